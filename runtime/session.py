@@ -183,16 +183,16 @@ class Session:
             BackendError: The backend failed.
         """
         ids, plain = to_plain_ids("items", items)
+        user_id = to_plain_id("user", user)
+        recent_ids, liked = to_recent(recent)
         answer = self._open.score(
-            to_plain_id("user", user),
+            user_id,
             plain,
-            *to_recent(recent),
+            recent_ids,
+            liked,
             None if as_of is None else to_integer("as_of", as_of),
             to_context(context),
-            to_integer("top_k", top_k, 31),
-            _deadline_us(deadline_ms),
-            None if force_exit is None else to_integer("force_exit", force_exit, 31),
-            None if policy is None else to_rules(policy, self.info.exits),
+            *self._rules(top_k, deadline_ms, force_exit, policy),
         )
         return self._scores(ids, answer)
 
@@ -228,13 +228,13 @@ class Session:
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
+        prefix_tokens = to_tokens("prefix", prefix)
+        tokens, counts = to_token_lists("candidates", candidates)
         answer = self._open.score_tokens(
-            to_tokens("prefix", prefix),
-            *to_token_lists("candidates", candidates),
-            to_integer("top_k", top_k, 31),
-            _deadline_us(deadline_ms),
-            None if force_exit is None else to_integer("force_exit", force_exit, 31),
-            None if policy is None else to_rules(policy, self.info.exits),
+            prefix_tokens,
+            tokens,
+            counts,
+            *self._rules(top_k, deadline_ms, force_exit, policy),
         )
         return self._scores(np.arange(len(candidates)), answer)
 
@@ -354,6 +354,17 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    def _rules(
+        self, top_k: int, deadline_ms: float | None, force_exit: int | None, policy: StopRule | None
+    ) -> tuple[int, int, int | None, _native._Rules | None]:
+        """What both kinds of requests end with, as the native calls take it."""
+        return (
+            to_integer("top_k", top_k, 31),
+            _deadline_us(deadline_ms),
+            None if force_exit is None else to_integer("force_exit", force_exit, 31),
+            None if policy is None else to_rules(policy, self.info.exits),
+        )
 
     def _scores(self, ids: NDArray[Any], answer: _native._Scores) -> Scores:
         index, exits, probability, log_odds, cut_short, stats = answer

@@ -124,8 +124,8 @@ def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], d
     pairs = [cut(catalog.split(name), size) for name, size in zip(SPLITS, sizes, strict=True)]
     interactions, space = Interactions(catalog), embeddings(catalog)
     counts = [interactions.counts(part) for part in pairs]
-    lists = [interactions.retrieved(part, space, interactions.folded_in(part, space))[1] for part in pairs[1:]]
-    lists = [lists_of_training(catalog, interactions, pairs[0]), *lists]
+    held_out = [interactions.retrieved(part, space, interactions.folded_in(part, space))[1] for part in pairs[1:]]
+    lists = [lists_of_training(catalog, interactions, pairs[0]), *held_out]
     features = {
         "boosting, counts": counts,
         "boosting, counts and lists": [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)],

@@ -52,9 +52,11 @@ def test_written_comes_back(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_keys_are_ignored(bundle: Path) -> None:
+    plain = Bundle.open(bundle)
     _edit_variant(bundle, lambda value: value.update(colour="red"))
     _edit(bundle / "manifest.json", lambda value: value.update(colour="red"))
-    Bundle.open(bundle)
+    opened = Bundle.open(bundle)
+    assert opened.variant == plain.variant and opened.manifest.exits == plain.manifest.exits
 
 
 def test_no_folder_and_no_such_variant(bundle: Path, tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, check_one_source
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
-from rexit.errors import InputError
 from rexit.slates import SIZE
 
 METRICS = ["ndcg@10", "user-auc"]
@@ -110,9 +109,7 @@ def calibrate(
         rivals=rivals,
         maps=maps,
     )
-    if (catalog is None) == (slates is None):
-        given = "neither --catalog nor" if catalog is None else "both --catalog and"
-        raise InputError(f"{given} --slates given, expected one of them")
+    check_one_source(catalog, slates)
     opened = Bundle.open(bundle, variant)
     decode = None if tokenizer is None else decoder(tokenizer, opened.catalog.vector_ids if opened.has_catalog else None)
     source: Catalog | SlatesFile

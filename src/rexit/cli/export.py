@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption, label_ids_of
+from rexit.cli.common.options import JsonOption, SlatesOption, check_one_source, label_ids_of
 from rexit.cli.common.output import print_json, progress, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError, QualityError
@@ -41,10 +41,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="The bundle folder to write. An existing bundle keeps its other variants.")],
     catalog: Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")] = None,
-    slates: Annotated[
-        Path | None,
-        typer.Option(help="In the place of a catalog: prompts of your own with labels, a .parquet or .jsonl file."),
-    ] = None,
+    slates: SlatesOption = None,
     exits: Annotated[
         str | None,
         typer.Option(
@@ -144,9 +141,7 @@ def export(
     """
     from rexit.exporter.export import export_bundle
 
-    if (catalog is None) == (slates is None):
-        given = "neither --catalog nor" if catalog is None else "both --catalog and"
-        raise InputError(f"{given} --slates given, expected one of them")
+    check_one_source(catalog, slates)
     if label_ids is not None and slates is None:
         raise InputError("--label-ids is for --slates: a catalog has its labels")
     options = ExportOptions(

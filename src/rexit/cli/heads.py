@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import JsonOption, label_ids_of
+from rexit.cli.common.options import CatalogOption, JsonOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.tables import print_table
 from rexit.exporter.options import HeadsOptions
@@ -24,19 +24,10 @@ def heads(
         str, typer.Argument(help="Folder of a model or a PEFT adapter, GGUF file, or the id of a model on the Hugging Face Hub.")
     ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write. Hidden rows are kept in OUT.rows.")],
-    catalog: Annotated[Path | None, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")] = None,
-    slates: Annotated[
-        Path | None, typer.Option(help="In the place of a catalog: prompts of your own with labels, a .parquet or .jsonl file.")
-    ] = None,
-    label_ids: Annotated[
-        str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: MODEL's.")
-    ] = None,
-    reranker: Annotated[
-        str | None,
-        typer.Option(
-            help="With --slates: what MODEL reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file."
-        ),
-    ] = None,
+    catalog: CatalogOption = None,
+    slates: SlatesOption = None,
+    label_ids: LabelIdsOption = None,
+    reranker: RerankerOption = None,
     exits: Annotated[
         str,
         typer.Option(help="Depths in layers, e.g. 5,10,20, or auto:K: the best K or fewer, which may end before the last layer."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption, label_ids_of
+from rexit.cli.common.options import CatalogOption, JsonOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.tables import print_table
 from rexit.exporter.options import TrainOptions
@@ -19,19 +19,10 @@ _DEFAULT = TrainOptions()
 def train(
     model: Annotated[str, typer.Argument(help="Folder, GGUF file, or id on the Hugging Face Hub, of a pretrained decoder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write. States to go on from are kept in OUT.training.")],
-    catalog: Annotated[Path | None, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")] = None,
-    slates: Annotated[
-        Path | None, typer.Option(help="In the place of a catalog: prompts of your own with labels, a .parquet or .jsonl file.")
-    ] = None,
-    label_ids: Annotated[
-        str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: MODEL's.")
-    ] = None,
-    reranker: Annotated[
-        str | None,
-        typer.Option(
-            help="With --slates: what MODEL reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file."
-        ),
-    ] = None,
+    catalog: CatalogOption = None,
+    slates: SlatesOption = None,
+    label_ids: LabelIdsOption = None,
+    reranker: RerankerOption = None,
     exits: Annotated[str, typer.Option(help="Depths in layers, e.g. 5,10,20. Default: every five layers and the last.")] = (
         _DEFAULT.exits
     ),

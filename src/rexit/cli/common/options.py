@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,30 @@ DeviceOption = Annotated[
 ]
 
 ThreadsOption = Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")]
+
+CatalogOption = Annotated[Path | None, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")]
+
+SlatesOption = Annotated[
+    Path | None, typer.Option(help="In the place of a catalog: prompts of your own with labels, a .parquet or .jsonl file.")
+]
+
+LabelIdsOption = Annotated[
+    str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: MODEL's.")
+]
+
+RerankerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With --slates: what MODEL reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file."
+    ),
+]
+
+
+def check_one_source(catalog: Path | None, slates: Path | None) -> None:
+    """Raises InputError unless one of --catalog and --slates is given."""
+    if (catalog is None) == (slates is None):
+        options = "neither --catalog nor" if catalog is None else "both --catalog and"
+        raise InputError(f"{options} --slates given, expected one of them")
 
 
 def label_ids_of(text: str | None) -> tuple[int, int] | None:
