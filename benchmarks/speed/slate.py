@@ -1,12 +1,13 @@
 """One slate, scored by rexit and its peers with the same weights and tokens, in turn: times, their ratios, and agreement.
 
-    make bench-peers                              once: benchmarks/speed/peers.sh, about an hour
+    make bench-peers                              once: benchmarks/speed/peers.sh, over an hour
     python benchmarks/speed/slate.py [--rounds 9] [--json]
 
 SmolLM2-135M-Instruct; 20 candidates of 12 tokens behind a prefix of 200, cold, full depth and a third of it; then 1 and 100
 candidates, a prefix of 400, and the same user's second slate. Every contender is a process of its own with its model loaded, and
 waits while another works. A round asks each of them once, every second round in reverse order; ratios are taken within a round.
 A ratio says how many times faster rexit is. A contender whose log-odds do not agree with rexit's float32 chain fails the run.
+A peer that is not built, or does not load, is left out and named. A user is asked once: no peer has met a cold prefix before.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from rexit.scripts import script
 from rexit.slates import SIZE
 
 HERE = Path(__file__).parent
-LENGTHS = Lengths(users=40, items=600, prefixes=(200, 400))
+LENGTHS = Lengths(users=800, items=600, prefixes=(200, 400))
 FULL, THIRD = len(SIX_EXITS) - 1, SIX_EXITS.index(10)
 
 
@@ -60,13 +61,14 @@ CASES = (MAIN, Case(200, 20, cached=True), Case(200, 1), Case(200, 100), Case(40
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of one peer. reuses: it can keep a user's prefix. slow: asked only in the main case. tolerance, correlation: how
-    far its log-odds may be from rexit's float32 ones and how well they must correlate; tolerance None: it computes something
-    else."""
+    """One way of one peer; the fastest if `way` is empty. weights: their precision. reuses: it can keep a user's prefix. slow:
+    asked only in the main case. tolerance, correlation: how far its log-odds may be from rexit's float32 ones and how well they
+    must correlate; tolerance None: it computes something else."""
 
     name: str
     peer: str
     way: str
+    weights: str = "fp32"
     reuses: bool = True
     slow: bool = False
     tolerance: float | None = 0.01
@@ -78,18 +80,29 @@ class Contender:
 
 # 8-bit weights do not give the same log-odds as 32-bit ones, least of all in a model that was never trained to say yes or no:
 # these bounds only tell a wrong computation from a rounded one. How well each precision agrees is in the table.
-INT8: Any = {"tolerance": 6.0, "correlation": 0.8}
+ROUNDED: Any = {"tolerance": 6.0, "correlation": 0.8}
+INT8: Any = {"weights": "int8", **ROUNDED}
+INT4: Any = {"weights": "int4", **ROUNDED}
+BF16: Any = {"weights": "bf16", **ROUNDED}
 SLOW: Any = {"reuses": False, "slow": True}
 OURS = (
     Contender("int8_full", "ours-int8", f"exit_{FULL}", **INT8),
-    Contender("int8_third", "ours-int8", f"exit_{THIRD}", tolerance=None),
-    Contender("int8_policy", "ours-int8", "policy", tolerance=None),
+    Contender("int8_third", "ours-int8", f"exit_{THIRD}", weights="int8", tolerance=None),
+    Contender("int8_policy", "ours-int8", "policy", weights="int8", tolerance=None),
     Contender("fp32_full", "ours-fp32", f"exit_{FULL}", tolerance=0.0, correlation=0.0),
     Contender("fp32_third", "ours-fp32", f"exit_{THIRD}", tolerance=None),
 )
 PEERS = (
+    Contender("openvino", "openvino-int8", "", **INT8),
+    Contender("openvino_bf16", "openvino-bf16", "", **BF16),
     Contender("llama_cpp", "llama-q8_0", "", **INT8),
-    Contender("llama_cpp_bf16", "llama-bf16", "", **INT8),
+    Contender("llama_cpp_bf16", "llama-bf16", "", **BF16),
+    Contender("llama_cpp_q4_0", "llama-q4_0", "", **INT4),
+    Contender("llama_cpp_q4_k", "llama-q4_k", "", **INT4),
+    Contender("ik_llama_cpp", "ik-llama-q8_0", "", **INT8),
+    Contender("ik_llama_cpp_q4_0", "ik-llama-q4_0", "", **INT4),
+    Contender("ctranslate2", "ctranslate2", "", **INT8),
+    Contender("genai_int4", "genai-int4", "", **INT4),
     Contender("ort_one_by_one", "ort", "one_by_one", **SLOW),
     Contender("ort_padded_batch", "ort", "padded_batch", **SLOW),
     Contender("ort_shared_prefix", "ort", "shared_prefix"),
@@ -102,18 +115,35 @@ PEERS = (
     Contender("torch_compiled_padded_batch", "torch", "compiled_padded_batch", **SLOW),
 )
 REFERENCE = "fp32_full"
+REQUIRED = frozenset(contender.peer for contender in OURS)
+"""Without these nothing is compared; every other peer may be missing."""
 IN_WORDS = tuple(
     Contender(f"{precision}_text_{depth}", f"text-{precision}", depth, **bounds)
     for precision, depth, bounds in (
-        ("int8", "full", INT8),
+        ("int8", "full", ROUNDED),
         ("int8", "policy", {"tolerance": None}),
         ("fp32", "full", {"tolerance": 0.0, "correlation": 0.0}),
     )
 )
 IN_VECTORS = tuple(Contender(f"int8_vectors_{depth}", "vectors-int8", depth, tolerance=None) for depth in ("full", "policy"))
 """--question (question.py): the same weights as llama.cpp in words; another model in vectors, which answers the same question."""
+OPENVINO = {"KV_CACHE_PRECISION": "f32"}
+OPENVINO_INT8 = {
+    f"groups of {group}{note}": {**OPENVINO, "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group), **properties}
+    for group in (32, 64, 128)
+    for note, properties in (("", {"INFERENCE_PRECISION_HINT": "f32"}), (", bfloat16", {"INFERENCE_PRECISION_HINT": "bf16"}))
+} | {"defaults": {}}
+OPENVINO_BF16 = {
+    "keys and values in float32": {**OPENVINO, "INFERENCE_PRECISION_HINT": "bf16"},
+    "keys and values in bfloat16": {"KV_CACHE_PRECISION": "bf16", "INFERENCE_PRECISION_HINT": "bf16"},
+}
+"""Configurations of OpenVINO: activations in groups that share a scale, the precision of all else, of keys and values."""
 WIDTH = 190
 """Of the tables, in columns: as wide as they need, whatever the terminal."""
+
+
+class PeerEnded(SystemExit):
+    """A peer's process ended. The message names the script and its last words."""
 
 
 class Peer:
@@ -136,7 +166,7 @@ class Peer:
         line = self.process.stdout.readline()
         if not line:
             last = (self.log.read_text().strip().splitlines() or ["no message"])[-1]
-            sys.exit(f"slate.py: {self.script} ended: {last} (see {self.log})")
+            raise PeerEnded(f"slate.py: {self.script} ended: {last} (see {self.log})")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -152,8 +182,13 @@ class Peer:
         self.process.wait()
 
 
+Plan = tuple[Path, str, dict[str, Any]]
+"""A peer's Python, its script and what it needs to load its model."""
+
+
 def bundle_of(model: Path, work: Path) -> Path:
     """The bundle with cpu-fp32 and cpu-int8, exported again if the exporter has changed since."""
+    work = work / f"{LENGTHS.users}-users"
     out = work / "bundle"
     sources = (HERE.parents[1] / "exporter").rglob("*.py")
     manifest = out / "manifest.json"
@@ -174,8 +209,15 @@ def bundle_of(model: Path, work: Path) -> Path:
     return out
 
 
+def fresh_users(prefix: int, random: np.random.Generator) -> Iterator[int]:
+    """Users whose prefix has that many tokens, in random order, each once."""
+    users = range(LENGTHS.prefixes.index(prefix), LENGTHS.users, len(LENGTHS.prefixes))
+    yield from random.permutation(users).tolist()
+    sys.exit(f"slate.py: {len(users)} users with a prefix of {prefix} tokens have all been asked; expected fewer --rounds")
+
+
 class Requests:
-    """Random slates of one kind, the same in every run."""
+    """Random slates, the same in every run. No user comes twice."""
 
     def __init__(self, bundle: Path) -> None:
         import rexit
@@ -184,10 +226,10 @@ class Requests:
         self.labels = self.catalog.info["labels"]
         self.session = rexit.open(bundle, "cpu-int8")
         self.random = np.random.default_rng(1)
+        self.users = {prefix: fresh_users(prefix, self.random) for prefix in LENGTHS.prefixes}
 
     def draw(self, case: Case) -> dict[str, Any]:
-        users = range(LENGTHS.prefixes.index(case.prefix), LENGTHS.users, len(LENGTHS.prefixes))
-        user = int(self.random.choice(users))
+        user = next(self.users[case.prefix])
         slate, before = (self.random.choice(LENGTHS.items, case.candidates, replace=False).tolist() for _ in range(2))
         request = {"user": user, "no": self.labels["no"], "yes": self.labels["yes"], "before": self._asked(user, before)}
         request |= self._asked(user, slate)
@@ -200,45 +242,69 @@ class Requests:
         return {"items": items, "prefix": prefix.tolist(), "candidates": [candidate.tolist() for candidate in candidates]}
 
 
-@contextlib.contextmanager
-def started(
-    peers: Path, bundle: Path, work: Path, threads: int, check: Sequence[Mapping[str, Any]], chosen_peers: set[str]
-) -> Iterator[dict[str, Peer]]:
-    """rexit and the peers wanted (all if none is named), loaded."""
-    model, optimum, llama = peers / "model", peers / "optimum/bin/python", peers / "llama/bin/python"
-    own = Path(sys.executable)
+def plans_of(peers: Path, bundle: Path, check: Sequence[Mapping[str, Any]]) -> dict[str, Plan]:
+    """How rexit and every peer is started. peers: the folder of peers.sh."""
+    model, own = peers / "model", Path(sys.executable)
+    python = {name: peers / name / "bin/python" for name in ("optimum", "openvino", "llama", "ik_llama", "ctranslate2", "genai")}
     most = max(case.candidates for case in CASES)
     cells = max(case.prefix + case.candidates * CANDIDATE for case in CASES)
     in_llama = {"max_candidates": most, "max_tokens": -(-cells // 256) * 256, "ubatch": [256, 512]}
+    ours = {"bundle": str(bundle), "check": check, "policy": "halving"}
+    genai = {"max_length": 512}
     plans: dict[str, Plan] = {
-        "ours-fp32": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-fp32", "check": check, "policy": "halving"}),
-        "ours-int8": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-int8", "check": check, "policy": "halving"}),
-        "llama-q8_0": (llama, "llama.py", {"gguf": str(model / "q8_0.gguf"), **in_llama}),
-        "llama-bf16": (llama, "llama.py", {"gguf": str(model / "bf16.gguf"), **in_llama}),
-        "ort": (optimum, "ort.py", {"onnx": str(model / "onnx"), "onnx_past": str(model / "onnx-past"), "batch": 20}),
-        "genai": (peers / "genai/bin/python", "genai.py", {"genai": str(model / "genai"), "max_length": 512}),
+        "ours-fp32": (own, "ours.py", {**ours, "variant": "cpu-fp32"}),
+        "ours-int8": (own, "ours.py", {**ours, "variant": "cpu-int8"}),
+        "openvino-int8": (python["openvino"], "ov.py", {"model": str(model / "openvino-int8"), "ways": OPENVINO_INT8}),
+        "openvino-bf16": (python["openvino"], "ov.py", {"model": str(model / "openvino-fp32"), "ways": OPENVINO_BF16}),
+    }
+    for kind in ("q8_0", "bf16", "q4_0", "q4_k"):
+        plans[f"llama-{kind}"] = (python["llama"], "llama.py", {"gguf": str(model / f"{kind}.gguf"), **in_llama})
+    for kind in ("q8_0", "q4_0"):
+        plans[f"ik-llama-{kind}"] = (python["ik_llama"], "ik_llama.py", {"gguf": str(model / f"{kind}.gguf"), **in_llama})
+    return plans | {
+        "ctranslate2": (
+            python["ctranslate2"],
+            "ct2.py",
+            {"model": str(model / "ctranslate2-int8"), "compute_types": ["int8", "int8_bfloat16"]},
+        ),
+        "genai-int4": (
+            python["genai"],
+            "genai.py",
+            {"genai": str(model / "genai-int4"), "ways": ["rewound", "shared_prefix"], **genai},
+        ),
+        "ort": (python["optimum"], "ort.py", {"onnx": str(model / "onnx"), "onnx_past": str(model / "onnx-past"), "batch": 20}),
+        "genai": (python["genai"], "genai.py", {"genai": str(model / "genai"), "ways": ["one_by_one", "rewound"], **genai}),
         "torch": (own, "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),
     }
-    chosen = {name: plan for name, plan in plans.items() if not chosen_peers or name in {*chosen_peers, *(o.peer for o in OURS)}}
-    with loaded(chosen, threads, work) as running:
-        yield running
-
-
-Plan = tuple[Path, str, dict[str, Any]]
-"""A peer's Python, its script and what it needs to load its model."""
 
 
 @contextlib.contextmanager
-def loaded(plans: Mapping[str, Plan], threads: int, work: Path) -> Iterator[dict[str, Peer]]:
+def loaded(
+    plans: Mapping[str, Plan], threads: int, work: Path, required: Set[str]
+) -> Iterator[tuple[dict[str, Peer], dict[str, str]]]:
+    """The peers that run, and why each of the others does not. A required one that does not load ends the program."""
     running: dict[str, Peer] = {}
+    left_out: dict[str, str] = {}
     try:
         for name, (python, script, setup) in plans.items():
             print(f"loading {name}", file=sys.stderr)
-            running[name] = Peer(python, script, {"threads": threads, **setup}, work / f"{name}.log")
-        yield running
+            try:
+                running[name] = started(name, python, script, {"threads": threads, **setup}, work)
+            except PeerEnded as problem:
+                if name in required:
+                    raise
+                left_out[name] = str(problem)
+                print(f"{name} is left out: {problem}", file=sys.stderr)
+        yield running, left_out
     finally:
         for peer in running.values():
             peer.close()
+
+
+def started(name: str, python: Path, script: str, setup: Mapping[str, Any], work: Path) -> Peer:
+    if not python.exists():
+        raise PeerEnded(f"slate.py: {name} is not built: no {python}; make bench-peers builds it")
+    return Peer(python, script, setup, work / f"{name}.log")
 
 
 def fastest(peer: Peer, requests: Sequence[Mapping[str, Any]], cached: bool) -> tuple[str, dict[str, float]]:
@@ -289,12 +355,13 @@ def disagreements(
 
 
 def measure(running: Mapping[str, Peer], requests: Requests, case: Case, rounds: int) -> dict[str, Any]:
-    """One case: every round asks every contender once."""
+    """One case: every round asks every contender once. Says which peer of each precision was fastest."""
     contenders = [contender for contender in (*OURS, *PEERS) if contender.peer in running and contender.takes_part(case)]
     about = {"prefix": case.prefix, "candidates": case.candidates, "candidate_tokens": CANDIDATE, "cached": case.cached}
     names = [contender.name for contender in contenders]
     ours, peers = ([contender.name for contender in side if contender.name in names] for side in (OURS, PEERS))
-    return about | asked_in_turn(running, contenders, (ours, peers), lambda: requests.draw(case), case.name, case.cached, rounds)
+    results = asked_in_turn(running, contenders, (ours, peers), lambda: requests.draw(case), case.name, case.cached, rounds)
+    return about | results | {"fastest": fastest_peers(results["milliseconds"])}
 
 
 def asked_in_turn(
@@ -310,9 +377,9 @@ def asked_in_turn(
     """Every round draws a request and asks every contender once. sides: whose times divide, and whose are divided."""
     best: dict[str, str] = {}
     tried: dict[str, dict[str, float]] = {}
-    for peer in ("llama-q8_0", "llama-bf16"):
-        if peer in running:
-            best[peer], tried[peer] = fastest(running[peer], [draw() for _ in range(4)], cached)
+    trials = [draw() for _ in range(4)]
+    for peer in dict.fromkeys(contender.peer for contender in contenders if not contender.way):
+        best[peer], tried[peer] = fastest(running[peer], trials, cached)
     times = {contender.name: np.zeros(rounds) for contender in contenders}
     answers: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for n in range(-1, rounds):  # round -1 warms up
@@ -336,8 +403,15 @@ def asked_in_turn(
         "ratios": ratios(times, *sides),
         "agreement": compared,
         "disagreements": disagreements(compared, contenders, reference),
-        "llama_cpp_configurations": tried,
+        "configurations": tried,
     }
+
+
+def fastest_peers(milliseconds: Mapping[str, float]) -> dict[str, str]:
+    """`best_{precision}_peer` -> the peer with the lowest median among those with such weights; `best_peer` among all."""
+    peers = sorted((contender for contender in PEERS if contender.name in milliseconds), key=lambda c: milliseconds[c.name])
+    best = {f"best_{contender.weights}_peer": contender.name for contender in reversed(peers)}
+    return best | {"best_peer": peers[0].name} if peers else {}
 
 
 def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -362,7 +436,7 @@ def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) 
         ([contender.name for contender in ours], [contender.name for contender in theirs]),
         questions.about(),
     )
-    with loaded(plans, threads, work) as running:
+    with loaded(plans, threads, work, set(plans)) as (running, _):
         cases = {
             moment: asked_in_turn(
                 running,
@@ -380,11 +454,16 @@ def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) 
     return cases, about
 
 
-def report(cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """What --json prints. `ratios` are medians: the main case's, and of a question those of its cold case."""
-    main = [cases[name]["ratios"] for name in (MAIN.name, COLD) if name in cases]
+def report(
+    cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], threads: int, left_out: Mapping[str, str]
+) -> dict[str, Any]:
+    """What --json prints. `ratios` are medians: the main case's, and of a question those of its cold case. So are the fastest
+    peers, `best_int8_peer` and so on."""
+    main = [cases[name] for name in (MAIN.name, COLD) if name in cases]
     return {
-        "ratios": {name: value["median"] for ratio in main for name, value in ratio.items()},
+        **{key: name for case in main for key, name in case.get("fastest", {}).items()},
+        "ratios": {name: value["median"] for case in main for name, value in case["ratios"].items()},
+        "left_out": left_out,
         "cases": cases,
         "threads": threads,
         "machine": machine(),
@@ -405,6 +484,10 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             figures = (f"{same['correlation']:.5f}", f"{same['max_difference']:.2g}") if same else ("", "")
             table.add_row(contender, f"{milliseconds:.1f}", *faster, *figures)
         console.print(table)
+        if best := case.get("fastest"):
+            console.print("Fastest peers:", ", ".join(f"{key.removeprefix('best_')} {name}" for key, name in best.items()))
+    for name, problem in result["left_out"].items():
+        console.print(f"{name} is left out: {problem}")
     console.print("Columns of rexit's variants: how many times faster each is than the row; median and quartiles over rounds.")
 
 
@@ -421,20 +504,24 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    left_out: dict[str, str] = {}
     if args.question:
         cases, about = questions(args.question, args.peers, args.work, args.threads, args.rounds)
     else:
         bundle = bundle_of(args.peers / "model", args.work)
         requests = Requests(bundle)
-        check = [requests.draw(MAIN) for _ in range(5)]
-        chosen_peers = set(filter(None, args.only.split(",")))
-        with started(args.peers, bundle, args.work, args.threads, check, chosen_peers) as running:
+        plans = plans_of(args.peers, bundle, [requests.draw(MAIN) for _ in range(5)])
+        if chosen := set(filter(None, args.only.split(","))):
+            if unknown := chosen - set(plans):
+                sys.exit(f"slate.py: --only {','.join(sorted(unknown))}: no such peer; expected some of {', '.join(plans)}")
+            plans = {name: plan for name, plan in plans.items() if name in chosen | REQUIRED}
+        with loaded(plans, args.threads, args.work, REQUIRED) as (running, left_out):
             fewer = max(3, args.rounds // 2)
             cases = {MAIN.name: measure(running, requests, MAIN, args.rounds)}
             for case in () if args.main else CASES[1:]:
                 cases[case.name] = measure(running, requests, case, fewer)
             about = {name: peer.about for name, peer in running.items()}
-    result = report(cases, about, args.threads)
+    result = report(cases, about, args.threads, left_out)
     if args.json:
         print(json.dumps(result, indent=1))
     else:

@@ -49,7 +49,7 @@ def test_the_bundle_is_exported_again_once_the_exporter_has_changed(
     monkeypatch.setitem(sys.modules, "rexit.exporter.export", exporter)  # the real one takes seconds to import
     monkeypatch.setattr(slate, "catalog_of_fixed_lengths", lambda *_: None)
     monkeypatch.setattr(slate.Words, "of_checkpoint", lambda _: None)
-    manifest = tmp_path / "work" / "bundle" / "manifest.json"
+    manifest = tmp_path / "work" / f"{slate.LENGTHS.users}-users" / "bundle" / "manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.touch()
     slate.bundle_of(tmp_path, tmp_path / "work")
@@ -134,13 +134,93 @@ def test_a_peer_that_dies_says_why(slate, tmp_path: Path) -> None:
 
 
 def test_what_json_prints(slate) -> None:
-    case = {"ratios": slate.ratios(TIMES, ["int8_full"], ["llama_cpp"])}
-    result = slate.report({slate.MAIN.name: case}, {"ours-int8": {"rexit": "0"}}, 2)
-    assert result["ratios"] == {"int8_full_vs_llama_cpp": 3.5}
+    case = {"ratios": slate.ratios(TIMES, ["int8_full"], ["llama_cpp"]), "fastest": {"best_int8_peer": "llama_cpp"}}
+    other = {"ratios": {}, "fastest": {"best_int8_peer": "openvino"}}
+    cases = {slate.MAIN.name: case, slate.CASES[1].name: other}
+    result = slate.report(cases, {"ours-int8": {"rexit": "0"}}, 2, {"genai": "not built"})
+    assert result["ratios"] == {"int8_full_vs_llama_cpp": 3.5} and result["best_int8_peer"] == "llama_cpp"
     assert json.loads(json.dumps(result))["cases"]["prefix 200, 20 candidates, cold"] == case
-    assert set(result) == {"ratios", "cases", "threads", "machine", "about"}
+    assert set(result) == {"best_int8_peer", "ratios", "left_out", "cases", "threads", "machine", "about"}
+
+
+def test_the_fastest_peer_of_each_precision(slate) -> None:
+    milliseconds = {"int8_full": 1.0, "openvino": 30.0, "llama_cpp": 50.0, "llama_cpp_bf16": 40.0, "ort_shared_prefix": 20.0}
+    assert slate.fastest_peers(milliseconds) == {
+        "best_int8_peer": "openvino",
+        "best_bf16_peer": "llama_cpp_bf16",
+        "best_fp32_peer": "ort_shared_prefix",
+        "best_peer": "ort_shared_prefix",
+    }
+    assert slate.fastest_peers({"int8_full": 1.0}) == {}
+
+
+class StubPeer:
+    """Answers each way in its own time."""
+
+    def __init__(self, **ways: float) -> None:
+        self.ways, self.times, self.asked = list(ways), ways, []
+
+    def ask(self, way: str, request: dict, cached: bool) -> tuple[float, list[float]]:
+        self.asked.append((way, request["user"]))
+        return self.times[way], [0.1 * request["user"], 0.3]
+
+
+def test_of_a_peer_without_a_named_way_the_fastest_is_the_contender(slate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slate.time, "sleep", lambda _: None)
+    running = {"ours-fp32": StubPeer(full=20.0), "openvino-int8": StubPeer(slow=90.0, fast=60.0)}
+    contenders = [
+        slate.Contender("fp32_full", "ours-fp32", "full"),
+        slate.Contender("openvino", "openvino-int8", "", **slate.INT8),
+    ]
+    users = iter(range(100))
+    sides = (["fp32_full"], ["openvino"])
+    result = slate.asked_in_turn(running, contenders, sides, lambda: {"user": next(users)}, "a case", False, 2)
+    assert result["milliseconds"] == {"fp32_full": 20.0, "openvino": 60.0}
+    assert result["configurations"] == {"openvino-int8": {"slow": 90.0, "fast": 60.0}}
+    assert result["ratios"]["fp32_full_vs_openvino"]["median"] == 3.0 and result["disagreements"] == []
+    asked = [user for way, user in running["openvino-int8"].asked if way == "fast"]
+    assert asked == sorted(set(asked)) == list(range(7)), "no prefix comes twice"
+
+
+def test_no_user_comes_twice(slate) -> None:
+    users = slate.fresh_users(400, np.random.default_rng(1))
+    drawn = [next(users) for _ in range(slate.LENGTHS.users // 2)]
+    assert len(set(drawn)) == len(drawn) and all(user % 2 for user in drawn)
+    with pytest.raises(SystemExit, match="have all been asked; expected fewer --rounds"):
+        next(users)
+
+
+def test_a_peer_that_is_not_built_or_does_not_load_is_left_out(slate, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken, works = tmp_path / "broken.py", tmp_path / "works.py"
+    broken.write_text("raise SystemExit('no such model')")
+    works.write_text(PEER.replace("sys.argv[1]", repr(str(PEERS))))
+    python = Path(sys.executable)
+    plans = {
+        "absent": (tmp_path / "bin/python", "x.py", {}),
+        "broken": (python, str(broken), {}),
+        "works": (python, str(works), {}),
+    }
+    with slate.loaded(plans, 1, tmp_path, {"works"}) as (running, left_out):
+        assert list(running) == ["works"] and list(left_out) == ["absent", "broken"]
+    assert left_out["absent"].endswith("make bench-peers builds it") and "ended: no such model" in left_out["broken"]
+    assert "broken is left out" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="no such model"), slate.loaded(plans, 1, tmp_path, {"broken"}):
+        pass
+
+
+def test_every_contender_has_a_plan(slate, tmp_path: Path) -> None:
+    plans = slate.plans_of(tmp_path, tmp_path, [])
+    assert {contender.peer for contender in (*slate.OURS, *slate.PEERS)} == set(plans)
+    assert all((PEERS / script).exists() for _, script, _ in plans.values())
+    json.dumps([setup for _, _, setup in plans.values()])
 
 
 def test_every_target_has_its_two_contenders(slate) -> None:
     ours, peers = {one.name for one in slate.OURS}, {one.name for one in slate.PEERS}
-    assert {"int8_full", "int8_third", "fp32_full"} <= ours and {"llama_cpp", "ort_one_by_one"} <= peers
+    assert {"int8_full", "int8_third", "fp32_full"} <= ours and {
+        "llama_cpp",
+        "openvino",
+        "ctranslate2",
+        "genai_int4",
+        "ort_one_by_one",
+    } <= peers

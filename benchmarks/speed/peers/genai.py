@@ -1,17 +1,19 @@
-"""onnxruntime-genai, float32. It is made to generate; here it stops at the logits of the prompt's last token.
+"""onnxruntime-genai. It is made to generate; here it stops at the logits of the prompt's last token.
 
 one_by_one      a generator for each candidate's whole prompt
 rewound         one generator: the prefix once, then one candidate after another, rewound to the prefix after each. It can only
                 rewind a batch of one, so candidates cannot share a pass
+shared_prefix   the same graph, run by ONNX Runtime itself (ort.py): the prefix's keys and values repeated for all candidates
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime_genai
+from ort import SharedPrefix, session
 from protocol import NoCache, serve
 
 
@@ -62,9 +64,12 @@ def load(setup: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     model = onnxruntime_genai.Model(config)
     params = onnxruntime_genai.GeneratorParams(model)
     params.set_search_options(max_length=setup["max_length"], do_sample=False)
-    return {"one_by_one": OneByOne(model, params), "rewound": Rewound(model, params)}, {
-        "onnxruntime-genai": onnxruntime_genai.__version__
+    ways: dict[str, Callable[[], Any]] = {
+        "one_by_one": lambda: OneByOne(model, params),
+        "rewound": lambda: Rewound(model, params),
+        "shared_prefix": lambda: SharedPrefix(session(f"{setup['genai']}/model.onnx", setup["threads"])),
     }
+    return {name: ways[name]() for name in setup["ways"]}, {"onnxruntime-genai": onnxruntime_genai.__version__}
 
 
 if __name__ == "__main__":

@@ -79,18 +79,19 @@ def inputs(session: onnxruntime.InferenceSession, tokens: NDArray[np.int64], pas
     return {name: value for name, value in usual.items() if name in names}
 
 
-def load(setup: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def session(path: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = setup["threads"]
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def session(path: str) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    whole = session(f"{setup['onnx']}/model.onnx")
+def load(setup: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    threads = setup["threads"]
+    whole = session(f"{setup['onnx']}/model.onnx", threads)
     ways = {
         "one_by_one": Whole(whole, 1),
         "padded_batch": Whole(whole, setup["batch"]),
-        "shared_prefix": SharedPrefix(session(f"{setup['onnx_past']}/model.onnx")),
+        "shared_prefix": SharedPrefix(session(f"{setup['onnx_past']}/model.onnx", threads)),
     }
     return ways, {"onnxruntime": onnxruntime.__version__}
 

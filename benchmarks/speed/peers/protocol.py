@@ -6,7 +6,8 @@
     <- {"milliseconds": [...], "log_odds": [[...]]}         one entry per request
 
 Whatever a library prints goes to stderr. Each request starts without a cached prefix; with `cached`, the request's `before` is
-scored first, untimed: another slate of the same user. Between lines a peer blocks in a read and uses no CPU.
+scored first, untimed: another slate of the same user. A way finds the order's `cached` in the request. Between lines a peer
+blocks in a read and uses no CPU.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def serve(load: Callable[[Mapping[str, Any]], tuple[Mapping[str, Way], Mapping[s
         milliseconds, log_odds = [], []
         for request in order["requests"]:
             way.forget()
+            request["cached"] = order["cached"]
             if order["cached"]:
                 way.score({**request, **request["before"]})
             begin = time.perf_counter()
@@ -60,3 +62,16 @@ class NoCache:
 
     def forget(self) -> None:
         pass
+
+
+class KeepsPrefixes(NoCache):
+    """Base of a way whose library keeps every prefix: only one that was never asked before is cold."""
+
+    def __init__(self) -> None:
+        self.known: set[tuple[int, ...]] = set()
+
+    def refuse_known_prefix(self, request: Mapping[str, Any]) -> None:
+        prefix = tuple(request["prefix"])
+        if prefix in self.known and not request["cached"]:
+            raise ValueError(f"a cold request brings a prefix of {len(prefix)} tokens that was asked before; expected a new one")
+        self.known.add(prefix)

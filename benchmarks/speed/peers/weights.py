@@ -3,9 +3,14 @@
     weights.py SOURCE.gguf OUT STEP... [--tuned CHECKPOINT]
 
     OUT/checkpoint/    Hugging Face, float32: the source's weights dequantized. rexit, PyTorch and the two exports start from it
-    OUT/q8_0.gguf      the same values turned from float32 into 8-bit blocks, as `llama-quantize` does; OUT/bf16.gguf likewise
+    OUT/q8_0.gguf      the same values turned from float32 into 8-bit blocks, as `llama-quantize` does; OUT/bf16.gguf and
+                       OUT/f32.gguf likewise
+    OUT/q4_0.gguf      made of OUT/f32.gguf by llama.cpp, the LM head in 6 bits, as is its default; OUT/q4_k.gguf is its Q4_K_M
     OUT/onnx/          exported by optimum without a cache, and OUT/onnx-past/ with one
-    OUT/genai/         built by onnxruntime-genai's model builder
+    OUT/genai/         built by onnxruntime-genai's model builder; OUT/genai-int4/ with 4-bit weights in blocks of 32, 8-bit
+                       activations
+    OUT/openvino-int8/ exported by optimum-intel with 8-bit weights, one scale per output channel; OUT/openvino-fp32/ without
+    OUT/ctranslate2-int8/  converted by CTranslate2
 
 A STEP is one of these names, without the slash. What exists is kept. peers.sh says which environment runs which step.
 """
@@ -49,7 +54,7 @@ def requantized(source: Path, out: Path, kind: str, tuned: Mapping[str, Any] | N
             continue
         kinds = field.types
         writer.add_key_value(name, _value(field), kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
     tensors = {
         tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(n) for n in tensor.shape[::-1]])
         for tensor in reader.tensors
@@ -101,9 +106,34 @@ def exported(checkpoint: Path, out: Path, task: str) -> None:
     main_export(str(checkpoint), output=out, task=task, do_validation=False, monolith=False)
 
 
-def built(checkpoint: Path, out: Path) -> None:
-    order = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", str(checkpoint), "-o", str(out)]
-    subprocess.run([*order, "-p", "fp32", "-e", "cpu", "-c", str(out / "cache")], check=True)
+def built(checkpoint: Path, out: Path, precision: str, *options: str) -> None:
+    """By onnxruntime-genai. options: `name=value` of its builder."""
+    order = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out), "-p", precision]
+    extra = ["--extra_options", *options] if options else []
+    subprocess.run([*order, "-e", "cpu", "-c", str(out / "cache"), *extra], check=True)
+
+
+def requantized_by_llama(source: Path, out: Path, kind: str) -> None:
+    """With llama.cpp's own code, which chooses the LM head's precision and falls back where a row is not a multiple of 256."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    status = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), params)
+    assert status == 0, f"llama_model_quantize: {status}"
+
+
+def for_openvino(checkpoint: Path, out: Path, bits: int | None) -> None:
+    from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
+
+    weights = {"quantization_config": OVWeightQuantizationConfig(bits=bits, sym=True)} if bits else {"load_in_8bit": False}
+    OVModelForCausalLM.from_pretrained(checkpoint, export=True, compile=False, **weights).save_pretrained(out)
+
+
+def for_ctranslate2(checkpoint: Path, out: Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    TransformersConverter(str(checkpoint)).convert(str(out), quantization="int8")
 
 
 def main() -> None:
@@ -119,9 +149,16 @@ def main() -> None:
         "checkpoint": lambda to: checkpoint(args.source, to),
         "q8_0.gguf": lambda to: requantized(args.source, to, "Q8_0", tuned),
         "bf16.gguf": lambda to: requantized(args.source, to, "BF16", tuned),
+        "f32.gguf": lambda to: requantized(args.source, to, "F32", tuned),
+        "q4_0.gguf": lambda to: requantized_by_llama(args.out / "f32.gguf", to, "Q4_0"),
+        "q4_k.gguf": lambda to: requantized_by_llama(args.out / "f32.gguf", to, "Q4_K_M"),
         "onnx": lambda to: exported(plain, to, "text-generation"),
         "onnx-past": lambda to: exported(plain, to, "text-generation-with-past"),
-        "genai": lambda to: built(plain, to),
+        "genai": lambda to: built(plain, to, "fp32"),
+        "genai-int4": lambda to: built(plain, to, "int4", "int4_accuracy_level=4", "int4_block_size=32"),
+        "openvino-int8": lambda to: for_openvino(plain, to, 8),
+        "openvino-fp32": lambda to: for_openvino(plain, to, None),
+        "ctranslate2-int8": lambda to: for_ctranslate2(plain, to),
     }
     for name in args.steps:
         if not (args.out / name).exists():

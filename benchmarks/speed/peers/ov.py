@@ -1,0 +1,80 @@
+"""OpenVINO: the prefix once, its state fanned out to all candidates by `beam_idx`, logits of each candidate's last token only.
+
+One compiled model for every configuration that `setup` names; slate.py times them all and keeps the fastest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+from openvino import opset15
+from protocol import serve
+
+
+class Stateful:
+    """A stateful decoder: its keys and values are variables of the infer request."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self.request = compiled.create_infer_request()
+        self.cached: Sequence[int] | None = None
+        self.states: list[NDArray[np.float32]] = []
+
+    def forget(self) -> None:
+        self.cached = None
+
+    def score(self, request: Mapping[str, Any]) -> Sequence[float]:
+        prefix, candidates = request["prefix"], np.array(request["candidates"], np.int64)
+        if self.cached == prefix:
+            for variable, value in zip(self.request.query_state(), self.states, strict=True):
+                variable.state = openvino.Tensor(value)
+        else:
+            self.request.reset_state()
+            self._infer(np.array([prefix], np.int64), 0)
+            if request["cached"]:  # the slate widens the state, so returning to the prefix takes a copy
+                self.states = [np.array(variable.state.data) for variable in self.request.query_state()]
+                self.cached = prefix
+        last = self._infer(candidates, len(prefix))[:, -1]
+        log_odds: list[float] = (last[:, request["yes"]] - last[:, request["no"]]).tolist()
+        return log_odds
+
+    def _infer(self, tokens: NDArray[np.int64], past: int) -> NDArray[np.float32]:
+        """Logits [B, 1, V] of the last of tokens [B, T] behind `past` others; each row continues the state's row 0."""
+        count, length = tokens.shape
+        self.request.infer(
+            {
+                "input_ids": tokens,
+                "attention_mask": np.ones((count, past + length), np.int64),
+                "position_ids": np.broadcast_to(np.arange(past, past + length), tokens.shape).copy(),
+                "beam_idx": np.zeros(count, np.int32),
+            },
+            share_inputs=True,
+        )
+        logits: NDArray[np.float32] = self.request.get_tensor("logits").data
+        return logits
+
+
+def keep_last_token(model: openvino.Model) -> None:
+    """Cuts the hidden state to its last token in front of the LM head, which else computes logits of every token."""
+    head = model.output("logits").node.input_value(0).node
+    assert head.get_type_name() == "MatMul", f"the logits come from {head.get_type_name()}; expected MatMul"
+    begin, end, step, axis = (opset15.constant(np.array([value], np.int64)) for value in (-1, np.iinfo(np.int64).max, 1, 1))
+    last = opset15.slice(head.input_value(0), begin, end, step, axis)
+    head.input(0).replace_source_output(last.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def load(setup: Mapping[str, Any]) -> tuple[dict[str, Stateful], dict[str, Any]]:
+    core = openvino.Core()
+    model = core.read_model(f"{setup['model']}/openvino_model.xml")
+    keep_last_token(model)
+    usual = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(setup["threads"])}
+    ways = {name: Stateful(core.compile_model(model, "CPU", usual | properties)) for name, properties in setup["ways"].items()}
+    return ways, {"openvino": openvino.__version__}
+
+
+if __name__ == "__main__":
+    serve(load)
