@@ -2,6 +2,7 @@
 
     make bench-peers                              once: benchmarks/speed/peers.sh, over an hour
     python benchmarks/speed/slate.py [--rounds 9] [--json]
+    python benchmarks/speed/slate.py --tables RESULT.json
 
 SmolLM2-135M-Instruct; 20 candidates of 12 tokens behind a prefix of 200, cold, full depth and a third of it; then 1 and 100
 candidates, a prefix of 400, and the same user's second slate. Every contender is a process of its own with its model loaded, and
@@ -101,7 +102,7 @@ PEERS = (
     Contender("llama_cpp_q4_k", "llama-q4_k", "", **INT4),
     Contender("ik_llama_cpp", "ik-llama-q8_0", "", **INT8),
     Contender("ik_llama_cpp_q4_0", "ik-llama-q4_0", "", **INT4),
-    Contender("ctranslate2", "ctranslate2", "", **INT8),
+    Contender("ctranslate2", "ctranslate2", "static_prompt", **INT8),
     Contender("genai_int4", "genai-int4", "", **INT4),
     Contender("ort_one_by_one", "ort", "one_by_one", **SLOW),
     Contender("ort_padded_batch", "ort", "padded_batch", **SLOW),
@@ -262,11 +263,7 @@ def plans_of(peers: Path, bundle: Path, check: Sequence[Mapping[str, Any]]) -> d
     for kind in ("q8_0", "q4_0"):
         plans[f"ik-llama-{kind}"] = (python["ik_llama"], "ik_llama.py", {"gguf": str(model / f"{kind}.gguf"), **in_llama})
     return plans | {
-        "ctranslate2": (
-            python["ctranslate2"],
-            "ct2.py",
-            {"model": str(model / "ctranslate2-int8"), "compute_types": ["int8", "int8_bfloat16"]},
-        ),
+        "ctranslate2": (python["ctranslate2"], "ct2.py", {"model": str(model / "ctranslate2-int8")}),
         "genai-int4": (
             python["genai"],
             "genai.py",
@@ -502,7 +499,12 @@ def main() -> None:
     parser.add_argument("--main", action="store_true", help="the main case alone")
     parser.add_argument("--question", type=Path, help="folder of two fine-tuned models (question.py): that case alone")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--tables", type=Path, help="what --json printed: its tables, and nothing is measured")
     args = parser.parse_args()
+    console = Console(highlight=False, width=WIDTH)
+    if args.tables:
+        show(json.loads(args.tables.read_text()), console)
+        return
     args.work.mkdir(parents=True, exist_ok=True)
     left_out: dict[str, str] = {}
     if args.question:
@@ -525,7 +527,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        show(result, Console(highlight=False, width=WIDTH))
+        show(result, console)
     if results := [f"{name}: {line}" for name, case in cases.items() for line in case["disagreements"]]:
         sys.exit("\n".join(["slate.py: not the same computation", *results]))
 

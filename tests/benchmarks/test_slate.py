@@ -143,6 +143,24 @@ def test_what_json_prints(slate) -> None:
     assert set(result) == {"best_int8_peer", "ratios", "left_out", "cases", "threads", "machine", "about"}
 
 
+def test_tables_of_an_earlier_run(slate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    case = {
+        "rounds": 4,
+        "milliseconds": {"int8_full": 10.0, "openvino": 35.0},
+        "ratios": slate.ratios({"int8_full": TIMES["int8_full"], "openvino": TIMES["llama_cpp"]}, ["int8_full"], ["openvino"]),
+        "agreement": {"openvino": {"correlation": 0.988, "max_difference": 0.7}},
+        "fastest": {"best_int8_peer": "openvino", "best_peer": "openvino"},
+    }
+    result = slate.report({slate.MAIN.name: case}, {}, 2, {"genai": "genai is not built"})
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr(sys, "argv", ["slate.py", "--tables", str(tmp_path / "result.json")])
+    slate.main()
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "| openvino | 35.0 | 3.50 (2.50-4.25) | 0.98800 | 0.7 |" in lines
+    assert "Fastest peers: int8_peer openvino, peer openvino" in lines
+    assert "genai is left out: genai is not built" in lines
+
+
 def test_the_fastest_peer_of_each_precision(slate) -> None:
     milliseconds = {"int8_full": 1.0, "openvino": 30.0, "llama_cpp": 50.0, "llama_cpp_bf16": 40.0, "ort_shared_prefix": 20.0}
     assert slate.fastest_peers(milliseconds) == {

@@ -39,14 +39,8 @@ class StaticPrompt(KeepsPrefixes):
 
 def load(setup: Mapping[str, Any]) -> tuple[dict[str, StaticPrompt], dict[str, Any]]:
     vocabulary = json.loads((Path(setup["model"]) / "vocabulary.json").read_text())
-    ways = {
-        compute: StaticPrompt(
-            ctranslate2.Generator(setup["model"], compute_type=compute, inter_threads=1, intra_threads=setup["threads"]),
-            vocabulary,
-        )
-        for compute in setup["compute_types"]
-    }
-    return ways, {"ctranslate2": ctranslate2.__version__}
+    generator = ctranslate2.Generator(setup["model"], compute_type="int8", inter_threads=1, intra_threads=setup["threads"])
+    return {"static_prompt": StaticPrompt(generator, vocabulary)}, {"ctranslate2": ctranslate2.__version__}
 
 
 if __name__ == "__main__":
