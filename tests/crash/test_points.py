@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,28 @@ import pytest
 from crash.commands import COMMANDS
 from crash.points import HOW
 
-EVERY = 10_000
+TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(
-    ("command", "points"),
-    [
-        ("index", 1),
-        *(pytest.param(command.name, EVERY, marks=pytest.mark.slow, id=f"{command.name}-every") for command in COMMANDS),
-    ],
-)
-def test_what_a_stopped_command_leaves_is_the_old_or_the_new(command: str, points: int) -> None:
-    tests = Path(__file__).parents[1]
-    words = [sys.executable, "-W", "ignore", "-m", "crash.points", "--points", str(points), "--command", command]
-    done = subprocess.run(
-        words, cwd=tests, env={**os.environ, "PYTHONPATH": str(tests)}, capture_output=True, text=True, check=False
-    )
+def _stopped(*words: str) -> str:
+    """What `python -m crash.points` prints."""
+    command = [sys.executable, "-W", "ignore", "-m", "crash.points", *words]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split(": ")[0] for line in lines] == [f"{command}, {how}" for how in HOW]
+    return done.stdout
+
+
+def test_what_a_stopped_command_leaves_is_the_old_or_the_new() -> None:
+    lines = _stopped("--points", "1", "--command", "index").splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"index, {how}" for how in HOW]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_at_every_point_too(command: str) -> None:
+    with ThreadPoolExecutor() as pool:  # all ways at once: a command has hundreds of points
+        for how, told in zip(
+            HOW, pool.map(lambda how: _stopped("--points", "10000", "--command", command, "--how", how), HOW), strict=True
+        ):
+            assert told.startswith(f"{command}, {how}: ")

@@ -30,10 +30,10 @@ def session_folder(factory: pytest.TempPathFactory, name: str) -> Path:
 
 @contextmanager
 def traced_once(folder: Path) -> Iterator[None]:
-    """Within it, `rexit.exporter` asks torch once for each segment and operator set, and then reads the graph from `folder`.
+    """Within it, `rexit.exporter` asks torch once for each form of segment and operator set, and then reads the graph from `folder`.
 
-    Passes, types and files are made anew each time. A segment is known by its weights, its configuration and its modules, so a
-    test that changes how torch traces takes `untraced`.
+    Weights are set, passes run and files made anew each time. A form is the configuration, the modules, and which weights are equal,
+    as the exporter stores those once: a test that changes how torch traces takes `untraced`.
     """
     import onnx_ir as ir
 
@@ -43,12 +43,17 @@ def traced_once(folder: Path) -> Iterator[None]:
 
     @wraps(trace)
     def read_or_trace(segment: SegmentModule, described: Segment, opset: int) -> ir.Model:
-        path = folder / f"{_digest(segment, described, opset)}.onnx"
-        with FileLock(path.with_suffix(".lock")):
+        form = _form(segment, described, opset)
+        with FileLock(folder / f"{form}.lock"):
+            path = folder / f"{form}.onnx"
+            if path.exists() and _set_weights(model := ir.load(path), segment):
+                return model
+            path = folder / f"{form}-{_digest(weights(segment))}.onnx"  # of a graph that holds what was computed from the weights
             if not path.exists():
                 unfinished = path.with_suffix(".tmp")
-                ir.save(trace(segment, described, opset), unfinished)
-                unfinished.rename(path)
+                ir.save(model := trace(segment, described, opset), unfinished)
+                unfinished.rename(path if not _set_weights(model, segment) else folder / f"{form}.onnx")
+                return model
         return ir.load(path)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -56,12 +61,40 @@ def traced_once(folder: Path) -> Iterator[None]:
         yield
 
 
-def _digest(segment: SegmentModule, described: Segment, opset: int) -> str:
+def weights(segment: SegmentModule) -> dict[str, bytes]:
+    """All parameters and buffers by name."""
+    named = (*segment.named_parameters(), *segment.named_buffers())
+    return {name: tensor.detach().contiguous().numpy().tobytes() for name, tensor in named}
+
+
+def _set_weights(model: ir.Model, segment: SegmentModule) -> bool:
+    """Gives the graph the segment's weights; False if it holds others, which are no single numbers."""
+    import onnx_ir as ir
+
+    named = {name: tensor.detach().numpy() for name, tensor in (*segment.named_parameters(), *segment.named_buffers())}
+    named |= {f"{name}.transposed": array.T.copy() for name, array in named.items() if array.ndim == 2}
+    for name, value in model.graph.initializers.items():
+        assert value.const_value is not None
+        if name in named:
+            value.const_value = ir.tensor(named[name], name=name)
+        elif value.const_value.size > 1 and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            return False
+    return True
+
+
+def _form(segment: SegmentModule, described: Segment, opset: int) -> str:
     layout = (segment, segment.begin, segment.end, segment.vocabulary, described.inputs, described.outputs, opset)
-    digest = hashlib.sha256(repr(layout).encode())
     config: Any = segment.body.config  # transformers' PretrainedConfig, which torch's modules take for one of theirs
-    digest.update(config.to_json_string(use_diff=False).encode())
-    for name, tensor in (*segment.named_parameters(), *segment.named_buffers()):
+    kept = weights(segment)
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in (*segment.named_parameters(), *segment.named_buffers())]
+    values = list(kept.values())
+    equal = [values.index(value) for value in values]
+    return _digest({"form": repr((layout, shapes, equal)).encode(), "config": config.to_json_string(use_diff=False).encode()})
+
+
+def _digest(parts: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in parts.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+        digest.update(content)
     return digest.hexdigest()
