@@ -53,6 +53,7 @@ def score(engine: Engine, bundle: Bundle, given: Path, out: Path) -> Report:
     return score_files(Opening(bundle, 0, None), BatchOptions(given, out, ColumnNames(), 100, {}), engine)
 
 
+@pytest.mark.slow
 def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     out = tmp_path / "ray.parquet"
     with one_worker_killed(lambda: len(list((tmp_path / "ray.parquet.partial").glob("scored-*.json"))) > 3) as killed:

@@ -30,6 +30,7 @@ def test_a_training_pair_does_not_see_its_own_fold() -> None:
     assert own[:, 0].tolist() == [30 - np.count_nonzero(fold == fold[user]) for user in users]
 
 
+@pytest.mark.slow
 def test_what_later_ratings_add_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     import hindsight
 

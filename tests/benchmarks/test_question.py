@@ -27,6 +27,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_asked_at_each_moment(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ours
     import question
@@ -54,6 +55,7 @@ def test_what_is_asked_at_each_moment(asked: Path, monkeypatch: pytest.MonkeyPat
     assert questions.most() >= max(len(q["prefix"]) + sum(map(len, q["candidates"])) for q in questions.checks("text"))
 
 
+@pytest.mark.slow
 def test_bundles_are_asked_for_the_same_slates_in_turn(asked: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     import prompt_costs
 

@@ -74,6 +74,7 @@ def test_a_driver_that_fails_ends_in_one_line(tmp_path: Path, capsys: pytest.Cap
 
 
 @counted
+@pytest.mark.slow
 def test_counts_are_the_same_each_time_and_a_lower_budget_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts = measure(DRIVER, BUNDLES)
     budgets = updated(counts, {})

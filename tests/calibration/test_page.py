@@ -165,7 +165,7 @@ class Parsed(HTMLParser):
     [
         ("dynamic", "dynamic", r"Use this policy"),
         ("two metrics", "dynamic", r"(Use this policy|Compare this policy with)"),
-        ("top-k", "dynamic", r"Use this policy"),
+        pytest.param("top-k", "dynamic", r"Use this policy", marks=pytest.mark.slow),
         ("fixed", "fixed depth", r"Export a one-layer model$"),
         ("not certified", "full depth", r"Keep the full model$"),
         ("nothing saves", "full depth", r"Keep the full model$"),

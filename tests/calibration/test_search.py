@@ -99,6 +99,7 @@ def test_a_quorum_pays_where_the_prefix_is_dear() -> None:
     assert with_quorum.outcome.cost_us < 0.97 * without.outcome.cost_us
 
 
+@pytest.mark.slow
 def test_more_budget_never_costs_more() -> None:
     for seed in range(4):
         found = search(traces(60, 10, [3, 2, 1, 0], seed=seed)).trade_off(BUDGETS)

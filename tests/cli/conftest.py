@@ -11,6 +11,7 @@ import pytest
 from builders.bundles.held_out import write_ranked
 from rexit import runtime
 from running.command import run  # noqa: F401
+from running.traced import traced  # noqa: F401
 
 
 @pytest.fixture(scope="module")

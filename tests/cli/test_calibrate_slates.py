@@ -45,6 +45,7 @@ def by_tokens(place: Path, tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_the_same_prompts_have_the_same_traces(run: Run, by_tokens: Path) -> None:
     place = by_tokens
     by_ids = run("calibrate", place / "bundle", "--catalog", place / "catalog", *OPTIONS)

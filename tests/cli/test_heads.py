@@ -21,6 +21,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_heads_to_scores(run: Run, data: Path, tmp_path: Path) -> None:
     """A model without exits, by commands alone, to a calibrated bundle that scores."""
     words = ("--catalog", data / "catalog", "--out", tmp_path / "out", "--keep-last")

@@ -48,6 +48,7 @@ def test_listed_and_nothing_loaded_until_it_runs() -> None:
     assert "optimum" in loaded and not loaded & {"rexit", "typer", "rich", "numpy", "torch", "transformers"}
 
 
+@pytest.mark.slow
 def test_exports_a_bundle_as_its_options_say(tmp_path: Path) -> None:
     catalog = write_indexed_catalog(tmp_path)
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", catalog=Catalog.open(catalog))

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from running.traced import session_folder, traced_once
-
-
-@pytest.fixture(scope="session", autouse=True)
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with traced_once(session_folder(tmp_path_factory, "traced")):
-        yield
+from running.traced import traced  # noqa: F401
 
 
 @pytest.fixture

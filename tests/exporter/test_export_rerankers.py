@@ -103,6 +103,7 @@ def traced(bundle: Path, slates: SlatesFile) -> NDArray[np.float32]:
         return np.concatenate([session.trace_tokens(slate.prefix, slate.candidates) for slate in slates.cut("test")])
 
 
+@pytest.mark.slow
 def test_a_layerwise_reranker_is_exported_and_calibrated(word_slates: Path, tmp_path: Path) -> None:
     folder, bundle = write_layerwise(tmp_path / "model"), tmp_path / "bundle"
     export_bundle(folder, None, bundle, ExportOptions(exits=[3, 6], golden_slates=4), slates=word_slates)

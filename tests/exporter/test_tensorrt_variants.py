@@ -105,6 +105,7 @@ def _einsum(model: ir.Model) -> ir.Model:
     return model
 
 
+@pytest.mark.slow
 def test_bad_input_leaves_what_is_there(
     checkpoint_folder: Path,
     catalog_folder: Path,

@@ -10,6 +10,7 @@ import pytest
 from builders.bundles.grown_catalog import write_grown
 from builders.bundles.held_out import write_ranked
 from running.command import run  # noqa: F401
+from running.traced import traced  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -28,12 +28,19 @@ def session_folder(factory: pytest.TempPathFactory, name: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of each folder whose conftest.py imports it."""
+    with traced_once(session_folder(tmp_path_factory, "traced")):
+        yield
+
+
 @contextmanager
 def traced_once(folder: Path) -> Iterator[None]:
-    """Within it, `rexit.exporter` asks torch once for each form of segment and operator set, and then reads the graph from `folder`.
+    """Within it, `rexit.exporter` asks torch once for each form of segment and operator set; then it reads the graph from `folder`.
 
-    Weights are set, passes run and files made anew each time. A form is the configuration, the modules, and which weights are equal,
-    as the exporter stores those once: a test that changes how torch traces takes `untraced`.
+    Weights are set, passes run and files made anew each time. A form is the configuration, the modules, and which weights are
+    equal, as torch's exporter stores those once. A test that changes how torch traces takes `untraced`.
     """
     import onnx_ir as ir
 
@@ -86,7 +93,8 @@ def _form(segment: SegmentModule, described: Segment, opset: int) -> str:
     layout = (segment, segment.begin, segment.end, segment.vocabulary, described.inputs, described.outputs, opset)
     config: Any = segment.body.config  # transformers' PretrainedConfig, which torch's modules take for one of theirs
     kept = weights(segment)
-    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in (*segment.named_parameters(), *segment.named_buffers())]
+    named = (*segment.named_parameters(), *segment.named_buffers())
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in named]
     values = list(kept.values())
     equal = [values.index(value) for value in values]
     return _digest({"form": repr((layout, shapes, equal)).encode(), "config": config.to_json_string(use_diff=False).encode()})

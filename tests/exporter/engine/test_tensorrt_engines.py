@@ -37,6 +37,7 @@ def engines(tensorrt_exported: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("k", range(3))
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
 def test_products_have_the_precision_and_attention_is_fused(
     engines: dict[str, tuple[EngineSegment, ...]], precision: str, k: int
@@ -48,6 +49,7 @@ def test_products_have_the_precision_and_attention_is_fused(
 
 
 @pytest.mark.parametrize("k", range(3))
+@pytest.mark.slow
 def test_int4_weights_stay_int4(engines: dict[str, tuple[EngineSegment, ...]], k: int) -> None:
     """Until the product that reads them, or a layer that unpacks them for it."""
     summary = engines["int4"][k].summary

@@ -91,6 +91,7 @@ def test_any_size_runs(exported: Path, tokens: int, prefix: int) -> None:
 
 
 @pytest.mark.usefixtures("untraced")
+@pytest.mark.slow
 def test_the_same_segment_gives_the_same_bytes(checkpoint_folder: Path, tmp_path: Path) -> None:
     written = []
     for name in ("first", "again"):

@@ -185,6 +185,7 @@ def test_adapter_and_gguf(model: Path, catalog: Path, tmp_path: Path) -> None:
         assert load_checkpoint(out).exits == (2, 4)
 
 
+@pytest.mark.slow
 def test_checkpoint_that_ends_before_the_last_layer_is_exported(model: Path, catalog: Path, tmp_path: Path) -> None:
     fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,2"))
     loaded = load_checkpoint(tmp_path / "out")

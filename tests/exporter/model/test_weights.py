@@ -24,7 +24,6 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.weights import ADAPTER
 from rexit.exporter.options import ExportOptions
-from running.fast import fast
 from running.missing_packages import run_without
 
 PREFIX, CANDIDATES = np.arange(10, 20), [np.arange(30, 34), np.arange(40, 43)]
@@ -175,7 +174,8 @@ def test_truncated_gguf_is_one_line(gguf_file: Path, tmp_path: Path, size: int) 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("package", fast(["peft", "gguf"], "peft"))
+@pytest.mark.parametrize("package", ["peft", "gguf"])
+@pytest.mark.slow
 def test_missing_package_is_one_line(package: str, adapter: Path, gguf_file: Path, catalog_folder: Path, tmp_path: Path) -> None:
     choices = {"peft": [adapter], "gguf": [gguf_file, "--exits", "2,4", "--head", "shared"]}[package]
     _edit(adapter, r=3)

@@ -93,6 +93,7 @@ def test_it_computes_what_float32_computes(segment: tuple[Path, Path]) -> None:
         np.testing.assert_allclose(other.astype(np.float32), exact_value, atol=0.02 * max(1.0, float(np.abs(exact_value).max())))
 
 
+@pytest.mark.slow
 def test_a_weight_beyond_half(tmp_path: Path) -> None:
     decoder = Decoder.of(tiny_model())
     decoder.layers[1].mlp.up_proj.weight.data[3, 4] = -70000.0

@@ -28,7 +28,7 @@ Store = Callable[[ir.Model], ir.Model]
 STORES = (half_cache, int8_cache)
 
 
-@pytest.fixture(scope="module", params=fast(FAMILIES, "llama", "gemma2"))
+@pytest.fixture(scope="module", params=fast(FAMILIES, "llama"))
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A family's layers 1 and 2 of four as the float32 variant has them: a segment in the middle, with hidden states."""
     decoder = Decoder.of(tiny_model(request.param))
