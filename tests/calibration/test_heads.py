@@ -31,6 +31,7 @@ def test_useless_heads_are_never_kept() -> None:
     assert [step.exits for step in steps] == [(1, 2), (2,)]
 
 
+@pytest.mark.slow
 def test_of_many_heads_a_quarter_goes_at_once() -> None:
     steps, suggested = eliminate(evaluation(np.linspace(1.5, 0, 12).tolist(), users=20), [True] * 12, 0.02)
     assert [len(step.exits) for step in steps] == [12, 10, *range(8, 0, -1)]

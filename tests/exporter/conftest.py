@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from running.session import built_once
 from running.traced import traced  # noqa: F401
 
 
@@ -22,7 +23,7 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
 def catalog_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from builders.data.indexed_catalog import write_indexed_catalog
 
-    return write_indexed_catalog(tmp_path_factory.mktemp("catalog"))
+    return built_once(tmp_path_factory, "indexed", write_indexed_catalog) / "catalog"
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,10 @@ def checkpoint_folder(catalog_folder: Path, tmp_path_factory: pytest.TempPathFac
     from builders.models.checkpoints import tiny_checkpoint
     from rexit.bundle import Catalog
 
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own", catalog=Catalog.open(catalog_folder))
+    def build(place: Path) -> None:
+        tiny_checkpoint(place / "own", catalog=Catalog.open(catalog_folder))
+
+    return built_once(tmp_path_factory, "checkpoint", build) / "own"
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +43,10 @@ def exported(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: py
     from rexit.exporter.export import export_bundle
     from rexit.exporter.options import ExportOptions
 
-    out = tmp_path_factory.mktemp("bundles") / "bundle"
-    export_bundle(checkpoint_folder, catalog_folder, out, ExportOptions(golden_slates=6))
-    return out
+    def build(place: Path) -> None:
+        export_bundle(checkpoint_folder, catalog_folder, place / "bundle", ExportOptions(golden_slates=6))
+
+    return built_once(tmp_path_factory, "exported", build) / "bundle"
 
 
 @pytest.fixture
@@ -56,8 +61,10 @@ def tensorrt_checkpoint(catalog_folder: Path, tmp_path_factory: pytest.TempPathF
     from builders.models.checkpoints import tiny_checkpoint
     from rexit.bundle import Catalog
 
-    folder = tmp_path_factory.mktemp("checkpoint") / "blocks"
-    return tiny_checkpoint(folder, catalog=Catalog.open(catalog_folder), intermediate_size=128)
+    def build(place: Path) -> None:
+        tiny_checkpoint(place / "blocks", catalog=Catalog.open(catalog_folder), intermediate_size=128)
+
+    return built_once(tmp_path_factory, "tensorrt-checkpoint", build) / "blocks"
 
 
 @pytest.fixture(scope="session")
@@ -66,13 +73,11 @@ def tensorrt_exported(tensorrt_checkpoint: Path, catalog_folder: Path, tmp_path_
     from rexit.exporter.export import export_bundle
     from rexit.exporter.options import ExportOptions
 
-    out = tmp_path_factory.mktemp("bundles") / "bundle"
-    precisions = ["fp16", "int8", "int4", "fp8"]
     # The tiny model is random: 4 bits may cost it more than they would cost a trained one.
-    export_bundle(
-        tensorrt_checkpoint,
-        catalog_folder,
-        out,
-        ExportOptions(target="tensorrt", precisions=precisions, golden_slates=4, accept_loss=True),
-    )
-    return out
+    precisions = ["fp16", "int8", "int4", "fp8"]
+    options = ExportOptions(target="tensorrt", precisions=precisions, golden_slates=4, accept_loss=True)
+
+    def build(place: Path) -> None:
+        export_bundle(tensorrt_checkpoint, catalog_folder, place / "bundle", options)
+
+    return built_once(tmp_path_factory, "tensorrt", build) / "bundle"

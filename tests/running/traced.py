@@ -12,20 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
+from running.session import session_folder
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from rexit.bundle import Segment
     from rexit.exporter.graph.segment import SegmentModule
-
-
-def session_folder(factory: pytest.TempPathFactory, name: str) -> Path:
-    """A folder that all processes of a test run share."""
-    base = factory.getbasetemp()
-    shared = base.parent if base.name.startswith("popen-") else base
-    folder = shared / name
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,13 +49,14 @@ def traced_once(folder: Path) -> Iterator[None]:
         form = _form(segment, described, opset)
         with FileLock(folder / f"{form}.lock"):
             path = folder / f"{form}.onnx"
-            if path.exists() and _set_weights(model := ir.load(path), segment):
+            if path.exists():
+                _set_weights(model := ir.load(path), segment)
                 return model
             path = folder / f"{form}-{_digest(weights(segment))}.onnx"  # of a graph that holds what was computed from the weights
             if not path.exists():
                 unfinished = path.with_suffix(".tmp")
                 ir.save(model := trace(segment, described, opset), unfinished)
-                unfinished.rename(path if not _set_weights(model, segment) else folder / f"{form}.onnx")
+                unfinished.rename(folder / f"{form}.onnx" if _set_weights(model, segment) else path)
                 return model
         return ir.load(path)
 
@@ -80,13 +74,14 @@ def weights(segment: SegmentModule) -> dict[str, bytes]:
 def _set_weights(model: ir.Model, segment: SegmentModule) -> bool:
     """Gives the graph the segment's weights; False if it holds others, which are no single numbers."""
     import onnx_ir as ir
+    from onnx import numpy_helper
 
     named = {name: tensor.detach().numpy() for name, tensor in (*segment.named_parameters(), *segment.named_buffers())}
     named |= {f"{name}.transposed": array.T.copy() for name, array in named.items() if array.ndim == 2}
     for name, value in model.graph.initializers.items():
         assert value.const_value is not None
         if name in named:
-            value.const_value = ir.tensor(named[name], name=name)
+            value.const_value = ir.from_proto(numpy_helper.from_array(named[name], name))
         elif value.const_value.size > 1 and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             return False
     return True
