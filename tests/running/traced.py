@@ -56,8 +56,7 @@ def traced_once(folder: Path) -> Iterator[None]:
             if not path.exists():
                 unfinished = path.with_suffix(".tmp")
                 ir.save(model := trace(segment, described, opset), unfinished)
-                unfinished.rename(folder / f"{form}.onnx" if _set_weights(model, segment) else path)
-                return model
+                unfinished.rename(path := folder / f"{form}.onnx" if _set_weights(model, segment) else path)
         return ir.load(path)
 
     with pytest.MonkeyPatch.context() as patch:
