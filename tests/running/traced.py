@@ -80,7 +80,7 @@ def _set_weights(model: ir.Model, segment: SegmentModule) -> bool:
     for name, value in model.graph.initializers.items():
         assert value.const_value is not None
         if name in named:
-            value.const_value = ir.from_proto(numpy_helper.from_array(named[name], name))
+            value.const_value = ir.serde.TensorProtoTensor(numpy_helper.from_array(named[name], name))
         elif value.const_value.size > 1 and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             return False
     return True
