@@ -31,12 +31,13 @@ from rexit.bundle import Bundle, Catalog
 from rexit.calibration import decide, metrics
 from rexit.calibration.choose import platt
 from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
-from rexit.calibration.record.traces import join
+from rexit.calibration.record.traces import Traces, join
 from rexit.measure.costs import depth_name
 from rexit.scripts import script
-from rexit.slates import cut
+from rexit.slates import cut, spread
 
 DROPS = (0.005, 0.01, 0.02)
 METRIC = "ndcg@10"
@@ -61,14 +62,24 @@ class Seed:
     policies: dict[float, Point]
 
 
-def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None) -> Seed:
-    slates = {name: cut(catalog, name, slate) for name in SPLITS}
-    made_of = {"variant_sha256": bundle.variant_sha256, "catalog_sha256": catalog.sha256, "slate": slate}
+def recorded(catalog: Catalog, bundle: Bundle, slate: int, max_slates: int) -> tuple[Recording, dict[str, Traces]]:
+    """What the last `rexit calibrate` left of the bundle's variant, and the traces of each split."""
+    slates = {name: spread(cut(catalog, name, slate), max_slates) for name in SPLITS}
+    made_of = {
+        "variant_sha256": bundle.variant_sha256,
+        "catalog_sha256": catalog.sha256,
+        "slate": slate,
+        "max_slates": max_slates,
+    }
     pairs = {name: sum(len(entry.items) for entry in part) for name, part in slates.items()}
+    recording_read = Recording.read(bundle.folder / recording.FILE, len(bundle.manifest.exits), made_of, pairs)
+    return recording_read, {name: join(part, recording_read.log_odds[name], name) for name, part in slates.items()}
+
+
+def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_slates: int) -> Seed:
+    record, traces = recorded(catalog, bundle, slate, max_slates)
     depths = bundle.manifest.exits
-    recorded = Recording.read(bundle.folder / recording.FILE, len(depths), made_of, pairs)
-    traces = {name: join(part, recorded.log_odds[name], name) for name, part in slates.items()}
-    costs = recorded.profile.costs(recorded.prefix_tokens, recorded.candidate_tokens, bundle.variant.max_tokens, 0.0)
+    costs = record.profile.costs(record.prefix_tokens, record.candidate_tokens, bundle.variant.max_tokens, 0.0)
     test = traces["test"]
     goals = [decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
     decide_on = partial(
@@ -189,10 +200,13 @@ def main() -> None:
     parser.add_argument("--variant", default="cpu-fp32")
     parser.add_argument("--slate", type=int, default=100, help="as the calibration had it (100)")
     parser.add_argument("--top-k", type=int, default=10, help="as the calibration had it (10)")
+    parser.add_argument("--max-slates", type=int, default=CalibrationOptions.max_slates, help="as the calibration had it (5000)")
     parser.add_argument("--plot", type=Path, metavar="PICTURE", help="also draw it")
     args = parser.parse_args()
     catalog = Catalog.open(args.catalog)
-    average_seed = over_seeds([seed(catalog, Bundle.open(path, args.variant), args.slate, args.top_k) for path in args.bundles])
+    average_seed = over_seeds(
+        [seed(catalog, Bundle.open(path, args.variant), args.slate, args.top_k, args.max_slates) for path in args.bundles]
+    )
     Console(width=160).print(table(average_seed))
     if args.plot:
         plot(average_seed, args.plot)
