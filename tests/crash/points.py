@@ -37,6 +37,7 @@ from typing import Any, Final
 
 from builders.bundles.bundle_files import contents
 from rexit.cli import main
+from running.traced import traced_once
 
 HOW: Final = ("kill", "term", "full", "readonly")
 LEAVES: Final = ("kill", "readonly")  # what is temporary
@@ -230,7 +231,7 @@ def _settled(command: Command, found: dict[str, dict[str, bytes] | None]) -> dic
 @contextlib.contextmanager
 def prepared(command: Command) -> Iterator[tuple[Path, int]]:
     """A folder with all it needs, and the number of its points."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, traced_once(Path(folder)):
         made = Path(folder) / "made"
         made.mkdir()
         if (ended := apart(lambda: command.make(made), Path(folder) / "make.log")).code != 0:

@@ -87,14 +87,15 @@ def _set_weights(model: ir.Model, segment: SegmentModule) -> bool:
 
 
 def _form(segment: SegmentModule, described: Segment, opset: int) -> str:
-    layout = (segment, segment.begin, segment.end, segment.vocabulary, described.inputs, described.outputs, opset)
     config: Any = segment.body.config  # transformers' PretrainedConfig, which torch's modules take for one of theirs
+    asked = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    layout = (asked, segment, segment.begin, segment.end, segment.vocabulary, described.inputs, described.outputs, opset)
     kept = weights(segment)
     named = (*segment.named_parameters(), *segment.named_buffers())
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in named]
     values = list(kept.values())
     equal = [values.index(value) for value in values]
-    return _digest({"form": repr((layout, shapes, equal)).encode(), "config": config.to_json_string(use_diff=False).encode()})
+    return _digest({"form": repr((layout, shapes, equal)).encode()})
 
 
 def _digest(parts: dict[str, bytes]) -> str:
