@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit import __version__
+from rexit.bundle import request_text
 from rexit.bundle.catalog import LISTS, SPLITS
 from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.files import SCHEMA, FileEntry
@@ -83,7 +84,7 @@ def build_catalog(
     check_columns(options, parsed, interactions, items, users)
     language = Language.load(tokenizer, parsed)
     progress("tables", 0, 1)
-    data = read_data(interactions, items, users, options, parsed.contexts)
+    data = read_data(interactions, items, users, options, parsed.contexts, parsed.requests, language.tokenizer)
     similar = None
     if options.similar is not None:
         similar = external.read_neighbours(options.similar, data.users["id"], options.neighbours, options.columns.user)
@@ -254,7 +255,7 @@ def _info(data: Data, language: Language, compiled: Compiled, options: IndexOpti
     order = data.timeline.to_json() | ({"seed": options.seed} if options.order == "random" else {})
     return {
         "schema": SCHEMA,
-        "requires": [*required(compiled.prompt), *([CONTEXT] if data.contexts else [])],
+        "requires": [*required(compiled.prompt), *([CONTEXT] if data.contexts else []), *request_text.required(compiled.prompt)],
         "producer": f"rexit {__version__}",
         "ids": {
             what: "int64" if frame["id"].dtype == pl.Int64 else "string"

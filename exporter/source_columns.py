@@ -21,7 +21,7 @@ def check_columns(options: IndexOptions, template: Template, interactions: Path,
         items, users: their files; None: there is none.
     """
     columns = options.columns
-    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.contexts)}
+    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.contexts, template.requests)}
     if items is not None:
         files[items] = {columns.item: "--item-column"} | template.columns("item")
     if users is not None:

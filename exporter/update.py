@@ -29,6 +29,7 @@ from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_un
 from rexit.exporter.catalog.contexts import with_context_numbers
 from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
+from rexit.exporter.catalog.request_texts import with_request_tokens
 from rexit.exporter.options import Columns, IndexOptions
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.lengths import prompt_lengths
@@ -78,8 +79,9 @@ def update_catalog(
     language = Language.load(tokenizer, parsed)
     pieces = MorePieces.of(old, language)
     progress("read", 0, 1)
-    rows = read_interactions(interactions, options, complete=False, contexts=parsed.contexts)
+    rows = read_interactions(interactions, options, complete=False, contexts=parsed.contexts, requests=parsed.requests)
     rows = with_context_numbers(rows, old.contexts.entries, interactions)
+    rows = with_request_tokens(rows, parsed.requests, language.tokenizer, interactions)
     rows = in_catalog_unit(rows, old, interactions)
     frame = without_repeats(rows, options.repeats, interactions)
     entities = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rexit.bundle import Id, TopK
 from rexit.bundle.context import Value
+from rexit.bundle.request_text import Text
 from rexit.errors import InputError
 from rexit.runtime import _native
 
@@ -160,6 +161,17 @@ def _to_text(name: str, value: Any) -> str:
     except UnicodeEncodeError:
         raise InputError(f"{name} is {value!r}: UTF-8 cannot hold it") from None
     return str(value)
+
+
+def to_texts(request: Mapping[str, Text] | None, encode: Callable[[str, str], Any]) -> list[tuple[str, list[int]]]:
+    """Names and token ids of a request's texts. encode: Returns the tokens of a text, by its name."""
+    if request is not None and not isinstance(request, Mapping):
+        raise InputError(f"request is {request!r}, expected a mapping from names to texts or token ids")
+    texts = []
+    for name, value in (request or {}).items():
+        tokens = encode(_to_text("a name in request", name), value) if isinstance(value, str) else value
+        texts.append((_to_text("a name in request", name), to_tokens(f"request text {name!r}", tokens).tolist()))
+    return texts
 
 
 def to_rules(policy: StopRule, exits: int) -> _native._Rules:

@@ -12,6 +12,7 @@ _Stats = tuple[int, int, int, int, int, float, float, float, float, bool, list[_
 _Scores = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], _Stats]
 _Ids = Sequence[int | str]
 _Context = Sequence[tuple[str, float | str]]
+_Texts = Sequence[tuple[str, Sequence[int]]]
 _TopK = tuple[int, bool, Sequence[float], Sequence[float]]
 _Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
 
@@ -33,6 +34,7 @@ class Session:
         liked: Sequence[int],
         as_of: int | None,
         context: _Context,
+        texts: _Texts,
         top_k: int,
         deadline_us: int,
         force_exit: int | None,
@@ -52,10 +54,24 @@ class Session:
         self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]
     ) -> tuple[NDArray[np.float32], _Stats]: ...
     def trace(
-        self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None, context: _Context
+        self,
+        user: int | str,
+        items: _Ids,
+        recent: _Ids,
+        liked: Sequence[int],
+        as_of: int | None,
+        context: _Context,
+        texts: _Texts,
     ) -> tuple[NDArray[np.float32], _Stats]: ...
     def prompt(
-        self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None, context: _Context
+        self,
+        user: int | str,
+        items: _Ids,
+        recent: _Ids,
+        liked: Sequence[int],
+        as_of: int | None,
+        context: _Context,
+        texts: _Texts,
     ) -> tuple[list[int], list[int]]: ...
     def warm_up(self) -> None: ...
     def clear_cache(self) -> None: ...

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Counters, Id
+from rexit.bundle import Bundle, Counters, Id
 from rexit.bundle.context import Value
+from rexit.bundle.request_text import Text
 from rexit.deadlines import check_deadline
 from rexit.errors import InputError
 from rexit.runtime import _native
@@ -27,10 +29,12 @@ from rexit.runtime._arguments import (
     to_recent,
     to_rules,
     to_size,
+    to_texts,
     to_token_lists,
     to_tokens,
 )
 from rexit.runtime._library import onnxruntime_library
+from rexit.texts import RequestEncoder
 
 
 def verify(bundle: str | os.PathLike[str], variant: str | None = None) -> None:
@@ -114,6 +118,7 @@ class Session:
         """Private: call `rexit.open`."""
         self._native: _native.Session | None = native
         self._path = path
+        self._encoder: RequestEncoder | None = None
         self.info = Info(*native.info())
         self.exits = tuple(ExitInfo(*row[:8], tuple(row[8])) for row in native.exits())
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one: of exit -1, no answer
@@ -152,6 +157,7 @@ class Session:
         recent: Recent | None = None,
         as_of: int | None = None,
         context: Mapping[str, Value] | None = None,
+        request: Mapping[str, Text] | None = None,
         top_k: int = 0,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
@@ -165,6 +171,8 @@ class Session:
             recent: Interactions newer than the catalog's, oldest first: ids of liked items, or pairs (id, liked).
             as_of: A time in the catalog's unit. Only its interactions before that time reach the prompt; None: all.
             context: Values of the template's `{context.NAME}`, by name: `{"device": "tv", "hour": 21}`.
+            request: Texts of the template's `{request.NAME}`, by name: `{"query": "red shoes"}`, or their token ids. Texts need a
+                bundle with a tokenizer (`rexit export --with-tokenizer`).
             top_k: Return only this many, best first; 0: all, in the order of `items`. Replaces the k of the policy's top-k rule,
                 if it has one.
             deadline_ms: No segment starts after this many milliseconds. Candidates then answer from the deepest exit they have
@@ -176,8 +184,8 @@ class Session:
             The scores, and what they cost.
 
         Raises:
-            InputError: An item is not in the catalog, the context is not what the template says, a prompt is too long, or an
-                argument is out of range.
+            InputError: An item is not in the catalog, the context or a request text is not what the template says, a prompt is too
+                long, or an argument is out of range.
             DeadlineError: No candidate reached an exit in time.
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
@@ -192,6 +200,7 @@ class Session:
             liked,
             None if as_of is None else to_integer("as_of", as_of),
             to_context(context),
+            self._texts(request),
             *self._rules(top_k, deadline_ms, force_exit, policy),
         )
         return self._scores(ids, answer)
@@ -253,9 +262,10 @@ class Session:
         recent: Recent | None = None,
         as_of: int | None = None,
         context: Mapping[str, Value] | None = None,
+        request: Mapping[str, Text] | None = None,
     ) -> NDArray[np.float32]:
         """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits]. Arguments: see `score`."""
-        return self.trace_with_stats(user, items, recent=recent, as_of=as_of, context=context).log_odds
+        return self.trace_with_stats(user, items, recent=recent, as_of=as_of, context=context, request=request).log_odds
 
     def trace_with_stats(
         self,
@@ -265,11 +275,14 @@ class Session:
         recent: Recent | None = None,
         as_of: int | None = None,
         context: Mapping[str, Value] | None = None,
+        request: Mapping[str, Text] | None = None,
     ) -> Trace:
         """Returns every exit's raw log-odds, and what they cost. Arguments: see `score`."""
         time = None if as_of is None else to_integer("as_of", as_of)
         ids = to_plain_ids("items", items)[1]
-        log_odds, stats = self._open.trace(to_plain_id("user", user), ids, *to_recent(recent), time, to_context(context))
+        log_odds, stats = self._open.trace(
+            to_plain_id("user", user), ids, *to_recent(recent), time, to_context(context), self._texts(request)
+        )
         return Trace(log_odds, _stats(stats))
 
     def prompt(
@@ -280,6 +293,7 @@ class Session:
         recent: Recent | None = None,
         as_of: int | None = None,
         context: Mapping[str, Value] | None = None,
+        request: Mapping[str, Text] | None = None,
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids that a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T].
 
@@ -287,7 +301,9 @@ class Session:
         """
         time = None if as_of is None else to_integer("as_of", as_of)
         ids = to_plain_ids("items", items)[1]
-        tokens, offsets = self._open.prompt(to_plain_id("user", user), ids, *to_recent(recent), time, to_context(context))
+        tokens, offsets = self._open.prompt(
+            to_plain_id("user", user), ids, *to_recent(recent), time, to_context(context), self._texts(request)
+        )
         parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
         return parts[0], parts[1:]
 
@@ -354,6 +370,17 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    def _texts(self, request: Mapping[str, Text] | None) -> list[tuple[str, list[int]]]:
+        """Request texts as the native calls take them."""
+        return to_texts(request, self._encode)
+
+    def _encode(self, name: str, text: str) -> NDArray[np.int32]:
+        if self._encoder is None:
+            if not self.info.has_catalog:
+                raise InputError(f"request text {name!r}: the bundle has no catalog, so no prompt that places it")
+            self._encoder = RequestEncoder(Bundle.open(Path(self._path), self.info.variant))
+        return self._encoder.tokens(name, text)
 
     def _rules(
         self, top_k: int, deadline_ms: float | None, force_exit: int | None, policy: StopRule | None

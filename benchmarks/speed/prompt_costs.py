@@ -47,12 +47,16 @@ def measured(sampled_slates: list[Slate], bundles: dict[str, Path], variant: str
         session.warm_up()
     for n, slate in enumerate(sampled_slates):
         for b, session in sorted(enumerate(sessions.values()), reverse=bool(n % 2)):
-            prefix, candidates = session.prompt(slate.user, slate.items, as_of=slate.as_of, context=slate.context)
+            prefix, candidates = session.prompt(
+                slate.user, slate.items, as_of=slate.as_of, context=slate.context, request=slate.request
+            )
             tokens[n, b] = len(prefix) + sum(map(len, candidates))
             for d, exit in enumerate((session.info.exits - 1, None)):
                 session.clear_cache()
                 start = time.perf_counter()
-                scores = session.score(slate.user, slate.items, as_of=slate.as_of, context=slate.context, force_exit=exit)
+                scores = session.score(
+                    slate.user, slate.items, as_of=slate.as_of, context=slate.context, request=slate.request, force_exit=exit
+                )
                 times[n, b, d] = 1000 * (time.perf_counter() - start)
             layers[n, b] = scores.stats.candidate_layers / SIZE
     ratios = times / times[:, :1, :1]

@@ -21,6 +21,7 @@ from rexit.exporter.catalog.contexts import CONTEXT
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
 from rexit.exporter.catalog.negatives import with_negatives
+from rexit.exporter.catalog.request_texts import REQUEST
 from rexit.exporter.options import Columns, IndexOptions
 
 HELD_OUT = 10
@@ -132,7 +133,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
 
     Args:
         old: the catalog to update.
-        frame: new interactions, `user`, `item`, `time`, `liked` and contexts, without repeats.
+        frame: new interactions, `user`, `item`, `time`, `liked`, contexts and request texts, without repeats.
         entities: the updated catalog's `user` and `item`.
         options: how the catalog was made.
         path: the interactions file, for messages.
@@ -142,6 +143,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     """
     users, items = entities["user"], entities["item"]
     contexts = [CONTEXT + name for name in old.contexts.names]
+    texts = [REQUEST + name for name in old.request_texts.names]
     histories = old.user_table
     owner = np.repeat(np.arange(len(old.users)), np.diff(histories["history_offsets"]))
     known = pl.DataFrame(
@@ -157,7 +159,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     after = 0 if options.order == "time" else int(histories["history_times"].max()) + 1
     fresh = frame.with_columns(
         user=pl.Series(users.rows), item=pl.Series(items.rows), time=pl.col("time") + after, new=pl.lit(True)
-    ).select(*known.columns, *contexts)
+    ).select(*known.columns, *contexts, *texts)
     fresh = fresh.join(
         known, on=["user", "item"] if options.repeats == "first" else list(_ORDER), how="anti", maintain_order="left"
     )
@@ -165,15 +167,17 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
     if options.implicit:
         assigned = with_negatives(assigned, len(items.ids), options.implicit_negatives, options.seed, path)
-    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *contexts)]
+    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *contexts, *texts)]
     for name in SPLITS:
         part = old.split(name)
+        written = np.array([" ".join(map(str, tokens)) for tokens in part.text_tokens], object)
         columns = {
             "user": users.old_rows[part.users],
             "time": part.times,
             "item": items.old_rows[part.items],
             "liked": part.liked,
             **dict(zip(contexts, part.contexts.T, strict=True)),
+            **{name: pl.Series(written[numbers], dtype=pl.String) for name, numbers in zip(texts, part.texts.T, strict=True)},
         }
         frame = pl.DataFrame(columns).with_columns(split=pl.lit(name))
         parts.append(frame.select(parts[0].columns))

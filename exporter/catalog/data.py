@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from rexit.bundle.context import Context
 from rexit.exporter.catalog.contexts import ContextRule, known_contexts, with_context_numbers
@@ -17,6 +18,7 @@ from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.parts import by_range
+from rexit.exporter.catalog.request_texts import RequestRule, with_request_tokens
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions
@@ -28,7 +30,7 @@ class Data:
     """Interactions, users and items.
 
     interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `context.NAME` (numbers of values) for each of
-        `contexts`, sorted by (user, time, item).
+        `contexts` and `request.NAME` (token ids as text) for each request text, sorted by (user, time, item).
     samples: the interactions and the sampled negatives; what the splits hold.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -54,13 +56,21 @@ class Data:
 
 
 def read_data(
-    source: Path, items_path: Path, users_path: Path | None, options: IndexOptions, rules: Sequence[ContextRule] = ()
+    source: Path,
+    items_path: Path,
+    users_path: Path | None,
+    options: IndexOptions,
+    rules: Sequence[ContextRule],
+    requests: Sequence[RequestRule],
+    tokenizer: Tokenizer,
 ) -> Data:
-    """Reads the files of interactions, items and, if there is one, users. rules: the template's contexts. Raises InputError."""
+    """Reads the files of interactions, items and, if there is one, users. rules, requests: the template's contexts and request
+    texts. tokenizer: of request texts. Raises InputError."""
     columns = options.columns
-    rows = read_interactions(source, options, contexts=rules)
+    rows = read_interactions(source, options, contexts=rules, requests=requests)
     contexts = known_contexts(rules, rows, source)
     rows = with_context_numbers(rows, contexts, source)
+    rows = with_request_tokens(rows, requests, tokenizer, source)
     unit = unit_of_times(rows["time"]) if options.order == "time" else None
     rows = rows.with_columns(in_unit(rows["time"], unit, source))
     items = read_entities(items_path, columns.item, "--item-column")

@@ -13,6 +13,7 @@ from rexit.bundle.catalog import SPLITS, TABLES, Catalog
 from rexit.bundle.files import FileEntry, check_writable, write_json
 from rexit.errors import InputError
 from rexit.exporter.catalog.contexts import CONTEXT
+from rexit.exporter.catalog.request_texts import REQUEST
 from rexit.exporter.catalog.tables import Tensors, write_frame
 from rexit.exporter.catalog.tables import write as write_table
 from rexit.progress import Progress, silent
@@ -45,7 +46,7 @@ def write(
         folder: an empty folder.
         info: the contents of catalog.json, changed in place.
         content: each file of TABLES with its tensors, consumed one by one.
-        samples: `user`, `item` (rows), `time`, `liked`, `split` and contexts, in the order of the splits' files.
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, contexts and request texts, in the order of the splits' files.
         users, items: ids by row.
         progress: called with "splits", the splits written and their number.
 
@@ -58,7 +59,9 @@ def write(
     (folder / "splits").mkdir()
     splits = {}
     for n, split in enumerate(SPLITS):
-        part = samples.filter(pl.col("split") == split).select("user", "item", "time", "liked", pl.col(f"^{CONTEXT}.*$"))
+        part = samples.filter(pl.col("split") == split).select(
+            "user", "item", "time", "liked", pl.col(f"^({CONTEXT}|{REQUEST}).*$")
+        )
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"
         write_frame(folder / path, part)

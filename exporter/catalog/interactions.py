@@ -18,14 +18,17 @@ from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
 from rexit.exporter.catalog.contexts import CONTEXT, ContextRule
 from rexit.exporter.catalog.entities import check_rows, id_values
-from rexit.exporter.catalog.source_tables import Needs, check_columns, read_table
+from rexit.exporter.catalog.request_texts import REQUEST, RequestRule
+from rexit.exporter.catalog.source_tables import Needs, check_columns, column_names, read_table
 from rexit.exporter.options import IndexOptions
 from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
 _MOMENT = pl.Datetime("us")
 
 
-def interaction_columns(options: IndexOptions, contexts: Sequence[ContextRule] = ()) -> Needs:
+def interaction_columns(
+    options: IndexOptions, contexts: Sequence[ContextRule] = (), requests: Sequence[RequestRule] = ()
+) -> Needs:
     """The columns that the interactions file must have, each with the option that names it, or with its placeholder."""
     columns = options.columns
     needs = {columns.user: "--user-column", columns.item: "--item-column"}
@@ -37,11 +40,18 @@ def interaction_columns(options: IndexOptions, contexts: Sequence[ContextRule] =
         needs[columns.split] = "--split-column"
     for rule in contexts:
         needs.setdefault(rule.column, f"{{{CONTEXT}{rule.name}}} of the template")
+    for text in requests:
+        if (column := text.column_of(())) is not None:
+            needs.setdefault(column, f"{{{REQUEST}{text.name}}} of the template")
     return needs
 
 
 def read_interactions(
-    path: Path, options: IndexOptions, complete: bool = True, contexts: Sequence[ContextRule] = ()
+    path: Path,
+    options: IndexOptions,
+    complete: bool = True,
+    contexts: Sequence[ContextRule] = (),
+    requests: Sequence[RequestRule] = (),
 ) -> pl.DataFrame:
     """Reads the interactions file.
 
@@ -49,7 +59,7 @@ def read_interactions(
         path: CSV, TSV or Parquet.
         options: names of columns, what is a like, what orders interactions.
         complete: the file holds every interaction, so it must hold likes and others.
-        contexts: the template's; the result has a column `context.NAME` of raw cells for each.
+        contexts, requests: the template's; the result has a column `context.NAME` or `request.NAME` of raw cells for each.
 
     Returns:
         In the file's order: `user` and `item` (ids as written), `liked` bool, `time` (int64, or Datetime in UTC where the file
@@ -58,9 +68,11 @@ def read_interactions(
     Raises:
         InputError: a column is missing, or the first row with a value that is not as expected.
     """
-    columns, needs = options.columns, interaction_columns(options, contexts)
+    columns, needs = options.columns, interaction_columns(options, contexts, requests)
     check_columns({path: needs})
-    frame = read_table(path, needs)
+    names = column_names(path) if requests else ()
+    texts = {rule.name: rule.column_of(names) for rule in requests}
+    frame = read_table(path, {*needs, *(column for column in texts.values() if column is not None)})
     values = {
         "user": id_values(frame[columns.user], path),
         "item": id_values(frame[columns.item], path),
@@ -70,6 +82,8 @@ def read_interactions(
     if columns.split is not None:
         values["split"] = _splits(frame[columns.split], path)
     values |= {CONTEXT + rule.name: frame[rule.column] for rule in contexts}
+    missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))
+    values |= {REQUEST + name: missing if column is None else frame[column] for name, column in texts.items()}
     return pl.DataFrame(values)
 
 

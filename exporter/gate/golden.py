@@ -42,22 +42,25 @@ def golden_slates(
     for done, slate in enumerate(slates, 1):
         prompt = prompt_of(slate)
         log_odds = model.reference(*_inputs(prompt, vectors, turn))
-        user, items, as_of, context = _rows(source, slate)
-        golden.append(GoldenSlate(user, items, as_of, prompt.prefix, prompt.candidates, log_odds, context, prompt.liked))
+        user, items, as_of, context, texts = _rows(source, slate)
+        golden.append(GoldenSlate(user, items, as_of, prompt.prefix, prompt.candidates, log_odds, context, texts, prompt.liked))
         if on_slate:
             on_slate(done)
     return golden
 
 
-def _rows(source: Source, slate: AnySlate) -> tuple[int | None, NDArray[np.int32], int | None, NDArray[np.int32]]:
-    """User, items, time and context as in `GoldenSlate`."""
+def _rows(
+    source: Source, slate: AnySlate
+) -> tuple[int | None, NDArray[np.int32], int | None, NDArray[np.int32], list[NDArray[np.int32]]]:
+    """User, items, time, context and request texts as in `GoldenSlate`."""
     if isinstance(slate, TokenSlate):
-        return None, np.arange(len(slate.candidates), dtype=np.int32), None, np.zeros(0, np.int32)
+        return None, np.arange(len(slate.candidates), dtype=np.int32), None, np.zeros(0, np.int32), []
     assert isinstance(source, Catalog) and slate.as_of is not None
     user = source.users.row(slate.user)
     assert user is not None  # cut from the catalog's own splits
     context = source.contexts.numbers(slate.context)
-    return user, source.items.rows(slate.items).astype(np.int32), slate.as_of, context
+    texts = source.request_texts.tokens(slate.request)
+    return user, source.items.rows(slate.items).astype(np.int32), slate.as_of, context, texts
 
 
 def _inputs(prompt: Prompt, vectors: Vectors | None, turn: Tensor | None) -> tuple[Tokens, list[Tokens], PassVectors | None]:

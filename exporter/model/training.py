@@ -100,7 +100,7 @@ def packed_rows(
 ) -> Rows:
     """Assembles a split's slates; a catalog's, each as of its first interaction.
 
-    Candidates of a training slate may differ in contexts that stand behind the prefix.
+    Candidates of a training slate may differ in contexts and request texts that stand behind the prefix.
 
     Args:
         source: a catalog, or a file of slates.
@@ -121,13 +121,12 @@ def _catalog_rows(
     catalog: Catalog, split: str, size: int, most: int, track: Callable[[Sequence[Any]], Iterable[Any]]
 ) -> list[Row]:
     builder = PromptBuilder.of(catalog, split)
-    in_prefix = {op.get("name") for op in catalog.info["prompt"]["prefix"] if op["op"] == "context"}
-    same = [n for n, name in enumerate(catalog.contexts.names) if name in in_prefix]
-    rows, parts = runs(catalog, split, size, same if split == SPLITS[0] else None)
+    rows, parts = runs(catalog, split, size, one_request=split != SPLITS[0])
 
     def row(part: slice) -> Row:
         user, time = int(rows.users[part.start]), int(rows.times[part.start])
-        prompt = builder.prompt_rows(user, rows.items[part], time, context=rows.contexts[part])
+        texts = [rows.request(at) for at in range(part.start, part.stop)]
+        prompt = builder.prompt_rows(user, rows.items[part], time, context=rows.contexts[part], texts=texts)
         return Row(catalog.users.id(user), prompt, rows.liked[part])
 
     return [row(part) for part in track(spread(parts, most))]

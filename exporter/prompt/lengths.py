@@ -32,9 +32,11 @@ def _measure(catalog: Catalog) -> tuple[list[int], list[int]]:
     """Tokens of prefixes and of candidates, for a sample of users with a history and of items."""
     random, builder = np.random.default_rng(0), PromptBuilder(catalog)
     first = np.zeros(len(catalog.contexts), np.int32)
+    texts = catalog.request_texts
+    example = [texts.tokens(texts.example())]
     users = np.flatnonzero(np.diff(catalog.user_table["history_offsets"]))
     slates = [
-        builder.prompt_rows(int(user), random.integers(len(catalog.items), size=ITEMS), context=first)
+        builder.prompt_rows(int(user), random.integers(len(catalog.items), size=ITEMS), context=first, texts=example)
         for user in random.permutation(users)[:USERS]
     ]
     return [len(slate.prefix) for slate in slates], [len(candidate) for slate in slates for candidate in slate.candidates]

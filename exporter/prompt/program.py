@@ -13,6 +13,7 @@ from rexit.bundle.context import Context
 from rexit.bundle.vectors import GCN, NOBODY, USER
 from rexit.errors import InputError
 from rexit.exporter.catalog.contexts import CONTEXT
+from rexit.exporter.catalog.request_texts import REQUEST
 from rexit.exporter.prompt.pieces import Pieces
 from rexit.exporter.prompt.template import (
     EMBEDDINGS,
@@ -144,6 +145,8 @@ class _Compiler:
             return self._list(node)
         if not inside and node.name.startswith(CONTEXT):
             return self._context(node)
+        if not inside and node.name.startswith(REQUEST):
+            return self._request(node)
         if not inside and node.name in SHARES:
             bins = [self.pieces.literal(space + text) for text in rate_texts(self.template.bins["like_rate"])]
             return {"op": node.name, "limit": node.limit, "bins": bins, "missing": self._missing(node)}
@@ -184,6 +187,13 @@ class _Compiler:
         op: Op = {"op": "context", "name": context.name, "values": values}
         return op if context.unknown == "refuse" else {**op, "missing": self._missing(node)}
 
+    def _request(self, node: Placeholder) -> Op:
+        rule = next(rule for rule in self.template.requests if rule.name == node.name.removeprefix(REQUEST))
+        op: Op = {"op": "request", "name": rule.name, "limit": rule.max_tokens, "spaced": rule.spaced}
+        if rule.missing is None:
+            return op
+        return {**op, "missing": self.pieces.literal(written(rule.missing, rule.spaced) if rule.missing else "")}
+
     def _word(self, name: str) -> int:
         return self.pieces.literal(self.template.words[name])
 
@@ -195,7 +205,7 @@ class _Compiler:
         known += [name for name in self.vectors if name.startswith("item.")]
         if where == "prompt":
             users = [f"user.{c}" for c in self.user_columns if f"user.{c}" not in RESERVED]
-            known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{CONTEXT}NAME"]
+            known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{CONTEXT}NAME", f"{REQUEST}NAME"]
         else:
             known = [*known, "item.gcn", "verdict"]
         return InputError(f"{self.template.path}: {where}: unknown placeholder {node}, known are: {', '.join(known)}")
@@ -234,6 +244,8 @@ def placeholder(op: Op) -> str | None:
             return f"{{item.{op['table']}}}"
         case "context":
             return f"{{{CONTEXT}{op['name']}}}"
+        case "request":
+            return f"{{{REQUEST}{op['name']}}}"
         case "user_vector":
             return "{user.gcn}"
     return f"{{{kind[:4]}.{kind[5:]}}}"
@@ -266,6 +278,9 @@ def _bounds(op: Op, lengths: Lengths, fields: Fields) -> tuple[int, int]:
     if kind == "similar_verdict":
         words = [int(lengths[op[key]]) for key in ("yes", "no", "unseen")]
         return min(words), op["limit"] * max(words)
+    if kind == "request":
+        instead = [int(lengths[op["missing"]])] if "missing" in op else []
+        return min([1, *instead]), max([op["limit"], *instead])
     pieces = [op[key] for key in ("piece", "missing", "yes", "no") if key in op]
     pieces += op.get("bins", []) + op.get("values", [])
     if kind in ("user_field", "item_field"):

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle.context import MOST_VALUES, UNKNOWN
+from rexit.bundle.request_text import MOST_TOKENS
 from rexit.bundle.vectors import MOST
 from rexit.errors import InputError
 from rexit.exporter.catalog.contexts import CONTEXT, ContextRule
+from rexit.exporter.catalog.request_texts import REQUEST, RequestRule
 
 ENTRIES = {
     "history.recent": "recent",
@@ -59,7 +61,7 @@ class Template:
     """A parsed template. `program` checks placeholders against the columns.
 
     entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
-    contexts: the contexts that the prompt places, in its order.
+    contexts, requests: the contexts and the request texts that the prompt places, in its order.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Template:
     bins: Mapping[str, int] = field(default_factory=lambda: BINS)
     limits: Mapping[str, int] = field(default_factory=dict)
     contexts: Sequence[ContextRule] = ()
+    requests: Sequence[RequestRule] = ()
     bos: str | None = None
 
     def columns(self, what: str) -> dict[str, str]:
@@ -92,7 +95,7 @@ def read_template(path: Path) -> Template:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # not TOML, not UTF-8
         raise InputError(f"{path}: not a TOML file: {exc}") from exc
-    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits", "context"))
+    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits", "context", "request"))
     prompt = _text(path, "prompt", value.get("prompt"))
     entry = _text(path, "entry", value.get("entry", " {item.title}{verdict};"))
     labels, words, bins, entries = (_section(path, value, name) for name in ("labels", "words", "bins", "entries"))
@@ -117,6 +120,7 @@ def read_template(path: Path) -> Template:
         {**BINS, **bins},
         _limits(path, value),
         _contexts(path, value, nodes),
+        _requests(path, value, nodes),
         None if bos is None else _text(path, "bos", bos),
     )
 
@@ -188,13 +192,7 @@ def _limits(path: Path, value: Mapping[str, Any]) -> dict[str, int]:
 def _contexts(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[ContextRule, ...]:
     """The rules of the contexts that a prompt places; a section may be left out."""
     sections = _section(path, value, "context")
-    placeholders = (node.name for node in nodes if isinstance(node, Placeholder) and node.name.startswith(CONTEXT))
-    names = [name.removeprefix(CONTEXT) for name in dict.fromkeys(placeholders)]
-    if "" in names:
-        raise InputError(f"{path}: prompt: {{{CONTEXT}}}: expected a name, as in {{{CONTEXT}device}}")
-    for name in sections:
-        if name not in names:
-            raise InputError(f"{path}: context.{name}: the prompt places no {{context.{name}}}")
+    names = _placed_names(path, sections, nodes, CONTEXT, "device")
     return tuple(_context(path, name, _section(path, sections, name, "context.")) for name in names)
 
 
@@ -224,6 +222,46 @@ def _context(path: Path, name: str, section: Mapping[str, Any]) -> ContextRule:
     column = _text(path, f"{where}.column", section.get("column", name))
     checked = tuple(_text(path, f"{where}.words", word) for word in words)
     return ContextRule(name, column, tuple(texts), tuple(edges), checked, unknown)
+
+
+def _requests(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[RequestRule, ...]:
+    """The rules of the request texts that a prompt places. Each needs a section, which says how long a text may be."""
+    sections = _section(path, value, "request")
+    names = _placed_names(path, sections, nodes, REQUEST, "query")
+    return tuple(_request(path, name, _section(path, sections, name, "request."), nodes) for name in names)
+
+
+def _request(path: Path, name: str, section: Mapping[str, Any], nodes: Nodes) -> RequestRule:
+    where = f"request.{name}"
+    _known_keys(path, f"{where}.", section, ("max_tokens", "missing", "column"))
+    most = section.get("max_tokens")
+    if type(most) is not int or not 1 <= most <= MOST_TOKENS:
+        raise InputError(
+            f"{path}: {where}.max_tokens is {'missing' if most is None else repr(most)}, "
+            f"expected a whole number from 1 to {MOST_TOKENS}"
+        )
+    spaced = {node.spaced for node in nodes if isinstance(node, Placeholder) and node.name == REQUEST + name}
+    if len(spaced) > 1:
+        raise InputError(f"{path}: prompt: {{{REQUEST}{name}}} stands behind a space and without one, expected either")
+    missing = section.get("missing")
+    if missing is not None:
+        missing = _text(path, f"{where}.missing", missing, empty=True)
+    column = section.get("column")
+    if column is not None:
+        column = _text(path, f"{where}.column", column)
+    return RequestRule(name, most, spaced.pop(), missing, column)
+
+
+def _placed_names(path: Path, sections: Mapping[str, Any], nodes: Nodes, kind: str, example: str) -> list[str]:
+    """The names of placeholders that begin with `kind`, which ends in a dot. Raises InputError for a section of another name."""
+    placeholders = (node.name for node in nodes if isinstance(node, Placeholder) and node.name.startswith(kind))
+    names = [name.removeprefix(kind) for name in dict.fromkeys(placeholders)]
+    if "" in names:
+        raise InputError(f"{path}: prompt: {{{kind}}}: expected a name, as in {{{kind}{example}}}")
+    for name in sections:
+        if name not in names:
+            raise InputError(f"{path}: {kind}{name}: the prompt places no {{{kind}{name}}}")
+    return names
 
 
 def _listed(path: Path, key: str, value: object) -> Sequence[Any]:

@@ -20,6 +20,7 @@ struct Common {
 struct ScoreOptions : Common {
   std::string user, items, recent;
   std::vector<std::string> context;  // NAME=VALUE
+  std::vector<std::string> request;  // NAME=TOKENS
   std::optional<std::int64_t> as_of;
   std::optional<double> deadline_ms;
   std::optional<std::uint32_t> force_exit;

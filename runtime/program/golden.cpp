@@ -80,10 +80,22 @@ std::vector<std::pair<std::string, ContextValue>> context_of(const json& context
   return values;
 }
 
-// Returns the prompt program's contexts, an array.
-using ReadContexts = std::function<json()>;
+// The names of the prompt program's request texts, in the order of its ops.
+std::vector<std::string> text_names(const json& prompt) {
+  std::vector<std::string> names;
+  for (const char* part : {"prefix", "candidate"})
+    for (const json& op : prompt.at(part)) {
+      if (op.at("op") != "request") continue;
+      const auto name = op.at("name").get<std::string>();
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+  return names;
+}
 
-std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits, const ReadContexts& read_contexts) {
+// Returns the prompt program, `prompt` of catalog.json.
+using ReadProgram = std::function<json()>;
+
+std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits, const ReadProgram& read_program) {
   const Tensors file(path);
   const bool has_catalog = file.has("user");
   std::vector<std::int32_t> users, items;
@@ -107,7 +119,12 @@ std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits,
   const auto slates = file.offsets("slate_offsets", users.size(), items.size());
   const auto prefixes = file.offsets("prefix_offsets", users.size(), prefix.size());
   const auto candidates = file.offsets("candidate_offsets", items.size(), candidate.size());
-  const json contexts = has_catalog ? read_contexts() : json::array();
+  const json program = has_catalog ? read_program() : json::object();
+  const json contexts = program.value("context", json::array());
+  const std::vector<std::string> names = has_catalog ? text_names(program) : std::vector<std::string>();
+  const auto texts = names.empty() ? std::vector<std::int32_t>{} : file.array<std::int32_t>("request_tokens", "I32");
+  const auto text_offsets =
+      names.empty() ? std::vector<std::int64_t>{} : file.offsets("request_offsets", users.size() * names.size(), texts.size());
   const auto context = contexts.empty() ? std::vector<std::int32_t>{} : file.array<std::int32_t>("context", "I32");
   Tensors::require(as_of.size() == users.size() && log_odds.size() == items.size() * exits &&
                    context.size() == users.size() * contexts.size());
@@ -115,9 +132,13 @@ std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits,
   std::vector<GoldenSlate> golden_slates;
   for (std::size_t g = 0; g < users.size(); ++g) {
     const auto first = slates[g], last = slates[g + 1];
-    GoldenSlate slate{users[g], {items.begin() + first, items.begin() + last}, as_of[g], {}, {}, {0}, {}};
+    GoldenSlate slate{users[g], {items.begin() + first, items.begin() + last}, as_of[g], {}, {}, {}, {0}, {}};
     if (!has_catalog) std::iota(slate.items.begin(), slate.items.end(), 0);
     if (!contexts.empty()) slate.context = context_of(contexts, context.data() + g * contexts.size());
+    for (std::size_t t = 0; t < names.size(); ++t) {
+      const std::int64_t begin = text_offsets[g * names.size() + t], end = text_offsets[g * names.size() + t + 1];
+      if (begin != end) slate.texts.emplace_back(names[t], std::vector<std::int32_t>(texts.begin() + begin, texts.begin() + end));
+    }
     slate.tokens.assign(prefix.begin() + prefixes[g], prefix.begin() + prefixes[g + 1]);
     slate.offsets.push_back(slate.tokens.size());
     for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
@@ -143,11 +164,8 @@ Golden read_golden(const std::string& bundle, const std::string& variant, std::s
     const std::string catalog = bundle + "/" + (refreshed.is_null() ? "catalog" : refreshed.at("folder").get<std::string>());
     path = refreshed.is_null() ? folder + "/golden.safetensors"
                                : bundle + "/" + refreshed.at("folder").get<std::string>() + "/golden/" + variant + ".safetensors";
-    const auto read_contexts = [&catalog] {
-      const json prompt = json::parse(read_file(catalog + "/catalog.json")).at("prompt");
-      return prompt.contains("context") ? prompt["context"] : json::array();
-    };
-    return {tolerance, read_slates(path, exits, read_contexts)};
+    const auto read_program = [&catalog] { return json::parse(read_file(catalog + "/catalog.json")).at("prompt"); };
+    return {tolerance, read_slates(path, exits, read_program)};
   } catch (const Failure&) {
     throw;
   } catch (const std::exception& error) {

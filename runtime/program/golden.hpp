@@ -16,6 +16,7 @@ struct GoldenSlate {
   std::vector<std::int32_t> items;
   std::int64_t as_of;
   std::vector<std::pair<std::string, ContextValue>> context;
+  std::vector<std::pair<std::string, std::vector<std::int32_t>>> texts;
   std::vector<std::int32_t> tokens;  // of the prefix, then of the candidates
   std::vector<std::size_t> offsets;  // 0, end of the prefix, end of candidate 0, …
   std::vector<float> log_odds;       // [items, exits]

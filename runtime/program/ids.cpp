@@ -111,4 +111,36 @@ void add_context(Request& request, const nlohmann::json& value) {
   }
 }
 
+void add_request_text(Request& request, const std::string& text) {
+  const std::size_t equals = text.find('=');
+  const std::string quoted = "request '" + text + "', expected NAME=TOKENS, as in query=17,4,9";
+  if (equals == text.npos || equals == 0) throw Failure(quoted);
+  std::vector<std::int32_t> tokens;
+  for (const std::string& part : split(text.substr(equals + 1))) {
+    std::int32_t token = 0;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), token);
+    if (error != std::errc{} || end != part.data() + part.size()) throw Failure(quoted);
+    tokens.push_back(token);
+  }
+  request.text(text.substr(0, equals), std::move(tokens));
+}
+
+void add_request_texts(Request& request, const nlohmann::json& value) {
+  if (!value.is_object()) throw Failure(std::string("request is ") + value.type_name() + ", expected an object");
+  for (const auto& [name, entry] : value.items()) {
+    if (name.find('\0') != name.npos) throw Failure("request has a NUL character in a name, expected none");
+    const std::string quoted = "request '" + name + "'";
+    if (entry.is_string()) throw Failure(quoted + " is a text, expected an array of token ids: this program has no tokenizer");
+    if (!entry.is_array()) throw Failure(quoted + " is " + entry.type_name() + ", expected an array of token ids");
+    std::vector<std::int32_t> tokens;
+    for (const nlohmann::json& token : entry) {
+      if (!token.is_number_integer() || (token.is_number_unsigned() && token.get<std::uint64_t>() > std::uint64_t{INT32_MAX}) ||
+          (!token.is_number_unsigned() && token.get<std::int64_t>() < INT32_MIN))
+        throw Failure(quoted + " has " + (token.is_structured() ? token.type_name() : token.dump()) + ", expected token ids");
+      tokens.push_back(token.get<std::int32_t>());
+    }
+    request.text(name, std::move(tokens));
+  }
+}
+
 }  // namespace rexit::program

@@ -1,4 +1,4 @@
-// Ids and contexts as text and as JSON.
+// Ids, contexts and request texts as text and as JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -31,5 +31,10 @@ void add_recent(Request& request, const Recent& recent);
 void add_context(Request& request, const std::string& text);
 // Adds an object of strings and numbers, by name. Throws Failure for other values.
 void add_context(Request& request, const nlohmann::json& value);
+
+// Adds the request text of `NAME=TOKENS`, token ids separated by commas. Throws Failure for another form.
+void add_request_text(Request& request, const std::string& text);
+// Adds an object of arrays of token ids, by name. Throws Failure for other values.
+void add_request_texts(Request& request, const nlohmann::json& value);
 
 }  // namespace rexit::program

@@ -103,6 +103,8 @@ std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const
       job->request.as_of(integer(value, key, INT64_MIN, INT64_MAX));
     } else if (key == "context") {
       add_context(job->request, value);
+    } else if (key == "request") {
+      add_request_texts(job->request, value);
     } else if (key == "top_k") {
       job->request.top_k(static_cast<std::size_t>(integer(value, key, 0, INT32_MAX)));
     } else if (key == "force_exit") {
@@ -112,7 +114,7 @@ std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const
       job->deadline = received + std::chrono::microseconds(deadline_us(value.get<double>()));
     } else {
       throw Failure("unknown key " + on_one_line(key) +
-                    ", expected id, user, items, recent, as_of, context, top_k, deadline_ms or force_exit");
+                    ", expected id, user, items, recent, as_of, context, request, top_k, deadline_ms or force_exit");
     }
   }
   return job;

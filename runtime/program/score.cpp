@@ -56,6 +56,7 @@ int score(const ScoreOptions& options) {
   add_recent(request, recent);
   if (options.as_of) request.as_of(*options.as_of);
   for (const std::string& text : options.context) add_context(request, text);
+  for (const std::string& text : options.request) add_request_text(request, text);
   if (options.force_exit) request.force_exit(*options.force_exit);
   if (options.deadline_ms) request.deadline_us(deadline_us(*options.deadline_ms));
 

@@ -74,6 +74,7 @@ std::vector<Check> check_golden_samples(const Bundle& bundle, const std::string&
       where += ", user " + quote_id(user);
       auto request = Request(user).items(items).as_of(slate.as_of);
       for (const auto& [context, value] : slate.context) request.context(context, value);
+      for (const auto& [text, tokens] : slate.texts) request.text(text, tokens);
       for (std::string& line : differences(where, items, session.prompt(request), slate)) prompts.push_back(std::move(line));
       log_odds = session.trace(request).log_odds;
     } else {

@@ -22,6 +22,7 @@ namespace {
 
 using Ids = std::vector<rexit::Id>;
 using Context = std::vector<std::pair<std::string, rexit::ContextValue>>;
+using Texts = std::vector<std::pair<std::string, std::vector<std::int32_t>>>;
 using TopK = std::tuple<std::size_t, bool, std::vector<float>, std::vector<float>>;  // k, ordered, rise, fall
 // upper, lower, patience, quorum, top_k
 using Rules = std::tuple<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<TopK>>;
@@ -57,11 +58,12 @@ StatsRow row(const rexit_stats& stats, const std::vector<rexit_segment_stats>& s
 }
 
 rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked,
-                            std::optional<std::int64_t> as_of, Context context) {
+                            std::optional<std::int64_t> as_of, Context context, Texts texts) {
   rexit::Request request(std::move(user));
   request.items(std::move(items)).recent(std::move(recent), std::move(liked));
   if (as_of) request.as_of(*as_of);
   for (auto& [name, value] : context) request.context(std::move(name), std::move(value));
+  for (auto& [name, tokens] : texts) request.text(std::move(name), std::move(tokens));
   return request;
 }
 
@@ -146,11 +148,11 @@ class Session {
   }
 
   ScoreRow score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-                 Context context, std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
-                 std::optional<Rules> policy) {
-    return score_request(
-        make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of, std::move(context)), top_k,
-        deadline_us, force_exit, std::move(policy));
+                 Context context, Texts texts, std::size_t top_k, std::int64_t deadline_us,
+                 std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
+    return score_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
+                                      std::move(context), std::move(texts)),
+                         top_k, deadline_us, force_exit, std::move(policy));
   }
 
   ScoreRow score_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts, std::size_t top_k,
@@ -159,9 +161,9 @@ class Session {
   }
 
   TraceRow trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-                 Context context) {
-    return trace_request(
-        make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of, std::move(context)));
+                 Context context, Texts texts) {
+    return trace_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
+                                      std::move(context), std::move(texts)));
   }
 
   TraceRow trace_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts) {
@@ -216,10 +218,10 @@ class Session {
   }
 
   auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-              Context context) {
+              Context context, Texts texts) {
     const nb::gil_scoped_release no_gil;
-    const rexit::Request request =
-        make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of, std::move(context));
+    const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
+                                                std::move(context), std::move(texts));
     const std::lock_guard<std::mutex> lock(mutex_);
     rexit::Prompt prompt = session_.prompt(request);
     return std::make_pair(std::move(prompt.tokens), std::move(prompt.offsets));
@@ -342,13 +344,13 @@ NB_MODULE(_native, module) {
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
-      .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "top_k"_a,
-           "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none())
+      .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a,
+           "top_k"_a, "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none())
       .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
            "force_exit"_a.none(), "policy"_a.none())
-      .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a)
+      .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
-      .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a)
+      .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)
       .def("save_cache", &Session::save_cache, "path"_a)

@@ -32,6 +32,7 @@ class Slate:
         as_of: Only interactions before this time reach the prompt, in the catalog's unit; None: all.
         liked: The ground truth, bool [n].
         context: The request's context: values by name.
+        request: The request's texts: token ids by name.
     """
 
     user: Id
@@ -39,18 +40,19 @@ class Slate:
     as_of: int | None
     liked: NDArray[np.bool_]
     context: Mapping[str, Value] = field(default_factory=dict)
+    request: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
     def trace(self, session: Scorer) -> NDArray[np.float32]:
         """Returns every exit's raw log-odds, float32 [n, exits]."""
-        return session.trace(self.user, self.items, as_of=self.as_of, context=self.context)
+        return session.trace(self.user, self.items, as_of=self.as_of, context=self.context, request=self.request)
 
     def score(self, session: Scorer, **options: Any) -> Any:
         """Returns `rexit.runtime.Scores`. options: as in `Session.score`."""
-        return session.score(self.user, self.items, as_of=self.as_of, context=self.context, **options)
+        return session.score(self.user, self.items, as_of=self.as_of, context=self.context, request=self.request, **options)
 
     def prompt(self, session: Scorer) -> tuple[NDArray[np.int32], Sequence[NDArray[np.int32]]]:
         """Returns the token ids of the prefix and of each candidate."""
-        return session.prompt(self.user, self.items, as_of=self.as_of, context=self.context)
+        return session.prompt(self.user, self.items, as_of=self.as_of, context=self.context, request=self.request)
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""
@@ -131,7 +133,8 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
 
     1. Users come in row order. A user's interactions come by time, ties by item row: the split's own order.
     2. A slate's `as_of` is the time of its first interaction. So its prompt holds no label of the slate, nor of anything later.
-    3. A slate has one context, as a request has: it ends where an interaction's context differs from the one before.
+    3. A slate has one context and one set of request texts, as a request has: it ends where an interaction's differ from the one
+       before.
     4. A user's second slate sees the outcome of the first where that is earlier, as a recommender would.
 
     Args:
@@ -152,18 +155,19 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     for user, part in zip(users, parts, strict=True):
         at = part.start
         context = catalog.contexts.values(rows.contexts[at])
-        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], context))
+        request = catalog.request_texts.by_name(rows.request(at))
+        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], context, request))
     return slates
 
 
-def runs(catalog: Catalog, split: str, size: int, contexts: Sequence[int] | None = None) -> tuple[Split, list[slice]]:
+def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> tuple[Split, list[slice]]:
     """Returns a split, and the rows of each slate that `cut` makes of it.
 
     Args:
         catalog: A catalog with splits.
         split: `train`, `validation` or `test`.
         size: Most candidates of a slate.
-        contexts: Numbers of the contexts that are the same throughout a slate; None: all.
+        one_request: Whether a slate's candidates have all contexts and request texts in common; False: those in the prefix.
 
     Raises:
         InputError: As `cut`.
@@ -176,7 +180,12 @@ def runs(catalog: Catalog, split: str, size: int, contexts: Sequence[int] | None
     rows = catalog.split(split)
     if len(rows) == 0:
         raise InputError(f"{catalog.path}: the {split} split is empty, expected at least one interaction")
-    same = rows.contexts if contexts is None else rows.contexts[:, list(contexts)]
+    prefix = {(op["op"], op.get("name")) for op in catalog.info["prompt"]["prefix"]}
+    contexts, texts = (
+        [n for n, name in enumerate(names) if one_request or (kind, name) in prefix]
+        for kind, names in (("context", catalog.contexts.names), ("request", catalog.request_texts.names))
+    )
+    same = np.hstack([rows.contexts[:, contexts], rows.texts[:, texts]])
     starts = np.flatnonzero(np.r_[True, (rows.users[1:] != rows.users[:-1]) | (same[1:] != same[:-1]).any(1)])
     ends = np.r_[starts[1:], len(rows)]
     edges = zip(starts.tolist(), ends.tolist(), strict=True)

@@ -1,12 +1,17 @@
-"""Texts as token ids: how a reranker's query and documents become a prefix and candidates."""
+"""Texts as token ids: a reranker's query and documents, and the request texts of prompts."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rexit.bundle.manifest import TOKENIZER
+from rexit.bundle.request_text import Text, Tokens
 from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
 from rexit.errors import InputError
 
@@ -14,6 +19,75 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from rexit.bundle import Bundle
+
+
+def request_tokens(tokenizer: Tokenizer, texts: Sequence[str], spaced: bool) -> list[list[int]]:
+    """Returns the token ids of request texts, without special tokens. An empty text has none.
+
+    Special tokens that a text spells out are ordinary text: it cannot end the prompt. Outer spaces are dropped.
+
+    Args:
+        tokenizer: Its setting for special tokens is reset.
+        texts: The texts.
+        spaced: Whether the space before the placeholder belongs to the text.
+    """
+    stripped = [text.strip() for text in texts]
+    tokenizer.encode_special_tokens = True
+    try:
+        encoded = tokenizer.encode_batch([" " + text if spaced else text for text in stripped], add_special_tokens=False)
+    finally:
+        tokenizer.encode_special_tokens = False
+    return [encoding.ids if text else [] for text, encoding in zip(stripped, encoded, strict=True)]
+
+
+class RequestEncoder:
+    """Turns a request's texts into token ids. Threads may share it.
+
+    Args:
+        bundle: Has a catalog. Its tokenizer is read when the first text comes.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle, self._lock = bundle, threading.Lock()
+        ids = bundle.catalog.vector_ids
+        self._vocabulary = ids.vocabulary if ids else bundle.manifest.model.vocab_size
+
+    def tokens(self, name: str, value: Text) -> Tokens:
+        """Returns the token ids of one request text, int32. value: The text, or its token ids.
+
+        Raises:
+            InputError: Prompts place no such text, it is too long, required and missing, or no text; a number is not a token id;
+                or the bundle has no tokenizer.
+        """
+        rule = self._bundle.catalog.request_texts.named(name)
+        if not isinstance(value, str):
+            return rule.check(np.asarray(value, np.int32), self._vocabulary)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"request text {name!r} is {value!r}: UTF-8 cannot hold it") from None
+        with self._lock:
+            ids = request_tokens(self._tokenizer(name), [value], rule.spaced)[0]
+        return rule.check(np.array(ids, np.int32), self._vocabulary)
+
+    def request(self, request: Mapping[str, Text]) -> dict[str, Tokens]:
+        """Returns the token ids of a request's texts by name. Raises InputError, as `tokens` does."""
+        return {name: self.tokens(name, value) for name, value in request.items()}
+
+    @cached_property
+    def _read(self) -> Tokenizer:
+        tokenizer = read_tokenizer(self._bundle.path / TOKENIZER)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    def _tokenizer(self, name: str) -> Tokenizer:
+        if TOKENIZER not in self._bundle.manifest.files:
+            raise InputError(
+                f"request text {name!r} is a text, and the bundle has no {TOKENIZER}: pass token ids, or "
+                "`rexit export --with-tokenizer`"
+            )
+        return self._read
 
 
 class TextEncoder:

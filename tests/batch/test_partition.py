@@ -38,7 +38,7 @@ class Recording:
 def test_every_user_begins_with_an_empty_cache() -> None:
     """Else the last bits of a score depend on who was scored before, and a resumed run's are others."""
     rows = [(0, 1, 5, 20), (1, 0, 6, 10), (2, 1, 7, 10), (3, -1, 8, 10), (4, 1, 9, 20)]
-    pairs = np.array([(*row, ()) for row in rows], pair_type(0))
+    pairs = np.array([(*row, (), ()) for row in rows], pair_type(0, 0))
     users, items = SimpleNamespace(id=lambda row: f"user {row}"), SimpleNamespace(take=lambda rows: rows.tolist())
     session: Any = Recording()
     catalog: Any = SimpleNamespace(users=users, items=items, contexts=Contexts())

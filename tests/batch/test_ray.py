@@ -119,4 +119,4 @@ def test_a_worker_with_another_catalog_is_refused(held_out: HeldOut, tmp_path: P
     swap_for_grown(bundle.path, held_out.catalog, tmp_path / "newer")
     worker = Worker(str(bundle.path), bundle.variant.name, digests, 0, None, (), Scoring(False, {}))
     with pytest.raises(BundleError, match="this bundle has another catalog than when the run began"):
-        worker({"bytes": np.array([np.zeros(1, pair_type(0)).tobytes()], object), "path": np.array(["pairs-000"])})
+        worker({"bytes": np.array([np.zeros(1, pair_type(0, 0)).tobytes()], object), "path": np.array(["pairs-000"])})

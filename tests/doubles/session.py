@@ -29,7 +29,9 @@ class FakeSession:
         self.cold = True
         self.closed = False
 
-    def trace(self, user: Any, items: Sequence[Any], *, as_of: int | None = None, context: Any = None) -> NDArray[np.float32]:
+    def trace(
+        self, user: Any, items: Sequence[Any], *, as_of: int | None = None, context: Any = None, request: Any = None
+    ) -> NDArray[np.float32]:
         self.calls.append((user, tuple(items), as_of))
         rows = []
         for item in items:
@@ -40,7 +42,14 @@ class FakeSession:
         return np.array(rows, np.float32)
 
     def score(
-        self, user: Any, items: Sequence[Any], *, as_of: int | None = None, context: Any = None, force_exit: int | None = None
+        self,
+        user: Any,
+        items: Sequence[Any],
+        *,
+        as_of: int | None = None,
+        context: Any = None,
+        request: Any = None,
+        force_exit: int | None = None,
     ) -> Any:
         trace = self.trace(user, items, as_of=as_of)
         if force_exit is not None:
@@ -63,7 +72,7 @@ class FakeSession:
         return SimpleNamespace(stats=stats, exit=stops)
 
     def prompt(
-        self, user: Any, items: Sequence[Any], *, as_of: int | None = None, context: Any = None
+        self, user: Any, items: Sequence[Any], *, as_of: int | None = None, context: Any = None, request: Any = None
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         return np.zeros(PREFIX_TOKENS, np.int32), [np.zeros(CANDIDATE_TOKENS, np.int32) for _ in items]
 

@@ -42,8 +42,8 @@
  * - Most begin with `struct_size`, so that later versions can add fields. Zero-initialise the struct, set
  *   `struct_size = sizeof(the struct)`, then set what you need: `rexit_request request = {.struct_size = sizeof request};`.
  *   `reserved` stays 0.
- * - rexit_id, rexit_score and rexit_context are array entries without their own size: `id_size`, `score_size` and `context_size`
- *   of the request give it.
+ * - rexit_id, rexit_score, rexit_context and rexit_text are array entries without their own size: `id_size`, `score_size`,
+ *   `context_size` and `text_size` of the request give it.
  * - Fields beyond the size passed take their defaults. If the struct is longer than this library knows, unknown fields must be 0,
  *   or the call fails with REXIT_INVALID_ARGUMENT; unknown output fields are set to 0.
  * - NULL options mean all defaults.
@@ -334,6 +334,15 @@ typedef struct rexit_context {
                        number is that number for a context with bins */
 } rexit_context;
 
+/* What only a request knows, such as a search query: the token ids of a {request.NAME} of the prompt's template. They stand in
+ * the prompt as they are. If a space precedes the placeholder, it belongs to the text: tokenize " query"
+ * (docs/how-to/request-text.md). Zero-initialise it. */
+typedef struct rexit_text {
+  const char* name;
+  const int32_t* tokens; /* [token_count], ids below rexit_bundle_info.vocabulary */
+  size_t token_count;    /* at most the template's max_tokens; 0: the text is missing */
+} rexit_text;
+
 typedef struct rexit_request {
   size_t struct_size;
   size_t id_size;               /* sizeof(rexit_id), for `user`, `items` and `recent_items` */
@@ -361,7 +370,13 @@ typedef struct rexit_request {
                                    bins, or a context that is left out; or it reads as the template's `words.missing`, if the
                                    template says so */
   size_t context_count;
-  size_t context_size; /* sizeof(rexit_context), for `context` */
+  size_t context_size;     /* sizeof(rexit_context), for `context` */
+  const rexit_text* texts; /* [text_count], each name at most once; may be NULL if there are none. A name that the prompt does not
+                              place is refused with REXIT_INVALID_ARGUMENT; so are more tokens than the template allows, and a
+                              number that is not a token id: a text is never cut. A text that is missing or left out is refused,
+                              or reads as the template's `missing` */
+  size_t text_count;
+  size_t text_size; /* sizeof(rexit_text), for `texts` */
 } rexit_request;
 
 /* The `exit` of a candidate without an answer. */

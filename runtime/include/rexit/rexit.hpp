@@ -245,6 +245,10 @@ class Request : public detail::Rules<Request> {
   Request& context(std::string name, ContextValue value) {
     return context_.emplace_back(std::move(name), std::move(value)), *this;
   }
+  // The token ids of {request.NAME}, one call for each name. See rexit_text.
+  Request& text(std::string name, std::vector<std::int32_t> tokens) {
+    return texts_.emplace_back(std::move(name), std::move(tokens)), *this;
+  }
 
   std::size_t item_count() const noexcept { return items_.size(); }
 
@@ -270,6 +274,10 @@ class Request : public detail::Rules<Request> {
     request.context = context.data();
     request.context_count = context.size();
     request.context_size = sizeof(rexit_context);
+    const std::vector<rexit_text> texts = text_views();
+    request.texts = texts.data();
+    request.text_count = texts.size();
+    request.text_size = sizeof(rexit_text);
     return use(static_cast<const rexit_request&>(request));
   }
 
@@ -295,9 +303,17 @@ class Request : public detail::Rules<Request> {
     return views;
   }
 
+  std::vector<rexit_text> text_views() const {
+    std::vector<rexit_text> views;
+    views.reserve(texts_.size());
+    for (const auto& [name, tokens] : texts_) views.push_back({name.c_str(), tokens.data(), tokens.size()});
+    return views;
+  }
+
   Id user_;
   std::vector<Id> items_, recent_;
   std::vector<std::pair<std::string, ContextValue>> context_;
+  std::vector<std::pair<std::string, std::vector<std::int32_t>>> texts_;
   std::vector<std::uint8_t> liked_;
   std::optional<std::int64_t> as_of_;
 };

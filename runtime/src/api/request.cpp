@@ -13,7 +13,7 @@ namespace rexit::core {
 namespace {
 
 // Sizes in the first version of rexit.h.
-constexpr std::size_t first_id_size = 16, first_score_size = 24, first_context_size = 24;
+constexpr std::size_t first_id_size = 16, first_score_size = 24, first_context_size = 24, first_text_size = 24;
 
 std::string text_of(const rexit_id& id) {
   return id.text != nullptr ? "'" + std::string(id.text) + "'" : std::to_string(id.number);
@@ -131,6 +131,43 @@ void read_context(const rexit_request& source, const std::vector<Context>& conte
   }
 }
 
+[[noreturn]] void fail_unknown_text(const char* name, const std::vector<RequestText>& texts) {
+  std::string known = texts.empty() ? "it has none" : "it has: ";
+  for (const RequestText& text : texts) known += (&text == &texts.front() ? "" : ", ") + text.name;
+  fail(REXIT_INVALID_ARGUMENT, "request text '", name, "': the prompt places no such text, ", known);
+}
+
+// Tokens of the request texts, in the program's order. They stay in the caller's memory. `vocabulary`: token ids are below this.
+void read_texts(const rexit_request& source, const std::vector<RequestText>& texts, std::size_t vocabulary,
+                std::vector<TextTokens>& tokens) {
+  tokens.assign(texts.size(), {});
+  if (source.text_count != 0) {
+    required(source.texts, "request.texts");
+    check_entry_size<rexit_text>(source.text_size, first_text_size, "request.text_size");
+  }
+  for (std::size_t i = 0; i < source.text_count; ++i) {
+    const IdPosition position{"texts", i};
+    const rexit_text entry = read_entry(source.texts, i, source.text_size, position);
+    if (entry.name == nullptr) fail(REXIT_INVALID_ARGUMENT, position.text(), ".name is NULL");
+    const auto match = std::find_if(texts.begin(), texts.end(), [&](const RequestText& text) { return text.name == entry.name; });
+    if (match == texts.end()) fail_unknown_text(entry.name, texts);
+    TextTokens& own = tokens[static_cast<std::size_t>(match - texts.begin())];
+    const auto name = [&] { return "request text '" + match->name + "'"; };
+    if (own.tokens != nullptr) fail(REXIT_INVALID_ARGUMENT, name(), " appears twice in the request");
+    if (entry.token_count > match->limit)
+      fail(REXIT_INVALID_ARGUMENT, name(), " has ", entry.token_count, " tokens, expected at most ", match->limit);
+    if (entry.token_count != 0 && entry.tokens == nullptr) fail(REXIT_INVALID_ARGUMENT, position.text(), ".tokens is NULL");
+    static constexpr std::int32_t no_tokens = 0;
+    own = {entry.token_count == 0 ? &no_tokens : entry.tokens, entry.token_count};
+    for (std::size_t t = 0; t < own.count; ++t)
+      if (own.tokens[t] < 0 || static_cast<std::size_t>(own.tokens[t]) >= vocabulary)
+        fail(REXIT_INVALID_ARGUMENT, name(), '[', t, "] is ", own.tokens[t], ", expected a token id from 0 to ", vocabulary - 1);
+  }
+  for (std::size_t i = 0; i < texts.size(); ++i)
+    if (texts[i].required && tokens[i].count == 0)
+      fail(REXIT_INVALID_ARGUMENT, "request text '", texts[i].name, "' is missing, expected at most ", texts[i].limit, " tokens");
+}
+
 void check_candidates(std::size_t count, const char* name) {
   if (count == 0) fail(REXIT_INVALID_ARGUMENT, name, " is 0, expected at least 1");
   if (count > max_candidates) fail(REXIT_INVALID_ARGUMENT, name, " is ", count, ", expected at most ", max_candidates);
@@ -188,6 +225,7 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
     request.query.recent.push_back(
         {row(source.recent_items, i, "recent_items"), source.recent_liked == nullptr || source.recent_liked[i] != 0});
   read_context(source, catalog.program.contexts, request.query.context);
+  read_texts(source, catalog.program.texts, bundle.vocabulary(), request.query.texts);
   request.query.as_of = source.has_as_of != 0 ? std::optional(source.as_of) : std::nullopt;
   request.tokens.reset();
   read_rules(source, bundle, request);

@@ -119,6 +119,13 @@ class Assembler {
         const std::int32_t number = retrieval_.query().context[op.field];
         return append(number == Context::missing ? op.piece : op.bins[static_cast<std::size_t>(number)]);
       }
+      case OpKind::request: {
+        const TextTokens& text = retrieval_.query().texts[op.field];
+        if (text.count == 0) return append(op.piece);
+        check_fits(text.count);
+        tokens_.insert(tokens_.end(), text.tokens, text.tokens + text.count);
+        return;
+      }
     }
   }
 

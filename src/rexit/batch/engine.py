@@ -80,5 +80,5 @@ class Local:
         opened, catalog = open_session(path, variant, opening.digests, threads=opening.threads, device=opening.device)
         with contextlib.closing(opened) as session:
             for partition in pending:
-                pairs = work.pairs(partition, len(catalog.contexts))
+                pairs = work.pairs(partition, catalog)
                 yield partition, score_partition(session, catalog, plan.unknown, pairs, scoring, advance)

@@ -31,13 +31,14 @@ _LINES = 1 << 10
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of the columns that scoring reads. as_of: None: `as_of`, if the files have such a column. context: the columns of
-    contexts, by name; of others the column of their own name, if there is one."""
+    """Names of the columns that scoring reads. as_of: None: `as_of`, if the files have such a column. context, request: the
+    columns of contexts and request texts, by name; of others the column of their own name, if there is one."""
 
     user: str = "user_id"
     item: str = "item_id"
     as_of: str | None = None
     context: Mapping[str, str] = field(default_factory=dict)
+    request: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Batch:
     def read(self, name: str, parse: Callable[[Any], Any], empty: bool = False) -> list[Any]:
         """Returns a column's values, parsed; each distinct value is parsed once. empty: parse None for cells without a value,
         which are refused otherwise. Raises InputError that names the row."""
-        values = self.column(name)
+        values = [tuple(value) if isinstance(value, list) else value for value in self.column(name)]
         parsed: dict[Any, Any] = {}
         for value in dict.fromkeys(values):
             try:
@@ -109,9 +110,18 @@ class PairFiles:
     """The column of times; None: there is none."""
     contexts: Mapping[str, str]
     """The columns of contexts, by their names."""
+    texts: Mapping[str, str]
+    """The columns of request texts, by their names."""
 
     @classmethod
-    def find(cls, place: Path, columns: ColumnNames, added: Sequence[str], contexts: Sequence[str] = ()) -> PairFiles:
+    def find(
+        cls,
+        place: Path,
+        columns: ColumnNames,
+        added: Sequence[str],
+        contexts: Sequence[str] = (),
+        texts: Sequence[str] = (),
+    ) -> PairFiles:
         """Finds the files.
 
         Args:
@@ -119,6 +129,7 @@ class PairFiles:
             columns: Names of the columns.
             added: Columns that the files must not have.
             contexts: Names of the contexts that prompts place.
+            texts: Names of the request texts that prompts place.
 
         Raises:
             InputError: There is no such file, a column is missing, or the files differ.
@@ -140,9 +151,11 @@ class PairFiles:
                 _check_types(path, columns, time)
             if (other := _header(path)) != header:
                 raise InputError(f"{path}: has the columns {', '.join(other)}; {files[0].name} has {', '.join(header)}")
-        named = {name: columns.context.get(name, name) for name in contexts}
-        found = {name: column for name, column in named.items() if column in header}
-        return cls(place, files, header, columns, time if time in header else None, found)
+        context_columns, text_columns = (
+            {name: column for name in names if (column := named.get(name, name)) in header}
+            for names, named in ((contexts, columns.context), (texts, columns.request))
+        )
+        return cls(place, files, header, columns, time if time in header else None, context_columns, text_columns)
 
     def identity(self) -> list[list[Any]]:
         """Returns paths, sizes and times of the files: these change when a file is written anew."""
@@ -272,6 +285,7 @@ def _not_parquet(path: Path, exc: Exception) -> InputError:
 def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
     named = {"--user-column": columns.user, "--item-column": columns.item, "--as-of-column": columns.as_of}
     named |= {f"--context-column {name}": column for name, column in columns.context.items()}
+    named |= {f"--request-column {name}": column for name, column in columns.request.items()}
     missing = [f"{name!r} ({option})" for option, name in named.items() if name is not None and name not in header]
     if missing:
         raise InputError(f"{path}: no column{'s' * (len(missing) > 1)} {' and '.join(missing)}, it has: {', '.join(header)}")

@@ -26,6 +26,7 @@ from rexit.batch.partition import Scoring
 from rexit.batch.work import Plan, Work
 from rexit.bundle import Counters, Id, check_writable
 from rexit.bundle.context import Value
+from rexit.bundle.request_text import Text
 from rexit.errors import InputError, RexitError
 from rexit.progress import Progress, silent
 
@@ -42,6 +43,7 @@ class BatchOptions:
         options: `top_k`, `deadline_ms` and `force_exit` of `Session.score`.
         counters: The file that the counters are written to; None: they are not.
         context: The context of every row, values by name, for names that have no column.
+        request: The request texts of every row, by name, likewise.
     """
 
     pairs: Path
@@ -51,6 +53,7 @@ class BatchOptions:
     options: Mapping[str, Any]
     counters: Path | None = None
     context: Mapping[str, Value] = field(default_factory=dict)
+    request: Mapping[str, Text] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,16 +118,21 @@ def score_files(
     begin = time.perf_counter()
     bundle, out = opening.bundle, options.out
     added = {**COLUMNS, **(CUT_SHORT if options.options.get("deadline_ms") is not None else {})}
-    files = PairFiles.find(options.pairs, options.columns, tuple(added), bundle.catalog.contexts.names)
+    placed = bundle.catalog.contexts.names, bundle.catalog.request_texts.names
+    files = PairFiles.find(options.pairs, options.columns, tuple(added), *placed)
     if files.time is not None and options.as_of is not None:
         raise InputError(f"--as-of and the column {files.time!r} of {files.place} both give a time, expected one")
     if both := [name for name in options.context if name in files.contexts]:
         raise InputError(f"--context {both[0]} and the column {files.contexts[both[0]]!r} of {files.place}, expected one")
+    if both := [name for name in options.request if name in files.texts]:
+        raise InputError(f"--request {both[0]} and the column {files.texts[both[0]]!r} of {files.place}, expected one")
     _check_out(out, files, options.counters)
     identity = _identity(opening, options, files)
     with Work.opened(out) as work:
         with _removed_without_a_plan(work):
-            plan = work.plan(identity) or work.split(files, bundle.catalog, options.as_of, options.context, identity, progress)
+            plan = work.plan(identity) or work.split(
+                files, bundle, options.as_of, options.context, options.request, identity, progress
+            )
         try:
             stored = work.scored()
             resumed = sum(summary["pairs"] for summary in work.summaries())
@@ -184,6 +192,10 @@ def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict
         "columns of contexts": dict(files.contexts),
         "--as-of": options.as_of,
         "--context": dict(options.context),
+        "columns of request texts": dict(files.texts),
+        "--request": {
+            name: text if isinstance(text, str) else [int(token) for token in text] for name, text in options.request.items()
+        },
         **{f"--{name.replace('_', '-')}": value for name, value in options.options.items()},
     }
 

@@ -23,24 +23,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.batch.pairs import Batch, PairFiles, user_or_item
-from rexit.bundle import Catalog, Id, locked_file, write_file, write_json
+from rexit.bundle import Bundle, Catalog, Id, locked_file, write_file, write_json
 from rexit.bundle.context import Context, Value
+from rexit.bundle.request_text import NO_TOKENS, RequestText, Text
 from rexit.errors import InputError
 from rexit.ids import first_few, to_id
 from rexit.progress import Progress
+from rexit.texts import RequestEncoder
 
 PARTITIONS = 256
 """Number of partitions. A killed run loses at most one. All their files are open at once when the scores are put in order."""
 
 
-def pair_type(contexts: int) -> np.dtype[Any]:
+def pair_type(contexts: int, tokens: int) -> np.dtype[Any]:
     """The type of a pair's record. row: in the files, from 0. user: the user's row in the catalog, or -1 - n for the n-th unknown
-    user. item: the item's row in the catalog. time: 0 without times. context: numbers of the contexts' values.
+    user. item: the item's row in the catalog. time: 0 without times. context: numbers of the contexts' values. request: the
+    tokens of each request text, filled up to its limit with -1.
 
-    contexts: how many the catalog has.
+    contexts: how many the catalog has. tokens: the sum of the request texts' limits.
     """
     fields = [(name, "<i8") for name in ("row", "user", "item", "time")]
-    return np.dtype([*fields, ("context", "<i4", (contexts,))])
+    return np.dtype([*fields, ("context", "<i4", (contexts,)), ("request", "<i4", (tokens,))])
+
+
+def catalog_pair_type(catalog: Catalog) -> np.dtype[Any]:
+    """The type of a pair's record for a catalog."""
+    return pair_type(len(catalog.contexts), catalog.request_texts.width)
 
 
 SCORE = np.dtype(
@@ -120,16 +128,17 @@ class Work:
     def split(
         self,
         files: PairFiles,
-        catalog: Catalog,
+        bundle: Bundle,
         as_of: int | None,
         context: Mapping[str, Value],
+        request: Mapping[str, Text],
         identity: Mapping[str, Any],
         progress: Progress,
     ) -> Plan:
         """Checks all pairs and partitions them. Raises InputError for the first bad row, and for items that the catalog does not
         have."""
         self.clear()
-        reader, rows = _Reader(files, catalog, as_of, context), 0
+        reader, rows = _Reader(files, bundle, as_of, context, request), 0
         buffered: dict[int, list[NDArray[Any]]] = {}
         for batch in files.batches():
             records = reader.records(batch)
@@ -150,9 +159,9 @@ class Work:
         write_json(self.folder / "plan.json", {"identity": identity, "plan": plan.__dict__})
         return plan
 
-    def pairs(self, partition: int, contexts: int) -> NDArray[Any]:
-        """Returns records of `pair_type(contexts)`, in the order of their rows."""
-        return np.fromfile(self.path("pairs", partition), pair_type(contexts))
+    def pairs(self, partition: int, catalog: Catalog) -> NDArray[Any]:
+        """Returns records of `catalog_pair_type`, in the order of their rows."""
+        return np.fromfile(self.path("pairs", partition), catalog_pair_type(catalog))
 
     def store(self, partition: int, scores: NDArray[Any], summary: Mapping[str, Any]) -> None:
         """Stores a finished partition. scores: records of `SCORE`."""
@@ -199,6 +208,15 @@ def _context_value(cell: Any) -> Value | None:
     return str(cell).strip() or None
 
 
+def _text_value(cell: Any) -> Text:
+    """A cell as a request text, as `rexit index` reads it; of a Parquet column of lists, token ids."""
+    if cell is None:
+        return NO_TOKENS
+    if isinstance(cell, tuple | np.ndarray):
+        return np.array(cell, np.int32)
+    return str(cell)
+
+
 _BUFFERED_ROWS = 1 << 19
 """Rows read before they are appended to the partitions, so that no file is opened for a handful of rows."""
 
@@ -206,8 +224,13 @@ _BUFFERED_ROWS = 1 << 19
 class _Reader:
     """Turns rows into records."""
 
-    def __init__(self, files: PairFiles, catalog: Catalog, as_of: int | None, context: Mapping[str, Value]) -> None:
+    def __init__(
+        self, files: PairFiles, bundle: Bundle, as_of: int | None, context: Mapping[str, Value], request: Mapping[str, Text]
+    ) -> None:
+        catalog = bundle.catalog
         self._files, self._catalog, self._as_of, self._context = files, catalog, as_of, context
+        self._encoder = RequestEncoder(bundle)
+        self._request = self._encoder.request(request)
         kinds = catalog.info["ids"]
         self._parse_user, self._parse_item = user_or_item(kinds["user"], "user"), user_or_item(kinds["item"], "item")
         self._is_used = np.zeros(len(catalog.users), np.bool_)
@@ -223,12 +246,16 @@ class _Reader:
     def records(self, batch: Batch) -> NDArray[Any]:
         columns = self._files.columns
         users, items = batch.read(columns.user, self._parse_user), batch.read(columns.item, self._parse_item)
-        records = np.empty(len(batch), pair_type(len(self._catalog.contexts)))
+        records = np.empty(len(batch), catalog_pair_type(self._catalog))
         records["row"] = np.arange(batch.first, batch.first + len(batch))
         records["user"], records["item"] = self._user_rows(users), self._item_rows(items, batch)
         records["time"] = self._times(batch)
         for n, context in enumerate(self._catalog.contexts.entries):
             records["context"][:, n] = self._context_numbers(context, batch)
+        begin = 0
+        for text in self._catalog.request_texts.entries:
+            records["request"][:, begin : begin + text.limit] = self._text_rows(text, batch)
+            begin += text.limit
         return records
 
     def _context_numbers(self, context: Context, batch: Batch) -> NDArray[np.int32] | int:
@@ -236,6 +263,18 @@ class _Reader:
         if column is None:
             return context.number(self._context.get(context.name))
         return np.array(batch.read(column, lambda cell: context.number(_context_value(cell)), empty=True), np.int32)
+
+    def _text_rows(self, text: RequestText, batch: Batch) -> NDArray[np.int32]:
+        """Tokens of a request text, filled up with -1: int32 [rows or 1, limit]."""
+
+        def padded(cell: Any) -> NDArray[np.int32]:
+            tokens = self._encoder.tokens(text.name, _text_value(cell))
+            return np.pad(tokens, (0, text.limit - len(tokens)), constant_values=-1)
+
+        column = self._files.texts.get(text.name)
+        if column is None:
+            return padded(self._request.get(text.name))[None]
+        return np.array(batch.read(column, padded, empty=True), np.int32)
 
     def _times(self, batch: Batch) -> NDArray[np.int64] | int:
         name = self._files.time

@@ -18,6 +18,8 @@ from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.context import Contexts
 from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, reason
 from rexit.bundle.program import program_digest
+from rexit.bundle.request_text import NO_TOKENS, RequestTexts, Tokens
+from rexit.bundle.request_text import REQUIRED as REQUEST_TEXT
 from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
@@ -158,6 +160,8 @@ class Split:
         times: In the catalog's unit, int64 [n].
         liked: bool [n].
         contexts: Numbers of the contexts' values (`rexit.bundle.context`), int32 [n, contexts].
+        texts: Numbers of the request texts (`rexit.bundle.request_text`) in `text_tokens`, int32 [n, texts].
+        text_tokens: Token ids of the distinct request texts; a missing one has none.
     """
 
     users: NDArray[np.int64]
@@ -165,9 +169,15 @@ class Split:
     times: NDArray[np.int64]
     liked: NDArray[np.bool_]
     contexts: NDArray[np.int32]
+    texts: NDArray[np.int32]
+    text_tokens: tuple[Tokens, ...]
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def request(self, row: int) -> list[Tokens]:
+        """Returns the request texts of an interaction, in the order of the program's."""
+        return [self.text_tokens[number] for number in self.texts[row].tolist()]
 
 
 @dataclass(frozen=True)
@@ -192,7 +202,7 @@ class Catalog:
             raise BundleError(f"{path}: no such catalog folder")
         if not (path / "catalog.json").is_file() and (path / "manifest.json").is_file():
             raise BundleError(f"{path}: is a bundle, expected a catalog: the folder that `rexit index` wrote")
-        info = read_json(path / "catalog.json", {VECTORS, LISTS, CONTEXT})
+        info = read_json(path / "catalog.json", {VECTORS, LISTS, CONTEXT, REQUEST_TEXT})
         for key in ("ids", "counts", "labels", "embedding", "prompt", "splits"):
             if not isinstance(info.get(key), dict):
                 raise BundleError(f"{path}/catalog.json: `{key}` is missing or not an object")
@@ -211,7 +221,7 @@ class Catalog:
         if probes is not None and not (type(probes) is int and 0 < probes <= MOST_PROBES):
             raise BundleError(f"{path}/catalog.json: embedding.probes is {probes!r}, expected 1 to {MOST_PROBES}")
         try:
-            ids, _ = catalog.vector_ids, catalog.contexts
+            ids, _, _ = catalog.vector_ids, catalog.contexts, catalog.request_texts
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise BundleError(f"{path}/catalog.json: not a prompt program: {reason(exc)}") from exc
         if ids and ids.too_many:
@@ -227,6 +237,11 @@ class Catalog:
     def contexts(self) -> Contexts:
         """The contexts that prompts place. Raises BundleError."""
         return Contexts.of(self.info, f"{self.path}/catalog.json")
+
+    @cached_property
+    def request_texts(self) -> RequestTexts:
+        """The request texts that prompts place. Raises BundleError."""
+        return RequestTexts.of(self.info, f"{self.path}/catalog.json")
 
     @cached_property
     def sha256(self) -> str:
@@ -365,6 +380,19 @@ class Catalog:
         columns = [frame[f"context.{name}"].to_numpy() for name in self.contexts.names]
         return np.array(columns, np.int32).reshape(len(columns), len(frame)).T
 
+    def _request_rows(self, frame: pl.DataFrame) -> tuple[NDArray[np.int32], tuple[Tokens, ...]]:
+        """Returns `texts` and `text_tokens` of a split."""
+        import polars as pl
+
+        columns = [frame[f"request.{name}"].fill_null("") for name in self.request_texts.names]
+        if not columns:
+            return np.empty((len(frame), 0), np.int32), ()
+        distinct = pl.concat([column.rename("") for column in columns]).unique(maintain_order=True)
+        numbers = pl.Series(range(len(distinct)), dtype=pl.Int32)
+        texts = [column.replace_strict(distinct, numbers, return_dtype=pl.Int32).to_numpy() for column in columns]
+        tokens = tuple(np.array(text.split(), np.int32) if text else NO_TOKENS for text in distinct)
+        return np.array(texts, np.int32).T, tokens
+
     def split(self, name: str) -> Split:
         """Returns the interactions of a split. A bundle's copy of the catalog has none.
 
@@ -387,6 +415,7 @@ class Catalog:
             frame["time"].to_numpy().astype(np.int64),
             frame["liked"].to_numpy().astype(np.bool_),
             self._context_rows(frame),
+            *self._request_rows(frame),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -30,6 +31,7 @@ class GoldenSlate:
         candidates: Tokens of each candidate, int32 [T].
         log_odds: Expected log-odds at every exit, float32 [n, E].
         context: Numbers of the contexts' values, int32 [contexts].
+        request: Token ids of the request texts, int32, in the program's order; a missing one has none.
         liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
             not have them.
     """
@@ -41,6 +43,7 @@ class GoldenSlate:
     candidates: list[NDArray[np.int32]]
     log_odds: NDArray[np.float32]
     context: NDArray[np.int32]
+    request: Sequence[NDArray[np.int32]] = ()
     liked: NDArray[np.int64] | None = None
 
 
@@ -74,6 +77,10 @@ class Golden:
             context = table.get("context", np.empty((len(users), 0), np.int32))
             if context.ndim != 2 or len(context) != len(users):
                 raise ValueError(f"context is {list(context.shape)}, expected a row for each of {len(users)} slates")
+            requests = table.get("request_offsets", np.zeros(1, np.int64))
+            request_tokens = table.get("request_tokens", np.empty(0, np.int32))
+            texts = (len(requests) - 1) // max(1, len(users))
+            _check_offsets(requests, texts * len(users), len(request_tokens), "request_offsets")
         except (SafetensorError, OSError, KeyError, ValueError) as exc:
             raise BundleError(f"{path}: not golden samples: {exc}") from exc
         tokens = table["candidate_tokens"]
@@ -89,6 +96,7 @@ class Golden:
                     [tokens[candidates[c] : candidates[c + 1]] for c in range(begin, end)],
                     log_odds[begin:end],
                     context[g],
+                    [request_tokens[requests[t] : requests[t + 1]] for t in range(g * texts, (g + 1) * texts)],
                 )
             )
         return cls(read)
@@ -117,6 +125,11 @@ class Golden:
         contexts = np.array([slate.context for slate in self.slates], np.int32).reshape(len(self.slates), -1)
         if contexts.size:
             table["context"] = contexts
+        if texts := [tokens for slate in self.slates for tokens in slate.request]:
+            table |= {
+                "request_offsets": offsets([len(tokens) for tokens in texts]),
+                "request_tokens": np.concatenate(texts).astype(np.int32),
+            }
         write_file(path, save(table))
 
 

@@ -63,7 +63,8 @@ def request_of(catalog: Catalog | None, slate: GoldenSlate) -> Slate | TokenSlat
         return TokenSlate("", slate.prefix, tuple(slate.candidates), liked)
     assert slate.user is not None
     user, items = catalog.users.id(slate.user), tuple(catalog.items.take(slate.items.astype(np.int64)))
-    return Slate(user, items, slate.as_of, liked, catalog.contexts.values(slate.context))
+    context, request = catalog.contexts.values(slate.context), catalog.request_texts.by_name(slate.request)
+    return Slate(user, items, slate.as_of, liked, context, request)
 
 
 def cold_trace(session: Session, slate: AnySlate) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from rexit.cli.common.as_of import AsOfOption, parse_as_of
 from rexit.cli.common.context import ContextOption, parse_context
 from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, stdout
+from rexit.cli.common.request_text import RequestOption, RequestTokensOption, parse_request
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
 from rexit.ids import first_few, parse_id, parse_ids
@@ -29,6 +30,8 @@ def inspect(
     ] = None,
     as_of: AsOfOption = None,
     context: ContextOption = None,
+    request: RequestOption = None,
+    request_tokens: RequestTokensOption = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option(help="The model's folder with tokenizer.json: show prompts as text, too.", rich_help_panel=_PROMPT),
@@ -46,13 +49,19 @@ def inspect(
     if user is not None or items is not None:
         if user is None or items is None:
             raise InputError("a prompt needs both --user and --items")
-        prompt = _prompt(path, variant, user, items, as_of, context, tokenizer)
+        prompt = _prompt(path, variant, user, items, as_of, context, request, request_tokens, tokenizer)
         if json:
             print_json(prompt)
         else:
             _print_prompt(prompt)
         return
-    for_prompts = {"--as-of": as_of, "--context": context or None, "--tokenizer": tokenizer}
+    for_prompts = {
+        "--as-of": as_of,
+        "--context": context or None,
+        "--request": request or None,
+        "--request-tokens": request_tokens or None,
+        "--tokenizer": tokenizer,
+    }
     if ignored := [option for option, value in for_prompts.items() if value is not None]:
         raise InputError(f"{' and '.join(ignored)}: only for a prompt, which needs --user and --items")
     from rexit.bundle.describe import describe
@@ -145,6 +154,8 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
     for context in prompt.get("context", []):
         values = context.get("values") or context["bins"]
         rows.append([f"context: {context['name']}", f"{first_few(values, str, 10)} (other: {context['unknown']})"])
+    for op in (op for part in ("prefix", "candidate") for op in prompt.get(part, []) if op.get("op") == "request"):
+        rows.append([f"request text: {op['name']}", f"at most {op['limit']} tokens{'' if 'missing' in op else ', required'}"])
     print_table("Catalog", ["", "value"], rows)
     stdout.print("Prompt template:")
     stdout.print(str(prompt.get("template", "")), soft_wrap=True, style="dim")
@@ -169,6 +180,8 @@ def _prompt(
     items: str,
     as_of: str | None,
     context: Sequence[str] | None,
+    request: Sequence[str] | None,
+    request_tokens: Sequence[str] | None,
     tokenizer: Path | None,
 ) -> dict[str, Any]:
     """The prompt as the runtime assembles it, with the code that scores."""
@@ -184,9 +197,10 @@ def _prompt(
     bundle.catalog.items.rows(item_ids)
     time = parse_as_of(as_of, bundle.catalog, warn=True)
     values = parse_context(context, bundle.catalog.contexts)
+    texts = parse_request(request, request_tokens, bundle.catalog.request_texts)
     decode = decoder(tokenizer, bundle.catalog.vector_ids) if tokenizer is not None else None
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
-        prefix, candidates = session.prompt(user_id, item_ids, as_of=time, context=values)
+        prefix, candidates = session.prompt(user_id, item_ids, as_of=time, context=values, request=texts)
 
     def part(tokens: Any) -> dict[str, Any]:
         ids = [int(token) for token in tokens]

@@ -16,6 +16,7 @@ from rexit.cli.common.context import ContextOption, parse_context
 from rexit.cli.common.engines import check_engine
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
+from rexit.cli.common.request_text import RequestOption, RequestTokensOption, parse_columns, parse_request, token_ids
 from rexit.cli.common.tables import print_table
 from rexit.deadlines import check_deadline
 from rexit.errors import InputError, RexitError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rexit.batch.work import Plan
     from rexit.bundle import Bundle
     from rexit.bundle.context import Value
+    from rexit.bundle.request_text import Text
     from rexit.runtime import Scores, Session
     from rexit.times import Timeline
 
@@ -70,6 +72,8 @@ def score(
     ] = "",
     as_of: AsOfOption = None,
     context: ContextOption = None,
+    request: RequestOption = None,
+    request_tokens: RequestTokensOption = None,
     prefix: Annotated[
         str | None, _slate(help="In the place of ids: token ids of what the candidates share, separated by commas. '': none.")
     ] = None,
@@ -89,6 +93,10 @@ def score(
     context_column: Annotated[
         list[str] | None,
         _files(help="NAME=COLUMN: the column of `{context.NAME}`. Default: the column NAME, if there is one."),
+    ] = None,
+    request_column: Annotated[
+        list[str] | None,
+        _files(help="NAME=COLUMN: the column of `{request.NAME}`. Default: the column NAME, if there is one."),
     ] = None,
     engine: Annotated[str, _files(help="local, or ray: a session in each worker of a Ray cluster.")] = "local",
     workers: Annotated[
@@ -111,10 +119,10 @@ def score(
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
-    Rows of `--pairs` with the same user, time and context are one slate, wherever they stand. The output has the same rows in
-    the same order, with these columns added: `probability`; `log_odds`, raw, at the exit that answered; `exit`, from 0. With
-    `--deadline-ms` there is also `cut_short`, true where the deadline stopped the row. If it came before the first exit, the
-    other columns are empty. `--top-k` keeps the best rows of each slate, best first.
+    Rows of `--pairs` with the same user, time, context and request texts are one slate, wherever they stand. The output has the
+    same rows in the same order, with these columns added: `probability`; `log_odds`, raw, at the exit that answered; `exit`,
+    from 0. With `--deadline-ms` there is also `cut_short`, true where the deadline stopped the row. If it came before the first
+    exit, the other columns are empty. `--top-k` keeps the best rows of each slate, best first.
 
     A slate that has no answer in time, or whose prompt is too long for the model, is left out and named. The others are in the
     file, and the exit code is 7 or 2.
@@ -141,6 +149,8 @@ def score(
             "--recent": recent or None,
             "--as-of": as_of,
             "--context": context or None,
+            "--request": request or None,
+            "--request-tokens": request_tokens or None,
             "--pairs": pairs,
             "--out": out,
         }
@@ -149,8 +159,8 @@ def score(
         if prefix is None or candidates is None:
             raise InputError("token ids need both --prefix, which may be '', and --candidates")
         setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
-        parts = [_token_ids(part, f"candidate {n}") for n, part in enumerate(candidates.split(";"))]
-        _score_tokens(setup, _token_ids(prefix, "--prefix"), parts, json)
+        parts = [token_ids(part, f"candidate {n}") for n, part in enumerate(candidates.split(";"))]
+        _score_tokens(setup, token_ids(prefix, "--prefix"), parts, json)
         return
     if pairs is not None:
         if user is not None or items is not None or recent:
@@ -159,13 +169,15 @@ def score(
             raise InputError("--pairs needs --out: where the scored pairs go")
         names = {"user": user_column, "item": item_column, "as_of": as_of_column}
         setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
-        contexts = setup.bundle.catalog.contexts
+        contexts, texts = setup.bundle.catalog.contexts, setup.bundle.catalog.request_texts
         columns = ColumnNames(
             **{role: name for role, name in names.items() if name is not None},
             context={name: str(column) for name, column in parse_context(context_column, contexts, "--context-column").items()},
+            request=parse_columns(request_column, texts),
         )
-        values = parse_context(context, contexts)
-        batch = BatchOptions(pairs, out, columns, parse_as_of(as_of, setup.bundle.catalog), options, counters, values)
+        values, requested = parse_context(context, contexts), parse_request(request, request_tokens, texts)
+        time = parse_as_of(as_of, setup.bundle.catalog)
+        batch = BatchOptions(pairs, out, columns, time, options, counters, values, requested)
         _score_pairs(setup, batch, engine, workers, json)
     elif user is not None and items is not None:
         for_pairs = {
@@ -174,19 +186,28 @@ def score(
             "--item-column": item_column,
             "--as-of-column": as_of_column,
             "--context-column": context_column or None,
+            "--request-column": request_column or None,
             "--engine": None if engine == "local" else engine,
         }
         if ignored := [option for option, value in for_pairs.items() if value is not None]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
         setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
         values = parse_context(context, setup.bundle.catalog.contexts)
-        _score_user(setup, user, items, recent, parse_as_of(as_of, setup.bundle.catalog, warn=True), values, json)
+        requested = parse_request(request, request_tokens, setup.bundle.catalog.request_texts)
+        _score_user(setup, user, items, recent, parse_as_of(as_of, setup.bundle.catalog, warn=True), values, requested, json)
     else:
         raise InputError("expected --user and --items, or --pairs and --out, or --prefix and --candidates")
 
 
 def _score_user(
-    setup: _Setup, user: str, items: str, recent: str, as_of: int | None, context: Mapping[str, Value], json: bool
+    setup: _Setup,
+    user: str,
+    items: str,
+    recent: str,
+    as_of: int | None,
+    context: Mapping[str, Value],
+    request: Mapping[str, Text],
+    json: bool,
 ) -> None:
     """Scores one slate and prints it."""
     catalog, variant = setup.bundle.catalog, setup.bundle.variant
@@ -195,7 +216,9 @@ def _score_user(
     interactions = parse_recent(recent, kinds["item"])
     catalog.items.rows([*item_ids, *(item for item, _ in interactions)])
     with setup.session() as session:
-        scores = session.score(user_id, item_ids, recent=interactions or None, as_of=as_of, context=context, **setup.options)
+        scores = session.score(
+            user_id, item_ids, recent=interactions or None, as_of=as_of, context=context, request=request, **setup.options
+        )
     stats = scores.stats
     if not stats.known_user:
         means = "placed by --recent alone" if interactions else WITHOUT_HISTORY
@@ -214,13 +237,6 @@ def _score_tokens(setup: _Setup, prefix: list[int], candidates: list[list[int]],
         print_json({"variant": setup.bundle.variant.name, **scores.to_dict()})
         return
     _print_scores(setup.bundle.variant.name, "candidate", scores)
-
-
-def _token_ids(text: str, what: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as exc:
-        raise InputError(f"{what} is {text!r}, expected token ids separated by commas") from exc
 
 
 def _print_scores(title: str, what: str, scores: Scores) -> None:

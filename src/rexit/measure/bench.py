@@ -144,6 +144,7 @@ def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
             as_of=None,
             liked=np.zeros(options.slate, np.bool_),
             context=catalog.contexts.example(),
+            request=catalog.request_texts.example(),
         )
         for user in users
     ]

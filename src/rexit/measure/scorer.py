@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Id
 from rexit.bundle.context import Value
+from rexit.bundle.request_text import Text
 
 
 class Scorer(Protocol):
     """What measuring and calibration need of `rexit.runtime.Session`."""
 
     def trace(
-        self, user: Id, items: Sequence[Id], *, as_of: int | None = None, context: Mapping[str, Value] | None = None
+        self,
+        user: Id,
+        items: Sequence[Id],
+        *,
+        as_of: int | None = None,
+        context: Mapping[str, Value] | None = None,
+        request: Mapping[str, Text] | None = None,
     ) -> NDArray[np.float32]:
         """Returns every exit's raw log-odds, float32 [items, exits]."""
 
@@ -27,12 +34,19 @@ class Scorer(Protocol):
         *,
         as_of: int | None = None,
         context: Mapping[str, Value] | None = None,
+        request: Mapping[str, Text] | None = None,
         force_exit: int | None = None,
     ) -> Any:
         """Returns scores with `exit` and `stats`, as in `rexit.runtime.Scores`."""
 
     def prompt(
-        self, user: Id, items: Sequence[Id], *, as_of: int | None = None, context: Mapping[str, Value] | None = None
+        self,
+        user: Id,
+        items: Sequence[Id],
+        *,
+        as_of: int | None = None,
+        context: Mapping[str, Value] | None = None,
+        request: Mapping[str, Text] | None = None,
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids of the prefix and of each candidate."""
 

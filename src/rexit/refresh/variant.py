@@ -127,7 +127,7 @@ class Trial:
         for done, slate in enumerate(self._golden):
             self._progress(f"{name}: golden", done, len(self._golden))
             assert slate.as_of is not None
-            prompt = self._builder.prompt(slate.user, slate.items, slate.as_of, context=slate.context)
+            prompt = self._builder.prompt(slate.user, slate.items, slate.as_of, context=slate.context, request=slate.request)
             assembled = slate.prompt(session)
             difference = prompt_difference(slate.items, assembled, (prompt.prefix, prompt.candidates))
             if difference is not None:
@@ -137,7 +137,8 @@ class Trial:
                 raise BundleError(f"{self._new.path}: {name} gives log-odds that are not finite for user {slate.user!r}")
             user, items = self._new.users.rows([slate.user], "user")[0], self._new.items.rows(slate.items)
             context, rows = self._new.contexts.numbers(slate.context), items.astype(np.int32)
-            slates.append(GoldenSlate(int(user), rows, slate.as_of, prompt.prefix, prompt.candidates, log_odds, context))
+            texts = self._new.request_texts.tokens(slate.request)
+            slates.append(GoldenSlate(int(user), rows, slate.as_of, prompt.prefix, prompt.candidates, log_odds, context, texts))
         self._progress(f"{name}: golden", len(self._golden), len(self._golden))
         return Golden(slates)
 

@@ -170,7 +170,13 @@ def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
     return Job(
         request.user,
         request.items,
-        {"recent": recent or None, "as_of": request.as_of, "context": request.context, "top_k": request.top_k},
+        {
+            "recent": recent or None,
+            "as_of": request.as_of,
+            "context": request.context,
+            "request": request.request,
+            "top_k": request.top_k,
+        },
         None if deadline is None else deadline / 1000,
     )
 
@@ -238,9 +244,11 @@ def _first_line(errors: Sequence[Any]) -> str:
     if first["type"] == "extra_forbidden":
         return f"{field}: got a field that is not known, expected those of {SCORE} in /openapi.json{more}"
     if first["type"] in ("int_type", "string_type") and len(errors) > 1:
-        expected = {"recent": "an id, or an id and whether it was liked", "context": "a string or a number"}.get(
-            str(parts[0]), "an id: an integer or a string"
-        )
+        expected = {
+            "recent": "an id, or an id and whether it was liked",
+            "context": "a string or a number",
+            "request": "a text or token ids",
+        }.get(str(parts[0]), "an id: an integer or a string")
         return f"{field}: got {_short(first['input'])}, expected {expected}"
     expected = first["msg"][:1].lower() + first["msg"][1:]
     return f"{field}: got {_short(first['input'])}, expected: {expected.removeprefix('input should be ')}{more}"

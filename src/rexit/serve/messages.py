@@ -39,6 +39,10 @@ class ScoreRequest(BaseModel):
         dict[str, StrictStr | StrictInt | Annotated[FiniteFloat, Field(strict=True)]],
         Field(description="Values of the prompt template's `{context.NAME}`, by name: strings or numbers."),
     ] = {}
+    request: Annotated[
+        dict[str, StrictStr | list[StrictInt]],
+        Field(description="The prompt template's `{request.NAME}`, by name: texts, if the bundle has a tokenizer, or token ids."),
+    ] = {}
     top_k: Annotated[
         int, Field(ge=0, lt=1 << 31, strict=True, description="Only the k most probable, best first. 0: all, in the order given.")
     ] = 0

@@ -52,6 +52,15 @@ def refresh(folder: Path, variant: str = "cpu-fp32") -> None:
     write_json(folder / "manifest.json", manifest)
 
 
+def add_tokenizer(folder: Path, tokenizer: str) -> None:
+    """Puts a tokenizer.json into the bundle."""
+    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["tokenizer.json"] = {}
+    write_json(folder / "manifest.json", manifest)
+    refresh(folder)
+
+
 def drop_catalog(folder: Path) -> None:
     """Makes the bundle one whose requests are token ids."""
     shutil.rmtree(folder / "catalog")

@@ -40,6 +40,18 @@ def with_context(contents: CatalogContents) -> CatalogContents:
     return CatalogContents(info, contents.tables)
 
 
+def with_request(contents: CatalogContents) -> CatalogContents:
+    """The same catalog with two request texts: a query of up to 6 tokens at the end of the prefix, which every request must have,
+    and a note of up to 4 behind the target's title and again at the end."""
+    info = copy.deepcopy(contents.info)
+    info["requires"] = [*info["requires"], "request-text"]
+    prompt, note = info["prompt"], {"op": "request", "name": "note", "limit": 4, "spaced": False, "missing": 1}
+    prompt["prefix"].append({"op": "request", "name": "query", "limit": 6, "spaced": True})
+    prompt["candidate"].insert(1, note)
+    prompt["candidate"].append(note)
+    return CatalogContents(info, contents.tables)
+
+
 def user_ids(users: int, strings: bool = False) -> list[Any]:
     """Not 0, 1, 2, ...: a row taken for an id must fail."""
     return [string_id("user", n) if strings else 100 + 3 * n for n in range(users)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from builders.bundles.bundle import write_bundle
-from builders.bundles.bundle_files import drop_catalog, refresh, write_json
+from builders.bundles.bundle_files import add_tokenizer, drop_catalog, write_json
 from rexit.bundle import RerankerPrompt
 
 WORDS = ["<unk>", "A", "B", ":", "wing", "drag", "layer", "heat", "flow", "?", "<s>", "</s>"]
@@ -33,9 +33,8 @@ def ids(text: str) -> list[int]:
 def write_reranker(folder: Path) -> Path:
     """Writes the bundle and returns its folder."""
     drop_catalog(write_bundle(folder))
-    (folder / "tokenizer.json").write_text(words_tokenizer().to_str(), encoding="utf-8")
+    add_tokenizer(folder, words_tokenizer().to_str())
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["tokenizer.json"], manifest["reranker"] = {}, PROMPT.to_json()
+    manifest["reranker"] = PROMPT.to_json()
     write_json(folder / "manifest.json", manifest)
-    refresh(folder)
     return folder

@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
 constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
-constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists",
-               context_required[] = "context";  // what `requires` may hold
+constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists", context_required[] = "context",
+               request_text_required[] = "request-text";  // what `requires` may hold
 constexpr char field_prefix[] = "field.";
 
 std::vector<std::string> field_names(const Safetensors& table) {
@@ -159,7 +159,8 @@ struct Catalog::Description {
       : folder(catalog_folder),
         vocabulary(vocabulary_size),
         max_positions(positions),
-        document(read_json(folder + "/catalog.json", {vectors_required, lists_required, context_required})),
+        document(
+            read_json(folder + "/catalog.json", {vectors_required, lists_required, context_required, request_text_required})),
         root(document.root()) {
     check_files(folder, read_file_sizes(root.at("files")), {"users.safetensors", "items.safetensors", "pieces.safetensors"});
   }
@@ -202,6 +203,9 @@ Catalog::Catalog(const Description& d)
   if (program.contexts.empty() == d.requires_feature(context_required))
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.contexts.empty() ? "holds" : "lacks", " `",
          context_required, "`, but the prompt has ", program.contexts.empty() ? "none" : "contexts");
+  if (program.texts.empty() == d.requires_feature(request_text_required))
+    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.texts.empty() ? "holds" : "lacks", " `",
+         request_text_required, "`, but the prompt has ", program.texts.empty() ? "none" : "request texts");
   if (users.lists.has_value() != d.requires_feature(lists_required))
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", users.lists ? "lacks" : "holds", " `", lists_required,
          "`, but `embedding` has ", users.lists ? "" : "no ", "probes");

@@ -136,6 +136,8 @@ class Reader {
       program_.has_user_vector = true;
     } else if (name == "context") {
       read_context(json, part, op);
+    } else if (name == "request") {
+      read_request_text(json, part, op);
     } else {
       fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
     }
@@ -156,6 +158,21 @@ class Reader {
     if (op.bins.size() != match->size())
       fail(REXIT_CORRUPT, json.where(), " values: has ", op.bins.size(), ", expected ", match->size());
     if (!match->refuses_unknown()) op.piece = piece(json, "missing");
+  }
+
+  void read_request_text(const Json& json, Part part, Op& op) {
+    op.kind = OpKind::request;
+    if (part == Part::entry) fail(REXIT_CORRUPT, json.where(), ": `request` is not allowed inside an `entry`");
+    const RequestText text{json.at("name").string(), json.at("limit").size(1, RequestText::max_limit), !json.has("missing")};
+    if (text.name.empty()) fail(REXIT_CORRUPT, json.where(), " name: is empty");
+    if (!text.required) op.piece = piece(json, "missing");
+    const auto match = std::find_if(program_.texts.begin(), program_.texts.end(),
+                                    [&](const RequestText& candidate) { return candidate.name == text.name; });
+    op.field = static_cast<std::size_t>(match - program_.texts.begin());
+    if (match == program_.texts.end())
+      program_.texts.push_back(text);
+    else if (match->limit != text.limit || match->required != text.required)
+      fail(REXIT_CORRUPT, json.where(), ": places `", text.name, "` by other rules than an op before it");
   }
 
   void read_history(const Json& json, Part part, Op& op) {

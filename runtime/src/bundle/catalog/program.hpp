@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bundle/catalog/context.hpp"
+#include "bundle/catalog/request_text.hpp"
 #include "files/json.hpp"
 
 namespace rexit::core {
@@ -31,6 +32,7 @@ enum class OpKind {
   item_vector,
   user_vector,
   context,
+  request,
 };
 
 // `kind` determines which fields an op uses; docs/format.md lists them.
@@ -39,7 +41,7 @@ struct Op {
   Piece piece = 0;  // of a piece op; `missing`, `empty` or `unseen` of other ops
   Piece yes = 0, no = 0;
   std::size_t field = 0;  // column in Users::fields or Items::fields; item_vector: in Program::vectors; context: in
-                          // Program::contexts
+                          // Program::contexts; request: in Program::texts
   std::size_t limit = 0;
   std::vector<Piece> bins;  // context: of its values
   std::vector<Op> entry;
@@ -54,6 +56,7 @@ struct VectorTable {
 struct Program {
   std::vector<Op> prefix, candidate;
   std::vector<Context> contexts;                                // what a request may say of its moment
+  std::vector<RequestText> texts;                               // in the order of the ops
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
 
   // Ids below `first_vector` are tokens. The vectors' ids follow, table by table. The last id, `user_vector`, stands for the

@@ -1,0 +1,145 @@
+"""Request texts: what only a request knows, such as a search query (`{request.NAME}` in a template), as token ids by name.
+
+Rules
+1. A text has at most `limit` tokens. A longer one is refused, never cut.
+2. A text without tokens is missing, and so is one that the request leaves out: refused, or read as the template's `missing`.
+3. Tokens stand in the prompt as they are. `spaced`: the space before the placeholder belongs to the text, so it is in its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.errors import BundleError, InputError
+
+REQUIRED = "request-text"
+"""In `requires` if prompts place a request text."""
+MOST_TOKENS = 4096
+"""The highest limit."""
+
+Tokens = NDArray[np.int32]
+Text = str | Sequence[int] | NDArray[Any]
+"""A text as a caller passes it: itself, or its token ids."""
+
+NO_TOKENS: Tokens = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True)
+class RequestText:
+    """One request text.
+
+    Attributes:
+        name: NAME of `{request.NAME}`.
+        limit: Most tokens.
+        spaced: Whether a text begins with a space before it is tokenized.
+        required: Whether a request without it is refused.
+    """
+
+    name: str
+    limit: int
+    spaced: bool
+    required: bool
+
+    def check(self, tokens: Tokens, vocabulary: int | None = None) -> Tokens:
+        """Returns the tokens. vocabulary: token ids are below this; None: not checked.
+
+        Raises:
+            InputError: There are too many tokens, none where one is required, or a number is not a token id.
+        """
+        if len(tokens) > self.limit:
+            raise InputError(f"request text {self.name!r} has {len(tokens)} tokens, expected at most {self.limit}")
+        if self.required and not len(tokens):
+            raise InputError(f"request text {self.name!r} is missing, expected at most {self.limit} tokens")
+        if vocabulary is not None and len(wrong := np.flatnonzero((tokens < 0) | (tokens >= vocabulary))):
+            at = int(wrong[0])
+            raise InputError(f"request text {self.name!r}[{at}] is {tokens[at]}, expected a token id from 0 to {vocabulary - 1}")
+        return tokens
+
+
+@dataclass(frozen=True)
+class RequestTexts:
+    """The request texts of a prompt program, in the order of its ops. Empty if prompts place none."""
+
+    entries: tuple[RequestText, ...] = ()
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any], where: str) -> RequestTexts:
+        """Reads catalog.json. Raises BundleError, which names the file `where`."""
+        entries: dict[str, RequestText] = {}
+        ops = [op for part in ("prefix", "candidate") for op in info["prompt"].get(part, []) if op["op"] == "request"]
+        for op in ops:
+            text = _read(op, where)
+            if entries.setdefault(text.name, text) != text:
+                raise BundleError(f"{where}: two ops place request text {text.name!r} by different rules")
+        if bool(entries) != (REQUIRED in (info.get("requires") or [])):
+            raise BundleError(f"{where}: the prompt has {'' if entries else 'no '}request texts, `requires` says otherwise")
+        return cls(tuple(entries.values()))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def names(self) -> list[str]:
+        """The texts' names."""
+        return [text.name for text in self.entries]
+
+    @property
+    def width(self) -> int:
+        """The sum of all limits."""
+        return sum(text.limit for text in self.entries)
+
+    def named(self, name: str) -> RequestText:
+        """Returns the text of a name. Raises InputError for one that prompts do not place."""
+        self.check_names([name])
+        return self.entries[self.names.index(name)]
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises InputError for a name that prompts do not place."""
+        for name in names:
+            if name not in self.names:
+                known = f"it has: {', '.join(self.names)}" if self.entries else "it has none"
+                raise InputError(f"request text {name!r}: the prompt places no such text, {known}")
+
+    def tokens(self, request: Mapping[str, Sequence[int] | Tokens] | None, vocabulary: int | None = None) -> list[Tokens]:
+        """Returns a request's tokens, int32, in the order of the texts.
+
+        Args:
+            request: Token ids by name.
+            vocabulary: As in `RequestText.check`.
+
+        Raises:
+            InputError: A name is unknown, or `RequestText.check` refuses a text.
+        """
+        request = request or {}
+        self.check_names(request)
+        return [text.check(np.asarray(request.get(text.name, NO_TOKENS), np.int32), vocabulary) for text in self.entries]
+
+    def by_name(self, tokens: Sequence[Tokens]) -> dict[str, Tokens]:
+        """Returns the texts of a request that are not missing, as `Session.score` takes them. tokens: in the order of the texts.
+        Raises BundleError for another number of texts."""
+        if len(tokens) != len(self.entries):
+            raise BundleError(f"{len(tokens)} request texts, the prompt places {len(self.entries)}")
+        return {name: ids for name, ids in zip(self.names, tokens, strict=True) if len(ids)}
+
+    def example(self) -> dict[str, Tokens]:
+        """Texts of half their limits, for measurements on made-up requests. All tokens are 0."""
+        return {text.name: np.zeros((text.limit + 1) // 2, np.int32) for text in self.entries}
+
+
+def required(prompt: Mapping[str, Any]) -> list[str]:
+    """Returns what a program's request texts add to `requires` of catalog.json."""
+    return [REQUIRED] if any(op["op"] == "request" for part in ("prefix", "candidate") for op in prompt[part]) else []
+
+
+def _read(op: Mapping[str, Any], where: str) -> RequestText:
+    name, limit, spaced = (op.get(key) for key in ("name", "limit", "spaced"))
+    if not (isinstance(name, str) and name and type(limit) is int and 1 <= limit <= MOST_TOKENS and isinstance(spaced, bool)):
+        raise BundleError(
+            f"{where}: an op `request` is {str(op)[:200]}, expected a name, a limit of 1 to {MOST_TOKENS}, and `spaced`"
+        )
+    return RequestText(name, limit, spaced, "missing" not in op)
