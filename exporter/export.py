@@ -157,6 +157,8 @@ class _Export:
             preflight.check_fit(loaded, catalog, options.max_tokens)
             if not options.accept_catalog:
                 preflight.check_trained_on(loaded, catalog)
+            if options.with_tokenizer:
+                preflight.check_tokenizer(loaded, catalog)
         else:
             assert isinstance(place, Path)
             self._draw(preflight.read_slates(place, loaded, options.max_tokens))

@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from rexit.bundle import Catalog, Manifest, Model, RerankerPrompt
+from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.vectors import USER
-from rexit.errors import BundleError, InputError
+from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
 from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.options import ExportOptions
+from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.slates_file import SlatesFile
 
 
@@ -153,6 +155,15 @@ def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
             raise InputError(f"{checkpoint.path}: the projector for {name!r} takes {kind['dim']} numbers, {what} have {dim}")
         if "count" in kind and kind["count"] != count:
             raise InputError(f"{checkpoint.path}: the projector for {name!r} gives {kind['count']} vectors, prompts have {count}")
+
+
+def check_tokenizer(checkpoint: Checkpoint, catalog: Catalog) -> None:
+    """The checkpoint has a tokenizer.json, and it is the catalog's. Raises CheckpointError."""
+    path = checkpoint.path / TOKENIZER
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file, which --with-tokenizer puts into the bundle")
+    if fingerprint(load_tokenizer(str(path))) != catalog.info["tokenizer"]["sha256"]:
+        raise CheckpointError(f"{path}: is another tokenizer than that of {catalog.path}: index with the model's own")
 
 
 def check_same_origin(

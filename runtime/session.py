@@ -184,8 +184,8 @@ class Session:
             The scores, and what they cost.
 
         Raises:
-            InputError: An item is not in the catalog, the context or a request text is not what the template says, a prompt is too
-                long, or an argument is out of range.
+            InputError: An item is not in the catalog, the context or a request text is not what the template says, a prompt is
+                too long, or an argument is out of range.
             DeadlineError: No candidate reached an exit in time.
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog, Id
 from rexit.bundle.context import MISSING, Value
-from rexit.bundle.request_text import Tokens
 from rexit.exporter.prompt.histories import Histories, Rows
 from rexit.exporter.prompt.program import Op, needs_target
 from rexit.exporter.prompt.retrieval import Graph, Snapshots
 from rexit.exporter.retriever.neighbours import folded_in, nonzero_rows, top
 
+Tokens = NDArray[np.int32]
 _NO_CONTEXT = np.empty(0, np.int32)
 Entries = tuple[Rows, NDArray[np.bool_]]
 """Rows of items, and whether the user liked them."""

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import in_lists, make_catalog
-from damage import contexts, files, graphs, lists, manifests, policies, programs, tables, vectors
+from damage import contexts, files, graphs, lists, manifests, policies, programs, request_texts, tables, vectors
 from damage.cases import Case, write_cases
 
 CASES = {"sound": Case(lambda folder: None, "REXIT_OK", "", "running")}
-for module in (files, manifests, policies, tables, programs, contexts, graphs):
+for module in (files, manifests, policies, tables, programs, contexts, request_texts, graphs):
     CASES |= module.CASES
 WITH_VECTORS = vectors.CASES
 """Damage to a bundle whose prompts have vectors."""

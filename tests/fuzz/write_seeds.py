@@ -18,7 +18,7 @@ from safetensors.numpy import save
 import rexit
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, refresh, write_json, write_policy
-from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors
+from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors, with_context, with_request
 from builders.bundles.engines import ENGINES, KEY, add_engines
 from builders.bundles.variants import TENSORRT_HALF
 from builders.onnx_graphs.added_nodes import write_added
@@ -68,6 +68,7 @@ def write_bundles(place: Path) -> None:
         "strings": make_catalog(strings=True),
         "lists": in_lists(make_catalog()),
         "policy": make_catalog(**small),
+        "texts": with_request(make_catalog()),
     }
     for name, catalog in catalogs.items():
         folder = write_bundle(place / name, BundleOptions(catalog))
@@ -162,10 +163,11 @@ def main() -> None:
     put("policy/earlier", policy(digest, requires=["earlier-heads"], exits=maps))
     put("program/plain", json.dumps(PROGRAM))
     put("program/vectors", json.dumps(program_with_vectors()))
+    put("program/texts", json.dumps(with_request(with_context(make_catalog())).info["prompt"]))
     for name, text in TEXTS.items():
         put(f"json/{name}", text)
     put("json/manifest", json.dumps(manifest))
-    for name, start in (("plain", 0), ("vectors", 1), ("strings", 2), ("policy", 3), ("lists", 4), ("tokens", 5)):
+    for start, name in enumerate(("plain", "vectors", "strings", "policy", "lists", "tokens", "texts")):
         put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
     write_tables()
 

@@ -51,6 +51,21 @@ unknown = "missing"
 """With two contexts: the device, at the end of the prefix, and the hour, behind the target's title; 18 and 19 are outside its
 bins."""
 DEVICES = ("tv", "phone", "web")
+
+WITH_REQUEST = (
+    _TEMPLATE.replace("{history.recent:3}|", "{history.recent:3}? {request.query}|").replace(
+        " {similar", "~{request.note} {similar"
+    )
+    + """
+[request.query]
+max_tokens = 10
+[request.note]
+max_tokens = 3
+missing = "-"
+"""
+)
+"""With two request texts: the query, at the end of the prefix and behind a space, and a note, behind the target's title."""
+QUERIES = ("red", "blue sky", "g")
 LOOK = 5
 """Numbers in the column `look` of the items' file."""
 
@@ -77,11 +92,12 @@ def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False,
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    lines = ["user_id,item_id,rating,timestamp,device,hour"]
+    lines = ["user_id,item_id,rating,timestamp,device,hour,query,note"]
     for user in range(users):
         for time, item in enumerate(random.permutation(ITEMS)[:PER_USER]):
             rating = 5 - 4 * (item % 2) if taste else random.integers(1, 6)
-            lines.append(f"{100 + user},{1000 + item},{rating},{10 * time},{DEVICES[time // 3 % 3]},{time}")
+            moment = f"{DEVICES[time // 3 % 3]},{time},{QUERIES[time // 4 % 3]},{'' if time % 2 else f'n{time}'}"
+            lines.append(f"{100 + user},{1000 + item},{rating},{10 * time},{moment}")
     (folder / "interactions.csv").write_text("\n".join(lines))
     names = [("xxxxxx", "......")[item % 2] if taste else f"Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
     rows = [f"{1000 + item},{name},{look(1000 + item)}" for item, name in enumerate(names)]

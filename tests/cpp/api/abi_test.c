@@ -110,6 +110,10 @@ static void layouts_are_fixed(void) {
   AT(rexit_context, text, 8);
   END(rexit_context, number, 24);
 
+  AT(rexit_text, name, 0);
+  AT(rexit_text, tokens, 8);
+  END(rexit_text, token_count, 24);
+
   AT(rexit_request, struct_size, 0);
   AT(rexit_request, id_size, 8);
   AT(rexit_request, score_size, 16);
@@ -130,7 +134,9 @@ static void layouts_are_fixed(void) {
   AT(rexit_request, context, 120);
   AT(rexit_request, context_count, 128);
   AT(rexit_request, context_size, 136);
-  END(rexit_request, context_size, 144);
+  AT(rexit_request, texts, 144);
+  AT(rexit_request, text_count, 152);
+  END(rexit_request, text_size, 168);
 
   AT(rexit_token_request, struct_size, 0);
   AT(rexit_token_request, score_size, 8);
@@ -330,6 +336,10 @@ static void long_entries_are_respected(rexit_session* session) {
     rexit_context known;
     int64_t added;
   } context;
+  struct {
+    rexit_text known;
+    int64_t added;
+  } text;
   rexit_request request;
 
   memset(ids, 0, sizeof ids);
@@ -381,6 +391,24 @@ static void long_entries_are_respected(rexit_session* session) {
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(strstr(rexit_last_error(), "context 'device': the prompt places no such context, it has none") != NULL);
   request.context_count = 0;
+  request.text_count = 1;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request.texts is NULL") != NULL);
+  memset(&text, 0, sizeof text);
+  request.texts = &text.known;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request.text_size is 0, expected the sizeof, 24") != NULL);
+  request.text_size = sizeof text;
+  text.added = 1;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "texts[0]: byte 24 of 32 is set, but this library knows only 24") != NULL);
+  text.added = 0;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "texts[0].name is NULL") != NULL);
+  text.known.name = "query";
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request text 'query': the prompt places no such text, it has none") != NULL);
+  request.text_count = 0;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_OK);
   request.user = NULL;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);

@@ -130,6 +130,27 @@ void call_with_tokens(rexit_session* session, Bytes& bytes) {
     for (const rexit_score& score : scores) REXIT_PROMISE(score.item < counts.size());
 }
 
+// The request texts `query` and `note` of the seed bundle `texts`, tokens in memory of exactly the counted size; most are in the
+// vocabulary and within the limits.
+struct Texts {
+  std::vector<std::vector<std::int32_t>> tokens;
+  std::vector<rexit_text> entries;
+
+  explicit Texts(Bytes& bytes) : tokens(bytes.below(4)) {
+    static const char* const names[] = {"query", "note", "query", "page", nullptr};
+    for (auto& text : tokens) {
+      for (std::size_t i = bytes.below(8); i-- > 0;)
+        text.push_back(bytes.below(64) == 0 ? bytes.number<std::int32_t>() : static_cast<std::int32_t>(bytes.below(40)));
+      text.shrink_to_fit();
+      rexit_text entry{names[bytes.below(bytes.below(8) == 0 ? std::size(names) : 2)], text.data(), text.size()};
+      if (bytes.below(32) == 0) entry.tokens = nullptr;
+      // Too many, so that they must be refused before any token is read.
+      if (bytes.below(32) == 0) entry.token_count = SIZE_MAX - bytes.below(16);
+      entries.push_back(entry);
+    }
+  }
+};
+
 void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   std::vector<rexit_id> items, recent;
   for (std::size_t i = bytes.below(12); i-- > 0;) items.push_back(id(bytes, opened.strings, false));
@@ -148,6 +169,10 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   request.recent_count = recent.size();
   request.has_as_of = static_cast<std::int32_t>(bytes.below(3));
   request.as_of = bytes.flag() ? bytes.number<std::int64_t>() : static_cast<std::int64_t>(bytes.below(70));
+  const Texts texts(bytes);
+  request.texts = bytes.below(16) == 0 ? nullptr : texts.entries.data();
+  request.text_count = texts.entries.size();
+  request.text_size = bytes.below(16) == 0 ? bytes.below(sizeof(rexit_text)) : sizeof(rexit_text);
   const Policy policy(bytes);
   if (bytes.flag()) request.policy = reinterpret_cast<const rexit_policy*>(policy.memory.get());
   request.has_force_exit = bytes.below(4) == 0;
@@ -208,8 +233,8 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Opened opened[] = {Opened("plain"),  Opened("vectors"), Opened("strings"),
-                                  Opened("policy"), Opened("lists"),   Opened("tokens")};
+  static const Opened opened[] = {Opened("plain"), Opened("vectors"), Opened("strings"), Opened("policy"),
+                                  Opened("lists"), Opened("tokens"),  Opened("texts")};
   static const Folder folder;
   static const std::string saved = folder.path() + "/saved";
   Bytes bytes(data, size);
