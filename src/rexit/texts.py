@@ -197,7 +197,10 @@ def bundle_encoder(bundle: Bundle, tokenizer: Path | None = None) -> TextEncoder
 
 def read_tokenizer(file: Path) -> Tokenizer:
     """Reads a tokenizer.json. Raises InputError."""
-    from tokenizers import Tokenizer
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as exc:
+        raise InputError("texts need the package tokenizers: pip install 'rexit[serve]'; token ids do not") from exc
 
     if not file.is_file():
         raise InputError(f"{file}: no such file, expected a tokenizer.json")
