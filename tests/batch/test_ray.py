@@ -17,9 +17,12 @@ import pytest
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling): at Ray's 15, a busy machine starts no worker in time
 ray = pytest.importorskip("ray")
 
-from builders.bundles.catalog import ITEM_IDS, USER_IDS  # noqa: E402
+from builders.bundles.bundle import BundleOptions, write_bundle  # noqa: E402
+from builders.bundles.bundle_files import add_tokenizer  # noqa: E402
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_context, with_request  # noqa: E402
 from builders.bundles.grown_catalog import swap_for_grown  # noqa: E402
 from builders.bundles.held_out import HeldOut  # noqa: E402
+from builders.bundles.reranker import words_tokenizer  # noqa: E402
 from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: E402
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
 from rexit.batch.partition import Scoring  # noqa: E402
@@ -94,6 +97,23 @@ def test_a_signal_interrupts_as_everywhere(bundle: Bundle, given: Path, tmp_path
         _, err = run.communicate(timeout=60)
     assert run.returncode == 143 and err.decode().endswith("rexit: interrupted; nothing was left half-written\n")
     assert not out.exists() and score(OnRay(2), bundle, given, out).resumed > 0
+
+
+@pytest.mark.slow
+def test_contexts_and_request_texts_reach_the_workers(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_request(with_context(make_catalog()))))
+    add_tokenizer(folder, words_tokenizer().to_str())
+    random = np.random.default_rng(5)
+    columns = {"device": ["tv", "phone", "7"], "query": ["wing drag", "heat", "B : flow ?"], "note": ["A", None, "B"]}
+    rows = {"user_id": random.choice(USER_IDS, 400), "item_id": random.choice(ITEM_IDS, 400)}
+    texts = {name: [values[n] for n in random.integers(0, 3, 400)] for name, values in columns.items()}
+    pl.DataFrame({**rows, **texts, "hour": random.integers(0, 30, 400)}).write_parquet(tmp_path / "pairs.parquet")
+    bundle, scored = Bundle.open(folder), {}
+    for name, engine in (("ray", OnRay(2)), ("local", Local())):
+        report = score(engine, bundle, tmp_path / "pairs.parquet", tmp_path / f"{name}.parquet")
+        assert report.slates > 200, "nearly each pair has other values"
+        scored[name] = pl.read_parquet(tmp_path / f"{name}.parquet")
+    assert scored["ray"].equals(scored["local"]), "to the bit"
 
 
 def test_what_a_worker_raises_is_raised_here(bundle: Bundle, given: Path, tmp_path: Path) -> None:

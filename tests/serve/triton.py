@@ -25,7 +25,11 @@ from typing import Any
 import numpy as np
 
 import rexit
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import add_tokenizer
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_context, with_request
 from builders.bundles.held_out import write_ranked
+from builders.bundles.reranker import words_tokenizer
 from rexit.bundle import Bundle
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serving" / "model_repository"
@@ -34,8 +38,8 @@ START = 120
 
 
 def ask(url: str, **inputs: Any) -> dict[str, Any]:
-    """Of `user`, `items` and `deadline_ms`; the answer's tensors, or its `error`."""
-    kinds = {"user": "INT64", "items": "INT64", "deadline_ms": "FP32"}
+    """Of `user`, `items`, `deadline_ms`, `context` and `request`; the answer's tensors, or its `error`."""
+    kinds = {"user": "INT64", "items": "INT64", "deadline_ms": "FP32", "context": "BYTES", "request": "BYTES"}
     body = {
         "inputs": [
             {"name": name, "shape": [len(values)], "datatype": kinds[name], "data": values} for name, values in inputs.items()
@@ -82,26 +86,48 @@ def check(url: str, bundle: Path) -> None:
     print(f"{len(slates)} slates by four clients: answers equal to the runtime's; two errors as they should be")
 
 
+def check_what_requests_say(url: str, bundle: Path) -> None:
+    """Contexts and request texts, as JSON."""
+    user, items = USER_IDS[0], ITEM_IDS[:5]
+    moments = [({"device": "tv", "hour": 21}, {"query": "wing drag"}), ({"device": "7"}, {"query": [7, 8], "note": "A"})]
+    with rexit.open(bundle) as session:
+        for context, request in moments:
+            answer = ask(url, user=[user], items=items, context=[json.dumps(context)], request=[json.dumps(request)])
+            session.clear_cache()
+            assert answer["probability"] == session.score(user, items, context=context, request=request).probability.tolist()
+    said = {"user": [user], "items": items, "context": ['{"device": "tv"}']}
+    assert "request text 'query' is missing" in ask(url, **said)["error"]
+    assert "request: not valid JSON" in ask(url, **said, request=["wing"])["error"]
+    print("contexts and request texts: answers equal to the runtime's; two errors as they should be")
+
+
+def write_moments(place: Path) -> Path:
+    """A bundle whose prompts have contexts and request texts."""
+    folder = write_bundle(place / "moments", BundleOptions(with_request(with_context(make_catalog()))))
+    add_tokenizer(folder, words_tokenizer().to_str())
+    return folder
+
+
 def main(installed: Path) -> None:
     root = installed / "server" / "pytriton" / "tritonserver"
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        bundle = write_ranked(place).bundle
-        models = Path(shutil.copytree(EXAMPLE, place / "models"))
-        config = models / "rexit" / "config.pbtxt"
-        config.write_text(config.read_text().replace('"/bundle"', f'"{bundle}"'))
-        ports = free_ports("http", "grpc", "metrics")
-        url = f"http://127.0.0.1:{ports['http']}"
-        words = [root / "bin" / "tritonserver", "--model-repository", models, "--backend-directory", root / "backends"]
-        words += [word for name, port in ports.items() for word in (f"--{name}-port", str(port))]
-        environment = os.environ | {"PATH": f"{installed / 'venv' / 'bin'}:{os.environ['PATH']}"}
-        with subprocess.Popen([*map(str, words), "--log-info", "false"], env=environment) as server:
-            try:
-                wait_for(server, url)
-                check(url, bundle)
-            finally:
-                server.terminate()
-        assert server.returncode == 0, server.returncode
+        for bundle, checks in ((write_ranked(place).bundle, check), (write_moments(place), check_what_requests_say)):
+            models = Path(shutil.copytree(EXAMPLE, place / f"models-{bundle.name}"))
+            config = models / "rexit" / "config.pbtxt"
+            config.write_text(config.read_text().replace('"/bundle"', f'"{bundle}"'))
+            ports = free_ports("http", "grpc", "metrics")
+            url = f"http://127.0.0.1:{ports['http']}"
+            words = [root / "bin" / "tritonserver", "--model-repository", models, "--backend-directory", root / "backends"]
+            words += [word for name, port in ports.items() for word in (f"--{name}-port", str(port))]
+            environment = os.environ | {"PATH": f"{installed / 'venv' / 'bin'}:{os.environ['PATH']}"}
+            with subprocess.Popen([*map(str, words), "--log-info", "false"], env=environment) as server:
+                try:
+                    wait_for(server, url)
+                    checks(url, bundle)
+                finally:
+                    server.terminate()
+            assert server.returncode == 0, server.returncode
 
 
 if __name__ == "__main__":

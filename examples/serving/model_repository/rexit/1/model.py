@@ -28,14 +28,25 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             return None if tensor is None else tensor.as_numpy()
 
+        def by_name(name):
+            text = given(name)
+            try:
+                return None if text is None else json.loads(text[0])
+            except ValueError as exc:
+                raise ValueError(f"{name}: not valid JSON: {exc}") from exc
+
         deadline = given("deadline_ms")
         if given("items").strides != (8,):  # it would repeat the first item
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(MISREAD))
         try:
             scores = self.session.score(
-                int(given("user")[0]), given("items"), deadline_ms=None if deadline is None else float(deadline[0])
+                int(given("user")[0]),
+                given("items"),
+                context=by_name("context"),
+                request=by_name("request"),
+                deadline_ms=None if deadline is None else float(deadline[0]),
             )
-        except RexitError as exc:
+        except (RexitError, ValueError) as exc:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc)))
         outputs = {
             "probability": scores.probability,
