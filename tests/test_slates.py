@@ -19,7 +19,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 def with_split(catalog: Catalog, split: Split) -> Catalog:
     """The catalog's users and items with another split."""
-    names = {name: getattr(catalog, name) for name in ("path", "users", "items", "contexts")}
+    names = {name: getattr(catalog, name) for name in ("path", "info", "users", "items", "contexts", "request_texts")}
     return cast(Catalog, SimpleNamespace(**names, split=lambda _name: split))
 
 

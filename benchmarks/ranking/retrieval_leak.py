@@ -102,7 +102,8 @@ class Study:
 
     def rows(self, mask: Mask) -> Pairs:
         t = self.train
-        return cut(Split(t.users[mask], t.items[mask], t.times[mask], t.liked[mask], t.contexts[mask]), TRAIN_SLATE)
+        texts = tuple(numbers[mask] for numbers in t.texts), t.text_tokens
+        return cut(Split(t.users[mask], t.items[mask], t.times[mask], t.liked[mask], t.contexts[mask], *texts), TRAIN_SLATE)
 
     def graph(self, mask: Mask) -> Graph:
         """Trained on the likes among these training rows."""

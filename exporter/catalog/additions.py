@@ -177,7 +177,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
             "item": items.old_rows[part.items],
             "liked": part.liked,
             **dict(zip(contexts, part.contexts.T, strict=True)),
-            **{name: pl.Series(written[numbers], dtype=pl.String) for name, numbers in zip(texts, part.texts.T, strict=True)},
+            **{name: pl.Series(written[numbers], dtype=pl.String) for name, numbers in zip(texts, part.texts, strict=True)},
         }
         frame = pl.DataFrame(columns).with_columns(split=pl.lit(name))
         parts.append(frame.select(parts[0].columns))

@@ -185,7 +185,7 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
         [n for n, name in enumerate(names) if one_request or (kind, name) in prefix]
         for kind, names in (("context", catalog.contexts.names), ("request", catalog.request_texts.names))
     )
-    same = np.hstack([rows.contexts[:, contexts], rows.texts[:, texts]])
+    same = np.column_stack([rows.contexts[:, contexts], *(rows.texts[n] for n in texts)])
     starts = np.flatnonzero(np.r_[True, (rows.users[1:] != rows.users[:-1]) | (same[1:] != same[:-1]).any(1)])
     ends = np.r_[starts[1:], len(rows)]
     edges = zip(starts.tolist(), ends.tolist(), strict=True)

@@ -11,6 +11,7 @@ import numpy as np
 from rexit.batch.partition import Scoring, score_partition
 from rexit.batch.work import pair_type
 from rexit.bundle.context import Contexts
+from rexit.bundle.request_text import RequestTexts
 from rexit.errors import DeadlineError
 
 
@@ -20,7 +21,7 @@ class Recording:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def score(self, user: Any, items: Sequence[Any], as_of: int | None, context: Any) -> Any:
+    def score(self, user: Any, items: Sequence[Any], as_of: int | None, context: Any, request: Any) -> Any:
         assert context == {}
         self.calls.append((user, as_of, list(items)))
         raise DeadlineError("late")
@@ -41,7 +42,7 @@ def test_every_user_begins_with_an_empty_cache() -> None:
     pairs = np.array([(*row, (), ()) for row in rows], pair_type(0, 0))
     users, items = SimpleNamespace(id=lambda row: f"user {row}"), SimpleNamespace(take=lambda rows: rows.tolist())
     session: Any = Recording()
-    catalog: Any = SimpleNamespace(users=users, items=items, contexts=Contexts())
+    catalog: Any = SimpleNamespace(users=users, items=items, contexts=Contexts(), request_texts=RequestTexts())
     records, numbers = score_partition(session, catalog, ["stranger"], pairs, Scoring(timed=True, options={}))
     assert session.calls == [
         *("clear", ("stranger", 10, [8])),

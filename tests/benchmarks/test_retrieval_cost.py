@@ -167,7 +167,7 @@ class Clock:
     def clear_cache(self) -> None:
         self.calls.append("cold")
 
-    def score(self, user, items, *, as_of, force_exit, context=None):
+    def score(self, user, items, *, as_of, force_exit, context=None, request=None):
         self.calls.append((as_of is not None, len(items), force_exit))
         took = 4.0 if as_of is not None else 2.0
         return SimpleNamespace(stats=SimpleNamespace(retrieval_us=took, total_us=100 * took))

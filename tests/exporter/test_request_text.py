@@ -61,7 +61,7 @@ def test_the_index_stores_the_interactions_texts_as_tokens(catalog: Catalog) -> 
         RequestText("note", 3, spaced=False, required=False),
     )
     split = catalog.split("test")
-    assert split.texts.shape == (len(split), 2)
+    assert [numbers.shape for numbers in split.texts] == [(len(split),)] * 2
     assert {tuple(map(decode, split.request(n))) for n in range(len(split))} == {(" blue sky", "n18"), (" blue sky", "")}
     prompt = catalog.info["prompt"]
     assert prompt["max_prefix_tokens"] >= 10 and prompt["lengths"]["prefix"]["max"] > 5

@@ -43,12 +43,19 @@ class Line:
         self.profile, self.max_tokens = profile, max_tokens
 
     def prompt(
-        self, user: int, items: tuple[int, ...], *, as_of: int | None, context: object = None
+        self, user: int, items: tuple[int, ...], *, as_of: int | None, context: object = None, request: object = None
     ) -> tuple[list[int], list[list[int]]]:
         return [0] * (10 * user), [[0] * (6 + 4 * (item % 4)) for item in items]
 
     def score(
-        self, user: int, items: tuple[int, ...], *, as_of: int | None, force_exit: int, context: object = None
+        self,
+        user: int,
+        items: tuple[int, ...],
+        *,
+        as_of: int | None,
+        force_exit: int,
+        context: object = None,
+        request: object = None,
     ) -> SimpleNamespace:
         sizes = [len(one) for one in self.prompt(user, items, as_of=as_of)[1]]
         prefix, tokens, count, full = 10 * user, sum(sizes), 0, self.max_tokens

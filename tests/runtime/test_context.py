@@ -84,7 +84,7 @@ def test_a_name_given_twice(bundle: Path) -> None:
     """Python's mapping cannot; C and the command line can."""
     twice = [("device", "tv"), ("hour", 1.0), ("device", "tv")]
     with runtime.open(bundle) as session, pytest.raises(InputError) as raised:
-        session._open.prompt(USER, ITEMS, [], [], None, twice)
+        session._open.prompt(USER, ITEMS, [], [], None, twice, [])
     assert str(raised.value) == "context 'device' appears twice in the request"
 
 

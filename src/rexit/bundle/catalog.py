@@ -160,7 +160,7 @@ class Split:
         times: In the catalog's unit, int64 [n].
         liked: bool [n].
         contexts: Numbers of the contexts' values (`rexit.bundle.context`), int32 [n, contexts].
-        texts: Numbers of the request texts (`rexit.bundle.request_text`) in `text_tokens`, int32 [n, texts].
+        texts: For each request text (`rexit.bundle.request_text`) its number in `text_tokens`, int32 [n].
         text_tokens: Token ids of the distinct request texts; a missing one has none.
     """
 
@@ -169,15 +169,15 @@ class Split:
     times: NDArray[np.int64]
     liked: NDArray[np.bool_]
     contexts: NDArray[np.int32]
-    texts: NDArray[np.int32]
-    text_tokens: tuple[Tokens, ...]
+    texts: tuple[NDArray[np.int32], ...] = ()
+    text_tokens: tuple[Tokens, ...] = ()
 
     def __len__(self) -> int:
         return len(self.users)
 
     def request(self, row: int) -> list[Tokens]:
         """Returns the request texts of an interaction, in the order of the program's."""
-        return [self.text_tokens[number] for number in self.texts[row].tolist()]
+        return [self.text_tokens[numbers[row]] for numbers in self.texts]
 
 
 @dataclass(frozen=True)
@@ -380,18 +380,18 @@ class Catalog:
         columns = [frame[f"context.{name}"].to_numpy() for name in self.contexts.names]
         return np.array(columns, np.int32).reshape(len(columns), len(frame)).T
 
-    def _request_rows(self, frame: pl.DataFrame) -> tuple[NDArray[np.int32], tuple[Tokens, ...]]:
+    def _request_rows(self, frame: pl.DataFrame) -> tuple[tuple[NDArray[np.int32], ...], tuple[Tokens, ...]]:
         """Returns `texts` and `text_tokens` of a split."""
         import polars as pl
 
         columns = [frame[f"request.{name}"].fill_null("") for name in self.request_texts.names]
         if not columns:
-            return np.empty((len(frame), 0), np.int32), ()
+            return (), ()
         distinct = pl.concat([column.rename("") for column in columns]).unique(maintain_order=True)
         numbers = pl.Series(range(len(distinct)), dtype=pl.Int32)
-        texts = [column.replace_strict(distinct, numbers, return_dtype=pl.Int32).to_numpy() for column in columns]
+        texts = (column.replace_strict(distinct, numbers, return_dtype=pl.Int32).to_numpy() for column in columns)
         tokens = tuple(np.array(text.split(), np.int32) if text else NO_TOKENS for text in distinct)
-        return np.array(texts, np.int32).T, tokens
+        return tuple(texts), tokens
 
     def split(self, name: str) -> Split:
         """Returns the interactions of a split. A bundle's copy of the catalog has none.
