@@ -48,6 +48,7 @@ from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.entities import read_entities
 from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.training import Rows
 from rexit.exporter.prompt.language import Language, compile_template
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
@@ -112,8 +113,12 @@ def rows_of(catalog: Catalog, what: str, path: Path) -> pl.DataFrame:
 @torch.no_grad()
 def scored(model: MultiExitModel, catalog: Catalog, split: str, slate: int = SIZE) -> LogOdds:
     """Every exit's log-odds of a split's pairs, in the split's order, [pairs, exits]."""
+    return scored_rows(model, packed_slates(catalog, split, slate))
+
+
+def scored_rows(model: MultiExitModel, data: Rows) -> LogOdds:
+    """Every exit's log-odds of the rows' candidates, in order, [candidates, exits]."""
     model.eval()
-    data = packed_slates(catalog, split, slate)
     order = np.argsort(data.lengths)
     log_odds_by_row: dict[int, LogOdds] = {}
     for chosen in np.array_split(order, -(-len(order) // BATCH)):

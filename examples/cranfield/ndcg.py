@@ -1,9 +1,11 @@
-"""NDCG@10 of a reranker's bundle on a file of slates with grades, at every exit and by its policy.
+"""NDCG@10 of a calibrated reranker on a file of slates with grades, after every exit and by its policy, beside the first stage.
 
-    python examples/cranfield/ndcg.py BUNDLE OUT/slates.jsonl [--tokenizer MODEL]
+    rexit calibrate BUNDLE --slates OUT/slates.jsonl …
+    python examples/cranfield/ndcg.py BUNDLE OUT/slates.jsonl [--variant cpu-int8] [--tokenizer MODEL]
 
-Test queries alone. `first` is the order of the candidates in the file (BM25's). A document's gain is 2^grade - 1, and the ideal
-is the best order of all judged documents, found by BM25 or not. Intervals are 95 %, over queries, by bootstrap.
+Test queries alone, by the log-odds that the calibration recorded: no model runs. `first` is the order of the candidates in the
+file (BM25's). A document's gain is 2^grade - 1, and the ideal is the best order of all judged documents, found by BM25 or not.
+Intervals are 95 %, over queries, by bootstrap; differences are paired.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import runtime
 from rexit.bundle import Bundle
+from rexit.calibration.record.recording import FILE, Recording
 from rexit.errors import InputError
 from rexit.scripts import script
 from rexit.slates_file import SlatesFile
@@ -53,40 +55,48 @@ def judged(path: Path) -> dict[int, tuple[list[int], list[int]]]:
     return {row["group"]: (row["label"], row["grades"]) for row in rows}
 
 
+def recorded_log_odds(bundle: Bundle, file: SlatesFile) -> NDArray[np.float32]:
+    """Every exit's log-odds of the test candidates, float32 [n, E]. Raises BundleError where calibration read other slates."""
+    pairs = {name: sum(len(slate.items) for slate in file.cut(name)) for name in ("validation", "test")}
+    made_of = {"variant_sha256": bundle.variant_sha256, "slates_sha256": file.sha256, "slate": file.largest}
+    return Recording.read(bundle.folder / FILE, len(bundle.manifest.exits), made_of, pairs).log_odds["test"]
+
+
 @script
-def main(bundle: Path, slates: Path, tokenizer: Path | None) -> None:
-    opened, grades = Bundle.open(bundle), judged(slates)
-    file = SlatesFile.read(slates, partial(bundle_encoder, opened, tokenizer))
-    policy = opened.policy() is not None
-    rows: list[list[float]] = []
-    layers: list[float] = []
-    with runtime.open(bundle) as session:
-        for slate in file.cut("test"):
-            labels, ideal = grades[int(slate.user)]
-            if not any(ideal):
-                continue
-            log_odds = session.trace_tokens(slate.prefix, slate.candidates)
-            orders = [-np.arange(len(labels)), *log_odds.T]
-            if policy:
-                scores = session.score_tokens(slate.prefix, slate.candidates)
-                by_place = np.empty(len(labels))
-                by_place[np.asarray(scores.items)] = scores.log_odds
-                orders.append(by_place)
-                layers.append(float(np.mean([opened.manifest.exits[k] for k in scores.exit])))
+def main(path: Path, slates: Path, variant: str | None, tokenizer: Path | None) -> None:
+    bundle, grades = Bundle.open(path, variant), judged(slates)
+    file = SlatesFile.read(slates, partial(bundle_encoder, bundle, tokenizer))
+    policy = bundle.policy()
+    if policy is None:
+        raise InputError(f"{path}: has no policy: run `rexit calibrate {path} --slates {slates}` first")
+    test = file.cut("test")
+    offsets = np.cumsum([0, *(len(slate.items) for slate in test)])
+    log_odds = recorded_log_odds(bundle, file)
+    stops = policy.stops(log_odds, offsets)
+    by_policy = np.take_along_axis(policy.calibrated(log_odds), stops[:, None], 1)[:, 0]
+    depths = np.array(bundle.manifest.exits)
+    rows, layers = [], []
+    for slate, start, end in zip(test, offsets, offsets[1:], strict=False):
+        labels, ideal = grades[int(slate.user)]
+        if any(ideal):
+            orders = [-np.arange(end - start), *log_odds[start:end].T, by_policy[start:end]]
             rows.append([ndcg(order, labels, ideal) for order in orders])
-    names = ["first", *(f"after layer {depth}" for depth in opened.manifest.exits)]
-    if policy:
-        names.append(f"policy, {np.mean(layers):.1f} layers")
-    print(f"{len(rows)} test queries, NDCG@{PLACES}")
-    for name, values in zip(names, np.array(rows).T, strict=True):
-        low, high = interval(values)
-        print(f"{name:24} {values.mean():.4f}  [{low:.4f}, {high:.4f}]")
+            layers.append(depths[stops[start:end]].mean())
+    values = np.array(rows).T
+    names = ["first", *(f"after layer {depth}" for depth in depths), f"policy, {np.mean(layers):.1f} layers"]
+    print(f"{len(rows)} test queries, NDCG@{PLACES}, and its difference from the first order")
+    for name, of_queries in zip(names, values, strict=True):
+        low, high = interval(of_queries)
+        less, more = interval(of_queries - values[0])
+        difference = (of_queries - values[0]).mean()
+        print(f"{name:24} {of_queries.mean():.4f} ({low:.4f} to {high:.4f})  {difference:+.4f} ({less:+.4f} to {more:+.4f})")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("slates", type=Path)
+    parser.add_argument("--variant")
     parser.add_argument("--tokenizer", type=Path)
     args = parser.parse_args()
-    main(args.bundle, args.slates, args.tokenizer)
+    main(args.bundle, args.slates, args.variant, args.tokenizer)

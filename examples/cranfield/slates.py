@@ -1,7 +1,7 @@
 """Cranfield's 225 queries and 1,400 abstracts (C. W. Cleverdon, 1967; a public test collection) as files of slates.
 
     pip install bm25s
-    python examples/cranfield/slates.py OUT --from cranfield.zip [--candidates 100] [--words 100]
+    python examples/cranfield/slates.py OUT --from cranfield.zip [--candidates 100] [--words 100] [--scores] …
 
 The zip has `cran.all.1400`, `cran.qry` and `cranqrel`, the judgements. Writes
 
@@ -10,6 +10,8 @@ The zip has `cran.all.1400`, `cran.qry` and `cranqrel`, the judgements. Writes
 
 A grade is 3 for a complete answer, 2 for high relevance, 1 for a useful reference, 0 for the rest, those of minimum interest
 among them. `grades` has the ten best of all documents, found by BM25 or not: an ideal ranking. Abstracts are cut to `--words`.
+With `--scores` a candidate ends in its BM25 score as a share of the best one's, in two digits: a first stage's score as text
+helps a reranker (Askari et al., ECIR 2023). Training queries keep the first `--train-candidates` alone.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from rexit.bundle.writer import new_folder
 from rexit.scripts import script
 
 DOCUMENTS, QUERIES, JUDGEMENTS = "cran.all.1400", "cran.qry", "cranqrel"
-SPLITS = {"train": 0.6, "validation": 0.8, "test": 1.0}
+SPLITS = {"train": 0.4, "validation": 0.7, "test": 1.0}
 """The share of queries up to a split's end."""
 PROMPT = {
     "prefix": ["Query: {query}\n"],
-    "document": ["Passage: {document}", "\nDoes the passage answer the query?"],
+    "document": ["Passage: {document}", "\nRelevant:"],
     "answers": {"no": " no", "yes": " yes"},
 }
 
@@ -65,8 +67,8 @@ def split_of(query: int, count: int) -> str:
     return next(name for name, end in SPLITS.items() if place < end)
 
 
-def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[list[int]]:
-    """The places of each query's best documents by BM25."""
+def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[list[tuple[int, float]]]:
+    """The places of each query's best documents by BM25, and their scores."""
     try:
         bm25s = importlib.import_module("bm25s")
     except ImportError:
@@ -74,30 +76,41 @@ def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[l
     retriever = bm25s.BM25()
     retriever.index(bm25s.tokenize(list(documents), stopwords="en", show_progress=False), show_progress=False)
     tokens = bm25s.tokenize(list(queries), stopwords="en", show_progress=False)
-    places, _ = retriever.retrieve(tokens, k=count, show_progress=False)
-    return [[int(place) for place in row] for row in places]
+    places, scores = retriever.retrieve(tokens, k=count, show_progress=False)
+    return [[(int(place), float(score)) for place, score in zip(*row, strict=True)] for row in zip(places, scores, strict=True)]
 
 
-def slates(files: Mapping[str, str], candidates: int, words: int) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a file of slates."""
+def text_of(document: str, words: int, share: float | None) -> str:
+    """A candidate's text. share: its score over the best candidate's; None: left out."""
+    text = " ".join(document.split()[:words])
+    return text if share is None else f"{text}\nMatch: {min(99, round(100 * share)):02d}"
+
+
+def slates(
+    files: Mapping[str, str], candidates: int, words: int, train_candidates: int | None = None, scores: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a file of slates. train_candidates: of a training query; None: as of the others."""
     documents = [record for record in records(files[DOCUMENTS]) if record.get("W")]
     queries = [record["W"] for record in records(files[QUERIES])]
     graded = judgements(files[JUDGEMENTS])
     found = best([record["W"] for record in documents], queries, min(candidates, len(documents)))
-    for n, (query, places) in enumerate(zip(queries, found, strict=True), 1):
-        chosen = [documents[place] for place in places]
+    for n, (query, ranked) in enumerate(zip(queries, found, strict=True), 1):
+        split, highest = split_of(n, len(queries)), ranked[0][1] or 1.0
+        chosen = [(documents[place], score / highest) for place, score in ranked]
+        if split == "train":
+            chosen = chosen[:train_candidates]
         yield {
             "group": n,
-            "split": split_of(n, len(queries)),
+            "split": split,
             "query": query,
-            "candidates": [" ".join(record["W"].split()[:words]) for record in chosen],
-            "label": [graded[n].get(int(record["I"]), 0) for record in chosen],
+            "candidates": [text_of(record["W"], words, share if scores else None) for record, share in chosen],
+            "label": [graded[n].get(int(record["I"]), 0) for record, _ in chosen],
             "grades": sorted(graded[n].values(), reverse=True)[:10],
         }
 
 
 @script
-def main(out: Path, source: Path, candidates: int, words: int) -> None:
+def main(out: Path, source: Path, candidates: int, train_candidates: int | None, words: int, scores: bool) -> None:
     try:
         with zipfile.ZipFile(source) as archive:
             files = {name: archive.read(name).decode("latin-1") for name in (DOCUMENTS, QUERIES, JUDGEMENTS)}
@@ -105,8 +118,10 @@ def main(out: Path, source: Path, candidates: int, words: int) -> None:
         sys.exit(f"slates: {source}: {exc.args[0]}, expected a zip file of Cranfield")
     if candidates < 2 or words < 1:
         sys.exit(f"slates: --candidates {candidates} --words {words}, expected at least 2 and 1")
+    if train_candidates is not None and not 2 <= train_candidates <= candidates:
+        sys.exit(f"slates: --train-candidates {train_candidates}, expected 2 to {candidates}")
     with new_folder(out) as folder:
-        rows = list(slates(files, candidates, words))
+        rows = list(slates(files, candidates, words, train_candidates, scores))
         (folder / "slates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         (folder / "prompt.json").write_text(json.dumps(PROMPT, indent=1) + "\n", encoding="utf-8")
     labels = [grade for row in rows for grade in row["label"]]
@@ -119,6 +134,8 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--from", dest="source", type=Path, required=True)
     parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--train-candidates", type=int)
     parser.add_argument("--words", type=int, default=100)
+    parser.add_argument("--scores", action="store_true")
     args = parser.parse_args()
-    main(args.out, args.source, args.candidates, args.words)
+    main(args.out, args.source, args.candidates, args.train_candidates, args.words, args.scores)

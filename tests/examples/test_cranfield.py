@@ -19,12 +19,14 @@ FILES = {
     "cran.qry": ".I 001\n.W\nwhat lifts\na wing .\n.I 004\n.W\nwhich heat .\n",
     "cranqrel": "1 3 4 \n1 1 1 \n2 3 2 \n2 1 -1\n2 2 3\n",
 }
+RANKED = [[(1, 4.0), (0, 1.0)], [(0, 8.0), (1, 0.25)]]
+"""Places of the documents with a text, and their scores."""
 
 
 def test_rows_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     import slates
 
-    monkeypatch.setattr(slates, "best", lambda documents, queries, count: [[1, 0], [0, 1]])
+    monkeypatch.setattr(slates, "best", lambda documents, queries, count: RANKED)
     first, second = slates.slates(FILES, 2, 3)
     assert first["query"] == "what lifts a wing ." and first["candidates"] == ["heat in plates", "a wing ."]
     assert first["label"] == [0, 3], "a complete answer is 3, minimum interest 0"
@@ -33,11 +35,29 @@ def test_rows_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     assert second["label"] == [0, 2] and second["grades"] == [2, 1, 0], "a document without text is judged all the same"
 
 
+def test_a_score_is_a_share_of_the_best_in_two_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import slates
+
+    monkeypatch.setattr(slates, "best", lambda documents, queries, count: RANKED)
+    first, second = slates.slates(FILES, 2, 3, scores=True)
+    assert first["candidates"] == ["heat in plates\nMatch: 99", "a wing .\nMatch: 25"]
+    assert second["candidates"][1].endswith("Match: 03")
+
+
+def test_training_queries_alone_keep_fewer_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    import slates
+
+    monkeypatch.setattr(slates, "best", lambda documents, queries, count: RANKED)
+    monkeypatch.setattr(slates, "split_of", lambda query, count: "train" if query == 1 else "test")
+    first, second = slates.slates(FILES, 2, 3, train_candidates=1)
+    assert (len(first["candidates"]), first["label"]) == (1, [0]) and len(second["candidates"]) == 2
+
+
 def test_all_splits_have_queries_and_each_query_one() -> None:
     import slates
 
     splits = [slates.split_of(n, 225) for n in range(1, 226)]
-    assert {name: splits.count(name) for name in slates.SPLITS} == {"train": 135, "validation": 45, "test": 45}
+    assert {name: splits.count(name) for name in slates.SPLITS} == {"train": 90, "validation": 68, "test": 67}
 
 
 def test_the_prompt_is_a_rerankers(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""What a model ranks like whose catalog has embeddings from elsewhere, against one whose catalog trained its own.
+"""What a model ranks like on one catalog, against another: with embeddings from elsewhere, or with contexts in its prompts.
 
-    python benchmarks/ranking/own_embeddings.py NAME=CATALOG … --work WORK [--epochs 2] [--batch-tokens 800] [--seeds 3] [--json]
+    python benchmarks/ranking/catalogs.py NAME=CATALOG … --work WORK [--epochs 2] [--batch-tokens 800] [--seeds 3] [--json]
 
 The catalogs are of the same interactions and the same split; the first is what the others are compared with. Each gets a model of
 examples/movielens/train.py, with its options. Its last exit scores the slates of the test split in PyTorch. WORK keeps scores, by
 name and settings. Figures are means over the seeds, intervals of a bootstrap over users, differences paired.
+
+A slate of the test split is cut alike in all catalogs, so that all prompts are as of the same moments: contexts, which would end
+it, must stand behind the prefix, where each candidate brings its own.
 """
 
 from __future__ import annotations
@@ -24,14 +27,32 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "movielens"))
 from judgement import METRICS, Judgement, mean
-from prompts import scored
+from prompts import scored_rows
 from train import Settings, train
 
 from rexit.bundle import Catalog
 from rexit.errors import InputError
+from rexit.exporter.model.training import Row, Rows
+from rexit.exporter.model.vectors import Sources
+from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.scripts import script
+from rexit.slates import SIZE, runs
 
 SHOWN = METRICS[:3]
+
+
+def test_rows(catalog: Catalog) -> Rows:
+    """The slates of the test split, cut at their size alone. Raises InputError for a context in the prefix."""
+    if placed := [op["name"] for op in catalog.info["prompt"]["prefix"] if op["op"] == "context"]:
+        raise InputError(f"{catalog.path}: context `{placed[0]}` is in the prefix, expected contexts behind it alone")
+    split, parts = runs(catalog, "test", SIZE, ())
+    builder = PromptBuilder.of(catalog, "test")
+    rows = []
+    for part in parts:
+        user, time = int(split.users[part.start]), int(split.times[part.start])
+        prompt = builder.prompt_rows(user, split.items[part], time, context=split.contexts[part])
+        rows.append(Row(catalog.users.id(user), prompt, split.liked[part]))
+    return Rows(rows, None if catalog.vector_ids is None else Sources(catalog, training=False))
 
 
 def test_scores(catalog: Catalog, settings: Settings, path: Path) -> NDArray[np.float32]:
@@ -39,7 +60,7 @@ def test_scores(catalog: Catalog, settings: Settings, path: Path) -> NDArray[np.
     if not path.is_file():
         model = train(catalog, settings)
         with torch.no_grad():
-            np.save(path, scored(model, catalog, "test")[:, -1])
+            np.save(path, scored_rows(model, test_rows(catalog))[:, -1])
     scores: NDArray[np.float32] = np.load(path)
     return scores
 
