@@ -40,13 +40,13 @@ build() {
     make_with genai genai genai-int4
     ;;
   llama) # from source, for this CPU: GGML_NATIVE is on by default
-    environment llama llama-cpp-python
+    CMAKE_ARGS="-DLLAVA_BUILD=OFF" environment llama llama-cpp-python
     make_with optimum f32.gguf q8_0.gguf bf16.gguf
     make_with llama q4_0.gguf q4_k.gguf
     ;;
-  ik_llama) # likewise
-    environment ik_llama ik-llama-cpp-python
-    make_with optimum q8_0.gguf
+  ik_llama) # likewise; the wheel of the package index knows AVX2 alone
+    CMAKE_ARGS="-DGGML_NATIVE=ON" environment ik_llama --no-binary ik-llama-cpp-python ik-llama-cpp-python
+    make_with optimum q8_0.gguf # llama.cpp makes q4_0.gguf
     ;;
   *)
     echo "peers.sh: no peer $1; there are $(IFS=,; echo "base,${peers[*]}")" >&2

@@ -2,8 +2,7 @@
 
 one_by_one      a generator for each candidate's whole prompt
 rewound         one generator: the prefix once, then one candidate after another, rewound to the prefix after each. It can only
-                rewind a batch of one, so candidates cannot share a pass
-shared_prefix   the same graph, run by ONNX Runtime itself (ort.py): the prefix's keys and values repeated for all candidates
+                rewind a batch of one, so candidates cannot share a pass; nor does its attention take a batch behind a prefix
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime_genai
-from ort import SharedPrefix, session
 from protocol import NoCache, serve
 
 
@@ -67,7 +65,6 @@ def load(setup: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     ways: dict[str, Callable[[], Any]] = {
         "one_by_one": lambda: OneByOne(model, params),
         "rewound": lambda: Rewound(model, params),
-        "shared_prefix": lambda: SharedPrefix(session(f"{setup['genai']}/model.onnx", setup["threads"])),
     }
     return {name: ways[name]() for name in setup["ways"]}, {"onnxruntime-genai": onnxruntime_genai.__version__}
 

@@ -155,7 +155,7 @@ def main() -> None:
         "onnx": lambda to: exported(plain, to, "text-generation"),
         "onnx-past": lambda to: exported(plain, to, "text-generation-with-past"),
         "genai": lambda to: built(plain, to, "fp32"),
-        "genai-int4": lambda to: built(plain, to, "int4", "int4_accuracy_level=4", "int4_block_size=32"),
+        "genai-int4": lambda to: built(plain, to, "int4", "int4_accuracy_level=4", "int4_block_size=32", "prune_lm_head=true"),
         "openvino-int8": lambda to: for_openvino(plain, to, 8),
         "openvino-fp32": lambda to: for_openvino(plain, to, None),
         "ctranslate2-int8": lambda to: for_ctranslate2(plain, to),
