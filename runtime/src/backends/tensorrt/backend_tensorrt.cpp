@@ -6,7 +6,7 @@
 #include <mutex>
 #include <utility>
 
-#include "backends/tensorrt/cuda.hpp"
+#include "backends/nvidia/cuda.hpp"
 #include "backends/tensorrt/tensorrt_engines.hpp"
 #include "backends/tensorrt/worker.hpp"
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "backends/tensorrt/buckets.hpp"
-#include "backends/tensorrt/cuda.hpp"
+#include "backends/nvidia/cuda.hpp"
 #include "backends/tensorrt/pass_buffers.hpp"
 #include "backends/tensorrt/tensorrt_engines.hpp"
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "backends/tensorrt/cuda.hpp"
+#include "backends/nvidia/cuda.hpp"
 #include "backends/tensorrt/tensorrt_engines.hpp"
 
 namespace rexit::core {

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "backends/accelerator.hpp"
-#include "backends/tensorrt/cuda.hpp"
-#include "backends/tensorrt/tensorrt_library.hpp"
+#include "backends/nvidia/cuda.hpp"
+#include "backends/nvidia/tensorrt_library.hpp"
 #include "base/status.hpp"
 #include "files/mapped_file.hpp"
 

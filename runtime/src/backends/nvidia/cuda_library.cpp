@@ -1,4 +1,4 @@
-#include "backends/tensorrt/cuda_library.hpp"
+#include "backends/nvidia/cuda_library.hpp"
 
 #include <string>
 

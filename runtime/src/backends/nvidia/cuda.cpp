@@ -1,4 +1,4 @@
-#include "backends/tensorrt/cuda.hpp"
+#include "backends/nvidia/cuda.hpp"
 
 #include <limits>
 

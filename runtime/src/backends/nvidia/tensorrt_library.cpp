@@ -1,4 +1,4 @@
-#include "backends/tensorrt/tensorrt_library.hpp"
+#include "backends/nvidia/tensorrt_library.hpp"
 
 #include "backends/accelerator.hpp"
 #include "backends/shared_library.hpp"

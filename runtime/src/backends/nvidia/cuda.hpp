@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "backends/tensorrt/cuda_library.hpp"
+#include "backends/nvidia/cuda_library.hpp"
 #include "base/status.hpp"
 
 namespace rexit::core::cuda {
