@@ -47,6 +47,13 @@ def to_path(path: str | os.PathLike[str]) -> str:
     return text
 
 
+def to_provider_options(options: Mapping[str, str]) -> list[tuple[str, str]]:
+    for key, value in options.items():
+        if not isinstance(key, str) or not isinstance(value, str) or "\0" in key + value:
+            raise InputError(f"provider_options has {key!r}: {value!r}, expected strings without a NUL character")
+    return list(options.items())
+
+
 def to_integer(name: str, value: Any, bits: int = 63) -> int:
     """The integer that a value is. bits: 31: from 0 to below 2^31."""
     try:

@@ -20,7 +20,20 @@ def verify(path: str, variant: str) -> None: ...
 
 class Session:
     def __init__(
-        self, path: str, variant: str, library: str, threads: int, cache_bytes: int, slate_bytes: int, device: str, device_id: int
+        self,
+        path: str,
+        variant: str,
+        library: str,
+        threads: int,
+        cache_bytes: int,
+        slate_bytes: int,
+        device: str,
+        device_id: int,
+        provider: str,
+        provider_options: Sequence[tuple[str, str]],
+        graph_cache: str,
+        own_threads: bool,
+        spinning: int,
     ) -> None: ...
     def another(self) -> Session: ...
     def reloaded(self) -> Session | None: ...

@@ -26,6 +26,7 @@ from rexit.runtime._arguments import (
     to_path,
     to_plain_id,
     to_plain_ids,
+    to_provider_options,
     to_recent,
     to_rules,
     to_size,
@@ -61,6 +62,11 @@ def open(
     library: str | os.PathLike[str] | None = None,
     device: str | None = None,
     device_id: int = 0,
+    provider: str | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    graph_cache: str | os.PathLike[str] | None = None,
+    own_threads: bool = False,
+    spinning: bool | None = None,
 ) -> Session:
     """Opens a bundle's variant: checks its structure, maps the catalog, loads the segments.
 
@@ -79,6 +85,12 @@ def open(
         device: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
             target.
         device_id: Number of the GPU.
+        provider: An execution provider by its name in ONNX Runtime, in place of the device's: `OpenVINO`, `XNNPACK`, `QNN`,
+            `CoreML`, whatever the library has.
+        provider_options: That provider's own options, for instance `{"device_type": "CPU"}`.
+        graph_cache: Folder for the graphs as ONNX Runtime has optimized them; later opens load those. None: no cache.
+        own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
+        spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, pools of `own_threads` do not.
 
     Returns:
         A session. Close it, or use it in a `with` statement.
@@ -88,7 +100,7 @@ def open(
         BackendError: The backend is missing, too old, or failed.
         InputError: There is no such variant, or an argument is out of range.
     """
-    for name, value in (("variant", variant), ("device", device)):
+    for name, value in (("variant", variant), ("device", device), ("provider", provider)):
         if value == "":
             raise InputError(f"{name} is an empty string, expected a name or None")
     native = _native.Session(
@@ -100,6 +112,11 @@ def open(
         to_size("slate_bytes", slate_bytes),
         device or "",
         to_integer("device_id", device_id, 31),
+        provider or "",
+        to_provider_options(provider_options or {}),
+        "" if graph_cache is None else to_path(graph_cache),
+        bool(own_threads),
+        0 if spinning is None else 1 if spinning else 2,
     )
     return Session(native, os.fspath(path))
 

@@ -35,6 +35,28 @@ void add_execution(CLI::App& command, BundleOptions& options) {
                      "cpu, cuda or tensorrt. Default: the variant's own. The CPU runs every variant.");
   command.add_option("--library", options.onnxruntime_library,
                      "libonnxruntime.so. Default: $REXIT_ONNXRUNTIME_LIBRARY, else the system's.");
+  command.add_option("--provider", options.provider,
+                     "An execution provider of ONNX Runtime by its name, in place of the device's: OpenVINO, XNNPACK, QNN.");
+  const auto add_provider_options = [&options](const std::vector<std::string>& settings) {
+    for (const std::string& setting : settings) {
+      const std::size_t equals = setting.find('=');
+      if (equals == 0 || equals == std::string::npos)
+        throw CLI::ValidationError("--provider-option", "is `" + setting + "`, expected KEY=VALUE");
+      options.provider_options.emplace_back(setting.substr(0, equals), setting.substr(equals + 1));
+    }
+  };
+  command
+      .add_option_function<std::vector<std::string>>("--provider-option", add_provider_options,
+                                                     "An option of the provider, as KEY=VALUE; once for each.")
+      ->allow_extra_args(false);
+  command.add_option("--graph-cache", options.graph_cache,
+                     "Folder for graphs as ONNX Runtime has optimized them; later starts load those.");
+  command.add_flag("--own-threads", options.own_threads,
+                   "A thread pool of this size for every segment, which sleeps between runs.");
+  const auto set_spinning = [&options](const bool& spins) { options.spinning = spins ? REXIT_SPINNING_ON : REXIT_SPINNING_OFF; };
+  command.add_option_function<bool>(
+      "--spinning", set_spinning,
+      "Whether threads wait for work by spinning: true or false. Default: true, but with --own-threads.");
 }
 
 template <class Options>

@@ -40,6 +40,18 @@ def test_whole_bundle_passes(bundle: Path, string_bundle: Path) -> None:
     assert "All checks passed." in run_program("verify", bundle).out
 
 
+def test_with_a_provider(bundle: Path) -> None:
+    """The tests' ONNX Runtime has AZURE beside the CPU's: it takes no operator of these graphs."""
+    ended = run_program("verify", bundle, "--json", "--provider", "AZURE", "--own-threads", "--threads", "1")
+    assert ended.code == 0 and set(outcomes(ended).values()) == {"ok"}, ended.out
+    ended = run_program("verify", bundle, "--provider", "QNN", "--json")
+    assert ended.code == 8
+    assert "provider `QNN`: " in ended.out
+    for setting in ("device_type", "=CPU"):
+        ended = run_program("verify", bundle, "--provider", "AZURE", f"--provider-option={setting}")
+        assert_one_error(ended, 2, f"`{setting}`, expected KEY=VALUE")
+
+
 def test_refreshed_bundle_passes(tmp_path: Path) -> None:
     """A box without Python would reject it: the exporter's golden samples are of another catalog."""
     bundle = write_ranked(tmp_path).bundle

@@ -174,6 +174,14 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_verify(const char* path, con
 /* An opened bundle with its segments loaded. */
 typedef struct rexit_bundle rexit_bundle;
 
+/* Spinning threads answer faster, and take processor time from the program's other threads between two operators and for a moment
+ * after a run. */
+typedef enum rexit_spinning {
+  REXIT_SPINNING_DEFAULT = 0, /* the process's pool spins or does what the first open said; pools of own_threads sleep */
+  REXIT_SPINNING_ON = 1,
+  REXIT_SPINNING_OFF = 2
+} rexit_spinning;
+
 typedef struct rexit_bundle_options {
   size_t struct_size;
   const char* variant;             /* by name; NULL: the bundle's first */
@@ -185,13 +193,37 @@ typedef struct rexit_bundle_options {
                                       "tensorrt": the engines that `rexit compile` built for this GPU, variants for tensorrt only;
                                       NULL: the variant's own target */
   int32_t threads; /* size of the process's thread pool, created by the first open; 0: one per core, or the existing pool's size;
-                      a later open with another size is refused. If the program has created ONNX Runtime's environment before,
-                      every segment has its own pool of this size, and ONNX Runtime logs to the program */
+                      a later open with another size or other spinning is refused. If the program has created ONNX Runtime's
+                      environment before, without a pool, or the first open had own_threads, every segment has its own pool of
+                      this size. ONNX Runtime logs to the program if it is the program's environment */
   int32_t device_id;   /* GPU number, as in CUDA; ignored on the CPU */
   int32_t cuda_graphs; /* 1: pad slates to a few sizes, and launch a segment with a repeated size as a single CUDA graph. Helps if
                           the GPU waits for the CPU to launch kernels. Only for device "tensorrt" in a rexit built with
                           -DREXIT_TENSORRT=ON, refused elsewhere */
   int32_t reserved;
+  /* The rest is for programs that have an ONNX Runtime of their own, or plans for its threads and providers. */
+  const void* onnxruntime; /* the program's own ONNX Runtime, the const OrtApiBase* of its OrtGetApiBase(), of version 1.17 or
+                              newer; onnxruntime_library is ignored. NULL: a library is loaded. Refused if another library is
+                              loaded already */
+  void* environment;    /* the program's OrtEnv*, created by `onnxruntime`: the segments use its pool, its log and the allocator
+                           that the program has registered in it. rexit keeps it alive, also after its ReleaseEnv. NULL: the
+                           process's, created if there is none; rexit registers its own allocator in it, which
+                           rexit_session_get_memory counts. Refused if it is not the environment of the bundles opened before */
+  const char* provider; /* an execution provider by its name in ONNX Runtime, in place of the device's: "OpenVINO",
+                           "XNNPACK", "QNN", "CoreML", whatever the library has; `device` is then NULL or "cpu". Runs any
+                           variant; operators that the provider does not have run on the CPU. `rexit-run verify --provider`
+                           compares its answers with the golden samples */
+  const char* const* provider_keys;   /* the provider's own options, [provider_option_count]; may be NULL if there are none */
+  const char* const* provider_values; /* their values, likewise */
+  size_t provider_option_count;
+  const char* graph_cache; /* folder for the graphs as ONNX Runtime has optimized them, created if it is missing; later opens load
+                              those. An entry belongs to a variant, a version of ONNX Runtime and a processor; it is about as
+                              large as the variant's graphs, and rexit deletes none but damaged ones. If it cannot be written,
+                              that is a warning. Only on the CPU without `provider`; the folder must be as trustworthy as the
+                              bundle's graphs. NULL: none */
+  int32_t own_threads; /* 1: every segment of this bundle has a thread pool of its own, of `threads` threads, the caller's thread
+                          among them: with 1, all runs in the caller's thread. 0: the process's pool */
+  int32_t spinning;    /* a rexit_spinning: whether a pool's threads wait for work by spinning */
 } rexit_bundle_options;
 
 /* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments, and computes the pinned

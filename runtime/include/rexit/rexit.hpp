@@ -49,6 +49,13 @@ struct BundleOptions {
   std::string device;               // "cpu", "cuda" or "tensorrt"; empty: the variant's target
   std::int32_t device_id = 0;
   bool cuda_graphs = false;
+  const void* onnxruntime = nullptr;  // OrtGetApiBase() of the program's own ONNX Runtime
+  void* environment = nullptr;        // its OrtEnv*
+  std::string provider;               // of ONNX Runtime, in place of the device's
+  std::vector<std::pair<std::string, std::string>> provider_options;
+  std::string graph_cache;  // folder for optimized graphs; empty: none
+  bool own_threads = false;
+  rexit_spinning spinning = REXIT_SPINNING_DEFAULT;
 };
 
 // Describes the variants of the bundle in folder `path`, without loading them. See rexit_bundle_get_variant.
@@ -73,9 +80,28 @@ class Bundle {
  public:
   explicit Bundle(const std::string& path, const BundleOptions& options = {}) {
     const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
-    const rexit_bundle_options c_options{
-        sizeof c_options, or_null(options.variant), or_null(options.onnxruntime_library), or_null(options.device),
-        options.threads,  options.device_id,        options.cuda_graphs ? 1 : 0,          0};
+    std::vector<const char*> keys, values;
+    for (const auto& [key, value] : options.provider_options) {
+      keys.push_back(key.c_str());
+      values.push_back(value.c_str());
+    }
+    rexit_bundle_options c_options{};
+    c_options.struct_size = sizeof c_options;
+    c_options.variant = or_null(options.variant);
+    c_options.onnxruntime_library = or_null(options.onnxruntime_library);
+    c_options.device = or_null(options.device);
+    c_options.threads = options.threads;
+    c_options.device_id = options.device_id;
+    c_options.cuda_graphs = options.cuda_graphs ? 1 : 0;
+    c_options.onnxruntime = options.onnxruntime;
+    c_options.environment = options.environment;
+    c_options.provider = or_null(options.provider);
+    c_options.provider_keys = keys.data();
+    c_options.provider_values = values.data();
+    c_options.provider_option_count = keys.size();
+    c_options.graph_cache = or_null(options.graph_cache);
+    c_options.own_threads = options.own_threads ? 1 : 0;
+    c_options.spinning = options.spinning;
     rexit_bundle* handle = nullptr;
     check(rexit_bundle_open(path.c_str(), &c_options, &handle));
     handle_.reset(handle, rexit_bundle_close);

@@ -95,6 +95,34 @@ void run_trace(rexit_session* session, const Source* request, float* log_odds_ou
   write_stats(stats, stats_out);
 }
 
+Execution read_execution(const rexit_bundle_options& options) {
+  if (options.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", options.threads, ", expected 0 or more");
+  if (options.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", options.device_id, ", expected 0 or more");
+  if (options.cuda_graphs != 0 && options.cuda_graphs != 1)
+    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", options.cuda_graphs, ", expected 0 or 1");
+  if (options.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", options.reserved, ", expected 0");
+  if (options.own_threads != 0 && options.own_threads != 1)
+    fail(REXIT_INVALID_ARGUMENT, "options.own_threads is ", options.own_threads, ", expected 0 or 1");
+  if (options.spinning < REXIT_SPINNING_DEFAULT || options.spinning > REXIT_SPINNING_OFF)
+    fail(REXIT_INVALID_ARGUMENT, "options.spinning is ", options.spinning, ", expected a rexit_spinning, 0 to 2");
+  Execution execution;
+  execution.library = options.onnxruntime_library;
+  execution.threads = options.threads;
+  execution.device = options.device;
+  execution.device_id = options.device_id;
+  execution.cuda_graphs = options.cuda_graphs == 1;
+  execution.onnxruntime = options.onnxruntime;
+  execution.environment = options.environment;
+  execution.provider = options.provider;
+  execution.provider_keys = options.provider_keys;
+  execution.provider_values = options.provider_values;
+  execution.provider_options = options.provider_option_count;
+  execution.graph_cache = options.graph_cache;
+  execution.own_threads = options.own_threads == 1;
+  execution.spinning = static_cast<rexit_spinning>(options.spinning);
+  return execution;
+}
+
 void warn_if_calibrated_elsewhere(const Bundle& bundle, const Execution& execution) {
   Conditions here = conditions_of(bundle, execution);
   here.rexit = version;
@@ -161,13 +189,7 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   required(path, "path");
   required(bundle_out, "bundle_out");
   const rexit_bundle_options settings = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
-  if (settings.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", settings.threads, ", expected 0 or more");
-  if (settings.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", settings.device_id, ", expected 0 or more");
-  if (settings.cuda_graphs != 0 && settings.cuda_graphs != 1)
-    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", settings.cuda_graphs, ", expected 0 or 1");
-  if (settings.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", settings.reserved, ", expected 0");
-  const Execution execution{settings.onnxruntime_library, settings.threads, settings.device, settings.device_id,
-                            settings.cuda_graphs == 1};
+  const Execution execution = read_execution(settings);
   const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
   auto loaded = std::make_shared<const LoadedBundle>(path, settings.variant, make_factory);
   log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + loaded->bundle.variant().name);

@@ -19,6 +19,7 @@ namespace rexit::core {
 namespace {
 
 std::string device_of(const Bundle& bundle, const Execution& execution) {
+  if (execution.provider != nullptr) return "cpu";
   return execution.device != nullptr ? execution.device : bundle.variant().target;
 }
 
@@ -29,9 +30,30 @@ void refuse_cuda_graphs(const Execution& execution) {
     fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
 }
 
+void check_onnxruntime_options(const Execution& execution) {
+  if (execution.provider != nullptr && execution.device != nullptr && execution.device != std::string("cpu"))
+    fail(REXIT_INVALID_ARGUMENT, "options.provider is `", execution.provider, "` and options.device `", execution.device,
+         "`: a provider takes the device's place, expected no device or cpu");
+  if (execution.environment != nullptr && execution.onnxruntime == nullptr)
+    fail(REXIT_INVALID_ARGUMENT, "options.environment is set without options.onnxruntime, the library that created it");
+  if (execution.provider == nullptr && execution.provider_options != 0)
+    fail(REXIT_INVALID_ARGUMENT, "options.provider_option_count is ", execution.provider_options, " without options.provider");
+  for (std::size_t i = 0; i < execution.provider_options; ++i)
+    if (execution.provider_keys == nullptr || execution.provider_values == nullptr || execution.provider_keys[i] == nullptr ||
+        execution.provider_values[i] == nullptr)
+      fail(REXIT_INVALID_ARGUMENT, "options.provider_keys or options.provider_values: number ", i, " of ",
+           execution.provider_options, " is NULL");
+}
+
 // All sessions share the backend: several threads may call it at once.
 BackendFactory shared_factory(std::shared_ptr<const Backend> backend) {
   return [backend = std::move(backend)] { return backend; };
+}
+
+void check_graph_cache(const Execution& execution, const std::string& device) {
+  if (execution.graph_cache != nullptr && (execution.provider != nullptr || device != "cpu"))
+    fail(REXIT_INVALID_ARGUMENT, "options.graph_cache is for device `cpu` without a provider, this is ",
+         execution.provider != nullptr ? std::string("provider `") + execution.provider : "device `" + device, "`");
 }
 
 BackendFactory make_tensorrt(const Bundle& bundle, const Execution& execution) {
@@ -62,8 +84,10 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
   if (!is_known(variant.target))
     fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` targets `", variant.target,
          "`, this version knows cpu, cuda and tensorrt");
+  check_onnxruntime_options(execution);
   const std::string device = device_of(bundle, execution);
   if (!is_known(device)) fail(REXIT_INVALID_ARGUMENT, "device is `", device, "`, expected cpu, cuda or tensorrt");
+  check_graph_cache(execution, device);
   if (device == "tensorrt") {
     if (variant.target != "tensorrt")
       fail(REXIT_INVALID_ARGUMENT, "device `tensorrt` runs only variants exported for tensorrt; variant `", variant.name,
@@ -79,13 +103,13 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
 
 Conditions conditions_of(const Bundle& bundle, const Execution& execution) {
   Conditions here;
-  here.device = device_of(bundle, execution);
+  here.device = execution.provider != nullptr ? execution.provider : device_of(bundle, execution);
   ::utsname system{};
   if (::uname(&system) == 0) here.architecture = system.machine;
 #ifdef REXIT_TENSORRT
   if (here.device == "tensorrt") return here;  // runs on TensorRT itself
 #endif
-  add_ort_conditions(here);
+  add_ort_conditions(here, execution);
   return here;
 }
 

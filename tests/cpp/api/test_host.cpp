@@ -1,9 +1,13 @@
 // A program that uses ONNX Runtime itself, by its C++ headers and the same library, and is linked with rexit's objects, as with
-// librexit.a.
+// librexit.a. ONNX Runtime has an environment per process, so that most tests run in a process of their own.
 #include <gtest/gtest.h>
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <vector>
 
 #include "bundles.hpp"
@@ -22,6 +26,41 @@ class Host : public testing::Test {
   const OrtApi table = *OrtGetApiBase()->GetApi(ORT_API_VERSION);
 };
 
+// The body ends its process: with 0 if all it expects is so.
+class HostDeathTest : public Host {
+ protected:
+  HostDeathTest() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+void must(bool is_so, const char* text) {
+  if (is_so) return;
+  std::fprintf(stderr, "not so: %s (%s)\n", text, rexit_last_error());
+  std::_Exit(1);
+}
+#define MUST(condition) must(condition, #condition)
+
+std::size_t threads_of_this_process() {
+  using Iterator = std::filesystem::directory_iterator;
+  return static_cast<std::size_t>(std::distance(Iterator("/proc/self/task"), Iterator()));
+}
+
+rexit::BundleOptions with_own_library() {
+  rexit::BundleOptions options;
+  options.onnxruntime = OrtGetApiBase();
+  options.onnxruntime_library = "/nowhere/libonnxruntime.so";
+  return options;
+}
+
+rexit_status status_of(const rexit::BundleOptions& options, std::string& message) {
+  try {
+    const rexit::Bundle bundle(sound_bundle(), options);
+  } catch (const rexit::Error& error) {
+    message = error.what();
+    return error.status();
+  }
+  return REXIT_OK;
+}
+
 // A process has one environment, and this environment has no thread pool for sessions to share.
 TEST_F(Host, ItsEnvironmentServesABundleToo) {
   const auto count = [](void* lines, OrtLoggingLevel, const char*, const char*, const char*, const char*) {
@@ -38,5 +77,124 @@ TEST_F(Host, ItsEnvironmentServesABundleToo) {
   EXPECT_EQ(session.trace(request).log_odds.size(), 3 * bundle.info().exits);
   EXPECT_GT(lines, 0);
 }
+
+// The program's ONNX Runtime, environment, pool and allocator.
+void use_the_hosts_onnxruntime() {
+  struct Counting : OrtAllocator {
+    std::atomic<int> count{0};
+    Ort::MemoryInfo info = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
+    Counting() : OrtAllocator{} {
+      version = 17;
+      Alloc = [](OrtAllocator* self, std::size_t bytes) {
+        ++static_cast<Counting*>(self)->count;
+        return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+      };
+      Free = [](OrtAllocator*, void* memory) { std::free(memory); };
+      Info = [](const OrtAllocator* self) { return static_cast<const OrtMemoryInfo*>(static_cast<const Counting*>(self)->info); };
+    }
+  };
+  auto* allocator = new Counting;
+  Ort::ThreadingOptions threading;
+  threading.SetGlobalIntraOpNumThreads(3);
+  int lines = 0;
+  const auto count = [](void* logged, OrtLoggingLevel, const char*, const char*, const char*, const char*) {
+    ++*static_cast<int*>(logged);
+  };
+  auto* const env = new Ort::Env(threading, count, &lines, ORT_LOGGING_LEVEL_INFO, "host");
+  MUST(Ort::GetApi().RegisterAllocator(*env, allocator) == nullptr);
+  const std::size_t before = threads_of_this_process();
+  rexit::BundleOptions options = with_own_library();
+  options.threads = 3;
+  options.environment = *env;
+  const rexit::Bundle bundle(sound_bundle(), options);
+  delete env;
+  MUST(rexit::Session(bundle).trace(request).log_odds.size() == 9);
+  MUST(threads_of_this_process() == before);
+  MUST(allocator->count > 0);
+  MUST(lines > 0);
+  std::_Exit(0);
+}
+
+TEST_F(HostDeathTest, ItsOnnxRuntimeIsUsed) { EXPECT_EXIT(use_the_hosts_onnxruntime(), testing::ExitedWithCode(0), ""); }
+
+const OrtApi* ORT_API_CALL no_api(std::uint32_t) noexcept { return nullptr; }
+const OrtApi* ORT_API_CALL another_api(std::uint32_t version) noexcept {
+  static const OrtApi other = *OrtGetApiBase()->GetApi(version);
+  return &other;
+}
+const char* ORT_API_CALL version_text() noexcept { return "1.16.3"; }
+
+void offer_other_libraries() {
+  const OrtApiBase old{no_api, version_text};
+  const OrtApiBase another{another_api, version_text};
+  rexit::BundleOptions options;
+  std::string message;
+  options.onnxruntime = &old;
+  MUST(status_of(options, message) == REXIT_BACKEND_MISSING);
+  MUST(message == "ONNX Runtime is 1.16.3, expected at least 1.17");
+  MUST(status_of(with_own_library(), message) == REXIT_OK);
+  options.onnxruntime = &another;
+  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(message.find("options.onnxruntime is another library than the ONNX Runtime 1.") == 0);
+  MUST(status_of({}, message) == REXIT_OK);
+  options = with_own_library();
+  options.environment = &options;
+  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(message == "options.environment is not that of the first bundle opened in this process");
+  options.onnxruntime = nullptr;
+  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(message == "options.environment is set without options.onnxruntime, the library that created it");
+  std::_Exit(0);
+}
+
+void offer_another_environment() {
+  rexit::BundleOptions options = with_own_library();
+  options.environment = &options;
+  std::string message;
+  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(message == "options.environment is not the environment of options.onnxruntime");
+  MUST(status_of(with_own_library(), message) == REXIT_OK);
+  std::_Exit(0);
+}
+
+TEST_F(HostDeathTest, AnotherEnvironmentIsRefused) { EXPECT_EXIT(offer_another_environment(), testing::ExitedWithCode(0), ""); }
+
+TEST_F(HostDeathTest, AnOldOneOrASecondLibraryIsRefused) { EXPECT_EXIT(offer_other_libraries(), testing::ExitedWithCode(0), ""); }
+
+void count_own_threads() {
+  const Ort::Env env(ORT_LOGGING_LEVEL_WARNING, "host");  // has a thread, too
+  rexit::BundleOptions options = with_own_library();
+  options.own_threads = true;
+  options.threads = 1;
+  const std::size_t before = threads_of_this_process();
+  const rexit::Bundle single(sound_bundle(), options);
+  MUST(threads_of_this_process() == before);
+  options.threads = 3;
+  const rexit::Bundle triple(sound_bundle(), options);
+  MUST(threads_of_this_process() == before + 2 * triple.info().exits);
+  MUST(rexit::Session(single).trace(request).log_odds.size() == 9);
+  MUST(rexit::Session(triple).trace(request).log_odds.size() == 9);
+  std::_Exit(0);
+}
+
+TEST_F(HostDeathTest, OwnThreadsAreASegmentsOwn) { EXPECT_EXIT(count_own_threads(), testing::ExitedWithCode(0), ""); }
+
+void change_spinning() {
+  rexit::BundleOptions options = with_own_library();
+  options.spinning = REXIT_SPINNING_OFF;
+  std::string message;
+  MUST(status_of(options, message) == REXIT_OK);
+  MUST(status_of({}, message) == REXIT_OK);
+  options.spinning = REXIT_SPINNING_ON;
+  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(message ==
+       "spinning is on, but the first bundle opened in this process created the pool with spinning off: use that or "
+       "REXIT_SPINNING_DEFAULT");
+  options.own_threads = true;
+  MUST(status_of(options, message) == REXIT_OK);
+  std::_Exit(0);
+}
+
+TEST_F(HostDeathTest, ThePoolSpinsOrNotForTheWholeProcess) { EXPECT_EXIT(change_spinning(), testing::ExitedWithCode(0), ""); }
 
 }  // namespace

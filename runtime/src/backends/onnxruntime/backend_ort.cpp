@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "backends/onnxruntime/ort_graph_cache.hpp"
 #include "backends/onnxruntime/ort_kernels.hpp"
 #include "backends/onnxruntime/ort_library.hpp"
 #include "backends/onnxruntime/ort_provider.hpp"
@@ -116,17 +117,22 @@ class Signature {
   std::set<std::string> checked_names_;
 };
 
-// ONNX Runtime has a single environment per process. If the host program has created it, it has no pool for sessions to share,
-// and every segment gets its own pool. That pool does not spin, which would take cores from the running segment.
-Ort::Session load(const Ort::Env& env, const std::string& graph, const Ort::SessionOptions& options) {
-  Ort::SessionOptions shared_pool = options.Clone(), own_pool = options.Clone();
-  shared_pool.DisablePerSessionThreads();
-  try {
-    return Ort::Session(env, graph.c_str(), shared_pool);
-  } catch (const Ort::Exception& error) {
-    if (std::strstr(error.what(), "CreateEnvWithGlobalThreadPools") == nullptr) throw;
+// ONNX Runtime has a single environment per process. If the host program has created it, it may have no pool for sessions to
+// share, and every segment gets its own pool. That pool does not spin unless the caller says so, which would take cores from the
+// running segment.
+Ort::Session load(const Ort::Env& env, const std::string& graph, const Ort::SessionOptions& options, const Execution& execution) {
+  if (!execution.own_threads) {
+    Ort::SessionOptions shared_pool = options.Clone();
+    shared_pool.DisablePerSessionThreads();
+    try {
+      return Ort::Session(env, graph.c_str(), shared_pool);
+    } catch (const Ort::Exception& error) {
+      if (std::strstr(error.what(), "CreateEnvWithGlobalThreadPools") == nullptr) throw;
+    }
   }
-  own_pool.SetIntraOpNumThreads(ort_threads()).AddConfigEntry("session.intra_op.allow_spinning", "0");
+  Ort::SessionOptions own_pool = options.Clone();
+  own_pool.SetIntraOpNumThreads(ort_threads(execution))
+      .AddConfigEntry("session.intra_op.allow_spinning", execution.spinning == REXIT_SPINNING_ON ? "1" : "0");
   return Ort::Session(env, graph.c_str(), own_pool);
 }
 
@@ -145,20 +151,13 @@ class OrtBackend final : public Backend {
  public:
   // `min_past`: least rows of past keys and values; a pass with a shorter prefix gets padding, which its graphs must mask. 0
   // or 1.
-  OrtBackend(const Bundle& bundle, Ort::Env& env, const Ort::SessionOptions& options, const std::vector<std::string>& graphs,
-             std::size_t min_past)
+  OrtBackend(const Bundle& bundle, const Execution& execution, const Ort::SessionOptions& options,
+             const std::vector<std::string>& graphs, GraphCache cache, std::size_t min_past)
       : model_(bundle.model()),
         segments_(bundle.variant().segments),
         min_past_(min_past),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
-    for (std::size_t k = 0; k < graphs.size(); ++k) {
-      try {
-        sessions_.push_back(load(env, graphs[k], options));
-        check(bundle.variant().segments[k], graphs[k], sessions_.back());
-      } catch (const Ort::Exception& error) {
-        fail(status_of(error), graphs[k], ": ", error.what());
-      }
-    }
+    if (!cache.has_entry() || !load_entry(execution, options, cache)) load_graphs(execution, options, graphs, cache);
     for (const Segment& segment : segments_)
       if (min_past_ != 0)
         padding_row_.resize(
@@ -224,6 +223,57 @@ class OrtBackend final : public Backend {
   void trim() const override { ort_arena().trim(); }
 
  private:
+  void load_graphs(const Execution& execution, const Ort::SessionOptions& options, const std::vector<std::string>& graphs,
+                   GraphCache& cache) {
+    const Ort::Env& env = ort_environment(execution);
+    bool caching = cache.begin_entry();
+    for (std::size_t k = 0; k < graphs.size(); ++k) {
+      try {
+        if (caching) caching = load_and_cache(execution, options, graphs[k], cache);
+        if (sessions_.size() == k) sessions_.push_back(load(env, graphs[k], options, execution));
+        check(segments_[k], graphs[k], sessions_.back());
+      } catch (const Ort::Exception& error) {
+        fail(status_of(error), graphs[k], ": ", error.what());
+      }
+    }
+    if (caching) cache.finish_entry();
+  }
+
+  // Loads the next segment. False if it is not loaded, because the cache cannot be written or the graph cannot be loaded.
+  bool load_and_cache(const Execution& execution, const Ort::SessionOptions& options, const std::string& graph,
+                      GraphCache& cache) {
+    Ort::SessionOptions writing = options.Clone();
+    cache.write_segment(writing, sessions_.size());
+    writing.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);  // it would warn that the file is for this processor
+    try {
+      sessions_.push_back(load(ort_environment(execution), graph, writing, execution));
+      return true;
+    } catch (const Ort::Exception& error) {
+      cache.abandon_entry(error.what());
+      return false;
+    }
+  }
+
+  // False if the entry is damaged: it is deleted then.
+  bool load_entry(const Execution& execution, const Ort::SessionOptions& options, GraphCache& cache) {
+    const Ort::Env& env = ort_environment(execution);
+    Ort::SessionOptions optimized = options.Clone();
+    optimized.SetGraphOptimizationLevel(ORT_DISABLE_ALL);
+    try {
+      for (std::size_t k = 0; k < segments_.size(); ++k) {
+        sessions_.push_back(load(env, cache.graph(k), optimized, execution));
+        check(segments_[k], cache.graph(k), sessions_.back());
+      }
+      return true;
+    } catch (const Ort::Exception& error) {
+      cache.drop_entry(error.what());
+    } catch (const Error& error) {
+      cache.drop_entry(error.what());
+    }
+    sessions_.clear();
+    return false;
+  }
+
   void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {
     Signature inputs(session, true, graph), outputs(session, false, graph);
     for (const TensorSpec& spec : segment_inputs(model_, segment)) inputs.check(spec);
@@ -257,38 +307,41 @@ class OrtBackend final : public Backend {
 }  // namespace
 
 void require_provider(const Execution& execution, Provider provider) {
-  ort_environment(execution.library, execution.threads);
+  ort_environment(execution);
   check_provider(provider);
 }
 
 void require_opset(const Execution& execution, const Variant& variant) {
-  ort_environment(execution.library, execution.threads);
+  ort_environment(execution);
   check_opset(variant.opset, "variant `" + variant.name + "`");
 }
 
-void add_ort_conditions(Conditions& here) {
-  here.threads = ort_threads();
+void add_ort_conditions(Conditions& here, const Execution& execution) {
+  here.threads = ort_threads(execution);
   here.onnxruntime = ort_version();
 }
 
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
                                           const std::vector<std::string>& graphs) {
-  Ort::Env& env = ort_environment(execution.library, execution.threads);
+  ort_environment(execution);
   check_provider(provider);
   Ort::SessionOptions options;
   // ONNX Runtime would keep a memory pattern per input shape, and prompts have too many lengths for that.
   options.DisableMemPattern();
   options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
   if (provider == Provider::cpu) add_kernels(options);
+  const bool on_cpu = provider == Provider::cpu && execution.provider == nullptr;
+  if (execution.provider != nullptr) append_named_provider(options, execution);
   try {
     append_provider(options, provider, execution.device_id);
   } catch (const Ort::Exception& error) {
     fail(REXIT_BACKEND_MISSING, "ONNX Runtime's execution provider cannot be loaded: ", error.what());
   }
-  // A GPU's provider may not accept a dimension of 0. On the CPU nothing is padded: another row would change sums in their last
+  // Another provider may not accept a dimension of 0. On the CPU nothing is padded: another row would change sums in their last
   // bits.
-  const std::size_t min_past = provider != Provider::cpu && bundle.variant().past_padding ? 1 : 0;
-  return std::make_unique<OrtBackend>(bundle, env, options, graphs, min_past);
+  const std::size_t min_past = !on_cpu && bundle.variant().past_padding ? 1 : 0;
+  GraphCache cache(execution.graph_cache, bundle.variant(), ort_version());
+  return std::make_unique<OrtBackend>(bundle, execution, options, graphs, std::move(cache), min_past);
 }
 
 }  // namespace rexit::core

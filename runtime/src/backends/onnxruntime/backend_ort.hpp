@@ -18,7 +18,7 @@ void require_provider(const Execution& execution, Provider provider);
 void require_opset(const Execution& execution, const Variant& variant);
 
 // Adds the thread pool's size and the library's version. Only after make_ort_backend().
-void add_ort_conditions(Conditions& here);
+void add_ort_conditions(Conditions& here, const Execution& execution);
 
 // `graphs`: paths, by segment: the variant's graphs or, for TensorRT, the graphs around its plans. Hidden states, keys and values
 // are in host memory with every provider: compaction would have to copy between devices, which the C API of ONNX Runtime 1.21

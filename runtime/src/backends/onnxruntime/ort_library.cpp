@@ -19,7 +19,10 @@ namespace {
 // Never destroyed: pool threads and static destructors of other libraries may still run when the process exits.
 struct Runtime {
   Ort::Env* env = nullptr;
+  const OrtApi* api = nullptr;
+  const void* host_environment = nullptr;  // null: the host program has not passed one
   std::int32_t threads = 0;
+  bool spins = true;
   std::string version;
 };
 
@@ -55,18 +58,20 @@ void* open_library(const char* path) {
        has_path ? "" : "; set REXIT_ONNXRUNTIME_LIBRARY to the path of libonnxruntime.so");
 }
 
-std::string load_api(const char* path) {
+const OrtApiBase& load_base(const char* path) {
   void* library = open_library(path);
   using GetApiBase = const OrtApiBase* (*)();
   const auto get_base = reinterpret_cast<GetApiBase>(::dlsym(library, "OrtGetApiBase"));
   if (get_base == nullptr)
     fail(REXIT_BACKEND_MISSING, "the library loaded as ONNX Runtime has no OrtGetApiBase: it is a different library");
-  const OrtApiBase* base = get_base();
-  const OrtApi* api = base->GetApi(ort_api_version);
+  return *get_base();
+}
+
+const OrtApi* api_of(const OrtApiBase& base) {
+  const OrtApi* api = base.GetApi(ort_api_version);
   if (api == nullptr)
-    fail(REXIT_BACKEND_MISSING, "ONNX Runtime is ", base->GetVersionString(), ", expected at least 1.", ort_api_version);
-  Ort::InitApi(api);
-  return base->GetVersionString();
+    fail(REXIT_BACKEND_MISSING, "ONNX Runtime is ", base.GetVersionString(), ", expected at least 1.", ort_api_version);
+  return api;
 }
 
 // The x of "1.x.y"; -1 for any other form.
@@ -80,14 +85,22 @@ int minor_of(const std::string& version) {
 using Lines = std::vector<std::pair<rexit_log_level, std::string>>;
 thread_local Lines* deferred_lines = nullptr;
 
-Ort::Env* make_environment(std::int32_t threads) {
+// The process's environment, if there is one: then the options say nothing. With `own_threads` there is no pool in a new one,
+// whose threads nobody may use.
+Ort::Env* make_environment(const Runtime& runtime, const Execution& execution) {
   Ort::ThreadingOptions options;
-  options.SetGlobalIntraOpNumThreads(threads);
+  options.SetGlobalIntraOpNumThreads(runtime.threads);
   options.SetGlobalInterOpNumThreads(1);
-  options.SetGlobalSpinControl(1);
-  auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
-  // All segments share an allocator: they run one after another, and would otherwise keep an arena per segment. If the host
-  // program has created the environment and registered its own allocator, we use that.
+  options.SetGlobalSpinControl(runtime.spins ? 1 : 0);
+  auto env = execution.own_threads
+                 ? std::make_unique<Ort::Env>(ORT_LOGGING_LEVEL_WARNING, "rexit", forward_log, nullptr)
+                 : std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
+  if (execution.environment != nullptr) {
+    if (static_cast<OrtEnv*>(*env) != execution.environment)
+      fail(REXIT_INVALID_ARGUMENT, "options.environment is not the environment of options.onnxruntime");
+    return env.release();
+  }
+  // All segments share an allocator: they run one after another, and would otherwise keep an arena per segment.
   const Ort::Status registered(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
   return env.release();
 }
@@ -103,22 +116,49 @@ struct DeferredLog {
 };
 
 // Starts ONNX Runtime on the first call.
-Runtime& start_runtime(const char* library, std::int32_t threads) {
+Runtime& start_runtime(const Execution& execution) {
   static std::mutex mutex;
   Runtime& runtime = global_runtime();
   const DeferredLog deferred_log;  // destroyed after the lock
   const std::lock_guard<std::mutex> lock(mutex);
   if (runtime.env == nullptr) {
-    const std::int32_t count = threads == 0 ? cores() : threads;
-    runtime.version = load_api(library);
+    const auto* host = static_cast<const OrtApiBase*>(execution.onnxruntime);
+    const OrtApiBase& base = host != nullptr ? *host : load_base(execution.library);
+    Runtime started;
+    started.api = api_of(base);
+    started.host_environment = execution.environment;
+    started.version = base.GetVersionString();
+    started.threads = execution.threads == 0 || execution.own_threads ? cores() : execution.threads;
+    started.spins = execution.own_threads || execution.spinning != REXIT_SPINNING_OFF;
+    Ort::InitApi(started.api);
     try {
-      runtime.env = make_environment(count);
+      started.env = make_environment(started, execution);
     } catch (const Ort::Exception& error) {
       fail(REXIT_BACKEND_FAILED, "ONNX Runtime cannot create its thread pool: ", error.what());
     }
-    runtime.threads = count;
+    runtime = started;
   }
   return runtime;
+}
+
+void check_is_the_same_library(const Execution& execution, const Runtime& runtime) {
+  const auto* host = static_cast<const OrtApiBase*>(execution.onnxruntime);
+  if (host != nullptr && host->GetApi(ort_api_version) != runtime.api)
+    fail(REXIT_INVALID_ARGUMENT, "options.onnxruntime is another library than the ONNX Runtime ", runtime.version,
+         " that the first bundle opened in this process loaded: open every bundle with the program's own");
+  if (execution.environment != nullptr && execution.environment != runtime.host_environment)
+    fail(REXIT_INVALID_ARGUMENT, "options.environment is not that of the first bundle opened in this process");
+}
+
+void check_is_the_same_pool(const Execution& execution, const Runtime& runtime) {
+  if (execution.own_threads) return;
+  if (execution.threads != 0 && execution.threads != runtime.threads)
+    fail(REXIT_INVALID_ARGUMENT, "threads is ", execution.threads,
+         ", but the first bundle opened in this process created the pool with ", runtime.threads, ": use that number or 0");
+  if (execution.spinning != REXIT_SPINNING_DEFAULT && (execution.spinning == REXIT_SPINNING_ON) != runtime.spins)
+    fail(REXIT_INVALID_ARGUMENT, "spinning is ", runtime.spins ? "off" : "on",
+         ", but the first bundle opened in this process created the pool with spinning ", runtime.spins ? "on" : "off",
+         ": use that or REXIT_SPINNING_DEFAULT");
 }
 
 }  // namespace
@@ -143,15 +183,16 @@ OrtArena& ort_arena() {
   return *arena;
 }
 
-Ort::Env& ort_environment(const char* library, std::int32_t threads) {
-  const Runtime& runtime = start_runtime(library, threads);
-  if (threads != 0 && threads != runtime.threads)
-    fail(REXIT_INVALID_ARGUMENT, "threads is ", threads, ", but the first bundle opened in this process created the pool with ",
-         runtime.threads, ": use that number or 0");
+Ort::Env& ort_environment(const Execution& execution) {
+  const Runtime& runtime = start_runtime(execution);
+  check_is_the_same_library(execution, runtime);
+  check_is_the_same_pool(execution, runtime);
   return *runtime.env;
 }
 
-std::int32_t ort_threads() { return global_runtime().threads; }
+std::int32_t ort_threads(const Execution& execution) {
+  return execution.own_threads && execution.threads != 0 ? execution.threads : global_runtime().threads;
+}
 
 const std::string& ort_version() { return global_runtime().version; }
 

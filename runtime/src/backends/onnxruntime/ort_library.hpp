@@ -5,21 +5,21 @@
 #include <cstdint>
 #include <string>
 
+#include "backends/backend.hpp"
 #include "backends/onnxruntime/ort_arena.hpp"
 
 namespace rexit::core {
 
-// The first call opens the library and creates the environment; later calls return the same environment. All segments share its
-// thread pool: a pool per segment would spin against the others and take 1.8 times as long on two cores. If the host program has
-// created an environment before, this returns that environment, which has no such pool.
+// The first call opens the library, or takes the host program's, and creates the environment; later calls return the same
+// environment. All segments share its thread pool: a pool per segment would spin against the others and take 1.8 times as long on
+// two cores. If the host program has created an environment before, this returns that environment, which may have no such pool.
 //
-// `library`: a path; null: $REXIT_ONNXRUNTIME_LIBRARY, else the system's. Later calls ignore it. `threads`: the pool's size; 0:
-// one per core, or the size of the existing pool. Throws REXIT_INVALID_ARGUMENT if the existing pool has another size,
-// REXIT_BACKEND_MISSING if there is no library or it is older than ort_api_version.
-Ort::Env& ort_environment(const char* library, std::int32_t threads);
+// Later calls ignore `library`. Throws REXIT_INVALID_ARGUMENT if the existing pool or the loaded library is another than
+// `execution` wants, REXIT_BACKEND_MISSING if there is no library or it is older than ort_api_version.
+Ort::Env& ort_environment(const Execution& execution);
 
-// The pool's size and the library's version. Only after ort_environment().
-std::int32_t ort_threads();
+// Size of the pools that run a bundle, and the library's version. Only after ort_environment().
+std::int32_t ort_threads(const Execution& execution);
 const std::string& ort_version();
 
 // Throws REXIT_BACKEND_MISSING if the library that ort_environment opened is too old for graphs of this opset. Call it before

@@ -1,5 +1,6 @@
 #include "backends/onnxruntime/ort_provider.hpp"
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <string>
@@ -37,17 +38,20 @@ std::vector<std::string> available_providers() {
   return providers;
 }
 
+std::string list_of(const std::vector<std::string>& providers) {
+  std::string list;
+  for (const std::string& provider : providers) list += (list.empty() ? "" : ", ") + provider;
+  return list;
+}
+
 }  // namespace
 
 void check_provider(Provider provider) {
   const ProviderName name = name_of(provider);
-  std::string list;
-  for (const std::string& available : available_providers()) {
-    if (available == name.ort) return;
-    list += (list.empty() ? "" : ", ") + available;
-  }
-  fail(REXIT_BACKEND_MISSING, "device `", name.device, "` needs ", name.ort, ", but this ONNX Runtime has only ", list,
-       "; use the library from the package onnxruntime-gpu",
+  const std::vector<std::string> available = available_providers();
+  if (std::find(available.begin(), available.end(), name.ort) != available.end()) return;
+  fail(REXIT_BACKEND_MISSING, "device `", name.device, "` needs ", name.ort, ", but this ONNX Runtime has only ",
+       list_of(available), "; use the library from the package onnxruntime-gpu",
        provider == Provider::tensorrt ? ", or a rexit built with -DREXIT_TENSORRT=ON, which does not need it" : "");
 }
 
@@ -72,6 +76,16 @@ void append_provider(Ort::SessionOptions& options, Provider provider, std::int32
     const std::array<const char*, 2> keys{"device_id", "trt_context_memory_sharing_enable"}, values{id.c_str(), "1"};
     Ort::ThrowOnError(api.UpdateTensorRTProviderOptions(tensorrt, keys.data(), values.data(), keys.size()));
     options.AppendExecutionProvider_TensorRT_V2(*tensorrt);
+  }
+}
+
+void append_named_provider(Ort::SessionOptions& options, const Execution& execution) {
+  try {
+    Ort::ThrowOnError(Ort::GetApi().SessionOptionsAppendExecutionProvider(options, execution.provider, execution.provider_keys,
+                                                                          execution.provider_values, execution.provider_options));
+  } catch (const Ort::Exception& error) {
+    fail(REXIT_BACKEND_MISSING, "provider `", execution.provider, "`: ", error.what(), "; this ONNX Runtime has ",
+         list_of(available_providers()));
   }
 }
 
