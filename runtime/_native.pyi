@@ -31,7 +31,6 @@ class Session:
         device_id: int,
         provider: str,
         provider_options: Sequence[tuple[str, str]],
-        graph_cache: str,
         own_threads: bool,
         spinning: int,
     ) -> None: ...

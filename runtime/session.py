@@ -64,7 +64,6 @@ def open(
     device_id: int = 0,
     provider: str | None = None,
     provider_options: Mapping[str, str] | None = None,
-    graph_cache: str | os.PathLike[str] | None = None,
     own_threads: bool = False,
     spinning: bool | None = None,
 ) -> Session:
@@ -88,7 +87,6 @@ def open(
         provider: An execution provider by its name in ONNX Runtime, in place of the device's: `OpenVINO`, `XNNPACK`, `QNN`,
             `CoreML`, whatever the library has.
         provider_options: That provider's own options, for instance `{"device_type": "CPU"}`.
-        graph_cache: Folder for the graphs as ONNX Runtime has optimized them; later opens load those. None: no cache.
         own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
         spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, pools of `own_threads` do not.
 
@@ -114,7 +112,6 @@ def open(
         to_integer("device_id", device_id, 31),
         provider or "",
         to_provider_options(provider_options or {}),
-        "" if graph_cache is None else to_path(graph_cache),
         bool(own_threads),
         0 if spinning is None else 1 if spinning else 2,
     )

@@ -49,8 +49,6 @@ void add_execution(CLI::App& command, BundleOptions& options) {
       .add_option_function<std::vector<std::string>>("--provider-option", add_provider_options,
                                                      "An option of the provider, as KEY=VALUE; once for each.")
       ->allow_extra_args(false);
-  command.add_option("--graph-cache", options.graph_cache,
-                     "Folder for graphs as ONNX Runtime has optimized them; later starts load those.");
   command.add_flag("--own-threads", options.own_threads,
                    "A thread pool of this size for every segment, which sleeps between runs.");
   const auto set_spinning = [&options](const bool& spins) { options.spinning = spins ? REXIT_SPINNING_ON : REXIT_SPINNING_OFF; };

@@ -336,19 +336,18 @@ NB_MODULE(_native, module) {
           "__init__",
           [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
              std::size_t cache_bytes, std::size_t slate_bytes, const std::string& device, std::int32_t device_id,
-             const std::string& provider, std::vector<std::pair<std::string, std::string>> provider_options,
-             const std::string& graph_cache, bool own_threads, std::int32_t spinning) {
+             const std::string& provider, std::vector<std::pair<std::string, std::string>> provider_options, bool own_threads,
+             std::int32_t spinning) {
             const nb::gil_scoped_release no_gil;
             rexit::BundleOptions options{variant, library, threads, device, device_id};
             options.provider = provider;
             options.provider_options = std::move(provider_options);
-            options.graph_cache = graph_cache;
             options.own_threads = own_threads;
             options.spinning = static_cast<rexit_spinning>(spinning);
             new (self) Session(rexit::Bundle(path, options), cache_bytes, slate_bytes);
           },
           "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "slate_bytes"_a, "device"_a, "device_id"_a,
-          "provider"_a, "provider_options"_a, "graph_cache"_a, "own_threads"_a, "spinning"_a)
+          "provider"_a, "provider_options"_a, "own_threads"_a, "spinning"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("info", &Session::info)

@@ -210,17 +210,13 @@ typedef struct rexit_bundle_options {
                            process's, created if there is none; rexit registers its own allocator in it, which
                            rexit_session_get_memory counts. Refused if it is not the environment of the bundles opened before */
   const char* provider; /* an execution provider by its name in ONNX Runtime, in place of the device's: "OpenVINO",
-                           "XNNPACK", "QNN", "CoreML", whatever the library has; `device` is then NULL or "cpu". Runs any
-                           variant; operators that the provider does not have run on the CPU. `rexit-run verify --provider`
-                           compares its answers with the golden samples */
+                           "XNNPACK", "QNN", "CoreML", whatever the library has; `device` is then NULL or "cpu". For
+                           variants of targets cuda and tensorrt, whose graphs have only ONNX's operators: those that the
+                           provider does not have run on the CPU. It may refuse rexit's own, of target cpu, and round
+                           differently: `rexit-run verify --provider` compares its answers with the golden samples */
   const char* const* provider_keys;   /* the provider's own options, [provider_option_count]; may be NULL if there are none */
   const char* const* provider_values; /* their values, likewise */
   size_t provider_option_count;
-  const char* graph_cache; /* folder for the graphs as ONNX Runtime has optimized them, created if it is missing; later opens load
-                              those. An entry belongs to a variant, a version of ONNX Runtime and a processor; it is about as
-                              large as the variant's graphs, and rexit deletes none but damaged ones. If it cannot be written,
-                              that is a warning. Only on the CPU without `provider`; the folder must be as trustworthy as the
-                              bundle's graphs. NULL: none */
   int32_t own_threads; /* 1: every segment of this bundle has a thread pool of its own, of `threads` threads, the caller's thread
                           among them: with 1, all runs in the caller's thread. 0: the process's pool */
   int32_t spinning;    /* a rexit_spinning: whether a pool's threads wait for work by spinning */

@@ -53,7 +53,6 @@ struct BundleOptions {
   void* environment = nullptr;        // its OrtEnv*
   std::string provider;               // of ONNX Runtime, in place of the device's
   std::vector<std::pair<std::string, std::string>> provider_options;
-  std::string graph_cache;  // folder for optimized graphs; empty: none
   bool own_threads = false;
   rexit_spinning spinning = REXIT_SPINNING_DEFAULT;
 };
@@ -99,7 +98,6 @@ class Bundle {
     c_options.provider_keys = keys.data();
     c_options.provider_values = values.data();
     c_options.provider_option_count = keys.size();
-    c_options.graph_cache = or_null(options.graph_cache);
     c_options.own_threads = options.own_threads ? 1 : 0;
     c_options.spinning = options.spinning;
     rexit_bundle* handle = nullptr;

@@ -117,7 +117,6 @@ Execution read_execution(const rexit_bundle_options& options) {
   execution.provider_keys = options.provider_keys;
   execution.provider_values = options.provider_values;
   execution.provider_options = options.provider_option_count;
-  execution.graph_cache = options.graph_cache;
   execution.own_threads = options.own_threads == 1;
   execution.spinning = static_cast<rexit_spinning>(options.spinning);
   return execution;

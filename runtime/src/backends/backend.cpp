@@ -50,12 +50,6 @@ BackendFactory shared_factory(std::shared_ptr<const Backend> backend) {
   return [backend = std::move(backend)] { return backend; };
 }
 
-void check_graph_cache(const Execution& execution, const std::string& device) {
-  if (execution.graph_cache != nullptr && (execution.provider != nullptr || device != "cpu"))
-    fail(REXIT_INVALID_ARGUMENT, "options.graph_cache is for device `cpu` without a provider, this is ",
-         execution.provider != nullptr ? std::string("provider `") + execution.provider : "device `" + device, "`");
-}
-
 BackendFactory make_tensorrt(const Bundle& bundle, const Execution& execution) {
 #ifdef REXIT_TENSORRT
   return make_tensorrt_factory(bundle, execution.device_id, execution.cuda_graphs);
@@ -87,7 +81,6 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
   check_onnxruntime_options(execution);
   const std::string device = device_of(bundle, execution);
   if (!is_known(device)) fail(REXIT_INVALID_ARGUMENT, "device is `", device, "`, expected cpu, cuda or tensorrt");
-  check_graph_cache(execution, device);
   if (device == "tensorrt") {
     if (variant.target != "tensorrt")
       fail(REXIT_INVALID_ARGUMENT, "device `tensorrt` runs only variants exported for tensorrt; variant `", variant.name,

@@ -96,7 +96,6 @@ struct Execution {
   const char* provider = nullptr;     // null: the device's
   const char *const *provider_keys = nullptr, *const *provider_values = nullptr;
   std::size_t provider_options = 0;
-  const char* graph_cache = nullptr;  // null: none
   bool own_threads = false;
   rexit_spinning spinning = REXIT_SPINNING_DEFAULT;
 };

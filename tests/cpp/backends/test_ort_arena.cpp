@@ -20,7 +20,7 @@ class OrtArenaTest : public testing::Test {
  protected:
   // The arena is described by an object of ONNX Runtime.
   OrtArenaTest() {
-    ort_environment(nullptr, 0);
+    ort_environment({});
     arena = std::make_unique<OrtArena>();
   }
 

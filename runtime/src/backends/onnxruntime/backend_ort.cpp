@@ -8,7 +8,6 @@
 #include <set>
 #include <vector>
 
-#include "backends/onnxruntime/ort_graph_cache.hpp"
 #include "backends/onnxruntime/ort_kernels.hpp"
 #include "backends/onnxruntime/ort_library.hpp"
 #include "backends/onnxruntime/ort_provider.hpp"
@@ -152,12 +151,20 @@ class OrtBackend final : public Backend {
   // `min_past`: least rows of past keys and values; a pass with a shorter prefix gets padding, which its graphs must mask. 0
   // or 1.
   OrtBackend(const Bundle& bundle, const Execution& execution, const Ort::SessionOptions& options,
-             const std::vector<std::string>& graphs, GraphCache cache, std::size_t min_past)
+             const std::vector<std::string>& graphs, std::size_t min_past)
       : model_(bundle.model()),
         segments_(bundle.variant().segments),
         min_past_(min_past),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
-    if (!cache.has_entry() || !load_entry(execution, options, cache)) load_graphs(execution, options, graphs, cache);
+    const Ort::Env& env = ort_environment(execution);
+    for (std::size_t k = 0; k < graphs.size(); ++k) {
+      try {
+        sessions_.push_back(load(env, graphs[k], options, execution));
+        check(segments_[k], graphs[k], sessions_.back());
+      } catch (const Ort::Exception& error) {
+        fail(status_of(error), graphs[k], ": ", error.what());
+      }
+    }
     for (const Segment& segment : segments_)
       if (min_past_ != 0)
         padding_row_.resize(
@@ -223,57 +230,6 @@ class OrtBackend final : public Backend {
   void trim() const override { ort_arena().trim(); }
 
  private:
-  void load_graphs(const Execution& execution, const Ort::SessionOptions& options, const std::vector<std::string>& graphs,
-                   GraphCache& cache) {
-    const Ort::Env& env = ort_environment(execution);
-    bool caching = cache.begin_entry();
-    for (std::size_t k = 0; k < graphs.size(); ++k) {
-      try {
-        if (caching) caching = load_and_cache(execution, options, graphs[k], cache);
-        if (sessions_.size() == k) sessions_.push_back(load(env, graphs[k], options, execution));
-        check(segments_[k], graphs[k], sessions_.back());
-      } catch (const Ort::Exception& error) {
-        fail(status_of(error), graphs[k], ": ", error.what());
-      }
-    }
-    if (caching) cache.finish_entry();
-  }
-
-  // Loads the next segment. False if it is not loaded, because the cache cannot be written or the graph cannot be loaded.
-  bool load_and_cache(const Execution& execution, const Ort::SessionOptions& options, const std::string& graph,
-                      GraphCache& cache) {
-    Ort::SessionOptions writing = options.Clone();
-    cache.write_segment(writing, sessions_.size());
-    writing.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);  // it would warn that the file is for this processor
-    try {
-      sessions_.push_back(load(ort_environment(execution), graph, writing, execution));
-      return true;
-    } catch (const Ort::Exception& error) {
-      cache.abandon_entry(error.what());
-      return false;
-    }
-  }
-
-  // False if the entry is damaged: it is deleted then.
-  bool load_entry(const Execution& execution, const Ort::SessionOptions& options, GraphCache& cache) {
-    const Ort::Env& env = ort_environment(execution);
-    Ort::SessionOptions optimized = options.Clone();
-    optimized.SetGraphOptimizationLevel(ORT_DISABLE_ALL);
-    try {
-      for (std::size_t k = 0; k < segments_.size(); ++k) {
-        sessions_.push_back(load(env, cache.graph(k), optimized, execution));
-        check(segments_[k], cache.graph(k), sessions_.back());
-      }
-      return true;
-    } catch (const Ort::Exception& error) {
-      cache.drop_entry(error.what());
-    } catch (const Error& error) {
-      cache.drop_entry(error.what());
-    }
-    sessions_.clear();
-    return false;
-  }
-
   void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {
     Signature inputs(session, true, graph), outputs(session, false, graph);
     for (const TensorSpec& spec : segment_inputs(model_, segment)) inputs.check(spec);
@@ -340,8 +296,7 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   // Another provider may not accept a dimension of 0. On the CPU nothing is padded: another row would change sums in their last
   // bits.
   const std::size_t min_past = !on_cpu && bundle.variant().past_padding ? 1 : 0;
-  GraphCache cache(execution.graph_cache, bundle.variant(), ort_version());
-  return std::make_unique<OrtBackend>(bundle, execution, options, graphs, std::move(cache), min_past);
+  return std::make_unique<OrtBackend>(bundle, execution, options, graphs, min_past);
 }
 
 }  // namespace rexit::core

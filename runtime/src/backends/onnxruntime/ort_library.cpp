@@ -1,13 +1,17 @@
 #include "backends/onnxruntime/ort_library.hpp"
 
 #include <dlfcn.h>
+#ifdef __linux__
 #include <sched.h>
+#endif
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -39,17 +43,26 @@ struct Support {
 };
 constexpr Support support[] = {{20, 17}, {21, 18}, {22, 21}, {23, 23}};
 
+// That this process may use.
 std::int32_t cores() {
+#ifdef __linux__
   cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
+  if (::sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return std::max(1, static_cast<std::int32_t>(std::thread::hardware_concurrency()));
 }
+
+#ifdef __APPLE__
+constexpr const char *versioned_name = "libonnxruntime.1.dylib", *plain_name = "libonnxruntime.dylib";
+#else
+constexpr const char *versioned_name = "libonnxruntime.so.1", *plain_name = "libonnxruntime.so";
+#endif
 
 void* open_library(const char* path) {
   if (path == nullptr || *path == '\0') path = std::getenv("REXIT_ONNXRUNTIME_LIBRARY");
   const bool has_path = path != nullptr && *path != '\0';
   std::string reason;
-  for (const char* name : {has_path ? path : "libonnxruntime.so.1", "libonnxruntime.so"}) {
+  for (const char* name : {has_path ? path : versioned_name, plain_name}) {
     if (void* library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
     reason = ::dlerror();
     if (has_path) break;
