@@ -88,7 +88,7 @@ def open(
             `CoreML`, whatever the library has.
         provider_options: That provider's own options, for instance `{"device_type": "CPU"}`.
         own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
-        spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, pools of `own_threads` do not.
+        spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, those of `own_threads` sleep.
 
     Returns:
         A session. Close it, or use it in a `with` statement.

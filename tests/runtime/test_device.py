@@ -72,7 +72,7 @@ def test_a_provider_by_name(bundle: Path) -> None:
         expected = plain.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
     with rexit.open(bundle, "cpu-fp32", provider="AZURE", own_threads=True, threads=1, spinning=False) as session:
         assert np.abs(session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF) - expected).max() < 1e-4
-    with pytest.raises(BackendError, match="provider `QNN`: .*; this ONNX Runtime has .*CPUExecutionProvider"):
+    with pytest.raises(BackendError, match=r"provider `QNN`: .*; this ONNX Runtime has .*CPUExecutionProvider"):
         rexit.open(bundle, "cpu-fp32", provider="QNN")
     with pytest.raises(InputError, match=r"provider_options has 'a': 1, expected strings without a NUL character"):
         rexit.open(bundle, "cpu-fp32", provider="AZURE", provider_options={"a": 1})  # type: ignore[dict-item]

@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "backends/tensorrt/buckets.hpp"
 #include "backends/nvidia/cuda.hpp"
+#include "backends/tensorrt/buckets.hpp"
 #include "backends/tensorrt/pass_buffers.hpp"
 #include "backends/tensorrt/tensorrt_engines.hpp"
 
