@@ -83,7 +83,7 @@ class Contender:
 # these bounds only tell a wrong computation from a rounded one. How well each precision agrees is in the table.
 ROUNDED: Any = {"tolerance": 6.0, "correlation": 0.8}
 INT8: Any = {"weights": "int8", **ROUNDED}
-INT4: Any = {"weights": "int4", "tolerance": 6.0, "correlation": 0.5}
+INT4: Any = {"weights": "int4", "tolerance": 6.0, "correlation": 0.2}
 BF16: Any = {"weights": "bf16", **ROUNDED}
 SLOW: Any = {"reuses": False, "slow": True}
 OURS = (
