@@ -45,7 +45,7 @@ def test_rows(catalog: Catalog) -> Rows:
     """The slates of the test split, cut at their size alone. Raises InputError for a context in the prefix."""
     if placed := [op["name"] for op in catalog.info["prompt"]["prefix"] if op["op"] == "context"]:
         raise InputError(f"{catalog.path}: context `{placed[0]}` is in the prefix, expected contexts behind it alone")
-    split, parts = runs(catalog, "test", SIZE, ())
+    split, parts = runs(catalog, "test", SIZE, one_request=False)
     builder = PromptBuilder.of(catalog, "test")
     rows = []
     for part in parts:
