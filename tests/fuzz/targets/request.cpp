@@ -1,6 +1,7 @@
 // Calls of the C ABI in a session, with ids, options and struct sizes from the bytes. Structs have memory of exactly their
 // claimed size, and outputs of exactly the size in the header.
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <memory>
 
@@ -181,8 +182,8 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
   const auto memory = sized(request, bytes);
   const auto* c_request = reinterpret_cast<const rexit_request*>(memory.get());
-  const bool whole = c_request->struct_size >= sizeof request;
-  const std::size_t top = whole && request.top_k != 0 ? std::min(request.top_k, items.size()) : items.size();
+  const bool limited = request.top_k != 0 && c_request->struct_size > offsetof(rexit_request, top_k);
+  const std::size_t top = limited ? std::min(request.top_k, items.size()) : items.size();
 
   rexit_stats stats{};
   stats.struct_size = sizeof stats;
