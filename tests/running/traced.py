@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from running.session import session_folder
 
@@ -52,7 +53,7 @@ def traced_once(folder: Path) -> Iterator[None]:
             if path.exists():
                 _set_weights(model := ir.load(path), segment)
                 return model
-            path = folder / f"{form}-{_digest(weights(segment))}.onnx"  # of a graph that holds what was computed from the weights
+            path = folder / f"{form}-{_values(segment)}.onnx"  # of a graph that holds what was computed from the weights
             if not path.exists():
                 unfinished = path.with_suffix(".tmp")
                 ir.save(model := trace(segment, described, opset), unfinished)
@@ -64,10 +65,10 @@ def traced_once(folder: Path) -> Iterator[None]:
         yield
 
 
-def weights(segment: SegmentModule) -> dict[str, bytes]:
+def _weights(segment: SegmentModule) -> dict[str, NDArray[Any]]:
     """All parameters and buffers by name."""
     named = (*segment.named_parameters(), *segment.named_buffers())
-    return {name: tensor.detach().contiguous().numpy().tobytes() for name, tensor in named}
+    return {name: tensor.detach().contiguous().numpy() for name, tensor in named}
 
 
 def _set_weights(model: ir.Model, segment: SegmentModule) -> bool:
@@ -75,7 +76,7 @@ def _set_weights(model: ir.Model, segment: SegmentModule) -> bool:
     import onnx_ir as ir
     from onnx import numpy_helper
 
-    named = {name: tensor.detach().numpy() for name, tensor in (*segment.named_parameters(), *segment.named_buffers())}
+    named = _weights(segment)
     named |= {f"{name}.transposed": array.T.copy() for name, array in named.items() if array.ndim == 2}
     for name, value in model.graph.initializers.items():
         assert value.const_value is not None
@@ -88,19 +89,14 @@ def _set_weights(model: ir.Model, segment: SegmentModule) -> bool:
 
 def _form(segment: SegmentModule, described: Segment, opset: int) -> str:
     config: Any = segment.body.config  # transformers' PretrainedConfig, which torch's modules take for one of theirs
-    asked = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
-    layout = (asked, segment, segment.begin, segment.end, segment.vocabulary, described.inputs, described.outputs, opset)
-    kept = weights(segment)
-    named = (*segment.named_parameters(), *segment.named_buffers())
-    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in named]
-    values = list(kept.values())
-    equal = [values.index(value) for value in values]
-    return _digest({"form": repr((layout, shapes, equal)).encode()})
+    settings = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    layout = (settings, segment, segment.begin, segment.end, segment.vocabulary, described.inputs, described.outputs, opset)
+    weights = _weights(segment)
+    shapes = [(name, array.shape, array.dtype.str) for name, array in weights.items()]
+    contents = [array.tobytes() for array in weights.values()]
+    equal = [contents.index(content) for content in contents]
+    return hashlib.sha256(repr((layout, shapes, equal)).encode()).hexdigest()
 
 
-def _digest(parts: dict[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name, content in parts.items():
-        digest.update(name.encode())
-        digest.update(content)
-    return digest.hexdigest()
+def _values(segment: SegmentModule) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in _weights(segment).values())).hexdigest()

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bundles.hpp"
+#include "opening.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -20,16 +21,6 @@ rexit::BundleOptions on(const std::string& variant, const std::string& device, s
   options.device = device;
   options.device_id = id;
   return options;
-}
-
-rexit_status status_of(const rexit::BundleOptions& options, std::string& message) {
-  try {
-    const rexit::Bundle bundle(folder(), options);
-  } catch (const rexit::Error& error) {
-    message = error.what();
-    return error.status();
-  }
-  return REXIT_OK;
 }
 
 // float16 hidden states and caches between segments that compute in float32.
@@ -56,15 +47,15 @@ TEST(Devices, TheCpuRunsATensorRtVariantsGraphs) {
 
 TEST(Devices, UnknownDevicesAreRefused) {
   std::string message;
-  EXPECT_EQ(status_of(on("cpu-fp32", "npu"), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(status_of(folder(), on("cpu-fp32", "npu"), message), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(message, "device is `npu`, expected cpu, cuda or tensorrt");
-  EXPECT_EQ(status_of(on("cpu-fp32", "cpu", -1), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(status_of(folder(), on("cpu-fp32", "cpu", -1), message), REXIT_INVALID_ARGUMENT);
   EXPECT_NE(message.find("device_id is -1"), std::string::npos) << message;
 }
 
 TEST(Devices, TensorRtRunsItsOwnVariantsOnly) {
   std::string message;
-  EXPECT_EQ(status_of(on("cpu-fp32", "tensorrt"), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(status_of(folder(), on("cpu-fp32", "tensorrt"), message), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(message, "device `tensorrt` runs only variants exported for tensorrt; variant `cpu-fp32` targets cpu");
 }
 
@@ -73,7 +64,7 @@ TEST(Devices, CudaGraphsNeedTensorRT) {
     rexit::BundleOptions options = on(variant, variant == std::string("cpu-fp32") ? "" : "tensorrt");
     options.cuda_graphs = true;
     std::string message;
-    EXPECT_EQ(status_of(options, message), REXIT_INVALID_ARGUMENT);
+    EXPECT_EQ(status_of(folder(), options, message), REXIT_INVALID_ARGUMENT);
     EXPECT_EQ(message, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
   }
   rexit_bundle_options c_options{};
@@ -87,7 +78,7 @@ TEST(Devices, CudaGraphsNeedTensorRT) {
 // The tests' ONNX Runtime is the one for the CPU, and their rexit is built without TensorRT.
 TEST(Devices, MissingDevicesNameTheirRequirement) {
   std::string message;
-  EXPECT_EQ(status_of(on("cpu-fp32", "cuda"), message), REXIT_BACKEND_MISSING);
+  EXPECT_EQ(status_of(folder(), on("cpu-fp32", "cuda"), message), REXIT_BACKEND_MISSING);
   EXPECT_NE(message.find("device `cuda` needs CUDAExecutionProvider, but this ONNX Runtime has only"), std::string::npos)
       << message;
   EXPECT_NE(message.find("onnxruntime-gpu"), std::string::npos) << message;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bundles.hpp"
+#include "opening.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -49,16 +50,6 @@ rexit::BundleOptions with_own_library() {
   options.onnxruntime = OrtGetApiBase();
   options.onnxruntime_library = "/nowhere/libonnxruntime.so";
   return options;
-}
-
-rexit_status status_of(const rexit::BundleOptions& options, std::string& message) {
-  try {
-    const rexit::Bundle bundle(sound_bundle(), options);
-  } catch (const rexit::Error& error) {
-    message = error.what();
-    return error.status();
-  }
-  return REXIT_OK;
 }
 
 // A process has one environment, and this environment has no thread pool for sessions to share.
@@ -130,19 +121,19 @@ void offer_other_libraries() {
   rexit::BundleOptions options;
   std::string message;
   options.onnxruntime = &old;
-  MUST(status_of(options, message) == REXIT_BACKEND_MISSING);
+  MUST(status_of(sound_bundle(), options, message) == REXIT_BACKEND_MISSING);
   MUST(message == "ONNX Runtime is 1.16.3, expected at least 1.17");
-  MUST(status_of(with_own_library(), message) == REXIT_OK);
+  MUST(status_of(sound_bundle(), with_own_library(), message) == REXIT_OK);
   options.onnxruntime = &another;
-  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(status_of(sound_bundle(), options, message) == REXIT_INVALID_ARGUMENT);
   MUST(message.find("options.onnxruntime is another library than the ONNX Runtime 1.") == 0);
-  MUST(status_of({}, message) == REXIT_OK);
+  MUST(status_of(sound_bundle(), {}, message) == REXIT_OK);
   options = with_own_library();
   options.environment = &options;
-  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(status_of(sound_bundle(), options, message) == REXIT_INVALID_ARGUMENT);
   MUST(message == "options.environment is not that of the first bundle opened in this process");
   options.onnxruntime = nullptr;
-  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(status_of(sound_bundle(), options, message) == REXIT_INVALID_ARGUMENT);
   MUST(message == "options.environment is set without options.onnxruntime, the library that created it");
   std::_Exit(0);
 }
@@ -151,9 +142,9 @@ void offer_another_environment() {
   rexit::BundleOptions options = with_own_library();
   options.environment = &options;
   std::string message;
-  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(status_of(sound_bundle(), options, message) == REXIT_INVALID_ARGUMENT);
   MUST(message == "options.environment is not the environment of options.onnxruntime");
-  MUST(status_of(with_own_library(), message) == REXIT_OK);
+  MUST(status_of(sound_bundle(), with_own_library(), message) == REXIT_OK);
   std::_Exit(0);
 }
 
@@ -183,15 +174,15 @@ void change_spinning() {
   rexit::BundleOptions options = with_own_library();
   options.spinning = REXIT_SPINNING_OFF;
   std::string message;
-  MUST(status_of(options, message) == REXIT_OK);
-  MUST(status_of({}, message) == REXIT_OK);
+  MUST(status_of(sound_bundle(), options, message) == REXIT_OK);
+  MUST(status_of(sound_bundle(), {}, message) == REXIT_OK);
   options.spinning = REXIT_SPINNING_ON;
-  MUST(status_of(options, message) == REXIT_INVALID_ARGUMENT);
+  MUST(status_of(sound_bundle(), options, message) == REXIT_INVALID_ARGUMENT);
   MUST(message ==
        "spinning is on, but the first bundle opened in this process created the pool with spinning off: use that or "
        "REXIT_SPINNING_DEFAULT");
   options.own_threads = true;
-  MUST(status_of(options, message) == REXIT_OK);
+  MUST(status_of(sound_bundle(), options, message) == REXIT_OK);
   std::_Exit(0);
 }
 

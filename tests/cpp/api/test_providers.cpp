@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bundles.hpp"
+#include "opening.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -17,16 +18,6 @@ rexit::BundleOptions with(const std::string& provider) {
   return options;
 }
 
-rexit_status status_of(const rexit::BundleOptions& options, std::string& message) {
-  try {
-    const rexit::Bundle bundle(sound_bundle(), options);
-  } catch (const rexit::Error& error) {
-    message = error.what();
-    return error.status();
-  }
-  return REXIT_OK;
-}
-
 TEST(Providers, OperatorsThatTheProviderDoesNotHaveRunOnTheCpu) {
   rexit::BundleOptions options = with("AZURE");
   const std::vector<float> expected = rexit::Session(rexit::Bundle(sound_bundle())).trace(request).log_odds;
@@ -37,7 +28,7 @@ TEST(Providers, OperatorsThatTheProviderDoesNotHaveRunOnTheCpu) {
 
 TEST(Providers, AMissingOneIsNamedWithThoseThatAreThere) {
   std::string message;
-  EXPECT_EQ(status_of(with("QNN"), message), REXIT_BACKEND_MISSING);
+  EXPECT_EQ(status_of(sound_bundle(), with("QNN"), message), REXIT_BACKEND_MISSING);
   EXPECT_EQ(message.find("provider `QNN`: "), 0u) << message;
   EXPECT_NE(message.find("; this ONNX Runtime has "), std::string::npos) << message;
   EXPECT_NE(message.find("CPUExecutionProvider"), std::string::npos) << message;
@@ -47,13 +38,13 @@ TEST(Providers, OptionsThatContradictAreRefused) {
   std::string message;
   rexit::BundleOptions options = with("AZURE");
   options.device = "cuda";
-  EXPECT_EQ(status_of(options, message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(status_of(sound_bundle(), options, message), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(
       message,
       "options.provider is `AZURE` and options.device `cuda`: a provider takes the device's place, expected no device or cpu");
   options = with("");
   options.provider_options = {{"key", "value"}};
-  EXPECT_EQ(status_of(options, message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(status_of(sound_bundle(), options, message), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(message, "options.provider_option_count is 1 without options.provider");
 }
 
