@@ -104,5 +104,8 @@ def test_pages_named_in_sources_exist() -> None:
 def test_paths_named_in_the_pages_exist() -> None:
     folders = "|".join((*SOURCES, "src", "docs"))
     for page in (ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
-        for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text()):
+        # In backquotes, or a file in a command.
+        for path in re.findall(
+            rf"(?:`|^|\s)((?:{folders})/[\w./-]+?\.\w+|(?:{folders})/[\w./-]+(?=`))(?=[`\s]|$)", page.read_text(), re.M
+        ):
             assert "NAME" in path or (ROOT / path).exists(), f"{page.relative_to(ROOT)}: {path}"
