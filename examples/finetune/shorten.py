@@ -3,12 +3,13 @@
     python examples/finetune/shorten.py smollm2 smollm2-10 --layers 10
 
 Embeddings, the final norm and the LM head stay as they are, so every exit's head starts as it would in the whole model, whose
-tokenizer goes with both. Until it is fine-tuned it is of no use: the last layers prepared what the head reads.
+tokenizer files are copied along. Until it is fine-tuned it is of no use: the last layers prepared what the head reads.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from rexit.bundle.writer import new_folder
@@ -22,11 +23,14 @@ from rexit.scripts import script
 def shorten(source: str, out: Path, layers: int) -> None:
     """source: a folder, Hub id or GGUF file. Raises InputError for more layers than there are, and what loading raises."""
     with quiet():
-        decoder = Decoder.of(decoder_model(located(source)))
+        place = located(source)
+        decoder = Decoder.of(decoder_model(place))
     if not 1 <= layers <= len(decoder.layers):
         raise InputError(f"--layers {layers}: {source} has {len(decoder.layers)} layers, expected 1 to as many")
     with quiet(), new_folder(out) as folder:
         decoder.cut(layers).model.save_pretrained(folder)
+        for path in place.glob("tokenizer*"):
+            shutil.copy(path, folder)
 
 
 @script

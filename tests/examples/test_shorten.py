@@ -24,7 +24,9 @@ def program() -> ModuleType:
 def test_what_is_left_is_the_first_layers(program: ModuleType, tmp_path: Path) -> None:
     whole = tiny_model()
     whole.save_pretrained(tmp_path / "whole")
+    (tmp_path / "whole/tokenizer.json").write_text("{}")
     program.shorten(str(tmp_path / "whole"), tmp_path / "two", 2)
+    assert (tmp_path / "two/tokenizer.json").read_text() == "{}"
     short = decoder_model(tmp_path / "two")
     assert short.config.num_hidden_layers == 2
     kept = {name: weight for name, weight in whole.state_dict().items() if ".layers." not in name or int(name.split(".")[2]) < 2}
