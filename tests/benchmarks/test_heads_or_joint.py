@@ -63,10 +63,12 @@ def test_costs_by_layers_calibrate_a_bundle_and_its_exits_are_those_of_the_trace
     tiny_checkpoint(tmp_path / "checkpoint", catalog=catalog)
     export_bundle(tmp_path / "checkpoint", tmp_path / "catalog", tmp_path / "bundle", ExportOptions(golden_slates=2))
     profile = tmp_path / "costs.json"
-    monkeypatch.setattr(sys, "argv", ["layer_costs.py", str(tmp_path / "bundle"), "--out", str(profile)])
+    # As many threads as there are: other tests of this process may have opened the pool, which the first decides.
+    words = [str(tmp_path / "bundle"), "--threads", "0", "--out", str(profile)]
+    monkeypatch.setattr(sys, "argv", ["layer_costs.py", *words])
     layer_costs.main()
     bundle = Bundle.open(tmp_path / "bundle")
-    options = CalibrationOptions(slate=10, max_slates=20, threads=1, timed_slates=1, repeats=1, profile=profile)
+    options = CalibrationOptions(slate=10, max_slates=20, threads=0, timed_slates=1, repeats=1, profile=profile)
     rows = calibrate(bundle, catalog, options).report["table"]
     full = rows[0]["cost_us"]
     depths = bundle.manifest.exits
