@@ -7,6 +7,7 @@ report.html and traces.safetensors. The data moves in this order:
                 recording    traces and costs -> a file, and back
     choose/     platt        traces -> a map per exit, so that depths are comparable
                 maps         the same of all heads so far, where users left out show them better
+                curves       what follows a map, where users left out show probabilities better
                 expected     what a ranking is expected to lose, without labels
                 evaluate     where candidates stop -> cost, and expected losses
                 search       thresholds, patience and rules for slates -> the cheapest within a budget
@@ -14,6 +15,8 @@ report.html and traces.safetensors. The data moves in this order:
                 rivals       other ways to stop, tuned on the same traces
     certify                  losses of users who had no part in choosing -> a guarantee
     comparison               ways to stop, on the test split
+    prior                    sampled negatives -> a shift that makes probabilities those of the world
+    reliability              probabilities and labels -> how right they are
     decide                   choose, certify, compare -> the policy
     reporting/  examples     slates that exit early and late
                 verdict      what to do, in words

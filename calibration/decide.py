@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics
+from rexit.calibration.choose import curves, platt, rivals
 from rexit.calibration.choose import maps as choice_of_maps
-from rexit.calibration.choose import platt, rivals
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
 from rexit.calibration.choose.heads import Heads, eliminate
 from rexit.calibration.choose.search import Rule, Search, Space
@@ -87,10 +87,12 @@ class DecideOptions:
         suggest_heads: also find out which heads are worth keeping.
         rivals: also tune other ways to stop, for the table.
         maps: the heads that an exit's c reads, of `maps.CHOICES`.
+        curve: what follows an exit's Platt map, of `curves.CHOICES`.
     """
 
     seed: int = 0
     maps: str = choice_of_maps.AUTO
+    curve: str = curves.AUTO
     suggest_heads: bool = False
     rivals: bool = False
 
@@ -200,7 +202,7 @@ def decide(
     options = options or DecideOptions()
     goal.check()
     choosers, certifiers = split_users(validation, options.seed)
-    choice = choice_of_maps.choose(options.maps, choosers, goal.metrics)
+    choice = choice_of_maps.choose(options.maps, choosers, goal.metrics, options.curve)
     maps, useful = choice.maps, [platt_map.useful for platt_map in choice.maps]
 
     def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
@@ -259,7 +261,9 @@ def decide(
 def back_to_full_depth(decision: Decision) -> Decision:
     """Returns the same decision with full depth as its policy; `saving` remains what the other one promised."""
     own = decision.choice.own
-    policy = replace(_policy(own, decision.policy.variant_sha256), made_on=decision.policy.made_on)
+    policy = replace(
+        _policy(own, decision.policy.variant_sha256), made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift
+    )
     full = replace(decision.rows[0], name="policy")
     return replace(decision, policy=policy, maps=own, chosen=None, rows=(*decision.rows[:-1], full), gains=())
 
@@ -324,7 +328,7 @@ def _policy(maps: Sequence[platt.PlattMap], variant_sha256: str, rule: Rule | No
     if rule is None:
         rule = Rule(1, (np.inf,) * (len(maps) - 1), (np.inf,) * (len(maps) - 1))
     sides = zip(maps, (*rule.upper, np.inf), (*rule.lower, np.inf), strict=True)
-    exits = tuple(ExitPolicy(m.a, m.b, upper, lower, m.earlier) for m, upper, lower in sides)
+    exits = tuple(ExitPolicy(m.a, m.b, upper, lower, m.earlier, m.curve) for m, upper, lower in sides)
     return Policy(exits, rule.patience, variant_sha256, rule.quorum, rule.top_k)
 
 

@@ -16,8 +16,8 @@ from rexit import interrupts, ranking
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
-from rexit.calibration import decide, metrics
-from rexit.calibration.choose import maps
+from rexit.calibration import decide, metrics, prior
+from rexit.calibration.choose import curves, maps
 from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
@@ -33,7 +33,7 @@ from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
-from rexit.slates import SIZE, AnySlate, biases, cut, spread
+from rexit.slates import SIZE, AnySlate, Slate, biases, cut, spread
 from rexit.slates_file import SlatesFile
 
 
@@ -128,10 +128,14 @@ class _Work:
             depths=self._depths,
             variant_sha256=bundle.variant_sha256,
             goal=goal,
-            options=decide.DecideOptions(suggest_heads=options.suggest_exits, rivals=options.rivals, maps=options.maps),
+            options=decide.DecideOptions(
+                suggest_heads=options.suggest_exits, rivals=options.rivals, maps=options.maps, curve=options.curve
+            ),
             progress=self._progress,
         )
+        rate = prior.negative_rate(source) if options.negative_rate is None else options.negative_rate
         decision = _with_conditions(decision, profile.conditions, options.slate)
+        decision = replace(decision, policy=replace(decision.policy, prior_shift=prior.shift(rate)))
         self._progress("search", 1, 1)
         timings, slower = None, False
         if not options.from_traces:
@@ -150,6 +154,9 @@ class _Work:
             early=early,
             late=late,
             doubt=_doubt(source, slates["test"], traces["test"]),
+            negative_rate=rate,
+            item_counts=_item_counts(source, slates["test"]),
+            fields=_fields(options.by, slates["test"]),
         )
         report = build(bundle, options, findings)
         html = page.page(report)
@@ -164,6 +171,12 @@ class _Work:
         goal = decide.Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
         goal.check()
         maps.check(options.maps)
+        curves.check(options.curve)
+        prior.check(options.negative_rate)
+        names = () if isinstance(source, SlatesFile) else source.contexts.names
+        for name in options.by:
+            if name not in names:
+                raise InputError(f"by {name!r}: {source.path} has no such context, expected one of: {', '.join(names) or 'none'}")
         if not 0 <= options.cached_share <= 1:
             raise InputError(f"cached share {options.cached_share}, expected 0 to 1")
         if isinstance(source, SlatesFile):
@@ -245,6 +258,20 @@ def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: i
 def _doubt(source: Catalog | SlatesFile, slates: Sequence[AnySlate], traces: Traces) -> str | None:
     scores = np.ascontiguousarray(traces.log_odds[:, -1])
     return ranking.doubt(scores, biases(source, slates), traces.users, traces.liked)
+
+
+def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> NDArray[np.int64] | None:
+    """Training interactions of each pair's item, int64 [n]; None: the candidates of a file have no past."""
+    if isinstance(source, SlatesFile):
+        return None
+    counts = np.bincount(source.split("train").items, minlength=len(source.items))
+    return counts[np.concatenate([source.items.rows(slate.items) for slate in slates])]
+
+
+def _fields(names: Sequence[str], slates: Sequence[AnySlate]) -> dict[str, list[str]]:
+    """Each pair's value of some contexts, by name."""
+    own = [slate for slate in slates if isinstance(slate, Slate)]
+    return {name: [str(slate.context.get(name, "missing")) for slate in own for _ in slate.items] for name in names}
 
 
 def _is_slower(decision: decide.Decision, timings: Timings) -> bool:

@@ -32,6 +32,7 @@ class Info:
         quorum: Share of a slate that the policy stops together; 0: no such rule.
         vocabulary: Token ids of `Session.score_tokens` are below this.
         has_catalog: Whether requests may name users and items; else they are token ids.
+        prior_shift: probability = sigmoid(c + prior_shift): where negatives were sampled, it is that of the world.
     """
 
     users: int
@@ -49,6 +50,7 @@ class Info:
     quorum: float
     vocabulary: int
     has_catalog: bool
+    prior_shift: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class ExitInfo:
         rise: How far c may still rise, for the top-k rule; 0: no such rule.
         fall: How far c may still fall, for the top-k rule; 0: no such rule.
         earlier: Weights in c of the log-odds at the exits before this one; empty: they add nothing.
+        curve: Points (x, c) that all of this goes through, a beta or an isotonic map; empty: c stays as it is.
     """
 
     layers: int
@@ -77,6 +80,7 @@ class ExitInfo:
     rise: float
     fall: float
     earlier: tuple[float, ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

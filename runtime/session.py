@@ -134,7 +134,7 @@ class Session:
         self._path = path
         self._encoder: RequestEncoder | None = None
         self.info = Info(*native.info())
-        self.exits = tuple(ExitInfo(*row[:8], tuple(row[8])) for row in native.exits())
+        self.exits = tuple(ExitInfo(*row[:8], tuple(row[8]), tuple(row[9])) for row in native.exits())
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one: of exit -1, no answer
 
     def __repr__(self) -> str:

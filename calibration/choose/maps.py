@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
-from rexit.calibration.choose import platt
+from rexit.calibration.choose import curves, platt
 from rexit.calibration.choose.platt import FOLDS, PlattMap
 from rexit.calibration.metrics import Judge, Metric, log_losses
 from rexit.calibration.record.traces import Traces
 from rexit.errors import InputError
-from rexit.ranking import bootstrap
+from rexit.ranking import mean_by_user
 
 OWN, ALL, AUTO = "own", "all", "auto"
 CHOICES = (OWN, ALL, AUTO)
@@ -52,6 +52,7 @@ class Choice:
         c, own_c: by `maps` and `own` cross-fitted by user, float32 [n, E].
         ridge: of the maps of all heads; None if none were fitted.
         gain: how much lower the log loss left out is with all heads, and its 95 % interval; None likewise.
+        curve_choices, own_curve_choices: each exit's curve, in `maps` and in `own`.
     """
 
     reads: str
@@ -61,6 +62,8 @@ class Choice:
     own_c: NDArray[np.float32] = field(compare=False)
     ridge: float | None = None
     gain: tuple[float, float, float] | None = None
+    curve_choices: tuple[curves.Choice, ...] = ()
+    own_curve_choices: tuple[curves.Choice, ...] = ()
 
 
 def check(kind: str) -> None:
@@ -69,14 +72,34 @@ def check(kind: str) -> None:
         raise InputError(f"maps {kind!r}: unknown, expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}")
 
 
-def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
+def choose(kind: str, traces: Traces, metrics: Sequence[Metric], curve: str = curves.PLATT) -> Choice:
     """Returns the maps for a policy.
 
     Args:
         kind: of CHOICES.
         traces: of the choosing users.
         metrics: of the goal.
+        curve: of `curves.CHOICES`: what follows a map. It has no say in which heads the maps read.
+
+    Raises:
+        InputError: as `curves.choose`.
     """
+    choice = _choose_heads(kind, traces, metrics)
+    own, own_c, own_curves = curves.choose(curve, traces, choice.own, choice.own_c, platt.fit_all)
+    if choice.reads == OWN:
+        return replace(choice, maps=own, own=own, c=own_c, own_c=own_c, curve_choices=own_curves, own_curve_choices=own_curves)
+    ridge = choice.ridge
+    assert ridge is not None
+
+    def fit(z: NDArray[np.float32], liked: NDArray[np.bool_]) -> Maps:
+        return fit_all(z, liked, (ridge,))[0]
+
+    maps, c, of_maps = curves.choose(curve, traces, choice.maps, choice.c, fit)
+    return replace(choice, maps=maps, own=own, c=c, own_c=own_c, curve_choices=of_maps, own_curve_choices=own_curves)
+
+
+def _choose_heads(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
+    """`choose` without curves."""
     check(kind)
     z, liked, users = traces.log_odds, traces.liked, traces.users
     own, own_c = platt.fit_all(z, liked), platt.cross_fit(z, liked, users)
@@ -91,35 +114,37 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     c = np.take_along_axis(np.stack(cross_fitted), best[parts][None, :, None], axis=0)[0]
     ridge = int(by_part.sum(1).argmin())
     maps = fit_all(z, liked)[ridge]
-    gain = _mean_by_user(_losses(own_c, liked) - _losses(c, liked), users)
+    gain = mean_by_user(_losses(own_c, liked) - _losses(c, liked), users)
     every = Choice(ALL, maps, own, c, own_c, RIDGES[ridge], gain)
     if kind == ALL or (gain[0] >= LEAST_GAIN and gain[1] > 0 and not _is_worse(traces, metrics, every)):
         return every
     return replace(owned, ridge=every.ridge, gain=gain)
 
 
-def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[Maps]:
-    """Returns the maps of all heads so far for each of RIDGES: one per exit.
+def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], ridges: Sequence[float] | None = None) -> list[Maps]:
+    """Returns the maps of all heads so far for each of the ridges: one per exit.
 
     An exit keeps its own head's map where it is the first, where no head so far ranks, and where a weight would leave float32.
 
     Args:
         log_odds: raw, float32 [n, E].
         liked: bool [n], with both labels present.
+        ridges: None: RIDGES.
     """
+    ridges = RIDGES if ridges is None else ridges
     own, target = platt.fit_all(log_odds, liked), platt.targets(liked)
     z = log_odds.astype(np.float64)
     mean, deviation = z.mean(0), z.std(0)
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
     features = np.vstack([((z - mean) * scale).T, np.ones(len(z))])
-    maps: list[list[PlattMap]] = [[own[0]] for _ in RIDGES]
+    maps: list[list[PlattMap]] = [[own[0]] for _ in ridges]
     for k in range(1, len(own)):
         rows = features[[*range(k + 1), -1]]
         centre = np.zeros(k + 2)
         centre[k], centre[-1] = own[k].a * deviation[k], own[k].b + own[k].a * mean[k]
         weights = centre
         ranks = any(platt_map.useful for platt_map in own[: k + 1])
-        for fitted, ridge in zip(maps, RIDGES, strict=True):
+        for fitted, ridge in zip(maps, ridges, strict=True):
             if ranks:
                 weights = platt.logistic_regression(rows, target, ridge / len(z), centre, weights)
             fitted.append(_map(weights, mean[: k + 1], scale[: k + 1]) or own[k] if ranks else own[k])
@@ -150,13 +175,6 @@ def _losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.floa
     """Each pair's log loss, mean over the exits that have earlier ones: float64 [n]."""
     losses = [log_losses(np.ascontiguousarray(c[:, k]), liked) for k in range(1, c.shape[1])]
     return np.asarray(np.mean(losses, axis=0), np.float64)
-
-
-def _mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> tuple[float, float, float]:
-    """The mean over pairs with its 95 % interval over users."""
-    draws = bootstrap(np.bincount(users, values).astype(np.float64), np.bincount(users).astype(np.float64))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
 
 
 def _is_worse(traces: Traces, metrics: Sequence[Metric], choice: Choice) -> bool:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from rexit import __version__
 from rexit.bundle import Bundle, Policy
 from rexit.bundle.files import json_values
-from rexit.calibration import drift
+from rexit.calibration import drift, reliability
+from rexit.calibration.choose.curves import Choice as CurveChoice
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.comparison import Row
 from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
+from rexit.calibration.reliability import Split
 from rexit.calibration.reporting import verdict
 from rexit.calibration.reporting.examples import Example
 from rexit.measure.costs import Costs, depth_name
 from rexit.measure.profile import CostProfile
-
-BINS = 10
-"""Of a reliability diagram."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,9 @@ class Findings:
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         early, late: slates that exit early and late.
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`.
+        negative_rate: the share of the world's negatives that the labels have.
+        item_counts: training interactions of each test pair's item, int64 [n]; None: unknown.
+        fields: each test pair's values, by a field's name.
     """
 
     traces: Mapping[str, Traces]
@@ -68,6 +69,9 @@ class Findings:
     early: Sequence[Example]
     late: Sequence[Example]
     doubt: str | None
+    negative_rate: float = 1.0
+    item_counts: NDArray[np.int64] | None = None
+    fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     depths, decision, timings, profile = bundle.manifest.exits, findings.decision, findings.timings, findings.profile
     policy, validation, test = decision.policy, findings.traces["validation"], findings.traces["test"]
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
+    p, pairs = policy.probability(c), Split(test.liked, test.users, findings.negative_rate)
     last = np.full(len(test), len(depths) - 1)
     milliseconds = _milliseconds(decision, timings, depths)
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name)} for row in decision.rows]
@@ -109,6 +114,8 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             "choice": decision.choice.reads,
             "ridge": decision.choice.ridge,
             "gain": decision.choice.gain,
+            "curves": [choice.kind for choice in _curves(decision)],
+            "curve_gains": [choice.gains for choice in _curves(decision)],
         },
         "exits": [
             {
@@ -116,10 +123,15 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 **asdict(rule),
                 "useful": platt_map.useful,
                 "stopped": float(np.mean(stops == k)),
-                "reliability": _reliability(c[:, k], test.liked),
+                "reliability": pairs.bins(np.ascontiguousarray(p[:, k])),
             }
             for k, (layers, rule, platt_map) in enumerate(zip(depths, policy.exits, decision.maps, strict=True))
         ],
+        "probabilities": {
+            "negative_rate": findings.negative_rate,
+            "prior_shift": policy.prior_shift,
+            "table": list(map(asdict, reliability.table(pairs, depths, p, stops, findings.item_counts, findings.fields))),
+        },
         "table": table,
         "candidates": [
             {
@@ -146,6 +158,12 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     }
     plain: dict[str, Any] = json_values(report)
     return plain
+
+
+def _curves(decision: Decision) -> Sequence[CurveChoice]:
+    """Of the maps written."""
+    choice = decision.choice
+    return choice.own_curve_choices if decision.chosen is None else choice.curve_choices
 
 
 def _heads_read(policy: Policy) -> str:
@@ -185,10 +203,3 @@ def _milliseconds(decision: Decision, timings: Timings | None, depths: Sequence[
     names = [*map(depth_name, depths[:-1]), FULL_DEPTH]
     whole = {ALL_HEADS: forced[-1], "policy": policy if decision.chosen else forced[-1]}
     return {**dict(zip(names, forced, strict=True)), **whole}
-
-
-def _reliability(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[dict[str, float]]:
-    """Pairs in bins of equal count by probability: the mean probability of each bin, and the share that was liked."""
-    p, order = expit(c.astype(np.float64)), np.argsort(c, kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)]
-    return [{"probability": float(p[part].mean()), "liked": float(liked[part].mean()), "pairs": len(part)} for part in parts]

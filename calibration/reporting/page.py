@@ -15,11 +15,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from rexit.calibration import certify, metrics
+from rexit.calibration import certify, metrics, reliability
 from rexit.calibration.choose import rivals
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots
 from rexit.calibration.reporting.tables import (
+    ABSENT,
     INTERVAL,
     Column,
     Table,
@@ -67,6 +68,7 @@ def page(report: Report) -> str:
         testers=certify.count_users(report["tested"]),
         rules=_rules(report["policy"]),
         maps=maps_sentence(report["maps"]),
+        curves=curves_sentence(report),
         rivals=[(name, about) for name, about in rivals.ABOUT.items() if name in ways],
         examples=examples,
         prompts=any(slate["prompt"] is not None for _, slates in examples for slate, _, _ in slates),
@@ -132,6 +134,17 @@ def maps_sentence(maps: Mapping[str, Any]) -> str:
     return f"{reads}: log loss of users left out is lower by {figures}."
 
 
+def curves_sentence(report: Report) -> str:
+    """What follows the Platt maps, in a sentence; empty: nothing does."""
+    kinds = report["maps"]["curves"]
+    named = [
+        f"{kind} after layer {', '.join(str(e['layers']) for e, own in zip(report['exits'], kinds, strict=True) if own == kind)}"
+        for kind in ("beta", "isotonic")
+        if kind in kinds
+    ]
+    return f"A curve follows the Platt map: {'; '.join(named)}." if named else ""
+
+
 def _rules(policy: Mapping[str, Any]) -> str:
     """The rules beside the thresholds, in sentences."""
     heads, top_k = policy["patience"], policy["top_k"]
@@ -157,6 +170,20 @@ def _tables(report: Report) -> dict[str, Table]:
                 Column("mean probability", "probability", places(3)),
                 Column("share liked", "liked", places(3)),
                 Column("candidates", "pairs", count),
+            ],
+        ),
+        Table(
+            "probabilities",
+            "Probabilities on the test split, with 95 % intervals over users",
+            report["probabilities"]["table"],
+            [
+                Column("candidates of", reliability.title),
+                Column("candidates", "pairs", count),
+                Column("mean probability", "predicted", digits(4)),
+                Column("share liked", "observed", digits(4)),
+                Column("ratio", "ratio", _interval_or_absent),
+                Column("expected calibration error", "ece", _interval_or_absent),
+                Column("by chance", "chance", places(4)),
             ],
         ),
         Table(
@@ -215,6 +242,7 @@ def _tables(report: Report) -> dict[str, Table]:
                 Column("a", "a", places(4)),
                 Column("b", "b", places(4)),
                 *([Column("weights of earlier heads", "earlier", weights)] if report["maps"]["read"] == ALL else ()),
+                *([Column("points of the curve", lambda e: len(e["curve"]), count)] if any(e["curve"] for e in exits) else ()),
                 Column("head ranks", "useful", yes),
                 Column("candidates stopped, test", "stopped", share),
             ],
@@ -246,6 +274,10 @@ def _tables(report: Report) -> dict[str, Table]:
         ),
     )
     return {table.name: table for table in tables}
+
+
+def _interval_or_absent(value: Sequence[float] | None) -> str:
+    return ABSENT if value is None else "{:.3f}\n{:.3f} to {:.3f}".format(*value)
 
 
 def _by_exit(microseconds: Sequence[float]) -> Callable[[int], float]:

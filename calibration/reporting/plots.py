@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
 from rexit.calibration.choose import rivals
+from rexit.calibration.reliability import title
 from rexit.measure.costs import depth_name
 
 UNIT = 72
@@ -133,14 +134,39 @@ def reliability(report_exit: Mapping[str, Any]) -> str:
     bins = report_exit["reliability"]
 
     def draw(axes: Axes) -> None:
-        axes.plot([0, 1], [0, 1], linestyle=(0, (4, 3)), color=COLOURS["muted"], linewidth=1)
+        axes.axline((0, 0), slope=1, linestyle=(0, (4, 3)), color=COLOURS["muted"], linewidth=1)
         axes.plot([b["probability"] for b in bins], [b["liked"] for b in bins], "o-", color=COLOURS["policy"], markersize=5)
-        ticks = (0, 0.5, 1)
-        axes.set(xlabel="probability", ylabel="share liked", xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
+        top = max(value for b in bins for value in (b["probability"], b["liked"]))
+        end = 1 if top > 0.5 else float(f"{1.2 * top:.1g}") or 1
+        ticks, span = (0, end / 2, end), (0, end)
+        axes.set(xlabel="probability", ylabel="share liked", xlim=span, ylim=span, xticks=ticks, yticks=ticks, aspect="equal")
         axes.grid(True, linewidth=0.6)
 
     title = f"Reliability of the exit after {depth_name(report_exit['layers'])}"
     return _svg(draw, (180, 180), title, f"Probability and share liked in {len(bins)} bins; on the diagonal both are the same.")
+
+
+def ratios(report: Mapping[str, Any]) -> str:
+    """Returns the calibration ratio of each group of pairs, with its interval."""
+    rows = [row for row in report["probabilities"]["table"] if row["ratio"] is not None]
+    kinds = list(dict.fromkeys(row["by"] for row in rows))
+    colours = dict(zip(kinds, ("ink", "fixed", "policy", *("rival",) * len(kinds)), strict=False))
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(1, linestyle=(0, (4, 3)), color=COLOURS["muted"], linewidth=1)
+        for y, row in enumerate(rows):
+            ratio, low, high = row["ratio"]
+            axes.hlines(y, low, high, color=COLOURS[colours[row["by"]]], linewidth=1.5)
+            axes.plot([ratio], [y], "o", color=COLOURS[colours[row["by"]]], markersize=6)
+        ends = [end for row in rows for end in row["ratio"]]
+        room = 1.05 * max(0.1, max(ends) - 1, 1 - min(ends))
+        axes.set(xlabel="predicted over observed likes", xlim=(1 - room, 1 + room), ylim=(-0.6, len(rows) - 0.4))
+        axes.set_yticks(range(len(rows)), [title(row) for row in rows])
+        axes.invert_yaxis()
+        axes.grid(True, axis="x", linewidth=0.6)
+
+    description = "Each with its 95 % interval over users; at 1 as many are liked as promised. The table has the figures."
+    return _svg(draw, (560, 70 + 24 * len(rows)), "Calibration ratio by group", description)
 
 
 def costs(report: Mapping[str, Any]) -> str:

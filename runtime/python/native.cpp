@@ -29,9 +29,10 @@ using Rules = std::tuple<std::vector<float>, std::vector<float>, std::size_t, fl
 using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, double, double>;
 using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
                             double, bool, std::vector<SegmentRow>>;
-using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float, std::vector<float>>;
+using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float, std::vector<float>,
+                           std::vector<std::pair<float, float>>>;
 using InfoRow = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool,
-                           std::string, std::size_t, bool, float, std::size_t, bool>;
+                           std::string, std::size_t, bool, float, std::size_t, bool, float>;
 template <class T, class... Shape>
 using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 using ScoreRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
@@ -134,7 +135,8 @@ class Session {
             info.ordered != 0,
             info.quorum,
             info.vocabulary,
-            info.has_catalog != 0};
+            info.has_catalog != 0,
+            info.prior_shift};
   }
 
   std::vector<ExitRow> exits() const {
@@ -142,7 +144,9 @@ class Session {
     for (std::size_t k = 0; k < session_.bundle().info().exits; ++k) {
       const rexit_exit_info exit = session_.bundle().exit(k);
       const std::vector<float> earlier(exit.earlier, exit.earlier + (exit.earlier != nullptr ? k : 0));
-      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall, earlier);
+      std::vector<std::pair<float, float>> curve;
+      for (std::size_t n = 0; n < exit.curve_points; ++n) curve.emplace_back(exit.curve[n].x, exit.curve[n].c);
+      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall, earlier, curve);
     }
     return rows;
   }

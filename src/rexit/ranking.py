@@ -196,6 +196,18 @@ def doubt(
     return None
 
 
+def mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Returns the mean over pairs, with the ends of its 95 % interval over users.
+
+    Args:
+        values: of each pair, float64 [n].
+        users: of each pair, int64 [n], numbered from 0.
+    """
+    draws = bootstrap(np.bincount(users, values).astype(np.float64), np.bincount(users).astype(np.float64))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
+
+
 def bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int = RESAMPLES) -> NDArray[np.float64]:
     """Returns the means of resampled users, float64 [resamples, ...]. Their 2.5th and 97.5th percentiles are a 95 % interval.
 

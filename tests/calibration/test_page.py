@@ -41,6 +41,7 @@ CASES = {
     "nothing saves": ((50.0, 50.0, 0.0), {"max_drop": 0.0005}),
 }
 CAPTIONS = [
+    "Probabilities on the test split, with 95 % intervals over users",
     "Reliability: candidates of the test split in bins by probability",
     "Costs by exit: of one, then of the mean slate",
     "Policies tested, careful first",
@@ -76,6 +77,33 @@ def _made(case: str) -> dict[str, Any]:
         early = [Example(7, (1, 2), (1, 1), (True, False), "A prompt of early")]
         late = [Example(8, (3, 4), (1, 3), (False, True), None)]
         return content.build(bundle, options, content.Findings(parts, profile, costs, decision, None, False, early, late, None))
+
+
+def test_it_says_what_follows_the_maps() -> None:
+    report = made()
+    assert "A curve follows" not in page.page(report) and report["maps"]["curves"] == ["platt"] * 3
+    report["maps"]["curves"] = ["isotonic", "platt", "isotonic"]
+    for k in (0, 2):
+        report["exits"][k]["curve"] = [[0.0, 1.0], [1.0, 3.0]]
+    html = page.page(report)
+    assert "A curve follows the Platt map: isotonic after layer 1, 4." in html and "points of the curve" in html
+
+
+def test_it_says_how_right_probabilities_are() -> None:
+    report = made()
+    rows = report["probabilities"]["table"]
+    assert [row["by"] for row in rows] == ["answers", "exit", "exit", "exit"]
+    _, *shown = Parsed(html_of()).tables[CAPTIONS[0]]
+    assert len(shown) == 4 and shown[1][0] == ["all candidates after layer 1"]
+    for row, cells in zip(rows, shown, strict=True):
+        assert cells[4] == ["{:.3f}".format(row["ratio"][0]), "{1:.3f} to {2:.3f}".format(*row["ratio"])]
+        assert row["ratio"][1] < 1.05 and row["ratio"][2] > 0.95 and row["ece"][0] < 0.03
+    assert "Of the world's negatives" not in html_of()
+    report["probabilities"] |= {"negative_rate": 0.04, "prior_shift": -3.2189}
+    report["probabilities"]["table"][0]["ratio"] = None
+    html = page.page(report)
+    for text in ("Of the world's negatives, the labels have 4 %.", "c plus -3.219 in log-odds", "stands for\n25."):
+        assert text in " ".join(html.split(" "))
 
 
 def test_it_says_what_the_maps_read() -> None:
@@ -204,7 +232,7 @@ def test_card_says_how_the_policy_compares_with_a_fixed_depth(comparison: str, f
 def test_every_way_to_stop_is_shown_as_reported(case: str) -> None:
     found = made(case)
     read = Parsed(html_of(case))
-    head, *shown = read.tables[CAPTIONS[3]]
+    head, *shown = read.tables[CAPTIONS[4]]
     first, *file = read.files["ways-to-stop.csv"]
     names = list(found["table"][0]["values"])
     assert [title for [title] in head[4:]] == names
@@ -224,12 +252,12 @@ def test_every_way_to_stop_is_shown_as_reported(case: str) -> None:
 def test_candidates_exits_and_costs_are_shown_as_reported() -> None:
     found = made()
     read = Parsed(html_of())
-    for one, cells in zip(found["candidates"], read.tables[CAPTIONS[2]][1:], strict=True):
+    for one, cells in zip(found["candidates"], read.tables[CAPTIONS[3]][1:], strict=True):
         assert cells[0] == [f"{one['budget']:.4g}"] and cells[2] == [f"{one['expected']['ndcg@10']:.4f}"]
         assert cells[3:5] == [[f"{one['p_value']:.3g}"], ["yes" if one["certified"] else "no"]]
-    for exit, cells in zip(found["exits"], read.tables[CAPTIONS[4]][1:], strict=True):
+    for exit, cells in zip(found["exits"], read.tables[CAPTIONS[5]][1:], strict=True):
         assert cells[0] == [str(exit["layers"])] and cells[-1] == [f"{100 * exit['stopped']:.1f} %"]
-    assert read.tables[CAPTIONS[4]][-1][1:3] == [["always"], ["always"]]
+    assert read.tables[CAPTIONS[5]][-1][1:3] == [["always"], ["always"]]
     rows = read.files["costs.csv"][1:]
     for name, columns in (("full depth", slice(4, 7)), ("policy", slice(7, 10))):
         paid = found["costs"]["base_us"] / 1000 + sum(float(x) for row in rows for x in row[columns])
@@ -321,7 +349,7 @@ def test_pictures_have_names_text_and_the_page_s_colours() -> None:
     html = html_of("two metrics")
     read = Parsed(html)
     pictures = [attributes for tag, attributes in read.elements if tag == "svg"]
-    assert len(pictures) == 2 + 1 + 3 + 1
+    assert len(pictures) == 2 + 1 + 1 + 3 + 1
     assert all(p["role"] == "img" and p["aria-label"] for p in pictures)
     assert "ms per slate, by the cost model" in read.inside("text") and "allowed drop" in read.inside("text")
     assert not any(stand_in in html for stand_in in plots.COLOURS.values())

@@ -17,7 +17,7 @@ from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.record.recording import Recording
-from rexit.calibration.run import _count_as_traced
+from rexit.calibration.run import _count_as_traced, _fields
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs, depth_name
 from rexit.slates import Slate
@@ -190,6 +190,27 @@ def test_another_goal_on_kept_traces_runs_no_model(place: Path) -> None:
     assert "by the cost model, not timed" in same.verdict.text
     careful = calibrate(bundle, catalog, dataclasses.replace(again, max_drop=0.01), open_session=never)
     assert careful.report["policy"]["kind"] == "full depth" and bundle.policy() == careful.policy
+
+
+def test_the_prior_shift_moves_probabilities_and_no_decision(place: Path) -> None:
+    bundle, plain = run(place)
+    again = dataclasses.replace(OPTIONS, from_traces=True)
+    (_, before), (_, after) = (
+        run(place, options=dataclasses.replace(again, negative_rate=rate), open_session=never) for rate in (1.0, 0.1)
+    )
+    assert after.policy.prior_shift == np.float32(np.log(0.1)) and before.policy.prior_shift == 0 == plain.policy.prior_shift
+    assert dataclasses.replace(after.policy, prior_shift=0.0) == before.policy and bundle.policy() == after.policy
+    assert after.report["table"] == before.report["table"] and after.report["probabilities"]["negative_rate"] == 0.1
+    shown, was = (done.report["probabilities"]["table"] for done in (after, before))
+    assert [row["by"] for row in shown[:4]] == ["answers", "exit", "exit", "exit"] and shown[4]["by"] == "item frequency"
+    odds = [row["observed"] / (1 - row["observed"]) for row in (shown[0], was[0])]
+    assert odds[0] == pytest.approx(0.1 * odds[1])
+
+
+def test_pairs_have_the_values_of_their_slates() -> None:
+    liked = np.array([True, False])
+    slates = [Slate(1, (1, 2), None, liked, {"device": "tv"}), Slate(2, (3,), None, liked[:1], {"device": 3})]
+    assert _fields(["device", "hour"], slates) == {"device": ["tv", "tv", "3"], "hour": ["missing"] * 3}
 
 
 def test_same_traces_same_policy_to_the_byte(place: Path) -> None:

@@ -85,6 +85,91 @@ def policy_with_a_slope_beside_earlier_heads_that_leaves_float32(folder: Path) -
     with_earlier(folder, [0.5, 0.5], a=-1e10)
 
 
+def with_curve(folder: Path, curve: Any) -> None:
+    exits: list[dict[str, Any]] = [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0} for _ in range(3)]
+    exits[2] |= {"curve": curve}
+    write_policy(folder, exits)
+
+
+@ends_in("OK", found="running")
+def policy_with_a_curve(folder: Path) -> None:
+    with_curve(folder, [[-1.0, -2.0], [0.0, 0.25], [1.5, 0.5]])
+
+
+@ends_in("CORRUPT", "exits[2] curve: has 1 points, expected 2 to 1024")
+def policy_with_a_curve_of_one_point(folder: Path) -> None:
+    with_curve(folder, [[-1.0, -2.0]])
+
+
+@ends_in("CORRUPT", "exits[2] curve: has 0 points, expected 2 to 1024")
+def policy_with_a_curve_of_no_points(folder: Path) -> None:
+    with_curve(folder, [])
+
+
+@ends_in("CORRUPT", "exits[2] curve: has 1025 points, expected 2 to 1024")
+def policy_with_a_curve_of_too_many_points(folder: Path) -> None:
+    with_curve(folder, [[float(n), float(n)] for n in range(1025)])
+
+
+@ends_in("CORRUPT", "exits[2] curve[2]: is not above the point before it, expected x and c to ascend in float32")
+def policy_with_a_curve_that_falls(folder: Path) -> None:
+    with_curve(folder, [[-1.0, -2.0], [0.0, 0.25], [1.5, 0.125]])
+
+
+@ends_in("CORRUPT", "exits[2] curve[1]: is not above the point before it")
+def policy_with_a_curve_that_is_flat_in_float32(folder: Path) -> None:
+    with_curve(folder, [[-1.0, 1.0], [0.0, 1.0 + 1e-9], [1.5, 2.0]])
+
+
+@ends_in("CORRUPT", "exits[2] curve[1]: is not above the point before it")
+def policy_with_a_curve_that_goes_back(folder: Path) -> None:
+    with_curve(folder, [[-1.0, -2.0], [-1.0, 0.25]])
+
+
+@ends_in("CORRUPT", "exits[2] curve[1]: is too steep, expected a slope of at most 1e+09")
+def policy_with_a_curve_that_is_too_steep(folder: Path) -> None:
+    with_curve(folder, [[0.0, 0.0], [1e-10, 1.0]])
+
+
+@ends_in("CORRUPT", "exits[2] curve[1][0]: is 2e+09, expected -1e+09 to 1e+09")
+def policy_with_a_curve_that_leaves_float32(folder: Path) -> None:
+    with_curve(folder, [[0.0, 0.0], [2e9, 1.0]])
+
+
+@ends_in("CORRUPT", "exits[2] curve[1]: has 3 numbers, expected 2, x and c")
+def policy_with_a_curve_in_three_dimensions(folder: Path) -> None:
+    with_curve(folder, [[0.0, 0.0], [1.0, 1.0, 1.0]])
+
+
+@ends_in("CORRUPT", "exits[2] curve[0]: is number, expected an array")
+def policy_with_a_curve_of_numbers(folder: Path) -> None:
+    with_curve(folder, [0.0, 1.0])
+
+
+@ends_in("CORRUPT", "exits[2] curve[1][1]: is string")
+def policy_with_a_curve_of_text(folder: Path) -> None:
+    with_curve(folder, [[0.0, 0.0], [1.0, "1"]])
+
+
+def with_prior_shift(folder: Path, shift: Any) -> None:
+    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3, prior_shift=shift)
+
+
+@ends_in("OK", found="running")
+def policy_with_a_prior_shift(folder: Path) -> None:
+    with_prior_shift(folder, -4.5)
+
+
+@ends_in("CORRUPT", "prior_shift: is -101, expected -100 to 100")
+def policy_with_a_prior_shift_beyond_all_odds(folder: Path) -> None:
+    with_prior_shift(folder, -101)
+
+
+@ends_in("CORRUPT", "prior_shift: is string, expected a number")
+def policy_with_a_prior_shift_of_text(folder: Path) -> None:
+    with_prior_shift(folder, "-4.5")
+
+
 @ends_in("UNSUPPORTED", "earlier-heads-2")
 def policy_with_maps_to_come(folder: Path) -> None:
     with_rules(folder, requires=["earlier-heads", "earlier-heads-2"])

@@ -209,6 +209,54 @@ def test_maps_read_the_heads_so_far_as_in_numpy(patience: int, slate_bytes: int,
         assert best.index.tolist() == np.argsort(-policy.calibrated(trace)[:, 2], kind="stable")[:5].tolist()
 
 
+def test_the_prior_shift_moves_probabilities_and_nothing_else(tmp_path: Path) -> None:
+    """Also where the request has its own thresholds, or forces an exit."""
+    folder = write_bundle(tmp_path / "bundle")
+    plain = Policy((ExitPolicy(0.5, 0.1, 1.0, 1.0),) * 3, 2, Bundle.open(folder).variant_sha256, 0.2)
+    shifted = replace(plain, prior_shift=float(np.float32(np.log(0.1))))
+    sessions = []
+    for policy in (plain, shifted):
+        policy.write(folder / "variants/cpu-fp32/policy.json")
+        sessions.append(runtime.open(folder))
+    assert [session.info.prior_shift for session in sessions] == [0, shifted.prior_shift]
+    rules = runtime.StopRule([0.5] * 3, [0.25] * 3)
+    for options in ({}, {"policy": rules}, {"force_exit": 1}, {"top_k": 4}):
+        before, after = (session.score(USER, ITEM_IDS, as_of=AS_OF, **options) for session in sessions)
+        for name in ("index", "exit", "log_odds"):
+            np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+        c = plain.exits[0].a * before.log_odds + np.float32(plain.exits[0].b)
+        np.testing.assert_allclose(after.probability, shifted.probability(c), rtol=1e-6)
+        odds = [scores.probability / (1 - scores.probability.astype(np.float64)) for scores in (before, after)]
+        np.testing.assert_allclose(odds[1], 0.1 * odds[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("earlier", [EARLIER, ((),) * 3])
+def test_curves_follow_the_maps_as_in_numpy(earlier: tuple[tuple[float, ...], ...], tmp_path: Path) -> None:
+    """In the bundle's policy and under a request's own thresholds; a slate is ranked as without them."""
+    folder = write_bundle(tmp_path / "bundle")
+    curves = ((-1.0, -2.0), (-0.5, -0.25), (2.0, 0.5)), (), ((-3.0, -1.0), (0.0, 0.125), (0.5, 4.0))
+    exits = tuple(ExitPolicy(0.7, 0.3, 2.0, 1.5, *both) for both in zip(earlier, curves, strict=True))
+    policy = Policy(exits, 1, Bundle.open(folder).variant_sha256)
+    policy.write(folder / "variants/cpu-fp32/policy.json")
+    session = runtime.open(folder)
+    assert [e.curve for e in session.exits] == [*curves]
+    own = replace(policy, exits=tuple(replace(e, upper=0.5, lower=0.25) for e in exits))
+    rules = runtime.StopRule([0.5] * 3, [0.25] * 3)
+    straight = replace(policy, exits=tuple(replace(e, curve=()) for e in exits))
+    for user in USER_IDS[:6]:
+        trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
+        for made, scores in (
+            (policy, session.score(user, ITEM_IDS, as_of=AS_OF)),
+            (own, session.score(user, ITEM_IDS, as_of=AS_OF, policy=rules)),
+        ):
+            stops = made.stops(trace, np.array([0, len(trace)]))
+            assert scores.exit.tolist() == stops.tolist()
+            c = made.calibrated(trace)[np.arange(len(stops)), stops].astype(np.float64)
+            np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c)), atol=1e-4)
+        best = session.score(user, ITEM_IDS, as_of=AS_OF, force_exit=2, top_k=5)
+        assert best.index.tolist() == np.argsort(-straight.calibrated(trace)[:, 2], kind="stable")[:5].tolist()
+
+
 @pytest.mark.parametrize("request_k", [0, 2])
 @pytest.mark.parametrize("rule", [TopK(6, False, (4.0, 1.0), (3.0, 1.5)), TopK(6, True, (2.0, 0.5), (2.0, 0.5)), None])
 @pytest.mark.parametrize("quorum", [0.0, 0.4])

@@ -15,7 +15,7 @@
  * - exit: a depth at which the model can answer. head: computes the answer at an exit. segment: the layers between two exits,
  *   with the head at their end; segment k ends at exit k, and both count from 0.
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
- *   Some policies add weighted log-odds of earlier heads to c: `earlier` in rexit_exit_info.
+ *   Some policies add weighted log-odds of earlier heads to c, or map it once more: `earlier` and `curve` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
  * - bundle: a folder with everything needed to score. variant: the segments for a target and precision.
  *
@@ -259,22 +259,30 @@ typedef struct rexit_bundle_info {
   size_t vocabulary;   /* token ids of a rexit_token_request are below this */
   int32_t has_catalog; /* 1: requests name users and items, or are token ids; 0: token ids only, and the fields above that are
                           about the catalog are 0 */
-  int32_t reserved_2;
+  float prior_shift;   /* probability = sigmoid(c + prior_shift): where negatives were sampled, it is that of the world */
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
+
+typedef struct rexit_curve_point {
+  float x, c;
+} rexit_curve_point;
 
 /* An exit and its part of the bundle's policy (see rexit_policy). An `upper` or `lower` of +infinity never stops a candidate. */
 typedef struct rexit_exit_info {
   size_t struct_size; /* set by the caller */
   size_t layers;      /* layers up to this exit */
-  float a, b;         /* Platt map: c = a z + b, plus what `earlier` adds */
+  float a, b;         /* Platt map: c = a z + b, plus what `earlier` adds, then through `curve` */
   float upper, lower;
   size_t patience;
   float rise, fall; /* as in rexit_top_k; 0 without that rule, and at the last exit */
   /* [exit] weights w: the heads of the exits before this one add w[0] z[0] + ... + w[exit - 1] z[exit - 1] to c. NULL: they add
    * nothing. Valid until the bundle is closed. */
   const float* earlier;
+  size_t curve_points; /* 0: no curve */
+  /* [curve_points] points, x and c ascending: c lies on the line between the two around x = a z + b + what `earlier` adds; beyond
+   * the ends, the first and the last line go on. NULL: c = x. Valid until the bundle is closed. */
+  const rexit_curve_point* curve;
 } rexit_exit_info;
 
 /* `exit` counts from 0. */
@@ -413,7 +421,7 @@ typedef struct rexit_request {
 typedef struct rexit_score {
   uint32_t item;      /* index into request.items */
   uint32_t exit;      /* the exit that answered; REXIT_NO_EXIT if the deadline passed before the first one */
-  float probability;  /* of `yes`, calibrated: sigmoid(a * log_odds + b); NaN without an answer */
+  float probability;  /* of `yes`, calibrated: sigmoid(c + prior_shift); NaN without an answer */
   float log_odds;     /* raw, at that exit; NaN without an answer */
   uint32_t cut_short; /* 1: the deadline stopped this candidate, not the policy */
   uint32_t reserved;

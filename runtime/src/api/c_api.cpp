@@ -74,10 +74,11 @@ void run_score(rexit_session* session, const Source* request, rexit_score* score
   rexit_stats stats{};
   const Request& resolved = lock.read(request);
   const std::size_t size = score_size(request);
+  const float prior_shift = lock->loaded().bundle.policy().prior_shift;
   std::size_t index = 0;
-  for (const Score& score : lock->score(resolved, start, stats))
-    write_entry<rexit_score>({static_cast<std::uint32_t>(score.item), score.answer.exit, probability(score.answer.calibrated),
-                              score.answer.log_odds, score.answer.cut_short ? 1u : 0u, 0},
+  for (const auto& [item, answer] : lock->score(resolved, start, stats))
+    write_entry<rexit_score>({static_cast<std::uint32_t>(item), answer.exit, probability(answer.calibrated, prior_shift),
+                              answer.log_odds, answer.cut_short ? 1u : 0u, 0},
                              scores_out, index++, size);
   write_stats(stats, stats_out);
 }
@@ -237,6 +238,7 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
   info.top_k = opened.policy().top_k.k;
   info.ordered = opened.policy().top_k.ordered ? 1 : 0;
   info.quorum = opened.policy().quorum;
+  info.prior_shift = opened.policy().prior_shift;
   write_struct(info, info_out);
   return REXIT_OK;
 } catch (...) {
@@ -252,7 +254,8 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
   const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
   write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
-                move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr},
+                move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr, rule.curve.size(),
+                rule.curve.empty() ? nullptr : rule.curve.data()},
                info_out);
   return REXIT_OK;
 } catch (...) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "base/checked.hpp"
 #include "base/status.hpp"
@@ -151,6 +152,13 @@ float read_quorum(const Json& json) {
   return quorum;
 }
 
+float read_prior_shift(const Json& json) {
+  const float shift = json.finite_float();
+  if (!(std::fabs(shift) <= max_prior_shift))
+    fail(REXIT_CORRUPT, json.where(), ": is ", shift, ", expected ", -max_prior_shift, " to ", max_prior_shift);
+  return shift;
+}
+
 Conditions read_calibration_conditions(const Json& root) {
   Conditions conditions;
   if (!root.has("made_on")) return conditions;
@@ -189,6 +197,29 @@ void read_map(const Json& json, std::size_t k, ExitRule& rule, std::vector<float
   }
 }
 
+std::vector<rexit_curve_point> read_curve(const Json& json) {
+  const std::vector<Json> points = json.elements();
+  if (points.size() < min_curve_points || points.size() > max_curve_points)
+    fail(REXIT_CORRUPT, json.where(), ": has ", points.size(), " points, expected ", min_curve_points, " to ", max_curve_points);
+  std::vector<rexit_curve_point> curve;
+  for (const Json& element : points) {
+    const std::vector<Json> numbers = element.elements();
+    if (numbers.size() != 2) fail(REXIT_CORRUPT, element.where(), ": has ", numbers.size(), " numbers, expected 2, x and c");
+    const rexit_curve_point point{numbers[0].finite_float(), numbers[1].finite_float()};
+    for (std::size_t j = 0; j < 2; ++j)
+      if (const float value = j == 0 ? point.x : point.c; !(std::fabs(value) <= max_intercept))
+        fail(REXIT_CORRUPT, numbers[j].where(), ": is ", value, ", expected ", -max_intercept, " to ", max_intercept);
+    if (!curve.empty()) {
+      const double run = static_cast<double>(point.x) - curve.back().x, rise = static_cast<double>(point.c) - curve.back().c;
+      if (!(run > 0 && rise > 0))
+        fail(REXIT_CORRUPT, element.where(), ": is not above the point before it, expected x and c to ascend in float32");
+      if (rise > max_slope * run) fail(REXIT_CORRUPT, element.where(), ": is too steep, expected a slope of at most ", max_slope);
+    }
+    curve.push_back(point);
+  }
+  return curve;
+}
+
 Policy read_policy(const Json& root, std::size_t exits, const std::string& variant_sha256) {
   check_digest_is(root.at("variant_sha256"), variant_sha256, "this variant's (calibrate it again)");
   Policy policy;
@@ -198,12 +229,14 @@ Policy read_policy(const Json& root, std::size_t exits, const std::string& varia
   for (const Json& exit : rules) {
     ExitRule rule;
     read_map(exit, policy.exits.size(), rule, policy.earlier);
+    if (exit.has("curve")) rule.curve = read_curve(exit.at("curve"));
     if (exit.has("upper")) rule.upper = exit.at("upper").finite_float();
     if (exit.has("lower")) rule.lower = exit.at("lower").finite_float();
-    policy.exits.push_back(rule);
+    policy.exits.push_back(std::move(rule));
   }
   std::vector<float>& earlier = policy.earlier;
   if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();
+  if (root.has("prior_shift")) policy.prior_shift = read_prior_shift(root.at("prior_shift"));
   if (root.has("quorum")) policy.quorum = read_quorum(root.at("quorum"));
   if (root.has("top_k")) {
     const Json top_k = root.at("top_k");

@@ -64,7 +64,8 @@ class Bundle {
   // Features that manifest.json may require of a reader.
   static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed", "tokens"};
   // Likewise policy.json.
-  static constexpr std::initializer_list<std::string_view> known_in_policy = {"slate-rules", "earlier-heads"};
+  static constexpr std::initializer_list<std::string_view> known_in_policy = {"slate-rules", "earlier-heads", "curves",
+                                                                              "prior-shift"};
 
   // Checks structure, sizes, variant.json's digest, the recorded digests by which files refer to each other, and the types and
   // shapes of all tables. Rows are checked when they are read. `variant` null: the first variant.

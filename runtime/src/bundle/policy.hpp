@@ -1,24 +1,43 @@
 // When a candidate stops. docs/format/policy.md states the rules; src/rexit/bundle/policy.py is the same in NumPy, to the bit.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
+#include "rexit/rexit.h"
+
 namespace rexit::core {
 
 // Limits for policy.json. With larger values, c could overflow float32 for ordinary log-odds.
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
+constexpr float max_prior_shift = 100;
+constexpr std::size_t min_curve_points = 2, max_curve_points = 1024;
 constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest top-k
 
-// c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.
+// c by the line between the two points around x; beyond the ends, the first and the last line go on. Computed in double and
+// rounded, so that a larger x never has a smaller c. `curve`: at least two points, both numbers ascending.
+inline float interpolate(const std::vector<rexit_curve_point>& curve, float x) noexcept {
+  const auto after = std::upper_bound(curve.begin() + 1, curve.end() - 1, x,
+                                      [](float value, const rexit_curve_point& point) { return value < point.x; });
+  const double x0 = after[-1].x, c0 = after[-1].c, x1 = after->x, c1 = after->c;
+  constexpr double largest = std::numeric_limits<float>::max();
+  return static_cast<float>(std::clamp(c0 + (x - x0) * ((c1 - c0) / (x1 - x0)), -largest, largest));
+}
+
+// c = a z + b in float32, then through the curve. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it
+// never stops.
 struct ExitRule {
   float a = 1, b = 0;
   float upper = std::numeric_limits<float>::infinity(), lower = std::numeric_limits<float>::infinity();
+  std::vector<rexit_curve_point> curve;  // empty: c stays as it is
 
-  float calibrated(float log_odds) const noexcept { return a * log_odds + b; }
+  float linear(float log_odds) const noexcept { return a * log_odds + b; }
+  float through_curve(float x) const noexcept { return curve.empty() ? x : interpolate(curve, x); }
+  float calibrated(float log_odds) const noexcept { return through_curve(linear(log_odds)); }
   bool confident(float c) const noexcept {
     constexpr float never = std::numeric_limits<float>::infinity();
     return (c >= upper && upper != never) || (c <= -lower && lower != never);
@@ -36,7 +55,8 @@ struct Policy {
   std::vector<ExitRule> exits;
   std::size_t patience = 1;
   TopK top_k;
-  float quorum = 0;  // a slate stops when at most this share of it is undecided; 0: never
+  float quorum = 0;       // a slate stops when at most this share of it is undecided; 0: never
+  float prior_shift = 0;  // added to c for a probability of the world, where negatives were sampled; no rule reads it
   // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
   std::vector<float> earlier;
 
@@ -44,9 +64,9 @@ struct Policy {
   // c at an exit, if `earlier` is not empty. log_odds: of the heads so far, [exit + 1].
   float calibrated(std::size_t exit, const float* log_odds) const noexcept {
     const float* weights = earlier_weights(exit);
-    float c = exits[exit].calibrated(log_odds[exit]);
+    float c = exits[exit].linear(log_odds[exit]);
     for (std::size_t j = 0; j < exit; ++j) c += weights[j] * log_odds[j];
-    return c;
+    return exits[exit].through_curve(c);
   }
 };
 
@@ -62,6 +82,8 @@ struct Agreement {
   }
 };
 
-inline float probability(float c) noexcept { return static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(c)))); }
+inline float probability(float c, float prior_shift) noexcept {
+  return static_cast<float>(1.0 / (1.0 + std::exp(-(static_cast<double>(c) + static_cast<double>(prior_shift)))));
+}
 
 }  // namespace rexit::core

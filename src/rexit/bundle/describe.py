@@ -97,11 +97,12 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
     for k, rule in enumerate(policy.exits):
         upper, lower = (None if math.isinf(threshold) else threshold for threshold in (rule.upper, rule.lower))
         depth = None if layers is None else layers[k]
-        entry = {"exit": k, "layers": depth, "a": rule.a, "b": rule.b, "earlier": list(rule.earlier)}
+        entry = {"exit": k, "layers": depth, "a": rule.a, "b": rule.b, "earlier": list(rule.earlier), "curve": list(rule.curve)}
         exits.append({**entry, "upper": upper, "lower": lower})
     return {
         "patience": policy.patience,
         "quorum": policy.quorum,
+        "prior_shift": policy.prior_shift,
         "top_k": None if policy.top_k is None else asdict(policy.top_k),
         "made_on": policy.made_on,
         "variant_sha256": policy.variant_sha256,

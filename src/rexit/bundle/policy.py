@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from rexit.errors import BundleError
 
 FILE = "policy.json"
 MAX_SLOPE = MAX_INTERCEPT = 1e9
-"""Limits of a Platt map: beyond them, c could overflow float32 for ordinary log-odds."""
+"""Limits of a Platt map, and of a curve's slopes and values: beyond them, c could overflow float32 for ordinary log-odds."""
+MIN_POINTS, MAX_POINTS = 2, 1024
+"""Of a curve."""
 MAX_PATIENCE = 1024
 MAX_TOP_K = 2**31 - 1
 """As many candidates as a request can have."""
@@ -26,7 +28,12 @@ SLATE_RULES = "slate-rules"
 """What a reader must know (`requires`) of a policy with rules for whole slates."""
 EARLIER_HEADS = "earlier-heads"
 """What a reader must know of a policy whose maps read the heads of earlier exits, too."""
-FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS})
+CURVES = "curves"
+"""What a reader must know of a policy whose Platt maps are followed by curves."""
+PRIOR_SHIFT = "prior-shift"
+"""What a reader must know of a policy whose probabilities are shifted."""
+MAX_PRIOR_SHIFT = 100.0
+FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS, CURVES, PRIOR_SHIFT})
 """All that this version knows."""
 
 
@@ -42,6 +49,18 @@ def _numbers(value: Any, name: str) -> tuple[float, ...]:
     return tuple(map(_number, value))
 
 
+def _curve(value: Any) -> Curve:
+    if not isinstance(value, list):
+        raise ValueError(f"curve: {value!r} is not an array")
+    if not MIN_POINTS <= len(value) <= MAX_POINTS:
+        raise ValueError(f"curve: has {len(value)} points, expected {MIN_POINTS} to {MAX_POINTS}")
+    points = [_numbers(point, f"curve[{n}]") for n, point in enumerate(value)]
+    for n, point in enumerate(points):
+        if len(point) != 2:
+            raise ValueError(f"curve[{n}]: has {len(point)} numbers, expected 2, x and c")
+    return tuple((x, c) for x, c in points)
+
+
 def _top_k(value: Any) -> TopK:
     k, ordered = value["k"], value["ordered"]
     if isinstance(k, bool) or not isinstance(k, int):
@@ -52,6 +71,23 @@ def _top_k(value: Any) -> TopK:
     if not isinstance(rise, list) or not isinstance(fall, list):
         raise ValueError("rise and fall are not both arrays")
     return TopK(k, ordered, tuple(map(_number, rise)), tuple(map(_number, fall)))
+
+
+def _curve_problem(curve: Curve) -> str | None:
+    """Of at least one point."""
+    if not MIN_POINTS <= len(curve) <= MAX_POINTS:
+        return f"curve: has {len(curve)} points, expected {MIN_POINTS} to {MAX_POINTS}"
+    for n, point in enumerate(curve):
+        for j, value in enumerate(point):
+            if not abs(value) <= MAX_INTERCEPT:
+                return f"curve[{n}][{j}]: is {value}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
+    points = np.array(curve, np.float32).astype(np.float64)
+    for n, (run, rise) in enumerate(np.diff(points, axis=0).tolist(), 1):
+        if run <= 0 or rise <= 0:
+            return f"curve[{n}]: is not above the point before it, expected x and c to ascend in float32"
+        if rise > MAX_SLOPE * run:
+            return f"curve[{n}]: is too steep, expected a slope of at most {MAX_SLOPE:g}"
+    return None
 
 
 def _made_on_problem(made_on: Any) -> str | None:
@@ -71,12 +107,36 @@ def _made_on_problem(made_on: Any) -> str | None:
     return None
 
 
+Curve = tuple[tuple[float, float], ...]
+"""Points (x, c), both ascending."""
+
+
+def interpolate(curve: Curve, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns c by the line between the two points around x, float32, computed as in the runtime.
+
+    Beyond the ends, the first and the last line go on. It is computed in float64 and rounded, so that a larger x never has a
+    smaller c, nor one beyond float32.
+
+    Args:
+        curve: at least two points.
+        x: float32, of any shape.
+    """
+    xs, cs = np.array(curve, np.float32).astype(np.float64).T
+    i = np.clip(np.searchsorted(xs, x, "right") - 1, 0, len(xs) - 2)
+    largest = float(np.finfo(np.float32).max)
+    with np.errstate(invalid="ignore"):
+        c = cs[i] + (x.astype(np.float64) - xs[i]) * ((cs[i + 1] - cs[i]) / (xs[i + 1] - xs[i]))
+    return np.asarray(np.clip(c, -largest, largest), np.float32)
+
+
 @dataclass(frozen=True)
 class ExitPolicy:
     """One exit: c = a z + b with z the raw log-odds; stops at c >= upper or c <= -lower (inf: never).
 
     earlier: of exit k, k weights w of the heads before it, which add w_0 z_0 + ... + w_(k-1) z_(k-1) to c; a may then have any
     sign. Empty: c reads the exit's own head alone.
+
+    curve: points that all of this goes through, see `interpolate`: a beta or an isotonic map. Empty: c stays as it is.
     """
 
     a: float = 1.0
@@ -84,6 +144,7 @@ class ExitPolicy:
     upper: float = math.inf
     lower: float = math.inf
     earlier: tuple[float, ...] = ()
+    curve: Curve = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +153,8 @@ class Policy:
 
     After each exit but the last: 1. each candidate by its exit's thresholds and `patience`; 2. `top_k`; 3. all that are left, if
     they are at most the share `quorum` of their slate (0: never). docs/format.md has the rules.
+
+    prior_shift: what is added to c for a probability, see `probability`; no rule reads it.
 
     made_on: what its costs were measured on, the JSON of `rexit.measure.machine.Conditions` without the variant: device, threads
     and machine; and the number of candidates that slates were cut to, `slate`. None: unknown.
@@ -103,6 +166,7 @@ class Policy:
     quorum: float = 0.0
     top_k: TopK | None = None
     made_on: Mapping[str, Any] | None = None
+    prior_shift: float = 0.0
 
     @classmethod
     def full_depth(cls, exits: int, variant_sha256: str) -> Policy:
@@ -118,7 +182,15 @@ class Policy:
         for k, e in enumerate(self.exits):
             for j, weight in enumerate(e.earlier):
                 c[:, k] += np.float32(weight) * z[:, j]
+            if e.curve:
+                c[:, k] = interpolate(e.curve, c[:, k])
         return c
+
+    def probability(self, c: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns 1 / (1 + exp(-(c + prior_shift))), float32: that of the world, where negatives were sampled. c: float32."""
+        with np.errstate(over="ignore"):
+            odds = np.exp(-(c.astype(np.float64) + float(np.float32(self.prior_shift))))
+        return np.asarray(1.0 / (1.0 + odds), np.float32)
 
     def stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the exit where each candidate stops, int64 [n].
@@ -161,7 +233,7 @@ class Policy:
         c = self.calibrated(log_odds)
         upper = np.array([e.upper for e in self.exits], np.float32)
         lower = np.array([e.lower for e in self.exits], np.float32)
-        slack = np.array([abs(e.a) + sum(map(abs, e.earlier)) for e in self.exits], np.float32) * np.float32(margin)
+        slack = self._slack(log_odds, np.float32(margin))
         stop = ((c >= upper - slack) & (upper != np.inf)) | ((c <= slack - lower) & (lower != np.inf))
         near = np.abs(c) <= np.abs(slack)
         agree = np.ones(c.shape, np.int64)
@@ -173,6 +245,19 @@ class Policy:
         stop &= agree >= self.patience
         stop[:, -1] = True
         return slate_stops(c, stop, offsets, self.quorum, self.top_k, slack)
+
+    def _slack(self, log_odds: NDArray[np.float32], margin: np.float32) -> NDArray[np.float32]:
+        """How far each c moves, at most, if its log-odds move by up to +-margin; below 0 if the margin is: float32 [n, exits]."""
+        slack = np.array([abs(e.a) + sum(map(abs, e.earlier)) for e in self.exits], np.float32) * margin
+        moves = np.repeat(slack[None], len(log_odds), axis=0)
+        if not margin or not any(e.curve for e in self.exits):
+            return moves
+        x = replace(self, exits=tuple(replace(e, curve=()) for e in self.exits)).calibrated(log_odds)
+        for k, e in enumerate(self.exits):
+            if e.curve:
+                low, c, high = (interpolate(e.curve, x[:, k] + move) for move in (-abs(slack[k]), np.float32(0), abs(slack[k])))
+                moves[:, k] = np.copysign(np.maximum(high - c, c - low), margin)
+        return moves
 
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:
@@ -187,6 +272,7 @@ class Policy:
                         math.inf if e["upper"] is None else _number(e["upper"]),
                         math.inf if e["lower"] is None else _number(e["lower"]),
                         () if e.get("earlier") is None else _numbers(e["earlier"], "earlier"),
+                        () if e.get("curve") is None else _curve(e["curve"]),
                     )
                     for e in value["exits"]
                 ),
@@ -195,6 +281,7 @@ class Policy:
                 0.0 if value.get("quorum") is None else _number(value["quorum"]),
                 None if value.get("top_k") is None else _top_k(value["top_k"]),
                 value.get("made_on"),
+                0.0 if value.get("prior_shift") is None else _number(value["prior_shift"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise BundleError(f"{path}: not a policy: {reason(exc)}") from exc
@@ -221,6 +308,8 @@ class Policy:
                 return f"exits[{k}] a: is {e.a}, expected more than 0 and at most {MAX_SLOPE:g}"
             if not abs(e.b) <= MAX_INTERCEPT:
                 return f"exits[{k}] b: is {e.b}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
+            if e.curve and (problem := _curve_problem(e.curve)) is not None:
+                return f"exits[{k}] {problem}"
             for side, limit in (("upper", e.upper), ("lower", e.lower)):
                 if not abs(limit) <= largest and limit != math.inf:
                     return f"exits[{k}] {side}: is {limit}, expected a float32"
@@ -230,6 +319,8 @@ class Policy:
             return f"quorum: is {self.quorum}, expected 0 to below 1"
         if self.top_k is not None and (problem := self._top_k_problem(self.top_k)) is not None:
             return problem
+        if not abs(self.prior_shift) <= MAX_PRIOR_SHIFT:
+            return f"prior_shift: is {self.prior_shift}, expected {-MAX_PRIOR_SHIFT:g} to {MAX_PRIOR_SHIFT:g}"
         return None if self.made_on is None else _made_on_problem(self.made_on)
 
     def _top_k_problem(self, rule: TopK) -> str | None:
@@ -255,6 +346,7 @@ class Policy:
         exits: list[dict[str, Any]] = [
             {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)}
             | ({"earlier": [number(weight) for weight in e.earlier]} if e.earlier else {})
+            | ({"curve": [[number(x), number(c)] for x, c in e.curve]} if e.curve else {})
             for e in self.exits
         ]
         rules: dict[str, Any] = {}
@@ -267,12 +359,18 @@ class Policy:
             path,
             {
                 "schema": SCHEMA,
-                "requires": [*([SLATE_RULES] if rules else []), *([EARLIER_HEADS] if any(e.earlier for e in self.exits) else [])],
+                "requires": [
+                    *([SLATE_RULES] if rules else []),
+                    *([EARLIER_HEADS] if any(e.earlier for e in self.exits) else []),
+                    *([CURVES] if any(e.curve for e in self.exits) else []),
+                    *([PRIOR_SHIFT] if self.prior_shift else []),
+                ],
                 "producer": f"rexit {__version__}",
                 "variant_sha256": self.variant_sha256,
                 "patience": self.patience,
                 "exits": exits,
                 **rules,
+                **({"prior_shift": number(self.prior_shift)} if self.prior_shift else {}),
                 **({} if self.made_on is None else {"made_on": self.made_on}),
             },
             flushed=True,

@@ -14,6 +14,7 @@ from rexit.cli.common.tables import print_table
 from rexit.slates import SIZE
 
 METRICS = ["ndcg@10", "user-auc"]
+NO_FIELDS: list[str] = []
 
 
 def calibrate(
@@ -64,6 +65,17 @@ def calibrate(
             help="The heads that an exit's calibrated log-odds read: own, all so far, or auto: all where held-out users say so."
         ),
     ] = "auto",
+    curve: Annotated[
+        str,
+        typer.Option(help="What makes probabilities of log-odds: platt, beta, isotonic, or auto: what held-out users say."),
+    ] = "auto",
+    negative_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of the world's negatives that the labels have, 1: all. Default: as `rexit index` sampled them."),
+    ] = None,
+    by: Annotated[
+        list[str], typer.Option(help="A context: also say by its values how right probabilities are. Repeat it for several.")
+    ] = NO_FIELDS,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The model's folder with tokenizer.json: the report's examples show their prompts.")
     ] = None,
@@ -108,6 +120,9 @@ def calibrate(
         suggest_exits=suggest_exits,
         rivals=rivals,
         maps=maps,
+        curve=curve,
+        negative_rate=negative_rate,
+        by=tuple(by),
     )
     check_one_source(catalog, slates)
     opened = Bundle.open(bundle, variant)
@@ -133,6 +148,11 @@ def calibrate(
         f"{opened.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
         ["", *metric, "layers", "ms", "speed"],
         [_row(row, metric, report["table"][0]) for row in report["table"]],
+    )
+    print_table(
+        f"Probabilities on the test split: predicted over observed likes, and expected calibration error{_world(report)}",
+        ["", "candidates", "predicted", "observed", "ratio", "ECE", "by chance"],
+        [_reliability(row) for row in report["probabilities"]["table"]],
     )
     print_table(
         "Policies tested for the certificate, careful first, on users who had no part in choosing",
@@ -168,6 +188,28 @@ def _row(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> list[
         f"{row['mean_layers']:.1f}",
         f"{about}{milliseconds:.2f}",
         f"{about}{speed:.2f}x",
+    ]
+
+
+def _world(report: dict[str, Any]) -> str:
+    rate = report["probabilities"]["negative_rate"]
+    return "" if rate == 1 else f"; of the world, {1 / rate:,.4g} negatives for each in the labels"
+
+
+def _reliability(row: dict[str, Any]) -> list[str]:
+    from rexit.calibration.reliability import title
+
+    ratio, ece = (
+        "-" if value is None else f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})" for value in (row["ratio"], row["ece"])
+    )
+    return [
+        title(row),
+        f"{row['pairs']:,}",
+        f"{row['predicted']:.4g}",
+        f"{row['observed']:.4g}",
+        ratio,
+        ece,
+        f"{row['chance']:.4f}",
     ]
 
 

@@ -118,6 +118,11 @@ def _print_policy(policy: dict[str, Any]) -> None:
         columns.append("earlier")
         for row, rule in zip(rows, policy["exits"], strict=True):
             row.append(", ".join(f"{weight:.3g}" for weight in rule["earlier"]) or "-")
+    if any(rule["curve"] for rule in policy["exits"]):
+        formula += ", then a curve"
+        columns.append("curve")
+        for row, rule in zip(rows, policy["exits"], strict=True):
+            row.append(f"{len(rule['curve'])} points" if rule["curve"] else "-")
     if (top_k := policy["top_k"]) is not None:
         columns += ["rise", "fall"]
         moves = [*zip(top_k["rise"], top_k["fall"], strict=True)]
@@ -126,6 +131,8 @@ def _print_policy(policy: dict[str, Any]) -> None:
     if top_k is not None:
         rank = ", in it once their rank is known" if top_k["ordered"] else ""
         stdout.print(f"Candidates stop once they are known to be in or out of their slate's top {top_k['k']}{rank}.")
+    if policy["prior_shift"]:
+        stdout.print(f"Probabilities are of the world: sigmoid(c {policy['prior_shift']:+.3f}), since negatives were sampled.")
     if policy["quorum"]:
         stdout.print(f"The last {policy['quorum']:.3g} of a slate stop together.")
     if (made_on := policy["made_on"]) is not None:

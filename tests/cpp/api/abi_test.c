@@ -73,7 +73,7 @@ static void layouts_are_fixed(void) {
   AT(rexit_bundle_info, quorum, 92);
   AT(rexit_bundle_info, vocabulary, 96);
   AT(rexit_bundle_info, has_catalog, 104);
-  END(rexit_bundle_info, reserved_2, 112);
+  END(rexit_bundle_info, prior_shift, 112);
 
   AT(rexit_variant_info, struct_size, 0);
   AT(rexit_variant_info, variant_count, 8);
@@ -96,7 +96,12 @@ static void layouts_are_fixed(void) {
   AT(rexit_exit_info, patience, 32);
   AT(rexit_exit_info, rise, 40);
   AT(rexit_exit_info, fall, 44);
-  END(rexit_exit_info, earlier, 56);
+  AT(rexit_exit_info, earlier, 48);
+  AT(rexit_exit_info, curve_points, 56);
+  END(rexit_exit_info, curve, 72);
+
+  AT(rexit_curve_point, x, 0);
+  END(rexit_curve_point, c, 8);
 
   AT(rexit_top_k, struct_size, 0);
   AT(rexit_top_k, k, 8);

@@ -1,0 +1,152 @@
+"""Calibration ratio and error: against scikit-learn's, on probabilities known to be right or wrong, with sampled negatives."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rexit.bundle import ExitPolicy, Policy
+from rexit.calibration import prior
+from rexit.calibration.choose import platt
+from rexit.calibration.reliability import Split, by_frequency, by_value, table, title
+from rexit.errors import InputError
+
+
+def world(users: int = 500, base: float = -1.0, seed: int = 0) -> tuple[NDArray[np.float32], Split]:
+    """The right log-odds of each pair, ten to a user, and the labels."""
+    random = np.random.default_rng(seed)
+    z = random.normal(base, 1.2, users * 10).astype(np.float32)
+    return z, Split(random.random(len(z)) < sigmoid(z), np.repeat(np.arange(users), 10))
+
+
+def sigmoid(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.float32(1 / (1 + np.exp(-z.astype(np.float64))))
+
+
+def test_right_probabilities_have_a_ratio_of_one_and_an_error_by_chance() -> None:
+    z, split = world()
+    found = split.reliability("answers", "all", sigmoid(z))
+    assert found.pairs == 5000 and found.ratio is not None
+    assert found.ratio[1] < 1 < found.ratio[2] and found.ratio[0] == pytest.approx(found.predicted / found.observed)
+    assert found.ece[0] < 2 * found.chance and found.ece[1] <= found.ece[0]
+    assert found.observed == pytest.approx(split.liked.mean())
+
+
+def test_wrong_probabilities_are_shown_to_be_wrong() -> None:
+    z, split = world()
+    high = split.reliability("answers", "all", sigmoid(z + 1))
+    assert high.ratio is not None and high.ratio[1] > 1.3 and high.ece[1] > 3 * high.chance
+    steep = split.reliability("answers", "all", sigmoid(3 * (z + 1) - 1))
+    assert steep.ece[1] > 3 * steep.chance
+
+
+def test_calibration_error_is_scikit_learns_curve() -> None:
+    from sklearn.calibration import calibration_curve
+
+    z, split = world()
+    p = sigmoid(z + 0.5)
+    liked, predicted = calibration_curve(split.liked, p, n_bins=10, strategy="quantile")
+    assert split.reliability("answers", "all", sigmoid(z + 0.5)).ece[0] == pytest.approx(
+        np.abs(liked - predicted).mean(), abs=2e-4
+    )
+    bins = split.bins(p)
+    np.testing.assert_allclose([b["liked"] for b in bins], liked, atol=2e-3)
+    np.testing.assert_allclose([b["probability"] for b in bins], predicted, atol=2e-3)
+
+
+def test_users_are_the_unit() -> None:
+    """A user's pairs that all go the same way are worth one, not ten."""
+    random = np.random.default_rng(3)
+    users = np.repeat(np.arange(300), 10)
+    liked, p = np.repeat(random.random(300) < 0.3, 10), np.full(3000, 0.3, np.float32)
+    together = Split(liked, users).reliability("answers", "all", p)
+    alone = Split(random.permutation(liked), users).reliability("answers", "all", p)
+    assert together.ratio is not None and alone.ratio is not None
+    assert together.ratio[2] - together.ratio[1] > 2 * (alone.ratio[2] - alone.ratio[1])
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25, 0.02])
+def test_the_prior_shift_restores_the_worlds_base_rate(rate: float) -> None:
+    """Fitted where a share of the negatives is left, right in the world they were sampled from."""
+    (z, fitted), (other, everything) = (world(8000, base=-3.0, seed=seed) for seed in (1, 2))
+    kept = fitted.liked | (np.random.default_rng(4).random(len(z)) < rate)
+    made = platt.fit(z[kept], fitted.liked[kept])
+    policy = Policy((ExitPolicy(made.a, made.b),), 1, "", prior_shift=prior.shift(rate))
+    of_world = everything.reliability("answers", "all", policy.probability(policy.calibrated(other[:, None])[:, 0]))
+    assert of_world.ratio is not None and of_world.ratio[0] == pytest.approx(1, abs=0.08)
+    assert of_world.ece[0] < 0.01
+    left = everything.liked | (np.random.default_rng(5).random(len(other)) < rate)
+    sample = Split(everything.liked[left], everything.users[left], rate)
+    of_sample = sample.reliability("answers", "all", policy.probability(policy.calibrated(other[left, None])[:, 0]))
+    assert of_sample.observed == pytest.approx(of_world.observed, rel=0.1) and of_sample.ratio is not None
+    assert of_sample.ratio[0] == pytest.approx(of_world.ratio[0], abs=0.08)
+    if rate < 1:
+        plain = Policy(policy.exits, 1, "")
+        without = everything.reliability("answers", "all", plain.probability(plain.calibrated(other[:, None])[:, 0]))
+        assert without.ratio is not None and without.ratio[1] > 2
+
+
+def catalog(label: dict[str, Any], items: int, **splits: list[tuple[int, int, bool]]) -> Any:
+    def split(name: str) -> Any:
+        rows = splits.get(name, [])
+        columns = [np.array([row[n] for row in rows], kind) for n, kind in enumerate((np.int64, np.int64, np.bool_))]
+        return SimpleNamespace(users=columns[0], items=columns[1], liked=columns[2])
+
+    return SimpleNamespace(info={"label": label}, users=range(3), items=range(items), split=split)
+
+
+def test_rate_of_sampled_negatives_is_over_items_not_met() -> None:
+    """User 0 met 2 of 10 items by the end of validation, user 1 one: 8 + 9 negatives in the world, four here."""
+    train = [(0, 0, True), (0, 5, False), (0, 6, False)]
+    validation = [(0, 1, True), (0, 7, False), (0, 8, False), (1, 2, True), (1, 3, False), (1, 4, False)]
+    source = catalog({"sampled": 2, "seed": 0}, 10, train=train, validation=validation, test=[(0, 9, True)])
+    assert prior.negative_rate(source) == pytest.approx(4 / 17)
+
+
+def test_rate_of_unrated_items_is_over_dislikes_and_all_unrated_items() -> None:
+    """One unrated item for each like. User 0 rated 3 of 8 items, and 2 of the other 5 were sampled, one of them in validation,
+    beside a dislike: 2 negatives of 1 + 5 / 2. User 1's 2 likes brought 2 of 6."""
+    train = [(0, 0, True), (0, 1, False), (1, 2, True), (1, 3, False)]
+    validation = [(0, 4, True), (0, 5, False), (0, 6, False), (1, 7, True), (1, 0, False)]
+    source = catalog({"positive_at": 4.0, "unrated": {"each": 1, "seed": 0}}, 8, train=train, validation=validation)
+    assert prior.negative_rate(source) == pytest.approx(3 / (1 + 5 / 2 + 6 / 2))
+
+
+def test_rate_without_sampling_is_one() -> None:
+    assert prior.negative_rate(catalog({"positive_at": 4.0}, 3)) == 1
+    assert prior.shift(1.0) == 0
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.5, float("nan")])
+def test_rates_that_are_no_share_are_refused(rate: float) -> None:
+    with pytest.raises(InputError, match=f"negative rate {rate:g}, expected more than 0 and at most 1"):
+        prior.check(rate)
+
+
+def test_groups_by_frequency_divide_all_pairs() -> None:
+    counts = np.array([0, 0, 0, 1, 2, 3, 5, 8, 900, 2000])
+    groups = dict(by_frequency(counts))
+    assert list(groups) == ["0", "1 to 2", "3 to 7", "8 or more"]
+    np.testing.assert_array_equal(sum(inside.astype(int) for inside in groups.values()), 1)
+    assert list(dict(by_frequency(np.zeros(5, np.int64)))) == ["0 or more"]
+
+
+def test_groups_by_value_come_most_frequent_first() -> None:
+    assert [(name, inside.sum()) for name, inside in by_value(["b", "a", "b", "c", "b", "c"])] == [("b", 3), ("c", 2), ("a", 1)]
+
+
+def test_a_table_shows_answers_every_exit_and_groups() -> None:
+    z, split = world()
+    p, stops = np.stack([sigmoid(z + 1), sigmoid(z)], 1), np.where(z > 0, 0, 1)
+    surface = ["feed" if n % 2 else "search" for n in range(len(z))]
+    rows = table(split, (2, 4), p, stops, np.arange(len(z)), {"surface": surface, "rare": ["x"] * 50 + ["y"] * (len(z) - 50)})
+    names = [title(vars(row)) for row in rows]
+    assert names[:3] == ["the policy's answers", "all candidates after layer 2", "all candidates after layer 4"]
+    assert names[3:] == [
+        *(f"items with {n} interactions" for n in ("0 to 1,249", "1,250 to 2,499", "2,500 to 3,749", "3,750 or more")),
+        *("surface: feed", "surface: search", "rare: y"),  # of fifty pairs nothing can be said
+    ]
+    ratios = [row.ratio[0] for row in rows[:3] if row.ratio]
+    assert ratios[1] > ratios[0] > ratios[2] and [row.pairs for row in rows[-3:]] == [2500, 2500, 4950]
