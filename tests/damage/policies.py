@@ -101,7 +101,7 @@ def policy_with_a_curve_of_one_point(folder: Path) -> None:
     with_curve(folder, [[-1.0, -2.0]])
 
 
-@ends_in("CORRUPT", "exits[2] curve: has 0 points, expected 2 to 1024")
+@ends_in("OK", found="running")
 def policy_with_a_curve_of_no_points(folder: Path) -> None:
     with_curve(folder, [])
 

@@ -212,14 +212,14 @@ def test_maps_read_the_heads_so_far_as_in_numpy(patience: int, slate_bytes: int,
 def test_the_prior_shift_moves_probabilities_and_nothing_else(tmp_path: Path) -> None:
     """Also where the request has its own thresholds, or forces an exit."""
     folder = write_bundle(tmp_path / "bundle")
-    plain = Policy((ExitPolicy(0.5, 0.1, 1.0, 1.0),) * 3, 2, Bundle.open(folder).variant_sha256, 0.2)
+    plain = Policy((ExitPolicy(0.05, 0.1, 0.3, 0.3),) * 3, 2, Bundle.open(folder).variant_sha256, 0.2)
     shifted = replace(plain, prior_shift=float(np.float32(np.log(0.1))))
     sessions = []
     for policy in (plain, shifted):
         policy.write(folder / "variants/cpu-fp32/policy.json")
         sessions.append(runtime.open(folder))
     assert [session.info.prior_shift for session in sessions] == [0, shifted.prior_shift]
-    rules = runtime.StopRule([0.5] * 3, [0.25] * 3)
+    rules = runtime.StopRule([0.1] * 3, [0.1] * 3)
     for options in ({}, {"policy": rules}, {"force_exit": 1}, {"top_k": 4}):
         before, after = (session.score(USER, ITEM_IDS, as_of=AS_OF, **options) for session in sessions)
         for name in ("index", "exit", "log_odds"):
@@ -227,7 +227,9 @@ def test_the_prior_shift_moves_probabilities_and_nothing_else(tmp_path: Path) ->
         c = plain.exits[0].a * before.log_odds + np.float32(plain.exits[0].b)
         np.testing.assert_allclose(after.probability, shifted.probability(c), rtol=1e-6)
         odds = [scores.probability / (1 - scores.probability.astype(np.float64)) for scores in (before, after)]
-        np.testing.assert_allclose(odds[1], 0.1 * odds[0], rtol=1e-4)
+        known = before.probability < 0.9  # above, float32 has few digits of 1 - p
+        assert known.any()
+        np.testing.assert_allclose(odds[1][known], 0.1 * odds[0][known], rtol=1e-4)
 
 
 @pytest.mark.parametrize("earlier", [EARLIER, ((),) * 3])

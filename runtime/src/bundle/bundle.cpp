@@ -197,8 +197,10 @@ void read_map(const Json& json, std::size_t k, ExitRule& rule, std::vector<float
   }
 }
 
+// An empty list: no curve.
 std::vector<rexit_curve_point> read_curve(const Json& json) {
   const std::vector<Json> points = json.elements();
+  if (points.empty()) return {};
   if (points.size() < min_curve_points || points.size() > max_curve_points)
     fail(REXIT_CORRUPT, json.where(), ": has ", points.size(), " points, expected ", min_curve_points, " to ", max_curve_points);
   std::vector<rexit_curve_point> curve;

@@ -52,7 +52,7 @@ def _numbers(value: Any, name: str) -> tuple[float, ...]:
 def _curve(value: Any) -> Curve:
     if not isinstance(value, list):
         raise ValueError(f"curve: {value!r} is not an array")
-    if not MIN_POINTS <= len(value) <= MAX_POINTS:
+    if value and not MIN_POINTS <= len(value) <= MAX_POINTS:
         raise ValueError(f"curve: has {len(value)} points, expected {MIN_POINTS} to {MAX_POINTS}")
     points = [_numbers(point, f"curve[{n}]") for n, point in enumerate(value)]
     for n, point in enumerate(points):
