@@ -33,7 +33,7 @@ inline float interpolate(const std::vector<rexit_curve_point>& curve, float x) n
 struct ExitRule {
   float a = 1, b = 0;
   float upper = std::numeric_limits<float>::infinity(), lower = std::numeric_limits<float>::infinity();
-  std::vector<rexit_curve_point> curve;  // empty: c stays as it is
+  std::vector<rexit_curve_point> curve = {};  // empty: c stays as it is
 
   float linear(float log_odds) const noexcept { return a * log_odds + b; }
   float through_curve(float x) const noexcept { return curve.empty() ? x : interpolate(curve, x); }
