@@ -48,8 +48,8 @@ def negative_rate(source: Catalog | SlatesFile) -> float:
         world = float(unmet[validation.users[validation.liked]].sum())
         return min(1.0, float(np.count_nonzero(~validation.liked)) / world) if world else 1.0
     each = int(label["unrated"]["each"])
-    likes = sum(np.bincount(part.users[part.liked], minlength=users) for part in splits.values())
-    rows = sum(np.bincount(part.users, minlength=users) for part in splits.values())
+    likes = np.sum([np.bincount(part.users[part.liked], minlength=users) for part in splits.values()], axis=0)
+    rows = np.sum([np.bincount(part.users, minlength=users) for part in splits.values()], axis=0)
     items = len(np.unique(np.concatenate([part.items for part in splits.values()])))
     # A user's unrated items were sampled without repetition, `each` for a like, as far as there were so many.
     sampled = np.minimum(each * likes, np.maximum(rows - likes, 0))
@@ -64,4 +64,4 @@ def negative_rate(source: Catalog | SlatesFile) -> float:
 def _distinct(parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], items: int, users: int) -> NDArray[np.int64]:
     """Each user's distinct items, int64 [users], of rows of users and items."""
     pairs = np.unique(np.concatenate([of_users * items + of_items for of_users, of_items in parts]))
-    return np.bincount(pairs // items, minlength=users)
+    return np.asarray(np.bincount(pairs // items, minlength=users), np.int64)

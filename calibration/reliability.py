@@ -75,7 +75,7 @@ class Split:
             p: of the world, float32 [n].
             pairs: which of them, bool [n], at least one; None: all.
         """
-        chosen = slice(None) if pairs is None else pairs
+        chosen: slice | NDArray[np.bool_] = slice(None) if pairs is None else pairs
         liked, users, p64 = self.liked[chosen], self.users[chosen], p[chosen].astype(np.float64)
         users = np.unique(users, return_inverse=True)[1]
         weights = np.where(liked, 1.0, 1 / self.rate)
@@ -171,7 +171,7 @@ def table(
     answers = np.take_along_axis(p, stops[:, None], 1)[:, 0]
     rows = [split.reliability("answers", "all", answers)]
     rows += [split.reliability("exit", str(layers), np.ascontiguousarray(p[:, k])) for k, layers in enumerate(depths)]
-    groups = [("item frequency", *group) for group in (() if counts is None else by_frequency(counts))]
+    groups = [] if counts is None else [("item frequency", *group) for group in by_frequency(counts)]
     groups += [(field, *group) for field, values in fields.items() for group in by_value(values)]
     return rows + [
         split.reliability(by, name, answers, pairs) for by, name, pairs in groups if np.count_nonzero(pairs) >= LEAST_PAIRS

@@ -265,7 +265,7 @@ def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> ND
     if isinstance(source, SlatesFile):
         return None
     counts = np.bincount(source.split("train").items, minlength=len(source.items))
-    return counts[np.concatenate([source.items.rows(slate.items) for slate in slates])]
+    return np.asarray(counts[np.concatenate([source.items.rows(slate.items) for slate in slates])], np.int64)
 
 
 def _fields(names: Sequence[str], slates: Sequence[AnySlate]) -> dict[str, list[str]]:
