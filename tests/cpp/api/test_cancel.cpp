@@ -1,6 +1,7 @@
 // rexit_session_cancel over the real backend, from other threads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -18,12 +19,14 @@ const std::vector<rexit::Id> slate{std::int64_t{-7}, std::int64_t{8}, std::int64
 
 rexit::Request request() { return rexit::Request(std::int64_t{106}).items(slate); }
 
-// Seconds of work: thousands of passes.
-rexit::Request long_request() {
+rexit::Request request_of(int candidates) {
   std::vector<rexit::Id> items;
-  for (int i = 0; i < 100'000; ++i) items.push_back(slate[static_cast<std::size_t>(i) % slate.size()]);
+  for (int i = 0; i < candidates; ++i) items.push_back(slate[static_cast<std::size_t>(i) % slate.size()]);
   return rexit::Request(std::int64_t{106}).items(items);
 }
+
+// Seconds of work: thousands of passes.
+rexit::Request long_request() { return request_of(100'000); }
 
 class CancelTest : public testing::Test {
  protected:
@@ -69,18 +72,21 @@ TEST_F(CancelTest, ARunningCallEndsAndTheNextCallWorks) {
   }
 }
 
+// Before a tenth of its work is done; the better of three, since the cancelling thread may have to wait for a core.
 TEST_F(CancelTest, TheCallEndsSoon) {
+  const auto time_of = [](auto call) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    return std::chrono::steady_clock::now() - start;
+  };
   const rexit::Request many = long_request();
-  std::chrono::steady_clock::time_point cancelled_at;
-  std::thread other([&] {
-    std::this_thread::sleep_for(milliseconds(100));
-    cancelled_at = std::chrono::steady_clock::now();
-    session.cancel();
-  });
-  EXPECT_THROW(session.score(many), rexit::Error);
-  const auto over = std::chrono::steady_clock::now();
-  other.join();
-  EXPECT_LT(over - cancelled_at, milliseconds(500));
+  const rexit::Request tenth = request_of(10'000);
+  auto cancelled_after = std::chrono::steady_clock::duration::max();
+  for (int round = 0; round < 3; ++round) {
+    const auto after = time_of([&] { EXPECT_EQ(cancelled([&] { session.score(many); }), REXIT_CANCELLED); });
+    cancelled_after = std::min(cancelled_after, after);
+  }
+  EXPECT_LT(cancelled_after, time_of([&] { session.score(tenth); }));
 }
 
 TEST_F(CancelTest, AWarmUpEndsToo) {

@@ -558,9 +558,9 @@ TEST_F(TensorRt, OnlyTheChosenGpuHasAContext) {
   EXPECT_TRUE(machine().created.empty());
 }
 
-// In processes of their own, since a process opens its libraries once.
-TEST(TensorRtLibraries, MissingOrOlderLibrariesAreOneLine) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
+// In processes of their own, since a process opens its libraries once; first of all (GoogleTest's rule for the name), when this
+// one has not.
+TEST(TensorRtLibrariesDeathTest, MissingOrOlderLibrariesAreOneLine) {
   const auto open_with = [](const char* variable, const char* path) {
     if (path == nullptr)
       ::unsetenv(variable);
