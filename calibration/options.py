@@ -33,7 +33,7 @@ class CalibrationOptions:
         curve: what follows an exit's Platt map: nothing ("platt"), a "beta" or an "isotonic" map, or "auto", each exit's own
             where held-out users show a lower log loss.
         negative_rate: share of the world's negatives that the labels have, more than 0 to 1; None: as `rexit index` sampled them.
-        by: contexts by whose values the report says how right probabilities are.
+        by: contexts and columns of items by whose values the report says how right probabilities are.
     """
 
     metrics: Sequence[str] = METRICS

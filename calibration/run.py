@@ -36,6 +36,9 @@ from rexit.progress import Progress, silent
 from rexit.slates import SIZE, AnySlate, Slate, biases, cut, spread
 from rexit.slates_file import SlatesFile
 
+MISSING = "missing"
+"""Value of a pair that has none."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -58,6 +61,7 @@ def calibrate(
     progress: Progress = silent,
     open_session: Callable[[Path], Any] | None = None,
     decode: Callable[[Sequence[int]], str] | None = None,
+    item_fields: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Calibration:
     """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
 
@@ -77,6 +81,7 @@ def calibrate(
         progress: called as the work goes on.
         open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
         decode: makes text of token ids, for the prompts of examples; None: they are left out.
+        item_fields: columns of the items' table for `options.by`: values by the item's id as text, by name; None: none.
 
     Raises:
         BundleError: if the source is not of the bundle's kind, or not its catalog, or the profile was measured under other
@@ -90,7 +95,7 @@ def calibrate(
         options = options or CalibrationOptions()
         if options.slate is None:
             options = replace(options, slate=source.largest if isinstance(source, SlatesFile) else SIZE)
-        return _Work(opened, source, options, progress, open_session, decode).calibrate()
+        return _Work(opened, source, options, progress, open_session, decode, item_fields or {}).calibrate()
 
 
 class _Work:
@@ -104,7 +109,9 @@ class _Work:
         progress: Progress,
         open_session: Callable[[Path], Any] | None,
         decode: Callable[[Sequence[int]], str] | None,
+        item_fields: Mapping[str, Mapping[str, str]],
     ) -> None:
+        self._item_fields = item_fields
         self._bundle, self._source, self._options, self._progress, self._decode = bundle, source, options, progress, decode
         self._depths = bundle.manifest.exits
         self._open_session = open_session or self._runtime_session
@@ -156,7 +163,7 @@ class _Work:
             doubt=_doubt(source, slates["test"], traces["test"]),
             negative_rate=rate,
             item_counts=_item_counts(source, slates["test"]),
-            fields=_fields(options.by, slates["test"]),
+            fields=_fields(options.by, slates["test"], self._item_fields),
         )
         report = build(bundle, options, findings)
         html = page.page(report)
@@ -173,10 +180,11 @@ class _Work:
         maps.check(options.maps)
         curves.check(options.curve)
         prior.check(options.negative_rate)
-        names = () if isinstance(source, SlatesFile) else source.contexts.names
+        names = [] if isinstance(source, SlatesFile) else [*source.contexts.names, *self._item_fields]
         for name in options.by:
             if name not in names:
-                raise InputError(f"by {name!r}: {source.path} has no such context, expected one of: {', '.join(names) or 'none'}")
+                known = ", ".join(names) or "none"
+                raise InputError(f"by {name!r}: no context of {source.path} and no column of items, expected one of: {known}")
         if not 0 <= options.cached_share <= 1:
             raise InputError(f"cached share {options.cached_share}, expected 0 to 1")
         if isinstance(source, SlatesFile):
@@ -268,10 +276,17 @@ def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> ND
     return np.asarray(counts[np.concatenate([source.items.rows(slate.items) for slate in slates])], np.int64)
 
 
-def _fields(names: Sequence[str], slates: Sequence[AnySlate]) -> dict[str, list[str]]:
-    """Each pair's value of some contexts, by name."""
+def _fields(
+    names: Sequence[str], slates: Sequence[AnySlate], item_fields: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[str]]:
+    """Each pair's value of some contexts and columns of items, by name."""
     own = [slate for slate in slates if isinstance(slate, Slate)]
-    return {name: [str(slate.context.get(name, "missing")) for slate in own for _ in slate.items] for name in names}
+    return {
+        name: [item_fields[name].get(str(item), MISSING) for slate in own for item in slate.items]
+        if name in item_fields
+        else [str(slate.context.get(name, MISSING)) for slate in own for _ in slate.items]
+        for name in names
+    }
 
 
 def _is_slower(decision: decide.Decision, timings: Timings) -> bool:

@@ -210,7 +210,8 @@ def test_the_prior_shift_moves_probabilities_and_no_decision(place: Path) -> Non
 def test_pairs_have_the_values_of_their_slates() -> None:
     liked = np.array([True, False])
     slates = [Slate(1, (1, 2), None, liked, {"device": "tv"}), Slate(2, (3,), None, liked[:1], {"device": 3})]
-    assert _fields(["device", "hour"], slates) == {"device": ["tv", "tv", "3"], "hour": ["missing"] * 3}
+    assert _fields(["device", "hour"], slates, {}) == {"device": ["tv", "tv", "3"], "hour": ["missing"] * 3}
+    assert _fields(["genre"], slates, {"genre": {"1": "film", "3": "song"}}) == {"genre": ["film", "missing", "song"]}
 
 
 def test_same_traces_same_policy_to_the_byte(place: Path) -> None:

@@ -63,7 +63,10 @@ def test_own_maps_compare_nothing(run: Run, place: Path) -> None:
 
 
 def test_curves_and_a_prior_shift_are_what_the_runtime_follows(run: Run, place: Path) -> None:
-    ended = calibrate(run, place, "--curve", "beta", "--negative-rate", 0.1)
+    (place / "items.csv").write_text("item_id,kind\n" + "".join(f"{item},film\n" for item in ITEM_IDS))
+    words = "--curve", "beta", "--negative-rate", 0.1, "--items", place / "items.csv", "--by", "kind"
+    ended = calibrate(run, place, *words)
+    assert "kind: film" in ended.out
     assert ended.code == 0 and "10 negatives for each in the labels" in " ".join(ended.out.split())
     assert "all candidates after layer 1" in ended.out and "the policy's answers" in ended.out
     bundle = Bundle.open(place / "bundle")
@@ -136,7 +139,8 @@ def test_edited_split(run: Run, place: Path) -> None:
         (("--curve", "spline"), "curve 'spline': unknown, expected platt, beta, isotonic or auto"),
         (("--curve", "isotonic"), "exit 0: its isotonic map has one point on"),
         (("--negative-rate", 0), "negative rate 0, expected more than 0 and at most 1"),
-        (("--by", "surface"), "has no such context, expected one of: none"),
+        (("--items", "nowhere.csv"), "nowhere.csv"),
+        (("--by", "surface"), "and no column of items, expected one of: none"),
     ],
 )
 def test_impossible_goal(run: Run, place: Path, words: tuple[object, ...], message: str) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, check_one_source
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
+from rexit.errors import InputError
 from rexit.slates import SIZE
+
+if TYPE_CHECKING:
+    from rexit.bundle import Catalog
+    from rexit.slates_file import SlatesFile
 
 METRICS = ["ndcg@10", "user-auc"]
 NO_FIELDS: list[str] = []
@@ -74,8 +79,12 @@ def calibrate(
         typer.Option(help="Share of the world's negatives that the labels have, 1: all. Default: as `rexit index` sampled them."),
     ] = None,
     by: Annotated[
-        list[str], typer.Option(help="A context: also say by its values how right probabilities are. Repeat it for several.")
+        list[str],
+        typer.Option(help="A context or a column of --items: also say by its values how right probabilities are. Repeatable."),
     ] = NO_FIELDS,
+    items: Annotated[
+        Path | None, typer.Option(help="The table of items, as for `rexit index`, whose columns --by may name.")
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The model's folder with tokenizer.json: the report's examples show their prompts.")
     ] = None,
@@ -134,7 +143,8 @@ def calibrate(
         assert slates is not None
         source = SlatesFile.read(slates, partial(bundle_encoder, opened, tokenizer))
     with progress() as bar:
-        result = run(opened, source, options, progress=shown(bar), decode=decode)
+        fields = None if items is None else _item_fields(items, by, source)
+        result = run(opened, source, options, progress=shown(bar), decode=decode, item_fields=fields)
     report, verdict = result.report, result.verdict
     if json:
         print_json(report)
@@ -189,6 +199,20 @@ def _row(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> list[
         f"{about}{milliseconds:.2f}",
         f"{about}{speed:.2f}x",
     ]
+
+
+def _item_fields(path: Path, by: list[str], source: Catalog | SlatesFile) -> dict[str, dict[str, str]]:
+    """The table's columns among `by`: values by the item's id as text, by name."""
+    from rexit.bundle import Catalog
+    from rexit.exporter.catalog.source_tables import column_names, read_table
+
+    if not isinstance(source, Catalog):
+        raise InputError(f"{path}: a table of items needs --catalog")
+    key, columns = source.info["columns"]["item"], column_names(path)
+    names = [name for name in by if name in columns and name != key]
+    frame = read_table(path, [key, *names])
+    ids = [str(identifier) for identifier in frame[key]]
+    return {name: {i: str(value) for i, value in zip(ids, frame[name], strict=True) if value is not None} for name in names}
 
 
 def _world(report: dict[str, Any]) -> str:
