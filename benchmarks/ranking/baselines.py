@@ -21,7 +21,7 @@ Rules
 1. Test pairs are scored in slates of 20 (--slate; rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
 2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
 3. A --scored file holds the test pairs with `user_id`, `item_id` and `probability`, one row each, in any order, and is ranked by
-   them.
+   them. Its log loss is that of the catalog's labels: calibrate with --negative-rate 1 where negatives were sampled.
 4. Every model is compared with --reference: differences and intervals are paired, drawn over users (judgement.py).
 5. A name of several --scored files is one model with several seeds: its figures are the means of theirs.
 6. --ratings 3,10,50 shows AUC apart for items of at most 3 ratings in training, of 4 to 10, of 11 to 50, and of more.
