@@ -14,6 +14,7 @@ report.html and traces.safetensors. The data moves in this order:
                 heads        which of many heads to keep
                 rivals       other ways to stop, tuned on the same traces
     certify                  losses of users who had no part in choosing -> a guarantee
+    watch                    the same users' losses without labels -> the limits that a service watches
     comparison               ways to stop, on the test split
     prior                    sampled negatives -> a shift that makes probabilities those of the world
     reliability              probabilities and labels -> how right they are
@@ -26,8 +27,8 @@ report.html and traces.safetensors. The data moves in this order:
                 page         report.json -> report.html
     run                      all of it
 
-`metrics` judges rankings for all of them, `options` has what can be chosen, and `drift` compares a service's counters with
-calibration's own.
+`metrics` judges rankings for all of them, `options` has what can be chosen, `drift` compares a service's counters with
+calibration's own, and `outcomes` joins labels that arrive later to audited slates.
 
 Needs polars, SciPy, Jinja2 and Matplotlib, which a device that only scores does not have: the names below are loaded when they
 are first used. No torch. Traces come from the library that runs on the device, so what is calibrated is what runs.

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.audit.limits import Limits
 from rexit.bundle import ExitPolicy, Policy, TopK
-from rexit.calibration import certify, metrics
+from rexit.calibration import certify, metrics, watch
 from rexit.calibration.choose import curves, platt, rivals
 from rexit.calibration.choose import maps as choice_of_maps
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
@@ -143,6 +144,7 @@ class Decision:
         saving: share of full depth's cost that the policy saves on the choosing users.
         users_needed: about how many users with a value would have certified the first candidate that failed (infinite: no
             number would); None if none failed, or it failed by metrics over pairs alone.
+        watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
         heads, suggested: the cheapest policy with fewer and fewer heads, and the one to keep; with `suggest_heads`.
     """
 
@@ -159,6 +161,7 @@ class Decision:
     gains: tuple[Gain, ...]
     saving: float
     users_needed: float | None
+    watch: Limits | None = None
     heads: tuple[Heads, ...] = ()
     suggested: Heads | None = None
 
@@ -253,6 +256,14 @@ def decide(
         gains=split.gains(stops, choosing) if chosen and chosen.fixed is None else (),
         saving=1 - chosen.outcome.cost_us / full_us if chosen else 0.0,
         users_needed=_users_needed(candidates, certifying, goal),
+        watch=watch.limits(
+            _policy_and_more_careful(candidates, chosen),
+            certifying,
+            choice.own[-1],
+            goal.metrics,
+            goal.max_drop,
+            goal.error / max(1, len(candidates)),  # the policy was chosen among them
+        ),
         heads=tuple(heads),
         suggested=suggested,
     )
@@ -265,7 +276,7 @@ def back_to_full_depth(decision: Decision) -> Decision:
         _policy(own, decision.policy.variant_sha256), made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift
     )
     full = replace(decision.rows[0], name="policy")
-    return replace(decision, policy=policy, maps=own, chosen=None, rows=(*decision.rows[:-1], full), gains=())
+    return replace(decision, policy=policy, maps=own, chosen=None, rows=(*decision.rows[:-1], full), gains=(), watch=None)
 
 
 def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK | None]:
@@ -374,3 +385,11 @@ def _cheapest_certified(candidates: Sequence[Candidate], full_us: float) -> Cand
     certified = [candidate for candidate in candidates if candidate.certified]
     best = min(certified, key=lambda candidate: candidate.outcome.cost_us, default=None)
     return best if best is not None and best.outcome.cost_us <= (1 - MIN_SAVING) * full_us else None
+
+
+def _policy_and_more_careful(candidates: Sequence[Candidate], chosen: Candidate | None) -> list[Policy]:
+    """The chosen policy, then the certified ones that were tested before it, the last first; empty at full depth."""
+    if chosen is None:
+        return []
+    before = candidates[: candidates.index(chosen)]
+    return [chosen.policy, *(candidate.policy for candidate in reversed(before) if candidate.certified)]

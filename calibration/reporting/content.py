@@ -150,6 +150,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "heads": [{"exits": [depths[k] for k in heads.exits], "cost_us": heads.cost_us} for heads in decision.heads],
         "suggested_exits": decision.suggested and [depths[k] for k in decision.suggested.exits],
         "users_needed": _finite(decision.users_needed),
+        "watch": decision.watch and decision.watch.to_json(),
         "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},
         "reference": drift.reference(
             policy.calibrated(validation.log_odds), policy.stops(validation.log_odds, validation.offsets)

@@ -12,6 +12,7 @@ import typer
 
 from rexit import __version__
 from rexit.cli import (
+    audit,
     bench,
     calibrate,
     compile,
@@ -48,7 +49,13 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "refresh": refresh.refresh,
     },
     "Use it": {"score": score.score, "rerank": rerank.rerank, "serve": serve.serve},
-    "Check it": {"verify": verify.verify, "inspect": inspect.inspect, "bench": bench.bench, "drift": drift.drift},
+    "Check it": {
+        "verify": verify.verify,
+        "inspect": inspect.inspect,
+        "bench": bench.bench,
+        "drift": drift.drift,
+        "audit": audit.audit,
+    },
 }
 
 app = typer.Typer(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rexit.cli.common.audited import print_audit
 from rexit.cli.common.options import JsonOption, VariantOption
 from rexit.cli.common.output import print_json, stdout
 from rexit.cli.common.tables import print_table
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 def drift(
     bundle: Annotated[Path, typer.Argument(help="The bundle that was served.")],
     counters: Annotated[Path, typer.Argument(help="Counters: from `rexit score --counters`, or a service's own.")],
+    audit_log: Annotated[
+        Path | None, typer.Option(help="Audited slates, from `rexit serve --audit-log`: also tell what the policy loses.")
+    ] = None,
     variant: VariantOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -30,20 +34,29 @@ def drift(
     few candidates were counted, or if nearly all of calibration's are in one bin. Runs no model. The exit code does not depend on
     the verdict.
 
+    Drift does not say what the policy loses. Audited slates do: --audit-log adds their test, as `rexit audit` has it.
+
     ```
     rexit score bundle --pairs today.parquet --out scores.parquet \\
       --counters counters.json
     rexit drift bundle counters.json
     ```
     """
+    from rexit.audit.limits import read_limits
+    from rexit.audit.log import read_log
+    from rexit.audit.state import Watch
     from rexit.bundle import Bundle, Counters
     from rexit.calibration.drift import compare, read_reference
 
     opened = Bundle.open(bundle, variant)
     counted = Counters.read(counters, len(opened.manifest.exits), opened.variant_sha256, opened.policy_sha256)
     result = compare(counted, read_reference(opened).counters)
+    watch: Watch | None = None
+    if audit_log is not None:
+        watch = Watch(read_limits(opened))
+        watch.add_all(read_log(audit_log))
     if json:
-        print_json(result.to_json())
+        print_json({**result.to_json(), "audit": None if watch is None else watch.to_json()})
         return
     print_table(
         f"{opened.variant.name}: counted, and as calibrated",
@@ -53,6 +66,8 @@ def drift(
     if result.cut_short > 0:
         stdout.print(f"A deadline stopped {result.cut_short:.1%} of the candidates; they count as stopped.")
     stdout.print(result.conclusion)
+    if watch is not None:
+        print_audit(watch)
 
 
 def _row(k: int, e: ExitDrift) -> list[str]:

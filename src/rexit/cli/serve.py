@@ -12,6 +12,7 @@ import typer
 from rexit.cli.common.options import DeviceOption, VariantOption
 from rexit.cli.common.output import stderr
 from rexit.deadlines import check_deadline
+from rexit.errors import InputError
 
 
 def serve(
@@ -36,6 +37,18 @@ def serve(
     max_items: Annotated[int, typer.Option(min=1, help="Most candidates in a request.")] = 2000,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Most KiB of a request.")] = 1024,
     grace_s: Annotated[int, typer.Option(min=1, help="Seconds that accepted requests may take after SIGTERM.")] = 30,
+    audit: Annotated[
+        float, typer.Option(help="Share of the answers to score again at full depth, in idle time. 0.01: one in a hundred.")
+    ] = 0.0,
+    audit_log: Annotated[
+        Path | None, typer.Option(help="File of the audited slates: the test goes on from it, and `rexit audit` reads it.")
+    ] = None,
+    on_alarm: Annotated[
+        str,
+        typer.Option(
+            help="What an alarm changes. log: nothing; careful: a more careful certified policy; full-depth: no early exit."
+        ),
+    ] = "log",
 ) -> None:
     """Score over HTTP: POST /v1/score and /v1/rerank, with GET /healthz, /readyz, /metrics and, for the fields, /docs.
 
@@ -46,15 +59,22 @@ def serve(
       --json '{"query": "wing drag", "documents": ["…", "…"], "top_n": 1}'
     ```
 
+    `--audit` watches what the policy loses. A drawn slate is scored again at full depth after its answer was sent. A test that is
+    valid at any time raises an alarm, in the log and in /metrics, once the mean loss cannot be within its limit.
+
     SIGTERM and Ctrl-C stop it: new requests are refused, accepted requests finish, and the exit code is 0. SIGHUP opens the
     bundle again, for instance after a new bundle was renamed over it. Running requests finish on the old one.
     """
     from rexit import runtime
-    from rexit.serve import Limits, Pool, create_app, run
+    from rexit.serve import Auditor, Limits, Pool, create_app, run
     from rexit.serve.server import listen
 
     if deadline_ms is not None:
         check_deadline(deadline_ms)
+    if not 0 <= audit <= 1:
+        raise InputError(f"--audit {audit:g}, expected a share from 0 to 1")
+    if not audit and (audit_log is not None or on_alarm != "log"):
+        raise InputError(f"{'--audit-log' if audit_log is not None else '--on-alarm'} is for --audit, expected a share above 0")
     listening = listen(host, port)
     opened = partial(
         runtime.open,
@@ -65,10 +85,17 @@ def serve(
         cache_bytes=cache_mib << 20,
         slate_bytes=slate_mib << 20,
     )
-    pool = Pool(opened, sessions, queue)
+    auditor = Auditor(bundle, variant, audit, audit_log, on_alarm) if audit else None
+    pool = Pool(opened, sessions, queue, auditor)
     app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms), bundle)
     served = f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{listening.getsockname()[1]}"
-    run(app, pool, listening, grace_s, lambda: _say(served), _say)
+
+    def ready() -> None:
+        _say(served)
+        if auditor is not None:
+            _say(f"audits {audit:.3g} of the answers: {auditor.watch.limits.sentence()}")
+
+    run(app, pool, listening, grace_s, ready, _say)
 
 
 def threads_for(sessions: int) -> int:

@@ -2,6 +2,7 @@
 
     messages.py   the fields of a request and of an answer
     pool.py       sessions, a thread each, and the queue before them
+    auditor.py    some answers scored again at full depth, and the tests of what the policy loses
     metrics.py    what Prometheus reads
     app.py        routes, status codes, limits
     server.py     the socket and the signals
@@ -10,7 +11,8 @@ Needs the extra `serve`.
 """
 
 from rexit.serve.app import Limits, create_app
+from rexit.serve.auditor import Auditor
 from rexit.serve.pool import Pool
 from rexit.serve.server import run
 
-__all__ = ["Limits", "Pool", "create_app", "run"]
+__all__ = ["Auditor", "Limits", "Pool", "create_app", "run"]

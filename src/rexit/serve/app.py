@@ -74,7 +74,7 @@ def create_app(pool: Pool, limits: Limits | None = None, bundle: Path | None = N
     """
     texts = None if bundle is None else Texts(bundle, lambda: pool.info)
     limits = limits or Limits()
-    metrics = Metrics(lambda: pool.waiting, lambda: pool.busy)
+    metrics = Metrics(lambda: pool.waiting, lambda: pool.busy, pool.auditor)
     app = FastAPI(title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None)
     app.state.metrics = metrics
     app.add_middleware(_Boundary, max_body=limits.max_body, metrics=metrics)

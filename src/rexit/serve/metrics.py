@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from rexit.runtime import Scores
+from rexit.serve.auditor import Auditor
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """The metrics of one service, in a registry of its own. waiting: gives the requests in the queue, busy: the busy sessions."""
+    """The metrics of one service, in a registry of its own.
 
-    def __init__(self, waiting: Callable[[], float], busy: Callable[[], float]) -> None:
+    Args:
+        waiting: Returns the requests in the queue.
+        busy: Returns the busy sessions.
+        auditor: Its tests are among the metrics; None: there is none.
+    """
+
+    def __init__(self, waiting: Callable[[], float], busy: Callable[[], float], auditor: Auditor | None = None) -> None:
         registry = self.registry = CollectorRegistry()
         seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
         count, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
@@ -32,6 +40,8 @@ class Metrics:
         self.reloads = count("rexit_reloads", "Times the bundle was opened again, by result: ok, failed.", ["result"])
         gauge("rexit_queue_depth", "Requests waiting for a session.").set_function(waiting)
         gauge("rexit_sessions_busy", "Sessions at work.").set_function(busy)
+        if auditor is not None:
+            registry.register(_AuditCollector(auditor))
 
     def count(self, scores: Scores, by_ids: bool) -> None:
         """Counts an answer. by_ids: whether the request named a user."""
@@ -42,3 +52,40 @@ class Metrics:
         self.cut_short.inc(int(scores.cut_short.sum()))
         self.prefix_tokens.inc(scores.stats.prefix_tokens)
         self.prefix_tokens_reused.inc(scores.stats.prefix_tokens_reused)
+
+
+class _AuditCollector:
+    """The state of the audits' tests. Rule 0 is the policy, the others are more careful ones, the last number is full depth."""
+
+    def __init__(self, auditor: Auditor) -> None:
+        self._auditor = auditor
+
+    def collect(self) -> Iterator[Metric]:
+        watch = self._auditor.watch
+        rules = list(zip(watch.limits.rules, watch.tests, strict=True))
+        slates = CounterMetricFamily("rexit_audit_slates", "Slates scored again at full depth, by rule.", labels=["rule"])
+        for n, (_, test) in enumerate(rules):
+            slates.add_metric([str(n)], test.slates)
+        yield slates
+        capital = [test.capital.value for _, test in rules]
+        yield from (
+            _by_rule("rexit_audit_users", "Users whose loss counted.", [test.capital.count for _, test in rules]),
+            _by_rule("rexit_audit_loss_mean", "Mean loss against full depth.", [test.mean or 0.0 for _, test in rules]),
+            _by_rule("rexit_audit_loss_limit", "The tested limit of the mean loss.", [rule.limit for rule, _ in rules]),
+            _by_rule("rexit_audit_capital", "Capital bet against the limit; an alarm from 20 on.", capital),
+            _by_rule("rexit_audit_alarm", "1 after an alarm.", [test.capital.alarm_at is not None for _, test in rules]),
+            GaugeMetricFamily("rexit_audit_rule", "The rule that answers.", value=watch.rule),
+            GaugeMetricFamily("rexit_audit_full_depth", "1 if an alarm has ended early exits.", value=watch.full_depth),
+        )
+        skipped = CounterMetricFamily("rexit_audit_skipped", "Drawn slates without an audit, by reason.", labels=["reason"])
+        for reason, count in sorted(self._auditor.skipped.items()):
+            skipped.add_metric([reason], count)
+        yield skipped
+        yield CounterMetricFamily("rexit_audit_seconds", "Seconds spent on audits.", value=self._auditor.seconds)
+
+
+def _by_rule(name: str, help_: str, values: list[float]) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=["rule"])
+    for n, value in enumerate(values):
+        family.add_metric([str(n)], float(value))
+    return family

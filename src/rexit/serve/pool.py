@@ -5,12 +5,14 @@
 3. A request that is past its deadline when its turn comes is refused. A session gets the remaining time.
 4. `reload` opens the bundle anew and swaps: running requests finish on the old one.
 5. `close` lets accepted requests finish.
+6. With an auditor, a session without a request audits what was drawn; see `auditor`.
 
 No caller waits for a session to open, score or close: that happens outside the lock.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import time
@@ -21,9 +23,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.audit.state import Watch
 from rexit.bundle import Id
 from rexit.errors import DeadlineError
 from rexit.runtime import Info, Scores, Session
+from rexit.serve.auditor import Allowance, Auditor, Drawn
 
 
 class RefusedError(Exception):
@@ -82,9 +89,23 @@ class Job(_Waiting):
     arrived: float = field(default_factory=time.monotonic)
     future: Future[Answered] = field(default_factory=Future)
 
-    def score(self, session: Session, deadline_ms: float | None) -> Scores:
-        """Returns the session's scores."""
-        return session.score(self.user, self.items, deadline_ms=deadline_ms, **self.options)
+    @property
+    def unit(self) -> Id:
+        """What an audit counts once: the user."""
+        return self.user
+
+    @property
+    def ids(self) -> list[Id]:
+        """The candidates' ids."""
+        return self.items
+
+    def score(self, session: Session, deadline_ms: float | None, **rule: Any) -> Scores:
+        """Returns the session's scores. rule: options in place of the policy."""
+        return session.score(self.user, self.items, deadline_ms=deadline_ms, **self.options, **rule)
+
+    def trace(self, session: Session) -> NDArray[np.float32]:
+        """Returns every exit's log-odds, float32 [n, exits]."""
+        return session.trace(self.user, self.items, **{k: v for k, v in self.options.items() if k != "top_k"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +126,23 @@ class TokenJob(_Waiting):
     arrived: float = field(default_factory=time.monotonic)
     future: Future[Answered] = field(default_factory=Future)
 
-    def score(self, session: Session, deadline_ms: float | None) -> Scores:
-        """Returns the session's scores."""
-        return session.score_tokens(self.prefix, self.candidates, deadline_ms=deadline_ms, **self.options)
+    @property
+    def unit(self) -> Id:
+        """What an audit counts once: the prefix, by its digest."""
+        return "#" + hashlib.sha256(np.array(self.prefix, np.int64).tobytes()).hexdigest()[:16]
+
+    @property
+    def ids(self) -> list[Id]:
+        """The candidates' places."""
+        return list(range(len(self.candidates)))
+
+    def score(self, session: Session, deadline_ms: float | None, **rule: Any) -> Scores:
+        """Returns the session's scores. rule: options in place of the policy."""
+        return session.score_tokens(self.prefix, self.candidates, deadline_ms=deadline_ms, **self.options, **rule)
+
+    def trace(self, session: Session) -> NDArray[np.float32]:
+        """Returns every exit's log-odds, float32 [n, exits]."""
+        return session.trace_tokens(self.prefix, self.candidates)
 
 
 AnyJob = Job | TokenJob
@@ -115,10 +150,11 @@ AnyJob = Job | TokenJob
 
 @dataclass(frozen=True)
 class _Opened:
-    """A bundle as it was when it was opened. Each thread takes one of its sessions."""
+    """A bundle as it was when it was opened. Each thread takes one of its sessions. watch: the audits' tests, with an auditor."""
 
     info: Info
     sessions: list[Session]
+    watch: Watch | None
 
 
 class Pool:
@@ -128,15 +164,18 @@ class Pool:
         open_session: Opens a session of the bundle as it is on disk now.
         sessions: Requests scored at once.
         queue: Requests that may wait.
+        auditor: Audits some of the answers; None: none.
     """
 
-    def __init__(self, open_session: Callable[[], Session], sessions: int, queue: int) -> None:
-        self._open_session, self._sessions, self._queue = open_session, sessions, queue
+    def __init__(self, open_session: Callable[[], Session], sessions: int, queue: int, auditor: Auditor | None = None) -> None:
+        self._open_session, self._sessions, self._queue, self.auditor = open_session, sessions, queue, auditor
         self._turn = threading.Condition()
         self._jobs: deque[AnyJob] = deque()
         self._busy, self._stopping, self._service_s = 0, False, 0.0
+        self._auditing: list[Session] = []
         self._reloading = threading.Lock()
         self._current = self._opened()
+        self._use_watch(self._current)
         self._threads = [threading.Thread(target=self._work, name=f"session-{n}", daemon=True) for n in range(sessions)]
         for thread in self._threads:
             thread.start()
@@ -175,6 +214,8 @@ class Pool:
                 )
             self._jobs.append(job)
             self._turn.notify()
+            if self._auditing and len(self._jobs) > free - len(self._auditing):
+                self._auditing[0].cancel()
 
     def withdraw(self, job: AnyJob) -> bool:
         """Removes a waiting job from the queue; its future stays unset. Returns False if it does not wait: a session has it."""
@@ -190,6 +231,7 @@ class Pool:
             opened = self._opened()
             with self._turn:
                 superseded, self._current = self._current, opened
+                self._use_watch(opened)
                 self._turn.notify_all()
             del superseded  # outside the lock: it closes the sessions that no thread has taken
 
@@ -198,12 +240,20 @@ class Pool:
         with self._turn:
             self._stopping = True
             self._turn.notify_all()
+            for session in self._auditing:
+                session.cancel()
 
     def close(self) -> None:
         """Refuses new requests, and returns when all accepted requests have their answer."""
         self.refuse()
         for thread in self._threads:
             thread.join()
+        if self.auditor is not None:
+            self.auditor.close()
+
+    def _use_watch(self, opened: _Opened) -> None:
+        if self.auditor is not None and opened.watch is not None:
+            self.auditor.use(opened.watch)
 
     def _opened(self) -> _Opened:
         """Opens a session for each thread and warms it up: a failure comes before any thread depends on it."""
@@ -211,44 +261,76 @@ class Pool:
         sessions = [first, *(first.another() for _ in range(self._sessions - 1))]
         for session in sessions:
             session.warm_up()
-        return _Opened(first.info, sessions)
+        return _Opened(first.info, sessions, None if self.auditor is None else self.auditor.open())
 
     def _work(self) -> None:
-        source = self._current
+        source, drawn, allowance = self._current, None, Allowance()
         session = source.sessions.pop()
         while True:
             with self._turn:
-                while not self._jobs and not self._stopping and source is self._current:
-                    self._turn.wait()
-                newest = self._current
+                self._wait(source, drawn, allowance)
+                newest, job = self._current, None
                 if newest is source:
-                    if not self._jobs:
+                    if self._jobs:
+                        job = self._jobs.popleft()
+                        self._busy += 1
+                    elif self._stopping:
                         return
-                    job = self._jobs.popleft()
-                    self._busy += 1
+                    else:
+                        self._auditing.append(session)
             if newest is not source:
+                if drawn is not None and self.auditor is not None:
+                    self.auditor.skip("reload")
+                    drawn = None
                 session.close()
                 source = newest
                 session = source.sessions.pop()
-                continue
-            set_future = self._score(job, session)
-            with self._turn:
-                self._busy -= 1
-            set_future()  # the client may ask again at once, and finds the session free
+            elif job is not None:
+                set_future, answered = self._score(job, session, source.watch)
+                with self._turn:
+                    self._busy -= 1
+                set_future()  # the client may ask again at once, and finds the session free
+                if answered is not None and self.auditor is not None and source.watch is not None:
+                    scores, rule = answered
+                    drawn = self.auditor.draw(job, scores, source.watch, rule, drawn)
+            elif drawn is not None and self._audit(drawn, session, allowance):
+                drawn = None
 
-    def _score(self, job: AnyJob, session: Session) -> Callable[[], None]:
-        """Scores a job. Returns a function that sets its future."""
+    def _wait(self, source: _Opened, drawn: Drawn | None, allowance: Allowance) -> None:
+        """Waits, with the lock, for something to do: a request, the end, a newer bundle, or an audit whose time has come."""
+        while not self._jobs and not self._stopping and source is self._current:
+            seconds = None if drawn is None else allowance.wait_s()
+            if seconds == 0:
+                return
+            self._turn.wait(seconds)
+
+    def _audit(self, drawn: Drawn, session: Session, allowance: Allowance) -> bool:
+        """Audits a slate. Returns False if it was interrupted."""
+        assert self.auditor is not None
+        begin = time.monotonic()
+        try:
+            return self.auditor.audit(drawn, session)
+        finally:
+            allowance.spend(time.monotonic() - begin)
+            with self._turn:
+                self._auditing.remove(session)
+
+    def _score(self, job: AnyJob, session: Session, watch: Watch | None) -> tuple[Callable[[], None], tuple[Scores, int] | None]:
+        """Scores a job. Returns a function that sets its future; and if it has an answer, the scores and the number of the rule
+        that gave them."""
         if not job.future.set_running_or_notify_cancel():
-            return lambda: None
+            return lambda: None, None
         begin = time.monotonic()
         left = job.left_s()
+        rule, options = (0, {}) if self.auditor is None or watch is None else self.auditor.options(watch)
         try:
             if left <= 0:
                 raise job.late()
             deadline = None if left == math.inf else left * 1000
-            scores = job.score(session, deadline)
+            scores = job.score(session, deadline, **options)
         except Exception as exc:  # goes to the caller that waits for the answer
-            return partial(job.future.set_exception, exc)
+            return partial(job.future.set_exception, exc), None
         seconds = time.monotonic() - begin
         self._service_s = seconds if self._service_s == 0 else 0.9 * self._service_s + 0.1 * seconds
-        return partial(job.future.set_result, Answered(scores, begin - job.arrived, session.info.variant))
+        answered = Answered(scores, begin - job.arrived, session.info.variant)
+        return partial(job.future.set_result, answered), (scores, rule)

@@ -1,0 +1,175 @@
+"""Labels that arrive later, joined to audited slates: what the policy loses by the metrics that need labels.
+
+1. An outcome says whether a user liked an item. It belongs to the user's audited slates that have the item.
+2. Candidates without an outcome are left out. Where outcomes are likes alone, as clicks are, those of users who have an outcome
+   count as not liked.
+3. A certified metric with a value per user feeds the test of `rexit.audit.betting`, a user at a time in the order of the log,
+   with the limit that was promised.
+
+Users react to what the policy showed them. An item that full depth alone would have shown has no outcome, so losses come out
+smaller than they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.audit.betting import LEVEL, Capital
+from rexit.audit.log import AuditedSlate
+from rexit.bundle import Id
+from rexit.calibration.metrics import Judge, Metric, log_losses
+from rexit.errors import InputError
+
+Outcomes = Mapping[tuple[Id, Id], bool]
+"""Whether a user liked an item, by the ids of both."""
+
+BINS = 10
+"""Of the expected calibration error, of equal count."""
+
+
+@dataclass(frozen=True)
+class LabelledMetric:
+    """A metric of the answers that have outcomes.
+
+    Attributes:
+        name: of the metric.
+        users: that have a value.
+        policy, full: values of the policy and of full depth.
+        drop: what is lost.
+        limit: that was promised; None: none.
+        capital: of the bets against the limit; None without one.
+        alarm: whether the limit no longer holds.
+    """
+
+    name: str
+    users: int
+    policy: float
+    full: float
+    drop: float
+    limit: float | None = None
+    capital: float | None = None
+    alarm: bool = False
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How true probabilities are.
+
+    Attributes:
+        name: `policy` or `full depth`.
+        log_loss: in nats.
+        error: expected calibration error: |mean probability - share liked|, mean over bins of equal count.
+        ratio: predicted over observed likes; inf without likes.
+    """
+
+    name: str
+    log_loss: float
+    error: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What outcomes say of audited slates.
+
+    Attributes:
+        outcomes: how many were given, and how many belong to audited slates.
+        pairs: candidates with a label.
+        users: users with a labelled candidate.
+        metrics: by labels.
+        reliability: of the policy and of full depth.
+    """
+
+    outcomes: tuple[int, int]
+    pairs: int
+    users: int
+    metrics: tuple[LabelledMetric, ...]
+    reliability: tuple[Reliability, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return asdict(self)
+
+
+def label(
+    slates: Sequence[AuditedSlate], outcomes: Outcomes, likes_alone: bool, metrics: Sequence[Metric], limits: Mapping[str, float]
+) -> Labelled:
+    """Returns what outcomes say of audited slates.
+
+    Args:
+        slates: in the order of the log, of one rule.
+        outcomes: by user and item.
+        likes_alone: other candidates of a user who has an outcome count as not liked.
+        metrics: to compute.
+        limits: of certified metrics, by name.
+
+    Raises:
+        InputError: No outcome belongs to an audited slate, or all labels are the same.
+    """
+    reacted = {user for user, _ in outcomes}
+    numbers: dict[Id, int] = {}
+    users, liked, policy, full, sizes, used = [], [], [], [], [], set()
+    for slate in slates:
+        before = len(liked)
+        for item, by_policy, by_full in zip(slate.items, slate.policy, slate.full, strict=True):
+            verdict = outcomes.get((slate.user, item))
+            if verdict is not None:
+                used.add((slate.user, item))
+            elif not (likes_alone and slate.user in reacted):
+                continue
+            users.append(numbers.setdefault(slate.user, len(numbers)))
+            liked.append(bool(verdict))
+            policy.append(by_policy)
+            full.append(by_full)
+        if len(liked) > before:
+            sizes.append(len(liked) - before)
+    if not used:
+        raise InputError(f"none of {len(outcomes)} outcomes belongs to an audited slate, expected users and items of the log")
+    labels = np.array(liked, np.bool_)
+    if labels.all() or not labels.any():
+        kind = "liked" if labels[0] else "not liked"
+        raise InputError(f"all {len(labels)} labelled candidates are {kind}, expected both kinds")
+    score, reference = np.array(policy, np.float32), np.array(full, np.float32)
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    judge = Judge(np.array(users, np.int64), labels, offsets, reference)
+    return Labelled(
+        outcomes=(len(outcomes), len(used)),
+        pairs=len(labels),
+        users=len(numbers),
+        metrics=tuple(_metric(judge, metric, score, limits.get(metric.name)) for metric in metrics if _has_value(judge, metric)),
+        reliability=(_reliability("policy", score, labels), _reliability("full depth", reference, labels)),
+    )
+
+
+def _has_value(judge: Judge, metric: Metric) -> bool:
+    try:
+        judge.full(metric)
+    except InputError:  # no user with both labels, or no slate of more than K
+        return False
+    return True
+
+
+def _metric(judge: Judge, metric: Metric, score: NDArray[np.float32], limit: float | None) -> LabelledMetric:
+    value, full, drop = judge.value(metric, score), judge.full(metric), judge.drop(metric, score)
+    users = judge.user_count(metric)
+    if limit is None or metric.bounds is None:
+        return LabelledMetric(metric.name, users, value, full, drop)
+    low, high = metric.bounds
+    capital = Capital((limit - low) / (high - low), LEVEL)
+    for loss in judge.losses(metric, score).tolist():
+        capital.add(min(1.0, max(0.0, (loss - low) / (high - low))))  # a metric's last bit may be out
+    return LabelledMetric(metric.name, users, value, full, drop, limit, capital.value, capital.alarm_at is not None)
+
+
+def _reliability(name: str, c: NDArray[np.float32], liked: NDArray[np.bool_]) -> Reliability:
+    p = 1 / (1 + np.exp(-c.astype(np.float64)))
+    parts = [part for part in np.array_split(np.argsort(c, kind="stable"), BINS) if len(part)]
+    error = sum(len(part) * abs(p[part].mean() - liked[part].mean()) for part in parts) / len(c)
+    likes = int(liked.sum())
+    return Reliability(name, float(log_losses(c, liked).mean()), float(error), float(p.sum() / likes) if likes else math.inf)

@@ -1,0 +1,90 @@
+"""The limits that a service watches: what the certifying users lost without labels, of the policy and of more careful ones.
+
+1. The loss: a certified metric that needs no labels, with the limit that was promised. Otherwise one that stands for the first
+   metric: top-k overlap for NDCG@K if at least half of the certifying users have a slate of more than K, else rank correlation.
+2. A limit that was not promised is an upper bound of the expected loss, by the same bets as the certificate's. The policy was
+   chosen among those tested, so they share the level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.audit.limits import Limits, Rule
+from rexit.audit.losses import Loss
+from rexit.bundle import Policy
+from rexit.calibration import certify
+from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.choose.platt import PlattMap
+from rexit.calibration.metrics import Metric
+
+LABEL_FREE = ("agreement", "top-k-overlap")
+"""Kinds of metrics that are 1 minus a loss without labels."""
+
+_DIGITS = 4
+
+
+def limits(
+    policies: Sequence[Policy], certifying: Evaluation, full: PlattMap, metrics: Sequence[Metric], max_drop: float, level: float
+) -> Limits | None:
+    """Returns what to watch; None without a policy.
+
+    Args:
+        policies: the one to write, then the certified ones that are more careful.
+        certifying: the users that certified.
+        full: the last head's own map.
+        metrics: those certified.
+        max_drop: the limit of each.
+        level: of each upper bound.
+    """
+    if not policies:
+        return None
+    metric, loss = _loss(certifying, metrics)
+    promised = metric.kind in LABEL_FREE
+    rules = []
+    for policy in policies:
+        losses = user_losses(loss, certifying, policy)
+        limit = max_drop if promised else upper_bound(losses, level)
+        rules.append(Rule(policy, limit, float(losses.mean()), promised))
+    return Limits(loss, metric.name, (full.a, full.b), tuple(rules), "")
+
+
+def user_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> NDArray[np.float64]:
+    """Returns each user's mean loss over slates, float64; users without a value are left out."""
+    traces = evaluation.traces
+    score = evaluation.score(policy.stops(traces.log_odds, traces.offsets))
+    bounds = list(zip(traces.offsets[:-1].tolist(), traces.offsets[1:].tolist(), strict=True))
+    values = np.array([loss.of_slate(score[begin:end], evaluation.full[begin:end]) for begin, end in bounds])
+    valued = np.isfinite(values)
+    users = traces.users[traces.offsets[:-1]][valued]
+    counts = np.bincount(users)
+    return np.asarray((np.bincount(users, values[valued]) / np.maximum(counts, 1))[counts > 0])
+
+
+def upper_bound(losses: NDArray[np.float64], level: float) -> float:
+    """Returns an upper bound of the expected loss: the least limit that losses from 0 to 1 certify at `level`, rounded up."""
+    low, high = 0.0, 1.0 - 10.0**-_DIGITS
+    while high - low > 10.0 ** -(_DIGITS + 1):
+        middle = (low + high) / 2
+        if certify.p_value(losses, (0.0, 1.0), middle, level) <= level:
+            high = middle
+        else:
+            low = middle
+    return math.ceil(high * 10**_DIGITS) / 10**_DIGITS
+
+
+def _loss(certifying: Evaluation, metrics: Sequence[Metric]) -> tuple[Metric, Loss]:
+    """The certified metric, and the loss that is watched for it."""
+    free = next((metric for metric in metrics if metric.kind in LABEL_FREE), None)
+    if free is not None:
+        return free, Loss.parse(free.name)
+    metric, traces = metrics[0], certifying.traces
+    large = np.diff(traces.offsets) > metric.k
+    users = np.unique(traces.users[traces.offsets[:-1]][large])
+    if metric.kind == "ndcg" and 2 * len(users) >= traces.user_count:
+        return metric, Loss("top-k-overlap", metric.k)
+    return metric, Loss("rank-correlation")

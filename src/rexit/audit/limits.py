@@ -1,0 +1,190 @@
+"""`watch` in report.json: the loss that a service watches, and its limit, for the policy and for more careful ones.
+
+    "watch": {
+      "loss": "top-k-overlap@10",    without labels, see `losses`
+      "of": "ndcg@10",               the certified metric that it stands for
+      "full": [0.9, -0.1],           Platt map of the last head: what losses are counted against
+      "rules": [                     the policy, then the certified ones before it in their sequence, each more careful
+        {"certified": false, "limit": 0.04, "mean": 0.031, "upper": [2.5, null], "lower": [null, null],
+         "patience": 1, "quorum": 0, "top_k": null}]}
+
+`certified`: the limit is the one that users were promised. Otherwise it is an upper bound of the loss that the certifying users
+had: an alarm then says that users lose more than those did, not that the certified metric does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.audit.losses import Loss
+from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
+from rexit.bundle.files import read_json
+from rexit.errors import BundleError, InputError
+
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A policy to watch.
+
+    Attributes:
+        policy: as the runtime has it.
+        limit: of its mean loss.
+        mean: the loss of the certifying users.
+        certified: whether the limit is what users were promised.
+    """
+
+    policy: Policy
+    limit: float
+    mean: float
+    certified: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values, without the maps: those are the bundle's."""
+        policy = self.policy
+        return {
+            "certified": self.certified,
+            "limit": self.limit,
+            "mean": self.mean,
+            "upper": [_finite(exit_.upper) for exit_ in policy.exits],
+            "lower": [_finite(exit_.lower) for exit_ in policy.exits],
+            "patience": policy.patience,
+            "quorum": _finite(policy.quorum),
+            "top_k": None if policy.top_k is None else _top_k(policy.top_k),
+        }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a service watches.
+
+    Attributes:
+        loss: the loss.
+        of: name of the certified metric that it stands for.
+        full: slope and intercept of the last head's own Platt map.
+        rules: the policy, then more careful ones.
+        sha256: digest of policy.json.
+    """
+
+    loss: Loss
+    of: str
+    full: tuple[float, float]
+    rules: tuple[Rule, ...]
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the value of `watch`."""
+        return {
+            "loss": self.loss.name,
+            "of": self.of,
+            "full": list(self.full),
+            "rules": [rule.to_json() for rule in self.rules],
+        }
+
+    def sentence(self, rule: int = 0) -> str:
+        """Returns what is tested, for a rule by its number."""
+        watched = self.rules[rule]
+        promise = (
+            "as certified"
+            if watched.certified
+            else f"an upper bound of the {watched.mean:.4g} that the users had who certified the limit of {self.of}"
+        )
+        return f"{self.loss.title}: a mean loss of at most {watched.limit:.4g} against full depth, {promise}"
+
+    def audit(
+        self,
+        rule: int,
+        log_odds: NDArray[np.float32],
+        index: NDArray[np.int64],
+        exits: NDArray[np.int64],
+        top_k: int = 0,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Returns where the candidates stopped, int64 [n], c there, and c at full depth, float32 [n] each.
+
+        Args:
+            rule: number of the rule that answered.
+            log_odds: of every exit, float32 [n, E].
+            index, exits: places of the candidates in the answer, and the exits that answered: int64 each. The exits of others,
+                which `top_k` left out, follow from the rule.
+            top_k: of the request.
+        """
+        policy = self.rules[rule].policy
+        if top_k and policy.top_k is not None:
+            policy = replace(policy, top_k=replace(policy.top_k, k=top_k))
+        stops = policy.stops(log_odds, np.array([0, len(log_odds)]))
+        stops[index] = exits
+        c = policy.calibrated(log_odds)
+        a, b = (np.float32(x) for x in self.full)
+        return stops, np.take_along_axis(c, stops[:, None], 1)[:, 0], log_odds[:, -1] * a + b
+
+
+def read_limits(bundle: Bundle) -> Limits:
+    """Returns what calibration recorded for the bundle's policy.
+
+    Raises:
+        BundleError: There is no report, or it is another variant's.
+        InputError: The policy stops nothing early, or was calibrated before there were limits.
+    """
+    path = bundle.folder / REPORT_FILE
+    policy, sha256 = bundle.policy(), bundle.policy_sha256
+    if policy is None or sha256 is None:
+        raise InputError(f"{bundle.folder}: has no policy to audit, expected one: run `rexit calibrate`")
+    report = read_json(path)
+    if report.get("variant_sha256") != bundle.variant_sha256:
+        raise BundleError(f"{path}: made for another variant than this one: calibrate again")
+    if "watch" not in report:
+        raise InputError(f"{path}: has no `watch`, the limit of what is audited: calibrate again")
+    watch = report["watch"]
+    if watch is None:
+        raise InputError(f"{path}: the policy runs every candidate to full depth, there is nothing to audit")
+    try:
+        rules = tuple(_rule(value, policy) for value in watch["rules"])
+        a, b = (float(x) for x in watch["full"])
+        limits = Limits(Loss.parse(watch["loss"]), str(watch["of"]), (a, b), rules, sha256)
+    except (KeyError, TypeError, ValueError, InputError) as exc:
+        raise BundleError(f"{path} watch: {exc}: calibrate again") from exc
+    if not rules or limits.rules[0].to_json() != replace(limits.rules[0], policy=policy).to_json():
+        raise BundleError(f"{path} watch: its first rule is not policy.json's: calibrate again")
+    return limits
+
+
+def with_rule(policy: Policy, value: Mapping[str, Any]) -> Policy:
+    """Returns the policy's maps with the stopping rules of `Rule.to_json`. Raises KeyError, TypeError or ValueError."""
+    sides = zip(policy.exits, value["upper"], value["lower"], strict=True)
+    exits = tuple(
+        ExitPolicy(e.a, e.b, math.inf if upper is None else float(upper), math.inf if lower is None else float(lower), e.earlier)
+        for e, upper, lower in sides
+    )
+    top_k = value["top_k"]
+    rule = (
+        None
+        if top_k is None
+        else TopK(int(top_k["k"]), bool(top_k["ordered"]), tuple(map(float, top_k["rise"])), tuple(map(float, top_k["fall"])))
+    )
+    ruled = replace(policy, exits=exits, patience=int(value["patience"]), quorum=float(value["quorum"]), top_k=rule)
+    if (problem := ruled.problem()) is not None:
+        raise ValueError(problem)
+    return ruled
+
+
+def _rule(value: Mapping[str, Any], policy: Policy) -> Rule:
+    limit = float(value["limit"])
+    if not 0 < limit < 1:
+        raise ValueError(f"limit is {limit:g}, expected a number above 0 and below 1")
+    return Rule(with_rule(policy, value), limit, float(value["mean"]), bool(value["certified"]))
+
+
+def _top_k(rule: TopK) -> dict[str, Any]:
+    moves = {"rise": rule.rise, "fall": rule.fall}
+    return {"k": rule.k, "ordered": rule.ordered, **{name: list(map(_finite, values)) for name, values in moves.items()}}
+
+
+def _finite(number: float) -> float | None:
+    return None if math.isinf(number) else float(np.float32(number))

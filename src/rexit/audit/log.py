@@ -1,0 +1,140 @@
+"""Audited slates in a file, a line of JSON each: what `rexit serve --audit-log` writes, and `rexit audit` and `rexit drift` read.
+
+Only the file's owner may read it: it has ids of users and items.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rexit.bundle import Id
+from rexit.errors import InputError
+
+
+@dataclass(frozen=True)
+class AuditedSlate:
+    """A slate that the policy answered and that was then scored at full depth.
+
+    Attributes:
+        time: of the audit, in seconds since 1970.
+        user: the user's id; of a request by token ids, a digest of its prefix: both are the test's unit.
+        items: the candidates' ids; of a request by token ids, their places.
+        policy, full: c as the policy answered, and at full depth.
+        exits: where the candidates stopped.
+        loss: against full depth, without labels.
+        loss_name: as `losses.Loss.parse` reads it.
+        rule: number of the rule that answered: 0 is the policy, see `limits.Limits`.
+        policy_sha256: digest of policy.json.
+    """
+
+    time: float
+    user: Id
+    items: list[Id]
+    policy: list[float]
+    full: list[float]
+    exits: list[int]
+    loss: float
+    loss_name: str
+    rule: int
+    policy_sha256: str
+
+
+class AuditLog:
+    """The file, opened by the one service that writes it. Raises InputError if it cannot be, or another service has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise InputError(f"{path}: cannot be written: {exc.strerror}") from exc
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(self._file)
+            raise InputError(f"{path}: another service writes it, expected a file of its own for each") from exc
+        _cut_partial_line(self._file)
+
+    def write(self, slate: AuditedSlate) -> None:
+        """Appends a line. Raises InputError if that fails."""
+        line = json.dumps(asdict(slate), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+        try:
+            os.write(self._file, line.encode("utf-8", "surrogatepass"))
+        except OSError as exc:
+            raise InputError(f"{self._path}: cannot be written: {exc.strerror}") from exc
+
+    def close(self) -> None:
+        """Closes the file."""
+        with contextlib.suppress(OSError):
+            os.close(self._file)
+
+
+def read_log(path: Path) -> Iterator[AuditedSlate]:
+    """Yields the slates of a file in order. A last line without its end, which a killed service leaves, is skipped.
+
+    Raises:
+        InputError: There is no such file, or a line is not an audited slate.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.endswith("\n"):
+                    yield _slate(line, f"{path}: line {number}")
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path}: not UTF-8, expected the file of `rexit serve --audit-log`") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _slate(line: str, where: str) -> AuditedSlate:
+    try:
+        value = json.loads(line)
+        slate = AuditedSlate(
+            _number(value["time"]),
+            _id(value["user"]),
+            [_id(item) for item in value["items"]],
+            [_number(c) for c in value["policy"]],
+            [_number(c) for c in value["full"]],
+            [int(exit_) for exit_ in value["exits"]],
+            _number(value["loss"]),
+            str(value["loss_name"]),
+            int(value["rule"]),
+            str(value["policy_sha256"]),
+        )
+    except (KeyError, TypeError, ValueError, RecursionError) as exc:
+        why = f"has no {exc}" if isinstance(exc, KeyError) else str(exc)
+        raise InputError(f"{where}: not an audited slate: {why}") from exc
+    if not 0 <= slate.loss <= 1:
+        raise InputError(f"{where}: loss is {slate.loss:g}, expected 0 to 1")
+    if not len(slate.items) == len(slate.policy) == len(slate.full) == len(slate.exits) > 0:
+        raise InputError(f"{where}: items, policy, full and exits differ in length, expected one of each per candidate")
+    return slate
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _id(value: Any) -> Id:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is not an id")
+    return value
+
+
+def _cut_partial_line(file: int) -> None:
+    """Removes a last line without its end."""
+    size = os.fstat(file).st_size
+    end = size
+    while end and os.pread(file, 1, end - 1) != b"\n":
+        end -= 1
+    if end != size:
+        os.ftruncate(file, end)

@@ -1,0 +1,172 @@
+"""`rexit audit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rexit.cli.common.audited import print_audit
+from rexit.cli.common.options import JsonOption, VariantOption
+from rexit.cli.common.output import print_json, stdout
+from rexit.cli.common.tables import print_table
+from rexit.errors import BundleError, InputError
+
+if TYPE_CHECKING:
+    from rexit.audit.log import AuditedSlate
+    from rexit.bundle import Bundle, Id
+    from rexit.calibration.metrics import Metric
+    from rexit.calibration.outcomes import Labelled
+
+_TRUE, _FALSE = ("1", "true"), ("0", "false")
+
+
+def audit(
+    bundle: Annotated[Path, typer.Argument(help="The bundle that was served.")],
+    log: Annotated[Path, typer.Argument(help="Audited slates, from `rexit serve --audit-log`.")],
+    outcomes: Annotated[
+        Path | None, typer.Option(help="What users did: a .csv, .tsv or .parquet file with a row for each user and item.")
+    ] = None,
+    user_column: Annotated[str, typer.Option(help="Column of the users' ids.")] = "user_id",
+    item_column: Annotated[str, typer.Option(help="Column of the items' ids.")] = "item_id",
+    liked_column: Annotated[
+        str | None,
+        typer.Option(help="Column of 1 or 0. Default: every row is a like, and the other candidates of its user are not liked."),
+    ] = None,
+    variant: VariantOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell what the policy loses in use.
+
+    Without labels: whether the mean loss of the audited slates can be within its limit. With --outcomes, labels that arrived
+    later: NDCG, AUC and calibration of the policy's answers beside full depth's, and the test of the certified limit. Runs no
+    model. The exit code does not depend on the result.
+
+    ```
+    rexit serve bundle --audit 0.01 --audit-log audit.jsonl
+    rexit audit bundle audit.jsonl --outcomes clicks.parquet
+    ```
+
+    Outcomes of slates that were not audited are counted and left out. An outcome of an unknown user, or two of the same user and
+    item, are refused.
+    """
+    from rexit.audit.limits import read_limits
+    from rexit.audit.log import read_log
+    from rexit.audit.state import Watch
+    from rexit.bundle import Bundle
+
+    opened = Bundle.open(bundle, variant)
+    watch = Watch(read_limits(opened))
+    slates = [slate for slate in read_log(log) if slate.policy_sha256 == watch.limits.sha256]
+    if not slates:
+        raise InputError(f"{log}: has no slate that the bundle's policy answered, expected the log of this bundle's service")
+    watch.add_all(slates)
+    labelled: Labelled | None = None
+    if outcomes is not None:
+        labelled = _label(opened, slates, outcomes, (user_column, item_column, liked_column))
+    if json:
+        print_json({**watch.to_json(), "outcomes": None if labelled is None else labelled.to_json()})
+        return
+    print_audit(watch)
+    if labelled is not None:
+        _print_labelled(labelled)
+
+
+def _label(bundle: Bundle, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]) -> Labelled:
+    from rexit.calibration.outcomes import label
+
+    metrics, limits = _metrics(bundle)
+    answered = [slate for slate in slates if slate.rule == 0]
+    if not answered:
+        raise InputError("no audited slate was answered by the policy itself, expected some for --outcomes")
+    table = _read_outcomes(bundle, answered, path, columns)
+    try:
+        return label(answered, table, columns[2] is None, metrics, limits)
+    except InputError as exc:
+        raise InputError(f"{path}: {exc}") from exc
+
+
+def _metrics(bundle: Bundle) -> tuple[list[Metric], dict[str, float]]:
+    """The metrics of the table, and the limits that were certified."""
+    from rexit.audit.limits import REPORT_FILE
+    from rexit.bundle.files import read_json
+    from rexit.calibration.metrics import parse
+
+    path = bundle.folder / REPORT_FILE
+    settings = read_json(path).get("settings")
+    try:
+        assert isinstance(settings, dict)
+        certified = [str(name) for name in settings["metrics"]]
+        limit = float(settings["max_drop"])
+        metrics = [parse(name) for name in dict.fromkeys([*certified, "ndcg@10", "user-auc", "auc"])]
+    except (AssertionError, KeyError, TypeError, ValueError) as exc:
+        raise BundleError(f"{path}: its `settings` name no metrics and max_drop: calibrate again") from exc
+    return metrics, dict.fromkeys(certified, limit)
+
+
+def _read_outcomes(
+    bundle: Bundle, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]
+) -> dict[tuple[Id, Id], bool]:
+    from rexit.batch.pairs import ColumnNames, PairFiles, user_or_item
+
+    if not bundle.has_catalog:
+        raise InputError(f"{path}: the bundle has no catalog, so audited slates have no users to join outcomes to")
+    user_column, item_column, liked_column = columns
+    files = PairFiles.find(path, ColumnNames(user_column, item_column), (), (), ())
+    if liked_column is not None and liked_column not in files.header:
+        raise InputError(f"{path}: no column {liked_column!r} (--liked-column), it has: {', '.join(files.header)}")
+    catalog = bundle.catalog
+    kinds = catalog.info["ids"]
+    known = {slate.user for slate in slates}
+    of_user, of_item = user_or_item(kinds["user"], "user"), user_or_item(kinds["item"], "item")
+    outcomes: dict[tuple[Id, Id], bool] = {}
+    for batch in files.batches():
+        users, items = batch.read(user_column, of_user), batch.read(item_column, of_item)
+        verdicts = [True] * len(users) if liked_column is None else batch.read(liked_column, _verdict)
+        for n, (user, item, verdict) in enumerate(zip(users, items, verdicts, strict=True), batch.before + 1):
+            if user not in known and catalog.users.row(user) is None:
+                raise InputError(f"{batch.path}: row {n}: user {user!r} is unknown, expected one of the catalog or of the log")
+            if (user, item) in outcomes:
+                raise InputError(
+                    f"{batch.path}: row {n}: user {user!r} and item {item!r} appear twice, expected one outcome each"
+                )
+            outcomes[user, item] = verdict
+    return outcomes
+
+
+def _verdict(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in (*_TRUE, *_FALSE):
+        raise InputError(f"liked is {value!r}, expected 1 or 0")
+    return text in _TRUE
+
+
+def _print_labelled(labelled: Labelled) -> None:
+    given, used = labelled.outcomes
+    print_table(
+        f"By {used:,} of {given:,} outcomes, of {labelled.users:,} users",
+        ["metric", "users", "policy", "full depth", "drop", "limit", "capital", "alarm"],
+        [
+            [
+                metric.name,
+                metric.users,
+                metric.policy,
+                metric.full,
+                metric.drop,
+                "-" if metric.limit is None else metric.limit,
+                "-" if metric.capital is None else metric.capital,
+                "-" if metric.limit is None else "yes" if metric.alarm else "no",
+            ]
+            for metric in labelled.metrics
+        ],
+    )
+    print_table(
+        f"Probabilities of {labelled.pairs:,} candidates",
+        ["answer", "log loss", "calibration error", "predicted / observed"],
+        [[r.name, r.log_loss, r.error, "-" if math.isinf(r.ratio) else r.ratio] for r in labelled.reliability],
+    )
+    if any(metric.alarm for metric in labelled.metrics):
+        stdout.print("Calibrate again: the certified limit no longer holds for these users.")

@@ -1,0 +1,109 @@
+"""The test that watches a mean: it holds its level for as long as it runs, and finds what is planted."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from rexit.audit.betting import BETS, BOLDEST, Capital, _start_capital
+from rexit.errors import InputError
+
+LIMIT = 0.03
+
+
+def overlaps(random: np.random.Generator, mean: float, streams: int) -> np.ndarray:
+    """Losses of a top-10 overlap: tenths, with the given mean."""
+    return random.binomial(10, mean, streams) / 10
+
+
+def run(test: Capital, losses: int, mean: float, seed: int = 0, *, all_or_nothing: bool = False) -> None:
+    random = np.random.default_rng(seed)
+    streams = len(test.alarms_at)
+    for _ in range(losses):
+        test.add((random.random(streams) < mean).astype(float) if all_or_nothing else overlaps(random, mean, streams))
+
+
+def test_all_starts_sum_to_1() -> None:
+    """After a whole block of starts, exactly the later blocks' share is left."""
+    for blocks in (1, 3, 12):
+        assert math.fsum(map(_start_capital, range(1, 1 << blocks))) == pytest.approx(1 - 1 / (blocks + 1))
+
+
+def test_capital_is_that_of_every_bettor_on_its_own() -> None:
+    """Against the definition: each start and each bet by itself."""
+    losses, test = np.random.default_rng(3).random(40) * 0.1, Capital(LIMIT)
+    for n, loss in enumerate(losses, 1):
+        test.add(float(loss))
+        bettors = sum(
+            _start_capital(s) / BETS * math.prod(1 + BOLDEST / LIMIT / 2**j * (x - LIMIT) for x in losses[s - 1 : n])
+            for s in range(1, n + 1)
+            for j in range(BETS)
+        )
+        assert test.value == pytest.approx(bettors + 1 - sum(map(_start_capital, range(1, n + 1))))
+
+
+@pytest.mark.parametrize("all_or_nothing", [False, True])
+def test_false_alarms_are_few(all_or_nothing: bool) -> None:
+    """At the limit itself, where they are most frequent. The slow test has 10^5 losses."""
+    test = Capital(LIMIT, streams=1000)
+    run(test, 1000, LIMIT, all_or_nothing=all_or_nothing)
+    assert np.count_nonzero(test.alarms_at) <= 50
+
+
+def test_a_planted_shift_is_found() -> None:
+    test = Capital(LIMIT, streams=200)
+    run(test, 500, 0.02)
+    early = np.count_nonzero(test.alarms_at)
+    run(test, 1500, 0.06, seed=1)
+    found = test.alarms_at[test.alarms_at > 500]
+    assert early <= 10 and len(found) + early == 200
+    assert np.median(found) - 500 < 200
+
+
+def test_an_alarm_stays() -> None:
+    test = Capital(0.5)
+    for _ in range(40):
+        test.add(1.0)
+    alarm = test.alarm_at
+    assert alarm is not None and alarm < 40
+    for _ in range(400):
+        test.add(0.0)
+    assert test.alarm_at == alarm and test.value < 20
+
+
+def test_capital_never_overflows() -> None:
+    test = Capital(0.001)
+    for _ in range(500):
+        test.add(1.0)
+    assert np.isfinite(test.value)
+
+
+@pytest.mark.parametrize(("limit", "level", "line"), [(0.0, 0.05, "limit 0"), (1.0, 0.05, "limit 1"), (0.5, 1.0, "level 1")])
+def test_numbers_that_cannot_work(limit: float, level: float, line: str) -> None:
+    with pytest.raises(InputError, match=f"{line}: expected a number above 0 and below 1"):
+        Capital(limit, level)
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        Capital(0.5).add(1.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_or_nothing", [False, True])
+def test_false_alarms_over_a_hundred_thousand_slates(all_or_nothing: bool) -> None:
+    """At most 5 % of 1,000 services, each of 10^5 slates, whose mean loss is the limit itself."""
+    test = Capital(LIMIT, streams=1000)
+    run(test, 100_000, LIMIT, all_or_nothing=all_or_nothing)
+    assert np.count_nonzero(test.alarms_at) <= 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "mean", "delay"), [(0, 0.06, 150), (10_000, 0.06, 300), (10_000, 0.04, 3000)])
+def test_delays(before: int, mean: float, delay: int) -> None:
+    """The median delay after a shift from 0.02, as docs/notes/quality/watched.md has it."""
+    test = Capital(LIMIT, streams=200)
+    run(test, before, 0.02)
+    assert np.count_nonzero(test.alarms_at) <= 10
+    run(test, 3 * delay, mean, seed=1)
+    delays = np.where(test.alarms_at == 0, 3 * delay, test.alarms_at - before)
+    assert np.median(delays) < delay

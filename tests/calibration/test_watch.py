@@ -1,0 +1,95 @@
+"""What calibration records for a service to watch: the loss, its limit, and the policies an alarm may go back to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from builders.traces import even_costs, traces
+from rexit.audit.losses import Loss
+from rexit.calibration import certify, watch
+from rexit.calibration.decide import Decision, Goal, back_to_full_depth, decide
+from rexit.calibration.metrics import Judge, parse
+from rexit.calibration.record.traces import split_users
+
+
+def decided(metrics: tuple[str, ...], max_drop: float, slate: int = 10, users: int = 600) -> Decision:
+    data = traces(users, 20, [0.6, 0.3, 0.0], seed=1, slate=slate)
+    return decide(
+        validation=data,
+        test=traces(users, 20, [0.6, 0.3, 0.0], seed=2, slate=slate),
+        costs=even_costs(3),
+        depths=(2, 4, 6),
+        variant_sha256="digest",
+        goal=Goal(tuple(map(parse, metrics)), max_drop),
+    )
+
+
+def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
+    """By hand, on the certifying users: the mean is below it, and it would be certified while less would not."""
+    decision = decided(("ndcg@5", "user-auc"), 0.05)
+    limits = decision.watch
+    assert limits is not None and (limits.loss, limits.of) == (Loss("top-k-overlap", 5), "ndcg@5")
+    rule = limits.rules[0]
+    assert rule.policy == decision.policy and not rule.certified
+    data = split_users(traces(600, 20, [0.6, 0.3, 0.0], seed=1, slate=10))[1]
+    a, b = (np.float32(x) for x in limits.full)
+    stops = rule.policy.stops(data.log_odds, data.offsets)
+    score = np.take_along_axis(rule.policy.calibrated(data.log_odds), stops[:, None], 1)[:, 0]
+    losses = Judge(data.users, data.liked, data.offsets, data.log_odds[:, -1] * a + b).losses(parse("top-k-overlap@5"), score)
+    assert rule.mean == pytest.approx(losses.mean())
+    level = 0.05 / len(decision.candidates)
+    assert rule.mean < rule.limit < rule.mean + 0.1
+    assert certify.p_value(losses, (0, 1), rule.limit, level) <= level < certify.p_value(losses, (0, 1), rule.limit - 2e-4, level)
+
+
+def test_a_certified_metric_without_labels_keeps_its_promise() -> None:
+    limits = decided(("ndcg@5", "agreement"), 0.1).watch
+    assert limits is not None and limits.loss == Loss("agreement")
+    assert all(rule.certified and rule.limit == 0.1 and rule.mean < 0.1 for rule in limits.rules)
+
+
+def test_more_careful_policies_follow_in_the_reverse_of_their_sequence() -> None:
+    decision = decided(("ndcg@5",), 0.08)
+    assert decision.watch is not None
+    certified = [candidate.policy for candidate in decision.candidates if candidate.certified]
+    assert len(certified) > 1 and decision.chosen is not None
+    place = certified.index(decision.chosen.policy)
+    assert [rule.policy for rule in decision.watch.rules] == certified[place::-1]
+    assert decision.watch.rules[-1].mean <= decision.watch.rules[0].mean
+
+
+@pytest.mark.parametrize(
+    ("metrics", "slate", "loss"),
+    [(("ndcg@5",), 5, "rank-correlation"), (("user-auc",), 10, "rank-correlation"), (("ndcg@5",), 6, "top-k-overlap@5")],
+)
+def test_the_loss_that_stands_for_a_metric(metrics: tuple[str, ...], slate: int, loss: str) -> None:
+    limits = decided(metrics, 0.08, slate).watch
+    assert limits is not None and limits.loss.name == loss
+
+
+def test_full_depth_has_nothing_to_watch() -> None:
+    decision = decided(("ndcg@5",), 0.08)
+    assert back_to_full_depth(decision).watch is None
+    assert decided(("ndcg@5",), 0.005, users=60).watch is None
+
+
+def test_upper_bounds_cover_the_mean() -> None:
+    """Of 200 samples of 300 users at most 5 % are above, and they are not far from it."""
+    random = np.random.default_rng(0)
+    bounds = np.array([watch.upper_bound(random.binomial(10, 0.03, 300) / 10, 0.05) for _ in range(100)])
+    assert np.count_nonzero(bounds < 0.03) <= 5 and np.median(bounds) < 0.045
+    assert watch.upper_bound(np.zeros(300), 0.05) > 0
+    assert watch.upper_bound(np.ones(3), 0.05) == 1 - 1e-4
+
+
+def test_rules_are_read_back() -> None:
+    from rexit.audit.limits import with_rule
+
+    limits = decided(("ndcg@5",), 0.08).watch
+    assert limits is not None
+    for rule in limits.rules:
+        again = with_rule(limits.rules[0].policy, rule.to_json())
+        assert replace(rule, policy=again).to_json() == rule.to_json()

@@ -1,0 +1,274 @@
+"""`rexit serve --audit` on a real bundle: what is scored again, what is counted, and what an alarm changes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.held_out import write_ranked
+from builders.bundles.watched import write_watched
+from rexit import runtime
+from rexit.audit.log import read_log
+from rexit.audit.losses import Loss
+from rexit.cli import app
+from rexit.errors import CancelledError, InputError
+from rexit.serve import Auditor, Pool, auditor
+from rexit.serve.auditor import Allowance
+from rexit.serve.pool import Job, TokenJob
+from running.service import serving
+
+ITEMS = [int(item) for item in ITEM_IDS]
+USERS = [int(user) for user in USER_IDS]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ranked(tmp_path_factory.mktemp("served")).bundle
+
+
+@pytest.fixture
+def bundle(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "bundle"))
+
+
+@pytest.fixture(autouse=True)
+def without_a_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditor, "MOST_TIME", 1e9)
+
+
+def pool_of(bundle: Path, share: float = 1.0, **options: Any) -> Pool:
+    return Pool(partial(runtime.open, bundle), 1, 16, Auditor(bundle, None, share, **options))
+
+
+def ask(pool: Pool, user: int, items: list[int] = ITEMS, **options: Any) -> Any:
+    job = Job(user, list(items), options)
+    pool.submit(job)
+    return job.future.result(30).scores
+
+
+def wait(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < until, "no audit within 30 seconds"
+        time.sleep(0.002)
+
+
+def ask_and_wait(pool: Pool, user: int, items: list[int] = ITEMS, **options: Any) -> Any:
+    assert pool.auditor is not None
+    before = slates(pool)
+    scores = ask(pool, user, items, **options)
+    wait(lambda: slates(pool) > before)
+    return scores
+
+
+def slates(pool: Pool) -> int:
+    assert pool.auditor is not None
+    return sum(test.slates for test in pool.auditor.watch.tests)
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top_k: int) -> None:
+    write_watched(bundle, loss="top-k-overlap@4")
+    pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
+    scores = ask_and_wait(pool, USERS[0], top_k=top_k)
+    pool.close()
+    (slate,) = read_log(tmp_path / "audit.jsonl")
+    with runtime.open(bundle) as session:
+        full = session.score(USERS[0], ITEMS, force_exit=2)
+        policy = session.score(USERS[0], ITEMS)
+    assert slate.user == USERS[0] and slate.items == ITEMS and slate.exits == [0] * len(ITEMS) and slate.rule == 0
+    assert slate.policy == pytest.approx(policy.log_odds.tolist(), abs=1e-5)
+    assert slate.full == pytest.approx(full.log_odds.tolist(), abs=1e-5)
+    best = set(np.argsort(-full.log_odds)[:4].tolist())
+    answered = set(scores.index[:4].tolist()) if top_k else set(np.argsort(-scores.log_odds)[:4].tolist())
+    assert slate.loss == pytest.approx(1 - len(best & answered) / 4) and slate.loss_name == "top-k-overlap@4"
+
+
+def test_a_request_by_token_ids_counts_once_by_its_prefix(bundle: Path, tmp_path: Path) -> None:
+    write_watched(bundle)
+    pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
+    for prefix in ([1, 2, 3], [1, 2, 3], [3, 2, 1]):
+        before, job = slates(pool), TokenJob(prefix, [[4], [5, 6], [7]], {})
+        pool.submit(job)
+        job.future.result(30)
+        wait(lambda before=before: slates(pool) > before)  # type: ignore[misc]
+    assert pool.auditor is not None and pool.auditor.watch.tests[0].capital.count == 2
+    pool.close()
+    units = [slate.user for slate in read_log(tmp_path / "audit.jsonl")]
+    assert len(units) == 3 and units[0] == units[1] != units[2]
+
+
+def test_metrics_and_alarm(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_watched(bundle, (0.01,))
+    pool = pool_of(bundle, on_alarm="full-depth")
+    with serving(pool) as service, caplog.at_level(logging.WARNING, "rexit"):
+        assert 'rexit_audit_capital{rule="0"} 1.0' in service.get("/metrics").text
+        for user in USERS:
+            assert service.score(user=user, items=ITEMS).status == 200
+            if pool.auditor is not None and pool.auditor.watch.full_depth:
+                break
+            wait(lambda user=user: slates(pool) > USERS.index(user))  # type: ignore[misc]
+        metrics = dict(re.findall(r"^(rexit_audit\S+) (\S+)$", service.get("/metrics").text, re.M))
+        assert float(metrics['rexit_audit_capital{rule="0"}']) >= 20 and metrics['rexit_audit_alarm{rule="0"}'] == "1.0"
+        assert metrics['rexit_audit_loss_limit{rule="0"}'] == "0.01" and float(metrics['rexit_audit_loss_mean{rule="0"}']) > 0.01
+        assert metrics["rexit_audit_full_depth"] == "1.0" and float(metrics["rexit_audit_seconds_total"]) > 0
+        counted = float(metrics['rexit_audit_slates_total{rule="0"}'])
+        answer = service.score(user=USERS[0], items=ITEMS)
+        assert {score["exit"] for score in answer.json["scores"]} == {2}, "no early exit after the alarm"
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("audit: ")]
+    assert line.startswith("audit: alarm after ") and "every candidate now runs to full depth: calibrate again" in line
+    assert slates(pool) == counted, "full depth has nothing to audit"
+
+
+def test_a_more_careful_policy_answers_after_an_alarm(bundle: Path, tmp_path: Path) -> None:
+    write_watched(bundle, (0.01, 0.9))
+    pool = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="careful")
+    exits = [set(ask_and_wait(pool, user).exit.tolist()) for user in USERS]
+    assert exits[0] == {0} and exits[-1] == {1} and exits == sorted(exits, key=min)
+    pool.close()
+    again = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="careful")
+    assert set(ask(again, USERS[0]).exit.tolist()) == {1}, "a restart goes on with the log"
+    again.close()
+
+
+def test_log_alone_changes_nothing(bundle: Path, tmp_path: Path) -> None:
+    write_watched(bundle, (0.01,))
+    pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
+    for user in USERS:
+        assert set(ask_and_wait(pool, user).exit.tolist()) == {0}
+    assert pool.auditor is not None and pool.auditor.watch.alarm
+    value = pool.auditor.watch.tests[0].capital.value
+    with pytest.raises(InputError, match="another service writes it"):
+        Auditor(bundle, None, 1.0, tmp_path / "audit.jsonl")
+    pool.close()
+    again = pool_of(bundle, log=tmp_path / "audit.jsonl")
+    assert again.auditor is not None and again.auditor.watch.tests[0].capital.value == value
+    again.close()
+
+
+def test_a_user_counts_once_a_day(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_watched(bundle)
+    pool, now = pool_of(bundle), time.time()
+    test = pool.auditor.watch.tests[0]  # type: ignore[union-attr]
+    for hours, users in ((0, 1), (23, 1), (25, 2)):
+        monkeypatch.setattr(auditor.time, "time", lambda hours=hours: now + 3600 * hours)
+        ask_and_wait(pool, USERS[0])
+        assert test.capital.count == users
+    assert test.slates == 3
+    pool.close()
+
+
+def test_what_is_drawn_without_an_audit_is_counted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_watched(bundle, loss="top-k-overlap@5")
+    pool = pool_of(bundle)
+    assert pool.auditor is not None
+    ask(pool, USERS[0], ITEMS[:5])
+    wait(lambda: pool.auditor.skipped["short slate"] == 1)  # type: ignore[union-attr]
+    monkeypatch.setattr(Allowance, "wait_s", lambda allowance: 60.0)
+    ask(pool, USERS[0])
+    ask(pool, USERS[1])
+    wait(lambda: pool.auditor.skipped["waiting"] == 1)  # type: ignore[union-attr]
+    pool.reload()
+    wait(lambda: pool.auditor.skipped["reload"] == 1)  # type: ignore[union-attr]
+    assert slates(pool) == 0
+    pool.close()
+
+
+def test_a_request_interrupts_an_audit_which_comes_later(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_watched(bundle)
+    begun, cancelled, real = threading.Event(), threading.Event(), runtime.Session.trace
+
+    def trace(session: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        begun.set()
+        if not cancelled.is_set():
+            assert cancelled.wait(30)
+            raise CancelledError("cancelled")
+        return real(session, *words, **keywords)
+
+    monkeypatch.setattr(runtime.Session, "trace", trace)
+    monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.set())
+    pool = pool_of(bundle)
+    ask(pool, USERS[0])
+    assert begun.wait(30)
+    ask(pool, USERS[1])  # answered: it did not wait for the audit
+    wait(lambda: slates(pool) == 1)
+    pool.close()
+
+
+def test_the_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditor, "MOST_TIME", 0.1)
+    now = [100.0]
+    monkeypatch.setattr(auditor.time, "monotonic", lambda: now[0])
+    allowance = Allowance()
+    assert allowance.wait_s() == 0
+    now[0] += 2
+    allowance.spend(2)
+    assert allowance.wait_s() == pytest.approx(18)
+    now[0] += 18
+    assert allowance.wait_s() == 0
+
+
+def test_no_share_draws_nothing(bundle: Path) -> None:
+    write_watched(bundle)
+    pool = pool_of(bundle, 0.0)
+    for user in USERS:
+        ask(pool, user)
+    pool.close()
+    assert pool.auditor is not None and slates(pool) == 0 and not pool.auditor.skipped
+
+
+def test_reload_takes_the_new_policys_limits(bundle: Path) -> None:
+    write_watched(bundle, (0.3,))
+    pool = pool_of(bundle)
+    assert pool.auditor is not None
+    ask_and_wait(pool, USERS[0])
+    write_watched(bundle, (0.2,), loss="agreement")
+    pool.reload()
+    assert pool.auditor.watch.limits.loss == Loss("agreement") and slates(pool) == 0
+    ask_and_wait(pool, USERS[0])
+    pool.close()
+
+
+def report(bundle: Path, **changes: Any) -> None:
+    path = bundle / "variants" / "cpu-fp32" / "report.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--audit", "1.5"), "--audit 1.5, expected a share from 0 to 1"),
+        (("--audit", "nan"), "--audit nan, expected a share from 0 to 1"),
+        (("--audit", "-0.1"), "--audit -0.1, expected a share from 0 to 1"),
+        (("--audit-log", "log.jsonl"), "--audit-log is for --audit, expected a share above 0"),
+        (("--on-alarm", "careful"), "--on-alarm is for --audit, expected a share above 0"),
+        (("--audit", "1", "--on-alarm", "panic"), "on alarm 'panic', expected one of log, careful, full-depth"),
+        (("--audit", "1", "--audit-log", "no/where.jsonl"), "no/where.jsonl: cannot be written: No such file or directory"),
+    ],
+)
+def test_bad_options_are_one_line(bundle: Path, words: tuple[str, ...], line: str) -> None:
+    write_watched(bundle)
+    ended = CliRunner().invoke(app, ["serve", str(bundle), "--port", "0", *words])
+    assert str(ended.exception) == line
+
+
+def test_nothing_to_audit_is_one_line(bundle: Path) -> None:
+    with pytest.raises(InputError, match="has no policy to audit, expected one: run `rexit calibrate`"):
+        pool_of(bundle)
+    write_watched(bundle)
+    report(bundle, watch=None)
+    with pytest.raises(InputError, match="runs every candidate to full depth, there is nothing to audit"):
+        pool_of(bundle)
