@@ -100,7 +100,7 @@ def test_false_alarms_over_a_hundred_thousand_slates(all_or_nothing: bool) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "mean", "delay"), [(0, 0.06, 150), (10_000, 0.06, 300), (10_000, 0.04, 3000)])
 def test_delays(before: int, mean: float, delay: int) -> None:
-    """The median delay after a shift from 0.02, as docs/notes/quality/watched.md has it."""
+    """The median delay after a shift from 0.02."""
     test = Capital(LIMIT, streams=200)
     run(test, before, 0.02)
     assert np.count_nonzero(test.alarms_at) <= 10

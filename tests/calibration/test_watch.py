@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import split_users
 
 
+@cache
 def decided(metrics: tuple[str, ...], max_drop: float, slate: int = 10, users: int = 600) -> Decision:
     data = traces(users, 20, [0.6, 0.3, 0.0], seed=1, slate=slate)
     return decide(

@@ -230,6 +230,17 @@ def test_no_share_draws_nothing(bundle: Path) -> None:
     assert pool.auditor is not None and slates(pool) == 0 and not pool.auditor.skipped
 
 
+def test_reload_of_the_same_policy_goes_on(bundle: Path) -> None:
+    write_watched(bundle)
+    pool = pool_of(bundle)
+    ask_and_wait(pool, USERS[0])
+    pool.reload()
+    assert slates(pool) == 1
+    ask_and_wait(pool, USERS[1])
+    assert slates(pool) == 2
+    pool.close()
+
+
 def test_reload_takes_the_new_policys_limits(bundle: Path) -> None:
     write_watched(bundle, (0.3,))
     pool = pool_of(bundle)

@@ -15,15 +15,17 @@ had: an alarm then says that users lose more than those did, not that the certif
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time as clock
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.audit.log import AuditedSlate
 from rexit.audit.losses import Loss
-from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
+from rexit.bundle import Bundle, ExitPolicy, Id, Policy, TopK
 from rexit.bundle.files import read_json
 from rexit.errors import BundleError, InputError
 
@@ -59,6 +61,16 @@ class Rule:
             "quorum": _finite(policy.quorum),
             "top_k": None if policy.top_k is None else _top_k(policy.top_k),
         }
+
+
+class Answer(Protocol):
+    """What an audit reads of `rexit.runtime.Scores`: places of the candidates in the request, and the exits that answered."""
+
+    @property
+    def index(self) -> NDArray[np.int64]: ...
+
+    @property
+    def exit(self) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
@@ -100,29 +112,43 @@ class Limits:
 
     def audit(
         self,
-        rule: int,
+        user: Id,
+        items: Sequence[Id],
+        answer: Answer,
         log_odds: NDArray[np.float32],
-        index: NDArray[np.int64],
-        exits: NDArray[np.int64],
+        *,
+        rule: int = 0,
         top_k: int = 0,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Returns where the candidates stopped, int64 [n], c there, and c at full depth, float32 [n] each.
+        time: float | None = None,
+    ) -> AuditedSlate | None:
+        """Compares an answer with full depth.
 
         Args:
+            user: the user's id.
+            items: ids of the candidates of the request, n of them.
+            answer: the scores. The exits of candidates that `top_k` left out follow from the rule.
+            log_odds: of every exit, float32 [n, E], from `Session.trace` of the same request.
             rule: number of the rule that answered.
-            log_odds: of every exit, float32 [n, E].
-            index, exits: places of the candidates in the answer, and the exits that answered: int64 each. The exits of others,
-                which `top_k` left out, follow from the rule.
             top_k: of the request.
+            time: of the audit, in seconds since 1970; None: now.
+
+        Returns:
+            The audited slate; None if it has no loss, for instance because it is too short.
         """
         policy = self.rules[rule].policy
         if top_k and policy.top_k is not None:
             policy = replace(policy, top_k=replace(policy.top_k, k=top_k))
         stops = policy.stops(log_odds, np.array([0, len(log_odds)]))
-        stops[index] = exits
-        c = policy.calibrated(log_odds)
+        stops[answer.index] = answer.exit
+        c = np.take_along_axis(policy.calibrated(log_odds), stops[:, None], 1)[:, 0]
         a, b = (np.float32(x) for x in self.full)
-        return stops, np.take_along_axis(c, stops[:, None], 1)[:, 0], log_odds[:, -1] * a + b
+        full = log_odds[:, -1] * a + b
+        loss = self.loss.of_slate(c, full)
+        if math.isnan(loss):
+            return None
+        at = round(clock.time() if time is None else time, 3)
+        answers = c.tolist(), full.tolist(), stops.tolist()
+        return AuditedSlate(at, user, list(items), *answers, loss, self.loss.name, rule, self.sha256)
 
 
 def read_limits(bundle: Bundle) -> Limits:

@@ -53,9 +53,7 @@ def audit(
     Outcomes of slates that were not audited are counted and left out. An outcome of an unknown user, or two of the same user and
     item, are refused.
     """
-    from rexit.audit.limits import read_limits
-    from rexit.audit.log import read_log
-    from rexit.audit.state import Watch
+    from rexit.audit import Watch, read_limits, read_log
     from rexit.bundle import Bundle
 
     opened = Bundle.open(bundle, variant)

@@ -42,9 +42,7 @@ def drift(
     rexit drift bundle counters.json
     ```
     """
-    from rexit.audit.limits import read_limits
-    from rexit.audit.log import read_log
-    from rexit.audit.state import Watch
+    from rexit.audit import Watch, read_limits, read_log
     from rexit.bundle import Bundle, Counters
     from rexit.calibration.drift import compare, read_reference
 

@@ -11,7 +11,6 @@ The extra work has four bounds:
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
@@ -20,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rexit.audit.limits import read_limits
-from rexit.audit.log import AuditedSlate, AuditLog, read_log
-from rexit.audit.state import LOG, Watch
+from rexit.audit import AuditedSlate, AuditLog, Watch, read_limits, read_log
+from rexit.audit.state import LOG
 from rexit.bundle import Bundle, Policy
 from rexit.errors import CancelledError, InputError, RexitError
 from rexit.runtime import Scores, Session, StopRule
@@ -79,7 +77,10 @@ class Auditor:
 
     def open(self) -> Watch:
         """Returns the tests of the policy on disk, as far as the log has them. Raises InputError or BundleError."""
-        watch = Watch(read_limits(Bundle.open(self._bundle, self._variant)), self._on_alarm)
+        limits = read_limits(Bundle.open(self._bundle, self._variant))
+        if self._watch is not None and self._watch.limits == limits:  # opened again with the same policy
+            return self._watch
+        watch = Watch(limits, self._on_alarm)
         if self._path is not None:
             watch.add_all(read_log(self._path))
         return watch
@@ -115,9 +116,9 @@ class Auditor:
     def audit(self, drawn: Drawn, session: Session) -> bool:
         """Scores a slate at full depth and takes its loss. Returns False if it was interrupted."""
         begin = time.monotonic()
-        limits = drawn.watch.limits
+        job, rule = drawn.job, drawn.rule
         try:
-            log_odds = drawn.job.trace(session)
+            log_odds = job.trace(session)
         except CancelledError:
             return False
         except RexitError as exc:
@@ -127,27 +128,12 @@ class Auditor:
         finally:
             with self._lock:
                 self.seconds += time.monotonic() - begin
-        index, top_k = drawn.scores.index, drawn.job.options.get("top_k", 0)
-        exits, policy, full = limits.audit(drawn.rule, log_odds, index, drawn.scores.exit, top_k)
-        loss = limits.loss.of_slate(policy, full)
-        if math.isnan(loss):
+        top_k = job.options.get("top_k", 0)
+        slate = drawn.watch.limits.audit(job.unit, job.ids, drawn.scores, log_odds, rule=rule, top_k=top_k)
+        if slate is None:
             self.skip("short slate")
-            return True
-        self._take(
-            AuditedSlate(
-                round(time.time(), 3),
-                drawn.job.unit,
-                drawn.job.ids,
-                policy.tolist(),
-                full.tolist(),
-                exits.tolist(),
-                loss,
-                limits.loss.name,
-                drawn.rule,
-                limits.sha256,
-            ),
-            drawn.watch,
-        )
+        else:
+            self._take(slate, drawn.watch)
         return True
 
     def close(self) -> None:

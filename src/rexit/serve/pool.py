@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.state import Watch
+from rexit.audit import Watch
 from rexit.bundle import Id
 from rexit.errors import DeadlineError
 from rexit.runtime import Info, Scores, Session
