@@ -1,0 +1,53 @@
+"""The test's state: whose losses count, and which rule is in force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rexit.audit import AuditedSlate, Limits, Loss, Watch, state
+from rexit.audit.limits import Rule
+from rexit.bundle import Policy
+from rexit.errors import InputError
+
+POLICY = Policy.full_depth(2, "variant")
+LIMITS = Limits(
+    Loss("agreement"), "ndcg@10", (1.0, 0.0), tuple(Rule(POLICY, limit, limit / 2, False) for limit in (0.1, 0.2)), "digest"
+)
+SLATE = AuditedSlate(0.0, 0, [1, 2], [1.0, 2.0], [1.0, 2.0], [0, 0], 1.0, "agreement", 0, "digest")
+
+
+def test_slates_of_other_policies_losses_and_rules_do_not_count() -> None:
+    watch = Watch(LIMITS)
+    for change in ({"policy_sha256": "other"}, {"loss_name": "rank-correlation"}, {"rule": 2}, {"rule": -1}):
+        assert watch.add(replace(SLATE, **change)) is None  # type: ignore[arg-type]
+    assert [test.slates for test in watch.tests] == [0, 0]
+
+
+def test_a_user_counts_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(LIMITS)
+    for hours in (0, 1, 23, 24, 47, 48.5):
+        watch.add(replace(SLATE, time=3600.0 * hours))
+    assert watch.tests[0].capital.count == 3 and watch.tests[0].slates == 6 and watch.tests[0].mean == 1
+    monkeypatch.setattr(state, "MOST_USERS", 2)
+    watch = Watch(LIMITS)
+    watch.add_all(replace(SLATE, user=user) for user in (1, 2, 3, 3, 2, 1))
+    assert watch.tests[0].capital.count == 4, "of more users than are remembered, the earliest counts again"
+
+
+@pytest.mark.parametrize(("on_alarm", "rules"), [("log", [0, 0, 0]), ("careful", [0, 1, 2]), ("full-depth", [0, 2, 2])])
+def test_an_alarm_puts_another_rule_in_force(on_alarm: str, rules: list[int]) -> None:
+    watch, lines = Watch(LIMITS, on_alarm), []
+    seen = [watch.rule]
+    for rule in (0, 1):
+        lines += watch.add_all(replace(SLATE, user=1000 * rule + n, rule=rule) for n in range(50))
+        seen.append(watch.rule)
+    assert seen == rules and len(lines) == 2 and watch.full_depth == (rules[-1] == 2) and watch.alarm
+    assert lines[0].startswith("audit: alarm after ") and "the policy loses 1 of agreement; with a mean within 0.1 " in lines[0]
+    assert all(line.endswith(": calibrate again") for line in lines)
+
+
+def test_other_actions_are_refused() -> None:
+    with pytest.raises(InputError, match="on alarm 'stop', expected one of log, careful, full-depth"):
+        Watch(LIMITS, "stop")
