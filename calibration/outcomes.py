@@ -12,7 +12,6 @@ smaller than they are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,15 +21,13 @@ from numpy.typing import NDArray
 
 from rexit.audit.betting import LEVEL, Capital
 from rexit.audit.log import AuditedSlate
-from rexit.bundle import Id
+from rexit.bundle import ExitPolicy, Id, Policy
 from rexit.calibration.metrics import Judge, Metric, log_losses
+from rexit.calibration.reliability import Reliability, Split
 from rexit.errors import InputError
 
 Outcomes = Mapping[tuple[Id, Id], bool]
 """Whether a user liked an item, by the ids of both."""
-
-BINS = 10
-"""Of the expected calibration error, of equal count."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +55,18 @@ class LabelledMetric:
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """How true probabilities are.
+class Probabilities:
+    """How right the probabilities of an answer are.
 
     Attributes:
         name: `policy` or `full depth`.
         log_loss: in nats.
-        error: expected calibration error: |mean probability - share liked|, mean over bins of equal count.
-        ratio: predicted over observed likes; inf without likes.
+        reliability: with intervals over users.
     """
 
     name: str
     log_loss: float
-    error: float
-    ratio: float
+    reliability: Reliability
 
 
 @dataclass(frozen=True)
@@ -83,14 +78,14 @@ class Labelled:
         pairs: candidates with a label.
         users: users with a labelled candidate.
         metrics: by labels.
-        reliability: of the policy and of full depth.
+        probabilities: of the policy and of full depth.
     """
 
     outcomes: tuple[int, int]
     pairs: int
     users: int
     metrics: tuple[LabelledMetric, ...]
-    reliability: tuple[Reliability, ...]
+    probabilities: tuple[Probabilities, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
@@ -98,7 +93,12 @@ class Labelled:
 
 
 def label(
-    slates: Sequence[AuditedSlate], outcomes: Outcomes, likes_alone: bool, metrics: Sequence[Metric], limits: Mapping[str, float]
+    slates: Sequence[AuditedSlate],
+    outcomes: Outcomes,
+    likes_alone: bool,
+    metrics: Sequence[Metric],
+    limits: Mapping[str, float],
+    prior_shift: float = 0.0,
 ) -> Labelled:
     """Returns what outcomes say of audited slates.
 
@@ -108,6 +108,7 @@ def label(
         likes_alone: other candidates of a user who has an outcome count as not liked.
         metrics: to compute.
         limits: of certified metrics, by name.
+        prior_shift: of the policy: outcomes are of the world.
 
     Raises:
         InputError: No outcome belongs to an audited slate, or all labels are the same.
@@ -137,13 +138,16 @@ def label(
         raise InputError(f"all {len(labels)} labelled candidates are {kind}, expected both kinds")
     score, reference = np.array(policy, np.float32), np.array(full, np.float32)
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    judge = Judge(np.array(users, np.int64), labels, offsets, reference)
+    numbered = np.array(users, np.int64)
+    judge = Judge(numbered, labels, offsets, reference)
     return Labelled(
         outcomes=(len(outcomes), len(used)),
         pairs=len(labels),
         users=len(numbers),
         metrics=tuple(_metric(judge, metric, score, limits.get(metric.name)) for metric in metrics if _has_value(judge, metric)),
-        reliability=(_reliability("policy", score, labels), _reliability("full depth", reference, labels)),
+        probabilities=tuple(
+            _probabilities(name, c, labels, numbered, prior_shift) for name, c in (("policy", score), ("full depth", reference))
+        ),
     )
 
 
@@ -167,9 +171,9 @@ def _metric(judge: Judge, metric: Metric, score: NDArray[np.float32], limit: flo
     return LabelledMetric(metric.name, users, value, full, drop, limit, capital.value, capital.alarm_at is not None)
 
 
-def _reliability(name: str, c: NDArray[np.float32], liked: NDArray[np.bool_]) -> Reliability:
-    p = 1 / (1 + np.exp(-c.astype(np.float64)))
-    parts = [part for part in np.array_split(np.argsort(c, kind="stable"), BINS) if len(part)]
-    error = sum(len(part) * abs(p[part].mean() - liked[part].mean()) for part in parts) / len(c)
-    likes = int(liked.sum())
-    return Reliability(name, float(log_losses(c, liked).mean()), float(error), float(p.sum() / likes) if likes else math.inf)
+def _probabilities(
+    name: str, c: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64], prior_shift: float
+) -> Probabilities:
+    p = Policy((ExitPolicy(),), 1, "", prior_shift=prior_shift).probability(c)
+    log_loss = float(log_losses(c + np.float32(prior_shift), liked).mean())
+    return Probabilities(name, log_loss, Split(liked, users).reliability("answers", name, p))

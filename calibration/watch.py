@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rexit.audit.limits import Limits, Rule
 from rexit.audit.losses import Loss
-from rexit.bundle import Policy
+from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.platt import PlattMap
@@ -50,7 +50,7 @@ def limits(
         losses = user_losses(loss, certifying, policy)
         limit = max_drop if promised else upper_bound(losses, level)
         rules.append(Rule(policy, limit, float(losses.mean()), promised))
-    return Limits(loss, metric.name, (full.a, full.b), tuple(rules), "")
+    return Limits(loss, metric.name, ExitPolicy(full.a, full.b, curve=full.curve), tuple(rules), "")
 
 
 def user_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> NDArray[np.float64]:

@@ -8,12 +8,12 @@ import pytest
 
 from rexit.audit import AuditedSlate, Limits, Loss, Watch, state
 from rexit.audit.limits import Rule
-from rexit.bundle import Policy
+from rexit.bundle import ExitPolicy, Policy
 from rexit.errors import InputError
 
 POLICY = Policy.full_depth(2, "variant")
 LIMITS = Limits(
-    Loss("agreement"), "ndcg@10", (1.0, 0.0), tuple(Rule(POLICY, limit, limit / 2, False) for limit in (0.1, 0.2)), "digest"
+    Loss("agreement"), "ndcg@10", ExitPolicy(), tuple(Rule(POLICY, limit, limit / 2, False) for limit in (0.1, 0.2)), "digest"
 )
 SLATE = AuditedSlate(0.0, 0, [1, 2], [1.0, 2.0], [1.0, 2.0], [0, 0], 1.0, "agreement", 0, "digest")
 

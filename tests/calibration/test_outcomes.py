@@ -42,12 +42,13 @@ def test_metrics_are_scikit_learns() -> None:
         assert by_name["auc"] == pytest.approx(roc_auc_score(liked.ravel(), c.ravel()))
         assert by_name["user-auc"] == pytest.approx(np.mean([roc_auc_score(liked[u], c[u]) for u in np.flatnonzero(both)]))
         assert by_name["ndcg@3"] == pytest.approx(ndcg_score(liked[both], c[both], k=3))
-        reliability = next(r for r in labelled.reliability if r.name == name)
+        answers = next(answers for answers in labelled.probabilities if answers.name == name)
         p = 1 / (1 + np.exp(-c.ravel()))
-        assert reliability.log_loss == pytest.approx(log_loss(liked.ravel(), p), rel=1e-5)
-        assert reliability.ratio == pytest.approx(p.sum() / liked.sum(), rel=1e-5)
+        assert answers.log_loss == pytest.approx(log_loss(liked.ravel(), p), rel=1e-5)
+        assert answers.reliability.ratio is not None
+        assert answers.reliability.ratio[0] == pytest.approx(p.sum() / liked.sum(), rel=1e-5)
     assert labelled.pairs == 480 and labelled.users == 60 and labelled.outcomes == (480, 480)
-    assert labelled.reliability[0].error > labelled.reliability[1].error
+    assert labelled.probabilities[0].reliability.ece[0] > labelled.probabilities[1].reliability.ece[0]
 
 
 def test_the_certified_limit_is_tested() -> None:
@@ -63,7 +64,8 @@ def test_likes_alone_make_the_others_of_their_users_not_liked() -> None:
     labelled = label(slates, {**likes, (999, 0): True}, True, METRICS, {})
     users = {user for user, _ in likes}
     assert labelled.pairs == 8 * len(users) and labelled.outcomes == (len(likes) + 1, len(likes))
-    assert labelled.reliability[1].ratio == pytest.approx(
+    ratio = labelled.probabilities[1].reliability.ratio
+    assert ratio is not None and ratio[0] == pytest.approx(
         sum((1 / (1 + np.exp(-np.array(slates[user].full)))).sum() for user in users) / len(likes), rel=1e-5
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 from builders.traces import even_costs, traces
 from rexit.audit.losses import Loss
+from rexit.bundle import Policy
 from rexit.calibration import certify, watch
 from rexit.calibration.decide import Decision, Goal, back_to_full_depth, decide
 from rexit.calibration.metrics import Judge, parse
@@ -37,10 +38,10 @@ def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
     rule = limits.rules[0]
     assert rule.policy == decision.policy and not rule.certified
     data = split_users(traces(600, 20, [0.6, 0.3, 0.0], seed=1, slate=10))[1]
-    a, b = (np.float32(x) for x in limits.full)
+    full = Policy((limits.full,), 1, "").calibrated(data.log_odds[:, -1:])[:, 0]
     stops = rule.policy.stops(data.log_odds, data.offsets)
     score = np.take_along_axis(rule.policy.calibrated(data.log_odds), stops[:, None], 1)[:, 0]
-    losses = Judge(data.users, data.liked, data.offsets, data.log_odds[:, -1] * a + b).losses(parse("top-k-overlap@5"), score)
+    losses = Judge(data.users, data.liked, data.offsets, full).losses(parse("top-k-overlap@5"), score)
     assert rule.mean == pytest.approx(losses.mean())
     level = 0.05 / len(decision.candidates)
     assert rule.mean < rule.limit < rule.mean + 0.1

@@ -3,7 +3,7 @@
     "watch": {
       "loss": "top-k-overlap@10",    without labels, see `losses`
       "of": "ndcg@10",               the certified metric that it stands for
-      "full": [0.9, -0.1],           Platt map of the last head: what losses are counted against
+      "full": {"a": 0.9, "b": -0.1, "curve": []},   the last head's own map: what losses are counted against
       "rules": [                     the policy, then the certified ones before it in their sequence, each more careful
         {"certified": false, "limit": 0.04, "mean": 0.031, "upper": [2.5, null], "lower": [null, null],
          "patience": 1, "quorum": 0, "top_k": null}]}
@@ -80,14 +80,14 @@ class Limits:
     Attributes:
         loss: the loss.
         of: name of the certified metric that it stands for.
-        full: slope and intercept of the last head's own Platt map.
+        full: the last head's own map.
         rules: the policy, then more careful ones.
         sha256: digest of policy.json.
     """
 
     loss: Loss
     of: str
-    full: tuple[float, float]
+    full: ExitPolicy
     rules: tuple[Rule, ...]
     sha256: str
 
@@ -96,7 +96,7 @@ class Limits:
         return {
             "loss": self.loss.name,
             "of": self.of,
-            "full": list(self.full),
+            "full": {"a": self.full.a, "b": self.full.b, "curve": [list(point) for point in self.full.curve]},
             "rules": [rule.to_json() for rule in self.rules],
         }
 
@@ -141,8 +141,7 @@ class Limits:
         stops = policy.stops(log_odds, np.array([0, len(log_odds)]))
         stops[answer.index] = answer.exit
         c = np.take_along_axis(policy.calibrated(log_odds), stops[:, None], 1)[:, 0]
-        a, b = (np.float32(x) for x in self.full)
-        full = log_odds[:, -1] * a + b
+        full = Policy((self.full,), 1, "").calibrated(log_odds[:, -1:])[:, 0]
         loss = self.loss.of_slate(c, full)
         if math.isnan(loss):
             return None
@@ -172,8 +171,7 @@ def read_limits(bundle: Bundle) -> Limits:
         raise InputError(f"{path}: the policy runs every candidate to full depth, there is nothing to audit")
     try:
         rules = tuple(_rule(value, policy) for value in watch["rules"])
-        a, b = (float(x) for x in watch["full"])
-        limits = Limits(Loss.parse(watch["loss"]), str(watch["of"]), (a, b), rules, sha256)
+        limits = Limits(Loss.parse(watch["loss"]), str(watch["of"]), _map(watch["full"]), rules, sha256)
     except (KeyError, TypeError, ValueError, InputError) as exc:
         raise BundleError(f"{path} watch: {exc}: calibrate again") from exc
     if not rules or limits.rules[0].to_json() != replace(limits.rules[0], policy=policy).to_json():
@@ -184,10 +182,7 @@ def read_limits(bundle: Bundle) -> Limits:
 def with_rule(policy: Policy, value: Mapping[str, Any]) -> Policy:
     """Returns the policy's maps with the stopping rules of `Rule.to_json`. Raises KeyError, TypeError or ValueError."""
     sides = zip(policy.exits, value["upper"], value["lower"], strict=True)
-    exits = tuple(
-        ExitPolicy(e.a, e.b, math.inf if upper is None else float(upper), math.inf if lower is None else float(lower), e.earlier)
-        for e, upper, lower in sides
-    )
+    exits = tuple(replace(e, upper=_threshold(upper), lower=_threshold(lower)) for e, upper, lower in sides)
     top_k = value["top_k"]
     rule = (
         None
@@ -210,6 +205,17 @@ def _rule(value: Mapping[str, Any], policy: Policy) -> Rule:
 def _top_k(rule: TopK) -> dict[str, Any]:
     moves = {"rise": rule.rise, "fall": rule.fall}
     return {"k": rule.k, "ordered": rule.ordered, **{name: list(map(_finite, values)) for name, values in moves.items()}}
+
+
+def _map(value: Mapping[str, Any]) -> ExitPolicy:
+    exit_ = ExitPolicy(float(value["a"]), float(value["b"]), curve=tuple((float(x), float(c)) for x, c in value["curve"]))
+    if (problem := Policy((exit_,), 1, "").problem()) is not None:
+        raise ValueError(f"full: {problem}")
+    return exit_
+
+
+def _threshold(value: Any) -> float:
+    return math.inf if value is None else float(value)
 
 
 def _finite(number: float) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,7 +81,8 @@ def _label(bundle: Bundle, slates: Sequence[AuditedSlate], path: Path, columns: 
         raise InputError("no audited slate was answered by the policy itself, expected some for --outcomes")
     table = _read_outcomes(bundle, answered, path, columns)
     try:
-        return label(answered, table, columns[2] is None, metrics, limits)
+        policy = bundle.policy()
+        return label(answered, table, columns[2] is None, metrics, limits, 0.0 if policy is None else policy.prior_shift)
     except InputError as exc:
         raise InputError(f"{path}: {exc}") from exc
 
@@ -164,7 +164,15 @@ def _print_labelled(labelled: Labelled) -> None:
     print_table(
         f"Probabilities of {labelled.pairs:,} candidates",
         ["answer", "log loss", "calibration error", "predicted / observed"],
-        [[r.name, r.log_loss, r.error, "-" if math.isinf(r.ratio) else r.ratio] for r in labelled.reliability],
+        [
+            [
+                answer.name,
+                answer.log_loss,
+                answer.reliability.ece[0],
+                "-" if (ratio := answer.reliability.ratio) is None else ratio[0],
+            ]
+            for answer in labelled.probabilities
+        ],
     )
     if any(metric.alarm for metric in labelled.metrics):
         stdout.print("Calibrate again: the certified limit no longer holds for these users.")
