@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from rexit.audit import AuditedSlate, Limits, Loss, Watch, state
@@ -51,3 +53,23 @@ def test_an_alarm_puts_another_rule_in_force(on_alarm: str, rules: list[int]) ->
 def test_other_actions_are_refused() -> None:
     with pytest.raises(InputError, match="on alarm 'stop', expected one of log, careful, full-depth"):
         Watch(LIMITS, "stop")
+
+
+class Answered(NamedTuple):
+    """Of a request with top_k: two of three candidates, best first."""
+
+    index: np.ndarray = np.array([2, 0])
+    exit: np.ndarray = np.array([0, 1])
+
+
+def test_an_answer_is_compared_with_full_depth() -> None:
+    """By hand: maps with a curve, and an exit that follows from the rule where the answer leaves it out."""
+    maps = (ExitPolicy(2.0, 1.0, upper=-1e9), ExitPolicy(1.0, 0.5, curve=((-10.0, -20.0), (10.0, 20.0))))
+    policy = Policy(maps, 1, "variant")
+    limits = Limits(Loss("rank-correlation"), "ndcg@10", maps[1], (Rule(policy, 0.1, 0.05, False),), "digest")
+    log_odds = np.array([[1, 4], [2, 3], [3, 2]], np.float32)
+    slate = limits.audit("u", [7, 8, 9], Answered(), log_odds, top_k=2, time=5.0)
+    assert slate is not None and slate.exits == [1, 0, 0]
+    assert slate.policy == [9.0, 5.0, 7.0] and slate.full == [9.0, 7.0, 5.0]
+    assert slate.loss == pytest.approx(1 / 3) and (slate.user, slate.items, slate.time) == ("u", [7, 8, 9], 5.0)
+    assert limits.audit("u", [7], Answered(np.array([0]), np.array([0])), log_odds[:1]) is None, "one candidate has no order"
