@@ -115,7 +115,12 @@ def label(
     """
     reacted = {user for user, _ in outcomes}
     numbers: dict[Id, int] = {}
-    users, liked, policy, full, sizes, used = [], [], [], [], [], set()
+    users: list[int] = []
+    liked: list[bool] = []
+    policy: list[float] = []
+    full: list[float] = []
+    sizes: list[int] = []
+    used: set[tuple[Id, Id]] = set()
     for slate in slates:
         before = len(liked)
         for item, by_policy, by_full in zip(slate.items, slate.policy, slate.full, strict=True):

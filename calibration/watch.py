@@ -25,7 +25,8 @@ from rexit.calibration.metrics import Metric
 LABEL_FREE = ("agreement", "top-k-overlap")
 """Kinds of metrics that are 1 minus a loss without labels."""
 
-_DIGITS = 4
+_STEPS = 10_000
+"""Limits have four digits."""
 
 
 def limits(
@@ -67,14 +68,14 @@ def user_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> NDArray[n
 
 def upper_bound(losses: NDArray[np.float64], level: float) -> float:
     """Returns an upper bound of the expected loss: the least limit that losses from 0 to 1 certify at `level`, rounded up."""
-    low, high = 0.0, 1.0 - 10.0**-_DIGITS
-    while high - low > 10.0 ** -(_DIGITS + 1):
+    low, high = 0.0, 1.0 - 1 / _STEPS
+    while high - low > 0.1 / _STEPS:
         middle = (low + high) / 2
         if certify.p_value(losses, (0.0, 1.0), middle, level) <= level:
             high = middle
         else:
             low = middle
-    return math.ceil(high * 10**_DIGITS) / 10**_DIGITS
+    return math.ceil(high * _STEPS) / _STEPS
 
 
 def _loss(certifying: Evaluation, metrics: Sequence[Metric]) -> tuple[Metric, Loss]:
