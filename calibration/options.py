@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rexit.devices import Device
+
 METRICS = ("ndcg@10", "user-auc")
 """What a policy must keep by default: a recommender ranks one user's slate."""
 
@@ -44,7 +46,7 @@ class CalibrationOptions:
     max_slates: int = 5000
     timed_slates: int = 16
     repeats: int = 5
-    device: str | None = None
+    device: Device | None = None
     threads: int = 0
     profile: Path | None = None
     cached_share: float = 0.0

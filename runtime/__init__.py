@@ -1,5 +1,6 @@
 """Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
+from rexit.devices import Provider
 from rexit.runtime._answers import ExitInfo, Info, Memory, Score, Scores, SegmentStats, Stats, Trace
 from rexit.runtime._arguments import StopRule
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
@@ -9,6 +10,7 @@ __all__ = [
     "ExitInfo",
     "Info",
     "Memory",
+    "Provider",
     "Score",
     "Scores",
     "SegmentStats",

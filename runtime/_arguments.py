@@ -47,10 +47,15 @@ def to_path(path: str | os.PathLike[str]) -> str:
     return text
 
 
+def to_place(bundle: str | os.PathLike[str] | bytes) -> str | bytes:
+    """A bundle's path, or its archive."""
+    return bundle if isinstance(bundle, bytes) else to_path(bundle)
+
+
 def to_provider_options(options: Mapping[str, str]) -> list[tuple[str, str]]:
     for key, value in options.items():
         if not isinstance(key, str) or not isinstance(value, str) or "\0" in key + value:
-            raise InputError(f"provider_options has {key!r}: {value!r}, expected strings without a NUL character")
+            raise InputError(f"provider.options has {key!r}: {value!r}, expected strings without a NUL character")
     return list(options.items())
 
 

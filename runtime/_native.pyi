@@ -16,12 +16,12 @@ _Texts = Sequence[tuple[str, Sequence[int]]]
 _TopK = tuple[int, bool, Sequence[float], Sequence[float]]
 _Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
 
-def verify(path: str, variant: str) -> None: ...
+def verify(place: str | bytes, variant: str) -> None: ...
 
 class Session:
     def __init__(
         self,
-        path: str,
+        place: str | bytes,
         variant: str,
         library: str,
         threads: int,
@@ -33,9 +33,11 @@ class Session:
         provider_options: Sequence[tuple[str, str]],
         own_threads: bool,
         spinning: int,
+        check_parity: bool,
     ) -> None: ...
     def another(self) -> Session: ...
     def reloaded(self) -> Session | None: ...
+    def read_file(self, path: str) -> bytes: ...
     def info(self) -> tuple[int, int, int, int, int, int, bool, bool, bool, str, int, bool, float, int, bool, float]: ...
     def exits(
         self,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Bundle, Counters, Id
+from rexit.bundle import Counters, Id, Manifest
+from rexit.bundle.catalog import FEATURES
 from rexit.bundle.context import Value
-from rexit.bundle.request_text import Text
+from rexit.bundle.files import parse_json
+from rexit.bundle.manifest import MANIFEST, TOKENIZER
+from rexit.bundle.request_text import RequestTexts, Text
 from rexit.deadlines import check_deadline
+from rexit.devices import Device, Provider
 from rexit.errors import InputError
 from rexit.runtime import _native
 from rexit.runtime._answers import ExitInfo, Info, Memory, Scores, SegmentStats, Stats, Trace
@@ -24,6 +27,7 @@ from rexit.runtime._arguments import (
     to_context,
     to_integer,
     to_path,
+    to_place,
     to_plain_id,
     to_plain_ids,
     to_provider_options,
@@ -38,34 +42,33 @@ from rexit.runtime._library import onnxruntime_library
 from rexit.texts import RequestEncoder
 
 
-def verify(bundle: str | os.PathLike[str], variant: str | None = None) -> None:
+def verify(bundle: str | os.PathLike[str] | bytes, variant: str | None = None) -> None:
     """Checks what opening leaves for later, as `rexit_bundle_verify` does: every row of the catalog, and all digests. Opens no
     backend.
 
     Args:
-        bundle: The bundle's folder.
+        bundle: The bundle's folder, or a tar archive of it: its path or its bytes.
         variant: The variant to check; None: all.
 
     Raises:
         BundleError: The first thing that is wrong.
     """
-    _native.verify(os.fspath(bundle), variant or "")
+    _native.verify(to_place(bundle), variant or "")
 
 
 def open(
-    path: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | bytes,
     variant: str | None = None,
     *,
     threads: int = 0,
     cache_bytes: int = 0,
     slate_bytes: int = 0,
     library: str | os.PathLike[str] | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     device_id: int = 0,
-    provider: str | None = None,
-    provider_options: Mapping[str, str] | None = None,
     own_threads: bool = False,
     spinning: bool | None = None,
+    check_parity: bool = False,
 ) -> Session:
     """Opens a bundle's variant: checks its structure, maps the catalog, loads the segments.
 
@@ -73,7 +76,8 @@ def open(
     under other conditions.
 
     Args:
-        path: The bundle's folder.
+        bundle: The bundle's folder, or a tar archive of it (`tar --format=ustar -cf bundle.tar -C bundle .`): its path or its
+            bytes.
         variant: Name of the variant; None: the bundle's first.
         threads: Size of the process's one thread pool, which the first opened bundle creates; 0: one thread per core.
         cache_bytes: Upper bound of the session's cached prefixes; 0: 32 MiB. Evicts first a prefix that a newer one of the same
@@ -81,41 +85,42 @@ def open(
         slate_bytes: Upper bound of one slate's hidden states; 0: 256 MiB. A larger slate runs in parts. It is refused where the
             policy has a top-k rule or a quorum, which need the whole slate.
         library: Path of ONNX Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
-        device: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
-            target.
+        device: `cpu` (any variant), `cuda` (any variant), `tensorrt` (engines of a tensorrt variant), or a `Provider`; None: the
+            variant's own target.
         device_id: Number of the GPU.
-        provider: An execution provider by its name in ONNX Runtime, in place of the device's: `OpenVINO`, `XNNPACK`, `QNN`,
-            `CoreML`, whatever the library has.
-        provider_options: That provider's own options, for instance `{"device_type": "CPU"}`.
         own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
         spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, those of `own_threads` sleep.
+        check_parity: Compare the log-odds of the golden samples with the recorded ones before anything else.
 
     Returns:
         A session. Close it, or use it in a `with` statement.
 
     Raises:
-        BundleError: The bundle is missing, damaged, or of another version.
+        BundleError: The bundle is missing, damaged, or of another version; or an exit's log-odds are further from the recorded
+            ones than the variant's tolerance.
         BackendError: The backend is missing, too old, or failed.
         InputError: There is no such variant, or an argument is out of range.
     """
-    for name, value in (("variant", variant), ("device", device), ("provider", provider)):
+    provider, name_of_device = (device, None) if isinstance(device, Provider) else (None, device)
+    for name, value in (("variant", variant), ("device", name_of_device), ("provider", provider and provider.name)):
         if value == "":
             raise InputError(f"{name} is an empty string, expected a name or None")
     native = _native.Session(
-        os.fspath(path),
+        to_place(bundle),
         variant or "",
         onnxruntime_library() if library is None else os.fspath(library),
         to_integer("threads", threads, 31),
         to_size("cache_bytes", cache_bytes),
         to_size("slate_bytes", slate_bytes),
-        device or "",
+        name_of_device or "",
         to_integer("device_id", device_id, 31),
-        provider or "",
-        to_provider_options(provider_options or {}),
+        provider.name if provider else "",
+        to_provider_options(provider.options if provider else {}),
         bool(own_threads),
         0 if spinning is None else 1 if spinning else 2,
+        bool(check_parity),
     )
-    return Session(native, os.fspath(path))
+    return Session(native, "bundle" if isinstance(bundle, bytes) else os.fspath(bundle))
 
 
 class Session:
@@ -393,7 +398,11 @@ class Session:
         if self._encoder is None:
             if not self.info.has_catalog:
                 raise InputError(f"request text {name!r}: the bundle has no catalog, so no prompt that places it")
-            self._encoder = RequestEncoder(Bundle.open(Path(self._path), self.info.variant))
+            manifest = Manifest.parse(self._open.read_file(MANIFEST), f"{self._path}/{MANIFEST}")
+            catalog = f"{manifest.catalog}/catalog.json"
+            texts = RequestTexts.of(parse_json(self._open.read_file(catalog), catalog, FEATURES), catalog)
+            tokenizer = (lambda: self._open.read_file(TOKENIZER)) if TOKENIZER in manifest.files else None
+            self._encoder = RequestEncoder(texts, self.info.vocabulary, tokenizer)
         return self._encoder.tokens(name, text)
 
     def _rules(

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <functional>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <utility>
 
 #include "failure.hpp"
 
@@ -16,18 +15,11 @@ namespace {
 
 using nlohmann::json;
 
-std::string read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string bytes{std::istreambuf_iterator<char>(file), {}};
-  if (!file) throw Failure(path + ": cannot be read", bad_bundle);
-  return bytes;
-}
-
 // A safetensors file: the header's size in 8 bytes, the header as JSON, the arrays. Little-endian, as the machines that rexit
 // runs on.
 class Tensors {
  public:
-  explicit Tensors(const std::string& path) : bytes_(read_file(path)) {
+  explicit Tensors(std::string bytes) : bytes_(std::move(bytes)) {
     std::uint64_t size = 0;
     require(bytes_.size() >= sizeof size);
     std::memcpy(&size, bytes_.data(), sizeof size);
@@ -95,8 +87,8 @@ std::vector<std::string> text_names(const json& prompt) {
 // Returns the prompt program, `prompt` of catalog.json.
 using ReadProgram = std::function<json()>;
 
-std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits, const ReadProgram& read_program) {
-  const Tensors file(path);
+std::vector<GoldenSlate> read_slates(std::string bytes, std::size_t exits, const ReadProgram& read_program) {
+  const Tensors file(std::move(bytes));
   const bool has_catalog = file.has("user");
   std::vector<std::int32_t> users, items;
   std::vector<std::int64_t> as_of;
@@ -154,19 +146,19 @@ std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits,
 
 }  // namespace
 
-Golden read_golden(const std::string& bundle, const std::string& variant, std::size_t exits) {
-  const std::string folder = bundle + "/variants/" + variant;
+Golden read_golden(const Bundle& bundle) {
+  const rexit_bundle_info info = bundle.info();
+  const std::string variant = info.variant, folder = "variants/" + variant;
   std::string path = folder + "/variant.json";
   try {
-    const auto tolerance = json::parse(read_file(path)).at("parity").at("tolerance").get<float>();
-    path = bundle + "/manifest.json";
-    const json refreshed = json::parse(read_file(path)).value("catalog", json());
-    const std::string catalog = bundle + "/" + (refreshed.is_null() ? "catalog" : refreshed.at("folder").get<std::string>());
-    path = refreshed.is_null() ? folder + "/golden.safetensors"
-                               : bundle + "/" + refreshed.at("folder").get<std::string>() + "/golden/" + variant + ".safetensors";
-    const auto read_program = [&catalog] { return json::parse(read_file(catalog + "/catalog.json")).at("prompt"); };
-    return {tolerance, read_slates(path, exits, read_program)};
-  } catch (const Failure&) {
+    const auto tolerance = json::parse(bundle.read_file(path)).at("parity").at("tolerance").get<float>();
+    path = "manifest.json";
+    const json refreshed = json::parse(bundle.read_file(path)).value("catalog", json());
+    const std::string catalog = refreshed.is_null() ? "catalog" : refreshed.at("folder").get<std::string>();
+    path = refreshed.is_null() ? folder + "/golden.safetensors" : catalog + "/golden/" + variant + ".safetensors";
+    const auto read_program = [&] { return json::parse(bundle.read_file(catalog + "/catalog.json")).at("prompt"); };
+    return {tolerance, read_slates(bundle.read_file(path), info.exits, read_program)};
+  } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
     throw Failure(path + ": not golden samples: " + error.what(), bad_bundle);

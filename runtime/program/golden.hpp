@@ -29,6 +29,6 @@ struct Golden {
 
 // The golden samples for the active catalog: the variant's, or in a refreshed bundle the catalog's. Throws Failure for an invalid
 // file.
-Golden read_golden(const std::string& bundle, const std::string& variant, std::size_t exits);
+Golden read_golden(const Bundle& bundle);
 
 }  // namespace rexit::program

@@ -23,8 +23,10 @@ constexpr char exit_codes[] =
 missing or failed; 7 the deadline passed without an answer; 8 verify found a failure; 1 anything else. An error is one line
 on stderr.)";
 
+constexpr char bundle_help[] = "The bundle's folder, or a tar archive of it.";
+
 void add_common(CLI::App& command, Common& common) {
-  command.add_option("BUNDLE", common.bundle, "The bundle's folder.")->required();
+  command.add_option("BUNDLE", common.bundle, bundle_help)->required();
   command.add_option("--variant", common.options.variant, "Which variant. Default: the bundle's first.");
   command.add_flag("--json", common.json, "Print one JSON document instead of tables.");
 }
@@ -55,6 +57,8 @@ void add_execution(CLI::App& command, BundleOptions& options) {
   command.add_option_function<bool>(
       "--spinning", set_spinning,
       "Whether threads wait for work by spinning: true or false. Default: true, but with --own-threads.");
+  command.add_flag("--check-parity", options.check_parity,
+                   "Before anything else, compare the log-odds of the golden samples with the recorded ones.");
 }
 
 template <class Options>
@@ -137,7 +141,7 @@ int run(int argc, char** argv) {
       });
   add_command<PipeOptions>(app, "pipe", "Answer requests: a line of JSON on stdin, a line of JSON on stdout.", pipe_help,
                            pipe_options, pipe, code, [](CLI::App& command, PipeOptions& options) {
-                             command.add_option("BUNDLE", options.bundle, "The bundle's folder.")->required();
+                             command.add_option("BUNDLE", options.bundle, bundle_help)->required();
                              command.add_option("--variant", options.options.variant,
                                                 "Which variant. Default: the bundle's first.");
                              command.add_option("--sessions", options.sessions, "Requests scored at once.")

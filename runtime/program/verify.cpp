@@ -111,7 +111,7 @@ std::vector<Check> check_behaviour(const Common& options, const std::string& nam
   bundle_options.variant = name;
   try {
     const Bundle bundle(options.bundle, bundle_options);
-    return check_golden_samples(bundle, name, read_golden(options.bundle, name, bundle.info().exits));
+    return check_golden_samples(bundle, name, read_golden(bundle));
   } catch (const Error& error) {
     if (error.status() == REXIT_BACKEND_MISSING && options.options.variant.empty() && options.options.device.empty() &&
         options.options.provider.empty())

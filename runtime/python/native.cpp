@@ -9,9 +9,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <iterator>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <tuple>
+#include <variant>
 
 #include "rexit/rexit.hpp"
 
@@ -75,6 +77,26 @@ rexit::TokenRequest make_token_request(const Tokens& prefix, const Tokens& candi
   return request;
 }
 
+// A bundle's path, or its archive in memory.
+using Place = std::variant<std::string, nb::bytes>;
+
+// Calls use(path or source), without the GIL. A source keeps the bytes.
+template <class Use>
+void with_place(const Place& place, const Use& use) {
+  if (const auto* path = std::get_if<std::string>(&place)) {
+    const nb::gil_scoped_release no_gil;
+    return use(*path);
+  }
+  const nb::bytes& bytes = std::get<nb::bytes>(place);
+  std::shared_ptr<const void> owner(bytes.inc_ref().ptr(), [](const void* object) {
+    const nb::gil_scoped_acquire gil;  // the last session may close in any thread
+    nb::handle(static_cast<PyObject*>(const_cast<void*>(object))).dec_ref();
+  });
+  const rexit::Source source = rexit::Source::archive(bytes.c_str(), bytes.size(), std::move(owner));
+  const nb::gil_scoped_release no_gil;
+  use(source);
+}
+
 rexit::Policy make_policy(Rules rules) {
   auto& [upper, lower, patience, quorum, top_k] = rules;
   rexit::Policy policy{std::move(upper), std::move(lower), patience, quorum};
@@ -117,6 +139,15 @@ class Session {
     const nb::gil_scoped_release no_gil;
     const std::optional<rexit::Bundle> next = session_.bundle().reloaded();
     return next ? new Session(*next, cache_bytes_, slate_bytes_) : nullptr;
+  }
+
+  nb::bytes read_file(const std::string& path) const {
+    std::string contents;
+    {
+      const nb::gil_scoped_release no_gil;
+      contents = session_.bundle().read_file(path);
+    }
+    return nb::bytes(contents.data(), contents.size());
   }
 
   InfoRow info() const {
@@ -330,30 +361,31 @@ NB_MODULE(_native, module) {
   nb::module_::import_("atexit").attr("register")(nb::cpp_function([] { rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR); }));
   module.def(
       "verify",
-      [](const std::string& path, const std::string& variant) {
-        const nb::gil_scoped_release no_gil;
-        rexit::verify(path, variant);
+      [](const Place& place, const std::string& variant) {
+        with_place(place, [&](const auto& bundle) { rexit::verify(bundle, variant); });
       },
-      "path"_a, "variant"_a);
+      "place"_a, "variant"_a);
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",
-          [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
+          [](Session* self, const Place& place, const std::string& variant, const std::string& library, std::int32_t threads,
              std::size_t cache_bytes, std::size_t slate_bytes, const std::string& device, std::int32_t device_id,
              const std::string& provider, std::vector<std::pair<std::string, std::string>> provider_options, bool own_threads,
-             std::int32_t spinning) {
-            const nb::gil_scoped_release no_gil;
+             std::int32_t spinning, bool check_parity) {
             rexit::BundleOptions options{variant, library, threads, device, device_id};
             options.provider = provider;
             options.provider_options = std::move(provider_options);
             options.own_threads = own_threads;
             options.spinning = static_cast<rexit_spinning>(spinning);
-            new (self) Session(rexit::Bundle(path, options), cache_bytes, slate_bytes);
+            options.check_parity = check_parity;
+            with_place(place,
+                       [&](const auto& bundle) { new (self) Session(rexit::Bundle(bundle, options), cache_bytes, slate_bytes); });
           },
-          "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "slate_bytes"_a, "device"_a, "device_id"_a,
-          "provider"_a, "provider_options"_a, "own_threads"_a, "spinning"_a)
+          "place"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "slate_bytes"_a, "device"_a, "device_id"_a,
+          "provider"_a, "provider_options"_a, "own_threads"_a, "spinning"_a, "check_parity"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
+      .def("read_file", &Session::read_file, "path"_a)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rexit import errors
+from rexit.devices import Provider
 
 if TYPE_CHECKING:
     from rexit.runtime import Scores, Session, open
 
-__all__ = ["Scores", "Session", "__version__", "errors", "open"]
+__all__ = ["Provider", "Scores", "Session", "__version__", "errors", "open"]
 __version__ = "0.1.0"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rexit.bundle.manifest import TOKENIZER
-from rexit.bundle.request_text import Text, Tokens
+from rexit.bundle.request_text import RequestTexts, Text, Tokens
 from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
 from rexit.errors import InputError
 
@@ -44,13 +44,21 @@ class RequestEncoder:
     """Turns a request's texts into token ids. Threads may share it.
 
     Args:
-        bundle: Has a catalog. Its tokenizer is read when the first text comes.
+        texts: What prompts place.
+        vocabulary: Token ids are below this.
+        read_tokenizer: Returns the bytes of the bundle's tokenizer.json, once the first text comes; None: the bundle has none.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle, self._lock = bundle, threading.Lock()
-        ids = bundle.catalog.vector_ids
-        self._vocabulary = ids.vocabulary if ids else bundle.manifest.model.vocab_size
+    def __init__(self, texts: RequestTexts, vocabulary: int, read_tokenizer: Callable[[], bytes] | None) -> None:
+        self._texts, self._vocabulary, self._read, self._lock = texts, vocabulary, read_tokenizer, threading.Lock()
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> RequestEncoder:
+        """Returns the encoder of a bundle with a catalog."""
+        ids, manifest = bundle.catalog.vector_ids, bundle.manifest
+        vocabulary = ids.vocabulary if ids else manifest.model.vocab_size
+        read = (bundle.path / TOKENIZER).read_bytes if TOKENIZER in manifest.files else None
+        return cls(bundle.catalog.request_texts, vocabulary, read)
 
     def tokens(self, name: str, value: Text) -> Tokens:
         """Returns the token ids of one request text, int32. value: The text, or its token ids.
@@ -59,7 +67,7 @@ class RequestEncoder:
             InputError: Prompts place no such text, it is too long, required and missing, or no text; a number is not a token id;
                 or the bundle has no tokenizer.
         """
-        rule = self._bundle.catalog.request_texts.named(name)
+        rule = self._texts.named(name)
         if not isinstance(value, str):
             return rule.check(np.asarray(value, np.int32), self._vocabulary)
         try:
@@ -67,7 +75,12 @@ class RequestEncoder:
         except UnicodeEncodeError:
             raise InputError(f"request text {name!r} is {value!r}: UTF-8 cannot hold it") from None
         with self._lock:
-            ids = request_tokens(self._tokenizer(name), [value], rule.spaced)[0]
+            if self._read is None:
+                raise InputError(
+                    f"request text {name!r} is a text, and the bundle has no {TOKENIZER}: pass token ids, or "
+                    "`rexit export --with-tokenizer`"
+                )
+            ids = request_tokens(self._tokenizer, [value], rule.spaced)[0]
         return rule.check(np.array(ids, np.int32), self._vocabulary)
 
     def request(self, request: Mapping[str, Text]) -> dict[str, Tokens]:
@@ -75,19 +88,12 @@ class RequestEncoder:
         return {name: self.tokens(name, value) for name, value in request.items()}
 
     @cached_property
-    def _read(self) -> Tokenizer:
-        tokenizer = read_tokenizer(self._bundle.path / TOKENIZER)
+    def _tokenizer(self) -> Tokenizer:
+        assert self._read is not None
+        tokenizer = parse_tokenizer(self._read(), TOKENIZER)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
-
-    def _tokenizer(self, name: str) -> Tokenizer:
-        if TOKENIZER not in self._bundle.manifest.files:
-            raise InputError(
-                f"request text {name!r} is a text, and the bundle has no {TOKENIZER}: pass token ids, or "
-                "`rexit export --with-tokenizer`"
-            )
-        return self._read
 
 
 class TextEncoder:
@@ -197,14 +203,19 @@ def bundle_encoder(bundle: Bundle, tokenizer: Path | None = None) -> TextEncoder
 
 def read_tokenizer(file: Path) -> Tokenizer:
     """Reads a tokenizer.json. Raises InputError."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such file, expected a tokenizer.json")
+    return parse_tokenizer(file.read_bytes(), str(file))
+
+
+def parse_tokenizer(data: bytes, file: str) -> Tokenizer:
+    """Parses the bytes of a tokenizer.json. file: for messages. Raises InputError."""
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as exc:
         raise InputError("texts need the package tokenizers: pip install 'rexit[serve]'; token ids do not") from exc
 
-    if not file.is_file():
-        raise InputError(f"{file}: no such file, expected a tokenizer.json")
     try:
-        return Tokenizer.from_file(str(file))
+        return Tokenizer.from_buffer(data)
     except Exception as exc:  # tokenizers raises bare Exception
         raise InputError(f"{file}: not a tokenizer: {str(exc).splitlines()[0]}") from exc

@@ -160,8 +160,8 @@ void count_slate(const Bundle& bundle) {
 
 void count_files(const std::string& folder, const Bundle& bundle) {
   const std::string policy = bundle.variant().folder + "/policy.json";
-  count_calls("read_policy_json", 10, [&](std::size_t) { keep(read_json(policy, {"slate-rules"})); });
-  count_calls("open_bundle", 2, [&](std::size_t) { keep(Bundle(folder, nullptr)); });
+  count_calls("read_policy_json", 10, [&](std::size_t) { keep(read_json(File(policy), {"slate-rules"})); });
+  count_calls("open_bundle", 2, [&](std::size_t) { keep(Bundle(open_source(folder), nullptr)); });
 }
 
 // Through the C ABI.
@@ -196,7 +196,7 @@ int main(int argc, char** argv) try {
     return 2;
   }
   const std::string numbers_folder = std::string(argv[1]) + "/numbers";
-  const Bundle numbers(numbers_folder, nullptr), strings(std::string(argv[1]) + "/strings", nullptr);
+  const Bundle numbers(open_source(numbers_folder), nullptr), strings(open_source(std::string(argv[1]) + "/strings"), nullptr);
   std::puts(REXIT_COMPILER);
   count_ids(numbers, strings);
   count_retrieval(numbers);

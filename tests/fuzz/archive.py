@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import sys
+import tarfile
 from pathlib import Path
 
 
@@ -18,6 +20,18 @@ def pack(folder: Path) -> bytes:
             name, contents = path.relative_to(folder).as_posix().encode(), path.read_bytes()
             parts += [struct.pack("<H", len(name)), name, struct.pack("<I", len(contents)), contents]
     return b"".join(parts)
+
+
+def tar(folder: Path) -> bytes:
+    """A tar archive of the folder, the same for the same files."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+                member.size = path.stat().st_size
+                archive.addfile(member, io.BytesIO(path.read_bytes()))
+    return file.getvalue()
 
 
 def unpack(data: bytes, folder: Path) -> None:

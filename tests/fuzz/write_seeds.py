@@ -22,7 +22,7 @@ from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_wi
 from builders.bundles.engines import ENGINES, KEY, add_engines
 from builders.bundles.variants import TENSORRT_HALF
 from builders.onnx_graphs.added_nodes import write_added
-from fuzz.archive import pack
+from fuzz.archive import pack, tar
 
 SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
@@ -82,6 +82,7 @@ def write_bundles(place: Path) -> None:
         if name == "policy":
             write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
         put(f"bundle/{name}", pack(folder))
+    put("tar/policy", tar(place / "policy"))
     folder = write_bundle(place / "tokens", BundleOptions(make_catalog(**small)))
     drop_catalog(folder)
     without_graphs(folder)

@@ -17,7 +17,7 @@
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
  *   Some policies add weighted log-odds of earlier heads to c, or map it once more: `earlier` and `curve` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
- * - bundle: a folder with everything needed to score. variant: the segments for a target and precision.
+ * - bundle: a folder, or an archive of one, with everything needed to score. variant: the segments for a target and precision.
  *
  * Status and errors
  * - Every function that can fail returns a rexit_status; REXIT_OK is 0. rexit_last_error() then describes, in one line, this
@@ -159,9 +159,9 @@ typedef struct rexit_variant_info {
                            slate_bytes; once for all sessions, the pinned start (see rexit_memory) */
 } rexit_variant_info;
 
-/* Describes variant number `index`, from 0, of the bundle in folder `path`. Checks structure and sizes as rexit_bundle_open does,
- * but does not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of variants; any 2xx for its
- * files. */
+/* Describes variant number `index`, from 0, of the bundle at `path`: a folder, or an archive as in rexit_source. Checks structure
+ * and sizes as rexit_bundle_open does, but does not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the
+ * number of variants; any 2xx for its files. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out);
 
 /* Checks everything that rexit_bundle_get_variant checks, every row of the catalog, and the SHA-256 of every file listed, engines
@@ -217,28 +217,68 @@ typedef struct rexit_bundle_options {
   const char* const* provider_keys;   /* the provider's own options, [provider_option_count]; may be NULL if there are none */
   const char* const* provider_values; /* their values, likewise */
   size_t provider_option_count;
-  int32_t own_threads; /* 1: every segment of this bundle has a thread pool of its own, of `threads` threads, the caller's thread
-                          among them: with 1, all runs in the caller's thread. 0: the process's pool */
-  int32_t spinning;    /* a rexit_spinning: whether a pool's threads wait for work by spinning */
+  int32_t own_threads;  /* 1: every segment of this bundle has a thread pool of its own, of `threads` threads, the caller's thread
+                           among them: with 1, all runs in the caller's thread. 0: the process's pool */
+  int32_t spinning;     /* a rexit_spinning: whether a pool's threads wait for work by spinning */
+  int32_t check_parity; /* 1: open traces the variant's golden samples, and fails with REXIT_MISMATCH if an exit's log-odds are
+                           further from the recorded ones than the variant's tolerance: for a provider or a device that is new
+                           here. Takes the time of some slates */
+  int32_t reserved_2;
 } rexit_bundle_options;
 
-/* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments, and computes the pinned
- * start (see rexit_memory). It checks the hash of variant.json. Only rexit_bundle_verify checks the other hashes and all rows of
- * the catalog. Release the bundle with rexit_bundle_close. Logs a warning if the bundle's policy was calibrated on another device
- * or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
+/* Opens the bundle at `path`, a folder or an archive: checks structure and sizes, maps the catalog, loads the segments, and
+ * computes the pinned start (see rexit_memory). It checks the hash of variant.json. Only rexit_bundle_verify checks the other
+ * hashes and all rows of the catalog. Release the bundle with rexit_bundle_close. Logs a warning if the bundle's policy was
+ * calibrated on another device or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
  *
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
                                                          rexit_bundle** bundle_out);
-/* Opens the folder of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors and policy are
- * checked and mapped, the loaded segments are shared, and the pinned start if its tokens are the same. That takes milliseconds,
- * and no second copy of the weights. *reloaded_out is a separate bundle, to be closed like any other; or NULL if manifest and
- * policy have not changed, so it may be called every second. `bundle` and its sessions keep the old catalog: no request mixes the
- * two. New sessions start without cached prefixes, and with counters at 0.
+/* Opens the folder or source of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors and
+ * policy are checked and mapped, the loaded segments are shared, and the pinned start if its tokens are the same. That takes
+ * milliseconds, and no second copy of the weights. *reloaded_out is a separate bundle, to be closed like any other; or NULL if
+ * manifest and policy have not changed, so it may be called every second. `bundle` and its sessions keep the old catalog: no
+ * request mixes the two. New sessions start without cached prefixes, and with counters at 0.
  *
  * REXIT_MISMATCH if the variant's segments or the model have changed: call rexit_bundle_open. Otherwise as rexit_bundle_open for
  * the bundle's files; on failure `bundle` stays usable. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out);
+/* Where a bundle's files come from, if not from a path. Set exactly one of `archive`, `has_file` and `get_size`.
+ *
+ * An archive is a tar file in the format ustar, uncompressed, of what is in a bundle's folder:
+ * `tar --format=ustar -cf bundle.tar -C bundle .`. It is read where it lies, and need not come from a trusted source: a link, a
+ * name with `..`, a name that is there twice or a damaged header is refused with REXIT_CORRUPT, an extension of the format with
+ * REXIT_UNSUPPORTED. Tables that do not begin at a multiple of 64 bytes in memory are copied. ONNX Runtime, of version 1.18 or
+ * newer, loads weights into memory instead of mapping them; its TensorRT provider needs a folder. Scores are those of the folder,
+ * to the bit. */
+typedef struct rexit_source {
+  size_t struct_size;
+  const char* name;     /* in messages, in a path's place; NULL: "bundle" */
+  const void* archive;  /* an archive in memory, [archive_bytes]; must stay as it is until `release` */
+  size_t archive_bytes; /* of `archive` */
+  int32_t has_file;     /* 1: an archive in the open file `file` */
+  int32_t file;         /* its descriptor, which may be closed after the call: rexit duplicates it, and maps the file */
+  uint64_t file_offset; /* where the archive begins in the file */
+  uint64_t file_bytes;  /* its size; 0: to the file's end */
+  /* The program reads the files, for instance from an encrypted store. `path` is relative to the bundle, like
+   * "catalog/catalog.json". get_size writes a file's size, or returns REXIT_NOT_FOUND; read fills `buffer` with all of its
+   * `bytes`. Another status fails the call with that status. Both are called during calls of rexit_source_* and
+   * rexit_bundle_reload, by their thread, and must not throw. Every file that is read has a copy in memory: tables as long as the
+   * bundle is open, others during the call. Engines for TensorRT are found by their exact key. */
+  rexit_status (*get_size)(void* context, const char* path, size_t* bytes_out);
+  rexit_status (*read)(void* context, const char* path, void* buffer, size_t bytes);
+  void* context; /* for these functions */
+  /* May be NULL. rexit_source_open calls it once, from any thread, when the bundle, what was reloaded from it, and their sessions
+   * are closed; or before it returns, if it fails. The other functions do not call it. */
+  void (*release)(void* context);
+} rexit_source;
+
+/* rexit_bundle_open, rexit_bundle_get_variant and rexit_bundle_verify for a source. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_source_open(const rexit_source* source, const rexit_bundle_options* options,
+                                                         rexit_bundle** bundle_out);
+REXIT_NODISCARD REXIT_API rexit_status rexit_source_get_variant(const rexit_source* source, size_t index,
+                                                                rexit_variant_info* info_out);
+REXIT_NODISCARD REXIT_API rexit_status rexit_source_verify(const rexit_source* source, const char* variant);
 /* Does nothing for NULL. The bundle's sessions remain usable. */
 REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
 
@@ -299,6 +339,12 @@ typedef enum rexit_ids { REXIT_USERS = 0, REXIT_ITEMS = 1 } rexit_ids;
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids kind, size_t index,
                                                            int64_t* number_out, char* text_out, size_t capacity,
                                                            size_t* length_out);
+
+/* Copies the bundle's file `path`, relative to the bundle like "tokenizer.json", to `buffer`, and writes its size to *bytes_out.
+ * If it does not fit into `capacity` bytes, only *bytes_out is written, and `buffer` may be NULL: call with capacity 0 to learn
+ * the size, then again. REXIT_NOT_FOUND, or another 2xx. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_read_file(const rexit_bundle* bundle, const char* path, void* buffer,
+                                                              size_t capacity, size_t* bytes_out);
 
 /* --- Sessions ------------------------------------------------------------------------------------------------------------ */
 

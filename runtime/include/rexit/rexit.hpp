@@ -55,55 +55,150 @@ struct BundleOptions {
   std::vector<std::pair<std::string, std::string>> provider_options;
   bool own_threads = false;
   rexit_spinning spinning = REXIT_SPINNING_DEFAULT;
+  bool check_parity = false;  // throws if the golden samples' log-odds differ too much
 };
 
-// Describes the variants of the bundle in folder `path`, without loading them. See rexit_bundle_get_variant.
-inline std::vector<rexit_variant_info> variants(const std::string& path) {
+// Files that a program provides, for instance from an encrypted store. What its functions throw counts as REXIT_NOT_FOUND.
+class Files {
+ public:
+  virtual ~Files() = default;
+  // In bytes; nullopt if there is no such file. `path`: relative to the bundle.
+  virtual std::optional<std::size_t> size(const char* path) = 0;
+  virtual void read(const char* path, void* buffer, std::size_t bytes) = 0;
+};
+
+// Where a bundle's files come from, if not from a path; see rexit_source. Bundles opened from it keep what they need.
+class Source {
+ public:
+  // An archive in memory. `owner` keeps it; without one the caller does, until the bundles and their sessions are closed.
+  static Source archive(const void* data, std::size_t bytes, std::shared_ptr<const void> owner = nullptr) {
+    Source source(std::make_shared<const State>(State{std::move(owner), nullptr}));
+    source.c_source_.archive = data;
+    source.c_source_.archive_bytes = bytes;
+    return source;
+  }
+  // An archive in a part of an open file. `bytes` 0: to its end.
+  static Source file(std::int32_t descriptor, std::uint64_t offset = 0, std::uint64_t bytes = 0) {
+    Source source(std::make_shared<const State>());
+    source.c_source_.has_file = 1;
+    source.c_source_.file = descriptor;
+    source.c_source_.file_offset = offset;
+    source.c_source_.file_bytes = bytes;
+    return source;
+  }
+  static Source files(std::shared_ptr<Files> files) {
+    Source source(std::make_shared<const State>(State{nullptr, std::move(files)}));
+    source.c_source_.get_size = [](void* context, const char* path, std::size_t* bytes_out) {
+      return call(context, [&](Files& program) {
+        const std::optional<std::size_t> bytes = program.size(path);
+        if (bytes) *bytes_out = *bytes;
+        return bytes ? REXIT_OK : REXIT_NOT_FOUND;
+      });
+    };
+    source.c_source_.read = [](void* context, const char* path, void* buffer, std::size_t bytes) {
+      return call(context, [&](Files& program) {
+        program.read(path, buffer, bytes);
+        return REXIT_OK;
+      });
+    };
+    return source;
+  }
+
+  // In messages, in a path's place.
+  Source& name(std::string name) { return name_ = std::move(name), *this; }
+
+  // Calls use(source) with a `const rexit_source&` that points into this object, and returns its result. `use` must pass it to
+  // rexit_source_open, which releases what the source keeps alive for the bundle.
+  template <class Use>
+  auto view_to_open(Use&& use) const {
+    rexit_source source = view();
+    source.context = new std::shared_ptr<const State>(state_);
+    source.release = [](void* context) { delete static_cast<std::shared_ptr<const State>*>(context); };
+    return use(static_cast<const rexit_source&>(source));
+  }
+  // The same for the other functions.
+  template <class Use>
+  auto view(Use&& use) const {
+    rexit_source source = view();
+    std::shared_ptr<const State> state = state_;
+    source.context = &state;
+    return use(static_cast<const rexit_source&>(source));
+  }
+
+ private:
+  struct State {
+    std::shared_ptr<const void> owner;
+    std::shared_ptr<Files> files;
+  };
+
+  explicit Source(std::shared_ptr<const State> state) : state_(std::move(state)) { c_source_.struct_size = sizeof c_source_; }
+
+  rexit_source view() const {
+    rexit_source source = c_source_;
+    source.name = name_.empty() ? nullptr : name_.c_str();
+    return source;
+  }
+
+  template <class Call>
+  static rexit_status call(void* context, const Call& function) noexcept try {
+    return function(*(*static_cast<const std::shared_ptr<const State>*>(context))->files);
+  } catch (...) {
+    return REXIT_NOT_FOUND;
+  }
+
+  std::shared_ptr<const State> state_;
+  std::string name_;
+  rexit_source c_source_{};
+};
+
+namespace detail {
+
+// `describe(index, info)` is rexit_bundle_get_variant.
+template <class Describe>
+std::vector<rexit_variant_info> variants(const Describe& describe) {
   std::vector<rexit_variant_info> variants;
   rexit_variant_info info{};
   info.struct_size = sizeof info;
   do {
-    check(rexit_bundle_get_variant(path.c_str(), variants.size(), &info));
+    check(describe(variants.size(), &info));
     variants.push_back(info);
   } while (variants.size() < info.variant_count);
   return variants;
+}
+
+}  // namespace detail
+
+// Describes the variants of the bundle at `path`, without loading them. See rexit_bundle_get_variant.
+inline std::vector<rexit_variant_info> variants(const std::string& path) {
+  return detail::variants(
+      [&](std::size_t index, rexit_variant_info* info) { return rexit_bundle_get_variant(path.c_str(), index, info); });
+}
+inline std::vector<rexit_variant_info> variants(const Source& source) {
+  return detail::variants([&](std::size_t index, rexit_variant_info* info) {
+    return source.view([&](const rexit_source& view) { return rexit_source_get_variant(&view, index, info); });
+  });
 }
 
 // Throws if a file of the bundle was modified. `variant` empty: all variants. See rexit_bundle_verify.
 inline void verify(const std::string& path, const std::string& variant = {}) {
   check(rexit_bundle_verify(path.c_str(), variant.empty() ? nullptr : variant.c_str()));
 }
+inline void verify(const Source& source, const std::string& variant = {}) {
+  check(source.view(
+      [&](const rexit_source& view) { return rexit_source_verify(&view, variant.empty() ? nullptr : variant.c_str()); }));
+}
 
 // An opened bundle. Copies share the same bundle. Any number of threads may use it at once.
 class Bundle {
  public:
-  explicit Bundle(const std::string& path, const BundleOptions& options = {}) {
-    const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
-    std::vector<const char*> keys, values;
-    for (const auto& [key, value] : options.provider_options) {
-      keys.push_back(key.c_str());
-      values.push_back(value.c_str());
-    }
-    rexit_bundle_options c_options{};
-    c_options.struct_size = sizeof c_options;
-    c_options.variant = or_null(options.variant);
-    c_options.onnxruntime_library = or_null(options.onnxruntime_library);
-    c_options.device = or_null(options.device);
-    c_options.threads = options.threads;
-    c_options.device_id = options.device_id;
-    c_options.cuda_graphs = options.cuda_graphs ? 1 : 0;
-    c_options.onnxruntime = options.onnxruntime;
-    c_options.environment = options.environment;
-    c_options.provider = or_null(options.provider);
-    c_options.provider_keys = keys.data();
-    c_options.provider_values = values.data();
-    c_options.provider_option_count = keys.size();
-    c_options.own_threads = options.own_threads ? 1 : 0;
-    c_options.spinning = options.spinning;
-    rexit_bundle* handle = nullptr;
-    check(rexit_bundle_open(path.c_str(), &c_options, &handle));
-    handle_.reset(handle, rexit_bundle_close);
-  }
+  explicit Bundle(const std::string& path, const BundleOptions& options = {})
+      : Bundle(open(options, [&](const rexit_bundle_options& c_options, rexit_bundle** handle) {
+          return rexit_bundle_open(path.c_str(), &c_options, handle);
+        })) {}
+  explicit Bundle(const Source& source, const BundleOptions& options = {})
+      : Bundle(open(options, [&](const rexit_bundle_options& c_options, rexit_bundle** handle) {
+          return source.view_to_open([&](const rexit_source& view) { return rexit_source_open(&view, &c_options, handle); });
+        })) {}
 
   rexit_bundle_info info() const {
     rexit_bundle_info info{};
@@ -138,15 +233,58 @@ class Bundle {
     check(rexit_bundle_get_id(handle_.get(), kind, index, nullptr, text.data(), length + 1, &length));
     return text;
   }
+  // A file of the bundle; see rexit_bundle_read_file.
+  std::string read_file(const std::string& path) const {
+    std::string contents;
+    std::size_t bytes = 0;
+    check(rexit_bundle_read_file(handle_.get(), path.c_str(), nullptr, 0, &bytes));
+    do {
+      contents.resize(bytes);
+      check(rexit_bundle_read_file(handle_.get(), path.c_str(), contents.data(), contents.size(), &bytes));
+    } while (bytes > contents.size());  // replaced by a longer one meanwhile
+    contents.resize(bytes);
+    return contents;
+  }
   rexit_bundle* get() const noexcept { return handle_.get(); }
 
  private:
+  // `open_bundle(c_options, &handle)` returns its status.
+  template <class Open>
+  static rexit_bundle* open(const BundleOptions& options, const Open& open_bundle) {
+    const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
+    std::vector<const char*> keys, values;
+    for (const auto& [key, value] : options.provider_options) {
+      keys.push_back(key.c_str());
+      values.push_back(value.c_str());
+    }
+    rexit_bundle_options c_options{};
+    c_options.struct_size = sizeof c_options;
+    c_options.variant = or_null(options.variant);
+    c_options.onnxruntime_library = or_null(options.onnxruntime_library);
+    c_options.device = or_null(options.device);
+    c_options.threads = options.threads;
+    c_options.device_id = options.device_id;
+    c_options.cuda_graphs = options.cuda_graphs ? 1 : 0;
+    c_options.onnxruntime = options.onnxruntime;
+    c_options.environment = options.environment;
+    c_options.provider = or_null(options.provider);
+    c_options.provider_keys = keys.data();
+    c_options.provider_values = values.data();
+    c_options.provider_option_count = keys.size();
+    c_options.own_threads = options.own_threads ? 1 : 0;
+    c_options.spinning = options.spinning;
+    c_options.check_parity = options.check_parity ? 1 : 0;
+    rexit_bundle* handle = nullptr;
+    check(open_bundle(c_options, &handle));
+    return handle;
+  }
+
   explicit Bundle(rexit_bundle* handle) : handle_(handle, rexit_bundle_close) {}
 
   std::shared_ptr<rexit_bundle> handle_;
 };
 
-// A bundle for a service whose folder is refreshed while it runs. Any number of threads may use it at once.
+// A bundle for a service whose folder or archive is refreshed while it runs. Any number of threads may use it at once.
 //
 //   rexit::LiveBundle live("bundle");
 //   live.reload();                                       // every second

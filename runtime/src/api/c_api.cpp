@@ -3,12 +3,17 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "api/c_struct.hpp"
 #include "api/request.hpp"
+#include "api/source.hpp"
 #include "base/status.hpp"
 #include "bundle/verify.hpp"
+#include "files/files.hpp"
 #include "rexit/rexit.h"
+#include "session/parity.hpp"
 #include "session/session.hpp"
 
 using namespace rexit::core;
@@ -104,6 +109,9 @@ Execution read_execution(const rexit_bundle_options& options) {
   if (options.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", options.reserved, ", expected 0");
   if (options.own_threads != 0 && options.own_threads != 1)
     fail(REXIT_INVALID_ARGUMENT, "options.own_threads is ", options.own_threads, ", expected 0 or 1");
+  if (options.check_parity != 0 && options.check_parity != 1)
+    fail(REXIT_INVALID_ARGUMENT, "options.check_parity is ", options.check_parity, ", expected 0 or 1");
+  if (options.reserved_2 != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved_2 is ", options.reserved_2, ", expected 0");
   if (options.spinning < REXIT_SPINNING_DEFAULT || options.spinning > REXIT_SPINNING_OFF)
     fail(REXIT_INVALID_ARGUMENT, "options.spinning is ", options.spinning, ", expected a rexit_spinning, 0 to 2");
   Execution execution;
@@ -128,7 +136,7 @@ void warn_if_calibrated_elsewhere(const Bundle& bundle, const Execution& executi
   here.rexit = version;
   const std::string changes = differences(bundle.calibrated_on(), here);
   if (!changes.empty())
-    log(REXIT_LOG_WARNING, bundle.variant().folder + "/policy.json: calibrated with " + changes +
+    log(REXIT_LOG_WARNING, bundle.where_variant("policy.json") + ": calibrated with " + changes +
                                ": stopping early may save less than it says; run `rexit calibrate` here");
 }
 
@@ -137,6 +145,40 @@ void copy_text(const std::string& text, const char* what, char (&out)[size]) {
   if (text.size() >= size)
     fail(REXIT_UNSUPPORTED, what, " `", text.substr(0, 16), "…` has ", text.size(), " bytes, expected fewer than ", size);
   std::memcpy(out, text.data(), text.size());
+}
+
+void describe_variant(const std::shared_ptr<const Source>& source, std::size_t index, rexit_variant_info* info_out) {
+  check_size(required(info_out, "info_out"), "info_out");
+  const std::vector<std::string> names = variant_names(*source);
+  if (index >= names.size())
+    fail(REXIT_UNKNOWN_VARIANT, source->name(), ": variant index is ", index, ", expected less than ", names.size());
+  const Bundle bundle(source, names[index].c_str());
+  const Variant& variant = bundle.variant();
+  rexit_variant_info info{};
+  info.variant_count = names.size();
+  copy_text(variant.name, "variant", info.name);
+  copy_text(variant.target, "target", info.target);
+  copy_text(variant.precision, "precision", info.precision);
+  info.calibrated = bundle.calibrated() ? 1 : 0;
+  info.graph_bytes = variant.graph_bytes;
+  info.catalog_bytes = bundle.table_bytes();
+  info.session_bytes = session_bytes(bundle);
+  write_struct(info, info_out);
+}
+
+// `make_source` returns the source.
+template <class MakeSource>
+void open_bundle(const MakeSource& make_source, const rexit_bundle_options* options, rexit_bundle** bundle_out) {
+  std::shared_ptr<const Source> source = make_source();
+  required(bundle_out, "bundle_out");
+  const rexit_bundle_options settings = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
+  const Execution execution = read_execution(settings);
+  const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
+  auto loaded = std::make_shared<const LoadedBundle>(std::move(source), settings.variant, make_factory);
+  if (settings.check_parity == 1) check_parity(loaded);
+  log(REXIT_LOG_INFO, loaded->bundle.name() + ": opened variant " + loaded->bundle.variant().name);
+  warn_if_calibrated_elsewhere(loaded->bundle, execution);
+  *bundle_out = new rexit_bundle{std::move(loaded)};
 }
 
 }  // namespace
@@ -156,45 +198,42 @@ void rexit_set_log(void (*log)(void*, rexit_log_level, const char*), void* conte
 }
 
 rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out) try {
-  required(path, "path");
-  check_size(required(info_out, "info_out"), "info_out");
-  const std::vector<std::string> names = variant_names(path);
-  if (index >= names.size())
-    fail(REXIT_UNKNOWN_VARIANT, path, ": variant index is ", index, ", expected less than ", names.size());
-  const Bundle bundle(path, names[index].c_str());
-  const Variant& variant = bundle.variant();
-  rexit_variant_info info{};
-  info.variant_count = names.size();
-  copy_text(variant.name, "variant", info.name);
-  copy_text(variant.target, "target", info.target);
-  copy_text(variant.precision, "precision", info.precision);
-  info.calibrated = bundle.calibrated() ? 1 : 0;
-  info.graph_bytes = variant.graph_bytes;
-  info.catalog_bytes = bundle.table_bytes();
-  info.session_bytes = session_bytes(bundle);
-  write_struct(info, info_out);
+  describe_variant(open_source(required(path, "path")), index, info_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
 }
 
 rexit_status rexit_bundle_verify(const char* path, const char* variant) try {
-  verify_bundle(required(path, "path"), variant);
+  verify_bundle(open_source(required(path, "path")), variant);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
 }
 
 rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
-  required(path, "path");
-  required(bundle_out, "bundle_out");
-  const rexit_bundle_options settings = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
-  const Execution execution = read_execution(settings);
-  const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
-  auto loaded = std::make_shared<const LoadedBundle>(path, settings.variant, make_factory);
-  log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + loaded->bundle.variant().name);
-  warn_if_calibrated_elsewhere(loaded->bundle, execution);
-  *bundle_out = new rexit_bundle{std::move(loaded)};
+  open_bundle([&] { return open_source(required(path, "path")); }, options, bundle_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_source_get_variant(const rexit_source* source, size_t index, rexit_variant_info* info_out) try {
+  describe_variant(read_source(source, false), index, info_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_source_verify(const rexit_source* source, const char* variant) try {
+  verify_bundle(read_source(source, false), variant);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_source_open(const rexit_source* source, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
+  open_bundle([&] { return read_source(source, true); }, options, bundle_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -206,7 +245,7 @@ rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** relo
   rexit_bundle* reloaded = nullptr;
   if (opened.bundle.changed()) {
     reloaded = new rexit_bundle{std::make_shared<const LoadedBundle>(opened)};
-    log(REXIT_LOG_INFO, opened.bundle.path() + ": reloaded variant " + opened.bundle.variant().name);
+    log(REXIT_LOG_INFO, opened.bundle.name() + ": reloaded variant " + opened.bundle.variant().name);
   }
   *reloaded_out = reloaded;
   return REXIT_OK;
@@ -282,6 +321,19 @@ rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids kind, siz
     text_out[text.size()] = '\0';
   }
   *length_out = text.size();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_bundle_read_file(const rexit_bundle* bundle, const char* path, void* buffer, size_t capacity,
+                                    size_t* bytes_out) try {
+  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
+  required(bytes_out, "bytes_out");
+  if (const char* problem = problem_of_path(required(path, "path"))) fail(REXIT_INVALID_ARGUMENT, "path `", path, "` ", problem);
+  const File file = opened.source()->open(path);
+  if (file.size() <= capacity && file.size() != 0) std::memcpy(required(buffer, "buffer"), file.data(), file.size());
+  *bytes_out = file.size();
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

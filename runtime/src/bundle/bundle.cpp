@@ -9,11 +9,12 @@
 #include "base/status.hpp"
 #include "files/files.hpp"
 #include "files/json.hpp"
-#include "files/mapped_file.hpp"
 #include "files/sha256.hpp"
 
 namespace rexit::core {
 namespace {
+
+constexpr char manifest_name[] = "manifest.json";
 
 // Far above any real model; products of some of them still exceed 64 bits.
 constexpr std::size_t max_layers = 1024, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30, max_opset = 1000;
@@ -65,15 +66,19 @@ std::vector<std::string> layer_names(const Json& json, std::size_t layers) {
   return names;
 }
 
-Segment read_segment(const Json& json, const std::string& folder, const FileList& files, std::size_t begin, std::size_t end,
-                     bool last) {
+// `where`: variant.json, for messages.
+Segment read_segment(const Json& json, const std::string& folder, const std::string& where, const FileList& files,
+                     std::size_t begin, std::size_t end, bool last) {
   Segment segment;
   const std::string graph = json.at("graph").string();
   check_relative_path(graph, json);
   segment.graph = folder + "/" + graph;
-  segment.graph_sha256 = file_entry(files, graph, folder + "/variant.json").sha256;
-  if (json.has("weights"))
-    segment.weights_sha256 = file_entry(files, json.at("weights").string(), folder + "/variant.json").sha256;
+  segment.graph_sha256 = file_entry(files, graph, where).sha256;
+  if (json.has("weights")) {
+    const std::string weights = json.at("weights").string();
+    segment.weights = folder + "/" + weights;
+    segment.weights_sha256 = file_entry(files, weights, where).sha256;
+  }
 
   const std::vector<Json> layers = json.at("layers").elements();
   if (layers.size() != 2) fail(REXIT_CORRUPT, json.where(), " layers: has ", layers.size(), " numbers, expected 2");
@@ -99,7 +104,8 @@ Segment read_segment(const Json& json, const std::string& folder, const FileList
   return segment;
 }
 
-Variant read_variant(const Json& json, const std::string& folder, const std::vector<std::size_t>& exits, const Model& model) {
+Variant read_variant(const Json& json, const Source& source, const std::string& folder, const std::vector<std::size_t>& exits,
+                     const Model& model) {
   Variant variant;
   variant.folder = folder;
   variant.target = json.at("target").string();
@@ -109,10 +115,12 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
   const Json limits = json.at("limits");
   variant.max_tokens = limits.at("max_tokens").size(1, max_length);
   variant.max_positions = limits.at("max_positions").size(1, model.max_positions);
+  if (json.has("parity") && json.at("parity").has("tolerance"))
+    variant.tolerance = json.at("parity").at("tolerance").finite_float();
   variant.past_padding = json.has("past_padding") && json.at("past_padding").boolean();
 
   const FileList files = read_file_sizes(json.at("files"));
-  check_files(folder, files, {});
+  check_files(source, folder + "/", files, {});
   const Json list = json.at("segments");
   const std::vector<Json> segments = list.elements();
   if (segments.size() != exits.size())
@@ -120,7 +128,8 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
   std::set<std::string> file_names;
   for (std::size_t k = 0; k < exits.size(); ++k) {
     const std::size_t begin = k == 0 ? 0 : exits[k - 1];
-    variant.segments.push_back(read_segment(segments[k], folder, files, begin, exits[k], k + 1 == exits.size()));
+    variant.segments.push_back(
+        read_segment(segments[k], folder, source.where(folder + "/variant.json"), files, begin, exits[k], k + 1 == exits.size()));
     file_names.insert(segments[k].at("graph").string());
     if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
@@ -267,6 +276,7 @@ struct ActiveCatalog {
       check_relative_path(folder, catalog);
       if (folder.find('/') != std::string::npos) fail(REXIT_CORRUPT, catalog.where(), ": `", folder, "` is not a plain name");
       vectors = folder + "/" + vectors;
+      is_refreshed = true;
       exported_sha256 = catalog.at("exported_sha256").string();
     } else {
       exported_sha256 = file_entry(files, description(), manifest.where()).sha256;
@@ -274,8 +284,12 @@ struct ActiveCatalog {
   }
 
   std::string description() const { return folder + "/catalog.json"; }
+  std::string golden(const std::string& variant) const {
+    return is_refreshed ? folder + "/golden/" + variant + ".safetensors" : "variants/" + variant + "/golden.safetensors";
+  }
 
   std::string folder = "catalog", vectors = "vectors.safetensors";
+  bool is_refreshed = false;
   std::string exported_sha256;  // of the catalog from the export, which the variants name
 };
 
@@ -287,46 +301,46 @@ Program read_lengths(const Json& tokens, std::size_t max_positions) {
   return program;
 }
 
-std::string digest_of(const std::string& path) {
-  if (!exists(path)) return {};
-  const MappedFile file(path);
+// Empty if there is no such file.
+std::string digest_of(const Source& source, const std::string& path) {
+  if (!source.has(path)) return {};
+  const File file = source.open(path);
   return sha256(file.data(), file.size());
 }
 
-std::string select_variant(const std::vector<std::string>& names, const char* name, const std::string& path) {
+std::string select_variant(const std::vector<std::string>& names, const char* name, const Source& source) {
   if (name == nullptr) return names.front();
   if (std::find(names.begin(), names.end(), name) != names.end()) return name;
   std::string list = names.front();
   for (std::size_t i = 1; i < names.size(); ++i) list += ", " + names[i];
-  fail(REXIT_UNKNOWN_VARIANT, path, ": no variant `", name, "`, expected one of: ", list);
+  fail(REXIT_UNKNOWN_VARIANT, source.name(), ": no variant `", name, "`, expected one of: ", list);
 }
 
 }  // namespace
 
-std::vector<std::string> variant_names(const std::string& path) {
-  return names_of(read_json(path + "/manifest.json", Bundle::known).root().at("variants"));
+std::vector<std::string> variant_names(const Source& source) {
+  return names_of(read_json(source.open(manifest_name), Bundle::known).root().at("variants"));
 }
 
-Bundle::Bundle(const std::string& path, const char* variant_name) : path_(path) {
-  const std::string manifest_path = path + "/manifest.json";
-  manifest_sha256_ = digest_of(manifest_path);  // before reading it, so that changed() notices a replacement in between
-  const JsonDocument manifest_document = read_json(manifest_path, known);
+Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : source_(std::move(from)) {
+  const Source& source = *source_;
+  manifest_sha256_ = digest_of(source, manifest_name);  // before reading it, so that changed() notices a replacement in between
+  const JsonDocument manifest_document = read_json(source.open(manifest_name), known);
   const Json manifest = manifest_document.root();
   model_ = read_model(manifest.at("model"));
   const std::vector<std::size_t> exits = read_exits(manifest.at("exits"), model_);
   const FileList files = read_file_sizes(manifest.at("files"));
-  const std::string name = select_variant(names_of(manifest.at("variants")), variant_name, path);
-  const std::string relative = "variants/" + name + "/variant.json";
+  const std::string name = select_variant(names_of(manifest.at("variants")), variant_name, source);
+  const std::string folder = "variants/" + name, description = folder + "/variant.json", policy = folder + "/policy.json";
   const bool has_catalog = !manifest.has("tokens");
   if (!has_catalog && manifest.has("catalog"))
     fail(REXIT_CORRUPT, manifest.where(), ": has `tokens`, for a bundle without a catalog, and `catalog`");
   const std::optional<ActiveCatalog> catalog =
       has_catalog ? std::optional<ActiveCatalog>(std::in_place, manifest, files) : std::nullopt;
-  check_files(path, files, {relative, catalog ? catalog->description() : relative});
+  check_files(source, "", files, {description, catalog ? catalog->description() : description});
 
-  const std::string folder = path + "/variants/" + name;
-  const MappedFile variant_file(folder + "/variant.json");
-  check_digest(variant_file, files.at(relative));  // a reload compares it to tell whether the segments are the same
+  const File variant_file = source.open(description);
+  check_digest(variant_file, files.at(description));  // a reload compares it to tell whether the segments are the same
   const JsonDocument variant_document = read_json(variant_file);
   const Json variant = variant_document.root();
   if (catalog)
@@ -334,35 +348,44 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : path_(path) 
   else if (variant.has("catalog_sha256"))
     fail(REXIT_MISMATCH, variant.where(), ": was made for a catalog, the bundle has none");
   check_digest_is(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
-  variant_ = read_variant(variant, folder, exits, model_);
+  variant_ = read_variant(variant, source, folder, exits, model_);
   variant_.name = name;
-  variant_.sha256 = files.at(relative).sha256;
+  variant_.sha256 = files.at(description).sha256;
+  variant_.golden = catalog ? catalog->golden(name) : folder + "/golden.safetensors";
 
   policy_.exits.resize(exits.size());
-  policy_sha256_ = digest_of(folder + "/policy.json");
-  if (exists(folder + "/policy.json")) {
-    const JsonDocument document = read_json(folder + "/policy.json", known_in_policy);
+  policy_sha256_ = digest_of(source, policy);
+  if (source.has(policy)) {
+    const JsonDocument document = read_json(source.open(policy), known_in_policy);
     policy_ = read_policy(document.root(), exits.size(), variant_.sha256);
     calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;
   }
   if (catalog)
-    catalog_ = std::make_unique<const Catalog>(path + "/" + catalog->folder, model_.vocab_size, variant_.max_positions);
+    catalog_ = std::make_unique<const Catalog>(source, catalog->folder, model_.vocab_size, variant_.max_positions);
   else
     tokens_only_ = read_lengths(manifest.at("tokens"), variant_.max_positions);
 
   const bool has_vectors = program().has_vectors();
   if (has_vectors == variant_.segments.front().vectors.empty())
-    fail(REXIT_CORRUPT, folder, "/variant.json segments[0] inputs: ", has_vectors ? "`vectors` is missing" : "has `vectors`",
-         ", but the prompt program has ", has_vectors ? "vectors" : "none");
+    fail(REXIT_CORRUPT, source.where(description),
+         " segments[0] inputs: ", has_vectors ? "`vectors` is missing" : "has `vectors`", ", but the prompt program has ",
+         has_vectors ? "vectors" : "none");
   if (!has_vectors) return;
-  vectors_sha256_ = file_entry(files, catalog->vectors, manifest_path).sha256;
-  vectors_ = std::make_unique<const Vectors>(path + "/" + catalog->vectors, catalog_->program, catalog_->items.ids.size(),
+  vectors_sha256_ = file_entry(files, catalog->vectors, source.where(manifest_name)).sha256;
+  vectors_ = std::make_unique<const Vectors>(source.open(catalog->vectors), catalog_->program, catalog_->items.ids.size(),
                                              model_.hidden_size);
 }
 
+std::shared_ptr<const Source> Bundle::current_source() const {
+  std::shared_ptr<const Source> replacement = source_->replacement();
+  return replacement != nullptr ? replacement : source_;
+}
+
 bool Bundle::changed() const {
-  return digest_of(path_ + "/manifest.json") != manifest_sha256_ || digest_of(variant_.folder + "/policy.json") != policy_sha256_;
+  const std::shared_ptr<const Source> source = current_source();
+  return digest_of(*source, manifest_name) != manifest_sha256_ ||
+         digest_of(*source, variant_.folder + "/policy.json") != policy_sha256_;
 }
 
 }  // namespace rexit::core

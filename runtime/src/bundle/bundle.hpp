@@ -1,4 +1,4 @@
-// A bundle folder with a selected variant: typed, checked, immutable. Only this folder parses manifests.
+// A bundle with a selected variant: typed, checked, immutable. Only this folder parses manifests.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@
 #include "bundle/catalog/vectors.hpp"
 #include "bundle/conditions.hpp"
 #include "bundle/policy.hpp"
+#include "files/source.hpp"
 
 namespace rexit::core {
 
@@ -27,7 +28,8 @@ constexpr std::size_t bytes_of(Element element) noexcept {
 
 // A graph: layers [begin, end) and a head. The strings after the digests are tensor names in the graph.
 struct Segment {
-  std::string graph;                         // full path
+  std::string graph;                         // path in the bundle
+  std::string weights;                       // likewise; empty: none
   std::string graph_sha256, weights_sha256;  // as recorded in variant.json; empty: no weights
   std::size_t begin, end;
   Element hidden_dtype, cache_dtype;
@@ -47,17 +49,19 @@ struct Segment {
 
 struct Variant {
   std::string name, target, backend, precision;
-  std::string folder;  // full path
+  std::string folder;  // path in the bundle
   std::string sha256;  // of variant.json: identifies the variant
   std::size_t opset;   // of its graphs
   std::size_t max_tokens, max_positions;
-  bool past_padding;              // the graphs mask rows of the past at and behind positions[0]
-  std::size_t graph_bytes;        // graphs and their weights
-  std::vector<Segment> segments;  // [exits]
+  std::optional<float> tolerance;  // of golden samples' log-odds; nullopt: not recorded
+  std::string golden;              // path in the bundle of the golden samples for the active catalog
+  bool past_padding;               // the graphs mask rows of the past at and behind positions[0]
+  std::size_t graph_bytes;         // graphs and their weights
+  std::vector<Segment> segments;   // [exits]
 };
 
 // The variants' names in manifest.json, at least one. Reads no other file.
-std::vector<std::string> variant_names(const std::string& path);
+std::vector<std::string> variant_names(const Source& source);
 
 class Bundle {
  public:
@@ -69,9 +73,12 @@ class Bundle {
 
   // Checks structure, sizes, variant.json's digest, the recorded digests by which files refer to each other, and the types and
   // shapes of all tables. Rows are checked when they are read. `variant` null: the first variant.
-  Bundle(const std::string& path, const char* variant);
+  Bundle(std::shared_ptr<const Source> source, const char* variant);
 
-  const std::string& path() const noexcept { return path_; }
+  const std::shared_ptr<const Source>& source() const noexcept { return source_; }
+  const std::string& name() const noexcept { return source_->name(); }                               // for messages
+  std::string where(const std::string& path) const { return source_->where(path); }                  // likewise
+  std::string where_variant(const char* file) const { return where(variant_.folder + "/" + file); }  // likewise
   const Model& model() const noexcept { return model_; }
   const Variant& variant() const noexcept { return variant_; }
   const Policy& policy() const noexcept { return policy_; }
@@ -95,13 +102,15 @@ class Bundle {
     if (catalog_ != nullptr) catalog_->check_unchanged();
     if (vectors_ != nullptr) vectors_->check_unchanged();
   }
-  // Whether the folder's manifest or policy has changed since it was opened.
+  // Where the bundle is now: its source, or what has taken its place.
+  std::shared_ptr<const Source> current_source() const;
+  // Whether the manifest or policy there has changed since this was opened.
   bool changed() const;
   std::size_t exits() const noexcept { return variant_.segments.size(); }
   std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
 
  private:
-  std::string path_;
+  std::shared_ptr<const Source> source_;
   Model model_{};
   Variant variant_;
   Policy policy_;

@@ -1,9 +1,6 @@
 #include "bundle/engines.hpp"
 
-#include <dirent.h>
-
 #include <algorithm>
-#include <memory>
 
 #include "base/status.hpp"
 #include "files/files.hpp"
@@ -40,9 +37,10 @@ std::vector<OptimizationProfile> read_profiles(const Json& json) {
   return profiles;
 }
 
-std::string path_of_listed_file(const Json& name, const std::string& folder, const FileList& files) {
+std::string path_of_listed_file(const Json& name, const std::string& folder, const FileList& files, const Bundle& bundle) {
   check_relative_path(name.string(), name);
-  if (files.count(name.string()) == 0) fail(REXIT_CORRUPT, folder, "/engine.json files: does not list `", name.string(), "`");
+  if (files.count(name.string()) == 0)
+    fail(REXIT_CORRUPT, bundle.where(folder), "/engine.json files: does not list `", name.string(), "`");
   return folder + "/" + name.string();
 }
 
@@ -50,23 +48,20 @@ Plan read_plan(const Json& json, const std::string& folder, const FileList& file
   check_is(json.at("graph_sha256"), segment.graph_sha256, "the engine is stale: variant.json has", bundle);
   if (!segment.weights_sha256.empty())
     check_is(json.at("weights_sha256"), segment.weights_sha256, "the engine is stale: variant.json has", bundle);
-  Plan plan{path_of_listed_file(json.at("plan"), folder, files), "", read_profiles(json.at("profiles"))};
-  if (json.has("context")) plan.context = path_of_listed_file(json.at("context"), folder, files);
+  Plan plan{path_of_listed_file(json.at("plan"), folder, files, bundle), "", "", read_profiles(json.at("profiles"))};
+  plan.path = bundle.where(plan.file);
+  if (json.has("context")) plan.context = path_of_listed_file(json.at("context"), folder, files, bundle);
   return plan;
 }
 
 // Sorted names of the subfolders that look like a key.
-std::vector<std::string> keys_in(const std::string& folder) {
-  std::vector<std::string> names;
-  const auto close = [](DIR* directory) { ::closedir(directory); };
-  const std::unique_ptr<DIR, decltype(close)> entries(::opendir(folder.c_str()), close);
-  while (const dirent* entry = entries == nullptr || names.size() == max_listed ? nullptr : ::readdir(entries.get())) {
-    if (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN) continue;
-    const std::string name = entry->d_name;
+std::vector<std::string> keys_in(const Source& source, const std::string& folder) {
+  std::vector<std::string> names = source.folders(folder);
+  const auto is_no_key = [](const std::string& name) {
     const bool plain = name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789.-+") == std::string::npos;
-    if (plain && name.size() <= 64 && name.compare(0, 2, "sm") == 0) names.push_back(name);
-  }
-  std::sort(names.begin(), names.end());
+    return !plain || name.size() > 64 || name.compare(0, 2, "sm") != 0;
+  };
+  names.erase(std::remove_if(names.begin(), names.end(), is_no_key), names.end());
   return names;
 }
 
@@ -91,39 +86,35 @@ std::string Accelerator::key() const {
 }
 
 std::string compile_command(const Bundle& bundle) {
-  return "rexit compile " + bundle.path() + " --variant " + bundle.variant().name;
+  return "rexit compile " + bundle.name() + " --variant " + bundle.variant().name;
 }
 
 std::vector<std::string> engine_folders(const Bundle& bundle) {
   const std::string engines = bundle.variant().folder + "/engines";
-  if (!exists(engines)) return {};
-  check_folder(engines);
   std::vector<std::string> folders;
-  for (const std::string& key : keys_in(engines)) {
-    folders.push_back(engines + "/" + key);
-    check_folder(folders.back());
-  }
+  for (const std::string& key : keys_in(*bundle.source(), engines)) folders.push_back(engines + "/" + key);
   return folders;
 }
 
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
   const Variant& variant = bundle.variant();
   if (!variant.past_padding)
-    fail(REXIT_UNSUPPORTED, variant.folder,
-         "/variant.json: the graphs do not mask past_padding, which engines need; export again");
+    fail(REXIT_UNSUPPORTED, bundle.where_variant("variant.json"),
+         ": the graphs do not mask past_padding, which engines need; export again");
   const std::string engines = variant.folder + "/engines";
-  if (exists(engines)) check_folder(engines);
-  const std::vector<std::string> keys = keys_in(engines);
+  const Source& source = *bundle.source();
+  const std::vector<std::string> keys = keys_in(source, engines);
   std::string folder = engines + "/" + here.key();
-  for (std::size_t i = 0; i < keys.size() && !exists(folder); ++i)
+  const auto is_there = [&] { return source.has(folder) || source.has(folder + "/engine.json"); };
+  for (std::size_t i = 0; i < keys.size() && !is_there(); ++i)
     if (same_version(keys[i], here.key())) folder = engines + "/" + keys[i];
-  if (!exists(folder))
+  if (!is_there())
     fail(REXIT_NOT_FOUND, "variant `", variant.name, "` has no engine for compute capability ", here.compute_capability,
          " and TensorRT ", here.tensorrt_version, " (", here.key(), "), ", listing(keys), "; run `", compile_command(bundle),
          "`");
-  check_folder(folder);
+  source.check_folder(folder);
 
-  const JsonDocument document = read_json(folder + "/engine.json");
+  const JsonDocument document = read_json(source.open(folder + "/engine.json"));
   const Json root = document.root(), builder = root.at("builder");
   check_is(root.at("variant"), variant.name, "the variant is", bundle);
   check_is(builder.at("name"), "tensorrt", "engines must be built by", bundle);
@@ -139,7 +130,7 @@ std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
   std::vector<Plan> plans;
   for (std::size_t k = 0; k < segments.size(); ++k)
     plans.push_back(read_plan(segments[k], folder, files, variant.segments[k], bundle));
-  check_files(folder, files, {});
+  check_files(source, folder + "/", files, {});
   return plans;
 }
 

@@ -31,7 +31,8 @@ struct OptimizationProfile {
 
 // A segment's engine.
 struct Plan {
-  std::string path, context;                  // full paths; empty: no context
+  std::string file, context;                  // paths in the bundle; empty: no context
+  std::string path;                           // `file` in messages
   std::vector<OptimizationProfile> profiles;  // at least one; a pass uses the first whose `prefix` contains its P'
 };
 
@@ -41,7 +42,7 @@ struct Plan {
 // without past_padding; REXIT_CORRUPT for an engine.json that violates the format.
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here);
 
-// Full paths of the variant's engine folders, for any GPU.
+// Paths in the bundle of the variant's engine folders, for any GPU.
 std::vector<std::string> engine_folders(const Bundle& bundle);
 
 // "rexit compile BUNDLE --variant NAME"

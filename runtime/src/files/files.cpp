@@ -1,9 +1,6 @@
 #include "files/files.hpp"
 
-#include <sys/stat.h>
-
-#include <cerrno>
-#include <cstring>
+#include <algorithm>
 #include <limits>
 
 #include "base/status.hpp"
@@ -11,16 +8,20 @@
 
 namespace rexit::core {
 
-void check_relative_path(const std::string& path, const Json& where) {
-  const auto refuse = [&](const char* reason) { fail(REXIT_CORRUPT, where.where(), ": path `", path, "` ", reason); };
-  if (path.find('\\') != std::string::npos || path.find('\0') != std::string::npos) refuse("contains a backslash or a NUL byte");
+const char* problem_of_path(const std::string& path) {
+  if (path.find('\\') != std::string::npos || path.find('\0') != std::string::npos) return "contains a backslash or a NUL byte";
   for (std::size_t begin = 0; begin <= path.size();) {
     const std::size_t end = std::min(path.find('/', begin), path.size());
     const std::string part = path.substr(begin, end - begin);
-    if (part.empty()) refuse("is absolute or has an empty component");
-    if (part == "." || part == "..") refuse("has a `.` or `..` component");
+    if (part.empty()) return "is absolute or has an empty component";
+    if (part == "." || part == "..") return "has a `.` or `..` component";
     begin = end + 1;
   }
+  return nullptr;
+}
+
+void check_relative_path(const std::string& path, const Json& where) {
+  if (const char* problem = problem_of_path(path)) fail(REXIT_CORRUPT, where.where(), ": path `", path, "` ", problem);
 }
 
 FileList read_file_sizes(const Json& files) {
@@ -35,41 +36,20 @@ FileList read_file_sizes(const Json& files) {
   return list;
 }
 
-void check_files(const std::string& folder, const FileList& files, std::initializer_list<std::string> needed) {
+void check_files(const Source& source, const std::string& folder, const FileList& files,
+                 std::initializer_list<std::string> needed) {
   for (const std::string& name : needed)
-    if (files.count(name) == 0) fail(REXIT_CORRUPT, folder, ": its manifest does not list `", name, "`");
-  for (const auto& [name, entry] : files) {
-    struct stat info{};
-    for (std::size_t end = 0; end != std::string::npos;) {
-      end = name.find('/', end == 0 ? 0 : end + 1);
-      const std::string path = folder + "/" + name.substr(0, end);
-      if (::lstat(path.c_str(), &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));
-      if (S_ISLNK(info.st_mode)) fail(REXIT_CORRUPT, path, ": is a symbolic link, which a bundle must not contain");
-    }
-    const std::string path = folder + "/" + name;
-    if (!S_ISREG(info.st_mode)) fail(REXIT_CORRUPT, path, ": is not a plain file");
-    if (static_cast<std::uint64_t>(info.st_size) != entry.bytes)
-      fail(REXIT_CORRUPT, path, ": ", info.st_size, " bytes, expected ", entry.bytes, " (truncated or edited)");
-  }
+    if (files.count(name) == 0)
+      fail(REXIT_CORRUPT, folder.empty() ? source.name() : source.where(folder.substr(0, folder.size() - 1)),
+           ": its manifest does not list `", name, "`");
+  for (const auto& [name, entry] : files) source.check_file(folder + name, entry.bytes);
 }
 
-void check_digest(const MappedFile& file, const FileEntry& entry) {
+void check_digest(const File& file, const FileEntry& entry) {
   const std::string digest = sha256(file.data(), file.size());
   if (digest != entry.sha256)
     fail(REXIT_CORRUPT, file.path(), ": SHA-256 ", digest.substr(0, 12), "…, expected ", entry.sha256.substr(0, 12),
          "… (edited)");
-}
-
-void check_folder(const std::string& path) {
-  struct stat info{};
-  if (::lstat(path.c_str(), &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));
-  if (S_ISLNK(info.st_mode)) fail(REXIT_CORRUPT, path, ": is a symbolic link, which a bundle must not contain");
-  if (!S_ISDIR(info.st_mode)) fail(REXIT_CORRUPT, path, ": is not a folder");
-}
-
-bool exists(const std::string& path) {
-  struct stat info{};
-  return ::lstat(path.c_str(), &info) == 0;
 }
 
 }  // namespace rexit::core

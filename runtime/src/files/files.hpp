@@ -6,8 +6,9 @@
 #include <map>
 #include <string>
 
+#include "files/file.hpp"
 #include "files/json.hpp"
-#include "files/mapped_file.hpp"
+#include "files/source.hpp"
 
 namespace rexit::core {
 
@@ -19,22 +20,21 @@ struct FileEntry {
 // By path, relative to the manifest's folder.
 using FileList = std::map<std::string, FileEntry>;
 
-// Throws REXIT_CORRUPT unless `path` is relative, with `/` between non-empty components, none of them `.` or `..`. Such a path
+// What is wrong with a path; null if it is relative, with `/` between non-empty components, none of them `.` or `..`. Such a path
 // stays inside the folder it is appended to.
+const char* problem_of_path(const std::string& path);
+
+// Throws REXIT_CORRUPT if problem_of_path has one.
 void check_relative_path(const std::string& path, const Json& where);
 
 FileList read_file_sizes(const Json& files);
 
-// Throws unless every listed file is a plain file of the recorded size, reached without symbolic links, and `files` lists every
-// name in `needed`.
-void check_files(const std::string& folder, const FileList& files, std::initializer_list<std::string> needed);
+// Throws unless every listed file is in the source's folder, with the recorded size, and `files` lists every name in `needed`.
+// `folder`: "" or a path that ends with `/`.
+void check_files(const Source& source, const std::string& folder, const FileList& files,
+                 std::initializer_list<std::string> needed);
 
 // Throws unless the file has the recorded digest.
-void check_digest(const MappedFile& file, const FileEntry& entry);
-
-// Throws unless the path is a folder and not a symbolic link to one.
-void check_folder(const std::string& path);
-
-bool exists(const std::string& path);
+void check_digest(const File& file, const FileEntry& entry);
 
 }  // namespace rexit::core

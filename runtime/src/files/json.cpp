@@ -14,7 +14,6 @@
 #include <cmath>
 
 #include "base/status.hpp"
-#include "files/mapped_file.hpp"
 
 namespace rexit::core {
 
@@ -166,11 +165,7 @@ JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const st
   }
 }
 
-JsonDocument read_json(const std::string& path, std::initializer_list<std::string_view> known) {
-  return read_json(MappedFile(path), known);
-}
-
-JsonDocument read_json(const MappedFile& file, std::initializer_list<std::string_view> known) {
+JsonDocument read_json(const File& file, std::initializer_list<std::string_view> known) {
   const std::string& path = file.path();
   JsonDocument document(file.data(), file.size(), path);
   const Json root = document.root();

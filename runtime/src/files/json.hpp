@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "files/mapped_file.hpp"
+#include "files/file.hpp"
 
 namespace rexit::core {
 
@@ -65,7 +65,6 @@ class JsonDocument {
 
 // Reads one of rexit's own JSON files: an object with a schema that this version reads. Its `requires` may hold only names in
 // `known`.
-JsonDocument read_json(const std::string& path, std::initializer_list<std::string_view> known = {});
-JsonDocument read_json(const MappedFile& file, std::initializer_list<std::string_view> known = {});
+JsonDocument read_json(const File& file, std::initializer_list<std::string_view> known = {});
 
 }  // namespace rexit::core

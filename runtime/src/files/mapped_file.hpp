@@ -1,9 +1,11 @@
-// A file mapped read-only into memory.
+// A file, or a part of one, mapped read-only into memory.
 #pragma once
 
 #include <time.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string>
 
 namespace rexit::core {
@@ -13,7 +15,11 @@ namespace rexit::core {
 // prevent that. rexit's own tools replace files by renaming, which does not touch the mapped file.
 class MappedFile {
  public:
+  // The file at `path`, which must not be a symbolic link.
   explicit MappedFile(const std::string& path);
+  // `bytes` of an open file, from `offset`; nullopt: to its end. Closes the descriptor in the end, also if it throws. `name`: for
+  // messages.
+  MappedFile(const std::string& name, int descriptor, std::uint64_t offset, std::optional<std::uint64_t> bytes);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
@@ -24,6 +30,8 @@ class MappedFile {
 
   // Throws REXIT_MISMATCH if the file's size or modification time has changed since it was mapped.
   void check_unchanged() const;
+  // Whether `path` now names another file, or a modified one.
+  bool is_replaced_at(const std::string& path) const noexcept;
 
  private:
   std::string path_;
@@ -33,7 +41,10 @@ class MappedFile {
   };
 
   Descriptor file_;  // stays open: the path may name another file by now
+  std::uint64_t file_bytes_ = 0, device_ = 0, inode_ = 0;
   timespec modified_{};
+  void* pages_ = nullptr;
+  std::size_t page_bytes_ = 0;
   const unsigned char* data_ = nullptr;
   std::size_t size_ = 0;
 };

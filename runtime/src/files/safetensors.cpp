@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <sstream>
+#include <utility>
 
 #include "base/checked.hpp"
 #include "base/status.hpp"
@@ -38,7 +39,8 @@ std::string shape_text(const Shape& shape) {
 
 }  // namespace
 
-Safetensors::Safetensors(const std::string& path) : file_(path) {
+Safetensors::Safetensors(File file) : file_(std::move(file).aligned()) {
+  const std::string& path = file_.path();
   if (file_.size() < 8) fail(REXIT_CORRUPT, path, ": ", file_.size(), " bytes, too short for a safetensors file");
   std::uint64_t header = 0;  // its length
   for (int i = 7; i >= 0; --i) header = header << 8 | file_.data()[i];

@@ -1,4 +1,4 @@
-// A memory-mapped safetensors file: named arrays. A look-up checks dtype and shape.
+// A safetensors file: named arrays. A look-up checks dtype and shape.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "files/mapped_file.hpp"
+#include "files/file.hpp"
 
 namespace rexit::core {
 
@@ -27,7 +27,7 @@ enum class Half : std::uint16_t {};
 
 class Safetensors {
  public:
-  explicit Safetensors(const std::string& path);
+  explicit Safetensors(File file);
 
   const std::string& path() const noexcept { return file_.path(); }
   std::size_t bytes() const noexcept { return file_.size(); }
@@ -52,7 +52,7 @@ class Safetensors {
   const Tensor& find(const std::string& name, const char* dtype, const std::vector<std::optional<std::size_t>>& shape) const;
   [[noreturn]] void fail_misaligned(const std::string& name) const;
 
-  MappedFile file_;
+  File file_;
   std::map<std::string, Tensor> tensors_;
   std::map<std::string, std::string> metadata_;
 };

@@ -47,16 +47,16 @@ static_assert(sizeof(Model) == std::size(model_fields) * sizeof(std::size_t));
 const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle& now) {
   const std::string &digest = now.variant().sha256, &loaded_digest = opened.bundle.variant().sha256;
   if (digest != loaded_digest)
-    fail(REXIT_MISMATCH, now.variant().folder, ": its variant.json is ", digest.substr(0, 12), "…, the loaded one was ",
-         loaded_digest.substr(0, 12), "…: the segments have changed, open the bundle again");
+    fail(REXIT_MISMATCH, now.where(now.variant().folder), ": its variant.json is ", digest.substr(0, 12),
+         "…, the loaded one was ", loaded_digest.substr(0, 12), "…: the segments have changed, open the bundle again");
   for (const auto& [name, field] : model_fields)
     if (now.model().*field != opened.bundle.model().*field)
-      fail(REXIT_MISMATCH, now.path(), "/manifest.json model ", name, ": is ", now.model().*field, ", loaded was ",
+      fail(REXIT_MISMATCH, now.name(), "/manifest.json model ", name, ": is ", now.model().*field, ", loaded was ",
            opened.bundle.model().*field, ": the segments have changed, open the bundle again");
   // The id of the first vector is a constant in the first graph.
   const Program &program = now.program(), &loaded = opened.bundle.program();
   if (program.has_vectors() && program.first_vector != loaded.first_vector)
-    fail(REXIT_MISMATCH, now.path(), ": the tokenizer has ", program.first_vector, " tokens, the loaded one had ",
+    fail(REXIT_MISMATCH, now.name(), ": the tokenizer has ", program.first_vector, " tokens, the loaded one had ",
          loaded.first_vector, ": the segments have changed, open the bundle again");
   return opened.make_backend;
 }
@@ -64,7 +64,7 @@ const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle
 }  // namespace
 
 LoadedBundle::LoadedBundle(const LoadedBundle& opened)
-    : bundle(opened.bundle.path(), opened.bundle.variant().name.c_str()),
+    : bundle(opened.bundle.current_source(), opened.bundle.variant().name.c_str()),
       make_backend(reusable_segments(opened, bundle)),
       start(opened.start->tokens() == PinnedStart::tokens_of(bundle) ? opened.start : make_start()) {}
 
@@ -76,7 +76,7 @@ void LoadedBundle::warn_of_long_slate(std::size_t items) const {
   const std::size_t slate = bundle.calibrated_on().slate;
   if (slate == 0 || items <= slate || warned_of_long_slate_.test_and_set(std::memory_order_relaxed)) return;
   const std::string count = std::to_string(items);
-  log(REXIT_LOG_WARNING, bundle.variant().folder + "/policy.json: calibrated on slates of up to " + std::to_string(slate) +
+  log(REXIT_LOG_WARNING, bundle.where_variant("policy.json") + ": calibrated on slates of up to " + std::to_string(slate) +
                              " candidates, a request has " + count +
                              ": what was certified does not hold for it; run `rexit calibrate --slate " + count + "`");
 }

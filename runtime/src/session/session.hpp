@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "backends/backend.hpp"
@@ -30,10 +31,10 @@ struct LoadedBundle {
 
   // make_factory(bundle) returns the BackendFactory.
   template <class MakeFactory>
-  LoadedBundle(const char* path, const char* variant, MakeFactory&& make_factory)
-      : bundle(path, variant), make_backend(make_factory(bundle)), start(make_start()) {}
+  LoadedBundle(std::shared_ptr<const Source> source, const char* variant, MakeFactory&& make_factory)
+      : bundle(std::move(source), variant), make_backend(make_factory(bundle)), start(make_start()) {}
 
-  // Opens the folder of `opened` again, with its loaded segments. Throws REXIT_MISMATCH if the segments have changed.
+  // Opens the source of `opened` again, with its loaded segments. Throws REXIT_MISMATCH if the segments have changed.
   explicit LoadedBundle(const LoadedBundle& opened);
   LoadedBundle& operator=(const LoadedBundle&) = delete;
 

@@ -229,7 +229,7 @@ class _Reader:
     ) -> None:
         catalog = bundle.catalog
         self._files, self._catalog, self._as_of, self._context = files, catalog, as_of, context
-        self._encoder = RequestEncoder(bundle)
+        self._encoder = RequestEncoder.of(bundle)
         self._request = self._encoder.request(request)
         kinds = catalog.info["ids"]
         self._parse_user, self._parse_item = user_or_item(kinds["user"], "user"), user_or_item(kinds["item"], "item")

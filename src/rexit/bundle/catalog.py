@@ -34,6 +34,8 @@ CATALOG_FILES = ("catalog.json", *TABLES)
 """Files that a bundle copies."""
 LISTS = "user-lists"
 """In `requires` if the users' embeddings are stored in lists."""
+FEATURES = {VECTORS, LISTS, CONTEXT, REQUEST_TEXT}
+"""What `requires` of catalog.json may hold."""
 MOST_PROBES = 1 << 16
 SPLITS = ("train", "validation", "test")
 """For training, for choosing, for the final judgement. Every interaction is in one split."""
@@ -202,7 +204,7 @@ class Catalog:
             raise BundleError(f"{path}: no such catalog folder")
         if not (path / "catalog.json").is_file() and (path / "manifest.json").is_file():
             raise BundleError(f"{path}: is a bundle, expected a catalog: the folder that `rexit index` wrote")
-        info = read_json(path / "catalog.json", {VECTORS, LISTS, CONTEXT, REQUEST_TEXT})
+        info = read_json(path / "catalog.json", FEATURES)
         for key in ("ids", "counts", "labels", "embedding", "prompt", "splits"):
             if not isinstance(info.get(key), dict):
                 raise BundleError(f"{path}/catalog.json: `{key}` is missing or not an object")

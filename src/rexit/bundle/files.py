@@ -74,9 +74,16 @@ def read_json(path: Path, known: Collection[str] = ()) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise BundleError(f"{path}: {size} bytes, at most {MAX_JSON_BYTES} allowed")
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as exc:
         raise BundleError(f"{path}: cannot be read: {exc.strerror}") from exc
+    return parse_json(data, str(path), known)
+
+
+def parse_json(data: bytes, path: str, known: Collection[str] = ()) -> dict[str, Any]:
+    """The same for a file's bytes. path: for messages."""
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise BundleError(f"{path}: not valid JSON: {exc}") from exc
     if not isinstance(value, dict):
@@ -99,7 +106,7 @@ def reason(exc: Exception) -> str:
     return f"it has no `{exc.args[0]}`" if isinstance(exc, KeyError) else str(exc)
 
 
-def read_entries(files: Any, where: Path) -> dict[str, FileEntry]:
+def read_entries(files: Any, where: Path | str) -> dict[str, FileEntry]:
     """Reads the `files` object of a manifest. Raises BundleError, also for a path that leaves its folder. where: the manifest."""
     if not isinstance(files, dict):
         raise BundleError(f"{where}: `files` is {type(files).__name__}, expected an object")

@@ -10,7 +10,18 @@ from typing import Any
 
 from rexit import __version__
 from rexit.bundle.catalog import Catalog
-from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, reason, write_json
+from rexit.bundle.files import (
+    SCHEMA,
+    FileEntry,
+    check_hashes,
+    check_sizes,
+    digest,
+    parse_json,
+    read_entries,
+    read_json,
+    reason,
+    write_json,
+)
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import Golden
 from rexit.bundle.policy import FILE as POLICY_FILE
@@ -173,6 +184,9 @@ TOKENIZER = "tokenizer.json"
 """The tokenizer's file in checkpoints and bundles."""
 REFRESHED = "refreshed"
 """In `requires` if the active catalog is not the exported one."""
+MANIFEST = "manifest.json"
+"""The manifest's file in a bundle."""
+_FEATURES = {VECTORS, REFRESHED, TOKENS}
 
 
 def check_is_bundle(folder: Path) -> None:
@@ -264,8 +278,16 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Reads manifest.json. Raises BundleError."""
-        path = folder / "manifest.json"
-        value = read_json(path, {VECTORS, REFRESHED, TOKENS})
+        path = folder / MANIFEST
+        return cls._of(read_json(path, _FEATURES), str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, path: str) -> Manifest:
+        """Parses the bytes of a manifest.json. path: for messages. Raises BundleError."""
+        return cls._of(parse_json(data, path, _FEATURES), path)
+
+    @classmethod
+    def _of(cls, value: Mapping[str, Any], path: str) -> Manifest:
         try:
             catalog = value.get("catalog")
             reranker, tokens = value.get("reranker"), value.get("tokens")
@@ -336,6 +358,11 @@ class Bundle:
             InputError: There is no such variant.
         """
         path = Path(path)
+        if path.is_file():
+            raise BundleError(
+                f"{path}: is a file, expected a bundle's folder; `rexit.open` and `rexit-run` read an archive, here unpack it: "
+                f"`mkdir bundle && tar -xf {path} -C bundle`"
+            )
         if not path.is_dir():
             raise BundleError(f"{path}: no such bundle folder")
         check_is_bundle(path)

@@ -10,6 +10,7 @@ from rexit.bundle import Bundle, Manifest
 from rexit.checks.check import Check, checked
 from rexit.checks.files import check_engines, check_files, check_rows
 from rexit.checks.golden import check_golden
+from rexit.devices import Device
 from rexit.errors import BackendError, BundleError, RexitError
 from rexit.progress import Progress, silent
 
@@ -17,7 +18,7 @@ ON_THE_CPU = "; --device cpu checks the graphs on the CPU"
 
 
 def check_bundle(
-    path: Path, variant: str | None = None, *, threads: int = 0, device: str | None = None, progress: Progress = silent
+    path: Path, variant: str | None = None, *, threads: int = 0, device: Device | None = None, progress: Progress = silent
 ) -> list[Check]:
     """Checks the files of a bundle and, where they are whole, what its variants compute.
 
@@ -58,7 +59,7 @@ def check_bundle(
     return checks
 
 
-def _check_behaviour(bundle: Bundle, threads: int, device: str | None, named: bool, progress: Progress) -> list[Check]:
+def _check_behaviour(bundle: Bundle, threads: int, device: Device | None, named: bool, progress: Progress) -> list[Check]:
     from rexit import runtime
 
     name = bundle.variant.name

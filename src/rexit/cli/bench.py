@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.options import (
+    DeviceOption,
+    JsonOption,
+    ProviderOption,
+    ProviderSettingsOption,
+    ThreadsOption,
+    VariantOption,
+    device_of,
+)
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
@@ -22,6 +30,8 @@ def bench(
     requests: Annotated[int, typer.Option(min=1, help="Requests per mode: full depth, the policy, every fixed exit.")] = 50,
     threads: ThreadsOption = 0,
     device: DeviceOption = None,
+    provider: ProviderOption = None,
+    provider_option: ProviderSettingsOption = None,
     sessions: Annotated[
         str, typer.Option(help="Numbers of sessions that work at once, one measurement per number. '': none.")
     ] = "1,2,4",
@@ -48,7 +58,7 @@ def bench(
         slate=slate,
         requests=requests,
         threads=threads,
-        device=device,
+        device=device_of(device, provider, provider_option),
         sessions=_numbers("sessions", sessions, int),
         rates=_numbers("rates", rates, float),
         profile=profile,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, check_one_source
+from rexit.cli.common.options import (
+    DeviceOption,
+    JsonOption,
+    ProviderOption,
+    ProviderSettingsOption,
+    ThreadsOption,
+    VariantOption,
+    check_one_source,
+    device_of,
+)
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
@@ -49,6 +58,8 @@ def calibrate(
     max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spaced; 0: all.")] = 5000,
     timed_slates: Annotated[int, typer.Option(help="Slates whose latency is measured.")] = 16,
     device: DeviceOption = None,
+    provider: ProviderOption = None,
+    provider_option: ProviderSettingsOption = None,
     threads: ThreadsOption = 0,
     profile: Annotated[
         Path | None, typer.Option(help="The segments' costs, from `rexit bench --profile`. Default: measured now.")
@@ -121,7 +132,7 @@ def calibrate(
         slate=slate,
         max_slates=max_slates,
         timed_slates=timed_slates,
-        device=device,
+        device=device_of(device, provider, provider_option),
         threads=threads,
         profile=profile,
         cached_share=cached_share,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, VariantOption
+from rexit.cli.common.options import DeviceOption, ProviderOption, ProviderSettingsOption, VariantOption, device_of
 from rexit.cli.common.output import stderr
 from rexit.deadlines import check_deadline
 from rexit.errors import InputError
@@ -28,6 +28,8 @@ def serve(
         ),
     ] = 0,
     device: DeviceOption = None,
+    provider: ProviderOption = None,
+    provider_option: ProviderSettingsOption = None,
     cache_mib: Annotated[int, typer.Option(min=1, help="MiB of cached prefixes per session.")] = 32,
     slate_mib: Annotated[
         int, typer.Option(min=1, help="MiB of hidden states per slate. A larger slate runs in parts, or is refused.")
@@ -81,7 +83,7 @@ def serve(
         bundle,
         variant,
         threads=threads or threads_for(sessions),
-        device=device,
+        device=device_of(device, provider, provider_option),
         cache_bytes=cache_mib << 20,
         slate_bytes=slate_mib << 20,
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption
+from rexit.cli.common.options import DeviceOption, JsonOption, ProviderOption, ProviderSettingsOption, ThreadsOption, device_of
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 
@@ -20,6 +20,8 @@ def verify(
     variant: Annotated[str | None, typer.Option(help="The variant to check. Default: all.")] = None,
     threads: ThreadsOption = 0,
     device: DeviceOption = None,
+    provider: ProviderOption = None,
+    provider_option: ProviderSettingsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check that a bundle is whole and computes on this machine what it computed where it was exported.
@@ -39,7 +41,9 @@ def verify(
     from rexit.checks import check_bundle
 
     with progress() as bar:
-        checks = check_bundle(bundle, variant, threads=threads, device=device, progress=shown(bar))
+        checks = check_bundle(
+            bundle, variant, threads=threads, device=device_of(device, provider, provider_option), progress=shown(bar)
+        )
     failures = [line for check in checks for line in check.failures]
     if json:
         print_json({"ok": not failures, "checks": [asdict(check) for check in checks]})

@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Bundle, GoldenSlate, check_writable
+from rexit.devices import Device
 from rexit.errors import InputError
 from rexit.measure import load
 from rexit.measure.costs import depth_name
-from rexit.measure.machine import Conditions, machine
+from rexit.measure.machine import Conditions, hardware_of, machine
 from rexit.measure.profile import measure_costs
 from rexit.progress import Progress, silent
 from rexit.slates import SIZE, AnySlate, Slate, TokenSlate
@@ -55,7 +56,7 @@ class BenchOptions:
     slate: int = SIZE
     requests: int = 50
     threads: int = 0
-    device: str | None = None
+    device: Device | None = None
     sessions: tuple[int, ...] = (1, 2, 4)
     rates: tuple[float, ...] = (0.5, 0.8)
     profile: Path | None = None
@@ -116,7 +117,7 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
         "slate": options.slate,
         "requests": options.requests,
         "threads": options.threads,
-        "device": options.device or bundle.variant.target,
+        "device": str(options.device or bundle.variant.target),
         "calibrated": calibrated,
         "modes": rows,
         "throughput": throughput,
@@ -125,7 +126,7 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
         "open_to_first_score_ms": first_ms,
         "session_bytes": memory,
         "peak_rss_bytes": _peak_rss(),
-        "machine": machine(options.device or bundle.variant.target),
+        "machine": machine(hardware_of(bundle, options.device)),
     }
 
 

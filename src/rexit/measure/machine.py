@@ -11,6 +11,12 @@ from typing import Any
 
 from rexit import __version__
 from rexit.bundle import Bundle
+from rexit.devices import Device, Provider
+
+
+def hardware_of(bundle: Bundle, device: Device | None) -> str:
+    """Returns the device that `machine` describes, for a bundle that runs on `device`: the CPU for a provider."""
+    return "cpu" if isinstance(device, Provider) else device or bundle.variant.target
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -67,11 +73,10 @@ class Conditions:
     machine: dict[str, Any]
 
     @classmethod
-    def here(cls, bundle: Bundle, device: str | None, threads: int) -> Conditions:
+    def here(cls, bundle: Bundle, device: Device | None, threads: int) -> Conditions:
         """Returns the conditions of a session that `rexit.open` opens on this machine with the same arguments."""
-        device = device or bundle.variant.target
-        details = machine(device)
-        return cls(bundle.variant_sha256, device, threads or int(details["cores"]), details)
+        details = machine(hardware_of(bundle, device))
+        return cls(bundle.variant_sha256, str(device or bundle.variant.target), threads or int(details["cores"]), details)
 
     def differences(self, other: Conditions) -> list[str]:
         """Returns a phrase for each thing that differs from `other`."""

@@ -95,8 +95,8 @@ TEST_P(Golden, LogOddsAndExitsAreTheSame) {
 
 // The float32 log-odds are also NumPy's, in float64 and token by token.
 TEST(GoldenReference, Float32IsNumPys) {
-  const Safetensors golden(folder() + "/bundle/variants/cpu-fp32/golden.safetensors");
-  const Safetensors recorded(folder() + "/cpu-fp32.recorded.safetensors");
+  const Safetensors golden(File(folder() + "/bundle/variants/cpu-fp32/golden.safetensors"));
+  const Safetensors recorded(File(folder() + "/cpu-fp32.recorded.safetensors"));
   const Array<float> a = golden.array<float>("log_odds", {std::nullopt, 3}),
                      b = recorded.array<float>("log_odds", {std::nullopt, 3});
   ASSERT_EQ(a.size, b.size);

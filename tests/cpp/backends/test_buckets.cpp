@@ -130,7 +130,7 @@ TEST_P(PaddingTest, ChangesNoAnswer) {
   std::shared_ptr<const Padded> padded;
   const auto open = [&](bool pad) {
     return std::make_shared<const LoadedBundle>(
-        GetParam().first.c_str(), GetParam().second, [&](const Bundle& bundle) -> BackendFactory {
+        open_source(GetParam().first), GetParam().second, [&](const Bundle& bundle) -> BackendFactory {
           std::vector<std::string> graphs;
           for (const Segment& segment : bundle.variant().segments) graphs.push_back(segment.graph);
           std::unique_ptr<Backend> cpu = make_ort_backend(bundle, {}, Provider::cpu, graphs);

@@ -24,10 +24,10 @@ std::string folder(const std::string& name) { return tensorrt_bundles() + "/" + 
 TEST(Engines, KeyNamesTheGpuAndTensorRT) { EXPECT_EQ(orin.key(), "sm87-trt10.3.0"); }
 
 TEST(Engines, ValidEnginesAreRead) {
-  const Bundle bundle(folder("sound"), variant);
+  const Bundle bundle(open_source(folder("sound")), variant);
   const std::vector<Plan> plans = find_engines(bundle, orin);
   ASSERT_EQ(plans.size(), 3u);
-  EXPECT_EQ(plans[1].path, bundle.variant().folder + "/engines/sm87-trt10.3.0/segment-1.plan");
+  EXPECT_EQ(plans[1].path, bundle.where(bundle.variant().folder) + "/engines/sm87-trt10.3.0/segment-1.plan");
   EXPECT_EQ(plans[1].context, "");  // compiled for TensorRT itself
   ASSERT_EQ(plans[2].profiles.size(), 2u);
   const OptimizationProfile &empty = plans[2].profiles[0], &behind = plans[2].profiles[1];
@@ -40,7 +40,7 @@ TEST(Engines, ValidEnginesAreRead) {
 }
 
 TEST(Engines, TheMessageNamesTheGpuTheVersionAndTheCommand) {
-  const Bundle bundle(folder("sound"), variant);
+  const Bundle bundle(open_source(folder("sound")), variant);
   try {
     find_engines(bundle, {"11.0", "10.13.3"});
     FAIL();
@@ -58,8 +58,8 @@ TEST(Engines, ABuildNumberIsNotAnotherVersion) {
   const std::string copy = testing::TempDir() + "rexit-build-number";
   std::filesystem::remove_all(copy);
   std::filesystem::copy(folder("sound"), copy, std::filesystem::copy_options::recursive);
-  const Bundle bundle(copy, variant);
-  const std::string engines = bundle.variant().folder + "/engines/";
+  const Bundle bundle(open_source(copy), variant);
+  const std::string engines = bundle.where(bundle.variant().folder) + "/engines/";
   std::filesystem::rename(engines + "sm87-trt10.3.0", engines + "sm87-trt10.3.0.30");
   std::ifstream file(engines + "sm87-trt10.3.0.30/engine.json");
   std::string text{std::istreambuf_iterator<char>(file), {}};
@@ -81,7 +81,7 @@ TEST(Engines, DamageIsRefused) {
     std::getline(expected, text);
     std::getline(expected, stage);
     if (stage != "reading") continue;
-    const Bundle bundle(folder(name), variant);
+    const Bundle bundle(open_source(folder(name)), variant);
     rexit_status result = REXIT_OK;
     std::string message;
     try {
@@ -103,8 +103,8 @@ TEST(Engines, RandomDamageIsReadOrRefused) {
   const std::string copy = testing::TempDir() + "rexit-fuzzed-engine";
   std::filesystem::remove_all(copy);
   std::filesystem::copy(folder("sound"), copy, std::filesystem::copy_options::recursive);
-  const Bundle bundle(copy, variant);
-  const std::string path = bundle.variant().folder + "/engines/sm87-trt10.3.0/engine.json";
+  const Bundle bundle(open_source(copy), variant);
+  const std::string path = bundle.where(bundle.variant().folder) + "/engines/sm87-trt10.3.0/engine.json";
   std::ifstream file(path);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   std::mt19937 random(1);

@@ -126,7 +126,7 @@ TEST_F(OrtArenaTest, RunsAtTheSameTimeHaveAnArenaEach) {
 }
 
 TEST_F(OrtArenaTest, OnnxRuntimeUsesIt) {
-  const auto loaded = std::make_shared<const LoadedBundle>(sound_bundle().c_str(), nullptr,
+  const auto loaded = std::make_shared<const LoadedBundle>(open_source(sound_bundle()), nullptr,
                                                            [](const Bundle& bundle) { return make_backend_factory(bundle, {}); });
   Session session(loaded, 0);
   const std::size_t opened = session.memory().backend.working;  // weights, in older versions that do not reserve them

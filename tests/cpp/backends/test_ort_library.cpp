@@ -51,7 +51,7 @@ TEST(Opset, AVersionOfAnotherFormIsAccepted) {
 TEST(Library, TheOldestApiIsEnough) {
   const Execution execution{std::getenv("REXIT_TEST_OLD_ONNXRUNTIME")};
   const auto make = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
-  Session session(std::make_shared<const LoadedBundle>(sound_bundle().c_str(), nullptr, make), 0);
+  Session session(std::make_shared<const LoadedBundle>(open_source(sound_bundle()), nullptr, make), 0);
   session.warm_up();
 }
 

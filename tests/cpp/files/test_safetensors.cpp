@@ -8,7 +8,7 @@
 using namespace rexit::core;
 
 TEST(Safetensors, GivesTypedViews) {
-  const Safetensors users(sound_bundle() + "/catalog/users.safetensors");
+  const Safetensors users(File(sound_bundle() + "/catalog/users.safetensors"));
   const Array<std::int64_t> ids = users.array<std::int64_t>("ids", {12});
   EXPECT_EQ(ids[0], 100);
   EXPECT_EQ(ids[11], 133);

@@ -67,7 +67,7 @@ class Constant final : public Backend {
 class AllocationsTest : public testing::TestWithParam<const char*> {
  protected:
   std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
-      (bundles() + "/" + GetParam() + "/bundle").c_str(), nullptr,
+      open_source(bundles() + "/" + GetParam() + "/bundle"), nullptr,
       [](const Bundle& bundle) { return [backend = std::make_shared<const Constant>(bundle)] { return backend; }; });
   Session session{loaded, std::size_t{1} << 16};
   Request request;

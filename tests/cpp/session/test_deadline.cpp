@@ -54,7 +54,7 @@ std::size_t Slow::fails_after = 0, Slow::passes = 0;
 std::function<void()> Slow::during;
 
 std::shared_ptr<const LoadedBundle> loaded_from(const std::string& path) {
-  return std::make_shared<const LoadedBundle>(path.c_str(), nullptr, [](const Bundle& bundle) {
+  return std::make_shared<const LoadedBundle>(open_source(path), nullptr, [](const Bundle& bundle) {
     return BackendFactory([slow = std::make_shared<const Slow>(bundle)] { return slow; });
   });
 }
@@ -269,7 +269,7 @@ TEST_F(DeadlineTest, ABackendThatCannotStopIsCancelledBetweenSegments) {
 
 // ONNX Runtime itself ends a run after a stop request, and later runs are not affected.
 TEST(Stop, EndsARunOfOnnxRuntime) {
-  const Bundle bundle(sound_bundle(), nullptr);
+  const Bundle bundle(open_source(sound_bundle()), nullptr);
   const std::shared_ptr<const Backend> backend = make_backend_factory(bundle, {})();
   const std::unique_ptr<Stop> stop = backend->make_stop();
   ASSERT_NE(stop, nullptr);

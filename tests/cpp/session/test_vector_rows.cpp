@@ -34,7 +34,7 @@ class VectorRowsTest : public testing::Test {
   Ids tokens() const { return {pass.token_ids, pass.token_ids + pass.tokens}; }
   std::vector<float> row(std::size_t n) const { return {pass.vectors + n * width, pass.vectors + (n + 1) * width}; }
   std::vector<float> table(const char* name, std::size_t item, std::size_t count, std::size_t j) const {
-    const Safetensors file(bundle.path() + "/vectors.safetensors");
+    const Safetensors file(bundle.source()->open("vectors.safetensors"));
     const Half* from = file.array<Half>(name, {20, count, width}).data + (item * count + j) * width;
     std::vector<float> values(width);
     std::transform(from, from + width, values.begin(), to_float);
@@ -136,7 +136,7 @@ TEST_F(VectorRowsTest, AgreesWithASearchThroughTheRows) {
 }
 
 TEST_F(VectorRowsTest, BundlesWithoutVectorsHaveNone) {
-  const Bundle plain(sound_bundle(), nullptr);
+  const Bundle plain(open_source(sound_bundle()), nullptr);
   VectorRows none(plain);
   none.begin(Prompt{});
   none.reserve(1000);

@@ -8,7 +8,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static rexit::fuzz::Folder folder;
   const std::string path = folder.put("input", data, size);
   rexit::fuzz::refused([&] {
-    const Safetensors table(path);
+    const Safetensors table{File(path)};
     const auto metadata_or_empty = [&](const char* key) {
       const auto entry = table.metadata().find(key);
       return entry != table.metadata().end() ? entry->second : std::string();

@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::size_t count = 0, interactions = 0, dim = 1;
     std::optional<std::size_t> probes;
     {
-      const Safetensors file(path);
+      const Safetensors file{File(path)};
       for (const auto& [key, value] : file.metadata()) {
         const std::size_t number = std::strtoull(value.c_str(), nullptr, 10) & 0x7fffffff;
         if (key == "table") table = value;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -116,15 +117,56 @@ class Signature {
   std::set<std::string> checked_names_;
 };
 
+// A graph to load: from its path, with weights beside it; or from memory, if the bundle is not in a folder.
+struct Graph {
+  std::string path;  // for messages
+  std::optional<File> contents, weights;
+  std::string weights_name;  // in the graph
+
+  Graph(const Bundle& bundle, const Segment& segment, const std::string& file) : path(bundle.where(file)) {
+    if (bundle.source()->is_folder()) return;
+    if (file != segment.graph)
+      fail(
+          REXIT_UNSUPPORTED, path,
+          ": ONNX Runtime's TensorRT provider reads engines from files: open the bundle from a folder, or use a rexit built with "
+          "-DREXIT_TENSORRT=ON");
+    contents = bundle.source()->open(file);
+    if (segment.weights.empty()) return;
+    require_loading_from_memory();
+    weights = bundle.source()->open(segment.weights).aligned();
+    // Relative to the graph.
+    const std::string folder = file.substr(0, file.rfind('/') + 1);
+    const bool is_beside = segment.weights.compare(0, folder.size(), folder) == 0;
+    weights_name = is_beside ? segment.weights.substr(folder.size()) : segment.weights;
+  }
+
+  Ort::Session load(const Ort::Env& env, const Ort::SessionOptions& options) const {
+    return contents ? Ort::Session(env, contents->data(), contents->size(), options) : Ort::Session(env, path.c_str(), options);
+  }
+
+  // ONNX Runtime copies the weights while it loads the graph.
+  void add_weights(Ort::SessionOptions& options) const {
+#if ORT_API_VERSION >= 18
+    if (!weights) return;
+    const char* name = weights_name.c_str();
+    char* data = reinterpret_cast<char*>(const_cast<unsigned char*>(weights->data()));
+    const std::size_t size = weights->size();
+    Ort::ThrowOnError(Ort::GetApi().AddExternalInitializersFromFilesInMemory(options, &name, &data, &size, 1));
+#endif
+  }
+};
+
 // ONNX Runtime has a single environment per process. If the host program has created it, it may have no pool for sessions to
 // share, and every segment gets its own pool. That pool does not spin unless the caller says so, which would take cores from the
 // running segment.
-Ort::Session load(const Ort::Env& env, const std::string& graph, const Ort::SessionOptions& options, const Execution& execution) {
+Ort::Session load(const Ort::Env& env, const Graph& graph, const Ort::SessionOptions& common, const Execution& execution) {
+  Ort::SessionOptions options = common.Clone();
+  graph.add_weights(options);
   if (!execution.own_threads) {
     Ort::SessionOptions shared_pool = options.Clone();
     shared_pool.DisablePerSessionThreads();
     try {
-      return Ort::Session(env, graph.c_str(), shared_pool);
+      return graph.load(env, shared_pool);
     } catch (const Ort::Exception& error) {
       if (std::strstr(error.what(), "CreateEnvWithGlobalThreadPools") == nullptr) throw;
     }
@@ -132,7 +174,7 @@ Ort::Session load(const Ort::Env& env, const std::string& graph, const Ort::Sess
   Ort::SessionOptions own_pool = options.Clone();
   own_pool.SetIntraOpNumThreads(ort_threads(execution))
       .AddConfigEntry("session.intra_op.allow_spinning", execution.spinning == REXIT_SPINNING_ON ? "1" : "0");
-  return Ort::Session(env, graph.c_str(), own_pool);
+  return graph.load(env, own_pool);
 }
 
 // The options of a session's runs. Only their terminate flag is used.
@@ -158,11 +200,13 @@ class OrtBackend final : public Backend {
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     const Ort::Env& env = ort_environment(execution);
     for (std::size_t k = 0; k < graphs.size(); ++k) {
+      const Graph graph(bundle, segments_[k], graphs[k]);
+      paths_.push_back(graph.path);
       try {
-        sessions_.push_back(load(env, graphs[k], options, execution));
-        check(segments_[k], graphs[k], sessions_.back());
+        sessions_.push_back(load(env, graph, options, execution));
+        check(segments_[k], graph.path, sessions_.back());
       } catch (const Ort::Exception& error) {
-        fail(status_of(error), graphs[k], ": ", error.what());
+        fail(status_of(error), graph.path, ": ", error.what());
       }
     }
     for (const Segment& segment : segments_)
@@ -218,7 +262,7 @@ class OrtBackend final : public Backend {
       sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : no_options,
                            input_names.data(), inputs.data(), inputs.size(), output_names.data(), outputs.data(), outputs.size());
     } catch (const Ort::Exception& error) {
-      fail(status_of(error), segment.graph, ": ", error.what());
+      fail(status_of(error), paths_[index], ": ", error.what());
     }
   }
 
@@ -255,6 +299,7 @@ class OrtBackend final : public Backend {
   const Model model_;  // copies: a reloaded bundle shares the backend and may outlive the bundle it was loaded from
   const std::vector<Segment> segments_;
   const std::size_t min_past_;
+  std::vector<std::string> paths_;      // of the graphs, for messages
   std::vector<std::byte> padding_row_;  // zeros: a row of any segment's keys
   Ort::MemoryInfo cpu_;
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const

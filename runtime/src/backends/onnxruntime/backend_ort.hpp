@@ -20,9 +20,9 @@ void require_opset(const Execution& execution, const Variant& variant);
 // Adds the thread pool's size and the library's version. Only after make_ort_backend().
 void add_ort_conditions(Conditions& here, const Execution& execution);
 
-// `graphs`: paths, by segment: the variant's graphs or, for TensorRT, the graphs around its plans. Hidden states, keys and values
-// are in host memory with every provider: compaction would have to copy between devices, which the C API of ONNX Runtime 1.21
-// cannot. Several threads may call the backend at once. It keeps no reference to `bundle`.
+// `graphs`: paths in the bundle, by segment: the variant's graphs or, for TensorRT, the graphs around its plans. Hidden states,
+// keys and values are in host memory with every provider: compaction would have to copy between devices, which the C API of ONNX
+// Runtime 1.21 cannot. Several threads may call the backend at once. It keeps no reference to `bundle`.
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
                                           const std::vector<std::string>& graphs);
 

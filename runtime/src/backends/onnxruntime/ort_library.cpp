@@ -27,6 +27,7 @@ struct Runtime {
   const void* host_environment = nullptr;  // null: the host program has not passed one
   std::int32_t threads = 0;
   bool spins = true;
+  bool loads_from_memory = false;
   std::string version;
 };
 
@@ -34,6 +35,9 @@ Runtime& global_runtime() {
   static Runtime* runtime = new Runtime;
   return *runtime;
 }
+
+// The first version of the C API with AddExternalInitializersFromFilesInMemory.
+constexpr std::uint32_t memory_api_version = 18;
 
 // The first 1.x that accepts an opset, measured by loading graphs into 1.16 to 1.23. Older libraries lack functions that rexit
 // calls.
@@ -141,6 +145,7 @@ Runtime& start_runtime(const Execution& execution) {
     started.api = api_of(base);
     started.host_environment = execution.environment;
     started.version = base.GetVersionString();
+    started.loads_from_memory = ORT_API_VERSION >= memory_api_version && base.GetApi(memory_api_version) != nullptr;
     started.threads = execution.threads == 0 || execution.own_threads ? cores() : execution.threads;
     started.spins = execution.own_threads || execution.spinning != REXIT_SPINNING_OFF;
     Ort::InitApi(started.api);
@@ -205,6 +210,12 @@ Ort::Env& ort_environment(const Execution& execution) {
 
 std::int32_t ort_threads(const Execution& execution) {
   return execution.own_threads && execution.threads != 0 ? execution.threads : global_runtime().threads;
+}
+
+void require_loading_from_memory() {
+  if (!global_runtime().loads_from_memory)
+    fail(REXIT_BACKEND_MISSING, "opening a bundle that is not in a folder needs ONNX Runtime 1.", memory_api_version,
+         " or newer, and a rexit built with its headers; the loaded library is ", ort_version());
 }
 
 const std::string& ort_version() { return global_runtime().version; }

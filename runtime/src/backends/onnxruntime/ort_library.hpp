@@ -18,6 +18,9 @@ namespace rexit::core {
 // `execution` wants, REXIT_BACKEND_MISSING if there is no library or it is older than ort_api_version.
 Ort::Env& ort_environment(const Execution& execution);
 
+// Throws REXIT_BACKEND_MISSING if the library cannot load weights from memory. Only after ort_environment().
+void require_loading_from_memory();
+
 // Size of the pools that run a bundle, and the library's version. Only after ort_environment().
 std::int32_t ort_threads(const Execution& execution);
 const std::string& ort_version();

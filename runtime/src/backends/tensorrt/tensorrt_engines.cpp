@@ -7,7 +7,6 @@
 #include "backends/nvidia/cuda.hpp"
 #include "backends/nvidia/tensorrt_library.hpp"
 #include "base/status.hpp"
-#include "files/mapped_file.hpp"
 
 namespace rexit::core {
 namespace {
@@ -199,7 +198,7 @@ TensorRtEngines::TensorRtEngines(const Bundle& bundle, const Accelerator& here) 
   for (std::size_t k = 0; k < plans.size(); ++k) {
     const Segment& segment = bundle.variant().segments[k];
     LoadedEngine loaded{plans[k], segment_inputs(bundle.model(), segment), segment_outputs(bundle.model(), segment), nullptr};
-    const MappedFile file(loaded.plan.path);
+    const File file = bundle.source()->open(loaded.plan.file);
     loaded.engine.reset(runtime_->deserializeCudaEngine(file.data(), file.size()));
     if (loaded.engine == nullptr)
       fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT ", here.tensorrt_version,

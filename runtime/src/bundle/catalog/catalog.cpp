@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "base/status.hpp"
 #include "bundle/catalog/tables.hpp"
@@ -98,9 +99,9 @@ void UserLists::check(const Safetensors& table) const {
   }
 }
 
-Users::Users(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim,
+Users::Users(File file, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim,
              std::size_t item_count, std::optional<std::size_t> probes)
-    : table(path),
+    : table(std::move(file)),
       ids(table, id_kind, count),
       embeddings(table.array<Half>("embeddings", {count, dim})),
       lists(probes ? std::make_optional<UserLists>(table, *probes, count, dim) : std::nullopt),
@@ -113,7 +114,7 @@ Users::Users(const std::string& path, const std::string& id_kind, std::size_t co
       history_by_item(table.array<std::int32_t>("history_by_item", {interactions})),
       items(item_count) {
   if (neighbours > max_neighbours)
-    fail(REXIT_CORRUPT, path, ": `similar` has ", neighbours, " neighbours per user, expected at most ", max_neighbours);
+    fail(REXIT_CORRUPT, table.path(), ": `similar` has ", neighbours, " neighbours per user, expected at most ", max_neighbours);
 }
 
 Span Users::history(Row user) const {
@@ -122,8 +123,8 @@ Span Users::history(Row user) const {
   return {begin, end};
 }
 
-Items::Items(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t width)
-    : table(path),
+Items::Items(File file, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t width)
+    : table(std::move(file)),
       ids(table, id_kind, count),
       embeddings(table.array<Half>("embeddings", {count, width})),
       fold_in(table.array<Half>("fold_in", {count, width})),
@@ -143,8 +144,8 @@ const Half* Items::folded(Row item) const {
   return row;
 }
 
-Pieces::Pieces(const std::string& path, std::size_t count, std::size_t vocabulary_size)
-    : table(path),
+Pieces::Pieces(File file, std::size_t count, std::size_t vocabulary_size)
+    : table(std::move(file)),
       offsets(table.array<std::int64_t>("offsets", {count + 1})),
       tokens(table.array<std::int32_t>("tokens", {std::nullopt})),
       vocabulary(vocabulary_size) {}
@@ -155,14 +156,16 @@ Span Pieces::tokens_of(Piece piece) const {
 }
 
 struct Catalog::Description {
-  Description(const std::string& catalog_folder, std::size_t vocabulary_size, std::size_t positions)
-      : folder(catalog_folder),
+  Description(const Source& bundle, const std::string& catalog_folder, std::size_t vocabulary_size, std::size_t positions)
+      : source(bundle),
+        folder(catalog_folder),
         vocabulary(vocabulary_size),
         max_positions(positions),
-        document(
-            read_json(folder + "/catalog.json", {vectors_required, lists_required, context_required, request_text_required})),
+        document(read_json(source.open(folder + "/catalog.json"),
+                           {vectors_required, lists_required, context_required, request_text_required})),
         root(document.root()) {
-    check_files(folder, read_file_sizes(root.at("files")), {"users.safetensors", "items.safetensors", "pieces.safetensors"});
+    check_files(source, folder + "/", read_file_sizes(root.at("files")),
+                {"users.safetensors", "items.safetensors", "pieces.safetensors"});
   }
 
   std::size_t count(const char* what) const { return root.at("counts").at(what).size(0, max_rows); }
@@ -177,38 +180,41 @@ struct Catalog::Description {
   }
   const std::string& kind(const char* what) const { return id_kind(root.at("ids").at(what)); }
 
+  File table(const char* name) const { return source.open(folder + "/" + name + ".safetensors"); }
+  std::string path() const { return source.where(folder) + "/catalog.json"; }
+
+  const Source& source;
   std::string folder;
   std::size_t vocabulary, max_positions;
   JsonDocument document;
   Json root;
 };
 
-Catalog::Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions)
-    : Catalog(Description(folder, vocabulary, max_positions)) {}
+Catalog::Catalog(const Source& source, const std::string& folder, std::size_t vocabulary, std::size_t max_positions)
+    : Catalog(Description(source, folder, vocabulary, max_positions)) {}
 
 Catalog::Catalog(const Description& d)
     : dim(d.root.at("embedding").at("dim").size(1, 1 << 16)),
-      users(d.folder + "/users.safetensors", d.kind("user"), d.count("users"), d.count("interactions"), dim, d.count("items"),
-            d.probes()),
-      items(d.folder + "/items.safetensors", d.kind("item"), d.count("items"), d.count("interactions"), dim),
-      pieces(d.folder + "/pieces.safetensors", d.count("pieces"), d.vocabulary) {
+      users(d.table("users"), d.kind("user"), d.count("users"), d.count("interactions"), dim, d.count("items"), d.probes()),
+      items(d.table("items"), d.kind("item"), d.count("items"), d.count("interactions"), dim),
+      pieces(d.table("pieces"), d.count("pieces"), d.vocabulary) {
   const std::size_t piece_count = pieces.offsets.size - 1;
   users.fields = field_columns(users.table, users.ids.size());
   items.fields = field_columns(items.table, items.ids.size());
   program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
                                                field_lookup(users.table), field_lookup(items.table)});
   if (program.has_vectors() != d.requires_feature(vectors_required))
-    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.has_vectors() ? "lacks" : "holds", " `", vectors_required,
+    fail(REXIT_CORRUPT, d.path(), " requires: ", program.has_vectors() ? "lacks" : "holds", " `", vectors_required,
          "`, but the prompt has ", program.has_vectors() ? "vectors" : "none");
   if (program.contexts.empty() == d.requires_feature(context_required))
-    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.contexts.empty() ? "holds" : "lacks", " `",
-         context_required, "`, but the prompt has ", program.contexts.empty() ? "none" : "contexts");
+    fail(REXIT_CORRUPT, d.path(), " requires: ", program.contexts.empty() ? "holds" : "lacks", " `", context_required,
+         "`, but the prompt has ", program.contexts.empty() ? "none" : "contexts");
   if (program.texts.empty() == d.requires_feature(request_text_required))
-    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.texts.empty() ? "holds" : "lacks", " `",
-         request_text_required, "`, but the prompt has ", program.texts.empty() ? "none" : "request texts");
+    fail(REXIT_CORRUPT, d.path(), " requires: ", program.texts.empty() ? "holds" : "lacks", " `", request_text_required,
+         "`, but the prompt has ", program.texts.empty() ? "none" : "request texts");
   if (users.lists.has_value() != d.requires_feature(lists_required))
-    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", users.lists ? "lacks" : "holds", " `", lists_required,
-         "`, but `embedding` has ", users.lists ? "" : "no ", "probes");
+    fail(REXIT_CORRUPT, d.path(), " requires: ", users.lists ? "lacks" : "holds", " `", lists_required, "`, but `embedding` has ",
+         users.lists ? "" : "no ", "probes");
   if (!program.has_vectors()) return;
   // Otherwise ids of vectors would read as tokens, and tokens as vectors.
   if (d.tokenizer() > d.vocabulary)

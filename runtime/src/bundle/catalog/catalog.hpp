@@ -13,6 +13,7 @@
 #include "bundle/catalog/program.hpp"
 #include "bundle/catalog/tables.hpp"
 #include "files/safetensors.hpp"
+#include "files/source.hpp"
 
 namespace rexit::core {
 
@@ -60,7 +61,7 @@ struct Users {
   std::vector<FieldColumn> fields;
 
   // probes: nullopt if there are no lists.
-  Users(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim,
+  Users(File file, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim,
         std::size_t item_count, std::optional<std::size_t> probes);
 
   Span history(Row user) const;
@@ -87,7 +88,7 @@ struct Items {
   Array<std::int32_t> rating_likes;    // cumulative likes of the item, including this rating
   std::vector<FieldColumn> fields;
 
-  Items(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t width);
+  Items(File file, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t width);
 
   Span ratings(Row item) const;
   // Likes among the first `count` ratings of `span`.
@@ -105,7 +106,7 @@ struct Pieces {
   Array<std::int32_t> tokens;   // below `vocabulary`
   std::size_t vocabulary;       // of the model; of the tokenizer if prompts have vectors
 
-  Pieces(const std::string& path, std::size_t count, std::size_t vocabulary_size);
+  Pieces(File file, std::size_t count, std::size_t vocabulary_size);
 
   Span tokens_of(Piece piece) const;
   std::int32_t token(std::size_t position) const { return std::int32_t(index_at(table, "tokens", tokens, position, vocabulary)); }
@@ -113,9 +114,9 @@ struct Pieces {
 
 class Catalog {
  public:
-  // Opens the catalog in `folder`. `vocabulary` is the model's; tokens of pieces must be below it. The program's maximum lengths
-  // are capped at `max_positions`.
-  Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
+  // Opens the catalog in a folder of `source`. `vocabulary` is the model's; tokens of pieces must be below it. The program's
+  // maximum lengths are capped at `max_positions`.
+  Catalog(const Source& source, const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
 
   std::size_t bytes() const noexcept { return users.table.bytes() + items.table.bytes() + pieces.table.bytes(); }
   // Reads every row of every table. Throws REXIT_CORRUPT for the first that violates docs/format.md.

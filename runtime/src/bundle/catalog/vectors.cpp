@@ -1,14 +1,15 @@
 #include "bundle/catalog/vectors.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/status.hpp"
 #include "files/half.hpp"
 
 namespace rexit::core {
 
-Vectors::Vectors(const std::string& path, const Program& program, std::size_t items, std::size_t width)
-    : table_(path), program_(program), width_(width) {
+Vectors::Vectors(File file, const Program& program, std::size_t items, std::size_t width)
+    : table_(std::move(file)), program_(program), width_(width) {
   for (const VectorTable& vectors : program.vectors)
     items_.push_back(table_.array<Half>(vectors.name, {items, static_cast<std::size_t>(vectors.count), width}));
   if (!program.has_user_vector) return;

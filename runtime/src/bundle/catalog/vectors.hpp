@@ -15,7 +15,7 @@ namespace rexit::core {
 class Vectors {
  public:
   // The tables that `program` names: `width` numbers a vector, `items` items. `program` must outlive the Vectors.
-  Vectors(const std::string& path, const Program& program, std::size_t items, std::size_t width);
+  Vectors(File file, const Program& program, std::size_t items, std::size_t width);
 
   std::size_t width() const noexcept { return width_; }
   std::size_t bytes() const noexcept { return table_.bytes(); }

@@ -75,7 +75,7 @@ class Header {
 // Reads and checks a file of prefixes.
 class Reader {
  public:
-  Reader(const char* path, const Bundle& bundle) : file_(path), bundle_(bundle) {
+  Reader(const char* path, const Bundle& bundle) : file_(File(path)), bundle_(bundle) {
     if (metadata_or_empty("format") != format) fail(REXIT_CORRUPT, path, ": is not a file of saved prefixes");
     if (metadata_or_empty("version") != version)
       fail(REXIT_UNSUPPORTED, path, ": version ", metadata_or_empty("version"),

@@ -1,0 +1,49 @@
+// A file's bytes in memory, read-only: a mapped file, a part of an archive, or what a callback of the program has read.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "files/mapped_file.hpp"
+
+namespace rexit::core {
+
+class File {
+ public:
+  static constexpr std::size_t alignment = 64;  // of aligned()
+
+  // A file of the file system, mapped.
+  explicit File(const std::string& path);
+  // A part of a mapped file. `path`: for messages.
+  File(std::string path, std::shared_ptr<const MappedFile> mapping, const unsigned char* data, std::size_t size);
+  // Memory that `owner` keeps.
+  File(std::string path, std::shared_ptr<const void> owner, const unsigned char* data, std::size_t size);
+
+  const std::string& path() const noexcept { return path_; }
+  const unsigned char* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+
+  // Throws REXIT_MISMATCH if the mapped file has changed.
+  void check_unchanged() const {
+    if (mapping_ != nullptr) mapping_->check_unchanged();
+  }
+  // Whether a mapped file's path now names another file, or a modified one.
+  bool is_replaced_at(const std::string& path) const noexcept { return mapping_ != nullptr && mapping_->is_replaced_at(path); }
+  // Bytes of this file as a file of its own.
+  File part(std::string path, const unsigned char* data, std::size_t size) const;
+  // This file, or a copy if its data are not aligned: archives may begin at any byte of a larger file.
+  File aligned() &&;
+
+ private:
+  std::string path_;
+  std::shared_ptr<const void> owner_;
+  std::shared_ptr<const MappedFile> mapping_;  // null: memory of the program
+  const unsigned char* data_;
+  std::size_t size_;
+};
+
+// Memory aligned to File::alignment.
+std::shared_ptr<unsigned char> make_aligned(std::size_t bytes);
+
+}  // namespace rexit::core

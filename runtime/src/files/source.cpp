@@ -1,0 +1,45 @@
+#include "files/source.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/status.hpp"
+#include "files/archive.hpp"
+#include "files/folder.hpp"
+
+namespace rexit::core {
+namespace {
+
+File whole_file(const std::string& name, int descriptor, std::uint64_t offset, std::optional<std::uint64_t> bytes) {
+  auto mapping = std::make_shared<const MappedFile>(name, descriptor, offset, bytes);
+  const unsigned char* data = mapping->data();
+  const std::size_t size = mapping->size();
+  return {name, std::move(mapping), data, size};
+}
+
+}  // namespace
+
+std::shared_ptr<const Source> open_source(const std::string& path) {
+  struct stat info{};
+  if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return std::make_shared<const Folder>(path);
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", std::strerror(errno));
+  return std::make_shared<const Archive>(whole_file(path, descriptor, 0, std::nullopt), path);
+}
+
+std::shared_ptr<const Source> open_archive(const std::string& name, std::shared_ptr<const void> owner, const unsigned char* data,
+                                           std::size_t size) {
+  return std::make_shared<const Archive>(File(name, std::move(owner), data, size));
+}
+
+std::shared_ptr<const Source> open_archive(const std::string& name, int descriptor, std::uint64_t offset,
+                                           std::optional<std::uint64_t> bytes) {
+  const int copy = ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) fail(REXIT_INVALID_ARGUMENT, name, ": file descriptor ", descriptor, " is not open: ", std::strerror(errno));
+  return std::make_shared<const Archive>(whole_file(name, copy, offset, bytes));
+}
+
+}  // namespace rexit::core
