@@ -16,7 +16,7 @@ ROOMS: dict[str, set[str]] = {
     "kernels": {"base"},
     "backends": {"base", "files", "bundle", "kernels"},
     "session": {"base", "files", "bundle", "prompt", "backends"},
-    "api": {"base", "bundle", "session"},
+    "api": {"base", "files", "bundle", "session"},
 }
 """Each room, and those it may include from beside itself."""
 
