@@ -76,7 +76,7 @@ using Tokens = std::vector<std::int32_t>;
 
 class PrefixCacheTest : public testing::Test {
  protected:
-  Bundle bundle{sound_bundle(), nullptr};  // 3 segments of 1, 1 and 2 layers
+  Bundle bundle{open_source(sound_bundle()), nullptr};  // 3 segments of 1, 1 and 2 layers
   Labelled backend{bundle};
   VectorRows vectors{bundle};
 
@@ -323,7 +323,7 @@ class PinnedStartTest : public PrefixCacheTest {
     return [this] { return std::shared_ptr<const Backend>(std::shared_ptr<const Backend>(), &backend); };
   }
 
-  Bundle with{bundles() + "/sound_with_start/bundle", nullptr};
+  Bundle with{open_source(bundles() + "/sound_with_start/bundle"), nullptr};
   PinnedStart start{with, here()};
   const Tokens tokens;
 };

@@ -73,7 +73,7 @@ class BookKeeper final : public Backend {
 
 class SlateTest : public testing::Test {
  protected:
-  Bundle bundle{sound_bundle(), nullptr};
+  Bundle bundle{open_source(sound_bundle()), nullptr};
   BookKeeper backend{bundle};
   VectorRows vectors{bundle};
   PrefixCache prefix{bundle, backend, vectors, 1u << 20};

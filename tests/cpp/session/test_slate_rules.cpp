@@ -52,7 +52,7 @@ class Table final : public Backend {
 
 class SlateRulesTest : public testing::Test {
  protected:
-  Bundle bundle{sound_bundle(), nullptr};  // passes take 24 tokens
+  Bundle bundle{open_source(sound_bundle()), nullptr};  // passes take 24 tokens
   Table backend{bundle};
   VectorRows vectors{bundle};
   PrefixCache prefix{bundle, backend, vectors, 1u << 20};

@@ -19,7 +19,8 @@ using Ids = std::vector<std::int64_t>;
 
 class VectorRowsTest : public testing::Test {
  protected:
-  Bundle bundle{bundles() + "/sound_with_vectors/bundle", nullptr};  // `gcn` has one vector, `title:2` two of each of 20 items
+  Bundle bundle{open_source(bundles() + "/sound_with_vectors/bundle"),
+                nullptr};  // `gcn` has one vector, `title:2` two of each of 20 items
   const Program& program = bundle.catalog().program;
   std::size_t width = bundle.model().hidden_size;
   std::int64_t first = program.first_vector, user = program.user_vector;
