@@ -26,7 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static rexit::fuzz::Folder folder;
   const std::string path = folder.put("input", data, size);
   refused([&] {
-    const Safetensors file{File(path)};
+    const Safetensors file{rexit::core::File(path)};
     volatile std::size_t sum = file.metadata().size();
     for (const std::string& name : file.names())
       sum = sum + read<std::int64_t>(file, name) + read<std::int32_t>(file, name) + read<std::uint8_t>(file, name) +

@@ -30,7 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto within = [](Span span, std::size_t total) { REXIT_PROMISE(span.begin <= span.end && span.end <= total); };
     if (table == "users") {
       const std::size_t item_count = 16;
-      const Users users(path, kind, count, interactions, dim, item_count, probes);
+      const Users users(File(path), kind, count, interactions, dim, item_count, probes);
       for (std::size_t list = 0; users.lists && list < users.lists->size(); ++list)
         rexit::fuzz::refused([&] {
           const Span span = users.lists->list(users.table, list);
@@ -56,7 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         });
       }
     } else if (table == "items") {
-      const Items items(path, kind, count, interactions, dim);
+      const Items items(File(path), kind, count, interactions, dim);
       for (std::size_t row = 0; row < items.ids.size(); ++row) {
         const Row item = static_cast<Row>(row);
         rexit::fuzz::refused([&] {
@@ -67,7 +67,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         rexit::fuzz::refused([&] { items.folded(item); });
       }
     } else {
-      const Pieces pieces(path, count, 64);
+      const Pieces pieces(File(path), count, 64);
       for (std::size_t row = 0; row + 1 < pieces.offsets.size; ++row)
         rexit::fuzz::refused([&] {
           const Span span = pieces.tokens_of(static_cast<Piece>(row));
