@@ -190,5 +190,7 @@ def test_with_a_provider(run: Run, place: Path) -> None:
     ended = run("verify", place / "bundle", "--provider", "QNN", "--provider-option", "a=b", "--json")
     assert ended.code == 8 and "provider `QNN`: " in failures_of(ended, "golden samples")[0]
     assert_one_line(run("verify", place / "bundle", "--provider-option", "a=b"), 2, "--provider-option 'a=b' without --provider")
-    assert_one_line(run("verify", place / "bundle", "--provider", "AZURE", "--provider-option", "a"), 2, "'a', expected NAME=VALUE")
+    assert_one_line(
+        run("verify", place / "bundle", "--provider", "AZURE", "--provider-option", "a"), 2, "'a', expected NAME=VALUE"
+    )
     assert_one_line(run("verify", place / "bundle", "--provider", "AZURE", "--device", "cuda"), 2, "takes the device's place")
