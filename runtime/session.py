@@ -401,8 +401,8 @@ class Session:
             manifest = Manifest.parse(self._open.read_file(MANIFEST), f"{self._path}/{MANIFEST}")
             catalog = f"{manifest.catalog}/catalog.json"
             texts = RequestTexts.of(parse_json(self._open.read_file(catalog), catalog, FEATURES), catalog)
-            tokenizer = (lambda: self._open.read_file(TOKENIZER)) if TOKENIZER in manifest.files else None
-            self._encoder = RequestEncoder(texts, self.info.vocabulary, tokenizer)
+            tokenizer = self._open.read_file(TOKENIZER) if TOKENIZER in manifest.files else None
+            self._encoder = RequestEncoder(texts, self.info.vocabulary, None if tokenizer is None else lambda: tokenizer)
         return self._encoder.tokens(name, text)
 
     def _rules(
