@@ -159,7 +159,7 @@ void count_slate(const Bundle& bundle) {
 }
 
 void count_files(const std::string& folder, const Bundle& bundle) {
-  const std::string policy = bundle.variant().folder + "/policy.json";
+  const std::string policy = bundle.where(bundle.variant().folder) + "/policy.json";
   count_calls("read_policy_json", 10, [&](std::size_t) { keep(read_json(File(policy), {"slate-rules"})); });
   count_calls("open_bundle", 2, [&](std::size_t) { keep(Bundle(open_source(folder), nullptr)); });
 }

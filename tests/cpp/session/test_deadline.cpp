@@ -102,7 +102,7 @@ TEST_F(DeadlineTest, CandidatesWithoutAnAnswerAreMarked) {
     if (i < answer_count) {
       EXPECT_EQ(scores[i].answer.log_odds, static_cast<float>(i + 1));
     } else {
-      EXPECT_TRUE(std::isnan(scores[i].answer.log_odds) && std::isnan(probability(scores[i].answer.calibrated)));
+      EXPECT_TRUE(std::isnan(scores[i].answer.log_odds) && std::isnan(probability(scores[i].answer.calibrated, 0)));
     }
   }
   EXPECT_EQ(session.segments()[0].candidates, answer_count);
