@@ -15,6 +15,7 @@
 namespace {
 
 using rexit::core::Array;
+using rexit::core::File;
 using rexit::core::Safetensors;
 
 std::string folder() {
@@ -28,9 +29,10 @@ constexpr float tolerance = 1e-3f;
 class Golden : public testing::TestWithParam<const char*> {
  protected:
   const std::string variant = GetParam();
-  const Safetensors users{folder() + "/bundle/catalog/users.safetensors"}, items{folder() + "/bundle/catalog/items.safetensors"};
-  const Safetensors golden{folder() + "/bundle/variants/" + variant + "/golden.safetensors"};
-  const Safetensors recorded{folder() + "/" + variant + ".recorded.safetensors"};
+  const Safetensors users{File(folder() + "/bundle/catalog/users.safetensors")},
+      items{File(folder() + "/bundle/catalog/items.safetensors")};
+  const Safetensors golden{File(folder() + "/bundle/variants/" + variant + "/golden.safetensors")};
+  const Safetensors recorded{File(folder() + "/" + variant + ".recorded.safetensors")};
   rexit::Bundle bundle{folder() + "/bundle", rexit::BundleOptions{variant, "", 0}};
   rexit::Session session{bundle};
 
