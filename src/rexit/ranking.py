@@ -212,7 +212,7 @@ def bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples:
     """Returns the means of resampled users, float64 [resamples, ...]. Their 2.5th and 97.5th percentiles are a 95 % interval.
 
     A user's pairs are not independent, so users are resampled, not pairs. The draws are always the same, so that what both sides
-    of a difference share cancels out. Draws without a value are nan.
+    of a difference share cancels out. Draws that divide by zero are nan or infinite.
 
     Args:
         sums: of each user's values, float64 [U, ...].
@@ -221,5 +221,5 @@ def bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples:
     random, users = np.random.default_rng(BOOTSTRAP_SEED), len(sums)
     draws = (random.integers(0, users, users) for _ in range(resamples))
     weights = (np.bincount(draw, minlength=users).astype(np.float64) for draw in draws)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.array([(weight @ sums) / (weight @ counts) for weight in weights])
