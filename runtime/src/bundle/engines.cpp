@@ -9,7 +9,7 @@
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t max_length = 1 << 24, max_listed = 1000, max_shown = 8, max_profiles = 8;
+constexpr std::size_t max_length = 1 << 24, max_shown = 8, max_profiles = 8;
 
 std::string abbreviate(const std::string& text) { return text.size() <= 12 ? text : text.substr(0, 12) + "…"; }
 
