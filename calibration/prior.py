@@ -47,16 +47,16 @@ def negative_rate(source: Catalog | SlatesFile) -> float:
         unmet = len(source.items) - _distinct(met, len(source.items), users)
         world = float(unmet[validation.users[validation.liked]].sum())
         return min(1.0, float(np.count_nonzero(~validation.liked)) / world) if world else 1.0
-    each = int(label["unrated"]["each"])
+    per_like = int(label["unrated"]["each"])
     likes = np.sum([np.bincount(part.users[part.liked], minlength=users) for part in splits.values()], axis=0)
     rows = np.sum([np.bincount(part.users, minlength=users) for part in splits.values()], axis=0)
     items = len(np.unique(np.concatenate([part.items for part in splits.values()])))
-    # A user's unrated items were sampled without repetition, `each` for a like, as far as there were so many.
-    sampled = np.minimum(each * likes, np.maximum(rows - likes, 0))
+    # A user's unrated items were sampled without repetition, `per_like` for a like, as far as there were so many.
+    sampled = np.minimum(per_like * likes, np.maximum(rows - likes, 0))
     pool = np.maximum(items - (rows - sampled), sampled)
     of_user = np.divide(sampled, pool, out=np.ones(users), where=pool > 0)
     negatives = np.bincount(validation.users[~validation.liked], minlength=users)
-    here = np.minimum(each * np.bincount(validation.users[validation.liked], minlength=users), negatives)
+    here = np.minimum(per_like * np.bincount(validation.users[validation.liked], minlength=users), negatives)
     world = float((negatives - here).sum() + np.divide(here, of_user, out=np.zeros(users), where=of_user > 0).sum())
     return min(1.0, float(negatives.sum()) / world) if world else 1.0
 

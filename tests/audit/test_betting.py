@@ -57,9 +57,9 @@ def test_a_planted_shift_is_found() -> None:
     run(test, 500, 0.02)
     early = np.count_nonzero(test.alarms_at)
     run(test, 1500, 0.06, seed=1)
-    found = test.alarms_at[test.alarms_at > 500]
-    assert early <= 10 and len(found) + early == 200
-    assert np.median(found) - 500 < 200
+    late = test.alarms_at[test.alarms_at > 500]
+    assert early <= 10 and len(late) + early == 200
+    assert np.median(late) - 500 < 200
 
 
 def test_an_alarm_stays() -> None:

@@ -35,8 +35,8 @@ def test_rank_correlation_is_kendalls() -> None:
 
 
 def test_slates_without_a_value() -> None:
-    one, same = np.float32([1.0]), np.float32([2.0, 2.0])
-    assert np.isnan(Loss.parse("rank-correlation").of_slate(one, one)) and np.isnan(
+    single, same = np.float32([1.0]), np.float32([2.0, 2.0])
+    assert np.isnan(Loss.parse("rank-correlation").of_slate(single, single)) and np.isnan(
         Loss.parse("rank-correlation").of_slate(same, same)
     )
     assert np.isnan(Loss.parse("top-k-overlap@2").of_slate(same, same))

@@ -41,11 +41,11 @@ def test_a_user_counts_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(("on_alarm", "rules"), [("log", [0, 0, 0]), ("careful", [0, 1, 2]), ("full-depth", [0, 2, 2])])
 def test_an_alarm_puts_another_rule_in_force(on_alarm: str, rules: list[int]) -> None:
     watch, lines = Watch(LIMITS, on_alarm), []
-    seen = [watch.rule]
+    in_force = [watch.rule]
     for rule in (0, 1):
         lines += watch.add_all(replace(SLATE, user=1000 * rule + n, rule=rule) for n in range(50))
-        seen.append(watch.rule)
-    assert seen == rules and len(lines) == 2 and watch.full_depth == (rules[-1] == 2) and watch.alarm
+        in_force.append(watch.rule)
+    assert in_force == rules and len(lines) == 2 and watch.full_depth == (rules[-1] == 2) and watch.alarm
     assert lines[0].startswith("audit: alarm after ") and "the policy loses 1 of agreement; with a mean within 0.1 " in lines[0]
     assert all(line.endswith(": calibrate again") for line in lines)
 

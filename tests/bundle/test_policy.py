@@ -64,11 +64,11 @@ def random_policy(random: np.random.Generator) -> Policy:
     return policy(*exits, FREE, patience=int(random.integers(1, 4)))
 
 
-def with_curves(made: Policy, random: np.random.Generator) -> Policy:
+def with_curves(straight: Policy, random: np.random.Generator) -> Policy:
     """With slopes of 0.5 to 2 in places."""
     x = np.arange(-4.0, 5.0)
-    exits = [replace(e, curve=(*zip(x, np.cumsum(random.uniform(0.5, 2, 9)) - 4, strict=True),)) for e in made.exits]
-    return replace(made, exits=tuple(exits))
+    exits = [replace(e, curve=(*zip(x, np.cumsum(random.uniform(0.5, 2, 9)) - 4, strict=True),)) for e in straight.exits]
+    return replace(straight, exits=tuple(exits))
 
 
 @pytest.mark.parametrize(("earlier", "curves"), [(False, False), (True, False), (False, True), (True, True)])
@@ -150,8 +150,8 @@ def test_a_curve_is_linear_between_its_points_and_beyond() -> None:
     curve = ((-1.0, -3.0), (0.0, 0.0), (2.0, 1.0))
     x = np.float32([-2, -1, -0.5, 0, 1, 2, 6])
     np.testing.assert_array_equal(interpolate(curve, x), np.float32([-6, -3, -1.5, 0, 0.5, 1, 3]))
-    made = Policy((ExitPolicy(2, 0.5), ExitPolicy(-1, 0.25, earlier=(3.0,), curve=curve)), 1, "d")
-    np.testing.assert_array_equal(made.calibrated(np.float32([[1, 2]])), np.float32([[2.5, 0.625]]))
+    curved = Policy((ExitPolicy(2, 0.5), ExitPolicy(-1, 0.25, earlier=(3.0,), curve=curve)), 1, "d")
+    np.testing.assert_array_equal(curved.calibrated(np.float32([[1, 2]])), np.float32([[2.5, 0.625]]))
 
 
 def test_a_curve_stays_finite_and_never_falls() -> None:
@@ -167,24 +167,24 @@ def test_curves_are_written_and_required_only_where_there_are_some(tmp_path: Pat
     path, plain = tmp_path / "policy.json", policy(FREE, FREE)
     plain.write(path)
     assert b"curve" not in path.read_bytes()
-    made = replace(plain, exits=(plain.exits[0], replace(plain.exits[1], curve=((-0.5, -1.0), (0.25, 2.0)))))
-    made.write(path)
-    assert Policy.read(path, 2, "d") == made
+    curved = replace(plain, exits=(plain.exits[0], replace(plain.exits[1], curve=((-0.5, -1.0), (0.25, 2.0)))))
+    curved.write(path)
+    assert Policy.read(path, 2, "d") == curved
     value = json.loads(path.read_text())
     assert value["requires"] == ["curves"] and [e.get("curve") for e in value["exits"]] == [None, [[-0.5, -1.0], [0.25, 2.0]]]
 
 
 def test_the_prior_shift_is_written_and_required_only_where_there_is_one(tmp_path: Path) -> None:
-    path, made = tmp_path / "policy.json", replace(policy(FREE, FREE), prior_shift=-2.5)
-    made.write(path)
-    assert Policy.read(path, 2, "d") == made and json.loads(path.read_text())["requires"] == ["prior-shift"]
-    replace(made, prior_shift=0.0).write(path)
+    path, shifted = tmp_path / "policy.json", replace(policy(FREE, FREE), prior_shift=-2.5)
+    shifted.write(path)
+    assert Policy.read(path, 2, "d") == shifted and json.loads(path.read_text())["requires"] == ["prior-shift"]
+    replace(shifted, prior_shift=0.0).write(path)
     assert b"prior" not in path.read_bytes()
 
 
 def test_the_prior_shift_multiplies_the_odds() -> None:
-    made = replace(policy(FREE), prior_shift=float(np.float32(np.log(0.25))))
-    np.testing.assert_allclose(made.probability(np.float32([0, np.log(4), -1e30, 1e30])), [0.2, 0.5, 0, 1], rtol=1e-6)
+    shifted = replace(policy(FREE), prior_shift=float(np.float32(np.log(0.25))))
+    np.testing.assert_allclose(shifted.probability(np.float32([0, np.log(4), -1e30, 1e30])), [0.2, 0.5, 0, 1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

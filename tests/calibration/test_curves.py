@@ -57,9 +57,9 @@ def test_isotonic_blocks_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> N
     points = curves.isotonic(x, t.liked)[1:-1]
     inner = slice(1 if fitted.min() == 0 else 0, -1 if fitted.max() == 1 else None)  # a block of one label joins its neighbour
     expected = [(at, np.log(share / (1 - share))) for at, share in blocks][inner]
-    found = points[inner]
-    assert len(found) == len(expected) > 5
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    of_both_labels = points[inner]
+    assert len(of_both_labels) == len(expected) > 5
+    np.testing.assert_allclose(of_both_labels, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_beta_is_scikit_learns_regression_on_both_logarithms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +93,9 @@ def test_auto_takes_the_map_that_is_right(truth: Truth, kind: str) -> None:
 @pytest.mark.parametrize("truth", [straight, bent, stepped])
 def test_rankings_stay(truth: Truth, kind: str) -> None:
     z = np.sort(np.random.default_rng(2).normal(0, 4, 3000).astype(np.float32))
-    found = chosen(sampled(truth, 300), kind).maps[0]
-    assert found.curve
-    before, c = (platt.apply([m], z[:, None])[:, 0] for m in (replace(found, curve=()), found))
+    fitted = chosen(sampled(truth, 300), kind).maps[0]
+    assert fitted.curve
+    before, c = (platt.apply([m], z[:, None])[:, 0] for m in (replace(fitted, curve=()), fitted))
     assert (np.diff(c) >= 0).all()
     assert (np.diff(c)[np.diff(before) > 1e-3] > 0).all()  # equal only where float32 cannot tell
 

@@ -37,7 +37,7 @@ def test_metrics_are_scikit_learns() -> None:
     liked = np.array([[outcomes[user, item] for item in ITEMS] for user in range(60)])
     both = liked.any(1) & ~liked.all(1)
     for answer, name in (("policy", "policy"), ("full", "full depth")):
-        c = np.array([getattr(one, answer) for one in slates])
+        c = np.array([getattr(slate, answer) for slate in slates])
         by_name = {metric.name: getattr(metric, answer) for metric in labelled.metrics}
         assert by_name["auc"] == pytest.approx(roc_auc_score(liked.ravel(), c.ravel()))
         assert by_name["user-auc"] == pytest.approx(np.mean([roc_auc_score(liked[u], c[u]) for u in np.flatnonzero(both)]))

@@ -27,11 +27,11 @@ def sigmoid(z: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def test_right_probabilities_have_a_ratio_of_one_and_an_error_by_chance() -> None:
     z, split = world()
-    found = split.reliability("answers", "all", sigmoid(z))
-    assert found.pairs == 5000 and found.ratio is not None
-    assert found.ratio[1] < 1 < found.ratio[2] and found.ratio[0] == pytest.approx(found.predicted / found.observed)
-    assert found.ece[0] < 2 * found.chance and found.ece[1] <= found.ece[0]
-    assert found.observed == pytest.approx(split.liked.mean())
+    row = split.reliability("answers", "all", sigmoid(z))
+    assert row.pairs == 5000 and row.ratio is not None
+    assert row.ratio[1] < 1 < row.ratio[2] and row.ratio[0] == pytest.approx(row.predicted / row.observed)
+    assert row.ece[0] < 2 * row.chance and row.ece[1] <= row.ece[0]
+    assert row.observed == pytest.approx(split.liked.mean())
 
 
 def test_wrong_probabilities_are_shown_to_be_wrong() -> None:

@@ -66,7 +66,11 @@ def test_more_careful_policies_follow_in_the_reverse_of_their_sequence() -> None
 
 @pytest.mark.parametrize(
     ("metrics", "slate", "loss"),
-    [(("ndcg@5",), 5, "rank-correlation"), (("user-auc",), 10, "rank-correlation"), (("ndcg@5",), 6, "top-k-overlap@5")],
+    [
+        (("ndcg@5",), 5, "rank-correlation"),
+        pytest.param(("user-auc",), 10, "rank-correlation", marks=pytest.mark.slow),
+        (("ndcg@5",), 6, "top-k-overlap@5"),
+    ],
 )
 def test_the_loss_that_stands_for_a_metric(metrics: tuple[str, ...], slate: int, loss: str) -> None:
     limits = decided(metrics, 0.08, slate).watch

@@ -114,6 +114,7 @@ def test_signals_on_the_command_line(start: Start, bundle: Path, number: signal.
     assert digest(bundle / "manifest.json") == before and names(bundle.parent) == ["bundle"]
 
 
+@pytest.mark.slow
 def test_a_killed_export_is_cleaned_up_by_the_next(
     start: Start, checkpoint_folder: Path, catalog_folder: Path, bundle: Path
 ) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from builders.bundles.bundle_files import contents
 from rexit.bundle import Bundle, Catalog, Golden, Manifest
 from rexit.bundle.writer import sole_writer
@@ -53,6 +55,7 @@ def killed(place: Path, at: int) -> bool:
     return code == 9
 
 
+@pytest.mark.slow
 def test_killed_at_any_point(original: Path, tmp_path: Path) -> None:
     old, new = Catalog.open(original / "catalog").sha256, Catalog.open(original / "newer").sha256
     digests, at = [], 0

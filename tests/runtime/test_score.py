@@ -182,6 +182,14 @@ def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
 EARLIER = (), (-0.75,), (0.375, -1.25)
 
 
+def assert_follows(scores: runtime.Scores, policy: Policy, trace: NDArray[np.float32]) -> None:
+    """Exits and probabilities are the policy's in NumPy."""
+    stops = policy.stops(trace, np.array([0, len(trace)]))
+    assert scores.exit.tolist() == stops.tolist() and scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
+    c = policy.calibrated(trace)[np.arange(len(stops)), stops].astype(np.float64)
+    np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c)), atol=1e-4)
+
+
 @pytest.mark.parametrize("slate_bytes", [0, 1])
 @pytest.mark.parametrize("patience", [1, 2])
 def test_maps_read_the_heads_so_far_as_in_numpy(patience: int, slate_bytes: int, tmp_path: Path) -> None:
@@ -197,14 +205,8 @@ def test_maps_read_the_heads_so_far_as_in_numpy(patience: int, slate_bytes: int,
     rules = runtime.StopRule([0.5] * 3, [0.25] * 3)
     for user in USER_IDS[:6]:
         trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
-        for made, scores in (
-            (policy, session.score(user, ITEM_IDS, as_of=AS_OF)),
-            (own, session.score(user, ITEM_IDS, as_of=AS_OF, policy=rules)),
-        ):
-            stops = made.stops(trace, np.array([0, len(trace)]))
-            assert scores.exit.tolist() == stops.tolist() and scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
-            c = made.calibrated(trace)[np.arange(len(stops)), stops].astype(np.float64)
-            np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c)), atol=1e-4)
+        assert_follows(session.score(user, ITEM_IDS, as_of=AS_OF), policy, trace)
+        assert_follows(session.score(user, ITEM_IDS, as_of=AS_OF, policy=rules), own, trace)
         best = session.score(user, ITEM_IDS, as_of=AS_OF, force_exit=2, top_k=5)
         assert best.index.tolist() == np.argsort(-policy.calibrated(trace)[:, 2], kind="stable")[:5].tolist()
 
@@ -247,14 +249,8 @@ def test_curves_follow_the_maps_as_in_numpy(earlier: tuple[tuple[float, ...], ..
     straight = replace(policy, exits=tuple(replace(e, curve=()) for e in exits))
     for user in USER_IDS[:6]:
         trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
-        for made, scores in (
-            (policy, session.score(user, ITEM_IDS, as_of=AS_OF)),
-            (own, session.score(user, ITEM_IDS, as_of=AS_OF, policy=rules)),
-        ):
-            stops = made.stops(trace, np.array([0, len(trace)]))
-            assert scores.exit.tolist() == stops.tolist()
-            c = made.calibrated(trace)[np.arange(len(stops)), stops].astype(np.float64)
-            np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c)), atol=1e-4)
+        assert_follows(session.score(user, ITEM_IDS, as_of=AS_OF), policy, trace)
+        assert_follows(session.score(user, ITEM_IDS, as_of=AS_OF, policy=rules), own, trace)
         best = session.score(user, ITEM_IDS, as_of=AS_OF, force_exit=2, top_k=5)
         assert best.index.tolist() == np.argsort(-straight.calibrated(trace)[:, 2], kind="stable")[:5].tolist()
 

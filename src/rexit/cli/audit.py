@@ -94,13 +94,12 @@ def _metrics(bundle: Bundle) -> tuple[list[Metric], dict[str, float]]:
     from rexit.calibration.metrics import parse
 
     path = bundle.folder / REPORT_FILE
-    settings = read_json(path).get("settings")
+    settings: Any = read_json(path).get("settings")
     try:
-        assert isinstance(settings, dict)
         certified = [str(name) for name in settings["metrics"]]
         limit = float(settings["max_drop"])
         metrics = [parse(name) for name in dict.fromkeys([*certified, "ndcg@10", "user-auc", "auc"])]
-    except (AssertionError, KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:
         raise BundleError(f"{path}: its `settings` name no metrics and max_drop: calibrate again") from exc
     return metrics, dict.fromkeys(certified, limit)
 

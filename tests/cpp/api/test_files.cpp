@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bundles.hpp"
+#include "opening.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -34,17 +35,6 @@ class FilesTest : public testing::Test {
     const char byte = static_cast<char>(stream.get() ^ 1);
     stream.seekp(static_cast<std::streamoff>(at));
     stream.put(byte);
-  }
-
-  template <class Call>
-  static void refused(Call call, rexit_status status, const std::string& text) {
-    try {
-      call();
-      ADD_FAILURE() << "not refused: " << text;
-    } catch (const rexit::Error& error) {
-      EXPECT_EQ(error.status(), status) << error.what();
-      EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
-    }
   }
 
  private:

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "bundles.hpp"
+#include "opening.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -116,17 +117,6 @@ std::vector<float> trace(const rexit::Bundle& bundle) {
   rexit::Session session(bundle);
   const rexit::Id user = bundle.id(REXIT_USERS, 3);
   return session.trace(rexit::Request(user).items({bundle.id(REXIT_ITEMS, 2), bundle.id(REXIT_ITEMS, 5)})).log_odds;
-}
-
-template <class Call>
-void refused(Call call, rexit_status status, const std::string& text) {
-  try {
-    call();
-    ADD_FAILURE() << "not refused: " << text;
-  } catch (const rexit::Error& error) {
-    EXPECT_EQ(error.status(), status) << error.what();
-    EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
-  }
 }
 
 TEST(Sources, AllGiveTheSameLogOdds) {

@@ -61,6 +61,7 @@ def test_what_one_bit_leaves_fails(taste: tuple[Path, Path], tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_random_answers_are_undecided(checkpoint_folder: Path, taste: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(QualityError, match=r"too wide to tell: a loss of at most 0\.001 is allowed; not written: .*no more"):
         options = ExportOptions(precisions=["int8"], golden_slates=2, accept_catalog=True)

@@ -56,8 +56,8 @@ def trained(base: Path, catalog: Path, out: Path, lines: list[str] | None = None
     "options",
     [
         {"accumulate": 2, "precision": "float32"},
-        {"lora": 2},
-        {"freeze_embeddings": True, "distill": 0.5, "schedule": "linear"},
+        pytest.param({"lora": 2}, marks=pytest.mark.slow),
+        pytest.param({"freeze_embeddings": True, "distill": 0.5, "schedule": "linear"}, marks=pytest.mark.slow),
     ],
     ids=["full", "lora", "frozen"],
 )
