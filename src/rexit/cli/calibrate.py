@@ -67,7 +67,10 @@ def calibrate(
     cached_share: Annotated[float, typer.Option(help="Share of slates that find their prefix in the cache, 0 to 1.")] = 0.0,
     from_traces: Annotated[
         bool,
-        typer.Option("--from-traces", help="Decide again on the traces of the last calibration: runs no model, takes seconds."),
+        typer.Option(
+            "--from-traces",
+            help="Decide again on the traces of the last calibration: runs no model. Takes seconds, minutes with --top-k.",
+        ),
     ] = False,
     suggest_exits: Annotated[
         bool, typer.Option("--suggest-exits", help="Also find out which of the heads are worth keeping on this device.")
