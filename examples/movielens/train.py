@@ -37,6 +37,7 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
 from rexit.scripts import script
+from rexit.slates import runs
 
 
 def option(default: Any, help: str) -> Any:
@@ -51,7 +52,7 @@ class Settings:
     exits: str = option("1,2,4,6", "depths in layers")
     layers: int = option(6, "of a random model")
     hidden: int = option(128, "of a random model, a multiple of 64")
-    epochs: float = option(1.0, "passes over the training split")
+    epochs: float = option(1.0, "passes over the training split; below 1, one pass over evenly spaced slates")
     slate: int = option(8, "interactions packed behind one prefix")
     batch_tokens: int = option(2048, "of one step, padding included")
     validation_slates: int = option(500, "to report AUC on, evenly spaced; 0: all")
@@ -124,11 +125,14 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
 def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     torch.manual_seed(chosen.seed)
     rng = np.random.default_rng(chosen.seed)
-    data = packed_slates(catalog, "train", chosen.slate)
+    share = min(1.0, chosen.epochs)
+    data = packed_slates(
+        catalog, "train", chosen.slate, math.ceil(share * len(runs(catalog, "train", chosen.slate, one_request=False)[1]))
+    )
     model = make_model(catalog, chosen).train()
     groups = parameter_groups(model, chosen.rate, chosen.rate_ratio)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay, fused=True)
-    steps = int(chosen.epochs * len(batches(data.lengths, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
+    steps = int(chosen.epochs / share * len(batches(data.lengths, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=0.1)
 
     def stream() -> Iterator[list[int]]:

@@ -322,7 +322,7 @@ def test_examples_without_prompts_say_how_to_get_them() -> None:
     assert "None: under this policy all slates stop alike." in Parsed(page.page(found)).inside("p")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", fast(CASES, *(case for case in CASES if case != "top-k")))
 def test_loads_nothing_and_runs_nothing(case: str) -> None:
     html = html_of(case)
     for tag, attributes in Parsed(html).elements:

@@ -17,6 +17,7 @@ from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.record.recording import Recording
+from rexit.calibration.reporting import page
 from rexit.calibration.run import _count_as_traced, _fields
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs, depth_name
@@ -24,6 +25,12 @@ from rexit.slates import Slate
 
 OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_slates=4, repeats=1)
 """Twenty users certify: that is enough for a large drop alone."""
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all else; test_page.py sees them."""
+    monkeypatch.setattr(page, "page", lambda report: "<!doctype html>")
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 
 
 def fast(cases: Iterable[Any], *chosen: Any) -> list[Any]:
-    """`cases` as pytest parameters: all but those `kept` are slow, so that `make test-all` alone runs them.
+    """`cases` as pytest parameters: all but those `chosen` are slow, so that `make test-all` alone runs them.
 
     Raises:
-        ValueError: one of `kept` is no case.
+        ValueError: one of `chosen` is no case.
     """
     values = list(cases)
     if unknown := [value for value in chosen if value not in values]:
