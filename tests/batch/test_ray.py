@@ -33,7 +33,7 @@ from rexit.errors import BundleError  # noqa: E402
 from running.local_cluster import local_cluster, one_worker_killed  # noqa: E402
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     with local_cluster(cpus=2):
         yield
@@ -57,6 +57,7 @@ def score(engine: Engine, bundle: Bundle, given: Path, out: Path) -> Report:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     out = tmp_path / "ray.parquet"
     with one_worker_killed(lambda: len(list((tmp_path / "ray.parquet.partial").glob("scored-*.json"))) > 3) as killed:
@@ -69,6 +70,7 @@ def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, giv
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_run_begun_here_goes_on_there(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     class Stopped(Local):
         def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
@@ -85,6 +87,7 @@ def test_a_run_begun_here_goes_on_there(bundle: Bundle, given: Path, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_signal_interrupts_as_everywhere(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     """Joining a cluster sets a handler of Ray's, whose exit code would be 15, without a word."""
     out = tmp_path / "out.parquet"
@@ -100,6 +103,7 @@ def test_a_signal_interrupts_as_everywhere(bundle: Bundle, given: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_contexts_and_request_texts_reach_the_workers(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle", BundleOptions(with_request(with_context(make_catalog()))))
     add_tokenizer(folder, words_tokenizer().to_str())
@@ -116,6 +120,8 @@ def test_contexts_and_request_texts_reach_the_workers(tmp_path: Path) -> None:
     assert scored["ray"].equals(scored["local"]), "to the bit"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_what_a_worker_raises_is_raised_here(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     """The policy changes between the plan and the workers."""
 

@@ -61,6 +61,7 @@ def test_a_history_tells_what_was_before(cost, catalog: Catalog) -> None:
         assert histories.text(user, moment) == f"Liked: {liked}. Disliked: {disliked}."
 
 
+@pytest.mark.slow
 def test_no_snapshot_knows_what_follows_it(cost, catalog: Catalog) -> None:
     """Every text that is embedded ends before the moment it is used at."""
     asked: list[str] = []

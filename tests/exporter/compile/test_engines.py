@@ -108,6 +108,7 @@ def test_engines_for_several_gpus_side_by_side(compiled: Path) -> None:
     assert before.items() <= after.items()
 
 
+@pytest.mark.slow
 def test_several_variants(bundle: Path) -> None:
     add_variant(bundle, TENSORRT, "tensorrt-other")
     report = compile_engines(bundle, compute_capability="8.6")
