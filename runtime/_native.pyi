@@ -9,7 +9,19 @@ version: str
 
 _Segment = tuple[int, int, int, float, float]
 _Stats = tuple[int, int, int, int, int, float, float, float, float, bool, list[_Segment]]
-_Scores = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], _Stats]
+_Scores = tuple[
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.uint8],
+    NDArray[np.float32],
+    _Stats,
+]
+_Info = tuple[
+    int, int, int, int, int, int, bool, bool, bool, str, int, bool, float, int, bool, float, Sequence[tuple[str, float]]
+]
+_Points = list[tuple[float, float]]
 _Ids = Sequence[int | str]
 _Context = Sequence[tuple[str, float | str]]
 _Texts = Sequence[tuple[str, Sequence[int]]]
@@ -38,10 +50,10 @@ class Session:
     def another(self) -> Session: ...
     def reloaded(self) -> Session | None: ...
     def read_file(self, path: str) -> bytes: ...
-    def info(self) -> tuple[int, int, int, int, int, int, bool, bool, bool, str, int, bool, float, int, bool, float]: ...
+    def info(self) -> _Info: ...
     def exits(
         self,
-    ) -> list[tuple[int, float, float, float, float, int, float, float, list[float], list[tuple[float, float]]]]: ...
+    ) -> list[tuple[int, float, float, float, float, int, float, float, list[float], _Points, _Points]]: ...
     def score(
         self,
         user: int | str,
@@ -55,6 +67,7 @@ class Session:
         deadline_us: int,
         force_exit: int | None,
         policy: _Rules | None,
+        weights: Sequence[float],
     ) -> _Scores: ...
     def score_tokens(
         self,
@@ -65,6 +78,7 @@ class Session:
         deadline_us: int,
         force_exit: int | None,
         policy: _Rules | None,
+        weights: Sequence[float],
     ) -> _Scores: ...
     def trace_tokens(
         self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]

@@ -37,6 +37,7 @@ from rexit.runtime._arguments import (
     to_texts,
     to_token_lists,
     to_tokens,
+    to_weights,
 )
 from rexit.runtime._library import onnxruntime_library
 from rexit.texts import RequestEncoder
@@ -138,8 +139,9 @@ class Session:
         self._native: _native.Session | None = native
         self._path = path
         self._encoder: RequestEncoder | None = None
-        self.info = Info(*native.info())
-        self.exits = tuple(ExitInfo(*row[:8], tuple(row[8]), tuple(row[9])) for row in native.exits())
+        *info, utility = native.info()
+        self.info = Info(*info, dict(utility))
+        self.exits = tuple(ExitInfo(*row[:8], tuple(row[8]), tuple(row[9]), tuple(row[10])) for row in native.exits())
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one: of exit -1, no answer
 
     def __repr__(self) -> str:
@@ -181,6 +183,7 @@ class Session:
         deadline_ms: float | None = None,
         force_exit: int | None = None,
         policy: StopRule | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> Scores:
         """Scores a slate for one user. Each candidate stops at its first confident exit.
 
@@ -198,6 +201,8 @@ class Session:
                 reached, and are marked `cut_short`.
             force_exit: The exit at which every candidate stops, from 0.
             policy: Replaces the bundle's stopping rules.
+            weights: Replaces the weights of the policy's utility, of every objective by name: candidates rank and stop by that
+                utility. The policy's guarantee is about its own.
 
         Returns:
             The scores, and what they cost.
@@ -220,7 +225,7 @@ class Session:
             None if as_of is None else to_integer("as_of", as_of),
             to_context(context),
             self._texts(request),
-            *self._rules(top_k, deadline_ms, force_exit, policy),
+            *self._rules(top_k, deadline_ms, force_exit, policy, weights),
         )
         return self._scores(ids, answer)
 
@@ -233,6 +238,7 @@ class Session:
         deadline_ms: float | None = None,
         force_exit: int | None = None,
         policy: StopRule | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> Scores:
         """Scores candidates behind a prefix, all as token ids. Reads no catalog, so every bundle can be asked.
 
@@ -245,6 +251,7 @@ class Session:
             deadline_ms: As for `score`.
             force_exit: As for `score`.
             policy: As for `score`.
+            weights: As for `score`.
 
         Returns:
             The scores; `item` is a candidate's number.
@@ -262,15 +269,15 @@ class Session:
             prefix_tokens,
             tokens,
             counts,
-            *self._rules(top_k, deadline_ms, force_exit, policy),
+            *self._rules(top_k, deadline_ms, force_exit, policy, weights),
         )
         return self._scores(np.arange(len(candidates)), answer)
 
     def trace_tokens(
         self, prefix: Sequence[int] | NDArray[Any], candidates: Sequence[Sequence[int] | NDArray[Any]]
     ) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, whatever the policy says: float32 [candidates, exits]. Arguments: see
-        `score_tokens`."""
+        """Returns every exit's raw log-odds, whatever the policy says: float32 [candidates, exits], or with several objectives
+        [candidates, exits, objectives]. Arguments: see `score_tokens`."""
         return self._open.trace_tokens(to_tokens("prefix", prefix), *to_token_lists("candidates", candidates))[0]
 
     def trace(
@@ -283,7 +290,8 @@ class Session:
         context: Mapping[str, Value] | None = None,
         request: Mapping[str, Text] | None = None,
     ) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits]. Arguments: see `score`."""
+        """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits], or with several objectives
+        [items, exits, objectives]. Arguments: see `score`."""
         return self.trace_with_stats(user, items, recent=recent, as_of=as_of, context=context, request=request).log_odds
 
     def trace_with_stats(
@@ -406,20 +414,37 @@ class Session:
         return self._encoder.tokens(name, text)
 
     def _rules(
-        self, top_k: int, deadline_ms: float | None, force_exit: int | None, policy: StopRule | None
-    ) -> tuple[int, int, int | None, _native._Rules | None]:
+        self,
+        top_k: int,
+        deadline_ms: float | None,
+        force_exit: int | None,
+        policy: StopRule | None,
+        weights: Mapping[str, float] | None,
+    ) -> tuple[int, int, int | None, _native._Rules | None, list[float]]:
         """What both kinds of requests end with, as the native calls take it."""
         return (
             to_integer("top_k", top_k, 31),
             _deadline_us(deadline_ms),
             None if force_exit is None else to_integer("force_exit", force_exit, 31),
             None if policy is None else to_rules(policy, self.info.exits),
+            [] if weights is None else to_weights(weights, tuple(self.info.utility)),
         )
 
     def _scores(self, ids: NDArray[Any], answer: _native._Scores) -> Scores:
-        index, exits, probability, log_odds, cut_short, stats = answer
-        layers = self._depths[exits]
-        return Scores(ids[index], index, probability, log_odds, exits, layers, cut_short.astype(np.bool_), _stats(stats))
+        index, exits, probability, log_odds, cut_short, probabilities, stats = answer
+        objectives = tuple(self.info.utility)
+        return Scores(
+            items=ids[index],
+            index=index,
+            probability=probability,
+            log_odds=log_odds,
+            exit=exits,
+            layers=self._depths[exits],
+            cut_short=cut_short.astype(np.bool_),
+            stats=_stats(stats),
+            objectives=objectives,
+            probabilities=probabilities if objectives else probability[:, None],
+        )
 
     @property
     def _open(self) -> _native.Session:

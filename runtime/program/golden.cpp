@@ -87,7 +87,8 @@ std::vector<std::string> text_names(const json& prompt) {
 // Returns the prompt program, `prompt` of catalog.json.
 using ReadProgram = std::function<json()>;
 
-std::vector<GoldenSlate> read_slates(std::string bytes, std::size_t exits, const ReadProgram& read_program) {
+// `width`: log-odds of a candidate.
+std::vector<GoldenSlate> read_slates(std::string bytes, std::size_t width, const ReadProgram& read_program) {
   const Tensors file(std::move(bytes));
   const bool has_catalog = file.has("user");
   std::vector<std::int32_t> users, items;
@@ -101,12 +102,12 @@ std::vector<GoldenSlate> read_slates(std::string bytes, std::size_t exits, const
   const auto candidate = file.array<std::int32_t>("candidate_tokens", "I32");
   const auto log_odds = file.array<float>("log_odds", "F32");
   if (!has_catalog) {
-    Tensors::require(log_odds.size() % exits == 0);
+    Tensors::require(log_odds.size() % width == 0);
     const auto sizes = file.array<std::int64_t>("slate_offsets", "I64");
     Tensors::require(!sizes.empty());
     users.assign(sizes.size() - 1, 0);
     as_of.assign(sizes.size() - 1, 0);
-    items.assign(log_odds.size() / exits, 0);
+    items.assign(log_odds.size() / width, 0);
   }
   const auto slates = file.offsets("slate_offsets", users.size(), items.size());
   const auto prefixes = file.offsets("prefix_offsets", users.size(), prefix.size());
@@ -118,7 +119,7 @@ std::vector<GoldenSlate> read_slates(std::string bytes, std::size_t exits, const
   const auto text_offsets =
       names.empty() ? std::vector<std::int64_t>{} : file.offsets("request_offsets", users.size() * names.size(), texts.size());
   const auto context = contexts.empty() ? std::vector<std::int32_t>{} : file.array<std::int32_t>("context", "I32");
-  Tensors::require(as_of.size() == users.size() && log_odds.size() == items.size() * exits &&
+  Tensors::require(as_of.size() == users.size() && log_odds.size() == items.size() * width &&
                    context.size() == users.size() * contexts.size());
 
   std::vector<GoldenSlate> golden_slates;
@@ -137,8 +138,8 @@ std::vector<GoldenSlate> read_slates(std::string bytes, std::size_t exits, const
       slate.tokens.insert(slate.tokens.end(), candidate.begin() + candidates[i], candidate.begin() + candidates[i + 1]);
       slate.offsets.push_back(slate.tokens.size());
     }
-    const auto width = static_cast<std::int64_t>(exits);
-    slate.log_odds.assign(log_odds.begin() + first * width, log_odds.begin() + last * width);
+    const auto entries = static_cast<std::int64_t>(width);
+    slate.log_odds.assign(log_odds.begin() + first * entries, log_odds.begin() + last * entries);
     golden_slates.push_back(std::move(slate));
   }
   return golden_slates;
@@ -157,7 +158,7 @@ Golden read_golden(const Bundle& bundle) {
     const std::string catalog = refreshed.is_null() ? "catalog" : refreshed.at("folder").get<std::string>();
     path = refreshed.is_null() ? folder + "/golden.safetensors" : catalog + "/golden/" + variant + ".safetensors";
     const auto read_program = [&] { return json::parse(bundle.read_file(catalog + "/catalog.json")).at("prompt"); };
-    return {tolerance, read_slates(bundle.read_file(path), info.exits, read_program)};
+    return {tolerance, read_slates(bundle.read_file(path), info.exits * info.objectives, read_program)};
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {

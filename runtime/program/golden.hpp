@@ -19,7 +19,7 @@ struct GoldenSlate {
   std::vector<std::pair<std::string, std::vector<std::int32_t>>> texts;
   std::vector<std::int32_t> tokens;  // of the prefix, then of the candidates
   std::vector<std::size_t> offsets;  // 0, end of the prefix, end of candidate 0, …
-  std::vector<float> log_odds;       // [items, exits]
+  std::vector<float> log_odds;       // [items, exits, objectives]
 };
 
 struct Golden {

@@ -93,10 +93,12 @@ std::vector<Check> check_golden_samples(const Bundle& bundle, const std::string&
       }
     }
     worst = std::max(worst, largest);
-    if (const std::size_t exits = log_odds.size() / items.size(); largest > static_cast<double>(golden.tolerance))
-      values.push_back(where + ", item " + quote_id(items[index / exits]) + ", exit " + std::to_string(index % exits) +
-                       ": log-odds " + fixed(log_odds[index], 5) + ", expected " + fixed(slate.log_odds[index], 5) + " +- " +
-                       short_number(golden.tolerance));
+    const std::size_t width = log_odds.size() / items.size(), objectives = bundle.info().objectives;
+    if (largest > static_cast<double>(golden.tolerance))
+      values.push_back(
+          where + ", item " + quote_id(items[index / width]) + ", exit " + std::to_string(index % width / objectives) +
+          (objectives == 1 ? "" : std::string(", objective ") + bundle.objective(index % objectives).name) + ": log-odds " +
+          fixed(log_odds[index], 5) + ", expected " + fixed(slate.log_odds[index], 5) + " +- " + short_number(golden.tolerance));
   }
   const std::string size = std::to_string(golden.slates.size()) + " slates, " + std::to_string(candidates) + " candidates";
   std::vector<Check> checks;

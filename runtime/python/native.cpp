@@ -32,14 +32,16 @@ using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, doubl
 using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
                             double, bool, std::vector<SegmentRow>>;
 using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float, std::vector<float>,
-                           std::vector<std::pair<float, float>>>;
-using InfoRow = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool,
-                           std::string, std::size_t, bool, float, std::size_t, bool, float>;
+                           std::vector<std::pair<float, float>>, std::vector<std::pair<float, float>>>;
+using InfoRow =
+    std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string,
+               std::size_t, bool, float, std::size_t, bool, float, std::vector<std::pair<std::string, float>>>;
 template <class T, class... Shape>
 using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 using ScoreRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
-                            Numpy<float, nb::ndim<1>>, Numpy<std::uint8_t, nb::ndim<1>>, StatsRow>;
-using TraceRow = std::tuple<Numpy<float, nb::ndim<2>>, StatsRow>;
+                            Numpy<float, nb::ndim<1>>, Numpy<std::uint8_t, nb::ndim<1>>, Numpy<float, nb::ndim<2>>, StatsRow>;
+using TraceRow = std::tuple<Numpy<float>, StatsRow>;
+using Weights = std::vector<float>;
 using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -152,6 +154,11 @@ class Session {
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
+    std::vector<std::pair<std::string, float>> objectives;
+    for (std::size_t k = 0; info.objectives != 1 && k < info.objectives; ++k) {
+      const rexit_objective_info objective = session_.bundle().objective(k);
+      objectives.emplace_back(objective.name, objective.weight);
+    }
     return {info.users,
             info.items,
             info.exits,
@@ -167,32 +174,40 @@ class Session {
             info.quorum,
             info.vocabulary,
             info.has_catalog != 0,
-            info.prior_shift};
+            info.prior_shift,
+            std::move(objectives)};
   }
 
   std::vector<ExitRow> exits() const {
     std::vector<ExitRow> rows;
+    const std::size_t objectives = session_.bundle().info().objectives;
     for (std::size_t k = 0; k < session_.bundle().info().exits; ++k) {
       const rexit_exit_info exit = session_.bundle().exit(k);
       const std::vector<float> earlier(exit.earlier, exit.earlier + (exit.earlier != nullptr ? k : 0));
       std::vector<std::pair<float, float>> curve;
       for (std::size_t n = 0; n < exit.curve_points; ++n) curve.emplace_back(exit.curve[n].x, exit.curve[n].c);
-      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall, earlier, curve);
+      std::vector<std::pair<float, float>> maps;
+      for (std::size_t n = 0; exit.objectives != nullptr && n < objectives; ++n)
+        maps.emplace_back(exit.objectives[n].a, exit.objectives[n].b);
+      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall, earlier, curve,
+                        maps);
     }
     return rows;
   }
 
   ScoreRow score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
                  Context context, Texts texts, std::size_t top_k, std::int64_t deadline_us,
-                 std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
+                 std::optional<std::uint32_t> force_exit, std::optional<Rules> policy, Weights weights) {
     return score_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
                                       std::move(context), std::move(texts)),
-                         top_k, deadline_us, force_exit, std::move(policy));
+                         top_k, deadline_us, force_exit, std::move(policy), std::move(weights));
   }
 
   ScoreRow score_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts, std::size_t top_k,
-                        std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
-    return score_request(make_token_request(prefix, candidates, counts), top_k, deadline_us, force_exit, std::move(policy));
+                        std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Rules> policy,
+                        Weights weights) {
+    return score_request(make_token_request(prefix, candidates, counts), top_k, deadline_us, force_exit, std::move(policy),
+                         std::move(weights));
   }
 
   TraceRow trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
@@ -207,7 +222,7 @@ class Session {
 
   template <class Request>
   ScoreRow score_request(Request request, std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
-                         std::optional<Rules> policy) {
+                         std::optional<Rules> policy, Weights weights) {
     rexit::Scores result;
     std::vector<rexit_segment_stats> segments;
     {
@@ -215,11 +230,12 @@ class Session {
       request.top_k(top_k).deadline_us(deadline_us);
       if (force_exit) request.force_exit(*force_exit);
       if (policy) request.policy(make_policy(std::move(*policy)));
+      request.weights(std::move(weights));
       const std::lock_guard<std::mutex> lock(mutex_);
       result = session_.score(request);
       segments = session_.segments();
     }
-    const std::size_t count = result.scores.size();
+    const std::size_t count = result.scores.size(), objectives = count == 0 ? 0 : result.probabilities.size() / count;
     std::vector<std::int64_t> index, exit;  // exit -1: no answer
     std::vector<float> probability, log_odds;
     std::vector<std::uint8_t> cut_short;
@@ -235,6 +251,7 @@ class Session {
             to_numpy<float, nb::ndim<1>>(std::move(probability), {count}),
             to_numpy<float, nb::ndim<1>>(std::move(log_odds), {count}),
             to_numpy<std::uint8_t, nb::ndim<1>>(std::move(cut_short), {count}),
+            to_numpy<float, nb::ndim<2>>(std::move(result.probabilities), {count, objectives}),
             row(result.stats, segments)};
   }
 
@@ -242,14 +259,17 @@ class Session {
   TraceRow trace_request(const Request& request) {
     rexit::Trace result;
     std::vector<rexit_segment_stats> segments;
-    const std::size_t count = request.item_count(), exits = session_.bundle().info().exits;
+    const std::size_t count = request.item_count();
+    const rexit_bundle_info info = session_.bundle().info();
     {
       const nb::gil_scoped_release no_gil;
       const std::lock_guard<std::mutex> lock(mutex_);
       result = session_.trace(request);
       segments = session_.segments();
     }
-    return {to_numpy<float, nb::ndim<2>>(std::move(result.log_odds), {count, exits}), row(result.stats, segments)};
+    return {info.objectives == 1 ? to_numpy<float>(std::move(result.log_odds), {count, info.exits})
+                                 : to_numpy<float>(std::move(result.log_odds), {count, info.exits, info.objectives}),
+            row(result.stats, segments)};
   }
 
   auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
@@ -389,9 +409,9 @@ NB_MODULE(_native, module) {
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a,
-           "top_k"_a, "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none())
+           "top_k"_a, "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none(), "weights"_a)
       .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
-           "force_exit"_a.none(), "policy"_a.none())
+           "force_exit"_a.none(), "policy"_a.none(), "weights"_a)
       .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import in_lists, make_catalog
-from damage import contexts, files, graphs, lists, manifests, policies, programs, request_texts, tables, vectors
+from damage import contexts, files, graphs, lists, manifests, objectives, policies, programs, request_texts, tables, vectors
 from damage.cases import Case, write_cases
 
 CASES = {"sound": Case(lambda folder: None, "REXIT_OK", "", "running")}
@@ -17,6 +17,8 @@ WITH_VECTORS = vectors.CASES
 """Damage to a bundle whose prompts have vectors."""
 IN_LISTS = lists.CASES
 """And to one whose users are in lists."""
+WITH_OBJECTIVES = objectives.CASES
+"""And to one with several objectives."""
 
 
 def write_bundles(place: Path) -> None:
@@ -24,6 +26,10 @@ def write_bundles(place: Path) -> None:
     plain = write_bundle(place / ".plain")
     write_cases(CASES, plain, place)
     shutil.rmtree(plain)
-    for cases, catalog in ((WITH_VECTORS, make_catalog(vectors=True)), (IN_LISTS, in_lists(make_catalog()))):
-        write_cases(cases, write_bundle(plain, BundleOptions(catalog)), place)
+    for cases, options in (
+        (WITH_VECTORS, BundleOptions(make_catalog(vectors=True))),
+        (IN_LISTS, BundleOptions(in_lists(make_catalog()))),
+        (WITH_OBJECTIVES, BundleOptions(objectives=objectives.OBJECTIVES)),
+    ):
+        write_cases(cases, write_bundle(plain, options), place)
         shutil.rmtree(plain)

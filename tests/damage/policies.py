@@ -323,3 +323,8 @@ def policy_without_falls(folder: Path) -> None:
 @ends_in("CORRUPT", "top_k: is array, expected an object")
 def policy_with_a_list_for_top_k(folder: Path) -> None:
     with_rules(folder, top_k=[1])
+
+
+@ends_in("MISMATCH", "utility: is for several objectives, the variant has one")
+def policy_with_a_utility_for_one_objective(folder: Path) -> None:
+    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3, utility={"click": 1.0})

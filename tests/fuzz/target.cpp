@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -132,7 +133,7 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
       for (std::size_t i = 0; i < request.item_count; ++i)
         REXIT_PROMISE(scores[i].item == i && scores[i].exit < info.exits && scores[i].probability >= 0 &&
                       scores[i].probability <= 1);
-    std::vector<float> traced(request.item_count * info.exits);
+    std::vector<float> traced(request.item_count * info.exits * info.objectives);
     ok(rexit_session_trace(session, &request, traced.data(), nullptr));
     std::size_t offsets[5], count = 0;
     if (ok(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count))) {
@@ -169,6 +170,11 @@ void use_opened(const std::string& path, const rexit_bundle* bundle) {
     rexit_exit_info exit{};
     exit.struct_size = sizeof exit;
     REXIT_PROMISE(ok(rexit_bundle_get_exit(bundle, k, &exit)));
+  }
+  for (std::size_t k = 0; k < info.objectives; ++k) {
+    rexit_objective_info objective{};
+    objective.struct_size = sizeof objective;
+    REXIT_PROMISE(ok(rexit_bundle_get_objective(bundle, k, &objective)) && std::isfinite(objective.weight));
   }
   use_session(bundle, info, known ? described.session_bytes : SIZE_MAX, place.path() + "/cache");
 }

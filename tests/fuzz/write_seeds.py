@@ -26,6 +26,8 @@ from fuzz.archive import pack, tar
 
 SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
+OBJECTIVES = ("click", "like")
+MAPS = [{"a": 1.5, "b": 0.25}, {"a": 0.5, "b": -1.0}]
 TOP_K = {"k": 2, "ordered": True, "rise": [1.0, 0.5], "fall": [2.0, 0.5]}
 TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema": 1}], "schema": 1e3}', "deep": "[" * 40}
 # Every kernel of rexit's domain, on what segment 1 computes anyway; keys and values in float32 and in float16.
@@ -69,9 +71,10 @@ def write_bundles(place: Path) -> None:
         "lists": in_lists(make_catalog()),
         "policy": make_catalog(**small),
         "texts": with_request(make_catalog()),
+        "objectives": make_catalog(**small),
     }
     for name, catalog in catalogs.items():
-        folder = write_bundle(place / name, BundleOptions(catalog))
+        folder = write_bundle(place / name, BundleOptions(catalog, objectives=OBJECTIVES if name == "objectives" else ()))
         if name in ("plain", "vectors"):
             put(f"graph/{name}", pack(folder))
         cache = saved_cache(folder, place / "saved") if name == "vectors" else None
@@ -81,6 +84,8 @@ def write_bundles(place: Path) -> None:
             put("cache/saved", belonging_to(cache, manifest["files"]["variants/cpu-fp32/variant.json"]["sha256"]))
         if name == "policy":
             write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
+        if name == "objectives":
+            write_policy(folder, [{**rule, "objectives": MAPS} for rule in EXITS], utility={"click": 1.0, "like": -2.0})
         put(f"bundle/{name}", pack(folder))
     put("tar/policy", tar(place / "policy"))
     folder = write_bundle(place / "tokens", BundleOptions(make_catalog(**small)))
@@ -170,7 +175,7 @@ def main() -> None:
     for name, text in TEXTS.items():
         put(f"json/{name}", text)
     put("json/manifest", json.dumps(manifest))
-    for start, name in enumerate(("plain", "vectors", "strings", "policy", "lists", "tokens", "texts")):
+    for start, name in enumerate(("plain", "vectors", "strings", "policy", "lists", "tokens", "texts", "objectives")):
         put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
     write_tables()
 

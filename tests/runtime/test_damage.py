@@ -10,8 +10,9 @@ import pytest
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, in_lists, make_catalog
-from damage.bundles import CASES, IN_LISTS, WITH_VECTORS
+from damage.bundles import CASES, IN_LISTS, WITH_OBJECTIVES, WITH_VECTORS
 from damage.cases import LATE, RUNNING_ITEMS, RUNNING_USER, Case
+from damage.objectives import OBJECTIVES
 from rexit import runtime
 from rexit.errors import RexitError
 
@@ -31,6 +32,11 @@ def with_lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("lists") / "bundle", BundleOptions(in_lists(make_catalog())))
 
 
+@pytest.fixture(scope="module")
+def with_objectives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("objectives") / "bundle", BundleOptions(objectives=OBJECTIVES))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_damage(name: str, sound: Path, tmp_path: Path) -> None:
     assert_ends_as_expected(CASES[name], sound, tmp_path)
@@ -44,6 +50,11 @@ def test_damage_with_vectors(name: str, with_vectors: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", IN_LISTS)
 def test_damage_to_lists(name: str, with_lists: Path, tmp_path: Path) -> None:
     assert_ends_as_expected(IN_LISTS[name], with_lists, tmp_path)
+
+
+@pytest.mark.parametrize("name", WITH_OBJECTIVES)
+def test_damage_to_objectives(name: str, with_objectives: Path, tmp_path: Path) -> None:
+    assert_ends_as_expected(WITH_OBJECTIVES[name], with_objectives, tmp_path)
 
 
 def assert_ends_as_expected(case: Case, sound: Path, tmp_path: Path) -> None:

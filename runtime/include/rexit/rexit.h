@@ -17,6 +17,8 @@
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
  *   Some policies add weighted log-odds of earlier heads to c, or map it once more: `earlier` and `curve` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
+ * - objective: what the model predicts of a candidate, such as a click or a like; most models have one. With several, a head has
+ *   log-odds for each. utility: the weighted sum of the objectives' probabilities; its log-odds x take the place of z above.
  * - bundle: a folder, or an archive of one, with everything needed to score. variant: the segments for a target and precision.
  *
  * Status and errors
@@ -300,6 +302,7 @@ typedef struct rexit_bundle_info {
   int32_t has_catalog; /* 1: requests name users and items, or are token ids; 0: token ids only, and the fields above that are
                           about the catalog are 0 */
   float prior_shift;   /* probability = sigmoid(c + prior_shift): where negatives were sampled, it is that of the world */
+  size_t objectives;   /* at least 1 */
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
@@ -307,6 +310,10 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle*
 typedef struct rexit_curve_point {
   float x, c;
 } rexit_curve_point;
+
+typedef struct rexit_platt {
+  float a, b;
+} rexit_platt;
 
 /* An exit and its part of the bundle's policy (see rexit_policy). An `upper` or `lower` of +infinity never stops a candidate. */
 typedef struct rexit_exit_info {
@@ -323,10 +330,26 @@ typedef struct rexit_exit_info {
   /* [curve_points] points, x and c ascending: c lies on the line between the two around x = a z + b + what `earlier` adds; beyond
    * the ends, the first and the last line go on. NULL: c = x. Valid until the bundle is closed. */
   const rexit_curve_point* curve;
+  /* [objectives] maps: an objective's probability is sigmoid(a z + b). With the utility's weights w, lo the sum of those below 0
+   * and hi of those above: u = (sum of w times the probabilities - lo) / (hi - lo), and x = log(u / (1 - u)) takes the place of z
+   * in c. NULL: the bundle has a single objective. Valid until the bundle is closed. */
+  const rexit_platt* objectives;
 } rexit_exit_info;
 
 /* `exit` counts from 0. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out);
+
+/* An objective of the bundle. */
+typedef struct rexit_objective_info {
+  size_t struct_size; /* set by the caller */
+  const char* name;   /* "" if the bundle has a single objective; valid until the bundle is closed */
+  float weight;       /* in the utility of the bundle's policy; 1 without a policy */
+  int32_t reserved;
+} rexit_objective_info;
+
+/* `objective` counts from 0. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_objective(const rexit_bundle* bundle, size_t objective,
+                                                                  rexit_objective_info* info_out);
 
 /* Kinds of ids. */
 typedef enum rexit_ids { REXIT_USERS = 0, REXIT_ITEMS = 1 } rexit_ids;
@@ -458,7 +481,15 @@ typedef struct rexit_request {
                               number that is not a token id: a text is never cut. A text that is missing or left out is refused,
                               or reads as the template's `missing` */
   size_t text_count;
-  size_t text_size; /* sizeof(rexit_text), for `texts` */
+  size_t text_size;     /* sizeof(rexit_text), for `texts` */
+  const float* weights; /* of the utility, one for each of several objectives, in place of those of the bundle's policy: from -1e9
+                           to 1e9, not all 0. Candidates then rank and stop by that utility, while the policy's certificate is
+                           about its own. NULL: the policy's */
+  size_t weight_count;  /* 0, or the bundle's objectives */
+  float* probabilities; /* rexit_session_score writes the objectives' calibrated probabilities here, [scores, objectives], in the
+                           order of scores_out: at the exits that answered, NaN without an answer. With a single objective they
+                           are those of rexit_score. NULL: not written */
+  size_t probability_count; /* entries that `probabilities` has room for, at least scores times objectives */
 } rexit_request;
 
 /* The `exit` of a candidate without an answer. */
@@ -467,8 +498,9 @@ typedef struct rexit_request {
 typedef struct rexit_score {
   uint32_t item;      /* index into request.items */
   uint32_t exit;      /* the exit that answered; REXIT_NO_EXIT if the deadline passed before the first one */
-  float probability;  /* of `yes`, calibrated: sigmoid(c + prior_shift); NaN without an answer */
-  float log_odds;     /* raw, at that exit; NaN without an answer */
+  float probability;  /* of `yes`, calibrated: sigmoid(c + prior_shift); NaN without an answer. With several objectives, u of the
+                         utility, see rexit_exit_info */
+  float log_odds;     /* raw, at that exit; NaN without an answer. With several objectives, the utility's x */
   uint32_t cut_short; /* 1: the deadline stopped this candidate, not the policy */
   uint32_t reserved;
 } rexit_score;
@@ -492,7 +524,8 @@ typedef struct rexit_stats {
 
 /* Scores a slate. `scores_out` has room for item_count entries, or for min(top_k, item_count) if top_k is set. `stats_out` may be
  * NULL. Returns REXIT_OK even if the deadline passed, as long as a candidate has an answer. Logs one warning per opened bundle if
- * its policy decides on a longer slate than in its calibration.
+ * its policy decides on a longer slate than in its calibration, and one if it decides by weights that rank otherwise than its
+ * own.
  *
  * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer; REXIT_CANCELLED; REXIT_MISMATCH if a file of
  * the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a candidate; REXIT_BACKEND_FAILED, also if a head's
@@ -500,8 +533,9 @@ typedef struct rexit_stats {
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request,
                                                            rexit_score* scores_out, rexit_stats* stats_out);
 
-/* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us and top_k. `log_odds_out` is
- * [item_count, exits]. `stats_out` may be NULL. Statuses as for rexit_session_score, except REXIT_DEADLINE. */
+/* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us, top_k, weights and
+ * probabilities. `log_odds_out` is [item_count, exits, objectives]. `stats_out` may be NULL. Statuses as for rexit_session_score,
+ * except REXIT_DEADLINE. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request,
                                                            float* log_odds_out, rexit_stats* stats_out);
 
@@ -529,6 +563,10 @@ typedef struct rexit_token_request {
   uint32_t force_exit;
   int64_t deadline_us;
   size_t top_k;
+  const float* weights;
+  size_t weight_count;
+  float* probabilities;
+  size_t probability_count;
 } rexit_token_request;
 
 /* Scores candidates by their tokens. `item` of a rexit_score is a candidate's number. Scores are those of rexit_session_score for

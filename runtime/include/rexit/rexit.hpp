@@ -212,6 +212,12 @@ class Bundle {
     check(rexit_bundle_get_exit(handle_.get(), index, &info));
     return info;
   }
+  rexit_objective_info objective(std::size_t index) const {
+    rexit_objective_info info{};
+    info.struct_size = sizeof info;
+    check(rexit_bundle_get_objective(handle_.get(), index, &info));
+    return info;
+  }
   // Opens the folder again, with the loaded segments of this bundle; nullopt if the folder has not changed. See
   // rexit_bundle_reload.
   std::optional<Bundle> reloaded() const {
@@ -350,6 +356,8 @@ class Rules {
   Derived& force_exit(std::uint32_t exit) { return force_exit_ = exit, self(); }
   Derived& deadline_us(std::int64_t microseconds) { return deadline_us_ = microseconds, self(); }
   Derived& top_k(std::size_t k) { return top_k_ = k, self(); }
+  // Of the utility, one for each objective. See rexit_request.
+  Derived& weights(std::vector<float> weights) { return weights_ = std::move(weights), self(); }
 
   std::size_t top_k() const noexcept { return top_k_; }
 
@@ -376,6 +384,8 @@ class Rules {
     request.force_exit = force_exit_.value_or(0);
     request.deadline_us = deadline_us_;
     request.top_k = top_k_;
+    request.weights = weights_.data();
+    request.weight_count = weights_.size();
   }
 
  private:
@@ -385,6 +395,7 @@ class Rules {
   std::optional<std::uint32_t> force_exit_;
   std::int64_t deadline_us_ = 0;
   std::size_t top_k_ = 0;
+  std::vector<float> weights_;
 };
 
 }  // namespace detail
@@ -526,12 +537,13 @@ class TokenRequest : public detail::Rules<TokenRequest> {
 // The answers, in the order of the request or, with top_k, best first.
 struct Scores {
   std::vector<rexit_score> scores;
+  std::vector<float> probabilities;  // [scores, objectives], if there are several objectives
   rexit_stats stats{};
 };
 
 // The raw log-odds at every exit.
 struct Trace {
-  std::vector<float> log_odds;  // [items, exits]
+  std::vector<float> log_odds;  // [items, exits, objectives]
   rexit_stats stats{};
 };
 
@@ -621,9 +633,12 @@ class Session {
     Scores result;
     const std::size_t item_count = request.item_count(), k = request.top_k();
     result.scores.resize(k == 0 || k > item_count ? item_count : k);
+    if (objectives_ != 1) result.probabilities.resize(result.scores.size() * objectives_);
     result.stats = empty_stats();
     rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
-    request.view([&](const auto& view) {
+    request.view([&](auto view) {
+      view.probabilities = result.probabilities.empty() ? nullptr : result.probabilities.data();
+      view.probability_count = result.probabilities.size();
       check(call(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
     });
     return result;
@@ -631,7 +646,7 @@ class Session {
   template <class Call, class AnyRequest>
   Trace trace_with(Call call, const AnyRequest& request) {
     Trace result;
-    result.log_odds.resize(request.item_count() * bundle_.info().exits);
+    result.log_odds.resize(request.item_count() * bundle_.info().exits * objectives_);
     result.stats = empty_stats();
     float placeholder = 0;
     request.view([&](const auto& view) {
@@ -646,6 +661,7 @@ class Session {
   }
 
   Bundle bundle_;
+  std::size_t objectives_ = bundle_.info().objectives;
   std::unique_ptr<rexit_session, Destroy> handle_;
 };
 

@@ -79,12 +79,22 @@ void run_score(rexit_session* session, const Source* request, rexit_score* score
   rexit_stats stats{};
   const Request& resolved = lock.read(request);
   const std::size_t size = score_size(request);
+  const Probabilities probabilities = read_probabilities(request, resolved.score_count(), lock->loaded().bundle.objectives());
   const float prior_shift = lock->loaded().bundle.policy().prior_shift;
   std::size_t index = 0;
-  for (const auto& [item, answer] : lock->score(resolved, start, stats))
+  const std::vector<Score>& scores = lock->score(resolved, start, stats);
+  for (const auto& [item, answer] : scores)
     write_entry<rexit_score>({static_cast<std::uint32_t>(item), answer.exit, probability(answer.calibrated, prior_shift),
                               answer.log_odds, answer.cut_short ? 1u : 0u, 0},
                              scores_out, index++, size);
+  if (probabilities.out != nullptr) {
+    float* out = probabilities.out;
+    for (const auto& [item, answer] : scores)
+      if (probabilities.objectives == 1)
+        *out++ = probability(answer.calibrated, prior_shift);
+      else
+        out = std::copy_n(lock->probabilities(item), probabilities.objectives, out);
+  }
   write_stats(stats, stats_out);
 }
 
@@ -278,6 +288,7 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
   info.ordered = opened.policy().top_k.ordered ? 1 : 0;
   info.quorum = opened.policy().quorum;
   info.prior_shift = opened.policy().prior_shift;
+  info.objectives = opened.objectives();
   write_struct(info, info_out);
   return REXIT_OK;
 } catch (...) {
@@ -294,8 +305,23 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
   write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
                 move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr, rule.curve.size(),
-                rule.curve.empty() ? nullptr : rule.curve.data()},
+                rule.curve.empty() ? nullptr : rule.curve.data(),
+                opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit)},
                info_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_bundle_get_objective(const rexit_bundle* bundle, size_t objective, rexit_objective_info* info_out) try {
+  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
+  check_size(required(info_out, "info_out"), "info_out");
+  if (objective >= opened.objectives())
+    fail(REXIT_INVALID_ARGUMENT, "objective is ", objective, ", the bundle has objectives 0 to ", opened.objectives() - 1);
+  const bool has_name = opened.objectives() != 1;
+  write_struct(
+      {0, has_name ? opened.variant().objectives[objective].c_str() : "", has_name ? opened.policy().weights[objective] : 1, 0},
+      info_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

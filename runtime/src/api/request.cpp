@@ -70,6 +70,8 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
   if (source.patience == 0) fail(REXIT_INVALID_ARGUMENT, "policy.patience is 0, expected at least 1");
   policy.exits.assign(bundle.exits.begin(), bundle.exits.end());
   policy.earlier.assign(bundle.earlier.begin(), bundle.earlier.end());
+  policy.weights.assign(bundle.weights.begin(), bundle.weights.end());
+  policy.objective_maps.assign(bundle.objective_maps.begin(), bundle.objective_maps.end());
   policy.patience = source.patience;
   for (std::size_t k = 0; k < exits; ++k) {
     policy.exits[k].upper = required(source.upper, "policy.upper")[k];
@@ -173,6 +175,25 @@ void check_candidates(std::size_t count, const char* name) {
   if (count > max_candidates) fail(REXIT_INVALID_ARGUMENT, name, " is ", count, ", expected at most ", max_candidates);
 }
 
+// Of the utility; empty: the policy's.
+template <class Source>
+void read_weights(const Source& source, std::size_t objectives, std::vector<float>& weights) {
+  weights.clear();
+  if (source.weight_count == 0) return;
+  required(source.weights, "request.weights");
+  if (objectives == 1)
+    fail(REXIT_INVALID_ARGUMENT, "request.weights has ", source.weight_count, " weights, the bundle has a single objective");
+  if (source.weight_count != objectives)
+    fail(REXIT_INVALID_ARGUMENT, "request.weights has ", source.weight_count, " weights, the bundle has ", objectives,
+         " objectives");
+  weights.assign(source.weights, source.weights + objectives);
+  for (std::size_t k = 0; k < objectives; ++k)
+    if (!(std::fabs(weights[k]) <= max_weight))
+      fail(REXIT_INVALID_ARGUMENT, "request.weights[", k, "] is ", weights[k], ", expected ", -max_weight, " to ", max_weight);
+  if (std::all_of(weights.begin(), weights.end(), [](float weight) { return weight == 0; }))
+    fail(REXIT_INVALID_ARGUMENT, "request.weights: all are 0, expected another weight");
+}
+
 // What both kinds of requests have.
 template <class Source>
 void read_rules(const Source& source, const Bundle& bundle, Request& request) {
@@ -188,6 +209,16 @@ void read_rules(const Source& source, const Bundle& bundle, Request& request) {
   }
   request.deadline_us = source.deadline_us;
   request.top_k = source.top_k;
+  read_weights(source, bundle.objectives(), request.weights);
+}
+
+template <class Source>
+Probabilities read_probabilities_of(const Source* request, std::size_t scores, std::size_t objectives) {
+  const Source source = read_struct(request, "request");
+  if (source.probabilities != nullptr && source.probability_count < scores * objectives)
+    fail(REXIT_INVALID_ARGUMENT, "request.probability_count is ", source.probability_count, ", expected ", scores, " scores x ",
+         objectives, " objectives");
+  return {source.probabilities, objectives};
 }
 
 template <class Source>
@@ -244,5 +275,12 @@ void read_request(const rexit_token_request* pointer, const Bundle& bundle, Requ
 
 std::size_t score_size(const rexit_request* request) { return read_score_size(request); }
 std::size_t score_size(const rexit_token_request* request) { return read_score_size(request); }
+
+Probabilities read_probabilities(const rexit_request* request, std::size_t scores, std::size_t objectives) {
+  return read_probabilities_of(request, scores, objectives);
+}
+Probabilities read_probabilities(const rexit_token_request* request, std::size_t scores, std::size_t objectives) {
+  return read_probabilities_of(request, scores, objectives);
+}
 
 }  // namespace rexit::core

@@ -16,4 +16,14 @@ void read_request(const rexit_token_request* request, const Bundle& bundle, Requ
 std::size_t score_size(const rexit_request* request);
 std::size_t score_size(const rexit_token_request* request);
 
+// The caller's array for probabilities by objective.
+struct Probabilities {
+  float* out;  // [scores, objectives]; null: not requested
+  std::size_t objectives;
+};
+
+// `scores`: how many the answer will have. Throws REXIT_INVALID_ARGUMENT for an array that is too short.
+Probabilities read_probabilities(const rexit_request* request, std::size_t scores, std::size_t objectives);
+Probabilities read_probabilities(const rexit_token_request* request, std::size_t scores, std::size_t objectives);
+
 }  // namespace rexit::core

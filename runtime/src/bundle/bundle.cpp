@@ -7,6 +7,7 @@
 
 #include "base/checked.hpp"
 #include "base/status.hpp"
+#include "bundle/objectives.hpp"
 #include "files/files.hpp"
 #include "files/json.hpp"
 #include "files/sha256.hpp"
@@ -117,6 +118,7 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
   variant.max_positions = limits.at("max_positions").size(1, model.max_positions);
   if (json.has("parity") && json.at("parity").has("tolerance"))
     variant.tolerance = json.at("parity").at("tolerance").finite_float();
+  variant.objectives = read_objectives(json);
   variant.past_padding = json.has("past_padding") && json.at("past_padding").boolean();
 
   const FileList files = read_file_sizes(json.at("files"));
@@ -130,6 +132,7 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
     const std::size_t begin = k == 0 ? 0 : exits[k - 1];
     variant.segments.push_back(
         read_segment(segments[k], folder, source.where(folder + "/variant.json"), files, begin, exits[k], k + 1 == exits.size()));
+    if (!variant.objectives.empty()) variant.segments.back().objectives = variant.objectives.size();
     file_names.insert(segments[k].at("graph").string());
     if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
@@ -231,8 +234,8 @@ std::vector<rexit_curve_point> read_curve(const Json& json) {
   return curve;
 }
 
-Policy read_policy(const Json& root, std::size_t exits, const std::string& variant_sha256) {
-  check_digest_is(root.at("variant_sha256"), variant_sha256, "this variant's (calibrate it again)");
+Policy read_policy(const Json& root, std::size_t exits, const Variant& variant) {
+  check_digest_is(root.at("variant_sha256"), variant.sha256, "this variant's (calibrate it again)");
   Policy policy;
   policy.patience = root.at("patience").size(1, max_layers);
   const std::vector<Json> rules = root.at("exits").elements();
@@ -247,6 +250,7 @@ Policy read_policy(const Json& root, std::size_t exits, const std::string& varia
   }
   std::vector<float>& earlier = policy.earlier;
   if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();
+  read_utility(root, variant.objectives, policy);
   if (root.has("prior_shift")) policy.prior_shift = read_prior_shift(root.at("prior_shift"));
   if (root.has("quorum")) policy.quorum = read_quorum(root.at("quorum"));
   if (root.has("top_k")) {
@@ -341,7 +345,7 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
 
   const File variant_file = source.open(description);
   check_digest(variant_file, files.at(description));  // a reload compares it to tell whether the segments are the same
-  const JsonDocument variant_document = read_json(variant_file);
+  const JsonDocument variant_document = read_json(variant_file, known_in_variant);
   const Json variant = variant_document.root();
   if (catalog)
     check_digest_is(variant.at("catalog_sha256"), catalog->exported_sha256, "the bundle's catalog's");
@@ -354,10 +358,11 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
   variant_.golden = catalog ? catalog->golden(name) : folder + "/golden.safetensors";
 
   policy_.exits.resize(exits.size());
+  if (!variant_.objectives.empty()) set_default_utility(variant_.objectives.size(), exits.size(), policy_);
   policy_sha256_ = digest_of(source, policy);
   if (source.has(policy)) {
     const JsonDocument document = read_json(source.open(policy), known_in_policy);
-    policy_ = read_policy(document.root(), exits.size(), variant_.sha256);
+    policy_ = read_policy(document.root(), exits.size(), variant_);
     calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;
   }

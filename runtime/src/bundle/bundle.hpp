@@ -40,6 +40,7 @@ struct Segment {
   std::vector<std::string> past_keys, past_values;
   std::string hidden;  // empty in the last segment
   std::string logits;
+  std::size_t objectives = 1;  // `logits` has a pair for each
   std::vector<std::string> new_keys, new_values;
 
   std::size_t layers() const noexcept { return end - begin; }
@@ -53,11 +54,12 @@ struct Variant {
   std::string sha256;  // of variant.json: identifies the variant
   std::size_t opset;   // of its graphs
   std::size_t max_tokens, max_positions;
-  std::optional<float> tolerance;  // of golden samples' log-odds; nullopt: not recorded
-  std::string golden;              // path in the bundle of the golden samples for the active catalog
-  bool past_padding;               // the graphs mask rows of the past at and behind positions[0]
-  std::size_t graph_bytes;         // graphs and their weights
-  std::vector<Segment> segments;   // [exits]
+  std::optional<float> tolerance;       // of golden samples' log-odds; nullopt: not recorded
+  std::string golden;                   // path in the bundle of the golden samples for the active catalog
+  bool past_padding;                    // the graphs mask rows of the past at and behind positions[0]
+  std::size_t graph_bytes;              // graphs and their weights
+  std::vector<std::string> objectives;  // names; empty: a single one
+  std::vector<Segment> segments;        // [exits]
 };
 
 // The variants' names in manifest.json, at least one. Reads no other file.
@@ -69,7 +71,9 @@ class Bundle {
   static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed", "tokens"};
   // Likewise policy.json.
   static constexpr std::initializer_list<std::string_view> known_in_policy = {"slate-rules", "earlier-heads", "curves",
-                                                                              "prior-shift"};
+                                                                              "prior-shift", "objectives"};
+  // Likewise variant.json.
+  static constexpr std::initializer_list<std::string_view> known_in_variant = {"objectives"};
 
   // Checks structure, sizes, variant.json's digest, the recorded digests by which files refer to each other, and the types and
   // shapes of all tables. Rows are checked when they are read. `variant` null: the first variant.
@@ -106,6 +110,8 @@ class Bundle {
   std::shared_ptr<const Source> current_source() const;
   // Whether the manifest or policy there has changed since this was opened.
   bool changed() const;
+  // At least one, also if it has no name: every candidate has as many log-odds at an exit.
+  std::size_t objectives() const noexcept { return variant_.objectives.empty() ? 1 : variant_.objectives.size(); }
   std::size_t exits() const noexcept { return variant_.segments.size(); }
   std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
 

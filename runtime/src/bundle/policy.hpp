@@ -1,4 +1,5 @@
-// When a candidate stops. docs/format/policy.md states the rules; src/rexit/bundle/policy.py is the same in NumPy, to the bit.
+// When a candidate stops, and what it is ranked by. docs/format/policy.md states the rules; src/rexit/bundle/policy.py is the
+// same in NumPy, to the bit.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +16,7 @@ namespace rexit::core {
 // Limits for policy.json. With larger values, c could overflow float32 for ordinary log-odds.
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
 constexpr float max_prior_shift = 100;
+constexpr float max_weight = 1e9f;  // of a utility
 constexpr std::size_t min_curve_points = 2, max_curve_points = 1024;
 constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest top-k
 
@@ -59,13 +61,17 @@ struct Policy {
   float prior_shift = 0;  // added to c for a probability of the world, where negatives were sampled; no rule reads it
   // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
   std::vector<float> earlier;
+  // With several objectives, the utility's log-odds take the place of a head's (session/utility.hpp).
+  std::vector<float> weights = {};               // [objectives], of the utility; empty: a single objective
+  std::vector<rexit_platt> objective_maps = {};  // [exits, objectives]
 
+  const rexit_platt* maps_of_objectives(std::size_t exit) const noexcept { return objective_maps.data() + exit * weights.size(); }
   const float* earlier_weights(std::size_t exit) const noexcept { return earlier.data() + exit * (exit - 1) / 2; }
   // c at an exit, if `earlier` is not empty. log_odds: of the heads so far, [exit + 1].
   float calibrated(std::size_t exit, const float* log_odds) const noexcept {
-    const float* weights = earlier_weights(exit);
+    const float* of_earlier = earlier_weights(exit);
     float c = exits[exit].linear(log_odds[exit]);
-    for (std::size_t j = 0; j < exit; ++j) c += weights[j] * log_odds[j];
+    for (std::size_t j = 0; j < exit; ++j) c += of_earlier[j] * log_odds[j];
     return exits[exit].through_curve(c);
   }
 };

@@ -24,8 +24,10 @@ class GoldenSamples {
       : bundle_(bundle),
         file_(bundle.source()->open(bundle.variant().golden)),
         slates_(file_.array<std::int64_t>("slate_offsets", {std::nullopt})),
-        log_odds_(file_.array<float>("log_odds", {std::nullopt, bundle.exits()})) {
-    const std::size_t candidates = log_odds_.size / bundle.exits();
+        log_odds_(bundle.objectives() == 1
+                      ? file_.array<float>("log_odds", {std::nullopt, bundle.exits()})
+                      : file_.array<float>("log_odds", {std::nullopt, bundle.exits(), bundle.objectives()})) {
+    const std::size_t candidates = log_odds_.size / width();
     if (slates_.size == 0) fail(REXIT_CORRUPT, file_.path(), ": `slate_offsets` is empty");
     check_offsets(file_, "slate_offsets", slates_, candidates);
     if (bundle.has_catalog()) {
@@ -51,8 +53,9 @@ class GoldenSamples {
 
   std::size_t size() const noexcept { return slates_.size - 1; }  // slates
   std::size_t candidates(std::size_t slate) const { return at(slates_, slate + 1) - at(slates_, slate); }
-  // [candidates, exits]
-  const float* log_odds(std::size_t slate) const { return log_odds_.data + at(slates_, slate) * bundle_.exits(); }
+  std::size_t width() const noexcept { return bundle_.exits() * bundle_.objectives(); }  // log-odds of a candidate
+  // [candidates, exits, objectives]
+  const float* log_odds(std::size_t slate) const { return log_odds_.data + at(slates_, slate) * width(); }
 
   // Valid until the next call.
   const Request& request(std::size_t slate) {
@@ -130,8 +133,10 @@ void check_parity(const std::shared_ptr<const LoadedBundle>& loaded) {
     for (std::size_t i = 0; i < log_odds.size(); ++i) {
       const float difference = std::fabs(log_odds[i] - expected[i]);
       if (!(difference <= tolerance))
-        fail(REXIT_MISMATCH, where, ": slate ", slate, ", candidate ", i / bundle.exits(), ", exit ", i % bundle.exits(),
-             ": log-odds ", log_odds[i], ", recorded ", expected[i], ": a difference of ", difference, ", allowed ", tolerance);
+        fail(REXIT_MISMATCH, where, ": slate ", slate, ", candidate ", i / samples.width(), ", exit ",
+             i % samples.width() / bundle.objectives(), bundle.objectives() == 1 ? "" : ", objective ",
+             bundle.objectives() == 1 ? "" : bundle.variant().objectives[i % bundle.objectives()], ": log-odds ", log_odds[i],
+             ", recorded ", expected[i], ": a difference of ", difference, ", allowed ", tolerance);
     }
   }
 }

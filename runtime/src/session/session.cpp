@@ -81,6 +81,15 @@ void LoadedBundle::warn_of_long_slate(std::size_t items) const {
                              ": what was certified does not hold for it; run `rexit calibrate --slate " + count + "`");
 }
 
+void LoadedBundle::warn_of_other_weights(const std::vector<float>& weights) const {
+  const std::vector<float>& declared = bundle.policy().weights;
+  if (!bundle.calibrated() || are_proportional(declared, weights) ||
+      warned_of_other_weights_.test_and_set(std::memory_order_relaxed))
+    return;
+  log(REXIT_LOG_WARNING, bundle.where_variant("policy.json") + ": calibrated for another utility than a request's weights: " +
+                             "what was certified does not hold for it; run `rexit calibrate --utility` with these weights");
+}
+
 Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes, std::size_t slate_bytes)
     : retrieval(loaded.bundle.has_catalog() ? std::make_unique<Retrieval>(loaded.bundle.catalog()) : nullptr),
       vectors(loaded.bundle),
@@ -110,9 +119,16 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   assemble(request, deadline);
   stats.retrieval_us = microseconds_since(start);
   stats.known_user = request.is_of_known_user() ? 1 : 0;
-  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(state_->prompt.candidates());
-  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k,
-                      request.force_exit ? nullptr : &counters_};
+  if (!request.has_policy && !request.force_exit) {
+    loaded_->warn_of_long_slate(state_->prompt.candidates());
+    if (!request.weights.empty()) loaded_->warn_of_other_weights(request.weights);
+  }
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(),
+                      request.force_exit,
+                      request.top_k,
+                      request.force_exit ? nullptr : &counters_,
+                      nullptr,
+                      request.weights.empty() ? nullptr : &request.weights};
   counters_.begin();
   const std::vector<Answer>& answers = run(rule, deadline, stats);
   if (rule.counters != nullptr) {
@@ -139,7 +155,7 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   assemble(request, no_deadline);
   stats.retrieval_us = microseconds_since(start);
   stats.known_user = request.is_of_known_user() ? 1 : 0;
-  state_->log_odds.resize(state_->prompt.candidates() * loaded_->bundle.exits());
+  state_->log_odds.resize(state_->prompt.candidates() * loaded_->bundle.exits() * loaded_->bundle.objectives());
   run({&loaded_->bundle.policy(), std::nullopt, 0, nullptr, state_->log_odds.data()}, no_deadline, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;

@@ -1,6 +1,7 @@
 // A session: buffers, cached prefixes, and the steps that answer a request.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -40,11 +41,13 @@ struct LoadedBundle {
 
   // Logs a warning, once, if the policy was calibrated on shorter slates.
   void warn_of_long_slate(std::size_t items) const;
+  // Likewise, if it was calibrated for a utility that ranks otherwise.
+  void warn_of_other_weights(const std::vector<float>& weights) const;
 
  private:
   std::shared_ptr<const PinnedStart> make_start() const;
 
-  mutable std::atomic_flag warned_of_long_slate_ = ATOMIC_FLAG_INIT;
+  mutable std::atomic_flag warned_of_long_slate_ = ATOMIC_FLAG_INIT, warned_of_other_weights_ = ATOMIC_FLAG_INIT;
 };
 
 struct Request {
@@ -55,8 +58,13 @@ struct Request {
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;
   std::size_t top_k = 0;
+  std::vector<float> weights;  // of the utility; empty: the policy's
 
   bool is_of_known_user() const noexcept { return !tokens && query.user; }
+  std::size_t score_count() const noexcept {
+    const std::size_t candidates = tokens ? tokens->candidate_count : query.items.size();
+    return top_k == 0 ? candidates : std::min(top_k, candidates);
+  }
 };
 
 struct Score {
@@ -82,7 +90,11 @@ class Session {
 
   // `start`: the beginning of the call, from which the deadline and all times count. The scores are valid until the next call.
   const std::vector<Score>& score(const Request& request, Clock::time_point start, rexit_stats& stats);
-  // [items, exits], valid until the next call.
+  // Calibrated probabilities of a candidate of the last score(), [objectives], if there are several.
+  const float* probabilities(std::size_t item) const noexcept {
+    return state_->slate.probabilities().data() + item * loaded_->bundle.objectives();
+  }
+  // [items, exits, objectives], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
   void warm_up();

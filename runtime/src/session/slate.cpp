@@ -22,6 +22,7 @@ Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, 
       backend_(backend),
       vectors_(vectors),
       hidden_bytes_(hidden_bytes != 0 ? hidden_bytes : default_hidden_bytes),
+      objectives_(bundle.objectives()),
       hidden_(backend),
       hidden_next_(backend) {}
 
@@ -33,6 +34,11 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
          " candidates fit into ", hidden_bytes_, " bytes; see slate_bytes");
   answers_.assign(count, Answer{});
   if (!rule.policy->earlier.empty()) log_odds_.resize(count * bundle_.exits());
+  if (objectives_ != 1) {
+    utility_.set_weights(rule.weights != nullptr ? *rule.weights : rule.policy->weights);
+    probabilities_.assign(count * objectives_, std::numeric_limits<float>::quiet_NaN());
+    candidate_log_odds_.resize(objectives_);
+  }
   for (std::size_t begin = 0; begin < count;) {
     const std::size_t end = part_end(prompt, begin);
     pack(prompt, begin, end);
@@ -75,7 +81,14 @@ bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& 
       else if (!graph.last)
         backend_.copy(hidden_.data() + first * row_bytes(), hidden_next_.data(),
                       (active_[end - 1].begin + active_[end - 1].tokens - first) * row_bytes());
-      for (std::size_t i = begin; i < end; ++i) apply_exit_rule(active_[i], segment, logits_.data() + 2 * (i - begin), rule);
+      const float* logits = logits_.data();
+      if (objectives_ == 1) {
+        for (std::size_t i = begin; i < end; ++i, logits += 2)
+          apply_exit_rule(active_[i], segment, log_odds(active_[i], segment, logits), rule);
+      } else {
+        for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_)
+          apply_exit_rule(active_[i], segment, utility_log_odds(active_[i], segment, logits, rule), rule);
+      }
       stats.candidate_layers += graph.layers() * (end - begin);
       begin = end;
     }
@@ -133,7 +146,7 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
   rows_.clear();
   for (std::size_t i = begin; i < end; ++i)
     rows_.push_back(static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first));
-  logits_.resize(2 * rows_.size());
+  logits_.resize(2 * objectives_ * rows_.size());
 
   Pass pass;
   pass.tokens = active_[end - 1].begin + active_[end - 1].tokens - first;
@@ -154,11 +167,27 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
   backend_.run(segment, pass);
 }
 
-void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
+// `logits`: of no and yes.
+inline float Slate::log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const {
   const float z = logits[1] - logits[0];
   if (!std::isfinite(z))
     fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s logits (",
          logits[0], ", ", logits[1], ") are not finite");
+  return z;
+}
+
+// `logits`: a pair for each objective.
+float Slate::utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
+  for (std::size_t k = 0; k < objectives_; ++k) candidate_log_odds_[k] = log_odds(candidate, segment, logits + 2 * k);
+  if (rule.trace != nullptr)
+    std::copy(candidate_log_odds_.begin(), candidate_log_odds_.end(),
+              rule.trace + (candidate.index * bundle_.exits() + segment) * objectives_);
+  return utility_.log_odds(rule.policy->maps_of_objectives(segment), candidate_log_odds_.data(),
+                           probabilities_.data() + candidate.index * objectives_);
+}
+
+// `z`: the log-odds that the policy reads.
+void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, float z, const StopRule& rule) {
   const ExitRule& exit = rule.policy->exits[segment];
   float c;
   if (rule.policy->earlier.empty()) {
@@ -174,7 +203,7 @@ void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, const flo
 
   const bool last = segment + 1 == bundle_.exits();
   if (rule.trace != nullptr) {
-    rule.trace[candidate.index * bundle_.exits() + segment] = z;
+    if (objectives_ == 1) rule.trace[candidate.index * bundle_.exits() + segment] = z;
     candidate.stopped = last;
   } else if (rule.force_exit) {
     candidate.stopped = segment == *rule.force_exit;
@@ -249,7 +278,7 @@ std::size_t Slate::memory() const noexcept {
   return ranks_.memory() + hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) +
          answers_.capacity() * sizeof(Answer) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
-         (logits_.capacity() + log_odds_.capacity()) * sizeof(float);
+         (logits_.capacity() + log_odds_.capacity() + probabilities_.capacity() + candidate_log_odds_.capacity()) * sizeof(float);
 }
 
 }  // namespace rexit::core

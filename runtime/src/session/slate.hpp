@@ -14,22 +14,24 @@
 #include "session/counters.hpp"
 #include "session/prefix/prefix_cache.hpp"
 #include "session/slate_rules.hpp"
+#include "session/utility.hpp"
 #include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
 // Where candidates stop.
 struct StopRule {
-  const Policy* policy;                   // its maps always apply
-  std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
-  std::size_t top_k = 0;                  // the request's; 0: the policy's k
-  Counters* counters = nullptr;           // null: not counted
-  float* trace = nullptr;                 // raw log-odds [candidates, exits]; if set, all candidates run to the last exit
+  const Policy* policy;                         // its maps always apply
+  std::optional<std::size_t> force_exit;        // all candidates stop there and nowhere else
+  std::size_t top_k = 0;                        // the request's; 0: the policy's k
+  Counters* counters = nullptr;                 // null: not counted
+  float* trace = nullptr;                       // raw log-odds [candidates, exits, objectives]; if set, all run to the last exit
+  const std::vector<float>* weights = nullptr;  // of the utility, with several objectives; null: the policy's
 };
 
 struct Answer {
   std::uint32_t exit = REXIT_NO_EXIT;
-  float log_odds = std::numeric_limits<float>::quiet_NaN();
+  float log_odds = std::numeric_limits<float>::quiet_NaN();  // with several objectives the utility's
   float calibrated = std::numeric_limits<float>::quiet_NaN();
   bool cut_short = false;
 
@@ -57,6 +59,10 @@ class Slate {
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                  SlateStats& stats);
 
+  // [candidates, objectives], calibrated, at the exits that answered the last run; NaN without an answer. Empty with a single
+  // objective.
+  const std::vector<float>& probabilities() const noexcept { return probabilities_; }
+
   std::size_t memory() const noexcept;
 
  private:
@@ -74,7 +80,9 @@ class Slate {
   std::size_t chunk_end(std::size_t begin) const;
   void run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix);
   std::size_t row_bytes() const noexcept;
-  void apply_exit_rule(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
+  float log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const;
+  float utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
+  void apply_exit_rule(Candidate& candidate, std::size_t segment, float z, const StopRule& rule);
   void apply_slate_rules(std::size_t segment, const StopRule& rule);
   void cut_short(std::size_t first_waiting);
   void compact();
@@ -82,11 +90,13 @@ class Slate {
   const Bundle& bundle_;
   const Backend& backend_;
   VectorRows& vectors_;
-  const std::size_t hidden_bytes_;
+  const std::size_t hidden_bytes_, objectives_;
   std::vector<Candidate> active_;  // of the running part
   std::vector<Answer> answers_;
   std::vector<float> log_odds_;  // [candidates, exits] so far, if the policy reads earlier heads
   RankIntervals ranks_;
+  Utility utility_;  // this and the next two: with several objectives
+  std::vector<float> probabilities_, candidate_log_odds_;
   std::vector<std::int64_t> token_ids_, positions_, groups_, rows_;
   std::vector<float> logits_;
   Block hidden_, hidden_next_;  // input and output of the running segment

@@ -29,7 +29,7 @@ class GoldenSlate:
         as_of: In the catalog's unit of time; None: there is no catalog.
         prefix: Tokens of the prefix, int32 [P].
         candidates: Tokens of each candidate, int32 [T].
-        log_odds: Expected log-odds at every exit, float32 [n, E].
+        log_odds: Expected log-odds at every exit, float32 [n, E]; with several objectives [n, E, K].
         context: Numbers of the contexts' values, int32 [contexts].
         request: Token ids of the request texts, int32, in the program's order; a missing one has none.
         liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
@@ -54,8 +54,8 @@ class Golden:
     slates: list[GoldenSlate]
 
     @classmethod
-    def read(cls, path: Path, exits: int) -> Golden:
-        """Reads golden samples. exits: number of exits. Raises BundleError if the arrays do not fit together."""
+    def read(cls, path: Path, exits: int, objectives: int = 1) -> Golden:
+        """Reads golden samples of so many exits and objectives. Raises BundleError if the arrays do not fit together."""
         try:
             with safe_open(path, "np") as file:
                 names = file.keys()
@@ -69,8 +69,9 @@ class Golden:
             _check_offsets(slates, len(users), len(items), "slate_offsets")
             _check_offsets(prefixes, len(users), len(table["prefix_tokens"]), "prefix_offsets")
             _check_offsets(candidates, len(items), len(table["candidate_tokens"]), "candidate_offsets")
-            if log_odds.shape != (len(items), exits):
-                raise ValueError(f"log_odds is {list(log_odds.shape)}, expected [{len(items)}, {exits}]")
+            expected = (len(items), exits, objectives) if objectives > 1 else (len(items), exits)
+            if log_odds.shape != expected:
+                raise ValueError(f"log_odds is {list(log_odds.shape)}, expected {list(expected)}")
             as_of = table["as_of"].tolist() if has_catalog else [None] * len(users)
             if len(as_of) != len(users):
                 raise ValueError(f"as_of has {len(as_of)} entries, expected {len(users)}")

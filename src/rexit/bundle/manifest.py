@@ -24,6 +24,7 @@ from rexit.bundle.files import (
 )
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import Golden
+from rexit.bundle.objectives import OBJECTIVES, check_names
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.policy import Policy
 from rexit.bundle.reranker import RerankerPrompt
@@ -100,6 +101,7 @@ class Variant:
         quality: The gate's measurements; None without a gate.
         unrotated: Why the model could not be rotated; None if it was.
         past_padding: Whether the graphs mask padding behind the prefix.
+        objectives: Names of several objectives, in the order of their logits; empty: there is one.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Variant:
     quality: Mapping[str, Any] | None = None
     unrotated: str | None = None
     past_padding: bool = False
+    objectives: tuple[str, ...] = ()
 
     @property
     def rounding(self) -> float:
@@ -132,7 +135,7 @@ class Variant:
     def read(cls, folder: Path) -> Variant:
         """Reads variant.json. Raises BundleError."""
         path = folder / "variant.json"
-        value = read_json(path)
+        value = read_json(path, {OBJECTIVES})
         try:
             return cls(
                 **{k: value[k] for k in ("name", "target", "precision", "backend")},
@@ -152,6 +155,7 @@ class Variant:
                 quality=value.get("quality"),
                 unrotated=value.get("unrotated"),
                 past_padding=bool(value.get("past_padding", False)),
+                objectives=() if value.get(OBJECTIVES) is None else check_names(value[OBJECTIVES], OBJECTIVES),
             )
         except (KeyError, TypeError, ValueError, IndexError) as exc:
             raise BundleError(f"{path}: not a variant: {reason(exc)}") from exc
@@ -162,8 +166,9 @@ class Variant:
             folder / "variant.json",
             {
                 "schema": SCHEMA,
-                "requires": [],
+                "requires": [OBJECTIVES] if self.objectives else [],
                 "producer": f"rexit {__version__}",
+                **({OBJECTIVES: list(self.objectives)} if self.objectives else {}),
                 **{k: getattr(self, k) for k in ("name", "target", "precision", "backend", "opset")},
                 **({} if self.catalog_sha256 is None else {"catalog_sha256": self.catalog_sha256}),
                 "checkpoint_sha256": self.checkpoint_sha256,
@@ -423,7 +428,13 @@ class Bundle:
     def policy(self) -> Policy | None:
         """Returns the variant's policy; None before `rexit calibrate`. Raises BundleError, also for another variant's policy."""
         path = self.folder / POLICY_FILE
-        return Policy.read(path, len(self.manifest.exits), self.variant_sha256) if path.exists() else None
+        if not path.exists():
+            return None
+        return Policy.read(path, len(self.manifest.exits), self.variant_sha256, self.variant.objectives)
+
+    def policy_or_full_depth(self) -> Policy:
+        """Returns what the runtime follows: the policy, or before `rexit calibrate` full depth. Raises BundleError."""
+        return self.policy() or Policy.full_depth(len(self.manifest.exits), self.variant_sha256, self.variant.objectives)
 
     @property
     def policy_sha256(self) -> str | None:
@@ -433,7 +444,8 @@ class Bundle:
 
     def golden(self) -> Golden:
         """Returns the variant's golden samples with the active catalog. Raises BundleError."""
-        return Golden.read(self.path / self.manifest.golden_file(self.variant.name), len(self.manifest.exits))
+        path = self.path / self.manifest.golden_file(self.variant.name)
+        return Golden.read(path, len(self.manifest.exits), max(1, len(self.variant.objectives)))
 
     def edited(self) -> list[str]:
         """Returns one line per file with another hash than recorded."""

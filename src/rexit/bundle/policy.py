@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle.files import SCHEMA, read_json, reason, write_json
+from rexit.bundle.objectives import OBJECTIVES, utility_log_odds, weights_problem
 from rexit.bundle.slate_rules import TopK, slate_stops
 from rexit.errors import BundleError
 
@@ -33,7 +34,7 @@ CURVES = "curves"
 PRIOR_SHIFT = "prior-shift"
 """What a reader must know of a policy whose probabilities are shifted."""
 MAX_PRIOR_SHIFT = 100.0
-FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS, CURVES, PRIOR_SHIFT})
+FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS, CURVES, PRIOR_SHIFT, OBJECTIVES})
 """All that this version knows."""
 
 
@@ -59,6 +60,29 @@ def _curve(value: Any) -> Curve:
         if len(point) != 2:
             raise ValueError(f"curve[{n}]: has {len(point)} numbers, expected 2, x and c")
     return tuple((x, c) for x, c in points)
+
+
+def _maps(value: Any) -> tuple[tuple[float, float], ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"objectives: {value!r} is not an array")
+    return tuple((_number(pair["a"]), _number(pair["b"])) for pair in value)
+
+
+def _utility(value: Any, objectives: Sequence[str]) -> dict[str, float]:
+    """The weights in the order of the variant's objectives."""
+    if value is None:
+        if objectives:
+            raise ValueError(f"has no `utility`, the variant has the objectives {', '.join(objectives)}: calibrate it again")
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"utility: {value!r} is not an object")
+    if not objectives:
+        raise ValueError("utility: is for several objectives, the variant has one: calibrate it again")
+    if set(value) != set(objectives):
+        raise ValueError(
+            f"utility: is for {', '.join(value)}, the variant has the objectives {', '.join(objectives)}: calibrate it again"
+        )
+    return {name: _number(value[name]) for name in objectives}
 
 
 def _top_k(value: Any) -> TopK:
@@ -137,6 +161,8 @@ class ExitPolicy:
     sign. Empty: c reads the exit's own head alone.
 
     curve: points that all of this goes through, see `interpolate`: a beta or an isotonic map. Empty: c stays as it is.
+
+    objectives: with several objectives, a and b of each one's own map, and z is the utility's log-odds. Empty: there is one.
     """
 
     a: float = 1.0
@@ -145,6 +171,7 @@ class ExitPolicy:
     lower: float = math.inf
     earlier: tuple[float, ...] = ()
     curve: Curve = ()
+    objectives: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +182,9 @@ class Policy:
     they are at most the share `quorum` of their slate (0: never). docs/format.md has the rules.
 
     prior_shift: what is added to c for a probability, see `probability`; no rule reads it.
+
+    utility: with several objectives, the weights of their probabilities, in the variant's order: candidates stop and rank by its
+    log-odds. Methods take raw log-odds [n, exits, objectives], or the utility's, [n, exits]. Empty: there is a single objective.
 
     made_on: what its costs were measured on, the JSON of `rexit.measure.machine.Conditions` without the variant: device, threads
     and machine; and the number of candidates that slates were cut to, `slate`. None: unknown.
@@ -167,17 +197,32 @@ class Policy:
     top_k: TopK | None = None
     made_on: Mapping[str, Any] | None = None
     prior_shift: float = 0.0
+    utility: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def full_depth(cls, exits: int, variant_sha256: str) -> Policy:
-        """Only the last exit stops; log-odds stay as the heads give them."""
-        return cls((ExitPolicy(),) * exits, 1, variant_sha256)
+    def full_depth(cls, exits: int, variant_sha256: str, objectives: Sequence[str] = ()) -> Policy:
+        """Only the last exit stops; log-odds stay as the heads give them, and several objectives weigh the same."""
+        maps = ((1.0, 0.0),) * len(objectives)
+        return cls((ExitPolicy(objectives=maps),) * exits, 1, variant_sha256, utility=dict.fromkeys(objectives, 1.0))
+
+    def head_log_odds(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the maps read, float32 [n, exits]: with several objectives, and log-odds of each, the utility's."""
+        if log_odds.ndim < 3:
+            return np.asarray(log_odds, np.float32)
+        return utility_log_odds(list(self.utility.values()), [e.objectives for e in self.exits], log_odds)[0]
+
+    def steepness(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far `head_log_odds` moves at each exit, at most, if all log-odds move by up to 1: float32 [exits]."""
+        if log_odds.ndim < 3:
+            return np.ones(len(self.exits), np.float32)
+        weights = list(self.utility.values())
+        return np.array([max(a for (a, _), w in zip(e.objectives, weights, strict=True) if w) for e in self.exits], np.float32)
 
     def calibrated(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """c at each exit: float32 [n, exits] from raw log-odds [n, exits], computed as in the runtime."""
+        """c at each exit: float32 [n, exits] from raw log-odds, computed as in the runtime."""
         a = np.array([e.a for e in self.exits], np.float32)
         b = np.array([e.b for e in self.exits], np.float32)
-        z = np.asarray(log_odds, np.float32)
+        z = self.head_log_odds(log_odds)
         c = z * a + b
         for k, e in enumerate(self.exits):
             for j, weight in enumerate(e.earlier):
@@ -196,7 +241,7 @@ class Policy:
         """Returns the exit where each candidate stops, int64 [n].
 
         Args:
-            log_odds: raw log-odds of every exit, float32 [n, exits].
+            log_odds: raw log-odds of every exit, float32 [n, exits]; with several objectives [n, exits, objectives].
             offsets: where each slate begins, and n: int64 [slates + 1].
         """
         return self._stops(log_odds, offsets, 0.0)
@@ -214,7 +259,7 @@ class Policy:
            exit on where one does, every exit is valid for those of its slate that get there.
 
         Args:
-            log_odds: float32 [n, exits].
+            log_odds: as for `stops`.
             margin: 0 or more, in units of log-odds.
             offsets: int64 [slates + 1].
         """
@@ -230,10 +275,11 @@ class Policy:
 
     def _stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64], margin: float) -> NDArray[np.int64]:
         """`stops` with every comparison within `margin` decided for stopping; within -margin, if it is negative, against it."""
+        steepness, log_odds = self.steepness(log_odds), self.head_log_odds(log_odds)
         c = self.calibrated(log_odds)
         upper = np.array([e.upper for e in self.exits], np.float32)
         lower = np.array([e.lower for e in self.exits], np.float32)
-        slack = self._slack(log_odds, np.float32(margin))
+        slack = self._slack(log_odds, np.float32(margin) * steepness)
         stop = ((c >= upper - slack) & (upper != np.inf)) | ((c <= slack - lower) & (lower != np.inf))
         near = np.abs(c) <= np.abs(slack)
         agree = np.ones(c.shape, np.int64)
@@ -246,22 +292,31 @@ class Policy:
         stop[:, -1] = True
         return slate_stops(c, stop, offsets, self.quorum, self.top_k, slack)
 
-    def _slack(self, log_odds: NDArray[np.float32], margin: np.float32) -> NDArray[np.float32]:
-        """How far each c moves, at most, if its log-odds move by up to +-margin; below 0 if the margin is: float32 [n, exits]."""
-        slack = np.array([abs(e.a) + sum(map(abs, e.earlier)) for e in self.exits], np.float32) * margin
+    def _slack(self, log_odds: NDArray[np.float32], margins: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far each c moves, at most, if its log-odds move by up to +-margin; below 0 if the margin is: float32 [n, exits].
+
+        log_odds: float32 [n, exits]. margins: of each exit, float32 [exits].
+        """
+        slack = np.array(
+            [
+                abs(e.a) * margins[k] + sum(abs(weight) * margins[j] for j, weight in enumerate(e.earlier))
+                for k, e in enumerate(self.exits)
+            ],
+            np.float32,
+        )
         moves = np.repeat(slack[None], len(log_odds), axis=0)
-        if not margin or not any(e.curve for e in self.exits):
+        if not margins.any() or not any(e.curve for e in self.exits):
             return moves
         x = replace(self, exits=tuple(replace(e, curve=()) for e in self.exits)).calibrated(log_odds)
         for k, e in enumerate(self.exits):
             if e.curve:
                 low, c, high = (interpolate(e.curve, x[:, k] + move) for move in (-abs(slack[k]), np.float32(0), abs(slack[k])))
-                moves[:, k] = np.copysign(np.maximum(high - c, c - low), margin)
+                moves[:, k] = np.copysign(np.maximum(high - c, c - low), margins[k])
         return moves
 
     @classmethod
-    def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:
-        """Raises BundleError, also if the policy was made for another variant."""
+    def read(cls, path: Path, exits: int, variant_sha256: str, objectives: Sequence[str] = ()) -> Policy:
+        """Raises BundleError, also if the policy was made for another variant, or for other objectives than the variant's."""
         value = read_json(path, FEATURES)
         try:
             policy = cls(
@@ -273,6 +328,7 @@ class Policy:
                         math.inf if e["lower"] is None else _number(e["lower"]),
                         () if e.get("earlier") is None else _numbers(e["earlier"], "earlier"),
                         () if e.get("curve") is None else _curve(e["curve"]),
+                        () if e.get("objectives") is None else _maps(e["objectives"]),
                     )
                     for e in value["exits"]
                 ),
@@ -282,6 +338,7 @@ class Policy:
                 None if value.get("top_k") is None else _top_k(value["top_k"]),
                 value.get("made_on"),
                 0.0 if value.get("prior_shift") is None else _number(value["prior_shift"]),
+                _utility(value.get("utility"), objectives),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise BundleError(f"{path}: not a policy: {reason(exc)}") from exc
@@ -298,7 +355,18 @@ class Policy:
     def problem(self) -> str | None:
         """Why no reader would accept it, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None if it is valid."""
         largest = float(np.finfo(np.float32).max)
+        if self.utility and (problem := weights_problem(list(self.utility.values()))) is not None:
+            return f"utility: {problem}"
+        if self.utility and self.prior_shift:
+            return f"prior_shift: is {self.prior_shift}, expected none: the maps of several objectives hold it"
         for k, e in enumerate(self.exits):
+            if len(e.objectives) != len(self.utility):
+                return f"exits[{k}] objectives: has {len(e.objectives)} maps, expected one per objective, {len(self.utility)}"
+            for n, (a, b) in enumerate(e.objectives):
+                if not 0 < a <= MAX_SLOPE or np.float32(a) == 0:
+                    return f"exits[{k}] objectives[{n}] a: is {a}, expected more than 0 and at most {MAX_SLOPE:g}"
+                if not abs(b) <= MAX_INTERCEPT:
+                    return f"exits[{k}] objectives[{n}] b: is {b}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
             if e.earlier and len(e.earlier) != k:
                 return f"exits[{k}] earlier: has {len(e.earlier)} numbers, expected one per earlier exit, {k}"
             for name, weight in (("a", e.a), *((f"earlier[{j}]", weight) for j, weight in enumerate(e.earlier))):
@@ -347,6 +415,7 @@ class Policy:
             {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)}
             | ({"earlier": [number(weight) for weight in e.earlier]} if e.earlier else {})
             | ({"curve": [[number(x), number(c)] for x, c in e.curve]} if e.curve else {})
+            | ({"objectives": [{"a": number(a), "b": number(b)} for a, b in e.objectives]} if e.objectives else {})
             for e in self.exits
         ]
         rules: dict[str, Any] = {}
@@ -364,10 +433,12 @@ class Policy:
                     *([EARLIER_HEADS] if any(e.earlier for e in self.exits) else []),
                     *([CURVES] if any(e.curve for e in self.exits) else []),
                     *([PRIOR_SHIFT] if self.prior_shift else []),
+                    *([OBJECTIVES] if self.utility else []),
                 ],
                 "producer": f"rexit {__version__}",
                 "variant_sha256": self.variant_sha256,
                 "patience": self.patience,
+                **({"utility": {name: number(weight) for name, weight in self.utility.items()}} if self.utility else {}),
                 "exits": exits,
                 **rules,
                 **({"prior_shift": number(self.prior_shift)} if self.prior_shift else {}),

@@ -24,7 +24,7 @@ def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[C
     """Checks a session against the variant's golden samples. Raises BundleError if these cannot be read."""
     name, slates = bundle.variant.name, bundle.golden().slates
     tolerance = float(bundle.variant.parity["tolerance"])
-    policy = bundle.policy() or Policy.full_depth(len(bundle.manifest.exits), bundle.variant_sha256)
+    policy, objectives = bundle.policy_or_full_depth(), bundle.variant.objectives
     prompts: list[str] = []
     log_odds: list[str] = []
     decisions: list[str] = []
@@ -40,9 +40,9 @@ def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[C
         distance = log_odds_distance(trace, slate.log_odds)
         worst = max(worst, float(distance.max()))
         if distance.max() > tolerance:
-            row, k = divmod(int(distance.argmax()), distance.shape[1])
-            expected = f"expected {slate.log_odds[row, k]:.5f} +- {tolerance:g}"
-            log_odds.append(f"{where}, item {items[row]!r}, exit {k}: log-odds {trace[row, k]:.5f}, {expected}")
+            at = np.unravel_index(int(distance.argmax()), distance.shape)
+            place = f"item {items[at[0]]!r}, exit {at[1]}" + (f", objective {objectives[at[2]]}" if objectives else "")
+            log_odds.append(f"{where}, {place}: log-odds {trace[at]:.5f}, expected {slate.log_odds[at]:.5f} +- {tolerance:g}")
         session.clear_cache()
         for prefix in ("cold", "warm"):
             scores = request.score(session)
@@ -68,14 +68,14 @@ def request_of(catalog: Catalog | None, slate: GoldenSlate) -> Slate | TokenSlat
 
 
 def cold_trace(session: Session, slate: AnySlate) -> NDArray[np.float32]:
-    """Every exit's log-odds without cached prefixes, float32 [items, exits]. With keys copied from another prefix, log-odds may
+    """Every exit's log-odds without cached prefixes, as `Session.trace`. With keys copied from another prefix, log-odds may
     differ in their last bits."""
     session.clear_cache()
     return slate.trace(session)
 
 
 def log_odds_distance(trace: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far a trace is from what is expected, float32 [items, exits]; inf where it is not finite."""
+    """How far a trace is from what is expected, float32 of the same shape; inf where it is not finite."""
     distance: NDArray[np.float32] = np.abs(trace - expected)
     distance[~np.isfinite(distance)] = np.inf
     return distance
@@ -109,9 +109,10 @@ def _decision_failures(
     slate = np.array([0, len(trace)])
     earliest, latest = policy.exit_range(trace, rounding * max(1.0, float(abs(trace).max())), slate)
     expected = policy.stops(trace, slate)
+    steepness, trace = policy.steepness(trace), policy.head_log_odds(trace)
     for i, item in enumerate(items):
         k, log_odds = int(scores.exit[i]), float(scores.log_odds[i])
         if not earliest[i] <= k <= latest[i]:
             yield f"{where}, item {item!r}: stopped at exit {k}, expected {expected[i]}"
-        elif not abs(log_odds - float(trace[i, k])) <= rounding * max(1.0, abs(log_odds)):
+        elif not abs(log_odds - float(trace[i, k])) <= rounding * steepness[k] * max(1.0, abs(log_odds)):
             yield f"{where}, item {item!r}: log-odds {log_odds:.5f} at exit {k}, the trace has {trace[i, k]:.5f}"

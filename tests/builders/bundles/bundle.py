@@ -40,7 +40,7 @@ class BundleOptions:
     catalog: what it holds; where its program has vectors, so has the bundle. splits: of its catalog.json, whose files lie in
     a catalog's own folder and not in a bundle. exits: depths, the last of them the model's. max_tokens: the limit of cpu-
     fp32. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
-    `builders.bundles.variants.KINDS`.
+    `builders.bundles.variants.KINDS`. objectives: names of several; empty: there is one.
     """
 
     catalog: CatalogContents = field(default_factory=make_catalog)
@@ -49,6 +49,7 @@ class BundleOptions:
     max_tokens: int = MAX_TOKENS
     golden: dict[str, NDArray[Any]] | None = None
     variants: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ()
 
 
 def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
@@ -58,14 +59,17 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     variant = folder / "variants" / "cpu-fp32"
     variant.mkdir(parents=True)
     tables = options.catalog.info["prompt"].get("vectors", [])
-    segments, files = _write_segments(variant, options.exits, bool(tables))
+    objectives = options.objectives
+    segments, files = _write_segments(variant, options.exits, bool(tables), max(1, len(objectives)))
     if options.golden is not None:
         save_file(options.golden, variant / "golden.safetensors")
         files.append("golden.safetensors")
     write_json(
         variant / "variant.json",
         {
-            **{"schema": 1, "requires": [], "producer": "tiny", "name": "cpu-fp32", "target": "cpu", "precision": "fp32"},
+            **{"schema": 1, "requires": ["objectives"] if objectives else [], "producer": "tiny", "name": "cpu-fp32"},
+            **({"objectives": list(objectives)} if objectives else {}),
+            **{"target": "cpu", "precision": "fp32"},
             **{"backend": "onnxruntime", "opset": 17, "catalog_sha256": "", "checkpoint_sha256": "f" * 64},
             "limits": {"max_tokens": options.max_tokens, "max_positions": POSITIONS},
             "segments": segments,
@@ -102,9 +106,11 @@ def write_catalog(folder: Path, catalog: CatalogContents, splits: dict[str, Any]
     write_json(folder / "catalog.json", {**catalog.info, "splits": splits, "files": {name: {} for name in catalog.tables}})
 
 
-def _write_segments(folder: Path, exits: tuple[int, ...], vectors: bool) -> tuple[list[dict[str, Any]], list[str]]:
+def _write_segments(
+    folder: Path, exits: tuple[int, ...], vectors: bool, objectives: int
+) -> tuple[list[dict[str, Any]], list[str]]:
     """What variant.json says of each segment, and the files' names."""
-    weights, files = make_weights(), []
+    weights, files = make_weights(objectives=objectives), []
     for k in range(len(exits)):
         name = f"segment-{k}.onnx"
         graph = segment_graph(k, weights, exits, vectors)

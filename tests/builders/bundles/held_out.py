@@ -27,16 +27,18 @@ class HeldOut(NamedTuple):
     catalog: Path
 
 
-def write_ranked(place: Path, *, strings: bool = False, variants: tuple[str, ...] = ()) -> HeldOut:
+def write_ranked(
+    place: Path, *, strings: bool = False, variants: tuple[str, ...] = (), objectives: tuple[str, ...] = ()
+) -> HeldOut:
     """`place/bundle` with golden samples, `place/catalog` with likes that its model can rank; returns both.
 
     Likes are drawn from the log-odds of all exits, by the NumPy reference, so that every head knows something. The prompts of
     the golden samples are the runtime's own (its tests hold them against a second implementation); their log-odds are the
-    reference's.
+    reference's. objectives: names of several, each with likes of its own; `liked` is the first's.
     """
-    plain = BundleOptions(make_catalog(strings=strings))
+    plain = BundleOptions(make_catalog(strings=strings), objectives=objectives)
     users, items = user_ids(USERS, strings), item_ids(ITEMS, strings)
-    weights, random = make_weights(), np.random.default_rng(5)
+    weights, random = make_weights(objectives=max(1, len(objectives))), np.random.default_rng(5)
     rows: list[tuple[Any, ...]] = []
     slates: list[_Slate] = []
     with tempfile.TemporaryDirectory() as draft, runtime.open(write_bundle(Path(draft) / "bundle", plain)) as session:
@@ -44,9 +46,15 @@ def write_ranked(place: Path, *, strings: bool = False, variants: tuple[str, ...
             prefix, candidates = session.prompt(user, items, as_of=AS_OF)
             log_odds = np.array([reference(weights, prefix, c) for c in candidates])
             slates.append(_Slate(prefix, candidates, log_odds))
-            evidence = (log_odds / log_odds.std(0)).sum(1)
-            liked = random.random(ITEMS) < 1 / (1 + np.exp(-3 * (evidence - np.median(evidence))))
-            rows += [(user, items[i], AS_OF + n, bool(liked[i])) for n, i in enumerate(random.permutation(ITEMS))]
+            labels = []
+            for z in np.moveaxis(log_odds.reshape(ITEMS, len(EXITS), -1), 2, 0):
+                evidence = (z / z.std(0)).sum(1)
+                labels.append(random.random(ITEMS) < 1 / (1 + np.exp(-3 * (evidence - np.median(evidence)))))
+            named = labels if objectives else []
+            rows += [
+                (user, items[i], AS_OF + n, bool(labels[0][i]), *(bool(label[i]) for label in named))
+                for n, i in enumerate(random.permutation(ITEMS))
+            ]
     options = dataclasses.replace(plain, golden=_golden(slates[:4]), variants=variants)
     return _write(place, options, rows, validation=AS_OF, test=AS_OF + ITEMS // 2)
 
@@ -67,7 +75,7 @@ def _write(place: Path, options: BundleOptions, rows: list[tuple[Any, ...]], val
     """validation, test: the times they begin at."""
     held_out = HeldOut(place / "bundle", place / "catalog")
     (held_out.catalog / "splits").mkdir(parents=True)
-    frame = pl.DataFrame(rows, schema=["user", "item", "time", "liked"], orient="row")
+    frame = pl.DataFrame(rows, schema=["user", "item", "time", "liked", *options.objectives], orient="row")
     time, splits = pl.col("time"), {}
     parts = {"train": time < validation, "validation": (time >= validation) & (time < test), "test": time >= test}
     for name, which in parts.items():

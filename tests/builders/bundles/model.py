@@ -19,7 +19,8 @@ VOCABULARY, POSITIONS = 64, 96
 Weights = dict[str, NDArray[np.float32]]
 
 
-def make_weights(seed: int = 0) -> Weights:
+def make_weights(seed: int = 0, objectives: int = 1) -> Weights:
+    """Heads have a pair of columns for each objective: the first's are the same however many there are, the others' like it."""
     random = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int, scale: float) -> NDArray[np.float32]:
@@ -28,7 +29,11 @@ def make_weights(seed: int = 0) -> Weights:
     weights = {"embed": matrix(VOCABULARY, HIDDEN, 1.0), "position": matrix(POSITIONS, HIDDEN, 0.5)}
     for n in range(LAYERS):
         weights |= {f"{n}.{name}": matrix(HIDDEN, HIDDEN, 0.3) for name in ("q", "k", "v", "o", "up", "down")}
-    return weights | {f"head.{k}": matrix(HIDDEN, 2, 0.4) for k in range(len(EXITS))}
+    heads = {f"head.{k}": matrix(HIDDEN, 2, 0.4) for k in range(len(EXITS))}
+    for name, first in list(heads.items()):
+        others = [np.float32(0.6) * first + np.float32(0.8) * matrix(HIDDEN, 2, 0.4) for _ in range(1, objectives)]
+        heads[name] = np.concatenate([first, *others], 1)
+    return weights | heads
 
 
 def make_vectors(tables: list[dict[str, Any]], items: int, user: bool, seed: int = 2) -> dict[str, NDArray[np.float16]]:
@@ -52,7 +57,8 @@ def vectors_by_id(vectors: dict[str, NDArray[np.float16]], liked: NDArray[Any]) 
 def reference(
     weights: Weights, prefix: NDArray[Any], candidate: NDArray[Any], vectors: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Log-odds at each exit, in float64, of one candidate behind its prefix. vectors: of `vectors_by_id`."""
+    """Log-odds at each exit, [exits] or [exits, objectives], in float64, of one candidate behind its prefix. vectors: of
+    `vectors_by_id`."""
     w = {name: value.astype(np.float64) for name, value in weights.items()}
     tokens = np.concatenate([prefix, candidate]).astype(np.int64)
     table = w["embed"] if vectors is None else np.concatenate([w["embed"], vectors])
@@ -69,9 +75,9 @@ def reference(
         hidden = hidden + attended.reshape(-1, HIDDEN) @ w[f"{n}.o"]
         hidden = hidden + np.tanh(hidden @ w[f"{n}.up"]) @ w[f"{n}.down"]
         if n + 1 in EXITS:
-            no, yes = hidden[-1] @ w[f"head.{EXITS.index(n + 1)}"]
-            result.append(yes - no)
-    return np.array(result)
+            logits = hidden[-1] @ w[f"head.{EXITS.index(n + 1)}"]
+            result.append(logits[1::2] - logits[::2])
+    return np.array(result) if len(result[0]) > 1 else np.concatenate(result)
 
 
 VECTORS = "given"
@@ -174,7 +180,7 @@ def segment_graph(k: int, weights: Weights, exits: tuple[int, ...] = EXITS, vect
     inputs += [info(ins["vectors"], f32, "R", HIDDEN)] if "vectors" in ins else []
     inputs += [info(name, f32, HEADS, "P", HEAD_DIM) for name in (*ins["past_keys"], *ins["past_values"])]
     outputs = [info(outs["hidden"], f32, "T", HIDDEN)] if "hidden" in outs else []
-    outputs += [info(outs["logits"], f32, "N", 2)]
+    outputs += [info(outs["logits"], f32, "N", constants["head"].shape[1])]
     outputs += [info(name, f32, HEADS, "T", HEAD_DIM) for name in (*outs["new_keys"], *outs["new_values"])]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, f"segment-{k}", inputs, outputs, initializers)

@@ -88,7 +88,8 @@ static void layouts_are_fixed(void) {
   AT(rexit_bundle_info, quorum, 92);
   AT(rexit_bundle_info, vocabulary, 96);
   AT(rexit_bundle_info, has_catalog, 104);
-  END(rexit_bundle_info, prior_shift, 112);
+  AT(rexit_bundle_info, prior_shift, 108);
+  END(rexit_bundle_info, objectives, 120);
 
   AT(rexit_variant_info, struct_size, 0);
   AT(rexit_variant_info, variant_count, 8);
@@ -113,7 +114,16 @@ static void layouts_are_fixed(void) {
   AT(rexit_exit_info, fall, 44);
   AT(rexit_exit_info, earlier, 48);
   AT(rexit_exit_info, curve_points, 56);
-  END(rexit_exit_info, curve, 72);
+  AT(rexit_exit_info, curve, 64);
+  END(rexit_exit_info, objectives, 80);
+
+  AT(rexit_platt, a, 0);
+  END(rexit_platt, b, 8);
+
+  AT(rexit_objective_info, struct_size, 0);
+  AT(rexit_objective_info, name, 8);
+  AT(rexit_objective_info, weight, 16);
+  END(rexit_objective_info, reserved, 24);
 
   AT(rexit_curve_point, x, 0);
   END(rexit_curve_point, c, 8);
@@ -164,7 +174,11 @@ static void layouts_are_fixed(void) {
   AT(rexit_request, context_size, 136);
   AT(rexit_request, texts, 144);
   AT(rexit_request, text_count, 152);
-  END(rexit_request, text_size, 168);
+  AT(rexit_request, text_size, 160);
+  AT(rexit_request, weights, 168);
+  AT(rexit_request, weight_count, 176);
+  AT(rexit_request, probabilities, 184);
+  END(rexit_request, probability_count, 200);
 
   AT(rexit_token_request, struct_size, 0);
   AT(rexit_token_request, score_size, 8);
@@ -177,7 +191,11 @@ static void layouts_are_fixed(void) {
   AT(rexit_token_request, has_force_exit, 64);
   AT(rexit_token_request, force_exit, 68);
   AT(rexit_token_request, deadline_us, 72);
-  END(rexit_token_request, top_k, 88);
+  AT(rexit_token_request, top_k, 80);
+  AT(rexit_token_request, weights, 88);
+  AT(rexit_token_request, weight_count, 96);
+  AT(rexit_token_request, probabilities, 104);
+  END(rexit_token_request, probability_count, 120);
 
   AT(rexit_score, item, 0);
   AT(rexit_score, exit, 4);

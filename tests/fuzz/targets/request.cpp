@@ -16,12 +16,17 @@ struct Opened {
   explicit Opened(const char* name) : strings(std::string(name) == "strings") {
     folder.put(seed_bundle(name));
     REXIT_PROMISE(ok(rexit_bundle_open(folder.path().c_str(), nullptr, &bundle)));
+    rexit_bundle_info info{};
+    info.struct_size = sizeof info;
+    REXIT_PROMISE(ok(rexit_bundle_get_info(bundle, &info)));
+    objectives = info.objectives;
   }
   ~Opened() { rexit_bundle_close(bundle); }
 
   Folder folder;
   rexit_bundle* bundle = nullptr;
   bool strings;
+  std::size_t objectives = 1;
 };
 
 rexit_id id(Bytes& bytes, bool strings, bool user) {
@@ -89,8 +94,33 @@ struct Policy {
   }
 };
 
+// Weights of a utility, and room for probabilities by objective, in memory of exactly the counted sizes.
+struct Objectives {
+  std::vector<float> weights, probabilities;
+
+  // `scores`: as many as the answer can have.
+  Objectives(Bytes& bytes, std::size_t scores) {
+    if (bytes.below(4) == 0) weights.resize(bytes.below(8) == 0 ? bytes.below(4) : 2);
+    for (float& weight : weights) weight = any_float(bytes);
+    weights.shrink_to_fit();
+    if (bytes.flag()) probabilities.assign(bytes.below(8) == 0 ? bytes.below(8) : scores * 2, -1234.5f);
+    probabilities.shrink_to_fit();
+  }
+  template <class Request>
+  void fill(Request& request) {
+    request.weights = weights.data();
+    request.weight_count = weights.size();
+    request.probabilities = probabilities.data();
+    request.probability_count = probabilities.size();
+  }
+  // After a call. Without an answer, or beyond the answers of a single objective, some may be NaN or unwritten.
+  void check(bool done) const {
+    for (const float p : probabilities) REXIT_PROMISE(p == -1234.5f || (done && (std::isnan(p) || (p >= 0 && p <= 1))));
+  }
+};
+
 // Tokens in memory of exactly the counted size; most are in the vocabulary.
-void call_with_tokens(rexit_session* session, Bytes& bytes) {
+void call_with_tokens(rexit_session* session, std::size_t objective_count, Bytes& bytes) {
   const auto token = [&bytes] {
     return bytes.below(64) == 0 ? bytes.number<std::int32_t>() : static_cast<std::int32_t>(bytes.below(40));
   };
@@ -118,17 +148,20 @@ void call_with_tokens(rexit_session* session, Bytes& bytes) {
   request.force_exit = static_cast<std::uint32_t>(bytes.below(5));
   if (bytes.below(8) == 0) request.deadline_us = bytes.number<std::int64_t>();
   request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
+  Objectives objectives(bytes, counts.size());
+  objectives.fill(request);
   const auto memory = sized(request, bytes);
   const auto* c_request = reinterpret_cast<const rexit_token_request*>(memory.get());
   if (bytes.flag()) {
-    std::vector<float> traced(counts.size() * 3, -1234.5f);
+    std::vector<float> traced(counts.size() * 3 * objective_count, -1234.5f);
     const bool done = ok(rexit_session_trace_tokens(session, c_request, traced.data(), nullptr));
     for (const float z : traced) REXIT_PROMISE(done ? std::isfinite(z) && z != -1234.5f : z == -1234.5f);
     return;
   }
   std::vector<rexit_score> scores(counts.size());
-  if (ok(rexit_session_score_tokens(session, c_request, scores.data(), nullptr)))
-    for (const rexit_score& score : scores) REXIT_PROMISE(score.item < counts.size());
+  const bool done = ok(rexit_session_score_tokens(session, c_request, scores.data(), nullptr));
+  for (const rexit_score& score : scores) REXIT_PROMISE(!done || score.item < counts.size());
+  objectives.check(done);
 }
 
 // The request texts `query` and `note` of the seed bundle `texts`, tokens in memory of exactly the counted size; most are in the
@@ -180,6 +213,8 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   request.force_exit = static_cast<std::uint32_t>(bytes.below(5));
   if (bytes.below(8) == 0) request.deadline_us = bytes.number<std::int64_t>();
   request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
+  Objectives objectives(bytes, items.size());
+  objectives.fill(request);
   const auto memory = sized(request, bytes);
   const auto* c_request = reinterpret_cast<const rexit_request*>(memory.get());
   const bool limited = request.top_k != 0 && c_request->struct_size > offsetof(rexit_request, top_k);
@@ -190,7 +225,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   rexit_stats* stats_out = bytes.flag() ? &stats : nullptr;
   switch (bytes.below(4)) {
     case 0: {
-      std::vector<float> traced(items.size() * 3, -1234.5f);
+      std::vector<float> traced(items.size() * 3 * opened.objectives, -1234.5f);
       if (ok(rexit_session_trace(session, c_request, traced.data(), stats_out))) {
         for (const float z : traced) REXIT_PROMISE(std::isfinite(z) && z != -1234.5f);
       } else {
@@ -213,7 +248,9 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
     default: {
       std::vector<rexit_score> scores(top);
       for (rexit_score& score : scores) score.item = 4321;
-      if (ok(rexit_session_score(session, c_request, scores.data(), stats_out))) {
+      const bool done = ok(rexit_session_score(session, c_request, scores.data(), stats_out));
+      objectives.check(done);
+      if (done) {
         std::vector<bool> is_scored(items.size());
         for (const rexit_score& score : scores) {
           REXIT_PROMISE(score.item < items.size() && !is_scored[score.item]);
@@ -235,7 +272,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const Opened opened[] = {Opened("plain"), Opened("vectors"), Opened("strings"), Opened("policy"),
-                                  Opened("lists"), Opened("tokens"),  Opened("texts")};
+                                  Opened("lists"), Opened("tokens"),  Opened("texts"),   Opened("objectives")};
   static const Folder folder;
   static const std::string saved = folder.path() + "/saved";
   Bytes bytes(data, size);
@@ -283,7 +320,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       case 8:
       case 9:
       case 10:
-        call_with_tokens(session, bytes);
+        call_with_tokens(session, chosen.objectives, bytes);
         break;
       default:
         call(session, chosen, bytes);

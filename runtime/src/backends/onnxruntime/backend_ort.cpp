@@ -253,7 +253,9 @@ class OrtBackend final : public Backend {
         input(segment.past_values[i], pass.prefix == 0 ? padding : pass.past_values[i], ort_type(segment.cache_dtype), shape);
       }
       if (pass.hidden_out != nullptr) output(segment.hidden, pass.hidden_out, ort_type(segment.hidden_dtype), {tokens, hidden});
-      if (pass.logits != nullptr) output(segment.logits, pass.logits, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {rows, 2});
+      if (pass.logits != nullptr)
+        output(segment.logits, pass.logits, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+               {rows, static_cast<std::int64_t>(2 * segment.objectives)});
       for (std::size_t i = 0; pass.new_keys != nullptr && i < segment.layers(); ++i) {
         output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(segment, pass.tokens));
         output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(segment, pass.tokens));

@@ -1,0 +1,49 @@
+#include "session/utility.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rexit::core {
+namespace {
+
+// Of c: exp(-700) is far from underflow, also where it is multiplied by a weight.
+constexpr float max_log_odds = 700;
+
+auto largest(const std::vector<float>& weights) noexcept {
+  return std::max_element(weights.begin(), weights.end(), [](float a, float b) { return std::fabs(a) < std::fabs(b); });
+}
+
+}  // namespace
+
+void Utility::set_weights(const std::vector<float>& weights) {
+  const double size = std::fabs(static_cast<double>(*largest(weights)));
+  weights_.clear();
+  for (const float weight : weights) weights_.push_back(static_cast<double>(weight) / size);
+}
+
+// u / (1 - u) = good / bad, sums of terms of one sign: nothing cancels, and neither sum is 0.
+float Utility::log_odds(const rexit_platt* maps, const float* log_odds, float* probabilities) const noexcept {
+  double good = 0, bad = 0;
+  for (std::size_t k = 0; k < weights_.size(); ++k) {
+    const float c = std::clamp(maps[k].a * log_odds[k] + maps[k].b, -max_log_odds, max_log_odds);
+    const double small = std::exp(-std::fabs(static_cast<double>(c))), likely = 1 / (1 + small), unlikely = small / (1 + small);
+    const double yes = c >= 0 ? likely : unlikely, no = c >= 0 ? unlikely : likely;
+    probabilities[k] = static_cast<float>(yes);
+    const double weight = weights_[k];
+    good += weight >= 0 ? weight * yes : -weight * no;
+    bad += weight >= 0 ? weight * no : -weight * yes;
+  }
+  return static_cast<float>(std::log(good / bad));
+}
+
+// Products of two floats are exact in double.
+bool are_proportional(const std::vector<float>& weights, const std::vector<float>& others) noexcept {
+  const std::size_t index = static_cast<std::size_t>(largest(weights) - weights.begin());
+  const double size = weights[index], other_size = others[index];
+  if (size * other_size <= 0) return false;
+  for (std::size_t k = 0; k < weights.size(); ++k)
+    if (weights[k] * other_size != others[k] * size) return false;
+  return true;
+}
+
+}  // namespace rexit::core

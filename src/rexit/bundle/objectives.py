@@ -1,0 +1,92 @@
+"""Several objectives, such as click and like: their names, and the utility that makes one log-odds of theirs.
+
+The runtime computes the same, to the bit (runtime/src/session/utility.cpp; docs/format/policy.md).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OBJECTIVES = "objectives"
+"""What a reader must know (`requires`) of a variant or a policy with several objectives."""
+LEAST, MOST = 2, 16
+"""How many objectives have names; a single one has none."""
+MAX_WEIGHT = 1e9
+"""Of a utility."""
+MAX_LOG_ODDS = 700.0
+"""c is limited to this before it becomes a probability: exp(-700) is far from underflow."""
+
+Maps = Sequence[Sequence[tuple[float, float]]]
+"""By exit, then by objective: a and b of c = a z + b."""
+
+
+def check_names(names: Any, where: str) -> tuple[str, ...]:
+    """Returns the names of several objectives.
+
+    Args:
+        names: A list of 2 to 16 distinct names, each of 1 to 64 letters, digits, `_` or `-`.
+        where: What has them, for messages.
+
+    Raises:
+        ValueError: They are no such list.
+    """
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"{where}: is {names!r}, expected an array of names")
+    if not LEAST <= len(names) <= MOST:
+        raise ValueError(f"{where}: has {len(names)} names, expected {LEAST} to {MOST}")
+    for n, name in enumerate(names):
+        if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
+            raise ValueError(f"{where}[{n}]: is {name!r}, expected 1 to 64 letters, digits, _ or -")
+        if name in names[:n]:
+            raise ValueError(f"{where}: has {name!r} twice")
+    return tuple(names)
+
+
+def weights_problem(weights: Sequence[float]) -> str | None:
+    """Why no utility can have these weights; None if one can."""
+    for weight in weights:
+        if not abs(weight) <= MAX_WEIGHT:
+            return f"a weight is {weight}, expected {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+    if not np.any(np.array(weights, np.float32)):
+        return "all weights are 0, expected another one"
+    return None
+
+
+def utility_log_odds(
+    weights: Sequence[float], maps: Maps, log_odds: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns the utility's log-odds at each exit, float32 [n, E], and the objectives' probabilities, float32 [n, E, K].
+
+    With lo the sum of the weights below 0 and hi of those above, u = (sum of weights times probabilities - lo) / (hi - lo), and
+    the log-odds are log(u / (1 - u)). Both u and 1 - u are sums of terms of one sign, so nothing cancels.
+
+    Args:
+        weights: [K], not all 0.
+        maps: [E][K].
+        log_odds: Raw, float32 [n, E, K].
+    """
+    z = np.asarray(log_odds, np.float32)
+    a, b = (np.array([[pair[i] for pair in of_exit] for of_exit in maps], np.float32) for i in (0, 1))
+    with np.errstate(over="ignore"):
+        c = np.clip(a * z + b, np.float32(-MAX_LOG_ODDS), np.float32(MAX_LOG_ODDS))
+    small = _each(math.exp, -np.abs(c).astype(np.float64))
+    likely, unlikely = 1.0 / (1.0 + small), small / (1.0 + small)
+    yes, no = np.where(c >= 0, likely, unlikely), np.where(c >= 0, unlikely, likely)
+    w = np.array(weights, np.float32).astype(np.float64)
+    w = w / np.abs(w).max()
+    good, bad = np.zeros(z.shape[:2]), np.zeros(z.shape[:2])
+    for k, weight in enumerate(w.tolist()):  # one after the other, as the runtime adds them
+        good += weight * yes[..., k] if weight >= 0 else -weight * no[..., k]
+        bad += weight * no[..., k] if weight >= 0 else -weight * yes[..., k]
+    return _each(math.log, good / bad).astype(np.float32), yes.astype(np.float32)
+
+
+def _each(function: Callable[[float], float], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The C library's function of each value: NumPy's own differ from it in the last bit."""
+    return np.fromiter(map(function, values.ravel().tolist()), np.float64, values.size).reshape(values.shape)

@@ -1,0 +1,121 @@
+"""Names of several objectives, and the utility's log-odds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rexit.bundle import ExitPolicy, Policy
+from rexit.bundle.objectives import check_names, utility_log_odds
+from rexit.errors import BundleError
+
+IDENTITY = [[(1.0, 0.0), (1.0, 0.0)]]
+
+
+def log_odds_of(weights: list[float], *z: float) -> float:
+    return float(utility_log_odds(weights, IDENTITY, np.array([[z]], np.float32))[0][0, 0])
+
+
+def test_it_is_the_weighted_sum_of_probabilities() -> None:
+    random = np.random.default_rng(0)
+    weights, maps = [1.0, -0.5, 2.0], [[(1.5, 0.25), (0.5, -1.0), (1.0, 0.0)], [(1.0, 0.0)] * 3]
+    z = np.float32(random.normal(0, 3, (50, 2, 3)))
+    x, probabilities = utility_log_odds(weights, maps, z)
+    a, b = (np.array([[pair[i] for pair in of_exit] for of_exit in maps]) for i in (0, 1))
+    p = 1 / (1 + np.exp(-(a * z + b)))
+    u = (p @ np.array(weights) + 0.5) / 3.5
+    np.testing.assert_allclose(probabilities, p, rtol=1e-6)
+    np.testing.assert_allclose(x, np.log(u / (1 - u)), rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_finite_and_monotone_where_probabilities_saturate() -> None:
+    largest = float(np.finfo(np.float32).max)
+    for weights in ([1.0, 1.0], [1e9, 1e-30], [1.0, -1.0]):
+        z = [-largest, -1e6, -700.0, -40.0, 0.0, 40.0, 700.0, 1e6, largest]
+        x = [log_odds_of(weights, value, math.copysign(1, weights[1]) * value) for value in z]
+        assert np.isfinite(x).all() and (np.diff(x) >= 0).all() and x[3] < x[4] < x[5]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["click"], "has 1 names, expected 2 to 16"),
+        ([f"o{n}" for n in range(17)], "has 17 names, expected 2 to 16"),
+        (["click", "click"], "has 'click' twice"),
+        (["click", "a b"], r"objectives\[1\]: is 'a b', expected 1 to 64 letters"),
+        (["click", 3], r"objectives\[1\]: is 3, expected 1 to 64 letters"),
+        ("click", "is 'click', expected an array"),
+    ],
+)
+def test_names(names: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_names(names, "objectives")
+    assert check_names(["click", "watch-time_2"], "objectives") == ("click", "watch-time_2")
+
+
+MAPS = ((1.5, 0.25), (0.5, -1.0))
+POLICY = Policy(
+    (ExitPolicy(1.25, 0.5, 1.0, 2.0, objectives=MAPS), ExitPolicy(objectives=MAPS[::-1])),
+    1,
+    "d",
+    utility={"click": 1.0, "like": -2.5},
+)
+
+
+def test_a_policy_is_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    POLICY.write(path)
+    assert Policy.read(path, 2, "d", ("click", "like")) == POLICY
+    assert list(Policy.read(path, 2, "d", ("like", "click")).utility.values()) == [-2.5, 1.0], "the variant's order"
+    for objectives, message in ((("click", "buy"), "is for click, like, the variant has the objectives click, buy"), ((), "one")):
+        with pytest.raises(BundleError, match=message):
+            Policy.read(path, 2, "d", objectives)
+
+
+def test_a_policy_without_a_utility_is_not_for_several(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    Policy.full_depth(2, "d").write(path)
+    with pytest.raises(BundleError, match="has no `utility`, the variant has the objectives click, like"):
+        Policy.read(path, 2, "d", ("click", "like"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"utility": {"click": math.inf, "like": 1.0}}, "a weight is inf"),
+        ({"utility": {"click": 0.0, "like": 0.0}}, "all weights are 0"),
+        ({"utility": {"click": 1.0}}, r"exits\[0\] objectives: has 2 maps, expected one per objective, 1"),
+        ({"prior_shift": 1.0}, "prior_shift: is 1.0, expected none"),
+        ({"exits": (ExitPolicy(objectives=(MAPS[0], (0.0, 0.0))),) * 2}, r"exits\[0\] objectives\[1\] a: is 0.0"),
+        ({"exits": (ExitPolicy(objectives=(MAPS[0], (1.0, 2e9))),) * 2}, r"exits\[0\] objectives\[1\] b: is 2000000000.0"),
+    ],
+)
+def test_policies_that_no_reader_would_accept(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=message):
+        replace(POLICY, **changes).write(tmp_path / "policy.json")
+
+
+def test_it_decides_on_the_utility() -> None:
+    z = np.float32(np.random.default_rng(1).normal(0, 3, (200, 2, 2)))
+    offsets = np.array([0, 200])
+    x = POLICY.head_log_odds(z)
+    np.testing.assert_array_equal(POLICY.stops(z, offsets), POLICY.stops(x, offsets))
+    np.testing.assert_array_equal(POLICY.calibrated(z), POLICY.calibrated(x))
+    c = x[:, 0] * np.float32(1.25) + np.float32(0.5)
+    np.testing.assert_array_equal(POLICY.stops(z, offsets), np.where((c >= 1) | (c <= -2), 0, 1))
+
+
+def test_exit_ranges_hold_whatever_rounding_does() -> None:
+    random = np.random.default_rng(2)
+    z, margin, offsets = np.float32(random.normal(0, 2, (500, 2, 2))), 0.05, np.array([0, 500])
+    earliest, latest = POLICY.exit_range(z, margin, offsets)
+    for _ in range(20):
+        moved = z + np.float32(random.uniform(-margin, margin, z.shape))
+        stops = POLICY.stops(moved, offsets)
+        assert ((earliest <= stops) & (stops <= latest)).all()
+    assert (earliest < latest).any() and (earliest == latest).mean() > 0.8

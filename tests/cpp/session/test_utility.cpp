@@ -1,0 +1,154 @@
+// Several objectives: the utility's log-odds by hand, and as Python has them (tests/builders/bundles/utilities.py).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <thread>
+#include <vector>
+
+#include "bundles.hpp"
+#include "session/slate.hpp"
+#include "session/utility.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+float of(const std::vector<float>& weights, const std::vector<float>& log_odds, std::vector<float>* probabilities = nullptr) {
+  Utility utility;
+  utility.set_weights(weights);
+  const std::vector<rexit_platt> maps(weights.size(), {1, 0});
+  std::vector<float> p(weights.size());
+  const float result = utility.log_odds(maps.data(), log_odds.data(), p.data());
+  if (probabilities != nullptr) *probabilities = p;
+  return result;
+}
+
+TEST(Utility, AWeightOnOneObjectiveIsThatObjective) {
+  for (const float z : {-30.0f, -1.5f, 0.0f, 2.0f, 25.0f}) {
+    EXPECT_FLOAT_EQ(of({3, 0}, {z, 7}), z);
+    EXPECT_FLOAT_EQ(of({0, -2}, {7, z}), -z);
+  }
+}
+
+TEST(Utility, IsTheWeightedSumOfProbabilities) {
+  std::vector<float> p;
+  const float x = of({1, 2, -1}, {0.5f, -1, 2}, &p);
+  const auto sigmoid = [](double z) { return 1 / (1 + std::exp(-z)); };
+  const double u = (sigmoid(0.5) + 2 * sigmoid(-1) - sigmoid(2) + 1) / 4;
+  EXPECT_NEAR(x, std::log(u / (1 - u)), 1e-6);
+  EXPECT_FLOAT_EQ(p[0], static_cast<float>(sigmoid(0.5)));
+  EXPECT_FLOAT_EQ(p[1], static_cast<float>(sigmoid(-1)));
+  EXPECT_FLOAT_EQ(p[2], static_cast<float>(sigmoid(2)));
+}
+
+TEST(Utility, AFactorChangesNothing) {
+  EXPECT_EQ(of({1, 2}, {0.3f, -4}), of({0.25f, 0.5f}, {0.3f, -4}));
+  EXPECT_EQ(of({1, -2}, {0.3f, -4}), of({4e8f, -8e8f}, {0.3f, -4}));
+}
+
+TEST(Utility, StaysFiniteAndNeverFallsWhereItSaturates) {
+  const float largest = std::numeric_limits<float>::max();
+  for (const std::vector<float>& weights : {std::vector<float>{1, 1}, {1e9f, 1e-30f}, {1e-45f, 1e9f}, {1, -1}}) {
+    const float sign = weights[1] < 0 ? -1.0f : 1.0f;
+    float before = -largest;
+    for (const float z : {-largest, -1e6f, -700.0f, -90.0f, -1.0f, 0.0f, 1.0f, 90.0f, 700.0f, 1e6f, largest}) {
+      const float x = of(weights, {z, sign * z});
+      EXPECT_TRUE(std::isfinite(x)) << z;
+      EXPECT_GE(x, before) << z;
+      before = x;
+    }
+  }
+}
+
+TEST(Utility, ProportionalWeightsRankAlike) {
+  EXPECT_TRUE(are_proportional({1, 2, 0}, {0.5f, 1, 0}));
+  EXPECT_TRUE(are_proportional({-1, 3}, {-1, 3}));
+  EXPECT_FALSE(are_proportional({1, 2}, {-1, -2}));
+  EXPECT_FALSE(are_proportional({1, 2}, {1, 2.0000002f}));
+  EXPECT_FALSE(are_proportional({1, 0}, {0, 1}));
+  EXPECT_FALSE(are_proportional({1, 0}, {1, 1e-9f}));
+}
+
+TEST(Utility, IsPythonsToTheBit) {
+  std::ifstream file(std::getenv("REXIT_TEST_UTILITIES"), std::ios::binary);
+  const auto integer = [&file] {
+    std::int32_t value = 0;
+    file.read(reinterpret_cast<char*>(&value), sizeof value);
+    return static_cast<std::size_t>(value);
+  };
+  const auto reals = [&file](std::size_t count) {
+    std::vector<float> values(count);
+    file.read(reinterpret_cast<char*>(values.data()), static_cast<std::streamsize>(count * sizeof(float)));
+    return values;
+  };
+  const std::size_t cases = integer();
+  ASSERT_GT(cases, 100u);
+  for (std::size_t n = 0; n < cases; ++n) {
+    const std::size_t objectives = integer(), candidates = integer();
+    Utility utility;
+    utility.set_weights(reals(objectives));
+    std::vector<rexit_platt> maps;
+    for (std::size_t k = 0; k < objectives; ++k) {
+      const std::vector<float> map = reals(2);
+      maps.push_back({map[0], map[1]});
+    }
+    const std::vector<float> log_odds = reals(candidates * objectives), expected = reals(candidates),
+                             expected_probabilities = reals(candidates * objectives);
+    ASSERT_TRUE(file.good());
+    std::vector<float> x, probabilities(candidates * objectives);
+    for (std::size_t i = 0; i < candidates; ++i)
+      x.push_back(utility.log_odds(maps.data(), log_odds.data() + i * objectives, probabilities.data() + i * objectives));
+    ASSERT_EQ(x, expected) << "case " << n;
+    ASSERT_EQ(probabilities, expected_probabilities) << "case " << n;
+  }
+}
+
+// Log-odds of two objectives are a candidate's number and its negative; a pass takes 0.6 s.
+class Slow final : public Backend {
+ public:
+  void run(std::size_t, const Pass& pass) const override {
+    for (std::size_t n = 0; pass.logits != nullptr && n < pass.rows; ++n) {
+      const auto number = static_cast<float>(n + 1);
+      const float logits[] = {0, number, number, 0};
+      std::copy_n(logits, 4, pass.logits + 4 * n);
+    }
+    if (pass.logits != nullptr) std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  }
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
+  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+};
+
+TEST(Utility, ProbabilitiesWithoutAnAnswerAreNaN) {
+  const Bundle bundle(open_source(bundles() + "/sound_with_objectives/bundle"), nullptr);  // passes take 24 tokens
+  const Slow backend;
+  VectorRows vectors(bundle);
+  PrefixCache prefix(bundle, backend, vectors, 1u << 20);
+  Slate slate(bundle, backend, vectors);
+  Prompt prompt;
+  prompt.tokens.assign(3 + 30, 1);
+  prompt.offsets = {0, 3};
+  for (std::size_t i = 0; i < 30; ++i) prompt.offsets.push_back(4 + i);
+  prefix.set_current(prompt.tokens.data(), 3);
+  SlateStats stats;
+  const std::vector<Answer>& answers =
+      slate.run(prompt, prefix, {&bundle.policy(), std::nullopt}, Deadline(Clock::now(), 500'000), stats);
+  for (std::size_t i = 0; i < 30; ++i)
+    for (std::size_t k = 0; k < 2; ++k) {
+      const float p = slate.probabilities()[2 * i + k], c = static_cast<float>(i + 1) * (k == 0 ? 1 : -1);
+      ASSERT_EQ(answers[i].has_exit(), i < 24);
+      if (i < 24)
+        EXPECT_FLOAT_EQ(p, 1 / (1 + std::exp(-c)));
+      else
+        EXPECT_TRUE(std::isnan(p));
+    }
+}
+
+}  // namespace
