@@ -44,7 +44,7 @@ stats = runtime.Stats(*[0] * 5, *[0.0] * 4)
 def score(self, user, items, **options):
     zero = np.zeros(len(items), np.float32)
     depth = zero.astype(np.int64)
-    return runtime.Scores(np.array(items), np.arange(len(items)), zero, zero, depth, depth, zero > 0, stats)
+    return runtime.Scores(np.array(items), np.arange(len(items)), zero, zero, depth, depth, zero > 0, stats, (), zero[:, None])
 runtime.Session.score = score
 from rexit.cli import main
 main()

@@ -143,6 +143,8 @@ def test_candidates_without_an_answer() -> None:
         layers=np.array([4, 0]),
         cut_short=np.array([True, True]),
         stats=Stats(*[0] * 5, *[0.0] * 4),
+        objectives=(),
+        probabilities=np.array([[0.75], [np.nan]], np.float32),
     )
     assert scores.to_dict()["scores"] == [
         {"item": 30, "probability": 0.75, "log_odds": 1.5, "exit": 1, "layers": 4, "cut_short": True},

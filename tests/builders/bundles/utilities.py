@@ -23,12 +23,12 @@ def cases() -> Iterator[tuple[Any, Any, Any]]:
     random = np.random.default_rng(1)
     for case in range(CASES):
         count = int(random.integers(2, 17))
-        weights = np.float32(random.normal(0, 1, count) * 10.0 ** random.integers(-9, 9, count))
+        weights = (random.normal(0, 1, count) * 10.0 ** random.integers(-9, 9, count)).astype(np.float32)
         weights[random.random(count) < 0.2] = 0
-        weights[random.integers(count)] = np.float32(random.choice([-1, 1]) * 1.5)
-        maps = np.float32(np.stack([random.uniform(0.1, 3, count), random.normal(0, 1, count)], 1))
-        z = np.float32(random.normal(0, (0.5, 5, 400)[case % 3], (CANDIDATES, count)))
-        z[:2] = np.float32(3e38) * np.float32([[1], [-1]])
+        weights[random.integers(count)] = random.choice([-1.5, 1.5])
+        maps = np.stack([random.uniform(0.1, 3, count), random.normal(0, 1, count)], 1).astype(np.float32)
+        z = random.normal(0, (0.5, 5, 400)[case % 3], (CANDIDATES, count)).astype(np.float32)
+        z[0], z[1] = 3e38, -3e38
         yield weights, maps, z
 
 
