@@ -21,7 +21,8 @@ struct AttentionWork {
   std::size_t packs;          // packing tasks per key head
   const std::size_t* begins;  // [tokens]: the first token of a token's candidate
   float* keys;
-  float *past_values, *values;  // converted; null if the values are floats
+  float *past_values, *values;         // converted; null if the values are floats
+  const std::size_t* pairs = nullptr;  // [tokens]: the first pair of a token's candidate, for attention_pairs.hpp
 };
 
 // Columns per packing task. It transposes and scales keys; columns after the slate's are 0.

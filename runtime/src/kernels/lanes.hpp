@@ -117,7 +117,7 @@ struct Lanes {
   static REXIT_INLINE Floats select(Ints mask, Floats yes, Floats no) {
     return reinterpret_cast<Floats>((mask & reinterpret_cast<Ints>(yes)) | (~mask & reinterpret_cast<Ints>(no)));
   }
-  static REXIT_INLINE Floats larger(Floats a, Floats b) { return select(a > b, a, b); }
+  static REXIT_INLINE Floats larger(Floats a, Floats b) { return select(a > b, a, b); }  // b if either is NaN
   // The bits of |x|. Their order is that of the numbers, with NaN above infinity, so the largest is NaN if any number is.
   static REXIT_INLINE Ints magnitude(Floats x) { return reinterpret_cast<Ints>(x) & (Ints{} + 0x7fffffff); }
   static REXIT_INLINE Ints larger(Ints a, Ints b) { return a > b ? a : b; }
@@ -170,7 +170,35 @@ struct Lanes {
     const Ints power = (reinterpret_cast<Ints>(shifted) - reinterpret_cast<Ints>(all(rounder)) + 127) << 23;
     return select(tiny, Floats{}, p * reinterpret_cast<Floats>(power));
   }
+
+  // 2^x for x <= 0, or NaN, with a relative error below 3e-6, a thousandth of bfloat16's: 2^n * 2^r with |r| <= 1/2 and the
+  // polynomial of degree 4 with the smallest relative error. 0 below -126.5, where the bits of 2^n are 0.
+  static REXIT_INLINE Floats exp2(Floats x) {
+    x = larger(all(-127.0F), x);
+    const Floats shifted = x + all(rounder);
+    const Floats r = x - (shifted - all(rounder));
+    Floats p = all(0.00957010221F);
+    p = p * r + all(0.0559178591F);
+    p = p * r + all(0.240247443F);
+    p = p * r + all(0.693121791F);
+    p = p * r + all(0.999999285F);
+    const Ints power = (reinterpret_cast<Ints>(shifted) - reinterpret_cast<Ints>(all(rounder)) + 127) << 23;
+    return p * reinterpret_cast<Floats>(power);
+  }
 };
+
+// By an instruction, which compilers do not see in the comparison.
+#if defined(__AVX512F__)
+template <>
+REXIT_INLINE Lanes<16>::Floats Lanes<16>::larger(Floats a, Floats b) {
+  return _mm512_max_ps(a, b);
+}
+#elif defined(__AVX__)
+template <>
+REXIT_INLINE Lanes<8>::Floats Lanes<8>::larger(Floats a, Floats b) {
+  return _mm256_max_ps(a, b);
+}
+#endif
 
 // Divides the rows into squares of 2 * side, and a square into quarters; swaps the upper right and the lower left quarter;
 // continues with twice the side. Compilers recognise these initialisers as shuffles of two vectors.
@@ -207,8 +235,75 @@ REXIT_INLINE constexpr std::size_t larger_of(std::size_t a, std::size_t b) { ret
 REXIT_INLINE constexpr std::size_t smaller_of(std::size_t a, std::size_t b) { return a < b ? a : b; }
 REXIT_INLINE constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
+// A product of floats, for multiply().
+template <int W>
+struct FloatProduct {
+  using Floats = typename Lanes<W>::Floats;
+  static REXIT_INLINE Floats broadcast(const float* x) { return Lanes<W>::all(*x); }
+  static REXIT_INLINE Floats multiply_add(Floats sum, Floats a, Floats b) { return sum + a * b; }
+};
+
+// Two numbers in bfloat16 in the bits of a float, the first in the low half: twice as many products per instruction. `exists`: in
+// vectors of W, with this file's instructions.
+template <int W>
+struct Bfloat16Pairs {
+  static constexpr bool exists = false;
+};
+
+#if defined(__AVX512BF16__)
+template <>
+struct Bfloat16Pairs<16> {
+  static constexpr bool exists = true;
+  using Floats = Lanes<16>::Floats;
+
+  static REXIT_INLINE Floats broadcast(const float* x) {
+    std::int32_t bits;
+    std::memcpy(&bits, x, sizeof bits);
+    return reinterpret_cast<Floats>(_mm512_set1_epi32(bits));
+  }
+  // sum + first a * first b + second a * second b. Numbers below 2^-126 count as 0.
+  static REXIT_INLINE Floats multiply_add(Floats sum, Floats a, Floats b) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
+  // Rounded to nearest, ties to even. Lane i: first[i] and second[i].
+  static REXIT_INLINE Floats zip(Floats first, Floats second) {
+    const __m512i low = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(first)));
+    const __m512i high = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(second)));
+    return reinterpret_cast<Floats>(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  }
+  // As zip(). Lane i: elements 2i and 2i + 1 of `first` followed by `second`.
+  static REXIT_INLINE Floats join(Floats first, Floats second) {
+    return reinterpret_cast<Floats>(_mm512_cvtne2ps_pbh(second, first));
+  }
+};
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+template <>
+struct Bfloat16Pairs<4> {
+  static constexpr bool exists = true;
+  using Floats = Lanes<4>::Floats;
+
+  static REXIT_INLINE Floats broadcast(const float* x) {
+    std::uint32_t bits;
+    std::memcpy(&bits, x, sizeof bits);
+    return reinterpret_cast<Floats>(vdupq_n_u32(bits));
+  }
+  static REXIT_INLINE Floats multiply_add(Floats sum, Floats a, Floats b) {
+    return reinterpret_cast<Floats>(
+        vbfdotq_f32(reinterpret_cast<float32x4_t>(sum), reinterpret_cast<bfloat16x8_t>(a), reinterpret_cast<bfloat16x8_t>(b)));
+  }
+  static REXIT_INLINE Floats zip(Floats first, Floats second) {
+    const uint16x8_t both = reinterpret_cast<uint16x8_t>(join(first, second));
+    return reinterpret_cast<Floats>(vzip1q_u16(both, vextq_u16(both, both, 4)));
+  }
+  static REXIT_INLINE Floats join(Floats first, Floats second) {
+    const bfloat16x8_t low = vcvtq_low_bf16_f32(reinterpret_cast<float32x4_t>(first));
+    return reinterpret_cast<Floats>(vcvtq_high_bf16_f32(low, reinterpret_cast<float32x4_t>(second)));
+  }
+};
+#endif
+
 // c[r][0 … V*W) (+)= sum over i < k of a[r][i] * b[i][0 … V*W), r < R.
-template <int W, int R, int V>
+template <int W, int R, int V, class Product>
 REXIT_INLINE void multiply_tile(const float* const* a, const float* b, std::size_t b_stride, std::size_t k, float* c,
                                 std::size_t c_stride, bool add) {
   using L = Lanes<W>;
@@ -224,9 +319,9 @@ REXIT_INLINE void multiply_tile(const float* const* a, const float* b, std::size
     for (int v = 0; v < V; ++v) row[v] = L::load(b + i * b_stride + v * W);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const typename L::Floats factor = L::all(a[r][i]);
+      const typename L::Floats factor = Product::broadcast(a[r] + i);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sums[r][v] += factor * row[v];
+      for (int v = 0; v < V; ++v) sums[r][v] = Product::multiply_add(sums[r][v], factor, row[v]);
     }
   }
 #pragma GCC unroll 8
@@ -235,25 +330,25 @@ REXIT_INLINE void multiply_tile(const float* const* a, const float* b, std::size
     for (int v = 0; v < V; ++v) L::store(c + static_cast<std::size_t>(r) * c_stride + v * W, sums[r][v]);
 }
 
-template <int W, int R, int V>
+template <int W, int R, int V, class Product>
 REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size_t b_stride, std::size_t k, std::size_t n,
                                 float* c, std::size_t c_stride, bool add) {
   std::size_t begin = 0;
-  for (; begin + V * W <= n; begin += V * W) multiply_tile<W, R, V>(a, b + begin, b_stride, k, c + begin, c_stride, add);
-  for (; begin + W <= n; begin += W) multiply_tile<W, R, 1>(a, b + begin, b_stride, k, c + begin, c_stride, add);
-  if (begin < n) multiply_tile<W, R, 1>(a, b + n - W, b_stride, k, c + begin, c_stride, add);
+  for (; begin + V * W <= n; begin += V * W) multiply_tile<W, R, V, Product>(a, b + begin, b_stride, k, c + begin, c_stride, add);
+  for (; begin + W <= n; begin += W) multiply_tile<W, R, 1, Product>(a, b + begin, b_stride, k, c + begin, c_stride, add);
+  if (begin < n) multiply_tile<W, R, 1, Product>(a, b + n - W, b_stride, k, c + begin, c_stride, add);
 }
 
 // c [rows, n] (+)= a [rows, k] * b [k, n], n >= W; a's rows need not be adjacent. V * 6 sums stay in registers. If n is not a
 // multiple of W, a row of c ends in a vector with the last W columns, which overlaps the vector before it (see column_of). So it
-// reads nothing beyond b's rows.
-template <int W, int V>
+// reads nothing beyond b's rows. With Bfloat16Pairs an element of a and b is a pair, and of c a float.
+template <int W, int V, class Product = FloatProduct<W>>
 REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float* b, std::size_t b_stride, std::size_t k,
                            std::size_t n, float* c, std::size_t c_stride, bool add) {
   std::size_t r = 0;
-  for (; r + 6 <= rows; r += 6) multiply_rows<W, 6, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
-  for (; r + 3 <= rows; r += 3) multiply_rows<W, 3, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
-  for (; r < rows; ++r) multiply_rows<W, 1, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
+  for (; r + 6 <= rows; r += 6) multiply_rows<W, 6, V, Product>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
+  for (; r + 3 <= rows; r += 3) multiply_rows<W, 3, V, Product>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
+  for (; r < rows; ++r) multiply_rows<W, 1, V, Product>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
 }
 
 // The position of column i of n in a row of `multiply`'s c.

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/checked.hpp"
-#include "kernels/attention_block.hpp"
+#include "kernels/attention_pairs.hpp"
 
 namespace rexit::core::kernels {
 namespace {
@@ -24,6 +24,13 @@ const Table& table_for(std::size_t dim, const Table& with) {
   return scalar_table;
 }
 
+// Rounding to bfloat16 is for keys and values that are rounded already. An odd or short head has no whole vectors of pairs.
+bool in_pairs(const SlateAttention& of, std::size_t lanes) {
+  const auto rounded = [](const Stored& stored) { return stored.halves != nullptr || stored.bytes != nullptr; };
+  return of.dim % 2 == 0 && of.dim >= 2 * lanes && rounded(of.key) && rounded(of.value) &&
+         (of.prefix == 0 || (rounded(of.past_key) && rounded(of.past_value)));
+}
+
 }  // namespace
 
 void attend(const SlateAttention& attention, const Threads& threads, const Table& with) {
@@ -35,18 +42,25 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
   const std::size_t packs = (columns + pack_columns - 1) / pack_columns;
   // The tensors exist, so their sizes do not overflow. A block's scores, rows times tokens, may: product() throws then.
   product(block_tokens * shared, columns + round_up(attention.dim, widest) + 1);
-  const std::size_t packed = whole_lines(product(attention.kv_heads, attention.dim, columns));
+  const Table& table = table_for(attention.dim, with);
+  const bool pairs = table.attend_pairs != nullptr && in_pairs(attention, table.lanes);
   const bool convert_past = attention.past_value.floats == nullptr, convert_new = attention.value.floats == nullptr;
-  const std::size_t past_values = product(attention.kv_heads, convert_past ? attention.prefix : 0, attention.dim);
+  const std::size_t past_rows = pairs ? attention.prefix / 2 : convert_past ? attention.prefix : 0;
+  const std::size_t packed = whole_lines(product(attention.kv_heads, pairs ? attention.dim / 2 : attention.dim, columns));
+  const std::size_t past_values = whole_lines(product(attention.kv_heads, past_rows, attention.dim));
   const std::size_t new_values = product(attention.kv_heads, convert_new ? attention.tokens : 0, attention.dim);
   const std::size_t floats = packed + whole_lines(past_values + new_values);
-  const Threads::Scratch scratch(threads, floats * sizeof(float) + attention.tokens * sizeof(std::size_t));
+  const Threads::Scratch scratch(threads, floats * sizeof(float) + 2 * attention.tokens * sizeof(std::size_t));
   auto* keys = reinterpret_cast<float*>(scratch.data());
   float* converted = keys + packed;
   auto* begins = reinterpret_cast<std::size_t*>(keys + floats);
-  begins[0] = 0;
-  for (std::size_t t = 1; t < attention.tokens; ++t)
-    begins[t] = attention.groups[t] == attention.groups[t - 1] ? begins[t - 1] : t;
+  std::size_t* pair_begins = begins + attention.tokens;
+  for (std::size_t first = 0, last = 0, pair = 0; first < attention.tokens; first = last) {
+    while (last < attention.tokens && attention.groups[last] == attention.groups[first]) ++last;
+    std::fill(begins + first, begins + last, first);
+    std::fill(pair_begins + first, pair_begins + last, pair);
+    pair += candidate_pairs(attention.prefix, last - first);
+  }
   AttentionWork work{attention,
                      shared,
                      block_tokens,
@@ -56,10 +70,10 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
                      begins,
                      keys,
                      convert_past ? converted : nullptr,
-                     convert_new ? converted + past_values : nullptr};
-  const Table& table = table_for(attention.dim, with);
-  threads.run(table.pack, attention.kv_heads * packs, &work);
-  threads.run(table.attend, attention.kv_heads * blocks, &work);
+                     convert_new ? converted + past_values : nullptr,
+                     pair_begins};
+  threads.run(pairs ? table.pack_pairs : table.pack, attention.kv_heads * packs, &work);
+  threads.run(pairs ? table.attend_pairs : table.attend, attention.kv_heads * blocks, &work);
 }
 
 }  // namespace rexit::core::kernels

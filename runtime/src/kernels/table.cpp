@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace rexit::core::kernels {
@@ -24,8 +26,12 @@ const std::vector<const Table*>& tables() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_half_conversion();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (avx2 && avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512_bf16_table);
     if (avx2 && avx512) tables.push_back(&avx512_table);
     if (avx2) tables.push_back(&avx2_table);
+#elif defined(__aarch64__) && defined(__linux__)
+    constexpr unsigned long bf16 = 1UL << 14;  // HWCAP2_BF16, which older headers lack
+    if ((getauxval(AT_HWCAP2) & bf16) != 0) tables.push_back(&neon_bf16_table);
 #endif
     tables.push_back(&baseline_table);
     return tables;

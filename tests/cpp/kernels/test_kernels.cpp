@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <new>
 #include <numeric>
 #include <random>
@@ -14,7 +15,7 @@
 #include <vector>
 
 #include "files/half.hpp"
-#include "kernels/attention_block.hpp"
+#include "kernels/attention_pairs.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
 
@@ -87,12 +88,31 @@ struct Numbers {
   std::vector<std::int8_t> bytes;
 };
 
+// To bfloat16 and back.
+float rounded(float number) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &number, sizeof bits);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+  std::memcpy(&number, &bits, sizeof number);
+  return number;
+}
+
+// Whether a table takes products in bfloat16.
+bool in_bfloat16(const Table& with, std::size_t dim, As as) {
+  return with.attend_pairs != nullptr && as != As::floats && dim % 2 == 0 && dim >= 2 * with.lanes;
+}
+
+std::string name_of(const Table& with) {
+  return std::to_string(with.lanes) + (with.attend_pairs != nullptr ? " lanes with bfloat16" : " lanes");
+}
+
 struct Case {
   std::size_t heads, kv_heads, prefix, dim;
   std::vector<std::size_t> candidates;  // their numbers of tokens
 };
 
-// Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them.
+// Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them. Where the products are in bfloat16, their
+// operands are rounded here too. A softmax's numerator may round to the other neighbour, which is 1/256 of its share away.
 void check(const Case& c, const Table& with, float scale, const Threads& threads, As as, double tolerance = 5e-6) {
   std::vector<std::int64_t> groups;
   for (std::size_t g = 0; g < c.candidates.size(); ++g)
@@ -105,6 +125,10 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
   attend({query.data(), key.stored(), value.stored(), past_key.stored(), past_value.stored(), groups.data(), out.data(), c.heads,
           c.kv_heads, tokens, c.prefix, c.dim, scale},
          threads, with);
+  const bool bfloat16 = in_bfloat16(with, c.dim, as);
+  const auto operand = [&](float number) { return double{bfloat16 ? rounded(number) : number}; };
+  const float factor = bfloat16 ? scale * 1.44269504F : 1;  // before the query is rounded
+  if (bfloat16) tolerance = 2e-3;
   for (std::size_t head = 0; head < c.heads; ++head) {
     const std::size_t kv = head / shared;
     for (std::size_t t = 0, first = 0; t < tokens; ++t) {
@@ -121,15 +145,19 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
       std::vector<double> shares;
       for (const float* row : keys) {
         double score = 0;
-        for (std::size_t d = 0; d < c.dim; ++d) score += double{query[(head * tokens + t) * c.dim + d]} * row[d];
-        shares.push_back(score * scale);
+        for (std::size_t d = 0; d < c.dim; ++d)
+          score += operand(query[(head * tokens + t) * c.dim + d] * factor) * operand(row[d]);
+        shares.push_back(bfloat16 ? score * std::log(2.0) : score * scale);
       }
       const double most = *std::max_element(shares.begin(), shares.end());
       double sum = 0;
-      for (double& share : shares) sum += share = std::exp(share - most);
+      for (double& share : shares) {
+        sum += share = std::exp(share - most);
+        if (bfloat16) share = rounded(static_cast<float>(share));
+      }
       for (std::size_t d = 0; d < c.dim; ++d) {
         double expected = 0;
-        for (std::size_t i = 0; i < values.size(); ++i) expected += shares[i] / sum * values[i][d];
+        for (std::size_t i = 0; i < values.size(); ++i) expected += shares[i] / sum * operand(values[i][d]);
         ASSERT_NEAR(out[(head * tokens + t) * c.dim + d], expected, tolerance) << "head " << head << ", token " << t;
       }
     }
@@ -150,14 +178,65 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
       {4, 1, 7, 20, {30}},
       {2, 2, 0, 17, {3, 4}},
       {2, 2, 40, 100, {3, 14}},
+      // Odd numbers of tokens, which end within a pair.
+      {9, 3, 1, 64, {1, 2, 1, 3}},
+      {4, 2, 201, 64, {12, 11, 5, 1, 1}},
+      {3, 3, 64, 32, {7, 1, 9}},
+      {2, 1, 63, 66, {40, 1}},
   };
   for (const Table* with : tables())
     for (const Case& c : cases)
       for (const As as : all_kinds) {
-        SCOPED_TRACE(std::to_string(with->lanes) + " lanes, head_dim " + std::to_string(c.dim) + name_of(as));
+        SCOPED_TRACE(name_of(*with) + ", head_dim " + std::to_string(c.dim) + name_of(as));
         check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), Serial{}, as);
         check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), TwoThreads{}, as);
       }
+}
+
+// Against exact keys and values: a share is off by the rounding of its score, some 2^-9 of it, and its own.
+TEST(SlateAttention, InBfloat16IsNearTheExactOne) {
+  constexpr std::size_t heads = 4, kv_heads = 2, tokens = 24, prefix = 101, dim = 64;
+  const auto query = normal(heads * tokens * dim);
+  const std::vector<std::int64_t> groups(tokens);
+  for (const As as : {As::halves, As::int8}) {
+    const Numbers key(kv_heads * tokens, dim, as), value(kv_heads * tokens, dim, as);
+    const Numbers past_key(kv_heads * prefix, dim, as), past_value(kv_heads * prefix, dim, as);
+    std::vector<float> exact(query.size()), out(query.size());
+    attend({query.data(), key.floats.data(), value.floats.data(), past_key.floats.data(), past_value.floats.data(), groups.data(),
+            exact.data(), heads, kv_heads, tokens, prefix, dim, 0.125F},
+           Serial{}, baseline_table);
+    float largest = 0;
+    for (const float number : value.floats) largest = std::max(largest, std::fabs(number));
+    for (const Table* with : tables()) {
+      if (!in_bfloat16(*with, dim, as)) continue;
+      attend({query.data(), key.stored(), value.stored(), past_key.stored(), past_value.stored(), groups.data(), out.data(),
+              heads, kv_heads, tokens, prefix, dim, 0.125F},
+             Serial{}, *with);
+      for (std::size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], exact[i], largest * 0.01) << name_of(as);
+    }
+  }
+}
+
+// Pairs have no tokens of two candidates: what is no number in one stays there.
+TEST(SlateAttention, KeepsNaNOutOfOtherCandidates) {
+  constexpr std::size_t dim = 64;
+  const std::vector<std::int64_t> groups{0, 0, 0, 1, 2, 2};
+  for (const Table* with : tables())
+    for (const std::size_t prefix : {std::size_t{0}, std::size_t{1}, std::size_t{4}, std::size_t{7}})
+      for (const bool in_key : {false, true})
+        for (const std::size_t at : {std::size_t{0}, std::size_t{2}, std::size_t{3}, std::size_t{5}}) {
+          const auto query = normal(groups.size() * dim);
+          const std::vector<std::uint16_t> past(prefix * dim, 0x3c00), own(groups.size() * dim, 0x3c00);
+          std::vector<std::uint16_t> lost = own;
+          lost[at * dim + 5] = 0x7e00;
+          std::vector<float> out(query.size());
+          attend({query.data(), in_key ? lost.data() : own.data(), in_key ? own.data() : lost.data(), past.data(), past.data(),
+                  groups.data(), out.data(), 1, 1, groups.size(), prefix, dim, 0.125F},
+                 Serial{}, *with);
+          for (std::size_t t = 0; t < groups.size(); ++t)
+            if (groups[t] != groups[at]) EXPECT_TRUE(std::isfinite(out[t * dim + 5])) << name_of(*with) << ", token " << t;
+          EXPECT_TRUE(std::isnan(out[at * dim + 5])) << name_of(*with) << ", prefix " << prefix;
+        }
 }
 
 // Scores in the hundreds: all weight is on one key, and underflow loses none of it.
@@ -336,32 +415,43 @@ TEST(SlateAttention, DoesNotDependOnThePastsLength) {
           if (as == As::halves) run(key.halves, value.halves);
           if (as == As::int8) run(key.bytes, value.bytes);
           EXPECT_EQ(grown, part(whole, past, tokens))
-              << with->lanes << " lanes, head_dim " << dim << ", " << past << " past" << name_of(as);
+              << name_of(*with) << ", head_dim " << dim << ", " << past << " past" << name_of(as);
         }
       }
 }
 
+void expect_nan(const Table& with, std::size_t dim) {
+  for (const std::size_t at : {std::size_t{0}, std::size_t{9}, std::size_t{21}}) {  // a key of the prefix
+    const auto x = normal(4 * dim);
+    auto past = normal(22 * dim);
+    past[at * dim] = NAN;
+    const std::vector<std::int64_t> groups(4);
+    std::vector<float> out(4 * dim);
+    attend({x.data(), x.data(), x.data(), past.data(), past.data(), groups.data(), out.data(), 1, 1, 4, 22, dim, 1}, Serial{},
+           with);
+    for (const float number : out) EXPECT_TRUE(std::isnan(number));
+    const std::vector<std::uint16_t> own_halves(4 * dim, 0x3c00);
+    std::vector<std::uint16_t> halves(22 * dim, 0x3c00);
+    halves[at * dim] = 0x7e00;
+    attend({x.data(), own_halves.data(), own_halves.data(), halves.data(), halves.data(), groups.data(), out.data(), 1, 1, 4, 22,
+            dim, 1},
+           Serial{}, with);
+    for (const float number : out) EXPECT_TRUE(std::isnan(number));
+    const std::vector<std::int8_t> own_bytes(4 * (dim + 1), -40);
+    std::vector<std::int8_t> bytes(22 * (dim + 1), -40);
+    bytes[at * (dim + 1) + dim] = INT8_MIN;
+    attend({x.data(), own_bytes.data(), own_bytes.data(), bytes.data(), bytes.data(), groups.data(), out.data(), 1, 1, 4, 22, dim,
+            1},
+           Serial{}, with);
+    for (const float number : out) EXPECT_TRUE(std::isnan(number));
+  }
+}
+
 TEST(SlateAttention, KeepsNaN) {
   for (const Table* with : tables())
-    for (const std::size_t at : {std::size_t{0}, std::size_t{9}, std::size_t{21}}) {  // a key of the prefix
-      const auto x = normal(4 * 20);
-      auto past = normal(22 * 20);
-      past[at * 20] = NAN;
-      const std::vector<std::int64_t> groups(4);
-      std::vector<float> out(4 * 20);
-      attend({x.data(), x.data(), x.data(), past.data(), past.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1}, Serial{},
-             *with);
-      for (const float number : out) EXPECT_TRUE(std::isnan(number));
-      std::vector<std::uint16_t> halves(22 * 20, 0x3c00);
-      halves[at * 20] = 0x7e00;
-      attend({x.data(), x.data(), x.data(), halves.data(), halves.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1},
-             Serial{}, *with);
-      for (const float number : out) EXPECT_TRUE(std::isnan(number));
-      std::vector<std::int8_t> bytes(22 * 21, -40);
-      bytes[at * 21 + 20] = INT8_MIN;
-      attend({x.data(), x.data(), x.data(), bytes.data(), bytes.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1}, Serial{},
-             *with);
-      for (const float number : out) EXPECT_TRUE(std::isnan(number));
+    for (const std::size_t dim : {20u, 64u}) {
+      SCOPED_TRACE(name_of(*with) + ", head_dim " + std::to_string(dim));
+      expect_nan(*with, dim);
     }
 }
 
