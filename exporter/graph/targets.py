@@ -20,6 +20,7 @@ from rexit.exporter.graph.passes.mask_past_padding import mask_past_padding
 from rexit.exporter.graph.passes.opset import to_opset_19, to_opset_21
 from rexit.exporter.graph.passes.slate_attention import slate_attention
 from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.precision.bfloat16_attention import bfloat16_attention
 from rexit.exporter.graph.precision.dequantize_blocks_int4 import dequantize_blocks_int4
 from rexit.exporter.graph.precision.embedding_rows import embedding_rows_int8
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
@@ -126,7 +127,17 @@ TARGETS = (
         23,
         "float32",
         "float16",
-        (tidy, fold_linear_weights, smooth_linear_inputs, quantize_linear_int8, fuse_rows, embedding_rows_int8, half_cache, tidy),
+        (
+            tidy,
+            fold_linear_weights,
+            smooth_linear_inputs,
+            quantize_linear_int8,
+            fuse_rows,
+            embedding_rows_int8,
+            half_cache,
+            bfloat16_attention,
+            tidy,
+        ),
         0.04,
         _CPU,
         Gate(correlation=0.995, auc_drop=0.001),

@@ -26,6 +26,7 @@ SOUND = [
     f"{ONE_HEAD} \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
+    f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttentionBFloat16 <scale = 0.5> (u, h, h, h, h, owner)",
     f"{ONE_HEAD} \n h = rexit.QuantizeCache (u) \n number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
     f"{ONE_HEAD} \n h = rexit.QuantizeCache (u) \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
 ]

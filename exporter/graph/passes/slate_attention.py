@@ -39,8 +39,16 @@ def slate_attention(model: ir.Model) -> ir.Model:
     return model
 
 
-def define_slate_attention(model: ir.Model, read: str | None = None) -> None:
-    """Adds the function. read: the model's function that converts keys and values to float32; None: they are floats."""
+def define_slate_attention(model: ir.Model, read: str | None = None, name: str = NAME, rounded: bool = False) -> None:
+    """Adds the function.
+
+    Args:
+        model: changed in place.
+        read: the model's function that converts keys and values to float32; None: a Cast does.
+        name: of the function.
+        rounded: whether the operands of both products are rounded to bfloat16: queries, keys, values, and the softmax before it
+            is divided by its sum.
+    """
     inputs = parameters("query", "key", "value", "past_key", "past_value", "groups")
     query, key, value, past_key, past_value, groups = inputs
     body = Body()
@@ -58,8 +66,31 @@ def define_slate_attention(model: ir.Model, read: str | None = None) -> None:
         for stored in (key, value, past_key, past_value)
     )
     keys, values = add("Concat", past_key, key, axis=2), add("Concat", past_value, value, axis=2)
-    out = add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
-    define(model, NAME, inputs, body, [out], attributes=["scale"])
+    if rounded:
+        out = _rounded_attention(body, query, keys, values, mask)
+    else:
+        out = add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
+    define(model, name, inputs, body, [out], attributes=["scale"])
+
+
+def _rounded_attention(body: Body, query: ir.Value, keys: ir.Value, values: ir.Value, mask: ir.Value) -> ir.Value:
+    add = body.add
+
+    def to_bfloat16(exact: ir.Value) -> ir.Value:
+        return add("Cast", add("Cast", exact, to=ir.DataType.BFLOAT16), to=ir.DataType.FLOAT)
+
+    # [1, kv_heads, query heads of a key head, tokens, head_dim]
+    third = body.constant([2])
+    keys, values = (add("Unsqueeze", to_bfloat16(exact), third) for exact in (keys, values))
+    kv_heads, rest = add("Shape", keys, start=1, end=2), add("Shape", query, start=2)
+    grouped = add("Reshape", to_bfloat16(query), add("Concat", body.constant([1]), kv_heads, body.constant([-1]), rest, axis=0))
+    products = add("MatMul", grouped, add("Transpose", keys, perm=ir.AttrInt64s("perm", [0, 1, 2, 4, 3])))
+    scale = add("Constant", value_float=argument("value_float", "scale"))
+    scores = add("Add", add("Mul", products, scale), mask)
+    last = body.constant([-1])
+    shares = add("Exp", add("Sub", scores, add("ReduceMax", scores, last, keepdims=1)))
+    mixed = add("Div", add("MatMul", to_bfloat16(shares), values), add("ReduceSum", shares, last, keepdims=1))
+    return add("Reshape", mixed, add("Shape", query))
 
 
 def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:

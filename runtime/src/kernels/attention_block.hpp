@@ -10,8 +10,8 @@
 namespace rexit::core::kernels {
 
 // Shared by all tasks. Keys are packed as columns, [kv_heads, dim, columns]: the prefix's, then the slate's, without a gap, so
-// that scores of a prefix fall into the same lanes whether or not its start is past. Values stay [kv_heads, tokens, dim]; halves
-// and int8 are converted to floats once for all blocks.
+// that scores of a prefix fall into the same lanes whether or not its start is past. Values stay [kv_heads, tokens, dim]; halves,
+// int8 and what is rounded to bfloat16 are converted once for all blocks.
 struct AttentionWork {
   const SlateAttention& of;
   std::size_t shared;         // query heads per key head
@@ -21,7 +21,7 @@ struct AttentionWork {
   std::size_t packs;          // packing tasks per key head
   const std::size_t* begins;  // [tokens]: the first token of a token's candidate
   float* keys;
-  float *past_values, *values;         // converted; null if the values are floats
+  float *past_values, *values;         // converted; null: the values are used as they are
   const std::size_t* pairs = nullptr;  // [tokens]: the first pair of a token's candidate, for attention_pairs.hpp
 };
 
@@ -57,6 +57,12 @@ struct StoredRows<W, std::int8_t> {
   }
 };
 
+// `x` as the products read it.
+template <int W>
+REXIT_INLINE typename Lanes<W>::Floats operand(const SlateAttention& of, typename Lanes<W>::Floats x) {
+  return of.bfloat16 ? Lanes<W>::to_bfloat16(x) : x;
+}
+
 // Calls `body` with the StoredRows of the numbers' type.
 template <int W, class Body>
 REXIT_INLINE void visit(const Stored& stored, std::size_t dim, const Body& body) {
@@ -78,7 +84,7 @@ REXIT_INLINE void pack_square(const AttentionWork& work, std::size_t count, floa
     const std::size_t at = smaller_of(d, dim - W);  // the last square may overlap the previous one
     typename L::Floats square[W];
 #pragma GCC unroll 16
-    for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? key(c, at) : typename L::Floats{};
+    for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? operand<W>(work.of, key(c, at)) : typename L::Floats{};
     transpose<W>(square);
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < W; ++i) L::store(to + (at + i) * work.columns, square[i] * L::all(work.of.scale));
@@ -87,12 +93,13 @@ REXIT_INLINE void pack_square(const AttentionWork& work, std::size_t count, floa
 
 // Rows [first, first + count) as floats; dim >= W.
 template <int W>
-REXIT_INLINE void convert(const Stored& stored, std::size_t dim, std::size_t first, std::size_t count, float* to) {
+REXIT_INLINE void convert(const SlateAttention& of, const Stored& stored, std::size_t first, std::size_t count, float* to) {
+  const std::size_t dim = of.dim;
   visit<W>(stored, dim, [&](const auto& rows) __attribute__((always_inline)) {
     for (std::size_t row = first; row < first + count; ++row)
       for (std::size_t d = 0; d < dim; d += W) {
         const std::size_t at = smaller_of(d, dim - W);  // the last vector may overlap the previous one
-        Lanes<W>::store(to + row * dim + at, rows(row, at));
+        Lanes<W>::store(to + row * dim + at, operand<W>(of, rows(row, at)));
       }
   });
 }
@@ -127,16 +134,16 @@ REXIT_INLINE void pack(const AttentionWork& work, std::size_t task) {
   }
   const std::size_t end = smaller_of(first + pack_columns, of.prefix + of.tokens);
   if (work.past_values != nullptr && first < of.prefix)
-    convert<W>(of.past_value, of.dim, head * of.prefix + first, smaller_of(end, of.prefix) - first, work.past_values);
+    convert<W>(of, of.past_value, head * of.prefix + first, smaller_of(end, of.prefix) - first, work.past_values);
   const std::size_t begin = larger_of(first, of.prefix);
   if (work.values != nullptr && begin < end)
-    convert<W>(of.value, of.dim, head * of.tokens + begin - of.prefix, end - begin, work.values);
+    convert<W>(of, of.value, head * of.tokens + begin - of.prefix, end - begin, work.values);
 }
 
 // Softmax over the first `visible` scores, without the division. The others, up to `width` rounded up to whole vectors, become 0.
 // Returns the sum.
 template <int W>
-REXIT_INLINE float exponentiate(float* scores, std::size_t visible, std::size_t width) {
+REXIT_INLINE float exponentiate(const SlateAttention& of, float* scores, std::size_t visible, std::size_t width) {
   using L = Lanes<W>;
   constexpr float lowest = -FLT_MAX;
   for (std::size_t c = visible; c < round_up(width, W); ++c) scores[c] = lowest;
@@ -145,7 +152,7 @@ REXIT_INLINE float exponentiate(float* scores, std::size_t visible, std::size_t 
   const typename L::Floats maximum = L::all(L::largest(maxima));
   for (std::size_t c = 0; c < width; c += W) {
     const typename L::Floats e = L::exp(L::load(scores + c) - maximum);
-    L::store(scores + c, e);
+    L::store(scores + c, operand<W>(of, e));
     sum += e;
   }
   return L::sum(sum);
@@ -170,9 +177,10 @@ REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
   std::size_t longest = 0;
   for (std::size_t t = begin; t < end; ++t) longest = larger_of(longest, t - work.begins[t] + 1);
   const std::size_t stride = round_up(of.prefix + round_up(longest, W), W), width = round_up(of.dim, W);
-  float* scores = scratch_floats(rows * (stride + width + 1));
+  float* scores = scratch_floats(rows * (stride + width + 1 + (of.bfloat16 ? of.dim : 0)));
   float* mixed = scores + rows * stride;
   float* sums = mixed + rows * width;
+  float* rounded = sums + rows;
   const float** queries = scratch_rows(3 * rows);
   const float** prefix_scores = queries + rows;
   const float** candidate_scores = prefix_scores + rows;
@@ -180,6 +188,13 @@ REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t query_head = head * work.shared + r % work.shared;
     queries[r] = of.query + (query_head * of.tokens + begin + r / work.shared) * of.dim;
+    if (of.bfloat16) {
+      for (std::size_t d = 0; d < of.dim; d += W) {
+        const std::size_t at = smaller_of(d, of.dim - W);  // the last vector may overlap the previous one
+        Lanes<W>::store(rounded + r * of.dim + at, Lanes<W>::to_bfloat16(Lanes<W>::load(queries[r] + at)));
+      }
+      queries[r] = rounded + r * of.dim;
+    }
     prefix_scores[r] = scores + r * stride;
     candidate_scores[r] = prefix_scores[r] + of.prefix;
   }
@@ -194,7 +209,7 @@ REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
                                       scores + row * stride + of.prefix, stride, false);
                        for (std::size_t r = row; r < row + count; ++r) {
                          const std::size_t visible = begin + r / work.shared - first + 1;
-                         sums[r] = exponentiate<W>(scores + r * stride, of.prefix + visible, of.prefix + columns);
+                         sums[r] = exponentiate<W>(of, scores + r * stride, of.prefix + visible, of.prefix + columns);
                        }
                      });
   const float* past_values = (work.past_values != nullptr ? work.past_values : of.past_value.floats) + head * of.prefix * of.dim;

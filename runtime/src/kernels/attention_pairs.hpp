@@ -1,7 +1,7 @@
 // The tasks of attention_block.hpp with products in bfloat16, for processors that have instructions for them. Scores, the softmax
 // and all sums stay float32.
 //
-// 1. Queries, times scale and log2(e), keys, values and the softmax's numerators are rounded to bfloat16.
+// 1. Queries, keys, values and the softmax's numerators are rounded to bfloat16.
 // 2. Keys are packed as columns of pairs, [kv_heads, dim / 2, columns]: a pair is two neighbouring numbers of a key.
 // 3. Values are packed in rows of pairs, past [kv_heads, prefix / 2, dim], new [kv_heads, tokens, dim]: a pair is the same number
 // of two neighbouring tokens. A token sees
@@ -80,19 +80,19 @@ REXIT_INLINE void pack_pairs(const AttentionWork& work, std::size_t task) {
   }
 }
 
-// As exponentiate(), to the base 2, with the results as pairs of neighbouring columns at the start of the row. The row holds
-// `width` rounded up to pairs of vectors.
+// As exponentiate() of the scores times `factor` > 0, to the base 2, with the results as pairs of neighbouring columns at the
+// start of the row. The row holds `width` rounded up to pairs of vectors.
 template <int W>
-REXIT_INLINE float exponentiate_pairs(float* scores, std::size_t visible, std::size_t width) {
+REXIT_INLINE float exponentiate_pairs(float* scores, std::size_t visible, std::size_t width, float factor) {
   using L = Lanes<W>;
-  constexpr float lowest = -FLT_MAX;
+  const float lowest = -1e30F;  // times a factor still finite
   for (std::size_t c = visible; c < round_up(width, 2 * W); ++c) scores[c] = lowest;
   typename L::Floats maxima = L::all(lowest), sum{};
   for (std::size_t c = 0; c < width; c += W) maxima = L::larger(maxima, L::load(scores + c));
-  const typename L::Floats maximum = L::all(L::largest(maxima));
+  const typename L::Floats maximum = L::all(L::largest(maxima)), by = L::all(factor);
   for (std::size_t c = 0; c < width; c += 2 * W) {
-    const typename L::Floats first = L::exp2(L::load(scores + c) - maximum);
-    const typename L::Floats second = L::exp2(L::load(scores + c + W) - maximum);
+    const typename L::Floats first = L::exp2((L::load(scores + c) - maximum) * by);
+    const typename L::Floats second = L::exp2((L::load(scores + c + W) - maximum) * by);
     L::store(scores + c / 2, Bfloat16Pairs<W>::join(first, second));
     sum += first;
     sum += second;
@@ -119,14 +119,14 @@ REXIT_INLINE void attend_pairs(const AttentionWork& work, std::size_t task) {
   const float** prefix_shares = queries + rows;
   const float** candidate_shares = prefix_shares + rows;
   const std::size_t past_pairs = of.prefix / 2;
-  const typename L::Floats scale = L::all(of.scale * 1.44269504F);
+  const float factor = of.scale * 1.44269504F;  // log2(e)
   // A row per token and query head; the heads of a token are adjacent.
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t query_head = head * work.shared + r % work.shared;
     const float* query = of.query + (query_head * of.tokens + begin + r / work.shared) * of.dim;
     for (std::size_t d = 0; d < of.dim; d += 2 * W) {
       const std::size_t at = smaller_of(d, of.dim - 2 * W);
-      L::store(rounded + r * half + at / 2, P::join(L::load(query + at) * scale, L::load(query + at + W) * scale));
+      L::store(rounded + r * half + at / 2, P::join(L::load(query + at), L::load(query + at + W)));
     }
     queries[r] = rounded + r * half;
     prefix_shares[r] = scores + r * stride;
@@ -143,7 +143,7 @@ REXIT_INLINE void attend_pairs(const AttentionWork& work, std::size_t task) {
                                          scores + row * stride + of.prefix, stride, false);
                        for (std::size_t r = row; r < row + count; ++r) {
                          const std::size_t visible = begin + r / work.shared - first + 1;
-                         sums[r] = exponentiate_pairs<W>(scores + r * stride, of.prefix + visible, of.prefix + columns);
+                         sums[r] = exponentiate_pairs<W>(scores + r * stride, of.prefix + visible, of.prefix + columns, factor);
                        }
                      });
   const float* past_values = work.past_values + head * past_pairs * of.dim;
@@ -161,4 +161,13 @@ REXIT_INLINE void attend_pairs(const AttentionWork& work, std::size_t task) {
   }
 }
 
+namespace {
+
+template <int W, int V>
+constexpr PairTable pair_table_of() {
+  return {[](void* work, std::size_t i) { pack_pairs<W>(*static_cast<const AttentionWork*>(work), i); },
+          [](void* work, std::size_t i) { attend_pairs<W, V>(*static_cast<const AttentionWork*>(work), i); }};
+}
+
+}  // namespace
 }  // namespace rexit::core::kernels

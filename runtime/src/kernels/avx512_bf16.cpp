@@ -1,8 +1,8 @@
 // Compiled for AVX-512 with bfloat16; called only where the processor has it.
-#include "kernels/table_of.hpp"
+#include "kernels/attention_pairs.hpp"
 
 namespace rexit::core::kernels {
 
-extern const Table avx512_bf16_table = table_of<16, 4>();
+extern const PairTable avx512_pairs = pair_table_of<16, 4>();
 
 }  // namespace rexit::core::kernels

@@ -144,6 +144,13 @@ struct Lanes {
     return number;
   }
 
+  // Rounded to bfloat16, ties to even.
+  static REXIT_INLINE Floats to_bfloat16(Floats x) {
+    const Ints bits = reinterpret_cast<Ints>(x);
+    const Ints nearest = (bits + 0x7fff + (bits >> 16 & 1)) & ~0xffff;
+    return select(x == x, reinterpret_cast<Floats>(nearest), x);
+  }
+
   // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, for |x| < 2^22; in between, the low bits hold
   // the integer.
   static constexpr float rounder = 12582912.0F;
@@ -243,17 +250,13 @@ struct FloatProduct {
   static REXIT_INLINE Floats multiply_add(Floats sum, Floats a, Floats b) { return sum + a * b; }
 };
 
-// Two numbers in bfloat16 in the bits of a float, the first in the low half: twice as many products per instruction. `exists`: in
-// vectors of W, with this file's instructions.
+// Two numbers in bfloat16 in the bits of a float, the first in the low half: twice as many products per instruction.
 template <int W>
-struct Bfloat16Pairs {
-  static constexpr bool exists = false;
-};
+struct Bfloat16Pairs;
 
 #if defined(__AVX512BF16__)
 template <>
 struct Bfloat16Pairs<16> {
-  static constexpr bool exists = true;
   using Floats = Lanes<16>::Floats;
 
   static REXIT_INLINE Floats broadcast(const float* x) {
@@ -279,7 +282,6 @@ struct Bfloat16Pairs<16> {
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 template <>
 struct Bfloat16Pairs<4> {
-  static constexpr bool exists = true;
   using Floats = Lanes<4>::Floats;
 
   static REXIT_INLINE Floats broadcast(const float* x) {

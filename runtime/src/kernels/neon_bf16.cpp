@@ -1,8 +1,8 @@
 // Compiled for NEON with bfloat16; called only where the processor has it.
-#include "kernels/table_of.hpp"
+#include "kernels/attention_pairs.hpp"
 
 namespace rexit::core::kernels {
 
-extern const Table neon_bf16_table = table_of<4, 4>();
+extern const PairTable neon_pairs = pair_table_of<4, 4>();
 
 }  // namespace rexit::core::kernels

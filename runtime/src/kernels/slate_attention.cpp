@@ -24,11 +24,9 @@ const Table& table_for(std::size_t dim, const Table& with) {
   return scalar_table;
 }
 
-// Rounding to bfloat16 is for keys and values that are rounded already. An odd or short head has no whole vectors of pairs.
-bool in_pairs(const SlateAttention& of, std::size_t lanes) {
-  const auto rounded = [](const Stored& stored) { return stored.halves != nullptr || stored.bytes != nullptr; };
-  return of.dim % 2 == 0 && of.dim >= 2 * lanes && rounded(of.key) && rounded(of.value) &&
-         (of.prefix == 0 || (rounded(of.past_key) && rounded(of.past_value)));
+// An odd or short head has no whole vectors of pairs, and a scale below 0 no largest score.
+bool in_pairs(const SlateAttention& of, const Table& table) {
+  return of.bfloat16 && table.pairs != nullptr && of.dim % 2 == 0 && of.dim >= 2 * table.lanes && of.scale > 0;
 }
 
 }  // namespace
@@ -43,8 +41,9 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
   // The tensors exist, so their sizes do not overflow. A block's scores, rows times tokens, may: product() throws then.
   product(block_tokens * shared, columns + round_up(attention.dim, widest) + 1);
   const Table& table = table_for(attention.dim, with);
-  const bool pairs = table.attend_pairs != nullptr && in_pairs(attention, table.lanes);
-  const bool convert_past = attention.past_value.floats == nullptr, convert_new = attention.value.floats == nullptr;
+  const bool pairs = in_pairs(attention, table);
+  const bool convert_past = attention.bfloat16 || attention.past_value.floats == nullptr;
+  const bool convert_new = attention.bfloat16 || attention.value.floats == nullptr;
   const std::size_t past_rows = pairs ? attention.prefix / 2 : convert_past ? attention.prefix : 0;
   const std::size_t packed = whole_lines(product(attention.kv_heads, pairs ? attention.dim / 2 : attention.dim, columns));
   const std::size_t past_values = whole_lines(product(attention.kv_heads, past_rows, attention.dim));
@@ -72,8 +71,8 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
                      convert_past ? converted : nullptr,
                      convert_new ? converted + past_values : nullptr,
                      pair_begins};
-  threads.run(pairs ? table.pack_pairs : table.pack, attention.kv_heads * packs, &work);
-  threads.run(pairs ? table.attend_pairs : table.attend, attention.kv_heads * blocks, &work);
+  threads.run(pairs ? table.pairs->pack : table.pack, attention.kv_heads * packs, &work);
+  threads.run(pairs ? table.pairs->attend : table.attend, attention.kv_heads * blocks, &work);
 }
 
 }  // namespace rexit::core::kernels

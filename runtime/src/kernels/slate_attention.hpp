@@ -29,6 +29,9 @@ struct Stored {
 // All dense: query and out [heads, tokens, dim], key and value [kv_heads, tokens, dim], past_key and past_value [kv_heads,
 // prefix, dim]. groups [tokens]: a candidate is a run of equal numbers. heads is a multiple of kv_heads.
 //
+// With `bfloat16` queries, keys, values and the softmax's numerators are rounded to it. The products are exact then, and scores
+// and sums stay float32.
+//
 // A token's result is the same to the bit wherever the boundary between past and new tokens lies, if both are stored in one type.
 struct SlateAttention {
   const float* query;
@@ -37,6 +40,7 @@ struct SlateAttention {
   float* out;
   std::size_t heads, kv_heads, tokens, prefix, dim;
   float scale;
+  bool bfloat16 = false;
 };
 
 void attend(const SlateAttention& attention, const Threads& threads, const Table& with = table());

@@ -11,15 +11,20 @@ struct Table {
   std::size_t lanes;                                                                          // floats per vector
   Threads::Function pack, attend;                                                             // data: AttentionWork
   Threads::Function quantize, rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;  // data: RowWork
-  // Attention with products in bfloat16; null: the instruction set has none.
-  Threads::Function pack_pairs = nullptr, attend_pairs = nullptr;
+  const struct PairTable* pairs = nullptr;  // null: the instruction set has none
+};
+
+// Attention with products in bfloat16 (attention_pairs.hpp).
+struct PairTable {
+  Threads::Function pack, attend;  // data: AttentionWork
 };
 
 extern const Table baseline_table;
 #if defined(__x86_64__)
-extern const Table avx2_table, avx512_table, avx512_bf16_table;
+extern const Table avx2_table, avx512_table;
+extern const PairTable avx512_pairs;
 #elif defined(__aarch64__)
-extern const Table neon_bf16_table;
+extern const PairTable neon_pairs;
 #endif
 
 // The tables that this processor can run, widest vectors first.

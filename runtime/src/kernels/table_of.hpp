@@ -1,7 +1,7 @@
 // The table of kernels for W floats per vector, with V * 6 vectors of sums in registers. Included once per instruction set.
 #pragma once
 
-#include "kernels/attention_pairs.hpp"
+#include "kernels/attention_block.hpp"
 #include "kernels/row_block.hpp"
 #include "kernels/table.hpp"
 
@@ -18,16 +18,6 @@ void pack_task(void* work, std::size_t i) {
   pack<W>(*static_cast<const AttentionWork*>(work), i);
 }
 
-template <int W, int V>
-void attend_pairs_task(void* work, std::size_t i) {
-  attend_pairs<W, V>(*static_cast<const AttentionWork*>(work), i);
-}
-
-template <int W>
-void pack_pairs_task(void* work, std::size_t i) {
-  pack_pairs<W>(*static_cast<const AttentionWork*>(work), i);
-}
-
 template <class Kind, int W>
 void row_task(void* work, std::size_t i) {
   rows_task<Kind, W>(*static_cast<const RowWork*>(work), i);
@@ -35,19 +25,14 @@ void row_task(void* work, std::size_t i) {
 
 template <int W, int V>
 constexpr Table table_of() {
-  Table table{W,
-              pack_task<W>,
-              attend_task<W, V>,
-              row_task<QuantizeRows, W>,
-              row_task<RmsNormQuantizeRows, W>,
-              row_task<SwigluQuantizeRows, W>,
-              row_task<QuantizeCache, W>,
-              row_task<ScaleAddRows, W>};
-  if constexpr (Bfloat16Pairs<W>::exists) {
-    table.pack_pairs = pack_pairs_task<W>;
-    table.attend_pairs = attend_pairs_task<W, V>;
-  }
-  return table;
+  return {W,
+          pack_task<W>,
+          attend_task<W, V>,
+          row_task<QuantizeRows, W>,
+          row_task<RmsNormQuantizeRows, W>,
+          row_task<SwigluQuantizeRows, W>,
+          row_task<QuantizeCache, W>,
+          row_task<ScaleAddRows, W>};
 }
 
 }  // namespace

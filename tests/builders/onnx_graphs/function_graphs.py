@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx.parser
@@ -14,8 +15,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from builders.onnx_graphs.graphs import Arrays, with_outlier
-from rexit.exporter.graph.passes.slate_attention import define_slate_attention
+from rexit.exporter.graph.passes.slate_attention import NAME, define_slate_attention
 from rexit.exporter.graph.precision import fuse_rows
+from rexit.exporter.graph.precision.bfloat16_attention import ROUNDED
 from rexit.exporter.graph.precision.quantize_linear_int8 import define_quantize_rows
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
@@ -29,6 +31,7 @@ class Case:
     model: ir.Model
     feed: Arrays
     expected: Arrays
+    tolerance: float = 1e-5
 
     def check(self, actual: Arrays) -> None:
         """Raises AssertionError. Sums in another order may round one value in a hundred to its neighbour."""
@@ -37,14 +40,20 @@ class Case:
                 steps = np.abs(actual[name].astype(int) - expected)
                 assert actual[name].dtype == np.uint8 and steps.max() <= 1 and steps.mean() < 0.01
             else:
-                margin = 1e-5 * np.abs(expected).max()
-                np.testing.assert_allclose(actual[name], expected, rtol=1e-5, atol=margin, err_msg=f"{self.name}: {name}")
+                margin = self.tolerance * np.abs(expected).max()
+                np.testing.assert_allclose(
+                    actual[name], expected, rtol=self.tolerance, atol=margin, err_msg=f"{self.name}: {name}"
+                )
 
 
 def cases() -> list[Case]:
     rows = [case for tokens, width in ((1, 8), (7, 64), (5, 45)) for case in _rows(tokens, width)]
     slates = [([9], 0), ([1], 0), ([9], 5), ([1], 33), ([4, 1, 7], 0), ([8, 1, 2, 5], 5), ([3, 3, 3], 33), ([1, 1, 1], 1)]
-    return [*rows, *(_slate(sizes, prefix, stored) for stored in ("float", "float16") for sizes, prefix in slates)]
+    return [
+        *rows,
+        *(_slate(sizes, prefix, stored) for stored in ("float", "float16") for sizes, prefix in slates),
+        *(_slate(sizes, prefix, "float16", rounded=True) for sizes, prefix in slates[2:6]),
+    ]
 
 
 def one_node(text: str, *define: Callable[[ir.Model], None]) -> ir.Model:
@@ -61,8 +70,8 @@ def quantize_rows(x: Floats) -> Arrays:
     return {"quantized": (np.rint(x / scale) + 128).astype(np.uint8), "scale_out": scale}
 
 
-def slate_attention(feed: Arrays, scale: float) -> Floats:
-    """Every token by itself."""
+def slate_attention(feed: Arrays, scale: float, rounded: bool = False) -> Floats:
+    """Every token by itself. rounded: the softmax's numerators to bfloat16."""
     keys = np.concatenate([feed["past_key"], feed["key"]], 2)[0].astype(np.float64)
     values = np.concatenate([feed["past_value"], feed["value"]], 2)[0].astype(np.float64)
     groups, prefix = feed["groups"], feed["past_key"].shape[2]
@@ -75,7 +84,8 @@ def slate_attention(feed: Arrays, scale: float) -> Floats:
             shared = head * len(keys) // heads
             scores = scale * keys[shared, actual] @ feed["query"][0, head, token]
             shares = np.exp(scores - scores.max())
-            out[0, head, token] = shares / shares.sum() @ values[shared, actual]
+            numerators = bfloat16(shares) if rounded else shares
+            out[0, head, token] = numerators / shares.sum() @ values[shared, actual]
     return out
 
 
@@ -127,9 +137,15 @@ def _text(text: str) -> str:
     return text.replace("QUANTIZED", QUANTIZED)
 
 
-def _slate(sizes: list[int], prefix: int, stored: str) -> Case:
+def bfloat16(numbers: Floats) -> Floats:
+    """The nearest bfloat16, ties to even."""
+    bits = numbers.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def _slate(sizes: list[int], prefix: int, stored: str, rounded: bool = False) -> Case:
     """Groups of these sizes behind a prefix, numbered as after compaction: rising, with gaps. stored: the type of keys and
-    values."""
+    values. rounded: all operands, to bfloat16. Another last bit of a score may round a numerator to its other neighbour."""
     random = np.random.default_rng(prefix)
 
     def normal(heads: int, tokens: int) -> Floats:
@@ -141,11 +157,13 @@ def _slate(sizes: list[int], prefix: int, stored: str) -> Case:
     for name, count in (("key", tokens), ("value", tokens), ("past_key", prefix), ("past_value", prefix)):
         feed[name] = normal(KV_HEADS, count).astype(numbers)
     feed |= {"groups": np.repeat(3 * np.arange(len(sizes)) + 1, sizes)}
+    op = ROUNDED if rounded else NAME
     heads, kv_heads = f"[1, {HEADS}, T, {HEAD_DIM}]", f"[1, {KV_HEADS}, T, {HEAD_DIM}]"
     past = kv_heads.replace("T", "P")
+    operands = {n: bfloat16(x) if rounded and n != "groups" else x for n, x in feed.items()}
     text = f"""segment (float{heads} query, {stored}{kv_heads} key, {stored}{kv_heads} value,
         {stored}{past} past_key, {stored}{past} past_value, int64[T] groups) => (float{heads} out) {{
-        out = rexit.SlateAttention <scale = {scale}> (query, key, value, past_key, past_value, groups) }}"""
-    model = one_node(text, define_slate_attention)
-    name = f"SlateAttention {stored} {prefix}+{'+'.join(map(str, sizes))}"
-    return Case(name, model, feed, {"out": slate_attention(feed, scale)})
+        out = rexit.{op} <scale = {scale}> (query, key, value, past_key, past_value, groups) }}"""
+    model = one_node(text, partial(define_slate_attention, name=op, rounded=rounded))
+    name = f"{op} {stored} {prefix}+{'+'.join(map(str, sizes))}"
+    return Case(name, model, feed, {"out": slate_attention(operands, scale, rounded)}, 4e-3 if rounded else 1e-5)

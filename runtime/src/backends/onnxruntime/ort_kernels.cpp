@@ -106,7 +106,9 @@ struct SlateAttentionKernel : FloatKernel {
 
   explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {}
 
-  void compute(const Call& call) const {
+  void compute(const Call& call) const { attend(call, false); }
+
+  void attend(const Call& call, bool bfloat16) const {
     const Tensor query = call.input(0), key = call.input(1), value = call.input(2), past_key = call.input(3),
                  past_value = call.input(4), groups = call.input(5);
     for (const Tensor* tensor : {&query, &key, &value, &past_key, &past_value})
@@ -124,7 +126,7 @@ struct SlateAttentionKernel : FloatKernel {
     require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected a key and a group per query");
     kernels::attend(
         {query.as<float>(), stored(key), stored(value), stored(past_key), stored(past_value), groups.as<std::int64_t>(),
-         call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale},
+         call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale, bfloat16},
         call);
   }
 
@@ -137,6 +139,14 @@ struct SlateAttentionKernel : FloatKernel {
   }
 
   float scale;
+};
+
+struct SlateAttentionBFloat16Kernel : SlateAttentionKernel {
+  static constexpr const char* name = "SlateAttentionBFloat16";
+
+  using SlateAttentionKernel::SlateAttentionKernel;
+
+  void compute(const Call& call) const { attend(call, true); }
 };
 
 struct QuantizeRowsKernel : QuantizingKernel {
@@ -250,6 +260,7 @@ struct Operator : Ort::CustomOpBase<Operator<Kernel>, Compute<Kernel>, true> {
 
 struct Operators {
   Operator<SlateAttentionKernel> slate_attention;
+  Operator<SlateAttentionBFloat16Kernel> slate_attention_bfloat16;
   Operator<QuantizeRowsKernel> quantize_rows;
   Operator<RmsNormQuantizeRowsKernel> rms_norm_quantize_rows;
   Operator<SwigluQuantizeRowsKernel> swiglu_quantize_rows;
@@ -259,9 +270,10 @@ struct Operators {
 
   Operators() {
     for (const OrtCustomOp* custom_op :
-         {static_cast<OrtCustomOp*>(&slate_attention), static_cast<OrtCustomOp*>(&quantize_rows),
-          static_cast<OrtCustomOp*>(&rms_norm_quantize_rows), static_cast<OrtCustomOp*>(&swiglu_quantize_rows),
-          static_cast<OrtCustomOp*>(&quantize_cache), static_cast<OrtCustomOp*>(&scale_add_rows)})
+         {static_cast<OrtCustomOp*>(&slate_attention), static_cast<OrtCustomOp*>(&slate_attention_bfloat16),
+          static_cast<OrtCustomOp*>(&quantize_rows), static_cast<OrtCustomOp*>(&rms_norm_quantize_rows),
+          static_cast<OrtCustomOp*>(&swiglu_quantize_rows), static_cast<OrtCustomOp*>(&quantize_cache),
+          static_cast<OrtCustomOp*>(&scale_add_rows)})
       domain.Add(custom_op);
   }
 };
