@@ -5,7 +5,7 @@
 
 MOVIELENS := examples/movielens
 DEMO := $(BUILD)/demo
-EPOCHS ?= 0.17
+EPOCHS ?= 0.15
 POLICY := $(DEMO)/bundle/variants/cpu-fp32/policy.json
 
 demo: $(DEMO)/summary.json
@@ -30,15 +30,15 @@ $(DEMO)/model/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELE
 
 $(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/heads.py $$(call imports,exporter/heads/run.py)
 	$(BIN)/rexit heads $(DEMO)/model --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --exits auto:4 --keep-last \
-	  --max-slates 1500 --validation-slates 500
+	  --max-slates 1000 --validation-slates 400
 
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
     src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/compile.py)
 	rm -rf $(DEMO)/bundle
-# Judged by ten thousand candidates: fewer cannot tell whether the first exit of an int8 variant loses less than is allowed.
-	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8 --quality-slates 500
+# Judged by five thousand candidates: fewer cannot tell whether the first exit of an int8 variant loses less than is allowed.
+	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8 --quality-slates 300
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --target tensorrt --precision fp16,int8 \
-	  --quality-slates 500
+	  --quality-slates 300
 # For a GPU that this machine need not have: compiled by TensorRT-RTX, not run.
 	$(BIN)/rexit compile $(DEMO)/bundle --compute-capability 8.6
 
