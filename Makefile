@@ -30,6 +30,8 @@ SHELL := /bin/bash
 export CCACHE_DIR ?= $(abspath $(BUILD))/ccache
 export CMAKE_C_COMPILER_LAUNCHER ?= ccache
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
+# pip compiles nothing to bytecode (see below), so what Python compiles has to be kept: else each process takes seconds for it.
+unexport PYTHONDONTWRITEBYTECODE
 CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/budgets examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.txt' -o -name '*.in')
 # Scripts belong to no package, and some of their names stand twice: they are type-checked folder by folder.
 SCRIPTS = $(shell find benchmarks examples tools -name '*.py' -not -path '*/serving/*' -printf '%h\n' | sort -u)
@@ -75,11 +77,17 @@ $(BUILD)/golden/.written: $(BUILD)/.installed $$(call imports,tests/builders/bun
 CMAKE_OPTIONS := -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release
 TEST_OPTIONS := -DREXIT_TESTS=ON -DREXIT_TEST_PYTHON=$(abspath $(BIN))/python -DREXIT_WERROR=$(WERROR) -DREXIT_TEST_GOLDEN=$(abspath $(BUILD))/golden
 
-# The library, rexit-run and the example, as a C++ user builds them.
+# The library, the example and rexit-run, as a C++ user builds them.
 $(BUILD)/prefix/.installed: $(BUILD)/.installed
 	$(BIN)/cmake -S . -B $(BUILD)/cpp $(CMAKE_OPTIONS) $(TEST_OPTIONS)
-	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target rexit rexit-run
-	$(BIN)/cmake --install $(BUILD)/cpp --prefix $(@D)
+	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target rexit
+	$(BIN)/cmake --install $(BUILD)/cpp --prefix $(@D) --component library
+	$(BIN)/cmake --install $(BUILD)/cpp --prefix $(@D) --component development
+	@touch $@
+
+$(BUILD)/prefix/bin/rexit-run: $(BUILD)/prefix/.installed
+	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target rexit-run
+	$(BIN)/cmake --install $(BUILD)/cpp --prefix $(BUILD)/prefix --component program
 	@touch $@
 
 $(BUILD)/example/.built: $(BUILD)/prefix/.installed examples/cpp/CMakeLists.txt
@@ -151,11 +159,11 @@ test-cpp: $(BUILD)/cpp/.built $(BUILD)/example/.built
 # A module's tests stay in one process, where they share what its fixtures build.
 PYTEST = REXIT_TEST_BUILD=$(abspath $(BUILD)) $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
-test-python: $(BUILD)/.installed $(BUILD)/example/.built
+test-python: $(BUILD)/.installed $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run
 	$(PYTEST)
 
 # One after the other, so that none takes another's core; the first that fails ends it.
-test-all: $(BUILD)/cpp/.built $(BUILD)/example/.built
+test-all: $(BUILD)/cpp/.built $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run
 	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure -j $(JOBS)
 	$(PYTEST) -m ''
 	set -e; for target in budgets test-deb test-wheel test-triton test-aarch64 test-aarch64-wheel sanitize; do $(MAKE) $$target; done

@@ -76,6 +76,30 @@ def _settled(c: Floats, stops: Integers, offsets: Integers, rule: TopK, slack: F
 
 def _known(low: Floats, high: Floats, sizes: Integers, rule: TopK) -> Bools:
     """Whose place is known: bool [slates, most candidates], of intervals float32 of the same shape."""
+    if rule.ordered:
+        above, surely = _counts(low, high, sizes)
+        return (surely >= rule.k) | ((above < rule.k) & (above <= surely))
+    # As the counts say, by the k-th and the next best end alone, which needs no sorting.
+    (low_k, low_next), (high_k, high_next) = _best(low, rule.k), _best(high, rule.k)
+    crossed = low > high
+    surely_out = np.where(crossed, low_next, low_k) > high
+    surely_in = np.where(crossed, high_k, high_next) < low
+    return surely_out | surely_in | (sizes <= rule.k)
+
+
+def _best(ends: Floats, k: int) -> tuple[Floats, Floats]:
+    """The k-th and the next largest number of each row, [slates, 1]; minus infinity where a row, but for its NaN, has fewer."""
+    width = ends.shape[1]
+    known = np.where(np.isnan(ends), -np.inf, ends)
+    nothing = np.full((len(ends), 1), -np.inf, np.float32)
+    if k >= width:
+        return (known.min(1, keepdims=True) if k == width else nothing), nothing
+    parted = np.partition(known, (width - k - 1, width - k), axis=1)
+    return parted[:, width - k, None], parted[:, width - k - 1, None]
+
+
+def _counts(low: Floats, high: Floats, sizes: Integers) -> tuple[Integers, Integers]:
+    """How many others' intervals end at or above the start of a candidate's, and how many start above its end."""
     width = low.shape[1]
     # Both ends in one order, lower ones first where they tie: how many of the other kind come before an end counts for it all
     # `high < low_i`, or all `low <= high_i`.
@@ -84,6 +108,4 @@ def _known(low: Floats, high: Floats, sizes: Integers, rule: TopK) -> Bools:
     before = np.empty_like(order)
     np.put_along_axis(before, order, np.where(is_high, (~is_high).cumsum(1), is_high.cumsum(1)), 1)
     # Neither counts the candidate itself. Slack may have put its low end above its high one.
-    above = sizes - before[:, :width] - (low <= high)
-    surely = sizes - before[:, width:] - (low > high)
-    return (surely >= rule.k) | ((above < rule.k) & ((above <= surely) if rule.ordered else True))
+    return sizes - before[:, :width] - (low <= high), sizes - before[:, width:] - (low > high)
