@@ -81,6 +81,7 @@ class Draft:
         max_tokens: int,
         pairs: int,
         unrotated: str | None,
+        objectives: tuple[str, ...],
     ) -> VariantReport:
         """Writes variant.json and the golden samples next to the graphs.
 
@@ -92,6 +93,7 @@ class Draft:
             max_tokens: most candidate tokens in one pass.
             pairs: candidates that were also run one by one.
             unrotated: why the model could not be rotated; None if it was.
+            objectives: the named ones; empty if there is one.
         """
         Golden(judged.slates).write(self.folder / GOLDEN_FILE)
         target = self.target
@@ -117,6 +119,7 @@ class Draft:
             quality=judged.quality,
             unrotated=unrotated,
             past_padding=target.past_padding,
+            objectives=objectives,
         ).write(self.folder)
         size = sum(path.stat().st_size for path in self.folder.iterdir())
         return VariantReport(

@@ -153,6 +153,7 @@ class _Export:
         catalog = place if isinstance(place, Catalog) else None
         labels = preflight.labels_of(catalog, options.label_ids)
         self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, labels, options.reranker)
+        preflight.check_pairs_differ(loaded)
         if catalog:
             preflight.check_fit(loaded, catalog, options.max_tokens)
             if not options.accept_catalog:
@@ -256,7 +257,16 @@ class _Export:
         self._progress("write", 0, 1)
         exits, folder = self._loaded.exits, self._folder
         written = tuple(
-            draft.write(judged, exits, self._model, self._catalog_sha256, self._options.max_tokens, self._pairs, self._unrotated)
+            draft.write(
+                judged,
+                exits,
+                self._model,
+                self._catalog_sha256,
+                self._options.max_tokens,
+                self._pairs,
+                self._unrotated,
+                self._loaded.objectives,
+            )
             for draft, judged in passed
         )
         if self._base not in self._targets:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,16 @@ from rexit.bundle import request_text
 from rexit.bundle.catalog import LISTS, SPLITS
 from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.files import SCHEMA, FileEntry
+from rexit.bundle.labels import json_of
+from rexit.bundle.objectives import OBJECTIVES
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.data import Data, read_data
 from rexit.exporter.catalog.folder import check_place, seal, write
-from rexit.exporter.options import ExternalOptions, IndexOptions
+from rexit.exporter.catalog.objectives import rules_of
+from rexit.exporter.options import ExternalOptions, IndexOptions, ObjectiveRule
 from rexit.exporter.prompt.language import Compiled, Language, compile_template
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
@@ -84,14 +87,15 @@ def build_catalog(
     check_columns(options, parsed, interactions, items, users)
     language = Language.load(tokenizer, parsed)
     progress("tables", 0, 1)
-    data = read_data(interactions, items, users, options, parsed.contexts, parsed.requests, language.tokenizer)
+    objectives = rules_of(parsed.objectives, options.objectives, template)
+    data = read_data(interactions, items, users, options, parsed.contexts, parsed.requests, language.tokenizer, objectives)
     similar = None
     if options.similar is not None:
         similar = external.read_neighbours(options.similar, data.users["id"], options.neighbours, options.columns.user)
     embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
     compiled = compile_template(language, data.users, data.items, data.contexts, progress, workers)
-    info = _info(data, language, compiled, options)
+    info = _info(data, language, compiled, options, objectives)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
     # From here on torch is needed, which takes seconds to import.
@@ -246,16 +250,28 @@ def _content(
     yield "pieces.safetensors", compiled.pieces
 
 
-def _info(data: Data, language: Language, compiled: Compiled, options: IndexOptions) -> dict[str, Any]:
+def _info(
+    data: Data, language: Language, compiled: Compiled, options: IndexOptions, objectives: Sequence[ObjectiveRule]
+) -> dict[str, Any]:
     label: dict[str, Any] = {"positive_at": options.least_like}
     if options.implicit:
         label = {"sampled": options.implicit_negatives, "seed": options.seed}
     elif options.unrated:
         label["unrated"] = {"each": options.unrated, "seed": options.seed}
+    if objectives:
+        rules = {rule.name: {"column": rule.column, "at_least": rule.at_least} for rule in objectives}
+        label["objectives"] = {
+            name: {key: value for key, value in rule.items() if value is not None} for name, rule in rules.items()
+        }
     order = data.timeline.to_json() | ({"seed": options.seed} if options.order == "random" else {})
     return {
         "schema": SCHEMA,
-        "requires": [*required(compiled.prompt), *([CONTEXT] if data.contexts else []), *request_text.required(compiled.prompt)],
+        "requires": [
+            *required(compiled.prompt),
+            *([CONTEXT] if data.contexts else []),
+            *request_text.required(compiled.prompt),
+            *([OBJECTIVES] if objectives else []),
+        ],
         "producer": f"rexit {__version__}",
         "ids": {
             what: "int64" if frame["id"].dtype == pl.Int64 else "string"
@@ -268,7 +284,7 @@ def _info(data: Data, language: Language, compiled: Compiled, options: IndexOpti
         "order": order,
         "split": data.split,
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},
-        "labels": language.labels,
+        **json_of(language.labels),
         "embedding": {"dim": options.lightgcn.dim, "layers": options.lightgcn.layers},
         "prompt": compiled.prompt,
     }

@@ -212,6 +212,31 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class ObjectiveRule:
+    """Where an objective's labels come from: a column of 1, 0 or nothing, or a column's numbers, 1 from `at_least` on."""
+
+    name: str
+    column: str
+    at_least: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ObjectiveRule:
+        """Reads NAME=COLUMN or NAME=COLUMN>=NUMBER. Raises InputError."""
+        name, equals, source = text.partition("=")
+        column, at_least, number = source.partition(">=")
+        try:
+            threshold = float(number) if at_least else None
+        except ValueError:
+            threshold = math.nan
+        if not (name and equals and column) or (threshold is not None and not math.isfinite(threshold)):
+            raise InputError(f"--objective {text}: expected NAME=COLUMN or NAME=COLUMN>=NUMBER, e.g. like=rating>=5")
+        return cls(name, column, threshold)
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.column}" + ("" if self.at_least is None else f">={self.at_least:g}")
+
+
+@dataclass(frozen=True)
 class LightGCNOptions:
     """How LightGCN is trained.
 
@@ -279,6 +304,7 @@ class IndexOptions:
     snapshots: parts of each user's training interactions, see `rexit.exporter.retriever.snapshots`.
     neighbours: similar users of a user.
     seed: of a random order and of sampled negatives; LightGCN has its own.
+    objectives: where labels of the template's objectives come from; one that is left out has a column of its name.
     """
 
     columns: Columns = Columns()
@@ -295,6 +321,7 @@ class IndexOptions:
     external: ExternalOptions | None = None
     similar: Path | None = None
     seed: int = 0
+    objectives: tuple[ObjectiveRule, ...] = ()
 
     @property
     def least_like(self) -> float:

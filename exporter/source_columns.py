@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rexit.exporter.catalog import source_tables
 from rexit.exporter.catalog.interactions import interaction_columns
+from rexit.exporter.catalog.objectives import rules_of
 from rexit.exporter.catalog.source_tables import Needs
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.template import Template
@@ -21,7 +22,8 @@ def check_columns(options: IndexOptions, template: Template, interactions: Path,
         items, users: their files; None: there is none.
     """
     columns = options.columns
-    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.contexts, template.requests)}
+    objectives = rules_of(template.objectives, options.objectives, template.path)
+    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.contexts, template.requests, objectives)}
     if items is not None:
         files[items] = {columns.item: "--item-column"} | template.columns("item")
     if users is not None:

@@ -29,8 +29,9 @@ from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_un
 from rexit.exporter.catalog.contexts import with_context_numbers
 from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
+from rexit.exporter.catalog.objectives import rules_of
 from rexit.exporter.catalog.request_texts import with_request_tokens
-from rexit.exporter.options import Columns, IndexOptions
+from rexit.exporter.options import Columns, IndexOptions, ObjectiveRule
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.more_pieces import MorePieces
@@ -79,7 +80,10 @@ def update_catalog(
     language = Language.load(tokenizer, parsed)
     pieces = MorePieces.of(old, language)
     progress("read", 0, 1)
-    rows = read_interactions(interactions, options, complete=False, contexts=parsed.contexts, requests=parsed.requests)
+    objectives = rules_of(parsed.objectives, options.objectives, template)
+    rows = read_interactions(
+        interactions, options, complete=False, contexts=parsed.contexts, requests=parsed.requests, objectives=objectives
+    )
     rows = with_context_numbers(rows, old.contexts.entries, interactions)
     rows = with_request_tokens(rows, parsed.requests, language.tokenizer, interactions)
     rows = in_catalog_unit(rows, old, interactions)
@@ -123,6 +127,7 @@ def _options(old: Catalog) -> IndexOptions:
         **({"implicit_negatives": label["sampled"], "seed": label["seed"]} if implicit else {}),
         repeats=old.info["repeats"]["by"],
         order=old.info["order"]["by"],
+        objectives=tuple(ObjectiveRule(name, **rule) for name, rule in label.get("objectives", {}).items()),
     )
 
 

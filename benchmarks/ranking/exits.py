@@ -39,7 +39,7 @@ def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) ->
     out = folder / "exits"
     out.mkdir(exist_ok=True)
     if variant is None:
-        loaded = load_checkpoint(folder / "checkpoint", None, None, catalog.info["labels"])
+        loaded = load_checkpoint(folder / "checkpoint", None, None, catalog.labels)
         depths = list(loaded.exits)
         model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits, loaded.projectors)
     else:

@@ -144,7 +144,7 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
     print(f"{place}: {chosen}", flush=True)
     if trained:
         own_catalog = Catalog.open(place / "catalog")
-        unchanged = load_checkpoint(place / "checkpoint", None, None, own_catalog.info["labels"])
+        unchanged = load_checkpoint(place / "checkpoint", None, None, own_catalog.labels)
         model = MultiExitModel(unchanged.decoder, unchanged.heads, unchanged.exits, unchanged.projectors)
     else:
         own_catalog = reworded(catalog, language, args.users, args.items, place / "catalog")
@@ -152,7 +152,7 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
         model = train(own_catalog, chosen)
         record = {"name": template.stem, **what, "seconds": time.monotonic() - start, "exits": list(model.exits)}
         record["tokens"] = {part: own_catalog.info["prompt"]["lengths"][part]["p50"] for part in ("prefix", "candidate")}
-        words = (own_catalog.info["labels"], own_catalog.traits)
+        words = (own_catalog.labels, own_catalog.traits)
         save_checkpoint(place / "checkpoint", model.model, model.exits, model.heads, *words, projectors=model.projectors)
         write_json(place / "run.json", record)
     for split in missing:

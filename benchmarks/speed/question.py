@@ -37,7 +37,7 @@ class Questions:
         self.bundles = {prompt: folder / prompt / "bundle" for prompt in PROMPTS}
         catalog = Catalog.open(folder / "text" / "catalog")
         self.slates = [slate for slate in cut(catalog, "test", SIZE) if len(slate.items) == SIZE]
-        self.labels, self.prompt = catalog.info["labels"], catalog.info["prompt"]
+        self.labels, self.prompt = catalog.labels, catalog.info["prompt"]
         self.sessions = {prompt: rexit.open(path, VARIANT) for prompt, path in self.bundles.items()}
         self.random = np.random.default_rng(1)
 

@@ -224,7 +224,7 @@ class Requests:
         import rexit
 
         self.catalog = Catalog.open(bundle / "catalog")
-        self.labels = self.catalog.info["labels"]
+        self.labels = self.catalog.labels
         self.session = rexit.open(bundle, "cpu-int8")
         self.random = np.random.default_rng(1)
         self.users = {prefix: fresh_users(prefix, self.random) for prefix in LENGTHS.prefixes}

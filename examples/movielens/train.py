@@ -30,12 +30,14 @@ from sklearn.metrics import roc_auc_score
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rexit.bundle import Catalog
+from rexit.bundle.labels import log_odds_of
 from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
+from rexit.exporter.training.learner import joint_loss
 from rexit.scripts import script
 from rexit.slates import runs
 
@@ -80,22 +82,28 @@ def packed_slates(catalog: Catalog, split: str, size: int, count: int = 0) -> Ro
 
 
 def forward(model: MultiExitModel, data: Rows, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [exits, candidates, 2] and labels [candidates] of the chosen rows, in bfloat16 where that is fast."""
+    """Logits [exits, candidates, 2] and labels [candidates] of the chosen rows, in bfloat16 where that is fast. Of K objectives
+    [exits, candidates, 2K] and [candidates, K], NaN where a label is unknown."""
     inputs = data.inputs(model, chosen)
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
         logits = model(*inputs)
-    return logits, torch.from_numpy(data.liked(chosen))
+    return logits, torch.from_numpy(data.liked(chosen) if model.heads.objectives == 1 else data.targets(chosen))
 
 
 @torch.no_grad()
 def auc(model: MultiExitModel, data: Rows) -> list[float]:
-    """AUC of each exit's log-odds."""
+    """AUC of each exit's log-odds, the mean over objectives."""
     model.eval()
     order = np.argsort(data.lengths)
     parts = [forward(model, data, list(chosen)) for chosen in np.array_split(order, math.ceil(len(order) / 16))]
     model.train()
-    logits, liked = torch.cat([z for z, _ in parts], 1).float().numpy(), torch.cat([y for _, y in parts]).numpy()
-    return [float(roc_auc_score(liked, z[:, 1] - z[:, 0])) for z in logits]
+    log_odds = np.atleast_3d(log_odds_of(torch.cat([z for z, _ in parts], 1).float().numpy()))
+    labels = torch.cat([y for _, y in parts]).float().numpy().reshape(log_odds.shape[1:])
+    known = ~np.isnan(labels)
+    return [
+        float(np.mean([roc_auc_score(y[k], z[k]) for y, z, k in zip(labels.T, of_exit.T, known.T, strict=True)]))
+        for of_exit in log_odds
+    ]
 
 
 def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
@@ -103,7 +111,7 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     vectors."""
     exits = [int(e) for e in chosen.exits.split(",")]
     if chosen.init != "random":
-        start = load_checkpoint(chosen.init, exits, "shared", catalog.info["labels"])
+        start = load_checkpoint(chosen.init, exits, "shared", catalog.labels)
         return MultiExitModel(start.decoder, start.heads, start.exits, fresh_projectors(catalog, start.decoder))
     config = LlamaConfig(
         vocab_size=catalog.info["tokenizer"]["vocab_size"],
@@ -119,7 +127,8 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         attn_implementation=ATTENTION,  # type: ignore[call-arg] # of the base class, which takes any
     )
     decoder = Decoder.of(LlamaForCausalLM(config))
-    return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits, fresh_projectors(catalog, decoder))
+    heads = ExitHeads.like(decoder, len(exits), len(catalog.objectives) or 1)
+    return MultiExitModel(decoder, heads, exits, fresh_projectors(catalog, decoder))
 
 
 def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
@@ -142,7 +151,10 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     start, losses = time.monotonic(), []
     for step, rows in zip(range(1, steps + 1), stream(), strict=False):
         logits, liked = forward(model, data, rows)
-        loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
+        if catalog.objectives:
+            loss = joint_loss(logits, liked)
+        else:
+            loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -165,7 +177,7 @@ def main() -> None:
     model = train(catalog, chosen)
     areas = auc(model, packed_slates(catalog, "validation", chosen.slate, chosen.validation_slates))
     print("validation AUC  " + "  ".join(f"exit {e}: {a:.4f}" for e, a in zip(model.exits, areas, strict=True)))
-    labels, traits = catalog.info["labels"], catalog.traits
+    labels, traits = catalog.labels, catalog.traits
     save_checkpoint(args.out, model.model, model.exits, model.heads, labels, traits, projectors=model.projectors)
 
 

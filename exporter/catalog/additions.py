@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import SPLITS, Catalog
+from rexit.bundle.labels import COLUMN, UNKNOWN
 from rexit.errors import InputError
 from rexit.exporter.catalog.contexts import CONTEXT
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
@@ -144,6 +145,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     users, items = entities["user"], entities["item"]
     contexts = [CONTEXT + name for name in old.contexts.names]
     texts = [REQUEST + name for name in old.request_texts.names]
+    objectives = [COLUMN + name for name in old.objectives]
     histories = old.user_table
     owner = np.repeat(np.arange(len(old.users)), np.diff(histories["history_offsets"]))
     known = pl.DataFrame(
@@ -159,7 +161,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     after = 0 if options.order == "time" else int(histories["history_times"].max()) + 1
     fresh = frame.with_columns(
         user=pl.Series(users.rows), item=pl.Series(items.rows), time=pl.col("time") + after, new=pl.lit(True)
-    ).select(*known.columns, *contexts, *texts)
+    ).select(*known.columns, *contexts, *texts, *objectives)
     fresh = fresh.join(
         known, on=["user", "item"] if options.repeats == "first" else list(_ORDER), how="anti", maintain_order="left"
     )
@@ -167,7 +169,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
     if options.implicit:
         assigned = with_negatives(assigned, len(items.ids), options.implicit_negatives, options.seed, path)
-    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *contexts, *texts)]
+    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *contexts, *texts, *objectives)]
     for name in SPLITS:
         part = old.split(name)
         written = np.array([" ".join(map(str, tokens)) for tokens in part.text_tokens], object)
@@ -178,6 +180,10 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
             "liked": part.liked,
             **dict(zip(contexts, part.contexts.T, strict=True)),
             **{name: pl.Series(written[numbers], dtype=pl.String) for name, numbers in zip(texts, part.texts, strict=True)},
+            **{
+                name: pl.Series(labels == 1).set(pl.Series(labels == UNKNOWN), None)
+                for name, labels in zip(objectives, part.objectives.T, strict=True)
+            },
         }
         frame = pl.DataFrame(columns).with_columns(split=pl.lit(name))
         parts.append(frame.select(parts[0].columns))

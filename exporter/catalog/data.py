@@ -17,11 +17,12 @@ from rexit.exporter.catalog.contexts import ContextRule, known_contexts, with_co
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.negatives import with_negatives
+from rexit.exporter.catalog.objectives import check_classes
 from rexit.exporter.catalog.parts import by_range
 from rexit.exporter.catalog.request_texts import RequestRule, with_request_tokens
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
-from rexit.exporter.options import IndexOptions
+from rexit.exporter.options import IndexOptions, ObjectiveRule
 from rexit.times import Timeline
 
 
@@ -30,7 +31,8 @@ class Data:
     """Interactions, users and items.
 
     interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `context.NAME` (numbers of values) for each of
-        `contexts` and `request.NAME` (token ids as text) for each request text, sorted by (user, time, item).
+        `contexts`, `request.NAME` (token ids as text) for each request text and `objective.NAME` (bool with nulls) for each
+        objective, sorted by (user, time, item).
     samples: the interactions and the sampled negatives; what the splits hold.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -63,11 +65,12 @@ def read_data(
     rules: Sequence[ContextRule],
     requests: Sequence[RequestRule],
     tokenizer: Tokenizer,
+    objectives: Sequence[ObjectiveRule] = (),
 ) -> Data:
     """Reads the files of interactions, items and, if there is one, users. rules, requests: the template's contexts and request
     texts. tokenizer: of request texts. Raises InputError."""
     columns = options.columns
-    rows = read_interactions(source, options, contexts=rules, requests=requests)
+    rows = read_interactions(source, options, contexts=rules, requests=requests, objectives=objectives)
     contexts = known_contexts(rules, rows, source)
     rows = with_context_numbers(rows, contexts, source)
     rows = with_request_tokens(rows, requests, tokenizer, source)
@@ -98,6 +101,7 @@ def read_data(
     samples = interactions
     if options.implicit:
         samples = with_negatives(interactions, len(items), options.implicit_negatives, options.seed, source)
+    check_classes(samples, objectives, source)
     times = interactions["time"].to_numpy()
     timeline = Timeline(options.order, unit, int(times.min()), int(times.max()))
     return Data(interactions, samples, entities["user"], entities["item"], split, timeline, dropped, contexts)

@@ -11,6 +11,7 @@ import polars as pl
 
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
 from rexit.bundle.files import FileEntry, check_writable, write_json
+from rexit.bundle.labels import COLUMN
 from rexit.errors import InputError
 from rexit.exporter.catalog.contexts import CONTEXT
 from rexit.exporter.catalog.request_texts import REQUEST
@@ -46,7 +47,7 @@ def write(
         folder: an empty folder.
         info: the contents of catalog.json, changed in place.
         content: each file of TABLES with its tensors, consumed one by one.
-        samples: `user`, `item` (rows), `time`, `liked`, `split`, contexts and request texts, in the order of the splits' files.
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, contexts, request texts and objectives, in the splits' order.
         users, items: ids by row.
         progress: called with "splits", the splits written and their number.
 
@@ -60,17 +61,24 @@ def write(
     splits = {}
     for n, split in enumerate(SPLITS):
         part = samples.filter(pl.col("split") == split).select(
-            "user", "item", "time", "liked", pl.col(f"^({CONTEXT}|{REQUEST}).*$")
+            "user", "item", "time", "liked", pl.col(f"^({CONTEXT}|{REQUEST}|{COLUMN}).*$")
         )
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"
         write_frame(folder / path, part)
-        splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json()}
+        splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json(), **_objectives(part)}
         progress("splits", n + 1, len(SPLITS))
     info["splits"] = splits
     catalog = Catalog(folder, info, {})
     info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1
     return catalog
+
+
+def _objectives(part: pl.DataFrame) -> dict[str, Any]:
+    """How many labels of each objective are known, and how many are yes; nothing without named objectives."""
+    columns = [name for name in part.columns if name.startswith(COLUMN)]
+    counts = {name.removeprefix(COLUMN): {"known": part[name].count(), "yes": int(part[name].sum())} for name in columns}
+    return {"objectives": counts} if counts else {}
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:

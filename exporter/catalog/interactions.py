@@ -15,19 +15,24 @@ import numpy as np
 import polars as pl
 
 from rexit.bundle.catalog import SPLITS
+from rexit.bundle.labels import COLUMN
 from rexit.errors import InputError
 from rexit.exporter.catalog.contexts import CONTEXT, ContextRule
 from rexit.exporter.catalog.entities import check_rows, id_values
+from rexit.exporter.catalog.objectives import label_column
 from rexit.exporter.catalog.request_texts import REQUEST, RequestRule
 from rexit.exporter.catalog.source_tables import Needs, check_columns, column_names, read_table
-from rexit.exporter.options import IndexOptions
+from rexit.exporter.options import IndexOptions, ObjectiveRule
 from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
 _MOMENT = pl.Datetime("us")
 
 
 def interaction_columns(
-    options: IndexOptions, contexts: Sequence[ContextRule] = (), requests: Sequence[RequestRule] = ()
+    options: IndexOptions,
+    contexts: Sequence[ContextRule] = (),
+    requests: Sequence[RequestRule] = (),
+    objectives: Sequence[ObjectiveRule] = (),
 ) -> Needs:
     """The columns that the interactions file must have, each with the option that names it, or with its placeholder."""
     columns = options.columns
@@ -43,6 +48,8 @@ def interaction_columns(
     for text in requests:
         if (column := text.column_of(())) is not None:
             needs.setdefault(column, f"{{{REQUEST}{text.name}}} of the template")
+    for objective in objectives:
+        needs.setdefault(objective.column, f"--objective {objective}")
     return needs
 
 
@@ -52,6 +59,7 @@ def read_interactions(
     complete: bool = True,
     contexts: Sequence[ContextRule] = (),
     requests: Sequence[RequestRule] = (),
+    objectives: Sequence[ObjectiveRule] = (),
 ) -> pl.DataFrame:
     """Reads the interactions file.
 
@@ -60,6 +68,7 @@ def read_interactions(
         options: names of columns, what is a like, what orders interactions.
         complete: the file holds every interaction, so it must hold likes and others.
         contexts, requests: the template's; the result has a column `context.NAME` or `request.NAME` of raw cells for each.
+        objectives: the result has a column `objective.NAME` for each, bool with nulls.
 
     Returns:
         In the file's order: `user` and `item` (ids as written), `liked` bool, `time` (int64, or Datetime in UTC where the file
@@ -68,7 +77,7 @@ def read_interactions(
     Raises:
         InputError: a column is missing, or the first row with a value that is not as expected.
     """
-    columns, needs = options.columns, interaction_columns(options, contexts, requests)
+    columns, needs = options.columns, interaction_columns(options, contexts, requests, objectives)
     check_columns({path: needs})
     names = column_names(path) if requests else ()
     texts = {rule.name: rule.column_of(names) for rule in requests}
@@ -84,6 +93,7 @@ def read_interactions(
     values |= {CONTEXT + rule.name: frame[rule.column] for rule in contexts}
     missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))
     values |= {REQUEST + name: missing if column is None else frame[column] for name, column in texts.items()}
+    values |= {COLUMN + rule.name: label_column(frame[rule.column], rule, path) for rule in objectives}
     return pl.DataFrame(values)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from rexit.errors import InputError
+from rexit.exporter.catalog.objectives import without_labels
 
 
 def with_unrated(
@@ -53,7 +54,7 @@ def with_unrated(
         added = likes[np.resize(np.arange(len(likes)), count)].with_columns(
             item=pl.Series(chosen, dtype=interactions["item"].dtype), liked=pl.lit(False)
         )
-        parts.append(added.select(interactions.columns))
+        parts.append(without_labels(added.select(interactions.columns)))
     result = pl.concat(parts)
     if result.is_empty():
         raise InputError(f"{path}: every user rated every item, so --unrated has nothing to add")

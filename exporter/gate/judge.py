@@ -50,8 +50,12 @@ class Judge:
 
     def doubt(self) -> str | None:
         """Why the float32 model's ranking may be useless; None without such a reason."""
-        prompts = self._prompts
-        return ranking.doubt(np.ascontiguousarray(self._expected[:, -1]), prompts.biases, prompts.users, prompts.liked)
+        last = np.atleast_3d(self._expected)[:, -1]
+        for n, part in enumerate(self._prompts.parts):
+            score = np.ascontiguousarray(last[part.pairs, n])
+            if reason := ranking.doubt(score, part.biases, part.users, part.liked):
+                return f"Objective {part.name!r}: {reason}" if part.name else reason
+        return None
 
     def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
         """Judges a variant.

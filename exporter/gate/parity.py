@@ -45,7 +45,8 @@ def compare(
 
     def update(mode: str, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         # NaN must not pass: `maximum` propagates it, and comparisons with it are false.
-        worst[mode] = np.maximum(worst[mode], np.abs(actual.astype(np.float64) - expected).max(0))
+        by_exit = np.abs(actual.astype(np.float64) - expected).max(0)
+        worst[mode] = np.maximum(worst[mode], by_exit.max(1) if by_exit.ndim == 2 else by_exit)  # over the objectives
 
     for done, slate in enumerate(slates, 1):
         behind = len(slate.prefix)

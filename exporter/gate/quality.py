@@ -8,6 +8,7 @@ prefixes. The test split is reserved for final figures.
    that both put in the same order.
 2. At every exit both are compared with the users' likes: the AUC over all pairs and its change, with the interval of a paired
    bootstrap over users.
+   Of several objectives each is judged by its own log-odds and its known labels, and each must pass.
 3. The gate has the lowest correlation and the largest loss of AUC that the target allows, at every exit. A variant passes if the
    bad end of the interval is allowed, and fails if the good end is not. In between it is undecided; more slates may decide.
 
@@ -31,20 +32,50 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Id
+from rexit.bundle import Catalog, Id
 from rexit.bundle.files import json_values
+from rexit.bundle.labels import UNKNOWN
 from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, prompt_maker
 from rexit.ranking import MIN_USERS, auc, auc_difference, user_auc
-from rexit.slates import biases, cut, draw
+from rexit.slates import AnySlate, Slate, biases, cut, draw
 
 LogOdds = NDArray[np.float32]
-"""A chain's log-odds on `Prompts`: [pairs, E]."""
+"""A chain's log-odds on `Prompts`: [pairs, E]; of K > 1 objectives [pairs, E, K]."""
 
 Verdict = Literal["passed", "failed", "undecided"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """The pairs whose label of an objective is known.
+
+    name: of the objective; None if it has none. pairs: bool, of all pairs. users: int64 [n], numbered from 0. liked: bool [n].
+    biases: float64 [n], of the items, see `rexit.ranking.item_biases`.
+    """
+
+    name: str | None
+    pairs: NDArray[np.bool_]
+    users: NDArray[np.int64]
+    liked: NDArray[np.bool_]
+    biases: NDArray[np.float64]
+
+    @property
+    def user_count(self) -> int:
+        """Number of users."""
+        return int(self.users.max(initial=-1)) + 1
+
+    def shortage(self) -> str | None:
+        """Why the pairs cannot show a loss of AUC; None if they can."""
+        of = f"objective {self.name!r}: " if self.name else ""
+        if self.user_count < MIN_USERS:
+            return f"{of}{self.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
+        if self.liked.all() or not self.liked.any():
+            return f"{of}all {len(self.liked)} pairs are {'liked' if self.liked[0] else 'not liked'}, so there is no AUC"
+        return None
 
 
 @dataclass(frozen=True)
@@ -53,6 +84,7 @@ class Prompts:
 
     prompts: by slate. users: int64 [pairs], numbered from 0. liked: bool [pairs].
     biases: float64 [pairs], of the items, see `rexit.ranking.item_biases`. whole: whether they are the whole split.
+    objectives: the named ones' labels; empty if there is one, `liked`.
     """
 
     prompts: list[Prompt]
@@ -60,6 +92,7 @@ class Prompts:
     liked: NDArray[np.bool_]
     biases: NDArray[np.float64]
     whole: bool
+    objectives: tuple[Known, ...] = ()
 
     @classmethod
     def draw(cls, source: Source, slates: int) -> Prompts:
@@ -67,13 +100,15 @@ class Prompts:
         split = cut(source, "validation")
         sample = draw(split, slates) if slates else split
         numbers: dict[Id, int] = {}
-        users = [numbers.setdefault(slate.user, len(numbers)) for slate in sample]
+        owners = [numbers.setdefault(slate.user, len(numbers)) for slate in sample]
+        users = np.repeat(np.array(owners, np.int64), [len(slate.items) for slate in sample])
         return cls(
             list(map(prompt_maker(source), sample)),
-            np.repeat(np.array(users, np.int64), [len(slate.items) for slate in sample]),
+            users,
             np.concatenate([slate.liked for slate in sample]),
             biases(source, sample),
             whole=len(sample) == len(split),
+            objectives=_objectives(source, sample, users),
         )
 
     def log_odds(self, chain: Chain, on_slate: Callable[[int], None] | None = None) -> LogOdds:
@@ -93,13 +128,15 @@ class Prompts:
         """Number of users."""
         return int(self.users.max()) + 1
 
+    @property
+    def parts(self) -> tuple[Known, ...]:
+        """The labels of each objective."""
+        everything = np.ones(len(self.users), np.bool_)
+        return self.objectives or (Known(None, everything, self.users, self.liked, self.biases),)
+
     def shortage(self) -> str | None:
         """Why the slates cannot show a loss of AUC; None if they can."""
-        if self.user_count < MIN_USERS:
-            return f"{self.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
-        if self.liked.all() or not self.liked.any():
-            return f"all {len(self.liked)} pairs are {'liked' if self.liked[0] else 'not liked'}, so there is no AUC"
-        return None
+        return next((reason for part in self.parts if (reason := part.shortage())), None)
 
     def check(self) -> None:
         """Raises InputError if the slates cannot show a loss of AUC."""
@@ -116,13 +153,25 @@ class Prompts:
         return f"{len(self)} validation slates of {self.user_count} users"
 
 
+def _objectives(source: Source, slates: Sequence[AnySlate], users: NDArray[np.int64]) -> tuple[Known, ...]:
+    if not isinstance(source, Catalog) or not source.objectives:
+        return ()
+    labels = np.concatenate([slate.objectives for slate in slates if isinstance(slate, Slate) and slate.objectives is not None])
+    parts = []
+    for k, name in enumerate(source.objectives):
+        pairs = labels[:, k] != UNKNOWN
+        owners = np.unique(users[pairs], return_inverse=True)[1].astype(np.int64)
+        parts.append(Known(name, pairs, owners, labels[pairs, k] == 1, biases(source, slates, k)[pairs]))
+    return tuple(parts)
+
+
 @dataclass(frozen=True)
 class ExitQuality:
-    """An exit of a variant against float32. Figures without a value are NaN.
+    """An exit of a variant against float32, of one objective. Figures without a value are NaN.
 
     layers: depth. correlation: of log-odds. mean, worst: |difference| of log-odds. kl: mean over pairs, in nats.
     order: of the pairs of candidates that float32 tells apart, the share in float32's order.
-    auc_change: 95 % interval of AUC minus float32's; None if the slates cannot give it.
+    auc_change: 95 % interval of AUC minus float32's; None if the slates cannot give it. objective: None if it has no name.
     """
 
     layers: int
@@ -136,6 +185,7 @@ class ExitQuality:
     auc_change: tuple[float, float] | None
     user_auc_fp32: float
     user_auc: float
+    objective: str | None = None
 
     def verdict(self, gate: Gate) -> Verdict:
         if (gate.correlation is not None and not self.correlation >= gate.correlation) or not math.isfinite(self.worst):
@@ -165,9 +215,11 @@ class Quality:
             return
         row = next(row for row in self.exits if row.verdict(self.gate) == verdict)
         remedy = "--accept-loss writes it anyway" if verdict == "failed" else self.prompts.remedy
-        raise QualityError(f"exit after layer {row.layers}: {self._reason(row)}; not written: {remedy}")
+        where = f"exit after layer {row.layers}" + (f", {row.objective}" if row.objective else "")
+        raise QualityError(f"{where}: {self._reason(row)}; not written: {remedy}")
 
     def _reason(self, row: ExitQuality) -> str:
+        part = next(part for part in self.prompts.parts if part.name == row.objective)
         if not math.isfinite(row.worst):
             return "log-odds are not all finite (NaN or infinite)"
         if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
@@ -176,11 +228,11 @@ class Quality:
                 f"({len(self.prompts.liked)} pairs)"
             )
         if row.auc_change is None:
-            return f"{self.prompts} cannot tell whether AUC is lost: {self.prompts.shortage()}"
+            return f"{self.prompts} cannot tell whether AUC is lost: {part.shortage()}"
         low, high = row.auc_change
         figures = (
             f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change is {low:+.4f} to {high:+.4f} "
-            f"(95 % interval over {self.prompts.user_count} users)"
+            f"(95 % interval over {part.user_count} users)"
         )
         allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
         if row.verdict(self.gate) == "failed":
@@ -198,7 +250,7 @@ class Quality:
             "gate": asdict(self.gate),
             "verdict": self.verdict,
             "accepted": self.verdict != "passed",
-            "exits": [json_values(asdict(row)) for row in self.exits],
+            "exits": [_row_json(row) for row in self.exits],
         }
 
 
@@ -209,23 +261,33 @@ def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: LogOdds
         prompts: the slates that both ran.
         exits: depths in layers.
         gate: the variant's gate.
-        expected, actual: float32's and the variant's log-odds, float32 [pairs, E].
+        expected, actual: float32's and the variant's log-odds, float32 [pairs, E]; of K > 1 objectives [pairs, E, K].
     """
-    return Quality(
-        tuple(_exit(prompts, depth, expected[:, k], actual[:, k]) for k, depth in enumerate(exits)),
-        gate,
-        prompts,
-    )
+    exact, other = np.atleast_3d(expected), np.atleast_3d(actual)
+    rows = [
+        _exit(prompts, part, depth, exact[:, k, n], other[:, k, n])
+        for k, depth in enumerate(exits)
+        for n, part in enumerate(prompts.parts)
+    ]
+    return Quality(tuple(rows), gate, prompts)
 
 
-def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
-    users, liked = prompts.users, prompts.liked
+def _row_json(row: ExitQuality) -> dict[str, Any]:
+    values: dict[str, Any] = json_values(asdict(row))
+    if row.objective is None:
+        del values["objective"]
+    return values
+
+
+def _exit(prompts: Prompts, part: Known, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
+    users, liked = part.users, part.liked
     difference = np.abs(expected.astype(np.float64) - actual)
     correlation, mean, worst = _correlation(expected, actual), float(difference.mean()), float(difference.max())
     if not math.isfinite(worst):
         nan = math.nan
-        return ExitQuality(depth, correlation, mean, worst, nan, nan, nan, nan, None, nan, nan)
-    change = None if prompts.shortage() else auc_difference(actual, expected, users, liked)[1:]
+        return ExitQuality(depth, correlation, mean, worst, nan, nan, nan, nan, None, nan, nan, part.name)
+    exact, other = expected[part.pairs], actual[part.pairs]
+    change = None if part.shortage() else auc_difference(other, exact, users, liked)[1:]
     return ExitQuality(
         depth,
         correlation,
@@ -233,11 +295,12 @@ def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], actual: N
         worst,
         _divergence(expected, actual),
         _same_order(prompts.prompts, expected, actual),
-        auc(expected, liked),
-        auc(actual, liked),
+        auc(exact, liked),
+        auc(other, liked),
         change,
-        user_auc(expected, users, liked),
-        user_auc(actual, users, liked),
+        user_auc(exact, users, liked),
+        user_auc(other, users, liked),
+        part.name,
     )
 
 

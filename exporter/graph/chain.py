@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rexit.bundle import Segment, Vectors
+from rexit.bundle.labels import log_odds_of
 from rexit.errors import BackendError
 from rexit.exporter.graph.precision.rounded import rounded
 from rexit.exporter.quiet import first_line
@@ -84,7 +85,7 @@ class Chain:
             liked: rows of the user's likes, for the user's vector.
 
         Returns:
-            Log-odds float32 [N, E], and the new keys and values by segment.
+            Log-odds float32 [N, E], of K > 1 objectives [N, E, K], and the new keys and values by segment.
 
         Raises:
             BackendError: ONNX Runtime fails.
@@ -106,7 +107,7 @@ class Chain:
                 raise BackendError(f"{segment.graph}: ONNX Runtime failed: {first_line(exc)}") from exc
             out = segment.outputs
             logits = results[out["logits"]]
-            log_odds.append(logits[:, 1] - logits[:, 0])
+            log_odds.append(log_odds_of(logits))
             new.append(([results[name] for name in out["new_keys"]], [results[name] for name in out["new_values"]]))
             for name in self._watch[k]:
                 assert self._on_value is not None
@@ -136,7 +137,7 @@ class Chain:
         return self.run(tokens, np.arange(size), np.zeros(size, np.int64), np.array([size - 1]), liked=liked)[1]
 
     def score(self, candidates: Sequence[Tokens], behind: int, past: Cache | None, liked: Likes = None) -> NDArray[np.float32]:
-        """Log-odds float32 [N, E] of candidates packed behind a prefix of `behind` tokens."""
+        """Log-odds, as in `run`, of candidates packed behind a prefix of `behind` tokens."""
         sizes = np.array([len(c) for c in candidates], np.int64)
         positions = np.concatenate([np.arange(behind, behind + size) for size in sizes])
         groups = np.repeat(np.arange(len(sizes)), sizes)
@@ -145,7 +146,7 @@ class Chain:
     def slate(
         self, prefix: Tokens, candidates: Sequence[Tokens], past: Cache | None = None, liked: Likes = None
     ) -> NDArray[np.float32]:
-        """Log-odds float32 [N, E] of a slate as the runtime scores it: the prefix unless `past` holds it, then the candidates in
+        """Log-odds, as in `run`, of a slate as the runtime scores it: the prefix unless `past` holds it, then the candidates in
         chunks of at most `max_tokens`."""
         past = past or self.prefix(prefix, liked)
         parts = chunks(candidates, self.max_tokens)

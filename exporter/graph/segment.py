@@ -65,7 +65,7 @@ class SegmentModule(nn.Module):
             past_keys, past_values: [kv_heads, P, head_dim], by layer of the segment.
 
         Returns:
-            hidden [T, H] (not in the last segment), logits float32 [N, 2], the new keys by layer, the new values by layer,
+            hidden [T, H] (not in the last segment), logits float32 [N, 2K], the new keys by layer, the new values by layer,
             [kv_heads, T, head_dim].
         """
         return self._run(x, None, positions, groups, rows, past_keys, past_values)

@@ -4,8 +4,9 @@ The last answer comes from, in this order:
 
 1. the last exit of its `exits.json`, with the decoder cut there, as an export does;
 2. a reranker's own, in the forms of `rexit.exporter.model.rerankers`, after the last layer;
-3. a classifier's `score` behind its final norm: one row, whose output is the log-odds, or two, no and yes;
-4. the two label rows of its LM head, behind its final norm.
+3. a classifier's `score` behind its final norm: one row, whose output is the log-odds, or two, no and yes; none of several
+   objectives;
+4. the two label rows of its LM head, of each objective its own, behind its final norm.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rexit.bundle import Catalog
+from rexit.bundle.labels import objectives_of
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
 from rexit.exporter.model.decoder import Decoder
@@ -40,7 +42,7 @@ def load_base(
     """Loads a folder, also a PEFT adapter's, a GGUF file, or a model from the Hub.
 
     Args:
-        labels: token ids of `no` and `yes`, the catalog's; None: the model names them, or has no LM head that answers.
+        labels: the catalog's; None: the model names them, or has no LM head that answers.
         reranker: as for `load_checkpoint`.
 
     Returns:
@@ -64,7 +66,7 @@ def load_base(
         own = None if labels is None else ExitHeads.shared(decoder, 1, labels)
     except CheckpointError:  # no LM head of this width, or no rows for these labels
         own = None
-    if own is None:
+    if own is None and not objectives_of(labels or {}):
         own = _classifier(decoder)
     heads = ExitHeads.like(decoder, 1)
     return Checkpoint(folder, decoder, (depth,), heads, "own", dict(labels or {}), None, None), own

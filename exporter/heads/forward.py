@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rexit.bundle import Catalog, Id
+from rexit.bundle.labels import log_odds_of
 from rexit.errors import CheckpointError
 from rexit.exporter.heads.rows import RowsFile
 from rexit.exporter.model.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ class Slates:
     """Slates of one split and where their candidates stand among all rows.
 
     liked: bool [n]; users: int64 [n], numbered from 0, as the split's users by row, or a file's by appearance; first: of the n
-    rows.
+    rows. places: of the candidates among all rows, where they are not `first` and the next ones.
     """
 
     data: Rows
@@ -40,6 +41,7 @@ class Slates:
     users: NDArray[np.int64]
     user_count: int
     first: int
+    places: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, source: Source, split: str, count: int, first: int, progress: Progress) -> Slates:
@@ -63,9 +65,15 @@ class Slates:
         return cls(data, liked, users, len(numbers), first)
 
     @property
-    def rows(self) -> slice:
+    def rows(self) -> slice | NDArray[np.int64]:
         """Of the rows' file."""
-        return slice(self.first, self.first + len(self.liked))
+        return slice(self.first, self.first + len(self.liked)) if self.places is None else self.places
+
+    def of_objective(self, number: int) -> Slates:
+        """The candidates whose label of an objective is known, with these labels as `liked`."""
+        labels = self.data.targets()[:, number]
+        known = np.flatnonzero(~np.isnan(labels))
+        return replace(self, liked=labels[known] == 1, users=self.users[known], places=self.first + known)
 
 
 @torch.no_grad()
@@ -123,8 +131,7 @@ def collect_rows(
         if own is None:
             file.answer[places] = np.nan
         else:
-            logits = own(hidden[-1], 0)
-            file.answer[places] = (logits[:, 1] - logits[:, 0]).float().cpu().numpy()
+            file.answer[places] = log_odds_of(own(hidden[-1], 0)).float().cpu().numpy()
         tokens_done += sizes[number]
         if time.monotonic() - saved > SAVE_EVERY:
             file.save(number + 1)

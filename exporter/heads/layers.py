@@ -62,12 +62,13 @@ class LayerHead:
 @dataclass(frozen=True)
 class Layers:
     """All layers' heads, shallowest first. own: the model's last answer; None if it has none. kept: whether it is the last exit's
-    head. prior_losses: float64 [choosing users], of one probability for all."""
+    head. prior_losses: float64 [choosing users], of one probability for all. choosing: int64, the choosing users' numbers."""
 
     heads: list[LayerHead]
     own: LayerHead | None
     kept: bool
     prior_losses: NDArray[np.float64]
+    choosing: NDArray[np.int64]
 
     def at(self, depth: int) -> LayerHead:
         """The head that an exit after `depth` layers gets."""
@@ -94,6 +95,10 @@ class _Validation:
                 )
         self._by_user = ByUser(slates.users[~self.chooses], slates.liked[~self.chooses])
         self._choosing = ByUser(slates.users[self.chooses], slates.liked[self.chooses])
+
+    @property
+    def choosing_users(self) -> NDArray[np.int64]:
+        return np.unique(self._users[self.chooses])
 
     @property
     def choosing_labels(self) -> NDArray[np.bool_]:
@@ -179,7 +184,7 @@ def fit_layers(
     last = None
     if own_losses is not None:
         last = LayerHead(layers, None, None, None, own_losses, parts.figures(answer[validation.rows], deepest))
-    return Layers(heads, last, kept, parts.prior_losses())
+    return Layers(heads, last, kept, parts.prior_losses(), parts.choosing_users)
 
 
 def _usable_targets(targets: Sequence[str], keep_last: bool | None, own: bool, usable: bool) -> list[str]:

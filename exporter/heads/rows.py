@@ -3,7 +3,8 @@
 rows.json    whose rows they are, and how many batches of slates are done
 hidden.bin   float16 [layers, candidates, H]: each candidate's last token after each layer, scaled as the model's final norm
              scales it but without that norm's weight, so that no number is beyond float16
-answer.bin   float32 [candidates]: the log-odds of the model's own last answer; NaN without one
+answer.bin   float32 [candidates], of K > 1 objectives [candidates, K]: the log-odds of the model's own last answer; NaN without
+             one
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ INFO, HIDDEN, ANSWER = "rows.json", "hidden.bin", "answer.bin"
 
 @dataclass
 class RowsFile:
-    """An open folder of rows. hidden: float16 [layers, candidates, H] and answer: float32 [candidates], both mapped."""
+    """An open folder of rows. hidden: float16 [layers, candidates, H] and answer: float32 [candidates] or [candidates, K], both
+    mapped."""
 
     folder: Path
     origin: Mapping[str, Any]
@@ -35,7 +37,9 @@ class RowsFile:
     done: int
 
     @classmethod
-    def open(cls, folder: Path, origin: Mapping[str, Any], layers: int, candidates: int, width: int) -> RowsFile:
+    def open(
+        cls, folder: Path, origin: Mapping[str, Any], layers: int, candidates: int, width: int, objectives: int = 1
+    ) -> RowsFile:
         """Opens the folder, or creates it where there is none.
 
         Args:
@@ -44,7 +48,8 @@ class RowsFile:
         Raises:
             InputError: the folder holds rows of another origin or damaged ones, or the disk is too small.
         """
-        shapes = {HIDDEN: (layers, candidates, width), ANSWER: (candidates,)}
+        answers = (candidates,) if objectives == 1 else (candidates, objectives)
+        shapes: dict[str, tuple[int, ...]] = {HIDDEN: (layers, candidates, width), ANSWER: answers}
         if folder.exists():
             done = _check(folder, origin, shapes)
         else:
@@ -66,14 +71,14 @@ class RowsFile:
         write_json(self.folder / INFO, {"schema": SCHEMA, "origin": dict(self.origin), "done": done}, flushed=True)
 
 
-def size(layers: int, candidates: int, width: int) -> int:
+def size(layers: int, candidates: int, width: int, objectives: int = 1) -> int:
     """Bytes of the rows."""
-    return candidates * (2 * layers * width + 4)
+    return candidates * (2 * layers * width + 4 * objectives)
 
 
-def check_space(out: Path, rows: Path, layers: int, candidates: int, width: int, checkpoint: int) -> None:
+def check_space(out: Path, rows: Path, layers: int, candidates: int, width: int, checkpoint: int, objectives: int = 1) -> None:
     """The rows, unless they are there, and the checkpoint fit the disk. Raises InputError."""
-    needed = checkpoint + (0 if rows.exists() else size(layers, candidates, width))
+    needed = checkpoint + (0 if rows.exists() else size(layers, candidates, width, objectives))
     place = next(parent for parent in out.absolute().parents if parent.exists())
     free = shutil.disk_usage(place).free
     if needed > free:

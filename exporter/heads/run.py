@@ -5,14 +5,14 @@
    run goes on there, and another choice of exits or targets starts from them.
 3. Fit a head at every layer (`layers`), choose exits (`choose`).
 4. Write the checkpoint, whole or not at all: the model's files as they are, the heads of the exits, and `heads.json` and
-   `heads.svg` with all layers.
+   `heads.svg` with all layers; of several objectives (`objectives`) a picture of each.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, w
 from rexit.exporter.heads.choose import check_choice, choose_exits
 from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
 from rexit.exporter.heads.layers import SHARES, Layers, fit_layers
+from rexit.exporter.heads.objectives import fit_objectives, joined_heads, mean_losses
 from rexit.exporter.heads.rows import RowsFile, check_space, size
 from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.model.heads import ExitHeads
@@ -42,7 +43,8 @@ TABLE, PICTURE = "heads.json", "heads.svg"
 class HeadsReport:
     """What was fitted. layers: one row for each layer, as in `heads.json`; own: the model's last answer in the same form, None if
     it has none. kept: whether that answer is the last exit's. candidates: by part. rows_bytes: of `rows`, which may be deleted.
-    seconds: by stage."""
+    seconds: by stage. objectives: of several, by name: `layers`, `own`, `kept` and `prior_loss` of each; `layers` above has then
+    their mean losses alone, and `own` is None."""
 
     checkpoint: str
     exits: list[int]
@@ -54,10 +56,14 @@ class HeadsReport:
     rows: str
     rows_bytes: int
     seconds: dict[str, float]
+    objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What `rexit heads --json` prints: plain JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.objectives:
+            del values["objectives"]
+        return values
 
 
 def fit_heads(
@@ -104,7 +110,9 @@ def fit_heads(
     source = opened or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
     train = Slates.of(source, "train", options.max_slates, 0, progress)
     validation = Slates.of(source, "validation", options.validation_slates, len(train.liked), progress)
-    _check_classes(train)
+    names = () if opened is None else opened.objectives
+    for k, name in enumerate(names or [None]):
+        _check_classes(train.of_objective(k) if names else train, name)
     seconds = {"load": time.perf_counter() - began}
 
     folder = out.with_name(out.name + ".rows")
@@ -118,18 +126,19 @@ def fit_heads(
         "precision": "bfloat16" if bfloat16 else "float32",
     }
     candidates, width = len(train.liked) + len(validation.liked), base.decoder.hidden_size
-    check_space(out, folder, layers, candidates, width, checkpoint_bytes(base))
+    count = len(names) or 1
+    check_space(out, folder, layers, candidates, width, checkpoint_bytes(base), count)
     tokens = sum(int(part.data.lengths.sum()) for part in (train, validation))
     say(
         f"{candidates} candidates in {tokens} tokens; their rows at {layers} layers take "
-        f"{size(layers, candidates, width) / 1e6:.0f} MB in {folder}"
+        f"{size(layers, candidates, width, count) / 1e6:.0f} MB in {folder}"
     )
     began = time.perf_counter()
     file = collect_rows(
         base,
         own,
         (train, validation),
-        lambda count: RowsFile.open(folder, origin, layers, count, width),
+        lambda rows: RowsFile.open(folder, origin, layers, rows, width, count),
         options.batch_tokens,
         bfloat16,
         say,
@@ -139,31 +148,53 @@ def fit_heads(
 
     began = time.perf_counter()
     targets = list(SHARES) if options.target == "auto" else [options.target]
-    fitted = fit_layers(file, train, validation, targets, options.keep_last, progress)
-    losses = np.stack([fitted.at(depth).losses for depth in range(1, layers + 1)])
-    exits = choose_exits(options.exits, losses, float(fitted.prior_losses.mean()), whole=bool(options.keep_last))
+    if names:
+        fits = fit_objectives(file, train, validation, names, targets, options.keep_last, progress)
+        losses, prior = mean_losses(fits)
+    else:
+        fits = {"": fit_layers(file, train, validation, targets, options.keep_last, progress)}
+        losses = np.stack([fits[""].at(depth).losses for depth in range(1, layers + 1)])
+        prior = float(fits[""].prior_losses.mean())
+    exits = choose_exits(options.exits, losses, prior, whole=bool(options.keep_last))
     seconds["heads"] = time.perf_counter() - began
 
     began = time.perf_counter()
+    tables = {name: _table(fit, exits) for name, fit in fits.items()}
+    if names:
+        heads = joined_heads(base, own, fits, exits)
+        means = [{"layers": depth, "loss": float(loss)} for depth, loss in enumerate(losses.mean(1), 1)]
+        kept = all(part["kept"] for part in tables.values())
+        whole: dict[str, Any] = {"layers": means, "own": None, "kept": kept, "prior_loss": prior}
+    else:
+        heads, whole = exit_heads(base, own, fits[""], exits), tables[""]
     report = HeadsReport(
         checkpoint=str(out),
         exits=exits,
-        kept=fitted.kept and exits[-1] == layers,
-        layers=[head.to_json() for head in fitted.heads],
-        own=None if fitted.own is None else fitted.own.to_json(),
-        prior_loss=float(fitted.prior_losses.mean()),
+        **whole,
         candidates={"train": len(train.liked), "validation": len(validation.liked)},
         rows=str(folder),
-        rows_bytes=size(layers, candidates, width),
+        rows_bytes=size(layers, candidates, width, count),
         seconds=seconds,
+        objectives=tables if names else {},
     )
     with new_folder(out) as new:
-        write_checkpoint(base, new, exits, exit_heads(base, own, fitted, exits), None if opened is None else opened.traits)
+        write_checkpoint(base, new, exits, heads, None if opened is None else opened.traits)
         seconds["write"] = time.perf_counter() - began
         table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
         write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})
-        picture.draw(report.layers, report.own, exits, new / PICTURE)
+        for name, drawn in tables.items():
+            picture.draw(drawn["layers"], drawn["own"], exits, new / (f"heads-{name}.svg" if name else PICTURE))
     return report
+
+
+def _table(fit: Layers, exits: Sequence[int]) -> dict[str, Any]:
+    """What `heads.json` says of an objective."""
+    return {
+        "kept": fit.kept and exits[-1] == len(fit.heads),
+        "layers": [head.to_json() for head in fit.heads],
+        "own": None if fit.own is None else fit.own.to_json(),
+        "prior_loss": float(fit.prior_losses.mean()),
+    }
 
 
 def exit_heads(base: Checkpoint, own: ExitHeads | None, layers: Layers, exits: list[int]) -> ExitHeads:
@@ -192,7 +223,8 @@ def _check_place(out: Path) -> None:
         raise InputError(f"{out}: exists and is not a multi-exit checkpoint; it would be replaced, so choose another place")
 
 
-def _check_classes(train: Slates) -> None:
+def _check_classes(train: Slates, objective: str | None) -> None:
     if train.liked.all() or not train.liked.any():
-        kind = "liked" if train.liked[0] else "not liked"
-        raise InputError(f"train: all {len(train.liked)} candidates are {kind}, expected likes and others to fit heads on")
+        kind = "unknown" if not len(train.liked) else "liked" if train.liked[0] else "not liked"
+        of = f"objective {objective!r}: " if objective else ""
+        raise InputError(f"{of}train: all {len(train.liked)} candidates are {kind}, expected likes and others to fit heads on")

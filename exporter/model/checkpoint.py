@@ -29,6 +29,8 @@ from safetensors.torch import load_file, save_file
 
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import SCHEMA, digest, read_json, write_json
+from rexit.bundle.labels import json_of, labels_of, objectives_of, pairs_of
+from rexit.bundle.objectives import OBJECTIVES
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
@@ -50,7 +52,8 @@ class Checkpoint:
 
     path: its folder or file. decoder: float32, in eval mode. exits: depths, ascending; the decoder is cut at the last.
     heads: a head per exit. head: their kind, `own` or `shared`.
-    labels: token ids of `no` and `yes`; a reranker that answers by one row has no `no`, or neither.
+    labels: token ids of `no` and `yes`, of each objective its own (`rexit.bundle.labels`); a reranker that answers by one row
+        has no `no`, or neither.
     catalog: the traits of the catalog that it was trained on; None: not recorded. projectors: None if prompts have no vectors.
     reranker: what it reads around a query and a document; None: not known.
     """
@@ -69,6 +72,11 @@ class Checkpoint:
     def model(self) -> Any:
         """The Hugging Face model."""
         return self.decoder.model
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The named objectives; empty if there is one."""
+        return objectives_of(self.labels)
 
     def sha256(self) -> str:
         """The checkpoint's identity: SHA-256 over the sorted `name:sha256` lines of its weight, config and head files."""
@@ -97,7 +105,7 @@ def load_checkpoint(
         path: a Hugging Face folder, a PEFT adapter's folder, a GGUF file or the id of a model on the Hub.
         exits: depths in layers, ascending; the model is cut at the last. None: those of `exits.json`.
         head: `own` (the default with an `exit_heads.safetensors`) or `shared`.
-        labels: token ids of `no` and `yes`. `shared` needs them unless `exits.json` has them; both must agree.
+        labels: token ids of the answers, as `Catalog.labels`. `shared` needs them unless `exits.json` has them; both must agree.
         reranker: what it reads around a query and a document, see `known_prompts`; None: what the checkpoint says.
 
     Raises:
@@ -125,9 +133,11 @@ def load_checkpoint(
     if kind == "own" and (missing := [depth for depth in depths if depth not in saved]):
         raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
     ids = dict((info.get("labels") if form is None else form.labels) or labels or {})
+    if labels is not None:
+        _check_objectives(folder, labels, ids, form)
     if labels is not None and any(labels.get(name) != token for name, token in ids.items()):
         raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
-    if kind == "shared" and "yes" not in ids:
+    if kind == "shared" and "yes" not in pairs_of(ids)[0]:
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
 
     with quiet():
@@ -138,7 +148,7 @@ def load_checkpoint(
         elif kind == "shared":
             heads = ExitHeads.shared(decoder, len(depths), ids)
         else:
-            heads = ExitHeads.like(decoder, len(saved))
+            heads = ExitHeads.like(decoder, len(saved), len(pairs_of(ids)))
             try:
                 heads.fill(load_file(folder / HEADS), str(folder / HEADS))
             except (SafetensorError, OSError) as exc:
@@ -168,7 +178,7 @@ def save_checkpoint(
         model: the Hugging Face model.
         exits: depths in layers; the last is the full depth.
         heads: a head per exit.
-        labels: token ids of `no` and `yes`.
+        labels: token ids of `no` and `yes`, as `Catalog.labels`.
         catalog: `Catalog.traits` of the training catalog, which an export compares with its own; None: not recorded.
         tokenizer: an object with `save_pretrained`; None: not saved.
         projectors: of the vectors in prompts; None: there are none.
@@ -201,9 +211,10 @@ def write_exits(
     reranker: RerankerPrompt | None = None,
 ) -> None:
     """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`."""
-    info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "head": "own"}
+    required = {"requires": [OBJECTIVES]} if objectives_of(labels) else {}
+    info = {"schema": SCHEMA, **required, "exits": [int(e) for e in exits], "head": "own"}
     more = {
-        "labels": {name: int(token) for name, token in labels.items()} or None,
+        **json_of({name: int(token) for name, token in labels.items()}),
         "catalog": None if catalog is None else dict(catalog),
         "projectors": projectors,
         "reranker": None if reranker is None else reranker.to_json(),
@@ -217,6 +228,16 @@ def check_exits(exits: Sequence[int], layers: int) -> None:
         raise InputError(f"exits {list(exits)}: depths must ascend, starting at 1 or more")
     if exits[-1] > layers:
         raise InputError(f"exit {exits[-1]} is beyond the model's {layers} layers")
+
+
+def _check_objectives(folder: Path, expected: Mapping[str, int], own: Mapping[str, int], form: Reranker | None) -> None:
+    """The checkpoint answers the catalog's objectives."""
+    if (names := objectives_of(expected)) == objectives_of(own):
+        return
+    if form is not None:
+        raise InputError(f"{folder}: is a reranker, which has one answer; the catalog has the objectives {', '.join(names)}")
+    own_names = ", ".join(objectives_of(own)) or "one that is not named"
+    raise CheckpointError(f"{folder}: objectives {own_names}, expected {', '.join(names) or 'one that is not named'}")
 
 
 def _check_labels(labels: Mapping[str, int], decoder: Decoder, form: Reranker | None) -> None:
@@ -237,20 +258,20 @@ def read_exits(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        info = read_json(path)
+        info = read_json(path, {OBJECTIVES})
     except BundleError as exc:
         raise CheckpointError(str(exc)) from exc
-    exits, labels = info.get("exits"), info.get("labels")
+    exits = info.get("exits")
     if not isinstance(exits, list) or not exits or not all(type(e) is int for e in exits):
         raise CheckpointError(f"{path}: `exits` is {exits!r}, expected a list of depths")
-    if labels is not None and not (
-        isinstance(labels, dict) and all(type(labels.get(name, 0)) is int for name in ("no", "yes")) and "yes" in labels
-    ):
-        raise CheckpointError(f"{path}: `labels` is {labels!r}, expected the token ids of `no` and `yes`")
+    try:
+        labels = labels_of(info)
+    except ValueError as exc:
+        raise CheckpointError(f"{path}: {exc}") from exc
     traits = info.get("catalog")
     if traits is not None and not (isinstance(traits, dict) and all(isinstance(traits.get(name), str) for name in TRAITS)):
         raise CheckpointError(f"{path}: `catalog` is {traits!r}, expected digests of {', '.join(TRAITS)}")
-    return info
+    return {**info, "labels": labels}
 
 
 def _prompt(folder: Path, info: dict[str, Any]) -> RerankerPrompt | None:

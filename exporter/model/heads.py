@@ -1,4 +1,4 @@
-"""Exit heads: a norm and a projection to the two label logits (no, yes)."""
+"""Exit heads: a norm and a projection to the two label logits (no, yes), or to a pair for each of several objectives."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from rexit.bundle.labels import pairs_of
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 
@@ -22,9 +23,9 @@ class ExitHeads(nn.Module):
         self.norms, self.projections = nn.ModuleList(norms), nn.ModuleList(projections)
 
     @classmethod
-    def like(cls, decoder: Decoder, exits: int) -> ExitHeads:
+    def like(cls, decoder: Decoder, exits: int, objectives: int = 1) -> ExitHeads:
         """`exits` heads with the final norm's weights and zero projections: all log-odds are 0."""
-        projections = [nn.Linear(decoder.hidden_size, 2) for _ in range(exits)]
+        projections = [nn.Linear(decoder.hidden_size, 2 * objectives) for _ in range(exits)]
         for projection in projections:
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -36,10 +37,10 @@ class ExitHeads(nn.Module):
 
         Args:
             decoder: the model.
-            rows: [2, H], no and yes; or [1, H], whose output is the log-odds: each label then has half of it.
-            biases: [2] or [1], as the rows.
+            rows: [2K, H], no and yes of each objective; or [1, H], whose output is the log-odds: each label then has half of it.
+            biases: [2K] or [1], as the rows.
         """
-        heads = cls.like(decoder, len(rows))
+        heads = cls.like(decoder, len(rows), max(1, len(rows[0]) // 2))
         with torch.no_grad():
             for k, projection in enumerate(heads.projections):
                 assert isinstance(projection, nn.Linear)
@@ -58,12 +59,13 @@ class ExitHeads(nn.Module):
         Args:
             decoder: the model.
             exits: number of heads.
-            labels: token ids of `no` and `yes`; without `no`, the logit of `yes` is the log-odds.
+            labels: token ids of `no` and `yes`, of each objective its own; without `no`, the logit of `yes` is the log-odds.
 
         Raises:
             CheckpointError: the LM head does not fit.
         """
-        model, rows = decoder.model, [labels[name] for name in ("no", "yes") if name in labels]
+        model = decoder.model
+        rows = [pair[name] for pair in pairs_of(labels) for name in ("no", "yes") if name in pair]
         head = model.get_output_embeddings()
         if head is None or head.weight.shape[1] != decoder.hidden_size:
             actual = "none" if head is None else f"width {head.weight.shape[1]}"
@@ -74,19 +76,24 @@ class ExitHeads(nn.Module):
         bias = getattr(head, "bias", None)
         return cls.of_rows(decoder, [head.weight[rows] * scale] * exits, None if bias is None else [bias[rows] * scale] * exits)
 
+    @property
+    def objectives(self) -> int:
+        """How many objectives each head answers."""
+        return int(self.projections[0].out_features) // 2  # type: ignore[arg-type]
+
     def pick(self, exits: Sequence[int]) -> ExitHeads:
         """The heads of these exits, counted from 0."""
         return ExitHeads([self.norms[k] for k in exits], [self.projections[k] for k in exits])  # type: ignore[misc]
 
     def forward(self, hidden: Tensor, k: int) -> Tensor:
-        """Logits float32 [N, 2] (no, yes) of exit k for hidden states [N, H] before the model's final norm."""
+        """Logits float32 [N, 2K] (no, yes of each objective) of exit k for hidden states [N, H] before the model's final norm."""
         with torch.autocast(hidden.device.type, enabled=False):
             logits: Tensor = self.projections[k](self.norms[k](hidden.float()))
         return logits
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of `exit_heads.safetensors`, float32: `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] for LayerNorm,
-        `exit.{k}.weight` [2, H], `exit.{k}.bias` [2], with k from 0."""
+        `exit.{k}.weight` [2K, H], `exit.{k}.bias` [2K] of K objectives, with k from 0."""
         out = {f"exit.{k}.norm.{name}": value for k, norm in enumerate(self.norms) for name, value in norm.named_parameters()}
         for k, projection in enumerate(self.projections):
             out |= {f"exit.{k}.{name}": value for name, value in projection.named_parameters()}
@@ -116,7 +123,7 @@ class ExitHeads(nn.Module):
 
 def _both_labels(rows: Tensor) -> Tensor:
     """The rows of no and yes; a single row is the log-odds."""
-    return rows if len(rows) == 2 else torch.cat([-rows, rows]) / 2
+    return torch.cat([-rows, rows]) / 2 if len(rows) == 1 else rows
 
 
 def _plain_norm(decoder: Decoder) -> nn.Module:

@@ -2,7 +2,7 @@
 
 Training, one batch (as served: a user's prefix with several candidates packed behind it, one forward):
 
-    checkpoint = load_checkpoint("SmolLM2-135M", exits=[10, 20, 30], head="shared", labels=catalog.info["labels"])
+    checkpoint = load_checkpoint("SmolLM2-135M", exits=[10, 20, 30], head="shared", labels=catalog.labels)
     model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).train()
     tokens, positions, groups, rows = batch([pack(prefix, candidates) for prefix, candidates in users])
     with torch.autocast("cpu", torch.bfloat16):
@@ -24,6 +24,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from rexit.bundle.labels import log_odds_of
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import Call, causal_groups
@@ -55,7 +56,7 @@ class MultiExitModel(nn.Module):
             vectors: of the batch; None if prompts have none.
 
         Returns:
-            Logits float32 [E, M, 2] (no, yes).
+            Logits float32 [E, M, 2K] (no, yes of each objective).
         """
         hidden = self.hidden_rows(tokens, positions, groups, rows, vectors)
         return torch.stack([self.heads(states, k) for k, states in enumerate(hidden)])
@@ -82,11 +83,12 @@ class MultiExitModel(nn.Module):
             vectors: of the slate; None if prompts have none.
 
         Returns:
-            Log-odds float32 [N, E].
+            Log-odds float32 [N, E]; of K > 1 objectives [N, E, K].
         """
         head = np.asarray(prefix, np.int64)
         sequences = [np.concatenate([head, np.asarray(candidate, np.int64)]) for candidate in candidates]
-        out = np.empty((len(sequences), len(self.exits)), np.float32)
+        count = self.heads.objectives
+        out = np.empty((len(sequences), len(self.exits), *([count] if count > 1 else [])), np.float32)
         with self.decoder.stock_attention():
             for start in range(0, len(sequences), _REFERENCE_BATCH):
                 part = sequences[start : start + _REFERENCE_BATCH]
@@ -96,7 +98,7 @@ class MultiExitModel(nn.Module):
                 last = torch.tensor([len(sequence) - 1 for sequence in part])
                 for k, states in enumerate(self._run(tokens, vectors)):
                     logits = self.heads(states[torch.arange(len(part)), last], k)
-                    out[start : start + len(part), k] = (logits[:, 1] - logits[:, 0]).numpy()
+                    out[start : start + len(part), k] = log_odds_of(logits).numpy()
         return out
 
     def _run(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS, Id
+from rexit.bundle.labels import UNKNOWN
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
@@ -33,11 +34,12 @@ POOL = 512
 
 @dataclass(frozen=True)
 class Row:
-    """A slate: user, prompt, and whether each candidate was liked, bool [N]."""
+    """A slate: user, prompt, whether each candidate was liked, bool [N], and its labels of named objectives, int8 [N, K]."""
 
     user: Id
     prompt: Prompt
     liked: NDArray[np.bool_]
+    objectives: NDArray[np.int8] | None = None
 
     @property
     def length(self) -> int:
@@ -63,6 +65,16 @@ class Rows:
     def liked(self, chosen: Iterable[int]) -> NDArray[np.int64]:
         """Labels of the chosen rows' candidates, in order, int64 [M]."""
         return np.concatenate([self.rows[n].liked for n in chosen]).astype(np.int64)
+
+    def targets(self, chosen: Iterable[int] | None = None) -> NDArray[np.float32]:
+        """How likely each candidate's label is yes, in order, float32 [n]; of named objectives [n, K], NaN where unknown.
+
+        chosen: indices of rows; None: all.
+        """
+        rows = self.rows if chosen is None else [self.rows[n] for n in chosen]
+        parts = [row.liked if row.objectives is None else row.objectives for row in rows]
+        values = np.concatenate(parts).astype(np.float32)
+        return np.where(values == UNKNOWN, np.float32(np.nan), values) if values.ndim == 2 else values
 
     def packed(self, chosen: Iterable[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`packed.batch` of the chosen rows."""
@@ -127,7 +139,8 @@ def _catalog_rows(
         user, time = int(rows.users[part.start]), int(rows.times[part.start])
         texts = [rows.request(at) for at in range(part.start, part.stop)]
         prompt = builder.prompt_rows(user, rows.items[part], time, context=rows.contexts[part], texts=texts)
-        return Row(catalog.users.id(user), prompt, rows.liked[part])
+        objectives = rows.objectives[part] if catalog.objectives else None
+        return Row(catalog.users.id(user), prompt, rows.liked[part], objectives)
 
     return [row(part) for part in track(spread(parts, most))]
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.bundle.context import Context
+from rexit.bundle.labels import ANSWERS
 from rexit.errors import InputError
 from rexit.exporter.catalog.encoded import Encoded
 from rexit.exporter.catalog.encoded import rows as encoded_rows
@@ -25,7 +26,7 @@ from rexit.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Language:
-    """A template, its tokenizer, and the token id of the labels `no` and `yes`."""
+    """A template, its tokenizer, and the labels' token ids, as `rexit.bundle.labels` names them."""
 
     template: Template
     tokenizer: Tokenizer
@@ -37,9 +38,20 @@ class Language:
         encoder, path = load_tokenizer(tokenizer), template.path
         if template.bos is not None:
             single_token(encoder, template.bos, f"{path}: bos")
-        labels = {name: single_token(encoder, template.labels[name], f"{path}: labels.{name}") for name in ("no", "yes")}
-        if labels["no"] == labels["yes"]:
-            raise InputError(f"{path}: labels.yes and labels.no are the same token {labels['yes']}, expected two answers")
+        labels: dict[str, int] = {}
+        for prefix in [f"{name}." for name in template.objectives] or [""]:
+            pair = {
+                f"{prefix}{answer}": single_token(
+                    encoder, template.labels[f"{prefix}{answer}"], f"{path}: labels.{prefix}{answer}"
+                )
+                for answer in ANSWERS
+            }
+            no, yes = pair.values()
+            if no == yes:
+                raise InputError(
+                    f"{path}: labels.{prefix}yes and labels.{prefix}no are the same token {yes}, expected two answers"
+                )
+            labels |= pair
         return cls(template, encoder, labels)
 
 

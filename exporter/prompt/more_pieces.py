@@ -44,6 +44,11 @@ class MorePieces:
                 f"tokenizer {actual[:12]}… ({language.tokenizer.get_vocab_size()} tokens): {catalog.path} was made with "
                 f"{expected[:12]}… ({catalog.info['tokenizer']['vocab_size']} tokens)"
             )
+        if language.labels != catalog.labels:
+            raise InputError(
+                f"{language.template.path}: is another template than that of {catalog.path}: its labels are {language.labels}, "
+                f"expected {catalog.labels}"
+            )
         pieces = Pieces()
         of_users, of_items = (sorted({name.removeprefix(" ") for name in additions._names(what)}) for what in ("user", "item"))
         vectors = [f"item.{name}" for name in (catalog.vector_ids.dims if catalog.vector_ids else ())]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle.context import MOST_VALUES, UNKNOWN
+from rexit.bundle.labels import objectives_of
+from rexit.bundle.objectives import OBJECTIVES, check_names
 from rexit.bundle.request_text import MOST_TOKENS
 from rexit.bundle.vectors import MOST
 from rexit.errors import InputError
@@ -61,7 +63,8 @@ class Template:
     """A parsed template. `program` checks placeholders against the columns.
 
     entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
-    contexts, requests: the contexts and the request texts that the prompt places, in its order.
+    labels: texts, as `rexit.bundle.labels` names them. contexts, requests: the contexts and the request texts that the prompt
+    places, in its order.
     """
 
     path: Path
@@ -75,6 +78,11 @@ class Template:
     contexts: Sequence[ContextRule] = ()
     requests: Sequence[RequestRule] = ()
     bos: str | None = None
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The named objectives; empty if there is one."""
+        return objectives_of(self.labels)
 
     def columns(self, what: str) -> dict[str, str]:
         """The columns of the users' or items' file that prompts place, each with its placeholder for messages."""
@@ -98,9 +106,8 @@ def read_template(path: Path) -> Template:
     _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits", "context", "request"))
     prompt = _text(path, "prompt", value.get("prompt"))
     entry = _text(path, "entry", value.get("entry", " {item.title}{verdict};"))
-    labels, words, bins, entries = (_section(path, value, name) for name in ("labels", "words", "bins", "entries"))
+    words, bins, entries = (_section(path, value, name) for name in ("words", "bins", "entries"))
     _known_keys(path, "entries.", entries, tuple(ENTRIES.values()))
-    _known_keys(path, "labels.", labels, ("yes", "no"))
     _known_keys(path, "words.", words, tuple(WORDS))
     _known_keys(path, "bins.", bins, tuple(BINS))
     for name, n in bins.items():
@@ -115,7 +122,7 @@ def read_template(path: Path) -> Template:
         prompt,
         nodes,
         {name: parse(path, where, _text(path, where, text)) for name, (where, text) in entry_texts.items()},
-        {name: _text(path, f"labels.{name}", labels.get(name)) for name in ("yes", "no")},
+        _labels(path, _section(path, value, "labels")),
         {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
         {**BINS, **bins},
         _limits(path, value),
@@ -165,6 +172,26 @@ def parse(path: Path, where: str, text: str) -> Nodes:
     except ValueError as exc:  # the formatter's
         raise InputError(f"{path}: {where}: {exc} (write {{{{ and }}}} for braces)") from exc
     return tuple(node for node in nodes if node != "")
+
+
+def _labels(path: Path, section: Mapping[str, Any]) -> dict[str, str]:
+    """The answers' texts, of each objective its own."""
+    if OBJECTIVES not in section:
+        _known_keys(path, "labels.", section, ("yes", "no", OBJECTIVES))
+        return {name: _text(path, f"labels.{name}", section.get(name)) for name in ("yes", "no")}
+    try:
+        names = check_names(section[OBJECTIVES], f"labels.{OBJECTIVES}")
+    except ValueError as exc:
+        raise InputError(f"{path}: {exc}") from exc
+    if OBJECTIVES in names:
+        raise InputError(f"{path}: labels.{OBJECTIVES} has {OBJECTIVES!r}, which is this key's own name: choose another")
+    _known_keys(path, "labels.", section, (OBJECTIVES, *names))
+    texts: dict[str, str] = {}
+    for name in names:
+        pair = _section(path, section, name, "labels.")
+        _known_keys(path, f"labels.{name}.", pair, ("yes", "no"))
+        texts |= {f"{name}.{answer}": _text(path, f"labels.{name}.{answer}", pair.get(answer)) for answer in ("yes", "no")}
+    return texts
 
 
 def _known_keys(path: Path, prefix: str, section: Mapping[str, Any], known: tuple[str, ...]) -> None:

@@ -19,14 +19,33 @@ from rexit.exporter.prompt.builder import Prompt
 def joint_loss(logits: Tensor, liked: Tensor, distill: float = 0.0) -> Tensor:
     """The mean of all exits' cross-entropies, and `distill` times the mean divergence of the earlier ones from the last.
 
-    logits: float32 [E, M, 2]; liked: float32 [M], how likely each label is yes.
+    logits: float32 [E, M, 2]; liked: float32 [M], how likely each label is yes. Of K objectives [E, M, 2K] and [M, K], NaN where
+    a label is unknown: the cross-entropy is the mean over the labels that are known.
     """
+    if liked.ndim == 2:
+        logits = logits.unflatten(-1, (-1, 2)).flatten(1, 2)
+        loss = _masked_loss(logits, liked.flatten())
+        return loss + distill * _divergence(logits) if distill and len(logits) > 1 else loss
     loss = F.cross_entropy(logits.flatten(0, 1), torch.stack([1 - liked, liked], -1).repeat(len(logits), 1))
     if distill and len(logits) > 1:
-        teacher = logits[-1].detach().log_softmax(-1).expand_as(logits[:-1])
-        student = logits[:-1].log_softmax(-1)
-        loss = loss + distill * F.kl_div(student.flatten(0, 1), teacher.flatten(0, 1), reduction="batchmean", log_target=True)
+        loss = loss + distill * _divergence(logits)
     return loss
+
+
+def _masked_loss(logits: Tensor, liked: Tensor) -> Tensor:
+    """logits: [E, N, 2]. liked: [N]. 0 if no label is known."""
+    known = ~liked.isnan()
+    if not known.any():
+        return 0.0 * logits.sum()
+    logits, liked = logits[:, known], liked[known]
+    return F.cross_entropy(logits.flatten(0, 1), torch.stack([1 - liked, liked], -1).repeat(len(logits), 1))
+
+
+def _divergence(logits: Tensor) -> Tensor:
+    """The mean divergence of the earlier exits' probabilities from the last one's. logits: [E, N, 2]."""
+    teacher = logits[-1].detach().log_softmax(-1).expand_as(logits[:-1])
+    student = logits[:-1].log_softmax(-1)
+    return F.kl_div(student.flatten(0, 1), teacher.flatten(0, 1), reduction="batchmean", log_target=True)
 
 
 class Learner(nn.Module):
@@ -46,7 +65,7 @@ class Learner(nn.Module):
 class Collator:
     """Makes a batch of its rows' numbers, and counts what it made.
 
-    labels: float32 [interactions of the split], each how likely it is yes.
+    labels: float32 [interactions of the split], each how likely it is yes; of objectives [.., K], NaN where unknown.
     """
 
     def __init__(self, data: Rows, labels: NDArray[np.float32]) -> None:
@@ -59,6 +78,6 @@ class Collator:
         tokens, positions, groups, rows = self._data.packed(numbers)
         liked = torch.from_numpy(np.concatenate([self._liked[n] for n in numbers]))
         self.tokens += sum(self._data.rows[n].length for n in numbers)
-        self.labels += len(liked)
+        self.labels += int((~liked.isnan()).sum())
         prompts = [self._data.rows[n].prompt for n in numbers]
         return {"tokens": tokens, "positions": positions, "groups": groups, "rows": rows, "liked": liked, "prompts": prompts}

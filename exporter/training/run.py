@@ -9,7 +9,7 @@ in OUT.training, written every `save_every` steps.
 2. Every exit has its own norm and head, which start as the model's final norm and the label rows of its LM head. The loss is the
    mean of the exits' cross-entropies; `distill` adds that many times the mean divergence of the earlier exits from the last one's
    probabilities, through which no gradient flows. A `teacher` softens the labels; a score that has seen its own label teaches
-   that label, so they are made out of fold.
+   that label, so they are made out of fold. Of several objectives every known label counts the same, an unknown one not at all.
 3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `rate` / `rate_ratio`^n with n exits
    after it, their heads (and projectors, with the first) likewise from `head_rate`. The paper gives neither exits, nor rates,
    nor weights of losses: all numbers here are our choice.
@@ -23,16 +23,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoTokenizer, PrinterCallback, Trainer
 
 from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
+from rexit.bundle.labels import log_odds_of
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.model.checkpoint import Checkpoint, save_checkpoint
@@ -55,8 +57,8 @@ from rexit.slates import SIZE
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training ended with. auc, user_auc: of each exit, on slates of the validation split. state: the folder to go on
-    from, which may be deleted."""
+    """What a training ended with. auc, user_auc: of each exit, on slates of the validation split; of several objectives the mean,
+    and `objectives` has those of each by name. state: the folder to go on from, which may be deleted."""
 
     checkpoint: str
     exits: tuple[int, ...]
@@ -64,10 +66,14 @@ class TrainReport:
     user_auc: list[float]
     validation_slates: int
     state: str
+    objectives: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What `rexit train --json` prints: plain JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.objectives:
+            del values["objectives"]
+        return values
 
 
 def train_model(
@@ -123,8 +129,10 @@ def train_model(
             trained.projectors,
             start.reranker,
         )
-    areas, user_areas = zip(*figures, strict=True)
-    return TrainReport(str(out), trained.exits, list(areas), list(user_areas), len(rows.rows), str(work))
+    areas, user_areas = (figures[..., n] for n in range(2))  # [objectives, exits]
+    by_name = {name: {"auc": areas[k].tolist(), "user_auc": user_areas[k].tolist()} for k, name in enumerate(start.objectives)}
+    mean_areas, mean_user_areas = (part.mean(0).tolist() for part in (areas, user_areas))
+    return TrainReport(str(out), trained.exits, mean_areas, mean_user_areas, len(rows.rows), str(work), by_name)
 
 
 def _train(
@@ -141,13 +149,16 @@ def _train(
     if options.teacher is not None:
         if catalog is None:
             raise InputError(f"--teacher {options.teacher}: its scores are of users and items, which slates do not have")
+        if catalog.objectives:
+            names = ", ".join(catalog.objectives)
+            raise InputError(f"--teacher {options.teacher}: its scores are of one objective, {catalog.path} has {names}")
         teacher = softened_labels(catalog, Path(options.teacher), options.teacher_weight)
         settings["teacher"] += f", {digest(Path(options.teacher))}"
     check_same(work, settings)
     start, model, adapted = make_model(name, catalog, options)
     source = read_slates(place, start, ExportOptions.max_tokens) if isinstance(place, Path) else place
     data = packed_rows(source, "train", options.slate, track=_track("prompts of train", progress))
-    liked = np.concatenate([row.liked for row in data.rows]).astype(np.float32) if teacher is None else teacher
+    liked = data.targets() if teacher is None else teacher
     steps_data = batches(data.lengths, options.batch_tokens, np.random.default_rng(options.seed))
     steps, collate = options.steps, Collator(data, liked)
     if not steps:
@@ -164,7 +175,7 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        labels = sum(len(row.liked) for row in data.rows)
+        labels = int((~np.isnan(liked)).sum())
         say(
             f"{len(data.rows)} rows, {labels} labels, {int(data.lengths.sum())} tokens in {len(steps_data)} batches; exits "
             f"{','.join(map(str, model.exits))}; {weights:,} weights are trained; {steps} steps"
@@ -179,10 +190,8 @@ def _train(
 
 
 @torch.no_grad()
-def validation_figures(
-    model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool
-) -> list[tuple[float, float]]:
-    """AUC and user AUC of each exit. half: computed with bfloat16."""
+def validation_figures(model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool) -> NDArray[np.float64]:
+    """AUC and user AUC of each exit and objective, float64 [K, E, 2]. half: computed with bfloat16."""
     model.eval()
     log_odds: dict[int, Any] = {}
     for numbers in batches(data.lengths, tokens, np.random.default_rng(0)):
@@ -191,12 +200,17 @@ def validation_figures(
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = model(passed, *rest, vectors)
         ends = np.cumsum([len(data.rows[n].liked) for n in numbers])[:-1]
-        log_odds |= zip(numbers, np.split((logits[..., 1] - logits[..., 0]).float().cpu().numpy().T, ends), strict=True)
-    z = np.concatenate([log_odds[n] for n in range(len(data.rows))])
-    liked = np.concatenate([row.liked for row in data.rows])
+        by_candidate = log_odds_of(logits).float().cpu().numpy().swapaxes(0, 1)
+        log_odds |= zip(numbers, np.split(by_candidate, ends), strict=True)
+    z, targets = np.concatenate([log_odds[n] for n in range(len(data.rows))]), data.targets()
     owner = {user: n for n, user in enumerate(dict.fromkeys(row.user for row in data.rows))}
     users = np.concatenate([np.full(len(row.liked), owner[row.user]) for row in data.rows])
-    return [(auc(column, liked), user_auc(column, users, liked)) for column in z.T]
+    figures = []
+    for scores, labels in zip(np.atleast_3d(z).transpose(2, 1, 0), np.atleast_2d(targets.T), strict=True):
+        known = ~np.isnan(labels)
+        owners, liked = users[known], labels[known] > 0
+        figures.append([(auc(score[known], liked), user_auc(score[known], owners, liked)) for score in scores])
+    return np.array(figures, np.float64)
 
 
 def _track(what: str, progress: ShowProgress) -> Callable[[Sequence[Any]], Iterable[Any]]:

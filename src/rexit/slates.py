@@ -33,6 +33,7 @@ class Slate:
         liked: The ground truth, bool [n].
         context: The request's context: values by name.
         request: The request's texts: token ids by name.
+        objectives: Labels of the objectives (`rexit.bundle.labels`), int8 [n, objectives]; None if none are named.
     """
 
     user: Id
@@ -41,9 +42,10 @@ class Slate:
     liked: NDArray[np.bool_]
     context: Mapping[str, Value] = field(default_factory=dict)
     request: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+    objectives: NDArray[np.int8] | None = None
 
     def trace(self, session: Scorer) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, float32 [n, exits]."""
+        """Returns every exit's raw log-odds, float32 [n, exits]; of several objectives [n, exits, objectives]."""
         return session.trace(self.user, self.items, as_of=self.as_of, context=self.context, request=self.request)
 
     def score(self, session: Scorer, **options: Any) -> Any:
@@ -56,7 +58,8 @@ class Slate:
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""
-        return replace(self, items=self.items[:count], liked=self.liked[:count])
+        objectives = None if self.objectives is None else self.objectives[:count]
+        return replace(self, items=self.items[:count], liked=self.liked[:count], objectives=objectives)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
         at = part.start
         context = catalog.contexts.values(rows.contexts[at])
         request = catalog.request_texts.by_name(rows.request(at))
-        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], context, request))
+        objectives = rows.objectives[part] if catalog.objectives else None
+        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], context, request, objectives))
     return slates
 
 
@@ -192,16 +196,24 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
     return rows, [slice(at, min(at + size, end)) for begin, end in edges for at in range(begin, end, size)]
 
 
-def biases(source: Catalog | OwnSlates, slates: Sequence[AnySlate]) -> NDArray[np.float64]:
-    """Returns the items' biases, see `rexit.ranking.item_biases`: float64 [pairs]. Candidates of a file have no past: 0."""
+def biases(source: Catalog | OwnSlates, slates: Sequence[AnySlate], objective: int | None = None) -> NDArray[np.float64]:
+    """Returns the items' biases, see `rexit.ranking.item_biases`: float64 [pairs]. Candidates of a file have no past: 0.
+
+    objective: Its number, for biases by its known labels; None: by likes.
+    """
     import numpy as np
 
     from rexit import ranking
+    from rexit.bundle.labels import UNKNOWN
 
     if isinstance(source, OwnSlates):
         return np.zeros(sum(len(slate.items) for slate in slates))
     items, train = np.concatenate([source.items.rows(slate.items) for slate in slates]), source.split("train")
-    return ranking.item_biases(items.astype(np.int64), train.items, train.liked)
+    if objective is None:
+        return ranking.item_biases(items.astype(np.int64), train.items, train.liked)
+    labels = train.objectives[:, objective]
+    known = labels != UNKNOWN
+    return ranking.item_biases(items.astype(np.int64), train.items[known], labels[known] == 1)
 
 
 def draw(slates: Sequence[SlateT], count: int, seed: int = 0) -> list[SlateT]:

@@ -131,7 +131,7 @@ def test_projectors_train_with_the_model(data: Path, tmp_path: Path, monkeypatch
     assert fresh is not None and fresh.kinds == first | {"title:2": {"count": 2}, "user": {"dim": 8}}
     before, after = fresh.tensors(), model.projectors.tensors()
     assert all((before[name] - after[name]).abs().max() > 1e-3 for name in before), "each has learned"
-    words = (catalog.info["labels"], catalog.traits)
+    words = (catalog.labels, catalog.traits)
     save_checkpoint(tmp_path, model.model, model.exits, model.heads, *words, projectors=model.projectors)
     kept = load_checkpoint(tmp_path)
     again = MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors)

@@ -59,7 +59,7 @@ def test_what_a_bundle_without_a_catalog_holds(by_tokens: Path, exported: Path) 
     assert not bundle.has_catalog and bundle.variant.catalog_sha256 is None and manifest["requires"] == ["tokens"]
     assert not (by_tokens / "catalog").exists()
     tokens = bundle.manifest.tokens
-    assert tokens is not None and tokens.labels == Bundle.open(exported).catalog.info["labels"]
+    assert tokens is not None and tokens.labels == Bundle.open(exported).catalog.labels
     assert tokens.max_prefix_tokens >= max(len(slate.prefix) for slate in Bundle.open(exported).golden().slates)
     with runtime.open(by_tokens) as session:
         assert not session.info.has_catalog and session.info.vocabulary == bundle.manifest.model.vocab_size

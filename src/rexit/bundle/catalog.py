@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.context import Contexts
 from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, reason
+from rexit.bundle.labels import COLUMN, UNKNOWN, labels_of, objectives_of
+from rexit.bundle.objectives import OBJECTIVES
 from rexit.bundle.program import program_digest
 from rexit.bundle.request_text import NO_TOKENS, RequestTexts, Tokens
 from rexit.bundle.request_text import REQUIRED as REQUEST_TEXT
@@ -34,7 +36,7 @@ CATALOG_FILES = ("catalog.json", *TABLES)
 """Files that a bundle copies."""
 LISTS = "user-lists"
 """In `requires` if the users' embeddings are stored in lists."""
-FEATURES = {VECTORS, LISTS, CONTEXT, REQUEST_TEXT}
+FEATURES = {VECTORS, LISTS, CONTEXT, REQUEST_TEXT, OBJECTIVES}
 """What `requires` of catalog.json may hold."""
 MOST_PROBES = 1 << 16
 SPLITS = ("train", "validation", "test")
@@ -164,6 +166,7 @@ class Split:
         contexts: Numbers of the contexts' values (`rexit.bundle.context`), int32 [n, contexts].
         texts: For each request text (`rexit.bundle.request_text`) its number in `text_tokens`, int32 [n].
         text_tokens: Token ids of the distinct request texts; a missing one has none.
+        objectives: Labels of the objectives, 1, 0 or UNKNOWN, int8 [n, objectives]; [n, 0] where none are named.
     """
 
     users: NDArray[np.int64]
@@ -173,6 +176,7 @@ class Split:
     contexts: NDArray[np.int32]
     texts: tuple[NDArray[np.int32], ...] = ()
     text_tokens: tuple[Tokens, ...] = ()
+    objectives: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -205,9 +209,11 @@ class Catalog:
         if not (path / "catalog.json").is_file() and (path / "manifest.json").is_file():
             raise BundleError(f"{path}: is a bundle, expected a catalog: the folder that `rexit index` wrote")
         info = read_json(path / "catalog.json", FEATURES)
-        for key in ("ids", "counts", "labels", "embedding", "prompt", "splits"):
+        for key in ("ids", "counts", "embedding", "prompt", "splits"):
             if not isinstance(info.get(key), dict):
                 raise BundleError(f"{path}/catalog.json: `{key}` is missing or not an object")
+        if "labels" not in info:
+            raise BundleError(f"{path}/catalog.json: `labels` is missing")
         files = read_entries(info.get("files"), path / "catalog.json")
         if set(files) != set(TABLES):
             raise BundleError(f"{path}/catalog.json: lists {sorted(files)}, expected {sorted(TABLES)}")
@@ -223,12 +229,25 @@ class Catalog:
         if probes is not None and not (type(probes) is int and 0 < probes <= MOST_PROBES):
             raise BundleError(f"{path}/catalog.json: embedding.probes is {probes!r}, expected 1 to {MOST_PROBES}")
         try:
-            ids, _, _ = catalog.vector_ids, catalog.contexts, catalog.request_texts
+            ids, _, _, _ = catalog.vector_ids, catalog.contexts, catalog.request_texts, catalog.labels
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise BundleError(f"{path}/catalog.json: not a prompt program: {reason(exc)}") from exc
         if ids and ids.too_many:
             raise BundleError(f"{path}/catalog.json: {ids.too_many}")
         return catalog
+
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """The token ids of the answers, see `rexit.bundle.labels`. Raises BundleError."""
+        try:
+            return labels_of(self.info)
+        except ValueError as exc:
+            raise BundleError(f"{self.path}/catalog.json: {exc}") from exc
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The named objectives; empty if there is one. Raises BundleError."""
+        return objectives_of(self.labels)
 
     @cached_property
     def vector_ids(self) -> VectorIds | None:
@@ -378,6 +397,10 @@ class Catalog:
         """Returns one line per table with another hash than recorded."""
         return list(check_hashes(self.path, self.files))
 
+    def _objective_rows(self, frame: pl.DataFrame) -> NDArray[np.int8]:
+        columns = [frame[COLUMN + name].cast(int).fill_null(UNKNOWN).to_numpy() for name in self.objectives]
+        return np.array(columns, np.int8).reshape(len(columns), len(frame)).T
+
     def _context_rows(self, frame: pl.DataFrame) -> NDArray[np.int32]:
         columns = [frame[f"context.{name}"].to_numpy() for name in self.contexts.names]
         return np.array(columns, np.int32).reshape(len(columns), len(frame)).T
@@ -418,6 +441,7 @@ class Catalog:
             frame["liked"].to_numpy().astype(np.bool_),
             self._context_rows(frame),
             *self._request_rows(frame),
+            objectives=self._objective_rows(frame),
         )
 
 

@@ -67,6 +67,7 @@ def _variant(bundle: Bundle) -> dict[str, Any]:
     keys = ("name", "target", "precision", "backend", "opset", "max_tokens", "max_positions")
     return {
         **{key: getattr(variant, key) for key in keys},
+        **({"objectives": list(variant.objectives)} if variant.objectives else {}),
         "sha256": bundle.variant_sha256,
         "bytes": sum(entry.bytes for entry in variant.files.values()),
         "segments": segments,
@@ -123,6 +124,8 @@ def _catalog(catalog: Catalog) -> dict[str, Any]:
     return {
         "sha256": catalog.sha256,
         **{key: info.get(key) for key in ("counts", *ORIGIN, "tokenizer")},
+        "labels": catalog.labels,
+        **({"objectives": list(catalog.objectives)} if catalog.objectives else {}),
         "splits": {name: split.get("rows") for name, split in info["splits"].items()},
         "files": {name: entry.bytes for name, entry in catalog.files.items()},
         "prompt": info["prompt"],

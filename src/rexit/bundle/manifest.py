@@ -415,9 +415,11 @@ class Bundle:
 
     @property
     def labels(self) -> Mapping[str, int]:
-        """Token ids of the labels `no` and `yes`; a reranker that answers by one row may lack them. Raises BundleError."""
+        """Token ids of the answers (`rexit.bundle.labels`); a reranker that answers by one row may lack them.
+
+        Raises BundleError."""
         tokens = self.manifest.tokens
-        return self.catalog.info["labels"] if tokens is None else tokens.labels
+        return self.catalog.labels if tokens is None else tokens.labels
 
     def vectors(self) -> Vectors | None:
         """Returns the vectors of prompts; None if prompts are text only. Raises BundleError."""

@@ -233,7 +233,7 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
         ),
         (
             (
-                row["layers"],
+                f"{row['layers']} {row['objective']}" if "objective" in row else row["layers"],
                 *(_number(row[name], form) for name, form in _FIGURES),
                 *(_number(row[name], ".4f") for name in ("auc_fp32", "auc")),
                 "unknown" if row["auc_change"] is None else " to ".join(f"{end:+.4f}" for end in row["auc_change"]),

@@ -105,14 +105,16 @@ def heads(
 
 
 def _print(report: HeadsReport) -> None:
-    rows = [_row(str(row["layers"]), row, row["layers"] in report.exits, report) for row in report.layers]
-    if report.own is not None:
-        rows.append(_row("own answer", report.own, report.kept, report))
-    print_table(
-        "Heads by layer, on validation users who chose nothing",
-        ("layers", "exit", "loss", "AUC", "95 %", "user AUC", "95 %", "NDCG@10", "95 %", "agreement", "ridge", "target"),
-        rows,
-    )
+    whole = {"layers": report.layers, "own": report.own, "kept": report.kept}
+    for name, part in (report.objectives or {"": whole}).items():
+        rows = [_row(str(row["layers"]), row, row["layers"] in report.exits, part["kept"], report) for row in part["layers"]]
+        if part["own"] is not None:
+            rows.append(_row("own answer", part["own"], part["kept"], part["kept"], report))
+        print_table(
+            f"Heads by layer{f', {name}' if name else ''}, on validation users who chose nothing",
+            ("layers", "exit", "loss", "AUC", "95 %", "user AUC", "95 %", "NDCG@10", "95 %", "agreement", "ridge", "target"),
+            rows,
+        )
     candidates = report.candidates
     stdout.print(
         f"loss: of the users who choose, {report.prior_loss:.4f} for one probability for all; agreement: with the deepest head's "
@@ -128,9 +130,9 @@ def _print(report: HeadsReport) -> None:
     stdout.print(f"{report.rows}: {report.rows_bytes / 1e6:.0f} MB of hidden rows, for another choice; delete it when done")
 
 
-def _row(name: str, row: dict[str, Any], is_exit: bool, report: HeadsReport) -> tuple[object, ...]:
+def _row(name: str, row: dict[str, Any], is_exit: bool, kept: bool, report: HeadsReport) -> tuple[object, ...]:
     own = row["own"]
-    if not own and report.kept and row["layers"] == report.exits[-1]:
+    if not own and kept and row["layers"] == report.exits[-1]:
         is_exit = False  # its place has the own answer
     figures = [text for key in ("auc", "user_auc", "ndcg@10") for text in _interval(row[key])]
     last = (f"{row['agreement']:.3f}", "" if own else f"{row['ridge']:g}", "" if own else row["target"])

@@ -23,6 +23,7 @@ from rexit.exporter.options import (
     ExternalOptions,
     IndexOptions,
     LightGCNOptions,
+    ObjectiveRule,
 )
 from rexit.times import Timeline
 
@@ -86,6 +87,13 @@ def index(
     unrated: Annotated[
         int, _likes(help="Items that a user never rated, beside each of their likes and taken as not liked: long slates.")
     ] = _DEFAULT.unrated,
+    objective: Annotated[
+        list[str] | None,
+        _likes(
+            help="Labels of one of the template's objectives: NAME=COLUMN with 1, 0 or nothing, or NAME=COLUMN>=NUMBER. Default: "
+            "the column of its name. Once for each."
+        ),
+    ] = None,
     repeats: Annotated[
         str, _likes(help="Several interactions of a user with one item: count all, or the first only.")
     ] = _DEFAULT.repeats,
@@ -222,6 +230,7 @@ def index(
         external=external,
         similar=similar_users,
         seed=seed,
+        objectives=tuple(map(ObjectiveRule.parse, objective or ())),
     )
     with _workers(engine, workers) as hands, progress() as bar:
         info = build_catalog(
@@ -248,6 +257,7 @@ def index(
                 "order",
                 "split",
                 "splits",
+                "objectives",
                 "labels",
                 "embedding",
                 "lightgcn",
@@ -263,6 +273,7 @@ def index(
     print_table(str(out), ["", "count"], sizes.items())
     _print_repeats(info["repeats"]["dropped"])
     _print_times(Timeline.of(info["order"], "catalog.json"))
+    _print_objectives(info)
     _print_lengths(info["prompt"])
     if retrieval["recall@20"] is None:
         stdout.print("No user has a like in the validation split: recall was not measured, and all epochs were run.")
@@ -325,6 +336,16 @@ def _update(
 def _print_repeats(rows: int) -> None:
     if rows:
         stdout.print(f"{rows} rows repeat an interaction and were left out.")
+
+
+def _print_objectives(info: Mapping[str, Any]) -> None:
+    if "objectives" not in info:
+        return
+    rows = [
+        (name, *(part["objectives"][name][count] for part in info["splits"].values() for count in ("known", "yes")))
+        for name in info["objectives"]
+    ]
+    print_table("Labels", ["objective", *(f"{name}, {count}" for name in info["splits"] for count in ("known", "yes"))], rows)
 
 
 def _print_times(timeline: Timeline) -> None:

@@ -90,6 +90,8 @@ def _print_model(model: dict[str, Any]) -> None:
 
 def _print_variant(variant: dict[str, Any]) -> None:
     what = f"{variant['target']} {variant['precision']}, {variant['backend']}, opset {variant['opset']}"
+    if "objectives" in variant:
+        what += f", objectives {', '.join(variant['objectives'])}"
     rows = [[segment["graph"], segment["depth"], _size(segment["bytes"])] for segment in variant["segments"]]
     print_table(f"Variant {variant['name']}: {what}, {_size(variant['bytes'])}", ["segment", "layers", "size"], rows)
     if engines := variant["engines"]:
@@ -156,7 +158,9 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
     rows += [[f"{name} split", count] for name, count in catalog["splits"].items()]
     rows += [[name, _size(count)] for name, count in catalog["files"].items()]
     for name in ORIGIN:
-        rows += [[f"{name}: {key}", value] for key, value in (catalog[name] or {}).items()]
+        rows += [[f"{name}: {key}", value] for key, value in (catalog[name] or {}).items() if key != "objectives"]
+    for name, rule in (catalog["label"] or {}).get("objectives", {}).items():
+        rows.append([f"objective: {name}", rule["column"] + (f" >= {rule['at_least']:g}" if "at_least" in rule else "")])
     prompt = catalog["prompt"]
     for context in prompt.get("context", []):
         values = context.get("values") or context["bins"]

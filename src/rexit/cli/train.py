@@ -136,9 +136,12 @@ def train(
     if as_json:
         print_json(report.to_json())
         return
-    rows = [
-        (f"{depth} layers", f"{area:.4f}", f"{by_user:.4f}")
-        for depth, area, by_user in zip(report.exits, report.auc, report.user_auc, strict=True)
-    ]
-    print_table(f"{report.checkpoint}, on {report.validation_slates} validation slates", ("exit", "AUC", "user AUC"), rows)
+    parts = report.objectives or {"": {"auc": report.auc, "user_auc": report.user_auc}}
+    for name, figures in parts.items():
+        rows = [
+            (f"{depth} layers", f"{area:.4f}", f"{by_user:.4f}")
+            for depth, area, by_user in zip(report.exits, figures["auc"], figures["user_auc"], strict=True)
+        ]
+        title = f"{report.checkpoint}, on {report.validation_slates} validation slates"
+        print_table(f"{title}, {name}" if name else title, ("exit", "AUC", "user AUC"), rows)
     stdout.print(f"{report.state}: the training's last states; delete the folder when done", soft_wrap=True)

@@ -20,7 +20,7 @@ def refreshed_vectors(checkpoint: str | Path, bundle: Path, manifest: Manifest, 
         InputError: The bundle was not exported from it. Its projectors would make other vectors than the model expects.
     """
     model = manifest.model
-    loaded = load_checkpoint(checkpoint, manifest.exits, model.head, catalog.info["labels"])
+    loaded = load_checkpoint(checkpoint, manifest.exits, model.head, catalog.labels)
     if (sha256 := loaded.sha256()) != model.checkpoint_sha256:
         raise InputError(
             f"{checkpoint}: is checkpoint {sha256[:12]}…, {bundle} was exported from {model.checkpoint_sha256[:12]}…: "

@@ -71,7 +71,7 @@ def test_files_of_the_model_stay_as_they_are(fitted: HeadsReport, model: Path) -
 def test_last_answer_stays_what_it_was(fitted: HeadsReport, model: Path, catalog: Path) -> None:
     loaded = load_checkpoint(fitted.checkpoint)
     assert fitted.kept and loaded.exits == (1, 2, 4)
-    own = ExitHeads.shared(loaded.decoder, 1, Catalog.open(catalog).info["labels"])
+    own = ExitHeads.shared(loaded.decoder, 1, Catalog.open(catalog).labels)
     hidden = torch.randn(5, WIDTH)
     assert torch.equal(loaded.heads(hidden, 2), own(hidden, 0))
 

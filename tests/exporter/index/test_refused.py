@@ -163,3 +163,41 @@ def test_a_prompt_that_may_end_in_nothing(run: Run, data: Path) -> None:
 )
 def test_unknown_engines_are_refused(run: Run, data: Path, extra: tuple[str, ...], message: str) -> None:
     assert_refused(run(*extra), data, message)
+
+
+_ONE = '[labels]\nyes = " yes"\nno = " no"\n'
+_TWO = """[labels]
+objectives = ["like", "love"]
+[labels.like]
+yes = " yes"
+no = " no"
+[labels.love]
+yes = " none"
+no = " unknown"
+"""
+_LIKE, _LOVE = ("--objective", "like=rating>=4"), ("--objective", "love=rating>=5")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (_LIKE, "ratings.csv: no column 'love' (--objective love=love), the file has: user_id, item_id, rating, timestamp"),
+        ((*_LIKE, *_LOVE, "--objective", "buy=rating>=5"), "--objective buy=rating>=5: prompt.toml has like, love"),
+        ((*_LIKE, *_LIKE, *_LOVE), "--objective like=rating>=4: like=rating>=4 is given, too; expected one column"),
+        ((*_LIKE, "--objective", "love=rating"), "row 1: 'rating' is '"),
+        ((*_LIKE, "--objective", "love=rating>=9"), "objective 'love' (love=rating>=9) are all"),
+        ((*_LIKE, "--objective", "love=rating>=x"), "--objective love=rating>=x: expected NAME=COLUMN or NAME=COLUMN>=NUMBER"),
+        ((*_LIKE, "--objective", "love"), "--objective love: expected NAME=COLUMN"),
+    ],
+)
+def test_bad_objectives_are_one_line(run: Run, data: Path, options: tuple[str, ...], message: str) -> None:
+    edit(data / "prompt.toml", _ONE, _TWO)
+    assert_refused(run(*options), data, message)
+
+
+def test_objectives_that_the_template_or_its_tokens_lack(run: Run, data: Path) -> None:
+    message = "--objective like=rating>=4: prompt.toml names no `objectives` in [labels]"
+    assert_refused(run(*_LIKE), data, message)
+    edit(data / "prompt.toml", _ONE, _TWO.replace('" none"', '" unknown"'))
+    message = "prompt.toml: labels.love.yes and labels.love.no are the same token"
+    assert_refused(run(*_LIKE, *_LOVE), data, message)

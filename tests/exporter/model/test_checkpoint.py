@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.models.checkpoints import LABELS, tiny_checkpoint
+from builders.models.checkpoints import LABELS, tiny_checkpoint, tiny_model
 from rexit.errors import CheckpointError, InputError, RexitError
 from rexit.exporter.model.checkpoint import EXITS, HEADS, TRAITS, load_checkpoint, save_checkpoint
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 
 
@@ -188,6 +190,60 @@ def test_damage_is_one_line(folder: Path, damage: Any, message: str) -> None:
 def test_labels_of_another_catalog(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="trained on another"):
         load_checkpoint(saved, labels={"no": 1, "yes": 2})
+
+
+OBJECTIVES = {"a.no": 5, "a.yes": 9, "b.no": 11, "b.yes": 12}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """With two objectives, and the LM head's rows at its exits."""
+    model = tiny_model()
+    save_checkpoint(tmp_path, model, (2, 4), ExitHeads.shared(Decoder.of(model), 2, OBJECTIVES), OBJECTIVES, None)
+    return tmp_path
+
+
+def test_objectives_are_written_and_shared(two: Path) -> None:
+    info = json.loads((two / EXITS).read_text())
+    assert (info["requires"], info["objectives"]) == (["objectives"], ["a", "b"])
+    assert info["labels"] == [{"no": 5, "yes": 9}, {"no": 11, "yes": 12}]
+    loaded = load_checkpoint(two, labels=OBJECTIVES)
+    assert loaded.labels == OBJECTIVES and loaded.objectives == ("a", "b") and loaded.heads.objectives == 2
+    hidden = torch.randn(3, loaded.decoder.hidden_size)
+    for k, pair in enumerate(({"no": 5, "yes": 9}, {"no": 11, "yes": 12})):
+        expected = ExitHeads.shared(loaded.decoder, 1, pair)(hidden, 0)
+        torch.testing.assert_close(loaded.heads(hidden, 1)[:, 2 * k : 2 * k + 2], expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"no": 5, "yes": 9}, "objectives a, b, expected one that is not named"),
+        ({"b.no": 11, "b.yes": 12, "a.no": 5, "a.yes": 9}, "objectives a, b, expected b, a"),
+        (OBJECTIVES | {"c.no": 5, "c.yes": 6}, "objectives a, b, expected a, b, c"),
+        (OBJECTIVES | {"b.yes": 13}, "trained on another tokenizer or template"),
+    ],
+)
+def test_objectives_of_another_catalog(two: Path, labels: dict[str, int], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(two, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": ["a", "a"]}, "objectives: has 'a' twice"),
+        ({"requires": []}, "has one of `objectives` and `objectives` in `requires`, expected both or none"),
+        ({"labels": {"no": 5, "yes": 9}}, "`labels` is .*, expected a list with the token ids of a, b"),
+        ({"labels": [{"no": 5, "yes": 9}]}, "expected a list with the token ids of a, b"),
+        ({"labels": [{"no": 5, "yes": 9}, {"no": 5}]}, r"`labels\[1\]` is .*, expected the token ids"),
+        ({"objectives": ["a", "b", "c"], "labels": [{"no": 5, "yes": 9}] * 3}, r"has shape \[4, 64\], the model needs \[6, 64\]"),
+    ],
+)
+def test_objectives_that_do_not_fit(two: Path, changes: dict[str, Any], message: str) -> None:
+    _edit(two, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(two)
 
 
 def test_unknown_head(saved: Path) -> None:

@@ -46,7 +46,7 @@ def adapted(folder: Path, base: str, catalog: Catalog | None = None) -> np.ndarr
             parameter.data += 0.1 * torch.randn_like(parameter)
             assert "lora_" in name or "layernorm" in name
     around.peft_config["default"].base_model_name_or_path = base
-    labels, traits = (LABELS, None) if catalog is None else (catalog.info["labels"], catalog.traits)
+    labels, traits = (LABELS, None) if catalog is None else (catalog.labels, catalog.traits)
     save_checkpoint(folder, around, (1, 2, 4), heads, labels, traits)
     return MultiExitModel(decoder, heads, (1, 2, 4)).eval().reference(PREFIX, CANDIDATES)
 

@@ -6,6 +6,8 @@ from rexit.errors import InputError
 from rexit.exporter.prompt.template import BINS, WORDS, Placeholder, parse, read_template, written
 
 LABELS = '[labels]\nyes = " yes"\nno = " no"\n'
+PAIR = 'yes = "y"\nno = "n"\n'
+OBJECTIVES = f'[labels]\nobjectives = ["a", "b"]\n[labels.a]\n{PAIR}'
 
 
 def read(folder: Path, text: str) -> object:
@@ -77,7 +79,15 @@ def test_braces_are_escaped_by_doubling() -> None:
         ("prompt = 'x'\nlabels = 'yes'\n", "labels is 'yes', expected a section [labels]"),
         ("prompt = 'x'\nentri = ''\n" + LABELS, "unknown key entri, known are: prompt, entry"),
         ("prompt = 'x'\n" + LABELS + "[entries]\nnext = ''\n", "unknown key entries.next, known are: recent, nearest, similar"),
-        ("prompt = 'x'\n" + LABELS + "maybe = 'm'\n", "unknown key labels.maybe, known are: yes, no"),
+        ("prompt = 'x'\n" + LABELS + "maybe = 'm'\n", "unknown key labels.maybe, known are: yes, no, objectives"),
+        ("prompt = 'x'\n" + OBJECTIVES, "labels.b.yes is missing, expected a text"),
+        ("prompt = 'x'\n" + OBJECTIVES + f"[labels.c]\n{PAIR}", "unknown key labels.c, known are: objectives, a, b"),
+        ("prompt = 'x'\n" + OBJECTIVES + "[labels.b]\nmaybe = 'm'\n", "unknown key labels.b.maybe, known are: yes, no"),
+        ("prompt = 'x'\n[labels]\nobjectives = ['a']\n", "labels.objectives: has 1 names, expected 2 to 16"),
+        ("prompt = 'x'\n[labels]\nobjectives = 'a'\n", "labels.objectives: is 'a', expected an array of names"),
+        ("prompt = 'x'\n[labels]\nobjectives = ['a', 'b', 'a']\n", "labels.objectives: has 'a' twice"),
+        ("prompt = 'x'\n[labels]\nobjectives = ['a', 'b.c']\n", "labels.objectives[1]: is 'b.c', expected 1 to 64 letters"),
+        ("prompt = 'x'\n[labels]\nobjectives = ['a', 'objectives']\n", "which is this key's own name: choose another"),
         ("prompt = 'x'\n" + LABELS + "[bins]\ncount = 0\n", "bins.count is 0, expected a whole number from 1 to 1000"),
         ("prompt = 'x'\nlimits = 8\n" + LABELS, "limits is 8, expected a section [limits]"),
         ("prompt = 'x'\n" + LABELS + "[limits]\nitem = 8\n", "limits.item is 8, expected a section [limits.item]"),

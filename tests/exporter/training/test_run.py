@@ -192,6 +192,35 @@ def test_loss_of_a_soft_label_is_that_of_both_labels_by_their_shares() -> None:
     assert joint_loss(logits, torch.tensor([0.8])).item() == pytest.approx(0.2 * no + 0.8 * yes, abs=1e-6)
 
 
+def test_loss_of_objectives_is_the_mean_over_known_labels() -> None:
+    logits, unknown = torch.randn(3, 4, 4, requires_grad=True), float("nan")
+    liked = torch.tensor([[1.0, 0.0], [unknown, 1.0], [0.0, unknown], [unknown, 1.0]])
+    expected = np.mean(
+        [
+            -logits[e, m, 2 * k : 2 * k + 2].log_softmax(-1)[int(liked[m, k])].item()
+            for e in range(3)
+            for m in range(4)
+            for k in range(2)
+            if not liked[m, k].isnan()
+        ]
+    )
+    loss = joint_loss(logits, liked)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    untaught = liked.isnan().repeat_interleave(2, 1)
+    assert (gradient[:, untaught] == 0).all() and (gradient[:, ~untaught] != 0).all()
+    nothing = joint_loss(logits, torch.full((4, 2), unknown))
+    assert nothing.item() == 0 and (torch.autograd.grad(nothing, logits)[0] == 0).all()
+
+
+def test_distillation_of_objectives_is_each_one_s_mean() -> None:
+    logits, liked = torch.randn(3, 5, 4), torch.randint(0, 2, (5, 2)).float()
+    added = joint_loss(logits, liked, 2.0) - joint_loss(logits, liked)
+    parts = [logits[..., :2], logits[..., 2:]]
+    alone = [joint_loss(part, liked[:, k], 2.0) - joint_loss(part, liked[:, k]) for k, part in enumerate(parts)]
+    assert added.item() == pytest.approx(np.mean([value.item() for value in alone]), abs=1e-5)
+
+
 def scored_pairs(catalog: Catalog) -> pl.DataFrame:
     """A teacher's file: a probability of each training pair, all of them different."""
     rows = catalog.split("train")
