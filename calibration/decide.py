@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from rexit.audit.limits import Limits
 from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics, watch
-from rexit.calibration.choose import curves, platt, rivals
+from rexit.calibration.choose import curves, objectives, platt, rivals
 from rexit.calibration.choose import maps as choice_of_maps
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
 from rexit.calibration.choose.heads import Heads, eliminate
+from rexit.calibration.choose.objectives import ObjectiveMaps
 from rexit.calibration.choose.search import Rule, Search, Space
 from rexit.calibration.comparison import Gain, Row, TestSplit
 from rexit.calibration.metrics import Metric
@@ -89,6 +90,7 @@ class DecideOptions:
         rivals: also tune other ways to stop, for the table.
         maps: the heads that an exit's c reads, of `maps.CHOICES`.
         curve: what follows an exit's Platt map, of `curves.CHOICES`.
+        utility: with several objectives, their weights, in the variant's order; then there is no choice of maps and curves.
     """
 
     seed: int = 0
@@ -96,6 +98,7 @@ class DecideOptions:
     curve: str = curves.AUTO
     suggest_heads: bool = False
     rivals: bool = False
+    utility: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Decision:
             number would); None if none failed, or it failed by metrics over pairs alone.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
         heads, suggested: the cheapest policy with fewer and fewer heads, and the one to keep; with `suggest_heads`.
+        objectives: what makes the utility's log-odds, which the maps read; None: there is one objective.
     """
 
     goal: Goal
@@ -164,6 +168,7 @@ class Decision:
     watch: Limits | None = None
     heads: tuple[Heads, ...] = ()
     suggested: Heads | None = None
+    objectives: ObjectiveMaps | None = None
 
 
 def decide(
@@ -191,7 +196,7 @@ def decide(
        chosen policy's budget.
 
     Args:
-        validation, test: traces of the two splits.
+        validation, test: traces of the two splits; with several objectives, raw log-odds of each.
         costs: what a slate costs.
         depths: of each exit, in layers.
         variant_sha256: of the variant that the policy is for.
@@ -205,7 +210,14 @@ def decide(
     options = options or DecideOptions()
     goal.check()
     choosers, certifiers = split_users(validation, options.seed)
-    choice = choice_of_maps.choose(options.maps, choosers, goal.metrics, options.curve)
+    of_objectives: ObjectiveMaps | None = None
+    if options.utility:
+        of_objectives = objectives.fit(choosers, options.utility)
+        choosers = objectives.cross_fit(choosers, options.utility)
+        certifiers, test = of_objectives.apply(certifiers), of_objectives.apply(test)
+        choice = objectives.choice(of_objectives, choosers.log_odds)
+    else:
+        choice = choice_of_maps.choose(options.maps, choosers, goal.metrics, options.curve)
     maps, useful = choice.maps, [platt_map.useful for platt_map in choice.maps]
 
     def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
@@ -228,7 +240,7 @@ def decide(
         own = Evaluation(choosers, choice.own_c, depths, costs, goal.metrics)
         heads, suggested = eliminate(own, [platt_map.useful for platt_map in choice.own], budget, progress)
 
-    on_test = evaluate(test, _table_metrics(goal))
+    on_test = evaluate(test, _table_metrics(goal, bool(options.utility)))
     split = TestSplit(on_test)
     stops = policy.stops(test.log_odds, test.offsets)
     last = len(depths) - 1
@@ -241,7 +253,7 @@ def decide(
     rows.append(split.row("policy", stops) if chosen else replace(rows[0], name="policy"))
     return Decision(
         goal=goal,
-        policy=policy,
+        policy=policy if of_objectives is None else of_objectives.on(policy),
         maps=maps if chosen else choice.own,
         choice=choice,
         users={"choosing": choosers.user_count, "certifying": certifiers.user_count, "test": test.user_count},
@@ -266,6 +278,7 @@ def decide(
         ),
         heads=tuple(heads),
         suggested=suggested,
+        objectives=of_objectives,
     )
 
 
@@ -275,6 +288,8 @@ def back_to_full_depth(decision: Decision) -> Decision:
     policy = replace(
         _policy(own, decision.policy.variant_sha256), made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift
     )
+    if decision.objectives is not None:
+        policy = decision.objectives.on(policy)
     full = replace(decision.rows[0], name="policy")
     return replace(decision, policy=policy, maps=own, chosen=None, rows=(*decision.rows[:-1], full), gains=(), watch=None)
 
@@ -304,9 +319,11 @@ def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK
     return rules
 
 
-def _table_metrics(goal: Goal) -> tuple[Metric, ...]:
+def _table_metrics(goal: Goal, several: bool) -> tuple[Metric, ...]:
+    """A utility is no probability of one label, so it has no log loss."""
     names = [metric.name for metric in goal.metrics]
-    return (*goal.metrics, *(metrics.parse(name) for name in TABLE_METRICS if name not in names))
+    others = [name for name in TABLE_METRICS if name not in names and not (several and name == "logloss")]
+    return (*goal.metrics, *map(metrics.parse, others))
 
 
 def _find_candidates(

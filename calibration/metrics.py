@@ -10,6 +10,9 @@
 |                   | K, mean over the user's slates of more than K candidates        |                             |
 
 The value of a split is the mean over users. `auc` and `logloss` are over all pairs of the split and have no value per user.
+With several objectives (`choose.objectives`) NDCG's gain is the utility of a pair's labels, and a like is a pair whose labels are
+worth more than none at all; there is no log loss.
+
 Ties in NDCG and AUC are worth their average; in `top-k-overlap` the first of a slate comes first, as the runtime's top-k has it.
 """
 
@@ -22,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.errors import InputError
-from rexit.ranking import RESAMPLES, ByUser, auc_contributions, bootstrap, descending
+from rexit.ranking import RESAMPLES, ByGain, ByUser, auc_contributions, bootstrap, descending
 
 CHOICES = "ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K, with K from 1"
 
@@ -99,6 +102,7 @@ class Judge:
         liked: the labels, bool [n].
         offsets: where each slate begins, and n: int64 [S + 1].
         reference: c at the last exit, float32 [n].
+        gains: what each pair is worth to NDCG, from 0 to 1, float64 [n]; None: 1 for a like.
     """
 
     def __init__(
@@ -107,9 +111,11 @@ class Judge:
         liked: NDArray[np.bool_],
         offsets: NDArray[np.int64],
         reference: NDArray[np.float32],
+        gains: NDArray[np.float64] | None = None,
     ) -> None:
         self._liked, self._offsets, self._reference = liked, offsets, reference
         self._by_user = ByUser(users, liked)
+        self._by_gain = None if gains is None else ByGain(users, gains)
         self._all = ByUser(np.zeros(len(liked), np.int64), liked)
         self._tops: dict[int, _Tops] = {}
         self._full: dict[Metric, float] = {}
@@ -197,7 +203,7 @@ class Judge:
         if metric.kind == "user-auc":
             return self._by_user.auc(score)
         if metric.kind == "ndcg":
-            return self._by_user.ndcg(score, metric.k)
+            return (self._by_user if self._by_gain is None else self._by_gain).ndcg(score, metric.k)
         if metric.kind == "agreement":
             same = (score >= 0) == (self._reference >= 0)
             return np.bincount(self._by_user.numbers, same) / self._by_user.pairs

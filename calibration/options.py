@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class CalibrationOptions:
         curve: what follows an exit's Platt map: nothing ("platt"), a "beta" or an "isotonic" map, or "auto", each exit's own
             where held-out users show a lower log loss.
         negative_rate: share of the world's negatives that the labels have, more than 0 to 1; None: as `rexit index` sampled them.
+        utility: with several objectives, the weights of their probabilities, by name; None: all 1.
         by: contexts and columns of items by whose values the report says how right probabilities are.
     """
 
@@ -56,4 +57,5 @@ class CalibrationOptions:
     maps: str = "auto"
     curve: str = "auto"
     negative_rate: float | None = None
+    utility: Mapping[str, float] | None = None
     by: Sequence[str] = ()

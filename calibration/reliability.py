@@ -58,12 +58,12 @@ class Split:
     """The pairs of a split. n pairs.
 
     Attributes:
-        liked: bool [n].
+        liked: bool [n]; or for `bins` alone, what each pair is worth, from 0 to 1, float64 [n].
         users: int64 [n], numbered from 0.
         rate: the share of the world's negatives that the split has.
     """
 
-    liked: NDArray[np.bool_]
+    liked: NDArray[np.bool_] | NDArray[np.float64]
     users: NDArray[np.int64]
     rate: float = 1.0
 
@@ -113,13 +113,14 @@ class Split:
 
 
 def title(row: Mapping[str, Any]) -> str:
-    """Returns what tables call a row. row: the fields of a Reliability."""
+    """Returns what tables call a row. row: the fields of a Reliability, and with several objectives the `objective`."""
     titles = {
         "answers": "the policy's answers",
         "exit": f"all candidates after layer {row['group']}",
         "item frequency": f"items with {row['group']} interactions",
     }
-    return titles.get(row["by"], f"{row['by']}: {row['group']}")
+    name = titles.get(row["by"], f"{row['by']}: {row['group']}")
+    return f"{row['objective']}: {name}" if "objective" in row else name
 
 
 def _ends(draws: NDArray[np.float64]) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, w
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics, prior
-from rexit.calibration.choose import curves, maps
+from rexit.calibration.choose import curves, maps, objectives
 from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
@@ -118,13 +118,14 @@ class _Work:
 
     def calibrate(self) -> Calibration:
         bundle, source, options = self._bundle, self._source, self._options
-        goal = self._check()
+        goal, utility = self._check()
         slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
         recorded = self._read_recording(slates) if options.from_traces else self._record(slates)
         profile = recorded.profile
-        traces = {name: join(part, recorded.log_odds[name], name) for name, part in slates.items()}
+        weights = list(utility.values())
+        traces = {name: join(part, recorded.log_odds[name], name, weights) for name, part in slates.items()}
         tokens = recorded.prefix_tokens, recorded.candidate_tokens
         costs = profile.costs(*tokens, bundle.variant.max_tokens, options.cached_share)
         self._progress("search", 0, 1)
@@ -136,11 +137,21 @@ class _Work:
             variant_sha256=bundle.variant_sha256,
             goal=goal,
             options=decide.DecideOptions(
-                suggest_heads=options.suggest_exits, rivals=options.rivals, maps=options.maps, curve=options.curve
+                suggest_heads=options.suggest_exits,
+                rivals=options.rivals,
+                maps=options.maps,
+                curve=options.curve,
+                utility=utility,
             ),
             progress=self._progress,
         )
-        rate = prior.negative_rate(source) if options.negative_rate is None else options.negative_rate
+        rate = options.negative_rate
+        if rate is None:
+            rate = 1.0 if utility else prior.negative_rate(source)  # it differs by objective, and nobody has said how
+        probabilities = None
+        if (of_objectives := decision.objectives) is not None:
+            probabilities = of_objectives.probabilities(traces["test"].log_odds)
+            traces = {name: of_objectives.apply(part) for name, part in traces.items()}
         decision = _with_conditions(decision, profile.conditions, options.slate)
         decision = replace(decision, policy=replace(decision.policy, prior_shift=prior.shift(rate)))
         self._progress("search", 1, 1)
@@ -164,6 +175,7 @@ class _Work:
             negative_rate=rate,
             item_counts=_item_counts(source, slates["test"]),
             fields=_fields(options.by, slates["test"], self._item_fields),
+            probabilities=probabilities,
         )
         report = build(bundle, options, findings)
         html = page.page(report)
@@ -173,8 +185,12 @@ class _Work:
             write_file(bundle.folder / page.FILE, html, flushed=True)
         return Calibration(decision.policy, report)
 
-    def _check(self) -> decide.Goal:
+    def _check(self) -> tuple[decide.Goal, dict[str, float]]:
+        """The goal, and the utility's weights."""
         bundle, source, options = self._bundle, self._source, self._options
+        utility = objectives.weights_of(options.utility, bundle.variant.objectives)
+        if utility:
+            _check_several(options)
         goal = decide.Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
         goal.check()
         maps.check(options.maps)
@@ -197,7 +213,7 @@ class _Work:
             raise BundleError(f"{source.path}: is catalog {source.sha256[:12]}…, {bundle.path} holds {expected[:12]}…")
         if len(self._depths) < 2:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
-        return goal
+        return goal, utility
 
     def _runtime_session(self, folder: Path) -> Any:
         from rexit import runtime
@@ -217,7 +233,8 @@ class _Work:
 
     def _read_recording(self, slates: Mapping[str, Sequence[AnySlate]]) -> Recording:
         pairs = {name: sum(len(s.items) for s in part) for name, part in slates.items()}
-        return Recording.read(self._bundle.folder / recording.FILE, len(self._depths), self._made_of(), pairs)
+        path, count = self._bundle.folder / recording.FILE, max(1, len(self._bundle.variant.objectives))
+        return Recording.read(path, len(self._depths), self._made_of(), pairs, count)
 
     def _record(self, slates: Mapping[str, Sequence[AnySlate]]) -> Recording:
         """Traces and costs from a session, written for later calibrations."""
@@ -255,6 +272,19 @@ class _Work:
                 return decode([*prefix.tolist(), *candidates[0].tolist()])
 
             return pick(policy, slates, traces, self._depths, prompt)
+
+
+def _check_several(options: CalibrationOptions) -> None:
+    """Raises InputError for what is of one objective alone."""
+    for name, value, allowed in (
+        ("maps", options.maps, (maps.AUTO, maps.OWN)),
+        ("curve", options.curve, (curves.AUTO, curves.PLATT)),
+        ("negative rate", options.negative_rate, (None, 1)),
+    ):
+        if value not in allowed:
+            raise InputError(f"{name} {value}: is for a single objective; several have a Platt map each")
+    if "logloss" in options.metrics:
+        raise InputError("metric logloss: is for a single objective; a utility of several is no probability of one label")
 
 
 def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: int | None) -> decide.Decision:

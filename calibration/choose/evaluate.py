@@ -65,7 +65,7 @@ class Evaluation:
         last = np.ascontiguousarray(c[:, -1])
         self.full = last if full is None else np.ascontiguousarray(full)
         """What losses are counted against."""
-        self.judge = Judge(traces.users, traces.liked, traces.offsets, self.full)
+        self.judge = Judge(traces.users, traces.liked, traces.offsets, self.full, traces.gains)
         """Judges by labels."""
         self._expectation = Expectation(traces, last, self.judge)
         self._depths = np.array(depths)

@@ -26,7 +26,7 @@ class Recording:
     """What calibration observed of a variant.
 
     Attributes:
-        log_odds: by split, raw, float32 [n, E], in the order of its slates.
+        log_odds: by split, raw, float32 [n, E], in the order of its slates; of several objectives [n, E, K].
         profile: what segments cost.
         prefix_tokens, candidate_tokens: mean tokens of a slate's prefix, and of a single candidate.
         made_of: variant, catalog and way to cut slates; another of these needs another recording.
@@ -50,7 +50,7 @@ class Recording:
         write_file(path, save(tensors, {"rexit": text, "sha256": _sha256(text, tensors)}))
 
     @classmethod
-    def read(cls, path: Path, exits: int, made_of: Mapping[str, Any], pairs: Mapping[str, int]) -> Recording:
+    def read(cls, path: Path, exits: int, made_of: Mapping[str, Any], pairs: Mapping[str, int], objectives: int = 1) -> Recording:
         """Returns what the file holds.
 
         Args:
@@ -58,6 +58,7 @@ class Recording:
             exits: E, of the variant.
             made_of: what the recording must have been made of.
             pairs: n of each split.
+            objectives: K, of the variant.
 
         Raises:
             BundleError: if the file is missing or damaged, or was made of anything else.
@@ -80,8 +81,9 @@ class Recording:
                 )
         for name, count in pairs.items():
             z = log_odds[name]
-            if z.dtype != np.float32 or z.shape != (count, exits) or not np.isfinite(z).all():
-                raise BundleError(f"{path}: {name}: is {z.dtype} {list(z.shape)}, expected finite float32 [{count}, {exits}]")
+            shape = (count, exits) if objectives == 1 else (count, exits, objectives)
+            if z.dtype != np.float32 or z.shape != shape or not np.isfinite(z).all():
+                raise BundleError(f"{path}: {name}: is {z.dtype} {list(z.shape)}, expected finite float32 {list(shape)}")
         if not all(np.isfinite(x) and x > 0 for x in numbers):
             raise BundleError(f"{path}: has {numbers[0]:g} and {numbers[1]:g} tokens per prefix and candidate, expected some")
         return cls(log_odds, CostProfile.of_json(about["profile"], path, exits), *numbers, recorded)

@@ -12,7 +12,7 @@ from rexit.bundle.catalog import Id
 from rexit.errors import InputError
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
-from rexit.slates import AnySlate, choosing_order
+from rexit.slates import AnySlate, Slate, choosing_order
 
 MAX_SEARCH_PAIRS = 40_000
 """How many pairs choose, at most."""
@@ -23,16 +23,20 @@ class Traces:
     """A split as the variant scores it: n pairs in S slates, E exits.
 
     Attributes:
-        log_odds: raw, float32 [n, E].
-        liked: the labels, bool [n].
+        log_odds: raw, float32 [n, E]; with several objectives [n, E, K], or the utility's, [n, E].
+        liked: the labels, bool [n]; with several objectives, whether they are worth more than none (`choose.objectives`).
         users: int64 [n], numbered from 0 in order of appearance.
         offsets: where each slate begins, and n: int64 [S + 1].
+        objectives: the labels of several objectives, 1, 0 or -1 (unknown), int8 [n, K]; None: there is one.
+        gains: the utility of those labels, from 0 to 1, float64 [n].
     """
 
     log_odds: NDArray[np.float32]
     liked: NDArray[np.bool_]
     users: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    objectives: NDArray[np.int8] | None = None
+    gains: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.liked)
@@ -51,7 +55,10 @@ class Traces:
         pairs = mask[self.users]
         sizes = np.diff(self.offsets)[mask[self.users[self.offsets[:-1]]]]
         users = np.unique(self.users[pairs], return_inverse=True)[1].astype(np.int64)
-        return Traces(self.log_odds[pairs], self.liked[pairs], users, np.concatenate(([0], np.cumsum(sizes))).astype(np.int64))
+        offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        objectives = None if self.objectives is None else self.objectives[pairs]
+        gains = None if self.gains is None else self.gains[pairs]
+        return Traces(self.log_odds[pairs], self.liked[pairs], users, offsets, objectives, gains)
 
 
 def split_users(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
@@ -81,7 +88,7 @@ def split_users(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
 def collect(
     session: Scorer, slates: Sequence[AnySlate], step: str = "traces", progress: Progress = silent
 ) -> NDArray[np.float32]:
-    """Returns the raw log-odds of all slates at every exit, float32 [n, E].
+    """Returns the raw log-odds of all slates at every exit, float32 [n, E]; of several objectives [n, E, K].
 
     Args:
         session: of the deployed variant.
@@ -102,22 +109,44 @@ def collect(
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def join(slates: Sequence[AnySlate], log_odds: NDArray[np.float32], name: str = "traces") -> Traces:
+def join(
+    slates: Sequence[AnySlate], log_odds: NDArray[np.float32], name: str = "traces", weights: Sequence[float] = ()
+) -> Traces:
     """Returns slates and their log-odds as traces.
 
     Args:
         slates: S of them, with their labels.
-        log_odds: raw, float32 [n, E], in the order of the slates.
+        log_odds: raw, float32 [n, E] or [n, E, K], in the order of the slates.
         name: of the split, for messages.
+        weights: of the utility, [K]; empty: there is one objective.
 
     Raises:
         InputError: if all labels are the same: nothing can be ranked then.
     """
-    liked = np.concatenate([slate.liked for slate in slates])
+    liked, objectives, gains = np.concatenate([slate.liked for slate in slates]), None, None
+    if weights:
+        labels = [slate.objectives for slate in slates if isinstance(slate, Slate)]
+        objectives = np.concatenate([part for part in labels if part is not None])
+        gains = gains_of(objectives, weights)
+        liked = gains > gains_of(np.zeros((1, len(weights)), np.int8), weights)
     if liked.all() or not liked.any():
         raise InputError(f"{name}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")
     numbers: dict[Id, int] = {}
     users = [numbers.setdefault(slate.user, len(numbers)) for slate in slates]
     sizes = [len(slate.items) for slate in slates]
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets)
+    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, objectives, gains)
+
+
+def gains_of(labels: NDArray[np.int8], weights: Sequence[float]) -> NDArray[np.float64]:
+    """Returns the utility of labels, from 0 to 1, float64 [n]: their weighted sum between the least and the largest there can be.
+
+    A label that is unknown did not happen, as far as anybody knows: it counts as no.
+
+    Args:
+        labels: 1, 0 or -1, int8 [n, K].
+        weights: [K], not all 0.
+    """
+    w = np.array(weights, np.float64)
+    low, high = w[w < 0].sum(), w[w > 0].sum()
+    return np.asarray(((labels == 1) @ w - low) / (high - low), np.float64)

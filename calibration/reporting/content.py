@@ -58,6 +58,7 @@ class Findings:
         negative_rate: the share of the world's negatives that the labels have.
         item_counts: training interactions of each test pair's item, int64 [n]; None: unknown.
         fields: each test pair's values, by a field's name.
+        probabilities: with several objectives, each one's on test pairs at each exit, float32 [n, E, K].
     """
 
     traces: Mapping[str, Traces]
@@ -72,6 +73,7 @@ class Findings:
     negative_rate: float = 1.0
     item_counts: NDArray[np.int64] | None = None
     fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    probabilities: NDArray[np.float32] | None = None
 
 
 def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
@@ -79,7 +81,8 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     depths, decision, timings, profile = bundle.manifest.exits, findings.decision, findings.timings, findings.profile
     policy, validation, test = decision.policy, findings.traces["validation"], findings.traces["test"]
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
-    p, pairs = policy.probability(c), Split(test.liked, test.users, findings.negative_rate)
+    p = policy.probability(c)
+    pairs = Split(test.liked if test.gains is None else test.gains, test.users, findings.negative_rate)
     last = np.full(len(test), len(depths) - 1)
     milliseconds = _milliseconds(decision, timings, depths)
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name)} for row in decision.rows]
@@ -97,7 +100,8 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "device": profile.conditions.device,
         "threads": profile.conditions.threads,
         "machine": profile.conditions.machine,
-        "settings": {n: v for n, v in asdict(options).items() if n not in ("profile", "from_traces", "suggest_exits", "rivals")},
+        "settings": _settings(options),
+        **({"utility": dict(policy.utility)} if policy.utility else {}),
         "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": t.user_count} for n, t in findings.traces.items()},
         "users": dict(decision.users),
         "tested": dict(decision.tested),
@@ -120,7 +124,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "exits": [
             {
                 "layers": layers,
-                **asdict(rule),
+                **{n: v for n, v in asdict(rule).items() if n != "objectives" or v},
                 "useful": platt_map.useful,
                 "stopped": float(np.mean(stops == k)),
                 "reliability": pairs.bins(np.ascontiguousarray(p[:, k])),
@@ -130,7 +134,9 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "probabilities": {
             "negative_rate": findings.negative_rate,
             "prior_shift": policy.prior_shift,
-            "table": list(map(asdict, reliability.table(pairs, depths, p, stops, findings.item_counts, findings.fields))),
+            "table": list(map(asdict, reliability.table(pairs, depths, p, stops, findings.item_counts, findings.fields)))
+            if findings.probabilities is None
+            else _by_objective(findings, depths, stops),
         },
         "table": table,
         "candidates": [
@@ -159,6 +165,29 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     }
     plain: dict[str, Any] = json_values(report)
     return plain
+
+
+def _settings(options: CalibrationOptions) -> dict[str, Any]:
+    left_out = {"profile", "from_traces", "suggest_exits", "rivals", *(() if options.utility else ("utility",))}
+    return {name: value for name, value in asdict(options).items() if name not in left_out}
+
+
+def _by_objective(findings: Findings, depths: Sequence[int], stops: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """How right each objective's probabilities are, on the pairs whose label is known."""
+    test, p, counts, rows = findings.traces["test"], findings.probabilities, findings.item_counts, []
+    assert p is not None and test.objectives is not None
+    for n, name in enumerate(findings.decision.policy.utility):
+        known = test.objectives[:, n] >= 0
+        if not known.any():
+            continue
+        split = Split(test.objectives[known, n] == 1, test.users[known])
+        fields = {
+            field: [value for value, is_known in zip(values, known, strict=True) if is_known]
+            for field, values in findings.fields.items()
+        }
+        table = reliability.table(split, depths, p[known, :, n], stops[known], None if counts is None else counts[known], fields)
+        rows += [{"objective": name, **asdict(row)} for row in table]
+    return rows
 
 
 def _curves(decision: Decision) -> Sequence[CurveChoice]:

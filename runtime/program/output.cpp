@@ -50,7 +50,8 @@ void print_json(const ordered_json& value) {
 
 std::string on_one_line(const ordered_json& value) { return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace); }
 
-ordered_json answer_json(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths) {
+ordered_json answer_json(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths,
+                         const std::vector<std::string>& objectives) {
   ordered_json rows = ordered_json::array();
   for (const rexit_score& score : scores.scores) {
     const bool has_exit = score.exit != REXIT_NO_EXIT;
@@ -61,6 +62,11 @@ ordered_json answer_json(const Scores& scores, const std::vector<Id>& items, con
                     {"exit", or_null(score.exit)},
                     {"layers", has_exit ? depths[score.exit] : 0},
                     {"cut_short", score.cut_short != 0}});
+    if (objectives.empty()) continue;
+    ordered_json by_name = has_exit ? ordered_json::object() : ordered_json();
+    const float* probabilities = scores.probabilities.data() + (rows.size() - 1) * objectives.size();
+    for (std::size_t k = 0; has_exit && k < objectives.size(); ++k) by_name[objectives[k]] = probabilities[k];
+    rows.back()["objectives"] = std::move(by_name);
   }
   const rexit_stats& stats = scores.stats;
   return {{"known", stats.known_user != 0},

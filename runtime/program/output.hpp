@@ -20,8 +20,9 @@ void print_json(const nlohmann::ordered_json& value);
 std::string on_one_line(const nlohmann::ordered_json& value);
 
 // {"known": whether the catalog has the user, "scores": […], "stats": {…}}. `items`: of the request. `depths`: of the exits, in
-// layers.
-nlohmann::ordered_json answer_json(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths);
+// layers. `objectives`: names of several, whose probabilities each score then has by name.
+nlohmann::ordered_json answer_json(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths,
+                                   const std::vector<std::string>& objectives);
 std::vector<std::size_t> depths(const Bundle& bundle);
 
 }  // namespace rexit::program

@@ -17,6 +17,7 @@
 #include "failure.hpp"
 #include "ids.hpp"
 #include "lines.hpp"
+#include "objectives.hpp"
 #include "output.hpp"
 
 namespace rexit::program {
@@ -84,7 +85,7 @@ Recent parse_recent_json(const json& value, bool strings) {
 
 // Throws Failure for an invalid request. A null value is the same as a missing key. `received`: when its line was read.
 std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const rexit_bundle_info& info,
-                               Clock::time_point received) {
+                               const std::vector<std::string>& objectives, Clock::time_point received) {
   const bool string_items = info.string_item_ids != 0;
   for (const char* key : {"user", "items"})
     if (!object.contains(key)) throw Failure(std::string("no `") + key + "`, expected `user` and `items`");
@@ -107,6 +108,8 @@ std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const
       add_request_texts(job->request, value);
     } else if (key == "top_k") {
       job->request.top_k(static_cast<std::size_t>(integer(value, key, 0, INT32_MAX)));
+    } else if (key == "weights") {
+      job->request.weights(parse_weights(value, objectives));
     } else if (key == "force_exit") {
       job->request.force_exit(static_cast<std::uint32_t>(integer(value, key, 0, INT32_MAX)));
     } else if (key == "deadline_ms") {
@@ -114,7 +117,7 @@ std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const
       job->deadline = received + std::chrono::microseconds(deadline_us(value.get<double>()));
     } else {
       throw Failure("unknown key " + on_one_line(key) +
-                    ", expected id, user, items, recent, as_of, context, request, top_k, deadline_ms or force_exit");
+                    ", expected id, user, items, recent, as_of, context, request, top_k, weights, deadline_ms or force_exit");
     }
   }
   return job;
@@ -146,8 +149,9 @@ class AnswerWriter {
 // A session with its thread and its queue.
 class Worker {
  public:
-  Worker(const Bundle& bundle, const std::vector<std::size_t>& depths, std::size_t cache_bytes, AnswerWriter& answers)
-      : session_(bundle, cache_bytes), depths_(depths), answers_(answers) {
+  Worker(const Bundle& bundle, const std::vector<std::size_t>& depths, const std::vector<std::string>& objectives,
+         std::size_t cache_bytes, AnswerWriter& answers)
+      : session_(bundle, cache_bytes), depths_(depths), objectives_(objectives), answers_(answers) {
     session_.warm_up();
     thread_ = std::thread([this] { work(); });
   }
@@ -187,7 +191,7 @@ class Worker {
       job.request.deadline_us(left);
     }
     ordered_json line{{"id", job.id}};
-    line.update(answer_json(session_.score(job.request), job.items, depths_));
+    line.update(answer_json(session_.score(job.request), job.items, depths_, objectives_));
     return line;
   } catch (const Error& error) {
     return error_json(job.id, error.status(), error.what());
@@ -197,6 +201,7 @@ class Worker {
 
   Session session_;
   const std::vector<std::size_t>& depths_;
+  const std::vector<std::string>& objectives_;
   AnswerWriter& answers_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -212,10 +217,11 @@ int pipe(const PipeOptions& options) {
   const Bundle bundle(options.bundle, options.options);
   const rexit_bundle_info info = bundle.info();
   const std::vector<std::size_t> layers = depths(bundle);
+  const std::vector<std::string> objectives = objective_names(bundle);
   AnswerWriter answers;
   std::vector<std::unique_ptr<Worker>> workers;
   while (workers.size() < options.sessions)
-    workers.push_back(std::make_unique<Worker>(bundle, layers, options.cache_mib << 20, answers));
+    workers.push_back(std::make_unique<Worker>(bundle, layers, objectives, options.cache_mib << 20, answers));
   std::fprintf(stderr, "rexit-run: serving %s, variant %s, sessions %zu\n", options.bundle.c_str(), info.variant, workers.size());
 
   std::string line;
@@ -231,7 +237,7 @@ int pipe(const PipeOptions& options) {
           throw Failure(std::string("id is ") + object["id"].type_name() + ", expected a string or a number");
         id = object["id"];
       }
-      auto job = parse_job(object, id, info, received);
+      auto job = parse_job(object, id, info, objectives, received);
       const std::size_t index = std::hash<Id>()(job->user) % workers.size();  // the session that keeps this user's prefix
       workers[index]->push(std::move(job));
     } catch (const Failure& failure) {

@@ -101,6 +101,39 @@ class ByUser:
         return np.add.reduceat(sums, np.searchsorted(ties, self._starts))
 
 
+class ByGain:
+    """The same for gains of any size, not of likes alone: NDCG.
+
+    Args:
+        users: int64 [n], any numbers.
+        gains: what each pair is worth, 0 or more, float64 [n].
+    """
+
+    def __init__(self, users: NDArray[np.int64], gains: NDArray[np.float64]) -> None:
+        self._numbers = np.unique(users, return_inverse=True)[1].astype(np.int64)
+        pairs = np.bincount(self._numbers)
+        self._starts = np.cumsum(pairs) - pairs
+        self._place = np.arange(len(users)) - np.repeat(self._starts, pairs)
+        self._gains = gains
+        self._ideal = gains[np.lexsort((-gains, self._numbers))]
+        least, most = np.minimum.reduceat(self._ideal, self._starts), np.maximum.reduceat(self._ideal, self._starts)
+        self._differ = least < most
+
+    def ndcg(self, score: NDArray[np.floating], k: int) -> NDArray[np.float64]:
+        """Returns each user's normalized discounted cumulative gain of the first k, float64 [U]; nan where all gains are equal.
+        A tie counts as the average over its possible orders."""
+        discount = np.where(self._place < k, 1 / np.log2(self._place + 2.0), 0.0)
+        key = (self._numbers << 32) + descending(score)
+        order = np.argsort(key, kind="stable")
+        ties = np.flatnonzero(np.r_[True, np.diff(key[order]) > 0])
+        sizes = np.diff(np.r_[ties, len(key)])
+        sums = np.add.reduceat(discount, ties) * np.add.reduceat(self._gains[order], ties) / sizes
+        found = np.add.reduceat(sums, np.searchsorted(ties, self._starts))
+        best = np.add.reduceat(discount * self._ideal, self._starts)
+        with np.errstate(invalid="ignore"):
+            return np.where(self._differ, found / best, np.nan)
+
+
 def descending(score: NDArray[np.floating]) -> NDArray[np.int64]:
     """Returns integers from 0 to below 2**32, int64 [n], that sort the highest score first."""
     if score.dtype != np.float32:

@@ -147,4 +147,5 @@ def test_golden_samples(tmp_path: Path) -> None:
         assert bundle.golden().slates[0].log_odds.shape == (len(ITEM_IDS), len(EXITS), 2)
         with runtime.open(ranked.bundle, check_parity=True) as session:
             checks = check_golden(bundle, session, silent)
+        runtime.verify(ranked.bundle)
         assert [check.failures for check in checks] == [()] * 3 and checks[1].name == "log-odds"

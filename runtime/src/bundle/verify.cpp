@@ -27,7 +27,7 @@ void verify_bundle(const std::shared_ptr<const Source>& source, const char* vari
   for (const std::string& name : names) {
     const Bundle bundle(source, name.c_str());
     if (name == names.front() && bundle.has_catalog()) bundle.catalog().check();
-    verify_files(*source, bundle.variant().folder + "/", "variant.json");
+    verify_files(*source, bundle.variant().folder + "/", "variant.json", Bundle::known_in_variant);
     for (const std::string& folder : engine_folders(bundle)) verify_files(*source, folder + "/", "engine.json");
   }
 }

@@ -127,7 +127,7 @@ class Limits:
             user: the user's id.
             items: ids of the candidates of the request, n of them.
             answer: the scores. The exits of candidates that `top_k` left out follow from the rule.
-            log_odds: of every exit, float32 [n, E], from `Session.trace` of the same request.
+            log_odds: of every exit, float32 [n, E] or [n, E, K], from `Session.trace` of the same request.
             rule: number of the rule that answered.
             top_k: of the request.
             time: of the audit, in seconds since 1970; None: now.
@@ -136,6 +136,7 @@ class Limits:
             The audited slate; None if it has no loss, for instance because it is too short.
         """
         policy = self.rules[rule].policy
+        log_odds = policy.head_log_odds(log_odds)
         if top_k and policy.top_k is not None:
             policy = replace(policy, top_k=replace(policy.top_k, k=top_k))
         stops = policy.stops(log_odds, np.array([0, len(log_odds)]))

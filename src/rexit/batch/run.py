@@ -40,7 +40,7 @@ class BatchOptions:
         out: The output, a .csv or .parquet file.
         columns: Names of the columns.
         as_of: The time of every row, if the files have no column of times; None: no time.
-        options: `top_k`, `deadline_ms` and `force_exit` of `Session.score`.
+        options: `top_k`, `deadline_ms`, `force_exit` and `weights` of `Session.score`.
         counters: The file that the counters are written to; None: they are not.
         context: The context of every row, values by name, for names that have no column.
         request: The request texts of every row, by name, likewise.

@@ -20,6 +20,7 @@ from rexit.cli.common.options import (
 )
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
+from rexit.cli.common.weights import parse_weights
 from rexit.errors import InputError
 from rexit.slates import SIZE
 
@@ -92,6 +93,10 @@ def calibrate(
         float | None,
         typer.Option(help="Share of the world's negatives that the labels have, 1: all. Default: as `rexit index` sampled them."),
     ] = None,
+    utility: Annotated[
+        str | None,
+        typer.Option(help="Of several objectives: what their probabilities weigh, click=1,like=2. Default: all 1."),
+    ] = None,
     by: Annotated[
         list[str],
         typer.Option(help="A context or a column of --items: also say by its values how right probabilities are. Repeatable."),
@@ -145,6 +150,7 @@ def calibrate(
         maps=maps,
         curve=curve,
         negative_rate=negative_rate,
+        utility=parse_weights("utility", utility),
         by=tuple(by),
     )
     check_one_source(catalog, slates)
@@ -168,6 +174,9 @@ def calibrate(
         stdout.print(verdict.guarantee, markup=False, highlight=False)
     if report["maps"]["gain"] is not None:
         stdout.print(maps_sentence(report["maps"]), markup=False, highlight=False)
+    if "utility" in report:
+        weights = ", ".join(f"{weight:g} x {name}" for name, weight in report["utility"].items())
+        stdout.print(f"Ranked by the utility {weights}; NDCG's gain is that of the labels.", markup=False, highlight=False)
     print_table(
         f"{opened.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
         ["", *metric, "layers", "ms", "speed"],

@@ -18,6 +18,7 @@ from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, Va
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.request_text import RequestOption, RequestTokensOption, parse_columns, parse_request, token_ids
 from rexit.cli.common.tables import print_table
+from rexit.cli.common.weights import parse_weights
 from rexit.deadlines import check_deadline
 from rexit.errors import InputError, RexitError
 from rexit.ids import first_few, parse_id, parse_ids, parse_recent
@@ -41,8 +42,8 @@ _files = partial(typer.Option, rich_help_panel="Files of pairs")
 class _Setup:
     """How all slates of this command are scored.
 
-    options: `top_k`, `deadline_ms` and `force_exit` of `Session.score`. counters: the file for the session's counters; None: they
-    are not written.
+    options: `top_k`, `deadline_ms`, `force_exit` and `weights` of `Session.score`. counters: the file for the session's counters;
+    None: they are not written.
     """
 
     bundle: Bundle
@@ -81,6 +82,9 @@ def score(
         str | None, _slate(help="Token ids of each candidate, separated by commas, candidates by semicolons.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="Only the k most probable, best first. 0: all, in the order given.")] = 0,
+    weights: Annotated[
+        str | None, typer.Option(help="Of several objectives: a utility of your own, click=1,like=2. Default: the policy's.")
+    ] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="Answer with what is known when this time has passed.")] = None,
     force_exit: Annotated[int | None, typer.Option(help="Every candidate stops at this exit, counted from 0.")] = None,
     pairs: Annotated[
@@ -137,7 +141,9 @@ def score(
     check_engine(engine, workers, "has one session, and --threads")
     if deadline_ms is not None:
         check_deadline(deadline_ms)
-    options = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k}
+    options: dict[str, Any] = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k}
+    if (utility := parse_weights("weights", weights)) is not None:
+        options["weights"] = utility
     if counters is not None:
         if force_exit is not None:
             raise InputError("--counters: forced exits are not counted; leave out --force-exit")
@@ -243,7 +249,7 @@ def _print_scores(title: str, what: str, scores: Scores) -> None:
     stats = scores.stats
     print_table(
         title,
-        [what, "probability", "log-odds", "exit", "layers"],
+        [what, "probability", "log-odds", "exit", "layers", *scores.objectives],
         [
             [
                 score.item,
@@ -251,6 +257,7 @@ def _print_scores(title: str, what: str, scores: Scores) -> None:
                 "" if score.log_odds is None else f"{score.log_odds:+.4f}",
                 f"{'none' if score.exit is None else score.exit}{' (deadline)' if score.cut_short else ''}",
                 score.layers,
+                *("" if score.objectives is None else f"{score.objectives[name]:.4f}" for name in scores.objectives),
             ]
             for score in scores
         ],

@@ -100,6 +100,9 @@ class Auditor:
         """Returns the slate that waits after an answer: `waiting`, or this answer's if it is drawn."""
         if rule == len(watch.limits.rules) or random.random() >= self._share:
             return waiting
+        if job.options.get("weights") is not None:  # another utility than the one that was certified
+            self.skip("weights")
+            return waiting
         if waiting is not None:
             self.skip("waiting")
             return waiting

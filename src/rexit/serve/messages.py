@@ -46,6 +46,13 @@ class ScoreRequest(BaseModel):
     top_k: Annotated[
         int, Field(ge=0, lt=1 << 31, strict=True, description="Only the k most probable, best first. 0: all, in the order given.")
     ] = 0
+    weights: Annotated[
+        dict[str, Annotated[FiniteFloat, Field(strict=True)]] | None,
+        Field(
+            description="With several objectives: a utility of your own, of every objective by name. Candidates rank and stop by "
+            "it, while the policy's guarantee is about its own. Null: the policy's."
+        ),
+    ] = None
     deadline_ms: Annotated[
         float | None,
         Field(
@@ -62,11 +69,16 @@ class Score(BaseModel):
     """A candidate's score. Where the deadline came before its first exit, the numbers are null."""
 
     item: Id
-    probability: Annotated[float | None, Field(description="Calibrated probability of a like.")]
+    probability: Annotated[
+        float | None, Field(description="Calibrated probability of a like; of several objectives, their utility.")
+    ]
     log_odds: Annotated[float | None, Field(description="Raw log-odds at the exit that answered.")]
     exit: Annotated[int | None, Field(description="The exit that answered, from 0.")]
     layers: Annotated[int, Field(description="That exit's depth.")]
     cut_short: Annotated[bool, Field(description="The deadline stopped this candidate.")]
+    objectives: Annotated[
+        dict[str, float] | None, Field(description="Only with several objectives: each one's calibrated probability.")
+    ] = None
 
 
 class ScoreAnswer(BaseModel):

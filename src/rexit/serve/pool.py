@@ -104,8 +104,8 @@ class Job(_Waiting):
         return session.score(self.user, self.items, deadline_ms=deadline_ms, **self.options, **rule)
 
     def trace(self, session: Session) -> NDArray[np.float32]:
-        """Returns every exit's log-odds, float32 [n, exits]."""
-        return session.trace(self.user, self.items, **{k: v for k, v in self.options.items() if k != "top_k"})
+        """Returns every exit's log-odds, float32 [n, exits] or [n, exits, objectives]."""
+        return session.trace(self.user, self.items, **{k: v for k, v in self.options.items() if k not in ("top_k", "weights")})
 
 
 @dataclass(frozen=True, eq=False)

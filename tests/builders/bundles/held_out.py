@@ -34,9 +34,14 @@ def write_ranked(
 
     Likes are drawn from the log-odds of all exits, by the NumPy reference, so that every head knows something. The prompts of
     the golden samples are the runtime's own (its tests hold them against a second implementation); their log-odds are the
-    reference's. objectives: names of several, each with likes of its own; `liked` is the first's.
+    reference's. objectives: names of several, each with labels of its own, of which the
+    last's are unknown for a fifth of the pairs; `liked` is the first's.
     """
-    plain = BundleOptions(make_catalog(strings=strings), objectives=objectives)
+    catalog = make_catalog(strings=strings)
+    if objectives:
+        pairs = [{"no": 2 * n, "yes": 2 * n + 1} for n in range(len(objectives))]
+        catalog.info.update(requires=["objectives"], objectives=list(objectives), labels=pairs)
+    plain = BundleOptions(catalog, objectives=objectives)
     users, items = user_ids(USERS, strings), item_ids(ITEMS, strings)
     weights, random = make_weights(objectives=max(1, len(objectives))), np.random.default_rng(5)
     rows: list[tuple[Any, ...]] = []
@@ -50,9 +55,11 @@ def write_ranked(
             for z in np.moveaxis(log_odds.reshape(ITEMS, len(EXITS), -1), 2, 0):
                 evidence = (z / z.std(0)).sum(1)
                 labels.append(random.random(ITEMS) < 1 / (1 + np.exp(-3 * (evidence - np.median(evidence)))))
-            named = labels if objectives else []
+            named = [label.astype(object) for label in labels] if objectives else []
+            if named:
+                named[-1][random.random(ITEMS) < 0.2] = None
             rows += [
-                (user, items[i], AS_OF + n, bool(labels[0][i]), *(bool(label[i]) for label in named))
+                (user, items[i], AS_OF + n, bool(labels[0][i]), *(label[i] for label in named))
                 for n, i in enumerate(random.permutation(ITEMS))
             ]
     options = dataclasses.replace(plain, golden=_golden(slates[:4]), variants=variants)
@@ -75,7 +82,9 @@ def _write(place: Path, options: BundleOptions, rows: list[tuple[Any, ...]], val
     """validation, test: the times they begin at."""
     held_out = HeldOut(place / "bundle", place / "catalog")
     (held_out.catalog / "splits").mkdir(parents=True)
-    frame = pl.DataFrame(rows, schema=["user", "item", "time", "liked", *options.objectives], orient="row")
+    frame = pl.DataFrame(
+        rows, schema=["user", "item", "time", "liked", *(f"objective.{name}" for name in options.objectives)], orient="row"
+    )
     time, splits = pl.col("time"), {}
     parts = {"train": time < validation, "validation": (time >= validation) & (time < test), "test": time >= test}
     for name, which in parts.items():

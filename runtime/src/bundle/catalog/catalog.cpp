@@ -16,6 +16,7 @@ constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
 constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
 constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists", context_required[] = "context",
                request_text_required[] = "request-text";  // what `requires` may hold
+constexpr char objectives_required[] = "objectives";      // likewise; of labels, which the runtime does not read
 constexpr char field_prefix[] = "field.";
 
 std::vector<std::string> field_names(const Safetensors& table) {
@@ -162,7 +163,7 @@ struct Catalog::Description {
         vocabulary(vocabulary_size),
         max_positions(positions),
         document(read_json(source.open(folder + "/catalog.json"),
-                           {vectors_required, lists_required, context_required, request_text_required})),
+                           {vectors_required, lists_required, context_required, request_text_required, objectives_required})),
         root(document.root()) {
     check_files(source, folder + "/", read_file_sizes(root.at("files")),
                 {"users.safetensors", "items.safetensors", "pieces.safetensors"});

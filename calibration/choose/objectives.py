@@ -1,0 +1,137 @@
+"""Several objectives: each has a map of its own at every exit, and a declared utility makes one log-odds of them.
+
+1. The utility's weights are given, not chosen: what a click or a like is worth is the business's to say.
+2. Platt maps, one for each exit and objective, on the choosing users' known labels; an unknown label teaches nothing. The search
+   gets maps cross-fitted by user, as with one objective.
+3. The utility's log-odds x by `rexit.bundle.objectives`, which compares between exits already: the exits' own maps are a = 1 and
+   b = 0. All else reads x as the log-odds of one head: thresholds, top-k, quorum, certificate.
+4. What a ranking is worth: NDCG's gain is the utility of a pair's labels, where an unknown label counts as no. AUC asks whether
+   a pair's labels are worth more than none at all. A search expects a pair to be worth its utility u at full depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import ExitPolicy, Policy
+from rexit.bundle.objectives import utility_log_odds, weights_problem
+from rexit.calibration.choose import platt
+from rexit.calibration.choose.maps import OWN, Choice
+from rexit.calibration.choose.platt import FOLDS, PlattMap
+from rexit.calibration.record.traces import Traces
+from rexit.errors import InputError
+
+
+@dataclass(frozen=True)
+class ObjectiveMaps:
+    """What makes the utility's log-odds of the objectives'.
+
+    Attributes:
+        utility: the weights, by objective.
+        maps: by exit, then by objective.
+    """
+
+    utility: Mapping[str, float]
+    maps: tuple[tuple[PlattMap, ...], ...]
+
+    def probabilities(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns each objective's calibrated probability, float32 [n, E, K], from raw log-odds of the same shape."""
+        return utility_log_odds(list(self.utility.values()), self._pairs(), log_odds)[1]
+
+    def apply(self, traces: Traces) -> Traces:
+        """Returns the traces with the utility's log-odds, float32 [n, E]."""
+        return replace(traces, log_odds=utility_log_odds(list(self.utility.values()), self._pairs(), traces.log_odds)[0])
+
+    def on(self, policy: Policy) -> Policy:
+        """Returns a policy that reads the utility's log-odds as one for this variant, with its utility and maps."""
+        exits = tuple(replace(e, objectives=pairs) for e, pairs in zip(policy.exits, self._pairs(), strict=True))
+        return replace(policy, exits=exits, utility=self.utility)
+
+    def useful(self) -> tuple[bool, ...]:
+        """Whether some objective that has a weight can be ranked at each exit."""
+        weights = list(self.utility.values())
+        return tuple(any(m.useful for m, w in zip(of_exit, weights, strict=True) if w) for of_exit in self.maps)
+
+    def _pairs(self) -> list[tuple[tuple[float, float], ...]]:
+        return [tuple((m.a, m.b) for m in of_exit) for of_exit in self.maps]
+
+
+def weights_of(utility: Mapping[str, float] | None, objectives: Sequence[str]) -> dict[str, float]:
+    """Returns a utility's weights in the order of the variant's objectives, rounded to float32; empty for one objective.
+
+    Args:
+        utility: by objective; None: all weigh 1.
+        objectives: of the variant; empty: there is one.
+
+    Raises:
+        InputError: for other names than the objectives', and for weights that no utility has.
+    """
+    if not objectives:
+        if utility:
+            raise InputError(f"utility {', '.join(utility)}: the bundle has a single objective")
+        return {}
+    if utility is None:
+        return dict.fromkeys(objectives, 1.0)
+    if set(utility) != set(objectives):
+        raise InputError(f"utility has {', '.join(utility) or 'no weights'}, expected {', '.join(objectives)}")
+    weights = [utility[name] for name in objectives]
+    if (problem := weights_problem(weights)) is not None:
+        raise InputError(f"utility: {problem}")
+    return {name: float(np.float32(weight)) for name, weight in zip(objectives, weights, strict=True)}
+
+
+def fit(traces: Traces, utility: Mapping[str, float]) -> ObjectiveMaps:
+    """Returns the maps of each exit and objective.
+
+    Args:
+        traces: raw log-odds [n, E, K], with labels.
+        utility: the weights, by objective, in the variant's order.
+
+    Raises:
+        InputError: if an objective's known labels are all the same, or there are none.
+    """
+    labels = traces.objectives
+    assert labels is not None
+    columns = []
+    for n, name in enumerate(utility):
+        known = labels[:, n] >= 0
+        yes = labels[known, n] == 1
+        if not yes.any() or yes.all():
+            kind = "unknown" if not len(yes) else "yes" if yes[0] else "no"
+            raise InputError(f"validation: all labels of {name} are {kind} among the users who choose, expected both kinds")
+        columns.append(platt.fit_all(traces.log_odds[known][:, :, n], yes))
+    return ObjectiveMaps(utility, tuple(zip(*columns, strict=True)))
+
+
+def cross_fit(traces: Traces, utility: Mapping[str, float]) -> Traces:
+    """Returns the traces with the utility's log-odds by maps that have not seen the pair's user; where the other users lack a
+    label, by maps of all."""
+    log_odds = np.empty(traces.log_odds.shape[:2], np.float32)
+    parts = traces.users % FOLDS
+    for part in range(FOLDS):
+        inside = parts == part
+        if not inside.any():
+            continue
+        try:
+            maps = fit(_pairs(traces, ~inside), utility)
+        except InputError:
+            maps = fit(traces, utility)
+        log_odds[inside] = maps.apply(_pairs(traces, inside)).log_odds
+    return replace(traces, log_odds=log_odds)
+
+
+def choice(maps: ObjectiveMaps, log_odds: NDArray[np.float32]) -> Choice:
+    """Returns the exits' own maps, which leave the utility's log-odds as they are. log_odds: of the utility, float32 [n, E]."""
+    exits = tuple(PlattMap(ExitPolicy().a, ExitPolicy().b, useful) for useful in maps.useful())
+    return Choice(OWN, exits, exits, log_odds, log_odds)
+
+
+def _pairs(traces: Traces, which: NDArray[np.bool_]) -> Traces:
+    """Some pairs' log-odds and labels; their slates are lost."""
+    labels = traces.objectives
+    assert labels is not None
+    return replace(traces, log_odds=traces.log_odds[which], objectives=labels[which])
