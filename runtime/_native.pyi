@@ -28,6 +28,10 @@ _Texts = Sequence[tuple[str, Sequence[int]]]
 _TopK = tuple[int, bool, Sequence[float], Sequence[float]]
 _Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
 
+_Request = tuple[
+    int | str, _Ids, _Ids, Sequence[int], int | None, _Context, _Texts, int, int, int | None, _Rules | None, Sequence[float]
+]  # the arguments of Session.score
+
 def verify(place: str | bytes, variant: str) -> None: ...
 
 class Session:
@@ -80,6 +84,7 @@ class Session:
         policy: _Rules | None,
         weights: Sequence[float],
     ) -> _Scores: ...
+    def score_many(self, requests: Sequence[_Request]) -> list[_Scores | tuple[str, str, str]]: ...
     def trace_tokens(
         self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]
     ) -> tuple[NDArray[np.float32], _Stats]: ...

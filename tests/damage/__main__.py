@@ -1,6 +1,6 @@
 """Damaged bundles for the C++ tests: `python -m damage bundles|engines FOLDER`, in tests/.
 
-Writes FOLDER/NAME/bundle and FOLDER/NAME/expected for each case. Bundles need only numpy, onnx and safetensors.
+Writes FOLDER/NAME/bundle and FOLDER/NAME/expected for each case. Bundles need only numpy, onnx, onnx_ir and safetensors.
 """
 
 from __future__ import annotations

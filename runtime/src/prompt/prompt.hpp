@@ -15,6 +15,10 @@ struct Prompt {
   std::vector<std::size_t> offsets;  // 0, end of the prefix, end of candidate 0, …
   std::vector<float> user_vector;    // [H]: the vector behind Program::user_vector, if the program has such an op
 
+  std::size_t memory() const noexcept {
+    return tokens.capacity() * sizeof(std::int32_t) + offsets.capacity() * sizeof(std::size_t) +
+           user_vector.capacity() * sizeof(float);
+  }
   std::size_t prefix_tokens() const noexcept { return offsets[1]; }
   std::size_t candidates() const noexcept { return offsets.size() - 2; }
   const std::int32_t* candidate(std::size_t i) const noexcept { return tokens.data() + offsets[1 + i]; }

@@ -157,6 +157,70 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
   }
 }
 
+// Rows of several tensors [heads, rows, dim] side by side: [heads, sum of rows, dim].
+std::vector<float> side_by_side(const std::vector<std::vector<float>>& tensors, std::size_t heads) {
+  std::vector<float> merged;
+  for (std::size_t head = 0; head < heads; ++head)
+    for (const std::vector<float>& tensor : tensors) {
+      const auto count = static_cast<std::ptrdiff_t>(tensor.size() / heads);
+      const auto begin = tensor.begin() + static_cast<std::ptrdiff_t>(head) * count;
+      merged.insert(merged.end(), begin, begin + count);
+    }
+  return merged;
+}
+
+TEST(SlateAttention, ARequestAmongOthersIsTheSameToTheBit) {
+  struct Part {
+    std::size_t prefix;
+    std::vector<std::size_t> candidates;
+  };
+  const std::vector<Part> parts{{50, {12, 12, 9}}, {0, {3}}, {17, {1, 30}}, {3, {7}}};
+  constexpr std::size_t heads = 6, kv_heads = 2, dim = 40;
+  constexpr float scale = 0.2f;
+  for (const Table* with : tables()) {
+    std::vector<std::vector<float>> queries, keys, values, past_keys, past_values, expected;
+    std::vector<std::int64_t> all_groups;
+    std::vector<PastSpan> spans;
+    std::size_t past = 0;
+    for (const Part& part : parts) {
+      std::vector<std::int64_t> groups;
+      for (std::size_t g = 0; g < part.candidates.size(); ++g)
+        groups.insert(groups.end(), part.candidates[g], static_cast<std::int64_t>(g));  // as the next part's begin, too
+      const std::size_t tokens = groups.size();
+      queries.push_back(normal(heads * tokens * dim));
+      for (auto* tensors : {&keys, &values}) tensors->push_back(normal(kv_heads * tokens * dim));
+      for (auto* tensors : {&past_keys, &past_values}) tensors->push_back(normal(kv_heads * part.prefix * dim));
+      expected.emplace_back(heads * tokens * dim, NAN);
+      attend({queries.back().data(), keys.back().data(), values.back().data(), past_keys.back().data(), past_values.back().data(),
+              groups.data(), expected.back().data(), heads, kv_heads, tokens, part.prefix, dim, scale},
+             Serial(), *with);
+      all_groups.insert(all_groups.end(), groups.begin(), groups.end());
+      spans.push_back({all_groups.size(), past, past + part.prefix});
+      past += part.prefix;
+    }
+    const auto query = side_by_side(queries, heads), key = side_by_side(keys, kv_heads), value = side_by_side(values, kv_heads);
+    const auto past_key = side_by_side(past_keys, kv_heads), past_value = side_by_side(past_values, kv_heads);
+    std::vector<float> out(heads * all_groups.size() * dim, NAN);
+    SlateAttention together{query.data(),
+                            key.data(),
+                            value.data(),
+                            past_key.data(),
+                            past_value.data(),
+                            all_groups.data(),
+                            out.data(),
+                            heads,
+                            kv_heads,
+                            all_groups.size(),
+                            past,
+                            dim,
+                            scale};
+    together.spans = spans.data();
+    together.span_count = spans.size();
+    attend(together, TwoThreads(), *with);
+    EXPECT_EQ(out, side_by_side(expected, heads)) << with->lanes;
+  }
+}
+
 TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
   const std::vector<Case> cases{
       {9, 3, 50, 64, {12, 12, 12, 12, 12}},  // whole vectors, several blocks
