@@ -5,11 +5,7 @@
 set -euo pipefail
 folder=$1 python=$2
 
-header_folder() { echo "#include <$1>" | ${CXX:-c++} -std=c++17 -x c++ -M - | tr ' ' '\n' | sed -n "s,/$1\$,,p"; }
-mkdir -p "$folder/include"
-ln -sfn "$(header_folder nlohmann/json.hpp)/nlohmann" "$folder/include/nlohmann"
-ln -sfn "$(header_folder CLI/CLI.hpp)/CLI" "$folder/include/CLI"
-ln -sfn "$(header_folder onnxruntime/onnxruntime_cxx_api.h)/onnxruntime" "$folder/include/onnxruntime"
+"$(dirname "$0")/header-links.sh" "$folder/include"
 
 version=$("$python" -c 'from importlib.metadata import version; print(version("onnxruntime"))')
 tag=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages the build needs and lacks; where that is not possible, names them in one line and fails.
-# [PYTHON=python3] system-packages.sh [aarch64|fuzz|budgets]   with `aarch64`: those of the cross build and its emulated tests, too;
-# with `fuzz`: clang with libFuzzer; with `budgets`: Valgrind
+# [PYTHON=python3] system-packages.sh [aarch64|fuzz|budgets|musl|windows]   with `aarch64`: those of the cross build and its emulated
+# tests, too; with `fuzz`: clang with libFuzzer; with `budgets`: Valgrind; with `musl`: musl and GoogleTest's source; with
+# `windows`: the cross compiler
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -25,6 +26,13 @@ if [ "${1:-}" = aarch64 ]; then
   command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
   command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
   [ -e /usr/src/googletest/CMakeLists.txt ] || missing+=(googletest)
+fi
+if [ "${1:-}" = musl ]; then
+  [ -e /lib/ld-musl-x86_64.so.1 ] || missing+=(musl)
+  [ -e /usr/src/googletest/CMakeLists.txt ] || missing+=(googletest)
+fi
+if [ "${1:-}" = windows ]; then
+  command -v x86_64-w64-mingw32-g++-posix >/dev/null || missing+=(g++-mingw-w64-x86-64-posix)
 fi
 if [ "${1:-}" = budgets ]; then
   { command -v valgrind && has_header valgrind/callgrind.h; } >/dev/null || missing+=(valgrind)

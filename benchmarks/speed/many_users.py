@@ -1,8 +1,8 @@
 """Small slates of several users: `Session.score_many` against a call for each.
 
-    python benchmarks/speed/many_users.py BUNDLE [--variant cpu-int8] [--users 1 4 16] [--items 5] [--rounds 15] [--json]
+    python benchmarks/speed/many_users.py BUNDLE [--variant cpu-int8] [--users 1 4 16] [--items 5] [--rounds 15] [--threads 1]
 
-Everything runs in one thread, so processor time is work. A round draws users and items and takes both ways, every second round
+With one thread, processor time is work. A round draws users and items and takes both ways, every second round
 in reverse order, each way in a session of its own: `cold` without cached prefixes, `warm` with all of them. At full depth, and
 under the bundle's policy if it has one. Times are user seconds of the process; medians with quartiles, ratios are taken within a
 round.
@@ -86,11 +86,12 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--items", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     catalog, random = Catalog.open(args.bundle / "catalog"), np.random.default_rng(0)
     users, items = ([table.id(row) for row in range(len(table))] for table in (catalog.users, catalog.items))
-    first = rexit.open(args.bundle, args.variant, threads=1, own_threads=True, cache_bytes=1 << 30)
+    first = rexit.open(args.bundle, args.variant, threads=args.threads, own_threads=True, cache_bytes=1 << 30)
     sessions = {"separate": first, "together": first.another()}
     depths: dict[str, int | None] = {"full depth": len(first.exits) - 1, **({"policy": None} if first.info.calibrated else {})}
     results: dict[str, Any] = {}

@@ -232,7 +232,12 @@ class Requests:
     def draw(self, case: Case) -> dict[str, Any]:
         user = next(self.users[case.prefix])
         slate, before = (self.random.choice(LENGTHS.items, case.candidates, replace=False).tolist() for _ in range(2))
-        request = {"user": user, "no": self.labels["no"], "yes": self.labels["yes"], "before": self._asked(user, before)}
+        request: dict[str, Any] = {
+            "user": user,
+            "no": self.labels["no"],
+            "yes": self.labels["yes"],
+            "before": self._asked(user, before),
+        }
         request |= self._asked(user, slate)
         lengths = (len(request["prefix"]), {len(candidate) for candidate in request["candidates"]})
         assert lengths == (case.prefix, {CANDIDATE}), lengths

@@ -26,7 +26,11 @@ void Lines::stop() noexcept {
 }
 
 Lines::Lines(int descriptor, std::size_t max_bytes) : descriptor_(descriptor), max_bytes_(max_bytes) {
-  if (pipe2(stop_pipe, O_CLOEXEC | O_NONBLOCK) != 0) throw Failure(std::string("pipe: ") + std::strerror(errno), other_failure);
+  if (pipe(stop_pipe) != 0) throw Failure(std::string("pipe: ") + std::strerror(errno), other_failure);
+  for (const int end : stop_pipe) {  // macOS has no pipe2
+    fcntl(end, F_SETFD, FD_CLOEXEC);
+    fcntl(end, F_SETFL, O_NONBLOCK);
+  }
   struct sigaction action{};
   action.sa_handler = [](int) { stop(); };
   action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);

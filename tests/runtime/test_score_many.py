@@ -107,3 +107,19 @@ def test_a_users_vector_among_the_candidates(tmp_path: Path) -> None:
     with runtime.open(folder, FUSED) as together, runtime.open(folder, FUSED) as alone:
         for result, slate in zip(together.score_many(slates), slates, strict=True):
             assert_alike(result, separately(alone, slate))
+
+
+def test_objectives_and_their_weights(tmp_path: Path) -> None:
+    """Each request has its own weights, and its probabilities stand in the order of its scores."""
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(objectives=("click", "like"), variants=(FUSED,)))
+    slates = [
+        Request(USER_IDS[0], ITEM_IDS[:4], top_k=3),
+        Request(USER_IDS[1], ITEM_IDS[:3], weights={"click": 0.0, "like": 1.0}),
+        Request(USER_IDS[0], ITEM_IDS[:4], weights={"click": 1.0, "like": -0.5}),
+    ]
+    with runtime.open(folder, FUSED) as together, runtime.open(folder, FUSED) as alone:
+        for result, slate in zip(together.score_many(slates), slates, strict=True):
+            expected = alone.score(slate.user, slate.items, top_k=slate.top_k, weights=slate.weights)
+            assert_alike(result, expected)
+            assert isinstance(result, Scores)
+            np.testing.assert_allclose(result.probabilities, expected.probabilities, **CLOSE)

@@ -68,7 +68,11 @@
 #include <stdint.h>
 
 #if defined(_WIN32)
+#if defined(REXIT_BUILD_DLL)
+#define REXIT_API __declspec(dllexport)
+#else
 #define REXIT_API
+#endif
 #else
 #define REXIT_API __attribute__((visibility("default")))
 #endif

@@ -1,12 +1,11 @@
 // Chooses the backend that runs a bundle.
 #include "backends/backend.hpp"
 
-#include <sys/utsname.h>
-
 #include <string>
 #include <utility>
 
 #include "backends/onnxruntime/backend_ort.hpp"
+#include "base/platform.hpp"
 #include "base/status.hpp"
 #ifdef REXIT_TENSORRT
 #include "backends/tensorrt/backend_tensorrt.hpp"
@@ -97,8 +96,7 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
 Conditions conditions_of(const Bundle& bundle, const Execution& execution) {
   Conditions here;
   here.device = execution.provider != nullptr ? execution.provider : device_of(bundle, execution);
-  ::utsname system{};
-  if (::uname(&system) == 0) here.architecture = system.machine;
+  here.architecture = platform::architecture();
 #ifdef REXIT_TENSORRT
   if (here.device == "tensorrt") return here;  // runs on TensorRT itself
 #endif

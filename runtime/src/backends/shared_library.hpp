@@ -1,4 +1,4 @@
-// A shared library opened with dlopen, never unloaded: GPU drivers support that badly.
+// A shared library opened at run time and never unloaded: GPU drivers support that badly.
 #pragma once
 
 #include <string>

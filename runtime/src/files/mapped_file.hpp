@@ -1,12 +1,12 @@
 // A file, or a part of one, mapped read-only into memory.
 #pragma once
 
-#include <time.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+
+#include "base/platform.hpp"
 
 namespace rexit::core {
 
@@ -41,10 +41,9 @@ class MappedFile {
   };
 
   Descriptor file_;  // stays open: the path may name another file by now
-  std::uint64_t file_bytes_ = 0, device_ = 0, inode_ = 0;
-  timespec modified_{};
+  platform::FileInfo info_;
   void* pages_ = nullptr;
-  std::size_t page_bytes_ = 0;
+  std::size_t mapped_bytes_ = 0;
   const unsigned char* data_ = nullptr;
   std::size_t size_ = 0;
 };

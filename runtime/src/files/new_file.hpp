@@ -22,11 +22,10 @@ class NewFile {
   void finish();
 
  private:
-  [[noreturn]] void fail_errno(const char* action) const;
+  [[noreturn]] void fail_to(const char* action) const;
 
   std::string path_, temporary_path_;
-  int file_ = -1;
-  bool finished_ = false;
+  int file_ = -1;  // -1: finished
 };
 
 }  // namespace rexit::core

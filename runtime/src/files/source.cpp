@@ -1,11 +1,6 @@
 #include "files/source.hpp"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
-#include <cerrno>
-#include <cstring>
-
+#include "base/platform.hpp"
 #include "base/status.hpp"
 #include "files/archive.hpp"
 #include "files/folder.hpp"
@@ -23,10 +18,11 @@ File whole_file(const std::string& name, int descriptor, std::uint64_t offset, s
 }  // namespace
 
 std::shared_ptr<const Source> open_source(const std::string& path) {
-  struct stat info{};
-  if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return std::make_shared<const Folder>(path);
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", std::strerror(errno));
+  const std::optional<platform::FileInfo> info = platform::info_at(path, platform::Links::follow);
+  if (!info || info->kind != platform::FileInfo::Kind::file) return std::make_shared<const Folder>(path);
+  bool is_link = false;
+  const int descriptor = platform::open_to_read(path, platform::Links::follow, is_link);
+  if (descriptor < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", platform::error_text());
   return std::make_shared<const Archive>(whole_file(path, descriptor, 0, std::nullopt), path);
 }
 
@@ -37,8 +33,8 @@ std::shared_ptr<const Source> open_archive(const std::string& name, std::shared_
 
 std::shared_ptr<const Source> open_archive(const std::string& name, int descriptor, std::uint64_t offset,
                                            std::optional<std::uint64_t> bytes) {
-  const int copy = ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
-  if (copy < 0) fail(REXIT_INVALID_ARGUMENT, name, ": file descriptor ", descriptor, " is not open: ", std::strerror(errno));
+  const int copy = platform::duplicate(descriptor);
+  if (copy < 0) fail(REXIT_INVALID_ARGUMENT, name, ": file descriptor ", descriptor, " is not open: ", platform::error_text());
   return std::make_shared<const Archive>(whole_file(name, copy, offset, bytes));
 }
 

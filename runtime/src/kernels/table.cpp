@@ -15,10 +15,23 @@ namespace {
 }
 
 #if defined(__x86_64__)
-// F16C, which not every compiler's __builtin_cpu_supports knows.
-bool has_half_conversion() {
+struct Support {
+  bool avx2 = false, avx512 = false, bfloat16 = false;  // with all that their tables use
+};
+
+// By the processor's own word: __builtin_cpu_supports needs support of the compiler's library, which Zig's does not have.
+Support detect() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+  const auto has = [](unsigned bits, unsigned all) { return (bits & all) == all; };
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !has(c, bit_OSXSAVE | bit_FMA | bit_F16C)) return {};
+  unsigned saved = 0, high = 0;  // registers that the operating system saves
+  __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+  constexpr unsigned ymm = 0x06, zmm = 0xe6;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || !has(saved, ymm)) return {};
+  const bool avx2 = has(b, bit_AVX2), more = a >= 1;
+  const bool avx512 = avx2 && has(saved, zmm) && has(b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+  constexpr unsigned avx512_bf16 = 1u << 5;
+  return {avx2, avx512, avx512 && more && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, avx512_bf16)};
 }
 #endif
 
@@ -28,13 +41,11 @@ const std::vector<const Table*>& tables() {
   static const std::vector<const Table*> supported = [] {
     std::vector<const Table*> tables;
 #if defined(__x86_64__)
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_half_conversion();
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const Support support = detect();
     static const Table avx512_bf16_table = with_pairs(avx512_table, avx512_pairs);
-    if (avx2 && avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512_bf16_table);
-    if (avx2 && avx512) tables.push_back(&avx512_table);
-    if (avx2) tables.push_back(&avx2_table);
+    if (support.bfloat16) tables.push_back(&avx512_bf16_table);
+    if (support.avx512) tables.push_back(&avx512_table);
+    if (support.avx2) tables.push_back(&avx2_table);
 #elif defined(__aarch64__) && defined(__linux__)
     static const Table neon_bf16_table = with_pairs(baseline_table, neon_pairs);
     constexpr unsigned long bf16 = 1UL << 14;  // HWCAP2_BF16, which older headers lack

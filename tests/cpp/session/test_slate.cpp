@@ -314,11 +314,11 @@ TEST_F(TogetherTest, APassHasTheCandidatesOfAllEachBehindItsPrefix) {
   EXPECT_EQ(backend.passes[0].tokens, (std::vector<float>{50, 9, 50, 4, 50, 2, 50, 7, 50, 3, 50, 6, 50, 10}));
   EXPECT_EQ(backend.passes[0].groups, (std::vector<std::int64_t>{0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6}));
   EXPECT_EQ(backend.passes[0].positions, (std::vector<std::int64_t>{3, 4, 3, 4, 5, 6, 5, 6, 5, 6, 0, 1, 0, 1}));
-  EXPECT_EQ(backend.passes[0].prefix, 8u);
-  EXPECT_EQ(backend.passes[0].spans, (Spans{{4, 0, 3}, {10, 3, 8}, {14, 8, 8}}));
+  EXPECT_EQ(backend.passes[0].prefix, 10u);  // each begins at an even row
+  EXPECT_EQ(backend.passes[0].spans, (Spans{{4, 0, 3}, {10, 4, 9}, {14, 10, 10}}));
   EXPECT_EQ(backend.passes[1].tokens, (std::vector<float>{50, 4, 50, 6}));
-  EXPECT_EQ(backend.passes[1].prefix, 3u) << "the prefix of a request that is done is left out";
-  EXPECT_EQ(backend.passes[1].spans, (Spans{{2, 0, 3}, {4, 3, 3}}));
+  EXPECT_EQ(backend.passes[1].prefix, 4u) << "the prefix of a request that is done is left out";
+  EXPECT_EQ(backend.passes[1].spans, (Spans{{2, 0, 3}, {4, 4, 4}}));
   EXPECT_EQ(backend.passes[2].tokens, (std::vector<float>{50, 4}));
   EXPECT_EQ(slates[0].candidate_layers, 2u * 1 + 1 * 1 + 1 * 2);
   EXPECT_EQ(slates[0].prefix_layers, 4u);

@@ -13,6 +13,7 @@
 #include "backends/onnxruntime/ort_library.hpp"
 #include "backends/onnxruntime/ort_provider.hpp"
 #include "backends/segment_tensors.hpp"
+#include "base/platform.hpp"
 #include "base/status.hpp"
 
 namespace rexit::core {
@@ -141,14 +142,16 @@ struct Graph {
   }
 
   Ort::Session load(const Ort::Env& env, const Ort::SessionOptions& options) const {
-    return contents ? Ort::Session(env, contents->data(), contents->size(), options) : Ort::Session(env, path.c_str(), options);
+    return contents ? Ort::Session(env, contents->data(), contents->size(), options)
+                    : Ort::Session(env, platform::native_path(path).c_str(), options);
   }
 
   // ONNX Runtime copies the weights while it loads the graph.
   void add_weights(Ort::SessionOptions& options) const {
 #if ORT_API_VERSION >= 18
     if (!weights) return;
-    const char* name = weights_name.c_str();
+    const platform::NativePath native_name = platform::native_path(weights_name);
+    const auto* name = native_name.c_str();
     char* data = reinterpret_cast<char*>(const_cast<unsigned char*>(weights->data()));
     const std::size_t size = weights->size();
     Ort::ThrowOnError(Ort::GetApi().AddExternalInitializersFromFilesInMemory(options, &name, &data, &size, 1));

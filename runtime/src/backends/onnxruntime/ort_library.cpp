@@ -1,20 +1,15 @@
 #include "backends/onnxruntime/ort_library.hpp"
 
-#include <dlfcn.h>
-#ifdef __linux__
-#include <sched.h>
-#endif
-
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/platform.hpp"
 #include "base/status.hpp"
 
 namespace rexit::core {
@@ -47,38 +42,23 @@ struct Support {
 };
 constexpr Support support[] = {{20, 17}, {21, 18}, {22, 21}, {23, 23}};
 
-// That this process may use.
-std::int32_t cores() {
-#ifdef __linux__
-  cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
-  return std::max(1, static_cast<std::int32_t>(std::thread::hardware_concurrency()));
-}
-
-#ifdef __APPLE__
-constexpr const char *versioned_name = "libonnxruntime.1.dylib", *plain_name = "libonnxruntime.dylib";
-#else
-constexpr const char *versioned_name = "libonnxruntime.so.1", *plain_name = "libonnxruntime.so";
-#endif
-
 void* open_library(const char* path) {
   if (path == nullptr || *path == '\0') path = std::getenv("REXIT_ONNXRUNTIME_LIBRARY");
   const bool has_path = path != nullptr && *path != '\0';
   std::string reason;
-  for (const char* name : {has_path ? path : versioned_name, plain_name}) {
-    if (void* library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
-    reason = ::dlerror();
+  for (const char* name : {has_path ? path : platform::onnxruntime_names[0], platform::onnxruntime_names[1]}) {
+    if (void* library = platform::load_library(name)) return library;
+    reason = platform::error_text();
     if (has_path) break;
   }
   fail(REXIT_BACKEND_MISSING, "ONNX Runtime cannot be loaded: ", reason,
-       has_path ? "" : "; set REXIT_ONNXRUNTIME_LIBRARY to the path of libonnxruntime.so");
+       has_path ? "" : "; set REXIT_ONNXRUNTIME_LIBRARY to the path of ONNX Runtime's library");
 }
 
 const OrtApiBase& load_base(const char* path) {
   void* library = open_library(path);
   using GetApiBase = const OrtApiBase* (*)();
-  const auto get_base = reinterpret_cast<GetApiBase>(::dlsym(library, "OrtGetApiBase"));
+  const auto get_base = reinterpret_cast<GetApiBase>(platform::symbol(library, "OrtGetApiBase"));
   if (get_base == nullptr)
     fail(REXIT_BACKEND_MISSING, "the library loaded as ONNX Runtime has no OrtGetApiBase: it is a different library");
   return *get_base();
@@ -146,7 +126,7 @@ Runtime& start_runtime(const Execution& execution) {
     started.host_environment = execution.environment;
     started.version = base.GetVersionString();
     started.loads_from_memory = ORT_API_VERSION >= memory_api_version && base.GetApi(memory_api_version) != nullptr;
-    started.threads = execution.threads == 0 || execution.own_threads ? cores() : execution.threads;
+    started.threads = execution.threads == 0 || execution.own_threads ? platform::cores() : execution.threads;
     started.spins = execution.own_threads || execution.spinning != REXIT_SPINNING_OFF;
     Ort::InitApi(started.api);
     try {

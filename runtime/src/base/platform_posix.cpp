@@ -1,0 +1,162 @@
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "base/platform.hpp"
+
+namespace rexit::core::platform {
+namespace {
+
+thread_local std::string library_error;  // instead of errno, if it is not empty
+
+FileInfo described(const struct stat& info) noexcept {
+#ifdef __APPLE__
+  const timespec& modified = info.st_mtimespec;
+#else
+  const timespec& modified = info.st_mtim;
+#endif
+  constexpr std::int64_t nanoseconds = 1'000'000'000;
+  const FileInfo::Kind kind = S_ISREG(info.st_mode)   ? FileInfo::Kind::file
+                              : S_ISDIR(info.st_mode) ? FileInfo::Kind::folder
+                              : S_ISLNK(info.st_mode) ? FileInfo::Kind::link
+                                                      : FileInfo::Kind::other;
+  // Wraps around for times that no file has: it is only compared.
+  const auto time = static_cast<std::int64_t>(static_cast<std::uint64_t>(modified.tv_sec) * nanoseconds +
+                                              static_cast<std::uint64_t>(modified.tv_nsec));
+  return {kind, static_cast<std::uint64_t>(info.st_size), static_cast<std::uint64_t>(info.st_dev),
+          static_cast<std::uint64_t>(info.st_ino), time};
+}
+
+}  // namespace
+
+std::string error_text() {
+  const int error = errno;
+  if (library_error.empty()) return std::strerror(error);
+  std::string text;
+  text.swap(library_error);
+  return text;
+}
+
+std::optional<FileInfo> info_at(const std::string& path, Links links) noexcept {
+  struct stat info{};
+  const int failed = links == Links::follow ? ::stat(path.c_str(), &info) : ::lstat(path.c_str(), &info);
+  return failed != 0 ? std::nullopt : std::make_optional(described(info));
+}
+
+std::optional<FileInfo> info_of(int file) noexcept {
+  struct stat info{};
+  return ::fstat(file, &info) != 0 ? std::nullopt : std::make_optional(described(info));
+}
+
+std::vector<std::string> list(const std::string& folder, std::size_t limit) {
+  std::vector<std::string> names;
+  const auto close = [](DIR* directory) { ::closedir(directory); };
+  const std::unique_ptr<DIR, decltype(close)> entries(::opendir(folder.c_str()), close);
+  while (const dirent* entry = entries == nullptr || names.size() == limit ? nullptr : ::readdir(entries.get()))
+    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0) names.emplace_back(entry->d_name);
+  return names;
+}
+
+// O_NONBLOCK: opening a FIFO in the file's place must not hang.
+int open_to_read(const std::string& path, Links links, bool& was_link) noexcept {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (links == Links::refuse ? O_NOFOLLOW : 0));
+  was_link = file < 0 && links == Links::refuse && errno == ELOOP;
+  return file;
+}
+
+int duplicate(int file) noexcept { return ::fcntl(file, F_DUPFD_CLOEXEC, 0); }
+
+void close(int file) noexcept { ::close(file); }
+
+void* map(int file, std::uint64_t offset, std::size_t bytes) noexcept {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, static_cast<off_t>(offset));
+  return memory == MAP_FAILED ? nullptr : memory;
+}
+
+void unmap(void* memory, std::size_t bytes) noexcept { ::munmap(memory, bytes); }
+
+std::size_t mapping_step() noexcept { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
+
+int create_temporary(std::string& path) {
+  path += ".XXXXXX";
+  return ::mkostemp(path.data(), O_CLOEXEC);
+}
+
+bool write(int file, const void* data, std::size_t bytes) noexcept {
+  constexpr std::size_t largest_write = std::size_t{1} << 30;  // Linux writes at most 2^31 bytes in a call
+  const auto* next = static_cast<const char*>(data);
+  while (bytes != 0) {
+    const ssize_t written = ::write(file, next, std::min(bytes, largest_write));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return false;
+    next += written;
+    bytes -= static_cast<std::size_t>(written);
+  }
+  return true;
+}
+
+bool sync(int file) noexcept { return ::fsync(file) == 0; }
+
+bool replace(const std::string& from, const std::string& to) noexcept { return std::rename(from.c_str(), to.c_str()) == 0; }
+
+// Some file systems refuse to sync a folder.
+void sync_folder_of(const std::string& path) noexcept try {
+  const std::size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const int file = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (file < 0) return;
+  ::fsync(file);
+  ::close(file);
+} catch (...) {  // out of memory
+}
+
+void remove(const std::string& path) noexcept { ::unlink(path.c_str()); }
+
+void* load_library(const char* path) noexcept {
+  void* library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) try {
+      library_error = ::dlerror();
+    } catch (...) {  // out of memory: errno's text
+    }
+  return library;
+}
+
+void* symbol(void* library, const char* name) noexcept { return ::dlsym(library, name); }
+
+#ifdef __APPLE__
+const char* const onnxruntime_names[2] = {"libonnxruntime.1.dylib", "libonnxruntime.dylib"};
+#else
+const char* const onnxruntime_names[2] = {"libonnxruntime.so.1", "libonnxruntime.so"};
+#endif
+
+int cores() noexcept {
+#ifdef __linux__
+  cpu_set_t set;
+  if (::sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+std::string architecture() {
+  ::utsname system{};
+  return ::uname(&system) == 0 ? system.machine : "";
+}
+
+NativePath native_path(const std::string& path) { return path; }
+
+}  // namespace rexit::core::platform
