@@ -88,8 +88,9 @@ rexit_status score_into(const rexit::Bundle& bundle, std::vector<float>& probabi
     view.probabilities = probabilities.data();
     view.probability_count = count;
     const rexit_status status = rexit_session_score(session.get(), &view, scores.data(), nullptr);
-    if (status == REXIT_OK && bundle.info().objectives == 1)
+    if (status == REXIT_OK && bundle.info().objectives == 1) {
       for (std::size_t i = 0; i < items.size(); ++i) EXPECT_EQ(probabilities[i], scores[i].probability);
+    }
     return status;
   });
 }
@@ -121,7 +122,7 @@ TEST(Objectives, WeightsReplaceThePolicys) {
   EXPECT_EQ(c({}), c({-1, 2}));
   EXPECT_NE(c({}), c({1, 2}));
   const auto reverse = c({1, -2});
-  for (std::size_t i = 0; i < items.size(); ++i) EXPECT_EQ(std::isfinite(reverse[i]), true);
+  for (std::size_t i = 0; i < items.size(); ++i) EXPECT_TRUE(std::isfinite(reverse[i]));
 }
 
 TEST(Objectives, WeightsThatCannotBeAreRefused) {
