@@ -113,6 +113,7 @@ def test_slate_decides_as_of_when_a_pair_is_scored(folder: Path, tmp_path: Path,
     assert pairs[2].equals(first) and not pairs[2].equals(pairs[1])
 
 
+@pytest.mark.slow
 def test_only_the_baselines_asked_for_are_fitted_and_as_they_are_among_all(folder: Path, monkeypatch, capsys) -> None:
     import baselines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from rexit.cli import app
 COMMANDS = typer.main.get_group(app).commands
 
 
+@functools.cache
 def help_of(command: str, width: int) -> str:
     program = "from rexit.cli import main; main()"
     words = [sys.executable, "-c", program, command, "--help"]

@@ -40,6 +40,7 @@ def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
 
 
+@pytest.mark.slow
 def test_a_reranker_of_sentence_transformers(run: Run, slates: Path, tmp_path: Path) -> None:  # noqa: F811
     checkpoint = write_logit_score(tmp_path / "checkpoint")
     options = ExportOptions([2, 4], golden_slates=2, with_tokenizer=True)

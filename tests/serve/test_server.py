@@ -88,6 +88,7 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(slow: subprocess.Popen[str]
         service.get("/healthz")
 
 
+@pytest.mark.slow
 def test_sighup_opens_the_bundle_again(slow: subprocess.Popen[str], bundle: Path) -> None:
     service = Service(int(line(slow).rsplit(":", 1)[1]))
     slow.send_signal(signal.SIGHUP)

@@ -167,6 +167,7 @@ def test_interrupted_run_goes_on(
     assert len(calls) == whole, "another choice needs no forward pass"
 
 
+@pytest.mark.slow
 def test_adapter_and_gguf(model: Path, catalog: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     adapted = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))

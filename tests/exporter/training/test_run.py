@@ -128,6 +128,7 @@ def same(one: Path, other: Path) -> bool:
     return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in there)
 
 
+@pytest.mark.slow
 def test_half_written_state_is_passed_over(base: Path, catalog: Path, tmp_path: Path) -> None:
     out = trained(base, catalog, tmp_path / "out", steps=4, save_every=2)
     (tmp_path / "out.training" / "checkpoint-4" / "trainer_state.json").unlink()
@@ -239,6 +240,7 @@ def test_labels_move_to_what_the_teacher_says_whatever_the_order_of_its_file(cat
     np.testing.assert_allclose(labels, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_teacher_changes_what_is_learned(base: Path, catalog: Path, tmp_path: Path) -> None:
     scored_pairs(Catalog.open(catalog)).write_parquet(tmp_path / "teacher.parquet")
     alone = trained(base, catalog, tmp_path / "alone", steps=2)
