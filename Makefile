@@ -58,10 +58,15 @@ $(BIN)/python: | $(BUILD)/.system
 	$(PYTHON) -m venv $(VENV)
 
 # What rexit stands on, each package built as pip builds it. Not compiled to bytecode: that takes pip a minute for what is never
-# imported; Python does it for what is.
+# imported; Python does it for what is. pip keeps one core busy; meanwhile another compiles what it can of the library, which is then
+# found in the compiler's cache.
 $(BUILD)/.requirements: $(BIN)/python pyproject.toml tools/requirements.py
 	$(BIN)/python tools/requirements.py export dev >$(BUILD)/requirements.txt
-	$(BIN)/pip install --quiet --no-compile cmake ninja --requirement $(BUILD)/requirements.txt
+	$(BIN)/pip install --quiet --no-compile cmake ninja
+	$(BIN)/cmake -S . -B $(BUILD)/ahead $(CMAKE_OPTIONS) -DREXIT_TESTS=OFF -DREXIT_PROGRAM=OFF -DREXIT_WERROR=$(WERROR) >/dev/null
+	$(BIN)/ninja -C $(BUILD)/ahead -j 1 rexit_core >/dev/null & \
+	  $(BIN)/pip install --quiet --no-compile --requirement $(BUILD)/requirements.txt; status=$$?; kill $$! 2>/dev/null; wait; exit $$status
+	rm -rf $(BUILD)/ahead
 	@touch $@
 
 # Our own two distributions without build isolation: their build tools are in the environment, so that a rebuild needs no network.
