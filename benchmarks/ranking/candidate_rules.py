@@ -40,15 +40,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, TopK
-from rexit.bundle.slate_rules import _known
+from rexit.bundle.slate_rules import known_places
 from rexit.calibration import certify, metrics
 from rexit.calibration.choose import platt
 from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.choose.search import Rule, Search, Space
+from rexit.calibration.choose.search import QUORUMS, Rule, Search, Space
 from rexit.calibration.decide import BUDGETS, TOP_K_ERRORS, Goal, top_k_rules
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces, split_users
-from rexit.measure.costs import Costs
 from rexit.ranking import bootstrap
 from rexit.scripts import script
 
@@ -56,7 +55,6 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Stops = NDArray[np.int64]
 
-QUORUMS = (0.0, 0.05, 0.1, 0.2)
 CHANCES = np.geomspace(1e-4, 0.5, 20)
 SHARES = np.linspace(0.05, 0.95, 28)
 GAPS, SPREADS = 12, 3
@@ -71,9 +69,9 @@ class Slates:
         self.inside = np.arange(self.sizes.max()) < self.sizes[:, None]
 
     def rows(self, values: NDArray[Any]) -> NDArray[Any]:
-        made = np.full(self.inside.shape, np.nan, np.float32)
-        made[self.inside] = values
-        return made
+        filled = np.full(self.inside.shape, np.nan, np.float32)
+        filled[self.inside] = values
+        return filled
 
 
 @dataclass(frozen=True)
@@ -134,13 +132,13 @@ class Classifier:
     """Chances to be among the final k, by a logistic regression per exit."""
 
     def __init__(self, slates: Slates, c: Floats, k: int) -> None:
-        wanted, before = final(slates, c, k)[slates.inside], slates.rows(c[:, 0])
+        is_final, before = final(slates, c, k)[slates.inside], slates.rows(c[:, 0])
         self._k, self._models = k, []
         for exit in range(c.shape[1] - 1):
             now = slates.rows(c[:, exit])
             features = standing(now, before, k).features()[slates.inside.ravel()]
             model = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False), LogisticRegression(max_iter=500))
-            self._models.append(model.fit(features, wanted))
+            self._models.append(model.fit(features, is_final))
             before = now
 
     def chance(self, exit: int, now: Floats, before: Floats) -> Floats:
@@ -155,7 +153,7 @@ class ByQuantiles:
     """Chances to be among the final k, or how far c still moves, by quantiles of the gap and of the spread."""
 
     def __init__(self, slates: Slates, c: Floats, k: int) -> None:
-        wanted, last = final(slates, c, k)[slates.inside], c[:, -1]
+        is_final, last = final(slates, c, k)[slates.inside], c[:, -1]
         self._k = k
         self._edges, self._chances, self._moves = [], [], []
         for exit in range(c.shape[1] - 1):
@@ -166,7 +164,7 @@ class ByQuantiles:
             self._edges.append(edges)
             cell = self._cell(edges, gap, spread)
             count = np.bincount(cell, minlength=GAPS * SPREADS)
-            self._chances.append((np.bincount(cell, wanted, GAPS * SPREADS) + 0.05) / (count + 1))
+            self._chances.append((np.bincount(cell, is_final, GAPS * SPREADS) + 0.05) / (count + 1))
             moves, row = last - c[:, exit], cell // SPREADS
             self._moves.append([np.sort(moves[row == n]) for n in range(GAPS)])
 
@@ -210,7 +208,7 @@ def by_widths(model: ByQuantiles, k: int) -> Iterable[Setting]:
             low, high = model.interval(exit, now, error)
             for name, end in (("low", low), ("high", high)):  # who has stopped keeps the interval of that exit
                 ends[name] = np.where(running, end, ends.get(name, end))
-            return _known(ends["low"], ends["high"], slates.sizes[:, None], rule)
+            return known_places(ends["low"], ends["high"], slates.sizes[:, None], rule)
 
         return replay(slates, c, quorum, settled)
 
@@ -242,15 +240,6 @@ class Row:
     drop: tuple[float, float, float]
     p: float
     certified: bool
-
-
-def slate_costs(costs: Costs, stops: Stops, offsets: Stops) -> NDArray[np.float64]:
-    """Microseconds of each slate, float64 [S]."""
-    slates, exits = len(offsets) - 1, len(costs.prefix_us)
-    slate = np.repeat(np.arange(slates), np.diff(offsets))
-    reached = np.bincount(slate * exits + stops, minlength=slates * exits).reshape(slates, exits)[:, ::-1].cumsum(1)[:, ::-1]
-    paid = (reached > 0) * costs.prefix_us + -(-reached // costs.pass_candidates) * costs.pass_us + reached * costs.candidate_us
-    return costs.base_us + np.asarray(paid.sum(1))
 
 
 def interval(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -295,7 +284,7 @@ def rows_of(catalog: Catalog, bundle: Bundle, slate: int, k: int, max_slates: in
             setting = tried[min(within)[1]][0]
             p_values.append(p_value(certifying, setting, goal))
             stops = setting(Slates(test.traces.offsets), test.c)
-            cost_of[budget] = by_user(slate_costs(costs, stops, test.traces.offsets), test.traces)
+            cost_of[budget] = by_user(costs.by_slate(stops, test.traces.offsets), test.traces)
             losses = test.judge.losses(metric, test.score(stops))
             rows.append(
                 Row(
@@ -340,10 +329,10 @@ def less(
 
 
 def table(rows: Sequence[Row]) -> Table:
-    made = Table("rule", "expected", "cost", "less today's", "NDCG@10 lost", "p", "certified", box=MARKDOWN)
+    markdown = Table("rule", "expected", "cost", "less today's", "NDCG@10 lost", "p", "certified", box=MARKDOWN)
     text = "{:+.4f} ({:+.4f} to {:+.4f})".format
     for row in rows:
-        made.add_row(
+        markdown.add_row(
             row.name,
             f"{row.budget:g}",
             f"{row.cost:.3f}",
@@ -352,7 +341,7 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row.p:.3f}",
             "yes" if row.certified else "no",
         )
-    return made
+    return markdown
 
 
 @script

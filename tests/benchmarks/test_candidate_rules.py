@@ -49,20 +49,10 @@ def test_models_know_who_surely_stays_out(rules) -> None:
     last = random.normal(size=2000).astype(np.float32)
     c = np.stack([last + random.normal(scale=0.1, size=2000).astype(np.float32), last], 1)
     of_hundred = rules.Slates(np.arange(0, 2001, 100))
-    now, wanted = of_hundred.rows(c[:, 0]), rules.final(of_hundred, c, 10)
+    now, final = of_hundred.rows(c[:, 0]), rules.final(of_hundred, c, 10)
     for model in (rules.Classifier(of_hundred, c, 10), rules.ByQuantiles(of_hundred, c, 10)):
         chance = model.chance(0, now, now)
-        assert chance[wanted].mean() > 0.6 and chance[~wanted].mean() < 0.1
+        assert chance[final].mean() > 0.6 and chance[~final].mean() < 0.1
     low, high = model.interval(0, now, 0.1)
     inside = (low <= of_hundred.rows(last)) & (of_hundred.rows(last) <= high)
     assert 0.85 < inside.mean() < 0.95
-
-
-def test_slate_costs_are_what_costs_says(rules) -> None:
-    from rexit.measure.costs import Costs
-
-    costs = Costs(5.0, np.array([10.0, 20.0]), np.array([1.0, 2.0]), np.array([0.5, 0.25]), 2)
-    stops, offsets = np.array([0, 1, 0, 1, 1, 0, 0, 0]), np.array([0, 5, 8])
-    each = rules.slate_costs(costs, stops, offsets)
-    assert each.mean() == pytest.approx(costs.mean(stops, offsets))
-    assert each[1] == 5 + 10 + 2 * 1 + 3 * 0.5, "nobody reached the second exit"

@@ -69,13 +69,19 @@ def _settled(c: Floats, stops: Integers, offsets: Integers, rule: TopK, slack: F
         now[inside], nearer[inside] = c[:, k], slack[:, k]
         low = np.where(at >= k, now + nearer - np.float32(rule.fall[k]), low)
         high = np.where(at >= k, now - nearer + np.float32(rule.rise[k]), high)
-        known = _known(low[rows], high[rows], sizes[rows, None], rule)
+        known = known_places(low[rows], high[rows], sizes[rows, None], rule)
         at[rows] = np.where(known, np.minimum(at[rows], k), at[rows])
     return at[inside]
 
 
-def _known(low: Floats, high: Floats, sizes: Integers, rule: TopK) -> Bools:
-    """Whose place is known: bool [slates, most candidates], of intervals float32 of the same shape."""
+def known_places(low: Floats, high: Floats, sizes: Integers, rule: TopK) -> Bools:
+    """Returns whose place is known by the top-k rule, bool [slates, most candidates].
+
+    Args:
+        low, high: the ends of each candidate's interval, float32 of the same shape, NaN where a slate has no more candidates.
+        sizes: of the slates, int64 [slates, 1].
+        rule: its `k` and `ordered` count.
+    """
     if rule.ordered:
         above, surely = _counts(low, high, sizes)
         return (surely >= rule.k) | ((above < rule.k) & (above <= surely))
@@ -90,11 +96,11 @@ def _known(low: Floats, high: Floats, sizes: Integers, rule: TopK) -> Bools:
 def _best(ends: Floats, k: int) -> tuple[Floats, Floats]:
     """The k-th and the next largest number of each row, [slates, 1]; minus infinity where a row, but for its NaN, has fewer."""
     width = ends.shape[1]
-    known = np.where(np.isnan(ends), -np.inf, ends)
+    numbers = np.where(np.isnan(ends), -np.inf, ends)
     nothing = np.full((len(ends), 1), -np.inf, np.float32)
     if k >= width:
-        return (known.min(1, keepdims=True) if k == width else nothing), nothing
-    parted = np.partition(known, (width - k - 1, width - k), axis=1)
+        return (numbers.min(1, keepdims=True) if k == width else nothing), nothing
+    parted = np.partition(numbers, (width - k - 1, width - k), axis=1)
     return parted[:, width - k, None], parted[:, width - k - 1, None]
 
 
