@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,24 +45,24 @@ class Costs:
     def parts(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns what the mean slate pays for each exit's prefix, passes and candidates, in microseconds: float64 [3, E]. The
         rest of its cost is `base_us`. Arguments as for `mean`."""
-        reached = self._reached(stops, offsets)
-        passes = -(-reached // self.pass_candidates)
-        counts = np.stack(((reached > 0).sum(0), passes.sum(0), reached.sum(0)))
-        return np.asarray(counts / len(reached) * np.stack((self.prefix_us, self.pass_us, self.candidate_us)))
+        counts = self._counts(stops, offsets)
+        means = np.stack([count.sum(0) for count in counts]) / len(counts[0])
+        return np.asarray(means * np.stack((self.prefix_us, self.pass_us, self.candidate_us)))
 
     def by_slate(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns the cost of each slate in microseconds, float64 [S]. Arguments as for `mean`."""
-        reached = self._reached(stops, offsets)
-        passes = -(-reached // self.pass_candidates)
-        paid = (reached > 0) * self.prefix_us + passes * self.pass_us + reached * self.candidate_us
+        prefixes, passes, candidates = self._counts(stops, offsets)
+        paid = prefixes * self.prefix_us + passes * self.pass_us + candidates * self.candidate_us
         return self.base_us + np.asarray(paid.sum(1))
 
-    def _reached(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many candidates reach each exit, by slate: int64 [S, E]."""
+    def _counts(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """How many prefixes (one at most), passes and candidates reach each exit, by slate: three of [S, E]."""
         slates, exits = len(offsets) - 1, len(self.prefix_us)
         slate = np.repeat(np.arange(slates), np.diff(offsets))
         stopped = np.bincount(slate * exits + stops, minlength=slates * exits).reshape(slates, exits)
-        return stopped[:, ::-1].cumsum(1)[:, ::-1]
+        reached = stopped[:, ::-1].cumsum(1)[:, ::-1]
+        passes = -(-reached // self.pass_candidates)
+        return reached > 0, passes, reached
 
 
 def passes(tokens: Sequence[int], max_tokens: int) -> int:
