@@ -24,7 +24,10 @@ LEAST = 512
 """Smallest vocabulary: 256 bytes, rates, counts and the words of a template."""
 # A word, a number with its sign, or another mark, each with the space before it: " Story", " 35%", " 2^5", ";".
 _PIECES = r" ?[\p{L}']+| ?[0-9^%]+| ?[^ ]"
-_REPEATS = 50  # of rates and the template's words, so that BPE merges each into one token
+# Rates and the template's words are repeated, so that BPE merges each into one token: 50 times, or once for every 200 of the
+# data's texts. BookCrossing's 58,000 texts need between 50 and 100 times. Our choice.
+_REPEATS = 50
+_TEXTS_PER_REPEAT = 200
 
 
 def train_tokenizer(
@@ -84,6 +87,7 @@ def train_bpe(texts: Sequence[str], template: str, words: Sequence[str] = (), vo
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*texts, *_REPEATS * [*rates, template]], trainer)
+    repeats = max(_REPEATS, len(texts) // _TEXTS_PER_REPEAT)
+    tokenizer.train_from_iterator([*texts, *repeats * [*rates, template]], trainer)
     tokenizer.add_tokens([AddedToken(text, single_word=True, normalized=False) for text in words])
     return tokenizer

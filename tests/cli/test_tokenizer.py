@@ -50,6 +50,16 @@ def test_texts_rates_and_labels_are_few_tokens_and_an_index_takes_it(data: Path)
     assert done.exit_code == 0, done.output
 
 
+def test_a_rare_label_is_one_token_beside_many_texts(data: Path) -> None:
+    (data / "prompt.toml").write_text(ratings.TEMPLATE.replace('yes = " yes"', 'yes = " adored"'))
+    titles = [f"{first}{middle}{last}" for first in "bcdfghjklm" for middle in "aeiou" for last in "npqrstvwxz"]
+    frame = pl.DataFrame({"item_id": range(20_000), "title": [f"{titles[i % 500]} {titles[i // 40]}" for i in range(20_000)]})
+    frame.write_csv(data / "items.csv")
+    done = train(data, "--out", str(data / "own"), "--vocabulary", "800")
+    assert done.exit_code == 0, done.output
+    assert len(Tokenizer.from_file(str(data / "own" / "tokenizer.json")).encode(" adored").ids) == 1
+
+
 def test_ids_and_vectors_are_no_texts(data: Path) -> None:
     train(data, "--out", str(data / "own"))
     frame = pl.read_csv(data / "items.csv").with_columns(pl.Series("look:float_seq", ["0.5 0.25"] * ratings.ITEMS))
