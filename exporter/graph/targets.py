@@ -21,8 +21,9 @@ from rexit.exporter.graph.passes.opset import to_opset_19, to_opset_21
 from rexit.exporter.graph.passes.slate_attention import slate_attention
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.precision.bfloat16_attention import bfloat16_attention
+from rexit.exporter.graph.precision.bfloat16_products import bfloat16_products
 from rexit.exporter.graph.precision.dequantize_blocks_int4 import dequantize_blocks_int4
-from rexit.exporter.graph.precision.embedding_rows import embedding_rows_int8
+from rexit.exporter.graph.precision.embedding_rows import embedding_rows_bfloat16, embedding_rows_int8
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.precision.fuse_rows import fuse_rows
 from rexit.exporter.graph.precision.half import half
@@ -120,6 +121,19 @@ def _tensorrt(
 
 TARGETS = (
     _CPU,
+    Target(
+        "cpu",
+        "bf16",
+        "onnxruntime",
+        23,
+        "float32",
+        "float16",
+        (tidy, fold_linear_weights, bfloat16_products, embedding_rows_bfloat16, half_cache, bfloat16_attention, tidy),
+        0.04,
+        _CPU,
+        Gate(correlation=0.995, auc_drop=0.001),
+        _EIGHT_BITS,
+    ),
     Target(
         "cpu",
         "int8",

@@ -1,7 +1,8 @@
-"""Helpers of passes: constants, weights, replacing nodes."""
+"""Helpers of passes: constants, weights, finding and replacing nodes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,3 +46,41 @@ def replace(graph: ir.Graph, node: ir.Node, new: list[ir.Node]) -> None:
     graph.insert_before(node, new)
     ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def replace_outputs(graph: ir.Graph, node: ir.Node, new: ir.Node) -> None:
+    """Replaces `node` by `new`, whose outputs take over the names, types and readers of the node's outputs."""
+    for old, out in zip(node.outputs, new.outputs, strict=True):
+        out.name, out.shape, out.type = old.name, old.shape, old.type
+    graph.insert_before(node, new)
+    ir.convenience.replace_all_uses_with(node.outputs, new.outputs)
+    graph.remove(node, safe=True)
+
+
+def is_node(node: ir.Node, op: str, domain: str = "") -> bool:
+    """Whether the node has this operator."""
+    return node.op_type == op and node.domain == domain
+
+
+def producer(value: ir.Value | None, op: str, reads: int, domain: str = "") -> ir.Node | None:
+    """The node that produces the value, if it has this operator and the value has `reads` readers."""
+    node = value.producer() if value is not None else None
+    if value is None or node is None or not is_node(node, op, domain) or value.is_graph_output() or len(value.uses()) != reads:
+        return None
+    return node
+
+
+def both_ways(node: ir.Node | None) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Yields a commutative node's two inputs in both orders."""
+    if node is not None:
+        first, second = node.inputs
+        if first is not None and second is not None:
+            yield first, second
+            yield second, first
+
+
+def same_shape(a: ir.Value, b: ir.Value) -> bool:
+    """Whether both shapes are known and equal."""
+    if a.shape is None or b.shape is None or a.shape != b.shape:
+        return False
+    return all(isinstance(size, int) or size.value is not None for size in a.shape)

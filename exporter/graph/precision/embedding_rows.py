@@ -1,4 +1,4 @@
-"""Token embeddings in int8 with a scale per row: `row = scale * q`, |q| <= 127. Looked-up rows are float32.
+"""Token embeddings in int8 with a scale per row, `row = scale * q`, |q| <= 127, or in bfloat16. Looked-up rows are float32.
 
 A table is a constant float32 matrix that a Gather reads rows of. Its other readers keep the float32 matrix.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -23,6 +24,15 @@ def embedding_rows_int8(model: ir.Model) -> ir.Model:
         scale = ir.node("Gather", [constant(model.graph, f"{table.name}.scale", scales), node.inputs[1]])
         cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
         replace(model.graph, node, [rows, scale, cast, ir.node("Mul", [cast.outputs[0], scale.outputs[0]])])
+    return model
+
+
+def embedding_rows_bfloat16(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it."""
+    for node, table in _tables(model):
+        rounded = constant(model.graph, f"{table.name}.bfloat16", array(table).astype(ml_dtypes.bfloat16))
+        rows = ir.node("Gather", [rounded, node.inputs[1]])
+        replace(model.graph, node, [rows, ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})])
     return model
 
 

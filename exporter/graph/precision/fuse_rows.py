@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
-from rexit.exporter.graph.passes.nodes import MICROSOFT, replace
+from rexit.exporter.graph.passes.nodes import MICROSOFT, both_ways, is_node, producer, replace, replace_outputs, same_shape
 from rexit.exporter.graph.precision.quantize_linear_int8 import NAME as QUANTIZE
 
 NORM = "RMSNormQuantizeRows"
@@ -30,11 +30,11 @@ def fuse_rows(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it."""
     graph = model.graph
     for node in list(graph):
-        if _is(node, QUANTIZE, DOMAIN):
+        if is_node(node, QUANTIZE, DOMAIN):
             fused = _norm(node) or _swiglu(node)
             if fused is not None:
-                _replace_pair(graph, node, fused)
-        elif _is(node, "Add") and (fused := _scale_add(node)) is not None:
+                replace_outputs(graph, node, fused)
+        elif is_node(node, "Add") and (fused := _scale_add(node)) is not None:
             replace(graph, node, [fused])
     called = {node.op_type for node in graph if node.domain == DOMAIN}
     for name, definition in ((NORM, define_norm), (SWIGLU, define_swiglu), (SCALE_ADD, define_scale_add)):
@@ -43,8 +43,9 @@ def fuse_rows(model: ir.Model) -> ir.Model:
     return model
 
 
-def _norm(quantize: ir.Node) -> ir.Node | None:
-    norm = _producer(quantize.inputs[0], "RMSNormalization", reads=1)
+def match_norm(value: ir.Value | None) -> tuple[list[ir.Value], float] | None:
+    """The inputs x and weight [K] and the epsilon of an RMSNormalization of rows that gives the value, if it has one reader."""
+    norm = producer(value, "RMSNormalization", reads=1)
     if norm is None or norm.attributes.get_int("stash_type", 1) != ir.DataType.FLOAT:
         return None
     x, weight = norm.inputs
@@ -52,76 +53,51 @@ def _norm(quantize: ir.Node) -> ir.Node | None:
         return None
     if norm.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
         return None
-    return call(NORM, [x, weight], outputs=2, epsilon=norm.attributes.get_float("epsilon", 1e-5))
+    return [x, weight], norm.attributes.get_float("epsilon", 1e-5)
+
+
+def match_swiglu(value: ir.Value | None) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Yields gate and up, of one shape, if gate * sigmoid(gate) * up gives the value and nothing else reads what is between."""
+    for silu, up in both_ways(producer(value, "Mul", reads=1)):
+        for gate, sigmoid in both_ways(producer(silu, "Mul", reads=1)):
+            activation = producer(sigmoid, "Sigmoid", reads=1)
+            if activation is not None and activation.inputs[0] is gate and same_shape(gate, up):
+                yield gate, up
+
+
+def _norm(quantize: ir.Node) -> ir.Node | None:
+    matched = match_norm(quantize.inputs[0])
+    return call(NORM, matched[0], outputs=2, epsilon=matched[1]) if matched else None
 
 
 def _swiglu(quantize: ir.Node) -> ir.Node | None:
-    for silu, up in _both_ways(_producer(quantize.inputs[0], "Mul", reads=1)):
-        for gate, sigmoid in _both_ways(_producer(silu, "Mul", reads=1)):
-            activation = _producer(sigmoid, "Sigmoid", reads=1)
-            if activation is None or activation.inputs[0] is not gate:
-                continue
-            scaled_gate, scaled_up = _scaled(gate, reads=2), _scaled(up, reads=1)
-            if scaled_gate and scaled_up and scaled_gate[1] is scaled_up[1] and _same_shape(gate, up):
-                return call(SWIGLU, [scaled_gate[0], scaled_up[0], scaled_gate[1]], outputs=2)
+    for gate, up in match_swiglu(quantize.inputs[0]):
+        scaled_gate, scaled_up = _scaled(gate, reads=2), _scaled(up, reads=1)
+        if scaled_gate and scaled_up and scaled_gate[1] is scaled_up[1]:
+            return call(SWIGLU, [scaled_gate[0], scaled_up[0], scaled_gate[1]], outputs=2)
     return None
 
 
 def _scale_add(add: ir.Node) -> ir.Node | None:
-    for value, residual in _both_ways(add):
+    for value, residual in both_ways(add):
         scaled = _scaled(value, reads=1)
-        if scaled and _same_shape(value, residual):
+        if scaled and same_shape(value, residual):
             return call(SCALE_ADD, [*scaled, residual])
     return None
 
 
 def _scaled(value: ir.Value, reads: int) -> tuple[ir.Value, ir.Value] | None:
     """An int8 product that nothing else reads and its tokens' scale [..., T, 1], if the value is their product."""
-    scaled = _producer(value, "Mul", reads)
+    scaled = producer(value, "Mul", reads)
     if scaled is None:
         return None
     product, scale = scaled.inputs
-    multiplied = _producer(product, "MatMulIntegerToFloat", reads=1, domain=MICROSOFT)
+    multiplied = producer(product, "MatMulIntegerToFloat", reads=1, domain=MICROSOFT)
     # The scale must be the second output of the node that quantized the product's input.
     quantized = multiplied.inputs[0].producer() if multiplied is not None and multiplied.inputs[0] is not None else None
     if product is None or scale is None or quantized is None or quantized.domain != DOMAIN or scale.producer() is not quantized:
         return None
     return product, scale
-
-
-def _producer(value: ir.Value | None, op: str, reads: int, domain: str = "") -> ir.Node | None:
-    """The node that produces the value, if it has this operator and the value has `reads` readers."""
-    node = value.producer() if value is not None else None
-    if value is None or node is None or not _is(node, op, domain) or value.is_graph_output() or len(value.uses()) != reads:
-        return None
-    return node
-
-
-def _is(node: ir.Node, op: str, domain: str = "") -> bool:
-    return node.op_type == op and node.domain == domain
-
-
-def _both_ways(node: ir.Node | None) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """Yields a commutative node's two inputs in both orders."""
-    if node is not None:
-        first, second = node.inputs
-        if first is not None and second is not None:
-            yield first, second
-            yield second, first
-
-
-def _same_shape(a: ir.Value, b: ir.Value) -> bool:
-    if a.shape is None or b.shape is None or a.shape != b.shape:
-        return False
-    return all(isinstance(size, int) or size.value is not None for size in a.shape)
-
-
-def _replace_pair(graph: ir.Graph, node: ir.Node, fused: ir.Node) -> None:
-    for old, new in zip(node.outputs, fused.outputs, strict=True):
-        new.name, new.shape, new.type = old.name, old.shape, old.type
-    graph.insert_before(node, fused)
-    ir.convenience.replace_all_uses_with(node.outputs, fused.outputs)
-    graph.remove(node, safe=True)
 
 
 def define_norm(model: ir.Model) -> None:

@@ -32,6 +32,13 @@ REXIT_INLINE float from_half(std::uint16_t half) {
   return value;
 }
 
+REXIT_INLINE float from_bfloat16(std::uint16_t number) {
+  const std::uint32_t bits = std::uint32_t{number} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 template <int W>
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[W]) {
   for (std::size_t i = 0; i < W; ++i) to[i] = from_half(from[i]);
@@ -83,6 +90,7 @@ template <int W>
 struct Lanes {
   typedef float Floats __attribute__((vector_size(W * sizeof(float))));
   typedef std::int32_t Ints __attribute__((vector_size(W * sizeof(std::int32_t))));
+  typedef std::uint16_t Shorts __attribute__((vector_size(W * sizeof(std::uint16_t))));
   typedef std::uint8_t Bytes __attribute__((vector_size(W)));
   typedef std::int8_t SignedBytes __attribute__((vector_size(W)));
 
@@ -148,7 +156,7 @@ struct Lanes {
   static REXIT_INLINE Floats to_bfloat16(Floats x) {
     const Ints bits = reinterpret_cast<Ints>(x);
     const Ints nearest = (bits + 0x7fff + (bits >> 16 & 1)) & ~0xffff;
-    return select(x == x, reinterpret_cast<Floats>(nearest), x);
+    return select(x == x, reinterpret_cast<Floats>(nearest), x + x);
   }
 
   // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, for |x| < 2^22; in between, the low bits hold
@@ -193,6 +201,15 @@ struct Lanes {
     return p * reinterpret_cast<Floats>(power);
   }
 };
+
+// Writes the first `count` of W numbers, rounded to bfloat16.
+template <int W>
+REXIT_INLINE void store_bfloat16(std::uint16_t* to, typename Lanes<W>::Floats x, std::size_t count) {
+  using L = Lanes<W>;
+  const typename L::Ints bits = reinterpret_cast<typename L::Ints>(L::to_bfloat16(x)) >> 16;
+  const auto high = __builtin_convertvector(bits, typename L::Shorts);
+  std::memcpy(to, &high, count == W ? sizeof high : count * sizeof(std::uint16_t));
+}
 
 // By an instruction, which compilers do not see in the comparison.
 #if defined(__AVX512F__)

@@ -17,6 +17,7 @@ struct RowWork {
   Quantized quantized;
   std::int8_t* cache;
   float* out;
+  std::uint16_t* rounded;
   std::size_t rows, width;
 };
 
@@ -82,19 +83,26 @@ struct QuantizeCache {
   }
 };
 
+// 1 / sqrt(mean(x^2) + epsilon)
+template <int W>
+REXIT_INLINE float rms_factor(const float* x, const RowWork& work) {
+  using L = Lanes<W>;
+  typename L::Floats squares{};
+  across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+    const typename L::Floats numbers = L::load(x + i, count);
+    squares += numbers * numbers;
+  });
+  return 1 / __builtin_sqrtf(L::sum(squares) / static_cast<float>(work.width) + work.epsilon);
+}
+
 struct RmsNormQuantizeRows {
   template <int W>
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
     float* y = scratch_floats(work.width);
-    typename L::Floats squares{};
     typename L::Ints maxima{};
-    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats numbers = L::load(x + i, count);
-      squares += numbers * numbers;
-    });
-    const float factor = 1 / __builtin_sqrtf(L::sum(squares) / static_cast<float>(work.width) + work.epsilon);
+    const float factor = rms_factor<W>(x, work);
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
       const typename L::Floats normed = L::load(x + i, count) * L::all(factor) * L::load(work.other + i, count);
       maxima = L::larger(maxima, L::magnitude(normed));
@@ -131,6 +139,42 @@ struct ScaleAddRows {
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
       const typename L::Floats sum = L::load(work.x + at + i, count) * scale + L::load(work.other + at + i, count);
       L::store(work.out + at + i, sum, count);
+    });
+  }
+};
+
+struct RoundRows {
+  template <int W>
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
+    using L = Lanes<W>;
+    const std::size_t at = row * work.width;
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      store_bfloat16<W>(work.rounded + at + i, L::load(work.x + at + i, count), count);
+    });
+  }
+};
+
+struct RmsNormRoundRows {
+  template <int W>
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
+    using L = Lanes<W>;
+    const float* x = work.x + row * work.width;
+    const typename L::Floats factor = L::all(rms_factor<W>(x, work));
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      store_bfloat16<W>(work.rounded + row * work.width + i, L::load(x + i, count) * factor * L::load(work.other + i, count),
+                        count);
+    });
+  }
+};
+
+struct SwigluRoundRows {
+  template <int W>
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
+    using L = Lanes<W>;
+    const std::size_t at = row * work.width;
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      const typename L::Floats gate = L::load(work.x + at + i, count), up = L::load(work.other + at + i, count);
+      store_bfloat16<W>(work.rounded + at + i, gate / (L::all(1) + L::exp(-gate)) * up, count);
     });
   }
 };

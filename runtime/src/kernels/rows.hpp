@@ -1,6 +1,9 @@
-// The operators around an int8 matrix product, a whole row (token) at a time: every number is read and written once.
+// The operators around a matrix product in int8 or bfloat16, a whole row (token) at a time: every number is read and written
+// once.
 //
 //   scale[t] = max |x[t]| / 127,   quantized[t] = round(x[t] / scale[t]) + 128
+//
+// To bfloat16 numbers are rounded to the nearest, ties to even.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +17,12 @@ namespace rexit::core::kernels {
 struct Quantized {
   std::uint8_t* values;
   float* scales;
+  std::size_t rows, width;
+};
+
+// Output of the rounding operators: bfloat16 [rows, width].
+struct Rounded {
+  std::uint16_t* values;
   std::size_t rows, width;
 };
 
@@ -34,5 +43,13 @@ void quantize_cache(const float* x, std::int8_t* out, std::size_t rows, std::siz
 // out[t] = product[t] * scale[t] + residual[t]. `out` may be `product` or `residual`.
 void scale_add_rows(const float* product, const float* scale, const float* residual, float* out, std::size_t rows,
                     std::size_t width, const Threads& threads, const Table& with = table());
+// Rounds x[t].
+void round_rows(const float* x, const Rounded& out, const Threads& threads, const Table& with = table());
+// Rounds x[t] / sqrt(mean(x[t]^2) + epsilon) * weight.
+void rms_norm_round_rows(const float* x, const float* weight, float epsilon, const Rounded& out, const Threads& threads,
+                         const Table& with = table());
+// Rounds silu(gate[t]) * up[t].
+void swiglu_round_rows(const float* gate, const float* up, const Rounded& out, const Threads& threads,
+                       const Table& with = table());
 
 }  // namespace rexit::core::kernels

@@ -11,12 +11,15 @@ struct Table {
   std::size_t lanes;                                                                          // floats per vector
   Threads::Function pack, attend;                                                             // data: AttentionWork
   Threads::Function quantize, rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;  // data: RowWork
+  Threads::Function round, rms_norm_round, swiglu_round;                                      // data: RowWork
+  Threads::Function multiply;                                                                 // data: ProductWork
   const struct PairTable* pairs = nullptr;  // null: the instruction set has none
 };
 
-// Attention with products in bfloat16 (attention_pairs.hpp).
+// With instructions for pairs of bfloat16 (attention_pairs.hpp, product_block.hpp).
 struct PairTable {
   Threads::Function pack, attend;  // data: AttentionWork
+  Threads::Function multiply;      // data: ProductWork
 };
 
 extern const Table baseline_table;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention_block.hpp"
+#include "kernels/product_block.hpp"
 #include "kernels/row_block.hpp"
 #include "kernels/table.hpp"
 
@@ -24,6 +25,11 @@ void row_task(void* work, std::size_t i) {
 }
 
 template <int W, int V>
+void multiply_task(void* work, std::size_t i) {
+  multiply_panel<W, V>(*static_cast<const ProductWork*>(work), i);
+}
+
+template <int W, int V>
 constexpr Table table_of() {
   return {W,
           pack_task<W>,
@@ -32,7 +38,11 @@ constexpr Table table_of() {
           row_task<RmsNormQuantizeRows, W>,
           row_task<SwigluQuantizeRows, W>,
           row_task<QuantizeCache, W>,
-          row_task<ScaleAddRows, W>};
+          row_task<ScaleAddRows, W>,
+          row_task<RoundRows, W>,
+          row_task<RmsNormRoundRows, W>,
+          row_task<SwigluRoundRows, W>,
+          multiply_task<W, V>};
 }
 
 }  // namespace

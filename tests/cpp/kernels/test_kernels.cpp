@@ -16,6 +16,8 @@
 
 #include "files/half.hpp"
 #include "kernels/attention_pairs.hpp"
+#include "kernels/product.hpp"
+#include "kernels/product_block.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
 
@@ -698,7 +700,144 @@ TEST_P(Rows, AreScaledAndAddedInPlace) {
   }
 }
 
+std::uint16_t bfloat16_bits(float number) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &number, sizeof bits);
+  return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+TEST_P(Rows, AreRoundedToBfloat16) {
+  x[width] = 1 + 0x1p-8F;  // a tie: to even
+  x[2 * width] = 1 + 3 * 0x1p-8F;
+  std::vector<std::uint16_t> bits(x.size());
+  const Rounded to{bits.data(), rows, width};
+  for (const Table* with : tables()) {
+    round_rows(x.data(), to, TwoThreads{}, *with);
+    for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(bits[i], bfloat16_bits(x[i])) << with->lanes << " lanes, " << x[i];
+    EXPECT_EQ(bits[width], 0x3f80);
+    EXPECT_EQ(bits[2 * width], 0x3f82);
+  }
+}
+
+// A number halfway between two neighbours may go to either.
+TEST_P(Rows, AreNormalizedOrGatedAndRounded) {
+  const std::vector<float> weight(other.begin(), other.begin() + static_cast<std::ptrdiff_t>(width));
+  std::vector<std::uint16_t> bits(x.size());
+  const Rounded to{bits.data(), rows, width};
+  const auto expect_near = [&](std::size_t i, double exact) {
+    ASSERT_NEAR(from_bfloat16(bits[i]), exact, std::fabs(exact) * (0x1p-8 + 1e-5) + 1e-30) << i;
+  };
+  for (const Table* with : tables()) {
+    rms_norm_round_rows(x.data(), weight.data(), 1e-5F, to, TwoThreads{}, *with);
+    for (std::size_t row = 0; row < rows; ++row) {
+      double squares = 0;
+      for (std::size_t i = row * width; i < (row + 1) * width; ++i) squares += double{x[i]} * x[i];
+      const double norm = std::sqrt(squares / static_cast<double>(width) + 1e-5);
+      for (std::size_t i = 0; i < width; ++i) expect_near(row * width + i, x[row * width + i] / norm * weight[i]);
+    }
+    swiglu_round_rows(x.data(), other.data(), to, TwoThreads{}, *with);
+    for (std::size_t i = 0; i < x.size(); ++i)
+      if (x[i] > -80) expect_near(i, x[i] / (1 + std::exp(-double{x[i]})) * other[i]);
+  }
+}
+
+TEST(Rows, InBfloat16KeepNaN) {
+  const std::uint32_t least_nan = 0x7f800001;
+  float lost;
+  std::memcpy(&lost, &least_nan, sizeof lost);
+  const std::vector<float> weight(17, 1);
+  for (const Table* with : tables())
+    for (const float number : {lost, std::nanf(""), INFINITY}) {
+      std::vector<float> x(3 * 17, 1);
+      x[17 + 16] = number;
+      std::vector<std::uint16_t> bits(x.size());
+      const Rounded to{bits.data(), 3, 17};
+      const auto expect_lost = [&](const char* what) {
+        for (std::size_t row = 0; row < 3; ++row)
+          EXPECT_EQ(std::isfinite(from_bfloat16(bits[row * 17 + 16])), row != 1) << what << ", " << with->lanes << " lanes";
+      };
+      round_rows(x.data(), to, Serial{}, *with);
+      expect_lost("round");
+      EXPECT_EQ(std::isnan(from_bfloat16(bits[17 + 16])), std::isnan(number));
+      rms_norm_round_rows(x.data(), weight.data(), 1e-5F, to, Serial{}, *with);
+      expect_lost("normalize");
+      swiglu_round_rows(x.data(), x.data(), to, Serial{}, *with);
+      expect_lost("gate");
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(Widths, Rows, testing::Values(1, 3, 16, 47, 576));
+
+struct Panels {
+  std::size_t rows, depth, panels, panel;
+};
+
+// A product's operands, of exactly the right sizes.
+struct Operands {
+  explicit Operands(const Panels& of)
+      : of(of), columns(of.panels * of.panel), residual(normal(of.rows * columns)), out(of.rows * columns, NAN) {
+    for (const float number : normal(of.rows * of.depth)) x.push_back(bfloat16_bits(number));
+    for (const float number : normal(of.depth * columns)) weight.push_back(bfloat16_bits(number));
+  }
+  float weight_at(std::size_t i, std::size_t column) const {
+    const std::size_t panel = column / of.panel;
+    return from_bfloat16(weight[((panel * (of.depth / 2) + i / 2) * of.panel + column % of.panel) * 2 + i % 2]);
+  }
+  PanelProduct product(const float* add) {
+    return {x.data(), weight.data(), add, out.data(), of.rows, of.depth, of.panels, of.panel};
+  }
+
+  Panels of;
+  std::size_t columns;
+  std::vector<std::uint16_t> x, weight;
+  std::vector<float> residual, out;
+};
+
+// What it is added to is another matrix, or `out` itself.
+TEST(Products, OfPanels) {
+  for (const Panels& of : {Panels{1, 2, 1, 16}, {7, 64, 3, 64}, {97, 576, 2, 64}, {200, 38, 1, 48}, {13, 514, 2, 32}}) {
+    Operands operands(of);
+    std::vector<double> expected(operands.out.size()), size(operands.out.size());
+    for (std::size_t row = 0; row < of.rows; ++row)
+      for (std::size_t column = 0; column < operands.columns; ++column)
+        for (std::size_t i = 0; i < of.depth; ++i) {
+          const double part = double{from_bfloat16(operands.x[row * of.depth + i])} * operands.weight_at(i, column);
+          expected[row * operands.columns + column] += part;
+          size[row * operands.columns + column] += std::fabs(part);
+        }
+    for (const Table* with : tables())
+      for (const int kind : {0, 1, 2}) {
+        if (kind == 2) operands.out = operands.residual;
+        multiply_panels(operands.product(kind == 0   ? nullptr
+                                         : kind == 1 ? operands.residual.data()
+                                                     : operands.out.data()),
+                        TwoThreads{}, *with);
+        for (std::size_t i = 0; i < expected.size(); ++i)
+          ASSERT_NEAR(operands.out[i], expected[i] + (kind == 0 ? 0 : operands.residual[i]), 1e-6 * (1 + size[i]))
+              << name_of(*with) << ", rows " << of.rows << ", depth " << of.depth << ", kind " << kind << ", " << i;
+      }
+  }
+}
+
+TEST(Products, KeepNaN) {
+  Operands operands({5, 6, 2, 16});
+  const std::uint16_t nan = 0x7fc0;
+  for (const Table* with : tables()) {
+    Operands lost = operands;
+    lost.x[2 * 6 + 5] = nan;  // a row
+    multiply_panels(lost.product(nullptr), Serial{}, *with);
+    for (std::size_t i = 0; i < lost.out.size(); ++i) EXPECT_EQ(std::isnan(lost.out[i]), i / 32 == 2) << name_of(*with);
+    lost = operands;
+    lost.weight[(3 * 16 + 4) * 2] = nan;  // the first pair of the second panel's column 4
+    multiply_panels(lost.product(nullptr), Serial{}, *with);
+    for (std::size_t i = 0; i < lost.out.size(); ++i) EXPECT_EQ(std::isnan(lost.out[i]), i % 32 == 16 + 4) << name_of(*with);
+  }
+}
+
+TEST(Products, TakeNoRows) {
+  Operands operands({0, 2, 1, 16});
+  multiply_panels(operands.product(nullptr), Serial{});
+}
 
 }  // namespace
 }  // namespace rexit::core::kernels

@@ -15,6 +15,7 @@
 #include "api/request.hpp"
 #include "backends/onnxruntime/ort_library.hpp"
 #include "bundles.hpp"
+#include "kernels/product.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
 
@@ -193,6 +194,8 @@ TEST(KernelAllocations, NoneInAThreadThatRanThemBefore) {
   const std::vector<std::int64_t> groups(9);
   std::vector<float> out(x.size()), scales(36);
   std::vector<std::uint8_t> values(x.size());
+  std::vector<std::uint16_t> rounded(x.size());
+  const std::vector<std::uint16_t> panel(16 * 16);
   const auto all = [&](std::size_t tokens) {
     const std::size_t before = allocations;
     kernels::attend({x.data(), x.data(), x.data(), x.data(), x.data(), groups.data(), out.data(), 4, 2, tokens, 5, 16, 1},
@@ -201,6 +204,10 @@ TEST(KernelAllocations, NoneInAThreadThatRanThemBefore) {
     kernels::rms_norm_quantize_rows(x.data(), weight.data(), 1, {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
     kernels::swiglu_quantize_rows(x.data(), x.data(), scales.data(), {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
     kernels::scale_add_rows(x.data(), scales.data(), x.data(), out.data(), 4 * tokens, 16, Serial{});
+    kernels::round_rows(x.data(), {rounded.data(), 4 * tokens, 16}, Serial{});
+    kernels::rms_norm_round_rows(x.data(), weight.data(), 1, {rounded.data(), 4 * tokens, 16}, Serial{});
+    kernels::swiglu_round_rows(x.data(), x.data(), {rounded.data(), 4 * tokens, 16}, Serial{});
+    kernels::multiply_panels({rounded.data(), panel.data(), x.data(), out.data(), 4 * tokens, 16, 1, 16}, Serial{});
     return allocations - before;
   };
   EXPECT_GT(all(9), 0u);

@@ -7,13 +7,16 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/product.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
 
 namespace rexit::core {
 namespace {
 
+using kernels::PanelProduct;
 using kernels::Quantized;
+using kernels::Rounded;
 using kernels::SlateAttention;
 using kernels::Threads;
 
@@ -44,6 +47,8 @@ struct Tensor {
   bool same_shape(const Tensor& other) const { return rank == other.rank && sizes == other.sizes; }
 };
 
+void require_rows(const Tensor& x) { require(x.rank >= 1, "x is a scalar, expected at least one axis"); }
+
 class Call final : public Threads {
  public:
   // Called by the thread that runs the segment.
@@ -64,9 +69,15 @@ class Call final : public Threads {
     return context_.GetOutput(index, shape.sizes.data(), shape.rank).GetTensorMutableData<T>();
   }
 
+  // The output: bfloat16 values in x's shape.
+  Rounded rounded(const Tensor& x) const {
+    require_rows(x);
+    return {output<std::uint16_t>(0, x), x.rows(), x.width()};
+  }
+
   // The outputs: uint8 values in x's shape, and a scale per row.
   Quantized quantized(const Tensor& x) const {
-    require(x.rank >= 1, "x is a scalar, expected at least one axis");
+    require_rows(x);
     Tensor scales = x;
     scales.sizes[x.rank - 1] = 1;
     auto* values = output<std::uint8_t>(0, x);
@@ -96,6 +107,12 @@ struct QuantizingKernel : FloatKernel {
   static constexpr ONNXTensorElementDataType output_type(std::size_t index) {
     return index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
+};
+
+// Base of a kernel with floats as inputs, and rows in bfloat16 as output.
+struct RoundingKernel : FloatKernel {
+  static constexpr std::size_t outputs = 1;
+  static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16; }
 };
 
 struct SlateAttentionKernel : FloatKernel {
@@ -252,6 +269,91 @@ struct ScaleAddRowsKernel : FloatKernel {
   }
 };
 
+struct RoundRowsKernel : RoundingKernel {
+  static constexpr const char* name = "RoundRows";
+  static constexpr std::size_t inputs = 1;
+
+  explicit RoundRowsKernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0);
+    kernels::round_rows(x.as<float>(), call.rounded(x), call);
+  }
+};
+
+struct RmsNormRoundRowsKernel : RoundingKernel {
+  static constexpr const char* name = "RMSNormRoundRows";
+  static constexpr std::size_t inputs = 2;
+
+  explicit RmsNormRoundRowsKernel(const Ort::ConstKernelInfo& info) : epsilon(info.GetAttribute<float>("epsilon")) {}
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0), weight = call.input(1);
+    require(weight.rank == 1 && weight.count == x.width(), "expected a weight per column");
+    kernels::rms_norm_round_rows(x.as<float>(), weight.as<float>(), epsilon, call.rounded(x), call);
+  }
+
+  float epsilon;
+};
+
+struct SwigluRoundRowsKernel : RoundingKernel {
+  static constexpr const char* name = "SwiGLURoundRows";
+  static constexpr std::size_t inputs = 2;
+
+  explicit SwigluRoundRowsKernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const {
+    const Tensor gate = call.input(0), up = call.input(1);
+    require(gate.same_shape(up), "the shapes of gate and up do not match");
+    kernels::swiglu_round_rows(gate.as<float>(), up.as<float>(), call.rounded(gate), call);
+  }
+};
+
+struct MatMulBFloat16Kernel {
+  static constexpr const char* name = "MatMulBFloat16";
+  static constexpr std::size_t inputs = 2, outputs = 1;
+  static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
+    return index < 2 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
+  static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
+
+  explicit MatMulBFloat16Kernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const { multiply(call, nullptr); }
+
+  void multiply(const Call& call, const Tensor* residual) const {
+    const Tensor x = call.input(0), weight = call.input(1);
+    require_rows(x);
+    require(weight.rank == 4 && weight.size(3) == 2 && weight.size(2) >= kernels::least_panel && weight.size(1) > 0 &&
+                x.width() == 2 * weight.size(1),
+            "expected x [..., K] and a weight [panels, K / 2, at least 16 columns, 2]");
+    Tensor out = x;
+    out.sizes[x.rank - 1] = static_cast<std::int64_t>(weight.size(0) * weight.size(2));
+    require(residual == nullptr || residual->same_shape(out), "the shapes of product and residual do not match");
+    const PanelProduct product{x.as<std::uint16_t>(),
+                               weight.as<std::uint16_t>(),
+                               residual != nullptr ? residual->as<float>() : nullptr,
+                               call.output<float>(0, out),
+                               x.rows(),
+                               x.width(),
+                               weight.size(0),
+                               weight.size(2)};
+    kernels::multiply_panels(product, call);
+  }
+};
+
+struct MatMulAddBFloat16Kernel : MatMulBFloat16Kernel {
+  static constexpr const char* name = "MatMulAddBFloat16";
+  static constexpr std::size_t inputs = 3;
+
+  using MatMulBFloat16Kernel::MatMulBFloat16Kernel;
+
+  void compute(const Call& call) const {
+    const Tensor residual = call.input(2);
+    multiply(call, &residual);
+  }
+};
+
 // Exceptions must not reach ONNX Runtime's C code.
 template <class Function>
 OrtStatusPtr status_of(const char* name, const Function& function) {
@@ -298,6 +400,11 @@ struct Operators {
   Operator<SwigluQuantizeRowsKernel> swiglu_quantize_rows;
   Operator<QuantizeCacheKernel> quantize_cache;
   Operator<ScaleAddRowsKernel> scale_add_rows;
+  Operator<RoundRowsKernel> round_rows;
+  Operator<RmsNormRoundRowsKernel> rms_norm_round_rows;
+  Operator<SwigluRoundRowsKernel> swiglu_round_rows;
+  Operator<MatMulBFloat16Kernel> matmul_bfloat16;
+  Operator<MatMulAddBFloat16Kernel> matmul_add_bfloat16;
   Ort::CustomOpDomain domain{"rexit"};
 
   Operators() {
@@ -305,7 +412,9 @@ struct Operators {
          {static_cast<OrtCustomOp*>(&slate_attention), static_cast<OrtCustomOp*>(&slate_attention_bfloat16),
           static_cast<OrtCustomOp*>(&quantize_rows), static_cast<OrtCustomOp*>(&rms_norm_quantize_rows),
           static_cast<OrtCustomOp*>(&swiglu_quantize_rows), static_cast<OrtCustomOp*>(&quantize_cache),
-          static_cast<OrtCustomOp*>(&scale_add_rows)})
+          static_cast<OrtCustomOp*>(&scale_add_rows), static_cast<OrtCustomOp*>(&round_rows),
+          static_cast<OrtCustomOp*>(&rms_norm_round_rows), static_cast<OrtCustomOp*>(&swiglu_round_rows),
+          static_cast<OrtCustomOp*>(&matmul_bfloat16), static_cast<OrtCustomOp*>(&matmul_add_bfloat16)})
       domain.Add(custom_op);
   }
 };

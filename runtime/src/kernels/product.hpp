@@ -1,0 +1,28 @@
+// Products of rows with a constant matrix in bfloat16.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/table.hpp"
+
+namespace rexit::core::kernels {
+
+constexpr std::size_t least_panel = 16;
+
+// out = x * weight, or residual + x * weight, with columns = panels * panel.
+struct PanelProduct {
+  const std::uint16_t* x;       // bfloat16 [rows, depth]
+  const std::uint16_t* weight;  // bfloat16 [panels, depth / 2, panel, 2]: rows 2i and 2i + 1 of a panel's columns, pair by pair
+  const float* residual;        // [rows, columns], or null. May be `out`
+  float* out;                   // [rows, columns]
+  std::size_t rows;
+  std::size_t depth;  // even, not 0
+  std::size_t panels;
+  std::size_t panel;  // columns of a panel, at least `least_panel`
+};
+
+// Products are exact, sums float32. Where the processor has instructions for pairs of bfloat16, numbers below 2^-126 count as 0.
+void multiply_panels(const PanelProduct& product, const Threads& threads, const Table& with = table());
+
+}  // namespace rexit::core::kernels
