@@ -31,7 +31,7 @@ def chosen_targets(target: str, precisions: Sequence[str], cache: str) -> list[T
     targets = [with_cache(target, cache) for target in chosen]
     if cache != CACHES[0] and targets == chosen:
         raise InputError(
-            f"cache {cache!r} is for target cpu, precisions int8 and int4, not for {', '.join(t.variant for t in chosen)}"
+            f"cache {cache!r} is for target cpu, precisions bf16, int8 and int4, not for {', '.join(t.variant for t in chosen)}"
         )
     return targets
 

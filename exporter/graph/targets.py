@@ -86,8 +86,9 @@ _HALF = 0.1
 the ways of running SmolLM2-135M, 30 layers, not fine-tuned."""
 
 _EIGHT_BITS = 1.0
-"""8-bit activations. Here another last bit selects another of few numbers: measured 0.49 between the ways of running the same
-model, 0.54 between rexit's kernels and ONNX Runtime's; on the demo's trained model 0.0008."""
+"""8-bit activations, and bfloat16, whose numbers have 8 bits. Here another last bit selects another of few numbers: measured 0.49
+between the ways of running the same model in int8, 0.54 between rexit's kernels and ONNX Runtime's; on the demo's trained model
+0.0008."""
 
 # Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their decompositions.
 _CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, slate_attention, tidy), EXACT)
@@ -131,7 +132,7 @@ TARGETS = (
         (tidy, fold_linear_weights, bfloat16_products, embedding_rows_bfloat16, half_cache, bfloat16_attention, tidy),
         0.04,
         _CPU,
-        Gate(correlation=0.995, auc_drop=0.001),
+        Gate(correlation=0.999, auc_drop=0.001),
         _EIGHT_BITS,
     ),
     Target(

@@ -30,7 +30,7 @@ from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate, find_target
 from rexit.exporter.options import ExportOptions
 
-VARIANTS = ("cpu-fp32", "cpu-int8", "cpu-int4")
+VARIANTS = ("cpu-fp32", "cpu-bf16", "cpu-int8", "cpu-int4")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def exported_variants(
         checkpoint_folder,
         catalog_folder,
         out,
-        ExportOptions(precisions=["fp32", "int8", "int4"], golden_slates=6, accept_loss=True),
+        ExportOptions(precisions=["fp32", "bf16", "int8", "int4"], golden_slates=6, accept_loss=True),
     )
     return out, report
 
@@ -61,11 +61,15 @@ def test_one_command_makes_all_and_leaves_nothing_else(exported_variants: tuple[
 
 
 def test_the_graphs_are_quantized_and_the_heads_are_not(exported_variants: tuple[Path, ExportReport]) -> None:
-    for name, op, sites in (("cpu-int8", "MatMulIntegerToFloat", 7), ("cpu-int4", "MatMulNBits", 7)):
+    for name, ops in (
+        ("cpu-bf16", ("MatMulBFloat16", "MatMulAddBFloat16")),
+        ("cpu-int8", ("MatMulIntegerToFloat",)),
+        ("cpu-int4", ("MatMulNBits",)),
+    ):
         for k, layers in enumerate((1, 1, 2)):
             path = exported_variants[0] / "variants" / name / f"segment-{k}.onnx"
             model = onnx.load(path)
-            assert sum(node.op_type == op for node in model.graph.node) == sites * layers
+            assert sum(node.op_type in ops for node in model.graph.node) == 7 * layers
             # The last layer's queries are of the rows alone, so they are quantized apart from its keys and values.
             quantized = 4 * layers + (k == 2) if name == "cpu-int8" else 0
             assert sum(node.op_type.endswith("QuantizeRows") for node in model.graph.node) == quantized
@@ -87,7 +91,7 @@ def test_cached_keys_and_values_take_half_the_memory(exported_variants: tuple[Pa
             session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
             sizes[name] = session.memory.prefixes
         numbers = 2 * model.layers * model.kv_heads * model.head_dim * len(slate.prefix)
-    assert sizes["cpu-int8"] == sizes["cpu-int4"]
+    assert sizes["cpu-bf16"] == sizes["cpu-int8"] == sizes["cpu-int4"]
     # Hidden states and the ends of blocks are the same.
     assert sizes["cpu-fp32"] - sizes["cpu-int8"] == pytest.approx(2 * numbers, rel=0.05)
 
@@ -99,7 +103,7 @@ def test_in_int8_they_take_half_of_that(
     tmp_path: Path,
 ) -> None:
     """And the runtime's kernels compute what the graphs' functions say."""
-    options = ExportOptions(precisions=["fp32", "int8", "int4"], cache="int8", golden_slates=6, accept_loss=True)
+    options = ExportOptions(precisions=["fp32", "bf16", "int8", "int4"], cache="int8", golden_slates=6, accept_loss=True)
     out = tmp_path / "bundle"
     export_bundle(checkpoint_folder, catalog_folder, out, options)
     for name in VARIANTS:
@@ -123,8 +127,8 @@ def test_in_int8_they_take_half_of_that(
     ("options", "text"),
     [
         (ExportOptions(cache="int4"), "cache is 'int4', expected one of float16, int8"),
-        (ExportOptions(cache="int8"), "cache 'int8' is for target cpu, precisions int8 and int4, not for cpu-fp32"),
-        (ExportOptions(target="cuda", precisions=["fp16"], cache="int8"), "int8 and int4, not for cuda-fp16"),
+        (ExportOptions(cache="int8"), "cache 'int8' is for target cpu, precisions bf16, int8 and int4, not for cpu-fp32"),
+        (ExportOptions(target="cuda", precisions=["fp16"], cache="int8"), "bf16, int8 and int4, not for cuda-fp16"),
     ],
 )
 def test_a_cache_that_is_not_to_be_had(
@@ -161,7 +165,7 @@ def test_a_copied_start_gives_the_same_bits(exported_variants: tuple[Path, Expor
 
 def test_quality_is_measured_and_recorded(exported_variants: tuple[Path, ExportReport]) -> None:
     out, report = exported_variants
-    for name, (correlation, drop) in {"cpu-int8": (0.995, 0.001), "cpu-int4": (None, 0.005)}.items():
+    for name, (correlation, drop) in {"cpu-bf16": (0.999, 0.001), "cpu-int8": (0.995, 0.001), "cpu-int4": (None, 0.005)}.items():
         variant = Bundle.open(out, name).variant
         assert variant.quality is not None
         assert variant.quality["gate"] == {"correlation": correlation, "auc_drop": drop}
@@ -384,7 +388,10 @@ def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path:
         ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
         ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, and none twice"),
         ({"precisions": []}, "precisions none: expected at least one"),
-        ({"precisions": ["fp32", ""]}, "no target 'cpu' with precision ''; known are: --target cpu --precision fp32.int8.int4, "),
+        (
+            {"precisions": ["fp32", ""]},
+            "no target 'cpu' with precision ''; known are: --target cpu --precision fp32.bf16.int8.int4, ",
+        ),
         ({"target": "tpu", "precisions": ["int8"]}, "no target 'tpu' with precision 'int8'"),
     ],
 )

@@ -18,11 +18,24 @@ from rexit.errors import BackendError
 
 ONE_HEAD = "u = Unsqueeze (state, axes01)"  # [1, 1, T, 8]
 
+PANEL = (
+    "ones = Constant <value = float[1] {1}> () \n sizes = Constant <value = int64[4] {1, 8, 16, 2}> () \n"
+    "wide = Expand (ones, sizes) \n panel = Cast <to = 16> (wide)"
+)
+"""A weight of 16 rows and 16 columns."""
+
 SOUND = [
     "q, number = rexit.QuantizeRows (state)",
     "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n q, number = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, w)",
     "q, s = rexit.QuantizeRows (state) \n r, number = rexit.SwiGLUQuantizeRows (state, state, s)",
     "q, s = rexit.QuantizeRows (state) \n number = rexit.ScaleAddRows (state, s, state)",
+    "r = rexit.RoundRows (state) \n number = Cast <to = 1> (r)",
+    "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n r = rexit.RMSNormRoundRows <epsilon = 0.00001> (state, w) \n"
+    "number = Cast <to = 1> (r)",
+    "r = rexit.SwiGLURoundRows (state, state) \n number = Cast <to = 1> (r)",
+    f"{PANEL} \n r = rexit.RoundRows (state) \n number = rexit.MatMulBFloat16 (r, panel)",
+    f"{PANEL} \n r = rexit.RoundRows (state) \n p = rexit.MatMulBFloat16 (r, panel) \n"
+    "number = rexit.MatMulAddBFloat16 (r, panel, p)",
     f"{ONE_HEAD} \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
@@ -39,6 +52,19 @@ REFUSED = {
     "ScaleAddRows: the shapes of product, scale": "w = Reshape (state, flat) \n number = rexit.ScaleAddRows (state, w, w)",
     "QuantizeRows: x is a scalar": "w = ReduceMax <keepdims = 0> (state) \n q, number = rexit.QuantizeRows (w)",
     "QuantizeRows: an input has more than four axes": "w = Unsqueeze (state, axes012) \n q, number = rexit.QuantizeRows (w)",
+    "RMSNormRoundRows: expected a weight per column": "w = Reshape (state, flat) \n"
+    "r = rexit.RMSNormRoundRows <epsilon = 0.00001> (state, w) \n number = Cast <to = 1> (r)",
+    "SwiGLURoundRows: the shapes of gate and up": "w = Reshape (state, flat) \n r = rexit.SwiGLURoundRows (state, w) \n"
+    "number = Cast <to = 1> (r)",
+    "RoundRows: x is a scalar": "w = ReduceMax <keepdims = 0> (state) \n r = rexit.RoundRows (w) \n number = Cast <to = 1> (r)",
+    "MatMulBFloat16: expected x [..., K] and a weight": f"{PANEL} \n r = rexit.RoundRows (state) \n"
+    "number = rexit.MatMulBFloat16 (r, r)",
+    "MatMulBFloat16: expected x": f"{PANEL} \n w = Concat <axis = 1> (state, state) \n r = rexit.RoundRows (w) \n"
+    "number = rexit.MatMulBFloat16 (r, panel)",
+    "MatMulBFloat16: expected x [..., K]": f"{PANEL} \n r = rexit.RoundRows (state) \n"
+    "s = Slice (panel, zero, three, two) \n number = rexit.MatMulBFloat16 (r, s)",
+    "MatMulAddBFloat16: the shapes of product and residual": f"{PANEL} \n r = rexit.RoundRows (state) \n"
+    "both = Concat <axis = 0> (panel, panel) \n number = rexit.MatMulAddBFloat16 (r, both, state)",
     "SlateAttention: expected [1, heads, tokens, head_dim]": "number = rexit.SlateAttention <scale = 0.5> "
     "(state, state, state, state, state, owner)",
     "SlateAttention: expected [1, heads, tokens": f"{ONE_HEAD} \n n = Slice (u, zero, zero, three) \n"

@@ -46,8 +46,10 @@ def bfloat16_products(model: ir.Model) -> ir.Model:
     if not layers:
         raise CheckpointError("bf16: no linear layer has an even number of rows (K) and a multiple of 16 columns (N)")
     for group in by_input(layers):
-        rounding = call(ROUND, [group[0].input])
-        rounding.outputs[0].name = f"{group[0].input.name}.bfloat16"
+        x = group[0].node.inputs[0]  # not `input`: it may be the output of a layer that was replaced
+        assert x is not None
+        rounding = call(ROUND, [x])
+        rounding.outputs[0].name = f"{x.name}.bfloat16"
         graph.insert_before(group[0].node, rounding)
         for linear in group:
             weight = constant(graph, f"{linear.weight.name}.bfloat16", pack(array(linear.weight)))

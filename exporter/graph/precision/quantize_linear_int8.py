@@ -69,7 +69,8 @@ def define_quantize_rows(model: ir.Model) -> None:
 
 def _quantize(graph: ir.Graph, first: Linear) -> tuple[ir.Value, ir.Value]:
     """x as uint8, and its scale per token [..., T, 1], computed before the first layer that reads x."""
-    x = first.input
+    x = first.node.inputs[0]  # not `input`: it may be the output of a layer that was replaced
+    assert x is not None
     if x.shape is None or len(x.shape) < 2 or any(size != 1 for size in x.shape[:-2]):
         raise CheckpointError(f"int8: {first.weight.name} multiplies a value of shape {x.shape}, expected [T, K] or [1, T, K]")
     node = call(NAME, [x], outputs=2)

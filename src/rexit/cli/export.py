@@ -56,13 +56,13 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="cpu: fp32, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several (fp32,int8): a variant each."
+            help="cpu: fp32, bf16, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several (fp32,int8): a variant each."
         ),
     ] = "fp32",
     cache: Annotated[
         str,
         typer.Option(
-            help="For cpu int8 and int4: what a session stores keys and values of prefixes in, float16 or int8 (half the memory)."
+            help="For cpu bf16, int8 and int4: how a session stores prefixes' keys and values, float16 or int8 (half the memory)."
         ),
     ] = _DEFAULT.cache,
     max_tokens: Annotated[
@@ -130,9 +130,10 @@ def export(
     whole slates. If log-odds differ by more than `--tolerance` anywhere, the export fails and writes nothing.
 
     Lower precisions are then compared with float32 on validation prompts. At every exit the correlation must be at least 0.999
-    for fp16 and 0.995 for int8 and fp8. All three may lose up to 0.001 of AUC, int4 up to 0.005. The loss is a 95 % interval over
-    users, and the whole interval must be allowed. If only a part is, the slates are too few: give more with `--quality-slates`.
-    A variant that fails is not written, unless `--accept-loss` is given; others are written all the same, and the exit code is 5.
+    for fp16 and bf16 and 0.995 for int8 and fp8. All four may lose up to 0.001 of AUC, int4 up to 0.005. The loss is a 95 %
+    interval over users, and the whole interval must be allowed. If only a part is, the slates are too few: give more with
+    `--quality-slates`. A variant that fails is not written, unless `--accept-loss` is given; others are written all the same, and
+    the exit code is 5.
 
     A first line warns if, on the same prompts, the interval of float32's user AUC includes chance, or if the items' shares of
     likes rank better. Only one process can write a bundle at a time.

@@ -22,12 +22,13 @@ def write_added(folder: Path, text: str, options: BundleOptions | None = None) -
     out = write_bundle(folder, options)
     model = onnx.load(out / SEGMENT, load_external_data=False)
     added = onnx.parser.parse_graph(
-        f"""added (float[T, 8] state, int64[T] owner) => (float nothing) {{
+        f"""added (float[T, 16] state, int64[T] owner) => (float nothing) {{
             axes01 = Constant <value = int64[2] {{0, 1}}> ()
             axes012 = Constant <value = int64[3] {{0, 1, 2}}> ()
             flat = Constant <value = int64[1] {{-1}}> ()
             zero = Constant <value = int64[1] {{0}}> ()
             one = Constant <value = int64[1] {{1}}> ()
+            two = Constant <value = int64[1] {{2}}> ()
             three = Constant <value = int64[1] {{3}}> ()
             {text}
             largest = ReduceMax <keepdims = 0> (number)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from builders.onnx_graphs.graphs import Arrays, with_outlier
 from rexit.exporter.graph.passes.slate_attention import NAME, define_slate_attention
-from rexit.exporter.graph.precision import fuse_rows
+from rexit.exporter.graph.precision import bfloat16_products, fuse_rows
 from rexit.exporter.graph.precision.bfloat16_attention import ROUNDED
 from rexit.exporter.graph.precision.quantize_linear_int8 import define_quantize_rows
 
@@ -51,6 +51,11 @@ def cases() -> list[Case]:
     slates = [([9], 0), ([1], 0), ([9], 5), ([1], 33), ([4, 1, 7], 0), ([8, 1, 2, 5], 5), ([3, 3, 3], 33), ([1, 1, 1], 1)]
     return [
         *rows,
+        *(
+            case
+            for tokens, width, columns in ((1, 8, 16), (7, 64, 192), (5, 46, 48))
+            for case in _bfloat16(tokens, width, columns)
+        ),
         *(_slate(sizes, prefix, stored) for stored in ("float", "float16") for sizes, prefix in slates),
         *(_slate(sizes, prefix, "float16", rounded=True) for sizes, prefix in slates[2:6]),
     ]
@@ -129,6 +134,62 @@ def _rows(tokens: int, width: int) -> list[Case]:
             one_node(add, fuse_rows.define_scale_add),
             {"product": gate, "scale": scale, "residual": residual},
             {"out": gate * scale + residual},
+        ),
+    ]
+
+
+def _bfloat16(tokens: int, width: int, columns: int) -> list[Case]:
+    """Rounded rows and products of them. A number halfway between two neighbours may be rounded to either."""
+    random = np.random.default_rng(width)
+
+    def normal(*shape: int) -> Floats:
+        return random.standard_normal(shape).astype(np.float32)
+
+    x, weight, gate, up = with_outlier(tokens, width), normal(width), 3 * normal(1, tokens, width), normal(1, tokens, width)
+    matrix, residual = normal(width, columns), normal(1, tokens, columns)
+    feed = {"x": x, "matrix": bfloat16_products.pack(matrix).astype(np.float32)}
+    product = bfloat16(x).astype(np.float64) @ bfloat16(matrix).astype(np.float64)
+    normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-3) * weight
+    inside = gate / (1 + np.exp(-gate.astype(np.float64))) * up
+    size, define = f"{tokens}x{width}", bfloat16_products.DEFINITIONS
+    read = "wide = Cast <to = 1> (rounded)"
+    round_rows = f"segment (float[1, T, K] x) => (float[1, T, K] wide) {{ rounded = rexit.RoundRows (x) \n {read} }}"
+    norm = f"""segment (float[1, T, K] x, float[K] weight) => (float[1, T, K] wide) {{
+        rounded = rexit.RMSNormRoundRows <epsilon = 0.001> (x, weight) \n {read} }}"""
+    swiglu = f"""segment (float[1, T, K] gate, float[1, T, K] up) => (float[1, T, K] wide) {{
+        rounded = rexit.SwiGLURoundRows (gate, up) \n {read} }}"""
+    operands = "rounded = rexit.RoundRows (x) \n weight = Cast <to = 16> (matrix)"
+    multiply = f"""segment (float[1, T, K] x, float[P, H, C, 2] matrix) => (float[1, T, N] out) {{
+        {operands} \n out = rexit.MatMulBFloat16 (rounded, weight) }}"""
+    multiply_add = f"""segment (float[1, T, K] x, float[P, H, C, 2] matrix, float[1, T, N] residual) => (float[1, T, N] out) {{
+        {operands} \n out = rexit.MatMulAddBFloat16 (rounded, weight, residual) }}"""
+    return [
+        Case(f"RoundRows {size}", one_node(round_rows, define["RoundRows"]), {"x": x}, {"wide": bfloat16(x)}),
+        Case(
+            f"RMSNormRoundRows {size}",
+            one_node(norm, define["RMSNormRoundRows"]),
+            {"x": x, "weight": weight},
+            {"wide": bfloat16(normed)},
+            4e-3,
+        ),
+        Case(
+            f"SwiGLURoundRows {size}",
+            one_node(swiglu, define["SwiGLURoundRows"]),
+            {"gate": gate, "up": up},
+            {"wide": bfloat16(inside)},
+            4e-3,
+        ),
+        Case(
+            f"MatMulBFloat16 {size}",
+            one_node(multiply, define["RoundRows"], define["MatMulBFloat16"]),
+            feed,
+            {"out": product.astype(np.float32)},
+        ),
+        Case(
+            f"MatMulAddBFloat16 {size}",
+            one_node(multiply_add, define["RoundRows"], define["MatMulAddBFloat16"]),
+            feed | {"residual": residual},
+            {"out": (product + residual).astype(np.float32)},
         ),
     ]
 

@@ -56,10 +56,10 @@ def test_other_attention_stays(path: Path) -> None:
     assert count(bfloat16_attention(model)) == before
 
 
-def test_only_int8_is_rounded() -> None:
+def test_which_variants_are_rounded() -> None:
     rounded = [
         target.variant
-        for target in (find_target("cpu", p) for p in ("fp32", "int8", "int4"))
+        for target in (find_target("cpu", p) for p in ("fp32", "bf16", "int8", "int4"))
         if bfloat16_attention in target.passes
     ]
-    assert rounded == ["cpu-int8"]
+    assert rounded == ["cpu-bf16", "cpu-int8"]

@@ -55,6 +55,13 @@ def test_layers_with_one_input_share_its_quantization() -> None:
     assert nodes["MatMulIntegerToFloat"] == 3 and nodes["MatMul"] == 0
 
 
+def test_a_layer_that_reads_another(tmp_path: Path) -> None:
+    text = "segment (float[1, T, 64] x) => (float[1, T, 16] y) { q = MatMul(x, wq) \n y = MatMul(q, wy) }"
+    x, weights = with_outlier(5, K), {"wq": weight(K, 32), "wy": weight(32, 16)}
+    actual = run(quantize_linear_int8(graph(text, weights)), {"x": x}, tmp_path)["y"]
+    assert error(actual[:, 1:], (x @ weights["wq"] @ weights["wy"])[:, 1:]) < 0.03
+
+
 def test_a_token_of_zeros(tmp_path: Path) -> None:
     x = with_outlier(4, K)
     x[0, 1] = 0
