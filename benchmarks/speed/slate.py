@@ -90,6 +90,8 @@ OURS = (
     Contender("int8_full", "ours-int8", f"exit_{FULL}", **INT8),
     Contender("int8_third", "ours-int8", f"exit_{THIRD}", weights="int8", tolerance=None),
     Contender("int8_policy", "ours-int8", "policy", weights="int8", tolerance=None),
+    Contender("bf16_full", "ours-bf16", f"exit_{FULL}", **BF16),
+    Contender("bf16_third", "ours-bf16", f"exit_{THIRD}", weights="bf16", tolerance=None),
     Contender("fp32_full", "ours-fp32", f"exit_{FULL}", tolerance=0.0, correlation=0.0),
     Contender("fp32_third", "ours-fp32", f"exit_{THIRD}", tolerance=None),
 )
@@ -188,7 +190,7 @@ Plan = tuple[Path, str, dict[str, Any]]
 
 
 def bundle_of(model: Path, work: Path) -> Path:
-    """The bundle with cpu-fp32 and cpu-int8, exported again if the exporter has changed since."""
+    """The bundle with cpu-fp32, cpu-bf16 and cpu-int8, exported again if the exporter has changed since."""
     work = work / f"{LENGTHS.users}-users"
     out = work / "bundle"
     sources = (HERE.parents[1] / "exporter").rglob("*.py")
@@ -204,7 +206,12 @@ def bundle_of(model: Path, work: Path) -> Path:
             catalog_of_fixed_lengths(work, Words.of_checkpoint(model / "checkpoint"), LENGTHS),
             out,
             ExportOptions(
-                exits=SIX_EXITS, head="shared", precisions=("fp32", "int8"), golden_slates=2, quality_slates=15, accept_loss=True
+                exits=SIX_EXITS,
+                head="shared",
+                precisions=("fp32", "bf16", "int8"),
+                golden_slates=2,
+                quality_slates=15,
+                accept_loss=True,
             ),
         )
     return out
@@ -259,6 +266,7 @@ def plans_of(peers: Path, bundle: Path, check: Sequence[Mapping[str, Any]]) -> d
     genai = {"max_length": 512}
     plans: dict[str, Plan] = {
         "ours-fp32": (own, "ours.py", {**ours, "variant": "cpu-fp32"}),
+        "ours-bf16": (own, "ours.py", {**ours, "variant": "cpu-bf16"}),
         "ours-int8": (own, "ours.py", {**ours, "variant": "cpu-int8"}),
         "openvino-int8": (python["openvino"], "ov.py", {"model": str(model / "openvino-int8"), "ways": OPENVINO_INT8}),
         "openvino-bf16": (python["openvino"], "ov.py", {"model": str(model / "openvino-fp32"), "ways": OPENVINO_BF16}),

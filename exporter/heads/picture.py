@@ -34,7 +34,8 @@ def draw(rows: Sequence[Mapping[str, Any]], own: Mapping[str, Any] | None, exits
                 axes.plot([own["layers"]], [_triple(own[key])[0]], "s", markerfacecolor="none", label="own last answer")
             axes.set(xlabel="layers", ylabel=label)
             axes.grid(True, linewidth=0.4)
-        figure.axes[0].legend(loc="lower right", frameon=False)
+        lines, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(lines, labels, loc="outside upper center", ncol=len(labels), frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 

@@ -235,7 +235,7 @@ def test_every_contender_has_a_plan(slate, tmp_path: Path) -> None:
 
 def test_every_target_has_its_two_contenders(slate) -> None:
     ours, peers = {one.name for one in slate.OURS}, {one.name for one in slate.PEERS}
-    assert {"int8_full", "int8_third", "fp32_full"} <= ours and {
+    assert {"int8_full", "int8_third", "bf16_full", "fp32_full"} <= ours and {
         "llama_cpp",
         "openvino",
         "ctranslate2",
