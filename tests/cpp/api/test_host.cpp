@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "bundles.hpp"
@@ -135,6 +136,35 @@ void offer_other_libraries() {
   MUST(message == "options.environment is set without options.onnxruntime, the library that created it");
   std::_Exit(0);
 }
+
+std::string appended_provider;
+OrtStatusPtr ORT_API_CALL append_provider(OrtSessionOptions*, const char* name, const char* const* keys,
+                                          const char* const* values, std::size_t count) noexcept {
+  appended_provider += name;
+  for (std::size_t i = 0; i < count; ++i) appended_provider += std::string(" ") + keys[i] + "=" + values[i];
+  appended_provider += ";";
+  return nullptr;
+}
+const OrtApi* ORT_API_CALL recording_api(std::uint32_t version) noexcept {
+  const OrtApi* api = OrtGetApiBase()->GetApi(version);
+  if (api == nullptr) return nullptr;
+  static OrtApi recording = *api;
+  recording.SessionOptionsAppendExecutionProvider = append_provider;
+  return &recording;
+}
+
+void name_a_provider() {
+  const OrtApiBase base{recording_api, OrtGetApiBase()->GetVersionString};
+  rexit::BundleOptions options;
+  options.onnxruntime = &base;
+  options.provider = "NPU";
+  options.provider_options = {{"device", "1"}, {"precision", "int8"}};
+  MUST(rexit::Session(rexit::Bundle(sound_bundle(), options)).trace(request).log_odds.size() == 9);
+  MUST(appended_provider == "NPU device=1 precision=int8;");
+  std::_Exit(0);
+}
+
+TEST_F(HostDeathTest, AProviderGetsItsNameAndOptions) { EXPECT_EXIT(name_a_provider(), testing::ExitedWithCode(0), ""); }
 
 void offer_another_environment() {
   rexit::BundleOptions options = with_own_library();

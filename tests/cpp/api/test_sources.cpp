@@ -238,6 +238,13 @@ TEST(Sources, TheProgramsFailuresAreTheCallsFailures) {
   EXPECT_STREQ(rexit_last_error(), "bundle/manifest.json: the program's read returned REXIT_OUT_OF_MEMORY");
 }
 
+TEST(Sources, AFileOfAnotherSizeIsRefused) {
+  Members files = files_of(sound_bundle());
+  files["catalog/users.safetensors"] += 'x';
+  refused([&] { rexit::Bundle(rexit::Source::files(std::make_shared<InMap>(files))); }, REXIT_CORRUPT,
+          "bundle/catalog/users.safetensors: ");
+}
+
 TEST(Sources, FilesOfABundleAreRead) {
   const Members files = files_of(sound_bundle());
   const std::string archive = tar(files);
