@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 from builders.bundles.bundle_files import write_policy
@@ -20,6 +21,26 @@ def test_bundle(run: Run, place: Path) -> None:
     assert shown["catalog"]["counts"]["items"] == ITEMS
     text = run("inspect", place / "bundle")
     assert text.code == 0 and "segment-2.onnx" in text.out and "history(recent, 4)" in text.out
+
+
+def test_an_archive(run: Run, original: Path, tmp_path: Path) -> None:
+    with tarfile.open(archive := tmp_path / "bundle.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(original / "bundle", ".")
+    shown, expected = (run("inspect", place, "--json").json for place in (archive, original / "bundle"))
+    assert shown == {**expected, "path": str(archive)}
+    prompt = ("--user", 103, "--item=-7", "--json")
+    assert run("inspect", archive, *prompt).json == run("inspect", original / "bundle", *prompt).json
+    assert "All checks passed." in run("verify", archive).out
+    with tarfile.open(archive, "a") as tar:
+        tar.add(original / "catalog" / "catalog.json", "./manifest.json")  # the later one counts
+    assert_one_line(run("inspect", archive), 4, f"{archive}/manifest.json: ")
+    assert f"FAILED {archive}/manifest.json: " in run("verify", archive).out
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(original / "bundle", ".")
+    for command in ("inspect", "verify"):
+        assert_one_line(run(command, archive), 4, f"{archive}: cannot be read as an uncompressed tar archive: ")
+    archive.write_bytes(archive.read_bytes()[:1000])
+    assert_one_line(run("bench", archive), 4, "expected a bundle's folder; `rexit.open`")
 
 
 def test_catalog_and_policy(run: Run, place: Path) -> None:

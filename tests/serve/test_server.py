@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from builders.bundles.bundle_files import drop_catalog
 from builders.bundles.held_out import write_ranked
 from rexit import runtime
 from rexit.cli import app
@@ -119,6 +122,28 @@ def test_no_bundle(tmp_path: Path) -> None:
         [sys.executable, "-m", "rexit", "serve", str(tmp_path / "none"), "--port", "0"], capture_output=True, text=True
     )
     assert done.returncode == 4 and done.stderr.count("\n") == 1 and "none" in done.stderr
+
+
+def archive_of(bundle: Path, archive: Path) -> Path:
+    with tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(bundle, ".")
+    return archive
+
+
+@pytest.mark.slow
+def test_an_archive(bundle: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "rexit", "serve", str(archive_of(bundle, tmp_path / "bundle.tar")), "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        service = Service(int(line(process).rsplit(":", 1)[1]))
+        assert service.score(user=100, items=[3]).status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_an_archive_of_texts(bundle: Path, tmp_path: Path) -> None:
+    drop_catalog(folder := Path(shutil.copytree(bundle, tmp_path / "bundle")))
+    ended = CliRunner().invoke(app, ["serve", str(archive_of(folder, tmp_path / "bundle.tar")), "--port", "0"])
+    assert "is an archive without a catalog, expected a folder" in str(ended.exception)
 
 
 def test_a_default_deadline_that_is_none(bundle: Path) -> None:

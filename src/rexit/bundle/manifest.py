@@ -195,7 +195,12 @@ _FEATURES = {VECTORS, REFRESHED, TOKENS}
 
 
 def check_is_bundle(folder: Path) -> None:
-    """Raises BundleError for a folder without a manifest."""
+    """Raises BundleError for a folder without a manifest, and for a file."""
+    if folder.is_file():
+        raise BundleError(
+            f"{folder}: is a file, expected a bundle's folder; `rexit.open`, `rexit inspect`, `verify`, `serve` and `rexit-run` "
+            f"read an archive, here unpack it: `mkdir bundle && tar -xf {folder} -C bundle`"
+        )
     if not (folder / "manifest.json").is_file():
         if (folder / "catalog.json").is_file():
             raise BundleError(f"{folder}: is a catalog, expected a bundle: `rexit export` makes one of it and a checkpoint")
@@ -363,12 +368,7 @@ class Bundle:
             InputError: There is no such variant.
         """
         path = Path(path)
-        if path.is_file():
-            raise BundleError(
-                f"{path}: is a file, expected a bundle's folder; `rexit.open` and `rexit-run` read an archive, here unpack it: "
-                f"`mkdir bundle && tar -xf {path} -C bundle`"
-            )
-        if not path.is_dir():
+        if not path.exists():
             raise BundleError(f"{path}: no such bundle folder")
         check_is_bundle(path)
         manifest = Manifest.read(path)

@@ -22,7 +22,7 @@ _PROMPT = "The prompt of a slate"
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, a catalog, or a policy.json.")],
+    path: Annotated[Path, typer.Argument(help="A bundle or a tar archive of one, a catalog, or a policy.json.")],
     variant: Annotated[str | None, typer.Option(help="The variant. Default: all, or the first for a prompt.")] = None,
     user: Annotated[str | None, typer.Option(help="User id.", rich_help_panel=_PROMPT)] = None,
     items: Annotated[
@@ -43,13 +43,17 @@ def inspect(
     ```
     rexit inspect bundle
     rexit inspect catalog --json
+    rexit inspect bundle.tar
     rexit inspect bundle --user 196 --items 242,302 --tokenizer SmolLM2-135M
     ```
     """
+    from rexit.bundle.archive import unpacked
+
     if user is not None or items is not None:
         if user is None or items is None:
             raise InputError("a prompt needs both --user and --items")
-        prompt = _prompt(path, variant, user, items, as_of, context, request, request_tokens, tokenizer)
+        with unpacked(path) as folder:
+            prompt = _prompt(folder, variant, user, items, as_of, context, request, request_tokens, tokenizer)
         if json:
             print_json(prompt)
         else:
@@ -66,7 +70,8 @@ def inspect(
         raise InputError(f"{' and '.join(ignored)}: only for a prompt, which needs --user and --items")
     from rexit.bundle.describe import describe
 
-    description = describe(path, variant)
+    with unpacked(path) as folder:
+        description = {**describe(folder, variant), "path": str(path)}
     if json:
         print_json(description)
         return

@@ -16,7 +16,7 @@ from rexit.errors import InputError
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle, or a tar archive of it.")],
     variant: VariantOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0: any free port, which is printed.")] = 8000,
@@ -56,6 +56,7 @@ def serve(
 
     ```
     rexit serve bundle --port 8000 --sessions 2
+    rexit serve bundle.tar
     curl localhost:8000/v1/score --json '{"user": 196, "items": [242, 302]}'
     curl localhost:8000/v1/rerank \\
       --json '{"query": "wing drag", "documents": ["…", "…"], "top_n": 1}'
@@ -89,6 +90,11 @@ def serve(
     )
     auditor = Auditor(bundle, variant, audit, audit_log, on_alarm) if audit else None
     pool = Pool(opened, sessions, queue, auditor)
+    if bundle.is_file() and not pool.info.has_catalog:
+        pool.close()
+        raise InputError(
+            f"{bundle}: is an archive without a catalog, expected a folder: requests are texts, and their tokenizer is read there"
+        )
     app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms), bundle)
     served = f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{listening.getsockname()[1]}"
 

@@ -16,7 +16,7 @@ EXIT_CODE = 8
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle, or a tar archive of it.")],
     variant: Annotated[str | None, typer.Option(help="The variant to check. Default: all.")] = None,
     threads: ThreadsOption = 0,
     device: DeviceOption = None,
@@ -38,12 +38,14 @@ def verify(
     If a variant's backend is missing on this machine, only its files are checked, unless the variant or a device is named. Exits
     with 8 if anything fails.
     """
+    from rexit.bundle.archive import unpacked
     from rexit.checks import check_bundle
 
-    with progress() as bar:
+    with progress() as bar, unpacked(bundle) as folder:
         checks = check_bundle(
-            bundle, variant, threads=threads, device=device_of(device, provider, provider_option), progress=shown(bar)
+            folder, variant, threads=threads, device=device_of(device, provider, provider_option), progress=shown(bar)
         )
+    checks = [check.naming(bundle, folder) for check in checks]
     failures = [line for check in checks for line in check.failures]
     if json:
         print_json({"ok": not failures, "checks": [asdict(check) for check in checks]})
