@@ -47,6 +47,11 @@ struct Pass {
   const Stop* stop = nullptr;  // from this backend's make_stop(); null: the run cannot be stopped
 };
 
+// Rows that stay together: `count` of them move from row `from` to row `to`, which is not behind it.
+struct RowMove {
+  std::size_t from, to, count;
+};
+
 // Bytes.
 struct BackendMemory {
   std::size_t working = 0;  // of all sessions, while segments run
@@ -75,6 +80,12 @@ class Backend {
                          std::size_t count) const {
     for (std::size_t i = 0; i < count; ++i)
       copy(static_cast<std::byte*>(to) + i * to_pitch, static_cast<const std::byte*>(from) + i * from_pitch, bytes);
+  }
+  // Moves rows of `bytes` within `rows`, memory from allocate(). `moves` ascend, and the rows lie side by side where they go.
+  virtual void move_rows(void* rows, std::size_t bytes, const RowMove* moves, std::size_t count) const {
+    auto* const data = static_cast<std::byte*>(rows);
+    for (const RowMove* move = moves; move != moves + count; ++move)
+      copy(data + move->to * bytes, data + move->from * bytes, move->count * bytes);
   }
 
   // Waits until copies from and to host memory are complete. Throws REXIT_BACKEND_FAILED.

@@ -374,21 +374,14 @@ void fail_late() { fail(REXIT_DEADLINE, "the deadline passed before any candidat
 // Removes the tokens of stopped candidates from what `segment` reads next. Nothing else changes, since a candidate attends only
 // to the prefix and itself.
 void Slate::compact(std::size_t segment) {
-  const std::size_t row = segment == 0 ? 0 : row_bytes();
   std::size_t count = 0, to = 0;
-  std::size_t from = 0, pending = 0;  // adjacent candidates move in a single copy: `pending` tokens at `from` end at `to`
-  const auto flush = [&] {
-    if (pending * row != 0) backend_.copy(hidden_.data() + (to - pending) * row, hidden_.data() + from * row, pending * row);
-    pending = 0;
-  };
+  moves_.clear();
   for (const Candidate& candidate : active_) {
     if (candidate.stopped) continue;
     if (to != candidate.begin) {
-      if (from + pending != candidate.begin) {
-        flush();
-        from = candidate.begin;
-      }
-      pending += candidate.tokens;
+      if (moves_.empty() || moves_.back().from + moves_.back().count != candidate.begin)
+        moves_.push_back({candidate.begin, to, 0});  // adjacent candidates move together
+      moves_.back().count += candidate.tokens;
       for (std::size_t t = 0; t < candidate.tokens; ++t) {
         positions_[to + t] = positions_[candidate.begin + t];
         groups_[to + t] = groups_[candidate.begin + t];
@@ -400,7 +393,7 @@ void Slate::compact(std::size_t segment) {
     to += moved.tokens;
     active_[count++] = moved;
   }
-  flush();
+  if (segment != 0 && !moves_.empty()) backend_.move_rows(hidden_.data(), row_bytes(), moves_.data(), moves_.size());
   active_.resize(count, Candidate{});
   positions_.resize(to);
   groups_.resize(to);
@@ -408,7 +401,7 @@ void Slate::compact(std::size_t segment) {
 
 std::size_t Slate::memory() const noexcept {
   return ranks_.memory() + hidden_.bytes() + hidden_next_.bytes() + past_.bytes() + active_.capacity() * sizeof(Candidate) +
-         task_.memory() + spans_.capacity() * sizeof(PastSpan) +
+         task_.memory() + spans_.capacity() * sizeof(PastSpan) + moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
          (logits_.capacity() + candidate_log_odds_.capacity()) * sizeof(float);
 }

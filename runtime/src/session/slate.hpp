@@ -139,6 +139,7 @@ class Slate {
   Block hidden_, hidden_next_;  // input and output of the running segment
   MergedPast past_;             // of run_together(), with `spans_`
   std::vector<PastSpan> spans_;
+  std::vector<RowMove> moves_;
 };
 
 }  // namespace rexit::core

@@ -35,6 +35,9 @@ class SupervisedBackend final : public Backend {
   void* allocate(std::size_t bytes) const override { return backend_->allocate(bytes); }
   void release(void* memory) const noexcept override { backend_->release(memory); }
   void copy(void* to, const void* from, std::size_t bytes) const override { backend_->copy(to, from, bytes); }
+  void move_rows(void* rows, std::size_t bytes, const RowMove* moves, std::size_t count) const override {
+    backend_->move_rows(rows, bytes, moves, count);
+  }
   std::size_t tensor_alignment() const noexcept override { return backend_->tensor_alignment(); }
   void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
                  std::size_t count) const override {

@@ -21,6 +21,10 @@ Api load() {
   d.cuDevicePrimaryCtxRelease_v2 = driver.get<decltype(d.cuDevicePrimaryCtxRelease_v2)>("cuDevicePrimaryCtxRelease_v2");
   d.cuCtxPushCurrent_v2 = driver.get<decltype(d.cuCtxPushCurrent_v2)>("cuCtxPushCurrent_v2");
   d.cuCtxPopCurrent_v2 = driver.get<decltype(d.cuCtxPopCurrent_v2)>("cuCtxPopCurrent_v2");
+  d.cuModuleLoadData = driver.get<decltype(d.cuModuleLoadData)>("cuModuleLoadData");
+  d.cuModuleUnload = driver.get<decltype(d.cuModuleUnload)>("cuModuleUnload");
+  d.cuModuleGetFunction = driver.get<decltype(d.cuModuleGetFunction)>("cuModuleGetFunction");
+  d.cuLaunchKernel = driver.get<decltype(d.cuLaunchKernel)>("cuLaunchKernel");
   return api;
 }
 

@@ -4,6 +4,8 @@
 #include <cuda_runtime_api.h>
 
 struct CUctx_st;
+struct CUfunc_st;
+struct CUmod_st;
 
 namespace rexit::core::cuda {
 
@@ -47,6 +49,11 @@ struct Driver {
   int (*cuDevicePrimaryCtxRelease_v2)(int);
   int (*cuCtxPushCurrent_v2)(CUctx_st*);
   int (*cuCtxPopCurrent_v2)(CUctx_st**);
+  int (*cuModuleLoadData)(CUmod_st**, const void*);
+  int (*cuModuleUnload)(CUmod_st*);
+  int (*cuModuleGetFunction)(CUfunc_st**, CUmod_st*, const char*);
+  int (*cuLaunchKernel)(CUfunc_st*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, cudaStream_t, void**,
+                        void**);
 };
 
 struct Api {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "backends/nvidia/cuda.hpp"
+#include "backends/nvidia/row_gather.hpp"
 #include "backends/tensorrt/tensorrt_engines.hpp"
 #include "backends/tensorrt/worker.hpp"
 
@@ -20,6 +21,7 @@ class WorkerPool {
       : cuda_graphs_(cuda_graphs), accelerator_(find_accelerator(device)), device_(device) {
     const cuda::OnDevice on(device_);
     memory_ = std::make_unique<cuda::DeviceMemory>(device_);
+    gather_ = std::make_unique<const cuda::RowGather>(device_);
     engines_ = std::make_unique<const TensorRtEngines>(bundle, accelerator_);
     idle_worker_ = make_worker();
   }
@@ -52,13 +54,14 @@ class WorkerPool {
 
  private:
   std::unique_ptr<Worker> make_worker() const {
-    return std::make_unique<Worker>(device_, *memory_, engines_->all(), cuda_graphs_);
+    return std::make_unique<Worker>(device_, *memory_, *gather_, engines_->all(), cuda_graphs_);
   }
 
   const bool cuda_graphs_;
   const Accelerator accelerator_;
   const cuda::Device device_;
   std::unique_ptr<cuda::DeviceMemory> memory_;
+  std::unique_ptr<const cuda::RowGather> gather_;
   std::unique_ptr<const TensorRtEngines> engines_;
   std::mutex mutex_;
   std::unique_ptr<Worker> idle_worker_;
@@ -111,6 +114,11 @@ class TensorRtBackend final : public Backend {
                  std::size_t count) const override {
     const cuda::OnDevice on(pool_->device());
     worker_->copy_rows(to, to_pitch, from, from_pitch, bytes, count);
+  }
+
+  void move_rows(void* rows, std::size_t bytes, const RowMove* moves, std::size_t count) const override {
+    const cuda::OnDevice on(pool_->device());
+    worker_->move_rows(rows, bytes, moves, count);
   }
 
   void finish_copies() const override {

@@ -7,7 +7,7 @@ namespace {
 
 // Bytes of each buffer: the maximum over segments and profiles.
 struct Sizes {
-  std::size_t inputs = 0, logits = 0, unused_outputs = 0, hidden = 0, past = 0, padding_row = 1, working = 1;
+  std::size_t max_tokens = 0, inputs = 0, logits = 0, unused_outputs = 0, hidden = 0, past = 0, padding_row = 1, working = 1;
 
   Sizes(const std::vector<LoadedEngine>& engines, bool padded_passes) {
     for (const LoadedEngine& loaded : engines) {
@@ -19,6 +19,7 @@ struct Sizes {
 
   void add(const LoadedEngine& loaded, const OptimizationProfile& profile, bool padded_passes) {
     const std::size_t tokens = profile.tokens.max, rows = profile.rows.max;
+    max_tokens = std::max(max_tokens, tokens);
     const std::size_t vectors = loaded.takes_vectors() ? aligned(bytes_of(loaded.inputs[LoadedEngine::vectors], tokens)) : 0;
     inputs = std::max(inputs, 3 * aligned(tokens * sizeof(std::int64_t)) + aligned(rows * sizeof(std::int64_t)) + vectors);
     std::size_t outputs = 0;
@@ -51,7 +52,9 @@ PassBuffers::PassBuffers(const cuda::Device& device, cuda::DeviceMemory& memory,
 
 void PassBuffers::reserve(const std::vector<LoadedEngine>& engines, bool padded_passes, const cuda::Stream& stream) {
   const Sizes sizes(engines, padded_passes);
-  inputs.reserve(2 * sizes.inputs, "memory for inputs");  // of a prefix and the following slate
+  max_tokens = sizes.max_tokens;
+  // Of rows that move, a prefix and the following slate.
+  inputs.reserve(2 * sizes.inputs + aligned(max_tokens * sizeof(std::int64_t)), "memory for inputs");
   logits.reserve(sizes.logits, "memory for logits");
   unused_outputs.reserve(sizes.unused_outputs, "device memory for outputs");
   hidden_in.reserve(sizes.hidden, "device memory for hidden states");

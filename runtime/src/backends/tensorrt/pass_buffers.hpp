@@ -24,7 +24,7 @@ struct PassBuffers {
   void release() noexcept;
   std::size_t device_bytes() const noexcept;
 
-  cuda::MirroredBuffer inputs;  // indices and vectors of the passes since the last wait
+  cuda::MirroredBuffer inputs;  // indices and vectors of the passes since the last wait, and numbers of rows that move
   cuda::MirroredBuffer logits;
   cuda::MirroredBuffer padded_inputs;  // at fixed addresses
   cuda::DeviceBuffer unused_outputs;   // TensorRT writes every output
@@ -32,6 +32,7 @@ struct PassBuffers {
   cuda::DeviceBuffer padded_past;  // keys and values
   cuda::DeviceBuffer padding_row;  // zeros: the past of a pass without a prefix
   cuda::DeviceBuffer working;      // of the engines' layers; contexts run one after another, so they share it
+  std::size_t max_tokens = 0;      // of a pass
 
  private:
   cuda::DeviceBuffer* device_buffers_[6];

@@ -9,8 +9,10 @@
 
 namespace rexit::core {
 
-Worker::Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const std::vector<LoadedEngine>& engines, bool cuda_graphs)
-    : engines_(engines),
+Worker::Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const cuda::RowGather& gather,
+               const std::vector<LoadedEngine>& engines, bool cuda_graphs)
+    : gather_(gather),
+      engines_(engines),
       cuda_graphs_(cuda_graphs),
       stream_("a stream"),
       buffers_(device, memory, stream_),
@@ -78,6 +80,38 @@ void Worker::copy_rows(void* to, std::size_t to_pitch, const void* from, std::si
                        std::size_t count) {
   cuda::check(cuda::api().cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, count, cudaMemcpyDefault, stream_.get()),
               "copying keys and values");
+}
+
+// Gathered aside by one launch and brought back by one copy, however many candidates stay. A single move needs no more than that.
+void Worker::move_rows(void* rows, std::size_t bytes, const RowMove* moves, std::size_t count) {
+  auto* const data = static_cast<std::byte*>(rows);
+  if (count == 1 || !gather_.takes(bytes)) {
+    for (const RowMove* move = moves; move != moves + count; ++move)
+      copy(data + move->to * bytes, data + move->from * bytes, move->count * bytes);
+    return;
+  }
+  std::size_t to = moves->to;
+  row_numbers_.clear();
+  for (const RowMove* move = moves; move != moves + count; ++move)
+    for (std::size_t row = move->from; row < move->from + move->count; ++row) {
+      row_numbers_.push_back(static_cast<std::int64_t>(row));
+      if (row_numbers_.size() < buffers_.max_tokens) continue;
+      gather_rows(data, bytes, to);  // of a slate that exceeds a pass; what follows lies behind its targets
+      to += row_numbers_.size();
+      row_numbers_.clear();
+    }
+  if (!row_numbers_.empty()) gather_rows(data, bytes, to);
+}
+
+// Moves the rows of row_numbers_ to row `to` and the next ones.
+void Worker::gather_rows(std::byte* rows, std::size_t bytes, std::size_t to) {
+  const std::size_t count = row_numbers_.size(), size = count * sizeof(std::int64_t);
+  const std::size_t begin = take_inputs(aligned(size), "moving hidden states");
+  std::memcpy(buffers_.inputs.host() + begin, row_numbers_.data(), size);
+  buffers_.inputs.upload(begin, size, "copying row numbers");
+  std::byte* const buffer = move_buffer_.reserve(count * bytes, "device memory for moving hidden states");
+  gather_.launch(buffer, rows, reinterpret_cast<const std::int64_t*>(buffers_.inputs.device() + begin), bytes, count, stream_);
+  copy(rows + to * bytes, buffer, count * bytes);
 }
 
 void Worker::wait(const std::string& where) {
@@ -162,8 +196,16 @@ void Worker::capture(GraphCache::Slot& slot, const LoadedEngine& loaded, const P
   }
 }
 
-// Gathers indices and vectors in pinned memory and copies them to the device asynchronously. That memory must not be overwritten
-// before the pass has finished, which the next wait for logits guarantees.
+// Returns where `bytes` begin in buffers_.inputs. They must not be overwritten before the work that reads them has finished,
+// which the next wait for logits guarantees.
+std::size_t Worker::take_inputs(std::size_t bytes, const std::string& where) {
+  if (inputs_used_ + bytes > buffers_.inputs.bytes()) wait(where);
+  const std::size_t begin = inputs_used_;
+  inputs_used_ += bytes;
+  return begin;
+}
+
+// Gathers indices and vectors in pinned memory and copies them to the device asynchronously.
 void Worker::upload_inputs(const LoadedEngine& loaded, const Pass& pass) {
   const std::size_t tokens = pass.tokens * sizeof(std::int64_t), rows = pass.rows * sizeof(std::int64_t);
   const std::size_t vectors = loaded.takes_vectors() ? bytes_of(loaded.inputs[LoadedEngine::vectors], pass.vector_rows) : 0;
@@ -174,15 +216,13 @@ void Worker::upload_inputs(const LoadedEngine& loaded, const Pass& pass) {
                                                                   {pass.vectors, vectors}}};
   std::size_t bytes = 0;
   for (const auto& [data, size] : parts) bytes += aligned(size);
-  if (inputs_used_ + bytes > buffers_.inputs.bytes()) wait(loaded.plan.path);
-  const std::size_t begin = inputs_used_;
+  const std::size_t begin = take_inputs(bytes, loaded.plan.path);
   std::size_t end = begin;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].second != 0) std::memcpy(buffers_.inputs.host() + end, parts[i].first, parts[i].second);
     if (i < loaded.first_past_key()) bound_.inputs[i] = buffers_.inputs.device() + end;
     end += aligned(parts[i].second);
   }
-  inputs_used_ = end;
   buffers_.inputs.upload(begin, bytes, loaded.plan.path + ": copying inputs");
 }
 

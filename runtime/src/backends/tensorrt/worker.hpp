@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "backends/backend.hpp"
+#include "backends/nvidia/row_gather.hpp"
 #include "backends/tensorrt/bound_pass.hpp"
 #include "backends/tensorrt/graph_cache.hpp"
 #include "backends/tensorrt/pass_buffers.hpp"
@@ -17,7 +19,8 @@ namespace rexit::core {
 class Worker {
  public:
   // All must outlive the worker.
-  Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const std::vector<LoadedEngine>& engines, bool cuda_graphs);
+  Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const cuda::RowGather& gather,
+         const std::vector<LoadedEngine>& engines, bool cuda_graphs);
   ~Worker();
 
   const cuda::Stream& stream() const noexcept { return stream_; }
@@ -27,6 +30,7 @@ class Worker {
   // See Backend. Copies from and to host memory are complete when the stream has been waited for.
   void copy(void* to, const void* from, std::size_t bytes);
   void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes, std::size_t count);
+  void move_rows(void* rows, std::size_t bytes, const RowMove* moves, std::size_t count);
 
   // Waits for all work on the stream. Throws for errors on the GPU.
   void wait(const std::string& where);
@@ -38,6 +42,8 @@ class Worker {
 
  private:
   void reserve_memory();
+  std::size_t take_inputs(std::size_t bytes, const std::string& where);
+  void gather_rows(std::byte* rows, std::size_t bytes, std::size_t to);
   void run_unpadded(std::size_t segment, const Pass& pass);
   void run_padded(std::size_t segment, const Pass& pass, const PassSizes& sizes);
   void capture(GraphCache::Slot& slot, const LoadedEngine& loaded, const PassSizes& sizes, std::size_t input_bytes);
@@ -49,14 +55,16 @@ class Worker {
   void download_logits(const LoadedEngine& loaded, const PassSizes& sizes);
   void finish(const LoadedEngine& loaded, const Pass& pass);
 
+  const cuda::RowGather& gather_;
   const std::vector<LoadedEngine>& engines_;
   bool cuda_graphs_;
   cuda::Stream stream_;
   PassBuffers buffers_;
   cuda::DeviceBuffer move_buffer_;
   bool has_memory_ = false;
-  std::size_t inputs_used_ = 0;  // bytes of buffers_.inputs that running copies or passes may read
-  BoundPass bound_;              // of the current pass
+  std::size_t inputs_used_ = 0;            // bytes of buffers_.inputs that running copies or passes may read
+  BoundPass bound_;                        // of the current pass
+  std::vector<std::int64_t> row_numbers_;  // of the current gather
   // [segments][profiles]: prefixes and slates alternate, and a context that switches profiles sets up its layers again.
   std::vector<std::vector<ExecutionContext>> contexts_;
   GraphCache graphs_;
