@@ -16,6 +16,7 @@ from rexit.exporter.graph.activations import ACTIVATIONS, ACTIVATIONS_FOR_SCALES
 from rexit.exporter.graph.observation import Observation
 from rexit.exporter.graph.passes.allowed_operators import allowed_operators
 from rexit.exporter.graph.passes.gather_rows_early import gather_rows_early
+from rexit.exporter.graph.passes.heads_without_gemm import heads_without_gemm
 from rexit.exporter.graph.passes.mask_past_padding import mask_past_padding
 from rexit.exporter.graph.passes.opset import to_opset_19, to_opset_21
 from rexit.exporter.graph.passes.slate_attention import slate_attention
@@ -114,7 +115,7 @@ def _tensorrt(
     Golden log-odds come from graphs with every half rounded. No backend reproduces them bit for bit: on a tiny random model ONNX
     Runtime's CPU is 0.006 (fp16), 0.04 (int8), 0.035 (int4) and 0.15 (fp8) away. The tolerances allow for that.
     """
-    passes = (*passes, tidy, allowed_operators)
+    passes = (*passes, heads_without_gemm, tidy, allowed_operators)
     return Target(
         "tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, tolerance, _PARTS, gate, cap, observation
     )
@@ -206,7 +207,7 @@ TARGETS = (
         23,
         "float16",
         "float16",
-        (tidy, half, tidy),
+        (tidy, half, heads_without_gemm, tidy),
         0.05,
         _CUDA,
         Gate(0.999, auc_drop=0.001),

@@ -21,7 +21,7 @@ def fold_linear_weights(model: ir.Model) -> ir.Model:
             _transpose(model.graph, node, node.inputs[0])
     excluded = heads(model)
     for node in list(model.graph):
-        if node.op_type == "Gemm" and node not in excluded and _plain(node):
+        if node.op_type == "Gemm" and node not in excluded and is_plain(node):
             _gemm(model.graph, node)
     return model
 
@@ -33,7 +33,8 @@ def _transpose(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
     graph.remove(node, safe=True)
 
 
-def _plain(node: ir.Node) -> bool:
+def is_plain(node: ir.Node) -> bool:
+    """Whether a Gemm is a product with a constant matrix and a sum, without factors or a transposed input."""
     weight = node.inputs[1]
     factors = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
     return (
