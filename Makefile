@@ -7,7 +7,8 @@
 # make test-aarch64-wheel   the Python wheel, cross-built for 64-bit ARM, installed and held against this machine's answers, under QEMU
 # make test-triton   examples/serving in a real Triton server (x86-64)
 # make test-musl   the C++ library with musl in place of glibc, and the tests that need no ONNX Runtime
-# make windows   the C++ library for Windows, cross-compiled and not run
+# make windows   the C++ library for Windows, cross-compiled
+# make test-windows   the same under Wine: its answers against this machine's
 # make sizes   the library's size, as it is shipped and built for size
 # make deb    Debian packages of the C++ library and rexit-run, in build/deb
 # make test-deb   the packages, unpacked into an empty folder: rexit-run and examples/cpp score with them
@@ -46,7 +47,7 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens:example
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-triton test-musl windows sizes deb test-deb sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers
+.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-triton test-musl windows test-windows sizes deb test-deb sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -174,7 +175,7 @@ test-python: $(BUILD)/.installed $(BUILD)/example/.built $(BUILD)/prefix/bin/rex
 test-all: $(BUILD)/cpp/.built $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run
 	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure -j $(JOBS)
 	$(PYTEST) -m ''
-	set -e; for target in budgets test-deb test-wheel test-triton test-aarch64 test-aarch64-wheel windows test-musl sanitize; do $(MAKE) $$target; done
+	set -e; for target in budgets test-deb test-wheel test-triton test-aarch64 test-aarch64-wheel test-windows test-musl sanitize; do $(MAKE) $$target; done
 	$(MAKE) fuzz MINUTES=10
 
 test-aarch64: $(BUILD)/aarch64/.built
@@ -223,6 +224,18 @@ $(BUILD)/windows/.configured: $(BUILD)/.installed tools/header-links.sh runtime/
 windows: $(BUILD)/windows/.configured
 	$(BIN)/cmake --build $(BUILD)/windows -j $(JOBS)
 	sh tests/cpp/install/exported_by_dll.sh x86_64-w64-mingw32-objdump $(BUILD)/windows/librexit.dll runtime/include/rexit/rexit.h
+
+# The library from the wheel for Windows, of the version that is installed here.
+$(BUILD)/windows-files/.fetched: $(BUILD)/.installed
+	PYTHON=$(PYTHON) tools/system-packages.sh wine
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(@D) --platform win_amd64 --only-binary=:all: \
+	  onnxruntime==$$($(BIN)/python -c 'import onnxruntime; print(onnxruntime.__version__)')
+	@touch $@
+
+test-windows: windows $(BUILD)/windows-files/.fetched $(BUILD)/prefix/.installed $(BUILD)/golden/.written
+	sh tests/cpp/install/windows.sh $(abspath $(BUILD)/windows $(BUILD)/prefix/lib) \
+	  $$($(BIN)/python -c 'from rexit.runtime import onnxruntime_library as f; print(f())') \
+	  $(abspath $(BUILD)/windows-files/onnxruntime/capi/onnxruntime.dll $(BUILD)/golden/bundle $(BUILD)/windows/test)
 
 # Stripped, in bytes.
 SIZE_OPTIONS := -DREXIT_TESTS=OFF -DREXIT_PROGRAM=OFF

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages the build needs and lacks; where that is not possible, names them in one line and fails.
-# [PYTHON=python3] system-packages.sh [aarch64|fuzz|budgets|musl|windows]   with `aarch64`: those of the cross build and its emulated
+# [PYTHON=python3] system-packages.sh [aarch64|fuzz|budgets|musl|windows|wine]   with `aarch64`: those of the cross build and its emulated
 # tests, too; with `fuzz`: clang with libFuzzer; with `budgets`: Valgrind; with `musl`: musl and GoogleTest's source; with
-# `windows`: the cross compiler
+# `windows`: the cross compiler; with `wine`: Wine
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -33,6 +33,9 @@ if [ "${1:-}" = musl ]; then
 fi
 if [ "${1:-}" = windows ]; then
   command -v x86_64-w64-mingw32-g++-posix >/dev/null || missing+=(g++-mingw-w64-x86-64-posix)
+fi
+if [ "${1:-}" = wine ]; then
+  command -v wine >/dev/null || missing+=(wine wine64)
 fi
 if [ "${1:-}" = budgets ]; then
   { command -v valgrind && has_header valgrind/callgrind.h; } >/dev/null || missing+=(valgrind)
