@@ -71,6 +71,29 @@ class Request:
     weights: Mapping[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class TokenRequest:
+    """Candidates behind a prefix, as token ids, to score with others by `Session.score_many`.
+
+    Attributes:
+        prefix: The attributes are `Session.score_tokens`'s arguments, which explains them.
+        candidates: Token ids of each candidate.
+        top_k: Return only this many, best first; 0: all.
+        deadline_ms: Milliseconds from the start of the call.
+        force_exit: The exit at which every candidate stops.
+        policy: Replaces the bundle's stopping rules.
+        weights: Replaces the weights of the policy's utility.
+    """
+
+    prefix: Sequence[int] | NDArray[Any]
+    candidates: Sequence[Sequence[int] | NDArray[Any]]
+    top_k: int = 0
+    deadline_ms: float | None = None
+    force_exit: int | None = None
+    policy: StopRule | None = None
+    weights: Mapping[str, float] | None = None
+
+
 def to_path(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if "\0" in text:

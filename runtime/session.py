@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from rexit.runtime._arguments import (
     Recent,
     Request,
     StopRule,
+    TokenRequest,
     to_context,
     to_integer,
     to_path,
@@ -220,29 +221,28 @@ class Session:
         ids, row = self._request(slate)
         return self._scores(ids, self._open.score(*row))
 
-    def score_many(self, requests: Iterable[Request]) -> list[Scores | RexitError]:
+    def score_many(self, requests: Iterable[Request] | Iterable[TokenRequest]) -> list[Scores | RexitError]:
         """Scores slates of several users together: for a server that has several small ones waiting.
 
         The candidates of all users go through the same passes, each behind its own user's prefix. Scores are those of `score`,
         but for rounding in their last bits. Variants for `cuda` and `tensorrt` score one request after the other.
 
         Args:
-            requests: The slates.
+            requests: The slates, or slates of token ids; all of one kind.
 
         Returns:
             For each request its scores, or the error that `score` would have raised. One request's error does not affect the
             others. `stats.segments` is empty: segments run for all requests together.
         """
-        prepared: list[tuple[NDArray[Any], _native._Request] | InputError] = []
-        for request in requests:
-            if not isinstance(request, Request):
-                raise InputError(f"requests[{len(prepared)}] is {request!r}, expected a rexit.runtime.Request")
-            try:
-                prepared.append(self._request(request))
-            except InputError as error:
-                prepared.append(error)
-        answers = iter(self._open.score_many([entry[1] for entry in prepared if isinstance(entry, tuple)]))
-        return [self._result(entry[0], next(answers)) if isinstance(entry, tuple) else entry for entry in prepared]
+        slates = list(requests)
+        kind = TokenRequest if slates and isinstance(slates[0], TokenRequest) else Request
+        for n, slate in enumerate(slates):
+            if not isinstance(slate, kind):
+                others = " like the first" if kind is TokenRequest else ""
+                raise InputError(f"requests[{n}] is {slate!r}, expected a rexit.runtime.{kind.__name__}{others}")
+        if kind is TokenRequest:
+            return self._together(slates, self._token_request, self._open.score_many_tokens)
+        return self._together(slates, self._request, self._open.score_many)
 
     def score_tokens(
         self,
@@ -453,6 +453,28 @@ class Session:
         as_of = None if slate.as_of is None else to_integer("as_of", slate.as_of)
         rules = self._rules(slate.top_k, slate.deadline_ms, slate.force_exit, slate.policy, slate.weights)
         return ids, (user, plain, recent, liked, as_of, to_context(slate.context), self._texts(slate.request), *rules)
+
+    def _token_request(self, slate: TokenRequest) -> tuple[NDArray[Any], _native._TokenRequest]:
+        """The same of token ids; the items are the candidates' numbers."""
+        tokens = to_tokens("prefix", slate.prefix), *to_token_lists("candidates", slate.candidates)
+        rules = self._rules(slate.top_k, slate.deadline_ms, slate.force_exit, slate.policy, slate.weights)
+        return np.arange(len(slate.candidates)), (*tokens, *rules)
+
+    def _together(
+        self,
+        slates: Sequence[Any],
+        prepare: Callable[[Any], tuple[NDArray[Any], Any]],
+        score: Callable[[Any], list[_native._Scores | tuple[str, str, str]]],
+    ) -> list[Scores | RexitError]:
+        """The outcomes of requests of one kind. prepare: returns a request's items, and the request as `score` takes it."""
+        prepared: list[tuple[NDArray[Any], Any] | InputError] = []
+        for slate in slates:
+            try:
+                prepared.append(prepare(slate))
+            except InputError as error:
+                prepared.append(error)
+        answers = iter(score([entry[1] for entry in prepared if isinstance(entry, tuple)]))
+        return [self._result(entry[0], next(answers)) if isinstance(entry, tuple) else entry for entry in prepared]
 
     def _result(self, ids: NDArray[Any], answer: _native._Scores | tuple[str, str, str]) -> Scores | RexitError:
         if len(answer) != 3:

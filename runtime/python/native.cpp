@@ -41,13 +41,16 @@ using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 using ScoreRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
                             Numpy<float, nb::ndim<1>>, Numpy<std::uint8_t, nb::ndim<1>>, Numpy<float, nb::ndim<2>>, StatsRow>;
 using Weights = std::vector<float>;
+using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 // user, items, recent, liked, as_of, context, texts, top_k, deadline_us, force_exit, policy, weights: the arguments of score()
 using RequestRow = std::tuple<rexit::Id, Ids, Ids, std::vector<std::uint8_t>, std::optional<std::int64_t>, Context, Texts,
                               std::size_t, std::int64_t, std::optional<std::uint32_t>, std::optional<Rules>, Weights>;
+// prefix, candidates, counts, and the rest as above: the arguments of score_tokens()
+using TokenRequestRow =
+    std::tuple<Tokens, Tokens, Counts, std::size_t, std::int64_t, std::optional<std::uint32_t>, std::optional<Rules>, Weights>;
 using ErrorRow = std::tuple<std::string, std::string, std::string>;  // class in rexit.errors, name of the status, message
 using TraceRow = std::tuple<Numpy<float>, StatsRow>;
-using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Counts = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // The array owns the vector.
 template <class T, class... Shape>
@@ -225,16 +228,29 @@ class Session {
   }
 
   std::vector<std::variant<ScoreRow, ErrorRow>> score_many(std::vector<RequestRow> rows) {
+    std::vector<rexit::Request> requests;
+    for (auto& [user, items, recent, liked, as_of, context, texts, top_k, deadline_us, force_exit, policy, weights] : rows) {
+      requests.push_back(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
+                                      std::move(context), std::move(texts)));
+      set_rules(requests.back(), top_k, deadline_us, force_exit, std::move(policy), std::move(weights));
+    }
+    return score_requests(requests);
+  }
+
+  std::vector<std::variant<ScoreRow, ErrorRow>> score_many_tokens(std::vector<TokenRequestRow> rows) {
+    std::vector<rexit::TokenRequest> requests;
+    for (auto& [prefix, candidates, counts, top_k, deadline_us, force_exit, policy, weights] : rows) {
+      requests.push_back(make_token_request(prefix, candidates, counts));
+      set_rules(requests.back(), top_k, deadline_us, force_exit, std::move(policy), std::move(weights));
+    }
+    return score_requests(requests);
+  }
+
+  template <class Request>
+  std::vector<std::variant<ScoreRow, ErrorRow>> score_requests(const std::vector<Request>& requests) {
     std::vector<rexit::Outcome> outcomes;
-    std::vector<rexit_segment_stats> segments;
     {
       const nb::gil_scoped_release no_gil;
-      std::vector<rexit::Request> requests;
-      for (auto& [user, items, recent, liked, as_of, context, texts, top_k, deadline_us, force_exit, policy, weights] : rows) {
-        requests.push_back(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
-                                        std::move(context), std::move(texts)));
-        set_rules(requests.back(), top_k, deadline_us, force_exit, std::move(policy), std::move(weights));
-      }
       const std::lock_guard<std::mutex> lock(mutex_);
       outcomes = session_.score_many(requests);
     }
@@ -451,6 +467,7 @@ NB_MODULE(_native, module) {
       .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
            "force_exit"_a.none(), "policy"_a.none(), "weights"_a)
       .def("score_many", &Session::score_many, "requests"_a)
+      .def("score_many_tokens", &Session::score_many_tokens, "requests"_a)
       .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)

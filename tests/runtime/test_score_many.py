@@ -13,7 +13,7 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
 from builders.bundles.variants import FUSED
 from rexit import runtime
 from rexit.errors import DeadlineError, InputError
-from rexit.runtime import Request, Scores, Session, StopRule
+from rexit.runtime import Request, Scores, Session, StopRule, TokenRequest
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-3}
 
@@ -77,6 +77,23 @@ def test_errors_stand_in_their_requests_places(fused: Path) -> None:
         assert isinstance(text, InputError) and "items[0] is 1.5" in str(text)
         assert_alike(first, expected)
         assert_alike(last, expected)
+
+
+def test_token_requests(fused: Path) -> None:
+    with runtime.open(fused, FUSED) as together, runtime.open(fused, FUSED) as alone:
+        prompts = [alone.prompt(user, ITEM_IDS[:3]) for user in USER_IDS[:3]]
+        slates = [TokenRequest(*prompts[0]), TokenRequest(*prompts[1], top_k=2), TokenRequest(*prompts[2], force_exit=1)]
+        wrong = TokenRequest([1.5], [[1]]), TokenRequest([1], [[-1]])
+        *results, no_integer, no_token = together.score_many([*slates, *wrong])
+        for result, slate in zip(results, slates, strict=True):
+            expected = alone.score_tokens(slate.prefix, slate.candidates, top_k=slate.top_k, force_exit=slate.force_exit)
+            assert_alike(result, expected)
+        assert isinstance(no_integer, InputError) and "prefix" in str(no_integer)
+        assert isinstance(no_token, InputError) and "is -1, expected a token id" in str(no_token)
+        with pytest.raises(
+            InputError, match=r"requests\[1\] is Request\(.*, expected a rexit.runtime.TokenRequest like the first"
+        ):
+            together.score_many([slates[0], Request(USER_IDS[0], ITEM_IDS[:2])])  # type: ignore[list-item]
 
 
 def test_anything_else_is_no_request(fused: Path) -> None:

@@ -583,7 +583,7 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* sessi
  * it caches a user's: the same tokens again need no computation, and a common start is reused. */
 typedef struct rexit_token_request {
   size_t struct_size;
-  size_t score_size;              /* sizeof(rexit_score), for scores_out; only rexit_session_score_tokens reads it */
+  size_t score_size;              /* sizeof(rexit_score), for scores_out; not read by rexit_session_trace_tokens */
   const int32_t* prefix;          /* what all candidates share, [prefix_count]; may be NULL if it is empty */
   size_t prefix_count;            /* may be 0: then a candidate is the whole prompt */
   const int32_t* candidates;      /* the tokens of all candidates, one candidate after the other */
@@ -606,6 +606,11 @@ typedef struct rexit_token_request {
  * Otherwise, and in its other statuses, like rexit_session_score. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_token_request* request,
                                                                   rexit_score* scores_out, rexit_stats* stats_out);
+
+/* rexit_session_score_many for token ids. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_many_tokens(rexit_session* session,
+                                                                       const rexit_token_request* const* requests,
+                                                                       rexit_outcome* const* outcomes_out, size_t request_count);
 
 /* rexit_session_trace for token ids. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request,

@@ -538,20 +538,38 @@ class TokenRequest : public detail::Rules<TokenRequest> {
 
   std::size_t item_count() const noexcept { return counts_.size(); }
 
+  // A rexit_token_request that points into this object, and into a TokenRequest, which must outlive it.
+  class View {
+   public:
+    explicit View(const TokenRequest& request) {
+      request.fill(request_, policy_, top_k_);
+      request_.prefix = request.prefix_.data();
+      request_.prefix_count = request.prefix_.size();
+      request_.candidates = request.candidates_.empty() ? &none_ : request.candidates_.data();
+      request_.candidate_counts = request.counts_.data();
+      request_.candidate_count = request.counts_.size();
+    }
+    View(const View&) = delete;
+    View& operator=(const View&) = delete;
+    const rexit_token_request& get() const noexcept { return request_; }
+    // Room for the objectives' probabilities; see rexit_request.
+    void set_probabilities(std::vector<float>& probabilities) {
+      request_.probabilities = probabilities.empty() ? nullptr : probabilities.data();
+      request_.probability_count = probabilities.size();
+    }
+
+   private:
+    std::int32_t none_ = 0;
+    rexit_top_k top_k_{};
+    rexit_policy policy_{};
+    rexit_token_request request_{};
+  };
+
   // Calls use(request) with a `const rexit_token_request&` that points into this object, and returns its result.
   template <class Use>
   auto view(Use&& use) const {
-    const std::int32_t none = 0;
-    rexit_top_k top_k{};
-    rexit_policy policy{};
-    rexit_token_request request{};
-    fill(request, policy, top_k);
-    request.prefix = prefix_.data();
-    request.prefix_count = prefix_.size();
-    request.candidates = candidates_.empty() ? &none : candidates_.data();
-    request.candidate_counts = counts_.data();
-    request.candidate_count = counts_.size();
-    return use(static_cast<const rexit_token_request&>(request));
+    const View view(*this);
+    return use(view.get());
   }
 
  private:
@@ -613,31 +631,10 @@ class Session {
 
   // Slates of several users in the same passes; see rexit_session_score_many. [requests]; empty if there are none.
   std::vector<Outcome> score_many(const std::vector<Request>& requests) {
-    const std::size_t count = requests.size();
-    std::vector<Outcome> results(count);
-    std::deque<Request::View> views;
-    std::vector<rexit_outcome> outcomes(count);
-    std::vector<const rexit_request*> request_pointers;
-    std::vector<rexit_outcome*> outcome_pointers;
-    rexit_score placeholder{};
-    for (std::size_t i = 0; i < count; ++i) {
-      Scores& scores = results[i].scores;
-      scores = empty_scores(requests[i]);
-      views.emplace_back(requests[i]).set_probabilities(scores.probabilities);
-      request_pointers.push_back(&views.back().get());
-      outcomes[i].struct_size = sizeof outcomes[i];
-      outcomes[i].scores = scores.scores.empty() ? &placeholder : scores.scores.data();
-      outcomes[i].stats = &scores.stats;
-      outcome_pointers.push_back(&outcomes[i]);
-    }
-    if (count != 0) check(rexit_session_score_many(handle_.get(), request_pointers.data(), outcome_pointers.data(), count));
-    for (std::size_t i = 0; i < count; ++i) {
-      results[i].status = static_cast<rexit_status>(outcomes[i].status);
-      if (results[i].status == REXIT_OK) continue;
-      results[i].error = outcomes[i].error;
-      results[i].scores = Scores{};
-    }
-    return results;
+    return score_many_with<rexit_request>(rexit_session_score_many, requests);
+  }
+  std::vector<Outcome> score_many(const std::vector<TokenRequest>& requests) {
+    return score_many_with<rexit_token_request>(rexit_session_score_many_tokens, requests);
   }
 
   Trace trace(const Request& request) { return trace_with(rexit_session_trace, request); }
@@ -705,6 +702,34 @@ class Session {
       check(call(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
     });
     return result;
+  }
+  template <class CRequest, class Call, class AnyRequest>
+  std::vector<Outcome> score_many_with(Call call, const std::vector<AnyRequest>& requests) {
+    const std::size_t count = requests.size();
+    std::vector<Outcome> results(count);
+    std::deque<typename AnyRequest::View> views;
+    std::vector<rexit_outcome> outcomes(count);
+    std::vector<const CRequest*> request_pointers;
+    std::vector<rexit_outcome*> outcome_pointers;
+    rexit_score placeholder{};
+    for (std::size_t i = 0; i < count; ++i) {
+      Scores& scores = results[i].scores;
+      scores = empty_scores(requests[i]);
+      views.emplace_back(requests[i]).set_probabilities(scores.probabilities);
+      request_pointers.push_back(&views.back().get());
+      outcomes[i].struct_size = sizeof outcomes[i];
+      outcomes[i].scores = scores.scores.empty() ? &placeholder : scores.scores.data();
+      outcomes[i].stats = &scores.stats;
+      outcome_pointers.push_back(&outcomes[i]);
+    }
+    if (count != 0) check(call(handle_.get(), request_pointers.data(), outcome_pointers.data(), count));
+    for (std::size_t i = 0; i < count; ++i) {
+      results[i].status = static_cast<rexit_status>(outcomes[i].status);
+      if (results[i].status == REXIT_OK) continue;
+      results[i].error = outcomes[i].error;
+      results[i].scores = Scores{};
+    }
+    return results;
   }
   template <class Call, class AnyRequest>
   Trace trace_with(Call call, const AnyRequest& request) {

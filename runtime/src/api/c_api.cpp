@@ -61,8 +61,8 @@ class SessionLock {
     return handle_->request;
   }
   // Requests that cannot be read have their error in outcomes().
-  const std::vector<Request>& read_many(const rexit_request* const* requests, rexit_outcome* const* outcomes,
-                                        std::size_t count) const {
+  template <class Source>
+  const std::vector<Request>& read_many(const Source* const* requests, rexit_outcome* const* outcomes, std::size_t count) const {
     handle_->session.begin_call();
     handle_->requests.resize(std::max(handle_->requests.size(), count));
     handle_->outcomes.assign(count, Outcome{});
@@ -133,7 +133,8 @@ void check_outcome(const rexit_outcome* out) {
          sizeof(rexit_outcome));
 }
 
-void run_score_many(rexit_session* session, const rexit_request* const* requests, rexit_outcome* const* outcomes_out,
+template <class Source>
+void run_score_many(rexit_session* session, const Source* const* requests, rexit_outcome* const* outcomes_out,
                     std::size_t count) {
   const Clock::time_point start = Clock::now();
   const SessionLock lock(session);
@@ -561,6 +562,14 @@ rexit_status rexit_session_trace(rexit_session* session, const rexit_request* re
 rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_token_request* request, rexit_score* scores_out,
                                         rexit_stats* stats_out) try {
   run_score(session, request, scores_out, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_score_many_tokens(rexit_session* session, const rexit_token_request* const* requests,
+                                             rexit_outcome* const* outcomes_out, size_t request_count) try {
+  run_score_many(session, requests, outcomes_out, request_count);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

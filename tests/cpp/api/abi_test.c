@@ -288,6 +288,7 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_trace(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_prompt(NULL, NULL, NULL, 0, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_score_many_tokens(NULL, NULL, NULL, 1) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trace_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
 }
 

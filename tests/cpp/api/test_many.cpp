@@ -150,7 +150,35 @@ TEST_P(Many, AFailureIsItsOwnRequestsAlone) {
       EXPECT_NEAR(outcomes[i].value().scores[n].log_odds, expected.scores[n].log_odds, 1e-3f);
   }
   EXPECT_EQ(failed, 4u);
-  EXPECT_TRUE(together.score_many({}).empty());
+  EXPECT_TRUE(together.score_many(std::vector<rexit::Request>()).empty());
+}
+
+TEST_P(Many, TokenRequestsShareTheirPassesToo) {
+  std::vector<rexit::TokenRequest> many;
+  for (const std::int64_t user : {106, 100, 103}) {
+    const rexit::Prompt prompt = alone.prompt(request(user));
+    const auto part = [&](std::size_t i) {
+      const auto at = [&](std::size_t n) { return prompt.tokens.begin() + static_cast<std::ptrdiff_t>(prompt.offsets[n]); };
+      return std::vector<std::int32_t>(at(i), at(i + 1));
+    };
+    rexit::TokenRequest tokens(part(0));
+    for (std::size_t i = 1; i < 4; ++i) tokens.candidate(part(i));
+    many.push_back(tokens);
+  }
+  many[1].policy(thresholds(2)).top_k(2);
+  many.push_back(many[0]);
+  many.push_back(rexit::TokenRequest({1}).candidate({-1}));
+  many.push_back(many[0]);
+  const std::vector<rexit::Outcome> outcomes = together.score_many(many);
+  for (const std::size_t i : {0, 1, 2}) {
+    SCOPED_TRACE(i);
+    expect_equal(outcomes[i].value(), alone.score(many[i]));
+  }
+  EXPECT_EQ(outcomes[4].status, REXIT_INVALID_ARGUMENT);
+  EXPECT_NE(outcomes[4].error.find("is -1"), std::string::npos) << outcomes[4].error;
+  const bool equal = outcomes[3].value().stats.slate_us == outcomes[5].value().stats.slate_us;
+  EXPECT_EQ(equal, shares_passes());
+  EXPECT_TRUE(together.score_many(std::vector<rexit::TokenRequest>()).empty());
 }
 
 // Buffers of many requests are counted, and given back.
