@@ -17,8 +17,8 @@ struct Index {
 #define gridDim REXIT_INDEX(nctaid)
 #include "gather_rows.cu"
 CUDA
-"${CLANG:-clang++}" -x cuda --cuda-device-only --cuda-gpu-arch=sm_75 -Xclang -target-feature -Xclang +ptx63 -nocudainc -nocudalib \
-  -Wno-unknown-cuda-version -std=c++17 -O2 -fno-unroll-loops -I. -S -o "$place/kernel.ptx" "$place/kernel.cu"
+"${CLANG:-clang++}" -x cuda --cuda-device-only --cuda-gpu-arch=sm_75 -Xclang -target-feature -Xclang +ptx63 -nocudainc \
+  -nocudalib -Wno-unknown-cuda-version -std=c++17 -O2 -fno-unroll-loops -I. -S -o "$place/kernel.ptx" "$place/kernel.cu"
 {
   echo '// gather_rows.cu, compiled by tools/gather-rows-ptx.sh.'
   echo '#pragma once'

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Runs the library for Windows under Wine: its answers from a folder and from an archive are those of the library for this machine.
+# Runs the library for Windows under Wine: its answers from a folder and from an archive are those of this machine's library.
 # windows.sh DLL_FOLDER LIBRARY_FOLDER ONNXRUNTIME ONNXRUNTIME_DLL BUNDLE WORK_FOLDER, in the source folder.
 # $CXX: this machine's compiler.
 set -eu
 rm -rf "$6"
 mkdir -p "$6"
-x86_64-w64-mingw32-g++-posix -std=c++17 -O1 -Iruntime/include -o "$6/answers.exe" tests/cpp/install/answers.cpp "$1/librexit.dll" -static
+x86_64-w64-mingw32-g++-posix -std=c++17 -O1 -Iruntime/include -o "$6/answers.exe" tests/cpp/install/answers.cpp \
+  "$1/librexit.dll" -static
 "${CXX:-c++}" -std=c++17 -O1 -Iruntime/include -o "$6/answers" tests/cpp/install/answers.cpp -L"$2" -lrexit -Wl,-rpath,"$2"
 cp "$1/librexit.dll" "$4" "$6"
 tar --format=ustar -cf "$6/bundle.tar" -C "$5" .
