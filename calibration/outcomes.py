@@ -98,6 +98,7 @@ def label(
     likes_alone: bool,
     metrics: Sequence[Metric],
     limits: Mapping[str, float],
+    full_head: ExitPolicy,
     prior_shift: float = 0.0,
 ) -> Labelled:
     """Returns what outcomes say of audited slates.
@@ -108,6 +109,7 @@ def label(
         likes_alone: other candidates of a user who has an outcome count as not liked.
         metrics: to compute.
         limits: of certified metrics, by name.
+        full_head: the last head's own map.
         prior_shift: of the policy: outcomes are of the world.
 
     Raises:
@@ -123,7 +125,7 @@ def label(
     used: set[tuple[Id, Id]] = set()
     for slate in slates:
         before = len(liked)
-        for item, by_policy, by_full in zip(slate.items, slate.policy, slate.full, strict=True):
+        for item, by_policy, by_full in zip(slate.items, slate.policy, slate.full(full_head).tolist(), strict=True):
             verdict = outcomes.get((slate.user, item))
             if verdict is not None:
                 used.add((slate.user, item))

@@ -1,12 +1,14 @@
 """Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
 from rexit.devices import Provider
-from rexit.runtime._answers import ExitInfo, Info, Memory, Score, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._answers import Audit, Draw, ExitInfo, Info, Memory, Score, Scores, SegmentStats, Stats, Trace
 from rexit.runtime._arguments import Request, StopRule, TokenRequest
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
 from rexit.runtime.session import Session, open, verify
 
 __all__ = [
+    "Audit",
+    "Draw",
     "ExitInfo",
     "Info",
     "Memory",

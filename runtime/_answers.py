@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import IntEnum
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -33,6 +34,7 @@ class Info:
         vocabulary: Token ids of `Session.score_tokens` are below this.
         has_catalog: Whether requests may name users and items; else they are token ids.
         prior_shift: probability = sigmoid(c + prior_shift): where negatives were sampled, it is that of the world.
+        policy_sha256: Digest of the variant's policy.json; empty without a policy.
         utility: With several objectives, their weights in the policy's utility, by name; empty: there is one.
     """
 
@@ -52,6 +54,7 @@ class Info:
     vocabulary: int
     has_catalog: bool
     prior_shift: float
+    policy_sha256: str
     utility: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -106,6 +109,18 @@ class SegmentStats:
     slate_us: float
 
 
+class Draw(IntEnum):
+    """Whether a slate was drawn for an audit (`rexit_draw` in rexit.h). SKIPPED: drawn, but another slate waits, the deadline
+    stopped a candidate, its weights rank otherwise than the policy's, or there is no memory for its copy."""
+
+    NOT_DRAWN = 0
+    DRAWN = 1
+    SKIPPED_WAITING = 2
+    SKIPPED_DEADLINE = 3
+    SKIPPED_WEIGHTS = 4
+    SKIPPED_MEMORY = 5
+
+
 @dataclass(frozen=True)
 class Stats:
     """What a request cost.
@@ -121,6 +136,7 @@ class Stats:
         slate_us: Microseconds of the candidates.
         total_us: Microseconds of the whole request.
         known_user: Whether the catalog has the user. False for a new user, or a mistyped id.
+        draw: Whether the slate was drawn for `Session.audit`.
         segments: One entry per segment.
     """
 
@@ -134,12 +150,13 @@ class Stats:
     slate_us: float
     total_us: float
     known_user: bool = True
+    draw: Draw = Draw.NOT_DRAWN
     segments: tuple[SegmentStats, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns tokens, layers and microseconds of the whole request, as plain JSON values."""
         values = asdict(self)
-        return {part.name: values[part.name] for part in fields(self) if part.name not in ("known_user", "segments")}
+        return {part.name: values[part.name] for part in fields(self) if part.name not in ("known_user", "draw", "segments")}
 
 
 @dataclass(frozen=True)
@@ -271,6 +288,29 @@ class Scores:
 
 
 _ARRAYS = tuple(part.name for part in fields(Scores) if part.name not in ("stats", "objectives"))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A slate that the policy stopped, scored again at full depth. Candidates are in the order of the request.
+
+    Attributes:
+        exit: Where the policy stopped them, int64 [n].
+        policy_c: c at these exits, float32 [n].
+        full_c: c at the last exit, float32 [n].
+        full_log_odds: Raw logit(yes) - logit(no) at the last exit, float32 [n]; with several objectives, the utility's.
+        drawn: Slates that the session has drawn.
+        audited: Slates that it has audited.
+        skipped: Slates that it has drawn without an audit.
+    """
+
+    exit: NDArray[np.int64]
+    policy_c: NDArray[np.float32]
+    full_c: NDArray[np.float32]
+    full_log_odds: NDArray[np.float32]
+    drawn: int
+    audited: int
+    skipped: int
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 version: str
 
 _Segment = tuple[int, int, int, float, float]
-_Stats = tuple[int, int, int, int, int, float, float, float, float, bool, list[_Segment]]
+_Stats = tuple[int, int, int, int, int, float, float, float, float, bool, int, list[_Segment]]
 _Scores = tuple[
     NDArray[np.int64],
     NDArray[np.int64],
@@ -19,7 +19,7 @@ _Scores = tuple[
     _Stats,
 ]
 _Info = tuple[
-    int, int, int, int, int, int, bool, bool, bool, str, int, bool, float, int, bool, float, Sequence[tuple[str, float]]
+    int, int, int, int, int, int, bool, bool, bool, str, int, bool, float, int, bool, float, str, Sequence[tuple[str, float]]
 ]
 _Points = list[tuple[float, float]]
 _Ids = Sequence[int | str]
@@ -53,6 +53,8 @@ class Session:
         own_threads: bool,
         spinning: int,
         check_parity: bool,
+        audit: float,
+        audit_seed: int,
     ) -> None: ...
     def another(self) -> Session: ...
     def reloaded(self) -> Session | None: ...
@@ -112,6 +114,9 @@ class Session:
         context: _Context,
         texts: _Texts,
     ) -> tuple[list[int], list[int]]: ...
+    def audit(
+        self,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], int, int, int]: ...
     def warm_up(self) -> None: ...
     def clear_cache(self) -> None: ...
     def save_cache(self, path: str) -> None: ...

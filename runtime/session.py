@@ -21,7 +21,7 @@ from rexit.deadlines import check_deadline
 from rexit.devices import Device, Provider
 from rexit.errors import InputError, RexitError
 from rexit.runtime import _native
-from rexit.runtime._answers import ExitInfo, Info, Memory, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._answers import Audit, Draw, ExitInfo, Info, Memory, Scores, SegmentStats, Stats, Trace
 from rexit.runtime._arguments import (
     Recent,
     Request,
@@ -36,6 +36,7 @@ from rexit.runtime._arguments import (
     to_provider_options,
     to_recent,
     to_rules,
+    to_share,
     to_size,
     to_texts,
     to_token_lists,
@@ -73,6 +74,8 @@ def open(
     own_threads: bool = False,
     spinning: bool | None = None,
     check_parity: bool = False,
+    audit: float = 0.0,
+    audit_seed: int = 0,
 ) -> Session:
     """Opens a bundle's variant: checks its structure, maps the catalog, loads the segments.
 
@@ -95,6 +98,8 @@ def open(
         own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
         spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, those of `own_threads` sleep.
         check_parity: Compare the log-odds of the golden samples with the recorded ones before anything else.
+        audit: Share of the slates that are drawn for `Session.audit`, from 0 to 1.
+        audit_seed: Of the draws: the same seed draws the same slates of a sequence; 0: one of the system's.
 
     Returns:
         A session. Close it, or use it in a `with` statement.
@@ -123,6 +128,8 @@ def open(
         bool(own_threads),
         0 if spinning is None else 1 if spinning else 2,
         bool(check_parity),
+        to_share("audit", audit),
+        to_size("audit_seed", audit_seed),
     )
     return Session(native, "bundle" if isinstance(bundle, bytes) else os.fspath(bundle))
 
@@ -349,6 +356,23 @@ class Session:
         parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
         return parts[0], parts[1:]
 
+    def audit(self) -> Audit | None:
+        """Scores a slate that the policy has answered again at full depth: call it when there is time.
+
+        A session opened with `audit` draws a share of its slates, and keeps one until it is audited. The draw of a slate is in
+        its `Scores.stats.draw`. `docs/how-to/watch.md` says what to do with the difference.
+
+        Returns:
+            The policy's answer and full depth's; None if no slate waits.
+
+        Raises:
+            CancelledError: `cancel` was called meanwhile. The slate still waits; after any other error it is skipped.
+            BackendError: The backend failed.
+            BundleError: A file of the catalog was modified.
+        """
+        audit = Audit(*self._open.audit())
+        return audit if len(audit.exit) else None
+
     def warm_up(self) -> None:
         """Runs every segment once on an artificial slate, so that the first request does not pay for allocations. Drops the
         cached prefixes."""
@@ -516,4 +540,4 @@ def _deadline_us(deadline_ms: float | None) -> int:
 
 
 def _stats(row: _native._Stats) -> Stats:
-    return Stats(*row[:-1], tuple(SegmentStats(*segment) for segment in row[-1]))
+    return Stats(*row[:-2], Draw(row[-2]), tuple(SegmentStats(*segment) for segment in row[-1]))

@@ -44,6 +44,12 @@ std::string fixed(double value, int digits) {
   return text;
 }
 
+std::string general(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
+}
+
 void print_json(const ordered_json& value) {
   std::puts(value.dump(1, ' ', false, ordered_json::error_handler_t::replace).c_str());
 }

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <thread>
 
+#include "audit_log.hpp"
 #include "commands.hpp"
 #include "failure.hpp"
 #include "ids.hpp"
@@ -146,12 +147,18 @@ class AnswerWriter {
   std::atomic<int> error_{0};
 };
 
-// A session with its thread and its queue.
+// A session with its thread and its queue. Audits what the session drew while the queue is empty; a request interrupts an audit,
+// which begins again later.
 class Worker {
  public:
+  // `audits`: null: the session draws nothing.
   Worker(const Bundle& bundle, const std::vector<std::size_t>& depths, const std::vector<std::string>& objectives,
-         std::size_t cache_bytes, AnswerWriter& answers)
-      : session_(bundle, cache_bytes), depths_(depths), objectives_(objectives), answers_(answers) {
+         const PipeOptions& options, AnswerWriter& answers, AuditLog* audits)
+      : session_(bundle, options.cache_mib << 20, 0, options.audit),
+        depths_(depths),
+        objectives_(objectives),
+        answers_(answers),
+        audits_(audits) {
     session_.warm_up();
     thread_ = std::thread([this] { work(); });
   }
@@ -166,6 +173,7 @@ class Worker {
   void push(std::unique_ptr<Job> job) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return jobs_.size() < queue_per_session; });
+    if (auditing_ && job != nullptr) session_.cancel();
     jobs_.push_back(std::move(job));
     changed_.notify_all();
   }
@@ -173,6 +181,7 @@ class Worker {
  private:
   std::unique_ptr<Job> pop() {
     std::unique_lock lock(mutex_);
+    auditing_ = false;
     changed_.wait(lock, [this] { return !jobs_.empty(); });
     auto job = std::move(jobs_.front());
     jobs_.pop_front();
@@ -181,17 +190,40 @@ class Worker {
   }
 
   void work() {
-    while (const auto job = pop()) answers_.write(answer(*job));
+    while (auto job = pop()) {
+      answers_.write(answer(*job));
+      if (drawn_) kept_ = std::move(job);
+      if (kept_ && begin_audit()) audit();
+    }
+  }
+
+  // Returns false if a request waits.
+  bool begin_audit() {
+    const std::lock_guard lock(mutex_);
+    return auditing_ = jobs_.empty() || jobs_.front() == nullptr;
+  }
+
+  void audit() try {
+    audits_->write(kept_->user, kept_->items, session_.audit());
+    kept_ = nullptr;
+  } catch (const std::exception& error) {
+    const auto* from_rexit = dynamic_cast<const Error*>(&error);
+    if (from_rexit != nullptr && from_rexit->status() == REXIT_CANCELLED) return;
+    std::fprintf(stderr, "rexit-run: warning: audit: skipped a slate: %s\n", error.what());
+    kept_ = nullptr;
   }
 
   ordered_json answer(Job& job) try {
+    drawn_ = false;
     if (job.deadline) {
       const auto left = std::chrono::duration_cast<std::chrono::microseconds>(*job.deadline - Clock::now()).count();
       if (left <= 0) return error_json(job.id, REXIT_DEADLINE, "the deadline passed while the request waited");
       job.request.deadline_us(left);
     }
+    const Scores scores = session_.score(job.request);
+    drawn_ = scores.stats.draw == REXIT_DRAWN;
     ordered_json line{{"id", job.id}};
-    line.update(answer_json(session_.score(job.request), job.items, depths_, objectives_));
+    line.update(answer_json(scores, job.items, depths_, objectives_));
     return line;
   } catch (const Error& error) {
     return error_json(job.id, error.status(), error.what());
@@ -203,11 +235,28 @@ class Worker {
   const std::vector<std::size_t>& depths_;
   const std::vector<std::string>& objectives_;
   AnswerWriter& answers_;
+  AuditLog* audits_;
+  bool drawn_ = false;         // the last answer
+  std::unique_ptr<Job> kept_;  // of the slate that waits for its audit
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::unique_ptr<Job>> jobs_;
+  bool auditing_ = false;  // guarded, as jobs_
   std::thread thread_;
 };
+
+// Null: nothing is audited.
+std::unique_ptr<AuditLog> open_audit_log(const PipeOptions& options, const Bundle& bundle) {
+  if (!(options.audit >= 0 && options.audit <= 1))
+    throw Failure("--audit is " + general(options.audit) + ", expected a share from 0 to 1");
+  if ((options.audit > 0) == options.audit_log.empty())
+    throw Failure(options.audit > 0 ? "--audit without --audit-log, expected a file for the audited slates"
+                                    : "--audit-log is for --audit, expected a share above 0");
+  if (options.audit == 0) return nullptr;
+  if (bundle.info().calibrated == 0)
+    throw Failure(options.bundle + ": has no policy to audit, expected one: run `rexit calibrate`");
+  return std::make_unique<AuditLog>(options.audit_log, bundle);
+}
 
 }  // namespace
 
@@ -219,9 +268,10 @@ int pipe(const PipeOptions& options) {
   const std::vector<std::size_t> layers = depths(bundle);
   const std::vector<std::string> objectives = objective_names(bundle);
   AnswerWriter answers;
+  const std::unique_ptr<AuditLog> audits = open_audit_log(options, bundle);
   std::vector<std::unique_ptr<Worker>> workers;
   while (workers.size() < options.sessions)
-    workers.push_back(std::make_unique<Worker>(bundle, layers, objectives, options.cache_mib << 20, answers));
+    workers.push_back(std::make_unique<Worker>(bundle, layers, objectives, options, answers, audits.get()));
   std::fprintf(stderr, "rexit-run: serving %s, variant %s, sessions %zu\n", options.bundle.c_str(), info.variant, workers.size());
 
   std::string line;

@@ -39,11 +39,8 @@ void print_report(const nlohmann::ordered_json& report, const std::vector<std::s
 
 std::int64_t deadline_us(double deadline_ms) {
   constexpr double max_ms = 1e12;
-  if (!(deadline_ms > 0 && deadline_ms <= max_ms)) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%g", deadline_ms);
-    throw Failure(std::string("deadline_ms is ") + text + ", expected more than 0 and at most 1e12");
-  }
+  if (!(deadline_ms > 0 && deadline_ms <= max_ms))
+    throw Failure("deadline_ms is " + general(deadline_ms) + ", expected more than 0 and at most 1e12");
   return std::max<std::int64_t>(1, std::llround(deadline_ms * 1000));
 }
 

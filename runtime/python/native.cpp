@@ -30,12 +30,12 @@ using TopK = std::tuple<std::size_t, bool, std::vector<float>, std::vector<float
 using Rules = std::tuple<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<TopK>>;
 using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, double, double>;
 using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
-                            double, bool, std::vector<SegmentRow>>;
+                            double, bool, std::int32_t, std::vector<SegmentRow>>;
 using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float, std::vector<float>,
                            std::vector<std::pair<float, float>>, std::vector<std::pair<float, float>>>;
 using InfoRow =
     std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string,
-               std::size_t, bool, float, std::size_t, bool, float, std::vector<std::pair<std::string, float>>>;
+               std::size_t, bool, float, std::size_t, bool, float, std::string, std::vector<std::pair<std::string, float>>>;
 template <class T, class... Shape>
 using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 using ScoreRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
@@ -51,6 +51,15 @@ using TokenRequestRow =
     std::tuple<Tokens, Tokens, Counts, std::size_t, std::int64_t, std::optional<std::uint32_t>, std::optional<Rules>, Weights>;
 using ErrorRow = std::tuple<std::string, std::string, std::string>;  // class in rexit.errors, name of the status, message
 using TraceRow = std::tuple<Numpy<float>, StatsRow>;
+// exits, c by the policy, c and raw log-odds at full depth; drawn, audited and skipped slates
+using AuditRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
+                            Numpy<float, nb::ndim<1>>, std::uint64_t, std::uint64_t, std::uint64_t>;
+// What a session is created with: cache_bytes, slate_bytes, audit, audit_seed.
+struct SessionOptions {
+  std::size_t cache_bytes, slate_bytes;
+  double audit;
+  std::uint64_t audit_seed;
+};
 
 // The array owns the vector.
 template <class T, class... Shape>
@@ -64,9 +73,18 @@ StatsRow row(const rexit_stats& stats, const std::vector<rexit_segment_stats>& s
   std::vector<SegmentRow> rows;
   for (const rexit_segment_stats& segment : segments)
     rows.emplace_back(segment.prefix_tokens, segment.candidates, segment.candidate_tokens, segment.prefix_us, segment.slate_us);
-  return {stats.prefix_tokens, stats.prefix_tokens_reused, stats.candidate_tokens, stats.candidate_layers,
-          stats.prefix_layers, stats.retrieval_us,         stats.prefix_us,        stats.slate_us,
-          stats.total_us,      stats.known_user != 0,      std::move(rows)};
+  return {stats.prefix_tokens,
+          stats.prefix_tokens_reused,
+          stats.candidate_tokens,
+          stats.candidate_layers,
+          stats.prefix_layers,
+          stats.retrieval_us,
+          stats.prefix_us,
+          stats.slate_us,
+          stats.total_us,
+          stats.known_user != 0,
+          stats.draw,
+          std::move(rows)};
 }
 
 rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked,
@@ -142,8 +160,8 @@ void forward_log(void*, rexit_log_level level, const char* line) {
 // any thread may call at any time do not lock.
 class Session {
  public:
-  Session(const rexit::Bundle& bundle, std::size_t cache_bytes, std::size_t slate_bytes)
-      : session_(bundle, cache_bytes, slate_bytes), cache_bytes_(cache_bytes), slate_bytes_(slate_bytes) {}
+  Session(const rexit::Bundle& bundle, const SessionOptions& options)
+      : session_(bundle, options.cache_bytes, options.slate_bytes, options.audit, options.audit_seed), options_(options) {}
 
   // Other Python threads run while this frees memory: the whole bundle's, if this is its last session.
   ~Session() {
@@ -151,13 +169,13 @@ class Session {
     const rexit::Session session = std::move(session_);
   }
 
-  Session* another() const { return new Session(session_.bundle(), cache_bytes_, slate_bytes_); }
+  Session* another() const { return new Session(session_.bundle(), options_); }
 
   // Null: the folder has not changed.
   Session* reloaded() const {
     const nb::gil_scoped_release no_gil;
     const std::optional<rexit::Bundle> next = session_.bundle().reloaded();
-    return next ? new Session(*next, cache_bytes_, slate_bytes_) : nullptr;
+    return next ? new Session(*next, options_) : nullptr;
   }
 
   nb::bytes read_file(const std::string& path) const {
@@ -192,6 +210,7 @@ class Session {
             info.vocabulary,
             info.has_catalog != 0,
             info.prior_shift,
+            info.policy_sha256,
             std::move(objectives)};
   }
 
@@ -346,6 +365,23 @@ class Session {
     return std::make_pair(std::move(prompt.tokens), std::move(prompt.offsets));
   }
 
+  AuditRow audit() {
+    rexit::Audit audit;
+    {
+      const nb::gil_scoped_release no_gil;
+      const std::lock_guard<std::mutex> lock(mutex_);
+      audit = session_.audit();
+    }
+    const std::size_t count = audit.exits.size();
+    return {to_numpy<std::int64_t, nb::ndim<1>>({audit.exits.begin(), audit.exits.end()}, {count}),
+            to_numpy<float, nb::ndim<1>>(std::move(audit.policy_c), {count}),
+            to_numpy<float, nb::ndim<1>>(std::move(audit.full_c), {count}),
+            to_numpy<float, nb::ndim<1>>(std::move(audit.full_log_odds), {count}),
+            audit.drawn,
+            audit.audited,
+            audit.skipped};
+  }
+
   void warm_up() {
     const nb::gil_scoped_release no_gil;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -410,7 +446,7 @@ class Session {
 
  private:
   rexit::Session session_;
-  std::size_t cache_bytes_, slate_bytes_;
+  SessionOptions options_;
   std::mutex mutex_;
 };
 
@@ -445,18 +481,18 @@ NB_MODULE(_native, module) {
           [](Session* self, const Place& place, const std::string& variant, const std::string& library, std::int32_t threads,
              std::size_t cache_bytes, std::size_t slate_bytes, const std::string& device, std::int32_t device_id,
              const std::string& provider, std::vector<std::pair<std::string, std::string>> provider_options, bool own_threads,
-             std::int32_t spinning, bool check_parity) {
+             std::int32_t spinning, bool check_parity, double audit, std::uint64_t audit_seed) {
             rexit::BundleOptions options{variant, library, threads, device, device_id};
             options.provider = provider;
             options.provider_options = std::move(provider_options);
             options.own_threads = own_threads;
             options.spinning = static_cast<rexit_spinning>(spinning);
             options.check_parity = check_parity;
-            with_place(place,
-                       [&](const auto& bundle) { new (self) Session(rexit::Bundle(bundle, options), cache_bytes, slate_bytes); });
+            const SessionOptions of_session{cache_bytes, slate_bytes, audit, audit_seed};
+            with_place(place, [&](const auto& bundle) { new (self) Session(rexit::Bundle(bundle, options), of_session); });
           },
           "place"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "slate_bytes"_a, "device"_a, "device_id"_a,
-          "provider"_a, "provider_options"_a, "own_threads"_a, "spinning"_a, "check_parity"_a)
+          "provider"_a, "provider_options"_a, "own_threads"_a, "spinning"_a, "check_parity"_a, "audit"_a, "audit_seed"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("read_file", &Session::read_file, "path"_a)
@@ -471,6 +507,7 @@ NB_MODULE(_native, module) {
       .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
+      .def("audit", &Session::audit)
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)
       .def("save_cache", &Session::save_cache, "path"_a)

@@ -12,7 +12,7 @@ import pytest
 from rexit.audit.log import AuditedSlate, AuditLog, read_log
 from rexit.errors import InputError
 
-SLATE = AuditedSlate(1.5, "ü", [3, "x"], [0.5, -1.0], [0.25, 2.0], [0, 1], 0.5, "agreement", 0, "e" * 64)
+SLATE = AuditedSlate(1.5, "ü", [3, "x"], [0.5, -1.0], [0.25, 2.0], [0, 1], 0, "e" * 64)
 
 
 def test_slates_are_read_back(tmp_path: Path) -> None:
@@ -39,12 +39,12 @@ def test_a_killed_services_last_line_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"loss": 1.5}, "loss is 1.5, expected 0 to 1"),
-        ({"loss": None}, "not an audited slate: None is not a finite number"),
+        ({"log_odds": [None, 1]}, "not an audited slate: None is not a finite number"),
+        ({"log_odds": [1]}, "items, policy, log_odds and exits differ in length"),
         ({"policy": [1e400, 0]}, "is not a finite number"),
         ({"user": None}, "not an audited slate: None is not an id"),
-        ({"exits": [0]}, "items, policy, full and exits differ in length"),
-        ({"items": [], "policy": [], "full": [], "exits": []}, "expected one of each per candidate"),
+        ({"exits": [0]}, "items, policy, log_odds and exits differ in length"),
+        ({"items": [], "policy": [], "log_odds": [], "exits": []}, "expected one of each per candidate"),
     ],
 )
 def test_other_lines_are_refused(tmp_path: Path, changes: dict[str, Any], line: str) -> None:

@@ -17,14 +17,18 @@ POLICY = Policy.full_depth(2, "variant")
 LIMITS = Limits(
     Loss("agreement"), "ndcg@10", ExitPolicy(), tuple(Rule(POLICY, limit, limit / 2, False) for limit in (0.1, 0.2)), "digest"
 )
-SLATE = AuditedSlate(0.0, 0, [1, 2], [1.0, 2.0], [1.0, 2.0], [0, 0], 1.0, "agreement", 0, "digest")
+SLATE = AuditedSlate(0.0, 0, [1, 2], [1.0, 2.0], [-1.0, -2.0], [0, 0], 0, "digest")
+"""Its loss of agreement is 1."""
 
 
-def test_slates_of_other_policies_losses_and_rules_do_not_count() -> None:
-    watch = Watch(LIMITS)
-    for change in ({"policy_sha256": "other"}, {"loss_name": "rank-correlation"}, {"rule": 2}, {"rule": -1}):
+def test_slates_of_other_policies_and_rules_and_without_a_loss_do_not_count() -> None:
+    watch = Watch(replace(LIMITS, loss=Loss("top-k-overlap", 1)))
+    alone = {"items": [1], "policy": [1.0], "log_odds": [1.0], "exits": [0]}
+    for change in ({"policy_sha256": "other"}, {"rule": 2}, {"rule": -1}, alone):
         assert watch.add(replace(SLATE, **change)) is None  # type: ignore[arg-type]
     assert [test.slates for test in watch.tests] == [0, 0]
+    watch.add(SLATE)
+    assert [test.slates for test in watch.tests] == [1, 0] and watch.tests[0].mean == 1
 
 
 def test_a_user_counts_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,21 +59,19 @@ def test_other_actions_are_refused() -> None:
         Watch(LIMITS, "stop")
 
 
-class Answered(NamedTuple):
-    """Of a request with top_k: two of three candidates, best first."""
+class Audited(NamedTuple):
+    """Of three candidates, as `rexit.runtime.Audit`."""
 
-    index: np.ndarray = np.array([2, 0])
-    exit: np.ndarray = np.array([0, 1])
+    exit: np.ndarray = np.array([1, 0, 0])
+    policy_c: np.ndarray = np.array([9, 5, 7], np.float32)
+    full_log_odds: np.ndarray = np.array([4, 3, 2], np.float32)
 
 
 def test_an_answer_is_compared_with_full_depth() -> None:
-    """By hand: maps with a curve, and an exit that follows from the rule where the answer leaves it out."""
-    maps = (ExitPolicy(2.0, 1.0, upper=-1e9), ExitPolicy(1.0, 0.5, curve=((-10.0, -20.0), (10.0, 20.0))))
-    policy = Policy(maps, 1, "variant")
-    limits = Limits(Loss("rank-correlation"), "ndcg@10", maps[1], (Rule(policy, 0.1, 0.05, False),), "digest")
-    log_odds = np.array([[1, 4], [2, 3], [3, 2]], np.float32)
-    slate = limits.audit("u", [7, 8, 9], Answered(), log_odds, top_k=2, time=5.0)
-    assert slate is not None and slate.exits == [1, 0, 0]
-    assert slate.policy == [9.0, 5.0, 7.0] and slate.full == [9.0, 7.0, 5.0]
-    assert slate.loss == pytest.approx(1 / 3) and (slate.user, slate.items, slate.time) == ("u", [7, 8, 9], 5.0)
-    assert limits.audit("u", [7], Answered(np.array([0]), np.array([0])), log_odds[:1]) is None, "one candidate has no order"
+    """By hand: full depth's c is by the last head's own map, here with a curve."""
+    head = ExitPolicy(1.0, 0.5, curve=((-10.0, -20.0), (10.0, 20.0)))
+    limits = Limits(Loss("rank-correlation"), "ndcg@10", head, (Rule(POLICY, 0.1, 0.05, False),), "digest")
+    slate = limits.slate("u", [7, 8, 9], Audited(), time=5.0)
+    assert slate == AuditedSlate(5.0, "u", [7, 8, 9], [9.0, 5.0, 7.0], [4.0, 3.0, 2.0], [1, 0, 0], 0, "digest")
+    assert slate.full(head).tolist() == [9.0, 7.0, 5.0]
+    assert limits.loss_of(slate) == pytest.approx(1 / 3)

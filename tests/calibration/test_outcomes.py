@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from rexit.audit.log import AuditedSlate
+from rexit.bundle import ExitPolicy
 from rexit.calibration.metrics import parse
 from rexit.calibration.outcomes import label
 from rexit.errors import InputError
@@ -16,7 +17,7 @@ METRICS = [parse(name) for name in ("ndcg@3", "user-auc", "auc")]
 
 
 def slate(user: int, policy: np.ndarray, full: np.ndarray) -> AuditedSlate:
-    return AuditedSlate(float(user), user, list(ITEMS), policy.tolist(), full.tolist(), [0] * 8, 0.0, "agreement", 0, "e" * 64)
+    return AuditedSlate(float(user), user, list(ITEMS), policy.tolist(), full.tolist(), [0] * 8, 0, "e" * 64)
 
 
 def service(users: int, noise: float, seed: int = 0) -> tuple[list[AuditedSlate], dict[tuple[int, int], bool]]:
@@ -33,11 +34,11 @@ def service(users: int, noise: float, seed: int = 0) -> tuple[list[AuditedSlate]
 
 def test_metrics_are_scikit_learns() -> None:
     slates, outcomes = service(60, 1.0)
-    labelled = label(slates, outcomes, False, METRICS, {})
+    labelled = label(slates, outcomes, False, METRICS, {}, ExitPolicy())
     liked = np.array([[outcomes[user, item] for item in ITEMS] for user in range(60)])
     both = liked.any(1) & ~liked.all(1)
-    for answer, name in (("policy", "policy"), ("full", "full depth")):
-        c = np.array([getattr(slate, answer) for slate in slates])
+    for answer, field, name in (("policy", "policy", "policy"), ("full", "log_odds", "full depth")):
+        c = np.array([getattr(slate, field) for slate in slates])
         by_name = {metric.name: getattr(metric, answer) for metric in labelled.metrics}
         assert by_name["auc"] == pytest.approx(roc_auc_score(liked.ravel(), c.ravel()))
         assert by_name["user-auc"] == pytest.approx(np.mean([roc_auc_score(liked[u], c[u]) for u in np.flatnonzero(both)]))
@@ -53,7 +54,7 @@ def test_metrics_are_scikit_learns() -> None:
 
 def test_the_certified_limit_is_tested() -> None:
     limits = {"ndcg@3": 0.01}
-    noisy, true = (label(*service(600, noise), False, METRICS, limits).metrics[0] for noise in (4.0, 0.05))
+    noisy, true = (label(*service(600, noise), False, METRICS, limits, ExitPolicy()).metrics[0] for noise in (4.0, 0.05))
     assert noisy.alarm and noisy.drop > 0.05 and noisy.capital is not None and noisy.limit == 0.01
     assert not true.alarm and true.capital is not None and true.capital < 20 and abs(true.drop) < 0.01
 
@@ -61,24 +62,24 @@ def test_the_certified_limit_is_tested() -> None:
 def test_likes_alone_make_the_others_of_their_users_not_liked() -> None:
     slates, outcomes = service(40, 0.5)
     likes = {pair: True for pair, liked in outcomes.items() if liked and pair[0] < 20}
-    labelled = label(slates, {**likes, (999, 0): True}, True, METRICS, {})
+    labelled = label(slates, {**likes, (999, 0): True}, True, METRICS, {}, ExitPolicy())
     users = {user for user, _ in likes}
     assert labelled.pairs == 8 * len(users) and labelled.outcomes == (len(likes) + 1, len(likes))
     ratio = labelled.probabilities[1].reliability.ratio
     assert ratio is not None and ratio[0] == pytest.approx(
-        sum((1 / (1 + np.exp(-np.array(slates[user].full)))).sum() for user in users) / len(likes), rel=1e-5
+        sum((1 / (1 + np.exp(-np.array(slates[user].log_odds)))).sum() for user in users) / len(likes), rel=1e-5
     )
 
 
 def test_metrics_without_a_value_are_left_out() -> None:
     slates = [slate(user, np.arange(8.0), np.arange(8.0)) for user in range(2)]
-    labelled = label(slates, {(0, 1): True, (1, 2): False}, False, METRICS, {})
+    labelled = label(slates, {(0, 1): True, (1, 2): False}, False, METRICS, {}, ExitPolicy())
     assert [metric.name for metric in labelled.metrics] == ["auc"]
 
 
 def test_what_cannot_be_joined() -> None:
     slates, _ = service(3, 0.5)
     with pytest.raises(InputError, match="none of 1 outcomes belongs to an audited slate"):
-        label(slates, {(0, 99): True}, False, METRICS, {})
+        label(slates, {(0, 99): True}, False, METRICS, {}, ExitPolicy())
     with pytest.raises(InputError, match="all 1 labelled candidates are liked, expected both kinds"):
-        label(slates, {(0, 1): True}, False, METRICS, {})
+        label(slates, {(0, 1): True}, False, METRICS, {}, ExitPolicy())

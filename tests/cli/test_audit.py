@@ -19,13 +19,13 @@ from running.command import Run, assert_one_line
 ITEMS = [int(item) for item in ITEM_IDS]
 
 
-def write_log(path: Path, bundle: Bundle, loss: float) -> None:
-    """A slate of each user; the policy has the first candidate first, full depth the last."""
+def write_log(path: Path, bundle: Bundle, *, reverse: bool = True) -> None:
+    """A slate of each user. Full depth has the last candidate first; so does the policy, or the first one."""
     assert bundle.policy_sha256 is not None
     c = [float(n) for n in range(len(ITEMS))]
-    first = AuditedSlate(0.0, 0, ITEMS, c[::-1], c, [0] * len(ITEMS), loss, "rank-correlation", 0, bundle.policy_sha256)
+    first = AuditedSlate(0.0, 0, ITEMS, c[::-1] if reverse else c, c, [0] * len(ITEMS), 0, bundle.policy_sha256)
     log = AuditLog(path)
-    log.write(replace(first, policy_sha256="e" * 64, loss=1.0))  # another policy's
+    log.write(replace(first, policy_sha256="e" * 64, policy=c[::-1]))  # another policy's
     for n, user in enumerate(USER_IDS):
         log.write(replace(first, time=float(n), user=int(user)))
     log.close()
@@ -37,7 +37,7 @@ def audited(place: Path) -> Path:
     counts = [0, 0, 0]
     reference = {"reached": counts, "stopped": counts, "histograms": [[0] * 32] * 3}
     bundle = write_watched(place / "bundle", (0.1, 0.2), settings=settings, reference=reference)
-    write_log(place / "audit.jsonl", bundle, 0.9)
+    write_log(place / "audit.jsonl", bundle)
     return place
 
 
@@ -51,7 +51,7 @@ def test_an_alarm_is_told(run: Run, audited: Path) -> None:
     ended = run("audit", audited / "bundle", audited / "audit.jsonl", "--json")
     assert ended.code == 0
     policy, careful = ended.json["rules"]
-    assert policy["users"] == policy["slates"] == len(USER_IDS) and policy["mean"] == pytest.approx(0.9)
+    assert policy["users"] == policy["slates"] == len(USER_IDS) and policy["mean"] == 1
     assert policy["alarm_at"] <= 4 and policy["capital"] > 20 and ended.json["alarm"] and ended.json["loss"] == "rank-correlation"
     assert careful["slates"] == 0 and careful["mean"] is None and careful["capital"] == 1
     table = run("audit", audited / "bundle", audited / "audit.jsonl")
@@ -60,7 +60,7 @@ def test_an_alarm_is_told(run: Run, audited: Path) -> None:
 
 def test_no_alarm_is_told(run: Run, audited: Path) -> None:
     (audited / "audit.jsonl").unlink()
-    write_log(audited / "audit.jsonl", Bundle.open(audited / "bundle"), 0.05)
+    write_log(audited / "audit.jsonl", Bundle.open(audited / "bundle"), reverse=False)
     ended = run("audit", audited / "bundle", audited / "audit.jsonl")
     assert ended.code == 0 and "Keep the policy" in ended.out and "Calibrate again" not in ended.out
 

@@ -60,7 +60,7 @@ def test_an_answer_says_whether_the_user_is_known(session: runtime.Session) -> N
 
 def test_info(session: runtime.Session) -> None:
     assert session.info == runtime.Info(
-        12, 20, 3, 4, 24, 96, False, False, False, "cpu-fp32", 0, False, 0.0, VOCABULARY, True, 0.0
+        12, 20, 3, 4, 24, 96, False, False, False, "cpu-fp32", 0, False, 0.0, VOCABULARY, True, 0.0, ""
     )
     assert [exit.layers for exit in session.exits] == [1, 2, 4]
 

@@ -21,7 +21,7 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.held_out import write_ranked
 from builders.bundles.watched import write_watched
 from rexit import runtime
-from rexit.audit.log import read_log
+from rexit.audit import read_limits, read_log
 from rexit.audit.losses import Loss
 from rexit.cli import app
 from rexit.errors import CancelledError, InputError
@@ -50,7 +50,7 @@ def without_a_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pool_of(bundle: Path, share: float = 1.0, **options: Any) -> Pool:
-    return Pool(partial(runtime.open, bundle), 1, 16, Auditor(bundle, None, share, **options))
+    return Pool(partial(runtime.open, bundle, audit=share), 1, 16, Auditor(bundle, None, **options))
 
 
 def ask(pool: Pool, user: int, items: list[int] = ITEMS, **options: Any) -> Any:
@@ -81,7 +81,7 @@ def slates(pool: Pool) -> int:
 
 @pytest.mark.parametrize("top_k", [0, 4])
 def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top_k: int) -> None:
-    write_watched(bundle, loss="top-k-overlap@4")
+    watched = read_limits(write_watched(bundle, loss="top-k-overlap@4"))
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
     scores = ask_and_wait(pool, USERS[0], top_k=top_k)
     pool.close()
@@ -91,10 +91,10 @@ def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top
         policy = session.score(USERS[0], ITEMS)
     assert slate.user == USERS[0] and slate.items == ITEMS and slate.exits == [0] * len(ITEMS) and slate.rule == 0
     assert slate.policy == pytest.approx(policy.log_odds.tolist(), abs=1e-5)
-    assert slate.full == pytest.approx(full.log_odds.tolist(), abs=1e-5)
+    assert slate.log_odds == pytest.approx(full.log_odds.tolist(), abs=1e-5)
     best = set(np.argsort(-full.log_odds)[:4].tolist())
     answered = set(scores.index[:4].tolist()) if top_k else set(np.argsort(-scores.log_odds)[:4].tolist())
-    assert slate.loss == pytest.approx(1 - len(best & answered) / 4) and slate.loss_name == "top-k-overlap@4"
+    assert watched.loss_of(slate) == pytest.approx(1 - len(best & answered) / 4)
 
 
 def test_a_request_by_token_ids_counts_once_by_its_prefix(bundle: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_log_alone_changes_nothing(bundle: Path, tmp_path: Path) -> None:
     assert pool.auditor is not None and pool.auditor.watch.alarm
     value = pool.auditor.watch.tests[0].capital.value
     with pytest.raises(InputError, match="another service writes it"):
-        Auditor(bundle, None, 1.0, tmp_path / "audit.jsonl")
+        Auditor(bundle, None, tmp_path / "audit.jsonl")
     pool.close()
     again = pool_of(bundle, log=tmp_path / "audit.jsonl")
     assert again.auditor is not None and again.auditor.watch.tests[0].capital.value == value
@@ -189,16 +189,16 @@ def test_what_is_drawn_without_an_audit_is_counted(bundle: Path, monkeypatch: py
 
 def test_a_request_interrupts_an_audit_which_comes_later(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_watched(bundle)
-    begun, cancelled, real = threading.Event(), threading.Event(), runtime.Session.trace
+    begun, cancelled, real = threading.Event(), threading.Event(), runtime.Session.audit
 
-    def trace(session: runtime.Session, *words: Any, **keywords: Any) -> Any:
+    def audit(session: runtime.Session) -> Any:
         begun.set()
         if not cancelled.is_set():
             assert cancelled.wait(30)
             raise CancelledError("cancelled")
-        return real(session, *words, **keywords)
+        return real(session)
 
-    monkeypatch.setattr(runtime.Session, "trace", trace)
+    monkeypatch.setattr(runtime.Session, "audit", audit)
     monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.set())
     pool = pool_of(bundle)
     ask(pool, USERS[0])

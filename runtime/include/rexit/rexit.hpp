@@ -603,6 +603,13 @@ struct Trace {
   rexit_stats stats{};
 };
 
+// A slate that the policy stopped, scored again at full depth; see rexit_audit.
+struct Audit {
+  std::vector<std::uint32_t> exits;                    // [items]; empty: no slate waited
+  std::vector<float> policy_c, full_c, full_log_odds;  // [items]
+  std::uint64_t drawn = 0, audited = 0, skipped = 0;   // slates of the session
+};
+
 // A request's token ids; see rexit_session_prompt.
 struct Prompt {
   std::vector<std::int32_t> tokens;
@@ -613,12 +620,17 @@ struct Prompt {
 // segments(), counters() and reset_counters() at any time. Keeps the bundle alive.
 class Session {
  public:
-  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: limit for a slate's hidden states; 0: 256 MiB.
-  explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0) : bundle_(bundle) {
+  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: limit for a slate's hidden states; 0: 256 MiB. `audit`:
+  // share of the slates that are drawn for audit(). `audit_seed`: of the draws; 0: one of the system's.
+  explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0, double audit = 0,
+                   std::uint64_t audit_seed = 0)
+      : bundle_(bundle) {
     rexit_session_options options{};
     options.struct_size = sizeof options;
     options.cache_bytes = cache_bytes;
     options.slate_bytes = slate_bytes;
+    options.audit = audit;
+    options.audit_seed = audit_seed;
     rexit_session* handle = nullptr;
     check(rexit_session_create(bundle.get(), &options, &handle));
     handle_.reset(handle);
@@ -639,6 +651,22 @@ class Session {
 
   Trace trace(const Request& request) { return trace_with(rexit_session_trace, request); }
   Trace trace(const TokenRequest& request) { return trace_with(rexit_session_trace_tokens, request); }
+
+  // Scores the slate that waits at full depth: call it when the program is idle.
+  Audit audit() {
+    rexit_audit audit{};
+    audit.struct_size = sizeof audit;
+    check(rexit_session_audit(handle_.get(), &audit));
+    Audit result;
+    result.exits.assign(audit.exits, audit.exits + audit.item_count);
+    result.policy_c.assign(audit.policy_c, audit.policy_c + audit.item_count);
+    result.full_c.assign(audit.full_c, audit.full_c + audit.item_count);
+    result.full_log_odds.assign(audit.full_log_odds, audit.full_log_odds + audit.item_count);
+    result.drawn = audit.drawn;
+    result.audited = audit.audited;
+    result.skipped = audit.skipped;
+    return result;
+  }
 
   Prompt prompt(const Request& request) {
     Prompt result;
@@ -666,7 +694,7 @@ class Session {
   }
   // From any thread: the running call throws Error with REXIT_CANCELLED soon.
   void cancel() { check(rexit_session_cancel(handle_.get())); }
-  // [segments], of the last score, trace or warm_up. See rexit_segment_stats.
+  // [segments], of the last score, trace, audit or warm_up. See rexit_segment_stats.
   std::vector<rexit_segment_stats> segments() const {
     std::vector<rexit_segment_stats> segments(bundle_.info().exits);
     for (std::size_t k = 0; k < segments.size(); ++k) {

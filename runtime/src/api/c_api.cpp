@@ -32,7 +32,7 @@ struct rexit_session {
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
   rexit_session(std::shared_ptr<const LoadedBundle> loaded, const rexit_session_options& options)
-      : session(std::move(loaded), options.cache_bytes, options.slate_bytes) {}
+      : session(std::move(loaded), options.cache_bytes, options.slate_bytes, {options.audit, options.audit_seed}) {}
 };
 
 namespace {
@@ -358,6 +358,7 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
   info.quorum = opened.policy().quorum;
   info.prior_shift = opened.policy().prior_shift;
   info.objectives = opened.objectives();
+  info.policy_sha256 = opened.policy_sha256().c_str();
   write_struct(info, info_out);
   return REXIT_OK;
 } catch (...) {
@@ -438,6 +439,8 @@ rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_sessio
                                   rexit_session** session_out) try {
   required(session_out, "session_out");
   const rexit_session_options settings = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
+  if (!(settings.audit >= 0 && settings.audit <= 1))
+    fail(REXIT_INVALID_ARGUMENT, "options.audit is ", settings.audit, ", expected a share from 0 to 1");
   *session_out = new rexit_session(required(bundle, "bundle")->loaded, settings);
   return REXIT_OK;
 } catch (...) {
@@ -578,6 +581,31 @@ rexit_status rexit_session_score_many_tokens(rexit_session* session, const rexit
 rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request, float* log_odds_out,
                                         rexit_stats* stats_out) try {
   run_trace(session, request, log_odds_out, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_audit(rexit_session* session, rexit_audit* audit_out) try {
+  const SessionLock lock(session);
+  check_size(required(audit_out, "audit_out"), "audit_out");
+  lock->begin_call();
+  rexit_audit audit{};
+  if (const AuditedSlate* slate = lock->audit(); slate != nullptr)
+    audit = {0,
+             slate->exits.size(),
+             slate->exits.data(),
+             slate->policy_c.data(),
+             slate->full_c.data(),
+             slate->full_log_odds.data(),
+             0,
+             0,
+             0};
+  const AuditCounts& counts = lock->audit_counts();
+  audit.drawn = counts.drawn;
+  audit.audited = counts.audited;
+  audit.skipped = counts.skipped;
+  write_struct(audit, audit_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

@@ -97,6 +97,7 @@ class Bundle {
     return program().has_vectors() ? static_cast<std::size_t>(program().first_vector) : model_.vocab_size;
   }
   const std::string& vectors_sha256() const noexcept { return vectors_sha256_; }  // as recorded; empty: no vectors
+  const std::string& policy_sha256() const noexcept { return policy_sha256_; }    // empty: no policy
   const Vectors* vectors() const noexcept { return vectors_.get(); }              // null: the prompt program has none
   std::size_t table_bytes() const noexcept {
     return (catalog_ != nullptr ? catalog_->bytes() : 0) + (vectors_ != nullptr ? vectors_->bytes() : 0);

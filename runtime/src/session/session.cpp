@@ -121,12 +121,14 @@ Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::s
       prefix(loaded.bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes, loaded.start.get()),
       slate(loaded.bundle, backend, vectors, slate_bytes) {}
 
-Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes)
+Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes,
+                 const AuditOptions& audit)
     : loaded_(std::move(loaded)),
       backend_(loaded_->make_backend(), loaded_->bundle.exits()),
       cache_bytes_(cache_bytes),
       slate_bytes_(slate_bytes),
       counters_(loaded_->bundle.exits()),
+      audits_(audit),
       state_(std::make_unique<State>(*loaded_, backend_, cache_bytes_, slate_bytes_)) {
   update_memory();
 }
@@ -161,6 +163,12 @@ void Session::count_answers(const std::vector<Answer>& answers, const StopRule& 
     if (answer.has_exit()) counters_.count_answer(answer.exit, answer.cut_short);
 }
 
+rexit_draw Session::draw(const Request& request, const Prompt& prompt, const std::vector<Answer>& answers) noexcept {
+  if (!audits_.enabled() || request.force_exit || !(request.has_policy || loaded_->bundle.calibrated())) return REXIT_NOT_DRAWN;
+  const std::vector<float>& declared = loaded_->bundle.policy().weights;
+  return audits_.draw(prompt, answers, request.weights, !request.weights.empty() && !are_proportional(declared, request.weights));
+}
+
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
   const MemoryUpdate memory_update(*this);
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
@@ -181,6 +189,7 @@ void Session::score(const Request& request, const Prompt& prompt, const Deadline
   count_answers(answers, rule);
   counters_.commit();
   rank(request, answers, scores);
+  stats.draw = draw(request, prompt, answers);
 }
 
 void Session::score_many(const std::vector<Request>& requests, std::size_t count, Clock::time_point start,
@@ -206,8 +215,10 @@ void Session::score_many(const std::vector<Request>& requests, std::size_t count
     } catch (...) {  // of which request, is unknown
       shared = false;
     }
-    for (const std::size_t i : pack)
+    for (std::size_t n = 0; n < pack.size(); ++n) {
+      const std::size_t i = pack[n];
       if (shared) {
+        if (!outcomes[i].error) outcomes[i].stats.draw = draw(requests[i], state.prompts[i], state.tasks[n].answers);
         outcomes[i].stats.total_us = microseconds_since(start);
       } else {
         attempt(i, [&](const Request& request, const Prompt& prompt, const Deadline& deadline, Outcome& outcome) {
@@ -215,6 +226,7 @@ void Session::score_many(const std::vector<Request>& requests, std::size_t count
           set_probabilities(outcome, state.slate.probabilities());
         });
       }
+    }
     pack.clear();
   };
   for (std::size_t i = 0; i < count; ++i) {
@@ -304,6 +316,27 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   return state_->log_odds;
 }
 
+const AuditedSlate* Session::audit() {
+  const AuditedSlate* slate = audits_.waiting();
+  if (slate == nullptr) return nullptr;
+  const MemoryUpdate memory_update(*this);
+  backend_.reset_segments();
+  const Bundle& bundle = loaded_->bundle;
+  rexit_stats ignored{};
+  try {
+    bundle.check_unchanged();
+    const std::vector<float>* weights = slate->weights.empty() ? nullptr : &slate->weights;
+    const StopRule full_depth{&bundle.policy(), bundle.exits() - 1, 0, nullptr, nullptr, weights};
+    return &audits_.finish(run(slate->prompt, full_depth, Deadline({}, 0, &backend_.cancelled()), ignored));
+  } catch (const Error& error) {
+    if (error.status() != REXIT_CANCELLED) audits_.skip();
+    throw;
+  } catch (...) {
+    audits_.skip();
+    throw;
+  }
+}
+
 const Prompt& Session::prompt(const Request& request) {
   const MemoryUpdate memory_update(*this);
   rexit_stats ignored{};
@@ -360,6 +393,7 @@ void Session::clear_cache() noexcept {
 void Session::trim() {
   const MemoryUpdate memory_update(*this);
   state_ = std::make_unique<State>(*loaded_, backend_, cache_bytes_, slate_bytes_);
+  audits_.trim();
   backend_.trim();
 }
 
@@ -371,7 +405,7 @@ void Session::update_memory() noexcept {
                         s.vectors.memory() + s.prompt.memory() + s.scores.capacity() * sizeof(Score) +
                         s.log_odds.capacity() * sizeof(float) + s.prompts.capacity() * sizeof(Prompt) +
                         s.deadlines.capacity() * sizeof(Deadline) + s.tasks.capacity() * sizeof(SlateTask) +
-                        s.slates.capacity() * sizeof(SlateStats);
+                        s.slates.capacity() * sizeof(SlateStats) + audits_.memory();
   for (const Prompt& prompt : s.prompts) buffers += prompt.memory();
   for (const SlateTask& task : s.tasks) buffers += task.memory();
   buffers_ = buffers;

@@ -16,6 +16,7 @@
 #include "prompt/retrieval.hpp"
 #include "prompt/token_prompt.hpp"
 #include "rexit/rexit.h"
+#include "session/audits.hpp"
 #include "session/counters.hpp"
 #include "session/prefix/pinned_start.hpp"
 #include "session/prefix/prefix_cache.hpp"
@@ -93,7 +94,8 @@ struct Memory {
 class Session {
  public:
   // `cache_bytes` and `slate_bytes`: as in rexit_session_options; 0: the default.
-  Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes = 0);
+  Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes = 0,
+          const AuditOptions& audit = {});
 
   const LoadedBundle& loaded() const noexcept { return *loaded_; }
 
@@ -110,6 +112,9 @@ class Session {
   // [items, exits, objectives], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
+  // Scores the slate that waits for its audit. Null: none waits. The slate is valid until the next call.
+  const AuditedSlate* audit();
+  const AuditCounts& audit_counts() const noexcept { return audits_.counts(); }
   void warm_up();
   void clear_cache() noexcept;
   void save_cache(const char* path) const;
@@ -120,10 +125,10 @@ class Session {
   // `prefixes` and `buffers` as at the end of the last call.
   Memory memory() const;
 
-  // Call before score(), trace() and prompt(). Discards an earlier cancellation.
+  // Call before score(), trace(), prompt() and audit(). Discards an earlier cancellation.
   void begin_call() noexcept { backend_.begin_call(); }
   void cancel() noexcept { backend_.cancel(); }
-  // [segments], of the last score, trace or warm-up, or since reset_segments().
+  // [segments], of the last score, trace, audit or warm-up, or since reset_segments().
   std::vector<SegmentStats> segments() const { return backend_.segments(); }
   void reset_segments() noexcept { backend_.reset_segments(); }
 
@@ -162,6 +167,7 @@ class Session {
   StopRule rule_of(const Request& request);
   void warn_of_conditions(const Request& request, const Prompt& prompt) const;
   void count_answers(const std::vector<Answer>& answers, const StopRule& rule);
+  rexit_draw draw(const Request& request, const Prompt& prompt, const std::vector<Answer>& answers) noexcept;
   void score(const Request& request, const Prompt& prompt, const Deadline& deadline, std::vector<Score>& scores,
              rexit_stats& stats);
   void set_probabilities(Outcome& outcome, const std::vector<float>& probabilities) const;
@@ -174,6 +180,7 @@ class Session {
   SupervisedBackend backend_;
   std::size_t cache_bytes_, slate_bytes_;
   Counters counters_;
+  Audits audits_;
   std::unique_ptr<State> state_;
   std::atomic<std::size_t> prefixes_{0}, buffers_{0};  // bytes
 };

@@ -63,14 +63,17 @@ class Rule:
         }
 
 
-class Answer(Protocol):
-    """What an audit reads of `rexit.runtime.Scores`: places of the candidates in the request, and the exits that answered."""
-
-    @property
-    def index(self) -> NDArray[np.int64]: ...
+class Audit(Protocol):
+    """What is read of `rexit.runtime.Audit`: exits and c of the policy, and full depth's raw log-odds, [n]."""
 
     @property
     def exit(self) -> NDArray[np.int64]: ...
+
+    @property
+    def policy_c(self) -> NDArray[np.float32]: ...
+
+    @property
+    def full_log_odds(self) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -110,45 +113,23 @@ class Limits:
         )
         return f"{self.loss.title}: a mean loss of at most {watched.limit:.4g} against full depth, {promise}"
 
-    def audit(
-        self,
-        user: Id,
-        items: Sequence[Id],
-        answer: Answer,
-        log_odds: NDArray[np.float32],
-        *,
-        rule: int = 0,
-        top_k: int = 0,
-        time: float | None = None,
-    ) -> AuditedSlate | None:
-        """Compares an answer with full depth.
+    def loss_of(self, slate: AuditedSlate) -> float:
+        """Returns the loss of an audited slate; nan if it has none, for instance because it is too short."""
+        return self.loss.of_slate(np.array(slate.policy, np.float32), slate.full(self.full))
+
+    def slate(self, user: Id, items: Sequence[Id], audit: Audit, *, rule: int = 0, time: float | None = None) -> AuditedSlate:
+        """Returns an audit as `Watch` takes it and the log has it.
 
         Args:
             user: the user's id.
             items: ids of the candidates of the request, n of them.
-            answer: the scores. The exits of candidates that `top_k` left out follow from the rule.
-            log_odds: of every exit, float32 [n, E] or [n, E, K], from `Session.trace` of the same request.
+            audit: from `Session.audit`.
             rule: number of the rule that answered.
-            top_k: of the request.
             time: of the audit, in seconds since 1970; None: now.
-
-        Returns:
-            The audited slate; None if it has no loss, for instance because it is too short.
         """
-        policy = self.rules[rule].policy
-        log_odds = policy.head_log_odds(log_odds)
-        if top_k and policy.top_k is not None:
-            policy = replace(policy, top_k=replace(policy.top_k, k=top_k))
-        stops = policy.stops(log_odds, np.array([0, len(log_odds)]))
-        stops[answer.index] = answer.exit
-        c = np.take_along_axis(policy.calibrated(log_odds), stops[:, None], 1)[:, 0]
-        full = Policy((self.full,), 1, "").calibrated(log_odds[:, -1:])[:, 0]
-        loss = self.loss.of_slate(c, full)
-        if math.isnan(loss):
-            return None
         at = round(clock.time() if time is None else time, 3)
-        answers = c.tolist(), full.tolist(), stops.tolist()
-        return AuditedSlate(at, user, list(items), *answers, loss, self.loss.name, rule, self.sha256)
+        values = audit.policy_c.tolist(), audit.full_log_odds.tolist(), audit.exit.tolist()
+        return AuditedSlate(at, user, list(items), *values, rule, self.sha256)
 
 
 def read_limits(bundle: Bundle) -> Limits:

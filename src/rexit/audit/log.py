@@ -1,4 +1,5 @@
-"""Audited slates in a file, a line of JSON each: what `rexit serve --audit-log` writes, and `rexit audit` and `rexit drift` read.
+"""Audited slates in a file, a line of JSON each: what `rexit serve`, `rexit-run pipe` and programs of your own write, and what
+`rexit audit` and `rexit drift` read. docs/format/policy.md describes it.
 
 Only the file's owner may read it: it has ids of users and items.
 """
@@ -14,7 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Id
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import ExitPolicy, Id, Policy
 from rexit.errors import InputError
 
 
@@ -26,10 +30,9 @@ class AuditedSlate:
         time: of the audit, in seconds since 1970.
         user: the user's id; of a request by token ids, a digest of its prefix: both are the test's unit.
         items: the candidates' ids; of a request by token ids, their places.
-        policy, full: c as the policy answered, and at full depth.
+        policy: c as the policy answered.
+        log_odds: raw, at full depth; with several objectives, the utility's.
         exits: where the candidates stopped.
-        loss: against full depth, without labels.
-        loss_name: as `losses.Loss.parse` reads it.
         rule: number of the rule that answered: 0 is the policy, see `limits.Limits`.
         policy_sha256: digest of policy.json.
     """
@@ -38,12 +41,14 @@ class AuditedSlate:
     user: Id
     items: list[Id]
     policy: list[float]
-    full: list[float]
+    log_odds: list[float]
     exits: list[int]
-    loss: float
-    loss_name: str
     rule: int
     policy_sha256: str
+
+    def full(self, head: ExitPolicy) -> NDArray[np.float32]:
+        """Returns c at full depth, float32 [n]. head: the last head's own map."""
+        return Policy((head,), 1, "").calibrated(np.array(self.log_odds, np.float32)[:, None])[:, 0]
 
 
 class AuditLog:
@@ -88,7 +93,7 @@ def read_log(path: Path) -> Iterator[AuditedSlate]:
                 if line.endswith("\n"):
                     yield _slate(line, f"{path}: line {number}")
     except UnicodeDecodeError as exc:
-        raise InputError(f"{path}: not UTF-8, expected the file of `rexit serve --audit-log`") from exc
+        raise InputError(f"{path}: not UTF-8, expected a file of audited slates") from exc
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
 
@@ -101,20 +106,16 @@ def _slate(line: str, where: str) -> AuditedSlate:
             _id(value["user"]),
             [_id(item) for item in value["items"]],
             [_number(c) for c in value["policy"]],
-            [_number(c) for c in value["full"]],
+            [_number(z) for z in value["log_odds"]],
             [int(exit_) for exit_ in value["exits"]],
-            _number(value["loss"]),
-            str(value["loss_name"]),
             int(value["rule"]),
             str(value["policy_sha256"]),
         )
     except (KeyError, TypeError, ValueError, RecursionError) as exc:
         why = f"has no {exc}" if isinstance(exc, KeyError) else str(exc)
         raise InputError(f"{where}: not an audited slate: {why}") from exc
-    if not 0 <= slate.loss <= 1:
-        raise InputError(f"{where}: loss is {slate.loss:g}, expected 0 to 1")
-    if not len(slate.items) == len(slate.policy) == len(slate.full) == len(slate.exits) > 0:
-        raise InputError(f"{where}: items, policy, full and exits differ in length, expected one of each per candidate")
+    if not len(slate.items) == len(slate.policy) == len(slate.log_odds) == len(slate.exits) > 0:
+        raise InputError(f"{where}: items, policy, log_odds and exits differ in length, expected one of each per candidate")
     return slate
 
 

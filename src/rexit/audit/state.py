@@ -7,6 +7,7 @@ whoever counted before. Users who ask often are drawn sooner than others.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -80,18 +81,20 @@ class Watch:
         return any(test.capital.alarm_at is not None for test in self.tests)
 
     def add(self, slate: AuditedSlate) -> str | None:
-        """Takes an audited slate. Returns a line if it raises an alarm. A slate of another policy or loss is ignored."""
-        if slate.policy_sha256 != self.limits.sha256 or slate.loss_name != self.limits.loss.name:
+        """Takes an audited slate. Returns a line if it raises an alarm. A slate of another policy, or without a loss, is
+        ignored."""
+        if slate.policy_sha256 != self.limits.sha256 or not 0 <= slate.rule < len(self.tests):
             return None
-        if not 0 <= slate.rule < len(self.tests):
+        loss = self.limits.loss_of(slate)
+        if math.isnan(loss):
             return None
         test = self.tests[slate.rule]
         test.slates += 1
         if not self._counts(slate):
             return None
         before = test.capital.alarm_at
-        test.capital.add(slate.loss)
-        test.total += slate.loss
+        test.capital.add(loss)
+        test.total += loss
         if before is not None or test.capital.alarm_at is None:
             return None
         return self._raise_alarm(slate.rule)

@@ -15,6 +15,7 @@ from rexit.cli.common.tables import print_table
 from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:
+    from rexit.audit.limits import Limits
     from rexit.audit.log import AuditedSlate
     from rexit.bundle import Bundle, Id
     from rexit.calibration.metrics import Metric
@@ -25,7 +26,7 @@ _TRUE, _FALSE = ("1", "true"), ("0", "false")
 
 def audit(
     bundle: Annotated[Path, typer.Argument(help="The bundle that was served.")],
-    log: Annotated[Path, typer.Argument(help="Audited slates, from `rexit serve --audit-log`.")],
+    log: Annotated[Path, typer.Argument(help="Audited slates, from `rexit serve --audit-log` or `rexit-run pipe --audit-log`.")],
     outcomes: Annotated[
         Path | None, typer.Option(help="What users did: a .csv, .tsv or .parquet file with a row for each user and item.")
     ] = None,
@@ -63,7 +64,7 @@ def audit(
     watch.add_all(slates)
     labelled: Labelled | None = None
     if outcomes is not None:
-        labelled = _label(opened, slates, outcomes, (user_column, item_column, liked_column))
+        labelled = _label(opened, watch.limits, slates, outcomes, (user_column, item_column, liked_column))
     if json:
         print_json({**watch.to_json(), "outcomes": None if labelled is None else labelled.to_json()})
         return
@@ -72,7 +73,9 @@ def audit(
         _print_labelled(labelled)
 
 
-def _label(bundle: Bundle, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]) -> Labelled:
+def _label(
+    bundle: Bundle, watched: Limits, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]
+) -> Labelled:
     from rexit.calibration.outcomes import label
 
     metrics, limits = _metrics(bundle)
@@ -82,7 +85,8 @@ def _label(bundle: Bundle, slates: Sequence[AuditedSlate], path: Path, columns: 
     table = _read_outcomes(bundle, answered, path, columns)
     try:
         policy = bundle.policy()
-        return label(answered, table, columns[2] is None, metrics, limits, 0.0 if policy is None else policy.prior_shift)
+        shift = 0.0 if policy is None else policy.prior_shift
+        return label(answered, table, columns[2] is None, metrics, limits, watched.full, shift)
     except InputError as exc:
         raise InputError(f"{path}: {exc}") from exc
 

@@ -21,7 +21,7 @@ def drift(
     bundle: Annotated[Path, typer.Argument(help="The bundle that was served.")],
     counters: Annotated[Path, typer.Argument(help="Counters: from `rexit score --counters`, or a service's own.")],
     audit_log: Annotated[
-        Path | None, typer.Option(help="Audited slates, from `rexit serve --audit-log`: also tell what the policy loses.")
+        Path | None, typer.Option(help="Audited slates, as `rexit audit` reads them: also tell what the policy loses.")
     ] = None,
     variant: VariantOption = None,
     json: JsonOption = False,

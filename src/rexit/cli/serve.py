@@ -87,8 +87,9 @@ def serve(
         device=device_of(device, provider, provider_option),
         cache_bytes=cache_mib << 20,
         slate_bytes=slate_mib << 20,
+        audit=audit,
     )
-    auditor = Auditor(bundle, variant, audit, audit_log, on_alarm) if audit else None
+    auditor = Auditor(bundle, variant, audit_log, on_alarm) if audit else None
     pool = Pool(opened, sessions, queue, auditor)
     if bundle.is_file() and not pool.info.has_catalog:
         pool.close()

@@ -2,7 +2,7 @@
 
 The extra work has four bounds:
 
-1. At most `share` of the answers are drawn.
+1. Sessions draw a share of their answers: that of `runtime.open(…, audit=share)`.
 2. A session keeps one drawn slate. What is drawn while it waits is skipped, and counted as such.
 3. A session spends at most `MOST_TIME` of its time on audits.
 4. A request that finds every session at work or auditing interrupts an audit, which begins again later.
@@ -11,7 +11,7 @@ The extra work has four bounds:
 from __future__ import annotations
 
 import logging
-import random
+import math
 import threading
 import time
 from collections import Counter
@@ -23,7 +23,7 @@ from rexit.audit import AuditedSlate, AuditLog, Watch, read_limits, read_log
 from rexit.audit.state import LOG
 from rexit.bundle import Bundle, Policy
 from rexit.errors import CancelledError, InputError, RexitError
-from rexit.runtime import Scores, Session, StopRule
+from rexit.runtime import Draw, Session, StopRule
 
 if TYPE_CHECKING:
     from rexit.serve.pool import AnyJob
@@ -32,35 +32,39 @@ _LOGGER = logging.getLogger("rexit")
 
 MOST_TIME = 0.1
 
+REASONS = {
+    Draw.SKIPPED_WAITING: "waiting",
+    Draw.SKIPPED_DEADLINE: "deadline",
+    Draw.SKIPPED_WEIGHTS: "weights",
+    Draw.SKIPPED_MEMORY: "memory",
+}
+"""Why a session did not keep what it drew, as metrics have it."""
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """A slate that waits for its audit: the request, its answer, and the number of the rule that answered."""
+    """A slate that waits in a session for its audit: the request, and the number of the rule that answered."""
 
     job: AnyJob
-    scores: Scores
     watch: Watch
     rule: int
 
 
 class Auditor:
-    """Draws slates, audits them, and keeps the tests of the policy in force.
+    """Audits what sessions drew, and keeps the tests of the policy in force.
 
     Args:
         bundle: The bundle's folder.
         variant: The variant; None: the bundle's first.
-        share: Of the answers that are drawn, from 0 to 1.
         log: The file of audited slates, which tests go on from after a restart; None: none.
         on_alarm: Of `rexit.audit.state.ON_ALARM`.
 
     Raises:
-        InputError: The share is out of range, or the file cannot be written.
+        InputError: The file cannot be written.
     """
 
-    def __init__(self, bundle: Path, variant: str | None, share: float, log: Path | None = None, on_alarm: str = LOG) -> None:
-        if not 0 <= share <= 1:
-            raise InputError(f"audit share {share:g}, expected a number from 0 to 1")
-        self._bundle, self._variant, self._share, self._path, self._on_alarm = bundle, variant, share, log, on_alarm
+    def __init__(self, bundle: Path, variant: str | None, log: Path | None = None, on_alarm: str = LOG) -> None:
+        self._bundle, self._variant, self._path, self._on_alarm = bundle, variant, log, on_alarm
         self._log = None if log is None else AuditLog(log)
         self._lock = threading.Lock()
         self._watch: Watch | None = None
@@ -96,20 +100,13 @@ class Auditor:
             return rule, {"force_exit": len(rules[0].policy.exits) - 1}
         return rule, {} if rule == 0 else {"policy": _stop_rule(rules[rule].policy)}
 
-    def draw(self, job: AnyJob, scores: Scores, watch: Watch, rule: int, waiting: Drawn | None) -> Drawn | None:
-        """Returns the slate that waits after an answer: `waiting`, or this answer's if it is drawn."""
-        if rule == len(watch.limits.rules) or random.random() >= self._share:
-            return waiting
-        if job.options.get("weights") is not None:  # another utility than the one that was certified
-            self.skip("weights")
-            return waiting
-        if waiting is not None:
-            self.skip("waiting")
-            return waiting
-        if scores.cut_short.any():
-            self.skip("deadline")
-            return None
-        return Drawn(job, scores, watch, rule)
+    def drawn(self, job: AnyJob, draw: Draw, watch: Watch, rule: int, waiting: Drawn | None) -> Drawn | None:
+        """Returns what waits after an answer: this one if its session keeps it. Counts what is skipped."""
+        if draw == Draw.DRAWN:
+            return Drawn(job, watch, rule)
+        if draw in REASONS:
+            self.skip(REASONS[draw])
+        return waiting
 
     def skip(self, reason: str) -> None:
         """Counts a drawn slate without an audit."""
@@ -117,11 +114,10 @@ class Auditor:
             self.skipped[reason] += 1
 
     def audit(self, drawn: Drawn, session: Session) -> bool:
-        """Scores a slate at full depth and takes its loss. Returns False if it was interrupted."""
+        """Has the session score its slate at full depth, and takes the loss. Returns False if it was interrupted."""
         begin = time.monotonic()
-        job, rule = drawn.job, drawn.rule
         try:
-            log_odds = job.trace(session)
+            audit = session.audit()
         except CancelledError:
             return False
         except RexitError as exc:
@@ -131,9 +127,9 @@ class Auditor:
         finally:
             with self._lock:
                 self.seconds += time.monotonic() - begin
-        top_k = job.options.get("top_k", 0)
-        slate = drawn.watch.limits.audit(job.unit, job.ids, drawn.scores, log_odds, rule=rule, top_k=top_k)
-        if slate is None:
+        assert audit is not None, "the session lost what it drew"
+        slate = drawn.watch.limits.slate(drawn.job.unit, drawn.job.ids, audit, rule=drawn.rule)
+        if math.isnan(drawn.watch.limits.loss_of(slate)):
             self.skip("short slate")
         else:
             self._take(slate, drawn.watch)

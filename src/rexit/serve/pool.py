@@ -5,7 +5,7 @@
 3. A request that is past its deadline when its turn comes is refused. A session gets the remaining time.
 4. `reload` opens the bundle anew and swaps: running requests finish on the old one.
 5. `close` lets accepted requests finish.
-6. With an auditor, a session without a request audits what was drawn; see `auditor`.
+6. With an auditor, a session without a request audits what it drew; see `auditor`.
 
 No caller waits for a session to open, score or close: that happens outside the lock.
 """
@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rexit.audit import Watch
 from rexit.bundle import Id
@@ -103,10 +102,6 @@ class Job(_Waiting):
         """Returns the session's scores. rule: options in place of the policy."""
         return session.score(self.user, self.items, deadline_ms=deadline_ms, **self.options, **rule)
 
-    def trace(self, session: Session) -> NDArray[np.float32]:
-        """Returns every exit's log-odds, float32 [n, exits] or [n, exits, objectives]."""
-        return session.trace(self.user, self.items, **{k: v for k, v in self.options.items() if k not in ("top_k", "weights")})
-
 
 @dataclass(frozen=True, eq=False)
 class TokenJob(_Waiting):
@@ -140,10 +135,6 @@ class TokenJob(_Waiting):
         """Returns the session's scores. rule: options in place of the policy."""
         return session.score_tokens(self.prefix, self.candidates, deadline_ms=deadline_ms, **self.options, **rule)
 
-    def trace(self, session: Session) -> NDArray[np.float32]:
-        """Returns every exit's log-odds, float32 [n, exits]."""
-        return session.trace_tokens(self.prefix, self.candidates)
-
 
 AnyJob = Job | TokenJob
 
@@ -164,7 +155,7 @@ class Pool:
         open_session: Opens a session of the bundle as it is on disk now.
         sessions: Requests scored at once.
         queue: Requests that may wait.
-        auditor: Audits some of the answers; None: none.
+        auditor: Has sessions audit what they draw, if `open_session` opens them with `audit`; None: they draw nothing.
     """
 
     def __init__(self, open_session: Callable[[], Session], sessions: int, queue: int, auditor: Auditor | None = None) -> None:
@@ -292,7 +283,7 @@ class Pool:
                 set_future()  # the client may ask again at once, and finds the session free
                 if answered is not None and self.auditor is not None and source.watch is not None:
                     scores, rule = answered
-                    drawn = self.auditor.draw(job, scores, source.watch, rule, drawn)
+                    drawn = self.auditor.drawn(job, scores.stats.draw, source.watch, rule, drawn)
             elif drawn is not None and self._audit(drawn, session, allowance):
                 drawn = None
 

@@ -69,7 +69,9 @@ static void layouts_are_fixed(void) {
 
   AT(rexit_session_options, struct_size, 0);
   AT(rexit_session_options, cache_bytes, 8);
-  END(rexit_session_options, slate_bytes, 24);
+  AT(rexit_session_options, slate_bytes, 16);
+  AT(rexit_session_options, audit, 24);
+  END(rexit_session_options, audit_seed, 40);
 
   AT(rexit_bundle_info, struct_size, 0);
   AT(rexit_bundle_info, users, 8);
@@ -89,7 +91,8 @@ static void layouts_are_fixed(void) {
   AT(rexit_bundle_info, vocabulary, 96);
   AT(rexit_bundle_info, has_catalog, 104);
   AT(rexit_bundle_info, prior_shift, 108);
-  END(rexit_bundle_info, objectives, 120);
+  AT(rexit_bundle_info, objectives, 112);
+  END(rexit_bundle_info, policy_sha256, 128);
 
   AT(rexit_variant_info, struct_size, 0);
   AT(rexit_variant_info, variant_count, 8);
@@ -221,7 +224,17 @@ static void layouts_are_fixed(void) {
   AT(rexit_stats, slate_us, 64);
   AT(rexit_stats, total_us, 72);
   AT(rexit_stats, known_user, 80);
-  END(rexit_stats, reserved, 88);
+  END(rexit_stats, draw, 88);
+
+  AT(rexit_audit, struct_size, 0);
+  AT(rexit_audit, item_count, 8);
+  AT(rexit_audit, exits, 16);
+  AT(rexit_audit, policy_c, 24);
+  AT(rexit_audit, full_c, 32);
+  AT(rexit_audit, full_log_odds, 40);
+  AT(rexit_audit, drawn, 48);
+  AT(rexit_audit, audited, 56);
+  END(rexit_audit, skipped, 72);
 
   AT(rexit_segment_stats, struct_size, 0);
   AT(rexit_segment_stats, prefix_tokens, 8);
@@ -286,6 +299,7 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_score(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score_many(NULL, NULL, NULL, 1) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trace(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_audit(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_prompt(NULL, NULL, NULL, 0, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score_many_tokens(NULL, NULL, NULL, 1) == REXIT_INVALID_ARGUMENT);
@@ -726,6 +740,48 @@ static void several_requests(rexit_session* session) {
   EXPECT(outcomes[0].struct_size == sizeof outcomes[0] && outcomes[0].scores == scores[0] && outcomes[0].stats == &stats);
 }
 
+static void an_audit(const rexit_bundle* bundle) {
+  const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
+  const rexit_id user = {106, NULL};
+  const float thresholds[3] = {0, 0, 0}; /* all stop at the first exit */
+  rexit_session_options options;
+  rexit_session* session = NULL;
+  rexit_policy policy;
+  rexit_request request;
+  rexit_score scores[3];
+  rexit_audit audit;
+
+  memset(&options, 0, sizeof options);
+  memset(&policy, 0, sizeof policy);
+  memset(&request, 0, sizeof request);
+  options.struct_size = sizeof options;
+  options.audit = 1;
+  EXPECT(rexit_session_create(bundle, &options, &session) == REXIT_OK);
+  policy.struct_size = sizeof policy;
+  policy.upper = policy.lower = thresholds;
+  policy.exits = 3;
+  policy.patience = 1;
+  request.struct_size = sizeof request;
+  request.id_size = sizeof user;
+  request.score_size = sizeof(rexit_score);
+  request.user = &user;
+  request.items = items;
+  request.item_count = 3;
+  request.policy = &policy;
+  memset(&audit, 0x5a, sizeof audit);
+  audit.struct_size = sizeof audit;
+  EXPECT(rexit_session_audit(session, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_audit(session, &audit) == REXIT_OK && audit.item_count == 0 && audit.exits == NULL && audit.drawn == 0);
+  EXPECT(audit.policy_c == NULL && audit.full_c == NULL && audit.full_log_odds == NULL);
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 0);
+  EXPECT(rexit_session_audit(session, &audit) == REXIT_OK && audit.item_count == 3 && audit.drawn == 1 && audit.audited == 1);
+  EXPECT(audit.exits[2] == 0 && audit.policy_c[2] == scores[2].log_odds);
+  request.has_force_exit = 1;
+  request.force_exit = 2;
+  EXPECT(rexit_session_audit(session, &audit) == REXIT_OK && audit.item_count == 0 && audit.audited == 1 && audit.skipped == 0);
+  rexit_session_destroy(session);
+}
+
 static void count_lines(void* context, rexit_log_level level, const char* line) {
   if (level == REXIT_LOG_INFO && strstr(line, "opened variant cpu-fp32") != NULL) ++*(int*)context;
 }
@@ -764,6 +820,7 @@ int main(void) {
   long_structs_are_respected(path, bundle, session);
   long_entries_are_respected(session);
   slate_rules_are_checked(session);
+  an_audit(bundle);
   rexit_bundle_close(bundle); /* the session keeps what it needs */
   one_request(session);
   several_requests(session);

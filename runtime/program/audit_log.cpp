@@ -1,0 +1,73 @@
+#include "audit_log.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+
+#include "failure.hpp"
+#include "ids.hpp"
+#include "output.hpp"
+
+namespace rexit::program {
+
+namespace {
+
+using nlohmann::ordered_json;
+
+// A line that a killed service left without its end.
+void cut_partial_line(int file) {
+  struct stat status{};
+  if (fstat(file, &status) != 0) return;
+  off_t end = status.st_size;
+  for (char byte = 0; end > 0 && pread(file, &byte, 1, end - 1) == 1 && byte != '\n';) --end;
+  if (end != status.st_size && ftruncate(file, end) != 0) throw Failure(std::strerror(errno));
+}
+
+double seconds_since_1970() {
+  const auto since = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<double>(std::chrono::duration_cast<std::chrono::milliseconds>(since).count()) / 1000;
+}
+
+}  // namespace
+
+AuditLog::AuditLog(const std::string& path, const Bundle& bundle)
+    : path_(path),
+      policy_sha256_(bundle.info().policy_sha256),
+      file_(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) {
+  if (file_ < 0) throw Failure(path + ": cannot be written: " + std::strerror(errno));
+  try {
+    if (flock(file_, LOCK_EX | LOCK_NB) != 0)
+      throw Failure(path + ": another service writes it, expected a file of its own for each");
+    cut_partial_line(file_);
+  } catch (...) {
+    close(file_);
+    throw;
+  }
+}
+
+AuditLog::~AuditLog() { close(file_); }
+
+void AuditLog::write(const Id& user, const std::vector<Id>& items, const Audit& audit) {
+  ordered_json ids = ordered_json::array();
+  for (const Id& item : items) ids.push_back(to_json(item));
+  const std::string line = on_one_line({{"time", seconds_since_1970()},
+                                        {"user", to_json(user)},
+                                        {"items", std::move(ids)},
+                                        {"policy", audit.policy_c},
+                                        {"log_odds", audit.full_log_odds},
+                                        {"exits", audit.exits},
+                                        {"rule", 0},
+                                        {"policy_sha256", policy_sha256_}}) +
+                           "\n";
+  const std::lock_guard lock(mutex_);
+  if (::write(file_, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
+    std::fprintf(stderr, "rexit-run: warning: %s: an audited slate is not in it: %s\n", path_.c_str(), std::strerror(errno));
+}
+
+}  // namespace rexit::program

@@ -1,0 +1,70 @@
+// Draws slates that a policy has stopped, and keeps one of them until it has been scored again at full depth.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "prompt/prompt.hpp"
+#include "rexit/rexit.h"
+#include "session/slate.hpp"
+
+namespace rexit::core {
+
+// What a session draws.
+struct AuditOptions {
+  double share = 0;        // from 0, which is none, to 1
+  std::uint64_t seed = 0;  // 0: one of the system's
+};
+
+// The number of a draw decides alone: whether it is drawn does not depend on earlier draws.
+bool is_drawn(std::uint64_t seed, std::uint64_t number, double share) noexcept;
+
+// A slate as it was answered, in the order of the request, and what full depth says of it.
+struct AuditedSlate {
+  Prompt prompt;
+  std::vector<float> weights;        // of the utility; empty: the policy's
+  std::vector<std::uint32_t> exits;  // [candidates], as the next three
+  std::vector<float> policy_c, full_c, full_log_odds;
+
+  std::size_t memory() const noexcept {
+    return prompt.memory() + exits.capacity() * sizeof(std::uint32_t) +
+           (weights.capacity() + policy_c.capacity() + full_c.capacity() + full_log_odds.capacity()) * sizeof(float);
+  }
+};
+
+struct AuditCounts {
+  std::uint64_t drawn = 0, audited = 0, skipped = 0;
+};
+
+class Audits {
+ public:
+  explicit Audits(const AuditOptions& options);
+
+  bool enabled() const noexcept { return share_ > 0; }
+  // Draws a slate by chance. Copies it if it is drawn and no other waits. `rank_otherwise`: whether its weights do. Allocates
+  // nothing if an earlier slate was as large.
+  rexit_draw draw(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& weights,
+                  bool rank_otherwise) noexcept;
+  // The slate that waits; null: none.
+  const AuditedSlate* waiting() const noexcept { return waits_ ? &slate_ : nullptr; }
+  // Ends the waiting with full depth's answers. The slate is valid until the next draw().
+  const AuditedSlate& finish(const std::vector<Answer>& answers);
+  // Ends the waiting without an audit.
+  void skip() noexcept;
+  // Releases the memory, and skips a slate that waits.
+  void trim() noexcept;
+  const AuditCounts& counts() const noexcept { return counts_; }
+  std::size_t memory() const noexcept { return slate_.memory(); }
+
+ private:
+  rexit_draw keep(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& weights,
+                  bool rank_otherwise);
+
+  double share_;
+  std::uint64_t seed_, number_ = 0;  // of the next draw
+  AuditedSlate slate_;
+  bool waits_ = false;
+  AuditCounts counts_;
+};
+
+}  // namespace rexit::core

@@ -1,0 +1,180 @@
+// rexit_session_audit over the real backend: what is scored again is the request as it was, at full depth.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "bundles.hpp"
+#include "opening.hpp"
+#include "rexit/rexit.hpp"
+
+namespace {
+
+constexpr float never = std::numeric_limits<float>::infinity();
+
+const std::vector<rexit::Id> items = {std::int64_t{-7}, std::int64_t{3}, std::int64_t{8}, std::int64_t{18}, std::int64_t{88}};
+
+rexit::Bundle open(const std::string& name) { return rexit::Bundle(bundles() + "/" + name + "/bundle"); }
+
+// Some candidates stop at every exit.
+rexit::Policy early() { return {{0.5f, 0.2f, never}, {0.5f, 0.2f, never}, 1}; }
+
+rexit::Request request() {
+  rexit::Request request(std::int64_t{106});
+  request.items(items).recent({std::int64_t{13}, std::int64_t{3}}, {1, 0}).as_of(40).policy(early());
+  return request;
+}
+
+rexit::Session audited(const rexit::Bundle& bundle, double share = 1, std::uint64_t seed = 1) {
+  return rexit::Session(bundle, 0, 0, share, seed);
+}
+
+float sigmoid(float c, float prior_shift) {
+  return static_cast<float>(1 / (1 + std::exp(-(static_cast<double>(c) + static_cast<double>(prior_shift)))));
+}
+
+// `full`: the same request with force_exit at the last exit, in the same session.
+void expect_full_depth(const rexit::Audit& audit, const rexit::Scores& policy, const rexit::Scores& full) {
+  ASSERT_EQ(audit.exits.size(), full.scores.size());
+  for (std::size_t i = 0; i < full.scores.size(); ++i) EXPECT_EQ(audit.full_log_odds[i], full.scores[i].log_odds) << i;
+  for (const rexit_score& score : policy.scores) EXPECT_EQ(audit.exits[score.item], score.exit);
+}
+
+class AuditOf : public testing::TestWithParam<const char*> {};
+
+TEST_P(AuditOf, FullDepthIsThatOfTheSameRequestToTheBit) {
+  const rexit::Bundle bundle = open(GetParam());
+  rexit::Session session = audited(bundle);
+  const rexit::Scores policy = session.score(request());
+  ASSERT_EQ(policy.stats.draw, REXIT_DRAWN);
+  const rexit::Audit audit = session.audit();
+  const rexit::Scores full = session.score(request().force_exit(2));
+  expect_full_depth(audit, policy, full);
+  if (bundle.info().objectives != 1) return;  // their probability is not a sigmoid of c
+  const float shift = bundle.info().prior_shift;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    EXPECT_FLOAT_EQ(sigmoid(audit.policy_c[i], shift), policy.scores[i].probability);
+    EXPECT_FLOAT_EQ(sigmoid(audit.full_c[i], shift), full.scores[i].probability);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Bundles, AuditOf,
+                         testing::Values("sound", "sound_with_vectors", "sound_with_start", "policy_that_reads_earlier_heads",
+                                         "policy_with_a_curve", "policy_with_a_utility"));
+
+TEST(Audit, HasAllCandidatesAlsoIfTheBestAloneWereAnswered) {
+  rexit::Session session = audited(open("sound"));
+  const rexit::Scores policy = session.score(request().top_k(2));
+  ASSERT_EQ(policy.scores.size(), 2u);
+  expect_full_depth(session.audit(), policy, session.score(request().force_exit(2)));
+}
+
+// Overwritten before the audit: no pointer is kept.
+TEST(Audit, OfTokensIsThatOfTheTokensAtTheTime) {
+  rexit::Session session = audited(open("no_catalog"));
+  std::vector<std::int32_t> prefix = {3, 4, 5, 6}, candidates = {7, 8, 9, 10, 11, 12};
+  std::vector<std::size_t> counts = {1, 2, 3};
+  const rexit::TokenRequest same = rexit::TokenRequest(prefix).candidates(candidates, counts).policy(early());
+  rexit_score scores[3];
+  rexit_stats stats{};
+  stats.struct_size = sizeof stats;
+  const std::vector<float> thresholds = {0.5f, 0.5f, never};
+  rexit_policy policy{};
+  policy.struct_size = sizeof policy;
+  policy.upper = policy.lower = thresholds.data();
+  policy.exits = 3;
+  policy.patience = 1;
+  rexit_token_request c_request{};
+  c_request.struct_size = sizeof c_request;
+  c_request.score_size = sizeof(rexit_score);
+  c_request.prefix = prefix.data();
+  c_request.prefix_count = prefix.size();
+  c_request.candidates = candidates.data();
+  c_request.candidate_counts = counts.data();
+  c_request.candidate_count = counts.size();
+  c_request.policy = &policy;
+  ASSERT_EQ(rexit_session_score_tokens(session.get(), &c_request, scores, &stats), REXIT_OK) << rexit_last_error();
+  ASSERT_EQ(stats.draw, REXIT_DRAWN);
+  for (auto* tokens : {&prefix, &candidates}) tokens->assign(tokens->size(), 1);
+  counts.assign(3, 1);
+  const rexit::Audit audit = session.audit();
+  const rexit::Scores full = session.score(rexit::TokenRequest(same).force_exit(2));
+  ASSERT_EQ(audit.exits.size(), 3u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(audit.full_log_odds[i], full.scores[i].log_odds);
+    EXPECT_EQ(audit.exits[i], scores[i].exit);
+  }
+}
+
+TEST(Audit, HasTheWeightsOfItsRequest) {
+  rexit::Session session = audited(open("policy_with_a_utility"));
+  EXPECT_EQ(session.score(request().weights({1, 2})).stats.draw, REXIT_SKIPPED_WEIGHTS) << "the policy's are -1 and 2";
+  const std::vector<float> thrice = {-3, 6};
+  const rexit::Scores policy = session.score(request().weights(thrice));
+  ASSERT_EQ(policy.stats.draw, REXIT_DRAWN) << "they rank as the policy's do";
+  session.score(rexit::Request(std::int64_t{100}).items(items));
+  expect_full_depth(session.audit(), policy, session.score(request().weights(thrice).force_exit(2)));
+}
+
+TEST(Audit, OneSlateWaitsAtMost) {
+  rexit::Session session = audited(open("sound"));
+  EXPECT_TRUE(session.audit().exits.empty());
+  const rexit::Scores first = session.score(request());
+  const rexit::Request other = rexit::Request(std::int64_t{100}).items({items[0], items[1]}).policy(early());
+  EXPECT_EQ(session.score(other).stats.draw, REXIT_SKIPPED_WAITING);
+  const rexit::Audit audit = session.audit();
+  EXPECT_EQ(audit.exits.size(), items.size()) << "the first";
+  EXPECT_EQ(audit.drawn, 2u);
+  EXPECT_EQ(audit.audited, 1u);
+  EXPECT_EQ(audit.skipped, 1u);
+  EXPECT_TRUE(session.audit().exits.empty()) << "each slate once";
+  EXPECT_EQ(session.score(other).stats.draw, REXIT_DRAWN);
+}
+
+TEST(Audit, TheSameSeedDrawsTheSameSlates) {
+  const rexit::Bundle bundle = open("sound");
+  const auto draws = [&](double share, std::uint64_t seed) {
+    rexit::Session session = audited(bundle, share, seed);
+    std::vector<bool> drawn;
+    for (int n = 0; n < 40; ++n)
+      drawn.push_back(session.score(rexit::Request(std::int64_t{100}).items({items[0]}).policy(early())).stats.draw != 0);
+    return drawn;
+  };
+  EXPECT_EQ(draws(0.5, 3), draws(0.5, 3));
+  EXPECT_NE(draws(0.5, 3), draws(0.5, 4));
+  EXPECT_NE(draws(0.5, 0), draws(0.5, 0)) << "by chance once in 10^12";
+  EXPECT_EQ(draws(0, 3), std::vector<bool>(40, false));
+}
+
+// Two requests share a pass, the third fails.
+TEST(Audit, SlatesOfSeveralUsersAreDrawn) {
+  const rexit::Bundle bundle(bundles() + "/sound_fused/bundle", rexit::BundleOptions{"cpu-fused", "", 0});
+  rexit::Session session = audited(bundle);
+  const std::vector<rexit::Request> requests = {request().force_exit(0), request(), request().items({std::int64_t{4}}),
+                                                request()};
+  const std::vector<rexit::Outcome> outcomes = session.score_many(requests);
+  EXPECT_EQ(outcomes[0].value().scores.size(), items.size());
+  EXPECT_EQ(outcomes[0].value().stats.draw, REXIT_NOT_DRAWN);
+  EXPECT_EQ(outcomes[1].value().stats.draw, REXIT_DRAWN);
+  EXPECT_EQ(outcomes[2].status, REXIT_UNKNOWN_ITEM);
+  EXPECT_EQ(outcomes[3].value().stats.draw, REXIT_SKIPPED_WAITING);
+  const rexit::Audit audit = session.audit();
+  EXPECT_EQ(audit.drawn, 2u);
+  expect_full_depth(audit, outcomes[1].value(), session.score(request().force_exit(2)));
+}
+
+TEST(Audit, AShareOutside0To1IsRefused) {
+  const rexit::Bundle bundle = open("sound");
+  for (const auto& [share, text] : {std::pair{1.5, "1.5"}, {-0.1, "-0.1"}, {std::nan(""), "nan"}})
+    refused([&, share = share] { audited(bundle, share); }, REXIT_INVALID_ARGUMENT,
+            std::string("options.audit is ") + text + ", expected a share from 0 to 1");
+}
+
+TEST(Audit, ABundleTellsThePolicysDigest) {
+  EXPECT_STREQ(open("sound").info().policy_sha256, "");
+  EXPECT_EQ(std::string(open("policy_with_a_curve").info().policy_sha256).size(), 64u);
+}
+
+}  // namespace

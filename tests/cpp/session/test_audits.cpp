@@ -1,0 +1,222 @@
+// Which slates a session draws, what it keeps of them, and how an audit ends, over a backend that fails as told.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/status.hpp"
+#include "bundles.hpp"
+#include "session/session.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+std::size_t count_drawn(std::uint64_t seed, std::uint64_t draws, double share) {
+  std::size_t count = 0;
+  for (std::uint64_t n = 0; n < draws; ++n) count += is_drawn(seed, n, share) ? 1 : 0;
+  return count;
+}
+
+// Five standard deviations of a binomial count.
+TEST(IsDrawn, AShareOfAllIs) {
+  constexpr std::uint64_t draws = 100'000;
+  for (const std::uint64_t seed : {1u, 2u, 77u})
+    for (const double share : {0.001, 0.01, 0.3, 0.5, 0.99}) {
+      const double mean = draws * share, deviation = std::sqrt(mean * (1 - share));
+      EXPECT_NEAR(static_cast<double>(count_drawn(seed, draws, share)), mean, 5 * deviation) << seed << ' ' << share;
+    }
+  EXPECT_EQ(count_drawn(1, draws, 0), 0u);
+  EXPECT_EQ(count_drawn(1, draws, 1), draws);
+}
+
+// A pair is drawn as often as two independent ones, and seeds that differ by 1 draw others.
+TEST(IsDrawn, DrawsAreIndependent) {
+  std::size_t pairs = 0, both = 0;
+  constexpr std::uint64_t draws = 100'000;
+  for (std::uint64_t n = 0; n < draws; ++n) {
+    pairs += is_drawn(5, n, 0.5) && is_drawn(5, n + 1, 0.5) ? 1 : 0;
+    both += is_drawn(5, n, 0.5) && is_drawn(6, n, 0.5) ? 1 : 0;
+  }
+  EXPECT_NEAR(static_cast<double>(pairs), draws * 0.25, 900);
+  EXPECT_NEAR(static_cast<double>(both), draws * 0.25, 900);
+}
+
+// SplitMix64's first outputs for seed 1234567, from its authors' program: 6457827717110365317, 3203168211198807973.
+TEST(IsDrawn, BitsAreThoseOfSplitMix64) {
+  constexpr double first = 6457827717110365317.0 / 18446744073709551616.0,
+                   second = 3203168211198807973.0 / 18446744073709551616.0;
+  EXPECT_FALSE(is_drawn(1234567, 0, first - 1e-12));
+  EXPECT_TRUE(is_drawn(1234567, 0, first + 1e-12));
+  EXPECT_FALSE(is_drawn(1234567, 1, second - 1e-12));
+  EXPECT_TRUE(is_drawn(1234567, 1, second + 1e-12));
+}
+
+Prompt prompt_of(std::int32_t token) {
+  Prompt prompt;
+  prompt.tokens = {token, token, token};
+  prompt.offsets = {0, 1, 2, 3};
+  return prompt;
+}
+
+TEST(Audits, KeepsOneSlateAsItWas) {
+  Audits audits({1, 1});
+  std::vector<Answer> answers(2);
+  for (std::uint32_t i = 0; i < 2; ++i) {
+    answers[i].exit = i;
+    answers[i].calibrated = 0.5f + static_cast<float>(i);
+  }
+  EXPECT_EQ(audits.draw(prompt_of(3), answers, {1, 2}, false), REXIT_DRAWN);
+  answers[0].cut_short = true;
+  EXPECT_EQ(audits.draw(prompt_of(4), answers, {}, false), REXIT_SKIPPED_WAITING);
+  EXPECT_EQ(audits.draw(prompt_of(4), answers, {}, true), REXIT_SKIPPED_WEIGHTS);
+  const AuditedSlate* waiting = audits.waiting();
+  ASSERT_NE(waiting, nullptr);
+  EXPECT_EQ(waiting->prompt.tokens, std::vector<std::int32_t>(3, 3));
+  EXPECT_EQ(waiting->weights, (std::vector<float>{1, 2}));
+  EXPECT_EQ(waiting->exits, (std::vector<std::uint32_t>{0, 1}));
+  EXPECT_EQ(waiting->policy_c, (std::vector<float>{0.5f, 1.5f}));
+  answers[1].calibrated = 7;
+  answers[1].log_odds = 6;
+  const AuditedSlate& slate = audits.finish(answers);
+  EXPECT_EQ(slate.full_c[1], 7);
+  EXPECT_EQ(slate.full_log_odds[1], 6);
+  EXPECT_EQ(audits.waiting(), nullptr);
+  EXPECT_EQ(audits.draw(prompt_of(4), answers, {}, false), REXIT_SKIPPED_DEADLINE) << "a candidate was cut short";
+  answers[0].cut_short = false;
+  answers[0].exit = REXIT_NO_EXIT;
+  EXPECT_EQ(audits.draw(prompt_of(4), answers, {}, false), REXIT_SKIPPED_DEADLINE) << "a candidate has no answer";
+  EXPECT_EQ(audits.counts().drawn, 5u);
+  EXPECT_EQ(audits.counts().audited, 1u);
+  EXPECT_EQ(audits.counts().skipped, 4u);
+}
+
+// Log-odds are the tokens before a candidate's end, at every exit.
+class Counted final : public Backend {
+ public:
+  explicit Counted(const Bundle& bundle) : bundle_(bundle) {}
+  void run(std::size_t, const Pass& pass) const override {
+    if (pass.hidden_out != nullptr) std::memset(pass.hidden_out, 0, pass.tokens * bundle_.model().hidden_size * sizeof(float));
+    if (during) during();
+    for (std::size_t n = 0; pass.logits != nullptr && n < pass.rows; ++n) {
+      pass.logits[2 * n] = 0;
+      pass.logits[2 * n + 1] = fails ? NAN : static_cast<float>(pass.prefix + n);
+    }
+  }
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
+  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+
+  static bool fails;
+  static std::function<void()> during;
+
+ private:
+  const Bundle& bundle_;
+};
+bool Counted::fails = false;
+std::function<void()> Counted::during;
+
+class AuditTest : public testing::Test {
+ protected:
+  AuditTest() {
+    request.query.user = 2;
+    for (Row item = 0; item < 4; ++item) request.query.items.push_back(item);
+    request.has_policy = true;
+    request.policy = loaded->bundle.policy();
+    request.policy.exits[0].upper = -1e9f;  // all stop at the first exit
+  }
+  ~AuditTest() override {
+    Counted::fails = false;
+    Counted::during = nullptr;
+  }
+
+  std::int32_t score() {
+    rexit_stats stats{};
+    session.begin_call();
+    session.score(request, Clock::now(), stats);
+    return stats.draw;
+  }
+  rexit_status audit_status() {
+    session.begin_call();
+    try {
+      return session.audit() == nullptr ? REXIT_NOT_FOUND : REXIT_OK;
+    } catch (const Error& error) {
+      return error.status();
+    }
+  }
+
+  std::shared_ptr<const LoadedBundle> loaded =
+      std::make_shared<const LoadedBundle>(open_source(sound_bundle()), nullptr, [](const Bundle& bundle) {
+        return BackendFactory([backend = std::make_shared<const Counted>(bundle)] { return backend; });
+      });
+  Session session{loaded, 0, 0, {1, 1}};
+  Request request;
+};
+
+TEST_F(AuditTest, ACancelledSlateStillWaits) {
+  ASSERT_EQ(score(), REXIT_DRAWN);
+  Counted::during = [this] { session.cancel(); };
+  EXPECT_EQ(audit_status(), REXIT_CANCELLED);
+  Counted::during = nullptr;
+  EXPECT_EQ(score(), REXIT_SKIPPED_WAITING);
+  EXPECT_EQ(audit_status(), REXIT_OK);
+  EXPECT_EQ(audit_status(), REXIT_NOT_FOUND);
+  EXPECT_EQ(session.audit_counts().audited, 1u);
+}
+
+TEST_F(AuditTest, ASlateThatFailsIsSkipped) {
+  ASSERT_EQ(score(), REXIT_DRAWN);
+  Counted::fails = true;
+  EXPECT_EQ(audit_status(), REXIT_BACKEND_FAILED);
+  Counted::fails = false;
+  EXPECT_EQ(audit_status(), REXIT_NOT_FOUND);
+  EXPECT_EQ(session.audit_counts().skipped, 1u);
+  EXPECT_EQ(score(), REXIT_DRAWN);
+}
+
+TEST_F(AuditTest, ASlateWhoseScoreFailsIsNotDrawn) {
+  Counted::fails = true;
+  EXPECT_THROW(score(), Error);
+  Counted::fails = false;
+  EXPECT_EQ(session.audit_counts().drawn, 0u);
+  EXPECT_EQ(audit_status(), REXIT_NOT_FOUND);
+}
+
+TEST_F(AuditTest, DoesNotCountAtExits) {
+  ASSERT_EQ(score(), REXIT_DRAWN);
+  EXPECT_EQ(audit_status(), REXIT_OK);
+  EXPECT_EQ(session.counters()[0].reached, 4u);
+  EXPECT_EQ(session.counters()[2].reached, 0u);
+  EXPECT_EQ(session.segments()[2].candidates, 4u) << "the audit ran to the last exit";
+}
+
+TEST_F(AuditTest, WhatNoPolicyStopsIsNotDrawn) {
+  request.has_policy = false;
+  EXPECT_EQ(score(), REXIT_NOT_DRAWN) << "the bundle has no policy";
+  request.has_policy = true;
+  request.force_exit = 1;
+  EXPECT_EQ(score(), REXIT_NOT_DRAWN);
+  EXPECT_EQ(session.audit_counts().drawn, 0u);
+  request.force_exit.reset();
+  EXPECT_EQ(score(), REXIT_DRAWN);
+}
+
+TEST_F(AuditTest, TrimmingSkipsWhatWaitsAndReleasesItsMemory) {
+  Session plain(loaded, 0);
+  rexit_stats stats{};
+  plain.score(request, Clock::now(), stats);
+  EXPECT_EQ(stats.draw, REXIT_NOT_DRAWN);
+  ASSERT_EQ(score(), REXIT_DRAWN);
+  ASSERT_EQ(score(), REXIT_SKIPPED_WAITING);  // memory() is that of the end of a call
+  EXPECT_GE(session.memory().buffers, plain.memory().buffers + stats.candidate_tokens * sizeof(std::int32_t));
+  session.trim();
+  plain.trim();
+  EXPECT_EQ(session.memory().buffers, plain.memory().buffers);
+  EXPECT_EQ(audit_status(), REXIT_NOT_FOUND);
+  EXPECT_EQ(session.audit_counts().skipped, 2u);
+}
+
+}  // namespace

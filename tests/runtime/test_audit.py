@@ -1,0 +1,92 @@
+"""`runtime.open(…, audit=share)` and `Session.audit`: the request as it was, scored again at full depth."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_request
+from rexit import runtime
+from rexit.errors import InputError
+from rexit.runtime import Draw, Request, StopRule
+
+EARLY = StopRule([0.5, 0.2, math.inf], [0.5, 0.2, math.inf])
+
+
+def audited(folder: Path, share: float = 1.0) -> runtime.Session:
+    return runtime.open(folder, audit=share, audit_seed=1)
+
+
+def assert_full_depth(audit: runtime.Audit | None, policy: runtime.Scores, full: runtime.Scores) -> None:
+    """full: the same request with force_exit at the last exit, in the same session."""
+    assert audit is not None
+    assert audit.full_log_odds.tolist() == full.log_odds.tolist(), "to the bit"
+    assert audit.exit[policy.index].tolist() == policy.exit.tolist()
+    assert audit.policy_c[policy.index].tolist() == policy.log_odds.tolist()
+
+
+def test_full_depth_is_that_of_the_same_request(folder: Path) -> None:
+    options: dict[str, Any] = {"recent": [ITEM_IDS[1], (ITEM_IDS[2], False)], "as_of": 40}
+    with audited(folder) as session:
+        policy = session.score(USER_IDS[0], ITEM_IDS[:6], policy=EARLY, top_k=4, **options)
+        assert policy.stats.draw == Draw.DRAWN and "draw" not in policy.stats.to_dict()
+        assert session.score(USER_IDS[1], ITEM_IDS[:3], policy=EARLY).stats.draw == Draw.SKIPPED_WAITING
+        audit = session.audit()
+        assert_full_depth(audit, policy, session.score(USER_IDS[0], ITEM_IDS[:6], force_exit=2, **options))
+        assert audit is not None and (audit.drawn, audit.audited, audit.skipped) == (2, 1, 1)
+        assert audit.full_c.tolist() == audit.full_log_odds.tolist(), "without a policy's map"
+        assert session.audit() is None
+
+
+def test_request_texts_are_those_of_the_request(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_request(make_catalog())))
+    tokens = {"query": [3, 4, 5], "note": [6]}
+    with audited(folder) as session:
+        policy = session.score(USER_IDS[0], ITEM_IDS[:4], policy=EARLY, request=tokens)
+        session.score(USER_IDS[0], ITEM_IDS[:4], policy=EARLY, request={"query": [9, 9], "note": [2]})
+        audit = session.audit()
+        full, other = (
+            session.score(USER_IDS[0], ITEM_IDS[:4], force_exit=2, request=request) for request in (tokens, {"query": [9, 9]})
+        )
+        assert_full_depth(audit, policy, full)
+        assert full != other
+
+
+def test_tokens_are_those_of_the_request(folder: Path) -> None:
+    prefix, candidates = np.array([3, 4, 5], np.int32), [[6], [7, 8], [9, 10, 11]]
+    with audited(folder) as session:
+        policy = session.score_tokens(prefix, candidates, policy=EARLY)
+        prefix[:] = 1
+        audit = session.audit()
+        assert_full_depth(audit, policy, session.score_tokens([3, 4, 5], candidates, force_exit=2))
+
+
+def test_slates_scored_together_are_drawn(folder: Path) -> None:
+    requests = [Request(user, ITEM_IDS[:3], policy=EARLY) for user in USER_IDS[:3]]
+    with audited(folder) as session:
+        results = session.score_many(requests)
+        assert [scores.stats.draw for scores in results if isinstance(scores, runtime.Scores)] == [1, 2, 2]
+        audit = session.audit()
+        assert isinstance(results[0], runtime.Scores)
+        assert_full_depth(audit, results[0], session.score(USER_IDS[0], ITEM_IDS[:3], force_exit=2))
+
+
+def test_the_share_drawn_is_the_one_given(folder: Path) -> None:
+    """Within four standard deviations, 11 of 150, by a fixed seed; another session of the bundle draws as many."""
+    with audited(folder, 0.2) as session, session.another() as another:
+        for one in (session, another):
+            draws = [one.score(USER_IDS[0], ITEM_IDS[:1], policy=EARLY).stats.draw for _ in range(150)]
+            assert 10 <= 150 - draws.count(Draw.NOT_DRAWN) <= 50
+    with runtime.open(folder) as session:
+        assert session.score(USER_IDS[0], ITEM_IDS[:1], policy=EARLY).stats.draw == Draw.NOT_DRAWN and session.audit() is None
+
+
+@pytest.mark.parametrize("share", [1.5, -0.1, math.nan, "1", True])
+def test_a_share_outside_0_to_1_is_one_line(folder: Path, share: Any) -> None:
+    with pytest.raises(InputError, match=rf"^audit is {share!r}, expected a share from 0 to 1$"):
+        runtime.open(folder, audit=share)
