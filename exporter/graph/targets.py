@@ -28,6 +28,7 @@ from rexit.exporter.graph.precision.embedding_rows import embedding_rows_bfloat1
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.precision.fuse_rows import fuse_rows
 from rexit.exporter.graph.precision.half import half
+from rexit.exporter.graph.precision.pack_weights import pack_weights
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.precision.quantize_weights_int4 import quantize_weights_int4
@@ -152,6 +153,8 @@ TARGETS = (
             embedding_rows_int8,
             half_cache,
             bfloat16_attention,
+            tidy,
+            pack_weights,
             tidy,
         ),
         0.04,

@@ -27,6 +27,7 @@ from rexit.exporter import preflight
 from rexit.exporter.export import ExportReport, export_bundle
 from rexit.exporter.gate import quality
 from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.precision.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU
 from rexit.exporter.graph.targets import Gate, find_target
 from rexit.exporter.options import ExportOptions
 
@@ -61,15 +62,15 @@ def test_one_command_makes_all_and_leaves_nothing_else(exported_variants: tuple[
 
 
 def test_the_graphs_are_quantized_and_the_heads_are_not(exported_variants: tuple[Path, ExportReport]) -> None:
-    for name, ops in (
-        ("cpu-bf16", ("MatMulBFloat16", "MatMulAddBFloat16")),
-        ("cpu-int8", ("MatMulIntegerToFloat",)),
-        ("cpu-int4", ("MatMulNBits",)),
-    ):
+    int8 = {MULTIPLY: 3, MULTIPLY_ADD: 2, MULTIPLY_SWIGLU: 1}
+    bfloat16 = {"MatMulBFloat16": 5, "MatMulAddBFloat16": 2}
+    for name, sites in (("cpu-bf16", bfloat16), ("cpu-int8", int8), ("cpu-int4", {"MatMulNBits": 7})):
         for k, layers in enumerate((1, 1, 2)):
             path = exported_variants[0] / "variants" / name / f"segment-{k}.onnx"
             model = onnx.load(path)
-            assert sum(node.op_type in ops for node in model.graph.node) == 7 * layers
+            nodes = [node.op_type for node in model.graph.node]
+            assert {op: nodes.count(op) for op in sites} == {op: count * layers for op, count in sites.items()}
+            assert "MatMulIntegerToFloat" not in nodes
             # The last layer's queries are of the rows alone, so they are quantized apart from its keys and values.
             quantized = 4 * layers + (k == 2) if name == "cpu-int8" else 0
             assert sum(node.op_type.endswith("QuantizeRows") for node in model.graph.node) == quantized

@@ -45,6 +45,18 @@ SOUND = [
 ]
 """Each leaves something in `number`."""
 
+WEIGHT = """shape = Constant <value = int64[4] {1, 4, 16, 4}> () \n count = Constant <value = int64[1] {16}> ()
+    w = ConstantOfShape <value = int8[1] {3}> (shape) \n c = ConstantOfShape <value = float[1] {0.5}> (count)
+    o = ConstantOfShape <value = int32[1] {-6144}> (count) \n q, s = rexit.QuantizeRows (state) \n"""
+PRODUCTS = [
+    f"{WEIGHT} number = rexit.MultiplyRows (q, s, w, c, o)",
+    f"{WEIGHT} p = rexit.MultiplyRows (q, s, w, c, o) \n number = rexit.MultiplyAddRows (q, s, w, c, o, p)",
+    f"{WEIGHT} r, number = rexit.MultiplySwiGLUQuantizeRows (q, s, w, c, o, w, c, o)",
+]
+CPU = Path("/proc/cpuinfo")
+HAS_PRODUCTS = CPU.exists() and "avx512_vnni" in CPU.read_text()
+needs_products = pytest.mark.skipif(not HAS_PRODUCTS, reason="this processor has no kernels for products")
+
 REFUSED = {
     "RMSNormQuantizeRows: expected a weight per column": "w = Reshape (state, flat) \n"
     "q, number = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, w)",
@@ -104,6 +116,18 @@ def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None
         session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
 
 
+REFUSED_PRODUCTS = {
+    "MultiplyRows: expected a weight [N / 16, K / 4, 16, 4]": f"{WEIGHT} v = Concat <axis = 1> (w, w) \n"
+    "number = rexit.MultiplyRows (q, s, v, c, o)",
+    "MultiplyRows: expected a weight": f"{WEIGHT} v = Concat <axis = 0> (w, w) \n number = rexit.MultiplyRows (q, s, v, c, o)",
+    "MultiplyRows: expected a scale per row": f"{WEIGHT} number = rexit.MultiplyRows (q, state, w, c, o)",
+    "MultiplyRows: expected a scale and an offset per column": f"{WEIGHT} n = Concat <axis = 0> (o, o) \n"
+    "number = rexit.MultiplyRows (q, s, w, c, n)",
+    "MultiplyAddRows: the shapes of product and residual": f"{WEIGHT} number = rexit.MultiplyAddRows (q, s, w, c, o, s)",
+    "MultiplySwiGLUQuantizeRows: expected a weight": f"{WEIGHT} v = Concat <axis = 1> (w, w) \n"
+    "r, number = rexit.MultiplySwiGLUQuantizeRows (q, s, w, c, o, v, c, o)",
+}
+
 WITHOUT_MEMORY = """
 import resource, sys
 import rexit
@@ -153,6 +177,44 @@ def test_shapes_that_do_not_fit_are_refused(message: str, tmp_path: Path) -> Non
             session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
         assert f"rexit.{message}" in str(raised.value)
         assert len(session.score(USER_IDS[2], ITEM_IDS, force_exit=0)) == len(ITEM_IDS)  # the first segment has no such node
+
+
+@needs_products
+@pytest.mark.parametrize("text", PRODUCTS)
+def test_products_run(text: str, tmp_path: Path) -> None:
+    test_kernels_run(text, tmp_path)
+
+
+@needs_products
+@pytest.mark.parametrize("message", REFUSED_PRODUCTS)
+def test_products_of_sizes_that_do_not_fit_are_refused(message: str, tmp_path: Path) -> None:
+    with rexit.open(write_added(tmp_path / "changed", REFUSED_PRODUCTS[message])) as session:
+        with pytest.raises(BackendError) as raised:
+            session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
+        assert f"rexit.{message}" in str(raised.value)
+
+
+OPEN = "import rexit, sys; rexit.open(sys.argv[1]).warm_up()"
+
+
+@pytest.mark.parametrize("kernels", ["avx512", "avx2", "baseline"])
+def test_narrower_kernels_can_be_asked_for(kernels: str, tmp_path: Path) -> None:
+    """Products are of the widest vectors alone; without a body, ONNX Runtime refuses the node."""
+    bundle = write_added(tmp_path, PRODUCTS[0])
+    ran = subprocess.run(
+        [sys.executable, "-c", OPEN, bundle], capture_output=True, text=True, env=os.environ | {"REXIT_KERNELS": kernels}
+    )
+    has_products = HAS_PRODUCTS and kernels == "avx512"
+    assert (ran.returncode == 0) == has_products, ran.stderr
+    assert has_products or "MultiplyRows" in ran.stderr
+
+
+def test_unknown_kernels_are_refused(tmp_path: Path) -> None:
+    bundle = write_added(tmp_path, SOUND[0])
+    ran = subprocess.run(
+        [sys.executable, "-c", OPEN, bundle], capture_output=True, text=True, env=os.environ | {"REXIT_KERNELS": "avx3"}
+    )
+    assert "$REXIT_KERNELS is `avx3`, expected avx512, avx2 or baseline" in ran.stderr
 
 
 def test_a_missing_attribute_is_refused_when_opened(tmp_path: Path) -> None:

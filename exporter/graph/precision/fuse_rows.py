@@ -72,7 +72,7 @@ def _norm(quantize: ir.Node) -> ir.Node | None:
 
 def _swiglu(quantize: ir.Node) -> ir.Node | None:
     for gate, up in match_swiglu(quantize.inputs[0]):
-        scaled_gate, scaled_up = _scaled(gate, reads=2), _scaled(up, reads=1)
+        scaled_gate, scaled_up = scaled_product(gate, reads=2), scaled_product(up)
         if scaled_gate and scaled_up and scaled_gate[1] is scaled_up[1]:
             return call(SWIGLU, [scaled_gate[0], scaled_up[0], scaled_gate[1]], outputs=2)
     return None
@@ -80,13 +80,13 @@ def _swiglu(quantize: ir.Node) -> ir.Node | None:
 
 def _scale_add(add: ir.Node) -> ir.Node | None:
     for value, residual in both_ways(add):
-        scaled = _scaled(value, reads=1)
+        scaled = scaled_product(value)
         if scaled and same_shape(value, residual):
             return call(SCALE_ADD, [*scaled, residual])
     return None
 
 
-def _scaled(value: ir.Value, reads: int) -> tuple[ir.Value, ir.Value] | None:
+def scaled_product(value: ir.Value, reads: int = 1) -> tuple[ir.Value, ir.Value] | None:
     """An int8 product that nothing else reads and its tokens' scale [..., T, 1], if the value is their product."""
     scaled = producer(value, "Mul", reads)
     if scaled is None:

@@ -1,5 +1,10 @@
 #include "kernels/table.hpp"
 
+#include <cstdlib>
+#include <cstring>
+
+#include "base/status.hpp"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
@@ -15,8 +20,13 @@ namespace {
 }
 
 #if defined(__x86_64__)
+Table with_int8(Table table, const Int8ProductTable* int8) {
+  table.int8 = int8;
+  return table;
+}
+
 struct Support {
-  bool avx2 = false, avx512 = false, bfloat16 = false;  // with all that their tables use
+  bool avx2 = false, avx512 = false, vnni = false, bfloat16 = false;  // with all that their tables use
 };
 
 // By the processor's own word: __builtin_cpu_supports needs support of the compiler's library, which Zig's does not have.
@@ -30,21 +40,39 @@ Support detect() {
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || !has(saved, ymm)) return {};
   const bool avx2 = has(b, bit_AVX2), more = a >= 1;
   const bool avx512 = avx2 && has(saved, zmm) && has(b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
-  constexpr unsigned avx512_bf16 = 1u << 5;
-  return {avx2, avx512, avx512 && more && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, avx512_bf16)};
+  constexpr unsigned avx512_vnni = 1u << 11, avx512_bf16 = 1u << 5;
+  const bool vnni = avx512 && has(c, avx512_vnni);
+  return {avx2, avx512, vnni, avx512 && more && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, avx512_bf16)};
 }
 #endif
 
+const Table& choose_table(const char* name) {
+  if (name == nullptr || *name == '\0') return *tables().front();
+  const bool baseline = std::strcmp(name, "baseline") == 0;
+  const std::size_t widest = baseline ? baseline_table.lanes : std::strcmp(name, "avx2") == 0 ? 8 : 16;
+  if (widest == 16 && std::strcmp(name, "avx512") != 0)
+    fail(REXIT_INVALID_ARGUMENT, "$REXIT_KERNELS is `", name, "`, expected avx512, avx2 or baseline");
+  for (const Table* table : tables())
+    if (table->lanes <= widest && !(baseline && table->pairs != nullptr)) return *table;
+  return baseline_table;
+}
+
 }  // namespace
+
+const Table& table() {
+  static const Table& chosen = choose_table(std::getenv("REXIT_KERNELS"));
+  return chosen;
+}
 
 const std::vector<const Table*>& tables() {
   static const std::vector<const Table*> supported = [] {
     std::vector<const Table*> tables;
 #if defined(__x86_64__)
     const Support support = detect();
-    static const Table avx512_bf16_table = with_pairs(avx512_table, avx512_pairs);
-    if (support.bfloat16) tables.push_back(&avx512_bf16_table);
-    if (support.avx512) tables.push_back(&avx512_table);
+    static const Table wide = with_int8(avx512_table, support.vnni ? &avx512_int8 : nullptr);
+    static const Table wide_with_pairs = with_pairs(wide, avx512_pairs);
+    if (support.bfloat16) tables.push_back(&wide_with_pairs);
+    if (support.avx512) tables.push_back(&wide);
     if (support.avx2) tables.push_back(&avx2_table);
 #elif defined(__aarch64__) && defined(__linux__)
     static const Table neon_bf16_table = with_pairs(baseline_table, neon_pairs);

@@ -13,7 +13,8 @@ struct Table {
   Threads::Function quantize, rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;  // data: RowWork
   Threads::Function round, rms_norm_round, swiglu_round;                                      // data: RowWork
   Threads::Function multiply;                                                                 // data: ProductWork
-  const struct PairTable* pairs = nullptr;  // null: the instruction set has none
+  const struct PairTable* pairs = nullptr;        // null: the instruction set has none
+  const struct Int8ProductTable* int8 = nullptr;  // the same
 };
 
 // With instructions for pairs of bfloat16 (attention_pairs.hpp, product_block.hpp).
@@ -22,16 +23,24 @@ struct PairTable {
   Threads::Function multiply;      // data: ProductWork
 };
 
+// Products of int8 (int8_product_block.hpp).
+struct Int8ProductTable {
+  Threads::Function multiply, multiply_swiglu;  // data: Int8ProductWork
+};
+
 extern const Table baseline_table;
 #if defined(__x86_64__)
 extern const Table avx2_table, avx512_table;
 extern const PairTable avx512_pairs;
+extern const Int8ProductTable avx512_int8;
 #elif defined(__aarch64__)
 extern const PairTable neon_pairs;
 #endif
 
 // The tables that this processor can run, widest vectors first.
 const std::vector<const Table*>& tables();
-inline const Table& table() { return *tables().front(); }
+// The first of them; with $REXIT_KERNELS, the first whose vectors are no wider than it says: avx512, avx2 or baseline. Throws
+// Error for another name. So the paths of smaller processors can be tried on a larger one.
+const Table& table();
 
 }  // namespace rexit::core::kernels

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from builders.onnx_graphs.graphs import Arrays, with_outlier
 from rexit.exporter.graph.passes.slate_attention import NAME, define_slate_attention
-from rexit.exporter.graph.precision import bfloat16_products, fuse_rows
+from rexit.exporter.graph.precision import bfloat16_products, fuse_rows, pack_weights
 from rexit.exporter.graph.precision.bfloat16_attention import ROUNDED
 from rexit.exporter.graph.precision.quantize_linear_int8 import define_quantize_rows
 
@@ -56,6 +56,7 @@ def cases() -> list[Case]:
             for tokens, width, columns in ((1, 8, 16), (7, 64, 192), (5, 46, 48))
             for case in _bfloat16(tokens, width, columns)
         ),
+        *(case for sizes in ((1, 4, 16), (7, 32, 48)) for case in _products(*sizes)),
         *(_slate(sizes, prefix, stored) for stored in ("float", "float16") for sizes, prefix in slates),
         *(_slate(sizes, prefix, "float16", rounded=True) for sizes, prefix in slates[2:6]),
     ]
@@ -190,6 +191,47 @@ def _bfloat16(tokens: int, width: int, columns: int) -> list[Case]:
             one_node(multiply_add, define["RoundRows"], define["MatMulAddBFloat16"]),
             feed | {"residual": residual},
             {"out": (product + residual).astype(np.float32)},
+        ),
+    ]
+
+
+def _products(tokens: int, depth: int, columns: int) -> list[Case]:
+    random = np.random.default_rng(depth)
+    scale = random.uniform(0.001, 0.01, (1, tokens, 1)).astype(np.float32)
+    feed: Arrays = {"q": random.integers(1, 256, (1, tokens, depth)).astype(np.uint8), "scale": scale}
+    products = []
+    for name in ("gate", "up"):
+        weight = random.integers(-127, 128, (depth, columns)).astype(np.int8)
+        feed[name] = pack_weights.pack(weight)
+        feed[f"{name}_columns"] = random.uniform(0.001, 0.01, columns).astype(np.float32)
+        feed[f"{name}_offsets"] = (-128 * weight.sum(0, dtype=np.int32)).astype(np.int32)
+        sums = (feed["q"].astype(np.int32) - 128) @ weight.astype(np.int32)
+        products.append(sums.astype(np.float32) * feed[f"{name}_columns"] * scale)
+    gate, up = products
+    residual = random.standard_normal(gate.shape).astype(np.float32)
+    inside = (gate / (1 + np.exp(-gate.astype(np.float64))) * up).astype(np.float32)
+    first, second = (f"int8[N16, K4, 16, 4] {name}, float[N] {name}_columns, int32[N] {name}_offsets" for name in ("gate", "up"))
+    operands, weight_names = f"uint8[1, T, K] q, float[1, T, 1] scale, {first}", "gate, gate_columns, gate_offsets"
+    plain = f"segment ({operands}) => (float[1, T, N] out) {{ out = rexit.MultiplyRows (q, scale, {weight_names}) }}"
+    add = f"""segment ({operands}, float[1, T, N] residual) => (float[1, T, N] out) {{
+        out = rexit.MultiplyAddRows (q, scale, {weight_names}, residual) }}"""
+    swiglu = f"""segment ({operands}, {second}) => (QUANTIZED) {{ quantized, scale_out =
+        rexit.MultiplySwiGLUQuantizeRows (q, scale, {weight_names}, up, up_columns, up_offsets) }}"""
+    size = f"{tokens}x{depth}x{columns}"
+    one = {name: feed[name] for name in ("q", "scale", "gate", "gate_columns", "gate_offsets")}
+    return [
+        Case(f"MultiplyRows {size}", one_node(plain, pack_weights.define_multiply), one, {"out": gate}),
+        Case(
+            f"MultiplyAddRows {size}",
+            one_node(add, fuse_rows.define_scale_add, pack_weights.define_multiply_add),
+            one | {"residual": residual},
+            {"out": gate + residual},
+        ),
+        Case(
+            f"MultiplySwiGLUQuantizeRows {size}",
+            one_node(_text(swiglu), define_quantize_rows, fuse_rows.define_swiglu, pack_weights.define_swiglu),
+            feed,
+            quantize_rows(inside),
         ),
     ]
 

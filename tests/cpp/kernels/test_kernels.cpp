@@ -16,6 +16,7 @@
 
 #include "files/half.hpp"
 #include "kernels/attention_pairs.hpp"
+#include "kernels/int8_products.hpp"
 #include "kernels/product.hpp"
 #include "kernels/product_block.hpp"
 #include "kernels/rows.hpp"
@@ -837,6 +838,133 @@ TEST(Products, KeepNaN) {
 TEST(Products, TakeNoRows) {
   Operands operands({0, 2, 1, 16});
   multiply_panels(operands.product(nullptr), Serial{});
+}
+
+std::vector<const Table*> tables_with_int8() {
+  std::vector<const Table*> with;
+  for (const Table* table : tables())
+    if (table->int8 != nullptr) with.push_back(table);
+  return with;
+}
+
+// A random weight [depth, columns], as it is and packed.
+struct Int8Weight {
+  Int8Weight(std::size_t depth, std::size_t count)
+      : columns(count), values(depth * count), packed(values.size()), scales(normal(count, 0.01F)), offsets(count) {
+    static std::mt19937 random(3);
+    for (std::size_t k = 0; k < depth; ++k)
+      for (std::size_t n = 0; n < columns; ++n) {
+        // The first columns have the largest sums: every weight is +127 or -127.
+        const auto value =
+            static_cast<std::int8_t>(n < 2 ? 127 - 254 * static_cast<int>(n) : static_cast<int>(random() % 255) - 127);
+        values[k * columns + n] = value;
+        packed[n / 16 * 16 * depth + k / 4 * 64 + n % 16 * 4 + k % 4] = value;
+        offsets[n] -= 128 * value;
+      }
+  }
+  operator PackedWeight() const { return {packed.data(), scales.data(), offsets.data()}; }
+  // As ONNX Runtime computes it, before the row's scale.
+  float product(const std::uint8_t* x, std::size_t depth, std::size_t n) const {
+    std::int64_t sum = 0;
+    for (std::size_t k = 0; k < depth; ++k) sum += (x[k] - 128) * values[k * columns + n];
+    return static_cast<float>(sum) * scales[n];
+  }
+
+  std::size_t columns;
+  std::vector<std::int8_t> values, packed;
+  std::vector<float> scales;
+  std::vector<std::int32_t> offsets;
+};
+
+struct Int8Sizes {
+  std::size_t rows, depth, columns;
+};
+
+class Int8Products : public testing::TestWithParam<Int8Sizes> {
+ protected:
+  void SetUp() override {
+    if (tables_with_int8().empty()) GTEST_SKIP() << "this processor has no kernels for products";
+    static std::mt19937 random(4);
+    for (std::uint8_t& value : x) value = static_cast<std::uint8_t>(random() % 255 + 1);
+    std::fill(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(depth), std::uint8_t{255});
+  }
+  const std::size_t rows = GetParam().rows, depth = GetParam().depth, columns = GetParam().columns;
+  const Int8Weight weight{depth, columns}, up{depth, columns};
+  std::vector<std::uint8_t> x = std::vector<std::uint8_t>(rows * depth);
+  std::vector<float> scales = normal(rows, 0.1F), residual = normal(rows * columns);
+  QuantizedInput input{x.data(), scales.data(), rows, depth};
+};
+
+// To the bit: golden answers come from ONNX Runtime's operators.
+TEST_P(Int8Products, AreExact) {
+  for (const Table* with : tables_with_int8())
+    for (const bool add : {false, true}) {
+      std::vector<float> out(rows * columns, NAN);
+      multiply_rows(input, weight, columns, add ? residual.data() : nullptr, out.data(), TwoThreads{}, *with);
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        const std::size_t row = i / columns;
+        const float product = weight.product(x.data() + row * depth, depth, i % columns);
+        ASSERT_EQ(out[i], add ? std::fma(product, scales[row], residual[i]) : product * scales[row]) << add << ", " << i;
+      }
+    }
+}
+
+TEST_P(Int8Products, AreAddedInPlace) {
+  for (const Table* with : tables_with_int8()) {
+    std::vector<float> expected(rows * columns), out = residual;
+    multiply_rows(input, weight, columns, residual.data(), expected.data(), Serial{}, *with);
+    multiply_rows(input, weight, columns, out.data(), out.data(), TwoThreads{}, *with);
+    EXPECT_EQ(out, expected);
+  }
+}
+
+TEST_P(Int8Products, AreGatedAndQuantized) {
+  std::vector<double> expected(rows * columns);
+  std::vector<float> gate_products(expected.size()), up_products(expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const std::size_t row = i / columns;
+    gate_products[i] = weight.product(x.data() + row * depth, depth, i % columns);
+    up_products[i] = up.product(x.data() + row * depth, depth, i % columns);
+    const double gate = double{gate_products[i]} * scales[row];
+    expected[i] = gate / (1 + std::exp(-gate)) * up_products[i] * scales[row];
+  }
+  for (const Table* with : tables_with_int8()) {
+    std::vector<std::uint8_t> values(expected.size()), unfused_values(expected.size());
+    std::vector<float> out_scales(rows), unfused_scales(rows);
+    multiply_swiglu_quantize_rows(input, weight, up, {values.data(), out_scales.data(), rows, columns}, TwoThreads{}, *with);
+    expect_quantized(expected, columns, values, out_scales);
+    swiglu_quantize_rows(gate_products.data(), up_products.data(), scales.data(),
+                         {unfused_values.data(), unfused_scales.data(), rows, columns}, Serial{}, *with);
+    EXPECT_EQ(values, unfused_values);
+    EXPECT_EQ(out_scales, unfused_scales);
+  }
+}
+
+TEST_P(Int8Products, KeepNaN) {
+  for (const Table* with : tables_with_int8()) {
+    const std::size_t lost = rows / 2;
+    const float scale = std::exchange(scales[lost], NAN);
+    std::vector<float> out(rows * columns), out_scales(rows);
+    std::vector<std::uint8_t> values(out.size());
+    multiply_rows(input, weight, columns, residual.data(), out.data(), Serial{}, *with);
+    multiply_swiglu_quantize_rows(input, weight, up, {values.data(), out_scales.data(), rows, columns}, Serial{}, *with);
+    for (std::size_t i = 0; i < out.size(); ++i) ASSERT_EQ(std::isnan(out[i]), i / columns == lost) << i;
+    for (std::size_t row = 0; row < rows; ++row) ASSERT_EQ(std::isnan(out_scales[row]), row == lost) << row;
+    scales[lost] = scale;
+  }
+}
+
+// Every remainder of rows and columns, several blocks and panels, the least depth, and a depth whose sums fill 31 bits.
+INSTANTIATE_TEST_SUITE_P(Sizes, Int8Products,
+                         testing::Values(Int8Sizes{1, 4, 16}, Int8Sizes{2, 12, 32}, Int8Sizes{3, 8, 48}, Int8Sizes{5, 64, 64},
+                                         Int8Sizes{13, 20, 112}, Int8Sizes{49, 32, 176}, Int8Sizes{101, 96, 208},
+                                         Int8Sizes{1, 66000, 16}));
+
+TEST(NoInt8Products, AreComputed) {
+  for (const Table* with : tables_with_int8()) {
+    multiply_rows({nullptr, nullptr, 0, 8}, {}, 16, nullptr, nullptr, Serial{}, *with);
+    multiply_swiglu_quantize_rows({nullptr, nullptr, 0, 8}, {}, {}, {nullptr, nullptr, 0, 16}, Serial{}, *with);
+  }
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/int8_products.hpp"
 #include "kernels/product.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
@@ -14,8 +15,10 @@
 namespace rexit::core {
 namespace {
 
+using kernels::PackedWeight;
 using kernels::PanelProduct;
 using kernels::Quantized;
+using kernels::QuantizedInput;
 using kernels::Rounded;
 using kernels::SlateAttention;
 using kernels::Threads;
@@ -354,6 +357,83 @@ struct MatMulAddBFloat16Kernel : MatMulBFloat16Kernel {
   }
 };
 
+// Base of kernels with products of int8. Inputs: x, its scales, and for each of `weights` weights its values, scales and offsets;
+// then perhaps floats.
+template <std::size_t weights>
+struct ProductKernel : QuantizingKernel {
+  static constexpr std::size_t inputs = 2 + 3 * weights;
+  static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
+    if (index == 0) return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+    if (index == 1 || index >= inputs || index % 3 == 0) return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    return index % 3 == 2 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+  }
+
+  struct Operands {
+    Tensor shape;  // of the product
+    QuantizedInput x;
+    std::array<PackedWeight, weights> weight;
+    std::size_t columns;
+  };
+
+  static Operands operands(const Call& call) {
+    const Tensor x = call.input(0), scale = call.input(1);
+    require(x.rank >= 1 && scale.count == x.rows(), "expected a scale per row");
+    Operands operands{x, {x.as<std::uint8_t>(), scale.as<float>(), x.rows(), x.width()}, {}, call.input(3).count};
+    for (std::size_t n = 0; n < weights; ++n) {
+      const Tensor values = call.input(2 + 3 * n), scales = call.input(3 + 3 * n), offsets = call.input(4 + 3 * n);
+      require(values.rank == 4 && values.size(2) == PackedWeight::columns && values.size(3) == PackedWeight::depth &&
+                  values.size(0) * PackedWeight::columns == operands.columns && values.size(1) * PackedWeight::depth == x.width(),
+              "expected a weight [N / 16, K / 4, 16, 4]");
+      require(scales.count == operands.columns && offsets.count == operands.columns, "expected a scale and an offset per column");
+      operands.weight[n] = {values.as<std::int8_t>(), scales.as<float>(), offsets.as<std::int32_t>()};
+    }
+    operands.shape.sizes[x.rank - 1] = static_cast<std::int64_t>(operands.columns);
+    operands.shape.count = x.rows() * operands.columns;
+    return operands;
+  }
+};
+
+struct MultiplyRowsKernel : ProductKernel<1> {
+  static constexpr const char* name = "MultiplyRows";
+  static constexpr std::size_t outputs = 1;
+  static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
+
+  explicit MultiplyRowsKernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const { multiply(call, false); }
+
+  static void multiply(const Call& call, bool add) {
+    const Operands of = operands(call);
+    const float* residual = nullptr;
+    if (add) {
+      const Tensor addend = call.input(ProductKernel::inputs);
+      require(addend.same_shape(of.shape), "the shapes of product and residual do not match");
+      residual = addend.as<float>();
+    }
+    kernels::multiply_rows(of.x, of.weight[0], of.columns, residual, call.output<float>(0, of.shape), call);
+  }
+};
+
+struct MultiplyAddRowsKernel : MultiplyRowsKernel {
+  static constexpr const char* name = "MultiplyAddRows";
+  static constexpr std::size_t inputs = ProductKernel::inputs + 1;
+
+  using MultiplyRowsKernel::MultiplyRowsKernel;
+
+  void compute(const Call& call) const { multiply(call, true); }
+};
+
+struct MultiplySwigluQuantizeRowsKernel : ProductKernel<2> {
+  static constexpr const char* name = "MultiplySwiGLUQuantizeRows";
+
+  explicit MultiplySwigluQuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const {
+    const Operands of = operands(call);
+    kernels::multiply_swiglu_quantize_rows(of.x, of.weight[0], of.weight[1], call.quantized(of.shape), call);
+  }
+};
+
 // Exceptions must not reach ONNX Runtime's C code.
 template <class Function>
 OrtStatusPtr status_of(const char* name, const Function& function) {
@@ -405,6 +485,9 @@ struct Operators {
   Operator<SwigluRoundRowsKernel> swiglu_round_rows;
   Operator<MatMulBFloat16Kernel> matmul_bfloat16;
   Operator<MatMulAddBFloat16Kernel> matmul_add_bfloat16;
+  Operator<MultiplyRowsKernel> multiply_rows;
+  Operator<MultiplyAddRowsKernel> multiply_add_rows;
+  Operator<MultiplySwigluQuantizeRowsKernel> multiply_swiglu_quantize_rows;
   Ort::CustomOpDomain domain{"rexit"};
 
   Operators() {
@@ -415,6 +498,11 @@ struct Operators {
           static_cast<OrtCustomOp*>(&scale_add_rows), static_cast<OrtCustomOp*>(&round_rows),
           static_cast<OrtCustomOp*>(&rms_norm_round_rows), static_cast<OrtCustomOp*>(&swiglu_round_rows),
           static_cast<OrtCustomOp*>(&matmul_bfloat16), static_cast<OrtCustomOp*>(&matmul_add_bfloat16)})
+      domain.Add(custom_op);
+    // Elsewhere ONNX Runtime expands their functions.
+    if (kernels::table().int8 == nullptr) return;
+    for (const OrtCustomOp* custom_op : {static_cast<OrtCustomOp*>(&multiply_rows), static_cast<OrtCustomOp*>(&multiply_add_rows),
+                                         static_cast<OrtCustomOp*>(&multiply_swiglu_quantize_rows)})
       domain.Add(custom_op);
   }
 };

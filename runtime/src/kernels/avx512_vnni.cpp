@@ -1,0 +1,8 @@
+// Compiled for AVX-512 with VNNI; called only where the processor has it.
+#include "kernels/int8_product_block.hpp"
+
+namespace rexit::core::kernels {
+
+extern const Int8ProductTable avx512_int8 = int8_table_of<16>();
+
+}  // namespace rexit::core::kernels

@@ -1,0 +1,33 @@
+#include "kernels/int8_products.hpp"
+
+#include "base/checked.hpp"
+#include "kernels/int8_product_block.hpp"
+#include "kernels/row_block.hpp"
+
+namespace rexit::core::kernels {
+namespace {
+
+std::size_t parts(std::size_t count, std::size_t size) { return (count + size - 1) / size; }
+
+void run_products(Threads::Function task, Int8ProductWork work, std::size_t panel, const Threads& threads) {
+  work.row_blocks = parts(work.x.rows, int8_rows);
+  threads.run(task, parts(work.columns, panel) * work.row_blocks, &work);
+}
+
+}  // namespace
+
+void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::size_t columns, const float* residual, float* out,
+                   const Threads& threads, const Table& with) {
+  run_products(with.int8->multiply, {x, weight, {}, residual, out, columns, 0}, int8_columns, threads);
+}
+
+void multiply_swiglu_quantize_rows(const QuantizedInput& x, const PackedWeight& gate, const PackedWeight& up,
+                                   const Quantized& out, const Threads& threads, const Table& with) {
+  if (out.rows == 0 || out.width == 0) return;
+  const Threads::Scratch scratch(threads, product(out.rows, out.width, sizeof(float)));
+  auto* gated = reinterpret_cast<float*>(scratch.data());
+  run_products(with.int8->multiply_swiglu, {x, gate, up, nullptr, gated, out.width, 0}, int8_gated_columns, threads);
+  quantize_rows(gated, out, threads, with);
+}
+
+}  // namespace rexit::core::kernels

@@ -1,0 +1,42 @@
+// Products of int8: quantized rows times a constant weight, together with what reads them, so that the int32 sums stay in
+// registers. Only for instruction sets with Int8ProductTable.
+//
+//   y[t, n] = scale[t] * column[n] * sum_k (q[t, k] - 128) * w[k, n]
+//
+// The sums are exact; the result is ONNX Runtime's MatMulIntegerToFloat, multiplied by the row's scale, to the bit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/rows.hpp"
+#include "kernels/table.hpp"
+
+namespace rexit::core::kernels {
+
+// A weight [K, N] in the order in which it is read, [N / 16, K / 4, 16, 4]; its column scales [N]; and the sums' initial values
+// [N], -128 * sum_k w[k, n], which subtract the zero point.
+struct PackedWeight {
+  static constexpr std::size_t columns = 16, depth = 4;
+
+  const std::int8_t* values;
+  const float* scales;
+  const std::int32_t* offsets;
+};
+
+// Values [rows, width], scales [rows]; width is a multiple of PackedWeight::depth.
+struct QuantizedInput {
+  const std::uint8_t* values;
+  const float* scales;
+  std::size_t rows, width;
+};
+
+// y [rows, columns], plus `residual` [rows, columns] unless it is null. `out` may be `residual`. `columns` is a multiple of
+// PackedWeight::columns.
+void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::size_t columns, const float* residual, float* out,
+                   const Threads& threads, const Table& with = table());
+// Quantizes silu(y of gate) * y of up, both [rows, columns]; columns is out.width.
+void multiply_swiglu_quantize_rows(const QuantizedInput& x, const PackedWeight& gate, const PackedWeight& up,
+                                   const Quantized& out, const Threads& threads, const Table& with = table());
+
+}  // namespace rexit::core::kernels
