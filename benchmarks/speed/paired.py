@@ -1,0 +1,147 @@
+"""Is one bundle, or one kernel, faster than another? Two processes answer the same requests in turn.
+
+    python benchmarks/speed/paired.py BUNDLE OTHER [--rounds 15] [--threads 1] [--json]
+    python benchmarks/speed/paired.py BUNDLE BUNDLE --kernels avx512,avx2
+
+A request is random token ids at full depth: a cold prefix and candidates behind it. Each process has its bundle open and waits
+while the other works; every second round asks them in reverse order. Ratios are OTHER / BUNDLE within a round, of the
+processor's time (which other work on the machine changes little) and of the time that passes. --kernels sets $REXIT_KERNELS of
+each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import rexit
+from rexit.bundle import Bundle
+from rexit.scripts import script
+
+CASES = ((200, 20, 12), (200, 1, 12), (200, 100, 12), (400, 20, 12), (30, 5, 12))
+"""Tokens of the prefix, candidates, and tokens of each."""
+SIDES = ("bundle", "other")
+
+
+class Side:
+    """A process of this script that scores."""
+
+    def __init__(self, bundle: Path, variant: str, threads: int, kernels: str) -> None:
+        environment = os.environ | ({"REXIT_KERNELS": kernels} if kernels else {})
+        command = [sys.executable, __file__, "--serve", str(bundle), variant, "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Milliseconds of processor and of passing time, and the log-odds."""
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit("paired.py: a process ended; its message is above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(bundle: Path, variant: str, threads: int) -> None:
+    """Answers requests from stdin until it ends."""
+    with rexit.open(bundle, variant, threads=threads) as session:
+        for line in sys.stdin:
+            request = json.loads(line)
+            session.clear_cache()
+            used, begin = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+            scores = session.score_tokens(request["prefix"], request["candidates"], force_exit=session.info.exits - 1)
+            passed, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
+            processor = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+            answer = {"processor": 1e3 * processor, "passing": 1e3 * passed, "log_odds": scores.log_odds.tolist()}
+            print(json.dumps(answer), flush=True)
+
+
+def measure(sides: Sequence[Side], vocabulary: int, case: tuple[int, int, int], rounds: int) -> dict[str, Any]:
+    """One case: medians of both sides, ratios with quartiles, and the largest difference in log-odds."""
+    random = np.random.default_rng(0)
+    prefix, candidates, length = case
+    times: dict[str, list[list[float]]] = {"processor": [], "passing": []}
+    difference = 0.0
+    for n in range(-1, rounds):  # round -1 warms up
+        request = {
+            "prefix": random.integers(vocabulary, size=prefix).tolist(),
+            "candidates": random.integers(vocabulary, size=(candidates, length)).tolist(),
+        }
+        answers = {k: sides[k].ask(request) for k in ((0, 1) if n % 2 else (1, 0))}
+        if n < 0:
+            continue
+        for clock, values in times.items():
+            values.append([answers[0][clock], answers[1][clock]])
+        difference = max(difference, float(np.abs(np.subtract(answers[0]["log_odds"], answers[1]["log_odds"])).max()))
+    result: dict[str, Any] = {"prefix": prefix, "candidates": candidates, "tokens": length, "difference": difference}
+    for clock, values in times.items():
+        pairs = np.array(values)
+        low, middle, high = np.percentile(pairs[:, 1] / pairs[:, 0], [25, 50, 75]).tolist()
+        result[clock] = {"ms": np.median(pairs, 0).tolist(), "ratio": middle, "quartiles": [low, high]}
+    return result
+
+
+def show(results: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title="other / bundle: median and quartiles", title_justify="left")
+    for column in ("request", "processor ms", "ratio", "passing ms", "ratio", "largest difference"):
+        table.add_column(column)
+    for row in results:
+        cells = []
+        for clock in ("processor", "passing"):
+            entry = row[clock]
+            cells.append(" and ".join(f"{ms:.1f}" for ms in entry["ms"]))
+            cells.append("{:.3f} ({:.3f} to {:.3f})".format(entry["ratio"], *entry["quartiles"]))
+        request = f"{row['candidates']} of {row['tokens']} behind {row['prefix']}"
+        table.add_row(request, *cells, f"{row['difference']:.2g}")
+    Console(highlight=False, width=130).print(table)
+
+
+@script
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", type=Path, nargs="*")
+    parser.add_argument("--variant", default="cpu-int8")
+    parser.add_argument("--kernels", default=",", help="$REXIT_KERNELS of both, separated by a comma; nothing leaves it as it is")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--serve", nargs=2, metavar=("BUNDLE", "VARIANT"), help="for its own processes")
+    args = parser.parse_args()
+    if args.serve:
+        serve(Path(args.serve[0]), args.serve[1], args.threads)
+        return
+    kernels = args.kernels.split(",")
+    if len(args.bundles) != len(SIDES) or len(kernels) != len(SIDES):
+        sys.exit(f"paired.py: {len(args.bundles)} bundles and --kernels {args.kernels}, expected two of each")
+    vocabulary = Bundle.open(args.bundles[0], args.variant).manifest.model.vocab_size
+    sides = [Side(bundle, args.variant, args.threads, name) for bundle, name in zip(args.bundles, kernels, strict=True)]
+    try:
+        results = [measure(sides, vocabulary, case, args.rounds) for case in CASES]
+    finally:
+        for side in sides:
+            side.close()
+    if args.json:
+        print(json.dumps(results, indent=1))
+    else:
+        show(results)
+
+
+if __name__ == "__main__":
+    main()
