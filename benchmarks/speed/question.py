@@ -1,17 +1,21 @@
 """One question put in words and in vectors: what `slate.py --question FOLDER` adds.
 
-    FOLDER/text/bundle     a fine-tuned model whose prompts spell titles out, calibrated; beside it its weights, {q8_0,bf16}.gguf
+    FOLDER/text/bundle     a fine-tuned model whose prompts spell titles out, calibrated; beside it its weights for the peers,
+                           {q8_0,bf16}.gguf and whatever else peers.sh makes of a model
     FOLDER/text/catalog    whose test split has the slates
     FOLDER/vectors/bundle  the same base model, fine-tuned as long on prompts that place vectors instead, calibrated
 
-docs/notes/quality/llm-vectors.md has the commands that make them. Whole slates of the test split, for real users. llama.cpp has
-no vectors to read and is given the words: the same users, candidates and moment, another prompt. So the quality of both models
-stands beside the times, and ratios across prompts are not ratios of one computation.
+One of the two is enough; with vectors alone (and FOLDER/vectors/catalog) no peer is asked. docs/notes/quality/llm-vectors.md has
+the commands that make them. Whole slates of the test split, for real users, as large as those that the policies were made for:
+a certified policy on a hundred candidates for ten places is asked about a hundred. Peers have no vectors to read and are given
+the words: the same users, candidates and moment, another prompt. So the quality of both models, with what calibration
+guarantees, stands beside the times, and ratios across prompts are not ratios of one computation.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import rexit
-from rexit.bundle import Catalog
+from rexit.bundle import Bundle, Catalog
 from rexit.slates import SIZE, cut
 
 VARIANT = "cpu-int8"
@@ -30,23 +34,40 @@ CHECKED = 5
 """Slates whose tokens both sides compare before anything is timed."""
 
 
+def slate_size(bundles: Mapping[str, Path]) -> int:
+    """The number of candidates that the bundles' policies were made for; SIZE if no bundle has a policy."""
+    policies = {prompt: Bundle.open(path, VARIANT).policy() for prompt, path in bundles.items()}
+    sizes = {prompt: policy.made_on["slate"] for prompt, policy in policies.items() if policy and policy.made_on}
+    if len(set(sizes.values())) > 1:
+        sys.exit(f"slate.py: the policies were made for slates of {sizes}, expected one size")
+    return next(iter(sizes.values()), SIZE)
+
+
 class Questions:
     """Random slates, the same in every run. A request holds the tokens of one prompt; rexit reads the user, items and moment."""
 
     def __init__(self, folder: Path) -> None:
-        self.bundles = {prompt: folder / prompt / "bundle" for prompt in PROMPTS}
-        catalog = Catalog.open(folder / "text" / "catalog")
-        self.slates = [slate for slate in cut(catalog, "test", SIZE) if len(slate.items) == SIZE]
+        self.bundles = {prompt: path for prompt in PROMPTS if (path := folder / prompt / "bundle").exists()}
+        if not self.bundles:
+            sys.exit(f"slate.py: {folder} has neither text/bundle nor vectors/bundle, expected one of them")
+        self.size = slate_size(self.bundles)
+        self.asked = next(iter(self.bundles))
+        catalog = Catalog.open(folder / self.asked / "catalog")
+        self.slates = [slate for slate in cut(catalog, "test", self.size) if len(slate.items) == self.size]
         self.labels, self.prompt = catalog.labels, catalog.info["prompt"]
         self.sessions = {prompt: rexit.open(path, VARIANT) for prompt, path in self.bundles.items()}
         self.random = np.random.default_rng(1)
 
-    def draw(self, moment: str, prompt: str = "text") -> dict[str, Any]:
-        """Unless it is cold, `before` is what the same user was asked just earlier. One interaction later: with the first
-        candidate of the slate as what they have just met, and the others to be scored."""
+    def draw(self, moment: str, prompt: str = "") -> dict[str, Any]:
+        """A request for a random slate, in the tokens of `prompt`; without one in those that peers are asked.
+
+        Unless it is cold, `before` is what the same user was asked just earlier. One interaction later: with the first candidate
+        of the slate as what they have just met, and the others to be scored.
+        """
         slate = self.slates[self.random.integers(len(self.slates))]
         request: dict[str, Any] = {"user": slate.user, "as_of": slate.as_of, "no": self.labels["no"], "yes": self.labels["yes"]}
-        items, half = list(slate.items), SIZE // 2
+        prompt = prompt or self.asked
+        items, half = list(slate.items), self.size // 2
         before: dict[str, Any]
         now: dict[str, Any]
         if moment == COLD:
@@ -67,12 +88,15 @@ class Questions:
         return [self.draw(COLD, prompt) for _ in range(CHECKED)]
 
     def most(self) -> int:
-        """The most tokens that a slate in words may have."""
-        return int(self.prompt["max_prefix_tokens"] + SIZE * self.prompt["max_candidate_tokens"])
+        """The most tokens that a slate may have."""
+        return int(self.prompt["max_prefix_tokens"] + self.size * self.prompt["max_candidate_tokens"])
 
     def about(self) -> dict[str, Any]:
-        """Of each prompt: tokens of a slate of 20 (median of some), what its int8 gate says, and full depth and the policy on the
-        test split, as `rexit calibrate` measured them."""
+        """Of each prompt: tokens of a slate (median of some), what its int8 gate says, and what `rexit calibrate` says.
+
+        That is full depth and the policy on the test split, what the policy loses, with intervals, and the guarantee (None: not
+        certified).
+        """
         prompts = {}
         for prompt, path in self.bundles.items():
             requests = [self.draw(COLD, prompt) for _ in range(20)]
@@ -82,7 +106,10 @@ class Questions:
             rows = {row["policy"]: {"layers": row["mean_layers"], **row["values"]} for row in report["table"]}
             prompts[prompt] = {
                 "tokens": float(np.median([len(entry["prefix"]) + sum(map(len, entry["candidates"])) for entry in requests])),
+                "slate": self.size,
                 "gate": variant["quality"],
                 "test": {name: rows[name] for name in ("full depth", "policy") if name in rows},
+                "drops": next((row["drops"] for row in report["table"] if row["policy"] == "policy"), None),
+                "guarantee": report["verdict"]["guarantee"],
             }
         return prompts

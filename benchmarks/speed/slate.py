@@ -36,7 +36,6 @@ from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_leng
 from rexit.bundle import Catalog
 from rexit.measure.machine import machine
 from rexit.scripts import script
-from rexit.slates import SIZE
 
 HERE = Path(__file__).parent
 LENGTHS = Lengths(users=800, items=600, prefixes=(200, 400))
@@ -257,17 +256,28 @@ class Requests:
 
 def plans_of(peers: Path, bundle: Path, check: Sequence[Mapping[str, Any]]) -> dict[str, Plan]:
     """How rexit and every peer is started. peers: the folder of peers.sh."""
-    model, own = peers / "model", Path(sys.executable)
-    python = {name: peers / name / "bin/python" for name in ("optimum", "openvino", "llama", "ik_llama", "ctranslate2", "genai")}
-    most = max(case.candidates for case in CASES)
-    cells = max(case.prefix + case.candidates * CANDIDATE for case in CASES)
-    in_llama = {"max_candidates": most, "max_tokens": -(-cells // 256) * 256, "ubatch": [256, 512]}
     ours = {"bundle": str(bundle), "check": check, "policy": "halving"}
+    own = {
+        f"ours-{precision}": (Path(sys.executable), "ours.py", {**ours, "variant": f"cpu-{precision}"})
+        for precision in ("fp32", "bf16", "int8")
+    }
+    most = max(case.candidates for case in CASES)
+    return own | peer_plans(peers, peers / "model", most, max(case.prefix + case.candidates * CANDIDATE for case in CASES))
+
+
+def peer_plans(peers: Path, model: Path, most: int, tokens: int) -> dict[str, Plan]:
+    """How every peer is started.
+
+    Args:
+        peers: the folder of peers.sh.
+        model: the folder of its models.
+        most: the most candidates of a slate.
+        tokens: the most tokens of a slate.
+    """
+    python = {name: peers / name / "bin/python" for name in ("optimum", "openvino", "llama", "ik_llama", "ctranslate2", "genai")}
+    in_llama = {"max_candidates": most, "max_tokens": -(-tokens // 256) * 256, "ubatch": [256, 512]}
     genai = {"max_length": 512}
     plans: dict[str, Plan] = {
-        "ours-fp32": (own, "ours.py", {**ours, "variant": "cpu-fp32"}),
-        "ours-bf16": (own, "ours.py", {**ours, "variant": "cpu-bf16"}),
-        "ours-int8": (own, "ours.py", {**ours, "variant": "cpu-int8"}),
         "openvino-int8": (python["openvino"], "ov.py", {"model": str(model / "openvino-int8"), "ways": OPENVINO_INT8}),
         "openvino-bf16": (python["openvino"], "ov.py", {"model": str(model / "openvino-fp32"), "ways": OPENVINO_BF16}),
     }
@@ -284,7 +294,7 @@ def plans_of(peers: Path, bundle: Path, check: Sequence[Mapping[str, Any]]) -> d
         ),
         "ort": (python["optimum"], "ort.py", {"onnx": str(model / "onnx"), "onnx_past": str(model / "onnx-past"), "batch": 20}),
         "genai": (python["genai"], "genai.py", {"genai": str(model / "genai"), "ways": ["one_by_one", "rewound"], **genai}),
-        "torch": (own, "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),
+        "torch": (Path(sys.executable), "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),
     }
 
 
@@ -424,44 +434,39 @@ def fastest_peers(milliseconds: Mapping[str, float]) -> dict[str, str]:
     return best | {"best_peer": peers[0].name} if peers else {}
 
 
-def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One question put in words and in vectors: the cases, and what is to be known of both."""
+def questions(
+    folder: Path, peers: Path, work: Path, threads: int, rounds: int, only: Set[str]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """One question put in words and in vectors: the cases, what is to be known of both, and the peers left out, with reasons."""
     questions = Questions(folder)
-    own, llama = Path(sys.executable), peers / "llama/bin/python"
+    own = Path(sys.executable)
     bundle = {
         prompt: {"bundle": str(path), "policy": "own", "check": questions.checks(prompt)}
         for prompt, path in questions.bundles.items()
     }
-    in_llama = {"max_candidates": SIZE, "max_tokens": -(-questions.most() // 256) * 256, "ubatch": [256, 512]}
     plans: dict[str, Plan] = {
-        "text-int8": (own, "ours.py", bundle["text"] | {"variant": "cpu-int8"}),
-        "text-fp32": (own, "ours.py", bundle["text"] | {"variant": "cpu-fp32"}),
-        "vectors-int8": (own, "ours.py", bundle["vectors"] | {"variant": "cpu-int8"}),
-        "llama-q8_0": (llama, "llama.py", {"gguf": str(folder / "text/q8_0.gguf"), **in_llama}),
-        "llama-bf16": (llama, "llama.py", {"gguf": str(folder / "text/bf16.gguf"), **in_llama}),
+        f"{prompt}-{precision}": (own, "ours.py", bundle[prompt] | {"variant": f"cpu-{precision}"})
+        for prompt, precision in (("text", "int8"), ("text", "fp32"), ("vectors", "int8"))
+        if prompt in bundle
     }
-    theirs = tuple(contender for contender in PEERS if contender.peer in plans)
-    ours = (*IN_WORDS, *IN_VECTORS)
-    sides, about = (
-        ([contender.name for contender in ours], [contender.name for contender in theirs]),
-        questions.about(),
-    )
-    with loaded(plans, threads, work, set(plans)) as (running, _):
-        cases = {
-            moment: asked_in_turn(
-                running,
-                [*ours, *theirs],
-                sides,
-                functools.partial(questions.draw, moment),
-                moment,
-                moment != COLD,
-                rounds,
-                "fp32_text_full",
-            )
-            for moment in MOMENTS
-        }
+    ours = [contender for contender in (*IN_WORDS, *IN_VECTORS) if contender.peer in plans]
+    if "text" in bundle:
+        theirs = peer_plans(peers, folder / "text", questions.size, questions.most())
+        del theirs["ctranslate2"]  # keeps every prefix, and users may be drawn twice
+        plans |= {name: plan for name, plan in theirs.items() if not only or name in only}
+    reference = "fp32_text_full" if "text" in bundle else "int8_vectors_full"
+    about = questions.about()
+    with loaded(plans, threads, work, {contender.peer for contender in ours}) as (running, left_out):
+        others = [contender for contender in PEERS if contender.peer in running and not contender.slow]
+        names = [[contender.name for contender in side] for side in (ours, others)]
+        cases = {}
+        for moment in MOMENTS:
+            asked = [contender for contender in (*ours, *others) if moment == COLD or contender.reuses]
+            draw = functools.partial(questions.draw, moment)
+            results = asked_in_turn(running, asked, (names[0], names[1]), draw, moment, moment != COLD, rounds, reference)
+            cases[moment] = results | {"fastest": fastest_peers(results["milliseconds"])}
         about["peers"] = {name: peer.about for name, peer in running.items()}
-    return cases, about
+    return cases, about, left_out
 
 
 def report(
@@ -510,7 +515,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="peers to start, separated by commas; all if not given")
     parser.add_argument("--main", action="store_true", help="the main case alone")
-    parser.add_argument("--question", type=Path, help="folder of two fine-tuned models (question.py): that case alone")
+    parser.add_argument("--question", type=Path, help="folder of fine-tuned, calibrated models (question.py): that case alone")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--tables", type=Path, help="what --json printed: its tables, and nothing is measured")
     args = parser.parse_args()
@@ -521,7 +526,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     left_out: dict[str, str] = {}
     if args.question:
-        cases, about = questions(args.question, args.peers, args.work, args.threads, args.rounds)
+        only = set(filter(None, args.only.split(",")))
+        cases, about, left_out = questions(args.question, args.peers, args.work, args.threads, args.rounds, only)
     else:
         bundle = bundle_of(args.peers / "model", args.work)
         requests = Requests(bundle)

@@ -242,13 +242,18 @@ TEST(SlateAttention, ARequestAmongOthersIsTheSameToTheBit) {
 
 #if defined(__x86_64__) && defined(__GLIBC__)
 TEST(Tables, AreThoseThatTheCompilerFinds) {
-  std::vector<const Table*> expected{&baseline_table};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) expected.insert(expected.begin(), &avx2_table);
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    expected.insert(expected.begin(), &avx512_table);
+  std::vector<std::size_t> expected{baseline_table.lanes}, lanes;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) expected.insert(expected.begin(), avx2_table.lanes);
+  const bool wide =
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool pairs = __builtin_cpu_supports("avx512bf16");
-  EXPECT_EQ(tables().front()->pairs != nullptr, pairs);
-  EXPECT_EQ(std::vector<const Table*>(tables().begin() + (pairs ? 1 : 0), tables().end()), expected);
+  expected.insert(expected.begin(), wide + (wide && pairs), avx512_table.lanes);
+  for (const Table* table : tables()) {
+    lanes.push_back(table->lanes);
+    EXPECT_EQ(table->pairs != nullptr, pairs && table == tables().front());
+    EXPECT_EQ(table->int8 != nullptr, table->lanes == avx512_table.lanes && __builtin_cpu_supports("avx512vnni"));
+  }
+  EXPECT_EQ(lanes, expected);
 }
 #endif
 
