@@ -23,6 +23,7 @@ from rexit.bundle import Bundle, Catalog
 from rexit.bundle.labels import UNKNOWN
 from rexit.errors import InputError
 from rexit.exporter.export import export_bundle
+from rexit.exporter.gate import quality
 from rexit.exporter.gate.quality import Prompts
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.heads.forward import Slates
@@ -115,6 +116,16 @@ def test_graphs_answer_each_objective_as_the_model_does(exported: Path, checkpoi
     assert max(np.abs(slate.log_odds[..., 0] - slate.log_odds[..., 1]).max() for slate in slates) > 0.1
 
 
+def test_the_gate_reads_each_objective_s_known_labels(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the training split, since validation has no unknown ones here."""
+    monkeypatch.setattr(quality, "cut", lambda source, _: cut(source, "train"))
+    labels = np.concatenate([slate.objectives for slate in cut(catalog, "train") if slate.objectives is not None])
+    assert (labels[:, 0] == UNKNOWN).any()
+    for k, part in enumerate(Prompts.draw(catalog, 0).parts):
+        assert part.name == OBJECTIVES[k]
+        assert part.liked.tolist() == (labels[labels[:, k] != UNKNOWN, k] == 1).tolist() and len(part.biases) == len(part.users)
+
+
 @pytest.mark.slow
 def test_the_gate_judges_each_objective_by_its_known_labels(
     exported: Path, checkpoint: Path, catalog: Catalog, tmp_path: Path
@@ -122,16 +133,12 @@ def test_the_gate_judges_each_objective_by_its_known_labels(
     export_bundle(
         checkpoint, catalog.path, tmp_path / "int8", ExportOptions(precisions=["int8"], golden_slates=2, accept_loss=True)
     )
-    quality = Bundle.open(tmp_path / "int8").variant.quality
-    assert quality is not None
-    assert [(row["layers"], row["objective"]) for row in quality["exits"]] == [(e, o) for e in EXITS for o in OBJECTIVES]
+    report = Bundle.open(tmp_path / "int8").variant.quality
+    assert report is not None
+    assert [(row["layers"], row["objective"]) for row in report["exits"]] == [(e, o) for e in EXITS for o in OBJECTIVES]
     prompts = Prompts.draw(catalog, 0)
-    labels = np.concatenate([slate.objectives for slate in cut(catalog, "validation") if slate.objectives is not None])
-    for k, part in enumerate(prompts.parts):
-        assert part.name == OBJECTIVES[k]
-        assert part.liked.tolist() == (labels[labels[:, k] != UNKNOWN, k] == 1).tolist() and len(part.biases) == len(part.users)
     log_odds = prompts.log_odds(Chain(exported / "variants/cpu-fp32", Bundle.open(exported).variant.segments, 512))
-    rows = {(row["layers"], row["objective"]): row for row in quality["exits"]}
+    rows = {(row["layers"], row["objective"]): row for row in report["exits"]}
     click = prompts.parts[0]
     assert rows[2, "click"]["auc_fp32"] == pytest.approx(auc(log_odds[click.pairs, 1, 0], click.liked))
 

@@ -326,6 +326,15 @@ TEST_F(ManyTest, AFailureInASharedPassIsThatOfOneRequest) {
   EXPECT_EQ(many_session.counters()[0].reached, counted + 2 + 20);
 }
 
+TEST_F(ManyTest, ALateRequestHasAnErrorAndNoScores) {
+  Slow::prefix_time = milliseconds(50);
+  requests.resize(2);
+  requests[1].deadline_us = 20000;  // passes while the first one's prefix is computed
+  score_many();
+  EXPECT_EQ(status(0), REXIT_OK);
+  EXPECT_EQ(status(1), REXIT_DEADLINE);
+}
+
 TEST_F(ManyTest, CancellingEndsWhatHasNotBeenScored) {
   Slow::during = [&] {
     if (Slow::passes == 10) many_session.cancel();  // three segments of two prefixes and of a shared slate; the third's prefix
