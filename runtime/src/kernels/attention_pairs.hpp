@@ -11,7 +11,7 @@
 #pragma once
 
 #include "kernels/attention_block.hpp"
-#include "kernels/product_block.hpp"
+#include "kernels/bfloat16_product_block.hpp"
 
 namespace rexit::core::kernels {
 
@@ -172,7 +172,7 @@ template <int W, int V>
 constexpr PairTable pair_table_of() {
   return {[](void* work, std::size_t i) { pack_pairs<W>(*static_cast<const AttentionWork*>(work), i); },
           [](void* work, std::size_t i) { attend_pairs<W, V>(*static_cast<const AttentionWork*>(work), i); },
-          [](void* work, std::size_t i) { multiply_panel_pairs<W, V>(*static_cast<const ProductWork*>(work), i); }};
+          [](void* work, std::size_t i) { multiply_panel_pairs<W, V>(*static_cast<const PanelWork*>(work), i); }};
 }
 
 }  // namespace

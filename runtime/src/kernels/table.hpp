@@ -12,15 +12,15 @@ struct Table {
   Threads::Function pack, attend;                                                             // data: AttentionWork
   Threads::Function quantize, rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;  // data: RowWork
   Threads::Function round, rms_norm_round, swiglu_round;                                      // data: RowWork
-  Threads::Function multiply;                                                                 // data: ProductWork
+  Threads::Function multiply;                                                                 // data: PanelWork
   const struct PairTable* pairs = nullptr;        // null: the instruction set has none
   const struct Int8ProductTable* int8 = nullptr;  // the same
 };
 
-// With instructions for pairs of bfloat16 (attention_pairs.hpp, product_block.hpp).
+// With instructions for pairs of bfloat16 (attention_pairs.hpp, bfloat16_product_block.hpp).
 struct PairTable {
   Threads::Function pack, attend;  // data: AttentionWork
-  Threads::Function multiply;      // data: ProductWork
+  Threads::Function multiply;      // data: PanelWork
 };
 
 // Products of int8 (int8_product_block.hpp).

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/attention_block.hpp"
-#include "kernels/product_block.hpp"
+#include "kernels/bfloat16_product_block.hpp"
 #include "kernels/row_block.hpp"
 #include "kernels/table.hpp"
 
@@ -26,7 +26,7 @@ void row_task(void* work, std::size_t i) {
 
 template <int W, int V>
 void multiply_task(void* work, std::size_t i) {
-  multiply_panel<W, V>(*static_cast<const ProductWork*>(work), i);
+  multiply_panel<W, V>(*static_cast<const PanelWork*>(work), i);
 }
 
 template <int W, int V>

@@ -16,9 +16,9 @@
 
 #include "files/half.hpp"
 #include "kernels/attention_pairs.hpp"
+#include "kernels/bfloat16_product_block.hpp"
+#include "kernels/bfloat16_products.hpp"
 #include "kernels/int8_products.hpp"
-#include "kernels/product.hpp"
-#include "kernels/product_block.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
 

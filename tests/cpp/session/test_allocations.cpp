@@ -15,7 +15,7 @@
 #include "api/request.hpp"
 #include "backends/onnxruntime/ort_library.hpp"
 #include "bundles.hpp"
-#include "kernels/product.hpp"
+#include "kernels/bfloat16_products.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
 

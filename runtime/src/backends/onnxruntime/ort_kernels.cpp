@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/bfloat16_products.hpp"
 #include "kernels/int8_products.hpp"
-#include "kernels/product.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
 

@@ -1,32 +1,32 @@
-// The product of a block of rows with a panel of columns (product.hpp), for any vector width W.
+// The product of a block of rows with a panel of columns (bfloat16_products.hpp), for any vector width W.
 //
 // A panel is read once for a block, row by row, and stays in a core's private cache for the block's rows.
 #pragma once
 
+#include "kernels/bfloat16_products.hpp"
 #include "kernels/lanes.hpp"
-#include "kernels/product.hpp"
 #include "kernels/threads.hpp"
 
 namespace rexit::core::kernels {
 
-constexpr std::size_t product_rows = 96;
+constexpr std::size_t panel_rows = 96;
 
-struct ProductWork {
+struct PanelWork {
   const PanelProduct& of;
   std::size_t blocks;  // of rows
 };
 
 // Where a task's rows and columns lie.
-struct ProductPart {
+struct PanelPart {
   const PanelProduct& of;
   std::size_t first, count, width;  // rows, and all columns
   const std::uint16_t* weight;
   float* out;
 
-  REXIT_INLINE ProductPart(const ProductWork& work, std::size_t task)
+  REXIT_INLINE PanelPart(const PanelWork& work, std::size_t task)
       : of(work.of),
-        first(task % work.blocks * product_rows),
-        count(smaller_of(product_rows, of.rows - first)),
+        first(task % work.blocks * panel_rows),
+        count(smaller_of(panel_rows, of.rows - first)),
         width(of.panels * of.panel),
         weight(of.weight + task / work.blocks * of.panel * of.depth),
         out(of.out + first * width + task / work.blocks * of.panel) {}
@@ -44,8 +44,8 @@ struct ProductPart {
 
 // With instructions for pairs of bfloat16.
 template <int W, int V>
-REXIT_INLINE void multiply_panel_pairs(const ProductWork& work, std::size_t task) {
-  const ProductPart part(work, task);
+REXIT_INLINE void multiply_panel_pairs(const PanelWork& work, std::size_t task) {
+  const PanelPart part(work, task);
   const float** rows = scratch_rows(part.count);
   for (std::size_t r = 0; r < part.count; ++r) rows[r] = reinterpret_cast<const float*>(part.row(r));
   multiply<W, V, Bfloat16Pairs<W>>(rows, part.count, reinterpret_cast<const float*>(part.weight), part.of.panel,
@@ -54,9 +54,9 @@ REXIT_INLINE void multiply_panel_pairs(const ProductWork& work, std::size_t task
 
 // With floats, which rows and panel are converted to, some of the depth at a time.
 template <int W, int V>
-REXIT_INLINE void multiply_panel(const ProductWork& work, std::size_t task) {
+REXIT_INLINE void multiply_panel(const PanelWork& work, std::size_t task) {
   constexpr std::size_t most = 256;
-  const ProductPart part(work, task);
+  const PanelPart part(work, task);
   const std::size_t panel = part.of.panel;
   float* weight = scratch_floats(most * (panel + part.count));
   float* x = weight + most * panel;

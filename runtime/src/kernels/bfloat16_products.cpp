@@ -1,11 +1,11 @@
-#include "kernels/product.hpp"
+#include "kernels/bfloat16_products.hpp"
 
-#include "kernels/product_block.hpp"
+#include "kernels/bfloat16_product_block.hpp"
 
 namespace rexit::core::kernels {
 
 void multiply_panels(const PanelProduct& product, const Threads& threads, const Table& with) {
-  ProductWork work{product, (product.rows + product_rows - 1) / product_rows};
+  PanelWork work{product, (product.rows + panel_rows - 1) / panel_rows};
   threads.run(with.pairs != nullptr ? with.pairs->multiply : with.multiply, product.panels * work.blocks, &work);
 }
 
