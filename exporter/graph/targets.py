@@ -16,7 +16,6 @@ from rexit.exporter.graph.activations import ACTIVATIONS, ACTIVATIONS_FOR_SCALES
 from rexit.exporter.graph.observation import Observation
 from rexit.exporter.graph.passes.allowed_operators import allowed_operators
 from rexit.exporter.graph.passes.gather_rows_early import gather_rows_early
-from rexit.exporter.graph.passes.heads_without_gemm import heads_without_gemm
 from rexit.exporter.graph.passes.mask_past_padding import mask_past_padding
 from rexit.exporter.graph.passes.opset import to_opset_19, to_opset_21
 from rexit.exporter.graph.passes.slate_attention import slate_attention
@@ -28,6 +27,7 @@ from rexit.exporter.graph.precision.embedding_rows import embedding_rows_bfloat1
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.precision.fuse_rows import fuse_rows
 from rexit.exporter.graph.precision.half import half
+from rexit.exporter.graph.precision.heads_without_gemm import heads_without_gemm
 from rexit.exporter.graph.precision.pack_weights import pack_weights
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8

@@ -64,7 +64,7 @@ def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -
             assert len(quantized) == quantizations * layers
             products = [node for node in model.graph.node if node.op_type == "MatMul"]
             by_weight = [node for node in products if made_by.get(node.input[1], node).op_type == "DequantizeLinear"]
-            assert len(by_weight) == 7 * layers and len(products) == 9 * layers  # and attention's own two
+            assert len(by_weight) == 7 * layers and len(products) == 9 * layers + 1  # and attention's own two, and the head's
 
 
 def test_int8_is_smoothed_behind_norms_and_products(tensorrt_exported: Path) -> None:
