@@ -316,6 +316,17 @@ def test_requests_are_accepted_while_a_session_closes(bundle: Path, monkeypatch:
     pool.close()
 
 
+def test_the_end_waits_for_threads_as_long_as_it_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    pool = Pool(partial(runtime.open, bundle), 2, 4)
+    job = Job(100, [3], {})
+    pool.submit(job)
+    gate.reached.acquire()
+    assert not pool.close(within_s=0.05)
+    gate.opened.set()
+    assert pool.close(within_s=30) and len(job.future.result(0).scores) == 1
+
+
 def test_stopping_finishes_what_is_accepted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     pool = Pool(partial(runtime.open, bundle), 1, 4)

@@ -234,13 +234,17 @@ class Pool:
             for session in self._auditing:
                 session.cancel()
 
-    def close(self) -> None:
-        """Refuses new requests, and returns when all accepted requests have their answer."""
+    def close(self, within_s: float | None = None) -> bool:
+        """Refuses new requests, and returns True when all accepted requests have their answer, or False after `within_s`."""
         self.refuse()
+        end = None if within_s is None else time.monotonic() + within_s
         for thread in self._threads:
-            thread.join()
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            return False
         if self.auditor is not None:
             self.auditor.close()
+        return True
 
     def _use_watch(self, opened: _Opened) -> None:
         if self.auditor is not None and opened.watch is not None:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -80,4 +81,8 @@ def run(
         await server.serve(sockets=[listening])
 
     asyncio.run(serve())
-    pool.refuse()
+    if not pool.close(within_s=1):
+        # A request outlasted its grace. Python ends with threads that it cannot wait for by unwinding them, which aborts in C++.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0)
