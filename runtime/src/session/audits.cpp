@@ -1,7 +1,6 @@
 #include "session/audits.hpp"
 
 #include <algorithm>
-#include <new>
 #include <random>
 
 namespace rexit::core {
@@ -34,7 +33,7 @@ rexit_draw Audits::draw(const Prompt& prompt, const std::vector<Answer>& answers
   rexit_draw draw = REXIT_SKIPPED_MEMORY;
   try {
     draw = keep(prompt, answers, weights, rank_otherwise);
-  } catch (const std::bad_alloc&) {
+  } catch (...) {  // std::bad_alloc alone; for a rest, GCC 14 calls what the oldest supported C++ library lacks
   }
   if (draw != REXIT_DRAWN) ++counts_.skipped;
   return draw;
