@@ -51,18 +51,18 @@ REXIT_INLINE void add_products(const std::uint8_t* x, std::size_t width, const s
   for (std::size_t k = 0; k < width; k += PackedWeight::depth) {
     Ints columns[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
+    for (std::size_t v = 0; v < V; ++v) {
       const std::int8_t* from = weights[v] + k * PackedWeight::columns;
       std::memcpy(&columns[v], from, sizeof columns[v]);
       __builtin_prefetch(from + ahead, 0, 2);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
+    for (std::size_t r = 0; r < R; ++r) {
       std::int32_t four;
-      std::memcpy(&four, x + static_cast<std::size_t>(r) * width + k, sizeof four);
+      std::memcpy(&four, x + r * width + k, sizeof four);
       const Ints factors = Ints{} + four;
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sums[r][v] = Dot<W>::add(sums[r][v], factors, columns[v]);
+      for (std::size_t v = 0; v < V; ++v) sums[r][v] = Dot<W>::add(sums[r][v], factors, columns[v]);
     }
   }
 }
@@ -93,15 +93,15 @@ struct PlainTile {
     const std::int8_t* weights[V];
     typename L::Ints sums[R][V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) weights[v] = column_values(work.weight, x.width, column + v * W);
+    for (std::size_t v = 0; v < V; ++v) weights[v] = column_values(work.weight, x.width, column + v * W);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+    for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sums[r][v] = column_offsets<W>(work.weight, column + v * W);
+      for (std::size_t v = 0; v < V; ++v) sums[r][v] = column_offsets<W>(work.weight, column + v * W);
     add_products<W, R, V>(x.values + row * x.width, x.width, weights, V * W * x.width, sums);
     typename L::Floats scales[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) scales[v] = L::load(work.weight.scales + column + v * W);
+    for (std::size_t v = 0; v < V; ++v) scales[v] = L::load(work.weight.scales + column + v * W);
     float* out = work.out + row * work.columns + column;
     const float* residual = work.residual != nullptr ? work.residual + row * work.columns + column : nullptr;
 #pragma GCC unroll 8
@@ -126,21 +126,21 @@ struct GatedTile {
     const std::int8_t* weights[2 * V];
     typename L::Ints sums[R][2 * V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
+    for (std::size_t v = 0; v < V; ++v) {
       weights[v] = column_values(work.weight, x.width, column + v * W);
       weights[V + v] = column_values(work.up, x.width, column + v * W);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+    for (std::size_t r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
+      for (std::size_t v = 0; v < V; ++v) {
         sums[r][v] = column_offsets<W>(work.weight, column + v * W);
         sums[r][V + v] = column_offsets<W>(work.up, column + v * W);
       }
     add_products<W, R, 2 * V>(x.values + row * x.width, x.width, weights, V * W * x.width, sums);
     typename L::Floats gate_scales[V], up_scales[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
+    for (std::size_t v = 0; v < V; ++v) {
       gate_scales[v] = L::load(work.weight.scales + column + v * W);
       up_scales[v] = L::load(work.up.scales + column + v * W);
     }
