@@ -1,8 +1,8 @@
 """Attention over a packed slate as one node: a token sees the P tokens of the prefix and earlier tokens of its own candidate.
 
 The traced graph multiplies T queries with P + T keys and masks other candidates, which is most of the T x T part. A kernel that
-knows the rule computes only visible products (`runtime/src/kernels/slate_attention.hpp`). The function's body is the masked
-Attention.
+knows the rule computes only visible products (`runtime/src/kernels/attention/slate_attention.hpp`). The function's body is the
+masked Attention.
 
 Changes a float32 Attention whose keys and values are past and new ones, with the mask of `SegmentModule.forward` and without
 sliding window or soft-capping. Other nodes stay.

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "bundle/bundle.hpp"
-#include "kernels/past_span.hpp"
+#include "kernels/attention/past_span.hpp"
 
 namespace rexit::core {
 

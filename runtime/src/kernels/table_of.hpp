@@ -1,9 +1,9 @@
 // The table of kernels for W floats per vector, with V * 6 vectors of sums in registers. Included once per instruction set.
 #pragma once
 
-#include "kernels/attention_block.hpp"
-#include "kernels/bfloat16_product_block.hpp"
-#include "kernels/row_block.hpp"
+#include "kernels/attention/attention_block.hpp"
+#include "kernels/products/bfloat16_product_block.hpp"
+#include "kernels/rows/row_block.hpp"
 #include "kernels/table.hpp"
 
 namespace rexit::core::kernels {

@@ -15,12 +15,12 @@
 #include <vector>
 
 #include "files/half.hpp"
-#include "kernels/attention_pairs.hpp"
-#include "kernels/bfloat16_product_block.hpp"
-#include "kernels/bfloat16_products.hpp"
-#include "kernels/int8_products.hpp"
-#include "kernels/rows.hpp"
-#include "kernels/slate_attention.hpp"
+#include "kernels/attention/attention_pairs.hpp"
+#include "kernels/attention/slate_attention.hpp"
+#include "kernels/products/bfloat16_product_block.hpp"
+#include "kernels/products/bfloat16_products.hpp"
+#include "kernels/products/int8_products.hpp"
+#include "kernels/rows/rows.hpp"
 
 namespace rexit::core::kernels {
 namespace {

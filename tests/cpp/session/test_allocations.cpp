@@ -15,9 +15,9 @@
 #include "api/request.hpp"
 #include "backends/onnxruntime/ort_library.hpp"
 #include "bundles.hpp"
-#include "kernels/bfloat16_products.hpp"
-#include "kernels/rows.hpp"
-#include "kernels/slate_attention.hpp"
+#include "kernels/attention/slate_attention.hpp"
+#include "kernels/products/bfloat16_products.hpp"
+#include "kernels/rows/rows.hpp"
 
 namespace {
 

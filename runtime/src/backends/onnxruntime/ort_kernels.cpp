@@ -7,10 +7,10 @@
 #include <stdexcept>
 #include <string>
 
-#include "kernels/bfloat16_products.hpp"
-#include "kernels/int8_products.hpp"
-#include "kernels/rows.hpp"
-#include "kernels/slate_attention.hpp"
+#include "kernels/attention/slate_attention.hpp"
+#include "kernels/products/bfloat16_products.hpp"
+#include "kernels/products/int8_products.hpp"
+#include "kernels/rows/rows.hpp"
 
 namespace rexit::core {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #include "backends/onnxruntime/ort_library.hpp"
-#include "kernels/past_span.hpp"
+#include "kernels/attention/past_span.hpp"
 
 namespace rexit::core {
 

@@ -3,8 +3,8 @@
 
 #include <cfloat>
 
+#include "kernels/attention/slate_attention.hpp"
 #include "kernels/lanes.hpp"
-#include "kernels/slate_attention.hpp"
 #include "kernels/threads.hpp"
 
 namespace rexit::core::kernels {

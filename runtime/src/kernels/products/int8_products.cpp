@@ -1,8 +1,8 @@
-#include "kernels/int8_products.hpp"
+#include "kernels/products/int8_products.hpp"
 
 #include "base/checked.hpp"
-#include "kernels/int8_product_block.hpp"
-#include "kernels/row_block.hpp"
+#include "kernels/products/int8_product_block.hpp"
+#include "kernels/rows/row_block.hpp"
 
 namespace rexit::core::kernels {
 namespace {

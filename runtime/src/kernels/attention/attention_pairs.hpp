@@ -10,8 +10,8 @@
 // 4. Spans begin at even rows of the past, so that a span's pairs are those of a past by itself.
 #pragma once
 
-#include "kernels/attention_block.hpp"
-#include "kernels/bfloat16_product_block.hpp"
+#include "kernels/attention/attention_block.hpp"
+#include "kernels/products/bfloat16_product_block.hpp"
 
 namespace rexit::core::kernels {
 

@@ -1,6 +1,6 @@
-#include "kernels/rows.hpp"
+#include "kernels/rows/rows.hpp"
 
-#include "kernels/row_block.hpp"
+#include "kernels/rows/row_block.hpp"
 
 namespace rexit::core::kernels {
 namespace {

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/rows.hpp"
+#include "kernels/rows/rows.hpp"
 #include "kernels/table.hpp"
 
 namespace rexit::core::kernels {

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/past_span.hpp"
+#include "kernels/attention/past_span.hpp"
 #include "kernels/table.hpp"
 
 namespace rexit::core::kernels {

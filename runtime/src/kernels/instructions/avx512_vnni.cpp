@@ -1,5 +1,5 @@
 // Compiled for AVX-512 with VNNI; called only where the processor has it.
-#include "kernels/int8_product_block.hpp"
+#include "kernels/products/int8_product_block.hpp"
 
 namespace rexit::core::kernels {
 

@@ -1,9 +1,9 @@
-#include "kernels/slate_attention.hpp"
+#include "kernels/attention/slate_attention.hpp"
 
 #include <algorithm>
 
 #include "base/checked.hpp"
-#include "kernels/attention_pairs.hpp"
+#include "kernels/attention/attention_pairs.hpp"
 
 namespace rexit::core::kernels {
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/lanes.hpp"
-#include "kernels/rows.hpp"
+#include "kernels/rows/rows.hpp"
 #include "kernels/threads.hpp"
 
 namespace rexit::core::kernels {

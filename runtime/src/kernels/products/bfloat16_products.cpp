@@ -1,6 +1,6 @@
-#include "kernels/bfloat16_products.hpp"
+#include "kernels/products/bfloat16_products.hpp"
 
-#include "kernels/bfloat16_product_block.hpp"
+#include "kernels/products/bfloat16_product_block.hpp"
 
 namespace rexit::core::kernels {
 

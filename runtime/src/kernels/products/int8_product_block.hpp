@@ -1,8 +1,8 @@
 // The tasks of int8_products.hpp for vectors of W sums. A task multiplies a block of rows by a panel of columns.
 #pragma once
 
-#include "kernels/int8_products.hpp"
 #include "kernels/lanes.hpp"
+#include "kernels/products/int8_products.hpp"
 #include "kernels/threads.hpp"
 
 namespace rexit::core::kernels {
