@@ -1,7 +1,7 @@
 """One question put in words and in vectors: what `slate.py --question FOLDER` adds.
 
-    FOLDER/text/bundle     a fine-tuned model whose prompts spell titles out, calibrated; beside it its weights for the peers,
-                           {q8_0,bf16}.gguf and whatever else peers.sh makes of a model
+    FOLDER/text/bundle     a fine-tuned model whose prompts spell titles out, calibrated in cpu-int8, cpu-bf16 or both, with
+                           cpu-fp32 to compare with; beside it its weights for the peers, `weights.py … --tuned CHECKPOINT`
     FOLDER/text/catalog    whose test split has the slates
     FOLDER/vectors/bundle  the same base model, fine-tuned as long on prompts that place vectors instead, calibrated
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import rexit
 from rexit.bundle import Bundle, Catalog
 from rexit.slates import SIZE, cut
 
-VARIANT = "cpu-int8"
+PRECISIONS = ("int8", "bf16")
 PROMPTS = ("text", "vectors")
 COLD = "the question, cold"
 MOMENTS = (COLD, "second slate", "one interaction later")
@@ -34,10 +34,22 @@ CHECKED = 5
 """Slates whose tokens both sides compare before anything is timed."""
 
 
-def slate_size(bundles: Mapping[str, Path]) -> int:
-    """The number of candidates that the bundles' policies were made for; SIZE if no bundle has a policy."""
-    policies = {prompt: Bundle.open(path, VARIANT).policy() for prompt, path in bundles.items()}
-    sizes = {prompt: policy.made_on["slate"] for prompt, policy in policies.items() if policy and policy.made_on}
+def calibrated(bundle: Path) -> tuple[str, ...]:
+    """The precisions of PRECISIONS in which the bundle has a policy."""
+    found = tuple(name for name in PRECISIONS if (bundle / "variants" / f"cpu-{name}" / "policy.json").exists())
+    if not found:
+        sys.exit(f"slate.py: {bundle} has no policy, expected one in {' or '.join(f'cpu-{name}' for name in PRECISIONS)}")
+    return found
+
+
+def slate_size(bundles: Mapping[str, Path], precisions: Mapping[str, Sequence[str]]) -> int:
+    """The number of candidates that the bundles' policies were made for; SIZE if none says."""
+    policies = {
+        f"{prompt} {name}": Bundle.open(bundles[prompt], f"cpu-{name}").policy()
+        for prompt in bundles
+        for name in precisions[prompt]
+    }
+    sizes = {name: policy.made_on["slate"] for name, policy in policies.items() if policy and policy.made_on}
     if len(set(sizes.values())) > 1:
         sys.exit(f"slate.py: the policies were made for slates of {sizes}, expected one size")
     return next(iter(sizes.values()), SIZE)
@@ -50,12 +62,13 @@ class Questions:
         self.bundles = {prompt: path for prompt in PROMPTS if (path := folder / prompt / "bundle").exists()}
         if not self.bundles:
             sys.exit(f"slate.py: {folder} has neither text/bundle nor vectors/bundle, expected one of them")
-        self.size = slate_size(self.bundles)
+        self.precisions = {prompt: calibrated(path) for prompt, path in self.bundles.items()}
+        self.size = slate_size(self.bundles, self.precisions)
         self.asked = next(iter(self.bundles))
         catalog = Catalog.open(folder / self.asked / "catalog")
         self.slates = [slate for slate in cut(catalog, "test", self.size) if len(slate.items) == self.size]
         self.labels, self.prompt = catalog.labels, catalog.info["prompt"]
-        self.sessions = {prompt: rexit.open(path, VARIANT) for prompt, path in self.bundles.items()}
+        self.sessions = {prompt: rexit.open(path, f"cpu-{self.precisions[prompt][0]}") for prompt, path in self.bundles.items()}
         self.random = np.random.default_rng(1)
 
     def draw(self, moment: str, prompt: str = "") -> dict[str, Any]:
@@ -92,24 +105,28 @@ class Questions:
         return int(self.prompt["max_prefix_tokens"] + self.size * self.prompt["max_candidate_tokens"])
 
     def about(self) -> dict[str, Any]:
-        """Of each prompt: tokens of a slate (median of some), what its int8 gate says, and what `rexit calibrate` says.
+        """Of each prompt: tokens of a slate (median of some), and of each precision what its gate and `rexit calibrate` say.
 
-        That is full depth and the policy on the test split, what the policy loses, with intervals, and the guarantee (None: not
-        certified).
+        The latter is full depth and the policy on the test split, what the policy loses, with intervals, and the guarantee (None:
+        not certified).
         """
-        prompts = {}
+        prompts: dict[str, Any] = {}
         for prompt, path in self.bundles.items():
             requests = [self.draw(COLD, prompt) for _ in range(20)]
-            variant, report = (
-                json.loads((path / "variants" / VARIANT / f"{name}.json").read_text()) for name in ("variant", "report")
-            )
-            rows = {row["policy"]: {"layers": row["mean_layers"], **row["values"]} for row in report["table"]}
             prompts[prompt] = {
                 "tokens": float(np.median([len(entry["prefix"]) + sum(map(len, entry["candidates"])) for entry in requests])),
                 "slate": self.size,
-                "gate": variant["quality"],
-                "test": {name: rows[name] for name in ("full depth", "policy") if name in rows},
-                "drops": next((row["drops"] for row in report["table"] if row["policy"] == "policy"), None),
-                "guarantee": report["verdict"]["guarantee"],
             }
+            for name in self.precisions[prompt]:
+                prompts[prompt][name] = self._quality(path / "variants" / f"cpu-{name}")
         return prompts
+
+    def _quality(self, variant: Path) -> dict[str, Any]:
+        about, report = (json.loads((variant / f"{name}.json").read_text()) for name in ("variant", "report"))
+        rows = {row["policy"]: {"layers": row["mean_layers"], **row["values"]} for row in report["table"]}
+        return {
+            "gate": about["quality"],
+            "test": {name: rows[name] for name in ("full depth", "policy") if name in rows},
+            "drops": next((row["drops"] for row in report["table"] if row["policy"] == "policy"), None),
+            "guarantee": report["verdict"]["guarantee"],
+        }

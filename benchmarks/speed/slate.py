@@ -119,16 +119,6 @@ PEERS = (
 REFERENCE = "fp32_full"
 REQUIRED = frozenset(contender.peer for contender in OURS)
 """Without these nothing is compared; every other peer may be missing."""
-IN_WORDS = tuple(
-    Contender(f"{precision}_text_{depth}", f"text-{precision}", depth, **bounds)
-    for precision, depth, bounds in (
-        ("int8", "full", ROUNDED),
-        ("int8", "policy", {"tolerance": None}),
-        ("fp32", "full", {"tolerance": 0.0, "correlation": 0.0}),
-    )
-)
-IN_VECTORS = tuple(Contender(f"int8_vectors_{depth}", "vectors-int8", depth, tolerance=None) for depth in ("full", "policy"))
-"""--question (question.py): the same weights as llama.cpp in words; another model in vectors, which answers the same question."""
 OPENVINO = {"KV_CACHE_PRECISION": "f32"}
 OPENVINO_INT8 = {
     f"groups of {group}{note}": {**OPENVINO, "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group), **properties}
@@ -434,27 +424,35 @@ def fastest_peers(milliseconds: Mapping[str, float]) -> dict[str, str]:
     return best | {"best_peer": peers[0].name} if peers else {}
 
 
+def contenders_of(prompt: str, precision: str) -> list[Contender]:
+    """What is asked of one bundle of --question in one precision: full depth and its policy. float32 is what others agree with;
+    peers read the words, so a model in vectors agrees with nobody."""
+    name, peer = f"{precision}_{prompt}", f"{prompt}-{precision}"
+    if precision == "fp32":
+        return [Contender(f"{name}_full", peer, "full", tolerance=0.0, correlation=0.0)]
+    bounds: Any = ROUNDED if prompt == "text" else {"tolerance": None}
+    return [Contender(f"{name}_full", peer, "full", **bounds), Contender(f"{name}_policy", peer, "policy", tolerance=None)]
+
+
 def questions(
     folder: Path, peers: Path, work: Path, threads: int, rounds: int, only: Set[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """One question put in words and in vectors: the cases, what is to be known of both, and the peers left out, with reasons."""
     questions = Questions(folder)
     own = Path(sys.executable)
-    bundle = {
-        prompt: {"bundle": str(path), "policy": "own", "check": questions.checks(prompt)}
-        for prompt, path in questions.bundles.items()
-    }
-    plans: dict[str, Plan] = {
-        f"{prompt}-{precision}": (own, "ours.py", bundle[prompt] | {"variant": f"cpu-{precision}"})
-        for prompt, precision in (("text", "int8"), ("text", "fp32"), ("vectors", "int8"))
-        if prompt in bundle
-    }
-    ours = [contender for contender in (*IN_WORDS, *IN_VECTORS) if contender.peer in plans]
-    if "text" in bundle:
+    plans: dict[str, Plan] = {}
+    ours: list[Contender] = []
+    for prompt, path in questions.bundles.items():
+        setup = {"bundle": str(path), "policy": "own", "check": questions.checks(prompt)}
+        for precision in (*questions.precisions[prompt], *(("fp32",) if prompt == "text" else ())):
+            peer = f"{prompt}-{precision}"
+            plans[peer] = (own, "ours.py", setup | {"variant": f"cpu-{precision}"})
+            ours += contenders_of(prompt, precision)
+    if "text" in questions.bundles:
         theirs = peer_plans(peers, folder / "text", questions.size, questions.most())
         del theirs["ctranslate2"]  # keeps every prefix, and users may be drawn twice
         plans |= {name: plan for name, plan in theirs.items() if not only or name in only}
-    reference = "fp32_text_full" if "text" in bundle else "int8_vectors_full"
+    reference = ours[-1].name if "text" not in questions.bundles else "fp32_text_full"
     about = questions.about()
     with loaded(plans, threads, work, {contender.peer for contender in ours}) as (running, left_out):
         others = [contender for contender in PEERS if contender.peer in running and not contender.slow]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from builders.bundles.bundle_files import write_policy
 from builders.models.learned import write_learned
 from rexit.bundle import Catalog
 from rexit.exporter.export import export_bundle
@@ -15,6 +16,7 @@ from running.scripts import scripts_of
 
 scripts = scripts_of("benchmarks/speed", "benchmarks/speed/peers")
 SIZE = 2
+RULES = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +30,23 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_what_is_asked_at_each_moment(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_at_each_moment(asked: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import ours
     import question
 
-    monkeypatch.setattr(question, "VARIANT", "cpu-fp32")
-    monkeypatch.setattr(question, "SIZE", SIZE)
-    questions = question.Questions(asked)
+    with pytest.raises(SystemExit, match="has no policy, expected one in cpu-int8 or cpu-bf16"):
+        question.Questions(asked)
+    monkeypatch.setattr(question, "PRECISIONS", ("fp32",))
+    folder = tmp_path / "calibrated"
+    shutil.copytree(asked, folder)
+    made_on = {"device": "cpu", "threads": 1, "machine": {}, "slate": SIZE}
+    write_policy(folder / "text/bundle", RULES, made_on=made_on)
+    write_policy(folder / "vectors/bundle", RULES, made_on=made_on | {"slate": SIZE + 1})
+    with pytest.raises(SystemExit, match="expected one size"):
+        question.Questions(folder)
+    write_policy(folder / "vectors/bundle", RULES, made_on=made_on)
+    questions = question.Questions(folder)
+    assert questions.size == SIZE
     slates = {(slate.user, slate.as_of): slate for slate in questions.slates}
     for moment in question.MOMENTS:
         for _ in range(8):

@@ -27,34 +27,44 @@ class Stateful:
         self.cached = None
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
-        prefix, candidates = request["prefix"], np.array(request["candidates"], np.int64)
+        prefix = request["prefix"]
+        candidates, padding = padded(request["candidates"])
         if self.cached == prefix:
             for variable, value in zip(self.request.query_state(), self.states, strict=True):
                 variable.state = openvino.Tensor(value)
         else:
             self.request.reset_state()
-            self._infer(np.array([prefix], np.int64), 0)
+            self._infer(np.array([prefix], np.int64), 0, np.zeros(1, np.int64))
             if request["cached"]:  # the slate widens the state, so returning to the prefix takes a copy
                 self.states = [np.array(variable.state.data) for variable in self.request.query_state()]
                 self.cached = prefix
-        last = self._infer(candidates, len(prefix))[:, -1]
+        last = self._infer(candidates, len(prefix), padding)[:, -1]
         log_odds: list[float] = (last[:, request["yes"]] - last[:, request["no"]]).tolist()
         return log_odds
 
-    def _infer(self, tokens: NDArray[np.int64], past: int) -> NDArray[np.float32]:
-        """Logits [B, 1, V] of the last of tokens [B, T] behind `past` others; each row continues the state's row 0."""
+    def _infer(self, tokens: NDArray[np.int64], past: int, padding: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [B, 1, V] of the last of tokens [B, T] behind `past` others; each row continues the state's row 0. padding: how
+        many of a row's first tokens are none [B]."""
         count, length = tokens.shape
+        place = np.arange(length) - padding[:, None]
         self.request.infer(
             {
                 "input_ids": tokens,
-                "attention_mask": np.ones((count, past + length), np.int64),
-                "position_ids": np.broadcast_to(np.arange(past, past + length), tokens.shape).copy(),
+                "attention_mask": np.concatenate([np.ones((count, past), np.int64), (place >= 0).astype(np.int64)], axis=1),
+                "position_ids": past + np.maximum(place, 0),
                 "beam_idx": np.zeros(count, np.int32),
             },
             share_inputs=True,
         )
         logits: NDArray[np.float32] = self.request.get_tensor("logits").data
         return logits
+
+
+def padded(candidates: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens [B, T], shorter candidates filled up in front, so that all end with their last token; and by how many [B]."""
+    longest = max(map(len, candidates))
+    padding = np.array([longest - len(tokens) for tokens in candidates])
+    return np.array([[0] * n + list(tokens) for n, tokens in zip(padding.tolist(), candidates, strict=True)]), padding
 
 
 def keep_last_token(model: openvino.Model) -> None:

@@ -3,8 +3,8 @@
     weights.py SOURCE.gguf OUT STEP... [--tuned CHECKPOINT]
 
     OUT/checkpoint/    Hugging Face, float32: the source's weights dequantized. rexit, PyTorch and the two exports start from it
-    OUT/q8_0.gguf      the same values turned from float32 into 8-bit blocks, as `llama-quantize` does; OUT/bf16.gguf and
-                       OUT/f32.gguf likewise
+    OUT/q8_0.gguf      the checkpoint's values turned from float32 into 8-bit blocks, as `llama-quantize` does; OUT/bf16.gguf
+                       and OUT/f32.gguf likewise
     OUT/q4_0.gguf      made of OUT/f32.gguf by llama.cpp, the LM head in 6 bits, as is its default; OUT/q4_k.gguf is its Q4_K_M
     OUT/onnx/          exported by optimum without a cache, and OUT/onnx-past/ with one
     OUT/genai/         built by onnxruntime-genai's model builder; OUT/genai-int4/ with 4-bit weights in blocks of 32, 8-bit
@@ -12,16 +12,18 @@
     OUT/openvino-int8/ exported by optimum-intel with 8-bit weights, one scale per output channel; OUT/openvino-fp32/ without
     OUT/ctranslate2-int8/  converted by CTranslate2
 
-A STEP is one of these names, without the slash. What exists is kept. peers.sh says which environment runs which step.
+A STEP is one of these names, without the slash; all but the first start from OUT/checkpoint. What exists is kept. peers.sh says
+which environment runs which step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,61 +44,71 @@ def checkpoint(source: Path, out: Path) -> None:
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(out)
 
 
-def requantized(source: Path, out: Path, kind: str, tuned: Mapping[str, Any] | None = None) -> None:
-    """Every matrix of the source as `kind`, the rest unchanged. tuned: float32 tensors that replace the source's, by name."""
+def with_its_head(tuned: Path, out: Path) -> None:
+    """A multi-exit checkpoint as a plain one: the last exit's norm is the model's, its head the label rows of the LM head. A
+    head's bias, one number for all log-odds, is left out."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    exits = json.loads((tuned / "exits.json").read_text())
+    own, last = load_file(tuned / "exit_heads.safetensors"), len(exits["exits"]) - 1
+    config = AutoConfig.from_pretrained(tuned)
+    config.tie_word_embeddings = False
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    weights = {name: value.float() for name, value in load_file(tuned / "model.safetensors").items()}
+    weights["model.norm.weight"] = own[f"exit.{last}.norm.weight"].float()
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["lm_head.weight"][[exits["labels"]["no"], exits["labels"]["yes"]]] = own[f"exit.{last}.weight"].float()
+    model.load_state_dict(weights)
+    model.save_pretrained(out)
+    for path in tuned.glob("tokenizer*"):
+        shutil.copy(path, out)
+
+
+def requantized(source: Path, checkpoint: Path, out: Path, kind: str) -> None:
+    """Every matrix of the checkpoint as `kind`, the rest in float32; what describes the model is the source's, but for the number
+    of layers."""
     import gguf
 
     to = gguf.GGMLQuantizationType[kind]
+    weights, layers = in_gguf(checkpoint)
     reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(out, str(_value(reader.fields["general.architecture"])))
+    architecture = str(reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(out, architecture)
     for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type", f"{architecture}.block_count"):
             continue
         kinds = field.types
-        writer.add_key_value(name, _value(field), kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
+        writer.add_key_value(name, field.contents(), kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
+    writer.add_block_count(layers)
     writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
-    tensors = {
-        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(n) for n in tensor.shape[::-1]])
-        for tensor in reader.tensors
-    }
-    for name, values in (tensors | dict(tuned or {})).items():
+    for name, values in weights.items():
         if values.ndim == 2:
             writer.add_tensor(name, gguf.quants.quantize(values, to), raw_dtype=to)
         else:
-            writer.add_tensor(name, values.astype(np.float32))
+            writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def fine_tuned(checkpoint: Path) -> dict[str, Any]:
-    """The weights of a multi-exit checkpoint under GGUF's names. The last exit's norm and head take the place of the
-    model's own: the label rows of an LM head of its own are the head's. A head's bias, one number for all log-odds, is left out.
-    """
+def in_gguf(checkpoint: Path) -> tuple[dict[str, Any], int]:
+    """A checkpoint's weights in float32 under GGUF's names, and its number of layers."""
     import gguf
     from safetensors.numpy import load_file
 
-    config, exits = (json.loads((checkpoint / name).read_text()) for name in ("config.json", "exits.json"))
-    layers, last = config["num_hidden_layers"], len(exits["exits"]) - 1
+    config = json.loads((checkpoint / "config.json").read_text())
+    layers = config["num_hidden_layers"]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
-    weights_by_name = {}
+    weights = {}
     for name, values in load_file(checkpoint / "model.safetensors").items():
-        if name == "lm_head.weight":
-            continue
         heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
         if "q_proj" in name or "k_proj" in name:  # llama.cpp rotates neighbours, transformers halves
             values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-        weights_by_name[str(names.get_name(name, try_suffixes=(".weight",)))] = np.ascontiguousarray(values, np.float32)
-    own = load_file(checkpoint / "exit_heads.safetensors")
-    weights_by_name["output_norm.weight"] = own[f"exit.{last}.norm.weight"]
-    weights_by_name["output.weight"] = weights_by_name["token_embd.weight"].copy()
-    weights_by_name["output.weight"][[exits["labels"]["no"], exits["labels"]["yes"]]] = own[f"exit.{last}.weight"]
-    return weights_by_name
-
-
-def _value(field: Any) -> Any:
-    return field.contents()
+        weights[str(names.get_name(name, try_suffixes=(".weight",)))] = np.ascontiguousarray(values, np.float32)
+    return weights, layers
 
 
 def exported(checkpoint: Path, out: Path, task: str) -> None:
@@ -141,15 +153,15 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("steps", nargs="+")
-    parser.add_argument("--tuned", type=Path, help="a multi-exit checkpoint of the same shape, whose weights the GGUF files get")
+    parser.add_argument("--tuned", type=Path, help="a multi-exit checkpoint: OUT/checkpoint is its full depth, not the source")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    plain, tuned = args.out / "checkpoint", args.tuned and fine_tuned(args.tuned)
+    plain = args.out / "checkpoint"
     steps: dict[str, Callable[[Path], None]] = {
-        "checkpoint": lambda to: checkpoint(args.source, to),
-        "q8_0.gguf": lambda to: requantized(args.source, to, "Q8_0", tuned),
-        "bf16.gguf": lambda to: requantized(args.source, to, "BF16", tuned),
-        "f32.gguf": lambda to: requantized(args.source, to, "F32", tuned),
+        "checkpoint": lambda to: with_its_head(args.tuned, to) if args.tuned else checkpoint(args.source, to),
+        "q8_0.gguf": lambda to: requantized(args.source, plain, to, "Q8_0"),
+        "bf16.gguf": lambda to: requantized(args.source, plain, to, "BF16"),
+        "f32.gguf": lambda to: requantized(args.source, plain, to, "F32"),
         "q4_0.gguf": lambda to: requantized_by_llama(args.out / "f32.gguf", to, "Q4_0"),
         "q4_k.gguf": lambda to: requantized_by_llama(args.out / "f32.gguf", to, "Q4_K_M"),
         "onnx": lambda to: exported(plain, to, "text-generation"),
