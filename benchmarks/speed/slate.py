@@ -255,7 +255,7 @@ def plans_of(peers: Path, bundle: Path, check: Sequence[Mapping[str, Any]]) -> d
     return own | peer_plans(peers, peers / "model", most, max(case.prefix + case.candidates * CANDIDATE for case in CASES))
 
 
-def peer_plans(peers: Path, model: Path, most: int, tokens: int) -> dict[str, Plan]:
+def peer_plans(peers: Path, model: Path, most: int, tokens: int, batches: Sequence[int] = (1,)) -> dict[str, Plan]:
     """How every peer is started.
 
     Args:
@@ -263,13 +263,22 @@ def peer_plans(peers: Path, model: Path, most: int, tokens: int) -> dict[str, Pl
         model: the folder of its models.
         most: the most candidates of a slate.
         tokens: the most tokens of a slate.
+        batches: into how many parts a peer that fills candidates up to one length may cut a slate.
     """
     python = {name: peers / name / "bin/python" for name in ("optimum", "openvino", "llama", "ik_llama", "ctranslate2", "genai")}
     in_llama = {"max_candidates": most, "max_tokens": -(-tokens // 256) * 256, "ubatch": [256, 512]}
     genai = {"max_length": 512}
     plans: dict[str, Plan] = {
-        "openvino-int8": (python["openvino"], "ov.py", {"model": str(model / "openvino-int8"), "ways": OPENVINO_INT8}),
-        "openvino-bf16": (python["openvino"], "ov.py", {"model": str(model / "openvino-fp32"), "ways": OPENVINO_BF16}),
+        "openvino-int8": (
+            python["openvino"],
+            "ov.py",
+            {"model": str(model / "openvino-int8"), "ways": OPENVINO_INT8, "batches": batches},
+        ),
+        "openvino-bf16": (
+            python["openvino"],
+            "ov.py",
+            {"model": str(model / "openvino-fp32"), "ways": OPENVINO_BF16, "batches": batches},
+        ),
     }
     for kind in ("q8_0", "bf16", "q4_0", "q4_k"):
         plans[f"llama-{kind}"] = (python["llama"], "llama.py", {"gguf": str(model / f"{kind}.gguf"), **in_llama})
@@ -449,7 +458,7 @@ def questions(
             plans[peer] = (own, "ours.py", setup | {"variant": f"cpu-{precision}"})
             ours += contenders_of(prompt, precision)
     if "text" in questions.bundles:
-        theirs = peer_plans(peers, folder / "text", questions.size, questions.most())
+        theirs = peer_plans(peers, folder / "text", questions.size, questions.most(), batches=(1, 2, 4))
         del theirs["ctranslate2"]  # keeps every prefix, and users may be drawn twice
         plans |= {name: plan for name, plan in theirs.items() if not only or name in only}
     reference = ours[-1].name if "text" not in questions.bundles else "fp32_text_full"

@@ -1,6 +1,7 @@
 """OpenVINO: the prefix once, its state fanned out to all candidates by `beam_idx`, logits of each candidate's last token only.
 
-One compiled model for every configuration that `setup` names; slate.py times them all and keeps the fastest.
+One compiled model for every configuration that `setup` names; slate.py times them all and keeps the fastest. Candidates of
+different lengths are filled up to the longest of their batch: in one batch, or in several, those of like length together.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from protocol import serve
 
 
 class Stateful:
-    """A stateful decoder: its keys and values are variables of the infer request."""
+    """A stateful decoder: its keys and values are variables of the infer request. batches: the most of a slate."""
 
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
-        self.request = compiled.create_infer_request()
+    def __init__(self, compiled: openvino.CompiledModel, batches: int) -> None:
+        self.request, self.batches = compiled.create_infer_request(), batches
         self.cached: Sequence[int] | None = None
         self.states: list[NDArray[np.float32]] = []
 
@@ -27,22 +28,29 @@ class Stateful:
         self.cached = None
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
-        prefix = request["prefix"]
-        candidates, padding = padded(request["candidates"])
+        prefix, candidates = request["prefix"], request["candidates"]
+        groups = batches(candidates, self.batches)
         if self.cached == prefix:
-            for variable, value in zip(self.request.query_state(), self.states, strict=True):
-                variable.state = openvino.Tensor(value)
+            self._return_to_prefix()
         else:
             self.request.reset_state()
-            self._infer(np.array([prefix], np.int64), 0, np.zeros(1, np.int64))
-            if request["cached"]:  # the slate widens the state, so returning to the prefix takes a copy
+            self._infer(np.array([prefix], np.int64), np.zeros(1, np.int64), 0)
+            if request["cached"] or len(groups) > 1:  # a batch widens the state, so returning to the prefix takes a copy
                 self.states = [np.array(variable.state.data) for variable in self.request.query_state()]
                 self.cached = prefix
-        last = self._infer(candidates, len(prefix), padding)[:, -1]
-        log_odds: list[float] = (last[:, request["yes"]] - last[:, request["no"]]).tolist()
-        return log_odds
+        log_odds = np.zeros(len(candidates))
+        for n, group in enumerate(groups):
+            if n > 0:
+                self._return_to_prefix()
+            last = self._infer(*padded([candidates[i] for i in group]), len(prefix))[:, -1]
+            log_odds[group] = last[:, request["yes"]] - last[:, request["no"]]
+        return log_odds.tolist()
 
-    def _infer(self, tokens: NDArray[np.int64], past: int, padding: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _return_to_prefix(self) -> None:
+        for variable, value in zip(self.request.query_state(), self.states, strict=True):
+            variable.state = openvino.Tensor(value)
+
+    def _infer(self, tokens: NDArray[np.int64], padding: NDArray[np.int64], past: int) -> NDArray[np.float32]:
         """Logits [B, 1, V] of the last of tokens [B, T] behind `past` others; each row continues the state's row 0. padding: how
         many of a row's first tokens are none [B]."""
         count, length = tokens.shape
@@ -58,6 +66,12 @@ class Stateful:
         )
         logits: NDArray[np.float32] = self.request.get_tensor("logits").data
         return logits
+
+
+def batches(candidates: Sequence[Sequence[int]], most: int) -> list[NDArray[np.int64]]:
+    """Which candidates go together: as many of a batch as of another, those of like length; one batch if all are as long."""
+    lengths = np.array([len(tokens) for tokens in candidates])
+    return np.array_split(np.argsort(lengths, kind="stable"), min(most, len(set(lengths.tolist()))))
 
 
 def padded(candidates: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -82,7 +96,8 @@ def load(setup: Mapping[str, Any]) -> tuple[dict[str, Stateful], dict[str, Any]]
     model = core.read_model(f"{setup['model']}/openvino_model.xml")
     keep_last_token(model)
     usual = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(setup["threads"])}
-    ways = {name: Stateful(core.compile_model(model, "CPU", usual | properties)) for name, properties in setup["ways"].items()}
+    compiled = {name: core.compile_model(model, "CPU", usual | properties) for name, properties in setup["ways"].items()}
+    ways = {f"{name}, at most {n} batches": Stateful(each, n) for name, each in compiled.items() for n in setup["batches"]}
     return ways, {"openvino": openvino.__version__}
 
 
