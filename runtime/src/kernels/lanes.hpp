@@ -77,6 +77,8 @@ REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[4]) {
 }
 #endif
 
+constexpr float log2_e = 1.44269504F;
+
 // The scale of an int8 row whose last number is `exponent`: 2^(exponent / 8), or NaN for the lowest exponent.
 REXIT_INLINE float scale_of(std::int8_t exponent) {
   constexpr float eighths[] = {1.0F, 1.09050773F, 1.18920712F, 1.29683955F, 1.41421356F, 1.54221082F, 1.68179283F, 1.83400809F};
@@ -172,7 +174,7 @@ struct Lanes {
     const Ints tiny = x < all(-87.3F);
     x = select(tiny, all(-87.3F), x);
     x = select(x > all(88.0F), all(88.0F), x);
-    const Floats shifted = x * all(1.44269504F) + all(rounder);
+    const Floats shifted = x * all(log2_e) + all(rounder);
     const Floats n = shifted - all(rounder);
     const Floats r = x - n * all(0.693359375F) - n * all(-2.12194440e-4F);
     Floats p = all(1.9875691500e-4F);

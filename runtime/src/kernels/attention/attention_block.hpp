@@ -157,7 +157,8 @@ REXIT_INLINE float exponentiate(const SlateAttention& of, float* scores, std::si
   for (std::size_t c = 0; c < width; c += W) maxima = L::larger(maxima, L::load(scores + c));
   const typename L::Floats maximum = L::all(L::largest(maxima));
   for (std::size_t c = 0; c < width; c += W) {
-    const typename L::Floats e = L::exp(L::load(scores + c) - maximum);
+    const typename L::Floats x = L::load(scores + c) - maximum;
+    const typename L::Floats e = of.bfloat16 ? L::exp2(x * L::all(log2_e)) : L::exp(x);
     L::store(scores + c, operand<W>(of, e));
     sum += e;
   }

@@ -123,7 +123,7 @@ REXIT_INLINE void attend_pairs(const AttentionWork& work, std::size_t task) {
   const float** prefix_shares = queries + rows;
   const float** candidate_shares = prefix_shares + rows;
   const std::size_t past_pairs = past / 2;
-  const float factor = of.scale * 1.44269504F;  // log2(e)
+  const float factor = of.scale * log2_e;
   // A row per token and query head; the heads of a token are adjacent.
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t query_head = head * work.shared + r % work.shared;
