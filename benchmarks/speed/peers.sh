@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # peers.sh [FOLDER [PEER...]]: what benchmarks/speed/slate.py compares rexit with, each in an environment of its own. Over an hour,
-# most of it llama.cpp and ik_llama.cpp compiling for this CPU. A second run does what is left. Without PEER all of them are built,
+# most of it llama.cpp compiling for this CPU. A second run does what is left. Without PEER all of them are built,
 # and one that cannot be built is a line, not the end: its log stands in FOLDER/PEER.log.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -44,8 +44,8 @@ build() {
     make_with optimum f32.gguf q8_0.gguf bf16.gguf
     make_with llama q4_0.gguf q4_k.gguf
     ;;
-  ik_llama) # likewise; the wheel of the package index knows AVX2 alone
-    CMAKE_ARGS="-DGGML_NATIVE=ON" environment ik_llama --no-binary ik-llama-cpp-python ik-llama-cpp-python
+  ik_llama) # the wheel, which knows AVX2 alone: its source package lacks a CMake file and does not build
+    environment ik_llama ik-llama-cpp-python
     make_with optimum q8_0.gguf # llama.cpp makes q4_0.gguf
     ;;
   *)
