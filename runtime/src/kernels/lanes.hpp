@@ -94,7 +94,6 @@ struct Lanes {
   typedef std::int32_t Ints __attribute__((vector_size(W * sizeof(std::int32_t))));
   typedef std::uint16_t Shorts __attribute__((vector_size(W * sizeof(std::uint16_t))));
   typedef std::uint8_t Bytes __attribute__((vector_size(W)));
-  typedef std::int8_t SignedBytes __attribute__((vector_size(W)));
 
   static REXIT_INLINE Floats load(const float* from) {
     Floats x;
@@ -212,6 +211,23 @@ REXIT_INLINE void store_bfloat16(std::uint16_t* to, typename Lanes<W>::Floats x,
   const auto high = __builtin_convertvector(bits, typename L::Shorts);
   std::memcpy(to, &high, count == W ? sizeof high : count * sizeof(std::uint16_t));
 }
+
+// Writes the lowest bytes of the first `count` of W numbers.
+template <int W>
+REXIT_INLINE void store_bytes(void* to, typename Lanes<W>::Ints x, std::size_t count) {
+  const auto bytes = __builtin_convertvector(x, typename Lanes<W>::Bytes);
+  std::memcpy(to, &bytes, count);
+}
+
+#if defined(__aarch64__)
+// GCC converts to four bytes element by element.
+template <>
+REXIT_INLINE void store_bytes<4>(void* to, Lanes<4>::Ints x, std::size_t count) {
+  const int16x4_t shorts = vmovn_s32(reinterpret_cast<int32x4_t>(x));
+  const int8x8_t bytes = vmovn_s16(vcombine_s16(shorts, shorts));
+  std::memcpy(to, &bytes, count);
+}
+#endif
 
 // By an instruction, which compilers do not see in the comparison.
 #if defined(__AVX512F__)

@@ -27,8 +27,7 @@ REXIT_INLINE void quantize(const float* x, float largest, const RowWork& work, s
   const float scale = (largest < least ? least : largest) * step;  // NaN if `largest` is, which makes the whole row NaN
   std::uint8_t* to = work.quantized.values + row * work.width;
   across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-    const auto bytes = __builtin_convertvector(L::rounded(L::load(x + i, count) / L::all(scale)) + 128, typename L::Bytes);
-    std::memcpy(to + i, &bytes, count);
+    store_bytes<W>(to + i, L::rounded(L::load(x + i, count) / L::all(scale)) + 128, count);
   });
   work.quantized.scales[row] = scale;
 }
@@ -76,8 +75,7 @@ struct QuantizeCache {
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
       const typename L::Floats scaled = L::load(x + i, count) / scale;
       const typename L::Floats clamped = L::select(scaled > bound, bound, L::select(scaled < -bound, -bound, scaled));
-      const auto bytes = __builtin_convertvector(L::rounded(clamped), typename L::SignedBytes);
-      std::memcpy(to + i, &bytes, count);
+      store_bytes<W>(to + i, L::rounded(clamped), count);
     });
     to[work.width] = e;
   }
