@@ -78,10 +78,11 @@ REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[4]) {
 #endif
 
 constexpr float log2_e = 1.44269504F;
+// 2^(i / 8)
+constexpr float eighths[] = {1.0F, 1.09050773F, 1.18920712F, 1.29683955F, 1.41421356F, 1.54221082F, 1.68179283F, 1.83400809F};
 
 // The scale of an int8 row whose last number is `exponent`: 2^(exponent / 8), or NaN for the lowest exponent.
 REXIT_INLINE float scale_of(std::int8_t exponent) {
-  constexpr float eighths[] = {1.0F, 1.09050773F, 1.18920712F, 1.29683955F, 1.41421356F, 1.54221082F, 1.68179283F, 1.83400809F};
   const std::uint32_t bits = exponent == INT8_MIN ? 0x7fc00000U : static_cast<std::uint32_t>((exponent >> 3) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);

@@ -655,6 +655,18 @@ TEST(Rows, OfTheCacheHaveEveryScale) {
     EXPECT_EQ(scale_of(static_cast<std::int8_t>(exponent)), static_cast<float>(std::exp2(exponent / 8.0))) << exponent;
 }
 
+TEST(Rows, OfTheCacheHaveTheSmallestScale) {
+  for (const Table* with : tables())
+    for (int exponent = INT8_MIN + 1; exponent <= INT8_MAX; ++exponent) {
+      const float most = 127 * scale_of(static_cast<std::int8_t>(exponent));
+      const std::vector<float> x{most, std::nextafter(most, INFINITY)};
+      std::int8_t stored[4];  // two rows of a number and its exponent
+      quantize_cache(x.data(), stored, 2, 1, Serial{}, *with);
+      EXPECT_EQ(stored[1], exponent) << with->lanes << " lanes";
+      EXPECT_EQ(stored[3], std::min(exponent + 1, INT8_MAX)) << with->lanes << " lanes";
+    }
+}
+
 // As QuantizeLinear rounds.
 TEST(Rows, RoundTiesToEven) {
   const std::vector<float> x{127, 0.5F, 1.5F, 2.5F, -0.5F, -1.5F, -2.5F, -127};

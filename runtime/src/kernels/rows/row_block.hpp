@@ -46,19 +46,18 @@ struct QuantizeRows {
 };
 
 struct QuantizeCache {
-  // The exponent of the smallest scale that holds `largest`.
+  // The exponent of the smallest scale that holds `largest`, which is not negative: 127 * scale_of(e) >= largest.
   static REXIT_INLINE std::int8_t exponent(float largest) {
     if (!(largest - largest == 0)) return INT8_MIN;
-    int low = INT8_MIN + 1, high = INT8_MAX;
-    while (low < high) {
-      const int middle = low + (high - low) / 2;
-      if (127 * scale_of(static_cast<std::int8_t>(middle)) < largest) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return static_cast<std::int8_t>(low);
+    std::int32_t bits;
+    std::memcpy(&bits, &largest, sizeof bits);
+    const int power = (bits >> 23) - 127;
+    bits = (bits & 0x7fffff) | 127 << 23;
+    float significand;  // largest / 2^power, at least 1
+    std::memcpy(&significand, &bits, sizeof significand);
+    int e = 8 * (power - 7) + (127 * 0x1p-6F < significand);
+    for (const float eighth : eighths) e += 127 * eighth * 0x1p-7F < significand;
+    return static_cast<std::int8_t>(e > INT8_MAX ? INT8_MAX : e > INT8_MIN ? e : INT8_MIN + 1);
   }
 
   template <int W>
