@@ -96,12 +96,12 @@ struct RmsNormQuantizeRows {
   template <int W>
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
-    const float* x = work.x + row * work.width;
+    const float *x = work.x + row * work.width, *weight = work.other;
     float* y = scratch_floats(work.width);
     typename L::Ints maxima{};
     const float factor = rms_factor<W>(x, work);
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats normed = L::load(x + i, count) * L::all(factor) * L::load(work.other + i, count);
+      const typename L::Floats normed = L::load(x + i, count) * L::all(factor) * L::load(weight + i, count);
       maxima = L::larger(maxima, L::magnitude(normed));
       L::store(y + i, normed, count);
     });
@@ -132,10 +132,11 @@ struct ScaleAddRows {
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const std::size_t at = row * work.width;
+    const float *product = work.x + at, *residual = work.other + at;
+    float* out = work.out + at;
     const typename L::Floats scale = L::all(work.scale[row]);
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats sum = L::load(work.x + at + i, count) * scale + L::load(work.other + at + i, count);
-      L::store(work.out + at + i, sum, count);
+      L::store(out + i, L::load(product + i, count) * scale + L::load(residual + i, count), count);
     });
   }
 };
@@ -144,10 +145,10 @@ struct RoundRows {
   template <int W>
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
-    const std::size_t at = row * work.width;
-    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      store_bfloat16<W>(work.rounded + at + i, L::load(work.x + at + i, count), count);
-    });
+    const float* x = work.x + row * work.width;
+    std::uint16_t* to = work.rounded + row * work.width;
+    across<W>(work.width, [&](std::size_t i, std::size_t count)
+                              __attribute__((always_inline)) { store_bfloat16<W>(to + i, L::load(x + i, count), count); });
   }
 };
 
@@ -155,11 +156,11 @@ struct RmsNormRoundRows {
   template <int W>
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
-    const float* x = work.x + row * work.width;
+    const float *x = work.x + row * work.width, *weight = work.other;
+    std::uint16_t* to = work.rounded + row * work.width;
     const typename L::Floats factor = L::all(rms_factor<W>(x, work));
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      store_bfloat16<W>(work.rounded + row * work.width + i, L::load(x + i, count) * factor * L::load(work.other + i, count),
-                        count);
+      store_bfloat16<W>(to + i, L::load(x + i, count) * factor * L::load(weight + i, count), count);
     });
   }
 };
@@ -168,10 +169,11 @@ struct SwigluRoundRows {
   template <int W>
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
-    const std::size_t at = row * work.width;
+    const float *gate = work.x + row * work.width, *up = work.other + row * work.width;
+    std::uint16_t* to = work.rounded + row * work.width;
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats gate = L::load(work.x + at + i, count), up = L::load(work.other + at + i, count);
-      store_bfloat16<W>(work.rounded + at + i, gate / (L::all(1) + L::exp(-gate)) * up, count);
+      const typename L::Floats g = L::load(gate + i, count);
+      store_bfloat16<W>(to + i, g / (L::all(1) + L::exp(-g)) * L::load(up + i, count), count);
     });
   }
 };
