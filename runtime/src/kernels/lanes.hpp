@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#if defined(__F16C__) || defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -220,8 +220,22 @@ REXIT_INLINE void store_bytes(void* to, typename Lanes<W>::Ints x, std::size_t c
   std::memcpy(to, &bytes, count);
 }
 
-#if defined(__aarch64__)
-// GCC converts to four bytes element by element.
+// GCC converts to fewer bytes than a vector has number by number.
+#if defined(__AVX2__)
+template <>
+REXIT_INLINE void store_bytes<8>(void* to, Lanes<8>::Ints x, std::size_t count) {
+  const __m256i fours = _mm256_shuffle_epi8(reinterpret_cast<__m256i>(x), _mm256_set1_epi32(0x0c080400));
+  const __m128i bytes = _mm_unpacklo_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+  std::memcpy(to, &bytes, count);
+}
+#elif defined(__SSE2__)
+template <>
+REXIT_INLINE void store_bytes<4>(void* to, Lanes<4>::Ints x, std::size_t count) {
+  const __m128i low = _mm_and_si128(reinterpret_cast<__m128i>(x), _mm_set1_epi32(0xff));
+  const __m128i shorts = _mm_packs_epi32(low, low), bytes = _mm_packus_epi16(shorts, shorts);
+  std::memcpy(to, &bytes, count);
+}
+#elif defined(__aarch64__)
 template <>
 REXIT_INLINE void store_bytes<4>(void* to, Lanes<4>::Ints x, std::size_t count) {
   const int16x4_t shorts = vmovn_s32(reinterpret_cast<int32x4_t>(x));
