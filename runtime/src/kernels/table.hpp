@@ -7,12 +7,17 @@
 
 namespace rexit::core::kernels {
 
+// products[i] = the inner product of x and row i of `rows` [count, width]. Products are rounded to float32 and added in float64,
+// in the same order by every instruction set.
+using InnerProducts = void (*)(const float* x, const float* rows, std::size_t count, std::size_t width, double* products);
+
 struct Table {
   std::size_t lanes;                                                                          // floats per vector
   Threads::Function pack, attend;                                                             // data: AttentionWork
   Threads::Function quantize, rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;  // data: RowWork
   Threads::Function round, rms_norm_round, swiglu_round;                                      // data: RowWork
   Threads::Function multiply;                                                                 // data: PanelWork
+  InnerProducts inner_products;
   const struct PairTable* pairs = nullptr;        // null: the instruction set has none
   const struct Int8ProductTable* int8 = nullptr;  // the same
 };

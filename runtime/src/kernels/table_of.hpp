@@ -3,6 +3,7 @@
 
 #include "kernels/attention/attention_block.hpp"
 #include "kernels/products/bfloat16_product_block.hpp"
+#include "kernels/rows/inner_products.hpp"
 #include "kernels/rows/row_block.hpp"
 #include "kernels/table.hpp"
 
@@ -42,7 +43,8 @@ constexpr Table table_of() {
           row_task<RoundRows, W>,
           row_task<RmsNormRoundRows, W>,
           row_task<SwigluRoundRows, W>,
-          multiply_task<W, V>};
+          multiply_task<W, V>,
+          inner_products};
 }
 
 }  // namespace

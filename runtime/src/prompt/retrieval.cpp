@@ -5,22 +5,16 @@
 
 #include "base/status.hpp"
 #include "files/half.hpp"
+#include "kernels/table.hpp"
 
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t lanes = 8;  // independent sums, so that the compiler may vectorise
-
 // Products of halves are exact in float32 and their sums in float64, so the order of summation does not change the result.
-double dot(const float* a, const float* b, std::size_t dim) noexcept {
-  double sums[lanes] = {};
-  std::size_t i = 0;
-  for (; i + lanes <= dim; i += lanes)
-    for (std::size_t l = 0; l < lanes; ++l) sums[l] += static_cast<double>(a[i + l] * b[i + l]);
-  for (; i < dim; ++i) sums[0] += static_cast<double>(a[i] * b[i]);
-  double sum = 0;
-  for (const double s : sums) sum += s;
-  return sum;
+double dot(const float* a, const float* b, std::size_t dim) {
+  double product = 0;
+  kernels::table().inner_products(a, b, 1, dim, &product);
+  return product;
 }
 
 using Ranked = std::pair<double, std::size_t>;  // similarity, row
@@ -49,6 +43,7 @@ void Retrieval::begin(const Query& query, const Deadline& deadline) {
   deadline_ = &deadline;
   rows_read_ = 0;
   similar_ready_ = seen_items_ready_ = seen_embeddings_ready_ = false;
+  ranked_for_.reset();
   history_.clear();
   if (query.user) {
     const Slice history = slice(*query.user);
@@ -243,37 +238,55 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
 }
 
 const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit) {
-  const std::size_t dim = catalog_.dim;
-  const auto embedding = [&](Row item) { return catalog_.items.embeddings.data + static_cast<std::size_t>(item) * dim; };
-  const auto unpack = [&](Row item, float* out) {
-    if (!all_finite(embedding(item), dim))
-      fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `embeddings` of item row ", item, " is not finite");
-    std::transform(embedding(item), embedding(item) + dim, out, to_float);
-  };
   nearest_.clear();
-  if (is_zero_vector(embedding(target), dim)) return nearest_;
+  if (is_zero_vector(catalog_.items.embedding(target), catalog_.dim)) return nearest_;
   collect_seen_items();
   count_rows(seen_items_.size());
-  if (!seen_embeddings_ready_) {
-    seen_embeddings_.resize(seen_items_.size() * dim);
-    for (std::size_t i = 0; i < seen_items_.size(); ++i) unpack(seen_items_[i].item, seen_embeddings_.data() + i * dim);
-    seen_embeddings_ready_ = true;
-  }
-  target_.resize(dim);
-  unpack(target, target_.data());
-  ranking_.clear();
-  for (std::size_t i = 0; i < seen_items_.size(); ++i)
-    if (seen_items_[i].item != target && !is_zero_vector(embedding(seen_items_[i].item), dim))
-      ranking_.emplace_back(dot(target_.data(), seen_embeddings_.data() + i * dim, dim), i);
-  const std::size_t count = std::min(limit, ranking_.size());
-  std::partial_sort(ranking_.begin(), ranking_.begin() + static_cast<std::ptrdiff_t>(count), ranking_.end(),
+  if (ranked_for_ != target) rank_seen_items(target);
+  const std::size_t count = std::min(limit, item_ranking_.size());
+  std::partial_sort(item_ranking_.begin(), item_ranking_.begin() + static_cast<std::ptrdiff_t>(count), item_ranking_.end(),
                     [this](const auto& a, const auto& b) {
                       return a.first != b.first ? a.first > b.first
                                                 : seen_items_[a.second].position > seen_items_[b.second].position;
                     });
-  for (std::size_t i = 0; i < count; ++i)
-    nearest_.push_back({seen_items_[ranking_[i].second].item, seen_items_[ranking_[i].second].liked});
+  for (std::size_t i = 0; i < count; ++i) {
+    const SeenItem& seen = seen_items_[item_ranking_[i].second];
+    nearest_.push_back({seen.item, seen.liked});
+  }
   return nearest_;
+}
+
+// Fills item_ranking_, in no order, which serves every limit that a prompt asks for.
+void Retrieval::rank_seen_items(Row target) {
+  const std::size_t dim = catalog_.dim;
+  const auto unpack = [&](Row item, float* out) {
+    const Half* embedding = catalog_.items.embedding(item);
+    if (!all_finite(embedding, dim))
+      fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `embeddings` of item row ", item, " is not finite");
+    std::transform(embedding, embedding + dim, out, to_float);
+  };
+  if (!seen_embeddings_ready_) {
+    seen_with_embedding_.clear();
+    seen_embeddings_.clear();
+    for (std::size_t i = 0; i < seen_items_.size(); ++i) {
+      if (is_zero_vector(catalog_.items.embedding(seen_items_[i].item), dim)) continue;
+      seen_with_embedding_.push_back(i);
+      seen_embeddings_.resize(seen_with_embedding_.size() * dim);
+      unpack(seen_items_[i].item, seen_embeddings_.data() + seen_embeddings_.size() - dim);
+    }
+    seen_embeddings_ready_ = true;
+  }
+  ranked_for_.reset();
+  target_.resize(dim);
+  unpack(target, target_.data());
+  const std::size_t count = seen_with_embedding_.size();
+  similarities_.resize(count);
+  kernels::table().inner_products(target_.data(), seen_embeddings_.data(), count, dim, similarities_.data());
+  item_ranking_.clear();
+  for (std::size_t i = 0; i < count; ++i)
+    if (seen_items_[seen_with_embedding_[i]].item != target)
+      item_ranking_.emplace_back(similarities_[i], seen_with_embedding_[i]);
+  ranked_for_ = target;
 }
 
 std::optional<bool> Retrieval::verdict(Row user, Row item) {
@@ -301,9 +314,12 @@ std::optional<bool> Retrieval::verdict(Row user, Row item) {
 std::size_t Retrieval::memory() const noexcept {
   return history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) +
          seen_items_.capacity() * sizeof(SeenItem) + seen_embeddings_.capacity() * sizeof(float) +
-         (ranking_.capacity() + lists_.capacity()) * sizeof(Ranked) + liked_sum_.capacity() * sizeof(double) +
-         (query_vector_.capacity() + row_vector_.capacity()) * sizeof(float) + nearest_.capacity() * sizeof(Interaction) +
-         (similar_liked_.capacity() + similar_liked_sorted_.capacity()) * sizeof(Row) + target_.capacity() * sizeof(float);
+         seen_with_embedding_.capacity() * sizeof(std::size_t) +
+         (ranking_.capacity() + lists_.capacity() + item_ranking_.capacity()) * sizeof(Ranked) +
+         liked_sum_.capacity() * sizeof(double) + (query_vector_.capacity() + row_vector_.capacity()) * sizeof(float) +
+         nearest_.capacity() * sizeof(Interaction) +
+         (similar_liked_.capacity() + similar_liked_sorted_.capacity()) * sizeof(Row) + target_.capacity() * sizeof(float) +
+         similarities_.capacity() * sizeof(double);
 }
 
 }  // namespace rexit::core

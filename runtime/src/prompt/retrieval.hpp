@@ -90,6 +90,7 @@ class Retrieval {
   std::size_t sum_liked(const RowOf& row_of, std::size_t width);
   bool fold_in();
   void collect_seen_items();
+  void rank_seen_items(Row target);
 
   static constexpr std::size_t rows_per_check = 4096;  // a few hundred microseconds between checks of the deadline
 
@@ -101,15 +102,18 @@ class Retrieval {
 
   bool similar_ready_ = false, seen_items_ready_ = false, seen_embeddings_ready_ = false;
   std::vector<Row> similar_;
-  std::vector<SeenItem> seen_items_;    // ascending by item
-  std::vector<float> seen_embeddings_;  // [seen_items_, dim]
+  std::vector<SeenItem> seen_items_;              // ascending by item
+  std::vector<std::size_t> seen_with_embedding_;  // those of them whose embedding is not zero
+  std::vector<float> seen_embeddings_;            // [seen_with_embedding_, dim]
   std::vector<Row> similar_liked_;
   std::vector<Row> similar_liked_sorted_;  // the same items, ascending
   std::vector<Interaction> nearest_;
   std::vector<float> target_;
   std::vector<double> liked_sum_;
   std::vector<float> query_vector_, row_vector_;
-  std::vector<std::pair<double, std::size_t>> ranking_, lists_;
+  std::vector<double> similarities_;  // of seen_items_ to a target
+  std::optional<Row> ranked_for_;     // the target of item_ranking_
+  std::vector<std::pair<double, std::size_t>> ranking_, lists_, item_ranking_;
 };
 
 }  // namespace rexit::core

@@ -977,6 +977,27 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Int8Products,
                                          Int8Sizes{13, 20, 112}, Int8Sizes{49, 32, 176}, Int8Sizes{101, 96, 208},
                                          Int8Sizes{1, 66000, 16}));
 
+TEST(InnerProducts, AreTheSameToTheBitWithEveryInstructionSet) {
+  for (const std::size_t width : {0, 1, 7, 8, 9, 64, 100}) {
+    constexpr std::size_t count = 5;
+    const std::vector<float> x = normal(width), rows = normal(count * width);
+    for (const Table* with : tables()) {
+      std::vector<double> products(count);
+      with->inner_products(x.data(), rows.data(), count, width, products.data());
+      for (std::size_t row = 0; row < count; ++row) {
+        double sums[8] = {}, sum = 0;
+        const std::size_t whole = width / 8 * 8;
+        for (std::size_t i = 0; i < width; ++i) {
+          const float product = x[i] * rows[row * width + i];
+          sums[i < whole ? i % 8 : 0] += static_cast<double>(product);
+        }
+        for (const double part : sums) sum += part;
+        ASSERT_EQ(products[row], sum) << with->lanes << " lanes, width " << width << ", row " << row;
+      }
+    }
+  }
+}
+
 TEST(NoInt8Products, AreComputed) {
   for (const Table* with : tables_with_int8()) {
     multiply_rows({nullptr, nullptr, 0, 8}, {}, 16, nullptr, nullptr, Serial{}, *with);

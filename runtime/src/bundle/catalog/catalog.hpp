@@ -95,7 +95,8 @@ struct Items {
   std::size_t likes(Span span, std::size_t count) const {
     return count == 0 ? 0 : index_at(table, "rating_likes", rating_likes, span.begin + count - 1, count + 1);
   }
-  const Half* folded(Row item) const;  // [dim], finite
+  const Half* embedding(Row item) const { return embeddings.data + static_cast<std::size_t>(item) * dim; }  // [dim]
+  const Half* folded(Row item) const;                                                                       // [dim], finite
 
   std::size_t dim;
 };
