@@ -320,6 +320,16 @@ def loaded(
             peer.close()
 
 
+@contextlib.contextmanager
+def left_out_if_it_ends(left_out: dict[str, str]) -> Iterator[None]:
+    """A peer that ends meanwhile, for want of memory say, ends this part and not what was measured before."""
+    try:
+        yield
+    except PeerEnded as problem:
+        left_out["the rest"] = str(problem)
+        print(f"the rest is left out: {problem}", file=sys.stderr)
+
+
 def started(name: str, python: Path, script: str, setup: Mapping[str, Any], work: Path) -> Peer:
     if not python.exists():
         raise PeerEnded(f"slate.py: {name} is not built: no {python}; make bench-peers builds it")
@@ -546,8 +556,9 @@ def main() -> None:
         with loaded(plans, args.threads, args.work, REQUIRED) as (running, left_out):
             fewer = max(3, args.rounds // 2)
             cases = {MAIN.name: measure(running, requests, MAIN, args.rounds)}
-            for case in () if args.main else CASES[1:]:
-                cases[case.name] = measure(running, requests, case, fewer)
+            with left_out_if_it_ends(left_out):
+                for case in () if args.main else CASES[1:]:
+                    cases[case.name] = measure(running, requests, case, fewer)
             about = {name: peer.about for name, peer in running.items()}
     result = report(cases, about, args.threads, left_out)
     if args.json:

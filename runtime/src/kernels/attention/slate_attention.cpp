@@ -13,7 +13,7 @@ constexpr std::size_t block_rows = 48;  // queries per block: their scores shoul
 
 void pack_scalar(void* work, std::size_t i) { pack<1>(*static_cast<const AttentionWork*>(work), i); }
 void attend_scalar(void* work, std::size_t i) { attend_block<1, 1>(*static_cast<const AttentionWork*>(work), i); }
-constexpr Table scalar_table{1,       pack_scalar, attend_scalar, nullptr, nullptr, nullptr,
+constexpr Table scalar_table{1,       pack_scalar, attend_scalar, nullptr, nullptr, nullptr, nullptr,
                              nullptr, nullptr,     nullptr,       nullptr, nullptr, nullptr};
 
 std::size_t whole_lines(std::size_t floats) { return round_up(floats, cache_line / sizeof(float)); }
