@@ -12,7 +12,7 @@ ROOMS: dict[str, set[str]] = {
     "base": set(),
     "files": {"base"},
     "bundle": {"base", "files"},
-    "prompt": {"base", "files", "bundle"},
+    "prompt": {"base", "files", "bundle", "kernels"},
     "kernels": {"base"},
     "backends": {"base", "files", "bundle", "kernels"},
     "session": {"base", "files", "bundle", "prompt", "backends"},
