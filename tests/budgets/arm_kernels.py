@@ -160,7 +160,7 @@ def main(words: list[str]) -> int:
     if given.json:
         print(json.dumps([{**count._asdict(), "kinds": count.by_kind()} for count in counts], indent=1))
     else:
-        Console(highlight=False).print(table_of(counts))
+        Console(highlight=False, width=130).print(table_of(counts))
     return 0
 
 
