@@ -471,7 +471,7 @@ def questions(
         theirs = peer_plans(peers, folder / "text", questions.size, questions.most(), batches=(1, 2, 4))
         del theirs["ctranslate2"]  # keeps every prefix, and users may be drawn twice
         plans |= {name: plan for name, plan in theirs.items() if not only or name in only}
-    reference = ours[-1].name if "text" not in questions.bundles else "fp32_text_full"
+    reference = "fp32_text_full" if "text" in questions.bundles else ours[0].name
     about = questions.about()
     with loaded(plans, threads, work, {contender.peer for contender in ours}) as (running, left_out):
         others = [contender for contender in PEERS if contender.peer in running and not contender.slow]
