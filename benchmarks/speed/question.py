@@ -36,10 +36,10 @@ CHECKED = 5
 
 def calibrated(bundle: Path) -> tuple[str, ...]:
     """The precisions of PRECISIONS in which the bundle has a policy."""
-    found = tuple(name for name in PRECISIONS if (bundle / "variants" / f"cpu-{name}" / "policy.json").exists())
-    if not found:
+    precisions = tuple(name for name in PRECISIONS if (bundle / "variants" / f"cpu-{name}" / "policy.json").exists())
+    if not precisions:
         sys.exit(f"slate.py: {bundle} has no policy, expected one in {' or '.join(f'cpu-{name}' for name in PRECISIONS)}")
-    return found
+    return precisions
 
 
 def slate_size(bundles: Mapping[str, Path], precisions: Mapping[str, Sequence[str]]) -> int:

@@ -151,13 +151,13 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m budgets.arm_kernels", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("driver", type=Path, help="tests/budgets/arm_kernels, as CMake built it for 64-bit ARM")
     parser.add_argument("--json", action="store_true", help="print the executions of each instruction")
-    given = parser.parse_args(words)
+    args = parser.parse_args(words)
     try:
-        counts = measure(given.driver)
+        counts = measure(args.driver)
     except CountError as error:
         print(f"arm_kernels: {error}", file=sys.stderr)
         return 2
-    if given.json:
+    if args.json:
         print(json.dumps([{**count._asdict(), "kinds": count.by_kind()} for count in counts], indent=1))
     else:
         Console(highlight=False, width=130).print(table_of(counts))
