@@ -1,4 +1,4 @@
-// What rexit.h promises of all its functions, and of errors and the log. promises.toml says which test holds which promise.
+// What rexit.h promises of all its functions, and of errors and the log.
 #include <gtest/gtest.h>
 #include <malloc.h>
 #include <unistd.h>
