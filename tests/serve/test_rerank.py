@@ -11,9 +11,8 @@ import pytest
 
 from builders.bundles.bundle import write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
-from builders.bundles.reranker import LABELS, ids, write_reranker
+from builders.bundles.reranker import ids, write_reranker
 from rexit import runtime
-from rexit.bundle import Bundle
 from rexit.runtime import Scores
 from rexit.serve import Limits, Pool
 from running.service import Reply, Service, serving
@@ -80,28 +79,6 @@ def test_clients_of_rerankers(service: Service, session: runtime.Session, name: 
     assert answer["usage"]["total_tokens"] == answer["meta"]["tokens"]["input_tokens"] > 0
 
 
-def test_labels_of_whole_texts(service: Service, session: runtime.Session) -> None:
-    answer = send(service, "sglang").json
-    expected = session.score_tokens(ids("<s> A : wing"), [ids("drag ?"), ids("heat")]).probability
-    assert answer["object"] == "scoring" and answer["model"] == "rexit"
-    np.testing.assert_allclose(answer["scores"], np.stack([expected, 1 - expected], 1), atol=1e-5)
-
-
-def test_labels_of_token_ids(service: Service, session: runtime.Session) -> None:
-    reply = post(service, "/v1/score", query=[1, 2, 3], items=[[4], [5, 6]], label_token_ids=[LABELS["yes"]])
-    expected = session.score_tokens([1, 2, 3], [[4], [5, 6]]).probability
-    np.testing.assert_allclose(reply.json["scores"], expected[:, None], atol=1e-5)
-
-
-def test_pairs(service: Service, session: runtime.Session) -> None:
-    answer = send(service, "vllm").json
-    expected = reranked(session, "wing", ["drag flow", "heat"]).probability
-    assert [row["index"] for row in answer["data"]] == [0, 1] and answer["object"] == "list"
-    assert [row["score"] for row in answer["data"]] == pytest.approx(expected.tolist(), abs=1e-5)
-    other = post(service, "/v1/score", queries=["wing"], documents=["drag flow", "heat"]).json
-    assert other["data"] == answer["data"]
-
-
 @pytest.mark.parametrize(
     ("path", "fields", "problem"),
     [
@@ -114,23 +91,6 @@ def test_pairs(service: Service, session: runtime.Session) -> None:
         ("/v1/rerank", {"query": "x", "documents": ["x"], "top_n": 0}, "top_n: got 0, expected: "),
         ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "9 candidates, expected at most 8"),
         ("/v1/rerank", {"query": "wing " * 200, "documents": ["x"]}, "the query is too long"),
-        (
-            "/v1/score",
-            {"query": [1], "items": [[2]], "label_token_ids": [7]},
-            "label_token_ids[0]: got 7, expected 5 (no) or 9 (yes)",
-        ),
-        ("/v1/score", {"query": [1], "items": [[2]], "label_token_ids": []}, "label_token_ids: got [], expected: "),
-        ("/v1/score", {"query": [1], "items": [[2], []], "label_token_ids": [9]}, "candidate 1 has no tokens"),
-        (
-            "/v1/score",
-            {"query": [1], "items": [[200]], "label_token_ids": [9]},
-            "candidate 0[0] is 200, expected a token",
-        ),
-        ("/v1/score", {"query": [-1], "items": [[2]], "label_token_ids": [9]}, "prefix[0] is -1, expected a token id"),
-        ("/v1/score", {"query": [1], "items": [[2]], "label_token_ids": [9], "apply_softmax": False}, "apply_softmax: got false"),
-        ("/v1/score", {"query": [1], "items": [[2]], "label_token_ids": [9], "item_first": True}, "item_first: got true"),
-        ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c", "d"]}, "text_1: has 2 texts, expected one"),
-        ("/v1/score", {"text_1": "a"}, "text_2: missing"),
         ("/v1/score", {"user": 100, "items": [3]}, "user: the bundle has no catalog"),
     ],
 )
@@ -149,12 +109,9 @@ def test_a_query_again_finds_its_prefix(bundle: Path) -> None:
     assert float(values["rexit_unknown_users_total"]) == 0 and float(values['rexit_requests_total{status="200"}']) == 2
 
 
-def test_a_bundle_with_a_catalog_takes_ids_and_tokens_and_no_text(tmp_path: Path) -> None:
+def test_a_bundle_with_a_catalog_takes_no_text(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
     with serving(Pool(partial(runtime.open, bundle), 1, 4), bundle=bundle) as service:
         assert service.score(user=int(USER_IDS[0]), items=[int(ITEM_IDS[0])]).status == 200
         reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
         assert reply.status == 422 and "has no tokenizer.json, so it takes token ids" in reply.json["error"]
-        labels = list(Bundle.open(bundle).labels.values())
-        reply = post(service, "/v1/score", query=[1, 2], items=[[3], [4]], label_token_ids=labels)
-        assert reply.status == 200 and np.allclose(np.sum(reply.json["scores"], 1), 1)

@@ -18,13 +18,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import Discriminator, Tag
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,7 +32,7 @@ from rexit.errors import DeadlineError, InputError, RexitError
 from rexit.serve.messages import Problem, ScoreAnswer, ScoreRequest
 from rexit.serve.metrics import Metrics
 from rexit.serve.pool import Answered, AnyJob, Job, LateError, Pool, RefusedError, TokenJob
-from rexit.serve.rerank import LabelsRequest, PairsRequest, RerankRequest, TextRequest, kind_of
+from rexit.serve.rerank import RerankRequest
 from rexit.serve.texts import Texts
 
 _LOGGER = logging.getLogger("rexit")
@@ -70,7 +69,7 @@ def create_app(pool: Pool, limits: Limits | None = None, bundle: Path | None = N
     Args:
         pool: What it scores with.
         limits: None: the defaults.
-        bundle: The bundle's folder, for requests with texts or label ids; None: they are refused.
+        bundle: The bundle's folder, for requests with texts; None: they are refused.
     """
     texts = None if bundle is None else Texts(bundle, lambda: pool.info)
     limits = limits or Limits()
@@ -89,7 +88,7 @@ def create_app(pool: Pool, limits: Limits | None = None, bundle: Path | None = N
 
     problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (413, 422, 500, 503, 504)}
 
-    async def answer(request: ScoreRequest | TextRequest) -> Any:
+    async def answer(request: ScoreRequest | RerankRequest) -> Any:
         arrived = time.monotonic()
         try:
             if isinstance(request, ScoreRequest):
@@ -112,21 +111,13 @@ def create_app(pool: Pool, limits: Limits | None = None, bundle: Path | None = N
         metrics.latency.observe(time.monotonic() - arrived)
         metrics.count(answered.scores, isinstance(request, ScoreRequest))
         if not isinstance(request, ScoreRequest):
-            assert texts is not None
-            return JSONResponse(request.answer(answered.scores, answered.variant, texts))
+            return JSONResponse(request.answer(answered.scores, answered.variant))
         reply = {"user": request.user, "variant": answered.variant, **answered.scores.to_dict()}
         reply["stats"]["queue_us"] = answered.waited * 1e6
         return JSONResponse(reply)
 
     @app.post(SCORE, responses={200: {"model": ScoreAnswer}, **problems}, summary="Score candidates")
-    async def score(
-        request: Annotated[
-            Annotated[ScoreRequest, Tag("user")]
-            | Annotated[LabelsRequest, Tag("labels")]
-            | Annotated[PairsRequest, Tag("pairs")],
-            Discriminator(kind_of),
-        ],
-    ) -> Any:
+    async def score(request: ScoreRequest) -> Any:
         return await answer(request)
 
     async def rerank(request: RerankRequest) -> Any:
@@ -156,7 +147,7 @@ def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
     """Returns the job of a request. Raises InputError for what its types do not say."""
     info = pool.info
     if not info.has_catalog:
-        raise InputError("user: the bundle has no catalog, expected `query` and `items`, or /v1/rerank")
+        raise InputError("user: the bundle has no catalog, expected a query and documents for /v1/rerank")
     for name, entries in (("items", request.items), ("recent", request.recent)):
         if len(entries) > limits.max_items:
             raise InputError(f"{name}: has {len(entries)}, expected at most {limits.max_items}")
@@ -187,8 +178,8 @@ def _check_kind(field: str, value: int | str, strings: bool) -> None:
         raise InputError(f"{field}: got {_short(value)}, this catalog's ids are {'strings' if strings else 'integers'}")
 
 
-def _token_job(request: TextRequest, texts: Texts | None, limits: Limits, arrived: float) -> TokenJob:
-    """Returns the job of a request with texts or token ids. Raises InputError."""
+def _token_job(request: RerankRequest, texts: Texts | None, limits: Limits, arrived: float) -> TokenJob:
+    """Returns the job of a request with texts. Raises InputError."""
     if texts is None:
         raise InputError("this service was started without its bundle's texts, expected a user and items")
     if request.count > limits.max_items:
@@ -235,8 +226,6 @@ def _first_line(errors: Sequence[Any]) -> str:
     if first["type"] == "json_invalid":
         return f"body: not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}"
     loc = first["loc"][1:]
-    if loc[:1] in (("user",), ("labels",), ("pairs",)):  # the body's form, see `kind_of`
-        loc = loc[1:]
     parts = [part for part in loc if not _is_arm(part)]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts).removeprefix(".") or "body"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
