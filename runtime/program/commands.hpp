@@ -36,7 +36,6 @@ struct PipeOptions : Common {
 // All return the exit code, or throw Failure or rexit::Error.
 int score(const ScoreOptions& options);
 int verify(const Common& options);
-int inspect(const Common& options);
 int pipe(const PipeOptions& options);
 
 // Throws Failure unless the deadline is more than 0.

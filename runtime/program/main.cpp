@@ -84,8 +84,6 @@ are checked, unless the variant or a device is named. Exits with 8 if anything f
 
   rexit-run verify bundle && systemctl restart recommender)";
 
-constexpr char inspect_help[] = "  rexit-run inspect bundle";
-
 constexpr char score_help[] = R"(  rexit-run score bundle --user 196 --items 242,302,377
 
   rexit-run score bundle --user 99999 --recent 50:1,172:1,288:0 --items 181,210 --top-k 1
@@ -103,10 +101,10 @@ SIGTERM and SIGINT end the program, with 0, after the requests that were read.
 
 int run(int argc, char** argv) {
   ScoreOptions score_options;
-  Common verify_options, inspect_options;
+  Common verify_options;
   PipeOptions pipe_options;
   int code = 0;
-  CLI::App app("Score slates with an early-exit recommender, without Python: verify, inspect, score, pipe.", "rexit-run");
+  CLI::App app("Score slates with an early-exit recommender, without Python: verify, score, pipe.", "rexit-run");
   app.set_version_flag("--version", std::string("rexit-run ") + rexit_version());
   app.require_subcommand(1);
   app.footer(std::string("rexit-run COMMAND --help shows a command's options, with an example.\n\n") + exit_codes);
@@ -115,8 +113,6 @@ int run(int argc, char** argv) {
                         add_common(command, options);
                         add_execution(command, options.options);
                       });
-  add_command<Common>(app, "inspect", "Show a bundle's variants and the memory they take. Runs no model.", inspect_help,
-                      inspect_options, inspect, code, [](CLI::App& command, Common& options) { add_common(command, options); });
   add_command<ScoreOptions>(
       app, "score", "Score candidates for one user.", score_help, score_options, score, code,
       [](CLI::App& command, ScoreOptions& options) {

@@ -99,7 +99,7 @@ def test_no_command_and_no_bundle(tmp_path: Path) -> None:
 
 
 def test_help_and_version() -> None:
-    for command in ((), ("verify",), ("inspect",), ("score",), ("pipe",)):
+    for command in ((), ("verify",), ("score",), ("pipe",)):
         ended = run_program(*command, "--help")
         assert (ended.code, ended.err) == (0, "")
         assert f"rexit-run {''.join(command) or 'COMMAND'}" in ended.out, "an example"

@@ -1,4 +1,4 @@
-"""`rexit-run verify` and `inspect`: what they find in a bundle that was changed."""
+"""`rexit-run verify`: what it finds in a bundle that was changed."""
 
 from __future__ import annotations
 
@@ -146,12 +146,3 @@ def test_a_backend_that_is_missing_is_skipped_unless_asked_for(spoilt: Path) -> 
 
 def test_no_such_variant(bundle: Path) -> None:
     assert_one_error(run_program("verify", bundle, "--variant", "gpu"), 2, "gpu")
-    assert_one_error(run_program("inspect", bundle, "--variant", "gpu"), 2, "gpu")
-
-
-def test_inspect(bundle: Path, tmp_path: Path) -> None:
-    (variant,) = json.loads(run_program("inspect", bundle, "--json").out)["variants"]
-    assert (variant["name"], variant["target"], variant["precision"], variant["calibrated"]) == ("cpu-fp32", "cpu", "fp32", True)
-    assert all(variant[name] > 0 for name in ("graph_bytes", "catalog_bytes", "session_bytes"))
-    assert "cpu-fp32" in run_program("inspect", bundle).out
-    assert_one_error(run_program("inspect", tmp_path), 4, "manifest.json")

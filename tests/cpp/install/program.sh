@@ -19,7 +19,6 @@ ends_with 2 score "$bundle" --user 106 --items 4
 grep -q 'rexit-run: error: items.0.: item 4 is not in the catalog' "$work/error.txt"
 ends_with 4 score "$work/none" --user 106 --items 4
 ends_with 8 verify "$work/none"
-ends_with 0 inspect "$bundle"
 printf '%s\n' '{"id": 1, "user": 106, "items": [-7, 8]}' 'no request' '{"id": 2, "user": 5, "items": [88]}' |
   rexit_run pipe "$bundle" --sessions 2 | sort >"$work/answers.txt"
 test "$(grep -c '"scores"' "$work/answers.txt")" -eq 2
