@@ -1,0 +1,48 @@
+#!/bin/sh
+# mutate.sh PYTHON FOLDER [MODULE]: changes the operators, comparisons and numbers of a Python module, one at a time, by cosmic-ray,
+# runs the tests of its name after each change, and prints the changes that they did not find. MODULE: such as src/rexit/times.py;
+# without it another one every day. FOLDER has cosmic-ray. The module has to be committed: it is changed in place.
+set -e
+python=$1 folder=$2 module=$3
+
+tests_of() {  # tests/a/b/test_c.py or tests/a/test_c.py of a/b/c.py
+  name=test_$(basename "$1")
+  place=tests/$(dirname "$1" | sed 's|^src/rexit/*||')
+  for file in "$place/$name" "$(dirname "$place")/$name"; do
+    if [ -e "$file" ]; then echo "$file"; return; fi
+  done
+}
+
+if [ -z "$module" ]; then
+  modules=$(for file in $(git ls-files 'src/rexit/*.py' 'exporter/*.py' 'calibration/*.py' 'runtime/*.py'); do
+    if [ -n "$(tests_of "$file")" ]; then echo "$file"; fi
+  done)
+  module=$(echo "$modules" | sed -n "$(($(date +%s) / 86400 % $(echo "$modules" | wc -l) + 1))p")
+fi
+tests=$(tests_of "$module")
+[ -n "$tests" ] || { echo "$module: no tests of its name under tests/" >&2; exit 1; }
+git diff --quiet HEAD -- "$module" || { echo "$module: has uncommitted changes" >&2; exit 1; }
+echo "$module by $tests"
+
+cat >"$folder/config.toml" <<EOF
+[cosmic-ray]
+module-path = "$module"
+timeout = 300
+excluded-modules = []
+test-command = "env -u PYTHONPATH $python -m pytest -q -x -p no:cacheprovider $tests"
+distributor.name = "local"
+[cosmic-ray.filters.operators-filter]
+exclude-operators = [
+  "core/ReplaceBinaryOperator_BitOr_.*",  # of types
+  "core/ReplaceBinaryOperator_.*_(Bit.*|.Shift|FloorDiv|Mod|Pow)",
+  "core/ReplaceComparisonOperator_(Is|IsNot)_(Eq|NotEq|Lt|LtE|Gt|GtE)",
+  "core/ReplaceComparisonOperator_.*_(Is|IsNot|Eq)",
+]
+EOF
+export PYTHONPATH="$folder" PYTHONDONTWRITEBYTECODE=1
+run() { tool=$1; shift; "$python" "$folder/bin/$tool" "$@"; }
+run cosmic-ray init --force "$folder/config.toml" "$folder/session.sqlite"
+run cr-filter-operators "$folder/session.sqlite" "$folder/config.toml"
+run cosmic-ray baseline "$folder/config.toml"
+run cosmic-ray exec "$folder/config.toml" "$folder/session.sqlite"
+run cr-report --show-diff --surviving-only "$folder/session.sqlite"
