@@ -360,7 +360,7 @@ class Session:
         """Scores a slate that the policy has answered again at full depth: call it when there is time.
 
         A session opened with `audit` draws a share of its slates, and keeps one until it is audited. The draw of a slate is in
-        its `Scores.stats.draw`. `docs/how-to/watch.md` says what to do with the difference.
+        its `Scores.stats.draw`. `docs/how-to/embed.md` says what to do with the difference.
 
         Returns:
             The policy's answer and full depth's; None if no slate waits.

@@ -449,7 +449,7 @@ typedef struct rexit_context {
 
 /* What only a request knows, such as a search query: the token ids of a {request.NAME} of the prompt's template. They stand in
  * the prompt as they are. If a space precedes the placeholder, it belongs to the text: tokenize " query"
- * (docs/how-to/request-text.md). Zero-initialise it. */
+ * (docs/how-to/request-inputs.md). Zero-initialise it. */
 typedef struct rexit_text {
   const char* name;
   const int32_t* tokens; /* [token_count], ids below rexit_bundle_info.vocabulary */
@@ -648,7 +648,7 @@ typedef struct rexit_audit {
  * the tokens of a drawn slate are copied. A session keeps one slate at most, and skips what is drawn meanwhile; the audit needs
  * no pointer of the request. What it writes is what full depth answers to the same request, as rexit_session_score with
  * force_exit at the last exit does: to the bit, if the session's cached prefixes are the same. It uses the session's cached
- * prefixes, and does not count in rexit_exit_counters. docs/how-to/watch.md says what to do with the difference.
+ * prefixes, and does not count in rexit_exit_counters. docs/how-to/embed.md says what to do with the difference.
  *
  * REXIT_OK also if no slate waits. After REXIT_CANCELLED the slate still waits; after any other failure it is skipped. Waiting
  * slates are also skipped by rexit_session_trim. REXIT_MISMATCH if a file of the catalog was modified; REXIT_BACKEND_FAILED. */

@@ -6,7 +6,7 @@
     log       audited slates -> a file, and back
     state     audited slates in order -> the test's state, and the rule in force
 
-`rexit serve --audit` does all of it; `docs/how-to/watch.md` has the same for a program of your own.
+`rexit serve --audit` does all of it; `docs/how-to/embed.md` has the same for a program of your own.
 """
 
 from rexit.audit.betting import Capital
