@@ -24,7 +24,6 @@ Rules
    them. Its log loss is that of the catalog's labels: calibrate with --negative-rate 1 where negatives were sampled.
 4. Every model is compared with --reference: differences and intervals are paired, drawn over users (judgement.py).
 5. A name of several --scored files is one model with several seeds: its figures are the means of theirs.
-6. --ratings 3,10,50 shows AUC apart for items of at most 3 ratings in training, of 4 to 10, of 11 to 50, and of more.
 """
 
 from __future__ import annotations
@@ -66,14 +65,12 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Model:
-    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table. Of a baseline also its
-    scores of the validation split [m]."""
+    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table."""
 
     name: str
     score: Scores
     probability: Scores
     chosen: str = ""
-    on_validation: Scores | None = None
 
 
 def baselines(catalog: Catalog, slate: int = SIZE, only: Sequence[str] = ()) -> Iterator[Model]:
@@ -83,7 +80,7 @@ def baselines(catalog: Catalog, slate: int = SIZE, only: Sequence[str] = ()) -> 
 
     def calibrated(name: str, on_validation: Scores, on_test: Scores, chosen: str = "") -> Model:
         platt = fit(on_validation.astype(np.float32), validation.liked)
-        return Model(name, on_test, 1 / (1 + np.exp(-(platt.a * on_test + platt.b))), chosen, on_validation)
+        return Model(name, on_test, 1 / (1 + np.exp(-(platt.a * on_test + platt.b))), chosen)
 
     def wanted(*names: str) -> bool:
         return not only or not set(names).isdisjoint(only)
@@ -191,38 +188,15 @@ def scored(catalog: Catalog, name: str, path: Path) -> Model:
     return Model(name, probability, probability)
 
 
-def measured(judgement: Judgement, models: list[Model], of: NDArray[np.bool_] | slice = slice(None)) -> dict[str, Measured]:
-    """By name; the mean over models of the same name. of: the pairs that are judged."""
+def measured(judgement: Judgement, models: list[Model]) -> dict[str, Measured]:
+    """By name; the mean over models of the same name."""
     by_model: dict[str, list[Measured]] = {}
     for model in models:
-        by_model.setdefault(model.name, []).append(judgement.of(model.score[of], model.probability[of]))
+        by_model.setdefault(model.name, []).append(judgement.of(model.score, model.probability))
     return {name: mean(several) for name, several in by_model.items()}
 
 
-def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> list[dict[str, Any]]:
-    """AUC and its difference from the reference's, each (value, low, high), among test pairs whose items had so many ratings in
-    training: up to each of `most`, ascending, and more. A part without both labels is left out."""
-    train, test = catalog.split("train"), catalog.split("test")
-    ratings = np.bincount(train.items, minlength=len(catalog.items))[test.items]
-    parts, least = [], 0
-    for last in [*most, None]:
-        of = (ratings >= least) & (ratings <= (ratings.max() if last is None else last))
-        if test.liked[of].any() and not test.liked[of].all():
-            results = measured(Judgement(test.users[of], test.liked[of]), models, of)
-            parts.append(
-                {
-                    "least": least,
-                    "most": last,
-                    "pairs": int(of.sum()),
-                    "auc": {name: judged.interval()["auc"] for name, judged in results.items()},
-                    "difference": {name: judged.minus(results[reference]).interval()["auc"] for name, judged in results.items()},
-                }
-            )
-        least = least if last is None else last + 1
-    return parts
-
-
-def report(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> dict[str, Any]:
+def report(catalog: Catalog, models: list[Model], reference: str) -> dict[str, Any]:
     """What the tables show: each model's metrics and their differences from the reference, each (value, low, high)."""
     test = catalog.split("test")
     results = measured(Judgement(test.users, test.liked), models)
@@ -241,7 +215,6 @@ def report(catalog: Catalog, models: list[Model], reference: str, most: list[int
             }
             for name, judged in results.items()
         ],
-        "by_ratings": by_ratings(catalog, models, reference, most) if most else [],
     }
 
 
@@ -249,21 +222,6 @@ def interval(value: Sequence[float], difference: Sequence[float] | None) -> str:
     """A cell: a value with its interval, below it the difference from the reference, None for the reference itself."""
     cell = "{:.4f} ({:.4f} to {:.4f})".format(*value)
     return cell if difference is None else cell + "\n{:+.4f} ({:+.4f} to {:+.4f})".format(*difference)
-
-
-def table_by_ratings(figures: dict[str, Any]) -> Table:
-    markdown = Table(title="AUC by an item's ratings in training", title_justify="left", show_lines=True)
-    markdown.add_column("")
-    for part in figures["by_ratings"]:
-        range_ = f"more than {part['least'] - 1}" if part["most"] is None else f"{part['least']} to {part['most']}"
-        markdown.add_column(f"{range_}: {part['pairs']} pairs", justify="right")
-    for name in (model["name"] for model in figures["models"]):
-        cells = [
-            interval(part["auc"][name], None if name == figures["reference"] else part["difference"][name])
-            for part in figures["by_ratings"]
-        ]
-        markdown.add_row(name, *cells)
-    return markdown
 
 
 def table(figures: dict[str, Any]) -> Table:
@@ -289,7 +247,6 @@ def main() -> None:
     parser.add_argument("--scored-alone", action="store_true", help="compare the --scored files, and fit no baselines")
     parser.add_argument("--only", default="", metavar="NAME,NAME", help="fit these baselines alone")
     parser.add_argument("--reference", help="what all are compared with; the first --scored, else matrix factorization")
-    parser.add_argument("--ratings", default="", metavar="N,N", help="AUC by an item's ratings in training, too (rule 6)")
     parser.add_argument("--slate", type=int, default=SIZE, help=f"candidates scored together ({SIZE})")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -312,14 +269,11 @@ def main() -> None:
         reference = args.reference or (named[0][0] if named else DEFAULT_REFERENCE)
         if reference not in (names := [model.name for model in models]):
             sys.exit(f"baselines: --reference is {reference!r}, expected one of {', '.join(names)}")
-        figures = report(catalog, models, reference, sorted(int(most) for most in args.ratings.split(",") if most))
+        figures = report(catalog, models, reference)
     if args.json:
         print(json.dumps(figures))
     else:
-        console = Console(highlight=False)
-        console.print(table(figures))
-        if figures["by_ratings"]:
-            console.print(table_by_ratings(figures))
+        Console(highlight=False).print(table(figures))
 
 
 if __name__ == "__main__":

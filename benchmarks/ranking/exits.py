@@ -14,27 +14,36 @@ and LAYERS.parquet for each exit, the test pairs with probabilities by a Platt m
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
-from judgement import Judgement
+import polars as pl
+import torch
 from numpy.typing import NDArray
-from prompts import scored, write_pairs
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "movielens"))
+from judgement import Judgement
+from train import packed_slates
+
 import rexit
 from rexit.bundle import Catalog
+from rexit.calibration.choose.platt import fit
 from rexit.calibration.record.traces import collect
 from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.scripts import script
 from rexit.slates import SIZE, cut
 
+LogOdds = NDArray[np.float32]
 SPLITS = ("validation", "test")
+BATCH = 8
+"""Slates scored at once."""
 
 
-def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) -> tuple[list[int], dict[str, NDArray[np.float32]]]:
+def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) -> tuple[list[int], dict[str, LogOdds]]:
     """Depths of the exits, and what each says of the pairs of each split."""
     out = folder / "exits"
     out.mkdir(exist_ok=True)
@@ -57,7 +66,29 @@ def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) ->
     return depths, figures
 
 
-def table(catalog: Catalog, depths: list[int], z: NDArray[np.float32]) -> Table:
+@torch.no_grad()
+def scored(model: MultiExitModel, catalog: Catalog, split: str, slate: int) -> LogOdds:
+    """Every exit's log-odds of a split's pairs, in the split's order, [pairs, exits]."""
+    data = packed_slates(catalog, split, slate)
+    model.eval()
+    order = np.argsort(data.lengths)
+    log_odds_by_row: dict[int, LogOdds] = {}
+    for chosen in np.array_split(order, -(-len(order) // BATCH)):
+        logits = model(*data.inputs(model, chosen.tolist())).numpy()
+        ends = np.cumsum([len(data.rows[n].liked) for n in chosen])[:-1]
+        log_odds_by_row |= zip(chosen.tolist(), np.split((logits[..., 1] - logits[..., 0]).T, ends), strict=True)
+    return np.concatenate([log_odds_by_row[n] for n in range(len(data.rows))])
+
+
+def write_pairs(catalog: Catalog, validation: LogOdds, test: LogOdds, out: Path) -> None:
+    """The test pairs with one exit's probability, by a Platt map that is fitted on validation. validation, test: its log-odds."""
+    platt, rows = fit(validation, catalog.split("validation").liked), catalog.split("test")
+    frame = {"user_id": catalog.users.take(rows.users), "item_id": catalog.items.take(rows.items)}
+    probability = 1 / (1 + np.exp(-(platt.a * test.astype(np.float64) + platt.b)))
+    pl.DataFrame({**frame, "probability": probability}).write_parquet(out)
+
+
+def table(catalog: Catalog, depths: list[int], z: LogOdds) -> Table:
     rows = catalog.split("validation")
     judgement = Judgement(rows.users, rows.liked)
     overview = Table(title=f"Validation: {len(rows)} pairs (95 % intervals over users)", title_justify="left")

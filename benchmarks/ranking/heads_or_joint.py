@@ -5,7 +5,6 @@
 
 1. HEADS and JOINT are bundles with the same exits. Rankings are of the traces that `rexit calibrate` left.
 2. Differences are paired, with 95 % intervals over users. The second table says what depth pays: the last exit less each other.
-3. --model (trained with its last head) and --checkpoint (the same after `rexit heads`): how many tensors have the same bits.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from frontier import recorded
 from judgement import Judgement, Measured
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import load_file
 
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration.options import CalibrationOptions
@@ -59,23 +56,6 @@ def tables(heads: Mapping[int, Measured], joint: Mapping[int, Measured]) -> list
     return [by_exit, depth]
 
 
-def same_bits(model: Path, checkpoint: Path) -> str:
-    """How many tensors of the base, and of the last exit's head, are the same in both."""
-    base, after = (load_file(folder / "model.safetensors") for folder in (model, checkpoint))
-    same = sum(np.array_equal(after[name].view(np.uint8), tensor.view(np.uint8)) for name, tensor in base.items())
-    heads = [load_file(folder / "exit_heads.safetensors") for folder in (model, checkpoint)]
-    last = [_last_head(tensors) for tensors in heads]
-    kept = sum(np.array_equal(last[0][name].view(np.uint8), last[1][name].view(np.uint8)) for name in last[0])
-    return f"the same bits: {same} of {len(base)} tensors of the base, {kept} of {len(last[0])} of the last exit's head"
-
-
-def _last_head(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By name without the exit's number, which is the part of a name that is one."""
-    numbered = {name: [part for part in name.split(".") if part.isdigit()] for name in tensors}
-    last = max(int(parts[0]) for parts in numbered.values())
-    return {name.replace(f".{last}.", "."): tensors[name] for name, parts in numbered.items() if int(parts[0]) == last}
-
-
 @script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,8 +65,6 @@ def main() -> None:
     parser.add_argument("--variant", default="cpu-fp32")
     parser.add_argument("--slate", type=int, default=100, help="as the calibration had it (100)")
     parser.add_argument("--max-slates", type=int, default=CalibrationOptions.max_slates, help="as the calibration had it (5000)")
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--checkpoint", type=Path)
     args = parser.parse_args()
     catalog = Catalog.open(args.catalog)
     heads, joint = (exits(catalog, path, args.variant, args.slate, args.max_slates) for path in (args.heads, args.joint))
@@ -95,8 +73,6 @@ def main() -> None:
     console = Console(highlight=False, width=160)
     for table in tables(heads, joint):
         console.print(table)
-    if args.model and args.checkpoint:
-        console.print(same_bits(args.model, args.checkpoint))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How a slate's cost grows with candidates and depth: one variant, 1 to 500 candidates, each of the six exits forced.
 
-    python benchmarks/speed/growth.py [--plot docs/images/growth.png] [--json]
+    python benchmarks/speed/growth.py [--plot PICTURE] [--json]
 
 The bundle of benchmarks/speed/slate.py: prefix 200, candidates of 12 tokens, cold. Every round times each number of candidates at
 each depth once; medians over rounds. For each depth a line `fixed + each * candidates` is fitted by least squares on relative

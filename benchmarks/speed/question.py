@@ -5,11 +5,11 @@
     FOLDER/text/catalog    whose test split has the slates
     FOLDER/vectors/bundle  the same base model, fine-tuned as long on prompts that place vectors instead, calibrated
 
-One of the two is enough; with vectors alone (and FOLDER/vectors/catalog) no peer is asked. docs/notes/quality/llm-vectors.md has
-the commands that make them. Whole slates of the test split, for real users, as large as those that the policies were made for:
-a certified policy on a hundred candidates for ten places is asked about a hundred. Peers have no vectors to read and are given
-the words: the same users, candidates and moment, another prompt. So the quality of both models, with what calibration
-guarantees, stands beside the times, and ratios across prompts are not ratios of one computation.
+One of the two is enough; with vectors alone (and FOLDER/vectors/catalog) no peer is asked. docs/notes/speed/question.md has the
+commands that make them. Whole slates of the test split, for real users, as large as those that the policies were made for: a
+certified policy on a hundred candidates for ten places is asked about a hundred. Peers have no vectors to read and are given the
+words: the same users, candidates and moment, another prompt. So the quality of both models, with what calibration guarantees,
+stands beside the times, and ratios across prompts are not ratios of one computation.
 """
 
 from __future__ import annotations

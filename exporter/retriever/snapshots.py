@@ -9,7 +9,7 @@ trains its retriever every night has no such leak: its retriever is older than t
 3. A training prompt retrieves with the snapshot of the part of its moment. In part 0 nothing is retrieved.
 
 So no interaction trains both the retriever and the model that reads it, and no training row is given up. The scheme is ours;
-`benchmarks/ranking/retrieval_leak.py` compares it with giving up a share, cross-fitting and leaving edges out.
+docs/notes/quality/leaks.md compares it with giving up a share and with cross-fitting.
 """
 
 from __future__ import annotations

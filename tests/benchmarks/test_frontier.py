@@ -1,7 +1,5 @@
 """benchmarks/ranking/frontier.py: which fixed depth a policy is held against, and what several seeds come to."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -39,13 +37,3 @@ def test_seeds_are_averaged_where_all_have_a_policy(frontier) -> None:
     assert list(both.policies) == [0.2]
     assert both.policies[0.2].layers == pytest.approx(0.6)
     assert both.full.judged.interval()["ndcg@10"] == pytest.approx((0.3, 0.3, 0.3))
-
-
-def test_table_and_picture_show_each_way_to_stop(frontier, tmp_path: Path) -> None:
-    found = frontier.Seed(point(frontier, 0.5, 1.0, 4), {1: point(frontier, 0.3, 0.25)}, {0.01: point(frontier, 0.45, 0.5, 2.0)})
-    names, *_, gains = (list(column.cells) for column in frontier.table(found).columns)
-    assert names == ["full depth", "1 layer for all", "policy, 0.01 expected"]
-    assert gains[-1] == "+0.1500 (+0.1500 to +0.1500)"
-    frontier.plot(found, tmp_path / "images" / "long.png")
-    data = (tmp_path / "images" / "long.png").read_bytes()
-    assert data.startswith(b"\x89PNG") and len(data) < 100_000

@@ -38,27 +38,27 @@ def ndcg(liked: np.ndarray, score: np.ndarray) -> float:
 
 def test_metrics_are_those_of_the_libraries(judgement) -> None:
     probability, liked = pairs()
-    found = judgement.Judgement(USERS, liked).of(probability, probability).interval()
-    assert found["auc"][0] == pytest.approx(roc_auc_score(liked, probability))
-    assert found["user_auc"][0] == pytest.approx(each_user(roc_auc_score, probability, liked))
-    assert found["user_auc"][0] == pytest.approx(user_auc(probability, USERS, liked))
-    assert found["log_loss"][0] == pytest.approx(log_loss(liked, probability))
+    intervals = judgement.Judgement(USERS, liked).of(probability, probability).interval()
+    assert intervals["auc"][0] == pytest.approx(roc_auc_score(liked, probability))
+    assert intervals["user_auc"][0] == pytest.approx(each_user(roc_auc_score, probability, liked))
+    assert intervals["user_auc"][0] == pytest.approx(user_auc(probability, USERS, liked))
+    assert intervals["log_loss"][0] == pytest.approx(log_loss(liked, probability))
     untied = probability + np.random.default_rng(2).random(len(liked)) / 100
-    found = judgement.Judgement(USERS, liked).of(untied).interval()
-    assert found["ndcg@10"][0] == pytest.approx(each_user(ndcg, untied, liked))
+    intervals = judgement.Judgement(USERS, liked).of(untied).interval()
+    assert intervals["ndcg@10"][0] == pytest.approx(each_user(ndcg, untied, liked))
 
 
 def test_ties_are_worth_their_average(judgement) -> None:
     users, liked = np.zeros(3, int), np.array([True, False, False])
-    found = judgement.Judgement(users, liked).of(np.zeros(3)).interval()
-    assert found["ndcg@10"][0] == pytest.approx(np.mean([1, 1 / np.log2(3), 1 / 2]))
-    assert found["auc"][0] == found["user_auc"][0] == 0.5
+    intervals = judgement.Judgement(users, liked).of(np.zeros(3)).interval()
+    assert intervals["ndcg@10"][0] == pytest.approx(np.mean([1, 1 / np.log2(3), 1 / 2]))
+    assert intervals["auc"][0] == intervals["user_auc"][0] == 0.5
 
 
 def test_a_drawn_user_counts_as_often_as_drawn(judgement) -> None:
     probability, liked = pairs()
-    made = judgement.Judgement(USERS, liked)
-    values, weights = made.of(probability, probability).values[1], made._weights[1].astype(int)
+    judge = judgement.Judgement(USERS, liked)
+    values, weights = judge.of(probability, probability).values[1], judge._weights[1].astype(int)
     rows = np.repeat(np.arange(len(USERS)), weights[USERS])
     assert values[0] == pytest.approx(roc_auc_score(liked[rows], probability[rows]))
     assert values[3] == pytest.approx(log_loss(liked[rows], probability[rows]))
@@ -69,8 +69,8 @@ def test_a_drawn_user_counts_as_often_as_drawn(judgement) -> None:
 
 def test_differences_are_paired(judgement) -> None:
     probability, liked = pairs()
-    made = judgement.Judgement(USERS, liked)
-    mine, other = made.of(probability), made.of(np.random.default_rng(3).random(len(liked)))
+    judge = judgement.Judgement(USERS, liked)
+    mine, other = judge.of(probability), judge.of(np.random.default_rng(3).random(len(liked)))
     assert mine.minus(mine).interval()["auc"] == (0, 0, 0)
     value, low, high = mine.minus(other).interval()["auc"]
     assert 0 < low < value < high

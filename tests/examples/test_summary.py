@@ -25,5 +25,5 @@ def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path) -> None:
         expected = [session.score(slate.user, slate.items, as_of=slate.as_of).probability for slate in slates]
     read = baselines.scored(catalog, "policy", tmp_path / "scored.parquet")
     assert read.probability.tolist() == np.concatenate(expected).tolist()
-    report = baselines.report(catalog, [read], "policy", [])
+    report = baselines.report(catalog, [read], "policy")
     assert report["models"][0]["auc"][0] > 0.6

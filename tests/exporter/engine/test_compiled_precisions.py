@@ -31,7 +31,7 @@ DEMO: dict[str, Any] = {  # examples/movielens/train.py
     "vocab_size": 4096,
     "max_position_embeddings": 1024,
 }
-SMOLLM2: dict[str, Any] = {  # benchmarks/speed/chain.py; one segment of the thirty layers' six
+SMOLLM2: dict[str, Any] = {  # one segment of the thirty layers' six
     "hidden_size": 576,
     "intermediate_size": 1536,
     "num_hidden_layers": 5,

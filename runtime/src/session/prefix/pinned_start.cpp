@@ -5,7 +5,7 @@
 namespace rexit::core {
 namespace {
 
-// A tiny model computes this many tokens as fast as it copies them (docs/notes/speed/prefixes.md). Larger models take longer to
+// A tiny model computes this many tokens as fast as it copies them (docs/notes/speed/kernels.md). Larger models take longer to
 // compute them.
 constexpr std::size_t min_tokens = 8;
 

@@ -5,7 +5,7 @@
 namespace rexit::core {
 namespace {
 
-// A prefix reuses a common start of at least 1/16 of its tokens. Measured (docs/notes/speed/prefixes.md): with a large model the
+// A prefix reuses a common start of at least 1/16 of its tokens. Measured (docs/notes/speed/kernels.md): with a large model the
 // saving is about that share of the time, 4 % for a sixteenth; a tiny model saves nothing below a quarter. A smaller saving does
 // not justify scores that differ in their last bits from those of a prefix computed in a single pass.
 constexpr std::size_t min_share = 16;
