@@ -7,7 +7,6 @@ report.html and traces.safetensors. The data moves in this order:
                 recording    traces and costs -> a file, and back
     choose/     platt        traces -> a map per exit, so that depths are comparable
                 maps         the same of all heads so far, where users left out show them better
-                curves       what follows a map, where users left out show probabilities better
                 expected     what a ranking is expected to lose, without labels
                 evaluate     where candidates stop -> cost, and expected losses
                 search       thresholds, patience and rules for slates -> the cheapest within a budget

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rexit.audit.limits import Limits
 from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics, watch
-from rexit.calibration.choose import curves, objectives, platt, rivals
 from rexit.calibration.choose import maps as choice_of_maps
+from rexit.calibration.choose import objectives, platt, rivals
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
 from rexit.calibration.choose.heads import Heads, eliminate
 from rexit.calibration.choose.objectives import ObjectiveMaps
@@ -89,13 +89,11 @@ class DecideOptions:
         suggest_heads: also find out which heads are worth keeping.
         rivals: also tune other ways to stop, for the table.
         maps: the heads that an exit's c reads, of `maps.CHOICES`.
-        curve: what follows an exit's Platt map, of `curves.CHOICES`.
-        utility: with several objectives, their weights, in the variant's order; then there is no choice of maps and curves.
+        utility: with several objectives, their weights, in the variant's order; then there is no choice of maps.
     """
 
     seed: int = 0
     maps: str = choice_of_maps.AUTO
-    curve: str = curves.AUTO
     suggest_heads: bool = False
     rivals: bool = False
     utility: Mapping[str, float] = field(default_factory=dict)
@@ -217,7 +215,7 @@ def decide(
         certifiers, test = of_objectives.apply(certifiers), of_objectives.apply(test)
         choice = objectives.choice(of_objectives, choosers.log_odds)
     else:
-        choice = choice_of_maps.choose(options.maps, choosers, goal.metrics, options.curve)
+        choice = choice_of_maps.choose(options.maps, choosers, goal.metrics)
     maps, useful = choice.maps, [platt_map.useful for platt_map in choice.maps]
 
     def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
@@ -356,7 +354,7 @@ def _policy(maps: Sequence[platt.PlattMap], variant_sha256: str, rule: Rule | No
     if rule is None:
         rule = Rule(1, (np.inf,) * (len(maps) - 1), (np.inf,) * (len(maps) - 1))
     sides = zip(maps, (*rule.upper, np.inf), (*rule.lower, np.inf), strict=True)
-    exits = tuple(ExitPolicy(m.a, m.b, upper, lower, m.earlier, m.curve) for m, upper, lower in sides)
+    exits = tuple(ExitPolicy(m.a, m.b, upper, lower, m.earlier) for m, upper, lower in sides)
     return Policy(exits, rule.patience, variant_sha256, rule.quorum, rule.top_k)
 
 

@@ -32,8 +32,6 @@ class CalibrationOptions:
         suggest_exits: also find out which heads are worth keeping.
         rivals: also tune other ways to stop, for comparison.
         maps: the heads that an exit's calibrated log-odds read: "own", "all" so far, or "auto", all where held-out users say so.
-        curve: what follows an exit's Platt map: nothing ("platt"), a "beta" or an "isotonic" map, or "auto", each exit's own
-            where held-out users show a lower log loss.
         negative_rate: share of the world's negatives that the labels have, more than 0 to 1; None: as `rexit index` sampled them.
         utility: with several objectives, the weights of their probabilities, by name; None: all 1.
         by: contexts and columns of items by whose values the report says how right probabilities are.
@@ -55,7 +53,6 @@ class CalibrationOptions:
     suggest_exits: bool = False
     rivals: bool = False
     maps: str = "auto"
-    curve: str = "auto"
     negative_rate: float | None = None
     utility: Mapping[str, float] | None = None
     by: Sequence[str] = ()

@@ -17,7 +17,7 @@ from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, w
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics, prior
-from rexit.calibration.choose import curves, maps, objectives
+from rexit.calibration.choose import maps, objectives
 from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
@@ -140,7 +140,6 @@ class _Work:
                 suggest_heads=options.suggest_exits,
                 rivals=options.rivals,
                 maps=options.maps,
-                curve=options.curve,
                 utility=utility,
             ),
             progress=self._progress,
@@ -194,7 +193,6 @@ class _Work:
         goal = decide.Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
         goal.check()
         maps.check(options.maps)
-        curves.check(options.curve)
         prior.check(options.negative_rate)
         names = [] if isinstance(source, SlatesFile) else [*source.contexts.names, *self._item_fields]
         for name in options.by:
@@ -278,7 +276,6 @@ def _check_several(options: CalibrationOptions) -> None:
     """Raises InputError for what is of one objective alone."""
     for name, value, allowed in (
         ("maps", options.maps, (maps.AUTO, maps.OWN)),
-        ("curve", options.curve, (curves.AUTO, curves.PLATT)),
         ("negative rate", options.negative_rate, (None, 1)),
     ):
         if value not in allowed:

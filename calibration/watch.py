@@ -51,7 +51,7 @@ def limits(
         losses = user_losses(loss, certifying, policy)
         limit = max_drop if promised else upper_bound(losses, level)
         rules.append(Rule(policy, limit, float(losses.mean()), promised))
-    return Limits(loss, metric.name, ExitPolicy(full.a, full.b, curve=full.curve), tuple(rules), "")
+    return Limits(loss, metric.name, ExitPolicy(full.a, full.b), tuple(rules), "")
 
 
 def user_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> NDArray[np.float64]:

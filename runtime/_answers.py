@@ -73,7 +73,6 @@ class ExitInfo:
         rise: How far c may still rise, for the top-k rule; 0: no such rule.
         fall: How far c may still fall, for the top-k rule; 0: no such rule.
         earlier: Weights in c of the log-odds at the exits before this one; empty: they add nothing.
-        curve: Points (x, c) that all of this goes through, a beta or an isotonic map; empty: c stays as it is.
         objectives: With several objectives, a and b of each one's own map, and z is the utility's log-odds; empty: there is one.
     """
 
@@ -86,7 +85,6 @@ class ExitInfo:
     rise: float
     fall: float
     earlier: tuple[float, ...] = ()
-    curve: tuple[tuple[float, float], ...] = ()
     objectives: tuple[tuple[float, float], ...] = ()
 
 

@@ -151,7 +151,7 @@ class Session:
         self._encoder: RequestEncoder | None = None
         info = native.info()
         self.info = Info(*info[:-1], dict(info[-1]))
-        self.exits = tuple(ExitInfo(*row[:8], tuple(row[8]), tuple(row[9]), tuple(row[10])) for row in native.exits())
+        self.exits = tuple(ExitInfo(*row[:8], tuple(row[8]), tuple(row[9])) for row in native.exits())
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one: of exit -1, no answer
 
     def __repr__(self) -> str:

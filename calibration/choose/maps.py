@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
-from rexit.calibration.choose import curves, platt
+from rexit.calibration.choose import platt
 from rexit.calibration.choose.platt import FOLDS, PlattMap
 from rexit.calibration.metrics import Judge, Metric, log_losses
 from rexit.calibration.record.traces import Traces
@@ -52,7 +52,6 @@ class Choice:
         c, own_c: by `maps` and `own` cross-fitted by user, float32 [n, E].
         ridge: of the maps of all heads; None if none were fitted.
         gain: how much lower the log loss left out is with all heads, and its 95 % interval; None likewise.
-        curve_choices, own_curve_choices: each exit's curve, in `maps` and in `own`.
     """
 
     reads: str
@@ -62,8 +61,6 @@ class Choice:
     own_c: NDArray[np.float32] = field(compare=False)
     ridge: float | None = None
     gain: tuple[float, float, float] | None = None
-    curve_choices: tuple[curves.Choice, ...] = ()
-    own_curve_choices: tuple[curves.Choice, ...] = ()
 
 
 def check(kind: str) -> None:
@@ -72,34 +69,14 @@ def check(kind: str) -> None:
         raise InputError(f"maps {kind!r}: unknown, expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}")
 
 
-def choose(kind: str, traces: Traces, metrics: Sequence[Metric], curve: str = curves.PLATT) -> Choice:
+def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     """Returns the maps for a policy.
 
     Args:
         kind: of CHOICES.
         traces: of the choosing users.
         metrics: of the goal.
-        curve: of `curves.CHOICES`: what follows a map. It has no say in which heads the maps read.
-
-    Raises:
-        InputError: as `curves.choose`.
     """
-    choice = _choose_heads(kind, traces, metrics)
-    own, own_c, own_curves = curves.choose(curve, traces, choice.own, choice.own_c, platt.fit_all)
-    if choice.reads == OWN:
-        return replace(choice, maps=own, own=own, c=own_c, own_c=own_c, curve_choices=own_curves, own_curve_choices=own_curves)
-    ridge = choice.ridge
-    assert ridge is not None
-
-    def fit(z: NDArray[np.float32], liked: NDArray[np.bool_]) -> Maps:
-        return fit_all(z, liked, (ridge,))[0]
-
-    maps, c, of_maps = curves.choose(curve, traces, choice.maps, choice.c, fit)
-    return replace(choice, maps=maps, own=own, c=c, own_c=own_c, curve_choices=of_maps, own_curve_choices=own_curves)
-
-
-def _choose_heads(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
-    """`choose` without curves."""
     check(kind)
     z, liked, users = traces.log_odds, traces.liked, traces.users
     own, own_c = platt.fit_all(z, liked), platt.cross_fit(z, liked, users)

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from rexit.bundle import ExitPolicy, Policy
-from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE, Curve
+from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
 
 USELESS_SLOPE = 1e-6
 FOLDS = 5
@@ -22,14 +22,12 @@ class PlattMap:
     """c = a z + b, a > 0. `useful` is False if the head ranks backwards or not at all: its exit must never stop.
 
     earlier: weights of the heads before it, which add to c (see `maps`); a then has any sign. Empty: they add nothing.
-    curve: points that all of this goes through (see `curves`). Empty: c stays as it is.
     """
 
     a: float
     b: float
     useful: bool
     earlier: tuple[float, ...] = ()
-    curve: Curve = ()
 
 
 def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
@@ -112,7 +110,7 @@ def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[Pl
 
 def apply(maps: Sequence[PlattMap], log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns c, float32 [n, E], computed as in the runtime. log_odds: raw, float32 [n, E]."""
-    return Policy(tuple(ExitPolicy(m.a, m.b, earlier=m.earlier, curve=m.curve) for m in maps), 1, "").calibrated(log_odds)
+    return Policy(tuple(ExitPolicy(m.a, m.b, earlier=m.earlier) for m in maps), 1, "").calibrated(log_odds)
 
 
 def cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -14,7 +14,6 @@ from rexit import __version__
 from rexit.bundle import Bundle, Policy
 from rexit.bundle.files import json_values
 from rexit.calibration import drift, reliability
-from rexit.calibration.choose.curves import Choice as CurveChoice
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.comparison import Row
 from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
@@ -118,8 +117,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             "choice": decision.choice.reads,
             "ridge": decision.choice.ridge,
             "gain": decision.choice.gain,
-            "curves": [choice.kind for choice in _curves(decision)],
-            "curve_gains": [choice.gains for choice in _curves(decision)],
         },
         "exits": [
             {
@@ -188,12 +185,6 @@ def _by_objective(findings: Findings, depths: Sequence[int], stops: NDArray[np.i
         table = reliability.table(split, depths, p[known, :, n], stops[known], None if counts is None else counts[known], fields)
         rows += [{"objective": name, **asdict(row)} for row in table]
     return rows
-
-
-def _curves(decision: Decision) -> Sequence[CurveChoice]:
-    """Of the maps written."""
-    choice = decision.choice
-    return choice.own_curve_choices if decision.chosen is None else choice.curve_choices
 
 
 def _heads_read(policy: Policy) -> str:

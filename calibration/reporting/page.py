@@ -68,7 +68,6 @@ def page(report: Report) -> str:
         testers=certify.count_users(report["tested"]),
         rules=_rules(report["policy"]),
         maps=maps_sentence(report["maps"]),
-        curves=curves_sentence(report),
         rivals=[(name, about) for name, about in rivals.ABOUT.items() if name in ways],
         examples=examples,
         prompts=any(slate["prompt"] is not None for _, slates in examples for slate, _, _ in slates),
@@ -132,17 +131,6 @@ def maps_sentence(maps: Mapping[str, Any]) -> str:
     if maps["read"] == OWN:
         return f"{reads}: full depth is the model's own answer."
     return f"{reads}: log loss of users left out is lower by {figures}."
-
-
-def curves_sentence(report: Report) -> str:
-    """What follows the Platt maps, in a sentence; empty: nothing does."""
-    kinds = report["maps"]["curves"]
-    named = [
-        f"{kind} after layer {', '.join(str(e['layers']) for e, own in zip(report['exits'], kinds, strict=True) if own == kind)}"
-        for kind in ("beta", "isotonic")
-        if kind in kinds
-    ]
-    return f"A curve follows the Platt map: {'; '.join(named)}." if named else ""
 
 
 def _rules(policy: Mapping[str, Any]) -> str:
@@ -242,7 +230,6 @@ def _tables(report: Report) -> dict[str, Table]:
                 Column("a", "a", places(4)),
                 Column("b", "b", places(4)),
                 *([Column("weights of earlier heads", "earlier", weights)] if report["maps"]["read"] == ALL else ()),
-                *([Column("points of the curve", lambda e: len(e["curve"]), count)] if any(e["curve"] for e in exits) else ()),
                 Column("head ranks", "useful", yes),
                 Column("candidates stopped, test", "stopped", share),
             ],

@@ -32,7 +32,7 @@ using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, doubl
 using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
                             double, bool, std::int32_t, std::vector<SegmentRow>>;
 using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float, std::vector<float>,
-                           std::vector<std::pair<float, float>>, std::vector<std::pair<float, float>>>;
+                           std::vector<std::pair<float, float>>>;
 using InfoRow =
     std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string,
                std::size_t, bool, float, std::size_t, bool, float, std::string, std::vector<std::pair<std::string, float>>>;
@@ -220,13 +220,10 @@ class Session {
     for (std::size_t k = 0; k < session_.bundle().info().exits; ++k) {
       const rexit_exit_info exit = session_.bundle().exit(k);
       const std::vector<float> earlier(exit.earlier, exit.earlier + (exit.earlier != nullptr ? k : 0));
-      std::vector<std::pair<float, float>> curve;
-      for (std::size_t n = 0; n < exit.curve_points; ++n) curve.emplace_back(exit.curve[n].x, exit.curve[n].c);
       std::vector<std::pair<float, float>> maps;
       for (std::size_t n = 0; exit.objectives != nullptr && n < objectives; ++n)
         maps.emplace_back(exit.objectives[n].a, exit.objectives[n].b);
-      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall, earlier, curve,
-                        maps);
+      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall, earlier, maps);
     }
     return rows;
   }

@@ -68,8 +68,8 @@ class Audited(NamedTuple):
 
 
 def test_an_answer_is_compared_with_full_depth() -> None:
-    """By hand: full depth's c is by the last head's own map, here with a curve."""
-    head = ExitPolicy(1.0, 0.5, curve=((-10.0, -20.0), (10.0, 20.0)))
+    """By hand: full depth's c is by the last head's own map, here with a slope of 2."""
+    head = ExitPolicy(2.0, 1.0)
     limits = Limits(Loss("rank-correlation"), "ndcg@10", head, (Rule(POLICY, 0.1, 0.05, False),), "digest")
     slate = limits.slate("u", [7, 8, 9], Audited(), time=5.0)
     assert slate == AuditedSlate(5.0, "u", [7, 8, 9], [9.0, 5.0, 7.0], [4.0, 3.0, 2.0], [1, 0, 0], 0, "digest")

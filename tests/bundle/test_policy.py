@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from rexit.bundle import ExitPolicy, Policy, TopK
-from rexit.bundle.policy import Curve, interpolate
 from rexit.errors import BundleError
 
 
@@ -64,20 +63,12 @@ def random_policy(random: np.random.Generator) -> Policy:
     return policy(*exits, FREE, patience=int(random.integers(1, 4)))
 
 
-def with_curves(straight: Policy, random: np.random.Generator) -> Policy:
-    """With slopes of 0.5 to 2 in places."""
-    x = np.arange(-4.0, 5.0)
-    exits = [replace(e, curve=(*zip(x, np.cumsum(random.uniform(0.5, 2, 9)) - 4, strict=True),)) for e in straight.exits]
-    return replace(straight, exits=tuple(exits))
-
-
-@pytest.mark.parametrize(("earlier", "curves"), [(False, False), (True, False), (False, True), (True, True)])
-def test_exit_range_holds_every_answer_within_the_margin_and_little_else(earlier: bool, curves: bool) -> None:
+@pytest.mark.parametrize("earlier", [False, True])
+def test_exit_range_holds_every_answer_within_the_margin_and_little_else(earlier: bool) -> None:
     random = np.random.default_rng(0)
     allowed = 0.0
     for _ in range(50):
         made = with_earlier_heads(random_policy(random), random) if earlier else random_policy(random)
-        made = with_curves(made, random) if curves else made
         z = random.normal(0, 1, (40, 4)).astype(np.float32)
         earliest, latest = made.exit_range(z, 0.05, np.array([0, 40]))
         allowed += (latest - earliest + 1).sum() / 2000
@@ -146,34 +137,6 @@ def test_earlier_heads_are_written_and_required_only_where_there_are_some(tmp_pa
         assert [e.get("earlier") for e in value["exits"]] == [None, None, [0.25, -0.125]]
 
 
-def test_a_curve_is_linear_between_its_points_and_beyond() -> None:
-    curve = ((-1.0, -3.0), (0.0, 0.0), (2.0, 1.0))
-    x = np.float32([-2, -1, -0.5, 0, 1, 2, 6])
-    np.testing.assert_array_equal(interpolate(curve, x), np.float32([-6, -3, -1.5, 0, 0.5, 1, 3]))
-    curved = Policy((ExitPolicy(2, 0.5), ExitPolicy(-1, 0.25, earlier=(3.0,), curve=curve)), 1, "d")
-    np.testing.assert_array_equal(curved.calibrated(np.float32([[1, 2]])), np.float32([[2.5, 0.625]]))
-
-
-def test_a_curve_stays_finite_and_never_falls() -> None:
-    largest = np.finfo(np.float32).max
-    curve = ((-1e9, -1e9), (0.0, 0.0), (1e-9, 0.5), (3.0, 0.7), (3.1, 1e8))
-    assert interpolate(curve, np.float32([np.inf, largest])).tolist() == [largest] * 2
-    for centre in np.float32([0, 1e-9, 3, 3.1]):
-        x = (centre.view(np.int32) + np.arange(-50, 50, dtype=np.int32)).astype(np.int32).view(np.float32) if centre else centre
-        assert (np.diff(interpolate(curve, np.sort(np.atleast_1d(x)))) >= 0).all()
-
-
-def test_curves_are_written_and_required_only_where_there_are_some(tmp_path: Path) -> None:
-    path, plain = tmp_path / "policy.json", policy(FREE, FREE)
-    plain.write(path)
-    assert b"curve" not in path.read_bytes()
-    curved = replace(plain, exits=(plain.exits[0], replace(plain.exits[1], curve=((-0.5, -1.0), (0.25, 2.0)))))
-    curved.write(path)
-    assert Policy.read(path, 2, "d") == curved
-    value = json.loads(path.read_text())
-    assert value["requires"] == ["curves"] and [e.get("curve") for e in value["exits"]] == [None, [[-0.5, -1.0], [0.25, 2.0]]]
-
-
 def test_the_prior_shift_is_written_and_required_only_where_there_is_one(tmp_path: Path) -> None:
     path, shifted = tmp_path / "policy.json", replace(policy(FREE, FREE), prior_shift=-2.5)
     shifted.write(path)
@@ -185,20 +148,6 @@ def test_the_prior_shift_is_written_and_required_only_where_there_is_one(tmp_pat
 def test_the_prior_shift_multiplies_the_odds() -> None:
     shifted = replace(policy(FREE), prior_shift=float(np.float32(np.log(0.25))))
     np.testing.assert_allclose(shifted.probability(np.float32([0, np.log(4), -1e30, 1e30])), [0.2, 0.5, 0, 1], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("curve", "expected"),
-    [
-        (((0.0, 0.0),), r"exits\[1\] curve: has 1 points, expected 2 to 1024"),
-        (((0.0, 0.0), (math.nan, 1.0)), r"exits\[1\] curve\[1\]\[0\]: is nan, expected -1e\+09 to 1e\+09"),
-        (((0.0, 1.0), (1.0, 1.0)), r"exits\[1\] curve\[1\]: is not above the point before it"),
-    ],
-)
-def test_curves_that_no_reader_takes(tmp_path: Path, curve: Curve, expected: str) -> None:
-    with pytest.raises(BundleError, match=f"not written: {expected}"):
-        Policy((ExitPolicy(), ExitPolicy(curve=curve)), 1, "d").write(tmp_path / "policy.json")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -265,18 +214,6 @@ def test_rules_of_the_slate_that_no_reader_takes_are_not_written(tmp_path: Path,
             {"exits": [{"a": 1, "b": 0, "upper": None, "lower": None, "earlier": [1]}] * 2},
             r"exits\[0\] earlier: has 1 numbers, expected one per earlier exit, 0",
         ),
-        ({"exits": [{**FREE_EXIT, "curve": 1}] * 2}, "curve: 1 is not an array"),
-        ({"exits": [{**FREE_EXIT, "curve": [[0, 0]]}] * 2}, "curve: has 1 points, expected 2 to 1024"),
-        ({"exits": [{**FREE_EXIT, "curve": [[n, n] for n in range(1025)]}] * 2}, "curve: has 1025 points"),
-        ({"exits": [{**FREE_EXIT, "curve": [[0, 0], 1]}] * 2}, r"curve\[1\]: 1 is not an array"),
-        ({"exits": [{**FREE_EXIT, "curve": [[0, 0], [1]]}] * 2}, r"curve\[1\]: has 1 numbers, expected 2, x and c"),
-        ({"exits": [{**FREE_EXIT, "curve": [[0, 0], [1, math.nan]]}] * 2}, "nan is not a finite number"),
-        (
-            {"exits": [{**FREE_EXIT, "curve": [[0, 0], [2e9, 1]]}] * 2},
-            r"exits\[0\] curve\[1\]\[0\]: is 2000000000.0, expected -1e\+09 to 1e\+09",
-        ),
-        ({"exits": [{**FREE_EXIT, "curve": [[0, 0], [1, 0]]}] * 2}, r"curve\[1\]: is not above the point before it"),
-        ({"exits": [{**FREE_EXIT, "curve": [[0, 0], [1e-10, 1]]}] * 2}, r"curve\[1\]: is too steep, expected a slope of at most"),
         ({"requires": "slate-rules"}, "requires"),
         ({"made_on": [1]}, "made_on: expected an object"),
         ({"made_on": {"device": "cpu", "threads": 2}}, "made_on: expected an object with `device`, `threads` and `machine`"),

@@ -79,16 +79,6 @@ def _made(case: str) -> dict[str, Any]:
         return content.build(bundle, options, content.Findings(parts, profile, costs, decision, None, False, early, late, None))
 
 
-def test_it_says_what_follows_the_maps() -> None:
-    report = made()
-    assert "A curve follows" not in page.page(report) and report["maps"]["curves"] == ["platt"] * 3
-    report["maps"]["curves"] = ["isotonic", "platt", "isotonic"]
-    for k in (0, 2):
-        report["exits"][k]["curve"] = [[0.0, 1.0], [1.0, 3.0]]
-    html = page.page(report)
-    assert "A curve follows the Platt map: isotonic after layer 1, 4." in html and "points of the curve" in html
-
-
 def test_it_says_how_right_probabilities_are() -> None:
     report = made()
     rows = report["probabilities"]["table"]

@@ -62,18 +62,17 @@ def test_own_maps_compare_nothing(run: Run, place: Path) -> None:
     assert "earlier-heads" not in policy["requires"] and all("earlier" not in e for e in policy["exits"])
 
 
-def test_curves_and_a_prior_shift_are_what_the_runtime_follows(run: Run, place: Path) -> None:
+def test_a_prior_shift_is_what_the_runtime_follows(run: Run, place: Path) -> None:
     (place / "items.csv").write_text("item_id,kind\n" + "".join(f"{item},film\n" for item in ITEM_IDS))
-    words = "--curve", "beta", "--negative-rate", 0.1, "--items", place / "items.csv", "--by", "kind"
+    words = "--negative-rate", 0.1, "--items", place / "items.csv", "--by", "kind"
     ended = calibrate(run, place, *words)
     assert "kind: film" in ended.out
     assert ended.code == 0 and "10 negatives for each in the labels" in " ".join(ended.out.split())
     assert "all candidates after layer 1" in ended.out and "the policy's answers" in ended.out
     bundle = Bundle.open(place / "bundle")
     policy = bundle.policy()
-    assert policy is not None and any(e.curve for e in policy.exits) and policy.prior_shift == np.float32(np.log(0.1))
+    assert policy is not None and policy.prior_shift == np.float32(np.log(0.1))
     with runtime.open(bundle.path) as session:
-        assert [e.curve for e in session.exits] == [e.curve for e in policy.exits]
         trace = session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
         stops = policy.stops(trace, np.array([0, len(trace)]))
         scores = session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
@@ -136,8 +135,6 @@ def test_edited_split(run: Run, place: Path) -> None:
         (("--top-k", 10), "top k 10, expected less than the largest slate's 10 candidates"),
         (("--cached-share", 1.5), "cached share 1.5, expected 0 to 1"),
         (("--slate", 0), "slate size 0, expected at least 1"),
-        (("--curve", "spline"), "curve 'spline': unknown, expected platt, beta, isotonic or auto"),
-        (("--curve", "isotonic"), "exit 0: its isotonic map has one point on"),
         (("--negative-rate", 0), "negative rate 0, expected more than 0 and at most 1"),
         (("--items", "nowhere.csv"), "nowhere.csv"),
         (("--by", "surface"), "and no column of items, expected one of: none"),

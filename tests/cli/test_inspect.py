@@ -100,16 +100,6 @@ def test_a_policy_that_reads_earlier_heads(run: Run, place: Path) -> None:
     assert [e["earlier"] for e in run("inspect", path, "--json").json["policy"]["exits"]] == [[], [], [0.25, 1.5]]
 
 
-def test_a_policy_with_a_curve(run: Run, place: Path) -> None:
-    exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None} for _ in range(3)]
-    exits[1] |= {"curve": [[0.0, 0.5], [1.0, 2.0]]}
-    write_policy(place / "bundle", exits)
-    path = place / "bundle" / "variants" / "cpu-fp32" / "policy.json"
-    ended = run("inspect", path)
-    assert "c = a z + b, then a curve;" in " ".join(ended.out.split()) and "2 points" in ended.out
-    assert [e["curve"] for e in run("inspect", path, "--json").json["policy"]["exits"]] == [[], [[0.0, 0.5], [1.0, 2.0]], []]
-
-
 def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text('{"schema": 1}')

@@ -187,8 +187,7 @@ def main() -> None:
     put("policy/rules", policy(digest, requires=["slate-rules"], quorum=0.25, top_k=TOP_K, made_on=made_on))
     maps = [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]
     put("policy/earlier", policy(digest, requires=["earlier-heads"], exits=maps))
-    curve = [{**rule, "curve": [[-1.0, -2.0], [0.5, 0.25], [2.0, 3.0]]} for rule in EXITS]
-    put("policy/curves", policy(digest, requires=["curves", "prior-shift"], exits=curve, prior_shift=-2.5))
+    put("policy/prior", policy(digest, requires=["prior-shift"], prior_shift=-2.5))
     put("program/plain", json.dumps(PROGRAM))
     put("program/vectors", json.dumps(program_with_vectors()))
     put("program/texts", json.dumps(with_request(with_context(make_catalog())).info["prompt"]))

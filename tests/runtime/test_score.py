@@ -234,27 +234,6 @@ def test_the_prior_shift_moves_probabilities_and_nothing_else(tmp_path: Path) ->
         np.testing.assert_allclose(odds[1][known], 0.1 * odds[0][known], rtol=1e-4)
 
 
-@pytest.mark.parametrize("earlier", [EARLIER, ((),) * 3])
-def test_curves_follow_the_maps_as_in_numpy(earlier: tuple[tuple[float, ...], ...], tmp_path: Path) -> None:
-    """In the bundle's policy and under a request's own thresholds; a slate is ranked as without them."""
-    folder = write_bundle(tmp_path / "bundle")
-    curves = ((-1.0, -2.0), (-0.5, -0.25), (2.0, 0.5)), (), ((-3.0, -1.0), (0.0, 0.125), (0.5, 4.0))
-    exits = tuple(ExitPolicy(0.7, 0.3, 2.0, 1.5, *both) for both in zip(earlier, curves, strict=True))
-    policy = Policy(exits, 1, Bundle.open(folder).variant_sha256)
-    policy.write(folder / "variants/cpu-fp32/policy.json")
-    session = runtime.open(folder)
-    assert [e.curve for e in session.exits] == [*curves]
-    own = replace(policy, exits=tuple(replace(e, upper=0.5, lower=0.25) for e in exits))
-    rules = runtime.StopRule([0.5] * 3, [0.25] * 3)
-    straight = replace(policy, exits=tuple(replace(e, curve=()) for e in exits))
-    for user in USER_IDS[:6]:
-        trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
-        assert_follows(session.score(user, ITEM_IDS, as_of=AS_OF), policy, trace)
-        assert_follows(session.score(user, ITEM_IDS, as_of=AS_OF, policy=rules), own, trace)
-        best = session.score(user, ITEM_IDS, as_of=AS_OF, force_exit=2, top_k=5)
-        assert best.index.tolist() == np.argsort(-straight.calibrated(trace)[:, 2], kind="stable")[:5].tolist()
-
-
 @pytest.mark.parametrize("request_k", [0, 2])
 @pytest.mark.parametrize("rule", [TopK(6, False, (4.0, 1.0), (3.0, 1.5)), TopK(6, True, (2.0, 0.5), (2.0, 0.5)), None])
 @pytest.mark.parametrize("quorum", [0.0, 0.4])

@@ -15,7 +15,7 @@
  * - exit: a depth at which the model can answer. head: computes the answer at an exit. segment: the layers between two exits,
  *   with the head at their end; segment k ends at exit k, and both count from 0.
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
- *   Some policies add weighted log-odds of earlier heads to c, or map it once more: `earlier` and `curve` in rexit_exit_info.
+ *   Some policies add weighted log-odds of earlier heads to c: `earlier` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
  * - objective: what the model predicts of a candidate, such as a click or a like; most models have one. With several, a head has
  *   log-odds for each. utility: the weighted sum of the objectives' probabilities; its log-odds x take the place of z above.
@@ -313,10 +313,6 @@ typedef struct rexit_bundle_info {
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
 
-typedef struct rexit_curve_point {
-  float x, c;
-} rexit_curve_point;
-
 typedef struct rexit_platt {
   float a, b;
 } rexit_platt;
@@ -325,17 +321,13 @@ typedef struct rexit_platt {
 typedef struct rexit_exit_info {
   size_t struct_size; /* set by the caller */
   size_t layers;      /* layers up to this exit */
-  float a, b;         /* Platt map: c = a z + b, plus what `earlier` adds, then through `curve` */
+  float a, b;         /* Platt map: c = a z + b, plus what `earlier` adds */
   float upper, lower;
   size_t patience;
   float rise, fall; /* as in rexit_top_k; 0 without that rule, and at the last exit */
   /* [exit] weights w: the heads of the exits before this one add w[0] z[0] + ... + w[exit - 1] z[exit - 1] to c. NULL: they add
    * nothing. Valid until the bundle is closed. */
   const float* earlier;
-  size_t curve_points; /* 0: no curve */
-  /* [curve_points] points, x and c ascending: c lies on the line between the two around x = a z + b + what `earlier` adds; beyond
-   * the ends, the first and the last line go on. NULL: c = x. Valid until the bundle is closed. */
-  const rexit_curve_point* curve;
   /* [objectives] maps: an objective's probability is sigmoid(a z + b). With the utility's weights w, lo the sum of those below 0
    * and hi of those above: u = (sum of w times the probabilities - lo) / (hi - lo), and x = log(u / (1 - u)) takes the place of z
    * in c. NULL: the bundle has a single objective. Valid until the bundle is closed. */

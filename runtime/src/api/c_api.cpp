@@ -374,8 +374,7 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
   const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
   write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
-                move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr, rule.curve.size(),
-                rule.curve.empty() ? nullptr : rule.curve.data(),
+                move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
                 opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit)},
                info_out);
   return REXIT_OK;

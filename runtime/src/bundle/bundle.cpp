@@ -209,31 +209,6 @@ void read_map(const Json& json, std::size_t k, ExitRule& rule, std::vector<float
   }
 }
 
-// An empty list: no curve.
-std::vector<rexit_curve_point> read_curve(const Json& json) {
-  const std::vector<Json> points = json.elements();
-  if (points.empty()) return {};
-  if (points.size() < min_curve_points || points.size() > max_curve_points)
-    fail(REXIT_CORRUPT, json.where(), ": has ", points.size(), " points, expected ", min_curve_points, " to ", max_curve_points);
-  std::vector<rexit_curve_point> curve;
-  for (const Json& element : points) {
-    const std::vector<Json> numbers = element.elements();
-    if (numbers.size() != 2) fail(REXIT_CORRUPT, element.where(), ": has ", numbers.size(), " numbers, expected 2, x and c");
-    const rexit_curve_point point{numbers[0].finite_float(), numbers[1].finite_float()};
-    for (std::size_t j = 0; j < 2; ++j)
-      if (const float value = j == 0 ? point.x : point.c; !(std::fabs(value) <= max_intercept))
-        fail(REXIT_CORRUPT, numbers[j].where(), ": is ", value, ", expected ", -max_intercept, " to ", max_intercept);
-    if (!curve.empty()) {
-      const double run = static_cast<double>(point.x) - curve.back().x, rise = static_cast<double>(point.c) - curve.back().c;
-      if (!(run > 0 && rise > 0))
-        fail(REXIT_CORRUPT, element.where(), ": is not above the point before it, expected x and c to ascend in float32");
-      if (rise > max_slope * run) fail(REXIT_CORRUPT, element.where(), ": is too steep, expected a slope of at most ", max_slope);
-    }
-    curve.push_back(point);
-  }
-  return curve;
-}
-
 Policy read_policy(const Json& root, std::size_t exits, const Variant& variant) {
   check_digest_is(root.at("variant_sha256"), variant.sha256, "this variant's (calibrate it again)");
   Policy policy;
@@ -243,10 +218,9 @@ Policy read_policy(const Json& root, std::size_t exits, const Variant& variant) 
   for (const Json& exit : rules) {
     ExitRule rule;
     read_map(exit, policy.exits.size(), rule, policy.earlier);
-    if (exit.has("curve")) rule.curve = read_curve(exit.at("curve"));
     if (exit.has("upper")) rule.upper = exit.at("upper").finite_float();
     if (exit.has("lower")) rule.lower = exit.at("lower").finite_float();
-    policy.exits.push_back(std::move(rule));
+    policy.exits.push_back(rule);
   }
   std::vector<float>& earlier = policy.earlier;
   if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();

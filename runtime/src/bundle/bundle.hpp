@@ -70,8 +70,8 @@ class Bundle {
   // Features that manifest.json may require of a reader.
   static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed", "tokens"};
   // Likewise policy.json.
-  static constexpr std::initializer_list<std::string_view> known_in_policy = {"slate-rules", "earlier-heads", "curves",
-                                                                              "prior-shift", "objectives"};
+  static constexpr std::initializer_list<std::string_view> known_in_policy = {"slate-rules", "earlier-heads", "prior-shift",
+                                                                              "objectives"};
   // Likewise variant.json.
   static constexpr std::initializer_list<std::string_view> known_in_variant = {"objectives"};
 

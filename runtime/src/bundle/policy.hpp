@@ -16,30 +16,15 @@ namespace rexit::core {
 // Limits for policy.json. With larger values, c could overflow float32 for ordinary log-odds.
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
 constexpr float max_prior_shift = 100;
-constexpr float max_weight = 1e9f;  // of a utility
-constexpr std::size_t min_curve_points = 2, max_curve_points = 1024;
+constexpr float max_weight = 1e9f;                                                // of a utility
 constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest top-k
 
-// c by the line between the two points around x; beyond the ends, the first and the last line go on. Computed in double and
-// rounded, so that a larger x never has a smaller c. `curve`: at least two points, both numbers ascending.
-inline float interpolate(const std::vector<rexit_curve_point>& curve, float x) noexcept {
-  const auto after = std::upper_bound(curve.begin() + 1, curve.end() - 1, x,
-                                      [](float value, const rexit_curve_point& point) { return value < point.x; });
-  const double x0 = after[-1].x, c0 = after[-1].c, x1 = after->x, c1 = after->c;
-  constexpr double largest = std::numeric_limits<float>::max();
-  return static_cast<float>(std::clamp(c0 + (x - x0) * ((c1 - c0) / (x1 - x0)), -largest, largest));
-}
-
-// c = a z + b in float32, then through the curve. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it
-// never stops.
+// c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.
 struct ExitRule {
   float a = 1, b = 0;
   float upper = std::numeric_limits<float>::infinity(), lower = std::numeric_limits<float>::infinity();
-  std::vector<rexit_curve_point> curve = {};  // empty: c stays as it is
 
-  float linear(float log_odds) const noexcept { return a * log_odds + b; }
-  float through_curve(float x) const noexcept { return curve.empty() ? x : interpolate(curve, x); }
-  float calibrated(float log_odds) const noexcept { return through_curve(linear(log_odds)); }
+  float calibrated(float log_odds) const noexcept { return a * log_odds + b; }
   bool confident(float c) const noexcept {
     constexpr float never = std::numeric_limits<float>::infinity();
     return (c >= upper && upper != never) || (c <= -lower && lower != never);
@@ -70,9 +55,9 @@ struct Policy {
   // c at an exit, if `earlier` is not empty. log_odds: of the heads so far, [exit + 1].
   float calibrated(std::size_t exit, const float* log_odds) const noexcept {
     const float* of_earlier = earlier_weights(exit);
-    float c = exits[exit].linear(log_odds[exit]);
+    float c = exits[exit].calibrated(log_odds[exit]);
     for (std::size_t j = 0; j < exit; ++j) c += of_earlier[j] * log_odds[j];
-    return exits[exit].through_curve(c);
+    return c;
   }
 };
 

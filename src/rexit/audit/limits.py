@@ -3,7 +3,7 @@
     "watch": {
       "loss": "top-k-overlap@10",    without labels, see `losses`
       "of": "ndcg@10",               the certified metric that it stands for
-      "full": {"a": 0.9, "b": -0.1, "curve": []},   the last head's own map: what losses are counted against
+      "full": {"a": 0.9, "b": -0.1},   the last head's own map: what losses are counted against
       "rules": [                     the policy, then the certified ones before it in their sequence, each more careful
         {"certified": false, "limit": 0.04, "mean": 0.031, "upper": [2.5, null], "lower": [null, null],
          "patience": 1, "quorum": 0, "top_k": null}]}
@@ -99,7 +99,7 @@ class Limits:
         return {
             "loss": self.loss.name,
             "of": self.of,
-            "full": {"a": self.full.a, "b": self.full.b, "curve": [list(point) for point in self.full.curve]},
+            "full": {"a": self.full.a, "b": self.full.b},
             "rules": [rule.to_json() for rule in self.rules],
         }
 
@@ -190,7 +190,7 @@ def _top_k(rule: TopK) -> dict[str, Any]:
 
 
 def _map(value: Mapping[str, Any]) -> ExitPolicy:
-    exit_ = ExitPolicy(float(value["a"]), float(value["b"]), curve=tuple((float(x), float(c)) for x, c in value["curve"]))
+    exit_ = ExitPolicy(float(value["a"]), float(value["b"]))
     if (problem := Policy((exit_,), 1, "").problem()) is not None:
         raise ValueError(f"full: {problem}")
     return exit_

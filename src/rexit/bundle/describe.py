@@ -98,7 +98,7 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
     for k, rule in enumerate(policy.exits):
         upper, lower = (None if math.isinf(threshold) else threshold for threshold in (rule.upper, rule.lower))
         depth = None if layers is None else layers[k]
-        entry = {"exit": k, "layers": depth, "a": rule.a, "b": rule.b, "earlier": list(rule.earlier), "curve": list(rule.curve)}
+        entry = {"exit": k, "layers": depth, "a": rule.a, "b": rule.b, "earlier": list(rule.earlier)}
         exits.append({**entry, "upper": upper, "lower": lower})
     return {
         "patience": policy.patience,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from rexit.errors import BundleError
 
 FILE = "policy.json"
 MAX_SLOPE = MAX_INTERCEPT = 1e9
-"""Limits of a Platt map, and of a curve's slopes and values: beyond them, c could overflow float32 for ordinary log-odds."""
-MIN_POINTS, MAX_POINTS = 2, 1024
-"""Of a curve."""
+"""Limits of a Platt map: beyond them, c could overflow float32 for ordinary log-odds."""
 MAX_PATIENCE = 1024
 MAX_TOP_K = 2**31 - 1
 """As many candidates as a request can have."""
@@ -29,12 +27,10 @@ SLATE_RULES = "slate-rules"
 """What a reader must know (`requires`) of a policy with rules for whole slates."""
 EARLIER_HEADS = "earlier-heads"
 """What a reader must know of a policy whose maps read the heads of earlier exits, too."""
-CURVES = "curves"
-"""What a reader must know of a policy whose Platt maps are followed by curves."""
 PRIOR_SHIFT = "prior-shift"
 """What a reader must know of a policy whose probabilities are shifted."""
 MAX_PRIOR_SHIFT = 100.0
-FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS, CURVES, PRIOR_SHIFT, OBJECTIVES})
+FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS, PRIOR_SHIFT, OBJECTIVES})
 """All that this version knows."""
 
 
@@ -48,18 +44,6 @@ def _numbers(value: Any, name: str) -> tuple[float, ...]:
     if not isinstance(value, list):
         raise ValueError(f"{name}: {value!r} is not an array")
     return tuple(map(_number, value))
-
-
-def _curve(value: Any) -> Curve:
-    if not isinstance(value, list):
-        raise ValueError(f"curve: {value!r} is not an array")
-    if value and not MIN_POINTS <= len(value) <= MAX_POINTS:
-        raise ValueError(f"curve: has {len(value)} points, expected {MIN_POINTS} to {MAX_POINTS}")
-    points = [_numbers(point, f"curve[{n}]") for n, point in enumerate(value)]
-    for n, point in enumerate(points):
-        if len(point) != 2:
-            raise ValueError(f"curve[{n}]: has {len(point)} numbers, expected 2, x and c")
-    return tuple((x, c) for x, c in points)
 
 
 def _maps(value: Any) -> tuple[tuple[float, float], ...]:
@@ -97,23 +81,6 @@ def _top_k(value: Any) -> TopK:
     return TopK(k, ordered, tuple(map(_number, rise)), tuple(map(_number, fall)))
 
 
-def _curve_problem(curve: Curve) -> str | None:
-    """Of at least one point."""
-    if not MIN_POINTS <= len(curve) <= MAX_POINTS:
-        return f"curve: has {len(curve)} points, expected {MIN_POINTS} to {MAX_POINTS}"
-    for n, point in enumerate(curve):
-        for j, value in enumerate(point):
-            if not abs(value) <= MAX_INTERCEPT:
-                return f"curve[{n}][{j}]: is {value}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
-    points = np.array(curve, np.float32).astype(np.float64)
-    for n, (run, rise) in enumerate(np.diff(points, axis=0).tolist(), 1):
-        if run <= 0 or rise <= 0:
-            return f"curve[{n}]: is not above the point before it, expected x and c to ascend in float32"
-        if rise > MAX_SLOPE * run:
-            return f"curve[{n}]: is too steep, expected a slope of at most {MAX_SLOPE:g}"
-    return None
-
-
 def _made_on_problem(made_on: Any) -> str | None:
     if not isinstance(made_on, Mapping) or not isinstance(machine := made_on.get("machine"), Mapping):
         return "made_on: expected an object with `device`, `threads` and `machine`, an object"
@@ -131,36 +98,12 @@ def _made_on_problem(made_on: Any) -> str | None:
     return None
 
 
-Curve = tuple[tuple[float, float], ...]
-"""Points (x, c), both ascending."""
-
-
-def interpolate(curve: Curve, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns c by the line between the two points around x, float32, computed as in the runtime.
-
-    Beyond the ends, the first and the last line go on. It is computed in float64 and rounded, so that a larger x never has a
-    smaller c, nor one beyond float32.
-
-    Args:
-        curve: at least two points.
-        x: float32, of any shape.
-    """
-    xs, cs = np.array(curve, np.float32).astype(np.float64).T
-    i = np.clip(np.searchsorted(xs, x, "right") - 1, 0, len(xs) - 2)
-    largest = float(np.finfo(np.float32).max)
-    with np.errstate(invalid="ignore"):
-        c = cs[i] + (x.astype(np.float64) - xs[i]) * ((cs[i + 1] - cs[i]) / (xs[i + 1] - xs[i]))
-    return np.asarray(np.clip(c, -largest, largest), np.float32)
-
-
 @dataclass(frozen=True)
 class ExitPolicy:
     """One exit: c = a z + b with z the raw log-odds; stops at c >= upper or c <= -lower (inf: never).
 
     earlier: of exit k, k weights w of the heads before it, which add w_0 z_0 + ... + w_(k-1) z_(k-1) to c; a may then have any
     sign. Empty: c reads the exit's own head alone.
-
-    curve: points that all of this goes through, see `interpolate`: a beta or an isotonic map. Empty: c stays as it is.
 
     objectives: with several objectives, a and b of each one's own map, and z is the utility's log-odds. Empty: there is one.
     """
@@ -170,7 +113,6 @@ class ExitPolicy:
     upper: float = math.inf
     lower: float = math.inf
     earlier: tuple[float, ...] = ()
-    curve: Curve = ()
     objectives: tuple[tuple[float, float], ...] = ()
 
 
@@ -227,8 +169,6 @@ class Policy:
         for k, e in enumerate(self.exits):
             for j, weight in enumerate(e.earlier):
                 c[:, k] += np.float32(weight) * z[:, j]
-            if e.curve:
-                c[:, k] = interpolate(e.curve, c[:, k])
         return c
 
     def probability(self, c: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -279,7 +219,7 @@ class Policy:
         c = self.calibrated(log_odds)
         upper = np.array([e.upper for e in self.exits], np.float32)
         lower = np.array([e.lower for e in self.exits], np.float32)
-        slack = self._slack(log_odds, np.float32(margin) * steepness)
+        slack = self._slack(np.float32(margin) * steepness)
         stop = ((c >= upper - slack) & (upper != np.inf)) | ((c <= slack - lower) & (lower != np.inf))
         near = np.abs(c) <= np.abs(slack)
         agree = np.ones(c.shape, np.int64)
@@ -292,27 +232,18 @@ class Policy:
         stop[:, -1] = True
         return slate_stops(c, stop, offsets, self.quorum, self.top_k, slack)
 
-    def _slack(self, log_odds: NDArray[np.float32], margins: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far each c moves, at most, if its log-odds move by up to +-margin; below 0 if the margin is: float32 [n, exits].
+    def _slack(self, margins: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far each exit's c moves, at most, if its log-odds move by up to +-margin: float32 [exits].
 
-        log_odds: float32 [n, exits]. margins: of each exit, float32 [exits].
+        margins: of each exit, float32 [exits]; below 0, the moves are too.
         """
-        slack = np.array(
+        return np.array(
             [
                 abs(e.a) * margins[k] + sum(abs(weight) * margins[j] for j, weight in enumerate(e.earlier))
                 for k, e in enumerate(self.exits)
             ],
             np.float32,
         )
-        moves = np.repeat(slack[None], len(log_odds), axis=0)
-        if not margins.any() or not any(e.curve for e in self.exits):
-            return moves
-        x = replace(self, exits=tuple(replace(e, curve=()) for e in self.exits)).calibrated(log_odds)
-        for k, e in enumerate(self.exits):
-            if e.curve:
-                low, c, high = (interpolate(e.curve, x[:, k] + move) for move in (-abs(slack[k]), np.float32(0), abs(slack[k])))
-                moves[:, k] = np.copysign(np.maximum(high - c, c - low), margins[k])
-        return moves
 
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str, objectives: Sequence[str] = ()) -> Policy:
@@ -327,7 +258,6 @@ class Policy:
                         math.inf if e["upper"] is None else _number(e["upper"]),
                         math.inf if e["lower"] is None else _number(e["lower"]),
                         () if e.get("earlier") is None else _numbers(e["earlier"], "earlier"),
-                        () if e.get("curve") is None else _curve(e["curve"]),
                         () if e.get("objectives") is None else _maps(e["objectives"]),
                     )
                     for e in value["exits"]
@@ -376,8 +306,6 @@ class Policy:
                 return f"exits[{k}] a: is {e.a}, expected more than 0 and at most {MAX_SLOPE:g}"
             if not abs(e.b) <= MAX_INTERCEPT:
                 return f"exits[{k}] b: is {e.b}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
-            if e.curve and (problem := _curve_problem(e.curve)) is not None:
-                return f"exits[{k}] {problem}"
             for side, limit in (("upper", e.upper), ("lower", e.lower)):
                 if not abs(limit) <= largest and limit != math.inf:
                     return f"exits[{k}] {side}: is {limit}, expected a float32"
@@ -414,7 +342,6 @@ class Policy:
         exits: list[dict[str, Any]] = [
             {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)}
             | ({"earlier": [number(weight) for weight in e.earlier]} if e.earlier else {})
-            | ({"curve": [[number(x), number(c)] for x, c in e.curve]} if e.curve else {})
             | ({"objectives": [{"a": number(a), "b": number(b)} for a, b in e.objectives]} if e.objectives else {})
             for e in self.exits
         ]
@@ -431,7 +358,6 @@ class Policy:
                 "requires": [
                     *([SLATE_RULES] if rules else []),
                     *([EARLIER_HEADS] if any(e.earlier for e in self.exits) else []),
-                    *([CURVES] if any(e.curve for e in self.exits) else []),
                     *([PRIOR_SHIFT] if self.prior_shift else []),
                     *([OBJECTIVES] if self.utility else []),
                 ],

@@ -37,11 +37,11 @@ def slate_stops(
         offsets: where each slate begins, and n: int64 [slates + 1].
         quorum: share of a slate that stops too; 0: off.
         top_k: the rule of that name; None: off.
-        slack: how much nearer each c is to settled than `top_k` says, float32 [n, exits]; None: 0.
+        slack: how much nearer each c is to settled than `top_k` says, float32 [exits]; None: 0.
     """
     stops = np.asarray(candidate_stop.argmax(1), np.int64)
     if top_k is not None:
-        stops = _settled(c, stops, offsets, top_k, np.zeros_like(c) if slack is None else slack)
+        stops = _settled(c, stops, offsets, top_k, np.zeros(c.shape[1], np.float32) if slack is None else slack)
     # A quorum ends its slate: until then it changes nothing.
     return np.minimum(stops, _quorum_exits(stops, c.shape[1], offsets, quorum)) if quorum else stops
 
@@ -63,12 +63,12 @@ def _settled(c: Floats, stops: Integers, offsets: Integers, rule: TopK, slack: F
     at = np.full(inside.shape, -1)
     at[inside] = stops
     now = np.full(inside.shape, np.nan, np.float32)
-    low, high, nearer = now.copy(), now.copy(), now.copy()
+    low, high = now.copy(), now.copy()
     for k in range(c.shape[1] - 1):
         rows = (at > k).any(1)
-        now[inside], nearer[inside] = c[:, k], slack[:, k]
-        low = np.where(at >= k, now + nearer - np.float32(rule.fall[k]), low)
-        high = np.where(at >= k, now - nearer + np.float32(rule.rise[k]), high)
+        now[inside] = c[:, k]
+        low = np.where(at >= k, now + slack[k] - np.float32(rule.fall[k]), low)
+        high = np.where(at >= k, now - slack[k] + np.float32(rule.rise[k]), high)
         known = known_places(low[rows], high[rows], sizes[rows, None], rule)
         at[rows] = np.where(known, np.minimum(at[rows], k), at[rows])
     return at[inside]

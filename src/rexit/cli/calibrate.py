@@ -85,10 +85,6 @@ def calibrate(
             help="The heads that an exit's calibrated log-odds read: own, all so far, or auto: all where held-out users say so."
         ),
     ] = "auto",
-    curve: Annotated[
-        str,
-        typer.Option(help="What makes probabilities of log-odds: platt, beta, isotonic, or auto: what held-out users say."),
-    ] = "auto",
     negative_rate: Annotated[
         float | None,
         typer.Option(help="Share of the world's negatives that the labels have, 1: all. Default: as `rexit index` sampled them."),
@@ -148,7 +144,6 @@ def calibrate(
         suggest_exits=suggest_exits,
         rivals=rivals,
         maps=maps,
-        curve=curve,
         negative_rate=negative_rate,
         utility=parse_weights("utility", utility),
         by=tuple(by),

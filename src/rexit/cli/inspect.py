@@ -125,11 +125,6 @@ def _print_policy(policy: dict[str, Any]) -> None:
         columns.append("earlier")
         for row, rule in zip(rows, policy["exits"], strict=True):
             row.append(", ".join(f"{weight:.3g}" for weight in rule["earlier"]) or "-")
-    if any(rule["curve"] for rule in policy["exits"]):
-        formula += ", then a curve"
-        columns.append("curve")
-        for row, rule in zip(rows, policy["exits"], strict=True):
-            row.append(f"{len(rule['curve'])} points" if rule["curve"] else "-")
     if (top_k := policy["top_k"]) is not None:
         columns += ["rise", "fall"]
         moves = [*zip(top_k["rise"], top_k["fall"], strict=True)]

@@ -32,7 +32,6 @@ def write_policy(folder: Path, exits: list[dict[str, Any]], patience: int = 1, v
     digest = manifest["files"][f"variants/{variant}/variant.json"]["sha256"]
     requires = ["slate-rules"] if {"quorum", "top_k"} & others.keys() else []
     requires += ["earlier-heads"] if any(e.get("earlier") for e in exits) else []
-    requires += ["curves"] if any(e.get("curve") for e in exits) else []
     requires += ["prior-shift"] if others.get("prior_shift") else []
     requires += ["objectives"] if "utility" in others else []
     value = {"schema": 1, "requires": requires, "variant_sha256": digest, "patience": patience, "exits": exits, **others}

@@ -2,15 +2,14 @@
 
 All numbers have 32 bits, integers or floats. First the number of cases. Each case: patience, quorum, k, ordered, the request's
 own k, candidates; rise and fall; a, b, upper and lower of each exit; 1 if maps read earlier heads, else 0; the earlier heads'
-weights; the number of points of each exit's curve, and the points; each candidate's log-odds at every exit; its exit and its c
-there. k 0: no such rule, or none of the request's own. The model has three exits. Maps are 1 and 0 in half of the cases, and read
-earlier heads in the others; a third of the exits has a curve.
+weights; each candidate's log-odds at every exit; its exit and its c there. k 0: no such rule, or none of the request's own. The
+model has three exits. Maps are 1 and 0 in half of the cases, and read earlier heads in the others.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from rexit.bundle import ExitPolicy, Policy, TopK
-from rexit.bundle.policy import Curve
 
 EXITS, CASES = 3, 600
 
@@ -39,7 +37,6 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
         limits[random.random(limits.shape) < 0.3] = np.inf
         maps: Any = [(1.0, 0.0)] * EXITS if case % 2 == 0 else random.normal(0, 1, (EXITS, 2))
         weights: list[Any] = [(0.0,) * k if case % 2 == 0 else random.normal(0, 1, k) for k in range(EXITS)]
-        curves = [curve(random, even) if random.random() < 1 / 3 else () for _ in range(EXITS)]
         top_k = TopK(int(random.integers(1, 12)), bool(random.integers(2)), tuple(rise), tuple(fall))
         policy = Policy(
             tuple(
@@ -49,9 +46,8 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
                     float(u),
                     float(w),
                     tuple(np.asarray(earlier, np.float32).tolist()),
-                    points,
                 )
-                for (a, b), (u, w), earlier, points in zip(maps, limits.T, weights, curves, strict=True)
+                for (a, b), (u, w), earlier in zip(maps, limits.T, weights, strict=True)
             ),
             int(random.integers(1, 3)),
             "",
@@ -59,13 +55,6 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
             top_k if random.random() < 0.8 else None,
         )
         yield policy, int(random.choice([0, 0, 3])), z
-
-
-def curve(random: np.random.Generator, even: Callable[[Any], Any]) -> Curve:
-    """Points near the log-odds, and now and then as steep as a curve may be."""
-    x, c = (np.unique(even(random.normal(0, 2, int(random.choice([6, 40]))))) for _ in range(2))
-    points = [*zip(x.tolist(), c.tolist(), strict=False)]
-    return tuple(points) if len(points) > 1 else ((-0.0, 0.25), (1e-9, 1.25))
 
 
 def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
@@ -81,9 +70,6 @@ def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
     weights = np.array([weight for e in policy.exits for weight in e.earlier], np.float32)
     yield np.int32(weights.any())
     yield weights
-    for e in policy.exits:
-        yield np.int32(len(e.curve))
-        yield np.array(e.curve, np.float32)
     yield z
     stops = requested.stops(z, np.array([0, len(z)]))
     yield np.int32(stops)

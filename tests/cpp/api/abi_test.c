@@ -116,9 +116,7 @@ static void layouts_are_fixed(void) {
   AT(rexit_exit_info, rise, 40);
   AT(rexit_exit_info, fall, 44);
   AT(rexit_exit_info, earlier, 48);
-  AT(rexit_exit_info, curve_points, 56);
-  AT(rexit_exit_info, curve, 64);
-  END(rexit_exit_info, objectives, 80);
+  END(rexit_exit_info, objectives, 64);
 
   AT(rexit_platt, a, 0);
   END(rexit_platt, b, 8);
@@ -127,9 +125,6 @@ static void layouts_are_fixed(void) {
   AT(rexit_objective_info, name, 8);
   AT(rexit_objective_info, weight, 16);
   END(rexit_objective_info, reserved, 24);
-
-  AT(rexit_curve_point, x, 0);
-  END(rexit_curve_point, c, 8);
 
   AT(rexit_top_k, struct_size, 0);
   AT(rexit_top_k, k, 8);

@@ -73,28 +73,6 @@ TEST_F(Promises, EarlierHeadsOutliveTheCall) {
   EXPECT_EQ(third.earlier[1], -0.25f);
 }
 
-TEST_F(Promises, CurvesAreNullWithoutAny) {
-  for (std::size_t k = 0; k < 3; ++k) {
-    rexit_exit_info exit = sized<rexit_exit_info>();
-    ASSERT_EQ(rexit_bundle_get_exit(bundle, k, &exit), REXIT_OK);
-    EXPECT_EQ(exit.curve, nullptr);
-    EXPECT_EQ(exit.curve_points, 0u);
-  }
-}
-
-// tests/damage/policies.py: its third exit has a curve.
-TEST_F(Promises, CurvesOutliveTheCall) {
-  const rexit::Bundle opened(bundles() + "/policy_with_a_curve/bundle");
-  const rexit_exit_info first = opened.exit(0), third = opened.exit(2);
-  rexit::Session(opened).warm_up();
-  EXPECT_EQ(first.curve, nullptr);
-  ASSERT_EQ(third.curve_points, 3u);
-  EXPECT_EQ(third.curve[0].x, -1.0f);
-  EXPECT_EQ(third.curve[0].c, -2.0f);
-  EXPECT_EQ(third.curve[2].x, 1.5f);
-  EXPECT_EQ(third.curve[2].c, 0.5f);
-}
-
 TEST(Variants, AreOpenedByNameOrTheFirstIs) {
   const std::string folder = tensorrt_bundles() + "/sound/bundle";
   rexit::BundleOptions options;

@@ -185,8 +185,7 @@ INSTANTIATE_TEST_SUITE_P(Bundles, TokenAllocationsTest,
                          testing::Values("sound", "no_catalog", "sound_with_vectors", "sound_with_start"));
 
 INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest,
-                         testing::Values("sound", "sound_with_vectors", "sound_with_start", "policy_that_reads_earlier_heads",
-                                         "policy_with_a_curve"));
+                         testing::Values("sound", "sound_with_vectors", "sound_with_start", "policy_that_reads_earlier_heads"));
 
 struct Serial final : kernels::Threads {
   // Like the arena in the tests of ONNX Runtime's memory.

@@ -34,48 +34,6 @@ TEST(Policy, EarlierHeadsAddToC) {
   EXPECT_EQ(policy.calibrated(2, log_odds), -0.5f - 2 + 8);
 }
 
-TEST(Policy, ACurveIsLinearBetweenItsPointsAndBeyond) {
-  const auto c = [](float x) { return interpolate({{-1, -3}, {0, 0}, {2, 1}}, x); };
-  EXPECT_EQ(c(-2), -6);
-  EXPECT_EQ(c(-1), -3);
-  EXPECT_EQ(c(-0.5f), -1.5f);
-  EXPECT_EQ(c(0), 0);
-  EXPECT_EQ(c(1), 0.5f);
-  EXPECT_EQ(c(2), 1);
-  EXPECT_EQ(c(6), 3);
-  EXPECT_EQ(interpolate({{-1, -3}, {0, 0}}, 2), 6);
-}
-
-TEST(Policy, ACurveStaysFiniteAndNeverFalls) {
-  const std::vector<rexit_curve_point> curve = {{-1e9f, -1e9f}, {0, 0}, {1e-9f, 0.5f}, {3, 0.7f}, {3.1f, 1e8f}};
-  const float largest = std::numeric_limits<float>::max();
-  EXPECT_EQ(interpolate(curve, largest), largest);
-  EXPECT_EQ(interpolate(curve, std::numeric_limits<float>::infinity()), largest);
-  EXPECT_EQ(interpolate({{0, 0}, {1e-9f, 0.5f}}, -largest), -largest);
-  float before = -largest;
-  for (const float centre : {0.0f, 1e-9f, 3.0f, 3.1f}) {
-    float x = centre;
-    for (int i = 0; i < 50; ++i) x = std::nextafter(x, -largest);
-    for (int i = 0; i < 100; ++i, x = std::nextafter(x, largest)) {
-      const float c = interpolate(curve, x);
-      EXPECT_GE(c, before) << "at " << x;
-      before = c;
-    }
-  }
-}
-
-TEST(Policy, CurvesFollowTheMaps) {
-  Policy policy;
-  policy.exits = {{2, 0.5f}, {1, 0}};
-  policy.exits[0].curve = {{0, 0}, {1, 3}};
-  policy.exits[1].curve = {{0, 1}, {5, 2}, {6, 7}};
-  EXPECT_EQ(policy.exits[0].calibrated(1), 7.5f);
-  EXPECT_EQ(policy.exits[1].calibrated(5.5f), 4.5f);
-  policy.earlier = {4};
-  const float log_odds[] = {1, 1.5f};
-  EXPECT_EQ(policy.calibrated(1, log_odds), 4.5f);
-}
-
 TEST(Policy, AgreementRestartsAtAChangeOfSign) {
   Agreement agreement;
   std::vector<std::uint32_t> heads;

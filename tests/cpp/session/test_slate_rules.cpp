@@ -193,13 +193,6 @@ TEST_F(SlateRulesTest, StopsAsPythonDoes) {
     const bool reads_earlier_heads = cases_file.integer() != 0;
     policy.earlier = cases_file.reals(exits * (exits - 1) / 2);
     if (!reads_earlier_heads) policy.earlier.clear();
-    for (ExitRule& exit : policy.exits) {
-      exit.curve.resize(cases_file.integer());
-      for (rexit_curve_point& point : exit.curve) {
-        point.x = cases_file.real();
-        point.c = cases_file.real();
-      }
-    }
     const std::vector<float> log_odds = cases_file.reals(candidates * exits);
     Exits expected, stopped;
     for (std::size_t i = 0; i < candidates; ++i) expected.push_back(cases_file.integer());
