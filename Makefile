@@ -41,7 +41,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/budgets examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.txt' -o -name '*.in')
 # Scripts belong to no package, and some of their names stand twice: they are type-checked folder by folder.
 SCRIPTS = $(shell find benchmarks examples tools -name '*.py' -not -path '*/serving/*' -printf '%h\n' | sort -u)
-IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens:examples
+IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens
 
 # $$(call imports,FILE...) among what a target depends on: those files and all of this repository that they import. Asked for
 # only when make comes to that target; a machine without Python yet has nothing made that could be old.

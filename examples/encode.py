@@ -37,19 +37,16 @@ class MeanOfLastHidden:
     Raises InputError if it cannot be loaded.
     """
 
-    def __init__(self, encoder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, encoder: str | Path) -> None:
         try:
             with quiet():
                 self._tokenizer = AutoTokenizer.from_pretrained(encoder, padding_side="right")
-                self._model = AutoModel.from_pretrained(encoder, dtype=dtype).eval()
+                self._model = AutoModel.from_pretrained(encoder, dtype=torch.float32).eval()
         except (OSError, ValueError) as exc:
             raise InputError(f"{encoder}: not an encoder that transformers loads: {first_line(exc)}") from exc
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
         positions = getattr(self._model.config, "max_position_embeddings", None) or self._tokenizer.model_max_length
         self._most = min(positions, self._tokenizer.model_max_length)
-
-    def tokens(self, text: str) -> int:
-        return len(self._tokenizer(text)["input_ids"])
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], progress: bool = False) -> NDArray[np.float32]:
@@ -60,7 +57,7 @@ class MeanOfLastHidden:
             inputs = self._tokenizer(
                 [texts[n] for n in rows], return_tensors="pt", padding=True, truncation=True, max_length=self._most
             )
-            hidden = self._model(**inputs, use_cache=False).last_hidden_state.float()
+            hidden = self._model(**inputs, use_cache=False).last_hidden_state
             mask = inputs["attention_mask"][:, :, None]
             vectors[rows] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
         return vectors

@@ -31,7 +31,7 @@ from question import COLD, MOMENTS, Questions
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
-from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_lengths
+from workload import CANDIDATE, SIX_EXITS, Lengths, catalog_of_fixed_lengths
 
 from rexit.bundle import Catalog
 from rexit.measure.machine import machine
@@ -192,7 +192,7 @@ def bundle_of(model: Path, work: Path) -> Path:
         print(f"exporting {out}", file=sys.stderr)
         export_bundle(
             model / "checkpoint",
-            catalog_of_fixed_lengths(work, Words.of_checkpoint(model / "checkpoint"), LENGTHS),
+            catalog_of_fixed_lengths(work, model / "checkpoint", LENGTHS),
             out,
             ExportOptions(
                 exits=SIX_EXITS,

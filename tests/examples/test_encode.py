@@ -77,7 +77,7 @@ def test_a_vector_is_the_mean_over_the_texts_own_tokens(encoder: Path) -> None:
     embed = encode.MeanOfLastHidden(encoder)
     both, alone = embed(["Up", "GoldenEye"]), embed(["Up"])
     np.testing.assert_allclose(both[0], alone[0], atol=1e-6)
-    assert embed.tokens("Up") == 2 and (both[0] != both[1]).any()
+    assert (both[0] != both[1]).any()
     assert encode.vectors_of(pl.Series(["Up", None]), embed).to_list()[1] is None
 
 

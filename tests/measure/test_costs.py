@@ -38,7 +38,6 @@ def test_each_pass_of_a_slate_is_paid() -> None:
     first = 90 + 45 + 50 + 3 * 10 + 2 * 5 + 10 + 5 * 3 + 3 * 4 + 5
     second = 90 + 10 + 3
     assert costs.mean(stops, offsets) == pytest.approx(7 + (first + second) / 2)
-    assert costs.by_slate(stops, offsets) == pytest.approx([7 + first, 7 + second])
 
 
 @pytest.mark.parametrize(

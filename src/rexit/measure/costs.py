@@ -49,12 +49,6 @@ class Costs:
         means = np.stack([count.sum(0) for count in counts]) / len(counts[0])
         return np.asarray(means * np.stack((self.prefix_us, self.pass_us, self.candidate_us)))
 
-    def by_slate(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Returns the cost of each slate in microseconds, float64 [S]. Arguments as for `mean`."""
-        prefixes, passes, candidates = self._counts(stops, offsets)
-        paid = prefixes * self.prefix_us + passes * self.pass_us + candidates * self.candidate_us
-        return self.base_us + np.asarray(paid.sum(1))
-
     def _counts(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
         """How many prefixes (one at most), passes and candidates reach each exit, by slate: three of [S, E]."""
         slates, exits = len(offsets) - 1, len(self.prefix_us)
