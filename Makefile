@@ -17,7 +17,6 @@
 # make fuzz   the C++ library under libFuzzer: MINUTES=60, or RUNS=1000000 per target; goes on from the last run
 # make fuzz-short   the same, two seconds for each target
 # make budgets   what each part of a request takes in instructions, counted by Valgrind, against tests/budgets/budgets.json
-# make instructions-aarch64   what each kernel takes in instructions on 64-bit ARM, counted by QEMU, and how many have vectors
 # make mutants   small changes of a Python module that its tests do not notice: MODULE=src/rexit/times.py, or another one every day
 # make check  format, lint, types
 # make docs   the site, in build/site
@@ -49,7 +48,7 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-triton test-musl windows test-windows sizes deb test-deb sanitize sanitize-short fuzz fuzz-short budgets instructions-aarch64 check docs format clean bench-peers mutants
+.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-triton test-musl windows test-windows sizes deb test-deb sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
 
 setup: $(BUILD)/.installed
 
@@ -334,10 +333,6 @@ budgets: $(BUILD)/.system-budgets $(BUILD)/prefix/.installed $(BUILD)/budgets/.w
 	$(BIN)/cmake -S . -B $(BUILD)/cpp $(CMAKE_OPTIONS) $(TEST_OPTIONS) >/dev/null
 	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target parts
 	PYTHONPATH=tests $(BIN)/python -m budgets $(BUILD)/cpp/tests/budgets/parts $(BUILD)/budgets
-
-instructions-aarch64: $(BUILD)/aarch64/.configured
-	$(BIN)/cmake --build $(BUILD)/aarch64 -j $(JOBS) --target arm_kernels
-	PYTHONPATH=tests $(BIN)/python -m budgets.arm_kernels $(BUILD)/aarch64/tests/budgets/arm_kernels
 
 $(BUILD)/cosmic-ray/.installed: $(BUILD)/.installed
 	$(BIN)/pip install --quiet --upgrade --target $(@D) cosmic-ray==8.7.0
