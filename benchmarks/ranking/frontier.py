@@ -1,7 +1,7 @@
 """Is a dynamic exit above every fixed depth at its cost? Policies from careful to cheap beside fixed depths, on the test split.
 
     rexit calibrate BUNDLE --catalog CATALOG --metric ndcg@10 --top-k 10 --slate 100
-    python benchmarks/ranking/frontier.py CATALOG BUNDLE … [--variant cpu-fp32] [--slate 100] [--top-k 10] [--plot PICTURE]
+    python benchmarks/ranking/frontier.py CATALOG BUNDLE … [--variant cpu-fp32] [--slate 100] [--top-k 10]
 
 Rules
 1. Policies are those that `rexit calibrate` would test with a `--max-drop` of each of DROPS, from the traces it left: chosen on a
@@ -165,33 +165,6 @@ def table(average_seed: Seed) -> Table:
     return markdown
 
 
-def plot(average_seed: Seed, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 3.8), dpi=90, layout="constrained")
-    groups = (
-        ("fixed depth", "s--", "#777777", [*average_seed.fixed.values(), average_seed.full]),
-        ("policy", "o-", "#1f6feb", average_seed.policies.values()),
-    )
-    for name, style, colour, points in groups:
-        ordered = sorted(points, key=lambda measured_point: measured_point.cost)
-        cost = [measured_point.cost for measured_point in ordered]
-        value, low, high = np.array([change(measured_point.judged, average_seed.full.judged) for measured_point in ordered]).T
-        axes.errorbar(cost, value, (value - low, high - value), fmt=style, color=colour, label=name, capsize=2, linewidth=1.2)
-    for layers, measured_point in average_seed.fixed.items():
-        at = (measured_point.cost, change(measured_point.judged, average_seed.full.judged)[0])
-        axes.annotate(f"{layers}", at, (5, -11), textcoords="offset points", color="#777777", fontsize=9)
-    axes.axhline(0, color="#bbbbbb", linewidth=0.8)
-    axes.set(xlabel="share of full depth's cost", ylabel="NDCG@10, change against full depth", xlim=(0, 1.03))
-    axes.legend(frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
-
-
 @script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,15 +174,12 @@ def main() -> None:
     parser.add_argument("--slate", type=int, default=100, help="as the calibration had it (100)")
     parser.add_argument("--top-k", type=int, default=10, help="as the calibration had it (10)")
     parser.add_argument("--max-slates", type=int, default=CalibrationOptions.max_slates, help="as the calibration had it (5000)")
-    parser.add_argument("--plot", type=Path, metavar="PICTURE", help="also draw it")
     args = parser.parse_args()
     catalog = Catalog.open(args.catalog)
     average_seed = over_seeds(
         [seed(catalog, Bundle.open(path, args.variant), args.slate, args.top_k, args.max_slates) for path in args.bundles]
     )
     Console(width=160).print(table(average_seed))
-    if args.plot:
-        plot(average_seed, args.plot)
 
 
 if __name__ == "__main__":
