@@ -2,7 +2,7 @@
 
 from rexit.devices import Provider
 from rexit.runtime._answers import Audit, Draw, ExitInfo, Info, Memory, Score, Scores, SegmentStats, Stats, Trace
-from rexit.runtime._arguments import Request, StopRule, TokenRequest
+from rexit.runtime._arguments import StopRule
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
 from rexit.runtime.session import Session, open, verify
 
@@ -13,14 +13,12 @@ __all__ = [
     "Info",
     "Memory",
     "Provider",
-    "Request",
     "Score",
     "Scores",
     "SegmentStats",
     "Session",
     "Stats",
     "StopRule",
-    "TokenRequest",
     "Trace",
     "onnxruntime_library",
     "onnxruntime_version",

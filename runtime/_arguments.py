@@ -40,60 +40,6 @@ class StopRule:
     top_k: TopK | None = None
 
 
-@dataclass(frozen=True)
-class Request:
-    """A slate to score with others by `Session.score_many`.
-
-    Attributes:
-        user: The attributes are `Session.score`'s arguments, which explains them.
-        items: Ids of the candidates.
-        recent: Interactions newer than the catalog's.
-        as_of: Only interactions before that time reach the prompt; None: all.
-        context: Values of the template's `{context.NAME}`.
-        request: Texts of the template's `{request.NAME}`, or their token ids.
-        top_k: Return only this many, best first; 0: all.
-        deadline_ms: Milliseconds from the start of the call.
-        force_exit: The exit at which every candidate stops.
-        policy: Replaces the bundle's stopping rules.
-        weights: Replaces the weights of the policy's utility.
-    """
-
-    user: Id
-    items: Sequence[Id] | NDArray[Any]
-    recent: Recent | None = None
-    as_of: int | None = None
-    context: Mapping[str, Value] | None = None
-    request: Mapping[str, Text] | None = None
-    top_k: int = 0
-    deadline_ms: float | None = None
-    force_exit: int | None = None
-    policy: StopRule | None = None
-    weights: Mapping[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class TokenRequest:
-    """Candidates behind a prefix, as token ids, to score with others by `Session.score_many`.
-
-    Attributes:
-        prefix: The attributes are `Session.score_tokens`'s arguments, which explains them.
-        candidates: Token ids of each candidate.
-        top_k: Return only this many, best first; 0: all.
-        deadline_ms: Milliseconds from the start of the call.
-        force_exit: The exit at which every candidate stops.
-        policy: Replaces the bundle's stopping rules.
-        weights: Replaces the weights of the policy's utility.
-    """
-
-    prefix: Sequence[int] | NDArray[Any]
-    candidates: Sequence[Sequence[int] | NDArray[Any]]
-    top_k: int = 0
-    deadline_ms: float | None = None
-    force_exit: int | None = None
-    policy: StopRule | None = None
-    weights: Mapping[str, float] | None = None
-
-
 def to_path(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if "\0" in text:

@@ -28,12 +28,7 @@ _Texts = Sequence[tuple[str, Sequence[int]]]
 _TopK = tuple[int, bool, Sequence[float], Sequence[float]]
 _Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
 
-_TokenRequest = tuple[
-    NDArray[np.int32], NDArray[np.int32], NDArray[np.uint64], int, int, int | None, _Rules | None, Sequence[float]
-]
-_Request = tuple[
-    int | str, _Ids, _Ids, Sequence[int], int | None, _Context, _Texts, int, int, int | None, _Rules | None, Sequence[float]
-]  # the arguments of Session.score
+_Slate = tuple[int | str, _Ids, _Ids, Sequence[int], int | None, _Context, _Texts]
 
 def verify(place: str | bytes, variant: str) -> None: ...
 
@@ -89,8 +84,6 @@ class Session:
         policy: _Rules | None,
         weights: Sequence[float],
     ) -> _Scores: ...
-    def score_many(self, requests: Sequence[_Request]) -> list[_Scores | tuple[str, str, str]]: ...
-    def score_many_tokens(self, requests: Sequence[_TokenRequest]) -> list[_Scores | tuple[str, str, str]]: ...
     def trace_tokens(
         self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]
     ) -> tuple[NDArray[np.float32], _Stats]: ...

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import errors
 from rexit.bundle import Counters, Id, Manifest
 from rexit.bundle.catalog import FEATURES
 from rexit.bundle.context import Value
@@ -19,14 +18,12 @@ from rexit.bundle.manifest import MANIFEST, TOKENIZER
 from rexit.bundle.request_text import RequestTexts, Text
 from rexit.deadlines import check_deadline
 from rexit.devices import Device, Provider
-from rexit.errors import InputError, RexitError
+from rexit.errors import InputError
 from rexit.runtime import _native
 from rexit.runtime._answers import Audit, Draw, ExitInfo, Info, Memory, Scores, SegmentStats, Stats, Trace
 from rexit.runtime._arguments import (
     Recent,
-    Request,
     StopRule,
-    TokenRequest,
     to_context,
     to_integer,
     to_path,
@@ -224,32 +221,9 @@ class Session:
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
-        slate = Request(user, items, recent, as_of, context, request, top_k, deadline_ms, force_exit, policy, weights)
-        ids, row = self._request(slate)
-        return self._scores(ids, self._open.score(*row))
-
-    def score_many(self, requests: Iterable[Request] | Iterable[TokenRequest]) -> list[Scores | RexitError]:
-        """Scores slates of several users together: for a server that has several small ones waiting.
-
-        The candidates of all users go through the same passes, each behind its own user's prefix. Scores are those of `score`,
-        but for rounding in their last bits. Variants for `cuda` and `tensorrt` score one request after the other.
-
-        Args:
-            requests: The slates, or slates of token ids; all of one kind.
-
-        Returns:
-            For each request its scores, or the error that `score` would have raised. One request's error does not affect the
-            others. `stats.segments` is empty: segments run for all requests together.
-        """
-        slates = list(requests)
-        kind = TokenRequest if slates and isinstance(slates[0], TokenRequest) else Request
-        for n, slate in enumerate(slates):
-            if not isinstance(slate, kind):
-                others = " like the first" if kind is TokenRequest else ""
-                raise InputError(f"requests[{n}] is {slate!r}, expected a rexit.runtime.{kind.__name__}{others}")
-        if kind is TokenRequest:
-            return self._together(slates, self._token_request, self._open.score_many_tokens)
-        return self._together(slates, self._request, self._open.score_many)
+        ids, slate = self._slate(user, items, recent, as_of, context, request)
+        rules = self._rules(top_k, deadline_ms, force_exit, policy, weights)
+        return self._scores(ids, self._open.score(*slate, *rules))
 
     def score_tokens(
         self,
@@ -285,15 +259,9 @@ class Session:
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
-        prefix_tokens = to_tokens("prefix", prefix)
-        tokens, counts = to_token_lists("candidates", candidates)
-        answer = self._open.score_tokens(
-            prefix_tokens,
-            tokens,
-            counts,
-            *self._rules(top_k, deadline_ms, force_exit, policy, weights),
-        )
-        return self._scores(np.arange(len(candidates)), answer)
+        tokens = to_tokens("prefix", prefix), *to_token_lists("candidates", candidates)
+        rules = self._rules(top_k, deadline_ms, force_exit, policy, weights)
+        return self._scores(np.arange(len(candidates)), self._open.score_tokens(*tokens, *rules))
 
     def trace_tokens(
         self, prefix: Sequence[int] | NDArray[Any], candidates: Sequence[Sequence[int] | NDArray[Any]]
@@ -327,11 +295,8 @@ class Session:
         request: Mapping[str, Text] | None = None,
     ) -> Trace:
         """Returns every exit's raw log-odds, and what they cost. Arguments: see `score`."""
-        time = None if as_of is None else to_integer("as_of", as_of)
-        ids = to_plain_ids("items", items)[1]
-        log_odds, stats = self._open.trace(
-            to_plain_id("user", user), ids, *to_recent(recent), time, to_context(context), self._texts(request)
-        )
+        _, slate = self._slate(user, items, recent, as_of, context, request)
+        log_odds, stats = self._open.trace(*slate)
         return Trace(log_odds, _stats(stats))
 
     def prompt(
@@ -348,11 +313,8 @@ class Session:
 
         Ids from the tokenizer's vocabulary size on stand for vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
         """
-        time = None if as_of is None else to_integer("as_of", as_of)
-        ids = to_plain_ids("items", items)[1]
-        tokens, offsets = self._open.prompt(
-            to_plain_id("user", user), ids, *to_recent(recent), time, to_context(context), self._texts(request)
-        )
+        _, slate = self._slate(user, items, recent, as_of, context, request)
+        tokens, offsets = self._open.prompt(*slate)
         parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
         return parts[0], parts[1:]
 
@@ -437,9 +399,20 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _texts(self, request: Mapping[str, Text] | None) -> list[tuple[str, list[int]]]:
-        """Request texts as the native calls take them."""
-        return to_texts(request, self._encode)
+    def _slate(
+        self,
+        user: Id,
+        items: Sequence[Id] | NDArray[Any],
+        recent: Recent | None,
+        as_of: int | None,
+        context: Mapping[str, Value] | None,
+        request: Mapping[str, Text] | None,
+    ) -> tuple[NDArray[Any], _native._Slate]:
+        """The items as an array, and the request as the native calls take it."""
+        ids, plain = to_plain_ids("items", items)
+        time = None if as_of is None else to_integer("as_of", as_of)
+        texts = to_texts(request, self._encode)
+        return ids, (to_plain_id("user", user), plain, *to_recent(recent), time, to_context(context), texts)
 
     def _encode(self, name: str, text: str) -> NDArray[np.int32]:
         if self._encoder is None:
@@ -468,45 +441,6 @@ class Session:
             None if policy is None else to_rules(policy, self.info.exits),
             [] if weights is None else to_weights(weights, tuple(self.info.utility)),
         )
-
-    def _request(self, slate: Request) -> tuple[NDArray[Any], _native._Request]:
-        """A request's items as an array, and the request as the native calls take it."""
-        ids, plain = to_plain_ids("items", slate.items)
-        user = to_plain_id("user", slate.user)
-        recent, liked = to_recent(slate.recent)
-        as_of = None if slate.as_of is None else to_integer("as_of", slate.as_of)
-        rules = self._rules(slate.top_k, slate.deadline_ms, slate.force_exit, slate.policy, slate.weights)
-        return ids, (user, plain, recent, liked, as_of, to_context(slate.context), self._texts(slate.request), *rules)
-
-    def _token_request(self, slate: TokenRequest) -> tuple[NDArray[Any], _native._TokenRequest]:
-        """The same of token ids; the items are the candidates' numbers."""
-        tokens = to_tokens("prefix", slate.prefix), *to_token_lists("candidates", slate.candidates)
-        rules = self._rules(slate.top_k, slate.deadline_ms, slate.force_exit, slate.policy, slate.weights)
-        return np.arange(len(slate.candidates)), (*tokens, *rules)
-
-    def _together(
-        self,
-        slates: Sequence[Any],
-        prepare: Callable[[Any], tuple[NDArray[Any], Any]],
-        score: Callable[[Any], list[_native._Scores | tuple[str, str, str]]],
-    ) -> list[Scores | RexitError]:
-        """The outcomes of requests of one kind. prepare: returns a request's items, and the request as `score` takes it."""
-        prepared: list[tuple[NDArray[Any], Any] | InputError] = []
-        for slate in slates:
-            try:
-                prepared.append(prepare(slate))
-            except InputError as error:
-                prepared.append(error)
-        answers = iter(score([entry[1] for entry in prepared if isinstance(entry, tuple)]))
-        return [self._result(entry[0], next(answers)) if isinstance(entry, tuple) else entry for entry in prepared]
-
-    def _result(self, ids: NDArray[Any], answer: _native._Scores | tuple[str, str, str]) -> Scores | RexitError:
-        if len(answer) != 3:
-            return self._scores(ids, answer)
-        name, status, message = answer
-        error: RexitError = getattr(errors, name)(message)
-        error.status = status
-        return error
 
     def _scores(self, ids: NDArray[Any], answer: _native._Scores) -> Scores:
         index, exits, probability, log_odds, cut_short, probabilities, stats = answer

@@ -43,13 +43,6 @@ using ScoreRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<std::int64_t
 using Weights = std::vector<float>;
 using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-// user, items, recent, liked, as_of, context, texts, top_k, deadline_us, force_exit, policy, weights: the arguments of score()
-using RequestRow = std::tuple<rexit::Id, Ids, Ids, std::vector<std::uint8_t>, std::optional<std::int64_t>, Context, Texts,
-                              std::size_t, std::int64_t, std::optional<std::uint32_t>, std::optional<Rules>, Weights>;
-// prefix, candidates, counts, and the rest as above: the arguments of score_tokens()
-using TokenRequestRow =
-    std::tuple<Tokens, Tokens, Counts, std::size_t, std::int64_t, std::optional<std::uint32_t>, std::optional<Rules>, Weights>;
-using ErrorRow = std::tuple<std::string, std::string, std::string>;  // class in rexit.errors, name of the status, message
 using TraceRow = std::tuple<Numpy<float>, StatsRow>;
 // exits, c by the policy, c and raw log-odds at full depth; drawn, audited and skipped slates
 using AuditRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
@@ -132,16 +125,6 @@ rexit::Policy make_policy(Rules rules) {
     policy.top_k = rexit::TopK{k, ordered, std::move(rise), std::move(fall)};
   }
   return policy;
-}
-
-// The class of rexit.errors for a status.
-const char* class_of(rexit_status status) {
-  if (status == REXIT_DEADLINE) return "DeadlineError";
-  if (status == REXIT_CANCELLED) return "CancelledError";
-  if (status / 100 == 1 || status == REXIT_TOO_LONG) return "InputError";
-  if (status / 100 == 2) return "BundleError";
-  if (status / 100 == 3) return "BackendError";
-  return "RexitError";
 }
 
 // Passes a line to the Python logger `rexit`. It may come from any thread, with or without the GIL.
@@ -243,43 +226,6 @@ class Session {
                          std::move(weights));
   }
 
-  std::vector<std::variant<ScoreRow, ErrorRow>> score_many(std::vector<RequestRow> rows) {
-    std::vector<rexit::Request> requests;
-    for (auto& [user, items, recent, liked, as_of, context, texts, top_k, deadline_us, force_exit, policy, weights] : rows) {
-      requests.push_back(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
-                                      std::move(context), std::move(texts)));
-      set_rules(requests.back(), top_k, deadline_us, force_exit, std::move(policy), std::move(weights));
-    }
-    return score_requests(requests);
-  }
-
-  std::vector<std::variant<ScoreRow, ErrorRow>> score_many_tokens(std::vector<TokenRequestRow> rows) {
-    std::vector<rexit::TokenRequest> requests;
-    for (auto& [prefix, candidates, counts, top_k, deadline_us, force_exit, policy, weights] : rows) {
-      requests.push_back(make_token_request(prefix, candidates, counts));
-      set_rules(requests.back(), top_k, deadline_us, force_exit, std::move(policy), std::move(weights));
-    }
-    return score_requests(requests);
-  }
-
-  template <class Request>
-  std::vector<std::variant<ScoreRow, ErrorRow>> score_requests(const std::vector<Request>& requests) {
-    std::vector<rexit::Outcome> outcomes;
-    {
-      const nb::gil_scoped_release no_gil;
-      const std::lock_guard<std::mutex> lock(mutex_);
-      outcomes = session_.score_many(requests);
-    }
-    std::vector<std::variant<ScoreRow, ErrorRow>> results;
-    for (const rexit::Outcome& outcome : outcomes)
-      if (outcome.status == REXIT_OK) {
-        results.emplace_back(score_row(outcome.scores, {}));
-      } else {
-        results.emplace_back(ErrorRow{class_of(outcome.status), rexit_status_name(outcome.status), outcome.error});
-      }
-    return results;
-  }
-
   TraceRow trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
                  Context context, Texts texts) {
     return trace_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
@@ -297,24 +243,14 @@ class Session {
     std::vector<rexit_segment_stats> segments;
     {
       const nb::gil_scoped_release no_gil;
-      set_rules(request, top_k, deadline_us, force_exit, std::move(policy), std::move(weights));
+      request.top_k(top_k).deadline_us(deadline_us);
+      if (force_exit) request.force_exit(*force_exit);
+      if (policy) request.policy(make_policy(std::move(*policy)));
+      request.weights(std::move(weights));
       const std::lock_guard<std::mutex> lock(mutex_);
       result = session_.score(request);
       segments = session_.segments();
     }
-    return score_row(result, segments);
-  }
-
-  template <class Request>
-  static void set_rules(Request& request, std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
-                        std::optional<Rules> policy, Weights weights) {
-    request.top_k(top_k).deadline_us(deadline_us);
-    if (force_exit) request.force_exit(*force_exit);
-    if (policy) request.policy(make_policy(std::move(*policy)));
-    request.weights(std::move(weights));
-  }
-
-  static ScoreRow score_row(const rexit::Scores& result, const std::vector<rexit_segment_stats>& segments) {
     const std::size_t count = result.scores.size(), objectives = count == 0 ? 0 : result.probabilities.size() / count;
     std::vector<std::int64_t> index, exit;  // exit -1: no answer
     std::vector<float> probability, log_odds;
@@ -447,6 +383,16 @@ class Session {
   std::mutex mutex_;
 };
 
+// The class of rexit.errors for a status.
+const char* class_of(rexit_status status) {
+  if (status == REXIT_DEADLINE) return "DeadlineError";
+  if (status == REXIT_CANCELLED) return "CancelledError";
+  if (status / 100 == 1 || status == REXIT_TOO_LONG) return "InputError";
+  if (status / 100 == 2) return "BundleError";
+  if (status / 100 == 3) return "BackendError";
+  return "RexitError";
+}
+
 void raise(const std::exception_ptr& pointer, void*) {
   try {
     std::rethrow_exception(pointer);
@@ -499,8 +445,6 @@ NB_MODULE(_native, module) {
            "top_k"_a, "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none(), "weights"_a)
       .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
            "force_exit"_a.none(), "policy"_a.none(), "weights"_a)
-      .def("score_many", &Session::score_many, "requests"_a)
-      .def("score_many_tokens", &Session::score_many_tokens, "requests"_a)
       .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)

@@ -10,18 +10,11 @@ from typing import Any
 import onnx
 
 from builders.bundles.bundle_files import refresh
-from builders.bundles.variants import FUSED, add_variant
 from damage.cases import Cases
 from damage.edits import MANIFEST, SEGMENT, VARIANT, edit_graph, edit_json
 
 CASES = Cases("opening")
 ends_in = CASES.ends_in
-
-
-@ends_in("OK", found="running")
-def sound_fused(folder: Path) -> None:
-    """Has a second variant, whose attention is rexit's operator."""
-    add_variant(folder, FUSED)
 
 
 @ends_in("BACKEND_FAILED", "segment-1.onnx")

@@ -13,7 +13,7 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_request
 from rexit import runtime
 from rexit.errors import InputError
-from rexit.runtime import Draw, Request, StopRule
+from rexit.runtime import Draw, StopRule
 
 EARLY = StopRule([0.5, 0.2, math.inf], [0.5, 0.2, math.inf])
 
@@ -64,16 +64,6 @@ def test_tokens_are_those_of_the_request(folder: Path) -> None:
         prefix[:] = 1
         audit = session.audit()
         assert_full_depth(audit, policy, session.score_tokens([3, 4, 5], candidates, force_exit=2))
-
-
-def test_slates_scored_together_are_drawn(folder: Path) -> None:
-    requests = [Request(user, ITEM_IDS[:3], policy=EARLY) for user in USER_IDS[:3]]
-    with audited(folder) as session:
-        results = session.score_many(requests)
-        assert [scores.stats.draw for scores in results if isinstance(scores, runtime.Scores)] == [1, 2, 2]
-        audit = session.audit()
-        assert isinstance(results[0], runtime.Scores)
-        assert_full_depth(audit, results[0], session.score(USER_IDS[0], ITEM_IDS[:3], force_exit=2))
 
 
 def test_the_share_drawn_is_the_one_given(folder: Path) -> None:

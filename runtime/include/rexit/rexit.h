@@ -544,33 +544,6 @@ typedef struct rexit_stats {
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request,
                                                            rexit_score* scores_out, rexit_stats* stats_out);
 
-/* A request's part of rexit_session_score_many. */
-typedef struct rexit_outcome {
-  size_t struct_size;  /* set by the caller */
-  rexit_score* scores; /* set by the caller: room for entries as in rexit_session_score; written only if `status` is REXIT_OK */
-  rexit_stats* stats;  /* set by the caller; may be NULL; likewise */
-  int32_t status;      /* the rexit_status that rexit_session_score returns for this request */
-  char error[508];     /* its rexit_last_error(), which itself does not change; "" if `status` is REXIT_OK */
-} rexit_outcome;
-
-/* Scores slates of several users together: for a server that has several small ones waiting. All candidates run in the same
- * passes, each with its own request's prefix, so that a pass has more tokens. Requests run together, in their order, as long as
- * their candidates fit into a pass (rexit_bundle_info.max_tokens) and their prefixes into cache_bytes; the keys and values of a
- * segment of these prefixes are copied side by side, in addition to cache_bytes. Requests run one after the other if not every
- * layer's attention is rexit's SlateAttention (docs/families.md), as in variants for targets cuda and tensorrt, and if a
- * request's candidates contain its user's vector.
- *
- * requests[i] and outcomes_out[i] point to request i and its outcome, [request_count], at least 1. Scores are those of
- * rexit_session_score, except for rounding in their last bits. So are statuses and stats, except for times and for what a prefix
- * reuses of a similar one in the same call: slate_us is a request's share of the passes, by tokens, and total_us counts from the
- * start of the call. No request's failure affects another's outcome. deadline_us counts from the start of the call, and ends its
- * own request alone. rexit_session_cancel ends all requests that have not been scored yet.
- *
- * The call runs in the caller's thread, like every other: to score asynchronously, call it in a thread of your own
- * (docs/how-to/embed.md). Returns REXIT_OK if all outcomes are written, whatever their statuses. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_many(rexit_session* session, const rexit_request* const* requests,
-                                                                rexit_outcome* const* outcomes_out, size_t request_count);
-
 /* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us, top_k, weights and
  * probabilities. `log_odds_out` is [item_count, exits, objectives]. `stats_out` may be NULL. Statuses as for rexit_session_score,
  * except REXIT_DEADLINE. */
@@ -613,11 +586,6 @@ typedef struct rexit_token_request {
  * Otherwise, and in its other statuses, like rexit_session_score. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_token_request* request,
                                                                   rexit_score* scores_out, rexit_stats* stats_out);
-
-/* rexit_session_score_many for token ids. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_many_tokens(rexit_session* session,
-                                                                       const rexit_token_request* const* requests,
-                                                                       rexit_outcome* const* outcomes_out, size_t request_count);
 
 /* rexit_session_trace for token ids. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request,

@@ -9,7 +9,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -27,8 +26,7 @@ namespace rexit {
 // The status of a failed call, and a line that describes the failure.
 class Error : public std::runtime_error {
  public:
-  explicit Error(rexit_status status) : Error(status, rexit_last_error()) {}
-  Error(rexit_status status, const std::string& text) : std::runtime_error(text), status_(status) {}
+  explicit Error(rexit_status status) : std::runtime_error(rexit_last_error()), status_(status) {}
   rexit_status status() const noexcept { return status_; }
 
  private:
@@ -427,56 +425,33 @@ class Request : public detail::Rules<Request> {
 
   std::size_t item_count() const noexcept { return items_.size(); }
 
-  // A rexit_request that points into this object, and into a Request, which must outlive it.
-  class View {
-   public:
-    explicit View(const Request& request)
-        : user_(view(request.user_)),
-          items_(views(request.items_)),
-          recent_(views(request.recent_)),
-          context_(request.context_views()),
-          texts_(request.text_views()) {
-      request.fill(request_, policy_, top_k_);
-      request_.id_size = sizeof(rexit_id);
-      request_.user = &user_;
-      request_.items = items_.data();
-      request_.item_count = items_.size();
-      request_.recent_items = recent_.data();
-      request_.recent_liked = request.liked_.empty() ? nullptr : request.liked_.data();
-      request_.recent_count = recent_.size();
-      request_.has_as_of = request.as_of_ ? 1 : 0;
-      request_.as_of = request.as_of_.value_or(0);
-      request_.context = context_.data();
-      request_.context_count = context_.size();
-      request_.context_size = sizeof(rexit_context);
-      request_.texts = texts_.data();
-      request_.text_count = texts_.size();
-      request_.text_size = sizeof(rexit_text);
-    }
-    View(const View&) = delete;
-    View& operator=(const View&) = delete;
-    const rexit_request& get() const noexcept { return request_; }
-    // Room for the objectives' probabilities; see rexit_request.
-    void set_probabilities(std::vector<float>& probabilities) {
-      request_.probabilities = probabilities.empty() ? nullptr : probabilities.data();
-      request_.probability_count = probabilities.size();
-    }
-
-   private:
-    rexit_id user_;
-    std::vector<rexit_id> items_, recent_;
-    std::vector<rexit_context> context_;
-    std::vector<rexit_text> texts_;
-    rexit_top_k top_k_{};
-    rexit_policy policy_{};
-    rexit_request request_{};
-  };
-
   // Calls use(request) with a `const rexit_request&` that points into this object, and returns its result.
   template <class Use>
   auto view(Use&& use) const {
-    const View view(*this);
-    return use(view.get());
+    const rexit_id user = view(user_);
+    const std::vector<rexit_id> items = views(items_), recent = views(recent_);
+    rexit_top_k top_k{};
+    rexit_policy policy{};
+    rexit_request request{};
+    fill(request, policy, top_k);
+    request.id_size = sizeof(rexit_id);
+    request.user = &user;
+    request.items = items.data();
+    request.item_count = items.size();
+    request.recent_items = recent.data();
+    request.recent_liked = liked_.empty() ? nullptr : liked_.data();
+    request.recent_count = recent.size();
+    request.has_as_of = as_of_ ? 1 : 0;
+    request.as_of = as_of_.value_or(0);
+    const std::vector<rexit_context> context = context_views();
+    request.context = context.data();
+    request.context_count = context.size();
+    request.context_size = sizeof(rexit_context);
+    const std::vector<rexit_text> texts = text_views();
+    request.texts = texts.data();
+    request.text_count = texts.size();
+    request.text_size = sizeof(rexit_text);
+    return use(static_cast<const rexit_request&>(request));
   }
 
  private:
@@ -538,38 +513,20 @@ class TokenRequest : public detail::Rules<TokenRequest> {
 
   std::size_t item_count() const noexcept { return counts_.size(); }
 
-  // A rexit_token_request that points into this object, and into a TokenRequest, which must outlive it.
-  class View {
-   public:
-    explicit View(const TokenRequest& request) {
-      request.fill(request_, policy_, top_k_);
-      request_.prefix = request.prefix_.data();
-      request_.prefix_count = request.prefix_.size();
-      request_.candidates = request.candidates_.empty() ? &none_ : request.candidates_.data();
-      request_.candidate_counts = request.counts_.data();
-      request_.candidate_count = request.counts_.size();
-    }
-    View(const View&) = delete;
-    View& operator=(const View&) = delete;
-    const rexit_token_request& get() const noexcept { return request_; }
-    // Room for the objectives' probabilities; see rexit_request.
-    void set_probabilities(std::vector<float>& probabilities) {
-      request_.probabilities = probabilities.empty() ? nullptr : probabilities.data();
-      request_.probability_count = probabilities.size();
-    }
-
-   private:
-    std::int32_t none_ = 0;
-    rexit_top_k top_k_{};
-    rexit_policy policy_{};
-    rexit_token_request request_{};
-  };
-
   // Calls use(request) with a `const rexit_token_request&` that points into this object, and returns its result.
   template <class Use>
   auto view(Use&& use) const {
-    const View view(*this);
-    return use(view.get());
+    const std::int32_t none = 0;
+    rexit_top_k top_k{};
+    rexit_policy policy{};
+    rexit_token_request request{};
+    fill(request, policy, top_k);
+    request.prefix = prefix_.data();
+    request.prefix_count = prefix_.size();
+    request.candidates = candidates_.empty() ? &none : candidates_.data();
+    request.candidate_counts = counts_.data();
+    request.candidate_count = counts_.size();
+    return use(static_cast<const rexit_token_request&>(request));
   }
 
  private:
@@ -582,19 +539,6 @@ struct Scores {
   std::vector<rexit_score> scores;
   std::vector<float> probabilities;  // [scores, objectives], if there are several objectives
   rexit_stats stats{};
-};
-
-// What came of a request of score_many().
-struct Outcome {
-  rexit_status status = REXIT_OK;
-  std::string error;  // "" if status is REXIT_OK
-  Scores scores;      // empty if it is not
-
-  // Throws Error unless the status is REXIT_OK.
-  const Scores& value() const {
-    if (status != REXIT_OK) throw Error(status, error);
-    return scores;
-  }
 };
 
 // The raw log-odds at every exit.
@@ -640,14 +584,6 @@ class Session {
 
   Scores score(const Request& request) { return score_with(rexit_session_score, request); }
   Scores score(const TokenRequest& request) { return score_with(rexit_session_score_tokens, request); }
-
-  // Slates of several users in the same passes; see rexit_session_score_many. [requests]; empty if there are none.
-  std::vector<Outcome> score_many(const std::vector<Request>& requests) {
-    return score_many_with<rexit_request>(rexit_session_score_many, requests);
-  }
-  std::vector<Outcome> score_many(const std::vector<TokenRequest>& requests) {
-    return score_many_with<rexit_token_request>(rexit_session_score_many_tokens, requests);
-  }
 
   Trace trace(const Request& request) { return trace_with(rexit_session_trace, request); }
   Trace trace(const TokenRequest& request) { return trace_with(rexit_session_trace_tokens, request); }
@@ -722,7 +658,11 @@ class Session {
   };
   template <class Call, class AnyRequest>
   Scores score_with(Call call, const AnyRequest& request) {
-    Scores result = empty_scores(request);
+    Scores result;
+    const std::size_t item_count = request.item_count(), k = request.top_k();
+    result.scores.resize(k == 0 || k > item_count ? item_count : k);
+    if (objectives_ != 1) result.probabilities.resize(result.scores.size() * objectives_);
+    result.stats = empty_stats();
     rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
     request.view([&](auto view) {
       view.probabilities = result.probabilities.empty() ? nullptr : result.probabilities.data();
@@ -730,34 +670,6 @@ class Session {
       check(call(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
     });
     return result;
-  }
-  template <class CRequest, class Call, class AnyRequest>
-  std::vector<Outcome> score_many_with(Call call, const std::vector<AnyRequest>& requests) {
-    const std::size_t count = requests.size();
-    std::vector<Outcome> results(count);
-    std::deque<typename AnyRequest::View> views;
-    std::vector<rexit_outcome> outcomes(count);
-    std::vector<const CRequest*> request_pointers;
-    std::vector<rexit_outcome*> outcome_pointers;
-    rexit_score placeholder{};
-    for (std::size_t i = 0; i < count; ++i) {
-      Scores& scores = results[i].scores;
-      scores = empty_scores(requests[i]);
-      views.emplace_back(requests[i]).set_probabilities(scores.probabilities);
-      request_pointers.push_back(&views.back().get());
-      outcomes[i].struct_size = sizeof outcomes[i];
-      outcomes[i].scores = scores.scores.empty() ? &placeholder : scores.scores.data();
-      outcomes[i].stats = &scores.stats;
-      outcome_pointers.push_back(&outcomes[i]);
-    }
-    if (count != 0) check(call(handle_.get(), request_pointers.data(), outcome_pointers.data(), count));
-    for (std::size_t i = 0; i < count; ++i) {
-      results[i].status = static_cast<rexit_status>(outcomes[i].status);
-      if (results[i].status == REXIT_OK) continue;
-      results[i].error = outcomes[i].error;
-      results[i].scores = Scores{};
-    }
-    return results;
   }
   template <class Call, class AnyRequest>
   Trace trace_with(Call call, const AnyRequest& request) {
@@ -768,16 +680,6 @@ class Session {
     request.view([&](const auto& view) {
       check(call(handle_.get(), &view, result.log_odds.empty() ? &placeholder : result.log_odds.data(), &result.stats));
     });
-    return result;
-  }
-  // With room for the request's scores.
-  template <class AnyRequest>
-  Scores empty_scores(const AnyRequest& request) const {
-    Scores result;
-    const std::size_t item_count = request.item_count(), k = request.top_k();
-    result.scores.resize(k == 0 || k > item_count ? item_count : k);
-    if (objectives_ != 1) result.probabilities.resize(result.scores.size() * objectives_);
-    result.stats = empty_stats();
     return result;
   }
   static rexit_stats empty_stats() {

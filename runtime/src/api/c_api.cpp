@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
@@ -26,9 +25,7 @@ struct rexit_bundle {
 
 struct rexit_session {
   Session session;
-  Request request;                // of the current call; a member so that calls reuse its memory
-  std::vector<Request> requests;  // of rexit_session_score_many, as `outcomes`
-  std::vector<Outcome> outcomes;
+  Request request;  // of the current call; a member so that calls reuse its memory
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
   rexit_session(std::shared_ptr<const LoadedBundle> loaded, const rexit_session_options& options)
@@ -53,29 +50,11 @@ class SessionLock {
   SessionLock(const SessionLock&) = delete;
   SessionLock& operator=(const SessionLock&) = delete;
   Session* operator->() const noexcept { return &handle_->session; }
-  std::vector<Outcome>& outcomes() const noexcept { return handle_->outcomes; }
   template <class Source>
   const Request& read(const Source* request) const {
     handle_->session.begin_call();
     read_request(request, handle_->session.loaded().bundle, handle_->request);
     return handle_->request;
-  }
-  // Requests that cannot be read have their error in outcomes().
-  template <class Source>
-  const std::vector<Request>& read_many(const Source* const* requests, rexit_outcome* const* outcomes, std::size_t count) const {
-    handle_->session.begin_call();
-    handle_->requests.resize(std::max(handle_->requests.size(), count));
-    handle_->outcomes.assign(count, Outcome{});
-    for (std::size_t i = 0; i < count; ++i) try {
-        read_request(requests[i], handle_->session.loaded().bundle, handle_->requests[i]);
-        score_size(requests[i]);
-        read_probabilities(requests[i], handle_->requests[i].score_count(), handle_->session.loaded().bundle.objectives());
-        required(outcomes[i]->scores, "outcome.scores");
-        if (outcomes[i]->stats != nullptr) check_size(outcomes[i]->stats, "outcome.stats");
-      } catch (...) {
-        handle_->outcomes[i].error = std::current_exception();
-      }
-    return handle_->requests;
   }
 
  private:
@@ -88,15 +67,6 @@ void write_stats(const rexit_stats& stats, rexit_stats* out) {
 
 void check_stats(const rexit_stats* out) {
   if (out != nullptr) check_size(out, "stats_out");
-}
-
-// `size`: of an entry of scores_out.
-void write_scores(const std::vector<Score>& scores, float prior_shift, rexit_score* scores_out, std::size_t size) {
-  std::size_t index = 0;
-  for (const auto& [item, answer] : scores)
-    write_entry<rexit_score>({static_cast<std::uint32_t>(item), answer.exit, probability(answer.calibrated, prior_shift),
-                              answer.log_odds, answer.cut_short ? 1u : 0u, 0},
-                             scores_out, index++, size);
 }
 
 // Of both kinds of requests.
@@ -112,8 +82,12 @@ void run_score(rexit_session* session, const Source* request, rexit_score* score
   const std::size_t size = score_size(request);
   const Probabilities probabilities = read_probabilities(request, resolved.score_count(), lock->loaded().bundle.objectives());
   const float prior_shift = lock->loaded().bundle.policy().prior_shift;
+  std::size_t index = 0;
   const std::vector<Score>& scores = lock->score(resolved, start, stats);
-  write_scores(scores, prior_shift, scores_out, size);
+  for (const auto& [item, answer] : scores)
+    write_entry<rexit_score>({static_cast<std::uint32_t>(item), answer.exit, probability(answer.calibrated, prior_shift),
+                              answer.log_odds, answer.cut_short ? 1u : 0u, 0},
+                             scores_out, index++, size);
   if (probabilities.out != nullptr) {
     float* out = probabilities.out;
     for (const auto& [item, answer] : scores)
@@ -123,48 +97,6 @@ void run_score(rexit_session* session, const Source* request, rexit_score* score
         out = std::copy_n(lock->probabilities(item), probabilities.objectives, out);
   }
   write_stats(stats, stats_out);
-}
-
-// A caller whose rexit.h is older than this one's first version of the struct does not exist.
-void check_outcome(const rexit_outcome* out) {
-  check_size(out, "outcome");
-  if (out->struct_size < sizeof(rexit_outcome))
-    fail(REXIT_INVALID_ARGUMENT, "outcome: struct_size is ", out->struct_size, ", expected sizeof the struct, ",
-         sizeof(rexit_outcome));
-}
-
-template <class Source>
-void run_score_many(rexit_session* session, const Source* const* requests, rexit_outcome* const* outcomes_out,
-                    std::size_t count) {
-  const Clock::time_point start = Clock::now();
-  const SessionLock lock(session);
-  lock->reset_segments();
-  if (count == 0) fail(REXIT_INVALID_ARGUMENT, "request_count is 0, expected at least 1");
-  required(requests, "requests");
-  required(outcomes_out, "outcomes_out");
-  for (std::size_t i = 0; i < count; ++i) check_outcome(required(outcomes_out[i], "an entry of outcomes_out"));
-  const std::vector<Request>& resolved = lock.read_many(requests, outcomes_out, count);
-  lock->score_many(resolved, count, start, lock.outcomes());
-  const float prior_shift = lock->loaded().bundle.policy().prior_shift;
-  for (std::size_t i = 0; i < count; ++i) {
-    const Outcome& outcome = lock.outcomes()[i];
-    rexit_outcome result{};
-    result.scores = outcomes_out[i]->scores;
-    result.stats = outcomes_out[i]->stats;
-    if (outcome.error) {
-      result.status = describe(outcome.error, result.error, sizeof result.error);
-    } else {
-      write_scores(outcome.scores, prior_shift, result.scores, score_size(requests[i]));
-      const std::size_t objectives = lock->loaded().bundle.objectives();
-      if (float* out = read_probabilities(requests[i], outcome.scores.size(), objectives).out; out != nullptr) {
-        std::copy(outcome.probabilities.begin(), outcome.probabilities.end(), out);
-        for (std::size_t n = 0; objectives == 1 && n < outcome.scores.size(); ++n)
-          out[n] = probability(outcome.scores[n].answer.calibrated, prior_shift);
-      }
-      write_stats(outcome.stats, result.stats);
-    }
-    write_struct(result, outcomes_out[i]);
-  }
 }
 
 template <class Source>
@@ -490,8 +422,6 @@ rexit_status rexit_session_load_cache(rexit_session* session, const char* path) 
 rexit_status rexit_session_trim(rexit_session* session) try {
   const SessionLock lock(session);
   session->request = Request{};
-  session->requests = {};
-  session->outcomes = {};
   lock->trim();
   return REXIT_OK;
 } catch (...) {
@@ -545,14 +475,6 @@ rexit_status rexit_session_score(rexit_session* session, const rexit_request* re
   return report_current_exception();
 }
 
-rexit_status rexit_session_score_many(rexit_session* session, const rexit_request* const* requests,
-                                      rexit_outcome* const* outcomes_out, size_t request_count) try {
-  run_score_many(session, requests, outcomes_out, request_count);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
 rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
                                  rexit_stats* stats_out) try {
   run_trace(session, request, log_odds_out, stats_out);
@@ -564,14 +486,6 @@ rexit_status rexit_session_trace(rexit_session* session, const rexit_request* re
 rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_token_request* request, rexit_score* scores_out,
                                         rexit_stats* stats_out) try {
   run_score(session, request, scores_out, stats_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
-rexit_status rexit_session_score_many_tokens(rexit_session* session, const rexit_token_request* const* requests,
-                                             rexit_outcome* const* outcomes_out, size_t request_count) try {
-  run_score_many(session, requests, outcomes_out, request_count);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "bundle/bundle.hpp"
-#include "kernels/attention/past_span.hpp"
 
 namespace rexit::core {
 
@@ -34,10 +33,6 @@ struct Pass {
   const std::int64_t* row_index = nullptr;                     // [N]
   // By layer of the segment: [kv_heads, P, head_dim]; unused if P = 0.
   const void *const *past_keys = nullptr, *const *past_values = nullptr;
-  // Prefixes of several requests side by side, see Backend::takes_spans(); the spans cover all tokens. Null: every token sees the
-  // whole prefix.
-  const PastSpan* spans = nullptr;
-  std::size_t span_count = 0;
 
   // Outputs; null: discarded.
   void* hidden_out = nullptr;                                     // [T, H]
@@ -90,9 +85,6 @@ class Backend {
 
   // Waits until copies from and to host memory are complete. Throws REXIT_BACKEND_FAILED.
   virtual void finish_copies() const {}
-
-  // Whether a pass may have spans.
-  virtual bool takes_spans() const noexcept { return false; }
 
   // Null: the backend cannot stop a run.
   virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }

@@ -42,6 +42,8 @@ void copy_clean(const char* text, char* to, size_t size) noexcept {
   to[n] = '\0';
 }
 
+void set_last_error(const char* text) noexcept { copy_clean(text, last_error_text, sizeof last_error_text); }
+
 struct Sink {
   void (*call)(void*, rexit_log_level, const char*) = nullptr;
   void* context = nullptr;
@@ -81,26 +83,22 @@ void fail_with(rexit_status status, std::initializer_list<MessagePart> parts) {
 }
 
 rexit_status report_current_exception() noexcept {
-  return describe(std::current_exception(), last_error_text, sizeof last_error_text);
-}
-
-rexit_status describe(const std::exception_ptr& exception, char* text, size_t size) noexcept {
   try {
-    std::rethrow_exception(exception);
+    throw;
   } catch (const Error& error) {
-    copy_clean(error.what(), text, size);
+    set_last_error(error.what());
     return error.status();
   } catch (const std::bad_alloc&) {
-    copy_clean("out of memory", text, size);
+    set_last_error("out of memory");
     return REXIT_OUT_OF_MEMORY;
   } catch (const std::length_error&) {
-    copy_clean("out of memory: a buffer larger than the address space was requested", text, size);
+    set_last_error("out of memory: a buffer larger than the address space was requested");
     return REXIT_OUT_OF_MEMORY;
   } catch (const std::exception& error) {
-    copy_clean(error.what(), text, size);
+    set_last_error(error.what());
     return REXIT_INTERNAL;
   } catch (...) {
-    copy_clean("an exception of unknown type", text, size);
+    set_last_error("an exception of unknown type");
     return REXIT_INTERNAL;
   }
 }

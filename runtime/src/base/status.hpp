@@ -1,7 +1,6 @@
 // Errors inside the runtime: one exception type, which carries a rexit_status and never crosses the C ABI.
 #pragma once
 
-#include <exception>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -63,8 +62,6 @@ template <class... Parts>
 
 // Converts the exception being handled to a status and to this thread's last error. Call only from a catch block.
 rexit_status report_current_exception() noexcept;
-// The same, with the text in `text` instead of the last error.
-rexit_status describe(const std::exception_ptr& exception, char* text, size_t size) noexcept;
 const char* last_error() noexcept;
 const char* status_name(rexit_status status) noexcept;
 

@@ -30,21 +30,6 @@ void rank(const Request& request, const std::vector<Answer>& answers, std::vecto
   scores.resize(count);
 }
 
-void add_slate(const SlateStats& slate, rexit_stats& stats) {
-  stats.candidate_layers = slate.candidate_layers;
-  stats.prefix_layers = slate.prefix_layers;
-  stats.prefix_us += slate.prefix_us;
-  stats.slate_us = slate.slate_us;
-}
-
-std::exception_ptr late() {
-  try {
-    fail_late();
-  } catch (...) {
-    return std::current_exception();
-  }
-}
-
 // The longest prefix, with as many of the longest candidates as fit into a pass.
 struct LargestPass {
   explicit LargestPass(const Bundle& bundle) {
@@ -133,182 +118,57 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
   update_memory();
 }
 
-void Session::assemble(const Request& request, const Deadline& deadline, Prompt& prompt, rexit_stats& stats) {
-  const Timer timer(stats.retrieval_us);
+void Session::assemble(const Request& request, const Deadline& deadline, rexit_stats& stats) {
   const Bundle& bundle = loaded_->bundle;
   stats.known_user = request.is_of_known_user() ? 1 : 0;
-  if (request.tokens) return core::assemble(bundle, *request.tokens, deadline, prompt);
+  if (request.tokens) return core::assemble(bundle, *request.tokens, deadline, state_->prompt);
   bundle.check_unchanged();
-  core::assemble(bundle, request.query, deadline, *state_->retrieval, prompt);
+  core::assemble(bundle, request.query, deadline, *state_->retrieval, state_->prompt);
 }
 
-StopRule Session::rule_of(const Request& request) {
-  return {request.has_policy ? &request.policy : &loaded_->bundle.policy(),
-          request.force_exit,
-          request.top_k,
-          request.force_exit ? nullptr : &counters_,
-          nullptr,
-          request.weights.empty() ? nullptr : &request.weights};
-}
-
-void Session::warn_of_conditions(const Request& request, const Prompt& prompt) const {
+void Session::warn_of_conditions(const Request& request) const {
   if (request.has_policy || request.force_exit) return;
-  loaded_->warn_of_long_slate(prompt.candidates());
+  loaded_->warn_of_long_slate(state_->prompt.candidates());
   if (!request.weights.empty()) loaded_->warn_of_other_weights(request.weights);
 }
 
-void Session::count_answers(const std::vector<Answer>& answers, const StopRule& rule) {
-  if (rule.counters == nullptr) return;
-  for (const Answer& answer : answers)
-    if (answer.has_exit()) counters_.count_answer(answer.exit, answer.cut_short);
-}
-
-rexit_draw Session::draw(const Request& request, const Prompt& prompt, const std::vector<Answer>& answers) noexcept {
+rexit_draw Session::draw(const Request& request, const std::vector<Answer>& answers) noexcept {
   if (!audits_.enabled() || request.force_exit || !(request.has_policy || loaded_->bundle.calibrated())) return REXIT_NOT_DRAWN;
   const std::vector<float>& declared = loaded_->bundle.policy().weights;
-  return audits_.draw(prompt, answers, request.weights, !request.weights.empty() && !are_proportional(declared, request.weights));
+  return audits_.draw(state_->prompt, answers, request.weights,
+                      !request.weights.empty() && !are_proportional(declared, request.weights));
 }
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
   const MemoryUpdate memory_update(*this);
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   backend_.reset_segments();
-  assemble(request, deadline, state_->prompt, stats);
+  assemble(request, deadline, stats);
   stats.retrieval_us = microseconds_since(start);
-  score(request, state_->prompt, deadline, state_->scores, stats);
+  warn_of_conditions(request);
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(),
+                      request.force_exit,
+                      request.top_k,
+                      request.force_exit ? nullptr : &counters_,
+                      nullptr,
+                      request.weights.empty() ? nullptr : &request.weights};
+  counters_.begin();
+  const std::vector<Answer>& answers = run(state_->prompt, rule, deadline, stats);
+  if (rule.counters != nullptr)
+    for (const Answer& answer : answers)
+      if (answer.has_exit()) counters_.count_answer(answer.exit, answer.cut_short);
+  counters_.commit();
+  rank(request, answers, state_->scores);
+  stats.draw = draw(request, answers);
   stats.total_us = microseconds_since(start);
   return state_->scores;
-}
-
-void Session::score(const Request& request, const Prompt& prompt, const Deadline& deadline, std::vector<Score>& scores,
-                    rexit_stats& stats) {
-  warn_of_conditions(request, prompt);
-  const StopRule rule = rule_of(request);
-  counters_.begin();
-  const std::vector<Answer>& answers = run(prompt, rule, deadline, stats);
-  count_answers(answers, rule);
-  counters_.commit();
-  rank(request, answers, scores);
-  stats.draw = draw(request, prompt, answers);
-}
-
-void Session::score_many(const std::vector<Request>& requests, std::size_t count, Clock::time_point start,
-                         std::vector<Outcome>& outcomes) {
-  const MemoryUpdate memory_update(*this);
-  State& state = *state_;
-  backend_.reset_segments();
-  state.prompts.resize(std::max(state.prompts.size(), count));
-  state.deadlines.clear();
-  std::vector<std::size_t> pack;  // requests that run together
-  const auto attempt = [&](std::size_t i, const auto& work) {
-    try {
-      work(requests[i], state.prompts[i], state.deadlines[i], outcomes[i]);
-      outcomes[i].stats.total_us = microseconds_since(start);
-    } catch (...) {
-      outcomes[i].error = std::current_exception();
-    }
-  };
-  const auto score_pack = [&] {
-    bool shared = pack.size() > 1;
-    try {
-      if (shared) score_together(requests, pack, outcomes);
-    } catch (...) {  // of which request, is unknown
-      shared = false;
-    }
-    for (std::size_t n = 0; n < pack.size(); ++n) {
-      const std::size_t i = pack[n];
-      if (shared) {
-        if (!outcomes[i].error) outcomes[i].stats.draw = draw(requests[i], state.prompts[i], state.tasks[n].answers);
-        outcomes[i].stats.total_us = microseconds_since(start);
-      } else {
-        attempt(i, [&](const Request& request, const Prompt& prompt, const Deadline& deadline, Outcome& outcome) {
-          score(request, prompt, deadline, outcome.scores, outcome.stats);
-          set_probabilities(outcome, state.slate.probabilities());
-        });
-      }
-    }
-    pack.clear();
-  };
-  for (std::size_t i = 0; i < count; ++i) {
-    state.deadlines.emplace_back(start, requests[i].deadline_us, &backend_.cancelled());
-    if (outcomes[i].error) continue;
-    attempt(i, [&](const Request& request, Prompt& prompt, const Deadline& deadline, Outcome& outcome) {
-      assemble(request, deadline, prompt, outcome.stats);
-    });
-  }
-  for (std::size_t i = 0; i < count; ++i) {
-    if (outcomes[i].error) continue;
-    if (!fit_together(pack, i)) score_pack();
-    pack.push_back(i);
-  }
-  score_pack();
-}
-
-// In the order of the outcome's scores. `probabilities`: in the order of the candidates.
-void Session::set_probabilities(Outcome& outcome, const std::vector<float>& probabilities) const {
-  const std::size_t objectives = loaded_->bundle.objectives();
-  outcome.probabilities.clear();
-  if (objectives == 1) return;
-  for (const Score& score : outcome.scores) {
-    const auto first = probabilities.begin() + static_cast<std::ptrdiff_t>(score.item * objectives);
-    outcome.probabilities.insert(outcome.probabilities.end(), first, first + static_cast<std::ptrdiff_t>(objectives));
-  }
-}
-
-// Whether request `next` can run in a pass with `requests`.
-bool Session::fit_together(const std::vector<std::size_t>& requests, std::size_t next) const {
-  std::vector<std::size_t> prefixes;
-  std::size_t tokens = 0;
-  const auto add = [&](std::size_t i) {
-    const Prompt& prompt = state_->prompts[i];
-    prefixes.push_back(prompt.prefix_tokens());
-    tokens += prompt.tokens.size() - prompt.prefix_tokens();
-    return state_->slate.may_run_together(prompt);
-  };
-  return std::all_of(requests.begin(), requests.end(), add) && add(next) && tokens <= loaded_->bundle.variant().max_tokens &&
-         state_->prefix.fit_together(prefixes);
-}
-
-// Scores requests in shared passes. Throws if one of them fails in a way that may affect the others.
-void Session::score_together(const std::vector<Request>& requests, const std::vector<std::size_t>& indices,
-                             std::vector<Outcome>& outcomes) {
-  State& state = *state_;
-  state.tasks.resize(indices.size());
-  state.slates.assign(indices.size(), SlateStats{});
-  for (std::size_t n = 0; n < indices.size(); ++n) {
-    const std::size_t i = indices[n];
-    const Prompt& prompt = state.prompts[i];
-    warn_of_conditions(requests[i], prompt);
-    SlateTask& task = state.tasks[n];
-    task.prompt = &prompt;
-    task.rule = rule_of(requests[i]);
-    task.deadline = &state.deadlines[i];
-    task.stats = &state.slates[n];
-    rexit_stats& stats = outcomes[i].stats;
-    stats.prefix_tokens = prompt.prefix_tokens();
-    stats.candidate_tokens = prompt.tokens.size() - prompt.prefix_tokens();
-  }
-  counters_.begin();
-  state.slate.run_together(state.tasks, state.prefix);
-  for (std::size_t n = 0; n < indices.size(); ++n) {
-    const std::size_t i = indices[n];
-    const SlateTask& task = state.tasks[n];
-    Outcome& outcome = outcomes[i];
-    add_slate(state.slates[n], outcome.stats);
-    outcome.stats.prefix_tokens_reused = state.slates[n].prefix_tokens_reused;
-    count_answers(task.answers, task.rule);
-    rank(requests[i], task.answers, outcome.scores);
-    set_probabilities(outcome, task.probabilities);
-    if (!task.has_answer()) outcome.error = late();
-  }
-  counters_.commit();
 }
 
 const std::vector<float>& Session::trace(const Request& request, Clock::time_point start, rexit_stats& stats) {
   const MemoryUpdate memory_update(*this);
   const Deadline no_deadline(start, 0, &backend_.cancelled());
   backend_.reset_segments();
-  assemble(request, no_deadline, state_->prompt, stats);
+  assemble(request, no_deadline, stats);
   stats.retrieval_us = microseconds_since(start);
   state_->log_odds.resize(state_->prompt.candidates() * loaded_->bundle.exits() * loaded_->bundle.objectives());
   run(state_->prompt, {&loaded_->bundle.policy(), std::nullopt, 0, nullptr, state_->log_odds.data()}, no_deadline, stats);
@@ -340,7 +200,7 @@ const AuditedSlate* Session::audit() {
 const Prompt& Session::prompt(const Request& request) {
   const MemoryUpdate memory_update(*this);
   rexit_stats ignored{};
-  assemble(request, Deadline({}, 0, &backend_.cancelled()), state_->prompt, ignored);
+  assemble(request, Deadline({}, 0, &backend_.cancelled()), ignored);
   return state_->prompt;
 }
 
@@ -374,7 +234,10 @@ const std::vector<Answer>& Session::run(const Prompt& prompt, const StopRule& ru
   stats.candidate_tokens = prompt.tokens.size() - prefix_tokens;
   SlateStats slate;
   const std::vector<Answer>& answers = state_->slate.run(prompt, state_->prefix, rule, deadline, slate);
-  add_slate(slate, stats);
+  stats.candidate_layers = slate.candidate_layers;
+  stats.prefix_layers = slate.prefix_layers;
+  stats.prefix_us += slate.prefix_us;
+  stats.slate_us = slate.slate_us;
   return answers;
 }
 
@@ -401,14 +264,9 @@ void Session::update_memory() noexcept {
   const State& s = *state_;
   const std::size_t prefixes = s.prefix.prefix_bytes();
   prefixes_ = prefixes;
-  std::size_t buffers = s.prefix.memory() - prefixes + s.slate.memory() + (s.retrieval != nullptr ? s.retrieval->memory() : 0) +
-                        s.vectors.memory() + s.prompt.memory() + s.scores.capacity() * sizeof(Score) +
-                        s.log_odds.capacity() * sizeof(float) + s.prompts.capacity() * sizeof(Prompt) +
-                        s.deadlines.capacity() * sizeof(Deadline) + s.tasks.capacity() * sizeof(SlateTask) +
-                        s.slates.capacity() * sizeof(SlateStats) + audits_.memory();
-  for (const Prompt& prompt : s.prompts) buffers += prompt.memory();
-  for (const SlateTask& task : s.tasks) buffers += task.memory();
-  buffers_ = buffers;
+  buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + (s.retrieval != nullptr ? s.retrieval->memory() : 0) +
+             s.vectors.memory() + s.prompt.memory() + s.scores.capacity() * sizeof(Score) +
+             s.log_odds.capacity() * sizeof(float) + audits_.memory();
 }
 
 Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start->bytes(), backend_.memory()}; }

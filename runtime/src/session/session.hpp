@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -74,14 +73,6 @@ struct Score {
   Answer answer;
 };
 
-// What came of a request of score_many().
-struct Outcome {
-  std::exception_ptr error;  // null: answered
-  std::vector<Score> scores;
-  std::vector<float> probabilities;  // [scores, objectives], if there are several objectives
-  rexit_stats stats{};
-};
-
 // Bytes, as in rexit_memory.
 struct Memory {
   std::size_t prefixes, buffers;
@@ -105,10 +96,6 @@ class Session {
   const float* probabilities(std::size_t item) const noexcept {
     return state_->slate.probabilities().data() + item * loaded_->bundle.objectives();
   }
-  // Scores the first `count` requests, in shared passes as far as possible. outcomes[i] is that of requests[i], which is left out
-  // if its error is set. What one request throws does not affect the others.
-  void score_many(const std::vector<Request>& requests, std::size_t count, Clock::time_point start,
-                  std::vector<Outcome>& outcomes);
   // [items, exits, objectives], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
@@ -139,10 +126,6 @@ class Session {
 
     std::unique_ptr<Retrieval> retrieval;  // null: the bundle has no catalog
     Prompt prompt;
-    std::vector<Prompt> prompts;  // of score_many(), as the next three
-    std::vector<Deadline> deadlines;
-    std::vector<SlateTask> tasks;
-    std::vector<SlateStats> slates;
     VectorRows vectors;
     PrefixCache prefix;
     Slate slate;
@@ -163,18 +146,10 @@ class Session {
   };
 
   void update_memory() noexcept;
-  void assemble(const Request& request, const Deadline& deadline, Prompt& prompt, rexit_stats& stats);
-  StopRule rule_of(const Request& request);
-  void warn_of_conditions(const Request& request, const Prompt& prompt) const;
-  void count_answers(const std::vector<Answer>& answers, const StopRule& rule);
-  rexit_draw draw(const Request& request, const Prompt& prompt, const std::vector<Answer>& answers) noexcept;
-  void score(const Request& request, const Prompt& prompt, const Deadline& deadline, std::vector<Score>& scores,
-             rexit_stats& stats);
-  void set_probabilities(Outcome& outcome, const std::vector<float>& probabilities) const;
+  void assemble(const Request& request, const Deadline& deadline, rexit_stats& stats);
+  void warn_of_conditions(const Request& request) const;
+  rexit_draw draw(const Request& request, const std::vector<Answer>& answers) noexcept;
   const std::vector<Answer>& run(const Prompt& prompt, const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
-  bool fit_together(const std::vector<std::size_t>& requests, std::size_t next) const;
-  void score_together(const std::vector<Request>& requests, const std::vector<std::size_t>& indices,
-                      std::vector<Outcome>& outcomes);
 
   std::shared_ptr<const LoadedBundle> loaded_;
   SupervisedBackend backend_;

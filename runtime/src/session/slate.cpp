@@ -24,8 +24,7 @@ Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, 
       hidden_bytes_(hidden_bytes != 0 ? hidden_bytes : default_hidden_bytes),
       objectives_(bundle.objectives()),
       hidden_(backend),
-      hidden_next_(backend),
-      past_(bundle, backend) {}
+      hidden_next_(backend) {}
 
 const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                       SlateStats& stats) {
@@ -33,34 +32,23 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
   if (const std::size_t end = part_end(prompt, 0); end < count && of_the_whole_slate(rule))
     fail(REXIT_TOO_LONG, "the policy has rules for the whole slate, but hidden states of only ", end, " of its ", count,
          " candidates fit into ", hidden_bytes_, " bytes; see slate_bytes");
-  task_.prompt = &prompt;
-  task_.rule = rule;
-  task_.deadline = &deadline;
-  task_.stats = &stats;
-  begin(task_);
+  answers_.assign(count, Answer{});
+  if (!rule.policy->earlier.empty()) log_odds_.resize(count * bundle_.exits());
+  if (objectives_ != 1) {
+    utility_.set_weights(rule.weights != nullptr ? *rule.weights : rule.policy->weights);
+    probabilities_.assign(count * objectives_, std::numeric_limits<float>::quiet_NaN());
+    candidate_log_odds_.resize(objectives_);
+  }
   for (std::size_t begin = 0; begin < count;) {
     const std::size_t end = part_end(prompt, begin);
-    clear_packed();
-    pack(task_, begin, end);
-    if (!run_part(prefix)) {
+    pack(prompt, begin, end);
+    if (!run_part(prefix, rule, deadline, stats)) {
       cut_short(end);
       break;
     }
     begin = end;
   }
-  return task_.answers;
-}
-
-void Slate::begin(SlateTask& task) const {
-  const std::size_t count = task.prompt->candidates();
-  task.answers.assign(count, Answer{});
-  if (!task.rule.policy->earlier.empty()) task.log_odds.resize(count * bundle_.exits());
-  if (objectives_ != 1) task.probabilities.assign(count * objectives_, std::numeric_limits<float>::quiet_NaN());
-}
-
-void Slate::clear_packed() noexcept {
-  active_.clear();
-  for (auto* numbers : {&token_ids_, &positions_, &groups_}) numbers->clear();
+  return answers_;
 }
 
 // The largest `end` such that the hidden states of candidates [begin, end) fit; at least a pass.
@@ -73,10 +61,8 @@ std::size_t Slate::part_end(const Prompt& prompt, std::size_t begin) const {
   return std::max(begin + 1, static_cast<std::size_t>(past_end - prompt.offsets.begin()) - 2);
 }
 
-// Runs the packed candidates of task_. Returns false if the deadline passed.
-bool Slate::run_part(PrefixCache& prefix) {
-  const Deadline& deadline = *task_.deadline;
-  SlateStats& stats = *task_.stats;
+// Returns false if the deadline passed.
+bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats) {
   for (std::size_t segment = 0; !active_.empty(); ++segment) {
     if (!deepen(prefix, segment, deadline, stats)) return false;
     const Timer timer(stats.slate_us);
@@ -89,139 +75,45 @@ bool Slate::run_part(PrefixCache& prefix) {
     for (std::size_t begin = 0; begin < active_.size();) {
       if (deadline.expired()) return false;
       const std::size_t end = chunk_end(begin), first = active_[begin].begin;
-      Pass pass;
-      pass.prefix = prefix.tokens();
-      pass.past_keys = prefix.keys(segment);
-      pass.past_values = prefix.values(segment);
-      run_chunk(segment, begin, end, pass);
+      run_chunk(segment, begin, end, prefix);
       if (one_pass)
         hidden_.swap(hidden_next_);
       else if (!graph.last)
         backend_.copy(hidden_.data() + first * row_bytes(), hidden_next_.data(),
                       (active_[end - 1].begin + active_[end - 1].tokens - first) * row_bytes());
-      apply_exit_rules(segment, begin, end, logits_.data());
+      const float* logits = logits_.data();
+      if (objectives_ == 1) {
+        for (std::size_t i = begin; i < end; ++i, logits += 2)
+          apply_exit_rule(active_[i], segment, log_odds(active_[i], segment, logits), rule);
+      } else {
+        for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_)
+          apply_exit_rule(active_[i], segment, utility_log_odds(active_[i], segment, logits, rule), rule);
+      }
       stats.candidate_layers += graph.layers() * (end - begin);
       begin = end;
     }
-    apply_slate_rules(segment, 0, active_.size());
-    compact(segment + 1);
+    apply_slate_rules(segment, rule);
+    compact();
   }
   return true;
-}
-
-bool Slate::may_run_together(const Prompt& prompt) const {
-  if (!backend_.takes_spans()) return false;
-  if (bundle_.vectors() == nullptr) return true;
-  const auto candidates = prompt.tokens.begin() + static_cast<std::ptrdiff_t>(prompt.prefix_tokens());
-  return std::find(candidates, prompt.tokens.end(), bundle_.program().user_vector) == prompt.tokens.end();
-}
-
-void Slate::run_together(std::vector<SlateTask>& tasks, PrefixCache& prefix) {
-  clear_packed();
-  for (SlateTask& task : tasks) {
-    begin(task);
-    pack(task, 0, task.prompt->candidates());
-  }
-  for (std::size_t segment = 0; !active_.empty(); ++segment) {
-    merge_prefixes(prefix, segment);
-    if (!active_.empty()) run_shared(segment);
-  }
-}
-
-// The end of the task's candidates that begin at `begin` in active_.
-std::size_t Slate::task_end(std::size_t begin) const noexcept {
-  std::size_t end = begin + 1;
-  while (end < active_.size() && active_[end].task == active_[begin].task) ++end;
-  return end;
-}
-
-// Deepens and merges the prefixes of all tasks with active candidates. Drops the candidates of tasks whose deadline has passed.
-void Slate::merge_prefixes(PrefixCache& prefix, std::size_t segment) {
-  std::size_t tokens = 0;
-  for (std::size_t begin = 0; begin < active_.size(); begin = task_end(begin))
-    tokens += MergedPast::rows_of(active_[begin].task->prompt->prefix_tokens());
-  past_.begin(segment, tokens);
-  for (std::size_t begin = 0; begin < active_.size(); begin = task_end(begin)) {
-    SlateTask& task = *active_[begin].task;
-    vectors_.begin(*task.prompt);
-    {
-      const Timer timer(task.stats->prefix_us);
-      const std::size_t reused = prefix.set_current(task.prompt->tokens.data(), task.prompt->prefix_tokens());
-      if (segment == 0) task.stats->prefix_tokens_reused = reused;
-    }
-    if (deepen(prefix, segment, *task.deadline, *task.stats)) task.past_begin = past_.add(prefix);
-  }
-  // Other tasks' prefixes take time as well.
-  for (std::size_t begin = 0, end; begin < active_.size(); begin = end) {
-    end = task_end(begin);
-    SlateTask& task = *active_[begin].task;
-    if (!task.deadline->expired()) continue;
-    for (std::size_t i = begin; i < end; ++i) {
-      task.answers[active_[i].index].cut_short = true;
-      active_[i].stopped = true;
-    }
-  }
-  compact(segment);
-}
-
-// A span for each task with active candidates.
-void Slate::set_spans() {
-  spans_.clear();
-  for (std::size_t begin = 0, end; begin < active_.size(); begin = end) {
-    end = task_end(begin);
-    const SlateTask& task = *active_[begin].task;
-    spans_.push_back(
-        {active_[end - 1].begin + active_[end - 1].tokens, task.past_begin, task.past_begin + task.prompt->prefix_tokens()});
-  }
-}
-
-// Runs a segment for the candidates of all tasks. Each task's share of the time is that of its tokens.
-void Slate::run_shared(std::size_t segment) {
-  double time = 0;
-  const std::size_t tokens = positions_.size();
-  {
-    const Timer timer(time);
-    set_spans();
-    Pass pass;
-    pass.prefix = past_.tokens();
-    pass.past_keys = past_.keys();
-    pass.past_values = past_.values();
-    pass.spans = spans_.data();
-    pass.span_count = spans_.size();
-    run_chunk(segment, 0, active_.size(), pass);
-  }
-  hidden_.swap(hidden_next_);
-  for (std::size_t begin = 0, end; begin < active_.size(); begin = end) {
-    end = task_end(begin);
-    SlateStats& stats = *active_[begin].task->stats;
-    const std::size_t own = active_[end - 1].begin + active_[end - 1].tokens - active_[begin].begin;
-    stats.slate_us += time * static_cast<double>(own) / static_cast<double>(tokens);
-    stats.candidate_layers += bundle_.variant().segments[segment].layers() * (end - begin);
-    apply_exit_rules(segment, begin, end, logits_.data() + 2 * objectives_ * begin);
-    apply_slate_rules(segment, begin, end);
-  }
-  compact(segment + 1);
 }
 
 std::size_t Slate::row_bytes() const noexcept {
   return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
 }
 
-// Appends candidates [begin, end) of `task`. Groups are distinct over all tasks.
-void Slate::pack(SlateTask& task, std::size_t begin, std::size_t end) {
-  const Prompt& prompt = *task.prompt;
+void Slate::pack(const Prompt& prompt, std::size_t begin, std::size_t end) {
   const std::size_t prefix_tokens = prompt.prefix_tokens(), first = prompt.offsets[1 + begin], last = prompt.offsets[1 + end];
-  const std::size_t packed = token_ids_.size();
-  token_ids_.insert(token_ids_.end(), prompt.tokens.begin() + static_cast<std::ptrdiff_t>(first),
+  active_.clear();
+  token_ids_.assign(prompt.tokens.begin() + static_cast<std::ptrdiff_t>(first),
                     prompt.tokens.begin() + static_cast<std::ptrdiff_t>(last));
-  positions_.resize(token_ids_.size());
-  groups_.resize(token_ids_.size());
+  positions_.resize(last - first);
+  groups_.resize(last - first);
   for (std::size_t i = begin; i < end; ++i) {
-    const Candidate candidate{
-        &task, static_cast<std::uint32_t>(i), packed + prompt.offsets[1 + i] - first, prompt.candidate_tokens(i), {}};
+    Candidate candidate{static_cast<std::uint32_t>(i), prompt.offsets[1 + i] - first, prompt.candidate_tokens(i), {}};
     for (std::size_t t = 0; t < candidate.tokens; ++t) {
       positions_[candidate.begin + t] = static_cast<std::int64_t>(prefix_tokens + t);
-      groups_[candidate.begin + t] = static_cast<std::int64_t>(active_.size());
+      groups_[candidate.begin + t] = static_cast<std::int64_t>(i);
     }
     active_.push_back(candidate);
   }
@@ -248,8 +140,7 @@ std::size_t Slate::chunk_end(std::size_t begin) const {
   return end;
 }
 
-// `pass` has the prefix.
-void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, Pass pass) {
+void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix) {
   const Segment& graph = bundle_.variant().segments[segment];
   const std::size_t first = active_[begin].begin;
   rows_.clear();
@@ -257,7 +148,9 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, P
     rows_.push_back(static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first));
   logits_.resize(2 * objectives_ * rows_.size());
 
+  Pass pass;
   pass.tokens = active_[end - 1].begin + active_[end - 1].tokens - first;
+  pass.prefix = prefix.tokens();
   pass.rows = rows_.size();
   if (graph.first) {
     vectors_.set_inputs(token_ids_.data() + first, pass);
@@ -267,6 +160,8 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, P
   pass.positions = positions_.data() + first;
   pass.groups = groups_.data() + first;
   pass.row_index = rows_.data();
+  pass.past_keys = prefix.keys(segment);
+  pass.past_values = prefix.values(segment);
   if (!graph.last) pass.hidden_out = hidden_next_.reserve(pass.tokens * row_bytes());
   pass.logits = logits_.data();
   backend_.run(segment, pass);
@@ -282,47 +177,29 @@ inline float Slate::log_odds(const Candidate& candidate, std::size_t segment, co
 }
 
 // `logits`: a pair for each objective.
-float Slate::utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits) {
-  SlateTask& task = *candidate.task;
-  const StopRule& rule = task.rule;
+float Slate::utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
   for (std::size_t k = 0; k < objectives_; ++k) candidate_log_odds_[k] = log_odds(candidate, segment, logits + 2 * k);
   if (rule.trace != nullptr)
     std::copy(candidate_log_odds_.begin(), candidate_log_odds_.end(),
               rule.trace + (candidate.index * bundle_.exits() + segment) * objectives_);
   return utility_.log_odds(rule.policy->maps_of_objectives(segment), candidate_log_odds_.data(),
-                           task.probabilities.data() + candidate.index * objectives_);
-}
-
-// Of one task's candidates [begin, end), in active_. `logits`: theirs, [candidates, objectives, 2].
-void Slate::apply_exit_rules(std::size_t segment, std::size_t begin, std::size_t end, const float* logits) {
-  if (objectives_ == 1) {
-    for (std::size_t i = begin; i < end; ++i, logits += 2)
-      apply_exit_rule(active_[i], segment, log_odds(active_[i], segment, logits));
-    return;
-  }
-  const StopRule& rule = active_[begin].task->rule;
-  utility_.set_weights(rule.weights != nullptr ? *rule.weights : rule.policy->weights);
-  candidate_log_odds_.resize(objectives_);
-  for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_)
-    apply_exit_rule(active_[i], segment, utility_log_odds(active_[i], segment, logits));
+                           probabilities_.data() + candidate.index * objectives_);
 }
 
 // `z`: the log-odds that the policy reads.
-void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, float z) {
-  SlateTask& task = *candidate.task;
-  const StopRule& rule = task.rule;
+void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, float z, const StopRule& rule) {
   const ExitRule& exit = rule.policy->exits[segment];
   float c;
   if (rule.policy->earlier.empty()) {
     c = exit.calibrated(z);
   } else {
-    float* log_odds = task.log_odds.data() + candidate.index * bundle_.exits();
+    float* log_odds = log_odds_.data() + candidate.index * bundle_.exits();
     log_odds[segment] = z;
     c = rule.policy->calibrated(segment, log_odds);
   }
   candidate.agreement.add(c);
   if (rule.counters != nullptr) rule.counters->count_arrival(segment, c);
-  task.answers[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
+  answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
 
   const bool last = segment + 1 == bundle_.exits();
   if (rule.trace != nullptr) {
@@ -335,45 +212,37 @@ void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, float z) 
   }
 }
 
-// Call after apply_exit_rule() for all candidates that reached this exit. [begin, end): a task's, in active_.
-void Slate::apply_slate_rules(std::size_t segment, std::size_t begin, std::size_t end) {
-  const SlateTask& task = *active_[begin].task;
-  const StopRule& rule = task.rule;
+// Call after apply_exit_rule() for all candidates that reached this exit.
+void Slate::apply_slate_rules(std::size_t segment, const StopRule& rule) {
   if (rule.trace != nullptr || rule.force_exit || segment + 1 == bundle_.exits()) return;
   const TopK& top_k = rule.policy->top_k;
   if (top_k.k != 0) {
     ranks_.clear();
-    for (const Answer& answer : task.answers) ranks_.add(RankIntervals::interval(top_k, answer.exit, answer.calibrated));
+    for (const Answer& answer : answers_) ranks_.add(RankIntervals::interval(top_k, answer.exit, answer.calibrated));
     ranks_.sort();
     const std::size_t k = rule.top_k != 0 ? rule.top_k : top_k.k;
-    for (std::size_t i = begin; i < end; ++i)
-      if (Candidate& candidate = active_[i]; !candidate.stopped)
-        candidate.stopped = ranks_.is_settled(RankIntervals::interval(top_k, segment, task.answers[candidate.index].calibrated),
-                                              k, top_k.ordered);
+    for (Candidate& candidate : active_)
+      if (!candidate.stopped)
+        candidate.stopped =
+            ranks_.is_settled(RankIntervals::interval(top_k, segment, answers_[candidate.index].calibrated), k, top_k.ordered);
   }
-  std::size_t undecided = 0;
-  for (std::size_t i = begin; i < end; ++i) undecided += active_[i].stopped ? 0 : 1;
-  if (within_quorum(undecided, task.answers.size(), rule.policy->quorum))
-    for (std::size_t i = begin; i < end; ++i) active_[i].stopped = true;
+  const auto undecided =
+      std::count_if(active_.begin(), active_.end(), [](const Candidate& candidate) { return !candidate.stopped; });
+  if (within_quorum(static_cast<std::size_t>(undecided), answers_.size(), rule.policy->quorum))
+    for (Candidate& candidate : active_) candidate.stopped = true;
 }
 
-bool SlateTask::has_answer() const noexcept {
-  return std::any_of(answers.begin(), answers.end(), [](const Answer& answer) { return answer.has_exit(); });
-}
-
-// Of task_. `first_waiting`: this candidate and later ones have not started.
+// `first_waiting`: this candidate and later ones have not started.
 void Slate::cut_short(std::size_t first_waiting) {
-  if (!task_.has_answer()) fail_late();
+  if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.has_exit(); }))
+    fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit");
   for (const Candidate& candidate : active_)
-    if (!candidate.stopped) task_.answers[candidate.index].cut_short = true;
-  for (std::size_t i = first_waiting; i < task_.answers.size(); ++i) task_.answers[i].cut_short = true;
+    if (!candidate.stopped) answers_[candidate.index].cut_short = true;
+  for (std::size_t i = first_waiting; i < answers_.size(); ++i) answers_[i].cut_short = true;
 }
 
-void fail_late() { fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit"); }
-
-// Removes the tokens of stopped candidates from what `segment` reads next. Nothing else changes, since a candidate attends only
-// to the prefix and itself.
-void Slate::compact(std::size_t segment) {
+// Removes the tokens of stopped candidates. Nothing else changes, since a candidate attends only to the prefix and itself.
+void Slate::compact() {
   std::size_t count = 0, to = 0;
   moves_.clear();
   for (const Candidate& candidate : active_) {
@@ -385,7 +254,6 @@ void Slate::compact(std::size_t segment) {
       for (std::size_t t = 0; t < candidate.tokens; ++t) {
         positions_[to + t] = positions_[candidate.begin + t];
         groups_[to + t] = groups_[candidate.begin + t];
-        if (segment == 0) token_ids_[to + t] = token_ids_[candidate.begin + t];
       }
     }
     Candidate moved = candidate;
@@ -393,17 +261,17 @@ void Slate::compact(std::size_t segment) {
     to += moved.tokens;
     active_[count++] = moved;
   }
-  if (segment != 0 && !moves_.empty()) backend_.move_rows(hidden_.data(), row_bytes(), moves_.data(), moves_.size());
+  if (!moves_.empty()) backend_.move_rows(hidden_.data(), row_bytes(), moves_.data(), moves_.size());
   active_.resize(count, Candidate{});
   positions_.resize(to);
   groups_.resize(to);
 }
 
 std::size_t Slate::memory() const noexcept {
-  return ranks_.memory() + hidden_.bytes() + hidden_next_.bytes() + past_.bytes() + active_.capacity() * sizeof(Candidate) +
-         task_.memory() + spans_.capacity() * sizeof(PastSpan) + moves_.capacity() * sizeof(RowMove) +
+  return ranks_.memory() + hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) +
+         answers_.capacity() * sizeof(Answer) + moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
-         (logits_.capacity() + candidate_log_odds_.capacity()) * sizeof(float);
+         (logits_.capacity() + log_odds_.capacity() + probabilities_.capacity() + candidate_log_odds_.capacity()) * sizeof(float);
 }
 
 }  // namespace rexit::core

@@ -44,7 +44,6 @@ class SupervisedBackend final : public Backend {
     backend_->copy_rows(to, to_pitch, from, from_pitch, bytes, count);
   }
   void finish_copies() const override { backend_->finish_copies(); }
-  bool takes_spans() const noexcept override { return backend_->takes_spans(); }
   BackendMemory memory() const override { return backend_->memory(); }
   void trim() const override { backend_->trim(); }
 

@@ -14,12 +14,12 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from builders.bundles.bundle_files import refresh, write_json
-from builders.bundles.model import HEAD_DIM, VECTORS
+from builders.bundles.model import VECTORS
 from builders.bundles.quantized import quantized
 from rexit.exporter.graph.passes.functions import DOMAIN
 from rexit.exporter.graph.precision.stored_cache import QUANTIZE, int8_cache
 
-QUANTIZED, INT8_CACHE, FUSED = "cpu-int8", "cpu-int8-cache", "cpu-fused"
+QUANTIZED, INT8_CACHE = "cpu-int8", "cpu-int8-cache"
 TENSORRT, TENSORRT_HALF = "tensorrt-fp32", "tensorrt-fp16"
 
 
@@ -81,39 +81,6 @@ def padding_masked(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def fused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with SlateAttention nodes, as an export for the CPU has them, and without what they replace. They have no
-    function: only the kernel runs them."""
-    graph = model.graph
-    made = {name: node for node in graph.node for name in node.output}
-    past = {name for value in graph.input if (name := value.name).startswith(("pk", "pv"))}
-    nodes: list[Any] = []
-    for node in graph.node:
-        values = made.get(node.input[1]) if node.op_type == "MatMul" else None
-        if values is None or values.op_type != "Concat" or values.input[0] not in past:
-            nodes.append(node)
-            continue
-        query, keys = made[made[made[made[node.input[0]].input[0]].input[0]].input[0]].input  # Softmax, Add, Mul, MatMul
-        past_key, key = made[made[keys].input[0]].input  # Transpose, Concat
-        past_value, value = values.input
-        operands = [query, key, value, past_key, past_value]
-        nodes += [helper.make_node("Unsqueeze", [name, "axis0"], [f"{name}.4d"]) for name in operands]
-        inputs = [*(f"{name}.4d" for name in operands), "owner"]
-        out = node.output[0]
-        nodes.append(helper.make_node("SlateAttention", inputs, [f"{out}.4d"], domain=DOMAIN, scale=HEAD_DIM**-0.5))
-        nodes.append(helper.make_node("Squeeze", [f"{out}.4d", "axis0"], [out]))
-    used = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(nodes):
-        if used & set(node.output):
-            used |= set(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return model
-
-
 def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph with keys and values in int8, as an export with `--cache int8` has them. Only the kernel quantizes them: the
     function wants a newer opset."""
@@ -127,7 +94,6 @@ KINDS = {
         {"precision": "int8"}, lambda model: halved(quantized(model), hidden=False), cache_dtype="float16", tolerance=1.5
     ),
     INT8_CACHE: Kind({"precision": "int8"}, lambda model: in_int8(quantized(model)), cache_dtype="int8", tolerance=4.0),
-    FUSED: Kind({}, fused, limits={"max_tokens": 128}),
     # In standard ops, which TensorRT's compilers take.
     TENSORRT: Kind({"target": "tensorrt", "backend": "tensorrt", "past_padding": True}, padding_masked),
     TENSORRT_HALF: Kind(

@@ -202,12 +202,6 @@ static void layouts_are_fixed(void) {
   AT(rexit_score, cut_short, 16);
   END(rexit_score, reserved, 24);
 
-  AT(rexit_outcome, struct_size, 0);
-  AT(rexit_outcome, scores, 8);
-  AT(rexit_outcome, stats, 16);
-  AT(rexit_outcome, status, 24);
-  END(rexit_outcome, error, 536);
-
   AT(rexit_stats, struct_size, 0);
   AT(rexit_stats, prefix_tokens, 8);
   AT(rexit_stats, prefix_tokens_reused, 16);
@@ -292,12 +286,10 @@ static void null_is_refused(void) {
   EXPECT(rexit_bundle_get_variant(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_bundle_verify(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_score_many(NULL, NULL, NULL, 1) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trace(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_audit(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_prompt(NULL, NULL, NULL, 0, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_score_many_tokens(NULL, NULL, NULL, 1) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trace_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
 }
 
@@ -680,61 +672,6 @@ static void one_request(rexit_session* session) {
   EXPECT(rexit_session_cancel(session) == REXIT_OK);
 }
 
-static void several_requests(rexit_session* session) {
-  const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
-  const rexit_id nobody[1] = {{4, NULL}};
-  const rexit_id users[2] = {{106, NULL}, {100, NULL}};
-  rexit_request requests[3];
-  const rexit_request* pointers[4];
-  rexit_score scores[4][3];
-  rexit_stats stats;
-  rexit_outcome outcomes[4];
-  rexit_outcome* outcome_pointers[4];
-  size_t i;
-
-  memset(requests, 0, sizeof requests);
-  memset(scores, 0x5a, sizeof scores);
-  memset(outcomes, 0, sizeof outcomes);
-  stats.struct_size = sizeof stats;
-  for (i = 0; i < 3; ++i) {
-    requests[i].struct_size = sizeof requests[i];
-    requests[i].id_size = sizeof(rexit_id);
-    requests[i].score_size = sizeof(rexit_score);
-    requests[i].user = &users[i % 2];
-    requests[i].items = i == 1 ? nobody : items;
-    requests[i].item_count = i == 1 ? 1 : 3;
-    pointers[i] = &requests[i];
-  }
-  pointers[3] = NULL;
-  for (i = 0; i < 4; ++i) {
-    outcomes[i].struct_size = sizeof outcomes[i];
-    outcomes[i].scores = scores[i];
-    outcome_pointers[i] = &outcomes[i];
-  }
-  outcomes[0].stats = &stats;
-  outcomes[1].status = 77;
-
-  EXPECT(rexit_session_score_many(session, pointers, outcome_pointers, 0) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_score_many(session, NULL, outcome_pointers, 4) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_score_many(session, pointers, NULL, 4) == REXIT_INVALID_ARGUMENT);
-  outcomes[3].struct_size = offsetof(rexit_outcome, error);
-  EXPECT(rexit_session_score_many(session, pointers, outcome_pointers, 4) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "outcome: struct_size is 28, expected sizeof the struct, 536") != NULL);
-  EXPECT(outcomes[1].status == 77 && scores[0][0].item == 0x5a5a5a5a); /* written only on success */
-  outcomes[3].struct_size = sizeof outcomes[3];
-
-  outcomes[2].scores = NULL;
-  EXPECT(rexit_session_score_many(session, pointers, outcome_pointers, 4) == REXIT_OK);
-  EXPECT(strstr(rexit_last_error(), "struct_size is 28") != NULL); /* of the last call that failed */
-  EXPECT(outcomes[0].status == REXIT_OK && strcmp(outcomes[0].error, "") == 0);
-  EXPECT(scores[0][2].item == 2 && scores[0][2].exit == 2 && stats.known_user == 1 && stats.candidate_layers == 12);
-  EXPECT(outcomes[1].status == REXIT_UNKNOWN_ITEM && strstr(outcomes[1].error, "item 4") != NULL);
-  EXPECT(scores[1][0].item == 0x5a5a5a5a);
-  EXPECT(outcomes[2].status == REXIT_INVALID_ARGUMENT && strstr(outcomes[2].error, "scores is NULL") != NULL);
-  EXPECT(outcomes[3].status == REXIT_INVALID_ARGUMENT && strstr(outcomes[3].error, "request is NULL") != NULL);
-  EXPECT(outcomes[0].struct_size == sizeof outcomes[0] && outcomes[0].scores == scores[0] && outcomes[0].stats == &stats);
-}
-
 static void an_audit(const rexit_bundle* bundle) {
   const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
   const rexit_id user = {106, NULL};
@@ -818,7 +755,6 @@ int main(void) {
   an_audit(bundle);
   rexit_bundle_close(bundle); /* the session keeps what it needs */
   one_request(session);
-  several_requests(session);
   rexit_session_destroy(session);
   return failures == 0 ? 0 : 1;
 }

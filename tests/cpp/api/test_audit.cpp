@@ -148,23 +148,6 @@ TEST(Audit, TheSameSeedDrawsTheSameSlates) {
   EXPECT_EQ(draws(0, 3), std::vector<bool>(40, false));
 }
 
-// Two requests share a pass, the third fails.
-TEST(Audit, SlatesOfSeveralUsersAreDrawn) {
-  const rexit::Bundle bundle(bundles() + "/sound_fused/bundle", rexit::BundleOptions{"cpu-fused", "", 0});
-  rexit::Session session = audited(bundle);
-  const std::vector<rexit::Request> requests = {request().force_exit(0), request(), request().items({std::int64_t{4}}),
-                                                request()};
-  const std::vector<rexit::Outcome> outcomes = session.score_many(requests);
-  EXPECT_EQ(outcomes[0].value().scores.size(), items.size());
-  EXPECT_EQ(outcomes[0].value().stats.draw, REXIT_NOT_DRAWN);
-  EXPECT_EQ(outcomes[1].value().stats.draw, REXIT_DRAWN);
-  EXPECT_EQ(outcomes[2].status, REXIT_UNKNOWN_ITEM);
-  EXPECT_EQ(outcomes[3].value().stats.draw, REXIT_SKIPPED_WAITING);
-  const rexit::Audit audit = session.audit();
-  EXPECT_EQ(audit.drawn, 2u);
-  expect_full_depth(audit, outcomes[1].value(), session.score(request().force_exit(2)));
-}
-
 TEST(Audit, AShareOutside0To1IsRefused) {
   const rexit::Bundle bundle = open("sound");
   for (const auto& [share, text] : {std::pair{1.5, "1.5"}, {-0.1, "-0.1"}, {std::nan(""), "nan"}})

@@ -78,8 +78,6 @@ TEST(Objectives, TheirProbabilitiesFollowTheScores) {
   for (std::size_t rank = 0; rank < 2; ++rank)
     for (std::size_t k = 0; k < 2; ++k)
       EXPECT_EQ(best.probabilities[2 * rank + k], every.probabilities[2 * best.scores[rank].item + k]);
-  const std::vector<rexit::Request> many{request().force_exit(1).top_k(2)};
-  EXPECT_EQ(session.score_many(many)[0].value().probabilities, best.probabilities);
 }
 
 // Calls the C ABI with room for `count` probabilities.

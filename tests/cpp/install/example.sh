@@ -14,8 +14,4 @@ $run "$3/build/rexit_score" --raw "$4" 106 -7 8 88 >"$3/raw.txt"
 test "$(wc -l <"$3/raw.txt")" -eq 3
 if $run "$3/build/rexit_score" "$4" 106 4 2>"$3/error.txt"; then exit 1; fi
 grep -q 'item 4 is not in the catalog.*(REXIT_UNKNOWN_ITEM)' "$3/error.txt"
-printf '106 -7 8 88\n100 4\n\n103 8 3\n' | $run "$3/build/rexit_async" "$4" >"$3/async.txt"
-test "$(wc -l <"$3/async.txt")" -eq 3
-grep -qE '^106: (-7|8|88) [01]\.[0-9]{4}$' "$3/async.txt"
-grep -q '^100: items\[0\]: item 4 is not in the catalog.*(REXIT_UNKNOWN_ITEM)$' "$3/async.txt"
-grep -qE '^103: (8|3) [01]\.[0-9]{4}$' "$3/async.txt"
+

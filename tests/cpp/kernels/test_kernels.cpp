@@ -109,8 +109,8 @@ struct Case {
   std::vector<std::size_t> candidates;  // their numbers of tokens
 };
 
-// Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them. In bfloat16 a
-// softmax's numerator may round to the other neighbour, which is 1/256 of its share away.
+// Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them. In bfloat16 a softmax's numerator may round to
+// the other neighbour, which is at most 1/128 of its share away.
 void check(const Case& c, const Table& with, float scale, const Threads& threads, As as, double tolerance = 5e-6,
            bool bfloat16 = false) {
   std::vector<std::int64_t> groups;
@@ -125,7 +125,6 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
           c.kv_heads, tokens, c.prefix, c.dim, scale, bfloat16},
          threads, with);
   const auto operand = [&](float number) { return double{bfloat16 ? rounded(number) : number}; };
-  if (bfloat16) tolerance = 6e-3;
   for (std::size_t head = 0; head < c.heads; ++head) {
     const std::size_t kv = head / shared;
     for (std::size_t t = 0, first = 0; t < tokens; ++t) {
@@ -152,92 +151,16 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
         if (bfloat16) share = rounded(static_cast<float>(share));
       }
       for (std::size_t d = 0; d < c.dim; ++d) {
-        double expected = 0;
-        for (std::size_t i = 0; i < values.size(); ++i) expected += shares[i] / sum * operand(values[i][d]);
-        ASSERT_NEAR(out[(head * tokens + t) * c.dim + d], expected, tolerance) << "head " << head << ", token " << t;
+        double expected = 0, size = 0;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          expected += shares[i] / sum * operand(values[i][d]);
+          size += shares[i] / sum * std::fabs(operand(values[i][d]));
+        }
+        ASSERT_NEAR(out[(head * tokens + t) * c.dim + d], expected, bfloat16 ? tolerance + size / 128 : tolerance)
+            << "head " << head << ", token " << t;
       }
     }
   }
-}
-
-// Rows of several tensors [heads, rows, dim] side by side: [heads, sum of rows, dim].
-std::vector<float> side_by_side(const std::vector<std::vector<float>>& tensors, std::size_t heads) {
-  std::vector<float> merged;
-  for (std::size_t head = 0; head < heads; ++head)
-    for (const std::vector<float>& tensor : tensors) {
-      const auto count = static_cast<std::ptrdiff_t>(tensor.size() / heads);
-      const auto begin = tensor.begin() + static_cast<std::ptrdiff_t>(head) * count;
-      merged.insert(merged.end(), begin, begin + count);
-    }
-  return merged;
-}
-
-// [heads, rows, dim] with a row more in each head if `rows` is odd.
-std::vector<float> with_even_rows(const std::vector<float>& tensor, std::size_t heads, std::size_t rows, std::size_t dim) {
-  if (rows % 2 == 0) return tensor;
-  std::vector<float> even;
-  for (std::size_t head = 0; head < heads; ++head) {
-    const auto begin = tensor.begin() + static_cast<std::ptrdiff_t>(head * rows * dim);
-    even.insert(even.end(), begin, begin + static_cast<std::ptrdiff_t>(rows * dim));
-    even.insert(even.end(), dim, 1e6f);  // no token sees it
-  }
-  return even;
-}
-
-// `even`: prefixes begin at even rows, as the session lays them out.
-void check_among_others(const Table& with, bool bfloat16, bool even) {
-  struct Part {
-    std::size_t prefix;
-    std::vector<std::size_t> candidates;
-  };
-  const std::vector<Part> parts{{51, {12, 12, 9}}, {0, {3}}, {17, {1, 30}}, {4, {7}}, {3, {2, 1}}};
-  constexpr std::size_t heads = 6, kv_heads = 2, dim = 40;
-  constexpr float scale = 0.2f;
-  std::vector<std::vector<float>> queries, keys, values, past_keys, past_values, expected;
-  std::vector<std::int64_t> all_groups;
-  std::vector<PastSpan> spans;
-  std::size_t past = 0;
-  for (const Part& part : parts) {
-    std::vector<std::int64_t> groups;
-    for (std::size_t g = 0; g < part.candidates.size(); ++g)
-      groups.insert(groups.end(), part.candidates[g], static_cast<std::int64_t>(g));  // the next part begins with the same
-    const std::size_t tokens = groups.size();
-    queries.push_back(normal(heads * tokens * dim));
-    for (auto* tensors : {&keys, &values}) tensors->push_back(normal(kv_heads * tokens * dim));
-    for (auto* tensors : {&past_keys, &past_values}) tensors->push_back(normal(kv_heads * part.prefix * dim));
-    expected.emplace_back(heads * tokens * dim, NAN);
-    attend({queries.back().data(), keys.back().data(), values.back().data(), past_keys.back().data(), past_values.back().data(),
-            groups.data(), expected.back().data(), heads, kv_heads, tokens, part.prefix, dim, scale, bfloat16},
-           Serial(), with);
-    all_groups.insert(all_groups.end(), groups.begin(), groups.end());
-    spans.push_back({all_groups.size(), past, past + part.prefix});
-    past += part.prefix + (even ? part.prefix % 2 : 0);
-    if (even)
-      for (auto* tensors : {&past_keys, &past_values})
-        tensors->back() = with_even_rows(tensors->back(), kv_heads, part.prefix, dim);
-  }
-  const auto query = side_by_side(queries, heads), key = side_by_side(keys, kv_heads), value = side_by_side(values, kv_heads);
-  const auto past_key = side_by_side(past_keys, kv_heads), past_value = side_by_side(past_values, kv_heads);
-  std::vector<float> out(heads * all_groups.size() * dim, NAN);
-  attend({query.data(), key.data(), value.data(), past_key.data(), past_value.data(), all_groups.data(), out.data(), heads,
-          kv_heads, all_groups.size(), past, dim, scale, bfloat16, spans.data(), spans.size()},
-         TwoThreads(), with);
-  const std::vector<float> alone = side_by_side(expected, heads);
-  if (even || !bfloat16) {
-    EXPECT_EQ(out, alone);
-  } else {
-    for (std::size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], alone[i], 0.02f) << i;
-  }
-}
-
-TEST(SlateAttention, ARequestAmongOthersIsTheSameToTheBit) {
-  for (const Table* with : tables())
-    for (const bool bfloat16 : {false, true})
-      for (const bool even : {true, false}) {
-        SCOPED_TRACE(std::to_string(with->lanes) + (with->pairs != nullptr ? ", pairs" : "") + (bfloat16 ? ", bfloat16" : "") +
-                     (even ? ", even" : ""));
-        check_among_others(*with, bfloat16, even);
-      }
 }
 
 #if defined(__x86_64__) && defined(__GLIBC__)
@@ -407,7 +330,7 @@ void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, s
                           prefix,  dim,          scale};
   AttentionWork work{of,
                      1,
-                     nullptr,
+                     1,
                      tokens,
                      width,
                      packs,
@@ -456,7 +379,7 @@ TEST(SlateAttention, ReadsEveryHalf) {
   for (const Table* table : tables()) all.emplace_back(table->lanes, table->pack);
   for (const auto& [lanes, task] : all) {
     std::vector<float> values(bits.size());
-    AttentionWork work{of, 1, nullptr, 0, width, packs, nullptr, packed.data(), values.data(), nullptr};
+    AttentionWork work{of, 1, 1, 0, width, packs, nullptr, packed.data(), values.data(), nullptr};
     for (std::size_t head = 0; head < heads; ++head) task(&work, head);
     for (const std::uint16_t half : bits) {
       const float value = values[half];

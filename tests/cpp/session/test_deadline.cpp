@@ -33,18 +33,15 @@ class Slow final : public Backend {
     last_segment = segment;
     for (std::size_t n = 0; n < pass.rows; ++n) {
       pass.logits[2 * n] = 0;
-      pass.logits[2 * n + 1] = ++row_count == fails_after || (fails && fails(pass, n)) ? NAN : static_cast<float>(row_count);
+      pass.logits[2 * n + 1] = ++row_count == fails_after ? NAN : static_cast<float>(row_count);
     }
   }
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
   void release(void* memory) const noexcept override { ::operator delete(memory); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
 
-  bool takes_spans() const noexcept override { return true; }
-
   static milliseconds prefix_time, slate_time;
-  static std::size_t fails_after;                                  // 0: never
-  static std::function<bool(const Pass&, std::size_t row)> fails;  // empty: never
+  static std::size_t fails_after;  // 0: never
   static std::function<void()> during;
   static std::size_t passes;
 
@@ -54,11 +51,10 @@ class Slow final : public Backend {
 };
 milliseconds Slow::prefix_time{0}, Slow::slate_time{0};
 std::size_t Slow::fails_after = 0, Slow::passes = 0;
-std::function<bool(const Pass&, std::size_t)> Slow::fails;
 std::function<void()> Slow::during;
 
-std::shared_ptr<const LoadedBundle> loaded_from(const std::string& path, const char* variant = nullptr) {
-  return std::make_shared<const LoadedBundle>(open_source(path), variant, [](const Bundle& bundle) {
+std::shared_ptr<const LoadedBundle> loaded_from(const std::string& path) {
+  return std::make_shared<const LoadedBundle>(open_source(path), nullptr, [](const Bundle& bundle) {
     return BackendFactory([slow = std::make_shared<const Slow>(bundle)] { return slow; });
   });
 }
@@ -272,84 +268,6 @@ TEST_F(DeadlineTest, ABackendThatCannotStopIsCancelledBetweenSegments) {
 }
 
 // ONNX Runtime itself ends a run after a stop request, and later runs are not affected.
-// Two requests that fit into a pass, and one that does not fit in beside them.
-class ManyTest : public DeadlineTest {
- protected:
-  ManyTest() {
-    for (const auto& [user, items] : std::vector<std::pair<Row, Row>>{{2, 4}, {1, 2}, {3, 20}}) {
-      Request& many = requests.emplace_back();
-      many.query.user = user;
-      for (Row item = 0; item < items; ++item) many.query.items.push_back(item);
-    }
-    Slow::passes = 0;
-  }
-  ~ManyTest() {
-    Slow::during = nullptr;
-    Slow::fails = nullptr;
-  }
-
-  void score_many() {
-    outcomes.assign(requests.size(), Outcome{});
-    many_session.begin_call();
-    many_session.score_many(requests, requests.size(), Clock::now(), outcomes);
-  }
-  rexit_status status(std::size_t i) const {
-    char text[200] = "";
-    return outcomes[i].error ? describe(outcomes[i].error, text, sizeof text) : REXIT_OK;
-  }
-
-  Session many_session{loaded_from(bundles() + "/sound_fused/bundle", "cpu-fused"), 0};
-  std::vector<Request> requests;
-  std::vector<Outcome> outcomes;
-};
-
-TEST_F(ManyTest, SmallSlatesShareTheirPasses) {
-  score_many();
-  requests.resize(2);
-  Slow::passes = 0;
-  score_many();
-  EXPECT_EQ(Slow::passes, 3u) << "a pass per segment, prefixes being cached";
-  EXPECT_EQ(outcomes[0].scores[3].answer.log_odds, 4.0f);
-  EXPECT_EQ(outcomes[1].scores[0].answer.log_odds, 5.0f);
-}
-
-TEST_F(ManyTest, AFailureInASharedPassIsThatOfOneRequest) {
-  score_many();
-  const std::uint64_t bad = outcomes[0].stats.prefix_tokens;
-  ASSERT_TRUE(outcomes[1].stats.prefix_tokens != bad && outcomes[2].stats.prefix_tokens != bad);
-  const std::uint64_t counted = many_session.counters()[0].reached;
-  Slow::fails = [&](const Pass& pass, std::size_t row) { return pass.span_count != 0 ? row == 5 : pass.prefix == bad; };
-  score_many();
-  EXPECT_EQ(status(0), REXIT_BACKEND_FAILED);
-  EXPECT_EQ(status(1), REXIT_OK) << "it fails in the shared pass, and not by itself";
-  EXPECT_EQ(status(2), REXIT_OK);
-  EXPECT_EQ(many_session.counters()[0].reached, counted + 2 + 20);
-}
-
-TEST_F(ManyTest, ALateRequestHasAnErrorAndNoScores) {
-  Slow::prefix_time = milliseconds(50);
-  requests.resize(2);
-  requests[1].deadline_us = 20000;  // passes while the first one's prefix is computed
-  score_many();
-  EXPECT_EQ(status(0), REXIT_OK);
-  EXPECT_EQ(status(1), REXIT_DEADLINE);
-}
-
-TEST_F(ManyTest, CancellingEndsWhatHasNotBeenScored) {
-  Slow::during = [&] {
-    if (Slow::passes == 10) many_session.cancel();  // three segments of two prefixes and of a shared slate; the third's prefix
-  };
-  score_many();
-  EXPECT_EQ(status(0), REXIT_OK);
-  EXPECT_EQ(status(1), REXIT_OK);
-  EXPECT_EQ(status(2), REXIT_CANCELLED);
-  Slow::passes = 8;
-  score_many();
-  EXPECT_EQ(status(0), REXIT_CANCELLED);
-  EXPECT_EQ(status(1), REXIT_CANCELLED);
-  EXPECT_EQ(status(2), REXIT_CANCELLED);
-}
-
 TEST(Stop, EndsARunOfOnnxRuntime) {
   const Bundle bundle(open_source(sound_bundle()), nullptr);
   const std::shared_ptr<const Backend> backend = make_backend_factory(bundle, {})();

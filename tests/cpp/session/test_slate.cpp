@@ -2,9 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <map>
 #include <thread>
@@ -38,14 +36,7 @@ class BookKeeper final : public Backend {
       pass.logits[2 * n] = 0;
       pass.logits[2 * n + 1] = last;
     }
-    passes.push_back({segment,
-                      inputs,
-                      {pass.groups, pass.groups + pass.tokens},
-                      {pass.positions, pass.positions + pass.tokens},
-                      pass.prefix,
-                      {}});
-    for (std::size_t n = 0; n < pass.span_count; ++n)
-      passes.back().spans.push_back({pass.spans[n].tokens_end, pass.spans[n].past_begin, pass.spans[n].past_end});
+    passes.push_back({segment, inputs, {pass.groups, pass.groups + pass.tokens}, {pass.positions, pass.positions + pass.tokens}});
     if (after) after(segment);
   }
   void* allocate(std::size_t bytes) const override {
@@ -64,7 +55,6 @@ class BookKeeper final : public Backend {
     copied.push_back(bytes);
     std::memmove(to, from, bytes);
   }
-  bool takes_spans() const noexcept override { return true; }
 
   mutable std::vector<std::size_t> copied;
   mutable std::map<void*, std::size_t> blocks;
@@ -73,8 +63,6 @@ class BookKeeper final : public Backend {
     std::size_t segment;
     std::vector<float> tokens;
     std::vector<std::int64_t> groups, positions;
-    std::size_t prefix;
-    std::vector<std::array<std::size_t, 3>> spans;  // of PastSpan's fields
   };
   mutable std::vector<Seen> passes;
   std::function<void(std::size_t)> after;
@@ -267,96 +255,6 @@ TEST_F(SlateTest, PatienceWaitsForHeadsToAgree) {
   Policy policy = thresholds({0, 0, never});
   policy.patience = 2;
   EXPECT_EQ(slate.run(prompt({3}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 1u);
-}
-
-// Prompts of several requests. Prefixes differ in length, and all candidates are as in SlateTest::prompt().
-class TogetherTest : public SlateTest {
- protected:
-  void add(std::size_t prefix_tokens, const std::vector<std::int32_t>& log_odds, const Policy& policy,
-           std::int64_t deadline = 0) {
-    Prompt& one = prompts.emplace_back();
-    for (std::size_t i = 0; i < prefix_tokens; ++i) one.tokens.push_back(static_cast<std::int32_t>(10 * prompts.size() + i % 9));
-    one.offsets = {0, prefix_tokens};
-    for (const std::int32_t z : log_odds) {
-      one.tokens.insert(one.tokens.end(), {50, z});
-      one.offsets.push_back(one.tokens.size());
-    }
-    SlateTask task;
-    task.prompt = &one;
-    task.rule = {&policy, std::nullopt};
-    task.deadline = &deadlines.emplace_back(Clock::now(), deadline);
-    task.stats = &slates.emplace_back();
-    tasks.push_back(task);
-  }
-  static std::vector<std::uint32_t> exits(const SlateTask& task) {
-    std::vector<std::uint32_t> exits;
-    for (const Answer& answer : task.answers) exits.push_back(answer.exit);
-    return exits;
-  }
-  using Spans = std::vector<std::array<std::size_t, 3>>;
-
-  std::deque<Prompt> prompts;
-  std::deque<Deadline> deadlines;
-  std::deque<SlateStats> slates;
-  std::vector<SlateTask> tasks;
-};
-
-TEST_F(TogetherTest, APassHasTheCandidatesOfAllEachBehindItsPrefix) {
-  const Policy policy = thresholds({9, 5, never}), bold = thresholds({1, 1, never});
-  add(3, {9, 4}, policy);
-  add(5, {2, 7, 3}, bold);
-  add(0, {6, 10}, policy);
-  slate.run_together(tasks, prefix);
-  EXPECT_EQ(exits(tasks[0]), (std::vector<std::uint32_t>{0, 2}));
-  EXPECT_EQ(exits(tasks[1]), (std::vector<std::uint32_t>{0, 0, 0}));
-  EXPECT_EQ(exits(tasks[2]), (std::vector<std::uint32_t>{1, 0}));
-  ASSERT_EQ(backend.passes.size(), 3u);
-  EXPECT_EQ(backend.passes[0].tokens, (std::vector<float>{50, 9, 50, 4, 50, 2, 50, 7, 50, 3, 50, 6, 50, 10}));
-  EXPECT_EQ(backend.passes[0].groups, (std::vector<std::int64_t>{0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6}));
-  EXPECT_EQ(backend.passes[0].positions, (std::vector<std::int64_t>{3, 4, 3, 4, 5, 6, 5, 6, 5, 6, 0, 1, 0, 1}));
-  EXPECT_EQ(backend.passes[0].prefix, 10u);  // each begins at an even row
-  EXPECT_EQ(backend.passes[0].spans, (Spans{{4, 0, 3}, {10, 4, 9}, {14, 10, 10}}));
-  EXPECT_EQ(backend.passes[1].tokens, (std::vector<float>{50, 4, 50, 6}));
-  EXPECT_EQ(backend.passes[1].prefix, 4u) << "the prefix of a request that is done is left out";
-  EXPECT_EQ(backend.passes[1].spans, (Spans{{2, 0, 3}, {4, 4, 4}}));
-  EXPECT_EQ(backend.passes[2].tokens, (std::vector<float>{50, 4}));
-  EXPECT_EQ(slates[0].candidate_layers, 2u * 1 + 1 * 1 + 1 * 2);
-  EXPECT_EQ(slates[0].prefix_layers, 4u);
-  EXPECT_EQ(slates[1].candidate_layers, 3u);
-  EXPECT_EQ(slates[1].prefix_layers, 1u);
-  EXPECT_EQ(slates[2].prefix_layers, 0u);
-}
-
-TEST_F(TogetherTest, RulesOfTheWholeSlateAreThoseOfTheOwnSlate) {
-  Policy policy = thresholds({9, never, never});
-  policy.quorum = 0.4f;
-  add(2, {9, 9, 3}, policy);  // one of three is left
-  add(2, {9, 3, 3}, policy);  // two of three
-  slate.run_together(tasks, prefix);
-  EXPECT_EQ(exits(tasks[0]), (std::vector<std::uint32_t>{0, 0, 0}));
-  EXPECT_EQ(exits(tasks[1]), (std::vector<std::uint32_t>{0, 2, 2}));
-}
-
-TEST_F(TogetherTest, ADeadlineEndsItsOwnRequestAlone) {
-  const Policy policy = thresholds({9, never, never});
-  constexpr std::int64_t ten_ms = 10'000;
-  add(2, {9, 3}, policy, ten_ms);
-  add(2, {3}, policy);
-  add(2, {4}, policy, 1);  // has passed already
-  backend.after = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); };
-  const auto start = Clock::now();
-  while (Clock::now() - start < std::chrono::microseconds(2)) {
-  }
-  slate.run_together(tasks, prefix);
-  ASSERT_FALSE(tasks[2].has_answer());
-  EXPECT_EQ(exits(tasks[1]), (std::vector<std::uint32_t>{2}));
-  EXPECT_FALSE(tasks[1].answers[0].cut_short);
-  for (const auto& pass : backend.passes)
-    EXPECT_EQ(std::count(pass.tokens.begin(), pass.tokens.end(), 4.0f), 0) << "a segment started after the deadline";
-  if (!tasks[0].has_answer()) GTEST_SKIP() << "this machine needs more than 10 ms for two tiny prefixes";
-  EXPECT_EQ(exits(tasks[0]), (std::vector<std::uint32_t>{0, 0}));
-  EXPECT_FALSE(tasks[0].answers[0].cut_short);
-  EXPECT_TRUE(tasks[0].answers[1].cut_short);
 }
 
 }  // namespace

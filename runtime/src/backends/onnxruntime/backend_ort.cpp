@@ -205,14 +205,12 @@ class OrtBackend final : public Backend {
     for (std::size_t k = 0; k < graphs.size(); ++k) {
       const Graph graph(bundle, segments_[k], graphs[k]);
       paths_.push_back(graph.path);
-      const std::size_t other_kernels = created_attention_kernels();
       try {
         sessions_.push_back(load(env, graph, options, execution));
         check(segments_[k], graph.path, sessions_.back());
       } catch (const Ort::Exception& error) {
         fail(status_of(error), graph.path, ": ", error.what());
       }
-      takes_spans_ = takes_spans_ && created_attention_kernels() - other_kernels == segments_[k].layers();
     }
     for (const Segment& segment : segments_)
       if (min_past_ != 0)
@@ -240,7 +238,6 @@ class OrtBackend final : public Backend {
     };
     try {
       const OrtArena::Run memory(ort_arena());
-      const RunSpans spans(pass.spans, pass.span_count);
       if (segment.first) {
         input(segment.source, pass.token_ids, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
       } else {
@@ -269,10 +266,6 @@ class OrtBackend final : public Backend {
       const Ort::RunOptions no_options{nullptr};
       sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : no_options,
                            input_names.data(), inputs.data(), inputs.size(), output_names.data(), outputs.data(), outputs.size());
-      // A layer without them would have seen all prefixes.
-      if (pass.spans != nullptr && spans.uses() != segment.layers())
-        fail(REXIT_BACKEND_FAILED, paths_[index], ": ", spans.uses(), " of ", segment.layers(),
-             " layers have run with a prefix for each request");
     } catch (const Ort::Exception& error) {
       fail(status_of(error), paths_[index], ": ", error.what());
     }
@@ -282,7 +275,6 @@ class OrtBackend final : public Backend {
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
   std::unique_ptr<Stop> make_stop() const override { return std::make_unique<OrtStop>(); }
-  bool takes_spans() const noexcept override { return takes_spans_; }
   BackendMemory memory() const override { return {ort_arena().usage().runs, ort_arena().usage().weights}; }
   void trim() const override { ort_arena().trim(); }
 
@@ -312,7 +304,6 @@ class OrtBackend final : public Backend {
   const Model model_;  // copies: a reloaded bundle shares the backend and may outlive the bundle it was loaded from
   const std::vector<Segment> segments_;
   const std::size_t min_past_;
-  bool takes_spans_ = true;             // all layers run in SlateAttention kernels
   std::vector<std::string> paths_;      // of the graphs, for messages
   std::vector<std::byte> padding_row_;  // zeros: a row of any segment's keys
   Ort::MemoryInfo cpu_;

@@ -25,9 +25,6 @@ using kernels::Threads;
 
 constexpr std::size_t max_axes = 4;
 
-thread_local std::size_t attention_kernels = 0;
-thread_local RunSpans* run_spans = nullptr;
-
 // For graphs that the exporter did not write.
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -127,9 +124,7 @@ struct SlateAttentionKernel : FloatKernel {
                               : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
 
-  explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {
-    ++attention_kernels;
-  }
+  explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {}
 
   void compute(const Call& call) const { attend(call, false); }
 
@@ -149,37 +144,10 @@ struct SlateAttentionKernel : FloatKernel {
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
             "the number of heads is not a multiple of the number of key heads");
     require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected a key and a group per query");
-    SlateAttention attention{query.as<float>(),
-                             stored(key),
-                             stored(value),
-                             stored(past_key),
-                             stored(past_value),
-                             groups.as<std::int64_t>(),
-                             call.output<float>(0, query),
-                             heads,
-                             kv_heads,
-                             tokens,
-                             past_key.size(2),
-                             query.size(3),
-                             scale,
-                             bfloat16};
-    if (RunSpans* run = RunSpans::current()) {
-      check_spans(*run, tokens, attention.prefix);
-      attention.spans = run->spans();
-      attention.span_count = run->count();
-      run->count_use();
-    }
-    kernels::attend(attention, call);
-  }
-
-  static void check_spans(const RunSpans& run, std::size_t tokens, std::size_t past) {
-    std::size_t end = 0;
-    for (const PastSpan* span = run.spans(); span != run.spans() + run.count(); ++span) {
-      require(span->tokens_end >= end && span->past_begin <= span->past_end && span->past_end <= past,
-              "a span lies outside the past");
-      end = span->tokens_end;
-    }
-    require(end == tokens, "the spans do not cover the tokens");
+    kernels::attend(
+        {query.as<float>(), stored(key), stored(value), stored(past_key), stored(past_value), groups.as<std::int64_t>(),
+         call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale, bfloat16},
+        call);
   }
 
   static constexpr bool is_stored(std::size_t index) { return index >= 1 && index <= 4; }
@@ -508,16 +476,6 @@ struct Operators {
 };
 
 }  // namespace
-
-std::size_t created_attention_kernels() noexcept { return attention_kernels; }
-
-RunSpans::RunSpans(const PastSpan* spans, std::size_t count) noexcept : spans_(spans), count_(count) {
-  if (spans != nullptr) run_spans = this;
-}
-
-RunSpans::~RunSpans() { run_spans = nullptr; }
-
-RunSpans* RunSpans::current() noexcept { return run_spans; }
 
 void add_kernels(Ort::SessionOptions& options) {
   static const Operators* operators = new Operators;  // never destroyed: sessions may outlive static objects

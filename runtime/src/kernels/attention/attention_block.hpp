@@ -9,26 +9,20 @@
 
 namespace rexit::core::kernels {
 
-// Tokens [begin, end) of one span. They see `past` rows of the past, from past_begin on.
-struct AttentionBlock {
-  std::size_t begin, end, past_begin, past;
-};
-
 // Shared by all tasks. Keys are packed as columns, [kv_heads, dim, columns]: the prefix's, then the slate's, without a gap, so
 // that scores of a prefix fall into the same lanes whether or not its start is past. Values stay [kv_heads, tokens, dim]; halves,
 // int8 and what is rounded to bfloat16 are converted once for all blocks.
 struct AttentionWork {
   const SlateAttention& of;
-  std::size_t shared;  // query heads per key head
-  const AttentionBlock* block_list;
-  std::size_t blocks;         // per key head: entries of block_list
+  std::size_t shared;         // query heads per key head
+  std::size_t block_tokens;   // tokens per block
+  std::size_t blocks;         // per key head
   std::size_t columns;        // including a vector's width of padding; see odd_lines
   std::size_t packs;          // packing tasks per key head
   const std::size_t* begins;  // [tokens]: the first token of a token's candidate
   float* keys;
-  float *past_values, *values;  // converted; null: the values are used as they are
-  // For attention_pairs.hpp, [tokens]: the first pair of a token's candidate, and the end of the past that the token sees.
-  const std::size_t *pairs = nullptr, *past_ends = nullptr;
+  float *past_values, *values;         // converted; null: the values are used as they are
+  const std::size_t* pairs = nullptr;  // [tokens]: the first pair of a token's candidate, for attention_pairs.hpp
 };
 
 // Columns per packing task. It transposes and scales keys; columns after the slate's are 0.
@@ -179,12 +173,11 @@ REXIT_INLINE void for_each_candidate(const AttentionWork& work, std::size_t begi
 template <int W, int V>
 REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
   const SlateAttention& of = work.of;
-  const AttentionBlock& block = work.block_list[task % work.blocks];
-  const std::size_t head = task / work.blocks, begin = block.begin, end = block.end, past = block.past;
-  const std::size_t rows = (end - begin) * work.shared;
+  const std::size_t head = task / work.blocks, begin = task % work.blocks * work.block_tokens;
+  const std::size_t end = smaller_of(of.tokens, begin + work.block_tokens), rows = (end - begin) * work.shared;
   std::size_t longest = 0;
   for (std::size_t t = begin; t < end; ++t) longest = larger_of(longest, t - work.begins[t] + 1);
-  const std::size_t stride = round_up(past + round_up(longest, W), W), width = round_up(of.dim, W);
+  const std::size_t stride = round_up(of.prefix + round_up(longest, W), W), width = round_up(of.dim, W);
   float* scores = scratch_floats(rows * (stride + width + 1 + (of.bfloat16 ? of.dim : 0)));
   float* mixed = scores + rows * stride;
   float* sums = mixed + rows * width;
@@ -204,27 +197,25 @@ REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
       queries[r] = rounded + r * of.dim;
     }
     prefix_scores[r] = scores + r * stride;
-    candidate_scores[r] = prefix_scores[r] + past;
+    candidate_scores[r] = prefix_scores[r] + of.prefix;
   }
 
   const float* keys = work.keys + head * of.dim * work.columns;
   // In whole vectors: the scores after the prefix are overwritten below.
-  if (past != 0)
-    multiply<W, V>(queries, rows, keys + block.past_begin, work.columns, of.dim, round_up(past, W), scores, stride, false);
+  if (of.prefix != 0) multiply<W, V>(queries, rows, keys, work.columns, of.dim, round_up(of.prefix, W), scores, stride, false);
   for_each_candidate(work, begin, end,
                      [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
                        const std::size_t columns = round_up(last - first, W);
                        multiply<W, V>(queries + row, count, keys + of.prefix + first, work.columns, of.dim, columns,
-                                      scores + row * stride + past, stride, false);
+                                      scores + row * stride + of.prefix, stride, false);
                        for (std::size_t r = row; r < row + count; ++r) {
                          const std::size_t visible = begin + r / work.shared - first + 1;
-                         sums[r] = exponentiate<W>(of, scores + r * stride, past + visible, past + columns);
+                         sums[r] = exponentiate<W>(of, scores + r * stride, of.prefix + visible, of.prefix + columns);
                        }
                      });
-  const float* past_values =
-      (work.past_values != nullptr ? work.past_values : of.past_value.floats) + (head * of.prefix + block.past_begin) * of.dim;
+  const float* past_values = (work.past_values != nullptr ? work.past_values : of.past_value.floats) + head * of.prefix * of.dim;
   const float* values = (work.values != nullptr ? work.values : of.value.floats) + head * of.tokens * of.dim;
-  multiply<W, V>(prefix_scores, rows, past_values, of.dim, past, of.dim, mixed, width, false);
+  multiply<W, V>(prefix_scores, rows, past_values, of.dim, of.prefix, of.dim, mixed, width, false);
   for_each_candidate(work, begin, end,
                      [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
                        multiply<W, V>(candidate_scores + row, count, values + first * of.dim, of.dim, last - first, of.dim,

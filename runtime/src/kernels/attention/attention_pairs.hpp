@@ -7,7 +7,6 @@
 // of two neighbouring tokens. A token sees
 //    the prefix and then its candidate, so a candidate's first token belongs to a pair with the prefix's last if the prefix is
 //    odd, and no pair has tokens of two candidates. A missing second number is 0. So there are at most as many pairs as tokens.
-// 4. Spans begin at even rows of the past, so that a span's pairs are those of a past by itself.
 #pragma once
 
 #include "kernels/attention/attention_block.hpp"
@@ -71,14 +70,13 @@ REXIT_INLINE void pack_pairs(const AttentionWork& work, std::size_t task) {
     pack_rows(2 * pair, 2 * pair + 1, true, work.past_values + (head * past_pairs + pair) * dim);
   float* values = work.values + head * of.tokens * dim;
   for (std::size_t token = larger_of(first, of.prefix) - of.prefix; token + of.prefix < end; ++token) {
-    const std::size_t past_end = work.past_ends[token], column = of.prefix + token;
-    const std::size_t place = past_end % 2 + token - work.begins[token];
+    const std::size_t place = of.prefix % 2 + token - work.begins[token], column = of.prefix + token;
     float* to = values + (work.pairs[token] + place / 2) * dim;
     if (place % 2 == 0) {
       const bool has_high = token + 1 < of.tokens && work.begins[token + 1] == work.begins[token];
       pack_rows(column, column + 1, has_high, to);
-    } else if (place == 1 && token == work.begins[token]) {
-      pack_rows(past_end - 1, column, true, to);
+    } else if (place == 1 && of.prefix % 2 == 1 && token == work.begins[token]) {
+      pack_rows(of.prefix - 1, column, true, to);
     }
   }
 }
@@ -109,12 +107,11 @@ REXIT_INLINE void attend_pairs(const AttentionWork& work, std::size_t task) {
   using L = Lanes<W>;
   using P = Bfloat16Pairs<W>;
   const SlateAttention& of = work.of;
-  const AttentionBlock& block = work.block_list[task % work.blocks];
-  const std::size_t head = task / work.blocks, begin = block.begin, end = block.end, past = block.past, half = of.dim / 2;
-  const std::size_t rows = (end - begin) * work.shared;
+  const std::size_t head = task / work.blocks, begin = task % work.blocks * work.block_tokens, half = of.dim / 2;
+  const std::size_t end = smaller_of(of.tokens, begin + work.block_tokens), rows = (end - begin) * work.shared;
   std::size_t longest = 0;
   for (std::size_t t = begin; t < end; ++t) longest = larger_of(longest, t - work.begins[t] + 1);
-  const std::size_t stride = round_up(past + round_up(longest, W), 2 * W), width = round_up(of.dim, W);
+  const std::size_t stride = round_up(of.prefix + round_up(longest, W), 2 * W), width = round_up(of.dim, W);
   float* scores = scratch_floats(rows * (stride + width + half + 1));
   float* mixed = scores + rows * stride;
   float* rounded = mixed + rows * width;
@@ -122,7 +119,7 @@ REXIT_INLINE void attend_pairs(const AttentionWork& work, std::size_t task) {
   const float** queries = scratch_rows(3 * rows);
   const float** prefix_shares = queries + rows;
   const float** candidate_shares = prefix_shares + rows;
-  const std::size_t past_pairs = past / 2;
+  const std::size_t past_pairs = of.prefix / 2;
   const float factor = of.scale * log2_e;
   // A row per token and query head; the heads of a token are adjacent.
   for (std::size_t r = 0; r < rows; ++r) {
@@ -139,25 +136,24 @@ REXIT_INLINE void attend_pairs(const AttentionWork& work, std::size_t task) {
 
   const float* keys = work.keys + head * half * work.columns;
   // In whole vectors: the scores after the prefix are overwritten below.
-  if (past != 0)
-    multiply<W, V, P>(queries, rows, keys + block.past_begin, work.columns, half, round_up(past, W), scores, stride, false);
+  if (of.prefix != 0) multiply<W, V, P>(queries, rows, keys, work.columns, half, round_up(of.prefix, W), scores, stride, false);
   for_each_candidate(work, begin, end,
                      [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
                        const std::size_t columns = round_up(last - first, W);
                        multiply<W, V, P>(queries + row, count, keys + of.prefix + first, work.columns, half, columns,
-                                         scores + row * stride + past, stride, false);
+                                         scores + row * stride + of.prefix, stride, false);
                        for (std::size_t r = row; r < row + count; ++r) {
                          const std::size_t visible = begin + r / work.shared - first + 1;
-                         sums[r] = exponentiate_pairs<W>(scores + r * stride, past + visible, past + columns, factor);
+                         sums[r] = exponentiate_pairs<W>(scores + r * stride, of.prefix + visible, of.prefix + columns, factor);
                        }
                      });
-  const float* past_values = work.past_values + (head * (of.prefix / 2) + block.past_begin / 2) * of.dim;
+  const float* past_values = work.past_values + head * past_pairs * of.dim;
   const float* values = work.values + head * of.tokens * of.dim;
   multiply<W, V, P>(prefix_shares, rows, past_values, of.dim, past_pairs, of.dim, mixed, width, false);
   for_each_candidate(work, begin, end,
                      [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
                        multiply<W, V, P>(candidate_shares + row, count, values + work.pairs[first] * of.dim, of.dim,
-                                         candidate_pairs(past, last - first), of.dim, mixed + row * width, width, true);
+                                         candidate_pairs(of.prefix, last - first), of.dim, mixed + row * width, width, true);
                      });
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t query_head = head * work.shared + r % work.shared;

@@ -37,18 +37,12 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
   const std::size_t shared = attention.heads / attention.kv_heads;
   const std::size_t block_tokens = std::max<std::size_t>(1, block_rows / shared);
   const std::size_t columns = odd_lines(attention.prefix + attention.tokens + widest);
-  const PastSpan whole{attention.tokens, 0, attention.prefix};
-  const PastSpan* spans = attention.spans != nullptr ? attention.spans : &whole;
-  const PastSpan* spans_end = spans + (attention.spans != nullptr ? attention.span_count : 1);
-  std::size_t blocks = 0, first = 0;
-  for (const PastSpan* span = spans; span != spans_end; first = span++->tokens_end)
-    blocks += (span->tokens_end - first + block_tokens - 1) / block_tokens;
+  const std::size_t blocks = (attention.tokens + block_tokens - 1) / block_tokens;
   const std::size_t packs = (columns + pack_columns - 1) / pack_columns;
   // The tensors exist, so their sizes do not overflow. A block's scores, rows times tokens, may: product() throws then.
   product(block_tokens * shared, columns + round_up(attention.dim, widest) + 1);
   const Table& table = table_for(attention.dim, with);
-  const bool pairs =
-      in_pairs(attention, table) && std::all_of(spans, spans_end, [](const PastSpan& span) { return span.past_begin % 2 == 0; });
+  const bool pairs = in_pairs(attention, table);
   const bool convert_past = attention.bfloat16 || attention.past_value.floats == nullptr;
   const bool convert_new = attention.bfloat16 || attention.value.floats == nullptr;
   const std::size_t past_rows = pairs ? attention.prefix / 2 : convert_past ? attention.prefix : 0;
@@ -56,30 +50,20 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
   const std::size_t past_values = whole_lines(product(attention.kv_heads, past_rows, attention.dim));
   const std::size_t new_values = product(attention.kv_heads, convert_new ? attention.tokens : 0, attention.dim);
   const std::size_t floats = packed + whole_lines(past_values + new_values);
-  const Threads::Scratch scratch(
-      threads, floats * sizeof(float) + 3 * attention.tokens * sizeof(std::size_t) + blocks * sizeof(AttentionBlock));
+  const Threads::Scratch scratch(threads, floats * sizeof(float) + 2 * attention.tokens * sizeof(std::size_t));
   auto* keys = reinterpret_cast<float*>(scratch.data());
   float* converted = keys + packed;
   auto* begins = reinterpret_cast<std::size_t*>(keys + floats);
   std::size_t* pair_begins = begins + attention.tokens;
-  std::size_t* past_ends = pair_begins + attention.tokens;
-  auto* block = reinterpret_cast<AttentionBlock*>(past_ends + attention.tokens);
-  std::size_t pair = 0;
-  first = 0;
-  for (const PastSpan* span = spans; span != spans_end; ++span) {
-    for (std::size_t begin = first; begin < span->tokens_end; begin += block_tokens)
-      *block++ = {begin, std::min(span->tokens_end, begin + block_tokens), span->past_begin, span->past_end - span->past_begin};
-    std::fill(past_ends + first, past_ends + span->tokens_end, span->past_end);
-    for (std::size_t last = first; first < span->tokens_end; first = last) {
-      while (last < span->tokens_end && attention.groups[last] == attention.groups[first]) ++last;
-      std::fill(begins + first, begins + last, first);
-      std::fill(pair_begins + first, pair_begins + last, pair);
-      pair += candidate_pairs(span->past_end - span->past_begin, last - first);
-    }
+  for (std::size_t first = 0, last = 0, pair = 0; first < attention.tokens; first = last) {
+    while (last < attention.tokens && attention.groups[last] == attention.groups[first]) ++last;
+    std::fill(begins + first, begins + last, first);
+    std::fill(pair_begins + first, pair_begins + last, pair);
+    pair += candidate_pairs(attention.prefix, last - first);
   }
   AttentionWork work{attention,
                      shared,
-                     block - blocks,
+                     block_tokens,
                      blocks,
                      columns,
                      packs,
@@ -87,8 +71,7 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
                      keys,
                      convert_past ? converted : nullptr,
                      convert_new ? converted + past_values : nullptr,
-                     pair_begins,
-                     past_ends};
+                     pair_begins};
   threads.run(pairs ? table.pairs->pack : table.pack, attention.kv_heads * packs, &work);
   threads.run(pairs ? table.pairs->attend : table.attend, attention.kv_heads * blocks, &work);
 }

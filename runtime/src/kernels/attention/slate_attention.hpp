@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/attention/past_span.hpp"
 #include "kernels/table.hpp"
 
 namespace rexit::core::kernels {
@@ -33,11 +32,7 @@ struct Stored {
 // With `bfloat16` queries, keys, values and the softmax's numerators are rounded to it. The products are exact then, and scores
 // and sums stay float32.
 //
-// `spans`: prefixes of several requests side by side; together they cover all tokens, and `prefix` is the rows of all. Null:
-// every token sees the whole prefix. Prefixes that begin at an even row are faster in bfloat16.
-//
-// A token's result is the same to the bit wherever the boundary between past and new tokens lies, if both are stored in one type,
-// and whatever other spans there are, if all begin at even rows.
+// A token's result is the same to the bit wherever the boundary between past and new tokens lies, if both are stored in one type.
 struct SlateAttention {
   const float* query;
   Stored key, value, past_key, past_value;
@@ -46,8 +41,6 @@ struct SlateAttention {
   std::size_t heads, kv_heads, tokens, prefix, dim;
   float scale;
   bool bfloat16 = false;
-  const PastSpan* spans = nullptr;
-  std::size_t span_count = 0;
 };
 
 void attend(const SlateAttention& attention, const Threads& threads, const Table& with = table());

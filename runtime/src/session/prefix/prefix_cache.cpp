@@ -103,19 +103,6 @@ void PrefixCache::copy_start(Prefix& entry, const PrefixSource& source) {
   store_.evict_for(0, nullptr);
 }
 
-void PrefixCache::copy_current(std::size_t segment, const Tensors& to) const {
-  if (tokens() != 0) layout_.copy(to, layout_.tensors_of(current_->segments[segment], segment, tokens()), segment, tokens());
-}
-
-bool PrefixCache::fit_together(const std::vector<std::size_t>& tokens) const {
-  std::size_t bytes = 0;
-  for (const std::size_t count : tokens) {
-    bytes += count * (layout_.hidden_row() + sizeof(std::int64_t));
-    for (std::size_t k = 0; k < bundle_.exits(); ++k) bytes += layout_.block_bytes(k, count);
-  }
-  return bytes <= store_.budget();
-}
-
 std::size_t PrefixCache::deepen() {
   const std::vector<std::size_t>& computed = current_->computed_tokens;
   const auto missing = std::find_if(computed.begin(), computed.end(), [this](std::size_t count) { return count < tokens(); });

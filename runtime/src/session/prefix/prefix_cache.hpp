@@ -41,11 +41,6 @@ class PrefixCache {
   const void* const* keys(std::size_t segment) const noexcept { return addresses_.keys(segment); }
   const void* const* values(std::size_t segment) const noexcept { return addresses_.values(segment); }
 
-  // Copies the current prefix's keys and values of a ready segment.
-  void copy_current(std::size_t segment, const Tensors& to) const;
-  // Whether prefixes of these tokens each, at full depth, fit into the budget together.
-  bool fit_together(const std::vector<std::size_t>& tokens) const;
-
   // See PrefixStore. The pointers are valid until the next set_current() or load().
   std::vector<const Prefix*> most_recent_first() const { return store_.most_recent_first(); }
   const PrefixLayout& layout() const noexcept { return layout_; }

@@ -21,7 +21,6 @@ class PrefixStore {
       : bundle_(bundle), backend_(backend), layout_(layout), budget_(budget) {}
 
   const std::vector<std::unique_ptr<Prefix>>& entries() const noexcept { return entries_; }
-  std::size_t budget() const noexcept { return budget_; }
 
   // Marks an entry as the most recently used. It is not evicted until the next use() or end_use(), even if it alone exceeds the
   // budget.
