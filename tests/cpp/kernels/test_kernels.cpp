@@ -109,8 +109,8 @@ struct Case {
   std::vector<std::size_t> candidates;  // their numbers of tokens
 };
 
-// Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them. In bfloat16 a softmax's numerator may round to
-// the other neighbour, which is at most 1/128 of its share away.
+// Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them. In bfloat16 a softmax's numerator may round
+// to the other neighbour, which is at most 1/128 of its share away.
 void check(const Case& c, const Table& with, float scale, const Threads& threads, As as, double tolerance = 5e-6,
            bool bfloat16 = false) {
   std::vector<std::int64_t> groups;
