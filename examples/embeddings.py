@@ -72,7 +72,7 @@ def main() -> None:
     frame = read_interactions(args.interactions, IndexOptions(columns=Columns(), positive_at=args.positive_at))
     unit = unit_of_times(frame["time"])
     times = in_unit(frame["time"], unit, args.interactions)
-    timeline = Timeline("time", unit, int(times.to_numpy().min()), int(times.to_numpy().max()))
+    timeline = Timeline("time", int(times.to_numpy().min()), int(times.to_numpy().max()), unit)
     likes = frame.filter(pl.col("liked") & (times < timeline.parse(args.before, "--before")))
     if likes.is_empty():
         raise InputError(f"{args.interactions}: no like before {args.before}, nothing to learn from")

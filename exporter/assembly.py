@@ -96,4 +96,4 @@ def write_manifest(
     names += [f"variants/{name}/variant.json" for name in variants]
     names += [name for name in (VECTORS_FILE, TOKENIZER) if (folder / name).is_file()]
     entries = {name: FileEntry.of(folder / name) for name in names}
-    Manifest(model, exits, variants, entries, reranker=reranker, tokens=tokens).write(folder)
+    Manifest(model=model, exits=exits, variants=variants, reranker=reranker, tokens=tokens, files=entries).write(folder)

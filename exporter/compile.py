@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, new_folder, sole_writer
-from rexit.bundle.engine import FOLDER, engine_key
+from rexit.bundle.engine import FOLDER, Builder, Gpu, engine_key
 from rexit.bundle.files import check_hashes
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.exporter.engine.builder_process import BuilderProcess
@@ -187,10 +187,8 @@ class _Compilation:
             files = {path.name: FileEntry.of(path) for path in sorted(place.iterdir())}
             engine = Engine(
                 variant.name,
-                compiler.name,
-                compiler.version,
-                self.target.gpu,
-                self.target.compute_capability,
+                Builder(compiler.name, compiler.version),
+                Gpu(self.target.gpu, self.target.compute_capability),
                 tuple(engines),
                 files,
             )
@@ -205,7 +203,7 @@ class _Compilation:
             engine = Engine.read(folder)
         except BundleError:
             return None
-        same_source = engine.gpu == self.target.gpu and engine.stale(bundle.variant) is None
+        same_source = engine.gpu.name == self.target.gpu and engine.stale(bundle.variant) is None
         same_sizes = all(s.profiles == profiles and (s.context is not None) == self.onnxruntime for s in engine.segments)
         return engine if same_source and same_sizes and not engine.edited(folder) else None
 

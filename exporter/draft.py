@@ -11,6 +11,7 @@ from typing import Any
 from rexit import bundle
 from rexit.bundle import FileEntry, Golden, Model, Variant, Vectors
 from rexit.bundle.golden import FILE as GOLDEN_FILE
+from rexit.bundle.manifest import Limits
 from rexit.exporter.gate.judge import Judged
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.segment import SegmentModule
@@ -105,8 +106,7 @@ class Draft:
             opset=target.opset,
             catalog_sha256=catalog_sha256,
             checkpoint_sha256=model.checkpoint_sha256,
-            max_tokens=max_tokens,
-            max_positions=model.max_positions,
+            limits=Limits(max_tokens, model.max_positions),
             segments=tuple(self.segments),
             parity={
                 "reference": "pytorch" if target.gate is None else "variant",

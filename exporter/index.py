@@ -18,6 +18,7 @@ from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.labels import json_of
 from rexit.bundle.objectives import OBJECTIVES
+from rexit.bundle.typed import to_json
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
@@ -263,7 +264,7 @@ def _info(
         label["objectives"] = {
             name: {key: value for key, value in rule.items() if value is not None} for name, rule in rules.items()
         }
-    order = data.timeline.to_json() | ({"seed": options.seed} if options.order == "random" else {})
+    order = to_json(data.timeline) | ({"seed": options.seed} if options.order == "random" else {})
     return {
         "schema": SCHEMA,
         "requires": [

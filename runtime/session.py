@@ -419,7 +419,7 @@ class Session:
             if not self.info.has_catalog:
                 raise InputError(f"request text {name!r}: the bundle has no catalog, so no prompt that places it")
             manifest = Manifest.parse(self._open.read_file(MANIFEST), f"{self._path}/{MANIFEST}")
-            catalog = f"{manifest.catalog}/catalog.json"
+            catalog = f"{manifest.catalog_folder}/catalog.json"
             texts = RequestTexts.of(parse_json(self._open.read_file(catalog), catalog, FEATURES), catalog)
             tokenizer = self._open.read_file(TOKENIZER) if TOKENIZER in manifest.files else None
             self._encoder = RequestEncoder(texts, self.info.vocabulary, None if tokenizer is None else lambda: tokenizer)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from rexit.bundle.typed import to_json, typed
 from rexit.errors import BundleError, InputError
 from rexit.times import Timeline, unit_of
 
-SECONDS = Timeline("time", "seconds", 10, 60)
+SECONDS = Timeline("time", 10, 60, "seconds")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_what_is_no_moment_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("unit", ["seconds", "milliseconds", "microseconds", "nanoseconds"])
 def test_a_date_is_counted_in_the_catalogs_unit(unit: str) -> None:
     ticks = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}[unit]
-    timeline = Timeline("time", unit, 0, 1)
+    timeline = Timeline("time", 0, 1, unit)
     assert timeline.parse("2024-03-01", "t") == 1709251200 * ticks
     assert timeline.text(1709251200 * ticks) == f"{1709251200 * ticks} (2024-03-01T00:00:00Z)"
     assert timeline.text(2**63 - 1).startswith(str(2**63 - 1)), "a date or none, but no error"
@@ -67,9 +68,9 @@ def test_other_whole_numbers_have_no_unit() -> None:
 
 def test_a_catalog_that_says_nothing_of_its_times() -> None:
     whole = {"by": "time", "unit": "seconds", "first": 1, "last": 2}
-    assert Timeline.of(whole, "c").to_json() == whole
+    assert to_json(typed(whole, Timeline, "c")) == whole
     for damage in ({"first": None}, {"last": 1.5}, {"first": True}, {"unit": "days"}, {"unit": []}, {"by": None}):
-        with pytest.raises(BundleError, match="c: `order` is "):
-            Timeline.of({**whole, **damage}, "c")
-    with pytest.raises(BundleError, match="c: `order` is None"):
-        Timeline.of(None, "c")
+        with pytest.raises(BundleError, match="c: order"):
+            typed({**whole, **damage}, Timeline, "c", at="order")
+    with pytest.raises(BundleError, match="c: order: is None, expected an object"):
+        typed(None, Timeline, "c", at="order")

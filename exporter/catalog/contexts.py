@@ -55,7 +55,7 @@ def known_contexts(rules: Sequence[ContextRule], interactions: pl.DataFrame, pat
         values = rule.values
         if not values and not rule.edges:
             values = _distinct(interactions[CONTEXT + rule.name], rule, path)
-        contexts.append(Context(rule.name, values, rule.edges, rule.unknown))
+        contexts.append(Context(name=rule.name, values=values, edges=rule.edges, unknown=rule.unknown))
     return tuple(contexts)
 
 

@@ -103,5 +103,5 @@ def read_data(
         samples = with_negatives(interactions, len(items), options.implicit_negatives, options.seed, source)
     check_classes(samples, objectives, source)
     times = interactions["time"].to_numpy()
-    timeline = Timeline(options.order, unit, int(times.min()), int(times.max()))
+    timeline = Timeline(options.order, int(times.min()), int(times.max()), unit)
     return Data(interactions, samples, entities["user"], entities["item"], split, timeline, dropped, contexts)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -66,7 +66,7 @@ def derive_segment(
         CheckpointError: a pass cannot handle the model; names variant and graph.
         OSError: the folder cannot be written.
     """
-    described = replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
+    described = msgspec.structs.replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
     model = ir.load(source / described.graph)
     if target.observation and observed:
         for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):

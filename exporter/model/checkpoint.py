@@ -22,8 +22,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -31,6 +32,7 @@ from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import SCHEMA, digest, read_json, write_json
 from rexit.bundle.labels import json_of, labels_of, objectives_of, pairs_of
 from rexit.bundle.objectives import OBJECTIVES
+from rexit.bundle.typed import to_json, typed
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
@@ -41,8 +43,6 @@ from rexit.exporter.model.weights import decoder_model, files, layers, located
 from rexit.exporter.quiet import first_line, quiet
 
 EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
-TRAITS = ("tokenizer", "prompt", "space")
-"""Names in `Catalog.traits`."""
 HEAD_KINDS = ("own", "shared")
 
 
@@ -113,17 +113,18 @@ def load_checkpoint(
         InputError: the exits do not fit the model.
     """
     folder = located(path)
-    info = read_exits(folder)
+    saved_exits = read_exits(folder)
+    info, saved_labels = saved_exits or (None, {})
     form = None if info else read_reranker(folder, reranker)
     own = (folder / HEADS).is_file() if form is None else form.head == "own"
-    kind = head or ("own" if own else info.get("head", "own") if form is None else form.head)
+    kind = head or ("own" if own or info is None else info.head) if form is None else head or form.head
     if kind not in HEAD_KINDS:
         raise InputError(f"head {kind!r}, expected one of: {', '.join(HEAD_KINDS)}")
     if kind == "own" and not (own and (info or form)):
         raise CheckpointError(
             f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head"
         )
-    saved = tuple(info.get("exits", ())) if form is None else form.exits
+    saved = form.exits if form is not None else () if info is None else info.exits
     depths = tuple(exits) if exits is not None else saved
     if not depths:
         raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
@@ -132,7 +133,7 @@ def load_checkpoint(
     check_exits(depths, full_depth)
     if kind == "own" and (missing := [depth for depth in depths if depth not in saved]):
         raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
-    ids = dict((info.get("labels") if form is None else form.labels) or labels or {})
+    ids = dict((saved_labels if form is None else form.labels) or labels or {})
     if labels is not None:
         _check_objectives(folder, labels, ids, form)
     if labels is not None and any(labels.get(name) != token for name, token in ids.items()):
@@ -154,10 +155,15 @@ def load_checkpoint(
             except (SafetensorError, OSError) as exc:
                 raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
             heads = heads.pick([saved.index(depth) for depth in depths])
-        projectors = _projectors(folder, info, decoder)
-    prompt = _prompt(folder, info) if reranker is None else named_prompt(reranker).prompt
-    prompt = prompt if form is None else form.prompt
-    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, info.get("catalog"), projectors, prompt)
+        projectors = _projectors(folder, {} if info is None else info.projectors, decoder)
+    if form is not None:
+        prompt = form.prompt
+    elif reranker is not None:
+        prompt = named_prompt(reranker).prompt
+    else:
+        prompt = None if info is None else info.reranker
+    traits = None if info is None or info.catalog is None else to_json(info.catalog)
+    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, traits, projectors, prompt)
 
 
 def save_checkpoint(
@@ -217,7 +223,7 @@ def write_exits(
         **json_of({name: int(token) for name, token in labels.items()}),
         "catalog": None if catalog is None else dict(catalog),
         "projectors": projectors,
-        "reranker": None if reranker is None else reranker.to_json(),
+        "reranker": None if reranker is None else to_json(reranker),
     }
     write_json(folder / EXITS, info | {key: value for key, value in more.items() if value is not None})
 
@@ -253,38 +259,41 @@ def _check_last(exits: Sequence[int], layers: int) -> None:
         raise InputError(f"the last exit is {exits[-1]}, expected the model's full depth, {layers}")
 
 
-def read_exits(folder: Path) -> dict[str, Any]:
+class Traits(msgspec.Struct, frozen=True):
+    """Digests of the training catalog, see `Catalog.traits`."""
+
+    tokenizer: str
+    prompt: str
+    space: str
+
+
+class ExitsFile(msgspec.Struct, frozen=True):
+    """`exits.json`. Its labels and objectives are read by `rexit.bundle.labels`."""
+
+    exits: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)]
+    head: str = "own"
+    catalog: Traits | None = None
+    projectors: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    reranker: RerankerPrompt | None = None
+
+
+def read_exits(folder: Path) -> tuple[ExitsFile, dict[str, int]] | None:
+    """Returns a checkpoint's `exits.json` with its labels; None if it has none. Raises CheckpointError."""
     path = folder / EXITS
     if not path.is_file():
-        return {}
-    try:
-        info = read_json(path, {OBJECTIVES})
-    except BundleError as exc:
-        raise CheckpointError(str(exc)) from exc
-    exits = info.get("exits")
-    if not isinstance(exits, list) or not exits or not all(type(e) is int for e in exits):
-        raise CheckpointError(f"{path}: `exits` is {exits!r}, expected a list of depths")
-    try:
-        labels = labels_of(info)
-    except ValueError as exc:
-        raise CheckpointError(f"{path}: {exc}") from exc
-    traits = info.get("catalog")
-    if traits is not None and not (isinstance(traits, dict) and all(isinstance(traits.get(name), str) for name in TRAITS)):
-        raise CheckpointError(f"{path}: `catalog` is {traits!r}, expected digests of {', '.join(TRAITS)}")
-    return {**info, "labels": labels}
-
-
-def _prompt(folder: Path, info: dict[str, Any]) -> RerankerPrompt | None:
-    if (value := info.get("reranker")) is None:
         return None
     try:
-        return RerankerPrompt.parse(value, "reranker")
+        info = read_json(path, {OBJECTIVES})
+        return typed(info, ExitsFile, str(path)), labels_of(info)
+    except BundleError as exc:
+        raise CheckpointError(str(exc)) from exc
     except ValueError as exc:
-        raise CheckpointError(f"{folder / EXITS}: {exc}") from exc
+        raise CheckpointError(f"{path}: {exc}") from exc
 
 
-def _projectors(folder: Path, info: dict[str, Any], decoder: Decoder) -> Projectors | None:
-    path, kinds = folder / PROJECTORS, check_kinds(info.get("projectors", {}), str(folder / EXITS))
+def _projectors(folder: Path, kinds: dict[str, dict[str, int]], decoder: Decoder) -> Projectors | None:
+    check_kinds(kinds, str(folder / EXITS))
+    path = folder / PROJECTORS
     if path.is_file() != bool(kinds):
         problem = f"is missing, though {EXITS} has `projectors`" if kinds else f"exists, but {EXITS} has no `projectors`"
         raise CheckpointError(f"{path}: {problem}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle import RerankerPrompt
+from rexit.bundle.typed import typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.configs import read_config, short
 from rexit.texts import read_tokenizer
@@ -86,10 +87,7 @@ def named_prompt(name: str) -> NamedPrompt:
             raise InputError(str(exc)) from exc
     else:
         raise InputError(f"--reranker {name}: expected one of {', '.join(KNOWN)}, or a JSON file")
-    try:
-        prompt = RerankerPrompt.parse(value, "it")
-    except ValueError as exc:
-        raise InputError(f"{where}: {exc}") from exc
+    prompt = typed(value, RerankerPrompt, where, error=InputError)
     answers = value.get("answers", {})
     texts = isinstance(answers, dict) and all(isinstance(text, str) for text in answers.values())
     if not texts or set(answers) not in (set(), {"yes"}, {"no", "yes"}):

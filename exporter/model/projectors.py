@@ -6,7 +6,6 @@ They are trained with the model and saved beside it. `rexit.exporter.model.vecto
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -143,17 +142,12 @@ def check_width(decoder: Decoder) -> None:
         )
 
 
-def check_kinds(kinds: Any, where: str) -> dict[str, dict[str, int]]:
-    """Checks `projectors` of exits.json and returns it. Raises CheckpointError."""
-    problem = f'{where}: `projectors` is {kinds!r}, expected names with their size, as in {{"gcn": {{"dim": 64}}}}'
-    if not isinstance(kinds, dict):
-        raise CheckpointError(problem)
+def check_kinds(kinds: Mapping[str, Mapping[str, int]], where: str) -> None:
+    """Checks `projectors` of exits.json. Raises CheckpointError."""
     for name, kind in kinds.items():
         key, most = ("count", MOST) if ":" in name else ("dim", WIDEST)
-        size = kind.get(key) if isinstance(kind, dict) else None
-        if type(size) is not int or not 1 <= size <= most:
-            raise CheckpointError(problem)
-    return kinds
+        if not 1 <= kind.get(key, 0) <= most:
+            raise CheckpointError(f"{where}: projectors {name}: is {dict(kind)}, expected a `{key}` of 1 to {most}")
 
 
 def _projector(name: str, kind: Mapping[str, int], width: int, scale: float) -> nn.Module:

@@ -53,10 +53,13 @@ class MorePieces:
         of_users, of_items = (sorted({name.removeprefix(" ") for name in additions._names(what)}) for what in ("user", "item"))
         vectors = [f"item.{name}" for name in (catalog.vector_ids.dims if catalog.vector_ids else ())]
         before = {context.name: context.values for context in catalog.contexts.entries}
-        contexts = [
-            Context(rule.name, rule.values or (() if rule.edges else before.get(rule.name, ())), rule.edges, rule.unknown)
-            for rule in language.template.contexts
-        ]
+        contexts = []
+        for rule in language.template.contexts:
+            values = rule.values or (() if rule.edges else before.get(rule.name, ()))
+            if not values and not rule.edges:
+                problem = f"it places the context {rule.name!r}, whose values the catalog does not have"
+                raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {problem}")
+            contexts.append(Context(name=rule.name, values=values, edges=rule.edges, unknown=rule.unknown))
         program = compile_program(language.template, of_users, of_items, pieces, vectors, contexts)
         table: Tensors = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
         compiled = {"prefix": program.prefix, "candidate": program.candidate}

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any
+from typing import Annotated
 
-from rexit.errors import BundleError, InputError
+import msgspec
+
+from rexit.errors import InputError
 
 TICKS: Mapping[str, int] = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 """Ticks of each unit per second. Times that are moments count from 1970-01-01T00:00:00Z."""
@@ -60,35 +61,20 @@ def unit_of(first: int, last: int) -> str | None:
     return next((unit for unit, ticks in TICKS.items() if begin * ticks <= first and last < end * ticks), None)
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """A catalog's times.
+class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A catalog's times: `order` in catalog.json.
 
     Attributes:
         by: `time`, or the order that stands for times.
-        unit: A key of `TICKS`; None: whole numbers of no known unit.
         first: The first interaction's time.
         last: The last interaction's time.
+        unit: A key of `TICKS`; None: whole numbers of no known unit.
     """
 
     by: str
-    unit: str | None
     first: int
     last: int
-
-    @classmethod
-    def of(cls, order: Any, where: str) -> Timeline:
-        """Reads `order` of catalog.json. where: the file, for a message. Raises BundleError."""
-        if not isinstance(order, dict) or not all(type(order.get(name)) is int for name in ("first", "last")):
-            raise BundleError(f"{where}: `order` is {order!r}, expected an object with whole numbers `first` and `last`")
-        unit = order.get("unit")
-        if not isinstance(order.get("by"), str) or not (unit is None or (isinstance(unit, str) and unit in TICKS)):
-            raise BundleError(f"{where}: `order` is by {order.get('by')!r} in {unit!r}, expected a unit of {', '.join(TICKS)}")
-        return cls(order["by"], unit, order["first"], order["last"])
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns `order` as in catalog.json."""
-        return {"by": self.by, **({} if self.unit is None else {"unit": self.unit}), "first": self.first, "last": self.last}
+    unit: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(TICKS)})$")] | None = None
 
     @property
     def kind(self) -> str:

@@ -186,10 +186,10 @@ def test_a_split_of_another_name_or_edited_or_missing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (None, "splits.test has no `path`"),
-        ({"path": 3}, "splits.test has no `path`"),
+        (None, "splits test: is None, expected an object"),
+        ({"bytes": 1, "sha256": "", "path": 3}, "splits test path: is 3, expected a string"),
         ({"path": "../x.parquet", "bytes": 1, "sha256": ""}, "not a plain relative path"),
-        ({"path": "splits/test.parquet"}, "needs `bytes` and `sha256`"),
+        ({"path": "splits/test.parquet"}, "splits test: `bytes` is missing"),
     ],
 )
 def test_a_split_badly_described(folder: Path, entry: object, message: str) -> None:
@@ -210,12 +210,12 @@ def test_no_folder_and_no_catalog(tmp_path: Path) -> None:
     [
         ({"schema": 2}, "schema 2, this version reads schema 1"),
         ({"requires": ["hashing"]}, r"requires \['hashing'\], which this version does not know"),
-        ({"prompt": None}, "`prompt` is missing or not an object"),
-        ({"ids": {"user": "int64", "item": "uuid"}}, "expected `int64` or `string` for `user` and `item`"),
-        ({"ids": []}, "`ids` is missing or not an object"),
+        ({"prompt": None}, "prompt: is None, expected an object"),
+        ({"ids": {"user": "int64", "item": "uuid"}}, "ids item: is 'uuid', expected int64 or string"),
+        ({"ids": []}, r"ids: is \[\], expected an object"),
         ({"files": {}}, r"lists \[\], expected"),
         ({"files": {"../users.safetensors": {"bytes": 1, "sha256": ""}}}, "not a plain relative path"),
-        ({"files": [1]}, "`files` is list, expected an object"),
+        ({"files": [1]}, r"files: is \[1\], expected an object"),
     ],
 )
 def test_a_catalog_json_that_is_not_ours(folder: Path, values: dict[str, Any], message: str) -> None:

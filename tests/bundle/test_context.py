@@ -9,8 +9,8 @@ import pytest
 from rexit.bundle.context import MISSING, Context, Contexts
 from rexit.errors import BundleError, InputError
 
-DEVICE = Context("device", values=("tv", "phone", "7"))
-HOUR = Context("hour", edges=(0, 6, 18.5, 24), unknown="missing")
+DEVICE = Context(name="device", values=("tv", "phone", "7"), unknown="refuse")
+HOUR = Context(name="hour", edges=(0, 6, 18.5, 24), unknown="missing")
 BOTH = Contexts((DEVICE, HOUR))
 
 
@@ -82,14 +82,17 @@ def test_what_is_written_is_read() -> None:
     [
         ([DEVICE.to_json()], r"contexts of the prompt are \['device'\], its ops place \['device', 'hour'\]"),
         ([DEVICE.to_json()] * 2, r"contexts of the prompt are \['device', 'device'\]"),
-        (["device", HOUR.to_json()], "a context of the prompt is 'device', expected name, values or bins, and unknown"),
-        ([{**DEVICE.to_json(), "bins": [0, 1]}, HOUR.to_json()], "expected unique values or ascending bins"),
-        ([{**DEVICE.to_json(), "values": ["tv", "tv"]}, HOUR.to_json()], "expected unique values or ascending bins"),
-        ([{**DEVICE.to_json(), "values": [7]}, HOUR.to_json()], "expected unique values or ascending bins"),
-        ([DEVICE.to_json(), {**HOUR.to_json(), "bins": [0, 1, 1]}], "expected unique values or ascending bins"),
-        ([DEVICE.to_json(), {**HOUR.to_json(), "bins": [0, True]}], "expected unique values or ascending bins"),
-        ([DEVICE.to_json(), {**HOUR.to_json(), "unknown": "guess"}], "expected unique values or ascending bins"),
-        ({"device": 1}, r"`context` of the prompt is \{'device': 1\}, expected a list"),
+        (["device", HOUR.to_json()], r"prompt context\[0\]: is 'device', expected an object"),
+        ([{**DEVICE.to_json(), "bins": [0, 1]}, HOUR.to_json()], r"prompt context\[0\]: expected either `values` or `bins`"),
+        ([{**DEVICE.to_json(), "values": ["tv", "tv"]}, HOUR.to_json()], "values: one of them appears twice"),
+        ([{**DEVICE.to_json(), "values": [7]}, HOUR.to_json()], r"values\[0\]: is 7, expected a string"),
+        (
+            [DEVICE.to_json(), {**HOUR.to_json(), "bins": [0, 1, 1]}],
+            "bins: expected 2 to 4097 ascending numbers",
+        ),
+        ([DEVICE.to_json(), {**HOUR.to_json(), "bins": [0, True]}], r"bins\[1\]: is True, expected a number"),
+        ([DEVICE.to_json(), {**HOUR.to_json(), "unknown": "guess"}], "unknown: is 'guess', expected refuse or missing"),
+        ({"device": 1}, r"prompt context: is \{'device': 1\}, expected an array"),
     ],
 )
 def test_a_catalog_that_is_refused(contexts: Any, message: str) -> None:

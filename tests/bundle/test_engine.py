@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from builders.bundles.bundle import write_bundle
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, Variant, engine_folders
-from rexit.bundle.engine import engine_key
+from rexit.bundle.engine import Builder, Gpu, engine_key
 from rexit.errors import BundleError
 
 PROFILES = (
@@ -37,7 +37,7 @@ def write_engine(bundle: Bundle, version: str = "10.3.0") -> Path:
         digests = (variant.files[s.graph].sha256, variant.files[s.weights].sha256)
         segments.append(EngineSegment(*names, *digests, PROFILES, 1.5, 61, {"gemm_mha_v2": 2, "int8 gemm": 8}))
     files = {path.name: FileEntry.of(path) for path in folder.iterdir()}
-    Engine(variant.name, "tensorrt", version, "Orin", "8.7", tuple(segments), files).write(folder)
+    Engine(variant.name, Builder("tensorrt", version), Gpu("Orin", "8.7"), tuple(segments), files).write(folder)
     return folder
 
 
@@ -45,7 +45,7 @@ def test_read_as_written(bundle: Bundle) -> None:
     folder = write_engine(bundle)
     engine = Engine.read(folder)
     assert engine.key == folder.name == "sm87-trt10.3.0"
-    assert (engine.gpu, engine.compute_capability, engine.builder, engine.version) == ("Orin", "8.7", "tensorrt", "10.3.0")
+    assert (engine.gpu, engine.builder) == (Gpu("Orin", "8.7"), Builder("tensorrt", "10.3.0"))
     assert engine.segments[1].profiles == PROFILES and engine.segments[1].summary == {"gemm_mha_v2": 2, "int8 gemm": 8}
     assert engine.edited(folder) == [] and engine.stale(bundle.variant) is None
     value = json.loads((folder / "engine.json").read_text())
@@ -66,7 +66,7 @@ def test_folders_are_the_finished_engines(bundle: Bundle) -> None:
 
 
 def changed(variant: Variant, name: str) -> Variant:
-    return dataclasses.replace(variant, files={**variant.files, name: FileEntry(1, "0" * 64)})
+    return msgspec.structs.replace(variant, files={**variant.files, name: FileEntry(1, "0" * 64)})
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_stale(bundle: Bundle, name: str, what: str) -> None:
 
 def test_stale_when_copied_or_cut_otherwise(bundle: Bundle) -> None:
     engine = Engine.read(write_engine(bundle))
-    assert "built from 'cpu-fp32'" in str(engine.stale(dataclasses.replace(bundle.variant, name="other")))
-    fewer = dataclasses.replace(bundle.variant, segments=bundle.variant.segments[:2])
+    assert "built from 'cpu-fp32'" in str(engine.stale(msgspec.structs.replace(bundle.variant, name="other")))
+    fewer = msgspec.structs.replace(bundle.variant, segments=bundle.variant.segments[:2])
     assert engine.stale(fewer) == "the number of segments: it has 3, the variant 2"
 
 
 def test_the_command_names_the_capability_it_was_built_for() -> None:
-    engine = Engine("tensorrt-fp16", "tensorrt_rtx", "1.7", None, "8.6", (), {})
+    engine = Engine("tensorrt-fp16", Builder("tensorrt_rtx", "1.7"), Gpu(None, "8.6"), (), {})
     assert engine.command == "rexit compile BUNDLE --variant tensorrt-fp16 --compute-capability 8.6"
 
 
@@ -97,13 +97,13 @@ def test_the_command_names_the_capability_it_was_built_for() -> None:
     [
         ('"schema": 1', '"schema": 2', "schema 2, this version reads schema 1"),
         ('"requires": []', '"requires": ["dla"]', "requires ['dla']"),
-        ('"name": "tensorrt"', '"name": "tvm"', "built by 'tvm', expected tensorrt or tensorrt_rtx"),
+        ('"name": "tensorrt"', '"name": "tvm"', "builder: name: is 'tvm', expected tensorrt or tensorrt_rtx"),
         ('"version": "10.3.0"', '"version": "10.4.0"', "describes engine sm87-trt10.4.0, its folder is sm87-trt10.3.0"),
-        ('"plan": "segment-0.plan"', '"plan": "../x.plan"', "does not list ../x.plan"),
+        ('"plan": "segment-0.plan"', '"plan": "../x.plan"', "does not list `../x.plan`"),
         ('"segment-0.plan": {', '"../segment-0.plan": {', "file path '../segment-0.plan' is not a plain relative path"),
-        ('"layers": 61', '"layers": "many"', "not an engine"),
-        ('"summary": {', '"summary": [], "x": {', "not an engine"),
-        ('"prefix": [', '"prefix": [7, ', "not an engine"),
+        ('"layers": 61', '"layers": "many"', "segments[0] layers: is 'many', expected an integer"),
+        ('"summary": {', '"summary": [], "x": {', "segments[0] summary: is [], expected an object"),
+        ('"prefix": [', '"prefix": [7, ', "segments[0] profiles[0] prefix: is [7, 1, 1, 1], expected an array of length 3"),
     ],
 )
 def test_damaged(bundle: Bundle, old: str, new: str, message: str) -> None:

@@ -67,14 +67,14 @@ def test_no_folder_and_no_such_variant(bundle: Path, tmp_path: Path) -> None:
 
 
 MANIFEST_DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
-    ("no model", lambda v: v.pop("model"), "not a bundle's manifest"),
-    ("half a model", lambda v: v["model"].pop("kv_heads"), "not a bundle's manifest"),
-    ("exits", lambda v: v.update(exits="2,4"), "not a bundle's manifest"),
+    ("no model", lambda v: v.pop("model"), "manifest.json: `model` is missing"),
+    ("half a model", lambda v: v["model"].pop("kv_heads"), "model: `kv_heads` is missing"),
+    ("exits", lambda v: v.update(exits="2,4"), "exits: is '2,4', expected an array"),
     ("no variants", lambda v: v.update(variants=[]), "lists no variants"),
     ("unlisted variant", lambda v: v["files"].pop(VARIANT), "does not list variants/cpu-fp32/variant.json"),
     ("variant outside", lambda v: v.update(variants=["../cpu-fp32"]), "does not list|not a plain"),
     ("file outside", lambda v: v["files"].update({"../x": {"bytes": 1, "sha256": "0"}}), "not a plain relative path"),
-    ("files", lambda v: v.update(files=[]), "`files` is list"),
+    ("files", lambda v: v.update(files=[]), r"files: is \[\], expected an object"),
     ("schema", lambda v: v.update(schema=2), "schema 2"),
     ("requires", lambda v: v.update(requires=["x"]), "requires"),
 ]
@@ -89,11 +89,11 @@ def test_damaged_manifest(bundle: Path, change: Callable[[dict[str, Any]], Any],
 
 
 VARIANT_DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
-    ("no segments", lambda v: v.pop("segments"), "not a variant"),
-    ("half a segment", lambda v: v["segments"][0].pop("layers"), "not a variant"),
-    ("layers", lambda v: v["segments"][0].update(layers=[0]), "not a variant"),
-    ("no limits", lambda v: v.pop("limits"), "not a variant"),
-    ("limits", lambda v: v["limits"].update(max_tokens="many"), "not a variant"),
+    ("no segments", lambda v: v.pop("segments"), "`segments` is missing"),
+    ("half a segment", lambda v: v["segments"][0].pop("layers"), r"segments\[0\]: `layers` is missing"),
+    ("layers", lambda v: v["segments"][0].update(layers=[0]), r"segments\[0\] layers: is \[0\], expected an array of length 2"),
+    ("no limits", lambda v: v.pop("limits"), "`limits` is missing"),
+    ("limits", lambda v: v["limits"].update(max_tokens="many"), "limits max_tokens: is 'many', expected an integer"),
     ("another catalog", lambda v: v.update(catalog_sha256="0" * 64), "made for another catalog"),
     ("requires", lambda v: v.update(requires=["x"]), "requires"),
 ]

@@ -68,14 +68,14 @@ def test_what_is_written_is_read() -> None:
 @pytest.mark.parametrize(
     ("ops", "message"),
     [
-        ([{**OP, "limit": 0}], "an op `request` is .*, expected a name, a limit of 1 to 4096, and `spaced`"),
-        ([{**OP, "limit": True}], "an op `request` is"),
-        ([{**OP, "limit": 4097}], "an op `request` is"),
-        ([{**OP, "name": ""}], "an op `request` is"),
-        ([{**OP, "name": 7}], "an op `request` is"),
-        ([{**OP, "spaced": 1}], "an op `request` is"),
-        ([OP, {**OP, "limit": 7}], "two ops place request text 'query' by different rules"),
-        ([OP, {**OP, "missing": 3}], "two ops place request text 'query' by different rules"),
+        ([{**OP, "limit": 0}], r"prompt prefix\[1\] limit: is 0, expected an integer >= 1"),
+        ([{**OP, "limit": True}], "limit: is True, expected an integer"),
+        ([{**OP, "limit": 4097}], "limit: is 4097, expected an integer <= 4096"),
+        ([{**OP, "name": ""}], "name: is '', expected a string of length >= 1"),
+        ([{**OP, "name": 7}], "name: is 7, expected a string"),
+        ([{**OP, "spaced": 1}], "spaced: is 1, expected true or false"),
+        ([OP, {**OP, "limit": 7}], "places 'query' by other rules than an op before it"),
+        ([OP, {**OP, "missing": 3}], "places 'query' by other rules than an op before it"),
     ],
 )
 def test_a_catalog_that_is_refused(ops: list[Any], message: str) -> None:

@@ -93,19 +93,25 @@ PROMPT = make_catalog(vectors=True).info["prompt"]
     [
         ({"requires": []}, "the prompt has vectors, `requires` says otherwise"),
         ({"prompt": make_catalog().info["prompt"]}, "the prompt has no vectors, `requires` says otherwise"),
-        ({"prompt": {**PROMPT, "vectors": []}}, "`vectors` of the prompt are [], its ops place ['gcn', 'title:2']"),
-        ({"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 17}]}}, "holds {'name': 'gcn', 'count': 17}, expected a new"),
-        ({"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 1}] * 2}}, "expected a new `name` and a `count` of 1 to 16"),
-        ({"prompt": {**PROMPT, "vectors": "gcn"}}, "`vectors` of the prompt holds 'gcn'"),
+        ({"prompt": {**PROMPT, "vectors": []}}, "prompt vectors: are [], its ops place ['gcn', 'title:2']"),
+        (
+            {"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 17}]}},
+            "[0] count: is 17, expected",
+        ),
+        ({"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 1}] * 2}}, "prompt vectors: are ['gcn', 'gcn']"),
+        ({"prompt": {**PROMPT, "vectors": "gcn"}}, "prompt vectors: is 'gcn', expected an array"),
         (
             {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1}]}},
-            "expected of a column of vectors a `count` of 1 and a",
+            "'look' is a column of vectors, expected a `count` of 1 and a `dim`",
         ),
         (
             {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 2, "dim": 8}]}},
-            "expected of a column of vectors a `count`",
+            "'look' is a column of vectors",
         ),
-        ({"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1, "dim": 1 << 17}]}}, "a `dim` of 1 to 65536"),
+        (
+            {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1, "dim": 1 << 17}]}},
+            "dim: is 131072, expected",
+        ),
         ({"counts": {"users": 12, "items": 1 << 30}}, "need ids beyond 2^31 - 1"),
         ({"requires": ["vectors", "telepathy"]}, "requires ['vectors', 'telepathy'], which this version does not know"),
     ],

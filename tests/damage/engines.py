@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
@@ -284,7 +284,7 @@ def plan_that_fails_on_the_gpu(folder: Path) -> None:
 def shrink(folder: Path, segment: int, profile: int, name: str, to: list[int]) -> None:
     """Another profile, in the plan too."""
     old = PROFILES[profile]
-    new = dataclasses.replace(old, **{name: (to[0], to[1], to[2])})
+    new = msgspec.structs.replace(old, **{name: (to[0], to[1], to[2])})
     edit_plan(folder, profile_line(old), profile_line(new), segment)
     edit(folder, "segments", segment, "profiles", profile, name, to=to)
 

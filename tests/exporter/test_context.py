@@ -55,8 +55,8 @@ def exported(place: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFac
 def test_the_index_stores_values_tokens_and_the_interactions_contexts(catalog: Catalog) -> None:
     assert catalog.info["requires"] == ["context"]
     assert catalog.contexts.entries == (
-        Context("device", values=("phone", "tv", "web")),
-        Context("hour", edges=(0, 5, 12, 18), unknown="missing"),
+        Context(name="device", values=("phone", "tv", "web"), unknown="refuse"),
+        Context(name="hour", edges=(0, 5, 12, 18), unknown="missing"),
     )
     split = catalog.split("test")
     assert split.contexts.shape == (len(split), 2)

@@ -197,13 +197,13 @@ def test_version_is_the_libraries_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (lambda v: v.pop("base_us"), "not a profile: it has no `base_us`"),
-        (lambda v: v.pop("device"), "not a profile: it has no `device`"),
-        (lambda v: v.update(segments=3), "not a profile: .*int.* object is not iterable"),
-        (lambda v: v["segments"][0].pop("pass_us"), "not a profile: .*pass_us"),
-        (lambda v: v["segments"].pop(), "expected 2 segments"),
-        (lambda v: v["segments"][1].update(pass_us=-1), "costs of 0 or more"),
-        (lambda v: v.update(base_us="nan"), "costs of 0 or more"),
+        (lambda v: v.pop("base_us"), "`base_us` is missing"),
+        (lambda v: v.pop("device"), "`device` is missing"),
+        (lambda v: v.update(segments=3), "segments: is 3, expected an array"),
+        (lambda v: v["segments"][0].pop("pass_us"), r"segments\[0\]: `pass_us` is missing"),
+        (lambda v: v["segments"].pop(), "segments: has 1, expected 2"),
+        (lambda v: v["segments"][1].update(pass_us=-1), "expected a number >= 0"),
+        (lambda v: v.update(base_us="nan"), "expected a number >= 0"),
     ],
 )
 def test_damaged_profile(tmp_path: Path, damage, line: str) -> None:

@@ -8,20 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.context import Contexts
-from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, reason
+from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, read_json
 from rexit.bundle.labels import COLUMN, UNKNOWN, labels_of, objectives_of
 from rexit.bundle.objectives import OBJECTIVES
 from rexit.bundle.program import program_digest
 from rexit.bundle.request_text import NO_TOKENS, RequestTexts, Tokens
 from rexit.bundle.request_text import REQUIRED as REQUEST_TEXT
+from rexit.bundle.typed import typed
 from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
@@ -154,6 +156,54 @@ class Ids:
         return value.encode() if isinstance(value, str) else value
 
 
+Kind = Annotated[str, msgspec.Meta(pattern="^(int64|string)$")]
+
+
+class _Kinds(msgspec.Struct, frozen=True):
+    user: Kind
+    item: Kind
+
+
+class _Embedding(msgspec.Struct, frozen=True):
+    probes: Annotated[int, msgspec.Meta(ge=1, le=MOST_PROBES)] | None = None
+
+
+class _Op(msgspec.Struct, frozen=True):
+    op: str
+    entry: tuple[_Op, ...] = ()
+
+
+class _Prompt(msgspec.Struct, frozen=True):
+    prefix: tuple[_Op, ...] = ()
+    candidate: tuple[_Op, ...] = ()
+
+
+class _Info(msgspec.Struct, frozen=True):
+    """catalog.json, as far as all its readers need it. `rexit.bundle.context` and its like read the rest."""
+
+    ids: _Kinds
+    counts: Mapping[str, int]
+    labels: Any
+    embedding: _Embedding
+    prompt: _Prompt
+    splits: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        check_paths(self.files)
+        if set(self.files) != set(TABLES):
+            raise ValueError(f"files: lists {sorted(self.files)}, expected {sorted(TABLES)}")
+
+
+class _Entry(FileEntry, frozen=True):
+    """A file that catalog.json describes and a bundle does not copy."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        check_paths([self.path])
+
+
 @dataclass(frozen=True)
 class Split:
     """One part of the interactions, ordered by user row, time and item row.
@@ -209,29 +259,15 @@ class Catalog:
         if not (path / "catalog.json").is_file() and (path / "manifest.json").is_file():
             raise BundleError(f"{path}: is a bundle, expected a catalog: the folder that `rexit index` wrote")
         info = read_json(path / "catalog.json", FEATURES)
-        for key in ("ids", "counts", "embedding", "prompt", "splits"):
-            if not isinstance(info.get(key), dict):
-                raise BundleError(f"{path}/catalog.json: `{key}` is missing or not an object")
-        if "labels" not in info:
-            raise BundleError(f"{path}/catalog.json: `labels` is missing")
-        files = read_entries(info.get("files"), path / "catalog.json")
-        if set(files) != set(TABLES):
-            raise BundleError(f"{path}/catalog.json: lists {sorted(files)}, expected {sorted(TABLES)}")
-        if any(info["ids"].get(what) not in ("int64", "string") for what in ("user", "item")):
-            raise BundleError(f"{path}/catalog.json: ids are {info['ids']}, expected `int64` or `string` for `user` and `item`")
-        check_sizes(path, files)
-        catalog = cls(path, info, files)
-        required, probes = LISTS in (info.get("requires") or []), catalog.probes
+        known = typed(info, _Info, f"{path}/catalog.json")
+        check_sizes(path, known.files)
+        catalog = cls(path, info, known.files)
+        required, probes = LISTS in (info.get("requires") or []), known.embedding.probes
         if required != (probes is not None):
             raise BundleError(
                 f"{path}/catalog.json: `requires` {'holds' if required else 'lacks'} `{LISTS}`, probes are {probes}"
             )
-        if probes is not None and not (type(probes) is int and 0 < probes <= MOST_PROBES):
-            raise BundleError(f"{path}/catalog.json: embedding.probes is {probes!r}, expected 1 to {MOST_PROBES}")
-        try:
-            ids, _, _, _ = catalog.vector_ids, catalog.contexts, catalog.request_texts, catalog.labels
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise BundleError(f"{path}/catalog.json: not a prompt program: {reason(exc)}") from exc
+        ids, _, _, _ = catalog.vector_ids, catalog.contexts, catalog.request_texts, catalog.labels
         if ids and ids.too_many:
             raise BundleError(f"{path}/catalog.json: {ids.too_many}")
         return catalog
@@ -272,7 +308,7 @@ class Catalog:
     @cached_property
     def timeline(self) -> Timeline:
         """What the times are, and the first and the last interaction's. Raises BundleError."""
-        return Timeline.of(self.info.get("order"), f"{self.path}/catalog.json")
+        return typed(self.info.get("order"), Timeline, f"{self.path}/catalog.json", at="order")
 
     @property
     def space(self) -> str:
@@ -368,18 +404,16 @@ class Catalog:
 
     def _beside(self, key: str, entry: Any) -> Path:
         """Returns a file that catalog.json describes and a bundle does not copy. Raises BundleError."""
-        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        if entry is None and "updated" in self.info:
             raise BundleError(
-                f"{self.path}/catalog.json: {key} has no `path`; a catalog made by `rexit index --update` has no snapshots to "
+                f"{self.path}/catalog.json: `{key}` is missing: a catalog made by `rexit index --update` has no snapshots to "
                 "train with, index all interactions for that"
-                if "updated" in self.info
-                else f"{self.path}/catalog.json: {key} has no `path`"
             )
-        expected = read_entries({entry["path"]: entry}, self.path / "catalog.json")[entry["path"]]
-        path = self.path / entry["path"]
+        expected = typed(entry, _Entry, f"{self.path}/catalog.json", at=key)
+        path = self.path / expected.path
         if not path.is_file():
             raise BundleError(f"{path}: missing; a bundle's catalog does not hold it, use the catalog that `rexit index` wrote")
-        if FileEntry.of(path) != expected:
+        if FileEntry.of(path) != FileEntry(expected.bytes, expected.sha256):
             raise BundleError(f"{path}: not the file catalog.json describes (truncated or edited)")
         return Path(path)
 
@@ -430,7 +464,7 @@ class Catalog:
         """
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
-        path = self._beside(f"splits.{name}", self.info["splits"].get(name))
+        path = self._beside(f"splits {name}", self.info["splits"].get(name))
         import polars as pl
 
         frame = pl.read_parquet(path)

@@ -8,15 +8,16 @@ Rules
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.typed import Name, to_json, typed
 from rexit.errors import BundleError, InputError
 
 REQUIRED = "context"
@@ -32,21 +33,28 @@ Value = str | int | float
 """A value as a caller passes it."""
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """One context.
 
     Attributes:
         name: NAME of `{context.NAME}`.
         values: The values, in the program's order; empty if it has bins.
-        edges: Ascending edges of the bins; empty if it has values.
+        edges: Ascending edges of the bins (`bins` in JSON); empty if it has values.
         unknown: One of UNKNOWN.
     """
 
-    name: str
-    values: tuple[str, ...] = ()
-    edges: tuple[float, ...] = ()
-    unknown: str = UNKNOWN[0]
+    name: Name
+    values: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_VALUES)] = ()
+    edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=MOST_VALUES + 1)] = msgspec.field(name="bins", default=())
+    unknown: Annotated[str, msgspec.Meta(pattern="^(refuse|missing)$")]
+
+    def __post_init__(self) -> None:
+        if bool(self.values) == bool(self.edges):
+            raise ValueError("expected either `values` or `bins`")
+        if len(set(self.values)) != len(self.values):
+            raise ValueError("values: one of them appears twice")
+        if len(self.edges) == 1 or list(self.edges) != sorted(set(self.edges)):
+            raise ValueError(f"bins: expected 2 to {MOST_VALUES + 1} ascending numbers")
 
     def __len__(self) -> int:
         return len(self.values) or len(self.edges) - 1
@@ -80,7 +88,7 @@ class Context:
             InputError: The value is unknown, and refused.
         """
         found = None if value is None else self.find(value)
-        if found is None and self.unknown == UNKNOWN[0]:
+        if found is None and self.unknown == "refuse":
             seen = "missing" if value is None else repr(value)
             raise InputError(f"context {self.name!r} is {seen}, expected {self.expected}")
         return MISSING if found is None else found
@@ -95,8 +103,7 @@ class Context:
 
     def to_json(self) -> dict[str, Any]:
         """The context as `prompt.context` of catalog.json lists it."""
-        known = {"bins": list(self.edges)} if self.edges else {"values": list(self.values)}
-        return {"name": self.name, **known, "unknown": self.unknown}
+        return to_json(self)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -116,9 +123,7 @@ class Contexts:
         required = REQUIRED in (info.get("requires") or [])
         if bool(listed) != required:
             raise BundleError(f"{where}: the prompt has {'' if listed else 'no '}contexts, `requires` says otherwise")
-        if not isinstance(listed, list):
-            raise BundleError(f"{where}: `context` of the prompt is {listed!r}, expected a list")
-        contexts = tuple(_read(entry, where) for entry in listed)
+        contexts = typed(listed, tuple[Context, ...], where, at="prompt context")
         names = [context.name for context in contexts]
         ops = [op for part in ("prefix", "candidate") for op in info["prompt"].get(part, [])]
         placed = {op.get("name") for op in ops if op["op"] == "context"}
@@ -161,17 +166,3 @@ class Contexts:
     def example(self) -> dict[str, Value]:
         """The first value of each context, for measurements on made-up requests."""
         return self.values([0] * len(self.entries))
-
-
-def _read(entry: Any, where: str) -> Context:
-    try:
-        name, unknown = entry["name"], entry["unknown"]
-        values, bins = (tuple(entry.get(key, ())) for key in ("values", "bins"))
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise BundleError(f"{where}: a context of the prompt is {entry!r}, expected name, values or bins, and unknown") from exc
-    valid = isinstance(name, str) and name and unknown in UNKNOWN and bool(values) != bool(bins)
-    valid = valid and all(isinstance(value, str) for value in values) and len(set(values)) == len(values) <= MOST_VALUES
-    valid = valid and all(type(edge) in (int, float) and math.isfinite(edge) for edge in bins)
-    if not valid or (bins and not 2 <= len(bins) <= MOST_VALUES + 1) or list(bins) != sorted(set(bins)):
-        raise BundleError(f"{where}: a context of the prompt is {str(entry)[:200]}, expected unique values or ascending bins")
-    return Context(name, values, bins, unknown)

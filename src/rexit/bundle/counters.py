@@ -6,17 +6,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import __version__
-from rexit.bundle.files import SCHEMA, read_json, write_json
+from rexit.bundle.files import read_json
+from rexit.bundle.typed import typed, write_typed
 from rexit.errors import BundleError
 
 BINS = 32
 """Bins of c, 0.5 wide, from -8 to 8. The outer two are open."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    """As in JSON."""
+
+    reached: list[Count]
+    stopped: list[Count]
+    histograms: list[list[Count]]
+    cut_short: list[Count] | None = None
+
+
+class _File(msgspec.Struct, frozen=True):
+    variant_sha256: str
+    policy_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,23 +56,28 @@ class Counters:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], exits: int, where: str) -> Counters:
         """Reads what `to_json` returns. A missing `cut_short` is 0. Raises BundleError, which begins with `where`."""
-        none = [0] * exits
-        reached, stopped, cut_short = (
-            _counts(value.get(name, none if name == "cut_short" else None), exits, f"{where} {name}")
-            for name in ("reached", "stopped", "cut_short")
-        )
-        rows = value.get("histograms")
-        if not isinstance(rows, list) or len(rows) != exits:
-            raise BundleError(f"{where} histograms: expected a list of {exits}, one per exit")
-        histograms = np.array([_counts(row, BINS, f"{where} histograms[{k}]") for k, row in enumerate(rows)])
+        counted = typed(value, _Counted, where)
+        cut_short = [0] * exits if counted.cut_short is None else counted.cut_short
+        by_exit = {"reached": counted.reached, "stopped": counted.stopped, "cut_short": cut_short}
+        lengths = {**{name: len(counts) for name, counts in by_exit.items()}, "histograms": len(counted.histograms)}
+        for name, length in lengths.items():
+            if length != exits:
+                raise BundleError(f"{where}: {name}: has {length} entries, expected one per exit, {exits}")
+        for k, row in enumerate(counted.histograms):
+            if len(row) != BINS:
+                raise BundleError(f"{where}: histograms[{k}]: has {len(row)} counts, expected {BINS}")
+        reached, stopped, short = (np.array(counts, np.int64) for counts in by_exit.values())
+        histograms = np.array(counted.histograms, np.int64)
         for k in range(exits):
             if histograms[k].sum() != reached[k]:
-                raise BundleError(f"{where} histograms[{k}]: has {histograms[k].sum()} candidates, {reached[k]} reached the exit")
-            if stopped[k] + cut_short[k] > reached[k]:
                 raise BundleError(
-                    f"{where} stopped[{k}]: more candidates ended at the exit than the {reached[k]} that reached it"
+                    f"{where}: histograms[{k}]: has {histograms[k].sum()} candidates, {reached[k]} reached the exit"
                 )
-        return cls(reached, stopped, cut_short, histograms)
+            if stopped[k] + short[k] > reached[k]:
+                raise BundleError(
+                    f"{where}: stopped[{k}]: more candidates ended at the exit than the {reached[k]} that reached it"
+                )
+        return cls(reached, stopped, short, histograms)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -74,32 +97,19 @@ class Counters:
             BundleError: It is no such file, or counts another variant or policy.
         """
         value = read_json(path)
-        if not isinstance(sha256 := value.get("variant_sha256"), str):
-            raise BundleError(f"{path}: is not a file of counters: it has no `variant_sha256`")
-        if sha256 != variant_sha256:
-            raise BundleError(f"{path}: counted with variant {sha256[:12]}…, this one is {variant_sha256[:12]}…")
-        policy = value.get("policy_sha256")
-        if policy is not None and policy_sha256 is not None and policy != policy_sha256:
+        head = typed(value, _File, str(path))
+        if head.variant_sha256 != variant_sha256:
+            raise BundleError(f"{path}: counted with variant {head.variant_sha256[:12]}…, this one is {variant_sha256[:12]}…")
+        if (policy := head.policy_sha256) is not None and policy_sha256 is not None and policy != policy_sha256:
             raise BundleError(
-                f"{path}: counted with policy {str(policy)[:12]}…, this one is {policy_sha256[:12]}…: it was calibrated since, "
+                f"{path}: counted with policy {policy[:12]}…, this one is {policy_sha256[:12]}…: it was calibrated since, "
                 "count anew"
             )
         return cls.from_json(value, exits, f"{path}")
 
     def write(self, path: Path, variant_sha256: str, policy_sha256: str | None) -> None:
         """Writes the file, whole or not at all. policy_sha256: None without a policy. Raises InputError if that fails."""
-        head = {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}"}
-        digests = {"variant_sha256": variant_sha256, "policy_sha256": policy_sha256}
-        write_json(path, {**head, **digests, **self.to_json()})
-
-
-def _counts(value: Any, length: int, where: str) -> NDArray[np.int64]:
-    if not isinstance(value, list) or len(value) != length:
-        raise BundleError(f"{where}: expected a list of {length} counts")
-    for n, count in enumerate(value):
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**53:
-            raise BundleError(f"{where}[{n}]: is {count!r}, expected an integer of 0 or more")
-    return np.array(value, np.int64)
+        write_typed(path, {"variant_sha256": variant_sha256, "policy_sha256": policy_sha256, **self.to_json()})
 
 
 def histogram(c: NDArray[np.float32]) -> NDArray[np.int64]:

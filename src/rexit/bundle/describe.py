@@ -12,6 +12,7 @@ from rexit.bundle.engine import Engine, engine_folders
 from rexit.bundle.files import read_json
 from rexit.bundle.manifest import TOKENIZER, Bundle, Variant
 from rexit.bundle.policy import FEATURES, Policy
+from rexit.bundle.typed import to_json
 from rexit.errors import BundleError
 
 ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")
@@ -41,16 +42,16 @@ def describe(path: Path, variant: str | None = None) -> dict[str, Any]:
 def _bundle(path: Path, variant: str | None) -> dict[str, Any]:
     first = Bundle.open(path, variant)
     names = [variant] if variant is not None else first.manifest.variants
-    model = {**asdict(first.manifest.model), "exits": list(first.manifest.exits)}
+    model = {**to_json(first.manifest.model), "exits": list(first.manifest.exits)}
     variants = [_variant(Bundle.open(path, name)) for name in names]
     requests: dict[str, Any]
     if (tokens := first.manifest.tokens) is None:
         requests = {"catalog": _catalog(first.catalog)}
     else:
-        requests = {"tokens": {**tokens.to_json(), "tokenizer": TOKENIZER in first.manifest.files}}
+        requests = {"tokens": {**to_json(tokens), "tokenizer": TOKENIZER in first.manifest.files}}
     reranker = first.manifest.reranker
     if reranker is not None:
-        requests["reranker"] = reranker.to_json()
+        requests["reranker"] = to_json(reranker)
     return {"kind": "bundle", "path": str(path), "model": model, "variants": variants, **requests}
 
 
@@ -84,7 +85,7 @@ def _engine(folder: Path, variant: Variant) -> dict[str, Any]:
         engine = Engine.read(folder)
     except BundleError as exc:
         return {"key": folder.name, "builder": None, "gpu": None, "bytes": 0, "state": "unreadable", "reason": str(exc)}
-    description = {"key": engine.key, "builder": engine.builder, "gpu": engine.gpu, "bytes": engine.bytes}
+    description = {"key": engine.key, "builder": engine.builder.name, "gpu": engine.gpu.name, "bytes": engine.bytes}
     try:
         engine.check(folder, variant)
     except BundleError as exc:

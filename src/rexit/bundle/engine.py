@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rexit import __version__
-from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, read_entries, read_json, reason, write_json
+import msgspec
+
+from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes
+from rexit.bundle.typed import read_typed, write_typed
 from rexit.errors import BundleError
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def engine_key(builder: str, version: str, compute_capability: str) -> str:
     return f"sm{compute_capability.replace('.', '')}-{BUILDERS[builder]}{version}"
 
 
-@dataclass(frozen=True)
-class OptimizationProfile:
+class OptimizationProfile(msgspec.Struct, frozen=True):
     """Sizes that one profile of an engine covers: (min, opt, max) of a pass's tokens T, past rows P' and rows N.
 
     P' is at least 1: a pass without a prefix has one row of padding.
@@ -36,25 +36,13 @@ class OptimizationProfile:
     prefix: tuple[int, int, int]
     rows: tuple[int, int, int]
 
-    @classmethod
-    def of_json(cls, value: Mapping[str, Any]) -> OptimizationProfile:
-        """Raises KeyError, TypeError or ValueError."""
-
-        def triple(name: str) -> tuple[int, int, int]:
-            low, opt, high = (int(size) for size in value[name])
-            if not 1 <= low <= opt <= high:
-                raise ValueError(f"{name} is {low}, {opt}, {high}, expected ascending order from 1")
-            return low, opt, high
-
-        return cls(triple("tokens"), triple("prefix"), triple("rows"))
-
-    def to_json(self) -> dict[str, list[int]]:
-        """As in engine.json."""
-        return {name: list(value) for name, value in self.__dict__.items()}
+    def __post_init__(self) -> None:
+        for name, (low, best, high) in msgspec.structs.asdict(self).items():
+            if not 1 <= low <= best <= high:
+                raise ValueError(f"{name}: is {low}, {best}, {high}, expected ascending order from 1")
 
 
-@dataclass(frozen=True)
-class EngineSegment:
+class EngineSegment(msgspec.Struct, frozen=True):
     """One segment's engine.
 
     Attributes:
@@ -77,28 +65,41 @@ class EngineSegment:
     layers: int
     summary: Mapping[str, int]
 
-    def to_json(self) -> dict[str, Any]:
-        """As in engine.json."""
-        return {**self.__dict__, "profiles": [p.to_json() for p in self.profiles], "summary": dict(self.summary)}
+
+class Builder(msgspec.Struct, frozen=True):
+    """The compiler, by its import name."""
+
+    name: str
+    version: str
+
+    def __post_init__(self) -> None:
+        if self.name not in BUILDERS:
+            raise ValueError(f"name: is {self.name!r}, expected {' or '.join(BUILDERS)}")
 
 
-@dataclass(frozen=True)
-class Engine:
-    """The engines of a variant's segments for one GPU and one compiler. `gpu` is None if the machine had none: then they are
-    built for any GPU of that compute capability."""
+class Gpu(msgspec.Struct, frozen=True):
+    """The GPU. name: None if the machine had none: then engines are built for any GPU of that compute capability."""
+
+    name: str | None
+    compute_capability: str
+
+
+class Engine(msgspec.Struct, frozen=True):
+    """The engines of a variant's segments for one GPU and one compiler."""
 
     variant: str
-    builder: str
-    version: str
-    gpu: str | None
-    compute_capability: str
+    builder: Builder
+    gpu: Gpu
     segments: tuple[EngineSegment, ...]
     files: Mapping[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        check_paths(self.files)
 
     @property
     def key(self) -> str:
         """The name of the engine's folder, see `engine_key`."""
-        return engine_key(self.builder, self.version, self.compute_capability)
+        return engine_key(self.builder.name, self.builder.version, self.gpu.compute_capability)
 
     @property
     def bytes(self) -> int:
@@ -108,64 +109,26 @@ class Engine:
     @property
     def command(self) -> str:
         """The command that rebuilds it."""
-        target = f" --compute-capability {self.compute_capability}" if self.gpu is None else ""
+        target = f" --compute-capability {self.gpu.compute_capability}" if self.gpu.name is None else ""
         return f"rexit compile BUNDLE --variant {self.variant}{target}"
 
     @classmethod
     def read(cls, folder: Path) -> Engine:
         """Checks structure and sizes. Raises BundleError."""
         path = folder / FILE
-        value = read_json(path)
-        try:
-            engine = cls(
-                str(value["variant"]),
-                str(value["builder"]["name"]),
-                str(value["builder"]["version"]),
-                None if value["gpu"]["name"] is None else str(value["gpu"]["name"]),
-                str(value["gpu"]["compute_capability"]),
-                tuple(
-                    EngineSegment(
-                        plan=str(s["plan"]),
-                        context=None if s["context"] is None else str(s["context"]),
-                        graph_sha256=str(s["graph_sha256"]),
-                        weights_sha256=str(s["weights_sha256"]),
-                        profiles=tuple(OptimizationProfile.of_json(p) for p in s["profiles"]),
-                        seconds=float(s["seconds"]),
-                        layers=int(s["layers"]),
-                        summary={str(kind): int(count) for kind, count in s["summary"].items()},
-                    )
-                    for s in value["segments"]
-                ),
-                read_entries(value["files"], path),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise BundleError(f"{path}: not an engine: {reason(exc)}") from exc
-        if engine.builder not in BUILDERS:
-            raise BundleError(f"{path}: built by {engine.builder!r}, expected {' or '.join(BUILDERS)}")
+        engine = read_typed(path, cls)
         if engine.key != folder.name:
             raise BundleError(f"{path}: describes engine {engine.key}, its folder is {folder.name}")
         for segment in engine.segments:
             for name in (segment.plan, segment.context):
                 if name is not None and name not in engine.files:
-                    raise BundleError(f"{path}: does not list {name}")
+                    raise BundleError(f"{path}: does not list `{name}`")
         check_sizes(folder, engine.files)
         return engine
 
     def write(self, folder: Path) -> None:
         """Writes engine.json next to the plans, with `files` as they are. Raises InputError if it cannot be written."""
-        write_json(
-            folder / FILE,
-            {
-                "schema": SCHEMA,
-                "requires": [],
-                "producer": f"rexit {__version__}",
-                "variant": self.variant,
-                "builder": {"name": self.builder, "version": self.version},
-                "gpu": {"name": self.gpu, "compute_capability": self.compute_capability},
-                "segments": [s.to_json() for s in self.segments],
-                "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
-            },
-        )
+        write_typed(folder / FILE, self)
 
     def edited(self, folder: Path) -> list[str]:
         """Returns one line per file with another hash than recorded."""

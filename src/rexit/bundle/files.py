@@ -8,10 +8,11 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from rexit import interrupts
 from rexit.errors import BundleError, InputError
@@ -22,11 +23,10 @@ MAX_JSON_DEPTH = 32
 MAX_JSON_VALUES = 1 << 16
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(msgspec.Struct, frozen=True):
     """Size in bytes and SHA-256 (lower-case hex) of a file."""
 
-    bytes: int
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
     sha256: str
 
     @classmethod
@@ -36,7 +36,7 @@ class FileEntry:
 
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
-        return {"bytes": self.bytes, "sha256": self.sha256}
+        return msgspec.structs.asdict(self)
 
 
 def digest(path: Path) -> str:
@@ -83,7 +83,7 @@ def read_json(path: Path, known: Collection[str] = ()) -> dict[str, Any]:
 def parse_json(data: bytes, path: str, known: Collection[str] = ()) -> dict[str, Any]:
     """The same for a file's bytes. path: for messages."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as exc:
         raise BundleError(f"{path}: not valid JSON: {exc}") from exc
     if not isinstance(value, dict):
@@ -106,20 +106,19 @@ def reason(exc: Exception) -> str:
     return f"it has no `{exc.args[0]}`" if isinstance(exc, KeyError) else str(exc)
 
 
-def read_entries(files: Any, where: Path | str) -> dict[str, FileEntry]:
-    """Reads the `files` object of a manifest. Raises BundleError, also for a path that leaves its folder. where: the manifest."""
-    if not isinstance(files, dict):
-        raise BundleError(f"{where}: `files` is {type(files).__name__}, expected an object")
-    entries = {}
-    for name, entry in files.items():
+def _finite(text: str) -> float:
+    """What JSON's numbers are: neither NaN nor beyond a float64."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def check_paths(files: Iterable[str]) -> None:
+    """Raises ValueError for a path that leaves its folder."""
+    for name in files:
         path = PurePosixPath(name)
         if path.is_absolute() or name != str(path) or ".." in path.parts or name in ("", "."):
-            raise BundleError(f"{where}: file path {name!r} is not a plain relative path")
-        try:
-            entries[name] = FileEntry(int(entry["bytes"]), str(entry["sha256"]))
-        except (TypeError, KeyError, ValueError) as exc:
-            raise BundleError(f"{where}: file {name!r} needs `bytes` and `sha256`") from exc
-    return entries
+            raise ValueError(f"file path {name!r} is not a plain relative path")
 
 
 def check_sizes(folder: Path, files: Mapping[str, FileEntry]) -> None:

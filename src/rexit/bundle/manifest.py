@@ -6,36 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rexit import __version__
+import msgspec
+
 from rexit.bundle.catalog import Catalog
-from rexit.bundle.files import (
-    SCHEMA,
-    FileEntry,
-    check_hashes,
-    check_sizes,
-    digest,
-    parse_json,
-    read_entries,
-    read_json,
-    reason,
-    write_json,
-)
+from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, parse_json
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import Golden
 from rexit.bundle.objectives import OBJECTIVES, check_names
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.policy import Policy
 from rexit.bundle.reranker import RerankerPrompt
+from rexit.bundle.typed import Name, Natural, Positive, read_typed, typed, write_typed
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import Vectors
 from rexit.errors import BundleError, InputError
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(msgspec.Struct, frozen=True):
     """The model that was exported.
 
     Attributes:
@@ -51,41 +41,48 @@ class Model:
     """
 
     family: str
-    layers: int
-    hidden_size: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_positions: int
+    layers: Positive
+    hidden_size: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    vocab_size: Positive
+    max_positions: Positive
     head: str
     checkpoint_sha256: str
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """One graph: layers [begin, end) and a head. inputs, outputs: tensor names by meaning."""
 
     graph: str
     weights: str
     layers: tuple[int, int]
-    hidden_dtype: str
+    hidden_dtype: Annotated[str, msgspec.Meta(pattern="^(float32|float16)$")]
     cache_dtype: str
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """As in variant.json."""
-        return {**self.__dict__, "layers": list(self.layers)}
+
+class Limits(msgspec.Struct, frozen=True):
+    """Sizes that a variant's graphs take.
+
+    Attributes:
+        max_tokens: Most candidate tokens in one pass.
+        max_positions: Most tokens of a prefix and one candidate.
+    """
+
+    max_tokens: Positive
+    max_positions: Positive
 
 
 _ROUNDING = {"float32": 1e-4, "float16": 0.01}
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The segments for one target and precision.
 
     Attributes:
+        objectives: Names of several objectives, in the order of their logits; empty: there is one.
         name: Target and precision, for instance `cpu-int8`.
         target: `cpu`, `cuda` or `tensorrt`.
         precision: Number format of the linear layers.
@@ -93,33 +90,45 @@ class Variant:
         opset: The graphs' ONNX opset.
         catalog_sha256: Digest of the exported catalog; None: the bundle has none.
         checkpoint_sha256: Digest of the checkpoint.
-        max_tokens: Most candidate tokens in one pass.
-        max_positions: Most tokens of a prefix and one candidate.
+        limits: Sizes that the graphs take.
         segments: In the order of the layers.
         parity: Differences from the reference, and the `tolerance`.
-        files: Sizes and digests.
         quality: The gate's measurements; None without a gate.
         unrotated: Why the model could not be rotated; None if it was.
         past_padding: Whether the graphs mask padding behind the prefix.
-        objectives: Names of several objectives, in the order of their logits; empty: there is one.
+        files: Sizes and digests.
     """
 
+    objectives: tuple[str, ...] = ()
     name: str
     target: str
     precision: str
     backend: str
     opset: int
-    catalog_sha256: str | None
+    catalog_sha256: str | None = None
     checkpoint_sha256: str
-    max_tokens: int
-    max_positions: int
+    limits: Limits
     segments: tuple[Segment, ...]
-    parity: Mapping[str, Any]
-    files: Mapping[str, FileEntry]
+    parity: Mapping[str, Any] = msgspec.field(default_factory=dict)
     quality: Mapping[str, Any] | None = None
     unrotated: str | None = None
     past_padding: bool = False
-    objectives: tuple[str, ...] = ()
+    files: Mapping[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        check_paths(self.files)
+        if self.objectives:
+            check_names(self.objectives, OBJECTIVES)
+
+    @property
+    def max_tokens(self) -> int:
+        """Most candidate tokens in one pass."""
+        return self.limits.max_tokens
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of a prefix and one candidate."""
+        return self.limits.max_positions
 
     @property
     def rounding(self) -> float:
@@ -134,53 +143,11 @@ class Variant:
     @classmethod
     def read(cls, folder: Path) -> Variant:
         """Reads variant.json. Raises BundleError."""
-        path = folder / "variant.json"
-        value = read_json(path, {OBJECTIVES})
-        try:
-            return cls(
-                **{k: value[k] for k in ("name", "target", "precision", "backend")},
-                opset=int(value["opset"]),
-                catalog_sha256=value.get("catalog_sha256"),
-                checkpoint_sha256=value["checkpoint_sha256"],
-                max_tokens=int(value["limits"]["max_tokens"]),
-                max_positions=int(value["limits"]["max_positions"]),
-                segments=tuple(
-                    Segment(
-                        **{**{k: s[k] for k in Segment.__annotations__}, "layers": (int(s["layers"][0]), int(s["layers"][1]))}
-                    )
-                    for s in value["segments"]
-                ),
-                parity=value.get("parity", {}),
-                files=read_entries(value["files"], path),
-                quality=value.get("quality"),
-                unrotated=value.get("unrotated"),
-                past_padding=bool(value.get("past_padding", False)),
-                objectives=() if value.get(OBJECTIVES) is None else check_names(value[OBJECTIVES], OBJECTIVES),
-            )
-        except (KeyError, TypeError, ValueError, IndexError) as exc:
-            raise BundleError(f"{path}: not a variant: {reason(exc)}") from exc
+        return read_typed(folder / "variant.json", cls, {OBJECTIVES})
 
     def write(self, folder: Path) -> None:
         """Writes variant.json. Raises InputError if it cannot be written."""
-        write_json(
-            folder / "variant.json",
-            {
-                "schema": SCHEMA,
-                "requires": [OBJECTIVES] if self.objectives else [],
-                "producer": f"rexit {__version__}",
-                **({OBJECTIVES: list(self.objectives)} if self.objectives else {}),
-                **{k: getattr(self, k) for k in ("name", "target", "precision", "backend", "opset")},
-                **({} if self.catalog_sha256 is None else {"catalog_sha256": self.catalog_sha256}),
-                "checkpoint_sha256": self.checkpoint_sha256,
-                "limits": {"max_tokens": self.max_tokens, "max_positions": self.max_positions},
-                "segments": [s.to_json() for s in self.segments],
-                "parity": dict(self.parity),
-                **({} if self.quality is None else {"quality": dict(self.quality)}),
-                **({} if self.unrotated is None else {"unrotated": self.unrotated}),
-                **({"past_padding": True} if self.past_padding else {}),
-                "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
-            },
-        )
+        write_typed(folder / "variant.json", self, [OBJECTIVES] if self.objectives else [])
 
 
 TOKENS = "tokens"
@@ -207,8 +174,7 @@ def check_is_bundle(folder: Path) -> None:
         raise BundleError(f"{folder}: is not a bundle: it has no manifest.json")
 
 
-@dataclass(frozen=True)
-class TokenRequests:
+class TokenRequests(msgspec.Struct, frozen=True):
     """What a bundle without a catalog knows of its requests.
 
     Attributes:
@@ -218,133 +184,96 @@ class TokenRequests:
     """
 
     labels: Mapping[str, int]
-    max_prefix_tokens: int
-    max_candidate_tokens: int
-
-    @classmethod
-    def of_json(cls, value: Any) -> TokenRequests:
-        """Reads `tokens` of manifest.json. Raises KeyError, TypeError or ValueError."""
-        return cls(
-            {name: int(value["labels"][name]) for name in ("no", "yes") if name in value["labels"]},
-            int(value["max_prefix_tokens"]),
-            int(value["max_candidate_tokens"]),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """As in manifest.json."""
-        return {
-            "labels": dict(self.labels),
-            "max_prefix_tokens": self.max_prefix_tokens,
-            "max_candidate_tokens": self.max_candidate_tokens,
-        }
+    max_prefix_tokens: Natural
+    max_candidate_tokens: Natural
 
 
-@dataclass(frozen=True)
-class Manifest:
+class RefreshedCatalog(msgspec.Struct, frozen=True):
+    """A catalog that replaced the exported one.
+
+    Attributes:
+        folder: The active catalog's folder in the bundle.
+        exported_sha256: Digest of the catalog that the variants were exported with.
+    """
+
+    folder: Name
+    exported_sha256: str
+
+    def __post_init__(self) -> None:
+        if self.folder in (".", "..") or "/" in self.folder:
+            raise ValueError(f"folder: is {self.folder!r}, expected a plain name")
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`manifest.json`.
 
     Attributes:
         model: The model.
         exits: Depths of the exits, in layers.
         variants: Names of the variants.
-        files: Sizes and digests of the files outside the variants' own lists.
-        catalog: Folder of the active catalog.
-        exported_sha256: Digest of the catalog that the variants were exported with; None: it is still active.
+        catalog: The active catalog if it is not the exported one.
         reranker: What the model reads around a query and a document; None: it is no reranker.
         tokens: What the bundle knows of its requests if it has no catalog; None: it has one.
+        files: Sizes and digests of the files outside the variants' own lists.
     """
 
     model: Model
     exits: tuple[int, ...]
     variants: tuple[str, ...]
-    files: Mapping[str, FileEntry]
-    catalog: str = "catalog"
-    exported_sha256: str | None = None
+    catalog: RefreshedCatalog | None = None
     reranker: RerankerPrompt | None = None
     tokens: TokenRequests | None = None
+    files: Mapping[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        check_paths(self.files)
+        if self.tokens is not None and self.catalog is not None:
+            raise ValueError("has `tokens`, for a bundle without a catalog, and `catalog`")
+
+    @property
+    def catalog_folder(self) -> str:
+        """The active catalog's folder in the bundle."""
+        return "catalog" if self.catalog is None else self.catalog.folder
 
     @property
     def catalog_sha256(self) -> str | None:
         """Digest of the active catalog; None if the bundle has none. Raises BundleError if the manifest does not list it."""
         if self.tokens is not None:
             return None
-        if (entry := self.files.get(f"{self.catalog}/catalog.json")) is None:
-            raise BundleError(f"manifest.json: does not list {self.catalog}/catalog.json")
+        if (entry := self.files.get(f"{self.catalog_folder}/catalog.json")) is None:
+            raise BundleError(f"manifest.json: does not list `{self.catalog_folder}/catalog.json`")
         return entry.sha256
+
+    @property
+    def exported_sha256(self) -> str | None:
+        """Digest of the catalog that the variants were exported with; None if the bundle has none."""
+        return self.catalog_sha256 if self.catalog is None else self.catalog.exported_sha256
 
     @property
     def vectors_file(self) -> str:
         """Path of the active catalog's vectors in the bundle, if it has any."""
-        return VECTORS_FILE if self.exported_sha256 is None else f"{self.catalog}/{VECTORS_FILE}"
+        return VECTORS_FILE if self.catalog is None else f"{self.catalog.folder}/{VECTORS_FILE}"
 
     def golden_file(self, variant: str) -> str:
         """Returns the path of a variant's golden samples with the active catalog, in the bundle."""
-        return (
-            f"variants/{variant}/{GOLDEN_FILE}"
-            if self.exported_sha256 is None
-            else f"{self.catalog}/golden/{variant}.safetensors"
-        )
+        if self.catalog is None:
+            return f"variants/{variant}/{GOLDEN_FILE}"
+        return f"{self.catalog.folder}/golden/{variant}.safetensors"
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Reads manifest.json. Raises BundleError."""
-        path = folder / MANIFEST
-        return cls._of(read_json(path, _FEATURES), str(path))
+        return read_typed(folder / MANIFEST, cls, _FEATURES)
 
     @classmethod
     def parse(cls, data: bytes, path: str) -> Manifest:
         """Parses the bytes of a manifest.json. path: for messages. Raises BundleError."""
-        return cls._of(parse_json(data, path, _FEATURES), path)
-
-    @classmethod
-    def _of(cls, value: Mapping[str, Any], path: str) -> Manifest:
-        try:
-            catalog = value.get("catalog")
-            reranker, tokens = value.get("reranker"), value.get("tokens")
-            if tokens is not None and catalog is not None:
-                raise ValueError("has `tokens`, for a bundle without a catalog, and `catalog`")
-            return cls(
-                Model(**{k: value["model"][k] for k in Model.__annotations__}),
-                tuple(int(e) for e in value["exits"]),
-                tuple(str(v) for v in value["variants"]),
-                read_entries(value["files"], path),
-                "catalog" if catalog is None else _plain_name(catalog["folder"]),
-                None if catalog is None else str(catalog["exported_sha256"]),
-                reranker=None if reranker is None else RerankerPrompt.parse(reranker, "reranker"),
-                tokens=None if tokens is None else TokenRequests.of_json(tokens),
-            )
-        except (KeyError, TypeError, ValueError) as exc:
-            raise BundleError(f"{path}: not a bundle's manifest: {reason(exc)}") from exc
+        return typed(parse_json(data, path, _FEATURES), cls, path)
 
     def write(self, folder: Path) -> None:
         """Writes manifest.json. Raises InputError if it cannot be written."""
-        refreshed = self.exported_sha256 is not None
-        catalog = {"catalog": {"folder": self.catalog, "exported_sha256": self.exported_sha256}} if refreshed else {}
-        write_json(
-            folder / "manifest.json",
-            {
-                "schema": SCHEMA,
-                "requires": [
-                    *([VECTORS] if self.vectors_file in self.files else []),
-                    *([REFRESHED] if refreshed else []),
-                    *([TOKENS] if self.tokens is not None else []),
-                ],
-                "producer": f"rexit {__version__}",
-                "model": self.model.__dict__,
-                "exits": list(self.exits),
-                "variants": list(self.variants),
-                **catalog,
-                **({} if self.reranker is None else {"reranker": self.reranker.to_json()}),
-                **({} if self.tokens is None else {"tokens": self.tokens.to_json()}),
-                "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
-            },
-        )
-
-
-def _plain_name(name: Any) -> str:
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name:
-        raise ValueError(f"catalog folder {name!r} is not a plain name")
-    return name
+        uses = {VECTORS: self.vectors_file in self.files, REFRESHED: self.catalog is not None, TOKENS: self.tokens is not None}
+        write_typed(folder / MANIFEST, self, [name for name, used in uses.items() if used])
 
 
 @dataclass(frozen=True)
@@ -383,7 +312,7 @@ class Bundle:
         folder = path / "variants" / name
         selected = Variant.read(folder)
         check_sizes(folder, selected.files)
-        if selected.catalog_sha256 != (manifest.exported_sha256 or manifest.catalog_sha256):
+        if selected.catalog_sha256 != manifest.exported_sha256:
             if manifest.tokens is not None:
                 raise BundleError(f"{folder}: made for a catalog, the bundle has none")
             raise BundleError(f"{folder}: made for another catalog than the bundle's")
@@ -411,7 +340,7 @@ class Bundle:
         """The bundle's own copy of the active catalog, without splits. Raises BundleError; InputError if the bundle has none."""
         if not self.has_catalog:
             raise InputError(f"{self.path}: has no catalog: its requests are token ids, not ids of users and items")
-        return Catalog.open(self.path / self.manifest.catalog)
+        return Catalog.open(self.path / self.manifest.catalog_folder)
 
     @property
     def labels(self) -> Mapping[str, int]:

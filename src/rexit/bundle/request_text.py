@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.typed import Name, typed
 from rexit.errors import BundleError, InputError
 
 REQUIRED = "request-text"
@@ -27,6 +29,15 @@ Text = str | Sequence[int] | NDArray[Any]
 """A text as a caller passes it: itself, or its token ids."""
 
 NO_TOKENS: Tokens = np.empty(0, np.int32)
+
+
+class _Op(msgspec.Struct, frozen=True):
+    """An op that places a request text."""
+
+    name: Name
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
+    spaced: bool
+    missing: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +82,14 @@ class RequestTexts:
     def of(cls, info: Mapping[str, Any], where: str) -> RequestTexts:
         """Reads catalog.json. Raises BundleError, which names the file `where`."""
         entries: dict[str, RequestText] = {}
-        ops = [op for part in ("prefix", "candidate") for op in info["prompt"].get(part, []) if op["op"] == "request"]
-        for op in ops:
-            text = _read(op, where)
-            if entries.setdefault(text.name, text) != text:
-                raise BundleError(f"{where}: two ops place request text {text.name!r} by different rules")
+        for part in ("prefix", "candidate"):
+            for n, value in enumerate(info["prompt"].get(part, [])):
+                if value["op"] != "request":
+                    continue
+                op = typed(value, _Op, where, at=f"prompt {part}[{n}]")
+                text = RequestText(op.name, op.limit, op.spaced, op.missing is None)
+                if entries.setdefault(text.name, text) != text:
+                    raise BundleError(f"{where}: prompt {part}[{n}]: places {text.name!r} by other rules than an op before it")
         if bool(entries) != (REQUIRED in (info.get("requires") or [])):
             raise BundleError(f"{where}: the prompt has {'' if entries else 'no '}request texts, `requires` says otherwise")
         return cls(tuple(entries.values()))
@@ -134,12 +148,3 @@ class RequestTexts:
 def required(prompt: Mapping[str, Any]) -> list[str]:
     """Returns what a program's request texts add to `requires` of catalog.json."""
     return [REQUIRED] if any(op["op"] == "request" for part in ("prefix", "candidate") for op in prompt[part]) else []
-
-
-def _read(op: Mapping[str, Any], where: str) -> RequestText:
-    name, limit, spaced = (op.get(key) for key in ("name", "limit", "spaced"))
-    if not (isinstance(name, str) and name and type(limit) is int and 1 <= limit <= MOST_TOKENS and isinstance(spaced, bool)):
-        raise BundleError(
-            f"{where}: an op `request` is {str(op)[:200]}, expected a name, a limit of 1 to {MOST_TOKENS}, and `spaced`"
-        )
-    return RequestText(name, limit, spaced, "missing" not in op)

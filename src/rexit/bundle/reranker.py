@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
+
+import msgspec
+
+from rexit.bundle.typed import Name
 
 PLACEHOLDER = re.compile(r"\{(query|document|instruction)\}")
 
 
-@dataclass(frozen=True)
-class RerankerPrompt:
+class RerankerPrompt(msgspec.Struct, frozen=True, omit_defaults=True):
     """The texts around a query and a document.
 
     Attributes:
@@ -27,33 +29,15 @@ class RerankerPrompt:
         instruction: The text for `{instruction}` unless a request brings another; None: there is no such placeholder.
     """
 
-    prefix: tuple[str, ...]
-    document: tuple[str, ...]
+    prefix: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+    document: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
     instruction: str | None = None
 
-    @classmethod
-    def parse(cls, value: Any, where: str) -> RerankerPrompt:
-        """Reads the JSON form. Raises ValueError, naming `where`, for another form."""
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} is {value!r}, expected an object with `prefix` and `document`")
-        texts = {}
-        for name in ("prefix", "document"):
-            part = value.get(name)
-            if not isinstance(part, list) or not part or not all(isinstance(text, str) and text for text in part):
-                raise ValueError(f"{where}.{name} is {part!r}, expected a list of texts")
-            texts[name] = tuple(part)
-        instruction = value.get("instruction")
-        if instruction is not None and not isinstance(instruction, str):
-            raise ValueError(f"{where}.instruction is {instruction!r}, expected a text")
-        places = {name: [match for text in part for match in PLACEHOLDER.findall(text)] for name, part in texts.items()}
-        for part_name, own, other in (("prefix", "query", "document"), ("document", "document", "query")):
-            if places[part_name].count(own) != 1 or other in places[part_name]:
-                raise ValueError(f"{where}.{part_name} is {list(texts[part_name])}, expected {{{own}}} once and no {{{other}}}")
-        if instruction is None and "instruction" in places["prefix"] + places["document"]:
-            raise ValueError(f"{where}: has {{instruction}}, but no `instruction`")
-        return cls(texts["prefix"], texts["document"], instruction)
-
-    def to_json(self) -> dict[str, Any]:
-        """As in `manifest.json`."""
-        parts = {"prefix": list(self.prefix), "document": list(self.document)}
-        return parts if self.instruction is None else {**parts, "instruction": self.instruction}
+    def __post_init__(self) -> None:
+        parts: Mapping[str, tuple[str, ...]] = {"prefix": self.prefix, "document": self.document}
+        places = {name: [match for text in part for match in PLACEHOLDER.findall(text)] for name, part in parts.items()}
+        for part, own, other in (("prefix", "query", "document"), ("document", "document", "query")):
+            if places[part].count(own) != 1 or other in places[part]:
+                raise ValueError(f"{part}: is {list(parts[part])}, expected {{{own}}} once and no {{{other}}}")
+        if self.instruction is None and "instruction" in places["prefix"] + places["document"]:
+            raise ValueError("has {instruction}, but no `instruction`")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rexit.bundle.files import write_file
+from rexit.bundle.typed import Name, Natural, Positive, typed
 from rexit.errors import BundleError
 
 REQUIRED = "vectors"
@@ -25,6 +27,37 @@ WIDEST = 1 << 16
 GCN = "gcn"
 """The table of the retriever's embeddings. A table with a colon in its name is of a text, any other of a column of vectors."""
 USER, NOBODY = "user", "user.none"
+
+
+class _Table(msgspec.Struct, frozen=True):
+    """A table as `vectors` of the prompt lists it. dim: width of a column of vectors."""
+
+    name: Name
+    count: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+    dim: Annotated[int, msgspec.Meta(ge=1, le=WIDEST)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_column and (self.dim is None or self.count != 1):
+            raise ValueError(f"{self.name!r} is a column of vectors, expected a `count` of 1 and a `dim`")
+
+    @property
+    def is_column(self) -> bool:
+        return self.name != GCN and ":" not in self.name
+
+
+class _Tokenizer(msgspec.Struct, frozen=True):
+    vocab_size: Positive
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    items: Natural
+
+
+class _Sizes(msgspec.Struct, frozen=True):
+    """What catalog.json says of the ids before those of vectors."""
+
+    tokenizer: _Tokenizer
+    counts: _Counts
 
 
 @dataclass(frozen=True)
@@ -50,15 +83,19 @@ class VectorIds:
         """Reads catalog.json. Returns None if its program has no vectors. Raises BundleError, which names the file `where`."""
         prompt = info["prompt"]
         placed, user = placed_vectors(prompt)
-        tables, dims = _tables(prompt.get("vectors", []), where)
-        if placed != set(tables):
-            raise BundleError(f"{where}: `vectors` of the prompt are {list(tables)}, its ops place {sorted(map(str, placed))}")
+        listed = typed(prompt.get("vectors", []), tuple[_Table, ...], where, at="prompt vectors")
+        tables = {table.name: table.count for table in listed}
+        if placed != set(tables) or len(tables) != len(listed):
+            names = [table.name for table in listed]
+            raise BundleError(f"{where}: prompt vectors: are {names}, its ops place {sorted(map(str, placed))}")
         has, required = bool(placed or user), REQUIRED in (info.get("requires") or [])
         if has != required:
             raise BundleError(f"{where}: the prompt has {'' if has else 'no '}vectors, `requires` says otherwise")
         if not has:
             return None
-        return cls(int(info["tokenizer"]["vocab_size"]), int(info["counts"]["items"]), tables, user, dims)
+        sizes = typed(info, _Sizes, where)
+        dims = {table.name: table.dim for table in listed if table.is_column and table.dim is not None}
+        return cls(sizes.tokenizer.vocab_size, sizes.counts.items, tables, user, dims)
 
     @property
     def user_id(self) -> int:
@@ -167,32 +204,10 @@ def required(prompt: Mapping[str, Any]) -> list[str]:
 def placed_vectors(prompt: Mapping[str, Any]) -> tuple[set[Any], bool]:
     """Returns the tables that a program places, and whether it places the user's vector."""
     ops = list(_ops([*prompt.get("prefix", []), *prompt.get("candidate", [])]))
-    return {op["table"] for op in ops if op["op"] == "item_vector"}, any(op["op"] == "user_vector" for op in ops)
+    return {op.get("table") for op in ops if op["op"] == "item_vector"}, any(op["op"] == "user_vector" for op in ops)
 
 
 def _ops(ops: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for op in ops:
         yield op
         yield from _ops(op.get("entry", []))
-
-
-def _tables(listed: Any, where: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Returns the tables' counts, and the widths of columns of vectors."""
-    tables: dict[str, int] = {}
-    dims: dict[str, int] = {}
-    for entry in listed if isinstance(listed, list) else [listed]:
-        name, count = (entry.get("name"), entry.get("count")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(name, str) or name in tables or type(count) is not int or not 1 <= count <= MOST:
-            raise BundleError(
-                f"{where}: `vectors` of the prompt holds {entry!r}, expected a new `name` and a `count` of 1 to {MOST}"
-            )
-        tables[name] = count
-        if name != GCN and ":" not in name:
-            dim = entry.get("dim")
-            if type(dim) is not int or not 1 <= dim <= WIDEST or count != 1:
-                raise BundleError(
-                    f"{where}: `vectors` of the prompt holds {entry!r}, expected of a column of vectors a `count` of 1 and a "
-                    f"`dim` of 1 to {WIDEST}"
-                )
-            dims[name] = dim
-    return tables, dims

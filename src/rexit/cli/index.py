@@ -272,7 +272,9 @@ def index(
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
     print_table(str(out), ["", "count"], sizes.items())
     _print_repeats(info["repeats"]["dropped"])
-    _print_times(Timeline.of(info["order"], "catalog.json"))
+    from rexit.bundle.typed import typed
+
+    _print_times(typed(info["order"], Timeline, "catalog.json", at="order"))
     _print_objectives(info)
     _print_lengths(info["prompt"])
     if retrieval["recall@20"] is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import __version__
-from rexit.bundle.files import SCHEMA, read_json, reason, write_json
+from rexit.bundle.files import read_json
+from rexit.bundle.typed import typed, write_typed
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs, passes
 from rexit.measure.machine import Conditions
@@ -19,16 +20,26 @@ from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import AnySlate
 
+Microseconds = Annotated[float, msgspec.Meta(ge=0)]
+
 
 @dataclass(frozen=True)
 class SegmentCost:
     """Microseconds of one segment: `prefix_us + prefix_token_us * P` to fill a prefix of P tokens, `pass_us +
     candidate_token_us * T` for a pass over T tokens of candidates behind it. None is negative."""
 
-    prefix_us: float
-    prefix_token_us: float
-    pass_us: float
-    candidate_token_us: float
+    prefix_us: Microseconds
+    prefix_token_us: Microseconds
+    pass_us: Microseconds
+    candidate_token_us: Microseconds
+
+
+class _Costs(msgspec.Struct, frozen=True):
+    """As in JSON, beside the conditions."""
+
+    base_us: Microseconds
+    segments: tuple[SegmentCost, ...]
+    fit_error: float
 
 
 @dataclass(frozen=True)
@@ -75,19 +86,10 @@ class CostProfile:
     @classmethod
     def of_json(cls, value: Any, path: Path, exits: int) -> CostProfile:
         """The profile that `to_json` wrote, read from the file `path`. Raises BundleError for anything else."""
-        try:
-            profile = cls(
-                Conditions(str(value["variant_sha256"]), str(value["device"]), int(value["threads"]), dict(value["machine"])),
-                float(value["base_us"]),
-                tuple(SegmentCost(**{name: float(number) for name, number in row.items()}) for row in value["segments"]),
-                float(value["fit_error"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise BundleError(f"{path}: not a profile: {reason(exc)}") from exc
-        numbers = [profile.base_us, *(x for segment in profile.segments for x in asdict(segment).values())]
-        if len(profile.segments) != exits or not all(np.isfinite(x) and x >= 0 for x in numbers):
-            raise BundleError(f"{path}: expected {exits} segments with costs of 0 or more")
-        return profile
+        conditions, costs = typed(value, Conditions, str(path)), typed(value, _Costs, str(path))
+        if len(costs.segments) != exits:
+            raise BundleError(f"{path}: segments: has {len(costs.segments)}, expected {exits}")
+        return cls(conditions, costs.base_us, costs.segments, costs.fit_error)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, without the file's schema."""
@@ -100,7 +102,7 @@ class CostProfile:
 
     def write(self, path: Path) -> None:
         """Writes the file atomically. Raises InputError if it cannot be written."""
-        write_json(path, {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}", **self.to_json()})
+        write_typed(path, self.to_json())
 
 
 def measure_costs(

@@ -22,7 +22,7 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
        which is the only one that the projectors know.
     3. Limits: the longest prompts must fit the model, each variant's passes, and the engines compiled so far.
     """
-    active = Catalog.open(bundle / manifest.catalog)
+    active = Catalog.open(bundle / manifest.catalog_folder)
     new, expected = catalog.info, active.info
 
     def same(what: str, a: Any, b: Any) -> None:

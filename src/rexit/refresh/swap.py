@@ -14,17 +14,18 @@ removes. Files are flushed to the disk before 3, so the same is true of a power 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from rexit import interrupts
 from rexit.bundle.catalog import CATALOG_FILES, Catalog
 from rexit.bundle.files import FileEntry, flush
 from rexit.bundle.golden import Golden
-from rexit.bundle.manifest import TOKENIZER, Manifest
+from rexit.bundle.manifest import TOKENIZER, Manifest, RefreshedCatalog
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.vectors import Vectors
 from rexit.bundle.writer import link_or_copy
@@ -50,7 +51,8 @@ class Swap:
         if TOKENIZER in manifest.files:
             link_or_copy(os.fspath(bundle / TOKENIZER), os.fspath(self.folder / TOKENIZER))
         shutil.copytree(bundle / "variants", self.folder / "variants", copy_function=link_or_copy, symlinks=True)
-        self._exported = manifest.exported_sha256 or manifest.catalog_sha256
+        assert manifest.exported_sha256 is not None  # there is a catalog
+        self._active = RefreshedCatalog(self._name, manifest.exported_sha256)
         self.manifest = self._write(manifest)
 
     def add_golden(self, variant: str, golden: Golden) -> None:
@@ -78,9 +80,9 @@ class Swap:
                 raise
             flush(self._bundle)
             for other in (self._bundle / "catalog", *self._bundle.glob("catalog-*")):
-                if other.name not in (self._name, before.catalog):
+                if other.name not in (self._name, before.catalog_folder):
                     shutil.rmtree(other, ignore_errors=True)
-            if before.exported_sha256 is not None:
+            if before.catalog is not None:
                 (self._bundle / VECTORS_FILE).unlink(missing_ok=True)  # of the exported catalog
 
     def _write(self, before: Manifest) -> Manifest:
@@ -88,7 +90,7 @@ class Swap:
         others = {n: entry for n, entry in before.files.items() if n.startswith("variants/") or n == TOKENIZER}
         files = [path for path in self._new.rglob("*") if path.is_file()]
         new = {str(path.relative_to(self.folder)): FileEntry.of(path) for path in files}
-        manifest = dataclasses.replace(before, files={**others, **new}, catalog=self._name, exported_sha256=self._exported)
+        manifest = msgspec.structs.replace(before, files={**others, **new}, catalog=self._active)
         manifest.write(self.folder)
         return manifest
 

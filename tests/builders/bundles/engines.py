@@ -8,6 +8,8 @@ from typing import Any
 from builders.bundles.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
 from builders.bundles.variants import TENSORRT, TENSORRT_HALF
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
+from rexit.bundle.engine import Builder, Gpu
+from rexit.bundle.typed import to_json
 
 KEY = "sm87-trt10.3.0"
 ENGINES = f"variants/{TENSORRT_HALF}/engines"
@@ -68,7 +70,7 @@ def add_engines(folder: Path, key: str = KEY) -> Path:
     capability, version = key.removeprefix("sm").split("-trt")
     segments = []
     for k, segment in enumerate(variant.segments):
-        (engines / f"segment-{k}.plan").write_text(plan(segment.to_json()))
+        (engines / f"segment-{k}.plan").write_text(plan(to_json(segment)))
         segments.append(
             EngineSegment(
                 plan=f"segment-{k}.plan",
@@ -83,5 +85,5 @@ def add_engines(folder: Path, key: str = KEY) -> Path:
         )
     files = {path.name: FileEntry.of(path) for path in engines.iterdir()}
     capability = f"{capability[:-1]}.{capability[-1]}"
-    Engine(TENSORRT_HALF, "tensorrt", version, "Orin", capability, tuple(segments), files).write(engines)
+    Engine(TENSORRT_HALF, Builder("tensorrt", version), Gpu("Orin", capability), tuple(segments), files).write(engines)
     return engines

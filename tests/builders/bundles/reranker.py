@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import add_tokenizer, drop_catalog, write_json
 from rexit.bundle import RerankerPrompt
+from rexit.bundle.typed import to_json
 
 WORDS = ["<unk>", "A", "B", ":", "wing", "drag", "layer", "heat", "flow", "?", "<s>", "</s>"]
 PROMPT = RerankerPrompt(("<s>", "A : {query}"), ("B : {document}", "? </s>"))
@@ -35,6 +36,6 @@ def write_reranker(folder: Path) -> Path:
     drop_catalog(write_bundle(folder))
     add_tokenizer(folder, words_tokenizer().to_str())
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["reranker"] = PROMPT.to_json()
+    manifest["reranker"] = to_json(PROMPT)
     write_json(folder / "manifest.json", manifest)
     return folder

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from builders.bundles.bundle import MAX_TOKENS
@@ -15,6 +16,7 @@ from builders.bundles.catalog import PROGRAM
 from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT, add_variant
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile
+from rexit.bundle.manifest import Limits
 from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines
 from rexit.exporter.engine.profiles import optimization_profiles
 
@@ -58,7 +60,9 @@ def test_profiles(exported_variants: Path) -> None:
     lengths = sorted(len(tokens) for slate in bundle.golden().slates for tokens in slate.candidates)
     assert behind.rows[1] == MAX_TOKENS // lengths[len(lengths) // 2] >= 1
     assert behind.tokens[1] == behind.rows[1] * lengths[len(lengths) // 2] <= MAX_TOKENS
-    roomy = dataclasses.replace(bundle, variant=dataclasses.replace(bundle.variant, max_tokens=4096))
+    roomy = dataclasses.replace(
+        bundle, variant=msgspec.structs.replace(bundle.variant, limits=Limits(4096, bundle.variant.max_positions))
+    )
     assert optimization_profiles(roomy)[1].rows == (1, 20, 4096)
     (profile,) = optimization_profiles(bundle, onnxruntime=True)
     assert (profile.tokens, profile.prefix[::2], profile.rows) == (behind.tokens, (1, MOST_PREFIX), behind.rows)

@@ -48,7 +48,7 @@ def test_calls_and_engine(bundle: Path, doubles: Doubles) -> None:
         }
     assert len(doubles.calls("add_optimization_profile")) == 6
     engine = Engine.read(Path(built.folder))
-    assert (engine.gpu, engine.compute_capability) == ("Orin", "8.7")
+    assert (engine.gpu.name, engine.gpu.compute_capability) == ("Orin", "8.7")
     assert [(s.layers, s.summary) for s in engine.segments] == [(3, {"fp16 gemm": 1, "gemm_mha_v2": 1})] * 3
     assert engine.command == f"rexit compile BUNDLE --variant {TENSORRT}"
     for k, segment in enumerate(engine.segments):

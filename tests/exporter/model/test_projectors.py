@@ -82,11 +82,14 @@ def test_a_checkpoint_saved_over_another_leaves_no_projectors(folder: Path) -> N
     [
         (lambda f: (f / PROJECTORS).unlink(), "projectors.safetensors: is missing, though exits.json has `projectors`"),
         (lambda f: rewrite(f, projectors={}), "projectors.safetensors: exists, but exits.json has no `projectors`"),
-        (lambda f: rewrite(f, projectors=[1]), "exits.json: `projectors` is [1], expected names with their size, as in"),
-        (lambda f: rewrite(f, projectors={"gcn": {"count": 2}}), "expected names with their size"),
-        (lambda f: rewrite(f, projectors={"title:2": {"count": 17}}), "expected names with their size"),
-        (lambda f: rewrite(f, projectors={"look": {"count": 1}}), "expected names with their size"),
-        (lambda f: rewrite(f, projectors={"look": {"dim": 1 << 17}}), "expected names with their size"),
+        (lambda f: rewrite(f, projectors=[1]), "exits.json: projectors: is [1], expected an object"),
+        (
+            lambda f: rewrite(f, projectors={"gcn": {"count": 2}}),
+            "projectors gcn: is {'count': 2}, expected a `dim`",
+        ),
+        (lambda f: rewrite(f, projectors={"title:2": {"count": 17}}), "expected a `count` of 1 to 16"),
+        (lambda f: rewrite(f, projectors={"look": {"count": 1}}), "expected a `dim`"),
+        (lambda f: rewrite(f, projectors={"look": {"dim": 1 << 17}}), "expected a `dim`"),
         (lambda f: edit(f, "gcn.inner.weight", lambda t: None), "projectors.safetensors: tensor 'gcn.inner.weight' is missing"),
         (
             lambda f: edit(f, "gcn.inner.weight", lambda t: t[:, :5].clone()),

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GraniteConfig, Gra
 from builders.models.checkpoints import tiny_model
 from builders.models.rerankers import DEPTH, START, VOCAB, write_layerwise, write_logit_score
 from rexit.bundle import RerankerPrompt
+from rexit.bundle.typed import typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.heads.base import load_base
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -183,7 +184,7 @@ QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}
 def test_qwen3_rerankers_prompt_is_its_model_cards(query: str, document: str) -> None:
     """The card tokenizes instruction, query and document in one text; here the query's part is the prefix."""
     value = KNOWN["qwen3-reranker"]
-    prompt = RerankerPrompt.parse({key: value[key] for key in ("prefix", "document", "instruction")}, "here")
+    prompt = typed(value, RerankerPrompt, "here")
     pair = f"<Instruct>: {prompt.instruction}\n<Query>: {query}\n<Document>: {document}"
     tokenizer = Tokenizer(BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -225,7 +226,7 @@ def test_a_checkpoint_keeps_the_prompt_and_needs_no_labels(layerwise: Path, tmp_
     again = load_checkpoint(tmp_path)
     assert again.labels == {} and again.reranker == loaded.reranker
     edit(tmp_path / "exits.json", reranker={"prefix": []})
-    with pytest.raises(CheckpointError, match=r"exits\.json: reranker\.prefix is \[\], expected a list of texts"):
+    with pytest.raises(CheckpointError, match=r"exits\.json: reranker prefix: is \[\], expected an array"):
         load_checkpoint(tmp_path)
 
 
@@ -332,4 +333,4 @@ def test_damaged_sentence_transformers_folder(logit_score: Path, tmp_path: Path,
 
 
 def test_a_prompt_is_a_bundles() -> None:
-    assert RerankerPrompt.parse({"prefix": ["{query}"], "document": ["{document}"]}, "here").instruction is None
+    assert RerankerPrompt(("{query}",), ("{document}",)).instruction is None
