@@ -39,10 +39,10 @@ def test_a_killed_services_last_line_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"log_odds": [None, 1]}, "not an audited slate: None is not a finite number"),
+        ({"log_odds": [None, 1]}, r"log_odds\[0\]: is None, expected a number"),
         ({"log_odds": [1]}, "items, policy, log_odds and exits differ in length"),
-        ({"policy": [1e400, 0]}, "is not a finite number"),
-        ({"user": None}, "not an audited slate: None is not an id"),
+        ({"policy": [1e400, 0]}, "holds a number that is not finite"),
+        ({"user": None}, "user: is None, expected an integer or a string"),
         ({"exits": [0]}, "items, policy, log_odds and exits differ in length"),
         ({"items": [], "policy": [], "log_odds": [], "exits": []}, "expected one of each per candidate"),
     ],

@@ -93,10 +93,11 @@ def test_upper_bounds_cover_the_mean() -> None:
 
 
 def test_rules_are_read_back() -> None:
-    from rexit.audit.limits import with_rule
+    from rexit.audit.limits import WatchedRule, with_rule
+    from rexit.bundle.typed import typed
 
     limits = decided(("ndcg@5",), 0.08).watch
     assert limits is not None
     for rule in limits.rules:
-        again = with_rule(limits.rules[0].policy, rule.to_json())
+        again = with_rule(limits.rules[0].policy, typed(rule.to_json(), WatchedRule, "here"))
         assert replace(rule, policy=again).to_json() == rule.to_json()

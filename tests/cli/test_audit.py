@@ -122,7 +122,7 @@ def test_bad_logs_are_one_line(run: Run, audited: Path) -> None:
     good = json.loads(report.read_text())
     for change, code, line in (
         ({"watch": None}, 2, "there is nothing to audit"),
-        ({"watch": {}}, 4, "report.json watch: 'rules': calibrate again"),
+        ({"watch": {}}, 4, "report.json: watch: `loss` is missing"),
         ({"watch": {**good["watch"], "loss": "charm"}}, 4, "loss 'charm': unknown"),
         ({"watch": {**good["watch"], "rules": good["watch"]["rules"][::-1]}}, 4, "its first rule is not policy.json's"),
         ({"variant_sha256": "e"}, 4, "made for another variant than this one: calibrate again"),
@@ -135,6 +135,6 @@ def test_bad_logs_are_one_line(run: Run, audited: Path) -> None:
     log.write_text(log.read_text().splitlines()[0] + "\n")
     assert_one_line(run(*words), 2, "has no slate that the bundle's policy answered")
     log.write_text("{\n")
-    assert_one_line(run(*words), 2, "audit.jsonl: line 1: not an audited slate")
+    assert_one_line(run(*words), 2, "audit.jsonl: line 1: not JSON")
     log.unlink()
     assert_one_line(run(*words), 2, "audit.jsonl: cannot be read")

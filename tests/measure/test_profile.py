@@ -203,7 +203,7 @@ def test_version_is_the_libraries_own(tmp_path: Path) -> None:
         (lambda v: v["segments"][0].pop("pass_us"), r"segments\[0\]: `pass_us` is missing"),
         (lambda v: v["segments"].pop(), "segments: has 1, expected 2"),
         (lambda v: v["segments"][1].update(pass_us=-1), "expected a number >= 0"),
-        (lambda v: v.update(base_us="nan"), "expected a number >= 0"),
+        (lambda v: v.update(base_us="nan"), "base_us: is 'nan', expected a number"),
     ],
 )
 def test_damaged_profile(tmp_path: Path, damage, line: str) -> None:

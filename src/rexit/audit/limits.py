@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import math
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,9 +28,39 @@ from rexit.audit.log import AuditedSlate
 from rexit.audit.losses import Loss
 from rexit.bundle import Bundle, ExitPolicy, Id, Policy, TopK
 from rexit.bundle.files import read_json
+from rexit.bundle.typed import typed
 from rexit.errors import BundleError, InputError
 
 REPORT_FILE = "report.json"
+
+
+class WatchedRule(msgspec.Struct, frozen=True):
+    """A rule as report.json has it: the thresholds of all exits, null where nothing reaches them."""
+
+    certified: bool
+    limit: float
+    mean: float
+    upper: tuple[float | None, ...]
+    lower: tuple[float | None, ...]
+    patience: int
+    quorum: float
+    top_k: TopK | None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit < 1:
+            raise ValueError(f"limit: is {self.limit:g}, expected a number above 0 and below 1")
+
+
+class _Map(msgspec.Struct, frozen=True):
+    a: float
+    b: float
+
+
+class _Watch(msgspec.Struct, frozen=True):
+    loss: str
+    of: str
+    full: _Map
+    rules: tuple[WatchedRule, ...]
 
 
 @dataclass(frozen=True)
@@ -151,37 +182,28 @@ def read_limits(bundle: Bundle) -> Limits:
     watch = report["watch"]
     if watch is None:
         raise InputError(f"{path}: the policy runs every candidate to full depth, there is nothing to audit")
+    file = typed(watch, _Watch, str(path), at="watch")
     try:
-        rules = tuple(_rule(value, policy) for value in watch["rules"])
-        limits = Limits(Loss.parse(watch["loss"]), str(watch["of"]), _map(watch["full"]), rules, sha256)
-    except (KeyError, TypeError, ValueError, InputError) as exc:
-        raise BundleError(f"{path} watch: {exc}: calibrate again") from exc
+        rules = tuple(Rule(with_rule(policy, rule), rule.limit, rule.mean, rule.certified) for rule in file.rules)
+        full = ExitPolicy(file.full.a, file.full.b)
+        if (problem := Policy((full,), 1, "").problem()) is not None:
+            raise ValueError(f"full: {problem}")
+        limits = Limits(Loss.parse(file.loss), file.of, full, rules, sha256)
+    except (ValueError, InputError) as exc:
+        raise BundleError(f"{path}: watch: {exc}: calibrate again") from exc
     if not rules or limits.rules[0].to_json() != replace(limits.rules[0], policy=policy).to_json():
-        raise BundleError(f"{path} watch: its first rule is not policy.json's: calibrate again")
+        raise BundleError(f"{path}: watch: its first rule is not policy.json's: calibrate again")
     return limits
 
 
-def with_rule(policy: Policy, value: Mapping[str, Any]) -> Policy:
-    """Returns the policy's maps with the stopping rules of `Rule.to_json`. Raises KeyError, TypeError or ValueError."""
-    sides = zip(policy.exits, value["upper"], value["lower"], strict=True)
-    exits = tuple(replace(e, upper=_threshold(upper), lower=_threshold(lower)) for e, upper, lower in sides)
-    top_k = value["top_k"]
-    rule = (
-        None
-        if top_k is None
-        else TopK(int(top_k["k"]), bool(top_k["ordered"]), tuple(map(float, top_k["rise"])), tuple(map(float, top_k["fall"])))
-    )
-    ruled = replace(policy, exits=exits, patience=int(value["patience"]), quorum=float(value["quorum"]), top_k=rule)
+def with_rule(policy: Policy, rule: WatchedRule) -> Policy:
+    """Returns the policy's maps with a recorded rule. Raises ValueError."""
+    sides = zip(policy.exits, map(_threshold, rule.upper), map(_threshold, rule.lower), strict=True)
+    exits = tuple(replace(e, upper=upper, lower=lower) for e, upper, lower in sides)
+    ruled = replace(policy, exits=exits, patience=rule.patience, quorum=rule.quorum, top_k=rule.top_k)
     if (problem := ruled.problem()) is not None:
         raise ValueError(problem)
     return ruled
-
-
-def _rule(value: Mapping[str, Any], policy: Policy) -> Rule:
-    limit = float(value["limit"])
-    if not 0 < limit < 1:
-        raise ValueError(f"limit is {limit:g}, expected a number above 0 and below 1")
-    return Rule(with_rule(policy, value), limit, float(value["mean"]), bool(value["certified"]))
 
 
 def _top_k(rule: TopK) -> dict[str, Any]:
@@ -189,15 +211,8 @@ def _top_k(rule: TopK) -> dict[str, Any]:
     return {"k": rule.k, "ordered": rule.ordered, **{name: list(map(_finite, values)) for name, values in moves.items()}}
 
 
-def _map(value: Mapping[str, Any]) -> ExitPolicy:
-    exit_ = ExitPolicy(float(value["a"]), float(value["b"]))
-    if (problem := Policy((exit_,), 1, "").problem()) is not None:
-        raise ValueError(f"full: {problem}")
-    return exit_
-
-
-def _threshold(value: Any) -> float:
-    return math.inf if value is None else float(value)
+def _threshold(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def _finite(number: float) -> float | None:

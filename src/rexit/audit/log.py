@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import ExitPolicy, Id, Policy
+from rexit.bundle.typed import typed
 from rexit.errors import InputError
 
 
@@ -101,34 +102,14 @@ def read_log(path: Path) -> Iterator[AuditedSlate]:
 def _slate(line: str, where: str) -> AuditedSlate:
     try:
         value = json.loads(line)
-        slate = AuditedSlate(
-            _number(value["time"]),
-            _id(value["user"]),
-            [_id(item) for item in value["items"]],
-            [_number(c) for c in value["policy"]],
-            [_number(z) for z in value["log_odds"]],
-            [int(exit_) for exit_ in value["exits"]],
-            int(value["rule"]),
-            str(value["policy_sha256"]),
-        )
-    except (KeyError, TypeError, ValueError, RecursionError) as exc:
-        why = f"has no {exc}" if isinstance(exc, KeyError) else str(exc)
-        raise InputError(f"{where}: not an audited slate: {why}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"{where}: not JSON: {exc}") from exc
+    slate = typed(value, AuditedSlate, where, error=InputError)
+    if not all(map(math.isfinite, [slate.time, *slate.policy, *slate.log_odds])):
+        raise InputError(f"{where}: holds a number that is not finite")
     if not len(slate.items) == len(slate.policy) == len(slate.log_odds) == len(slate.exits) > 0:
         raise InputError(f"{where}: items, policy, log_odds and exits differ in length, expected one of each per candidate")
     return slate
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        raise ValueError(f"{value!r} is not a finite number")
-    return float(value)
-
-
-def _id(value: Any) -> Id:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{value!r} is not an id")
-    return value
 
 
 def _cut_partial_line(file: int) -> None:

@@ -101,11 +101,6 @@ def parse_json(data: bytes, path: str, known: Collection[str] = ()) -> dict[str,
     return value
 
 
-def reason(exc: Exception) -> str:
-    """Returns what was wrong with a JSON value, given the exception that reading it raised."""
-    return f"it has no `{exc.args[0]}`" if isinstance(exc, KeyError) else str(exc)
-
-
 def _finite(text: str) -> float:
     """What JSON's numbers are: neither NaN nor beyond a float64."""
     if not math.isfinite(number := float(text)):

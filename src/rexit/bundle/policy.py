@@ -6,15 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit import __version__
-from rexit.bundle.files import SCHEMA, read_json, reason, write_json
-from rexit.bundle.objectives import OBJECTIVES, utility_log_odds, weights_problem
+from rexit.bundle.files import SCHEMA, write_json
+from rexit.bundle.objectives import MAX_WEIGHT, OBJECTIVES, utility_log_odds
 from rexit.bundle.slate_rules import TopK, slate_stops
+from rexit.bundle.typed import read_typed, typed
 from rexit.errors import BundleError
 
 FILE = "policy.json"
@@ -34,68 +36,49 @@ FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS, PRIOR_SHIFT, OBJECTIVES})
 """All that this version knows."""
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
-    return float(value)
+Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
-def _numbers(value: Any, name: str) -> tuple[float, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"{name}: {value!r} is not an array")
-    return tuple(map(_number, value))
+class _Map(msgspec.Struct, frozen=True):
+    a: float
+    b: float
 
 
-def _maps(value: Any) -> tuple[tuple[float, float], ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"objectives: {value!r} is not an array")
-    return tuple((_number(pair["a"]), _number(pair["b"])) for pair in value)
+class _Exit(msgspec.Struct, frozen=True):
+    a: float
+    b: float
+    upper: float | None
+    lower: float | None
+    earlier: tuple[float, ...] | None = None
+    objectives: tuple[_Map, ...] | None = None
 
 
-def _utility(value: Any, objectives: Sequence[str]) -> dict[str, float]:
-    """The weights in the order of the variant's objectives."""
-    if value is None:
-        if objectives:
-            raise ValueError(f"has no `utility`, the variant has the objectives {', '.join(objectives)}: calibrate it again")
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"utility: {value!r} is not an object")
-    if not objectives:
-        raise ValueError("utility: is for several objectives, the variant has one: calibrate it again")
-    if set(value) != set(objectives):
-        raise ValueError(
-            f"utility: is for {', '.join(value)}, the variant has the objectives {', '.join(objectives)}: calibrate it again"
-        )
-    return {name: _number(value[name]) for name in objectives}
+class _Machine(msgspec.Struct, frozen=True):
+    architecture: str | None = None
+    onnxruntime: str | None = None
+    rexit: str | None = None
 
 
-def _top_k(value: Any) -> TopK:
-    k, ordered = value["k"], value["ordered"]
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise ValueError(f"k: {k!r} is not an integer")
-    if not isinstance(ordered, bool):
-        raise ValueError(f"ordered: {ordered!r} is not true or false")
-    rise, fall = (value[side] for side in ("rise", "fall"))
-    if not isinstance(rise, list) or not isinstance(fall, list):
-        raise ValueError("rise and fall are not both arrays")
-    return TopK(k, ordered, tuple(map(_number, rise)), tuple(map(_number, fall)))
+class _MadeOn(msgspec.Struct, frozen=True):
+    """What readers compare of `made_on`."""
+
+    device: str
+    threads: Count
+    machine: _Machine
+    slate: Count = 1
 
 
-def _made_on_problem(made_on: Any) -> str | None:
-    if not isinstance(made_on, Mapping) or not isinstance(machine := made_on.get("machine"), Mapping):
-        return "made_on: expected an object with `device`, `threads` and `machine`, an object"
-    if not isinstance(device := made_on.get("device"), str):
-        return f"made_on device: is {device!r}, expected a string"
-    threads = made_on.get("threads")
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads < 2**31:
-        return f"made_on threads: is {threads!r}, expected 1 to {2**31 - 1}"
-    slate = made_on.get("slate", 1)
-    if isinstance(slate, bool) or not isinstance(slate, int) or not 1 <= slate < 2**31:
-        return f"made_on slate: is {slate!r}, expected 1 to {2**31 - 1}"
-    for name in ("architecture", "onnxruntime", "rexit"):
-        if not isinstance(value := machine.get(name), str | None):
-            return f"made_on machine {name}: is {value!r}, expected a string"
-    return None
+class _File(msgspec.Struct, frozen=True):
+    """policy.json. null stands for a threshold that nothing reaches, and elsewhere for a missing key."""
+
+    exits: tuple[_Exit, ...]
+    patience: int
+    variant_sha256: str
+    quorum: float | None = None
+    top_k: TopK | None = None
+    made_on: dict[str, Any] | None = None
+    prior_shift: float | None = None
+    utility: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -248,30 +231,38 @@ class Policy:
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str, objectives: Sequence[str] = ()) -> Policy:
         """Raises BundleError, also if the policy was made for another variant, or for other objectives than the variant's."""
-        value = read_json(path, FEATURES)
-        try:
-            policy = cls(
-                tuple(
-                    ExitPolicy(
-                        _number(e["a"]),
-                        _number(e["b"]),
-                        math.inf if e["upper"] is None else _number(e["upper"]),
-                        math.inf if e["lower"] is None else _number(e["lower"]),
-                        () if e.get("earlier") is None else _numbers(e["earlier"], "earlier"),
-                        () if e.get("objectives") is None else _maps(e["objectives"]),
-                    )
-                    for e in value["exits"]
-                ),
-                int(value["patience"]),
-                str(value["variant_sha256"]),
-                0.0 if value.get("quorum") is None else _number(value["quorum"]),
-                None if value.get("top_k") is None else _top_k(value["top_k"]),
-                value.get("made_on"),
-                0.0 if value.get("prior_shift") is None else _number(value["prior_shift"]),
-                _utility(value.get("utility"), objectives),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as exc:
-            raise BundleError(f"{path}: not a policy: {reason(exc)}") from exc
+        file = read_typed(path, _File, FEATURES)
+        if file.made_on is not None:
+            typed(file.made_on, _MadeOn, str(path), at="made_on")
+        if file.utility is None and objectives:
+            names = ", ".join(objectives)
+            raise BundleError(f"{path}: has no `utility`, the variant has the objectives {names}: calibrate it again")
+        if file.utility is not None and not objectives:
+            raise BundleError(f"{path}: utility: is for several objectives, the variant has one: calibrate it again")
+        utility = file.utility or {}
+        if set(utility) != set(objectives):
+            names = ", ".join(objectives)
+            raise BundleError(f"{path}: utility: is for other objectives than the variant's, {names}: calibrate it again")
+        policy = cls(
+            tuple(
+                ExitPolicy(
+                    e.a,
+                    e.b,
+                    math.inf if e.upper is None else e.upper,
+                    math.inf if e.lower is None else e.lower,
+                    e.earlier or (),
+                    tuple((pair.a, pair.b) for pair in e.objectives or ()),
+                )
+                for e in file.exits
+            ),
+            file.patience,
+            file.variant_sha256,
+            file.quorum or 0.0,
+            file.top_k,
+            file.made_on,
+            file.prior_shift or 0.0,
+            {name: utility[name] for name in objectives},
+        )
         if policy.variant_sha256 != variant_sha256:
             raise BundleError(
                 f"{path}: made for variant {policy.variant_sha256[:12]}…, this one is {variant_sha256[:12]}…: calibrate again"
@@ -285,39 +276,42 @@ class Policy:
     def problem(self) -> str | None:
         """Why no reader would accept it, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None if it is valid."""
         largest = float(np.finfo(np.float32).max)
-        if self.utility and (problem := weights_problem(list(self.utility.values()))) is not None:
-            return f"utility: {problem}"
+        for name, weight in self.utility.items():
+            if not abs(weight) <= MAX_WEIGHT:
+                return f"utility {name}: is {weight:g}, expected {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+        if self.utility and not any(np.float32(weight) for weight in self.utility.values()):
+            return "utility: all weights are 0, expected another one"
         if self.utility and self.prior_shift:
-            return f"prior_shift: is {self.prior_shift}, expected none: the maps of several objectives hold it"
+            return "prior_shift: the maps of several objectives hold it, expected no such key"
         for k, e in enumerate(self.exits):
             if len(e.objectives) != len(self.utility):
                 return f"exits[{k}] objectives: has {len(e.objectives)} maps, expected one per objective, {len(self.utility)}"
             for n, (a, b) in enumerate(e.objectives):
                 if not 0 < a <= MAX_SLOPE or np.float32(a) == 0:
-                    return f"exits[{k}] objectives[{n}] a: is {a}, expected more than 0 and at most {MAX_SLOPE:g}"
+                    return f"exits[{k}] objectives[{n}] a: is {a:g}, expected more than 0 and at most {MAX_SLOPE:g}"
                 if not abs(b) <= MAX_INTERCEPT:
-                    return f"exits[{k}] objectives[{n}] b: is {b}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
+                    return f"exits[{k}] objectives[{n}] b: is {b:g}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
             if e.earlier and len(e.earlier) != k:
                 return f"exits[{k}] earlier: has {len(e.earlier)} numbers, expected one per earlier exit, {k}"
             for name, weight in (("a", e.a), *((f"earlier[{j}]", weight) for j, weight in enumerate(e.earlier))):
                 if e.earlier and not abs(weight) <= MAX_SLOPE:
-                    return f"exits[{k}] {name}: is {weight}, expected {-MAX_SLOPE:g} to {MAX_SLOPE:g}"
+                    return f"exits[{k}] {name}: is {weight:g}, expected {-MAX_SLOPE:g} to {MAX_SLOPE:g}"
             if not e.earlier and (not 0 < e.a <= MAX_SLOPE or np.float32(e.a) == 0):
-                return f"exits[{k}] a: is {e.a}, expected more than 0 and at most {MAX_SLOPE:g}"
+                return f"exits[{k}] a: is {e.a:g}, expected more than 0 and at most {MAX_SLOPE:g}"
             if not abs(e.b) <= MAX_INTERCEPT:
-                return f"exits[{k}] b: is {e.b}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
+                return f"exits[{k}] b: is {e.b:g}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
             for side, limit in (("upper", e.upper), ("lower", e.lower)):
                 if not abs(limit) <= largest and limit != math.inf:
-                    return f"exits[{k}] {side}: is {limit}, expected a float32"
+                    return f"exits[{k}] {side}: is {limit:g}, expected a float32"
         if not 1 <= self.patience <= MAX_PATIENCE:
             return f"patience: is {self.patience}, expected 1 to {MAX_PATIENCE}"
         if not 0 <= self.quorum < 1 or np.float32(self.quorum) == 1:
-            return f"quorum: is {self.quorum}, expected 0 to below 1"
+            return f"quorum: is {self.quorum:g}, expected 0 to below 1"
         if self.top_k is not None and (problem := self._top_k_problem(self.top_k)) is not None:
             return problem
         if not abs(self.prior_shift) <= MAX_PRIOR_SHIFT:
-            return f"prior_shift: is {self.prior_shift}, expected {-MAX_PRIOR_SHIFT:g} to {MAX_PRIOR_SHIFT:g}"
-        return None if self.made_on is None else _made_on_problem(self.made_on)
+            return f"prior_shift: is {self.prior_shift:g}, expected {-MAX_PRIOR_SHIFT:g} to {MAX_PRIOR_SHIFT:g}"
+        return None
 
     def _top_k_problem(self, rule: TopK) -> str | None:
         if not 1 <= rule.k <= MAX_TOP_K:
@@ -328,7 +322,7 @@ class Policy:
                 return f"top_k {name}: has {len(values)} numbers, expected one per exit but the last, {len(self.exits) - 1}"
             for k, value in enumerate(values):
                 if not 0 <= value <= largest:
-                    return f"top_k {name}[{k}]: is {value}, expected a float32 of 0 or more"
+                    return f"top_k {name}[{k}]: is {value:g}, expected a float32 of 0 or more"
         return None
 
     def write(self, path: Path) -> None:
