@@ -26,8 +26,8 @@ report.html and traces.safetensors. The data moves in this order:
                 page         report.json -> report.html
     run                      all of it
 
-`metrics` judges rankings for all of them, `options` has what can be chosen, `drift` compares a service's counters with
-calibration's own, and `outcomes` joins labels that arrive later to audited slates.
+`metrics` judges rankings for all of them, `options` has what can be chosen, and `outcomes` joins labels that arrive
+later to audited slates.
 
 Needs polars, SciPy, Jinja2 and Matplotlib, which a device that only scores does not have: the names below are loaded when they
 are first used. No torch. Traces come from the library that runs on the device, so what is calibrated is what runs.

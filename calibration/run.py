@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import interrupts, ranking
+from rexit.audit.limits import REPORT_FILE
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics, prior
 from rexit.calibration.choose import maps, objectives
-from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import rexit
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.held_out import write_ranked
-from rexit.bundle import Bundle, Counters
 from running.missing_packages import run_without
 
 NEVER = ("torch", "transformers", "torch_geometric")
@@ -52,11 +50,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
     write_ranked(place)
     (place / "pairs.csv").write_text("user_id,item_id\n" + "".join(f"{user},{ITEM_IDS[1]}\n" for user in USER_IDS[:3]))
-    bundle, counts = Bundle.open(place / "bundle"), np.zeros((3, 3), np.int64)
-    counters = Counters(*counts, np.zeros((3, 32), np.int64))
-    counters.write(place / "counters.json", bundle.variant_sha256, None)
-    report = {"schema": 1, "variant_sha256": bundle.variant_sha256, "settings": {"slate": 20}, "reference": counters.to_json()}
-    (bundle.folder / "report.json").write_text(json.dumps(report))
     return place
 
 
@@ -68,10 +61,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("verify", "--json"),
         ("inspect", "--json"),
         ("inspect", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--json"),
-        ("drift", "counters.json", "--json"),
         ("bench", "--slate", 5, "--requests", 2, "--sessions", "1", "--rates", "0.5", "--profile", "profile.json", "--json"),
     ],
-    ids=["score", "score-pairs", "verify", "inspect", "inspect-prompt", "drift", "bench"],
+    ids=["score", "score-pairs", "verify", "inspect", "inspect-prompt", "bench"],
 )
 def test_the_base_install_is_enough(place: Path, words: tuple[object, ...]) -> None:
     command, *options = (place / word if str(word).endswith((".csv", ".json")) else word for word in words)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle import Bundle, Policy
 from rexit.bundle.files import json_values
-from rexit.calibration import drift, reliability
+from rexit.calibration import reliability
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.comparison import Row
 from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
@@ -78,7 +78,7 @@ class Findings:
 def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
     """Returns the content of `report.json`: plain JSON values."""
     depths, decision, timings, profile = bundle.manifest.exits, findings.decision, findings.timings, findings.profile
-    policy, validation, test = decision.policy, findings.traces["validation"], findings.traces["test"]
+    policy, test = decision.policy, findings.traces["test"]
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
     p = policy.probability(c)
     pairs = Split(test.liked if test.gains is None else test.gains, test.users, findings.negative_rate)
@@ -155,9 +155,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "users_needed": _finite(decision.users_needed),
         "watch": decision.watch and decision.watch.to_json(),
         "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},
-        "reference": drift.reference(
-            policy.calibrated(validation.log_odds), policy.stops(validation.log_odds, validation.offsets)
-        ),
         "examples": {"early": list(map(asdict, findings.early)), "late": list(map(asdict, findings.late))},
     }
     plain: dict[str, Any] = json_values(report)

@@ -7,7 +7,7 @@
     ├── ParityError            an exported graph that does not compute what the model computes
     │   └── QualityError       a variant of lower precision that loses more than its gate allows
     ├── BackendError           the inference backend: missing, too old, or failing
-    ├── DriftError             a policy that was calibrated on other candidates than it would meet
+    ├── PolicyError            a policy that would lose more than it may
     ├── DeadlineError          a request whose deadline passed before any candidate had an answer. Also a TimeoutError
     └── CancelledError         a request that another thread cancelled
 
@@ -21,9 +21,9 @@ __all__ = [
     "CancelledError",
     "CheckpointError",
     "DeadlineError",
-    "DriftError",
     "InputError",
     "ParityError",
+    "PolicyError",
     "QualityError",
     "RexitError",
 ]
@@ -80,7 +80,7 @@ class CancelledError(RexitError):
     """`Session.cancel` was called while the request was running."""
 
 
-class DriftError(RexitError):
-    """A policy that was calibrated on other candidates than it would meet in a refreshed catalog, or that cannot be compared."""
+class PolicyError(RexitError):
+    """A policy that loses more with a refreshed catalog than its limit, or has no limit."""
 
     exit_code = 9

@@ -1,4 +1,4 @@
-"""`rexit audit` and `rexit drift --audit-log`: audited slates, without labels and with outcomes."""
+"""`rexit audit`: audited slates, without labels and with outcomes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.watched import write_watched
 from rexit.audit.log import AuditedSlate, AuditLog
-from rexit.bundle import Bundle, Counters
+from rexit.bundle import Bundle
 from running.command import Run, assert_one_line
 
 ITEMS = [int(item) for item in ITEM_IDS]
@@ -34,9 +34,7 @@ def write_log(path: Path, bundle: Bundle, *, reverse: bool = True) -> None:
 @pytest.fixture
 def audited(place: Path) -> Path:
     settings = {"metrics": ["ndcg@5"], "max_drop": 0.01, "slate": 20}
-    counts = [0, 0, 0]
-    reference = {"reached": counts, "stopped": counts, "histograms": [[0] * 32] * 3}
-    bundle = write_watched(place / "bundle", (0.1, 0.2), settings=settings, reference=reference)
+    bundle = write_watched(place / "bundle", (0.1, 0.2), settings=settings)
     write_log(place / "audit.jsonl", bundle)
     return place
 
@@ -63,17 +61,6 @@ def test_no_alarm_is_told(run: Run, audited: Path) -> None:
     write_log(audited / "audit.jsonl", Bundle.open(audited / "bundle"), reverse=False)
     ended = run("audit", audited / "bundle", audited / "audit.jsonl")
     assert ended.code == 0 and "Keep the policy" in ended.out and "Calibrate again" not in ended.out
-
-
-def test_drift_reads_the_audits(run: Run, audited: Path) -> None:
-    bundle = Bundle.open(audited / "bundle")
-    counted = Counters.from_json(json.loads((bundle.folder / "report.json").read_text())["reference"], 3, "reference")
-    counted.write(audited / "counters.json", bundle.variant_sha256, bundle.policy_sha256)
-    words = ("drift", bundle.path, audited / "counters.json")
-    ended = run(*words, "--audit-log", audited / "audit.jsonl", "--json")
-    assert ended.code == 0 and ended.json["audit"]["alarm"] and ended.json["verdict"] == "cannot tell"
-    assert run(*words, "--json").json["audit"] is None
-    assert "Audited: loss of rank correlation" in run(*words, "--audit-log", audited / "audit.jsonl").out
 
 
 def test_outcomes_are_joined(run: Run, audited: Path) -> None:

@@ -4,47 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from builders.bundles.bundle_files import contents, entry, write_policy
+from builders.bundles.bundle_files import contents, entry
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, in_lists
 from builders.bundles.grown_catalog import LATEST, NEW, Info, Tables, write_grown
+from builders.bundles.watched import write_watched
 from rexit import runtime
-from rexit.bundle import Bundle, Catalog, Counters, Manifest
-from rexit.calibration.drift import compare
+from rexit.bundle import Bundle, Catalog, Manifest, Policy
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_bundle
-from rexit.slates import SIZE, cut
 from running.command import Run, assert_one_line
-
-POLICY = [{"a": 1.0, "b": 0.0, "upper": 0.5, "lower": 0.5}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
 
 
 def refresh(run: Run, place: Path, *more: object) -> Any:
     return run("refresh", place / "bundle", "--catalog", place / "newer", "--threads", 0, *more)
-
-
-def calibrated(place: Path, shift: int = 0, size: int = SIZE) -> None:
-    """A policy, and what it met when it was made: 20 times the newer catalog's validation slates of at most
-    `size`, by `shift` bins elsewhere."""
-    write_policy(place / "bundle", POLICY)
-    opened, trial = Bundle.open(place / "bundle"), Path(shutil.copytree(place / "bundle", place / "trial"))
-    refresh_bundle(trial, place / "newer", RefreshOptions(keep_policy=True, golden_slates=1))
-    with runtime.open(trial) as session:
-        for slate in cut(Catalog.open(place / "newer"), "validation", size):
-            session.score(slate.user, slate.items, as_of=slate.as_of)
-        counters = session.counters()
-    shutil.rmtree(trial)
-    counts = (
-        20 * part for part in (counters.reached, counters.stopped, counters.cut_short, np.roll(counters.histograms, shift, 1))
-    )
-    made_of = {"schema": 1, "variant_sha256": opened.variant_sha256, "settings": {"slate": size}}
-    (opened.folder / "report.json").write_text(json.dumps({**made_of, "reference": Counters(*counts).to_json()}))
 
 
 def test_a_new_item_can_be_scored(run: Run, place: Path) -> None:
@@ -194,62 +174,67 @@ def test_a_machine_that_computes_otherwise_makes_no_golden_samples(
     assert contents(place / "bundle") == before
 
 
-def test_a_policy_that_fits_is_kept(run: Run, place: Path) -> None:
-    calibrated(place)
+def slated(bundle: Bundle, size: int) -> None:
+    """Writes the policy as calibrated with slates of at most `size`."""
+    policy = bundle.policy()
+    assert policy is not None
+    made_on = {"device": "cpu", "threads": 1, "machine": {}, "slate": size}
+    replace(policy, made_on=made_on).write(bundle.folder / "policy.json")
+
+
+def test_a_policy_that_keeps_its_limit_stays(run: Run, place: Path) -> None:
+    write_watched(place / "bundle", (0.6,))
     done = refresh(run, place, "--json")
     assert done.code == 0, done.err
-    assert done.json["variants"][0]["drift"]["verdict"] in ("stable", "moved", "cannot tell")
+    trial = done.json["variants"][0]["policy"]
+    rule = trial["audit"]["rules"][0]
+    assert rule["users"] == rule["slates"] > 0 and 0 < rule["mean"] < rule["limit"] == 0.6 and not trial["audit"]["alarm"]
+    assert f"{rule['users']} users, one slate each, lose {rule['mean']:.4g} of rank correlation on average" in trial["conclusion"]
+    assert trial["conclusion"].endswith("at most 0.6 is allowed, and nothing speaks against that")
     assert Bundle.open(place / "bundle").policy() is not None and run("verify", place / "bundle").code == 0
 
 
-def test_a_policy_is_tried_on_slates_of_the_size_it_was_calibrated_with(
-    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a policy for slates of 100 is judged on slates of 20, where other candidates stop early."""
-    calibrated(place, size=5)
-    sizes: list[int] = []
-    real = runtime.Session.score
-
-    def counted(self: runtime.Session, user: Any, items: Any, **more: Any) -> Any:
-        sizes.append(len(items))
-        return real(self, user, items, **more)
-
-    monkeypatch.setattr(runtime.Session, "score", counted)
-    assert refresh(run, place).code == 0
-    cut_alike = [len(slate.items) for slate in cut(Catalog.open(place / "newer"), "validation", 5)]
-    assert max(sizes) == 5 and sorted(sizes) == sorted(cut_alike)
-
-
-def test_a_policy_that_drifted_refuses(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calibrated(place, shift=12)
+def test_a_policy_that_loses_more_refuses(run: Run, place: Path) -> None:
+    """Every user's loss is above 0.01, and the test is that of the audits."""
+    write_watched(place / "bundle", (0.01,))
     before = contents(place / "bundle")
-    # What 'drifted' takes is tests/calibration/test_drift.py's; here there are too few candidates for it.
-    monkeypatch.setattr("rexit.calibration.drift._needed", lambda groups, usual: 1)
-    assert_one_line(refresh(run, place), 9, "the policy of cpu-fp32", "drift at exit", "Nothing was swapped")
+    refused = refresh(run, place)
+    assert_one_line(refused, 9, "the policy of cpu-fp32", "of rank correlation on average", "at most 0.01", "nothing was swapped")
     assert contents(place / "bundle") == before
     kept = refresh(run, place, "--keep-policy", "--json")
-    assert kept.code == 0 and kept.json["variants"][0]["drift"] is None
+    assert kept.code == 0 and kept.json["variants"][0]["policy"] is None
     assert Bundle.open(place / "bundle").policy() is not None
 
 
-def test_a_policy_is_tried_on_the_latest_slates(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older ones say nothing of a drift that has begun since. Half of the slates are of `LATEST`."""
-    calibrated(place, size=10)
-    moments: list[int | None] = []
+def test_a_policy_is_tried_on_each_users_latest_slate_of_the_calibrated_size(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy for slates of 5 must not be judged on slates of 20, nor on what was before a change. Half of the slates are of
+    `LATEST`."""
+    slated(write_watched(place / "bundle", (0.6,)), 5)
+    scored: list[tuple[Any, int, int | None]] = []
     real = runtime.Session.score
 
-    def score(session: runtime.Session, *words: Any, as_of: int | None = None, **keywords: Any) -> runtime.Scores:
-        moments.append(as_of)
-        return real(session, *words, as_of=as_of, **keywords)
+    def score(self: runtime.Session, user: Any, items: Any, **more: Any) -> Any:
+        scored.append((user, len(items), more["as_of"]))
+        return real(self, user, items, **more)
 
     monkeypatch.setattr(runtime.Session, "score", score)
-    refresh_bundle(place / "bundle", place / "newer", RefreshOptions(drift_slates=3, golden_slates=1))
-    assert moments == [LATEST] * 3
+    refresh_bundle(place / "bundle", place / "newer", RefreshOptions(policy_users=3, golden_slates=1))
+    assert [moment for _, _, moment in scored] == [LATEST] * 3
+    assert len({user for user, _, _ in scored}) == 3 and {size for _, size, _ in scored} <= {1, 2, 3, 4, 5}
 
 
-def test_a_policy_without_a_reference_refuses(run: Run, place: Path) -> None:
-    write_policy(place / "bundle", POLICY)
-    assert_one_line(refresh(run, place), 9, "report.json: missing", "nothing was swapped")
+def test_a_policy_that_stops_nothing_early_loses_nothing(run: Run, place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+    done = refresh(run, place, "--json")
+    assert done.code == 0 and done.json["variants"][0]["policy"] is None
+
+
+def test_a_policy_without_a_limit_refuses(run: Run, place: Path) -> None:
+    (write_watched(place / "bundle").folder / "report.json").unlink()
+    assert_one_line(refresh(run, place), 9, "report.json: cannot be read", "nothing was swapped, --keep-policy swaps")
     assert refresh(run, place, "--keep-policy").code == 0
 
 
@@ -268,12 +253,3 @@ def test_a_second_writer_is_refused(run: Run, place: Path) -> None:
 
     with sole_writer(place / "bundle"):
         assert_one_line(refresh(run, place), 2, "another process is writing to it")
-
-
-def test_nothing_drifts_against_itself(place: Path) -> None:
-    """What `calibrated` leaves is a reference that `compare` takes."""
-    calibrated(place)
-    from rexit.calibration.drift import read_reference
-
-    reference = read_reference(Bundle.open(place / "bundle")).counters
-    assert compare(reference, reference).exits[0].psi == pytest.approx(0)

@@ -1,5 +1,5 @@
 """Audited slates in a file, a line of JSON each: what `rexit serve`, `rexit-run pipe` and programs of your own write, and what
-`rexit audit` and `rexit drift` read. docs/format/policy.md describes it.
+`rexit audit` reads. docs/format/policy.md describes it.
 
 Only the file's owner may read it: it has ids of users and items.
 """

@@ -80,6 +80,18 @@ class Watch:
         """Whether any rule has had an alarm."""
         return any(test.capital.alarm_at is not None for test in self.tests)
 
+    @property
+    def conclusion(self) -> str:
+        """What the test says of the policy itself, without a full stop."""
+        test, limit, title = self.tests[0], self.limits.rules[0].limit, self.limits.loss.title
+        if test.mean is None:
+            return f"none of its slates has a value of {title}, so nothing is known of what it loses"
+        figures = f"{test.capital.count} users, one slate each, lose {test.mean:.4g} of {title} on average"
+        limited = f"{figures} against full depth; at most {limit:.4g} is allowed"
+        if test.capital.alarm_at is not None:
+            return f"{limited}, and the mean is above it unless a chance of {LEVEL:.0%} came true"
+        return f"{limited}, and nothing speaks against that"
+
     def add(self, slate: AuditedSlate) -> str | None:
         """Takes an audited slate. Returns a line if it raises an alarm. A slate of another policy, or without a loss, is
         ignored."""

@@ -130,6 +130,12 @@ class Policy:
         maps = ((1.0, 0.0),) * len(objectives)
         return cls((ExitPolicy(objectives=maps),) * exits, 1, variant_sha256, utility=dict.fromkeys(objectives, 1.0))
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether any candidate can stop before the last exit."""
+        thresholds = (limit for e in self.exits[:-1] for limit in (e.upper, e.lower))
+        return self.quorum > 0 or self.top_k is not None or any(limit != math.inf for limit in thresholds)
+
     def head_log_odds(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the maps read, float32 [n, exits]: with several objectives, and log-odds of each, the utility's."""
         if log_odds.ndim < 3:

@@ -16,7 +16,6 @@ from rexit.cli import (
     bench,
     calibrate,
     compile,
-    drift,
     export,
     heads,
     index,
@@ -53,7 +52,6 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "verify": verify.verify,
         "inspect": inspect.inspect,
         "bench": bench.bench,
-        "drift": drift.drift,
         "audit": audit.audit,
     },
 }

@@ -25,8 +25,7 @@ def refresh(
         bool,
         typer.Option("--keep-policy", help="Keep policies without trying them on the new catalog."),
     ] = False,
-    golden_slates: Annotated[int, typer.Option(help="Golden slates to record per variant.")] = 16,
-    drift_slates: Annotated[int, typer.Option(help="Most validation slates, the latest, to try a policy on.")] = 400,
+    policy_users: Annotated[int, typer.Option(help="Most users, the latest of the validation split, to try a policy on.")] = 400,
     device: Annotated[str, typer.Option(help="Where variants are tried: cpu (any variant), cuda or tensorrt.")] = "cpu",
     threads: ThreadsOption = 0,
     json: JsonOption = False,
@@ -41,10 +40,10 @@ def refresh(
     and the space of embeddings. Graphs, engines and variants stay as they are. Each variant must still give its golden samples on
     this machine; then new golden samples are recorded.
 
-    A policy is tried on the latest validation slates of the new catalog, cut as calibration cut them. It stays if these
-    candidates are like calibration's, or if this cannot be told; `rexit drift` says how that is judged. If they have drifted, or
-    calibration left nothing to compare with, nothing is swapped and the exit code is 9. `--keep-policy` swaps all the same; run
-    `rexit calibrate` on the new catalog then.
+    A policy is tried on validation slates of the new catalog, the latest of each user, cut as calibration cut them: each is
+    answered by the policy and scored at full depth. The test is that of `rexit serve --audit`, which needs no labels. If the
+    policy's mean loss cannot be within its limit, or calibration recorded no limit, nothing is swapped and the exit code is 9.
+    `--keep-policy` swaps all the same; run `rexit calibrate` on the new catalog then.
 
     The swap is one rename. Processes that have the bundle open keep the old catalog until they open or reload it
     (`rexit_bundle_reload`, `Session.reloaded`). Killed at any point, the bundle is the old one or the new one.
@@ -52,7 +51,7 @@ def refresh(
     from rexit.refresh import RefreshOptions
     from rexit.refresh import refresh as run
 
-    options = RefreshOptions(checkpoint, keep_policy, golden_slates, drift_slates, device, threads)
+    options = RefreshOptions(checkpoint, keep_policy, policy_users=policy_users, device=device, threads=threads)
     with progress() as bar:
         report = run(bundle, catalog, options, progress=shown(bar))
     if json:
@@ -63,7 +62,7 @@ def refresh(
         return
     print_table(str(bundle), ["", "new", "all"], [["users", *report.users[::-1]], ["items", *report.items[::-1]]])
     for variant in report.variants:
-        policy = "" if variant.drift is None else f" Its policy: {variant.drift['conclusion']}"
+        policy = "" if variant.policy is None else f" Its policy: {variant.policy['conclusion']}."
         stdout.print(
             f"{variant.variant}: {variant.slates} golden slates, {variant.new_candidates} of their candidates new.{policy}"
         )

@@ -38,7 +38,7 @@ class RefreshReport:
     variants: tuple[RefreshedVariant, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `rexit refresh --json` prints: plain JSON values, NaN where a drift has no figure."""
+        """Returns what `rexit refresh --json` prints: plain JSON values."""
         return asdict(self)
 
 
@@ -53,7 +53,7 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
 
     Raises:
         InputError: The catalog does not fit, or another process is writing to the bundle.
-        DriftError: A policy was calibrated on other candidates than it meets in the new catalog.
+        PolicyError: A policy loses more with the new catalog than it may.
         BundleError: The bundle or the catalog is damaged, or a variant does not compute here what it computed at export.
         BackendError: A variant cannot run on this machine.
     """

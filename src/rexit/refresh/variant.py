@@ -3,8 +3,9 @@
 1. Some of its golden samples must still come out as recorded. Then what it computes here can be relied on.
 2. The runtime must assemble the new catalog's prompts as the exporter does.
 3. New golden samples are what the variant answers to them.
-4. Its policy meets the latest validation slates, cut to the size that it was calibrated with. If these candidates are others than
-   calibration's, the refresh ends, unless policies are to be kept all the same.
+4. The latest validation slates of some users, cut to the size that its policy was calibrated with, are answered by the policy and
+   then scored at full depth, as a service's audits are. If the mean loss cannot be within the limit that audits watch, the
+   refresh ends, unless policies are to be kept all the same.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rexit.audit import Watch, read_limits
 from rexit.bundle import Bundle, Catalog, Golden, GoldenSlate
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.checks.golden import cold_trace, log_odds_distance, prompt_difference, request_of
-from rexit.errors import BundleError, DriftError, InputError
+from rexit.errors import BundleError, InputError, PolicyError
 from rexit.progress import Progress
-from rexit.slates import Slate, cut, draw
+from rexit.slates import SIZE, Slate, cut, draw
 
 if TYPE_CHECKING:
-    from rexit.calibration.drift import Drift
     from rexit.exporter.prompt.builder import PromptBuilder
     from rexit.runtime import Session
 
@@ -42,7 +43,7 @@ class RefreshOptions:
         checkpoint: The checkpoint that the bundle was exported from. Needed where prompts have vectors.
         keep_policy: Keep policies without trying them.
         golden_slates: Golden slates to make for each variant.
-        drift_slates: Most validation slates, the latest, that a policy is tried on.
+        policy_users: Most users, the latest of the validation split, that a policy is tried on, by a slate of each.
         device: Where variants run meanwhile. The CPU runs every variant's graphs.
         threads: Threads of the backend; 0: one per core.
     """
@@ -50,13 +51,13 @@ class RefreshOptions:
     checkpoint: str | None = None
     keep_policy: bool = False
     golden_slates: int = 16
-    drift_slates: int = 400
+    policy_users: int = 400
     device: str = "cpu"
     threads: int = 0
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
-        for name in ("golden_slates", "drift_slates"):
+        for name in ("golden_slates", "policy_users"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1")
 
@@ -69,13 +70,14 @@ class RefreshedVariant:
         variant: Its name.
         slates: Golden slates made.
         new_candidates: How many of their candidates the old catalog does not have.
-        drift: What its policy met, as JSON of `Drift`; None without a policy, or if policies were kept without trying them.
+        policy: What its policy loses with the new catalog: the `audit` of the trial, and its `conclusion`. None without a policy
+            that stops early, or if policies were kept without trying them.
     """
 
     variant: str
     slates: int
     new_candidates: int
-    drift: dict[str, Any] | None
+    policy: dict[str, Any] | None
 
 
 class Trial:
@@ -105,12 +107,11 @@ class Trial:
         if GOLDEN_FILE in bundle.variant.files:
             with contextlib.closing(open_(bundle.path)) as session:
                 self._repeat_golden(bundle, session)
-        with contextlib.closing(open_(staged)) as session:
+        with contextlib.closing(open_(staged, audit=1.0)) as session:
             golden = self._record_golden(name, session)
-            drift = self._try_policy(bundle, session)
+            policy = self._try_policy(bundle, session)
         new_candidates = sum(int((self._old.items.find(slate.items) < 0).sum()) for slate in self._golden)
-        report = RefreshedVariant(name, len(golden.slates), new_candidates, None if drift is None else drift.to_json())
-        return golden, report
+        return golden, RefreshedVariant(name, len(golden.slates), new_candidates, policy)
 
     def _repeat_golden(self, bundle: Bundle, session: Session) -> None:
         tolerance = float(bundle.variant.parity["tolerance"])
@@ -142,33 +143,33 @@ class Trial:
         self._progress(f"{name}: golden", len(self._golden), len(self._golden))
         return Golden(slates)
 
-    def _try_policy(self, bundle: Bundle, session: Session) -> Drift | None:
-        """The drift in the latest validation slates; None if there is no policy, or it is kept without a trial."""
-        if bundle.policy() is None or self._options.keep_policy:
+    def _try_policy(self, bundle: Bundle, session: Session) -> dict[str, Any] | None:
+        """What the policy loses on the latest validation users; None if it stops nothing early, or is kept without a trial."""
+        policy = bundle.policy()
+        if policy is None or not policy.stops_early or self._options.keep_policy:
             return None
-        from rexit.calibration.drift import compare, read_reference
-
         name = bundle.variant.name
         try:
-            reference = read_reference(bundle)
-        except BundleError as exc:
-            raise DriftError(
-                f"{exc}; so it is unknown whether {name}'s policy fits the new catalog: nothing was swapped, --keep-policy swaps"
+            watch = Watch(read_limits(bundle))
+        except (BundleError, InputError) as exc:
+            raise PolicyError(
+                f"{exc}; so it is unknown what {name}'s policy may lose: nothing was swapped, --keep-policy swaps"
             ) from exc
-        slates = cut(self._new, "validation", reference.slate)
-        latest = sorted(slates, key=lambda slate: slate.as_of or 0)[-self._options.drift_slates :]
-        session.reset_counters()
+        slates = cut(self._new, "validation", (policy.made_on or {}).get("slate", SIZE))
+        by_user = {slate.user: slate for slate in sorted(slates, key=lambda slate: slate.as_of or 0)}  # each user's latest
+        latest = sorted(by_user.values(), key=lambda slate: slate.as_of or 0)[-self._options.policy_users :]
         for done, slate in enumerate(latest):
             self._progress(f"{name}: policy", done, len(latest))
             slate.score(session)
+            if (audit := session.audit()) is not None:
+                watch.add(watch.limits.slate(slate.user, slate.items, audit))
         self._progress(f"{name}: policy", len(latest), len(latest))
-        drift = compare(session.counters(), reference.counters)
-        if drift.verdict == "drifted":
-            raise DriftError(
-                f"{bundle.path}: the policy of {name} on the new catalog's {len(latest)} latest validation slates: "
-                f"{drift.conclusion} Nothing was swapped; --keep-policy swaps all the same, then run `rexit calibrate`"
+        if watch.alarm:
+            raise PolicyError(
+                f"{bundle.path}: the policy of {name} on the new catalog's validation slates: {watch.conclusion}: nothing was "
+                "swapped; --keep-policy swaps all the same, then run `rexit calibrate`"
             )
-        return drift
+        return {"audit": watch.to_json(), "conclusion": watch.conclusion}
 
 
 def _golden_slates(slates: Sequence[Slate], old: Catalog, count: int) -> list[Slate]:

@@ -1,4 +1,4 @@
-"""What audited slates say, as `rexit audit` and `rexit drift` print it."""
+"""What audited slates say, as `rexit audit` prints it."""
 
 from __future__ import annotations
 
