@@ -259,9 +259,10 @@ class Session:
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
-        tokens = to_tokens("prefix", prefix), *to_token_lists("candidates", candidates)
+        prefix_tokens = to_tokens("prefix", prefix)
+        tokens, counts = to_token_lists("candidates", candidates)
         rules = self._rules(top_k, deadline_ms, force_exit, policy, weights)
-        return self._scores(np.arange(len(candidates)), self._open.score_tokens(*tokens, *rules))
+        return self._scores(np.arange(len(candidates)), self._open.score_tokens(prefix_tokens, tokens, counts, *rules))
 
     def trace_tokens(
         self, prefix: Sequence[int] | NDArray[Any], candidates: Sequence[Sequence[int] | NDArray[Any]]
