@@ -37,26 +37,15 @@ WITH_ENCODED = WITH_VECTORS.replace("{item.title:2}{item.gcn} ", "{item.title:2}
 )
 """And one that is made outside, of the target and of the items of the history."""
 
-WITH_CONTEXT = (
-    _TEMPLATE.replace("{history.recent:3}|", "{history.recent:3}@{context.device}|").replace(
-        " {similar", "~{context.hour} {similar"
+WITH_REQUEST = (
+    _TEMPLATE.replace("{history.recent:3}|", "{history.recent:3}@{context.device}? {request.query}|").replace(
+        " {similar", "~{context.hour}/{request.note} {similar"
     )
     + """
 [context.hour]
 bins = [0, 5, 12, 18]
 words = ["a", "b", "c"]
 unknown = "missing"
-"""
-)
-"""With two contexts: the device, at the end of the prefix, and the hour, behind the target's title; 18 and 19 are outside its
-bins."""
-DEVICES = ("tv", "phone", "web")
-
-WITH_REQUEST = (
-    _TEMPLATE.replace("{history.recent:3}|", "{history.recent:3}? {request.query}|").replace(
-        " {similar", "~{request.note} {similar"
-    )
-    + """
 [request.query]
 max_tokens = 10
 [request.note]
@@ -64,7 +53,17 @@ max_tokens = 3
 missing = "-"
 """
 )
-"""With two request texts: the query, at the end of the prefix and behind a space, and a note, behind the target's title."""
+"""With what a request brings: a context and a text at the end of the prefix, and one of each behind the target's title. 18 and 19
+are outside the hour's bins."""
+DEVICES = ("tv", "phone", "web")
+QUERIES = ("red", "blue sky", "g")
+
+
+def moment(time: int) -> tuple[str, int, str, str]:
+    """Device, hour, query and note of a user's interaction, from 0."""
+    return DEVICES[time // 3 % 3], time, QUERIES[time // 4 % 3], "" if time // 2 % 2 else f"n{time // 4}"
+
+
 WITH_OBJECTIVES = _TEMPLATE.replace(
     """[labels]
 yes = "y"
@@ -82,7 +81,6 @@ no = "d"
 )
 """With two objectives, each with a pair of answers of its own."""
 OBJECTIVES = ("click", "like")
-QUERIES = ("red", "blue sky", "g")
 LOOK = 5
 """Numbers in the column `look` of the items' file."""
 
@@ -113,10 +111,9 @@ def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False,
     for user in range(users):
         for time, item in enumerate(random.permutation(ITEMS)[:PER_USER]):
             rating = 5 - 4 * (item % 2) if taste else random.integers(1, 6)
-            moment = f"{DEVICES[time // 3 % 3]},{time},{QUERIES[time // 4 % 3]},{'' if time % 2 else f'n{time}'}"
             click = (rating >= 3) != taste  # with taste they click on what they do not like
-            moment += f",{'' if time % 5 == 4 else int(click)}"  # of one in five unknown
-            lines.append(f"{100 + user},{1000 + item},{rating},{10 * time},{moment}")
+            known = "" if time % 5 == 4 else int(click)  # of one in five unknown
+            lines.append(",".join(map(str, (100 + user, 1000 + item, rating, 10 * time, *moment(time), known))))
     (folder / "interactions.csv").write_text("\n".join(lines))
     names = [("xxxxxx", "......")[item % 2] if taste else f"Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
     rows = [f"{1000 + item},{name},{look(1000 + item)}" for item, name in enumerate(names)]
