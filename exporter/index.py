@@ -91,8 +91,8 @@ def build_catalog(
     objectives = rules_of(parsed.objectives, options.objectives, template)
     data = read_data(interactions, items, users, options, parsed.contexts, parsed.requests, language.tokenizer, objectives)
     similar = None
-    if options.similar is not None:
-        similar = external.read_neighbours(options.similar, data.users["id"], options.neighbours, options.columns.user)
+    if options.similar_users is not None:
+        similar = external.read_neighbours(options.similar_users, data.users["id"], options.neighbours, options.columns.user)
     embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
     compiled = compile_template(language, data.users, data.items, data.contexts, progress, workers)
@@ -106,7 +106,7 @@ def build_catalog(
     if embeddings is None:
         retriever = lightgcn.train(likes, options.lightgcn, progress)
         snapshots = _snapshots(data, likes, retriever.epochs, options, progress)
-        info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn), "snapshots": options.snapshots}
+        info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn)}
     else:
         retriever = external.retriever(embeddings.items, embeddings.users, likes, embeddings.options)
         snapshots = external.training_table(retriever, embeddings.begin)
@@ -155,7 +155,7 @@ def _snapshots(data: Data, likes: Likes, epochs: int, options: IndexOptions, pro
     from rexit.exporter.retriever.snapshots import train_snapshots
 
     train = data.interactions.filter(pl.col("split") == SPLITS[0])
-    return train_snapshots(train, likes, options.snapshots, epochs, options.lightgcn, progress)
+    return train_snapshots(train, likes, epochs, options.lightgcn, progress)
 
 
 @dataclass(frozen=True)
@@ -256,9 +256,9 @@ def _info(
 ) -> dict[str, Any]:
     label: dict[str, Any] = {"positive_at": options.least_like}
     if options.implicit:
-        label = {"sampled": options.implicit_negatives, "seed": options.seed}
-    elif options.unrated:
-        label["unrated"] = {"each": options.unrated, "seed": options.seed}
+        label = {"sampled": options.sampled, "seed": options.seed}
+    elif options.sampled:
+        label["unrated"] = {"each": options.sampled, "seed": options.seed}
     if objectives:
         rules = {rule.name: {"column": rule.column, "at_least": rule.at_least} for rule in objectives}
         label["objectives"] = {
@@ -281,7 +281,7 @@ def _info(
         "counts": {"users": len(data.users), "items": len(data.items), "interactions": len(data.interactions)},
         "columns": options.read_columns,
         "label": label,
-        "repeats": {"by": options.repeats, "dropped": data.dropped},
+        "repeats": {"dropped": data.dropped},
         "order": order,
         "split": data.split,
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},

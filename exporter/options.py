@@ -15,11 +15,11 @@ EXACT = 1e-4
 POSITIVE_AT = 4.0
 """Default: the lowest rating that is a like."""
 
+IMPLICIT_NEGATIVES = 4
+"""Default: items sampled beside each interaction where all are likes."""
+
 MOST_NEIGHBOURS = 1 << 16
 """Most similar users of a user; the runtime refuses a catalog with more."""
-
-REPEATS = ("all", "first")
-"""Which interactions of the same user and item count."""
 
 TARGETS = ("labels", "mix", "last")
 """What a head on a frozen model learns: labels, the last answer's probability, or the mean of both."""
@@ -238,13 +238,14 @@ class ObjectiveRule:
 
 @dataclass(frozen=True)
 class LightGCNOptions:
-    """How LightGCN is trained.
+    """How LightGCN is trained. All but the seed are keys of a `--retriever-config`.
 
     dim, layers: width of the embeddings, propagation layers.
     epochs: most epochs; 0: keep the initial embeddings.
     patience: epochs without a better validation recall before training stops.
     weight_decay: BPR's lambda, on the embeddings of a batch.
     negatives: items sampled against each like.
+    snapshots: parts of each user's training interactions, see `rexit.exporter.retriever.snapshots`.
     """
 
     dim: int = 64
@@ -255,6 +256,7 @@ class LightGCNOptions:
     weight_decay: float = 1e-4
     negatives: int = 1
     seed: int = 0
+    snapshots: int = 5
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
@@ -266,6 +268,10 @@ class LightGCNOptions:
             raise InputError(f"learning rate is {self.learning_rate}, expected above 0")
         if not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight decay is {self.weight_decay}, expected at least 0")
+        if self.snapshots < 2:
+            raise InputError(
+                f"snapshots is {self.snapshots}, expected at least 2: the first part of a history has nothing before it"
+            )
 
 
 @dataclass(frozen=True)
@@ -294,15 +300,14 @@ class IndexOptions:
     """Options of `rexit index`.
 
     positive_at: the lowest rating that is a like; None: POSITIVE_AT.
-    implicit: every interaction is a like and ratings are not read. `implicit_negatives` items that the user had not met by the
-        end of the split are sampled against each interaction.
-    unrated: items that the user never rated, sampled against each like (`rexit.exporter.catalog.unrated`); 0: none.
-    repeats: if a user meets an item at several times, `all` count or only the `first`. At the same time it counts once.
+    implicit: every interaction is a like and ratings are not read.
+    unrated: items sampled beside each like and taken as not liked: those that the user never rated
+        (`rexit.exporter.catalog.unrated`); with `implicit` those that the user had not met by the end of the split
+        (`rexit.exporter.catalog.negatives`). None: 0, with `implicit` 4.
     order: what orders interactions: `time` (the column), `file` or `random`.
     split: `user:A,B`, `time:A,B` or `leave-last:V,T`, see `rexit.exporter.catalog.splits`; None: `user:0.8,0.9`, or the column
         `columns.split`.
-    snapshots: parts of each user's training interactions, see `rexit.exporter.retriever.snapshots`.
-    neighbours: similar users of a user.
+    neighbours: similar users of a user. similar_users: a table of them, found elsewhere.
     seed: of a random order and of sampled negatives; LightGCN has its own.
     objectives: where labels of the template's objectives come from; one that is left out has a column of its name.
     """
@@ -310,16 +315,13 @@ class IndexOptions:
     columns: Columns = Columns()
     positive_at: float | None = None
     implicit: bool = False
-    implicit_negatives: int = 4
-    unrated: int = 0
-    repeats: str = "all"
+    unrated: int | None = None
     order: str = "time"
     split: str | None = None
-    snapshots: int = 5
     neighbours: int = 20
+    similar_users: Path | None = None
     lightgcn: LightGCNOptions = LightGCNOptions()
     external: ExternalOptions | None = None
-    similar: Path | None = None
     seed: int = 0
     objectives: tuple[ObjectiveRule, ...] = ()
 
@@ -327,6 +329,13 @@ class IndexOptions:
     def least_like(self) -> float:
         """The lowest rating that is a like."""
         return POSITIVE_AT if self.positive_at is None else self.positive_at
+
+    @property
+    def sampled(self) -> int:
+        """Items sampled beside each like."""
+        if self.unrated is None:
+            return IMPLICIT_NEGATIVES if self.implicit else 0
+        return self.unrated
 
     @property
     def read_columns(self) -> dict[str, str]:
@@ -350,22 +359,12 @@ class IndexOptions:
         _check_positive("neighbours", self.neighbours)
         if self.neighbours > MOST_NEIGHBOURS:
             raise InputError(f"neighbours is {self.neighbours}, expected at most {MOST_NEIGHBOURS}")
-        _check_positive("implicit negatives", self.implicit_negatives)
-        if self.unrated < 0:
-            raise InputError(f"unrated is {self.unrated}, expected at least 0")
-        if self.unrated and (self.implicit or self.columns.split is not None):
-            other = (
-                "implicit, which has sampled items of its own" if self.implicit else "a split column, which unrated items lack"
-            )
-            raise InputError(f"unrated {self.unrated} excludes {other}: leave one of them out")
-        if self.repeats not in REPEATS:
-            raise InputError(f"repeats is {self.repeats!r}, expected one of {', '.join(REPEATS)}")
+        if self.sampled < (1 if self.implicit else 0):
+            raise InputError(f"unrated is {self.sampled}, expected at least {'1 with implicit' if self.implicit else 0}")
+        if self.sampled and not self.implicit and self.columns.split is not None:
+            raise InputError(f"unrated {self.unrated} excludes a split column, which unrated items lack: leave one of them out")
         if self.order not in ORDERS:
             raise InputError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
-        if self.snapshots < 2:
-            raise InputError(
-                f"snapshots is {self.snapshots}, expected at least 2: the first part of a history has nothing before it"
-            )
         if self.split is not None and self.columns.split is not None:
             raise InputError(f"split {self.split!r} and split column {self.columns.split!r} exclude each other, choose one")
         if self.seed < 0 or self.lightgcn.seed < 0:

@@ -28,10 +28,10 @@ class OnRay:
     """Works on the cluster that this process is connected to, else on the one that `$RAY_ADDRESS` names, else on this machine.
 
     Args:
-        workers: number of workers, one CPU each; None: as many as the cluster has CPUs for.
+        workers: number of workers, one CPU each; 0: as many as the cluster has CPUs for.
     """
 
-    def __init__(self, workers: int | None) -> None:
+    def __init__(self, workers: int) -> None:
         self._workers = workers
 
     def run(self, task: type[Task], shared: Mapping[str, Any], count: int, step: int) -> Iterator[tuple[int, int, Any]]:

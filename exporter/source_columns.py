@@ -7,7 +7,7 @@ from pathlib import Path
 from rexit.exporter.catalog import source_tables
 from rexit.exporter.catalog.interactions import interaction_columns
 from rexit.exporter.catalog.objectives import rules_of
-from rexit.exporter.catalog.source_tables import Needs
+from rexit.exporter.catalog.source_tables import Needs, column_option
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.template import Template
 
@@ -25,7 +25,7 @@ def check_columns(options: IndexOptions, template: Template, interactions: Path,
     objectives = rules_of(template.objectives, options.objectives, template.path)
     files: dict[Path, Needs] = {interactions: interaction_columns(options, template.contexts, template.requests, objectives)}
     if items is not None:
-        files[items] = {columns.item: "--item-column"} | template.columns("item")
+        files[items] = {columns.item: column_option("item")} | template.columns("item")
     if users is not None:
-        files[users] = {columns.user: "--user-column"} | template.columns("user")
+        files[users] = {columns.user: column_option("user")} | template.columns("user")
     source_tables.check_columns(files)

@@ -1,4 +1,4 @@
-"""`rexit index --update`: a newer catalog for the model that was trained on an older one.
+"""`rexit update`: a newer catalog for the model that was trained on an older one.
 
 1. Tokenizer and template must be the catalog's: the tokenizer's fingerprint and the compiled template are compared with it.
 2. Known users and items keep their ids and embeddings. They keep texts and vectors unless the users' or items' file has a row for
@@ -87,7 +87,7 @@ def update_catalog(
     rows = with_context_numbers(rows, old.contexts.entries, interactions)
     rows = with_request_tokens(rows, parsed.requests, language.tokenizer, interactions)
     rows = in_catalog_unit(rows, old, interactions)
-    frame = without_repeats(rows, options.repeats, interactions)
+    frame = without_repeats(rows, interactions)
     entities = {
         what: read_additions(old, what, frame[what], interactions, path, options.columns)
         for what, path in (("user", users), ("item", items))
@@ -124,8 +124,7 @@ def _options(old: Catalog) -> IndexOptions:
         columns=Columns(**{name: column for name, column in columns.items() if name != "split"}),
         positive_at=None if implicit else label["positive_at"],
         implicit=implicit,
-        **({"implicit_negatives": label["sampled"], "seed": label["seed"]} if implicit else {}),
-        repeats=old.info["repeats"]["by"],
+        **({"unrated": label["sampled"], "seed": label["seed"]} if implicit else {}),
         order=old.info["order"]["by"],
         objectives=tuple(ObjectiveRule(name, **rule) for name, rule in label.get("objectives", {}).items()),
     )

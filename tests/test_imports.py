@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "words",
     [
         ("score", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--json"),
-        ("score", "--pairs", "pairs.csv", "--out", "scores.csv", "--deadline-ms", "1e6", "--top-k", 1, "--json"),
+        ("score", "--pairs", "pairs.csv", "--out", "scores.csv", "--top-k", 1, "--json"),
         ("verify", "--json"),
         ("inspect", "--json"),
         ("inspect", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--json"),

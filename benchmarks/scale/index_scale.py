@@ -160,7 +160,7 @@ def index(folder: Path, epochs: int, threads: int, external: bool) -> dict[str, 
     options = IndexOptions(lightgcn=LightGCNOptions(epochs=epochs))
     if external:
         embeddings = ExternalOptions(folder / "item-embeddings.npy", folder / "user-embeddings.npy")
-        options = IndexOptions(external=embeddings, similar=folder / "similar-users.parquet", neighbours=NEIGHBOURS)
+        options = IndexOptions(external=embeddings, similar_users=folder / "similar-users.parquet", neighbours=NEIGHBOURS)
     info = build_catalog(
         folder / "ratings.parquet",
         folder / "items.parquet",

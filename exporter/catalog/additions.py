@@ -71,7 +71,7 @@ def read_additions(old: Catalog, what: str, values: pl.Series, source: Path, pat
     """
     old_ids = old.users if what == "user" else old.items
     known = pl.Series("id", old_ids.take(np.arange(len(old_ids))), pl.Int64 if old_ids.kind == "int64" else pl.String)
-    texts = None if path is None else read_entities(path, getattr(columns, what), f"--{what}-column")
+    texts = None if path is None else read_entities(path, getattr(columns, what), what)
     values = _same_type(known.dtype, values, what, source, old)
     listed = known.clear() if texts is None or path is None else _same_type(known.dtype, texts["id"], what, path, old)
     # New users need no row if prompts place nothing of them.
@@ -162,13 +162,11 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     fresh = frame.with_columns(
         user=pl.Series(users.rows), item=pl.Series(items.rows), time=pl.col("time") + after, new=pl.lit(True)
     ).select(*known.columns, *contexts, *texts, *objectives)
-    fresh = fresh.join(
-        known, on=["user", "item"] if options.repeats == "first" else list(_ORDER), how="anti", maintain_order="left"
-    )
+    fresh = fresh.join(known, on=list(_ORDER), how="anti", maintain_order="left")
     merged = pl.concat([known, fresh], how="diagonal").sort(*_ORDER, maintain_order=True)
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
     if options.implicit:
-        assigned = with_negatives(assigned, len(items.ids), options.implicit_negatives, options.seed, path)
+        assigned = with_negatives(assigned, len(items.ids), options.sampled, options.seed, path)
     parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *contexts, *texts, *objectives)]
     for name in SPLITS:
         part = old.split(name)

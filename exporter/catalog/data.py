@@ -76,11 +76,8 @@ def read_data(
     rows = with_request_tokens(rows, requests, tokenizer, source)
     unit = unit_of_times(rows["time"]) if options.order == "time" else None
     rows = rows.with_columns(in_unit(rows["time"], unit, source))
-    items = read_entities(items_path, columns.item, "--item-column")
-    if users_path is None:
-        users = pl.DataFrame({"id": rows["user"].unique()})
-    else:
-        users = read_entities(users_path, columns.user, "--user-column")
+    items = read_entities(items_path, columns.item, "item")
+    users = read_entities(users_path, columns.user, "user") if users_path else pl.DataFrame({"id": rows["user"].unique()})
     entities = {}
     for what, frame, path in (("user", users, users_path or source), ("item", items, items_path)):
         values, ids = unify_ids([rows[what], frame["id"]])
@@ -88,19 +85,19 @@ def read_data(
         rows = rows.with_columns(rows_of(values, entities[what]["id"], what, source, path).alias(what))
         del values  # gigabytes of a large catalog
     ids_of = {what: frame["id"] for what, frame in entities.items()}
-    parts = [without_repeats(part, options.repeats, source, ids_of) for part in by_range(rows, "user")]
+    parts = [without_repeats(part, source, ids_of) for part in by_range(rows, "user")]
     count = len(rows)
     del rows
     interactions = pl.concat(parts, rechunk=True)
     del parts
     dropped = count - len(interactions)
-    if options.unrated:
+    if options.sampled and not options.implicit:
         user_ids, item_ids = entities["user"]["id"], entities["item"]["id"]
-        interactions = with_unrated(interactions, user_ids, item_ids, options.unrated, options.seed, source)
+        interactions = with_unrated(interactions, user_ids, item_ids, options.sampled, options.seed, source)
     interactions, split = assign(interactions, options, source)
     samples = interactions
     if options.implicit:
-        samples = with_negatives(interactions, len(items), options.implicit_negatives, options.seed, source)
+        samples = with_negatives(interactions, len(items), options.sampled, options.seed, source)
     check_classes(samples, objectives, source)
     times = interactions["time"].to_numpy()
     timeline = Timeline(options.order, int(times.min()), int(times.max()), unit)

@@ -9,16 +9,16 @@ import polars as pl
 
 from rexit.errors import InputError
 from rexit.exporter.catalog.parts import blocks
-from rexit.exporter.catalog.source_tables import check_columns, read_table
+from rexit.exporter.catalog.source_tables import check_columns, column_option, read_table
 
 
-def read_entities(path: Path, id_column: str, option: str = "") -> pl.DataFrame:
+def read_entities(path: Path, id_column: str, role: str = "") -> pl.DataFrame:
     """Reads the users' or items' file.
 
     Args:
         path: CSV, TSV or Parquet.
         id_column: the column of ids.
-        option: the command-line option that names it, for messages.
+        role: its role in `--column ROLE=NAME`, for messages; "": no option names it.
 
     Returns:
         A row per user or item: the id in the column `id`, columns of vectors as lists of float32, every other column as text.
@@ -27,7 +27,7 @@ def read_entities(path: Path, id_column: str, option: str = "") -> pl.DataFrame:
     Raises:
         InputError: the file cannot be read, lacks the id column, or holds an id twice.
     """
-    check_columns({path: {id_column: option}})
+    check_columns({path: {id_column: column_option(role) if role else ""}})
     frame = read_table(path)
     ids = id_values(frame[id_column], path)
     if len(double := ids.filter(ids.is_duplicated())):

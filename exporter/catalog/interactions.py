@@ -21,7 +21,7 @@ from rexit.exporter.catalog.contexts import CONTEXT, ContextRule
 from rexit.exporter.catalog.entities import check_rows, id_values
 from rexit.exporter.catalog.objectives import label_column
 from rexit.exporter.catalog.request_texts import REQUEST, RequestRule
-from rexit.exporter.catalog.source_tables import Needs, check_columns, column_names, read_table
+from rexit.exporter.catalog.source_tables import Needs, check_columns, column_names, column_option, read_table
 from rexit.exporter.options import IndexOptions, ObjectiveRule
 from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
@@ -36,13 +36,13 @@ def interaction_columns(
 ) -> Needs:
     """The columns that the interactions file must have, each with the option that names it, or with its placeholder."""
     columns = options.columns
-    needs = {columns.user: "--user-column", columns.item: "--item-column"}
+    needs = {columns.user: column_option("user"), columns.item: column_option("item")}
     if not options.implicit:
-        needs[columns.rating] = "--rating-column; --implicit if there are no ratings"
+        needs[columns.rating] = f"{column_option('rating')}; --implicit if there are no ratings"
     if options.order == "time":
-        needs[columns.time] = "--time-column; --order if there are no times"
+        needs[columns.time] = f"{column_option('time')}; --order if there are no times"
     if columns.split is not None:
-        needs[columns.split] = "--split-column"
+        needs[columns.split] = column_option("split")
     for rule in contexts:
         needs.setdefault(rule.column, f"{{{CONTEXT}{rule.name}}} of the template")
     for text in requests:
@@ -97,14 +97,11 @@ def read_interactions(
     return pl.DataFrame(values)
 
 
-def without_repeats(
-    interactions: pl.DataFrame, repeats: str, path: Path, ids: Mapping[str, pl.Series] | None = None
-) -> pl.DataFrame:
-    """Drops repeated interactions.
+def without_repeats(interactions: pl.DataFrame, path: Path, ids: Mapping[str, pl.Series] | None = None) -> pl.DataFrame:
+    """Keeps the last row of each user, item and time.
 
     Args:
         interactions: the result of `read_interactions`, perhaps with rows in place of ids.
-        repeats: `all` keeps the last row of each user, item and time; `first` the earliest of each user and item.
         path: the file, for messages.
         ids: of `user` and `item`, if `interactions` has rows.
 
@@ -121,10 +118,7 @@ def without_repeats(
             raise InputError(
                 f"{path}: user {user!r} and item {item!r} at time {time} are in {' and '.join(names)}, expected one split"
             )
-    last = interactions.unique(key, keep="last", maintain_order=True)
-    if repeats == "all":
-        return last
-    return last.sort("time", maintain_order=True).unique(["user", "item"], keep="first", maintain_order=True)
+    return interactions.unique(key, keep="last", maintain_order=True)
 
 
 def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions, complete: bool) -> pl.Series:

@@ -51,7 +51,7 @@ def _unmet(interactions: pl.DataFrame, items: int, count: int, seed: int, path: 
     if len(left) and left.min() < count:
         raise InputError(
             f"{path}: a user met all but {left.min()} of {items} items, expected at least {count} others to draw negatives from "
-            "(--implicit-negatives)"
+            "(--unrated)"
         )
     rng = np.random.default_rng(seed)
     ranks = np.empty((len(part), 0), np.int64)  # among the items left, ascending

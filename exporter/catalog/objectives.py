@@ -3,7 +3,7 @@
 Rules
 1. An objective of the template without a rule of its own takes the column of its name.
 2. An empty cell, and NaN, is unknown. Without a threshold any other cell is 0 or 1, or a boolean; with one, a finite number.
-3. Sampled items (`--implicit`, `--unrated`) were not met: all their labels are 0.
+3. Sampled items (`--unrated`) were not met: all their labels are 0.
 4. The training split has both labels of each objective.
 """
 

@@ -21,7 +21,12 @@ import polars as pl
 from rexit.errors import InputError
 
 Needs = Mapping[str, str]
-"""Columns that a file must have, each with what asks for it: `{"rating": "--rating-column"}`."""
+"""Columns that a file must have, each with what asks for it: `{"rating": "--column rating=NAME"}`."""
+
+
+def column_option(role: str) -> str:
+    """The option that names the column of a role, for messages."""
+    return f"--column {role}=NAME"
 
 
 def read_table(path: Path, columns: Collection[str] | None = None) -> pl.DataFrame:

@@ -209,7 +209,7 @@ def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: Extern
     fold_in = items
     if options.fold_in == "least-squares":
         if users is None:
-            raise InputError("--fold-in least-squares needs --user-embeddings: it is fitted on them")
+            raise InputError("fold_in least-squares needs --user-embeddings: it is fitted on them")
         fold_in = items @ _least_squares(_liked(likes), items, users)
     if users is None:
         users = _liked(likes) @ fold_in
@@ -237,7 +237,7 @@ def _least_squares(liked: csr_array, items: Matrix, users: Matrix) -> Matrix:
         square += means.T @ means
         cross += means.T @ users[block][fitted].astype(np.float64)
     if not square.any():
-        raise InputError("--fold-in least-squares: no user has an embedding and likes an item that has one")
+        raise InputError("fold_in least-squares: no user has an embedding and likes an item that has one")
     square[np.diag_indices_from(square)] += RIDGE * np.trace(square) / len(square)
     return np.linalg.solve(square, cross).astype(np.float32)
 

@@ -48,7 +48,6 @@ def begins(parted: pl.DataFrame, users: int, count: int) -> NDArray[np.int64]:
 def train_snapshots(
     train: pl.DataFrame,
     likes: lightgcn.Likes,
-    count: int,
     epochs: int,
     options: LightGCNOptions,
     progress: Progress = silent,
@@ -58,14 +57,14 @@ def train_snapshots(
     Args:
         train: the training split, `user`, `item`, `time`, `liked`.
         likes: the edges of the catalog's own graph.
-        count: parts, K.
         epochs: of each snapshot; validation chose them for the catalog's own graph.
-        options: LightGCN's hyperparameters.
+        options: LightGCN's hyperparameters, and the number of parts.
         progress: called with "LightGCN of earlier moments", the epochs done and in all.
 
     Returns:
         The tensors of snapshots.safetensors, see docs/format.md.
     """
+    count = options.snapshots
     parted = parts(train, count)
     liked = parted.filter("liked")
     user, item, part = (liked[name].to_numpy() for name in ("user", "item", "part"))

@@ -18,8 +18,8 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.grown_catalog import swap_for_grown
 from builders.bundles.held_out import HeldOut
 from rexit.batch import BatchOptions, ColumnNames, Report, output, pairs, score_files, work
-from rexit.batch.engine import Local, Opening
-from rexit.bundle import Bundle, Counters
+from rexit.batch.engine import Engine, Local, Opening
+from rexit.bundle import Bundle
 from rexit.errors import BundleError, InputError
 
 COLUMNS = ColumnNames()
@@ -33,8 +33,8 @@ def frame(rows: int = 600) -> pl.DataFrame:
     return pl.DataFrame({"user_id": users, "item_id": random.choice(ITEM_IDS, rows), "as_of": times, "note": notes})
 
 
-def score(bundle: Bundle, source: Path, out: Path, counters: Path | None = None, **options: object) -> Report:
-    return score_files(Opening(bundle, 0, None), BatchOptions(source, out, COLUMNS, None, options, counters), Local())
+def score(bundle: Bundle, source: Path, out: Path, top_k: int = 0, engine: Engine | None = None) -> Report:
+    return score_files(Opening(bundle, 0), BatchOptions(source, out, COLUMNS, None, top_k), engine or Local())
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -86,10 +86,6 @@ def test_pairs_are_never_replaced(bundle: Bundle, tmp_path: Path, folder: bool, 
     for out in (source, tmp_path / "pairs.csv", Path("link.csv")):
         with pytest.raises(InputError, match=r"csv: is a file of --pairs, which --out would replace"):
             score(bundle, pairs, out, top_k=1)
-    with pytest.raises(InputError, match=r"csv: is a file of --pairs, which --counters would replace"):
-        score(bundle, pairs, tmp_path / "o.csv", Path("pairs.csv"))
-    with pytest.raises(InputError, match=r"o\.csv: is --out as well as --counters, expected two files"):
-        score(bundle, pairs, tmp_path / "o.csv", Path("o.csv"))
     assert source.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "link.csv"}
 
 
@@ -131,19 +127,17 @@ main()
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_killed_run_goes_on(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
-    source, out, counters = tmp_path / "pairs.csv", tmp_path / f"out.{suffix}", tmp_path / "counters.json"
+    source, out = tmp_path / "pairs.csv", tmp_path / f"out.{suffix}"
     frame().write_csv(source)
-    words = ("score", bundle.path, "--pairs", source, "--out", out, "--counters", counters)
+    words = ("score", bundle.path, "--pairs", source, "--out", out)
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not out.exists() and list((tmp_path / f"out.{suffix}.partial").glob("scored-*"))
-    report = score(bundle, source, out, counters)
+    report = score(bundle, source, out)
     assert 0 < report.resumed < report.pairs == 600
     clean = tmp_path / f"clean.{suffix}"
-    score(bundle, source, clean, tmp_path / "clean.json")
+    score(bundle, source, clean)
     assert out.read_bytes() == clean.read_bytes(), "to the bit"
-    assert counters.read_bytes() == (tmp_path / "clean.json").read_bytes(), "both runs' slates are counted"
-    assert Counters.read(counters, 3, bundle.variant_sha256).reached[0] == 600
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -158,7 +152,7 @@ def unfinished(bundle: Bundle, tmp_path: Path) -> Path:
             raise InputError("the test stops here")
 
     with pytest.raises(InputError, match="the test stops here"):
-        score_files(Opening(bundle, 0, None), BatchOptions(source, tmp_path / "o.csv", COLUMNS, None, {}), Failing())
+        score(bundle, source, tmp_path / "o.csv", engine=Failing())
     return source
 
 
@@ -198,7 +192,7 @@ def test_a_refresh_between_the_plan_and_the_session_ends_the_run(held_out: HeldO
             yield from super().score(*words, **keywords)
 
     with pytest.raises(BundleError, match="bundle: this bundle has another catalog than when the run began"):
-        score_files(Opening(Bundle.open(path), 0, None), BatchOptions(source, tmp_path / "o.csv", COLUMNS, None, {}), Late())
+        score(Bundle.open(path), source, tmp_path / "o.csv", engine=Late())
     assert not (tmp_path / "o.csv").exists()
 
 
@@ -226,5 +220,5 @@ def test_pairs_that_change_meanwhile(bundle: Bundle, tmp_path: Path) -> None:
             source.write_text("user_id,item_id,as_of,note\n")
 
     with pytest.raises(InputError, match="changed during the run"):
-        score_files(Opening(bundle, 0, None), BatchOptions(source, tmp_path / "o.csv", COLUMNS, None, {}), Slow())
+        score(bundle, source, tmp_path / "o.csv", engine=Slow())
     assert not (tmp_path / "o.csv").exists()

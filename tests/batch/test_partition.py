@@ -12,28 +12,24 @@ from rexit.batch.partition import Scoring, score_partition
 from rexit.batch.work import pair_type
 from rexit.bundle.context import Contexts
 from rexit.bundle.request_text import RequestTexts
-from rexit.errors import DeadlineError
+from rexit.errors import InputError
 
 
 class Recording:
-    """A session that notes what is asked of it and answers nothing in time."""
+    """A session that notes what is asked of it and takes every prompt for too long."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def score(self, user: Any, items: Sequence[Any], as_of: int | None, context: Any, request: Any) -> Any:
+    def score(self, user: Any, items: Sequence[Any], as_of: int | None, context: Any, request: Any, top_k: int) -> Any:
         assert context == {}
         self.calls.append((user, as_of, list(items)))
-        raise DeadlineError("late")
+        error = InputError("long")
+        error.status = "REXIT_TOO_LONG"
+        raise error
 
     def clear_cache(self) -> None:
         self.calls.append("clear")
-
-    def reset_counters(self) -> None:
-        pass
-
-    def counters(self) -> Any:
-        return SimpleNamespace(to_json=dict)
 
 
 def test_every_user_begins_with_an_empty_cache() -> None:
@@ -43,7 +39,7 @@ def test_every_user_begins_with_an_empty_cache() -> None:
     users, items = SimpleNamespace(id=lambda row: f"user {row}"), SimpleNamespace(take=lambda rows: rows.tolist())
     session: Any = Recording()
     catalog: Any = SimpleNamespace(users=users, items=items, contexts=Contexts(), request_texts=RequestTexts())
-    records, numbers = score_partition(session, catalog, ["stranger"], pairs, Scoring(timed=True, options={}))
+    records, numbers = score_partition(session, catalog, ["stranger"], pairs, Scoring(timed=True, top_k=0))
     assert session.calls == [
         *("clear", ("stranger", 10, [8])),
         *("clear", ("user 0", 10, [6])),

@@ -53,7 +53,7 @@ def given(tmp_path: Path) -> Path:
 
 
 def score(engine: Engine, bundle: Bundle, given: Path, out: Path) -> Report:
-    return score_files(Opening(bundle, 0, None), BatchOptions(given, out, ColumnNames(), 100, {}), engine)
+    return score_files(Opening(bundle, 0), BatchOptions(given, out, ColumnNames(), 100), engine)
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_a_run_begun_here_goes_on_there(bundle: Bundle, given: Path, tmp_path: P
 def test_a_signal_interrupts_as_everywhere(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     """Joining a cluster sets a handler of Ray's, whose exit code would be 15, without a word."""
     out = tmp_path / "out.parquet"
-    words = ("score", bundle.path, "--pairs", given, "--out", out, "--as-of", 100, "--engine", "ray", "--workers", 1)
+    words = ("score", bundle.path, "--pairs", given, "--out", out, "--as-of", 100, "--ray-workers", 1)
     cluster = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with subprocess.Popen([sys.executable, "-m", "rexit", *map(str, words)], env=cluster, stderr=subprocess.PIPE) as run:
         while run.poll() is None and not any(not path.suffix for path in Path(f"{out}.partial").glob("scored-*")):
@@ -141,8 +141,8 @@ def test_what_a_worker_raises_is_raised_here(bundle: Bundle, given: Path, tmp_pa
 def test_a_worker_with_another_catalog_is_refused(held_out: HeldOut, tmp_path: Path) -> None:
     """Pairs come to it as rows of the catalog that the run began with."""
     bundle = Bundle.open(Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")))
-    digests = Opening(bundle, 0, None).digests
+    digests = Opening(bundle, 0).digests
     swap_for_grown(bundle.path, held_out.catalog, tmp_path / "newer")
-    worker = Worker(str(bundle.path), bundle.variant.name, digests, 0, None, (), Scoring(False, {}))
+    worker = Worker(str(bundle.path), bundle.variant.name, digests, 0, (), Scoring(False, 0))
     with pytest.raises(BundleError, match="this bundle has another catalog than when the run began"):
         worker({"bytes": np.array([np.zeros(1, pair_type(0, 0)).tobytes()], object), "path": np.array(["pairs-000"])})

@@ -68,14 +68,14 @@ def test_outcomes_are_joined(run: Run, audited: Path) -> None:
     rows = [(int(user), item, int(n >= len(ITEMS) // 2)) for user in USER_IDS for n, item in enumerate(ITEMS)]
     path = write_outcomes(audited, rows)
     words = ("audit", audited / "bundle", audited / "audit.jsonl", "--outcomes", path)
-    ended = run(*words, "--liked-column", "liked", "--json")
+    ended = run(*words, "--column", "liked=liked", "--json")
     assert ended.code == 0, ended.err
     outcomes = ended.json["outcomes"]
     metrics = {metric["name"]: metric for metric in outcomes["metrics"]}
     assert outcomes["outcomes"] == [len(rows), len(rows)] and set(metrics) == {"ndcg@5", "ndcg@10", "user-auc", "auc"}
     assert (metrics["auc"]["policy"], metrics["auc"]["full"]) == (0, 1) and metrics["auc"]["capital"] is None
     assert metrics["ndcg@5"]["drop"] == pytest.approx(1) and metrics["ndcg@5"]["limit"] == 0.01
-    table = run(*words, "--liked-column", "liked")
+    table = run(*words, "--column", "liked=liked")
     assert table.code == 0 and f"By {len(rows):,} of {len(rows):,} outcomes" in table.out and "calibration error" in table.out
     clicks = pl.DataFrame([row[:2] for row in rows if row[2]], schema=["user_id", "item_id"], orient="row")
     clicks.write_parquet(audited / "clicks.parquet")
@@ -95,10 +95,10 @@ def test_bad_outcomes_are_one_line(run: Run, audited: Path) -> None:
         ([("x", item, 1)], "row 1: user 'x'"),
     ):
         write_outcomes(audited, rows)
-        assert_one_line(run(*words, "--liked-column", "liked"), 2, line)
+        assert_one_line(run(*words, "--column", "liked=liked"), 2, line)
     write_outcomes(audited, [(user, item)], ("user_id", "item_id"))
-    assert_one_line(run(*words, "--liked-column", "liked"), 2, "no column 'liked' (--liked-column)")
-    assert_one_line(run(*words, "--user-column", "who"), 2, "no column 'who' (--user-column)")
+    assert_one_line(run(*words, "--column", "liked=liked"), 2, "no column 'liked' (--column liked=NAME)")
+    assert_one_line(run(*words, "--column", "user=who"), 2, "no column 'who' (--column user=NAME)")
     (audited / "outcomes.csv").unlink()
     assert_one_line(run(*words), 2, "outcomes.csv: no such file")
 

@@ -72,7 +72,7 @@ def test_pairs_of_one_user_and_time_are_a_slate_for_each_context(run: Run, bundl
     frame = pl.DataFrame({"user_id": [USER] * 4, "item_id": ITEMS, **columns})
     assert scored(run, bundle, tmp_path, frame) == pytest.approx(expected, abs=1e-4)
     renamed = frame.rename({"hour": "local_hour"})
-    assert scored(run, bundle, tmp_path, renamed, "--context-column", "hour=local_hour") == pytest.approx(expected, abs=1e-4)
+    assert scored(run, bundle, tmp_path, renamed, "--column", "context.hour=local_hour") == pytest.approx(expected, abs=1e-4)
     pairs = tmp_path / "pairs.csv"
     frame.write_csv(pairs)
     ended = run("score", bundle, "--pairs", pairs, "--out", tmp_path / "out.csv", "--json")
@@ -94,8 +94,8 @@ def test_one_context_for_all_pairs(run: Run, bundle: Path, tmp_path: Path) -> No
         ({"device": ["tv", None]}, (), "row 2: context 'device' is missing, expected one of tv, phone, 7"),
         ({}, (), "context 'device' is missing, expected one of tv, phone, 7"),
         ({"device": ["tv", "tv"]}, ("--context", "device=tv"), "--context device and the column 'device' of"),
-        ({}, ("--context-column", "device=kind"), "no column 'kind' (--context-column device), it has: user_id, item_id"),
-        ({}, ("--context-column", "page=kind"), "context 'page': the prompt places no such context"),
+        ({}, ("--column", "context.device=kind"), "no column 'kind' (--column context.device=NAME), it has: user_id, item_id"),
+        ({}, ("--column", "context.page=kind"), "no role 'context.page', expected one of user, item, as_of, context.device, "),
     ],
 )
 def test_bad_pairs_write_nothing(
@@ -105,8 +105,3 @@ def test_bad_pairs_write_nothing(
     ended = run("score", bundle, "--pairs", tmp_path / "pairs.parquet", "--out", tmp_path / "out.parquet", *more)
     assert_one_line(ended, 2, expected)
     assert not (tmp_path / "out.parquet").exists()
-
-
-def test_a_column_of_contexts_is_for_pairs(run: Run, bundle: Path) -> None:
-    ended = run("score", bundle, *SLATE, "--context", "device=tv", "--context-column", "device=kind")
-    assert_one_line(ended, 2, "--context-column: only for --pairs")

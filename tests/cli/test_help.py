@@ -49,7 +49,7 @@ def test_every_option_is_explained(command: str) -> None:
 
 
 def test_defaults_are_told() -> None:
-    assert "Width of the embeddings. Default: 64." in unwrapped(help_of("index", 80))
+    assert "or random. Default: time." in unwrapped(help_of("index", 80))
 
 
 def panels(text: str) -> list[str]:
@@ -62,5 +62,4 @@ def test_other_options_stand_last() -> None:
 
 def test_options_of_index_stand_in_groups() -> None:
     titles = panels(help_of("index", 80))
-    groups = ["Columns", "Likes, order and splits", "Retriever (LightGCN)", "Embeddings from elsewhere", "Workers"]
-    assert titles == ["Input and output", *groups, "Other options"]
+    assert titles == ["Input and output", "Likes, order and splits", "Retriever", "Other options"]

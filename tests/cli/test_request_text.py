@@ -28,10 +28,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_slate(run: Run, bundle: Path) -> None:
     with runtime.open(bundle) as session:
-        expected = session.score(USER, ITEMS, request={"query": ids("wing drag"), "note": [7]}).log_odds.tolist()
-    for words in (("--request", "query=wing drag"), ("--request-tokens", "query=4,5")):
-        ended = run("score", bundle, *SLATE, *words, "--request-tokens", "note=7", "--json")
-        assert [pl.Series([score["log_odds"]], dtype=pl.Float32)[0] for score in ended.json["scores"]] == expected
+        expected = session.score(USER, ITEMS, request={"query": ids("wing drag"), "note": ids("heat")}).log_odds.tolist()
+    ended = run("score", bundle, *SLATE, "--request", "query=wing drag", "--request", "note=heat", "--json")
+    assert [pl.Series([score["log_odds"]], dtype=pl.Float32)[0] for score in ended.json["scores"]] == expected
 
 
 def test_the_prompt_of_a_slate(run: Run, bundle: Path) -> None:
@@ -47,12 +46,10 @@ def test_the_prompt_of_a_slate(run: Run, bundle: Path) -> None:
     ("words", "expected"),
     [
         (("--request", "query"), "--request 'query', expected NAME=VALUE, as in query=red shoes"),
-        (("--request-tokens", "=4"), "--request-tokens '=4', expected NAME=VALUE, as in query=17,4,9"),
-        (("--request-tokens", "query=wing"), "--request-tokens query is 'wing', expected token ids separated by commas"),
-        (("--request", "query=a", "--request-tokens", "query=4"), "--request-tokens query: given twice, expected once"),
+        (("--request", "=a"), "--request '=a', expected NAME=VALUE, as in query=red shoes"),
+        (("--request", "query=a", "--request", "query=b"), "--request query: given twice, expected once"),
         (("--request", "page=home"), "request text 'page': the prompt places no such text, it has: query, note"),
         (("--request", "query=" + "wing " * 7), "request text 'query' has 7 tokens, expected at most 6"),
-        (("--request-tokens", "query=4,64"), "request text 'query'[1] is 64, expected a token id from 0 to 63"),
         ((), "request text 'query' is missing, expected at most 6 tokens"),
     ],
 )
@@ -78,7 +75,7 @@ def test_pairs_of_one_user_and_time_are_a_slate_for_each_text(run: Run, bundle: 
     frame = pl.DataFrame({"user_id": [USER] * 4, "item_id": ITEMS, "query": [queries[n % 2] for n in range(4)]})
     assert scored(run, bundle, tmp_path, frame) == pytest.approx(expected, abs=1e-4)
     renamed = frame.rename({"query": "search"})
-    assert scored(run, bundle, tmp_path, renamed, "--request-column", "query=search") == pytest.approx(expected, abs=1e-4)
+    assert scored(run, bundle, tmp_path, renamed, "--column", "request.query=search") == pytest.approx(expected, abs=1e-4)
     pairs = tmp_path / "pairs.csv"
     frame.write_csv(pairs)
     ended = run("score", bundle, "--pairs", pairs, "--out", tmp_path / "out.csv", "--json")
@@ -101,9 +98,7 @@ def test_one_text_for_all_pairs(run: Run, bundle: Path, tmp_path: Path) -> None:
         ({"query": [[4], [4, 64]]}, (), "row 2: request text 'query'[1] is 64, expected a token id from 0 to 63"),
         ({}, (), "request text 'query' is missing, expected at most 6 tokens"),
         ({"query": ["wing", "wing"]}, ("--request", "query=wing"), "--request query and the column 'query' of"),
-        ({}, ("--request-column", "query=search"), "no column 'search' (--request-column query), it has: user_id, item_id"),
-        ({}, ("--request-column", "query"), "--request-column 'query', expected NAME=VALUE, as in query=search"),
-        ({}, ("--request-column", "page=user_id"), "request text 'page': the prompt places no such text"),
+        ({}, ("--column", "request.query=search"), "no column 'search' (--column request.query=NAME), it has: user_id, item_id"),
     ],
 )
 def test_bad_columns_are_one_line(
@@ -114,8 +109,5 @@ def test_bad_columns_are_one_line(
     assert_one_line(ended, 2, expected)
 
 
-def test_texts_are_for_ids(run: Run, bundle: Path) -> None:
-    words = ("--prefix", "1", "--candidates", "2", "--request", "query=wing")
-    assert_one_line(run("score", bundle, *words), 2, "--request: token ids take their place")
+def test_texts_are_for_prompts(run: Run, bundle: Path) -> None:
     assert_one_line(run("inspect", bundle, "--request", "query=wing"), 2, "--request: only for a prompt")
-    assert_one_line(run("score", bundle, *SLATE, "--request-column", "query=a"), 2, "--request-column: only for --pairs")

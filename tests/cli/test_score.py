@@ -12,8 +12,8 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
 from builders.bundles.held_out import write_ranked
 from rexit import runtime
-from rexit.bundle import Bundle, Counters, Policy
-from running.command import Run, assert_one_line, write_pairs
+from rexit.bundle import Bundle, Policy
+from running.command import Run, assert_one_line
 
 
 def test_one_user_as_the_runtime_scores(run: Run, place: Path) -> None:
@@ -38,11 +38,6 @@ def test_top_k_is_best_first(run: Run, place: Path) -> None:
     scores = run("score", place / "bundle", "--user", 100, f"--items={everything}", "--json").json["scores"]
     top = run("score", place / "bundle", "--user", 100, f"--items={everything}", "--top-k", 3, "--json").json["scores"]
     assert top == sorted(scores, key=lambda r: -r["log_odds"])[:3], "also among probabilities of 1.0"
-
-
-def test_force_exit(run: Run, place: Path) -> None:
-    rows = run("score", place / "bundle", "--user", 100, "--items", "3,8", "--force-exit", 1, "--json").json["scores"]
-    assert [(r["exit"], r["layers"]) for r in rows] == [(1, 2), (1, 2)]
 
 
 def test_unknown_user_is_placed_by_recent_items(run: Run, place: Path) -> None:
@@ -112,19 +107,15 @@ def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> N
         (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are 64-bit integers"),
         (("--user", 100, "--items", ","), 2, "no items given"),
         (("--user", 100), 2, "expected --user and --items, or --pairs and --out"),
-        (("--user", 100, "--items", "3", "--force-exit", 3), 2, "3"),
         (("--user", 100, "--items", "3", "--variant", "gpu"), 2, "no variant 'gpu', there are: cpu-fp32"),
         (("--user", 100, "--items", "3", "--pairs", "x.csv"), 2, "--pairs names the users and items"),
         (("--pairs", "x.csv"), 2, "--pairs needs --out"),
         (("--user", 100, "--items", "3", "--out", "o.csv"), 2, "--out: only for --pairs; one slate is scored here, and printed"),
         (
-            ("--user", 100, "--items", "3", "--user-column", "u", "--item-column", "i", "--as-of-column", "t"),
+            ("--user", 100, "--items", "3", "--column", "user=u", "--ray-workers", 0),
             2,
-            "--user-column and --item-column and --as-of-column: only for --pairs",
+            "--column and --ray-workers: only for --pairs",
         ),
-        (("--user", 100, "--items", "3", "--engine", "ray"), 2, "--engine: only for --pairs"),
-        (("--user", 100, "--items", "3", "--deadline-ms", "1e306"), 2, "deadline_ms is 1e+306, expected more than 0"),
-        (("--pairs", "x.csv", "--out", "y.csv", "--deadline-ms", "nan"), 2, "deadline_ms is nan, expected more than 0"),
     ],
 )
 def test_bad_arguments(run: Run, original: Path, words: tuple[object, ...], code: int, expected: str) -> None:
@@ -152,10 +143,6 @@ def test_candidates_without_an_answer() -> None:
     ]
 
 
-def test_deadline_before_the_first_exit(run: Run, original: Path) -> None:
-    assert_one_line(run("score", original / "bundle", "--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline")
-
-
 def test_no_such_bundle(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("score", tmp_path / "none", "--user", 1, "--items", "3"), 4, "none: no such bundle folder")
 
@@ -178,48 +165,3 @@ def test_truncated_file(run: Run, place: Path, name: str) -> None:
     path = place / "bundle" / name
     path.write_bytes(path.read_bytes()[:-8])
     assert_one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, name, "expected")
-
-
-def test_counters_go_to_a_file(run: Run, place: Path) -> None:
-    bundle, path = Bundle.open(place / "bundle"), place / "counters.json"
-    command = ("score", bundle.path, "--user", 100, "--counters", path)
-    for items, count in (("3,8,13", 3), ("3", 1)):  # the second replaces the first
-        assert run(*command, "--items", items).code == 0
-        counters = Counters.read(path, 3, bundle.variant_sha256)
-        assert counters.reached.tolist() == [count] * 3 and counters.stopped.tolist() == [0, 0, count]
-        assert counters.histograms.sum(1).tolist() == [count] * 3
-    write_pairs(place)
-    assert run("score", bundle.path, "--pairs", place / "pairs.csv", "--out", place / "out.csv", "--counters", path).code == 0
-    assert Counters.read(path, 3, bundle.variant_sha256).stopped.tolist() == [0, 0, 4]
-
-
-def test_counters_that_cannot_be_kept(run: Run, place: Path) -> None:
-    command = ("score", place / "bundle", "--user", 100, "--items", "3")
-    assert_one_line(run(*command, "--counters", place / "no/c.json"), 2, f"there is no folder {place / 'no'}")
-    assert_one_line(run(*command, "--counters", place), 2, "it is a folder")
-    assert_one_line(run(*command, "--counters", place / "c.json", "--force-exit", 0), 2, "forced exits are not counted")
-    assert not (place / "c.json").exists()
-
-
-def test_token_ids(run: Run, place: Path) -> None:
-    ended = run("score", place / "bundle", "--prefix", "1,2,3", "--candidates", "4;5,6", "--json")
-    with runtime.open(place / "bundle") as session:
-        expected = session.score_tokens([1, 2, 3], [[4], [5, 6]])
-    assert [row["log_odds"] for row in ended.json["scores"]] == pytest.approx(expected.log_odds.tolist(), abs=1e-5)
-    assert [row["item"] for row in ended.json["scores"]] == [0, 1]
-    table = run("score", place / "bundle", "--prefix", "", "--candidates", "4", "--top-k", 1)
-    assert table.code == 0 and "candidate" in table.out
-
-
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        (("--prefix", "1"), "token ids need both --prefix, which may be '', and --candidates"),
-        (("--prefix", "1", "--candidates", "2", "--user", "100"), "--user: token ids take their place"),
-        (("--prefix", "x", "--candidates", "2"), "--prefix is 'x', expected token ids separated by commas"),
-        (("--prefix", "1", "--candidates", "2;;3"), "candidate 1 has no tokens, expected at least one"),
-        (("--prefix", "1", "--candidates", "2,99999"), "candidate 0[1] is 99999, expected a token id from 0 to"),
-    ],
-)
-def test_bad_token_ids(run: Run, place: Path, words: tuple[str, ...], problem: str) -> None:
-    assert_one_line(run("score", place / "bundle", *words), 2, problem)

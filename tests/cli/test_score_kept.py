@@ -11,7 +11,7 @@ import pytest
 from builders.bundles.bundle_files import contents
 from builders.bundles.catalog import USER_IDS
 from rexit import runtime
-from rexit.errors import BackendError, DeadlineError, InputError
+from rexit.errors import BackendError, InputError
 from running.command import Run, assert_one_line, write_pairs
 from running.full_disk import largest_file
 
@@ -88,51 +88,22 @@ def test_ctrl_c_before_the_first_answer_leaves_nothing(run: Run, place: Path, mo
     assert contents(place) == before
 
 
-def test_a_slate_without_an_answer_costs_itself_alone(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_is_too_long_costs_its_own_slate(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = place / "o.csv"
-    failing(monkeypatch, 103, DeadlineError("the deadline passed before candidate 0 had reached its first exit"))
-    words = ("score", place / "bundle", "--pairs", write_pairs(place), "--out", out, "--deadline-ms", 1e6)
-    ended = run(*words)
-    assert ended.code == 7 and ended.out.startswith("Scored 2 of 3 slates (4 pairs)")
-    (line,) = ended.err.splitlines()
-    assert line.startswith("rexit: error: 1 of 3 slates have no answer, ")
-    assert line.endswith(
-        "o.csv has the others: user 103 at 30: the deadline passed before candidate 0 had reached its first exit"
-    )
-    scored = pl.read_csv(out)
-    assert scored["item_id"].to_list() == [3, -7, 8] and scored["cut_short"].to_list() == [False] * 3
-    report = run(*words, "--json").json
-    assert (report["rows"], report["pairs"], [slate["user"] for slate in report["unanswered"]]) == (3, 4, [103])
-
-
-def test_no_answer_in_time_at_all(run: Run, place: Path) -> None:
-    words = ("--pairs", write_pairs(place), "--out", place / "o.csv", "--deadline-ms", 0.001)
-    assert_one_line(
-        run("score", place / "bundle", *words), 7, "3 of 3 slates have no answer, nothing was written: user 100 at 30: "
-    )
-    assert not (place / "o.csv").exists() and not (place / "o.csv.partial").exists()
-
-
-def test_prompt_too_long_costs_its_own_slate(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("score", place / "bundle", "--pairs", write_pairs(place), "--out", out)
     error = InputError("the prompt has 99 tokens, the variant takes 96")
     error.status = "REXIT_TOO_LONG"
     failing(monkeypatch, 103, error)
-    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.csv")
-    assert ended.code == 2 and "user 103 at 30: the prompt has 99 tokens" in ended.err
-    assert pl.read_csv(place / "o.csv").height == 3
-
-
-def test_what_the_deadline_cut_short_is_marked(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = runtime.Session.score
-
-    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
-        scores = real(self, *words, **keywords)
-        scores.cut_short[0] = True
-        return scores
-
-    monkeypatch.setattr(runtime.Session, "score", score)
-    for suffix, read in (("csv", pl.read_csv), ("parquet", pl.read_parquet)):
-        out = place / f"o.{suffix}"
-        words = ("--pairs", write_pairs(place), "--out", out, "--deadline-ms", 1e6)
-        assert run("score", place / "bundle", *words).code == 0
-        assert read(out)["cut_short"].to_list() == [True, True, False, True]
+    ended = run(*words)
+    assert ended.code == 2 and ended.out.startswith("Scored 2 of 3 slates (4 pairs)")
+    (line,) = ended.err.splitlines()
+    assert line.startswith("rexit: error: 1 of 3 slates have no answer, ")
+    assert line.endswith("o.csv has the others: user 103 at 30: the prompt has 99 tokens, the variant takes 96")
+    assert pl.read_csv(out)["item_id"].to_list() == [3, -7, 8]
+    report = run(*words, "--json").json
+    assert (report["rows"], report["pairs"], [slate["user"] for slate in report["too_long"]]) == (3, 4, [103])
+    out.unlink()
+    failing(monkeypatch, 100, error)
+    ended = run(*words)
+    assert_one_line(ended, 2, "3 of 3 slates have no answer, nothing was written: user 100 at 30: ")
+    assert not out.exists() and not (place / "o.csv.partial").exists()

@@ -39,15 +39,15 @@ def test_rows_keep_order_and_equal_single_requests(run: Run, place: Path, source
 def test_columns_may_have_other_names(run: Run, place: Path) -> None:
     pairs = write_pairs(place, text="u,film\n100,3\n")
     out = place / "o.csv"
-    assert run("score", place / "bundle", "--pairs", pairs, "--out", out, "--user-column", "u", "--item-column", "film").code == 0
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", out, "--column", "user=u", "--column", "item=film").code == 0
     assert pl.read_csv(out).height == 1
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("user_id,film\n100,3\n", "no column 'item_id' (--item-column), it has: user_id, film"),
-        ("who,film\n100,3\n", "no columns 'user_id' (--user-column) and 'item_id' (--item-column), it has: who, film"),
+        ("user_id,film\n100,3\n", "no column 'item_id' (--column item=NAME), it has: user_id, film"),
+        ("who,film\n100,3\n", "no columns 'user_id' (--column user=NAME) and 'item_id' (--column item=NAME), it has: who, film"),
         ("user_id,item_id\n100,3\n100,3,9\n", "row 2 has 3 fields, the header has 2"),
         ("user_id,item_id,as_of\n100,3,30\n100,3\n", "row 2 has 2 fields, the header has 3"),
         ("user_id,item_id,as_of\n100,3,30\n100,3,\n", "row 2: `as_of` is missing"),
@@ -156,8 +156,8 @@ def test_pairs_outside_the_catalogs_times_are_said(run: Run, place: Path) -> Non
 def test_a_column_of_times_that_is_named_must_be_there(run: Run, place: Path) -> None:
     """Without it every interaction would be visible."""
     pairs = write_pairs(place)
-    ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--as-of-column", "when")
-    assert_one_line(ended, 2, "pairs.csv: no column 'when' (--as-of-column), it has: user_id, item_id, as_of")
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--column", "as_of=when")
+    assert_one_line(ended, 2, "pairs.csv: no column 'when' (--column as_of=NAME), it has: user_id, item_id, as_of")
 
 
 @pytest.mark.parametrize("line", [1, 2, 5000])

@@ -46,7 +46,7 @@ def test_texts_rates_and_labels_are_few_tokens_and_an_index_takes_it(data: Path)
         "prompt.toml",
     ]
     paths = [str(data / word) if word.endswith((".csv", ".toml")) else word for word in index]
-    done = CliRunner().invoke(app, [*paths, "--tokenizer", str(data / "own"), "--epochs", "0", "--out", str(data / "catalog")])
+    done = CliRunner().invoke(app, [*paths, "--tokenizer", str(data / "own"), "--out", str(data / "catalog")])
     assert done.exit_code == 0, done.output
 
 
@@ -64,7 +64,7 @@ def test_ids_and_vectors_are_no_texts(data: Path) -> None:
     train(data, "--out", str(data / "own"))
     frame = pl.read_csv(data / "items.csv").with_columns(pl.Series("look:float_seq", ["0.5 0.25"] * ratings.ITEMS))
     frame.rename({"item_id": "film"}).write_csv(data / "items.csv")
-    assert train(data, "--item-column", "film", "--out", str(data / "again")).exit_code == 0
+    assert train(data, "--column", "item=film", "--out", str(data / "again")).exit_code == 0
     first, again = ((data / name / "tokenizer.json").read_bytes() for name in ("own", "again"))
     assert first == again
 

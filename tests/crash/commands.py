@@ -48,8 +48,9 @@ def _index(place: Path) -> list[object]:
         "--tokenizer",
         place / "tokenizer.json",
     )
-    small = ("--neighbours", 3, "--dim", 8, "--epochs", 1)  # another catalog than the one that is there
-    return ["index", *files, "--template", place / "prompt.toml", "--out", place / "catalog", *small]
+    config = place / "retriever.json"
+    config.write_text('{"neighbours": 3, "dim": 8, "epochs": 1}')  # another catalog than the one that is there
+    return ["index", *files, "--template", place / "prompt.toml", "--out", place / "catalog", "--retriever-config", config]
 
 
 def _make_checkpoint(place: Path) -> None:

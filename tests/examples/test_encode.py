@@ -55,7 +55,7 @@ def test_each_text_has_its_vector(run: Run, encoder: Path, items: Path, tmp_path
     out = tmp_path / "books.parquet"
     printed = run(items, out, "--encoder", encoder, "--vector", "t=title", "--vector", "both=title,author")
     assert printed == "t: 16 numbers for 3 of 5 items\nboth: 16 numbers for 4 of 5 items\n"
-    frame = read_entities(out, "item_id", "--item-column")
+    frame = read_entities(out, "item_id")
     assert frame.columns == ["id", "title", "author", "t", "both"] and frame["author"].to_list() == [
         "Ann",
         "Bo",

@@ -1,4 +1,4 @@
-"""`rexit index --update`: what stays, what is added, and what is refused."""
+"""`rexit update`: what stays, what is added, and what is refused."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def data(indexed: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*extra: str, users: bool = True) -> Outcome:
-        options = ["--update", "catalog", "--interactions", "new.csv", "--items", "new-items.csv", "--tokenizer", "tok"]
+    def call(*extra: str, users: bool = True, catalog: str = "catalog") -> Outcome:
+        options = [catalog, "--interactions", "new.csv", "--items", "new-items.csv", "--tokenizer", "tok"]
         options += ["--template", "prompt.toml", "--out", "new", *(["--users", "new-users.csv"] if users else []), *extra]
         monkeypatch.chdir(data)
-        monkeypatch.setattr(sys, "argv", ["rexit", "index", *options])
+        monkeypatch.setattr(sys, "argv", ["rexit", "update", *options])
         with pytest.raises(SystemExit) as left:
             main()
         out, err = capsys.readouterr()
@@ -119,22 +119,15 @@ def test_what_the_catalog_holds_already_is_not_added(run: Run, data: Path) -> No
     assert (updated["interactions"], updated["repeats"]) == (27, 50)
 
 
-@pytest.mark.parametrize("order", ["time", "file"])
-def test_only_the_first_of_a_pair_counts_where_the_catalog_says_so(run: Run, data: Path, order: str) -> None:
-    rated, options = ratings.interactions(), replace(OPTIONS, repeats="first", order=order)
-    pl.concat([rated, rated.head(30).with_columns(pl.col("timestamp") + 1)]).write_csv(data / "ratings.csv")
-    build(data, options)
-    pair = rated.row(0, named=True) | {"timestamp": 30_000}
-    pl.concat([pl.read_csv(data / "new.csv"), pl.DataFrame(pair)]).write_csv(data / "new.csv")
-    code, out, err = run("--json")
-    assert code == 0, err
-    assert json.loads(out)["updated"]["repeats"] == 1
+def test_without_times_what_is_new_comes_last(run: Run, data: Path) -> None:
+    build(data, replace(OPTIONS, order="file"))
+    assert run()[0] == 0
     catalog = Catalog.open(data / "new")
-    row = catalog.users.row(pair["user_id"])
-    assert row is not None
-    begin, end = catalog.user_table["history_offsets"][row : row + 2]
-    items = catalog.items.take(catalog.user_table["history_items"][begin:end].astype(np.int64))
-    assert items.count(pair["item_id"]) == 1 and items[-1] == NEW_ITEM, "what is new comes behind what is known"
+    histories = catalog.user_table
+    for user in range(1, ratings.USERS + 1):
+        begin, end = histories["history_offsets"][catalog.users.row(user) :][:2]
+        items = catalog.items.take(histories["history_items"][begin:end].astype(np.int64))
+        assert NEW_ITEM in items[ratings.EACH :] and len(items) > ratings.EACH
 
 
 def test_new_times_are_read_in_the_catalogs_unit(data: Path, run: Run) -> None:
@@ -276,9 +269,8 @@ def test_an_updated_catalog_can_be_updated(data: Path, run: Run) -> None:
     assert run()[0] == 0
     (data / "newer.csv").write_text("user_id,item_id,rating,timestamp\n1,200,5,30000\n")
     (data / "newer-items.csv").write_text("item_id,title,year\n200,Film 200,1999\n")
-    assert (
-        run("--update", "new", "--interactions", "newer.csv", "--items", "newer-items.csv", "--out", "newer", users=False)[0] == 0
-    )
+    words = ("--interactions", "newer.csv", "--items", "newer-items.csv", "--out", "newer")
+    assert run(*words, users=False, catalog="new")[0] == 0
     assert Catalog.open(data / "newer").space == Catalog.open(data / "catalog").sha256
 
 
@@ -400,14 +392,6 @@ def test_columns_have_the_catalogs_names(data: Path, run: Run) -> None:
     assert code == 0, err
     old, new = (Catalog.open(data / name).info["columns"] for name in ("catalog", "new"))
     assert new == old == {"user": "who", "item": "film", "rating": "stars", "time": "when"}
-    code, _, err = run("--out", "refused", "--user-column", "who")
-    assert code == 2 and "--user-column does not go with --update: catalog decides that" in err
-
-
-def test_options_of_a_whole_index_are_refused(run: Run, data: Path) -> None:
-    code, _, err = run("--dim", "16")
-    assert code == 2 and err.count("\n") == 1 and "--dim does not go with --update: catalog decides that" in err
-    assert not (data / "new").exists()
 
 
 def test_a_bundles_copy_cannot_be_updated(run: Run, data: Path) -> None:

@@ -125,7 +125,7 @@ def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Pat
     columns = {name: pl.Series([value] * len(ITEMS)) for name, value in context.items()}
     pairs, out = tmp_path / "pairs.parquet", tmp_path / "scores.parquet"
     pl.DataFrame({"user_id": [USER] * len(ITEMS), "item_id": ITEMS, **columns}).write_parquet(pairs)
-    score_files(Opening(Bundle.open(bundle), 0, None), BatchOptions(pairs, out, ColumnNames(), None, {}), Local())
+    score_files(Opening(Bundle.open(bundle), 0), BatchOptions(pairs, out, ColumnNames(), None), Local())
     assert pl.read_parquet(out)["log_odds"].to_list() == expected
 
 

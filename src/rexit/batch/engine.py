@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opening:
-    """How a session is opened. threads, device: as in `rexit.open`."""
+    """How a session is opened. threads: as in `rexit.open`."""
 
     bundle: Bundle
     threads: int
-    device: str | None
 
     @cached_property
     def digests(self) -> Digests:
@@ -41,12 +40,12 @@ def digests(bundle: Bundle) -> Digests:
     return {"variant": bundle.variant_sha256, "policy": bundle.policy_sha256, "catalog": bundle.manifest.catalog_sha256}
 
 
-def open_session(path: Path, variant: str, expected: Digests, *, threads: int, device: str | None) -> tuple[Session, Catalog]:
+def open_session(path: Path, variant: str, expected: Digests, *, threads: int) -> tuple[Session, Catalog]:
     """Opens a session over the bundle that the run began with, and returns it with its catalog. Raises BundleError if the folder
     holds another bundle now."""
     from rexit import runtime
 
-    session = runtime.open(path, variant, threads=threads, device=device)
+    session = runtime.open(path, variant, threads=threads)
     try:
         bundle = Bundle.open(path, variant)  # after the session, so that a refresh in between is noticed
         if changed := [name for name, sha256 in digests(bundle).items() if sha256 != expected[name]]:
@@ -77,7 +76,7 @@ class Local:
         self, opening: Opening, work: Work, plan: Plan, pending: Sequence[int], scoring: Scoring, advance: Advance
     ) -> Iterator[tuple[int, Scored]]:
         path, variant = opening.bundle.path, opening.bundle.variant.name
-        opened, catalog = open_session(path, variant, opening.digests, threads=opening.threads, device=opening.device)
+        opened, catalog = open_session(path, variant, opening.digests, threads=opening.threads)
         with contextlib.closing(opened) as session:
             for partition in pending:
                 pairs = work.pairs(partition, catalog)

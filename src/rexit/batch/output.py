@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 COLUMNS: Mapping[str, str] = {"probability": "Float32", "log_odds": "Float32", "exit": "Int32"}
 """Columns that scoring adds, with the names of their polars types."""
-CUT_SHORT: Mapping[str, str] = {"cut_short": "Boolean"}
-"""Columns that it adds if there is a deadline."""
 BUFFERED = 1024
 """Records of each partition that are read at once."""
 
@@ -39,7 +37,6 @@ class Output:
     Attributes:
         out: The output file.
         files: The files of pairs.
-        added: Columns that scoring adds.
         kinds: The catalog's kinds of ids, of `user` and `item`.
         text_times: See `Plan`.
         in_order: Whether rows keep their order; else slates are ranked.
@@ -47,7 +44,6 @@ class Output:
 
     out: Path
     files: PairFiles
-    added: Mapping[str, str]
     kinds: Mapping[str, str]
     text_times: bool
     in_order: bool
@@ -126,10 +122,10 @@ class _Sink(Protocol):
 
 class _Csv:
     def __init__(self, folder: Path, output: Output) -> None:
-        self._path, self._added = folder / "out.csv", tuple(output.added)
+        self._path = folder / "out.csv"
         self._file: IO[str] = open(self._path, "w", newline="", encoding="utf-8")  # noqa: SIM115 (close() closes it)
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow([*output.files.header, *self._added])
+        self._writer.writerow([*output.files.header, *COLUMNS])
 
     def take(self, batch: Batch, rows: list[int]) -> list[Sequence[Any]]:
         return batch.rows(rows)
@@ -141,7 +137,8 @@ class _Csv:
         return [some[n] for n in rows]
 
     def write(self, some: list[Sequence[Any]], scores: NDArray[Any]) -> None:
-        self._writer.writerows([*cells, *values] for cells, values in zip(some, _texts(scores, self._added), strict=True))
+        columns = [map(str, scores[name]) for name in COLUMNS]
+        self._writer.writerows([*cells, *values] for cells, *values in zip(some, *columns, strict=True))
 
     def close(self) -> Path:
         self._file.close()
@@ -180,11 +177,7 @@ class _Parquet:
 
         if not len(scores):
             return
-        answered = pl.Series(scores["exit"] >= 0)
-        columns = []
-        for name, dtype in self._output.added.items():
-            series = pl.Series(name, np.ascontiguousarray(scores[name]), getattr(pl, dtype))
-            columns.append(series if name in CUT_SHORT else pl.select(pl.when(answered).then(series).alias(name)).to_series())
+        columns = [pl.Series(name, np.ascontiguousarray(scores[name]), getattr(pl, dtype)) for name, dtype in COLUMNS.items()]
         some.with_columns(columns).write_parquet(self._folder / f"rows-{self._count:06d}.parquet")
         self._count += 1
 
@@ -199,11 +192,3 @@ class _Parquet:
             except pl.exceptions.PolarsError as exc:
                 raise InputError(f"{path}: cannot be written: {str(exc).splitlines()[0]}") from exc
         return path
-
-
-def _texts(scores: NDArray[Any], added: Sequence[str]) -> Iterator[list[Any]]:
-    """Yields the added cells of each row. Without an answer only `cut_short` has a value."""
-    columns = [scores[name] for name in added]
-    for n, answered in enumerate((scores["exit"] >= 0).tolist()):
-        values = (column[n] for column in columns)
-        yield [str(value).lower() if value.dtype == bool else str(value) if answered else "" for value in values]

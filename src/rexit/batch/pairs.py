@@ -283,10 +283,10 @@ def _not_parquet(path: Path, exc: Exception) -> InputError:
 
 
 def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
-    named = {"--user-column": columns.user, "--item-column": columns.item, "--as-of-column": columns.as_of}
-    named |= {f"--context-column {name}": column for name, column in columns.context.items()}
-    named |= {f"--request-column {name}": column for name, column in columns.request.items()}
-    missing = [f"{name!r} ({option})" for option, name in named.items() if name is not None and name not in header]
+    named = {"user": columns.user, "item": columns.item, "as_of": columns.as_of}
+    named |= {f"context.{name}": column for name, column in columns.context.items()}
+    named |= {f"request.{name}": column for name, column in columns.request.items()}
+    missing = [f"{name!r} (--column {role}=NAME)" for role, name in named.items() if name is not None and name not in header]
     if missing:
         raise InputError(f"{path}: no column{'s' * (len(missing) > 1)} {' and '.join(missing)}, it has: {', '.join(header)}")
     for name in header:

@@ -3,12 +3,12 @@
 1. A slate is the rows of one user, one time, one context and one set of request texts, in the order of the file.
 2. A user's slates follow one another by time, then by context, then by request texts. The first begins with an empty prefix
    cache, so scores depend on nothing else.
-3. A slate without an answer in time, or with a prompt that is too long, is recorded. Any other failure ends the run.
+3. A slate with a prompt that is too long is recorded. Any other failure ends the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.batch.work import SCORE
-from rexit.errors import DeadlineError, RexitError
+from rexit.errors import RexitError
 
 if TYPE_CHECKING:
     from rexit.bundle import Catalog, Id
@@ -29,16 +29,16 @@ class Scoring:
 
     Attributes:
         timed: Whether pairs have times.
-        options: Options of `Session.score`.
+        top_k: Of `Session.score`.
     """
 
     timed: bool
-    options: Mapping[str, Any]
+    top_k: int
 
 
 Scored = tuple[NDArray[Any], dict[str, Any]]
 """Records of `SCORE`, and the partition's summary: numbers of pairs, slates, candidates with an answer and their layers; the
-unanswered slates; the session's counters."""
+slates that are too long."""
 
 
 def score_partition(
@@ -52,7 +52,7 @@ def score_partition(
     """Scores one partition.
 
     Args:
-        session: Its counters are reset.
+        session: Its cache is cleared.
         catalog: The session's catalog.
         unknown: Users that the catalog does not have, by their numbers in the pairs.
         pairs: Records of `catalog_pair_type`.
@@ -62,8 +62,7 @@ def score_partition(
     Raises:
         BackendError: And whatever else `Session.score` raises if the session cannot continue.
     """
-    session.reset_counters()
-    parts, unanswered = [], []
+    parts, too_long = [], []
     slates = candidates = layers = 0
     last_user = None
     for rows in _slates(pairs):
@@ -79,18 +78,18 @@ def score_partition(
         slates += 1
         try:
             items = catalog.items.take(slate["item"])
-            scores = session.score(user_id, items, as_of=as_of, context=context, request=request, **scoring.options)
+            scores = session.score(user_id, items, as_of=as_of, context=context, request=request, top_k=scoring.top_k)
         except RexitError as exc:
-            if not (isinstance(exc, DeadlineError) or exc.status == "REXIT_TOO_LONG"):
+            if exc.status != "REXIT_TOO_LONG":
                 raise
-            unanswered.append([int(slate["row"][0]), user_id, as_of, type(exc).__name__, str(exc)])
+            too_long.append([int(slate["row"][0]), user_id, as_of, str(exc)])
         else:
             parts.append(_records(slate["row"], scores))
             candidates += len(slate)
             layers += scores.stats.candidate_layers
         advance(len(slate))
-    numbers = {"pairs": len(pairs), "slates": slates, "candidates": candidates, "layers": layers, "unanswered": unanswered}
-    return np.concatenate([np.empty(0, SCORE), *parts]), {**numbers, "counters": session.counters().to_json()}
+    summary = {"pairs": len(pairs), "slates": slates, "candidates": candidates, "layers": layers, "too_long": too_long}
+    return np.concatenate([np.empty(0, SCORE), *parts]), summary
 
 
 def _slates(pairs: NDArray[Any]) -> Iterator[NDArray[np.int64]]:
@@ -113,6 +112,6 @@ def _request(catalog: Catalog, tokens: NDArray[np.int32]) -> dict[str, NDArray[n
 def _records(rows: NDArray[np.int64], scores: Scores) -> NDArray[Any]:
     records = np.zeros(len(scores), SCORE)
     records["row"], records["last"], records["rank"] = rows[scores.index], rows[-1], np.arange(len(scores))
-    for name in ("exit", "probability", "log_odds", "cut_short"):
+    for name in ("exit", "probability", "log_odds"):
         records[name] = getattr(scores, name)
     return records

@@ -34,10 +34,10 @@ class OnRay:
     A worker takes as many CPUs as its session has threads, by default 1.
 
     Args:
-        workers: Number of workers; None: as many as the cluster has CPUs for.
+        workers: Number of workers; 0: as many as the cluster has CPUs for.
     """
 
-    def __init__(self, workers: int | None) -> None:
+    def __init__(self, workers: int) -> None:
         self._workers = workers
 
     def score(
@@ -69,7 +69,6 @@ class OnRay:
                 "variant": bundle.variant.name,
                 "digests": opening.digests,
                 "threads": threads,
-                "device": opening.device,
                 "unknown": plan.unknown,
                 "scoring": scoring,
             },
@@ -85,17 +84,16 @@ class Worker:
         variant: str,
         digests: Digests,
         threads: int,
-        device: str | None,
         unknown: Sequence[Any],
         scoring: Scoring,
     ) -> None:
-        self._path, self._variant, self._digests, self._threads, self._device = path, variant, digests, threads, device
+        self._path, self._variant, self._digests, self._threads = path, variant, digests, threads
         self._unknown, self._scoring = unknown, scoring
 
     @cached_property
     def _opened(self) -> tuple[Session, Catalog]:
         """Opened on the first call: if a constructor raises, Ray reports a dead actor without the exception."""
-        return open_session(Path(self._path), self._variant, self._digests, threads=self._threads, device=self._device)
+        return open_session(Path(self._path), self._variant, self._digests, threads=self._threads)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         """Scores the one partition in a batch: its `bytes` (records of `catalog_pair_type`) and `path`."""

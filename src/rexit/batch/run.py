@@ -16,18 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rexit import __version__, errors
+from rexit import __version__
 from rexit.batch.engine import Engine, Opening
-from rexit.batch.output import COLUMNS, CUT_SHORT, Output
+from rexit.batch.output import COLUMNS, Output
 from rexit.batch.pairs import OUTPUTS, ColumnNames, PairFiles, check_format
 from rexit.batch.partition import Scoring
 from rexit.batch.work import Plan, Work
-from rexit.bundle import Counters, Id, check_writable
+from rexit.bundle import Id, check_writable
 from rexit.bundle.context import Value
 from rexit.bundle.request_text import Text
-from rexit.errors import InputError, RexitError
+from rexit.errors import InputError
 from rexit.progress import Progress, silent
 
 
@@ -40,8 +38,7 @@ class BatchOptions:
         out: The output, a .csv or .parquet file.
         columns: Names of the columns.
         as_of: The time of every row, if the files have no column of times; None: no time.
-        options: `top_k`, `deadline_ms`, `force_exit` and `weights` of `Session.score`.
-        counters: The file that the counters are written to; None: they are not.
+        top_k: Rows of a slate that are kept, best first; 0: all, in their order.
         context: The context of every row, values by name, for names that have no column.
         request: The request texts of every row, by name, likewise.
     """
@@ -50,19 +47,18 @@ class BatchOptions:
     out: Path
     columns: ColumnNames
     as_of: int | None
-    options: Mapping[str, Any]
-    counters: Path | None = None
+    top_k: int = 0
     context: Mapping[str, Value] = field(default_factory=dict)
     request: Mapping[str, Text] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Unanswered:
-    """A slate without an answer, and why."""
+class TooLong:
+    """A slate whose prompt is too long for the model."""
 
     user: Id
     as_of: int | None
-    error: RexitError
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Report:
         slates: Number of slates.
         rows: Rows of the output; 0: there is no output.
         resumed: Pairs that an earlier run had scored.
-        unanswered: Slates without an answer.
+        too_long: Slates without an answer.
         unknown_users: Users that the catalog does not have.
         mean_layers: Layers per candidate with an answer; None without any.
         seconds: Duration of this run.
@@ -84,7 +80,7 @@ class Report:
     slates: int
     rows: int
     resumed: int
-    unanswered: tuple[Unanswered, ...]
+    too_long: tuple[TooLong, ...]
     unknown_users: tuple[Id, ...]
     mean_layers: float | None
     seconds: float
@@ -109,7 +105,7 @@ def score_files(
         on_stop: Called if scoring fails or is interrupted, with the work folder and the number of pairs scored so far.
 
     Returns:
-        A report. It lists slates without an answer in time, or with a prompt that is too long.
+        A report. It lists slates with a prompt that is too long.
 
     Raises:
         InputError: The pairs, or a place for output, are not what is expected.
@@ -117,16 +113,15 @@ def score_files(
     """
     begin = time.perf_counter()
     bundle, out = opening.bundle, options.out
-    added = {**COLUMNS, **(CUT_SHORT if options.options.get("deadline_ms") is not None else {})}
     placed = bundle.catalog.contexts.names, bundle.catalog.request_texts.names
-    files = PairFiles.find(options.pairs, options.columns, tuple(added), *placed)
+    files = PairFiles.find(options.pairs, options.columns, tuple(COLUMNS), *placed)
     if files.time is not None and options.as_of is not None:
         raise InputError(f"--as-of and the column {files.time!r} of {files.place} both give a time, expected one")
     if both := [name for name in options.context if name in files.contexts]:
         raise InputError(f"--context {both[0]} and the column {files.contexts[both[0]]!r} of {files.place}, expected one")
     if both := [name for name in options.request if name in files.texts]:
         raise InputError(f"--request {both[0]} and the column {files.texts[both[0]]!r} of {files.place}, expected one")
-    _check_out(out, files, options.counters)
+    _check_out(out, files)
     identity = _identity(opening, options, files)
     with Work.opened(out) as work:
         with _removed_without_a_plan(work):
@@ -137,13 +132,12 @@ def score_files(
             stored = work.scored()
             resumed = sum(summary["pairs"] for summary in work.summaries())
             on_plan(plan, resumed)
-            scoring = Scoring(files.time is not None or options.as_of is not None, options.options)
+            scoring = Scoring(files.time is not None or options.as_of is not None, options.top_k)
             pending = [partition for partition in plan.partitions if partition not in stored]
             advance = _PairCount(progress, resumed, plan.rows)
             for partition, (scores, summary) in engine.score(opening, work, plan, pending, scoring, advance):
                 work.store(partition, scores, summary)
-            in_order = not options.options.get("top_k")
-            output = Output(out, files, added, bundle.catalog.info["ids"], plan.text_times, in_order)
+            output = Output(out, files, bundle.catalog.info["ids"], plan.text_times, in_order=not options.top_k)
             if files.identity() != identity["pairs"]:
                 raise InputError(f"{files.place}: changed during the run; remove {work.folder} to begin anew")
             rows = output.write(work.folder, list(work.scored().values()), progress)
@@ -154,8 +148,6 @@ def score_files(
                 work.remove()
             raise
         report = _report(work, plan, rows, resumed, begin)
-        if options.counters is not None:
-            _sum_counters(work.summaries()).write(options.counters, bundle.variant_sha256, bundle.policy_sha256)
         work.remove()
     return report
 
@@ -196,46 +188,33 @@ def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict
         "--request": {
             name: text if isinstance(text, str) else [int(token) for token in text] for name, text in options.request.items()
         },
-        **{f"--{name.replace('_', '-')}": value for name, value in options.options.items()},
+        "--top-k": options.top_k,
     }
 
 
-def _check_out(out: Path, files: PairFiles, counters: Path | None) -> None:
-    """Raises InputError if the scored pairs or the counters cannot be written."""
+def _check_out(out: Path, files: PairFiles) -> None:
+    """Raises InputError if the scored pairs cannot be written."""
     check_format(out, OUTPUTS)
-    check_place(out)
-    for place, option in ((out, "--out"), (counters, "--counters")):
-        if place is not None and place.exists() and any(place.samefile(path) for path in files.files):
-            raise InputError(f"{place}: is a file of --pairs, which {option} would replace")
-    if counters is not None and counters.resolve() == out.resolve():
-        raise InputError(f"{counters}: is --out as well as --counters, expected two files")
-
-
-def check_place(out: Path) -> None:
-    """Raises InputError if a file cannot be written."""
     if out.is_dir():
         raise InputError(f"{out}: cannot be written: it is a folder")
     if not out.parent.is_dir():
         raise InputError(f"{out}: cannot be written: there is no folder {out.parent}")
+    if out.exists() and any(out.samefile(path) for path in files.files):
+        raise InputError(f"{out}: is a file of --pairs, which --out would replace")
     check_writable(out.parent)
 
 
 def _report(work: Work, plan: Plan, rows: int, resumed: int, begin: float) -> Report:
     summaries = work.summaries()
     total = {name: sum(summary[name] for summary in summaries) for name in ("slates", "candidates", "layers")}
-    unanswered = sorted((slate for summary in summaries for slate in summary["unanswered"]), key=lambda slate: slate[0])
+    too_long = sorted((slate for summary in summaries for slate in summary["too_long"]), key=lambda slate: slate[0])
     return Report(
         pairs=plan.rows,
         slates=total["slates"],
         rows=rows,
         resumed=resumed,
-        unanswered=tuple(Unanswered(user, as_of, getattr(errors, kind)(line)) for _, user, as_of, kind, line in unanswered),
+        too_long=tuple(TooLong(user, as_of, reason) for _, user, as_of, reason in too_long),
         unknown_users=plan.unknown,
         mean_layers=total["layers"] / total["candidates"] if total["candidates"] else None,
         seconds=time.perf_counter() - begin,
     )
-
-
-def _sum_counters(summaries: list[dict[str, Any]]) -> Counters:
-    names = ("reached", "stopped", "cut_short", "histograms")
-    return Counters(*(np.sum([summary["counters"][name] for summary in summaries], axis=0) for name in names))

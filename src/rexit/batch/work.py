@@ -59,10 +59,9 @@ SCORE = np.dtype(
         ("exit", "<i4"),
         ("probability", "<f4"),
         ("log_odds", "<f4"),
-        ("cut_short", "?"),
     ]
 )
-"""A row of the output. last: the last row of its slate. rank: its place in the slate. exit: -1 without an answer in time."""
+"""A row of the output. last: the last row of its slate. rank: its place in the slate."""
 
 
 @dataclass(frozen=True)

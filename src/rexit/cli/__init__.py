@@ -26,6 +26,7 @@ from rexit.cli import (
     serve,
     tokenizer,
     train,
+    update,
     verify,
 )
 from rexit.cli.common.extras import missing
@@ -40,6 +41,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Make a bundle": {
         "tokenizer": tokenizer.tokenizer,
         "index": index.index,
+        "update": update.update,
         "heads": heads.heads,
         "train": train.train,
         "export": export.export,

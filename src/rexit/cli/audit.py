@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli.common.audited import print_audit
+from rexit.cli.common.named import parse_columns
 from rexit.cli.common.options import JsonOption, VariantOption
 from rexit.cli.common.output import print_json, stdout
 from rexit.cli.common.tables import print_table
@@ -30,11 +31,12 @@ def audit(
     outcomes: Annotated[
         Path | None, typer.Option(help="What users did: a .csv, .tsv or .parquet file with a row for each user and item.")
     ] = None,
-    user_column: Annotated[str, typer.Option(help="Column of the users' ids.")] = "user_id",
-    item_column: Annotated[str, typer.Option(help="Column of the items' ids.")] = "item_id",
-    liked_column: Annotated[
-        str | None,
-        typer.Option(help="Column of 1 or 0. Default: every row is a like, and the other candidates of its user are not liked."),
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column's name, as ROLE=NAME: user (user_id), item (item_id), or liked: 1 or 0. Default: every row "
+            "is a like, and the other candidates of its user are not."
+        ),
     ] = None,
     variant: VariantOption = None,
     json: JsonOption = False,
@@ -64,7 +66,8 @@ def audit(
     watch.add_all(slates)
     labelled: Labelled | None = None
     if outcomes is not None:
-        labelled = _label(opened, watch.limits, slates, outcomes, (user_column, item_column, liked_column))
+        named = {"user": "user_id", "item": "item_id", **parse_columns(column, ("user", "item", "liked"))}
+        labelled = _label(opened, watch.limits, slates, outcomes, (named["user"], named["item"], named.get("liked")))
     if json:
         print_json({**watch.to_json(), "outcomes": None if labelled is None else labelled.to_json()})
         return
@@ -118,7 +121,7 @@ def _read_outcomes(
     user_column, item_column, liked_column = columns
     files = PairFiles.find(path, ColumnNames(user_column, item_column), (), (), ())
     if liked_column is not None and liked_column not in files.header:
-        raise InputError(f"{path}: no column {liked_column!r} (--liked-column), it has: {', '.join(files.header)}")
+        raise InputError(f"{path}: no column {liked_column!r} (--column liked=NAME), it has: {', '.join(files.header)}")
     catalog = bundle.catalog
     kinds = catalog.info["ids"]
     known = {slate.user for slate in slates}

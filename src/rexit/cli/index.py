@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.engines import check_engine
-from rexit.cli.common.options import JsonOption
+from rexit.cli.common.named import parse_columns
+from rexit.cli.common.options import JsonOption, RayWorkersOption
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
 from rexit.exporter.options import (
-    FOLD_INS,
+    IMPLICIT_NEGATIVES,
     POSITIVE_AT,
-    SIMILARITIES,
     Columns,
     ExternalOptions,
     IndexOptions,
@@ -31,208 +31,94 @@ if TYPE_CHECKING:
     from rexit.exporter.workers import Workers
 
 _DEFAULT = IndexOptions()
-_COLUMNS, _LIGHTGCN = _DEFAULT.columns, _DEFAULT.lightgcn
+_ROLES = tuple(asdict(_DEFAULT.columns))
 
 _input = partial(typer.Option, rich_help_panel="Input and output")
-_column = partial(typer.Option, rich_help_panel="Columns")
 _likes = partial(typer.Option, rich_help_panel="Likes, order and splits")
-_retriever = partial(typer.Option, rich_help_panel="Retriever (LightGCN)")
-_external = partial(typer.Option, rich_help_panel="Embeddings from elsewhere")
-_work = partial(typer.Option, rich_help_panel="Workers")
+_retriever = partial(typer.Option, rich_help_panel="Retriever")
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def index(
-    context: typer.Context,
-    interactions: Annotated[Path, _input(help="Who rated what and when: CSV, TSV or Parquet. With --update: the new ones.")],
+    interactions: Annotated[Path, _input(help="Who rated what and when: CSV, TSV or Parquet.")],
+    items: Annotated[Path, _input(help="One row per item: its id and the columns that the template names.")],
     tokenizer: Annotated[str, _input(help="A tokenizer.json, a folder with one, or a Hugging Face Hub name.")],
-    template: Annotated[Path, _input(help="The prompt template, TOML (docs/template.md).")],
+    template: Annotated[Path, _input(help="The prompt template, TOML.")],
     out: Annotated[Path, _input(help="The catalog folder to write. An older catalog there is replaced.")],
-    items: Annotated[
-        Path | None,
+    users: Annotated[Path | None, _input(help="One row per user, if the template names columns of users.")] = None,
+    column: Annotated[
+        list[str] | None,
         _input(
-            help="One row per item: its id and the columns that the template names. With --update: new items, and existing items "
-            "whose text changed."
+            help="Another column's name, as ROLE=NAME: user (user_id), item (item_id), rating, time (timestamp), or split, which "
+            "says train, validation (or valid) or test."
         ),
     ] = None,
-    users: Annotated[
-        Path | None, _input(help="One row per user, if the template names columns of users. With --update: as --items.")
-    ] = None,
-    update: Annotated[
-        Path | None,
-        _input(
-            help="A catalog to extend, for the model that was trained on it. Ids, embeddings, prompt program and limits stay."
-        ),
-    ] = None,
-    user_column: Annotated[str, _column(help="User ids.")] = _COLUMNS.user,
-    item_column: Annotated[str, _column(help="Item ids.")] = _COLUMNS.item,
-    rating_column: Annotated[str, _column(help="Ratings. Not read with --implicit.")] = _COLUMNS.rating,
-    time_column: Annotated[
-        str, _column(help="Times: whole numbers, dates or ISO 8601 text. Read with --order time only.")
-    ] = _COLUMNS.time,
-    split_column: Annotated[str | None, _column(help="Splits: train, validation (or valid), test.")] = None,
-    positive_at: Annotated[
-        float | None, _likes(help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}; not with --implicit.")
-    ] = None,
-    implicit: Annotated[
-        bool,
-        _likes(
-            "--implicit",
-            help="No ratings: every interaction is a like. Sampled items that the user has not met are the dislikes.",
-        ),
-    ] = False,
-    implicit_negatives: Annotated[
-        int, _likes(help="With --implicit: sampled items per interaction.")
-    ] = _DEFAULT.implicit_negatives,
+    positive_at: Annotated[float | None, _likes(help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}.")] = None,
+    implicit: Annotated[bool, _likes("--implicit", help="No ratings: every interaction is a like.")] = False,
     unrated: Annotated[
-        int, _likes(help="Items that a user never rated, beside each of their likes and taken as not liked: long slates.")
-    ] = _DEFAULT.unrated,
+        int | None,
+        _likes(
+            help="Items sampled beside each like that its user never rated, taken as not liked. Default: 0; with --implicit "
+            f"{IMPLICIT_NEGATIVES}."
+        ),
+    ] = None,
     objective: Annotated[
         list[str] | None,
-        _likes(
-            help="Labels of one of the template's objectives: NAME=COLUMN with 1, 0 or nothing, or NAME=COLUMN>=NUMBER. Default: "
-            "the column of its name. Once for each."
-        ),
+        _likes(help="Labels of one of the template's objectives, NAME=COLUMN or NAME=COLUMN>=NUMBER. Default: the column NAME."),
     ] = None,
-    repeats: Annotated[
-        str, _likes(help="Several interactions of a user with one item: count all, or the first only.")
-    ] = _DEFAULT.repeats,
-    order: Annotated[
-        str, _likes(help="What came first: time (the column), file (the order of rows) or random.")
-    ] = _DEFAULT.order,
+    order: Annotated[str, _likes(help="What came first: time (the column), file (the order of rows) or random.")] = (
+        _DEFAULT.order
+    ),
     split: Annotated[
         str | None,
-        _likes(
-            help="user:A,B splits each user's interactions at these shares, time:A,B all interactions; leave-last:V,T takes the "
-            "last ones of each user. Default: user:0.8,0.9"
-        ),
+        _likes(help="Shares user:A,B or time:A,B, or of each user the last ones, leave-last:V,T. Default: user:0.8,0.9"),
     ] = None,
-    snapshots: Annotated[
-        int,
-        _retriever(
-            help="Parts of each user's training interactions. A training prompt retrieves with what the earlier parts taught."
-        ),
-    ] = _DEFAULT.snapshots,
-    neighbours: Annotated[int, _retriever(help="Similar users stored per user.")] = _DEFAULT.neighbours,
-    dim: Annotated[int, _retriever(help="Width of the embeddings.")] = _LIGHTGCN.dim,
-    layers: Annotated[int, _retriever(help="Propagation layers.")] = _LIGHTGCN.layers,
-    epochs: Annotated[
-        int, _retriever(help="Most epochs; stops early on validation recall@20. 0: keep the initial embeddings.")
-    ] = _LIGHTGCN.epochs,
-    patience: Annotated[int, _retriever(help="Epochs without a better recall before it stops.")] = _LIGHTGCN.patience,
-    learning_rate: Annotated[float, _retriever(help="Adam's learning rate.")] = _LIGHTGCN.learning_rate,
-    weight_decay: Annotated[float, _retriever(help="BPR's lambda.")] = _LIGHTGCN.weight_decay,
-    negatives: Annotated[int, _retriever(help="Sampled items per like.")] = _LIGHTGCN.negatives,
+    retriever_config: Annotated[
+        Path | None, _retriever(help="TOML or JSON: dim, layers, epochs, neighbours and others, see docs/tables.md.")
+    ] = None,
     item_embeddings: Annotated[
-        Path | None,
-        _external(
-            help="Embeddings of items in place of LightGCN's: Parquet with a column of lists, .npy with ids beside it, or "
-            "safetensors."
-        ),
+        Path | None, _retriever(help="Embeddings of items in place of LightGCN's: Parquet, .npy or safetensors.")
     ] = None,
-    user_embeddings: Annotated[
-        Path | None, _external(help="Embeddings of users. Without them users are folded in from their likes.")
-    ] = None,
+    user_embeddings: Annotated[Path | None, _retriever(help="Of users. Default: folded in from their likes.")] = None,
     embeddings_as_of: Annotated[
-        str | None,
-        _external(
-            help="What these embeddings know happened before this time. Training prompts of earlier moments do not see them."
-        ),
+        str | None, _retriever(help="They know what happened before this time. Earlier training prompts do not see them.")
     ] = None,
-    similarity: Annotated[str, _external(help="How users are compared: cosine or dot.")] = SIMILARITIES[0],
-    fold_in: Annotated[
-        str,
-        _external(
-            help="A user's embedding from what they like: mean of the items' rows, or least-squares, fitted to the users' own."
-        ),
-    ] = FOLD_INS[0],
-    similar_users: Annotated[
-        Path | None, _external(help="Similar users found elsewhere: a table with user_id, neighbour and rank.")
-    ] = None,
-    engine: Annotated[
-        str, _work(help="local, or ray: workers of a Ray cluster tokenize and search for similar users.")
-    ] = "local",
-    workers: Annotated[
-        int | None, _work(min=1, help="Workers of --engine ray. Default: as many as the cluster has CPUs for.")
-    ] = None,
+    ray_workers: RayWorkersOption = None,
     seed: Annotated[int, typer.Option(help="Of the training, of --order random and of sampled items.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Turn interactions, items, a tokenizer and a prompt template into a catalog.
 
-    Trains LightGCN, finds each user's nearest users, and stores everything a prompt is made of as token tables. The device then
-    needs neither a tokenizer nor a graph library. Reports how long prompts are, and what makes the longest prompt long.
+    Splits interactions into `train`, `validation` and `test`, trains LightGCN on the likes of `train`, finds each user's nearest
+    users, and stores everything a prompt is made of as token tables. `rexit update` extends the catalog later.
 
     ```
     rexit index --interactions ratings.csv --items films.csv \\
       --tokenizer model/ --template prompt.toml --out catalog
     ```
-
-    Each interaction is in one split: `train`, `validation` or `test`. LightGCN is trained on the likes of `train`, and again on
-    its earlier parts for training prompts, which must not retrieve what knows their answer. For published protocols:
-    `--split time:0.8,0.9` for one border in time, `--split leave-last:1,1` for the last two of each user, `--split-column fold`
-    for splits that come with the data.
-
-    With `--item-embeddings` no LightGCN is trained: the embeddings are yours, say of a graph network on a cluster.
-
-    ```
-    rexit index --interactions ratings.csv --items films.csv --tokenizer model/ --template prompt.toml --out catalog \
-      --item-embeddings items.parquet --user-embeddings users.parquet --embeddings-as-of 2026-03-01
-    ```
-
-    With `--engine ray` the workers of a Ray cluster tokenize, put users into lists and search for similar users. The catalog is
-    the same, to the byte.
-
-    With `--update` the new catalog is the old one with what happened since, for `rexit refresh`. Nothing is trained: new users
-    and items are placed among the existing ones, whose embeddings stay. Only the options of files apply; the old catalog decides
-    the rest, names of columns included. Of the new interactions, those of one user in ten are `validation`, of one in ten `test`.
-
-    ```
-    rexit index --update old --interactions today.csv --items films.csv \\
-      --tokenizer model/ --template prompt.toml --out new
-    ```
     """
-    if update is not None:
-        _update(context, update, interactions, tokenizer, template, out, items, users, json)
-        return
-    if items is None:
-        raise InputError("--items is missing: a catalog needs one row per item; only with --update is it optional")
-    check_engine(engine, workers, "is one process")
+    from rexit.bundle.typed import typed
     from rexit.exporter.index import build_catalog
+    from rexit.exporter.retriever.config import with_config
     from rexit.exporter.retriever.external import risk
 
     if item_embeddings is None and user_embeddings is not None:
         raise InputError("--user-embeddings is given without --item-embeddings: candidates need embeddings, too")
-    external = None
-    if item_embeddings is not None:
-        external = ExternalOptions(item_embeddings, user_embeddings, embeddings_as_of, similarity, fold_in)
     options = IndexOptions(
-        columns=Columns(user_column, item_column, rating_column, time_column, split_column),
+        columns=Columns(**parse_columns(column, _ROLES)),
         positive_at=positive_at,
         implicit=implicit,
-        implicit_negatives=implicit_negatives,
         unrated=unrated,
-        repeats=repeats,
         order=order,
         split=split,
-        snapshots=snapshots,
-        neighbours=neighbours,
-        lightgcn=LightGCNOptions(
-            dim=dim,
-            layers=layers,
-            epochs=epochs,
-            patience=patience,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            negatives=negatives,
-            seed=seed,
-        ),
-        external=external,
-        similar=similar_users,
+        lightgcn=LightGCNOptions(seed=seed),
+        external=None if item_embeddings is None else ExternalOptions(item_embeddings, user_embeddings, embeddings_as_of),
         seed=seed,
         objectives=tuple(map(ObjectiveRule.parse, objective or ())),
     )
-    with _workers(engine, workers) as hands, progress() as bar:
+    if retriever_config is not None:
+        options = with_config(options, retriever_config)
+    with _workers(ray_workers) as workers, progress() as bar:
         info = build_catalog(
             interactions,
             items,
@@ -242,7 +128,7 @@ def index(
             options,
             users=users,
             progress=shown(bar),
-            workers=hands,
+            workers=workers,
         )
     if line := risk(info):
         stderr.print(f"rexit: warning: {line}", soft_wrap=True)
@@ -271,9 +157,7 @@ def index(
     counts, retrieval = info["counts"], info["retrieval"]
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
     print_table(str(out), ["", "count"], sizes.items())
-    _print_repeats(info["repeats"]["dropped"])
-    from rexit.bundle.typed import typed
-
+    print_repeats(info["repeats"]["dropped"])
     _print_times(typed(info["order"], Timeline, "catalog.json", at="order"))
     _print_objectives(info)
     _print_lengths(info["prompt"])
@@ -286,56 +170,21 @@ def index(
 
 
 @contextlib.contextmanager
-def _workers(engine: str, workers: int | None) -> Iterator[Workers]:
-    if engine == "ray":
+def _workers(count: int | None) -> Iterator[Workers]:
+    if count is None:
+        from rexit.exporter.workers import LOCAL
+
+        yield LOCAL
+    else:
         from rexit import ray_cluster
         from rexit.exporter.ray_workers import OnRay
 
         with ray_cluster.connected():
-            yield OnRay(workers)
-    else:
-        from rexit.exporter.workers import LOCAL
-
-        yield LOCAL
+            yield OnRay(count)
 
 
-_OF_UPDATES = {"interactions", "items", "tokenizer", "template", "out", "users", "update", "json"}
-
-
-def _update(
-    context: typer.Context,
-    catalog: Path,
-    interactions: Path,
-    tokenizer: str,
-    template: Path,
-    out: Path,
-    items: Path | None,
-    users: Path | None,
-    json: bool,
-) -> None:
-    from rexit.exporter.update import update_catalog
-
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    named = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    if others := sorted(named - _OF_UPDATES):
-        raise InputError(f"--{others[0].replace('_', '-')} does not go with --update: {catalog} decides that")
-    with progress() as bar:
-        info = update_catalog(catalog, interactions, tokenizer, template, out, items=items, users=users, progress=shown(bar))
-    new = info["updated"]
-    if json:
-        print_json({"catalog": str(out), **{key: info[key] for key in ("ids", "counts", "splits", "embedding", "updated")}})
-        return
-    print_table(str(out), ["", "new", "all"], [[n, new[n], info["counts"][n]] for n in ("users", "items", "interactions")])
-    _print_repeats(new["repeats"])
-    if new["without_embedding"]:
-        stdout.print(
-            f"{new['without_embedding']} items have interactions but no likes. They cannot be placed: they have no neighbours."
-        )
-    if new["cut_texts"]:
-        stdout.print(f"{new['cut_texts']} new texts were longer than any old text of their column, and were cut to its length.")
-
-
-def _print_repeats(rows: int) -> None:
+def print_repeats(rows: int) -> None:
+    """Prints how many rows repeat others, if any."""
     if rows:
         stdout.print(f"{rows} rows repeat an interaction and were left out.")
 

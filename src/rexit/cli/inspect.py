@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from rexit.cli.common.as_of import AsOfOption, parse_as_of
-from rexit.cli.common.context import ContextOption, parse_context
+from rexit.cli.common.named import ContextOption, RequestOption, parse_context, parse_request
 from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, stdout
-from rexit.cli.common.request_text import RequestOption, RequestTokensOption, parse_request
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
 from rexit.ids import first_few, parse_id, parse_ids
@@ -31,7 +30,6 @@ def inspect(
     as_of: AsOfOption = None,
     context: ContextOption = None,
     request: RequestOption = None,
-    request_tokens: RequestTokensOption = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option(help="The model's folder with tokenizer.json: show prompts as text, too.", rich_help_panel=_PROMPT),
@@ -53,7 +51,7 @@ def inspect(
         if user is None or items is None:
             raise InputError("a prompt needs both --user and --items")
         with unpacked(path) as folder:
-            prompt = _prompt(folder, variant, user, items, as_of, context, request, request_tokens, tokenizer)
+            prompt = _prompt(folder, variant, user, items, as_of, context, request, tokenizer)
         if json:
             print_json(prompt)
         else:
@@ -63,7 +61,6 @@ def inspect(
         "--as-of": as_of,
         "--context": context or None,
         "--request": request or None,
-        "--request-tokens": request_tokens or None,
         "--tokenizer": tokenizer,
     }
     if ignored := [option for option, value in for_prompts.items() if value is not None]:
@@ -192,7 +189,6 @@ def _prompt(
     as_of: str | None,
     context: Sequence[str] | None,
     request: Sequence[str] | None,
-    request_tokens: Sequence[str] | None,
     tokenizer: Path | None,
 ) -> dict[str, Any]:
     """The prompt as the runtime assembles it, with the code that scores."""
@@ -208,7 +204,7 @@ def _prompt(
     bundle.catalog.items.rows(item_ids)
     time = parse_as_of(as_of, bundle.catalog, warn=True)
     values = parse_context(context, bundle.catalog.contexts)
-    texts = parse_request(request, request_tokens, bundle.catalog.request_texts)
+    texts = parse_request(request, bundle.catalog.request_texts)
     decode = decoder(tokenizer, bundle.catalog.vector_ids) if tokenizer is not None else None
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
         prefix, candidates = session.prompt(user_id, item_ids, as_of=time, context=values, request=texts)

@@ -14,7 +14,7 @@ from rexit.cli.common.tables import print_table
 
 def refresh(
     bundle: Annotated[Path, typer.Argument(help="The bundle. It may be in use.")],
-    catalog: Annotated[Path, typer.Option(help="The new catalog, from `rexit index --update`, with its splits.")],
+    catalog: Annotated[Path, typer.Option(help="The new catalog, from `rexit update`, with its splits.")],
     checkpoint: Annotated[
         str | None,
         typer.Option(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,15 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli.common.as_of import AsOfOption, parse_as_of
-from rexit.cli.common.context import ContextOption, parse_context
-from rexit.cli.common.engines import check_engine
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.named import ContextOption, RequestOption, parse_columns, parse_context, parse_request
+from rexit.cli.common.options import JsonOption, RayWorkersOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
-from rexit.cli.common.request_text import RequestOption, RequestTokensOption, parse_columns, parse_request, token_ids
 from rexit.cli.common.tables import print_table
-from rexit.cli.common.weights import parse_weights
-from rexit.deadlines import check_deadline
-from rexit.errors import InputError, RexitError
+from rexit.errors import InputError
 from rexit.ids import first_few, parse_id, parse_ids, parse_recent
 
 if TYPE_CHECKING:
@@ -29,7 +24,7 @@ if TYPE_CHECKING:
     from rexit.bundle import Bundle
     from rexit.bundle.context import Value
     from rexit.bundle.request_text import Text
-    from rexit.runtime import Scores, Session
+    from rexit.runtime import Scores
     from rexit.times import Timeline
 
 WITHOUT_HISTORY = "scored without any history"
@@ -38,192 +33,116 @@ _slate = partial(typer.Option, rich_help_panel="One slate")
 _files = partial(typer.Option, rich_help_panel="Files of pairs")
 
 
-@dataclass(frozen=True)
-class _Setup:
-    """How all slates of this command are scored.
-
-    options: `top_k`, `deadline_ms`, `force_exit` and `weights` of `Session.score`. counters: the file for the session's counters;
-    None: they are not written.
-    """
-
-    bundle: Bundle
-    threads: int
-    device: str | None
-    options: Mapping[str, Any]
-    counters: Path | None
-
-    @contextlib.contextmanager
-    def session(self) -> Iterator[Session]:
-        from rexit import runtime
-
-        opened = runtime.open(self.bundle.path, self.bundle.variant.name, threads=self.threads, device=self.device)
-        with contextlib.closing(opened) as session:
-            yield session
-            if self.counters is not None:
-                session.counters().write(self.counters, self.bundle.variant_sha256, self.bundle.policy_sha256)
-
-
 def score(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     user: Annotated[str | None, _slate(help="User id. A user who is not in the catalog is placed by --recent.")] = None,
     items: Annotated[str | None, _slate(help="Item ids, separated by commas.")] = None,
     recent: Annotated[
-        str,
-        _slate(help="Interactions newer than the catalog's, oldest first: `ITEM` or `ITEM:1` for liked, `ITEM:0` for not liked."),
+        str, _slate(help="Newer interactions than the catalog's, oldest first: ITEM or ITEM:1 for liked, ITEM:0 for not liked.")
     ] = "",
-    as_of: AsOfOption = None,
-    context: ContextOption = None,
-    request: RequestOption = None,
-    request_tokens: RequestTokensOption = None,
-    prefix: Annotated[
-        str | None, _slate(help="In the place of ids: token ids of what the candidates share, separated by commas. '': none.")
-    ] = None,
-    candidates: Annotated[
-        str | None, _slate(help="Token ids of each candidate, separated by commas, candidates by semicolons.")
-    ] = None,
-    top_k: Annotated[int, typer.Option(help="Only the k most probable, best first. 0: all, in the order given.")] = 0,
-    weights: Annotated[
-        str | None, typer.Option(help="Of several objectives: a utility of your own, click=1,like=2. Default: the policy's.")
-    ] = None,
-    deadline_ms: Annotated[float | None, typer.Option(help="Answer with what is known when this time has passed.")] = None,
-    force_exit: Annotated[int | None, typer.Option(help="Every candidate stops at this exit, counted from 0.")] = None,
     pairs: Annotated[
         Path | None, _files(help="The pairs to score: a .csv, .tsv or .parquet file, or a folder of files of one kind.")
     ] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
-    user_column: Annotated[str | None, _files(help="User ids. Default: user_id.")] = None,
-    item_column: Annotated[str | None, _files(help="Item ids. Default: item_id.")] = None,
-    as_of_column: Annotated[str | None, _files(help="Times, as --as-of. Default: as_of, if there is such a column.")] = None,
-    context_column: Annotated[
+    column: Annotated[
         list[str] | None,
-        _files(help="NAME=COLUMN: the column of `{context.NAME}`. Default: the column NAME, if there is one."),
+        _files(help="Another column's name, as ROLE=NAME: user (user_id), item (item_id), as_of, context.X (X), request.X (X)."),
     ] = None,
-    request_column: Annotated[
-        list[str] | None,
-        _files(help="NAME=COLUMN: the column of `{request.NAME}`. Default: the column NAME, if there is one."),
-    ] = None,
-    engine: Annotated[str, _files(help="local, or ray: a session in each worker of a Ray cluster.")] = "local",
-    workers: Annotated[
-        int | None, _files(min=1, help="Workers of --engine ray. Default: as many as the cluster has CPUs for.")
-    ] = None,
+    ray_workers: RayWorkersOption = None,
+    as_of: AsOfOption = None,
+    context: ContextOption = None,
+    request: RequestOption = None,
+    top_k: Annotated[int, typer.Option(help="Only the k most probable, best first. 0: all, in the order given.")] = 0,
     variant: VariantOption = None,
     threads: ThreadsOption = 0,
-    device: DeviceOption = None,
-    counters: Annotated[
-        Path | None, typer.Option(help="Write what candidates did at each exit to this file, for `rexit drift`.")
-    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Score candidates for one user, or files of pairs.
 
     ```
     rexit score bundle --user 196 --items 242,302,377
-    rexit score bundle --user 99999 --recent 50:1,172:1,288:0 --items 181,210
-    rexit score bundle --prefix 1,3087,314 --candidates '40,9;7,9'
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
-    Rows of `--pairs` with the same user, time, context and request texts are one slate, wherever they stand. The output has the
-    same rows in the same order, with these columns added: `probability`; `log_odds`, raw, at the exit that answered; `exit`,
-    from 0. With `--deadline-ms` there is also `cut_short`, true where the deadline stopped the row. If it came before the first
-    exit, the other columns are empty. `--top-k` keeps the best rows of each slate, best first.
-
-    A slate that has no answer in time, or whose prompt is too long for the model, is left out and named. The others are in the
-    file, and the exit code is 7 or 2.
-
-    Memory does not grow with the number of pairs. OUT appears when it is complete. Until then OUT.partial holds the finished
-    part; after Ctrl-C, a failure or a kill, the same command continues from there.
+    Rows of `--pairs` with the same user, time, context and request texts are one slate. OUT has their rows in their order with
+    `probability`, `log_odds` and `exit` added. It appears when it is complete; until then the same command resumes from
+    OUT.partial.
     """
-    from rexit.batch import BatchOptions, ColumnNames
-    from rexit.batch.run import check_place
     from rexit.bundle import Bundle
 
-    check_engine(engine, workers, "has one session, and --threads")
-    if deadline_ms is not None:
-        check_deadline(deadline_ms)
-    options: dict[str, Any] = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k}
-    if (utility := parse_weights("weights", weights)) is not None:
-        options["weights"] = utility
-    if counters is not None:
-        if force_exit is not None:
-            raise InputError("--counters: forced exits are not counted; leave out --force-exit")
-        check_place(counters)
-    if prefix is not None or candidates is not None:
-        others = {
-            "--user": user,
-            "--items": items,
-            "--recent": recent or None,
-            "--as-of": as_of,
-            "--context": context or None,
-            "--request": request or None,
-            "--request-tokens": request_tokens or None,
-            "--pairs": pairs,
-            "--out": out,
-        }
-        if ignored := [option for option, value in others.items() if value is not None]:
-            raise InputError(f"{' and '.join(ignored)}: token ids take their place")
-        if prefix is None or candidates is None:
-            raise InputError("token ids need both --prefix, which may be '', and --candidates")
-        setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
-        parts = [token_ids(part, f"candidate {n}") for n, part in enumerate(candidates.split(";"))]
-        _score_tokens(setup, token_ids(prefix, "--prefix"), parts, json)
-        return
     if pairs is not None:
         if user is not None or items is not None or recent:
             raise InputError("--pairs names the users and items; it cannot be combined with --user, --items or --recent")
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
-        names = {"user": user_column, "item": item_column, "as_of": as_of_column}
-        setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
-        contexts, texts = setup.bundle.catalog.contexts, setup.bundle.catalog.request_texts
-        columns = ColumnNames(
-            **{role: name for role, name in names.items() if name is not None},
-            context={name: str(column) for name, column in parse_context(context_column, contexts, "--context-column").items()},
-            request=parse_columns(request_column, texts),
-        )
-        values, requested = parse_context(context, contexts), parse_request(request, request_tokens, texts)
-        time = parse_as_of(as_of, setup.bundle.catalog)
-        batch = BatchOptions(pairs, out, columns, time, options, counters, values, requested)
-        _score_pairs(setup, batch, engine, workers, json)
+        opened = Bundle.open(bundle, variant)
+        values, texts = _said(opened, context, request)
+        options = _batch_options(opened, pairs, out, column, parse_as_of(as_of, opened.catalog), values, texts, top_k)
+        _score_pairs(opened, options, ray_workers, threads, json)
     elif user is not None and items is not None:
-        for_pairs = {
-            "--out": out,
-            "--user-column": user_column,
-            "--item-column": item_column,
-            "--as-of-column": as_of_column,
-            "--context-column": context_column or None,
-            "--request-column": request_column or None,
-            "--engine": None if engine == "local" else engine,
-        }
+        for_pairs = {"--out": out, "--column": column or None, "--ray-workers": ray_workers}
         if ignored := [option for option, value in for_pairs.items() if value is not None]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
-        setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
-        values = parse_context(context, setup.bundle.catalog.contexts)
-        requested = parse_request(request, request_tokens, setup.bundle.catalog.request_texts)
-        _score_user(setup, user, items, recent, parse_as_of(as_of, setup.bundle.catalog, warn=True), values, requested, json)
+        opened = Bundle.open(bundle, variant)
+        values, texts = _said(opened, context, request)
+        time = parse_as_of(as_of, opened.catalog, warn=True)
+        _score_user(opened, user, items, recent, time, values, texts, top_k, threads, json)
     else:
-        raise InputError("expected --user and --items, or --pairs and --out, or --prefix and --candidates")
+        raise InputError("expected --user and --items, or --pairs and --out")
+
+
+def _said(bundle: Bundle, context: list[str] | None, request: list[str] | None) -> tuple[dict[str, Value], dict[str, Text]]:
+    """The values of --context and of --request."""
+    catalog = bundle.catalog
+    return parse_context(context, catalog.contexts), parse_request(request, catalog.request_texts)
+
+
+def _batch_options(
+    bundle: Bundle,
+    pairs: Path,
+    out: Path,
+    column: list[str] | None,
+    as_of: int | None,
+    context: Mapping[str, Value],
+    request: Mapping[str, Text],
+    top_k: int,
+) -> BatchOptions:
+    from rexit.batch import BatchOptions, ColumnNames
+
+    contexts, texts = bundle.catalog.contexts.names, bundle.catalog.request_texts.names
+    roles = ("user", "item", "as_of", *(f"context.{name}" for name in contexts), *(f"request.{name}" for name in texts))
+    named = parse_columns(column, roles)
+    columns = ColumnNames(
+        **{role: named[role] for role in ("user", "item", "as_of") if role in named},
+        context={name: named[f"context.{name}"] for name in contexts if f"context.{name}" in named},
+        request={name: named[f"request.{name}"] for name in texts if f"request.{name}" in named},
+    )
+    return BatchOptions(pairs, out, columns, as_of, top_k, context, request)
 
 
 def _score_user(
-    setup: _Setup,
+    bundle: Bundle,
     user: str,
     items: str,
     recent: str,
     as_of: int | None,
     context: Mapping[str, Value],
     request: Mapping[str, Text],
+    top_k: int,
+    threads: int,
     json: bool,
 ) -> None:
     """Scores one slate and prints it."""
-    catalog, variant = setup.bundle.catalog, setup.bundle.variant
+    from rexit import runtime
+
+    catalog, variant = bundle.catalog, bundle.variant
     kinds = catalog.info["ids"]
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
     interactions = parse_recent(recent, kinds["item"])
     catalog.items.rows([*item_ids, *(item for item, _ in interactions)])
-    with setup.session() as session:
+    with contextlib.closing(runtime.open(bundle.path, variant.name, threads=threads)) as session:
         scores = session.score(
-            user_id, item_ids, recent=interactions or None, as_of=as_of, context=context, request=request, **setup.options
+            user_id, item_ids, recent=interactions or None, as_of=as_of, context=context, request=request, top_k=top_k
         )
     stats = scores.stats
     if not stats.known_user:
@@ -232,32 +151,22 @@ def _score_user(
     if json:
         print_json({"user": user_id, "variant": variant.name, **scores.to_dict()})
         return
-    _print_scores(f"User {user_id}, {variant.name}", "item", scores)
+    _print_scores(f"User {user_id}, {variant.name}", scores)
 
 
-def _score_tokens(setup: _Setup, prefix: list[int], candidates: list[list[int]], json: bool) -> None:
-    """Scores candidates by their tokens and prints them."""
-    with setup.session() as session:
-        scores = session.score_tokens(prefix, candidates, **setup.options)
-    if json:
-        print_json({"variant": setup.bundle.variant.name, **scores.to_dict()})
-        return
-    _print_scores(setup.bundle.variant.name, "candidate", scores)
-
-
-def _print_scores(title: str, what: str, scores: Scores) -> None:
+def _print_scores(title: str, scores: Scores) -> None:
     stats = scores.stats
     print_table(
         title,
-        [what, "probability", "log-odds", "exit", "layers", *scores.objectives],
+        ["item", "probability", "log-odds", "exit", "layers", *scores.objectives],
         [
             [
                 score.item,
-                "" if score.probability is None else f"{score.probability:.4f}",
-                "" if score.log_odds is None else f"{score.log_odds:+.4f}",
-                f"{'none' if score.exit is None else score.exit}{' (deadline)' if score.cut_short else ''}",
+                f"{score.probability:.4f}",
+                f"{score.log_odds:+.4f}",
+                score.exit,
                 score.layers,
-                *("" if score.objectives is None else f"{score.objectives[name]:.4f}" for name in scores.objectives),
+                *(f"{value:.4f}" for value in (score.objectives or {}).values()),
             ]
             for score in scores
         ],
@@ -269,39 +178,37 @@ def _print_scores(title: str, what: str, scores: Scores) -> None:
     )
 
 
-def _score_pairs(setup: _Setup, options: BatchOptions, engine: str, workers: int | None, json: bool) -> None:
+def _score_pairs(bundle: Bundle, options: BatchOptions, ray_workers: int | None, threads: int, json: bool) -> None:
     """Scores files of pairs."""
     from rexit.batch import score_files
     from rexit.batch.engine import Engine, Local, Opening
 
-    scorer: Engine
-    if engine == "ray":
+    engine: Engine = Local()
+    if ray_workers is not None:
         from rexit.batch.ray_engine import OnRay
 
-        scorer = OnRay(workers)
-    else:
-        scorer = Local()
-    opening = Opening(setup.bundle, setup.threads, setup.device)
+        engine = OnRay(ray_workers)
+    opening = Opening(bundle, threads)
 
     def on_plan(plan: Plan, resumed: int) -> None:
         _say_plan(plan, resumed)
         if plan.early or plan.late:
-            _say_outside(plan, setup.bundle.catalog.timeline)
+            _say_outside(plan, bundle.catalog.timeline)
 
     with progress() as bar:
-        report = score_files(opening, options, scorer, shown(bar), on_plan, _say_stored)
+        report = score_files(opening, options, engine, shown(bar), on_plan, _say_stored)
     out = str(options.out) if report.rows else None
     if json:
-        print_json(_json(report, setup.bundle.variant.name, out))
+        print_json(_json(report, bundle.variant.name, out))
     elif out is not None:
         stdout.print(
-            f"Scored {report.slates - len(report.unanswered)} of {report.slates} slates ({report.pairs} pairs) "
+            f"Scored {report.slates - len(report.too_long)} of {report.slates} slates ({report.pairs} pairs) "
             f"in {report.seconds:.1f} s: {report.mean_layers:.2f} layers on average. "
             f"Wrote {report.rows} rows to {out}",
             markup=False,
             soft_wrap=True,
         )
-    if report.unanswered:
+    if report.too_long:
         raise _no_answer(report, out)
 
 
@@ -330,16 +237,16 @@ def _say_stored(folder: Path, pairs: int) -> None:
 
 
 def _json(report: Report, variant: str, out: str | None) -> dict[str, Any]:
-    unanswered = [{"user": slate.user, "as_of": slate.as_of, "reason": str(slate.error)} for slate in report.unanswered]
-    return {**report.__dict__, "unanswered": unanswered, "variant": variant, "out": out}
+    too_long = [{"user": slate.user, "as_of": slate.as_of, "reason": slate.reason} for slate in report.too_long]
+    return {**report.__dict__, "too_long": too_long, "variant": variant, "out": out}
 
 
-def _no_answer(report: Report, out: str | None) -> RexitError:
-    """One line for all slates without an answer, as an error of the first slate's kind."""
+def _no_answer(report: Report, out: str | None) -> InputError:
+    """One line for all slates without an answer."""
     named = first_few(
-        report.unanswered,
-        lambda slate: f"user {slate.user!r}{'' if slate.as_of is None else f' at {slate.as_of}'}: {slate.error}",
+        report.too_long,
+        lambda slate: f"user {slate.user!r}{'' if slate.as_of is None else f' at {slate.as_of}'}: {slate.reason}",
         3,
     )
     rest = f"{out} has the others" if out else "nothing was written"
-    return type(report.unanswered[0].error)(f"{len(report.unanswered)} of {report.slates} slates have no answer, {rest}: {named}")
+    return InputError(f"{len(report.too_long)} of {report.slates} slates have no answer, {rest}: {named}")

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from rexit.cli.common.named import parse_columns
 from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, stdout
 from rexit.exporter.options import Columns
 
-_COLUMNS = Columns()
 _VOCABULARY = 1536
 
 
@@ -20,8 +20,10 @@ def tokenizer(
     template: Annotated[Path, typer.Option(help="The prompt template, TOML: its words become tokens.")],
     out: Annotated[Path, typer.Option(help="The folder to write tokenizer.json to.")],
     vocabulary: Annotated[int, typer.Option(help="Number of tokens.")] = _VOCABULARY,
-    user_column: Annotated[str, typer.Option(help="The user id's column, which is left out.")] = _COLUMNS.user,
-    item_column: Annotated[str, typer.Option(help="The item id's column, which is left out.")] = _COLUMNS.item,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="The column of ids, which is left out, as ROLE=NAME: user (user_id) or item (item_id)."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Train a small tokenizer on the texts of items and users, for a model trained from scratch.
@@ -38,7 +40,7 @@ def tokenizer(
     """
     from rexit.exporter.prompt.train_tokenizer import train_tokenizer
 
-    columns = Columns(user=user_column, item=item_column)
+    columns = Columns(**parse_columns(column, ("user", "item")))
     tokens = train_tokenizer(tables, template, out, vocabulary, columns).get_vocab_size()
     if json:
         print_json({"tokenizer": str(out), "tokens": tokens})

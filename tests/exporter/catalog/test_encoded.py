@@ -16,7 +16,7 @@ UNIT = [[0.6, 0.8], [0.0, 0.0], [0.0, 1.0]]
 
 
 def read(path: Path) -> pl.DataFrame:
-    return read_entities(path, "item_id", "--item-column")
+    return read_entities(path, "item_id")
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_dates_have_no_place_among_numbers_of_no_known_unit(tmp_path: Path) -> N
         ("user_id,item_id,rating,timestamp\n", "a header and no rows"),
         (
             "user_id,item_id,stars,timestamp\n1,2,3,4\n",
-            "no column 'rating' (--rating-column; --implicit if there are no ratings), the file has: user_id, item_id, stars",
+            "no column 'rating' (--column rating=NAME; --implicit if there are no ratings), the file has: user_id, item_id",
         ),
         (GOOD + "3,12,4\n", "line 4 has 3 fields, the header has 4"),
         (GOOD + "3,12,4,5,6\n", "line 4 has 5 fields, the header has 4"),
@@ -157,9 +157,9 @@ def test_all_missing_columns_of_all_files_are_named_at_once(tmp_path: Path) -> N
     check_columns({rated: {"who": "", "item_id": ""}, films: {"film": ""}})
     assert column_names(films) == ["film", "title"]
     with pytest.raises(InputError) as caught:
-        check_columns({rated: {"user_id": "--user-column", "item_id": "", "rating": "--rating-column"}, films: {"id": "--item"}})
+        check_columns({rated: {"user_id": "--user", "item_id": "", "rating": "--rating"}, films: {"id": "--item"}})
     assert str(caught.value) == (
-        f"{rated}: no columns 'user_id' (--user-column), 'rating' (--rating-column), the file has: who, item_id; "
+        f"{rated}: no columns 'user_id' (--user), 'rating' (--rating), the file has: who, item_id; "
         f"{films}: no column 'id' (--item), the file has: film, title"
     )
 
@@ -167,7 +167,7 @@ def test_all_missing_columns_of_all_files_are_named_at_once(tmp_path: Path) -> N
 def test_entities_become_text(tmp_path: Path) -> None:
     frame = pl.DataFrame({"item_id": [2, 1], "year": [1995, None], "genres": [["Drama", "War"], []], "title": [" Up ", ""]})
     frame.write_parquet(tmp_path / "i.parquet")
-    read = read_entities(tmp_path / "i.parquet", "item_id", "--item-column")
+    read = read_entities(tmp_path / "i.parquet", "item_id")
     assert read.to_dict(as_series=False) == {
         "id": [2, 1], "year": ["1995", None], "genres": ["Drama, War", None], "title": ["Up", None],
     }  # fmt: skip
@@ -177,7 +177,7 @@ def test_a_cell_may_be_longer_than_pythons_csv_allows(tmp_path: Path) -> None:
     """A text, or a vector of some thousand numbers."""
     numbers = "0.0000001 " * 20_000
     path = write(tmp_path / "i.csv", f"item_id,title,look:float_seq\n1,{'x' * 200_000},{numbers}\n")
-    read, limit = read_entities(path, "item_id", "--item-column"), csv.field_size_limit()
+    read, limit = read_entities(path, "item_id"), csv.field_size_limit()
     assert read["title"].str.len_chars().to_list() == [200_000] and read["look"].list.len().to_list() == [20_000]
     assert csv.field_size_limit() == limit, "the process-wide limit is restored"
 
@@ -194,13 +194,13 @@ def test_a_file_name_is_no_pattern(tmp_path: Path, name: str) -> None:
 
 
 def test_tab_separated_text_has_no_quotes(tmp_path: Path) -> None:
-    read = read_entities(write(tmp_path / "i.tsv", 'item_id\ttitle\n1\t"Up" and "Down\n'), "item_id", "--item-column")
+    read = read_entities(write(tmp_path / "i.tsv", 'item_id\ttitle\n1\t"Up" and "Down\n'), "item_id")
     assert read["title"][0] == '"Up" and "Down'
 
 
 def test_an_id_that_stands_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="id '1' stands 2 times, expected once"):
-        read_entities(write(tmp_path / "i.csv", "item_id,title\n1,a\n2,b\n1,c\n"), "item_id", "--item-column")
+        read_entities(write(tmp_path / "i.csv", "item_id,title\n1,a\n2,b\n1,c\n"), "item_id")
 
 
 def test_ids_are_integers_only_when_nothing_is_lost() -> None:
@@ -228,7 +228,7 @@ def test_an_order_without_times_is_that_of_the_file_or_drawn(tmp_path: Path) -> 
     )
     assert sorted(first) == list(range(30)) and first == again and other not in (first, list(range(30)))
     with pytest.raises(
-        InputError, match=r"no column 'timestamp' .--time-column; --order if there are no times., the file has: user"
+        InputError, match=r"no column 'timestamp' .--column time=NAME; --order if there are no times., the file has: user"
     ):
         read_interactions(path, IndexOptions())
 
@@ -258,23 +258,19 @@ def test_a_split_column(tmp_path: Path) -> None:
         write(path, f"user_id,item_id,rating,timestamp,fold\n1,2,3,4,train\n1,3,4,5,{bad}\n")
         with pytest.raises(InputError, match=rf"row 2: 'fold' is {shown}, expected train, validation .or valid. or test"):
             read_interactions(path, IndexOptions(columns=columns))
-    with pytest.raises(InputError, match=r"no column 'part' .--split-column., the file has: "):
+    with pytest.raises(InputError, match=r"no column 'part' .--column split=NAME., the file has: "):
         read_interactions(path, IndexOptions(columns=Columns(split="part")))
 
 
-@pytest.mark.parametrize(("repeats", "rows"), [
-    ("all", [(1, 5, False), (2, 5, True), (1, 4, True)]),
-    ("first", [(2, 5, True), (1, 4, True)]),
-])  # fmt: skip
-def test_the_same_row_counts_once_and_a_later_one_as_the_option_says(repeats: str, rows: list[tuple[int, int, bool]]) -> None:
+def test_the_same_row_counts_once() -> None:
     """Otherwise a row that stands twice is on both sides of a split. Of two verdicts at one time the last holds."""
     read = [(1, 5, True), (1, 5, False), (2, 5, True), (1, 4, True), (2, 5, True)]
     frame = pl.DataFrame(read, ["user", "time", "liked"], orient="row").with_columns(item=7)
-    unique = without_repeats(frame, repeats, Path("a.csv"))
-    assert sorted(unique.select("user", "time", "liked").iter_rows()) == sorted(rows)
+    unique = without_repeats(frame, Path("a.csv"))
+    assert sorted(unique.select("user", "time", "liked").iter_rows()) == [(1, 4, True), (1, 5, False), (2, 5, True)]
 
 
 def test_one_interaction_in_two_splits_is_refused() -> None:
     frame = pl.DataFrame({"user": ["u", "u"], "item": [1, 1], "time": [5, 5], "liked": True, "split": ["validation", "test"]})
     with pytest.raises(InputError, match=r"a.csv: user 'u' and item 1 at time 5 are in test and validation, expected one split"):
-        without_repeats(frame, "all", Path("a.csv"))
+        without_repeats(frame, Path("a.csv"))

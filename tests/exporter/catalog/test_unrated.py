@@ -72,7 +72,6 @@ def test_users_who_rated_everything_get_nothing(ratings: pl.DataFrame) -> None:
     ("options", "message"),
     [
         (IndexOptions(unrated=-1), "unrated is -1, expected at least 0"),
-        (IndexOptions(unrated=9, implicit=True), "unrated 9 excludes implicit"),
         (IndexOptions(unrated=9, columns=Columns(split="fold")), "unrated 9 excludes a split column"),
     ],
 )

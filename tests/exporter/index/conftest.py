@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -18,12 +19,20 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command on `data`; `extra` options come last and win. Gives exit code, stdout and stderr."""
+def run(
+    data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Runs the command on `data`; `extra` options come last and win, `settings` are keys of --retriever-config. Gives exit code,
+    stdout and stderr."""
+    config = tmp_path_factory.mktemp("config") / "retriever.json"
 
-    def call(*extra: str, users: bool = True) -> Outcome:
+    def call(*extra: str, users: bool = True, **settings: object) -> Outcome:
+        config.write_text(json.dumps({"dim": 8, "epochs": 5, **settings}))
         options = ["--interactions", "ratings.csv", "--items", "items.csv", "--tokenizer", "tok", "--template", "prompt.toml"]
-        options += ["--out", "catalog", "--dim", "8", "--epochs", "5", *(["--users", "users.csv"] if users else []), *extra]
+        options += ["--out", "catalog", "--retriever-config", str(config), *(["--users", "users.csv"] if users else []), *extra]
         monkeypatch.chdir(data)
         monkeypatch.setattr(sys, "argv", ["rexit", "index", *options])
         with pytest.raises(SystemExit) as left:

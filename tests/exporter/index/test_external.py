@@ -43,9 +43,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("given")
 
 
-def indexed(run: Run, *words: object) -> str:
+def indexed(run: Run, *words: object, **settings: object) -> str:
     """Runs the command, which succeeds; what it said on stderr."""
-    code, _, err = run(*map(str, words))
+    code, _, err = run(*map(str, words), **settings)
     assert code == 0, err
     return err
 
@@ -74,7 +74,7 @@ def test_tables_are_the_files_rows(run: Run, data: Path, files: tuple[str, ...])
 
 
 def test_dot_products_keep_lengths(run: Run, data: Path, files: tuple[str, ...]) -> None:
-    indexed(run, *files, "--similarity", "dot")
+    indexed(run, *files, similarity="dot")
     ratio = Catalog.open(data / "catalog").user_embeddings.astype(float) / USER_ROWS
     assert np.ptp(ratio) < 0.01 * ratio.mean()
 
@@ -114,7 +114,7 @@ def test_least_squares_brings_folded_users_to_their_own_rows(run: Run, data: Pat
     parquet(place / "users.parquet", "user_id", range(1, ratings.USERS + 1), USER_ROWS @ turn)  # of another space than items'
     cosines = {}
     for rule in ("mean", "least-squares"):
-        indexed(run, *files, "--fold-in", rule)
+        indexed(run, *files, fold_in=rule)
         catalog = Catalog.open(data / "catalog")
         likes = [
             catalog.split("train").items[(catalog.split("train").users == u) & catalog.split("train").liked] for u in range(24)
@@ -161,7 +161,7 @@ def test_what_is_not_known_of_the_embeddings_is_said(run: Run, data: Path, files
 
 def test_similar_users_may_be_told(run: Run, data: Path, place: Path, files: tuple[str, ...]) -> None:
     pl.DataFrame({"user_id": [1, 1, 2], "neighbour": [5, 9, 1], "rank": [2, 1, 1]}).write_csv(place / "near.csv")
-    indexed(run, "--similar-users", place / "near.csv", "--neighbours", 3)
+    indexed(run, similar_users=str(place / "near.csv"), neighbours=3)
     similar = Catalog.open(data / "catalog").user_table["similar"]
     assert similar[:3].tolist() == [[8, 4, 0], [0, 1, 1], [2, 2, 2]], "by rank; own rows where there are fewer"
 
@@ -266,8 +266,6 @@ def _ragged(place: Path) -> tuple[str, ...]:
         (_with("item_id", [1, 99], np.ones((2, 8))), "items.parquet: item 99 is not in"),
         (_with("user_id", [77], np.ones((1, 8))), "users.parquet: user 77 is not in"),
         (_npy, "given.npy: its ids are missing, expected given.ids.npy or given.ids.txt beside it"),
-        (lambda _: ("--fold-in", "median"), "fold in is 'median', expected one of mean, least-squares"),
-        (lambda _: ("--similarity", "l2"), "similarity is 'l2', expected one of cosine, dot"),
         (lambda _: ("--embeddings-as-of", "soon"), "--embeddings-as-of is 'soon', expected"),
     ],
 )
@@ -288,7 +286,20 @@ def test_bad_input_is_one_line(run: Run, data: Path, place: Path, files: tuple[s
 )
 def test_bad_neighbours_are_one_line(run: Run, data: Path, place: Path, rows: list[tuple[object, ...]], message: str) -> None:
     pl.DataFrame(rows, ["user_id", "neighbour", "rank"], orient="row").write_csv(place / "near.csv")
-    assert_refused(run("--similar-users", str(place / "near.csv")), data, message)
+    assert_refused(run(similar_users=str(place / "near.csv")), data, message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fold_in": "median"}, "fold in is 'median', expected one of mean, least-squares"),
+        ({"similarity": "l2"}, "similarity is 'l2', expected one of cosine, dot"),
+    ],
+)
+def test_unknown_rules_are_one_line(
+    run: Run, data: Path, files: tuple[str, ...], settings: dict[str, object], message: str
+) -> None:
+    assert_refused(run(*files, **settings), data, message)
 
 
 def test_users_alone_are_not_enough(run: Run, data: Path, files: tuple[str, ...]) -> None:

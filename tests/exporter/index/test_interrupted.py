@@ -29,7 +29,7 @@ def test_an_older_catalog_is_replaced_only_by_a_whole_one(run: Run, data: Path) 
     assert run()[0] == 2
     assert (data / "catalog" / "catalog.json").read_bytes() == before
     edit(data / "prompt.toml", "{item.yaer}", "{item.year}")
-    assert run("--neighbours", "2")[0] == 0
+    assert run(neighbours=2)[0] == 0
     assert Catalog.open(data / "catalog").user_table["similar"].shape[1] == 2
     assert not list(data.glob(".*"))
 

@@ -53,7 +53,7 @@ def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path
 
 
 def test_every_tensor_is_as_the_format_says(run: Run, data: Path) -> None:
-    run("--neighbours", "3")
+    run(neighbours=3)
     catalog = Catalog.open(data / "catalog")
     shapes = {
         name: (str(tensor.dtype), tensor.shape)
@@ -100,7 +100,7 @@ def test_string_ids_and_other_formats_give_the_same_catalog(run: Run, data: Path
         data / "films.item", separator="\t"
     )
     pl.read_csv(data / "users.csv").with_columns(user_id=pl.format("ü{}", pl.col("user_id") + 100)).write_csv(data / "users.csv")
-    code, _, err = run("--interactions", "ratings.parquet", "--items", "films.item", "--rating-column", "stars")
+    code, _, err = run("--interactions", "ratings.parquet", "--items", "films.item", "--column", "rating=stars")
     assert (code, err) == (0, "")
     catalog = Catalog.open(data / "catalog")
     assert catalog.info["ids"] == {"user": "string", "item": "int64"}

@@ -1,4 +1,4 @@
-"""`rexit index --engine ray` on a local cluster of two workers."""
+"""`rexit index --ray-workers` on a local cluster of two workers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_same_catalog_to_the_byte_though_a_worker_is_killed(
     monkeypatch.setattr(pieces, "BATCH", 16)  # ranges for both workers
     monkeypatch.setattr(neighbours, "CHUNK", 2)
     with one_worker_killed() as killed:
-        outcome = run(*extra, "--engine", "ray", "--workers", "2")
+        outcome = run(*extra, "--ray-workers", "2")
     assert outcome[0] == 0 and killed, outcome[2]
     assert files(data / "catalog") == local and (b"centres" in local["users.safetensors"][:2000]) == with_lists
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rexit.bundle import Catalog
 from running.indexing import Run, assert_refused, edit
 
 
@@ -16,10 +17,10 @@ from running.indexing import Run, assert_refused, edit
             "ratings.csv",
             "rating",
             "stars",
-            "ratings.csv: no column 'rating' (--rating-column; --implicit if there are no ratings), the file has: user_id",
+            "ratings.csv: no column 'rating' (--column rating=NAME; --implicit if there are no ratings), the file has: user_id",
         ),
-        ("items.csv", "item_id", "film", "items.csv: no column 'item_id' (--item-column), the file has: film, title, year"),
-        ("users.csv", "user_id", "who", "users.csv: no column 'user_id' (--user-column), the file has: who, job"),
+        ("items.csv", "item_id", "film", "items.csv: no column 'item_id' (--column item=NAME), the file has: film, title, year"),
+        ("users.csv", "user_id", "who", "users.csv: no column 'user_id' (--column user=NAME), the file has: who, job"),
         ("items.csv", "Film 7,", "Film, 7,", "items.csv: line 8 has 4 fields, the header has 3"),
         ("items.csv", "7,Film 7,1956", "70,Film 7,1956", "ratings.csv: item 7 is not in items.csv (1 such items in"),
         ("users.csv", "\n7,", "\n70,", "ratings.csv: user 7 is not in users.csv (1 such users in 20 interactions)"),
@@ -100,25 +101,19 @@ def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) ->
         (["--positive-at", "1"], "ratings.csv: every rating is a like: 'rating' is 1 to 5"),
         (["--split", "user:0.9,0.8"], "split 'user:0.9,0.8', expected `user:A,B` or `time:A,B` with shares 0 < A < B < 1, or"),
         (
-            ["--split", "time:0.8,0.9", "--split-column", "fold"],
+            ["--split", "time:0.8,0.9", "--column", "split=fold"],
             "split 'time:0.8,0.9' and split column 'fold' exclude each other",
         ),
-        (["--split-column", "rating"], "ratings.csv: row 1: 'rating' is '"),
+        (["--column", "split=rating"], "ratings.csv: row 1: 'rating' is '"),
         (["--split", "time:0.001,0.002"], "ratings.csv: the train split is empty: its borders fall on the times 100 and 100"),
         (["--split", "leave-last:19,1"], "ratings.csv: the validation split is empty: 480 interactions of 24 users are too few"),
-        (["--repeats", "last"], "repeats is 'last', expected one of all, first"),
-        (["--snapshots", "1"], "snapshots is 1, expected at least 2: the first part of a history has nothing before it"),
+        (["--column", "film=sku"], "--column film=sku: no role 'film', expected one of user, item, rating, time, split"),
+        (["--column", "sku"], "--column 'sku', expected NAME=VALUE, as in user=name_in_the_file"),
+        (["--column", "item=a", "--column", "item=b"], "--column item: given twice, expected once"),
         (["--order", "size"], "order is 'size', expected one of time, file, random"),
-        (["--implicit", "--implicit-negatives", "0"], "implicit negatives is 0, expected at least 1"),
-        (["--implicit", "--implicit-negatives", "21"], "ratings.csv: a user met all but 20 of 40 items, expected at least 21"),
-        (["--negatives", "0"], "negatives is 0, expected at least 1"),
-        (["--learning-rate", "0"], "learning rate is 0.0, expected above 0"),
-        (["--weight-decay", "-1"], "weight decay is -1.0, expected at least 0"),
-        (["--patience", "0"], "patience is 0, expected at least 1"),
+        (["--implicit", "--unrated", "0"], "unrated is 0, expected at least 1 with implicit"),
+        (["--implicit", "--unrated", "21"], "ratings.csv: a user met all but 20 of 40 items, expected at least 21"),
         (["--seed", "-1"], "seed is -1, expected at least 0"),
-        (["--dim", "0"], "dim is 0, expected at least 1"),
-        (["--neighbours", "0"], "neighbours is 0, expected at least 1"),
-        (["--neighbours", "65537"], "neighbours is 65537, expected at most 65536"),
         (["--out", "items.csv/catalog"], "items.csv/catalog: cannot be written: "),
         (["--out", "tok"], "tok: exists and is no catalog"),
         (["--out", "."], "exists and is no catalog"),
@@ -128,16 +123,68 @@ def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], mess
     assert_refused(run(*options), data, message)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"layer": 2},
+            "retriever.json: unknown key 'layer', expected some of dim, layers, epochs, patience, learning_rate, weight_decay, "
+            "negatives, snapshots, neighbours, similar_users, similarity, fold_in",
+        ),
+        ({"dim": "8"}, "retriever.json: dim is '8', expected a whole number"),
+        ({"dim": True}, "retriever.json: dim is True, expected a whole number"),
+        ({"learning_rate": "fast"}, "retriever.json: learning_rate is 'fast', expected a number"),
+        ({"fold_in": 1}, "retriever.json: fold_in is 1, expected a text"),
+        ({"dim": 0}, "dim is 0, expected at least 1"),
+        ({"negatives": 0}, "negatives is 0, expected at least 1"),
+        ({"patience": 0}, "patience is 0, expected at least 1"),
+        ({"learning_rate": 0}, "learning rate is 0, expected above 0"),
+        ({"weight_decay": -1}, "weight decay is -1, expected at least 0"),
+        ({"snapshots": 1}, "snapshots is 1, expected at least 2: the first part of a history has nothing before it"),
+        ({"neighbours": 0}, "neighbours is 0, expected at least 1"),
+        ({"neighbours": 65537}, "neighbours is 65537, expected at most 65536"),
+    ],
+)
+def test_a_bad_retriever_config_is_one_line(run: Run, data: Path, settings: dict[str, object], message: str) -> None:
+    assert_refused(run(**settings), data, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.toml", None, "none.toml: cannot be read: No such file or directory"),
+        ("bad.toml", "dim = ", "bad.toml: not TOML: Invalid value (at end of document)"),
+        ("bad.json", "{", "bad.json: not JSON: Expecting property name"),
+        ("list.json", "[]", "list.json: expected an object"),
+    ],
+)
+def test_an_unreadable_retriever_config(
+    run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory, name: str, text: str | None, message: str
+) -> None:
+    path = tmp_path_factory.mktemp("elsewhere") / name
+    if text is not None:
+        path.write_text(text)
+    assert_refused(run("--retriever-config", str(path)), data, message)
+
+
+def test_a_retriever_config_may_be_toml(run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("elsewhere") / "retriever.toml"
+    path.write_text("dim = 4\nlearning_rate = 1\nepochs = 0\n")
+    assert run("--retriever-config", str(path))[0] == 0
+    lightgcn = Catalog.open(data / "catalog").info["lightgcn"]
+    assert (lightgcn["dim"], lightgcn["learning_rate"], lightgcn["layers"]) == (4, 1, 3)
+
+
 def test_every_missing_column_is_named_at_once(run: Run, data: Path) -> None:
     """Of all files, before any of them is read."""
     edit(data / "ratings.csv", "rating,timestamp", "stars,when")
     edit(data / "items.csv", "title", "name")
     edit(data / "users.csv", "user_id,job", "who,work")
     message = (
-        "rexit: error: ratings.csv: no columns 'rating' (--rating-column; --implicit if there are no ratings), 'timestamp' "
-        "(--time-column; --order if there are no times), the file has: user_id, item_id, stars, when; "
+        "rexit: error: ratings.csv: no columns 'rating' (--column rating=NAME; --implicit if there are no ratings), 'timestamp' "
+        "(--column time=NAME; --order if there are no times), the file has: user_id, item_id, stars, when; "
         "items.csv: no column 'title' (prompt.toml: {item.title}), the file has: item_id, name, year; "
-        "users.csv: no columns 'user_id' (--user-column), 'job' (prompt.toml: {user.job}), the file has: who, work"
+        "users.csv: no columns 'user_id' (--column user=NAME), 'job' (prompt.toml: {user.job}), the file has: who, work"
     )
     assert_refused(run(), data, message)
 
@@ -152,17 +199,6 @@ def test_a_prompt_that_may_end_in_nothing(run: Run, data: Path) -> None:
         'prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n[words]\nunseen = ""\n'
     )
     assert_refused(run(), data, "can be without a token: end the prompt with a text")
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (("--engine", "spark"), "--engine 'spark', expected one of local, ray"),
-        (("--workers", "2"), "--workers is for --engine ray; the local engine is one process"),
-    ],
-)
-def test_unknown_engines_are_refused(run: Run, data: Path, extra: tuple[str, ...], message: str) -> None:
-    assert_refused(run(*extra), data, message)
 
 
 _ONE = '[labels]\nyes = " yes"\nno = " no"\n'

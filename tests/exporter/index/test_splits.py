@@ -8,12 +8,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import typer
 
 from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
-from rexit.cli import app
 from rexit.exporter.options import LightGCNOptions
 from rexit.slates import cut
 from running.indexing import Run, assert_refused
@@ -26,16 +24,16 @@ def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
 
 
 def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: Run, data: Path) -> None:
-    code, out, _ = run("--json", "--snapshots", "3", "--negatives", "2", "--learning-rate", "0.01", "--seed", "3")
+    code, out, _ = run("--json", "--seed", "3", snapshots=3, negatives=2, learning_rate=0.01)
     info = Catalog.open(data / "catalog").info
     assert code == 0 and json.loads(out)["split"] == info["split"]
     assert info["split"] == {"by": "user", "shares": [0.8, 0.9]}
     assert info["order"] == {"by": "time", "first": 100, "last": ratings.LATE + 19}
     assert info["label"] == {"positive_at": 4.0}
     assert Catalog.open(data / "catalog").snapshots["users"].shape == (2, ratings.USERS, 8)
-    chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3)
+    chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3, snapshots=3)
     likes = Catalog.open(data / "catalog").split("train").liked.sum()
-    assert info["lightgcn"] == {"likes": likes, **asdict(chosen), "snapshots": 3}
+    assert info["lightgcn"] == {"likes": likes, **asdict(chosen)}
 
 
 def parts(data: Path) -> dict[str, pl.DataFrame]:
@@ -65,18 +63,12 @@ def test_a_split_column(run: Run, data: Path, names: tuple[str, ...]) -> None:
     which = pl.sum_horizontal([(pl.col("timestamp") >= border).cast(pl.Int64) for border in borders])
     rated = ratings.interactions().with_columns(fold=which.replace_strict(dict(enumerate(names)), return_dtype=pl.String))
     rated.write_csv(data / "ratings.csv")
-    assert run("--split-column", "fold")[0] == 0
+    assert run("--column", "split=fold")[0] == 0
     frames, recorded = parts(data), Catalog.open(data / "catalog").info["split"]
     assert sum(map(len, frames.values())) == len(rated)
     for name, fold in zip(("train", "validation", "test"), names, strict=True):
         assert len(frames[name]) == len(rated.filter(fold=fold))
     assert recorded == {"by": "column"} and Catalog.open(data / "catalog").info["columns"]["split"] == "fold"
-
-
-def test_help_offers_the_splits_that_a_column_may_name() -> None:
-    command = typer.main.get_group(app).commands["index"]
-    (option,) = (option for option in command.params if option.name == "split_column")
-    assert option.help == f"Splits: {SPLITS[0]}, {SPLITS[1]} (or valid), {SPLITS[2]}."
 
 
 @pytest.mark.parametrize("order", ["file", "random"])
@@ -122,25 +114,22 @@ def test_rows_that_stand_twice_change_nothing(run: Run, data: Path) -> None:
     assert code == 0 and "100 rows repeat an interaction and were left out." in out
     catalog, frames = Catalog.open(data / "catalog"), parts(data)
     assert all(frames[name].equals(once[name]) for name in SPLITS) and catalog.files == digest
-    assert catalog.info["repeats"] == {"by": "all", "dropped": 100}
+    assert catalog.info["repeats"] == {"dropped": 100}
 
 
-@pytest.mark.parametrize("repeats", ["all", "first"])
-def test_a_pair_at_several_times(run: Run, data: Path, repeats: str) -> None:
+def test_a_pair_at_several_times(run: Run, data: Path) -> None:
     rated = ratings.interactions()
     again = rated.filter(pl.col("user_id") <= 10, pl.col("timestamp") < 200).with_columns(pl.col("timestamp") + 1)
     pl.concat([rated, again]).write_csv(data / "ratings.csv")
-    assert run("--repeats", repeats)[0] == 0
-    whole = pl.concat(list(parts(data).values()))
-    dropped = 0 if repeats == "all" else len(again)
-    assert len(again) > 0 and len(whole) == len(rated) + len(again) - dropped
-    assert Catalog.open(data / "catalog").info["repeats"] == {"by": repeats, "dropped": dropped}
+    assert run()[0] == 0
+    assert len(again) > 0 and sum(map(len, parts(data).values())) == len(rated) + len(again)
+    assert Catalog.open(data / "catalog").info["repeats"] == {"dropped": 0}
 
 
 def test_implicit_feedback(run: Run, data: Path) -> None:
     rated = pl.read_csv(data / "ratings.csv").drop("rating")
     rated.write_csv(data / "ratings.csv")
-    assert run("--implicit", "--implicit-negatives", "3")[0] == 0
+    assert run("--implicit", "--unrated", "3")[0] == 0
     catalog, frames = Catalog.open(data / "catalog"), parts(data)
     assert "rating" not in catalog.info["columns"]
     assert catalog.info["label"] == {"sampled": 3, "seed": 0} and catalog.info["counts"]["interactions"] == len(rated)

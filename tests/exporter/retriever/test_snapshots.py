@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +12,7 @@ from rexit.exporter.options import LightGCNOptions
 from rexit.exporter.retriever import lightgcn
 from rexit.exporter.retriever.snapshots import NEVER, begins, parts, train_snapshots
 
-OPTIONS = LightGCNOptions(dim=4, layers=2, epochs=3)
+OPTIONS = LightGCNOptions(dim=4, layers=2, epochs=3, snapshots=3)
 
 
 def frame(user: list[int], time: list[int]) -> pl.DataFrame:
@@ -47,14 +49,18 @@ def test_no_snapshot_knows_what_its_prompts_are_asked(seed: int) -> None:
 
 
 def test_each_snapshot_is_what_lightgcn_makes_of_the_parts_before_it() -> None:
-    rng, count = np.random.default_rng(0), 3
+    rng = np.random.default_rng(0)
     train = pl.DataFrame({"user": np.repeat(np.arange(6), 9), "time": np.tile(np.arange(9), 6), "item": rng.integers(0, 12, 54)})
     train = train.with_columns(liked=pl.Series(rng.random(54) < 0.7))
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
     likes = lightgcn.Likes(nothing, nothing, nothing, nothing, 6, 12)
     steps: list[tuple[int, int]] = []
-    parted = train_snapshots(train, likes, count, OPTIONS.epochs, OPTIONS, lambda _, done, total: steps.append((done, total)))
-    assert steps[0] == (0, total := (count - 1) * OPTIONS.epochs) and steps[-1] == (total, total) and steps == sorted(steps)
+    parted = train_snapshots(train, likes, OPTIONS.epochs, OPTIONS, lambda _, done, total: steps.append((done, total)))
+    assert (
+        steps[0] == (0, total := (OPTIONS.snapshots - 1) * OPTIONS.epochs)
+        and steps[-1] == (total, total)
+        and steps == sorted(steps)
+    )
     for k in (1, 2):
         early = train.filter("liked", pl.col("time") < 3 * k)
         expected = lightgcn.train(
@@ -67,5 +73,5 @@ def test_each_snapshot_is_what_lightgcn_makes_of_the_parts_before_it() -> None:
 def test_a_part_without_a_like_before_it_knows_nothing() -> None:
     train = frame([0, 0, 0, 0], [0, 1, 2, 3]).with_columns(liked=pl.col("time") >= 2)
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    parted = train_snapshots(train, lightgcn.Likes(nothing, nothing, nothing, nothing, 1, 4), 2, 3, OPTIONS)
+    parted = train_snapshots(train, lightgcn.Likes(nothing, nothing, nothing, nothing, 1, 4), 3, replace(OPTIONS, snapshots=2))
     assert not parted["users"].any() and not parted["items"].any() and not parted["fold_in"].any()

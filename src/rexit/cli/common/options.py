@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.request_text import split_name
+from rexit.cli.common.named import parse_named
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
 
@@ -30,6 +30,11 @@ ProviderSettingsOption = Annotated[
 ]
 
 ThreadsOption = Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")]
+
+RayWorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Work on a Ray cluster with so many workers; 0: as many as it has CPUs for. Default: no cluster."),
+]
 
 CatalogOption = Annotated[Path | None, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")]
 
@@ -75,4 +80,4 @@ def device_of(device: str | None, provider: str | None, settings: Sequence[str] 
         return device
     if device not in (None, "cpu"):
         raise InputError(f"--provider {provider} takes the device's place: expected no --device or cpu, not {device!r}")
-    return Provider(provider, dict(split_name(setting, "--provider-option", "device_type=CPU") for setting in settings or ()))
+    return Provider(provider, parse_named(settings, "--provider-option", "device_type=CPU"))

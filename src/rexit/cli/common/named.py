@@ -1,0 +1,61 @@
+"""Options of the form NAME=VALUE, once for each name: `--column`, `--context`, `--request`, `--provider-option`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rexit.errors import InputError
+
+if TYPE_CHECKING:
+    from rexit.bundle.context import Contexts, Value
+    from rexit.bundle.request_text import RequestTexts, Text
+
+ContextOption = Annotated[
+    list[str] | None,
+    typer.Option(help="The value of `{context.NAME}` in the prompt template, as NAME=VALUE; once for each name."),
+]
+RequestOption = Annotated[
+    list[str] | None,
+    typer.Option(help="The text of `{request.NAME}` in the prompt template, as NAME=TEXT; once for each name."),
+]
+
+
+def parse_named(entries: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
+    """Returns the values of an option by name. Raises InputError for another form than NAME=VALUE, or a name that comes twice."""
+    values: dict[str, str] = {}
+    for entry in entries or ():
+        name, equals, value = entry.partition("=")
+        if not (name and equals):
+            raise InputError(f"{option} {entry!r}, expected NAME=VALUE, as in {example}")
+        if name in values:
+            raise InputError(f"{option} {name}: given twice, expected once")
+        values[name] = value
+    return values
+
+
+def parse_columns(entries: Sequence[str] | None, roles: Iterable[str]) -> dict[str, str]:
+    """Returns the columns of `--column ROLE=NAME` by role. Raises InputError, as `parse_named` does, and for an unknown role."""
+    known = list(roles)
+    columns = parse_named(entries, "--column", f"{known[0]}=name_in_the_file")
+    for role, name in columns.items():
+        if role not in known:
+            raise InputError(f"--column {role}={name}: no role {role!r}, expected one of {', '.join(known)}")
+    return columns
+
+
+def parse_context(texts: Sequence[str] | None, contexts: Contexts) -> dict[str, Value]:
+    """Returns the values of `--context` by name. Raises InputError, as `parse_named` does, and for a name that prompts do not
+    place."""
+    values: dict[str, Value] = {**parse_named(texts, "--context", "device=tv")}
+    contexts.check_names(values)
+    return values
+
+
+def parse_request(texts: Sequence[str] | None, known: RequestTexts) -> dict[str, Text]:
+    """Returns the values of `--request` by name. Raises InputError, as `parse_context` does."""
+    values: dict[str, Text] = {**parse_named(texts, "--request", "query=red shoes")}
+    known.check_names(values)
+    return values
