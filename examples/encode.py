@@ -98,18 +98,18 @@ def run(args: argparse.Namespace) -> None:
     if args.out.suffix != ".parquet":
         raise InputError(f"{args.out}: expected a name that ends in .parquet")
     frame = read_table(args.items)
-    asked: dict[str, pl.Series] = {}
-    for told in args.vector:
-        name, _, columns = told.partition("=")
-        if not name or not columns or name in (*asked, *frame.columns):
-            raise InputError(f"--vector {told}: expected NAME=COLUMN[,COLUMN…] with a name that no column has yet")
-        asked[name] = texts_of(frame, columns.split(","), args.items)
+    texts_by_name: dict[str, pl.Series] = {}
+    for option in args.vector:
+        name, _, columns = option.partition("=")
+        if not name or not columns or name in (*texts_by_name, *frame.columns):
+            raise InputError(f"--vector {option}: expected NAME=COLUMN[,COLUMN…] with a name that no column has yet")
+        texts_by_name[name] = texts_of(frame, columns.split(","), args.items)
     embed = MeanOfLastHidden(args.encoder)
-    for name, texts in asked.items():
-        made = vectors_of(texts, embed, sys.stderr.isatty())
-        assert isinstance(made.dtype, pl.Array)
-        frame = frame.with_columns(made.alias(name))
-        print(f"{name}: {made.dtype.shape[0]} numbers for {len(made) - made.null_count()} of {len(made)} items")
+    for name, texts in texts_by_name.items():
+        vectors = vectors_of(texts, embed, sys.stderr.isatty())
+        assert isinstance(vectors.dtype, pl.Array)
+        frame = frame.with_columns(vectors.alias(name))
+        print(f"{name}: {vectors.dtype.shape[0]} numbers for {len(vectors) - vectors.null_count()} of {len(vectors)} items")
     write_frame(args.out, frame)
 
 

@@ -15,7 +15,7 @@
 | LightGCN | nothing: the user folded in from the visible likes, times the item |
 | boosting, counts | gradient boosting on counts and like rates of user and item; leaves and rounds |
 | boosting, counts and lists | also on what similar users and the nearest items say, in training as a training prompt finds them |
-| boosting, the prompt's numbers | on the counts and rates that the catalog's own prompts tell (told.py), if they tell any |
+| boosting, the prompt's numbers | on the counts and rates of the catalog's own prompts (prompt_numbers.py), if they have any |
 
 Rules
 1. Test pairs are scored in slates of 20 (--slate; rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
@@ -45,9 +45,9 @@ from boosting import boosted
 from factorization import biases, matrix_factorization
 from judgement import METRICS, Judgement, Measured, mean
 from numpy.typing import NDArray
+from prompt_numbers import number_ops, prompt_numbers
 from rich.console import Console
 from rich.table import Table
-from told import numbers, told
 
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
@@ -116,7 +116,7 @@ def lightgcn(catalog: Catalog, slate: int) -> tuple[Scores, Scores]:
 
 
 def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], dict[str, list[Features]]]:
-    """The pairs of the three splits, and by its name what each boosting is told of all three."""
+    """The pairs of the three splits, and the features of each boosting for all three, by its name."""
     sizes = (TRAIN_SIZE, slate, slate)
     pairs = [cut(catalog.split(name), size) for name, size in zip(SPLITS, sizes, strict=True)]
     interactions, space = Interactions(catalog), embeddings(catalog)
@@ -127,8 +127,8 @@ def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], d
         "boosting, counts": counts,
         "boosting, counts and lists": [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)],
     }
-    if numbers(catalog):
-        features["boosting, the prompt's numbers"] = [told(catalog, *part) for part in zip(SPLITS, sizes, strict=True)]
+    if number_ops(catalog):
+        features["boosting, the prompt's numbers"] = [prompt_numbers(catalog, *part) for part in zip(SPLITS, sizes, strict=True)]
     return pairs, features
 
 

@@ -1,9 +1,9 @@
 """The numbers of a catalog's own prompts, as features: counts and rates in the prompt's steps, nothing beside them.
 
-    features = told(catalog, "test", 20)                               # float32 [pairs, numbers], nan where one is missing
+    features = prompt_numbers(catalog, "test", 20)  # float32 [pairs, numbers], nan where one is missing
 
-1. Of the prompt program the ops that choose among steps stay (`bins`); vectors, texts and the history go.
-2. A piece is written as its own number instead of as tokens, so that a prompt tells which step was chosen.
+1. Only the ops of the prompt program that choose among steps stay (`bins`).
+2. A piece is written as its own number instead of as tokens, so that a prompt shows which step was chosen.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class _Numbers(Catalog):
         return {"offsets": np.arange(count + 1), "tokens": np.arange(count, dtype=np.int32)}
 
 
-def numbers(catalog: Catalog) -> list[Op]:
-    """The ops of its prompt program that tell a number."""
+def number_ops(catalog: Catalog) -> list[Op]:
+    """The ops of its prompt program that write a number."""
     prompt = catalog.info["prompt"]
     return [op for op in (*prompt["prefix"], *prompt["candidate"]) if "bins" in op]
 
 
-def told(catalog: Catalog, split: str, size: int) -> Features:
+def prompt_numbers(catalog: Catalog, split: str, size: int) -> Features:
     """What the prompts of a split's pairs, in slates of `size`, say in numbers: steps from 0, in the split's order."""
-    ops = numbers(catalog)
+    ops = number_ops(catalog)
     info = dict(catalog.info) | {
         "prompt": {"prefix": [], "candidate": ops},
-        "requires": [one for one in catalog.info.get("requires") or [] if one != REQUIRED],
+        "requires": [name for name in catalog.info.get("requires") or [] if name != REQUIRED],
     }
     builder = PromptBuilder.of(_Numbers(catalog.path, info, catalog.files), split)
     slates = cut(catalog, split, size)
