@@ -1,7 +1,7 @@
 """Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
 from rexit.devices import Provider
-from rexit.runtime._answers import Audit, Draw, ExitInfo, Info, Memory, Score, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._answers import Audit, Draw, ExitInfo, GoldenCheck, Info, Memory, Score, Scores, SegmentStats, Stats, Trace
 from rexit.runtime._arguments import StopRule
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
 from rexit.runtime.session import Session, open, verify
@@ -10,6 +10,7 @@ __all__ = [
     "Audit",
     "Draw",
     "ExitInfo",
+    "GoldenCheck",
     "Info",
     "Memory",
     "Provider",

@@ -289,6 +289,27 @@ _ARRAYS = tuple(part.name for part in fields(Scores) if part.name not in ("stats
 
 
 @dataclass(frozen=True)
+class GoldenCheck:
+    """A golden sample against what is computed here.
+
+    Attributes:
+        slates: Golden samples of the variant.
+        tolerance: The largest difference of log-odds that the variant allows.
+        worst: The largest one of this sample; inf if log-odds are not finite.
+        prompt: Where its prompt first differs from the recorded one, as a line; empty: nowhere.
+        log_odds: Where the largest difference of log-odds is, as a line; empty: within the tolerance.
+        trace: The log-odds here, as `Session.trace` returns them.
+    """
+
+    slates: int
+    tolerance: float
+    worst: float
+    prompt: str
+    log_odds: str
+    trace: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Audit:
     """A slate that the policy stopped, scored again at full depth. Candidates are in the order of the request.
 

@@ -47,7 +47,6 @@ class Session:
         provider_options: Sequence[tuple[str, str]],
         own_threads: bool,
         spinning: int,
-        check_parity: bool,
         audit: float,
         audit_seed: int,
     ) -> None: ...
@@ -107,6 +106,7 @@ class Session:
         context: _Context,
         texts: _Texts,
     ) -> tuple[list[int], list[int]]: ...
+    def check_golden(self, slate: int) -> tuple[int, float, float, str, str, NDArray[np.float32]]: ...
     def audit(
         self,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], int, int, int]: ...

@@ -20,7 +20,7 @@ from rexit.deadlines import check_deadline
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
 from rexit.runtime import _native
-from rexit.runtime._answers import Audit, Draw, ExitInfo, Info, Memory, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._answers import Audit, Draw, ExitInfo, GoldenCheck, Info, Memory, Scores, SegmentStats, Stats, Trace
 from rexit.runtime._arguments import (
     Recent,
     StopRule,
@@ -70,7 +70,6 @@ def open(
     device_id: int = 0,
     own_threads: bool = False,
     spinning: bool | None = None,
-    check_parity: bool = False,
     audit: float = 0.0,
     audit_seed: int = 0,
 ) -> Session:
@@ -94,7 +93,6 @@ def open(
         device_id: Number of the GPU.
         own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
         spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, those of `own_threads` sleep.
-        check_parity: Compare the log-odds of the golden samples with the recorded ones before anything else.
         audit: Share of the slates that are drawn for `Session.audit`, from 0 to 1.
         audit_seed: Of the draws: the same seed draws the same slates of a sequence; 0: one of the system's.
 
@@ -102,8 +100,7 @@ def open(
         A session. Close it, or use it in a `with` statement.
 
     Raises:
-        BundleError: The bundle is missing, damaged, or of another version; or an exit's log-odds are further from the recorded
-            ones than the variant's tolerance.
+        BundleError: The bundle is missing, damaged, or of another version.
         BackendError: The backend is missing, too old, or failed.
         InputError: There is no such variant, or an argument is out of range.
     """
@@ -124,7 +121,6 @@ def open(
         to_provider_options(provider.options if provider else {}),
         bool(own_threads),
         0 if spinning is None else 1 if spinning else 2,
-        bool(check_parity),
         to_share("audit", audit),
         to_size("audit_seed", audit_seed),
     )
@@ -318,6 +314,17 @@ class Session:
         tokens, offsets = self._open.prompt(*slate)
         parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
         return parts[0], parts[1:]
+
+    def check_golden(self, slate: int) -> GoldenCheck:
+        """Compares golden sample number `slate`, from 0, with what is computed here. Drops the cached prefixes. `rexit verify`
+        checks all of them.
+
+        Raises:
+            InputError: There is no such sample.
+            BundleError: The variant has no golden samples, or they are damaged.
+            BackendError: The backend failed.
+        """
+        return GoldenCheck(*self._open.check_golden(to_size("slate", slate)))
 
     def audit(self) -> Audit | None:
         """Scores a slate that the policy has answered again at full depth: call it when there is time.

@@ -57,8 +57,6 @@ void add_execution(CLI::App& command, BundleOptions& options) {
   command.add_option_function<bool>(
       "--spinning", set_spinning,
       "Whether threads wait for work by spinning: true or false. Default: true, but with --own-threads.");
-  command.add_flag("--check-parity", options.check_parity,
-                   "Before anything else, compare the log-odds of the golden samples with the recorded ones.");
 }
 
 template <class Options>

@@ -44,6 +44,8 @@ using Weights = std::vector<float>;
 using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using TraceRow = std::tuple<Numpy<float>, StatsRow>;
+// slates, tolerance, worst difference, lines of the prompt and the log-odds, trace
+using GoldenRow = std::tuple<std::size_t, float, float, std::string, std::string, Numpy<float>>;
 // exits, c by the policy, c and raw log-odds at full depth; drawn, audited and skipped slates
 using AuditRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
                             Numpy<float, nb::ndim<1>>, std::uint64_t, std::uint64_t, std::uint64_t>;
@@ -283,9 +285,13 @@ class Session {
       result = session_.trace(request);
       segments = session_.segments();
     }
-    return {info.objectives == 1 ? to_numpy<float>(std::move(result.log_odds), {count, info.exits})
-                                 : to_numpy<float>(std::move(result.log_odds), {count, info.exits, info.objectives}),
-            row(result.stats, segments)};
+    return {log_odds_array(std::move(result.log_odds), count, info), row(result.stats, segments)};
+  }
+
+  // [candidates, exits], or with several objectives [candidates, exits, objectives].
+  static Numpy<float> log_odds_array(std::vector<float> log_odds, std::size_t candidates, const rexit_bundle_info& info) {
+    if (info.objectives == 1) return to_numpy<float>(std::move(log_odds), {candidates, info.exits});
+    return to_numpy<float>(std::move(log_odds), {candidates, info.exits, info.objectives});
   }
 
   auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
@@ -296,6 +302,18 @@ class Session {
     const std::lock_guard<std::mutex> lock(mutex_);
     rexit::Prompt prompt = session_.prompt(request);
     return std::make_pair(std::move(prompt.tokens), std::move(prompt.offsets));
+  }
+
+  GoldenRow check_golden(std::size_t slate) {
+    rexit::GoldenCheck check;
+    const rexit_bundle_info info = session_.bundle().info();
+    {
+      const nb::gil_scoped_release no_gil;
+      const std::lock_guard<std::mutex> lock(mutex_);
+      check = session_.check_golden(slate);
+    }
+    return {check.slates, check.tolerance, check.worst,
+            check.prompt, check.log_odds,  log_odds_array(std::move(check.trace), check.candidates, info)};
   }
 
   AuditRow audit() {
@@ -424,18 +442,17 @@ NB_MODULE(_native, module) {
           [](Session* self, const Place& place, const std::string& variant, const std::string& library, std::int32_t threads,
              std::size_t cache_bytes, std::size_t slate_bytes, const std::string& device, std::int32_t device_id,
              const std::string& provider, std::vector<std::pair<std::string, std::string>> provider_options, bool own_threads,
-             std::int32_t spinning, bool check_parity, double audit, std::uint64_t audit_seed) {
+             std::int32_t spinning, double audit, std::uint64_t audit_seed) {
             rexit::BundleOptions options{variant, library, threads, device, device_id};
             options.provider = provider;
             options.provider_options = std::move(provider_options);
             options.own_threads = own_threads;
             options.spinning = static_cast<rexit_spinning>(spinning);
-            options.check_parity = check_parity;
             const SessionOptions of_session{cache_bytes, slate_bytes, audit, audit_seed};
             with_place(place, [&](const auto& bundle) { new (self) Session(rexit::Bundle(bundle, options), of_session); });
           },
           "place"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "slate_bytes"_a, "device"_a, "device_id"_a,
-          "provider"_a, "provider_options"_a, "own_threads"_a, "spinning"_a, "check_parity"_a, "audit"_a, "audit_seed"_a)
+          "provider"_a, "provider_options"_a, "own_threads"_a, "spinning"_a, "audit"_a, "audit_seed"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("read_file", &Session::read_file, "path"_a)
@@ -448,6 +465,7 @@ NB_MODULE(_native, module) {
       .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
+      .def("check_golden", &Session::check_golden, "slate"_a)
       .def("audit", &Session::audit)
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)

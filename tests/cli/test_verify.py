@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundles.bundle_files import refresh, write_policy
+from builders.bundles.bundle_files import edit_golden, golden_arrays, refresh, write_policy
 from builders.bundles.variants import TENSORRT_HALF, add_variant
 from rexit import runtime
 from rexit.bundle import Policy
@@ -86,13 +86,9 @@ def test_weights_that_are_not_the_exported_ones(run: Run, place: Path) -> None:
 
 
 def test_prompt_that_is_not_the_exporters(run: Run, place: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    path = place / "bundle" / "variants" / "cpu-fp32" / "golden.safetensors"
-    table = load_file(path)
-    table["prefix_tokens"][2] += 1
-    save_file(table, path)
-    refresh(place / "bundle")
+    golden = golden_arrays(place / "bundle")
+    golden["prefix_tokens"][2] += 1
+    edit_golden(place / "bundle", **golden)
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 8
     failures = failures_of(ended, "prompts")

@@ -219,17 +219,13 @@ typedef struct rexit_bundle_options {
                            "XNNPACK", "QNN", "CoreML", whatever the library has; `device` is then NULL or "cpu". For
                            variants of targets cuda and tensorrt, whose graphs have only ONNX's operators: those that the
                            provider does not have run on the CPU. It may refuse rexit's own, of target cpu, and round
-                           differently: `rexit-run verify --provider` compares its answers with the golden samples */
+                           differently: rexit_session_check_golden compares its answers with the recorded ones */
   const char* const* provider_keys;   /* the provider's own options, [provider_option_count]; may be NULL if there are none */
   const char* const* provider_values; /* their values, likewise */
   size_t provider_option_count;
-  int32_t own_threads;  /* 1: every segment of this bundle has a thread pool of its own, of `threads` threads, the caller's thread
-                           among them: with 1, all runs in the caller's thread. 0: the process's pool */
-  int32_t spinning;     /* a rexit_spinning: whether a pool's threads wait for work by spinning */
-  int32_t check_parity; /* 1: open traces the variant's golden samples, and fails with REXIT_MISMATCH if an exit's log-odds are
-                           further from the recorded ones than the variant's tolerance: for a provider or a device that is new
-                           here. Takes the time of some slates */
-  int32_t reserved_2;
+  int32_t own_threads; /* 1: every segment of this bundle has a thread pool of its own, of `threads` threads, the caller's thread
+                          among them: with 1, all runs in the caller's thread. 0: the process's pool */
+  int32_t spinning;    /* a rexit_spinning: whether a pool's threads wait for work by spinning */
 } rexit_bundle_options;
 
 /* Opens the bundle at `path`, a folder or an archive: checks structure and sizes, maps the catalog, loads the segments, and
@@ -590,6 +586,26 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_tokens(rexit_session*
 /* rexit_session_trace for token ids. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request,
                                                                   float* log_odds_out, rexit_stats* stats_out);
+
+/* A golden sample, a slate whose prompt and log-odds were recorded at export, against what is computed here. Lines and numbers
+ * are valid until the session's next call. */
+typedef struct rexit_golden_check {
+  size_t struct_size;   /* set by the caller */
+  size_t slate_count;   /* golden samples of the variant, for the bundle's catalog */
+  size_t item_count;    /* candidates of this one */
+  float tolerance;      /* the largest difference of log-odds that the variant allows */
+  float worst;          /* the largest one here; infinity if log-odds are not finite */
+  const char* prompt;   /* one line: user, item, token and expected token where the prompt first differs; "" if it does not, or
+                           without a catalog */
+  const char* log_odds; /* one line: user, item, exit, log-odds, expected log-odds and tolerance where `worst` is; "" if it is
+                           within the tolerance */
+  const float* trace;   /* [item_count, exits, objectives]: the log-odds here, as of rexit_session_trace */
+} rexit_golden_check;
+
+/* Checks golden sample number `slate`, from 0: for a device or a provider that is new here. Drops the cached prefixes. REXIT_OK
+ * also if it differs, which `prompt` and `log_odds` say. Any 2xx for the samples' file; otherwise as rexit_session_trace. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_check_golden(rexit_session* session, size_t slate,
+                                                                  rexit_golden_check* check_out);
 
 /* A slate that the policy stopped, scored again at full depth. Candidates are in the order of the request. Pointers are valid
  * until the session's next call. */

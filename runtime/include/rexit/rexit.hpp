@@ -55,7 +55,6 @@ struct BundleOptions {
   std::vector<std::pair<std::string, std::string>> provider_options;
   bool own_threads = false;
   rexit_spinning spinning = REXIT_SPINNING_DEFAULT;
-  bool check_parity = false;  // throws if the golden samples' log-odds differ too much
 };
 
 // Files that a program provides, for instance from an encrypted store. What its functions throw counts as REXIT_NOT_FOUND.
@@ -279,7 +278,6 @@ class Bundle {
     c_options.provider_option_count = keys.size();
     c_options.own_threads = options.own_threads ? 1 : 0;
     c_options.spinning = options.spinning;
-    c_options.check_parity = options.check_parity ? 1 : 0;
     rexit_bundle* handle = nullptr;
     check(open_bundle(c_options, &handle));
     return handle;
@@ -547,6 +545,14 @@ struct Trace {
   rexit_stats stats{};
 };
 
+// A golden sample against what is computed here; see rexit_golden_check.
+struct GoldenCheck {
+  std::size_t slates = 0, candidates = 0;  // golden samples of the variant; candidates of this one
+  float tolerance = 0, worst = 0;
+  std::string prompt, log_odds;  // empty: as recorded
+  std::vector<float> trace;      // [candidates, exits, objectives]
+};
+
 // A slate that the policy stopped, scored again at full depth; see rexit_audit.
 struct Audit {
   std::vector<std::uint32_t> exits;                    // [items]; empty: no slate waited
@@ -587,6 +593,23 @@ class Session {
 
   Trace trace(const Request& request) { return trace_with(rexit_session_trace, request); }
   Trace trace(const TokenRequest& request) { return trace_with(rexit_session_trace_tokens, request); }
+
+  // Checks golden sample number `slate`. See rexit_session_check_golden.
+  GoldenCheck check_golden(std::size_t slate) {
+    rexit_golden_check check_out{};
+    check_out.struct_size = sizeof check_out;
+    check(rexit_session_check_golden(handle_.get(), slate, &check_out));
+    const rexit_bundle_info info = bundle_.info();
+    GoldenCheck result{check_out.slate_count,
+                       check_out.item_count,
+                       check_out.tolerance,
+                       check_out.worst,
+                       check_out.prompt,
+                       check_out.log_odds,
+                       {}};
+    result.trace.assign(check_out.trace, check_out.trace + check_out.item_count * info.exits * info.objectives);
+    return result;
+  }
 
   // Scores the slate that waits at full depth: call it when the program is idle.
   Audit audit() {

@@ -14,7 +14,7 @@
 #include "bundle/verify.hpp"
 #include "files/files.hpp"
 #include "rexit/rexit.h"
-#include "session/parity.hpp"
+#include "session/golden.hpp"
 #include "session/session.hpp"
 
 using namespace rexit::core;
@@ -25,7 +25,8 @@ struct rexit_bundle {
 
 struct rexit_session {
   Session session;
-  Request request;  // of the current call; a member so that calls reuse its memory
+  Request request;     // of the current call; a member so that calls reuse its memory
+  GoldenCheck golden;  // of the last rexit_session_check_golden
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
   rexit_session(std::shared_ptr<const LoadedBundle> loaded, const rexit_session_options& options)
@@ -120,9 +121,6 @@ Execution read_execution(const rexit_bundle_options& options) {
   if (options.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", options.reserved, ", expected 0");
   if (options.own_threads != 0 && options.own_threads != 1)
     fail(REXIT_INVALID_ARGUMENT, "options.own_threads is ", options.own_threads, ", expected 0 or 1");
-  if (options.check_parity != 0 && options.check_parity != 1)
-    fail(REXIT_INVALID_ARGUMENT, "options.check_parity is ", options.check_parity, ", expected 0 or 1");
-  if (options.reserved_2 != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved_2 is ", options.reserved_2, ", expected 0");
   if (options.spinning < REXIT_SPINNING_DEFAULT || options.spinning > REXIT_SPINNING_OFF)
     fail(REXIT_INVALID_ARGUMENT, "options.spinning is ", options.spinning, ", expected a rexit_spinning, 0 to 2");
   Execution execution;
@@ -186,7 +184,6 @@ void open_bundle(const MakeSource& make_source, const rexit_bundle_options* opti
   const Execution execution = read_execution(settings);
   const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
   auto loaded = std::make_shared<const LoadedBundle>(std::move(source), settings.variant, make_factory);
-  if (settings.check_parity == 1) check_parity(loaded);
   log(REXIT_LOG_INFO, loaded->bundle.name() + ": opened variant " + loaded->bundle.variant().name);
   warn_if_calibrated_elsewhere(loaded->bundle, execution);
   *bundle_out = new rexit_bundle{std::move(loaded)};
@@ -422,6 +419,7 @@ rexit_status rexit_session_load_cache(rexit_session* session, const char* path) 
 rexit_status rexit_session_trim(rexit_session* session) try {
   const SessionLock lock(session);
   session->request = Request{};
+  session->golden = {};
   lock->trim();
   return REXIT_OK;
 } catch (...) {
@@ -494,6 +492,20 @@ rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_toke
 rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request, float* log_odds_out,
                                         rexit_stats* stats_out) try {
   run_trace(session, request, log_odds_out, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_check_golden(rexit_session* session, size_t slate, rexit_golden_check* check_out) try {
+  const SessionLock lock(session);
+  check_size(required(check_out, "check_out"), "check_out");
+  lock->begin_call();
+  session->golden = check_golden(session->session, slate);
+  const GoldenCheck& check = session->golden;
+  write_struct({0, check.slates, check.candidates, check.tolerance, check.worst, check.prompt.c_str(), check.log_odds.c_str(),
+                check.trace.data()},
+               check_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

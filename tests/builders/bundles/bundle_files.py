@@ -8,6 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 
 def entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -52,6 +55,19 @@ def refresh(folder: Path, variant: str = "cpu-fp32") -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] = {name: entry(folder / name) for name in manifest["files"]}
     write_json(folder / "manifest.json", manifest)
+
+
+def golden_arrays(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of the golden samples."""
+    return load_file(folder / "variants" / "cpu-fp32" / "golden.safetensors")
+
+
+def edit_golden(folder: Path, **arrays: Any) -> None:
+    """Replaces arrays of the golden samples; None drops one. The policy goes: it belongs to the variant as it was."""
+    table = {name: array for name, array in (golden_arrays(folder) | arrays).items() if array is not None}
+    save_file(table, folder / "variants" / "cpu-fp32" / "golden.safetensors")
+    (folder / "variants" / "cpu-fp32" / "policy.json").unlink(missing_ok=True)
+    refresh(folder)
 
 
 def add_tokenizer(folder: Path, tokenizer: str) -> None:

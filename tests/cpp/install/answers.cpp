@@ -2,7 +2,7 @@
 // first variant, then prints for each variant the log-odds of the items at every exit, and their scores. Integer ids.
 #include <cstdint>
 #include <cstdio>
-#include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -10,11 +10,21 @@
 
 namespace {
 
-void print(const char* bundle, const rexit_variant_info& variant, bool check_parity, const rexit::Request& request) {
+void check_golden(rexit::Session& session) {
+  rexit::GoldenCheck check;
+  std::size_t slate = 0;
+  do {
+    check = session.check_golden(slate);
+    if (!check.prompt.empty()) throw std::runtime_error(check.prompt);
+    if (!check.log_odds.empty()) throw std::runtime_error(check.log_odds);
+  } while (++slate < check.slates);
+}
+
+void print(const char* bundle, const rexit_variant_info& variant, bool has_golden, const rexit::Request& request) {
   rexit::BundleOptions options;
   options.variant = variant.name;
-  options.check_parity = check_parity;
   rexit::Session session(rexit::Bundle(bundle, options));
+  if (has_golden) check_golden(session);
   for (const float log_odds : session.trace(request).log_odds)
     std::printf("%s %.9g\n", variant.name, static_cast<double>(log_odds));
   for (const rexit_score& score : session.score(request).scores)

@@ -1,0 +1,200 @@
+#include "session/golden.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/status.hpp"
+#include "bundle/catalog/tables.hpp"
+#include "files/safetensors.hpp"
+
+namespace rexit::core {
+namespace {
+
+using Offsets = Array<std::int64_t>;
+
+// golden.safetensors, as docs/format/variant.md has it. Every value is checked before it is used.
+class GoldenSamples {
+ public:
+  explicit GoldenSamples(const Bundle& bundle)
+      : bundle_(bundle),
+        file_(bundle.source()->open(bundle.variant().golden)),
+        slates_(file_.array<std::int64_t>("slate_offsets", {std::nullopt})),
+        log_odds_(bundle.objectives() == 1
+                      ? file_.array<float>("log_odds", {std::nullopt, bundle.exits()})
+                      : file_.array<float>("log_odds", {std::nullopt, bundle.exits(), bundle.objectives()})) {
+    const std::size_t candidates = log_odds_.size / width();
+    if (slates_.size < 2)
+      fail(REXIT_CORRUPT, file_.path(), ": `slate_offsets` has ", slates_.size, " numbers, expected 2 or more");
+    check_offsets(file_, "slate_offsets", slates_, candidates);
+    prefixes_ = file_.array<std::int64_t>("prefix_offsets", {slates_.size});
+    prefix_tokens_ = file_.array<std::int32_t>("prefix_tokens", {std::nullopt});
+    candidates_ = file_.array<std::int64_t>("candidate_offsets", {candidates + 1});
+    candidate_tokens_ = file_.array<std::int32_t>("candidate_tokens", {std::nullopt});
+    check_offsets(file_, "prefix_offsets", prefixes_, prefix_tokens_.size);
+    check_offsets(file_, "candidate_offsets", candidates_, candidate_tokens_.size);
+    if (!bundle.has_catalog()) return;
+    const Program& program = bundle.program();
+    users_ = file_.array<std::int32_t>("user", {size()});
+    items_ = file_.array<std::int32_t>("item", {candidates});
+    times_ = file_.array<std::int64_t>("as_of", {size()});
+    if (!program.contexts.empty()) contexts_ = file_.array<std::int32_t>("context", {size(), program.contexts.size()});
+    if (program.texts.empty()) return;
+    texts_ = file_.array<std::int64_t>("request_offsets", {size() * program.texts.size() + 1});
+    text_tokens_ = file_.array<std::int32_t>("request_tokens", {std::nullopt});
+    check_offsets(file_, "request_offsets", texts_, text_tokens_.size);
+  }
+
+  std::size_t size() const noexcept { return slates_.size - 1; }  // slates
+  std::size_t candidates(std::size_t slate) const { return at(slates_, slate + 1) - at(slates_, slate); }
+  std::size_t width() const noexcept { return bundle_.exits() * bundle_.objectives(); }  // log-odds of a candidate
+  // [candidates, exits, objectives]
+  const float* log_odds(std::size_t slate) const { return log_odds_.data + at(slates_, slate) * width(); }
+
+  // Valid until the next call.
+  const Request& request(std::size_t slate) {
+    if (bundle_.has_catalog()) {
+      read_query(slate);
+    } else {
+      counts_.clear();
+      for (std::size_t i = at(slates_, slate); i < at(slates_, slate + 1); ++i)
+        counts_.push_back(at(candidates_, i + 1) - at(candidates_, i));
+      request_.tokens = TokenPrompt{prefix_tokens_.data + at(prefixes_, slate), at(prefixes_, slate + 1) - at(prefixes_, slate),
+                                    candidate_tokens_.data + at(candidates_, at(slates_, slate)), counts_.data(), counts_.size()};
+    }
+    return request_;
+  }
+
+  // The slate in a message. Call this, item() and difference() after request(slate).
+  std::string name(std::size_t slate) const {
+    std::string name = "golden slate " + std::to_string(slate);
+    if (bundle_.has_catalog()) name += ", user " + bundle_.catalog().users.ids.text(users_[slate]);
+    return name;
+  }
+  // A candidate of the slate in a message.
+  std::string item(std::size_t slate, std::size_t candidate) const {
+    if (!bundle_.has_catalog()) return "item " + std::to_string(candidate);
+    return "item " + bundle_.catalog().items.ids.text(items_[at(slates_, slate) + candidate]);
+  }
+
+  // The first difference of a prompt from the recorded one, as a line; empty: none.
+  std::string difference(std::size_t slate, const Prompt& prompt) const {
+    for (std::size_t part = 0; part < prompt.candidates() + 1; ++part) {
+      const Offsets& offsets = part == 0 ? prefixes_ : candidates_;
+      const std::size_t index = part == 0 ? slate : at(slates_, slate) + part - 1;
+      const std::int32_t* expected = (part == 0 ? prefix_tokens_ : candidate_tokens_).data + at(offsets, index);
+      const std::size_t expected_count = at(offsets, index + 1) - at(offsets, index);
+      const std::int32_t* tokens = prompt.tokens.data() + prompt.offsets[part];
+      const std::size_t count = prompt.offsets[part + 1] - prompt.offsets[part];
+      std::size_t t = 0;
+      while (t < count && t < expected_count && tokens[t] == expected[t]) ++t;
+      if (t == count && t == expected_count) continue;
+      const std::string line = name(slate) + ": the prompt of " + (part == 0 ? "the prefix" : item(slate, part - 1)) +
+                               " differs from the exporter's: ";
+      if (t == count || t == expected_count)
+        return line + std::to_string(count) + " tokens, expected " + std::to_string(expected_count);
+      return line + "token " + std::to_string(t) + " is " + std::to_string(tokens[t]) + ", expected " +
+             std::to_string(expected[t]);
+    }
+    return {};
+  }
+
+ private:
+  static std::size_t at(const Offsets& offsets, std::size_t i) { return static_cast<std::size_t>(offsets[i]); }
+
+  void read_query(std::size_t slate) {
+    const Catalog& catalog = bundle_.catalog();
+    Query& query = request_.query;
+    query.user = Row(index_at(file_, "user", users_, slate, catalog.users.ids.size()));
+    query.items.clear();
+    for (std::size_t i = at(slates_, slate); i < at(slates_, slate + 1); ++i)
+      query.items.push_back(Row(index_at(file_, "item", items_, i, catalog.items.ids.size())));
+    query.as_of = times_[slate];
+    const std::vector<Context>& contexts = catalog.program.contexts;
+    query.context.clear();
+    for (std::size_t i = 0; i < contexts.size(); ++i) {
+      const std::size_t index = slate * contexts.size() + i;
+      query.context.push_back(contexts_[index] < 0
+                                  ? Context::missing
+                                  : std::int32_t(index_at(file_, "context", contexts_, index, contexts[i].size())));
+    }
+    const std::vector<RequestText>& texts = catalog.program.texts;
+    query.texts.clear();
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      const std::size_t begin = at(texts_, slate * texts.size() + i), end = at(texts_, slate * texts.size() + i + 1);
+      if (end - begin > texts[i].limit)
+        fail(REXIT_CORRUPT, file_.path(), ": request text `", texts[i].name, "` of slate ", slate, " has ", end - begin,
+             " tokens, expected at most ", texts[i].limit);
+      for (std::size_t t = begin; t < end; ++t) index_at(file_, "request_tokens", text_tokens_, t, bundle_.vocabulary());
+      query.texts.push_back({text_tokens_.data + begin, end - begin});
+    }
+  }
+
+  const Bundle& bundle_;
+  Safetensors file_;
+  Offsets slates_, prefixes_, candidates_, texts_;
+  Array<float> log_odds_;
+  Array<std::int32_t> users_, items_, contexts_, prefix_tokens_, candidate_tokens_, text_tokens_;
+  Array<std::int64_t> times_;
+  Request request_;
+  std::vector<std::size_t> counts_;
+};
+
+std::string fixed(float value) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.5f", static_cast<double>(value));
+  return text;
+}
+
+std::string general(float value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", static_cast<double>(value));
+  return text;
+}
+
+}  // namespace
+
+GoldenCheck check_golden(Session& session, std::size_t slate) {
+  const Bundle& bundle = session.loaded().bundle;
+  const Variant& variant = bundle.variant();
+  if (!variant.tolerance)
+    fail(REXIT_CORRUPT, bundle.where_variant("variant.json"),
+         ": has no parity.tolerance, which golden samples are compared with");
+  GoldenSamples samples(bundle);
+  if (slate >= samples.size())
+    fail(REXIT_INVALID_ARGUMENT, "slate is ", slate, ", the variant has golden slates 0 to ", samples.size() - 1);
+  GoldenCheck check;
+  check.slates = samples.size();
+  check.candidates = samples.candidates(slate);
+  check.tolerance = *variant.tolerance;
+  if (check.candidates == 0) return check;
+  const Request& request = samples.request(slate);
+  if (bundle.has_catalog()) check.prompt = samples.difference(slate, session.prompt(request));
+  session.clear_cache();  // keys copied from another prefix may change the last bits
+  rexit_stats ignored{};
+  check.trace = session.trace(request, Clock::now(), ignored);
+  const float* expected = samples.log_odds(slate);
+  std::size_t place = 0;
+  for (std::size_t i = 0; i < check.trace.size(); ++i) {
+    const float difference = std::fabs(check.trace[i] - expected[i]);
+    if (difference <= check.worst) continue;
+    check.worst = std::isfinite(difference) ? difference : std::numeric_limits<float>::infinity();
+    place = i;
+    if (std::isinf(check.worst)) break;
+  }
+  if (check.worst > check.tolerance) {
+    const std::size_t objective = place % bundle.objectives();
+    check.log_odds = samples.name(slate) + ", " + samples.item(slate, place / samples.width()) + ", exit " +
+                     std::to_string(place % samples.width() / bundle.objectives()) +
+                     (bundle.objectives() == 1 ? "" : ", objective " + variant.objectives[objective]) + ": log-odds " +
+                     fixed(check.trace[place]) + ", expected " + fixed(expected[place]) + " +- " + general(check.tolerance);
+  }
+  return check;
+}
+
+}  // namespace rexit::core

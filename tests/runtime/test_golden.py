@@ -1,0 +1,166 @@
+"""Golden samples against what is computed here: the check that `rexit verify`, `rexit-run verify` and refreshes call."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import drop_catalog, edit_golden, golden_arrays
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_request
+from builders.bundles.held_out import AS_OF, write_ranked
+from rexit import runtime
+from rexit.errors import BundleError, InputError
+
+ITEMS = [int(item) for item in ITEM_IDS]
+USERS = [int(user) for user in USER_IDS]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ranked(tmp_path_factory.mktemp("golden")).bundle
+
+
+@pytest.fixture
+def bundle(whole: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(whole, tmp_path / "bundle"))
+
+
+def check(bundle: Path, slate: int = 0) -> runtime.GoldenCheck:
+    with runtime.open(bundle) as session:
+        return session.check_golden(slate)
+
+
+def test_samples_as_recorded(whole: Path) -> None:
+    recorded = golden_arrays(whole)["log_odds"].reshape(4, len(ITEMS), -1)
+    with runtime.open(whole) as session:
+        for slate in range(4):
+            found = session.check_golden(slate)
+            assert (found.slates, found.prompt, found.log_odds) == (4, "", "") and found.tolerance == np.float32(1e-3)
+            assert found.worst == np.abs(found.trace - recorded[slate]).max() <= found.tolerance
+            session.clear_cache()
+            np.testing.assert_array_equal(found.trace, session.trace(USERS[slate], ITEMS, as_of=AS_OF))
+        with pytest.raises(InputError, match=r"slate is 4, the variant has golden slates 0 to 3"):
+            session.check_golden(4)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(100.0, r"100\.00000"), (np.nan, "nan"), (-np.inf, "-inf")])
+def test_other_log_odds(bundle: Path, value: float, expected: str) -> None:
+    golden = golden_arrays(bundle)
+    golden["log_odds"][2, 1] = value
+    edit_golden(bundle, **golden)
+    found = check(bundle)
+    assert found.worst == abs(found.trace[2, 1] - np.float32(value)) if value == 100 else np.isinf(found.worst)
+    line = rf"golden slate 0, user {USERS[0]}, item {ITEMS[2]}, exit 1: log-odds {found.trace[2, 1]:.5f}, expected {value:.5f} "
+    assert found.log_odds == line + "+- 0.001" and found.prompt == ""
+    assert check(bundle, 1).log_odds == ""
+
+
+@pytest.mark.parametrize(
+    ("array", "index", "place"), [("prefix_tokens", 2, "the prefix"), ("candidate_tokens", 0, f"item {ITEMS[0]}")]
+)
+def test_other_prompts(bundle: Path, array: str, index: int, place: str) -> None:
+    golden = golden_arrays(bundle)
+    golden[array][index] += 1
+    token = golden[array][index]
+    edit_golden(bundle, **golden)
+    where = f"golden slate 0, user {USERS[0]}: the prompt of {place} differs from the exporter's: "
+    assert check(bundle).prompt == f"{where}token {index} is {token - 1}, expected {token}"
+    assert check(bundle).log_odds == "" and check(bundle, 1).prompt == ""
+
+
+def test_prompts_of_other_lengths(bundle: Path) -> None:
+    golden = golden_arrays(bundle)
+    golden["prefix_offsets"][1] += 1
+    edit_golden(bundle, **golden)
+    length = golden["prefix_offsets"][1]
+    assert check(bundle).prompt.endswith(f"the prefix differs from the exporter's: {length - 1} tokens, expected {length}")
+    assert "the prefix differs" in check(bundle, 1).prompt
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"slate_offsets": np.array([0, 5, 3, 9, 80])}, r"`slate_offsets`\[2\] is 3, expected at least 5"),
+        ({"slate_offsets": np.array([0])}, "`slate_offsets` has 1 numbers"),
+        ({"prefix_offsets": np.array([0, 1])}, "prefix_offsets"),
+        ({"candidate_offsets": np.array([0, 1])}, "candidate_offsets"),
+        ({"log_odds": np.zeros((3, 3), np.float32)}, "slate_offsets` ends at 80, expected 3"),
+        ({"log_odds": np.zeros((80, 2), np.float32)}, "log_odds"),
+        ({"as_of": np.zeros(1, np.int64)}, "as_of"),
+        ({"user": np.zeros(4, np.int64)}, "user"),
+        ({"user": None}, "user"),
+        ({"user": np.array([-1, 0, 1, 2], np.int32)}, r"`user`\[0\] is -1, expected 0 to"),
+        ({"item": np.full(80, 1 << 20, np.int32)}, r"`item`\[0\] is 1048576, expected 0 to"),
+    ],
+)
+def test_damaged_samples(bundle: Path, arrays: dict[str, Any], message: str) -> None:
+    edit_golden(bundle, **arrays)
+    with pytest.raises(BundleError, match=message) as refusal:
+        check(bundle)
+    assert refusal.value.status == "REXIT_CORRUPT"
+
+
+def test_without_samples(bundle: Path) -> None:
+    (bundle / "variants" / "cpu-fp32" / "golden.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"golden\.safetensors"):
+        check(bundle)
+
+
+def test_without_a_catalog(bundle: Path) -> None:
+    drop_catalog(bundle)
+    edit_golden(bundle, user=None, item=None, as_of=None)
+    assert (check(bundle).prompt, check(bundle).log_odds) == ("", "")
+    golden = golden_arrays(bundle)
+    golden["log_odds"][1, 0] = 100
+    edit_golden(bundle, **golden)
+    assert check(bundle).log_odds.startswith("golden slate 0, item 1, exit 0: log-odds ")
+
+
+def test_with_several_objectives(tmp_path: Path) -> None:
+    bundle = write_ranked(tmp_path, objectives=("click", "like")).bundle
+    golden = golden_arrays(bundle)
+    golden["log_odds"][1, 2, 1] = 100
+    edit_golden(bundle, **golden)
+    found = check(bundle)
+    assert f"item {ITEMS[1]}, exit 2, objective like: log-odds {found.trace[1, 2, 1]:.5f}" in found.log_odds
+
+
+def test_with_contexts_and_request_texts(tmp_path: Path) -> None:
+    """The samples' values reach the prompt: those of the runtime's own pass, others do not."""
+    bundle = write_bundle(tmp_path / "bundle", BundleOptions(with_request(make_catalog())))
+    texts = {"query": [5, 6, 7], "note": [8]}
+    with runtime.open(bundle) as session:
+        log_odds = session.trace(USERS[0], ITEMS, as_of=AS_OF, request=texts)
+        prefix, candidates = session.prompt(USERS[0], ITEMS, as_of=AS_OF, request=texts)
+    golden = {
+        "user": np.array([0], np.int32),
+        "item": np.arange(len(ITEMS), dtype=np.int32),
+        "as_of": np.array([AS_OF], np.int64),
+        "slate_offsets": np.array([0, len(ITEMS)], np.int64),
+        "prefix_offsets": np.array([0, len(prefix)], np.int64),
+        "prefix_tokens": prefix,
+        "candidate_offsets": np.cumsum([0, *map(len, candidates)]).astype(np.int64),
+        "candidate_tokens": np.concatenate(candidates),
+        "log_odds": log_odds,
+        "request_offsets": np.cumsum([0, *map(len, texts.values())]).astype(np.int64),
+        "request_tokens": np.concatenate(list(texts.values())).astype(np.int32),
+    }
+    path = bundle / "variants" / "cpu-fp32" / "golden.safetensors"
+    save_file(golden, path)
+    assert (check(bundle).prompt, check(bundle).log_odds) == ("", "")
+    save_file(golden | {"request_tokens": golden["request_tokens"] + 1}, path)
+    assert "differs from the exporter's" in check(bundle).prompt and "log-odds" in check(bundle).log_odds
+    for arrays, message in (
+        ({"request_tokens": np.full(4, 1 << 20, np.int32)}, r"`request_tokens`\[0\] is 1048576"),
+        ({"request_offsets": np.array([0, 9, 4])}, r"request_offsets"),
+    ):
+        save_file(golden | arrays, path)
+        with pytest.raises(BundleError, match=message):
+            check(bundle)
