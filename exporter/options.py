@@ -24,9 +24,6 @@ MOST_NEIGHBOURS = 1 << 16
 TARGETS = ("labels", "mix", "last")
 """What a head on a frozen model learns: labels, the last answer's probability, or the mean of both."""
 
-SCHEDULES = ("cosine", "linear")
-"""How the rate of a training falls after the warm-up."""
-
 COMPUTE_PRECISIONS = ("auto", "bfloat16", "float32")
 """Of a model's forward pass. auto: bfloat16 where it is faster."""
 
@@ -115,50 +112,38 @@ class HeadsOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of `rexit train`.
+    """Options of `rexit train`; the last four are for Python alone.
 
     exits: depths in layers; empty: every five layers and the last.
-    lora: rank of low-rank adapters of all linear layers; 0: train all weights.
-    save_adapter: with `lora`, save the adapter's folder; otherwise the merged model.
-    distill: weight of self-distillation from the last exit.
-    teacher: a .parquet of scored training pairs that softens the labels; teacher_weight: its share of a label.
+    lora: rank of low-rank additions to all linear layers; 0: train all weights.
     slate: interactions packed behind a prefix.
-    batch_tokens: of a forward pass, with padding. accumulate: forward passes of a step.
+    batch_tokens: of a forward pass, with padding.
     epochs: length of the training, unless `steps` is set.
     rate: peak learning rate of the deepest layers; None: 1e-4, with `lora` 1e-3; 0: the base is frozen.
-    head_rate: of the last head. rate_ratio: an exit's layers' rate over that of the exit before.
-    warmup: share of the steps in which rates rise.
-    save_every: steps between two saved states.
-    max_minutes: stop after this time, to be resumed; 0: never.
-    validation_slates: slates to report figures on; 0: all.
+    head_rate: of the last head.
     label_ids, reranker: with a file of slates, as for `ExportOptions`.
+    warmup: share of the steps in which rates rise.
+    precision: see COMPUTE_PRECISIONS.
+    save_every: steps between two saved states.
+    validation_slates: slates to report figures on; 0: all.
     """
 
     exits: str = ""
     lora: int = 0
-    save_adapter: bool = False
     freeze_embeddings: bool = False
-    distill: float = 0.0
-    teacher: str | None = None
-    teacher_weight: float = 0.5
     slate: int = 12
     batch_tokens: int = 1024
-    accumulate: int = 1
     epochs: float = 1.0
     steps: int = 0
     rate: float | None = None
     head_rate: float = 1e-3
-    rate_ratio: float = 0.8
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    precision: str = "auto"
     seed: int = 0
-    save_every: int = 100
-    max_minutes: float = 0.0
-    validation_slates: int = 400
     label_ids: tuple[int, int] | None = None
     reranker: str | None = None
+    warmup: float = 0.05
+    precision: str = "auto"
+    save_every: int = 100
+    validation_slates: int = 400
 
     @property
     def peak_rate(self) -> float:
@@ -178,26 +163,14 @@ class TrainOptions:
             raise InputError(f"--lora {self.lora}, expected a rank of at least 1, or 0")
         if self.is_frozen and self.lora:
             raise InputError(f"--lora {self.lora} with --rate 0, which trains no additions: leave one of them out")
-        if self.save_adapter and not self.lora:
-            raise InputError("--save-adapter without --lora: there is no adapter to save")
-        for name in ("slate", "batch_tokens", "accumulate", "save_every"):
+        for name in ("slate", "batch_tokens", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
-        for name in ("steps", "distill", "head_rate", "weight_decay", "max_minutes", "validation_slates", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name):g}, expected at least 0")
-        if not 0 <= self.peak_rate < math.inf:
-            raise InputError(f"--rate {self.peak_rate:g}, expected at least 0")
-        for name in ("epochs", "rate_ratio"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name):g}, expected more than 0")
-        if not 0 <= self.warmup <= 1:
-            raise InputError(f"--warmup {self.warmup:g}, expected a share from 0 to 1")
-        if not 0 < self.teacher_weight <= 1:
-            raise InputError(f"--teacher-weight {self.teacher_weight:g}, expected more than 0 and at most 1")
-        for name, known in (("schedule", SCHEDULES), ("precision", COMPUTE_PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise InputError(f"--{name} {getattr(self, name)}, expected one of {', '.join(known)}")
+        for name, value in (("rate", self.peak_rate), ("head-rate", self.head_rate), ("seed", self.seed), ("steps", self.steps)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"--{name} {value:g}, expected at least 0")
+        if not 0 < self.epochs < math.inf:
+            raise InputError(f"--epochs {self.epochs:g}, expected more than 0")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ in OUT.training, written every `save_every` steps.
    batch has rows of similar length, as many as `batch_tokens` allows, padding included. The rows of a batch stay together in
    all epochs; the order of batches is new in each.
 2. Every exit has its own norm and head, which start as the model's final norm and the label rows of its LM head. The loss is the
-   mean of the exits' cross-entropies; `distill` adds that many times the mean divergence of the earlier exits from the last one's
-   probabilities, through which no gradient flows. A `teacher` softens the labels; a score that has seen its own label teaches
-   that label, so they are made out of fold. Of several objectives every known label counts the same, an unknown one not at all.
-3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `rate` / `rate_ratio`^n with n exits
+   mean of the exits' cross-entropies. Of several objectives every known label counts the same, an unknown one not at all.
+3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `rate` / RATE_RATIO^n with n exits
    after it, their heads (and projectors, with the first) likewise from `head_rate`. The paper gives neither exits, nor rates,
    nor weights of losses: all numbers here are our choice.
 4. Weights are float32, what is computed with them `precision`. `lora` trains low-rank additions to all linear layers, with norms,
@@ -23,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,6 @@ from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
 from rexit.bundle.labels import log_odds_of
 from rexit.bundle.writer import new_folder
-from rexit.errors import InputError
 from rexit.exporter.model.checkpoint import Checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows, with_vectors
@@ -44,7 +41,6 @@ from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.preflight import check_one_source, read_slates
 from rexit.exporter.quiet import log, quiet
 from rexit.exporter.source import Source
-from rexit.exporter.training.labels import softened_labels
 from rexit.exporter.training.learner import Collator, Learner
 from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings
 from rexit.exporter.training.starting_model import make_model
@@ -67,13 +63,6 @@ class TrainReport:
     validation_slates: int
     state: str
     objectives: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """What `rexit train --json` prints: plain JSON values."""
-        values = asdict(self)
-        if not self.objectives:
-            del values["objectives"]
-        return values
 
 
 def train_model(
@@ -98,7 +87,7 @@ def train_model(
         The report; None in all processes of a `torchrun` but the first.
 
     Raises:
-        InputError: options or a teacher that cannot be, or a training in OUT.training that was begun with other settings.
+        InputError: options that cannot be, or a training in OUT.training that was begun with other settings.
         CheckpointError: a decoder that cannot be loaded or split.
     """
     options = options or TrainOptions()
@@ -116,7 +105,7 @@ def train_model(
     trained.cpu()
     saved = trained.model
     if adapted is not None:
-        saved = adapted if options.save_adapter else adapted.merge_and_unload()
+        saved = adapted.merge_and_unload()
     with new_folder(out) as folder, quiet():
         save_checkpoint(
             folder,
@@ -145,37 +134,27 @@ def _train(
     torch.manual_seed(options.seed)
     catalog = place if isinstance(place, Catalog) else None
     settings = {"model": name, "catalog": digest(place) if isinstance(place, Path) else place.sha256} | fixed_settings(options)
-    teacher = None
-    if options.teacher is not None:
-        if catalog is None:
-            raise InputError(f"--teacher {options.teacher}: its scores are of users and items, which slates do not have")
-        if catalog.objectives:
-            names = ", ".join(catalog.objectives)
-            raise InputError(f"--teacher {options.teacher}: its scores are of one objective, {catalog.path} has {names}")
-        teacher = softened_labels(catalog, Path(options.teacher), options.teacher_weight)
-        settings["teacher"] += f", {digest(Path(options.teacher))}"
     check_same(work, settings)
     start, model, adapted = make_model(name, catalog, options)
     source = read_slates(place, start, ExportOptions.max_tokens) if isinstance(place, Path) else place
     data = packed_rows(source, "train", options.slate, track=_track("prompts of train", progress))
-    liked = data.targets() if teacher is None else teacher
     steps_data = batches(data.lengths, options.batch_tokens, np.random.default_rng(options.seed))
-    steps, collate = options.steps, Collator(data, liked)
+    steps, collate = options.steps, Collator(data)
     if not steps:
         world = arguments(work, options, 1).world_size
-        steps = max(1, math.ceil(options.epochs * len(steps_data) / (options.accumulate * world)))
+        steps = max(1, math.ceil(options.epochs * len(steps_data) / world))
     trainer = MultiExitTrainer(
-        Learner(model, data, options.distill),
+        Learner(model, data),
         options,
         args=arguments(work, options, steps),
         train_dataset=steps_data,
         data_collator=collate,
-        callbacks=[Progress(collate, options.max_minutes, say)],
+        callbacks=[Progress(collate, say)],
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        labels = int((~np.isnan(liked)).sum())
+        labels = int((~np.isnan(data.targets())).sum())
         say(
             f"{len(data.rows)} rows, {labels} labels, {int(data.lengths.sum())} tokens in {len(steps_data)} batches; exits "
             f"{','.join(map(str, model.exits))}; {weights:,} weights are trained; {steps} steps"

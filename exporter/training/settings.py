@@ -12,7 +12,7 @@ from rexit.errors import InputError
 from rexit.exporter.options import TrainOptions
 
 SETTINGS = "settings.json"
-FREE = ("save_adapter", "save_every", "max_minutes", "validation_slates")
+FREE = ("save_every", "validation_slates")
 """Options that may differ when a training goes on."""
 
 

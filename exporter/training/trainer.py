@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -19,6 +18,7 @@ from rexit.exporter.options import TrainOptions
 from rexit.exporter.training.learner import Collator, Learner
 
 TRAINED = "trained.safetensors"
+RATE_RATIO = 0.8  # of an exit's layers over that of the exit before
 
 
 class MultiExitTrainer(Trainer):
@@ -32,8 +32,8 @@ class MultiExitTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             options = self._options
-            groups = parameter_groups(self._learner.model, options.peak_rate, options.rate_ratio, options.head_rate)
-            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=options.weight_decay, fused=True)
+            groups = parameter_groups(self._learner.model, options.peak_rate, RATE_RATIO, options.head_rate)
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -55,10 +55,10 @@ class MultiExitTrainer(Trainer):
 
 
 class Progress(TrainerCallback):
-    """Says loss, speed and the end that is to be expected; stops when time is over."""
+    """Says loss, speed and the end that is to be expected."""
 
-    def __init__(self, collator: Collator, minutes: float, say: Callable[[str], None]) -> None:
-        self._collator, self._minutes, self._start, self._say = collator, minutes, time.monotonic(), say
+    def __init__(self, collator: Collator, say: Callable[[str], None]) -> None:
+        self._collator, self._say = collator, say
         self._begun = 0
         self._mark = (0.0, 0)
 
@@ -77,15 +77,6 @@ class Progress(TrainerCallback):
         ends = time.strftime("%a %H:%M", time.localtime(time.time() + left))
         self._say(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  {speed:.0f} tokens/s  ends {ends}")
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if not self._minutes:
-            return
-        over = torch.tensor(float(time.monotonic() - self._start > 60 * self._minutes), device=args.device)
-        if torch.distributed.is_initialized():  # clocks differ, and all processes have to stop at the same step
-            torch.distributed.all_reduce(over, torch.distributed.ReduceOp.MAX)
-        if over:
-            control.should_training_stop = control.should_save = True
-
 
 def last_state(work: Path) -> Path | None:
     """The latest whole state of a training: the Trainer writes this file last."""
@@ -98,9 +89,8 @@ def arguments(work: Path, options: TrainOptions, steps: int) -> TrainingArgument
     return TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=1,  # one element of the data set is a whole batch
-        gradient_accumulation_steps=options.accumulate,
         max_steps=steps,
-        lr_scheduler_type=options.schedule,
+        lr_scheduler_type="cosine",
         warmup_steps=round(options.warmup * steps),
         max_grad_norm=1.0,
         bf16=fast_bfloat16(device) if options.precision == "auto" else options.precision == "bfloat16",

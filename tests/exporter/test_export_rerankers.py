@@ -210,10 +210,6 @@ def test_slates_or_a_catalog(causal_lm: tuple[Path, str], word_slates: Path, tmp
         for arguments in ((None, None), (tmp_path, word_slates)):
             with pytest.raises(InputError, match=r"a catalog .* slates, expected one of them"):
                 command(causal_lm[0], arguments[0], tmp_path / "out", slates=arguments[1])
-    with pytest.raises(
-        InputError, match=r"--teacher scores\.parquet: its scores are of users and items, which slates do not have"
-    ):
-        train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(teacher="scores.parquet"), slates=word_slates)
     with pytest.raises(InputError, match="head 'shared' needs the token ids"):
         train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(exits="2,4"), slates=word_slates)
 
