@@ -1,4 +1,7 @@
-"""A model whose prompts have vectors, from checkpoint to scores: every target, the runtime, and what does not fit."""
+"""A model whose prompts have vectors, from checkpoint to scores: every target, the runtime, and what does not fit.
+
+Of the user, and of items: LightGCN's, those of their titles, and a column that was made outside.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ from typer.testing import CliRunner
 
 import rexit
 from builders.bundles.bundle_files import names, refresh
-from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.data.indexed_catalog import ITEMS, LOOK, WITH_VECTORS, look, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint
-from rexit.bundle import Bundle, Catalog
+from rexit.bundle import Bundle, Catalog, FileEntry, write_json
 from rexit.bundle.vectors import FILE
 from rexit.cli import app
-from rexit.errors import InputError
+from rexit.errors import BundleError, InputError
+from rexit.exporter.catalog.encoded import FILE as ENCODED
 from rexit.exporter.compile import compile_engines
 from rexit.exporter.engine.profiles import optimization_profiles
 from rexit.exporter.export import export_bundle
@@ -38,11 +42,14 @@ CPU = ("cpu-fp32", "cpu-int8", "cpu-int4")
 TENSORRT = tuple(f"tensorrt-{p}" for p in ("fp16", "int8", "int4", "fp8"))
 GPU = (*TENSORRT, "cuda-fp16")
 EXITS = (1, 4)
+TEMPLATE = WITH_VECTORS.replace("{item.gcn} ", "{item.gcn}{item.look} ")
+VECTORS = {"gcn", "look", "title:2"}
+"""Tables of items' vectors."""
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("data"), template=WITH_VECTORS))
+    return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("data"), template=TEMPLATE))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +87,18 @@ def bundle(exported_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
 
 
+def test_the_catalog_holds_a_column_of_vectors_made_outside(catalog: Catalog) -> None:
+    """Scaled to unit length; zeros for an item without a vector."""
+    assert {"name": "look", "count": 1, "dim": LOOK} in catalog.info["prompt"]["vectors"]
+    assert catalog.vector_ids is not None and catalog.vector_ids.dims["look"] == LOOK
+    table = catalog.encoded["look"]
+    assert table.dtype == np.float16 and table.shape == (ITEMS, LOOK)
+    for row, item in enumerate(catalog.items.take(np.arange(ITEMS))):
+        numbers = np.array([float(number) for number in look(int(item)).split()] or [0.0] * LOOK)
+        np.testing.assert_allclose(table[row], numbers / max(np.linalg.norm(numbers), 1e-9), atol=1e-3)
+    assert not any(name.endswith("look") for name in catalog.item_table)
+
+
 def test_the_bundle_says_that_there_are_vectors(exported_bundle: Path, catalog: Catalog, checkpoint: Path) -> None:
     bundle = Bundle.open(exported_bundle)
     assert json.loads((exported_bundle / "manifest.json").read_text())["requires"] == ["vectors"]
@@ -90,8 +109,13 @@ def test_the_bundle_says_that_there_are_vectors(exported_bundle: Path, catalog: 
     expected = Sources(catalog).vectors(reloaded.projectors, reloaded.model.get_input_embeddings(), orthogonal(64))
     stored = bundle.vectors()
     assert stored is not None and stored.user is not None and stored.nobody is not None
-    np.testing.assert_array_equal(stored.tables["title:2"], expected.tables["title:2"])
+    assert stored.tables.keys() == VECTORS
+    for name in VECTORS:
+        np.testing.assert_array_equal(stored.tables[name], expected.tables[name])
     np.testing.assert_array_equal(stored.user, expected.user)
+    assert names(exported_bundle / "catalog") == ["catalog.json", "items.safetensors", "pieces.safetensors", "users.safetensors"]
+    with pytest.raises(BundleError, match=r"encoded.safetensors: missing; a bundle's catalog does not hold it"):
+        assert bundle.catalog.encoded
 
 
 def test_the_bundles_vectors_are_rotated_with_the_model(exported_bundle: Path, catalog: Catalog, checkpoint: Path) -> None:
@@ -136,7 +160,7 @@ def test_golden_samples_hold_ids(exported_bundle: Path, catalog: Catalog) -> Non
     for slate in bundle.golden().slates:
         prompt = builder.prompt_rows(slate.user, slate.items, as_of=slate.as_of)
         np.testing.assert_array_equal(prompt.prefix, slate.prefix)
-        assert slate.prefix[0] == ids.user_id and all((c >= ids.vocabulary).sum() == 3 for c in slate.candidates)
+        assert slate.prefix[0] == ids.user_id and all((c >= ids.vocabulary).sum() == 4 for c in slate.candidates)
 
 
 @pytest.mark.parametrize("name", CPU)
@@ -173,6 +197,29 @@ def test_another_vector_is_another_score(bundle: Path) -> None:
             before = after
 
 
+def test_another_column_is_another_score(catalog: Catalog, checkpoint: Path, exported_bundle: Path, tmp_path: Path) -> None:
+    """The same export of a catalog whose vectors are turned round."""
+    other = Path(shutil.copytree(catalog.path, tmp_path / "catalog"))
+    save_file({"look": -catalog.encoded["look"]}, other / ENCODED)
+    write_json(other / "catalog.json", catalog.info | {"encoded": {"path": ENCODED, **FileEntry.of(other / ENCODED).to_json()}})
+    export_bundle(checkpoint, other, tmp_path / "bundle", ExportOptions(golden_slates=1, accept_catalog=True))
+    before, after = (load_file(place / FILE) for place in (exported_bundle, tmp_path / "bundle"))
+    assert all((before[name] == after[name]).all() for name in before if name != "look")
+    without = ~catalog.encoded["look"].any(1)
+    assert without.sum() == 3 and ((before["look"] == after["look"]).all((1, 2)) == without).all()
+
+
+def test_a_file_that_is_not_the_catalogs(catalog: Catalog, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(catalog.path, tmp_path / "catalog"))
+    save_file({"look": np.zeros((ITEMS, LOOK), np.float16)}, other / ENCODED)
+    with pytest.raises(BundleError, match=r"encoded.safetensors: not the file catalog.json describes"):
+        assert Catalog.open(other).encoded
+    save_file({"look": np.zeros((ITEMS, 3), np.float16)}, other / ENCODED)
+    write_json(other / "catalog.json", catalog.info | {"encoded": {"path": ENCODED, **FileEntry.of(other / ENCODED).to_json()}})
+    with pytest.raises(BundleError, match=r"encoded.safetensors: holds float16 .*\(30, 3\)}, expected .*\(30, 5\)}"):
+        assert Catalog.open(other).encoded
+
+
 def test_verify_runs_the_golden_samples(exported_bundle: Path) -> None:
     result = CliRunner().invoke(app, ["verify", str(exported_bundle), "--json"])
     checks = json.loads(result.stdout)["checks"]
@@ -181,20 +228,10 @@ def test_verify_runs_the_golden_samples(exported_bundle: Path) -> None:
 
 
 def test_a_prompt_is_shown_with_placeholders(exported_bundle: Path, catalog: Catalog) -> None:
-    arguments = [
-        "inspect",
-        str(exported_bundle),
-        "--user",
-        "100",
-        "--items",
-        "1003",
-        "--tokenizer",
-        str(catalog.path.parent),
-        "--json",
-    ]
-    shown = json.loads(CliRunner().invoke(app, arguments).stdout)
+    words = ["--user", "100", "--items", "1003", "--tokenizer", str(catalog.path.parent), "--json"]
+    shown = json.loads(CliRunner().invoke(app, ["inspect", str(exported_bundle), *words]).stdout)
     assert shown["prefix"]["text"].startswith("{user.gcn}") and shown["prefix"]["text"].count("{item.gcn}") == 3
-    assert shown["candidates"][0]["text"].startswith("{item.title:2}{item.gcn} ")
+    assert shown["candidates"][0]["text"].startswith("{item.title:2}{item.gcn}{item.look} ")
 
 
 def test_verify_reads_all_vectors(bundle: Path) -> None:
@@ -248,7 +285,7 @@ def with_projectors(checkpoint: Path, kinds: dict[str, dict[str, int]] | None, p
     return load_checkpoint(place / "checkpoint")
 
 
-KINDS = {"gcn": {"dim": 8}, "title:2": {"count": 2}, "user": {"dim": 8}}
+KINDS = {"gcn": {"dim": 8}, "look": {"dim": LOOK}, "title:2": {"count": 2}, "user": {"dim": 8}}
 
 
 @pytest.mark.parametrize(
@@ -256,13 +293,14 @@ KINDS = {"gcn": {"dim": 8}, "title:2": {"count": 2}, "user": {"dim": 8}}
     [
         (None, "has no projector for 'gcn', but the catalog's prompts have such vectors; it has: none"),
         (
-            {name: KINDS[name] for name in ("gcn", "user")},
-            "has no projector for 'title:2', but the catalog's prompts have such vectors; it has: gcn, user",
+            {name: KINDS[name] for name in ("gcn", "look", "user")},
+            "has no projector for 'title:2', but the catalog's prompts have such vectors; it has: gcn, look, user",
         ),
         (
             {**KINDS, "plot:4": {"count": 4}},
-            "has a projector for 'plot:4', but the catalog's prompts have no such vectors; they have: gcn, title:2, user",
+            "has a projector for 'plot:4', but the catalog's prompts have no such vectors; they have: gcn, title:2, look, user",
         ),
+        ({**KINDS, "look": {"dim": 384}}, f"the projector for 'look' takes 384 numbers, the column's vectors have {LOOK}"),
         ({**KINDS, "gcn": {"dim": 16}}, "the projector for 'gcn' takes 16 numbers, embeddings have 8"),
         ({**KINDS, "title:2": {"count": 3}}, "the projector for 'title:2' gives 3 vectors, prompts have 2"),
     ],
