@@ -194,7 +194,7 @@ def check_same_origin(
     """The existing bundle's variants and the new ones have the same checkpoint, heads, exits, catalog and prompt, if any."""
     if old is None:
         return
-    if old.exported_sha256 is not None:
+    if old.catalog is not None:
         raise InputError(
             f"{out}: its catalog was refreshed after the export, which a new variant would not fit: export to another place"
         )
