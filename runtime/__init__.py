@@ -1,13 +1,27 @@
 """Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
 from rexit.devices import Provider
-from rexit.runtime._answers import Audit, Draw, ExitInfo, GoldenCheck, Info, Memory, Score, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._answers import (
+    Audit,
+    Counters,
+    Draw,
+    ExitInfo,
+    GoldenCheck,
+    Info,
+    Memory,
+    Score,
+    Scores,
+    SegmentStats,
+    Stats,
+    Trace,
+)
 from rexit.runtime._arguments import StopRule
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
 from rexit.runtime.session import Session, open, verify
 
 __all__ = [
     "Audit",
+    "Counters",
     "Draw",
     "ExitInfo",
     "GoldenCheck",

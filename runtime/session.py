@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Counters, Id, Manifest
+from rexit.bundle import Id, Manifest
 from rexit.bundle.catalog import FEATURES
 from rexit.bundle.context import Value
 from rexit.bundle.files import parse_json
@@ -20,7 +20,7 @@ from rexit.deadlines import check_deadline
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
 from rexit.runtime import _native
-from rexit.runtime._answers import Audit, Draw, ExitInfo, GoldenCheck, Info, Memory, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._answers import Audit, Counters, Draw, ExitInfo, GoldenCheck, Info, Memory, Scores, SegmentStats, Stats, Trace
 from rexit.runtime._arguments import (
     Recent,
     StopRule,

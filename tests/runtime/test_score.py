@@ -17,7 +17,6 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_c
 from builders.bundles.model import EXITS, POSITIONS, make_weights, reference
 from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
-from rexit.bundle.counters import histogram
 from rexit.errors import BackendError, BundleError, DeadlineError, InputError
 
 USER, AS_OF = USER_IDS[2], 40
@@ -277,7 +276,8 @@ def test_counters_tell_what_the_traces_say(tmp_path: Path) -> None:
     assert counters.stopped.tolist() == np.bincount(stops, minlength=3).tolist() and counters.stopped.min() > 0
     assert counters.reached.tolist() == [(stops >= k).sum() for k in range(3)]
     assert counters.cut_short.tolist() == [0, 0, 0]
-    np.testing.assert_array_equal(counters.histograms, [histogram(c[stops >= k, k]) for k in range(3)])
+    bins = np.clip(np.floor(c * np.float32(2)), -16, 15).astype(np.int64) + 16  # as in tests/cpp/session/test_counters.cpp
+    np.testing.assert_array_equal(counters.histograms, [np.bincount(bins[stops >= k, k], minlength=32) for k in range(3)])
     session.reset_counters()
     assert session.counters().reached.tolist() == [0, 0, 0] and counters.reached[0] == len(z)
 

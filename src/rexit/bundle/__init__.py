@@ -1,7 +1,6 @@
 """The file formats both sides share: `docs/format.md` in code. The only Python that parses catalogs, manifests and policies."""
 
 from rexit.bundle.catalog import Catalog, Id, Ids, Split
-from rexit.bundle.counters import Counters
 from rexit.bundle.engine import Engine, EngineSegment, OptimizationProfile, engine_folders
 from rexit.bundle.files import FileEntry, check_writable, digest, write_file, write_json
 from rexit.bundle.golden import Golden, GoldenSlate
@@ -15,7 +14,6 @@ from rexit.bundle.writer import locked_file, new_folder, sole_writer
 __all__ = [
     "Bundle",
     "Catalog",
-    "Counters",
     "Engine",
     "EngineSegment",
     "ExitPolicy",
