@@ -188,6 +188,7 @@ def test_command(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) 
     assert all(segment["bytes"] > 4 * segment["parameters"] * 0.9 for segment in variant["segments"])
 
 
+@pytest.mark.slow
 def test_a_model_cut_at_an_exit(exported: Path, checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     """What `rexit calibrate` advises where a fixed depth does as well as a policy."""
     out, words = tmp_path / "cut", ("--catalog", str(catalog_folder), "--golden", "3", "--exits", "1,2")

@@ -23,7 +23,6 @@ from rexit.cli import main
 from rexit.errors import InputError
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
-from running.fast import fast
 from running.full_disk import largest_file
 
 COMMAND = [sys.executable, "-c", "from rexit.cli import main; main()", "export"]
@@ -99,9 +98,8 @@ def start(checkpoint_folder: Path, catalog_folder: Path) -> Iterator[Start]:
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), fast([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)], (signal.SIGTERM, 143))
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_signals_on_the_command_line(start: Start, bundle: Path, number: signal.Signals, code: int) -> None:
     before = digest(bundle / "manifest.json")
     process = start(bundle)

@@ -72,6 +72,7 @@ def sizes(graph: Path, tokens: Any, prefix: Any, rows: Any) -> dict[str, tuple[i
     return {name: rows if name == "rows" else prefix if name.startswith("past_") else tokens for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_profiles_are_built_as_asked(
     tensorrt_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
