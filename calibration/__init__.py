@@ -10,7 +10,6 @@ report.html and traces.safetensors. The data moves in this order:
                 expected     what a ranking is expected to lose, without labels
                 evaluate     where candidates stop -> cost, and expected losses
                 search       thresholds, patience and rules for slates -> the cheapest within a budget
-                heads        which of many heads to keep
                 rivals       other ways to stop, tuned on the same traces
     certify                  losses of users who had no part in choosing -> a guarantee
     watch                    the same users' losses without labels -> the limits that a service watches

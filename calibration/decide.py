@@ -21,7 +21,6 @@ from rexit.calibration import certify, metrics, watch
 from rexit.calibration.choose import maps as choice_of_maps
 from rexit.calibration.choose import objectives, platt, rivals
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
-from rexit.calibration.choose.heads import Heads, eliminate
 from rexit.calibration.choose.objectives import ObjectiveMaps
 from rexit.calibration.choose.search import Rule, Search, Space
 from rexit.calibration.comparison import Gain, Row, TestSplit
@@ -29,7 +28,6 @@ from rexit.calibration.metrics import Metric
 from rexit.calibration.record.traces import Traces, split_users
 from rexit.errors import InputError
 from rexit.measure.costs import Costs, depth_name
-from rexit.progress import Progress, silent
 
 BUDGETS = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Shares of the allowed drop. Each gets a policy: the sequence that is tested for a certificate, and the curve."""
@@ -86,7 +84,6 @@ class DecideOptions:
 
     Attributes:
         seed: divides the validation users into those who choose and those who certify.
-        suggest_heads: also find out which heads are worth keeping.
         rivals: also tune other ways to stop, for the table.
         maps: the heads that an exit's c reads, of `maps.CHOICES`.
         utility: with several objectives, their weights, in the variant's order; then there is no choice of maps.
@@ -94,7 +91,6 @@ class DecideOptions:
 
     seed: int = 0
     maps: str = choice_of_maps.AUTO
-    suggest_heads: bool = False
     rivals: bool = False
     utility: Mapping[str, float] = field(default_factory=dict)
 
@@ -146,7 +142,6 @@ class Decision:
         users_needed: about how many users with a value would have certified the first candidate that failed (infinite: no
             number would); None if none failed, or it failed by metrics over pairs alone.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
-        heads, suggested: the cheapest policy with fewer and fewer heads, and the one to keep; with `suggest_heads`.
         objectives: what makes the utility's log-odds, which the maps read; None: there is one objective.
     """
 
@@ -164,8 +159,6 @@ class Decision:
     saving: float
     users_needed: float | None
     watch: Limits | None = None
-    heads: tuple[Heads, ...] = ()
-    suggested: Heads | None = None
     objectives: ObjectiveMaps | None = None
 
 
@@ -178,7 +171,6 @@ def decide(
     variant_sha256: str,
     goal: Goal,
     options: DecideOptions | None = None,
-    progress: Progress = silent,
 ) -> Decision:
     """Chooses on one part of the validation split's users, certifies on the others, measures on test.
 
@@ -200,7 +192,6 @@ def decide(
         variant_sha256: of the variant that the policy is for.
         goal: what the policy must keep.
         options: None: the defaults.
-        progress: called as the elimination of heads goes on.
 
     Raises:
         InputError: for goals or labels that cannot work.
@@ -232,11 +223,6 @@ def decide(
     chosen = _cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else _policy(choice.own, variant_sha256)
     budget = chosen.budget if chosen else goal.max_drop
-    heads: Sequence[Heads] = ()
-    suggested: Heads | None = None
-    if options.suggest_heads:  # with fewer heads, maps of all would be others
-        own = Evaluation(choosers, choice.own_c, depths, costs, goal.metrics)
-        heads, suggested = eliminate(own, [platt_map.useful for platt_map in choice.own], budget, progress)
 
     on_test = evaluate(test, _table_metrics(goal, bool(options.utility)))
     split = TestSplit(on_test)
@@ -274,8 +260,6 @@ def decide(
             goal.max_drop,
             goal.error / max(1, len(candidates)),  # the policy was chosen among them
         ),
-        heads=tuple(heads),
-        suggested=suggested,
         objectives=of_objectives,
     )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rexit.devices import Device
+from rexit.measure.profile import CostProfile
 
 METRICS = ("ndcg@10", "user-auc")
 """What a policy must keep by default: a recommender ranks one user's slate."""
@@ -14,7 +14,7 @@ METRICS = ("ndcg@10", "user-auc")
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """What can be chosen for a calibration; `rexit calibrate --help` says the same.
+    """What can be chosen for a calibration; `rexit calibrate --help` has most of it.
 
     Attributes:
         metrics: names of the metrics that may not drop by more than `max_drop` against full depth.
@@ -26,15 +26,11 @@ class CalibrationOptions:
         timed_slates: slates whose latency is measured.
         repeats: of each timing; the median counts.
         device, threads: as for `rexit.open`.
-        profile: a file that `rexit bench --profile` wrote; None: costs are measured.
-        cached_share: share of slates whose prefix is cached when they are scored, 0 to 1.
+        profile: what segments cost; None: it is measured.
         from_traces: decide on what the last calibration recorded, without running the model.
-        suggest_exits: also find out which heads are worth keeping.
         rivals: also tune other ways to stop, for comparison.
-        maps: the heads that an exit's calibrated log-odds read: "own", "all" so far, or "auto", all where held-out users say so.
         negative_rate: share of the world's negatives that the labels have, more than 0 to 1; None: as `rexit index` sampled them.
         utility: with several objectives, the weights of their probabilities, by name; None: all 1.
-        by: contexts and columns of items by whose values the report says how right probabilities are.
     """
 
     metrics: Sequence[str] = METRICS
@@ -47,12 +43,8 @@ class CalibrationOptions:
     repeats: int = 5
     device: Device | None = None
     threads: int = 0
-    profile: Path | None = None
-    cached_share: float = 0.0
+    profile: CostProfile | None = None
     from_traces: bool = False
-    suggest_exits: bool = False
     rivals: bool = False
-    maps: str = "auto"
     negative_rate: float | None = None
     utility: Mapping[str, float] | None = None
-    by: Sequence[str] = ()

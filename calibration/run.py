@@ -18,7 +18,7 @@ from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, w
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics, prior
-from rexit.calibration.choose import maps, objectives
+from rexit.calibration.choose import objectives
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
@@ -30,7 +30,7 @@ from rexit.calibration.reporting.verdict import Verdict
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import latencies
 from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
+from rexit.measure.profile import mean_tokens, measure_costs
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import SIZE, AnySlate, Slate, biases, cut, spread
@@ -61,7 +61,6 @@ def calibrate(
     progress: Progress = silent,
     open_session: Callable[[Path], Any] | None = None,
     decode: Callable[[Sequence[int]], str] | None = None,
-    item_fields: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Calibration:
     """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
 
@@ -81,7 +80,6 @@ def calibrate(
         progress: called as the work goes on.
         open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
         decode: makes text of token ids, for the prompts of examples; None: they are left out.
-        item_fields: columns of the items' table for `options.by`: values by the item's id as text, by name; None: none.
 
     Raises:
         BundleError: if the source is not of the bundle's kind, or not its catalog, or the profile was measured under other
@@ -95,7 +93,7 @@ def calibrate(
         options = options or CalibrationOptions()
         if options.slate is None:
             options = replace(options, slate=source.largest if isinstance(source, SlatesFile) else SIZE)
-        return _Work(opened, source, options, progress, open_session, decode, item_fields or {}).calibrate()
+        return _Work(opened, source, options, progress, open_session, decode).calibrate()
 
 
 class _Work:
@@ -109,9 +107,7 @@ class _Work:
         progress: Progress,
         open_session: Callable[[Path], Any] | None,
         decode: Callable[[Sequence[int]], str] | None,
-        item_fields: Mapping[str, Mapping[str, str]],
     ) -> None:
-        self._item_fields = item_fields
         self._bundle, self._source, self._options, self._progress, self._decode = bundle, source, options, progress, decode
         self._depths = bundle.manifest.exits
         self._open_session = open_session or self._runtime_session
@@ -127,7 +123,7 @@ class _Work:
         weights = list(utility.values())
         traces = {name: join(part, recorded.log_odds[name], name, weights) for name, part in slates.items()}
         tokens = recorded.prefix_tokens, recorded.candidate_tokens
-        costs = profile.costs(*tokens, bundle.variant.max_tokens, options.cached_share)
+        costs = profile.costs(*tokens, bundle.variant.max_tokens)
         self._progress("search", 0, 1)
         decision = decide.decide(
             validation=traces["validation"],
@@ -136,13 +132,7 @@ class _Work:
             depths=self._depths,
             variant_sha256=bundle.variant_sha256,
             goal=goal,
-            options=decide.DecideOptions(
-                suggest_heads=options.suggest_exits,
-                rivals=options.rivals,
-                maps=options.maps,
-                utility=utility,
-            ),
-            progress=self._progress,
+            options=decide.DecideOptions(rivals=options.rivals, utility=utility),
         )
         rate = options.negative_rate
         if rate is None:
@@ -173,7 +163,7 @@ class _Work:
             doubt=_doubt(source, slates["test"], traces["test"]),
             negative_rate=rate,
             item_counts=_item_counts(source, slates["test"]),
-            fields=_fields(options.by, slates["test"], self._item_fields),
+            fields=_fields([] if isinstance(source, SlatesFile) else source.contexts.names, slates["test"]),
             probabilities=probabilities,
         )
         report = build(bundle, options, findings)
@@ -192,15 +182,7 @@ class _Work:
             _check_several(options)
         goal = decide.Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
         goal.check()
-        maps.check(options.maps)
         prior.check(options.negative_rate)
-        names = [] if isinstance(source, SlatesFile) else [*source.contexts.names, *self._item_fields]
-        for name in options.by:
-            if name not in names:
-                known = ", ".join(names) or "none"
-                raise InputError(f"by {name!r}: no context of {source.path} and no column of items, expected one of: {known}")
-        if not 0 <= options.cached_share <= 1:
-            raise InputError(f"cached share {options.cached_share}, expected 0 to 1")
         if isinstance(source, SlatesFile):
             if bundle.has_catalog:
                 raise BundleError(f"{bundle.path}: has a catalog, whose held-out interactions calibrate it, not {source.path}")
@@ -238,24 +220,24 @@ class _Work:
         """Traces and costs from a session, written for later calibrations."""
         options, exits = self._options, len(self._depths)
         here = Conditions.here(self._bundle, options.device, options.threads)
-        profile = None if options.profile is None else CostProfile.read(options.profile, exits, here)
         with contextlib.closing(self._open_session(self._bundle.path)) as session:
             log_odds = {name: collect(session, part, name, self._progress) for name, part in slates.items()}
             timed = spread(slates["validation"], options.timed_slates)
             limit, repeats = self._bundle.variant.max_tokens, options.repeats
-            profile = profile or measure_costs(session, timed, exits, limit, here, repeats=repeats, progress=self._progress)
+            profile = options.profile or measure_costs(
+                session, timed, exits, limit, here, repeats=repeats, progress=self._progress
+            )
             recorded = Recording(log_odds, profile, *mean_tokens(session, timed), self._made_of())
         recorded.write(self._bundle.folder / recording.FILE)
         return recorded
 
     def _time(self, policy: Policy, timed: Sequence[AnySlate]) -> Timings:
         """The policy and each forced exit, as deployed."""
-        modes, cached = (None, *range(len(self._depths))), self._options.cached_share > 0.5
-        variant = self._bundle.variant
+        modes, variant = (None, *range(len(self._depths))), self._bundle.variant
         with bundle_copy(self._bundle.path, variant.name) as folder:
             policy.write(folder / "variants" / variant.name / POLICY_FILE)
             with contextlib.closing(self._open_session(folder)) as session:
-                times, exits = latencies(session, timed, modes, self._options.repeats, self._progress, cached=cached)
+                times, exits = latencies(session, timed, modes, self._options.repeats, self._progress)
                 as_traced = _count_as_traced(session, policy, timed, exits, variant.rounding)
         return Timings(tuple(float(t) for t in times.mean(0)), sum(len(slate.items) for slate in timed), as_traced)
 
@@ -274,12 +256,8 @@ class _Work:
 
 def _check_several(options: CalibrationOptions) -> None:
     """Raises InputError for what is of one objective alone."""
-    for name, value, allowed in (
-        ("maps", options.maps, (maps.AUTO, maps.OWN)),
-        ("negative rate", options.negative_rate, (None, 1)),
-    ):
-        if value not in allowed:
-            raise InputError(f"{name} {value}: is for a single objective; several have a Platt map each")
+    if options.negative_rate not in (None, 1):
+        raise InputError(f"negative rate {options.negative_rate}: is for a single objective; several have a Platt map each")
     if "logloss" in options.metrics:
         raise InputError("metric logloss: is for a single objective; a utility of several is no probability of one label")
 
@@ -303,17 +281,10 @@ def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> ND
     return np.asarray(counts[np.concatenate([source.items.rows(slate.items) for slate in slates])], np.int64)
 
 
-def _fields(
-    names: Sequence[str], slates: Sequence[AnySlate], item_fields: Mapping[str, Mapping[str, str]]
-) -> dict[str, list[str]]:
-    """Each pair's value of some contexts and columns of items, by name."""
+def _fields(names: Sequence[str], slates: Sequence[AnySlate]) -> dict[str, list[str]]:
+    """Each pair's value of some contexts, by name."""
     own = [slate for slate in slates if isinstance(slate, Slate)]
-    return {
-        name: [item_fields[name].get(str(item), MISSING) for slate in own for item in slate.items]
-        if name in item_fields
-        else [str(slate.context.get(name, MISSING)) for slate in own for _ in slate.items]
-        for name in names
-    }
+    return {name: [str(slate.context.get(name, MISSING)) for slate in own for _ in slate.items] for name in names}
 
 
 def _is_slower(decision: decide.Decision, timings: Timings) -> bool:

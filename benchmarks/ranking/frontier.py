@@ -79,7 +79,7 @@ def recorded(catalog: Catalog, bundle: Bundle, slate: int, max_slates: int) -> t
 def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_slates: int) -> Seed:
     record, traces = recorded(catalog, bundle, slate, max_slates)
     depths = bundle.manifest.exits
-    costs = record.profile.costs(record.prefix_tokens, record.candidate_tokens, bundle.variant.max_tokens, 0.0)
+    costs = record.profile.costs(record.prefix_tokens, record.candidate_tokens, bundle.variant.max_tokens)
     test = traces["test"]
     goals = [decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
     decide_on = partial(

@@ -150,8 +150,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
         "gain": gain,
         "saving": decision.saving,
-        "heads": [{"exits": [depths[k] for k in heads.exits], "cost_us": heads.cost_us} for heads in decision.heads],
-        "suggested_exits": decision.suggested and [depths[k] for k in decision.suggested.exits],
         "users_needed": _finite(decision.users_needed),
         "watch": decision.watch and decision.watch.to_json(),
         "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},
@@ -162,7 +160,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
 
 
 def _settings(options: CalibrationOptions) -> dict[str, Any]:
-    left_out = {"profile", "from_traces", "suggest_exits", "rivals", *(() if options.utility else ("utility",))}
+    left_out = {"profile", "from_traces", "rivals", *(() if options.utility else ("utility",))}
     return {name: value for name, value in asdict(options).items() if name not in left_out}
 
 

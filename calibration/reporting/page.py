@@ -245,15 +245,6 @@ def _tables(report: Report) -> dict[str, Table]:
             ],
         ),
         Table(
-            "heads",
-            "The cheapest policy with fewer heads",
-            report["heads"],
-            [
-                Column("heads after layers", lambda heads: ", ".join(map(str, heads["exits"]))),
-                Column("ms per slate, by the cost model", lambda heads: heads["cost_us"] / 1000, places(2)),
-            ],
-        ),
-        Table(
             "how-it-was-made",
             "Conditions, settings and data",
             list(_conditions(report)),

@@ -46,7 +46,7 @@ $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
 $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/calibrate.py $$(call imports,calibration/run.py)
 # Ten of a hundred films are shown. The tables have the log loss of the labels, among them nine unrated films for each like.
 	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog --metric ndcg@10 --top-k 10 --slate 100 --max-drop 0.01 \
-	  --negative-rate 1 --tokenizer $(DEMO)/tokenizer
+	  --negative-rate 1
 
 $(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/ranking/baselines.py) \
     src/rexit/cli/bench.py $$(call imports,src/rexit/measure/bench.py)

@@ -181,7 +181,6 @@ def test_it_is_written_and_followed(place: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"maps": "all"}, "maps all: is for a single objective"),
         ({"negative_rate": 0.5}, "negative rate 0.5: is for a single objective"),
         ({"metrics": ("logloss",)}, "metric logloss: is for a single objective"),
         ({"utility": {"click": 1.0}}, "utility has click, expected click, like"),

@@ -304,10 +304,10 @@ def test_names_from_data_are_text() -> None:
 
 def test_examples_without_prompts_say_how_to_get_them() -> None:
     found = made()
-    assert not any("--tokenizer" in text for text in Parsed(html_of()).inside("p"))
+    assert not any("where the bundle has a tokenizer" in text for text in Parsed(html_of()).inside("p"))
     found["examples"]["early"][0]["prompt"] = None
     read = Parsed(page.page(found))
-    assert any("--tokenizer" in text for text in read.inside("p")) and not read.inside("pre")
+    assert any("where the bundle has a tokenizer" in text for text in read.inside("p")) and not read.inside("pre")
     found["examples"] = {"early": [], "late": []}
     assert "None: under this policy all slates stop alike." in Parsed(page.page(found)).inside("p")
 
@@ -377,17 +377,6 @@ def test_curve_has_each_way_at_its_cost_and_value(monkeypatch: pytest.MonkeyPatc
 def test_no_two_elements_of_one_name() -> None:
     ids = [attributes["id"] for tag, attributes in Parsed(html_of("two metrics")).elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-
-
-def test_heads_worth_keeping_are_shown_where_they_were_asked_for() -> None:
-    found = made()
-    assert "Which heads to keep" not in Parsed(html_of()).inside("h2")
-    found["heads"] = [{"exits": [1, 2, 4], "cost_us": 1000.0}, {"exits": [2, 4], "cost_us": 1004.0}]
-    found["suggested_exits"] = [2, 4]
-    read = Parsed(page.page(found))
-    assert "rexit export --exits 2,4" in read.inside("code")
-    assert read.tables["The cheapest policy with fewer heads"][1:] == [[["1, 2, 4"], ["1.00"]], [["2, 4"], ["1.00"]]]
-    assert [float(row[1]) for row in read.files["heads.csv"][1:]] == [1.0, 1.004]
 
 
 def test_each_rival_is_explained() -> None:

@@ -1,10 +1,8 @@
-"""`rexit bench`: what it measures, and the profile that calibration takes from it."""
+"""`rexit bench`: what it measures."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,42 +46,12 @@ def test_sessions_at_once_and_arrivals(run: Run, original: Path) -> None:
     assert all(set(s) == {"retrieval", "prefix", "slate"} and min(s.values()) >= 0 for s in stages)
 
 
-def test_profile_that_calibration_uses(run: Run, place: Path) -> None:
-    path = place / "profile.json"
-    report = run("bench", place / "bundle", "--slate", 5, "--requests", 3, "--sessions", "", "--profile", path, "--json").json
-    written = json.loads(path.read_text())
-    assert report["profile"] == {k: v for k, v in written.items() if k not in ("schema", "requires", "producer")}
-    assert len(written["segments"]) == 3 and written["variant_sha256"] == report["variant_sha256"]
-    calibrate(run, place, "--profile", path)
-    used = json.loads((place / "bundle" / "variants" / "cpu-fp32" / "report.json").read_text())["profile"]
-    assert used == report["profile"]
-
-
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"variant_sha256": "0" * 64}, "measured with variant 000000000000…"),
-        ({"device": "cuda"}, "measured with device cuda, here cpu: measure it again with `rexit bench --profile`"),
-        ({"threads": 64}, "measured with threads 64, here "),
-    ],
-)
-def test_profile_that_was_measured_otherwise(run: Run, place: Path, change: dict[str, Any], line: str) -> None:
-    path = place / "profile.json"
-    assert run("bench", place / "bundle", "--slate", 5, "--requests", 3, "--sessions", "", "--profile", path).code == 0
-    value = json.loads(path.read_text())
-    path.write_text(json.dumps(value | change))
-    ended = run("calibrate", place / "bundle", "--catalog", place / "catalog", "--profile", path)
-    assert_one_line(ended, 4, line)
-    assert not (place / "bundle" / "variants" / "cpu-fp32" / "policy.json").exists()
-
-
 @pytest.mark.parametrize(
     ("option", "value", "line"),
     [
         ("--sessions", "0", "--sessions 0, expected numbers from 1 to 64"),
         ("--sessions", "two", "--sessions 'two', expected numbers separated by commas"),
         ("--rates", "0.5,1", "--rates 0.5,1.0, expected shares above 0 and below 1"),
-        ("--profile", "/nowhere/at/all.json", "/nowhere/at: cannot be written"),
     ],
 )
 def test_bad_option(run: Run, original: Path, option: str, value: str, line: str) -> None:

@@ -19,7 +19,7 @@ from rexit.bundle.catalog import SPLITS
 from rexit.slates import cut
 from running.command import Run, assert_one_line
 
-OPTIONS = ("--metric", "ndcg@5", "--max-drop", "0.3", "--timed-slates", "2", "--json")
+OPTIONS = ("--metric", "ndcg@5", "--max-drop", "0.3", "--json")
 
 
 def rows_of(place: Path) -> list[dict[str, Any]]:

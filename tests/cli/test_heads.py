@@ -35,7 +35,7 @@ def test_heads_to_scores(run: Run, data: Path, tmp_path: Path) -> None:
     ended = run("export", tmp_path / "out", "--catalog", data / "catalog", "--out", place / "bundle", "--golden", 4)
     assert ended.code == 0, ended.err
     shutil.copytree(data / "catalog", place / "catalog")
-    limits = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--timed-slates", 3)
+    limits = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5")
     ended = run("calibrate", place / "bundle", "--catalog", place / "catalog", *limits)
     assert ended.code == 0, ended.err
     scores = run("score", place / "bundle", "--user", 100, "--items", "1000,1001,1002", "--json")

@@ -87,7 +87,7 @@ def _make_calibrated(place: Path) -> None:
 
 
 def _calibrate(place: Path, max_drop: float = 0.45) -> list[object]:
-    few = ("--max-drop", max_drop, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10, "--timed-slates", 3)
+    few = ("--max-drop", max_drop, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10)
     return ["calibrate", place / "bundle", "--catalog", place / "catalog", *few]
 
 

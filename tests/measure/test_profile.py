@@ -1,10 +1,8 @@
 """A profile finds the costs that made the times, survives its file, and serves its own variant only."""
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +16,7 @@ from rexit.bundle import Bundle
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs
 from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, SegmentCost, fit, mean_tokens, measure_costs
+from rexit.measure.profile import CostProfile, SegmentCost, mean_tokens, measure_costs
 from rexit.slates import Slate
 
 TRUE = Costs(7.0, np.array([90.0, 40.0, 55.0]), np.array([10.0, 10.0, 5.0]), np.array([3.0, 4.0, 5.0]), 6)
@@ -106,20 +104,6 @@ def test_cost_is_never_negative_when_a_deeper_exit_was_timed_faster() -> None:
     assert all((values >= 0).all() for values in (found.prefix_us, found.pass_us, found.candidate_us))
 
 
-def test_fit_is_non_negative_least_squares() -> None:
-    from scipy.optimize import nnls
-
-    random = np.random.default_rng(3)
-    kinds = set()
-    for _ in range(200):
-        times, tokens = random.integers(1, 4, 12).astype(float), random.uniform(1, 300, 12)
-        micros = random.normal(0, 400) * times + random.normal(0, 3) * tokens + random.normal(0, 50, 12)
-        found, expected = fit(times, tokens, micros), nnls(np.stack([times, tokens], axis=1), micros)[0]
-        assert found == pytest.approx(tuple(expected), rel=1e-6, abs=1e-6)
-        kinds.add(tuple(x > 0 for x in found))
-    assert len(kinds) == 4
-
-
 def test_fit_error_is_told() -> None:
     class Curved(Line):
         def score(self, user: int, items: tuple[int, ...], **keywords: int) -> SimpleNamespace:
@@ -135,30 +119,6 @@ def test_costs_grow_with_tokens() -> None:
     assert costs.prefix_us.tolist() == [1 + 50, 75] and costs.pass_us.tolist() == [20, 0]
     assert costs.candidate_us.tolist() == [32.5, 45] and costs.pass_candidates == 4
     assert PROFILE.costs(100, 10, 3).pass_candidates == 1
-
-
-def test_file_round_trip(tmp_path: Path) -> None:
-    PROFILE.write(tmp_path / "profile.json")
-    assert CostProfile.read(tmp_path / "profile.json", 2, HERE) == PROFILE
-
-
-@pytest.mark.parametrize(
-    ("here", "line"),
-    [
-        (replace(HERE, variant_sha256="b" * 64), "measured with variant aaaaaaaaaaaa…, here bbbbbbbbbbbb…: measure it again"),
-        (replace(HERE, device="cuda"), "measured with device cpu, here cuda: measure it again"),
-        (replace(HERE, threads=1), "measured with threads 2, here 1: measure it again"),
-        (replace(HERE, machine=HERE.machine | {"onnxruntime": "1.25.0"}), "measured with onnxruntime 1.24.0, here 1.25.0: "),
-        (replace(HERE, machine=HERE.machine | {"rexit": "0.2.0"}), "measured with rexit 0.1.0, here 0.2.0: "),
-        (replace(HERE, machine=HERE.machine | {"gpu": "Orin"}), "measured with gpu none, here Orin: "),
-        (replace(HERE, threads=4, machine=HERE.machine | {"cpu": "two"}), "measured with threads 2, here 4; cpu one, here two: "),
-    ],
-)
-def test_profile_that_was_measured_otherwise(tmp_path: Path, here: Conditions, line: str) -> None:
-    PROFILE.write(tmp_path / "profile.json")
-    with pytest.raises(BundleError) as caught:
-        CostProfile.read(tmp_path / "profile.json", 2, here)
-    assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_conditions_are_those_of_a_session(tmp_path: Path) -> None:
@@ -206,11 +166,9 @@ def test_version_is_the_libraries_own(tmp_path: Path) -> None:
         (lambda v: v.update(base_us="nan"), "base_us: is 'nan', expected a number"),
     ],
 )
-def test_damaged_profile(tmp_path: Path, damage, line: str) -> None:
-    path = tmp_path / "profile.json"
-    PROFILE.write(path)
-    value = json.loads(path.read_text())
+def test_damaged_profile(damage, line: str) -> None:
+    value = PROFILE.to_json()
+    assert CostProfile.of_json(value, Path("here"), 2) == PROFILE
     damage(value)
-    path.write_text(json.dumps(value))
     with pytest.raises(BundleError, match=line):
-        CostProfile.read(path, 2, HERE)
+        CostProfile.of_json(value, Path("here"), 2)

@@ -100,7 +100,7 @@ def test_twice_is_once(run: Run, place: Path) -> None:
 
 def test_calibration_takes_the_catalog_in_force(run: Run, place: Path) -> None:
     assert refresh(run, place).code == 0
-    words = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10, "--timed-slates", 3)
+    words = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10)
     assert_one_line(run("calibrate", place / "bundle", "--catalog", place / "catalog", *words), 4, "is catalog", "holds")
     assert run("calibrate", place / "bundle", "--catalog", place / "newer", *words).code == 0
     assert run("verify", place / "bundle").code == 0

@@ -46,7 +46,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def calibrate(run: Run, place: Path, *more: object) -> Ended:
     """`place/bundle` on `place/catalog`, in a second. Few users certify no small drop."""
-    words = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10, "--timed-slates", 3)
+    words = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10)
     return run("calibrate", place / "bundle", "--catalog", place / "catalog", *words, *more)
 
 

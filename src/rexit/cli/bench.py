@@ -8,15 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import (
-    DeviceOption,
-    JsonOption,
-    ProviderOption,
-    ProviderSettingsOption,
-    ThreadsOption,
-    VariantOption,
-    device_of,
-)
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
@@ -30,13 +22,10 @@ def bench(
     requests: Annotated[int, typer.Option(min=1, help="Requests per mode: full depth, the policy, every fixed exit.")] = 50,
     threads: ThreadsOption = 0,
     device: DeviceOption = None,
-    provider: ProviderOption = None,
-    provider_option: ProviderSettingsOption = None,
     sessions: Annotated[
         str, typer.Option(help="Numbers of sessions that work at once, one measurement per number. '': none.")
     ] = "1,2,4",
     rates: Annotated[str, typer.Option(help="Arrival rates, as shares of the best throughput. '': none.")] = "0.5,0.8",
-    profile: Annotated[Path | None, typer.Option(help="Write the segments' costs to this file, for `rexit calibrate`.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Measure how long slates of the catalog's items for its users take on this machine.
@@ -48,7 +37,6 @@ def bench(
 
     ```
     rexit bench bundle --slate 50 --requests 200 --threads 2
-    rexit bench bundle --sessions '' --profile profile.json
     ```
     """
     from rexit.bundle import Bundle
@@ -58,20 +46,19 @@ def bench(
         slate=slate,
         requests=requests,
         threads=threads,
-        device=device_of(device, provider, provider_option),
+        device=device,
         sessions=_numbers("sessions", sessions, int),
         rates=_numbers("rates", rates, float),
-        profile=profile,
     )
     with progress() as bar:
         report = bench_variant(Bundle.open(bundle, variant), options, shown(bar))
     if json:
         print_json(report)
     else:
-        _show(report, profile)
+        _show(report)
 
 
-def _show(report: dict[str, Any], profile: Path | None) -> None:
+def _show(report: dict[str, Any]) -> None:
     print_table(
         f"{report['variant']}: milliseconds for a slate of {report['slate']}, {report['requests']} requests",
         ["mode", "prefix", "p50", "p90", "p99", "layers", "retrieval ms", "prefix ms", "slate ms"],
@@ -110,8 +97,6 @@ def _show(report: dict[str, Any], profile: Path | None) -> None:
         f"Memory: {report['peak_rss_bytes'] / 1e6:.0f} MB peak, {report['session_bytes'] / 1e6:.1f} MB of it session buffers"
     )
     stdout.print(f"Machine: {machine['cpu']}, {machine['cores']} cores, threads {threads}", markup=False)
-    if profile is not None:
-        stdout.print(f"Wrote {profile}", markup=False, soft_wrap=True)
     if not report["calibrated"]:
         stdout.print("Not calibrated: run `rexit calibrate` on this machine to see what early exit saves.")
 

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import (
-    DeviceOption,
-    JsonOption,
-    ProviderOption,
-    ProviderSettingsOption,
-    ThreadsOption,
-    VariantOption,
-    check_one_source,
-    device_of,
-)
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, check_one_source
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.cli.common.weights import parse_weights
-from rexit.errors import InputError
 from rexit.slates import SIZE
 
 if TYPE_CHECKING:
@@ -29,7 +20,6 @@ if TYPE_CHECKING:
     from rexit.slates_file import SlatesFile
 
 METRICS = ["ndcg@10", "user-auc"]
-NO_FIELDS: list[str] = []
 
 
 def calibrate(
@@ -56,16 +46,8 @@ def calibrate(
         int | None,
         typer.Option(help=f"Candidates scored together, as your service will send them. Default: {SIZE}; as in --slates."),
     ] = None,
-    max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spaced; 0: all.")] = 5000,
-    timed_slates: Annotated[int, typer.Option(help="Slates whose latency is measured.")] = 16,
     device: DeviceOption = None,
-    provider: ProviderOption = None,
-    provider_option: ProviderSettingsOption = None,
     threads: ThreadsOption = 0,
-    profile: Annotated[
-        Path | None, typer.Option(help="The segments' costs, from `rexit bench --profile`. Default: measured now.")
-    ] = None,
-    cached_share: Annotated[float, typer.Option(help="Share of slates that find their prefix in the cache, 0 to 1.")] = 0.0,
     from_traces: Annotated[
         bool,
         typer.Option(
@@ -73,18 +55,6 @@ def calibrate(
             help="Decide again on the traces of the last calibration: runs no model. Takes seconds, minutes with --top-k.",
         ),
     ] = False,
-    suggest_exits: Annotated[
-        bool, typer.Option("--suggest-exits", help="Also find out which of the heads are worth keeping on this device.")
-    ] = False,
-    rivals: Annotated[
-        bool, typer.Option("--rivals", help="Also tune other ways to stop, from the literature, and show them in the table.")
-    ] = False,
-    maps: Annotated[
-        str,
-        typer.Option(
-            help="The heads that an exit's calibrated log-odds read: own, all so far, or auto: all where held-out users say so."
-        ),
-    ] = "auto",
     negative_rate: Annotated[
         float | None,
         typer.Option(help="Share of the world's negatives that the labels have, 1: all. Default: as `rexit index` sampled them."),
@@ -92,16 +62,6 @@ def calibrate(
     utility: Annotated[
         str | None,
         typer.Option(help="Of several objectives: what their probabilities weigh, click=1,like=2. Default: all 1."),
-    ] = None,
-    by: Annotated[
-        list[str],
-        typer.Option(help="A context or a column of --items: also say by its values how right probabilities are. Repeatable."),
-    ] = NO_FIELDS,
-    items: Annotated[
-        Path | None, typer.Option(help="The table of items, as for `rexit index`, whose columns --by may name.")
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="The model's folder with tokenizer.json: the report's examples show their prompts.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -121,6 +81,7 @@ def calibrate(
     ```
     """
     from rexit.bundle import Bundle, Catalog
+    from rexit.bundle.manifest import TOKENIZER
     from rexit.bundle.prompt_text import decoder
     from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
@@ -134,32 +95,25 @@ def calibrate(
         confidence=confidence,
         top_k=top_k,
         slate=slate,
-        max_slates=max_slates,
-        timed_slates=timed_slates,
-        device=device_of(device, provider, provider_option),
+        device=device,
         threads=threads,
-        profile=profile,
-        cached_share=cached_share,
         from_traces=from_traces,
-        suggest_exits=suggest_exits,
-        rivals=rivals,
-        maps=maps,
         negative_rate=negative_rate,
         utility=parse_weights("utility", utility),
-        by=tuple(by),
     )
     check_one_source(catalog, slates)
     opened = Bundle.open(bundle, variant)
-    decode = None if tokenizer is None else decoder(tokenizer, opened.catalog.vector_ids if opened.has_catalog else None)
+    decode = None  # of the prompts of examples
+    if TOKENIZER in opened.manifest.files and find_spec("tokenizers"):
+        decode = decoder(opened.path, opened.catalog.vector_ids if opened.has_catalog else None)
     source: Catalog | SlatesFile
     if catalog is not None:
         source = Catalog.open(catalog)
     else:
         assert slates is not None
-        source = SlatesFile.read(slates, partial(bundle_encoder, opened, tokenizer))
+        source = SlatesFile.read(slates, partial(bundle_encoder, opened))
     with progress() as bar:
-        fields = None if items is None else _item_fields(items, by, source)
-        result = run(opened, source, options, progress=shown(bar), decode=decode, item_fields=fields)
+        result = run(opened, source, options, progress=shown(bar), decode=decode)
     report, verdict = result.report, result.verdict
     if json:
         print_json(report)
@@ -187,14 +141,6 @@ def calibrate(
         ["drop up to", "stops", *(f"expected {name}" for name in metric), "certified", "layers"],
         [_candidate(candidate, metric) for candidate in report["candidates"]],
     )
-    if report["suggested_exits"] is not None:
-        print_table(
-            "The cheapest policy with fewer heads, by the cost model",
-            ["heads after layers", "ms"],
-            [[",".join(map(str, heads["exits"])), f"{heads['cost_us'] / 1000:.2f}"] for heads in report["heads"]],
-        )
-        exits = ",".join(map(str, report["suggested_exits"]))
-        stdout.print(f"Worth keeping: `rexit export --exits {exits}`; fewer would cost more than 1 %.")
     decisions = report["decisions"]
     if decisions is not None:
         exact = decisions["as_traced"] == decisions["candidates"]
@@ -217,20 +163,6 @@ def _row(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> list[
         f"{about}{milliseconds:.2f}",
         f"{about}{speed:.2f}x",
     ]
-
-
-def _item_fields(path: Path, by: list[str], source: Catalog | SlatesFile) -> dict[str, dict[str, str]]:
-    """The table's columns among `by`: values by the item's id as text, by name."""
-    from rexit.bundle import Catalog
-    from rexit.exporter.catalog.source_tables import column_names, read_table
-
-    if not isinstance(source, Catalog):
-        raise InputError(f"{path}: a table of items needs --catalog")
-    key, columns = source.info["columns"]["item"], column_names(path)
-    names = [name for name in by if name in columns and name != key]
-    frame = read_table(path, [key, *names])
-    ids = [str(identifier) for identifier in frame[key]]
-    return {name: {i: str(value) for i, value in zip(ids, frame[name], strict=True) if value is not None} for name in names}
 
 
 def _world(report: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What a variant costs on this machine: latency, throughput, memory. `rexit bench` and `rexit calibrate` use it.
 
-In: a bundle's variant and slates. Out: measurements, and a cost profile to calibrate with. Needs NumPy alone, so it runs on a
+In: a bundle's variant and slates. Out: measurements, and the costs to calibrate with. Needs NumPy alone, so it runs on a
 device.
 
     scorer     what measuring needs of a session

@@ -1,4 +1,4 @@
-"""What `rexit bench` measures: single slates, several sessions at once, requests that arrive at random, and the cost profile.
+"""What `rexit bench` measures: single slates, several sessions at once, and requests that arrive at random.
 
 1. One session. Full depth, the calibrated policy and every fixed exit alternate inside one loop, each request with a cold prefix
    and again with the same prefix warm.
@@ -16,27 +16,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Bundle, GoldenSlate, check_writable
+from rexit.bundle import Bundle, GoldenSlate
 from rexit.devices import Device
 from rexit.errors import InputError
 from rexit.measure import load
 from rexit.measure.costs import depth_name
-from rexit.measure.machine import Conditions, hardware_of, machine
-from rexit.measure.profile import measure_costs
+from rexit.measure.machine import hardware_of, machine
 from rexit.progress import Progress, silent
 from rexit.slates import SIZE, AnySlate, Slate, TokenSlate
 
 SEED = 1
 ROUNDS = 3
 """Repetitions for each number of sessions."""
-PROFILED = 8
-"""Slates that a cost profile is fitted on."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,6 @@ class BenchOptions:
         device: where the segments run; None: the variant's own.
         sessions: how many run at once, each number in turn; empty: neither throughput nor load.
         rates: shares of the best throughput at which requests arrive.
-        profile: a file to write the cost profile to.
     """
 
     slate: int = SIZE
@@ -59,7 +54,6 @@ class BenchOptions:
     device: Device | None = None
     sessions: tuple[int, ...] = (1, 2, 4)
     rates: tuple[float, ...] = (0.5, 0.8)
-    profile: Path | None = None
 
     def check(self, items: int | None) -> None:
         """Raises InputError for options that cannot work. items: the number of the catalog's items; None: there is no catalog."""
@@ -71,12 +65,10 @@ class BenchOptions:
             raise InputError(
                 f"--rates {_listed(self.rates)}, expected shares above 0 and below 1: at or beyond capacity the queue only grows"
             )
-        if self.profile is not None:
-            check_writable(self.profile.absolute().parent)
 
 
 def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = silent) -> dict[str, Any]:
-    """Measures the bundle's selected variant, and writes its cost profile if `options.profile` names a file.
+    """Measures the bundle's selected variant.
 
     Returns:
         What `rexit bench --json` prints: milliseconds, bytes, requests a second.
@@ -105,12 +97,6 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
         rows = _modes(session, modes, requests, progress)
         memory = session.memory.prefixes + session.memory.buffers
         throughput, arrivals = _together(session, options, requests, progress)
-        if options.profile is not None:
-            conditions = Conditions.here(bundle, options.device, options.threads)
-            profile = measure_costs(
-                session, requests[:PROFILED], len(depths), bundle.variant.max_tokens, conditions, progress=progress
-            )
-            profile.write(options.profile)
     return {
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
@@ -122,7 +108,6 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
         "modes": rows,
         "throughput": throughput,
         "load": arrivals,
-        "profile": profile.to_json() if options.profile is not None else None,
         "open_to_first_score_ms": first_ms,
         "session_bytes": memory,
         "peak_rss_bytes": _peak_rss(),

@@ -20,8 +20,7 @@ class Costs:
 
     Attributes:
         base_us: retrieval and prompt assembly, paid by every slate.
-        prefix_us: the prefix's layers up to k, paid once by a slate with a candidate that reaches it; less where some prefixes
-            are cached.
+        prefix_us: the prefix's layers up to k, paid once by a slate with a candidate that reaches it.
         pass_us: paid by every pass over the slate's candidates.
         candidate_us: paid by each candidate.
         pass_candidates: how many candidates fit into a pass.
@@ -80,8 +79,6 @@ def latencies(
     modes: Sequence[int | None],
     repeats: int = 3,
     progress: Progress = silent,
-    *,
-    cached: bool = False,
 ) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
     """Times slates in several modes, which alternate inside one loop.
 
@@ -90,7 +87,6 @@ def latencies(
         slates: S of them.
         modes: exits to force; None: the deployed policy.
         repeats: of each timing; the median counts.
-        cached: whether the cache holds the prefix, as deep as the mode needs it.
 
     Returns:
         Milliseconds per slate, float64 [S, modes], and each slate's exits in the first mode.
@@ -103,8 +99,6 @@ def latencies(
             progress("latency", r * len(slates) + i, repeats * len(slates))
             for m, force_exit in enumerate(modes):
                 session.clear_cache()
-                if cached:
-                    slate.score(session, force_exit=force_exit)
                 scores = slate.score(session, force_exit=force_exit)
                 micros[r, i, m] = scores.stats.total_us
                 if r == 0 and m == 0:

@@ -78,18 +78,6 @@ class Conditions:
         details = machine(hardware_of(bundle, device))
         return cls(bundle.variant_sha256, str(device or bundle.variant.target), threads or int(details["cores"]), details)
 
-    def differences(self, other: Conditions) -> list[str]:
-        """Returns a phrase for each thing that differs from `other`."""
-        mine, theirs = self._named(), other._named()
-        return [
-            f"{name} {mine.get(name, 'none')}, here {theirs.get(name, 'none')}"
-            for name in dict.fromkeys((*mine, *theirs))
-            if mine.get(name) != theirs.get(name)
-        ]
-
-    def _named(self) -> dict[str, Any]:
-        return {"variant": f"{self.variant_sha256[:12]}…", "device": self.device, "threads": self.threads, **self.machine}
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""What each segment costs on one machine, as a function of tokens: measured by `rexit bench`, used by `rexit calibrate`."""
+"""What each segment costs on one machine, as a function of tokens: measured and used by `rexit calibrate`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.files import read_json
-from rexit.bundle.typed import typed, write_typed
+from rexit.bundle.typed import typed
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs, passes
 from rexit.measure.machine import Conditions
@@ -58,30 +57,20 @@ class CostProfile:
     segments: tuple[SegmentCost, ...]
     fit_error: float
 
-    def costs(self, prefix_tokens: float, candidate_tokens: float, max_tokens: int, cached_share: float = 0.0) -> Costs:
+    def costs(self, prefix_tokens: float, candidate_tokens: float, max_tokens: int) -> Costs:
         """Returns the costs of a slate.
 
         Args:
             prefix_tokens, candidate_tokens: mean tokens of a prefix and of a single candidate.
             max_tokens: of a pass.
-            cached_share: of slates whose prefix the cache holds as deep as they need it.
         """
         return Costs(
             self.base_us,
-            (1 - cached_share) * np.array([s.prefix_us + s.prefix_token_us * prefix_tokens for s in self.segments]),
+            np.array([s.prefix_us + s.prefix_token_us * prefix_tokens for s in self.segments]),
             np.array([s.pass_us for s in self.segments]),
             np.array([s.candidate_token_us * candidate_tokens for s in self.segments]),
             max(1, int(max_tokens / candidate_tokens)),
         )
-
-    @classmethod
-    def read(cls, path: Path, exits: int, here: Conditions) -> CostProfile:
-        """Raises BundleError, also if the profile was measured with another variant, on another machine or under conditions other
-        than `here`: its costs are not those that would be measured now."""
-        profile = cls.of_json(read_json(path), path, exits)
-        if different := profile.conditions.differences(here):
-            raise BundleError(f"{path}: measured with {'; '.join(different)}: measure it again with `rexit bench --profile`")
-        return profile
 
     @classmethod
     def of_json(cls, value: Any, path: Path, exits: int) -> CostProfile:
@@ -92,17 +81,13 @@ class CostProfile:
         return cls(conditions, costs.base_us, costs.segments, costs.fit_error)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, without the file's schema."""
+        """Plain JSON values, as `of_json` reads them."""
         return {
             **self.conditions.to_json(),
             "base_us": self.base_us,
             "fit_error": self.fit_error,
             "segments": [asdict(segment) for segment in self.segments],
         }
-
-    def write(self, path: Path) -> None:
-        """Writes the file atomically. Raises InputError if it cannot be written."""
-        write_typed(path, self.to_json())
 
 
 def measure_costs(
@@ -120,7 +105,7 @@ def measure_costs(
     1. Each slate is scored whole, as its first quarter and as its first candidate, at every forced exit, with the cached prefix
        cleared before each call. Exits alternate inside one loop, so that a slow moment of the machine affects all of them; the
        median over `repeats` counts.
-    2. What exit k adds to the prefix's and to the slate's time is fitted by non-negative least squares (`fit`): a prefix is
+    2. What exit k adds to the prefix's and to the slate's time is fitted by non-negative least squares: a prefix is
        filled once, a slate takes as many passes as `max_tokens` requires. If all prefixes have the same length, the split of
        their cost between the two is arbitrary, but the sum is right.
 
@@ -148,7 +133,7 @@ def measure_costs(
     median = np.median(micros, axis=0)
     added = np.diff(median, axis=1, prepend=0.0)
     segments = tuple(
-        SegmentCost(*fit(once, tokens[:, 0], added[:, k, 1]), *fit(pass_counts, tokens[:, 1], added[:, k, 2]))
+        SegmentCost(*_fit(once, tokens[:, 0], added[:, k, 1]), *_fit(pass_counts, tokens[:, 1], added[:, k, 2]))
         for k in range(exits)
     )
     base = float(median[:, :, 0].mean())
@@ -159,6 +144,14 @@ def measure_costs(
     whole = median[:, -1].sum(1)
     error = float(np.median(np.abs(predicted - whole) / whole))
     return CostProfile(conditions, base, segments, error)
+
+
+def _fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArray[np.float64]) -> tuple[float, float]:
+    """The `per_time` and `per_token`, 0 or more, with which `times * per_time + tokens * per_token` is closest to micros."""
+    from scipy.optimize import nnls  # which `rexit bench` must not need
+
+    per_time, per_token = nnls(np.stack([times, tokens], axis=1), micros)[0].tolist()
+    return per_time, per_token
 
 
 def _passes(session: Scorer, slate: AnySlate, count: int, max_tokens: int) -> int:
@@ -175,20 +168,3 @@ def mean_tokens(session: Scorer, slates: Sequence[AnySlate]) -> tuple[float, flo
         prefix += stats.prefix_tokens
         candidates += stats.candidate_tokens
     return prefix / len(slates), candidates / sum(len(slate.items) for slate in slates)
-
-
-def fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArray[np.float64]) -> tuple[float, float]:
-    """Returns the `per_time` and `per_token`, 0 or more, with which `times * per_time + tokens * per_token` is closest to micros.
-
-    Non-negative least squares in two unknowns: the best non-negative solution among those with both, one or neither of them free.
-    Written out so that `rexit bench` on a device does not need SciPy. All arguments are float64 [n].
-    """
-    features = np.stack([times, tokens], axis=1)
-    best, least = (0.0, 0.0), float(micros @ micros)
-    for free in ([0], [1], [0, 1]):
-        weights = np.zeros(2)
-        weights[free] = np.linalg.lstsq(features[:, free], micros, rcond=None)[0]
-        residual = micros - features @ weights
-        if (weights >= 0).all() and float(residual @ residual) < least:
-            best, least = (float(weights[0]), float(weights[1])), float(residual @ residual)
-    return best

@@ -1,0 +1,48 @@
+"""Calibrates by count, not by clock: each token costs 1 us in each layer, and nothing else costs.
+
+    python benchmarks/ranking/calibrate_by_count.py BUNDLE CATALOG [--variant cpu-int8] [--threads 1] [--max-drop 0.01]
+
+For a machine too busy to be timed: shares of cost are then shares of layers x tokens, prefix included. What is kept is NDCG@10
+with ten shown of slates of 100, on at most 1,000 slates of each split.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from rexit.bundle import Bundle, Catalog
+from rexit.calibration import CalibrationOptions, calibrate
+from rexit.measure.machine import Conditions
+from rexit.measure.profile import CostProfile, SegmentCost
+from rexit.scripts import script
+
+
+@script
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("catalog", type=Path)
+    parser.add_argument("--variant")
+    parser.add_argument("--threads", type=int, default=1, help="of the session (1)")
+    parser.add_argument("--max-drop", type=float, default=0.01, help="of NDCG@10 (0.01)")
+    args = parser.parse_args()
+    bundle = Bundle.open(args.bundle, args.variant)
+    layers = np.diff(bundle.manifest.exits, prepend=0)
+    segments = tuple(SegmentCost(0.0, float(count), 0.0, float(count)) for count in layers)
+    options = CalibrationOptions(
+        metrics=("ndcg@10",),
+        max_drop=args.max_drop,
+        top_k=10,
+        slate=100,
+        max_slates=1000,
+        threads=args.threads,
+        profile=CostProfile(Conditions.here(bundle, None, args.threads), 0.0, segments, 0.0),
+    )
+    print(calibrate(bundle, Catalog.open(args.catalog), options).verdict.text)
+
+
+if __name__ == "__main__":
+    main()
