@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from builders.bundles.bundle_files import refresh
-from damage.cases import Cases
-from damage.edits import MANIFEST, SEGMENT, VARIANT, edit_graph, edit_json
-
-CASES = Cases("opening")
-ends_in = CASES.ends_in
+from damage.table import DELETE, MANIFEST, SEGMENT, VARIANT, Row, case, table
 
 
-@ends_in("BACKEND_FAILED", "segment-1.onnx")
+def edit_graph(path: Path, edit: Callable[[Any], None]) -> None:
+    model = onnx.load(path, load_external_data=False)
+    edit(model.graph)
+    onnx.save(model, path)
+
+
+def row(name: str, names: str, at: dict[str, Any], file: str = VARIANT) -> Row:
+    return Row(name, "CORRUPT", names, file, at)
+
+
+CASES = table(
+    row("input_the_manifest_misnames", "`owner`", {"/segments/1/inputs/hidden": "owner"}),
+    row("input_the_graph_lacks", "no input `nowhere`", {"/segments/1/inputs/rows": "nowhere"}),
+    row("output_the_graph_lacks", "no output `nowhere`", {"/segments/1/outputs/logits": "nowhere"}),
+    row("cache_of_another_dtype", "`pk1` is float32, expected float16", {"/segments/1/cache_dtype": "float16"}),
+    row("hidden_that_changes_dtype_on_the_way", "hidden_dtype", {"/segments/1/hidden_dtype": "float16"}),
+    row("heads_of_another_width", "has size 8 in dimension 2, expected 4", {"/model/head_dim": 4}, MANIFEST),
+    row("too_many_caches", "2 names, the segment has 1 layers", {"/segments/1/inputs/past_keys": ["pk1", "pk1"]}),
+    row("fewer_segments_than_exits", "segments", {"/segments/2": DELETE}),
+)
+
+
+@case("BACKEND_FAILED", "segment-1.onnx")
 def graph_that_is_noise(folder: Path) -> None:
     (folder / SEGMENT).write_bytes(bytes(range(256)) * 8)
     refresh(folder)
 
 
-@ends_in("BACKEND_FAILED", "segment-1.onnx")
+@case("BACKEND_FAILED", "segment-1.onnx")
 def weights_cut_off(folder: Path) -> None:
     os.truncate(folder / f"{SEGMENT}.data", 16)
     refresh(folder)
 
 
-@ends_in("BACKEND_FAILED", "segment-1.onnx")
+@case("BACKEND_FAILED", "segment-1.onnx")
 def weights_outside_the_bundle(folder: Path) -> None:
     def edit(graph: Any) -> None:
         for tensor in graph.initializer:
@@ -37,53 +55,26 @@ def weights_outside_the_bundle(folder: Path) -> None:
                 if pair.key == "location":
                     pair.value = "../../../../../../../../etc/passwd"
 
-    edit_graph(folder, edit)
+    edit_graph(folder / SEGMENT, edit)
+    refresh(folder)
 
 
-@ends_in("CORRUPT", "`owner`")
-def input_the_manifest_misnames(folder: Path) -> None:
-    edit_json(folder, VARIANT, "segments", 1, "inputs", "hidden", to="owner")
-
-
-@ends_in("CORRUPT", "no input `nowhere`")
-def input_the_graph_lacks(folder: Path) -> None:
-    edit_json(folder, VARIANT, "segments", 1, "inputs", "rows", to="nowhere")
-
-
-@ends_in("CORRUPT", "no output `nowhere`")
-def output_the_graph_lacks(folder: Path) -> None:
-    edit_json(folder, VARIANT, "segments", 1, "outputs", "logits", to="nowhere")
-
-
-@ends_in("CORRUPT", "`surprise`")
+@case("CORRUPT", "`surprise`")
 def input_the_manifest_does_not_know(folder: Path) -> None:
+    surprise = onnx.helper.make_tensor_value_info("surprise", onnx.TensorProto.FLOAT, ["T"])
+    edit_graph(folder / SEGMENT, lambda graph: graph.input.append(surprise))
+    refresh(folder)
+
+
+@case("CORRUPT", "input `given` has size 3 in dimension 0, expected a dynamic size")
+def graph_that_takes_three_vectors(folder: Path) -> None:
     def edit(graph: Any) -> None:
-        graph.input.append(onnx.helper.make_tensor_value_info("surprise", onnx.TensorProto.FLOAT, ["T"]))
+        (given,) = (value for value in graph.input if value.name == "given")
+        given.type.tensor_type.shape.dim[0].dim_value = 3
 
-    edit_graph(folder, edit)
-
-
-@ends_in("CORRUPT", "`pk1` is float32, expected float16")
-def cache_of_another_dtype(folder: Path) -> None:
-    edit_json(folder, VARIANT, "segments", 1, "cache_dtype", to="float16")
+    edit_graph(folder / "variants/cpu-fp32/segment-0.onnx", edit)
+    refresh(folder)
 
 
-@ends_in("CORRUPT", "hidden_dtype")
-def hidden_that_changes_dtype_on_the_way(folder: Path) -> None:
-    edit_json(folder, VARIANT, "segments", 1, "hidden_dtype", to="float16")
-
-
-@ends_in("CORRUPT", "has size 8 in dimension 2, expected 4")
-def heads_of_another_width(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "model", "head_dim", to=4)
-
-
-@ends_in("CORRUPT", "2 names, the segment has 1 layers")
-def too_many_caches(folder: Path) -> None:
-    edit_json(folder, VARIANT, "segments", 1, "inputs", "past_keys", to=["pk1", "pk1"])
-
-
-@ends_in("CORRUPT", "segments")
-def fewer_segments_than_exits(folder: Path) -> None:
-    value = json.loads((folder / VARIANT).read_text())
-    edit_json(folder, VARIANT, "segments", to=value["segments"][:2])
+CASES |= table(graph_that_is_noise, weights_cut_off, weights_outside_the_bundle, input_the_manifest_does_not_know)
+WITH_VECTORS = table(graph_that_takes_three_vectors)

@@ -3,219 +3,224 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
-from builders.bundles.bundle_files import drop_catalog, entry, write_json
+from builders.bundles.bundle_files import drop_catalog, entry
 from builders.bundles.model import POSITIONS
-from damage.cases import Cases
-from damage.edits import CATALOG, MANIFEST, VARIANT, edit_json
+from damage.table import (
+    CATALOG,
+    DELETE,
+    ITEMS,
+    MANIFEST,
+    PIECES,
+    SEGMENT,
+    USERS,
+    VARIANT,
+    Case,
+    Damage,
+    Row,
+    case,
+    change_json,
+    table,
+)
 
-CASES = Cases("opening")
-ends_in = CASES.ends_in
+LISTED = {"bytes": 1, "sha256": "0" * 64}
 
 
-@ends_in("CORRUPT", "manifest.json")
-def empty_manifest(folder: Path) -> None:
-    (folder / MANIFEST).write_text("")
+def manifest_of(text: str | bytes) -> Damage:
+    """Replaces manifest.json."""
+
+    def damage(folder: Path) -> None:
+        (folder / MANIFEST).write_bytes(text.encode() if isinstance(text, str) else text)
+
+    return damage
 
 
-@ends_in("CORRUPT", "not valid JSON")
-def half_a_manifest(folder: Path) -> None:
+def half(folder: Path) -> None:
     text = (folder / MANIFEST).read_text()
     (folder / MANIFEST).write_text(text[: len(text) // 2])
 
 
-@ends_in("CORRUPT", "manifest.json")
-def manifest_that_is_an_array(folder: Path) -> None:
-    (folder / MANIFEST).write_text("[1]")
+def refreshed(name: str, exported: str | None = None) -> Damage:
+    """As if the catalog in the folder `name` had been swapped in for one with the digest `exported`; None: the exported one."""
+
+    def damage(folder: Path) -> None:
+        digest = json.loads((folder / VARIANT).read_text())["catalog_sha256"] if exported is None else exported
+        change_json(folder, MANIFEST, {"/requires": ["refreshed"], "/catalog": {"folder": name, "exported_sha256": digest}})
+
+    return damage
 
 
-@ends_in("CORRUPT", "deep")
-def deeply_nested_json(folder: Path) -> None:
-    (folder / MANIFEST).write_text('{"schema": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
+CASES = table(
+    Case("empty_manifest", "CORRUPT", "manifest.json", manifest_of(""), "opening"),
+    Case("half_a_manifest", "CORRUPT", "not valid JSON", half, "opening"),
+    Case("manifest_that_is_an_array", "CORRUPT", "manifest.json", manifest_of("[1]"), "opening"),
+    Case(
+        "deeply_nested_json",
+        "CORRUPT",
+        "deep",
+        manifest_of('{"schema": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        "opening",
+    ),
+    Case("endless_json", "CORRUPT", "bytes of JSON", manifest_of('{"schema": 1' + " " * (16 << 20) + "}"), "opening"),
+    Case(
+        "endless_list_of_exits",
+        "CORRUPT",
+        "values",
+        manifest_of('{"schema": 1, "exits": [' + "1," * (7 << 20) + "1]}"),
+        "opening",
+    ),
+    Case(
+        "as_many_values_as_are_allowed",
+        "CORRUPT",
+        "`model` is missing",
+        manifest_of('{"schema": 1, "exits": [' + "{}," * 65_532 + "{}]}"),
+        "opening",
+    ),
+    Case("json_that_is_not_utf8", "CORRUPT", "not valid JSON", manifest_of(b'{"schema": 1, "producer": "\xff\xfe"}'), "opening"),
+    Row("newer_schema", "UNSUPPORTED", "schema", MANIFEST, {"/schema": 2}),
+    Row("schema_as_text", "CORRUPT", "schema", MANIFEST, {"/schema": "1"}),
+    Row("unknown_requirement_of_the_manifest", "UNSUPPORTED", "time-travel", MANIFEST, {"/requires": ["time-travel"]}),
+    Row("unknown_requirement_of_the_variant", "UNSUPPORTED", "time-travel", VARIANT, {"/requires": ["time-travel"]}),
+    Row("unknown_requirement_of_the_catalog", "UNSUPPORTED", "time-travel", CATALOG, {"/requires": ["time-travel"]}),
+    Row("no_exits", "CORRUPT", "exits", MANIFEST, {"/exits": []}),
+    Row("exits_that_descend", "CORRUPT", "exits[1]", MANIFEST, {"/exits": [2, 1, 4]}),
+    Row("exits_short_of_the_model", "CORRUPT", "exits", MANIFEST, {"/exits": [1, 2, 3]}),
+    Row("absurd_hidden_size", "CORRUPT", "hidden_size", MANIFEST, {"/model/hidden_size": 1 << 62}),
+    Row("negative_heads", "CORRUPT", "kv_heads", MANIFEST, {"/model/kv_heads": -1}),
+    Row(
+        "model_larger_than_any_memory",
+        "CORRUPT",
+        "kv_heads",
+        MANIFEST,
+        {"/model/kv_heads": 1 << 20, "/model/head_dim": 1 << 20, "/model/max_positions": 1 << 24},
+    ),
+    Row("variant_without_an_opset", "CORRUPT", "opset", VARIANT, {"/opset": None}),
+    Row("no_tokens_at_all", "CORRUPT", "max_tokens", VARIANT, {"/limits/max_tokens": 0}),
+    Row("more_positions_than_the_model", "CORRUPT", "max_positions", VARIANT, {"/limits/max_positions": POSITIONS + 1}),
+    Row("no_variants", "CORRUPT", "variants", MANIFEST, {"/variants": []}),
+    Row("unknown_backend", "UNSUPPORTED", "abacus", VARIANT, {"/backend": "abacus"}),
+    Row("foreign_checkpoint", "MISMATCH", "checkpoint_sha256", VARIANT, {"/checkpoint_sha256": "0" * 64}),
+    Case("refreshed_bundle_of_another_export", "MISMATCH", "catalog_sha256", refreshed("catalog", "0" * 64), "opening"),
+    Case(
+        "refreshed_catalog_that_is_not_listed", "CORRUPT", "not list `catalog-1/catalog.json`", refreshed("catalog-1"), "opening"
+    ),
+    Case("refreshed_catalog_outside", "CORRUPT", "`..`", refreshed(".."), "opening"),
+    Case("refreshed_catalog_in_a_folder", "CORRUPT", "not a plain name", refreshed("variants/cpu-fp32"), "opening"),
+    Case("refreshed_catalog_in_its_old_place", "OK", "", refreshed("catalog"), "running"),
+    # Not damage, but a request that names users and items.
+    Case("no_catalog", "INVALID_ARGUMENT", "the bundle has no catalog", drop_catalog, "running"),
+    Row(
+        "tokens_without_a_length",
+        "CORRUPT",
+        "`max_candidate_tokens` is missing",
+        MANIFEST,
+        {"/tokens": {"labels": {}, "max_prefix_tokens": 20}},
+        first=drop_catalog,
+    ),
+    Row(
+        "tokens_with_a_negative_length",
+        "CORRUPT",
+        "max_prefix_tokens: is -1",
+        MANIFEST,
+        {"/tokens/max_prefix_tokens": -1},
+        first=drop_catalog,
+    ),
+    Row(
+        "tokens_and_a_catalog",
+        "CORRUPT",
+        "and `catalog`",
+        MANIFEST,
+        {"/catalog": {"folder": "catalog", "exported_sha256": "0" * 64}},
+        first=drop_catalog,
+    ),
+    Row(
+        "variant_of_a_catalog_in_a_bundle_without",
+        "MISMATCH",
+        "was made for a catalog, the bundle has none",
+        VARIANT,
+        {"/catalog_sha256": "0" * 64},
+        first=drop_catalog,
+    ),
+    Row(
+        "no_catalog_and_no_tokens",
+        "CORRUPT",
+        "does not list `catalog/catalog.json`",
+        MANIFEST,
+        {"/tokens": DELETE},
+        first=drop_catalog,
+    ),
+    # Files that are missing, cut short, elsewhere or no files
+    Case("missing_manifest", "NOT_FOUND", "manifest.json", lambda folder: (folder / MANIFEST).unlink(), "opening"),
+    Case("missing_segment", "NOT_FOUND", "segment-1.onnx", lambda folder: (folder / SEGMENT).unlink(), "opening"),
+    Case("missing_table", "NOT_FOUND", "users.safetensors", lambda folder: (folder / USERS).unlink(), "opening"),
+    Row("edited_size_in_manifest", "CORRUPT", "users.safetensors", MANIFEST, {f"/files/{USERS.replace('/', '~1')}/bytes": 7}),
+    Row("negative_size", "CORRUPT", "bytes", MANIFEST, {f"/files/{USERS.replace('/', '~1')}/bytes": -1}),
+    Row("digest_that_is_none", "CORRUPT", "sha256", MANIFEST, {f"/files/{USERS.replace('/', '~1')}/sha256": "../../etc"}),
+    Row("path_that_leaves_the_folder", "CORRUPT", "../outside", MANIFEST, {"/files/..~1outside": LISTED}),
+    Row("absolute_path", "CORRUPT", "/etc/passwd", MANIFEST, {"/files/~1etc~1passwd": LISTED}),
+    Row("path_with_an_empty_part", "CORRUPT", "catalog//users", MANIFEST, {"/files/catalog~1~1users.safetensors": LISTED}),
+    Row("graph_path_that_leaves_the_folder", "CORRUPT", "a/../../b", VARIANT, {"/segments/1/graph": "a/../../b"}),
+    Row("variant_name_that_leaves_the_folder", "CORRUPT", "../cpu-fp32", MANIFEST, {"/variants": ["../cpu-fp32"]}),
+    Row("graph_that_is_not_listed", "CORRUPT", "other.onnx", VARIANT, {"/segments/1/graph": "other.onnx"}),
+)
 
 
-@ends_in("CORRUPT", "bytes of JSON")
-def endless_json(folder: Path) -> None:
-    (folder / MANIFEST).write_text('{"schema": 1' + " " * (16 << 20) + "}")
-
-
-@ends_in("CORRUPT", "values")
-def endless_list_of_exits(folder: Path) -> None:
-    (folder / MANIFEST).write_text('{"schema": 1, "exits": [' + "1," * (7 << 20) + "1]}")
-
-
-@ends_in("CORRUPT", "`model` is missing")
-def as_many_values_as_are_allowed(folder: Path) -> None:
-    (folder / MANIFEST).write_text('{"schema": 1, "exits": [' + "{}," * 65_532 + "{}]}")
-
-
-@ends_in("CORRUPT", "not valid JSON")
-def json_that_is_not_utf8(folder: Path) -> None:
-    (folder / MANIFEST).write_bytes(b'{"schema": 1, "producer": "\xff\xfe"}')
-
-
-@ends_in("UNSUPPORTED", "schema")
-def newer_schema(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "schema", to=2)
-
-
-@ends_in("CORRUPT", "schema")
-def schema_as_text(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "schema", to="1")
-
-
-@ends_in("UNSUPPORTED", "time-travel")
-def unknown_requirement_of_the_manifest(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "requires", to=["time-travel"])
-
-
-@ends_in("UNSUPPORTED", "time-travel")
-def unknown_requirement_of_the_variant(folder: Path) -> None:
-    edit_json(folder, VARIANT, "requires", to=["time-travel"])
-
-
-@ends_in("UNSUPPORTED", "time-travel")
-def unknown_requirement_of_the_catalog(folder: Path) -> None:
-    edit_json(folder, CATALOG, "requires", to=["time-travel"])
-
-
-@ends_in("CORRUPT", "exits")
-def no_exits(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "exits", to=[])
-
-
-@ends_in("CORRUPT", "exits[1]")
-def exits_that_descend(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "exits", to=[2, 1, 4])
-
-
-@ends_in("CORRUPT", "exits")
-def exits_short_of_the_model(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "exits", to=[1, 2, 3])
-
-
-@ends_in("CORRUPT", "hidden_size")
-def absurd_hidden_size(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "model", "hidden_size", to=1 << 62)
-
-
-@ends_in("CORRUPT", "kv_heads")
-def negative_heads(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "model", "kv_heads", to=-1)
-
-
-@ends_in("CORRUPT", "kv_heads")
-def model_larger_than_any_memory(folder: Path) -> None:
-    for key, value in {"kv_heads": 1 << 20, "head_dim": 1 << 20, "max_positions": 1 << 24}.items():
-        edit_json(folder, MANIFEST, "model", key, to=value)
-
-
-@ends_in("CORRUPT", "opset")
-def variant_without_an_opset(folder: Path) -> None:
-    edit_json(folder, VARIANT, "opset", to=None)
-
-
-@ends_in("CORRUPT", "max_tokens")
-def no_tokens_at_all(folder: Path) -> None:
-    edit_json(folder, VARIANT, "limits", "max_tokens", to=0)
-
-
-@ends_in("CORRUPT", "max_positions")
-def more_positions_than_the_model(folder: Path) -> None:
-    edit_json(folder, VARIANT, "limits", "max_positions", to=POSITIONS + 1)
-
-
-@ends_in("CORRUPT", "variants")
-def no_variants(folder: Path) -> None:
-    edit_json(folder, MANIFEST, "variants", to=[])
-
-
-@ends_in("UNSUPPORTED", "abacus")
-def unknown_backend(folder: Path) -> None:
-    edit_json(folder, VARIANT, "backend", to="abacus")
-
-
-# Files that do not belong together
-
-
-@ends_in("MISMATCH", "catalog_sha256")
+@case("MISMATCH", "catalog_sha256")
 def foreign_catalog(folder: Path) -> None:
-    edit_json(folder, VARIANT, "catalog_sha256", to="0" * 64, sealed=False)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"][VARIANT] = entry(folder / VARIANT)
-    write_json(folder / MANIFEST, manifest)
+    change_json(folder, VARIANT, {"/catalog_sha256": "0" * 64})
+    change_json(folder, MANIFEST, {f"/files/{VARIANT.replace('/', '~1')}": entry(folder / VARIANT)})
 
 
-@ends_in("MISMATCH", "checkpoint_sha256")
-def foreign_checkpoint(folder: Path) -> None:
-    edit_json(folder, VARIANT, "checkpoint_sha256", to="0" * 64)
+@case("CORRUPT", "items.safetensors")
+def truncated_table(folder: Path) -> None:
+    os.truncate(folder / ITEMS, (folder / ITEMS).stat().st_size - 1)
 
 
-def _refreshed(folder: Path, name: str, exported: str) -> None:
-    """As if the catalog in `name` had been swapped in for one with the digest `exported`."""
-    value = json.loads((folder / MANIFEST).read_text())
-    write_json(folder / MANIFEST, {**value, "requires": ["refreshed"], "catalog": {"folder": name, "exported_sha256": exported}})
+@case("CORRUPT", "segment-1.onnx.data")
+def grown_weights(folder: Path) -> None:
+    with open(folder / f"{SEGMENT}.data", "ab") as file:
+        file.write(b"\0")
 
 
-@ends_in("MISMATCH", "catalog_sha256")
-def refreshed_bundle_of_another_export(folder: Path) -> None:
-    _refreshed(folder, "catalog", "0" * 64)
+@case("CORRUPT", "link")
+def symbolic_link_to_a_table(folder: Path) -> None:
+    (folder / PIECES).rename(folder / "elsewhere")
+    (folder / PIECES).symlink_to(folder / "elsewhere")
 
 
-@ends_in("CORRUPT", "not list `catalog-1/catalog.json`")
-def refreshed_catalog_that_is_not_listed(folder: Path) -> None:
-    _refreshed(folder, "catalog-1", json.loads((folder / VARIANT).read_text())["catalog_sha256"])
+@case("CORRUPT", "link")
+def symbolic_link_to_a_folder(folder: Path) -> None:
+    (folder / "catalog").rename(folder / "elsewhere")
+    (folder / "catalog").symlink_to("elsewhere", target_is_directory=True)
 
 
-@ends_in("CORRUPT", "`..`")
-def refreshed_catalog_outside(folder: Path) -> None:
-    _refreshed(folder, "..", json.loads((folder / VARIANT).read_text())["catalog_sha256"])
+@case("CORRUPT", "link")
+def symbolic_link_to_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST).rename(folder / "elsewhere")
+    (folder / MANIFEST).symlink_to("elsewhere")
 
 
-@ends_in("CORRUPT", "not a plain name")
-def refreshed_catalog_in_a_folder(folder: Path) -> None:
-    _refreshed(folder, "variants/cpu-fp32", json.loads((folder / VARIANT).read_text())["catalog_sha256"])
+@case("CORRUPT", "plain file")
+def folder_in_place_of_a_table(folder: Path) -> None:
+    (folder / PIECES).unlink()
+    (folder / PIECES).mkdir()
 
 
-@ends_in("OK", found="running")
-def refreshed_catalog_in_its_old_place(folder: Path) -> None:
-    _refreshed(folder, "catalog", json.loads((folder / VARIANT).read_text())["catalog_sha256"])
+@case("CORRUPT", "plain file")
+def fifo_in_place_of_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    os.mkfifo(folder / MANIFEST)
 
 
-@ends_in("INVALID_ARGUMENT", "the bundle has no catalog", "running")
-def no_catalog(folder: Path) -> None:
-    """Not damage, but a request that names users and items."""
-    drop_catalog(folder)
-
-
-@ends_in("CORRUPT", "`max_candidate_tokens` is missing")
-def tokens_without_a_length(folder: Path) -> None:
-    drop_catalog(folder)
-    edit_json(folder, MANIFEST, "tokens", to={"labels": {}, "max_prefix_tokens": 20})
-
-
-@ends_in("CORRUPT", "max_prefix_tokens: is -1")
-def tokens_with_a_negative_length(folder: Path) -> None:
-    drop_catalog(folder)
-    edit_json(folder, MANIFEST, "tokens", "max_prefix_tokens", to=-1)
-
-
-@ends_in("CORRUPT", "and `catalog`")
-def tokens_and_a_catalog(folder: Path) -> None:
-    drop_catalog(folder)
-    edit_json(folder, MANIFEST, "catalog", to={"folder": "catalog", "exported_sha256": "0" * 64})
-
-
-@ends_in("MISMATCH", "was made for a catalog, the bundle has none")
-def variant_of_a_catalog_in_a_bundle_without(folder: Path) -> None:
-    drop_catalog(folder)
-    edit_json(folder, VARIANT, "catalog_sha256", to="0" * 64)
-
-
-@ends_in("CORRUPT", "does not list `catalog/catalog.json`")
-def no_catalog_and_no_tokens(folder: Path) -> None:
-    drop_catalog(folder)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest["tokens"]
-    write_json(folder / MANIFEST, manifest)
+CASES |= table(
+    foreign_catalog,
+    truncated_table,
+    grown_weights,
+    symbolic_link_to_a_table,
+    symbolic_link_to_a_folder,
+    symbolic_link_to_the_manifest,
+    folder_in_place_of_a_table,
+    fifo_in_place_of_the_manifest,
+)

@@ -1,264 +1,203 @@
-"""Policies."""
+"""Policies: of a bundle with one objective, and of one with several."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from builders.bundles.bundle_files import write_policy
-from damage.cases import Cases
-from damage.edits import VARIANT, edit_json
-
-CASES = Cases("opening")
-ends_in = CASES.ends_in
-
-
-def damaged_policy(folder: Path, **changes: Any) -> None:
-    exits = [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0} for _ in range(3)]
-    exits[1] |= changes
-    write_policy(folder, exits)
-
-
-@ends_in("CORRUPT", "exits")
-def policy_with_too_few_exits(folder: Path) -> None:
-    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 2)
-
-
-@ends_in("CORRUPT", "exits[1] a")
-def policy_with_a_negative_slope(folder: Path) -> None:
-    damaged_policy(folder, a=-1.0)
-
-
-@ends_in("CORRUPT", "exits[1] a")
-def policy_with_a_slope_that_leaves_float32(folder: Path) -> None:
-    damaged_policy(folder, a=3e38, upper=None, lower=None)
-
-
-@ends_in("CORRUPT", "exits[1] b")
-def policy_with_an_intercept_that_leaves_float32(folder: Path) -> None:
-    damaged_policy(folder, b=-3e38, upper=None, lower=None)
-
-
-def with_earlier(folder: Path, earlier: Any, a: float = -1.0) -> None:
-    exits: list[dict[str, Any]] = [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0} for _ in range(3)]
-    exits[2] |= {"a": a, "earlier": earlier}
-    write_policy(folder, exits)
-
-
-@ends_in("OK", found="running")
-def policy_that_reads_earlier_heads(folder: Path) -> None:
-    with_earlier(folder, [0.5, -0.25])
-
-
-@ends_in("OK", found="running")
-def policy_with_an_empty_list_of_earlier_heads(folder: Path) -> None:
-    with_earlier(folder, [], a=1.0)
-
-
-@ends_in("CORRUPT", "exits[2] earlier: has 1 numbers, expected one per earlier exit, 2")
-def policy_with_too_few_earlier_heads(folder: Path) -> None:
-    with_earlier(folder, [0.5])
-
-
-@ends_in("CORRUPT", "exits[2] earlier: has 3 numbers")
-def policy_with_an_earlier_head_that_is_its_own(folder: Path) -> None:
-    with_earlier(folder, [0.5, 0.5, 0.5])
-
-
-@ends_in("CORRUPT", "exits[2] earlier[1]: is -2e+09, expected -1e+09 to 1e+09")
-def policy_with_a_weight_that_leaves_float32(folder: Path) -> None:
-    with_earlier(folder, [0.5, -2e9])
-
-
-@ends_in("CORRUPT", "exits[2] earlier[0]: is string")
-def policy_with_a_weight_of_text(folder: Path) -> None:
-    with_earlier(folder, ["0.5", 0.5])
-
-
-@ends_in("CORRUPT", "exits[2] earlier: is number, expected an array")
-def policy_with_a_number_for_earlier_heads(folder: Path) -> None:
-    with_earlier(folder, 0.5)
-
-
-@ends_in("CORRUPT", "exits[2] a: is -1e+10, expected -1e+09 to 1e+09")
-def policy_with_a_slope_beside_earlier_heads_that_leaves_float32(folder: Path) -> None:
-    with_earlier(folder, [0.5, 0.5], a=-1e10)
-
-
-def with_prior_shift(folder: Path, shift: Any) -> None:
-    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3, prior_shift=shift)
-
-
-@ends_in("OK", found="running")
-def policy_with_a_prior_shift(folder: Path) -> None:
-    with_prior_shift(folder, -4.5)
-
-
-@ends_in("CORRUPT", "prior_shift: is -101, expected -100 to 100")
-def policy_with_a_prior_shift_beyond_all_odds(folder: Path) -> None:
-    with_prior_shift(folder, -101)
-
-
-@ends_in("CORRUPT", "prior_shift: is string, expected a number")
-def policy_with_a_prior_shift_of_text(folder: Path) -> None:
-    with_prior_shift(folder, "-4.5")
-
-
-@ends_in("UNSUPPORTED", "earlier-heads-2")
-def policy_with_maps_to_come(folder: Path) -> None:
-    with_rules(folder, requires=["earlier-heads", "earlier-heads-2"])
-
-
-@ends_in("CORRUPT", "not valid JSON")
-def policy_with_nan(folder: Path) -> None:
-    damaged_policy(folder, b=float("nan"))
-
-
-@ends_in("CORRUPT", "exits[1] b")
-def policy_beyond_float32(folder: Path) -> None:
-    damaged_policy(folder, b=1e300)
-
-
-@ends_in("CORRUPT", "exits[1] upper")
-def policy_with_text(folder: Path) -> None:
-    damaged_policy(folder, upper="1.0")
-
-
-@ends_in("CORRUPT", "patience")
-def policy_without_patience(folder: Path) -> None:
-    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3, patience=0)
-
-
-@ends_in("MISMATCH", "policy.json")
-def policy_of_another_variant(folder: Path) -> None:
-    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3)
-    edit_json(folder, VARIANT, "producer", to="exported again")
-
-
-def with_rules(folder: Path, **rules: Any) -> None:
-    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3, **rules)
-
-
-def damaged_top_k(folder: Path, **changes: Any) -> None:
-    with_rules(folder, top_k={"k": 2, "ordered": False, "rise": [0.5, 0.1], "fall": [0.5, 0.1]} | changes)
-
-
-@ends_in("OK", found="running")
-def policy_with_rules_of_the_slate(folder: Path) -> None:
-    with_rules(folder, quorum=0.1, top_k={"k": 2, "ordered": True, "rise": [0.5, 0], "fall": [0.5, 0.1]})
-
-
-def made_on(folder: Path, **changes: Any) -> None:
-    machine = {"cpu": "a", "architecture": "pdp11", "cores": 1, "onnxruntime": "0.9.1", "rexit": "0.0.9"}
-    profile = {"device": "cuda", "threads": 77, "machine": machine} | changes
-    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3, made_on=profile)
-
-
-@ends_in("OK", found="running")
-def policy_made_elsewhere(folder: Path) -> None:
-    made_on(folder)
-
-
-@ends_in("OK", found="running")
-def policy_made_for_short_slates(folder: Path) -> None:
-    made_on(folder, slate=4)
-
-
-@ends_in("CORRUPT", "made_on slate: is 0, expected 1 to 2147483647")
-def policy_made_for_no_slates(folder: Path) -> None:
-    made_on(folder, slate=0)
-
-
-@ends_in("CORRUPT", "made_on threads: is 0, expected 1 to 2147483647")
-def policy_made_without_threads(folder: Path) -> None:
-    made_on(folder, threads=0)
-
-
-@ends_in("CORRUPT", "made_on device: is null, expected a string")
-def policy_made_nowhere(folder: Path) -> None:
-    made_on(folder, device=None)
-
-
-@ends_in("CORRUPT", "made_on machine rexit: is number, expected a string")
-def policy_made_by_a_number(folder: Path) -> None:
-    made_on(folder, machine={"rexit": 1})
-
-
-@ends_in("UNSUPPORTED", "slate-rules-2")
-def policy_with_rules_to_come(folder: Path) -> None:
-    with_rules(folder, requires=["slate-rules", "slate-rules-2"])
-
-
-@ends_in("CORRUPT", "quorum: is 1, expected 0 to below 1")
-def policy_with_a_quorum_of_all(folder: Path) -> None:
-    with_rules(folder, quorum=1)
-
-
-@ends_in("CORRUPT", "quorum: is 1, expected 0 to below 1")
-def policy_with_a_quorum_that_rounds_to_all(folder: Path) -> None:
-    with_rules(folder, quorum=1 - 1e-12)
-
-
-@ends_in("CORRUPT", "quorum: is -0.1")
-def policy_with_a_negative_quorum(folder: Path) -> None:
-    with_rules(folder, quorum=-0.1)
-
-
-@ends_in("CORRUPT", "quorum: is boolean")
-def policy_with_a_quorum_that_is_no_number(folder: Path) -> None:
-    with_rules(folder, quorum=False)
-
-
-@ends_in("CORRUPT", "not valid JSON")
-def policy_with_a_quorum_of_nan(folder: Path) -> None:
-    with_rules(folder, quorum=float("nan"))
-
-
-@ends_in("CORRUPT", "top_k k: is 0, expected 1 to 2147483647")
-def policy_with_a_top_k_of_none(folder: Path) -> None:
-    damaged_top_k(folder, k=0)
-
-
-@ends_in("CORRUPT", "top_k k: is 2147483648")
-def policy_with_a_top_k_beyond_a_request(folder: Path) -> None:
-    damaged_top_k(folder, k=2**31)
-
-
-@ends_in("CORRUPT", "top_k ordered: is number, expected true or false")
-def policy_with_an_order_of_one(folder: Path) -> None:
-    damaged_top_k(folder, ordered=1)
-
-
-@ends_in("CORRUPT", "top_k rise: has 3 numbers, expected one per exit but the last, 2")
-def policy_with_too_many_rises(folder: Path) -> None:
-    damaged_top_k(folder, rise=[0, 0, 0])
-
-
-@ends_in("CORRUPT", "top_k fall: has 1 numbers")
-def policy_with_too_few_falls(folder: Path) -> None:
-    damaged_top_k(folder, fall=[0])
-
-
-@ends_in("CORRUPT", "top_k fall[1]: is -1, expected 0 or more")
-def policy_with_a_fall_upwards(folder: Path) -> None:
-    damaged_top_k(folder, fall=[0, -1])
-
-
-@ends_in("CORRUPT", "top_k rise[0]: is too large for a float32")
-def policy_with_a_rise_beyond_float32(folder: Path) -> None:
-    damaged_top_k(folder, rise=[1e39, 0])
-
-
-@ends_in("CORRUPT", "top_k: `fall` is missing")
-def policy_without_falls(folder: Path) -> None:
-    with_rules(folder, top_k={"k": 1, "ordered": False, "rise": [0, 0]})
-
-
-@ends_in("CORRUPT", "top_k: is array, expected an object")
-def policy_with_a_list_for_top_k(folder: Path) -> None:
-    with_rules(folder, top_k=[1])
-
-
-@ends_in("MISMATCH", "utility: is for several objectives, the variant has one")
-def policy_with_a_utility_for_one_objective(folder: Path) -> None:
-    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3, utility={"click": 1.0})
+from builders.bundles.bundle_files import refresh
+from damage.table import DELETE, POLICY, VARIANT, Case, Row, change_json, change_policy, table
+
+NEVER = {"a": 1.0, "b": 0.0, "upper": None, "lower": None}
+TOP_K = {"k": 2, "ordered": False, "rise": [0.5, 0.1], "fall": [0.5, 0.1]}
+MADE_ON: dict[str, Any] = {
+    "device": "cuda",
+    "threads": 77,
+    "machine": {"cpu": "a", "architecture": "pdp11", "cores": 1, "onnxruntime": "0.9.1", "rexit": "0.0.9"},
+}
+
+
+def row(name: str, status: str, names: str, at: dict[str, Any]) -> Row:
+    """OK: it must do no harm."""
+    return Row(name, status, names, POLICY, at, "running" if status == "OK" else "opening")
+
+
+def earlier(weights: Any, a: float = -1.0) -> dict[str, Any]:
+    """Weights of the heads before the third."""
+    return {"/exits/2/a": a, "/exits/2/earlier": weights}
+
+
+def top_k(**changes: Any) -> dict[str, Any]:
+    return {"/top_k": TOP_K | changes}
+
+
+def made_on(**changes: Any) -> dict[str, Any]:
+    return {"/exits": [NEVER] * 3, "/made_on": MADE_ON | changes}
+
+
+def of_another_variant(folder: Path) -> None:
+    change_policy(folder, {})
+    change_json(folder, VARIANT, {"/producer": "exported again"})
+    refresh(folder)
+
+
+CASES = table(
+    row("policy_with_too_few_exits", "CORRUPT", "exits", {"/exits": [NEVER] * 2}),
+    row("policy_with_a_negative_slope", "CORRUPT", "exits[1] a", {"/exits/1/a": -1.0}),
+    row("policy_with_a_slope_that_leaves_float32", "CORRUPT", "exits[1] a", {"/exits/1": {**NEVER, "a": 3e38}}),
+    row("policy_with_an_intercept_that_leaves_float32", "CORRUPT", "exits[1] b", {"/exits/1": {**NEVER, "b": -3e38}}),
+    row("policy_with_a_flat_slope", "CORRUPT", "exits[1] a: is 0, expected more than 0", {"/exits/1/a": 0}),
+    row("policy_with_a_slope_that_is_flat_in_float32", "CORRUPT", "exits[1] a: is ", {"/exits/1/a": 1e-50}),
+    row("policy_with_a_threshold_beyond_float32", "CORRUPT", "exits[1] upper: is ", {"/exits/1/upper": 1e39}),
+    row("policy_with_an_infinite_threshold", "CORRUPT", "not valid JSON", {"/exits/1/lower": float("inf")}),
+    row("policy_with_heads_before_the_first", "CORRUPT", "exits[0] earlier: has 1 numbers", {"/exits/0/earlier": [1]}),
+    row("policy_with_text_for_requirements", "CORRUPT", "requires", {"/requires": "slate-rules"}),
+    row("policy_that_reads_earlier_heads", "OK", "", earlier([0.5, -0.25])),
+    row("policy_with_an_empty_list_of_earlier_heads", "OK", "", earlier([], a=1.0)),
+    row(
+        "policy_with_too_few_earlier_heads",
+        "CORRUPT",
+        "exits[2] earlier: has 1 numbers, expected one per earlier exit, 2",
+        earlier([0.5]),
+    ),
+    row("policy_with_an_earlier_head_that_is_its_own", "CORRUPT", "exits[2] earlier: has 3 numbers", earlier([0.5, 0.5, 0.5])),
+    row(
+        "policy_with_a_weight_that_leaves_float32",
+        "CORRUPT",
+        "exits[2] earlier[1]: is -2e+09, expected -1e+09 to 1e+09",
+        earlier([0.5, -2e9]),
+    ),
+    row("policy_with_a_weight_of_text", "CORRUPT", "exits[2] earlier[0]: is ", earlier(["0.5", 0.5])),
+    row("policy_with_a_number_for_earlier_heads", "CORRUPT", "exits[2] earlier: is ", earlier(0.5)),
+    row(
+        "policy_with_a_slope_beside_earlier_heads_that_leaves_float32",
+        "CORRUPT",
+        "exits[2] a: is -1e+10, expected -1e+09 to 1e+09",
+        earlier([0.5, 0.5], a=-1e10),
+    ),
+    row("policy_with_a_prior_shift", "OK", "", {"/prior_shift": -4.5}),
+    row(
+        "policy_with_a_prior_shift_beyond_all_odds",
+        "CORRUPT",
+        "prior_shift: is -101, expected -100 to 100",
+        {"/prior_shift": -101},
+    ),
+    row("policy_with_a_prior_shift_of_text", "CORRUPT", "prior_shift: is ", {"/prior_shift": "-4.5"}),
+    row("policy_with_maps_to_come", "UNSUPPORTED", "earlier-heads-2", {"/requires": ["earlier-heads", "earlier-heads-2"]}),
+    row("policy_with_rules_to_come", "UNSUPPORTED", "slate-rules-2", {"/requires": ["slate-rules", "slate-rules-2"]}),
+    row("policy_with_nan", "CORRUPT", "not valid JSON", {"/exits/1/b": float("nan")}),
+    row("policy_beyond_float32", "CORRUPT", "exits[1] b: is ", {"/exits/1/b": 1e300}),
+    row("policy_with_text", "CORRUPT", "exits[1] upper: is ", {"/exits/1/upper": "1.0"}),
+    row("policy_with_true_for_a_number", "CORRUPT", "exits[1] a: is ", {"/exits/1/a": True}),
+    row("policy_without_patience", "CORRUPT", "patience: is 0, expected 1 to 1024", {"/patience": 0}),
+    row("policy_with_endless_patience", "CORRUPT", "patience: is 1025, expected 1 to 1024", {"/patience": 1025}),
+    Case("policy_of_another_variant", "MISMATCH", "policy.json", of_another_variant, "opening"),
+    row(
+        "policy_with_rules_of_the_slate",
+        "OK",
+        "",
+        {"/quorum": 0.1, "/top_k": {"k": 2, "ordered": True, "rise": [0.5, 0], "fall": [0.5, 0.1]}},
+    ),
+    row("policy_made_elsewhere", "OK", "", made_on()),
+    row("policy_made_for_short_slates", "OK", "", made_on(slate=4)),
+    row("policy_made_for_no_slates", "CORRUPT", "made_on slate: is 0, expected ", made_on(slate=0)),
+    row("policy_made_without_threads", "CORRUPT", "made_on threads: is 0, expected ", made_on(threads=0)),
+    row("policy_made_nowhere", "CORRUPT", "made_on device: is ", made_on(device=None)),
+    row("policy_made_by_a_number", "CORRUPT", "made_on machine rexit: is ", made_on(machine={"rexit": 1})),
+    row("policy_made_with_half_a_thread", "CORRUPT", "made_on threads: is ", made_on(threads=2.5)),
+    row("policy_made_on_no_machine", "CORRUPT", "made_on: `machine` is missing", {"/made_on": {"device": "cpu", "threads": 2}}),
+    row("policy_made_on_a_list", "CORRUPT", "made_on: is ", {"/made_on": [1]}),
+    row("policy_with_a_quorum_of_all", "CORRUPT", "quorum: is 1, expected 0 to below 1", {"/quorum": 1}),
+    row("policy_with_a_quorum_that_rounds_to_all", "CORRUPT", "quorum: is 1, expected 0 to below 1", {"/quorum": 1 - 1e-12}),
+    row("policy_with_a_negative_quorum", "CORRUPT", "quorum: is -0.1", {"/quorum": -0.1}),
+    row("policy_with_a_quorum_that_is_no_number", "CORRUPT", "quorum: is ", {"/quorum": False}),
+    row("policy_with_a_quorum_of_nan", "CORRUPT", "not valid JSON", {"/quorum": float("nan")}),
+    row("policy_with_an_endless_quorum", "CORRUPT", "quorum: is ", {"/quorum": 1e300}),
+    row("policy_with_half_a_top_k", "CORRUPT", "top_k k: is ", top_k(k=1.5)),
+    row("policy_with_a_rise_of_text", "CORRUPT", "top_k rise: is ", top_k(rise="1")),
+    row("policy_with_a_top_k_of_none", "CORRUPT", "top_k k: is 0, expected 1 to 2147483647", top_k(k=0)),
+    row("policy_with_a_top_k_beyond_a_request", "CORRUPT", "top_k k: is 2147483648", top_k(k=2**31)),
+    row("policy_with_an_order_of_one", "CORRUPT", "top_k ordered: is ", top_k(ordered=1)),
+    row(
+        "policy_with_too_many_rises",
+        "CORRUPT",
+        "top_k rise: has 3 numbers, expected one per exit but the last, 2",
+        top_k(rise=[0, 0, 0]),
+    ),
+    row("policy_with_too_few_falls", "CORRUPT", "top_k fall: has 1 numbers", top_k(fall=[0])),
+    row("policy_with_a_fall_upwards", "CORRUPT", "top_k fall[1]: is -1, expected ", top_k(fall=[0, -1])),
+    row("policy_with_a_rise_beyond_float32", "CORRUPT", "top_k rise[0]: is ", top_k(rise=[1e39, 0])),
+    row("policy_without_falls", "CORRUPT", "top_k: `fall` is missing", {"/top_k": {"k": 1, "ordered": False, "rise": [0, 0]}}),
+    row("policy_with_a_list_for_top_k", "CORRUPT", "top_k: is ", {"/top_k": [1]}),
+    row(
+        "policy_with_a_utility_for_one_objective",
+        "MISMATCH",
+        "utility: is for several objectives, the variant has one",
+        {"/utility": {"click": 1.0}},
+    ),
+)
+
+OTHER_OBJECTIVES = "utility: is for other objectives than the variant's, click, like"
+WITH_OBJECTIVES = table(
+    Row("sound_with_objectives", "OK", "", VARIANT, {}, "running"),
+    Row("variant_with_objectives_to_come", "UNSUPPORTED", "objectives-2", VARIANT, {"/requires": ["objectives", "objectives-2"]}),
+    Row("variant_with_more_objectives_than_logits", "CORRUPT", "logits", VARIANT, {"/objectives": ["click", "like", "buy"]}),
+    Row("variant_that_hides_its_objectives", "CORRUPT", "logits", VARIANT, {"/objectives": DELETE}),
+    Row("variant_with_one_name", "CORRUPT", "objectives: has 1 names, expected 2 to 16", VARIANT, {"/objectives": ["click"]}),
+    Row(
+        "variant_with_too_many_objectives",
+        "CORRUPT",
+        "objectives: has 17 names, expected 2 to 16",
+        VARIANT,
+        {"/objectives": [f"o{n}" for n in range(17)]},
+    ),
+    Row("variant_with_an_objective_twice", "CORRUPT", "objectives: has `click` twice", VARIANT, {"/objectives": ["click"] * 2}),
+    Row(
+        "variant_with_a_space_in_a_name",
+        "CORRUPT",
+        "objectives[1]: is `li\u00a0ke`, expected 1 to 64 letters, digits, _ or -",
+        VARIANT,
+        {"/objectives/1": "li\u00a0ke"},
+    ),
+    Row("variant_with_a_number_for_objectives", "CORRUPT", "objectives: is ", VARIANT, {"/objectives": 2}),
+    row("policy_with_a_utility", "OK", "", {}),
+    row(
+        "policy_without_a_utility",
+        "MISMATCH",
+        "has no `utility`, the variant has the objectives click, like",
+        {"/utility": DELETE, "/exits": [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3},
+    ),
+    row("policy_for_other_objectives", "MISMATCH", OTHER_OBJECTIVES, {"/utility": {"click": 1.0, "buy": 1.0}}),
+    row("policy_for_more_objectives", "MISMATCH", OTHER_OBJECTIVES, {"/utility/buy": 1.0}),
+    row("policy_with_an_objective_without_a_weight", "MISMATCH", "utility", {"/utility": {"click": 1.0, "like": None}}),
+    row("policy_with_no_weight", "CORRUPT", "utility: all weights are 0", {"/utility": {"click": 0.0, "like": 1e-60}}),
+    row(
+        "policy_with_a_weight_beyond_the_limit",
+        "CORRUPT",
+        "utility like: is 2e+09, expected -1e+09 to 1e+09",
+        {"/utility/like": 2e9},
+    ),
+    row("policy_with_a_weight_of_text_in_its_utility", "CORRUPT", "utility like: is ", {"/utility/like": "2"}),
+    row("policy_with_a_list_for_a_utility", "CORRUPT", "utility: is ", {"/utility": [1.0, 2.0]}),
+    row(
+        "policy_with_too_few_maps",
+        "CORRUPT",
+        "exits[1] objectives: has 1 maps, expected one per objective, 2",
+        {"/exits/1/objectives/1": DELETE},
+    ),
+    row(
+        "policy_with_a_flat_map",
+        "CORRUPT",
+        "exits[1] objectives[1] a: is 0, expected more than 0",
+        {"/exits/1/objectives/1/a": 0.0},
+    ),
+    row(
+        "policy_with_a_map_beyond_the_limit",
+        "CORRUPT",
+        "exits[1] objectives[0] b: is 2e+09, expected -1e+09 to 1e+09",
+        {"/exits/1/objectives/0/b": 2e9},
+    ),
+    row("policy_with_a_map_of_numbers", "CORRUPT", "exits[1] objectives[0]", {"/exits/1/objectives": [1.0, 2.0]}),
+    row("policy_with_a_prior_shift_beside_a_utility", "CORRUPT", "prior_shift: the maps", {"/prior_shift": -1.0}),
+    row("policy_with_a_utility_and_no_maps", "CORRUPT", "exits[1]", {"/exits/1/objectives": DELETE}),
+)

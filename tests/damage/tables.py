@@ -1,9 +1,10 @@
-"""The catalog's tables."""
+"""Tables: their headers, tensors and numbers; the users' lists, and the vectors of prompts."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -11,207 +12,152 @@ from safetensors.numpy import load_file, save_file
 from builders.bundles import catalog
 from builders.bundles.bundle_files import refresh
 from builders.bundles.model import VOCABULARY
-from damage.cases import RUNNING_USER, Cases
-from damage.edits import CATALOG, ITEMS, PIECES, USERS, edit_json, edit_table, put
+from damage.table import (
+    CATALOG,
+    DELETE,
+    ITEMS,
+    MANIFEST,
+    PIECES,
+    RUNNING_USER,
+    USERS,
+    VARIANT,
+    VECTORS,
+    Case,
+    Row,
+    case,
+    change_json,
+    change_table,
+    put,
+    table,
+)
 
-CASES = Cases("opening")
-ends_in = CASES.ends_in
+
+def full(value: float) -> Any:
+    """Returns a function that fills an array."""
+    return lambda array: np.full_like(array, value)
 
 
-def write_header(folder: Path, header: bytes, length: int | None = None) -> None:
-    size = len(header) if length is None else length
-    (folder / PIECES).write_bytes(size.to_bytes(8, "little") + header + bytes(64))
-    refresh(folder)
+def header(name: str, names: str, text: bytes, length: int | None = None) -> Case:
+    """pieces.safetensors of a header and 64 bytes. length: that the file claims for the header."""
+
+    def damage(folder: Path) -> None:
+        size = len(text) if length is None else length
+        (folder / PIECES).write_bytes(size.to_bytes(8, "little") + text + bytes(64))
+        refresh(folder)
+
+    return Case(name, "CORRUPT", names, damage, "opening")
 
 
-@ends_in("CORRUPT", "pieces.safetensors")
+def offsets(dtype: str, shape: list[int], begin: int, end: int) -> bytes:
+    """A header with one tensor."""
+    return json.dumps({"offsets": {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}}).encode()
+
+
+def corrupt(name: str, names: str, file: str, tensor: str, value: Any, found: str) -> Row:
+    return Row(name, "CORRUPT", names, file, {tensor: value}, found)
+
+
+CASES = table(
+    header("huge_header_length", "header", b"{}", (1 << 64) - 1),
+    header("header_beyond_the_file", "header", b"{}", 1000),
+    header("header_that_is_no_json", "not valid JSON", b"{]"),
+    header("deeply_nested_header", "deep", b'{"x":' * 50_000 + b"1" + b"}" * 50_000),
+    header(
+        "header_with_a_long_name_and_many_dimensions",
+        "`offsets` is missing",
+        json.dumps({"n" * (500 << 10): {"dtype": "U8", "shape": [1] * 4000, "data_offsets": [0, 1]}}).encode(),
+    ),
+    header(
+        "header_with_more_tensors_than_are_allowed",
+        "values",
+        json.dumps({f"{n}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)}).encode(),
+    ),
+    header("tensor_beyond_the_file", "data_offsets", offsets("I64", [41], 0, 328)),
+    header("tensor_ending_before_it_begins", "its dtype and shape need", offsets("I64", [1], 16, 8)),
+    header("tensor_with_fewer_bytes_than_its_shape_needs", "its dtype and shape need", offsets("I64", [41], 0, 8)),
+    header("shape_that_overflows", "overflows", offsets("I64", [1 << 62, 4], 0, 0)),
+    header("unknown_dtype", "dtype", offsets("I128", [1], 0, 16)),
+    corrupt("missing_tensor", "`similar`", USERS, "similar", DELETE, "opening"),
+    corrupt("wrong_dtype", "`embeddings` is F32", USERS, "embeddings", lambda a: a.astype(np.float32), "opening"),
+    corrupt("wrong_shape", "`embeddings` has shape", ITEMS, "embeddings", lambda a: a[:, :-1].copy(), "opening"),
+    corrupt(
+        "neighbours_without_end",
+        "`similar` has 65537 neighbours per user",
+        USERS,
+        "similar",
+        lambda a: np.zeros((len(a), (1 << 16) + 1), np.int32),
+        "opening",
+    ),
+    # of the text that all prompts begin with
+    corrupt("token_beyond_the_vocabulary", "`tokens`[1]", PIECES, "tokens", put(1, VOCABULARY), "opening"),
+    corrupt("embedding_that_is_nan", "`embeddings`[3]", ITEMS, "embeddings", put(3, np.nan), "verifying"),
+    corrupt("fold_in_that_is_infinite", "`fold_in`[4]", ITEMS, "fold_in", put(4, np.inf), "verifying"),
+    corrupt("similar_user_out_of_range", "`similar`", USERS, "similar", put((2,), catalog.USERS), "verifying"),
+    corrupt("history_item_out_of_range", "`history_items`[5]", USERS, "history_items", put(5, -1), "verifying"),
+    corrupt("history_offsets_that_descend", "`history_offsets`", USERS, "history_offsets", put(3, 0), "verifying"),
+    corrupt("history_offsets_beyond_the_table", "`history_offsets`", USERS, "history_offsets", put(-1, 1 << 60), "verifying"),
+    corrupt("history_offsets_that_start_below_zero", "`history_offsets`[0]", USERS, "history_offsets", put(0, -1), "verifying"),
+    corrupt("history_out_of_order", "`history_times`", USERS, "history_times", put(0, 1 << 40), "verifying"),
+    corrupt("history_position_out_of_range", "`history_by_item`", USERS, "history_by_item", put(0, 1 << 30), "verifying"),
+    corrupt(
+        "history_position_named_twice",
+        "`history_by_item`",
+        USERS,
+        "history_by_item",
+        lambda a: put(1, a[0])(a),
+        "verifying",
+    ),
+    corrupt("verdict_that_is_neither", "`history_liked`", USERS, "history_liked", put(0, 2), "verifying"),
+    corrupt("more_likes_than_ratings", "`rating_likes`", ITEMS, "rating_likes", put(0, 2), "verifying"),
+    corrupt("ids_out_of_order", "`ids` does not ascend", ITEMS, "ids", put(1, -1000), "verifying"),
+    corrupt("one_id_in_two_rows", "`ids` does not ascend at row 1", ITEMS, "ids", lambda a: put(1, a[0])(a), "verifying"),
+    corrupt("field_piece_out_of_range", "`field.title`[4]", ITEMS, "field.title", put(4, 40), "verifying"),
+    corrupt("last_token_beyond_the_vocabulary", "`tokens`[", PIECES, "tokens", put(-1, VOCABULARY), "verifying"),
+    corrupt("piece_offsets_that_descend", "`offsets`", PIECES, "offsets", put(3, 0), "verifying"),
+    corrupt("embedding_of_a_candidate_that_is_nan", "`embeddings` of item row", ITEMS, "embeddings", full(np.nan), "running"),
+    corrupt("similar_user_of_the_slate_out_of_range", "`similar`[", USERS, "similar", full(catalog.USERS), "running"),
+    corrupt(
+        "history_of_the_slate_that_ends_before_it_begins",
+        "`history_offsets`[2]",
+        USERS,
+        "history_offsets",
+        put(RUNNING_USER, 1 << 40),
+        "running",
+    ),
+    corrupt(
+        "history_of_the_slate_that_begins_below_zero",
+        "`history_offsets`[2]",
+        USERS,
+        "history_offsets",
+        put(RUNNING_USER, -1),
+        "running",
+    ),
+    corrupt("all_history_positions_out_of_range", "`history_by_item`[", USERS, "history_by_item", full(1 << 30), "running"),
+    corrupt(
+        "ratings_of_a_candidate_that_begin_below_zero", "`rating_offsets`[0]", ITEMS, "rating_offsets", put(0, -1), "running"
+    ),
+    corrupt("more_likes_than_ratings_of_candidates", "`rating_likes`[", ITEMS, "rating_likes", full(1 << 30), "running"),
+    corrupt("titles_out_of_range", "a field`[", ITEMS, "field.title", full(-1), "running"),
+    corrupt("pieces_of_the_data_beyond_their_tokens", "`offsets`[", PIECES, "offsets", put(slice(10, None), 1 << 60), "running"),
+)
+
+
+@case("CORRUPT", "pieces.safetensors")
 def empty_table(folder: Path) -> None:
     (folder / PIECES).write_bytes(b"")
     refresh(folder)
 
 
-@ends_in("CORRUPT", "header")
-def huge_header_length(folder: Path) -> None:
-    write_header(folder, b"{}", (1 << 64) - 1)
-
-
-@ends_in("CORRUPT", "header")
-def header_beyond_the_file(folder: Path) -> None:
-    write_header(folder, b"{}", 1000)
-
-
-@ends_in("CORRUPT", "not valid JSON")
-def header_that_is_no_json(folder: Path) -> None:
-    write_header(folder, b"{]")
-
-
-@ends_in("CORRUPT", "deep")
-def deeply_nested_header(folder: Path) -> None:
-    write_header(folder, b'{"x":' * 50_000 + b"1" + b"}" * 50_000)
-
-
-@ends_in("CORRUPT", "`offsets` is missing")
-def header_with_a_long_name_and_many_dimensions(folder: Path) -> None:
-    tensor = {"dtype": "U8", "shape": [1] * 4000, "data_offsets": [0, 1]}
-    write_header(folder, json.dumps({"n" * (500 << 10): tensor}).encode())
-
-
-@ends_in("CORRUPT", "values")
-def header_with_more_tensors_than_are_allowed(folder: Path) -> None:
-    tensor = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
-    write_header(folder, json.dumps({f"{n}": tensor for n in range(20_000)}).encode())
-
-
-@ends_in("CORRUPT", "data_offsets")
-def tensor_beyond_the_file(folder: Path) -> None:
-    write_header(folder, b'{"offsets":{"dtype":"I64","shape":[41],"data_offsets":[0,328]}}')
-
-
-@ends_in("CORRUPT", "its dtype and shape need")
-def tensor_ending_before_it_begins(folder: Path) -> None:
-    write_header(folder, b'{"offsets":{"dtype":"I64","shape":[1],"data_offsets":[16,8]}}')
-
-
-@ends_in("CORRUPT", "its dtype and shape need")
-def tensor_with_fewer_bytes_than_its_shape_needs(folder: Path) -> None:
-    write_header(folder, b'{"offsets":{"dtype":"I64","shape":[41],"data_offsets":[0,8]}}')
-
-
-@ends_in("CORRUPT", "overflows")
-def shape_that_overflows(folder: Path) -> None:
-    write_header(folder, b'{"offsets":{"dtype":"I64","shape":[4611686018427387904,4],"data_offsets":[0,0]}}')
-
-
-@ends_in("CORRUPT", "dtype")
-def unknown_dtype(folder: Path) -> None:
-    write_header(folder, b'{"offsets":{"dtype":"I128","shape":[1],"data_offsets":[0,16]}}')
-
-
-@ends_in("CORRUPT", "aligned")
+@case("CORRUPT", "aligned")
 def misaligned_tensor(folder: Path) -> None:
     count = json.loads((folder / CATALOG).read_text())["counts"]["pieces"] + 1
-    header = json.dumps({"offsets": {"dtype": "I64", "shape": [count], "data_offsets": [1, 1 + 8 * count]}}).encode()
-    header += b" " * (-len(header) % 8)
-    (folder / PIECES).write_bytes(len(header).to_bytes(8, "little") + header + bytes(8 * count + 8))
+    text = offsets("I64", [count], 1, 1 + 8 * count)
+    text += b" " * (-len(text) % 8)
+    (folder / PIECES).write_bytes(len(text).to_bytes(8, "little") + text + bytes(8 * count + 8))
     refresh(folder)
 
 
-@ends_in("CORRUPT", "`similar`")
-def missing_tensor(folder: Path) -> None:
-    edit_table(folder, USERS, "similar", lambda array: None)
-
-
-@ends_in("CORRUPT", "`embeddings` is F32")
-def wrong_dtype(folder: Path) -> None:
-    edit_table(folder, USERS, "embeddings", lambda array: array.astype(np.float32))
-
-
-@ends_in("CORRUPT", "`embeddings` has shape")
-def wrong_shape(folder: Path) -> None:
-    edit_table(folder, ITEMS, "embeddings", lambda array: array[:, :-1].copy())
-
-
-@ends_in("CORRUPT", "`embeddings`[3]", "verifying")
-def embedding_that_is_nan(folder: Path) -> None:
-    edit_table(folder, ITEMS, "embeddings", lambda array: put(3, np.nan)(array.reshape(-1)).reshape(array.shape))
-
-
-@ends_in("CORRUPT", "`fold_in`[4]", "verifying")
-def fold_in_that_is_infinite(folder: Path) -> None:
-    edit_table(folder, ITEMS, "fold_in", lambda array: put(4, np.inf)(array.reshape(-1)).reshape(array.shape))
-
-
-@ends_in("CORRUPT", "`similar`", "verifying")
-def similar_user_out_of_range(folder: Path) -> None:
-    edit_table(folder, USERS, "similar", put(2, catalog.USERS))
-
-
-@ends_in("CORRUPT", "`history_items`[5]", "verifying")
-def history_item_out_of_range(folder: Path) -> None:
-    edit_table(folder, USERS, "history_items", put(5, -1))
-
-
-@ends_in("CORRUPT", "`history_offsets`", "verifying")
-def history_offsets_that_descend(folder: Path) -> None:
-    edit_table(folder, USERS, "history_offsets", put(3, 0))
-
-
-@ends_in("CORRUPT", "`history_offsets`", "verifying")
-def history_offsets_beyond_the_table(folder: Path) -> None:
-    edit_table(folder, USERS, "history_offsets", put(-1, 1 << 60))
-
-
-@ends_in("CORRUPT", "`history_offsets`[0]", "verifying")
-def history_offsets_that_start_below_zero(folder: Path) -> None:
-    edit_table(folder, USERS, "history_offsets", put(0, -1))
-
-
-@ends_in("CORRUPT", "`history_times`", "verifying")
-def history_out_of_order(folder: Path) -> None:
-    edit_table(folder, USERS, "history_times", put(0, 1 << 40))
-
-
-@ends_in("CORRUPT", "`history_by_item`", "verifying")
-def history_position_out_of_range(folder: Path) -> None:
-    edit_table(folder, USERS, "history_by_item", put(0, 1 << 30))
-
-
-@ends_in("CORRUPT", "`history_by_item`", "verifying")
-def history_position_named_twice(folder: Path) -> None:
-    edit_table(folder, USERS, "history_by_item", lambda array: put(1, array[0])(array))
-
-
-@ends_in("CORRUPT", "`history_liked`", "verifying")
-def verdict_that_is_neither(folder: Path) -> None:
-    edit_table(folder, USERS, "history_liked", put(0, 2))
-
-
-@ends_in("CORRUPT", "`rating_likes`", "verifying")
-def more_likes_than_ratings(folder: Path) -> None:
-    edit_table(folder, ITEMS, "rating_likes", put(0, 2))
-
-
-@ends_in("CORRUPT", "`ids` does not ascend", "verifying")
-def ids_out_of_order(folder: Path) -> None:
-    edit_table(folder, ITEMS, "ids", put(1, -1000))
-
-
-@ends_in("CORRUPT", "`ids` does not ascend at row 1", "verifying")
-def one_id_in_two_rows(folder: Path) -> None:
-    edit_table(folder, ITEMS, "ids", lambda array: put(1, array[0])(array))
-
-
-@ends_in("CORRUPT", "`field.title`[4]", "verifying")
-def field_piece_out_of_range(folder: Path) -> None:
-    edit_table(folder, ITEMS, "field.title", put(4, 40))
-
-
-@ends_in("CORRUPT", "`tokens`[1]")  # of the text that all prompts begin with
-def token_beyond_the_vocabulary(folder: Path) -> None:
-    edit_table(folder, PIECES, "tokens", put(1, VOCABULARY))
-
-
-@ends_in("CORRUPT", "`tokens`[", "verifying")
-def last_token_beyond_the_vocabulary(folder: Path) -> None:
-    edit_table(folder, PIECES, "tokens", put(-1, VOCABULARY))
-
-
-@ends_in("CORRUPT", "`offsets`", "verifying")
-def piece_offsets_that_descend(folder: Path) -> None:
-    edit_table(folder, PIECES, "offsets", put(3, 0))
-
-
-@ends_in("CORRUPT", "users")
-def more_users_than_rows_can_count(folder: Path) -> None:
-    edit_json(folder, CATALOG, "counts", "users", to=1 << 40)
-
-
-@ends_in("CORRUPT", "ids")
-def unknown_kind_of_id(folder: Path) -> None:
-    edit_json(folder, CATALOG, "ids", "user", to="uuid")
-
-
-@ends_in("INVALID_ARGUMENT", "user is an integer, the catalog's ids are strings", "running")
+@case("INVALID_ARGUMENT", "user is an integer, the catalog's ids are strings", "running")
 def sound_with_string_ids(folder: Path) -> None:
     """In the order of their bytes, in which capital letters stand before all others."""
     for name, count in ((USERS, catalog.USERS), (ITEMS, catalog.ITEMS)):
@@ -221,76 +167,25 @@ def sound_with_string_ids(folder: Path) -> None:
         tables["id_bytes"] = np.frombuffer(b"".join(ids), np.uint8)
         tables["id_offsets"] = np.cumsum([0, *map(len, ids)]).astype(np.int64)
         save_file(tables, folder / name)
-    edit_json(folder, CATALOG, "ids", to={"user": "string", "item": "string"})
+    change_json(folder, CATALOG, {"/ids": {"user": "string", "item": "string"}})
+    refresh(folder)
 
 
-def first(folder: Path) -> int:
-    """The first interaction of the user whose slate is run."""
-    return int(load_file(folder / USERS)["history_offsets"][RUNNING_USER])
-
-
-@ends_in("CORRUPT", "`embeddings` of item row", "running")
-def embedding_of_a_candidate_that_is_nan(folder: Path) -> None:
-    edit_table(folder, ITEMS, "embeddings", lambda array: np.full_like(array, np.nan))
-
-
-@ends_in("CORRUPT", "`similar`[", "running")
-def similar_user_of_the_slate_out_of_range(folder: Path) -> None:
-    edit_table(folder, USERS, "similar", lambda array: np.full_like(array, catalog.USERS))
-
-
-@ends_in("CORRUPT", "`history_offsets`[2]", "running")
-def history_of_the_slate_that_ends_before_it_begins(folder: Path) -> None:
-    edit_table(folder, USERS, "history_offsets", put(RUNNING_USER, 1 << 40))
-
-
-@ends_in("CORRUPT", "`history_offsets`[2]", "running")
-def history_of_the_slate_that_begins_below_zero(folder: Path) -> None:
-    edit_table(folder, USERS, "history_offsets", put(RUNNING_USER, -1))
-
-
-@ends_in("CORRUPT", "`history_items`[", "running")
+@case("CORRUPT", "`history_items`[", "running")
 def history_item_of_the_slate_out_of_range(folder: Path) -> None:
-    edit_table(folder, USERS, "history_items", put(first(folder), 1 << 30))
+    first = int(load_file(folder / USERS)["history_offsets"][RUNNING_USER])
+    change_table(folder, USERS, {"history_items": put(first, 1 << 30)})
+    refresh(folder)
 
 
-@ends_in("CORRUPT", "`history_by_item`[", "running")
-def all_history_positions_out_of_range(folder: Path) -> None:
-    edit_table(folder, USERS, "history_by_item", lambda array: np.full_like(array, 1 << 30))
-
-
-@ends_in("CORRUPT", "`rating_offsets`[0]", "running")
-def ratings_of_a_candidate_that_begin_below_zero(folder: Path) -> None:
-    edit_table(folder, ITEMS, "rating_offsets", put(0, -1))
-
-
-@ends_in("CORRUPT", "`rating_likes`[", "running")
-def more_likes_than_ratings_of_candidates(folder: Path) -> None:
-    edit_table(folder, ITEMS, "rating_likes", lambda array: np.full_like(array, 1 << 30))
-
-
-@ends_in("CORRUPT", "a field`[", "running")
-def titles_out_of_range(folder: Path) -> None:
-    edit_table(folder, ITEMS, "field.title", lambda array: np.full_like(array, -1))
-
-
-@ends_in("CORRUPT", "`tokens`[", "running")
+@case("CORRUPT", "`tokens`[", "running")
 def tokens_of_the_data_beyond_the_vocabulary(folder: Path) -> None:
     data = load_file(folder / PIECES)["offsets"][10]  # pieces before are the program's
-    edit_table(folder, PIECES, "tokens", put(slice(data, None), VOCABULARY))
+    change_table(folder, PIECES, {"tokens": put(slice(data, None), VOCABULARY)})
+    refresh(folder)
 
 
-@ends_in("CORRUPT", "`offsets`[", "running")
-def pieces_of_the_data_beyond_their_tokens(folder: Path) -> None:
-    edit_table(folder, PIECES, "offsets", put(slice(10, None), 1 << 60))
-
-
-@ends_in("CORRUPT", "`similar` has 65537 neighbours per user")
-def neighbours_without_end(folder: Path) -> None:
-    edit_table(folder, USERS, "similar", lambda array: np.zeros((len(array), (1 << 16) + 1), np.int32))
-
-
-@ends_in("CORRUPT", "a part of the prompt reads more than 16777228 rows", "running")
+@case("CORRUPT", "a part of the prompt reads more than 16777228 rows", "running")
 def likes_without_end(folder: Path) -> None:
     """Thousands of similar users, all of them one, who liked one item thousands of times: no list ever fills."""
     count, liker = 4200, RUNNING_USER + 1
@@ -303,4 +198,229 @@ def likes_without_end(folder: Path) -> None:
     items |= {"rating_times": np.zeros(count, np.int64), "rating_likes": np.arange(1, count + 1, dtype=np.int32)}
     save_file(users, folder / USERS)
     save_file(items, folder / ITEMS)
-    edit_json(folder, CATALOG, "counts", "interactions", to=count)
+    change_json(folder, CATALOG, {"/counts/interactions": count})
+    refresh(folder)
+
+
+CASES |= table(
+    empty_table,
+    misaligned_tensor,
+    sound_with_string_ids,
+    history_item_of_the_slate_out_of_range,
+    tokens_of_the_data_beyond_the_vocabulary,
+    likes_without_end,
+)
+
+
+def lists(name: str, names: str, tensor: str, value: Any, found: str = "searching") -> Row:
+    return corrupt(name, names, USERS, tensor, value, found)
+
+
+IN_LISTS = table(
+    Row("sound_lists", "OK", "", CATALOG, {}, "searching"),
+    lists("no_centres", "`centres` is missing", "centres", DELETE, "opening"),
+    lists("centres_of_another_space", "`centres` has shape", "centres", lambda a: a[:, :-1].copy(), "opening"),
+    lists("fewer_lists_than_centres", "`list_offsets` has shape", "list_offsets", lambda a: a[:-1], "opening"),
+    lists("fewer_users_in_lists_than_there_are", "`list_users` has shape", "list_users", lambda a: a[:-1], "opening"),
+    Row("a_search_that_looks_at_nothing", "CORRUPT", "probes: is 0, expected ", CATALOG, {"/embedding/probes": 0}),
+    Row("a_search_that_looks_at_too_many_lists", "CORRUPT", "probes: is 65537, expected ", CATALOG, {"/embedding/probes": 65537}),
+    Row(
+        "lists_not_in_requires",
+        "CORRUPT",
+        "requires: lacks `user-lists`, but `embedding` has probes",
+        CATALOG,
+        {"/requires": []},
+    ),
+    Row(
+        "requirement_without_probes",
+        "CORRUPT",
+        "requires: holds `user-lists`, but `embedding` has no probes",
+        CATALOG,
+        {"/embedding/probes": None},
+    ),
+    Row("more_probes_than_lists", "OK", "", CATALOG, {"/embedding/probes": 65536}, "searching"),
+    # Nobody is similar to anybody then.
+    Row("no_lists_at_all", "OK", "", USERS, {"centres": lambda a: a[:0], "list_offsets": lambda a: a[:1]}, "searching"),
+    lists("centre_that_is_nan", "`centres` of list 2 is not finite", "centres", put((2,), np.nan)),
+    lists("listed_embeddings_that_are_infinite", "`embeddings` of user row", "embeddings", full(np.inf)),
+    lists("list_beyond_the_table", "`list_offsets`[0] and the next are 0 and 1099511627776", "list_offsets", put(1, 1 << 40)),
+    lists("list_that_begins_below_zero", "`list_offsets`[0] and the next are -1 and", "list_offsets", put(0, -1)),
+    # No search looks at more than all users.
+    lists("lists_that_overlap", "`list_offsets`[", "list_offsets", put(slice(1, None, 2), catalog.USERS)),
+    lists("listed_users_out_of_range", "`list_users`[", "list_users", full(catalog.USERS)),
+    lists("listed_users_below_zero", "`list_users`[", "list_users", full(-1)),
+    lists("user_in_two_lists", "`list_users`[1] is", "list_users", lambda a: put(1, a[0])(a), "verifying"),
+    lists(
+        "users_out_of_order_in_a_list",
+        "`list_users`[1] is smaller than its predecessor in its list",
+        "list_users",
+        lambda a: put(slice(0, 2), a[1::-1].copy())(a),
+        "verifying",
+    ),
+    lists("user_before_the_first_list", "`list_offsets`[0] is 1, expected 0", "list_offsets", put(0, 1), "verifying"),
+    lists("centre_that_is_infinite", "`centres`[", "centres", put((3, 1), -np.inf), "verifying"),
+)
+
+
+def vectors(name: str, names: str, tensor: str, value: Any, found: str = "opening", status: str = "CORRUPT") -> Row:
+    return Row(name, status, names, VECTORS, {tensor: value}, found)
+
+
+def program(name: str, names: str, at: dict[str, Any], found: str = "opening", status: str = "CORRUPT") -> Row:
+    return Row(name, status, names, CATALOG, at, found)
+
+
+TEXT, OF_USER = {"op": "piece", "piece": 0}, {"op": "user_vector"}
+NO_VECTORS = {"/prompt/prefix": [TEXT], "/prompt/candidate": [TEXT], "/prompt/vectors": []}
+"""Text only, in a bundle that has vectors."""
+
+
+def of_tables(**tables: int) -> dict[str, Any]:
+    """Tables with such counts; `_` stands for a colon."""
+    return {"/prompt/vectors": [{"name": name.replace("_", ":"), "count": count} for name, count in tables.items()]}
+
+
+WITH_VECTORS = table(
+    program("sound_with_vectors", "", {}, "running", "OK"),
+    # Everybody's has the same ids: three tokens, the user's vector, three tokens.
+    program(
+        "prefixes_that_differ_in_the_user_alone",
+        "",
+        {"/prompt/prefix": [TEXT, {"op": "piece", "piece": 1}, OF_USER, TEXT, {"op": "piece", "piece": 1}]},
+        "running",
+        "OK",
+    ),
+    Case("missing_vectors", "NOT_FOUND", VECTORS, lambda folder: (folder / VECTORS).unlink(), "opening"),
+    Row(
+        "vectors_that_are_not_listed",
+        "CORRUPT",
+        f"manifest.json files: does not list `{VECTORS}`",
+        MANIFEST,
+        {"/files": {CATALOG: {}, VARIANT: {}}},
+    ),
+    vectors("vectors_without_a_count", "`gcn` has shape [20, 16], expected [20, 1, 16]", "gcn", lambda a: a[:, 0]),
+    vectors(
+        "fewer_vectors_than_their_count", "`title:2` has shape [20, 1, 16], expected [20, 2, 16]", "title:2", lambda a: a[:, :1]
+    ),
+    vectors("vectors_of_fewer_items", "`title:2` has shape [19, 2, 16], expected [20, 2, 16]", "title:2", lambda a: a[1:]),
+    vectors(
+        "vectors_of_another_width",
+        "`gcn` has shape [20, 1, 15], expected [20, 1, 16]",
+        "gcn",
+        lambda a: np.ascontiguousarray(a[:, :, 1:]),
+    ),
+    vectors("vectors_of_another_dtype", "`gcn` is F32, expected F16", "gcn", lambda a: a.astype(np.float32)),
+    vectors("missing_table_of_vectors", "tensor `title:2` is missing", "title:2", DELETE),
+    vectors("users_vectors_without_likes", "tensor `user` is missing", "user", DELETE),
+    vectors(
+        "user_without_a_like_of_another_shape", "`user.none` has shape [1, 16], expected [16]", "user.none", lambda a: a[None]
+    ),
+    vectors("vector_that_is_not_a_number", "`title:2` of item row 5 is not finite", "title:2", put((5, 1, 3), np.nan), "running"),
+    vectors("user_made_of_infinity", "`user` of item row ", "user", full(np.inf), "running"),
+    # User 106 has likes.
+    vectors("vectors_that_nothing_takes_are_infinite", "", "user.none", full(np.inf), "running", "OK"),
+    Row(
+        "unknown_requirement_beside_vectors",
+        "UNSUPPORTED",
+        "requires `time-travel`",
+        MANIFEST,
+        {"/requires": ["vectors", "time-travel"]},
+    ),
+    program(
+        "table_that_is_not_there",
+        "table: `horoscope` is not one of the prompt's `vectors`",
+        {"/prompt/candidate/0/table": "horoscope"},
+    ),
+    program("ops_without_tables", "table: `gcn` is not one of the prompt's `vectors`", {"/prompt/vectors": []}),
+    program("tables_that_are_no_list", "prompt vectors: is ", {"/prompt/vectors": {"gcn": 1}}),
+    program("two_tables_of_one_name", "name: `gcn` is empty, taken or reserved", {"/prompt/vectors/1/name": "gcn"}),
+    program("table_named_like_the_users", "name: `user` is empty, taken or reserved", {"/prompt/vectors/0/name": "user"}),
+    program("too_many_vectors_for_an_item", "prompt vectors[1] count: is 17, expected ", {"/prompt/vectors/1/count": 17}),
+    # Twenty items, three vectors each: the last id but for the user's is the largest there is.
+    program(
+        "ids_beyond_31_bits",
+        "prompt vectors: the vectors need ids up to 2147483648, expected at most 2147483647",
+        {"/tokenizer/vocab_size": (1 << 31) - 60},
+    ),
+    program(
+        "tables_without_end",
+        "prompt vectors: the vectors need ids up to 21",
+        {
+            "/tokenizer/vocab_size": (1 << 31) - 1 - (1 << 20),
+            "/prompt/vectors": [{"name": str(n), "count": 16} for n in range(10_000)],
+        },
+    ),
+    program("tokenizer_larger_than_the_model", "tokenizer: vocab_size is 65, the model's is 64", {"/tokenizer/vocab_size": 65}),
+    program(
+        "items_vector_in_the_prefix",
+        "`item_vector` depends on the target item",
+        {"/prompt/prefix/0": {"op": "item_vector", "table": "gcn"}},
+    ),
+    Row(
+        "segment_that_takes_no_vectors",
+        "CORRUPT",
+        "segments[0] inputs: `vectors` is missing, but the prompt program has vectors",
+        VARIANT,
+        {"/segments/0/inputs/vectors": None},
+    ),
+    program(
+        "segment_that_takes_vectors_for_nothing",
+        "segments[0] inputs: has `vectors`, but the prompt program has none",
+        {**NO_VECTORS, "/requires": []},
+    ),
+    program("requirement_without_vectors", "catalog.json requires: holds `vectors`, but the prompt has none", NO_VECTORS),
+    program("vectors_not_in_requires", "catalog.json requires: lacks `vectors`, but the prompt has vectors", {"/requires": []}),
+    program(
+        "table_that_nothing_places",
+        "vectors: no op places `more`",
+        {"/prompt/vectors/1/name": "more", "/prompt/candidate/0": TEXT, "/prompt/prefix/6/entry/0": TEXT},
+    ),
+    Row(
+        "graph_that_names_its_vectors_otherwise",
+        "CORRUPT",
+        "no input `nowhere`",
+        VARIANT,
+        {"/segments/0/inputs/vectors": "nowhere"},
+    ),
+    program(
+        "vectors_beyond_the_longest_prompt",
+        "the prefix is longer than 96 tokens",
+        {"/prompt/prefix": [OF_USER] * 97},
+        "running",
+        "TOO_LONG",
+    ),
+    program(
+        "as_many_vectors_as_a_prompt_can_have",
+        "",
+        {
+            **of_tables(gcn=1),
+            "/prompt/prefix": [OF_USER] * 93,
+            "/prompt/candidate": [{"op": "item_vector", "table": "gcn"}] * 3,
+        },
+        "running",
+        "OK",
+    ),
+    program(
+        "candidates_of_nothing_but_vectors",
+        "",
+        {**of_tables(title_2=2), "/prompt/prefix": [], "/prompt/candidate": [{"op": "item_vector", "table": "title:2"}]},
+        "running",
+        "OK",
+    ),
+)
+
+
+@case("CORRUPT", "truncated or edited")
+def grown_vectors(folder: Path) -> None:
+    with open(folder / VECTORS, "ab") as file:
+        file.write(b"\0")
+
+
+@case("CORRUPT", "expected 0 to 64 exclusive", "running")
+def tokens_that_are_ids_of_vectors(folder: Path) -> None:
+    change_json(folder, MANIFEST, {"/model/vocab_size": 128})
+    change_table(folder, PIECES, {"tokens": put(3, 64)})
+    refresh(folder)
+
+
+WITH_VECTORS |= table(grown_vectors, tokens_that_are_ids_of_vectors)

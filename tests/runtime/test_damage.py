@@ -8,67 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from builders.bundles.bundle import BundleOptions, write_bundle
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, in_lists, make_catalog
-from damage.bundles import CASES, IN_LISTS, WITH_OBJECTIVES, WITH_VECTORS
-from damage.cases import LATE, RUNNING_ITEMS, RUNNING_USER, Case
-from damage.objectives import OBJECTIVES
+from builders.bundles.bundle import write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from damage.bundles import KINDS
+from damage.table import LATE, RUNNING_ITEMS, RUNNING_USER
 from rexit import runtime
 from rexit.errors import RexitError
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("sound") / "bundle")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An undamaged bundle of each kind."""
+    return {kind: write_bundle(tmp_path_factory.mktemp(kind) / "bundle", options) for kind, (_, options) in KINDS.items()}
 
 
-@pytest.fixture(scope="module")
-def with_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("vectors") / "bundle", BundleOptions(make_catalog(vectors=True)))
-
-
-@pytest.fixture(scope="module")
-def with_lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("lists") / "bundle", BundleOptions(in_lists(make_catalog())))
-
-
-@pytest.fixture(scope="module")
-def with_objectives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("objectives") / "bundle", BundleOptions(objectives=OBJECTIVES))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_damage(name: str, sound: Path, tmp_path: Path) -> None:
-    assert_ends_as_expected(CASES[name], sound, tmp_path)
-
-
-@pytest.mark.parametrize("name", WITH_VECTORS)
-def test_damage_with_vectors(name: str, with_vectors: Path, tmp_path: Path) -> None:
-    assert_ends_as_expected(WITH_VECTORS[name], with_vectors, tmp_path)
-
-
-@pytest.mark.parametrize("name", IN_LISTS)
-def test_damage_to_lists(name: str, with_lists: Path, tmp_path: Path) -> None:
-    assert_ends_as_expected(IN_LISTS[name], with_lists, tmp_path)
-
-
-@pytest.mark.parametrize("name", WITH_OBJECTIVES)
-def test_damage_to_objectives(name: str, with_objectives: Path, tmp_path: Path) -> None:
-    assert_ends_as_expected(WITH_OBJECTIVES[name], with_objectives, tmp_path)
-
-
-def assert_ends_as_expected(case: Case, sound: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "bundle"
-    shutil.copytree(sound, folder)
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (cases, _) in KINDS.items() for name in cases])
+def test_damage(kind: str, name: str, sound: dict[str, Path], tmp_path: Path) -> None:
+    case, folder = KINDS[kind][0][name], tmp_path / "bundle"
+    shutil.copytree(sound[kind], folder)
     case.damage(folder)
     status, message, opened = outcome(folder, LATE if case.found == "searching" else None)
     if case.found == "verifying":
         assert opened
         with pytest.raises(RexitError, match=re.escape(case.names)) as refused:
             runtime.verify(folder)
-        assert refused.value.status == case.status and "\n" not in str(refused.value)
+        assert refused.value.status == f"REXIT_{case.status}" and "\n" not in str(refused.value)
         return
-    assert (status, case.names in message) == (case.status, True), message
+    assert (status, case.names in message) == (f"REXIT_{case.status}", True), message
     assert opened == (case.found in ("running", "searching")) and "\n" not in message
 
 

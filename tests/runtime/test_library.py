@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from builders.bundles.bundle import write_bundle
-from damage.edits import VARIANT, edit_json
+from damage.table import VARIANT, Row
 
 OPEN = """
 import sys
@@ -64,7 +64,7 @@ def test_opset_that_the_library_is_too_old_for(old_library: tuple[str, str], tmp
         model = onnx.load(graph, load_external_data=False)
         model.opset_import[0].version = 23
         onnx.save(model, graph)
-    edit_json(folder, VARIANT, "opset", to=23)
+    Row("newer_opset", "OK", "", VARIANT, {"/opset": 23}).damage(folder)
     expected = f"variant `cpu-fp32` needs ONNX Runtime 1.23 or newer for its opset 23, the loaded library is {version}"
     assert opened(folder, path) == f"REXIT_BACKEND_MISSING {expected}"
 

@@ -347,6 +347,8 @@ class Catalog:
         table = self.user_table
         if self.probes is None:
             return table["embeddings"]
+        if missing := {"centres", "list_offsets", "list_users"} - set(table):
+            raise BundleError(f"{self.path}/users.safetensors: tensor `{min(missing)}` is missing")
         by_row, starts, users = np.empty_like(table["embeddings"]), table["list_offsets"], table["list_users"]
         if (
             starts.shape != (len(table["centres"]) + 1,)

@@ -1,4 +1,4 @@
-// Several objectives through the C ABI and rexit.hpp. tests/damage/objectives.py writes the bundles.
+// Several objectives through the C ABI and rexit.hpp. tests/damage/policies.py has the bundles.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -1,0 +1,54 @@
+"""The readers in Python refuse damaged bundles, in one line, or leave it to the runtime, which checks more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builders.bundles.bundle import write_bundle
+from damage.bundles import KINDS
+from damage.table import POLICY, Row
+from rexit.bundle import Bundle
+from rexit.errors import BundleError
+
+LEFT_TO_THE_RUNTIME = 55
+"""Most cases that Python accepts: graphs, ops of prompts, tables' contents."""
+FOUND = [(kind, name) for kind, (cases, _) in KINDS.items() for name, case in cases.items() if case.found == "opening"]
+
+
+def refusal(folder: Path) -> str | None:
+    """What Python's readers say of a bundle; None if they accept it."""
+    try:
+        bundle = Bundle.open(folder)
+        bundle.policy()
+        if bundle.has_catalog:
+            assert bundle.catalog.user_embeddings.size and bundle.catalog.item_table and bundle.catalog.piece_table
+            bundle.vectors()
+    except BundleError as error:
+        return str(error).replace(str(folder), "")
+    return None
+
+
+def test_damage(tmp_path: Path) -> None:
+    accepted, sound = [], {kind: write_bundle(tmp_path / kind, options) for kind, (_, options) in KINDS.items()}
+    for kind, name in FOUND:
+        case, folder = KINDS[kind][0][name], tmp_path / "damaged" / name
+        shutil.copytree(sound[kind], folder)
+        case.damage(folder)
+        message = refusal(folder)
+        shutil.rmtree(folder)
+        if message is None:
+            accepted.append(name)
+            continue
+        assert "\n" not in message, (name, message)
+        if isinstance(case, Row) and case.file == POLICY:
+            assert case.names in message, (name, message)
+    assert not [name for name in accepted if name.startswith("policy_")]
+    assert len(accepted) <= LEFT_TO_THE_RUNTIME, accepted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_damage(kind: str, tmp_path: Path) -> None:
+    assert refusal(write_bundle(tmp_path / "bundle", KINDS[kind][1])) is None
