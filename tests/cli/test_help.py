@@ -39,6 +39,11 @@ def test_help_is_readable(command: str, width: int) -> None:
     assert examples and all(line.startswith("  rexit") and not line.startswith("   ") for line in examples)
 
 
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"heads", "compile", "calibrate", "refresh", "bench"}))
+def test_help_is_one_screen(command: str) -> None:
+    assert len(help_of(command, 100).splitlines()) <= 40
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained(command: str) -> None:
     options = [option for option in COMMANDS[command].params if option.param_type_name == "option"]

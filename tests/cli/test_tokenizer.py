@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import polars as pl
@@ -26,10 +25,10 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_texts_rates_and_labels_are_few_tokens_and_an_index_takes_it(data: Path) -> None:
-    done = train(data, "--out", str(data / "own"), "--vocabulary", "600", "--json")
+    done = train(data, "--out", str(data / "own"), "--vocabulary", "600")
     assert done.exit_code == 0, done.output
     tokenizer = Tokenizer.from_file(str(data / "own" / "tokenizer.json"))
-    assert json.loads(done.stdout) == {"tokenizer": str(data / "own"), "tokens": tokenizer.get_vocab_size()}
+    assert f"own: {tokenizer.get_vocab_size()} tokens" in done.stdout
     assert tokenizer.get_vocab_size() <= 600
     for text in (" yes", " no", " 35%", " 2^5", " Film", " nurse"):
         assert len(tokenizer.encode(text).ids) == 1, text

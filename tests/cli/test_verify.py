@@ -176,15 +176,3 @@ def test_a_bundle_without_variants_is_no_whole_bundle(run: Run, place: Path) -> 
     path.write_text(json.dumps({**json.loads(path.read_text()), "variants": []}))
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 8 and "lists no variants" in failures_of(ended, "structure")[0]
-
-
-def test_with_a_provider(run: Run, place: Path) -> None:
-    """The tests' ONNX Runtime has AZURE beside the CPU's: it takes no operator of these graphs."""
-    assert run("verify", place / "bundle", "--provider", "AZURE").code == 0
-    ended = run("verify", place / "bundle", "--provider", "QNN", "--provider-option", "a=b", "--json")
-    assert ended.code == 8 and "provider `QNN`: " in failures_of(ended, "golden samples")[0]
-    assert_one_line(run("verify", place / "bundle", "--provider-option", "a=b"), 2, "--provider-option 'a=b' without --provider")
-    assert_one_line(
-        run("verify", place / "bundle", "--provider", "AZURE", "--provider-option", "a"), 2, "'a', expected NAME=VALUE"
-    )
-    assert_one_line(run("verify", place / "bundle", "--provider", "AZURE", "--device", "cuda"), 2, "takes the device's place")

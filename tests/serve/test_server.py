@@ -72,9 +72,9 @@ def test_mebibytes_are_the_sessions_bytes(monkeypatch: pytest.MonkeyPatch) -> No
         raise InputError("enough")
 
     monkeypatch.setattr(runtime, "open", open_)
-    ended = CliRunner().invoke(app, ["serve", "bundle", "--port", "0", "--cache-mib", "3", "--slate-mib", "5"])
+    ended = CliRunner().invoke(app, ["serve", "bundle", "--port", "0", "--cache-mib", "3"])
     assert str(ended.exception) == "enough"
-    assert (session_options["cache_bytes"], session_options["slate_bytes"]) == (3 << 20, 5 << 20)
+    assert session_options["cache_bytes"] == 3 << 20
 
 
 def test_sigterm_finishes_what_runs_and_exits_with_0(slow: subprocess.Popen[str]) -> None:

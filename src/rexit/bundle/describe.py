@@ -19,19 +19,17 @@ ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "l
 """Keys of catalog.json that say how `rexit index` made it."""
 
 
-def describe(path: Path, variant: str | None = None) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, Any]:
     """Describes a bundle, a catalog or a policy. `kind` in the result says which.
 
     Args:
         path: A bundle's folder, a catalog's folder, or a policy.json.
-        variant: Of a bundle, the variant to describe; None: all.
 
     Raises:
         BundleError: It is none of these, or damaged.
-        InputError: There is no such variant.
     """
     if (path / "manifest.json").is_file():
-        return _bundle(path, variant)
+        return _bundle(path)
     if (path / "catalog.json").is_file():
         return {"kind": "catalog", "path": str(path), "catalog": _catalog(Catalog.open(path))}
     if path.is_file():
@@ -39,11 +37,10 @@ def describe(path: Path, variant: str | None = None) -> dict[str, Any]:
     raise BundleError(f"{path}: not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
 
 
-def _bundle(path: Path, variant: str | None) -> dict[str, Any]:
-    first = Bundle.open(path, variant)
-    names = [variant] if variant is not None else first.manifest.variants
+def _bundle(path: Path) -> dict[str, Any]:
+    first = Bundle.open(path)
     model = {**to_json(first.manifest.model), "exits": list(first.manifest.exits)}
-    variants = [_variant(Bundle.open(path, name)) for name in names]
+    variants = [_variant(Bundle.open(path, name)) for name in first.manifest.variants]
     requests: dict[str, Any]
     if (tokens := first.manifest.tokens) is None:
         requests = {"catalog": _catalog(first.catalog)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption, SlatesOption, check_one_source, label_ids_of
+from rexit.cli.common.options import JsonOption, RerankerOption, SlatesOption, check_one_source, label_ids_of
 from rexit.cli.common.output import print_json, progress, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError, QualityError
@@ -37,108 +37,59 @@ _DEFAULT = ExportOptions()
 def export(
     checkpoint: Annotated[
         str,
-        typer.Argument(help="Folder of a checkpoint or a PEFT adapter, a GGUF file, or a model's id on the Hugging Face Hub."),
+        typer.Argument(help="Folder of a checkpoint or PEFT adapter, GGUF file or Hub name."),
     ],
-    out: Annotated[Path, typer.Option(help="The bundle folder to write. An existing bundle keeps its other variants.")],
+    out: Annotated[Path, typer.Option(help="The bundle, which keeps its other variants.")],
     catalog: Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")] = None,
     slates: SlatesOption = None,
     exits: Annotated[
         str | None,
-        typer.Option(
-            help="Depths in layers, e.g. 2,4,6; the model is cut after the last. Default: the checkpoint's exits, to full depth."
-        ),
+        typer.Option(help="Depths in layers, e.g. 2,4,6. Default: the checkpoint's."),
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="own: trained heads, the default if there are any. shared: final norm and label rows of the LM head."),
+        typer.Option(help="own (trained heads) or shared (the LM head's label rows)."),
     ] = None,
-    target: Annotated[str, typer.Option(help="What the variant will run on: cpu, tensorrt or cuda.")] = _DEFAULT.target,
+    target: Annotated[str, typer.Option(help="cpu, tensorrt or cuda.")] = _DEFAULT.target,
     precision: Annotated[
         str,
-        typer.Option(
-            help="cpu: fp32, bf16, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several (fp32,int8): a variant each."
-        ),
+        typer.Option(help="One or several of fp32, bf16, int8, int4, fp16, fp8."),
     ] = "fp32",
     cache: Annotated[
         str,
-        typer.Option(
-            help="For cpu bf16, int8 and int4: how a session stores prefixes' keys and values, float16 or int8 (half the memory)."
-        ),
+        typer.Option(help="Stored keys and values: float16, int8."),
     ] = _DEFAULT.cache,
-    max_tokens: Annotated[
-        int, typer.Option(help="Most candidate tokens in one pass. Larger slates are scored in chunks.")
-    ] = _DEFAULT.max_tokens,
-    tolerance: Annotated[
-        float, typer.Option(help="Largest allowed difference of float32 log-odds from PyTorch's, at any exit.")
-    ] = _DEFAULT.tolerance,
-    golden: Annotated[
-        int, typer.Option(help="Validation slates to compare on, and to store as golden samples.")
-    ] = _DEFAULT.golden_slates,
-    quality_slates: Annotated[
-        int, typer.Option(help="Validation slates to judge a lower precision on. 0: all.")
-    ] = _DEFAULT.quality_slates,
+    max_tokens: Annotated[int, typer.Option(help="Most candidate tokens in one pass.")] = _DEFAULT.max_tokens,
+    golden: Annotated[int, typer.Option(help="Validation slates kept as golden samples.")] = _DEFAULT.golden_slates,
+    quality_slates: Annotated[int, typer.Option(help="Slates to judge a precision on. 0: all.")] = _DEFAULT.quality_slates,
     accept_loss: Annotated[
         bool,
         typer.Option(
             "--accept-loss",
-            help="Write a variant even if it loses, or may lose, more than its gate allows. The bundle records this.",
+            help="Write variants that fail their gate; the bundle records it.",
         ),
     ] = False,
     accept_catalog: Annotated[
         bool,
-        typer.Option(
-            "--accept-catalog", help="Export with another catalog than CHECKPOINT was trained on, or if it does not name one."
-        ),
+        typer.Option("--accept-catalog", help="Export with a catalog that CHECKPOINT does not name."),
     ] = False,
-    label_ids: Annotated[
-        str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: the checkpoint's.")
-    ] = None,
-    reranker: Annotated[
-        str | None,
-        typer.Option(
-            help="What a reranker reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file. Default: "
-            "what CHECKPOINT says."
-        ),
-    ] = None,
+    label_ids: Annotated[str | None, typer.Option(help="With --slates: ids of `no` and `yes`, e.g. 2152,9693.")] = None,
+    reranker: RerankerOption = None,
     with_tokenizer: Annotated[
         bool,
-        typer.Option("--with-tokenizer", help="Put the checkpoint's tokenizer.json into the bundle: Python and HTTP take text."),
+        typer.Option("--with-tokenizer", help="Put tokenizer.json into the bundle: it takes text then."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut a checkpoint into one ONNX graph per exit and write a bundle.
+    """Cut a checkpoint into one ONNX graph per exit and write a bundle. Without trained heads: `--head shared` and `--exits`.
 
     ```
     rexit export checkpoint --catalog catalog --out bundle --precision fp32,int8
-    rexit export checkpoint --catalog catalog --out bundle \\
-      --target tensorrt --precision fp16,int8
-    rexit export SmolLM2-135M --catalog catalog --out bundle \\
-      --exits 10,20,30 --head shared
     rexit export reranker --slates slates.parquet --out bundle
-    rexit export Qwen/Qwen3-Reranker-0.6B --reranker qwen3-reranker \\
-      --slates slates.parquet --out bundle
     ```
 
-    CHECKPOINT is a Hugging Face decoder with `exits.json` and `exit_heads.safetensors` next to it. With `--exits 5,10,15 --head
-    shared` any decoder works. The catalog must be the one that CHECKPOINT was trained on, or an update of it: `exits.json` names
-    its tokenizer, prompt program and space of embeddings.
-
-    With `--slates` the bundle has no catalog: it scores token ids, and texts if the checkpoint is a reranker and its tokenizer is
-    exported. docs/format/slates.md describes the file.
-
-    Every exit is compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix, and as
-    whole slates. If log-odds differ by more than `--tolerance` anywhere, the export fails and writes nothing.
-
-    Lower precisions are then compared with float32 on validation prompts. At every exit the correlation must be at least 0.999
-    for fp16 and bf16 and 0.995 for int8 and fp8. All four may lose up to 0.001 of AUC, int4 up to 0.005. The loss is a 95 %
-    interval over users, and the whole interval must be allowed. If only a part is, the slates are too few: give more with
-    `--quality-slates`. A variant that fails is not written, unless `--accept-loss` is given; others are written all the same, and
-    the exit code is 5.
-
-    A first line warns if, on the same prompts, the interval of float32's user AUC includes chance, or if the items' shares of
-    likes rank better. Only one process can write a bundle at a time.
-
-    Next: `rexit calibrate bundle --catalog catalog` finds when to stop at which exit.
+    Exits are compared with PyTorch, lower precisions with float32, on validation slates. A variant that loses more than its gate
+    allows is not written, others are: exit code 5.
     """
     from rexit.exporter.export import export_bundle
 
@@ -152,7 +103,6 @@ def export(
         precisions=[part.strip() for part in precision.split(",")],
         cache=cache,
         max_tokens=max_tokens,
-        tolerance=tolerance,
         golden_slates=golden,
         quality_slates=quality_slates,
         accept_loss=accept_loss,

@@ -41,56 +41,32 @@ _retriever = partial(typer.Option, rich_help_panel="Retriever")
 # Long because typer takes the options, their defaults and their help from the signature.
 def index(
     interactions: Annotated[Path, _input(help="Who rated what and when: CSV, TSV or Parquet.")],
-    items: Annotated[Path, _input(help="One row per item: its id and the columns that the template names.")],
-    tokenizer: Annotated[str, _input(help="A tokenizer.json, a folder with one, or a Hugging Face Hub name.")],
+    items: Annotated[Path, _input(help="A row per item: its id and the template's columns.")],
+    tokenizer: Annotated[str, _input(help="A tokenizer.json, its folder, or a Hub name.")],
     template: Annotated[Path, _input(help="The prompt template, TOML.")],
-    out: Annotated[Path, _input(help="The catalog folder to write. An older catalog there is replaced.")],
-    users: Annotated[Path | None, _input(help="One row per user, if the template names columns of users.")] = None,
-    column: Annotated[
-        list[str] | None,
-        _input(
-            help="Another column's name, as ROLE=NAME: user (user_id), item (item_id), rating, time (timestamp), or split, which "
-            "says train, validation (or valid) or test."
-        ),
-    ] = None,
-    positive_at: Annotated[float | None, _likes(help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}.")] = None,
+    out: Annotated[Path, _input(help="The catalog folder. An older catalog is replaced.")],
+    users: Annotated[Path | None, _input(help="A row per user, if the template names their columns.")] = None,
+    column: Annotated[list[str] | None, _input(help="ROLE=NAME names a column: user, item, rating, time, split.")] = None,
+    positive_at: Annotated[float | None, _likes(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")] = None,
     implicit: Annotated[bool, _likes("--implicit", help="No ratings: every interaction is a like.")] = False,
     unrated: Annotated[
         int | None,
-        _likes(
-            help="Items sampled beside each like that its user never rated, taken as not liked. Default: 0; with --implicit "
-            f"{IMPLICIT_NEGATIVES}."
-        ),
+        _likes(help=f"Unrated items per like, as dislikes. Default: 0, implicit {IMPLICIT_NEGATIVES}."),
     ] = None,
-    objective: Annotated[
-        list[str] | None,
-        _likes(help="Labels of one of the template's objectives, NAME=COLUMN or NAME=COLUMN>=NUMBER. Default: the column NAME."),
-    ] = None,
-    order: Annotated[str, _likes(help="What came first: time (the column), file (the order of rows) or random.")] = (
-        _DEFAULT.order
-    ),
-    split: Annotated[
-        str | None,
-        _likes(help="Shares user:A,B or time:A,B, or of each user the last ones, leave-last:V,T. Default: user:0.8,0.9"),
-    ] = None,
+    objective: Annotated[list[str] | None, _likes(help="Labels of an objective: NAME=COLUMN or NAME=COLUMN>=NUMBER.")] = None,
+    order: Annotated[str, _likes(help="What came first: time (a column), file or random.")] = _DEFAULT.order,
+    split: Annotated[str | None, _likes(help="user:A,B or time:A,B, or leave-last:V,T. Default: user:0.8,0.9.")] = None,
     retriever_config: Annotated[
-        Path | None, _retriever(help="TOML or JSON: dim, layers, epochs, neighbours and others, see docs/tables.md.")
+        Path | None, _retriever(help="TOML or JSON: epochs, dim, neighbours, … (docs/tables.md).")
     ] = None,
-    item_embeddings: Annotated[
-        Path | None, _retriever(help="Embeddings of items in place of LightGCN's: Parquet, .npy or safetensors.")
-    ] = None,
-    user_embeddings: Annotated[Path | None, _retriever(help="Of users. Default: folded in from their likes.")] = None,
-    embeddings_as_of: Annotated[
-        str | None, _retriever(help="They know what happened before this time. Earlier training prompts do not see them.")
-    ] = None,
+    item_embeddings: Annotated[Path | None, _retriever(help="Instead of LightGCN's: .parquet, .npy or .safetensors.")] = None,
+    user_embeddings: Annotated[Path | None, _retriever(help="Of users. Default: made of the items they like.")] = None,
+    embeddings_as_of: Annotated[str | None, _retriever(help="Embeddings know what happened before this time.")] = None,
     ray_workers: RayWorkersOption = None,
-    seed: Annotated[int, typer.Option(help="Of the training, of --order random and of sampled items.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of training, --order random and sampled items.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Turn interactions, items, a tokenizer and a prompt template into a catalog.
-
-    Splits interactions into `train`, `validation` and `test`, trains LightGCN on the likes of `train`, finds each user's nearest
-    users, and stores everything a prompt is made of as token tables. `rexit update` extends the catalog later.
 
     ```
     rexit index --interactions ratings.csv --items films.csv \\

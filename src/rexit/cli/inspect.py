@@ -22,7 +22,6 @@ _PROMPT = "The prompt of a slate"
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle or a tar archive of one, a catalog, or a policy.json.")],
-    variant: Annotated[str | None, typer.Option(help="The variant. Default: all, or the first for a prompt.")] = None,
     user: Annotated[str | None, typer.Option(help="User id.", rich_help_panel=_PROMPT)] = None,
     items: Annotated[
         str | None, typer.Option("--items", "--item", help="Item ids, separated by commas.", rich_help_panel=_PROMPT)
@@ -51,7 +50,7 @@ def inspect(
         if user is None or items is None:
             raise InputError("a prompt needs both --user and --items")
         with unpacked(path) as folder:
-            prompt = _prompt(folder, variant, user, items, as_of, context, request, tokenizer)
+            prompt = _prompt(folder, user, items, as_of, context, request, tokenizer)
         if json:
             print_json(prompt)
         else:
@@ -68,7 +67,7 @@ def inspect(
     from rexit.bundle.describe import describe
 
     with unpacked(path) as folder:
-        description = {**describe(folder, variant), "path": str(path)}
+        description = {**describe(folder), "path": str(path)}
     if json:
         print_json(description)
         return
@@ -183,7 +182,6 @@ def _size(count: int) -> str:
 
 def _prompt(
     path: Path,
-    variant: str | None,
     user: str,
     items: str,
     as_of: str | None,
@@ -198,7 +196,7 @@ def _prompt(
 
     if not (path / "manifest.json").is_file():
         raise InputError(f"{path}: is not a bundle; prompts are assembled by the runtime, from a bundle")
-    bundle = Bundle.open(path, variant)
+    bundle = Bundle.open(path)
     kinds = bundle.catalog.info["ids"]
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
     bundle.catalog.items.rows(item_ids)

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, stdout
 from rexit.cli.common.tables import print_table
-from rexit.deadlines import check_deadline
 from rexit.errors import InputError
 
 _SHOWN = 80
@@ -30,14 +29,12 @@ def rerank(
     ],
     top_n: Annotated[int | None, typer.Option(min=1, help="Only the n best. Default: all, best first.")] = None,
     instruction: Annotated[str | None, typer.Option(help="In the place of the reranker's own, if it reads one.")] = None,
-    deadline_ms: Annotated[float | None, typer.Option(help="Answer with what is known when this time has passed.")] = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option(help="tokenizer.json, or its folder. Default: the bundle's own, see `rexit export`."),
     ] = None,
     variant: VariantOption = None,
     threads: ThreadsOption = 0,
-    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank documents for a query. Each document stops at its first confident exit.
@@ -54,14 +51,12 @@ def rerank(
     from rexit.bundle import Bundle
     from rexit.texts import bundle_encoder
 
-    if deadline_ms is not None:
-        check_deadline(deadline_ms)
     texts = _read(documents)
     opened = Bundle.open(bundle, variant)
     prefix, candidates = bundle_encoder(opened, tokenizer).prompt(query, texts, instruction)
-    session = runtime.open(opened.path, opened.variant.name, threads=threads, device=device)
+    session = runtime.open(opened.path, opened.variant.name, threads=threads)
     with contextlib.closing(session):
-        scores = session.score_tokens(prefix, candidates, top_k=min(len(texts), top_n or len(texts)), deadline_ms=deadline_ms)
+        scores = session.score_tokens(prefix, candidates, top_k=min(len(texts), top_n or len(texts)))
     rows = [
         {
             "index": index,
@@ -82,8 +77,8 @@ def rerank(
         [
             [
                 row["index"],
-                "" if row["relevance_score"] is None else f"{row['relevance_score']:.4f}",
-                "none" if row["exit"] is None else row["exit"],
+                f"{row['relevance_score']:.4f}",
+                row["exit"],
                 _first_words(row["text"]),
             ]
             for row in rows

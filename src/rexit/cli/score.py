@@ -35,24 +35,20 @@ _files = partial(typer.Option, rich_help_panel="Files of pairs")
 
 def score(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
-    user: Annotated[str | None, _slate(help="User id. A user who is not in the catalog is placed by --recent.")] = None,
+    user: Annotated[str | None, _slate(help="User id; an unknown user is placed by --recent.")] = None,
     items: Annotated[str | None, _slate(help="Item ids, separated by commas.")] = None,
-    recent: Annotated[
-        str, _slate(help="Newer interactions than the catalog's, oldest first: ITEM or ITEM:1 for liked, ITEM:0 for not liked.")
-    ] = "",
-    pairs: Annotated[
-        Path | None, _files(help="The pairs to score: a .csv, .tsv or .parquet file, or a folder of files of one kind.")
-    ] = None,
+    recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
+    pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
     column: Annotated[
         list[str] | None,
-        _files(help="Another column's name, as ROLE=NAME: user (user_id), item (item_id), as_of, context.X (X), request.X (X)."),
+        _files(help="ROLE=NAME: user, item, as_of, context.NAME, request.NAME."),
     ] = None,
     ray_workers: RayWorkersOption = None,
     as_of: AsOfOption = None,
     context: ContextOption = None,
     request: RequestOption = None,
-    top_k: Annotated[int, typer.Option(help="Only the k most probable, best first. 0: all, in the order given.")] = 0,
+    top_k: Annotated[int, typer.Option(help="Only the k best, best first. 0: all, as they come.")] = 0,
     variant: VariantOption = None,
     threads: ThreadsOption = 0,
     json: JsonOption = False,
@@ -64,9 +60,7 @@ def score(
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
-    Rows of `--pairs` with the same user, time, context and request texts are one slate. OUT has their rows in their order with
-    `probability`, `log_odds` and `exit` added. It appears when it is complete; until then the same command resumes from
-    OUT.partial.
+    OUT has all rows in their order, with `probability`, `log_odds` and `exit`; after a kill the same command continues.
     """
     from rexit.bundle import Bundle
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, ProviderOption, ProviderSettingsOption, VariantOption, device_of
+from rexit.cli.common.options import VariantOption
 from rexit.cli.common.output import stderr
 from rexit.deadlines import check_deadline
 from rexit.errors import InputError
@@ -18,55 +18,33 @@ from rexit.errors import InputError
 def serve(
     bundle: Annotated[Path, typer.Argument(help="The bundle, or a tar archive of it.")],
     variant: VariantOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all of this machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0: any free port, which is printed.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0: any free one.")] = 8000,
     sessions: Annotated[int, typer.Option(min=1, max=64, help="Requests scored at once.")] = 1,
     threads: Annotated[
         int,
-        typer.Option(
-            min=0, help="Threads per request: its session's own, and a pool that all sessions share. 0: one per core in all."
-        ),
+        typer.Option(min=0, help="Threads per request. 0: one per core in all."),
     ] = 0,
-    device: DeviceOption = None,
-    provider: ProviderOption = None,
-    provider_option: ProviderSettingsOption = None,
     cache_mib: Annotated[int, typer.Option(min=1, help="MiB of cached prefixes per session.")] = 32,
-    slate_mib: Annotated[
-        int, typer.Option(min=1, help="MiB of hidden states per slate. A larger slate runs in parts, or is refused.")
-    ] = 256,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a session. More are refused with 503.")] = 64,
+    queue: Annotated[int, typer.Option(min=0, help="Most waiting requests.")] = 64,
     deadline_ms: Annotated[float | None, typer.Option(help="Deadline of requests that name none.")] = None,
     max_items: Annotated[int, typer.Option(min=1, help="Most candidates in a request.")] = 2000,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Most KiB of a request.")] = 1024,
-    grace_s: Annotated[int, typer.Option(min=1, help="Seconds that accepted requests may take after SIGTERM.")] = 30,
-    audit: Annotated[
-        float, typer.Option(help="Share of the answers to score again at full depth, in idle time. 0.01: one in a hundred.")
-    ] = 0.0,
-    audit_log: Annotated[
-        Path | None, typer.Option(help="File of the audited slates: the test goes on from it, and `rexit audit` reads it.")
-    ] = None,
+    audit: Annotated[float, typer.Option(help="Share of answers to audit.")] = 0.0,
+    audit_log: Annotated[Path | None, typer.Option(help="File of audited slates.")] = None,
     on_alarm: Annotated[
         str,
-        typer.Option(
-            help="What an alarm changes. log: nothing; careful: a more careful certified policy; full-depth: no early exit."
-        ),
+        typer.Option(help="log, careful or full-depth."),
     ] = "log",
 ) -> None:
     """Score over HTTP: POST /v1/score and /v1/rerank, with GET /healthz, /readyz, /metrics and, for the fields, /docs.
 
     ```
     rexit serve bundle --port 8000 --sessions 2
-    rexit serve bundle.tar
     curl localhost:8000/v1/score --json '{"user": 196, "items": [242, 302]}'
-    curl localhost:8000/v1/rerank \\
-      --json '{"query": "wing drag", "documents": ["…", "…"], "top_n": 1}'
     ```
 
-    `--audit` watches what the policy loses. A drawn slate is scored again at full depth after its answer was sent. A test that is
-    valid at any time raises an alarm, in the log and in /metrics, once the mean loss cannot be within its limit.
-
-    SIGTERM and Ctrl-C stop it: new requests are refused, accepted requests finish, and the exit code is 0. SIGHUP opens the
-    bundle again, for instance after a new bundle was renamed over it. Running requests finish on the old one.
+    SIGTERM and Ctrl-C stop it once accepted requests are answered. SIGHUP opens the bundle again.
     """
     from rexit import runtime
     from rexit.serve import Auditor, Limits, Pool, create_app, run
@@ -84,9 +62,7 @@ def serve(
         bundle,
         variant,
         threads=threads or threads_for(sessions),
-        device=device_of(device, provider, provider_option),
         cache_bytes=cache_mib << 20,
-        slate_bytes=slate_mib << 20,
         audit=audit,
     )
     auditor = Auditor(bundle, variant, audit_log, on_alarm) if audit else None
@@ -104,7 +80,7 @@ def serve(
         if auditor is not None:
             _say(f"audits {audit:.3g} of the answers: {auditor.watch.limits.sentence()}")
 
-    run(app, pool, listening, grace_s, ready, _say)
+    run(app, pool, listening, ready, _say)
 
 
 def threads_for(sessions: int) -> int:

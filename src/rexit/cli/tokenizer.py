@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from rexit.cli.common.named import parse_columns
-from rexit.cli.common.options import JsonOption
-from rexit.cli.common.output import print_json, stdout
+from rexit.cli.common.output import stdout
 from rexit.exporter.options import Columns
 
 _VOCABULARY = 1536
@@ -24,7 +23,6 @@ def tokenizer(
         list[str] | None,
         typer.Option(help="The column of ids, which is left out, as ROLE=NAME: user (user_id) or item (item_id)."),
     ] = None,
-    json: JsonOption = False,
 ) -> None:
     """Train a small tokenizer on the texts of items and users, for a model trained from scratch.
 
@@ -42,7 +40,4 @@ def tokenizer(
 
     columns = Columns(**parse_columns(column, ("user", "item")))
     tokens = train_tokenizer(tables, template, out, vocabulary, columns).get_vocab_size()
-    if json:
-        print_json({"tokenizer": str(out), "tokens": tokens})
-    else:
-        stdout.print(f"{out}: {tokens} tokens", soft_wrap=True)
+    stdout.print(f"{out}: {tokens} tokens", soft_wrap=True)

@@ -17,38 +17,27 @@ _DEFAULT = TrainOptions()
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def train(
-    model: Annotated[str, typer.Argument(help="Folder, GGUF file, or id on the Hugging Face Hub, of a pretrained decoder.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write. States to go on from are kept in OUT.training.")],
+    model: Annotated[str, typer.Argument(help="Folder, GGUF file or Hub name of a pretrained decoder.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder. OUT.training keeps states.")],
     catalog: CatalogOption = None,
     slates: SlatesOption = None,
     label_ids: LabelIdsOption = None,
     reranker: RerankerOption = None,
-    exits: Annotated[str, typer.Option(help="Depths in layers, e.g. 5,10,20. Default: every five layers and the last.")] = (
-        _DEFAULT.exits
-    ),
-    lora: Annotated[int, typer.Option(help="Rank of low-rank additions to all linear layers; 0: all weights are trained.")] = (
-        _DEFAULT.lora
-    ),
+    exits: Annotated[str, typer.Option(help="Depths, e.g. 5,10. Default: each fifth and the last.")] = (_DEFAULT.exits),
+    lora: Annotated[int, typer.Option(help="Rank of low-rank additions; 0: all weights are trained.")] = (_DEFAULT.lora),
     freeze_embeddings: Annotated[
         bool, typer.Option("--freeze-embeddings", help="Leave the token embeddings as they are.")
     ] = False,
     slate: Annotated[int, typer.Option(help="Interactions packed behind one prefix.")] = _DEFAULT.slate,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens of one step at most, padding included.")] = _DEFAULT.batch_tokens,
-    epochs: Annotated[float, typer.Option(help="Passes over the training split, unless --steps says how long.")] = (
-        _DEFAULT.epochs
-    ),
+    batch_tokens: Annotated[int, typer.Option(help="Most tokens of a step, with padding.")] = _DEFAULT.batch_tokens,
+    epochs: Annotated[float, typer.Option(help="Passes over the training split, without --steps.")] = (_DEFAULT.epochs),
     steps: Annotated[int, typer.Option(help="Optimizer steps; 0: by --epochs.")] = _DEFAULT.steps,
-    rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate; 0: the base stays as it is. Default: 1e-4, with --lora 1e-3.")
-    ] = None,
-    head_rate: Annotated[float, typer.Option(help="Peak learning rate of heads and projectors.")] = _DEFAULT.head_rate,
-    seed: Annotated[int, typer.Option(help="Of the projectors, and of batches and their order.")] = _DEFAULT.seed,
+    rate: Annotated[float | None, typer.Option(help="Peak rate; 0: heads alone. Default: 1e-4, LoRA 1e-3.")] = None,
+    head_rate: Annotated[float, typer.Option(help="Peak rate of heads and projectors.")] = _DEFAULT.head_rate,
+    seed: Annotated[int, typer.Option(help="Of projectors, batches and their order.")] = _DEFAULT.seed,
 ) -> None:
-    """Fine-tune a decoder with heads at several depths, and write a multi-exit checkpoint.
-
-    One user's prefix with later interactions packed behind it is one forward pass and many labels, as it will be served. The loss
-    is the mean of all exits' cross-entropies. The same command again goes on with a training that was stopped. Several processes:
-    `torchrun --nproc-per-node 4 -m rexit train MODEL …`.
+    """Fine-tune a decoder with heads at several depths, and write a multi-exit checkpoint. The same command again goes on with a
+    training that was stopped.
 
     ```
     rexit train SmolLM2-135M --catalog catalog --out checkpoint

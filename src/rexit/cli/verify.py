@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, JsonOption, ProviderOption, ProviderSettingsOption, ThreadsOption, device_of
+from rexit.cli.common.options import DeviceOption, JsonOption
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 
@@ -18,10 +18,7 @@ EXIT_CODE = 8
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle, or a tar archive of it.")],
     variant: Annotated[str | None, typer.Option(help="The variant to check. Default: all.")] = None,
-    threads: ThreadsOption = 0,
     device: DeviceOption = None,
-    provider: ProviderOption = None,
-    provider_option: ProviderSettingsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check that a bundle is whole and computes on this machine what it computed where it was exported.
@@ -42,9 +39,7 @@ def verify(
     from rexit.checks import check_bundle
 
     with progress() as bar, unpacked(bundle) as folder:
-        checks = check_bundle(
-            folder, variant, threads=threads, device=device_of(device, provider, provider_option), progress=shown(bar)
-        )
+        checks = check_bundle(folder, variant, device=device, progress=shown(bar))
     checks = [check.naming(bundle, folder) for check in checks]
     failures = [line for check in checks for line in check.failures]
     if json:

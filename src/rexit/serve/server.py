@@ -18,6 +18,9 @@ from fastapi import FastAPI
 from rexit.errors import InputError, RexitError
 from rexit.serve.pool import Pool
 
+GRACE_S = 30
+"""Seconds that accepted requests may take after the signal."""
+
 
 class _Server(uvicorn.Server):
     """Leaves the signals to `run`: uvicorn would raise them again when it has stopped, and the exit code would be theirs."""
@@ -41,20 +44,17 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}:{port}: cannot listen: {why}") from exc
 
 
-def run(
-    app: FastAPI, pool: Pool, listening: socket.socket, grace_s: int, ready: Callable[[], None], say: Callable[[str], None]
-) -> None:
+def run(app: FastAPI, pool: Pool, listening: socket.socket, ready: Callable[[], None], say: Callable[[str], None]) -> None:
     """Serves until SIGTERM or Ctrl-C.
 
     Args:
         app: The application.
         pool: What it scores with.
         listening: A listening socket.
-        grace_s: Seconds that accepted requests may take after the signal.
         ready: Called once signals are handled.
         say: Called with a line about each signal.
     """
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace_s, lifespan="off")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, lifespan="off")
     server = _Server(config)
 
     def stop() -> None:

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 AsOfOption = Annotated[
     str | None,
-    typer.Option(
-        help="Use only interactions before this time: a whole number in the catalog's unit or, if that is known, a date or time "
-        "like 2024-03-01T18:30:00Z. Default: all."
-    ),
+    typer.Option(help="Only interactions before this number, date or time."),
 ]
 
 

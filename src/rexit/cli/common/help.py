@@ -16,6 +16,18 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         return _arranged(super().get_params(ctx))
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Says `Required.` behind an option's text: typer would give a `[required]` a line of its own."""
+        required: list[Any] = [option for option in self.params if option.param_type_name == "option" and option.required]
+        texts = [option.help for option in required]
+        for option in required:
+            option.required, option.help = False, f"{option.help} Required."
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            for option, text in zip(required, texts, strict=True):
+                option.required, option.help = True, text
+
 
 class Group(TyperGroup):
     """`rexit` itself."""
@@ -30,11 +42,14 @@ def _arranged(parameters: list[Any]) -> list[Any]:
     for option in options:
         if option.is_flag:
             option.metavar = ""  # else typer writes <bool>, as if a value followed
+        elif option.multiple:
+            option.metavar = "<str>"  # else <list[str]>
         elif getattr(option, "min", None) is not None:
             option.metavar = "<int>"  # else <int range>, beside the range itself
         if not option.is_flag and option.show_default and option.default not in (None, ""):
             values = option.default if isinstance(option.default, list | tuple) else [option.default]
-            option.help = f"{option.help} Default: {', '.join(map(str, values))}."
+            if option.default != 0 or "0: " not in option.help:
+                option.help = f"{option.help} Default: {', '.join(map(str, values))}."
             option.show_default = False  # else it takes a line of its own
         if has_panels and not option.rich_help_panel:
             option.rich_help_panel = REMAINING  # else it stands before the panels

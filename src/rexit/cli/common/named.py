@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 ContextOption = Annotated[
     list[str] | None,
-    typer.Option(help="The value of `{context.NAME}` in the prompt template, as NAME=VALUE; once for each name."),
+    typer.Option(help="NAME=VALUE of the template's `{context.NAME}`."),
 ]
 RequestOption = Annotated[
     list[str] | None,
-    typer.Option(help="The text of `{request.NAME}` in the prompt template, as NAME=TEXT; once for each name."),
+    typer.Option(help="NAME=TEXT of the template's `{request.NAME}`."),
 ]
 
 

@@ -16,9 +16,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 VariantOption = Annotated[str | None, typer.Option(help="The variant. Default: the bundle's first.")]
 
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda or tensorrt. Default: the variant's own. The CPU runs every variant's graphs.")
-]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu (any variant), cuda or tensorrt. Default: the variant's own.")]
 
 ProviderOption = Annotated[
     str | None,
@@ -33,24 +31,18 @@ ThreadsOption = Annotated[int, typer.Option(help="Threads of the backend; 0: one
 
 RayWorkersOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Work on a Ray cluster with so many workers; 0: as many as it has CPUs for. Default: no cluster."),
+    typer.Option(min=0, help="Workers of a Ray cluster; 0: one per CPU. Default: no Ray."),
 ]
 
-CatalogOption = Annotated[Path | None, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")]
+CatalogOption = Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")]
 
-SlatesOption = Annotated[
-    Path | None, typer.Option(help="In the place of a catalog: prompts of your own with labels, a .parquet or .jsonl file.")
-]
+SlatesOption = Annotated[Path | None, typer.Option(help="In place of a catalog: prompts, .parquet or .jsonl.")]
 
-LabelIdsOption = Annotated[
-    str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: MODEL's.")
-]
+LabelIdsOption = Annotated[str | None, typer.Option(help="With --slates: ids of `no` and `yes`, e.g. 2152,9693.")]
 
 RerankerOption = Annotated[
     str | None,
-    typer.Option(
-        help="With --slates: what MODEL reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file."
-    ),
+    typer.Option(help="qwen3-reranker, mxbai-rerank-v2 or a JSON file."),
 ]
 
 
