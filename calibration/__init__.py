@@ -21,7 +21,6 @@ report.html and traces.safetensors. The data moves in this order:
                 verdict      what to do, in words
                 content      all of it -> report.json
                 plots        report.json -> pictures
-                tables       report.json -> tables and CSV
                 page         report.json -> report.html
     run                      all of it
 

@@ -1,14 +1,14 @@
 """`report.html`: a report's content as one page that needs nothing else.
 
-A pure function of `report.json`'s content: `page.html.j2` has the words, this module the figures. The template escapes whatever
-comes from data; the page has no script and loads nothing.
+A pure function of `report.json`'s content: `page.html.j2` has the words, this module the figures and tables. The template
+escapes whatever comes from data; the page has no script and loads nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial, reduce
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,13 @@ from rexit.calibration import certify, metrics, reliability
 from rexit.calibration.choose import rivals
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots
-from rexit.calibration.reporting.tables import (
-    ABSENT,
-    INTERVAL,
-    Column,
-    Table,
-    count,
-    digits,
-    interval,
-    places,
-    share,
-    threshold,
-    value_and_drop,
-    weights,
-    yes,
-)
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
 
 FILE = "report.html"
 
 Report = Mapping[str, Any]
+
+ABSENT = "-"
 
 PARTS = (
     ("its prefix", "prefixes", "prefix_us"),
@@ -46,6 +33,23 @@ PARTS = (
     ("each candidate", "candidates", "candidate_us"),
 )
 """Of a slate's cost by exit: what one costs, what the mean slate's cost, and the key of both."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page.
+
+    Attributes:
+        caption: what it shows.
+        heads: of the columns.
+        rows: cells, the row's name first; lines of the others after their first are secondary.
+        chosen: name of the row to mark.
+    """
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    chosen: str | None = None
 
 
 def page(report: Report) -> str:
@@ -147,143 +151,170 @@ def _rules(policy: Mapping[str, Any]) -> str:
 
 def _tables(report: Report) -> dict[str, Table]:
     exits, policy, names = report["exits"], report["policy"], report["settings"]["metrics"]
-    tables = (
-        Table(
-            "reliability",
+    all_heads = report["maps"]["read"] == ALL
+    layers = [f"{e['layers']:,}" for e in exits]
+    return {
+        "reliability": Table(
             "Reliability: candidates of the test split in bins by probability",
-            [{"layers": e["layers"], "bin": n + 1, **part} for e in exits for n, part in enumerate(e["reliability"])],
+            ["exit after layer", "bin", "mean probability", "share liked", "candidates"],
             [
-                Column("exit after layer", "layers", count),
-                Column("bin", "bin", count),
-                Column("mean probability", "probability", places(3)),
-                Column("share liked", "liked", places(3)),
-                Column("candidates", "pairs", count),
+                [f"{e['layers']:,}", str(n), f"{part['probability']:.3f}", f"{part['liked']:.3f}", f"{part['pairs']:,}"]
+                for e in exits
+                for n, part in enumerate(e["reliability"], 1)
             ],
         ),
-        Table(
-            "probabilities",
+        "probabilities": Table(
             "Probabilities on the test split, with 95 % intervals over users",
-            report["probabilities"]["table"],
             [
-                Column("candidates of", reliability.title),
-                Column("candidates", "pairs", count),
-                Column("mean probability", "predicted", digits(4)),
-                Column("share liked", "observed", digits(4)),
-                Column("ratio", "ratio", _interval_or_absent),
-                Column("expected calibration error", "ece", _interval_or_absent),
-                Column("by chance", "chance", places(4)),
+                "candidates of",
+                "candidates",
+                "mean probability",
+                "share liked",
+                "ratio",
+                "expected calibration error",
+                "by chance",
+            ],
+            [
+                [
+                    reliability.title(row),
+                    f"{row['pairs']:,}",
+                    f"{row['predicted']:.4g}",
+                    f"{row['observed']:.4g}",
+                    *(ABSENT if row[key] is None else "{:.3f}\n{:.3f} to {:.3f}".format(*row[key]) for key in ("ratio", "ece")),
+                    f"{row['chance']:.4f}",
+                ]
+                for row in report["probabilities"]["table"]
             ],
         ),
-        Table(
-            "costs",
+        "costs": Table(
             "Costs by exit: of one, then of the mean slate",
-            range(len(exits)),
             [
-                Column("reaching the exit after layer", lambda k: exits[k]["layers"], count),
-                *(Column(f"{single}, ms", _by_exit(report["costs"][key]), places(3)) for single, _, key in PARTS),
-                *(
-                    Column(f"{name}: {total}, ms", _by_exit(costs[key]), places(3))
-                    for name, costs in report["parts"].items()
-                    for _, total, key in PARTS
-                ),
+                "reaching the exit after layer",
+                *(f"{single}, ms" for single, _, _ in PARTS),
+                *(f"{name}: {total}, ms" for name in report["parts"] for _, total, _ in PARTS),
+            ],
+            [
+                [
+                    layers[k],
+                    *(
+                        f"{costs[key][k] / 1000:.3f}"
+                        for costs in (report["costs"], *report["parts"].values())
+                        for _, _, key in PARTS
+                    ),
+                ]
+                for k in range(len(exits))
             ],
         ),
-        Table(
-            "tested-policies",
+        "tested": Table(
             "Policies tested, careful first",
-            report["candidates"],
             [
-                Column("expected drop at most", "budget", digits(4)),
-                Column("stops", lambda tested: "dynamic" if tested["fixed"] is None else f"layer {tested['fixed']}"),
-                *(Column(f"expected drop of {name}", _path("expected", name), places(4)) for name in names),
-                Column("p-value", "p_value", digits(3)),
-                Column("certified", "certified", yes),
-                Column("mean layers, test", _path("test", "mean_layers"), places(1)),
-                Column("ms per slate, by the cost model, test", lambda tested: tested["test"]["cost_us"] / 1000, places(2)),
-                *(Column(f"drop of {name}, test", _path("test", "drops", name), interval, INTERVAL) for name in names),
+                "expected drop at most",
+                "stops",
+                *(f"expected drop of {name}" for name in names),
+                "p-value",
+                "certified",
+                "mean layers, test",
+                "ms per slate, by the cost model, test",
+                *(f"drop of {name}, test" for name in names),
+            ],
+            [
+                [
+                    f"{tested['budget']:.4g}",
+                    "dynamic" if tested["fixed"] is None else f"layer {tested['fixed']}",
+                    *(f"{tested['expected'][name]:.4f}" for name in names),
+                    f"{tested['p_value']:.3g}",
+                    "yes" if tested["certified"] else "no",
+                    f"{tested['test']['mean_layers']:.1f}",
+                    f"{tested['test']['cost_us'] / 1000:.2f}",
+                    *(_interval(tested["test"]["drops"][name]) for name in names),
+                ]
+                for tested in report["candidates"]
             ],
         ),
-        Table(
-            "ways-to-stop",
+        "ways": Table(
             "On the test split: value, and drop against full depth with its 95 % interval over users",
-            report["table"],
             [
-                Column("way to stop", "policy"),
-                Column("mean layers", "mean_layers", places(2)),
-                Column("ms per slate, by the cost model", lambda way: way["cost_us"] / 1000, places(2)),
-                Column("ms per slate, measured", "ms_per_slate", places(2)),
-                *(
-                    Column(name, partial(_value_and_drop, name), value_and_drop, ("", *(f", drop{part}" for part in INTERVAL)))
-                    for name in report["table"][0]["values"]
-                ),
+                "way to stop",
+                "mean layers",
+                "ms per slate, by the cost model",
+                "ms per slate, measured",
+                *report["table"][0]["values"],
+            ],
+            [
+                [
+                    way["policy"],
+                    f"{way['mean_layers']:.2f}",
+                    f"{way['cost_us'] / 1000:.2f}",
+                    ABSENT if way["ms_per_slate"] is None else f"{way['ms_per_slate']:.2f}",
+                    *(f"{value:.4f}\n{_drop(way['drops'][name])}" for name, value in way["values"].items()),
+                ]
+                for way in report["table"]
             ],
             chosen="policy",
         ),
-        Table(
-            "thresholds",
+        "thresholds": Table(
             "Thresholds by exit",
-            [*exits[:-1], {**exits[-1], "upper": "always", "lower": "always"}],
             [
-                Column("exit after layer", "layers", count),
-                Column("stops at c of at least", "upper", threshold),
-                Column("or at most", lambda e: -e["lower"] if isinstance(e["lower"], float) else e["lower"], threshold),
-                Column("a", "a", places(4)),
-                Column("b", "b", places(4)),
-                *([Column("weights of earlier heads", "earlier", weights)] if report["maps"]["read"] == ALL else ()),
-                Column("head ranks", "useful", yes),
-                Column("candidates stopped, test", "stopped", share),
+                "exit after layer",
+                "stops at c of at least",
+                "or at most",
+                "a",
+                "b",
+                *(["weights of earlier heads"] if all_heads else []),
+                "head ranks",
+                "candidates stopped, test",
+            ],
+            [
+                [
+                    layers[k],
+                    *(["always"] * 2 if k == len(exits) - 1 else [_threshold(e["upper"]), _threshold(e["lower"], -1)]),
+                    f"{e['a']:.4f}",
+                    f"{e['b']:.4f}",
+                    *([", ".join(f"{weight:.4f}" for weight in e["earlier"]) or ABSENT] if all_heads else []),
+                    "yes" if e["useful"] else "no",
+                    f"{100 * e['stopped']:.1f} %",
+                ]
+                for k, e in enumerate(exits)
             ],
         ),
-        Table(
-            "top-k-bounds",
+        "top_k": Table(
             "How far c is taken to move from an exit to the last",
-            range(len(exits) - 1) if policy["top_k"] else (),
+            ["exit after layer", "up", "down"],
             [
-                Column("exit after layer", lambda k: exits[k]["layers"], count),
-                Column("up", lambda k: policy["top_k"]["rise"][k], places(4)),
-                Column("down", lambda k: policy["top_k"]["fall"][k], places(4)),
+                [layers[k], f"{policy['top_k']['rise'][k]:.4f}", f"{policy['top_k']['fall'][k]:.4f}"]
+                for k in range(len(exits) - 1 if policy["top_k"] else 0)
             ],
         ),
-        Table(
-            "how-it-was-made",
-            "Conditions, settings and data",
-            list(_conditions(report)),
-            [Column("what", lambda fact: fact[0]), Column("value", lambda fact: fact[1])],
+        "conditions": Table(
+            "Conditions, settings and data", ["what", "value"], [[what, str(value)] for what, value in _conditions(report)]
         ),
-    )
-    return {table.name: table for table in tables}
+    }
 
 
-def _interval_or_absent(value: Sequence[float] | None) -> str:
-    return ABSENT if value is None else "{:.3f}\n{:.3f} to {:.3f}".format(*value)
+def _threshold(value: float | None, sign: int = 1) -> str:
+    return "never" if value is None else f"{sign * value:.4f}"
 
 
-def _by_exit(microseconds: Sequence[float]) -> Callable[[int], float]:
-    return lambda k: microseconds[k] / 1000
+def _interval(drop: Sequence[float]) -> str:
+    middle, low, high = drop
+    return f"{middle:.4f}\n{low:+.4f} to {high:+.4f}"
 
 
-def _path(*keys: str) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda row: reduce(lambda value, key: value[key], keys, row)
-
-
-def _value_and_drop(metric: str, way: Mapping[str, Any]) -> tuple[float, ...]:
-    return (way["values"][metric], *way["drops"][metric])
+def _drop(drop: Sequence[float]) -> str:
+    return f"drop {_interval(drop)}" if any(drop) else "no drop"
 
 
 def _examples(report: Report) -> list[tuple[str, list[tuple[Mapping[str, Any], float, Table]]]]:
     """By title: slates, the mean layers of the candidates shown, and their table."""
 
-    def view(slate: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], float, Table]:
-        columns = [
-            Column("item", lambda k: slate["items"][k]),
-            Column("stops after layer", lambda k: slate["layers"][k], count),
-            Column("liked", lambda k: slate["liked"][k], yes),
-        ]
-        table = Table(name, "First candidates of the slate", range(len(slate["items"])), columns)
+    def view(slate: Mapping[str, Any]) -> tuple[Mapping[str, Any], float, Table]:
+        columns = slate["items"], slate["layers"], slate["liked"]
+        rows = [[str(item), f"{layers:,}", "yes" if liked else "no"] for item, layers, liked in zip(*columns, strict=True)]
+        table = Table("First candidates of the slate", ["item", "stops after layer", "liked"], rows)
         return slate, sum(slate["layers"]) / len(slate["layers"]), table
 
     return [
-        (f"Slates that exit {kind}", [view(slate, f"{kind}-{n + 1}") for n, slate in enumerate(report["examples"][kind])])
+        (f"Slates that exit {kind}", [view(slate) for slate in report["examples"][kind]])
         for kind in ("early", "late")
         if report["examples"][kind]
     ]
