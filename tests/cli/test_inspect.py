@@ -66,7 +66,7 @@ def test_neither(run: Run, tmp_path: Path) -> None:
 def test_a_report_is_no_policy(run: Run, place: Path) -> None:
     calibrate(run, place)
     report = place / "bundle/variants/cpu-fp32/report.json"
-    assert_one_line(run("inspect", report), 4, "report.json: not a policy: it has no `patience`")
+    assert_one_line(run("inspect", report), 4, "report.json: `patience` is missing")
 
 
 def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
