@@ -95,8 +95,6 @@ def test_the_command_names_the_capability_it_was_built_for() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"schema": 1', '"schema": 2', "schema 2, this version reads schema 1"),
-        ('"requires": []', '"requires": ["dla"]', "requires ['dla']"),
         ('"name": "tensorrt"', '"name": "tvm"', "builder: name: is 'tvm', expected tensorrt or tensorrt_rtx"),
         ('"version": "10.3.0"', '"version": "10.4.0"', "describes engine sm87-trt10.4.0, its folder is sm87-trt10.3.0"),
         ('"plan": "segment-0.plan"', '"plan": "../x.plan"', "does not list `../x.plan`"),
@@ -117,7 +115,7 @@ def test_damaged(bundle: Bundle, old: str, new: str, message: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_truncated_missing_linked_and_edited_plans(bundle: Bundle) -> None:
+def test_edited_and_truncated_plans(bundle: Bundle) -> None:
     folder = write_engine(bundle)
     plan = folder / "segment-1.plan"
     raw = plan.read_bytes()
@@ -125,11 +123,4 @@ def test_truncated_missing_linked_and_edited_plans(bundle: Bundle) -> None:
     assert ["segment-1.plan" in line and "(edited)" in line for line in Engine.read(folder).edited(folder)] == [True]
     plan.write_bytes(raw[:-1])
     with pytest.raises(BundleError, match="truncated or edited"):
-        Engine.read(folder)
-    plan.unlink()
-    with pytest.raises(BundleError, match="missing"):
-        Engine.read(folder)
-    (folder / "elsewhere").write_bytes(raw)
-    plan.symlink_to("elsewhere")
-    with pytest.raises(BundleError, match="is a link"):
         Engine.read(folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEMS, make_catalog
@@ -47,31 +47,6 @@ def test_what_is_written_is_read(bundle: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.tables["title:2"], vectors.tables["title:2"])
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("gcn", None, "has no tensor 'gcn', expected ['gcn', 'title:2', 'user', 'user.none']"),
-        ("user.none", None, "has no tensor 'user.none'"),
-        ("title:2", np.zeros((ITEMS, 1, HIDDEN), np.float16), "'title:2' is float16 [20, 1, 16], expected float16 [20, 2, 16]"),
-        ("user", np.zeros((ITEMS, HIDDEN), np.float32), "'user' is float32 [20, 16], expected float16 [20, 16]"),
-        ("user.none", np.full(HIDDEN, np.nan, np.float16), "'user.none' holds a number that is not finite"),
-        ("gcn", np.full((ITEMS, 1, HIDDEN), np.inf, np.float16), "'gcn' holds a number that is not finite"),
-    ],
-)
-def test_damage_is_named(bundle: Path, name: str, value: Any, message: str) -> None:
-    tensors = load_file(bundle / FILE)
-    save_file({key: v for key, v in {**tensors, name: value}.items() if v is not None}, bundle / FILE)
-    with pytest.raises(BundleError) as caught:
-        read(bundle)
-    assert message in str(caught.value) and FILE in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_bundle_without_its_file_is_refused(bundle: Path) -> None:
-    (bundle / FILE).unlink()
-    with pytest.raises(BundleError, match=r"vectors.safetensors: missing"):
-        Bundle.open(bundle)
-
-
 def test_a_bundle_whose_segments_take_what_it_has_not_is_refused(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     del manifest["files"][FILE]
@@ -91,15 +66,6 @@ PROMPT = make_catalog(vectors=True).info["prompt"]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"requires": []}, "the prompt has vectors, `requires` says otherwise"),
-        ({"prompt": make_catalog().info["prompt"]}, "the prompt has no vectors, `requires` says otherwise"),
-        ({"prompt": {**PROMPT, "vectors": []}}, "prompt vectors: are [], its ops place ['gcn', 'title:2']"),
-        (
-            {"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 17}]}},
-            "[0] count: is 17, expected",
-        ),
-        ({"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 1}] * 2}}, "prompt vectors: are ['gcn', 'gcn']"),
-        ({"prompt": {**PROMPT, "vectors": "gcn"}}, "prompt vectors: is 'gcn', expected an array"),
         (
             {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1}]}},
             "'look' is a column of vectors, expected a `count` of 1 and a `dim`",
@@ -113,10 +79,10 @@ PROMPT = make_catalog(vectors=True).info["prompt"]
             "dim: is 131072, expected",
         ),
         ({"counts": {"users": 12, "items": 1 << 30}}, "need ids beyond 2^31 - 1"),
-        ({"requires": ["vectors", "telepathy"]}, "requires ['vectors', 'telepathy'], which this version does not know"),
     ],
 )
 def test_a_catalog_that_contradicts_itself(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """More in tests/damage/tables.py."""
     info = make_catalog(vectors=True).info
     bundle = write_bundle(tmp_path / "bundle", BundleOptions(make_catalog(vectors=True)))
     path = bundle / "catalog/catalog.json"

@@ -218,7 +218,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     model: Model
-    exits: tuple[int, ...]
+    exits: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
     variants: tuple[str, ...]
     catalog: RefreshedCatalog | None = None
     reranker: RerankerPrompt | None = None
