@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,7 +77,6 @@ def compile_engines(
     builder: str | None = None,
     python: str | None = None,
     workspace_bytes: int | None = None,
-    onnxruntime: bool = False,
     force: bool = False,
     progress: Progress = silent,
 ) -> CompileReport:
@@ -91,8 +89,6 @@ def compile_engines(
         builder: `tensorrt` or `tensorrt_rtx`; None: the first that can build.
         python: the Python with the compiler's bindings; None: this Python, then the system's.
         workspace_bytes: most scratch memory on the GPU; None: the compiler's default.
-        onnxruntime: build for ONNX Runtime's TensorRT provider, which uses only an engine's first profile: one profile for all
-            passes, and a graph around each plan.
         force: rebuild engines that are up to date.
         progress: called with a stage, the steps done and the steps in all.
 
@@ -115,13 +111,7 @@ def compile_engines(
                     f"{variant.variant.name} needs compute capability {least} or higher, engines would be for "
                     f"{target.compute_capability}; name the other variants with --variant"
                 )
-        if onnxruntime and compiler.standalone:
-            raise InputError(f"ONNX Runtime's TensorRT provider cannot run engines of {compiler.title}, expected TensorRT's own")
-        if onnxruntime and importlib.util.find_spec("onnx") is None:
-            raise BackendError(
-                "the package `onnx`, which wraps plans for ONNX Runtime, is missing: pip install 'rexit[tensorrt]'"
-            )
-        compilation = _Compilation(compiler, target, workspace_bytes, onnxruntime, force, progress)
+        compilation = _Compilation(compiler, target, workspace_bytes, force, progress)
         builds = tuple(compilation.variant(variant) for variant in opened)
     return CompileReport(
         str(bundle), compiler.python, compiler.name, compiler.version, target.gpu, target.compute_capability, builds
@@ -163,14 +153,13 @@ class _Compilation:
     compiler: Compiler
     target: BuildTarget
     workspace_bytes: int | None
-    onnxruntime: bool
     force: bool
     progress: Progress
 
     def variant(self, bundle: Bundle) -> VariantBuild:
         """Builds the selected variant's engines, unless they are up to date."""
         variant, compiler = bundle.variant, self.compiler
-        profiles = optimization_profiles(bundle, self.onnxruntime)
+        profiles = optimization_profiles(bundle)
         key = engine_key(compiler.name, compiler.version, self.target.compute_capability)
         folder = bundle.folder / FOLDER / key
         if not self.force and (existing := self._up_to_date(folder, bundle, profiles)) is not None:
@@ -204,7 +193,7 @@ class _Compilation:
         except BundleError:
             return None
         same_source = engine.gpu.name == self.target.gpu and engine.stale(bundle.variant) is None
-        same_sizes = all(s.profiles == profiles and (s.context is not None) == self.onnxruntime for s in engine.segments)
+        same_sizes = all(segment.profiles == profiles for segment in engine.segments)
         return engine if same_source and same_sizes and not engine.edited(folder) else None
 
     def _segment(
@@ -212,14 +201,14 @@ class _Compilation:
     ) -> tuple[EngineSegment, SegmentBuild, list[str]]:
         """Builds segment k into `place`. Returns its description, its report and the compiler's warnings."""
         variant, segment = bundle.variant, bundle.variant.segments[k]
-        capability, plan, context = self.target.compute_capability, f"segment-{k}.plan", None
+        plan = f"segment-{k}.plan"
         request = {
             "do": "build",
             "builder": self.compiler.name,
             "graph": str((bundle.folder / segment.graph).resolve()),
             "plan": str(place / plan),
             "profiles": [input_ranges(segment, profile) for profile in profiles],
-            "compute_capability": capability,
+            "compute_capability": self.target.compute_capability,
             "timing_cache": None if cache is None else str(cache.resolve()),
             "workspace_bytes": self.workspace_bytes,
         }
@@ -229,14 +218,8 @@ class _Compilation:
             self.progress(f"{what}: {_STAGES[event['stage']]}", k, len(variant.segments))
 
         done, warnings = _build(self.compiler, request, f"{what} ({segment.graph})", stage)
-        if self.onnxruntime:
-            from rexit.exporter.engine.ep_context import wrap_plan
-
-            context = f"segment-{k}.context.onnx"
-            wrap_plan(bundle.folder / segment.graph, plan, capability, place / context)
         engine_segment = EngineSegment(
             plan=plan,
-            context=context,
             graph_sha256=variant.files[segment.graph].sha256,
             weights_sha256=variant.files[segment.weights].sha256,
             profiles=profiles,

@@ -8,7 +8,7 @@ from rexit import slates
 from rexit.bundle import Bundle, OptimizationProfile, Segment
 
 
-def optimization_profiles(bundle: Bundle, onnxruntime: bool = False) -> tuple[OptimizationProfile, ...]:
+def optimization_profiles(bundle: Bundle) -> tuple[OptimizationProfile, ...]:
     """The passes that an engine of this variant accepts, up to the limits of variant and catalog; without a catalog a prefix may
     leave room for one token of a candidate.
 
@@ -21,7 +21,6 @@ def optimization_profiles(bundle: Bundle, onnxruntime: bool = False) -> tuple[Op
 
     Args:
         bundle: opened with the variant.
-        onnxruntime: for ONNX Runtime, which uses a single profile: it covers all passes.
     """
     limit = bundle.variant.max_tokens
     max_prefix = (
@@ -34,7 +33,7 @@ def optimization_profiles(bundle: Bundle, onnxruntime: bool = False) -> tuple[Op
     rows = max(1, min(slates.SIZE, limit // candidate))
     tokens = (1, min(rows * candidate, max_tokens), max_tokens)
     behind = (1, max(1, prefix), max(1, max_prefix))
-    if onnxruntime or max_prefix == 0:
+    if max_prefix == 0:
         return (OptimizationProfile(tokens, behind, (1, rows, limit)),)
     return (
         OptimizationProfile((1, max(1, prefix), max_tokens), (1, 1, 1), (1, 1, limit)),

@@ -31,11 +31,10 @@ def write_engine(bundle: Bundle, version: str = "10.3.0") -> Path:
     folder.mkdir(parents=True)
     segments = []
     for k, s in enumerate(variant.segments):
-        names = (f"segment-{k}.plan", f"segment-{k}.context.onnx")
-        for name in names:
-            (folder / name).write_bytes(name.encode())
+        plan = f"segment-{k}.plan"
+        (folder / plan).write_bytes(plan.encode())
         digests = (variant.files[s.graph].sha256, variant.files[s.weights].sha256)
-        segments.append(EngineSegment(*names, *digests, PROFILES, 1.5, 61, {"gemm_mha_v2": 2, "int8 gemm": 8}))
+        segments.append(EngineSegment(plan, *digests, PROFILES, 1.5, 61, {"gemm_mha_v2": 2, "int8 gemm": 8}))
     files = {path.name: FileEntry.of(path) for path in folder.iterdir()}
     Engine(variant.name, Builder("tensorrt", version), Gpu("Orin", "8.7"), tuple(segments), files).write(folder)
     return folder

@@ -251,8 +251,7 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_reload(const rexit_bundle* b
  * `tar --format=ustar -cf bundle.tar -C bundle .`. It is read where it lies, and need not come from a trusted source: a link, a
  * name with `..`, a name that is there twice or a damaged header is refused with REXIT_CORRUPT, an extension of the format with
  * REXIT_UNSUPPORTED. Tables that do not begin at a multiple of 64 bytes in memory are copied. ONNX Runtime, of version 1.18 or
- * newer, loads weights into memory instead of mapping them; its TensorRT provider needs a folder. Scores are those of the folder,
- * to the bit. */
+ * newer, loads weights into memory instead of mapping them. Scores are those of the folder, to the bit. */
 typedef struct rexit_source {
   size_t struct_size;
   const char* name;     /* in messages, in a path's place; NULL: "bundle" */

@@ -9,9 +9,6 @@
 #include "base/status.hpp"
 #ifdef REXIT_TENSORRT
 #include "backends/tensorrt/backend_tensorrt.hpp"
-#else
-#include "backends/accelerator.hpp"
-#include "bundle/engines.hpp"
 #endif
 
 namespace rexit::core {
@@ -44,26 +41,13 @@ void check_onnxruntime_options(const Execution& execution) {
            execution.provider_options, " is NULL");
 }
 
-// All sessions share the backend: several threads may call it at once.
-BackendFactory shared_factory(std::shared_ptr<const Backend> backend) {
-  return [backend = std::move(backend)] { return backend; };
-}
-
 BackendFactory make_tensorrt(const Bundle& bundle, const Execution& execution) {
 #ifdef REXIT_TENSORRT
   return make_tensorrt_factory(bundle, execution.device_id, execution.cuda_graphs);
 #else
   refuse_cuda_graphs(execution);
-  require_provider(execution, Provider::tensorrt);
-  std::vector<std::string> graphs;
-  for (const Plan& plan : find_engines(bundle, probe_accelerator(execution.device_id))) {
-    // ONNX Runtime's TensorRT provider uses only an engine's first profile, which accepts prefixes but no slates.
-    if (plan.context.empty())
-      fail(REXIT_NOT_FOUND, plan.path, ": was not compiled for ONNX Runtime; run `", compile_command(bundle),
-           " --onnxruntime`, or use a rexit built with -DREXIT_TENSORRT=ON");
-    graphs.push_back(plan.context);
-  }
-  return shared_factory(make_ort_backend(bundle, execution, Provider::tensorrt, graphs));
+  fail(REXIT_BACKEND_MISSING, "device `tensorrt`, which variant `", bundle.variant().name,
+       "` is for, needs a rexit built with -DREXIT_TENSORRT=ON; device `cpu` runs its graphs");
 #endif
 }
 
@@ -88,9 +72,10 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
   }
   require_opset(execution, variant);
   refuse_cuda_graphs(execution);
-  std::vector<std::string> graphs;
-  for (const Segment& segment : variant.segments) graphs.push_back(segment.graph);
-  return shared_factory(make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs));
+  // All sessions share the backend: several threads may call it at once.
+  const std::shared_ptr<const Backend> backend =
+      make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu);
+  return [backend] { return backend; };
 }
 
 Conditions conditions_of(const Bundle& bundle, const Execution& execution) {

@@ -48,9 +48,8 @@ Plan read_plan(const Json& json, const std::string& folder, const FileList& file
   check_is(json.at("graph_sha256"), segment.graph_sha256, "the engine is stale: variant.json has", bundle);
   if (!segment.weights_sha256.empty())
     check_is(json.at("weights_sha256"), segment.weights_sha256, "the engine is stale: variant.json has", bundle);
-  Plan plan{path_of_listed_file(json.at("plan"), folder, files, bundle), "", "", read_profiles(json.at("profiles"))};
+  Plan plan{path_of_listed_file(json.at("plan"), folder, files, bundle), "", read_profiles(json.at("profiles"))};
   plan.path = bundle.where(plan.file);
-  if (json.has("context")) plan.context = path_of_listed_file(json.at("context"), folder, files, bundle);
   return plan;
 }
 

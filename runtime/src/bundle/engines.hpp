@@ -31,7 +31,7 @@ struct OptimizationProfile {
 
 // A segment's engine.
 struct Plan {
-  std::string file, context;                  // paths in the bundle; empty: no context
+  std::string file;                           // path in the bundle
   std::string path;                           // `file` in messages
   std::vector<OptimizationProfile> profiles;  // at least one; a pass uses the first whose `prefix` contains its P'
 };

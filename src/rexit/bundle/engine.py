@@ -47,7 +47,6 @@ class EngineSegment(msgspec.Struct, frozen=True):
 
     Attributes:
         plan: The plan's file.
-        context: ONNX Runtime's file for the plan; None: built for rexit's own backend.
         graph_sha256: Digest of the graph it was built from.
         weights_sha256: Digest of the graph's weights.
         profiles: In the engine's order. A pass takes the first whose `prefix` includes its P'.
@@ -57,7 +56,6 @@ class EngineSegment(msgspec.Struct, frozen=True):
     """
 
     plan: str
-    context: str | None
     graph_sha256: str
     weights_sha256: str
     profiles: tuple[OptimizationProfile, ...]
@@ -120,9 +118,8 @@ class Engine(msgspec.Struct, frozen=True):
         if engine.key != folder.name:
             raise BundleError(f"{path}: describes engine {engine.key}, its folder is {folder.name}")
         for segment in engine.segments:
-            for name in (segment.plan, segment.context):
-                if name is not None and name not in engine.files:
-                    raise BundleError(f"{path}: does not list `{name}`")
+            if segment.plan not in engine.files:
+                raise BundleError(f"{path}: does not list `{segment.plan}`")
         check_sizes(folder, engine.files)
         return engine
 

@@ -39,10 +39,6 @@ def compile_variants(
         int | None,
         typer.Option(min=1, help="Most MiB of scratch memory for the compiler. Default: what the GPU has."),
     ] = None,
-    onnxruntime: Annotated[
-        bool,
-        typer.Option("--onnxruntime", help="Build for ONNX Runtime's TensorRT provider, if rexit was built without TensorRT."),
-    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Rebuild engines that are up to date, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,7 +74,6 @@ def compile_variants(
             builder=builder,
             python=python,
             workspace_bytes=None if workspace is None else workspace << 20,
-            onnxruntime=onnxruntime,
             force=force,
             progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )

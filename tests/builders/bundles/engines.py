@@ -74,7 +74,6 @@ def add_engines(folder: Path, key: str = KEY) -> Path:
         segments.append(
             EngineSegment(
                 plan=f"segment-{k}.plan",
-                context=None,
                 graph_sha256=variant.files[segment.graph].sha256,
                 weights_sha256=variant.files[segment.weights].sha256,
                 profiles=PROFILES,

@@ -78,6 +78,10 @@ TEST(Devices, CudaGraphsNeedTensorRT) {
 // The tests' ONNX Runtime is the one for the CPU, and their rexit is built without TensorRT.
 TEST(Devices, MissingDevicesNameTheirRequirement) {
   std::string message;
+  EXPECT_EQ(status_of(folder(), on("tensorrt-fp16", ""), message), REXIT_BACKEND_MISSING);
+  EXPECT_EQ(message,
+            "device `tensorrt`, which variant `tensorrt-fp16` is for, needs a rexit built with -DREXIT_TENSORRT=ON; device "
+            "`cpu` runs its graphs");
   EXPECT_EQ(status_of(folder(), on("cpu-fp32", "cuda"), message), REXIT_BACKEND_MISSING);
   EXPECT_NE(message.find("device `cuda` needs CUDAExecutionProvider, but this ONNX Runtime has only"), std::string::npos)
       << message;

@@ -56,11 +56,6 @@ def test_fp8_for_a_gpu_that_has_none(bundle: Path) -> None:
     assert not engines_of(bundle).exists()
 
 
-def test_onnxruntime_runs_no_engines_of_rtx(bundle: Path) -> None:
-    with pytest.raises(InputError, match=r"ONNX Runtime's TensorRT provider cannot run engines of TensorRT-RTX"):
-        compile_engines(bundle, compute_capability="8.6", onnxruntime=True)
-
-
 def test_workspace_of_nothing(bundle: Path) -> None:
     with pytest.raises(InputError, match="workspace is 0 bytes"):
         compile_engines(bundle, compute_capability="8.6", workspace_bytes=0)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
 import pytest
-from onnx import helper
 
 from builders.bundles.bundle_files import contents
-from builders.bundles.catalog import PROGRAM
 from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT
 from doubles.compiler import Doubles
@@ -17,8 +14,6 @@ from rexit.bundle import Bundle, Engine
 from rexit.errors import BackendError
 from rexit.exporter.compile import compile_engines
 from rexit.exporter.engine.profiles import optimization_profiles
-
-MOST_PREFIX = PROGRAM["max_prefix_tokens"]
 
 
 @pytest.fixture
@@ -52,23 +47,9 @@ def test_calls_and_engine(bundle: Path, doubles: Doubles) -> None:
     assert [(s.layers, s.summary) for s in engine.segments] == [(3, {"fp16 gemm": 1, "gemm_mha_v2": 1})] * 3
     assert engine.command == f"rexit compile BUNDLE --variant {TENSORRT}"
     for k, segment in enumerate(engine.segments):
-        assert (segment.plan, segment.context) == (f"segment-{k}.plan", None)
+        assert segment.plan == f"segment-{k}.plan"
         assert (Path(built.folder) / segment.plan).read_bytes() == b"plan"
     assert compile_engines(bundle).variants[0].up_to_date
-
-
-def test_for_onnxruntime_there_is_one_profile_and_a_graph(bundle: Path, doubles: Doubles) -> None:
-    """Its TensorRT provider stays in an engine's first profile."""
-    compile_engines(bundle)
-    (built,) = compile_engines(bundle, onnxruntime=True).variants
-    assert not built.up_to_date and len(doubles.calls("add_optimization_profile")) == 6 + 3
-    engine = Engine.read(Path(built.folder))
-    for k, segment in enumerate(engine.segments):
-        assert segment.context == f"segment-{k}.context.onnx" and segment.profiles[0].prefix[::2] == (1, MOST_PREFIX)
-        (node,) = onnx.load(Path(built.folder) / f"segment-{k}.context.onnx").graph.node
-        assert helper.get_node_attr_value(node, "ep_cache_context") == b"segment-%d.plan" % k
-    assert compile_engines(bundle, onnxruntime=True).variants[0].up_to_date
-    assert not compile_engines(bundle).variants[0].up_to_date
 
 
 def test_timing_cache_goes_from_segment_to_segment_and_build_to_build(bundle: Path, doubles: Doubles) -> None:
@@ -126,12 +107,3 @@ def test_failure_is_one_line_and_old_engines_stay(bundle: Path, doubles: Doubles
     assert text.startswith(f"{TENSORRT}, segment 0 (segment-0.onnx): ") and message in text and "\n" not in text
     assert ("probably out of memory" in text) == (at == "kill")
     assert contents(engines_of(bundle)) == before
-
-
-def test_onnx_is_missed_before_anything_is_built(bundle: Path, doubles: Doubles, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match=r"`onnx`, which .*, is missing: pip install 'rexit\[tensorrt\]'"):
-        compile_engines(bundle, onnxruntime=True)
-    assert doubles.calls("create_network") == []

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "backends/shared_library.hpp"
+#include "backends/nvidia/shared_library.hpp"
 
 namespace rexit::core::cuda {
 namespace {

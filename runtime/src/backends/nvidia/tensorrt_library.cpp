@@ -1,7 +1,6 @@
 #include "backends/nvidia/tensorrt_library.hpp"
 
-#include "backends/accelerator.hpp"
-#include "backends/shared_library.hpp"
+#include "backends/nvidia/shared_library.hpp"
 #include "base/status.hpp"
 
 namespace rexit::core {
@@ -17,6 +16,10 @@ TensorRtLibrary load() {
 }
 
 }  // namespace
+
+std::string tensorrt_version_text(std::int32_t number) {
+  return std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." + std::to_string(number % 100);
+}
 
 const TensorRtLibrary& tensorrt_library() {
   static const TensorRtLibrary& loaded = *new TensorRtLibrary(load());

@@ -20,4 +20,7 @@ struct TensorRtLibrary {
 // Throws REXIT_BACKEND_MISSING if it is missing or older than this build's headers.
 const TensorRtLibrary& tensorrt_library();
 
+// "10.3.0" for 100300, as TensorRT 10 and later number their versions.
+std::string tensorrt_version_text(std::int32_t number);
+
 }  // namespace rexit::core

@@ -124,19 +124,14 @@ struct Graph {
   std::optional<File> contents, weights;
   std::string weights_name;  // in the graph
 
-  Graph(const Bundle& bundle, const Segment& segment, const std::string& file) : path(bundle.where(file)) {
+  Graph(const Bundle& bundle, const Segment& segment) : path(bundle.where(segment.graph)) {
     if (bundle.source()->is_folder()) return;
-    if (file != segment.graph)
-      fail(
-          REXIT_UNSUPPORTED, path,
-          ": ONNX Runtime's TensorRT provider reads engines from files: open the bundle from a folder, or use a rexit built with "
-          "-DREXIT_TENSORRT=ON");
-    contents = bundle.source()->open(file);
+    contents = bundle.source()->open(segment.graph);
     if (segment.weights.empty()) return;
     require_loading_from_memory();
     weights = bundle.source()->open(segment.weights).aligned();
     // Relative to the graph.
-    const std::string folder = file.substr(0, file.rfind('/') + 1);
+    const std::string folder = segment.graph.substr(0, segment.graph.rfind('/') + 1);
     const bool is_beside = segment.weights.compare(0, folder.size(), folder) == 0;
     weights_name = is_beside ? segment.weights.substr(folder.size()) : segment.weights;
   }
@@ -195,19 +190,18 @@ class OrtBackend final : public Backend {
  public:
   // `min_past`: least rows of past keys and values; a pass with a shorter prefix gets padding, which its graphs must mask. 0
   // or 1.
-  OrtBackend(const Bundle& bundle, const Execution& execution, const Ort::SessionOptions& options,
-             const std::vector<std::string>& graphs, std::size_t min_past)
+  OrtBackend(const Bundle& bundle, const Execution& execution, const Ort::SessionOptions& options, std::size_t min_past)
       : model_(bundle.model()),
         segments_(bundle.variant().segments),
         min_past_(min_past),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     const Ort::Env& env = ort_environment(execution);
-    for (std::size_t k = 0; k < graphs.size(); ++k) {
-      const Graph graph(bundle, segments_[k], graphs[k]);
+    for (const Segment& segment : segments_) {
+      const Graph graph(bundle, segment);
       paths_.push_back(graph.path);
       try {
         sessions_.push_back(load(env, graph, options, execution));
-        check(segments_[k], graph.path, sessions_.back());
+        check(segment, graph.path, sessions_.back());
       } catch (const Ort::Exception& error) {
         fail(status_of(error), graph.path, ": ", error.what());
       }
@@ -312,11 +306,6 @@ class OrtBackend final : public Backend {
 
 }  // namespace
 
-void require_provider(const Execution& execution, Provider provider) {
-  ort_environment(execution);
-  check_provider(provider);
-}
-
 void require_opset(const Execution& execution, const Variant& variant) {
   ort_environment(execution);
   check_opset(variant.opset, "variant `" + variant.name + "`");
@@ -327,8 +316,7 @@ void add_ort_conditions(Conditions& here, const Execution& execution) {
   here.onnxruntime = ort_version();
 }
 
-std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
-                                          const std::vector<std::string>& graphs) {
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider) {
   ort_environment(execution);
   check_provider(provider);
   Ort::SessionOptions options;
@@ -346,7 +334,7 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   // Another provider may not accept a dimension of 0. On the CPU nothing is padded: another row would change sums in their last
   // bits.
   const std::size_t min_past = !on_cpu && bundle.variant().past_padding ? 1 : 0;
-  return std::make_unique<OrtBackend>(bundle, execution, options, graphs, min_past);
+  return std::make_unique<OrtBackend>(bundle, execution, options, min_past);
 }
 
 }  // namespace rexit::core

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "backends/accelerator.hpp"
 #include "backends/nvidia/cuda.hpp"
 #include "backends/nvidia/tensorrt_library.hpp"
 #include "base/status.hpp"

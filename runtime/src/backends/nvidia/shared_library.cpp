@@ -1,4 +1,4 @@
-#include "backends/shared_library.hpp"
+#include "backends/nvidia/shared_library.hpp"
 
 #include <cstdlib>
 
