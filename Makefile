@@ -294,7 +294,7 @@ sanitize: $(BUILD)/asan/.built $(BUILD)/tsan/.built
 	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
 	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -R '^(test_stress|test_cancel)$$'
 
-SHORTLY_SANITIZED := test_damage test_reload test_prefix_file test_session test_kernels
+SHORTLY_SANITIZED := test_damage test_reload test_session test_kernels
 
 sanitize-short: $(BUILD)/asan/.configured
 	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS) --target $(SHORTLY_SANITIZED)

@@ -26,7 +26,6 @@ from rexit.runtime._arguments import (
     StopRule,
     to_context,
     to_integer,
-    to_path,
     to_place,
     to_plain_id,
     to_plain_ids,
@@ -351,27 +350,6 @@ class Session:
     def clear_cache(self) -> None:
         """Drops the cached prefixes."""
         self._open.clear_cache()
-
-    def save_cache(self, path: str | os.PathLike[str]) -> None:
-        """Writes the cached prefixes to a file, for `load_cache` after a restart.
-
-        The file appears complete or not at all. Only its owner may read it: it holds what the model made of users' histories.
-
-        Raises:
-            BundleError: It cannot be written.
-        """
-        self._open.save_cache(to_path(path))
-
-    def load_cache(self, path: str | os.PathLike[str]) -> None:
-        """Replaces the cached prefixes by those that `save_cache` wrote: the most recently used, as many as `cache_bytes` allows.
-
-        Scores equal those from before the save, to the bit on the same machine. Call `warm_up` first: it drops the cached
-        prefixes.
-
-        Raises:
-            BundleError: The file is missing, damaged, or saved from another bundle or variant. The session stays as it was.
-        """
-        self._open.load_cache(to_path(path))
 
     def trim(self) -> None:
         """Gives memory back: the cached prefixes, the session's buffers, and unused working memory of the backend."""

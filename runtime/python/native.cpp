@@ -345,18 +345,6 @@ class Session {
     session_.clear_cache();
   }
 
-  void save_cache(const std::string& path) {
-    const nb::gil_scoped_release no_gil;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    session_.save_cache(path);
-  }
-
-  void load_cache(const std::string& path) {
-    const nb::gil_scoped_release no_gil;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    session_.load_cache(path);
-  }
-
   void trim() {
     const nb::gil_scoped_release no_gil;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -469,8 +457,6 @@ NB_MODULE(_native, module) {
       .def("audit", &Session::audit)
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)
-      .def("save_cache", &Session::save_cache, "path"_a)
-      .def("load_cache", &Session::load_cache, "path"_a)
       .def("trim", &Session::trim)
       .def("cancel", &Session::cancel)
       .def("counters", &Session::counters)

@@ -97,7 +97,7 @@ namespace {
 
 constexpr std::size_t max_session_bytes = std::size_t{16} << 20;  // a warm-up takes as much memory as the bundle claims
 
-void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std::size_t session_bytes, const std::string& cache) {
+void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std::size_t session_bytes) {
   rexit_session_options options{};
   options.struct_size = sizeof options;
   options.cache_bytes = 1 << 12;
@@ -142,8 +142,6 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
       REXIT_PROMISE(ok(rexit_session_prompt(session, &request, tokens.data(), tokens.size(), offsets, &count)));
       REXIT_PROMISE(offsets[0] == 0 && offsets[1 + request.item_count] == count);
     }
-    if (round == 2 && ok(rexit_session_save_cache(session, cache.c_str())))
-      REXIT_PROMISE(ok(rexit_session_load_cache(session, cache.c_str())));
   }
   if (session_bytes <= max_session_bytes) ok(rexit_session_warm_up(session));
   for (std::size_t k = 0; k < info.exits; ++k) {
@@ -176,7 +174,7 @@ void use_opened(const std::string& path, const rexit_bundle* bundle) {
     objective.struct_size = sizeof objective;
     REXIT_PROMISE(ok(rexit_bundle_get_objective(bundle, k, &objective)) && std::isfinite(objective.weight));
   }
-  use_session(bundle, info, known ? described.session_bytes : SIZE_MAX, place.path() + "/cache");
+  use_session(bundle, info, known ? described.session_bytes : SIZE_MAX);
 }
 
 void use_bundle(const std::string& path, const char* variant) {

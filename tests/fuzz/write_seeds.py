@@ -5,9 +5,7 @@ They are kept in the repository, so that a fuzzer and the replay need no Python.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 
 from safetensors.numpy import save
 
-import rexit
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, refresh, write_json, write_policy
 from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors, with_context, with_request
@@ -97,11 +94,7 @@ def write_bundles(place: Path) -> None:
         folder = write_bundle(place / name, BundleOptions(catalog, objectives=OBJECTIVES if name == "objectives" else ()))
         if name in ("plain", "vectors"):
             put(f"graph/{name}", pack(folder))
-        cache = saved_cache(folder, place / "saved") if name == "vectors" else None
         without_graphs(folder)
-        if cache is not None:
-            manifest = json.loads((folder / "manifest.json").read_text())
-            put("cache/saved", belonging_to(cache, manifest["files"]["variants/cpu-fp32/variant.json"]["sha256"]))
         if name == "policy":
             write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
         if name == "objectives":
@@ -135,21 +128,6 @@ def write_reloads(place: Path) -> None:
     in_force = {"folder": "catalog-newer", "exported_sha256": exported}
     write_json(folder / "manifest.json", {**manifest, "requires": ["refreshed"], "catalog": in_force, "files": files})
     put("reload/refreshed", pack(folder))
-
-
-def saved_cache(folder: Path, place: Path) -> bytes:
-    """Prefixes as a session with the real graphs saves them."""
-    session = rexit.open(folder)
-    for user in (100, 103, 106):
-        session.score(user, [-7, 3])
-    session.save_cache(place)
-    return place.read_bytes()
-
-
-def belonging_to(cache: bytes, digest: str) -> bytes:
-    """The same file as one of another variant.json."""
-    before = re.sub(rb'("variant_sha256":")[0-9a-f]{64}', rb"\g<1>" + digest.encode(), cache[:-64])
-    return before + hashlib.sha256(before).hexdigest().encode()
 
 
 def write_tables() -> None:

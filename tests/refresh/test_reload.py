@@ -76,18 +76,6 @@ def test_damaged_files_leave_the_session_as_it_is(place: Path) -> None:
         assert len(session.score(USERS[0], SLATE)) == len(SLATE)
 
 
-def test_saved_prefixes_are_good_for_the_new_catalog(place: Path) -> None:
-    with runtime.open(place / "bundle") as old:
-        old.score(USERS[0], SLATE)
-        old.save_cache(place / "cache.safetensors")
-        refresh(place / "bundle", place / "newer", OPTIONS)
-        new = old.reloaded()
-        assert new is not None
-        expected = new.another().score(USERS[0], SLATE).log_odds
-        new.load_cache(place / "cache.safetensors")
-        assert np.allclose(new.score(USERS[0], SLATE).log_odds, expected, atol=SAME)
-
-
 def answers(session: Session) -> list[NDArray[np.float32]]:
     """Of each user, without what the cache may change in the last bits."""
     return [session.trace(user, SLATE)[:, -1] for user in USERS]

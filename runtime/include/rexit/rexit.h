@@ -116,7 +116,6 @@ typedef enum rexit_status {
   REXIT_CORRUPT = 201,          /* a file violates the format (truncated, wrong type, out of range) */
   REXIT_UNSUPPORTED = 202,      /* a newer schema, or something in `requires` that this version does not know */
   REXIT_MISMATCH = 203,         /* two files do not belong together (another bundle's catalog, an engine of another graph) */
-  REXIT_WRITE_FAILED = 204,     /* a file cannot be written: a full disk, a folder that is missing or read-only */
   REXIT_BACKEND_MISSING = 300,  /* ONNX Runtime is missing or too old, or this machine has no backend for the requested device */
   REXIT_BACKEND_FAILED = 301,   /* the backend rejected a graph or failed while running it */
   REXIT_TOO_LONG = 400,         /* a prompt exceeds the model's limit, or a slate exceeds slate_bytes */
@@ -692,25 +691,6 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_memory(const rexit_sess
 
 /* Drops the cached prefixes, but not the pinned start; their memory is kept for later ones. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
-
-/* Writes the cached prefixes to the file `path`, so that rexit_session_load_cache can load them in another process: after a
- * restart, a device answers its users as fast as before. The file appears complete or not at all: it is written under another
- * name in the same folder, synced and renamed to `path`, replacing an older file. If that fails, for instance with a full disk,
- * no file is left behind and an older file stays. Its size is about rexit_memory.prefixes. A prefix with keys or values that are
- * not finite, which a broken graph may produce, is left out. The file contains data derived from users' histories, so only its
- * owner may read it. docs/format.md describes it. REXIT_WRITE_FAILED. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_save_cache(rexit_session* session, const char* path);
-
-/* Replaces the cached prefixes by those of a file that rexit_session_save_cache wrote, also in another process or with other
- * cache_bytes: the most recently used ones, as many as fit into cache_bytes. During the call both old and new prefixes are in
- * memory. Scores are the same as with the saved prefixes, to the bit on the same machine. Call it after rexit_session_warm_up,
- * which drops the cached prefixes.
- *
- * A file belongs to one variant of one bundle. It need not come from a trusted source: everything in it is checked before use,
- * sizes first. It must not be modified during the call. If it is refused, the session does not change: REXIT_NOT_FOUND;
- * REXIT_MISMATCH if it was saved from another bundle or variant, or with other vectors; REXIT_UNSUPPORTED for a version of the
- * format that this library does not know; REXIT_CORRUPT for any other invalid file. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_load_cache(rexit_session* session, const char* path);
 
 /* Releases memory: the cached prefixes, the session's buffers, and the backend's working memory that no run is using. The next
  * request allocates it again. */

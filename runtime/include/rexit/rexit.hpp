@@ -641,9 +641,6 @@ class Session {
 
   void warm_up() { check(rexit_session_warm_up(handle_.get())); }
   void clear_cache() { check(rexit_session_clear_cache(handle_.get())); }
-  // See rexit_session_save_cache and rexit_session_load_cache.
-  void save_cache(const std::string& path) { check(rexit_session_save_cache(handle_.get(), path.c_str())); }
-  void load_cache(const std::string& path) { check(rexit_session_load_cache(handle_.get(), path.c_str())); }
   void trim() { check(rexit_session_trim(handle_.get())); }
   rexit_memory memory() const {
     rexit_memory memory{};

@@ -402,20 +402,6 @@ rexit_status rexit_session_clear_cache(rexit_session* session) try {
   return report_current_exception();
 }
 
-rexit_status rexit_session_save_cache(rexit_session* session, const char* path) try {
-  SessionLock(session)->save_cache(required(path, "path"));
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
-rexit_status rexit_session_load_cache(rexit_session* session, const char* path) try {
-  SessionLock(session)->load_cache(required(path, "path"));
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
 rexit_status rexit_session_trim(rexit_session* session) try {
   const SessionLock lock(session);
   session->request = Request{};

@@ -45,14 +45,6 @@ void* map(int file, std::uint64_t offset, std::size_t bytes) noexcept;
 void unmap(void* memory, std::size_t bytes) noexcept;
 std::size_t mapping_step() noexcept;
 
-// Creates `path` plus a random suffix, readable by its owner alone, and appends the suffix to `path`. -1: failed.
-int create_temporary(std::string& path);
-bool write(int file, const void* data, std::size_t bytes) noexcept;
-bool sync(int file) noexcept;                                           // until it is on the disk
-bool replace(const std::string& from, const std::string& to) noexcept;  // renames `from` to `to`
-void sync_folder_of(const std::string& path) noexcept;                  // makes a rename durable where that is possible
-void remove(const std::string& path) noexcept;
-
 // A shared library, never unloaded; null: failed.
 void* load_library(const char* path) noexcept;
 void* symbol(void* library, const char* name) noexcept;

@@ -92,41 +92,6 @@ void unmap(void* memory, std::size_t bytes) noexcept { ::munmap(memory, bytes); 
 
 std::size_t mapping_step() noexcept { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
 
-int create_temporary(std::string& path) {
-  path += ".XXXXXX";
-  return ::mkostemp(path.data(), O_CLOEXEC);
-}
-
-bool write(int file, const void* data, std::size_t bytes) noexcept {
-  constexpr std::size_t largest_write = std::size_t{1} << 30;  // Linux writes at most 2^31 bytes in a call
-  const auto* next = static_cast<const char*>(data);
-  while (bytes != 0) {
-    const ssize_t written = ::write(file, next, std::min(bytes, largest_write));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return false;
-    next += written;
-    bytes -= static_cast<std::size_t>(written);
-  }
-  return true;
-}
-
-bool sync(int file) noexcept { return ::fsync(file) == 0; }
-
-bool replace(const std::string& from, const std::string& to) noexcept { return std::rename(from.c_str(), to.c_str()) == 0; }
-
-// Some file systems refuse to sync a folder.
-void sync_folder_of(const std::string& path) noexcept try {
-  const std::size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  const int file = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (file < 0) return;
-  ::fsync(file);
-  ::close(file);
-} catch (...) {  // out of memory
-}
-
-void remove(const std::string& path) noexcept { ::unlink(path.c_str()); }
-
 void* load_library(const char* path) noexcept {
   void* library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) try {

@@ -134,49 +134,6 @@ std::size_t mapping_step() noexcept {
   return info.dwAllocationGranularity;
 }
 
-// Who may read it is the folder's to say: Windows has no mode.
-int create_temporary(std::string& path) {
-  constexpr int tries = 100;
-  std::random_device random;
-  for (int n = 0; n < tries; ++n) {
-    std::string candidate = path + ".";
-    for (int i = 0; i < 6; ++i) candidate += "abcdefghijklmnopqrstuvwxyz234567"[random() % 32];
-    const int file =
-        ::_wopen(native_path(candidate).c_str(), _O_RDWR | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT, _S_IREAD | _S_IWRITE);
-    if (file < 0 && errno == EEXIST) continue;
-    path = std::move(candidate);
-    return file;
-  }
-  return -1;
-}
-
-bool write(int file, const void* data, std::size_t bytes) noexcept {
-  constexpr std::size_t largest_write = std::size_t{1} << 30;
-  const auto* next = static_cast<const char*>(data);
-  while (bytes != 0) {
-    const int written = ::_write(file, next, static_cast<unsigned>(std::min(bytes, largest_write)));
-    if (written < 0) return false;
-    next += written;
-    bytes -= static_cast<std::size_t>(written);
-  }
-  return true;
-}
-
-bool sync(int file) noexcept { return ::FlushFileBuffers(handle_of(file)) != 0; }
-
-// Fails while `to` is mapped: an opened bundle's files can only be replaced after it is closed.
-bool replace(const std::string& from, const std::string& to) noexcept try {
-  return ::MoveFileExW(native_path(from).c_str(), native_path(to).c_str(), MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH) !=
-         0;
-} catch (...) {  // out of memory
-  return false;
-}
-
-void sync_folder_of(const std::string&) noexcept {}  // MOVEFILE_WRITE_THROUGH has done it
-
-void remove(const std::string& path) noexcept try { ::DeleteFileW(native_path(path).c_str()); } catch (...) {  // out of memory
-}
-
 void* load_library(const char* path) noexcept try {
   return reinterpret_cast<void*>(::LoadLibraryW(native_path(path).c_str()));
 } catch (...) {  // out of memory

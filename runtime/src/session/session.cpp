@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "base/status.hpp"
-#include "session/prefix/prefix_file.hpp"
 
 namespace rexit::core {
 namespace {
@@ -239,13 +238,6 @@ const std::vector<Answer>& Session::run(const Prompt& prompt, const StopRule& ru
   stats.prefix_us += slate.prefix_us;
   stats.slate_us = slate.slate_us;
   return answers;
-}
-
-void Session::save_cache(const char* path) const { save_prefixes(path, loaded_->bundle, state_->prefix); }
-
-void Session::load_cache(const char* path) {
-  const MemoryUpdate memory_update(*this);
-  load_prefixes(path, loaded_->bundle, state_->prefix);
 }
 
 void Session::clear_cache() noexcept {

@@ -104,8 +104,6 @@ class Session {
   const AuditCounts& audit_counts() const noexcept { return audits_.counts(); }
   void warm_up();
   void clear_cache() noexcept;
-  void save_cache(const char* path) const;
-  void load_cache(const char* path);
   void trim();
   std::vector<ExitCounters> counters() const { return counters_.total(); }
   void reset_counters() { counters_.reset(); }

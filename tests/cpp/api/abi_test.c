@@ -19,7 +19,6 @@ static int failures = 0;
 static void numbers_are_fixed(void) {
   EXPECT(REXIT_OK == 0 && REXIT_INVALID_ARGUMENT == 100 && REXIT_UNKNOWN_ITEM == 101 && REXIT_UNKNOWN_VARIANT == 102);
   EXPECT(REXIT_NOT_FOUND == 200 && REXIT_CORRUPT == 201 && REXIT_UNSUPPORTED == 202 && REXIT_MISMATCH == 203);
-  EXPECT(REXIT_WRITE_FAILED == 204);
   EXPECT(REXIT_BACKEND_MISSING == 300 && REXIT_BACKEND_FAILED == 301);
   EXPECT(REXIT_TOO_LONG == 400 && REXIT_DEADLINE == 401 && REXIT_OUT_OF_MEMORY == 402 && REXIT_CANCELLED == 403);
   EXPECT(REXIT_INTERNAL == 900 && REXIT_NO_EXIT == 0xffffffffu);
@@ -283,8 +282,6 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_clear_cache(NULL) == REXIT_INVALID_ARGUMENT);
   memory.struct_size = sizeof memory;
   EXPECT(rexit_session_get_memory(NULL, &memory) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_save_cache(NULL, "x") == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_load_cache(NULL, "x") == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trim(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_cancel(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_get_segment(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
@@ -668,9 +665,6 @@ static void one_request(rexit_session* session) {
   free(tokens);
 
   EXPECT(rexit_session_warm_up(session) == REXIT_OK);
-  EXPECT(rexit_session_save_cache(session, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_load_cache(session, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_load_cache(session, "nowhere/cache") == REXIT_NOT_FOUND);
   EXPECT(rexit_session_clear_cache(session) == REXIT_OK);
   memory.struct_size = sizeof memory;
   EXPECT(rexit_session_get_memory(session, &memory) == REXIT_OK && memory.prefixes > 0 && memory.buffers > 0);

@@ -96,17 +96,6 @@ TEST_F(FilesTest, AFileThatMayNotBeReadIsNotFound) {
   refused([&] { rexit::verify(path()); }, REXIT_NOT_FOUND, "segment-1.onnx.data: cannot be opened: Permission denied");
 }
 
-TEST_F(FilesTest, NothingIsWrittenToAReadOnlyFolder) {
-  rexit::Session session{rexit::Bundle(path())};
-  fs::permissions(path(), static_cast<fs::perms>(0555));
-  {
-    const Unprivileged user;
-    refused([&] { session.save_cache(path() + "/cache"); }, REXIT_WRITE_FAILED, "/cache: cannot be created: Permission denied");
-  }
-  fs::permissions(path(), fs::perms::owner_all);
-  refused([&] { session.save_cache(path() + "/nowhere/cache"); }, REXIT_WRITE_FAILED, "cannot be created: No such file");
-}
-
 TEST_F(FilesTest, EnginesAreVerifiedToo) {
   fs::remove_all(path());
   fs::copy(tensorrt_bundles() + "/sound/bundle", path(), fs::copy_options::recursive);

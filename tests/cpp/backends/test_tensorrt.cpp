@@ -277,23 +277,6 @@ TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
   EXPECT_GT(shared, 0u);
 }
 
-TEST_F(TensorRt, PrefixesAreSavedFromAndLoadedToTheDevice) {
-  const std::string path = std::filesystem::temp_directory_path() / ("rexit-tensorrt-" + std::to_string(::getpid()));
-  const rexit::Bundle bundle(folder(), options());
-  rexit::Session session(bundle), other(bundle);  // with separate streams
-  for (const std::int64_t user : {100, 103, 106})
-    session.score(rexit::Request(user).items(items(2)).force_exit(static_cast<std::uint32_t>(user % 3)));
-  session.save_cache(path);
-  other.load_cache(path);
-  std::filesystem::remove(path);
-  for (const std::int64_t user : {100, 103, 106}) {
-    const rexit::Request request = rexit::Request(user).items(items(2));
-    const rexit::Trace trace = other.trace(request);
-    EXPECT_EQ(trace.log_odds, reference(other, request));
-    EXPECT_EQ(trace.stats.prefix_tokens_reused, trace.stats.prefix_tokens);
-  }
-}
-
 // Every pattern of stopping: compaction moves hidden states inside device memory, also between overlapping ranges.
 TEST_F(TensorRt, CompactionIsOnTheDevice) {
   rexit::Session session{rexit::Bundle(folder(), options())};

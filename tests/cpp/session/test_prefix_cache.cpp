@@ -297,7 +297,7 @@ TEST_F(PrefixCacheTest, ASupersededPrefixIsEvictedFirst) {
   use(cache, from(100, 12), 3);  // the least recently used
   use(cache, from(1, 10), 3);
   use(cache, from(1, 11), 3);  // covers the one before it, as long as there is room for both
-  EXPECT_EQ(cache.most_recent_first().size(), 3u);
+  EXPECT_GT(cache.prefix_bytes(), 2 * bytes(12));
   use(cache, from(200, 12), 3);
   EXPECT_EQ(use(cache, from(100, 12), 3), 12u);
   EXPECT_EQ(use(cache, from(1, 11), 3), 11u);

@@ -19,16 +19,15 @@ PinnedStart::PinnedStart(const Bundle& bundle, const BackendFactory& make_backen
   cache.set_current(tokens_.data(), tokens_.size());
   while (!cache.ready(bundle.exits() - 1)) cache.deepen();
 
-  const Prefix& prefix = *cache.most_recent_first().front();
-  prefix_.tokens = prefix.tokens;
-  prefix_.computed_tokens = prefix.computed_tokens;
+  prefix_.tokens = tokens_.size();
   std::size_t bytes = 0;
   for (std::size_t k = 0; k < bundle.exits(); ++k) bytes += cache.layout().packed_bytes(k, tokens_.size());
   memory_.resize(bytes);
   std::byte* to = memory_.data();
   for (std::size_t k = 0; k < bundle.exits(); ++k) {
+    cache.layout().pack(cache.current(), k, to);
     prefix_.segments.push_back(to);
-    to += cache.layout().pack(prefix, k, to);
+    to += cache.layout().packed_bytes(k, tokens_.size());
   }
 }
 

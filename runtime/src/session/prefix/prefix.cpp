@@ -59,23 +59,10 @@ void PrefixLayout::copy(const Tensors& to, const Tensors& from, std::size_t segm
   rows.finish();
 }
 
-std::size_t PrefixLayout::pack(const Prefix& prefix, std::size_t segment, std::byte* to) const {
-  const std::size_t tokens = prefix.computed_tokens[segment];
-  if (to != nullptr && tokens != 0) {
-    copy(packed_tensors(to, segment, tokens), tensors_of(prefix.segments[segment], segment, prefix.tokens.size()), segment,
-         tokens);
-    backend_.finish_copies();
-  }
-  return packed_bytes(segment, tokens);
-}
-
-std::size_t PrefixLayout::pack_hidden(const Prefix& prefix, std::byte* to) const {
-  const std::size_t from = prefix.computed_tokens.back(), bytes = (prefix.computed_tokens.front() - from) * hidden_row();
-  if (to != nullptr && bytes != 0) {
-    backend_.copy(to, prefix.hidden.data() + from * hidden_row(), bytes);
-    backend_.finish_copies();
-  }
-  return bytes;
+void PrefixLayout::pack(const Prefix& prefix, std::size_t segment, std::byte* to) const {
+  const std::size_t tokens = prefix.tokens.size();
+  copy(packed_tensors(to, segment, tokens), tensors_of(prefix.segments[segment], segment, tokens), segment, tokens);
+  backend_.finish_copies();
 }
 
 void HeadRows::add(std::byte* to, const std::byte* from) {

@@ -27,12 +27,10 @@ struct Prefix {
   bool superseded = false;  // a more recent prefix contains most of it
 };
 
-// A prefix in host memory without gaps: in a saved file, or the pinned start.
+// The pinned start in host memory, without gaps. Every segment has been computed for all tokens.
 struct PackedPrefix {
-  std::vector<std::int64_t> tokens;
-  std::vector<std::size_t> computed_tokens;
-  std::vector<const std::byte*> segments;  // [layers, 2, kv_heads, computed_tokens, cache_width] in the segment's cache_dtype
-  const std::byte* hidden = nullptr;       // [computed_tokens.front() - computed_tokens.back(), H]
+  std::size_t tokens = 0;
+  std::vector<const std::byte*> segments;  // [layers, 2, kv_heads, tokens, cache_width] in the segment's cache_dtype
 };
 
 // A segment's keys and values. Tensor j begins at data + j * stride: the keys (j even) or values (j odd) of layer j / 2. Its
@@ -60,10 +58,8 @@ class PrefixLayout {
 
   // Copies the first `tokens` tokens of every head.
   void copy(const Tensors& to, const Tensors& from, std::size_t segment, std::size_t tokens) const;
-  // Packs a segment of `prefix`, or its hidden states, as in PackedPrefix, and returns its size. `to` null: only returns the
-  // size.
-  std::size_t pack(const Prefix& prefix, std::size_t segment, std::byte* to) const;
-  std::size_t pack_hidden(const Prefix& prefix, std::byte* to) const;
+  // Packs a segment of `prefix` as in PackedPrefix.
+  void pack(const Prefix& prefix, std::size_t segment, std::byte* to) const;
 
  private:
   const Bundle& bundle_;

@@ -58,11 +58,6 @@ void PrefixCache::clear() noexcept {
   store_.clear();
 }
 
-void PrefixCache::load(const std::vector<PackedPrefix>& prefixes) {
-  store_.load(prefixes);
-  current_ = &empty_;
-}
-
 // Releases oversized blocks of `entry` and of the buffers. `keep_shared`: keeps the blocks that hold the first shared_tokens_.
 void PrefixCache::release_oversized_blocks(Prefix& entry, bool keep_shared) {
   const std::size_t count = entry.tokens.size();

@@ -41,12 +41,8 @@ class PrefixCache {
   const void* const* keys(std::size_t segment) const noexcept { return addresses_.keys(segment); }
   const void* const* values(std::size_t segment) const noexcept { return addresses_.values(segment); }
 
-  // See PrefixStore. The pointers are valid until the next set_current() or load().
-  std::vector<const Prefix*> most_recent_first() const { return store_.most_recent_first(); }
+  const Prefix& current() const noexcept { return *current_; }
   const PrefixLayout& layout() const noexcept { return layout_; }
-  // Replaces all prefixes by the first of `prefixes` that fit into the budget; none is current then. If it throws, nothing has
-  // changed.
-  void load(const std::vector<PackedPrefix>& prefixes);
 
   // Bytes in total, and of the prefixes alone, which the budget limits. Without the pinned start.
   std::size_t memory() const noexcept { return prefix_bytes() + computation_.bytes(); }

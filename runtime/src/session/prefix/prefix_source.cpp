@@ -16,11 +16,11 @@ bool worth_reusing(std::size_t shared, std::size_t count) noexcept { return shar
 
 std::size_t PrefixSource::shared_tokens_of(std::size_t segment) const noexcept {
   if (shared_tokens == 0) return 0;
-  return std::min(shared_tokens, (prefix != nullptr ? prefix->computed_tokens : packed->computed_tokens)[segment]);
+  return std::min(shared_tokens, prefix != nullptr ? prefix->computed_tokens[segment] : packed->tokens);
 }
 
 Tensors PrefixSource::tensors_of(const PrefixLayout& layout, std::size_t segment) const {
-  return packed != nullptr ? layout.packed_tensors(packed->segments[segment], segment, packed->computed_tokens[segment])
+  return packed != nullptr ? layout.packed_tensors(packed->segments[segment], segment, packed->tokens)
                            : layout.tensors_of(prefix->segments[segment], segment, prefix_tokens);
 }
 
@@ -38,8 +38,7 @@ PrefixSource PrefixLookup::find(const std::vector<std::unique_ptr<Prefix>>& entr
     }
   }
   const PackedPrefix* start = matching_start(tokens, count);
-  if (start != nullptr && start->tokens.size() * bundle_.model().layers > most_saved)
-    best = {nullptr, start, start->tokens.size(), 0, false};
+  if (start != nullptr && start->tokens * bundle_.model().layers > most_saved) best = {nullptr, start, start->tokens, 0, false};
   return best;
 }
 

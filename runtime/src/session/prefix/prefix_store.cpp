@@ -67,58 +67,6 @@ void PrefixStore::clear() noexcept {
   for (const auto& entry : entries_) entry->tokens.clear();
 }
 
-void PrefixStore::load(const std::vector<PackedPrefix>& prefixes) {
-  std::vector<std::unique_ptr<Prefix>> loaded;
-  try {
-    loaded = copies_of(prefixes);
-  } catch (...) {
-    backend_.finish_copies();  // the caller's memory may go away
-    throw;
-  }
-  backend_.finish_copies();
-  in_use_ = nullptr;
-  uses_ = prefixes.size();
-  entries_.swap(loaded);
-}
-
-std::vector<std::unique_ptr<Prefix>> PrefixStore::copies_of(const std::vector<PackedPrefix>& prefixes) const {
-  std::vector<std::unique_ptr<Prefix>> copies;
-  std::size_t total = 0;
-  for (const PackedPrefix& packed : prefixes) {
-    const std::vector<std::size_t>& computed = packed.computed_tokens;
-    const std::size_t count = packed.tokens.size(), states = computed.front() - computed.back(), row = layout_.hidden_row();
-    std::size_t bytes = count * sizeof(std::int64_t) + (states != 0 ? count * row : 0);
-    for (std::size_t k = 0; k < computed.size() && computed[k] != 0; ++k) bytes += layout_.block_bytes(k, count);
-    if (bytes > budget_ - total) continue;
-    total += bytes;
-    auto entry = std::make_unique<Prefix>(bundle_, backend_);
-    entry->tokens = packed.tokens;
-    entry->computed_tokens = computed;
-    entry->last_use = prefixes.size() - copies.size();
-    for (std::size_t k = 0; k < computed.size() && computed[k] != 0; ++k) {
-      entry->segments[k].reserve(layout_.block_bytes(k, count));
-      layout_.copy(layout_.tensors_of(entry->segments[k], k, count), layout_.packed_tensors(packed.segments[k], k, computed[k]),
-                   k, computed[k]);
-    }
-    if (states != 0) {
-      entry->hidden.reserve(count * row);
-      backend_.copy(entry->hidden.data() + computed.back() * row, packed.hidden, states * row);
-    }
-    copies.push_back(std::move(entry));
-  }
-  return copies;
-}
-
-std::vector<const Prefix*> PrefixStore::most_recent_first() const {
-  std::vector<const Prefix*> prefixes;
-  for (const auto& entry : entries_)
-    if (!entry->tokens.empty() && entry->computed_tokens.front() != 0) prefixes.push_back(entry.get());
-  std::sort(prefixes.begin(), prefixes.end(), [](const Prefix* a, const Prefix* b) {
-    return std::tuple(a->superseded, b->last_use) < std::tuple(b->superseded, a->last_use);
-  });
-  return prefixes;
-}
-
 std::size_t PrefixStore::bytes() const noexcept {
   std::size_t sum = 0;
   for (const auto& entry : entries_) sum += entry->bytes();

@@ -39,16 +39,10 @@ class PrefixStore {
 
   // Frees all entries and keeps their memory for later prefixes.
   void clear() noexcept;
-  // Replaces all prefixes by the first of `prefixes` that fit into the budget. If it throws, nothing has changed.
-  void load(const std::vector<PackedPrefix>& prefixes);
-  // All prefixes with a computed segment, in reverse order of eviction.
-  std::vector<const Prefix*> most_recent_first() const;
   std::size_t bytes() const noexcept;
 
  private:
   Prefix* first_to_evict(const Prefix* source) const noexcept;
-  // Entries with the first of `prefixes` that fit into the budget. The copies from host memory may not be complete.
-  std::vector<std::unique_ptr<Prefix>> copies_of(const std::vector<PackedPrefix>& prefixes) const;
 
   const Bundle& bundle_;
   const Backend& backend_;
