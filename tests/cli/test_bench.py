@@ -52,7 +52,6 @@ def test_sessions_at_once_and_arrivals(run: Run, original: Path) -> None:
         ("--sessions", "0", "--sessions 0, expected numbers from 1 to 64"),
         ("--sessions", "two", "--sessions 'two', expected numbers separated by commas"),
         ("--rates", "0.5,1", "--rates 0.5,1.0, expected shares above 0 and below 1"),
-        ("--provider-option", "a=b", "--provider-option 'a=b' without --provider"),
     ],
 )
 def test_bad_option(run: Run, original: Path, option: str, value: str, line: str) -> None:

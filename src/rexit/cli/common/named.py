@@ -1,4 +1,4 @@
-"""Options of the form NAME=VALUE, once for each name: `--column`, `--context`, `--request`, `--provider-option`."""
+"""Options of the form NAME=VALUE, once for each name: `--column`, `--context`, `--request`."""
 
 from __future__ import annotations
 

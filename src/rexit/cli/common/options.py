@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rexit.cli.common.named import parse_named
-from rexit.devices import Device, Provider
 from rexit.errors import InputError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -17,15 +14,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 VariantOption = Annotated[str | None, typer.Option(help="The variant. Default: the bundle's first.")]
 
 DeviceOption = Annotated[str | None, typer.Option(help="cpu (any variant), cuda or tensorrt. Default: the variant's own.")]
-
-ProviderOption = Annotated[
-    str | None,
-    typer.Option(help="An execution provider of ONNX Runtime by its name, in the device's place: OpenVINO, XNNPACK, QNN."),
-]
-
-ProviderSettingsOption = Annotated[
-    list[str] | None, typer.Option("--provider-option", help="An option of the provider, as KEY=VALUE; once for each.")
-]
 
 ThreadsOption = Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")]
 
@@ -62,14 +50,3 @@ def label_ids_of(text: str | None) -> tuple[int, int] | None:
     except ValueError as exc:
         raise InputError(f"label ids {text!r}: expected two token ids, of `no` and of `yes`, e.g. 2152,9693") from exc
     return no, yes
-
-
-def device_of(device: str | None, provider: str | None, settings: Sequence[str] | None) -> Device | None:
-    """Returns what --device, --provider and --provider-option say together. Raises InputError if they contradict."""
-    if provider is None:
-        if settings:
-            raise InputError(f"--provider-option {settings[0]!r} without --provider")
-        return device
-    if device not in (None, "cpu"):
-        raise InputError(f"--provider {provider} takes the device's place: expected no --device or cpu, not {device!r}")
-    return Provider(provider, parse_named(settings, "--provider-option", "device_type=CPU"))
