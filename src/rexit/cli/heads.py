@@ -20,63 +20,40 @@ _DEFAULT = HeadsOptions()
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def heads(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a model or a PEFT adapter, GGUF file, or the id of a model on the Hugging Face Hub.")
-    ],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write. Hidden rows are kept in OUT.rows.")],
+    model: Annotated[str, typer.Argument(help="Folder of a model or PEFT adapter, GGUF file or Hub name.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder. OUT.rows keeps hidden rows.")],
     catalog: CatalogOption = None,
     slates: SlatesOption = None,
     label_ids: LabelIdsOption = None,
     reranker: RerankerOption = None,
     exits: Annotated[
         str,
-        typer.Option(help="Depths in layers, e.g. 5,10,20, or auto:K: the best K or fewer, which may end before the last layer."),
+        typer.Option(help="Depths in layers, e.g. 5,10, or auto:K, the best."),
     ] = _DEFAULT.exits,
-    max_slates: Annotated[
-        int, typer.Option(help="Training slates at most, evenly spaced; 0: all. They bound time and disk.")
-    ] = _DEFAULT.max_slates,
-    validation_slates: Annotated[
-        int, typer.Option(help="Validation slates at most, evenly spaced; 0: all.")
-    ] = _DEFAULT.validation_slates,
+    max_slates: Annotated[int, typer.Option(help="Most training slates; 0: all.")] = _DEFAULT.max_slates,
+    validation_slates: Annotated[int, typer.Option(help="Most validation slates; 0: all.")] = _DEFAULT.validation_slates,
     target: Annotated[
         str,
-        typer.Option(help="What heads learn: labels, last (the last answer's probability), mix, or auto: validation chooses."),
+        typer.Option(help="What heads learn: labels, last, mix or auto."),
     ] = _DEFAULT.target,
     keep_last: Annotated[
         bool | None,
         typer.Option(
             "--keep-last/--no-keep-last",
-            help="Whether MODEL's own last answer is the last exit's head. Default: if it ranks and no fitted head is better.",
+            help="The last exit is MODEL's own answer.",
         ),
     ] = _DEFAULT.keep_last,
-    precision: Annotated[
-        str, typer.Option(help="Of the forward pass: float32, bfloat16, or auto: bfloat16 where it is faster.")
-    ] = _DEFAULT.precision,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens of one forward pass at most, padding included.")] = (
-        _DEFAULT.batch_tokens
-    ),
-    accept_catalog: Annotated[
-        bool, typer.Option("--accept-catalog", help="Fit on another catalog than MODEL was trained on, or says nothing of.")
-    ] = False,
+    accept_catalog: Annotated[bool, typer.Option("--accept-catalog", help="Fit on a catalog that MODEL does not name.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fit heads on a model whose weights stay as they are, and write a multi-exit checkpoint.
 
-    MODEL answers at its end or not at all. One forward pass over training and validation slates keeps the hidden row of each
-    candidate after every layer; on them a head is fitted for every layer. Exits are the few depths with the best curve of loss
-    against cost. The table has all layers, on two thirds of the validation users, by whom nothing was chosen.
-
-    An interrupted run goes on when the same command is given again. Another choice of --exits, --target or --keep-last needs no
-    second forward pass.
+    One forward pass keeps the hidden rows of all layers; a head is fitted for each. Exits are the few depths with the best curve
+    of loss against cost. Another choice of exits or heads later needs no second pass.
 
     ```
     rexit heads SmolLM2-135M --catalog catalog --out checkpoint
-    rexit heads my-ranker --catalog catalog --out checkpoint \\
-      --exits auto:4 --keep-last
     ```
-
-    Next: `rexit export checkpoint --catalog catalog --out bundle`. Where prompts have vectors, or where these heads are not good
-    enough, `rexit train` trains the model with its heads.
     """
     from rexit.exporter.heads.run import fit_heads
 
@@ -88,8 +65,6 @@ def heads(
         reranker=reranker,
         target=target,
         keep_last=keep_last,
-        precision=precision,
-        batch_tokens=batch_tokens,
         accept_catalog=accept_catalog,
     )
 

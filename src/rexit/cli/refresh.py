@@ -17,16 +17,14 @@ def refresh(
     catalog: Annotated[Path, typer.Option(help="The new catalog, from `rexit update`, with its splits.")],
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            help="The checkpoint that the bundle was exported from. Needed if prompts have vectors: its projectors make new ones."
-        ),
+        typer.Option(help="The bundle's checkpoint, needed if prompts have vectors."),
     ] = None,
     keep_policy: Annotated[
         bool,
         typer.Option("--keep-policy", help="Keep policies without trying them on the new catalog."),
     ] = False,
-    policy_users: Annotated[int, typer.Option(help="Most users, the latest of the validation split, to try a policy on.")] = 400,
-    device: Annotated[str, typer.Option(help="Where variants are tried: cpu (any variant), cuda or tensorrt.")] = "cpu",
+    policy_users: Annotated[int, typer.Option(help="Most validation users to try a policy on.")] = 400,
+    device: Annotated[str, typer.Option(help="cpu (any variant), cuda or tensorrt.")] = "cpu",
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -36,17 +34,9 @@ def refresh(
     rexit refresh bundle --catalog catalog-today --checkpoint checkpoint
     ```
 
-    Tokenizer, prompt program, kinds of ids and limits must be the bundle's own. If prompts have vectors, so must the checkpoint
-    and the space of embeddings. Graphs, engines and variants stay as they are. Each variant must still give its golden samples on
-    this machine; then new golden samples are recorded.
-
-    A policy is tried on validation slates of the new catalog, the latest of each user, cut as calibration cut them: each is
-    answered by the policy and scored at full depth. The test is that of `rexit serve --audit`, which needs no labels. If the
-    policy's mean loss cannot be within its limit, or calibration recorded no limit, nothing is swapped and the exit code is 9.
-    `--keep-policy` swaps all the same; run `rexit calibrate` on the new catalog then.
-
-    The swap is one rename. Processes that have the bundle open keep the old catalog until they open or reload it
-    (`rexit_bundle_reload`, `Session.reloaded`). Killed at any point, the bundle is the old one or the new one.
+    Each variant must still give its golden samples on this machine. A policy is tried on validation slates of the new catalog: if
+    its mean loss cannot be within its limit, nothing is swapped and the exit code is 9. The swap is one rename;
+    open sessions keep the old catalog until they reload it.
     """
     from rexit.refresh import RefreshOptions
     from rexit.refresh import refresh as run
