@@ -62,7 +62,7 @@ CASES = table(
     row("engine_of_another_compiler_under_this_name", "MISMATCH", "name: is tensorrt_rtx", {"/builder/name": "tensorrt_rtx"}),
     row("plan_that_is_not_listed", "CORRUPT", "does not list `other.plan`", {"/segments/1/plan": "other.plan"}),
     row("plan_that_leaves_the_folder", "CORRUPT", "../../segment-1.onnx", {"/segments/1/plan": "../../segment-1.onnx"}),
-    row("absolute_context", "CORRUPT", "/etc/passwd", {"/segments/1/context": "/etc/passwd"}),
+    row("absolute_plan", "CORRUPT", "/etc/passwd", {"/segments/1/plan": "/etc/passwd"}),
     row("newer_engine_schema", "UNSUPPORTED", "schema 2", {"/schema": 2}),
     row("unknown_requirement_of_the_engine", "UNSUPPORTED", "time-travel", {"/requires": ["time-travel"]}),
     row("too_few_segments", "CORRUPT", "has 1 segments, the variant has 3", {"/segments/2": DELETE, "/segments/1": DELETE}),
