@@ -39,7 +39,7 @@ def test_help_is_readable(command: str, width: int) -> None:
     assert examples and all(line.startswith("  rexit") and not line.startswith("   ") for line in examples)
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"compile", "calibrate"}))
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_one_screen(command: str) -> None:
     assert len(help_of(command, 100).splitlines()) <= 40
 

@@ -24,27 +24,21 @@ METRICS = ["ndcg@10", "user-auc"]
 
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
-    catalog: Annotated[
-        Path | None, typer.Option(help="The catalog that `rexit index` wrote, with the held-out interactions.")
-    ] = None,
-    slates: Annotated[
-        Path | None, typer.Option(help="For a bundle without a catalog: labelled slates, a .parquet or .jsonl file.")
-    ] = None,
+    catalog: Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")] = None,
+    slates: Annotated[Path | None, typer.Option(help="In place of a catalog: prompts, .parquet or .jsonl.")] = None,
     variant: VariantOption = None,
     metric: Annotated[
         list[str],
         typer.Option(
-            help="What may not drop: ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K. Repeat it to keep several.",
+            help="ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K.",
         ),
     ] = METRICS,
-    max_drop: Annotated[float, typer.Option(help="How much each metric may lose against full depth, in its own unit.")] = 0.01,
-    confidence: Annotated[float, typer.Option(help="Confidence of the guarantee that no metric drops by more.")] = 0.95,
-    top_k: Annotated[
-        int | None, typer.Option(help="How many of a slate you show: candidates may stop once it is known whether they are in.")
-    ] = None,
+    max_drop: Annotated[float, typer.Option(help="Most that a metric may lose against full depth.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="Of the guarantee that none loses more.")] = 0.95,
+    top_k: Annotated[int | None, typer.Option(help="Places that you show; the others may stop once they are out.")] = None,
     slate: Annotated[
         int | None,
-        typer.Option(help=f"Candidates scored together, as your service will send them. Default: {SIZE}; as in --slates."),
+        typer.Option(help=f"Candidates of a slate. Default: {SIZE}; as in --slates."),
     ] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = 0,
@@ -52,32 +46,27 @@ def calibrate(
         bool,
         typer.Option(
             "--from-traces",
-            help="Decide again on the traces of the last calibration: runs no model. Takes seconds, minutes with --top-k.",
+            help="Decide again on the last traces, without a model.",
         ),
     ] = False,
     negative_rate: Annotated[
         float | None,
-        typer.Option(help="Share of the world's negatives that the labels have, 1: all. Default: as `rexit index` sampled them."),
+        typer.Option(help="Share of the world's negatives in the labels. Default: the catalog's."),
     ] = None,
     utility: Annotated[
         str | None,
-        typer.Option(help="Of several objectives: what their probabilities weigh, click=1,like=2. Default: all 1."),
+        typer.Option(help="Weights of several objectives, click=1,like=2. Default: all 1."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose when candidates may stop, on this machine and for this variant, with a guarantee.
 
-    Run it on the device that will serve: what an exit saves is measured. One part of the validation split's users chooses the
-    policy, the others certify it. A policy that they do not certify is not written; full depth is. The test split says what the
-    policy loses, and how it compares with fixed depths. Writes policy.json (used by every later `rexit score` and by the C++
-    runtime), report.html, report.json and traces.safetensors into the variant's folder.
+    Run it on the device that will serve. Some validation users choose the policy, the others certify it; the test split says what
+    it loses. Writes policy.json, report.html, report.json and traces.safetensors into the variant's folder.
 
     ```
     rexit calibrate bundle --catalog catalog
-    rexit calibrate bundle --catalog catalog --variant cpu-int8 \\
-      --metric top-k-overlap@5 --top-k 5 --max-drop 0.05
     rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02
-    rexit calibrate reranker --slates slates.parquet
     ```
     """
     from rexit.bundle import Bundle, Catalog

@@ -18,50 +18,35 @@ if TYPE_CHECKING:
 # Long because typer takes the options, their defaults and their help from the signature.
 def compile_variants(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export --target tensorrt` wrote.")],
-    variant: Annotated[
-        list[str] | None, typer.Option(help="A TensorRT variant; repeat the option for several. Default: all.")
-    ] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="A TensorRT variant, or several. Default: all.")] = None,
     compute_capability: Annotated[
         str | None,
-        typer.Option(help="Build for GPUs of this compute capability, e.g. 8.6. Needs TensorRT-RTX, but no GPU."),
+        typer.Option(help="Of the GPU, e.g. 8.6: needs TensorRT-RTX, but no GPU."),
     ] = None,
     builder: Annotated[
         str | None,
-        typer.Option(help="tensorrt or tensorrt_rtx. Default: the first installed compiler that can build for the GPU."),
+        typer.Option(help="tensorrt or tensorrt_rtx. Default: the first that can build."),
     ] = None,
     python: Annotated[
         str | None,
-        typer.Option(
-            help="A Python (3.8 or newer) with TensorRT's bindings. Default: the Python that runs rexit, else the system's."
-        ),
+        typer.Option(help="A Python with TensorRT's bindings. Default: this or the system's."),
     ] = None,
     workspace: Annotated[
         int | None,
-        typer.Option(min=1, help="Most MiB of scratch memory for the compiler. Default: what the GPU has."),
+        typer.Option(min=1, help="Most MiB of scratch memory. Default: the GPU's."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Rebuild engines that are up to date, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build TensorRT engines for a bundle's variants.
 
-    An engine only works with the GPU and the compiler version it was built for. So run this on the device, with its TensorRT:
+    An engine only works with the GPU and the compiler version it was built for, so run this on the device. TensorRT-RTX compiles
+    on any machine. Engines are reused as long as graphs, sizes and compiler stay the same.
 
     ```
-    rexit compile bundle
     rexit compile bundle --variant tensorrt-fp16 --python /usr/bin/python3
-    ```
-
-    The second command uses the TensorRT of JetPack's own Python. TensorRT-RTX (`pip install 'rexit[tensorrt-rtx]'`) compiles on
-    any machine for the GPUs it supports, none of which is a Jetson. Without a GPU the engines are compiled, not run:
-
-    ```
     rexit compile bundle --compute-capability 8.6
     ```
-
-    Each segment is built in a process of its own. Engines appear in the variant's folder `engines/`, whole or not at all. They
-    are reused as long as the graphs, the sizes and the compiler stay the same.
-
-    Next: `rexit verify bundle` runs them on this machine, `rexit calibrate bundle --catalog catalog` times their exits.
     """
     from rexit.exporter.compile import compile_engines
 
