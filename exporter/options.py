@@ -21,7 +21,6 @@ IMPLICIT_NEGATIVES = 4
 MOST_NEIGHBOURS = 1 << 16
 """Most similar users of a user; the runtime refuses a catalog with more."""
 
-TARGETS = ("labels", "mix", "last")
 """What a head on a frozen model learns: labels, the last answer's probability, or the mean of both."""
 
 COMPUTE_PRECISIONS = ("auto", "bfloat16", "float32")
@@ -78,7 +77,6 @@ class HeadsOptions:
 
     exits: `auto:K` or depths in layers.
     max_slates, validation_slates: most slates, evenly spaced; 0: all.
-    target: `labels`, `last`, `mix` of both, or `auto`: validation chooses.
     keep_last: whether the model's own last answer is the last exit's head; None: if it ranks and no fitted head is better.
     precision: see COMPUTE_PRECISIONS.
     batch_tokens: of a forward pass, with padding.
@@ -89,7 +87,6 @@ class HeadsOptions:
     exits: str = "auto:5"
     max_slates: int = 0
     validation_slates: int = 0
-    target: str = "auto"
     keep_last: bool | None = None
     precision: str = "auto"
     batch_tokens: int = 2048
@@ -103,9 +100,7 @@ class HeadsOptions:
             if getattr(self, name) < 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}, expected at least 1, or 0 for all")
         if self.batch_tokens < 1:
-            raise InputError(f"--batch-tokens {self.batch_tokens}, expected at least 1")
-        if self.target not in ("auto", *TARGETS):
-            raise InputError(f"--target {self.target}, expected one of auto, {', '.join(TARGETS)}")
+            raise InputError(f"batch tokens {self.batch_tokens}, expected at least 1")
         if self.precision not in COMPUTE_PRECISIONS:
             raise InputError(f"--precision {self.precision}, expected one of {', '.join(COMPUTE_PRECISIONS)}")
 

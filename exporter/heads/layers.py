@@ -12,7 +12,6 @@ targets and exits; the others, whom nothing chose by, give the figures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,24 +144,22 @@ def fit_layers(
     file: RowsFile,
     train: Slates,
     validation: Slates,
-    targets: Sequence[str],
     keep_last: bool | None,
     progress: Progress = silent,
 ) -> Layers:
     """Fits a head at every layer.
 
     Args:
-        targets: names in SHARES to choose from; those that need a last answer are left out where there is none to learn from.
         keep_last: whether the model's own last answer is the last exit's head; None: see the module.
 
     Raises:
-        InputError: labels of one class, or no last answer that `targets` or `keep_last` ask for.
+        InputError: labels of one class.
     """
     parts = _Validation(validation)
     answer = np.asarray(file.answer)
     own = bool(np.isfinite(answer).all())
     usable = own and parts.ranks(answer[validation.rows])
-    names = _usable_targets(targets, keep_last, own, usable)
+    names = [name for name, share in SHARES.items() if share == 0 or usable or (keep_last and own)]
     wishes = {name: _target(name, train, validation, answer, parts) for name in names}
     layers = len(file.hidden)
     fits: list[tuple[Linear, float, str, NDArray[np.float32]]] = []
@@ -185,16 +182,6 @@ def fit_layers(
     if own_losses is not None:
         last = LayerHead(layers, None, None, None, own_losses, parts.figures(answer[validation.rows], deepest))
     return Layers(heads, last, kept, parts.prior_losses(), parts.choosing_users)
-
-
-def _usable_targets(targets: Sequence[str], keep_last: bool | None, own: bool, usable: bool) -> list[str]:
-    names = [name for name in targets if SHARES[name] == 0 or usable or (keep_last and own)]
-    if not names:
-        raise InputError(
-            f"--target {','.join(targets)}: the model's last answer does not rank the choosing users' items better than chance; "
-            "fit to labels"
-        )
-    return names
 
 
 def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation) -> NDArray[np.float32]:

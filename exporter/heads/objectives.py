@@ -30,7 +30,6 @@ def fit_objectives(
     train: Slates,
     validation: Slates,
     names: Sequence[str],
-    targets: Sequence[str],
     keep_last: bool | None,
     progress: Progress,
 ) -> dict[str, Layers]:
@@ -39,7 +38,7 @@ def fit_objectives(
     for k, name in enumerate(names):
         own = replace(file, answer=file.answer[:, k])
         try:
-            fits[name] = fit_layers(own, train.of_objective(k), validation.of_objective(k), targets, keep_last, progress)
+            fits[name] = fit_layers(own, train.of_objective(k), validation.of_objective(k), keep_last, progress)
         except InputError as exc:
             raise InputError(f"objective {name!r}: {exc}") from exc
     return fits

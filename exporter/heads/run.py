@@ -27,7 +27,7 @@ from rexit.exporter.heads import picture
 from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
 from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
-from rexit.exporter.heads.layers import SHARES, Layers, fit_layers
+from rexit.exporter.heads.layers import Layers, fit_layers
 from rexit.exporter.heads.objectives import fit_objectives, joined_heads, mean_losses
 from rexit.exporter.heads.rows import RowsFile, check_space, size
 from rexit.exporter.model.checkpoint import EXITS, Checkpoint
@@ -100,11 +100,10 @@ def fit_heads(
     if opened is not None:
         check_base(base, opened, options.accept_catalog)
     check_choice(options.exits, layers, bool(options.keep_last))
-    if own is None and (options.keep_last or options.target in ("mix", "last")):
-        wish = "--keep-last" if options.keep_last else f"--target {options.target}"
+    if own is None and options.keep_last:
         raise InputError(
-            f"{base.path}: has no last answer for {wish}: no {EXITS}, no classifier's score, and no LM head with rows for the "
-            "labels"
+            f"{base.path}: has no last answer for --keep-last: no {EXITS}, no classifier's score, and no LM head with rows "
+            "for the labels"
         )
     progress("load", 1, 1)
     source = opened or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
@@ -147,12 +146,11 @@ def fit_heads(
     seconds["forward"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    targets = list(SHARES) if options.target == "auto" else [options.target]
     if names:
-        fits = fit_objectives(file, train, validation, names, targets, options.keep_last, progress)
+        fits = fit_objectives(file, train, validation, names, options.keep_last, progress)
         losses, prior = mean_losses(fits)
     else:
-        fits = {"": fit_layers(file, train, validation, targets, options.keep_last, progress)}
+        fits = {"": fit_layers(file, train, validation, options.keep_last, progress)}
         losses = np.stack([fits[""].at(depth).losses for depth in range(1, layers + 1)])
         prior = float(fits[""].prior_losses.mean())
     exits = choose_exits(options.exits, losses, prior, whole=bool(options.keep_last))

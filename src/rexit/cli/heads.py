@@ -32,10 +32,6 @@ def heads(
     ] = _DEFAULT.exits,
     max_slates: Annotated[int, typer.Option(help="Most training slates; 0: all.")] = _DEFAULT.max_slates,
     validation_slates: Annotated[int, typer.Option(help="Most validation slates; 0: all.")] = _DEFAULT.validation_slates,
-    target: Annotated[
-        str,
-        typer.Option(help="What heads learn: labels, last, mix or auto."),
-    ] = _DEFAULT.target,
     keep_last: Annotated[
         bool | None,
         typer.Option(
@@ -63,7 +59,6 @@ def heads(
         validation_slates=validation_slates,
         label_ids=label_ids_of(label_ids),
         reranker=reranker,
-        target=target,
         keep_last=keep_last,
         accept_catalog=accept_catalog,
     )

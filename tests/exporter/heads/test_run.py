@@ -163,7 +163,7 @@ def test_interrupted_run_goes_on(
     assert "candidates in" in lines[0] and " MB in " in lines[0]
     assert "tokens are done" in lines[1] and lines[2].endswith(" min left")
     assert (tmp_path / "out" / HEADS).read_bytes() == (Path(fitted.checkpoint) / HEADS).read_bytes()
-    fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="auto:2", target="labels", keep_last=False))
+    fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="auto:2", keep_last=False))
     assert len(calls) == whole, "another choice needs no forward pass"
 
 
@@ -248,11 +248,8 @@ def test_no_last_answer_to_keep(catalog: Path, model: Path, tmp_path: Path, monk
         raise CheckpointError("none")
 
     monkeypatch.setattr(ExitHeads, "shared", none)
-    for options, wish in (
-        (HeadsOptions(exits="1,4", keep_last=True), "--keep-last"),
-        (HeadsOptions(exits="1,4", target="last"), "--target last"),
-    ):
-        refused(f"has no last answer for {wish}", model, catalog, tmp_path / "out", options)
+    kept = HeadsOptions(exits="1,4", keep_last=True)
+    refused("has no last answer for --keep-last", model, catalog, tmp_path / "out", kept)
     report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", max_slates=8))
     assert report.own is None and not report.kept and {row["target"] for row in report.layers} == {"labels"}
 
@@ -261,9 +258,6 @@ def test_target_of_an_answer_that_does_not_rank(
     model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "MIN_USERS", USERS)  # so many users no third has
-    with pytest.raises(InputError, match=r"--target last: the model's last answer does not rank .*; fit to labels"):
-        fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", target="last", max_slates=8))
-    assert not (tmp_path / "out").exists()
     report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", max_slates=8))
     assert not report.kept and {row["target"] for row in report.layers} == {"labels"}
 
@@ -324,10 +318,9 @@ def test_place_that_is_no_checkpoint(model: Path, catalog: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (HeadsOptions(target="likes"), "--target likes, expected one of auto, labels, mix, last"),
         (HeadsOptions(precision="int8"), "--precision int8, expected one of auto, bfloat16, float32"),
         (HeadsOptions(max_slates=-1), "--max-slates -1, expected at least 1, or 0 for all"),
-        (HeadsOptions(batch_tokens=0), "--batch-tokens 0, expected at least 1"),
+        (HeadsOptions(batch_tokens=0), "batch tokens 0, expected at least 1"),
     ],
 )
 def test_options_out_of_range(model: Path, catalog: Path, tmp_path: Path, options: HeadsOptions, message: str) -> None:
