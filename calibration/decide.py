@@ -85,7 +85,7 @@ class DecideOptions:
     Attributes:
         seed: divides the validation users into those who choose and those who certify.
         rivals: also tune other ways to stop, for the table.
-        maps: the heads that an exit's c reads, of `maps.CHOICES`.
+        maps: the heads that an exit's c reads, OWN, ALL or AUTO of `maps`.
         utility: with several objectives, their weights, in the variant's order; then there is no choice of maps.
     """
 

@@ -26,11 +26,9 @@ from rexit.calibration.choose import platt
 from rexit.calibration.choose.platt import FOLDS, PlattMap
 from rexit.calibration.metrics import Judge, Metric, log_losses
 from rexit.calibration.record.traces import Traces
-from rexit.errors import InputError
 from rexit.ranking import mean_by_user
 
 OWN, ALL, AUTO = "own", "all", "auto"
-CHOICES = (OWN, ALL, AUTO)
 
 RIDGES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 """Of the summed log loss, with log-odds scaled to deviation 1: a ridge r weighs as r pairs or so do."""
@@ -63,21 +61,14 @@ class Choice:
     gain: tuple[float, float, float] | None = None
 
 
-def check(kind: str) -> None:
-    """Raises InputError for what is not of CHOICES."""
-    if kind not in CHOICES:
-        raise InputError(f"maps {kind!r}: unknown, expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}")
-
-
 def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     """Returns the maps for a policy.
 
     Args:
-        kind: of CHOICES.
+        kind: OWN, ALL or AUTO.
         traces: of the choosing users.
         metrics: of the goal.
     """
-    check(kind)
     z, liked, users = traces.log_odds, traces.liked, traces.users
     own, own_c = platt.fit_all(z, liked), platt.cross_fit(z, liked, users)
     owned = Choice(OWN, own, own, own_c, own_c)
@@ -98,30 +89,28 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     return replace(owned, ridge=every.ridge, gain=gain)
 
 
-def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], ridges: Sequence[float] | None = None) -> list[Maps]:
-    """Returns the maps of all heads so far for each of the ridges: one per exit.
+def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[Maps]:
+    """Returns the maps of all heads so far for each of RIDGES: one per exit.
 
     An exit keeps its own head's map where it is the first, where no head so far ranks, and where a weight would leave float32.
 
     Args:
         log_odds: raw, float32 [n, E].
         liked: bool [n], with both labels present.
-        ridges: None: RIDGES.
     """
-    ridges = RIDGES if ridges is None else ridges
     own, target = platt.fit_all(log_odds, liked), platt.targets(liked)
     z = log_odds.astype(np.float64)
     mean, deviation = z.mean(0), z.std(0)
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
     features = np.vstack([((z - mean) * scale).T, np.ones(len(z))])
-    maps: list[list[PlattMap]] = [[own[0]] for _ in ridges]
+    maps: list[list[PlattMap]] = [[own[0]] for _ in RIDGES]
     for k in range(1, len(own)):
         rows = features[[*range(k + 1), -1]]
         centre = np.zeros(k + 2)
         centre[k], centre[-1] = own[k].a * deviation[k], own[k].b + own[k].a * mean[k]
         weights = centre
         ranks = any(platt_map.useful for platt_map in own[: k + 1])
-        for fitted, ridge in zip(maps, ridges, strict=True):
+        for fitted, ridge in zip(maps, RIDGES, strict=True):
             if ranks:
                 weights = platt.logistic_regression(rows, target, ridge / len(z), centre, weights)
             fitted.append(_map(weights, mean[: k + 1], scale[: k + 1]) or own[k] if ranks else own[k])

@@ -9,7 +9,6 @@ from rexit.calibration.choose import maps, platt
 from rexit.calibration.decide import ALL_HEADS, DecideOptions, Goal, back_to_full_depth, decide
 from rexit.calibration.metrics import Judge, log_losses, parse
 from rexit.calibration.record.traces import Traces, split_users
-from rexit.errors import InputError
 
 GOAL = Goal((parse("ndcg@5"), parse("user-auc")), 0.05)
 
@@ -118,11 +117,6 @@ def test_auto_keeps_the_own_head_for_a_goal_that_all_heads_lose() -> None:
     t = differing()
     choice = maps.choose("auto", t, (parse("top-k-overlap@3"),))
     assert choice.reads == "own" and choice.gain is not None and choice.gain[1] > 0
-
-
-def test_other_maps_are_refused() -> None:
-    with pytest.raises(InputError, match="maps 'both': unknown, expected own, all or auto"):
-        maps.choose("both", differing(20), GOAL.metrics)
 
 
 def test_a_policy_of_all_heads_is_certified_against_the_last_head_alone() -> None:

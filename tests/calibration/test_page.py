@@ -26,14 +26,13 @@ from matplotlib.figure import Figure
 from builders.bundles.held_out import write_two_tastes
 from builders.traces import even_costs, traces
 from doubles.session import FakeSession
-from rexit.bundle import Bundle, Catalog, write_file
+from rexit.bundle import Bundle, Catalog
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.choose import rivals
 from rexit.calibration.decide import DecideOptions, Goal, decide
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content, page, plots
 from rexit.calibration.reporting.examples import Example
-from rexit.errors import InputError
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, SegmentCost
 
@@ -253,43 +252,17 @@ def test_curve_has_each_way_at_its_cost_and_value(monkeypatch: pytest.MonkeyPatc
     assert bars[rows["1 layer"]["cost_us"] / 1000] == pytest.approx(sorted((full + worse * low, full + worse * high)))
 
 
-def run(place: Path, **keywords: Any) -> Bundle:
-    bundle = Bundle.open(place / "bundle")
-    options = CalibrationOptions(slate=5, timed_slates=4, repeats=1, **keywords)
-
-    def open_session(folder: Path) -> FakeSession:
-        costs, noise = even_costs(3, 100, 10), (0.5, 0.2, 0.1)
-        return FakeSession(3, costs, lambda user, item: 2.0 if (user + item) % 2 else -2.0, noise, Bundle.open(folder).policy())
-
-    calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session)
-    return bundle
-
-
 def test_written_beside_the_report_it_tells(tmp_path: Path) -> None:
     write_two_tastes(tmp_path)
-    bundle = run(tmp_path)
+    bundle, costs, noise = Bundle.open(tmp_path / "bundle"), even_costs(3, 100, 10), (0.5, 0.2, 0.1)
+
+    def open_session(folder: Path) -> FakeSession:
+        return FakeSession(3, costs, lambda user, item: 2.0 if (user + item) % 2 else -2.0, noise, Bundle.open(folder).policy())
+
+    options = CalibrationOptions(slate=5, timed_slates=4, repeats=1)
+    calibrate(bundle, Catalog.open(tmp_path / "catalog"), options, open_session=open_session)
     found = json.loads((bundle.folder / "report.json").read_text())
     assert (bundle.folder / "report.html").read_text(encoding="utf-8") == page.page(found)
-
-
-@pytest.mark.parametrize("before", [True, False], ids=["recalibration", "first"])
-def test_page_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
-    write_two_tastes(tmp_path)
-    folder = Bundle.open(tmp_path / "bundle").folder
-    if before:
-        run(tmp_path)
-    files = {name: (folder / name).read_bytes() for name in ("policy.json", "report.json", "report.html") if before}
-
-    def full(path: Path, data: str | bytes, flushed: bool) -> None:
-        if path.name == page.FILE and data not in files.values():
-            raise InputError(f"{path}: cannot be written: No space left on device")
-        write_file(path, data, flushed)
-
-    monkeypatch.setattr("rexit.calibration.run.write_file", full)
-    with pytest.raises(InputError, match=r"report\.html: cannot be written: No space left"):
-        run(tmp_path, max_drop=0.3)
-    kept = {p.name: p.read_bytes() for p in folder.iterdir() if p.name in ("policy.json", "report.json", "report.html")}
-    assert kept == files
 
 
 if __name__ == "__main__":

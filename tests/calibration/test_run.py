@@ -325,12 +325,6 @@ def test_no_policy_is_in_force_before_it_was_tried(place: Path, before: bool) ->
     assert [path.name for path in bundle.path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_runs_again_from_its_own_result(place: Path) -> None:
-    _, first = run(place)
-    _, second = run(place)
-    assert first.policy == second.policy
-
-
 class StopsElsewhere(FakeSession):
     """Lets one candidate of each slate run to the end, whatever the policy says."""
 
@@ -341,17 +335,60 @@ class StopsElsewhere(FakeSession):
         return scores
 
 
+class Interrupted(FakeSession):
+    """Ctrl-C while the policy is timed, which the session after the traces' does."""
+
+    def warm_up(self) -> None:
+        if self.policy is not None:
+            raise KeyboardInterrupt
+        super().warm_up()
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["recalibration", "first"])
-def test_policy_that_decides_otherwise_than_traced_is_refused(place: Path, before: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "full", "error", "message"),
+    [
+        (
+            StopsElsewhere,
+            None,
+            BackendError,
+            r"user 100, item -?\d+: stopped at exit 2, the trace says [01]: .*no policy was written",
+        ),
+        (Interrupted, None, KeyboardInterrupt, None),
+        (FakeSession, "write_json", InputError, r"report\.json: cannot be written: No space left"),
+        (FakeSession, "write_file", InputError, r"report\.html: cannot be written: No space left"),
+    ],
+    ids=["decides otherwise than traced", "Ctrl-C while timing", "no room for the report", "no room for the page"],
+)
+def test_what_fails_leaves_the_former_policy_and_report(
+    place: Path, monkeypatch: pytest.MonkeyPatch, before: bool, kind: Any, full: str | None, error: Any, message: str | None
+) -> None:
     bundle = Bundle.open(place / "bundle")
     if before:
         Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+        (bundle.folder / "report.json").write_text("{}")
     files = without_traces(bundle)
-    with pytest.raises(
-        BackendError, match=r"user 100, item -?\d+: stopped at exit 2, the trace says [01]: .*no policy was written"
-    ):
-        run(place, open_session=lambda at: StopsElsewhere(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), policy_in(at)))
-    assert without_traces(bundle) == files
+    opened: list[Path] = []
+
+    def open_session(at: Path) -> FakeSession:
+        opened.append(at)
+        policy = None if len(opened) == 1 else policy_in(at)
+        return kind(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), policy)
+
+    def no_room(path: Path, value: object, flushed: bool) -> None:
+        raise InputError(f"{path}: cannot be written: No space left on device")
+
+    if full is not None:
+        monkeypatch.setattr(f"rexit.calibration.run.{full}", no_room)
+    with pytest.raises(error, match=message):
+        run(place, open_session=open_session)
+    assert len(opened) == 2 and without_traces(bundle) == files
+
+
+def test_runs_again_from_its_own_result(place: Path) -> None:
+    _, first = run(place)
+    _, second = run(place)
+    assert first.policy == second.policy
 
 
 @pytest.mark.parametrize(("distance", "refused"), [(0.5, False), (2.0, True)])
@@ -385,31 +422,6 @@ def test_policy_of_another_variant_is_replaced(place: Path) -> None:
     assert bundle.policy() == done.policy
 
 
-class Interrupted(FakeSession):
-    def warm_up(self) -> None:
-        raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("before", [True, False], ids=["recalibration", "first"])
-def test_ctrl_c_while_timing_the_policy_brings_the_former_one_back(place: Path, before: bool) -> None:
-    bundle = Bundle.open(place / "bundle")
-    if before:
-        Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
-    files = without_traces(bundle)
-    opened = 0
-
-    def open_session(folder: Path) -> FakeSession:
-        nonlocal opened
-        opened += 1
-        kind = FakeSession if opened == 1 else Interrupted
-        return kind(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), policy_in(folder))
-
-    with pytest.raises(KeyboardInterrupt):
-        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=open_session)
-    assert opened == 2
-    assert without_traces(bundle) == files
-
-
 def test_nothing_is_calibrated_in_a_bundle_that_is_being_written(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing to it"):
@@ -429,17 +441,6 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
 
     with pytest.raises(InputError, match="cpu-fp32: cannot be written: Read-only file system"):
         calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=never)
-
-
-def test_disk_full_at_the_report_leaves_no_policy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, value: object, flushed: bool) -> None:
-        raise InputError(f"{path}: cannot be written: No space left on device")
-
-    monkeypatch.setattr("rexit.calibration.run.write_json", refuse)
-    bundle = Bundle.open(place / "bundle")
-    with pytest.raises(InputError, match="No space left"):
-        run(place)
-    assert not (bundle.folder / "policy.json").exists()
 
 
 def test_one_exit_has_nothing_to_calibrate(tmp_path: Path) -> None:
