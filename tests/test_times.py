@@ -23,6 +23,7 @@ SECONDS = Timeline("time", 10, 60, "seconds")
         ("881250949.0", 881250949),
         (1e9, 10**9),
         (2**63 - 1, 2**63 - 1),
+        (-(2**63), -(2**63)),
         ("9223372036854775807", 2**63 - 1),
         ("20240301", 20240301),  # a number, though ISO 8601 has a form without dashes
         ("2024-03-01", 1709251200),
@@ -42,7 +43,7 @@ def test_one_moment_whatever_its_form(value: Any, time: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "soon", "1_000", " 7", "7.5", 7.5, float("nan"), float("inf"), "\u0667", True, None, [7], 2**63, "9" * 5000, "1e400"],
+    ["", "soon", "1_000", " 7", "7.5", 7.5, float("nan"), float("inf"), "\u0667", True, None, [7], 2**63, -(2**63) - 1, "1e400"],
 )
 def test_what_is_no_moment_is_refused(value: Any) -> None:
     with pytest.raises(
