@@ -131,9 +131,7 @@ TEST_P(PaddingTest, ChangesNoAnswer) {
   const auto open = [&](bool pad) {
     return std::make_shared<const LoadedBundle>(
         open_source(GetParam().first), GetParam().second, [&](const Bundle& bundle) -> BackendFactory {
-          std::vector<std::string> graphs;
-          for (const Segment& segment : bundle.variant().segments) graphs.push_back(segment.graph);
-          std::unique_ptr<Backend> cpu = make_ort_backend(bundle, {}, Provider::cpu, graphs);
+          std::unique_ptr<Backend> cpu = make_ort_backend(bundle, {}, Provider::cpu);
           std::shared_ptr<const Backend> backend;
           if (pad)
             backend = padded = std::make_shared<const Padded>(bundle, std::move(cpu));
