@@ -109,14 +109,13 @@ class SegmentStats:
 
 class Draw(IntEnum):
     """Whether a slate was drawn for an audit (`rexit_draw` in rexit.h). SKIPPED: drawn, but another slate waits, the deadline
-    stopped a candidate, its weights rank otherwise than the policy's, or there is no memory for its copy."""
+    stopped a candidate, or there is no memory for its copy."""
 
     NOT_DRAWN = 0
     DRAWN = 1
     SKIPPED_WAITING = 2
     SKIPPED_DEADLINE = 3
-    SKIPPED_WEIGHTS = 4
-    SKIPPED_MEMORY = 5
+    SKIPPED_MEMORY = 4
 
 
 @dataclass(frozen=True)

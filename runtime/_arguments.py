@@ -206,20 +206,6 @@ def to_rules(policy: StopRule, exits: int) -> _native._Rules:
     return upper, lower, to_integer("policy.patience", policy.patience, 31), float(policy.quorum), top_k
 
 
-def to_weights(weights: Mapping[str, float], objectives: Sequence[str]) -> list[float]:
-    """A utility's weights, in the order of the objectives."""
-    if not isinstance(weights, Mapping):
-        raise InputError(f"weights is {weights!r}, expected a mapping from objectives to numbers")
-    if not objectives:
-        raise InputError(f"weights has {', '.join(map(str, weights))}, the bundle has a single objective")
-    if set(weights) != set(objectives):
-        raise InputError(f"weights has {', '.join(map(str, weights))}, expected {', '.join(objectives)}")
-    for name, weight in weights.items():
-        if isinstance(weight, bool | np.bool_) or not isinstance(weight, int | float | np.integer | np.floating):
-            raise InputError(f"weights {name!r} is {weight!r}, expected a number")
-    return [float(weights[name]) for name in objectives]
-
-
 def _sequence(name: str, values: Any, of: str) -> Iterable[Any]:
     if isinstance(values, str | bytes):
         raise InputError(f"{name} is a string, expected a sequence of {of}")

@@ -70,7 +70,6 @@ class Session:
         deadline_us: int,
         force_exit: int | None,
         policy: _Rules | None,
-        weights: Sequence[float],
     ) -> _Scores: ...
     def score_tokens(
         self,
@@ -81,7 +80,6 @@ class Session:
         deadline_us: int,
         force_exit: int | None,
         policy: _Rules | None,
-        weights: Sequence[float],
     ) -> _Scores: ...
     def trace_tokens(
         self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]

@@ -37,7 +37,6 @@ from rexit.runtime._arguments import (
     to_texts,
     to_token_lists,
     to_tokens,
-    to_weights,
 )
 from rexit.runtime._library import onnxruntime_library
 from rexit.texts import RequestEncoder
@@ -185,7 +184,6 @@ class Session:
         deadline_ms: float | None = None,
         force_exit: int | None = None,
         policy: StopRule | None = None,
-        weights: Mapping[str, float] | None = None,
     ) -> Scores:
         """Scores a slate for one user. Each candidate stops at its first confident exit.
 
@@ -203,8 +201,6 @@ class Session:
                 reached, and are marked `cut_short`.
             force_exit: The exit at which every candidate stops, from 0.
             policy: Replaces the bundle's stopping rules.
-            weights: Replaces the weights of the policy's utility, of every objective by name: candidates rank and stop by that
-                utility. The policy's guarantee is about its own.
 
         Returns:
             The scores, and what they cost.
@@ -217,7 +213,7 @@ class Session:
             BackendError: The backend failed.
         """
         ids, slate = self._slate(user, items, recent, as_of, context, request)
-        rules = self._rules(top_k, deadline_ms, force_exit, policy, weights)
+        rules = self._rules(top_k, deadline_ms, force_exit, policy)
         return self._scores(ids, self._open.score(*slate, *rules))
 
     def score_tokens(
@@ -229,7 +225,6 @@ class Session:
         deadline_ms: float | None = None,
         force_exit: int | None = None,
         policy: StopRule | None = None,
-        weights: Mapping[str, float] | None = None,
     ) -> Scores:
         """Scores candidates behind a prefix, all as token ids. Reads no catalog, so every bundle can be asked.
 
@@ -242,7 +237,6 @@ class Session:
             deadline_ms: As for `score`.
             force_exit: As for `score`.
             policy: As for `score`.
-            weights: As for `score`.
 
         Returns:
             The scores; `item` is a candidate's number.
@@ -256,7 +250,7 @@ class Session:
         """
         prefix_tokens = to_tokens("prefix", prefix)
         tokens, counts = to_token_lists("candidates", candidates)
-        rules = self._rules(top_k, deadline_ms, force_exit, policy, weights)
+        rules = self._rules(top_k, deadline_ms, force_exit, policy)
         return self._scores(np.arange(len(candidates)), self._open.score_tokens(prefix_tokens, tokens, counts, *rules))
 
     def trace_tokens(
@@ -417,15 +411,13 @@ class Session:
         deadline_ms: float | None,
         force_exit: int | None,
         policy: StopRule | None,
-        weights: Mapping[str, float] | None,
-    ) -> tuple[int, int, int | None, _native._Rules | None, list[float]]:
+    ) -> tuple[int, int, int | None, _native._Rules | None]:
         """What both kinds of requests end with, as the native calls take it."""
         return (
             to_integer("top_k", top_k, 31),
             _deadline_us(deadline_ms),
             None if force_exit is None else to_integer("force_exit", force_exit, 31),
             None if policy is None else to_rules(policy, self.info.exits),
-            [] if weights is None else to_weights(weights, tuple(self.info.utility)),
         )
 
     def _scores(self, ids: NDArray[Any], answer: _native._Scores) -> Scores:

@@ -25,7 +25,6 @@ struct ScoreOptions : Common {
   std::optional<double> deadline_ms;
   std::optional<std::uint32_t> force_exit;
   std::size_t top_k = 0;
-  std::string weights;  // NAME=NUMBER, separated by commas; empty: the policy's
 };
 
 struct PipeOptions : Common {

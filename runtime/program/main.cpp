@@ -89,8 +89,8 @@ constexpr char score_help[] = R"(  rexit-run score bundle --user 196 --items 242
 Ids that begin with - and are not numbers: --items=-a,-b.)";
 
 constexpr char pipe_help[] =
-    R"(A request has `user` and `items`, and may have `id`, `recent`, `as_of`, `context`, `request`, `top_k`, `weights`,
-`force_exit` and `deadline_ms`, which counts from the moment its line was read. Its answer has its `id` and either `scores` and `stats`, as `score --json` has,
+    R"(A request has `user` and `items`, and may have `id`, `recent`, `as_of`, `context`, `request`, `top_k`, `force_exit`
+and `deadline_ms`, which counts from the moment its line was read. Its answer has its `id` and either `scores` and `stats`, as `score --json` has,
 or `error` with `status` and `message`. An invalid line is answered by an error, too. With several sessions answers come
 in the order they are ready; requests of a user go to one session, which keeps that user's prefix. The end of stdin,
 SIGTERM and SIGINT end the program, with 0, after the requests that were read.
@@ -130,8 +130,6 @@ int run(int argc, char** argv) {
             ->allow_extra_args(false);
         command.add_option("--top-k", options.top_k, "Only the k most probable, best first. 0: all, in the order given.");
         command.add_option("--deadline-ms", options.deadline_ms, "Answer with what is known when this time has passed.");
-        command.add_option("--weights", options.weights,
-                           "Of several objectives: a utility of your own, as click=1,like=2. Default: the policy's.");
         command.add_option("--force-exit", options.force_exit, "Every candidate stops at this exit, counted from 0.");
         add_execution(command, options.options);
       });

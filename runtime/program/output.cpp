@@ -95,4 +95,11 @@ std::vector<std::size_t> depths(const Bundle& bundle) {
   return depths;
 }
 
+std::vector<std::string> objective_names(const Bundle& bundle) {
+  std::vector<std::string> names;
+  const std::size_t count = bundle.info().objectives;
+  for (std::size_t k = 0; count != 1 && k < count; ++k) names.emplace_back(bundle.objective(k).name);
+  return names;
+}
+
 }  // namespace rexit::program

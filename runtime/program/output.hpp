@@ -26,5 +26,7 @@ std::string on_one_line(const nlohmann::ordered_json& value);
 nlohmann::ordered_json answer_json(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths,
                                    const std::vector<std::string>& objectives);
 std::vector<std::size_t> depths(const Bundle& bundle);
+// Empty if the bundle has a single objective.
+std::vector<std::string> objective_names(const Bundle& bundle);
 
 }  // namespace rexit::program

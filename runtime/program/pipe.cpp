@@ -18,7 +18,6 @@
 #include "failure.hpp"
 #include "ids.hpp"
 #include "lines.hpp"
-#include "objectives.hpp"
 #include "output.hpp"
 
 namespace rexit::program {
@@ -86,7 +85,7 @@ Recent parse_recent_json(const json& value, bool strings) {
 
 // Throws Failure for an invalid request. A null value is the same as a missing key. `received`: when its line was read.
 std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const rexit_bundle_info& info,
-                               const std::vector<std::string>& objectives, Clock::time_point received) {
+                               Clock::time_point received) {
   const bool string_items = info.string_item_ids != 0;
   for (const char* key : {"user", "items"})
     if (!object.contains(key)) throw Failure(std::string("no `") + key + "`, expected `user` and `items`");
@@ -109,8 +108,6 @@ std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const
       add_request_texts(job->request, value);
     } else if (key == "top_k") {
       job->request.top_k(static_cast<std::size_t>(integer(value, key, 0, INT32_MAX)));
-    } else if (key == "weights") {
-      job->request.weights(parse_weights(value, objectives));
     } else if (key == "force_exit") {
       job->request.force_exit(static_cast<std::uint32_t>(integer(value, key, 0, INT32_MAX)));
     } else if (key == "deadline_ms") {
@@ -118,7 +115,7 @@ std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const
       job->deadline = received + std::chrono::microseconds(deadline_us(value.get<double>()));
     } else {
       throw Failure("unknown key " + on_one_line(key) +
-                    ", expected id, user, items, recent, as_of, context, request, top_k, weights, deadline_ms or force_exit");
+                    ", expected id, user, items, recent, as_of, context, request, top_k, deadline_ms or force_exit");
     }
   }
   return job;
@@ -287,7 +284,7 @@ int pipe(const PipeOptions& options) {
           throw Failure(std::string("id is ") + object["id"].type_name() + ", expected a string or a number");
         id = object["id"];
       }
-      auto job = parse_job(object, id, info, objectives, received);
+      auto job = parse_job(object, id, info, received);
       const std::size_t index = std::hash<Id>()(job->user) % workers.size();  // the session that keeps this user's prefix
       workers[index]->push(std::move(job));
     } catch (const Failure& failure) {

@@ -5,7 +5,6 @@
 #include "commands.hpp"
 #include "failure.hpp"
 #include "ids.hpp"
-#include "objectives.hpp"
 #include "output.hpp"
 
 namespace rexit::program {
@@ -61,7 +60,6 @@ int score(const ScoreOptions& options) {
   if (options.force_exit) request.force_exit(*options.force_exit);
   if (options.deadline_ms) request.deadline_us(deadline_us(*options.deadline_ms));
   const std::vector<std::string> objectives = objective_names(bundle);
-  if (!options.weights.empty()) request.weights(parse_weights(options.weights, objectives));
 
   const Scores scores = Session(bundle).score(request);
   if (scores.stats.known_user == 0)

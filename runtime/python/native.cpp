@@ -40,7 +40,6 @@ template <class T, class... Shape>
 using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 using ScoreRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
                             Numpy<float, nb::ndim<1>>, Numpy<std::uint8_t, nb::ndim<1>>, Numpy<float, nb::ndim<2>>, StatsRow>;
-using Weights = std::vector<float>;
 using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using TraceRow = std::tuple<Numpy<float>, StatsRow>;
@@ -215,17 +214,15 @@ class Session {
 
   ScoreRow score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
                  Context context, Texts texts, std::size_t top_k, std::int64_t deadline_us,
-                 std::optional<std::uint32_t> force_exit, std::optional<Rules> policy, Weights weights) {
+                 std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
     return score_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
                                       std::move(context), std::move(texts)),
-                         top_k, deadline_us, force_exit, std::move(policy), std::move(weights));
+                         top_k, deadline_us, force_exit, std::move(policy));
   }
 
   ScoreRow score_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts, std::size_t top_k,
-                        std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Rules> policy,
-                        Weights weights) {
-    return score_request(make_token_request(prefix, candidates, counts), top_k, deadline_us, force_exit, std::move(policy),
-                         std::move(weights));
+                        std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
+    return score_request(make_token_request(prefix, candidates, counts), top_k, deadline_us, force_exit, std::move(policy));
   }
 
   TraceRow trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
@@ -240,7 +237,7 @@ class Session {
 
   template <class Request>
   ScoreRow score_request(Request request, std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
-                         std::optional<Rules> policy, Weights weights) {
+                         std::optional<Rules> policy) {
     rexit::Scores result;
     std::vector<rexit_segment_stats> segments;
     {
@@ -248,7 +245,6 @@ class Session {
       request.top_k(top_k).deadline_us(deadline_us);
       if (force_exit) request.force_exit(*force_exit);
       if (policy) request.policy(make_policy(std::move(*policy)));
-      request.weights(std::move(weights));
       const std::lock_guard<std::mutex> lock(mutex_);
       result = session_.score(request);
       segments = session_.segments();
@@ -447,9 +443,9 @@ NB_MODULE(_native, module) {
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a,
-           "top_k"_a, "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none(), "weights"_a)
+           "top_k"_a, "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none())
       .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
-           "force_exit"_a.none(), "policy"_a.none(), "weights"_a)
+           "force_exit"_a.none(), "policy"_a.none())
       .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)

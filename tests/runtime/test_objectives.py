@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from builders.bundles.model import EXITS, make_weights, reference
 from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.checks.golden import check_golden
-from rexit.errors import InputError
 from rexit.progress import silent
 
 USER, AS_OF = USER_IDS[2], 40
@@ -92,47 +88,8 @@ def test_the_policy_decides_as_in_python(calibrated: Path) -> None:
     np.testing.assert_array_equal(scores[2:5].probabilities, scores.probabilities[2:5])
 
 
-def test_a_request_may_bring_its_own_weights(calibrated: Path, caplog: pytest.LogCaptureFixture) -> None:
-    weights = {"like": -1.0, "click": 0.5}
-    own = replace(policy_of(calibrated), utility={"click": 0.5, "like": -1.0})
-    with runtime.open(calibrated) as session, caplog.at_level(logging.WARNING, "rexit"):
-        trace = session.trace(USER, ITEM_IDS, as_of=AS_OF)
-        session.score(USER, ITEM_IDS, as_of=AS_OF, weights={"click": 2, "like": 4})
-        assert "another utility" not in caplog.text, "twice the policy's weights rank alike"
-        scores = session.score(USER, ITEM_IDS, as_of=AS_OF, weights=weights)
-        session.score(USER, ITEM_IDS, as_of=AS_OF, weights=weights)
-        prefix, candidates = session.prompt(USER, ITEM_IDS, as_of=AS_OF)
-        by_tokens = session.score_tokens(prefix, candidates, weights=weights)
-        declared = session.score(USER, ITEM_IDS, as_of=AS_OF)
-    assert caplog.text.count("calibrated for another utility than a request's weights") == 1
-    assert scores.exit.tolist() == own.stops(trace, np.array([0, len(trace)])).tolist() == by_tokens.exit.tolist()
-    c = own.calibrated(trace)[np.arange(len(trace)), scores.exit]
-    np.testing.assert_allclose(scores.log_odds, c, rtol=1e-4, atol=1e-5)
-    assert np.argsort(-scores.log_odds).tolist() != np.argsort(-declared.log_odds).tolist()
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({"click": 1.0}, "weights has click, expected click, like"),
-        ({"click": 1.0, "buy": 1.0}, "weights has click, buy, expected click, like"),
-        ({"click": 1.0, "like": "2"}, "weights 'like' is '2', expected a number"),
-        ({"click": 1.0, "like": float("nan")}, r"request.weights\[1\] is nan"),
-        ({"click": 1e10, "like": 1.0}, r"request.weights\[0\] is 1e\+10, expected -1e\+09 to 1e\+09"),
-        ({"click": 0, "like": 0}, "request.weights: all are 0"),
-        ([1.0, 2.0], r"weights is \[1.0, 2.0\], expected a mapping"),
-    ],
-)
-def test_weights_that_cannot_be(folder: Path, weights: Any, message: str) -> None:
-    with runtime.open(folder) as session, pytest.raises(InputError, match=message) as refused:
-        session.score(USER, ITEM_IDS, weights=weights)
-    assert "\n" not in str(refused.value)
-
-
-def test_one_objective_takes_no_weights(tmp_path: Path) -> None:
+def test_one_objective_has_no_name(tmp_path: Path) -> None:
     with runtime.open(write_bundle(tmp_path / "bundle")) as session:
-        with pytest.raises(InputError, match="weights has click, the bundle has a single objective"):
-            session.score(USER, ITEM_IDS, weights={"click": 1.0})
         scores = session.score(USER, ITEM_IDS[:2])
     np.testing.assert_array_equal(scores.probabilities[:, 0], scores.probability)
     assert scores.objectives == () and "objectives" not in scores.to_dict()["scores"][0]

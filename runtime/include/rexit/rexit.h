@@ -476,10 +476,6 @@ typedef struct rexit_request {
                               or reads as the template's `missing` */
   size_t text_count;
   size_t text_size;     /* sizeof(rexit_text), for `texts` */
-  const float* weights; /* of the utility, one for each of several objectives, in place of those of the bundle's policy: from -1e9
-                           to 1e9, not all 0. Candidates then rank and stop by that utility, while the policy's certificate is
-                           about its own. NULL: the policy's */
-  size_t weight_count;  /* 0, or the bundle's objectives */
   float* probabilities; /* rexit_session_score writes the objectives' calibrated probabilities here, [scores, objectives], in the
                            order of scores_out: at the exits that answered, NaN without an answer. With a single objective they
                            are those of rexit_score. NULL: not written */
@@ -506,8 +502,7 @@ typedef enum rexit_draw {
   REXIT_DRAWN = 1,            /* it waits for rexit_session_audit */
   REXIT_SKIPPED_WAITING = 2,  /* skipped: another slate waits */
   REXIT_SKIPPED_DEADLINE = 3, /* skipped: the deadline stopped a candidate */
-  REXIT_SKIPPED_WEIGHTS = 4,  /* skipped: its weights rank otherwise than those of the bundle's policy */
-  REXIT_SKIPPED_MEMORY = 5    /* skipped: there is no memory for its copy */
+  REXIT_SKIPPED_MEMORY = 4    /* skipped: there is no memory for its copy */
 } rexit_draw;
 
 /* The cost of a request. candidate_layers is a sum over candidates: divide by item_count for the mean. */
@@ -529,8 +524,7 @@ typedef struct rexit_stats {
 
 /* Scores a slate. `scores_out` has room for item_count entries, or for min(top_k, item_count) if top_k is set. `stats_out` may be
  * NULL. Returns REXIT_OK even if the deadline passed, as long as a candidate has an answer. Logs one warning per opened bundle if
- * its policy decides on a longer slate than in its calibration, and one if it decides by weights that rank otherwise than its
- * own.
+ * its policy decides on a longer slate than in its calibration.
  *
  * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer; REXIT_CANCELLED; REXIT_MISMATCH if a file of
  * the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a candidate; REXIT_BACKEND_FAILED, also if a head's
@@ -538,9 +532,9 @@ typedef struct rexit_stats {
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request,
                                                            rexit_score* scores_out, rexit_stats* stats_out);
 
-/* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us, top_k, weights and
- * probabilities. `log_odds_out` is [item_count, exits, objectives]. `stats_out` may be NULL. Statuses as for rexit_session_score,
- * except REXIT_DEADLINE. */
+/* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us, top_k and probabilities.
+ * `log_odds_out` is [item_count, exits, objectives]. `stats_out` may be NULL. Statuses as for rexit_session_score, except
+ * REXIT_DEADLINE. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request,
                                                            float* log_odds_out, rexit_stats* stats_out);
 
@@ -568,8 +562,6 @@ typedef struct rexit_token_request {
   uint32_t force_exit;
   int64_t deadline_us;
   size_t top_k;
-  const float* weights;
-  size_t weight_count;
   float* probabilities;
   size_t probability_count;
 } rexit_token_request;

@@ -354,8 +354,6 @@ class Rules {
   Derived& force_exit(std::uint32_t exit) { return force_exit_ = exit, self(); }
   Derived& deadline_us(std::int64_t microseconds) { return deadline_us_ = microseconds, self(); }
   Derived& top_k(std::size_t k) { return top_k_ = k, self(); }
-  // Of the utility, one for each objective. See rexit_request.
-  Derived& weights(std::vector<float> weights) { return weights_ = std::move(weights), self(); }
 
   std::size_t top_k() const noexcept { return top_k_; }
 
@@ -382,8 +380,6 @@ class Rules {
     request.force_exit = force_exit_.value_or(0);
     request.deadline_us = deadline_us_;
     request.top_k = top_k_;
-    request.weights = weights_.data();
-    request.weight_count = weights_.size();
   }
 
  private:
@@ -393,7 +389,6 @@ class Rules {
   std::optional<std::uint32_t> force_exit_;
   std::int64_t deadline_us_ = 0;
   std::size_t top_k_ = 0;
-  std::vector<float> weights_;
 };
 
 }  // namespace detail

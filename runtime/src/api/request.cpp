@@ -175,25 +175,6 @@ void check_candidates(std::size_t count, const char* name) {
   if (count > max_candidates) fail(REXIT_INVALID_ARGUMENT, name, " is ", count, ", expected at most ", max_candidates);
 }
 
-// Of the utility; empty: the policy's.
-template <class Source>
-void read_weights(const Source& source, std::size_t objectives, std::vector<float>& weights) {
-  weights.clear();
-  if (source.weight_count == 0) return;
-  required(source.weights, "request.weights");
-  if (objectives == 1)
-    fail(REXIT_INVALID_ARGUMENT, "request.weights has ", source.weight_count, " weights, the bundle has a single objective");
-  if (source.weight_count != objectives)
-    fail(REXIT_INVALID_ARGUMENT, "request.weights has ", source.weight_count, " weights, the bundle has ", objectives,
-         " objectives");
-  weights.assign(source.weights, source.weights + objectives);
-  for (std::size_t k = 0; k < objectives; ++k)
-    if (!(std::fabs(weights[k]) <= max_weight))
-      fail(REXIT_INVALID_ARGUMENT, "request.weights[", k, "] is ", weights[k], ", expected ", -max_weight, " to ", max_weight);
-  if (std::all_of(weights.begin(), weights.end(), [](float weight) { return weight == 0; }))
-    fail(REXIT_INVALID_ARGUMENT, "request.weights: all are 0, expected another weight");
-}
-
 // What both kinds of requests have.
 template <class Source>
 void read_rules(const Source& source, const Bundle& bundle, Request& request) {
@@ -209,7 +190,6 @@ void read_rules(const Source& source, const Bundle& bundle, Request& request) {
   }
   request.deadline_us = source.deadline_us;
   request.top_k = source.top_k;
-  read_weights(source, bundle.objectives(), request.weights);
 }
 
 template <class Source>

@@ -26,27 +26,23 @@ bool is_drawn(std::uint64_t seed, std::uint64_t number, double share) noexcept {
 Audits::Audits(const AuditOptions& options)
     : share_(options.share), seed_(options.seed == 0 && enabled() ? system_seed() : options.seed) {}
 
-rexit_draw Audits::draw(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& weights,
-                        bool rank_otherwise) noexcept {
+rexit_draw Audits::draw(const Prompt& prompt, const std::vector<Answer>& answers) noexcept {
   if (!is_drawn(seed_, number_++, share_)) return REXIT_NOT_DRAWN;
   ++counts_.drawn;
   rexit_draw draw = REXIT_SKIPPED_MEMORY;
   try {
-    draw = keep(prompt, answers, weights, rank_otherwise);
+    draw = keep(prompt, answers);
   } catch (...) {  // std::bad_alloc alone; for a rest, GCC 14 calls what the oldest supported C++ library lacks
   }
   if (draw != REXIT_DRAWN) ++counts_.skipped;
   return draw;
 }
 
-rexit_draw Audits::keep(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& weights,
-                        bool rank_otherwise) {
-  if (rank_otherwise) return REXIT_SKIPPED_WEIGHTS;
+rexit_draw Audits::keep(const Prompt& prompt, const std::vector<Answer>& answers) {
   if (waits_) return REXIT_SKIPPED_WAITING;
   if (std::any_of(answers.begin(), answers.end(), [](const Answer& answer) { return answer.cut_short || !answer.has_exit(); }))
     return REXIT_SKIPPED_DEADLINE;
   slate_.prompt = prompt;
-  slate_.weights = weights;
   slate_.exits.clear();
   slate_.policy_c.clear();
   for (const Answer& answer : answers) {

@@ -22,13 +22,12 @@ bool is_drawn(std::uint64_t seed, std::uint64_t number, double share) noexcept;
 // A slate as it was answered, in the order of the request, and what full depth says of it.
 struct AuditedSlate {
   Prompt prompt;
-  std::vector<float> weights;        // of the utility; empty: the policy's
   std::vector<std::uint32_t> exits;  // [candidates], as the next three
   std::vector<float> policy_c, full_c, full_log_odds;
 
   std::size_t memory() const noexcept {
     return prompt.memory() + exits.capacity() * sizeof(std::uint32_t) +
-           (weights.capacity() + policy_c.capacity() + full_c.capacity() + full_log_odds.capacity()) * sizeof(float);
+           (policy_c.capacity() + full_c.capacity() + full_log_odds.capacity()) * sizeof(float);
   }
 };
 
@@ -41,10 +40,9 @@ class Audits {
   explicit Audits(const AuditOptions& options);
 
   bool enabled() const noexcept { return share_ > 0; }
-  // Draws a slate by chance. Copies it if it is drawn and no other waits. `rank_otherwise`: whether its weights do. Allocates
-  // nothing if an earlier slate was as large.
-  rexit_draw draw(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& weights,
-                  bool rank_otherwise) noexcept;
+  // Draws a slate by chance. Copies it if it is drawn and no other waits. Allocates nothing if an earlier slate was as
+  // large.
+  rexit_draw draw(const Prompt& prompt, const std::vector<Answer>& answers) noexcept;
   // The slate that waits; null: none.
   const AuditedSlate* waiting() const noexcept { return waits_ ? &slate_ : nullptr; }
   // Ends the waiting with full depth's answers. The slate is valid until the next draw().
@@ -57,8 +55,7 @@ class Audits {
   std::size_t memory() const noexcept { return slate_.memory(); }
 
  private:
-  rexit_draw keep(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& weights,
-                  bool rank_otherwise);
+  rexit_draw keep(const Prompt& prompt, const std::vector<Answer>& answers);
 
   double share_;
   std::uint64_t seed_, number_ = 0;  // of the next draw

@@ -90,15 +90,6 @@ void LoadedBundle::warn_of_long_slate(std::size_t items) const {
                              ": what was certified does not hold for it; run `rexit calibrate --slate " + count + "`");
 }
 
-void LoadedBundle::warn_of_other_weights(const std::vector<float>& weights) const {
-  const std::vector<float>& declared = bundle.policy().weights;
-  if (!bundle.calibrated() || are_proportional(declared, weights) ||
-      warned_of_other_weights_.test_and_set(std::memory_order_relaxed))
-    return;
-  log(REXIT_LOG_WARNING, bundle.where_variant("policy.json") + ": calibrated for another utility than a request's weights: " +
-                             "what was certified does not hold for it; run `rexit calibrate --utility` with these weights");
-}
-
 Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes, std::size_t slate_bytes)
     : retrieval(loaded.bundle.has_catalog() ? std::make_unique<Retrieval>(loaded.bundle.catalog()) : nullptr),
       vectors(loaded.bundle),
@@ -125,17 +116,9 @@ void Session::assemble(const Request& request, const Deadline& deadline, rexit_s
   core::assemble(bundle, request.query, deadline, *state_->retrieval, state_->prompt);
 }
 
-void Session::warn_of_conditions(const Request& request) const {
-  if (request.has_policy || request.force_exit) return;
-  loaded_->warn_of_long_slate(state_->prompt.candidates());
-  if (!request.weights.empty()) loaded_->warn_of_other_weights(request.weights);
-}
-
 rexit_draw Session::draw(const Request& request, const std::vector<Answer>& answers) noexcept {
   if (!audits_.enabled() || request.force_exit || !(request.has_policy || loaded_->bundle.calibrated())) return REXIT_NOT_DRAWN;
-  const std::vector<float>& declared = loaded_->bundle.policy().weights;
-  return audits_.draw(state_->prompt, answers, request.weights,
-                      !request.weights.empty() && !are_proportional(declared, request.weights));
+  return audits_.draw(state_->prompt, answers);
 }
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
@@ -144,13 +127,9 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   backend_.reset_segments();
   assemble(request, deadline, stats);
   stats.retrieval_us = microseconds_since(start);
-  warn_of_conditions(request);
-  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(),
-                      request.force_exit,
-                      request.top_k,
-                      request.force_exit ? nullptr : &counters_,
-                      nullptr,
-                      request.weights.empty() ? nullptr : &request.weights};
+  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(state_->prompt.candidates());
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k,
+                      request.force_exit ? nullptr : &counters_};
   counters_.begin();
   const std::vector<Answer>& answers = run(state_->prompt, rule, deadline, stats);
   if (rule.counters != nullptr)
@@ -184,8 +163,7 @@ const AuditedSlate* Session::audit() {
   rexit_stats ignored{};
   try {
     bundle.check_unchanged();
-    const std::vector<float>* weights = slate->weights.empty() ? nullptr : &slate->weights;
-    const StopRule full_depth{&bundle.policy(), bundle.exits() - 1, 0, nullptr, nullptr, weights};
+    const StopRule full_depth{&bundle.policy(), bundle.exits() - 1};
     return &audits_.finish(run(slate->prompt, full_depth, Deadline({}, 0, &backend_.cancelled()), ignored));
   } catch (const Error& error) {
     if (error.status() != REXIT_CANCELLED) audits_.skip();

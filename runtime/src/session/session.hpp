@@ -42,13 +42,11 @@ struct LoadedBundle {
 
   // Logs a warning, once, if the policy was calibrated on shorter slates.
   void warn_of_long_slate(std::size_t items) const;
-  // Likewise, if it was calibrated for a utility that ranks otherwise.
-  void warn_of_other_weights(const std::vector<float>& weights) const;
 
  private:
   std::shared_ptr<const PinnedStart> make_start() const;
 
-  mutable std::atomic_flag warned_of_long_slate_ = ATOMIC_FLAG_INIT, warned_of_other_weights_ = ATOMIC_FLAG_INIT;
+  mutable std::atomic_flag warned_of_long_slate_ = ATOMIC_FLAG_INIT;
 };
 
 struct Request {
@@ -59,7 +57,6 @@ struct Request {
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;
   std::size_t top_k = 0;
-  std::vector<float> weights;  // of the utility; empty: the policy's
 
   bool is_of_known_user() const noexcept { return !tokens && query.user; }
   std::size_t score_count() const noexcept {
@@ -145,7 +142,6 @@ class Session {
 
   void update_memory() noexcept;
   void assemble(const Request& request, const Deadline& deadline, rexit_stats& stats);
-  void warn_of_conditions(const Request& request) const;
   rexit_draw draw(const Request& request, const std::vector<Answer>& answers) noexcept;
   const std::vector<Answer>& run(const Prompt& prompt, const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 

@@ -35,7 +35,7 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
   answers_.assign(count, Answer{});
   if (!rule.policy->earlier.empty()) log_odds_.resize(count * bundle_.exits());
   if (objectives_ != 1) {
-    utility_.set_weights(rule.weights != nullptr ? *rule.weights : rule.policy->weights);
+    utility_.set_weights(rule.policy->weights);
     probabilities_.assign(count * objectives_, std::numeric_limits<float>::quiet_NaN());
     candidate_log_odds_.resize(objectives_);
   }

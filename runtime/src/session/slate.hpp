@@ -21,12 +21,11 @@ namespace rexit::core {
 
 // Where candidates stop.
 struct StopRule {
-  const Policy* policy;                         // its maps always apply
-  std::optional<std::size_t> force_exit;        // all candidates stop there and nowhere else
-  std::size_t top_k = 0;                        // the request's; 0: the policy's k
-  Counters* counters = nullptr;                 // null: not counted
-  float* trace = nullptr;                       // raw log-odds [candidates, exits, objectives]; if set, all run to the last exit
-  const std::vector<float>* weights = nullptr;  // of the utility, with several objectives; null: the policy's
+  const Policy* policy;                   // its maps always apply
+  std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
+  std::size_t top_k = 0;                  // the request's; 0: the policy's k
+  Counters* counters = nullptr;           // null: not counted
+  float* trace = nullptr;                 // raw log-odds [candidates, exits, objectives]; if set, all run to the last exit
 };
 
 struct Answer {

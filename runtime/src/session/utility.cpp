@@ -9,14 +9,11 @@ namespace {
 // Of c: exp(-700) is far from underflow, also where it is multiplied by a weight.
 constexpr float max_log_odds = 700;
 
-auto largest(const std::vector<float>& weights) noexcept {
-  return std::max_element(weights.begin(), weights.end(), [](float a, float b) { return std::fabs(a) < std::fabs(b); });
-}
-
 }  // namespace
 
 void Utility::set_weights(const std::vector<float>& weights) {
-  const double size = std::fabs(static_cast<double>(*largest(weights)));
+  double size = 0;
+  for (const float weight : weights) size = std::max(size, std::fabs(static_cast<double>(weight)));
   weights_.clear();
   for (const float weight : weights) weights_.push_back(static_cast<double>(weight) / size);
 }
@@ -34,16 +31,6 @@ float Utility::log_odds(const rexit_platt* maps, const float* log_odds, float* p
     bad += weight >= 0 ? weight * no : -weight * yes;
   }
   return static_cast<float>(std::log(good / bad));
-}
-
-// Products of two floats are exact in double.
-bool are_proportional(const std::vector<float>& weights, const std::vector<float>& others) noexcept {
-  const std::size_t index = static_cast<std::size_t>(largest(weights) - weights.begin());
-  const double size = weights[index], other_size = others[index];
-  if (size * other_size <= 0) return false;
-  for (std::size_t k = 0; k < weights.size(); ++k)
-    if (weights[k] * other_size != others[k] * size) return false;
-  return true;
 }
 
 }  // namespace rexit::core

@@ -22,7 +22,4 @@ class Utility {
   std::vector<double> weights_;  // divided by the largest in size
 };
 
-// Whether a utility ranks as another does: the same but for a factor above 0. Both have as many weights, not all 0.
-bool are_proportional(const std::vector<float>& weights, const std::vector<float>& others) noexcept;
-
 }  // namespace rexit::core

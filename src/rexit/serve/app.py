@@ -167,7 +167,6 @@ def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
             "context": request.context,
             "request": request.request,
             "top_k": request.top_k,
-            "weights": request.weights,
         },
         None if deadline is None else deadline / 1000,
     )

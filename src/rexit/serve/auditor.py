@@ -35,7 +35,6 @@ MOST_TIME = 0.1
 REASONS = {
     Draw.SKIPPED_WAITING: "waiting",
     Draw.SKIPPED_DEADLINE: "deadline",
-    Draw.SKIPPED_WEIGHTS: "weights",
     Draw.SKIPPED_MEMORY: "memory",
 }
 """Why a session did not keep what it drew, as metrics have it."""

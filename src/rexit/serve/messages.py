@@ -46,13 +46,6 @@ class ScoreRequest(BaseModel):
     top_k: Annotated[
         int, Field(ge=0, lt=1 << 31, strict=True, description="Only the k most probable, best first. 0: all, in the order given.")
     ] = 0
-    weights: Annotated[
-        dict[str, Annotated[FiniteFloat, Field(strict=True)]] | None,
-        Field(
-            description="With several objectives: a utility of your own, of every objective by name. Candidates rank and stop by "
-            "it, while the policy's guarantee is about its own. Null: the policy's."
-        ),
-    ] = None
     deadline_ms: Annotated[
         float | None,
         Field(

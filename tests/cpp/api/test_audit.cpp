@@ -108,16 +108,6 @@ TEST(Audit, OfTokensIsThatOfTheTokensAtTheTime) {
   }
 }
 
-TEST(Audit, HasTheWeightsOfItsRequest) {
-  rexit::Session session = audited(open("policy_with_a_utility"));
-  EXPECT_EQ(session.score(request().weights({1, 2})).stats.draw, REXIT_SKIPPED_WEIGHTS) << "the policy's are -1 and 2";
-  const std::vector<float> thrice = {-3, 6};
-  const rexit::Scores policy = session.score(request().weights(thrice));
-  ASSERT_EQ(policy.stats.draw, REXIT_DRAWN) << "they rank as the policy's do";
-  session.score(rexit::Request(std::int64_t{100}).items(items));
-  expect_full_depth(session.audit(), policy, session.score(request().weights(thrice).force_exit(2)));
-}
-
 TEST(Audit, OneSlateWaitsAtMost) {
   rexit::Session session = audited(open("sound"));
   EXPECT_TRUE(session.audit().exits.empty());

@@ -52,9 +52,8 @@ TEST(Objectives, HaveNamesAndWeights) {
 TEST(Objectives, EachHasItsLogOddsAtEveryExit) {
   rexit::Session session(open("sound_with_objectives"));
   const std::size_t exits = session.bundle().info().exits;
-  const std::vector<float> log_odds = session.trace(request().weights({1, -1})).log_odds;
+  const std::vector<float> log_odds = session.trace(request()).log_odds;
   ASSERT_EQ(log_odds.size(), items.size() * exits * 2);
-  EXPECT_EQ(log_odds, session.trace(request()).log_odds);
   // The first objective's head is that of the same bundle with a single one.
   const std::vector<float> single = rexit::Session(open("sound")).trace(request()).log_odds;
   for (std::size_t i = 0; i < single.size(); ++i) EXPECT_NEAR(log_odds[2 * i], single[i], 1e-3);
@@ -108,36 +107,6 @@ TEST(Objectives, ASingleOneHasTheScoresProbability) {
   std::vector<float> probabilities(4, -1);
   EXPECT_EQ(score_into(open("sound"), probabilities, 4), REXIT_OK);
   EXPECT_EQ(score_into(open("sound"), probabilities, 3), REXIT_INVALID_ARGUMENT);
-}
-
-TEST(Objectives, WeightsReplaceThePolicys) {
-  const rexit::Bundle bundle = open("policy_with_a_utility");
-  rexit::Session session(bundle);
-  const auto c = [&session](std::vector<float> weights) {
-    std::vector<float> log_odds;
-    for (const rexit_score& score : session.score(request().weights(std::move(weights))).scores)
-      log_odds.push_back(score.log_odds);
-    return log_odds;
-  };
-  EXPECT_EQ(c({}), c({-1, 2}));
-  EXPECT_NE(c({}), c({1, 2}));
-  const auto reverse = c({1, -2});
-  for (std::size_t i = 0; i < items.size(); ++i) EXPECT_TRUE(std::isfinite(reverse[i]));
-}
-
-TEST(Objectives, WeightsThatCannotBeAreRefused) {
-  const rexit::Bundle several = open("sound_with_objectives");
-  const auto refused = [&](std::vector<float> weights) { return status_of(several, request().weights(std::move(weights))); };
-  EXPECT_EQ(refused({1}), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(std::string(rexit_last_error()), "request.weights has 1 weights, the bundle has 2 objectives");
-  EXPECT_EQ(refused({1, 2, 3}), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(refused({0, 0}), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(refused({1, std::nanf("")}), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(refused({1, HUGE_VALF}), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(refused({1, -1.1e9f}), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(refused({1e9f, 0}), REXIT_OK);
-  EXPECT_EQ(status_of(open("sound"), request().weights({1})), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(std::string(rexit_last_error()), "request.weights has 1 weights, the bundle has a single objective");
 }
 
 TEST(Objectives, NamesAndMapsOutliveTheCall) {

@@ -290,10 +290,10 @@ TEST(AuditAllocations, WithoutMemoryForItsCopyASlateIsSkipped) {
   prompt.offsets = {0, 50, 100};
   const std::vector<Answer> answers(1, Answer{0, 0, 0, false});
   too_large = 300;
-  EXPECT_EQ(audits.draw(prompt, answers, {}, false), REXIT_SKIPPED_MEMORY);
+  EXPECT_EQ(audits.draw(prompt, answers), REXIT_SKIPPED_MEMORY);
   too_large = static_cast<std::size_t>(-1);
   EXPECT_EQ(audits.waiting(), nullptr);
-  EXPECT_EQ(audits.draw(prompt, answers, {}, false), REXIT_DRAWN);
+  EXPECT_EQ(audits.draw(prompt, answers), REXIT_DRAWN);
   EXPECT_EQ(audits.counts().skipped, 1u);
 }
 

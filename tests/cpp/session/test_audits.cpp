@@ -69,14 +69,12 @@ TEST(Audits, KeepsOneSlateAsItWas) {
     answers[i].exit = i;
     answers[i].calibrated = 0.5f + static_cast<float>(i);
   }
-  EXPECT_EQ(audits.draw(prompt_of(3), answers, {1, 2}, false), REXIT_DRAWN);
+  EXPECT_EQ(audits.draw(prompt_of(3), answers), REXIT_DRAWN);
   answers[0].cut_short = true;
-  EXPECT_EQ(audits.draw(prompt_of(4), answers, {}, false), REXIT_SKIPPED_WAITING);
-  EXPECT_EQ(audits.draw(prompt_of(4), answers, {}, true), REXIT_SKIPPED_WEIGHTS);
+  EXPECT_EQ(audits.draw(prompt_of(4), answers), REXIT_SKIPPED_WAITING);
   const AuditedSlate* waiting = audits.waiting();
   ASSERT_NE(waiting, nullptr);
   EXPECT_EQ(waiting->prompt.tokens, std::vector<std::int32_t>(3, 3));
-  EXPECT_EQ(waiting->weights, (std::vector<float>{1, 2}));
   EXPECT_EQ(waiting->exits, (std::vector<std::uint32_t>{0, 1}));
   EXPECT_EQ(waiting->policy_c, (std::vector<float>{0.5f, 1.5f}));
   answers[1].calibrated = 7;
@@ -85,13 +83,13 @@ TEST(Audits, KeepsOneSlateAsItWas) {
   EXPECT_EQ(slate.full_c[1], 7);
   EXPECT_EQ(slate.full_log_odds[1], 6);
   EXPECT_EQ(audits.waiting(), nullptr);
-  EXPECT_EQ(audits.draw(prompt_of(4), answers, {}, false), REXIT_SKIPPED_DEADLINE) << "a candidate was cut short";
+  EXPECT_EQ(audits.draw(prompt_of(4), answers), REXIT_SKIPPED_DEADLINE) << "a candidate was cut short";
   answers[0].cut_short = false;
   answers[0].exit = REXIT_NO_EXIT;
-  EXPECT_EQ(audits.draw(prompt_of(4), answers, {}, false), REXIT_SKIPPED_DEADLINE) << "a candidate has no answer";
-  EXPECT_EQ(audits.counts().drawn, 5u);
+  EXPECT_EQ(audits.draw(prompt_of(4), answers), REXIT_SKIPPED_DEADLINE) << "a candidate has no answer";
+  EXPECT_EQ(audits.counts().drawn, 4u);
   EXPECT_EQ(audits.counts().audited, 1u);
-  EXPECT_EQ(audits.counts().skipped, 4u);
+  EXPECT_EQ(audits.counts().skipped, 3u);
 }
 
 // Log-odds are the tokens before a candidate's end, at every exit.

@@ -67,15 +67,6 @@ TEST(Utility, StaysFiniteAndNeverFallsWhereItSaturates) {
   }
 }
 
-TEST(Utility, ProportionalWeightsRankAlike) {
-  EXPECT_TRUE(are_proportional({1, 2, 0}, {0.5f, 1, 0}));
-  EXPECT_TRUE(are_proportional({-1, 3}, {-1, 3}));
-  EXPECT_FALSE(are_proportional({1, 2}, {-1, -2}));
-  EXPECT_FALSE(are_proportional({1, 2}, {1, 2.0000002f}));
-  EXPECT_FALSE(are_proportional({1, 0}, {0, 1}));
-  EXPECT_FALSE(are_proportional({1, 0}, {1, 1e-9f}));
-}
-
 TEST(Utility, IsPythonsToTheBit) {
   std::ifstream file(std::getenv("REXIT_TEST_UTILITIES"), std::ios::binary);
   const auto integer = [&file] {

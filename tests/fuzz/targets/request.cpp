@@ -94,22 +94,17 @@ struct Policy {
   }
 };
 
-// Weights of a utility, and room for probabilities by objective, in memory of exactly the counted sizes.
+// Room for probabilities by objective, in memory of exactly the counted size.
 struct Objectives {
-  std::vector<float> weights, probabilities;
+  std::vector<float> probabilities;
 
   // `scores`: as many as the answer can have.
   Objectives(Bytes& bytes, std::size_t scores) {
-    if (bytes.below(4) == 0) weights.resize(bytes.below(8) == 0 ? bytes.below(4) : 2);
-    for (float& weight : weights) weight = any_float(bytes);
-    weights.shrink_to_fit();
     if (bytes.flag()) probabilities.assign(bytes.below(8) == 0 ? bytes.below(8) : scores * 2, -1234.5f);
     probabilities.shrink_to_fit();
   }
   template <class Request>
   void fill(Request& request) {
-    request.weights = weights.data();
-    request.weight_count = weights.size();
     request.probabilities = probabilities.data();
     request.probability_count = probabilities.size();
   }
