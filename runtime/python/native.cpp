@@ -101,7 +101,7 @@ rexit::TokenRequest make_token_request(const Tokens& prefix, const Tokens& candi
 // A bundle's path, or its archive in memory.
 using Place = std::variant<std::string, nb::bytes>;
 
-// Calls use(path or source), without the GIL. A source keeps the bytes.
+// Calls use(path or archive), without the GIL. An archive keeps the bytes.
 template <class Use>
 void with_place(const Place& place, const Use& use) {
   if (const auto* path = std::get_if<std::string>(&place)) {
@@ -113,9 +113,9 @@ void with_place(const Place& place, const Use& use) {
     const nb::gil_scoped_acquire gil;  // the last session may close in any thread
     nb::handle(static_cast<PyObject*>(const_cast<void*>(object))).dec_ref();
   });
-  const rexit::Source source = rexit::Source::archive(bytes.c_str(), bytes.size(), std::move(owner));
+  const rexit::Archive archive{bytes.c_str(), bytes.size(), std::move(owner)};
   const nb::gil_scoped_release no_gil;
-  use(source);
+  use(archive);
 }
 
 rexit::Policy make_policy(Rules rules) {

@@ -145,7 +145,13 @@ typedef enum rexit_log_level {
 REXIT_API void rexit_set_log(void (*log)(void* context, rexit_log_level level, const char* line), void* context,
                              rexit_log_level level);
 
-/* --- Looking at a bundle before opening it ------------------------------------------------------------------------------- */
+/* --- Looking at a bundle before opening it ------------------------------------------------------------------------------- *
+ *
+ * A bundle is a folder or an archive of one: a tar file in the format ustar, uncompressed, of what is in the folder:
+ * `tar --format=ustar -cf bundle.tar -C bundle .`. It is read where it lies, and need not come from a trusted source: a link, a
+ * name with `..`, a name that is there twice or a damaged header is refused with REXIT_CORRUPT, an extension of the format with
+ * REXIT_UNSUPPORTED. Tables that do not begin at a multiple of 64 bytes in memory are copied. ONNX Runtime, of version 1.18 or
+ * newer, loads weights into memory instead of mapping them. Scores are those of the folder, to the bit. */
 
 /* A variant as its files describe it. */
 typedef struct rexit_variant_info {
@@ -164,9 +170,9 @@ typedef struct rexit_variant_info {
                            slate_bytes; once for all sessions, the pinned start (see rexit_memory) */
 } rexit_variant_info;
 
-/* Describes variant number `index`, from 0, of the bundle at `path`: a folder, or an archive as in rexit_source. Checks structure
- * and sizes as rexit_bundle_open does, but does not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the
- * number of variants; any 2xx for its files. */
+/* Describes variant number `index`, from 0, of the bundle at `path`: a folder, or an archive. Checks structure and sizes as
+ * rexit_bundle_open does, but does not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of
+ * variants; any 2xx for its files. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out);
 
 /* Checks everything that rexit_bundle_get_variant checks, every row of the catalog, and the SHA-256 of every file listed, engines
@@ -235,7 +241,7 @@ typedef struct rexit_bundle_options {
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
                                                          rexit_bundle** bundle_out);
-/* Opens the folder or source of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors and
+/* Opens the folder or archive of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors and
  * policy are checked and mapped, the loaded segments are shared, and the pinned start if its tokens are the same. That takes
  * milliseconds, and no second copy of the weights. *reloaded_out is a separate bundle, to be closed like any other; or NULL if
  * manifest and policy have not changed, so it may be called every second. `bundle` and its sessions keep the old catalog: no
@@ -244,41 +250,11 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const
  * REXIT_MISMATCH if the variant's segments or the model have changed: call rexit_bundle_open. Otherwise as rexit_bundle_open for
  * the bundle's files; on failure `bundle` stays usable. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out);
-/* Where a bundle's files come from, if not from a path. Set exactly one of `archive`, `has_file` and `get_size`.
- *
- * An archive is a tar file in the format ustar, uncompressed, of what is in a bundle's folder:
- * `tar --format=ustar -cf bundle.tar -C bundle .`. It is read where it lies, and need not come from a trusted source: a link, a
- * name with `..`, a name that is there twice or a damaged header is refused with REXIT_CORRUPT, an extension of the format with
- * REXIT_UNSUPPORTED. Tables that do not begin at a multiple of 64 bytes in memory are copied. ONNX Runtime, of version 1.18 or
- * newer, loads weights into memory instead of mapping them. Scores are those of the folder, to the bit. */
-typedef struct rexit_source {
-  size_t struct_size;
-  const char* name;     /* in messages, in a path's place; NULL: "bundle" */
-  const void* archive;  /* an archive in memory, [archive_bytes]; must stay as it is until `release` */
-  size_t archive_bytes; /* of `archive` */
-  int32_t has_file;     /* 1: an archive in the open file `file` */
-  int32_t file;         /* its descriptor, which may be closed after the call: rexit duplicates it, and maps the file */
-  uint64_t file_offset; /* where the archive begins in the file */
-  uint64_t file_bytes;  /* its size; 0: to the file's end */
-  /* The program reads the files, for instance from an encrypted store. `path` is relative to the bundle, like
-   * "catalog/catalog.json". get_size writes a file's size, or returns REXIT_NOT_FOUND; read fills `buffer` with all of its
-   * `bytes`. Another status fails the call with that status. Both are called during calls of rexit_source_* and
-   * rexit_bundle_reload, by their thread, and must not throw. Every file that is read has a copy in memory: tables as long as the
-   * bundle is open, others during the call. Engines for TensorRT are found by their exact key. */
-  rexit_status (*get_size)(void* context, const char* path, size_t* bytes_out);
-  rexit_status (*read)(void* context, const char* path, void* buffer, size_t bytes);
-  void* context; /* for these functions */
-  /* May be NULL. rexit_source_open calls it once, from any thread, when the bundle, what was reloaded from it, and their sessions
-   * are closed; or before it returns, if it fails. The other functions do not call it. */
-  void (*release)(void* context);
-} rexit_source;
-
-/* rexit_bundle_open, rexit_bundle_get_variant and rexit_bundle_verify for a source. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_source_open(const rexit_source* source, const rexit_bundle_options* options,
-                                                         rexit_bundle** bundle_out);
-REXIT_NODISCARD REXIT_API rexit_status rexit_source_get_variant(const rexit_source* source, size_t index,
-                                                                rexit_variant_info* info_out);
-REXIT_NODISCARD REXIT_API rexit_status rexit_source_verify(const rexit_source* source, const char* variant);
+/* rexit_bundle_open and rexit_bundle_verify for an archive in memory, [archive_bytes], which must stay as it is until the bundle,
+ * what was reloaded from it, and their sessions are closed. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_archive_open(const void* archive, size_t archive_bytes,
+                                                          const rexit_bundle_options* options, rexit_bundle** bundle_out);
+REXIT_NODISCARD REXIT_API rexit_status rexit_archive_verify(const void* archive, size_t archive_bytes, const char* variant);
 /* Does nothing for NULL. The bundle's sessions remain usable. */
 REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
 

@@ -57,134 +57,32 @@ struct BundleOptions {
   rexit_spinning spinning = REXIT_SPINNING_DEFAULT;
 };
 
-// Files that a program provides, for instance from an encrypted store. What its functions throw counts as REXIT_NOT_FOUND.
-class Files {
- public:
-  virtual ~Files() = default;
-  // In bytes; nullopt if there is no such file. `path`: relative to the bundle.
-  virtual std::optional<std::size_t> size(const char* path) = 0;
-  virtual void read(const char* path, void* buffer, std::size_t bytes) = 0;
-};
-
-// Where a bundle's files come from, if not from a path; see rexit_source. Bundles opened from it keep what they need.
-class Source {
- public:
-  // An archive in memory. `owner` keeps it; without one the caller does, until the bundles and their sessions are closed.
-  static Source archive(const void* data, std::size_t bytes, std::shared_ptr<const void> owner = nullptr) {
-    Source source(std::make_shared<const State>(State{std::move(owner), nullptr}));
-    source.c_source_.archive = data;
-    source.c_source_.archive_bytes = bytes;
-    return source;
-  }
-  // An archive in a part of an open file. `bytes` 0: to its end.
-  static Source file(std::int32_t descriptor, std::uint64_t offset = 0, std::uint64_t bytes = 0) {
-    Source source(std::make_shared<const State>());
-    source.c_source_.has_file = 1;
-    source.c_source_.file = descriptor;
-    source.c_source_.file_offset = offset;
-    source.c_source_.file_bytes = bytes;
-    return source;
-  }
-  static Source files(std::shared_ptr<Files> files) {
-    Source source(std::make_shared<const State>(State{nullptr, std::move(files)}));
-    source.c_source_.get_size = [](void* context, const char* path, std::size_t* bytes_out) {
-      return call(context, [&](Files& program) {
-        const std::optional<std::size_t> bytes = program.size(path);
-        if (bytes) *bytes_out = *bytes;
-        return bytes ? REXIT_OK : REXIT_NOT_FOUND;
-      });
-    };
-    source.c_source_.read = [](void* context, const char* path, void* buffer, std::size_t bytes) {
-      return call(context, [&](Files& program) {
-        program.read(path, buffer, bytes);
-        return REXIT_OK;
-      });
-    };
-    return source;
-  }
-
-  // In messages, in a path's place.
-  Source& name(std::string name) { return name_ = std::move(name), *this; }
-
-  // Calls use(source) with a `const rexit_source&` that points into this object, and returns its result. `use` must pass it to
-  // rexit_source_open, which releases what the source keeps alive for the bundle.
-  template <class Use>
-  auto view_to_open(Use&& use) const {
-    rexit_source source = view();
-    source.context = new std::shared_ptr<const State>(state_);
-    source.release = [](void* context) { delete static_cast<std::shared_ptr<const State>*>(context); };
-    return use(static_cast<const rexit_source&>(source));
-  }
-  // The same for the other functions.
-  template <class Use>
-  auto view(Use&& use) const {
-    rexit_source source = view();
-    std::shared_ptr<const State> state = state_;
-    source.context = &state;
-    return use(static_cast<const rexit_source&>(source));
-  }
-
- private:
-  struct State {
-    std::shared_ptr<const void> owner;
-    std::shared_ptr<Files> files;
-  };
-
-  explicit Source(std::shared_ptr<const State> state) : state_(std::move(state)) { c_source_.struct_size = sizeof c_source_; }
-
-  rexit_source view() const {
-    rexit_source source = c_source_;
-    source.name = name_.empty() ? nullptr : name_.c_str();
-    return source;
-  }
-
-  template <class Call>
-  static rexit_status call(void* context, const Call& function) noexcept try {
-    return function(*(*static_cast<const std::shared_ptr<const State>*>(context))->files);
-  } catch (...) {
-    return REXIT_NOT_FOUND;
-  }
-
-  std::shared_ptr<const State> state_;
-  std::string name_;
-  rexit_source c_source_{};
-};
-
-namespace detail {
-
-// `describe(index, info)` is rexit_bundle_get_variant.
-template <class Describe>
-std::vector<rexit_variant_info> variants(const Describe& describe) {
+// Describes the variants of the bundle at `path`, without loading them. See rexit_bundle_get_variant.
+inline std::vector<rexit_variant_info> variants(const std::string& path) {
   std::vector<rexit_variant_info> variants;
   rexit_variant_info info{};
   info.struct_size = sizeof info;
   do {
-    check(describe(variants.size(), &info));
+    check(rexit_bundle_get_variant(path.c_str(), variants.size(), &info));
     variants.push_back(info);
   } while (variants.size() < info.variant_count);
   return variants;
-}
-
-}  // namespace detail
-
-// Describes the variants of the bundle at `path`, without loading them. See rexit_bundle_get_variant.
-inline std::vector<rexit_variant_info> variants(const std::string& path) {
-  return detail::variants(
-      [&](std::size_t index, rexit_variant_info* info) { return rexit_bundle_get_variant(path.c_str(), index, info); });
-}
-inline std::vector<rexit_variant_info> variants(const Source& source) {
-  return detail::variants([&](std::size_t index, rexit_variant_info* info) {
-    return source.view([&](const rexit_source& view) { return rexit_source_get_variant(&view, index, info); });
-  });
 }
 
 // Throws if a file of the bundle was modified. `variant` empty: all variants. See rexit_bundle_verify.
 inline void verify(const std::string& path, const std::string& variant = {}) {
   check(rexit_bundle_verify(path.c_str(), variant.empty() ? nullptr : variant.c_str()));
 }
-inline void verify(const Source& source, const std::string& variant = {}) {
-  check(source.view(
-      [&](const rexit_source& view) { return rexit_source_verify(&view, variant.empty() ? nullptr : variant.c_str()); }));
+
+// An archive in memory. Bundles opened from it and their sessions keep `owner`; without one the caller keeps the memory.
+struct Archive {
+  const void* data;
+  std::size_t bytes;
+  std::shared_ptr<const void> owner = nullptr;
+};
+
+inline void verify(const Archive& archive, const std::string& variant = {}) {
+  check(rexit_archive_verify(archive.data, archive.bytes, variant.empty() ? nullptr : variant.c_str()));
 }
 
 // An opened bundle. Copies share the same bundle. Any number of threads may use it at once.
@@ -194,10 +92,12 @@ class Bundle {
       : Bundle(open(options, [&](const rexit_bundle_options& c_options, rexit_bundle** handle) {
           return rexit_bundle_open(path.c_str(), &c_options, handle);
         })) {}
-  explicit Bundle(const Source& source, const BundleOptions& options = {})
-      : Bundle(open(options, [&](const rexit_bundle_options& c_options, rexit_bundle** handle) {
-          return source.view_to_open([&](const rexit_source& view) { return rexit_source_open(&view, &c_options, handle); });
-        })) {}
+  explicit Bundle(const Archive& archive, const BundleOptions& options = {})
+      : Bundle(open(options,
+                    [&](const rexit_bundle_options& c_options, rexit_bundle** handle) {
+                      return rexit_archive_open(archive.data, archive.bytes, &c_options, handle);
+                    }),
+               archive.owner) {}
 
   rexit_bundle_info info() const {
     rexit_bundle_info info{};
@@ -222,7 +122,7 @@ class Bundle {
   std::optional<Bundle> reloaded() const {
     rexit_bundle* handle = nullptr;
     check(rexit_bundle_reload(handle_.get(), &handle));
-    return handle == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(handle));
+    return handle == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(handle, owner_));
   }
   // The catalog's user or item id number `index`. See rexit_bundle_get_id.
   Id id(rexit_ids kind, std::size_t index) const {
@@ -283,8 +183,10 @@ class Bundle {
     return handle;
   }
 
-  explicit Bundle(rexit_bundle* handle) : handle_(handle, rexit_bundle_close) {}
+  explicit Bundle(rexit_bundle* handle, std::shared_ptr<const void> owner = nullptr)
+      : owner_(std::move(owner)), handle_(handle, rexit_bundle_close) {}
 
+  std::shared_ptr<const void> owner_;  // of an archive in memory; declared first: goes last
   std::shared_ptr<rexit_bundle> handle_;
 };
 

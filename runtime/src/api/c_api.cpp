@@ -9,7 +9,6 @@
 
 #include "api/c_struct.hpp"
 #include "api/request.hpp"
-#include "api/source.hpp"
 #include "base/status.hpp"
 #include "bundle/verify.hpp"
 #include "files/files.hpp"
@@ -175,6 +174,10 @@ void describe_variant(const std::shared_ptr<const Source>& source, std::size_t i
   write_struct(info, info_out);
 }
 
+std::shared_ptr<const Source> read_archive(const void* archive, std::size_t bytes) {
+  return open_archive("bundle", static_cast<const unsigned char*>(required(archive, "archive")), bytes);
+}
+
 // `make_source` returns the source.
 template <class MakeSource>
 void open_bundle(const MakeSource& make_source, const rexit_bundle_options* options, rexit_bundle** bundle_out) {
@@ -226,22 +229,16 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   return report_current_exception();
 }
 
-rexit_status rexit_source_get_variant(const rexit_source* source, size_t index, rexit_variant_info* info_out) try {
-  describe_variant(read_source(source, false), index, info_out);
+rexit_status rexit_archive_open(const void* archive, size_t archive_bytes, const rexit_bundle_options* options,
+                                rexit_bundle** bundle_out) try {
+  open_bundle([&] { return read_archive(archive, archive_bytes); }, options, bundle_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
 }
 
-rexit_status rexit_source_verify(const rexit_source* source, const char* variant) try {
-  verify_bundle(read_source(source, false), variant);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
-rexit_status rexit_source_open(const rexit_source* source, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
-  open_bundle([&] { return read_source(source, true); }, options, bundle_out);
+rexit_status rexit_archive_verify(const void* archive, size_t archive_bytes, const char* variant) try {
+  verify_bundle(read_archive(archive, archive_bytes), variant);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

@@ -37,13 +37,11 @@ std::vector<std::string> list(const std::string& folder, std::size_t limit);
 // Descriptors, not inherited by child processes; -1: failed. Opening a pipe does not wait for its writer. `was_link`: set if
 // Links::refuse met a link.
 int open_to_read(const std::string& path, Links links, bool& was_link) noexcept;
-int duplicate(int file) noexcept;
 void close(int file) noexcept;
 
-// Maps `bytes` of a file into memory, read-only, from an `offset` that is a multiple of mapping_step(). Null: failed.
-void* map(int file, std::uint64_t offset, std::size_t bytes) noexcept;
+// Maps the first `bytes` of a file into memory, read-only. Null: failed.
+void* map(int file, std::size_t bytes) noexcept;
 void unmap(void* memory, std::size_t bytes) noexcept;
-std::size_t mapping_step() noexcept;
 
 // A shared library, never unloaded; null: failed.
 void* load_library(const char* path) noexcept;

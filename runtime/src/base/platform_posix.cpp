@@ -79,18 +79,14 @@ int open_to_read(const std::string& path, Links links, bool& was_link) noexcept 
   return file;
 }
 
-int duplicate(int file) noexcept { return ::fcntl(file, F_DUPFD_CLOEXEC, 0); }
-
 void close(int file) noexcept { ::close(file); }
 
-void* map(int file, std::uint64_t offset, std::size_t bytes) noexcept {
-  void* memory = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, static_cast<off_t>(offset));
+void* map(int file, std::size_t bytes) noexcept {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, 0);
   return memory == MAP_FAILED ? nullptr : memory;
 }
 
 void unmap(void* memory, std::size_t bytes) noexcept { ::munmap(memory, bytes); }
-
-std::size_t mapping_step() noexcept { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
 
 void* load_library(const char* path) noexcept {
   void* library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL);

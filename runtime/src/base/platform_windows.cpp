@@ -115,24 +115,16 @@ int open_to_read(const std::string& path, Links links, bool& was_link) noexcept 
   return -1;
 }
 
-int duplicate(int file) noexcept { return ::_dup(file); }
-
 void close(int file) noexcept { ::_close(file); }
 
-void* map(int file, std::uint64_t offset, std::size_t bytes) noexcept {
+void* map(int file, std::size_t bytes) noexcept {
   // The view keeps the mapping.
   const Handle mapping(::CreateFileMappingW(handle_of(file), nullptr, PAGE_READONLY, 0, 0, nullptr));
   if (!mapping.is_open()) return nullptr;
-  return ::MapViewOfFile(mapping.get(), FILE_MAP_READ, static_cast<DWORD>(offset >> 32), static_cast<DWORD>(offset), bytes);
+  return ::MapViewOfFile(mapping.get(), FILE_MAP_READ, 0, 0, bytes);
 }
 
 void unmap(void* memory, std::size_t) noexcept { ::UnmapViewOfFile(memory); }
-
-std::size_t mapping_step() noexcept {
-  SYSTEM_INFO info{};
-  ::GetSystemInfo(&info);
-  return info.dwAllocationGranularity;
-}
 
 void* load_library(const char* path) noexcept try {
   return reinterpret_cast<void*>(::LoadLibraryW(native_path(path).c_str()));

@@ -8,22 +8,20 @@
 
 namespace rexit::core {
 
+namespace {
+
 std::shared_ptr<unsigned char> make_aligned(std::size_t bytes) {
   constexpr auto alignment = static_cast<std::align_val_t>(File::alignment);
   auto* memory = static_cast<unsigned char*>(::operator new(std::max<std::size_t>(bytes, 1), alignment));
   return {memory, [](unsigned char* data) { ::operator delete(data, alignment); }};
 }
 
-File::File(const std::string& path) : path_(path), mapping_(std::make_shared<const MappedFile>(path)) {
-  data_ = mapping_->data();
-  size_ = mapping_->size();
-}
+}  // namespace
 
-File::File(std::string path, std::shared_ptr<const MappedFile> mapping, const unsigned char* data, std::size_t size)
-    : path_(std::move(path)), mapping_(std::move(mapping)), data_(data), size_(size) {}
+File::File(const std::string& path, platform::Links links)
+    : path_(path), mapping_(std::make_shared<const MappedFile>(path, links)), data_(mapping_->data()), size_(mapping_->size()) {}
 
-File::File(std::string path, std::shared_ptr<const void> owner, const unsigned char* data, std::size_t size)
-    : path_(std::move(path)), owner_(std::move(owner)), data_(data), size_(size) {}
+File::File(std::string path, const unsigned char* data, std::size_t size) : path_(std::move(path)), data_(data), size_(size) {}
 
 File File::part(std::string path, const unsigned char* data, std::size_t size) const {
   File part(*this);
@@ -37,7 +35,7 @@ File File::aligned() && {
   if (reinterpret_cast<std::uintptr_t>(data_) % alignment != 0) {
     const std::shared_ptr<unsigned char> copy = make_aligned(size_);
     if (size_ != 0) std::memcpy(copy.get(), data_, size_);
-    owner_ = copy;
+    copy_ = copy;
     data_ = copy.get();
   }
   return std::move(*this);

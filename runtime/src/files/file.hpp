@@ -1,4 +1,4 @@
-// A file's bytes in memory, read-only: a mapped file, a part of an archive, or what a callback of the program has read.
+// A file's bytes in memory, read-only: a mapped file, or a part of an archive.
 #pragma once
 
 #include <cstddef>
@@ -14,11 +14,9 @@ class File {
   static constexpr std::size_t alignment = 64;  // of aligned()
 
   // A file of the file system, mapped.
-  explicit File(const std::string& path);
-  // A part of a mapped file. `path`: for messages.
-  File(std::string path, std::shared_ptr<const MappedFile> mapping, const unsigned char* data, std::size_t size);
-  // Memory that `owner` keeps.
-  File(std::string path, std::shared_ptr<const void> owner, const unsigned char* data, std::size_t size);
+  explicit File(const std::string& path, platform::Links links = platform::Links::refuse);
+  // Memory, which must outlive the file. `path`: for messages.
+  File(std::string path, const unsigned char* data, std::size_t size);
 
   const std::string& path() const noexcept { return path_; }
   const unsigned char* data() const noexcept { return data_; }
@@ -37,13 +35,10 @@ class File {
 
  private:
   std::string path_;
-  std::shared_ptr<const void> owner_;
+  std::shared_ptr<const void> copy_;           // of unaligned data
   std::shared_ptr<const MappedFile> mapping_;  // null: memory of the program
   const unsigned char* data_;
   std::size_t size_;
 };
-
-// Memory aligned to File::alignment.
-std::shared_ptr<unsigned char> make_aligned(std::size_t bytes);
 
 }  // namespace rexit::core

@@ -1,15 +1,15 @@
 #include "files/mapped_file.hpp"
 
-#include <limits>
+#include <optional>
 
 #include "base/status.hpp"
 
 namespace rexit::core {
 namespace {
 
-int open_file(const std::string& path) {
+int open_file(const std::string& path, platform::Links links) {
   bool is_link = false;
-  const int descriptor = platform::open_to_read(path, platform::Links::refuse, is_link);
+  const int descriptor = platform::open_to_read(path, links, is_link);
   if (is_link) fail(REXIT_CORRUPT, path, ": is a symbolic link, which is not followed");
   if (descriptor < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", platform::error_text());
   return descriptor;
@@ -17,35 +17,22 @@ int open_file(const std::string& path) {
 
 }  // namespace
 
-MappedFile::Descriptor::~Descriptor() {
-  if (number >= 0) platform::close(number);
-}
+MappedFile::Descriptor::~Descriptor() { platform::close(number); }
 
-MappedFile::MappedFile(const std::string& path) : MappedFile(path, open_file(path), 0, std::nullopt) {}
-
-MappedFile::MappedFile(const std::string& name, int descriptor, std::uint64_t offset, std::optional<std::uint64_t> bytes)
-    : path_(name), file_{descriptor} {
+MappedFile::MappedFile(const std::string& path, platform::Links links) : path_(path), file_{open_file(path, links)} {
   const std::optional<platform::FileInfo> info = platform::info_of(file_.number);
-  if (!info) fail(REXIT_NOT_FOUND, name, ": cannot be read: ", platform::error_text());
-  if (info->kind != platform::FileInfo::Kind::file) fail(REXIT_CORRUPT, name, ": is not a plain file");
+  if (!info) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", platform::error_text());
+  if (info->kind != platform::FileInfo::Kind::file) fail(REXIT_CORRUPT, path, ": is not a plain file");
   info_ = *info;
-  const std::uint64_t available = offset <= info_.bytes ? info_.bytes - offset : 0;
-  if (offset > info_.bytes || bytes.value_or(0) > available)
-    fail(REXIT_CORRUPT, name, ": ", info_.bytes, " bytes, expected ", bytes.value_or(0), " from byte ", offset,
-         " on (truncated)");
-  const std::uint64_t mapped = bytes.value_or(available), skipped = offset % platform::mapping_step();
-  if (mapped > std::numeric_limits<std::size_t>::max() - skipped)
-    fail(REXIT_OUT_OF_MEMORY, name, ": ", mapped, " bytes exceed the address space");
-  if (mapped == 0) return;  // empty files cannot be mapped
-  mapped_bytes_ = static_cast<std::size_t>(mapped + skipped);
-  pages_ = platform::map(file_.number, offset - skipped, mapped_bytes_);
-  if (pages_ == nullptr) fail(REXIT_NOT_FOUND, name, ": cannot be mapped: ", platform::error_text());
-  data_ = static_cast<const unsigned char*>(pages_) + skipped;
-  size_ = static_cast<std::size_t>(mapped);
+  size_ = static_cast<std::size_t>(info_.bytes);
+  if (size_ != info_.bytes) fail(REXIT_OUT_OF_MEMORY, path, ": ", info_.bytes, " bytes exceed the address space");
+  if (size_ == 0) return;  // empty files cannot be mapped
+  pages_ = platform::map(file_.number, size_);
+  if (pages_ == nullptr) fail(REXIT_NOT_FOUND, path, ": cannot be mapped: ", platform::error_text());
 }
 
 MappedFile::~MappedFile() {
-  if (pages_ != nullptr) platform::unmap(pages_, mapped_bytes_);
+  if (pages_ != nullptr) platform::unmap(pages_, size_);
 }
 
 void MappedFile::check_unchanged() const {

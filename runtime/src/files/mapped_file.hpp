@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <optional>
 #include <string>
 
 #include "base/platform.hpp"
@@ -15,17 +13,14 @@ namespace rexit::core {
 // prevent that. rexit's own tools replace files by renaming, which does not touch the mapped file.
 class MappedFile {
  public:
-  // The file at `path`, which must not be a symbolic link.
-  explicit MappedFile(const std::string& path);
-  // `bytes` of an open file, from `offset`; nullopt: to its end. Closes the descriptor in the end, also if it throws. `name`: for
-  // messages.
-  MappedFile(const std::string& name, int descriptor, std::uint64_t offset, std::optional<std::uint64_t> bytes);
+  // The file at `path`. Links::refuse: throws REXIT_CORRUPT for a symbolic link.
+  explicit MappedFile(const std::string& path, platform::Links links = platform::Links::refuse);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   const std::string& path() const noexcept { return path_; }
-  const unsigned char* data() const noexcept { return data_; }
+  const unsigned char* data() const noexcept { return static_cast<const unsigned char*>(pages_); }
   std::size_t size() const noexcept { return size_; }
 
   // Throws REXIT_MISMATCH if the file's size or modification time has changed since it was mapped.
@@ -42,9 +37,7 @@ class MappedFile {
 
   Descriptor file_;  // stays open: the path may name another file by now
   platform::FileInfo info_;
-  void* pages_ = nullptr;
-  std::size_t mapped_bytes_ = 0;
-  const unsigned char* data_ = nullptr;
+  void* pages_ = nullptr;  // null: the file is empty
   std::size_t size_ = 0;
 };
 

@@ -1,11 +1,9 @@
-// Where a bundle's files come from: a folder, an archive, or callbacks of the program. A path is relative to the bundle and has
-// passed check_relative_path.
+// Where a bundle's files come from: a folder or an archive. A path is relative to the bundle and has passed
+// check_relative_path.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,7 +29,7 @@ class Source {
   virtual void check_file(const std::string& path, std::size_t bytes) const = 0;
   // Throws if `path` is there and not a folder.
   virtual void check_folder(const std::string&) const {}
-  // Names of the folders in a folder, ascending; none if it is missing or the source cannot list.
+  // Names of the folders in a folder, ascending; none if it is missing.
   virtual std::vector<std::string> folders(const std::string& path) const = 0;
   // Null: this source shows what is there now. Otherwise what has taken its place.
   virtual std::shared_ptr<const Source> replacement() const { return nullptr; }
@@ -47,11 +45,7 @@ class Source {
 
 // The bundle at a path: a folder, or an archive if a plain file stands there.
 std::shared_ptr<const Source> open_source(const std::string& path);
-// An archive in memory that `owner` keeps.
-std::shared_ptr<const Source> open_archive(const std::string& name, std::shared_ptr<const void> owner, const unsigned char* data,
-                                           std::size_t size);
-// An archive in a part of an open file, as MappedFile has it. The caller keeps its descriptor.
-std::shared_ptr<const Source> open_archive(const std::string& name, int descriptor, std::uint64_t offset,
-                                           std::optional<std::uint64_t> bytes);
+// An archive in memory, which must outlive it.
+std::shared_ptr<const Source> open_archive(const std::string& name, const unsigned char* data, std::size_t size);
 
 }  // namespace rexit::core

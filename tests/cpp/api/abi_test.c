@@ -31,7 +31,6 @@ static void structs_end_with_their_last_field(void) {
   if (sizeof(void*) != 8) return; /* numbers below are of 64-bit targets */
   END(rexit_id, text, 16);
   END(rexit_bundle_options, spinning, 104);
-  END(rexit_source, release, 88);
   END(rexit_session_options, audit_seed, 40);
   END(rexit_bundle_info, policy_sha256, 128);
   END(rexit_variant_info, session_bytes, 368);

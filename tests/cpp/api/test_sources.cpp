@@ -1,6 +1,4 @@
-// Bundles that are not in a folder: archives in a file, in memory and in a part of an open file, and files that the program
-// reads.
-#include <fcntl.h>
+// Bundles that are not in a folder: archives in a file and in memory.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -13,7 +11,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -69,7 +66,7 @@ std::string tar(const Members& files) {
   return archive + end_mark;
 }
 
-rexit::Source in_memory(const std::string& archive) { return rexit::Source::archive(archive.data(), archive.size()); }
+rexit::Archive in_memory(const std::string& archive) { return {archive.data(), archive.size()}; }
 
 class Place {
  public:
@@ -90,29 +87,6 @@ class Place {
   fs::path path_;
 };
 
-struct Descriptor {
-  explicit Descriptor(const std::string& path) : number(::open(path.c_str(), O_RDONLY)) {}
-  ~Descriptor() { ::close(number); }
-  int number;
-};
-
-class InMap final : public rexit::Files {
- public:
-  explicit InMap(Members files) : files_(std::move(files)) {}
-
-  std::optional<std::size_t> size(const char* path) override {
-    const auto file = files_.find(path);
-    return file == files_.end() ? std::nullopt : std::make_optional(file->second.size());
-  }
-  void read(const char* path, void* buffer, std::size_t bytes) override {
-    ASSERT_EQ(bytes, files_.at(path).size());
-    std::memcpy(buffer, files_.at(path).data(), bytes);
-  }
-
- private:
-  Members files_;
-};
-
 std::vector<float> trace(const rexit::Bundle& bundle) {
   rexit::Session session(bundle);
   const rexit::Id user = bundle.id(REXIT_USERS, 3);
@@ -128,83 +102,34 @@ TEST(Sources, AllGiveTheSameLogOdds) {
     const std::string archive = tar(files), path = place.put("bundle.tar", archive);
     const std::vector<float> expected = trace(rexit::Bundle(folder));
     EXPECT_EQ(trace(rexit::Bundle(path)), expected);
-    std::vector<rexit::Source> sources{in_memory(archive), rexit::Source::files(std::make_shared<InMap>(files))};
-    // Within a larger file, as Android's packages have it: on a page, and where every table has to be copied.
+    // On a page, and where every table has to be copied.
     for (const std::size_t offset : {std::size_t{4096}, std::size_t{5004}}) {
-      const Descriptor asset(place.put("package", std::string(offset, 'x') + archive + "behind"));
-      const auto source = rexit::Source::file(asset.number, offset, archive.size());
-      EXPECT_EQ(trace(rexit::Bundle(source)), expected);
-      rexit::verify(source);
-    }
-    for (const rexit::Source& source : sources) {
-      EXPECT_EQ(trace(rexit::Bundle(source)), expected);
-      rexit::verify(source);
-      ASSERT_EQ(rexit::variants(source).size(), rexit::variants(folder).size());
-      EXPECT_EQ(std::memcmp(&rexit::variants(source)[0], &rexit::variants(folder)[0], sizeof(rexit_variant_info)), 0);
+      const std::string package = std::string(offset, 'x') + archive + "behind";
+      const rexit::Archive part{package.data() + offset, archive.size()};
+      EXPECT_EQ(trace(rexit::Bundle(part)), expected);
+      rexit::verify(part);
     }
     rexit::verify(path);
+    ASSERT_EQ(rexit::variants(path).size(), rexit::variants(folder).size());
+    EXPECT_EQ(std::memcmp(&rexit::variants(path)[0], &rexit::variants(folder)[0], sizeof(rexit_variant_info)), 0);
   }
 }
 
-TEST(Sources, TheDescriptorMayBeClosedAfterTheCall) {
-  const Place place;
-  const std::string path = place.put("bundle.tar", tar(files_of(sound_bundle())));
-  auto descriptor = std::make_unique<Descriptor>(path);
-  const rexit::Bundle bundle(rexit::Source::file(descriptor->number));
-  descriptor.reset();
-  EXPECT_EQ(trace(bundle), trace(rexit::Bundle(path)));
-  refused([] { rexit::Bundle(rexit::Source::file(-1)); }, REXIT_INVALID_ARGUMENT, "file descriptor -1 is not open");
-}
-
-TEST(Sources, OutsideTheFileIsRefused) {
-  const Place place;
-  const Descriptor file(place.put("bundle.tar", tar(files_of(sound_bundle()))));
-  refused([&] { rexit::Bundle(rexit::Source::file(file.number, 512, UINT64_MAX)); }, REXIT_CORRUPT, "(truncated)");
-  refused([&] { rexit::Bundle(rexit::Source::file(file.number, UINT64_MAX, 512)); }, REXIT_CORRUPT, "(truncated)");
-}
-
-// As C programs see it.
-int releases = 0;
-TEST(Sources, AreReleasedOnceWithTheLastSession) {
-  const std::string archive = tar(files_of(sound_bundle()));
-  releases = 0;
-  rexit_source source{};
-  source.struct_size = sizeof source;
-  source.archive = archive.data();
-  source.archive_bytes = archive.size();
-  source.release = [](void*) { ++releases; };
-  rexit_bundle *bundle = nullptr, *reloaded = nullptr;
-  rexit_session* session = nullptr;
-  EXPECT_EQ(rexit_source_verify(&source, nullptr), REXIT_OK);
-  EXPECT_EQ(releases, 0);
-  ASSERT_EQ(rexit_source_open(&source, nullptr, &bundle), REXIT_OK);
-  ASSERT_EQ(rexit_session_create(bundle, nullptr, &session), REXIT_OK);
-  EXPECT_EQ(rexit_bundle_reload(bundle, &reloaded), REXIT_OK);
-  EXPECT_EQ(reloaded, nullptr);  // nothing has changed
-  rexit_bundle_close(bundle);
-  EXPECT_EQ(releases, 0);
-  rexit_session_destroy(session);
-  EXPECT_EQ(releases, 1);
-  source.archive_bytes = 100;
-  EXPECT_EQ(rexit_source_open(&source, nullptr, &bundle), REXIT_CORRUPT);
-  EXPECT_EQ(releases, 2);
-}
-
-TEST(Sources, HaveExactlyOneKind) {
-  rexit_bundle* bundle = nullptr;
-  rexit_source source{};
-  source.struct_size = sizeof source;
-  EXPECT_EQ(rexit_source_open(&source, nullptr, &bundle), REXIT_INVALID_ARGUMENT);
-  source.archive = "x";
-  source.archive_bytes = 1;
-  source.has_file = 1;
-  EXPECT_EQ(rexit_source_open(&source, nullptr, &bundle), REXIT_INVALID_ARGUMENT);
-  source.archive = nullptr;
-  source.has_file = 2;
-  EXPECT_EQ(rexit_source_open(&source, nullptr, &bundle), REXIT_INVALID_ARGUMENT);
-  source.has_file = 0;
-  source.get_size = [](void*, const char*, std::size_t*) { return REXIT_OK; };
-  EXPECT_EQ(rexit_source_open(&source, nullptr, &bundle), REXIT_INVALID_ARGUMENT);
+TEST(Sources, MemoryIsKeptForTheLastSession) {
+  bool kept = true;
+  auto* archive = new std::string(tar(files_of(sound_bundle())));
+  std::shared_ptr<const void> owner(archive, [&kept](const void* text) {
+    kept = false;
+    delete static_cast<const std::string*>(text);
+  });
+  std::optional<rexit::Bundle> bundle(rexit::Archive{archive->data(), archive->size(), std::move(owner)});
+  EXPECT_FALSE(bundle->reloaded());  // nothing has changed
+  std::optional<rexit::Session> session(*bundle);
+  bundle.reset();
+  EXPECT_TRUE(kept);
+  EXPECT_GT(session->memory().buffers, 0u);
+  session.reset();
+  EXPECT_FALSE(kept);
 }
 
 TEST(Sources, AReplacedArchiveIsReloaded) {
@@ -220,29 +145,6 @@ TEST(Sources, AReplacedArchiveIsReloaded) {
   ASSERT_TRUE(reloaded);
   EXPECT_EQ(trace(*reloaded), trace(bundle));
   EXPECT_FALSE(reloaded->reloaded());
-}
-
-TEST(Sources, TheProgramsFailuresAreTheCallsFailures) {
-  struct Failing final : rexit::Files {
-    std::optional<std::size_t> size(const char*) override { throw std::runtime_error("the key is lost"); }
-    void read(const char*, void*, std::size_t) override {}
-  };
-  refused([] { rexit::Bundle(rexit::Source::files(std::make_shared<Failing>()).name("store")); }, REXIT_NOT_FOUND,
-          "store/manifest.json: is not among the program's files");
-  rexit_bundle* bundle = nullptr;
-  rexit_source source{};
-  source.struct_size = sizeof source;
-  source.get_size = [](void*, const char*, std::size_t* bytes) { return *bytes = 10, REXIT_OK; };
-  source.read = [](void*, const char*, void*, std::size_t) { return REXIT_OUT_OF_MEMORY; };
-  EXPECT_EQ(rexit_source_open(&source, nullptr, &bundle), REXIT_OUT_OF_MEMORY);
-  EXPECT_STREQ(rexit_last_error(), "bundle/manifest.json: the program's read returned REXIT_OUT_OF_MEMORY");
-}
-
-TEST(Sources, AFileOfAnotherSizeIsRefused) {
-  Members files = files_of(sound_bundle());
-  files["catalog/users.safetensors"] += 'x';
-  refused([&] { rexit::Bundle(rexit::Source::files(std::make_shared<InMap>(files))); }, REXIT_CORRUPT,
-          "bundle/catalog/users.safetensors: ");
 }
 
 TEST(Sources, FilesOfABundleAreRead) {
@@ -261,8 +163,7 @@ TEST(Sources, FilesOfABundleAreRead) {
   EXPECT_EQ(byte, 'x');
 }
 
-// Only reads headers and JSON.
-void describe(const std::string& archive) { rexit::variants(in_memory(archive)); }
+void check(const std::string& archive) { rexit::verify(in_memory(archive)); }
 
 TEST(Archives, NamesMayHaveAPrefix) {
   const std::string folder(60, 'f'), name = folder + "/" + folder + "/file";
@@ -276,7 +177,7 @@ TEST(Archives, EveryTruncationIsNoticed) {
   const std::string archive = tar(files_of(sound_bundle()));
   for (std::size_t size = 0; size + end_mark.size() <= archive.size(); size += 256) {
     SCOPED_TRACE(size);
-    refused([&] { describe(archive.substr(0, size)); }, REXIT_CORRUPT, "");
+    refused([&] { check(archive.substr(0, size)); }, REXIT_CORRUPT, "");
   }
 }
 
@@ -289,8 +190,8 @@ TEST(Archives, DamageIsRefusedInOneLine) {
     change(more.data());
     return with(more);
   };
-  describe(with(""));
-  describe(with(member("more", "1234")));
+  check(with(""));
+  check(with(member("more", "1234")));
   struct Case {
     std::string archive;
     rexit_status status;
@@ -322,13 +223,13 @@ TEST(Archives, DamageIsRefusedInOneLine) {
       {sound + member("more", "1234").substr(0, 700), REXIT_CORRUPT, "ends within the padding of `more` (truncated)"},
       {tar({{"manifest.json", "{}"}}), REXIT_CORRUPT, "bundle/manifest.json: `schema` is missing"},
   };
-  for (const Case& damage : cases) refused([&] { describe(damage.archive); }, damage.status, damage.text);
+  for (const Case& damage : cases) refused([&] { check(damage.archive); }, damage.status, damage.text);
   Members without = files;
   without.erase("catalog/users.safetensors");
-  refused([&] { describe(tar(without)); }, REXIT_NOT_FOUND, "bundle/catalog/users.safetensors: is not in the archive");
+  refused([&] { check(tar(without)); }, REXIT_NOT_FOUND, "bundle/catalog/users.safetensors: is not in the archive");
   Members longer = files;
   longer["catalog/users.safetensors"] += 'x';
-  refused([&] { describe(tar(longer)); }, REXIT_CORRUPT, "catalog/users.safetensors: ");
+  refused([&] { check(tar(longer)); }, REXIT_CORRUPT, "catalog/users.safetensors: ");
 }
 
 }  // namespace
