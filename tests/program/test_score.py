@@ -34,7 +34,7 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("--top-k", 3), ("--force-exit", 1), ("--recent", "18,23:0"), ("--as-of", 20), ("--deadline-ms", 60000)],
+    [(), ("--top-k", 3), ("--recent", "18,23:0"), ("--as-of", 20)],
 )
 def test_same_as_python(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
