@@ -51,17 +51,13 @@ def entry_of(op: dict[str, Any]) -> dict[str, Any]:
     return {"op": "similar_liked", "limit": 1, "empty": 1, "entry": [op]}
 
 
+PREFIX_WITH_START: list[dict[str, Any]] = [*({"op": "piece", "piece": n} for n in (0, 3, 4, 9, 0, 3, 1)), *PROGRAM["prefix"][1:]]
+"""Everybody's prefix begins with the same eleven tokens, one of its pieces being empty."""
+
 CASES = table(
     row("more_users_than_rows_can_count", "CORRUPT", "users", {"/counts/users": 1 << 40}),
     row("unknown_kind_of_id", "CORRUPT", "ids", {"/ids/user": "uuid"}),
-    # Everybody's prefix begins with the same eleven tokens, one of its pieces being empty.
-    row(
-        "sound_with_start",
-        "OK",
-        "",
-        {"/prompt/prefix": [*({"op": "piece", "piece": n} for n in (0, 3, 4, 9, 0, 3, 1)), *PROGRAM["prefix"][1:]]},
-        "running",
-    ),
+    row("sound_with_start", "OK", "", {"/prompt/prefix": PREFIX_WITH_START}, "running"),
     row("unknown_op", "UNSUPPORTED", "horoscope", {"/prompt/prefix/0": {"op": "horoscope"}}),
     row("piece_out_of_range", "CORRUPT", "prefix[0] piece", {"/prompt/prefix/0/piece": 40}),
     row("op_without_its_field", "CORRUPT", "missing", {"/prompt/prefix/1": {"op": "user_field", "field": "age"}}),

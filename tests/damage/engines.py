@@ -12,10 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import refresh
-from builders.bundles.catalog import make_catalog
+from builders.bundles.catalog import CatalogContents, make_catalog
 from builders.bundles.engines import PROFILES, add_engines, profile_line
 from builders.bundles.model import HIDDEN
 from builders.bundles.variants import TENSORRT_HALF
+from damage.catalogs import PREFIX_WITH_START
 from damage.table import DELETE, ENGINE, ENGINES, Case, Row, case, change_json, change_plan, table, write_cases
 
 OTHERS = Path(ENGINES).parent
@@ -261,6 +262,7 @@ CASES |= table(
     smaller("profile_for_shorter_prefixes", " prefix tokens, the engine was compiled for 1 to 2", 0, 1, "prefix", (1, 2, 2)),
 )
 
+WITH_START = table(Row("sound_with_start", "OK", "", ENGINE, {}, "running"))
 INPUT = f"input given float32 -1 {HIDDEN}"
 WITH_VECTORS = table(
     Row("sound_with_vectors", "OK", "", ENGINE, {}, "running"),
@@ -307,6 +309,12 @@ def write_engines(place: Path) -> None:
     plain = write_bundle(place / ".plain", BundleOptions(variants=(TENSORRT_HALF,)))
     add_engines(plain)
     write_cases(CASES, plain, place)
+    shutil.rmtree(plain)
+    catalog = make_catalog()
+    info = {**catalog.info, "prompt": {**catalog.info["prompt"], "prefix": PREFIX_WITH_START}}
+    write_bundle(plain, BundleOptions(CatalogContents(info, catalog.tables), variants=(TENSORRT_HALF,)))
+    add_engines(plain)
+    write_cases(WITH_START, plain, place)
     shutil.rmtree(plain)
     write_bundle(plain, BundleOptions(make_catalog(vectors=True), variants=(TENSORRT_HALF,)))
     write_numbers(plain)

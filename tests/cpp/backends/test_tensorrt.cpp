@@ -143,6 +143,16 @@ TEST_F(TensorRt, TheChainIsTheWholeModel) {
   }
 }
 
+TEST_F(TensorRt, ThePinnedStartIsTheWholeModels) {
+  rexit::Session session{rexit::Bundle(folder("sound_with_start"), options())};
+  for (const std::int64_t user : {106, 112}) {
+    const rexit::Request request = rexit::Request(user).items(items(4));
+    const rexit::Trace trace = session.trace(request);
+    EXPECT_EQ(trace.log_odds, reference(session, request));
+    EXPECT_EQ(trace.stats.prefix_tokens_reused, 11u);
+  }
+}
+
 TEST_F(TensorRt, SlatesBeyondOnePassAreChunked) {
   rexit::Session session{rexit::Bundle(folder(), options())};
   const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(20));
