@@ -119,17 +119,6 @@ def test_what_the_catalog_holds_already_is_not_added(run: Run, data: Path) -> No
     assert (updated["interactions"], updated["repeats"]) == (27, 50)
 
 
-def test_without_times_what_is_new_comes_last(run: Run, data: Path) -> None:
-    build(data, replace(OPTIONS, order="file"))
-    assert run()[0] == 0
-    catalog = Catalog.open(data / "new")
-    histories = catalog.user_table
-    for user in range(1, ratings.USERS + 1):
-        begin, end = histories["history_offsets"][catalog.users.row(user) :][:2]
-        items = catalog.items.take(histories["history_items"][begin:end].astype(np.int64))
-        assert NEW_ITEM in items[ratings.EACH :] and len(items) > ratings.EACH
-
-
 def test_new_times_are_read_in_the_catalogs_unit(data: Path, run: Run) -> None:
     """Else interactions of today would lie in 1970, before all others, or in the year 50,000."""
     begin, new = 1_700_000_000, pl.read_csv(data / "new.csv")
@@ -225,17 +214,6 @@ def test_a_column_may_be_called_row(data: Path, run: Run) -> None:
     tokens = load_tokenizer(str(data / "tok")).encode("Film 100").ids
     piece = new.item_table["field.row"][new.items.row(NEW_ITEM)]
     assert new.piece_table["tokens"][slice(*new.piece_table["offsets"][piece : piece + 2])].tolist() == tokens
-
-
-def test_an_id_of_another_kind_is_named_with_its_file(data: Path, run: Run) -> None:
-    rows = (data / "new.csv").read_text()
-    (data / "new.csv").write_text(rows + "3,x9,4,20004\n")
-    code, _, err = run()
-    assert code == 2 and "new.csv: item 'x9': the item ids of catalog are integers" in err and "new-items" not in err
-    (data / "new.csv").write_text(rows)
-    (data / "new-items.csv").write_text((data / "new-items.csv").read_text() + "x9,Film 9,1999\n")
-    code, _, err = run()
-    assert code == 2 and "new-items.csv: item 'x9': the item ids of catalog are integers" in err
 
 
 def test_without_times_news_come_behind_all_that_was_known(data: Path, run: Run) -> None:
@@ -365,7 +343,13 @@ BAD = {
     "another template": ("prompt.toml", "Answer:", "Now:", "is another template than that of catalog: candidate op"),
     "another history": ("prompt.toml", "history.recent:4", "history.recent:5", "prefix op"),
     "an unknown item": ("new.csv", "90,1,5", "90,999,5", "item 999 is not in new-items.csv"),
-    "an id of another kind": ("new-items.csv", "100,Film 100", "x100,Film 100", "'x100': the item ids of catalog are integers"),
+    "an id of another kind": (
+        "new-items.csv",
+        "100,Film 100",
+        "x100,Film 100",
+        "new-items.csv: item 'x100': the item ids of catalog are integers",
+    ),
+    "an item's id of another kind": ("new.csv", "90,1,5", "90,x9,5", "new.csv: item 'x9': the item ids of catalog are integers"),
     "a column missing": ("new-items.csv", "title", "name", "new-items.csv: no column 'title' (prompt.toml: {item.title})"),
     "a bad time": ("new.csv", "20002", "soon", "a whole number"),
     "a user without texts": ("new-users.csv", "90,pilot", "91,pilot", "user 90 is not in new-users.csv"),
