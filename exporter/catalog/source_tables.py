@@ -11,13 +11,12 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
+from rexit.delimited import is_tabbed, read_lines
 from rexit.errors import InputError
 
 Needs = Mapping[str, str]
@@ -60,8 +59,7 @@ def column_names(path: Path) -> list[str]:
     with _readable(path):
         if path.suffix == ".parquet":
             return _unique(path, pl.read_parquet_schema(path))
-        with _text_rows(path) as reader:
-            return _unique(path, next(reader))
+        return _unique(path, next(read_lines(path))[1])
 
 
 def check_columns(files: Mapping[Path, Needs]) -> None:
@@ -120,47 +118,14 @@ def _read_parquet(path: Path, columns: Collection[str] | None) -> pl.DataFrame:
 
 
 def _read_text(path: Path, columns: Collection[str] | None) -> pl.DataFrame:
-    with _text_rows(path) as reader:
-        header = next(reader)
-        places = _places(path, header, columns)
-        # Polars fills short lines with nulls silently, so the shape is checked here.
-        for row in reader:
-            if len(row) != len(header):
-                raise InputError(f"{path}: line {reader.line_num} has {len(row)} fields, the header has {len(header)}")
-        quote, separator = ('"', ",") if reader.dialect.quoting == csv.QUOTE_MINIMAL else (None, "\t")
+    lines = read_lines(path)
+    _, header = next(lines)
+    places = _places(path, header, columns)
+    # Polars fills short lines with nulls silently, so the shape is checked here.
+    for number, row in lines:
+        if len(row) != len(header):
+            raise InputError(f"{path}: line {number} has {len(row)} fields, the header has {len(header)}")
+    quote, separator = (None, "\t") if is_tabbed(path) else ('"', ",")
     frame = pl.read_csv(path, columns=places, separator=separator, quote_char=quote, infer_schema=False, glob=False)
     frame.columns = [header[n].strip() for n in places]
     return frame
-
-
-@contextlib.contextmanager
-def _text_rows(path: Path) -> Iterator[Any]:
-    """The csv reader over a text file; its first row is the header. Raises InputError."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file, _long_cells():
-            header = file.readline()
-            if not header.strip():
-                raise InputError(f"{path}: empty, expected a header line")
-            file.seek(0)
-            tabs = "\t" in header
-            reader = csv.reader(
-                file,
-                delimiter="\t" if tabs else ",",
-                quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-                strict=not tabs,
-            )
-            yield reader
-    except UnicodeDecodeError as exc:
-        raise InputError(f"{path}: not UTF-8 at byte {exc.start}") from exc
-    except csv.Error as exc:
-        raise InputError(f"{path}: line {reader.line_num}: {exc}") from exc
-
-
-@contextlib.contextmanager
-def _long_cells() -> Iterator[None]:
-    """Lets the csv module read cells of any length. Its limit is global to the process."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

@@ -134,7 +134,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
             elif epoch - max(best_epoch, EVALUATE_EVERY) >= options.patience:
                 break
     if not model.embedding.weight.isfinite().all():
-        raise InputError(f"LightGCN did not converge at learning rate {options.learning_rate}: choose a smaller --learning-rate")
+        raise InputError(f"LightGCN did not converge at learning rate {options.learning_rate}: choose a smaller `learning_rate`")
     model.embedding.weight.data = best_weight
     user_embeddings, item_embeddings, fold_in = _embeddings(model, graph)
     return Retriever(

@@ -6,13 +6,13 @@ the file says. Parquet needs polars, which the base install leaves out.
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rexit.delimited import read_lines
 from rexit.errors import InputError
 from rexit.ids import parse_id
 
@@ -25,8 +25,6 @@ INPUTS = (".csv", ".tsv", ".parquet")
 OUTPUTS = (".csv", ".parquet")
 ROWS = 1 << 16
 """Most rows of a batch."""
-_LINES = 1 << 10
-"""Rows of a CSV file that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -197,16 +195,12 @@ def _header(path: Path) -> tuple[str, ...]:
             return tuple(pl.read_parquet_schema(path))
         except (pl.exceptions.PolarsError, OSError) as exc:
             raise _not_parquet(path, exc) from exc
-    for row in _csv_lines(path):
-        return tuple(row)
-    raise InputError(f"{path}: empty, expected a header line")
+    return tuple(next(read_lines(path))[1])
 
 
 def _csv_rows(path: Path, header: Sequence[str]) -> Iterator[tuple[list[list[str]], None]]:
     rows: list[list[str]] = []
-    lines = _csv_lines(path)
-    next(lines, None)
-    for n, row in enumerate(filter(None, lines), 1):
+    for n, row in enumerate(filter(None, (cells for _, cells in itertools.islice(read_lines(path), 1, None))), 1):
         if len(row) != len(header):
             raise InputError(f"{path}: row {n} has {len(row)} fields, the header has {len(header)}")
         rows.append(row)
@@ -215,41 +209,6 @@ def _csv_rows(path: Path, header: Sequence[str]) -> Iterator[tuple[list[list[str
             rows = []
     if rows:
         yield rows, None
-
-
-def _csv_lines(path: Path) -> Iterator[list[str]]:
-    """Tab-separated if the header holds a tab, and then without quotes, as `rexit index` reads its files."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            tabs = "\t" in file.readline()
-            file.seek(0)
-            reader = csv.reader(file, "excel-tab", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file, strict=True)
-            while rows := _read_rows(reader):
-                yield from rows
-        except UnicodeDecodeError as exc:
-            raise InputError(f"{path}: line {_first_not_utf8(path)}: not UTF-8") from exc
-        except csv.Error as exc:
-            raise InputError(f"{path}: line {reader.line_num}: {exc}") from exc
-
-
-def _read_rows(reader: Iterator[list[str]]) -> list[list[str]]:
-    """Returns the next rows. Their cells may be longer than the csv module allows; its limit is restored afterwards."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        return list(itertools.islice(reader, _LINES))
-    finally:
-        csv.field_size_limit(before)
-
-
-def _first_not_utf8(path: Path) -> int:
-    """Returns the number of the first line that is not UTF-8. A decoder reads ahead, so it cannot tell."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError(f"{path} is UTF-8")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[None, pl.DataFrame]]:

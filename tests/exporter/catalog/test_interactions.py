@@ -146,7 +146,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"bad.parquet: not a readable table"):
         read_table(tmp_path / "bad.parquet")
     (tmp_path / "latin.csv").write_bytes("id,title\n1,Amélie\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin.csv: not UTF-8"):
+    with pytest.raises(InputError, match=r"latin.csv: line 2: not UTF-8"):
         read_table(tmp_path / "latin.csv")
 
 

@@ -130,7 +130,7 @@ def test_each_option_of_the_training_changes_it() -> None:
 
 
 def test_a_training_that_diverges_is_named() -> None:
-    with pytest.raises(InputError, match=r"LightGCN did not converge at learning rate 1e\+30: choose a smaller --learning-rate"):
+    with pytest.raises(InputError, match=r"LightGCN did not converge at learning rate 1e\+30: choose a smaller `learning_rate`"):
         train(replace(SMALL, learning_rate=1e30))
 
 
