@@ -213,16 +213,6 @@ class Search:
                 self._improve(start, objective)
         return {budget: min(self._trials.values(), key=objective) for budget, objective in objectives.items()}
 
-    def costs_without(self, budget: float) -> dict[int, float]:
-        """Returns, for each open exit, the cost of the cheapest trial within the budget that never stops there."""
-        within = [trial for trial in self._trials.values() if trial.outcome.drop <= budget]
-        never = self._space.never
-        axes = {k: [3 + n for n, (_, at, _) in enumerate(self._space.thresholds) if at == k] for k in self._space.open}
-        return {
-            k: min(trial.outcome.cost_us for trial in within if all(trial.point[axis] == never[axis] for axis in both))
-            for k, both in axes.items()
-        }
-
     def _starts(self, objective: Objective) -> list[Trial]:
         """The best trial so far; where there are few axes, also the best with each patience and with each quorum."""
         trials = list(self._trials.values())

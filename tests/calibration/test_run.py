@@ -405,14 +405,6 @@ def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: floa
     assert _count_as_traced(session, policy, [slate], [np.array([0, 0])], 0.01 / 9) == 2
 
 
-def test_foreign_catalog(place: Path) -> None:
-    other = write_two_tastes(place / "other", seed=1).catalog
-    bundle = Bundle.open(place / "bundle")
-    with pytest.raises(BundleError, match=r"other/catalog: is catalog .*, .*bundle holds"):
-        calibrate(bundle, Catalog.open(other), OPTIONS, open_session=sessions())
-    assert not (bundle.folder / "policy.json").exists()
-
-
 def test_policy_of_another_variant_is_replaced(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     Policy.full_depth(3, "another").write(bundle.folder / "policy.json")
