@@ -15,14 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import write_json
-from rexit.bundle.files import SCHEMA, read_json
+from rexit.bundle.files import SCHEMA
+from rexit.bundle.typed import read_typed
 from rexit.errors import BundleError, InputError
 
 INFO, HIDDEN, ANSWER = "rows.json", "hidden.bin", "answer.bin"
+
+
+class _Info(msgspec.Struct, frozen=True):
+    """rows.json. origin: what the rows are of. done: number of batches."""
+
+    origin: dict[str, Any]
+    done: int
 
 
 @dataclass
@@ -102,12 +111,10 @@ def _create(folder: Path, origin: Mapping[str, Any], shapes: Mapping[str, tuple[
 def _check(folder: Path, origin: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The number of batches done. Raises InputError."""
     try:
-        info = read_json(folder / INFO)
+        info = read_typed(folder / INFO, _Info)
     except BundleError as exc:
         raise InputError(f"{folder}: not the rows of an earlier run: {exc}; delete the folder") from exc
-    earlier = info.get("origin")
-    if not isinstance(earlier, dict) or type(info.get("done")) is not int:
-        raise InputError(f"{folder / INFO}: has no `origin` or no `done`; delete the folder")
+    earlier = info.origin
     if differs := [name for name, value in origin.items() if earlier.get(name) != value]:
         name = differs[0]
         raise InputError(
@@ -120,4 +127,4 @@ def _check(folder: Path, origin: Mapping[str, Any], shapes: Mapping[str, tuple[i
         if not path.is_file() or path.stat().st_size != expected:
             seen = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
             raise InputError(f"{path}: {seen}, expected {expected} bytes; delete the folder to begin anew")
-    return int(info["done"])
+    return info.done

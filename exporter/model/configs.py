@@ -16,9 +16,3 @@ def read_config(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise CheckpointError(f"{path}: not valid JSON: {first_line(exc)}") from exc
-
-
-def short(value: Any) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle import RerankerPrompt
-from rexit.bundle.typed import typed
+from rexit.bundle.typed import short, typed
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.model.configs import read_config, short
+from rexit.exporter.model.configs import read_config
 from rexit.texts import read_tokenizer
 
 TOKENIZER = "tokenizer.json"

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from torch import nn
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from rexit.bundle import RerankerPrompt
+from rexit.bundle.typed import Positive, typed
 from rexit.errors import CheckpointError
-from rexit.exporter.model.configs import read_config, short
+from rexit.exporter.model.configs import read_config
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 
@@ -34,7 +36,7 @@ PROMPT = RerankerPrompt(
     "either 'Yes' or 'No'.",
 )
 """As FlagEmbedding 1.4.2 writes it."""
-_HEAD = "simple"
+Factor = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
 _SAME = (
     "vocab_size",
     "hidden_size",
@@ -51,6 +53,25 @@ _SAME = (
     "pad_token_id",
 )
 """Names that both configs have."""
+
+
+class _Config(msgspec.Struct, frozen=True):
+    """What is read of MiniCPM's config beside `_SAME`. Other head types and scaled positions have no names in Granite's."""
+
+    hidden_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    scale_emb: Factor
+    scale_depth: Factor
+    start_layer: Positive = 1
+    head_multi: bool = True
+    head_type: Annotated[str, msgspec.Meta(pattern="^(simple)$")] = "simple"
+    rope_scaling: None = None
+    rope_theta: float = 10000.0
+
+    def __post_init__(self) -> None:
+        if self.start_layer > self.num_hidden_layers:
+            raise ValueError(f"start_layer: is {self.start_layer}, expected at most the model's {self.num_hidden_layers} layers")
 
 
 class _Head(nn.Module):
@@ -89,31 +110,16 @@ def granite_config(folder: Path) -> GraniteConfig:
     """Granite's config with the same meaning. Raises CheckpointError for a variation that it has no names for."""
     path = folder / "config.json"
     value = read_config(path)
-    if (kind := value.get("head_type", _HEAD)) != _HEAD:
-        raise CheckpointError(f"{path}: `head_type` is {short(kind)}, expected {_HEAD!r}: one row for each layer")
-    if (scaling := value.get("rope_scaling")) is not None:
-        raise CheckpointError(f"{path}: `rope_scaling` is {short(scaling)}, expected null")
-    sizes = {name: value.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    numbers = {name: value.get(name) for name in ("scale_emb", "scale_depth")}
-    start = value.get("start_layer", 1)
-    for name, number in {**sizes, "start_layer": start}.items():
-        if type(number) is not int or number < 1:
-            raise CheckpointError(f"{path}: `{name}` is {short(number)}, expected an integer of at least 1")
-    for name, number in numbers.items():
-        if type(number) not in (int, float) or not 0 < number < math.inf:
-            raise CheckpointError(f"{path}: `{name}` is {short(number)}, expected a number above 0")
-    depth = sizes["num_hidden_layers"]
-    if start > depth:
-        raise CheckpointError(f"{path}: `start_layer` is {start}, expected at most the model's {depth} layers")
+    config = typed(value, _Config, str(path), error=CheckpointError)
     same: dict[str, Any] = {name: value[name] for name in _SAME if name in value}
-    own: dict[str, Any] = {"start_layer": start, "head_multi": value.get("head_multi", True)}
     return GraniteConfig(
         **same,
-        **own,
-        rope_parameters={"rope_type": "default", "rope_theta": value.get("rope_theta", 10000.0)},
-        embedding_multiplier=numbers["scale_emb"],
-        residual_multiplier=numbers["scale_depth"] / math.sqrt(depth),
-        attention_multiplier=(sizes["hidden_size"] // sizes["num_attention_heads"]) ** -0.5,
+        start_layer=config.start_layer,  # type: ignore[call-arg]
+        head_multi=config.head_multi,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        embedding_multiplier=config.scale_emb,
+        residual_multiplier=config.scale_depth / math.sqrt(config.num_hidden_layers),
+        attention_multiplier=(config.hidden_size // config.num_attention_heads) ** -0.5,
         logits_scaling=1.0,
         tie_word_embeddings=False,
     )

@@ -15,12 +15,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from rexit.bundle.typed import Natural, typed
 from rexit.errors import CheckpointError
-from rexit.exporter.model.configs import read_config, short
+from rexit.exporter.model.configs import read_config
 
 MODULES, SETTINGS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 _DECODER, _SCORE = "Transformer", "LogitScore"
 _RERANKERS = "CrossEncoder"
+
+
+class _Module(msgspec.Struct, frozen=True):
+    type: str
+    path: str = ""
+
+
+class _Answers(msgspec.Struct, frozen=True):
+    true_token_id: Natural
+    false_token_id: Natural | None = None
 
 
 def score_folder(folder: Path) -> Path | None:
@@ -32,10 +45,9 @@ def score_folder(folder: Path) -> Path | None:
     """
     if not (folder / MODULES).is_file():
         return None
-    path, modules = folder / MODULES, read_config(folder / MODULES)
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise CheckpointError(f"{path}: is {short(modules)}, expected a list of modules")
-    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
+    path = folder / MODULES
+    modules = typed(read_config(path), tuple[_Module, ...], str(path), error=CheckpointError)
+    kinds = [module.type.rpartition(".")[2] for module in modules]
     if _SCORE not in kinds and not _is_reranker(folder, modules):
         return None  # an encoder of texts, whose decoder can be used as any other
     if kinds == [_DECODER]:
@@ -44,11 +56,9 @@ def score_folder(folder: Path) -> Path | None:
         other = next((kind for kind in kinds if kind not in (_DECODER, _SCORE)), None)
         seen = f"has a module {other}" if other else f"has the modules {', '.join(kinds)}"
         raise CheckpointError(f"{path}: {seen}, expected {_DECODER} and {_SCORE}")
-    places = [module.get("path", "") for module in modules]
-    if places[0] != "":
-        raise CheckpointError(f"{path}: {_DECODER} is in {places[0]!r}, expected the folder itself, ''")
-    name = places[1]
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name:
+    if modules[0].path != "":
+        raise CheckpointError(f"{path}: {_DECODER} is in {modules[0].path!r}, expected the folder itself, ''")
+    if (name := modules[1].path) in ("", ".", "..") or "/" in name:
         raise CheckpointError(f"{path}: {_SCORE} is in {name!r}, expected a folder's plain name")
     if not (folder / name / "config.json").is_file():
         raise CheckpointError(f"{folder / name / 'config.json'}: no such file, {MODULES} names it")
@@ -58,17 +68,11 @@ def score_folder(folder: Path) -> Path | None:
 def answer_tokens(score: Path) -> dict[str, int]:
     """The token ids of `yes` and `no` in LogitScore's folder; without `no` if the score is one logit. Raises CheckpointError."""
     path = score / "config.json"
-    config, tokens = read_config(path), dict[str, int]()
-    for name, key in (("no", "false_token_id"), ("yes", "true_token_id")):
-        value = config.get(key) if isinstance(config, dict) else None
-        if value is None and name == "no":
-            continue
-        if type(value) is not int or value < 0:
-            raise CheckpointError(f"{path}: `{key}` is {value!r}, expected a token id")
-        tokens[name] = value
-    if tokens.get("no") == tokens["yes"]:
-        raise CheckpointError(f"{path}: both token ids are {tokens['yes']}, expected two answers")
-    return tokens
+    answers = typed(read_config(path), _Answers, str(path), error=CheckpointError)
+    if answers.false_token_id == answers.true_token_id:
+        raise CheckpointError(f"{path}: both token ids are {answers.true_token_id}, expected two answers")
+    no = {} if answers.false_token_id is None else {"no": answers.false_token_id}
+    return {**no, "yes": answers.true_token_id}
 
 
 def system_prompt(folder: Path) -> str | None:
@@ -87,7 +91,7 @@ def chat_settings(folder: Path) -> dict[str, Any]:
     return {name: setting for name, setting in chat.items() if name != "restore_suffix"} if isinstance(chat, dict) else {}
 
 
-def _is_reranker(folder: Path, modules: Sequence[dict[str, Any]]) -> bool:
+def _is_reranker(folder: Path, modules: Sequence[_Module]) -> bool:
     value = read_config(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
     named = value.get("model_type") if isinstance(value, dict) else None
-    return named == _RERANKERS or any(".cross_encoder." in str(module.get("type")) for module in modules)
+    return named == _RERANKERS or any(".cross_encoder." in module.type for module in modules)

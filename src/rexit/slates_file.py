@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from rexit.bundle.catalog import SPLITS, Id
 from rexit.bundle.files import digest
+from rexit.bundle.typed import short
 from rexit.errors import InputError
 from rexit.slates import TokenSlate
 
@@ -148,7 +149,7 @@ def _named_splits(path: Path, made: Sequence[tuple[TokenSlate, _Row]]) -> dict[I
     split_of: dict[Id, str] = {}
     for slate, row in made:
         if row.split not in SPLITS:
-            raise InputError(f"{path}: {row.where}: `split` is {_short(row.split)}, expected one of {', '.join(SPLITS)}")
+            raise InputError(f"{path}: {row.where}: `split` is {short(row.split)}, expected one of {', '.join(SPLITS)}")
         if (other := split_of.setdefault(slate.user, row.split)) != row.split:
             raise InputError(f"{path}: {row.where}: group {slate.user!r} is in {row.split} and in {other}, expected one split")
     return split_of
@@ -241,7 +242,7 @@ class _Reader:
 def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool) -> _Row:
     group = row.get("group")
     if isinstance(group, bool) or not isinstance(group, int | str) or group == "":
-        raise InputError(f"`group` is {_short(group)}, expected a string or an integer")
+        raise InputError(f"`group` is {short(group)}, expected a string or an integer")
     if single:
         values: Any = [row.get("candidate")]
         labels: Any = [row.get("label")]
@@ -249,9 +250,9 @@ def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool) -> _R
     else:
         values, labels = row.get("candidates"), row.get("label")
         if not isinstance(values, list) or not values:
-            raise InputError(f"`candidates` is {_short(values)}, expected a list with at least one")
+            raise InputError(f"`candidates` is {short(values)}, expected a list with at least one")
         if not isinstance(labels, list) or len(labels) != len(values):
-            seen = f"{len(labels)} of them" if isinstance(labels, list) else _short(labels)
+            seen = f"{len(labels)} of them" if isinstance(labels, list) else short(labels)
             raise InputError(f"`label` is {seen}, expected a list of {len(values)}, one for each candidate")
         names = [f"candidates[{n}]" for n in range(len(values))]
     candidates = [_part(value, name) for value, name in zip(values, names, strict=True)]
@@ -267,14 +268,14 @@ def _part(value: Any, name: str) -> Any:
     if isinstance(value, list):
         for n, token in enumerate(value):
             if type(token) is not int or not 0 <= token < 1 << 31:
-                raise InputError(f"{name}[{n}] is {_short(token)}, expected a token id")
+                raise InputError(f"{name}[{n}] is {short(token)}, expected a token id")
         return value
-    raise InputError(f"{name} is {_short(value)}, expected text or a list of token ids")
+    raise InputError(f"{name} is {short(value)}, expected text or a list of token ids")
 
 
 def _liked(label: Any) -> bool:
     if not isinstance(label, int | float) or not math.isfinite(label):  # a bool is an int
-        raise InputError(f"a label is {_short(label)}, expected a number or a boolean; 1 or more is relevant")
+        raise InputError(f"a label is {short(label)}, expected a number or a boolean; 1 or more is relevant")
     return label >= 1
 
 
@@ -309,14 +310,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 except (ValueError, RecursionError) as exc:
                     raise InputError(f"{path}: line {n}: not JSON: {exc}") from exc
                 if not isinstance(row, dict):
-                    raise InputError(f"{path}: line {n}: is {_short(row)}, expected an object")
+                    raise InputError(f"{path}: line {n}: is {short(row)}, expected an object")
                 yield f"line {n}", row
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: not UTF-8 at byte {exc.start}") from exc
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -256,13 +256,13 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"head_type": "raw"}, "config.json: `head_type` is 'raw', expected 'simple': one row for each layer"),
-        ({"head_type": "complex"}, "config.json: `head_type` is 'complex', expected 'simple'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "`rope_scaling` is .*, expected null"),
-        ({"scale_depth": "deep"}, "`scale_depth` is 'deep', expected a number above 0"),
-        ({"start_layer": 7}, "`start_layer` is 7, expected at most the model's 6 layers"),
+        ({"head_type": "raw"}, "config.json: head_type: is 'raw', expected simple"),
+        ({"head_type": "complex"}, "head_type: is 'complex', expected simple"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: is .*, expected null"),
+        ({"scale_depth": "deep"}, "scale_depth: is 'deep', expected a number"),
+        ({"start_layer": 7}, "start_layer: is 7, expected at most the model's 6 layers"),
         ({"start_layer": 2}, "1 weights are missing, e.g. lm_head.4.linear_head.weight"),
-        ({"hidden_size": 0}, "`hidden_size` is 0, expected an integer of at least 1"),
+        ({"hidden_size": 0}, "hidden_size: is 0, expected an integer >= 1"),
     ],
 )
 def test_damaged_layerwise_config(layerwise: Path, tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
@@ -297,7 +297,7 @@ def _modules(*kinds: str) -> list[dict[str, str]]:
         ),
         ("modules.json", _modules("LogitScore"), "modules.json: has the modules LogitScore, expected Transformer and LogitScore"),
         ("modules.json", _modules("Transformer", "Dense", "LogitScore"), "modules.json: has a module Dense, expected"),
-        ("modules.json", {"0": "Transformer"}, "modules.json: is .*, expected a list of modules"),
+        ("modules.json", {"0": "Transformer"}, "modules.json: is .*, expected an array"),
         ("modules.json", [_modules("T")[0], {"path": "../x", "type": "LogitScore"}], "has a module T, expected"),
         (
             "modules.json",
@@ -310,15 +310,15 @@ def _modules(*kinds: str) -> list[dict[str, str]]:
             "Transformer is in 'x', expected",
         ),
         ("1_LogitScore/config.json", None, "1_LogitScore/config.json: no such file, modules.json names it"),
-        ("1_LogitScore/config.json", {"false_token_id": 3}, "`true_token_id` is None, expected a token id"),
-        ("1_LogitScore/config.json", {"true_token_id": "yes"}, "`true_token_id` is 'yes', expected a token id"),
+        ("1_LogitScore/config.json", {"false_token_id": 3}, "`true_token_id` is missing"),
+        ("1_LogitScore/config.json", {"true_token_id": "yes"}, "true_token_id: is 'yes', expected an integer"),
         ("1_LogitScore/config.json", {"true_token_id": 3, "false_token_id": 3}, "both token ids are 3, expected two answers"),
         (
             "1_LogitScore/config.json",
             {"true_token_id": 3, "false_token_id": 1000},
             "1_LogitScore/config.json: label 'no' is token 1000, the model has 0 to 999",
         ),
-        ("1_LogitScore/config.json", {"true_token_id": -1}, "`true_token_id` is -1, expected a token id"),
+        ("1_LogitScore/config.json", {"true_token_id": -1}, "true_token_id: is -1, expected an integer >= 0"),
     ],
 )
 def test_damaged_sentence_transformers_folder(logit_score: Path, tmp_path: Path, name: str, value: Any, problem: str) -> None:
