@@ -94,7 +94,7 @@ def test_a_catalog_that_is_refused(contexts: Any, message: str) -> None:
 
 
 def test_requires_says_whether_there_are_any() -> None:
-    with pytest.raises(BundleError, match="c: the prompt has contexts, `requires` says otherwise"):
+    with pytest.raises(BundleError, match="c: requires: lacks `context`, which the catalog uses"):
         Contexts.of(info([DEVICE.to_json(), HOUR.to_json()], requires=()), "c")
-    with pytest.raises(BundleError, match="c: the prompt has no contexts, `requires` says otherwise"):
+    with pytest.raises(BundleError, match="c: requires: holds `context`, which the catalog does not use"):
         Contexts.of(info([]), "c")

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.context import Contexts
-from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, read_json
+from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_requires, check_sizes, digest, read_json
 from rexit.bundle.labels import COLUMN, UNKNOWN, labels_of, objectives_of
 from rexit.bundle.objectives import OBJECTIVES
 from rexit.bundle.program import program_digest
@@ -262,11 +262,7 @@ class Catalog:
         known = typed(info, _Info, f"{path}/catalog.json")
         check_sizes(path, known.files)
         catalog = cls(path, info, known.files)
-        required, probes = LISTS in (info.get("requires") or []), known.embedding.probes
-        if required != (probes is not None):
-            raise BundleError(
-                f"{path}/catalog.json: `requires` {'holds' if required else 'lacks'} `{LISTS}`, probes are {probes}"
-            )
+        check_requires(info, LISTS, known.embedding.probes is not None, f"{path}/catalog.json")
         ids, _, _, _ = catalog.vector_ids, catalog.contexts, catalog.request_texts, catalog.labels
         if ids and ids.too_many:
             raise BundleError(f"{path}/catalog.json: {ids.too_many}")

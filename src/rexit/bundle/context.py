@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.files import check_requires
 from rexit.bundle.typed import Name, to_json, typed
 from rexit.errors import BundleError, InputError
 
@@ -120,9 +121,7 @@ class Contexts:
     def of(cls, info: Mapping[str, Any], where: str) -> Contexts:
         """Reads catalog.json. Raises BundleError, which names the file `where`."""
         listed = info["prompt"].get("context") or []
-        required = REQUIRED in (info.get("requires") or [])
-        if bool(listed) != required:
-            raise BundleError(f"{where}: the prompt has {'' if listed else 'no '}contexts, `requires` says otherwise")
+        check_requires(info, REQUIRED, bool(listed), where)
         contexts = typed(listed, tuple[Context, ...], where, at="prompt context")
         names = [context.name for context in contexts]
         ops = [op for part in ("prefix", "candidate") for op in info["prompt"].get(part, [])]

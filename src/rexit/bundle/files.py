@@ -101,6 +101,13 @@ def parse_json(data: bytes, path: str, known: Collection[str] = ()) -> dict[str,
     return value
 
 
+def check_requires(info: Mapping[str, Any], feature: str, used: bool, where: str) -> None:
+    """Raises BundleError unless `requires` of catalog.json holds a feature exactly if the catalog uses it."""
+    if used != (feature in (info.get("requires") or [])):
+        problem = f"lacks `{feature}`, which the catalog uses" if used else f"holds `{feature}`, which the catalog does not use"
+        raise BundleError(f"{where}: requires: {problem}")
+
+
 def _finite(text: str) -> float:
     """What JSON's numbers are: neither NaN nor beyond a float64."""
     if not math.isfinite(number := float(text)):

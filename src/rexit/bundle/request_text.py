@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.files import check_requires
 from rexit.bundle.typed import Name, typed
 from rexit.errors import BundleError, InputError
 
@@ -90,8 +91,7 @@ class RequestTexts:
                 text = RequestText(op.name, op.limit, op.spaced, op.missing is None)
                 if entries.setdefault(text.name, text) != text:
                     raise BundleError(f"{where}: prompt {part}[{n}]: places {text.name!r} by other rules than an op before it")
-        if bool(entries) != (REQUIRED in (info.get("requires") or [])):
-            raise BundleError(f"{where}: the prompt has {'' if entries else 'no '}request texts, `requires` says otherwise")
+        check_requires(info, REQUIRED, bool(entries), where)
         return cls(tuple(entries.values()))
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rexit.bundle.files import write_file
+from rexit.bundle.files import check_requires, write_file
 from rexit.bundle.typed import Name, Natural, Positive, typed
 from rexit.errors import BundleError
 
@@ -88,10 +88,8 @@ class VectorIds:
         if placed != set(tables) or len(tables) != len(listed):
             names = [table.name for table in listed]
             raise BundleError(f"{where}: prompt vectors: are {names}, its ops place {sorted(map(str, placed))}")
-        has, required = bool(placed or user), REQUIRED in (info.get("requires") or [])
-        if has != required:
-            raise BundleError(f"{where}: the prompt has {'' if has else 'no '}vectors, `requires` says otherwise")
-        if not has:
+        check_requires(info, REQUIRED, bool(placed or user), where)
+        if not placed and not user:
             return None
         sizes = typed(info, _Sizes, where)
         dims = {table.name: table.dim for table in listed if table.is_column and table.dim is not None}

@@ -120,22 +120,6 @@ def test_damaged_ones_are_refused(tmp_path: Path, name: str, place: int, value: 
         opened(tmp_path, contents).user_embeddings  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    ("requires", "probes", "problem"),
-    [
-        ([], 2, "`requires` lacks `user-lists`, probes are 2"),
-        (["user-lists"], None, "`requires` holds `user-lists`, probes are None"),
-        (["user-lists"], 0, "embedding.probes is 0, expected 1 to 65536"),
-        (["user-lists"], "2", "embedding.probes is '2', expected 1 to 65536"),
-    ],
-)
-def test_what_catalog_json_says_of_them(tmp_path: Path, requires: list[str], probes: object, problem: str) -> None:
-    contents = in_lists(make_catalog())
-    contents.info["requires"], contents.info["embedding"]["probes"] = requires, probes
-    with pytest.raises(BundleError, match=problem):
-        opened(tmp_path, contents)
-
-
 def test_after_an_update_similar_users_are_those_that_a_search_finds(few: None) -> None:
     """Users come to be known, and others like more than they did; centres stay."""
     users, items = 3000, 200
