@@ -233,7 +233,7 @@ def test_commands_say_it_in_one_line(run: Run, causal_lm: tuple[Path, str], word
         ("{", "not valid JSON"),
         ('{"prefix": ["{query}"], "document": ["{document}"]}', "has no answers of its own, expected a folder, or `answers`"),
         ('{"prefix": ["{query}"], "document": ["{document}"], "answers": {"no": "0"}}', "`answers` is .*, expected the texts of"),
-        ('{"prefix": ["{query}"], "document": ["x"], "answers": {}}', r"it\.document is \['x'\], expected \{document\} once"),
+        ('{"prefix": ["{query}"], "document": ["x"], "answers": {}}', r"document: is \['x'\], expected \{document\} once"),
         (
             '{"prefix": ["{query}"], "document": ["{document}"], "answers": {"no": "no", "yes": "yes no"}}',
             "'yes no' of .* tokens",
