@@ -85,7 +85,7 @@ def test_a_training_prompt_says_which_part_it_is_in(catalog: Catalog) -> None:
         prompt, row = builder.prompt(slate.user, slate.items, slate.as_of), catalog.users.row(slate.user)
         assert slate.as_of is not None and prompt.part == (begins[row] <= slate.as_of).sum()
         parts.add(prompt.part)
-    assert parts == set(range(OPTIONS.snapshots))
+    assert parts == set(range(OPTIONS.lightgcn.snapshots))
 
 
 def test_more_ids_than_a_prompt_can_hold_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
