@@ -95,13 +95,9 @@ extern "C" {
 #define REXIT_VERSION_MAJOR 0
 #define REXIT_VERSION_MINOR 1
 #define REXIT_VERSION_PATCH 0
-/* Of this header: major * 10000 + minor * 100 + patch. */
-#define REXIT_VERSION_NUMBER (REXIT_VERSION_MAJOR * 10000 + REXIT_VERSION_MINOR * 100 + REXIT_VERSION_PATCH)
 
-/* The library's version as text: "0.1.0". */
+/* The library's version, "0.1.0". It may differ from that of the header which the program was compiled with. */
 REXIT_API const char* rexit_version(void);
-/* The library's REXIT_VERSION_NUMBER. It may differ from that of the header which the program was compiled with. */
-REXIT_API int32_t rexit_version_number(void);
 
 /* --- Errors and log ------------------------------------------------------------------------------------------------------ */
 

@@ -79,22 +79,21 @@ void run_score(rexit_session* session, const Source* request, rexit_score* score
   check_stats(stats_out);
   rexit_stats stats{};
   const Request& resolved = lock.read(request);
-  const std::size_t size = score_size(request);
-  const Probabilities probabilities = read_probabilities(request, resolved.score_count(), lock->loaded().bundle.objectives());
+  const std::size_t objectives = lock->loaded().bundle.objectives();
+  const Room room = read_room(request, resolved.score_count(), objectives);
   const float prior_shift = lock->loaded().bundle.policy().prior_shift;
   std::size_t index = 0;
   const std::vector<Score>& scores = lock->score(resolved, start, stats);
   for (const auto& [item, answer] : scores)
     write_entry<rexit_score>({static_cast<std::uint32_t>(item), answer.exit, probability(answer.calibrated, prior_shift),
                               answer.log_odds, answer.cut_short ? 1u : 0u, 0},
-                             scores_out, index++, size);
-  if (probabilities.out != nullptr) {
-    float* out = probabilities.out;
+                             scores_out, index++, room.score_size);
+  if (float* out = room.probabilities; out != nullptr) {
     for (const auto& [item, answer] : scores)
-      if (probabilities.objectives == 1)
+      if (objectives == 1)
         *out++ = probability(answer.calibrated, prior_shift);
       else
-        out = std::copy_n(lock->probabilities(item), probabilities.objectives, out);
+        out = std::copy_n(lock->probabilities(item), objectives, out);
   }
   write_stats(stats, stats_out);
 }
@@ -197,8 +196,6 @@ void open_bundle(const MakeSource& make_source, const rexit_bundle_options* opti
 extern "C" {
 
 const char* rexit_version(void) { return version; }
-
-int32_t rexit_version_number(void) { return REXIT_VERSION_NUMBER; }
 
 const char* rexit_status_name(rexit_status status) { return status_name(status); }
 

@@ -193,19 +193,13 @@ void read_rules(const Source& source, const Bundle& bundle, Request& request) {
 }
 
 template <class Source>
-Probabilities read_probabilities_of(const Source* request, std::size_t scores, std::size_t objectives) {
+Room room_of(const Source* request, std::size_t scores, std::size_t objectives) {
   const Source source = read_struct(request, "request");
+  check_entry_size<rexit_score>(source.score_size, first_score_size, "request.score_size");
   if (source.probabilities != nullptr && source.probability_count < scores * objectives)
     fail(REXIT_INVALID_ARGUMENT, "request.probability_count is ", source.probability_count, ", expected ", scores, " scores x ",
          objectives, " objectives");
-  return {source.probabilities, objectives};
-}
-
-template <class Source>
-std::size_t read_score_size(const Source* request) {
-  const std::size_t size = read_struct(request, "request").score_size;
-  check_entry_size<rexit_score>(size, first_score_size, "request.score_size");
-  return size;
+  return {source.score_size, source.probabilities};
 }
 
 }  // namespace
@@ -253,14 +247,11 @@ void read_request(const rexit_token_request* pointer, const Bundle& bundle, Requ
   read_rules(source, bundle, request);
 }
 
-std::size_t score_size(const rexit_request* request) { return read_score_size(request); }
-std::size_t score_size(const rexit_token_request* request) { return read_score_size(request); }
-
-Probabilities read_probabilities(const rexit_request* request, std::size_t scores, std::size_t objectives) {
-  return read_probabilities_of(request, scores, objectives);
+Room read_room(const rexit_request* request, std::size_t scores, std::size_t objectives) {
+  return room_of(request, scores, objectives);
 }
-Probabilities read_probabilities(const rexit_token_request* request, std::size_t scores, std::size_t objectives) {
-  return read_probabilities_of(request, scores, objectives);
+Room read_room(const rexit_token_request* request, std::size_t scores, std::size_t objectives) {
+  return room_of(request, scores, objectives);
 }
 
 }  // namespace rexit::core

@@ -12,18 +12,14 @@ void read_request(const rexit_request* request, const Bundle& bundle, Request& o
 // The same for token ids, which `out` then points to. The session checks the ids themselves. Throws REXIT_INVALID_ARGUMENT.
 void read_request(const rexit_token_request* request, const Bundle& bundle, Request& out);
 
-// The size of an entry of the caller's scores. Throws REXIT_INVALID_ARGUMENT.
-std::size_t score_size(const rexit_request* request);
-std::size_t score_size(const rexit_token_request* request);
-
-// The caller's array for probabilities by objective.
-struct Probabilities {
-  float* out;  // [scores, objectives]; null: not requested
-  std::size_t objectives;
+// What the caller has for the answers.
+struct Room {
+  std::size_t score_size;  // of an entry of scores_out
+  float* probabilities;    // [scores, objectives]; null: not requested
 };
 
-// `scores`: how many the answer will have. Throws REXIT_INVALID_ARGUMENT for an array that is too short.
-Probabilities read_probabilities(const rexit_request* request, std::size_t scores, std::size_t objectives);
-Probabilities read_probabilities(const rexit_token_request* request, std::size_t scores, std::size_t objectives);
+// `scores`: how many the answer will have. Throws REXIT_INVALID_ARGUMENT for a wrong size, and for an array that is too short.
+Room read_room(const rexit_request* request, std::size_t scores, std::size_t objectives);
+Room read_room(const rexit_token_request* request, std::size_t scores, std::size_t objectives);
 
 }  // namespace rexit::core
