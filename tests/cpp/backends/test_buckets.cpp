@@ -129,16 +129,16 @@ class PaddingTest : public testing::TestWithParam<std::pair<std::string, const c
 TEST_P(PaddingTest, ChangesNoAnswer) {
   std::shared_ptr<const Padded> padded;
   const auto open = [&](bool pad) {
-    return std::make_shared<const LoadedBundle>(
-        open_source(GetParam().first), GetParam().second, [&](const Bundle& bundle) -> BackendFactory {
-          std::unique_ptr<Backend> cpu = make_ort_backend(bundle, {}, Provider::cpu);
-          std::shared_ptr<const Backend> backend;
-          if (pad)
-            backend = padded = std::make_shared<const Padded>(bundle, std::move(cpu));
-          else
-            backend = std::move(cpu);
-          return [backend] { return backend; };
-        });
+    return std::make_shared<const LoadedBundle>(open_source(GetParam().first), GetParam().second,
+                                                [&](const Bundle& bundle) -> BackendFactory {
+                                                  std::unique_ptr<Backend> cpu = make_ort_backend(bundle, {}, Provider::cpu);
+                                                  std::shared_ptr<const Backend> backend;
+                                                  if (pad)
+                                                    backend = padded = std::make_shared<const Padded>(bundle, std::move(cpu));
+                                                  else
+                                                    backend = std::move(cpu);
+                                                  return [backend] { return backend; };
+                                                });
   };
   Session plain(open(false), 0), filled(open(true), 0);
   // Padding changes the order of sums. In half precision another last bit of a key follows.
