@@ -1,4 +1,4 @@
-"""Other ways to choose where candidates stop, tuned on the same traces: what a policy has to beat. `--rivals` adds them.
+"""Other ways to choose where candidates stop, tuned on the same traces: what a policy has to beat. Not by default.
 
 Each way has one parameter or a greedy rule, and takes the cheapest setting whose metrics drop by no more than is allowed. They
 follow their papers, on log-odds and without what needs training of its own.
