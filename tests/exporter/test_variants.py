@@ -380,5 +380,5 @@ def test_command_shows_the_gate(checkpoint_folder: Path, catalog_folder: Path, t
     assert "Variant cpu-int8 against float32" in result.output and "24 validation pairs in 12 slates of 12 users" in result.output
     assert "undecided" in result.output.lower()
     assert result.stdout.startswith("This model is not shown to rank: "), "it is a random one"
-    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "bundle"), "--variant", "cpu-int8"])
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "bundle")])
     assert result.exit_code == 0, result.output
