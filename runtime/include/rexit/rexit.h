@@ -203,11 +203,7 @@ typedef struct rexit_bundle_options {
                       a later open with another size or other spinning is refused. If the program has created ONNX Runtime's
                       environment before, without a pool, or the first open had own_threads, every segment has its own pool of
                       this size. ONNX Runtime logs to the program if it is the program's environment */
-  int32_t device_id;   /* GPU number, as in CUDA; ignored on the CPU */
-  int32_t cuda_graphs; /* 1: pad slates to a few sizes, and launch a segment with a repeated size as a single CUDA graph. Helps if
-                          the GPU waits for the CPU to launch kernels. Only for device "tensorrt" in a rexit built with
-                          -DREXIT_TENSORRT=ON, refused elsewhere */
-  int32_t reserved;
+  int32_t device_id; /* GPU number, as in CUDA; ignored on the CPU */
   /* The rest is for programs that have an ONNX Runtime of their own, or plans for its threads and providers. */
   const void* onnxruntime; /* the program's own ONNX Runtime, the const OrtApiBase* of its OrtGetApiBase(), of version 1.17 or
                               newer; onnxruntime_library is ignored. NULL: a library is loaded. Refused if another library is

@@ -48,7 +48,6 @@ struct BundleOptions {
   std::int32_t threads = 0;         // 0: one per core
   std::string device;               // "cpu", "cuda" or "tensorrt"; empty: the variant's target
   std::int32_t device_id = 0;
-  bool cuda_graphs = false;
   const void* onnxruntime = nullptr;  // OrtGetApiBase() of the program's own ONNX Runtime
   void* environment = nullptr;        // its OrtEnv*
   std::string provider;               // of ONNX Runtime, in place of the device's
@@ -169,7 +168,6 @@ class Bundle {
     c_options.device = or_null(options.device);
     c_options.threads = options.threads;
     c_options.device_id = options.device_id;
-    c_options.cuda_graphs = options.cuda_graphs ? 1 : 0;
     c_options.onnxruntime = options.onnxruntime;
     c_options.environment = options.environment;
     c_options.provider = or_null(options.provider);

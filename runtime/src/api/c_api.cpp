@@ -114,9 +114,6 @@ void run_trace(rexit_session* session, const Source* request, float* log_odds_ou
 Execution read_execution(const rexit_bundle_options& options) {
   if (options.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", options.threads, ", expected 0 or more");
   if (options.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", options.device_id, ", expected 0 or more");
-  if (options.cuda_graphs != 0 && options.cuda_graphs != 1)
-    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", options.cuda_graphs, ", expected 0 or 1");
-  if (options.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", options.reserved, ", expected 0");
   if (options.own_threads != 0 && options.own_threads != 1)
     fail(REXIT_INVALID_ARGUMENT, "options.own_threads is ", options.own_threads, ", expected 0 or 1");
   if (options.spinning < REXIT_SPINNING_DEFAULT || options.spinning > REXIT_SPINNING_OFF)
@@ -126,7 +123,6 @@ Execution read_execution(const rexit_bundle_options& options) {
   execution.threads = options.threads;
   execution.device = options.device;
   execution.device_id = options.device_id;
-  execution.cuda_graphs = options.cuda_graphs == 1;
   execution.onnxruntime = options.onnxruntime;
   execution.environment = options.environment;
   execution.provider = options.provider;

@@ -21,11 +21,6 @@ std::string device_of(const Bundle& bundle, const Execution& execution) {
 
 bool is_known(const std::string& device) { return device == "cpu" || device == "cuda" || device == "tensorrt"; }
 
-void refuse_cuda_graphs(const Execution& execution) {
-  if (execution.cuda_graphs)
-    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
-}
-
 void check_onnxruntime_options(const Execution& execution) {
   if (execution.provider != nullptr && execution.device != nullptr && execution.device != std::string("cpu"))
     fail(REXIT_INVALID_ARGUMENT, "options.provider is `", execution.provider, "` and options.device `", execution.device,
@@ -41,11 +36,10 @@ void check_onnxruntime_options(const Execution& execution) {
            execution.provider_options, " is NULL");
 }
 
-BackendFactory make_tensorrt(const Bundle& bundle, const Execution& execution) {
+BackendFactory make_tensorrt(const Bundle& bundle, [[maybe_unused]] std::int32_t device_id) {
 #ifdef REXIT_TENSORRT
-  return make_tensorrt_factory(bundle, execution.device_id, execution.cuda_graphs);
+  return make_tensorrt_factory(bundle, device_id);
 #else
-  refuse_cuda_graphs(execution);
   fail(REXIT_BACKEND_MISSING, "device `tensorrt`, which variant `", bundle.variant().name,
        "` is for, needs a rexit built with -DREXIT_TENSORRT=ON; device `cpu` runs its graphs");
 #endif
@@ -68,10 +62,9 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
     if (variant.target != "tensorrt")
       fail(REXIT_INVALID_ARGUMENT, "device `tensorrt` runs only variants exported for tensorrt; variant `", variant.name,
            "` targets ", variant.target);
-    return make_tensorrt(bundle, execution);
+    return make_tensorrt(bundle, execution.device_id);
   }
   require_opset(execution, variant);
-  refuse_cuda_graphs(execution);
   // All sessions share the backend: several threads may call it at once.
   const std::shared_ptr<const Backend> backend =
       make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu);

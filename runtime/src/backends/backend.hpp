@@ -101,7 +101,6 @@ struct Execution {
   std::int32_t threads = 0;
   const char* device = nullptr;  // null: the variant's target
   std::int32_t device_id = 0;
-  bool cuda_graphs = false;
   const void* onnxruntime = nullptr;  // the host program's OrtApiBase; null: `library`
   const void* environment = nullptr;  // the host program's OrtEnv; null: the process's
   const char* provider = nullptr;     // null: the device's

@@ -59,22 +59,6 @@ TEST(Devices, TensorRtRunsItsOwnVariantsOnly) {
   EXPECT_EQ(message, "device `tensorrt` runs only variants exported for tensorrt; variant `cpu-fp32` targets cpu");
 }
 
-TEST(Devices, CudaGraphsNeedTensorRT) {
-  for (const char* variant : {"cpu-fp32", "tensorrt-fp16"}) {
-    rexit::BundleOptions options = on(variant, variant == std::string("cpu-fp32") ? "" : "tensorrt");
-    options.cuda_graphs = true;
-    std::string message;
-    EXPECT_EQ(status_of(folder(), options, message), REXIT_INVALID_ARGUMENT);
-    EXPECT_EQ(message, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
-  }
-  rexit_bundle_options c_options{};
-  c_options.struct_size = sizeof c_options;
-  c_options.cuda_graphs = 2;
-  rexit_bundle* bundle = nullptr;
-  EXPECT_EQ(rexit_bundle_open(folder().c_str(), &c_options, &bundle), REXIT_INVALID_ARGUMENT);
-  EXPECT_STREQ(rexit_last_error(), "options.cuda_graphs is 2, expected 0 or 1");
-}
-
 // The tests' ONNX Runtime is the one for the CPU, and their rexit is built without TensorRT.
 TEST(Devices, MissingDevicesNameTheirRequirement) {
   std::string message;

@@ -38,12 +38,6 @@ rexit::BundleOptions options() {
   return bundle_options;
 }
 
-rexit::BundleOptions with_graphs() {
-  rexit::BundleOptions bundle_options = options();
-  bundle_options.cuda_graphs = true;
-  return bundle_options;
-}
-
 std::string folder(const std::string& name = "sound") { return tensorrt_bundles() + "/" + name + "/bundle"; }
 
 // The result of the double's engines for a whole prompt, token by token: no prefix, no packing, no segments.
@@ -95,7 +89,7 @@ class TensorRt : public testing::Test {
     machine().devices = 1;
     machine().minor = 7;
     machine().memory = std::size_t{1} << 30;
-    machine().captures = machine().pools = machine().kernels = true;
+    machine().pools = machine().kernels = true;
     machine().integrated = false;
     machine().created.clear();
     forget();
@@ -113,14 +107,13 @@ class TensorRt : public testing::Test {
     EXPECT_EQ(machine().streams, 0u);
     EXPECT_EQ(machine().loaded, 0u);
     EXPECT_EQ(machine().contexts, 0u);
-    EXPECT_EQ(machine().graphs, 0u);
     EXPECT_EQ(machine().modules, 0u);
   }
   static void forget() {
     machine().copies.clear();
     machine().copied.clear();
-    machine().enqueued = machine().launched = machine().synchronizations = machine().allocation_count = machine().contexts_made =
-        machine().stalls = machine().gathers = 0;
+    machine().enqueued = machine().synchronizations = machine().allocation_count = machine().contexts_made = machine().stalls =
+        machine().gathers = 0;
   }
 
   static rexit_status failure(const rexit::BundleOptions& bundle_options, const std::string& path, std::string& message) {
@@ -213,7 +206,7 @@ TEST_F(TensorRt, OpenAllocatesThePassesMemory) {
 TEST_F(TensorRt, TrimReleasesThePassesMemory) {
   for (const bool pools : {true, false}) {
     machine().pools = pools;
-    const rexit::Bundle bundle(folder(), with_graphs());
+    const rexit::Bundle bundle(folder(), options());
     rexit::Session session(bundle);
     {
       const rexit::Session idle(bundle);
@@ -228,7 +221,6 @@ TEST_F(TensorRt, TrimReleasesThePassesMemory) {
     EXPECT_EQ(session.memory().gpu, 0u);
     EXPECT_EQ(machine().allocated, 0u);
     EXPECT_EQ(machine().reserved, 0u);
-    EXPECT_EQ(machine().graphs, 0u);
     for (int round = 0; round < 3; ++round) EXPECT_EQ(session.trace(request).log_odds, expected);
     EXPECT_EQ(machine().contexts_made, 0u);
   }
@@ -247,17 +239,15 @@ TEST_F(TensorRt, EvictionsDoNotStallOtherSessions) {
 // On a Jetson the GPU reads indices where the host wrote them, and writes logits where the host reads them.
 TEST_F(TensorRt, AnIntegratedGpuNeedsNoCopiesToAndFromTheHost) {
   machine().integrated = true;
-  for (const rexit::BundleOptions& bundle_options : {options(), with_graphs()}) {
-    rexit::Session session{rexit::Bundle(folder(), bundle_options)};
-    forget();
-    for (int round = 0; round < 3; ++round)
-      for (const std::int64_t user : {106, 112}) {
-        const rexit::Request request = rexit::Request(user).items(items(20));
-        EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
-      }
-    EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 0u);
-    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], 0u);
-  }
+  rexit::Session session{rexit::Bundle(folder(), options())};
+  forget();
+  for (int round = 0; round < 3; ++round)
+    for (const std::int64_t user : {106, 112}) {
+      const rexit::Request request = rexit::Request(user).items(items(20));
+      EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
+    }
+  EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 0u);
+  EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], 0u);
 }
 
 // A prefix that shares its start with another: its keys and values are at other addresses, and the new ones behind them begin at
@@ -341,7 +331,7 @@ TEST_F(TensorRt, RowsMoveInThreeCalls) {
     for (const std::size_t count : {20, 2000}) {  // in a pass, and far beyond one
       SCOPED_TRACE(count);
       machine().kernels = kernels;
-      const auto backend = core::make_tensorrt_factory(bundle, 0, false)();
+      const auto backend = core::make_tensorrt_factory(bundle, 0)();
       std::vector<std::uint32_t> values(2 * count * bytes / sizeof(std::uint32_t)), moved(values.size() / 2);
       for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint32_t>(i);
       std::vector<core::RowMove> moves;
@@ -388,129 +378,27 @@ TEST_F(TensorRt, ThePrefixIsDeepenedAndKept) {
   EXPECT_EQ(session.score(request().force_exit(2)).scores[0].log_odds, expected[2]);
 }
 
-// From the third pass of a size on, a segment is a single launch, and nothing else is copied between host and GPU. Passes of
-// other users have the same size: T, N and P are padded. All contexts were created with the session.
-TEST_F(TensorRt, SegmentsOfARepeatedSizeAreOneLaunch) {
-  rexit::Session session{rexit::Bundle(folder(), with_graphs())};
-  session.warm_up();
-  const auto request = [](std::int64_t user) { return rexit::Request(user).items({-7, -2}); };
-  std::vector<std::int64_t> alike;
-  std::set<std::size_t> prefixes;
-  for (std::int64_t user = 100; user <= 133; user += 3) {
-    const rexit::Prompt prompt = session.prompt(request(user));
-    if (prompt.offsets[1] > 32 || prompt.offsets.back() - prompt.offsets[1] > 32) continue;
-    alike.push_back(user);
-    prefixes.insert(prompt.offsets[1]);
-  }
-  ASSERT_GT(alike.size(), 2u);
-  ASSERT_GT(prefixes.size(), 1u);
-  forget();
-  for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(session.trace(request(alike[i])).log_odds, reference(session, request(alike[i])));
-  EXPECT_EQ(machine().launched, 0u);
-  EXPECT_EQ(machine().contexts_made, 0u);
-  for (const std::int64_t user : alike) session.trace(request(user));  // its prefix is cached
-  for (const std::int64_t user : alike) {
-    forget();
-    const rexit::Trace trace = session.trace(request(user));
-    EXPECT_EQ(trace.log_odds, reference(session, request(user)));
-    ASSERT_EQ(trace.stats.prefix_tokens_reused, trace.stats.prefix_tokens);
-    EXPECT_EQ(machine().launched, exits);
-    EXPECT_EQ(machine().enqueued, 0u);
-    EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 0u);
-    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], 0u);
-    // Keys and values of each layer, at most, each in one copy; hidden states to and from their fixed addresses.
-    EXPECT_LE(machine().copies[cudaMemcpyDeviceToDevice], 2 * depths[exits - 1] + 2 * (exits - 1));
-    EXPECT_EQ(machine().synchronizations, exits);
-    EXPECT_EQ(machine().allocation_count, 0u);
-  }
-  EXPECT_EQ(machine().contexts_made, 0u);
-}
+const char* const with_vectors = "sound_with_vectors";
 
-// More sizes than graphs in the cache: prefixes of many lengths, slates of one and of several chunks.
-TEST_F(TensorRt, GraphsAnswerAsPassesDo) {
-  rexit::Session session{rexit::Bundle(folder(), with_graphs())};
-  std::size_t most = 0;
-  for (std::int64_t user = 100; user <= 136; user += 3)  // the last one is unknown
-    for (std::size_t more = 0; more < 4; ++more)
-      for (int round = 0; round < 3; ++round)
+// Passes, chunks, prefixes that are new, cached and partly reused: rows of vectors go with their tokens.
+TEST_F(TensorRt, VectorsGoWithTheirTokens) {
+  rexit::Session session{rexit::Bundle(folder(with_vectors), options())};
+  session.warm_up();
+  std::size_t shared = 0;
+  for (int round = 0; round < 4; ++round)
+    for (std::int64_t user = 100; user <= 136; user += 6)
+      for (std::size_t more = 0; more < 3; ++more)
         for (const std::size_t count : {1u, 4u, 20u}) {
           const auto request = [&] { return rexit::Request(user).recent(items(more)).items(items(count)); };
           const std::vector<float> expected = reference(session, request());
-          EXPECT_EQ(session.trace(request()).log_odds, expected);
+          const rexit::Trace trace = session.trace(request());
+          EXPECT_EQ(trace.log_odds, expected);
+          if (trace.stats.prefix_tokens_reused != 0 && trace.stats.prefix_tokens_reused != trace.stats.prefix_tokens) ++shared;
           const rexit::Scores scores = session.score(request().policy({{9, 9, never}, {9, 9, never}, 1}));
           for (std::size_t i = 0; i < count; ++i)
             EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
-          most = std::max(most, machine().graphs);
         }
-  EXPECT_GT(machine().launched, 0u);
-  EXPECT_GT(most, exits);
-  EXPECT_LE(most, 64u);
-}
-
-// Contexts and graphs take memory of the GPU: at most 64 MiB each, whatever their number.
-TEST_F(TensorRt, GraphsAreBoundedInBytes) {
-  machine().context_bytes = std::size_t{20} << 20;
-  machine().graph_bytes = std::size_t{30} << 20;
-  {
-    rexit::Session session{rexit::Bundle(folder(), with_graphs())};
-    EXPECT_EQ(machine().contexts, 2 * exits + exits + 1);  // four of 20 MiB
-    for (std::int64_t user = 100; user <= 136; user += 3)
-      for (int round = 0; round < 3; ++round)
-        for (const std::size_t count : {1u, 4u, 9u, 20u}) {
-          const rexit::Request request = rexit::Request(user).items(items(count));
-          EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
-          EXPECT_LE(machine().graphs, 2u);
-        }
-    EXPECT_GT(machine().launched, 0u);
-  }
-  machine().context_bytes = machine().graph_bytes = std::size_t{1} << 16;
-}
-
-// An engine that cannot be captured, or no memory for a graph: the pass has succeeded, and the session continues without.
-TEST_F(TensorRt, WithoutGraphsItContinues) {
-  std::vector<std::string> lines;
-  rexit_set_log(
-      [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
-      &lines, REXIT_LOG_WARNING);
-  {
-    rexit::Session session{rexit::Bundle(folder(), with_graphs())};
-    machine().captures = false;
-    const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
-    for (int round = 0; round < 4; ++round) EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
-  }
-  rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
-  EXPECT_EQ(machine().launched, 0u);
-  ASSERT_EQ(lines.size(), 1u);
-  EXPECT_NE(lines[0].find("segment-0.plan: capturing a CUDA graph: CUDA: invalid argument; this session continues without"),
-            std::string::npos)
-      << lines[0];
-}
-
-const char* const with_vectors = "sound_with_vectors";
-
-// Passes, chunks, prefixes that are new, cached and partly reused, with and without graphs (which are for their number of
-// vectors, too): rows of vectors go with their tokens.
-TEST_F(TensorRt, VectorsGoWithTheirTokens) {
-  for (const rexit::BundleOptions& bundle_options : {options(), with_graphs()}) {
-    rexit::Session session{rexit::Bundle(folder(with_vectors), bundle_options)};
-    session.warm_up();
-    std::size_t shared = 0;
-    for (int round = 0; round < 4; ++round)
-      for (std::int64_t user = 100; user <= 136; user += 6)
-        for (std::size_t more = 0; more < 3; ++more)
-          for (const std::size_t count : {1u, 4u, 20u}) {
-            const auto request = [&] { return rexit::Request(user).recent(items(more)).items(items(count)); };
-            const std::vector<float> expected = reference(session, request());
-            const rexit::Trace trace = session.trace(request());
-            EXPECT_EQ(trace.log_odds, expected);
-            if (trace.stats.prefix_tokens_reused != 0 && trace.stats.prefix_tokens_reused != trace.stats.prefix_tokens) ++shared;
-            const rexit::Scores scores = session.score(request().policy({{9, 9, never}, {9, 9, never}, 1}));
-            for (std::size_t i = 0; i < count; ++i)
-              EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
-          }
-    EXPECT_GT(shared, 0u);
-  }
-  EXPECT_GT(machine().launched, 0u);
+  EXPECT_GT(shared, 0u);
 }
 
 // They go up in the copy that takes the indices, and without anything allocated.
@@ -526,14 +414,6 @@ TEST_F(TensorRt, VectorsTakeNoCopyOfTheirOwn) {
   EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], exits);
   EXPECT_EQ(machine().synchronizations, exits);
   EXPECT_EQ(machine().allocation_count, 0u);
-}
-
-TEST_F(TensorRt, GraphsNeedTensorRT) {
-  rexit::BundleOptions bundle_options = with_graphs();
-  bundle_options.device = "cpu";
-  std::string message;
-  EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(message, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
 }
 
 TEST_F(TensorRt, SessionsRunSideBySide) {

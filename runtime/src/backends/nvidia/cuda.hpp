@@ -71,45 +71,6 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// A CUDA graph: a stream's work, captured once and launched as a whole.
-class Graph {
- public:
-  Graph() = default;
-  ~Graph() { reset(); }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-
-  bool ready() const noexcept { return exec_ != nullptr; }
-  void reset() noexcept {
-    if (exec_ != nullptr) api().cudaGraphExecDestroy(std::exchange(exec_, nullptr));
-  }
-
-  // Records the work that issue() puts on the stream, without running it.
-  template <class Issue>
-  void capture(const Stream& stream, const Issue& issue, const std::string& action) {
-    cudaGraph_t graph = nullptr;
-    check(api().cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), action);
-    try {
-      issue();
-    } catch (...) {
-      api().cudaStreamEndCapture(stream.get(), &graph);
-      if (graph != nullptr) api().cudaGraphDestroy(graph);
-      api().cudaGetLastError();
-      throw;
-    }
-    check(api().cudaStreamEndCapture(stream.get(), &graph), action);
-    const cudaError_t error = api().cudaGraphInstantiateWithFlags(&exec_, graph, 0);
-    api().cudaGraphDestroy(graph);
-    check(error, action);
-  }
-  void launch(const Stream& stream, const std::string& action) const {
-    check(api().cudaGraphLaunch(exec_, stream.get()), action);
-  }
-
- private:
-  cudaGraphExec_t exec_ = nullptr;
-};
-
 inline std::string bytes_text(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
 
 // GPU memory, in the order of a stream: neither allocating nor releasing waits for other streams, as cudaMalloc and cudaFree do.

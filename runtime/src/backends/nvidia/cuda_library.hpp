@@ -10,35 +10,27 @@ struct CUmod_st;
 namespace rexit::core::cuda {
 
 // The functions of libcudart that rexit calls.
-#define REXIT_CUDA_FUNCTIONS(X)    \
-  X(cudaDeviceGetAttribute)        \
-  X(cudaFree)                      \
-  X(cudaFreeAsync)                 \
-  X(cudaFreeHost)                  \
-  X(cudaGetDeviceCount)            \
-  X(cudaGetErrorString)            \
-  X(cudaGetLastError)              \
-  X(cudaGraphDestroy)              \
-  X(cudaGraphExecDestroy)          \
-  X(cudaGraphInstantiateWithFlags) \
-  X(cudaGraphLaunch)               \
-  X(cudaHostAlloc)                 \
-  X(cudaHostGetDevicePointer)      \
-  X(cudaMalloc)                    \
-  X(cudaMallocFromPoolAsync)       \
-  X(cudaMemGetInfo)                \
-  X(cudaMemPoolCreate)             \
-  X(cudaMemPoolDestroy)            \
-  X(cudaMemPoolSetAttribute)       \
-  X(cudaMemPoolTrimTo)             \
-  X(cudaMemcpy2DAsync)             \
-  X(cudaMemcpyAsync)               \
-  X(cudaMemset2DAsync)             \
-  X(cudaMemsetAsync)               \
-  X(cudaStreamBeginCapture)        \
-  X(cudaStreamCreateWithFlags)     \
-  X(cudaStreamDestroy)             \
-  X(cudaStreamEndCapture)          \
+#define REXIT_CUDA_FUNCTIONS(X) \
+  X(cudaDeviceGetAttribute)     \
+  X(cudaFree)                   \
+  X(cudaFreeAsync)              \
+  X(cudaFreeHost)               \
+  X(cudaGetDeviceCount)         \
+  X(cudaGetErrorString)         \
+  X(cudaGetLastError)           \
+  X(cudaHostAlloc)              \
+  X(cudaHostGetDevicePointer)   \
+  X(cudaMalloc)                 \
+  X(cudaMallocFromPoolAsync)    \
+  X(cudaMemPoolCreate)          \
+  X(cudaMemPoolDestroy)         \
+  X(cudaMemPoolSetAttribute)    \
+  X(cudaMemPoolTrimTo)          \
+  X(cudaMemcpy2DAsync)          \
+  X(cudaMemcpyAsync)            \
+  X(cudaMemsetAsync)            \
+  X(cudaStreamCreateWithFlags)  \
+  X(cudaStreamDestroy)          \
   X(cudaStreamSynchronize)
 
 // And those of libcuda, declared here: cuda.h is not needed.

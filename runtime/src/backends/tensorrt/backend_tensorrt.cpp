@@ -17,8 +17,7 @@ namespace {
 // The engines, and an idle worker for the next session: the worker from the open, or that of an ended session.
 class WorkerPool {
  public:
-  WorkerPool(const Bundle& bundle, std::int32_t device, bool cuda_graphs)
-      : cuda_graphs_(cuda_graphs), accelerator_(find_accelerator(device)), device_(device) {
+  WorkerPool(const Bundle& bundle, std::int32_t device) : accelerator_(find_accelerator(device)), device_(device) {
     const cuda::OnDevice on(device_);
     memory_ = std::make_unique<cuda::DeviceMemory>(device_);
     gather_ = std::make_unique<const cuda::RowGather>(device_);
@@ -53,11 +52,8 @@ class WorkerPool {
   }
 
  private:
-  std::unique_ptr<Worker> make_worker() const {
-    return std::make_unique<Worker>(device_, *memory_, *gather_, engines_->all(), cuda_graphs_);
-  }
+  std::unique_ptr<Worker> make_worker() const { return std::make_unique<Worker>(device_, *memory_, *gather_, engines_->all()); }
 
-  const bool cuda_graphs_;
   const Accelerator accelerator_;
   const cuda::Device device_;
   std::unique_ptr<cuda::DeviceMemory> memory_;
@@ -142,10 +138,8 @@ class TensorRtBackend final : public Backend {
 
 }  // namespace
 
-BackendFactory make_tensorrt_factory(const Bundle& bundle, std::int32_t device_id, bool cuda_graphs) {
-  return [pool = std::make_shared<WorkerPool>(bundle, device_id, cuda_graphs)] {
-    return std::make_shared<const TensorRtBackend>(pool);
-  };
+BackendFactory make_tensorrt_factory(const Bundle& bundle, std::int32_t device_id) {
+  return [pool = std::make_shared<WorkerPool>(bundle, device_id)] { return std::make_shared<const TensorRtBackend>(pool); };
 }
 
 }  // namespace rexit::core

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "backends/nvidia/cuda.hpp"
-#include "backends/tensorrt/buckets.hpp"
 #include "backends/tensorrt/pass_buffers.hpp"
+#include "backends/tensorrt/pass_sizes.hpp"
 #include "backends/tensorrt/tensorrt_engines.hpp"
 
 namespace rexit::core {

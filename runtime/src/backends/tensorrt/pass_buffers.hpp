@@ -18,24 +18,22 @@ inline bool is_aligned(const void* data) { return reinterpret_cast<std::uintptr_
 struct PassBuffers {
   PassBuffers(const cuda::Device& device, cuda::DeviceMemory& memory, const cuda::Stream& stream);
 
-  // Allocates everything, and fills padding_row. `padded_passes`: also what padded passes need. Throws REXIT_OUT_OF_MEMORY.
-  void reserve(const std::vector<LoadedEngine>& engines, bool padded_passes, const cuda::Stream& stream);
+  // Allocates everything, and fills padding_row. Throws REXIT_OUT_OF_MEMORY.
+  void reserve(const std::vector<LoadedEngine>& engines, const cuda::Stream& stream);
   // No work may use them.
   void release() noexcept;
   std::size_t device_bytes() const noexcept;
 
   cuda::MirroredBuffer inputs;  // indices and vectors of the passes since the last wait, and numbers of rows that move
   cuda::MirroredBuffer logits;
-  cuda::MirroredBuffer padded_inputs;  // at fixed addresses
-  cuda::DeviceBuffer unused_outputs;   // TensorRT writes every output
+  cuda::DeviceBuffer unused_outputs;  // TensorRT writes every output
   cuda::DeviceBuffer hidden_in, hidden_out;
-  cuda::DeviceBuffer padded_past;  // keys and values
   cuda::DeviceBuffer padding_row;  // zeros: the past of a pass without a prefix
   cuda::DeviceBuffer working;      // of the engines' layers; contexts run one after another, so they share it
   std::size_t max_tokens = 0;      // of a pass
 
  private:
-  cuda::DeviceBuffer* device_buffers_[6];
+  cuda::DeviceBuffer* device_buffers_[5];
 };
 
 }  // namespace rexit::core

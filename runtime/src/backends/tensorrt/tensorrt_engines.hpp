@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "backends/segment_tensors.hpp"
-#include "backends/tensorrt/buckets.hpp"
+#include "backends/tensorrt/pass_sizes.hpp"
 #include "bundle/engines.hpp"
 
 namespace rexit::core {

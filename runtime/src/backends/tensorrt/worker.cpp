@@ -10,32 +10,25 @@
 namespace rexit::core {
 
 Worker::Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const cuda::RowGather& gather,
-               const std::vector<LoadedEngine>& engines, bool cuda_graphs)
-    : gather_(gather),
-      engines_(engines),
-      cuda_graphs_(cuda_graphs),
-      stream_("a stream"),
-      buffers_(device, memory, stream_),
-      move_buffer_(memory, stream_) {
+               const std::vector<LoadedEngine>& engines)
+    : gather_(gather), engines_(engines), stream_("a stream"), buffers_(device, memory, stream_), move_buffer_(memory, stream_) {
   reserve_memory();
   for (const LoadedEngine& loaded : engines) {
     contexts_.emplace_back();
     for (std::size_t p = 0; p < loaded.plan.profiles.size(); ++p)
       contexts_.back().push_back(make_context(loaded, p, buffers_, stream_));
   }
-  if (cuda_graphs) graphs_.create_contexts(engines, buffers_, stream_);
 }
 
 Worker::~Worker() { wait_nothrow(); }
 
 void Worker::reserve_memory() {
-  buffers_.reserve(engines_, cuda_graphs_, stream_);
+  buffers_.reserve(engines_, stream_);
   has_memory_ = true;
 }
 
 void Worker::release_memory() noexcept {
   wait_nothrow();
-  graphs_.clear_graphs();  // they contain addresses
   buffers_.release();
   move_buffer_.release();
   has_memory_ = false;
@@ -49,16 +42,31 @@ void Worker::run(std::size_t segment, const Pass& pass) {
     for (std::vector<ExecutionContext>& contexts : contexts_)
       for (ExecutionContext& context : contexts)
         context->setDeviceMemoryV2(buffers_.working.data(), static_cast<std::int64_t>(buffers_.working.bytes()));
-    graphs_.set_memory(buffers_);
   }
-  const OptimizationProfile& last = engines_[segment].plan.profiles.back();
-  const PassSizes sizes = bucket_of(sizes_of(pass), last);
-  const bool is_slate = pass.logits != nullptr && pass.new_keys == nullptr;
-  if (cuda_graphs_ && is_slate && last.tokens.contains(sizes.tokens) && last.prefix.contains(sizes.prefix) &&
-      last.rows.contains(sizes.rows))
-    run_padded(segment, pass, sizes);
-  else
-    run_unpadded(segment, pass);
+  const LoadedEngine& loaded = engines_[segment];
+  const PassSizes sizes = sizes_of(pass);
+  nvinfer1::IExecutionContext& context = *contexts_[segment][loaded.profile_for(sizes)];
+  bound_.reset(loaded, buffers_);
+  upload_inputs(loaded, pass);
+  if (!loaded.is_first()) bound_.inputs[LoadedEngine::source] = aligned_hidden(loaded, pass);
+  const std::size_t layers = loaded.layers(), logits = loaded.logits();
+  for (std::size_t i = 0; pass.prefix != 0 && i < layers; ++i) {
+    bound_.inputs[loaded.first_past_key() + i] = pass.past_keys[i];
+    bound_.inputs[loaded.first_past_key() + layers + i] = pass.past_values[i];
+  }
+  const bool via_aligned_copy = loaded.has_hidden_output() && pass.hidden_out != nullptr && !is_aligned(pass.hidden_out);
+  if (loaded.has_hidden_output()) bound_.outputs[0] = via_aligned_copy ? buffers_.hidden_out.data() : pass.hidden_out;
+  for (std::size_t i = 0; pass.new_keys != nullptr && i < layers; ++i) {
+    bound_.outputs[logits + 1 + i] = pass.new_keys[i];
+    bound_.outputs[logits + 1 + layers + i] = pass.new_values[i];
+  }
+  bound_.bind(context, loaded, sizes, buffers_);
+  enqueue(context, loaded, stream_);
+  if (via_aligned_copy) copy(pass.hidden_out, buffers_.hidden_out.data(), bytes_of(loaded.outputs[0], pass.tokens));
+  if (pass.logits == nullptr) return;  // readers of the other outputs come later on the stream
+  buffers_.logits.download(bytes_of(loaded.outputs[loaded.logits()], sizes.rows), loaded.plan.path + ": copying logits");
+  wait(loaded.plan.path);
+  std::memcpy(pass.logits, buffers_.logits.host(), bytes_of(loaded.outputs[loaded.logits()], pass.rows));
 }
 
 // CUDA does not copy between overlapping ranges, so they go through a buffer.
@@ -124,78 +132,6 @@ void Worker::wait_nothrow() noexcept {
   cuda::api().cudaStreamSynchronize(stream_.get());
 }
 
-void Worker::run_unpadded(std::size_t segment, const Pass& pass) {
-  const LoadedEngine& loaded = engines_[segment];
-  const PassSizes sizes = sizes_of(pass);
-  nvinfer1::IExecutionContext& context = *contexts_[segment][loaded.profile_for(sizes)];
-  bound_.reset(loaded, buffers_);
-  upload_inputs(loaded, pass);
-  if (!loaded.is_first()) bound_.inputs[LoadedEngine::source] = aligned_hidden(loaded, pass);
-  const std::size_t layers = loaded.layers(), logits = loaded.logits();
-  for (std::size_t i = 0; pass.prefix != 0 && i < layers; ++i) {
-    bound_.inputs[loaded.first_past_key() + i] = pass.past_keys[i];
-    bound_.inputs[loaded.first_past_key() + layers + i] = pass.past_values[i];
-  }
-  const bool via_aligned_copy = loaded.has_hidden_output() && pass.hidden_out != nullptr && !is_aligned(pass.hidden_out);
-  if (loaded.has_hidden_output()) bound_.outputs[0] = via_aligned_copy ? buffers_.hidden_out.data() : pass.hidden_out;
-  for (std::size_t i = 0; pass.new_keys != nullptr && i < layers; ++i) {
-    bound_.outputs[logits + 1 + i] = pass.new_keys[i];
-    bound_.outputs[logits + 1 + layers + i] = pass.new_values[i];
-  }
-  bound_.bind(context, loaded, sizes, buffers_);
-  enqueue(context, loaded, stream_);
-  if (via_aligned_copy) copy(pass.hidden_out, buffers_.hidden_out.data(), bytes_of(loaded.outputs[0], pass.tokens));
-  if (pass.logits == nullptr) return;  // readers of the other outputs come later on the stream
-  download_logits(loaded, sizes);
-  finish(loaded, pass);
-}
-
-// 1. The pass is padded to one of a few sizes. All its inputs and outputs have fixed addresses.
-// 2. The first pass of a size runs like any pass.
-// 3. The second runs on a graph's context, which must run once before its capture. Then the copy of the inputs, the engine and
-//    the copy of the logits are captured as a CUDA graph.
-// 4. All later passes of this size launch the graph.
-void Worker::run_padded(std::size_t segment, const Pass& pass, const PassSizes& sizes) {
-  const LoadedEngine& loaded = engines_[segment];
-  bound_.reset(loaded, buffers_);
-  const std::size_t bytes = write_padded_inputs(loaded, pass, sizes);
-  if (!loaded.is_first()) pad_hidden(loaded, pass, sizes);
-  if (loaded.has_hidden_output()) bound_.outputs[0] = buffers_.hidden_out.data();
-  pad_past(loaded, pass, sizes);
-
-  GraphCache::Slot* slot = graphs_.find(segment, sizes);
-  const bool launch = slot != nullptr;
-  if (launch) {
-    slot->graph.launch(stream_, loaded.plan.path);
-  } else {
-    if (graphs_.is_repeated(segment, sizes)) slot = &graphs_.take_over_slot(segment, sizes);
-    bound_.bind(slot != nullptr ? *slot->context : *contexts_[segment].back(), loaded, sizes, buffers_);
-    buffers_.padded_inputs.upload(0, bytes, loaded.plan.path + ": copying inputs");
-    enqueue(slot != nullptr ? *slot->context : *contexts_[segment].back(), loaded, stream_);
-    download_logits(loaded, sizes);
-  }
-  if (pass.hidden_out != nullptr) copy(pass.hidden_out, buffers_.hidden_out.data(), bytes_of(loaded.outputs[0], pass.tokens));
-  finish(loaded, pass);
-  if (!launch && slot != nullptr) capture(*slot, loaded, sizes, bytes);
-}
-
-void Worker::capture(GraphCache::Slot& slot, const LoadedEngine& loaded, const PassSizes& sizes, std::size_t input_bytes) {
-  try {
-    const auto issue = [&] {
-      buffers_.padded_inputs.upload(0, input_bytes, loaded.plan.path + ": copying inputs");
-      enqueue(*slot.context, loaded, stream_);
-      download_logits(loaded, sizes);
-    };
-    graphs_.begin_capture();
-    slot.graph.capture(stream_, issue, loaded.plan.path + ": capturing a CUDA graph");
-    graphs_.end_capture(slot);
-  } catch (const Error& error) {  // the pass itself has succeeded, but padding is useless without graphs
-    log(REXIT_LOG_WARNING, std::string(error.what()) + "; this session continues without CUDA graphs");
-    cuda_graphs_ = false;
-    graphs_.clear();
-  }
-}
-
 // Returns where `bytes` begin in buffers_.inputs. They must not be overwritten before the work that reads them has finished,
 // which the next wait for logits guarantees.
 std::size_t Worker::take_inputs(std::size_t bytes, const std::string& where) {
@@ -226,81 +162,11 @@ void Worker::upload_inputs(const LoadedEngine& loaded, const Pass& pass) {
   buffers_.inputs.upload(begin, bytes, loaded.plan.path + ": copying inputs");
 }
 
-// Returns the number of bytes to upload: indices and vectors.
-std::size_t Worker::write_padded_inputs(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes) {
-  constexpr std::size_t source = LoadedEngine::source, vectors = LoadedEngine::vectors;
-  const cuda::MirroredBuffer& buffer = buffers_.padded_inputs;
-  std::array<std::int64_t*, vectors> indices{};
-  std::size_t end = 0;
-  for (std::size_t i = loaded.is_first() ? source : LoadedEngine::positions; i <= LoadedEngine::rows; ++i) {
-    indices[i] = reinterpret_cast<std::int64_t*>(buffer.host() + end);
-    bound_.inputs[i] = buffer.device() + end;
-    end += aligned((i == LoadedEngine::rows ? sizes.rows : sizes.tokens) * sizeof(std::int64_t));
-  }
-  pad_indices(pass, sizes, indices[source], indices[LoadedEngine::positions], indices[LoadedEngine::groups],
-              indices[LoadedEngine::rows]);
-  if (loaded.takes_vectors()) {
-    const std::size_t bytes = bytes_of(loaded.inputs[vectors], pass.vector_rows);
-    const std::size_t padded_bytes = bytes_of(loaded.inputs[vectors], sizes.vectors);
-    std::memcpy(buffer.host() + end, pass.vectors, bytes);
-    std::memset(buffer.host() + end + bytes, 0, padded_bytes - bytes);
-    bound_.inputs[vectors] = buffer.device() + end;
-    end += aligned(padded_bytes);
-  }
-  return end;
-}
-
-void Worker::pad_hidden(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes) {
-  const TensorSpec& spec = loaded.inputs[LoadedEngine::source];
-  const std::size_t bytes = bytes_of(spec, pass.tokens), padded_bytes = bytes_of(spec, sizes.tokens);
-  copy(buffers_.hidden_in.data(), pass.hidden_in, bytes);
-  if (padded_bytes != bytes)
-    cuda::check(cuda::api().cudaMemsetAsync(buffers_.hidden_in.data() + bytes, 0, padded_bytes - bytes, stream_.get()),
-                loaded.plan.path + ": padding hidden states");
-  bound_.inputs[LoadedEngine::source] = buffers_.hidden_in.data();
-}
-
-// Copies the prefix's keys and values to their fixed addresses, and zeros behind the P rows of each head. Tensors that are
-// adjacent on both sides go in one copy.
-void Worker::pad_past(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes) {
-  const std::size_t layers = loaded.layers(), first_past = loaded.first_past_key();
-  const TensorSpec& spec = loaded.inputs[first_past];
-  const auto heads = static_cast<std::size_t>(spec.shape[0]);
-  const std::size_t pitch = bytes_of(spec, pass.prefix) / heads, padded_pitch = bytes_of(spec, sizes.prefix) / heads;
-  const std::size_t stride = aligned(heads * padded_pitch);
-  std::byte* const to = buffers_.padded_past.data();
-  const auto past = [&](std::size_t n) {
-    return static_cast<const std::byte*>(n % 2 == 0 ? pass.past_keys[n / 2] : pass.past_values[n / 2]);
-  };
-  for (std::size_t n = 0; n < 2 * layers; ++n) bound_.inputs[first_past + n / 2 + (n % 2) * layers] = to + n * stride;
-  for (std::size_t begin = 0, end; begin < 2 * layers; begin = end) {
-    end = begin + 1;
-    while (end < 2 * layers && stride == heads * padded_pitch &&
-           (pass.prefix == 0 || past(end) == past(begin) + (end - begin) * heads * pitch))
-      ++end;
-    std::byte* const first = to + begin * stride;
-    const std::size_t rows = (end - begin) * heads;
-    if (pass.prefix != 0) copy_rows(first, padded_pitch, past(begin), pitch, pitch, rows);
-    if (padded_pitch != pitch)
-      cuda::check(cuda::api().cudaMemset2DAsync(first + pitch, padded_pitch, 0, padded_pitch - pitch, rows, stream_.get()),
-                  loaded.plan.path + ": padding keys and values");
-  }
-}
-
 // Hidden states may begin at any row: after a shared prefix, or at the start of a slate's chunk.
 const void* Worker::aligned_hidden(const LoadedEngine& loaded, const Pass& pass) {
   if (is_aligned(pass.hidden_in)) return pass.hidden_in;
   copy(buffers_.hidden_in.data(), pass.hidden_in, bytes_of(loaded.inputs[LoadedEngine::source], pass.tokens));
   return buffers_.hidden_in.data();
-}
-
-void Worker::download_logits(const LoadedEngine& loaded, const PassSizes& sizes) {
-  buffers_.logits.download(bytes_of(loaded.outputs[loaded.logits()], sizes.rows), loaded.plan.path + ": copying logits");
-}
-
-void Worker::finish(const LoadedEngine& loaded, const Pass& pass) {
-  wait(loaded.plan.path);
-  std::memcpy(pass.logits, buffers_.logits.host(), bytes_of(loaded.outputs[loaded.logits()], pass.rows));
 }
 
 }  // namespace rexit::core

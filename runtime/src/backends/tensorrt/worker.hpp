@@ -9,7 +9,6 @@
 #include "backends/backend.hpp"
 #include "backends/nvidia/row_gather.hpp"
 #include "backends/tensorrt/bound_pass.hpp"
-#include "backends/tensorrt/graph_cache.hpp"
 #include "backends/tensorrt/pass_buffers.hpp"
 
 namespace rexit::core {
@@ -20,7 +19,7 @@ class Worker {
  public:
   // All must outlive the worker.
   Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const cuda::RowGather& gather,
-         const std::vector<LoadedEngine>& engines, bool cuda_graphs);
+         const std::vector<LoadedEngine>& engines);
   ~Worker();
 
   const cuda::Stream& stream() const noexcept { return stream_; }
@@ -36,7 +35,7 @@ class Worker {
   void wait(const std::string& where);
   void wait_nothrow() noexcept;  // ignores errors
 
-  // Releases the buffers and graphs, not the contexts, which would take long to create. The next run allocates buffers again.
+  // Releases the buffers, not the contexts, which would take long to create. The next run allocates buffers again.
   void release_memory() noexcept;
   std::size_t device_bytes() const noexcept { return buffers_.device_bytes() + move_buffer_.bytes(); }
 
@@ -44,20 +43,11 @@ class Worker {
   void reserve_memory();
   std::size_t take_inputs(std::size_t bytes, const std::string& where);
   void gather_rows(std::byte* rows, std::size_t bytes, std::size_t to);
-  void run_unpadded(std::size_t segment, const Pass& pass);
-  void run_padded(std::size_t segment, const Pass& pass, const PassSizes& sizes);
-  void capture(GraphCache::Slot& slot, const LoadedEngine& loaded, const PassSizes& sizes, std::size_t input_bytes);
   void upload_inputs(const LoadedEngine& loaded, const Pass& pass);
-  std::size_t write_padded_inputs(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes);
-  void pad_hidden(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes);
-  void pad_past(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes);
   const void* aligned_hidden(const LoadedEngine& loaded, const Pass& pass);
-  void download_logits(const LoadedEngine& loaded, const PassSizes& sizes);
-  void finish(const LoadedEngine& loaded, const Pass& pass);
 
   const cuda::RowGather& gather_;
   const std::vector<LoadedEngine>& engines_;
-  bool cuda_graphs_;
   cuda::Stream stream_;
   PassBuffers buffers_;
   cuda::DeviceBuffer move_buffer_;
@@ -67,7 +57,6 @@ class Worker {
   std::vector<std::int64_t> row_numbers_;  // of the current gather
   // [segments][profiles]: prefixes and slates alternate, and a context that switches profiles sets up its layers again.
   std::vector<std::vector<ExecutionContext>> contexts_;
-  GraphCache graphs_;
 };
 
 }  // namespace rexit::core

@@ -259,7 +259,6 @@ class IExecutionContext {
   }
   ~IExecutionContext() {
     const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-    if (graphs_.use_count() != 1) cuda_double::mistake("destroyed a context from which a graph was captured");
     --cuda_double::machine().contexts;
   }
 
@@ -268,7 +267,6 @@ class IExecutionContext {
     if (profile < 0 || static_cast<std::size_t>(profile) >= plan_.profiles.size()) return refuse("no such profile");
     if (working_ == nullptr) return refuse("the profile is selected before the context has memory");
     if (profile != profile_) shapes_.clear();
-    change();
     profile_ = profile;
     stream_ = stream;
     return true;
@@ -276,7 +274,6 @@ class IExecutionContext {
 
   void setDeviceMemoryV2(void* memory, std::int64_t size) noexcept {
     if (reinterpret_cast<std::uintptr_t>(memory) % 256 != 0) cuda_double::mistake("working memory that is not aligned");
-    change();
     working_ = memory;
     working_size_ = size;
   }
@@ -292,7 +289,6 @@ class IExecutionContext {
       if (tensor->shape[i] == -1 && (dims.d[i] < least || dims.d[i] > most)) return refuse("outside the profile");
     }
     shapes_[name].assign(dims.d, dims.d + dims.nbDims);
-    change();
     return true;
   }
 
@@ -300,7 +296,6 @@ class IExecutionContext {
     if (find(name) == nullptr || data == nullptr) return refuse("no such tensor, or a null address");
     if (reinterpret_cast<std::uintptr_t>(data) % 256 != 0) return refuse("an address that is not aligned to 256 bytes");
     addresses_[name] = data;
-    change();
     return true;
   }
 
@@ -309,8 +304,6 @@ class IExecutionContext {
     const std::lock_guard<std::mutex> lock(machine.mutex);
     if (plan_.refused.count("enqueue") != 0) return refuse(plan_.refused.at("enqueue").c_str());
     if (!cuda_double::is_stream(stream)) return refuse("work on the legacy stream");
-    const bool capture = cuda_double::capturing(stream);
-    if (capture && changed_) return refuse("captured before it has run with these shapes and addresses");
     if (stream_ != nullptr && stream_ != stream) return refuse("the profile was set on another stream");
     for (const cuda_double::Work& work : machine.queue)
       if (work.memory == working_ && work.stream != stream) return refuse("working memory that other work is using");
@@ -336,10 +329,9 @@ class IExecutionContext {
         if (&a != &b && a.data < b.data + b.count() * tensorrt_double::width(b.tensor->type) &&
             b.data < a.data + a.count() * tensorrt_double::width(a.tensor->type))
           return refuse("two outputs overlap");
-    changed_ = false;
-    machine.enqueued += capture ? 0 : 1;
+    ++machine.enqueued;
     cuda_double::issue({stream,
-                        [plan = plan_, inputs, outputs, captured = capture ? graphs_ : nullptr] {
+                        [plan = plan_, inputs, outputs] {
                           if (plan.refused.count("run") != 0) return cudaErrorLaunchFailure;
                           tensorrt_double::compute(plan, inputs, outputs);
                           return cudaSuccess;
@@ -354,11 +346,6 @@ class IExecutionContext {
       if (tensor.name == name) return &tensor;
     return nullptr;
   }
-  // A graph captured from a context is invalid once the context changes.
-  void change() noexcept {
-    if (graphs_.use_count() != 1) cuda_double::mistake("changed a context from which a graph was captured");
-    changed_ = true;
-  }
   bool refuse(const char* why) const noexcept {
     logger_.log(ILogger::Severity::kERROR, why);
     return false;
@@ -367,8 +354,6 @@ class IExecutionContext {
   const tensorrt_double::PlanText& plan_;
   ILogger& logger_;
   std::int32_t profile_ = 0;
-  bool changed_ = true;                                      // since it last ran
-  std::shared_ptr<bool> graphs_ = std::make_shared<bool>();  // shared with the graphs that were captured from it
   cudaStream_t stream_ = nullptr;
   void* working_ = nullptr;
   std::int64_t working_size_ = 0;

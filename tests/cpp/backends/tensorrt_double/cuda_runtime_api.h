@@ -77,7 +77,6 @@ struct CUmod_st {
 };
 struct CUfunc_st;
 using cudaStream_t = CUstream_st*;
-enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeThreadLocal = 1 };
 constexpr unsigned cudaStreamNonBlocking = 1;
 
 namespace cuda_double {
@@ -97,14 +96,6 @@ struct Work {
 
 }  // namespace cuda_double
 
-// A graph is its work, and so is an executable graph.
-struct CUgraph_st {
-  std::deque<cuda_double::Work> work;
-};
-struct CUgraphExec_st : CUgraph_st {};
-using cudaGraph_t = CUgraph_st*;
-using cudaGraphExec_t = CUgraphExec_st*;
-
 namespace cuda_double {
 
 // The machine's properties, for tests to set, and what has been done to it, for tests to inspect.
@@ -118,19 +109,16 @@ struct Machine {
   std::map<std::uintptr_t, std::size_t> pinned;
   std::map<std::uintptr_t, std::uintptr_t> mapped;  // addresses of pinned memory for the GPU
   std::deque<Work> queue;
-  std::map<cudaStream_t, std::deque<Work>> captured;                             // by streams that are capturing
-  bool captures = true;                                                          // false: no graph can be made
-  std::size_t allocated = 0, streams = 0, loaded = 0, contexts = 0, graphs = 0;  // at present
-  std::size_t reserved = 0, pool_count = 0;                                      // at present: bytes that pools keep for later
-  std::multiset<int> retained;                                                   // GPUs whose primary context is retained
-  std::set<int> created;  // GPUs on which a call without a current context created one
-  std::size_t allocation_count = 0, synchronizations = 0, enqueued = 0, launched = 0, contexts_made = 0,
+  std::size_t allocated = 0, streams = 0, loaded = 0, contexts = 0;  // at present
+  std::size_t reserved = 0, pool_count = 0;                          // at present: bytes that pools keep for later
+  std::multiset<int> retained;                                       // GPUs whose primary context is retained
+  std::set<int> created;                                             // GPUs on which a call without a current context created one
+  std::size_t allocation_count = 0, synchronizations = 0, enqueued = 0, contexts_made = 0,
               stalls = 0;  // so far; allocation_count: allocations of either kind; stalls: calls that wait for all streams
   bool kernels = true;     // false: the driver loads none
-  std::size_t modules = 0, gathers = 0;                        // at present; so far
-  std::size_t context_bytes = 1 << 16, graph_bytes = 1 << 16;  // what each takes of the free memory
-  std::map<cudaMemcpyKind, std::size_t> copies, copied;        // so far: calls, bytes
-  std::vector<std::string> mistakes;                           // that a GPU might ignore or report later
+  std::size_t modules = 0, gathers = 0;                  // at present; so far
+  std::map<cudaMemcpyKind, std::size_t> copies, copied;  // so far: calls, bytes
+  std::vector<std::string> mistakes;                     // that a GPU might ignore or report later
 };
 
 // In double.cpp, once for the tests and the library.
@@ -177,12 +165,7 @@ inline bool is_pinned(const void* data, std::size_t bytes) {
   return at - next->first <= next->second && bytes <= next->second - (at - next->first);
 }
 
-inline bool capturing(cudaStream_t stream) { return machine().captured.count(stream) != 0; }
-
-// Issues work, or adds it to the graph that the stream is capturing.
-inline void issue(Work work) {
-  (capturing(work.stream) ? machine().captured[work.stream] : machine().queue).push_back(std::move(work));
-}
+inline void issue(Work work) { machine().queue.push_back(std::move(work)); }
 
 // Does everything issued on this stream; null: on all streams.
 inline cudaError_t finish(cudaStream_t stream) {
@@ -268,7 +251,6 @@ inline void unmap(std::uintptr_t device) {
 inline cudaError_t allocate(void** data, std::size_t bytes) {
   *data = nullptr;
   ++machine().allocation_count;
-  if (!machine().captured.empty()) return mistake("allocated while a stream captures");
   if (bytes == 0 || machine().allocated + bytes > machine().memory) return cudaErrorMemoryAllocation;
   *data = map_twice(bytes, false);
   machine().allocated += bytes;
@@ -363,16 +345,6 @@ inline cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  const cuda_double::Machine& machine = cuda_double::machine();
-  cuda_double::use_context();
-  *total = machine.memory;
-  const std::size_t used =
-      machine.allocated + machine.reserved + machine.contexts * machine.context_bytes + machine.graphs * machine.graph_bytes;
-  *free = machine.memory - std::min(machine.memory, used);
-  return cudaSuccess;
-}
-
 inline cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned flags) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
@@ -437,7 +409,6 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  if (cuda_double::capturing(stream)) return cuda_double::mistake("waited for a stream that captures");
   cuda_double::use_context();
   ++cuda_double::machine().synchronizations;
   return cuda_double::finish(stream);
@@ -483,71 +454,15 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
 }
 
-inline cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width, std::size_t height,
-                                     cudaStream_t stream) {
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
   cuda_double::use_context();
-  if (width == 0 || height == 0) return cudaSuccess;
-  std::byte* target = cuda_double::alias(to, (height - 1) * pitch + width);
-  if (!cuda_double::is_stream(stream) || target == nullptr || width > pitch)
-    return cuda_double::mistake("set memory at the wrong place");
+  std::byte* target = cuda_double::alias(to, bytes);
+  if (!cuda_double::is_stream(stream) || target == nullptr) return cuda_double::mistake("set memory at the wrong place");
   cuda_double::issue({stream, [=] {
-                        for (std::size_t i = 0; i < height; ++i) std::memset(target + i * pitch, value, width);
+                        std::memset(target, value, bytes);
                         return cudaSuccess;
                       }});
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
-  return cudaMemset2DAsync(to, bytes, value, bytes, 1, stream);
-}
-
-inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  if (!cuda_double::is_stream(stream) || cuda_double::capturing(stream)) return cuda_double::mistake("cannot capture here");
-  if (mode != cudaStreamCaptureModeThreadLocal) return cuda_double::mistake("a capture that other threads must not disturb");
-  cuda_double::machine().captured[stream];
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  if (!cuda_double::capturing(stream)) return cuda_double::mistake("no capture to end");
-  *graph = new CUgraph_st{std::move(cuda_double::machine().captured[stream])};
-  cuda_double::machine().captured.erase(stream);
-  ++cuda_double::machine().graphs;
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  if (!cuda_double::machine().captures) return cudaErrorInvalidValue;
-  *exec = new CUgraphExec_st{{graph->work}};
-  ++cuda_double::machine().graphs;
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  ++cuda_double::machine().launched;
-  for (cuda_double::Work work : exec->work) {
-    work.stream = stream;
-    cuda_double::issue(std::move(work));
-  }
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  --cuda_double::machine().graphs;
-  delete graph;
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  --cuda_double::machine().graphs;
-  delete exec;
   return cudaSuccess;
 }
 

@@ -43,13 +43,11 @@ void use(Functions... functions) {
 
 __attribute__((constructor)) void use_all() {
   use(getInferLibVersion, createInferRuntime_INTERNAL, cudaDeviceGetAttribute, cudaFree, cudaFreeAsync, cudaFreeHost,
-      cudaGetDeviceCount, cudaGetErrorString, cudaGetLastError, cudaGraphDestroy, cudaGraphExecDestroy,
-      cudaGraphInstantiateWithFlags, cudaGraphLaunch, cudaHostAlloc, cudaHostGetDevicePointer, cudaMalloc,
-      cudaMallocFromPoolAsync, cudaMemGetInfo, cudaMemPoolCreate, cudaMemPoolDestroy, cudaMemPoolSetAttribute, cudaMemPoolTrimTo,
-      cudaMemcpy2DAsync, cudaMemcpyAsync, cudaMemset2DAsync, cudaMemsetAsync, cudaStreamBeginCapture, cudaStreamCreateWithFlags,
-      cudaStreamDestroy, cudaStreamEndCapture, cudaStreamSynchronize, cuInit, cuDeviceGet, cuDevicePrimaryCtxRetain,
-      cuDevicePrimaryCtxRelease_v2, cuCtxPushCurrent_v2, cuCtxPopCurrent_v2, cuModuleLoadData, cuModuleUnload,
-      cuModuleGetFunction, cuLaunchKernel);
+      cudaGetDeviceCount, cudaGetErrorString, cudaGetLastError, cudaHostAlloc, cudaHostGetDevicePointer, cudaMalloc,
+      cudaMallocFromPoolAsync, cudaMemPoolCreate, cudaMemPoolDestroy, cudaMemPoolSetAttribute, cudaMemPoolTrimTo,
+      cudaMemcpy2DAsync, cudaMemcpyAsync, cudaMemsetAsync, cudaStreamCreateWithFlags, cudaStreamDestroy, cudaStreamSynchronize,
+      cuInit, cuDeviceGet, cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRelease_v2, cuCtxPushCurrent_v2, cuCtxPopCurrent_v2,
+      cuModuleLoadData, cuModuleUnload, cuModuleGetFunction, cuLaunchKernel);
 }
 
 }  // namespace cuda_double

@@ -1,13 +1,11 @@
-// Buckets: passes padded to a few sizes, so that a CUDA graph serves many passes.
+// The sizes of a pass, as an engine counts them.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 
 #include "backends/backend.hpp"
 #include "backends/segment_tensors.hpp"
-#include "bundle/engines.hpp"
 
 namespace rexit::core {
 
@@ -35,14 +33,5 @@ struct PassSizes {
 inline PassSizes sizes_of(const Pass& pass) noexcept {
   return {pass.tokens, std::max<std::size_t>(pass.prefix, 1), pass.rows, pass.vector_rows};
 }
-
-// Rounds sizes up, at most to the maxima of `profile`. N follows T: a head costs little, so that fewer sizes are worth more.
-PassSizes bucket_of(const PassSizes& sizes, const OptimizationProfile& profile) noexcept;
-
-// Writes the pass's indices, padded to T and N of `sizes`. Padding tokens form a separate group, so that no candidate attends to
-// them; their hidden states must be finite, since attention multiplies them by 0. Padding rows read an existing token.
-// `token_ids` null: not the first segment. No padding token refers to a vector, so nothing reads padding vectors.
-void pad_indices(const Pass& pass, const PassSizes& sizes, std::int64_t* token_ids, std::int64_t* positions, std::int64_t* groups,
-                 std::int64_t* rows) noexcept;
 
 }  // namespace rexit::core
