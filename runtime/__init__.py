@@ -3,7 +3,6 @@
 from rexit.devices import Provider
 from rexit.runtime._answers import (
     Audit,
-    Counters,
     Draw,
     ExitInfo,
     GoldenCheck,
@@ -21,7 +20,6 @@ from rexit.runtime.session import Session, open, verify
 
 __all__ = [
     "Audit",
-    "Counters",
     "Draw",
     "ExitInfo",
     "GoldenCheck",

@@ -157,24 +157,6 @@ class Stats:
 
 
 @dataclass(frozen=True)
-class Counters:
-    """Numbers of candidates by exit.
-
-    Attributes:
-        reached: Candidates that reached the exit, int64 [exits].
-        stopped: Candidates that the policy stopped there, int64 [exits].
-        cut_short: Candidates that a deadline stopped with an answer from there, int64 [exits].
-        histograms: c of the candidates that reached the exit, int64 [exits, 32]. Bin i counts -8 + i/2 <= c < -7.5 + i/2, the
-            first also all c below, the last also all above.
-    """
-
-    reached: NDArray[np.int64]
-    stopped: NDArray[np.int64]
-    cut_short: NDArray[np.int64]
-    histograms: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class Memory:
     """Bytes in use.
 

@@ -20,7 +20,7 @@ from rexit.deadlines import check_deadline
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
 from rexit.runtime import _native
-from rexit.runtime._answers import Audit, Counters, Draw, ExitInfo, GoldenCheck, Info, Memory, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._answers import Audit, Draw, ExitInfo, GoldenCheck, Info, Memory, Scores, SegmentStats, Stats, Trace
 from rexit.runtime._arguments import (
     Recent,
     StopRule,
@@ -128,7 +128,7 @@ def open(
 class Session:
     """An opened bundle with buffers and the cached prefixes of recent users, from `rexit.open`.
 
-    Threads may share a session; one works at a time. `memory`, `counters` and `reset_counters` do not wait for it.
+    Threads may share a session; one works at a time. `memory` does not wait for it.
 
     Attributes:
         info: What the bundle holds.
@@ -161,7 +161,7 @@ class Session:
         This session stays as it is, for running requests. Both may be used at the same time, and share the loaded weights.
 
         Returns:
-            A session without cached prefixes, its counters at 0. None if nothing has changed since this session was opened; that
+            A session without cached prefixes. None if nothing has changed since this session was opened; that
             takes well under a millisecond.
 
         Raises:
@@ -353,16 +353,6 @@ class Session:
         """Cancels the running call, from another thread. It soon raises CancelledError, or returns if it is nearly done. Does
         nothing if no call is running. Later calls run, also those that wait for their turn."""
         self._open.cancel()
-
-    def counters(self) -> Counters:
-        """Returns what candidates did at each exit, over all slates it scored. Traces, warm-ups and forced exits do not
-        count."""
-        table = self._open.counters()
-        return Counters(table[:, 0], table[:, 1], table[:, 2], table[:, 3:])
-
-    def reset_counters(self) -> None:
-        """Sets `counters` to 0."""
-        self._open.reset_counters()
 
     @property
     def memory(self) -> Memory:

@@ -353,27 +353,6 @@ class Session {
     return {memory.prefixes, memory.buffers, memory.working, memory.weights, memory.pinned, memory.gpu};
   }
 
-  // [exits, 3 + bins]: reached, stopped, cut short, and the histogram.
-  auto counters() {
-    std::vector<std::int64_t> values;
-    std::size_t exits = 0;
-    {
-      const nb::gil_scoped_release no_gil;
-      for (const rexit_exit_counters& counters : session_.counters()) {
-        for (const std::uint64_t count : {counters.reached, counters.stopped, counters.cut_short})
-          values.push_back(static_cast<std::int64_t>(count));
-        values.insert(values.end(), std::begin(counters.histogram), std::end(counters.histogram));
-        ++exits;
-      }
-    }
-    return to_numpy<std::int64_t, nb::ndim<2>>(std::move(values), {exits, 3 + REXIT_COUNTER_BINS});
-  }
-
-  void reset_counters() {
-    const nb::gil_scoped_release no_gil;
-    session_.reset_counters();
-  }
-
   void cancel() {
     const nb::gil_scoped_release no_gil;
     session_.cancel();
@@ -455,7 +434,5 @@ NB_MODULE(_native, module) {
       .def("clear_cache", &Session::clear_cache)
       .def("trim", &Session::trim)
       .def("cancel", &Session::cancel)
-      .def("counters", &Session::counters)
-      .def("reset_counters", &Session::reset_counters)
       .def("memory", &Session::memory);
 }

@@ -144,10 +144,9 @@ void count_slate(const Bundle& bundle) {
   PrefixCache prefix(bundle, backend, vectors, std::size_t{1} << 20);
   prefix.set_current(prompt.tokens.data(), prompt.prefix_tokens());
   Slate packed(bundle, backend, vectors);
-  Counters counters(bundle.exits());
   SlateStats stats;
   const auto run = [&](const Policy& policy, std::size_t n) {
-    for (std::size_t i = 0; i < n; ++i) keep(packed.run(prompt, prefix, {&policy, std::nullopt, 0, &counters}, none, stats));
+    for (std::size_t i = 0; i < n; ++i) keep(packed.run(prompt, prefix, {&policy, std::nullopt}, none, stats));
   };
   const Policy first{{{1, 0, 0, 0}, {1, 0, 0, 0}, {1, 0, 0, 0}}}, second{{{1, 0, never, never}, {1, 0, 0, 0}, {1, 0, 0, 0}}};
   count("pack_slate", times, [&] { run(second, times); }, [&] { run(first, 2 * times); });

@@ -33,7 +33,7 @@ def test_float16_segments_run_on_the_cpu(bundle: Path) -> None:
 
 def test_the_cpu_needs_no_engine_and_no_device_is_the_variants_own(bundle: Path) -> None:
     rexit.open(bundle, "cpu-fp32", device="cpu").close()
-    with pytest.raises(BackendError, match="device `tensorrt` needs TensorrtExecutionProvider") as caught:
+    with pytest.raises(BackendError, match="needs a rexit built with -DREXIT_TENSORRT=ON") as caught:
         rexit.open(bundle, TENSORRT_HALF)
     assert caught.value.status == "REXIT_BACKEND_MISSING"
 

@@ -261,27 +261,6 @@ def test_rules_of_the_slate_stop_where_the_trace_says(quorum: float, rule: TopK 
             assert scored.stats.candidate_layers == np.array(EXITS)[stops].sum()
 
 
-def test_counters_tell_what_the_traces_say(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
-    exits = ExitPolicy(0.5, 0.1, 1.0, 1.0), ExitPolicy(0.5, 0.1, 3.0, 5.0), ExitPolicy()
-    policy = Policy(exits, 1, Bundle.open(folder).variant_sha256, 0.2)
-    policy.write(folder / "variants/cpu-fp32/policy.json")
-    session, traces = runtime.open(folder), []
-    for user in USER_IDS[:6]:
-        traces.append(session.trace(user, ITEM_IDS, as_of=AS_OF))
-        session.score(user, ITEM_IDS, as_of=AS_OF)
-    z = np.concatenate(traces)
-    stops, c = policy.stops(z, np.arange(0, len(z) + 1, len(ITEM_IDS))), policy.calibrated(z)
-    counters = session.counters()
-    assert counters.stopped.tolist() == np.bincount(stops, minlength=3).tolist() and counters.stopped.min() > 0
-    assert counters.reached.tolist() == [(stops >= k).sum() for k in range(3)]
-    assert counters.cut_short.tolist() == [0, 0, 0]
-    bins = np.clip(np.floor(c * np.float32(2)), -16, 15).astype(np.int64) + 16  # as in tests/cpp/session/test_counters.cpp
-    np.testing.assert_array_equal(counters.histograms, [np.bincount(bins[stops >= k, k], minlength=32) for k in range(3)])
-    session.reset_counters()
-    assert session.counters().reached.tolist() == [0, 0, 0] and counters.reached[0] == len(z)
-
-
 def test_top_k_is_the_head_of_the_whole(session: runtime.Session) -> None:
     slate = [*ITEM_IDS, *ITEM_IDS[:5]]  # repeated candidates tie
     scores = session.score(USER, slate)

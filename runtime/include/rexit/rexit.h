@@ -36,9 +36,9 @@
  * Threads
  * - A bundle is immutable: any number of threads may use it at once.
  * - Any thread may use a session, but only one at a time: a call during another call in the same session fails with
- *   REXIT_INVALID_ARGUMENT. Give each thread its own session. rexit_session_cancel(), rexit_session_get_segment(),
- *   rexit_session_get_counters(), rexit_session_reset_counters() and rexit_session_get_memory() are the exceptions: any thread
- *   may call them at any time, and they do not wait for a running call.
+ *   REXIT_INVALID_ARGUMENT. Give each thread its own session. rexit_session_cancel(), rexit_session_get_segment()
+ *   and rexit_session_get_memory() are the exceptions: any thread may call them at any time, and they do not wait for a running
+ *   call.
  *
  * Structs
  * - Most begin with `struct_size`, so that later versions can add fields. Zero-initialise the struct, set
@@ -237,7 +237,7 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const
  * policy are checked and mapped, the loaded segments are shared, and the pinned start if its tokens are the same. That takes
  * milliseconds, and no second copy of the weights. *reloaded_out is a separate bundle, to be closed like any other; or NULL if
  * manifest and policy have not changed, so it may be called every second. `bundle` and its sessions keep the old catalog: no
- * request mixes the two. New sessions start without cached prefixes, and with counters at 0.
+ * request mixes the two. New sessions start without cached prefixes.
  *
  * REXIT_MISMATCH if the variant's segments or the model have changed: call rexit_bundle_open. Otherwise as rexit_bundle_open for
  * the bundle's files; on failure `bundle` stays usable. */
@@ -582,7 +582,7 @@ typedef struct rexit_audit {
  * the tokens of a drawn slate are copied. A session keeps one slate at most, and skips what is drawn meanwhile; the audit needs
  * no pointer of the request. What it writes is what full depth answers to the same request, as rexit_session_score with
  * force_exit at the last exit does: to the bit, if the session's cached prefixes are the same. It uses the session's cached
- * prefixes, and does not count in rexit_exit_counters. docs/how-to/embed.md says what to do with the difference.
+ * prefixes. docs/how-to/embed.md says what to do with the difference.
  *
  * REXIT_OK also if no slate waits. After REXIT_CANCELLED the slate still waits; after any other failure it is skipped. Waiting
  * slates are also skipped by rexit_session_trim. REXIT_MISMATCH if a file of the catalog was modified; REXIT_BACKEND_FAILED. */
@@ -608,25 +608,6 @@ typedef struct rexit_segment_stats {
  * a call, its work so far. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment,
                                                                  rexit_segment_stats* stats_out);
-
-#define REXIT_COUNTER_BINS 32
-
-/* Counts of candidates at an exit, over all calls of rexit_session_score that succeeded since the session was created or its
- * counters were reset. Of those that reached the exit, `stopped` were stopped by the policy, `cut_short` by a deadline, with this
- * exit's answer; the others reached the next exit. Requests with force_exit are not counted; those with their own policy are. */
-typedef struct rexit_exit_counters {
-  size_t struct_size; /* set by the caller */
-  uint64_t reached, stopped, cut_short;
-  uint64_t histogram[REXIT_COUNTER_BINS]; /* of the calibrated log-odds c of those that reached it: bin i counts -8 + i / 2 <= c <
-                                             -7.5 + i / 2, the first bin also all below, the last bin all above */
-} rexit_exit_counters;
-
-/* `exit` counts from 0. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_counters(const rexit_session* session, size_t exit,
-                                                                  rexit_exit_counters* counters_out);
-
-/* Sets the session's counters to 0. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_reset_counters(rexit_session* session);
 
 /* In bytes. */
 typedef struct rexit_memory {

@@ -461,8 +461,8 @@ struct Prompt {
   std::vector<std::size_t> offsets;  // 0, end of the prefix, end of candidate 0, …
 };
 
-// Buffers and cached prefixes. Only one thread at a time may use it, except that any thread may call cancel(), memory(),
-// segments(), counters() and reset_counters() at any time. Keeps the bundle alive.
+// Buffers and cached prefixes. Only one thread at a time may use it, except that any thread may call cancel(), memory()
+// and segments() at any time. Keeps the bundle alive.
 class Session {
  public:
   // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: limit for a slate's hidden states; 0: 256 MiB. `audit`:
@@ -555,16 +555,6 @@ class Session {
     return segments;
   }
 
-  // [exits]. See rexit_exit_counters.
-  std::vector<rexit_exit_counters> counters() const {
-    std::vector<rexit_exit_counters> counters(bundle_.info().exits);
-    for (std::size_t k = 0; k < counters.size(); ++k) {
-      counters[k].struct_size = sizeof counters[k];
-      check(rexit_session_get_counters(handle_.get(), k, &counters[k]));
-    }
-    return counters;
-  }
-  void reset_counters() { check(rexit_session_reset_counters(handle_.get())); }
   rexit_session* get() const noexcept { return handle_.get(); }
 
  private:

@@ -421,26 +421,6 @@ rexit_status rexit_session_get_segment(const rexit_session* session, size_t segm
   return report_current_exception();
 }
 
-rexit_status rexit_session_get_counters(const rexit_session* session, size_t exit, rexit_exit_counters* counters_out) try {
-  check_size(required(counters_out, "counters_out"), "counters_out");
-  const std::vector<ExitCounters> exits = required(session, "session")->session.counters();
-  if (exit >= exits.size()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", exits.size() - 1);
-  const ExitCounters& counters = exits[exit];
-  rexit_exit_counters result{0, counters.reached, counters.stopped, counters.cut_short, {}};
-  std::copy(counters.histogram.begin(), counters.histogram.end(), result.histogram);
-  write_struct(result, counters_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
-rexit_status rexit_session_reset_counters(rexit_session* session) try {
-  required(session, "session")->session.reset_counters();
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
 rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
                                  rexit_stats* stats_out) try {
   run_score(session, request, scores_out, stats_out);

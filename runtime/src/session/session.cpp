@@ -102,7 +102,6 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
       backend_(loaded_->make_backend(), loaded_->bundle.exits()),
       cache_bytes_(cache_bytes),
       slate_bytes_(slate_bytes),
-      counters_(loaded_->bundle.exits()),
       audits_(audit),
       state_(std::make_unique<State>(*loaded_, backend_, cache_bytes_, slate_bytes_)) {
   update_memory();
@@ -128,14 +127,8 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   assemble(request, deadline, stats);
   stats.retrieval_us = microseconds_since(start);
   if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(state_->prompt.candidates());
-  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k,
-                      request.force_exit ? nullptr : &counters_};
-  counters_.begin();
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k};
   const std::vector<Answer>& answers = run(state_->prompt, rule, deadline, stats);
-  if (rule.counters != nullptr)
-    for (const Answer& answer : answers)
-      if (answer.has_exit()) counters_.count_answer(answer.exit, answer.cut_short);
-  counters_.commit();
   rank(request, answers, state_->scores);
   stats.draw = draw(request, answers);
   stats.total_us = microseconds_since(start);
@@ -149,7 +142,7 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   assemble(request, no_deadline, stats);
   stats.retrieval_us = microseconds_since(start);
   state_->log_odds.resize(state_->prompt.candidates() * loaded_->bundle.exits() * loaded_->bundle.objectives());
-  run(state_->prompt, {&loaded_->bundle.policy(), std::nullopt, 0, nullptr, state_->log_odds.data()}, no_deadline, stats);
+  run(state_->prompt, {&loaded_->bundle.policy(), std::nullopt, 0, state_->log_odds.data()}, no_deadline, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;
 }

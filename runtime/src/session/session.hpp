@@ -16,7 +16,6 @@
 #include "prompt/token_prompt.hpp"
 #include "rexit/rexit.h"
 #include "session/audits.hpp"
-#include "session/counters.hpp"
 #include "session/prefix/pinned_start.hpp"
 #include "session/prefix/prefix_cache.hpp"
 #include "session/slate.hpp"
@@ -77,8 +76,8 @@ struct Memory {
   BackendMemory backend;
 };
 
-// Only one thread at a time may use it. The exceptions are cancel(), segments(), counters(), reset_counters() and memory(): any
-// thread may call them, and they do not wait for a running call.
+// Only one thread at a time may use it. The exceptions are cancel(), segments() and memory(): any thread may call them, and they
+// do not wait for a running call.
 class Session {
  public:
   // `cache_bytes` and `slate_bytes`: as in rexit_session_options; 0: the default.
@@ -102,8 +101,6 @@ class Session {
   void warm_up();
   void clear_cache() noexcept;
   void trim();
-  std::vector<ExitCounters> counters() const { return counters_.total(); }
-  void reset_counters() { counters_.reset(); }
   // `prefixes` and `buffers` as at the end of the last call.
   Memory memory() const;
 
@@ -148,7 +145,6 @@ class Session {
   std::shared_ptr<const LoadedBundle> loaded_;
   SupervisedBackend backend_;
   std::size_t cache_bytes_, slate_bytes_;
-  Counters counters_;
   Audits audits_;
   std::unique_ptr<State> state_;
   std::atomic<std::size_t> prefixes_{0}, buffers_{0};  // bytes

@@ -198,7 +198,6 @@ void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, float z, 
     c = rule.policy->calibrated(segment, log_odds);
   }
   candidate.agreement.add(c);
-  if (rule.counters != nullptr) rule.counters->count_arrival(segment, c);
   answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
 
   const bool last = segment + 1 == bundle_.exits();

@@ -11,7 +11,6 @@
 #include "bundle/bundle.hpp"
 #include "bundle/policy.hpp"
 #include "prompt/prompt.hpp"
-#include "session/counters.hpp"
 #include "session/prefix/prefix_cache.hpp"
 #include "session/slate_rules.hpp"
 #include "session/utility.hpp"
@@ -24,7 +23,6 @@ struct StopRule {
   const Policy* policy;                   // its maps always apply
   std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
   std::size_t top_k = 0;                  // the request's; 0: the policy's k
-  Counters* counters = nullptr;           // null: not counted
   float* trace = nullptr;                 // raw log-odds [candidates, exits, objectives]; if set, all run to the last exit
 };
 

@@ -47,7 +47,6 @@ static void structs_end_with_their_last_field(void) {
   END(rexit_stats, draw, 88);
   END(rexit_audit, skipped, 72);
   END(rexit_segment_stats, slate_us, 48);
-  END(rexit_exit_counters, histogram, 288);
   END(rexit_memory, gpu, 56);
 }
 
@@ -82,8 +81,6 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_trim(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_cancel(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_get_segment(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_get_counters(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_reset_counters(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_bundle_get_variant(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_bundle_verify(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
@@ -395,7 +392,6 @@ static void one_request(rexit_session* session) {
   rexit_stats stats;
   float log_odds[9];
   rexit_segment_stats segment;
-  rexit_exit_counters counters;
   rexit_memory memory;
   size_t count = 0;
   size_t offsets[5];
@@ -421,16 +417,9 @@ static void one_request(rexit_session* session) {
   EXPECT(rexit_session_get_segment(session, 2, &segment) == REXIT_OK && segment.candidates == 3 && segment.slate_us > 0);
   EXPECT(segment.candidate_tokens == stats.candidate_tokens && segment.prefix_tokens == 0);
   EXPECT(rexit_session_get_segment(session, 3, &segment) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_reset_counters(session) == REXIT_OK);
-  EXPECT(rexit_session_score(session, &request, scores, &stats) == REXIT_OK);
-  counters.struct_size = offsetof(rexit_exit_counters, cut_short); /* a caller that wants no more */
-  counters.cut_short = 99;
-  EXPECT(rexit_session_get_counters(session, 2, &counters) == REXIT_OK);
-  EXPECT(counters.reached == 3 && counters.stopped == 3 && counters.cut_short == 99);
-  counters.struct_size = sizeof counters;
-  EXPECT(rexit_session_get_counters(session, 0, &counters) == REXIT_OK);
-  EXPECT(counters.reached == 3 && counters.stopped == 0 && counters.cut_short == 0);
-  EXPECT(rexit_session_get_counters(session, 3, &counters) == REXIT_INVALID_ARGUMENT);
+  segment.struct_size = offsetof(rexit_segment_stats, slate_us); /* a caller that wants no more */
+  segment.slate_us = 99;
+  EXPECT(rexit_session_get_segment(session, 2, &segment) == REXIT_OK && segment.candidates == 3 && segment.slate_us == 99);
 
   /* A caller built before has_force_exit: its request ends there, and the rest has its default. */
   request.struct_size = offsetof(rexit_request, has_force_exit);

@@ -72,17 +72,15 @@ TEST_F(ReloadTest, OldAndNewServeSideBySide) {
   EXPECT_EQ(session.score(request_).scores[0].log_odds, before);
 }
 
-TEST_F(ReloadTest, NewSessionsStartWithoutPrefixesAndCounters) {
+TEST_F(ReloadTest, NewSessionsStartWithoutPrefixes) {
   const rexit::Bundle opened(path());
   rexit::Session old(opened);
   old.score(request_);
   replace_manifest();
   rexit::Session session(*opened.reloaded());
   EXPECT_EQ(session.memory().prefixes, 0u);
-  EXPECT_EQ(session.counters()[0].reached, 0u);
   EXPECT_EQ(session.score(request_).stats.prefix_tokens_reused, 0u);
   EXPECT_EQ(old.score(request_).stats.prefix_layers, 0u);
-  EXPECT_EQ(old.counters()[0].reached, 4u);
 }
 
 TEST_F(ReloadTest, FailureLeavesTheBundle) {

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <iterator>
 #include <mutex>
-#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -89,45 +88,6 @@ TEST(Scoring, WarnsOnceOfASlateLongerThanCalibrations) {
       << lines[0];
 }
 
-using Counts = std::vector<std::uint64_t>;  // reached, stopped and cut short at each exit
-
-Counts counts(const rexit::Session& session) {
-  Counts all;
-  for (const rexit_exit_counters& exit : session.counters()) {
-    all.insert(all.end(), {exit.reached, exit.stopped, exit.cut_short});
-    EXPECT_EQ(std::accumulate(std::begin(exit.histogram), std::end(exit.histogram), std::uint64_t{0}), exit.reached);
-  }
-  return all;
-}
-
-TEST_F(SessionTest, CountersFollowTheScores) {
-  rexit::Policy policy{std::vector<float>(3, 2.0f), std::vector<float>(3, 2.0f), 1};
-  Counts expected(9);
-  for (int round = 0; round < 2; ++round) {
-    for (const rexit_score& score : session.score(request().policy(policy)).scores) {
-      for (std::size_t k = 0; k <= score.exit; ++k) ++expected[3 * k];
-      ++expected[3 * score.exit + 1];
-    }
-    EXPECT_EQ(counts(session), expected);
-  }
-  EXPECT_GT(expected[0], expected[3]);  // some stop before the last exit
-  session.reset_counters();
-  EXPECT_EQ(counts(session), Counts(9));
-}
-
-TEST_F(SessionTest, OnlyAnsweredScoresAreCounted) {
-  session.trace(request());
-  session.warm_up();
-  session.prompt(request());
-  session.score(request().force_exit(1));
-  EXPECT_THROW(session.score(rexit::Request(106).items({std::int64_t{4}})), rexit::Error);
-  EXPECT_EQ(counts(session), Counts(9));
-  session.score(request());
-  session.trim();
-  EXPECT_EQ(counts(session), (Counts{4, 0, 0, 4, 0, 0, 4, 4, 0}));
-  EXPECT_EQ(counts(rexit::Session(bundle)), Counts(9));  // each session has its own
-}
-
 TEST_F(SessionTest, SegmentsReportTheirWork) {
   const rexit::Scores scores = session.score(request().force_exit(1));
   const std::vector<rexit_segment_stats> segments = session.segments();
@@ -191,10 +151,8 @@ TEST_F(SessionTest, ItIsReadWhileItScores) {
   std::atomic<bool> done{false};
   std::thread metrics([&] {
     do {
-      EXPECT_NO_THROW(session.counters());
       EXPECT_NO_THROW(session.segments());
       EXPECT_NO_THROW(session.memory());
-      EXPECT_NO_THROW(session.reset_counters());
     } while (!done);
   });
   for (int i = 0; i < 200; ++i) EXPECT_NO_THROW(session.score(request()));

@@ -47,10 +47,6 @@ TEST_F(Promises, OutputsAreWrittenOnlyOnSuccess) {
   segment.candidates = 77;
   EXPECT_EQ(rexit_session_get_segment(session, 3, &segment), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(segment.candidates, 77u);
-  rexit_exit_counters counters = sized<rexit_exit_counters>();
-  counters.reached = 77;
-  EXPECT_EQ(rexit_session_get_counters(session, 3, &counters), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(counters.reached, 77u);
   rexit_memory memory = sized<rexit_memory>();
   memory.prefixes = 77;
   EXPECT_EQ(rexit_session_get_memory(nullptr, &memory), REXIT_INVALID_ARGUMENT);

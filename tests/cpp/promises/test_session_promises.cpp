@@ -242,18 +242,6 @@ TEST_F(Promises, SegmentsAreOfTheLastCallWhetherItSucceededOrNot) {
   EXPECT_EQ(segment(2).candidates, 0u);
 }
 
-TEST_F(Promises, CountersAreZeroAfterAReset) {
-  rexit_score scores[3];
-  ASSERT_EQ(rexit_session_score(session, &request, scores, nullptr), REXIT_OK);
-  rexit_exit_counters counters = sized<rexit_exit_counters>();
-  ASSERT_EQ(rexit_session_get_counters(session, 0, &counters), REXIT_OK);
-  EXPECT_EQ(counters.reached, 3u);
-  ASSERT_EQ(rexit_session_reset_counters(session), REXIT_OK);
-  ASSERT_EQ(rexit_session_get_counters(session, 0, &counters), REXIT_OK);
-  EXPECT_EQ(counters.reached, 0u);
-  for (const std::uint64_t bin : counters.histogram) EXPECT_EQ(bin, 0u);
-}
-
 // Prefixes of different users' last items, until more of them take no more memory.
 TEST_F(Promises, TheCacheLimitIs32MiBByDefault) {
   if (!slow()) GTEST_SKIP() << "fills the cache: make test-all";

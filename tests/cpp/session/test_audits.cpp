@@ -183,14 +183,6 @@ TEST_F(AuditTest, ASlateWhoseScoreFailsIsNotDrawn) {
   EXPECT_EQ(audit_status(), REXIT_NOT_FOUND);
 }
 
-TEST_F(AuditTest, DoesNotCountAtExits) {
-  ASSERT_EQ(score(), REXIT_DRAWN);
-  EXPECT_EQ(audit_status(), REXIT_OK);
-  EXPECT_EQ(session.counters()[0].reached, 4u);
-  EXPECT_EQ(session.counters()[2].reached, 0u);
-  EXPECT_EQ(session.segments()[2].candidates, 4u) << "the audit ran to the last exit";
-}
-
 TEST_F(AuditTest, WhatNoPolicyStopsIsNotDrawn) {
   request.has_policy = false;
   EXPECT_EQ(score(), REXIT_NOT_DRAWN) << "the bundle has no policy";

@@ -124,7 +124,7 @@ TEST_F(SlateRulesTest, TracesAndForcedExitsIgnoreThem) {
   EXPECT_EQ(run(log_odds), (Exits{0, 0}));
   EXPECT_EQ(run(log_odds, {&policy, 1}), (Exits{1, 1}));
   std::vector<float> trace(log_odds.size());
-  EXPECT_EQ(run(log_odds, {&policy, std::nullopt, 0, nullptr, trace.data()}), (Exits{2, 2}));
+  EXPECT_EQ(run(log_odds, {&policy, std::nullopt, 0, trace.data()}), (Exits{2, 2}));
   EXPECT_EQ(trace, log_odds);
 }
 

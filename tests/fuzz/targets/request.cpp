@@ -278,7 +278,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   rexit_session* session = nullptr;
   if (!ok(rexit_session_create(chosen.bundle, reinterpret_cast<const rexit_session_options*>(memory.get()), &session))) return 0;
   for (int calls = 0; calls < 16 && !bytes.empty(); ++calls) {
-    switch (bytes.below(14)) {
+    switch (bytes.below(13)) {
       case 0:
         ok(rexit_session_clear_cache(session));
         break;
@@ -289,24 +289,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         ok(rexit_session_warm_up(session));
         break;
       case 3: {
-        rexit_exit_counters counters{};
-        const auto out = sized(counters, bytes);
-        ok(rexit_session_get_counters(session, bytes.below(5), reinterpret_cast<rexit_exit_counters*>(out.get())));
-        break;
-      }
-      case 4: {
         rexit_memory memory_info{};
         const auto out = sized(memory_info, bytes);
         ok(rexit_session_get_memory(session, reinterpret_cast<rexit_memory*>(out.get())));
         break;
       }
-      case 5: {
+      case 4: {
         rexit_segment_stats stats{};
         const auto out = sized(stats, bytes);
         ok(rexit_session_get_segment(session, bytes.below(5), reinterpret_cast<rexit_segment_stats*>(out.get())));
         break;
       }
-      case 6: {
+      case 5: {
         rexit_audit audit{};
         const auto out = sized(audit, bytes);
         auto* audit_out = reinterpret_cast<rexit_audit*>(out.get());
@@ -316,8 +310,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
           REXIT_PROMISE(audit.exits[i] < 3 && std::isfinite(audit.policy_c[i]) && std::isfinite(audit.full_log_odds[i]));
         break;
       }
+      case 6:
       case 7:
-      case 8:
         call_with_tokens(session, chosen.objectives, bytes);
         break;
       default:
