@@ -13,10 +13,12 @@ import pytest
 
 from builders.bundles.bundle_files import contents, edit_golden, entry, golden_arrays
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, in_lists
+from builders.bundles.engines import KEY, add_engines
 from builders.bundles.grown_catalog import LATEST, NEW, Info, Tables, write_grown
+from builders.bundles.variants import TENSORRT_HALF, add_variant
 from builders.bundles.watched import write_watched
 from rexit import runtime
-from rexit.bundle import Bundle, Catalog, Manifest, Policy
+from rexit.bundle import Bundle, Catalog, Engine, Manifest, Policy
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_bundle
@@ -65,6 +67,21 @@ def test_the_tokenizer_stays(run: Run, place: Path) -> None:
     assert refresh(run, place).code == 0
     assert "tokenizer.json" in Bundle.open(place / "bundle").manifest.files
     assert run("verify", place / "bundle").code == 0
+
+
+def test_compiled_engines_stay_if_they_take_the_new_prompts(run: Run, place: Path) -> None:
+    bundle = place / "bundle"
+    add_variant(bundle, TENSORRT_HALF)
+    engines = add_engines(bundle)
+    before = contents(engines)
+    write_grown(place / "catalog", place / "longer", of("prompt", "max_prefix_tokens", 61))
+    ended = run("refresh", bundle, "--catalog", place / "longer")
+    assert_one_line(ended, 2, f"prefixes of up to 61 tokens, engine {TENSORRT_HALF}/{KEY} takes 60: nothing was swapped")
+    done = refresh(run, place, "--json")
+    assert done.code == 0, done.err
+    assert [variant["variant"] for variant in done.json["variants"]] == ["cpu-fp32", TENSORRT_HALF]
+    assert contents(engines) == before
+    Engine.read(engines).check(engines, Bundle.open(bundle, TENSORRT_HALF).variant)
 
 
 def test_the_chain_of_digests(run: Run, place: Path) -> None:

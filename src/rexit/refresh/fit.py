@@ -63,6 +63,7 @@ def _check_limits(bundle: Path, manifest: Manifest, variants: Sequence[Variant],
         at_most("candidates", candidate, variant.max_tokens, f"a pass of {variant.name}")
         for folder in engine_folders(bundle / "variants" / variant.name):
             for segment in Engine.read(folder).segments:
-                filled = max(profile.tokens[2] for profile in segment.profiles if profile.prefix[0] == 0)
-                longest = min(filled, max(profile.prefix[2] for profile in segment.profiles))
+                # A pass without a prefix has one row of padding, so the first profile that takes one row computes the prefix.
+                computed = next((profile.tokens[2] for profile in segment.profiles if profile.prefix[0] == 1), 0)
+                longest = min(computed, max((profile.prefix[2] for profile in segment.profiles), default=0))
                 at_most("prefixes", prefix, longest, f"engine {variant.name}/{folder.name}")
