@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,24 @@ def test_a_killed_services_last_line_is_dropped(tmp_path: Path) -> None:
     log.write(SLATE)
     log.close()
     assert list(read_log(path)) == [SLATE, SLATE]
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    """A limit of the file's size does what a full disk does: it takes a part of the line, then refuses."""
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    log.write(SLATE)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, before[1]))
+        with pytest.raises(InputError, match=r"audit\.jsonl: cannot be written: File too large"):
+            log.write(SLATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    log.write(replace(SLATE, user=7))
+    log.close()
+    assert list(read_log(path)) == [SLATE, replace(SLATE, user=7)]
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,18 @@ class AuditLog:
         _cut_partial_line(self._file)
 
     def write(self, slate: AuditedSlate) -> None:
-        """Appends a line. Raises InputError if that fails."""
-        line = json.dumps(asdict(slate), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+        """Appends a line, or nothing. Raises InputError if that fails."""
+        text = json.dumps(asdict(slate), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+        line = text.encode("utf-8", "surrogatepass")
         try:
-            os.write(self._file, line.encode("utf-8", "surrogatepass"))
+            end = os.fstat(self._file).st_size
+            try:
+                written = 0
+                while written < len(line):  # a full disk takes a part of the line, then refuses the rest
+                    written += os.write(self._file, line[written:])
+            except OSError:
+                os.ftruncate(self._file, end)
+                raise
         except OSError as exc:
             raise InputError(f"{self._path}: cannot be written: {exc.strerror}") from exc
 
