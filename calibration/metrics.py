@@ -28,6 +28,8 @@ from rexit.errors import InputError
 from rexit.ranking import RESAMPLES, ByGain, ByUser, auc_contributions, bootstrap, descending
 
 CHOICES = "ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K, with K from 1"
+LABEL_FREE = ("agreement", "top-k-overlap")
+"""Kinds that compare two rankings of whole slates: 1 minus a loss without labels."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 1. An outcome says whether a user liked an item. It belongs to the user's audited slates that have the item.
 2. Candidates without an outcome are left out. Where outcomes are likes alone, as clicks are, those of users who have an outcome
    count as not liked.
-3. A certified metric with a value per user feeds the test of `rexit.audit.betting`, a user at a time in the order of the log,
+3. Metrics without labels (`agreement`, `top-k-overlap`) are of whole slates, as their limits are: of all audited slates, with or
+   without an outcome.
+4. A certified metric with a value per user feeds the test of `rexit.audit.betting`, a user at a time in the order of the log,
    with the limit that was promised.
 
 Users react to what the policy showed them. An item that full depth alone would have shown has no outcome, so losses come out
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from rexit.audit.betting import LEVEL, Capital
 from rexit.audit.log import AuditedSlate
 from rexit.bundle import ExitPolicy, Id, Policy
-from rexit.calibration.metrics import Judge, Metric, log_losses
+from rexit.calibration.metrics import LABEL_FREE, Judge, Metric, log_losses
 from rexit.calibration.reliability import Reliability, Split
 from rexit.errors import InputError
 
@@ -36,7 +38,7 @@ class LabelledMetric:
 
     Attributes:
         name: of the metric.
-        users: that have a value.
+        users: that have a value. Metrics without labels may have more than have an outcome.
         policy, full: values of the policy and of full depth.
         drop: what is lost.
         limit: that was promised; None: none.
@@ -146,16 +148,31 @@ def label(
     score, reference = np.array(policy, np.float32), np.array(full, np.float32)
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
     numbered = np.array(users, np.int64)
-    judge = Judge(numbered, labels, offsets, reference)
+    labelled = Judge(numbered, labels, offsets, reference), score
+    whole = _whole(slates, full_head)
+    judged = [(*(whole if metric.kind in LABEL_FREE else labelled), metric) for metric in metrics]
     return Labelled(
         outcomes=(len(outcomes), len(used)),
         pairs=len(labels),
         users=len(numbers),
-        metrics=tuple(_metric(judge, metric, score, limits.get(metric.name)) for metric in metrics if _has_value(judge, metric)),
+        metrics=tuple(
+            _metric(judge, metric, c, limits.get(metric.name)) for judge, c, metric in judged if _has_value(judge, metric)
+        ),
         probabilities=tuple(
             _probabilities(name, c, labels, numbered, prior_shift) for name, c in (("policy", score), ("full depth", reference))
         ),
     )
+
+
+def _whole(slates: Sequence[AuditedSlate], full_head: ExitPolicy) -> tuple[Judge, NDArray[np.float32]]:
+    """Returns a judge of all candidates, for metrics without labels, and the policy's c of each, float32 [n]."""
+    sizes = [len(slate.items) for slate in slates]
+    numbers: dict[Id, int] = {}
+    users = np.repeat([numbers.setdefault(slate.user, len(numbers)) for slate in slates], sizes)
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    full = np.concatenate([slate.full(full_head) for slate in slates])
+    score = np.concatenate([np.array(slate.policy, np.float32) for slate in slates])
+    return Judge(users, np.zeros(len(users), np.bool_), offsets, full), score
 
 
 def _has_value(judge: Judge, metric: Metric) -> bool:

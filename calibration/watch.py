@@ -20,10 +20,7 @@ from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.platt import PlattMap
-from rexit.calibration.metrics import Metric
-
-LABEL_FREE = ("agreement", "top-k-overlap")
-"""Kinds of metrics that are 1 minus a loss without labels."""
+from rexit.calibration.metrics import LABEL_FREE, Metric
 
 _STEPS = 10_000
 """Limits have four digits."""

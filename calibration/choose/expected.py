@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from rexit.calibration.metrics import Judge, Metric
+from rexit.calibration.metrics import LABEL_FREE, Judge, Metric
 from rexit.calibration.record.traces import Traces
 from rexit.ranking import descending
 
@@ -46,7 +46,7 @@ class Expectation:
         return tuple(self._drop(metric, score, ordered) for metric in metrics)
 
     def _drop(self, metric: Metric, score: NDArray[np.float32], ordered: NDArray[np.float64]) -> float:
-        if metric.kind in ("agreement", "top-k-overlap"):
+        if metric.kind in LABEL_FREE:
             return self._judge.drop(metric, score)
         if metric not in self._values:
             self._values[metric] = self._value(metric, self._full, self._users.ordered(self._full, self._p))

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from rexit.audit.log import AuditedSlate
+from rexit.audit.losses import Loss
 from rexit.bundle import ExitPolicy
 from rexit.calibration.metrics import parse
 from rexit.calibration.outcomes import label
@@ -57,6 +58,19 @@ def test_the_certified_limit_is_tested() -> None:
     noisy, true = (label(*service(600, noise), False, METRICS, limits, ExitPolicy()).metrics[0] for noise in (4.0, 0.05))
     assert noisy.alarm and noisy.drop > 0.05 and noisy.capital is not None and noisy.limit == 0.01
     assert not true.alarm and true.capital is not None and true.capital < 20 and abs(true.drop) < 0.01
+
+
+@pytest.mark.parametrize("name", ["top-k-overlap@3", "agreement"])
+def test_a_loss_without_labels_is_of_whole_slates(name: str) -> None:
+    """Half of the slates have four outcomes each, the others none: what the whole slates lose is what is bet on."""
+    slates, outcomes = service(400, 3.0)
+    some = {(user, item): liked for (user, item), liked in outcomes.items() if item >= 4 and user % 2}
+    loss = Loss.parse(name)
+    losses = [loss.of_slate(np.float32(slate.policy), np.float32(slate.log_odds)) for slate in slates]
+    limit = float(np.mean(losses)) / 2
+    metric = label(slates, some, False, [parse(name)], {name: limit}, ExitPolicy()).metrics[0]
+    assert metric.users == 400 and metric.drop == pytest.approx(np.mean(losses))
+    assert metric.alarm and metric.limit == limit
 
 
 def test_likes_alone_make_the_others_of_their_users_not_liked() -> None:
