@@ -65,12 +65,13 @@ class Expectation:
 
 
 class _Groups:
-    """Pairs in groups, each ranked by itself. users: int64 [n], with a user's pairs together."""
+    """Pairs in groups, each ranked by itself. users: int64 [n], in any order: a user's slates may lie apart."""
 
     def __init__(self, users: NDArray[np.int64]) -> None:
-        self._starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
-        self._sizes = np.diff(np.r_[self._starts, len(users)])
-        self._key = np.repeat(np.arange(len(self._starts)) << 32, self._sizes)
+        numbers = np.unique(users, return_inverse=True)[1]
+        self._sizes = np.bincount(numbers)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._key = numbers << 32
         self._place = np.arange(len(users)) - np.repeat(self._starts, self._sizes)
 
     def ordered(self, score: NDArray[np.float32], p: NDArray[np.float64]) -> NDArray[np.float64]:

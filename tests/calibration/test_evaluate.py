@@ -1,5 +1,7 @@
 """A policy on a split: layers and costs by hand, expected losses against labels drawn many times."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -45,6 +47,21 @@ def test_what_is_expected_to_be_lost_is_the_mean_over_labels(name: str) -> None:
     # A ratio's mean is not the ratio of means: per user, NDCG and AUC divide by what the labels of that user allow.
     assert expected == pytest.approx(np.mean(drops), abs=4 * error + 0.1 * abs(expected))
     assert expected > 5 * error
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slates_of_a_user_may_lie_apart(name: str) -> None:
+    """Every user's first pair, then every user's second, and so on."""
+    t = traces(40, 10, [1.5, 0.0])
+    order = np.arange(400).reshape(40, 10).T.ravel()
+    apart = dataclasses.replace(t, users=t.users[order], liked=t.liked[order], log_odds=t.log_odds[order])
+    drops = [
+        expectation(split, np.ascontiguousarray(split.log_odds[:, 1])).drops(
+            [parse(name)], np.ascontiguousarray(split.log_odds[:, 0])
+        )
+        for split in (t, apart)
+    ]
+    assert drops[1] == pytest.approx(drops[0])
 
 
 @pytest.mark.parametrize("name", [*NAMES, "agreement", "top-k-overlap@3"])
