@@ -5,7 +5,8 @@
    count by probability (Naeini et al., AAAI 2015; equal counts, since equal widths leave bins empty). It is above 0 by chance: of
    probabilities that are right, `chance` is what to expect.
 3. Where negatives were sampled, each stands for 1 / rate of the world's (`prior`): p is the probability after the prior shift,
-   and a negative weighs that much.
+   and a negative weighs that much. A pair's weighted excess then has variance p (1 - p) / rate: of the pairs that are in the
+   split, a share of p / (p + (1 - p) rate) are likes.
 4. Intervals are of 95 %, by a bootstrap over users; the ECE's is its own distribution around the value found, chance included.
 """
 
@@ -88,7 +89,7 @@ class Split:
         sums = np.column_stack([by_user, np.bincount(users, weights * p64, count)])
         draws = bootstrap(sums, np.column_stack([np.repeat(total[:, None], BINS, 1), likes]))
         errors, ratios = np.abs(draws[:, :BINS]).sum(1), draws[:, BINS]
-        variance = np.bincount(bins, weights**2 * p64 * (1 - p64), BINS)
+        variance = np.bincount(bins, p64 * (1 - p64) / self.rate, BINS)
         predicted, observed = float(weights @ p64), float(np.count_nonzero(liked))
         ratio = (predicted / observed, *_ends(ratios[np.isfinite(ratios)])) if observed else None
         return Reliability(

@@ -88,6 +88,19 @@ def test_the_prior_shift_restores_the_worlds_base_rate(rate: float) -> None:
         assert without.ratio is not None and without.ratio[1] > 2
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.25, 0.05])
+def test_the_error_by_chance_is_that_of_right_probabilities(rate: float) -> None:
+    """Over thirty draws of labels and of negatives, against what one of them is expected to show."""
+    errors, chances = [], []
+    for seed in range(30):
+        z, everything = world(2000, base=-3.0, seed=seed)
+        left = everything.liked | (np.random.default_rng(100 + seed).random(len(z)) < rate)
+        row = Split(everything.liked[left], everything.users[left], rate).reliability("answers", "all", sigmoid(z[left]))
+        errors.append(row.ece[0])
+        chances.append(row.chance)
+    assert np.mean(chances) == pytest.approx(np.mean(errors), rel=0.15)
+
+
 def catalog(label: dict[str, Any], items: int, **splits: list[tuple[int, int, bool]]) -> Any:
     def split(name: str) -> Any:
         rows = splits.get(name, [])
@@ -112,6 +125,15 @@ def test_rate_of_unrated_items_is_over_dislikes_and_all_unrated_items() -> None:
     validation = [(0, 4, True), (0, 5, False), (0, 6, False), (1, 7, True), (1, 0, False)]
     source = catalog({"positive_at": 4.0, "unrated": {"each": 1, "seed": 0}}, 8, train=train, validation=validation)
     assert prior.negative_rate(source) == pytest.approx(3 / (1 + 5 / 2 + 6 / 2))
+
+
+def test_rate_of_several_unrated_items_for_each_like() -> None:
+    """Two unrated items for each like, 12 items. User 0 rated 4, and 4 of the other 8 were sampled, two of them in validation,
+    beside a dislike: 3 negatives of 1 + 2 * 8 / 4. User 1's 2 likes brought 4 of 10, two of them in validation."""
+    train = [(0, 0, True), (0, 1, False), (0, 2, False), (0, 3, False), (1, 8, True), (1, 9, False), (1, 10, False)]
+    validation = [(0, 4, True), (0, 5, False), (0, 6, False), (0, 7, False), (1, 11, True), (1, 0, False), (1, 1, False)]
+    source = catalog({"positive_at": 4.0, "unrated": {"each": 2, "seed": 0}}, 12, train=train, validation=validation)
+    assert prior.negative_rate(source) == pytest.approx(5 / (1 + 2 * 8 / 4 + 2 * 10 / 4))
 
 
 def test_rate_without_sampling_is_one() -> None:
