@@ -184,6 +184,18 @@ def test_shapes_that_do_not_fit_are_refused(message: str, tmp_path: Path) -> Non
         assert len(session.score(USER_IDS[2], ITEM_IDS, force_exit=0)) == len(ITEM_IDS)  # the first segment has no such node
 
 
+@pytest.mark.parametrize("columns", [0, 1, 15, 17, 24, 31, 33, 47, 63])
+@pytest.mark.parametrize("operator", ["MatMulBFloat16 (r, panel)", "MatMulAddBFloat16 (r, panel, p)"])
+def test_a_panel_has_whole_vectors(columns: int, operator: str, tmp_path: Path) -> None:
+    """The kernel writes whole vectors of columns: what is left over would lie behind the row."""
+    panel = PANEL.replace("{1, 8, 16, 2}", f"{{1, 8, {columns}, 2}}").replace("Expand (ones, sizes)", "ConstantOfShape (sizes)")
+    text = f"{panel} \n r = rexit.RoundRows (state) \n c = ReduceMax <keepdims = 1, axes = [1]> (state) \n"
+    text += f"p = Concat <axis = 1> ({', '.join(['c'] * max(columns, 1))}) \n number = rexit.{operator}"
+    with rexit.open(write_added(tmp_path / "changed", text)) as session:
+        with pytest.raises(BackendError, match="a multiple of 16 columns"):
+            session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
+
+
 @needs_products
 @pytest.mark.parametrize("text", PRODUCTS)
 def test_products_run(text: str, tmp_path: Path) -> None:

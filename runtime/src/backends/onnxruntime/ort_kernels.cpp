@@ -295,9 +295,9 @@ struct MatMulBFloat16Kernel {
   void multiply(const Call& call, const Tensor* residual) const {
     const Tensor x = call.input(0), weight = call.input(1);
     require_rows(x);
-    require(weight.rank == 4 && weight.size(3) == 2 && weight.size(2) >= kernels::least_panel && weight.size(1) > 0 &&
-                x.width() == 2 * weight.size(1),
-            "expected x [..., K] and a weight [panels, K / 2, at least 16 columns, 2]");
+    require(weight.rank == 4 && weight.size(3) == 2 && weight.size(2) > 0 && weight.size(2) % kernels::panel_step == 0 &&
+                weight.size(1) > 0 && x.width() == 2 * weight.size(1),
+            "expected x [..., K] and a weight [panels, K / 2, a multiple of 16 columns, 2]");
     Tensor out = x;
     out.sizes[x.rank - 1] = static_cast<std::int64_t>(weight.size(0) * weight.size(2));
     require(residual == nullptr || residual->same_shape(out), "the shapes of product and residual do not match");

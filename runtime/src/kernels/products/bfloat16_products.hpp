@@ -8,7 +8,8 @@
 
 namespace rexit::core::kernels {
 
-constexpr std::size_t least_panel = 16;
+// The columns of the widest vector: kernels write whole vectors.
+constexpr std::size_t panel_step = 16;
 
 // out = x * weight, or residual + x * weight, with columns = panels * panel.
 struct PanelProduct {
@@ -19,7 +20,7 @@ struct PanelProduct {
   std::size_t rows;
   std::size_t depth;  // even, not 0
   std::size_t panels;
-  std::size_t panel;  // columns of a panel, at least `least_panel`
+  std::size_t panel;  // columns of a panel, a multiple of `panel_step`
 };
 
 // Products are exact, sums float32. Where the processor has instructions for pairs of bfloat16, numbers below 2^-126 count as 0.
