@@ -197,6 +197,9 @@ void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, float z, 
     log_odds[segment] = z;
     c = rule.policy->calibrated(segment, log_odds);
   }
+  if (!std::isfinite(c) && rule.trace == nullptr)
+    fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s log-odds ", z,
+         " are beyond what the policy's maps can calibrate: c is ", c);
   candidate.agreement.add(c);
   answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
 

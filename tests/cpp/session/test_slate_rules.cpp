@@ -117,6 +117,21 @@ TEST_F(SlateRulesTest, AQuorumStopsTheRest) {
   EXPECT_EQ(stats.candidate_layers, 4u + (4u + 2u));
 }
 
+TEST_F(SlateRulesTest, WhatNoMapCanCalibrateIsAnError) {
+  policy.earlier = {1e9f, 1e9f, -1e9f};
+  const std::vector<float> log_odds = {1e30f, -1e30f, 1e30f};
+  for (const std::optional<std::size_t> force_exit : {std::optional<std::size_t>(), std::optional<std::size_t>(1)}) try {
+      run(log_odds, {&policy, force_exit});
+      ADD_FAILURE() << "c is no number";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.status(), REXIT_BACKEND_FAILED);
+      EXPECT_NE(std::string(error.what()).find("beyond what the policy's maps can calibrate"), std::string::npos);
+    }
+  std::vector<float> trace(log_odds.size());
+  run(log_odds, {&policy, std::nullopt, 0, trace.data()});
+  EXPECT_EQ(trace, log_odds) << "a trace asks for no c";
+}
+
 TEST_F(SlateRulesTest, TracesAndForcedExitsIgnoreThem) {
   policy.quorum = 0.9f;
   policy.top_k = {9, false, {0, 0}, {0, 0}};
