@@ -191,9 +191,9 @@ def test_a_panel_has_whole_vectors(columns: int, operator: str, tmp_path: Path) 
     panel = PANEL.replace("{1, 8, 16, 2}", f"{{1, 8, {columns}, 2}}").replace("Expand (ones, sizes)", "ConstantOfShape (sizes)")
     text = f"{panel} \n r = rexit.RoundRows (state) \n c = ReduceMax <keepdims = 1, axes = [1]> (state) \n"
     text += f"p = Concat <axis = 1> ({', '.join(['c'] * max(columns, 1))}) \n number = rexit.{operator}"
-    with rexit.open(write_added(tmp_path / "changed", text)) as session:
-        with pytest.raises(BackendError, match="a multiple of 16 columns"):
-            session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
+    bundle = write_added(tmp_path / "changed", text)
+    with rexit.open(bundle) as session, pytest.raises(BackendError, match="a multiple of 16 columns"):
+        session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
 
 
 @needs_products
