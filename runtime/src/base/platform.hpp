@@ -37,6 +37,9 @@ std::vector<std::string> list(const std::string& folder, std::size_t limit);
 // Descriptors, not inherited by child processes; -1: failed. Opening a pipe does not wait for its writer. `was_link`: set if
 // Links::refuse met a link.
 int open_to_read(const std::string& path, Links links, bool& was_link) noexcept;
+// A file below a folder; no component of `path` may be a link, but `folder` may be reached by links. `path` is relative, with `/`
+// between components, none of them `.` or `..`. On Windows only the last component is checked.
+int open_below(const std::string& folder, const std::string& path, bool& was_link) noexcept;
 void close(int file) noexcept;
 
 // Maps the first `bytes` of a file into memory, read-only. Null: failed.

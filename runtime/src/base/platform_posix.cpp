@@ -79,6 +79,35 @@ int open_to_read(const std::string& path, Links links, bool& was_link) noexcept 
   return file;
 }
 
+// Opens one component after another: a link put there meanwhile is refused, too.
+int open_below(const std::string& folder, const std::string& path, bool& was_link) noexcept try {
+#ifdef O_PATH
+  constexpr int access_folder = O_PATH;  // needs no permission to list it
+#else
+  constexpr int access_folder = O_RDONLY;
+#endif
+  was_link = false;
+  int file = ::open(folder.c_str(), access_folder | O_DIRECTORY | O_CLOEXEC);
+  for (std::size_t begin = 0; file >= 0 && begin <= path.size();) {
+    const std::size_t end = std::min(path.find('/', begin), path.size());
+    const std::string component = path.substr(begin, end - begin);
+    const int flags = end == path.size() ? O_RDONLY | O_NONBLOCK : access_folder | O_DIRECTORY;
+    const int parent = file;
+    file = ::openat(parent, component.c_str(), flags | O_NOFOLLOW | O_CLOEXEC);
+    const int error = errno;
+    struct stat info{};
+    // The error for a link differs between systems.
+    was_link = file < 0 && ::fstatat(parent, component.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(info.st_mode);
+    ::close(parent);
+    errno = error;
+    begin = end + 1;
+  }
+  return file;
+} catch (...) {  // out of memory
+  errno = ENOMEM;
+  return -1;
+}
+
 void close(int file) noexcept { ::close(file); }
 
 void* map(int file, std::size_t bytes) noexcept {

@@ -115,6 +115,12 @@ int open_to_read(const std::string& path, Links links, bool& was_link) noexcept 
   return -1;
 }
 
+int open_below(const std::string& folder, const std::string& path, bool& was_link) noexcept try {
+  return open_to_read(folder + "/" + path, Links::refuse, was_link);
+} catch (...) {  // out of memory
+  return -1;
+}
+
 void close(int file) noexcept { ::_close(file); }
 
 void* map(int file, std::size_t bytes) noexcept {

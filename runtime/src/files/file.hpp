@@ -15,6 +15,8 @@ class File {
 
   // A file of the file system, mapped.
   explicit File(const std::string& path, platform::Links links = platform::Links::refuse);
+  // A file below a folder, mapped. Throws REXIT_CORRUPT if a component of `path` is a symbolic link.
+  File(const std::string& folder, const std::string& path);
   // Memory, which must outlive the file. `path`: for messages.
   File(std::string path, const unsigned char* data, std::size_t size);
 

@@ -22,23 +22,29 @@ FileInfo info_of(const std::string& path) {
   return *info;
 }
 
+// Throws for a symbolic link at any component.
+FileInfo info_below(const Folder& folder, const std::string& path) {
+  FileInfo info;
+  for (std::size_t end = 0; end != std::string::npos;) {
+    end = path.find('/', end == 0 ? 0 : end + 1);
+    info = info_of(folder.where(path.substr(0, end)));
+  }
+  return info;
+}
+
 }  // namespace
 
 bool Folder::has(const std::string& path) const { return platform::info_at(where(path), Links::refuse).has_value(); }
 
 void Folder::check_file(const std::string& path, std::size_t bytes) const {
-  FileInfo info;
-  for (std::size_t end = 0; end != std::string::npos;) {
-    end = path.find('/', end == 0 ? 0 : end + 1);
-    info = info_of(where(path.substr(0, end)));
-  }
+  const FileInfo info = info_below(*this, path);
   if (info.kind != FileInfo::Kind::file) fail(REXIT_CORRUPT, where(path), ": is not a plain file");
   if (info.bytes != bytes)
     fail(REXIT_CORRUPT, where(path), ": ", info.bytes, " bytes, expected ", bytes, " (truncated or edited)");
 }
 
 void Folder::check_folder(const std::string& path) const {
-  if (has(path) && info_of(where(path)).kind != FileInfo::Kind::folder) fail(REXIT_CORRUPT, where(path), ": is not a folder");
+  if (has(path) && info_below(*this, path).kind != FileInfo::Kind::folder) fail(REXIT_CORRUPT, where(path), ": is not a folder");
 }
 
 std::vector<std::string> Folder::folders(const std::string& path) const {

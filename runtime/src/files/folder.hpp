@@ -14,7 +14,7 @@ class Folder final : public Source {
   explicit Folder(std::string path) : Source(std::move(path)) {}
 
   bool has(const std::string& path) const override;
-  File open(const std::string& path) const override { return File(where(path)); }
+  File open(const std::string& path) const override { return File(name(), path); }
   void check_file(const std::string& path, std::size_t bytes) const override;
   void check_folder(const std::string& path) const override;
   std::vector<std::string> folders(const std::string& path) const override;

@@ -7,19 +7,34 @@
 namespace rexit::core {
 namespace {
 
-int open_file(const std::string& path, platform::Links links) {
-  bool is_link = false;
-  const int descriptor = platform::open_to_read(path, links, is_link);
-  if (is_link) fail(REXIT_CORRUPT, path, ": is a symbolic link, which is not followed");
+int checked(int descriptor, const std::string& path, bool was_link) {
+  if (was_link) fail(REXIT_CORRUPT, path, ": is a symbolic link or below one, which is not followed");
   if (descriptor < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", platform::error_text());
   return descriptor;
+}
+
+int open_file(const std::string& path, platform::Links links) {
+  bool was_link = false;
+  const int descriptor = platform::open_to_read(path, links, was_link);
+  return checked(descriptor, path, was_link);
+}
+
+int open_file_below(const std::string& folder, const std::string& path) {
+  bool was_link = false;
+  const int descriptor = platform::open_below(folder, path, was_link);
+  return checked(descriptor, folder + "/" + path, was_link);
 }
 
 }  // namespace
 
 MappedFile::Descriptor::~Descriptor() { platform::close(number); }
 
-MappedFile::MappedFile(const std::string& path, platform::Links links) : path_(path), file_{open_file(path, links)} {
+MappedFile::MappedFile(const std::string& path, platform::Links links) : MappedFile(path, open_file(path, links)) {}
+
+MappedFile::MappedFile(const std::string& folder, const std::string& path)
+    : MappedFile(folder + "/" + path, open_file_below(folder, path)) {}
+
+MappedFile::MappedFile(const std::string& path, int descriptor) : file_{descriptor}, path_(path) {
   const std::optional<platform::FileInfo> info = platform::info_of(file_.number);
   if (!info) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", platform::error_text());
   if (info->kind != platform::FileInfo::Kind::file) fail(REXIT_CORRUPT, path, ": is not a plain file");

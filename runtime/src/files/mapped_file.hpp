@@ -15,6 +15,8 @@ class MappedFile {
  public:
   // The file at `path`. Links::refuse: throws REXIT_CORRUPT for a symbolic link.
   explicit MappedFile(const std::string& path, platform::Links links = platform::Links::refuse);
+  // The file at `path` below a folder. Throws REXIT_CORRUPT if a component of `path` is a symbolic link.
+  MappedFile(const std::string& folder, const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
@@ -29,13 +31,15 @@ class MappedFile {
   bool is_replaced_at(const std::string& path) const noexcept;
 
  private:
-  std::string path_;
+  MappedFile(const std::string& path, int descriptor);
+
   struct Descriptor {
     int number;
     ~Descriptor();
   };
 
   Descriptor file_;  // stays open: the path may name another file by now
+  std::string path_;
   platform::FileInfo info_;
   void* pages_ = nullptr;  // null: the file is empty
   std::size_t size_ = 0;

@@ -113,6 +113,34 @@ TEST_F(FilesTest, VerifyingFindsAllThatOpeningFinds) {
   refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, "10 bytes, expected");
 }
 
+// Whichever component of a path is the link, and whether it leads out of the bundle or not.
+TEST_F(FilesTest, NoFileIsReadThroughALink) {
+  const fs::path outside = path() + "-outside";
+  fs::remove_all(outside);
+  fs::create_directories(outside / "inner");
+  std::ofstream(outside / "inner" / "secret") << "not the bundle's";
+  fs::create_directories(file("real/inner"));
+  std::ofstream(file("real/inner/own")) << "the bundle's";
+  fs::create_directory_symlink(outside, file("elsewhere"));
+  fs::create_directory_symlink(outside / "inner", file("real/away"));
+  fs::create_directory_symlink("real", file("alias"));
+  fs::create_symlink(outside / "inner" / "secret", file("real/inner/link"));
+  fs::create_symlink(outside / "nowhere", file("dangling"));
+  const rexit::Bundle bundle(path());
+  EXPECT_EQ(bundle.read_file("real/inner/own").size(), 12u);
+  for (const char* name : {"elsewhere/inner/secret", "elsewhere/nothing", "real/away/secret", "alias/inner/own",
+                           "real/inner/link", "dangling", "elsewhere"})
+    refused([&] { (void)bundle.read_file(name); }, REXIT_CORRUPT, std::string(name) + ": is a symbolic link or below one");
+  refused([&] { (void)bundle.read_file("real/nothing/own"); }, REXIT_NOT_FOUND, "No such file");
+  refused([&] { (void)bundle.read_file("real/inner/own/more"); }, REXIT_NOT_FOUND, "Not a directory");
+  refused([&] { (void)bundle.read_file("real/inner"); }, REXIT_CORRUPT, "is not a plain file");
+
+  // The bundle itself may be reached by a link.
+  fs::create_directory_symlink(path(), outside / "bundle");
+  EXPECT_EQ(rexit::Bundle(outside / "bundle").read_file("real/inner/own").size(), 12u);
+  fs::remove_all(outside);
+}
+
 TEST_F(FilesTest, VariantsAreListedWithTheirMemory) {
   const std::vector<rexit_variant_info> all = rexit::variants(path());
   ASSERT_EQ(all.size(), 1u);
