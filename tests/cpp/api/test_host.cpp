@@ -198,6 +198,30 @@ void count_own_threads() {
 
 TEST_F(HostDeathTest, OwnThreadsAreASegmentsOwn) { EXPECT_EXIT(count_own_threads(), testing::ExitedWithCode(0), ""); }
 
+// The first open created no pool: whatever comes later has pools of its own size.
+void open_others_after_own_threads() {
+  rexit::BundleOptions options = with_own_library();
+  options.own_threads = true;
+  options.threads = 2;
+  const rexit::Bundle first(sound_bundle(), options);
+  const std::size_t before = threads_of_this_process();
+  options.own_threads = false;
+  options.threads = 1;
+  options.spinning = REXIT_SPINNING_OFF;
+  const rexit::Bundle single(sound_bundle(), options);
+  MUST(threads_of_this_process() == before);
+  options.threads = 3;
+  const rexit::Bundle triple(sound_bundle(), options);
+  MUST(threads_of_this_process() == before + 2 * triple.info().exits);
+  MUST(rexit::Session(single).trace(request).log_odds.size() == 9);
+  MUST(rexit::Session(triple).trace(request).log_odds.size() == 9);
+  std::_Exit(0);
+}
+
+TEST_F(HostDeathTest, WithoutAPoolEveryOpenHasItsOwn) {
+  EXPECT_EXIT(open_others_after_own_threads(), testing::ExitedWithCode(0), "");
+}
+
 void change_spinning() {
   rexit::BundleOptions options = with_own_library();
   options.spinning = REXIT_SPINNING_OFF;

@@ -20,6 +20,7 @@ struct Runtime {
   Ort::Env* env = nullptr;
   const OrtApi* api = nullptr;
   const void* host_environment = nullptr;  // null: the host program has not passed one
+  bool has_pool = true;                    // false: the first open had own_threads
   std::int32_t threads = 0;
   bool spins = true;
   bool loads_from_memory = false;
@@ -126,6 +127,7 @@ Runtime& start_runtime(const Execution& execution) {
     started.host_environment = execution.environment;
     started.version = base.GetVersionString();
     started.loads_from_memory = ORT_API_VERSION >= memory_api_version && base.GetApi(memory_api_version) != nullptr;
+    started.has_pool = !execution.own_threads;
     started.threads = execution.threads == 0 || execution.own_threads ? platform::cores() : execution.threads;
     started.spins = execution.own_threads || execution.spinning != REXIT_SPINNING_OFF;
     Ort::InitApi(started.api);
@@ -149,7 +151,7 @@ void check_is_the_same_library(const Execution& execution, const Runtime& runtim
 }
 
 void check_is_the_same_pool(const Execution& execution, const Runtime& runtime) {
-  if (execution.own_threads) return;
+  if (execution.own_threads || !runtime.has_pool) return;
   if (execution.threads != 0 && execution.threads != runtime.threads)
     fail(REXIT_INVALID_ARGUMENT, "threads is ", execution.threads,
          ", but the first bundle opened in this process created the pool with ", runtime.threads, ": use that number or 0");
@@ -189,7 +191,9 @@ Ort::Env& ort_environment(const Execution& execution) {
 }
 
 std::int32_t ort_threads(const Execution& execution) {
-  return execution.own_threads && execution.threads != 0 ? execution.threads : global_runtime().threads;
+  const Runtime& runtime = global_runtime();
+  const bool has_own_pools = execution.own_threads || !runtime.has_pool;
+  return has_own_pools && execution.threads != 0 ? execution.threads : runtime.threads;
 }
 
 void require_loading_from_memory() {
