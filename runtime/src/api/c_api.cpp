@@ -106,7 +106,12 @@ void run_trace(rexit_session* session, const Source* request, float* log_odds_ou
   required(log_odds_out, "log_odds_out");
   check_stats(stats_out);
   rexit_stats stats{};
-  const std::vector<float>& log_odds = lock->trace(lock.read(request), start, stats);
+  Source without_rules = read_struct(request, "request");
+  without_rules.struct_size = sizeof without_rules;
+  without_rules.policy = nullptr;
+  without_rules.has_force_exit = 0;
+  without_rules.deadline_us = 0;
+  const std::vector<float>& log_odds = lock->trace(lock.read(&without_rules), start, stats);
   std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
   write_stats(stats, stats_out);
 }
@@ -497,10 +502,13 @@ rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* r
   const SessionLock lock(session);
   required(count_out, "count_out");
   const Prompt& prompt = lock->prompt(lock.read(request));
+  if (prompt.tokens.size() <= capacity) {
+    required(tokens_out, "tokens_out");
+    required(offsets_out, "offsets_out");
+    std::copy(prompt.tokens.begin(), prompt.tokens.end(), tokens_out);
+    std::copy(prompt.offsets.begin(), prompt.offsets.end(), offsets_out);
+  }
   *count_out = prompt.tokens.size();
-  if (prompt.tokens.size() > capacity) return REXIT_OK;
-  std::copy(prompt.tokens.begin(), prompt.tokens.end(), required(tokens_out, "tokens_out"));
-  std::copy(prompt.offsets.begin(), prompt.offsets.end(), required(offsets_out, "offsets_out"));
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

@@ -25,6 +25,16 @@ TEST_F(Promises, PromptsGiveTheirSizeAndWriteNothingThatDoesNotFit) {
   for (const std::int32_t token : tokens) EXPECT_GE(token, 0);
 }
 
+TEST_F(Promises, APromptWithoutRoomForItsPartsWritesNothing) {
+  std::size_t count = 77, offsets[5] = {77, 77, 77, 77, 77};
+  std::int32_t tokens[200] = {-77};
+  EXPECT_EQ(rexit_session_prompt(session, &request, tokens, 200, nullptr, &count), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(rexit_session_prompt(session, &request, nullptr, 200, offsets, &count), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(count, 77u);
+  EXPECT_EQ(offsets[0], 77u);
+  EXPECT_EQ(tokens[0], -77);
+}
+
 // A candidate's tokens are the same in a slate of one.
 TEST_F(Promises, PromptsAreThePrefixAndThenEachCandidate) {
   std::size_t count = 0, offsets[5], alone[3];
@@ -59,6 +69,15 @@ TEST_F(Promises, TraceIgnoresPolicyForcedExitDeadlineAndTopK) {
   request.deadline_us = 1;
   request.top_k = 1;
   expect_near(trace(request), plain);
+
+  // Values that rexit_session_score refuses.
+  request.deadline_us = -1;
+  request.force_exit = 99;
+  policy.patience = 0;
+  policy.exits = 99;
+  expect_near(trace(request), plain);
+  rexit_score scores[3];
+  EXPECT_EQ(rexit_session_score(session, &request, scores, nullptr), REXIT_INVALID_ARGUMENT);
 }
 
 TEST_F(Promises, TopKGivesTheBestFirstAndNoMoreThanThereAre) {
