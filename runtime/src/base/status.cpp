@@ -21,7 +21,18 @@ size_t character_bytes(const char* text) noexcept {
                                                        : 0;
   for (size_t i = 1; i < bytes; ++i)
     if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) return 0;
-  return bytes;
+  if (bytes < 3) return bytes;
+  const auto second = static_cast<unsigned char>(text[1]);
+  const bool overlong = (first == 0xe0 && second < 0xa0) || (first == 0xf0 && second < 0x90);
+  const bool surrogate = first == 0xed && second >= 0xa0;
+  const bool beyond_unicode = first == 0xf4 && second >= 0x90;
+  return overlong || surrogate || beyond_unicode ? 0 : bytes;
+}
+
+// Of a valid character: U+0000 to U+001F, U+007F to U+009F.
+bool is_control(const char* text) noexcept {
+  const auto first = static_cast<unsigned char>(text[0]);
+  return first < 0x20 || first == 0x7f || (first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0);
 }
 
 // Copies `text` to `to` as one line of valid UTF-8 without control characters, cut to `size` bytes including the NUL. Messages
@@ -32,12 +43,12 @@ void copy_clean(const char* text, char* to, size_t size) noexcept {
     const size_t bytes = character_bytes(text);
     const size_t room = size - 1 - n;
     if (bytes > room || room == 0) break;
-    if (bytes <= 1) {
-      const bool plain = bytes == 1 && static_cast<unsigned char>(*text) >= 0x20 && *text != 0x7f;
-      to[n++] = plain ? *text : bytes == 1 ? ' ' : '?';
-      ++text;
+    if (bytes == 0 || is_control(text)) {
+      to[n++] = bytes == 0 ? '?' : ' ';
+      text += bytes == 0 ? 1 : bytes;
+      continue;
     }
-    for (size_t i = 0; bytes > 1 && i < bytes; ++i) to[n++] = *text++;
+    for (size_t i = 0; i < bytes; ++i) to[n++] = *text++;
   }
   to[n] = '\0';
 }

@@ -38,6 +38,25 @@ TEST(Status, TextIsOneLineOfUtf8) {
   EXPECT_EQ(std::string(last_error()), std::string(1022, 'x'));
 }
 
+// At every limit of UTF-8: Python must be able to decode it, and no terminal may obey it.
+TEST(Status, TextIsStrictUtf8WithoutControls) {
+  const struct {
+    const char *text, *expected;
+  } rows[] = {
+      {"\xc2\x85|\xc2\x9b|\xc2\x80|\xc2\x9f|\xc2\xa0", " | | | |\xc2\xa0"},  // C1, and the first after it
+      {"\xed\xa0\x80|\xed\xbf\xbf|\xed\x9f\xbf", "???|???|\xed\x9f\xbf"},    // surrogates, and the last before them
+      {"\xe0\x80\x80|\xe0\x9f\xbf|\xe0\xa0\x80", "???|???|\xe0\xa0\x80"},    // overlong
+      {"\xf0\x80\x80\x80|\xf0\x8f\xbf\xbf|\xf0\x90\x80\x80", "????|????|\xf0\x90\x80\x80"},  // overlong
+      {"\xf4\x90\x80\x80|\xf4\x8f\xbf\xbf|\xf5\x80", "????|\xf4\x8f\xbf\xbf|??"},            // beyond U+10FFFF
+      {"\xc0\x80|\xc1\xbf|\xe2\x82|\x80", "??|??|??|?"},
+      {"\x01|\x1f|\x7f|~", " | | |~"},
+  };
+  for (const auto& [text, expected] : rows) {
+    report([text = text] { fail(REXIT_CORRUPT, text); });
+    EXPECT_STREQ(last_error(), expected);
+  }
+}
+
 // Lines quote a bundle's files, which must not forge another line or control a terminal.
 TEST(Status, ALogLineIsOneLineOfUtf8) {
   std::string logged;
