@@ -333,9 +333,10 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
 
   policy_.exits.resize(exits.size());
   if (!variant_.objectives.empty()) set_default_utility(variant_.objectives.size(), exits.size(), policy_);
-  policy_sha256_ = digest_of(source, policy);
   if (source.has(policy)) {
-    const JsonDocument document = read_json(source.open(policy), known_in_policy);
+    const File file = source.open(policy);
+    policy_sha256_ = sha256(file.data(), file.size());
+    const JsonDocument document = read_json(file, known_in_policy);
     policy_ = read_policy(document.root(), exits.size(), variant_);
     calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;
