@@ -620,9 +620,9 @@ typedef struct rexit_memory {
                      most 48 times a prompt's tokens */
   size_t weights; /* kept while bundles are open, except weights that are mapped from their files. Older versions of ONNX Runtime
                      do not distinguish them from working memory: then they count as `working` */
-  size_t pinned; /* the pinned start: keys and values of the common start of all prefixes of this bundle, in host memory, once for
-                    all its sessions: kept while the bundle is open, in addition to every session's cache_bytes. 0 if prefixes
-                    have no common start */
+  size_t pinned;  /* the pinned start: keys and values of the common start of all prefixes of this bundle, at most of its first
+                     4,096 tokens, in host memory, once for all its sessions: kept while the bundle is open, in addition to every
+                     session's cache_bytes. 0 if prefixes have no common start */
   size_t gpu; /* with TensorRT: GPU memory for this session's passes, the engines' working memory included; compiled, not run. Its
                  prefixes and hidden states, counted above, are in GPU memory, too. 0 with ONNX Runtime */
 } rexit_memory;

@@ -2,11 +2,16 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
+#include <memory>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "base/status.hpp"
 #include "bundles.hpp"
+#include "files/sha256.hpp"
+#include "files/source.hpp"
 #include "session/prefix/prefix_cache.hpp"
 
 using namespace rexit::core;
@@ -331,6 +336,57 @@ class PinnedStartTest : public PrefixCacheTest {
 TEST_F(PinnedStartTest, EndsBeforeTheFirstOpAboutTheUser) {
   EXPECT_EQ(tokens.size(), 11u);
   EXPECT_EQ(PinnedStart::tokens_of(bundle), Tokens{});  // its two tokens are too few
+}
+
+// The bundle with a start, but its first piece is repeated, and its prompts may have 16 million tokens.
+class Repeated final : public Source {
+ public:
+  Repeated(const std::string& path, std::size_t times) : Source(path), bundle_(open_source(path)) {
+    std::string pieces;
+    for (std::size_t i = 0; i < times; ++i) pieces += R"({"op": "piece", "piece": 0},)";
+    std::string catalog = text_of("catalog/catalog.json"), manifest = text_of("manifest.json"),
+                variant = text_of("variants/cpu-fp32/variant.json");
+    const std::string digest = digest_of(variant);
+    replace(catalog, R"("prefix": [)", R"("prefix": [)" + pieces);
+    for (std::string* file : {&manifest, &variant}) replace(*file, R"("max_positions": 96)", R"("max_positions": 16777216)");
+    replace(manifest, digest, digest_of(variant));
+    files_ = {{"catalog/catalog.json", catalog}, {"manifest.json", manifest}, {"variants/cpu-fp32/variant.json", variant}};
+  }
+
+  bool has(const std::string& path) const override { return bundle_->has(path); }
+  void check_file(const std::string&, std::size_t) const override {}
+  std::vector<std::string> folders(const std::string& path) const override { return bundle_->folders(path); }
+  File open(const std::string& path) const override {
+    const auto file = files_.find(path);
+    if (file == files_.end()) return bundle_->open(path);
+    return File(where(path), reinterpret_cast<const unsigned char*>(file->second.data()), file->second.size());
+  }
+
+ private:
+  std::string text_of(const std::string& path) const {
+    const File file = bundle_->open(path);
+    return {reinterpret_cast<const char*>(file.data()), file.size()};
+  }
+  static std::string digest_of(const std::string& text) {
+    return sha256(reinterpret_cast<const unsigned char*>(text.data()), text.size());
+  }
+  static void replace(std::string& text, const std::string& from, const std::string& to) {
+    text.replace(text.find(from), from.size(), to);
+  }
+
+  std::shared_ptr<const Source> bundle_;
+  std::map<std::string, std::string> files_;
+};
+
+TEST_F(PinnedStartTest, IsOfLimitedLength) {
+  const auto length = [](std::size_t times) {
+    const Bundle repeated(std::make_shared<const Repeated>(bundles() + "/sound_with_start/bundle", times), nullptr);
+    return PinnedStart::tokens_of(repeated).size();
+  };
+  const std::size_t piece = length(1) - tokens.size();
+  ASSERT_GT(piece, 0u);
+  EXPECT_EQ(length(100), tokens.size() + 100 * piece);
+  EXPECT_EQ(length(9000), 4096u);
 }
 
 TEST_F(PinnedStartTest, IsComputedOnceForAllAndNeverDropped) {

@@ -9,6 +9,10 @@ namespace {
 // compute them.
 constexpr std::size_t min_tokens = 8;
 
+// Of a longer start, only so many tokens are pinned. A bundle of a few kilobytes can repeat a piece until the start has 16
+// million tokens, and nothing can cancel an open. Sessions compute and cache the rest.
+constexpr std::size_t max_tokens = 4096;
+
 }  // namespace
 
 PinnedStart::PinnedStart(const Bundle& bundle, const BackendFactory& make_backend) : tokens_(tokens_of(bundle)) {
@@ -40,6 +44,10 @@ std::vector<std::int32_t> PinnedStart::tokens_of(const Bundle& bundle) {
     const Span span = pieces.tokens_of(op.piece);
     for (std::size_t i = span.begin; i < span.end; ++i) tokens.push_back(pieces.token(i));
     if (tokens.size() >= bundle.variant().max_positions) return {};  // leaves no room for a candidate
+    if (tokens.size() >= max_tokens) {
+      tokens.resize(max_tokens);
+      break;
+    }
   }
   if (tokens.size() < min_tokens) tokens.clear();
   return tokens;
