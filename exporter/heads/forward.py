@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,16 @@ class Slates:
     def rows(self) -> slice | NDArray[np.int64]:
         """Of the rows' file."""
         return slice(self.first, self.first + len(self.liked)) if self.places is None else self.places
+
+    @property
+    def prompts(self) -> str:
+        """SHA-256 of the token ids that the model reads: a file of slates has them from the tokenizer and a reranker's prompt."""
+        read = hashlib.sha256()
+        for row in self.data.rows:
+            for tokens in (row.prompt.prefix, *row.prompt.candidates):
+                read.update(len(tokens).to_bytes(8, "little"))
+                read.update(np.asarray(tokens, np.int32).tobytes())
+        return read.hexdigest()
 
     def of_objective(self, number: int) -> Slates:
         """The candidates whose label of an objective is known, with these labels as `liked`."""

@@ -121,6 +121,9 @@ def fit_heads(
         "catalog" if opened else "slates": source.sha256,
         "training slates": len(train.data.rows),
         "validation slates": len(validation.data.rows),
+        "training prompts": train.prompts,
+        "validation prompts": validation.prompts,
+        "label ids": dict(base.labels),
         "batch tokens": options.batch_tokens,
         "precision": "bfloat16" if bfloat16 else "float32",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,40 @@ def test_heads_are_fitted_on_slates(causal_lm: tuple[Path, str], word_slates: Pa
     edited = write_slates(tmp_path / "other.jsonl", json.loads(f"[{','.join(word_slates.read_text().splitlines()[:30])}]"))
     with pytest.raises(InputError, match="holds rows of another slates"):
         fit_heads(model, None, out, options, slates=edited)
+
+
+def test_heads_are_not_fitted_on_rows_of_other_prompts_or_labels(
+    causal_lm: tuple[Path, str], slates: Path, tmp_path: Path
+) -> None:
+    """Rows of one prompt, then whatever changes what the model reads or answers."""
+    model, _ = causal_lm
+    prompt = tmp_path / "prompt.json"
+
+    def fit(changes: dict[str, object]) -> None:
+        prompt.write_text(json.dumps(PROMPT | changes))
+        options = HeadsOptions(exits="2,4", reranker=str(prompt))
+        fit_heads(model, None, tmp_path / "checkpoint", options, slates=slates)
+
+    fit({})
+    for changes, message in (
+        ({"prefix": ["{query}\n"]}, "holds rows of another training prompts"),
+        ({"document": ["{document}"]}, "holds rows of another training prompts"),
+        ({"answers": {"no": "no", "yes": "s"}}, "holds rows of another label ids"),
+    ):
+        with pytest.raises(InputError, match=message) as refused:
+            fit(changes)
+        assert "\n" not in str(refused.value)
+    fit({})
+
+
+def test_heads_are_not_fitted_on_rows_of_other_label_ids(causal_lm: tuple[Path, str], tmp_path: Path) -> None:
+    model, _ = causal_lm
+    rows = [{"group": n, "prefix": [5, n], "candidates": [[6, 7], [8], [9]], "label": [1, 0, 0]} for n in range(9)]
+    slates = write_slates(tmp_path / "slates.jsonl", rows)
+    for label_ids, refused in (((10, 11), False), ((10, 12), True), ((10, 11), False)):
+        options = HeadsOptions(exits="2,4", label_ids=label_ids)
+        with pytest.raises(InputError, match="holds rows of another label ids") if refused else nullcontext():
+            fit_heads(model, None, tmp_path / "checkpoint", options, slates=slates)
 
 
 def test_a_training_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
