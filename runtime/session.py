@@ -153,7 +153,9 @@ class Session:
     def another(self) -> Session:
         """Returns a second session over the same opened bundle. It shares the weights and the catalog, but neither buffers nor
         cached prefixes. Sessions of one bundle can score at the same time, each in its own thread."""
-        return Session(self._open.another(), self._path)
+        session = Session(self._open.another(), self._path)
+        session._encoder = self._encoder
+        return session
 
     def reloaded(self) -> Session | None:
         """Opens what the bundle's folder holds now, after `rexit refresh` or `rexit calibrate`.
@@ -308,6 +310,15 @@ class Session:
         parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
         return parts[0], parts[1:]
 
+    def read_file(self, path: str) -> bytes:
+        """Returns the contents of a file of the bundle. path: within it, as in `manifest.json`.
+
+        Raises:
+            BundleError: There is no such file, or it cannot be read.
+            InputError: It is no path within the bundle.
+        """
+        return self._open.read_file(path)
+
     def check_golden(self, slate: int) -> GoldenCheck:
         """Compares golden sample number `slate`, from 0, with what is computed here. Drops the cached prefixes. `rexit verify`
         checks all of them.
@@ -338,8 +349,10 @@ class Session:
 
     def warm_up(self) -> None:
         """Runs every segment once on an artificial slate, so that the first request does not pay for allocations. Drops the
-        cached prefixes."""
+        cached prefixes. Reads the tokenizer of request texts, which is otherwise read with the first text."""
         self._open.warm_up()
+        if self.info.has_catalog:
+            self._request_encoder()
 
     def clear_cache(self) -> None:
         """Drops the cached prefixes."""
@@ -385,15 +398,18 @@ class Session:
         return ids, (to_plain_id("user", user), plain, *to_recent(recent), time, to_context(context), texts)
 
     def _encode(self, name: str, text: str) -> NDArray[np.int32]:
+        if not self.info.has_catalog:
+            raise InputError(f"request text {name!r}: the bundle has no catalog, so no prompt that places it")
+        return self._request_encoder().tokens(name, text)
+
+    def _request_encoder(self) -> RequestEncoder:
         if self._encoder is None:
-            if not self.info.has_catalog:
-                raise InputError(f"request text {name!r}: the bundle has no catalog, so no prompt that places it")
             manifest = Manifest.parse(self._open.read_file(MANIFEST), f"{self._path}/{MANIFEST}")
             catalog = f"{manifest.catalog_folder}/catalog.json"
             texts = RequestTexts.of(parse_json(self._open.read_file(catalog), catalog, FEATURES), catalog)
             tokenizer = self._open.read_file(TOKENIZER) if TOKENIZER in manifest.files else None
             self._encoder = RequestEncoder(texts, self.info.vocabulary, None if tokenizer is None else lambda: tokenizer)
-        return self._encoder.tokens(name, text)
+        return self._encoder
 
     def _rules(
         self,

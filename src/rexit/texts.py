@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rexit.bundle.manifest import TOKENIZER
+from rexit.bundle.manifest import MANIFEST, TOKENIZER, Manifest
 from rexit.bundle.request_text import RequestTexts, Text, Tokens
 from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
 from rexit.errors import InputError
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from rexit.bundle import Bundle
+    from rexit.runtime import Session
+
+
+_NO_TOKENIZER = f"has no {TOKENIZER}, so it takes token ids and no text: `rexit export --with-tokenizer`"
+_NO_TEMPLATE = "the model has no text template, which says what surrounds a query and a document"
 
 
 def request_tokens(tokenizer: Tokenizer, texts: Sequence[str], spaced: bool) -> list[list[int]]:
@@ -132,7 +137,7 @@ class TextEncoder:
         """
         prompt = self._prompt
         if prompt is None:
-            raise InputError("the model has no text template, which says what surrounds a query and a document")
+            raise InputError(_NO_TEMPLATE)
         if instruction is not None and prompt.instruction is None:
             raise InputError("the model's text template has no place for an instruction")
         values = {"query": query, "instruction": instruction if instruction is not None else prompt.instruction or ""}
@@ -192,13 +197,26 @@ def bundle_encoder(bundle: Bundle, tokenizer: Path | None = None) -> TextEncoder
     if tokenizer is None:
         file = bundle.path / TOKENIZER
         if TOKENIZER not in bundle.manifest.files:
-            raise InputError(
-                f"{bundle.path}: has no {TOKENIZER}, so it takes token ids and no text: `rexit export --with-tokenizer`"
-            )
+            raise InputError(f"{bundle.path}: {_NO_TOKENIZER}")
     else:
         file = tokenizer / TOKENIZER if tokenizer.is_dir() else tokenizer
     variant = bundle.variant
     return TextEncoder(read_tokenizer(file), bundle.manifest.reranker, variant.max_positions, variant.max_tokens)
+
+
+def session_encoder(session: Session, path: str) -> TextEncoder:
+    """Returns the encoder of an opened bundle, of the files that it was opened with. path: of the bundle, for messages.
+
+    Raises:
+        InputError: There is no tokenizer, or no text template.
+    """
+    manifest = Manifest.parse(session.read_file(MANIFEST), f"{path}/{MANIFEST}")
+    if TOKENIZER not in manifest.files:
+        raise InputError(f"{path}: {_NO_TOKENIZER}")
+    if manifest.reranker is None:
+        raise InputError(_NO_TEMPLATE)
+    tokenizer = parse_tokenizer(session.read_file(TOKENIZER), f"{path}/{TOKENIZER}")
+    return TextEncoder(tokenizer, manifest.reranker, session.info.max_positions, session.info.max_tokens)
 
 
 def read_tokenizer(file: Path) -> Tokenizer:

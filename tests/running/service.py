@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -48,10 +47,10 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(pool: Pool, limits: Limits | None = None, bundle: Path | None = None) -> Iterator[Service]:
-    """Serves until the block ends, and closes the pool. bundle: its folder, for requests with texts."""
+def serving(pool: Pool, limits: Limits | None = None) -> Iterator[Service]:
+    """Serves until the block ends, and closes the pool."""
     listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(create_app(pool, limits, bundle), log_level="error", lifespan="off", timeout_graceful_shutdown=10)
+    config = uvicorn.Config(create_app(pool, limits), log_level="error", lifespan="off", timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,13 @@ def test_every_door_gives_the_same_scores_to_the_bit(
         pl.DataFrame({"user_id": [USER] * len(ITEMS), "item_id": ITEMS, **columns}).write_parquet(pairs)
         score_files(Opening(Bundle.open(bundle), 0), BatchOptions(pairs, out, ColumnNames(), None), Local())
         assert pl.read_parquet(out)["log_odds"].to_list() == expected
+
+
+def test_serve_reads_the_tokenizer_when_it_opens_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    with serving(Pool(partial(runtime.open, folder), 1, 4)) as service:
+        (folder / "tokenizer.json").unlink()
+        assert service.score(user=USER, items=ITEMS, context=TV, request={"query": "wing"}).status == 200
 
 
 def _log_odds(answer: dict[str, Any]) -> list[float]:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.held_out import write_ranked
+from builders.bundles.reranker import write_reranker
 from builders.bundles.watched import write_watched
 from rexit import runtime
 from rexit.audit import read_limits, read_log
@@ -27,7 +28,7 @@ from rexit.cli import app
 from rexit.errors import CancelledError, InputError
 from rexit.serve import Auditor, Pool, auditor
 from rexit.serve.auditor import Allowance
-from rexit.serve.pool import Job, TokenJob
+from rexit.serve.pool import Job, TextJob
 from running.service import serving
 
 ITEMS = [int(item) for item in ITEM_IDS]
@@ -97,11 +98,12 @@ def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top
     assert watched.loss_of(slate) == pytest.approx(1 - len(best & answered) / 4)
 
 
-def test_a_request_by_token_ids_counts_once_by_its_prefix(bundle: Path, tmp_path: Path) -> None:
+def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path) -> None:
+    bundle = write_reranker(tmp_path / "bundle")
     write_watched(bundle)
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
-    for prefix in ([1, 2, 3], [1, 2, 3], [3, 2, 1]):
-        before, job = slates(pool), TokenJob(prefix, [[4], [5, 6], [7]], {})
+    for query in ("wing drag", "wing drag", "drag wing"):
+        before, job = slates(pool), TextJob(query, ["wing", "heat flow", "drag"], {})
         pool.submit(job)
         job.future.result(30)
         wait(lambda before=before: slates(pool) > before)  # type: ignore[misc]

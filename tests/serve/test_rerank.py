@@ -1,7 +1,10 @@
 """What rerankers' clients send, and what they read in the answer. tests/serve/requests has their requests."""
 
 import json
+import tarfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,14 @@ import numpy as np
 import pytest
 
 from builders.bundles.bundle import write_bundle
+from builders.bundles.bundle_files import write_json
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.reranker import ids, write_reranker
 from rexit import runtime
 from rexit.runtime import Scores
 from rexit.serve import Limits, Pool
+from rexit.serve.pool import TextJob
+from rexit.texts import TextEncoder
 from running.service import Reply, Service, serving
 
 REQUESTS = Path(__file__).parent / "requests"
@@ -28,7 +34,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(bundle: Path) -> Iterator[Service]:
-    with serving(Pool(partial(runtime.open, bundle), 2, 4), Limits(max_items=8), bundle) as service:
+    with serving(Pool(partial(runtime.open, bundle), 2, 4), Limits(max_items=8)) as service:
         yield service
 
 
@@ -100,7 +106,7 @@ def test_what_is_refused(service: Service, path: str, fields: dict[str, Any], pr
 
 
 def test_a_query_again_finds_its_prefix(bundle: Path) -> None:
-    with serving(Pool(partial(runtime.open, bundle), 1, 4), bundle=bundle) as service:
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
         for _ in range(2):
             post(service, "/v1/rerank", query="wing drag", documents=["heat"])
         metrics = service.get("/metrics").text
@@ -111,7 +117,83 @@ def test_a_query_again_finds_its_prefix(bundle: Path) -> None:
 
 def test_a_bundle_with_a_catalog_takes_no_text(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
-    with serving(Pool(partial(runtime.open, bundle), 1, 4), bundle=bundle) as service:
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
         assert service.score(user=int(USER_IDS[0]), items=[int(ITEM_IDS[0])]).status == 200
         reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
         assert reply.status == 422 and "has no tokenizer.json, so it takes token ids" in reply.json["error"]
+
+
+def test_texts_in_a_full_queue_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, opened = TextEncoder.prompt, threading.Event()
+
+    def prompt(encoder: TextEncoder, *words: Any) -> Any:
+        assert opened.wait(30)
+        return real(encoder, *words)
+
+    monkeypatch.setattr(TextEncoder, "prompt", prompt)
+    with serving(Pool(partial(runtime.open, bundle), 1, 1)) as service, ThreadPoolExecutor(8) as clients:
+        replies = [clients.submit(post, service, "/v1/rerank", query="wing", documents=DOCUMENTS) for _ in range(8)]
+        for _, reply in zip(range(6), as_completed(replies, 20), strict=False):
+            assert reply.result().status == 503
+        opened.set()
+        assert sorted(reply.result().status for reply in replies) == [200] * 2 + [503] * 6
+
+
+def replace_prompt(folder: Path) -> None:
+    """Puts a bundle with another template at the place of `folder`."""
+    write_reranker(newer := folder.with_name("newer"))
+    manifest = json.loads((newer / "manifest.json").read_text())
+    manifest["reranker"]["prefix"] = ["<s>", "B : {query}"]
+    write_json(newer / "manifest.json", manifest)
+    folder.rename(folder.with_name("older"))
+    newer.rename(folder)
+
+
+def relevance(session: runtime.Session, prefix: str) -> float:
+    return float(session.score_tokens(ids(prefix), [ids("B : heat ? </s>")]).probability[0])
+
+
+def test_a_replaced_bundle_is_read_at_the_reload(tmp_path: Path, session: runtime.Session) -> None:
+    folder = write_reranker(tmp_path / "bundle")
+    older, newer = relevance(session, "<s> A : wing"), relevance(session, "<s> B : wing")
+    assert abs(older - newer) > 1e-4
+    pool = Pool(partial(runtime.open, folder), 1, 4)
+    with serving(pool) as service:
+        replace_prompt(folder)
+        for expected in (older, newer):
+            reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
+            assert reply.json["results"][0]["relevance_score"] == pytest.approx(expected, abs=1e-5)
+            pool.reload()
+
+
+def test_a_request_that_waits_across_a_reload_gets_the_newer_prompt(
+    tmp_path: Path, session: runtime.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_reranker(tmp_path / "bundle")
+    pool = Pool(partial(runtime.open, folder), 1, 4)
+    real, reached, opened = runtime.Session.score_tokens, threading.Event(), threading.Event()
+
+    def score_tokens(scoring: runtime.Session, *words: Any, **keywords: Any) -> Scores:
+        reached.set()
+        assert opened.wait(30)
+        return real(scoring, *words, **keywords)
+
+    monkeypatch.setattr(runtime.Session, "score_tokens", score_tokens)
+    jobs = [TextJob("wing", ["heat"], {}) for _ in range(2)]
+    pool.submit(jobs[0])
+    assert reached.wait(30)
+    pool.submit(jobs[1])
+    replace_prompt(folder)
+    pool.reload()
+    opened.set()
+    actual = [float(job.future.result(30).scores.probability[0]) for job in jobs]
+    pool.close()
+    assert actual == pytest.approx([relevance(session, "<s> A : wing"), relevance(session, "<s> B : wing")], abs=1e-5)
+
+
+def test_an_archive_takes_texts(bundle: Path, session: runtime.Session, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bundle.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(bundle, ".")
+    with serving(Pool(partial(runtime.open, tmp_path / "bundle.tar"), 1, 4)) as service:
+        reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
+    assert reply.json["results"][0]["relevance_score"] == pytest.approx(relevance(session, "<s> A : wing"), abs=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from builders.bundles.bundle_files import drop_catalog
 from builders.bundles.held_out import write_ranked
 from rexit import runtime
 from rexit.cli import app
@@ -138,12 +136,6 @@ def test_an_archive(bundle: Path, tmp_path: Path) -> None:
         assert service.score(user=100, items=[3]).status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-
-
-def test_an_archive_of_texts(bundle: Path, tmp_path: Path) -> None:
-    drop_catalog(folder := Path(shutil.copytree(bundle, tmp_path / "bundle")))
-    ended = CliRunner().invoke(app, ["serve", str(archive_of(folder, tmp_path / "bundle.tar")), "--port", "0"])
-    assert "is an archive without a catalog, expected a folder" in str(ended.exception)
 
 
 def test_a_default_deadline_that_is_none(bundle: Path) -> None:

@@ -67,12 +67,7 @@ def serve(
     )
     auditor = Auditor(bundle, variant, audit_log, on_alarm) if audit else None
     pool = Pool(opened, sessions, queue, auditor)
-    if bundle.is_file() and not pool.info.has_catalog:
-        pool.close()
-        raise InputError(
-            f"{bundle}: is an archive without a catalog, expected a folder: requests are texts, and their tokenizer is read there"
-        )
-    app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms), bundle)
+    app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms))
     served = f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{listening.getsockname()[1]}"
 
     def ready() -> None:

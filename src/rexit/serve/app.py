@@ -17,7 +17,6 @@ import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -31,9 +30,8 @@ from rexit import __version__
 from rexit.errors import DeadlineError, InputError, RexitError
 from rexit.serve.messages import Problem, ScoreAnswer, ScoreRequest
 from rexit.serve.metrics import Metrics
-from rexit.serve.pool import Answered, AnyJob, Job, LateError, Pool, RefusedError, TokenJob
+from rexit.serve.pool import Answered, AnyJob, Job, LateError, Pool, RefusedError, TextJob
 from rexit.serve.rerank import RerankRequest
-from rexit.serve.texts import Texts
 
 _LOGGER = logging.getLogger("rexit")
 
@@ -63,15 +61,13 @@ class Limits:
     deadline_ms: float | None = None
 
 
-def create_app(pool: Pool, limits: Limits | None = None, bundle: Path | None = None) -> FastAPI:
+def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     """Returns the application over a running pool, which the caller closes.
 
     Args:
         pool: What it scores with.
         limits: None: the defaults.
-        bundle: The bundle's folder, for requests with texts; None: they are refused.
     """
-    texts = None if bundle is None else Texts(bundle, lambda: pool.info)
     limits = limits or Limits()
     metrics = Metrics(lambda: pool.waiting, lambda: pool.busy, pool.auditor)
     app = FastAPI(title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None)
@@ -94,7 +90,7 @@ def create_app(pool: Pool, limits: Limits | None = None, bundle: Path | None = N
             if isinstance(request, ScoreRequest):
                 job: AnyJob = _job(request, pool, limits)
             else:
-                job = await asyncio.to_thread(_token_job, request, texts, limits, arrived)
+                job = _text_job(request, limits, arrived)
             answered = await _answer(pool, job)
         except RefusedError as exc:
             metrics.refusals.labels(exc.reason).inc()
@@ -177,15 +173,12 @@ def _check_kind(field: str, value: int | str, strings: bool) -> None:
         raise InputError(f"{field}: got {_short(value)}, this catalog's ids are {'strings' if strings else 'integers'}")
 
 
-def _token_job(request: RerankRequest, texts: Texts | None, limits: Limits, arrived: float) -> TokenJob:
+def _text_job(request: RerankRequest, limits: Limits, arrived: float) -> TextJob:
     """Returns the job of a request with texts. Raises InputError."""
-    if texts is None:
-        raise InputError("this service was started without its bundle's texts, expected a user and items")
     if request.count > limits.max_items:
         raise InputError(f"{request.count} candidates, expected at most {limits.max_items}")
-    prefix, candidates = request.prompt(texts)
     deadline = None if limits.deadline_ms is None else limits.deadline_ms / 1000
-    return TokenJob(prefix, candidates, request.options, deadline, arrived)
+    return TextJob(request.query, request.texts, request.options, deadline, arrived)
 
 
 async def _answer(pool: Pool, job: AnyJob) -> Answered:

@@ -4,8 +4,9 @@
 2. A waiting request can be withdrawn, for instance at its deadline, and makes room at once.
 3. A request that is past its deadline when its turn comes is refused. A session gets the remaining time.
 4. `reload` opens the bundle anew and swaps: running requests finish on the old one.
-5. `close` lets accepted requests finish.
-6. With an auditor, a session without a request audits what it drew; see `auditor`.
+5. A request's texts are tokenized when its turn comes, by the tokenizer of the bundle that scores it.
+6. `close` lets accepted requests finish.
+7. With an auditor, a session without a request audits what it drew; see `auditor`.
 
 No caller waits for a session to open, score or close: that happens outside the lock.
 """
@@ -23,13 +24,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from rexit.audit import Watch
 from rexit.bundle import Id
 from rexit.errors import DeadlineError
 from rexit.runtime import Info, Scores, Session
 from rexit.serve.auditor import Allowance, Auditor, Drawn
+from rexit.serve.texts import Texts
 
 
 class RefusedError(Exception):
@@ -62,6 +62,13 @@ class _Waiting:
     def left_s(self) -> float:
         """Returns the seconds until the deadline; inf without one."""
         return math.inf if self.deadline_s is None else self.arrived + self.deadline_s - time.monotonic()
+
+    def deadline_ms(self) -> float | None:
+        """Returns the milliseconds until the deadline; None without one. Raises LateError."""
+        left = self.left_s()
+        if left <= 0:
+            raise self.late()
+        return None if left == math.inf else left * 1000
 
     def late(self) -> LateError:
         """Returns the error of a request that did not begin in time."""
@@ -98,24 +105,24 @@ class Job(_Waiting):
         """The candidates' ids."""
         return self.items
 
-    def score(self, session: Session, deadline_ms: float | None, **rule: Any) -> Scores:
+    def score(self, session: Session, texts: Texts, **rule: Any) -> Scores:
         """Returns the session's scores. rule: options in place of the policy."""
-        return session.score(self.user, self.items, deadline_ms=deadline_ms, **self.options, **rule)
+        return session.score(self.user, self.items, deadline_ms=self.deadline_ms(), **self.options, **rule)
 
 
 @dataclass(frozen=True, eq=False)
-class TokenJob(_Waiting):
-    """A request by token ids.
+class TextJob(_Waiting):
+    """A request with texts.
 
     Attributes:
-        prefix: Token ids of the prefix.
-        candidates: Token ids of each candidate.
+        query: What the documents are ranked for.
+        documents: The candidates.
         options: Options of `Session.score_tokens`, without the deadline.
         deadline_s, arrived, future: As in `Job`.
     """
 
-    prefix: Sequence[int]
-    candidates: Sequence[Sequence[int]]
+    query: str
+    documents: Sequence[str]
     options: dict[str, Any]
     deadline_s: float | None = None
     arrived: float = field(default_factory=time.monotonic)
@@ -123,20 +130,21 @@ class TokenJob(_Waiting):
 
     @property
     def unit(self) -> Id:
-        """What an audit counts once: the prefix, by its digest."""
-        return "#" + hashlib.sha256(np.array(self.prefix, np.int64).tobytes()).hexdigest()[:16]
+        """What an audit counts once: the query, by its digest."""
+        return "#" + hashlib.sha256(self.query.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
     def ids(self) -> list[Id]:
         """The candidates' places."""
-        return list(range(len(self.candidates)))
+        return list(range(len(self.documents)))
 
-    def score(self, session: Session, deadline_ms: float | None, **rule: Any) -> Scores:
-        """Returns the session's scores. rule: options in place of the policy."""
-        return session.score_tokens(self.prefix, self.candidates, deadline_ms=deadline_ms, **self.options, **rule)
+    def score(self, session: Session, texts: Texts, **rule: Any) -> Scores:
+        """Returns the session's scores. texts: of the session's bundle. rule: options in place of the policy."""
+        prefix, candidates = texts.prompt(self.query, self.documents)
+        return session.score_tokens(prefix, candidates, deadline_ms=self.deadline_ms(), **self.options, **rule)
 
 
-AnyJob = Job | TokenJob
+AnyJob = Job | TextJob
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,7 @@ class _Opened:
 
     info: Info
     sessions: list[Session]
+    texts: Texts
     watch: Watch | None
 
 
@@ -256,7 +265,7 @@ class Pool:
         sessions = [first, *(first.another() for _ in range(self._sessions - 1))]
         for session in sessions:
             session.warm_up()
-        return _Opened(first.info, sessions, None if self.auditor is None else self.auditor.open())
+        return _Opened(first.info, sessions, Texts(first), None if self.auditor is None else self.auditor.open())
 
     def _work(self) -> None:
         source, drawn, allowance = self._current, None, Allowance()
@@ -281,7 +290,7 @@ class Pool:
                 source = newest
                 session = source.sessions.pop()
             elif job is not None:
-                set_future, answered = self._score(job, session, source.watch)
+                set_future, answered = self._score(job, session, source)
                 with self._turn:
                     self._busy -= 1
                 set_future()  # the client may ask again at once, and finds the session free
@@ -310,19 +319,17 @@ class Pool:
             with self._turn:
                 self._auditing.remove(session)
 
-    def _score(self, job: AnyJob, session: Session, watch: Watch | None) -> tuple[Callable[[], None], tuple[Scores, int] | None]:
+    def _score(self, job: AnyJob, session: Session, source: _Opened) -> tuple[Callable[[], None], tuple[Scores, int] | None]:
         """Scores a job. Returns a function that sets its future; and if it has an answer, the scores and the number of the rule
         that gave them."""
         if not job.future.set_running_or_notify_cancel():
             return lambda: None, None
         begin = time.monotonic()
-        left = job.left_s()
+        watch = source.watch
         rule, options = (0, {}) if self.auditor is None or watch is None else self.auditor.options(watch)
         try:
-            if left <= 0:
-                raise job.late()
-            deadline = None if left == math.inf else left * 1000
-            scores = job.score(session, deadline, **options)
+            job.deadline_ms()  # refuses what is late before it is tokenized
+            scores = job.score(session, source.texts, **options)
         except Exception as exc:  # goes to the caller that waits for the answer
             return partial(job.future.set_exception, exc), None
         seconds = time.monotonic() - begin

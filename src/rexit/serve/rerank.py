@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
 from rexit.runtime import Scores
-from rexit.serve.texts import Prompt, Texts
 
 
 class TextDocument(BaseModel):
@@ -36,10 +35,6 @@ class RerankRequest(BaseModel):
     def texts(self) -> list[str]:
         """The documents' texts."""
         return [document if isinstance(document, str) else document.text for document in self.documents]
-
-    def prompt(self, texts: Texts) -> Prompt:
-        """Returns the token ids. Raises InputError."""
-        return texts.prompt(self.query, self.texts)
 
     @property
     def count(self) -> int:

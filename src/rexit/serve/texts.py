@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from rexit.bundle import Bundle
-from rexit.runtime import Info
-from rexit.texts import TextEncoder, bundle_encoder
+from rexit.errors import InputError
+from rexit.runtime import Session
+from rexit.texts import session_encoder
 
 Prompt = tuple[list[int], list[list[int]]]
 """Token ids of the prefix and of each candidate."""
@@ -18,19 +17,19 @@ class Texts:
     """Tokenizes requests, one at a time.
 
     Args:
-        bundle: The bundle's folder.
-        info: Gives the opened bundle's description. When it is another than before, the bundle was opened again.
+        session: Of the bundle, whose tokenizer is read now.
     """
 
-    def __init__(self, bundle: Path, info: Callable[[], Info]) -> None:
-        self._bundle, self._info = bundle, info
-        self._opened: tuple[Info, TextEncoder] | None = None
+    def __init__(self, session: Session) -> None:
         self._lock = threading.Lock()
+        try:
+            self._encoder = session_encoder(session, "the bundle")
+        except InputError as exc:
+            self._encoder, self._problem = None, str(exc)
 
     def prompt(self, query: str, documents: Sequence[str]) -> Prompt:
         """Returns a reranker's prompt. Raises InputError."""
+        if self._encoder is None:
+            raise InputError(self._problem)
         with self._lock:
-            info = self._info()
-            if self._opened is None or self._opened[0] is not info:
-                self._opened = info, bundle_encoder(Bundle.open(self._bundle, info.variant))
-            return self._opened[1].prompt(query, documents)
+            return self._encoder.prompt(query, documents)
