@@ -186,7 +186,7 @@ class _Work:
         if isinstance(source, SlatesFile):
             if bundle.has_catalog:
                 raise BundleError(f"{bundle.path}: has a catalog, whose held-out interactions calibrate it, not {source.path}")
-            source.check_fits(bundle.manifest.model.vocab_size, bundle.variant.max_positions, bundle.variant.max_tokens)
+            source.check_fits(bundle.manifest.model.vocab_size, bundle.variant.max_positions)
         elif (expected := bundle.manifest.catalog_sha256) is None:
             raise BundleError(f"{bundle.path}: has no catalog, so a file of slates calibrates it, not {source.path}")
         elif source.sha256 != expected:

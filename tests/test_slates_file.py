@@ -223,6 +223,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_limits_of_the_model(write: Write) -> None:
     file = SlatesFile.read(write(token_rows()))
     file.check_fits(vocabulary=10, max_positions=5, max_tokens=3)
+    file.check_fits(vocabulary=10, max_positions=5)
     for limits, problem in (
         ((9, 5, 3), r"group 'g\d': (candidates\[2\]\[2\]|prefix\[1\]) is 9, expected a token id from 0 to 8"),
         ((10, 4, 3), r"candidates\[2\]: has 2 \+ 3 tokens \(prefix \+ candidate\), the model takes 4"),

@@ -115,8 +115,11 @@ class SlatesFile:
         """Candidates of the largest slate."""
         return max(len(slate.candidates) for slate in self.all_slates)
 
-    def check_fits(self, vocabulary: int, max_positions: int, max_tokens: int) -> None:
-        """Raises InputError for the first slate with a token beyond the vocabulary, or too long for the model or a pass."""
+    def check_fits(self, vocabulary: int, max_positions: int, max_tokens: int | None = None) -> None:
+        """Raises InputError for the first slate with a token beyond the vocabulary, or too long for the model.
+
+        max_tokens: Most tokens of a candidate; None: no limit of its own.
+        """
         for slate in self.all_slates:
             for part, tokens in slate.named_parts():
                 where = f"{self.path}: group {slate.user!r}: {part}"
@@ -130,7 +133,7 @@ class SlatesFile:
                         f"{where}: has {len(slate.prefix)} + {len(tokens)} tokens (prefix + candidate), the model takes "
                         f"{max_positions}"
                     )
-                if len(tokens) > max_tokens:
+                if max_tokens is not None and len(tokens) > max_tokens:
                     raise InputError(f"{where}: has {len(tokens)} tokens, more than the {max_tokens} of --max-tokens")
 
 

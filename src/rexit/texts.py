@@ -107,20 +107,23 @@ class TextEncoder:
     1. No special token is added; those that a template or a whole prompt spells out (`<s>`) are recognized.
     2. A special token that a query or document spells out is ordinary text: it cannot end the prompt. Such a text is tokenized
        apart from the words around it.
-    3. A document that does not fit is cut at its end, so that prefix and candidate fit the model and the candidate fits a pass.
+    3. A document that does not fit is cut at its end, so that prefix and candidate fit the model.
 
     Args:
         tokenizer: The model's.
         prompt: What surrounds a query and a document; None: only whole prompts can be tokenized.
         max_positions: Most tokens of a prefix and one candidate.
-        max_tokens: Most tokens of a candidate.
+        max_tokens: Most tokens of a candidate; None: as many as fit.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: RerankerPrompt | None, max_positions: int, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: RerankerPrompt | None, max_positions: int, max_tokens: int | None = None
+    ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer, self._prompt = tokenizer, prompt
-        self._max_positions, self._max_tokens = max_positions, max_tokens
+        self._max_positions = max_positions
+        self._max_tokens = max_positions if max_tokens is None else max_tokens
         self._specials = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
 
     def whole(self, texts: Sequence[str]) -> list[list[int]]:
@@ -129,7 +132,14 @@ class TextEncoder:
         return [encoding.ids for encoding in encoded]
 
     def prompt(self, query: str, documents: Sequence[str], instruction: str | None = None) -> tuple[list[int], list[list[int]]]:
-        """Returns the token ids of the prefix and of each candidate. instruction: None: the prompt's own.
+        """Returns the token ids of the prefix and of each candidate. Arguments: see `prompt_with_cuts`."""
+        return self.prompt_with_cuts(query, documents, instruction)[:2]
+
+    def prompt_with_cuts(
+        self, query: str, documents: Sequence[str], instruction: str | None = None
+    ) -> tuple[list[int], list[list[int]], list[bool]]:
+        """Returns the token ids of the prefix and of each candidate, and whether its document was cut. instruction: None: the
+        prompt's own.
 
         Raises:
             InputError: The model's prompt is not known, has no place for an instruction, or the query leaves no room for a
@@ -163,14 +173,15 @@ class TextEncoder:
                 f"the {self._max_positions} that the model takes"
             )
         room = min(rest, self._max_tokens) - around
-        candidates = []
+        candidates, cuts = [], []
         for document in documents:
             tokens = self._filled(prompt.document[at], {**values, "document": document})
-            if len(tokens) > room:
+            cuts.append(len(tokens) > room)
+            if cuts[-1]:
                 cut = self._filled(text + "{document}", {**values, "document": document})[: room - len(end_tokens)]
                 tokens = [*cut, *end_tokens]
             candidates.append([*before, *tokens, *after])
-        return prefix, candidates
+        return prefix, candidates, cuts
 
     def _filled(self, text: str, values: Mapping[str, str]) -> list[int]:
         """The tokens of a text of the prompt with values in the places of its placeholders."""
@@ -200,8 +211,7 @@ def bundle_encoder(bundle: Bundle, tokenizer: Path | None = None) -> TextEncoder
             raise InputError(f"{bundle.path}: {_NO_TOKENIZER}")
     else:
         file = tokenizer / TOKENIZER if tokenizer.is_dir() else tokenizer
-    variant = bundle.variant
-    return TextEncoder(read_tokenizer(file), bundle.manifest.reranker, variant.max_positions, variant.max_tokens)
+    return TextEncoder(read_tokenizer(file), bundle.manifest.reranker, bundle.variant.max_positions)
 
 
 def session_encoder(session: Session, path: str) -> TextEncoder:
@@ -216,7 +226,7 @@ def session_encoder(session: Session, path: str) -> TextEncoder:
     if manifest.reranker is None:
         raise InputError(_NO_TEMPLATE)
     tokenizer = parse_tokenizer(session.read_file(TOKENIZER), f"{path}/{TOKENIZER}")
-    return TextEncoder(tokenizer, manifest.reranker, session.info.max_positions, session.info.max_tokens)
+    return TextEncoder(tokenizer, manifest.reranker, session.info.max_positions)
 
 
 def read_tokenizer(file: Path) -> Tokenizer:

@@ -124,13 +124,13 @@ def test_a_bundle_with_a_catalog_takes_no_text(tmp_path: Path) -> None:
 
 
 def test_texts_in_a_full_queue_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, opened = TextEncoder.prompt, threading.Event()
+    real, opened = TextEncoder.prompt_with_cuts, threading.Event()
 
     def prompt(encoder: TextEncoder, *words: Any) -> Any:
         assert opened.wait(30)
         return real(encoder, *words)
 
-    monkeypatch.setattr(TextEncoder, "prompt", prompt)
+    monkeypatch.setattr(TextEncoder, "prompt_with_cuts", prompt)
     with serving(Pool(partial(runtime.open, bundle), 1, 1)) as service, ThreadPoolExecutor(8) as clients:
         replies = [clients.submit(post, service, "/v1/rerank", query="wing", documents=DOCUMENTS) for _ in range(8)]
         for _, reply in zip(range(6), as_completed(replies, 20), strict=False):
@@ -197,3 +197,15 @@ def test_an_archive_takes_texts(bundle: Path, session: runtime.Session, tmp_path
     with serving(Pool(partial(runtime.open, tmp_path / "bundle.tar"), 1, 4)) as service:
         reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
     assert reply.json["results"][0]["relevance_score"] == pytest.approx(relevance(session, "<s> A : wing"), abs=1e-5)
+
+
+def test_a_document_longer_than_a_pass_is_read_whole_and_a_cut_is_said(bundle: Path, session: runtime.Session) -> None:
+    assert session.info.max_tokens < 40 < session.info.max_positions < 200
+    documents = ["wing " * 40 + word for word in ("drag", "heat")] + ["flow " * 200]
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
+        rows = post(service, "/v1/rerank", query="wing", documents=documents).json["results"]
+        assert "rexit_documents_truncated_total 1.0" in service.get("/metrics").text
+    expected = reranked(session, "wing", documents[:2]).probability
+    by_index = {row["index"]: row for row in rows}
+    assert [by_index[n]["relevance_score"] for n in (0, 1)] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [by_index[n].get("truncated") for n in range(3)] == [None, None, True] and abs(expected[0] - expected[1]) > 1e-4

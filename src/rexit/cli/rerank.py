@@ -53,7 +53,7 @@ def rerank(
 
     texts = _read(documents)
     opened = Bundle.open(bundle, variant)
-    prefix, candidates = bundle_encoder(opened, tokenizer).prompt(query, texts, instruction)
+    prefix, candidates, truncated = bundle_encoder(opened, tokenizer).prompt_with_cuts(query, texts, instruction)
     session = runtime.open(opened.path, opened.variant.name, threads=threads)
     with contextlib.closing(session):
         scores = session.score_tokens(prefix, candidates, top_k=min(len(texts), top_n or len(texts)))
@@ -63,6 +63,7 @@ def rerank(
             "relevance_score": score.probability,
             "log_odds": score.log_odds,
             "exit": score.exit,
+            "truncated": truncated[index],
             "text": texts[index],
         }
         for score, index in zip(scores, scores.index.tolist(), strict=True)
@@ -89,6 +90,8 @@ def rerank(
         f"documents {stats.slate_us / 1000:.1f} ({stats.candidate_tokens} tokens, {stats.candidate_layers / count:.1f} layers on "
         "average)"
     )
+    if any(truncated):
+        stdout.print(f"{sum(truncated)} documents cut at their end: the model takes {opened.variant.max_positions} tokens")
 
 
 def _read(path: Path) -> list[str]:

@@ -106,8 +106,9 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
         metrics.queued.observe(answered.waited)
         metrics.latency.observe(time.monotonic() - arrived)
         metrics.count(answered.scores, isinstance(request, ScoreRequest))
+        metrics.truncated.inc(sum(answered.truncated))
         if not isinstance(request, ScoreRequest):
-            return JSONResponse(request.answer(answered.scores, answered.variant))
+            return JSONResponse(request.answer(answered.scores, answered.variant, answered.truncated))
         reply = {"user": request.user, "variant": answered.variant, **answered.scores.to_dict()}
         reply["stats"]["queue_us"] = answered.waited * 1e6
         return JSONResponse(reply)

@@ -35,6 +35,7 @@ class Metrics:
         self.unknown_users = count("rexit_unknown_users", "Answers for users whom the catalog does not have.")
         self.candidates = count("rexit_candidates", "Candidates by the exit that answered; none: cut short before it.", ["exit"])
         self.cut_short = count("rexit_candidates_cut_short", "Candidates that a deadline stopped.")
+        self.truncated = count("rexit_documents_truncated", "Documents cut at their end, to fit the model.")
         self.prefix_tokens = count("rexit_prefix_tokens", "Tokens of prefixes.")
         self.prefix_tokens_reused = count("rexit_prefix_tokens_reused", "Tokens of prefixes that were in the cache.")
         self.reloads = count("rexit_reloads", "Times the bundle was opened again, by result: ok, failed.", ["result"])

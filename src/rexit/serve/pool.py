@@ -46,11 +46,13 @@ class LateError(DeadlineError):
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer, the seconds it waited in the queue, and the name of the variant that gave it."""
+    """An answer, the seconds it waited in the queue, and the name of the variant that gave it. truncated: whether each document
+    was cut; empty for a request by ids."""
 
     scores: Scores
     waited: float
     variant: str
+    truncated: Sequence[bool] = ()
 
 
 class _Waiting:
@@ -105,9 +107,9 @@ class Job(_Waiting):
         """The candidates' ids."""
         return self.items
 
-    def score(self, session: Session, texts: Texts, **rule: Any) -> Scores:
-        """Returns the session's scores. rule: options in place of the policy."""
-        return session.score(self.user, self.items, deadline_ms=self.deadline_ms(), **self.options, **rule)
+    def score(self, session: Session, texts: Texts, **rule: Any) -> tuple[Scores, list[bool]]:
+        """Returns the session's scores, and no cuts. rule: options in place of the policy."""
+        return session.score(self.user, self.items, deadline_ms=self.deadline_ms(), **self.options, **rule), []
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +140,14 @@ class TextJob(_Waiting):
         """The candidates' places."""
         return list(range(len(self.documents)))
 
-    def score(self, session: Session, texts: Texts, **rule: Any) -> Scores:
-        """Returns the session's scores. texts: of the session's bundle. rule: options in place of the policy."""
-        prefix, candidates = texts.prompt(self.query, self.documents)
-        return session.score_tokens(prefix, candidates, deadline_ms=self.deadline_ms(), **self.options, **rule)
+    def score(self, session: Session, texts: Texts, **rule: Any) -> tuple[Scores, list[bool]]:
+        """Returns the session's scores, and whether each document was cut.
+
+        texts: of the session's bundle. rule: options in place of the policy.
+        """
+        prefix, candidates, truncated = texts.prompt(self.query, self.documents)
+        scores = session.score_tokens(prefix, candidates, deadline_ms=self.deadline_ms(), **self.options, **rule)
+        return scores, truncated
 
 
 AnyJob = Job | TextJob
@@ -329,10 +335,10 @@ class Pool:
         rule, options = (0, {}) if self.auditor is None or watch is None else self.auditor.options(watch)
         try:
             job.deadline_ms()  # refuses what is late before it is tokenized
-            scores = job.score(session, source.texts, **options)
+            scores, truncated = job.score(session, source.texts, **options)
         except Exception as exc:  # goes to the caller that waits for the answer
             return partial(job.future.set_exception, exc), None
         seconds = time.monotonic() - begin
         self._service_s = seconds if self._service_s == 0 else 0.9 * self._service_s + 0.1 * seconds
-        answered = Answered(scores, begin - job.arrived, session.info.variant)
+        answered = Answered(scores, begin - job.arrived, session.info.variant, truncated)
         return partial(job.future.set_result, answered), (scores, rule)

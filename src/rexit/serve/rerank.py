@@ -6,6 +6,7 @@ Fields that do not change what is computed (`model`, `user`, `priority`, ...) ar
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
@@ -46,13 +47,15 @@ class RerankRequest(BaseModel):
         """Options of `Session.score_tokens`: best first."""
         return {"top_k": min(self.count, self.top_n or self.count)}
 
-    def answer(self, scores: Scores, variant: str) -> dict[str, Any]:
-        """The answer, with what the clients read."""
-        rows = []
+    def answer(self, scores: Scores, variant: str, truncated: Sequence[bool]) -> dict[str, Any]:
+        """The answer, with what the clients read. truncated: whether each document was cut."""
+        rows, texts = [], self.texts
         for score, index in zip(scores, scores.index.tolist(), strict=True):
             row: dict[str, Any] = {"index": index, "relevance_score": score.probability}
             if self.return_documents:
-                row["document"] = {"text": self.texts[index]}
+                row["document"] = {"text": texts[index]}
+            if truncated[index]:
+                row["truncated"] = True
             rows.append(row)
         usage = _usage(scores)
         tokens = {"input_tokens": usage["prompt_tokens"], "output_tokens": 0}

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from rexit.errors import InputError
 from rexit.runtime import Session
-from rexit.texts import session_encoder
+from rexit.texts import TextEncoder, session_encoder
 
-Prompt = tuple[list[int], list[list[int]]]
-"""Token ids of the prefix and of each candidate."""
+Prompt = tuple[list[int], list[list[int]], list[bool]]
+"""Token ids of the prefix and of each candidate, and whether its document was cut."""
 
 
 class Texts:
@@ -22,14 +22,15 @@ class Texts:
 
     def __init__(self, session: Session) -> None:
         self._lock = threading.Lock()
+        self._encoder: TextEncoder | None = None
         try:
             self._encoder = session_encoder(session, "the bundle")
         except InputError as exc:
-            self._encoder, self._problem = None, str(exc)
+            self._problem = str(exc)
 
     def prompt(self, query: str, documents: Sequence[str]) -> Prompt:
         """Returns a reranker's prompt. Raises InputError."""
         if self._encoder is None:
             raise InputError(self._problem)
         with self._lock:
-            return self._encoder.prompt(query, documents)
+            return self._encoder.prompt_with_cuts(query, documents)
