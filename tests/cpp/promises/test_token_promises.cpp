@@ -77,11 +77,17 @@ TEST_F(TokenPromises, RulesAreThoseOfARequest) {
   EXPECT_EQ(scores[0].exit, 1u);
   EXPECT_GE(scores[0].log_odds, scores[1].log_odds);
   EXPECT_EQ(scores[2].item, 0x5a5a5a5au);
+  // A trace ignores them.
+  float log_odds[9];
   own.force_exit = 3;
-  EXPECT_EQ(refused("force_exit is 3"), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(rexit_session_score_tokens(session, &own, scores, nullptr), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "request.force_exit is 3, the bundle has exits 0 to 2");
+  EXPECT_EQ(rexit_session_trace_tokens(session, &own, log_odds, nullptr), REXIT_OK) << rexit_last_error();
   own.force_exit = 1;
   own.deadline_us = -1;
-  EXPECT_EQ(refused("deadline_us is -1"), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(rexit_session_score_tokens(session, &own, scores, nullptr), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "request.deadline_us is -1, expected 0 or more");
+  EXPECT_EQ(rexit_session_trace_tokens(session, &own, log_odds, nullptr), REXIT_OK) << rexit_last_error();
 }
 
 // Fields beyond the size passed take their defaults.
