@@ -74,6 +74,43 @@ def test_a_folder_is_its_files_in_order(bundle: Bundle, tmp_path: Path, suffix: 
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_files_with_other_types_of_the_same_column(bundle: Bundle, tmp_path: Path, top_k: int) -> None:
+    folder, rows = tmp_path / "pairs", frame(100)
+    folder.mkdir()
+    types = [
+        {"user_id": pl.Int64, "as_of": pl.Int64, "note": pl.String},
+        {"user_id": pl.Int32, "as_of": pl.Int16, "note": pl.Categorical},
+        {"user_id": pl.String, "as_of": pl.Int64, "note": pl.String},
+    ]
+    for n, (part, casts) in enumerate(zip((rows[:30], rows[30:31], rows[31:]), types, strict=True)):
+        part.cast(casts).write_parquet(folder / f"{n}.parquet")
+    rows.cast({"user_id": pl.String}).write_parquet(tmp_path / "whole.parquet")
+    for name in ("pairs", "whole.parquet"):
+        score(bundle, tmp_path / name, tmp_path / f"{name}.scores.parquet", top_k=top_k)
+    scores, expected = (pl.read_parquet(tmp_path / f"{name}.scores.parquet") for name in ("pairs", "whole.parquet"))
+    assert scores.equals(expected)
+
+
+def test_types_that_no_column_holds_are_refused_before_scoring(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    frame(10).write_parquet(folder / "a.parquet")
+    frame(10).with_columns(note=pl.lit([1.5])).write_parquet(folder / "b.parquet")
+    with pytest.raises(
+        InputError, match=r"b\.parquet: column 'note' holds List\(Float64\), in the files before it String: expected"
+    ):
+        score(bundle, folder, tmp_path / "o.parquet")
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs"}
+    assert score(bundle, folder, tmp_path / "o.csv").rows == 20
+
+
+def test_a_name_that_reads_like_a_pattern(bundle: Bundle, tmp_path: Path) -> None:
+    frame(50).write_parquet(tmp_path / "pairs[1].parquet")
+    score(bundle, tmp_path / "pairs[1].parquet", tmp_path / "scores[1].parquet")
+    assert pl.read_parquet(tmp_path / "scores[1].parquet", glob=False).height == 50
+
+
 @pytest.mark.parametrize("folder", [False, True])
 def test_pairs_are_never_replaced(bundle: Bundle, tmp_path: Path, folder: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --top-k most rows would be lost; another name of the same file is the same file."""

@@ -79,6 +79,10 @@ def test_what_is_no_text_names_no_id_of_text(value: Any) -> None:
     assert ids.row(value) is None and ids.row("True") == 2
 
 
+def test_a_folder_whose_name_reads_like_a_pattern(folder: Path) -> None:
+    assert len(Catalog.open(folder.rename(folder.with_name("catalog[1]"))).split("test")) == 2
+
+
 def test_the_first_unknown_id_is_named(folder: Path) -> None:
     catalog = Catalog.open(folder)
     assert catalog.users.rows([200, -3], "user").tolist() == [2, 0]

@@ -150,15 +150,16 @@ class _Parquet:
 
     def __init__(self, folder: Path, output: Output) -> None:
         self._folder, self._output, self._count = folder, output, 0
+        self._types = output.files.common_types()
         for leftover in folder.glob("rows-*"):  # of a killed run
             leftover.unlink()
 
     def take(self, batch: Batch, rows: list[int]) -> pl.DataFrame:
-        """Ids and times from CSV get the catalog's types; every other column is text."""
+        """Columns of Parquet get a type that fits all files; ids and times from CSV the catalog's, other columns are text."""
         import polars as pl
 
         if batch.frame is not None:
-            return batch.frame[rows]
+            return batch.frame[rows].cast(self._types)
         frame = pl.DataFrame(batch.rows(rows), dict.fromkeys(batch.header, pl.String), orient="row")
         columns, time, kinds = self._output.files.columns, self._output.files.time, self._output.kinds
         numbers = [name for name, kind in ((columns.user, kinds["user"]), (columns.item, kinds["item"])) if kind == "int64"]
@@ -188,7 +189,7 @@ class _Parquet:
         if self._count:
             parts = [self._folder / f"rows-{n:06d}.parquet" for n in range(self._count)]
             try:
-                pl.scan_parquet(parts).sink_parquet(path, maintain_order=True)
+                pl.scan_parquet(parts, glob=False).sink_parquet(path, maintain_order=True)
             except pl.exceptions.PolarsError as exc:
                 raise InputError(f"{path}: cannot be written: {str(exc).splitlines()[0]}") from exc
         return path

@@ -159,6 +159,25 @@ class PairFiles:
         """Returns paths, sizes and times of the files: these change when a file is written anew."""
         return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.files]
 
+    def common_types(self) -> dict[str, pl.DataType]:
+        """Returns the polars types of the columns of Parquet files, wide enough for every file's. Empty for CSV.
+
+        Raises:
+            InputError: No type holds a column of two files.
+        """
+        if self.files[0].suffix != ".parquet":
+            return {}
+        common = _types(self.files[0])
+        for path in self.files[1:]:
+            for name, dtype in _types(path).items():
+                if (wider := _wider(common[name], dtype)) is None:
+                    raise InputError(
+                        f"{path}: column {name!r} holds {dtype}, in the files before it {common[name]}: expected types that one "
+                        "column of the output can hold"
+                    )
+                common[name] = wider
+        return common
+
     def batches(self) -> Iterator[Batch]:
         """Yields all rows in order. Raises InputError for an unreadable file, and for a row with too many or too few fields."""
         first = 0
@@ -192,7 +211,7 @@ def _header(path: Path) -> tuple[str, ...]:
         import polars as pl
 
         try:
-            return tuple(pl.read_parquet_schema(path))
+            return tuple(_types(path))
         except (pl.exceptions.PolarsError, OSError) as exc:
             raise _not_parquet(path, exc) from exc
     return tuple(next(read_lines(path))[1])
@@ -226,7 +245,7 @@ def _check_types(path: Path, columns: ColumnNames, time: str) -> None:
     """Raises InputError for ids and times of a type that `rexit index` does not take either."""
     import polars as pl
 
-    schema = pl.read_parquet_schema(path)
+    schema = _types(path)
     text = (pl.String, pl.Categorical, pl.Enum)
     for name in (columns.user, columns.item):
         dtype = schema.get(name)
@@ -235,6 +254,31 @@ def _check_types(path: Path, columns: ColumnNames, time: str) -> None:
     dtype = schema.get(time)
     if dtype is not None and not (dtype.is_numeric() or dtype in (*text, pl.Date, pl.Datetime)):
         raise InputError(f"{path}: column {time!r} holds {dtype}, expected whole numbers, dates or ISO 8601 text")
+
+
+def _types(path: Path) -> dict[str, pl.DataType]:
+    """The types of a Parquet file's columns."""
+    import polars as pl
+
+    return dict(pl.scan_parquet(path, glob=False).collect_schema())
+
+
+def _wider(first: pl.DataType, second: pl.DataType) -> pl.DataType | None:
+    """Returns the type that holds the values of both; None if there is none."""
+    import polars as pl
+
+    both, text = (first, second), (pl.String, pl.Categorical, pl.Enum)
+    if first == second:
+        return first
+    if any(dtype in text for dtype in both):
+        return pl.String() if all(dtype in text or dtype.is_integer() or dtype == pl.Null for dtype in both) else None
+    if first.is_numeric() != second.is_numeric() and pl.Null not in both:
+        return None  # as a number, a time would be another one
+    try:
+        frames = [pl.DataFrame(schema={"": dtype}) for dtype in both]
+        return pl.concat(frames, how="vertical_relaxed").schema[""]
+    except pl.exceptions.PolarsError:
+        return None
 
 
 def _not_parquet(path: Path, exc: Exception) -> InputError:

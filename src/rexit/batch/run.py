@@ -201,6 +201,8 @@ def _check_out(out: Path, files: PairFiles) -> None:
         raise InputError(f"{out}: cannot be written: there is no folder {out.parent}")
     if out.exists() and any(out.samefile(path) for path in files.files):
         raise InputError(f"{out}: is a file of --pairs, which --out would replace")
+    if out.suffix == ".parquet":
+        files.common_types()
     check_writable(out.parent)
 
 

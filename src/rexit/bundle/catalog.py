@@ -465,7 +465,7 @@ class Catalog:
         path = self._beside(f"splits {name}", self.info["splits"].get(name))
         import polars as pl
 
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
         return Split(
             _rows(self.users, frame["user"], "user"),
             _rows(self.items, frame["item"], "item"),
