@@ -41,6 +41,17 @@ def test_documents_are_ranked_by_the_prompts_scores(run: Run, bundle: Path, docu
     assert same.json["results"] == rows[:2]
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_only_line_feeds_end_a_document(run: Run, bundle: Path, tmp_path: Path, suffix: str) -> None:
+    texts = ["heat\u2028flow", "wing\x85drag", "layer\x0cflow", "\x0bheat\x1cwing\u2029"]
+    path = tmp_path / f"documents{suffix}"
+    lines = texts if suffix == ".txt" else [json.dumps(text, ensure_ascii=False) for text in texts]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, ""]).encode())
+    ended = run("rerank", bundle, "--query", "wing", "--documents", path, "--json")
+    assert ended.code == 0, ended.err
+    assert {row["index"]: row["text"] for row in ended.json["results"]} == dict(enumerate(texts))
+
+
 def test_table(run: Run, bundle: Path, documents: Path) -> None:
     ended = run("rerank", bundle, "--query", "wing", "--documents", documents)
     assert ended.code == 0 and "relevance" in ended.out and "drag heat wing" in ended.out

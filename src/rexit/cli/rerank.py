@@ -97,11 +97,12 @@ def rerank(
 def _read(path: Path) -> list[str]:
     """The documents. Raises InputError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # its newlines are \n, whatever the file's are
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: not UTF-8 text at byte {exc.start}, expected documents as text") from exc
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    lines = text.split("\n")  # other breaks, such as U+2028 and form feeds, are a document's own
     if path.suffix == ".jsonl":
         documents = [_document(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
     else:
