@@ -74,7 +74,7 @@ class RequestEncoder:
         """
         rule = self._texts.named(name)
         if not isinstance(value, str):
-            return rule.check(np.asarray(value, np.int32), self._vocabulary)
+            return rule.check(value, self._vocabulary)
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -86,7 +86,7 @@ class RequestEncoder:
                     "`rexit export --with-tokenizer`"
                 )
             ids = request_tokens(self._tokenizer, [value], rule.spaced)[0]
-        return rule.check(np.array(ids, np.int32), self._vocabulary)
+        return rule.check(ids, self._vocabulary)
 
     def request(self, request: Mapping[str, Text]) -> dict[str, Tokens]:
         """Returns the token ids of a request's texts by name. Raises InputError, as `tokens` does."""

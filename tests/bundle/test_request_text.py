@@ -38,6 +38,10 @@ def test_a_request_by_name() -> None:
         ({"query": [1], "note": [0] * 4}, "request text 'note' has 4 tokens, expected at most 3"),
         ({"query": [1], "page": [1]}, "request text 'page': the prompt places no such text, it has: query, note"),
         ({"query": [1, 40]}, "request text 'query'[1] is 40, expected a token id from 0 to 39"),
+        ({"query": [1, 1.9]}, "request text 'query'[1] is 1.9, expected a token id from 0 to 39"),
+        ({"query": [1 << 40]}, "request text 'query'[0] is 1099511627776, expected a token id from 0 to 39"),
+        ({"query": [1, None]}, "request text 'query'[1] is None, expected a token id from 0 to 39"),
+        ({"query": [True]}, "request text 'query'[0] is True, expected a token id from 0 to 39"),
         ({"query": [-1]}, "request text 'query'[0] is -1, expected a token id from 0 to 39"),
     ],
 )

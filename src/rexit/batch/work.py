@@ -212,7 +212,7 @@ def _text_value(cell: Any) -> Text:
     if cell is None:
         return NO_TOKENS
     if isinstance(cell, tuple | np.ndarray):
-        return np.array(cell, np.int32)
+        return cell
     return str(cell)
 
 

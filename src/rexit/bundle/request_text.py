@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.files import check_requires
-from rexit.bundle.typed import Name, typed
+from rexit.bundle.typed import Name, short, typed
 from rexit.errors import BundleError, InputError
 
 REQUIRED = "request-text"
@@ -57,20 +57,21 @@ class RequestText:
     spaced: bool
     required: bool
 
-    def check(self, tokens: Tokens, vocabulary: int | None = None) -> Tokens:
-        """Returns the tokens. vocabulary: token ids are below this; None: not checked.
+    def check(self, ids: Sequence[Any] | NDArray[Any], vocabulary: int | None = None) -> Tokens:
+        """Returns the token ids as int32. vocabulary: they are below this; None: not checked.
 
         Raises:
             InputError: There are too many tokens, none where one is required, or a number is not a token id.
         """
-        if len(tokens) > self.limit:
-            raise InputError(f"request text {self.name!r} has {len(tokens)} tokens, expected at most {self.limit}")
-        if self.required and not len(tokens):
+        if len(ids) > self.limit:
+            raise InputError(f"request text {self.name!r} has {len(ids)} tokens, expected at most {self.limit}")
+        if self.required and not len(ids):
             raise InputError(f"request text {self.name!r} is missing, expected at most {self.limit} tokens")
-        if vocabulary is not None and len(wrong := np.flatnonzero((tokens < 0) | (tokens >= vocabulary))):
-            at = int(wrong[0])
-            raise InputError(f"request text {self.name!r}[{at}] is {tokens[at]}, expected a token id from 0 to {vocabulary - 1}")
-        return tokens
+        for n, token in enumerate(ids.tolist() if isinstance(ids, np.ndarray) else ids):
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < (vocabulary or 1 << 31):
+                known = f" from 0 to {vocabulary - 1}" if vocabulary else ""
+                raise InputError(f"request text {self.name!r}[{n}] is {short(token)}, expected a token id{known}")
+        return np.array(ids, np.int32)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class RequestTexts:
         """
         request = request or {}
         self.check_names(request)
-        return [text.check(np.asarray(request.get(text.name, NO_TOKENS), np.int32), vocabulary) for text in self.entries]
+        return [text.check(request.get(text.name, NO_TOKENS), vocabulary) for text in self.entries]
 
     def by_name(self, tokens: Sequence[Tokens]) -> dict[str, Tokens]:
         """Returns the texts of a request that are not missing, as `Session.score` takes them. tokens: in the order of the texts.
