@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rexit.bundle.manifest import MANIFEST, TOKENIZER, Manifest
 from rexit.bundle.request_text import RequestTexts, Text, Tokens
 from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
