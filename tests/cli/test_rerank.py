@@ -52,6 +52,13 @@ def test_only_line_feeds_end_a_document(run: Run, bundle: Path, tmp_path: Path, 
     assert {row["index"]: row["text"] for row in ended.json["results"]} == dict(enumerate(texts))
 
 
+def test_a_cut_is_said(run: Run, bundle: Path, tmp_path: Path) -> None:
+    (documents := tmp_path / "documents.txt").write_text("heat " * 60 + "\n" + "flow " * 200 + "\n")
+    words = ("rerank", bundle, "--query", "wing", "--documents", documents)
+    assert {row["index"]: row["truncated"] for row in run(*words, "--json").json["results"]} == {0: False, 1: True}
+    assert "1 documents cut at their end: the model takes 96 tokens" in run(*words).out
+
+
 def test_table(run: Run, bundle: Path, documents: Path) -> None:
     ended = run("rerank", bundle, "--query", "wing", "--documents", documents)
     assert ended.code == 0 and "relevance" in ended.out and "drag heat wing" in ended.out

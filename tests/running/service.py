@@ -32,10 +32,10 @@ class Reply:
 class Service:
     port: int
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> Reply:
+    def ask(self, method: str, path: str, body: bytes | None = None, content_type: str | None = "application/json") -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            connection.request(method, path, body, {} if content_type is None else {"Content-Type": content_type})
             answer = connection.getresponse()
             return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read().decode())
 

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, string_id
@@ -113,6 +115,32 @@ def test_bad_requests_are_one_line(service: Service, body: bytes, expected: str)
     reply = service.ask("POST", "/v1/score", body)
     assert reply.status == 422, reply.text
     assert list(reply.json) == ["error"] and reply.json["error"].startswith(expected) and "\n" not in reply.json["error"]
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/rerank"])
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", None])
+def test_a_body_without_a_json_header_is_told_so(service: Service, path: str, kind: str | None) -> None:
+    reply = service.ask("POST", path, b'{"user": 100, "items": [3]}', kind)
+    got = "missing" if kind is None else f"got '{kind}'"
+    assert (reply.status, reply.json) == (422, {"error": f"Content-Type: {got}, expected application/json"})
+
+
+@pytest.mark.parametrize("top_k", [0, 1])
+def test_candidates_are_counted_whether_they_are_in_the_answer_or_not(tmp_path: Path, top_k: int) -> None:
+    path, items = write_ranked(tmp_path).bundle, [int(item) for item in ITEM_IDS]
+    with runtime.open(path) as session:
+        first = np.sort(session.trace(100, items)[:, 0])
+    bundle = Bundle.open(path)
+    policy = Policy((ExitPolicy(upper=float(first[-4])), ExitPolicy(), ExitPolicy()), 1, bundle.variant_sha256)
+    policy.write(bundle.folder / "policy.json")
+    with serving(Pool(partial(runtime.open, path), 1, 0)) as service:
+        exits = [row["exit"] for row in service.score(user=100, items=items).json["scores"]]
+        assert set(exits) == {0, 2}
+        service.score(user=100, items=items, top_k=top_k)
+        metrics = service.get("/metrics").text
+    for k in set(exits):
+        assert f'rexit_candidates_total{{exit="{k}"}} {2.0 * exits.count(k)}' in metrics
+    assert metrics.count("rexit_candidates_total{") == len(set(exits))
 
 
 def test_a_large_body_is_refused(service: Service) -> None:
@@ -252,7 +280,8 @@ def test_what_a_deadline_cut_short_is_marked(bundle: Path, monkeypatch: pytest.M
     def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
         scores = real(self, *words, **keywords)
         scores.cut_short[:], scores.exit[0], scores.layers[0] = True, -1, 0
-        return scores
+        segments = tuple(replace(segment, candidates=1) for segment in scores.stats.segments)
+        return replace(scores, stats=replace(scores.stats, segments=segments))
 
     monkeypatch.setattr(runtime.Session, "score", score)
     with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:

@@ -20,6 +20,7 @@ from rexit import runtime
 from rexit.runtime import Scores
 from rexit.serve import Limits, Pool
 from rexit.serve.pool import TextJob
+from rexit.serve.rerank import RerankRequest
 from rexit.texts import TextEncoder
 from running.service import Reply, Service, serving
 
@@ -95,6 +96,7 @@ def test_clients_of_rerankers(service: Service, session: runtime.Session, name: 
         ("/v1/rerank", {"query": "x", "documents": ["x", {"title": "y"}]}, "documents[1]"),
         ("/v1/rerank", {"query": 3, "documents": ["x"]}, "query: got 3, expected: "),
         ("/v1/rerank", {"query": "x", "documents": ["x"], "top_n": 0}, "top_n: got 0, expected: "),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "deadline_ms": 0}, "deadline_ms: got 0, expected: "),
         ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "9 candidates, expected at most 8"),
         ("/v1/rerank", {"query": "wing " * 200, "documents": ["x"]}, "the query is too long"),
         ("/v1/score", {"user": 100, "items": [3]}, "user: the bundle has no catalog"),
@@ -209,3 +211,17 @@ def test_a_document_longer_than_a_pass_is_read_whole_and_a_cut_is_said(bundle: P
     by_index = {row["index"]: row for row in rows}
     assert [by_index[n]["relevance_score"] for n in (0, 1)] == pytest.approx(expected.tolist(), abs=1e-5)
     assert [by_index[n].get("truncated") for n in range(3)] == [None, None, True] and abs(expected[0] - expected[1]) > 1e-4
+
+
+def test_a_deadline_of_documents(service: Service) -> None:
+    late = post(service, "/v1/rerank", query="wing", documents=DOCUMENTS, deadline_ms=0.001)
+    assert late.status == 504 and "the deadline of 0.001 ms passed" in late.json["error"]
+    assert post(service, "/v1/rerank", query="wing", documents=DOCUMENTS, deadline_ms=60_000).status == 200
+
+
+def test_an_answer_reads_the_texts_once(session: runtime.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = RerankRequest(query="wing", documents=["heat"] * 5, return_documents=True)
+    reads, texts = [], RerankRequest.texts.fget
+    monkeypatch.setattr(RerankRequest, "texts", property(lambda self: reads.append(self) or texts(self)))
+    rows = request.answer(reranked(session, "wing", request.texts), "cpu-fp32", [False] * 5)["results"]
+    assert len(rows) == 5 and len(reads) == 2

@@ -76,6 +76,9 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
+        if isinstance(exc.body, bytes):
+            got = request.headers.get("content-type")
+            return _problem(422, f"Content-Type: {'missing' if got is None else 'got ' + _short(got)}, expected application/json")
         return _problem(422, _first_line(exc.errors()))
 
     @app.exception_handler(HTTPException)
@@ -105,7 +108,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             return _problem(500, str(exc))
         metrics.queued.observe(answered.waited)
         metrics.latency.observe(time.monotonic() - arrived)
-        metrics.count(answered.scores, isinstance(request, ScoreRequest))
+        metrics.count(answered.scores, len(job.ids), isinstance(request, ScoreRequest))
         metrics.truncated.inc(sum(answered.truncated))
         if not isinstance(request, ScoreRequest):
             return JSONResponse(request.answer(answered.scores, answered.variant, answered.truncated))
@@ -154,7 +157,6 @@ def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
     recent = [interaction if isinstance(interaction, tuple) else (interaction, True) for interaction in request.recent]
     for n, (item, _) in enumerate(recent):
         _check_kind(f"recent[{n}]", item, info.string_item_ids)
-    deadline = limits.deadline_ms if request.deadline_ms is None else request.deadline_ms
     return Job(
         request.user,
         request.items,
@@ -165,8 +167,13 @@ def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
             "request": request.request,
             "top_k": request.top_k,
         },
-        None if deadline is None else deadline / 1000,
+        _deadline_s(request, limits),
     )
+
+
+def _deadline_s(request: ScoreRequest | RerankRequest, limits: Limits) -> float | None:
+    deadline = limits.deadline_ms if request.deadline_ms is None else request.deadline_ms
+    return None if deadline is None else deadline / 1000
 
 
 def _check_kind(field: str, value: int | str, strings: bool) -> None:
@@ -178,8 +185,7 @@ def _text_job(request: RerankRequest, limits: Limits, arrived: float) -> TextJob
     """Returns the job of a request with texts. Raises InputError."""
     if request.count > limits.max_items:
         raise InputError(f"{request.count} candidates, expected at most {limits.max_items}")
-    deadline = None if limits.deadline_ms is None else limits.deadline_ms / 1000
-    return TextJob(request.query, request.texts, request.options, deadline, arrived)
+    return TextJob(request.query, request.texts, request.options, _deadline_s(request, limits), arrived)
 
 
 async def _answer(pool: Pool, job: AnyJob) -> Answered:

@@ -9,6 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, Stri
 from rexit.deadlines import LONGEST_MS
 
 Id = StrictInt | StrictStr
+Deadline = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=LONGEST_MS,
+        allow_inf_nan=False,
+        description="Counted from arrival, so waiting in the queue counts. Candidates that are not finished by then answer "
+        "from the deepest exit they have reached, with `cut_short`. 504 if none has reached an exit by then.",
+    ),
+]
 
 
 class ScoreRequest(BaseModel):
@@ -46,16 +56,7 @@ class ScoreRequest(BaseModel):
     top_k: Annotated[
         int, Field(ge=0, lt=1 << 31, strict=True, description="Only the k most probable, best first. 0: all, in the order given.")
     ] = 0
-    deadline_ms: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=LONGEST_MS,
-            allow_inf_nan=False,
-            description="Counted from arrival, so waiting in the queue counts. Candidates that are not finished by then answer "
-            "from the deepest exit they have reached, with `cut_short`. 504 if none has reached an exit by then.",
-        ),
-    ] = None
+    deadline_ms: Deadline = None
 
 
 class Score(BaseModel):

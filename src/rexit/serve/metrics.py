@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -34,7 +34,7 @@ class Metrics:
         self.refusals = count("rexit_refusals", "Requests that never began, by reason: full, deadline, stopping.", ["reason"])
         self.unknown_users = count("rexit_unknown_users", "Answers for users whom the catalog does not have.")
         self.candidates = count("rexit_candidates", "Candidates by the exit that answered; none: cut short before it.", ["exit"])
-        self.cut_short = count("rexit_candidates_cut_short", "Candidates that a deadline stopped.")
+        self.cut_short = count("rexit_candidates_cut_short", "Candidates in answers that a deadline stopped.")
         self.truncated = count("rexit_documents_truncated", "Documents cut at their end, to fit the model.")
         self.prefix_tokens = count("rexit_prefix_tokens", "Tokens of prefixes.")
         self.prefix_tokens_reused = count("rexit_prefix_tokens_reused", "Tokens of prefixes that were in the cache.")
@@ -44,11 +44,13 @@ class Metrics:
         if auditor is not None:
             registry.register(_AuditCollector(auditor))
 
-    def count(self, scores: Scores, by_ids: bool) -> None:
-        """Counts an answer. by_ids: whether the request named a user."""
-        exits, counts = np.unique(scores.exit, return_counts=True)
-        for k, count in zip(exits.tolist(), counts.tolist(), strict=True):
-            self.candidates.labels("none" if k < 0 else str(k)).inc(count)
+    def count(self, scores: Scores, candidates: int, by_ids: bool) -> None:
+        """Counts an answer. candidates: of the request; the answer may have only the best. by_ids: whether the request named a
+        user."""
+        depths = [candidates, *(segment.candidates for segment in scores.stats.segments), 0]
+        for n, (reached, deeper) in enumerate(pairwise(depths)):
+            if reached > deeper:
+                self.candidates.labels(str(n - 1) if n else "none").inc(reached - deeper)
         self.unknown_users.inc(by_ids and not scores.stats.known_user)
         self.cut_short.inc(int(scores.cut_short.sum()))
         self.prefix_tokens.inc(scores.stats.prefix_tokens)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
 from rexit.runtime import Scores
+from rexit.serve.messages import Deadline
 
 
 class TextDocument(BaseModel):
@@ -30,6 +31,7 @@ class RerankRequest(BaseModel):
     documents: Annotated[list[StrictStr | TextDocument], Field(min_length=1, description="Texts, or objects with `text`.")]
     top_n: Annotated[int | None, Field(ge=1, strict=True, description="Only the n best. Null: all, best first.")] = None
     return_documents: Annotated[StrictBool, Field(description="Repeat each document in the answer.")] = False
+    deadline_ms: Deadline = None
     model: str | None = None
 
     @property
@@ -56,6 +58,8 @@ class RerankRequest(BaseModel):
                 row["document"] = {"text": texts[index]}
             if truncated[index]:
                 row["truncated"] = True
+            if score.cut_short:
+                row["cut_short"] = True
             rows.append(row)
         usage = _usage(scores)
         tokens = {"input_tokens": usage["prompt_tokens"], "output_tokens": 0}
