@@ -159,7 +159,7 @@ class _Parquet:
         import polars as pl
 
         if batch.frame is not None:
-            return batch.frame[rows].cast(self._types)
+            return batch.frame[rows].cast(pl.Schema(self._types))
         frame = pl.DataFrame(batch.rows(rows), dict.fromkeys(batch.header, pl.String), orient="row")
         columns, time, kinds = self._output.files.columns, self._output.files.time, self._output.kinds
         numbers = [name for name, kind in ((columns.user, kinds["user"]), (columns.item, kinds["item"])) if kind == "int64"]
