@@ -102,6 +102,7 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
         "patience": policy.patience,
         "quorum": policy.quorum,
         "prior_shift": policy.prior_shift,
+        **({"utility": dict(policy.utility)} if policy.utility else {}),
         "top_k": None if policy.top_k is None else asdict(policy.top_k),
         "made_on": policy.made_on,
         "variant_sha256": policy.variant_sha256,
@@ -114,7 +115,9 @@ def _policy_file(path: Path) -> dict[str, Any]:
     exits, digest = value.get("exits"), value.get("variant_sha256")
     if not isinstance(exits, list) or not isinstance(digest, str):
         raise BundleError(f"{path}: not a policy: expected `exits` and `variant_sha256`")
-    return {"kind": "policy", "path": str(path), "policy": _policy(Policy.read(path, len(exits), digest))}
+    utility = value.get("utility")
+    objectives = list(utility) if isinstance(utility, dict) else []
+    return {"kind": "policy", "path": str(path), "policy": _policy(Policy.read(path, len(exits), digest, objectives))}
 
 
 def _catalog(catalog: Catalog) -> dict[str, Any]:

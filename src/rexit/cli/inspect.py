@@ -129,6 +129,9 @@ def _print_policy(policy: dict[str, Any]) -> None:
     if top_k is not None:
         rank = ", in it once their rank is known" if top_k["ordered"] else ""
         stdout.print(f"Candidates stop once they are known to be in or out of their slate's top {top_k['k']}{rank}.")
+    if utility := policy.get("utility"):
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in utility.items())
+        stdout.print(f"z is the log-odds of the utility, by the objectives' weights: {weights}.")
     if policy["prior_shift"]:
         stdout.print(f"Probabilities are of the world: sigmoid(c {policy['prior_shift']:+.3f}), since negatives were sampled.")
     if policy["quorum"]:
