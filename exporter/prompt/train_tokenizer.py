@@ -46,17 +46,28 @@ def train_tokenizer(
         The tokenizer.
 
     Raises:
-        InputError: a table or template cannot be read, the vocabulary is too small, or a label is not one token.
+        InputError: a table or template cannot be read, the vocabulary is too small, a label is not one token, a table has no
+            column of ids, or no table has a column that `columns` names.
     """
     if vocabulary < LEAST:
         raise InputError(f"vocabulary is {vocabulary}, expected at least {LEAST}")
     labels = read_template(template).labels
-    names, texts = columns or Columns(), []
+    names, defaults, texts = columns or Columns(), Columns(), []
+    missing = {"user": names.user, "item": names.item}
     for path in tables:
-        frame = read_table(path).drop(names.user, names.item, strict=False)
-        for column in frame.iter_columns():
+        frame = read_table(path)
+        if not {names.user, names.item} & set(frame.columns):
+            raise InputError(
+                f"{path}: no column {names.item!r} (--column item=NAME) or {names.user!r} (--column user=NAME), it has: "
+                f"{', '.join(frame.columns)}"
+            )
+        missing = {role: name for role, name in missing.items() if name not in frame.columns}
+        for column in frame.drop(names.user, names.item, strict=False).iter_columns():
             if not holds_vectors(column):
                 texts += [f" {text}" for text in column.cast(pl.String).drop_nulls()]
+    for role, name in missing.items():
+        if name != getattr(defaults, role):
+            raise InputError(f"--column {role}={name}: no table has this column")
     tokenizer = train_bpe(texts, template.read_text("utf-8"), vocabulary=vocabulary)
     for name, text in labels.items():
         single_token(tokenizer, text, f"{template}: labels.{name}")

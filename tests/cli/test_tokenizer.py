@@ -72,10 +72,18 @@ def test_ids_and_vectors_are_no_texts(data: Path) -> None:
     ("tables", "options", "message"),
     [
         (("none.csv",), (), "none.csv: cannot be read: No such file"),
+        (
+            ("films.csv", "users.csv"),
+            (),
+            "films.csv: no column 'item_id' (--column item=NAME) or 'user_id' (--column user=NAME), it",
+        ),
+        (("items.csv",), ("--column", "item=nope"), "items.csv: no column 'nope' (--column item=NAME) or 'user_id'"),
+        (("users.csv",), ("--column", "item=nope"), "--column item=nope: no table has this column"),
         (("items.csv",), ("--vocabulary", "100"), "vocabulary is 100, expected at least 512"),
     ],
 )
 def test_bad_input_is_one_line(data: Path, tables: tuple[str, ...], options: tuple[str, ...], message: str) -> None:
+    pl.read_csv(data / "items.csv").rename({"item_id": "film"}).write_csv(data / "films.csv")
     done = train(data, "--out", str(data / "own"), *options, tables=tables)
     assert isinstance(done.exception, InputError) and message in str(done.exception)
     assert not (data / "own").exists()
