@@ -206,9 +206,14 @@ def test_every_door_gives_the_same_scores_to_the_bit(
         assert pl.read_parquet(out)["log_odds"].to_list() == expected
 
 
-def test_serve_reads_the_tokenizer_when_it_opens_the_bundle(bundle: Path, tmp_path: Path) -> None:
+def test_serve_reads_the_tokenizer_when_it_opens_the_bundle(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
-    with serving(Pool(partial(runtime.open, folder), 1, 4)) as service:
+    reads, read = [], runtime.Session._request_encoder
+    monkeypatch.setattr(runtime.Session, "_request_encoder", lambda session: reads.append(read(session)) or reads[-1])
+    with serving(Pool(partial(runtime.open, folder), 2, 4)) as service:
+        assert len(reads) == 2 and reads[0] is reads[1], "sessions share it"
         (folder / "tokenizer.json").unlink()
         assert service.score(user=USER, items=ITEMS, context=TV, request={"query": "wing"}).status == 200
 

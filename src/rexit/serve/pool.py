@@ -268,8 +268,9 @@ class Pool:
     def _opened(self) -> _Opened:
         """Opens a session for each thread and warms it up: a failure comes before any thread depends on it."""
         first = self._open_session()
+        first.warm_up()  # others share the tokenizer that it reads
         sessions = [first, *(first.another() for _ in range(self._sessions - 1))]
-        for session in sessions:
+        for session in sessions[1:]:
             session.warm_up()
         return _Opened(first.info, sessions, Texts(first), None if self.auditor is None else self.auditor.open())
 
