@@ -29,6 +29,22 @@ void cut_partial_line(int file) {
   if (end != status.st_size && ftruncate(file, end) != 0) throw Failure(std::strerror(errno));
 }
 
+// Appends the line, or nothing: then false, with errno. A full disk takes a part of a line, then refuses the rest.
+bool append(int file, const std::string& line) {
+  struct stat before{};
+  if (fstat(file, &before) != 0) return false;
+  for (std::size_t written = 0; written < line.size();) {
+    const ssize_t count = ::write(file, line.data() + written, line.size() - written);
+    if (count < 0) {
+      const int error = errno;
+      if (ftruncate(file, before.st_size) == 0) errno = error;
+      return false;
+    }
+    written += static_cast<std::size_t>(count);
+  }
+  return true;
+}
+
 double seconds_since_1970() {
   const auto since = std::chrono::system_clock::now().time_since_epoch();
   return static_cast<double>(std::chrono::duration_cast<std::chrono::milliseconds>(since).count()) / 1000;
@@ -66,7 +82,7 @@ void AuditLog::write(const Id& user, const std::vector<Id>& items, const Audit& 
                                         {"policy_sha256", policy_sha256_}}) +
                            "\n";
   const std::lock_guard lock(mutex_);
-  if (::write(file_, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
+  if (!append(file_, line))
     std::fprintf(stderr, "rexit-run: warning: %s: an audited slate is not in it: %s\n", path_.c_str(), std::strerror(errno));
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -72,6 +74,23 @@ def test_a_shift_raises_the_alarm(run: Run, watched: Bundle, tmp_path: Path) -> 
     assert ended.code == 0, ended.err
     assert ended.json["alarm"] and ended.json["rules"][0]["mean"] > 0.01 and ended.json["rules"][0]["capital"] >= 20
     assert read_limits(watched).loss_of(slates[0]) > 0
+
+
+def test_a_full_disk_leaves_whole_lines(watched: Bundle, tmp_path: Path) -> None:
+    """A limit of the file's size does what a full disk does: it takes a part of a line, then refuses."""
+    log, lines = tmp_path / "audit.jsonl", json.dumps({"user": 100, "items": ITEMS}) + "\n"
+    words = ("pipe", str(watched.path), "--audit", "1", "--audit-log", str(log))
+    assert run_program(*words, stdin=lines).code == 0
+    kept, size = log.read_bytes(), log.stat().st_size
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))
+
+    command = [PROGRAM, *words]
+    ended = subprocess.run(command, input=lines, capture_output=True, text=True, env=environment(), preexec_fn=limit)
+    assert "audit.jsonl: an audited slate is not in it: File too large" in ended.stderr
+    assert log.read_bytes() == kept and len(list(read_log(log))) == 1
 
 
 @pytest.mark.parametrize(
