@@ -10,9 +10,9 @@
 
 namespace rexit::core {
 
-// The tokens of the prompt program's leading pieces, up to the first op that depends on the user, at most 4,096, at full depth. It is computed
-// at open: in a request it would miss that request's deadline and delay others. It lies in host memory, from which sessions on a
-// GPU can copy on their own streams.
+// The tokens of the prompt program's leading pieces, up to the first op that depends on the user, at most 4,096, at full depth.
+// It is computed at open: in a request it would miss that request's deadline and delay others. It lies in host memory, from which
+// sessions on a GPU can copy on their own streams.
 class PinnedStart {
  public:
   // Runs all segments if there is a common start. Throws REXIT_BACKEND_FAILED.
