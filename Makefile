@@ -204,11 +204,11 @@ $(BUILD)/musl/.configured: $(BUILD)/musl-files/.fetched runtime/cmake/x86_64-lin
 
 # ONNX Runtime's wheel is for glibc. What loads it is left out.
 MUSL_TESTS := test_checked test_status test_half test_json test_safetensors test_sha256 test_kernels test_retrieval \
-  test_deadline test_policy test_prefix_cache test_slate test_slate_rules test_vector_rows test_buckets test_engines \
+  test_deadline test_policy test_prefix_cache test_slate test_slate_rules test_vector_rows test_engines \
   test_tensorrt
 
 # They load ONNX Runtime, whose wheel needs glibc.
-NOT_WITH_MUSL := Stop.EndsARunOfOnnxRuntime:Graphs/PaddingTest.*:TensorRt.GraphsNeedTensorRT:TensorRt.TheCpuStillRunsTheGraphs:TensorRtLibrariesDeathTest.*
+NOT_WITH_MUSL := Stop.EndsARunOfOnnxRuntime:TensorRt.TheCpuStillRunsTheGraphs:TensorRtLibrariesDeathTest.*
 
 test-musl: $(BUILD)/musl/.configured
 	$(BIN)/cmake --build $(BUILD)/musl -j $(JOBS) --target rexit $(MUSL_TESTS)
