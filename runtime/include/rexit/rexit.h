@@ -10,6 +10,8 @@
  *   rexit_session_destroy(session);
  *   rexit_bundle_close(bundle);
  *
+ * rexit_session_score_json does the same with a request and an answer in JSON.
+ *
  * Vocabulary
  * - slate: the candidate items scored together for one user. prefix: the part of the prompt that all candidates share.
  * - exit: a depth at which the model can answer. head: computes the answer at an exit. segment: the layers between two exits,
@@ -44,8 +46,8 @@
  * - Most begin with `struct_size`, so that later versions can add fields. Zero-initialise the struct, set
  *   `struct_size = sizeof(the struct)`, then set what you need: `rexit_request request = {.struct_size = sizeof request};`.
  *   `reserved` stays 0.
- * - rexit_id, rexit_score, rexit_context and rexit_text are array entries without their own size: `id_size`, `score_size`,
- *   `context_size` and `text_size` of the request give it.
+ * - rexit_id, rexit_score and rexit_input are array entries without their own size: `id_size`, `score_size` and `input_size` of
+ *   the request give it.
  * - Fields beyond the size passed take their defaults. If the struct is longer than this library knows, unknown fields must be 0,
  *   or the call fails with REXIT_INVALID_ARGUMENT; unknown output fields are set to 0.
  * - NULL options mean all defaults.
@@ -110,7 +112,7 @@ typedef enum rexit_status {
   REXIT_UNKNOWN_VARIANT = 102,  /* the bundle has no such variant */
   REXIT_NOT_FOUND = 200,        /* a file of the bundle, or an engine for this GPU, does not exist or cannot be read */
   REXIT_CORRUPT = 201,          /* a file violates the format (truncated, wrong type, out of range) */
-  REXIT_UNSUPPORTED = 202,      /* a newer schema, or something in `requires` that this version does not know */
+  REXIT_UNSUPPORTED = 202,      /* another schema, or something in a file that this version does not know */
   REXIT_MISMATCH = 203,         /* two files do not belong together (another bundle's catalog, an engine of another graph) */
   REXIT_BACKEND_MISSING = 300,  /* ONNX Runtime is missing or too old, or this machine has no backend for the requested device */
   REXIT_BACKEND_FAILED = 301,   /* the backend rejected a graph or failed while running it */
@@ -264,10 +266,10 @@ typedef struct rexit_bundle_info {
   size_t top_k;        /* of the bundle's policy, as in rexit_top_k; 0: it has no such rule */
   int32_t ordered;     /* likewise */
   float quorum;        /* of the bundle's policy, as in rexit_policy */
-  size_t vocabulary;   /* token ids of a rexit_token_request are below this */
+  size_t vocabulary;   /* token ids of a request are below this */
   int32_t has_catalog; /* 1: requests name users and items, or are token ids; 0: token ids only, and the fields above that are
                           about the catalog are 0 */
-  float prior_shift;   /* probability = sigmoid(c + prior_shift): where negatives were sampled, it is that of the world */
+  float prior_shift;   /* probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population */
   size_t objectives;   /* at least 1 */
   const char* policy_sha256; /* digest of the variant's policy.json, in hexadecimal; "" without a policy; valid until the bundle
                                 is closed */
@@ -393,27 +395,37 @@ typedef struct rexit_policy {
   const rexit_top_k* top_k; /* NULL: no such rule */
 } rexit_policy;
 
-/* What a request says of its moment: the value of a {context.NAME} of the prompt's template. Zero-initialise it. */
-typedef struct rexit_context {
+/* The value of an {input.NAME} of the prompt's template, such as a device or a search query. Zero-initialise it. */
+typedef struct rexit_input {
   const char* name;
-  const char* text; /* the value; NULL: `number` */
-  double number;    /* of a context with bins; or a whole number, the same as the text that is written like it. A text that is a
-                       number is that number for a context with bins */
-} rexit_context;
+  const char* text;      /* the value as text; NULL: `tokens`, or else `number`. A whole number is the same as the text that is
+                            written like it, and a text that is a number is that number for an input with bins */
+  const int32_t* tokens; /* token ids of an input with max_tokens, [token_count], below rexit_bundle_info.vocabulary; not NULL
+                            also if there are none. They enter the prompt as they are. If a space precedes the placeholder, it
+                            belongs to the text: tokenize " query" (docs/how-to/request-inputs.md) */
+  size_t token_count;    /* at most the template's max_tokens: a text is never cut; 0: the text is missing */
+  double number;
+} rexit_input;
 
-/* What only a request knows, such as a search query: the token ids of a {request.NAME} of the prompt's template. They stand in
- * the prompt as they are. If a space precedes the placeholder, it belongs to the text: tokenize " query"
- * (docs/how-to/request-inputs.md). Zero-initialise it. */
-typedef struct rexit_text {
-  const char* name;
-  const int32_t* tokens; /* [token_count], ids below rexit_bundle_info.vocabulary */
-  size_t token_count;    /* at most the template's max_tokens; 0: the text is missing */
-} rexit_text;
+/* A prompt as the caller's own token ids: no catalog is read, so the bundle need not have one. The session caches the prefix as
+ * it caches a user's: the same tokens again need no computation, and a common start is reused. */
+typedef struct rexit_tokens {
+  size_t struct_size;
+  const int32_t* prefix;          /* what all candidates share, [prefix_count]; may be NULL if it is empty */
+  size_t prefix_count;            /* may be 0: then a candidate is the whole prompt */
+  const int32_t* candidates;      /* the tokens of all candidates, one candidate after the other */
+  const size_t* candidate_counts; /* tokens of each candidate, at least 1, [candidate_count] */
+  size_t candidate_count;         /* at least 1 */
+} rexit_tokens;
 
 typedef struct rexit_request {
   size_t struct_size;
   size_t id_size;               /* sizeof(rexit_id), for `user`, `items` and `recent_items` */
   size_t score_size;            /* sizeof(rexit_score), for scores_out; only rexit_session_score reads it */
+  const rexit_tokens* tokens;   /* the prompt as token ids; scores are those of the same prompt from a catalog, to the bit. Ids
+                                   of vectors, from rexit_bundle_info.vocabulary on, are refused, as negative ones are.
+                                   `user`, `items`, `recent_items`, `as_of` and `inputs` must then be unset. NULL: users and
+                                   items of the catalog */
   const rexit_id* user;         /* a user who is not in the catalog is represented by recent_items alone */
   const rexit_id* items;        /* the slate, [item_count] */
   size_t item_count;            /* at least 1 */
@@ -432,18 +444,12 @@ typedef struct rexit_request {
   size_t top_k;        /* 0: all, in the order of the request; otherwise the `top_k` with the largest c, best first. Ties keep the
                           order of the request; candidates without an answer come last. Also replaces the k of the policy's
                           rexit_top_k, if it has one */
-  const rexit_context* context; /* [context_count], each name at most once; may be NULL if there are none. A name that the prompt
-                                   does not place is refused with REXIT_INVALID_ARGUMENT. So is a value outside the list or the
-                                   bins, or a context that is left out; or it reads as the template's `words.missing`, if the
-                                   template says so */
-  size_t context_count;
-  size_t context_size;     /* sizeof(rexit_context), for `context` */
-  const rexit_text* texts; /* [text_count], each name at most once; may be NULL if there are none. A name that the prompt does not
-                              place is refused with REXIT_INVALID_ARGUMENT; so are more tokens than the template allows, and a
-                              number that is not a token id: a text is never cut. A text that is missing or left out is refused,
-                              or reads as the template's `missing` */
-  size_t text_count;
-  size_t text_size;     /* sizeof(rexit_text), for `texts` */
+  const rexit_input* inputs; /* [input_count], each name at most once; may be NULL if there are none. A name that the prompt does
+                                not place is refused with REXIT_INVALID_ARGUMENT. So is a value outside the template's values or
+                                bins, or an input that is left out, unless the template says what stands for it (`missing`). A
+                                text with too many tokens, or with a number that is not a token id, is always refused */
+  size_t input_count;
+  size_t input_size;    /* sizeof(rexit_input), for `inputs` */
   float* probabilities; /* rexit_session_score writes the objectives' calibrated probabilities here, [scores, objectives], in the
                            order of scores_out: at the exits that answered, NaN without an answer. With a single objective they
                            are those of rexit_score. NULL: not written */
@@ -454,7 +460,7 @@ typedef struct rexit_request {
 #define REXIT_NO_EXIT UINT32_MAX
 
 typedef struct rexit_score {
-  uint32_t item;      /* index into request.items */
+  uint32_t item;      /* index into request.items, or number of the candidate of request.tokens */
   uint32_t exit;      /* the exit that answered; REXIT_NO_EXIT if the deadline passed before the first one */
   float probability;  /* of `yes`, calibrated: sigmoid(c + prior_shift); NaN without an answer. With several objectives, u of the
                          utility, see rexit_exit_info */
@@ -473,26 +479,28 @@ typedef enum rexit_draw {
   REXIT_SKIPPED_MEMORY = 4    /* skipped: there is no memory for its copy */
 } rexit_draw;
 
-/* The cost of a request. candidate_layers is a sum over candidates: divide by item_count for the mean. */
+/* The cost of a request. candidate_layers is a sum over candidates: divide by `candidates` for the mean. */
 typedef struct rexit_stats {
   size_t struct_size;            /* set by the caller */
   uint64_t prefix_tokens;        /* in this request's prefix */
   uint64_t prefix_tokens_reused; /* leading tokens that needed no computation: all if the same prefix is cached; otherwise those
                                     in common with a cached one or with the pinned start (see rexit_memory), if at least a
                                     sixteenth; otherwise 0 */
+  uint64_t candidates;           /* of the request */
+  uint64_t cut_short;            /* of them, stopped by the deadline, not by the policy */
   uint64_t candidate_tokens;     /* of all candidates, before any exit */
   uint64_t candidate_layers;     /* layers run for candidates */
   uint64_t prefix_layers;        /* layers run for the prefix in this call */
   double retrieval_us;           /* retrieval and prompt assembly */
   double prefix_us, slate_us;    /* for the prefix, and for the candidates; also counted if the deadline passes */
   double total_us;
-  int32_t known_user; /* 1: the user is in the catalog; 0: not: a new user, or a mistyped id */
+  int32_t known_user; /* 1: the user is in the catalog; 0: not: a new user, or a mistyped id; or the request is token ids */
   int32_t draw;       /* a rexit_draw */
 } rexit_stats;
 
-/* Scores a slate. `scores_out` has room for item_count entries, or for min(top_k, item_count) if top_k is set. `stats_out` may be
- * NULL. Returns REXIT_OK even if the deadline passed, as long as a candidate has an answer. Logs one warning per opened bundle if
- * its policy decides on a longer slate than in its calibration.
+/* Scores a slate. `scores_out` has room for an entry per candidate, or for min(top_k, candidates) if top_k is set. `stats_out`
+ * may be NULL. Returns REXIT_OK even if the deadline passed, as long as a candidate has an answer. Logs one warning per opened
+ * bundle if its policy decides on a longer slate than in its calibration.
  *
  * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer; REXIT_CANCELLED; REXIT_MISMATCH if a file of
  * the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a candidate; REXIT_BACKEND_FAILED, also if a head's
@@ -500,50 +508,44 @@ typedef struct rexit_stats {
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request,
                                                            rexit_score* scores_out, rexit_stats* stats_out);
 
+/* Settings of a request in JSON that its caller decides. */
+typedef struct rexit_json_options {
+  size_t struct_size;
+  int64_t waited_us;          /* since the request arrived, 0 or more: its deadline counts from then */
+  int64_t deadline_us;        /* of a request without `deadline_ms`, from its arrival; 0: none */
+  const rexit_policy* policy; /* NULL: the bundle's */
+  int32_t has_force_exit;     /* 1: `force_exit` takes the place of the request's */
+  uint32_t force_exit;
+  const rexit_input* texts; /* [text_count], with token ids: they take the place of the strings that the request has for the
+                               inputs of these names. May be NULL if there are none */
+  size_t text_count;
+  size_t input_size; /* sizeof(rexit_input), for `texts` */
+} rexit_json_options;
+
+/* Scores a request in JSON, [request_bytes], UTF-8; docs/format/request.md lists its fields and those of the answer. It is read
+ * and refused by the same rules as a rexit_request; a message begins with the path of the field, like `items[3]`. `*answer_out`
+ * is one line of JSON without a newline, [*answer_bytes_out] and a NUL behind it, valid until the session's next call.
+ * `stats_out` may be NULL, and so may `options`.
+ *
+ * REXIT_DEADLINE also if the deadline passed while the request waited; otherwise statuses as for rexit_session_score. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_json(rexit_session* session, const char* request, size_t request_bytes,
+                                                                const rexit_json_options* options, const char** answer_out,
+                                                                size_t* answer_bytes_out, rexit_stats* stats_out);
+
 /* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us, top_k and probabilities.
- * `log_odds_out` is [item_count, exits, objectives]. `stats_out` may be NULL. Statuses as for rexit_session_score, except
+ * `log_odds_out` is [candidates, exits, objectives]. `stats_out` may be NULL. Statuses as for rexit_session_score, except
  * REXIT_DEADLINE. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request,
                                                            float* log_odds_out, rexit_stats* stats_out);
 
 /* Assembles the request's prompt without running the model: the token ids of the prefix, then those of each candidate. Ids from
  * the tokenizer's vocabulary size on are vectors, of items and of the user; docs/format.md defines them. offsets_out[0] is 0,
- * offsets_out[1] the end of the prefix, offsets_out[2 + i] the end of candidate i: item_count + 2 entries. *count_out is the
+ * offsets_out[1] the end of the prefix, offsets_out[2 + i] the end of candidate i: candidates + 2 entries. *count_out is the
  * number of tokens. If it exceeds `capacity`, nothing else is written, and tokens_out and offsets_out may be NULL: call once with
  * capacity 0 to learn the size, then again. Statuses as for rexit_session_trace, except REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request,
                                                             int32_t* tokens_out, size_t capacity, size_t* offsets_out,
                                                             size_t* count_out);
-
-/* A prompt as the caller's own token ids: no catalog is read, so the bundle need not have one. The session caches the prefix as
- * it caches a user's: the same tokens again need no computation, and a common start is reused. */
-typedef struct rexit_token_request {
-  size_t struct_size;
-  size_t score_size;              /* sizeof(rexit_score), for scores_out; not read by rexit_session_trace_tokens */
-  const int32_t* prefix;          /* what all candidates share, [prefix_count]; may be NULL if it is empty */
-  size_t prefix_count;            /* may be 0: then a candidate is the whole prompt */
-  const int32_t* candidates;      /* the tokens of all candidates, one candidate after the other */
-  const size_t* candidate_counts; /* tokens of each candidate, at least 1, [candidate_count] */
-  size_t candidate_count;         /* at least 1 */
-  const rexit_policy* policy;     /* this and the rest as in rexit_request */
-  int32_t has_force_exit;
-  uint32_t force_exit;
-  int64_t deadline_us;
-  size_t top_k;
-  float* probabilities;
-  size_t probability_count;
-} rexit_token_request;
-
-/* Scores candidates by their tokens. `item` of a rexit_score is a candidate's number. Scores are those of rexit_session_score for
- * the same tokens, to the bit. Works with every bundle, but not with vectors: ids from rexit_bundle_info.vocabulary on are
- * refused, as negative ones are, with REXIT_INVALID_ARGUMENT, and so is a candidate without tokens. known_user of the stats is 0.
- * Otherwise, and in its other statuses, like rexit_session_score. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_token_request* request,
-                                                                  rexit_score* scores_out, rexit_stats* stats_out);
-
-/* rexit_session_trace for token ids. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request,
-                                                                  float* log_odds_out, rexit_stats* stats_out);
 
 /* A golden sample, a slate whose prompt and log-odds were recorded at export, against what is computed here. Lines and numbers
  * are valid until the session's next call. */

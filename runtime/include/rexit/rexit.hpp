@@ -15,6 +15,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -232,103 +233,162 @@ struct Policy {
   std::optional<TopK> top_k = std::nullopt;
 };
 
-// A number or a text; see rexit_context.
-using ContextValue = std::variant<double, std::string>;
+// The value of an {input.NAME}: a number, a text or token ids; see rexit_input.
+using Input = std::variant<double, std::string, std::vector<std::int32_t>>;
+
+// A prompt as token ids; see rexit_tokens.
+struct Tokens {
+  std::vector<std::int32_t> prefix;
+  std::vector<std::int32_t> candidates;  // one candidate after the other
+  std::vector<std::size_t> counts;       // tokens of each candidate
+};
 
 namespace detail {
 
-// What both kinds of requests have. `Derived`: the request's class, which setters return.
-template <class Derived>
-class Rules {
+// The C struct of a Policy. It points into `source` and itself.
+class PolicyView {
  public:
-  Derived& policy(Policy policy) {
-    if (policy.upper.size() != policy.lower.size())
-      throw std::invalid_argument("policy has " + std::to_string(policy.upper.size()) + " upper and " +
-                                  std::to_string(policy.lower.size()) + " lower thresholds, expected as many as exits");
-    if (const auto& rule = policy.top_k;
-        rule && (rule->rise.size() + 1 != policy.upper.size() || rule->fall.size() + 1 != policy.upper.size()))
-      throw std::invalid_argument("policy.top_k has " + std::to_string(rule->rise.size()) + " rises and " +
-                                  std::to_string(rule->fall.size()) + " falls, expected as many as exits except the last");
-    return policy_ = std::move(policy), self();
+  explicit PolicyView(const std::optional<Policy>& source) {
+    if (!source) return;
+    if (const std::optional<TopK>& rule = source->top_k)
+      top_k_ = {sizeof top_k_, rule->k, rule->rise.data(), rule->fall.data(), rule->ordered ? 1 : 0, 0};
+    policy_ = {sizeof policy_,
+               source->upper.data(),
+               source->lower.data(),
+               source->upper.size(),
+               source->patience,
+               source->quorum,
+               0,
+               source->top_k ? &top_k_ : nullptr};
   }
-  Derived& force_exit(std::uint32_t exit) { return force_exit_ = exit, self(); }
-  Derived& deadline_us(std::int64_t microseconds) { return deadline_us_ = microseconds, self(); }
-  Derived& top_k(std::size_t k) { return top_k_ = k, self(); }
+  PolicyView(const PolicyView&) = delete;
+  PolicyView& operator=(const PolicyView&) = delete;
 
-  std::size_t top_k() const noexcept { return top_k_; }
-
- protected:
-  // Sets the fields of `request`, a rexit_request or rexit_token_request; `policy` and `top_k` must outlive its use.
-  template <class CRequest>
-  void fill(CRequest& request, rexit_policy& policy, rexit_top_k& top_k) const {
-    request.struct_size = sizeof request;
-    request.score_size = sizeof(rexit_score);
-    if (policy_) {
-      if (const std::optional<TopK>& rule = policy_->top_k)
-        top_k = {sizeof top_k, rule->k, rule->rise.data(), rule->fall.data(), rule->ordered ? 1 : 0, 0};
-      policy = {sizeof policy,
-                policy_->upper.data(),
-                policy_->lower.data(),
-                policy_->upper.size(),
-                policy_->patience,
-                policy_->quorum,
-                0,
-                policy_->top_k ? &top_k : nullptr};
-      request.policy = &policy;
-    }
-    request.has_force_exit = force_exit_ ? 1 : 0;
-    request.force_exit = force_exit_.value_or(0);
-    request.deadline_us = deadline_us_;
-    request.top_k = top_k_;
-  }
+  // Null without a policy.
+  const rexit_policy* get() const noexcept { return policy_.struct_size == 0 ? nullptr : &policy_; }
 
  private:
-  Derived& self() noexcept { return static_cast<Derived&>(*this); }
-
-  std::optional<Policy> policy_;
-  std::optional<std::uint32_t> force_exit_;
-  std::int64_t deadline_us_ = 0;
-  std::size_t top_k_ = 0;
+  rexit_top_k top_k_{};
+  rexit_policy policy_{};
 };
+
+// C strings end at a NUL. Throws std::invalid_argument with `name` if the text has one.
+inline void check_no_nul(const std::string& text, const std::string& name) {
+  if (text.find('\0') != std::string::npos) throw std::invalid_argument(name + " has a NUL, expected text without one");
+}
+
+inline void check_policy(const Policy& policy) {
+  if (policy.upper.size() != policy.lower.size())
+    throw std::invalid_argument("policy has " + std::to_string(policy.upper.size()) + " upper and " +
+                                std::to_string(policy.lower.size()) + " lower thresholds, expected as many as exits");
+  if (const auto& rule = policy.top_k;
+      rule && (rule->rise.size() + 1 != policy.upper.size() || rule->fall.size() + 1 != policy.upper.size()))
+    throw std::invalid_argument("policy.top_k has " + std::to_string(rule->rise.size()) + " rises and " +
+                                std::to_string(rule->fall.size()) + " falls, expected as many as exits except the last");
+}
+
+inline rexit_id view(const Id& id) {
+  if (const auto* text = std::get_if<std::string>(&id)) return {0, text->c_str()};
+  return {std::get<std::int64_t>(id), nullptr};
+}
+
+inline std::vector<rexit_id> views(const std::vector<Id>& ids) {
+  std::vector<rexit_id> result;
+  result.reserve(ids.size());
+  for (const Id& id : ids) result.push_back(view(id));
+  return result;
+}
+
+inline rexit_input view(const std::string& name, const std::vector<std::int32_t>& tokens) {
+  static constexpr std::int32_t no_tokens = 0;
+  return {name.c_str(), nullptr, tokens.empty() ? &no_tokens : tokens.data(), tokens.size(), 0};
+}
+
+inline rexit_input view(const std::string& name, const Input& value) {
+  if (const auto* tokens = std::get_if<std::vector<std::int32_t>>(&value)) return view(name, *tokens);
+  if (const auto* text = std::get_if<std::string>(&value)) return {name.c_str(), text->c_str(), nullptr, 0, 0};
+  return {name.c_str(), nullptr, nullptr, 0, std::get<double>(value)};
+}
+
+// `values`: pairs of a name and a value.
+template <class Values>
+std::vector<rexit_input> input_views(const Values& values) {
+  std::vector<rexit_input> result;
+  result.reserve(values.size());
+  for (const auto& [name, value] : values) result.push_back(view(name, value));
+  return result;
+}
 
 }  // namespace detail
 
-// A request that owns its ids; see rexit_request. Setters return *this, for chaining.
-class Request : public detail::Rules<Request> {
+// A request that owns its ids and tokens; see rexit_request. Setters return *this, for chaining. They throw std::invalid_argument
+// for a text with a NUL and for lists whose lengths differ; all else is checked when it is scored.
+class Request {
  public:
-  explicit Request(Id user) : user_(std::move(user)) {}
+  // Of a user, with items().
+  explicit Request(Id user) : user_(std::move(user)) { check(*user_, "user"); }
+  // A prompt as token ids: no user, items, recent, as_of or input.
+  explicit Request(Tokens tokens) : tokens_(std::move(tokens)) {
+    std::size_t rest = tokens_->candidates.size();
+    for (const std::size_t count : tokens_->counts) {
+      if (count > rest) throw std::invalid_argument("counts add up to more than the candidates' tokens");
+      rest -= count;
+    }
+    if (rest != 0) throw std::invalid_argument("counts add up to less than the candidates' tokens");
+  }
 
-  Request& items(std::vector<Id> ids) { return items_ = std::move(ids), *this; }
+  Request& items(std::vector<Id> ids) {
+    check(ids, "items");
+    return items_ = std::move(ids), *this;
+  }
   // Interactions newer than the catalog's, oldest first; `liked` empty: all liked.
   Request& recent(std::vector<Id> ids, std::vector<std::uint8_t> liked = {}) {
+    check(ids, "recent");
     if (!liked.empty() && liked.size() != ids.size())
       throw std::invalid_argument("recent has " + std::to_string(ids.size()) + " items and " + std::to_string(liked.size()) +
                                   " verdicts, expected one verdict per item");
     return recent_ = std::move(ids), liked_ = std::move(liked), *this;
   }
   Request& as_of(std::int64_t time) { return as_of_ = time, *this; }
-  // The value of {context.NAME}, one call for each name. See rexit_context.
-  Request& context(std::string name, ContextValue value) {
-    return context_.emplace_back(std::move(name), std::move(value)), *this;
-  }
-  // The token ids of {request.NAME}, one call for each name. See rexit_text.
-  Request& text(std::string name, std::vector<std::int32_t> tokens) {
-    return texts_.emplace_back(std::move(name), std::move(tokens)), *this;
+  // The value of {input.NAME}, one call for each name.
+  Request& input(std::string name, Input value) {
+    detail::check_no_nul(name, "the name of an input");
+    if (const auto* text = std::get_if<std::string>(&value)) detail::check_no_nul(*text, "inputs." + name);
+    return inputs_.emplace_back(std::move(name), std::move(value)), *this;
   }
 
-  std::size_t item_count() const noexcept { return items_.size(); }
+  Request& policy(Policy policy) {
+    detail::check_policy(policy);
+    return policy_ = std::move(policy), *this;
+  }
+  Request& force_exit(std::uint32_t exit) { return force_exit_ = exit, *this; }
+  Request& deadline_us(std::int64_t microseconds) { return deadline_us_ = microseconds, *this; }
+  Request& top_k(std::size_t k) { return top_k_ = k, *this; }
+
+  std::size_t top_k() const noexcept { return top_k_; }
+  std::size_t candidates() const noexcept { return tokens_ ? tokens_->counts.size() : items_.size(); }
 
   // Calls use(request) with a `const rexit_request&` that points into this object, and returns its result.
   template <class Use>
   auto view(Use&& use) const {
-    const rexit_id user = view(user_);
-    const std::vector<rexit_id> items = views(items_), recent = views(recent_);
-    rexit_top_k top_k{};
-    rexit_policy policy{};
+    const rexit_id user = user_ ? detail::view(*user_) : rexit_id{};
+    const std::vector<rexit_id> items = detail::views(items_), recent = detail::views(recent_);
+    const std::vector<rexit_input> inputs = detail::input_views(inputs_);
+    const detail::PolicyView policy(policy_);
+    rexit_tokens tokens{};
     rexit_request request{};
-    fill(request, policy, top_k);
+    request.struct_size = sizeof request;
     request.id_size = sizeof(rexit_id);
-    request.user = &user;
+    request.score_size = sizeof(rexit_score);
+    request.input_size = sizeof(rexit_input);
+    if (tokens_) {
+      static constexpr std::int32_t no_tokens = 0;
+      tokens = {sizeof tokens,          tokens_->prefix.data(),
+                tokens_->prefix.size(), tokens_->candidates.empty() ? &no_tokens : tokens_->candidates.data(),
+                tokens_->counts.data(), tokens_->counts.size()};
+      request.tokens = &tokens;
+    }
+    request.user = user_ ? &user : nullptr;
     request.items = items.data();
     request.item_count = items.size();
     request.recent_items = recent.data();
@@ -336,95 +396,50 @@ class Request : public detail::Rules<Request> {
     request.recent_count = recent.size();
     request.has_as_of = as_of_ ? 1 : 0;
     request.as_of = as_of_.value_or(0);
-    const std::vector<rexit_context> context = context_views();
-    request.context = context.data();
-    request.context_count = context.size();
-    request.context_size = sizeof(rexit_context);
-    const std::vector<rexit_text> texts = text_views();
-    request.texts = texts.data();
-    request.text_count = texts.size();
-    request.text_size = sizeof(rexit_text);
+    request.inputs = inputs.data();
+    request.input_count = inputs.size();
+    request.policy = policy.get();
+    request.has_force_exit = force_exit_ ? 1 : 0;
+    request.force_exit = force_exit_.value_or(0);
+    request.deadline_us = deadline_us_;
+    request.top_k = top_k_;
     return use(static_cast<const rexit_request&>(request));
   }
 
  private:
-  static rexit_id view(const Id& id) {
-    if (const auto* text = std::get_if<std::string>(&id)) return {0, text->c_str()};
-    return {std::get<std::int64_t>(id), nullptr};
+  static void check(const Id& id, const std::string& name) {
+    if (const auto* text = std::get_if<std::string>(&id)) detail::check_no_nul(*text, name);
   }
-  static std::vector<rexit_id> views(const std::vector<Id>& ids) {
-    std::vector<rexit_id> result;
-    result.reserve(ids.size());
-    for (const Id& id : ids) result.push_back(view(id));
-    return result;
+  static void check(const std::vector<Id>& ids, const char* list) {
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      if (std::holds_alternative<std::string>(ids[i])) check(ids[i], std::string(list) + "[" + std::to_string(i) + "]");
   }
 
-  std::vector<rexit_context> context_views() const {
-    std::vector<rexit_context> views;
-    views.reserve(context_.size());
-    for (const auto& [name, value] : context_) {
-      const auto* text = std::get_if<std::string>(&value);
-      views.push_back({name.c_str(), text != nullptr ? text->c_str() : nullptr, text != nullptr ? 0 : std::get<double>(value)});
-    }
-    return views;
-  }
-
-  std::vector<rexit_text> text_views() const {
-    std::vector<rexit_text> views;
-    views.reserve(texts_.size());
-    for (const auto& [name, tokens] : texts_) views.push_back({name.c_str(), tokens.data(), tokens.size()});
-    return views;
-  }
-
-  Id user_;
+  std::optional<Id> user_;
+  std::optional<Tokens> tokens_;
   std::vector<Id> items_, recent_;
-  std::vector<std::pair<std::string, ContextValue>> context_;
-  std::vector<std::pair<std::string, std::vector<std::int32_t>>> texts_;
   std::vector<std::uint8_t> liked_;
   std::optional<std::int64_t> as_of_;
+  std::vector<std::pair<std::string, Input>> inputs_;
+  std::optional<Policy> policy_;
+  std::optional<std::uint32_t> force_exit_;
+  std::int64_t deadline_us_ = 0;
+  std::size_t top_k_ = 0;
 };
 
-// A request by token ids, which it owns; see rexit_token_request. Setters return *this, for chaining.
-class TokenRequest : public detail::Rules<TokenRequest> {
- public:
-  explicit TokenRequest(std::vector<std::int32_t> prefix) : prefix_(std::move(prefix)) {}
+// Settings of a request in JSON; see rexit_json_options.
+struct JsonOptions {
+  std::int64_t waited_us = 0;
+  std::int64_t deadline_us = 0;  // 0: none
+  std::optional<Policy> policy = std::nullopt;
+  std::optional<std::uint32_t> force_exit = std::nullopt;
+  std::vector<std::pair<std::string, std::vector<std::int32_t>>> texts = {};  // token ids by the name of the input
+};
 
-  TokenRequest& candidate(const std::vector<std::int32_t>& tokens) {
-    candidates_.insert(candidates_.end(), tokens.begin(), tokens.end());
-    return counts_.push_back(tokens.size()), *this;
-  }
-  // All candidates at once: their tokens, one candidate after the other, and how many tokens each has.
-  TokenRequest& candidates(std::vector<std::int32_t> tokens, std::vector<std::size_t> counts) {
-    std::size_t rest = tokens.size();
-    for (const std::size_t count : counts) {
-      if (count > rest) throw std::invalid_argument("counts add up to more than the candidates' tokens");
-      rest -= count;
-    }
-    if (rest != 0) throw std::invalid_argument("counts add up to less than the candidates' tokens");
-    return candidates_ = std::move(tokens), counts_ = std::move(counts), *this;
-  }
-
-  std::size_t item_count() const noexcept { return counts_.size(); }
-
-  // Calls use(request) with a `const rexit_token_request&` that points into this object, and returns its result.
-  template <class Use>
-  auto view(Use&& use) const {
-    const std::int32_t none = 0;
-    rexit_top_k top_k{};
-    rexit_policy policy{};
-    rexit_token_request request{};
-    fill(request, policy, top_k);
-    request.prefix = prefix_.data();
-    request.prefix_count = prefix_.size();
-    request.candidates = candidates_.empty() ? &none : candidates_.data();
-    request.candidate_counts = counts_.data();
-    request.candidate_count = counts_.size();
-    return use(static_cast<const rexit_token_request&>(request));
-  }
-
- private:
-  std::vector<std::int32_t> prefix_, candidates_;
-  std::vector<std::size_t> counts_;
+// An answer in JSON, a line without a newline.
+struct JsonAnswer {
+  std::string text;
+  rexit_stats stats{};
 };
 
 // The answers, in the order of the request or, with top_k, best first.
@@ -483,11 +498,58 @@ class Session {
 
   const Bundle& bundle() const noexcept { return bundle_; }
 
-  Scores score(const Request& request) { return score_with(rexit_session_score, request); }
-  Scores score(const TokenRequest& request) { return score_with(rexit_session_score_tokens, request); }
+  Scores score(const Request& request) {
+    Scores result;
+    const std::size_t candidates = request.candidates(), k = request.top_k();
+    result.scores.resize(k == 0 || k > candidates ? candidates : k);
+    if (objectives_ != 1) result.probabilities.resize(result.scores.size() * objectives_);
+    result.stats = empty_stats();
+    rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
+    request.view([&](rexit_request view) {
+      view.probabilities = result.probabilities.empty() ? nullptr : result.probabilities.data();
+      view.probability_count = result.probabilities.size();
+      check(
+          rexit_session_score(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
+    });
+    return result;
+  }
 
-  Trace trace(const Request& request) { return trace_with(rexit_session_trace, request); }
-  Trace trace(const TokenRequest& request) { return trace_with(rexit_session_trace_tokens, request); }
+  // Scores a request in JSON. See rexit_session_score_json.
+  JsonAnswer score_json(std::string_view request, const JsonOptions& options = {}) {
+    if (options.policy) detail::check_policy(*options.policy);
+    for (const auto& text : options.texts) detail::check_no_nul(text.first, "the name of an input");
+    const detail::PolicyView policy(options.policy);
+    const std::vector<rexit_input> texts = detail::input_views(options.texts);
+    rexit_json_options c_options{};
+    c_options.struct_size = sizeof c_options;
+    c_options.waited_us = options.waited_us;
+    c_options.deadline_us = options.deadline_us;
+    c_options.policy = policy.get();
+    c_options.has_force_exit = options.force_exit ? 1 : 0;
+    c_options.force_exit = options.force_exit.value_or(0);
+    c_options.texts = texts.data();
+    c_options.text_count = texts.size();
+    c_options.input_size = sizeof(rexit_input);
+    const char* answer = nullptr;
+    std::size_t bytes = 0;
+    JsonAnswer result;
+    result.stats = empty_stats();
+    check(rexit_session_score_json(handle_.get(), request.data(), request.size(), &c_options, &answer, &bytes, &result.stats));
+    result.text.assign(answer, bytes);
+    return result;
+  }
+
+  Trace trace(const Request& request) {
+    Trace result;
+    result.log_odds.resize(request.candidates() * bundle_.info().exits * objectives_);
+    result.stats = empty_stats();
+    float placeholder = 0;
+    request.view([&](const rexit_request& view) {
+      check(rexit_session_trace(handle_.get(), &view, result.log_odds.empty() ? &placeholder : result.log_odds.data(),
+                                &result.stats));
+    });
+    return result;
+  }
 
   // Checks golden sample number `slate`. See rexit_session_check_golden.
   GoldenCheck check_golden(std::size_t slate) {
@@ -528,7 +590,7 @@ class Session {
       std::size_t count = 0;
       check(rexit_session_prompt(handle_.get(), &view, nullptr, 0, nullptr, &count));
       result.tokens.resize(count);
-      result.offsets.resize(request.item_count() + 2);
+      result.offsets.resize(request.candidates() + 2);
       check(rexit_session_prompt(handle_.get(), &view, result.tokens.data(), count, result.offsets.data(), &count));
     });
     return result;
@@ -561,32 +623,6 @@ class Session {
   struct Destroy {
     void operator()(rexit_session* session) const noexcept { rexit_session_destroy(session); }
   };
-  template <class Call, class AnyRequest>
-  Scores score_with(Call call, const AnyRequest& request) {
-    Scores result;
-    const std::size_t item_count = request.item_count(), k = request.top_k();
-    result.scores.resize(k == 0 || k > item_count ? item_count : k);
-    if (objectives_ != 1) result.probabilities.resize(result.scores.size() * objectives_);
-    result.stats = empty_stats();
-    rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
-    request.view([&](auto view) {
-      view.probabilities = result.probabilities.empty() ? nullptr : result.probabilities.data();
-      view.probability_count = result.probabilities.size();
-      check(call(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
-    });
-    return result;
-  }
-  template <class Call, class AnyRequest>
-  Trace trace_with(Call call, const AnyRequest& request) {
-    Trace result;
-    result.log_odds.resize(request.item_count() * bundle_.info().exits * objectives_);
-    result.stats = empty_stats();
-    float placeholder = 0;
-    request.view([&](const auto& view) {
-      check(call(handle_.get(), &view, result.log_odds.empty() ? &placeholder : result.log_odds.data(), &result.stats));
-    });
-    return result;
-  }
   static rexit_stats empty_stats() {
     rexit_stats stats{};
     stats.struct_size = sizeof stats;
