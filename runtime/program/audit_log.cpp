@@ -9,9 +9,9 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "failure.hpp"
-#include "ids.hpp"
 #include "output.hpp"
 
 namespace rexit::program {
@@ -50,6 +50,19 @@ double seconds_since_1970() {
   return static_cast<double>(std::chrono::duration_cast<std::chrono::milliseconds>(since).count()) / 1000;
 }
 
+// The test's unit, and what names the candidates: of a request by token ids, a digest of the prefix, and their places.
+std::pair<ordered_json, ordered_json> slate_of(const ordered_json& request) {
+  if (const auto user = request.find("user"); user != request.end() && !user->is_null()) return {*user, request["items"]};
+  std::uint64_t digest = 0xcbf29ce484222325;  // FNV-1a
+  for (const char byte : request.value("prefix", ordered_json()).dump())
+    digest = (digest ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
+  char name[18];
+  std::snprintf(name, sizeof name, "#%016llx", static_cast<unsigned long long>(digest));
+  ordered_json places = ordered_json::array();
+  while (places.size() < request["candidates"].size()) places.push_back(places.size());
+  return {name, places};
+}
+
 }  // namespace
 
 AuditLog::AuditLog(const std::string& path, const Bundle& bundle)
@@ -69,12 +82,11 @@ AuditLog::AuditLog(const std::string& path, const Bundle& bundle)
 
 AuditLog::~AuditLog() { close(file_); }
 
-void AuditLog::write(const Id& user, const std::vector<Id>& items, const Audit& audit) {
-  ordered_json ids = ordered_json::array();
-  for (const Id& item : items) ids.push_back(to_json(item));
+void AuditLog::write(const std::string& request, const Audit& audit) {
+  const auto [user, items] = slate_of(ordered_json::parse(request));
   const std::string line = on_one_line({{"time", seconds_since_1970()},
-                                        {"user", to_json(user)},
-                                        {"items", std::move(ids)},
+                                        {"user", user},
+                                        {"items", items},
                                         {"policy", audit.policy_c},
                                         {"log_odds", audit.full_log_odds},
                                         {"exits", audit.exits},

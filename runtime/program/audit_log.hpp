@@ -3,7 +3,6 @@
 
 #include <mutex>
 #include <string>
-#include <vector>
 
 #include "rexit/rexit.hpp"
 
@@ -18,8 +17,8 @@ class AuditLog {
   AuditLog(const AuditLog&) = delete;
   AuditLog& operator=(const AuditLog&) = delete;
 
-  // Appends a line, from any thread. Prints a warning if that fails.
-  void write(const Id& user, const std::vector<Id>& items, const Audit& audit);
+  // Appends a line, from any thread. `request`: as it was scored. Prints a warning if that fails.
+  void write(const std::string& request, const Audit& audit);
 
  private:
   const std::string path_, policy_sha256_;

@@ -19,12 +19,11 @@ struct Common {
 
 struct ScoreOptions : Common {
   std::string user, items, recent;
-  std::vector<std::string> context;  // NAME=VALUE
-  std::vector<std::string> request;  // NAME=TOKENS
+  std::vector<std::string> inputs;  // NAME=VALUE
   std::optional<std::int64_t> as_of;
   std::optional<double> deadline_ms;
   std::optional<std::uint32_t> force_exit;
-  std::size_t top_k = 0;
+  std::optional<std::size_t> top_k;
 };
 
 struct PipeOptions : Common {
@@ -36,8 +35,5 @@ struct PipeOptions : Common {
 int score(const ScoreOptions& options);
 int verify(const Common& options);
 int pipe(const PipeOptions& options);
-
-// Throws Failure unless the deadline is more than 0.
-std::int64_t deadline_us(double deadline_ms);
 
 }  // namespace rexit::program

@@ -89,11 +89,12 @@ constexpr char score_help[] = R"(  rexit-run score bundle --user 196 --items 242
 Ids that begin with - and are not numbers: --items=-a,-b.)";
 
 constexpr char pipe_help[] =
-    R"(A request has `user` and `items`, and may have `id`, `recent`, `as_of`, `context`, `request`, `top_k`, `force_exit`
-and `deadline_ms`, which counts from the moment its line was read. Its answer has its `id` and either `scores` and `stats`, as `score --json` has,
-or `error` with `status` and `message`. An invalid line is answered by an error, too. With several sessions answers come
-in the order they are ready; requests of a user go to one session, which keeps that user's prefix. The end of stdin,
-SIGTERM and SIGINT end the program, with 0, after the requests that were read.
+    R"(A request has `user` and `items`, and may have `id`, `recent`, `as_of`, `inputs`, `top_k`, `force_exit` and
+`deadline_ms`, which counts from the moment its line was read; or it has `prefix` and `candidates`, a prompt as token
+ids. Its answer is what `score --json` prints, with its `id`, or `error` with `status` and `message`. An invalid line is
+answered by an error, too. With several sessions answers come in the order they are ready; requests of a user go to one
+session, which keeps that user's prefix. The end of stdin, SIGTERM and SIGINT end the program, with 0, after the
+requests that were read.
 
   echo '{"id": 1, "user": 196, "items": [242, 302], "recent": [50, [172, false]]}' | rexit-run pipe bundle)";
 
@@ -122,11 +123,10 @@ int run(int argc, char** argv) {
             "--recent", options.recent,
             "Interactions newer than the catalog's, oldest first: ITEM or ITEM:1 for liked, ITEM:0 for not liked.");
         command.add_option("--as-of", options.as_of, "Use only interactions before this time. Default: all.");
-        command.add_option("--context", options.context, "The value of {context.NAME}, as NAME=VALUE; once for each name.")
-            ->allow_extra_args(false);
         command
-            .add_option("--request", options.request,
-                        "The token ids of {request.NAME}, as NAME=1,2,3; once for each name. This program has no tokenizer.")
+            .add_option("--input", options.inputs,
+                        "The value of {input.NAME}, as NAME=VALUE; once for each name. This program has no tokenizer: a text is "
+                        "its token ids, as NAME=[1,2,3].")
             ->allow_extra_args(false);
         command.add_option("--top-k", options.top_k, "Only the k most probable, best first. 0: all, in the order given.");
         command.add_option("--deadline-ms", options.deadline_ms, "Answer with what is known when this time has passed.");

@@ -5,8 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "rexit/rexit.hpp"
-
 namespace rexit::program {
 
 // Aligns the first column left and the others right.
@@ -20,13 +18,5 @@ std::string general(double value);
 void print_json(const nlohmann::ordered_json& value);
 // The value as a line, whatever bytes its strings contain.
 std::string on_one_line(const nlohmann::ordered_json& value);
-
-// {"known": whether the catalog has the user, "scores": […], "stats": {…}}. `items`: of the request. `depths`: of the exits, in
-// layers. `objectives`: names of several, whose probabilities each score then has by name.
-nlohmann::ordered_json answer_json(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths,
-                                   const std::vector<std::string>& objectives);
-std::vector<std::size_t> depths(const Bundle& bundle);
-// Empty if the bundle has a single objective.
-std::vector<std::string> objective_names(const Bundle& bundle);
 
 }  // namespace rexit::program

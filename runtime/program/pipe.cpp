@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -16,116 +15,41 @@
 #include "audit_log.hpp"
 #include "commands.hpp"
 #include "failure.hpp"
-#include "ids.hpp"
 #include "lines.hpp"
 #include "output.hpp"
+#include "peek.hpp"
 
 namespace rexit::program {
 
 namespace {
 
-using nlohmann::json;
 using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t max_line_bytes = std::size_t{1} << 20;
-constexpr int max_json_depth = 8;
 constexpr std::size_t queue_per_session = 4;
 
 struct Job {
+  std::string request;  // as it was read
   ordered_json id;
-  Id user;
-  std::vector<Id> items;
-  Request request;
-  std::optional<Clock::time_point> deadline;
+  std::size_t line;
+  Clock::time_point arrival;
 };
 
-ordered_json error_json(const ordered_json& id, rexit_status status, const std::string& message) {
-  return {{"id", id}, {"error", {{"status", rexit_status_name(status)}, {"message", message}}}};
-}
-
-json parse_object(const std::string& line) {
-  const auto check_depth = [](int depth, json::parse_event_t, json&) {
-    if (depth > max_json_depth) throw Failure("nested deeper than " + std::to_string(max_json_depth));
-    return true;
-  };
-  try {
-    json value = json::parse(line, check_depth);
-    if (!value.is_object()) throw Failure(std::string("a JSON object expected, this is ") + value.type_name());
-    return value;
-  } catch (const json::exception& error) {
-    const std::string text = error.what();  // "[json.exception.parse_error.101] parse error at line 1, …"
-    throw Failure("not valid JSON: " + text.substr(std::min(text.size(), text.find("] ") + 2)));
-  }
-}
-
-std::int64_t integer(const json& value, const std::string& key, std::int64_t low, std::int64_t high) {
-  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > std::uint64_t{INT64_MAX}) ||
-      value.get<std::int64_t>() < low || value.get<std::int64_t>() > high)
-    throw Failure(key + " is " + (value.is_structured() ? value.type_name() : value.dump()) + ", expected an integer from " +
-                  std::to_string(low) + " to " + std::to_string(high));
-  return value.get<std::int64_t>();
-}
-
-void check_array(const json& value, const char* key) {
-  if (!value.is_array()) throw Failure(std::string(key) + " is " + value.type_name() + ", expected an array");
-}
-
-Recent parse_recent_json(const json& value, bool strings) {
-  Recent recent;
-  check_array(value, "recent");
-  for (const json& entry : value) {
-    const bool has_verdict = entry.is_array();
-    if (has_verdict && (entry.size() != 2 || !entry[1].is_boolean()))
-      throw Failure("recent has " + entry.dump() + ", expected ITEM or [ITEM, true] or [ITEM, false]");
-    recent.emplace_back(parse_id(has_verdict ? entry[0] : entry, strings, "item"), !has_verdict || entry[1].get<bool>());
-  }
-  return recent;
-}
-
-// Throws Failure for an invalid request. A null value is the same as a missing key. `received`: when its line was read.
-std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const rexit_bundle_info& info,
-                               Clock::time_point received) {
-  const bool string_items = info.string_item_ids != 0;
-  for (const char* key : {"user", "items"})
-    if (!object.contains(key)) throw Failure(std::string("no `") + key + "`, expected `user` and `items`");
-  std::vector<Id> items;
-  check_array(object["items"], "items");
-  for (const json& item : object["items"]) items.push_back(parse_id(item, string_items, "item"));
-  if (items.empty()) throw Failure("no items given, expected at least one id");
-  const Id user = parse_id(object["user"], info.string_user_ids != 0, "user");
-  auto job = std::make_unique<Job>(Job{id, user, items, Request(user), std::nullopt});
-  job->request.items(std::move(items));
-  for (const auto& [key, value] : object.items()) {
-    if (key == "id" || key == "user" || key == "items" || value.is_null()) continue;
-    if (key == "recent") {
-      add_recent(job->request, parse_recent_json(value, string_items));
-    } else if (key == "as_of") {
-      job->request.as_of(integer(value, key, INT64_MIN, INT64_MAX));
-    } else if (key == "context") {
-      add_context(job->request, value);
-    } else if (key == "request") {
-      add_request_texts(job->request, value);
-    } else if (key == "top_k") {
-      job->request.top_k(static_cast<std::size_t>(integer(value, key, 0, INT32_MAX)));
-    } else if (key == "force_exit") {
-      job->request.force_exit(static_cast<std::uint32_t>(integer(value, key, 0, INT32_MAX)));
-    } else if (key == "deadline_ms") {
-      if (!value.is_number()) throw Failure(std::string("deadline_ms is ") + value.type_name() + ", expected a number");
-      job->deadline = received + std::chrono::microseconds(deadline_us(value.get<double>()));
-    } else {
-      throw Failure("unknown key " + on_one_line(key) +
-                    ", expected id, user, items, recent, as_of, context, request, top_k, deadline_ms or force_exit");
-    }
-  }
-  return job;
+// A request without an id is known by its line.
+std::string error_line(const ordered_json& id, std::size_t line, rexit_status status, const std::string& message) {
+  const std::string where = id.is_null() ? "line " + std::to_string(line) + ": " : "";
+  ordered_json answer;
+  if (!id.is_null()) answer["id"] = id;
+  answer["error"] = {{"status", rexit_status_name(status)}, {"message", where + message}};
+  return on_one_line(answer);
 }
 
 // Writes whole lines to stdout, from any thread. Stops at the first line that cannot be written.
 class AnswerWriter {
  public:
-  void write(const ordered_json& answer) {
-    const std::string line = on_one_line(answer) + "\n";
+  void write(std::string line) {
+    line += '\n';
     const std::lock_guard lock(mutex_);
     for (std::size_t offset = 0; offset < line.size() && error_ == 0;) {
       const ssize_t count = ::write(STDOUT_FILENO, line.data() + offset, line.size() - offset);
@@ -149,13 +73,8 @@ class AnswerWriter {
 class Worker {
  public:
   // `audits`: null: the session draws nothing.
-  Worker(const Bundle& bundle, const std::vector<std::size_t>& depths, const std::vector<std::string>& objectives,
-         const PipeOptions& options, AnswerWriter& answers, AuditLog* audits)
-      : session_(bundle, options.cache_mib << 20, 0, options.audit),
-        depths_(depths),
-        objectives_(objectives),
-        answers_(answers),
-        audits_(audits) {
+  Worker(const Bundle& bundle, const PipeOptions& options, AnswerWriter& answers, AuditLog* audits)
+      : session_(bundle, options.cache_mib << 20, 0, options.audit), answers_(answers), audits_(audits) {
     session_.warm_up();
     thread_ = std::thread([this] { work(); });
   }
@@ -201,7 +120,7 @@ class Worker {
   }
 
   void audit() try {
-    audits_->write(kept_->user, kept_->items, session_.audit());
+    audits_->write(kept_->request, session_.audit());
     kept_ = nullptr;
   } catch (const std::exception& error) {
     const auto* from_rexit = dynamic_cast<const Error*>(&error);
@@ -210,27 +129,20 @@ class Worker {
     kept_ = nullptr;
   }
 
-  ordered_json answer(Job& job) try {
+  std::string answer(const Job& job) try {
     drawn_ = false;
-    if (job.deadline) {
-      const auto left = std::chrono::duration_cast<std::chrono::microseconds>(*job.deadline - Clock::now()).count();
-      if (left <= 0) return error_json(job.id, REXIT_DEADLINE, "the deadline passed while the request waited");
-      job.request.deadline_us(left);
-    }
-    const Scores scores = session_.score(job.request);
-    drawn_ = scores.stats.draw == REXIT_DRAWN;
-    ordered_json line{{"id", job.id}};
-    line.update(answer_json(scores, job.items, depths_, objectives_));
-    return line;
+    JsonOptions options;
+    options.waited_us = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - job.arrival).count();
+    JsonAnswer answer = session_.score_json(job.request, options);
+    drawn_ = answer.stats.draw == REXIT_DRAWN;
+    return std::move(answer.text);
   } catch (const Error& error) {
-    return error_json(job.id, error.status(), error.what());
+    return error_line(job.id, job.line, error.status(), error.what());
   } catch (const std::exception& error) {
-    return error_json(job.id, REXIT_INTERNAL, error.what());
+    return error_line(job.id, job.line, REXIT_INTERNAL, error.what());
   }
 
   Session session_;
-  const std::vector<std::size_t>& depths_;
-  const std::vector<std::string>& objectives_;
   AnswerWriter& answers_;
   AuditLog* audits_;
   bool drawn_ = false;         // the last answer
@@ -261,34 +173,23 @@ int pipe(const PipeOptions& options) {
   signal(SIGPIPE, SIG_IGN);
   Lines lines(STDIN_FILENO, max_line_bytes);
   const Bundle bundle(options.bundle, options.options);
-  const rexit_bundle_info info = bundle.info();
-  const std::vector<std::size_t> layers = depths(bundle);
-  const std::vector<std::string> objectives = objective_names(bundle);
   AnswerWriter answers;
   const std::unique_ptr<AuditLog> audits = open_audit_log(options, bundle);
   std::vector<std::unique_ptr<Worker>> workers;
-  while (workers.size() < options.sessions)
-    workers.push_back(std::make_unique<Worker>(bundle, layers, objectives, options, answers, audits.get()));
-  std::fprintf(stderr, "rexit-run: serving %s, variant %s, sessions %zu\n", options.bundle.c_str(), info.variant, workers.size());
+  while (workers.size() < options.sessions) workers.push_back(std::make_unique<Worker>(bundle, options, answers, audits.get()));
+  std::fprintf(stderr, "rexit-run: serving %s, variant %s, sessions %zu\n", options.bundle.c_str(), bundle.info().variant,
+               workers.size());
 
   std::string line;
   for (Lines::Next next; (next = lines.next(line)) != Lines::Next::end;) {
-    const auto received = Clock::now();
-    ordered_json id;
-    try {
-      if (next == Lines::Next::too_long) throw Failure("longer than " + std::to_string(max_line_bytes) + " bytes");
-      if (line.find_first_not_of(" \t\r") == line.npos) continue;
-      const json object = parse_object(line);
-      if (object.contains("id")) {
-        if (object["id"].is_structured())
-          throw Failure(std::string("id is ") + object["id"].type_name() + ", expected a string or a number");
-        id = object["id"];
-      }
-      auto job = parse_job(object, id, info, received);
-      const std::size_t index = std::hash<Id>()(job->user) % workers.size();  // the session that keeps this user's prefix
-      workers[index]->push(std::move(job));
-    } catch (const Failure& failure) {
-      answers.write(error_json(id, REXIT_INVALID_ARGUMENT, "line " + std::to_string(lines.count()) + ": " + failure.what()));
+    const auto arrival = Clock::now();
+    if (next == Lines::Next::too_long) {
+      answers.write(
+          error_line({}, lines.count(), REXIT_INVALID_ARGUMENT, "longer than " + std::to_string(max_line_bytes) + " bytes"));
+    } else if (line.find_first_not_of(" \t\r") != line.npos) {
+      Peek request = peek(line);
+      const std::size_t index = request.prefix_owner % workers.size();  // the session that has this user's prefix
+      workers[index]->push(std::make_unique<Job>(Job{line, std::move(request.id), lines.count(), arrival}));
     }
   }
   workers.clear();  // waits for their answers

@@ -1,32 +1,107 @@
-#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <string_view>
 
 #include "commands.hpp"
 #include "failure.hpp"
-#include "ids.hpp"
 #include "output.hpp"
 
 namespace rexit::program {
 
 namespace {
 
-void print_report(const nlohmann::ordered_json& report, const std::vector<std::string>& objectives) {
-  const auto text = [](const nlohmann::ordered_json& id) { return id.is_string() ? id.get<std::string>() : id.dump(); };
+using nlohmann::ordered_json;
+
+std::string_view trimmed(std::string_view text) {
+  const std::size_t begin = text.find_first_not_of(" \t");
+  return begin == text.npos ? std::string_view{} : text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+}
+
+// The non-empty parts between commas.
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    if (const auto part = trimmed(std::string_view(text).substr(begin, end - begin)); !part.empty()) parts.emplace_back(part);
+    begin = end + 1;
+  }
+  return parts;
+}
+
+// What is no integer stays a string, which a catalog of integers refuses: so does 007, since two ids must never become one.
+ordered_json id_of(const std::string& text, bool strings) {
+  std::int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const bool is_integer = error == std::errc{} && end == text.data() + text.size() && std::to_string(number) == text;
+  return strings || !is_integer ? ordered_json(text) : ordered_json(number);
+}
+
+// `ITEM`, `ITEM:1` for liked, `ITEM:0` for not liked.
+ordered_json interaction_of(const std::string& text, bool strings) {
+  const std::size_t size = text.size();
+  const bool has_verdict = size >= 2 && text[size - 2] == ':' && (text[size - 1] == '0' || text[size - 1] == '1');
+  if (!has_verdict) return id_of(text, strings);
+  return {id_of(text.substr(0, size - 2), strings), text[size - 1] == '1'};
+}
+
+// Adds what `NAME=VALUE` says; a value in brackets is token ids.
+void add_input(ordered_json& inputs, const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == text.npos || equals == 0)
+    throw Failure("--input is '" + text + "', expected NAME=VALUE, as in device=tv or query=[17,4,9]");
+  const std::string name = text.substr(0, equals), value = text.substr(equals + 1);
+  if (inputs.contains(name)) throw Failure("--input has '" + name + "' twice, expected each name once");
+  ordered_json tokens = value.rfind('[', 0) == 0 ? ordered_json::parse(value, nullptr, false) : ordered_json();
+  inputs[name] = tokens.is_array() ? tokens : ordered_json(value);
+}
+
+ordered_json request_of(const ScoreOptions& options, const rexit_bundle_info& info) {
+  const bool strings = info.string_item_ids != 0;
+  ordered_json request{{"user", id_of(options.user, info.string_user_ids != 0)}, {"items", ordered_json::array()}};
+  for (const std::string& item : split(options.items)) request["items"].push_back(id_of(item, strings));
+  for (const std::string& text : split(options.recent)) request["recent"].push_back(interaction_of(text, strings));
+  for (const std::string& text : options.inputs) add_input(request["inputs"], text);
+  if (options.as_of) request["as_of"] = *options.as_of;
+  if (options.top_k) request["top_k"] = *options.top_k;
+  if (options.force_exit) request["force_exit"] = *options.force_exit;
+  if (options.deadline_ms) {
+    if (!std::isfinite(*options.deadline_ms))  // JSON has no such number
+      throw Failure("deadline_ms is " + general(*options.deadline_ms) + ", expected a number above 0 and at most 1e12");
+    request["deadline_ms"] = *options.deadline_ms;
+  }
+  return request;
+}
+
+std::vector<std::string> objective_names(const ordered_json& scores) {
+  std::vector<std::string> names;
+  for (const ordered_json& row : scores) {
+    if (!row.contains("objectives") || row["objectives"].is_null()) continue;
+    for (const auto& [name, value] : row["objectives"].items()) names.push_back(name);
+    break;
+  }
+  return names;
+}
+
+std::string text_of(const ordered_json& id) { return id.is_string() ? id.get<std::string>() : id.dump(); }
+
+void print_report(const ordered_json& report) {
+  const std::vector<std::string> objectives = objective_names(report["scores"]);
   std::vector<std::vector<std::string>> rows;
   for (const auto& row : report["scores"]) {
     if (row["exit"].is_null()) {
-      rows.push_back({text(row["item"]), "", "", "none (deadline)", "0"});
+      rows.push_back({text_of(row["item"]), "", "", "none (deadline)", "0"});
       rows.back().resize(rows.back().size() + objectives.size());
       continue;
     }
-    rows.push_back({text(row["item"]), fixed(row["probability"], 4), (row["log_odds"] < 0 ? "" : "+") + fixed(row["log_odds"], 4),
+    rows.push_back({text_of(row["item"]), fixed(row["probability"], 4),
+                    (row["log_odds"] < 0 ? "" : "+") + fixed(row["log_odds"], 4),
                     row["exit"].dump() + (row["cut_short"] ? " (deadline)" : ""), row["layers"].dump()});
     for (const std::string& name : objectives) rows.back().push_back(fixed(row["objectives"][name], 4));
   }
   std::vector<std::string> columns = {"item", "probability", "log-odds", "exit", "layers"};
   columns.insert(columns.end(), objectives.begin(), objectives.end());
-  print_table("User " + text(report["user"]) + ", " + report["variant"].get<std::string>(), columns, rows);
+  print_table("User " + text_of(report["user"]) + ", " + report["variant"].get<std::string>(), columns, rows);
   const auto& stats = report["stats"];
   const auto ms = [&](const char* name, int digits) { return fixed(stats[name].get<double>() / 1000, digits); };
   std::printf("%s ms: retrieval %s, prefix %s (%s tokens), slate %s (%s tokens)\n", ms("total_us", 1).c_str(),
@@ -36,41 +111,18 @@ void print_report(const nlohmann::ordered_json& report, const std::vector<std::s
 
 }  // namespace
 
-std::int64_t deadline_us(double deadline_ms) {
-  constexpr double max_ms = 1e12;
-  if (!(deadline_ms > 0 && deadline_ms <= max_ms))
-    throw Failure("deadline_ms is " + general(deadline_ms) + ", expected more than 0 and at most 1e12");
-  return std::max<std::int64_t>(1, std::llround(deadline_ms * 1000));
-}
-
 int score(const ScoreOptions& options) {
   const Bundle bundle(options.bundle, options.options);
-  const rexit_bundle_info info = bundle.info();
-  const bool strings = info.string_item_ids != 0;
-  const Id user = parse_id(options.user, info.string_user_ids != 0, "user");
-  const std::vector<Id> items = parse_ids(options.items, strings, "item");
-  const Recent recent = parse_recent(options.recent, strings);
-
-  Request request(user);
-  request.items(items).top_k(options.top_k);
-  add_recent(request, recent);
-  if (options.as_of) request.as_of(*options.as_of);
-  for (const std::string& text : options.context) add_context(request, text);
-  for (const std::string& text : options.request) add_request_text(request, text);
-  if (options.force_exit) request.force_exit(*options.force_exit);
-  if (options.deadline_ms) request.deadline_us(deadline_us(*options.deadline_ms));
-  const std::vector<std::string> objectives = objective_names(bundle);
-
-  const Scores scores = Session(bundle).score(request);
-  if (scores.stats.known_user == 0)
-    std::fprintf(stderr, "rexit-run: user %s is not in the catalog: %s\n", quote_id(user).c_str(),
-                 recent.empty() ? "scored without any history" : "placed by --recent alone");
-  nlohmann::ordered_json report{{"user", to_json(user)}, {"variant", info.variant}};
-  report.update(answer_json(scores, items, depths(bundle), objectives));
+  const std::string answer = Session(bundle).score_json(on_one_line(request_of(options, bundle.info()))).text;
+  const ordered_json report = ordered_json::parse(answer);
+  if (!report["known"].get<bool>())
+    std::fprintf(stderr, "rexit-run: user %s is not in the catalog: %s\n",
+                 report["user"].is_string() ? ("'" + text_of(report["user"]) + "'").c_str() : text_of(report["user"]).c_str(),
+                 options.recent.empty() ? "scored without any history" : "placed by --recent alone");
   if (options.json) {
-    print_json(report);
+    std::puts(answer.c_str());
   } else {
-    print_report(report, objectives);
+    print_report(report);
   }
   return 0;
 }
