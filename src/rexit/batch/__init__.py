@@ -1,7 +1,8 @@
 """Batch scoring: any number of pairs, in constant memory, by a run that can be killed and resumed.
 
-    pairs.py       files → batches of rows → checked records
-    work.py        OUT.partial: the plan, the pairs partitioned by user, the scores so far
+    pairs.py       files → batches of rows
+    records.py     rows → checked records
+    work.py        OUT.partial: the plan, the records partitioned by user, the scores so far
     partition.py   one partition → its scores
     engine.py      one session in this process
     ray_engine.py  a session in each of Ray's workers

@@ -29,14 +29,19 @@ ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of the columns that scoring reads. as_of: None: `as_of`, if the files have such a column. context, request: the
-    columns of contexts and request texts, by name; of others the column of their own name, if there is one."""
+    """Names of the columns that scoring reads.
+
+    Attributes:
+        user: The column of users.
+        item: The column of items.
+        as_of: The column of times; None: `as_of`, if the files have it.
+        inputs: The columns of inputs, by input name. Another input has the column of its own name, if the files have it.
+    """
 
     user: str = "user_id"
     item: str = "item_id"
     as_of: str | None = None
-    context: Mapping[str, str] = field(default_factory=dict)
-    request: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,36 +103,33 @@ class Batch:
 
 @dataclass(frozen=True)
 class PairFiles:
-    """One file of pairs, or the files of a folder in the order of their names. All have one format and the same columns."""
+    """One file of pairs, or the files of a folder in the order of their names. All have one format and the same columns.
+
+    Attributes:
+        place: The file or folder.
+        files: The files.
+        header: Names of all columns.
+        columns: Names of the columns that scoring reads.
+        time: The column of times; None: there is none.
+        inputs: The columns of inputs, by input name.
+    """
 
     place: Path
     files: tuple[Path, ...]
     header: tuple[str, ...]
     columns: ColumnNames
     time: str | None
-    """The column of times; None: there is none."""
-    contexts: Mapping[str, str]
-    """The columns of contexts, by their names."""
-    texts: Mapping[str, str]
-    """The columns of request texts, by their names."""
+    inputs: Mapping[str, str]
 
     @classmethod
-    def find(
-        cls,
-        place: Path,
-        columns: ColumnNames,
-        added: Sequence[str],
-        contexts: Sequence[str] = (),
-        texts: Sequence[str] = (),
-    ) -> PairFiles:
+    def find(cls, place: Path, columns: ColumnNames, added: Sequence[str], inputs: Sequence[str] = ()) -> PairFiles:
         """Finds the files.
 
         Args:
             place: A file, or a folder.
             columns: Names of the columns.
             added: Columns that the files must not have.
-            contexts: Names of the contexts that prompts place.
-            texts: Names of the request texts that prompts place.
+            inputs: Names of the prompt's inputs.
 
         Raises:
             InputError: There is no such file, a column is missing, or the files differ.
@@ -149,11 +151,8 @@ class PairFiles:
                 _check_types(path, columns, time)
             if (other := _header(path)) != header:
                 raise InputError(f"{path}: has the columns {', '.join(other)}; {files[0].name} has {', '.join(header)}")
-        context_columns, text_columns = (
-            {name: column for name in names if (column := named.get(name, name)) in header}
-            for names, named in ((contexts, columns.context), (texts, columns.request))
-        )
-        return cls(place, files, header, columns, time if time in header else None, context_columns, text_columns)
+        input_columns = {name: column for name in inputs if (column := columns.inputs.get(name, name)) in header}
+        return cls(place, files, header, columns, time if time in header else None, input_columns)
 
     def identity(self) -> list[list[Any]]:
         """Returns paths, sizes and times of the files: these change when a file is written anew."""
@@ -287,8 +286,7 @@ def _not_parquet(path: Path, exc: Exception) -> InputError:
 
 def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
     named = {"user": columns.user, "item": columns.item, "as_of": columns.as_of}
-    named |= {f"context.{name}": column for name, column in columns.context.items()}
-    named |= {f"request.{name}": column for name, column in columns.request.items()}
+    named |= {f"input.{name}": column for name, column in columns.inputs.items()}
     missing = [f"{name!r} (--column {role}=NAME)" for role, name in named.items() if name is not None and name not in header]
     if missing:
         raise InputError(f"{path}: no column{'s' * (len(missing) > 1)} {' and '.join(missing)}, it has: {', '.join(header)}")

@@ -1,8 +1,8 @@
 """One partition of the pairs: its slates are scored one after the other.
 
-1. A slate is the rows of one user, one time, one context and one set of request texts, in the order of the file.
-2. A user's slates follow one another by time, then by context, then by request texts. The first begins with an empty prefix
-   cache, so scores depend on nothing else.
+1. A slate is the rows with the same user, time and inputs, in the order of the file.
+2. A user's slates follow one another by time, then by inputs. The first begins with an empty prefix cache, so scores depend on
+   nothing else.
 3. A slate with a prompt that is too long is recorded. Any other failure ends the run.
 """
 
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.batch.records import input_values
 from rexit.batch.work import SCORE
 from rexit.errors import RexitError
+from rexit.request import Request
 
 if TYPE_CHECKING:
     from rexit.bundle import Catalog, Id
@@ -55,7 +57,7 @@ def score_partition(
         session: Its cache is cleared.
         catalog: The session's catalog.
         unknown: Users that the catalog does not have, by their numbers in the pairs.
-        pairs: Records of `catalog_pair_type`.
+        pairs: Records of `pair_type`.
         scoring: How slates are scored.
         advance: Called with the number of pairs of each finished slate.
 
@@ -73,12 +75,12 @@ def score_partition(
             last_user = user
         user_id = catalog.users.id(user) if user >= 0 else unknown[-1 - user]
         as_of = int(slate["time"][0]) if scoring.timed else None
-        context = catalog.contexts.values(slate["context"][0])
-        request = _request(catalog, slate["request"][0])
+        request = Request(
+            user_id, catalog.items.take(slate["item"]), as_of=as_of, inputs=input_values(catalog.inputs, slate["inputs"][0])
+        )
         slates += 1
         try:
-            items = catalog.items.take(slate["item"])
-            scores = session.score(user_id, items, as_of=as_of, context=context, request=request, top_k=scoring.top_k)
+            scores = session.score(request, top_k=scoring.top_k)
         except RexitError as exc:
             if exc.status != "REXIT_TOO_LONG":
                 raise
@@ -94,19 +96,12 @@ def score_partition(
 
 def _slates(pairs: NDArray[Any]) -> Iterator[NDArray[np.int64]]:
     """Yields the places of each slate's rows."""
-    requests = np.unique(pairs["request"], axis=0, return_inverse=True)[1].ravel() if pairs["request"].size else pairs["time"]
-    order = np.lexsort((requests, *pairs["context"].T, pairs["time"], pairs["user"]))
-    users, times, contexts = (pairs[name][order] for name in ("user", "time", "context"))
-    changes = (users[1:] != users[:-1]) | (times[1:] != times[:-1]) | (contexts[1:] != contexts[:-1]).any(1)
-    starts = np.flatnonzero(changes | (np.diff(requests[order]) != 0)) + 1
-    yield from np.split(order, starts)
-
-
-def _request(catalog: Catalog, tokens: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:
-    """The request texts of a pair's record, by name."""
-    ends = np.cumsum([text.limit for text in catalog.request_texts.entries])[:-1]
-    texts = np.split(tokens, ends) if len(catalog.request_texts) else []
-    return catalog.request_texts.by_name([text[text >= 0] for text in texts])
+    width = pairs["inputs"].shape[1]
+    inputs = np.unique(pairs["inputs"], axis=0, return_inverse=True)[1].ravel() if width else np.zeros(len(pairs), np.int64)
+    keys = np.stack([pairs["user"], pairs["time"], inputs])
+    order = np.lexsort(keys[::-1])
+    changes = (np.diff(keys[:, order]) != 0).any(0)
+    yield from np.split(order, np.flatnonzero(changes) + 1)
 
 
 def _records(rows: NDArray[np.int64], scores: Scores) -> NDArray[Any]:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from rexit import ray_cluster
 from rexit.batch.engine import Advance, Digests, Opening, open_session
 from rexit.batch.partition import Scored, Scoring, score_partition
-from rexit.batch.work import SCORE, Plan, Work, catalog_pair_type
+from rexit.batch.records import pair_type
+from rexit.batch.work import SCORE, Plan, Work
 from rexit.bundle import Catalog
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ class Worker:
         return open_session(Path(self._path), self._variant, self._digests, threads=self._threads)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
-        """Scores the one partition in a batch: its `bytes` (records of `catalog_pair_type`) and `path`."""
+        """Scores the one partition in a batch: its `bytes` (records of `pair_type`) and `path`."""
         session, catalog = self._opened
-        pairs = np.frombuffer(batch["bytes"][0], catalog_pair_type(catalog))
+        pairs = np.frombuffer(batch["bytes"][0], pair_type(catalog.inputs))
         scores, summary = score_partition(session, catalog, self._unknown, pairs, self._scoring)
         partition = int(Path(batch["path"][0]).name.removeprefix("pairs-"))
         return {"partition": [partition], "scores": [scores.tobytes()], "summary": [json.dumps(summary)]}

@@ -21,10 +21,10 @@ from rexit.batch.engine import Engine, Opening
 from rexit.batch.output import COLUMNS, Output
 from rexit.batch.pairs import OUTPUTS, ColumnNames, PairFiles, check_format
 from rexit.batch.partition import Scoring
+from rexit.batch.records import PairReader
 from rexit.batch.work import Plan, Work
 from rexit.bundle import Id, check_writable
-from rexit.bundle.context import Value
-from rexit.bundle.request_text import Text
+from rexit.bundle.inputs import Value
 from rexit.errors import InputError
 from rexit.progress import Progress, silent
 
@@ -39,8 +39,7 @@ class BatchOptions:
         columns: Names of the columns.
         as_of: The time of every row, if the files have no column of times; None: no time.
         top_k: Rows of a slate that are kept, best first; 0: all, in their order.
-        context: The context of every row, values by name, for names that have no column.
-        request: The request texts of every row, by name, likewise.
+        inputs: Values for every row, by input name, for inputs without a column.
     """
 
     pairs: Path
@@ -48,8 +47,7 @@ class BatchOptions:
     columns: ColumnNames
     as_of: int | None
     top_k: int = 0
-    context: Mapping[str, Value] = field(default_factory=dict)
-    request: Mapping[str, Text] = field(default_factory=dict)
+    inputs: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,21 +111,18 @@ def score_files(
     """
     begin = time.perf_counter()
     bundle, out = opening.bundle, options.out
-    placed = bundle.catalog.contexts.names, bundle.catalog.request_texts.names
-    files = PairFiles.find(options.pairs, options.columns, tuple(COLUMNS), *placed)
+    files = PairFiles.find(options.pairs, options.columns, tuple(COLUMNS), bundle.catalog.inputs.names)
     if files.time is not None and options.as_of is not None:
         raise InputError(f"--as-of and the column {files.time!r} of {files.place} both give a time, expected one")
-    if both := [name for name in options.context if name in files.contexts]:
-        raise InputError(f"--context {both[0]} and the column {files.contexts[both[0]]!r} of {files.place}, expected one")
-    if both := [name for name in options.request if name in files.texts]:
-        raise InputError(f"--request {both[0]} and the column {files.texts[both[0]]!r} of {files.place}, expected one")
+    if both := [name for name in options.inputs if name in files.inputs]:
+        raise InputError(f"--input {both[0]} and the column {files.inputs[both[0]]!r} of {files.place}, expected one")
     _check_out(out, files)
     identity = _identity(opening, options, files)
     with Work.opened(out) as work:
         with _removed_without_a_plan(work):
-            plan = work.plan(identity) or work.split(
-                files, bundle, options.as_of, options.context, options.request, identity, progress
-            )
+            plan = work.plan(identity)
+            if plan is None:
+                plan = work.split(PairReader(files, bundle, options.as_of, options.inputs), identity, progress)
         try:
             stored = work.scored()
             resumed = sum(summary["pairs"] for summary in work.summaries())
@@ -181,12 +176,11 @@ def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict
         **opening.digests,
         "pairs": files.identity(),
         "columns": [files.columns.user, files.columns.item, files.time],
-        "columns of contexts": dict(files.contexts),
+        "columns of inputs": dict(files.inputs),
         "--as-of": options.as_of,
-        "--context": dict(options.context),
-        "columns of request texts": dict(files.texts),
-        "--request": {
-            name: text if isinstance(text, str) else [int(token) for token in text] for name, text in options.request.items()
+        "--input": {
+            name: value if isinstance(value, str | int | float) else [int(token) for token in value]
+            for name, value in options.inputs.items()
         },
         "--top-k": options.top_k,
     }

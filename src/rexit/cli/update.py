@@ -10,7 +10,7 @@ import typer
 from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
-from rexit.cli.index import print_repeats
+from rexit.cli.show.catalog import print_repeats
 
 
 def update(

@@ -4,7 +4,9 @@ help.py      how a command's help looks
 output.py    results to stdout, progress and errors to stderr
 tables.py    tables that fit the terminal
 options.py   options that several commands have
-named.py     options of the form NAME=VALUE: --column, --context, --request
+named.py     options of the form NAME=VALUE: --column, --input
 as_of.py     --as-of
+slate.py     the request of one slate
+weights.py   weights of several objectives
 extras.py    which of rexit's extras brings a missing module
 """

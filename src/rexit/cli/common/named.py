@@ -1,4 +1,4 @@
-"""Options of the form NAME=VALUE, once for each name: `--column`, `--context`, `--request`."""
+"""Options of the form NAME=VALUE, once for each name: `--column`, `--input`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ import typer
 from rexit.errors import InputError
 
 if TYPE_CHECKING:
-    from rexit.bundle.context import Contexts, Value
-    from rexit.bundle.request_text import RequestTexts, Text
+    from rexit.bundle.inputs import Inputs, Value
 
-ContextOption = Annotated[
+InputOption = Annotated[
     list[str] | None,
-    typer.Option(help="NAME=VALUE of the template's `{context.NAME}`."),
-]
-RequestOption = Annotated[
-    list[str] | None,
-    typer.Option(help="NAME=TEXT of the template's `{request.NAME}`."),
+    typer.Option("--input", help="NAME=VALUE of the template's `{input.NAME}`."),
 ]
 
 
@@ -46,16 +41,9 @@ def parse_columns(entries: Sequence[str] | None, roles: Iterable[str]) -> dict[s
     return columns
 
 
-def parse_context(texts: Sequence[str] | None, contexts: Contexts) -> dict[str, Value]:
-    """Returns the values of `--context` by name. Raises InputError, as `parse_named` does, and for a name that prompts do not
-    place."""
-    values: dict[str, Value] = {**parse_named(texts, "--context", "device=tv")}
-    contexts.check_names(values)
-    return values
-
-
-def parse_request(texts: Sequence[str] | None, known: RequestTexts) -> dict[str, Text]:
-    """Returns the values of `--request` by name. Raises InputError, as `parse_context` does."""
-    values: dict[str, Text] = {**parse_named(texts, "--request", "query=red shoes")}
-    known.check_names(values)
+def parse_inputs(entries: Sequence[str] | None, inputs: Inputs) -> dict[str, Value]:
+    """Returns the values of `--input` by name. Raises InputError, as `parse_named` does, and for a name that the prompt does not
+    have."""
+    values: dict[str, Value] = {**parse_named(entries, "--input", "device=tv")}
+    inputs.check_names(values)
     return values
