@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.context import Contexts
 from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_requires, check_sizes, digest, read_json
+from rexit.bundle.inputs import Inputs
 from rexit.bundle.labels import COLUMN, UNKNOWN, labels_of, objectives_of
 from rexit.bundle.objectives import OBJECTIVES
 from rexit.bundle.program import program_digest
@@ -285,6 +286,11 @@ class Catalog:
     def vector_ids(self) -> VectorIds | None:
         """The ids that stand for vectors in prompts; None if prompts are text only."""
         return VectorIds.of(self.info, f"{self.path}/catalog.json")
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What a request says for the prompt. Raises BundleError."""
+        return Inputs.of(self.info, f"{self.path}/catalog.json")
 
     @cached_property
     def contexts(self) -> Contexts:

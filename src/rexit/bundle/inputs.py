@@ -1,0 +1,365 @@
+"""Inputs: what a request says for each `{input.NAME}` of a template, and its encoding.
+
+Rules
+1. An input is of one kind: a list of values, bins of numbers (bin i holds bins[i] <= number < bins[i + 1]), or a text.
+2. Every value becomes codes, int32: a value its number, a number its bin's, a text its token ids. A missing value has none.
+3. A whole number below 2^53 matches the value that is written like it: 13 and 13.0 are "13". For bins, a text in decimal syntax
+   is the number it spells.
+4. A missing value is refused, and so is one outside the values or bins; an optional input takes both as missing.
+5. A text with too many tokens, a bad token id and a value of a wrong type are always refused. A text is never cut.
+6. A text's tokens are in the prompt as they are. `spaced`: the space before the placeholder belongs to the text's tokens.
+
+A kind is an encoder of this module. What surrounds it knows codes only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral, Real
+from typing import Annotated, Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.typed import Name, short, to_json, typed
+from rexit.errors import BundleError, InputError
+
+MAX_VALUES = 4096
+"""Maximum number of values, and of bins."""
+MAX_TOKENS = 4096
+"""Maximum of `max_tokens`."""
+COLUMN = "input."
+"""Begins an input's placeholder, and the name of its column in a catalog's splits."""
+
+Codes = NDArray[np.int32]
+Value = str | int | float | Sequence[int] | NDArray[Any]
+"""A value as a caller passes it: a text, a number, or token ids."""
+Tokenize = Callable[[str, bool], Sequence[int]]
+"""Returns a text's token ids. The second argument is the input's `spaced`."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_MAX_EXACT = 1 << 53
+_MAX_LISTED = 10
+_MAX_BITS = 1023
+"""Integers with more bits are beyond float64."""
+
+
+class _Encoder(Protocol):
+    """A kind of inputs."""
+
+    @property
+    def max_codes(self) -> int:
+        """Maximum number of codes of a value."""
+
+    @property
+    def words(self) -> tuple[str, ...] | None:
+        """The text of each code in a prompt, unless the template has words; None: codes are token ids."""
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, for messages."""
+
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None) -> Sequence[int]:
+        """Returns a value's codes; none if it is unknown. Raises InputError if it is always refused."""
+
+    def decode(self, codes: list[int]) -> Value:
+        """Returns a value with these codes, at least one. Raises LookupError if there is none."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    values: tuple[str, ...]
+    max_codes: int = 1
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.values
+
+    @property
+    def expected(self) -> str:
+        more = ", …" if len(self.values) > _MAX_LISTED else ""
+        return f"one of {', '.join(self.values[:_MAX_LISTED])}{more}"
+
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None) -> Sequence[int]:
+        if not isinstance(value, str):
+            number = _to_number(value, where, self.expected)
+            if not abs(number) < _MAX_EXACT or not number.is_integer():
+                return []
+            value = str(int(number))
+        return [self._codes[value]] if value in self._codes else []
+
+    def decode(self, codes: list[int]) -> Value:
+        (code,) = codes
+        return self.values[code]
+
+    @cached_property
+    def _codes(self) -> dict[str, int]:
+        return {value: code for code, value in enumerate(self.values)}
+
+
+@dataclass(frozen=True)
+class _Bins:
+    edges: tuple[float, ...]
+    max_codes: int = 1
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(str(edge) for edge in self.edges[:-1])
+
+    @property
+    def expected(self) -> str:
+        return f"a number from {self.edges[0]:g} to below {self.edges[-1]:g}"
+
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None) -> Sequence[int]:
+        if isinstance(value, str):
+            number = float(value) if _NUMBER.fullmatch(value) else np.nan
+        else:
+            number = _to_number(value, where, self.expected)
+        if not self.edges[0] <= number < self.edges[-1]:  # false for NaN
+            return []
+        return [int(np.searchsorted(self.edges, number, "right")) - 1]
+
+    def decode(self, codes: list[int]) -> Value:
+        (code,) = codes
+        return self.edges[:-1][code]
+
+
+@dataclass(frozen=True)
+class _Text:
+    max_codes: int
+    spaced: bool
+    words: None = None
+
+    @property
+    def expected(self) -> str:
+        return f"at most {self.max_codes} tokens"
+
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None) -> Sequence[int]:
+        if isinstance(value, str):
+            if tokenize is None:
+                raise InputError(
+                    f"{where} is a text, and the bundle has no tokenizer.json: pass token ids, or `rexit export --with-tokenizer`"
+                )
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InputError(f"{where} is {short(value)}: UTF-8 cannot hold it") from None
+            value = tokenize(value, self.spaced)
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            raise InputError(f"{where} is {short(value)}, expected a text or token ids")
+        if len(value) > self.max_codes:
+            raise InputError(f"{where} has {len(value)} tokens, expected at most {self.max_codes}")
+        for n, token in enumerate(value):
+            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= int(token) < 1 << 31:
+                raise InputError(f"{where}[{n}] is {short(token)}, expected a token id")
+        return value
+
+    def decode(self, codes: list[int]) -> Value:
+        if len(codes) > self.max_codes:
+            raise LookupError
+        return np.array(codes, np.int32)
+
+
+def _to_number(value: Any, where: str, expected: str) -> float:
+    """Returns a number as float64. Raises InputError for another type."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{where} is {short(value)}, expected {expected}")
+    return float(value)
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
+    """One input.
+
+    Attributes:
+        name: NAME of `{input.NAME}`.
+        values: Its values; empty for another kind.
+        bins: Ascending edges of its bins; empty for another kind.
+        max_tokens: Maximum number of tokens of a text; None for another kind.
+        spaced: Whether a text begins with a space before it is tokenized.
+        optional: Whether a value may be missing.
+    """
+
+    name: Name
+    values: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_VALUES)] = ()
+    bins: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_VALUES + 1)] = ()
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] | None = None
+    spaced: bool = False
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        if [bool(self.values), bool(self.bins), self.max_tokens is not None].count(True) != 1:
+            raise ValueError("expected one of `values`, `bins` and `max_tokens`")
+        if self.spaced and self.max_tokens is None:
+            raise ValueError("`spaced` is only for an input with `max_tokens`")
+        if len(set(self.values)) != len(self.values):
+            twice = next(value for value in self.values if self.values.count(value) > 1)
+            raise ValueError(f"values: `{twice}` appears twice")
+        if len(self.bins) == 1 or list(self.bins) != sorted(set(self.bins)):
+            raise ValueError(f"bins: expected 2 to {MAX_VALUES + 1} ascending numbers")
+
+    @cached_property
+    def _encoder(self) -> _Encoder:
+        if self.values:
+            return _Values(self.values)
+        if self.bins:
+            return _Bins(self.bins)
+        assert self.max_tokens is not None
+        return _Text(self.max_tokens, self.spaced)
+
+    @property
+    def kind(self) -> str:
+        """The key that says its kind: `values`, `bins` or `max_tokens`."""
+        return "values" if self.values else "bins" if self.bins else "max_tokens"
+
+    @property
+    def max_codes(self) -> int:
+        """Maximum number of codes of a value."""
+        return self._encoder.max_codes
+
+    @property
+    def words(self) -> tuple[str, ...] | None:
+        """The text of each code in a prompt, unless the template has words; None: codes are token ids."""
+        return self._encoder.words
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, for messages."""
+        return self._encoder.expected
+
+    def encode(self, value: Value | None, tokenize: Tokenize | None = None) -> Codes:
+        """Returns a value's codes, int32 [at most max_codes]; none if it is missing.
+
+        Args:
+            value: None: the request leaves it out.
+            tokenize: For a text that is not token ids already.
+
+        Raises:
+            InputError: The value is refused.
+        """
+        where = f"inputs.{self.name}"
+        plain = value.tolist() if isinstance(value, np.ndarray) else value
+        if isinstance(plain, int) and plain.bit_length() > _MAX_BITS:
+            plain = np.inf
+        codes = [] if plain is None else self._encoder.encode(plain, where, tokenize)
+        if not len(codes) and not self.optional:
+            unknown = plain is not None and self.words is not None
+            raise InputError(f"{where} is {short(plain) if unknown else 'missing'}, expected {self.expected}")
+        return np.array(codes, np.int32)
+
+    def decode(self, codes: Codes) -> Value | None:
+        """Returns a value with these codes, as `Session.score` takes it; None if it is missing. Raises BundleError if there is
+        none."""
+        if not len(codes) and self.optional:
+            return None
+        try:
+            if not len(codes) or min(codes) < 0:
+                raise LookupError
+            return self._encoder.decode(codes.tolist())
+        except (LookupError, ValueError):
+            raise BundleError(f"inputs.{self.name} has the codes {short(codes.tolist())}, expected {self.expected}") from None
+
+    @property
+    def example(self) -> Value:
+        """A value for measurements on made-up requests: the first one, or a text of half the maximum, whose tokens are all 0."""
+        codes = np.zeros(1 if self.words else (self.max_codes + 1) // 2, np.int32)
+        return self._encoder.decode(codes.tolist())
+
+    def to_json(self) -> dict[str, Any]:
+        """The input as `prompt.inputs` of catalog.json lists it."""
+        return to_json(self)
+
+
+class _Op(msgspec.Struct, frozen=True):
+    """An op that places an input."""
+
+    name: Name
+    pieces: tuple[int, ...] | None = None
+    missing: int | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a prompt program, in the order of their first places. Empty if it has none."""
+
+    entries: tuple[Input, ...] = ()
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any], where: str) -> Inputs:
+        """Reads catalog.json. Raises BundleError, which names the file `where`."""
+        prompt = info["prompt"]
+        entries = typed(prompt.get("inputs") or [], tuple[Input, ...], where, at="prompt inputs")
+        inputs = {entry.name: entry for entry in entries}
+        placed = []
+        for part in ("prefix", "candidate"):
+            for n, value in enumerate(prompt.get(part, [])):
+                if value["op"] != "input":
+                    continue
+                at = f"prompt {part}[{n}]"
+                op = typed(value, _Op, where, at=at)
+                placed.append(op.name)
+                if op.name in inputs and (problem := _op_problem(op, inputs[op.name])):
+                    raise BundleError(f"{where}: {at}: {problem}")
+        if list(dict.fromkeys(placed)) != [entry.name for entry in entries]:
+            raise BundleError(
+                f"{where}: prompt inputs: lists {[entry.name for entry in entries]}, its ops place {list(dict.fromkeys(placed))}"
+            )
+        return cls(entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def names(self) -> list[str]:
+        """The inputs' names."""
+        return [entry.name for entry in self.entries]
+
+    @property
+    def width(self) -> int:
+        """Maximum number of codes of a request."""
+        return sum(entry.max_codes for entry in self.entries)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises InputError for a name that prompts do not place."""
+        for name in names:
+            if name not in self.names:
+                known = f"it has: {', '.join(self.names)}" if self.entries else "it has none"
+                raise InputError(f"inputs.{name}: the prompt has no such input, {known}")
+
+    def encode(self, values: Mapping[str, Value] | None, tokenize: Tokenize | None = None) -> tuple[Codes, ...]:
+        """Returns the codes of a request's values, in the order of the inputs.
+
+        Args:
+            values: By name.
+            tokenize: As in `Input.encode`.
+
+        Raises:
+            InputError: A name is unknown, or a value is refused.
+        """
+        values = values or {}
+        self.check_names(values)
+        return tuple(entry.encode(values.get(entry.name), tokenize) for entry in self.entries)
+
+    def decode(self, codes: Sequence[Codes]) -> dict[str, Value]:
+        """Returns the values with these codes by name, as `Session.score` takes them, without missing ones. Raises BundleError if
+        there are none."""
+        if len(codes) != len(self.entries):
+            raise BundleError(f"{len(codes)} inputs, the prompt has {len(self.entries)}")
+        pairs = [(entry.name, entry.decode(part)) for entry, part in zip(self.entries, codes, strict=True)]
+        return {name: value for name, value in pairs if value is not None}
+
+    def example(self) -> dict[str, Value]:
+        """Returns an example of each value."""
+        return {entry.name: entry.example for entry in self.entries}
+
+
+def _op_problem(op: _Op, entry: Input) -> str | None:
+    if entry.optional != (op.missing is not None):
+        return f"`missing` is {op.missing}, the input `{op.name}` is {'optional' if entry.optional else 'not optional'}"
+    count, expected = (None if pieces is None else len(pieces) for pieces in (op.pieces, entry.words))
+    if count != expected:
+        return f"pieces: has {count or 'none'}, expected {expected or 'none'}"
+    return None

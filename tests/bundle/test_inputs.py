@@ -1,0 +1,203 @@
+"""Inputs: the codes of values, which values are refused, and catalogs that describe no inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rexit.bundle.inputs import Input, Inputs
+from rexit.errors import BundleError, InputError
+
+DEVICE = Input(name="device", values=("tv", "phone", "7"))
+HOUR = Input(name="hour", bins=(0, 6, 18.5, 24), optional=True)
+QUERY = Input(name="query", max_tokens=6, spaced=True)
+NOTE = Input(name="note", max_tokens=3, optional=True)
+INPUTS = Inputs((DEVICE, HOUR, QUERY, NOTE))
+
+
+def optional(entry: Input) -> Input:
+    return Input(name=entry.name, values=entry.values, bins=entry.bins, max_tokens=entry.max_tokens, optional=True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "code"),
+    [
+        (DEVICE, "tv", 0),
+        (DEVICE, 7, 2),
+        (DEVICE, 7.0, 2),
+        (DEVICE, np.int64(7), 2),
+        (DEVICE, np.float32(7), 2),
+        (DEVICE, 7.5, None),
+        (DEVICE, "TV", None),
+        (DEVICE, "07", None),
+        (DEVICE, "", None),
+        (Input(name="id", values=(str(2**53), "0")), 2**53, None),
+        (Input(name="id", values=(str(2**53), "0")), -0.0, 1),
+        (HOUR, 0, 0),
+        (HOUR, 5.99, 0),
+        (HOUR, 6, 1),
+        (HOUR, "18.5", 2),
+        (HOUR, "+.1e1", 0),
+        (HOUR, 24, None),
+        (HOUR, -1, None),
+        (HOUR, float("nan"), None),
+        (HOUR, float("inf"), None),
+        (HOUR, 10**400, None),
+        pytest.param(DEVICE, 10**5000, None, id="an integer of more digits than Python prints"),
+        *((HOUR, text, None) for text in ("noon", "", "1_0", "٣", " 5", "5 ", "inf", "nan", "0x10", "1e", "1e400", ".")),
+    ],
+)
+def test_codes_of_values_and_bins(entry: Input, value: Any, code: int | None) -> None:
+    assert optional(entry).encode(value).tolist() == ([] if code is None else [code])
+
+
+def test_codes_of_a_text() -> None:
+    def tokenize(text: str, spaced: bool) -> list[int]:
+        return [int(spaced), *map(ord, text)] if text else []
+
+    assert QUERY.encode("ab", tokenize).tolist() == [1, 97, 98]
+    assert NOTE.encode("", tokenize).tolist() == NOTE.encode([]).tolist() == NOTE.encode(None).tolist() == []
+    assert NOTE.encode(np.array([4, 5])).tolist() == NOTE.encode([4, 5]).tolist() == [4, 5]
+    assert NOTE.encode([]).dtype == np.int32
+    with pytest.raises(InputError, match=r"inputs\.query is '\\ud800': UTF-8 cannot hold it"):
+        QUERY.encode("\ud800", tokenize)
+
+
+def lists(codes: Any) -> list[list[int]]:
+    return [part.tolist() for part in codes]
+
+
+def test_a_request() -> None:
+    assert lists(INPUTS.encode({"query": [4], "hour": 20, "device": "phone"})) == [[1], [2], [4], []]
+    assert lists(INPUTS.encode({"query": [4], "device": "tv", "hour": 99, "note": []})) == [[0], [], [4], []]
+    assert lists(Inputs().encode(None)) == [] and Inputs().example() == {}
+    assert INPUTS.width == 11 and INPUTS.names == ["device", "hour", "query", "note"]
+    assert [entry.kind for entry in INPUTS.entries] == ["values", "bins", "max_tokens", "max_tokens"]
+
+
+def test_codes_give_values_with_the_same_codes() -> None:
+    requests: list[dict[str, Any]] = [
+        INPUTS.example(),
+        {"device": "7", "query": [5, 0]},
+        {"device": "tv", "hour": 7, "query": [1], "note": [2]},
+    ]
+    for request in requests:
+        codes = INPUTS.encode(request)
+        assert lists(INPUTS.encode(INPUTS.decode(codes))) == lists(codes)
+    assert INPUTS.decode(INPUTS.encode({"device": 7, "query": [1]})).keys() == {"device", "query"}
+    assert {name: np.size(value) for name, value in INPUTS.example().items()} == {"device": 1, "hour": 1, "query": 3, "note": 2}
+
+
+GOOD = {"device": "tv", "query": [1]}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"query": [1]}, "inputs.device is missing, expected one of tv, phone, 7"),
+        (GOOD | {"device": None}, "inputs.device is missing, expected one of tv, phone, 7"),
+        (GOOD | {"device": "radio"}, "inputs.device is 'radio', expected one of tv, phone, 7"),
+        (GOOD | {"device": True}, "inputs.device is True, expected one of tv, phone, 7"),
+        (GOOD | {"hour": [5]}, "inputs.hour is [5], expected a number from 0 to below 24"),
+        (GOOD | {"hour": False}, "inputs.hour is False, expected a number from 0 to below 24"),
+        (GOOD | {"device": 1e400}, "inputs.device is inf, expected one of tv, phone, 7"),
+        (GOOD | {"page": 1}, "inputs.page: the prompt has no such input, it has: device, hour, query, note"),
+        ({"device": "tv"}, "inputs.query is missing, expected at most 6 tokens"),
+        (GOOD | {"query": []}, "inputs.query is missing, expected at most 6 tokens"),
+        (GOOD | {"query": [0] * 7}, "inputs.query has 7 tokens, expected at most 6"),
+        (GOOD | {"note": [0] * 4}, "inputs.note has 4 tokens, expected at most 3"),
+        (GOOD | {"note": 7}, "inputs.note is 7, expected a text or token ids"),
+        (GOOD | {"note": True}, "inputs.note is True, expected a text or token ids"),
+        *(
+            (GOOD | {"query": [1, token]}, f"inputs.query[1] is {token}, expected a token id")
+            for token in (1.9, 1 << 40, None, True, -1)
+        ),
+        (
+            GOOD | {"query": "red"},
+            "inputs.query is a text, and the bundle has no tokenizer.json: pass token ids, or `rexit export --with-tokenizer`",
+        ),
+    ],
+)
+def test_a_request_that_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        INPUTS.encode(values)
+    assert str(raised.value) == message
+
+
+def test_a_prompt_without_inputs_names_none() -> None:
+    with pytest.raises(InputError, match=r"inputs\.page: the prompt has no such input, it has none"):
+        Inputs().encode({"page": 1})
+
+
+@pytest.mark.parametrize(
+    ("entry", "codes"), [(DEVICE, [3]), (DEVICE, []), (DEVICE, [0, 1]), (HOUR, [3]), (HOUR, [-1]), (QUERY, [0] * 7), (QUERY, [])]
+)
+def test_codes_of_no_value(entry: Input, codes: list[int]) -> None:
+    with pytest.raises(BundleError, match=rf"inputs\.{entry.name} has the codes \["):
+        entry.decode(np.array(codes, np.int32))
+
+
+def test_another_number_of_inputs() -> None:
+    with pytest.raises(BundleError, match="1 inputs, the prompt has 4"):
+        INPUTS.decode([np.zeros(1, np.int32)])
+
+
+OPS: list[dict[str, Any]] = [
+    {"op": "input", "name": "device", "pieces": [0, 1, 2]},
+    {"op": "input", "name": "hour", "pieces": [3, 4, 5], "missing": 6},
+    {"op": "input", "name": "query"},
+]
+LISTED = [entry.to_json() for entry in (DEVICE, HOUR, QUERY)]
+
+
+def info(listed: Any, ops: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"prompt": {"prefix": [{"op": "piece", "piece": 0}, *ops], "candidate": ops[:1], "inputs": listed}}
+
+
+def test_what_is_written_is_read() -> None:
+    assert Inputs.of(info(LISTED, OPS), "c") == Inputs((DEVICE, HOUR, QUERY))
+    assert Inputs.of({"prompt": {"prefix": [], "candidate": []}}, "c") == Inputs()
+    assert LISTED[2] == {"name": "query", "max_tokens": 6, "spaced": True}
+
+
+def changed(at: int, **changes: Any) -> list[dict[str, Any]]:
+    entries = [dict(entry) for entry in LISTED]
+    entries[at] |= changes
+    return entries
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (LISTED[:2], r"prompt inputs: lists \['device', 'hour'\], its ops place \['device', 'hour', 'query'\]"),
+        (LISTED[::-1], r"prompt inputs: lists \['query', 'hour', 'device'\], its ops place"),
+        ([*LISTED, LISTED[0]], "prompt inputs: lists"),
+        ({"device": 1}, r"prompt inputs: is \{'device': 1\}, expected an array"),
+        (["device"], r"prompt inputs\[0\]: is 'device', expected an object"),
+        (changed(0, values=[7]), r"values\[0\]: is 7, expected a string"),
+        (changed(0, values=["tv", "tv"]), r"prompt inputs\[0\]: values: `tv` appears twice"),
+        (changed(0, values=[]), r"prompt inputs\[0\]: expected one of `values`, `bins` and `max_tokens`"),
+        (changed(0, bins=[0, 1]), r"prompt inputs\[0\]: expected one of `values`, `bins` and `max_tokens`"),
+        (changed(0, spaced=True), r"prompt inputs\[0\]: `spaced` is only for an input with `max_tokens`"),
+        (changed(0, optional=True), r"prompt prefix\[1\]: `missing` is None, the input `device` is optional"),
+        (changed(0, values=["tv", "phone"]), r"prompt prefix\[1\]: pieces: has 3, expected 2"),
+        (changed(1, optional=False), r"prompt prefix\[2\]: `missing` is 6, the input `hour` is not optional"),
+        (changed(1, bins=[0, True]), r"bins\[1\]: is True, expected a number"),
+        *((changed(1, bins=bins), "bins: expected 2 to 4097 ascending numbers") for bins in ([0], [0, 2, 1], [0, 1, 1])),
+        (changed(2, max_tokens=0), r"prompt inputs\[2\] max_tokens"),
+        (changed(2, max_tokens=4097), r"prompt inputs\[2\] max_tokens"),
+        (changed(2, spaced=1), "spaced: is 1, expected true or false"),
+        (changed(2, name=""), r"prompt inputs\[2\] name"),
+    ],
+)
+def test_a_catalog_that_is_refused(listed: Any, message: str) -> None:
+    """More in tests/damage/catalogs.py."""
+    with pytest.raises(BundleError, match=f"c: .*{message}"):
+        Inputs.of(info(listed, OPS), "c")
+
+
+def test_a_text_has_no_pieces() -> None:
+    with pytest.raises(BundleError, match=r"prompt prefix\[3\]: pieces: has 1, expected none"):
+        Inputs.of(info(LISTED, [*OPS[:2], {**OPS[2], "pieces": [1]}]), "c")
