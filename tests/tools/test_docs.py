@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rexit.request import FIELDS
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ("exporter", "calibration", "runtime", "src/rexit", "tests", "examples", "benchmarks", "tools")
 sys.path.insert(0, str(ROOT / "tools" / "docs"))
@@ -54,6 +56,12 @@ def test_cli_page_has_every_command_and_exit_code() -> None:
     assert "[required]" in page, "rich takes brackets for markup unless they are escaped"
     assert "&#" not in page
     assert re.search(r"^\| 8 \|.*verify", page, re.MULTILINE)
+
+
+def test_the_page_of_requests_has_every_field() -> None:
+    rows = [f"| `{part.name}` | {part.type}{', required' * part.required} | {part.description} |" for part in FIELDS]
+    table = (ROOT / "docs" / "format" / "request.md").read_text().partition("| field | type | meaning |\n|---|---|---|\n")[2]
+    assert table.partition("\n\n")[0] == "\n".join(rows)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
