@@ -1,9 +1,12 @@
 """`rexit serve`: scores over HTTP.
 
-    messages.py   the fields of a request and of an answer
+    jobs.py       a request as a session takes it; what the service itself reads of it
+    rerank.py     requests and answers of rerankers' clients
+    texts.py      their texts as token ids
     pool.py       sessions, a thread each, and the queue before them
     auditor.py    some answers scored again at full depth, and the tests of what the policy loses
     metrics.py    what Prometheus reads
+    openapi.py    the description of requests and answers
     app.py        routes, status codes, limits
     server.py     the socket and the signals
 

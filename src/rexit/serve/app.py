@@ -2,7 +2,8 @@
 
 404   no such route; 405: no such method of it
 413   the body is larger than the limit
-422   the request: not JSON, a wrong field or id, an item that is not in the catalog, a prompt that is too long
+422   the request: not JSON, a wrong field or id, an item that is not in the catalog, a prompt that is too long; the line is the
+      library's, which reads the body
 500   the backend failed, or rexit has a defect; its traceback is in the log
 503   the queue is full, or the service is stopping: with Retry-After
 504   the deadline passed before any candidate had an answer
@@ -13,31 +14,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import reprlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rexit import __version__
+from rexit.bundle.typed import short
 from rexit.errors import DeadlineError, InputError, RexitError
-from rexit.serve.messages import Problem, ScoreAnswer, ScoreRequest
+from rexit.serve.jobs import Answer, Job, LateError, Peek, ScoreJob
 from rexit.serve.metrics import Metrics
-from rexit.serve.pool import Answered, AnyJob, Job, LateError, Pool, RefusedError, TextJob
-from rexit.serve.rerank import RerankRequest
+from rexit.serve.openapi import describe, reference, request_body
+from rexit.serve.pool import Pool, RefusedError
+from rexit.serve.rerank import RerankJob, RerankRequest
 
 _LOGGER = logging.getLogger("rexit")
 
 SCORE, RERANK = "/v1/score", "/v1/rerank"
 SCORING = (SCORE, RERANK, "/v2/rerank")
 """The routes that score."""
+_PROBLEMS = {
+    413: "The body is too large.",
+    422: "A wrong request.",
+    500: "The backend failed, or rexit has a defect.",
+    503: "The queue is full, or the service is stopping.",
+    504: "The deadline passed before any candidate had an answer.",
+}
 _ABOUT = """Scores candidates with an early-exit model.
 
 Send `POST /v1/score` with a user and items, or `POST /v1/rerank` with a query and documents. Each candidate stops at its first
@@ -74,27 +81,15 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     app.state.metrics = metrics
     app.add_middleware(_Boundary, max_body=limits.max_body, metrics=metrics)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
-        if isinstance(exc.body, bytes):
-            got = request.headers.get("content-type")
-            return _problem(422, f"Content-Type: {'missing' if got is None else 'got ' + _short(got)}, expected application/json")
-        return _problem(422, _first_line(exc.errors()))
-
     @app.exception_handler(HTTPException)
     async def refused(request: Request, exc: HTTPException) -> JSONResponse:
         return _refusal(request, exc)
 
-    problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (413, 422, 500, 503, 504)}
-
-    async def answer(request: ScoreRequest | RerankRequest) -> Any:
-        arrived = time.monotonic()
+    async def answer(request: Request, job_of: Callable[[bytes, Limits], Job]) -> Response:
         try:
-            if isinstance(request, ScoreRequest):
-                job: AnyJob = _job(request, pool, limits)
-            else:
-                job = _text_job(request, limits, arrived)
-            answered = await _answer(pool, job)
+            _check_content_type(request.headers.get("content-type"))
+            job = job_of(await request.body(), limits)
+            scored = await _answer(pool, job)
         except RefusedError as exc:
             metrics.refusals.labels(exc.reason).inc()
             return _problem(503, str(exc), {"Retry-After": str(exc.retry_s)})
@@ -103,34 +98,33 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
                 metrics.refusals.labels("deadline").inc()
             return _problem(504, str(exc))
         except InputError as exc:
-            return _problem(422, str(exc).replace("recent_items", "recent", 1))  # as the field is called here
+            return _problem(422, str(exc))
         except RexitError as exc:
             return _problem(500, str(exc))
-        metrics.queued.observe(answered.waited)
-        metrics.latency.observe(time.monotonic() - arrived)
-        metrics.count(answered.scores, len(job.ids), isinstance(request, ScoreRequest))
-        metrics.truncated.inc(sum(answered.truncated))
-        if not isinstance(request, ScoreRequest):
-            return JSONResponse(request.answer(answered.scores, answered.variant, answered.truncated))
-        reply = {"user": request.user, "variant": answered.variant, **answered.scores.to_dict()}
-        reply["stats"]["queue_us"] = answered.waited * 1e6
-        return JSONResponse(reply)
+        metrics.count(scored, job.waited_s)
+        return Response(scored.body, media_type="application/json")
 
-    @app.post(SCORE, responses={200: {"model": ScoreAnswer}, **problems}, summary="Score candidates")
-    async def score(request: ScoreRequest) -> Any:
-        return await answer(request)
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"description": why, "content": reference("Problem")} for status, why in _PROBLEMS.items()
+    }
+    answers = {200: {"content": reference("ScoreAnswer")}, **problems}
 
-    async def rerank(request: RerankRequest) -> Any:
-        return await answer(request)
+    @app.post(SCORE, responses=answers, openapi_extra=request_body("ScoreRequest"), summary="Score candidates")
+    async def score(request: Request) -> Response:
+        return await answer(request, _score_job)
+
+    async def rerank(request: Request) -> Response:
+        return await answer(request, _rerank_job)
 
     for path in SCORING[1:]:
-        app.post(path, responses=problems, summary="Rank documents for a query")(rerank)
+        extra = request_body("RerankRequest")
+        app.post(path, responses=problems, openapi_extra=extra, summary="Rank documents for a query")(rerank)
 
     @app.get("/healthz", summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: {"model": Problem}}, summary="Whether it takes requests")
+    @app.get("/readyz", responses={503: problems[503]}, summary="Whether it takes requests")
     async def readyz() -> Any:
         if pool.stopping:
             return _problem(503, "the service is stopping")
@@ -140,55 +134,42 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     async def read_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    describe(app)
     return app
 
 
-def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
-    """Returns the job of a request. Raises InputError for what its types do not say."""
-    info = pool.info
-    if not info.has_catalog:
-        raise InputError("user: the bundle has no catalog, expected a query and documents for /v1/rerank")
-    for name, entries in (("items", request.items), ("recent", request.recent)):
-        if len(entries) > limits.max_items:
-            raise InputError(f"{name}: has {len(entries)}, expected at most {limits.max_items}")
-    _check_kind("user", request.user, info.string_user_ids)
-    for n, item in enumerate(request.items):
-        _check_kind(f"items[{n}]", item, info.string_item_ids)
-    recent = [interaction if isinstance(interaction, tuple) else (interaction, True) for interaction in request.recent]
-    for n, (item, _) in enumerate(recent):
-        _check_kind(f"recent[{n}]", item, info.string_item_ids)
-    return Job(
-        request.user,
-        request.items,
-        {
-            "recent": recent or None,
-            "as_of": request.as_of,
-            "context": request.context,
-            "request": request.request,
-            "top_k": request.top_k,
-        },
-        _deadline_s(request, limits),
-    )
+def _score_job(body: bytes, limits: Limits) -> ScoreJob:
+    """Returns the job of a body. Raises InputError if it exceeds a limit of this service."""
+    peek = Peek.of(body)
+    for name in ("items", "recent", "candidates"):
+        count = len(getattr(peek, name) or ())
+        if count > limits.max_items:
+            raise InputError(f"{name} has {count} entries, expected at most {limits.max_items}")
+    return ScoreJob(deadline_s=_deadline_s(peek.deadline_ms, limits), body=body, names_user=peek.candidates is None)
 
 
-def _deadline_s(request: ScoreRequest | RerankRequest, limits: Limits) -> float | None:
-    deadline = limits.deadline_ms if request.deadline_ms is None else request.deadline_ms
+def _rerank_job(body: bytes, limits: Limits) -> RerankJob:
+    """Returns the job of a body. Raises InputError."""
+    request = RerankRequest.parse(body)
+    if (count := len(request.documents)) > limits.max_items:
+        raise InputError(f"documents has {count} entries, expected at most {limits.max_items}")
+    return RerankJob(deadline_s=_deadline_s(request.deadline_ms, limits), request=request)
+
+
+def _deadline_s(deadline_ms: float | None, limits: Limits) -> float | None:
+    deadline = limits.deadline_ms if deadline_ms is None else deadline_ms
     return None if deadline is None else deadline / 1000
 
 
-def _check_kind(field: str, value: int | str, strings: bool) -> None:
-    if isinstance(value, str) != strings:
-        raise InputError(f"{field}: got {_short(value)}, this catalog's ids are {'strings' if strings else 'integers'}")
+def _check_content_type(value: str | None) -> None:
+    """Raises InputError unless the body is declared to be JSON: a page of another site cannot declare that."""
+    kind = (value or "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        seen = "missing" if value is None else f"got {short(value)}"
+        raise InputError(f"Content-Type: {seen}, expected application/json")
 
 
-def _text_job(request: RerankRequest, limits: Limits, arrived: float) -> TextJob:
-    """Returns the job of a request with texts. Raises InputError."""
-    if request.count > limits.max_items:
-        raise InputError(f"{request.count} candidates, expected at most {limits.max_items}")
-    return TextJob(request.query, request.texts, request.options, _deadline_s(request, limits), arrived)
-
-
-async def _answer(pool: Pool, job: AnyJob) -> Answered:
+async def _answer(pool: Pool, job: Job) -> Answer:
     """Waits for the answer. A request that is still in the queue at its deadline is withdrawn; once it runs, its session keeps
     the deadline."""
     pool.submit(job)
@@ -208,58 +189,12 @@ def _problem(status: int, line: str, headers: Mapping[str, str] | None = None) -
 def _refusal(request: Request, exc: HTTPException) -> JSONResponse:
     """Answers what FastAPI itself refuses."""
     path = request.url.path
-    if exc.status_code == 400:  # the body is not JSON, for another reason than its syntax
-        why = "nested too deep" if isinstance(exc.__cause__, RecursionError) else f"cannot be decoded: {exc.__cause__}"
-        return _problem(422, f"body: {why}")
     if exc.status_code == 404:
         return _problem(404, f"{path}: not found, expected a route of /openapi.json")
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "another")
         return _problem(405, f"{path}: method not allowed, got {request.method}, expected {allowed}", exc.headers)
     return _problem(exc.status_code, exc.detail, exc.headers)
-
-
-def _first_line(errors: Sequence[Any]) -> str:
-    """Describes the first problem in one line: the field, what was seen, what was expected."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        return f"body: not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}"
-    loc = first["loc"][1:]
-    parts = [part for part in loc if not _is_arm(part)]
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts).removeprefix(".") or "body"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    if first["type"] == "missing":
-        return f"{field}: missing, expected in every request{more}"
-    if first["type"] == "extra_forbidden":
-        return f"{field}: got a field that is not known, expected those of {SCORE} in /openapi.json{more}"
-    if first["type"] in ("int_type", "string_type") and len(errors) > 1:
-        expected = {
-            "recent": "an id, or an id and whether it was liked",
-            "context": "a string or a number",
-            "request": "a text or token ids",
-        }.get(str(parts[0]), "an id: an integer or a string")
-        return f"{field}: got {_short(first['input'])}, expected {expected}"
-    expected = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{field}: got {_short(first['input'])}, expected: {expected.removeprefix('input should be ')}{more}"
-
-
-def _is_arm(part: Any) -> bool:
-    """Whether a part of a location is an arm of a union, not of the field's name."""
-    return part in ("int", "str", "TextDocument") or (isinstance(part, str) and part.startswith(("list[", "constrained-")))
-
-
-def _name(field: str) -> str:
-    """Returns a field's name as it is, or quoted if it is not a name: a client may call a field anything."""
-    return field if field.isidentifier() and len(field) <= 60 else _short(field)
-
-
-_BOUNDED = reprlib.Repr()  # `repr` fails for values that nest deeper than Python's stack
-_BOUNDED.maxstring = _BOUNDED.maxother = _BOUNDED.maxlong = 60
-
-
-def _short(value: Any) -> str:
-    text = _BOUNDED.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class _Boundary:

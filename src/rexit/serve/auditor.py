@@ -4,7 +4,7 @@ The extra work has four bounds:
 
 1. Sessions draw a share of their answers: that of `runtime.open(…, audit=share)`.
 2. A session keeps one drawn slate. What is drawn while it waits is skipped, and counted as such.
-3. A session spends at most `MOST_TIME` of its time on audits.
+3. A session spends at most `MAX_TIME_SHARE` of its time on audits.
 4. A request that finds every session at work or auditing interrupts an audit, which begins again later.
 """
 
@@ -17,20 +17,18 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rexit.audit import AuditedSlate, AuditLog, Watch, read_limits, read_log
 from rexit.audit.state import LOG
 from rexit.bundle import Bundle, Policy
 from rexit.errors import CancelledError, InputError, RexitError
 from rexit.runtime import Draw, Session, StopRule
-
-if TYPE_CHECKING:
-    from rexit.serve.pool import AnyJob
+from rexit.serve.jobs import Job
 
 _LOGGER = logging.getLogger("rexit")
 
-MOST_TIME = 0.1
+MAX_TIME_SHARE = 0.1
 
 REASONS = {
     Draw.SKIPPED_WAITING: "waiting",
@@ -44,7 +42,7 @@ REASONS = {
 class Drawn:
     """A slate that waits in a session for its audit: the request, and the number of the rule that answered."""
 
-    job: AnyJob
+    job: Job
     watch: Watch
     rule: int
 
@@ -99,7 +97,7 @@ class Auditor:
             return rule, {"force_exit": len(rules[0].policy.exits) - 1}
         return rule, {} if rule == 0 else {"policy": _stop_rule(rules[rule].policy)}
 
-    def drawn(self, job: AnyJob, draw: Draw, watch: Watch, rule: int, waiting: Drawn | None) -> Drawn | None:
+    def drawn(self, job: Job, draw: Draw, watch: Watch, rule: int, waiting: Drawn | None) -> Drawn | None:
         """Returns what waits after an answer: this one if its session keeps it. Counts what is skipped."""
         if draw == Draw.DRAWN:
             return Drawn(job, watch, rule)
@@ -127,7 +125,7 @@ class Auditor:
             with self._lock:
                 self.seconds += time.monotonic() - begin
         assert audit is not None, "the session lost what it drew"
-        slate = drawn.watch.limits.slate(drawn.job.unit, drawn.job.ids, audit, rule=drawn.rule)
+        slate = drawn.watch.limits.slate(*drawn.job.slate(), audit, rule=drawn.rule)
         if math.isnan(drawn.watch.limits.loss_of(slate)):
             self.skip("short slate")
         else:
@@ -152,14 +150,14 @@ class Auditor:
 
 
 class Allowance:
-    """Bounds a session's time on audits to `MOST_TIME` of all its time."""
+    """Bounds a session's time on audits to `MAX_TIME_SHARE` of all its time."""
 
     def __init__(self) -> None:
         self._begin, self._spent = time.monotonic(), 0.0
 
     def wait_s(self) -> float:
         """Returns the seconds until an audit may begin."""
-        return max(0.0, self._spent / MOST_TIME - (time.monotonic() - self._begin))
+        return max(0.0, self._spent / MAX_TIME_SHARE - (time.monotonic() - self._begin))
 
     def spend(self, seconds: float) -> None:
         """Counts the time of an audit."""

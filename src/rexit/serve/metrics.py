@@ -9,8 +9,8 @@ from itertools import pairwise
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from rexit.runtime import Scores
 from rexit.serve.auditor import Auditor
+from rexit.serve.jobs import Answer
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -44,17 +44,20 @@ class Metrics:
         if auditor is not None:
             registry.register(_AuditCollector(auditor))
 
-    def count(self, scores: Scores, candidates: int, by_ids: bool) -> None:
-        """Counts an answer. candidates: of the request; the answer may have only the best. by_ids: whether the request named a
-        user."""
-        depths = [candidates, *(segment.candidates for segment in scores.stats.segments), 0]
-        for n, (reached, deeper) in enumerate(pairwise(depths)):
-            if reached > deeper:
-                self.candidates.labels(str(n - 1) if n else "none").inc(reached - deeper)
-        self.unknown_users.inc(by_ids and not scores.stats.known_user)
-        self.cut_short.inc(int(scores.cut_short.sum()))
-        self.prefix_tokens.inc(scores.stats.prefix_tokens)
-        self.prefix_tokens_reused.inc(scores.stats.prefix_tokens_reused)
+    def count(self, answer: Answer, seconds: float) -> None:
+        """Counts an answer. seconds: since the request arrived."""
+        stats = answer.stats
+        self.queued.observe(answer.waited_s)
+        self.latency.observe(seconds)
+        reached = [stats.candidates, *(segment.candidates for segment in stats.segments), 0]
+        for n, (here, deeper) in enumerate(pairwise(reached)):
+            if here > deeper:
+                self.candidates.labels(str(n - 1) if n else "none").inc(here - deeper)
+        self.unknown_users.inc(answer.unknown_user)
+        self.cut_short.inc(stats.cut_short)
+        self.truncated.inc(answer.truncated)
+        self.prefix_tokens.inc(stats.prefix_tokens)
+        self.prefix_tokens_reused.inc(stats.prefix_tokens_reused)
 
 
 class _AuditCollector:

@@ -13,22 +13,18 @@ No caller waits for a session to open, score or close: that happens outside the 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from rexit.audit import Watch
-from rexit.bundle import Id
-from rexit.errors import DeadlineError
-from rexit.runtime import Info, Scores, Session
+from rexit.runtime import Draw, Info, Session
 from rexit.serve.auditor import Allowance, Auditor, Drawn
+from rexit.serve.jobs import Job
 from rexit.serve.texts import Texts
 
 
@@ -38,119 +34,6 @@ class RefusedError(Exception):
     def __init__(self, reason: str, line: str, retry_s: int) -> None:
         super().__init__(line)
         self.reason, self.retry_s = reason, retry_s
-
-
-class LateError(DeadlineError):
-    """The deadline passed before a session began with the request."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """An answer, the seconds it waited in the queue, and the name of the variant that gave it. truncated: whether each document
-    was cut; empty for a request by ids."""
-
-    scores: Scores
-    waited: float
-    variant: str
-    truncated: Sequence[bool] = ()
-
-
-class _Waiting:
-    """What all jobs have."""
-
-    deadline_s: float | None
-    arrived: float
-
-    def left_s(self) -> float:
-        """Returns the seconds until the deadline; inf without one."""
-        return math.inf if self.deadline_s is None else self.arrived + self.deadline_s - time.monotonic()
-
-    def deadline_ms(self) -> float | None:
-        """Returns the milliseconds until the deadline; None without one. Raises LateError."""
-        left = self.left_s()
-        if left <= 0:
-            raise self.late()
-        return None if left == math.inf else left * 1000
-
-    def late(self) -> LateError:
-        """Returns the error of a request that did not begin in time."""
-        return LateError(f"the deadline of {(self.deadline_s or 0) * 1000:g} ms passed in the queue, before scoring began")
-
-
-@dataclass(frozen=True, eq=False)
-class Job(_Waiting):
-    """A request by ids.
-
-    Attributes:
-        user: The user's id.
-        items: The candidates' ids.
-        options: Options of `Session.score`, without the deadline.
-        deadline_s: Seconds from `arrived`; None: no deadline.
-        arrived: By `time.monotonic`.
-        future: Gets the answer.
-    """
-
-    user: Id
-    items: list[Id]
-    options: dict[str, Any]
-    deadline_s: float | None = None
-    arrived: float = field(default_factory=time.monotonic)
-    future: Future[Answered] = field(default_factory=Future)
-
-    @property
-    def unit(self) -> Id:
-        """What an audit counts once: the user."""
-        return self.user
-
-    @property
-    def ids(self) -> list[Id]:
-        """The candidates' ids."""
-        return self.items
-
-    def score(self, session: Session, texts: Texts, **rule: Any) -> tuple[Scores, list[bool]]:
-        """Returns the session's scores, and no cuts. rule: options in place of the policy."""
-        return session.score(self.user, self.items, deadline_ms=self.deadline_ms(), **self.options, **rule), []
-
-
-@dataclass(frozen=True, eq=False)
-class TextJob(_Waiting):
-    """A request with texts.
-
-    Attributes:
-        query: What the documents are ranked for.
-        documents: The candidates.
-        options: Options of `Session.score_tokens`, without the deadline.
-        deadline_s, arrived, future: As in `Job`.
-    """
-
-    query: str
-    documents: Sequence[str]
-    options: dict[str, Any]
-    deadline_s: float | None = None
-    arrived: float = field(default_factory=time.monotonic)
-    future: Future[Answered] = field(default_factory=Future)
-
-    @property
-    def unit(self) -> Id:
-        """What an audit counts once: the query, by its digest."""
-        return "#" + hashlib.sha256(self.query.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-    @property
-    def ids(self) -> list[Id]:
-        """The candidates' places."""
-        return list(range(len(self.documents)))
-
-    def score(self, session: Session, texts: Texts, **rule: Any) -> tuple[Scores, list[bool]]:
-        """Returns the session's scores, and whether each document was cut.
-
-        texts: of the session's bundle. rule: options in place of the policy.
-        """
-        prefix, candidates, truncated = texts.prompt(self.query, self.documents)
-        scores = session.score_tokens(prefix, candidates, deadline_ms=self.deadline_ms(), **self.options, **rule)
-        return scores, truncated
-
-
-AnyJob = Job | TextJob
 
 
 @dataclass(frozen=True)
@@ -176,7 +59,7 @@ class Pool:
     def __init__(self, open_session: Callable[[], Session], sessions: int, queue: int, auditor: Auditor | None = None) -> None:
         self._open_session, self._sessions, self._queue, self.auditor = open_session, sessions, queue, auditor
         self._turn = threading.Condition()
-        self._jobs: deque[AnyJob] = deque()
+        self._jobs: deque[Job] = deque()
         self._busy, self._stopping, self._service_s = 0, False, 0.0
         self._auditing: list[Session] = []
         self._reloading = threading.Lock()
@@ -206,8 +89,8 @@ class Pool:
         """Whether new requests are refused for good."""
         return self._stopping
 
-    def submit(self, job: AnyJob) -> None:
-        """Puts a job into the queue. Its future gets an `Answered`, or what `Session.score` raises, or LateError. Raises
+    def submit(self, job: Job) -> None:
+        """Puts a job into the queue. Its future gets an `Answer`, or what `Session.score` raises, or LateError. Raises
         RefusedError."""
         with self._turn:
             if self._stopping:
@@ -223,7 +106,7 @@ class Pool:
             if self._auditing and len(self._jobs) > free - len(self._auditing):
                 self._auditing[0].cancel()
 
-    def withdraw(self, job: AnyJob) -> bool:
+    def withdraw(self, job: Job) -> bool:
         """Removes a waiting job from the queue; its future stays unset. Returns False if it does not wait: a session has it."""
         with self._turn:
             waits = job in self._jobs
@@ -302,8 +185,8 @@ class Pool:
                     self._busy -= 1
                 set_future()  # the client may ask again at once, and finds the session free
                 if answered is not None and self.auditor is not None and source.watch is not None:
-                    scores, rule = answered
-                    drawn = self.auditor.drawn(job, scores.stats.draw, source.watch, rule, drawn)
+                    draw, rule = answered
+                    drawn = self.auditor.drawn(job, draw, source.watch, rule, drawn)
             elif drawn is not None and self._audit(drawn, session, allowance):
                 drawn = None
 
@@ -326,20 +209,20 @@ class Pool:
             with self._turn:
                 self._auditing.remove(session)
 
-    def _score(self, job: AnyJob, session: Session, source: _Opened) -> tuple[Callable[[], None], tuple[Scores, int] | None]:
-        """Scores a job. Returns a function that sets its future; and if it has an answer, the scores and the number of the rule
-        that gave them."""
+    def _score(self, job: Job, session: Session, source: _Opened) -> tuple[Callable[[], None], tuple[Draw, int] | None]:
+        """Scores a job. Returns a function that sets its future; and if it has an answer, whether it was drawn for an audit, and
+        the number of the rule that answered."""
         if not job.future.set_running_or_notify_cancel():
             return lambda: None, None
         begin = time.monotonic()
         watch = source.watch
         rule, options = (0, {}) if self.auditor is None or watch is None else self.auditor.options(watch)
         try:
-            job.deadline_ms()  # refuses what is late before it is tokenized
-            scores, truncated = job.score(session, source.texts, **options)
+            if job.left_s() <= 0:
+                raise job.late()
+            answer = job.score(session, source.texts, **options)
         except Exception as exc:  # goes to the caller that waits for the answer
             return partial(job.future.set_exception, exc), None
         seconds = time.monotonic() - begin
         self._service_s = seconds if self._service_s == 0 else 0.9 * self._service_s + 0.1 * seconds
-        answered = Answered(scores, begin - job.arrived, session.info.variant, truncated)
-        return partial(job.future.set_result, answered), (scores, rule)
+        return partial(job.future.set_result, answer), (answer.stats.draw, rule)
