@@ -81,7 +81,6 @@ class Job(ABC):
 class Peek(msgspec.Struct):
     """What the service itself must know of a request in JSON; `rexit.request.FIELDS` describes all of it."""
 
-    user: msgspec.Raw | None = None
     items: list[msgspec.Raw] | None = None
     recent: list[msgspec.Raw] | None = None
     candidates: list[msgspec.Raw] | None = None
@@ -92,7 +91,7 @@ class Peek(msgspec.Struct):
         """Returns what a body says; nothing if it is no request, which the library then refuses."""
         try:
             return _PEEK.decode(body)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             return cls()
 
 

@@ -72,7 +72,7 @@ def request_body(name: str) -> dict[str, Any]:
 
 def describe(app: FastAPI) -> None:
     """Adds the schemas that routes refer to."""
-    _, schemas = msgspec.json.schema_components((RerankRequest, ScoreAnswer, Problem), "#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components((RerankRequest, ScoreAnswer, Problem), ref_template="#/components/schemas/{name}")
     schemas["ScoreRequest"] = json_schema()
     for name, examples in _EXAMPLES.items():
         schemas[name] = {**schemas[name], "examples": examples}

@@ -48,7 +48,7 @@ class RerankRequest(msgspec.Struct):
         """Reads a request. Raises InputError."""
         try:
             value = msgspec.json.decode(body)
-        except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        except (ValueError, RecursionError) as exc:
             raise InputError(f"body: not valid JSON: {exc}") from exc
         return typed(value, cls, "body", error=InputError)
 
