@@ -1,18 +1,17 @@
-// rexit.runtime._native: rexit.hpp for Python. runtime/session.py adds checks and NumPy conveniences.
+// rexit.runtime._native: rexit.hpp for Python, with its structs. runtime/session.py adds checks and NumPy conveniences.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
-#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <tuple>
+#include <stdexcept>
+#include <string_view>
 #include <variant>
 
 #include "rexit/rexit.hpp"
@@ -22,80 +21,67 @@ using namespace nb::literals;
 
 namespace {
 
-using Ids = std::vector<rexit::Id>;
-using Context = std::vector<std::pair<std::string, rexit::ContextValue>>;
-using Texts = std::vector<std::pair<std::string, std::vector<std::int32_t>>>;
-using TopK = std::tuple<std::size_t, bool, std::vector<float>, std::vector<float>>;  // k, ordered, rise, fall
-// upper, lower, patience, quorum, top_k
-using Rules = std::tuple<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<TopK>>;
-using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, double, double>;
-using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
-                            double, bool, std::int32_t, std::vector<SegmentRow>>;
-using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float, std::vector<float>,
-                           std::vector<std::pair<float, float>>>;
-using InfoRow =
-    std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string,
-               std::size_t, bool, float, std::size_t, bool, float, std::string, std::vector<std::pair<std::string, float>>>;
-template <class T, class... Shape>
-using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
-using ScoreRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
-                            Numpy<float, nb::ndim<1>>, Numpy<std::uint8_t, nb::ndim<1>>, Numpy<float, nb::ndim<2>>, StatsRow>;
-using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Counts = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using TraceRow = std::tuple<Numpy<float>, StatsRow>;
-// slates, tolerance, worst difference, lines of the prompt and the log-odds, trace
-using GoldenRow = std::tuple<std::size_t, float, float, std::string, std::string, Numpy<float>>;
-// exits, c by the policy, c and raw log-odds at full depth; drawn, audited and skipped slates
-using AuditRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
-                            Numpy<float, nb::ndim<1>>, std::uint64_t, std::uint64_t, std::uint64_t>;
-// What a session is created with: cache_bytes, slate_bytes, audit, audit_seed.
+template <class T>
+using Array = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+template <class T>
+using InArray = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// The array owns the vector.
+template <class T>
+Array<T> to_numpy(std::vector<T> values) {
+  auto* vector = new std::vector<T>(std::move(values));
+  const nb::capsule owner(vector, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+  return Array<T>(vector->data(), {vector->size()}, owner);
+}
+
+// A property: a vector of `Struct` as an array.
+template <class Struct, class Base, class T>
+auto array(std::vector<T> Base::* member) {
+  return [member](const Struct& object) { return to_numpy(object.*member); };
+}
+
+// A property: a number that is 0 or 1, as a bool.
+template <class Struct>
+auto flag(std::int32_t Struct::* member) {
+  return [member](const Struct& object) { return object.*member != 0; };
+}
+
+// An answer, and what each segment did for it.
+template <class Answer>
+struct WithSegments : Answer {
+  std::vector<rexit_segment_stats> segments;
+};
+using Scores = WithSegments<rexit::Scores>;
+using Trace = WithSegments<rexit::Trace>;
+using JsonAnswer = WithSegments<rexit::JsonAnswer>;
+
+// A property: get(score) of every score, as an array.
+template <class Get>
+auto column(Get get) {
+  return [get](const Scores& answer) {
+    std::vector<decltype(get(rexit_score{}))> values;
+    for (const rexit_score& score : answer.scores) values.push_back(get(score));
+    return to_numpy(std::move(values));
+  };
+}
+
+// rexit_exit_info with lists in place of pointers.
+struct ExitInfo : rexit_exit_info {
+  std::vector<float> earlier;
+  std::vector<std::pair<float, float>> objectives;  // a and b of each, if there are several
+};
+
 struct SessionOptions {
   std::size_t cache_bytes, slate_bytes;
   double audit;
   std::uint64_t audit_seed;
 };
 
-// The array owns the vector.
-template <class T, class... Shape>
-Numpy<T, Shape...> to_numpy(std::vector<T> values, std::initializer_list<std::size_t> shape) {
-  auto* vector = new std::vector<T>(std::move(values));
-  const nb::capsule owner(vector, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
-  return Numpy<T, Shape...>(vector->data(), shape, owner);
-}
-
-StatsRow row(const rexit_stats& stats, const std::vector<rexit_segment_stats>& segments) {
-  std::vector<SegmentRow> rows;
-  for (const rexit_segment_stats& segment : segments)
-    rows.emplace_back(segment.prefix_tokens, segment.candidates, segment.candidate_tokens, segment.prefix_us, segment.slate_us);
-  return {stats.prefix_tokens,
-          stats.prefix_tokens_reused,
-          stats.candidate_tokens,
-          stats.candidate_layers,
-          stats.prefix_layers,
-          stats.retrieval_us,
-          stats.prefix_us,
-          stats.slate_us,
-          stats.total_us,
-          stats.known_user != 0,
-          stats.draw,
-          std::move(rows)};
-}
-
-rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked,
-                            std::optional<std::int64_t> as_of, Context context, Texts texts) {
-  rexit::Request request(std::move(user));
-  request.items(std::move(items)).recent(std::move(recent), std::move(liked));
-  if (as_of) request.as_of(*as_of);
-  for (auto& [name, value] : context) request.context(std::move(name), std::move(value));
-  for (auto& [name, tokens] : texts) request.text(std::move(name), std::move(tokens));
-  return request;
-}
-
-rexit::TokenRequest make_token_request(const Tokens& prefix, const Tokens& candidates, const Counts& counts) {
-  const auto copy = [](const Tokens& tokens) { return std::vector<std::int32_t>(tokens.data(), tokens.data() + tokens.size()); };
-  rexit::TokenRequest request(copy(prefix));
-  request.candidates(copy(candidates), std::vector<std::size_t>(counts.data(), counts.data() + counts.size()));
-  return request;
+rexit::Tokens make_tokens(const InArray<std::int32_t>& prefix, const InArray<std::int32_t>& candidates,
+                          const InArray<std::uint64_t>& counts) {
+  return {{prefix.data(), prefix.data() + prefix.size()},
+          {candidates.data(), candidates.data() + candidates.size()},
+          {counts.data(), counts.data() + counts.size()}};
 }
 
 // A bundle's path, or its archive in memory.
@@ -118,16 +104,6 @@ void with_place(const Place& place, const Use& use) {
   use(archive);
 }
 
-rexit::Policy make_policy(Rules rules) {
-  auto& [upper, lower, patience, quorum, top_k] = rules;
-  rexit::Policy policy{std::move(upper), std::move(lower), patience, quorum};
-  if (top_k) {
-    auto& [k, ordered, rise, fall] = *top_k;
-    policy.top_k = rexit::TopK{k, ordered, std::move(rise), std::move(fall)};
-  }
-  return policy;
-}
-
 // Passes a line to the Python logger `rexit`. It may come from any thread, with or without the GIL.
 void forward_log(void*, rexit_log_level level, const char* line) {
   const nb::gil_scoped_acquire gil;
@@ -143,6 +119,22 @@ void forward_log(void*, rexit_log_level level, const char* line) {
 // rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error. Functions that
 // any thread may call at any time do not lock.
 class Session {
+  // Returns use(session), without the GIL and while no other thread uses the session.
+  template <class Use>
+  auto locked(const Use& use) {
+    const nb::gil_scoped_release no_gil;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return use(session_);
+  }
+
+  template <class Use>
+  auto with_segments(const Use& use) {
+    return locked([&](rexit::Session& session) {
+      auto answer = use(session);
+      return WithSegments<decltype(answer)>{std::move(answer), session.segments()};
+    });
+  }
+
  public:
   Session(const rexit::Bundle& bundle, const SessionOptions& options)
       : session_(bundle, options.cache_bytes, options.slate_bytes, options.audit, options.audit_seed), options_(options) {}
@@ -171,186 +163,72 @@ class Session {
     return nb::bytes(contents.data(), contents.size());
   }
 
-  InfoRow info() const {
-    const rexit_bundle_info info = session_.bundle().info();
-    std::vector<std::pair<std::string, float>> objectives;
-    for (std::size_t k = 0; info.objectives != 1 && k < info.objectives; ++k) {
+  rexit_bundle_info info() const { return session_.bundle().info(); }
+
+  // Weights by name; empty if there is one objective.
+  nb::dict utility() const {
+    nb::dict weights;
+    const std::size_t count = info().objectives;
+    for (std::size_t k = 0; count != 1 && k < count; ++k) {
       const rexit_objective_info objective = session_.bundle().objective(k);
-      objectives.emplace_back(objective.name, objective.weight);
+      weights[objective.name] = objective.weight;
     }
-    return {info.users,
-            info.items,
-            info.exits,
-            info.layers,
-            info.max_tokens,
-            info.max_positions,
-            info.string_user_ids != 0,
-            info.string_item_ids != 0,
-            info.calibrated != 0,
-            info.variant,
-            info.top_k,
-            info.ordered != 0,
-            info.quorum,
-            info.vocabulary,
-            info.has_catalog != 0,
-            info.prior_shift,
-            info.policy_sha256,
-            std::move(objectives)};
+    return weights;
   }
 
-  std::vector<ExitRow> exits() const {
-    std::vector<ExitRow> rows;
-    const std::size_t objectives = session_.bundle().info().objectives;
-    for (std::size_t k = 0; k < session_.bundle().info().exits; ++k) {
+  std::vector<ExitInfo> exits() const {
+    std::vector<ExitInfo> exits;
+    const rexit_bundle_info bundle = info();
+    for (std::size_t k = 0; k < bundle.exits; ++k) {
       const rexit_exit_info exit = session_.bundle().exit(k);
-      const std::vector<float> earlier(exit.earlier, exit.earlier + (exit.earlier != nullptr ? k : 0));
-      std::vector<std::pair<float, float>> maps;
-      for (std::size_t n = 0; exit.objectives != nullptr && n < objectives; ++n)
-        maps.emplace_back(exit.objectives[n].a, exit.objectives[n].b);
-      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall, earlier, maps);
+      ExitInfo& info = exits.emplace_back(ExitInfo{exit, {}, {}});
+      if (exit.earlier != nullptr) info.earlier.assign(exit.earlier, exit.earlier + k);
+      for (std::size_t n = 0; exit.objectives != nullptr && n < bundle.objectives; ++n)
+        info.objectives.emplace_back(exit.objectives[n].a, exit.objectives[n].b);
     }
-    return rows;
+    return exits;
   }
 
-  ScoreRow score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-                 Context context, Texts texts, std::size_t top_k, std::int64_t deadline_us,
-                 std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
-    return score_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
-                                      std::move(context), std::move(texts)),
-                         top_k, deadline_us, force_exit, std::move(policy));
+  Scores score(const rexit::Request& request) {
+    return with_segments([&](rexit::Session& session) { return session.score(request); });
   }
 
-  ScoreRow score_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts, std::size_t top_k,
-                        std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
-    return score_request(make_token_request(prefix, candidates, counts), top_k, deadline_us, force_exit, std::move(policy));
+  JsonAnswer score_json(const nb::bytes& request, const rexit::JsonOptions& options) {
+    const std::string_view text(request.c_str(), request.size());
+    return with_segments([&](rexit::Session& session) { return session.score_json(text, options); });
   }
 
-  TraceRow trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-                 Context context, Texts texts) {
-    return trace_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
-                                      std::move(context), std::move(texts)));
+  Trace trace(const rexit::Request& request) {
+    return with_segments([&](rexit::Session& session) { return session.trace(request); });
   }
 
-  TraceRow trace_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts) {
-    return trace_request(make_token_request(prefix, candidates, counts));
+  rexit::Prompt prompt(const rexit::Request& request) {
+    return locked([&](rexit::Session& session) { return session.prompt(request); });
   }
 
-  template <class Request>
-  ScoreRow score_request(Request request, std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
-                         std::optional<Rules> policy) {
-    rexit::Scores result;
-    std::vector<rexit_segment_stats> segments;
-    {
-      const nb::gil_scoped_release no_gil;
-      request.top_k(top_k).deadline_us(deadline_us);
-      if (force_exit) request.force_exit(*force_exit);
-      if (policy) request.policy(make_policy(std::move(*policy)));
-      const std::lock_guard<std::mutex> lock(mutex_);
-      result = session_.score(request);
-      segments = session_.segments();
-    }
-    const std::size_t count = result.scores.size(), objectives = count == 0 ? 0 : result.probabilities.size() / count;
-    std::vector<std::int64_t> index, exit;  // exit -1: no answer
-    std::vector<float> probability, log_odds;
-    std::vector<std::uint8_t> cut_short;
-    for (const rexit_score& score : result.scores) {
-      index.push_back(score.item);
-      exit.push_back(score.exit == REXIT_NO_EXIT ? -1 : std::int64_t{score.exit});
-      probability.push_back(score.probability);
-      log_odds.push_back(score.log_odds);
-      cut_short.push_back(score.cut_short != 0);
-    }
-    return {to_numpy<std::int64_t, nb::ndim<1>>(std::move(index), {count}),
-            to_numpy<std::int64_t, nb::ndim<1>>(std::move(exit), {count}),
-            to_numpy<float, nb::ndim<1>>(std::move(probability), {count}),
-            to_numpy<float, nb::ndim<1>>(std::move(log_odds), {count}),
-            to_numpy<std::uint8_t, nb::ndim<1>>(std::move(cut_short), {count}),
-            to_numpy<float, nb::ndim<2>>(std::move(result.probabilities), {count, objectives}),
-            row(result.stats, segments)};
+  rexit::GoldenCheck check_golden(std::size_t slate) {
+    return locked([&](rexit::Session& session) { return session.check_golden(slate); });
   }
 
-  template <class Request>
-  TraceRow trace_request(const Request& request) {
-    rexit::Trace result;
-    std::vector<rexit_segment_stats> segments;
-    const std::size_t count = request.item_count();
-    const rexit_bundle_info info = session_.bundle().info();
-    {
-      const nb::gil_scoped_release no_gil;
-      const std::lock_guard<std::mutex> lock(mutex_);
-      result = session_.trace(request);
-      segments = session_.segments();
-    }
-    return {log_odds_array(std::move(result.log_odds), count, info), row(result.stats, segments)};
-  }
-
-  // [candidates, exits], or with several objectives [candidates, exits, objectives].
-  static Numpy<float> log_odds_array(std::vector<float> log_odds, std::size_t candidates, const rexit_bundle_info& info) {
-    if (info.objectives == 1) return to_numpy<float>(std::move(log_odds), {candidates, info.exits});
-    return to_numpy<float>(std::move(log_odds), {candidates, info.exits, info.objectives});
-  }
-
-  auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-              Context context, Texts texts) {
-    const nb::gil_scoped_release no_gil;
-    const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of,
-                                                std::move(context), std::move(texts));
-    const std::lock_guard<std::mutex> lock(mutex_);
-    rexit::Prompt prompt = session_.prompt(request);
-    return std::make_pair(std::move(prompt.tokens), std::move(prompt.offsets));
-  }
-
-  GoldenRow check_golden(std::size_t slate) {
-    rexit::GoldenCheck check;
-    const rexit_bundle_info info = session_.bundle().info();
-    {
-      const nb::gil_scoped_release no_gil;
-      const std::lock_guard<std::mutex> lock(mutex_);
-      check = session_.check_golden(slate);
-    }
-    return {check.slates, check.tolerance, check.worst,
-            check.prompt, check.log_odds,  log_odds_array(std::move(check.trace), check.candidates, info)};
-  }
-
-  AuditRow audit() {
-    rexit::Audit audit;
-    {
-      const nb::gil_scoped_release no_gil;
-      const std::lock_guard<std::mutex> lock(mutex_);
-      audit = session_.audit();
-    }
-    const std::size_t count = audit.exits.size();
-    return {to_numpy<std::int64_t, nb::ndim<1>>({audit.exits.begin(), audit.exits.end()}, {count}),
-            to_numpy<float, nb::ndim<1>>(std::move(audit.policy_c), {count}),
-            to_numpy<float, nb::ndim<1>>(std::move(audit.full_c), {count}),
-            to_numpy<float, nb::ndim<1>>(std::move(audit.full_log_odds), {count}),
-            audit.drawn,
-            audit.audited,
-            audit.skipped};
+  rexit::Audit audit() {
+    return locked([](rexit::Session& session) { return session.audit(); });
   }
 
   void warm_up() {
-    const nb::gil_scoped_release no_gil;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    session_.warm_up();
+    locked([](rexit::Session& session) { session.warm_up(); });
   }
 
   void clear_cache() {
-    const nb::gil_scoped_release no_gil;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    session_.clear_cache();
+    locked([](rexit::Session& session) { session.clear_cache(); });
   }
 
   void trim() {
-    const nb::gil_scoped_release no_gil;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    session_.trim();
+    locked([](rexit::Session& session) { session.trim(); });
   }
 
-  std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t> memory() {
+  rexit_memory memory() {
     const nb::gil_scoped_release no_gil;
-    const rexit_memory memory = session_.memory();
-    return {memory.prefixes, memory.buffers, memory.working, memory.weights, memory.pinned, memory.gpu};
+    return session_.memory();
   }
 
   void cancel() {
@@ -382,7 +260,157 @@ void raise(const std::exception_ptr& pointer, void*) {
     const nb::object exception = type(error.what());
     exception.attr("status") = rexit_status_name(error.status());
     PyErr_SetObject(type.ptr(), exception.ptr());
+  } catch (const std::invalid_argument& error) {  // rexit.hpp refuses it before the library is called
+    PyErr_SetString(nb::module_::import_("rexit.errors").attr("InputError").ptr(), error.what());
   }
+}
+
+// What a caller passes.
+void bind_requests(nb::module_& module) {
+  nb::class_<rexit::TopK>(module, "TopK")
+      .def(nb::init<std::size_t, bool, std::vector<float>, std::vector<float>>(), "k"_a, "ordered"_a, "rise"_a, "fall"_a);
+  nb::class_<rexit::Policy>(module, "Policy")
+      .def(nb::init<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<rexit::TopK>>(), "upper"_a,
+           "lower"_a, "patience"_a, "quorum"_a, "top_k"_a.none());
+  nb::class_<rexit::Tokens>(module, "Tokens")
+      .def(
+          "__init__",
+          [](rexit::Tokens* self, const InArray<std::int32_t>& prefix, const InArray<std::int32_t>& candidates,
+             const InArray<std::uint64_t>& counts) { new (self) rexit::Tokens(make_tokens(prefix, candidates, counts)); },
+          "prefix"_a, "candidates"_a, "counts"_a);
+  constexpr auto self = nb::rv_policy::none;  // setters return the object that Python has already
+  nb::class_<rexit::Request>(module, "Request")
+      .def(nb::init<rexit::Id>(), "user"_a)
+      .def(nb::init<rexit::Tokens>(), "tokens"_a)
+      .def("items", &rexit::Request::items, "ids"_a, self)
+      .def("recent", &rexit::Request::recent, "ids"_a, "liked"_a, self)
+      .def("as_of", &rexit::Request::as_of, "time"_a, self)
+      .def("input", &rexit::Request::input, "name"_a, "value"_a, self)
+      .def("policy", &rexit::Request::policy, "policy"_a, self)
+      .def("force_exit", &rexit::Request::force_exit, "exit"_a, self)
+      .def("deadline_us", &rexit::Request::deadline_us, "microseconds"_a, self)
+      .def("top_k", nb::overload_cast<std::size_t>(&rexit::Request::top_k), "k"_a, self);
+  nb::class_<rexit::JsonOptions>(module, "JsonOptions")
+      .def(nb::init<std::int64_t, std::int64_t, std::optional<rexit::Policy>, std::optional<std::uint32_t>,
+                    std::vector<std::pair<std::string, std::vector<std::int32_t>>>>(),
+           "waited_us"_a, "deadline_us"_a, "policy"_a.none(), "force_exit"_a.none(), "texts"_a);
+  nb::enum_<rexit_spinning>(module, "Spinning")
+      .value("DEFAULT", REXIT_SPINNING_DEFAULT)
+      .value("ON", REXIT_SPINNING_ON)
+      .value("OFF", REXIT_SPINNING_OFF);
+  nb::class_<rexit::BundleOptions>(module, "BundleOptions")
+      .def(nb::init<>())
+      .def_rw("variant", &rexit::BundleOptions::variant)
+      .def_rw("onnxruntime_library", &rexit::BundleOptions::onnxruntime_library)
+      .def_rw("threads", &rexit::BundleOptions::threads)
+      .def_rw("device", &rexit::BundleOptions::device)
+      .def_rw("device_id", &rexit::BundleOptions::device_id)
+      .def_rw("provider", &rexit::BundleOptions::provider)
+      .def_rw("provider_options", &rexit::BundleOptions::provider_options)
+      .def_rw("own_threads", &rexit::BundleOptions::own_threads)
+      .def_rw("spinning", &rexit::BundleOptions::spinning);
+  nb::class_<SessionOptions>(module, "SessionOptions")
+      .def(nb::init<std::size_t, std::size_t, double, std::uint64_t>(), "cache_bytes"_a, "slate_bytes"_a, "audit"_a,
+           "audit_seed"_a);
+}
+
+// What a session says. Names of fields are those of the classes in _answers.py.
+void bind_answers(nb::module_& module) {
+  nb::class_<rexit_bundle_info>(module, "Info")
+      .def_ro("users", &rexit_bundle_info::users)
+      .def_ro("items", &rexit_bundle_info::items)
+      .def_ro("exits", &rexit_bundle_info::exits)
+      .def_ro("layers", &rexit_bundle_info::layers)
+      .def_ro("max_tokens", &rexit_bundle_info::max_tokens)
+      .def_ro("max_positions", &rexit_bundle_info::max_positions)
+      .def_prop_ro("string_user_ids", flag(&rexit_bundle_info::string_user_ids))
+      .def_prop_ro("string_item_ids", flag(&rexit_bundle_info::string_item_ids))
+      .def_prop_ro("calibrated", flag(&rexit_bundle_info::calibrated))
+      .def_prop_ro("variant", [](const rexit_bundle_info& info) { return std::string(info.variant); })
+      .def_ro("top_k", &rexit_bundle_info::top_k)
+      .def_prop_ro("ordered", flag(&rexit_bundle_info::ordered))
+      .def_ro("quorum", &rexit_bundle_info::quorum)
+      .def_ro("vocabulary", &rexit_bundle_info::vocabulary)
+      .def_prop_ro("has_catalog", flag(&rexit_bundle_info::has_catalog))
+      .def_ro("prior_shift", &rexit_bundle_info::prior_shift)
+      .def_prop_ro("policy_sha256", [](const rexit_bundle_info& info) { return std::string(info.policy_sha256); });
+  nb::class_<ExitInfo>(module, "ExitInfo")
+      .def_ro("layers", &ExitInfo::layers)
+      .def_ro("a", &ExitInfo::a)
+      .def_ro("b", &ExitInfo::b)
+      .def_ro("upper", &ExitInfo::upper)
+      .def_ro("lower", &ExitInfo::lower)
+      .def_ro("patience", &ExitInfo::patience)
+      .def_ro("rise", &ExitInfo::rise)
+      .def_ro("fall", &ExitInfo::fall)
+      .def_ro("earlier", &ExitInfo::earlier)
+      .def_ro("objectives", &ExitInfo::objectives);
+  nb::class_<rexit_segment_stats>(module, "SegmentStats")
+      .def_ro("prefix_tokens", &rexit_segment_stats::prefix_tokens)
+      .def_ro("candidates", &rexit_segment_stats::candidates)
+      .def_ro("candidate_tokens", &rexit_segment_stats::candidate_tokens)
+      .def_ro("prefix_us", &rexit_segment_stats::prefix_us)
+      .def_ro("slate_us", &rexit_segment_stats::slate_us);
+  nb::class_<rexit_stats>(module, "Stats")
+      .def_ro("prefix_tokens", &rexit_stats::prefix_tokens)
+      .def_ro("prefix_tokens_reused", &rexit_stats::prefix_tokens_reused)
+      .def_ro("candidates", &rexit_stats::candidates)
+      .def_ro("cut_short", &rexit_stats::cut_short)
+      .def_ro("candidate_tokens", &rexit_stats::candidate_tokens)
+      .def_ro("candidate_layers", &rexit_stats::candidate_layers)
+      .def_ro("prefix_layers", &rexit_stats::prefix_layers)
+      .def_ro("retrieval_us", &rexit_stats::retrieval_us)
+      .def_ro("prefix_us", &rexit_stats::prefix_us)
+      .def_ro("slate_us", &rexit_stats::slate_us)
+      .def_ro("total_us", &rexit_stats::total_us)
+      .def_prop_ro("known_user", flag(&rexit_stats::known_user))
+      .def_ro("draw", &rexit_stats::draw);
+  nb::class_<Scores>(module, "Scores")
+      .def_prop_ro("index", column([](const rexit_score& score) { return std::int64_t{score.item}; }))
+      .def_prop_ro("exit", column([](const rexit_score& score) {  // -1: no answer
+                     return score.exit == REXIT_NO_EXIT ? std::int64_t{-1} : std::int64_t{score.exit};
+                   }))
+      .def_prop_ro("probability", column([](const rexit_score& score) { return score.probability; }))
+      .def_prop_ro("log_odds", column([](const rexit_score& score) { return score.log_odds; }))
+      .def_prop_ro("cut_short", column([](const rexit_score& score) { return std::uint8_t(score.cut_short != 0); }))
+      .def_prop_ro("probabilities", array<Scores>(&Scores::probabilities))
+      .def_ro("stats", &Scores::stats)
+      .def_ro("segments", &Scores::segments);
+  nb::class_<JsonAnswer>(module, "JsonAnswer")
+      .def_prop_ro("text", [](const JsonAnswer& answer) { return nb::bytes(answer.text.data(), answer.text.size()); })
+      .def_ro("stats", &JsonAnswer::stats)
+      .def_ro("segments", &JsonAnswer::segments);
+  nb::class_<Trace>(module, "Trace")
+      .def_prop_ro("log_odds", array<Trace>(&Trace::log_odds))
+      .def_ro("stats", &Trace::stats)
+      .def_ro("segments", &Trace::segments);
+  nb::class_<rexit::Prompt>(module, "Prompt")
+      .def_prop_ro("tokens", array<rexit::Prompt>(&rexit::Prompt::tokens))
+      .def_ro("offsets", &rexit::Prompt::offsets);
+  nb::class_<rexit::GoldenCheck>(module, "GoldenCheck")
+      .def_ro("slates", &rexit::GoldenCheck::slates)
+      .def_ro("tolerance", &rexit::GoldenCheck::tolerance)
+      .def_ro("worst", &rexit::GoldenCheck::worst)
+      .def_ro("prompt", &rexit::GoldenCheck::prompt)
+      .def_ro("log_odds", &rexit::GoldenCheck::log_odds)
+      .def_prop_ro("trace", array<rexit::GoldenCheck>(&rexit::GoldenCheck::trace));
+  nb::class_<rexit::Audit>(module, "Audit")
+      .def_prop_ro(
+          "exit",
+          [](const rexit::Audit& audit) { return to_numpy(std::vector<std::int64_t>(audit.exits.begin(), audit.exits.end())); })
+      .def_prop_ro("policy_c", array<rexit::Audit>(&rexit::Audit::policy_c))
+      .def_prop_ro("full_c", array<rexit::Audit>(&rexit::Audit::full_c))
+      .def_prop_ro("full_log_odds", array<rexit::Audit>(&rexit::Audit::full_log_odds))
+      .def_ro("drawn", &rexit::Audit::drawn)
+      .def_ro("audited", &rexit::Audit::audited)
+      .def_ro("skipped", &rexit::Audit::skipped);
+  nb::class_<rexit_memory>(module, "Memory")
+      .def_ro("prefixes", &rexit_memory::prefixes)
+      .def_ro("buffers", &rexit_memory::buffers)
+      .def_ro("working", &rexit_memory::working)
+      .def_ro("weights", &rexit_memory::weights)
+      .def_ro("pinned", &rexit_memory::pinned)
+      .def_ro("gpu", &rexit_memory::gpu);
 }
 
 }  // namespace
@@ -399,35 +427,25 @@ NB_MODULE(_native, module) {
         with_place(place, [&](const auto& bundle) { rexit::verify(bundle, variant); });
       },
       "place"_a, "variant"_a);
+  bind_requests(module);
+  bind_answers(module);
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",
-          [](Session* self, const Place& place, const std::string& variant, const std::string& library, std::int32_t threads,
-             std::size_t cache_bytes, std::size_t slate_bytes, const std::string& device, std::int32_t device_id,
-             const std::string& provider, std::vector<std::pair<std::string, std::string>> provider_options, bool own_threads,
-             std::int32_t spinning, double audit, std::uint64_t audit_seed) {
-            rexit::BundleOptions options{variant, library, threads, device, device_id};
-            options.provider = provider;
-            options.provider_options = std::move(provider_options);
-            options.own_threads = own_threads;
-            options.spinning = static_cast<rexit_spinning>(spinning);
-            const SessionOptions of_session{cache_bytes, slate_bytes, audit, audit_seed};
-            with_place(place, [&](const auto& bundle) { new (self) Session(rexit::Bundle(bundle, options), of_session); });
+          [](Session* self, const Place& place, const rexit::BundleOptions& options, const SessionOptions& session_options) {
+            with_place(place, [&](const auto& bundle) { new (self) Session(rexit::Bundle(bundle, options), session_options); });
           },
-          "place"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "slate_bytes"_a, "device"_a, "device_id"_a,
-          "provider"_a, "provider_options"_a, "own_threads"_a, "spinning"_a, "audit"_a, "audit_seed"_a)
+          "place"_a, "options"_a, "session_options"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("read_file", &Session::read_file, "path"_a)
       .def("info", &Session::info)
+      .def("utility", &Session::utility)
       .def("exits", &Session::exits)
-      .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a,
-           "top_k"_a, "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none())
-      .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
-           "force_exit"_a.none(), "policy"_a.none())
-      .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
-      .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
-      .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "texts"_a)
+      .def("score", &Session::score, "request"_a)
+      .def("score_json", &Session::score_json, "request"_a, "options"_a)
+      .def("trace", &Session::trace, "request"_a)
+      .def("prompt", &Session::prompt, "request"_a)
       .def("check_golden", &Session::check_golden, "slate"_a)
       .def("audit", &Session::audit)
       .def("warm_up", &Session::warm_up)
