@@ -1,16 +1,29 @@
-"""What a session says: about its bundle, about a request, about its memory."""
+"""What a session says: about its bundle, about a request, about its memory.
+
+The compiled module has a struct for most of these classes, with the same names of fields; `read` copies it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Id
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def read(kind: type[T], struct: object, **rest: Any) -> T:
+    """Returns an object with the fields of a struct of the compiled module. rest: fields that the struct does not have."""
+    return kind(**{part.name: getattr(struct, part.name) for part in fields(kind) if part.name not in rest}, **rest)
 
 
 @dataclass(frozen=True)
@@ -31,9 +44,9 @@ class Info:
         top_k: k of the policy's top-k rule; 0: no such rule.
         ordered: Whether that rule settles the order of the first k as well.
         quorum: Share of a slate that the policy stops together; 0: no such rule.
-        vocabulary: Token ids of `Session.score_tokens` are below this.
+        vocabulary: Token ids of a request are below this.
         has_catalog: Whether requests may name users and items; else they are token ids.
-        prior_shift: probability = sigmoid(c + prior_shift): where negatives were sampled, it is that of the world.
+        prior_shift: probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population.
         policy_sha256: Digest of the variant's policy.json; empty without a policy.
         utility: With several objectives, their weights in the policy's utility, by name; empty: there is one.
     """
@@ -125,6 +138,8 @@ class Stats:
     Attributes:
         prefix_tokens: Tokens of the prefix.
         prefix_tokens_reused: Prefix tokens that were in the cache.
+        candidates: Candidates of the request.
+        cut_short: Candidates that the deadline stopped.
         candidate_tokens: Tokens of all candidates.
         candidate_layers: Layers run, summed over candidates.
         prefix_layers: Layers that the prefix went through.
@@ -139,6 +154,8 @@ class Stats:
 
     prefix_tokens: int
     prefix_tokens_reused: int
+    candidates: int
+    cut_short: int
     candidate_tokens: int
     candidate_layers: int
     prefix_layers: int
@@ -152,8 +169,12 @@ class Stats:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns tokens, layers and microseconds of the whole request, as plain JSON values."""
-        values = asdict(self)
-        return {part.name: values[part.name] for part in fields(self) if part.name not in ("known_user", "draw", "segments")}
+        names = [part.name for part in fields(self) if part.name not in _NOT_IN_JSON]
+        return {name: getattr(self, name) for name in names}
+
+
+_NOT_IN_JSON = ("candidates", "cut_short", "known_user", "draw", "segments")
+"""Fields of Stats that are elsewhere in an answer, or for services alone."""
 
 
 @dataclass(frozen=True)
@@ -329,6 +350,19 @@ class Audit:
     drawn: int
     audited: int
     skipped: int
+
+
+@dataclass(frozen=True)
+class JsonAnswer:
+    """An answer in JSON.
+
+    Attributes:
+        text: One line without a newline, UTF-8; `docs/format/request.md` lists its fields.
+        stats: What the request cost.
+    """
+
+    text: bytes
+    stats: Stats
 
 
 @dataclass(frozen=True)

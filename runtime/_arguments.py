@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Id, TopK
-from rexit.bundle.context import Value
-from rexit.bundle.request_text import Text
+from rexit.bundle.typed import short
+from rexit.deadlines import check_deadline
 from rexit.errors import InputError
+from rexit.request import AnyRequest, TokenRequest
 from rexit.runtime import _native
 
-Recent = Iterable[Id | tuple[Id, bool]]
-"""Interactions newer than the catalog's, oldest first: ids of liked items, or pairs of an id and whether the item was liked."""
+if TYPE_CHECKING:
+    from rexit.request import Recent
+
+_MAX_BITS = 1024
+"""Integers with as many bits are beyond float64."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +45,26 @@ class StopRule:
     top_k: TopK | None = None
 
 
-def to_path(path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
-    if "\0" in text:
-        raise InputError(f"path is {text!r}: it must not hold a NUL character")
-    return text
+def to_text(name: str, value: Any) -> str:
+    """A string that C and UTF-8 can hold."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {short(value)}, expected a string")
+    if "\0" in value:
+        raise InputError(f"{name} has a NUL, expected text without one")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is {short(value)}: UTF-8 cannot hold it") from None
+    return str(value)
 
 
 def to_place(bundle: str | os.PathLike[str] | bytes) -> str | bytes:
     """A bundle's path, or its archive."""
-    return bundle if isinstance(bundle, bytes) else to_path(bundle)
+    return bundle if isinstance(bundle, bytes) else to_text("path", os.fspath(bundle))
 
 
 def to_provider_options(options: Mapping[str, str]) -> list[tuple[str, str]]:
-    for key, value in options.items():
-        if not isinstance(key, str) or not isinstance(value, str) or "\0" in key + value:
-            raise InputError(f"provider.options has {key!r}: {value!r}, expected strings without a NUL character")
-    return list(options.items())
+    return [(to_text("a key of provider.options", key), to_text(f"provider.options[{key!r}]", options[key])) for key in options]
 
 
 def to_integer(name: str, value: Any, bits: int = 63) -> int:
@@ -66,9 +74,10 @@ def to_integer(name: str, value: Any, bits: int = 63) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):  # True is 1 to Python, and would be user 1
-        raise InputError(f"{name} is {value!r}, expected an integer")
+        raise InputError(f"{name} is {short(value)}, expected an integer")
     if not -(1 << bits) <= number < 1 << bits or (bits == 31 and number < 0):
-        raise InputError(f"{name} is {number}, out of range")
+        digits = str(number) if number.bit_length() < 128 else f"an integer of {number.bit_length()} bits"
+        raise InputError(f"{name} is {digits}, out of range")
     return number
 
 
@@ -87,15 +96,7 @@ def to_share(name: str, value: Any) -> float:
 
 
 def to_plain_id(name: str, value: Any) -> Id:
-    if isinstance(value, str):
-        if "\0" in value:
-            raise InputError(f"{name} is {value!r}: an id must not hold a NUL character")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{name} is {value!r}: UTF-8 cannot hold it") from None
-        return str(value)
-    return to_integer(name, value)
+    return to_text(name, value) if isinstance(value, str) else to_integer(name, value)
 
 
 def to_plain_ids(name: str, values: Any) -> tuple[NDArray[Any], list[Id]]:
@@ -114,12 +115,17 @@ def to_tokens(name: str, values: Any) -> NDArray[np.int32]:
     """Token ids, int32 [T]."""
     array = _integers(values)
     if array is None:  # slower, and says what is wrong
-        numbers = [to_integer(f"{name}[{n}]", token) for n, token in enumerate(_sequence(name, values, "token ids"))]
-        array = np.array(numbers, np.int64)
+        array = np.array([_to_token(f"{name}[{n}]", token) for n, token in enumerate(_sequence(name, values, "token ids"))], int)
     if len(array) and (int(array.min()) < 0 or int(array.max()) >= 1 << 31):
         at = int(((array < 0) | (array >= 1 << 31)).argmax())
         raise InputError(f"{name}[{at}] is {int(array[at])}, expected a token id")
     return np.ascontiguousarray(array, np.int32)
+
+
+def _to_token(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 1 << 31:
+        raise InputError(f"{name} is {short(value)}, expected a token id")
+    return int(value)
 
 
 def _integers(values: Any) -> NDArray[Any] | None:
@@ -147,7 +153,7 @@ def to_recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
     for n, interaction in enumerate(() if recent is None else _sequence("recent", recent, "interactions")):
         if isinstance(interaction, tuple) and len(interaction) != 2:
             raise InputError(
-                f"recent[{n}] is {interaction!r}, expected an item id or a pair of an item id and whether it was liked"
+                f"recent[{n}] is {short(interaction)}, expected an item id or a pair of an item id and whether it was liked"
             )
         item, verdict = interaction if isinstance(interaction, tuple) else (interaction, True)
         ids.append(to_plain_id(f"recent[{n}]", item))
@@ -155,55 +161,71 @@ def to_recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
     return ids, liked
 
 
-def to_context(context: Mapping[str, Value] | None) -> list[tuple[str, float | str]]:
-    """Names and values. An integer that a float cannot hold goes as text, which means the same."""
-    if context is not None and not isinstance(context, Mapping):
-        raise InputError(f"context is {context!r}, expected a mapping from names to values")
-    return [(_to_text("a name in context", name), _to_context_value(name, value)) for name, value in (context or {}).items()]
+def to_inputs(inputs: Any, encode_text: Callable[[str, str], str | list[int]]) -> list[tuple[str, float | str | list[int]]]:
+    """Names and values.
+
+    encode_text: Returns the token ids of a text by the input's name, or the text itself if that input has no tokens.
+    """
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs is {short(inputs)}, expected a mapping from names to values")
+    names = [to_text("a name in inputs", name) for name in inputs]
+    return [(name, _to_input(name, value, encode_text)) for name, value in zip(names, inputs.values(), strict=True)]
 
 
-def _to_context_value(name: str, value: Any) -> float | str:
+def _to_input(name: str, value: Any, encode_text: Callable[[str, str], str | list[int]]) -> float | str | list[int]:
+    where = f"inputs.{name}"
     if isinstance(value, str):
-        return _to_text(f"context {name!r}", value)
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"context {name!r} is {value!r}, expected a string or a number")
-    return str(int(value)) if isinstance(value, int | np.integer) and abs(int(value)) >= 1 << 53 else float(value)
+        return encode_text(name, to_text(where, value))
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = int(value)
+        return float(value) if value.bit_length() < _MAX_BITS else math.inf
+    if isinstance(value, float | np.floating):
+        return float(value)
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, bytes):
+        return to_tokens(where, value).tolist()
+    raise InputError(f"{where} is {short(value)}, expected a string, a number or token ids")
 
 
-def _to_text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{name} is {value!r}, expected a string")
-    if "\0" in value:
-        raise InputError(f"{name} is {value!r}: it must not hold a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{name} is {value!r}: UTF-8 cannot hold it") from None
-    return str(value)
+def to_request(request: AnyRequest, encode_text: Callable[[str, str], str | list[int]]) -> tuple[NDArray[Any], _native.Request]:
+    """The candidates' ids as an array, and the request as the compiled module takes it. encode_text: as in `to_inputs`."""
+    if isinstance(request, TokenRequest):
+        candidates, counts = to_token_lists("candidates", request.candidates)
+        tokens = _native.Tokens(to_tokens("prefix", request.prefix), candidates, counts)
+        return np.arange(len(counts)), _native.Request(tokens)
+    ids, items = to_plain_ids("items", request.items)
+    native = _native.Request(to_plain_id("user", request.user)).items(items).recent(*to_recent(request.recent))
+    if request.as_of is not None:
+        native.as_of(to_integer("as_of", request.as_of))
+    for name, value in to_inputs(request.inputs, encode_text):
+        native.input(name, value)
+    return ids, native
 
 
-def to_texts(request: Mapping[str, Text] | None, encode: Callable[[str, str], Any]) -> list[tuple[str, list[int]]]:
-    """Names and token ids of a request's texts. encode: Returns the tokens of a text, by its name."""
-    if request is not None and not isinstance(request, Mapping):
-        raise InputError(f"request is {request!r}, expected a mapping from names to texts or token ids")
-    texts = []
-    for name, value in (request or {}).items():
-        tokens = encode(_to_text("a name in request", name), value) if isinstance(value, str) else value
-        texts.append((_to_text("a name in request", name), to_tokens(f"request text {name!r}", tokens).tolist()))
-    return texts
-
-
-def to_rules(policy: StopRule, exits: int) -> _native._Rules:
+def to_policy(policy: StopRule | None, exits: int) -> _native.Policy | None:
+    if policy is None:
+        return None
     upper, lower = [float(v) for v in policy.upper], [float(v) for v in policy.lower]
     if len(upper) != exits or len(lower) != exits:
         raise InputError(f"policy has {len(upper)} upper and {len(lower)} lower thresholds, the bundle has {exits} exits")
-    top_k: _native._TopK | None = None
+    top_k = None
     if (rule := policy.top_k) is not None:
         rise, fall = [float(v) for v in rule.rise], [float(v) for v in rule.fall]
         if len(rise) != exits - 1 or len(fall) != exits - 1:
             raise InputError(f"policy.top_k has {len(rise)} rises and {len(fall)} falls, expected {exits - 1} of each")
-        top_k = to_integer("policy.top_k.k", rule.k, 31), bool(rule.ordered), rise, fall
-    return upper, lower, to_integer("policy.patience", policy.patience, 31), float(policy.quorum), top_k
+        top_k = _native.TopK(to_integer("policy.top_k.k", rule.k, 31), bool(rule.ordered), rise, fall)
+    return _native.Policy(upper, lower, to_integer("policy.patience", policy.patience, 31), float(policy.quorum), top_k)
+
+
+def to_exit(force_exit: int | None) -> int | None:
+    return None if force_exit is None else to_integer("force_exit", force_exit, 31)
+
+
+def to_deadline_us(deadline_ms: float | None) -> int:
+    """In whole microseconds; 0: none."""
+    if deadline_ms is None:
+        return 0
+    check_deadline(deadline_ms)
+    return max(1, round(deadline_ms * 1000))
 
 
 def _sequence(name: str, values: Any, of: str) -> Iterable[Any]:
@@ -212,5 +234,5 @@ def _sequence(name: str, values: Any, of: str) -> Iterable[Any]:
     try:
         iter(values)
     except TypeError:
-        raise InputError(f"{name} is {values!r}, expected a sequence of {of}") from None
+        raise InputError(f"{name} is {short(values)}, expected a sequence of {of}") from None
     return cast(Iterable[Any], values)

@@ -1,115 +1,125 @@
-"""The compiled module; `rexit.runtime.session` is its only user."""
+"""The compiled module; `rexit.runtime` is its only user. Structs of answers have the fields of the classes in `_answers.py`."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 version: str
 
-_Segment = tuple[int, int, int, float, float]
-_Stats = tuple[int, int, int, int, int, float, float, float, float, bool, int, list[_Segment]]
-_Scores = tuple[
-    NDArray[np.int64],
-    NDArray[np.int64],
-    NDArray[np.float32],
-    NDArray[np.float32],
-    NDArray[np.uint8],
-    NDArray[np.float32],
-    _Stats,
-]
-_Info = tuple[
-    int, int, int, int, int, int, bool, bool, bool, str, int, bool, float, int, bool, float, str, Sequence[tuple[str, float]]
-]
-_Points = list[tuple[float, float]]
 _Ids = Sequence[int | str]
-_Context = Sequence[tuple[str, float | str]]
-_Texts = Sequence[tuple[str, Sequence[int]]]
-_TopK = tuple[int, bool, Sequence[float], Sequence[float]]
-_Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
-
-_Slate = tuple[int | str, _Ids, _Ids, Sequence[int], int | None, _Context, _Texts]
 
 def verify(place: str | bytes, variant: str) -> None: ...
 
-class Session:
+class TopK:
+    def __init__(self, k: int, ordered: bool, rise: Sequence[float], fall: Sequence[float]) -> None: ...
+
+class Policy:
+    def __init__(
+        self, upper: Sequence[float], lower: Sequence[float], patience: int, quorum: float, top_k: TopK | None
+    ) -> None: ...
+
+class Tokens:
+    def __init__(self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]) -> None: ...
+
+class Request:
+    def __init__(self, user: int | str | Tokens) -> None: ...
+    def items(self, ids: _Ids) -> Self: ...
+    def recent(self, ids: _Ids, liked: Sequence[int]) -> Self: ...
+    def as_of(self, time: int) -> Self: ...
+    def input(self, name: str, value: float | str | Sequence[int]) -> Self: ...
+    def policy(self, policy: Policy) -> Self: ...
+    def force_exit(self, exit: int) -> Self: ...
+    def deadline_us(self, microseconds: int) -> Self: ...
+    def top_k(self, k: int) -> Self: ...
+
+class JsonOptions:
     def __init__(
         self,
-        place: str | bytes,
-        variant: str,
-        library: str,
-        threads: int,
-        cache_bytes: int,
-        slate_bytes: int,
-        device: str,
-        device_id: int,
-        provider: str,
-        provider_options: Sequence[tuple[str, str]],
-        own_threads: bool,
-        spinning: int,
-        audit: float,
-        audit_seed: int,
+        waited_us: int,
+        deadline_us: int,
+        policy: Policy | None,
+        force_exit: int | None,
+        texts: Sequence[tuple[str, Sequence[int]]],
     ) -> None: ...
+
+class Spinning:
+    DEFAULT: Spinning
+    ON: Spinning
+    OFF: Spinning
+
+class BundleOptions:
+    variant: str
+    onnxruntime_library: str
+    threads: int
+    device: str
+    device_id: int
+    provider: str
+    provider_options: Sequence[tuple[str, str]]
+    own_threads: bool
+    spinning: Spinning
+
+class SessionOptions:
+    def __init__(self, cache_bytes: int, slate_bytes: int, audit: float, audit_seed: int) -> None: ...
+
+class Info:
+    has_catalog: bool
+
+class ExitInfo:
+    earlier: list[float]
+    objectives: list[tuple[float, float]]
+
+class SegmentStats: ...
+
+class Stats:
+    draw: int
+
+class Scores:
+    index: NDArray[np.int64]
+    exit: NDArray[np.int64]
+    probability: NDArray[np.float32]
+    cut_short: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]  # [scores * objectives], or empty if there is one objective
+    stats: Stats
+    segments: list[SegmentStats]
+
+class JsonAnswer:
+    text: bytes
+    stats: Stats
+    segments: list[SegmentStats]
+
+class Trace:
+    log_odds: NDArray[np.float32]  # [candidates * exits * objectives]
+    stats: Stats
+    segments: list[SegmentStats]
+
+class Prompt:
+    tokens: NDArray[np.int32]
+    offsets: list[int]
+
+class GoldenCheck:
+    trace: NDArray[np.float32]  # as of Trace
+
+class Audit: ...
+class Memory: ...
+
+class Session:
+    def __init__(self, place: str | bytes, options: BundleOptions, session_options: SessionOptions) -> None: ...
     def another(self) -> Session: ...
     def reloaded(self) -> Session | None: ...
     def read_file(self, path: str) -> bytes: ...
-    def info(self) -> _Info: ...
-    def exits(
-        self,
-    ) -> list[tuple[int, float, float, float, float, int, float, float, list[float], _Points, _Points]]: ...
-    def score(
-        self,
-        user: int | str,
-        items: _Ids,
-        recent: _Ids,
-        liked: Sequence[int],
-        as_of: int | None,
-        context: _Context,
-        texts: _Texts,
-        top_k: int,
-        deadline_us: int,
-        force_exit: int | None,
-        policy: _Rules | None,
-    ) -> _Scores: ...
-    def score_tokens(
-        self,
-        prefix: NDArray[np.int32],
-        candidates: NDArray[np.int32],
-        counts: NDArray[np.uint64],
-        top_k: int,
-        deadline_us: int,
-        force_exit: int | None,
-        policy: _Rules | None,
-    ) -> _Scores: ...
-    def trace_tokens(
-        self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.float32], _Stats]: ...
-    def trace(
-        self,
-        user: int | str,
-        items: _Ids,
-        recent: _Ids,
-        liked: Sequence[int],
-        as_of: int | None,
-        context: _Context,
-        texts: _Texts,
-    ) -> tuple[NDArray[np.float32], _Stats]: ...
-    def prompt(
-        self,
-        user: int | str,
-        items: _Ids,
-        recent: _Ids,
-        liked: Sequence[int],
-        as_of: int | None,
-        context: _Context,
-        texts: _Texts,
-    ) -> tuple[list[int], list[int]]: ...
-    def check_golden(self, slate: int) -> tuple[int, float, float, str, str, NDArray[np.float32]]: ...
-    def audit(
-        self,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], int, int, int]: ...
+    def info(self) -> Info: ...
+    def utility(self) -> dict[str, float]: ...
+    def exits(self) -> list[ExitInfo]: ...
+    def score(self, request: Request) -> Scores: ...
+    def score_json(self, request: bytes, options: JsonOptions) -> JsonAnswer: ...
+    def trace(self, request: Request) -> Trace: ...
+    def prompt(self, request: Request) -> Prompt: ...
+    def check_golden(self, slate: int) -> GoldenCheck: ...
+    def audit(self) -> Audit: ...
     def warm_up(self) -> None: ...
     def clear_cache(self) -> None: ...
     def trim(self) -> None: ...
     def cancel(self) -> None: ...
-    def memory(self) -> tuple[int, int, int, int, int, int]: ...
+    def memory(self) -> Memory: ...

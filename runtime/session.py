@@ -5,41 +5,50 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Id, Manifest
-from rexit.bundle.catalog import FEATURES
-from rexit.bundle.context import Value
-from rexit.bundle.files import parse_json
-from rexit.bundle.manifest import MANIFEST, TOKENIZER
-from rexit.bundle.request_text import RequestTexts, Text
-from rexit.deadlines import check_deadline
+from rexit.bundle import Id
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
+from rexit.request import AnyRequest, Request, TokenRequest
 from rexit.runtime import _native
-from rexit.runtime._answers import Audit, Draw, ExitInfo, GoldenCheck, Info, Memory, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._answers import (
+    Audit,
+    Draw,
+    ExitInfo,
+    GoldenCheck,
+    Info,
+    JsonAnswer,
+    Memory,
+    Scores,
+    SegmentStats,
+    Stats,
+    Trace,
+    read,
+)
 from rexit.runtime._arguments import (
-    Recent,
     StopRule,
-    to_context,
+    to_deadline_us,
+    to_exit,
     to_integer,
     to_place,
-    to_plain_id,
-    to_plain_ids,
+    to_policy,
     to_provider_options,
-    to_recent,
-    to_rules,
+    to_request,
     to_share,
     to_size,
-    to_texts,
-    to_token_lists,
-    to_tokens,
 )
+from rexit.runtime._inputs import TextInputs
 from rexit.runtime._library import onnxruntime_library
-from rexit.texts import RequestEncoder
+
+if TYPE_CHECKING:
+    from rexit.bundle.inputs import Value
+    from rexit.request import Recent
+
+_SPINNING = {None: _native.Spinning.DEFAULT, True: _native.Spinning.ON, False: _native.Spinning.OFF}
 
 
 def verify(bundle: str | os.PathLike[str] | bytes, variant: str | None = None) -> None:
@@ -106,22 +115,23 @@ def open(
     for name, value in (("variant", variant), ("device", name_of_device), ("provider", provider and provider.name)):
         if value == "":
             raise InputError(f"{name} is an empty string, expected a name or None")
-    native = _native.Session(
-        to_place(bundle),
-        variant or "",
-        onnxruntime_library() if library is None else os.fspath(library),
-        to_integer("threads", threads, 31),
+    options = _native.BundleOptions()
+    options.variant = variant or ""
+    options.onnxruntime_library = onnxruntime_library() if library is None else os.fspath(library)
+    options.threads = to_integer("threads", threads, 31)
+    options.device = name_of_device or ""
+    options.device_id = to_integer("device_id", device_id, 31)
+    options.provider = provider.name if provider else ""
+    options.provider_options = to_provider_options(provider.options if provider else {})
+    options.own_threads = bool(own_threads)
+    options.spinning = _SPINNING[spinning]
+    session_options = _native.SessionOptions(
         to_size("cache_bytes", cache_bytes),
         to_size("slate_bytes", slate_bytes),
-        name_of_device or "",
-        to_integer("device_id", device_id, 31),
-        provider.name if provider else "",
-        to_provider_options(provider.options if provider else {}),
-        bool(own_threads),
-        0 if spinning is None else 1 if spinning else 2,
         to_share("audit", audit),
         to_size("audit_seed", audit_seed),
     )
+    native = _native.Session(to_place(bundle), options, session_options)
     return Session(native, "bundle" if isinstance(bundle, bytes) else os.fspath(bundle))
 
 
@@ -139,10 +149,11 @@ class Session:
         """Private: call `rexit.open`."""
         self._native: _native.Session | None = native
         self._path = path
-        self._encoder: RequestEncoder | None = None
-        info = native.info()
-        self.info = Info(*info[:-1], dict(info[-1]))
-        self.exits = tuple(ExitInfo(*row[:8], tuple(row[8]), tuple(row[9])) for row in native.exits())
+        self._texts: TextInputs | None = None
+        self.info = read(Info, native.info(), utility=native.utility())
+        self.exits = tuple(
+            read(ExitInfo, exit_, earlier=tuple(exit_.earlier), objectives=tuple(exit_.objectives)) for exit_ in native.exits()
+        )
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one: of exit -1, no answer
 
     def __repr__(self) -> str:
@@ -154,7 +165,7 @@ class Session:
         """Returns a second session over the same opened bundle. It shares the weights and the catalog, but neither buffers nor
         cached prefixes. Sessions of one bundle can score at the same time, each in its own thread."""
         session = Session(self._open.another(), self._path)
-        session._encoder = self._encoder
+        session._texts = self._texts
         return session
 
     def reloaded(self) -> Session | None:
@@ -175,139 +186,137 @@ class Session:
 
     def score(
         self,
-        user: Id,
-        items: Sequence[Id] | NDArray[Any],
+        request_or_user: AnyRequest | Id,
+        items: Sequence[Id] | NDArray[Any] | None = None,
         *,
         recent: Recent | None = None,
         as_of: int | None = None,
-        context: Mapping[str, Value] | None = None,
-        request: Mapping[str, Text] | None = None,
+        inputs: Mapping[str, Value] | None = None,
         top_k: int = 0,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
         policy: StopRule | None = None,
     ) -> Scores:
-        """Scores a slate for one user. Each candidate stops at its first confident exit.
+        """Scores a slate. Each candidate stops at its first confident exit.
 
         Args:
-            user: The user's id. A user whom the catalog does not have is placed by `recent`.
-            items: Ids of the candidates.
-            recent: Interactions newer than the catalog's, oldest first: ids of liked items, or pairs (id, liked).
-            as_of: A time in the catalog's unit. Only its interactions before that time reach the prompt; None: all.
-            context: Values of the template's `{context.NAME}`, by name: `{"device": "tv", "hour": 21}`.
-            request: Texts of the template's `{request.NAME}`, by name: `{"query": "red shoes"}`, or their token ids. Texts need a
-                bundle with a tokenizer (`rexit export --with-tokenizer`).
-            top_k: Return only this many, best first; 0: all, in the order of `items`. Replaces the k of the policy's top-k rule,
-                if it has one.
+            request_or_user: A `Request` or `TokenRequest`; or its first field, the user's id, and the others as arguments.
+            items: As in `Request`, like `recent`, `as_of` and `inputs`. Texts of inputs need a bundle with a tokenizer (`rexit
+                export --with-tokenizer`), or are given as token ids.
+            top_k: Return only this many, best first; 0: all, in the order of the request. Replaces the k of the policy's top-k
+                rule, if it has one.
             deadline_ms: No segment starts after this many milliseconds. Candidates then answer from the deepest exit they have
                 reached, and are marked `cut_short`.
             force_exit: The exit at which every candidate stops, from 0.
             policy: Replaces the bundle's stopping rules.
 
         Returns:
-            The scores, and what they cost.
+            The scores, and what they cost. With a `TokenRequest`, `item` is a candidate's number.
 
         Raises:
-            InputError: An item is not in the catalog, the context or a request text is not what the template says, a prompt is
-                too long, or an argument is out of range.
+            InputError: An item is not in the catalog, an input or a token id is not what the prompt takes, a prompt is too long,
+                or an argument is out of range.
             DeadlineError: No candidate reached an exit in time.
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
-        ids, slate = self._slate(user, items, recent, as_of, context, request)
-        rules = self._rules(top_k, deadline_ms, force_exit, policy)
-        return self._scores(ids, self._open.score(*slate, *rules))
+        ids, native = self._request(request_or_user, items, recent, as_of, inputs)
+        native.top_k(to_integer("top_k", top_k, 31)).deadline_us(to_deadline_us(deadline_ms))
+        if (stop := to_exit(force_exit)) is not None:
+            native.force_exit(stop)
+        if (rule := to_policy(policy, self.info.exits)) is not None:
+            native.policy(rule)
+        answer = self._open.score(native)
+        exits, objectives = answer.exit, tuple(self.info.utility)
+        return read(
+            Scores,
+            answer,
+            items=ids[answer.index],
+            exit=exits,
+            layers=self._depths[exits],
+            cut_short=answer.cut_short.astype(np.bool_),
+            stats=_stats(answer),
+            objectives=objectives,
+            probabilities=(answer.probabilities if objectives else answer.probability).reshape(len(exits), -1),
+        )
 
-    def score_tokens(
+    def score_json(
         self,
-        prefix: Sequence[int] | NDArray[Any],
-        candidates: Sequence[Sequence[int] | NDArray[Any]],
+        body: bytes | str,
         *,
-        top_k: int = 0,
-        deadline_ms: float | None = None,
+        waited_us: int = 0,
+        deadline_us: int = 0,
         force_exit: int | None = None,
         policy: StopRule | None = None,
-    ) -> Scores:
-        """Scores candidates behind a prefix, all as token ids. Reads no catalog, so every bundle can be asked.
-
-        The prefix is cached as a user's is: the same tokens again cost nothing, and a common start is reused.
+    ) -> JsonAnswer:
+        """Scores a request in JSON, whose fields `rexit.request.FIELDS` describes. The library reads it and writes the answer;
+        other Python threads run meanwhile.
 
         Args:
-            prefix: Token ids of what all candidates share; may be empty.
-            candidates: Token ids of each candidate, at least one of each.
-            top_k: As for `score`.
-            deadline_ms: As for `score`.
-            force_exit: As for `score`.
+            body: The request, UTF-8.
+            waited_us: Microseconds since the request arrived. Its deadline counts from then.
+            deadline_us: Deadline of a request without `deadline_ms`, in microseconds from its arrival; 0: none.
+            force_exit: Takes the place of the request's.
             policy: As for `score`.
 
-        Returns:
-            The scores; `item` is a candidate's number.
-
         Raises:
-            InputError: A number is not a token id of the model, a candidate has no tokens, a prompt is too long, or another
-                argument is out of range.
-            DeadlineError: No candidate reached an exit in time.
+            InputError: As for `score`, or the JSON is not that of a request. The message begins with the field's path.
+            DeadlineError: No candidate reached an exit in time, or the request waited too long.
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
-        prefix_tokens = to_tokens("prefix", prefix)
-        tokens, counts = to_token_lists("candidates", candidates)
-        rules = self._rules(top_k, deadline_ms, force_exit, policy)
-        return self._scores(np.arange(len(candidates)), self._open.score_tokens(prefix_tokens, tokens, counts, *rules))
-
-    def trace_tokens(
-        self, prefix: Sequence[int] | NDArray[Any], candidates: Sequence[Sequence[int] | NDArray[Any]]
-    ) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, whatever the policy says: float32 [candidates, exits], or with several objectives
-        [candidates, exits, objectives]. Arguments: see `score_tokens`."""
-        return self._open.trace_tokens(to_tokens("prefix", prefix), *to_token_lists("candidates", candidates))[0]
+        data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+        options = _native.JsonOptions(
+            to_size("waited_us", waited_us),
+            to_size("deadline_us", deadline_us),
+            to_policy(policy, self.info.exits),
+            to_exit(force_exit),
+            self._text_inputs().encode_json(data),
+        )
+        answer = self._open.score_json(data, options)
+        return JsonAnswer(answer.text, _stats(answer))
 
     def trace(
         self,
-        user: Id,
-        items: Sequence[Id] | NDArray[Any],
+        request_or_user: AnyRequest | Id,
+        items: Sequence[Id] | NDArray[Any] | None = None,
         *,
         recent: Recent | None = None,
         as_of: int | None = None,
-        context: Mapping[str, Value] | None = None,
-        request: Mapping[str, Text] | None = None,
+        inputs: Mapping[str, Value] | None = None,
     ) -> NDArray[np.float32]:
         """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits], or with several objectives
         [items, exits, objectives]. Arguments: see `score`."""
-        return self.trace_with_stats(user, items, recent=recent, as_of=as_of, context=context, request=request).log_odds
+        return self.trace_with_stats(request_or_user, items, recent=recent, as_of=as_of, inputs=inputs).log_odds
 
     def trace_with_stats(
         self,
-        user: Id,
-        items: Sequence[Id] | NDArray[Any],
+        request_or_user: AnyRequest | Id,
+        items: Sequence[Id] | NDArray[Any] | None = None,
         *,
         recent: Recent | None = None,
         as_of: int | None = None,
-        context: Mapping[str, Value] | None = None,
-        request: Mapping[str, Text] | None = None,
+        inputs: Mapping[str, Value] | None = None,
     ) -> Trace:
         """Returns every exit's raw log-odds, and what they cost. Arguments: see `score`."""
-        _, slate = self._slate(user, items, recent, as_of, context, request)
-        log_odds, stats = self._open.trace(*slate)
-        return Trace(log_odds, _stats(stats))
+        trace = self._open.trace(self._request(request_or_user, items, recent, as_of, inputs)[1])
+        return Trace(self._by_exit(trace.log_odds), _stats(trace))
 
     def prompt(
         self,
-        user: Id,
-        items: Sequence[Id] | NDArray[Any],
+        request_or_user: AnyRequest | Id,
+        items: Sequence[Id] | NDArray[Any] | None = None,
         *,
         recent: Recent | None = None,
         as_of: int | None = None,
-        context: Mapping[str, Value] | None = None,
-        request: Mapping[str, Text] | None = None,
+        inputs: Mapping[str, Value] | None = None,
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids that a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T].
 
-        Ids from the tokenizer's vocabulary size on stand for vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
+        Ids from the tokenizer's vocabulary size on are vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
         """
-        _, slate = self._slate(user, items, recent, as_of, context, request)
-        tokens, offsets = self._open.prompt(*slate)
-        parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
+        prompt = self._open.prompt(self._request(request_or_user, items, recent, as_of, inputs)[1])
+        parts = np.split(prompt.tokens, prompt.offsets[1:-1])
         return parts[0], parts[1:]
 
     def read_file(self, path: str) -> bytes:
@@ -328,7 +337,8 @@ class Session:
             BundleError: The variant has no golden samples, or they are damaged.
             BackendError: The backend failed.
         """
-        return GoldenCheck(*self._open.check_golden(to_size("slate", slate)))
+        check = self._open.check_golden(to_size("slate", slate))
+        return read(GoldenCheck, check, trace=self._by_exit(check.trace))
 
     def audit(self) -> Audit | None:
         """Scores a slate that the policy has answered again at full depth: call it when there is time.
@@ -344,15 +354,14 @@ class Session:
             BackendError: The backend failed.
             BundleError: A file of the catalog was modified.
         """
-        audit = Audit(*self._open.audit())
+        audit = read(Audit, self._open.audit())
         return audit if len(audit.exit) else None
 
     def warm_up(self) -> None:
         """Runs every segment once on an artificial slate, so that the first request does not pay for allocations. Drops the
-        cached prefixes. Reads the tokenizer of request texts, which is otherwise read with the first text."""
+        cached prefixes. Reads the tokenizer of the prompt's texts, which is otherwise read with the first text."""
         self._open.warm_up()
-        if self.info.has_catalog:
-            self._request_encoder()
+        self._text_inputs()
 
     def clear_cache(self) -> None:
         """Drops the cached prefixes."""
@@ -370,7 +379,7 @@ class Session:
     @property
     def memory(self) -> Memory:
         """Bytes in use by this session and its backend."""
-        return Memory(*self._open.memory())
+        return read(Memory, self._open.memory())
 
     def close(self) -> None:
         """Releases everything. A second call does nothing."""
@@ -382,65 +391,38 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _slate(
+    def _request(
         self,
-        user: Id,
-        items: Sequence[Id] | NDArray[Any],
+        request_or_user: AnyRequest | Id,
+        items: Sequence[Id] | NDArray[Any] | None,
         recent: Recent | None,
         as_of: int | None,
-        context: Mapping[str, Value] | None,
-        request: Mapping[str, Text] | None,
-    ) -> tuple[NDArray[Any], _native._Slate]:
-        """The items as an array, and the request as the native calls take it."""
-        ids, plain = to_plain_ids("items", items)
-        time = None if as_of is None else to_integer("as_of", as_of)
-        texts = to_texts(request, self._encode)
-        return ids, (to_plain_id("user", user), plain, *to_recent(recent), time, to_context(context), texts)
+        inputs: Mapping[str, Value] | None,
+    ) -> tuple[NDArray[Any], _native.Request]:
+        """The candidates' ids as an array, and the request as the compiled module takes it."""
+        fields = {"items": items, "recent": recent, "as_of": as_of, "inputs": inputs}
+        if not isinstance(request_or_user, Request | TokenRequest):
+            if items is None:
+                raise InputError("items is missing, expected ids of candidates")
+            request: AnyRequest = Request(request_or_user, items, recent, as_of, inputs or {})
+        elif set_too := [name for name, value in fields.items() if value is not None]:
+            raise InputError(f"{set_too[0]} is an argument, expected it in the {type(request_or_user).__name__}")
+        else:
+            request = request_or_user
+        return to_request(request, self._encode_text)
 
-    def _encode(self, name: str, text: str) -> NDArray[np.int32]:
-        if not self.info.has_catalog:
-            raise InputError(f"request text {name!r}: the bundle has no catalog, so no prompt that places it")
-        return self._request_encoder().tokens(name, text)
+    def _encode_text(self, name: str, text: str) -> str | list[int]:
+        return self._text_inputs().encode(name, text)
 
-    def _request_encoder(self) -> RequestEncoder:
-        if self._encoder is None:
-            manifest = Manifest.parse(self._open.read_file(MANIFEST), f"{self._path}/{MANIFEST}")
-            catalog = f"{manifest.catalog_folder}/catalog.json"
-            texts = RequestTexts.of(parse_json(self._open.read_file(catalog), catalog, FEATURES), catalog)
-            tokenizer = self._open.read_file(TOKENIZER) if TOKENIZER in manifest.files else None
-            self._encoder = RequestEncoder(texts, self.info.vocabulary, None if tokenizer is None else lambda: tokenizer)
-        return self._encoder
+    def _text_inputs(self) -> TextInputs:
+        if self._texts is None:
+            self._texts = TextInputs.of(self._open, self._path)
+        return self._texts
 
-    def _rules(
-        self,
-        top_k: int,
-        deadline_ms: float | None,
-        force_exit: int | None,
-        policy: StopRule | None,
-    ) -> tuple[int, int, int | None, _native._Rules | None]:
-        """What both kinds of requests end with, as the native calls take it."""
-        return (
-            to_integer("top_k", top_k, 31),
-            _deadline_us(deadline_ms),
-            None if force_exit is None else to_integer("force_exit", force_exit, 31),
-            None if policy is None else to_rules(policy, self.info.exits),
-        )
-
-    def _scores(self, ids: NDArray[Any], answer: _native._Scores) -> Scores:
-        index, exits, probability, log_odds, cut_short, probabilities, stats = answer
-        objectives = tuple(self.info.utility)
-        return Scores(
-            items=ids[index],
-            index=index,
-            probability=probability,
-            log_odds=log_odds,
-            exit=exits,
-            layers=self._depths[exits],
-            cut_short=cut_short.astype(np.bool_),
-            stats=_stats(stats),
-            objectives=objectives,
-            probabilities=probabilities if objectives else probability[:, None],
-        )
+    def _by_exit(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `trace` returns them."""
+        objectives = (len(self.info.utility),) if self.info.utility else ()
+        return log_odds.reshape(-1, self.info.exits, *objectives)
 
     @property
     def _open(self) -> _native.Session:
@@ -449,13 +431,6 @@ class Session:
         return self._native
 
 
-def _deadline_us(deadline_ms: float | None) -> int:
-    """As the compiled module takes it; 0: none. Raises InputError."""
-    if deadline_ms is None:
-        return 0
-    check_deadline(deadline_ms)
-    return max(1, round(deadline_ms * 1000))
-
-
-def _stats(row: _native._Stats) -> Stats:
-    return Stats(*row[:-2], Draw(row[-2]), tuple(SegmentStats(*segment) for segment in row[-1]))
+def _stats(answer: _native.Scores | _native.JsonAnswer | _native.Trace) -> Stats:
+    segments = tuple(read(SegmentStats, segment) for segment in answer.segments)
+    return read(Stats, answer.stats, draw=Draw(answer.stats.draw), segments=segments)

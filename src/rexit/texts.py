@@ -1,15 +1,14 @@
-"""Texts as token ids: a reranker's query and documents, and the request texts of prompts."""
+"""Texts as token ids: a reranker's query and documents, and texts of inputs."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rexit.bundle.manifest import MANIFEST, TOKENIZER, Manifest
-from rexit.bundle.request_text import RequestTexts, Text, Tokens
 from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
 from rexit.errors import InputError
 
@@ -24,8 +23,8 @@ _NO_TOKENIZER = f"has no {TOKENIZER}, so it takes token ids and no text: `rexit 
 _NO_TEMPLATE = "the model has no text template, which says what surrounds a query and a document"
 
 
-def request_tokens(tokenizer: Tokenizer, texts: Sequence[str], spaced: bool) -> list[list[int]]:
-    """Returns the token ids of request texts, without special tokens. An empty text has none.
+def input_tokens(tokenizer: Tokenizer, texts: Sequence[str], spaced: bool) -> list[list[int]]:
+    """Returns the token ids of texts of an input, without special tokens. An empty text has none.
 
     Special tokens that a text spells out are ordinary text: it cannot end the prompt. Outer spaces are dropped.
 
@@ -43,60 +42,32 @@ def request_tokens(tokenizer: Tokenizer, texts: Sequence[str], spaced: bool) -> 
     return [encoding.ids if text else [] for text, encoding in zip(stripped, encoded, strict=True)]
 
 
-class RequestEncoder:
-    """Turns a request's texts into token ids. Threads may share it.
+class InputTokenizer:
+    """A `rexit.bundle.inputs.Tokenize`. Threads may share it.
 
     Args:
-        texts: What prompts place.
-        vocabulary: Token ids are below this.
-        read_tokenizer: Returns the bytes of the bundle's tokenizer.json, once the first text comes; None: the bundle has none.
+        data: A tokenizer.json, which is parsed with the first text.
     """
 
-    def __init__(self, texts: RequestTexts, vocabulary: int, read_tokenizer: Callable[[], bytes] | None) -> None:
-        self._texts, self._vocabulary, self._read, self._lock = texts, vocabulary, read_tokenizer, threading.Lock()
+    def __init__(self, data: bytes) -> None:
+        self._data, self._lock = data, threading.Lock()
 
-    @classmethod
-    def of(cls, bundle: Bundle) -> RequestEncoder:
-        """Returns the encoder of a bundle with a catalog."""
-        ids, manifest = bundle.catalog.vector_ids, bundle.manifest
-        vocabulary = ids.vocabulary if ids else manifest.model.vocab_size
-        read = (bundle.path / TOKENIZER).read_bytes if TOKENIZER in manifest.files else None
-        return cls(bundle.catalog.request_texts, vocabulary, read)
-
-    def tokens(self, name: str, value: Text) -> Tokens:
-        """Returns the token ids of one request text, int32. value: The text, or its token ids.
-
-        Raises:
-            InputError: Prompts place no such text, it is too long, required and missing, or no text; a number is not a token id;
-                or the bundle has no tokenizer.
-        """
-        rule = self._texts.named(name)
-        if not isinstance(value, str):
-            return rule.check(value, self._vocabulary)
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"request text {name!r} is {value!r}: UTF-8 cannot hold it") from None
+    def __call__(self, text: str, spaced: bool) -> list[int]:
+        """Returns the token ids of a text of an input. Raises InputError for a damaged file."""
         with self._lock:
-            if self._read is None:
-                raise InputError(
-                    f"request text {name!r} is a text, and the bundle has no {TOKENIZER}: pass token ids, or "
-                    "`rexit export --with-tokenizer`"
-                )
-            ids = request_tokens(self._tokenizer, [value], rule.spaced)[0]
-        return rule.check(ids, self._vocabulary)
-
-    def request(self, request: Mapping[str, Text]) -> dict[str, Tokens]:
-        """Returns the token ids of a request's texts by name. Raises InputError, as `tokens` does."""
-        return {name: self.tokens(name, value) for name, value in request.items()}
+            return input_tokens(self._tokenizer, [text], spaced)[0]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        assert self._read is not None
-        tokenizer = parse_tokenizer(self._read(), TOKENIZER)
+        tokenizer = parse_tokenizer(self._data, TOKENIZER)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
+
+
+def input_tokenizer(bundle: Bundle) -> InputTokenizer | None:
+    """Returns a bundle's tokenizer for texts of inputs; None if it has none."""
+    return InputTokenizer((bundle.path / TOKENIZER).read_bytes()) if TOKENIZER in bundle.manifest.files else None
 
 
 class TextEncoder:
