@@ -19,7 +19,7 @@ ray = pytest.importorskip("ray")
 
 from builders.bundles.bundle import BundleOptions, write_bundle  # noqa: E402
 from builders.bundles.bundle_files import add_tokenizer  # noqa: E402
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_context, with_request  # noqa: E402
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs  # noqa: E402
 from builders.bundles.grown_catalog import swap_for_grown  # noqa: E402
 from builders.bundles.held_out import HeldOut  # noqa: E402
 from builders.bundles.reranker import words_tokenizer  # noqa: E402
@@ -27,8 +27,9 @@ from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: 
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
 from rexit.batch.partition import Scoring  # noqa: E402
 from rexit.batch.ray_engine import OnRay, Worker  # noqa: E402
-from rexit.batch.work import pair_type  # noqa: E402
+from rexit.batch.records import pair_type  # noqa: E402
 from rexit.bundle import Bundle, Policy  # noqa: E402
+from rexit.bundle.inputs import Inputs  # noqa: E402
 from rexit.errors import BundleError  # noqa: E402
 from running.local_cluster import local_cluster, one_worker_killed  # noqa: E402
 
@@ -104,8 +105,8 @@ def test_a_signal_interrupts_as_everywhere(bundle: Bundle, given: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_contexts_and_request_texts_reach_the_workers(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_request(with_context(make_catalog()))))
+def test_inputs_reach_the_workers(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_inputs(make_catalog())))
     add_tokenizer(folder, words_tokenizer().to_str())
     random = np.random.default_rng(5)
     columns = {"device": ["tv", "phone", "7"], "query": ["wing drag", "heat", "B : flow ?"], "note": ["A", None, "B"]}
@@ -145,4 +146,4 @@ def test_a_worker_with_another_catalog_is_refused(held_out: HeldOut, tmp_path: P
     swap_for_grown(bundle.path, held_out.catalog, tmp_path / "newer")
     worker = Worker(str(bundle.path), bundle.variant.name, digests, 0, (), Scoring(False, 0))
     with pytest.raises(BundleError, match="this bundle has another catalog than when the run began"):
-        worker({"bytes": np.array([np.zeros(1, pair_type(0, 0)).tobytes()], object), "path": np.array(["pairs-000"])})
+        worker({"bytes": np.array([np.zeros(1, pair_type(Inputs())).tobytes()], object), "path": np.array(["pairs-000"])})

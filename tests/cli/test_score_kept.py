@@ -10,7 +10,7 @@ import pytest
 
 from builders.bundles.bundle_files import contents
 from builders.bundles.catalog import USER_IDS
-from rexit import runtime
+from rexit import Request, runtime
 from rexit.errors import BackendError, InputError
 from running.command import Run, assert_one_line, write_pairs
 from running.full_disk import largest_file
@@ -47,10 +47,10 @@ def failing(monkeypatch: pytest.MonkeyPatch, user: int, error: BaseException) ->
     """Scoring this user fails."""
     real = runtime.Session.score
 
-    def score(self: runtime.Session, asked_user: Any, *words: Any, **keywords: Any) -> Any:
-        if asked_user == user:
+    def score(self: runtime.Session, request: Request, **options: Any) -> Any:
+        if request.user == user:
             raise error
-        return real(self, asked_user, *words, **keywords)
+        return real(self, request, **options)
 
     monkeypatch.setattr(runtime.Session, "score", score)
 

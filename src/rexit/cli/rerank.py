@@ -49,6 +49,7 @@ def rerank(
     """
     from rexit import runtime
     from rexit.bundle import Bundle
+    from rexit.request import TokenRequest
     from rexit.texts import bundle_encoder
 
     texts = _read(documents)
@@ -56,7 +57,7 @@ def rerank(
     prefix, candidates, truncated = bundle_encoder(opened, tokenizer).prompt_with_cuts(query, texts, instruction)
     session = runtime.open(opened.path, opened.variant.name, threads=threads)
     with contextlib.closing(session):
-        scores = session.score_tokens(prefix, candidates, top_k=min(len(texts), top_n or len(texts)))
+        scores = session.score(TokenRequest(prefix, candidates), top_k=min(len(texts), top_n or len(texts)))
     rows = [
         {
             "index": index,
