@@ -163,7 +163,7 @@ class _Work:
             doubt=_doubt(source, slates["test"], traces["test"]),
             negative_rate=rate,
             item_counts=_item_counts(source, slates["test"]),
-            fields=_fields([] if isinstance(source, SlatesFile) else source.contexts.names, slates["test"]),
+            fields=_fields(source, slates["test"]),
             probabilities=probabilities,
         )
         report = build(bundle, options, findings)
@@ -248,7 +248,7 @@ class _Work:
         with contextlib.closing(self._open_session(self._bundle.path)) as session:
 
             def prompt(slate: AnySlate) -> str:
-                prefix, candidates = slate.first(1).prompt(session)
+                prefix, candidates = session.prompt(slate.first(1).request)
                 return decode([*prefix.tolist(), *candidates[0].tolist()])
 
             return pick(policy, slates, traces, self._depths, prompt)
@@ -281,10 +281,11 @@ def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> ND
     return np.asarray(counts[np.concatenate([source.items.rows(slate.items) for slate in slates])], np.int64)
 
 
-def _fields(names: Sequence[str], slates: Sequence[AnySlate]) -> dict[str, list[str]]:
-    """Each pair's value of some contexts, by name."""
+def _fields(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> dict[str, list[str]]:
+    """Each pair's value of every input but texts, by name."""
     own = [slate for slate in slates if isinstance(slate, Slate)]
-    return {name: [str(slate.context.get(name, MISSING)) for slate in own for _ in slate.items] for name in names}
+    names = [] if isinstance(source, SlatesFile) else [entry.name for entry in source.inputs.entries if entry.words]
+    return {name: [str(slate.inputs.get(name, MISSING)) for slate in own for _ in slate.items] for name in names}
 
 
 def _is_slower(decision: decide.Decision, timings: Timings) -> bool:
@@ -300,7 +301,7 @@ def _count_as_traced(
     count = 0
     for slate, exits in zip(slates, stops, strict=True):
         session.clear_cache()  # as it was scored: with keys copied from another prefix int8 may round differently
-        trace = slate.trace(session)
+        trace = session.trace(slate.request)
         margin = rounding * max(1.0, float(np.abs(trace).max()))
         whole = np.array([0, len(trace)])
         expected, (earliest, latest) = policy.stops(trace, whole), policy.exit_range(trace, margin, whole)

@@ -40,11 +40,11 @@ def main() -> None:
     ):
         memory = {"opened": memory_of(device)}
         for g, slate in enumerate(bundle.golden().slates):
-            request = request_of(bundle.catalog if bundle.has_catalog else None, slate)
+            request = request_of(bundle.catalog if bundle.has_catalog else None, slate).request
             expected = cpu.check_golden(g).trace
             device.clear_cache()
             for distances in worst.values():  # the second trace finds its prefix in the cache
-                distance = np.abs(request.trace(device) - expected).max(0)
+                distance = np.abs(device.trace(request) - expected).max(0)
                 np.maximum(distances, np.where(np.isfinite(distance), distance, np.inf), out=distances)
         memory["used"] = memory_of(device)
         device.trim()

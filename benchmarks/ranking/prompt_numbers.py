@@ -45,7 +45,7 @@ def prompt_numbers(catalog: Catalog, split: str, size: int) -> Features:
     }
     builder = PromptBuilder.of(_Numbers(catalog.path, info, catalog.files), split)
     slates = cut(catalog, split, size)
-    prompts = [builder.prompt(slate.user, slate.items, slate.as_of, context=slate.context) for slate in slates]
+    prompts = [builder.prompt(slate.user, slate.items, slate.as_of, inputs=slate.inputs) for slate in slates]
     pieces = np.concatenate([prompt.candidates for prompt in prompts])
     steps = np.full(pieces.shape, np.nan, np.float32)
     for column, op in enumerate(ops):

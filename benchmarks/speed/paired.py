@@ -28,6 +28,7 @@ from rich.table import Table
 
 import rexit
 from rexit.bundle import Bundle
+from rexit.request import TokenRequest
 from rexit.scripts import script
 
 CASES = ((200, 20, 12), (200, 1, 12), (200, 100, 12), (400, 20, 12), (30, 5, 12))
@@ -63,10 +64,10 @@ def serve(bundle: Path, variant: str, threads: int) -> None:
     """Answers requests from stdin until it ends."""
     with rexit.open(bundle, variant, threads=threads) as session:
         for line in sys.stdin:
-            request = json.loads(line)
+            tokens = TokenRequest(**json.loads(line))
             session.clear_cache()
             used, begin = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-            scores = session.score_tokens(request["prefix"], request["candidates"], force_exit=session.info.exits - 1)
+            scores = session.score(tokens, force_exit=session.info.exits - 1)
             passed, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
             processor = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
             answer = {"processor": 1e3 * processor, "passing": 1e3 * passed, "log_odds": scores.log_odds.tolist()}

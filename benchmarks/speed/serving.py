@@ -85,7 +85,7 @@ def client(port: int, requests: Sequence[Slate]) -> load.Worker:
 
 def direct(session: Session, requests: Sequence[Slate]) -> load.Worker:
     def ask(i: int) -> None:
-        session.score(requests[i].user, requests[i].items)
+        session.score(requests[i].request)
 
     return ask
 

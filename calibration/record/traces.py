@@ -101,7 +101,7 @@ def collect(
     parts = []
     for n, slate in enumerate(slates):
         progress(step, n, len(slates))
-        part = slate.trace(session)
+        part = session.trace(slate.request)
         if not np.isfinite(part).all():
             raise InputError(f"user {slate.user!r}: the variant's log-odds are not finite; run `rexit verify`")
         parts.append(part)

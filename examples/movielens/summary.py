@@ -98,7 +98,7 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
 def score_test(session: Session, catalog: Catalog, out: Path) -> Path:
     """Every pair of the test split in its slate, as `rexit score` writes pairs."""
     slates = cut(catalog, "test", SLATE)
-    parts = [session.score(slate.user, slate.items, as_of=slate.as_of).probability for slate in slates]
+    parts = [session.score(slate.request).probability for slate in slates]
     columns = {
         "user_id": [slate.user for slate in slates for _ in slate.items],
         "item_id": [item for slate in slates for item in slate.items],

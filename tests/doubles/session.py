@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rexit.bundle import Policy
 from rexit.measure.costs import Costs
+from rexit.request import Request
 
 PREFIX_TOKENS, CANDIDATE_TOKENS = 30, 4
 """Of every prompt of FakeSession."""
@@ -29,10 +30,9 @@ class FakeSession:
         self.cold = True
         self.closed = False
 
-    def trace(
-        self, user: Any, items: Sequence[Any], *, as_of: int | None = None, context: Any = None, request: Any = None
-    ) -> NDArray[np.float32]:
-        self.calls.append((user, tuple(items), as_of))
+    def trace(self, request: Request) -> NDArray[np.float32]:
+        user, items = request.user, tuple(request.items)
+        self.calls.append((user, items, request.as_of))
         rows = []
         for item in items:
             random = np.random.default_rng(zlib.crc32(repr((user, item)).encode()))
@@ -41,19 +41,10 @@ class FakeSession:
             )
         return np.array(rows, np.float32)
 
-    def score(
-        self,
-        user: Any,
-        items: Sequence[Any],
-        *,
-        as_of: int | None = None,
-        context: Any = None,
-        request: Any = None,
-        force_exit: int | None = None,
-    ) -> Any:
-        trace = self.trace(user, items, as_of=as_of)
+    def score(self, request: Request, *, force_exit: int | None = None) -> Any:
+        trace = self.trace(request)
         if force_exit is not None:
-            stops = np.full(len(items), force_exit)
+            stops = np.full(len(trace), force_exit)
         else:
             stops = (self.policy or Policy.full_depth(self.exits, "")).stops(trace, np.array([0, len(trace)]))
         assert self.cold, "a timing that meets a cached prefix"
@@ -67,14 +58,12 @@ class FakeSession:
             slate_us=each,
             total_us=self.costs.base_us + once + each,
             prefix_tokens=PREFIX_TOKENS,
-            candidate_tokens=CANDIDATE_TOKENS * len(items),
+            candidate_tokens=CANDIDATE_TOKENS * len(trace),
         )
         return SimpleNamespace(stats=stats, exit=stops)
 
-    def prompt(
-        self, user: Any, items: Sequence[Any], *, as_of: int | None = None, context: Any = None, request: Any = None
-    ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
-        return np.zeros(PREFIX_TOKENS, np.int32), [np.zeros(CANDIDATE_TOKENS, np.int32) for _ in items]
+    def prompt(self, request: Request) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
+        return np.zeros(PREFIX_TOKENS, np.int32), [np.zeros(CANDIDATE_TOKENS, np.int32) for _ in request.items]
 
     def warm_up(self) -> None:
         pass

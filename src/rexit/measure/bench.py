@@ -80,7 +80,7 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
     from rexit import runtime
 
     options.check(len(bundle.catalog.items) if bundle.has_catalog else None)
-    requests = draw(bundle, options)
+    slates = draw(bundle, options)
     depths = bundle.manifest.exits
     calibrated = bundle.policy() is not None
     modes: dict[str, int | None] = {"full depth": len(depths) - 1}
@@ -91,12 +91,12 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
     begin = time.perf_counter()
     opened = runtime.open(bundle.path, bundle.variant.name, threads=options.threads, device=options.device)
     with contextlib.closing(opened) as session:
-        requests[0].score(session)
+        session.score(slates[0].request)
         first_ms = (time.perf_counter() - begin) * 1000
         session.warm_up()
-        rows = _modes(session, modes, requests, progress)
+        rows = _modes(session, modes, slates, progress)
         memory = session.memory.prefixes + session.memory.buffers
-        throughput, arrivals = _together(session, options, requests, progress)
+        throughput, arrivals = _together(session, options, slates, progress)
     return {
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
@@ -129,8 +129,7 @@ def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
             tuple(catalog.items.id(int(row)) for row in random.choice(len(catalog.items), options.slate, replace=False)),
             as_of=None,
             liked=np.zeros(options.slate, np.bool_),
-            context=catalog.contexts.example(),
-            request=catalog.request_texts.example(),
+            inputs=catalog.inputs.example(),
         )
         for user in users
     ]
@@ -140,18 +139,18 @@ def _filled(slate: GoldenSlate, size: int) -> TokenSlate:
     return TokenSlate("", slate.prefix, tuple(islice(cycle(slate.candidates), size)), np.zeros(size, np.bool_))
 
 
-def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[AnySlate], progress: Progress) -> list[dict[str, Any]]:
+def _modes(session: Any, modes: dict[str, int | None], slates: Sequence[AnySlate], progress: Progress) -> list[dict[str, Any]]:
     """One row for each mode and state of the prefix. modes: the exit to force, None for the policy."""
-    times = np.zeros((len(modes), 2, len(requests), 5))
-    for r, request in enumerate(requests):
-        progress("requests", r, len(requests))
+    times = np.zeros((len(modes), 2, len(slates), 5))
+    for r, slate in enumerate(slates):
+        progress("requests", r, len(slates))
         for m, force_exit in enumerate(modes.values()):
             session.clear_cache()
             for warm in (0, 1):
-                stats = request.score(session, force_exit=force_exit).stats
+                stats = session.score(slate.request, force_exit=force_exit).stats
                 stages = stats.retrieval_us / 1000, stats.prefix_us / 1000, stats.slate_us / 1000
-                times[m, warm, r] = stats.total_us / 1000, stats.candidate_layers / len(request.items), *stages
-    progress("requests", len(requests), len(requests))
+                times[m, warm, r] = stats.total_us / 1000, stats.candidate_layers / len(slate.items), *stages
+    progress("requests", len(slates), len(slates))
     rows = []
     for m, mode in enumerate(modes):
         for warm, prefix in enumerate(("cold", "warm")):
@@ -174,15 +173,15 @@ def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[AnySla
 
 
 def _together(
-    session: Any, options: BenchOptions, requests: Sequence[AnySlate], progress: Progress
+    session: Any, options: BenchOptions, slates: Sequence[AnySlate], progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Throughput for each number of sessions, and latency at each arrival rate."""
     if not options.sessions:
         return [], []
-    count, most = len(requests), max(options.sessions)
+    count, most = len(slates), max(options.sessions)
     with contextlib.ExitStack() as stack:
         sessions = [session, *(stack.enter_context(session.another()) for _ in range(most - 1))]
-        workers = [_worker(opened, requests) for opened in sessions]
+        workers = [_worker(opened, slates) for opened in sessions]
         for worker in workers:
             worker(0)
         rates = np.zeros((ROUNDS, len(options.sessions)))
@@ -212,10 +211,10 @@ def _together(
     return throughput, arrivals
 
 
-def _worker(session: Any, requests: Sequence[AnySlate]) -> load.Worker:
+def _worker(session: Any, slates: Sequence[AnySlate]) -> load.Worker:
     def work(i: int) -> None:
         session.clear_cache()
-        requests[i].score(session)
+        session.score(slates[i].request)
 
     return work
 

@@ -99,7 +99,7 @@ def latencies(
             progress("latency", r * len(slates) + i, repeats * len(slates))
             for m, force_exit in enumerate(modes):
                 session.clear_cache()
-                scores = slate.score(session, force_exit=force_exit)
+                scores = session.score(slate.request, force_exit=force_exit)
                 micros[r, i, m] = scores.stats.total_us
                 if r == 0 and m == 0:
                     exits.append(np.asarray(scores.exit, np.int64))

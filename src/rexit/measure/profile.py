@@ -125,7 +125,7 @@ def measure_costs(
             progress("costs", r * len(cases) + i, repeats * len(cases))
             for k in range(exits):
                 session.clear_cache()
-                stats = slate.first(n).score(session, force_exit=k).stats
+                stats = session.score(slate.first(n).request, force_exit=k).stats
                 micros[r, i, k] = stats.retrieval_us, stats.prefix_us, stats.slate_us
                 tokens[i] = stats.prefix_tokens, stats.candidate_tokens
     progress("costs", repeats * len(cases), repeats * len(cases))
@@ -155,7 +155,7 @@ def _fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArra
 
 
 def _passes(session: Scorer, slate: AnySlate, count: int, max_tokens: int) -> int:
-    _, candidates = slate.first(count).prompt(session)
+    _, candidates = session.prompt(slate.first(count).request)
     return passes(list(map(len, candidates)), max_tokens)
 
 
@@ -164,7 +164,7 @@ def mean_tokens(session: Scorer, slates: Sequence[AnySlate]) -> tuple[float, flo
     prefix = candidates = 0
     for slate in slates:
         session.clear_cache()
-        stats = slate.score(session, force_exit=0).stats
+        stats = session.score(slate.request, force_exit=0).stats
         prefix += stats.prefix_tokens
         candidates += stats.candidate_tokens
     return prefix / len(slates), candidates / sum(len(slate.items) for slate in slates)
