@@ -12,14 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit import __version__
-from rexit.bundle import request_text
-from rexit.bundle.catalog import LISTS, SPLITS
-from rexit.bundle.context import REQUIRED as CONTEXT
+from rexit.bundle.catalog import SPLITS
 from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.labels import json_of
-from rexit.bundle.objectives import OBJECTIVES
 from rexit.bundle.typed import to_json
-from rexit.bundle.vectors import VectorIds, required
+from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import encoded, tables
@@ -89,13 +86,13 @@ def build_catalog(
     language = Language.load(tokenizer, parsed)
     progress("tables", 0, 1)
     objectives = rules_of(parsed.objectives, options.objectives, template)
-    data = read_data(interactions, items, users, options, parsed.contexts, parsed.requests, language.tokenizer, objectives)
+    data = read_data(interactions, items, users, options, parsed.inputs, language.tokenizer, objectives)
     similar = None
     if options.similar_users is not None:
         similar = external.read_neighbours(options.similar_users, data.users["id"], options.neighbours, options.columns.user)
     embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
-    compiled = compile_template(language, data.users, data.items, data.contexts, progress, workers)
+    compiled = compile_template(language, data.users, data.items, data.inputs, progress, workers)
     info = _info(data, language, compiled, options, objectives)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
@@ -120,7 +117,6 @@ def build_catalog(
     }
     lists = Lists.needed(retriever.users.astype(np.float16, copy=False), progress, workers)
     if lists is not None:
-        info["requires"].append(LISTS)
         info["embedding"]["probes"] = lists.probes
     with new_folder(out) as folder:
         tables.write(folder / SNAPSHOTS, snapshots)
@@ -267,12 +263,6 @@ def _info(
     order = to_json(data.timeline) | ({"seed": options.seed} if options.order == "random" else {})
     return {
         "schema": SCHEMA,
-        "requires": [
-            *required(compiled.prompt),
-            *([CONTEXT] if data.contexts else []),
-            *request_text.required(compiled.prompt),
-            *([OBJECTIVES] if objectives else []),
-        ],
         "producer": f"rexit {__version__}",
         "ids": {
             what: "int64" if frame["id"].dtype == pl.Int64 else "string"

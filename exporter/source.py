@@ -25,7 +25,7 @@ def prompt_maker(source: Source, split: str | None = None) -> Callable[[AnySlate
 
     def assembled(slate: AnySlate) -> Prompt:
         assert isinstance(slate, Slate)
-        return builder.prompt(slate.user, slate.items, slate.as_of, context=slate.context, request=slate.request)
+        return builder.prompt(slate.user, slate.items, slate.as_of, inputs=slate.inputs)
 
     return assembled
 

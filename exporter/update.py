@@ -26,15 +26,14 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
-from rexit.exporter.catalog.contexts import with_context_numbers
 from rexit.exporter.catalog.folder import check_place, seal, write
+from rexit.exporter.catalog.inputs import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
 from rexit.exporter.catalog.objectives import rules_of
-from rexit.exporter.catalog.request_texts import with_request_tokens
 from rexit.exporter.options import Columns, IndexOptions, ObjectiveRule
+from rexit.exporter.prompt.extend_pieces import ExtendedPieces
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.lengths import prompt_lengths
-from rexit.exporter.prompt.more_pieces import MorePieces
 from rexit.exporter.prompt.template import read_template
 from rexit.exporter.retriever import fold_in
 from rexit.exporter.retriever.lists import Lists
@@ -78,14 +77,11 @@ def update_catalog(
     options, parsed = _options(old), read_template(template)
     check_columns(options, parsed, interactions, items, users)
     language = Language.load(tokenizer, parsed)
-    pieces = MorePieces.of(old, language)
+    pieces = ExtendedPieces.of(old, language)
     progress("read", 0, 1)
     objectives = rules_of(parsed.objectives, options.objectives, template)
-    rows = read_interactions(
-        interactions, options, complete=False, contexts=parsed.contexts, requests=parsed.requests, objectives=objectives
-    )
-    rows = with_context_numbers(rows, old.contexts.entries, interactions)
-    rows = with_request_tokens(rows, parsed.requests, language.tokenizer, interactions)
+    rows = read_interactions(interactions, options, complete=False, inputs=parsed.inputs, objectives=objectives)
+    rows = with_codes(rows, old.inputs.entries, language.tokenizer, interactions)
     rows = in_catalog_unit(rows, old, interactions)
     frame = without_repeats(rows, interactions)
     entities = {
@@ -176,7 +172,7 @@ def _content(
 
 
 def _info(
-    old: Catalog, data: MergedData, entities: Mapping[str, Entities], pieces: MorePieces, unplaced: int, repeats: int
+    old: Catalog, data: MergedData, entities: Mapping[str, Entities], pieces: ExtendedPieces, unplaced: int, repeats: int
 ) -> dict[str, Any]:
     info = copy.deepcopy(dict(old.info))
     info.pop("snapshots", None)  # they serve training only

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle import Bundle, Policy
-from rexit.bundle.files import json_values
+from rexit.bundle.files import SCHEMA, json_values
 from rexit.calibration import reliability
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.comparison import Row
@@ -88,8 +88,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     gain = _gain(decision, milliseconds, depths)
     rows = {row["policy"]: row for row in table}
     report: dict[str, Any] = {
-        "schema": 1,
-        "requires": [],
+        "schema": SCHEMA,
         "producer": f"rexit {__version__}",
         "verdict": asdict(verdict.judge(decision, depths, rows, gain, slower=findings.slower, doubt=findings.doubt)),
         "variant": bundle.variant.name,

@@ -16,13 +16,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import SPLITS, Catalog
+from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.labels import COLUMN, UNKNOWN
 from rexit.errors import InputError
-from rexit.exporter.catalog.contexts import CONTEXT
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
 from rexit.exporter.catalog.negatives import with_negatives
-from rexit.exporter.catalog.request_texts import REQUEST
 from rexit.exporter.options import Columns, IndexOptions
 
 HELD_OUT = 10
@@ -134,7 +133,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
 
     Args:
         old: the catalog to update.
-        frame: new interactions, `user`, `item`, `time`, `liked`, contexts and request texts, without repeats.
+        frame: new interactions, `user`, `item`, `time`, `liked` and inputs, without repeats.
         entities: the updated catalog's `user` and `item`.
         options: how the catalog was made.
         path: the interactions file, for messages.
@@ -143,8 +142,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
         InputError: a user has too few unmet items to sample negatives from.
     """
     users, items = entities["user"], entities["item"]
-    contexts = [CONTEXT + name for name in old.contexts.names]
-    texts = [REQUEST + name for name in old.request_texts.names]
+    inputs = [INPUT + name for name in old.inputs.names]
     objectives = [COLUMN + name for name in old.objectives]
     histories = old.user_table
     owner = np.repeat(np.arange(len(old.users)), np.diff(histories["history_offsets"]))
@@ -161,23 +159,22 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     after = 0 if options.order == "time" else int(histories["history_times"].max()) + 1
     fresh = frame.with_columns(
         user=pl.Series(users.rows), item=pl.Series(items.rows), time=pl.col("time") + after, new=pl.lit(True)
-    ).select(*known.columns, *contexts, *texts, *objectives)
+    ).select(*known.columns, *inputs, *objectives)
     fresh = fresh.join(known, on=list(_ORDER), how="anti", maintain_order="left")
     merged = pl.concat([known, fresh], how="diagonal").sort(*_ORDER, maintain_order=True)
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
     if options.implicit:
         assigned = with_negatives(assigned, len(items.ids), options.sampled, options.seed, path)
-    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *contexts, *texts, *objectives)]
+    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *inputs, *objectives)]
     for name in SPLITS:
         part = old.split(name)
-        written = np.array([" ".join(map(str, tokens)) for tokens in part.text_tokens], object)
+        written = np.array([" ".join(map(str, codes)) for codes in part.codes], object)
         columns = {
             "user": users.old_rows[part.users],
             "time": part.times,
             "item": items.old_rows[part.items],
             "liked": part.liked,
-            **dict(zip(contexts, part.contexts.T, strict=True)),
-            **{name: pl.Series(written[numbers], dtype=pl.String) for name, numbers in zip(texts, part.texts, strict=True)},
+            **{name: pl.Series(written[places], dtype=pl.String) for name, places in zip(inputs, part.inputs.T, strict=True)},
             **{
                 name: pl.Series(labels == 1).set(pl.Series(labels == UNKNOWN), None)
                 for name, labels in zip(objectives, part.objectives.T, strict=True)

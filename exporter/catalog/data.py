@@ -12,14 +12,13 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rexit.bundle.context import Context
-from rexit.exporter.catalog.contexts import ContextRule, known_contexts, with_context_numbers
+from rexit.bundle.inputs import Input
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
+from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.objectives import check_classes
 from rexit.exporter.catalog.parts import by_range
-from rexit.exporter.catalog.request_texts import RequestRule, with_request_tokens
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions, ObjectiveRule
@@ -30,9 +29,8 @@ from rexit.times import Timeline
 class Data:
     """Interactions, users and items.
 
-    interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `context.NAME` (numbers of values) for each of
-        `contexts`, `request.NAME` (token ids as text) for each request text and `objective.NAME` (bool with nulls) for each
-        objective, sorted by (user, time, item).
+    interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `input.NAME` (codes as text) for each of `inputs`
+        and `objective.NAME` (bool with nulls) for each objective, sorted by (user, time, item).
     samples: the interactions and the sampled negatives; what the splits hold.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -46,7 +44,7 @@ class Data:
     split: Mapping[str, Any]
     timeline: Timeline
     dropped: int
-    contexts: tuple[Context, ...]
+    inputs: tuple[Input, ...]
 
     def edges(self, split: str, likes_only: bool = True) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """User rows and item rows of a split's interactions."""
@@ -62,18 +60,16 @@ def read_data(
     items_path: Path,
     users_path: Path | None,
     options: IndexOptions,
-    rules: Sequence[ContextRule],
-    requests: Sequence[RequestRule],
+    rules: Sequence[InputRule],
     tokenizer: Tokenizer,
     objectives: Sequence[ObjectiveRule] = (),
 ) -> Data:
-    """Reads the files of interactions, items and, if there is one, users. rules, requests: the template's contexts and request
-    texts. tokenizer: of request texts. Raises InputError."""
+    """Reads the files of interactions, items and, if there is one, users. rules: the template's inputs.
+    tokenizer: tokenizes their texts. Raises InputError."""
     columns = options.columns
-    rows = read_interactions(source, options, contexts=rules, requests=requests, objectives=objectives)
-    contexts = known_contexts(rules, rows, source)
-    rows = with_context_numbers(rows, contexts, source)
-    rows = with_request_tokens(rows, requests, tokenizer, source)
+    rows = read_interactions(source, options, inputs=rules, objectives=objectives)
+    inputs = known_inputs(rules, rows, source)
+    rows = with_codes(rows, inputs, tokenizer, source)
     unit = unit_of_times(rows["time"]) if options.order == "time" else None
     rows = rows.with_columns(in_unit(rows["time"], unit, source))
     items = read_entities(items_path, columns.item, "item")
@@ -101,4 +97,4 @@ def read_data(
     check_classes(samples, objectives, source)
     times = interactions["time"].to_numpy()
     timeline = Timeline(options.order, int(times.min()), int(times.max()), unit)
-    return Data(interactions, samples, entities["user"], entities["item"], split, timeline, dropped, contexts)
+    return Data(interactions, samples, entities["user"], entities["item"], split, timeline, dropped, inputs)

@@ -11,10 +11,9 @@ import polars as pl
 
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
 from rexit.bundle.files import FileEntry, check_writable, write_json
+from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.labels import COLUMN
 from rexit.errors import InputError
-from rexit.exporter.catalog.contexts import CONTEXT
-from rexit.exporter.catalog.request_texts import REQUEST
 from rexit.exporter.catalog.tables import Tensors, write_frame
 from rexit.exporter.catalog.tables import write as write_table
 from rexit.progress import Progress, silent
@@ -47,7 +46,7 @@ def write(
         folder: an empty folder.
         info: the contents of catalog.json, changed in place.
         content: each file of TABLES with its tensors, consumed one by one.
-        samples: `user`, `item` (rows), `time`, `liked`, `split`, contexts, request texts and objectives, in the splits' order.
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs and objectives, in the splits' order.
         users, items: ids by row.
         progress: called with "splits", the splits written and their number.
 
@@ -60,9 +59,7 @@ def write(
     (folder / "splits").mkdir()
     splits = {}
     for n, split in enumerate(SPLITS):
-        part = samples.filter(pl.col("split") == split).select(
-            "user", "item", "time", "liked", pl.col(f"^({CONTEXT}|{REQUEST}|{COLUMN}).*$")
-        )
+        part = samples.filter(pl.col("split") == split).select("user", "item", "time", "liked", pl.col(f"^({INPUT}|{COLUMN}).*$"))
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"
         write_frame(folder / path, part)

@@ -15,12 +15,12 @@ import numpy as np
 import polars as pl
 
 from rexit.bundle.catalog import SPLITS
+from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.labels import COLUMN
 from rexit.errors import InputError
-from rexit.exporter.catalog.contexts import CONTEXT, ContextRule
 from rexit.exporter.catalog.entities import check_rows, id_values
+from rexit.exporter.catalog.inputs import InputRule
 from rexit.exporter.catalog.objectives import label_column
-from rexit.exporter.catalog.request_texts import REQUEST, RequestRule
 from rexit.exporter.catalog.source_tables import Needs, check_columns, column_names, column_option, read_table
 from rexit.exporter.options import IndexOptions, ObjectiveRule
 from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
@@ -29,10 +29,7 @@ _MOMENT = pl.Datetime("us")
 
 
 def interaction_columns(
-    options: IndexOptions,
-    contexts: Sequence[ContextRule] = (),
-    requests: Sequence[RequestRule] = (),
-    objectives: Sequence[ObjectiveRule] = (),
+    options: IndexOptions, inputs: Sequence[InputRule] = (), objectives: Sequence[ObjectiveRule] = ()
 ) -> Needs:
     """The columns that the interactions file must have, each with the option that names it, or with its placeholder."""
     columns = options.columns
@@ -43,11 +40,9 @@ def interaction_columns(
         needs[columns.time] = f"{column_option('time')}; --order if there are no times"
     if columns.split is not None:
         needs[columns.split] = column_option("split")
-    for rule in contexts:
-        needs.setdefault(rule.column, f"{{{CONTEXT}{rule.name}}} of the template")
-    for text in requests:
-        if (column := text.column_of(())) is not None:
-            needs.setdefault(column, f"{{{REQUEST}{text.name}}} of the template")
+    for rule in inputs:
+        if (column := rule.column_in(())) is not None:
+            needs.setdefault(column, f"{{{INPUT}{rule.name}}} of the template")
     for objective in objectives:
         needs.setdefault(objective.column, f"--objective {objective}")
     return needs
@@ -57,8 +52,7 @@ def read_interactions(
     path: Path,
     options: IndexOptions,
     complete: bool = True,
-    contexts: Sequence[ContextRule] = (),
-    requests: Sequence[RequestRule] = (),
+    inputs: Sequence[InputRule] = (),
     objectives: Sequence[ObjectiveRule] = (),
 ) -> pl.DataFrame:
     """Reads the interactions file.
@@ -67,7 +61,7 @@ def read_interactions(
         path: CSV, TSV or Parquet.
         options: names of columns, what is a like, what orders interactions.
         complete: the file holds every interaction, so it must hold likes and others.
-        contexts, requests: the template's; the result has a column `context.NAME` or `request.NAME` of raw cells for each.
+        inputs: the template's; the result has a column `input.NAME` of raw cells for each.
         objectives: the result has a column `objective.NAME` for each, bool with nulls.
 
     Returns:
@@ -77,11 +71,11 @@ def read_interactions(
     Raises:
         InputError: a column is missing, or the first row with a value that is not as expected.
     """
-    columns, needs = options.columns, interaction_columns(options, contexts, requests, objectives)
+    columns, needs = options.columns, interaction_columns(options, inputs, objectives)
     check_columns({path: needs})
-    names = column_names(path) if requests else ()
-    texts = {rule.name: rule.column_of(names) for rule in requests}
-    frame = read_table(path, {*needs, *(column for column in texts.values() if column is not None)})
+    names = column_names(path) if inputs else ()
+    cells = {rule.name: rule.column_in(names) for rule in inputs}
+    frame = read_table(path, {*needs, *(column for column in cells.values() if column is not None)})
     values = {
         "user": id_values(frame[columns.user], path),
         "item": id_values(frame[columns.item], path),
@@ -90,9 +84,8 @@ def read_interactions(
     }
     if columns.split is not None:
         values["split"] = _splits(frame[columns.split], path)
-    values |= {CONTEXT + rule.name: frame[rule.column] for rule in contexts}
     missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))
-    values |= {REQUEST + name: missing if column is None else frame[column] for name, column in texts.items()}
+    values |= {INPUT + name: missing if column is None else frame[column] for name, column in cells.items()}
     values |= {COLUMN + rule.name: label_column(frame[rule.column], rule, path) for rule in objectives}
     return pl.DataFrame(values)
 

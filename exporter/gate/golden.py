@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rexit.bundle import Catalog, Vectors
 from rexit.bundle.golden import GoldenSlate
+from rexit.bundle.inputs import Codes
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import PassVectors
 from rexit.exporter.prompt.builder import Prompt, Tokens
@@ -41,29 +42,27 @@ def golden_slates(
     golden = []
     for done, slate in enumerate(slates, 1):
         prompt = prompt_of(slate)
-        log_odds = model.reference(*_inputs(prompt, vectors, turn))
-        user, items, as_of, context, texts = _rows(source, slate)
-        golden.append(GoldenSlate(user, items, as_of, prompt.prefix, prompt.candidates, log_odds, context, texts, prompt.liked))
+        log_odds = model.reference(*_pass(prompt, vectors, turn))
+        user, items, as_of, inputs = _rows(source, slate)
+        golden.append(GoldenSlate(user, items, as_of, prompt.prefix, prompt.candidates, log_odds, inputs, prompt.liked))
         if on_slate:
             on_slate(done)
     return golden
 
 
-def _rows(
-    source: Source, slate: AnySlate
-) -> tuple[int | None, NDArray[np.int32], int | None, NDArray[np.int32], list[NDArray[np.int32]]]:
-    """User, items, time, context and request texts as in `GoldenSlate`."""
+def _rows(source: Source, slate: AnySlate) -> tuple[int | None, NDArray[np.int32], int | None, tuple[Codes, ...]]:
+    """User, items, time and inputs as in `GoldenSlate`."""
     if isinstance(slate, TokenSlate):
-        return None, np.arange(len(slate.candidates), dtype=np.int32), None, np.zeros(0, np.int32), []
+        return None, np.arange(len(slate.candidates), dtype=np.int32), None, ()
     assert isinstance(source, Catalog) and slate.as_of is not None
     user = source.users.row(slate.user)
     assert user is not None  # cut from the catalog's own splits
-    context = source.contexts.numbers(slate.context)
-    texts = source.request_texts.tokens(slate.request)
-    return user, source.items.rows(slate.items).astype(np.int32), slate.as_of, context, texts
+    return user, source.items.rows(slate.items).astype(np.int32), slate.as_of, source.inputs.encode(slate.inputs)
 
 
-def _inputs(prompt: Prompt, vectors: Vectors | None, turn: Tensor | None) -> tuple[Tokens, list[Tokens], PassVectors | None]:
+def _model_inputs(
+    prompt: Prompt, vectors: Vectors | None, turn: Tensor | None
+) -> tuple[Tokens, list[Tokens], PassVectors | None]:
     """Prefix, candidates and vectors as the model takes them: ids beyond the vocabulary are renumbered by row."""
     if vectors is None:
         return prompt.prefix, prompt.candidates, None

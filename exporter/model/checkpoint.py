@@ -2,7 +2,7 @@
 `projectors.safetensors`.
 
     config.json  model.safetensors (or shards)  …   the decoder, as `save_pretrained` writes it
-    exits.json                {"schema": 1, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own",
+    exits.json                {"schema": 2, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own",
                                "catalog": {"tokenizer": …, "prompt": …, "space": …}}
     exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
@@ -31,7 +31,6 @@ from safetensors.torch import load_file, save_file
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import SCHEMA, digest, read_json, write_json
 from rexit.bundle.labels import json_of, labels_of, objectives_of, pairs_of
-from rexit.bundle.objectives import OBJECTIVES
 from rexit.bundle.typed import to_json, typed
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.model.decoder import Decoder
@@ -217,8 +216,7 @@ def write_exits(
     reranker: RerankerPrompt | None = None,
 ) -> None:
     """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`."""
-    required = {"requires": [OBJECTIVES]} if objectives_of(labels) else {}
-    info = {"schema": SCHEMA, **required, "exits": [int(e) for e in exits], "head": "own"}
+    info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "head": "own"}
     more = {
         **json_of({name: int(token) for name, token in labels.items()}),
         "catalog": None if catalog is None else dict(catalog),
@@ -283,7 +281,7 @@ def read_exits(folder: Path) -> tuple[ExitsFile, dict[str, int]] | None:
     if not path.is_file():
         return None
     try:
-        info = read_json(path, {OBJECTIVES})
+        info = read_json(path)
         return typed(info, ExitsFile, str(path)), labels_of(info)
     except BundleError as exc:
         raise CheckpointError(str(exc)) from exc

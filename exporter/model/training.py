@@ -112,7 +112,7 @@ def packed_rows(
 ) -> Rows:
     """Assembles a split's slates; a catalog's, each as of its first interaction.
 
-    Candidates of a training slate may differ in contexts and request texts that stand behind the prefix.
+    Candidates of a training slate may differ in inputs behind the prefix.
 
     Args:
         source: a catalog, or a file of slates.
@@ -137,8 +137,8 @@ def _catalog_rows(
 
     def row(part: slice) -> Row:
         user, time = int(rows.users[part.start]), int(rows.times[part.start])
-        texts = [rows.request(at) for at in range(part.start, part.stop)]
-        prompt = builder.prompt_rows(user, rows.items[part], time, context=rows.contexts[part], texts=texts)
+        inputs = [rows.codes_of(at) for at in range(part.start, part.stop)]
+        prompt = builder.prompt_rows(user, rows.items[part], time, inputs=inputs)
         objectives = rows.objectives[part] if catalog.objectives else None
         return Row(catalog.users.id(user), prompt, rows.liked[part], objectives)
 

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog, Id
-from rexit.bundle.context import MISSING, Value
+from rexit.bundle.inputs import Codes, Value
 from rexit.exporter.prompt.histories import Histories, Rows
 from rexit.exporter.prompt.program import Op, needs_target
 from rexit.exporter.prompt.retrieval import Graph, Snapshots
 from rexit.exporter.retriever.neighbours import folded_in, nonzero_rows, top
 
 Tokens = NDArray[np.int32]
-_NO_CONTEXT = np.empty(0, np.int32)
 Entries = tuple[Rows, NDArray[np.bool_]]
 """Rows of items, and whether the user liked them."""
 
@@ -47,8 +46,7 @@ class _Request:
 
     part: as in `Prompt`. graph: the retriever, None if there is none yet.
     items, liked: the history, visible interactions before fresh ones. similar: user rows, nearest first.
-    context: numbers of the contexts' values, [1, contexts], or a row for each target.
-    texts: the request texts, for all targets or for each.
+    inputs: the codes of the prompt's inputs, for all targets or for each.
     """
 
     part: int | None
@@ -57,8 +55,7 @@ class _Request:
     items: Rows
     liked: NDArray[np.bool_]
     similar: Rows
-    context: NDArray[np.int32]
-    texts: Sequence[Sequence[Tokens]]
+    inputs: Sequence[Sequence[Codes]]
 
 
 class PromptBuilder:
@@ -89,10 +86,8 @@ class PromptBuilder:
         self._longest = max((op["limit"] for op in near), default=0)
         self._asks_for_similar = any(op["op"].startswith("similar_") for op in self._prefix + self._candidate)
         self._histories = Histories(catalog)
-        self._contexts = catalog.contexts
-        self._context_places = {name: n for n, name in enumerate(self._contexts.names)}
-        self._texts = catalog.request_texts
-        self._text_places = {name: n for n, name in enumerate(self._texts.names)}
+        self._inputs = catalog.inputs
+        self._input_places = {name: n for n, name in enumerate(self._inputs.names)}
 
     def prompt(
         self,
@@ -100,8 +95,7 @@ class PromptBuilder:
         items: Sequence[Id],
         as_of: int | None = None,
         recent: Sequence[tuple[Id, bool]] = (),
-        context: Mapping[str, Value] | None = None,
-        request: Mapping[str, Sequence[int] | Tokens] | None = None,
+        inputs: Mapping[str, Value] | None = None,
     ) -> Prompt:
         """Assembles a slate's prompts, by ids.
 
@@ -110,11 +104,10 @@ class PromptBuilder:
             items: ids of the candidates.
             as_of: use interactions before this time; None: all.
             recent: fresh interactions (item, liked), oldest first.
-            context: the request's context, values by name.
-            request: the request's texts, token ids by name.
+            inputs: the request's inputs: values by name, texts as token ids.
 
         Raises:
-            InputError: an item is not in the catalog, or a context or a request text is not what the template says.
+            InputError: an item is not in the catalog, or an input is not what the template says.
         """
         ids = self._catalog.items
         fresh = ids.rows([item for item, _ in recent])
@@ -124,8 +117,7 @@ class PromptBuilder:
             ids.rows(items),
             as_of,
             [(int(i), liked) for i, (_, liked) in zip(fresh, recent, strict=True)],
-            self._contexts.numbers(context),
-            [self._texts.tokens(request)],
+            [self._inputs.encode(inputs)],
         )
 
     def prompt_rows(
@@ -134,21 +126,17 @@ class PromptBuilder:
         items: Rows | Sequence[int],
         as_of: int | None = None,
         recent: Sequence[tuple[int, bool]] = (),
-        context: NDArray[np.int32] | None = None,
-        texts: Sequence[Sequence[Tokens]] | None = None,
+        inputs: Sequence[Sequence[Codes]] | None = None,
     ) -> Prompt:
         """Assembles a slate's prompts, by rows, for instance those of `Catalog.split`.
 
         Args:
             user: None: not in the catalog.
             items, as_of, recent: as in `prompt`.
-            context: numbers of the contexts' values, int32 [contexts], or [items, contexts] if the items differ in contexts
-                behind the prefix; None: the request has none.
-            texts: the request texts in the program's order, once or for each item; None: the request has none.
+            inputs: the codes of the prompt's inputs, once, or for each item if they differ behind the prefix; None: the request has
+                none.
         """
-        context = self._contexts.numbers(None) if context is None else context
-        texts = [self._texts.tokens(None)] if texts is None else texts
-        request = self._request(user, as_of, recent, context, texts)
+        request = self._request(user, as_of, recent, [self._inputs.encode(None)] if inputs is None else inputs)
         targets = np.asarray(items, np.int64)
         prefix = [piece for op in self._prefix for piece in self._shared(op, user, request)]
         nearest = self._nearest(request, targets)
@@ -161,11 +149,10 @@ class PromptBuilder:
         user: Id | None,
         as_of: int | None = None,
         recent: Sequence[tuple[Id, bool]] = (),
-        context: Mapping[str, Value] | None = None,
-        request: Mapping[str, Sequence[int] | Tokens] | None = None,
+        inputs: Mapping[str, Value] | None = None,
     ) -> Tokens:
         """The prefix of a user's prompts, int32 [P]."""
-        return self.prompt(user, [], as_of, recent, context, request).prefix
+        return self.prompt(user, [], as_of, recent, inputs).prefix
 
     def candidate(
         self,
@@ -173,11 +160,10 @@ class PromptBuilder:
         item: Id,
         as_of: int | None = None,
         recent: Sequence[tuple[Id, bool]] = (),
-        context: Mapping[str, Value] | None = None,
-        request: Mapping[str, Sequence[int] | Tokens] | None = None,
+        inputs: Mapping[str, Value] | None = None,
     ) -> Tokens:
         """One item's part of the prompt, int32 [T]."""
-        return self.prompt(user, [item], as_of, recent, context, request).candidates[0]
+        return self.prompt(user, [item], as_of, recent, inputs).candidates[0]
 
     def _encode(self, pieces: list[int]) -> Tokens:
         offsets, tokens = self._offsets, self._tokens
@@ -200,15 +186,14 @@ class PromptBuilder:
         user: int | None,
         as_of: int | None,
         recent: Sequence[tuple[int, bool]],
-        context: NDArray[np.int32] = _NO_CONTEXT,
-        texts: Sequence[Sequence[Tokens]] = (),
+        inputs: Sequence[Sequence[Codes]] = (),
     ) -> _Request:
         visible = slice(0, 0) if user is None else self._histories.visible(user, as_of)
         items = np.concatenate([self._users["history_items"][visible], np.array([i for i, _ in recent], np.int64)])
         liked = np.concatenate([self._users["history_liked"][visible] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
         part, graph = self._graph_of(user, as_of)
         similar = self._similar(graph, user, items[liked], whole=as_of is None and not recent)
-        return _Request(part, graph, as_of, items, liked, similar, np.atleast_2d(context), texts)
+        return _Request(part, graph, as_of, items, liked, similar, inputs)
 
     def _graph_of(self, user: int | None, as_of: int | None) -> tuple[int | None, Graph | None]:
         if self._snapshots is None:
@@ -249,20 +234,16 @@ class PromptBuilder:
             case "user_vector":
                 assert self._ids is not None
                 return [~self._ids.user_id]
-            case "context":
-                return self._context_pieces(op, request)[0]
-            case "request":
-                return self._text_pieces(op, request)[0]
+            case "input":
+                return self._input_pieces(op, request)[0]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
 
     def _by_target(
         self, op: Op, user: int | None, request: _Request, targets: Rows, nearest: Sequence[Entries]
     ) -> list[list[int]]:
         """The pieces of an op of the candidate's part, by target. nearest: the history's nearest items, by target."""
-        if op["op"] == "context" and len(request.context) == len(targets):
-            return self._context_pieces(op, request)
-        if op["op"] == "request" and len(request.texts) == len(targets):
-            return self._text_pieces(op, request)
+        if op["op"] == "input" and len(request.inputs) == len(targets):
+            return self._input_pieces(op, request)
         if not needs_target(op):
             return [self._shared(op, user, request)] * len(targets)
         match op["op"]:
@@ -286,15 +267,11 @@ class PromptBuilder:
                 return [[_rate(op, int(n.sum()), int(likes.sum()))] for n, likes in zip(rated, liked & rated, strict=True)]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
 
-    def _context_pieces(self, op: Op, request: _Request) -> list[list[int]]:
-        """The piece of each row of the request's context."""
-        numbers = request.context[:, self._context_places[op["name"]]].tolist()
-        return [[op["missing"] if number == MISSING else op["values"][number]] for number in numbers]
-
-    def _text_pieces(self, op: Op, request: _Request) -> list[list[int]]:
-        """For each row of the request's texts: the complements (~) of its tokens, or the piece in its place."""
-        at = self._text_places[op["name"]]
-        return [[~token for token in texts[at].tolist()] if len(texts[at]) else [op["missing"]] for texts in request.texts]
+    def _input_pieces(self, op: Op, request: _Request) -> list[list[int]]:
+        """For each of the request's inputs: the pieces of its codes, the complements (~) of its tokens, or its `missing`."""
+        at, pieces = self._input_places[op["name"]], op.get("pieces")
+        codes = [inputs[at].tolist() for inputs in request.inputs]
+        return [[~code if pieces is None else pieces[code] for code in value] or [op["missing"]] for value in codes]
 
     def _entries(self, op: Op, items: Rows, liked: NDArray[np.bool_]) -> list[int]:
         if not len(items):

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rexit.bundle.context import Context
+from rexit.bundle.inputs import Input
 from rexit.bundle.labels import ANSWERS
 from rexit.errors import InputError
 from rexit.exporter.catalog.encoded import Encoded
@@ -73,7 +73,7 @@ def compile_template(
     language: Language,
     users: pl.DataFrame,
     items: pl.DataFrame,
-    contexts: Sequence[Context] = (),
+    inputs: Sequence[Input] = (),
     progress: Progress = silent,
     workers: Workers = LOCAL,
 ) -> Compiled:
@@ -82,7 +82,7 @@ def compile_template(
     Args:
         language: template and tokenizer.
         users, items: `id` and the files' columns, in the catalog's rows.
-        contexts: those of the template, with their values.
+        inputs: those of the template, with their values.
         progress: called with "tokens", the texts tokenized and their number.
         workers: who tokenizes.
 
@@ -93,17 +93,17 @@ def compile_template(
     columns = [(f"{what}.{column.name}", column) for what, frame in entities.items() for column in frame.iter_columns()]
     vectors = [name for name, column in columns if holds_vectors(column) and name not in RESERVED]
     texts = {what: [name for name in frame.columns[1:] if f"{what}.{name}" not in vectors] for what, frame in entities.items()}
-    program = compile_program(template, texts["user"], texts["item"], pieces, vectors, contexts)
+    program = compile_program(template, texts["user"], texts["item"], pieces, vectors, inputs)
     encoded = {name: encoded_rows(items[name], items["id"]) for name in program.vectors if f"item.{name}" in vectors}
     fields = _fields(program, entities, template, pieces)
     offsets, tokens = pieces.encode(language.tokenizer, progress, workers)
-    limits = _limits(program, np.diff(offsets), fields, template)
+    limits = _limits(program, np.diff(offsets), fields, inputs, template)
     prompt = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **limits}
     if program.vectors:
         dims = {name: {"dim": table.shape[1]} for name, table in encoded.items()}
         prompt["vectors"] = [{"name": name, "count": vector_count(name), **dims.get(name, {})} for name in program.vectors]
-    if contexts:
-        prompt["context"] = [context.to_json() for context in contexts]
+    if inputs:
+        prompt["inputs"] = [entry.to_json() for entry in inputs]
     return Compiled(prompt, {"offsets": offsets, "tokens": tokens}, fields, encoded)
 
 
@@ -119,8 +119,8 @@ def _fields(
     return fields
 
 
-def _limits(program: Program, lengths: Lengths, fields: Fields, template: Template) -> dict[str, int]:
-    low, high = bounds(program.candidate, lengths, fields)
+def _limits(program: Program, lengths: Lengths, fields: Fields, inputs: Sequence[Input], template: Template) -> dict[str, int]:
+    low, high = bounds(program.candidate, lengths, fields, inputs)
     if low < 1:
         raise InputError(f"{template.path}: the part after the prefix can be without a token: end the prompt with a text")
-    return {"max_prefix_tokens": bounds(program.prefix, lengths, fields)[1], "max_candidate_tokens": high}
+    return {"max_prefix_tokens": bounds(program.prefix, lengths, fields, inputs)[1], "max_candidate_tokens": high}

@@ -31,12 +31,10 @@ def prompt_lengths(catalog: Catalog) -> dict[str, Any]:
 def _measure(catalog: Catalog) -> tuple[list[int], list[int]]:
     """Tokens of prefixes and of candidates, for a sample of users with a history and of items."""
     random, builder = np.random.default_rng(0), PromptBuilder(catalog)
-    first = np.zeros(len(catalog.contexts), np.int32)
-    texts = catalog.request_texts
-    example = [texts.tokens(texts.example())]
+    example = catalog.inputs.encode(catalog.inputs.example())
     users = np.flatnonzero(np.diff(catalog.user_table["history_offsets"]))
     slates = [
-        builder.prompt_rows(int(user), random.integers(len(catalog.items), size=ITEMS), context=first, texts=example)
+        builder.prompt_rows(int(user), random.integers(len(catalog.items), size=ITEMS), inputs=[example])
         for user in random.permutation(users)[:USERS]
     ]
     return [len(slate.prefix) for slate in slates], [len(candidate) for slate in slates for candidate in slate.candidates]
@@ -53,7 +51,7 @@ def _longest(catalog: Catalog, part: str) -> dict[str, Any] | None:
     fields = _fields(catalog)
     if not (ops := catalog.info["prompt"][part]):
         return None
-    op, tokens = longest(ops, lengths, fields)
+    op, tokens = longest(ops, lengths, fields, catalog.inputs.entries)
     inner = longest(op["entry"], lengths, fields)[0] if op.get("entry") else op
     return {"placeholder": placeholder(op), "tokens": tokens, "column": _column(catalog, inner, lengths, fields)}
 

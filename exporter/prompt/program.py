@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.context import Context
+from rexit.bundle.inputs import COLUMN as INPUT
+from rexit.bundle.inputs import Input
 from rexit.bundle.vectors import GCN, NOBODY, USER
 from rexit.errors import InputError
-from rexit.exporter.catalog.contexts import CONTEXT
-from rexit.exporter.catalog.request_texts import REQUEST
 from rexit.exporter.prompt.pieces import Pieces
 from rexit.exporter.prompt.template import (
     EMBEDDINGS,
@@ -60,7 +59,7 @@ def compile_program(
     item_columns: Sequence[str],
     pieces: Pieces,
     vectors: Collection[str] = (),
-    contexts: Sequence[Context] = (),
+    inputs: Sequence[Input] = (),
 ) -> Program:
     """Compiles a template.
 
@@ -69,13 +68,13 @@ def compile_program(
         user_columns, item_columns: names of the text columns.
         pieces: collects the template's texts.
         vectors: the columns that hold vectors, as `item.NAME` and `user.NAME`.
-        contexts: those of the template, with their values.
+        inputs: those of the template, with their values.
 
     Raises:
         InputError: a placeholder is unknown or does not fit its column, a limit names no text, or the target item is missing.
     """
     program = Program()
-    compiler = _Compiler(template, user_columns, item_columns, pieces, program, vectors, contexts)
+    compiler = _Compiler(template, user_columns, item_columns, pieces, program, vectors, inputs)
     ops = compiler.ops(template.prompt, "prompt")
     if template.bos is not None:
         ops.insert(0, {"op": "piece", "piece": pieces.literal(template.bos)})
@@ -101,7 +100,7 @@ class _Compiler:
     pieces: Pieces
     program: Program
     vectors: Collection[str]
-    contexts: Sequence[Context]
+    inputs: Sequence[Input]
 
     def ops(self, nodes: Nodes, where: str) -> list[Op]:
         # The parser gives the space before a placeholder to it. Before a column of vectors it belongs to the text.
@@ -143,10 +142,8 @@ class _Compiler:
             return op if column == "count" else {**op, "missing": self._missing(node)}
         if not inside and node.name in LISTS:
             return self._list(node)
-        if not inside and node.name.startswith(CONTEXT):
-            return self._context(node)
-        if not inside and node.name.startswith(REQUEST):
-            return self._request(node)
+        if not inside and node.name.startswith(INPUT):
+            return self._input(node)
         if not inside and node.name in SHARES:
             bins = [self.pieces.literal(space + text) for text in rate_texts(self.template.bins["like_rate"])]
             return {"op": node.name, "limit": node.limit, "bins": bins, "missing": self._missing(node)}
@@ -178,21 +175,16 @@ class _Compiler:
         op: Op = {"op": kind, "limit": node.limit, "entry": entry, "empty": self._word("empty")}
         return {**op, "order": order} if order else op
 
-    def _context(self, node: Placeholder) -> Op:
-        names = [rule.name for rule in self.template.contexts]
-        at = names.index(node.name.removeprefix(CONTEXT))
-        context, words = self.contexts[at], self.template.contexts[at].words
-        texts = words or context.values or [str(edge) for edge in context.edges[:-1]]
-        values = [self.pieces.literal(written(text, node.spaced)) for text in texts]
-        op: Op = {"op": "context", "name": context.name, "values": values}
-        return op if context.unknown == "refuse" else {**op, "missing": self._missing(node)}
-
-    def _request(self, node: Placeholder) -> Op:
-        rule = next(rule for rule in self.template.requests if rule.name == node.name.removeprefix(REQUEST))
-        op: Op = {"op": "request", "name": rule.name, "limit": rule.max_tokens, "spaced": rule.spaced}
-        if rule.missing is None:
-            return op
-        return {**op, "missing": self.pieces.literal(written(rule.missing, rule.spaced) if rule.missing else "")}
+    def _input(self, node: Placeholder) -> Op:
+        names = [rule.name for rule in self.template.inputs]
+        at = names.index(node.name.removeprefix(INPUT))
+        rule, entry = self.template.inputs[at], self.inputs[at]
+        op: Op = {"op": "input", "name": entry.name}
+        if entry.words is not None:
+            op["pieces"] = [self.pieces.literal(written(text, node.spaced)) for text in rule.words or entry.words]
+        if rule.missing is not None:
+            op["missing"] = self.pieces.literal(written(rule.missing, node.spaced) if rule.missing else "")
+        return op
 
     def _word(self, name: str) -> int:
         return self.pieces.literal(self.template.words[name])
@@ -205,7 +197,7 @@ class _Compiler:
         known += [name for name in self.vectors if name.startswith("item.")]
         if where == "prompt":
             users = [f"user.{c}" for c in self.user_columns if f"user.{c}" not in RESERVED]
-            known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{CONTEXT}NAME", f"{REQUEST}NAME"]
+            known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{INPUT}NAME"]
         else:
             known = [*known, "item.gcn", "verdict"]
         return InputError(f"{self.template.path}: {where}: unknown placeholder {node}, known are: {', '.join(known)}")
@@ -242,31 +234,29 @@ def placeholder(op: Op) -> str | None:
             return "{verdict}"
         case "item_vector":
             return f"{{item.{op['table']}}}"
-        case "context":
-            return f"{{{CONTEXT}{op['name']}}}"
-        case "request":
-            return f"{{{REQUEST}{op['name']}}}"
+        case "input":
+            return f"{{{INPUT}{op['name']}}}"
         case "user_vector":
             return "{user.gcn}"
     return f"{{{kind[:4]}.{kind[5:]}}}"
 
 
-def longest(ops: Sequence[Op], lengths: Lengths, fields: Fields) -> tuple[Op, int]:
+def longest(ops: Sequence[Op], lengths: Lengths, fields: Fields, inputs: Sequence[Input] = ()) -> tuple[Op, int]:
     """The op that can append the most tokens, and their number."""
-    most = [_bounds(op, lengths, fields)[1] for op in ops]
+    most = [_bounds(op, lengths, fields, inputs)[1] for op in ops]
     return ops[most.index(max(most))], max(most)
 
 
-def bounds(ops: Sequence[Op], lengths: Lengths, fields: Fields) -> tuple[int, int]:
+def bounds(ops: Sequence[Op], lengths: Lengths, fields: Fields, inputs: Sequence[Input] = ()) -> tuple[int, int]:
     """The fewest and the most tokens `ops` can append."""
     low = high = 0
     for op in ops:
-        a, b = _bounds(op, lengths, fields)
+        a, b = _bounds(op, lengths, fields, inputs)
         low, high = low + a, high + b
     return low, high
 
 
-def _bounds(op: Op, lengths: Lengths, fields: Fields) -> tuple[int, int]:
+def _bounds(op: Op, lengths: Lengths, fields: Fields, inputs: Sequence[Input]) -> tuple[int, int]:
     kind = op["op"]
     if kind in ("item_vector", "user_vector"):
         count = vector_count(op["table"]) if kind == "item_vector" else 1
@@ -278,11 +268,13 @@ def _bounds(op: Op, lengths: Lengths, fields: Fields) -> tuple[int, int]:
     if kind == "similar_verdict":
         words = [int(lengths[op[key]]) for key in ("yes", "no", "unseen")]
         return min(words), op["limit"] * max(words)
-    if kind == "request":
-        instead = [int(lengths[op["missing"]])] if "missing" in op else []
-        return min([1, *instead]), max([op["limit"], *instead])
+    if kind == "input":
+        most = next(entry.max_codes for entry in inputs if entry.name == op["name"])
+        code = [int(lengths[piece]) for piece in op["pieces"]] if "pieces" in op else [1]
+        missing = [int(lengths[op["missing"]])] if "missing" in op else []
+        return min([*code, *missing]), max([max(code) * most, *missing])
     pieces = [op[key] for key in ("piece", "missing", "yes", "no") if key in op]
-    pieces += op.get("bins", []) + op.get("values", [])
+    pieces += op.get("bins", [])
     if kind in ("user_field", "item_field"):
         pieces = [*np.unique(fields[f"{kind[:4]}.{op['field']}"]), *pieces]
     return int(min(lengths[p] for p in pieces)), int(max(lengths[p] for p in pieces))

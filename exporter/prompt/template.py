@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import string
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle.context import MOST_VALUES, UNKNOWN
+from rexit.bundle.inputs import COLUMN as INPUT
+from rexit.bundle.inputs import Input
 from rexit.bundle.labels import objectives_of
 from rexit.bundle.objectives import OBJECTIVES, check_names
-from rexit.bundle.request_text import MOST_TOKENS
+from rexit.bundle.typed import typed
 from rexit.bundle.vectors import MOST
 from rexit.errors import InputError
-from rexit.exporter.catalog.contexts import CONTEXT, ContextRule
-from rexit.exporter.catalog.request_texts import REQUEST, RequestRule
+from rexit.exporter.catalog.inputs import InputRule
 
 ENTRIES = {
     "history.recent": "recent",
@@ -63,8 +62,7 @@ class Template:
     """A parsed template. `program` checks placeholders against the columns.
 
     entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
-    labels: texts, as `rexit.bundle.labels` names them. contexts, requests: the contexts and the request texts that the prompt
-    places, in its order.
+    labels: texts, as `rexit.bundle.labels` names them. inputs: those that the prompt places, in its order.
     """
 
     path: Path
@@ -75,8 +73,7 @@ class Template:
     words: Mapping[str, str] = field(default_factory=lambda: WORDS)
     bins: Mapping[str, int] = field(default_factory=lambda: BINS)
     limits: Mapping[str, int] = field(default_factory=dict)
-    contexts: Sequence[ContextRule] = ()
-    requests: Sequence[RequestRule] = ()
+    inputs: Sequence[InputRule] = ()
     bos: str | None = None
 
     @property
@@ -103,7 +100,7 @@ def read_template(path: Path) -> Template:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # not TOML, not UTF-8
         raise InputError(f"{path}: not a TOML file: {exc}") from exc
-    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits", "context", "request"))
+    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits", "input"))
     prompt = _text(path, "prompt", value.get("prompt"))
     entry = _text(path, "entry", value.get("entry", " {item.title}{verdict};"))
     words, bins, entries = (_section(path, value, name) for name in ("words", "bins", "entries"))
@@ -126,8 +123,7 @@ def read_template(path: Path) -> Template:
         {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
         {**BINS, **bins},
         _limits(path, value),
-        _contexts(path, value, nodes),
-        _requests(path, value, nodes),
+        _inputs(path, value, nodes),
         None if bos is None else _text(path, "bos", bos),
     )
 
@@ -216,87 +212,52 @@ def _limits(path: Path, value: Mapping[str, Any]) -> dict[str, int]:
     return limits
 
 
-def _contexts(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[ContextRule, ...]:
-    """The rules of the contexts that a prompt places; a section may be left out."""
-    sections = _section(path, value, "context")
-    names = _placed_names(path, sections, nodes, CONTEXT, "device")
-    return tuple(_context(path, name, _section(path, sections, name, "context.")) for name in names)
-
-
-def _context(path: Path, name: str, section: Mapping[str, Any]) -> ContextRule:
-    where = f"context.{name}"
-    _known_keys(path, f"{where}.", section, ("column", "values", "bins", "words", "unknown"))
-    values, edges, words = (_listed(path, f"{where}.{key}", section.get(key)) for key in ("values", "bins", "words"))
-    if values and edges:
-        raise InputError(f"{path}: {where} has values and bins, expected one of them")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int) or value == "" or str(value) != str(value).strip():
-            raise InputError(f"{path}: {where}.values has {value!r}, expected texts without outer spaces, or whole numbers")
-    if len(texts := [str(value) for value in values]) != len(set(texts)):
-        double = next(text for text in texts if texts.count(text) > 1)
-        raise InputError(f"{path}: {where}.values has {double!r} twice")
-    for edge in edges:
-        if isinstance(edge, bool) or not isinstance(edge, int | float) or not math.isfinite(edge):
-            raise InputError(f"{path}: {where}.bins has {edge!r}, expected finite numbers")
-    if edges and (len(edges) < 2 or list(edges) != sorted(set(edges))):
-        raise InputError(f"{path}: {where}.bins is {list(edges)}, expected at least two edges, ascending")
-    if words and len(words) != (count := len(values) or len(edges) - 1):
-        of = f"{count} {'values' if values else 'bins'}" if values or edges else "no values and no bins"
-        raise InputError(f"{path}: {where}.words has {len(words)} words for {of}")
-    unknown = section.get("unknown", UNKNOWN[0])
-    if unknown not in UNKNOWN:
-        raise InputError(f"{path}: {where}.unknown is {unknown!r}, expected {' or '.join(map(repr, UNKNOWN))}")
-    column = _text(path, f"{where}.column", section.get("column", name))
-    checked = tuple(_text(path, f"{where}.words", word) for word in words)
-    return ContextRule(name, column, tuple(texts), tuple(edges), checked, unknown)
-
-
-def _requests(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[RequestRule, ...]:
-    """The rules of the request texts that a prompt places. Each needs a section, which says how long a text may be."""
-    sections = _section(path, value, "request")
-    names = _placed_names(path, sections, nodes, REQUEST, "query")
-    return tuple(_request(path, name, _section(path, sections, name, "request."), nodes) for name in names)
-
-
-def _request(path: Path, name: str, section: Mapping[str, Any], nodes: Nodes) -> RequestRule:
-    where = f"request.{name}"
-    _known_keys(path, f"{where}.", section, ("max_tokens", "missing", "column"))
-    most = section.get("max_tokens")
-    if type(most) is not int or not 1 <= most <= MOST_TOKENS:
-        raise InputError(
-            f"{path}: {where}.max_tokens is {'missing' if most is None else repr(most)}, "
-            f"expected a whole number from 1 to {MOST_TOKENS}"
-        )
-    spaced = {node.spaced for node in nodes if isinstance(node, Placeholder) and node.name == REQUEST + name}
-    if len(spaced) > 1:
-        raise InputError(f"{path}: prompt: {{{REQUEST}{name}}} stands behind a space and without one, expected either")
-    missing = section.get("missing")
-    if missing is not None:
-        missing = _text(path, f"{where}.missing", missing, empty=True)
-    column = section.get("column")
-    if column is not None:
-        column = _text(path, f"{where}.column", column)
-    return RequestRule(name, most, spaced.pop(), missing, column)
-
-
-def _placed_names(path: Path, sections: Mapping[str, Any], nodes: Nodes, kind: str, example: str) -> list[str]:
-    """The names of placeholders that begin with `kind`, which ends in a dot. Raises InputError for a section of another name."""
-    placeholders = (node.name for node in nodes if isinstance(node, Placeholder) and node.name.startswith(kind))
-    names = [name.removeprefix(kind) for name in dict.fromkeys(placeholders)]
-    if "" in names:
-        raise InputError(f"{path}: prompt: {{{kind}}}: expected a name, as in {{{kind}{example}}}")
+def _inputs(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[InputRule, ...]:
+    """The rules of the inputs that a prompt places; a section may be left out."""
+    sections, spaced = _section(path, value, "input"), dict[str, set[bool]]()
+    for node in nodes:
+        if isinstance(node, Placeholder) and node.name.startswith(INPUT):
+            spaced.setdefault(node.name.removeprefix(INPUT), set()).add(node.spaced)
+    if "" in spaced:
+        raise InputError(f"{path}: prompt: {{{INPUT}}}: expected a name, as in {{{INPUT}device}}")
     for name in sections:
-        if name not in names:
-            raise InputError(f"{path}: {kind}{name}: the prompt places no {{{kind}{name}}}")
-    return names
+        if name not in spaced:
+            raise InputError(f"{path}: {INPUT}{name}: the prompt places no {{{INPUT}{name}}}")
+    return tuple(_input(path, name, _section(path, sections, name, INPUT), places) for name, places in spaced.items())
 
 
-def _listed(path: Path, key: str, value: object) -> Sequence[Any]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not 1 <= len(value) <= MOST_VALUES:
-        raise InputError(f"{path}: {key} is {str(value)[:60]}, expected a list of 1 to {MOST_VALUES}")
-    return value
+def _input(path: Path, name: str, section: Mapping[str, Any], spaced: set[bool]) -> InputRule:
+    """Reads a section. spaced: whether a space precedes the input, of all its places."""
+    where, kinds = INPUT + name, ("values", "bins", "max_tokens")
+    _known_keys(path, f"{where}.", section, (*kinds, "words", "column", "missing"))
+    missing, column = (
+        None if key not in section else _text(path, f"{where}.{key}", section[key], empty=key == "missing")
+        for key in ("missing", "column")
+    )
+    described = {kind: section[kind] for kind in kinds if kind in section}
+    if isinstance(values := described.get("values"), list):
+        described["values"] = [_value(path, f"{where}.values", value) for value in values]
+    if "max_tokens" in described:
+        if len(spaced) > 1:
+            raise InputError(f"{path}: prompt: {{{where}}} is behind a space and without one, expected either")
+        described["spaced"] = spaced == {True}
+    entry = None
+    if described:
+        entry = typed({"name": name, "optional": missing is not None, **described}, Input, str(path), at=where, error=InputError)
+    words = section.get("words", [])
+    if not isinstance(words, list):
+        raise InputError(f"{path}: {where}.words is {words!r}, expected a list of texts")
+    texts = tuple(_text(path, f"{where}.words", word) for word in words)
+    expected = () if entry is None else entry.words or ()
+    if texts and len(texts) != len(expected):
+        raise InputError(f"{path}: {where}.words has {len(texts)} texts, expected one for each of {len(expected)} values or bins")
+    return InputRule(name, entry, column, texts, missing)
+
+
+def _value(path: Path, key: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "" or str(value) != str(value).strip():
+        raise InputError(f"{path}: {key} has {value!r}, expected texts without outer spaces, or whole numbers")
+    return str(value)
 
 
 def _whole_number(path: Path, key: str, value: object) -> None:

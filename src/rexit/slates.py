@@ -1,20 +1,20 @@
-"""Slates: candidates that are scored together, and what a session is asked about them."""
+"""Slates: candidates that are scored together, with their labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, overload, runtime_checkable
 
 from rexit.errors import InputError
+from rexit.request import Request, TokenRequest
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from rexit.bundle.catalog import Catalog, Id, Split
-    from rexit.bundle.context import Value
-    from rexit.measure.scorer import Scorer
+    from rexit.bundle.inputs import Value
 
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 
@@ -31,8 +31,7 @@ class Slate:
         items: The items' ids.
         as_of: Only interactions before this time reach the prompt, in the catalog's unit; None: all.
         liked: The ground truth, bool [n].
-        context: The request's context: values by name.
-        request: The request's texts: token ids by name.
+        inputs: Values of the prompt's inputs, by name; texts as token ids.
         objectives: Labels of the objectives (`rexit.bundle.labels`), int8 [n, objectives]; None if none are named.
     """
 
@@ -40,21 +39,13 @@ class Slate:
     items: tuple[Id, ...]
     as_of: int | None
     liked: NDArray[np.bool_]
-    context: Mapping[str, Value] = field(default_factory=dict)
-    request: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+    inputs: Mapping[str, Value] = field(default_factory=dict)
     objectives: NDArray[np.int8] | None = None
 
-    def trace(self, session: Scorer) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, float32 [n, exits]; of several objectives [n, exits, objectives]."""
-        return session.trace(self.user, self.items, as_of=self.as_of, context=self.context, request=self.request)
-
-    def score(self, session: Scorer, **options: Any) -> Any:
-        """Returns `rexit.runtime.Scores`. options: as in `Session.score`."""
-        return session.score(self.user, self.items, as_of=self.as_of, context=self.context, request=self.request, **options)
-
-    def prompt(self, session: Scorer) -> tuple[NDArray[np.int32], Sequence[NDArray[np.int32]]]:
-        """Returns the token ids of the prefix and of each candidate."""
-        return session.prompt(self.user, self.items, as_of=self.as_of, context=self.context, request=self.request)
+    @property
+    def request(self) -> Request:
+        """What a session is asked."""
+        return Request(self.user, self.items, as_of=self.as_of, inputs=self.inputs)
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""
@@ -83,17 +74,10 @@ class TokenSlate:
         """The candidates' numbers."""
         return tuple(range(len(self.candidates)))
 
-    def trace(self, session: Scorer) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, float32 [n, exits]."""
-        return session.trace_tokens(self.prefix, self.candidates)
-
-    def score(self, session: Scorer, **options: Any) -> Any:
-        """Returns `rexit.runtime.Scores`. options: as in `Session.score_tokens`."""
-        return session.score_tokens(self.prefix, self.candidates, **options)
-
-    def prompt(self, session: Scorer) -> tuple[NDArray[np.int32], Sequence[NDArray[np.int32]]]:
-        """Returns the token ids of the prefix and of each candidate."""
-        return self.prefix, self.candidates
+    @property
+    def request(self) -> TokenRequest:
+        """What a session is asked."""
+        return TokenRequest(self.prefix, self.candidates)
 
     def first(self, count: int) -> TokenSlate:
         """Returns the slate of the first candidates."""
@@ -136,8 +120,7 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
 
     1. Users come in row order. A user's interactions come by time, ties by item row: the split's own order.
     2. A slate's `as_of` is the time of its first interaction. So its prompt holds no label of the slate, nor of anything later.
-    3. A slate has one context and one set of request texts, as a request has: it ends where an interaction's differ from the one
-       before.
+    3. A slate has one set of inputs, as a request has: it ends where an interaction's differ from the one before.
     4. A user's second slate sees the outcome of the first where that is earlier, as a recommender would.
 
     Args:
@@ -157,10 +140,9 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     slates = []
     for user, part in zip(users, parts, strict=True):
         at = part.start
-        context = catalog.contexts.values(rows.contexts[at])
-        request = catalog.request_texts.by_name(rows.request(at))
+        inputs = catalog.inputs.decode(rows.codes_of(at))
         objectives = rows.objectives[part] if catalog.objectives else None
-        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], context, request, objectives))
+        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], inputs, objectives))
     return slates
 
 
@@ -171,7 +153,7 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
         catalog: A catalog with splits.
         split: `train`, `validation` or `test`.
         size: Most candidates of a slate.
-        one_request: Whether a slate's candidates have all contexts and request texts in common; False: those in the prefix.
+        one_request: Whether a slate's candidates have all inputs in common; False: those in the prefix.
 
     Raises:
         InputError: As `cut`.
@@ -184,12 +166,8 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
     rows = catalog.split(split)
     if len(rows) == 0:
         raise InputError(f"{catalog.path}: the {split} split is empty, expected at least one interaction")
-    prefix = {(op["op"], op.get("name")) for op in catalog.info["prompt"]["prefix"]}
-    contexts, texts = (
-        [n for n, name in enumerate(names) if one_request or (kind, name) in prefix]
-        for kind, names in (("context", catalog.contexts.names), ("request", catalog.request_texts.names))
-    )
-    same = np.column_stack([rows.contexts[:, contexts], *(rows.texts[n] for n in texts)])
+    prefix = {op["name"] for op in catalog.info["prompt"]["prefix"] if op["op"] == "input"}
+    same = rows.inputs[:, [n for n, name in enumerate(catalog.inputs.names) if one_request or name in prefix]]
     starts = np.flatnonzero(np.r_[True, (rows.users[1:] != rows.users[:-1]) | (same[1:] != same[:-1]).any(1)])
     ends = np.r_[starts[1:], len(rows)]
     edges = zip(starts.tolist(), ends.tolist(), strict=True)

@@ -15,17 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from rexit.bundle.context import REQUIRED as CONTEXT
-from rexit.bundle.context import Contexts
-from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_requires, check_sizes, digest, read_json
-from rexit.bundle.inputs import Inputs
+from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, read_json
+from rexit.bundle.inputs import COLUMN as INPUT
+from rexit.bundle.inputs import Codes, Inputs
 from rexit.bundle.labels import COLUMN, UNKNOWN, labels_of, objectives_of
-from rexit.bundle.objectives import OBJECTIVES
 from rexit.bundle.program import program_digest
-from rexit.bundle.request_text import NO_TOKENS, RequestTexts, Tokens
-from rexit.bundle.request_text import REQUIRED as REQUEST_TEXT
 from rexit.bundle.typed import typed
-from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
 from rexit.ids import to_id
@@ -37,10 +32,6 @@ if TYPE_CHECKING:
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 CATALOG_FILES = ("catalog.json", *TABLES)
 """Files that a bundle copies."""
-LISTS = "user-lists"
-"""In `requires` if the users' embeddings are stored in lists."""
-FEATURES = {VECTORS, LISTS, CONTEXT, REQUEST_TEXT, OBJECTIVES}
-"""What `requires` of catalog.json may hold."""
 MOST_PROBES = 1 << 16
 SPLITS = ("train", "validation", "test")
 """For training, for choosing, for the final judgement. Every interaction is in one split."""
@@ -180,7 +171,7 @@ class _Prompt(msgspec.Struct, frozen=True):
 
 
 class _Info(msgspec.Struct, frozen=True):
-    """catalog.json, as far as all its readers need it. `rexit.bundle.context` and its like read the rest."""
+    """catalog.json, as far as all its readers need it. `rexit.bundle.inputs` and its like read the rest."""
 
     ids: _Kinds
     counts: Mapping[str, int]
@@ -214,9 +205,8 @@ class Split:
         items: Rows of the items, int64 [n].
         times: In the catalog's unit, int64 [n].
         liked: bool [n].
-        contexts: Numbers of the contexts' values (`rexit.bundle.context`), int32 [n, contexts].
-        texts: For each request text (`rexit.bundle.request_text`) its number in `text_tokens`, int32 [n].
-        text_tokens: Token ids of the distinct request texts; a missing one has none.
+        inputs: For each input of the prompt the place of its codes in `codes`, int32 [n, inputs].
+        codes: The distinct codes (`rexit.bundle.inputs`), int32 each.
         objectives: Labels of the objectives, 1, 0 or UNKNOWN, int8 [n, objectives]; [n, 0] where none are named.
     """
 
@@ -224,17 +214,16 @@ class Split:
     items: NDArray[np.int64]
     times: NDArray[np.int64]
     liked: NDArray[np.bool_]
-    contexts: NDArray[np.int32]
-    texts: tuple[NDArray[np.int32], ...] = ()
-    text_tokens: tuple[Tokens, ...] = ()
+    inputs: NDArray[np.int32]
+    codes: tuple[Codes, ...] = ()
     objectives: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
 
     def __len__(self) -> int:
         return len(self.users)
 
-    def request(self, row: int) -> list[Tokens]:
-        """Returns the request texts of an interaction, in the order of the program's."""
-        return [self.text_tokens[numbers[row]] for numbers in self.texts]
+    def codes_of(self, row: int) -> tuple[Codes, ...]:
+        """Returns the codes of an interaction's inputs."""
+        return tuple(self.codes[place] for place in self.inputs[row])
 
 
 @dataclass(frozen=True)
@@ -259,12 +248,11 @@ class Catalog:
             raise BundleError(f"{path}: no such catalog folder")
         if not (path / "catalog.json").is_file() and (path / "manifest.json").is_file():
             raise BundleError(f"{path}: is a bundle, expected a catalog: the folder that `rexit index` wrote")
-        info = read_json(path / "catalog.json", FEATURES)
+        info = read_json(path / "catalog.json")
         known = typed(info, _Info, f"{path}/catalog.json")
         check_sizes(path, known.files)
         catalog = cls(path, info, known.files)
-        check_requires(info, LISTS, known.embedding.probes is not None, f"{path}/catalog.json")
-        ids, _, _, _ = catalog.vector_ids, catalog.contexts, catalog.request_texts, catalog.labels
+        ids, _, _ = catalog.vector_ids, catalog.inputs, catalog.labels
         if ids and ids.too_many:
             raise BundleError(f"{path}/catalog.json: {ids.too_many}")
         return catalog
@@ -291,16 +279,6 @@ class Catalog:
     def inputs(self) -> Inputs:
         """What a request says for the prompt. Raises BundleError."""
         return Inputs.of(self.info, f"{self.path}/catalog.json")
-
-    @cached_property
-    def contexts(self) -> Contexts:
-        """The contexts that prompts place. Raises BundleError."""
-        return Contexts.of(self.info, f"{self.path}/catalog.json")
-
-    @cached_property
-    def request_texts(self) -> RequestTexts:
-        """The request texts that prompts place. Raises BundleError."""
-        return RequestTexts.of(self.info, f"{self.path}/catalog.json")
 
     @cached_property
     def sha256(self) -> str:
@@ -439,22 +417,17 @@ class Catalog:
         columns = [frame[COLUMN + name].cast(int).fill_null(UNKNOWN).to_numpy() for name in self.objectives]
         return np.array(columns, np.int8).reshape(len(columns), len(frame)).T
 
-    def _context_rows(self, frame: pl.DataFrame) -> NDArray[np.int32]:
-        columns = [frame[f"context.{name}"].to_numpy() for name in self.contexts.names]
-        return np.array(columns, np.int32).reshape(len(columns), len(frame)).T
-
-    def _request_rows(self, frame: pl.DataFrame) -> tuple[tuple[NDArray[np.int32], ...], tuple[Tokens, ...]]:
-        """Returns `texts` and `text_tokens` of a split."""
+    def _input_rows(self, frame: pl.DataFrame) -> tuple[NDArray[np.int32], tuple[Codes, ...]]:
+        """Returns `inputs` and `codes` of a split."""
         import polars as pl
 
-        columns = [frame[f"request.{name}"].fill_null("") for name in self.request_texts.names]
+        columns = [frame[INPUT + name].fill_null("").rename("") for name in self.inputs.names]
         if not columns:
-            return (), ()
-        distinct = pl.concat([column.rename("") for column in columns]).unique(maintain_order=True)
-        numbers = pl.Series(range(len(distinct)), dtype=pl.Int32)
-        texts = (column.replace_strict(distinct, numbers, return_dtype=pl.Int32).to_numpy() for column in columns)
-        tokens = tuple(np.array(text.split(), np.int32) if text else NO_TOKENS for text in distinct)
-        return tuple(texts), tokens
+            return np.zeros((len(frame), 0), np.int32), ()
+        distinct = pl.concat(columns).unique(maintain_order=True)
+        places = pl.Series(range(len(distinct)), dtype=pl.Int32)
+        rows = [column.replace_strict(distinct, places, return_dtype=pl.Int32).to_numpy() for column in columns]
+        return np.column_stack(rows), tuple(np.array(text.split(), np.int32) for text in distinct)
 
     def split(self, name: str) -> Split:
         """Returns the interactions of a split. A bundle's copy of the catalog has none.
@@ -477,8 +450,7 @@ class Catalog:
             _rows(self.items, frame["item"], "item"),
             frame["time"].to_numpy().astype(np.int64),
             frame["liked"].to_numpy().astype(np.bool_),
-            self._context_rows(frame),
-            *self._request_rows(frame),
+            *self._input_rows(frame),
             objectives=self._objective_rows(frame),
         )
 

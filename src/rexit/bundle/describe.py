@@ -11,7 +11,7 @@ from rexit.bundle.catalog import Catalog
 from rexit.bundle.engine import Engine, engine_folders
 from rexit.bundle.files import read_json
 from rexit.bundle.manifest import TOKENIZER, Bundle, Variant
-from rexit.bundle.policy import FEATURES, Policy
+from rexit.bundle.policy import Policy
 from rexit.bundle.typed import to_json
 from rexit.errors import BundleError
 
@@ -111,7 +111,7 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
 
 
 def _policy_file(path: Path) -> dict[str, Any]:
-    value = read_json(path, FEATURES)
+    value = read_json(path)
     exits, digest = value.get("exits"), value.get("variant_sha256")
     if not isinstance(exits, list) or not isinstance(digest, str):
         raise BundleError(f"{path}: not a policy: expected `exits` and `variant_sha256`")

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -17,7 +17,17 @@ import msgspec
 from rexit import interrupts
 from rexit.errors import BundleError, InputError
 
-SCHEMA = 1
+SCHEMA = 2
+WRITERS = {
+    "catalog.json": "`rexit index`",
+    "exits.json": "`rexit heads` or `rexit train`",
+    "manifest.json": "`rexit export`",
+    "variant.json": "`rexit export`",
+    "policy.json": "`rexit calibrate`",
+    "report.json": "`rexit calibrate`",
+    "engine.json": "`rexit compile`",
+}
+"""The command that writes each file."""
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 32
 MAX_JSON_VALUES = 1 << 16
@@ -59,16 +69,11 @@ def _extent(value: Any) -> tuple[int, int]:
     return depth, values
 
 
-def read_json(path: Path, known: Collection[str] = ()) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object of a catalog or bundle.
 
-    Args:
-        path: The file.
-        known: What the caller understands of `requires`.
-
     Raises:
-        BundleError: The file cannot be read, is larger or deeper than allowed, has another schema, or requires more than is
-            known.
+        BundleError: The file cannot be read, is larger or deeper than allowed, has another schema, or requires something.
     """
     try:
         size = path.stat().st_size
@@ -77,10 +82,10 @@ def read_json(path: Path, known: Collection[str] = ()) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as exc:
         raise BundleError(f"{path}: cannot be read: {exc.strerror}") from exc
-    return parse_json(data, str(path), known)
+    return parse_json(data, str(path))
 
 
-def parse_json(data: bytes, path: str, known: Collection[str] = ()) -> dict[str, Any]:
+def parse_json(data: bytes, path: str) -> dict[str, Any]:
     """The same for a file's bytes. path: for messages."""
     try:
         value = json.loads(data, parse_float=_finite, parse_constant=_finite)
@@ -94,18 +99,13 @@ def parse_json(data: bytes, path: str, known: Collection[str] = ()) -> dict[str,
     if values > MAX_JSON_VALUES:
         raise BundleError(f"{path}: holds {values} values, at most {MAX_JSON_VALUES} allowed")
     if (schema := value.get("schema")) != SCHEMA:
-        raise BundleError(f"{path}: schema {schema!r}, this version reads schema {SCHEMA}")
-    requires = value.get("requires") or []
-    if not isinstance(requires, list) or any(name not in known for name in requires):
-        raise BundleError(f"{path}: requires {requires}, which this version does not know")
+        older = isinstance(schema, int) and schema < SCHEMA
+        writer = WRITERS.get(PurePosixPath(path).name) if older else None
+        advice = f": make it again with {writer}" if writer else ""
+        raise BundleError(f"{path}: schema {schema!r}, this version reads schema {SCHEMA}{advice}")
+    if requires := value.get("requires"):
+        raise BundleError(f"{path}: requires {requires!r}, which this version does not know")
     return value
-
-
-def check_requires(info: Mapping[str, Any], feature: str, used: bool, where: str) -> None:
-    """Raises BundleError unless `requires` of catalog.json holds a feature exactly if the catalog uses it."""
-    if used != (feature in (info.get("requires") or [])):
-        problem = f"lacks `{feature}`, which the catalog uses" if used else f"holds `{feature}`, which the catalog does not use"
-        raise BundleError(f"{where}: requires: {problem}")
 
 
 def _finite(text: str) -> float:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rexit.bundle.files import write_file
+from rexit.bundle.inputs import Codes
 from rexit.errors import BundleError
 
 FILE = "golden.safetensors"
@@ -30,8 +31,7 @@ class GoldenSlate:
         prefix: Tokens of the prefix, int32 [P].
         candidates: Tokens of each candidate, int32 [T].
         log_odds: Expected log-odds at every exit, float32 [n, E]; with several objectives [n, E, K].
-        context: Numbers of the contexts' values, int32 [contexts].
-        request: Token ids of the request texts, int32, in the program's order; a missing one has none.
+        inputs: Codes of the inputs (`rexit.bundle.inputs`), in the program's order.
         liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
             not have them.
     """
@@ -42,8 +42,7 @@ class GoldenSlate:
     prefix: NDArray[np.int32]
     candidates: list[NDArray[np.int32]]
     log_odds: NDArray[np.float32]
-    context: NDArray[np.int32]
-    request: Sequence[NDArray[np.int32]] = ()
+    inputs: Sequence[Codes] = ()
     liked: NDArray[np.int64] | None = None
 
 
@@ -75,13 +74,10 @@ class Golden:
             as_of = table["as_of"].tolist() if has_catalog else [None] * len(users)
             if len(as_of) != len(users):
                 raise ValueError(f"as_of has {len(as_of)} entries, expected {len(users)}")
-            context = table.get("context", np.empty((len(users), 0), np.int32))
-            if context.ndim != 2 or len(context) != len(users):
-                raise ValueError(f"context is {list(context.shape)}, expected a row for each of {len(users)} slates")
-            requests = table.get("request_offsets", np.zeros(1, np.int64))
-            request_tokens = table.get("request_tokens", np.empty(0, np.int32))
-            texts = (len(requests) - 1) // max(1, len(users))
-            _check_offsets(requests, texts * len(users), len(request_tokens), "request_offsets")
+            inputs = table.get("input_offsets", np.zeros(1, np.int64))
+            codes = table.get("input_codes", np.empty(0, np.int32))
+            per_slate = (len(inputs) - 1) // max(1, len(users))
+            _check_offsets(inputs, per_slate * len(users), len(codes), "input_offsets")
         except (SafetensorError, OSError, KeyError, ValueError) as exc:
             raise BundleError(f"{path}: not golden samples: {exc}") from exc
         tokens = table["candidate_tokens"]
@@ -96,8 +92,7 @@ class Golden:
                     table["prefix_tokens"][prefixes[g] : prefixes[g + 1]],
                     [tokens[candidates[c] : candidates[c + 1]] for c in range(begin, end)],
                     log_odds[begin:end],
-                    context[g],
-                    [request_tokens[requests[t] : requests[t + 1]] for t in range(g * texts, (g + 1) * texts)],
+                    [codes[inputs[n] : inputs[n + 1]] for n in range(g * per_slate, (g + 1) * per_slate)],
                 )
             )
         return cls(read)
@@ -123,13 +118,10 @@ class Golden:
                 "user": np.array([slate.user for slate in self.slates], np.int32),
                 "item": np.concatenate([slate.items for slate in self.slates]).astype(np.int32),
             }
-        contexts = np.array([slate.context for slate in self.slates], np.int32).reshape(len(self.slates), -1)
-        if contexts.size:
-            table["context"] = contexts
-        if texts := [tokens for slate in self.slates for tokens in slate.request]:
+        if codes := [part for slate in self.slates for part in slate.inputs]:
             table |= {
-                "request_offsets": offsets([len(tokens) for tokens in texts]),
-                "request_tokens": np.concatenate(texts).astype(np.int32),
+                "input_offsets": offsets([len(part) for part in codes]),
+                "input_codes": np.concatenate(codes).astype(np.int32),
             }
         write_file(path, save(table))
 

@@ -198,7 +198,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         if len(set(self.values)) != len(self.values):
             twice = next(value for value in self.values if self.values.count(value) > 1)
             raise ValueError(f"values: `{twice}` appears twice")
-        if len(self.bins) == 1 or list(self.bins) != sorted(set(self.bins)):
+        if len(self.bins) == 1 or list(self.bins) != sorted(set(self.bins)) or not np.isfinite(self.bins).all():
             raise ValueError(f"bins: expected 2 to {MAX_VALUES + 1} ascending numbers")
 
     @cached_property

@@ -23,8 +23,6 @@ ANSWERS = ("no", "yes")
 def names_of(info: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the objectives that a catalog.json or exits.json names; empty for one. Raises ValueError."""
     named = info.get(OBJECTIVES)
-    if (OBJECTIVES in (info.get("requires") or [])) != (named is not None):
-        raise ValueError(f"has one of `{OBJECTIVES}` and `{OBJECTIVES}` in `requires`, expected both or none")
     return () if named is None else check_names(named, OBJECTIVES)
 
 

@@ -20,7 +20,6 @@ from rexit.bundle.policy import Policy
 from rexit.bundle.reranker import RerankerPrompt
 from rexit.bundle.typed import Name, Natural, Positive, read_typed, typed, write_typed
 from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import Vectors
 from rexit.errors import BundleError, InputError
 
@@ -143,22 +142,17 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @classmethod
     def read(cls, folder: Path) -> Variant:
         """Reads variant.json. Raises BundleError."""
-        return read_typed(folder / "variant.json", cls, {OBJECTIVES})
+        return read_typed(folder / "variant.json", cls)
 
     def write(self, folder: Path) -> None:
         """Writes variant.json. Raises InputError if it cannot be written."""
-        write_typed(folder / "variant.json", self, [OBJECTIVES] if self.objectives else [])
+        write_typed(folder / "variant.json", self)
 
 
-TOKENS = "tokens"
-"""In `requires` if the bundle has no catalog: its requests are token ids."""
 TOKENIZER = "tokenizer.json"
 """The tokenizer's file in checkpoints and bundles."""
-REFRESHED = "refreshed"
-"""In `requires` if the active catalog is not the exported one."""
 MANIFEST = "manifest.json"
 """The manifest's file in a bundle."""
-_FEATURES = {VECTORS, REFRESHED, TOKENS}
 
 
 def check_is_bundle(folder: Path) -> None:
@@ -263,17 +257,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Reads manifest.json. Raises BundleError."""
-        return read_typed(folder / MANIFEST, cls, _FEATURES)
+        return read_typed(folder / MANIFEST, cls)
 
     @classmethod
     def parse(cls, data: bytes, path: str) -> Manifest:
         """Parses the bytes of a manifest.json. path: for messages. Raises BundleError."""
-        return typed(parse_json(data, path, _FEATURES), cls, path)
+        return typed(parse_json(data, path), cls, path)
 
     def write(self, folder: Path) -> None:
         """Writes manifest.json. Raises InputError if it cannot be written."""
-        uses = {VECTORS: self.vectors_file in self.files, REFRESHED: self.catalog is not None, TOKENS: self.tokens is not None}
-        write_typed(folder / MANIFEST, self, [name for name, used in uses.items() if used])
+        write_typed(folder / MANIFEST, self)
 
 
 @dataclass(frozen=True)

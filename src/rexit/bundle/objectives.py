@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OBJECTIVES = "objectives"
-"""What a reader must know (`requires`) of a variant or a policy with several objectives."""
+"""Names the objectives in JSON."""
 LEAST, MOST = 2, 16
 """How many objectives have names; a single one has none."""
 MAX_WEIGHT = 1e9

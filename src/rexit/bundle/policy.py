@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle.files import SCHEMA, write_json
-from rexit.bundle.objectives import MAX_WEIGHT, OBJECTIVES, utility_log_odds
+from rexit.bundle.objectives import MAX_WEIGHT, utility_log_odds
 from rexit.bundle.slate_rules import TopK, slate_stops
 from rexit.bundle.typed import read_typed, typed
 from rexit.errors import BundleError
@@ -25,15 +25,7 @@ MAX_SLOPE = MAX_INTERCEPT = 1e9
 MAX_PATIENCE = 1024
 MAX_TOP_K = 2**31 - 1
 """As many candidates as a request can have."""
-SLATE_RULES = "slate-rules"
-"""What a reader must know (`requires`) of a policy with rules for whole slates."""
-EARLIER_HEADS = "earlier-heads"
-"""What a reader must know of a policy whose maps read the heads of earlier exits, too."""
-PRIOR_SHIFT = "prior-shift"
-"""What a reader must know of a policy whose probabilities are shifted."""
 MAX_PRIOR_SHIFT = 100.0
-FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS, PRIOR_SHIFT, OBJECTIVES})
-"""All that this version knows."""
 
 
 Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
@@ -237,7 +229,7 @@ class Policy:
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str, objectives: Sequence[str] = ()) -> Policy:
         """Raises BundleError, also if the policy was made for another variant, or for other objectives than the variant's."""
-        file = read_typed(path, _File, FEATURES)
+        file = read_typed(path, _File)
         if file.made_on is not None:
             typed(file.made_on, _MadeOn, str(path), at="made_on")
         if file.utility is None and objectives:
@@ -355,12 +347,6 @@ class Policy:
             path,
             {
                 "schema": SCHEMA,
-                "requires": [
-                    *([SLATE_RULES] if rules else []),
-                    *([EARLIER_HEADS] if any(e.earlier for e in self.exits) else []),
-                    *([PRIOR_SHIFT] if self.prior_shift else []),
-                    *([OBJECTIVES] if self.utility else []),
-                ],
                 "producer": f"rexit {__version__}",
                 "variant_sha256": self.variant_sha256,
                 "patience": self.patience,

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-_PIECES = ("piece", "missing", "yes", "no", "unseen", "empty", "bins", "values")
+_PIECES = ("piece", "missing", "yes", "no", "unseen", "empty", "bins", "pieces")
 """Keys of an op whose values are pieces."""
 
 Pieces = Mapping[str, NDArray[Any]]
@@ -26,11 +26,11 @@ def first_difference(
             itertools.zip_longest(_spelled(program[part], pieces), _spelled(expected[part], expected_pieces))
         ):
             if a != b:
-                return f"{part} op {at} is {_short(a)}, expected {_short(b)}"
-    contexts = [{entry["name"]: entry for entry in side.get("context") or []} for side in (program, expected)]
-    for name, entry in contexts[0].items():
-        if entry != contexts[1].get(name):
-            return f"context {name!r} is {_short_context(entry)}, expected {_short_context(contexts[1].get(name))}"
+                return f"{part} op {at} is {_short_op(a)}, expected {_short_op(b)}"
+    inputs = [{entry["name"]: entry for entry in side.get("inputs") or []} for side in (program, expected)]
+    for name, entry in inputs[0].items():
+        if entry != inputs[1].get(name):
+            return f"input {name!r} is {_short_entry(entry, 'name')}, expected {_short_entry(inputs[1].get(name), 'name')}"
     return None
 
 
@@ -38,8 +38,8 @@ def program_digest(program: Mapping[str, Any], pieces: Pieces) -> str:
     """Returns the SHA-256 of a program (`prompt` of catalog.json), lower-case hex. It is equal for two programs that have no
     `first_difference` and place the same vectors."""
     spelled = {part: _spelled(program[part], pieces) for part in ("prefix", "candidate")}
-    contexts = {"context": program["context"]} if program.get("context") else {}
-    text = json.dumps({**spelled, "vectors": program.get("vectors", []), **contexts}, sort_keys=True, separators=(",", ":"))
+    inputs = {"inputs": program["inputs"]} if program.get("inputs") else {}
+    text = json.dumps({**spelled, "vectors": program.get("vectors", []), **inputs}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -59,14 +59,11 @@ def _spelled(ops: list[dict[str, Any]], pieces: Pieces) -> list[dict[str, Any]]:
     return [{key: spell_entry(key, value) for key, value in op.items()} for op in ops]
 
 
-def _short_context(entry: dict[str, Any] | None) -> str:
-    text = "missing" if entry is None else ", ".join(f"{key} {value}" for key, value in entry.items() if key != "name")
-    return text if len(text) <= 100 else text[:99] + "…"
+def _short_op(op: dict[str, Any] | None) -> str:
+    return "missing" if op is None else f"{op['op']} ({_short_entry(op, 'op')})"
 
 
-def _short(op: dict[str, Any] | None) -> str:
-    if op is None:
-        return "missing"
-    text = ", ".join(f"{key} {value}" for key, value in op.items() if key != "op")
-    text = f"{op['op']} ({text})"
+def _short_entry(entry: dict[str, Any] | None, without: str) -> str:
+    """The entry's keys and values but one, at most 100 characters."""
+    text = "missing" if entry is None else ", ".join(f"{key} {value}" for key, value in entry.items() if key != without)
     return text if len(text) <= 100 else text[:99] + "…"

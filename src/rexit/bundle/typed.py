@@ -10,7 +10,7 @@ checks: the ValueError that it raises is reported with the place of its value.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -61,9 +61,9 @@ def typed(value: Any, kind: type[T], where: str, *, at: str = "", error: type[Re
         raise error(f"{where}: {_problem(str(exc), value, kind, at)}") from exc
 
 
-def read_typed(path: Path, kind: type[T], known: Collection[str] = ()) -> T:
+def read_typed(path: Path, kind: type[T]) -> T:
     """Reads a file as `read_json` does, and converts it. Raises BundleError."""
-    return typed(read_json(path, known), kind, str(path))
+    return typed(read_json(path), kind, str(path))
 
 
 def to_json(value: msgspec.Struct) -> dict[str, Any]:
@@ -72,12 +72,12 @@ def to_json(value: msgspec.Struct) -> dict[str, Any]:
     return plain
 
 
-def write_typed(path: Path, value: Mapping[str, Any] | msgspec.Struct, requires: Collection[str] = ()) -> None:
+def write_typed(path: Path, value: Mapping[str, Any] | msgspec.Struct) -> None:
     """Writes a file that `read_typed` reads. Raises InputError if it cannot be written."""
     content = to_json(value) if isinstance(value, msgspec.Struct) else dict(value)
     if "files" in content:
         content["files"] = dict(sorted(content["files"].items()))
-    write_json(path, {"schema": SCHEMA, "requires": list(requires), "producer": f"rexit {__version__}", **content})
+    write_json(path, {"schema": SCHEMA, "producer": f"rexit {__version__}", **content})
 
 
 def short(value: Any) -> str:

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rexit.bundle.files import check_requires, write_file
+from rexit.bundle.files import write_file
 from rexit.bundle.typed import Name, Natural, Positive, typed
 from rexit.errors import BundleError
 
-REQUIRED = "vectors"
-"""In `requires` if prompts have vectors."""
 FILE = "vectors.safetensors"
 MOST = 16
 """Most vectors of an item in one table."""
@@ -88,7 +86,6 @@ class VectorIds:
         if placed != set(tables) or len(tables) != len(listed):
             names = [table.name for table in listed]
             raise BundleError(f"{where}: prompt vectors: are {names}, its ops place {sorted(map(str, placed))}")
-        check_requires(info, REQUIRED, bool(placed or user), where)
         if not placed and not user:
             return None
         sizes = typed(info, _Sizes, where)
@@ -192,11 +189,6 @@ class Vectors:
             rows = self.user[liked].astype(np.float64)
             out[here] = rows.sum(0) / len(rows) if len(rows) else self.nobody
         return out
-
-
-def required(prompt: Mapping[str, Any]) -> list[str]:
-    """Returns `requires` of a catalog.json with this `prompt`."""
-    return [REQUIRED] if any(placed_vectors(prompt)) else []
 
 
 def placed_vectors(prompt: Mapping[str, Any]) -> tuple[set[Any], bool]:

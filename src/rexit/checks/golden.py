@@ -31,13 +31,13 @@ def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[C
         worst = max(worst, check.worst)
         prompts += [f"{name}: {check.prompt}"] if check.prompt else []
         log_odds += [f"{name}: {check.log_odds}"] if check.log_odds else []
-        request = request_of(bundle.catalog if bundle.has_catalog else None, slate)
-        where = f"{name}: golden slate {g}" + (f", user {request.user!r}" if bundle.has_catalog else "")
+        by_id = slate_of(bundle.catalog if bundle.has_catalog else None, slate)
+        where = f"{name}: golden slate {g}" + (f", user {by_id.user!r}" if bundle.has_catalog else "")
         session.clear_cache()
         for prefix in ("cold", "warm"):
-            scores = request.score(session)
+            scores = session.score(by_id.request)
             at = f"{where}, {prefix} prefix"
-            decisions += _decision_failures(at, request.items, scores, check.trace, policy, bundle.variant.rounding)
+            decisions += _decision_failures(at, by_id.items, scores, check.trace, policy, bundle.variant.rounding)
     progress(name, len(slates), len(slates))
     size = f"{len(slates)} slates, {sum(len(slate.items) for slate in slates)} candidates"
     return [
@@ -47,15 +47,14 @@ def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[C
     ]
 
 
-def request_of(catalog: Catalog | None, slate: GoldenSlate) -> Slate | TokenSlate:
-    """What a session is asked to score a golden slate. Its `liked` is False throughout. catalog: None if there is none."""
+def slate_of(catalog: Catalog | None, slate: GoldenSlate) -> Slate | TokenSlate:
+    """Returns a golden slate by ids. Its `liked` is False throughout. catalog: None if there is none."""
     liked = np.zeros(len(slate.items), np.bool_)
     if catalog is None:
         return TokenSlate("", slate.prefix, tuple(slate.candidates), liked)
     assert slate.user is not None
     user, items = catalog.users.id(slate.user), tuple(catalog.items.take(slate.items.astype(np.int64)))
-    context, request = catalog.contexts.values(slate.context), catalog.request_texts.by_name(slate.request)
-    return Slate(user, items, slate.as_of, liked, context, request)
+    return Slate(user, items, slate.as_of, liked, catalog.inputs.decode(slate.inputs))
 
 
 def _decision_failures(

@@ -122,20 +122,19 @@ class Trial:
         for done, slate in enumerate(self._golden):
             self._progress(f"{name}: golden", done, len(self._golden))
             assert slate.as_of is not None
-            prompt = self._builder.prompt(slate.user, slate.items, slate.as_of, context=slate.context, request=slate.request)
-            prefix, candidates = slate.prompt(session)
+            prompt = self._builder.prompt(slate.user, slate.items, slate.as_of, inputs=slate.inputs)
+            prefix, candidates = session.prompt(slate.request)
             if not (np.array_equal(prefix, prompt.prefix) and all(map(np.array_equal, candidates, prompt.candidates))):
                 raise BundleError(
                     f"{self._new.path}: a defect of rexit: user {slate.user!r} has another prompt than the exporter's"
                 )
             session.clear_cache()  # with keys copied from another prefix, log-odds may differ in their last bits
-            log_odds = slate.trace(session)
+            log_odds = session.trace(slate.request)
             if not np.isfinite(log_odds).all():
                 raise BundleError(f"{self._new.path}: {name} gives log-odds that are not finite for user {slate.user!r}")
             user, items = self._new.users.rows([slate.user], "user")[0], self._new.items.rows(slate.items)
-            context, rows = self._new.contexts.numbers(slate.context), items.astype(np.int32)
-            texts = self._new.request_texts.tokens(slate.request)
-            slates.append(GoldenSlate(int(user), rows, slate.as_of, prompt.prefix, prompt.candidates, log_odds, context, texts))
+            rows, inputs = items.astype(np.int32), self._new.inputs.encode(slate.inputs)
+            slates.append(GoldenSlate(int(user), rows, slate.as_of, prompt.prefix, prompt.candidates, log_odds, inputs))
         self._progress(f"{name}: golden", len(self._golden), len(self._golden))
         return Golden(slates)
 
@@ -156,7 +155,7 @@ class Trial:
         latest = sorted(by_user.values(), key=lambda slate: slate.as_of or 0)[-self._options.policy_users :]
         for done, slate in enumerate(latest):
             self._progress(f"{name}: policy", done, len(latest))
-            slate.score(session)
+            session.score(slate.request)
             if (audit := session.audit()) is not None:
                 watch.add(watch.limits.slate(slate.user, slate.items, audit))
         self._progress(f"{name}: policy", len(latest), len(latest))

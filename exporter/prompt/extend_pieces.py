@@ -10,10 +10,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
-from rexit.bundle.context import Context
 from rexit.bundle.program import first_difference
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import column_of
+from rexit.exporter.catalog.inputs import with_values
 from rexit.exporter.catalog.parts import offsets
 from rexit.exporter.catalog.tables import Tensors
 from rexit.exporter.prompt.language import Language
@@ -25,7 +25,7 @@ Tokens = NDArray[np.int32]
 
 
 @dataclass
-class MorePieces:
+class ExtendedPieces:
     """The pieces of `catalog` and new ones behind them. cut: number of texts cut to the longest of their column."""
 
     catalog: Catalog
@@ -35,7 +35,7 @@ class MorePieces:
     _rows: dict[bytes, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, catalog: Catalog, language: Language) -> MorePieces:
+    def of(cls, catalog: Catalog, language: Language) -> ExtendedPieces:
         """Starts from the catalog's pieces. Raises InputError if tokenizer or template are not the catalog's."""
         additions = cls(catalog, language)
         actual, expected = fingerprint(language.tokenizer), catalog.info["tokenizer"]["sha256"]
@@ -52,18 +52,16 @@ class MorePieces:
         pieces = Pieces()
         of_users, of_items = (sorted({name.removeprefix(" ") for name in additions._names(what)}) for what in ("user", "item"))
         vectors = [f"item.{name}" for name in (catalog.vector_ids.dims if catalog.vector_ids else ())]
-        before = {context.name: context.values for context in catalog.contexts.entries}
-        contexts = []
-        for rule in language.template.contexts:
-            values = rule.values or (() if rule.edges else before.get(rule.name, ()))
-            if not values and not rule.edges:
-                problem = f"it places the context {rule.name!r}, whose values the catalog does not have"
+        before = {entry.name: entry.values for entry in catalog.inputs.entries}
+        for rule in language.template.inputs:
+            if rule.entry is None and not before.get(rule.name):
+                problem = f"it places the input {rule.name!r}, whose values the catalog does not have"
                 raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {problem}")
-            contexts.append(Context(name=rule.name, values=values, edges=rule.edges, unknown=rule.unknown))
-        program = compile_program(language.template, of_users, of_items, pieces, vectors, contexts)
+        inputs = [with_values(rule, before.get(rule.name, ())) for rule in language.template.inputs]
+        program = compile_program(language.template, of_users, of_items, pieces, vectors, inputs)
         table: Tensors = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
         compiled = {"prefix": program.prefix, "candidate": program.candidate}
-        compiled["context"] = [context.to_json() for context in contexts]
+        compiled["inputs"] = [entry.to_json() for entry in inputs]
         if difference := first_difference(compiled, table, catalog.info["prompt"], catalog.piece_table):
             raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {difference}")
         starts, tokens = catalog.piece_table["offsets"].tolist(), catalog.piece_table["tokens"]
