@@ -28,7 +28,8 @@ from rexit.cli import app
 from rexit.errors import CancelledError, InputError
 from rexit.serve import Auditor, Pool, auditor
 from rexit.serve.auditor import Allowance
-from rexit.serve.pool import Job, TextJob
+from rexit.serve.jobs import ScoreJob
+from rexit.serve.rerank import RerankJob, RerankRequest
 from running.service import serving
 
 ITEMS = [int(item) for item in ITEM_IDS]
@@ -47,17 +48,21 @@ def bundle(original: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_a_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditor, "MOST_TIME", 1e9)
+    monkeypatch.setattr(auditor, "MAX_TIME_SHARE", 1e9)
 
 
 def pool_of(bundle: Path, share: float = 1.0, **options: Any) -> Pool:
     return Pool(partial(runtime.open, bundle, audit=share), 1, 16, Auditor(bundle, None, **options))
 
 
+def exits(scores: list[dict[str, Any]]) -> set[int]:
+    return {score["exit"] for score in scores}
+
+
 def ask(pool: Pool, user: int, items: list[int] = ITEMS, **options: Any) -> Any:
-    job = Job(user, list(items), options)
+    job = ScoreJob(body=json.dumps({"user": user, "items": items, **options}).encode())
     pool.submit(job)
-    return job.future.result(30).scores
+    return json.loads(job.future.result(30).body)["scores"]
 
 
 def wait(done: Callable[[], bool]) -> None:
@@ -94,7 +99,8 @@ def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top
     assert slate.policy == pytest.approx(policy.log_odds.tolist(), abs=1e-5)
     assert slate.log_odds == pytest.approx(full.log_odds.tolist(), abs=1e-5)
     best = set(np.argsort(-full.log_odds)[:4].tolist())
-    answered = set(scores.index[:4].tolist()) if top_k else set(np.argsort(-scores.log_odds)[:4].tolist())
+    order = sorted(range(len(scores)), key=lambda n: -scores[n]["log_odds"])
+    answered = {ITEMS.index(scores[n]["item"]) for n in order[:4]}
     assert watched.loss_of(slate) == pytest.approx(1 - len(best & answered) / 4)
 
 
@@ -103,7 +109,7 @@ def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path) -> None:
     write_watched(bundle)
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
     for query in ("wing drag", "wing drag", "drag wing"):
-        before, job = slates(pool), TextJob(query, ["wing", "heat flow", "drag"], {})
+        before, job = slates(pool), RerankJob(request=RerankRequest(query, ["wing", "heat flow", "drag"]))
         pool.submit(job)
         job.future.result(30)
         wait(lambda before=before: slates(pool) > before)  # type: ignore[misc]
@@ -138,11 +144,11 @@ def test_metrics_and_alarm(bundle: Path, caplog: pytest.LogCaptureFixture) -> No
 def test_a_more_careful_policy_answers_after_an_alarm(bundle: Path, tmp_path: Path) -> None:
     write_watched(bundle, (0.01, 0.9))
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="careful")
-    exits = [set(ask_and_wait(pool, user).exit.tolist()) for user in USERS]
-    assert exits[0] == {0} and exits[-1] == {1} and exits == sorted(exits, key=min)
+    answers = [exits(ask_and_wait(pool, user)) for user in USERS]
+    assert answers[0] == {0} and answers[-1] == {1} and answers == sorted(answers, key=min)
     pool.close()
     again = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="careful")
-    assert set(ask(again, USERS[0]).exit.tolist()) == {1}, "a restart goes on with the log"
+    assert exits(ask(again, USERS[0])) == {1}, "a restart goes on with the log"
     again.close()
 
 
@@ -150,7 +156,7 @@ def test_log_alone_changes_nothing(bundle: Path, tmp_path: Path) -> None:
     write_watched(bundle, (0.01,))
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
     for user in USERS:
-        assert set(ask_and_wait(pool, user).exit.tolist()) == {0}
+        assert exits(ask_and_wait(pool, user)) == {0}
     assert pool.auditor is not None and pool.auditor.watch.alarm
     value = pool.auditor.watch.tests[0].capital.value
     with pytest.raises(InputError, match="another service writes it"):
@@ -211,7 +217,7 @@ def test_a_request_interrupts_an_audit_which_comes_later(bundle: Path, monkeypat
 
 
 def test_the_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditor, "MOST_TIME", 0.1)
+    monkeypatch.setattr(auditor, "MAX_TIME_SHARE", 0.1)
     now = [100.0]
     monkeypatch.setattr(auditor.time, "monotonic", lambda: now[0])
     allowance = Allowance()

@@ -16,11 +16,10 @@ from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import write_json
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.reranker import ids, write_reranker
-from rexit import runtime
+from rexit import TokenRequest, runtime
 from rexit.runtime import Scores
 from rexit.serve import Limits, Pool
-from rexit.serve.pool import TextJob
-from rexit.serve.rerank import RerankRequest
+from rexit.serve.rerank import RerankJob, RerankRequest
 from rexit.texts import TextEncoder
 from running.service import Reply, Service, serving
 
@@ -57,7 +56,7 @@ def send(service: Service, name: str) -> Reply:
 
 
 def reranked(session: runtime.Session, query: str, documents: list[str]) -> Scores:
-    return session.score_tokens(ids(f"<s> A : {query}"), [ids(f"B : {text} ? </s>") for text in documents])
+    return session.score(TokenRequest(ids(f"<s> A : {query}"), [ids(f"B : {text} ? </s>") for text in documents]))
 
 
 def test_best_first(service: Service, session: runtime.Session) -> None:
@@ -89,17 +88,18 @@ def test_clients_of_rerankers(service: Service, session: runtime.Session, name: 
 @pytest.mark.parametrize(
     ("path", "fields", "problem"),
     [
-        ("/v1/rerank", {"documents": ["x"]}, "query: missing, expected in every request"),
-        ("/v1/rerank", {"query": "x"}, "documents: missing"),
-        ("/v1/rerank", {"query": "x", "documents": []}, "documents: got [], expected: list should have at least 1 item"),
-        ("/v1/rerank", {"query": "x", "documents": ["x", 3]}, "documents[1]: got 3, expected"),
-        ("/v1/rerank", {"query": "x", "documents": ["x", {"title": "y"}]}, "documents[1]"),
-        ("/v1/rerank", {"query": 3, "documents": ["x"]}, "query: got 3, expected: "),
-        ("/v1/rerank", {"query": "x", "documents": ["x"], "top_n": 0}, "top_n: got 0, expected: "),
-        ("/v1/rerank", {"query": "x", "documents": ["x"], "deadline_ms": 0}, "deadline_ms: got 0, expected: "),
-        ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "9 candidates, expected at most 8"),
+        ("/v1/rerank", {"documents": ["x"]}, "body: `query` is missing"),
+        ("/v1/rerank", {"query": "x"}, "body: `documents` is missing"),
+        ("/v1/rerank", {"query": "x", "documents": []}, "body: documents: is [], expected an array of length >= 1"),
+        ("/v1/rerank", {"query": "x", "documents": ["x", 3]}, "body: documents[1]: is 3, expected a string or an object"),
+        ("/v1/rerank", {"query": "x", "documents": ["x", {"title": "y"}]}, "body: documents[1]: `text` is missing"),
+        ("/v1/rerank", {"query": 3, "documents": ["x"]}, "body: query: is 3, expected a string"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "top_n": 0}, "body: top_n: is 0, expected an integer >= 1"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "deadline_ms": 0}, "body: deadline_ms: is 0, expected a number > 0.0"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "documents has 9 entries, expected at most 8"),
+        ("/v1/rerank", {"query": "\ud800", "documents": ["x"]}, "body: not valid JSON: "),
         ("/v1/rerank", {"query": "wing " * 200, "documents": ["x"]}, "the query is too long"),
-        ("/v1/score", {"user": 100, "items": [3]}, "user: the bundle has no catalog"),
+        ("/v1/score", {"user": 100, "items": [3]}, "catalog"),
     ],
 )
 def test_what_is_refused(service: Service, path: str, fields: dict[str, Any], problem: str) -> None:
@@ -152,7 +152,7 @@ def replace_prompt(folder: Path) -> None:
 
 
 def relevance(session: runtime.Session, prefix: str) -> float:
-    return float(session.score_tokens(ids(prefix), [ids("B : heat ? </s>")]).probability[0])
+    return float(session.score(TokenRequest(ids(prefix), [ids("B : heat ? </s>")])).probability[0])
 
 
 def test_a_replaced_bundle_is_read_at_the_reload(tmp_path: Path, session: runtime.Session) -> None:
@@ -173,22 +173,22 @@ def test_a_request_that_waits_across_a_reload_gets_the_newer_prompt(
 ) -> None:
     folder = write_reranker(tmp_path / "bundle")
     pool = Pool(partial(runtime.open, folder), 1, 4)
-    real, reached, opened = runtime.Session.score_tokens, threading.Event(), threading.Event()
+    real, reached, opened = runtime.Session.score, threading.Event(), threading.Event()
 
-    def score_tokens(scoring: runtime.Session, *words: Any, **keywords: Any) -> Scores:
+    def score(scoring: runtime.Session, *words: Any, **keywords: Any) -> Scores:
         reached.set()
         assert opened.wait(30)
         return real(scoring, *words, **keywords)
 
-    monkeypatch.setattr(runtime.Session, "score_tokens", score_tokens)
-    jobs = [TextJob("wing", ["heat"], {}) for _ in range(2)]
+    monkeypatch.setattr(runtime.Session, "score", score)
+    jobs = [RerankJob(request=RerankRequest("wing", ["heat"])) for _ in range(2)]
     pool.submit(jobs[0])
     assert reached.wait(30)
     pool.submit(jobs[1])
     replace_prompt(folder)
     pool.reload()
     opened.set()
-    actual = [float(job.future.result(30).scores.probability[0]) for job in jobs]
+    actual = [json.loads(job.future.result(30).body)["results"][0]["relevance_score"] for job in jobs]
     pool.close()
     assert actual == pytest.approx([relevance(session, "<s> A : wing"), relevance(session, "<s> B : wing")], abs=1e-5)
 

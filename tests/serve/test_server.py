@@ -26,11 +26,11 @@ from running.service import Service
 SLOW = """
 import sys, time
 from rexit import runtime
-real = runtime.Session.score
-def score(self, *words, **keywords):
+real = runtime.Session.score_json
+def score_json(self, *words, **options):
     time.sleep(2)
-    return real(self, *words, **keywords)
-runtime.Session.score = score
+    return real(self, *words, **options)
+runtime.Session.score_json = score_json
 sys.argv = ["rexit", "serve", *sys.argv[1:]]
 from rexit.cli import main
 main()
