@@ -27,7 +27,7 @@ import numpy as np
 import rexit
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import add_tokenizer
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_context, with_request
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.held_out import write_ranked
 from builders.bundles.reranker import words_tokenizer
 from rexit.bundle import Bundle
@@ -38,8 +38,8 @@ START = 120
 
 
 def ask(url: str, **inputs: Any) -> dict[str, Any]:
-    """Of `user`, `items`, `deadline_ms`, `context` and `request`; the answer's tensors, or its `error`."""
-    kinds = {"user": "INT64", "items": "INT64", "deadline_ms": "FP32", "context": "BYTES", "request": "BYTES"}
+    """Asks for `user`, `items`, `deadline_ms` and `inputs`; returns the answer's tensors, or its `error`."""
+    kinds = {"user": "INT64", "items": "INT64", "deadline_ms": "FP32", "inputs": "BYTES"}
     body = {
         "inputs": [
             {"name": name, "shape": [len(values)], "datatype": kinds[name], "data": values} for name, values in inputs.items()
@@ -86,24 +86,22 @@ def check(url: str, bundle: Path) -> None:
     print(f"{len(slates)} slates by four clients: answers equal to the runtime's; two errors as they should be")
 
 
-def check_what_requests_say(url: str, bundle: Path) -> None:
-    """Contexts and request texts, as JSON."""
+def check_inputs(url: str, bundle: Path) -> None:
+    """Inputs, as JSON."""
     user, items = USER_IDS[0], ITEM_IDS[:5]
-    moments = [({"device": "tv", "hour": 21}, {"query": "wing drag"}), ({"device": "7"}, {"query": [7, 8], "note": "A"})]
     with rexit.open(bundle) as session:
-        for context, request in moments:
-            answer = ask(url, user=[user], items=items, context=[json.dumps(context)], request=[json.dumps(request)])
+        for inputs in ({"device": "tv", "hour": 21, "query": "wing drag"}, {"device": "7", "query": [7, 8], "note": "A"}):
+            answer = ask(url, user=[user], items=items, inputs=[json.dumps(inputs)])
             session.clear_cache()
-            assert answer["probability"] == session.score(user, items, context=context, request=request).probability.tolist()
-    said = {"user": [user], "items": items, "context": ['{"device": "tv"}']}
-    assert "request text 'query' is missing" in ask(url, **said)["error"]
-    assert "request: not valid JSON" in ask(url, **said, request=["wing"])["error"]
-    print("contexts and request texts: answers equal to the runtime's; two errors as they should be")
+            assert answer["probability"] == session.score(user, items, inputs=inputs).probability.tolist()
+    assert "inputs.query is missing" in ask(url, user=[user], items=items, inputs=['{"device": "tv"}'])["error"]
+    assert "inputs: not valid JSON" in ask(url, user=[user], items=items, inputs=["wing"])["error"]
+    print("inputs: answers equal to the runtime's; two errors as they should be")
 
 
-def write_moments(place: Path) -> Path:
-    """A bundle whose prompts have contexts and request texts."""
-    folder = write_bundle(place / "moments", BundleOptions(with_request(with_context(make_catalog()))))
+def write_with_inputs(place: Path) -> Path:
+    """A bundle whose prompts have inputs."""
+    folder = write_bundle(place / "inputs", BundleOptions(with_inputs(make_catalog())))
     add_tokenizer(folder, words_tokenizer().to_str())
     return folder
 
@@ -112,7 +110,7 @@ def main(installed: Path) -> None:
     root = installed / "server" / "pytriton" / "tritonserver"
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for bundle, checks in ((write_ranked(place).bundle, check), (write_moments(place), check_what_requests_say)):
+        for bundle, checks in ((write_ranked(place).bundle, check), (write_with_inputs(place), check_inputs)):
             models = Path(shutil.copytree(EXAMPLE, place / f"models-{bundle.name}"))
             config = models / "rexit" / "config.pbtxt"
             config.write_text(config.read_text().replace('"/bundle"', f'"{bundle}"'))

@@ -28,12 +28,12 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             return None if tensor is None else tensor.as_numpy()
 
-        def by_name(name):
-            text = given(name)
+        def inputs():
+            text = given("inputs")
             try:
                 return None if text is None else json.loads(text[0])
             except ValueError as exc:
-                raise ValueError(f"{name}: not valid JSON: {exc}") from exc
+                raise ValueError(f"inputs: not valid JSON: {exc}") from exc
 
         deadline = given("deadline_ms")
         if given("items").strides != (8,):  # it would repeat the first item
@@ -42,8 +42,7 @@ class TritonPythonModel:
             scores = self.session.score(
                 int(given("user")[0]),
                 given("items"),
-                context=by_name("context"),
-                request=by_name("request"),
+                inputs=inputs(),
                 deadline_ms=None if deadline is None else float(deadline[0]),
             )
         except (RexitError, ValueError) as exc:
