@@ -43,6 +43,16 @@ def test_an_audited_slate_is_what_full_depth_says(watched: Bundle, tmp_path: Pat
     assert slate.policy_sha256 == watched.policy_sha256 and log.stat().st_mode & 0o77 == 0
 
 
+def test_a_prompt_as_token_ids_is_known_by_its_prefix(watched: Bundle, tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    for prefix in ([3, 4], [3, 4], [5]):
+        line = json.dumps({"prefix": prefix, "candidates": [[6], [7, 8]]})
+        assert run_program("pipe", watched.path, "--audit", 1, "--audit-log", log, stdin=line).code == 0
+    slates = list(read_log(log))
+    assert [slate.items for slate in slates] == [[0, 1]] * 3
+    assert slates[0].user == slates[1].user != slates[2].user
+
+
 def test_a_shift_raises_the_alarm(run: Run, watched: Bundle, tmp_path: Path) -> None:
     """The policy stops at the first exit, which ranks otherwise than full depth; a limit of 0.01 does not hold."""
     log = tmp_path / "audit.jsonl"

@@ -1,0 +1,108 @@
+"""Bad requests are refused in the same words at every door: Python's fields, JSON in Python, `rexit-run pipe`, HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refusals.table import GOOD, REFUSALS, Refusal, write_bundle_with_inputs
+from rexit import runtime
+from rexit.errors import InputError
+from rexit.serve import Pool
+from running.program import run_program
+from running.service import Service, serving
+
+MAX_BYTES = 1 << 20
+BY_FIELDS = [refusal for refusal in REFUSALS if refusal.fields is not None]
+BY_JSON = [refusal for refusal in REFUSALS if refusal.body is not None]
+
+
+def named(refusals: list[Refusal]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("refusal", refusals, ids=[refusal.name for refusal in refusals])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle_with_inputs(tmp_path_factory.mktemp("refusals") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Path) -> Iterator[runtime.Session]:
+    with runtime.open(bundle) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def service(bundle: Path) -> Iterator[Service]:
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def piped(bundle: Path) -> dict[str, Any]:
+    """The pipe's answers by the refusal's name, and to a good request after each."""
+    good = json.dumps({"id": "good", **GOOD}).encode()
+    lines = b"".join(part + b"\n" for refusal in BY_JSON for part in (refusal.body or b"", good))
+    ended = run_program("pipe", bundle, stdin=lines)
+    assert ended.code == 0, ended.err
+    answers = iter(ended.out.splitlines())
+    return {refusal.name: (json.loads(next(answers)), json.loads(next(answers))) for refusal in BY_JSON if refusal.body != b" "}
+
+
+@named(BY_FIELDS)
+def test_fields_in_python(session: runtime.Session, refusal: Refusal) -> None:
+    fields = {key: _with_pairs(value) if key == "recent" else value for key, value in (refusal.fields or {}).items()}
+    with pytest.raises(InputError) as raised:
+        session.score(**fields)
+    assert refusal.explains(str(raised.value)), raised.value
+
+
+def _with_pairs(recent: Any) -> Any:
+    return [tuple(entry) if isinstance(entry, list) else entry for entry in recent]
+
+
+@named(BY_JSON)
+def test_json_in_python(session: runtime.Session, refusal: Refusal) -> None:
+    assert refusal.body is not None
+    with pytest.raises(InputError) as raised:
+        session.score_json(refusal.body)
+    assert refusal.explains(str(raised.value)), raised.value
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
+
+
+@named(BY_JSON)
+def test_pipe(piped: dict[str, Any], refusal: Refusal) -> None:
+    assert refusal.body is not None
+    if not refusal.body.strip():
+        assert refusal.name not in piped, "an empty line is no request"
+        return
+    bad, good = piped[refusal.name]
+    error = bad["error"]
+    line = 2 * BY_JSON.index(refusal) + 1
+    if len(refusal.body) > MAX_BYTES:
+        assert error["message"] == f"line {line}: longer than {MAX_BYTES} bytes"
+    elif "tokens" not in refusal.message or b'"query": "' not in refusal.body:  # the program has no tokenizer
+        assert refusal.explains(error["message"].removeprefix(f"line {line}: ")) and error["status"] == refusal.status, error
+    assert good["id"] == "good" and len(good["scores"]) == 2
+
+
+@named(BY_JSON)
+def test_http(service: Service, refusal: Refusal) -> None:
+    assert refusal.body is not None
+    reply = service.ask("POST", "/v1/score", refusal.body)
+    if len(refusal.body) > MAX_BYTES:
+        assert (reply.status, reply.json["error"]) == (413, f"body: got more than {MAX_BYTES} bytes, expected at most that")
+    else:
+        assert reply.status == 422 and list(reply.json) == ["error"], reply.text
+        assert refusal.explains(reply.json["error"]), reply.json
+
+
+def test_the_good_request_is_answered(session: runtime.Session, service: Service) -> None:
+    expected = session.score(**GOOD).to_dict()["scores"]
+    assert json.loads(session.score_json(json.dumps(GOOD)).text)["scores"] == expected
+    assert service.score(**GOOD).json["scores"] == expected
