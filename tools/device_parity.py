@@ -16,7 +16,7 @@ import numpy as np
 
 import rexit
 from rexit.bundle import Bundle
-from rexit.checks.golden import request_of
+from rexit.checks.golden import slate_of
 
 
 def memory_of(session: Any) -> dict[str, int]:
@@ -40,7 +40,7 @@ def main() -> None:
     ):
         memory = {"opened": memory_of(device)}
         for g, slate in enumerate(bundle.golden().slates):
-            request = request_of(bundle.catalog if bundle.has_catalog else None, slate).request
+            request = slate_of(bundle.catalog if bundle.has_catalog else None, slate).request
             expected = cpu.check_golden(g).trace
             device.clear_cache()
             for distances in worst.values():  # the second trace finds its prefix in the cache

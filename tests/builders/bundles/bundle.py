@@ -67,7 +67,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     write_json(
         variant / "variant.json",
         {
-            **{"schema": 1, "requires": ["objectives"] if objectives else [], "producer": "tiny", "name": "cpu-fp32"},
+            **{"schema": 2, "producer": "tiny", "name": "cpu-fp32"},
             **({"objectives": list(objectives)} if objectives else {}),
             **{"target": "cpu", "precision": "fp32"},
             **{"backend": "onnxruntime", "opset": 17, "catalog_sha256": "", "checkpoint_sha256": "f" * 64},
@@ -86,7 +86,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     write_json(
         folder / "manifest.json",
         {
-            **{"schema": 1, "requires": ["vectors"] if tables else [], "producer": "tiny"},
+            **{"schema": 2, "producer": "tiny"},
             **{"exits": list(options.exits), "variants": ["cpu-fp32"]},
             "model": {**model, "vocab_size": VOCABULARY, "max_positions": POSITIONS, "checkpoint_sha256": "f" * 64},
             "files": {name: {} for name in [*shared, "variants/cpu-fp32/variant.json"]},

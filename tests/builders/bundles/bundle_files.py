@@ -33,11 +33,7 @@ def write_policy(folder: Path, exits: list[dict[str, Any]], patience: int = 1, v
     """A policy bound to the bundle's variant, as calibration writes it. others: its optional keys."""
     manifest = json.loads((folder / "manifest.json").read_text())
     digest = manifest["files"][f"variants/{variant}/variant.json"]["sha256"]
-    requires = ["slate-rules"] if {"quorum", "top_k"} & others.keys() else []
-    requires += ["earlier-heads"] if any(e.get("earlier") for e in exits) else []
-    requires += ["prior-shift"] if others.get("prior_shift") else []
-    requires += ["objectives"] if "utility" in others else []
-    value = {"schema": 1, "requires": requires, "variant_sha256": digest, "patience": patience, "exits": exits, **others}
+    value = {"schema": 2, "variant_sha256": digest, "patience": patience, "exits": exits, **others}
     write_json(folder / "variants" / variant / "policy.json", value)
 
 
@@ -83,10 +79,7 @@ def drop_catalog(folder: Path) -> None:
     """Makes the bundle one whose requests are token ids."""
     shutil.rmtree(folder / "catalog")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["requires"], manifest["files"] = (
-        ["tokens"],
-        {n: e for n, e in manifest["files"].items() if n.startswith("variants/")},
-    )
+    manifest["files"] = {n: e for n, e in manifest["files"].items() if n.startswith("variants/")}
     manifest["tokens"] = {"labels": {"no": 5, "yes": 9}, "max_prefix_tokens": 20, "max_candidate_tokens": 6}
     write_json(folder / "manifest.json", manifest)
     for path in (folder / "variants").glob("*/variant.json"):

@@ -25,30 +25,30 @@ class CatalogContents(NamedTuple):
     tables: dict[str, dict[str, NDArray[Any]]]
 
 
-def with_context(contents: CatalogContents) -> CatalogContents:
-    """The same catalog with two contexts: a device at the end of the prefix, refused if it is unknown, and an hour behind the
-    target's title."""
-    info = copy.deepcopy(contents.info)
-    info["requires"] = [*info["requires"], "context"]
+INPUTS: dict[str, dict[str, Any]] = {
+    "device": {"values": ["tv", "phone", "7"]},
+    "query": {"max_tokens": 6, "spaced": True},
+    "note": {"max_tokens": 4, "optional": True},
+    "hour": {"bins": [0, 6, 12, 18.5, 24], "optional": True},
+}
+
+
+def with_inputs(contents: CatalogContents, *names: str) -> CatalogContents:
+    """The same catalog with some of INPUTS, by default all: a device and a query at the end of the prefix, which every request
+    must have, an hour behind the target's title, and a note there and again at the end."""
+    info, names = copy.deepcopy(contents.info), names or tuple(INPUTS)
     prompt = info["prompt"]
-    prompt["prefix"].append({"op": "context", "name": "device", "values": [2, 3, 5]})
-    prompt["candidate"].insert(1, {"op": "context", "name": "hour", "values": [5, 6, 2, 7], "missing": 1})
-    prompt["context"] = [
-        {"name": "device", "values": ["tv", "phone", "7"], "unknown": "refuse"},
-        {"name": "hour", "bins": [0, 6, 12, 18.5, 24], "unknown": "missing"},
-    ]
-    return CatalogContents(info, contents.tables)
-
-
-def with_request(contents: CatalogContents) -> CatalogContents:
-    """The same catalog with two request texts: a query of up to 6 tokens at the end of the prefix, which every request must have,
-    and a note of up to 4 behind the target's title and again at the end."""
-    info = copy.deepcopy(contents.info)
-    info["requires"] = [*info["requires"], "request-text"]
-    prompt, note = info["prompt"], {"op": "request", "name": "note", "limit": 4, "spaced": False, "missing": 1}
-    prompt["prefix"].append({"op": "request", "name": "query", "limit": 6, "spaced": True})
-    prompt["candidate"].insert(1, note)
-    prompt["candidate"].append(note)
+    if "device" in names:
+        prompt["prefix"].append({"op": "input", "name": "device", "pieces": [2, 3, 5]})
+    if "query" in names:
+        prompt["prefix"].append({"op": "input", "name": "query"})
+    if "hour" in names:
+        prompt["candidate"].insert(1, {"op": "input", "name": "hour", "pieces": [5, 6, 2, 7], "missing": 1})
+    if "note" in names:
+        note = {"op": "input", "name": "note", "missing": 1}
+        prompt["candidate"].insert(1, note)
+        prompt["candidate"].append(note)
+    prompt["inputs"] = [{"name": name, **entry} for name, entry in INPUTS.items() if name in names]
     return CatalogContents(info, contents.tables)
 
 
@@ -180,8 +180,7 @@ def make_catalog(
             tables[name]["ids"] = np.array(ids, np.int64)
     kind = "string" if strings else "int64"
     info = {
-        "schema": 1,
-        "requires": ["vectors"] if vectors else [],
+        "schema": 2,
         "producer": "tiny",
         "ids": {"user": kind, "item": kind},
         "counts": {"users": users, "items": items, "interactions": len(events), "pieces": len(lengths)},
@@ -209,6 +208,5 @@ def in_lists(contents: CatalogContents, lists: int = 4, probes: int = 2) -> Cata
     order = np.argsort(owner, kind="stable")
     users["embeddings"], users["centres"], users["list_users"] = users["embeddings"][order], centres, order.astype(np.int32)
     users["list_offsets"] = np.searchsorted(owner[order], np.arange(len(centres) + 1)).astype(np.int64)
-    info["requires"].append("user-lists")
     info["embedding"]["probes"] = probes
     return CatalogContents(info, tables)

@@ -40,7 +40,7 @@ def write_ranked(
     catalog = make_catalog(strings=strings)
     if objectives:
         pairs = [{"no": 2 * n, "yes": 2 * n + 1} for n in range(len(objectives))]
-        catalog.info.update(requires=["objectives"], objectives=list(objectives), labels=pairs)
+        catalog.info.update(objectives=list(objectives), labels=pairs)
     plain = BundleOptions(catalog, objectives=objectives)
     users, items = user_ids(USERS, strings), item_ids(ITEMS, strings)
     weights, random = make_weights(objectives=max(1, len(objectives))), np.random.default_rng(5)

@@ -19,7 +19,7 @@ from builders.bundles.held_out import write_ranked
 from builders.bundles.variants import INT8_CACHE, QUANTIZED
 from rexit import runtime
 from rexit.bundle import Bundle
-from rexit.checks.golden import request_of
+from rexit.checks.golden import slate_of
 
 
 def threshold(log_odds: NDArray[np.float32]) -> float:
@@ -40,15 +40,14 @@ def write_recorded(place: Path) -> None:
     folder = write_ranked(place, variants=(QUANTIZED, INT8_CACHE)).bundle
     for name in Bundle.open(folder).manifest.variants:
         bundle = Bundle.open(folder, name)
-        slates = [(request_of(bundle.catalog, slate), slate.as_of) for slate in bundle.golden().slates]
-        requests = [(slate.user, list(slate.items), as_of) for slate, as_of in slates]
+        requests = [slate_of(bundle.catalog, slate).request for slate in bundle.golden().slates]
         with runtime.open(folder, name) as session:
-            trace = np.concatenate([cold(session).trace(user, items, as_of=as_of) for user, items, as_of in requests])
+            trace = np.concatenate([cold(session).trace(request) for request in requests])
         limits = [threshold(column) for column in trace.T[:-1]]
         exits = [{"a": 1.0, "b": 0.0, "upper": limit, "lower": limit} for limit in limits]
         write_policy(folder, [*exits, {"a": 1.0, "b": 0.0, "upper": None, "lower": None}], variant=name)
         with runtime.open(folder, name) as session:
-            scores = [cold(session).score(user, items, as_of=as_of) for user, items, as_of in requests]
+            scores = [cold(session).score(request) for request in requests]
         recorded = {
             "log_odds": trace,
             "score_log_odds": np.concatenate([s.log_odds for s in scores]),

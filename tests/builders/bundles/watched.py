@@ -27,6 +27,6 @@ def write_watched(
     policies[0].write(opened.folder / "policy.json")
     rules = tuple(Rule(policy, limit, limit / 2, certified) for policy, limit in zip(policies, limits, strict=True))
     watch = Limits(Loss.parse(loss), "ndcg@10", ExitPolicy(), rules, "")
-    content = {"schema": 1, "requires": [], "variant_sha256": opened.variant_sha256, "watch": watch.to_json(), **report}
+    content = {"schema": 2, "variant_sha256": opened.variant_sha256, "watch": watch.to_json(), **report}
     (opened.folder / "report.json").write_text(json.dumps(content))
     return Bundle.open(bundle)

@@ -37,24 +37,24 @@ WITH_ENCODED = WITH_VECTORS.replace("{item.title:2}{item.gcn} ", "{item.title:2}
 )
 """And one that is made outside, of the target and of the items of the history."""
 
-WITH_REQUEST = (
-    _TEMPLATE.replace("{history.recent:3}|", "{history.recent:3}@{context.device}? {request.query}|").replace(
-        " {similar", "~{context.hour}/{request.note} {similar"
+WITH_INPUTS = (
+    _TEMPLATE.replace("{history.recent:3}|", "{history.recent:3}@{input.device}? {input.query}|").replace(
+        " {similar", "~{input.hour}/{input.note} {similar"
     )
     + """
-[context.hour]
+[input.hour]
 bins = [0, 5, 12, 18]
 words = ["a", "b", "c"]
-unknown = "missing"
-[request.query]
+missing = "!"
+[input.query]
 max_tokens = 10
-[request.note]
+[input.note]
 max_tokens = 3
 missing = "-"
 """
 )
-"""With what a request brings: a context and a text at the end of the prefix, and one of each behind the target's title. 18 and 19
-are outside the hour's bins."""
+"""With inputs: a value and a text at the end of the prefix, bins and a text behind the target's title. 18 and 19 are outside the
+hour's bins."""
 DEVICES = ("tv", "phone", "web")
 QUERIES = ("red", "blue sky", "g")
 

@@ -11,7 +11,7 @@ import onnx
 import rexit
 from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog
-from rexit.checks.golden import request_of
+from rexit.checks.golden import slate_of
 from rexit.exporter.compile import compile_engines
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
@@ -51,7 +51,7 @@ def measure(family: str, engines: bool, catalog: Path, place: Path) -> Measured:
     with rexit.open(out, variant="cpu-fp32") as session:
         runtime = 0.0
         for slate in exact.golden().slates:
-            traced = request_of(exact.catalog, slate).trace(session)
+            traced = session.trace(slate_of(exact.catalog, slate).request)
             runtime = max(runtime, float(np.abs(traced - slate.log_odds).max()))
     return Measured(
         exact.variant.unrotated,
