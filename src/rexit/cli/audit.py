@@ -10,9 +10,8 @@ import typer
 
 from rexit.cli.common.named import parse_columns
 from rexit.cli.common.options import JsonOption, VariantOption
-from rexit.cli.common.output import print_json, stdout
-from rexit.cli.common.tables import print_table
-from rexit.cli.show.audit import print_audit
+from rexit.cli.common.output import print_json
+from rexit.cli.show.audit import print_audit, print_labelled
 from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def audit(
         return
     print_audit(watch)
     if labelled is not None:
-        _print_labelled(labelled)
+        print_labelled(labelled)
 
 
 def _label(
@@ -119,7 +118,7 @@ def _read_outcomes(
     if not bundle.has_catalog:
         raise InputError(f"{path}: the bundle has no catalog, so audited slates have no users to join outcomes to")
     user_column, item_column, liked_column = columns
-    files = PairFiles.find(path, ColumnNames(user_column, item_column), (), (), ())
+    files = PairFiles.find(path, ColumnNames(user_column, item_column), ())
     if liked_column is not None and liked_column not in files.header:
         raise InputError(f"{path}: no column {liked_column!r} (--column liked=NAME), it has: {', '.join(files.header)}")
     catalog = bundle.catalog
@@ -146,39 +145,3 @@ def _verdict(value: Any) -> bool:
     if text not in (*_TRUE, *_FALSE):
         raise InputError(f"liked is {value!r}, expected 1 or 0")
     return text in _TRUE
-
-
-def _print_labelled(labelled: Labelled) -> None:
-    given, used = labelled.outcomes
-    print_table(
-        f"By {used:,} of {given:,} outcomes, of {labelled.users:,} users",
-        ["metric", "users", "policy", "full depth", "drop", "limit", "capital", "alarm"],
-        [
-            [
-                metric.name,
-                metric.users,
-                metric.policy,
-                metric.full,
-                metric.drop,
-                "-" if metric.limit is None else metric.limit,
-                "-" if metric.capital is None else metric.capital,
-                "-" if metric.limit is None else "yes" if metric.alarm else "no",
-            ]
-            for metric in labelled.metrics
-        ],
-    )
-    print_table(
-        f"Probabilities of {labelled.pairs:,} candidates",
-        ["answer", "log loss", "calibration error", "predicted / observed"],
-        [
-            [
-                answer.name,
-                answer.log_loss,
-                answer.reliability.ece[0],
-                "-" if (ratio := answer.reliability.ratio) is None else ratio[0],
-            ]
-            for answer in labelled.probabilities
-        ],
-    )
-    if any(metric.alarm for metric in labelled.metrics):
-        stdout.print("Calibrate again: the certified limit no longer holds for these users.")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, check_one_source
-from rexit.cli.common.output import print_json, progress, shown, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.output import print_json, progress, shown
 from rexit.cli.common.weights import parse_weights
+from rexit.cli.show.calibration import print_calibration
 from rexit.slates import SIZE
 
 if TYPE_CHECKING:
@@ -74,7 +74,6 @@ def calibrate(
     from rexit.bundle.prompt_text import decoder
     from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
-    from rexit.calibration.reporting.page import maps_sentence
     from rexit.slates_file import SlatesFile
     from rexit.texts import bundle_encoder
 
@@ -103,89 +102,7 @@ def calibrate(
         source = SlatesFile.read(slates, partial(bundle_encoder, opened))
     with progress() as bar:
         result = run(opened, source, options, progress=shown(bar), decode=decode)
-    report, verdict = result.report, result.verdict
     if json:
-        print_json(report)
-        return
-    stdout.print(verdict.text, markup=False, highlight=False)
-    if verdict.guarantee is not None:
-        stdout.print(verdict.guarantee, markup=False, highlight=False)
-    if report["maps"]["gain"] is not None:
-        stdout.print(maps_sentence(report["maps"]), markup=False, highlight=False)
-    if "utility" in report:
-        weights = ", ".join(f"{weight:g} x {name}" for name, weight in report["utility"].items())
-        stdout.print(f"Ranked by the utility {weights}; NDCG's gain is that of the labels.", markup=False, highlight=False)
-    print_table(
-        f"{opened.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
-        ["", *metric, "layers", "ms", "speed"],
-        [_row(row, metric, report["table"][0]) for row in report["table"]],
-    )
-    print_table(
-        f"Probabilities on the test split: predicted over observed likes, and expected calibration error{_world(report)}",
-        ["", "candidates", "predicted", "observed", "ratio", "ECE", "by chance"],
-        [_reliability(row) for row in report["probabilities"]["table"]],
-    )
-    print_table(
-        "Policies tested for the certificate, careful first, on users who had no part in choosing",
-        ["drop up to", "stops", *(f"expected {name}" for name in metric), "certified", "layers"],
-        [_candidate(candidate, metric) for candidate in report["candidates"]],
-    )
-    decisions = report["decisions"]
-    if decisions is not None:
-        exact = decisions["as_traced"] == decisions["candidates"]
-        rest = "" if exact else ", the others are within rounding of a threshold"
-        stdout.print(
-            f"As deployed, {decisions['as_traced']} of {decisions['candidates']} candidates stop where their traces say{rest}."
-        )
-    stdout.print(f"Wrote policy.json, report.html and report.json to {opened.folder}", markup=False, soft_wrap=True)
-
-
-def _row(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> list[str]:
-    timed = row["ms_per_slate"] is not None
-    speed = full["ms_per_slate"] / row["ms_per_slate"] if timed else full["cost_us"] / row["cost_us"]
-    about = "" if timed else "~"  # by the cost model
-    milliseconds = row["ms_per_slate"] if timed else row["cost_us"] / 1000
-    return [
-        row["policy"],
-        *(_value(row, name, row is full) for name in metrics),
-        f"{row['mean_layers']:.1f}",
-        f"{about}{milliseconds:.2f}",
-        f"{about}{speed:.2f}x",
-    ]
-
-
-def _world(report: dict[str, Any]) -> str:
-    rate = report["probabilities"]["negative_rate"]
-    return "" if rate == 1 else f"; of the world, {1 / rate:,.4g} negatives for each in the labels"
-
-
-def _reliability(row: dict[str, Any]) -> list[str]:
-    from rexit.calibration.reliability import title
-
-    ratio, ece = (
-        "-" if value is None else f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})" for value in (row["ratio"], row["ece"])
-    )
-    return [
-        title(row),
-        f"{row['pairs']:,}",
-        f"{row['predicted']:.4g}",
-        f"{row['observed']:.4g}",
-        ratio,
-        ece,
-        f"{row['chance']:.4f}",
-    ]
-
-
-def _value(row: dict[str, Any], name: str, full: bool) -> str:
-    drop, low, high = row["drops"][name]
-    return f"{row['values'][name]:.4f}" + ("" if full else f" {0 - drop:+.4f} ({0 - high:+.4f} to {0 - low:+.4f})")
-
-
-def _candidate(candidate: dict[str, Any], metrics: list[str]) -> list[str]:
-    return [
-        f"{candidate['budget']:.4g}",
-        "dynamic" if candidate["fixed"] is None else f"after layer {candidate['fixed']}",
-        *(f"{candidate['expected'][name]:.4f}" for name in metrics),
-        f"{'yes' if candidate['certified'] else 'no'}, p = {candidate['p_value']:.2g}",
-        f"{candidate['test']['mean_layers']:.1f}",
-    ]
+        print_json(result.report)
+    else:
+        print_calibration(opened, result, metric)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rexit.cli.common.options import JsonOption
-from rexit.cli.common.output import print_json, progress, stderr, stdout
-from rexit.cli.common.tables import print_table
-
-if TYPE_CHECKING:
-    from rexit.exporter.compile import CompileReport, VariantBuild
+from rexit.cli.common.output import print_json, progress
+from rexit.cli.show.engines import print_engines
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
@@ -64,33 +61,5 @@ def compile_variants(
         )
     if as_json:
         print_json(report.to_json())
-        return
-    for build in report.variants:
-        _print_variant(report, build)
-    name = f"compute capability {report.compute_capability}"
-    where = f"{name}, without a GPU: compiled, not run" if report.gpu is None else f"{report.gpu}, {name}"
-    stdout.print(f"{report.builder} {report.version} for {where}", markup=False, soft_wrap=True)
-
-
-def _print_variant(report: CompileReport, build: VariantBuild) -> None:
-    if build.up_to_date:
-        stdout.print(f"{build.folder}: up to date, {build.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
-        return
-    kinds = sorted({kind for s in build.segments for kind in s.summary}, key=lambda kind: (kind.endswith(" gemm"), kind))
-    print_table(
-        f"Variant {build.variant}: engines/{build.key}, {build.bytes / 1e6:.1f} MB",
-        ("layers", "engine layers", *(kind.replace("_", " ") for kind in kinds), "MB", "seconds", "peak MB"),
-        (
-            (
-                f"{s.layers[0]}-{s.layers[1]}",
-                s.engine_layers,
-                *(s.summary.get(kind, 0) for kind in kinds),
-                f"{s.bytes / 1e6:.1f}",
-                f"{s.seconds:.1f}",
-                "-" if s.peak_bytes is None else f"{s.peak_bytes / 1e6:.0f}",
-            )
-            for s in build.segments
-        ),
-    )
-    for line in build.warnings:
-        stderr.print(f"rexit: warning: {line}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        print_engines(report)

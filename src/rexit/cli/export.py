@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rexit.cli.common.options import JsonOption, RerankerOption, SlatesOption, check_one_source, label_ids_of
-from rexit.cli.common.output import print_json, progress, stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.output import print_json, progress
+from rexit.cli.show.export import print_export
 from rexit.errors import InputError, QualityError
 from rexit.exporter.options import ExportOptions
-
-if TYPE_CHECKING:
-    from rexit.exporter.draft import VariantReport
-    from rexit.exporter.export import ExportReport
 
 _STAGES = {
     "load": "loading the checkpoint",
@@ -27,8 +23,6 @@ _STAGES = {
     "write": "writing the bundle",
 }
 
-
-_FIGURES = (("correlation", ".6f"), ("mean", ".4f"), ("worst", ".4f"), ("kl", ".1e"), ("order", ".4f"))
 
 _DEFAULT = ExportOptions()
 
@@ -121,89 +115,11 @@ def export(
     if as_json:
         print_json(report.to_json())
     else:
-        _print(report)
+        print_export(report)
     if report.refused:
         written = ", ".join(variant.name for variant in report.variants)
         refused = "; ".join(f"{name} refused: {reason}" for name, reason in report.refused.items())
         raise QualityError(f"{report.bundle}: {written} written; {refused}")
-
-
-def _print(report: ExportReport) -> None:
-    if report.doubt is not None:
-        stdout.print(report.doubt, soft_wrap=True, markup=False)
-    for variant in report.variants:
-        _print_variant(variant, report.pairs, report.slates)
-    if reason := report.variants[0].unrotated:
-        stdout.print(f"not rotated, so that lower precisions may lose more: {reason}", soft_wrap=True, markup=False)
-    stdout.print(
-        f"{report.bundle}: {report.bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s "
-        f"({', '.join(f'{name} {seconds:.0f}' for name, seconds in report.seconds.items())})",
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
-    print_table(
-        f"Variant {variant.name}, {variant.bytes / 1e6:.1f} MB",
-        ("layers", "parameters", "MB", "seconds", "single", "cached", "slate"),
-        (
-            (
-                f"{s.layers[0]}-{s.layers[1]}",
-                f"{s.parameters:,}",
-                f"{s.bytes / 1e6:.1f}",
-                f"{s.seconds:.1f}",
-                *(f"{row[mode]:.1e}" for mode in ("single", "cached", "slate")),
-            )
-            for s, row in zip(variant.segments, variant.parity, strict=True)
-        ),
-    )
-    reference = "PyTorch's" if variant.quality is None else "the variant's own for whole slates"
-    stdout.print(
-        f"single, cached, slate: largest difference of log-odds from {reference} at that exit, {variant.tolerance:.0e} allowed; "
-        f"{pairs} pairs, {slates} slates",
-        soft_wrap=True,
-    )
-    if (quality := variant.quality) is None:
-        return
-    gate = quality["gate"]
-    print_table(
-        f"Variant {variant.name} against float32",
-        (
-            "layers",
-            "correlation",
-            "mean",
-            "worst",
-            "KL",
-            "order",
-            "AUC float32",
-            "AUC",
-            "change, 95 %",
-            "user AUC float32",
-            "user AUC",
-        ),
-        (
-            (
-                f"{row['layers']} {row['objective']}" if "objective" in row else row["layers"],
-                *(_number(row[name], form) for name, form in _FIGURES),
-                *(_number(row[name], ".4f") for name in ("auc_fp32", "auc")),
-                "unknown" if row["auc_change"] is None else " to ".join(f"{end:+.4f}" for end in row["auc_change"]),
-                *(_number(row[name], ".4f") for name in ("user_auc_fp32", "user_auc")),
-            )
-            for row in quality["exits"]
-        ),
-    )
-    least = "" if gate["correlation"] is None else f"correlation at least {gate['correlation']:g}, "
-    verdict = {"passed": "passed", "failed": "FAILED, accepted on request", "undecided": "UNDECIDED, accepted on request"}
-    stdout.print(
-        f"{quality['pairs']} validation pairs in {quality['slates']} slates of {quality['users']} users; "
-        f"{least}AUC loss at most {gate['auc_drop']:g}: {verdict[quality['verdict']]}",
-        soft_wrap=True,
-    )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "NaN" if value is None else format(value, form)
 
 
 def _depths(text: str | None) -> list[int] | None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rexit.cli.common.output import stdout
 
 _NUMBER = re.compile(r"([-+~]?\d[\d.,]*(e[-+]?\d+)?( ?(%|x|[kMG]B))?|-|NaN|)")
-_LEAST_TEXT = 20
+_MIN_TEXT = 20
 """A column of longer texts is at least this wide."""
 _GAP = 2
 """Blanks between two columns."""
@@ -34,7 +34,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for n, column in enumerate(columns):
         longest = max((len(row[n]) for row in cells), default=0)
         word = max(map(len, column.split()), default=0)
-        least.append(max(word, longest if numeric[n] else min(longest, _LEAST_TEXT)))
+        least.append(max(word, longest if numeric[n] else min(longest, _MIN_TEXT)))
         natural.append(max(len(column), longest))
     stdout.print(title, style="bold")  # not the table's own, which would wrap at the table's width
     for part in _parts(least, stdout.width):

@@ -1,4 +1,4 @@
-"""What audited slates say, as `rexit audit` prints it."""
+"""Audited slates, and what users did."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rexit.cli.common.tables import print_table
 
 if TYPE_CHECKING:
     from rexit.audit.state import Watch
+    from rexit.calibration.outcomes import Labelled
 
 
 def print_audit(watch: Watch) -> None:
@@ -38,3 +39,40 @@ def print_audit(watch: Watch) -> None:
         )
     else:
         stdout.print("Keep the policy: nothing speaks against a mean loss within its limit.")
+
+
+def print_labelled(labelled: Labelled) -> None:
+    """Prints what outcomes say of the policy's answers and of full depth's."""
+    total, used = labelled.outcomes
+    print_table(
+        f"By {used:,} of {total:,} outcomes, of {labelled.users:,} users",
+        ["metric", "users", "policy", "full depth", "drop", "limit", "capital", "alarm"],
+        [
+            [
+                metric.name,
+                metric.users,
+                metric.policy,
+                metric.full,
+                metric.drop,
+                "-" if metric.limit is None else metric.limit,
+                "-" if metric.capital is None else metric.capital,
+                "-" if metric.limit is None else "yes" if metric.alarm else "no",
+            ]
+            for metric in labelled.metrics
+        ],
+    )
+    print_table(
+        f"Probabilities of {labelled.pairs:,} candidates",
+        ["answer", "log loss", "calibration error", "predicted / observed"],
+        [
+            [
+                answer.name,
+                answer.log_loss,
+                answer.reliability.ece[0],
+                "-" if (ratio := answer.reliability.ratio) is None else ratio[0],
+            ]
+            for answer in labelled.probabilities
+        ],
+    )
+    if any(metric.alarm for metric in labelled.metrics):
+        stdout.print("Calibrate again: the certified limit no longer holds for these users.")
