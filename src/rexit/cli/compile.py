@@ -12,7 +12,7 @@ from rexit.cli.common.output import print_json, progress, stderr, stdout
 from rexit.cli.common.tables import print_table
 
 if TYPE_CHECKING:
-    from rexit.exporter.compile import CompileReport, VariantBuild
+    from rexit.exporter.engine.compile import CompileReport, VariantBuild
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
@@ -48,7 +48,7 @@ def compile_variants(
     rexit compile bundle --compute-capability 8.6
     ```
     """
-    from rexit.exporter.compile import compile_engines
+    from rexit.exporter.engine.compile import compile_engines
 
     with progress() as bar:
         task = bar.add_task("", total=None)
