@@ -25,7 +25,7 @@ from transformers import AutoModel, AutoTokenizer
 from rexit.errors import InputError
 from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.catalog.tables import write_frame
-from rexit.exporter.quiet import first_line, quiet
+from rexit.exporter.libraries.silence import first_line, quiet
 from rexit.scripts import script
 
 BATCH = 8

@@ -3,15 +3,17 @@
 In: interactions, a tokenizer, a template, a model. Out: a catalog (`index`), a multi-exit checkpoint (`heads`, `train`), a bundle
 (`export`), engines (`compile`).
 
-    catalog    interactions -> splits, tables
-    retriever  likes, or embeddings from elsewhere -> similar users, fold-in
-    prompt     a template -> token ids
-    model      a decoder -> a multi-exit model
-    heads      a model with one answer -> one with early exits, its weights untouched
-    training   a decoder -> one that is trained with its exits
-    graph      a multi-exit model -> one ONNX graph per exit
-    gate       graphs -> whether they may be written
-    engine     graphs -> TensorRT engines
+    catalog      interactions -> splits, tables
+    retriever    likes, or embeddings from elsewhere -> similar users, fold-in
+    prompt       a template -> token ids
+    model        a decoder -> a multi-exit model
+    checkpoints  a folder, GGUF file or Hub id -> a multi-exit model, and back
+    heads        a model with one answer -> one with early exits, its weights untouched
+    training     a decoder -> one that is trained with its exits
+    graph        a multi-exit model -> one ONNX graph per exit
+    gate         graphs -> whether they may be written
+    engine       graphs -> TensorRT engines
+    libraries    what other libraries print, download and use
 
 Names are loaded on first use, because torch takes seconds to import.
 """
@@ -22,11 +24,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rexit.exporter.compile import CompileReport, compile_engines
+    from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from rexit.exporter.engine.compile import CompileReport, compile_engines
     from rexit.exporter.export import ExportReport, export_bundle
     from rexit.exporter.heads.run import HeadsReport, fit_heads
     from rexit.exporter.index import build_catalog
-    from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from rexit.exporter.model.decoder import Decoder
     from rexit.exporter.model.heads import ExitHeads
     from rexit.exporter.model.multi_exit import MultiExitModel
@@ -35,34 +37,21 @@ if TYPE_CHECKING:
     from rexit.exporter.prompt.builder import Prompt, PromptBuilder
     from rexit.exporter.training.run import TrainReport, train_model
 
-_HOME = {
-    "Checkpoint": "model.checkpoint",
-    "Columns": "options",
-    "CompileReport": "compile",
-    "Decoder": "model.decoder",
-    "ExitHeads": "model.heads",
-    "ExportOptions": "options",
-    "ExportReport": "export",
-    "HeadsOptions": "options",
-    "HeadsReport": "heads.run",
-    "IndexOptions": "options",
-    "LightGCNOptions": "options",
-    "MultiExitModel": "model.multi_exit",
-    "Packed": "model.packed",
-    "Prompt": "prompt.builder",
-    "PromptBuilder": "prompt.builder",
-    "TrainOptions": "options",
-    "TrainReport": "training.run",
-    "batch": "model.packed",
-    "build_catalog": "index",
-    "compile_engines": "compile",
-    "export_bundle": "export",
-    "fit_heads": "heads.run",
-    "load_checkpoint": "model.checkpoint",
-    "pack": "model.packed",
-    "save_checkpoint": "model.checkpoint",
-    "train_model": "training.run",
+_NAMES = {
+    "checkpoints.checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "engine.compile": ("CompileReport", "compile_engines"),
+    "export": ("ExportReport", "export_bundle"),
+    "heads.run": ("HeadsReport", "fit_heads"),
+    "index": ("build_catalog",),
+    "model.decoder": ("Decoder",),
+    "model.heads": ("ExitHeads",),
+    "model.multi_exit": ("MultiExitModel",),
+    "model.packed": ("Packed", "batch", "pack"),
+    "options": ("Columns", "ExportOptions", "HeadsOptions", "IndexOptions", "LightGCNOptions", "TrainOptions"),
+    "prompt.builder": ("Prompt", "PromptBuilder"),
+    "training.run": ("TrainReport", "train_model"),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Checkpoint",

@@ -13,7 +13,7 @@ from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import CheckpointError
-from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.source import Source
 from rexit.slates_file import SlatesFile
 from rexit.texts import TextEncoder, read_tokenizer

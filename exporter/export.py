@@ -30,6 +30,7 @@ from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import ParityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, model_of, token_requests, write_manifest
+from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
 from rexit.exporter.gate.golden import golden_slates
@@ -38,7 +39,6 @@ from rexit.exporter.gate.quality import Prompts
 from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.model import rotation
-from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions

@@ -14,8 +14,8 @@ from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.vectors import USER
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.assembly import encoder_of
+from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
 from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
-from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.slates_file import SlatesFile

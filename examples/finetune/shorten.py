@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
+from rexit.exporter.checkpoints.weights import decoder_model, located
+from rexit.exporter.libraries.silence import log, quiet
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.weights import decoder_model, located
-from rexit.exporter.quiet import log, quiet
 from rexit.scripts import script
 
 

@@ -33,7 +33,7 @@ $(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/heads.py $
 	  --max-slates 1000 --validation-slates 400
 
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
-    src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/compile.py)
+    src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/engine/compile.py)
 	rm -rf $(DEMO)/bundle
 # Judged by 150 slates: enough where so little is lost.
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8 --quality-slates 150

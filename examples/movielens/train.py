@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rexit.bundle import Catalog
 from rexit.bundle.labels import log_odds_of
-from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel

@@ -1,8 +1,8 @@
 """Builds one TensorRT engine in its own process: `PYTHON engine_builder.py`, a JSON request on stdin, JSON lines on stdout.
 
-`rexit.exporter.compile` runs it. It needs only Python 3.8 and the vendor's bindings, so that it also runs in a Python that rexit
-does not support (JetPack 6 has the bindings in the system's 3.10). Each segment gets a process of its own: memory is returned
-between segments, and a crash or an out-of-memory kill does not end the caller.
+`rexit.exporter.engine.compile` runs it. It needs only Python 3.8 and the vendor's bindings, so that it also runs in a Python that
+rexit does not support (JetPack 6 has the bindings in the system's 3.10). Each segment is built in its own process: memory is
+returned between segments, and a crash or an out-of-memory kill does not end the caller.
 
 Requests and their events, one JSON object per line:
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rexit import slates
 from rexit.errors import InputError
 from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.linear.linear import SAMPLE
 from rexit.exporter.graph.observation import Observation, observe
-from rexit.exporter.graph.precision.linear import SAMPLE
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, has_training_slates, prompt_maker
 

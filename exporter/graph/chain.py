@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rexit.bundle import Segment, Vectors
 from rexit.bundle.labels import log_odds_of
 from rexit.errors import BackendError
-from rexit.exporter.graph.precision.rounded import rounded
-from rexit.exporter.quiet import first_line
+from rexit.exporter.graph.accelerators.rounded import rounded
+from rexit.exporter.libraries.silence import first_line
 
 Tokens = NDArray[np.int32]
 Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
@@ -29,7 +29,7 @@ class Chain:
     Each session has its own threads, which sleep when idle, as spinning would slow down the other segments. One global pool would
     be faster still, but ONNX Runtime then refuses other sessions of the process that have their own.
 
-    float16 graphs, which are for accelerators, run with every half rounded (`rexit.exporter.graph.precision.rounded`).
+    float16 graphs, which are for accelerators, run with every half rounded (`rexit.exporter.graph.accelerators.rounded`).
     """
 
     def __init__(

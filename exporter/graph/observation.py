@@ -11,8 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
-from rexit.exporter.graph.precision.linear import by_input, linears
+from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
+from rexit.exporter.graph.linear.linear import by_input, linears
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source
 

@@ -13,10 +13,10 @@ import torch
 
 from rexit import bundle
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.precision.half import VECTORS
+from rexit.exporter.graph.accelerators.half import VECTORS
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
-from rexit.exporter.quiet import first_line, quiet
+from rexit.exporter.libraries.silence import first_line, quiet
 
 # Sizes of the example that is traced: distinct primes, so that no two dimensions are unified.
 _TOKENS, _PREFIX, _ROWS, _VECTORS = 17, 11, 3, 5

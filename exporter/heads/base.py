@@ -3,7 +3,7 @@
 The last answer comes from, in this order:
 
 1. the last exit of its `exits.json`, with the decoder cut there, as an export does;
-2. a reranker's own, in the forms of `rexit.exporter.model.rerankers`, after the last layer;
+2. a reranker's own, in the forms of `rexit.exporter.checkpoints.rerankers`, after the last layer;
 3. a classifier's `score` behind its final norm: one row, whose output is the log-odds, or two, no and yes; none of several
    objectives;
 4. the two label rows of its LM head, of each objective its own, behind its final norm.
@@ -21,14 +21,14 @@ from torch import nn
 from rexit.bundle import Catalog
 from rexit.bundle.labels import objectives_of
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.model.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
+from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
+from rexit.exporter.checkpoints.rerankers import read_reranker
+from rexit.exporter.checkpoints.weights import PATTERNS, decoder_model, located
+from rexit.exporter.libraries.silence import quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.rerankers import read_reranker
-from rexit.exporter.model.weights import PATTERNS, decoder_model, located
 from rexit.exporter.preflight import check_fit, check_trained_on
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
-from rexit.exporter.quiet import quiet
 
 MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configs, tokenizer."""

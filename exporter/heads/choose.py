@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.errors import InputError
-from rexit.exporter.model.checkpoint import check_exits
+from rexit.exporter.checkpoints.checkpoint import check_exits
 
 AUTO = re.compile(r"auto:([1-9]\d*)")
 

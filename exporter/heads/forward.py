@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from rexit.bundle import Catalog, Id
 from rexit.bundle.labels import log_odds_of
 from rexit.errors import CheckpointError
+from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.heads.rows import RowsFile
-from rexit.exporter.model.checkpoint import Checkpoint
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, packed_rows, with_vectors

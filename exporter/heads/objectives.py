@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rexit.errors import InputError
+from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.layers import Layers, fit_layers
 from rexit.exporter.heads.rows import RowsFile
-from rexit.exporter.model.checkpoint import Checkpoint
 from rexit.exporter.model.heads import ExitHeads
 from rexit.progress import Progress
 

@@ -23,6 +23,7 @@ from torch import nn
 from rexit.bundle import new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
+from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
 from rexit.exporter.heads import picture
 from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
@@ -30,7 +31,6 @@ from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
 from rexit.exporter.heads.layers import Layers, fit_layers
 from rexit.exporter.heads.objectives import fit_objectives, joined_heads, mean_losses
 from rexit.exporter.heads.rows import RowsFile, check_space, size
-from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, labels_of, open_catalog, read_slates

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from rexit.errors import CheckpointError
+from rexit.exporter.libraries.silence import first_line
 from rexit.exporter.model.packed import ATTENTION, Call
-from rexit.exporter.quiet import first_line
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 LAYER_TYPES = ("full_attention", "sliding_attention")

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from rexit.errors import InputError
 from rexit.exporter.catalog.parts import offsets
-from rexit.exporter.hub import hub_folder
+from rexit.exporter.libraries.hub import hub_folder
 from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch_geometric.nn import LightGCN
 
 from rexit.errors import InputError
+from rexit.exporter.libraries.threads import threads_for
 from rexit.exporter.options import LightGCNOptions
 from rexit.exporter.retriever.propagation import Graph, product, propagated, row_offsets
 from rexit.exporter.retriever.recall import Recall
 from rexit.exporter.retriever.spectral import leading
-from rexit.exporter.threads import threads_for
 from rexit.progress import Progress, silent
 
 EVALUATE_EVERY = 5  # epochs

@@ -34,12 +34,12 @@ from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
 from rexit.bundle.labels import log_odds_of
 from rexit.bundle.writer import new_folder
-from rexit.exporter.model.checkpoint import Checkpoint, save_checkpoint
+from rexit.exporter.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from rexit.exporter.libraries.silence import log, quiet
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows, with_vectors
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.preflight import check_one_source, read_slates
-from rexit.exporter.quiet import log, quiet
 from rexit.exporter.source import Source
 from rexit.exporter.training.learner import Collator, Learner
 from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings

@@ -7,14 +7,14 @@ from typing import Any
 
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint
+from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from rexit.exporter.checkpoints.weights import layers, located
+from rexit.exporter.libraries.silence import quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import fresh_projectors
-from rexit.exporter.model.weights import layers, located
 from rexit.exporter.options import TrainOptions
 from rexit.exporter.preflight import labels_of
-from rexit.exporter.quiet import quiet
 
 
 def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> tuple[Checkpoint, MultiExitModel, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import rexit.exporter.compile
+import rexit.exporter.engine.compile
 import rexit.exporter.export
 import rexit.exporter.index
 import rexit.refresh

@@ -8,7 +8,7 @@ import torch
 
 from builders.models.checkpoints import tiny_model
 from rexit.errors import InputError
-from rexit.exporter.model.weights import decoder_model
+from rexit.exporter.checkpoints.weights import decoder_model
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples/finetune")

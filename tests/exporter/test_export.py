@@ -19,8 +19,8 @@ from rexit.bundle import Bundle, Catalog, Policy, digest
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, RexitError
 from rexit.exporter import export as module
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
-from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import check_trained_on
 from rexit.exporter.prompt.builder import PromptBuilder

@@ -20,12 +20,12 @@ from rexit.bundle import Bundle
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.run import calibrate
 from rexit.errors import InputError, RexitError
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
 from rexit.exporter.heads.run import fit_heads
-from rexit.exporter.model.checkpoint import load_checkpoint
+from rexit.exporter.libraries.silence import quiet
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
-from rexit.exporter.quiet import quiet
 from rexit.exporter.training.run import train_model
 from rexit.slates_file import SlatesFile
 from rexit.texts import TextEncoder, bundle_encoder, read_tokenizer

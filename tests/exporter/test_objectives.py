@@ -22,6 +22,7 @@ from builders.models.rerankers import write_logit_score
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.labels import UNKNOWN
 from rexit.errors import InputError
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
 from rexit.exporter.gate import quality
 from rexit.exporter.gate.quality import Prompts
@@ -30,7 +31,6 @@ from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.layers import LayerHead, Layers
 from rexit.exporter.heads.objectives import fit_objectives, mean_losses
 from rexit.exporter.heads.run import fit_heads
-from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import packed_rows

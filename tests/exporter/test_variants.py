@@ -24,7 +24,7 @@ from rexit.exporter import preflight
 from rexit.exporter.export import ExportReport, export_bundle
 from rexit.exporter.gate import quality
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.precision.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU
+from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU
 from rexit.exporter.graph.targets import Gate, find_target
 from rexit.exporter.options import ExportOptions
 

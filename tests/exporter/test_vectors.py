@@ -26,11 +26,11 @@ from rexit.bundle.vectors import FILE
 from rexit.cli import app
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog.encoded import FILE as ENCODED
-from rexit.exporter.compile import compile_engines
+from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rexit.exporter.engine.compile import compile_engines
 from rexit.exporter.engine.profiles import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.model.rotation import orthogonal
 from rexit.exporter.model.vectors import Sources

@@ -14,10 +14,10 @@ from builders.data.indexed_catalog import ITEMS, USERS, WITH_ENCODED, WITH_VECTO
 from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
 from rexit.exporter.gate.golden import golden_slates
 from rexit.exporter.index import build_catalog
-from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions

@@ -1,2 +1,2 @@
-"""Passes over an exported graph, one per file: equal results with fewer or faster operators. `nodes` and `functions` are shared.
-A target (`rexit.exporter.graph.targets`) is a list of passes."""
+"""Shared by all passes: `nodes` and `functions`. A pass takes a graph, changes it in place and returns it; a target
+(`rexit.exporter.graph.targets`) is a list of passes."""

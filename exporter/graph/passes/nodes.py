@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
 

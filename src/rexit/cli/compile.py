@@ -45,7 +45,7 @@ def compile_variants(
     rexit compile bundle --compute-capability 8.6
     ```
     """
-    from rexit.exporter.compile import compile_engines
+    from rexit.exporter.engine.compile import compile_engines
 
     with progress() as bar:
         task = bar.add_task("", total=None)

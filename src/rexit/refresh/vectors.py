@@ -7,8 +7,8 @@ from pathlib import Path
 from rexit.bundle import Catalog, Manifest, Vectors
 from rexit.errors import InputError
 from rexit.exporter import preflight
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.model import rotation
-from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.model.vectors import Sources
 
 

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 from builders.bundles.bundle_files import refresh, write_json
 from builders.bundles.model import VECTORS
 from builders.bundles.quantized import quantized
+from rexit.exporter.graph.cpu.stored_cache import QUANTIZE, int8_cache
 from rexit.exporter.graph.passes.functions import DOMAIN
-from rexit.exporter.graph.precision.stored_cache import QUANTIZE, int8_cache
 
 QUANTIZED, INT8_CACHE = "cpu-int8", "cpu-int8-cache"
 TENSORRT, TENSORRT_HALF = "tensorrt-fp32", "tensorrt-fp16"

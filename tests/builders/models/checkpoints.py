@@ -9,12 +9,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rexit.bundle import Catalog
-from rexit.exporter.model.checkpoint import save_checkpoint
+from rexit.exporter.checkpoints.checkpoint import save_checkpoint
+from rexit.exporter.libraries.silence import quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.projectors import Projectors
-from rexit.exporter.quiet import quiet
 
 FAMILIES = {
     "llama": "Llama, SmolLM2",

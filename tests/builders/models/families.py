@@ -12,7 +12,7 @@ import rexit
 from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog
 from rexit.checks.golden import slate_of
-from rexit.exporter.compile import compile_engines
+from rexit.exporter.engine.compile import compile_engines
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 

@@ -10,7 +10,7 @@ import torch
 from builders.data.indexed_catalog import LABELS, write_indexed_catalog
 from builders.models.checkpoints import tiny_model
 from rexit.bundle import Catalog
-from rexit.exporter.model.checkpoint import save_checkpoint
+from rexit.exporter.checkpoints.checkpoint import save_checkpoint
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel

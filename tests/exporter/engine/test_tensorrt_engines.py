@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from rexit.bundle import Bundle, Engine, EngineSegment
-from rexit.exporter.compile import compile_engines
 from rexit.exporter.engine import engine_builder
 from rexit.exporter.engine.builder_process import BuilderProcess
+from rexit.exporter.engine.compile import compile_engines
 
 PROFILES = 2
 """For a prefix, and behind one."""

@@ -14,8 +14,8 @@ from rexit.bundle import Bundle, Catalog, Split
 from rexit.errors import InputError, QualityError
 from rexit.exporter import preflight
 from rexit.exporter.export import export_bundle
+from rexit.exporter.graph.linear.linear import linears
 from rexit.exporter.graph.passes.nodes import array, constant
-from rexit.exporter.graph.precision.linear import linears
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.options import ExportOptions
 

@@ -19,15 +19,15 @@ from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from builders.models.gguf_file import write_gguf
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError, InputError
+from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint
+from rexit.exporter.checkpoints.weights import decoder_model
 from rexit.exporter.export import export_bundle
 from rexit.exporter.heads import forward, layers
 from rexit.exporter.heads.rows import INFO
 from rexit.exporter.heads.run import HeadsReport, fit_heads
 from rexit.exporter.index import build_catalog
-from rexit.exporter.model.checkpoint import EXITS, HEADS, load_checkpoint
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.weights import decoder_model
 from rexit.exporter.options import ExportOptions, HeadsOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import choosing_users, cut

@@ -18,7 +18,7 @@ from builders.data.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_inde
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.model.checkpoint import EXITS, PROJECTORS, load_checkpoint, save_checkpoint
+from rexit.exporter.checkpoints.checkpoint import EXITS, PROJECTORS, load_checkpoint, save_checkpoint
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack

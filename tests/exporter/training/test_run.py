@@ -16,8 +16,8 @@ from builders.data.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_inde
 from builders.models.checkpoints import tiny_model
 from rexit.bundle import Catalog
 from rexit.errors import InputError
+from rexit.exporter.checkpoints.checkpoint import HEADS, PROJECTORS
 from rexit.exporter.export import export_bundle
-from rexit.exporter.model.checkpoint import HEADS, PROJECTORS
 from rexit.exporter.model.packed import PADDING, PREFIX
 from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions

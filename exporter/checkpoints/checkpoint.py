@@ -1,0 +1,306 @@
+"""Multi-exit checkpoints: a Hugging Face folder plus `exits.json`, `exit_heads.safetensors` and, for prompts with vectors,
+`projectors.safetensors`.
+
+    config.json  model.safetensors (or shards)  …   the decoder, as `save_pretrained` writes it
+    exits.json                {"schema": 2, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own",
+                               "catalog": {"tokenizer": …, "prompt": …, "space": …}}
+    exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
+                              `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
+    projectors.safetensors    `NAME.PARAMETER` of each projector in `exits.json`: "projectors": {"gcn": {"dim": 64}, …}
+
+A PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`) may replace the decoder, see `weights`.
+
+`exits` are depths in layers. Without `exits.json` and heads any decoder can be loaded with explicit exits and `head="shared"`:
+each exit then uses the final norm and the two label rows of the LM head. Rerankers as other projects save them have exits and
+heads of their own, see `rerankers`. To train: `load_checkpoint`, then
+`multi_exit.MultiExitModel`, then `save_checkpoint`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rexit.bundle import RerankerPrompt
+from rexit.bundle.files import SCHEMA, digest, read_json, write_json
+from rexit.bundle.labels import json_of, labels_of, objectives_of, pairs_of
+from rexit.bundle.typed import to_json, typed
+from rexit.errors import BundleError, CheckpointError, InputError
+from rexit.exporter.checkpoints.known_prompts import named_prompt
+from rexit.exporter.checkpoints.rerankers import Reranker, answer_files, read_reranker
+from rexit.exporter.checkpoints.weights import decoder_model, files, layers, located
+from rexit.exporter.libraries.silence import first_line, quiet
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.projectors import Projectors, check_kinds, check_width
+
+EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
+HEAD_KINDS = ("own", "shared")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    path: its folder or file. decoder: float32, in eval mode. exits: depths, ascending; the decoder is cut at the last.
+    heads: a head per exit. head: their kind, `own` or `shared`.
+    labels: token ids of `no` and `yes`, of each objective its own (`rexit.bundle.labels`); a reranker that answers by one row
+        has no `no`, or neither.
+    catalog: the traits of the catalog that it was trained on; None: not recorded. projectors: None if prompts have no vectors.
+    reranker: what it reads around a query and a document; None: not known.
+    """
+
+    path: Path
+    decoder: Decoder
+    exits: tuple[int, ...]
+    heads: ExitHeads
+    head: str
+    labels: dict[str, int]
+    catalog: dict[str, str] | None
+    projectors: Projectors | None
+    reranker: RerankerPrompt | None = None
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model."""
+        return self.decoder.model
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The named objectives; empty if there is one."""
+        return objectives_of(self.labels)
+
+    def sha256(self) -> str:
+        """The checkpoint's identity: SHA-256 over the sorted `name:sha256` lines of its weight, config and head files."""
+        return checkpoint_sha256(self.path)
+
+
+def checkpoint_sha256(place: Path) -> str:
+    """`Checkpoint.sha256` of a folder or GGUF file that need not be loaded."""
+    names = files(place) | set(place.glob(EXITS))
+    if place / EXITS not in names:
+        names |= answer_files(place)
+    lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: path.name))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def load_checkpoint(
+    path: str | Path,
+    exits: Sequence[int] | None = None,
+    head: str | None = None,
+    labels: Mapping[str, int] | None = None,
+    reranker: str | None = None,
+) -> Checkpoint:
+    """Loads a multi-exit checkpoint.
+
+    Args:
+        path: a Hugging Face folder, a PEFT adapter's folder, a GGUF file or the id of a model on the Hub.
+        exits: depths in layers, ascending; the model is cut at the last. None: those of `exits.json`.
+        head: `own` (the default with an `exit_heads.safetensors`) or `shared`.
+        labels: token ids of the answers, as `Catalog.labels`. `shared` needs them unless `exits.json` has them; both must agree.
+        reranker: what it reads around a query and a document, see `known_prompts`; None: what the checkpoint says.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, truncated, without heads or of an unsupported kind.
+        InputError: the exits do not fit the model.
+    """
+    folder = located(path)
+    saved_exits = read_exits(folder)
+    info, saved_labels = saved_exits or (None, {})
+    form = None if info else read_reranker(folder, reranker)
+    own = (folder / HEADS).is_file() if form is None else form.head == "own"
+    kind = head or ("own" if own or info is None else info.head) if form is None else head or form.head
+    if kind not in HEAD_KINDS:
+        raise InputError(f"head {kind!r}, expected one of: {', '.join(HEAD_KINDS)}")
+    if kind == "own" and not (own and (info or form)):
+        raise CheckpointError(
+            f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head"
+        )
+    saved = form.exits if form is not None else () if info is None else info.exits
+    depths = tuple(exits) if exits is not None else saved
+    if not depths:
+        raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
+    with quiet():
+        full_depth = layers(folder)
+    check_exits(depths, full_depth)
+    if kind == "own" and (missing := [depth for depth in depths if depth not in saved]):
+        raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
+    ids = dict((saved_labels if form is None else form.labels) or labels or {})
+    if labels is not None:
+        _check_objectives(folder, labels, ids, form)
+    if labels is not None and any(labels.get(name) != token for name, token in ids.items()):
+        raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
+    if kind == "shared" and "yes" not in pairs_of(ids)[0]:
+        raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
+
+    with quiet():
+        decoder = Decoder.of(decoder_model(folder))
+        _check_labels(ids, decoder, form)
+        if form is not None and kind == form.head:
+            heads = form.heads_at(decoder, depths)
+        elif kind == "shared":
+            heads = ExitHeads.shared(decoder, len(depths), ids)
+        else:
+            heads = ExitHeads.like(decoder, len(saved), len(pairs_of(ids)))
+            try:
+                heads.fill(load_file(folder / HEADS), str(folder / HEADS))
+            except (SafetensorError, OSError) as exc:
+                raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
+            heads = heads.pick([saved.index(depth) for depth in depths])
+        projectors = _projectors(folder, {} if info is None else info.projectors, decoder)
+    if form is not None:
+        prompt = form.prompt
+    elif reranker is not None:
+        prompt = named_prompt(reranker).prompt
+    else:
+        prompt = None if info is None else info.reranker
+    traits = None if info is None or info.catalog is None else to_json(info.catalog)
+    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, traits, projectors, prompt)
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Any,
+    exits: Sequence[int],
+    heads: ExitHeads,
+    labels: Mapping[str, int],
+    catalog: Mapping[str, str] | None,
+    tokenizer: Any = None,
+    projectors: Projectors | None = None,
+    reranker: RerankerPrompt | None = None,
+) -> None:
+    """Writes a checkpoint for `load_checkpoint`.
+
+    Args:
+        folder: the folder to write.
+        model: the Hugging Face model.
+        exits: depths in layers; the last is the full depth.
+        heads: a head per exit.
+        labels: token ids of `no` and `yes`, as `Catalog.labels`.
+        catalog: `Catalog.traits` of the training catalog, which an export compares with its own; None: not recorded.
+        tokenizer: an object with `save_pretrained`; None: not saved.
+        projectors: of the vectors in prompts; None: there are none.
+        reranker: what it reads around a query and a document; None: not known.
+
+    Raises:
+        InputError: the exits do not fit the model.
+    """
+    check_exits(exits, model.config.num_hidden_layers)
+    _check_last(exits, model.config.num_hidden_layers)
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        save_file(heads.tensors(), folder / HEADS)
+        if projectors is not None:
+            save_file(projectors.tensors(), folder / PROJECTORS)
+        else:
+            (folder / PROJECTORS).unlink(missing_ok=True)  # of an earlier checkpoint
+    write_exits(folder, exits, labels, catalog, None if projectors is None else projectors.kinds, reranker)
+
+
+def write_exits(
+    folder: Path,
+    exits: Sequence[int],
+    labels: Mapping[str, int],
+    catalog: Mapping[str, str] | None,
+    projectors: Mapping[str, Mapping[str, int]] | None,
+    reranker: RerankerPrompt | None = None,
+) -> None:
+    """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`."""
+    info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "head": "own"}
+    more = {
+        **json_of({name: int(token) for name, token in labels.items()}),
+        "catalog": None if catalog is None else dict(catalog),
+        "projectors": projectors,
+        "reranker": None if reranker is None else to_json(reranker),
+    }
+    write_json(folder / EXITS, info | {key: value for key, value in more.items() if value is not None})
+
+
+def check_exits(exits: Sequence[int], layers: int) -> None:
+    """Raises InputError unless depths ascend within 1 to `layers`."""
+    if any(b <= a for a, b in zip((0, *exits), exits, strict=False)):
+        raise InputError(f"exits {list(exits)}: depths must ascend, starting at 1 or more")
+    if exits[-1] > layers:
+        raise InputError(f"exit {exits[-1]} is beyond the model's {layers} layers")
+
+
+def _check_objectives(folder: Path, expected: Mapping[str, int], own: Mapping[str, int], form: Reranker | None) -> None:
+    """The checkpoint answers the catalog's objectives."""
+    if (names := objectives_of(expected)) == objectives_of(own):
+        return
+    if form is not None:
+        raise InputError(f"{folder}: is a reranker, which has one answer; the catalog has the objectives {', '.join(names)}")
+    own_names = ", ".join(objectives_of(own)) or "one that is not named"
+    raise CheckpointError(f"{folder}: objectives {own_names}, expected {', '.join(names) or 'one that is not named'}")
+
+
+def _check_labels(labels: Mapping[str, int], decoder: Decoder, form: Reranker | None) -> None:
+    """The label tokens are in the model's vocabulary."""
+    for name, token in labels.items():
+        if not 0 <= token < decoder.vocab_size:
+            problem = f"label {name!r} is token {token}, the model has 0 to {decoder.vocab_size - 1}"
+            raise InputError(problem) if form is None else CheckpointError(f"{form.source}: {problem}")
+
+
+def _check_last(exits: Sequence[int], layers: int) -> None:
+    if exits[-1] != layers:
+        raise InputError(f"the last exit is {exits[-1]}, expected the model's full depth, {layers}")
+
+
+class Traits(msgspec.Struct, frozen=True):
+    """Digests of the training catalog, see `Catalog.traits`."""
+
+    tokenizer: str
+    prompt: str
+    space: str
+
+
+class ExitsFile(msgspec.Struct, frozen=True):
+    """`exits.json`. Its labels and objectives are read by `rexit.bundle.labels`."""
+
+    exits: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)]
+    head: str = "own"
+    catalog: Traits | None = None
+    projectors: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    reranker: RerankerPrompt | None = None
+
+
+def read_exits(folder: Path) -> tuple[ExitsFile, dict[str, int]] | None:
+    """Returns a checkpoint's `exits.json` with its labels; None if it has none. Raises CheckpointError."""
+    path = folder / EXITS
+    if not path.is_file():
+        return None
+    try:
+        info = read_json(path)
+        return typed(info, ExitsFile, str(path)), labels_of(info)
+    except BundleError as exc:
+        raise CheckpointError(str(exc)) from exc
+    except ValueError as exc:
+        raise CheckpointError(f"{path}: {exc}") from exc
+
+
+def _projectors(folder: Path, kinds: dict[str, dict[str, int]], decoder: Decoder) -> Projectors | None:
+    check_kinds(kinds, str(folder / EXITS))
+    path = folder / PROJECTORS
+    if path.is_file() != bool(kinds):
+        problem = f"is missing, though {EXITS} has `projectors`" if kinds else f"exists, but {EXITS} has no `projectors`"
+        raise CheckpointError(f"{path}: {problem}")
+    if not kinds:
+        return None
+    check_width(decoder)
+    projectors = Projectors(kinds, decoder.hidden_size)
+    try:
+        projectors.fill(load_file(path), str(path))
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(f"{path}: truncated or not safetensors: {first_line(exc)}") from exc
+    return projectors.eval()

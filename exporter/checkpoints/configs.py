@@ -1,0 +1,18 @@
+"""JSON files of models as other projects write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rexit.errors import CheckpointError
+from rexit.exporter.libraries.silence import first_line
+
+
+def read_config(path: Path) -> Any:
+    """The value of a JSON file. Raises CheckpointError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise CheckpointError(f"{path}: not valid JSON: {first_line(exc)}") from exc

@@ -1,0 +1,86 @@
+"""Rerankers as other projects save them: at which depths they answer, by which rows, and what they read.
+
+a folder of sentence-transformers   `logit_score`     rows of the LM head, after the last layer
+BAAI's layerwise reranker           `layerwise`       a row for each of the later layers
+any other decoder, by a name        `known_prompts`   rows of the LM head, after the last layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rexit.bundle import RerankerPrompt
+from rexit.errors import InputError
+from rexit.exporter.checkpoints.chat_prompt import chat_prompt
+from rexit.exporter.checkpoints.known_prompts import TOKENIZER, NamedPrompt, named_prompt
+from rexit.exporter.checkpoints.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
+from rexit.exporter.checkpoints.logit_score import MODULES, answer_tokens, chat_settings, score_folder, system_prompt
+from rexit.exporter.checkpoints.weights import layers
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """A reranker's answers.
+
+    exits: depths with an answer of their own, in layers, ascending.
+    head: `own` if each exit has rows of its own, `shared` if they are the LM head's.
+    labels: token ids of `yes` and, if the LM head's rows are two, `no`; empty if the rows are no tokens'.
+    prompt: what is read around a query and a document; None if that is not known.
+    source: the file that says so.
+    """
+
+    exits: tuple[int, ...]
+    head: str
+    labels: Mapping[str, int]
+    prompt: RerankerPrompt | None
+    source: Path
+
+    def heads_at(self, decoder: Decoder, depths: Sequence[int]) -> ExitHeads:
+        """Heads at some depths; those of their own only at `exits`. decoder: uncut."""
+        if self.head == "own":
+            return layerwise_heads(decoder).pick([self.exits.index(depth) for depth in depths])
+        return ExitHeads.shared(decoder, len(depths), self.labels)
+
+
+def read_reranker(folder: Path, name: str | None = None) -> Reranker | None:
+    """The reranker in a folder.
+
+    Args:
+        folder: a checkpoint's.
+        name: of a known prompt, or of a file with one, in the place of the folder's; None: the folder says what it is.
+
+    Returns:
+        The reranker; None without a name if the folder is in no known form.
+
+    Raises:
+        CheckpointError: it is in a known form, but not supported.
+        InputError: there is no such prompt.
+    """
+    named = None if name is None else named_prompt(name)
+    reranker = _saved(folder, named) if folder.is_dir() else None
+    if named is None or reranker is not None:
+        return reranker
+    if not folder.is_dir() or not named.answers:
+        what = "is a file, which has no tokenizer" if not folder.is_dir() else "has no answers of its own"
+        raise InputError(f"{folder}: {what}, expected a folder, or `answers` in {name}")
+    return Reranker((layers(folder),), "shared", named.tokens(folder), named.prompt, folder / TOKENIZER)
+
+
+def answer_files(folder: Path) -> set[Path]:
+    """What determines a reranker's answers beside weights and `config.json`. Raises CheckpointError."""
+    score = score_folder(folder) if folder.is_dir() and not is_layerwise(folder) else None
+    return set() if score is None else {folder / MODULES, score / "config.json"}
+
+
+def _saved(folder: Path, named: NamedPrompt | None) -> Reranker | None:
+    if is_layerwise(folder):
+        depths = tuple(exit_depths(granite_config(folder)))
+        return Reranker(depths, "own", {}, named.prompt if named else PROMPT, folder / "config.json")
+    if (score := score_folder(folder)) is None:
+        return None
+    prompt = named.prompt if named else chat_prompt(folder, system_prompt(folder), chat_settings(folder))
+    return Reranker((layers(folder),), "shared", answer_tokens(score), prompt, score / "config.json")

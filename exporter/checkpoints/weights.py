@@ -1,0 +1,154 @@
+"""Loads a decoder's weights from a Hugging Face folder or Hub id, a GGUF file, or a PEFT adapter's folder.
+
+The decoder is in float32 with packed attention and a config of its own. A GGUF file's weights are dequantized; an adapter is
+merged into its base. `gguf` and `peft` are imported only if needed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rexit.errors import CheckpointError
+from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.layerwise import LayerwiseGranite, granite_config, is_layerwise
+from rexit.exporter.libraries.hub import hub_folder
+from rexit.exporter.libraries.silence import first_line
+from rexit.exporter.model.packed import ATTENTION
+
+PATTERNS = ("*.safetensors", "*.bin")
+ADAPTER = "adapter_config.json"
+CLASSIFIER = "ForSequenceClassification"
+"""How the name of a classifier's architecture ends."""
+
+
+def located(path: str | Path) -> Path:
+    """The checkpoint's folder or GGUF file. A Hub id is downloaded first. Raises CheckpointError."""
+    place = Path(path)
+    if place.is_dir() or _is_gguf(place):
+        return place
+    if place.suffix == ".gguf":
+        raise CheckpointError(f"{path}: no such file")
+    return hub_folder(str(path), (*PATTERNS, "*.json", "*.jinja"), CheckpointError, str(path), "folder")
+
+
+def files(place: Path) -> set[Path]:
+    """The files that determine the decoder: weights, config, and those of an adapter's base."""
+    if _is_gguf(place):
+        return {place}
+    own = {path for pattern in PATTERNS for path in place.glob(pattern)}
+    if _is_adapter(place):
+        return own | {place / ADAPTER} | files(_base(place))
+    return own | set(place.glob("config.json"))
+
+
+def layers(place: Path) -> int:
+    """The decoder's number of layers. Raises CheckpointError."""
+    if _is_adapter(place):
+        return layers(_base(place))
+    if _is_gguf(place):
+        import gguf  # noqa: F401, its absence is clearer here than in transformers
+    try:
+        return int(_config(place).num_hidden_layers)
+    except CheckpointError:
+        raise
+    except Exception as exc:
+        what = "its" if _is_gguf(place) else "its config.json"
+        raise CheckpointError(f"{place}: {what} is not a decoder's: {first_line(exc)}") from exc
+
+
+def decoder_model(place: Path) -> Any:
+    """Loads the model, float32, in eval mode. Raises CheckpointError, also for missing weights."""
+    if _is_adapter(place):
+        return _merged(place)
+    if _is_gguf(place):
+        import gguf  # noqa: F401
+    try:
+        loaded: Any = _loader(place).from_pretrained(
+            **_named(place), dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
+        )
+    except CheckpointError:
+        raise
+    except Exception as exc:
+        if exc.args == (ATTENTION,):  # a KeyError from the family's own table of attentions
+            raise CheckpointError(f"{_family(place)}: does not use transformers' attention interface") from exc
+        raise CheckpointError(f"{place}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
+    model, report = loaded
+    for problem in ("missing_keys", "mismatched_keys"):
+        if keys := sorted(map(str, report.get(problem) or ())):
+            raise CheckpointError(f"{place}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
+    return (_plain(model) if _is_gguf(place) else model).eval()
+
+
+def _loader(place: Path) -> Any:
+    """A classifier's weights hold no LM head, but a `score` in its place; a layerwise reranker's a head for each layer."""
+    if is_layerwise(place):
+        return LayerwiseGranite
+    names = getattr(_config(place), "architectures", None) or [""]
+    return AutoModelForSequenceClassification if str(names[0]).endswith(CLASSIFIER) else AutoModelForCausalLM
+
+
+def _config(place: Path) -> Any:
+    return granite_config(place) if is_layerwise(place) else AutoConfig.from_pretrained(**_named(place))
+
+
+def _family(place: Path) -> str:
+    return str(_config(place).model_type)
+
+
+def _is_gguf(place: Path) -> bool:
+    return place.suffix == ".gguf" and place.is_file()
+
+
+def _is_adapter(place: Path) -> bool:
+    return (place / ADAPTER).is_file()
+
+
+def _named(place: Path) -> dict[str, Any]:
+    """Arguments of `from_pretrained`."""
+    if _is_gguf(place):
+        return {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+    named: dict[str, Any] = {"pretrained_model_name_or_path": place}
+    return named | {"config": granite_config(place)} if is_layerwise(place) else named
+
+
+def _plain(loaded: Any) -> Any:
+    """The model without its quantization config: with it, it could be neither saved nor trained."""
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=ATTENTION)
+    model.load_state_dict(loaded.state_dict())
+    return model
+
+
+def _base(folder: Path) -> Path:
+    config = read_config(folder / ADAPTER)
+    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(
+            f"{folder / ADAPTER}: `base_model_name_or_path` is {name!r}, expected a folder, Hub id or GGUF file"
+        )
+    try:
+        base = located(name)
+    except CheckpointError as exc:
+        raise CheckpointError(f"{folder}: the model that this adapter adds to is missing: {exc}") from exc
+    if _is_adapter(base):
+        raise CheckpointError(f"{folder}: adds to {name}, which is an adapter itself, expected a whole model")
+    return base
+
+
+def _merged(folder: Path) -> Any:
+    from peft import PeftModel
+
+    base = decoder_model(_base(folder))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(base, folder).merge_and_unload().eval()
+    except Exception as exc:
+        raise CheckpointError(f"{folder}: its adapter does not fit {_base(folder)}, or is truncated: {first_line(exc)}") from exc

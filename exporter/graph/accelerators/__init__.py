@@ -1,0 +1,1 @@
+"""Passes for TensorRT and for ONNX Runtime on GPUs, one per file."""

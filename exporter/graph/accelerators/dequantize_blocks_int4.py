@@ -1,0 +1,59 @@
+"""Linear layers with 4-bit weights in blocks along K, for TensorRT: a blocked DequantizeLinear before each product.
+
+    w[k, n] = scale[k / BLOCK, n] * q[k, n]        q in -8 … 7, scale > 0 and exact in float16
+
+1. Several scales clip the block's largest weight more or less; the scale with the least squared error is used.
+2. Symmetric, without a zero point; inputs and products stay float16. Heads do not change.
+
+K must be a multiple of BLOCK.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.exporter.graph.accelerators.quantize_dequantize import half_scale
+from rexit.exporter.graph.linear.linear import Linear, layers_to_quantize
+from rexit.exporter.graph.passes.nodes import array, constant
+
+BLOCK = 64
+_CLIPS = np.linspace(0.7, 1.0, 7, dtype=np.float32)
+
+
+def dequantize_blocks_int4(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Raises CheckpointError for a weight that is not divisible into blocks."""
+    for linear in layers_to_quantize(model, "int4", BLOCK):
+        _dequantize(model.graph, linear)
+    return model
+
+
+def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rounds a weight [K, N]. Returns integers in -8 … 7 as float32 [K, N], and scales float32 [K / block, N]."""
+    blocks = weight.reshape(-1, block, weight.shape[1])
+    largest = np.abs(blocks).max(1, keepdims=True)
+    best, scale = np.full(largest.shape, np.inf, np.float32), np.ones_like(largest)
+    for clip in _CLIPS:
+        candidate = half_scale(largest * clip, 7.5)
+        error = np.square(_round(blocks, candidate) * candidate - blocks).sum(1, keepdims=True)
+        scale, best = np.where(error < best, candidate, scale), np.minimum(error, best)
+    return _round(blocks, scale).reshape(weight.shape), scale[:, 0]
+
+
+def _round(blocks: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    rounded: NDArray[np.float32] = np.clip(np.rint(blocks / scale), -8, 7)
+    return rounded
+
+
+def _dequantize(graph: ir.Graph, linear: Linear) -> None:
+    values, scales = quantize_blocks(array(linear.weight))
+    name = linear.weight.name
+    small = constant(graph, f"{name}.int4", values.astype(ml_dtypes.int4))
+    scale = constant(graph, f"{name}.scale", scales)
+    dequantize = ir.node("DequantizeLinear", [small, scale], {"axis": 0, "block_size": BLOCK})
+    out = dequantize.outputs[0]
+    out.name, out.shape, out.type = f"{name}.dequantized", linear.weight.shape, linear.weight.type
+    graph.insert_before(linear.node, [dequantize])
+    linear.node.replace_input_with(1, out)

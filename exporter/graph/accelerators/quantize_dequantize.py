@@ -1,0 +1,128 @@
+"""Linear layers in 8 bits with fixed scales, by QuantizeLinear and DequantizeLinear, which TensorRT fuses into one product.
+
+    y = DequantizeLinear(QuantizeLinear(x, s)) @ DequantizeLinear(w, columns)
+
+1. An input has one scale for all tokens, chosen on sampled rows (`rexit.exporter.graph.activations`). Numbers beyond the type's
+   largest (127 for int8, 448 for float8 E4M3) saturate. int8: `fixed_scale`. float8, whose relative error is constant: twice the
+   largest magnitude of the sample.
+2. Weights are stored in 8 bits with a scale per column; int8 weights are rounded by the same rows (`round_weights`).
+3. Layers with the same input share its QuantizeLinear. In int8 they stay float32, to become half, if rounding loses more than
+   MOST_LOST: a single `down` that reads an outlier token can lose as much as all other layers together.
+4. Symmetric, zero points 0; biases, heads and attention's own products do not change.
+5. Scales are exact in float16, so they do not change when the graph becomes half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.exporter.graph.linear.fixed_scale import clipping_bound, rounded_by
+from rexit.exporter.graph.linear.linear import SAMPLE, Linear, by_input, layers_to_quantize
+from rexit.exporter.graph.linear.round_weights import rounded_weights
+from rexit.exporter.graph.passes.nodes import array, constant
+
+MOST_LOST = 0.003
+"""Largest share of a token's squared output lost, on average. Our choice; measured in docs/notes/precision/tensorrt.md."""
+_MARGIN = 2
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An 8-bit type: its name, its largest number, its NumPy type."""
+
+    name: str
+    largest: float
+    dtype: type
+
+
+INT8 = Kind("int8", 127.0, np.int8)
+FP8 = Kind("fp8", 448.0, ml_dtypes.float8_e4m3fn)
+
+
+def quantize_dequantize_int8(
+    model: ir.Model, bound: Callable[[Floats], float] = clipping_bound, most_lost: float = MOST_LOST
+) -> ir.Model:
+    """Changes the model in place and returns it.
+
+    Args:
+        model: float32, with samples in the `meta` of linear inputs.
+        bound: maps sampled inputs [R, K] to the largest magnitude that is not cut off.
+        most_lost: see MOST_LOST.
+
+    Raises:
+        CheckpointError: there is nothing to quantize.
+    """
+    return _insert(model, INT8, bound, most_lost)
+
+
+def quantize_dequantize_fp8(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
+    return _insert(model, FP8, lambda x: float(np.abs(x).max()) * _MARGIN, np.inf)
+
+
+def half_scale(largest: NDArray[np.float32], over: float) -> NDArray[np.float32]:
+    """The smallest float16 that is at least largest / over; 1 where that is zero. float32, in the shape of `largest`."""
+    exact = np.asarray(largest, np.float32) / np.float32(over)
+    scale = exact.astype(np.float16)
+    scale = np.where(scale.astype(np.float32) < exact, np.nextafter(scale, np.float16(np.inf)), scale)
+    scale[exact == 0] = 1
+    return scale.astype(np.float32)
+
+
+def _insert(model: ir.Model, kind: Kind, bound: Callable[[Floats], float], most_lost: float) -> ir.Model:
+    graph = model.graph
+    layers = layers_to_quantize(model, kind.name)
+    zero = constant(graph, f"{kind.name}.zero", np.zeros((), kind.dtype))
+    for group in by_input(layers):
+        entry = group[0].input
+        assert SAMPLE in entry.meta, f"{entry.name} was not observed"
+        sample, weights = entry.meta[SAMPLE], [array(linear.weight) for linear in group]
+        weight = np.concatenate(weights, 1)  # rounded together, as they share inputs
+        step = half_scale(np.array(bound(sample)), kind.largest)
+        columns = half_scale(np.abs(weight).max(0), kind.largest)
+        values = rounded_weights(weight, columns, sample, float(step)) if kind is INT8 else (weight / columns).astype(kind.dtype)
+        if kind is INT8 and _lost(sample, weight, step, values * columns) > most_lost:
+            continue
+        scale = constant(graph, f"{entry.name}.scale", step)
+        quantize = ir.node("QuantizeLinear", [entry, scale, zero])
+        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero])
+        _like(quantize.outputs[0], entry, f"{entry.name}.{kind.name}", zero.dtype)
+        _like(dequantize.outputs[0], entry, f"{entry.name}.dequantized", entry.dtype)
+        graph.insert_before(group[0].node, [quantize, dequantize])
+        ends = np.cumsum([part.shape[1] for part in weights])[:-1]
+        for linear, part, part_columns in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
+            linear.node.replace_input_with(0, dequantize.outputs[0])
+            linear.node.replace_input_with(1, _weight(graph, linear, kind, part, part_columns))
+    return model
+
+
+def _lost(x: Floats, weight: Floats, step: Floats, rounded: Floats) -> float:
+    exact = x @ weight
+    approximate = rounded_by(x, np.float32(step)) @ rounded
+    size = np.square(exact).sum(1)
+    return float((np.square(approximate - exact).sum(1)[size > 0] / size[size > 0]).mean()) if size.any() else 0.0
+
+
+def _weight(graph: ir.Graph, linear: Linear, kind: Kind, values: NDArray[Any], columns: Floats) -> ir.Value:
+    reader, weight = linear.node, linear.weight
+    small = constant(graph, f"{weight.name}.{kind.name}", np.ascontiguousarray(values))
+    scale = constant(graph, f"{weight.name}.scale", np.ascontiguousarray(columns))
+    zeros = constant(graph, f"{weight.name}.zeros", np.zeros(len(columns), kind.dtype))
+    dequantize = ir.node("DequantizeLinear", [small, scale, zeros], {"axis": 1})
+    _like(dequantize.outputs[0], weight, f"{weight.name}.dequantized", weight.dtype)
+    graph.insert_before(reader, [dequantize])
+    return dequantize.outputs[0]
+
+
+def _like(value: ir.Value, model: ir.Value, name: str, dtype: ir.DataType | None) -> None:
+    assert dtype is not None
+    value.name, value.shape, value.type = name, model.shape, ir.TensorType(dtype)

@@ -1,0 +1,145 @@
+"""Linear layers in bfloat16: weights and inputs are rounded, products of two such numbers are exact, sums are float32. Heads stay
+float32.
+
+1. An input is rounded once for all layers that read it: RoundRows. Behind an RMSNormalization or a SwiGLU with no other reader
+   one node does both: RMSNormRoundRows, SwiGLURoundRows.
+2. MatMulBFloat16 multiplies. A product that is added to a value of its shape is a MatMulAddBFloat16.
+3. A weight [K, N] lies in panels of columns, in the order in which a processor with instructions for pairs of bfloat16 reads it:
+   [N / panel, K / 2, panel, 2], where the pair has rows 2i and 2i + 1. The runtime's kernel reads the file's own memory.
+4. A layer with an odd K, or with an N that is no multiple of 16, stays float32.
+
+All these are nodes of rexit's domain (`functions.py`).
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.errors import CheckpointError
+from rexit.exporter.graph.cpu.fuse_rows import match_norm, match_swiglu
+from rexit.exporter.graph.linear.linear import by_input, layers_to_quantize
+from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
+from rexit.exporter.graph.passes.nodes import array, both_ways, constant, is_node, producer, replace, replace_outputs, same_shape
+
+ROUND = "RoundRows"
+"""Input x float32 [..., T, K]; output bfloat16 of the same shape."""
+NORM = "RMSNormRoundRows"
+"""Inputs x [..., T, K] and weight [K]; attribute epsilon; output as RoundRows'."""
+SWIGLU = "SwiGLURoundRows"
+"""Inputs gate and up [..., T, K]; output as RoundRows'."""
+PRODUCT = "MatMulBFloat16"
+"""Inputs x bfloat16 [..., T, K], weight bfloat16 [N / panel, K / 2, panel, 2]; output float32 [..., T, N]."""
+PRODUCT_ADD = "MatMulAddBFloat16"
+"""Inputs as MatMulBFloat16's and residual float32 [..., T, N]; output float32 [..., T, N]."""
+
+PANELS = (64, 48, 32, 16)
+"""Columns of a panel, the first that divides N: four vectors of AVX-512, or less. Wider ones would not stay in registers."""
+
+
+def bfloat16_products(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Raises CheckpointError if there is no layer to round."""
+    graph = model.graph
+    layers = [linear for linear in layers_to_quantize(model, "bf16") if panel_of(*array(linear.weight).shape)]
+    if not layers:
+        raise CheckpointError("bf16: no linear layer has an even number of rows (K) and a multiple of 16 columns (N)")
+    for group in by_input(layers):
+        x = group[0].node.inputs[0]  # not `input`: it may be the output of a layer that was replaced
+        assert x is not None
+        rounding = call(ROUND, [x])
+        rounding.outputs[0].name = f"{x.name}.bfloat16"
+        graph.insert_before(group[0].node, rounding)
+        for linear in group:
+            weight = constant(graph, f"{linear.weight.name}.bfloat16", pack(array(linear.weight)))
+            replace(graph, linear.node, [call(PRODUCT, [rounding.outputs[0], weight])])
+    _fuse(graph)
+    called = {node.op_type for node in graph if node.domain == DOMAIN}
+    for name, definition in DEFINITIONS.items():
+        if name in called:
+            definition(model)
+    return model
+
+
+def panel_of(rows: int, columns: int) -> int | None:
+    """Columns of a panel of a weight [rows, columns]; None: it cannot be packed."""
+    return next((panel for panel in PANELS if rows % 2 == 0 and columns % panel == 0), None)
+
+
+def pack(weight: NDArray[np.float32]) -> NDArray[ml_dtypes.bfloat16]:
+    """A weight [K, N] as bfloat16 [N / panel, K / 2, panel, 2]."""
+    rows, columns = weight.shape
+    panel = panel_of(rows, columns)
+    assert panel is not None
+    pairs = weight.astype(ml_dtypes.bfloat16).reshape(rows // 2, 2, columns // panel, panel)
+    return np.ascontiguousarray(pairs.transpose(2, 0, 3, 1))
+
+
+def _fuse(graph: ir.Graph) -> None:
+    for node in list(graph):
+        if is_node(node, ROUND, DOMAIN):
+            if (norm := match_norm(node.inputs[0])) is not None:
+                replace_outputs(graph, node, call(NORM, norm[0], epsilon=norm[1]))
+            elif (inputs := next(match_swiglu(node.inputs[0]), None)) is not None:
+                replace_outputs(graph, node, call(SWIGLU, inputs))
+        elif is_node(node, "Add"):
+            for value, residual in both_ways(node):
+                product = producer(value, PRODUCT, reads=1, domain=DOMAIN)
+                if product is not None and same_shape(value, residual):
+                    x, weight = product.inputs
+                    assert x is not None and weight is not None
+                    replace(graph, node, [call(PRODUCT_ADD, [x, weight, residual])])
+                    break
+
+
+def define_round(model: ir.Model) -> None:
+    """RoundRows."""
+    body, (x,) = Body(), parameters("x")
+    define(model, ROUND, [x], body, [_round(body, x)])
+
+
+def define_norm(model: ir.Model) -> None:
+    """RMSNormRoundRows."""
+    body, (x, weight) = Body(), parameters("x", "weight")
+    normed = body.add("RMSNormalization", x, weight, axis=-1, epsilon=argument("epsilon", "epsilon"))
+    define(model, NORM, [x, weight], body, [_round(body, normed)], ["epsilon"])
+
+
+def define_swiglu(model: ir.Model) -> None:
+    """SwiGLURoundRows."""
+    body, (gate, up) = Body(), parameters("gate", "up")
+    silu = body.add("Mul", gate, body.add("Sigmoid", gate))
+    define(model, SWIGLU, [gate, up], body, [_round(body, body.add("Mul", silu, up))])
+
+
+def define_product(model: ir.Model) -> None:
+    """MatMulBFloat16."""
+    body, (x, weight) = Body(), parameters("x", "weight")
+    define(model, PRODUCT, [x, weight], body, [_multiply(body, x, weight)])
+
+
+def define_product_add(model: ir.Model) -> None:
+    """MatMulAddBFloat16."""
+    body, (x, weight, residual) = Body(), parameters("x", "weight", "residual")
+    define(model, PRODUCT_ADD, [x, weight, residual], body, [body.add("Add", _multiply(body, x, weight), residual)])
+
+
+def _round(body: Body, x: ir.Value) -> ir.Value:
+    return body.add("Cast", x, to=ir.DataType.BFLOAT16)
+
+
+def _multiply(body: Body, x: ir.Value, weight: ir.Value) -> ir.Value:
+    rows = body.add("Transpose", weight, perm=ir.AttrInt64s("perm", [1, 3, 0, 2]))  # [K / 2, 2, N / panel, panel]
+    matrix = body.add("Flatten", body.add("Cast", rows, to=ir.DataType.FLOAT), axis=2)
+    return body.add("MatMul", body.add("Cast", x, to=ir.DataType.FLOAT), matrix)
+
+
+DEFINITIONS = {
+    ROUND: define_round,
+    NORM: define_norm,
+    SWIGLU: define_swiglu,
+    PRODUCT: define_product,
+    PRODUCT_ADD: define_product_add,
+}
+"""The functions by name."""

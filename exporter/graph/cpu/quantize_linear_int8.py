@@ -1,0 +1,96 @@
+"""Linear layers in int8: a scale per token for inputs, a scale per column for weights. Heads stay float32.
+
+    scale[t]  = max |x[t]| / 127
+    q[t]      = round(x[t] / scale[t]) + 128            uint8, once for all layers that read x
+    y[t, n]   = scale[t] * column[n] * sum_k (q[t, k] - 128) * w[k, n]
+
+1. Inputs' scales are computed at run time, so nothing needs calibration, and a token's result does not depend on its neighbours.
+   Weights are rounded by a sample of inputs if there is one (`round_weights`).
+2. A single scale for all tokens would follow the outlier that language models put on their first token.
+3. The first two formulas are one node, QuantizeRows, of rexit's domain (`functions.py`): in ONNX Runtime's operators,
+   QuantizeLinear with one scale per row. ONNX Runtime's MatMulIntegerToFloat multiplies, accumulates in int32 and applies the
+   columns' scales.
+4. A token of zeros gets a tiny scale and stays zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.errors import CheckpointError
+from rexit.exporter.graph.linear.linear import SAMPLE, Linear, by_input, layers_to_quantize
+from rexit.exporter.graph.linear.round_weights import LARGEST, TINY, round_weights
+from rexit.exporter.graph.passes.functions import Body, call, define, parameters
+from rexit.exporter.graph.passes.nodes import MICROSOFT, array, constant, replace
+
+ZERO_POINT = 128
+NAME = "QuantizeRows"
+"""Input x [..., T, K]; outputs uint8 of the same shape and scale [..., T, 1]."""
+
+
+def quantize_linear_int8(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
+    graph = model.graph
+    layers = layers_to_quantize(model, "int8")
+    define_quantize_rows(model)
+    names = {
+        "zero": constant(graph, "int8.zero_point", np.array(ZERO_POINT, np.uint8)),
+        "one": constant(graph, "int8.one", np.array(1, np.float32)),
+    }
+    for group in by_input(layers):
+        quantized, scale = _quantize(graph, group[0])
+        weights = [array(linear.weight) for linear in group]
+        # Rounded together, as they share inputs.
+        values, columns = round_weights(np.concatenate(weights, 1), group[0].input.meta.get(SAMPLE))
+        ends = np.cumsum([weight.shape[1] for weight in weights])[:-1]
+        for linear, part, part_columns in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
+            _multiply(graph, linear, quantized, scale, (part, part_columns), names)
+    graph.opset_imports[MICROSOFT] = 1
+    return model
+
+
+def define_quantize_rows(model: ir.Model) -> None:
+    """QuantizeRows: the first two formulas and rule 4."""
+    body, (x,) = Body(), parameters("x")
+    largest = body.add("ReduceMax", body.add("Abs", x), body.constant([-1]), keepdims=1)
+    bounded = body.add("Max", largest, body.constant(np.float32(TINY)))
+    scale = body.add("Mul", bounded, body.constant(np.float32(1 / LARGEST)))
+    # QuantizeLinear takes the scales as a vector, with as many zero points.
+    flat = body.add("Reshape", scale, body.constant([-1]))
+    zeros = body.add("Expand", body.constant(np.uint8(ZERO_POINT)), body.add("Shape", flat))
+    quantized = body.add("QuantizeLinear", x, flat, zeros, axis=-2)
+    define(model, NAME, [x], body, [quantized, scale])
+
+
+def _quantize(graph: ir.Graph, first: Linear) -> tuple[ir.Value, ir.Value]:
+    """x as uint8, and its scale per token [..., T, 1], computed before the first layer that reads x."""
+    x = first.node.inputs[0]  # not `input`: it may be the output of a layer that was replaced
+    assert x is not None
+    if x.shape is None or len(x.shape) < 2 or any(size != 1 for size in x.shape[:-2]):
+        raise CheckpointError(f"int8: {first.weight.name} multiplies a value of shape {x.shape}, expected [T, K] or [1, T, K]")
+    node = call(NAME, [x], outputs=2)
+    quantized, scale = node.outputs
+    quantized.name, scale.name = f"{x.name}.int8", f"{x.name}.scale"
+    graph.insert_before(first.node, node)
+    return quantized, scale
+
+
+def _multiply(
+    graph: ir.Graph,
+    linear: Linear,
+    quantized: ir.Value,
+    scale: ir.Value,
+    rounded: Sequence[NDArray[Any]],
+    names: dict[str, ir.Value],
+) -> None:
+    values, columns = (np.ascontiguousarray(numbers) for numbers in rounded)
+    weight = constant(graph, f"{linear.weight.name}.int8", values)
+    column = constant(graph, f"{linear.weight.name}.scale", columns)
+    product = ir.node("MatMulIntegerToFloat", [quantized, weight, names["one"], column, names["zero"]], domain=MICROSOFT)
+    scaled = ir.node("Mul", [product.outputs[0], scale])
+    replace(graph, linear.node, [product, scaled])

@@ -1,0 +1,59 @@
+"""Brings every linear layer into one form: MatMul with a constant [K, N], then Add of a bias.
+
+1. A Transpose of a constant matrix becomes a constant.
+2. A Gemm with a constant matrix (no transposed input, alpha and beta 1) becomes MatMul, and Add where it has a bias.
+
+Heads do not change.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from rexit.exporter.graph.linear.linear import heads
+from rexit.exporter.graph.passes.nodes import array, constant, is_constant, is_weight, replace
+
+
+def fold_linear_weights(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it."""
+    for node in list(model.graph):
+        if node.op_type == "Transpose" and node.inputs[0] is not None and is_weight(node.inputs[0]):
+            _transpose(model.graph, node, node.inputs[0])
+    excluded = heads(model)
+    for node in list(model.graph):
+        if node.op_type == "Gemm" and node not in excluded and is_plain(node):
+            _gemm(model.graph, node)
+    return model
+
+
+def _transpose(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
+    permutation = node.attributes.get_ints("perm", [1, 0])
+    folded = constant(graph, f"{weight.name}.transposed", array(weight).transpose(permutation).copy())
+    ir.convenience.replace_all_uses_with(node.outputs[0], folded)
+    graph.remove(node, safe=True)
+
+
+def is_plain(node: ir.Node) -> bool:
+    """Whether a Gemm is a product with a constant matrix and a sum, without factors or a transposed input."""
+    weight = node.inputs[1]
+    factors = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
+    return (
+        weight is not None
+        and is_weight(weight)
+        and not is_constant(node.inputs[0])
+        and not node.attributes.get_int("transA", 0)
+        and all(factor == 1.0 for factor in factors)
+    )
+
+
+def _gemm(graph: ir.Graph, node: ir.Node) -> None:
+    entry, weight, *bias = node.inputs
+    assert entry is not None and weight is not None
+    if node.attributes.get_int("transB", 0):
+        weight = constant(graph, f"{weight.name}.transposed", array(weight).T.copy())
+    product = ir.node("MatMul", [entry, weight])
+    nodes = [product]
+    if bias and bias[0] is not None:
+        product.outputs[0].shape, product.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        nodes.append(ir.node("Add", [product.outputs[0], bias[0]]))
+    replace(graph, node, nodes)

@@ -1,0 +1,85 @@
+"""Weights in int8 with a scale per column, rounded so that products with real inputs change least: later rows compensate for
+the rounding errors of earlier rows.
+
+    scale[n] = max |W[:, n]| / 127
+    H = sum_t a[t] x[t] x[t]^T,   a[t] = 1 / |x[t] W|^2        of sampled inputs x [R, K]
+    row k of W, the most active first:  q = round(w / scale);  later rows change by  -(w - q) U[k, rest] / U[k, k]
+    U^T U = H^-1, U upper triangular
+
+GPTQ (Frantar et al., arXiv 2210.17323), in float64. Without a sample every number is rounded to the nearest. Our changes:
+
+1. Tokens count relative to their output. As scales are per token, the outlier token alone would decide otherwise.
+2. H gets the rounding noise of the inputs, scale[t]^2 / 12 on its diagonal, and DAMPING of its mean. Otherwise weights would
+   overfit a sample of fewer than K rows, or the rare large inputs of `down`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST = 127
+TINY = 1e-30
+"""Smallest scale of an input times LARGEST, so that a token of zeros can be divided by its scale."""
+DAMPING = 0.1
+_BLOCK = 64
+"""Rows after which later rows are compensated in one product."""
+_FLOOR = 1e-9
+"""Smallest output of a token, relative to the largest, so that a zero output does not dominate."""
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+
+def round_weights(weight: Floats, x: Floats | None = None) -> tuple[NDArray[np.int8], Floats]:
+    """Rounds a weight [K, N]; x: sampled inputs [R, K]. Returns int8 [K, N] in -127 … 127 and column scales float32 [N]."""
+    scale = np.abs(weight).max(0) / np.float32(LARGEST)
+    scale[scale == 0] = 1
+    return rounded_weights(weight, scale, x), scale.astype(np.float32)
+
+
+def rounded_weights(weight: Floats, scale: Floats, x: Floats | None = None, input_scale: float | None = None) -> NDArray[np.int8]:
+    """Rounds a weight [K, N] with given column scales [N].
+
+    Args:
+        weight: float32 [K, N].
+        scale: float32 [N].
+        x: sampled inputs [R, K]; None: round to the nearest.
+        input_scale: the scale of all inputs; None: a scale per token.
+
+    Returns:
+        int8 [K, N].
+    """
+    if x is None or not (np.isfinite(x).all() and (x @ weight).any()):
+        nearest: NDArray[np.int8] = np.rint(weight / scale).astype(np.int8)
+        return nearest
+    return _compensated(weight, scale, _moments(weight, x, input_scale))
+
+
+def _compensated(weight: Floats, scale: Floats, moments: Doubles) -> NDArray[np.int8]:
+    order = np.argsort(-moments.diagonal(), kind="stable")
+    inverse = np.linalg.inv(moments[np.ix_(order, order)])
+    upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    remaining, rounded = weight[order].astype(np.float64), np.empty(weight.shape)
+    for begin in range(0, len(remaining), _BLOCK):
+        end = min(begin + _BLOCK, len(remaining))
+        errors = np.empty((end - begin, remaining.shape[1]))
+        for k in range(begin, end):
+            rounded[k] = np.clip(np.rint(remaining[k] / scale), -LARGEST, LARGEST)
+            errors[k - begin] = (remaining[k] - rounded[k] * scale) / upper[k, k]
+            remaining[k + 1 : end] -= np.outer(upper[k, k + 1 : end], errors[k - begin])
+        remaining[end:] -= upper[begin:end, end:].T @ errors
+    out = np.empty(weight.shape, np.int8)
+    out[order] = rounded
+    return out
+
+
+def _moments(weight: Floats, x: Floats, input_scale: float | None) -> Doubles:
+    rows = x.astype(np.float64)
+    size = np.square(rows @ weight).sum(1)
+    share = 1 / np.maximum(size, size.max() * _FLOOR)
+    share /= share.sum()
+    moments: Doubles = (rows * share[:, None]).T @ rows
+    noise = (share @ np.square(np.abs(rows).max(1) / LARGEST) if input_scale is None else input_scale**2) / 12
+    moments[np.diag_indices_from(moments)] += noise + DAMPING * moments.diagonal().mean()
+    return moments

@@ -1,1 +1,0 @@
-"""Passes that lower a graph's precision, one per file; `linear` is shared."""

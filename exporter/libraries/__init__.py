@@ -1,0 +1,1 @@
+"""How other libraries behave: what they print, how many threads they use, what they download."""

@@ -1,0 +1,251 @@
+"""Loading checkpoints: what is saved comes back, and each kind of damage gets its one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from builders.models.checkpoints import LABELS, tiny_checkpoint, tiny_model
+from rexit.errors import CheckpointError, InputError, RexitError
+from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint, save_checkpoint
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import MultiExitModel
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own")
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def _edit(folder: Path, **changes: Any) -> None:
+    path = folder / EXITS
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_saved_comes_back(saved: Path) -> None:
+    checkpoint = load_checkpoint(saved)
+    assert checkpoint.exits == (1, 2, 4) and checkpoint.labels == LABELS
+    assert not checkpoint.model.training
+    expected = load_file(saved / HEADS)
+    assert {name: t.tolist() for name, t in checkpoint.heads.tensors().items()} == {n: t.tolist() for n, t in expected.items()}
+    assert checkpoint.sha256() == load_checkpoint(saved, labels=LABELS).sha256()
+
+
+def test_what_it_was_trained_on_comes_back(saved: Path, folder: Path) -> None:
+    traits = {name: name[0] * 64 for name in ("tokenizer", "prompt", "space")}
+    loaded = load_checkpoint(saved)
+    assert loaded.catalog is None
+    save_checkpoint(folder, loaded.model, loaded.exits, loaded.heads, loaded.labels, traits)
+    assert load_checkpoint(folder).catalog == traits
+    _edit(folder, catalog={"space": "0" * 64})
+    with pytest.raises(CheckpointError, match=r"exits.json: catalog: `tokenizer` is missing"):
+        load_checkpoint(folder)
+
+
+def test_layer_norm_heads_come_back(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "gpt2", family="gpt2")
+    assert "exit.0.norm.bias" in load_file(folder / HEADS)
+    load_checkpoint(folder)
+
+
+def test_bias_is_optional(folder: Path) -> None:
+    tensors = {name: t for name, t in load_file(folder / HEADS).items() if not name.endswith("bias")}
+    save_file(tensors, folder / HEADS)
+    assert load_checkpoint(folder).heads.projections[0].bias.abs().max() == 0
+
+
+def test_shared_head_of_any_decoder(folder: Path) -> None:
+    (folder / EXITS).unlink()
+    (folder / HEADS).unlink()
+    checkpoint = load_checkpoint(folder, exits=[2, 4], head="shared", labels=LABELS)
+    row = checkpoint.model.lm_head.weight[LABELS["yes"]]
+    assert all(torch.equal(p.weight[1], row) for p in checkpoint.heads.projections)
+
+
+def test_digest_follows_the_weights(folder: Path) -> None:
+    before = load_checkpoint(folder).sha256()
+    _edit(folder, note="edited")
+    assert load_checkpoint(folder).sha256() != before
+
+
+@pytest.mark.parametrize(
+    ("exits", "message"),
+    [
+        ([2, 1, 4], "must ascend"),
+        ([2, 2, 4], "must ascend"),
+        ([0, 4], "must ascend"),
+        ([2, 4, 9], "exit 9 is beyond the model's 4 layers"),
+    ],
+)
+def test_exits_that_do_not_fit(saved: Path, exits: list[int], message: str) -> None:
+    for head in ("own", "shared"):
+        with pytest.raises(InputError, match=message):
+            load_checkpoint(saved, exits=exits, head=head)
+
+
+def test_exits_without_their_heads(saved: Path) -> None:
+    with pytest.raises(InputError, match=r"exit 3: .* has no head for it, only for 1, 2, 4"):
+        load_checkpoint(saved, exits=[1, 3])
+
+
+def test_its_own_exits_may_end_before_the_last_layer(folder: Path) -> None:
+    whole = load_checkpoint(folder)
+    _edit(folder, exits=[1, 2])
+    with pytest.raises(CheckpointError, match=r"tensor 'exit\.2\..*' does not belong to any head"):
+        load_checkpoint(folder)
+    save_file(whole.heads.pick([0, 1]).tensors(), folder / HEADS)
+    cut = load_checkpoint(folder)
+    assert cut.exits == (1, 2) and len(cut.decoder.layers) == 2
+    hidden = torch.randn(3, cut.decoder.hidden_size)
+    assert torch.equal(cut.heads(hidden, 1), whole.heads(hidden, 1))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize("exits", [[1, 2], [2], [1, 4]])
+def test_some_of_the_exits(tmp_path: Path, family: str, exits: list[int]) -> None:
+    """The model is cut at the last, and the exits that stay answer as before."""
+    folder = tiny_checkpoint(tmp_path / "whole", family=family)
+    whole, some = load_checkpoint(folder), load_checkpoint(folder, exits=exits)
+    assert some.exits == tuple(exits) and len(some.decoder.layers) == exits[-1] == some.model.config.num_hidden_layers
+    actual, expected = (
+        MultiExitModel(loaded_part.decoder, loaded_part.heads, loaded_part.exits)
+        .eval()
+        .reference(range(3, 11), [range(11, 15), range(20, 22)])
+        for loaded_part in (some, whole)
+    )
+    np.testing.assert_allclose(actual, expected[:, [whole.exits.index(depth) for depth in exits]], atol=1e-6)
+
+
+def _no_heads(folder: Path) -> None:
+    (folder / HEADS).unlink()
+
+
+def _truncated_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _truncated_heads(folder: Path) -> None:
+    path = folder / HEADS
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _missing_weight(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, {"format": "pt"})
+
+
+def _head_of_other_width(folder: Path) -> None:
+    save_file(load_file(folder / HEADS) | {"exit.1.weight": torch.zeros(2, 32)}, folder / HEADS)
+
+
+def _missing_head(folder: Path) -> None:
+    save_file({n: t for n, t in load_file(folder / HEADS).items() if n != "exit.1.weight"}, folder / HEADS)
+
+
+def _stray_head(folder: Path) -> None:
+    save_file(load_file(folder / HEADS) | {"exit.3.weight": torch.zeros(2, 64)}, folder / HEADS)
+
+
+DAMAGE = [
+    (_no_heads, "no exit heads"),
+    (_truncated_weights, "cannot be loaded"),
+    (_truncated_heads, "truncated"),
+    (_missing_weight, "weights are missing, e.g. model.layers.1.mlp.up_proj.weight"),
+    (_head_of_other_width, r"'exit.1.weight' has shape \[2, 32\], the model needs \[2, 64\]"),
+    (_missing_head, "'exit.1.weight' is missing"),
+    (_stray_head, "'exit.3.weight' does not belong to any head"),
+    (lambda folder: _edit(folder, exits="2,4"), "exits: is '2,4', expected an array"),
+    (lambda folder: _edit(folder, labels={"no": 1}), "`labels` is"),
+    (lambda folder: _edit(folder, schema=7), "schema 7"),
+    (lambda folder: (folder / EXITS).write_text("{"), "not valid JSON"),
+    (lambda folder: (folder / "config.json").write_text("{}"), "config.json"),
+    (shutil.rmtree, "no such folder, and not the id of a model on the Hub"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[getattr(d, "__name__", s) for d, s in DAMAGE])
+def test_damage_is_one_line(folder: Path, damage: Any, message: str) -> None:
+    damage(folder)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_another_catalog(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match="trained on another"):
+        load_checkpoint(saved, labels={"no": 1, "yes": 2})
+
+
+OBJECTIVES = {"a.no": 5, "a.yes": 9, "b.no": 11, "b.yes": 12}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """With two objectives, and the LM head's rows at its exits."""
+    model = tiny_model()
+    save_checkpoint(tmp_path, model, (2, 4), ExitHeads.shared(Decoder.of(model), 2, OBJECTIVES), OBJECTIVES, None)
+    return tmp_path
+
+
+def test_objectives_are_written_and_shared(two: Path) -> None:
+    info = json.loads((two / EXITS).read_text())
+    assert (info["requires"], info["objectives"]) == (["objectives"], ["a", "b"])
+    assert info["labels"] == [{"no": 5, "yes": 9}, {"no": 11, "yes": 12}]
+    loaded = load_checkpoint(two, labels=OBJECTIVES)
+    assert loaded.labels == OBJECTIVES and loaded.objectives == ("a", "b") and loaded.heads.objectives == 2
+    hidden = torch.randn(3, loaded.decoder.hidden_size)
+    for k, pair in enumerate(({"no": 5, "yes": 9}, {"no": 11, "yes": 12})):
+        expected = ExitHeads.shared(loaded.decoder, 1, pair)(hidden, 0)
+        torch.testing.assert_close(loaded.heads(hidden, 1)[:, 2 * k : 2 * k + 2], expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"no": 5, "yes": 9}, "objectives a, b, expected one that is not named"),
+        ({"b.no": 11, "b.yes": 12, "a.no": 5, "a.yes": 9}, "objectives a, b, expected b, a"),
+        (OBJECTIVES | {"c.no": 5, "c.yes": 6}, "objectives a, b, expected a, b, c"),
+        (OBJECTIVES | {"b.yes": 13}, "trained on another tokenizer or template"),
+    ],
+)
+def test_objectives_of_another_catalog(two: Path, labels: dict[str, int], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(two, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": ["a", "a"]}, "objectives: has 'a' twice"),
+        ({"requires": []}, "has one of `objectives` and `objectives` in `requires`, expected both or none"),
+        ({"labels": {"no": 5, "yes": 9}}, "`labels` is .*, expected a list with the token ids of a, b"),
+        ({"labels": [{"no": 5, "yes": 9}]}, "expected a list with the token ids of a, b"),
+        ({"labels": [{"no": 5, "yes": 9}, {"no": 5}]}, r"`labels\[1\]` is .*, expected the token ids"),
+        ({"objectives": ["a", "b", "c"], "labels": [{"no": 5, "yes": 9}] * 3}, r"has shape \[4, 64\], the model needs \[6, 64\]"),
+    ],
+)
+def test_objectives_that_do_not_fit(two: Path, changes: dict[str, Any], message: str) -> None:
+    _edit(two, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(two)
+
+
+def test_unknown_head(saved: Path) -> None:
+    with pytest.raises(RexitError, match="expected one of: own, shared"):
+        load_checkpoint(saved, head="mine")

@@ -1,0 +1,109 @@
+"""How TensorRT is called, and what is made of what it gives. It and the GPU are doubles: nothing is compiled here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builders.bundles.bundle_files import contents
+from builders.bundles.engines import engines_of
+from builders.bundles.variants import TENSORRT
+from doubles.compiler import Doubles
+from rexit.bundle import Bundle, Engine
+from rexit.errors import BackendError
+from rexit.exporter.engine.compile import compile_engines
+from rexit.exporter.engine.profiles import optimization_profiles
+
+
+@pytest.fixture
+def doubles(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doubles:
+    (tmp_path / "doubles").mkdir()
+    doubles = Doubles(tmp_path / "doubles", monkeypatch)
+    doubles.add_gpu()
+    doubles.expect(bundle / "variants" / TENSORRT)
+    return doubles
+
+
+def test_calls_and_engine(bundle: Path, doubles: Doubles) -> None:
+    report = compile_engines(bundle, workspace_bytes=1 << 30)
+    (built,) = report.variants
+    assert (report.builder, report.version, report.gpu, built.key) == ("tensorrt", "10.3.0", "Orin", "sm87-trt10.3.0")
+    assert doubles.calls("create_network") == [[2]] * 3  # strongly typed
+    assert doubles.calls("parse_from_file") == [[f"segment-{k}.onnx"] for k in range(3)]
+    assert doubles.calls("build_serialized_network") == [[2]] * 3  # detailed
+    assert doubles.calls("set_memory_pool_limit") == [["workspace", 1 << 30]] * 3
+    for (shapes,), profile in zip(  # of the first segment
+        doubles.calls("add_optimization_profile")[:2], optimization_profiles(Bundle.open(bundle, TENSORRT)), strict=True
+    ):
+        assert shapes == {
+            **{name: [[size] for size in profile.tokens] for name in ("ids", "place", "owner")},
+            "read": [[size] for size in profile.rows],
+            **{name: [[2, size, 8] for size in profile.prefix] for name in ("pk0", "pv0")},
+        }
+    assert len(doubles.calls("add_optimization_profile")) == 6
+    engine = Engine.read(Path(built.folder))
+    assert (engine.gpu.name, engine.gpu.compute_capability) == ("Orin", "8.7")
+    assert [(s.layers, s.summary) for s in engine.segments] == [(3, {"fp16 gemm": 1, "gemm_mha_v2": 1})] * 3
+    assert engine.command == f"rexit compile BUNDLE --variant {TENSORRT}"
+    for k, segment in enumerate(engine.segments):
+        assert segment.plan == f"segment-{k}.plan"
+        assert (Path(built.folder) / segment.plan).read_bytes() == b"plan"
+    assert compile_engines(bundle).variants[0].up_to_date
+
+
+def test_timing_cache_goes_from_segment_to_segment_and_build_to_build(bundle: Path, doubles: Doubles) -> None:
+    compile_engines(bundle)
+    assert doubles.calls("set_timing_cache") == [["", False], ["+", False], ["++", False]]
+    assert not compile_engines(bundle, force=True).variants[0].warnings
+    assert doubles.calls("set_timing_cache")[3:] == [["+++", False], ["++++", False], ["+++++", False]]
+    names = sorted(path.name for path in engines_of(bundle).iterdir())
+    assert names == ["sm87-trt10.3.0", "timing-sm87-trt10.3.0.cache"]
+
+
+@pytest.mark.parametrize("damage", [b"short", b"long enough to hold a digest, which it does not"])
+def test_damaged_timing_cache_is_ignored(bundle: Path, doubles: Doubles, damage: bytes) -> None:
+    compile_engines(bundle)
+    (engines_of(bundle) / "timing-sm87-trt10.3.0.cache").write_bytes(damage)
+    (built,) = compile_engines(bundle, force=True).variants
+    assert [line.split("/")[-1] for line in built.warnings] == ["timing-sm87-trt10.3.0.cache: damaged timing cache, ignored"]
+    assert doubles.calls("set_timing_cache")[3:] == [["", False], ["+", False], ["++", False]]
+
+
+def test_timing_cache_of_another_tensorrt_is_ignored(bundle: Path, doubles: Doubles) -> None:
+    import hashlib
+
+    engines_of(bundle).mkdir()
+    data = b"foreign"
+    (engines_of(bundle) / "timing-sm87-trt10.3.0.cache").write_bytes(hashlib.sha256(data).digest() + data)
+    (built,) = compile_engines(bundle).variants
+    assert len(built.warnings) == 1 and built.warnings[0].endswith("timing cache of another TensorRT or GPU, ignored")
+    assert doubles.calls("set_timing_cache") == [["foreign", False], ["", False], ["+", False], ["++", False]]
+
+
+def test_another_gpu_of_the_same_capability(bundle: Path, doubles: Doubles) -> None:
+    """A plan for one Orin is not one for another Orin."""
+    (built,) = compile_engines(bundle).variants
+    path = Path(built.folder) / "engine.json"
+    path.write_text(path.read_text().replace('"Orin"', '"Orin Nano"'))
+    assert not compile_engines(bundle).variants[0].up_to_date
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ("parse", "TensorRT 10.3.0 cannot build it: In node 3 (importX): UNSUPPORTED_NODE"),
+        ("build", "cannot build it: Error Code 10: Internal Error (Could not find any implementation for node X.)"),
+        ("kill", "the builder ended by SIGKILL at "),
+    ],
+)
+def test_failure_is_one_line_and_old_engines_stay(bundle: Path, doubles: Doubles, at: str, message: str) -> None:
+    compile_engines(bundle)
+    before = contents(engines_of(bundle))
+    doubles.fail(at)
+    with pytest.raises(BackendError) as caught:
+        compile_engines(bundle, force=True)
+    text = str(caught.value)
+    assert text.startswith(f"{TENSORRT}, segment 0 (segment-0.onnx): ") and message in text and "\n" not in text
+    assert ("probably out of memory" in text) == (at == "kill")
+    assert contents(engines_of(bundle)) == before

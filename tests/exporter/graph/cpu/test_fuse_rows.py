@@ -1,0 +1,104 @@
+"""What stands beside int8 products in one node: the same numbers; what is something else stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from builders.onnx_graphs.graphs import count, graph, run, weight, with_outlier
+from rexit.exporter.graph.cpu.fuse_rows import NORM, SCALE_ADD, SWIGLU, fuse_rows
+from rexit.exporter.graph.cpu.quantize_linear_int8 import NAME as QUANTIZE
+from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
+from rexit.exporter.graph.passes.tidy import tidy
+
+K, N = 64, 48
+NORMED = "normed = RMSNormalization <axis = -1, epsilon = 0.001> (x, weight)"
+BLOCK = f"""
+segment (float[1, T, 64] x, float[1, T, 64] other) => (float[1, T, 64] y) {{
+  {NORMED}
+  gate = MatMul(normed, w_gate)
+  up = MatMul(normed, w_up)
+  sigmoid = Sigmoid(gate)
+  silu = Mul(gate, sigmoid)
+  hidden = Mul(silu, up)
+  down = MatMul(hidden, w_down)
+  y = Add(x, down)
+}}"""
+FUSED = {NORM: 1, SWIGLU: 1, SCALE_ADD: 1, QUANTIZE: 0}
+
+
+def _quantized(text: str) -> ir.Model:
+    constants = {"w_gate": weight(K, N), "w_up": weight(K, N, 2), "w_down": weight(N, K, 3), "weight": weight(1, K, 4)[0]}
+    constants |= {
+        "bias": weight(1, N, 5)[0],
+        "column": weight(1, K, 6)[0],
+        "w_single": weight(K, 1, 7),
+        "w_again": weight(N, K, 8),
+    }
+    return quantize_linear_int8(graph(text, constants))
+
+
+def _changed(*changes: tuple[str, str]) -> str:
+    text = BLOCK
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def test_a_block_in_three_nodes_with_the_same_numbers(tmp_path: Path) -> None:
+    feed = {"x": with_outlier(7, K), "other": with_outlier(7, K, 2)}
+    feed["x"][0, 3] = 0
+    expected = run(tidy(_quantized(BLOCK)), feed, tmp_path)["y"]
+    model = tidy(fuse_rows(_quantized(BLOCK)))
+    assert {node.op_type for node in model.graph} == {NORM, SWIGLU, SCALE_ADD, "MatMulIntegerToFloat"}
+    assert {name for _, name, _ in model.functions} == {NORM, SWIGLU, SCALE_ADD, QUANTIZE}
+    np.testing.assert_array_equal(run(model, feed, tmp_path)["y"], expected)
+
+
+SWAPPED = (("Mul(gate, sigmoid)", "Mul(sigmoid, gate)"), ("Mul(silu, up)", "Mul(up, silu)"), ("Add(x, down)", "Add(down, x)"))
+
+
+@pytest.mark.parametrize(
+    ("left", "changes"),
+    [
+        ((), SWAPPED),
+        ((), (("axis = -1", "axis = 2"),)),
+        ((NORM,), (("Add(x, down)", "Add(normed, down)"),)),
+        ((NORM,), (("RMSNormalization <axis = -1, epsilon = 0.001>", "LayerNormalization"),)),
+        ((NORM,), (("axis = -1, epsilon = 0.001> (x, weight)", "axis = -2> (x, other)"), ("[1, T, 64] other", "[T, 64] other"))),
+        ((SWIGLU,), (("sigmoid = Sigmoid(gate)\n  silu = Mul(gate, sigmoid)", "silu = Gelu(gate)"),)),
+        ((SWIGLU,), (("Sigmoid(gate)", "Sigmoid(up)"),)),
+        ((SWIGLU,), (("Mul(gate, sigmoid)", "Mul(gate, gate)"),)),
+        ((SWIGLU,), (("up = MatMul(normed, w_up)", "up = MatMul(other, w_up)"),)),
+        ((SWIGLU,), (("up = MatMul(normed, w_up)", "up = MatMul(normed, w_single)"),)),
+        ((SWIGLU,), (("up = MatMul(normed, w_up)", "plain = MatMul(normed, w_up)\n  up = Add(plain, bias)"),)),
+        ((SWIGLU,), (("=> (float[1, T, 64] y)", "=> (float[1, T, 64] y, float[1, T, 48] hidden)"),)),
+        ((SWIGLU,), (("=> (float[1, T, 64] y)", "=> (float[1, T, 64] y, float[1, T, 48] up)"),)),
+        ((SCALE_ADD,), (("Add(x, down)", "Add(column, down)"),)),
+        ((SCALE_ADD,), (("Add(x, down)", "Add(down, down)"),)),
+        ((SCALE_ADD,), (("Add(x, down)", "Sub(x, down)"),)),
+        ((SCALE_ADD,), (("y = Add(x, down)", "normal = RMSNormalization(down, weight)\n  y = Add(x, normal)"),)),
+    ],
+)
+def test_what_fits_and_what_stays(left: tuple[str, ...], changes: tuple[tuple[str, str], ...], tmp_path: Path) -> None:
+    text = _changed(*changes)
+    model = tidy(fuse_rows(_quantized(text)))
+    nodes = count(model)
+    assert {name: nodes[name] for name in FUSED} == FUSED | dict.fromkeys(left, 0) | {QUANTIZE: nodes[QUANTIZE]}
+    assert nodes[NORM] + nodes[SWIGLU] + nodes[QUANTIZE] == count(_quantized(text))[QUANTIZE]
+    feed = {"x": with_outlier(5, K), "other": with_outlier(5, K, 2)}
+    if "[T, 64] other" in text:
+        feed["other"] = feed["other"][0]
+    expected = run(tidy(_quantized(text)), feed, tmp_path)
+    for name, output in run(model, feed, tmp_path).items():
+        np.testing.assert_array_equal(output, expected[name], err_msg=name)
+
+
+def test_only_the_first_of_two_products_that_are_added() -> None:
+    text = _changed(("y = Add(x, down)", "again = MatMul(hidden, w_again)\n  y = Add(again, down)"))
+    nodes = count(tidy(fuse_rows(_quantized(text))))
+    assert (nodes[SCALE_ADD], nodes["Mul"], nodes["Add"]) == (1, 1, 0)

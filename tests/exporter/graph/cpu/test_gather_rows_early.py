@@ -1,0 +1,124 @@
+"""Rows gathered early: the same answers, the last layer for N rows alone, in every family; otherwise an unchanged graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from builders.models.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.onnx_graphs.graphs import Arrays, count, graph, run, weight
+from rexit.exporter.graph.cpu.gather_rows_early import gather_rows_early
+from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.segment import SegmentModule
+from rexit.exporter.graph.targets import find_target
+from rexit.exporter.graph.trace import describe, trace
+from rexit.exporter.model.decoder import Decoder
+from running.fast import fast
+
+LAYER = """
+segment (float[1, T, 64] x, int64[N] rows) => (float[N, 2] logits, float[1, T, 64] kept) {
+  normed = LayerNormalization <axis = -1> (x, scale)
+  kept = MatMul(normed, wk)
+  query = MatMul(normed, wq)
+  turned = Transpose <perm = [0, 2, 1]> (kept)
+  products = MatMul(query, turned)
+  shares = Softmax <axis = -1> (products)
+  mixed = MatMul(shares, kept)
+  next = Add(x, mixed)
+  zero = Constant <value_int = 0> ()
+  hidden = Gather <axis = 0> (next, zero)
+  read = Gather <axis = 0> (hidden, rows)
+  logits = MatMul(read, head)
+}"""
+
+
+def _layer() -> tuple[ir.Model, Arrays]:
+    constants = {"scale": np.ones(64, np.float32), "wk": weight(64, 64), "wq": weight(64, 64, 2), "head": weight(64, 2, 3)}
+    model = graph(LAYER, constants)
+    ir.passes.common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return model, {"x": weight(9, 64, 4)[None], "rows": np.array([2, 8])}
+
+
+def _sizes(model: ir.Model, op: str, axis: int) -> list[str]:
+    return [str(node.outputs[0].shape[axis]) for node in model.graph if node.op_type == op]  # type: ignore[index]
+
+
+def _segment(family: str, begin: int = 2) -> ir.Model:
+    decoder = Decoder.of(tiny_model(family))
+    segment = SegmentModule(decoder, tiny_heads(decoder, 2), 1, begin, 4 if begin else 2).eval()
+    return tidy(trace(segment, describe(segment, 1, find_target("cpu", "fp32")), find_target("cpu", "fp32").opset))
+
+
+def _feed(model: ir.Model) -> Arrays:
+    """Three candidates of 4, 1 and 7 tokens behind 5."""
+    random = np.random.default_rng(0)
+    sizes = np.array([4, 1, 7])
+    feed: Arrays = {}
+    for value in model.graph.inputs:
+        assert value.shape is not None and value.name is not None
+        shape = [{"T": 12, "P": 5, "N": 3}.get(str(size), size) for size in value.shape]
+        if value.dtype == ir.DataType.FLOAT:
+            feed[value.name] = random.standard_normal(shape).astype(np.float32)
+    feed |= {"positions": np.concatenate([np.arange(n) + 5 for n in sizes]), "groups": np.repeat(np.arange(3), sizes)}
+    return feed | {"rows": sizes.cumsum() - 1}
+
+
+@pytest.mark.parametrize("family", fast(FAMILIES, "llama"))
+def test_last_layer_of_every_family(family: str, tmp_path: Path) -> None:
+    model = _segment(family)
+    feed = _feed(model)
+    expected = run(model, feed, tmp_path)
+    model = tidy(gather_rows_early(model))
+    actual = run(model, feed, tmp_path)
+    assert actual.keys() == expected.keys()
+    for name, output in expected.items():
+        np.testing.assert_allclose(actual[name], output, atol=2e-5, err_msg=name)
+    # Keys and values of the last layer for all tokens, everything else of it for the rows: at most two products are whole.
+    weights = [node for node in model.graph if node.op_type in ("MatMul", "Gemm") and node.inputs[1].const_value is not None]  # type: ignore[union-attr]
+    sizes = ["N" in str(node.outputs[0].shape) for node in weights]
+    first = sizes.index(True)
+    assert sum(not narrow for narrow in sizes[first:]) <= 2, [str(node.outputs[0].shape) for node in weights]
+    assert sum(sizes) >= 3
+
+
+def test_hidden_states_that_go_on_are_computed_whole() -> None:
+    model = _segment("llama", begin=0)
+    before = [node.op_type for node in model.graph]
+    assert [node.op_type for node in gather_rows_early(model).graph] == before
+
+
+def test_rows_of_a_small_graph(tmp_path: Path) -> None:
+    model, feed = _layer()
+    expected = run(model, feed, tmp_path)
+    actual = run(gather_rows_early(model), feed, tmp_path)
+    for name, output in expected.items():
+        np.testing.assert_allclose(actual[name], output, rtol=1e-5, atol=1e-5)
+    assert _sizes(model, "MatMul", -2) == ["T", "N", "N", "N", "N"]  # kept, query, products, mixed, logits
+    assert count(model)["Gather"] == 3  # the batch axis; normed and x at the rows
+
+
+def test_a_mean_over_the_tokens_stays_whole(tmp_path: Path) -> None:
+    text = """
+segment (float[T, 64] x, int64[N] rows) => (float[N, 2] logits) {
+  axes = Constant <value_ints = [0]> ()
+  mean = ReduceMean(x, axes)
+  centred = Sub(x, mean)
+  soft = Softmax <axis = 0> (centred)
+  bent = Tanh(soft)
+  read = Gather <axis = 0> (bent, rows)
+  logits = MatMul(read, head)
+}"""
+    model = graph(text, {"head": weight(64, 2)})
+    ir.passes.common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    feed = {"x": weight(7, 64, 2), "rows": np.array([6, 0])}
+    expected = run(model, feed, tmp_path)["logits"]
+    np.testing.assert_allclose(run(gather_rows_early(model), feed, tmp_path)["logits"], expected, rtol=1e-6)
+    assert _sizes(model, "Softmax", 0) == ["T"] and _sizes(model, "Tanh", 0) == ["N"]
+
+
+def test_a_graph_without_rows() -> None:
+    model = graph("segment (float[T, 64] x) => (float[T, 64] y) { y = Relu(x) }", {})
+    assert [node.op_type for node in gather_rows_early(model).graph] == ["Relu"]

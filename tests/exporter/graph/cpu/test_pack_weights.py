@@ -1,0 +1,97 @@
+"""Packed weights: the same bits by ONNX Runtime's operators; what a kernel cannot read stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from builders.onnx_graphs.graphs import count, graph, run, weight, with_outlier
+from rexit.exporter.graph.cpu.fuse_rows import SCALE_ADD, SWIGLU, fuse_rows
+from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU, pack, pack_weights
+from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
+from rexit.exporter.graph.passes.tidy import tidy
+
+K = 64
+BLOCK = """
+segment (float[1, T, 64] x) => (float[1, T, 64] y, float[1, T, N] keys) {
+  normed = RMSNormalization <axis = -1, epsilon = 0.001> (x, weight)
+  projected = MatMul(normed, w_keys)
+  keys = Neg(projected)
+  gate = MatMul(normed, w_gate)
+  up = MatMul(normed, w_up)
+  sigmoid = Sigmoid(gate)
+  silu = Mul(gate, sigmoid)
+  hidden = Mul(silu, up)
+  down = MatMul(hidden, w_down)
+  y = Add(x, down)
+}"""
+PRODUCTS = {MULTIPLY: 1, MULTIPLY_ADD: 1, MULTIPLY_SWIGLU: 1}
+
+
+def _fused(keys: int = 16, inner: int = 48, text: str = BLOCK) -> ir.Model:
+    constants = {"w_gate": weight(K, inner), "w_up": weight(K, inner, 2), "w_down": weight(inner, K, 3)}
+    constants |= {"weight": weight(1, K, 4)[0], "w_keys": weight(K, keys, 5)}
+    return tidy(fuse_rows(quantize_linear_int8(graph(text.replace("N]", f"{keys}]"), constants))))
+
+
+def test_a_block_in_three_products_with_the_same_numbers(tmp_path: Path) -> None:
+    feed = {"x": with_outlier(7, K)}
+    expected = run(_fused(), feed, tmp_path)
+    model = tidy(pack_weights(_fused()))
+    nodes = count(model)
+    assert {name: nodes[name] for name in PRODUCTS} == PRODUCTS
+    assert not nodes["MatMulIntegerToFloat"] and not nodes["Mul"]
+    for name, values in run(model, feed, tmp_path).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_no_weight_is_stored_twice() -> None:
+    sizes = [value.shape for value in tidy(pack_weights(_fused())).graph.initializers.values() if value.dtype == ir.DataType.INT8]
+    assert sorted(np.prod(size) for size in sizes) == [K * 16, K * 48, K * 48, K * 48]
+
+
+@pytest.mark.parametrize(
+    ("keys", "inner", "packed"),
+    [
+        (24, 48, {MULTIPLY_ADD: 1, MULTIPLY_SWIGLU: 1}),  # columns of keys
+        (16, 40, {MULTIPLY: 1, MULTIPLY_ADD: 1}),  # columns of gate and up
+        (16, 42, {MULTIPLY: 1}),  # and the depth of down
+    ],
+)
+def test_sizes_that_do_not_fit_stay(keys: int, inner: int, packed: dict[str, int], tmp_path: Path) -> None:
+    feed = {"x": with_outlier(3, K)}
+    expected = run(_fused(keys, inner), feed, tmp_path)
+    model = tidy(pack_weights(_fused(keys, inner)))
+    nodes = count(model)
+    assert {name: nodes[name] for name in PRODUCTS if nodes[name]} == packed
+    for name, values in run(model, feed, tmp_path).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_a_product_that_is_an_output_too_stays() -> None:
+    model = _fused()
+    product = next(node.outputs[0] for node in model.graph if node.op_type == "MatMulIntegerToFloat")
+    product.name = "product"
+    model.graph.outputs.append(product)
+    assert sum(count(pack_weights(model))[name] for name in PRODUCTS) == 2
+
+
+def test_the_order_is_that_in_which_kernels_read() -> None:
+    values = np.arange(8 * 32).reshape(8, 32).astype(np.int8)
+    packed = pack(values)
+    assert packed.shape == (2, 2, 16, 4)
+    assert all(packed[n // 16, k // 4, n % 16, k % 4] == values[k, n] for k in range(8) for n in range(32))
+
+
+def test_only_what_is_called_is_defined() -> None:
+    names = {name for _, name, _ in tidy(pack_weights(_fused())).functions}
+    assert {MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU, SCALE_ADD, SWIGLU} <= names
+    plain = pack_weights(
+        quantize_linear_int8(
+            graph("segment (float[1, T, 64] x) => (float[1, T, 16] y) { y = MatMul(x, w) }", {"w": weight(K, 16)})
+        )
+    )
+    assert {name for _, name, _ in plain.functions} & set(PRODUCTS) == set()  # an output is scaled by a node of its own
