@@ -10,4 +10,4 @@ LONGEST_MS = 1e12  # 31 years: as microseconds it fits every clock
 def check_deadline(deadline_ms: float) -> None:
     """Raises InputError for a deadline that is not more than 0 and at most `LONGEST_MS` milliseconds."""
     if not 0 < deadline_ms <= LONGEST_MS:
-        raise InputError(f"deadline_ms is {deadline_ms}, expected more than 0 and at most {LONGEST_MS:g}")
+        raise InputError(f"deadline_ms is {deadline_ms}, expected a number above 0 and at most 1e12")

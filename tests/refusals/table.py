@@ -45,6 +45,7 @@ class Refusal:
         fields: As `Session.score` takes them; None: only JSON can say it.
         body: The same in JSON; None: only Python can say it.
         status: The library's.
+        in_python: The message for `fields` where Python checks a type itself; "": the same.
     """
 
     name: str
@@ -52,22 +53,24 @@ class Refusal:
     fields: dict[str, Any] | None
     body: bytes | None
     status: str = INVALID
-
-    def explains(self, line: str) -> bool:
-        """Whether a line is the message."""
-        return line.startswith(self.message[:-1]) if self.message.endswith("…") else line == self.message
+    in_python: str = ""
 
 
-def both(name: str, changes: dict[str, Any], message: str, status: str = INVALID) -> Refusal:
+def explains(message: str, line: str) -> bool:
+    """Whether a line is the message of a row."""
+    return line.startswith(message[:-1]) if message.endswith("…") else line == message
+
+
+def both(name: str, changes: dict[str, Any], message: str, in_python: str = "", status: str = INVALID) -> Refusal:
     """A request that Python's fields and JSON can both say. A change of None leaves the field out."""
     fields = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
-    return Refusal(name, message, fields, json.dumps(fields).encode(), status)
+    return Refusal(name, message, fields, json.dumps(fields).encode(), status, in_python)
 
 
-def inputs(name: str, changes: dict[str, Any], message: str) -> Refusal:
+def inputs(name: str, changes: dict[str, Any], message: str, in_python: str = "") -> Refusal:
     """The same for inputs."""
     values = {key: value for key, value in {**INPUTS, **changes}.items() if value is not None}
-    return both(name, {"inputs": values}, message)
+    return both(name, {"inputs": values}, message, in_python)
 
 
 def in_json(name: str, body: str | bytes, message: str, status: str = INVALID) -> Refusal:
@@ -82,31 +85,65 @@ def in_python(name: str, changes: dict[str, Any], message: str) -> Refusal:
 
 
 DEVICE, HOUR = "expected one of tv, phone, 7", "expected a number from 0 to below 24"
+TOKEN = "expected a token id from 0 to 63"
+DEADLINE = "expected a number above 0 and at most 1e12"
+IN_JSON, IN_PYTHON = "expected a string, a number or an array of token ids", "expected a string, a number or token ids"
 REFUSALS = [
-    both("unknown item", {"items": [3, 4]}, "items[1]: item 4 is not in the catalog", UNKNOWN_ITEM),
-    both("unknown recent item", {"recent": [4]}, "recent[0]: item 4 is not in the catalog", UNKNOWN_ITEM),
-    both("no items", {"items": []}, "items is empty, expected at least one"),
-    both("an item of a wrong type", {"items": [3, "8"]}, "items[1] is '8', expected an integer…"),
-    both("an item that is a fraction", {"items": [3, 1.5]}, "items[1] is 1.5, expected an integer…"),
-    both("items that are no list", {"items": 3}, "items is 3, expected an array…"),
-    both("items that are a text", {"items": "38"}, "items is '38', expected an array…"),
-    both("a user of a wrong type", {"user": "x"}, "user is 'x', expected an integer…"),
-    both("a user that is a truth", {"user": True}, "user is true, expected an integer…"),
-    both("a user out of range", {"user": 1 << 63}, "user is 9223372036854775808, expected…"),
-    both("a recent verdict that is a number", {"recent": [3, [3, 1]]}, "recent[1]…"),
-    both("a negative top_k", {"top_k": -1}, "top_k is -1, expected an integer from 0 to 2147483647"),
-    both("a time that is a text", {"as_of": "soon"}, "as_of is 'soon', expected an integer…"),
-    both("a negative deadline", {"deadline_ms": -1}, "deadline_ms is -1, expected a number above 0 and at most 1e12"),
-    both("a deadline out of range", {"deadline_ms": 1e306}, "deadline_ms is 1e+306, expected…"),
-    both("a missing exit", {"force_exit": 9}, "force_exit is 9, expected…"),
-    both("both kinds of requests", {"prefix": [1], "candidates": [[2]]}, "…"),
-    inputs("an unknown input", {"page": "1"}, "inputs.page: the prompt has no such input, it has: …"),
+    both("an unknown item", {"items": [3, 4]}, "items[1]: item 4 is not in the catalog…", status=UNKNOWN_ITEM),
+    both("an unknown recent item", {"recent": [4]}, "recent[0]: item 4 is not in the catalog…", status=UNKNOWN_ITEM),
+    both("no items", {"items": []}, "items is empty, expected at least one id"),
+    both("an item of a wrong type", {"items": [3, "8"]}, "items[1] is a string, the catalog's ids are integers"),
+    both(
+        "an item that is a fraction",
+        {"items": [3, 1.5]},
+        "items[1] is 1.5, expected a 64-bit integer or a string",
+        "items[1] is 1.5, expected an integer",
+    ),
+    both(
+        "items that are no list", {"items": 3}, "items is 3, expected an array of ids", "items is 3, expected a sequence of ids"
+    ),
+    both(
+        "items that are a text",
+        {"items": "38"},
+        "items is '38', expected an array of ids",
+        "items is a string, expected a sequence of ids",
+    ),
+    both("a user of a wrong type", {"user": "x"}, "user is a string, the catalog's ids are integers"),
+    both(
+        "a user that is a truth",
+        {"user": True},
+        "user is true, expected a 64-bit integer or a string",
+        "user is True, expected an integer",
+    ),
+    both(
+        "a user out of range",
+        {"user": 1 << 63},
+        "user is 9223372036854775808, expected a 64-bit integer or a string",
+        "user is 9223372036854775808, out of range",
+    ),
+    both("a top_k below 0", {"top_k": -1}, "top_k is -1, expected an integer from 0 to 2147483647", "top_k is -1, …"),
+    both(
+        "a time that is a text",
+        {"as_of": "soon"},
+        "as_of is 'soon', expected a 64-bit integer",
+        "as_of is 'soon', expected an integer",
+    ),
+    both("a deadline below 0", {"deadline_ms": -1}, f"deadline_ms is -1, {DEADLINE}"),
+    both("a deadline of 0", {"deadline_ms": 0}, f"deadline_ms is 0, {DEADLINE}"),
+    both("a deadline out of range", {"deadline_ms": 1e306}, f"deadline_ms is 1e+306, {DEADLINE}"),
+    both("an exit that is not there", {"force_exit": 9}, "force_exit is 9, the bundle has exits 0 to 2"),
+    inputs("an unknown input", {"page": "1"}, "inputs.page: the prompt has no such input, it has: device, query, hour, note"),
     inputs("an input left out", {"device": None}, f"inputs.device is missing, {DEVICE}"),
     inputs("a value outside the list", {"device": "radio"}, f"inputs.device is 'radio', {DEVICE}"),
     inputs("a number outside the list", {"device": 7.5}, f"inputs.device is 7.5, {DEVICE}"),
     inputs("another spelling of a number", {"device": "7.0"}, f"inputs.device is '7.0', {DEVICE}"),
-    inputs("a value that is a truth", {"device": True}, f"inputs.device is true, {DEVICE}"),
-    inputs("a value that is token ids", {"device": [7]}, f"inputs.device is [7], {DEVICE}"),
+    inputs(
+        "a value that is a truth",
+        {"device": True},
+        f"inputs.device is true, {IN_JSON}",
+        f"inputs.device is True, {IN_PYTHON}",
+    ),
+    inputs("a value that is token ids", {"device": [7]}, f"inputs.device is token ids, {DEVICE}"),
     *(
         inputs(f"{text!r} as a number", {"hour": text}, f"inputs.hour is {text!r}, {HOUR}")
         for text in ("1_0", "٣", " 5", "5 ", "inf", "nan", "0x10", "1e400", "+-5", "", ".", "24")
@@ -117,44 +154,48 @@ REFUSALS = [
     inputs("a text too long", {"query": "wing " * 7}, "inputs.query has 7 tokens, expected at most 6"),
     inputs("token ids too many", {"query": [3] * 7}, "inputs.query has 7 tokens, expected at most 6"),
     inputs("an optional text too long", {"note": [3] * 5}, "inputs.note has 5 tokens, expected at most 4"),
-    inputs("a token id outside the vocabulary", {"query": [4, 64]}, "inputs.query[1] is 64, expected a token id from 0 to 63"),
-    inputs("a negative token id", {"query": [4, -1]}, "inputs.query[1] is -1, expected a token id…"),
-    inputs("a token id that is a fraction", {"query": [4, 0.5]}, "inputs.query[1] is 0.5, expected a token id…"),
-    inputs("a text that is a number", {"query": 4}, "inputs.query is 4, expected…"),
-    both("inputs that are no object", {"inputs": ["device"]}, "inputs is ['device'], expected an object…"),
-    both("a lone surrogate as a user", {"user": "\ud800"}, "…"),
-    inputs("a lone surrogate in a text", {"query": "\ud800"}, "…"),
-    inputs("a NUL in a value", {"device": "tv\0"}, "inputs.device…"),
+    inputs("a token id outside the vocabulary", {"query": [4, 64]}, f"inputs.query[1] is 64, {TOKEN}"),
+    inputs("a token id below 0", {"query": [4, -1]}, f"inputs.query[1] is -1, {TOKEN}", "inputs.query[1] is -1, …"),
+    inputs("a token id that is a fraction", {"query": [4, 0.5]}, "inputs.query[1] is 0.5, expected a token id"),
+    inputs("a text that is a number", {"query": 4}, "inputs.query is 4, expected a text or token ids"),
+    both(
+        "inputs that are no object",
+        {"inputs": ["device"]},
+        "inputs is an array, expected an object of values by name",
+        "inputs is ['device'], expected a mapping from names to values",
+    ),
+    both("a lone surrogate as a user", {"user": "\ud800"}, "not valid JSON: …", "user is '\\ud800': UTF-8 cannot hold it"),
+    inputs("a lone surrogate", {"device": "\ud800"}, "not valid JSON: …", "inputs.device is '\\ud800': UTF-8 cannot hold it"),
+    inputs("a NUL in a value", {"device": "tv\0"}, "inputs.device has a NUL, expected text without one"),
     inputs("a text of 10 MB", {"query": "wing " * 2_000_000}, "inputs.query has 2000000 tokens, expected at most 6"),
     in_json("no JSON", "{", "not valid JSON: …"),
     in_json("nothing", " ", "not valid JSON: …"),
-    in_json("an array", "[1]", "…"),
-    in_json("no user", '{"items": [3]}', "user is missing, expected…"),
-    in_json("no items at all", '{"user": 100}', "items is missing, expected…"),
-    in_json("an unknown field", '{BASE, "topk": 1}', "topk: …"),
-    in_json("an unknown field with a line break", '{BASE, "a\\nb": 1}', "…"),
-    in_json("a key twice", '{BASE, "user": 100}', "user…"),
-    in_json("an input twice", '{"user": 100, "items": [3], "inputs": {"device": "tv", "device": "tv"}}', "inputs.device…"),
-    in_json("a number beyond float64", '{BASE, "deadline_ms": 1e400}', "…"),
-    in_json(
-        "an input beyond float64", '{"user": 100, "items": [3], "inputs": {"query": [4], "device": "tv", "hour": 1e400}}', "…"
-    ),
+    in_json("an array", "[1]", "the request is an array, expected an object"),
+    in_json("a number", "1", "the request is 1, expected an object"),
+    in_json("no user", '{"items": [3]}', "user is missing, expected an integer"),
+    in_json("no items at all", '{"user": 100}', "items is empty, expected at least one id"),
+    in_json("both kinds of requests", '{BASE, "candidates": [[2]]}', "user is set, but the request is token ids: …"),
+    in_json("an unknown field", '{BASE, "topk": 1}', "topk: a request has no such field, it has: id, user, items, …"),
+    in_json("a verdict that is a number", '{BASE, "recent": [3, [3, 1]]}', "recent[1][1] is 1, expected true or false"),
+    in_json("half a pair", '{BASE, "recent": [[3]]}', "recent[0] has fewer than 2 values, …"),
+    in_json("a key twice", '{BASE, "user": 100}', "user appears twice in the request"),
+    in_json("an input twice", '{"inputs": {"device": "tv", "device": "tv"}}', "inputs.device appears twice in the request"),
+    in_json("a number beyond float64", '{BASE, "deadline_ms": 1e400}', "not valid JSON: …"),
+    in_json("an input beyond float64", '{"inputs": {"hour": 1e400}}', "not valid JSON: …"),
     in_json("NaN", '{BASE, "deadline_ms": NaN}', "not valid JSON: …"),
     in_json("Infinity", '{BASE, "deadline_ms": Infinity}', "not valid JSON: …"),
     in_json("bytes that are not UTF-8", b'{"user": "\xff", "items": [3]}', "not valid JSON: …"),
-    in_json("deep nesting", "[" * 100_000, "…"),
-    in_json("deep nesting in a field", '{BASE, "recent": ' + "[" * 900 + "]" * 900 + "}", "…"),
-    in_json("an id that is an array", '{BASE, "id": [1]}', "id is…"),
-    in_json("a million items", '{"user": 100, "items": [3' + ",3" * 999_999 + "]}", "…"),
-    in_json("a candidate without tokens", '{"prefix": [1], "candidates": [[2], []]}', "candidates[1]…"),
-    in_json("a candidate's token outside", '{"prefix": [1], "candidates": [[2], [3, 64]]}', "candidates[1][1] is 64, expected…"),
+    in_json("deep nesting", "[" * 100_000, "the request is an array, expected an object"),
+    in_json("deep nesting in a field", '{BASE, "recent": ' + "[" * 900 + "]" * 900 + "}", "recent[0][0] is an array, …"),
+    in_json("an id that is an array", '{BASE, "id": [1]}', "id is an array, expected a string or a number"),
+    in_json("a million items", '{"user": 100, "items": [3' + ",3" * 999_999 + "]}", "the request has more than 262144 values, …"),
+    in_json("a candidate without tokens", '{"candidates": [[2], []]}', "candidates[1]…"),
+    in_json("a candidate's token outside", '{"candidates": [[2], [3, 64]]}', f"candidates[1][1] is 64, {TOKEN}"),
     in_python("NaN as a value", {"inputs": {**INPUTS, "device": math.nan}}, f"inputs.device is nan, {DEVICE}"),
-    in_python("NaN as a number", {"inputs": {**INPUTS, "hour": math.nan}}, f"inputs.hour is nan, {HOUR}"),
     in_python("infinity as a value", {"inputs": {**INPUTS, "device": math.inf}}, f"inputs.device is inf, {DEVICE}"),
-    in_python("a name that is no text", {"inputs": {**INPUTS, 7: "x"}}, "…"),
-    in_python(
-        "None as a value of a required input", {"inputs": {**INPUTS, "device": None}}, f"inputs.device is missing, {DEVICE}"
-    ),
-    in_python("bytes as a text", {"inputs": {**INPUTS, "query": b"wing"}}, "inputs.query is b'wing', expected…"),
-    in_python("NaN as a deadline", {"deadline_ms": math.nan}, "deadline_ms is nan, expected…"),
+    in_python("NaN as a number", {"inputs": {**INPUTS, "hour": math.nan}}, f"inputs.hour is nan, {HOUR}"),
+    in_python("a name that is no text", {"inputs": {**INPUTS, 7: "x"}}, "a name in inputs is 7, expected a string"),
+    in_python("None as a required value", {"inputs": {**INPUTS, "device": None}}, f"inputs.device is missing, {DEVICE}"),
+    in_python("bytes as a text", {"inputs": {**INPUTS, "query": b"wing"}}, f"inputs.query is b'wing', {IN_PYTHON}"),
+    in_python("NaN as a deadline", {"deadline_ms": math.nan}, f"deadline_ms is nan, {DEADLINE}"),
 ]

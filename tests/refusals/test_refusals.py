@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from refusals.table import GOOD, REFUSALS, Refusal, write_bundle_with_inputs
+from refusals.table import GOOD, REFUSALS, Refusal, explains, write_bundle_with_inputs
 from rexit import runtime
 from rexit.errors import InputError
 from rexit.serve import Pool
@@ -59,7 +59,7 @@ def test_fields_in_python(session: runtime.Session, refusal: Refusal) -> None:
     fields = {key: _with_pairs(value) if key == "recent" else value for key, value in (refusal.fields or {}).items()}
     with pytest.raises(InputError) as raised:
         session.score(**fields)
-    assert refusal.explains(str(raised.value)), raised.value
+    assert explains(refusal.in_python or refusal.message, str(raised.value)), raised.value
 
 
 def _with_pairs(recent: Any) -> Any:
@@ -71,7 +71,7 @@ def test_json_in_python(session: runtime.Session, refusal: Refusal) -> None:
     assert refusal.body is not None
     with pytest.raises(InputError) as raised:
         session.score_json(refusal.body)
-    assert refusal.explains(str(raised.value)), raised.value
+    assert explains(refusal.message, str(raised.value)), raised.value
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
 
 
@@ -87,7 +87,9 @@ def test_pipe(piped: dict[str, Any], refusal: Refusal) -> None:
     if len(refusal.body) > MAX_BYTES:
         assert error["message"] == f"line {line}: longer than {MAX_BYTES} bytes"
     elif "tokens" not in refusal.message or b'"query": "' not in refusal.body:  # the program has no tokenizer
-        assert refusal.explains(error["message"].removeprefix(f"line {line}: ")) and error["status"] == refusal.status, error
+        assert explains(refusal.message, error["message"].removeprefix(f"line {line}: ")) and error["status"] == refusal.status, (
+            error
+        )
     assert good["id"] == "good" and len(good["scores"]) == 2
 
 
@@ -99,7 +101,7 @@ def test_http(service: Service, refusal: Refusal) -> None:
         assert (reply.status, reply.json["error"]) == (413, f"body: got more than {MAX_BYTES} bytes, expected at most that")
     else:
         assert reply.status == 422 and list(reply.json) == ["error"], reply.text
-        assert refusal.explains(reply.json["error"]), reply.json
+        assert explains(refusal.message, reply.json["error"]), reply.json
 
 
 def test_the_good_request_is_answered(session: runtime.Session, service: Service) -> None:

@@ -144,7 +144,7 @@ def test_a_default_deadline_that_is_none(bundle: Path) -> None:
         capture_output=True,
         text=True,
     )
-    expected = "rexit: error: deadline_ms is nan, expected more than 0 and at most 1e+12\n"
+    expected = "rexit: error: deadline_ms is nan, expected a number above 0 and at most 1e12\n"
     assert (done.returncode, done.stderr) == (2, expected)
 
 
