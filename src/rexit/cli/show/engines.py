@@ -8,7 +8,7 @@ from rexit.cli.common.output import stderr, stdout
 from rexit.cli.common.tables import print_table
 
 if TYPE_CHECKING:
-    from rexit.exporter.compile import CompileReport, VariantBuild
+    from rexit.exporter.engine.compile import CompileReport, VariantBuild
 
 
 def print_engines(report: CompileReport) -> None:
