@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,9 @@ from rexit.runtime import _native
 if TYPE_CHECKING:
     from rexit.request import Recent
 
-_MAX_BITS = 1024
-"""Integers with as many bits are beyond float64."""
+NativeInput = float | str | list[int]
+"""A value of an input as the compiled module takes it."""
+NativeRequest = tuple[NDArray[Any], _native.Request]
 
 
 @dataclass(frozen=True)
@@ -67,25 +67,25 @@ def to_provider_options(options: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(to_text("a key of provider.options", key), to_text(f"provider.options[{key!r}]", options[key])) for key in options]
 
 
-def to_integer(name: str, value: Any, bits: int = 63) -> int:
-    """The integer that a value is. bits: 31: from 0 to below 2^31."""
+def to_integer(name: str, value: Any, low: int = -(1 << 63), high: int = (1 << 63) - 1) -> int:
+    """The integer that a value is, from `low` to `high`."""
+    expected = f"an integer from {low} to {high}"
     try:
         number = operator.index(value)
     except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):  # True is 1 to Python, and would be user 1
-        raise InputError(f"{name} is {short(value)}, expected an integer")
-    if not -(1 << bits) <= number < 1 << bits or (bits == 31 and number < 0):
-        digits = str(number) if number.bit_length() < 128 else f"an integer of {number.bit_length()} bits"
-        raise InputError(f"{name} is {digits}, out of range")
+        raise InputError(f"{name} is {short(value)}, expected {expected}") from None
+    if isinstance(value, bool) or not low <= number <= high:  # True is 1 to Python, and would be user 1
+        seen = short(value) if number.bit_length() < 128 else f"an integer of {number.bit_length()} bits"
+        raise InputError(f"{name} is {seen}, expected {expected}")
     return number
+
+
+def to_natural(name: str, value: Any) -> int:
+    return to_integer(name, value, 0, (1 << 31) - 1)
 
 
 def to_size(name: str, value: Any) -> int:
-    number = to_integer(name, value)
-    if number < 0:
-        raise InputError(f"{name} is {number}, expected 0 or more")
-    return number
+    return to_integer(name, value, 0)
 
 
 def to_share(name: str, value: Any) -> float:
@@ -161,33 +161,9 @@ def to_recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
     return ids, liked
 
 
-def to_inputs(inputs: Any, encode_text: Callable[[str, str], str | list[int]]) -> list[tuple[str, float | str | list[int]]]:
-    """Names and values.
-
-    encode_text: Returns the token ids of a text by the input's name, or the text itself if that input has no tokens.
-    """
-    if not isinstance(inputs, Mapping):
-        raise InputError(f"inputs is {short(inputs)}, expected a mapping from names to values")
-    names = [to_text("a name in inputs", name) for name in inputs]
-    return [(name, _to_input(name, value, encode_text)) for name, value in zip(names, inputs.values(), strict=True)]
-
-
-def _to_input(name: str, value: Any, encode_text: Callable[[str, str], str | list[int]]) -> float | str | list[int]:
-    where = f"inputs.{name}"
-    if isinstance(value, str):
-        return encode_text(name, to_text(where, value))
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        value = int(value)
-        return float(value) if value.bit_length() < _MAX_BITS else math.inf
-    if isinstance(value, float | np.floating):
-        return float(value)
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, bytes):
-        return to_tokens(where, value).tolist()
-    raise InputError(f"{where} is {short(value)}, expected a string, a number or token ids")
-
-
-def to_request(request: AnyRequest, encode_text: Callable[[str, str], str | list[int]]) -> tuple[NDArray[Any], _native.Request]:
-    """The candidates' ids as an array, and the request as the compiled module takes it. encode_text: as in `to_inputs`."""
+def to_request(request: AnyRequest, encode: Callable[[Mapping[str, Any]], list[tuple[str, NativeInput]]]) -> NativeRequest:
+    """The candidates' ids as an array, and the request as the compiled module takes it. encode: Returns the inputs' values as it
+    takes them."""
     if isinstance(request, TokenRequest):
         candidates, counts = to_token_lists("candidates", request.candidates)
         tokens = _native.Tokens(to_tokens("prefix", request.prefix), candidates, counts)
@@ -196,7 +172,9 @@ def to_request(request: AnyRequest, encode_text: Callable[[str, str], str | list
     native = _native.Request(to_plain_id("user", request.user)).items(items).recent(*to_recent(request.recent))
     if request.as_of is not None:
         native.as_of(to_integer("as_of", request.as_of))
-    for name, value in to_inputs(request.inputs, encode_text):
+    if not isinstance(request.inputs, Mapping):
+        raise InputError(f"inputs is {short(request.inputs)}, expected an object: values by name")
+    for name, value in encode(request.inputs) if request.inputs else ():
         native.input(name, value)
     return ids, native
 
@@ -212,12 +190,12 @@ def to_policy(policy: StopRule | None, exits: int) -> _native.Policy | None:
         rise, fall = [float(v) for v in rule.rise], [float(v) for v in rule.fall]
         if len(rise) != exits - 1 or len(fall) != exits - 1:
             raise InputError(f"policy.top_k has {len(rise)} rises and {len(fall)} falls, expected {exits - 1} of each")
-        top_k = _native.TopK(to_integer("policy.top_k.k", rule.k, 31), bool(rule.ordered), rise, fall)
-    return _native.Policy(upper, lower, to_integer("policy.patience", policy.patience, 31), float(policy.quorum), top_k)
+        top_k = _native.TopK(to_natural("policy.top_k.k", rule.k), bool(rule.ordered), rise, fall)
+    return _native.Policy(upper, lower, to_natural("policy.patience", policy.patience), float(policy.quorum), top_k)
 
 
 def to_exit(force_exit: int | None) -> int | None:
-    return None if force_exit is None else to_integer("force_exit", force_exit, 31)
+    return None if force_exit is None else to_natural("force_exit", force_exit)
 
 
 def to_deadline_us(deadline_ms: float | None) -> int:
@@ -229,10 +207,6 @@ def to_deadline_us(deadline_ms: float | None) -> int:
 
 
 def _sequence(name: str, values: Any, of: str) -> Iterable[Any]:
-    if isinstance(values, str | bytes):
-        raise InputError(f"{name} is a string, expected a sequence of {of}")
-    try:
-        iter(values)
-    except TypeError:
-        raise InputError(f"{name} is {short(values)}, expected a sequence of {of}") from None
-    return cast(Iterable[Any], values)
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InputError(f"{name} is {short(values)}, expected an array of {of}")
+    return values

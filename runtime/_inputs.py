@@ -1,17 +1,24 @@
-"""Texts of a request's inputs, which the compiled module takes as token ids."""
+"""Inputs of a request: from what callers pass to what the compiled module takes. It takes texts as token ids."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 import msgspec
+import numpy as np
 
 from rexit.bundle import Manifest
 from rexit.bundle.files import parse_json
-from rexit.bundle.inputs import Input, Inputs
+from rexit.bundle.inputs import Inputs
 from rexit.bundle.manifest import MANIFEST, TOKENIZER
 from rexit.runtime import _native
+from rexit.runtime._arguments import NativeInput, to_text
 from rexit.texts import InputTokenizer
+
+_MAX_BITS = 1024
+"""Integers with as many bits are beyond float64."""
 
 
 class _Body(msgspec.Struct):
@@ -20,37 +27,40 @@ class _Body(msgspec.Struct):
     inputs: dict[str, Any] | None = None
 
 
-class TextInputs:
-    """The inputs of a bundle that are texts.
+class InputEncoder:
+    """Encodes the values that Python alone can read: texts, and whatever is neither a string nor a number. The compiled module
+    checks all others.
 
     Args:
-        entries: The inputs.
+        inputs: Those of the bundle's prompts.
         tokenizer: None: the bundle has none.
     """
 
-    def __init__(self, entries: tuple[Input, ...], tokenizer: InputTokenizer | None) -> None:
-        self._entries = {entry.name: entry for entry in entries if entry.kind == "max_tokens"}
-        self._tokenizer = tokenizer
+    def __init__(self, inputs: Inputs, tokenizer: InputTokenizer | None) -> None:
+        self._inputs, self._tokenizer = inputs, tokenizer
+        self._by_name = {entry.name: entry for entry in inputs.entries}
+        self._texts = {entry.name: entry for entry in inputs.entries if entry.kind == "max_tokens"}
 
     @classmethod
     def of(cls, session: _native.Session, path: str) -> Self:
-        """Reads those of an opened bundle; none without a catalog. path: of the bundle, for messages."""
+        """Reads an opened bundle. path: its path, for messages."""
         if not session.info().has_catalog:
-            return cls((), None)
+            return cls(Inputs(), None)
         manifest = Manifest.parse(session.read_file(MANIFEST), f"{path}/{MANIFEST}")
         file = f"{manifest.catalog_folder}/catalog.json"
         inputs = Inputs.of(parse_json(session.read_file(file), file), file)
-        return cls(inputs.entries, InputTokenizer(session.read_file(TOKENIZER)) if TOKENIZER in manifest.files else None)
+        return cls(inputs, InputTokenizer(session.read_file(TOKENIZER)) if TOKENIZER in manifest.files else None)
 
-    def encode(self, name: str, text: str) -> str | list[int]:
-        """Returns the token ids of a text; the text itself if this input has none. Raises InputError."""
-        entry = self._entries.get(name)
-        return text if entry is None else entry.encode(text, self._tokenizer).tolist()
+    def encode(self, inputs: Mapping[str, Any]) -> list[tuple[str, NativeInput]]:
+        """Returns names and values, without those that are None. Raises InputError."""
+        return [
+            (to_text("a name in inputs", name), self._encode(name, value)) for name, value in inputs.items() if value is not None
+        ]
 
     def encode_json(self, body: bytes) -> list[tuple[str, list[int]]]:
-        """Returns the names and token ids of the texts in a request's JSON. Of JSON that is not a request's it returns none: the
-        compiled module reads it all and says what is wrong. Raises InputError."""
-        if not self._entries:
+        """Returns the names and token ids of the texts in a request's JSON. Raises InputError for a text. Other mistakes in the
+        JSON are left to the compiled module."""
+        if not self._texts:
             return []
         try:
             inputs = msgspec.json.decode(body, type=_Body).inputs or {}
@@ -58,6 +68,21 @@ class TextInputs:
             return []
         return [
             (name, entry.encode(inputs[name], self._tokenizer).tolist())
-            for name, entry in self._entries.items()
+            for name, entry in self._texts.items()
             if isinstance(inputs.get(name), str)
         ]
+
+    def _encode(self, name: str, value: Any) -> NativeInput:
+        if isinstance(value, str) and name not in self._texts:
+            return to_text(f"inputs.{name}", value)
+        if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+            return _to_float(value)
+        self._inputs.check_names([name])
+        codes: list[int] = self._by_name[name].encode(value, self._tokenizer).tolist()  # refuses all but a text
+        return codes
+
+
+def _to_float(value: float | np.number[Any]) -> float:
+    if isinstance(value, int) and value.bit_length() >= _MAX_BITS:
+        return math.inf
+    return float(value)

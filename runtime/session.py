@@ -30,10 +30,11 @@ from rexit.runtime._answers import (
     read,
 )
 from rexit.runtime._arguments import (
+    NativeRequest,
     StopRule,
     to_deadline_us,
     to_exit,
-    to_integer,
+    to_natural,
     to_place,
     to_policy,
     to_provider_options,
@@ -41,7 +42,7 @@ from rexit.runtime._arguments import (
     to_share,
     to_size,
 )
-from rexit.runtime._inputs import TextInputs
+from rexit.runtime._inputs import InputEncoder
 from rexit.runtime._library import onnxruntime_library
 
 if TYPE_CHECKING:
@@ -118,9 +119,9 @@ def open(
     options = _native.BundleOptions()
     options.variant = variant or ""
     options.onnxruntime_library = onnxruntime_library() if library is None else os.fspath(library)
-    options.threads = to_integer("threads", threads, 31)
+    options.threads = to_natural("threads", threads)
     options.device = name_of_device or ""
-    options.device_id = to_integer("device_id", device_id, 31)
+    options.device_id = to_natural("device_id", device_id)
     options.provider = provider.name if provider else ""
     options.provider_options = to_provider_options(provider.options if provider else {})
     options.own_threads = bool(own_threads)
@@ -149,7 +150,7 @@ class Session:
         """Private: call `rexit.open`."""
         self._native: _native.Session | None = native
         self._path = path
-        self._texts: TextInputs | None = None
+        self._inputs: InputEncoder | None = None
         self.info = read(Info, native.info(), utility=native.utility())
         self.exits = tuple(
             read(ExitInfo, exit_, earlier=tuple(exit_.earlier), objectives=tuple(exit_.objectives)) for exit_ in native.exits()
@@ -165,7 +166,7 @@ class Session:
         """Returns a second session over the same opened bundle. It shares the weights and the catalog, but neither buffers nor
         cached prefixes. Sessions of one bundle can score at the same time, each in its own thread."""
         session = Session(self._open.another(), self._path)
-        session._texts = self._texts
+        session._inputs = self._inputs
         return session
 
     def reloaded(self) -> Session | None:
@@ -221,7 +222,7 @@ class Session:
             BackendError: The backend failed.
         """
         ids, native = self._request(request_or_user, items, recent, as_of, inputs)
-        native.top_k(to_integer("top_k", top_k, 31)).deadline_us(to_deadline_us(deadline_ms))
+        native.top_k(to_natural("top_k", top_k)).deadline_us(to_deadline_us(deadline_ms))
         if (stop := to_exit(force_exit)) is not None:
             native.force_exit(stop)
         if (rule := to_policy(policy, self.info.exits)) is not None:
@@ -271,7 +272,7 @@ class Session:
             to_size("deadline_us", deadline_us),
             to_policy(policy, self.info.exits),
             to_exit(force_exit),
-            self._text_inputs().encode_json(data),
+            self._encoder().encode_json(data),
         )
         answer = self._open.score_json(data, options)
         return JsonAnswer(answer.text, _stats(answer))
@@ -361,7 +362,7 @@ class Session:
         """Runs every segment once on an artificial slate, so that the first request does not pay for allocations. Drops the
         cached prefixes. Reads the tokenizer of the prompt's texts, which is otherwise read with the first text."""
         self._open.warm_up()
-        self._text_inputs()
+        self._encoder()
 
     def clear_cache(self) -> None:
         """Drops the cached prefixes."""
@@ -398,8 +399,7 @@ class Session:
         recent: Recent | None,
         as_of: int | None,
         inputs: Mapping[str, Value] | None,
-    ) -> tuple[NDArray[Any], _native.Request]:
-        """The candidates' ids as an array, and the request as the compiled module takes it."""
+    ) -> NativeRequest:
         fields = {"items": items, "recent": recent, "as_of": as_of, "inputs": inputs}
         if not isinstance(request_or_user, Request | TokenRequest):
             if items is None:
@@ -409,15 +409,12 @@ class Session:
             raise InputError(f"{set_too[0]} is an argument, expected it in the {type(request_or_user).__name__}")
         else:
             request = request_or_user
-        return to_request(request, self._encode_text)
+        return to_request(request, lambda values: self._encoder().encode(values))
 
-    def _encode_text(self, name: str, text: str) -> str | list[int]:
-        return self._text_inputs().encode(name, text)
-
-    def _text_inputs(self) -> TextInputs:
-        if self._texts is None:
-            self._texts = TextInputs.of(self._open, self._path)
-        return self._texts
+    def _encoder(self) -> InputEncoder:
+        if self._inputs is None:
+            self._inputs = InputEncoder.of(self._open, self._path)
+        return self._inputs
 
     def _by_exit(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `trace` returns them."""

@@ -170,7 +170,7 @@ FIELDS = (
     Field(
         "deadline_ms",
         "any",
-        f"number above 0, at most {LONGEST_MS:g}",
+        "number above 0, at most 1e12",
         {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_MS},
         "Milliseconds from the request's arrival, waiting in a queue included. Candidates that are not finished by then answer "
         "from the deepest exit they have reached, and are marked `cut_short`.",
