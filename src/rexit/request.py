@@ -156,8 +156,8 @@ FIELDS = (
         "tokens",
         "array of arrays of token ids",
         {"type": "array", "items": {**_TOKENS, "minItems": 1}, "minItems": 1},
-        "A prompt as token ids: those of each candidate, at least one of each. In place of `user`, `items`, `recent`, `as_of` and "
-        "`inputs`.",
+        "A prompt as token ids: those of each candidate, at least one of each. In place of `user`, `items`, `recent`, `as_of` "
+        "and `inputs`.",
         required=True,
     ),
     Field(
