@@ -14,7 +14,7 @@ DEVICE = Input(name="device", values=("tv", "phone", "7"))
 HOUR = Input(name="hour", bins=(0, 6, 18.5, 24), optional=True)
 QUERY = Input(name="query", max_tokens=6, spaced=True)
 NOTE = Input(name="note", max_tokens=3, optional=True)
-INPUTS = Inputs((DEVICE, HOUR, QUERY, NOTE))
+INPUTS = Inputs((DEVICE, HOUR, QUERY, NOTE), vocabulary=40)
 
 
 def optional(entry: Input) -> Input:
@@ -111,8 +111,8 @@ GOOD = {"device": "tv", "query": [1]}
         (GOOD | {"note": 7}, "inputs.note is 7, expected a text or token ids"),
         (GOOD | {"note": True}, "inputs.note is True, expected a text or token ids"),
         *(
-            (GOOD | {"query": [1, token]}, f"inputs.query[1] is {token}, expected a token id")
-            for token in (1.9, 1 << 40, None, True, -1)
+            (GOOD | {"query": [1, token]}, f"inputs.query[1] is {token}, expected a token id from 0 to 39")
+            for token in (1.9, 40, 1 << 40, None, True, -1)
         ),
         (
             GOOD | {"query": "red"},
@@ -153,11 +153,12 @@ LISTED = [entry.to_json() for entry in (DEVICE, HOUR, QUERY)]
 
 
 def info(listed: Any, ops: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"prompt": {"prefix": [{"op": "piece", "piece": 0}, *ops], "candidate": ops[:1], "inputs": listed}}
+    prompt = {"prefix": [{"op": "piece", "piece": 0}, *ops], "candidate": ops[:1], "inputs": listed}
+    return {"prompt": prompt, "tokenizer": {"vocab_size": 40}}
 
 
 def test_what_is_written_is_read() -> None:
-    assert Inputs.of(info(LISTED, OPS), "c") == Inputs((DEVICE, HOUR, QUERY))
+    assert Inputs.of(info(LISTED, OPS), "c") == Inputs((DEVICE, HOUR, QUERY), vocabulary=40)
     assert Inputs.of({"prompt": {"prefix": [], "candidate": []}}, "c") == Inputs()
     assert LISTED[2] == {"name": "query", "max_tokens": 6, "spaced": True}
 

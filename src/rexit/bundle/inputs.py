@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.typed import Name, short, to_json, typed
+from rexit.bundle.typed import Name, Positive, short, to_json, typed
 from rexit.errors import BundleError, InputError
 
 MAX_VALUES = 4096
@@ -63,7 +63,7 @@ class _Encoder(Protocol):
     def expected(self) -> str:
         """What a value must be, for messages."""
 
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None) -> Sequence[int]:
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
         """Returns a value's codes; none if it is unknown. Raises InputError if it is always refused."""
 
     def decode(self, codes: list[int]) -> Value:
@@ -84,7 +84,7 @@ class _Values:
         more = ", …" if len(self.values) > _MAX_LISTED else ""
         return f"one of {', '.join(self.values[:_MAX_LISTED])}{more}"
 
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None) -> Sequence[int]:
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
         if not isinstance(value, str):
             number = _to_number(value, where, self.expected)
             if not abs(number) < _MAX_EXACT or not number.is_integer():
@@ -114,7 +114,7 @@ class _Bins:
     def expected(self) -> str:
         return f"a number from {self.edges[0]:g} to below {self.edges[-1]:g}"
 
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None) -> Sequence[int]:
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
         if isinstance(value, str):
             number = float(value) if _NUMBER.fullmatch(value) else np.nan
         else:
@@ -138,7 +138,7 @@ class _Text:
     def expected(self) -> str:
         return f"at most {self.max_codes} tokens"
 
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None) -> Sequence[int]:
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
         if isinstance(value, str):
             if tokenize is None:
                 raise InputError(
@@ -154,8 +154,8 @@ class _Text:
         if len(value) > self.max_codes:
             raise InputError(f"{where} has {len(value)} tokens, expected at most {self.max_codes}")
         for n, token in enumerate(value):
-            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= int(token) < 1 << 31:
-                raise InputError(f"{where}[{n}] is {short(token)}, expected a token id")
+            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= int(token) < vocabulary:
+                raise InputError(f"{where}[{n}] is {short(token)}, expected a token id from 0 to {vocabulary - 1}")
         return value
 
     def decode(self, codes: list[int]) -> Value:
@@ -230,12 +230,13 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         """What a value must be, for messages."""
         return self._encoder.expected
 
-    def encode(self, value: Value | None, tokenize: Tokenize | None = None) -> Codes:
+    def encode(self, value: Value | None, tokenize: Tokenize | None = None, vocabulary: int = 1 << 31) -> Codes:
         """Returns a value's codes, int32 [at most max_codes]; none if it is missing.
 
         Args:
             value: None: the request leaves it out.
             tokenize: For a text that is not token ids already.
+            vocabulary: Token ids are below this.
 
         Raises:
             InputError: The value is refused.
@@ -244,7 +245,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         plain = value.tolist() if isinstance(value, np.ndarray) else value
         if isinstance(plain, int) and plain.bit_length() > _MAX_BITS:
             plain = np.inf
-        codes = [] if plain is None else self._encoder.encode(plain, where, tokenize)
+        codes = [] if plain is None else self._encoder.encode(plain, where, tokenize, vocabulary)
         if not len(codes) and not self.optional:
             unknown = plain is not None and self.words is not None
             raise InputError(f"{where} is {short(plain) if unknown else 'missing'}, expected {self.expected}")
@@ -273,6 +274,14 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         return to_json(self)
 
 
+class _Tokenizer(msgspec.Struct, frozen=True):
+    vocab_size: Positive
+
+
+class _Info(msgspec.Struct, frozen=True):
+    tokenizer: _Tokenizer
+
+
 class _Op(msgspec.Struct, frozen=True):
     """An op that places an input."""
 
@@ -283,9 +292,15 @@ class _Op(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a prompt program, in the order of their first places. Empty if it has none."""
+    """The inputs of a prompt program. Empty if it has none.
+
+    Attributes:
+        entries: In the order of their first places.
+        vocabulary: Token ids of texts are below this.
+    """
 
     entries: tuple[Input, ...] = ()
+    vocabulary: int = 1 << 31
 
     @classmethod
     def of(cls, info: Mapping[str, Any], where: str) -> Inputs:
@@ -307,7 +322,7 @@ class Inputs:
             raise BundleError(
                 f"{where}: prompt inputs: lists {[entry.name for entry in entries]}, its ops place {list(dict.fromkeys(placed))}"
             )
-        return cls(entries)
+        return cls(entries, typed(info, _Info, where).tokenizer.vocab_size) if entries else cls()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -341,7 +356,7 @@ class Inputs:
         """
         values = values or {}
         self.check_names(values)
-        return tuple(entry.encode(values.get(entry.name), tokenize) for entry in self.entries)
+        return tuple(entry.encode(values.get(entry.name), tokenize, self.vocabulary) for entry in self.entries)
 
     def decode(self, codes: Sequence[Codes]) -> dict[str, Value]:
         """Returns the values with these codes by name, as `Session.score` takes them, without missing ones. Raises BundleError if
