@@ -60,9 +60,7 @@ def _rows(source: Source, slate: AnySlate) -> tuple[int | None, NDArray[np.int32
     return user, source.items.rows(slate.items).astype(np.int32), slate.as_of, source.inputs.encode(slate.inputs)
 
 
-def _model_inputs(
-    prompt: Prompt, vectors: Vectors | None, turn: Tensor | None
-) -> tuple[Tokens, list[Tokens], PassVectors | None]:
+def _pass(prompt: Prompt, vectors: Vectors | None, turn: Tensor | None) -> tuple[Tokens, list[Tokens], PassVectors | None]:
     """Prefix, candidates and vectors as the model takes them: ids beyond the vocabulary are renumbered by row."""
     if vectors is None:
         return prompt.prefix, prompt.candidates, None

@@ -133,8 +133,8 @@ class PromptBuilder:
         Args:
             user: None: not in the catalog.
             items, as_of, recent: as in `prompt`.
-            inputs: the codes of the prompt's inputs, once, or for each item if they differ behind the prefix; None: the request has
-                none.
+            inputs: the codes of the prompt's inputs, once, or for each item if they differ behind the prefix; None: the request
+                has none.
         """
         request = self._request(user, as_of, recent, [self._inputs.encode(None)] if inputs is None else inputs)
         targets = np.asarray(items, np.int64)

@@ -58,7 +58,6 @@ class PairReader:
         catalog = bundle.catalog
         self.files, self._catalog, self._as_of, self._inputs = files, catalog, as_of, inputs
         self._tokenize = input_tokenizer(bundle)
-        self._vocabulary = catalog.vector_ids.vocabulary if catalog.vector_ids else bundle.manifest.model.vocab_size
         kinds = catalog.info["ids"]
         self._parse_user, self._parse_item = user_or_item(kinds["user"], "user"), user_or_item(kinds["item"], "item")
         self._is_used = np.zeros(len(catalog.users), np.bool_)
@@ -97,10 +96,7 @@ class PairReader:
         """An input's padded codes, int32 [rows or 1, max_codes]."""
 
         def padded(value: Value | None) -> NDArray[np.int32]:
-            codes = entry.encode(value, self._tokenize)
-            if entry.max_tokens and (outside := np.flatnonzero(codes >= self._vocabulary)).size:
-                n, expected = int(outside[0]), f"expected a token id from 0 to {self._vocabulary - 1}"
-                raise InputError(f"inputs.{entry.name}[{n}] is {codes[n]}, {expected}")
+            codes = entry.encode(value, self._tokenize, self._catalog.inputs.vocabulary)
             return np.pad(codes, (0, entry.max_codes - len(codes)), constant_values=PADDING)
 
         column = self.files.inputs.get(entry.name)
