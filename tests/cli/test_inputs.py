@@ -20,7 +20,7 @@ USER = int(USER_IDS[0])
 SLATE = ("--user", USER, "--items", ",".join(map(str, ITEMS)))
 DEVICE, QUERY = ("--input", "device=tv"), ("--input", "query=wing")
 """What a request must have."""
-INPUTS = ("device", "query", "hour", "note")
+INPUTS = ("device", "query", "note", "hour")
 
 
 @pytest.fixture(scope="module")
