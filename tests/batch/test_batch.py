@@ -46,10 +46,10 @@ def test_small_batches_change_nothing(
     source = tmp_path / f"pairs.{suffix}"
     frame().write_csv(source) if suffix == "csv" else frame().write_parquet(source)
     score(bundle, source, tmp_path / f"once.{suffix}", top_k=top_k)
-    monkeypatch.setattr(pairs, "ROWS", 7)
+    monkeypatch.setattr(pairs, "MAX_BATCH_ROWS", 7)
     monkeypatch.setattr(work, "_BUFFERED_ROWS", 20)
     monkeypatch.setattr(work, "PARTITIONS", 5)
-    monkeypatch.setattr(output, "BUFFERED", 3)
+    monkeypatch.setattr(output, "BUFFERED_RECORDS", 3)
     score(bundle, source, tmp_path / f"often.{suffix}", top_k=top_k)
     read = pl.read_csv if suffix == "csv" else pl.read_parquet
     once, often = read(tmp_path / f"once.{suffix}"), read(tmp_path / f"often.{suffix}")

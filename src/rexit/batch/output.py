@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Mapping[str, str] = {"probability": "Float32", "log_odds": "Float32", "exit": "Int32"}
 """Columns that scoring adds, with the names of their polars types."""
-BUFFERED = 1024
+BUFFERED_RECORDS = 1024
 """Records of each partition that are read at once."""
 
 
@@ -106,7 +106,7 @@ class _Stream:
             self._records = self._records[cut:]
             if len(self._records) or self._read == self._count:
                 return np.concatenate(parts)
-            self._records = np.fromfile(self._path, SCORE, BUFFERED, offset=self._read * SCORE.itemsize)
+            self._records = np.fromfile(self._path, SCORE, BUFFERED_RECORDS, offset=self._read * SCORE.itemsize)
             self._read += len(self._records)
 
 

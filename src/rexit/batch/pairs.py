@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from rexit.bundle.catalog import Id
 
-INPUTS = (".csv", ".tsv", ".parquet")
-OUTPUTS = (".csv", ".parquet")
-ROWS = 1 << 16
-"""Most rows of a batch."""
+PAIR_FORMATS = (".csv", ".tsv", ".parquet")
+OUT_FORMATS = (".csv", ".parquet")
+MAX_BATCH_ROWS = 1 << 16
+"""Rows of a batch, except the last one of a file."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,13 @@ class PairFiles:
             InputError: There is no such file, a column is missing, or the files differ.
         """
         if place.is_dir():
-            files = tuple(sorted(path for path in place.iterdir() if path.suffix in INPUTS and path.is_file()))
+            files = tuple(sorted(path for path in place.iterdir() if path.suffix in PAIR_FORMATS and path.is_file()))
             if len(kinds := sorted({path.suffix for path in files})) != 1:
-                seen = f"{' and '.join(kinds)} files" if files else f"no {' or '.join(INPUTS)} file"
+                seen = f"{' and '.join(kinds)} files" if files else f"no {' or '.join(PAIR_FORMATS)} file"
                 raise InputError(f"{place}: has {seen}, expected files of one kind")
         else:
             files = (place,)
-        check_format(files[0], INPUTS)
+        check_format(files[0], PAIR_FORMATS)
         if not files[0].is_file():
             raise InputError(f"{place}: no such file")
         header, time = _header(files[0]), columns.as_of or "as_of"
@@ -222,7 +222,7 @@ def _csv_rows(path: Path, header: Sequence[str]) -> Iterator[tuple[list[list[str
         if len(row) != len(header):
             raise InputError(f"{path}: row {n} has {len(row)} fields, the header has {len(header)}")
         rows.append(row)
-        if len(rows) == ROWS:
+        if len(rows) == MAX_BATCH_ROWS:
             yield rows, None
             rows = []
     if rows:
@@ -233,7 +233,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[None, pl.DataFrame]]:
     import polars as pl
 
     try:
-        for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=ROWS, maintain_order=True):
+        for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=MAX_BATCH_ROWS, maintain_order=True):
             if frame.height:
                 yield None, frame
     except pl.exceptions.PolarsError as exc:

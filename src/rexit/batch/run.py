@@ -19,7 +19,7 @@ from typing import Any
 from rexit import __version__
 from rexit.batch.engine import Engine, Opening
 from rexit.batch.output import COLUMNS, Output
-from rexit.batch.pairs import OUTPUTS, ColumnNames, PairFiles, check_format
+from rexit.batch.pairs import OUT_FORMATS, ColumnNames, PairFiles, check_format
 from rexit.batch.partition import Scoring
 from rexit.batch.records import PairReader
 from rexit.batch.work import Plan, Work
@@ -188,7 +188,7 @@ def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict
 
 def _check_out(out: Path, files: PairFiles) -> None:
     """Raises InputError if the scored pairs cannot be written."""
-    check_format(out, OUTPUTS)
+    check_format(out, OUT_FORMATS)
     if out.is_dir():
         raise InputError(f"{out}: cannot be written: it is a folder")
     if not out.parent.is_dir():
