@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "api/c_struct.hpp"
+#include "api/json_answer.hpp"
+#include "api/json_request.hpp"
 #include "api/request.hpp"
 #include "base/status.hpp"
 #include "bundle/verify.hpp"
@@ -24,7 +26,9 @@ struct rexit_bundle {
 
 struct rexit_session {
   Session session;
-  Request request;     // of the current call; a member so that calls reuse its memory
+  Request request;     // of the current call; a member so that calls reuse its memory, like the next two
+  JsonRequest json;    // likewise
+  std::string answer;  // of the last rexit_session_score_json
   GoldenCheck golden;  // of the last rexit_session_check_golden
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
@@ -50,8 +54,7 @@ class SessionLock {
   SessionLock(const SessionLock&) = delete;
   SessionLock& operator=(const SessionLock&) = delete;
   Session* operator->() const noexcept { return &handle_->session; }
-  template <class Source>
-  const Request& read(const Source* request) const {
+  const Request& read(const rexit_request& request) const {
     handle_->session.begin_call();
     read_request(request, handle_->session.loaded().bundle, handle_->request);
     return handle_->request;
@@ -69,18 +72,17 @@ void check_stats(const rexit_stats* out) {
   if (out != nullptr) check_size(out, "stats_out");
 }
 
-// Of both kinds of requests.
-template <class Source>
-void run_score(rexit_session* session, const Source* request, rexit_score* scores_out, rexit_stats* stats_out) {
+void run_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out, rexit_stats* stats_out) {
   const Clock::time_point start = Clock::now();
   const SessionLock lock(session);
   lock->reset_segments();
   required(scores_out, "scores_out");
   check_stats(stats_out);
   rexit_stats stats{};
-  const Request& resolved = lock.read(request);
+  const rexit_request source = read_struct(request, "request");
+  const Request& resolved = lock.read(source);
   const std::size_t objectives = lock->loaded().bundle.objectives();
-  const Room room = read_room(request, resolved.score_count(), objectives);
+  const Room room = read_room(source, resolved.score_count(), objectives);
   const float prior_shift = lock->loaded().bundle.policy().prior_shift;
   std::size_t index = 0;
   const std::vector<Score>& scores = lock->score(resolved, start, stats);
@@ -98,20 +100,47 @@ void run_score(rexit_session* session, const Source* request, rexit_score* score
   write_stats(stats, stats_out);
 }
 
-template <class Source>
-void run_trace(rexit_session* session, const Source* request, float* log_odds_out, rexit_stats* stats_out) {
+// The request with what its caller decides.
+rexit_request with_options(const rexit_request& source, const rexit_json_options& options) {
+  if (options.waited_us < 0) fail(REXIT_INVALID_ARGUMENT, "options.waited_us is ", options.waited_us, ", expected 0 or more");
+  if (options.deadline_us < 0)
+    fail(REXIT_INVALID_ARGUMENT, "options.deadline_us is ", options.deadline_us, ", expected 0 or more");
+  rexit_request request = source;
+  request.policy = options.policy;
+  if (options.has_force_exit != 0) {
+    request.has_force_exit = options.has_force_exit;
+    request.force_exit = options.force_exit;
+  }
+  if (request.deadline_us == 0) request.deadline_us = options.deadline_us;
+  if (request.deadline_us == 0) return request;
+  if (request.deadline_us <= options.waited_us) fail(REXIT_DEADLINE, "the deadline passed while the request waited");
+  request.deadline_us -= options.waited_us;
+  return request;
+}
+
+void run_score_json(rexit_session* session, std::string_view text, const rexit_json_options& options, rexit_stats& stats) {
+  const Clock::time_point start = Clock::now();
+  const SessionLock lock(session);
+  lock->reset_segments();
+  JsonRequest& json = session->json;
+  json.read(text);
+  json.set_texts(options.texts, options.text_count, options.input_size);
+  const std::vector<Score>& scores = lock->score(lock.read(with_options(json.request(), options)), start, stats);
+  write_answer(json, session->session, scores, stats, options.waited_us, session->answer);
+}
+
+void run_trace(rexit_session* session, const rexit_request* request, float* log_odds_out, rexit_stats* stats_out) {
   const Clock::time_point start = Clock::now();
   const SessionLock lock(session);
   lock->reset_segments();
   required(log_odds_out, "log_odds_out");
   check_stats(stats_out);
   rexit_stats stats{};
-  Source without_rules = read_struct(request, "request");
-  without_rules.struct_size = sizeof without_rules;
+  rexit_request without_rules = read_struct(request, "request");
   without_rules.policy = nullptr;
   without_rules.has_force_exit = 0;
   without_rules.deadline_us = 0;
-  const std::vector<float>& log_odds = lock->trace(lock.read(&without_rules), start, stats);
+  const std::vector<float>& log_odds = lock->trace(lock.read(without_rules), start, stats);
   std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
   write_stats(stats, stats_out);
 }
@@ -400,6 +429,8 @@ rexit_status rexit_session_clear_cache(rexit_session* session) try {
 rexit_status rexit_session_trim(rexit_session* session) try {
   const SessionLock lock(session);
   session->request = Request{};
+  session->json = JsonRequest{};
+  session->answer = std::string{};
   session->golden = {};
   lock->trim();
   return REXIT_OK;
@@ -434,24 +465,26 @@ rexit_status rexit_session_score(rexit_session* session, const rexit_request* re
   return report_current_exception();
 }
 
+rexit_status rexit_session_score_json(rexit_session* session, const char* request, size_t request_bytes,
+                                      const rexit_json_options* options, const char** answer_out, size_t* answer_bytes_out,
+                                      rexit_stats* stats_out) try {
+  required(session, "session");
+  required(answer_out, "answer_out");
+  required(answer_bytes_out, "answer_bytes_out");
+  check_stats(stats_out);
+  const rexit_json_options settings = options != nullptr ? read_struct(options, "options") : rexit_json_options{};
+  rexit_stats stats{};
+  run_score_json(session, {request_bytes != 0 ? required(request, "request") : "", request_bytes}, settings, stats);
+  *answer_out = session->answer.c_str();
+  *answer_bytes_out = session->answer.size();
+  write_stats(stats, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
 rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
                                  rexit_stats* stats_out) try {
-  run_trace(session, request, log_odds_out, stats_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
-rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_token_request* request, rexit_score* scores_out,
-                                        rexit_stats* stats_out) try {
-  run_score(session, request, scores_out, stats_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
-rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request, float* log_odds_out,
-                                        rexit_stats* stats_out) try {
   run_trace(session, request, log_odds_out, stats_out);
   return REXIT_OK;
 } catch (...) {
@@ -501,7 +534,7 @@ rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* r
                                   size_t* offsets_out, size_t* count_out) try {
   const SessionLock lock(session);
   required(count_out, "count_out");
-  const Prompt& prompt = lock->prompt(lock.read(request));
+  const Prompt& prompt = lock->prompt(lock.read(read_struct(request, "request")));
   if (prompt.tokens.size() <= capacity) {
     required(tokens_out, "tokens_out");
     required(offsets_out, "offsets_out");

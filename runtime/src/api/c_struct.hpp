@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <string>
 
 #include "base/status.hpp"
 
@@ -60,9 +62,16 @@ void check_entry_size(std::size_t size, std::size_t first_size, const char* name
     fail(REXIT_INVALID_ARGUMENT, name, " is ", size, ", expected the sizeof, ", sizeof(T));
 }
 
-// Copies an entry of a caller's array, as read_struct copies a struct. `where.text()` names it in a message.
-template <class T, class Where>
-T read_entry(const T* first, std::size_t index, std::size_t size, const Where& where) {
+// A field of a request, or an element of it, in a message.
+struct Position {
+  const char* list;
+  std::optional<std::size_t> index;
+  std::string text() const { return index ? std::string(list) + "[" + std::to_string(*index) + "]" : list; }
+};
+
+// Copies an entry of a caller's array, as read_struct copies a struct.
+template <class T>
+T read_entry(const T* first, std::size_t index, std::size_t size, const Position& where) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(first) + index * size;
   for (std::size_t i = sizeof(T); i < size; ++i)
     if (bytes[i] != 0)

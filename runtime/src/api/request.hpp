@@ -1,4 +1,4 @@
-// Checks a rexit_request, resolving its ids to rows of the catalog, or a rexit_token_request.
+// Checks a rexit_request and resolves its ids to rows of the catalog.
 #pragma once
 
 #include "rexit/rexit.h"
@@ -6,11 +6,10 @@
 
 namespace rexit::core {
 
-// Fills `out` and reuses its memory. Throws REXIT_INVALID_ARGUMENT or REXIT_UNKNOWN_ITEM.
-void read_request(const rexit_request* request, const Bundle& bundle, Request& out);
-
-// The same for token ids, which `out` then points to. The session checks the ids themselves. Throws REXIT_INVALID_ARGUMENT.
-void read_request(const rexit_token_request* request, const Bundle& bundle, Request& out);
+// Fills `out` and reuses its memory. `source`: as read_struct() returns it. Token ids stay in the caller's memory, and the
+// session checks them. A message begins with the field's path in a JSON request. Throws REXIT_INVALID_ARGUMENT or
+// REXIT_UNKNOWN_ITEM.
+void read_request(const rexit_request& source, const Bundle& bundle, Request& out);
 
 // What the caller has for the answers.
 struct Room {
@@ -19,7 +18,6 @@ struct Room {
 };
 
 // `scores`: how many the answer will have. Throws REXIT_INVALID_ARGUMENT for a wrong size, and for an array that is too short.
-Room read_room(const rexit_request* request, std::size_t scores, std::size_t objectives);
-Room read_room(const rexit_token_request* request, std::size_t scores, std::size_t objectives);
+Room read_room(const rexit_request& source, std::size_t scores, std::size_t objectives);
 
 }  // namespace rexit::core

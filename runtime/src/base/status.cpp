@@ -75,8 +75,9 @@ Log& global_log() {
 }  // namespace
 
 void MessagePart::print(double number) noexcept {
-  const int length = std::snprintf(digits_, sizeof digits_, "%g", number);
-  text_ = {digits_, static_cast<size_t>(length)};
+  // As "%g" prints it, but with a point in every locale.
+  const auto end = std::to_chars(digits_, digits_ + sizeof digits_, number, std::chars_format::general, 6).ptr;
+  text_ = {digits_, static_cast<size_t>(end - digits_)};
 }
 
 void MessagePart::print(long long number) noexcept {

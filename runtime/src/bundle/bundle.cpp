@@ -297,13 +297,13 @@ std::string select_variant(const std::vector<std::string>& names, const char* na
 }  // namespace
 
 std::vector<std::string> variant_names(const Source& source) {
-  return names_of(read_json(source.open(manifest_name), Bundle::known).root().at("variants"));
+  return names_of(read_json(source.open(manifest_name), "rexit export").root().at("variants"));
 }
 
 Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : source_(std::move(from)) {
   const Source& source = *source_;
   manifest_sha256_ = digest_of(source, manifest_name);  // before reading it, so that changed() notices a replacement in between
-  const JsonDocument manifest_document = read_json(source.open(manifest_name), known);
+  const JsonDocument manifest_document = read_json(source.open(manifest_name), "rexit export");
   const Json manifest = manifest_document.root();
   model_ = read_model(manifest.at("model"));
   const std::vector<std::size_t> exits = read_exits(manifest.at("exits"), model_);
@@ -319,7 +319,7 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
 
   const File variant_file = source.open(description);
   check_digest(variant_file, files.at(description));  // a reload compares it to tell whether the segments are the same
-  const JsonDocument variant_document = read_json(variant_file, known_in_variant);
+  const JsonDocument variant_document = read_json(variant_file, "rexit export");
   const Json variant = variant_document.root();
   if (catalog)
     check_digest_is(variant.at("catalog_sha256"), catalog->exported_sha256, "the bundle's catalog's");
@@ -336,7 +336,7 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
   if (source.has(policy)) {
     const File file = source.open(policy);
     policy_sha256_ = sha256(file.data(), file.size());
-    const JsonDocument document = read_json(file, known_in_policy);
+    const JsonDocument document = read_json(file, "rexit calibrate");
     policy_ = read_policy(document.root(), exits.size(), variant_);
     calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;

@@ -2,11 +2,9 @@
 #pragma once
 
 #include <cstddef>
-#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "bundle/catalog/catalog.hpp"
@@ -67,14 +65,6 @@ std::vector<std::string> variant_names(const Source& source);
 
 class Bundle {
  public:
-  // Features that manifest.json may require of a reader.
-  static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed", "tokens"};
-  // Likewise policy.json.
-  static constexpr std::initializer_list<std::string_view> known_in_policy = {"slate-rules", "earlier-heads", "prior-shift",
-                                                                              "objectives"};
-  // Likewise variant.json.
-  static constexpr std::initializer_list<std::string_view> known_in_variant = {"objectives"};
-
   // Checks structure, sizes, variant.json's digest, the recorded digests by which files refer to each other, and the types and
   // shapes of all tables. Rows are checked when they are read. `variant` null: the first variant.
   Bundle(std::shared_ptr<const Source> source, const char* variant);

@@ -113,7 +113,7 @@ std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
          "`");
   source.check_folder(folder);
 
-  const JsonDocument document = read_json(source.open(folder + "/engine.json"));
+  const JsonDocument document = read_json(source.open(folder + "/engine.json"), "rexit compile");
   const Json root = document.root(), builder = root.at("builder");
   check_is(root.at("variant"), variant.name, "the variant is", bundle);
   check_is(builder.at("name"), "tensorrt", "engines must be built by", bundle);

@@ -10,11 +10,10 @@
 namespace rexit::core {
 namespace {
 
-// Verifies the `files` listed in the JSON file `list` of a folder, "" or a path that ends with `/`. `known`: features that it may
-// require.
-void verify_files(const Source& source, const std::string& folder, const char* list,
-                  std::initializer_list<std::string_view> known = {}) {
-  const FileList files = read_file_sizes(read_json(source.open(folder + list), known).root().at("files"));
+// Verifies the `files` listed in the JSON file `list` of a folder, "" or a path that ends with `/`. `command`: what
+// writes it.
+void verify_files(const Source& source, const std::string& folder, const char* list, const char* command) {
+  const FileList files = read_file_sizes(read_json(source.open(folder + list), command).root().at("files"));
   check_files(source, folder, files, {});
   for (const auto& [name, entry] : files) check_digest(source.open(folder + name), entry);
 }
@@ -23,12 +22,12 @@ void verify_files(const Source& source, const std::string& folder, const char* l
 
 void verify_bundle(const std::shared_ptr<const Source>& source, const char* variant) {
   const std::vector<std::string> names = variant != nullptr ? std::vector<std::string>{variant} : variant_names(*source);
-  verify_files(*source, "", "manifest.json", Bundle::known);
+  verify_files(*source, "", "manifest.json", "rexit export");
   for (const std::string& name : names) {
     const Bundle bundle(source, name.c_str());
     if (name == names.front() && bundle.has_catalog()) bundle.catalog().check();
-    verify_files(*source, bundle.variant().folder + "/", "variant.json", Bundle::known_in_variant);
-    for (const std::string& folder : engine_folders(bundle)) verify_files(*source, folder + "/", "engine.json");
+    verify_files(*source, bundle.variant().folder + "/", "variant.json", "rexit export");
+    for (const std::string& folder : engine_folders(bundle)) verify_files(*source, folder + "/", "engine.json", "rexit compile");
   }
 }
 

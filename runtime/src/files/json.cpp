@@ -10,7 +10,6 @@
 
 #include "files/json.hpp"
 
-#include <algorithm>
 #include <cmath>
 
 #include "base/status.hpp"
@@ -18,7 +17,7 @@
 namespace rexit::core {
 
 namespace {
-constexpr std::int64_t schema = 1;
+constexpr std::int64_t schema = 2;
 
 // Parses a text without storing it, and refuses it if its values would take too much memory. nlohmann's parser could do so in a
 // callback while it builds the values, but then it searches a whole array at the end of every element.
@@ -165,16 +164,18 @@ JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const st
   }
 }
 
-JsonDocument read_json(const File& file, std::initializer_list<std::string_view> known) {
+JsonDocument read_json(const File& file, const char* command) {
   const std::string& path = file.path();
   JsonDocument document(file.data(), file.size(), path);
   const Json root = document.root();
   const std::int64_t version = root.at("schema").integer(0, INT64_MAX);
-  if (version != schema) fail(REXIT_UNSUPPORTED, path, ": schema ", version, ", this version reads schema ", schema);
+  if (version < schema)
+    fail(REXIT_UNSUPPORTED, path, ": schema ", version, ", this version reads schema ", schema, ": make it again with `", command,
+         "`");
+  if (version > schema) fail(REXIT_UNSUPPORTED, path, ": schema ", version, ", this version reads schema ", schema);
   if (root.has("requires"))
     for (const std::string& name : root.at("requires").strings())
-      if (std::find(known.begin(), known.end(), name) == known.end())
-        fail(REXIT_UNSUPPORTED, path, ": requires `", name, "`, which this version does not know");
+      fail(REXIT_UNSUPPORTED, path, ": requires `", name, "`, which this version does not know");
   return document;
 }
 

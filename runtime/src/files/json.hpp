@@ -2,11 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -63,8 +61,8 @@ class JsonDocument {
   std::unique_ptr<JsonFile> file_;  // stays in place when the document is moved
 };
 
-// Reads one of rexit's own JSON files: an object with a schema that this version reads. Its `requires` may hold only names in
-// `known`.
-JsonDocument read_json(const File& file, std::initializer_list<std::string_view> known = {});
+// Reads one of rexit's own JSON files: an object with a schema that this version reads, and nothing in `requires`. `command`:
+// what writes the file, for messages.
+JsonDocument read_json(const File& file, const char* command);
 
 }  // namespace rexit::core

@@ -115,17 +115,8 @@ class Assembler {
       case OpKind::user_vector:
         check_fits(1);
         return tokens_.push_back(catalog_.program.user_vector);
-      case OpKind::context: {
-        const std::int32_t number = retrieval_.query().context[op.field];
-        return append(number == Context::missing ? op.piece : op.bins[static_cast<std::size_t>(number)]);
-      }
-      case OpKind::request: {
-        const TextTokens& text = retrieval_.query().texts[op.field];
-        if (text.count == 0) return append(op.piece);
-        check_fits(text.count);
-        tokens_.insert(tokens_.end(), text.tokens, text.tokens + text.count);
-        return;
-      }
+      case OpKind::input:
+        return append_input(op, retrieval_.query().inputs[op.field]);
     }
   }
 
@@ -137,6 +128,15 @@ class Assembler {
   void append_entries(const Op& op, const Interaction* first, std::size_t count) {
     if (count == 0) append(op.piece);
     for (std::size_t i = 0; i < count; ++i) run(op.entry, first[i]);
+  }
+
+  void append_input(const Op& op, const Codes& codes) {
+    if (codes.empty()) return append(op.piece);
+    if (op.bins.empty()) {
+      check_fits(codes.size());
+      tokens_.insert(tokens_.end(), codes.begin(), codes.end());
+    }
+    for (std::size_t i = 0; i < codes.size() && !op.bins.empty(); ++i) append(op.bins[static_cast<std::size_t>(codes[i])]);
   }
 
   static Piece count_bin(const Op& op, std::size_t interactions) noexcept {

@@ -24,8 +24,7 @@ struct Query {
   std::vector<Row> items;
   std::vector<Interaction> recent;  // newer than the catalog's interactions, oldest first
   std::optional<std::int64_t> as_of;
-  std::vector<std::int32_t> context;  // [Program::contexts], numbers of values, or Context::missing
-  std::vector<TextTokens> texts;      // [Program::texts], valid during the call; a missing one has no tokens
+  std::vector<Codes> inputs;  // [Program::inputs]
 };
 
 struct LikeCount {

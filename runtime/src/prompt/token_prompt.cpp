@@ -25,7 +25,7 @@ void assemble(const Bundle& bundle, const TokenPrompt& source, const Deadline& d
   prompt.user_vector.clear();
   prompt.offsets.assign(1, 0);
   if (source.prefix_tokens >= limit)
-    fail(REXIT_TOO_LONG, "the prefix has ", source.prefix_tokens, " tokens, which leaves no room for a candidate in ", limit,
+    fail(REXIT_TOO_LONG, "prefix has ", source.prefix_tokens, " tokens, which leaves no room for a candidate in ", limit,
          ", the most that the variant takes");
   append(source.prefix, source.prefix_tokens, vocabulary, [] { return std::string("prefix"); }, prompt.tokens);
   prompt.offsets.push_back(prompt.tokens.size());
@@ -33,7 +33,7 @@ void assemble(const Bundle& bundle, const TokenPrompt& source, const Deadline& d
   for (std::size_t i = 0; i < source.candidate_count; ++i) {
     deadline.check("the prompt's assembly");
     const std::size_t count = source.counts[i];
-    const auto part = [i] { return "candidate " + std::to_string(i); };
+    const auto part = [i] { return "candidates[" + std::to_string(i) + "]"; };
     if (count == 0) fail(REXIT_INVALID_ARGUMENT, part(), " has no tokens, expected at least one");
     if (count > limit - source.prefix_tokens)
       fail(REXIT_TOO_LONG, part(), " has ", count, " tokens behind a prefix of ", source.prefix_tokens,

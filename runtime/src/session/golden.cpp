@@ -43,11 +43,10 @@ class GoldenSamples {
     users_ = file_.array<std::int32_t>("user", {size()});
     items_ = file_.array<std::int32_t>("item", {candidates});
     times_ = file_.array<std::int64_t>("as_of", {size()});
-    if (!program.contexts.empty()) contexts_ = file_.array<std::int32_t>("context", {size(), program.contexts.size()});
-    if (program.texts.empty()) return;
-    texts_ = file_.array<std::int64_t>("request_offsets", {size() * program.texts.size() + 1});
-    text_tokens_ = file_.array<std::int32_t>("request_tokens", {std::nullopt});
-    check_offsets(file_, "request_offsets", texts_, text_tokens_.size);
+    if (program.inputs.empty()) return;
+    inputs_ = file_.array<std::int64_t>("input_offsets", {size() * program.inputs.size() + 1});
+    codes_ = file_.array<std::int32_t>("input_codes", {std::nullopt});
+    check_offsets(file_, "input_offsets", inputs_, codes_.size);
   }
 
   std::size_t size() const noexcept { return slates_.size - 1; }  // slates
@@ -115,31 +114,28 @@ class GoldenSamples {
     for (std::size_t i = at(slates_, slate); i < at(slates_, slate + 1); ++i)
       query.items.push_back(Row(index_at(file_, "item", items_, i, catalog.items.ids.size())));
     query.as_of = times_[slate];
-    const std::vector<Context>& contexts = catalog.program.contexts;
-    query.context.clear();
-    for (std::size_t i = 0; i < contexts.size(); ++i) {
-      const std::size_t index = slate * contexts.size() + i;
-      query.context.push_back(contexts_[index] < 0
-                                  ? Context::missing
-                                  : std::int32_t(index_at(file_, "context", contexts_, index, contexts[i].size())));
-    }
-    const std::vector<RequestText>& texts = catalog.program.texts;
-    query.texts.clear();
-    for (std::size_t i = 0; i < texts.size(); ++i) {
-      const std::size_t begin = at(texts_, slate * texts.size() + i), end = at(texts_, slate * texts.size() + i + 1);
-      if (end - begin > texts[i].limit)
-        fail(REXIT_CORRUPT, file_.path(), ": request text `", texts[i].name, "` of slate ", slate, " has ", end - begin,
-             " tokens, expected at most ", texts[i].limit);
-      for (std::size_t t = begin; t < end; ++t) index_at(file_, "request_tokens", text_tokens_, t, bundle_.vocabulary());
-      query.texts.push_back({text_tokens_.data + begin, end - begin});
-    }
+    const std::vector<Input>& inputs = catalog.program.inputs;
+    query.inputs.resize(inputs.size());
+    for (std::size_t i = 0; i < inputs.size(); ++i) read_codes(slate, i, inputs[i], query.inputs[i]);
+  }
+
+  void read_codes(std::size_t slate, std::size_t index, const Input& input, Codes& codes) const {
+    const std::size_t at_input = slate * bundle_.program().inputs.size() + index;
+    const std::size_t begin = at(inputs_, at_input), end = at(inputs_, at_input + 1);
+    if (end - begin > input.max_codes() || (begin == end && !input.is_optional()))
+      fail(REXIT_CORRUPT, file_.path(), ": `", input.name(), "` of slate ", slate, " has ", end - begin, " codes, expected ",
+           input.is_optional() ? 0 : 1, " to ", input.max_codes());
+    const std::size_t code_limit = input.is_text() ? bundle_.vocabulary() : input.size();
+    codes.clear();
+    for (std::size_t i = begin; i < end; ++i)
+      codes.push_back(std::int32_t(index_at(file_, "input_codes", codes_, i, code_limit)));
   }
 
   const Bundle& bundle_;
   Safetensors file_;
-  Offsets slates_, prefixes_, candidates_, texts_;
+  Offsets slates_, prefixes_, candidates_, inputs_;
   Array<float> log_odds_;
-  Array<std::int32_t> users_, items_, contexts_, prefix_tokens_, candidate_tokens_, text_tokens_;
+  Array<std::int32_t> users_, items_, codes_, prefix_tokens_, candidate_tokens_;
   Array<std::int64_t> times_;
   Request request_;
   std::vector<std::size_t> counts_;

@@ -129,6 +129,8 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(state_->prompt.candidates());
   const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k};
   const std::vector<Answer>& answers = run(state_->prompt, rule, deadline, stats);
+  stats.cut_short = static_cast<std::uint64_t>(
+      std::count_if(answers.begin(), answers.end(), [](const Answer& answer) { return answer.cut_short; }));
   rank(request, answers, state_->scores);
   stats.draw = draw(request, answers);
   stats.total_us = microseconds_since(start);
@@ -201,6 +203,7 @@ const std::vector<Answer>& Session::run(const Prompt& prompt, const StopRule& ru
     const Timer timer(stats.prefix_us);
     stats.prefix_tokens_reused = state_->prefix.set_current(prompt.tokens.data(), prefix_tokens);
   }
+  stats.candidates = prompt.candidates();
   stats.candidate_tokens = prompt.tokens.size() - prefix_tokens;
   SlateStats slate;
   const std::vector<Answer>& answers = state_->slate.run(prompt, state_->prefix, rule, deadline, slate);

@@ -1,6 +1,5 @@
 #include "bundle/catalog/catalog.hpp"
 
-#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -14,9 +13,6 @@ namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
 constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
-constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists", context_required[] = "context",
-               request_text_required[] = "request-text";  // what `requires` may hold
-constexpr char objectives_required[] = "objectives";      // likewise; of labels, which the runtime does not read
 constexpr char field_prefix[] = "field.";
 
 std::vector<std::string> field_names(const Safetensors& table) {
@@ -162,8 +158,7 @@ struct Catalog::Description {
         folder(catalog_folder),
         vocabulary(vocabulary_size),
         max_positions(positions),
-        document(read_json(source.open(folder + "/catalog.json"),
-                           {vectors_required, lists_required, context_required, request_text_required, objectives_required})),
+        document(read_json(source.open(folder + "/catalog.json"), "rexit index")),
         root(document.root()) {
     check_files(source, folder + "/", read_file_sizes(root.at("files")),
                 {"users.safetensors", "items.safetensors", "pieces.safetensors"});
@@ -175,14 +170,9 @@ struct Catalog::Description {
     const Json embedding = root.at("embedding");
     return embedding.has("probes") ? std::make_optional(embedding.at("probes").size(1, max_probes)) : std::nullopt;
   }
-  bool requires_feature(const char* name) const {
-    const std::vector<std::string> names = root.has("requires") ? root.at("requires").strings() : std::vector<std::string>();
-    return std::find(names.begin(), names.end(), name) != names.end();
-  }
   const std::string& kind(const char* what) const { return id_kind(root.at("ids").at(what)); }
 
   File table(const char* name) const { return source.open(folder + "/" + name + ".safetensors"); }
-  std::string path() const { return source.where(folder) + "/catalog.json"; }
 
   const Source& source;
   std::string folder;
@@ -204,18 +194,6 @@ Catalog::Catalog(const Description& d)
   items.fields = field_columns(items.table, items.ids.size());
   program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
                                                field_lookup(users.table), field_lookup(items.table)});
-  if (program.has_vectors() != d.requires_feature(vectors_required))
-    fail(REXIT_CORRUPT, d.path(), " requires: ", program.has_vectors() ? "lacks" : "holds", " `", vectors_required,
-         "`, but the prompt has ", program.has_vectors() ? "vectors" : "none");
-  if (program.contexts.empty() == d.requires_feature(context_required))
-    fail(REXIT_CORRUPT, d.path(), " requires: ", program.contexts.empty() ? "holds" : "lacks", " `", context_required,
-         "`, but the prompt has ", program.contexts.empty() ? "none" : "contexts");
-  if (program.texts.empty() == d.requires_feature(request_text_required))
-    fail(REXIT_CORRUPT, d.path(), " requires: ", program.texts.empty() ? "holds" : "lacks", " `", request_text_required,
-         "`, but the prompt has ", program.texts.empty() ? "none" : "request texts");
-  if (users.lists.has_value() != d.requires_feature(lists_required))
-    fail(REXIT_CORRUPT, d.path(), " requires: ", users.lists ? "lacks" : "holds", " `", lists_required, "`, but `embedding` has ",
-         users.lists ? "" : "no ", "probes");
   if (!program.has_vectors()) return;
   // Otherwise ids of vectors would read as tokens, and tokens as vectors.
   if (d.tokenizer() > d.vocabulary)

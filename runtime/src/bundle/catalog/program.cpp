@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <set>
+#include <utility>
 
 #include "base/status.hpp"
 
@@ -37,12 +38,12 @@ class Reader {
     }
   }
 
-  void contexts(const Json& list) {
+  void inputs(const Json& list) {
     for (const Json& json : list.elements()) {
-      program_.contexts.emplace_back(json);
-      const std::string& name = program_.contexts.back().name();
-      for (std::size_t i = 0; i + 1 < program_.contexts.size(); ++i)
-        if (program_.contexts[i].name() == name) fail(REXIT_CORRUPT, json.where(), " name: `", name, "` is taken");
+      Input input(json);
+      if (find_input(input.name()) != program_.inputs.end())
+        fail(REXIT_CORRUPT, json.where(), " name: `", input.name(), "` is taken");
+      program_.inputs.push_back(std::move(input));
     }
   }
 
@@ -52,14 +53,13 @@ class Reader {
     return ops;
   }
 
-  // The exporter writes only tables and contexts that some op places.
+  // The exporter writes only tables and inputs that some op places.
   void check_all_placed(const Json& prompt) const {
     for (std::size_t t = 0; t < program_.vectors.size(); ++t)
       if (placed_tables_.count(t) == 0)
         fail(REXIT_CORRUPT, prompt.where(), " vectors: no op places `", program_.vectors[t].name, "`");
-    for (std::size_t i = 0; i < program_.contexts.size(); ++i)
-      if (placed_contexts_.count(i) == 0)
-        fail(REXIT_CORRUPT, prompt.where(), " context: no op places `", program_.contexts[i].name(), "`");
+    if (placed_inputs_ < program_.inputs.size())
+      fail(REXIT_CORRUPT, prompt.where(), " inputs: no op places `", program_.inputs[placed_inputs_].name(), "`");
   }
 
   // An upper bound of the vectors that these ops append.
@@ -134,45 +134,39 @@ class Reader {
     } else if (name == "user_vector") {
       op.kind = OpKind::user_vector;
       program_.has_user_vector = true;
-    } else if (name == "context") {
-      read_context(json, part, op);
-    } else if (name == "request") {
-      read_request_text(json, part, op);
+    } else if (name == "input") {
+      read_input(json, part, op);
     } else {
       fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
     }
     return op;
   }
 
-  void read_context(const Json& json, Part part, Op& op) {
-    op.kind = OpKind::context;
-    if (part == Part::entry) fail(REXIT_CORRUPT, json.where(), ": `context` is not allowed inside an `entry`");
-    const std::string& name = json.at("name").string();
-    const auto match = std::find_if(program_.contexts.begin(), program_.contexts.end(),
-                                    [&](const Context& context) { return context.name() == name; });
-    if (match == program_.contexts.end())
-      fail(REXIT_CORRUPT, json.where(), ": `", name, "` is not one of the prompt's `context`");
-    op.field = static_cast<std::size_t>(match - program_.contexts.begin());
-    placed_contexts_.insert(op.field);
-    op.bins = pieces(json, "values");
-    if (op.bins.size() != match->size())
-      fail(REXIT_CORRUPT, json.where(), " values: has ", op.bins.size(), ", expected ", match->size());
-    if (!match->refuses_unknown()) op.piece = piece(json, "missing");
+  std::vector<Input>::const_iterator find_input(const std::string& name) const {
+    return std::find_if(program_.inputs.begin(), program_.inputs.end(), [&](const Input& input) { return input.name() == name; });
   }
 
-  void read_request_text(const Json& json, Part part, Op& op) {
-    op.kind = OpKind::request;
-    if (part == Part::entry) fail(REXIT_CORRUPT, json.where(), ": `request` is not allowed inside an `entry`");
-    const RequestText text{json.at("name").string(), json.at("limit").size(1, RequestText::max_limit), !json.has("missing")};
-    if (text.name.empty()) fail(REXIT_CORRUPT, json.where(), " name: is empty");
-    if (!text.required) op.piece = piece(json, "missing");
-    const auto match = std::find_if(program_.texts.begin(), program_.texts.end(),
-                                    [&](const RequestText& candidate) { return candidate.name == text.name; });
-    op.field = static_cast<std::size_t>(match - program_.texts.begin());
-    if (match == program_.texts.end())
-      program_.texts.push_back(text);
-    else if (match->limit != text.limit || match->required != text.required)
-      fail(REXIT_CORRUPT, json.where(), ": places `", text.name, "` by other rules than an op before it");
+  void read_input(const Json& json, Part part, Op& op) {
+    op.kind = OpKind::input;
+    if (part == Part::entry) fail(REXIT_CORRUPT, json.where(), ": `input` is not allowed inside an `entry`");
+    const std::string& name = json.at("name").string();
+    const auto input = find_input(name);
+    if (input == program_.inputs.end()) fail(REXIT_CORRUPT, json.where(), ": `", name, "` is not one of the prompt's `inputs`");
+    op.field = static_cast<std::size_t>(input - program_.inputs.begin());
+    if (op.field > placed_inputs_)
+      fail(REXIT_CORRUPT, json.where(), ": places `", name, "` before `", program_.inputs[placed_inputs_].name(),
+           "`, expected the order of `inputs`");
+    placed_inputs_ = std::max(placed_inputs_, op.field + 1);
+    if (json.has("pieces") == input->is_text())
+      fail(REXIT_CORRUPT, json.where(), input->is_text() ? ": has `pieces`, but the input is a text" : ": `pieces` is missing");
+    if (!input->is_text()) op.bins = pieces(json, "pieces");
+    if (!input->is_text() && op.bins.size() != input->size())
+      fail(REXIT_CORRUPT, json.where(), " pieces: has ", op.bins.size(), ", expected ", input->size());
+    if (json.has("missing") != input->is_optional())
+      fail(REXIT_CORRUPT, json.where(),
+           input->is_optional() ? ": `missing` is missing, but the input is optional"
+                                : ": has `missing`, but the input is required");
+    if (input->is_optional()) op.piece = piece(json, "missing");
   }
 
   void read_history(const Json& json, Part part, Op& op) {
@@ -232,8 +226,8 @@ class Reader {
 
   const ProgramScope& scope_;
   Program& program_;
-  std::set<std::size_t> placed_tables_;    // indices into program_.vectors
-  std::set<std::size_t> placed_contexts_;  // indices into program_.contexts
+  std::set<std::size_t> placed_tables_;  // indices into program_.vectors
+  std::size_t placed_inputs_ = 0;        // the first inputs of `program_`
 };
 
 }  // namespace
@@ -243,7 +237,7 @@ Program read_program(const Json& prompt, const ProgramScope& scope) {
   Reader reader(scope, program);
   program.first_vector = program.user_vector = static_cast<std::int32_t>(scope.vocabulary);
   if (prompt.has("vectors")) reader.vector_tables(prompt.at("vectors"));
-  if (prompt.has("context")) reader.contexts(prompt.at("context"));
+  if (prompt.has("inputs")) reader.inputs(prompt.at("inputs"));
   program.prefix = reader.ops(prompt.at("prefix"), Part::prefix);
   program.candidate = reader.ops(prompt.at("candidate"), Part::candidate);
   reader.check_all_placed(prompt);

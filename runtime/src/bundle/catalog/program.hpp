@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "bundle/catalog/context.hpp"
-#include "bundle/catalog/request_text.hpp"
+#include "bundle/catalog/inputs.hpp"
 #include "files/json.hpp"
 
 namespace rexit::core {
@@ -31,8 +30,7 @@ enum class OpKind {
   nearest_like_rate,
   item_vector,
   user_vector,
-  context,
-  request,
+  input,
 };
 
 // `kind` determines which fields an op uses; docs/format.md lists them.
@@ -40,10 +38,10 @@ struct Op {
   OpKind kind{};
   Piece piece = 0;  // of a piece op; `missing`, `empty` or `unseen` of other ops
   Piece yes = 0, no = 0;
-  std::size_t field = 0;  // column in Users::fields or Items::fields; item_vector: in Program::vectors; context: in
-                          // Program::contexts; request: in Program::texts
+  std::size_t field = 0;  // column in Users::fields or Items::fields; item_vector: in Program::vectors; input: in
+                          // Program::inputs
   std::size_t limit = 0;
-  std::vector<Piece> bins;  // context: of its values
+  std::vector<Piece> bins;  // input: by code; empty: its codes are tokens
   std::vector<Op> entry;
 };
 
@@ -55,8 +53,7 @@ struct VectorTable {
 
 struct Program {
   std::vector<Op> prefix, candidate;
-  std::vector<Context> contexts;                                // what a request may say of its moment
-  std::vector<RequestText> texts;                               // in the order of the ops
+  std::vector<Input> inputs;                                    // in the order of the ops that first place them
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
 
   // Ids below `first_vector` are tokens. The vectors' ids follow, table by table. The last id, `user_vector`, stands for the

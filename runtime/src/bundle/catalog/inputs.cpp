@@ -1,0 +1,168 @@
+#include "bundle/catalog/inputs.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <locale>
+#include <numeric>
+#include <sstream>
+
+#include "base/status.hpp"
+
+namespace rexit::core {
+namespace {
+
+constexpr std::size_t listed_values = 10, max_characters = 60;
+constexpr double max_integer = 9007199254740992.0;  // 2^53: doubles below it are exact
+
+bool is_digit(char character) noexcept { return character >= '0' && character <= '9'; }
+
+// [+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?
+bool is_decimal(std::string_view text) noexcept {
+  std::size_t at = 0;
+  const auto skip = [&](std::string_view characters) {
+    const bool found = at < text.size() && characters.find(text[at]) != characters.npos;
+    if (found) ++at;
+    return found;
+  };
+  const auto skip_digits = [&] {
+    const std::size_t begin = at;
+    while (at < text.size() && is_digit(text[at])) ++at;
+    return at - begin;
+  };
+  skip("+-");
+  std::size_t digits = skip_digits();
+  if (skip(".")) digits += skip_digits();
+  if (digits == 0) return false;
+  if (skip("eE")) {
+    skip("+-");
+    if (skip_digits() == 0) return false;
+  }
+  return at == text.size();
+}
+
+// nullopt unless all of `text` is a finite number, in any locale of the program.
+std::optional<double> parse_number(std::string_view text) {
+  if (!is_decimal(text)) return std::nullopt;
+  std::istringstream stream{std::string(text)};
+  stream.imbue(std::locale::classic());
+  double number = 0;
+  stream >> number;
+  return stream.fail() ? std::nullopt : std::optional(number);
+}
+
+std::string number_text(double number) {
+  const MessagePart part(number);
+  return std::string(part.text());
+}
+
+}  // namespace
+
+std::string shortened(std::string_view text) {
+  std::size_t characters = 0, last = 0;  // `last`: where the last character that fits begins
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if ((static_cast<unsigned char>(text[i]) & 0xc0) == 0x80) continue;  // continues a character
+    if (++characters == max_characters) last = i;
+    if (characters > max_characters) return std::string(text.substr(0, last)) + "…";
+  }
+  return std::string(text);
+}
+
+std::string quoted(std::string_view text) { return shortened("'" + std::string(text.substr(0, 4 * max_characters)) + "'"); }
+
+Input::Input(const Json& json)
+    : name_(json.at("name").string()), optional_(json.has("optional") && json.at("optional").boolean()) {
+  if (name_.empty()) fail(REXIT_CORRUPT, json.where(), " name: is empty");
+  const int kinds = int{json.has("values")} + int{json.has("bins")} + int{json.has("max_tokens")};
+  if (kinds != 1) fail(REXIT_CORRUPT, json.where(), ": expected one of `values`, `bins` and `max_tokens`, it has ", kinds);
+  if (json.has("spaced") && !json.has("max_tokens")) fail(REXIT_CORRUPT, json.where(), ": `spaced` needs `max_tokens`");
+  if (json.has("max_tokens")) {
+    text_tokens_ = json.at("max_tokens").size(1, max_tokens);
+  } else if (json.has("values")) {
+    values_ = json.at("values").strings();
+    if (values_.empty() || values_.size() > max_values)
+      fail(REXIT_CORRUPT, json.where(), " values: has ", values_.size(), ", expected 1 to ", max_values);
+  } else {
+    for (const Json& edge : json.at("bins").elements()) edges_.push_back(edge.finite_double());
+    const auto not_ascending = [](double a, double b) { return a >= b; };
+    if (edges_.size() < 2 || edges_.size() > max_values + 1 ||
+        std::adjacent_find(edges_.begin(), edges_.end(), not_ascending) != edges_.end())
+      fail(REXIT_CORRUPT, json.where(), " bins: expected 2 to ", max_values + 1, " ascending numbers");
+  }
+  by_value_.resize(values_.size());
+  std::iota(by_value_.begin(), by_value_.end(), std::size_t{0});
+  std::sort(by_value_.begin(), by_value_.end(), [this](std::size_t a, std::size_t b) { return values_[a] < values_[b]; });
+  for (std::size_t i = 1; i < by_value_.size(); ++i)
+    if (values_[by_value_[i - 1]] == values_[by_value_[i]])
+      fail(REXIT_CORRUPT, json.where(), " values: `", values_[by_value_[i]], "` appears twice");
+}
+
+void Input::encode(std::string_view text, Codes& codes) const {
+  if (is_text()) fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " is a text, expected token ids: the library has no tokenizer");
+  if (!edges_.empty()) {
+    const std::optional<double> number = parse_number(text);
+    return take(number ? bin_of(*number) : std::nullopt, quoted(text), codes);
+  }
+  take(entry_of(text), quoted(text), codes);
+}
+
+void Input::encode(double number, Codes& codes) const {
+  if (is_text()) fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " is ", number, ", expected a text or token ids");
+  if (!edges_.empty()) return take(bin_of(number), number_text(number), codes);
+  std::optional<std::int32_t> entry;
+  if (std::fabs(number) < max_integer && std::trunc(number) == number) {
+    char text[24];
+    const auto end = std::to_chars(text, text + sizeof text, static_cast<std::int64_t>(number)).ptr;
+    entry = entry_of(std::string_view(text, static_cast<std::size_t>(end - text)));
+  }
+  take(entry, number_text(number), codes);
+}
+
+void Input::encode(const std::int32_t* tokens, std::size_t count, std::size_t vocabulary, Codes& codes) const {
+  if (!is_text()) refuse("token ids");
+  if (count == 0) return encode_missing(codes);
+  if (count > text_tokens_)
+    fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " has ", count, " tokens, expected at most ", text_tokens_);
+  for (std::size_t t = 0; t < count; ++t)
+    if (tokens[t] < 0 || static_cast<std::size_t>(tokens[t]) >= vocabulary)
+      fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, '[', t, "] is ", tokens[t], ", expected a token id from 0 to ",
+           vocabulary - 1);
+  codes.assign(tokens, tokens + count);
+}
+
+void Input::encode_missing(Codes& codes) const {
+  if (!optional_) fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " is missing, expected ", expected());
+  codes.clear();
+}
+
+void Input::take(std::optional<std::int32_t> code, std::string_view value, Codes& codes) const {
+  if (!code && !optional_) refuse(value);
+  codes.clear();
+  if (code) codes.push_back(*code);
+}
+
+void Input::refuse(std::string_view value) const {
+  fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " is ", value, ", expected ", expected());
+}
+
+std::optional<std::int32_t> Input::entry_of(std::string_view text) const {
+  const auto match = std::lower_bound(by_value_.begin(), by_value_.end(), text,
+                                      [this](std::size_t index, std::string_view value) { return values_[index] < value; });
+  if (match == by_value_.end() || values_[*match] != text) return std::nullopt;
+  return static_cast<std::int32_t>(*match);
+}
+
+std::optional<std::int32_t> Input::bin_of(double number) const {
+  if (!(number >= edges_.front() && number < edges_.back())) return std::nullopt;  // false for NaN
+  return static_cast<std::int32_t>(std::upper_bound(edges_.begin(), edges_.end(), number) - edges_.begin() - 1);
+}
+
+std::string Input::expected() const {
+  if (is_text()) return "at most " + std::to_string(text_tokens_) + " tokens";
+  if (!edges_.empty()) return "a number from " + number_text(edges_.front()) + " to below " + number_text(edges_.back());
+  std::string list = "one of ";
+  for (std::size_t i = 0; i < std::min(values_.size(), listed_values); ++i) list += (i == 0 ? "" : ", ") + values_[i];
+  return values_.size() > listed_values ? list + ", …" : list;
+}
+
+}  // namespace rexit::core

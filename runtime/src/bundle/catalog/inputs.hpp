@@ -1,0 +1,61 @@
+// Inputs: what a request says besides user and items, by name, such as a device or a search query.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "files/json.hpp"
+
+namespace rexit::core {
+
+// A value of an input as the prompt knows it: the number of an entry or a bin, or the ids of a text's tokens. Empty: missing.
+using Codes = std::vector<std::int32_t>;
+
+// One of catalog.json's `prompt.inputs`: a list of values, bins of a number, or a text of token ids. Every function throws
+// REXIT_INVALID_ARGUMENT for a value that it refuses. The message begins with "inputs.NAME".
+class Input {
+ public:
+  static constexpr std::size_t max_values = 4096, max_tokens = 4096;
+
+  // Throws REXIT_CORRUPT.
+  explicit Input(const Json& json);
+
+  const std::string& name() const noexcept { return name_; }
+  bool is_optional() const noexcept { return optional_; }
+  bool is_text() const noexcept { return text_tokens_ != 0; }
+  std::size_t max_codes() const noexcept { return is_text() ? text_tokens_ : 1; }
+  std::size_t size() const noexcept { return values_.empty() ? edges_.size() - 1 : values_.size(); }  // entries or bins
+
+  // The codes of a value. A whole number is the entry that is written like it, and for bins a text that is a number is that
+  // number. An optional input that does not know the value has no codes.
+  void encode(std::string_view text, Codes& codes) const;
+  void encode(double number, Codes& codes) const;
+  // Tokens of a text, below `vocabulary`.
+  void encode(const std::int32_t* tokens, std::size_t count, std::size_t vocabulary, Codes& codes) const;
+  // Throws unless the input is optional.
+  void encode_missing(Codes& codes) const;
+
+ private:
+  std::optional<std::int32_t> entry_of(std::string_view text) const;
+  std::optional<std::int32_t> bin_of(double number) const;
+  void take(std::optional<std::int32_t> code, std::string_view value, Codes& codes) const;
+  std::string expected() const;
+  [[noreturn]] void refuse(std::string_view value) const;
+
+  std::string name_;
+  bool optional_;
+  std::vector<std::string> values_;
+  std::vector<std::size_t> by_value_;  // indices of `values_`, ascending by value
+  std::vector<double> edges_;          // bin i: edges_[i] <= number < edges_[i + 1]
+  std::size_t text_tokens_ = 0;        // most tokens of a text; 0: not a text
+};
+
+// A caller's text in a message, cut at 60 characters; without and with quotes.
+std::string shortened(std::string_view text);
+std::string quoted(std::string_view text);
+
+}  // namespace rexit::core
