@@ -1,7 +1,7 @@
 """The output file: the rows of the pairs in their order, with their scores.
 
 It is written inside OUT.partial, in one pass over the files of pairs and all partitions' scores, and renamed when it is complete.
-With top_k a slate's rows stand together, best first, at the place of the slate's last row.
+With top_k a slate's rows are adjacent, best first, at the place of the slate's last row.
 """
 
 from __future__ import annotations

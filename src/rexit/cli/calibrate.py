@@ -51,7 +51,7 @@ def calibrate(
     ] = False,
     negative_rate: Annotated[
         float | None,
-        typer.Option(help="Share of the world's negatives in the labels. Default: the catalog's."),
+        typer.Option(help="Share of all negatives that the labels have. Default: the catalog's."),
     ] = None,
     utility: Annotated[
         str | None,

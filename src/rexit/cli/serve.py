@@ -79,7 +79,7 @@ def serve(
 
 
 def threads_for(sessions: int) -> int:
-    """Of one request, so that all sessions at once have as many as there are cores: its session's own, and the pool's."""
+    """Returns the threads per request with which all sessions use every core: the session's own thread, and the pool's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores - sessions + 1)
 

@@ -36,7 +36,7 @@ def train(
     head_rate: Annotated[float, typer.Option(help="Peak rate of heads and projectors.")] = _DEFAULT.head_rate,
     seed: Annotated[int, typer.Option(help="Of projectors, batches and their order.")] = _DEFAULT.seed,
 ) -> None:
-    """Fine-tune a decoder with heads at several depths, and write a multi-exit checkpoint. The same command again goes on with a
+    """Fine-tune a decoder with heads at several depths, and write a multi-exit checkpoint. The same command again resumes a
     training that was stopped.
 
     ```

@@ -18,7 +18,7 @@ AsOfOption = Annotated[
 
 
 def parse_as_of(text: str | None, catalog: Catalog, warn: bool = False) -> int | None:
-    """The time that --as-of stands for. warn: says on stderr if it lies outside the catalog's interactions. Raises InputError."""
+    """Returns the time of --as-of. warn: says on stderr if it is outside the catalog's interactions. Raises InputError."""
     if text is None:
         return None
     time = catalog.timeline.parse(text, "--as-of")

@@ -52,5 +52,5 @@ def _arranged(parameters: list[Any]) -> list[Any]:
                 option.help = f"{option.help} Default: {', '.join(map(str, values))}."
             option.show_default = False  # else it takes a line of its own
         if has_panels and not option.rich_help_panel:
-            option.rich_help_panel = REMAINING  # else it stands before the panels
+            option.rich_help_panel = REMAINING  # else it comes before the panels
     return sorted(parameters, key=lambda parameter: getattr(parameter, "rich_help_panel", None) == REMAINING)

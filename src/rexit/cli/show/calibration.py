@@ -31,7 +31,7 @@ def print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) -
         [_row(row, metrics, report["table"][0]) for row in report["table"]],
     )
     print_table(
-        f"Probabilities on the test split: predicted over observed likes, and expected calibration error{_world(report)}",
+        f"Probabilities on the test split: predicted over observed likes, and expected calibration error{_population(report)}",
         ["", "candidates", "predicted", "observed", "ratio", "ECE", "by chance"],
         [_reliability(row) for row in report["probabilities"]["table"]],
     )
@@ -64,9 +64,9 @@ def _row(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> list[
     ]
 
 
-def _world(report: dict[str, Any]) -> str:
+def _population(report: dict[str, Any]) -> str:
     rate = report["probabilities"]["negative_rate"]
-    return "" if rate == 1 else f"; of the world, {1 / rate:,.4g} negatives for each in the labels"
+    return "" if rate == 1 else f"; in the population, {1 / rate:,.4g} negatives for each in the labels"
 
 
 def _reliability(row: dict[str, Any]) -> list[str]:

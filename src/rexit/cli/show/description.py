@@ -72,7 +72,9 @@ def _print_policy(policy: dict[str, Any]) -> None:
         weights = ", ".join(f"{name} {weight:g}" for name, weight in utility.items())
         stdout.print(f"z is the log-odds of the utility, by the objectives' weights: {weights}.")
     if policy["prior_shift"]:
-        stdout.print(f"Probabilities are of the world: sigmoid(c {policy['prior_shift']:+.3f}), since negatives were sampled.")
+        stdout.print(
+            f"Probabilities are those in the population: sigmoid(c {policy['prior_shift']:+.3f}), since negatives were sampled."
+        )
     if policy["quorum"]:
         stdout.print(f"The last {policy['quorum']:.3g} of a slate stop together.")
     if (made_on := policy["made_on"]) is not None:
