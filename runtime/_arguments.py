@@ -21,6 +21,8 @@ from rexit.runtime import _native
 if TYPE_CHECKING:
     from rexit.request import Recent
 
+_INT64 = -(1 << 63), (1 << 63) - 1
+
 NativeInput = float | str | list[int]
 """A value of an input as the compiled module takes it."""
 NativeRequest = tuple[NDArray[Any], _native.Request]
@@ -67,9 +69,9 @@ def to_provider_options(options: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(to_text("a key of provider.options", key), to_text(f"provider.options[{key!r}]", options[key])) for key in options]
 
 
-def to_integer(name: str, value: Any, low: int = -(1 << 63), high: int = (1 << 63) - 1) -> int:
-    """The integer that a value is, from `low` to `high`."""
-    expected = f"an integer from {low} to {high}"
+def to_integer(name: str, value: Any, low: int = _INT64[0], high: int = _INT64[1], expected: str = "") -> int:
+    """The integer that a value is, from `low` to `high`. expected: for messages, instead of these."""
+    expected = expected or f"an integer from {low} to {high}"
     try:
         number = operator.index(value)
     except TypeError:
@@ -96,7 +98,7 @@ def to_share(name: str, value: Any) -> float:
 
 
 def to_plain_id(name: str, value: Any) -> Id:
-    return to_text(name, value) if isinstance(value, str) else to_integer(name, value)
+    return to_text(name, value) if isinstance(value, str) else to_integer(name, value, expected="a 64-bit integer or a string")
 
 
 def to_plain_ids(name: str, values: Any) -> tuple[NDArray[Any], list[Id]]:
@@ -171,9 +173,9 @@ def to_request(request: AnyRequest, encode: Callable[[Mapping[str, Any]], list[t
     ids, items = to_plain_ids("items", request.items)
     native = _native.Request(to_plain_id("user", request.user)).items(items).recent(*to_recent(request.recent))
     if request.as_of is not None:
-        native.as_of(to_integer("as_of", request.as_of))
+        native.as_of(to_integer("as_of", request.as_of, expected="a 64-bit integer"))
     if not isinstance(request.inputs, Mapping):
-        raise InputError(f"inputs is {short(request.inputs)}, expected an object: values by name")
+        raise InputError(f"inputs is {short(request.inputs)}, expected an object of values by name")
     for name, value in encode(request.inputs) if request.inputs else ():
         native.input(name, value)
     return ids, native
@@ -207,6 +209,9 @@ def to_deadline_us(deadline_ms: float | None) -> int:
 
 
 def _sequence(name: str, values: Any, of: str) -> Iterable[Any]:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InputError(f"{name} is {short(values)}, expected an array of {of}")
-    return values
+    try:
+        if not isinstance(values, str | bytes | Mapping):
+            return iter(values)
+    except TypeError:
+        pass
+    raise InputError(f"{name} is {short(values)}, expected an array of {of}")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rexit.bundle.inputs import Input, Inputs
+from rexit.bundle.typed import short
 from rexit.errors import BundleError, InputError
 
 DEVICE = Input(name="device", values=("tv", "phone", "7"))
@@ -99,9 +100,9 @@ GOOD = {"device": "tv", "query": [1]}
         ({"query": [1]}, "inputs.device is missing, expected one of tv, phone, 7"),
         (GOOD | {"device": None}, "inputs.device is missing, expected one of tv, phone, 7"),
         (GOOD | {"device": "radio"}, "inputs.device is 'radio', expected one of tv, phone, 7"),
-        (GOOD | {"device": True}, "inputs.device is True, expected one of tv, phone, 7"),
+        (GOOD | {"device": True}, "inputs.device is true, expected one of tv, phone, 7"),
         (GOOD | {"hour": [5]}, "inputs.hour is [5], expected a number from 0 to below 24"),
-        (GOOD | {"hour": False}, "inputs.hour is False, expected a number from 0 to below 24"),
+        (GOOD | {"hour": False}, "inputs.hour is false, expected a number from 0 to below 24"),
         (GOOD | {"device": 1e400}, "inputs.device is inf, expected one of tv, phone, 7"),
         (GOOD | {"page": 1}, "inputs.page: the prompt has no such input, it has: device, hour, query, note"),
         ({"device": "tv"}, "inputs.query is missing, expected at most 6 tokens"),
@@ -109,9 +110,9 @@ GOOD = {"device": "tv", "query": [1]}
         (GOOD | {"query": [0] * 7}, "inputs.query has 7 tokens, expected at most 6"),
         (GOOD | {"note": [0] * 4}, "inputs.note has 4 tokens, expected at most 3"),
         (GOOD | {"note": 7}, "inputs.note is 7, expected a text or token ids"),
-        (GOOD | {"note": True}, "inputs.note is True, expected a text or token ids"),
+        (GOOD | {"note": True}, "inputs.note is true, expected a text or token ids"),
         *(
-            (GOOD | {"query": [1, token]}, f"inputs.query[1] is {token}, expected a token id from 0 to 39")
+            (GOOD | {"query": [1, token]}, f"inputs.query[1] is {short(token)}, expected a token id from 0 to 39")
             for token in (1.9, 40, 1 << 40, None, True, -1)
         ),
         (
@@ -185,7 +186,7 @@ def changed(at: int, **changes: Any) -> list[dict[str, Any]]:
         (changed(0, optional=True), r"prompt prefix\[1\]: `missing` is None, the input `device` is optional"),
         (changed(0, values=["tv", "phone"]), r"prompt prefix\[1\]: pieces: has 3, expected 2"),
         (changed(1, optional=False), r"prompt prefix\[2\]: `missing` is 6, the input `hour` is not optional"),
-        (changed(1, bins=[0, True]), r"bins\[1\]: is True, expected a number"),
+        (changed(1, bins=[0, True]), r"bins\[1\]: is true, expected a number"),
         *((changed(1, bins=bins), "bins: expected 2 to 4097 ascending numbers") for bins in ([0], [0, 2, 1], [0, 1, 1])),
         (changed(2, max_tokens=0), r"prompt inputs\[2\] max_tokens"),
         (changed(2, max_tokens=4097), r"prompt inputs\[2\] max_tokens"),

@@ -17,6 +17,7 @@ from rexit.errors import BundleError
 from rexit.measure.costs import Costs
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, SegmentCost, mean_tokens, measure_costs
+from rexit.request import Request
 from rexit.slates import Slate
 
 TRUE = Costs(7.0, np.array([90.0, 40.0, 55.0]), np.array([10.0, 10.0, 5.0]), np.array([3.0, 4.0, 5.0]), 6)
@@ -40,23 +41,12 @@ class Line:
     def __init__(self, profile: CostProfile, max_tokens: int = 10**6) -> None:
         self.profile, self.max_tokens = profile, max_tokens
 
-    def prompt(
-        self, user: int, items: tuple[int, ...], *, as_of: int | None, context: object = None, request: object = None
-    ) -> tuple[list[int], list[list[int]]]:
-        return [0] * (10 * user), [[0] * (6 + 4 * (item % 4)) for item in items]
+    def prompt(self, request: Request) -> tuple[list[int], list[list[int]]]:
+        return [0] * (10 * int(request.user)), [[0] * (6 + 4 * (int(item) % 4)) for item in request.items]
 
-    def score(
-        self,
-        user: int,
-        items: tuple[int, ...],
-        *,
-        as_of: int | None,
-        force_exit: int,
-        context: object = None,
-        request: object = None,
-    ) -> SimpleNamespace:
-        sizes = [len(one) for one in self.prompt(user, items, as_of=as_of)[1]]
-        prefix, tokens, count, full = 10 * user, sum(sizes), 0, self.max_tokens
+    def score(self, request: Request, *, force_exit: int) -> SimpleNamespace:
+        sizes = [len(tokens) for tokens in self.prompt(request)[1]]
+        prefix, tokens, count, full = 10 * int(request.user), sum(sizes), 0, self.max_tokens
         for size in sizes:  # the runtime's rule, told once more
             if full + size > self.max_tokens:
                 count, full = count + 1, 0

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from builders.bundles.bundle import BundleOptions, write_bundle
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_request
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from rexit import runtime
 from rexit.errors import InputError
+from rexit.request import Request, TokenRequest
 from rexit.runtime import Draw, StopRule
 
 EARLY = StopRule([0.5, 0.2, math.inf], [0.5, 0.2, math.inf])
@@ -43,16 +44,17 @@ def test_full_depth_is_that_of_the_same_request(folder: Path) -> None:
         assert session.audit() is None
 
 
-def test_request_texts_are_those_of_the_request(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_request(make_catalog())))
-    tokens = {"query": [3, 4, 5], "note": [6]}
+def test_inputs_are_those_of_the_request(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_inputs(make_catalog())))
+    request, another = (
+        Request(USER_IDS[0], ITEM_IDS[:4], inputs={"device": device, "query": query})
+        for device, query in (("tv", [3, 4, 5]), ("phone", [9, 9]))
+    )
     with audited(folder) as session:
-        policy = session.score(USER_IDS[0], ITEM_IDS[:4], policy=EARLY, request=tokens)
-        session.score(USER_IDS[0], ITEM_IDS[:4], policy=EARLY, request={"query": [9, 9], "note": [2]})
+        policy = session.score(request, policy=EARLY)
+        session.score(another, policy=EARLY)
         audit = session.audit()
-        full, other = (
-            session.score(USER_IDS[0], ITEM_IDS[:4], force_exit=2, request=request) for request in (tokens, {"query": [9, 9]})
-        )
+        full, other = (session.score(each, force_exit=2) for each in (request, another))
         assert_full_depth(audit, policy, full)
         assert full != other
 
@@ -60,10 +62,10 @@ def test_request_texts_are_those_of_the_request(tmp_path: Path) -> None:
 def test_tokens_are_those_of_the_request(folder: Path) -> None:
     prefix, candidates = np.array([3, 4, 5], np.int32), [[6], [7, 8], [9, 10, 11]]
     with audited(folder) as session:
-        policy = session.score_tokens(prefix, candidates, policy=EARLY)
+        policy = session.score(TokenRequest(prefix, candidates), policy=EARLY)
         prefix[:] = 1
         audit = session.audit()
-        assert_full_depth(audit, policy, session.score_tokens([3, 4, 5], candidates, force_exit=2))
+        assert_full_depth(audit, policy, session.score(TokenRequest([3, 4, 5], candidates), force_exit=2))
 
 
 def test_the_share_drawn_is_the_one_given(folder: Path) -> None:

@@ -12,10 +12,11 @@ from safetensors.numpy import save_file
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, edit_golden, golden_arrays
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_request
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.held_out import AS_OF, write_ranked
 from rexit import runtime
 from rexit.errors import BundleError, InputError
+from rexit.request import Request
 
 ITEMS = [int(item) for item in ITEM_IDS]
 USERS = [int(user) for user in USER_IDS]
@@ -132,13 +133,15 @@ def test_with_several_objectives(tmp_path: Path) -> None:
     assert f"item {ITEMS[1]}, exit 2, objective like: log-odds {found.trace[1, 2, 1]:.5f}" in found.log_odds
 
 
-def test_with_contexts_and_request_texts(tmp_path: Path) -> None:
+def test_with_inputs(tmp_path: Path) -> None:
     """The samples' values reach the prompt: those of the runtime's own pass, others do not."""
-    bundle = write_bundle(tmp_path / "bundle", BundleOptions(with_request(make_catalog())))
-    texts = {"query": [5, 6, 7], "note": [8]}
+    bundle = write_bundle(tmp_path / "bundle", BundleOptions(with_inputs(make_catalog())))
+    inputs = {"device": "phone", "query": [5, 6, 7], "note": [8]}
+    codes: list[list[int]] = [[1], [5, 6, 7], [8], []]  # no hour
     with runtime.open(bundle) as session:
-        log_odds = session.trace(USERS[0], ITEMS, as_of=AS_OF, request=texts)
-        prefix, candidates = session.prompt(USERS[0], ITEMS, as_of=AS_OF, request=texts)
+        request = Request(USERS[0], ITEMS, as_of=AS_OF, inputs=inputs)
+        log_odds = session.trace(request)
+        prefix, candidates = session.prompt(request)
     golden = {
         "user": np.array([0], np.int32),
         "item": np.arange(len(ITEMS), dtype=np.int32),
@@ -149,18 +152,21 @@ def test_with_contexts_and_request_texts(tmp_path: Path) -> None:
         "candidate_offsets": np.cumsum([0, *map(len, candidates)]).astype(np.int64),
         "candidate_tokens": np.concatenate(candidates),
         "log_odds": log_odds,
-        "request_offsets": np.cumsum([0, *map(len, texts.values())]).astype(np.int64),
-        "request_tokens": np.concatenate(list(texts.values())).astype(np.int32),
+        "input_offsets": np.cumsum([0, *map(len, codes)]).astype(np.int64),
+        "input_codes": np.concatenate(codes).astype(np.int32),
     }
     path = bundle / "variants" / "cpu-fp32" / "golden.safetensors"
     save_file(golden, path)
     assert (check(bundle).prompt, check(bundle).log_odds) == ("", "")
-    save_file(golden | {"request_tokens": golden["request_tokens"] + 1}, path)
+    save_file(golden | {"input_codes": golden["input_codes"] + 1}, path)
     assert "differs from the exporter's" in check(bundle).prompt and "log-odds" in check(bundle).log_odds
     for arrays, message in (
-        ({"request_tokens": np.full(4, 1 << 20, np.int32)}, r"`request_tokens`\[0\] is 1048576"),
-        ({"request_offsets": np.array([0, 9, 4])}, r"request_offsets"),
+        ({"input_codes": np.array([1, 5, 1 << 20, 7, 8], np.int32)}, "1048576"),
+        ({"input_codes": np.array([3, 5, 6, 7, 8], np.int32)}, "3"),
+        ({"input_codes": None}, "input_codes"),
+        ({"input_offsets": np.array([0, 1, 4, 5, 6])}, "input_offsets"),
+        ({"input_offsets": np.array([0, 9, 4])}, "input_offsets"),
     ):
-        save_file(golden | arrays, path)
+        save_file({name: array for name, array in (golden | arrays).items() if array is not None}, path)
         with pytest.raises(BundleError, match=message):
             check(bundle)

@@ -16,6 +16,7 @@ from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.checks.golden import check_golden
 from rexit.progress import silent
+from rexit.request import TokenRequest
 
 USER, AS_OF = USER_IDS[2], 40
 NAMES = ("click", "like")
@@ -49,7 +50,7 @@ def trace(folder: Path) -> NDArray[np.float32]:
 def test_the_trace_is_the_reference(folder: Path, trace: NDArray[np.float32]) -> None:
     with runtime.open(folder) as session:
         prefix, candidates = session.prompt(USER, ITEM_IDS, as_of=AS_OF)
-        np.testing.assert_allclose(session.trace_tokens(prefix, candidates), trace, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(session.trace(TokenRequest(prefix, candidates)), trace, rtol=1e-4, atol=1e-3)
     weights = make_weights(objectives=2)
     expected = np.array([reference(weights, prefix, candidate) for candidate in candidates])
     assert trace.dtype == np.float32 and trace.shape == (len(ITEM_IDS), len(EXITS), 2) == expected.shape

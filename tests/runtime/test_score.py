@@ -102,7 +102,7 @@ def test_cache_bytes(tmp_path: Path, session: runtime.Session) -> None:
     )  # the last one is held, however small the budget
     assert small.trace_with_stats(USER_IDS[3], ITEM_IDS).stats.prefix_layers == EXITS[-1]
     assert small.memory.prefixes < session.memory.prefixes
-    with pytest.raises(InputError, match="cache_bytes is -1, expected 0 or more"):
+    with pytest.raises(InputError, match="cache_bytes is -1, expected an integer from 0"):
         runtime.open(tmp_path / "bundle", cache_bytes=-1)
 
 

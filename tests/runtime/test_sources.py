@@ -12,7 +12,7 @@ import pytest
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import add_tokenizer
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_request
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.held_out import write_ranked
 from builders.bundles.reranker import words_tokenizer
 from rexit import runtime
@@ -76,11 +76,11 @@ def test_the_program_reads_an_archive(bundle: Path, tmp_path: Path) -> None:
     assert answers[0] == answers[1] and "log_odds" in answers[0]
 
 
-def test_request_texts_by_the_archives_tokenizer(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_request(make_catalog())))
+def test_texts_by_the_archives_tokenizer(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_inputs(make_catalog(), "query")))
     add_tokenizer(folder, words_tokenizer().to_str())
-    request = {"query": "wing drag"}
+    inputs = {"query": "wing drag"}
     with runtime.open(folder) as session, runtime.open(pack(folder, tmp_path / "bundle.tar").read_bytes()) as archived:
-        assert np.array_equal(archived.trace(USER, ITEMS, request=request), session.trace(USER, ITEMS, request=request))
+        assert np.array_equal(archived.trace(USER, ITEMS, inputs=inputs), session.trace(USER, ITEMS, inputs=inputs))
         with pytest.raises(InputError, match="unknown"):
-            archived.trace(USER, ITEMS, request={"unknown": "wing"})
+            archived.trace(USER, ITEMS, inputs={"unknown": "wing"})

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 import rexit
 from rexit import runtime
 from rexit.bundle import Bundle
+from rexit.checks.golden import slate_of
 
 TOLERANCE = 1e-3
 """Of log-odds that reach 28, as in test_golden.cpp."""
@@ -26,11 +27,11 @@ def compare(folder: Path, variant: str) -> list[str]:
     log_odds, answered, exits = [], [], []
     with runtime.open(folder / "bundle", variant) as session:
         for slate in bundle.golden().slates:
-            user, items = bundle.catalog.users.id(slate.user), [bundle.catalog.items.id(int(row)) for row in slate.items]
+            request = slate_of(bundle.catalog, slate).request
             session.clear_cache()  # as they were recorded
-            log_odds.append(session.trace(user, items, as_of=slate.as_of))
+            log_odds.append(session.trace(request))
             session.clear_cache()
-            scores = session.score(user, items, as_of=slate.as_of)
+            scores = session.score(request)
             answered.append(scores.log_odds)
             exits.append(scores.exit)
     seen = np.concatenate(exits)

@@ -82,7 +82,7 @@ def write_typed(path: Path, value: Mapping[str, Any] | msgspec.Struct) -> None:
 
 def short(value: Any) -> str:
     """Returns a value for a message, at most 60 characters."""
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
