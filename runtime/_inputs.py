@@ -67,7 +67,7 @@ class InputEncoder:
         except (msgspec.DecodeError, RecursionError):
             return []
         return [
-            (name, entry.encode(inputs[name], self._tokenizer).tolist())
+            (name, entry.encode(inputs[name], self._tokenizer, self._inputs.vocabulary).tolist())
             for name, entry in self._texts.items()
             if isinstance(inputs.get(name), str)
         ]
@@ -78,8 +78,8 @@ class InputEncoder:
         if isinstance(value, int | float | np.number) and not isinstance(value, bool):
             return _to_float(value)
         self._inputs.check_names([name])
-        codes: list[int] = self._by_name[name].encode(value, self._tokenizer).tolist()  # refuses all but a text
-        return codes
+        codes = self._by_name[name].encode(value, self._tokenizer, self._inputs.vocabulary)  # refuses all but a text
+        return list(map(int, codes))
 
 
 def _to_float(value: float | np.number[Any]) -> float:

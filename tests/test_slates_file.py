@@ -174,7 +174,7 @@ def every(**columns: Any) -> list[Row]:
         (every(label=[0, 0, 0]), "all 12 labels are below 1, expected both kinds"),
         (every(label=[1, 2, 3]), "all 12 labels are 1 or more, expected both kinds"),
         (change(1, group=None), "line 2: `group` is None, expected a string or an integer"),
-        (change(1, group=True), "line 2: `group` is True"),
+        (change(1, group=True), "line 2: `group` is true"),
         (change(1, prefix=[1, -1]), r"line 2: `prefix`\[1\] is -1, expected a token id"),
         (change(1, prefix=[1, 2.5]), r"line 2: `prefix`\[1\] is 2.5"),
         (change(1, prefix=7), "line 2: `prefix` is 7, expected text or a list"),

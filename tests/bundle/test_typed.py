@@ -41,7 +41,7 @@ SOUND = {"size": 1, "layers": [0, 2]}
         ({}, "`name` is missing"),
         ({"name": None}, "name: is None, expected a string"),
         ({"name": "x", "share": "0.5"}, "share: is '0.5', expected a number or null"),
-        ({"name": "x", "share": True}, "share: is True, expected a number or null"),
+        ({"name": "x", "share": True}, "share: is true, expected a number or null"),
         ({"name": "x", "kind": "c"}, "kind: is 'c', expected a or b"),
         ({"name": "x", "word": "long"}, "word: is 'long', expected a string of length <= 3"),
         ({"name": "x", "parts": {"a": 1}}, "parts: is {'a': 1}, expected an array"),

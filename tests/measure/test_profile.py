@@ -96,8 +96,8 @@ def test_cost_is_never_negative_when_a_deeper_exit_was_timed_faster() -> None:
 
 def test_fit_error_is_told() -> None:
     class Curved(Line):
-        def score(self, user: int, items: tuple[int, ...], **keywords: int) -> SimpleNamespace:
-            scores = super().score(user, items, **keywords)
+        def score(self, request: Request, *, force_exit: int) -> SimpleNamespace:
+            scores = super().score(request, force_exit=force_exit)
             scores.stats.slate_us = scores.stats.candidate_tokens**2
             return scores
 
