@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rexit.bundle.files import (
+    WRITERS,
     FileEntry,
     check_hashes,
     check_paths,
@@ -28,8 +29,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_json_comes_back(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"schema": 1, "title": "Amélie"})
-    assert read_json(tmp_path / "a.json") == {"schema": 1, "title": "Amélie"}
+    write_json(tmp_path / "a.json", {"schema": 2, "title": "Amélie"})
+    assert read_json(tmp_path / "a.json") == {"schema": 2, "title": "Amélie"}
 
 
 @pytest.mark.parametrize(
@@ -37,17 +38,18 @@ def test_json_comes_back(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("[1]", "holds list, expected a JSON object"),
-        ("{}", "schema None, this version reads schema 1"),
-        ('{"schema": 2}', "schema 2"),
-        ('{"schema": 1, "requires": ["teleport"]}', r"requires \['teleport'\]"),
-        ('{"schema": 1, "deep": ' + "[" * 40 + "]" * 40 + "}", "nested 41 deep, at most 32"),
-        ('{"schema": 1, "deep": ' + "[" * 100_000 + "]" * 100_000 + "}", "not valid JSON|nested"),
-        ('{"schema": 1, "many": [' + "1," * (1 << 16) + "1]}", "holds 65540 values, at most 65536"),
-        ('{"schema": 1, "pad": "' + " " * (16 << 20) + '"}', "bytes, at most 16777216"),
+        ("{}", "schema None, this version reads schema 2$"),
+        ('{"schema": 3}', "schema 3, this version reads schema 2$"),
+        ('{"schema": 1}', "schema 1, this version reads schema 2$"),
+        ('{"schema": 2, "requires": ["teleport"]}', r"requires \['teleport'\]"),
+        ('{"schema": 2, "deep": ' + "[" * 40 + "]" * 40 + "}", "nested 41 deep, at most 32"),
+        ('{"schema": 2, "deep": ' + "[" * 100_000 + "]" * 100_000 + "}", "not valid JSON|nested"),
+        ('{"schema": 2, "many": [' + "1," * (1 << 16) + "1]}", "holds 65540 values, at most 65536"),
+        ('{"schema": 2, "pad": "' + " " * (16 << 20) + '"}', "bytes, at most 16777216"),
         ("\udcff", "not valid JSON"),
-        ('{"schema": 1, "x": NaN}', "not valid JSON: NaN is not a finite number"),
-        ('{"schema": 1, "x": -Infinity}', "not valid JSON: -Infinity is not"),
-        ('{"schema": 1, "x": 1e400}', "not valid JSON: 1e400 is not"),
+        ('{"schema": 2, "x": NaN}', "not valid JSON: NaN is not a finite number"),
+        ('{"schema": 2, "x": -Infinity}', "not valid JSON: -Infinity is not"),
+        ('{"schema": 2, "x": 1e400}', "not valid JSON: 1e400 is not"),
     ],
     ids=lambda text: text[:40],
 )
@@ -56,6 +58,13 @@ def test_json_out_of_bounds(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BundleError, match=message) as caught:
         read_json(tmp_path / "a.json")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "writer"), WRITERS.items())
+def test_an_older_schema_is_made_again(tmp_path: Path, name: str, writer: str) -> None:
+    (tmp_path / name).write_text('{"schema": 1}')
+    with pytest.raises(BundleError, match=f"{name}: schema 1, this version reads schema 2: make it again with {writer}$"):
+        read_json(tmp_path / name)
 
 
 def test_json_that_is_not_there(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from rexit.bundle import Golden
+from rexit.bundle import Golden, GoldenSlate
 from rexit.errors import BundleError
 
 
@@ -65,3 +65,22 @@ def test_truncated(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(BundleError, match="not golden samples"):
         Golden.read(path, 3)
+
+
+def slates_with(*inputs: list[list[int]]) -> Golden:
+    none, one = np.zeros(0, np.int32), np.ones(1, np.int32)
+    codes = [[np.array(part, np.int32) for part in parts] for parts in inputs]
+    return Golden([GoldenSlate(0, one, 5, one, [one], np.zeros((1, 2), np.float32), parts, none) for parts in codes])
+
+
+def test_codes_of_inputs(tmp_path: Path) -> None:
+    path = tmp_path / "golden.safetensors"
+    inputs = [[4, 5], []], [[6], [7, 8, 9]]
+    slates_with(*inputs).write(path)
+    assert [[part.tolist() for part in slate.inputs] for slate in Golden.read(path, 2).slates] == list(inputs)
+    save_file({**load_file(path), "input_offsets": np.array([0, 1, 2])}, path)
+    with pytest.raises(BundleError, match="input_offsets does not split 6 entries into 2"):
+        Golden.read(path, 2)
+    slates_with([], []).write(path)
+    assert not {"input_offsets", "input_codes"} & load_file(path).keys()
+    assert [slate.inputs for slate in Golden.read(path, 2).slates] == [[], []]

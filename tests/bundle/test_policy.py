@@ -118,29 +118,23 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         assert Policy.read(path, 2, "d") == variation
         replace(variation, made_on=MADE_ON).write(path)
         assert Policy.read(path, 2, "d") == replace(variation, made_on=MADE_ON)
-        assert json.loads(path.read_text())["requires"] == ([] if variation == plain else ["slate-rules"])
 
 
-def test_earlier_heads_are_written_and_required_only_where_there_are_some(tmp_path: Path) -> None:
+def test_earlier_heads_are_written_where_there_are_some(tmp_path: Path) -> None:
     path, plain = tmp_path / "policy.json", policy(FREE, FREE, FREE)
     plain.write(path)
     assert b"earlier" not in path.read_bytes()
     exits = (*plain.exits[:2], replace(plain.exits[2], a=-0.5, earlier=(0.25, -0.125)))
-    for made, required in (
-        (replace(plain, exits=exits), ["earlier-heads"]),
-        (replace(plain, exits=exits, quorum=0.25), ["slate-rules", "earlier-heads"]),
-    ):
-        made.write(path)
-        assert Policy.read(path, 3, "d") == made
-        value = json.loads(path.read_text())
-        assert value["requires"] == required
-        assert [e.get("earlier") for e in value["exits"]] == [None, None, [0.25, -0.125]]
+    policy_with_earlier = replace(plain, exits=exits)
+    policy_with_earlier.write(path)
+    assert Policy.read(path, 3, "d") == policy_with_earlier
+    assert [e.get("earlier") for e in json.loads(path.read_text())["exits"]] == [None, None, [0.25, -0.125]]
 
 
-def test_the_prior_shift_is_written_and_required_only_where_there_is_one(tmp_path: Path) -> None:
+def test_the_prior_shift_is_written_where_there_is_one(tmp_path: Path) -> None:
     path, shifted = tmp_path / "policy.json", replace(policy(FREE, FREE), prior_shift=-2.5)
     shifted.write(path)
-    assert Policy.read(path, 2, "d") == shifted and json.loads(path.read_text())["requires"] == ["prior-shift"]
+    assert Policy.read(path, 2, "d") == shifted
     replace(shifted, prior_shift=0.0).write(path)
     assert b"prior" not in path.read_bytes()
 

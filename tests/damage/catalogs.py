@@ -1,4 +1,4 @@
-"""What catalog.json says: the prompt program, contexts, request texts, vectors; and how long prompts get."""
+"""What catalog.json says: the prompt program, inputs; and how long prompts get."""
 
 from __future__ import annotations
 
@@ -19,31 +19,39 @@ def row(name: str, status: str, names: str, at: dict[str, Any], found: str = "op
     return Row(name, status, names, CATALOG, at, found)
 
 
-DEVICE: dict[str, Any] = {"name": "device", "values": ["tv", "phone"], "unknown": "missing"}
-CONTEXT: dict[str, Any] = {"op": "context", "name": "device", "values": [2, 3], "missing": 1}
-WITH_CONTEXT = {"/requires": ["context"], "/prompt/context": [DEVICE], "/prompt/prefix/-": CONTEXT}
-"""Makes of a bundle that has no contexts one that has one."""
-REQUEST: dict[str, Any] = {"op": "request", "name": "query", "limit": 6, "spaced": True, "missing": 1}
-REQUIRED_REQUEST = {name: value for name, value in REQUEST.items() if name != "missing"}
-WITH_REQUEST = {"/requires": ["request-text"], "/prompt/prefix/-": REQUEST}
-"""The same for request texts."""
+DEVICE: dict[str, Any] = {"name": "device", "values": ["tv", "phone"], "optional": True}
+QUERY: dict[str, Any] = {"name": "query", "max_tokens": 6, "spaced": True, "optional": True}
+PLACED_DEVICE: dict[str, Any] = {"op": "input", "name": "device", "pieces": [2, 3], "missing": 1}
+PLACED_QUERY: dict[str, Any] = {"op": "input", "name": "query", "missing": 1}
 
 
-def context(name: str, names: str, status: str = "CORRUPT", found: str = "opening", **changes: Any) -> Row:
-    """changes: of the context."""
-    return row(name, status, names, {**WITH_CONTEXT, "/prompt/context": [DEVICE | changes]}, found)
+def inputs(
+    name: str, names: str, entry: dict[str, Any], op: dict[str, Any], status: str = "CORRUPT", found: str = "opening"
+) -> Row:
+    """A bundle with an input and an op that places it."""
+    return row(name, status, names, {"/prompt/inputs": [entry], "/prompt/prefix/-": op}, found)
 
 
-def context_op(name: str, names: str, op: dict[str, Any]) -> Row:
-    return row(name, "CORRUPT", names, {**WITH_CONTEXT, "/prompt/prefix/-": op})
+def device(name: str, names: str, **changes: Any) -> Row:
+    """changes: of the input."""
+    return inputs(name, names, DEVICE | changes, PLACED_DEVICE)
 
 
-def request_op(name: str, names: str, op: dict[str, Any], status: str = "CORRUPT", found: str = "opening") -> Row:
-    return row(name, status, names, {**WITH_REQUEST, "/prompt/prefix/-": op}, found)
+def device_op(name: str, names: str, op: dict[str, Any]) -> Row:
+    return inputs(name, names, DEVICE, op)
 
 
-def two_requests(name: str, names: str, second: dict[str, Any], status: str = "CORRUPT", found: str = "opening") -> Row:
-    return row(name, status, names, {**WITH_REQUEST, "/prompt/prefix": [*PROGRAM["prefix"], REQUEST, second]}, found)
+def query(name: str, names: str, **changes: Any) -> Row:
+    return inputs(name, names, QUERY | changes, PLACED_QUERY)
+
+
+def bins(name: str, edges: list[float]) -> Row:
+    entry = {"name": "device", "bins": edges, "optional": True}
+    return inputs(name, "bins: expected 2 to 4097 ascending numbers", entry, PLACED_DEVICE)
+
+
+def without(op: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in op.items() if name != key}
 
 
 def entry_of(op: dict[str, Any]) -> dict[str, Any]:
@@ -84,62 +92,67 @@ CASES = table(
         "running",
     ),
     row("prompts_said_to_take_gigabytes", "OK", "", {"/prompt/max_prefix_tokens": 1 << 26}, "running"),
-    # Contexts; a request without one gets words.missing.
-    row("sound_context", "OK", "", WITH_CONTEXT, "running"),
-    context(
-        "context_that_the_request_lacks",
-        "context 'device' is missing, expected one of tv, phone",
-        "INVALID_ARGUMENT",
+    # A request without these inputs gets what is in place of a missing one.
+    inputs("sound_input", "", DEVICE, PLACED_DEVICE, "OK", "running"),
+    inputs("sound_text", "", QUERY, PLACED_QUERY, "OK", "running"),
+    row(
+        "sound_text_in_two_places",
+        "OK",
+        "",
+        {"/prompt/inputs": [QUERY], "/prompt/prefix/-": PLACED_QUERY, "/prompt/candidate/-": PLACED_QUERY},
         "running",
-        unknown="refuse",
     ),
-    row("context_that_is_not_required", "CORRUPT", "requires: lacks `context`", {**WITH_CONTEXT, "/requires": []}),
-    context_op("op_of_an_unknown_context", "`shoe` is not one of the prompt's `context`", {**CONTEXT, "name": "shoe"}),
-    row(
-        "context_that_no_op_places",
-        "CORRUPT",
-        "context: no op places `hour`",
-        {**WITH_CONTEXT, "/prompt/context": [DEVICE, {"name": "hour", "bins": [0, 24], "unknown": "refuse"}]},
-    ),
-    row("two_contexts_of_one_name", "CORRUPT", "name: `device` is taken", {**WITH_CONTEXT, "/prompt/context": [DEVICE, DEVICE]}),
-    context_op("op_with_too_few_values", "values: has 1, expected 2", {**CONTEXT, "values": [2]}),
-    context_op("value_beyond_the_pieces", "values[1]", {**CONTEXT, "values": [2, 1 << 20]}),
-    context_op("op_without_the_missing_word", "missing", {k: v for k, v in CONTEXT.items() if k != "missing"}),
-    context("unknown_rule_for_unknown_values", "expected `refuse` or `missing`", unknown="guess"),
-    context("values_and_bins", "expected either `values` or `bins`", bins=[0, 1, 2]),
-    context("value_listed_twice", "`tv` appears twice", values=["tv", "tv"]),
-    row(
-        "bins_out_of_order",
-        "CORRUPT",
-        "bins: expected 2 to 4097 ascending numbers",
-        {**WITH_CONTEXT, "/prompt/context": [{"name": "device", "bins": [0, 2, 1], "unknown": "missing"}]},
-    ),
-    row(
-        "a_single_edge",
-        "CORRUPT",
-        "bins: expected 2 to 4097 ascending numbers",
-        {**WITH_CONTEXT, "/prompt/context": [{"name": "device", "bins": [0], "unknown": "missing"}]},
-    ),
-    context_op("context_inside_an_entry", "inside an `entry`", entry_of(CONTEXT)),
-    # Request texts; a request without one gets the template's word.
-    two_requests("sound_request_text", "", REQUEST, "OK", "running"),
-    request_op(
-        "request_text_that_the_request_lacks",
-        "request text 'query' is missing, expected at most 6 tokens",
-        REQUIRED_REQUEST,
+    inputs(
+        "input_that_the_request_lacks",
+        "inputs.device is missing, expected one of tv, phone",
+        without(DEVICE, "optional"),
+        without(PLACED_DEVICE, "missing"),
         "INVALID_ARGUMENT",
         "running",
     ),
-    row("request_text_that_is_not_required", "CORRUPT", "requires: lacks `request-text`", {**WITH_REQUEST, "/requires": []}),
-    row("request_text_that_no_op_places", "CORRUPT", "requires: holds `request-text`", {"/requires": ["request-text"]}),
-    two_requests("two_limits_of_one_text", "by other rules than an op before it", {**REQUEST, "limit": 7}),
-    two_requests("text_that_is_required_in_one_place", "by other rules than an op before it", REQUIRED_REQUEST),
-    request_op("text_without_a_limit", "limit", {k: v for k, v in REQUEST.items() if k != "limit"}),
-    request_op("text_of_no_tokens", "limit", {**REQUEST, "limit": 0}),
-    request_op("text_of_too_many_tokens", "limit", {**REQUEST, "limit": 4097}),
-    request_op("text_without_a_name", "name: is ", {**REQUEST, "name": ""}),
-    request_op("word_beyond_the_pieces", "missing", {**REQUEST, "missing": 1 << 20}),
-    request_op("text_inside_an_entry", "inside an `entry`", entry_of(REQUEST)),
+    inputs(
+        "text_that_the_request_lacks",
+        "inputs.query is missing, expected at most 6 tokens",
+        without(QUERY, "optional"),
+        without(PLACED_QUERY, "missing"),
+        "INVALID_ARGUMENT",
+        "running",
+    ),
+    device_op("op_of_an_unknown_input", "`shoe` is not one of the prompt's `inputs`", {**PLACED_DEVICE, "name": "shoe"}),
+    row("input_that_no_op_places", "CORRUPT", "inputs: no op places `device`", {"/prompt/inputs": [DEVICE]}),
+    row(
+        "inputs_in_another_order_than_their_places",
+        "CORRUPT",
+        "places `query` before `device`",
+        {"/prompt/inputs": [DEVICE, QUERY], "/prompt/prefix/-": PLACED_QUERY, "/prompt/candidate/-": PLACED_DEVICE},
+    ),
+    row(
+        "two_inputs_of_one_name",
+        "CORRUPT",
+        "name: `device` is taken",
+        {"/prompt/inputs": [DEVICE, DEVICE], "/prompt/prefix/-": PLACED_DEVICE},
+    ),
+    row("inputs_that_are_no_list", "CORRUPT", "inputs: is ", {"/prompt/inputs": DEVICE, "/prompt/prefix/-": PLACED_DEVICE}),
+    inputs("input_without_a_name", "name: is ", {**DEVICE, "name": ""}, {**PLACED_DEVICE, "name": ""}),
+    device("values_and_bins", "expected one of `values`, `bins` and `max_tokens`", bins=[0, 1, 2]),
+    inputs("input_of_no_kind", "expected one of `values`, `bins` and `max_tokens`", without(DEVICE, "values"), PLACED_DEVICE),
+    device("spaced_values", "`spaced`", spaced=True),
+    device("optional_as_a_number", "optional: is 1", optional=1),
+    device("value_listed_twice", "`tv` appears twice", values=["tv", "tv"]),
+    device("value_that_is_a_number", "values[0]: is ", values=[1, "phone"]),
+    bins("bins_out_of_order", [0, 2, 1]),
+    bins("a_single_edge", [0]),
+    query("text_of_no_tokens", "max_tokens: is 0", max_tokens=0),
+    query("text_of_too_many_tokens", "max_tokens: is 4097", max_tokens=4097),
+    query("half_a_token", "max_tokens: is 1.5", max_tokens=1.5),
+    device_op("op_without_pieces", "`pieces` is missing", without(PLACED_DEVICE, "pieces")),
+    device_op("op_with_too_few_pieces", "pieces: has 1, expected 2", {**PLACED_DEVICE, "pieces": [2]}),
+    device_op("input_beyond_the_pieces", "pieces[1]", {**PLACED_DEVICE, "pieces": [2, 1 << 20]}),
+    device_op("optional_input_without_its_word", "`missing` is missing", without(PLACED_DEVICE, "missing")),
+    inputs("required_input_with_a_word", "`missing`", without(DEVICE, "optional"), PLACED_DEVICE),
+    inputs("word_beyond_the_pieces", "missing", QUERY, {**PLACED_QUERY, "missing": 1 << 20}),
+    inputs("text_with_pieces", "`pieces`", QUERY, {**PLACED_QUERY, "pieces": [2]}),
+    device_op("input_inside_an_entry", "inside an `entry`", entry_of(PLACED_DEVICE)),
 )
 
 

@@ -47,7 +47,7 @@ def refreshed(name: str, exported: str | None = None) -> Damage:
 
     def damage(folder: Path) -> None:
         digest = json.loads((folder / VARIANT).read_text())["catalog_sha256"] if exported is None else exported
-        change_json(folder, MANIFEST, {"/requires": ["refreshed"], "/catalog": {"folder": name, "exported_sha256": digest}})
+        change_json(folder, MANIFEST, {"/catalog": {"folder": name, "exported_sha256": digest}})
 
     return damage
 
@@ -60,27 +60,30 @@ CASES = table(
         "deeply_nested_json",
         "CORRUPT",
         "deep",
-        manifest_of('{"schema": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        manifest_of('{"schema": 2, "x": ' + "[" * 100_000 + "]" * 100_000 + "}"),
         "opening",
     ),
-    Case("endless_json", "CORRUPT", "bytes of JSON", manifest_of('{"schema": 1' + " " * (16 << 20) + "}"), "opening"),
+    Case("endless_json", "CORRUPT", "bytes of JSON", manifest_of('{"schema": 2' + " " * (16 << 20) + "}"), "opening"),
     Case(
         "endless_list_of_exits",
         "CORRUPT",
         "values",
-        manifest_of('{"schema": 1, "exits": [' + "1," * (7 << 20) + "1]}"),
+        manifest_of('{"schema": 2, "exits": [' + "1," * (7 << 20) + "1]}"),
         "opening",
     ),
     Case(
         "as_many_values_as_are_allowed",
         "CORRUPT",
         "`model` is missing",
-        manifest_of('{"schema": 1, "exits": [' + "{}," * 65_532 + "{}]}"),
+        manifest_of('{"schema": 2, "exits": [' + "{}," * 65_532 + "{}]}"),
         "opening",
     ),
-    Case("json_that_is_not_utf8", "CORRUPT", "not valid JSON", manifest_of(b'{"schema": 1, "producer": "\xff\xfe"}'), "opening"),
-    Row("newer_schema", "UNSUPPORTED", "schema", MANIFEST, {"/schema": 2}),
-    Row("schema_as_text", "CORRUPT", "schema", MANIFEST, {"/schema": "1"}),
+    Case("json_that_is_not_utf8", "CORRUPT", "not valid JSON", manifest_of(b'{"schema": 2, "producer": "\xff\xfe"}'), "opening"),
+    Row("newer_schema", "UNSUPPORTED", "schema 3, this version reads schema 2", MANIFEST, {"/schema": 3}),
+    Row("older_schema_of_the_manifest", "UNSUPPORTED", "make it again with `rexit export`", MANIFEST, {"/schema": 1}),
+    Row("older_schema_of_the_variant", "UNSUPPORTED", "make it again with `rexit export`", VARIANT, {"/schema": 1}),
+    Row("older_schema_of_the_catalog", "UNSUPPORTED", "make it again with `rexit index`", CATALOG, {"/schema": 1}),
+    Row("schema_as_text", "CORRUPT", "schema", MANIFEST, {"/schema": "2"}),
     Row("unknown_requirement_of_the_manifest", "UNSUPPORTED", "time-travel", MANIFEST, {"/requires": ["time-travel"]}),
     Row("unknown_requirement_of_the_variant", "UNSUPPORTED", "time-travel", VARIANT, {"/requires": ["time-travel"]}),
     Row("unknown_requirement_of_the_catalog", "UNSUPPORTED", "time-travel", CATALOG, {"/requires": ["time-travel"]}),

@@ -224,20 +224,6 @@ IN_LISTS = table(
     lists("fewer_users_in_lists_than_there_are", "`list_users` has shape", "list_users", lambda a: a[:-1], "opening"),
     Row("a_search_that_looks_at_nothing", "CORRUPT", "probes: is 0, expected ", CATALOG, {"/embedding/probes": 0}),
     Row("a_search_that_looks_at_too_many_lists", "CORRUPT", "probes: is 65537, expected ", CATALOG, {"/embedding/probes": 65537}),
-    Row(
-        "lists_not_in_requires",
-        "CORRUPT",
-        "requires: lacks `user-lists`, but `embedding` has probes",
-        CATALOG,
-        {"/requires": []},
-    ),
-    Row(
-        "requirement_without_probes",
-        "CORRUPT",
-        "requires: holds `user-lists`, but `embedding` has no probes",
-        CATALOG,
-        {"/embedding/probes": None},
-    ),
     Row("more_probes_than_lists", "OK", "", CATALOG, {"/embedding/probes": 65536}, "searching"),
     # Nobody is similar to anybody then.
     Row("no_lists_at_all", "OK", "", USERS, {"centres": lambda a: a[:0], "list_offsets": lambda a: a[:1]}, "searching"),
@@ -319,13 +305,6 @@ WITH_VECTORS = table(
     vectors("user_made_of_infinity", "`user` of item row ", "user", full(np.inf), "running"),
     # User 106 has likes.
     vectors("vectors_that_nothing_takes_are_infinite", "", "user.none", full(np.inf), "running", "OK"),
-    Row(
-        "unknown_requirement_beside_vectors",
-        "UNSUPPORTED",
-        "requires `time-travel`",
-        MANIFEST,
-        {"/requires": ["vectors", "time-travel"]},
-    ),
     program(
         "table_that_is_not_there",
         "table: `horoscope` is not one of the prompt's `vectors`",
@@ -366,10 +345,8 @@ WITH_VECTORS = table(
     program(
         "segment_that_takes_vectors_for_nothing",
         "segments[0] inputs: has `vectors`, but the prompt program has none",
-        {**NO_VECTORS, "/requires": []},
+        NO_VECTORS,
     ),
-    program("requirement_without_vectors", "catalog.json requires: holds `vectors`, but the prompt has none", NO_VECTORS),
-    program("vectors_not_in_requires", "catalog.json requires: lacks `vectors`, but the prompt has vectors", {"/requires": []}),
     program(
         "table_that_nothing_places",
         "vectors: no op places `more`",

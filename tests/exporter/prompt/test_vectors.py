@@ -40,7 +40,6 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 
 def test_the_catalog_says_that_there_are_vectors(catalog: Catalog) -> None:
-    assert catalog.info["requires"] == ["vectors"]
     assert catalog.info["prompt"]["vectors"] == [{"name": "gcn", "count": 1}, {"name": "title:2", "count": 2}]
     assert "field.title" in catalog.item_table, "what the title's vectors are made of"
     ids = catalog.vector_ids
@@ -50,7 +49,7 @@ def test_the_catalog_says_that_there_are_vectors(catalog: Catalog) -> None:
 
 def test_a_catalog_of_texts_says_nothing_of_vectors(tmp_path: Path) -> None:
     catalog = build(tmp_path, ratings.TEMPLATE.replace("{user.job}|", ""))
-    assert catalog.info["requires"] == [] and "vectors" not in catalog.info["prompt"] and catalog.vector_ids is None
+    assert "vectors" not in catalog.info["prompt"] and catalog.vector_ids is None
 
 
 def test_each_vector_has_its_id(catalog: Catalog) -> None:
