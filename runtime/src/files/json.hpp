@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "files/file.hpp"
+#include "files/sources/file.hpp"
 
 namespace rexit::core {
 
