@@ -30,7 +30,7 @@ BOLDEST = 0.9
 FIRST_VARIANCE = 0.05
 """The initial guess of the variance, for losses from 0 to 1; counts as one user."""
 
-MOST_USERS = 10**8
+MAX_USERS = 10**8
 
 
 def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, level: float = 0.05) -> float:
@@ -98,7 +98,7 @@ def fixed_sequence(p_values: Sequence[float], level: float, sequences: int = 1) 
 def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, level: float = 0.05) -> float:
     """Returns about how many users would certify in 4 of 5 calibrations if their losses were distributed as these are.
 
-    It is infinite if these are not below the limit on average, or if more than MOST_USERS would be needed. Arguments as for
+    It is infinite if these are not below the limit on average, or if more than MAX_USERS would be needed. Arguments as for
     `p_value`.
 
     An estimate: log capital after n users is taken for normal, with the mean and variance of one bet on these losses, times n.
@@ -115,7 +115,7 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
     low, high = 0, 1
     while not certifies(high):
         low, high = high, 2 * high
-        if high > MOST_USERS:
+        if high > MAX_USERS:
             return math.inf
     while high - low > 1:
         middle = (low + high) // 2

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.limits import Limits
+from rexit.audit.limits import AuditLimits
 from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics, watch
 from rexit.calibration.choose import maps as choice_of_maps
@@ -158,7 +158,7 @@ class Decision:
     gains: tuple[Gain, ...]
     saving: float
     users_needed: float | None
-    watch: Limits | None = None
+    watch: AuditLimits | None = None
     objectives: ObjectiveMaps | None = None
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.limits import Limits, Rule
+from rexit.audit.limits import AuditLimits, WatchedRule
 from rexit.audit.losses import Loss
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
@@ -28,7 +28,7 @@ _STEPS = 10_000
 
 def limits(
     policies: Sequence[Policy], certifying: Evaluation, full: PlattMap, metrics: Sequence[Metric], max_drop: float, level: float
-) -> Limits | None:
+) -> AuditLimits | None:
     """Returns what to watch; None without a policy.
 
     Args:
@@ -47,8 +47,8 @@ def limits(
     for policy in policies:
         losses = user_losses(loss, certifying, policy)
         limit = max_drop if promised else upper_bound(losses, level)
-        rules.append(Rule(policy, limit, float(losses.mean()), promised))
-    return Limits(loss, metric.name, ExitPolicy(full.a, full.b), tuple(rules), "")
+        rules.append(WatchedRule(policy, limit, float(losses.mean()), promised))
+    return AuditLimits(loss, metric.name, ExitPolicy(full.a, full.b), tuple(rules), "")
 
 
 def user_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ heads".
    differ by from Platt's map. Signs are free: a deep head may count against a shallow one. An infinite ridge is Platt's map.
 3. One ridge for all exits, by cross-validation over users: the least log loss of the parts left out, mean over the exits that
    have earlier ones. Each part is judged with the ridge that is best for the other parts.
-4. `auto` reads all heads if that lowers the log loss left out by LEAST_GAIN or more, with a 95 % interval over users above 0,
+4. `auto` reads all heads if that lowers the log loss left out by MIN_GAIN or more, with a 95 % interval over users above 0,
    and if at the last exit no metric of the goal is shown to be worse than the last head's own. It is one choice for all exits,
    so that chance has one.
 """
@@ -33,7 +33,7 @@ OWN, ALL, AUTO = "own", "all", "auto"
 RIDGES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 """Of the summed log loss, with log-odds scaled to deviation 1: a ridge r weighs as r pairs or so do."""
 
-LEAST_GAIN = 0.001
+MIN_GAIN = 0.001
 """Of log loss, in nats. For less, `auto` does not write a policy that readers before this one refuse (our choice)."""
 
 Maps = tuple[PlattMap, ...]
@@ -84,7 +84,7 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     maps = fit_all(z, liked)[ridge]
     gain = mean_by_user(_losses(own_c, liked) - _losses(c, liked), users)
     every = Choice(ALL, maps, own, c, own_c, RIDGES[ridge], gain)
-    if kind == ALL or (gain[0] >= LEAST_GAIN and gain[1] > 0 and not _is_worse(traces, metrics, every)):
+    if kind == ALL or (gain[0] >= MIN_GAIN and gain[1] > 0 and not _is_worse(traces, metrics, every)):
         return every
     return replace(owned, ridge=every.ridge, gain=gain)
 

@@ -93,7 +93,7 @@ def test_auto_reads_all_heads_where_they_know_more() -> None:
 
 
 def test_auto_does_not_read_all_heads_for_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "LEAST_GAIN", 1.0)
+    monkeypatch.setattr(maps, "MIN_GAIN", 1.0)
     choice = maps.choose("auto", differing(), GOAL.metrics)
     assert choice.reads == "own" and choice.gain is not None and choice.gain[1] > 0
 

@@ -16,7 +16,7 @@ from rexit.cli.common.tables import print_table
 from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:
-    from rexit.audit.limits import Limits
+    from rexit.audit.limits import AuditLimits
     from rexit.audit.log import AuditedSlate
     from rexit.bundle import Bundle, Id
     from rexit.calibration.metrics import Metric
@@ -77,7 +77,7 @@ def audit(
 
 
 def _label(
-    bundle: Bundle, watched: Limits, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]
+    bundle: Bundle, watched: AuditLimits, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]
 ) -> Labelled:
     from rexit.calibration.outcomes import label
 
