@@ -31,7 +31,7 @@ Point = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Rule:
+class StoppingRule:
     """Where candidates stop, apart from the maps.
 
     At exit k < E - 1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on the sign of c.
@@ -50,7 +50,7 @@ class Trial:
     """A rule that was tried, and its outcome on the choosing users."""
 
     point: Point
-    rule: Rule
+    rule: StoppingRule
     outcome: Outcome
 
 
@@ -104,13 +104,13 @@ class Space:
         """The point of full depth: each threshold at its last value, infinity."""
         return (0, 0, 0, *(length - 1 for length in self.lengths[3:]))
 
-    def rule(self, point: Point) -> Rule:
+    def rule(self, point: Point) -> StoppingRule:
         """Returns the rule at a point."""
         sides = [[math.inf] * (self.exits - 1) for _ in range(2)]
         for (side, k, values), at in zip(self.thresholds, point[3:], strict=True):
             sides[side][k] = values[at]
         patiences, quorums, tops = self.common
-        return Rule(patiences[point[0]], tuple(sides[0]), tuple(sides[1]), quorums[point[1]], tops[point[2]])
+        return StoppingRule(patiences[point[0]], tuple(sides[0]), tuple(sides[1]), quorums[point[1]], tops[point[2]])
 
     def families(self) -> Iterable[Point]:
         """Yields rules with one threshold: the same |c|, or the same position among an exit's own thresholds, at every open exit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle import Bundle, Policy
 from rexit.bundle.files import json_values
-from rexit.calibration import reliability
+from rexit.calibration import reliability_table
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.comparison import Row
 from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
-from rexit.calibration.reliability import Split
+from rexit.calibration.reliability import Split, diagram
 from rexit.calibration.reporting import verdict
 from rexit.calibration.reporting.examples import Example
 from rexit.measure.costs import Costs, depth_name
@@ -81,7 +82,8 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     policy, test = decision.policy, findings.traces["test"]
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
     p = policy.probability(c)
-    pairs = Split(test.liked if test.gains is None else test.gains, test.users, findings.negative_rate)
+
+    outcomes: NDArray[np.generic] = test.liked if test.gains is None else test.gains
     last = np.full(len(test), len(depths) - 1)
     milliseconds = _milliseconds(decision, timings, depths)
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name)} for row in decision.rows]
@@ -124,16 +126,14 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 **{n: v for n, v in asdict(rule).items() if n != "objectives" or v},
                 "useful": platt_map.useful,
                 "stopped": float(np.mean(stops == k)),
-                "reliability": pairs.bins(np.ascontiguousarray(p[:, k])),
+                "reliability": diagram(np.ascontiguousarray(p[:, k]), outcomes, findings.negative_rate),
             }
             for k, (layers, rule, platt_map) in enumerate(zip(depths, policy.exits, decision.maps, strict=True))
         ],
         "probabilities": {
             "negative_rate": findings.negative_rate,
             "prior_shift": policy.prior_shift,
-            "table": list(map(asdict, reliability.table(pairs, depths, p, stops, findings.item_counts, findings.fields)))
-            if findings.probabilities is None
-            else _by_objective(findings, depths, stops),
+            "table": _probabilities(findings, depths, p, stops),
         },
         "table": table,
         "candidates": [
@@ -164,20 +164,23 @@ def _settings(options: CalibrationOptions) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if name not in left_out}
 
 
-def _by_objective(findings: Findings, depths: Sequence[int], stops: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """How right each objective's probabilities are, on the pairs whose label is known."""
-    test, p, counts, rows = findings.traces["test"], findings.probabilities, findings.item_counts, []
-    assert p is not None and test.objectives is not None
+def _probabilities(
+    findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """How right the probabilities are; with several objectives each one's, on the pairs whose label is known."""
+    test, counts, rows = findings.traces["test"], findings.item_counts, []
+    if findings.probabilities is None:
+        split = Split(test.liked, test.users, findings.negative_rate)
+        return list(map(asdict, reliability_table.table(split, depths, p, stops, counts, findings.fields)))
+    assert test.objectives is not None
     for n, name in enumerate(findings.decision.policy.utility):
         known = test.objectives[:, n] >= 0
         if not known.any():
             continue
         split = Split(test.objectives[known, n] == 1, test.users[known])
-        fields = {
-            field: [value for value, is_known in zip(values, known, strict=True) if is_known]
-            for field, values in findings.fields.items()
-        }
-        table = reliability.table(split, depths, p[known, :, n], stops[known], None if counts is None else counts[known], fields)
+        fields = {field: list(itertools.compress(values, known)) for field, values in findings.fields.items()}
+        known_counts = None if counts is None else counts[known]
+        table = reliability_table.table(split, depths, findings.probabilities[known, :, n], stops[known], known_counts, fields)
         rows += [{"objective": name, **asdict(row)} for row in table]
     return rows
 

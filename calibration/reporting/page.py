@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from rexit.calibration import certify, metrics, reliability
+from rexit.calibration import certify, metrics, reliability_table
 from rexit.calibration.choose import rivals
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots
@@ -176,7 +176,7 @@ def _tables(report: Report) -> dict[str, Table]:
             ],
             [
                 [
-                    reliability.title(row),
+                    reliability_table.title(row),
                     f"{row['pairs']:,}",
                     f"{row['predicted']:.4g}",
                     f"{row['observed']:.4g}",

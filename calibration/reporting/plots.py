@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
 from rexit.calibration.choose import rivals
-from rexit.calibration.reliability import title
+from rexit.calibration.reliability_table import title
 from rexit.measure.costs import depth_name
 
 UNIT = 72

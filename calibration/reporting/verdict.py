@@ -9,7 +9,8 @@ from typing import Any
 
 from rexit.calibration import certify
 from rexit.calibration.comparison import Interval
-from rexit.calibration.decide import Decision, Goal
+from rexit.calibration.decide import Decision
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Metric
 from rexit.measure.costs import depth_name
 

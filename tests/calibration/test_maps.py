@@ -6,7 +6,8 @@ import pytest
 from builders.traces import even_costs, traces
 from rexit.calibration import certify
 from rexit.calibration.choose import maps, platt
-from rexit.calibration.decide import ALL_HEADS, DecideOptions, Goal, back_to_full_depth, decide
+from rexit.calibration.decide import ALL_HEADS, DecideOptions, back_to_full_depth, decide
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, log_losses, parse
 from rexit.calibration.record.traces import Traces, split_users
 

@@ -13,7 +13,8 @@ from rexit.audit.losses import Loss
 from rexit.bundle import Policy
 from rexit.bundle.typed import typed
 from rexit.calibration import certify, watch
-from rexit.calibration.decide import Decision, Goal, back_to_full_depth, decide
+from rexit.calibration.decide import Decision, back_to_full_depth, decide
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import split_users
 
