@@ -24,7 +24,8 @@ report.html and traces.safetensors. The data moves in this order:
                 verdict      what to do, in words
                 content      all of it -> report.json
                 plots        report.json -> pictures
-                page         report.json -> report.html
+                tables       report.json -> tables
+                page         all of them -> report.html
     run                      all of it
 
 `metrics` judges rankings for all of them, `options` has what can be chosen, and `outcomes` joins labels that arrive

@@ -29,12 +29,12 @@ from rexit.measure.profile import CostProfile
 
 @dataclass(frozen=True)
 class Timings:
-    """The policy and each exit forced, timed as deployed.
+    """Times of the policy and of each forced exit, as deployed.
 
     Attributes:
-        milliseconds: of the mean slate: the policy's, then each exit's.
-        candidates: how many candidates were timed.
-        as_traced: how many of them stopped at exactly the exit their traces say; the others are within rounding of a border.
+        milliseconds: mean per slate: the policy's, then each exit's.
+        candidates: number of timed candidates.
+        as_traced: how many of them stopped at the exit that their traces say; the others are within rounding of a threshold.
     """
 
     milliseconds: tuple[float, ...]
@@ -55,10 +55,10 @@ class Findings:
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         early, late: slates that exit early and late.
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`.
-        negative_rate: the share of the world's negatives that the labels have.
+        negative_rate: the share of the population's negatives in the labels.
         item_counts: training interactions of each test pair's item, int64 [n]; None: unknown.
         fields: each test pair's values, by a field's name.
-        probabilities: with several objectives, each one's on test pairs at each exit, float32 [n, E, K].
+        probabilities: with several objectives, those of each test pair at each exit, float32 [n, E, K].
     """
 
     traces: Mapping[str, Traces]
@@ -194,8 +194,8 @@ def _finite(number: float | None) -> float | None:
 
 
 def _gain(decision: Decision, milliseconds: Mapping[str, float], depths: Sequence[int]) -> dict[str, Any] | None:
-    """Over the fixed depth that is expected to lose least, among those that take no longer than the policy: as timed, or by the
-    cost model where nothing was. None if there is none."""
+    """The policy's gain over the fixed depth that is expected to lose least, among those that take no longer than the policy: as
+    timed, or by the cost model if no model ran. None if there is no such depth."""
     cost = milliseconds or {row.name: row.cost_us for row in decision.rows}
     cheap = [gain for gain in decision.gains if cost[depth_name(depths[gain.exit])] <= cost["policy"]]
     if not cheap:
@@ -209,13 +209,13 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _parts(costs: Costs, stops: NDArray[np.int64], traces: Traces) -> dict[str, Any]:
-    """Of the mean slate's cost, in microseconds; by exit but for the base."""
+    """The parts of the mean slate's cost, in microseconds; by exit except for the base."""
     prefix, passes, candidates = costs.parts(stops, traces.offsets).tolist()
     return {"base_us": costs.base_us, "prefix_us": prefix, "pass_us": passes, "candidate_us": candidates}
 
 
 def _milliseconds(decision: Decision, timings: Timings | None, depths: Sequence[int]) -> dict[str, float]:
-    """As timed, by the name of a row; empty if no model ran."""
+    """Measured milliseconds, by the name of a row; empty if no model ran."""
     if timings is None:
         return {}
     policy, *forced = timings.milliseconds
