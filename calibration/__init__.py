@@ -1,4 +1,4 @@
-"""When to stop: chooses a variant's policy on its own traces, certifies it on other users, and says what it is worth.
+"""When to stop: chooses a variant's policy on its own traces, certifies it on other users, and reports what it is worth.
 
 In: a bundle's variant, a catalog's held-out splits, what segments cost (`rexit.measure`). Out: policy.json, report.json,
 report.html and traces.safetensors. The data moves in this order:
@@ -6,29 +6,33 @@ report.html and traces.safetensors. The data moves in this order:
     record/     traces       slates -> every exit's log-odds, by the deployed variant
                 recording    traces and costs -> a file, and back
     choose/     platt        traces -> a map per exit, so that depths are comparable
-                maps         the same of all heads so far, where users left out show them better
+                maps         maps that read all heads so far, where they do better on held-out users
+                objectives   several objectives -> one utility
                 expected     what a ranking is expected to lose, without labels
                 evaluate     where candidates stop -> cost, and expected losses
                 search       thresholds, patience and rules for slates -> the cheapest within a budget
                 rivals       other ways to stop, tuned on the same traces
-    certify                  losses of users who had no part in choosing -> a guarantee
+    goal                     what a policy must keep
+    candidates               the search's policies, certified on users who had no part in choosing
+    certify                  losses of users -> a guarantee
     watch                    the same users' losses without labels -> the limits that a service watches
     comparison               ways to stop, on the test split
-    prior                    sampled negatives -> a shift that makes probabilities those of the world
-    reliability              probabilities and labels -> how right they are
     decide                   choose, certify, compare -> the policy
+    prior                    sampled negatives -> a shift that makes probabilities those in the population
+    reliability, reliability_table    probabilities and labels -> how right they are, in all and by group
     reporting/  examples     slates that exit early and late
                 verdict      what to do, in words
                 content      all of it -> report.json
                 plots        report.json -> pictures
-                page         report.json -> report.html
+                tables       report.json -> tables
+                page         all of them -> report.html
     run                      all of it
 
 `metrics` judges rankings for all of them, `options` has what can be chosen, and `outcomes` joins labels that arrive
 later to audited slates.
 
-Needs polars, SciPy, Jinja2 and Matplotlib, which a device that only scores does not have: the names below are loaded when they
-are first used. No torch. Traces come from the library that runs on the device, so what is calibrated is what runs.
+Needs polars, SciPy, Jinja2 and Matplotlib, which a device that only scores does not have, so the names below are loaded on first
+use. No torch. Traces come from the library that runs on the device: what is calibrated is what runs.
 """
 
 from importlib import import_module

@@ -3,7 +3,7 @@
 Users are the unit, taken to be exchangeable with those to come. After Angelopoulos et al. (2021), "Learn then Test" (arXiv
 2110.01052):
 
-1. One part of the users chooses policies and orders them, the surest first. The other part, unseen until then, certifies.
+1. One part of the users chooses policies and orders them, the most careful first. The other part, unseen until then, certifies.
 2. `p_value` tests for each policy the hypothesis that its expected loss is above the limit; where a policy has to keep several
    limits, the largest p-value counts.
 3. `fixed_sequence` certifies in that order and stops at the first policy that fails, so any number of them may be tried at one
@@ -25,12 +25,13 @@ ORDER_SEED = 20250103
 """Users bet in a fixed order, independent of the data. Trying several seeds would void the guarantee."""
 
 BOLDEST = 0.9
-"""The largest bet, as a share of the bet that the worst possible loss would ruin."""
+"""The largest bet, as a share of the bet that loses everything on the worst possible loss."""
 
 FIRST_VARIANCE = 0.05
 """The initial guess of the variance, for losses from 0 to 1; counts as one user."""
 
-MOST_USERS = 10**8
+MAX_USERS = 10**8
+"""More users than this count as infinitely many."""
 
 
 def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, level: float = 0.05) -> float:
@@ -45,7 +46,7 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
     where variance_i is that of the users before the i-th. Under the hypothesis capital does not grow on average, so the chance
     that it ever reaches 1 / u is at most u.
 
-    It serves every metric. Hoeffding-Bentkus (Bates et al. 2021) knows losses' mean but not their spread; it is no better where
+    It serves every metric. Hoeffding-Bentkus (Bates et al. 2021) knows the losses' mean but not their spread: it is worse where
     nearly all users lose nothing or a little, and as good where users lose all or nothing. Share of 400 simulated calibrations
     that certified at level 0.05, by the number of users:
 
@@ -66,8 +67,8 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
         losses: float64 [n], one per user, within `bounds`.
         bounds: the least and the largest loss possible.
         limit: in the unit of the losses.
-        level: what bets aim at: that of the test, divided by the number of sequences that share it. The p-value is valid at any
-            other level.
+        level: the level that bets aim at: the test's, divided by the number of sequences that share it. The p-value is valid at
+            any other level.
 
     Raises:
         InputError: for a limit outside the bounds or a level outside (0, 1).
@@ -98,10 +99,9 @@ def fixed_sequence(p_values: Sequence[float], level: float, sequences: int = 1) 
 def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, level: float = 0.05) -> float:
     """Returns about how many users would certify in 4 of 5 calibrations if their losses were distributed as these are.
 
-    It is infinite if these are not below the limit on average, or if more than MOST_USERS would be needed. Arguments as for
-    `p_value`.
+    Infinite if these are not below the limit on average, or if more than MAX_USERS would be needed. Arguments as for `p_value`.
 
-    An estimate: log capital after n users is taken for normal, with the mean and variance of one bet on these losses, times n.
+    An estimate: log capital after n users is assumed to be normal, with n times the mean and variance of one bet on these losses.
     """
     x, m = _scaled(losses, bounds, limit, level)
     if not x.mean() < m:
@@ -115,7 +115,7 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
     low, high = 0, 1
     while not certifies(high):
         low, high = high, 2 * high
-        if high > MOST_USERS:
+        if high > MAX_USERS:
             return math.inf
     while high - low > 1:
         middle = (low + high) // 2
@@ -127,7 +127,7 @@ def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: f
     """Returns the guarantee in one sentence.
 
     Args:
-        limits: of each metric, all kept at once.
+        limits: each metric's limit; all hold at once.
         users: how many users certified it, by metric's name.
         level: the chance that the guarantee is wrong.
     """
@@ -139,8 +139,10 @@ def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: f
 
 
 def count_users(users: Mapping[str, int]) -> str:
-    """Returns how many users have a value: "1,943 users", or "18 users (NDCG@10) and 20 users (agreement)". users: by metric's
-    name."""
+    """Returns how many users have a value: "1,943 users", or "18 users (NDCG@10) and 20 users (agreement)".
+
+    users: by metric's name.
+    """
     if len(set(users.values())) == 1:
         return f"{next(iter(users.values())):,} users"
     return " and ".join(f"{count:,} users ({parse(name).title})" for name, count in users.items())
@@ -159,6 +161,6 @@ def _scaled(
     if not 0 < level < 1:
         raise InputError(f"level {level:g}: expected a number above 0 and below 1")
     x = (losses - low) / (high - low)
-    if not ((x >= -1e-9) & (x <= 1 + 1e-9)).all():  # a metric's last bit may be out
+    if not ((x >= -1e-9) & (x <= 1 + 1e-9)).all():  # rounding may take a loss out of its bounds
         raise ValueError(f"losses from {losses.min()} to {losses.max()}, expected {low} to {high}")
     return x.clip(0, 1), (limit - low) / (high - low)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle import Policy
 from rexit.calibration.choose.evaluate import Evaluation
 
 Interval = tuple[float, float, float]
@@ -19,9 +20,9 @@ class Row:
     """A way to stop, on the test split.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         mean_layers: mean over candidates.
-        cost_us: microseconds of the mean slate, by the cost model.
+        cost_us: mean microseconds per slate, by the cost model.
         values: each metric's value, by name.
         drops: each metric's drop against full depth, by name; above 0 if something is lost.
     """
@@ -39,7 +40,7 @@ class Gain:
 
     Attributes:
         exit: the fixed depth's exit.
-        expected_drop: what that depth is expected to lose against full depth, on the choosing users.
+        expected_drop: what that depth is expected to lose against full depth, for the choosing users.
         differences: by metric's name, policy minus fixed depth; above 0 if the policy is better.
     """
 
@@ -48,26 +49,47 @@ class Gain:
     differences: Mapping[str, Interval]
 
 
-class TestSplit:
-    """The test split, ready to compare ways to stop. A way is the exit of each pair, int64 [n]."""
+class Comparison:
+    """Compares ways to stop on the test split. A way is the exit of each pair, int64 [n].
 
-    __test__ = False  # no test of pytest's
+    Args:
+        evaluation: the test split, under the chosen maps.
+    """
 
     def __init__(self, evaluation: Evaluation) -> None:
-        self._evaluation = evaluation
+        self.evaluation = evaluation
 
     def full_row(self, name: str) -> Row:
         """Returns the table's row for the full model."""
-        full = self._evaluation.full
-        return self._row(name, np.full(len(full), self._evaluation.c.shape[1] - 1), full)
+        last = self.evaluation.c.shape[1] - 1
+        return self._row(name, self._fixed(last), self.evaluation.full)
+
+    def fixed_row(self, name: str, exit_: int) -> Row:
+        """Returns the table's row for stopping every candidate at one exit."""
+        return self.row(name, self._fixed(exit_))
+
+    def policy_row(self, name: str, policy: Policy) -> Row:
+        """Returns the table's row for a policy."""
+        return self.row(name, self._stops(policy))
 
     def row(self, name: str, stops: NDArray[np.int64]) -> Row:
         """Returns the table's row for a way to stop."""
-        return self._row(name, stops, self._evaluation.score(stops))
+        return self._row(name, stops, self.evaluation.score(stops))
+
+    def gains(self, policy: Policy, choosing: Evaluation) -> tuple[Gain, ...]:
+        """Returns how a policy compares with each fixed depth but the last. choosing: the users who choose."""
+        score = self.evaluation.score(self._stops(policy))
+        return tuple(self._gain(k, score, choosing) for k in range(self.evaluation.c.shape[1] - 1))
+
+    def _fixed(self, exit_: int) -> NDArray[np.int64]:
+        return np.full(len(self.evaluation.c), exit_)
+
+    def _stops(self, policy: Policy) -> NDArray[np.int64]:
+        traces = self.evaluation.traces
+        return policy.stops(traces.log_odds, traces.offsets)
 
     def _row(self, name: str, stops: NDArray[np.int64], score: NDArray[np.float32]) -> Row:
-        evaluation = self._evaluation
-        judge = evaluation.judge
+        evaluation, judge = self.evaluation, self.evaluation.judge
         ends = judge.intervals(evaluation.metrics, score)
         return Row(
             name=name,
@@ -77,14 +99,8 @@ class TestSplit:
             drops={metric.name: (judge.drop(metric, score), *ends[metric]) for metric in evaluation.metrics},
         )
 
-    def gains(self, stops: NDArray[np.int64], choosing: Evaluation) -> tuple[Gain, ...]:
-        """Returns how a way to stop compares with each fixed depth but the last. choosing: of the users who choose."""
-        score = self._evaluation.score(stops)
-        return tuple(self._gain(k, score, choosing) for k in range(self._evaluation.c.shape[1] - 1))
-
     def _gain(self, k: int, score: NDArray[np.float32], choosing: Evaluation) -> Gain:
-        evaluation, fixed = self._evaluation, np.ascontiguousarray(self._evaluation.c[:, k])
-        judge = evaluation.judge
-        ends = judge.intervals(evaluation.metrics, score, other=fixed)
+        judge, fixed = self.evaluation.judge, np.ascontiguousarray(self.evaluation.c[:, k])
+        ends = judge.intervals(self.evaluation.metrics, score, other=fixed)
         differences = {metric.name: (-judge.drop(metric, score, fixed), -high, -low) for metric, (low, high) in ends.items()}
         return Gain(k, choosing.outcome(np.full(len(choosing.c), k)).drop, differences)

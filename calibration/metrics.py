@@ -1,19 +1,19 @@
-"""What a policy's ranking is judged by, with users as the unit.
+"""The metrics of a policy's ranking, with users as the unit.
 
-| metric            | of a user                                                       | users with a value          |
+| metric            | value of a user                                                 | users that have one         |
 |-------------------|-----------------------------------------------------------------|-----------------------------|
 | `ndcg@K`          | NDCG of the first K of all the user's pairs                     | with both labels            |
 | `user-auc`        | AUC of all the user's pairs                                     | with both labels            |
-| `agreement`       | share of the user's pairs whose c has the sign it has at full   | all                         |
+| `agreement`       | share of the user's pairs whose c has the same sign as at full  | all                         |
 |                   | depth                                                           |                             |
 | `top-k-overlap@K` | share of full depth's first K that are among the policy's first | with a slate of more than K |
 |                   | K, mean over the user's slates of more than K candidates        |                             |
 
 The value of a split is the mean over users. `auc` and `logloss` are over all pairs of the split and have no value per user.
-With several objectives (`choose.objectives`) NDCG's gain is the utility of a pair's labels, and a like is a pair whose labels are
-worth more than none at all; there is no log loss.
+With several objectives (`choose.objectives`) NDCG's gain is the utility of a pair's labels, and a pair counts as liked if its
+labels are worth more than none at all; there is no log loss.
 
-Ties in NDCG and AUC are worth their average; in `top-k-overlap` the first of a slate comes first, as the runtime's top-k has it.
+Ties count as their average in NDCG and AUC. In `top-k-overlap` the earlier candidate wins, as in the runtime's top-k.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Metric:
 
     Attributes:
         kind: the name without K.
-        k: 0 where the metric has none.
+        k: 0 for those without a K.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Metric:
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The least and the largest loss of a user; None for metrics over pairs, which nothing can be certified about."""
+        """The least and the largest loss of a user; None for metrics over pairs, whose losses have no bounds."""
         return {"ndcg": (-1.0, 1.0), "user-auc": (-1.0, 1.0), "agreement": (0.0, 1.0), "top-k-overlap": (0.0, 1.0)}.get(self.kind)
 
 
@@ -95,8 +95,8 @@ def log_losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.f
 class Judge:
     """Judges rankings of a split, prepared so that judging another policy is fast.
 
-    `score`, in every method, is what a policy ranks by: c where it stops each pair, float32 [n]. Every method raises InputError
-    where the metric has no value on this split (one label only, no user with both, no slate of more than K) or scores are not
+    In every method `score` is what a policy ranks by: c where it stops each pair, float32 [n]. Every method raises InputError if
+    the metric has no value on this split (one label only, no user with both, no slate of more than K), or if a score is not
     finite.
 
     Args:

@@ -1,4 +1,4 @@
-"""What can be chosen for a calibration."""
+"""The options of a calibration."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from rexit.devices import Device
 from rexit.measure.profile import CostProfile
 
 METRICS = ("ndcg@10", "user-auc")
-"""What a policy must keep by default: a recommender ranks one user's slate."""
+"""What a policy must keep by default, since a recommender ranks one user's slate."""
 
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """What can be chosen for a calibration; `rexit calibrate --help` has most of it.
+    """The options of a calibration; `rexit calibrate --help` has most of them.
 
     Attributes:
         metrics: names of the metrics that may not drop by more than `max_drop` against full depth.
         max_drop: the allowed drop of each metric, in its own unit.
-        confidence: of the guarantee that no metric drops by more; 0.5 to below 1.
+        confidence: that no metric drops by more; 0.5 to below 1.
         top_k: how many candidates of a slate users are shown; None: all.
-        slate: candidates per slate; None: SIZE, with a file of slates as many as its largest slate has.
-        max_slates: slates of each split, at most, evenly spaced; 0: all.
-        timed_slates: slates whose latency is measured.
-        repeats: of each timing; the median counts.
+        slate: candidates per slate; None: SIZE, or for a file of slates the size of its largest slate.
+        max_slates: the most slates of each split, evenly spaced; 0: all.
+        timed_slates: number of slates to time.
+        repeats: timings of each, whose median counts.
         device, threads: as for `rexit.open`.
         profile: what segments cost; None: it is measured.
         from_traces: decide on what the last calibration recorded, without running the model.
         rivals: also tune other ways to stop, for comparison.
-        negative_rate: share of the world's negatives that the labels have, more than 0 to 1; None: as `rexit index` sampled them.
+        negative_rate: the share of the population's negatives in the labels, more than 0 to 1; None: as `rexit index` sampled.
         utility: with several objectives, the weights of their probabilities, by name; None: all 1.
     """
 

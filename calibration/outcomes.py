@@ -1,14 +1,14 @@
 """Labels that arrive later, joined to audited slates: what the policy loses by the metrics that need labels.
 
-1. An outcome says whether a user liked an item. It belongs to the user's audited slates that have the item.
-2. Candidates without an outcome are left out. Where outcomes are likes alone, as clicks are, those of users who have an outcome
-   count as not liked.
-3. Metrics without labels (`agreement`, `top-k-overlap`) are of whole slates, as their limits are: of all audited slates, with or
-   without an outcome.
-4. A certified metric with a value per user feeds the test of `rexit.audit.betting`, a user at a time in the order of the log,
-   with the limit that was promised.
+1. An outcome says whether a user liked an item. It labels that item in the user's audited slates.
+2. Candidates without an outcome are left out. Where outcomes are likes alone, as clicks are, they count as not liked if their
+   user has an outcome.
+3. Metrics without labels (`agreement`, `top-k-overlap`) are over whole slates, as their limits are, whether a slate has outcomes
+   or not.
+4. A certified metric with a value per user feeds the test of `rexit.audit.betting`: one user at a time in the order of the log,
+   against the limit that was promised.
 
-Users react to what the policy showed them. An item that full depth alone would have shown has no outcome, so losses come out
+Users react to what the policy showed them. An item that only full depth would have shown has no outcome, so losses come out
 smaller than they are.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,15 +35,15 @@ Outcomes = Mapping[tuple[Id, Id], bool]
 
 @dataclass(frozen=True)
 class LabelledMetric:
-    """A metric of the answers that have outcomes.
+    """A metric of the audited answers.
 
     Attributes:
-        name: of the metric.
-        users: that have a value. Metrics without labels may have more than have an outcome.
+        name: name of the metric.
+        users: how many users have a value. For metrics without labels these may be more than have an outcome.
         policy, full: values of the policy and of full depth.
-        drop: what is lost.
-        limit: that was promised; None: none.
-        capital: of the bets against the limit; None without one.
+        drop: what the policy loses.
+        limit: the drop that was promised at most; None: none was.
+        capital: of the bets against the limit; None without a limit.
         alarm: whether the limit no longer holds.
     """
 
@@ -58,7 +59,7 @@ class LabelledMetric:
 
 @dataclass(frozen=True)
 class Probabilities:
-    """How right the probabilities of an answer are.
+    """How right an answer's probabilities are.
 
     Attributes:
         name: `policy` or `full depth`.
@@ -73,14 +74,14 @@ class Probabilities:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What outcomes say of audited slates.
+    """What outcomes say about audited slates.
 
     Attributes:
-        outcomes: how many were given, and how many belong to audited slates.
+        outcomes: the number of outcomes, and how many of them label a candidate.
         pairs: candidates with a label.
         users: users with a labelled candidate.
-        metrics: by labels.
-        probabilities: of the policy and of full depth.
+        metrics: those that have a value.
+        probabilities: the policy's and full depth's.
     """
 
     outcomes: tuple[int, int]
@@ -103,101 +104,98 @@ def label(
     full_head: ExitPolicy,
     prior_shift: float = 0.0,
 ) -> Labelled:
-    """Returns what outcomes say of audited slates.
+    """Returns what outcomes say about audited slates.
 
     Args:
-        slates: in the order of the log, of one rule.
+        slates: in the order of the log, all answered by one rule.
         outcomes: by user and item.
-        likes_alone: other candidates of a user who has an outcome count as not liked.
-        metrics: to compute.
-        limits: of certified metrics, by name.
+        likes_alone: the other candidates of a user who has an outcome count as not liked.
+        metrics: the metrics to compute.
+        limits: the promised limits of certified metrics, by name.
         full_head: the last head's own map.
-        prior_shift: of the policy: outcomes are of the world.
+        prior_shift: the policy's, since outcomes are not sampled.
 
     Raises:
         InputError: No outcome belongs to an audited slate, or all labels are the same.
     """
-    reacted = {user for user, _ in outcomes}
-    numbers: dict[Id, int] = {}
-    users: list[int] = []
-    liked: list[bool] = []
-    policy: list[float] = []
-    full: list[float] = []
-    sizes: list[int] = []
-    used: set[tuple[Id, Id]] = set()
-    for slate in slates:
-        before = len(liked)
-        for item, by_policy, by_full in zip(slate.items, slate.policy, slate.full(full_head).tolist(), strict=True):
-            verdict = outcomes.get((slate.user, item))
-            if verdict is not None:
-                used.add((slate.user, item))
-            elif not (likes_alone and slate.user in reacted):
-                continue
-            users.append(numbers.setdefault(slate.user, len(numbers)))
-            liked.append(bool(verdict))
-            policy.append(by_policy)
-            full.append(by_full)
-        if len(liked) > before:
-            sizes.append(len(liked) - before)
+    used = {pair for slate in slates for item in slate.items if (pair := (slate.user, item)) in outcomes}
     if not used:
         raise InputError(f"none of {len(outcomes)} outcomes belongs to an audited slate, expected users and items of the log")
-    labels = np.array(liked, np.bool_)
-    if labels.all() or not labels.any():
-        kind = "liked" if labels[0] else "not liked"
-        raise InputError(f"all {len(labels)} labelled candidates are {kind}, expected both kinds")
-    score, reference = np.array(policy, np.float32), np.array(full, np.float32)
-    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    numbered = np.array(users, np.int64)
-    labelled = Judge(numbered, labels, offsets, reference), score
-    whole = _whole(slates, full_head)
-    judged = [(*(whole if metric.kind in LABEL_FREE else labelled), metric) for metric in metrics]
+    reacted = {user for user, _ in outcomes} if likes_alone else set()
+    labels = [[outcomes.get((s.user, item), False if s.user in reacted else None) for item in s.items] for s in slates]
+    labelled = _Answers.of(slates, labels, full_head)
+    if labelled.liked.all() or not labelled.liked.any():
+        kind = "liked" if labelled.liked[0] else "not liked"
+        raise InputError(f"all {len(labelled.liked)} labelled candidates are {kind}, expected both kinds")
+    whole = _Answers.of(slates, [[False] * len(slate.items) for slate in slates], full_head)
+    judged = (_metric(whole if metric.kind in LABEL_FREE else labelled, metric, limits.get(metric.name)) for metric in metrics)
     return Labelled(
         outcomes=(len(outcomes), len(used)),
-        pairs=len(labels),
-        users=len(numbers),
-        metrics=tuple(
-            _metric(judge, metric, c, limits.get(metric.name)) for judge, c, metric in judged if _has_value(judge, metric)
-        ),
+        pairs=len(labelled.liked),
+        users=len(np.unique(labelled.users)),
+        metrics=tuple(metric for metric in judged if metric is not None),
         probabilities=tuple(
-            _probabilities(name, c, labels, numbered, prior_shift) for name, c in (("policy", score), ("full depth", reference))
+            _probabilities(name, c, labelled, prior_shift)
+            for name, c in (("policy", labelled.policy), ("full depth", labelled.full))
         ),
     )
 
 
-def _whole(slates: Sequence[AuditedSlate], full_head: ExitPolicy) -> tuple[Judge, NDArray[np.float32]]:
-    """Returns a judge of all candidates, for metrics without labels, and the policy's c of each, float32 [n]."""
-    sizes = [len(slate.items) for slate in slates]
-    numbers: dict[Id, int] = {}
-    users = np.repeat([numbers.setdefault(slate.user, len(numbers)) for slate in slates], sizes)
-    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    full = np.concatenate([slate.full(full_head) for slate in slates])
-    score = np.concatenate([np.array(slate.policy, np.float32) for slate in slates])
-    return Judge(users, np.zeros(len(users), np.bool_), offsets, full), score
+@dataclass(frozen=True)
+class _Answers:
+    """Candidates of audited slates, n of them.
+
+    Attributes:
+        users: int64 [n], numbered from 0 in order of appearance.
+        liked: the labels, bool [n].
+        offsets: where each slate begins, and n: int64 [S + 1].
+        policy, full: c by the policy and at full depth, float32 [n].
+    """
+
+    users: NDArray[np.int64]
+    liked: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
+    policy: NDArray[np.float32]
+    full: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, slates: Sequence[AuditedSlate], labels: Sequence[Sequence[bool | None]], full_head: ExitPolicy) -> _Answers:
+        """Returns the candidates that have a label. labels: each slate's, one per candidate; None: it is left out."""
+        known = [np.array([label is not None for label in row], np.bool_) for row in labels]
+        rows = [(slate, mask) for slate, mask in zip(slates, known, strict=True) if mask.any()]
+        sizes = [int(mask.sum()) for _, mask in rows]
+        numbers: dict[Id, int] = {}
+        return cls(
+            np.repeat(np.array([numbers.setdefault(slate.user, len(numbers)) for slate, _ in rows], np.int64), sizes),
+            np.array([label for row in labels for label in row if label is not None], np.bool_),
+            np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+            np.concatenate([np.array(slate.policy, np.float32)[mask] for slate, mask in rows]),
+            np.concatenate([slate.full(full_head)[mask] for slate, mask in rows]),
+        )
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.users, self.liked, self.offsets, self.full)
 
 
-def _has_value(judge: Judge, metric: Metric) -> bool:
+def _metric(answers: _Answers, metric: Metric, limit: float | None) -> LabelledMetric | None:
+    """None if no user has both labels, or no slate has more than K candidates."""
+    judge, score = answers.judge, answers.policy
     try:
-        judge.full(metric)
-    except InputError:  # no user with both labels, or no slate of more than K
-        return False
-    return True
-
-
-def _metric(judge: Judge, metric: Metric, score: NDArray[np.float32], limit: float | None) -> LabelledMetric:
-    value, full, drop = judge.value(metric, score), judge.full(metric), judge.drop(metric, score)
-    users = judge.user_count(metric)
+        full = judge.full(metric)
+    except InputError:
+        return None
+    value, drop, users = judge.value(metric, score), judge.drop(metric, score), judge.user_count(metric)
     if limit is None or metric.bounds is None:
         return LabelledMetric(metric.name, users, value, full, drop)
     low, high = metric.bounds
     capital = Capital((limit - low) / (high - low), LEVEL)
     for loss in judge.losses(metric, score).tolist():
-        capital.add(min(1.0, max(0.0, (loss - low) / (high - low))))  # a metric's last bit may be out
+        capital.add(min(1.0, max(0.0, (loss - low) / (high - low))))  # rounding may take a loss out of its bounds
     return LabelledMetric(metric.name, users, value, full, drop, limit, capital.value, capital.alarm_at is not None)
 
 
-def _probabilities(
-    name: str, c: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64], prior_shift: float
-) -> Probabilities:
+def _probabilities(name: str, c: NDArray[np.float32], answers: _Answers, prior_shift: float) -> Probabilities:
     p = Policy((ExitPolicy(),), 1, "", prior_shift=prior_shift).probability(c)
-    log_loss = float(log_losses(c + np.float32(prior_shift), liked).mean())
-    return Probabilities(name, log_loss, Split(liked, users).reliability("answers", name, p))
+    log_loss = float(log_losses(c + np.float32(prior_shift), answers.liked).mean())
+    return Probabilities(name, log_loss, Split(answers.liked, answers.users).reliability("answers", name, p))

@@ -1,14 +1,14 @@
-"""What share of the world's negatives the data has, so that a probability can be one of the world.
+"""What share of the population's negatives the data has, so that probabilities can be those in the population.
 
-A model learns the odds of its data. Where only a share r of the negatives is in it, they are 1 / r times those of the world, and
-log r in log-odds sets them right (King and Zeng, Political Analysis 2001; He et al., ADKDD 2014, for clicks). c stays that of the
-data: the shift is the same for all candidates and exits, so no ranking moves, and no rule for stopping reads it.
+A model learns the odds of its data. With only a share r of the negatives, they are 1 / r times the population's, and adding log r
+to the log-odds corrects them (King and Zeng, Political Analysis 2001; He et al., ADKDD 2014, for clicks). c remains the data's:
+the shift is the same for all candidates and exits, so no ranking moves, and no stopping rule reads it.
 
 1. `--negative-rate R`: r is R.
-2. A catalog of `rexit index --implicit`: the world has a negative for each item that a user had not met by the end of the
-   validation split, at each of the user's interactions.
-3. A catalog of `rexit index --unrated N`: the world has the dislikes, all of which are there, and each unrated item once, of
-   which a share is. They were sampled by popularity, so r is right on average, not for each item.
+2. A catalog of `rexit index --implicit`: in the population, each interaction of a user has a negative for each item that the user
+   had not met by the end of the validation split.
+3. A catalog of `rexit index --unrated N`: the population has the dislikes, all of which are in the data, and each unrated item
+   once, of which a sample is. It was drawn by popularity, so r is right on average, not for each item.
 4. Otherwise r is 1.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
+from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
 from rexit.slates_file import SlatesFile
 
@@ -36,32 +37,42 @@ def shift(rate: float) -> float:
 
 
 def negative_rate(source: Catalog | SlatesFile) -> float:
-    """Returns r of a source whose own sampling is known, 1 of any other."""
+    """Returns r of a source that says how its negatives were sampled, 1 of any other."""
     label = {} if isinstance(source, SlatesFile) else source.info.get("label", {})
     if isinstance(source, SlatesFile) or not ("sampled" in label or "unrated" in label):
         return 1.0
-    splits = {name: source.split(name) for name in ("train", "validation", "test")}
-    validation, users = splits["validation"], len(source.users)
-    if "sampled" in label:
-        met = [(part.users[part.liked], part.items[part.liked]) for part in (splits["train"], validation)]
-        unmet = len(source.items) - _distinct(met, len(source.items), users)
-        world = float(unmet[validation.users[validation.liked]].sum())
-        return min(1.0, float(np.count_nonzero(~validation.liked)) / world) if world else 1.0
-    per_like = int(label["unrated"]["each"])
+    return _rate_of_implicit(source) if "sampled" in label else _rate_of_unrated(source, int(label["unrated"]["each"]))
+
+
+def _rate_of_implicit(catalog: Catalog) -> float:
+    train, validation = catalog.split("train"), catalog.split("validation")
+    met = [(part.users[part.liked], part.items[part.liked]) for part in (train, validation)]
+    unmet = len(catalog.items) - _distinct(met, len(catalog.items), len(catalog.users))
+    return _share(int(np.count_nonzero(~validation.liked)), float(unmet[validation.users[validation.liked]].sum()))
+
+
+def _rate_of_unrated(catalog: Catalog, per_like: int) -> float:
+    """Each user's unrated items were sampled without repetition, `per_like` for a like, as far as there were so many."""
+    users, splits = len(catalog.users), {name: catalog.split(name) for name in SPLITS}
     likes = np.sum([np.bincount(part.users[part.liked], minlength=users) for part in splits.values()], axis=0)
     rows = np.sum([np.bincount(part.users, minlength=users) for part in splits.values()], axis=0)
     items = len(np.unique(np.concatenate([part.items for part in splits.values()])))
-    # A user's unrated items were sampled without repetition, `per_like` for a like, as far as there were so many.
     sampled = np.minimum(per_like * likes, np.maximum(rows - likes, 0))
-    pool = np.maximum(items - (rows - sampled), sampled)
-    of_user = np.divide(sampled, pool, out=np.ones(users), where=pool > 0)
+    unrated = np.maximum(items - (rows - sampled), sampled)
+    rate = np.divide(sampled, unrated, out=np.ones(users), where=unrated > 0)
+
+    validation = splits["validation"]
     negatives = np.bincount(validation.users[~validation.liked], minlength=users)
-    here = np.minimum(per_like * np.bincount(validation.users[validation.liked], minlength=users), negatives)
-    world = float((negatives - here).sum() + np.divide(here, of_user, out=np.zeros(users), where=of_user > 0).sum())
-    return min(1.0, float(negatives.sum()) / world) if world else 1.0
+    sampled_here = np.minimum(per_like * np.bincount(validation.users[validation.liked], minlength=users), negatives)
+    population_of_sampled = np.divide(sampled_here, rate, out=np.zeros(users), where=rate > 0)
+    return _share(int(negatives.sum()), float((negatives - sampled_here).sum() + population_of_sampled.sum()))
+
+
+def _share(negatives: int, population: float) -> float:
+    return min(1.0, negatives / population) if population else 1.0
 
 
 def _distinct(parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], items: int, users: int) -> NDArray[np.int64]:
-    """Each user's distinct items, int64 [users], of rows of users and items."""
-    pairs = np.unique(np.concatenate([of_users * items + of_items for of_users, of_items in parts]))
+    """How many different items each user has, int64 [users]. parts: rows of users and items."""
+    pairs = np.unique(np.concatenate([rows * items + columns for rows, columns in parts]))
     return np.asarray(np.bincount(pairs // items, minlength=users), np.int64)

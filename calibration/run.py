@@ -18,7 +18,9 @@ from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, w
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics, prior
+from rexit.calibration.candidates import MIN_SAVING
 from rexit.calibration.choose import objectives
+from rexit.calibration.goal import Goal
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
@@ -174,13 +176,13 @@ class _Work:
             write_file(bundle.folder / page.FILE, html, flushed=True)
         return Calibration(decision.policy, report)
 
-    def _check(self) -> tuple[decide.Goal, dict[str, float]]:
+    def _check(self) -> tuple[Goal, dict[str, float]]:
         """The goal, and the utility's weights."""
         bundle, source, options = self._bundle, self._source, self._options
         utility = objectives.weights_of(options.utility, bundle.variant.objectives)
         if utility:
             _check_several(options)
-        goal = decide.Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
+        goal = Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
         goal.check()
         prior.check(options.negative_rate)
         if isinstance(source, SlatesFile):
@@ -290,7 +292,7 @@ def _fields(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> dict[st
 
 def _is_slower(decision: decide.Decision, timings: Timings) -> bool:
     """Whether the policy, timed, does not save what makes a policy worth having."""
-    return decision.chosen is not None and timings.milliseconds[0] > (1 - decide.MIN_SAVING) * timings.milliseconds[-1]
+    return decision.chosen is not None and timings.milliseconds[0] > (1 - MIN_SAVING) * timings.milliseconds[-1]
 
 
 def _count_as_traced(

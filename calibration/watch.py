@@ -1,6 +1,6 @@
-"""The limits that a service watches: what the certifying users lost without labels, of the policy and of more careful ones.
+"""The limits that a service watches: what the certifying users lose without labels, under the policy and more careful ones.
 
-1. The loss: a certified metric that needs no labels, with the limit that was promised. Otherwise one that stands for the first
+1. The loss: a certified metric that needs no labels, with the limit that was promised. Without one, a replacement for the first
    metric: top-k overlap for NDCG@K if at least half of the certifying users have a slate of more than K, else rank correlation.
 2. A limit that was not promised is an upper bound of the expected loss, by the same bets as the certificate's. The policy was
    chosen among those tested, so they share the level.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.limits import Limits, Rule
+from rexit.audit.limits import AuditLimits, WatchedRule
 from rexit.audit.losses import Loss
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
@@ -23,21 +23,21 @@ from rexit.calibration.choose.platt import PlattMap
 from rexit.calibration.metrics import LABEL_FREE, Metric
 
 _STEPS = 10_000
-"""Limits have four digits."""
+"""Limits are rounded to four digits."""
 
 
 def limits(
     policies: Sequence[Policy], certifying: Evaluation, full: PlattMap, metrics: Sequence[Metric], max_drop: float, level: float
-) -> Limits | None:
+) -> AuditLimits | None:
     """Returns what to watch; None without a policy.
 
     Args:
-        policies: the one to write, then the certified ones that are more careful.
-        certifying: the users that certified.
+        policies: the policy to write, then the more careful certified ones.
+        certifying: the users who certified.
         full: the last head's own map.
-        metrics: those certified.
-        max_drop: the limit of each.
-        level: of each upper bound.
+        metrics: the certified metrics.
+        max_drop: the promised limit of each metric.
+        level: the chance that an upper bound is too low.
     """
     if not policies:
         return None
@@ -47,8 +47,8 @@ def limits(
     for policy in policies:
         losses = user_losses(loss, certifying, policy)
         limit = max_drop if promised else upper_bound(losses, level)
-        rules.append(Rule(policy, limit, float(losses.mean()), promised))
-    return Limits(loss, metric.name, ExitPolicy(full.a, full.b), tuple(rules), "")
+        rules.append(WatchedRule(policy, limit, float(losses.mean()), promised))
+    return AuditLimits(loss, metric.name, ExitPolicy(full.a, full.b), tuple(rules), "")
 
 
 def user_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> NDArray[np.float64]:
@@ -77,9 +77,9 @@ def upper_bound(losses: NDArray[np.float64], level: float) -> float:
 
 def _loss(certifying: Evaluation, metrics: Sequence[Metric]) -> tuple[Metric, Loss]:
     """The certified metric, and the loss that is watched for it."""
-    free = next((metric for metric in metrics if metric.kind in LABEL_FREE), None)
-    if free is not None:
-        return free, Loss.parse(free.name)
+    label_free = next((metric for metric in metrics if metric.kind in LABEL_FREE), None)
+    if label_free is not None:
+        return label_free, Loss.parse(label_free.name)
     metric, traces = metrics[0], certifying.traces
     large = np.diff(traces.offsets) > metric.k
     users = np.unique(traces.users[traces.offsets[:-1]][large])

@@ -31,6 +31,7 @@ from rexit.bundle import Bundle, Catalog
 from rexit.calibration import decide, metrics
 from rexit.calibration.choose import platt
 from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.goal import Goal
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
@@ -81,7 +82,7 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_sl
     depths = bundle.manifest.exits
     costs = record.profile.costs(record.prefix_tokens, record.candidate_tokens, bundle.variant.max_tokens)
     test = traces["test"]
-    goals = [decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
+    goals = [Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
     decide_on = partial(
         decide.decide,
         validation=traces["validation"],

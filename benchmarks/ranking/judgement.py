@@ -23,7 +23,7 @@ from rexit.ranking import BOOTSTRAP_SEED, RESAMPLES, ByUser
 
 METRICS = ("auc", "user_auc", "ndcg@10", "log_loss")
 TOP = 10
-LEAST = 1e-7
+MIN_PROBABILITY = 1e-7
 """What a probability counts as that float32 has rounded to none."""
 
 Values = NDArray[np.float64]
@@ -91,7 +91,7 @@ class Judgement:
             columns.append(np.full(len(areas), np.nan))
         else:
             right = np.where(self._liked, probability, 1 - probability)
-            loss = -np.log(np.maximum(right, LEAST))
+            loss = -np.log(np.maximum(right, MIN_PROBABILITY))
             columns.append(self._weights @ np.bincount(self._users, loss) / (self._weights @ np.bincount(self._users)))
         return Measured(np.stack(columns, 1))
 

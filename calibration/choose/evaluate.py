@@ -16,7 +16,7 @@ from rexit.measure.costs import Costs
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a way to stop does on a split.
+    """What a way to stop costs and loses on a split.
 
     Attributes:
         cost_us: mean microseconds per slate, by the cost model.
@@ -43,12 +43,12 @@ class Evaluation:
     """A split under one set of maps, prepared so that judging another way to stop is fast.
 
     Args:
-        traces: of the split.
+        traces: the split's.
         c: its calibrated log-odds, float32 [n, E].
-        depths: of each exit, in layers.
+        depths: layers of each exit.
         costs: what a slate costs.
-        metrics: what `Outcome.drops` are of.
-        full: the full model's answer, the last head's own c, float32 [n]; None: c at the last exit, where that reads no other
+        metrics: the metrics of `Outcome.drops`.
+        full: the full model's answer, the last head's own c, float32 [n]; None: c at the last exit, if its map reads no other
             head.
     """
 

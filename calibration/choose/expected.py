@@ -1,10 +1,10 @@
-"""What a ranking is expected to lose, with full depth's probabilities in the place of labels.
+"""What a ranking is expected to lose, with full depth's probabilities instead of labels.
 
-Labels are noise to a choice: on MovieLens 100k a user's NDCG@10 differs between two depths by 0.05 (standard deviation) while the
-means differ by 0.001, and the best of thousands of policies is the policy that the labels happened to favour. Full depth's
-calibrated probability p is the mean of a label, so the loss can be averaged over labels: each pair counts as p of a like and
-1 - p of a dislike. This is our choice, and for choosing alone: certificates and reports count real labels. A ranking better than
-full depth's does not show this way; its loss is overstated.
+Labels are too noisy to choose by: on MovieLens 100k a user's NDCG@10 differs between two depths by 0.05 (standard deviation)
+while the means differ by 0.001. The best of thousands of policies would be the one that the labels happened to favour. Full
+depth's calibrated probability p is the mean of a label, so the loss can be averaged over labels: each pair counts as p of a like
+and 1 - p of a dislike. This is our choice, and only for choosing: certificates and reports count real labels. A ranking that is
+better than full depth's does not show; its loss is overstated.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Expectation:
     """Expected losses on a split, prepared so that judging another ranking is fast.
 
     Args:
-        traces: of the split.
+        traces: the split's.
         full: full depth's c, float32 [n].
-        judge: of the split, for metrics that need no labels.
+        judge: the split's, for metrics that need no labels.
     """
 
     def __init__(self, traces: Traces, full: NDArray[np.float32], judge: Judge) -> None:
@@ -75,15 +75,14 @@ class _Groups:
         self._place = np.arange(len(users)) - np.repeat(self._starts, self._sizes)
 
     def ordered(self, score: NDArray[np.float32], p: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns p in the order of the score, the highest first, group by group. Ties keep their order, since c is hardly ever
-        equal."""
+        """Returns p in the order of the score, the highest first, group by group. Ties, which are rare, keep their order."""
         return p[np.argsort(self._key + descending(score), kind="stable")]
 
     def ndcg(self, p: NDArray[np.float64], k: int) -> float:
-        """Returns the mean over groups of p's expected gain, in its order, over the largest gain of as many likes as expected."""
+        """Returns the mean over groups of the expected gain of p in its order, divided by the largest gain of that many likes."""
         discount = np.where(self._place < k, 1 / np.log2(self._place + 2.0), 0.0)
-        most = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(k) + 2.0))]
-        best = np.interp(np.add.reduceat(p, self._starts), np.arange(k + 1), most)
+        largest = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(k) + 2.0))]
+        best = np.interp(np.add.reduceat(p, self._starts), np.arange(k + 1), largest)
         return float(np.mean(np.add.reduceat(discount * p, self._starts) / best))
 
     def auc(self, p: NDArray[np.float64]) -> float:

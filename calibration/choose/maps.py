@@ -3,14 +3,15 @@
 The heads before an exit have run, so reading them costs nothing. OptiRAG-Rec stops by "predictive confidence across various
 heads".
 
-1. The maps of own heads are Platt's, see `platt`.
-2. Maps of all heads so far: c = a z_k + b + w_0 z_0 + ... + w_(k-1) z_(k-1), by logistic regression with a ridge on what a and w
-   differ by from Platt's map. Signs are free: a deep head may count against a shallow one. An infinite ridge is Platt's map.
-3. One ridge for all exits, by cross-validation over users: the least log loss of the parts left out, mean over the exits that
-   have earlier ones. Each part is judged with the ridge that is best for the other parts.
-4. `auto` reads all heads if that lowers the log loss left out by LEAST_GAIN or more, with a 95 % interval over users above 0,
-   and if at the last exit no metric of the goal is shown to be worse than the last head's own. It is one choice for all exits,
-   so that chance has one.
+1. Maps of own heads are Platt's, see `platt`.
+2. Maps of all heads so far: c = a z_k + b + w_0 z_0 + ... + w_(k-1) z_(k-1), by logistic regression with a ridge on the
+   differences of a and w from Platt's map. Signs are free: a deep head may count against a shallow one. With an infinite ridge it
+   is Platt's map.
+3. All exits share one ridge, chosen by cross-validation over users: the least held-out log loss, mean over the exits that have
+   earlier ones. Each part is judged with the ridge that is best for the other parts.
+4. `auto` reads all heads if that lowers the held-out log loss by MIN_GAIN or more, with a 95 % interval over users above 0, and
+   if no metric of the goal is shown to be worse at the last exit than by the last head's own map. It decides once for all exits,
+   so that chance has one try.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from rexit.ranking import mean_by_user
 OWN, ALL, AUTO = "own", "all", "auto"
 
 RIDGES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
-"""Of the summed log loss, with log-odds scaled to deviation 1: a ridge r weighs as r pairs or so do."""
+"""Weights against the summed log loss, with log-odds scaled to deviation 1: a ridge r weighs about as much as r pairs."""
 
-LEAST_GAIN = 0.001
-"""Of log loss, in nats. For less, `auto` does not write a policy that readers before this one refuse (our choice)."""
+MIN_GAIN = 0.001
+"""In nats of log loss. For less, `auto` keeps the simpler maps (our choice)."""
 
 Maps = tuple[PlattMap, ...]
 
@@ -45,11 +46,11 @@ class Choice:
 
     Attributes:
         reads: OWN or ALL, the heads that `maps` read.
-        maps: of each exit.
-        own: the maps of own heads, of each exit; the last one's c is the full model's answer.
-        c, own_c: by `maps` and `own` cross-fitted by user, float32 [n, E].
-        ridge: of the maps of all heads; None if none were fitted.
-        gain: how much lower the log loss left out is with all heads, and its 95 % interval; None likewise.
+        maps: one per exit.
+        own: the maps of own heads, one per exit; the last one's c is the full model's answer.
+        c, own_c: by `maps` and `own`, cross-fitted by user, float32 [n, E].
+        ridge: the ridge of the maps of all heads; None if none were fitted.
+        gain: how much all heads lower the held-out log loss, with its 95 % interval; None if none were fitted.
     """
 
     reads: str
@@ -66,33 +67,26 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
 
     Args:
         kind: OWN, ALL or AUTO.
-        traces: of the choosing users.
-        metrics: of the goal.
+        traces: the choosing users'.
+        metrics: the goal's.
     """
     z, liked, users = traces.log_odds, traces.liked, traces.users
     own, own_c = platt.fit_all(z, liked), platt.cross_fit(z, liked, users)
-    owned = Choice(OWN, own, own, own_c, own_c)
+    of_own = Choice(OWN, own, own, own_c, own_c)
     if kind == OWN or traces.exits == 1:
-        return owned
-    parts = users % FOLDS
-    cross_fitted = _cross_fit(z, liked, parts)
-    losses = np.stack([_losses(c, liked) for c in cross_fitted])
-    by_part = np.stack([np.bincount(parts, loss, FOLDS) for loss in losses])
-    best = (by_part.sum(1, keepdims=True) - by_part).argmin(0)  # of each part, by the other parts
-    c = np.take_along_axis(np.stack(cross_fitted), best[parts][None, :, None], axis=0)[0]
-    ridge = int(by_part.sum(1).argmin())
-    maps = fit_all(z, liked)[ridge]
+        return of_own
+    c, ridge = _cross_validated(z, liked, users % FOLDS)
     gain = mean_by_user(_losses(own_c, liked) - _losses(c, liked), users)
-    every = Choice(ALL, maps, own, c, own_c, RIDGES[ridge], gain)
-    if kind == ALL or (gain[0] >= LEAST_GAIN and gain[1] > 0 and not _is_worse(traces, metrics, every)):
-        return every
-    return replace(owned, ridge=every.ridge, gain=gain)
+    of_all = Choice(ALL, fit_all(z, liked)[ridge], own, c, own_c, RIDGES[ridge], gain)
+    if kind == ALL or (gain[0] >= MIN_GAIN and gain[1] > 0 and not _is_worse(traces, metrics, of_all)):
+        return of_all
+    return replace(of_own, ridge=of_all.ridge, gain=gain)
 
 
 def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[Maps]:
-    """Returns the maps of all heads so far for each of RIDGES: one per exit.
+    """Returns the maps of all heads so far for each of RIDGES, one per exit.
 
-    An exit keeps its own head's map where it is the first, where no head so far ranks, and where a weight would leave float32.
+    An exit keeps its own head's map if it is the first, if no head so far ranks, or if a weight would leave the format's limits.
 
     Args:
         log_odds: raw, float32 [n, E].
@@ -118,7 +112,7 @@ def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[Map
 
 
 def _map(weights: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> PlattMap | None:
-    """From weights of scaled log-odds, the intercept last. None if they are beyond the format's limits."""
+    """The map of weights of scaled log-odds, the intercept last; None if they are beyond the format's limits."""
     *earlier, a = (weights[:-1] * scale).astype(np.float32).tolist()
     b = float(np.float32(weights[-1] - (weights[:-1] * scale) @ mean))
     if not all(abs(weight) <= MAX_SLOPE for weight in (a, *earlier)) or not abs(b) <= MAX_INTERCEPT:
@@ -126,14 +120,25 @@ def _map(weights: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray
     return PlattMap(a, b, True, tuple(earlier))
 
 
-def _cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], parts: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-    """c of each ridge, float32 [n, E], by maps fitted on the other parts; on all where the others lack one of the labels."""
-    c = [np.empty_like(log_odds) for _ in RIDGES]
+def _cross_validated(
+    log_odds: NDArray[np.float32], liked: NDArray[np.bool_], parts: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], int]:
+    """c of each pair by the ridge that is best for the other parts, float32 [n, E]; and the number of the ridge that is best."""
+    c = _cross_fit(log_odds, liked, parts)
+    losses = np.stack([np.bincount(parts, _losses(c_of_ridge, liked), FOLDS) for c_of_ridge in c])  # [ridges, parts]
+    best = (losses.sum(1, keepdims=True) - losses).argmin(0)
+    return np.take_along_axis(c, best[parts][None, :, None], axis=0)[0], int(losses.sum(1).argmin())
+
+
+def _cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], parts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """c by each ridge, float32 [ridges, n, E], by maps fitted on the other parts, or on all if the others lack one of the
+    labels."""
+    c = np.empty((len(RIDGES), *log_odds.shape), np.float32)
     for part in range(FOLDS):
         inside = parts == part
         others = ~inside if len(np.unique(liked[~inside])) == 2 else np.ones_like(inside)
-        for of_ridge, maps in zip(c, fit_all(log_odds[others], liked[others]), strict=True):
-            of_ridge[inside] = platt.apply(maps, log_odds[inside])
+        for n, maps in enumerate(fit_all(log_odds[others], liked[others])):
+            c[n, inside] = platt.apply(maps, log_odds[inside])
     return c
 
 

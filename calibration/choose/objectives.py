@@ -1,12 +1,12 @@
-"""Several objectives: each has a map of its own at every exit, and a declared utility makes one log-odds of them.
+"""Several objectives: each has a map of its own at every exit, and a declared utility combines them into one log-odds.
 
-1. The utility's weights are given, not chosen: what a click or a like is worth is the business's to say.
-2. Platt maps, one for each exit and objective, on the choosing users' known labels; an unknown label teaches nothing. The search
-   gets maps cross-fitted by user, as with one objective.
-3. The utility's log-odds x by `rexit.bundle.objectives`, which compares between exits already: the exits' own maps are a = 1 and
-   b = 0. All else reads x as the log-odds of one head: thresholds, top-k, quorum, certificate.
-4. What a ranking is worth: NDCG's gain is the utility of a pair's labels, where an unknown label counts as no. AUC asks whether
-   a pair's labels are worth more than none at all. A search expects a pair to be worth its utility u at full depth.
+1. The utility's weights are options: what a click or a like is worth is a business decision.
+2. Platt maps, one for each exit and objective, are fitted on the choosing users' known labels; unknown labels are left out. The
+   search gets maps cross-fitted by user, as with one objective.
+3. The utility's log-odds x, by `rexit.bundle.objectives`, is comparable between exits, so the exits' own maps are a = 1 and b =
+   0. Everything else reads x as the log-odds of one head: thresholds, top-k, quorum, certificate.
+4. For NDCG the gain of a pair is the utility of its labels, and an unknown label counts as no. For AUC a pair is liked if its
+   labels are worth more than none at all. The search expects a pair to be worth its utility at full depth.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rexit.errors import InputError
 
 @dataclass(frozen=True)
 class ObjectiveMaps:
-    """What makes the utility's log-odds of the objectives'.
+    """The maps that turn the objectives' log-odds into the utility's.
 
     Attributes:
         utility: the weights, by objective.
@@ -47,12 +47,12 @@ class ObjectiveMaps:
         return replace(traces, log_odds=utility_log_odds(list(self.utility.values()), self._pairs(), traces.log_odds)[0])
 
     def on(self, policy: Policy) -> Policy:
-        """Returns a policy that reads the utility's log-odds as one for this variant, with its utility and maps."""
+        """Returns a policy on the utility's log-odds as one on the variant's, with the utility and its maps."""
         exits = tuple(replace(e, objectives=pairs) for e, pairs in zip(policy.exits, self._pairs(), strict=True))
         return replace(policy, exits=exits, utility=self.utility)
 
     def useful(self) -> tuple[bool, ...]:
-        """Whether some objective that has a weight can be ranked at each exit."""
+        """Returns for each exit whether some objective with a weight can be ranked there."""
         weights = list(self.utility.values())
         return tuple(any(m.useful for m, w in zip(of_exit, weights, strict=True) if w) for of_exit in self.maps)
 
@@ -65,10 +65,10 @@ def weights_of(utility: Mapping[str, float] | None, objectives: Sequence[str]) -
 
     Args:
         utility: by objective; None: all weigh 1.
-        objectives: of the variant; empty: there is one.
+        objectives: the variant's names; empty: there is one objective.
 
     Raises:
-        InputError: for other names than the objectives', and for weights that no utility has.
+        InputError: for other names than the objectives', and for weights that no utility may have.
     """
     if not objectives:
         if utility:
@@ -108,8 +108,8 @@ def fit(traces: Traces, utility: Mapping[str, float]) -> ObjectiveMaps:
 
 
 def cross_fit(traces: Traces, utility: Mapping[str, float]) -> Traces:
-    """Returns the traces with the utility's log-odds by maps that have not seen the pair's user; where the other users lack a
-    label, by maps of all."""
+    """Returns the traces with the utility's log-odds by maps that have not seen the pair's user, or by those of all users if the
+    other users lack a label."""
     log_odds = np.empty(traces.log_odds.shape[:2], np.float32)
     parts = traces.users % FOLDS
     for part in range(FOLDS):
@@ -125,13 +125,13 @@ def cross_fit(traces: Traces, utility: Mapping[str, float]) -> Traces:
 
 
 def choice(maps: ObjectiveMaps, log_odds: NDArray[np.float32]) -> Choice:
-    """Returns the exits' own maps, which leave the utility's log-odds as they are. log_odds: of the utility, float32 [n, E]."""
+    """Returns the exits' own maps, which leave the utility's log-odds as they are. log_odds: the utility's, float32 [n, E]."""
     exits = tuple(PlattMap(ExitPolicy().a, ExitPolicy().b, useful) for useful in maps.useful())
     return Choice(OWN, exits, exits, log_odds, log_odds)
 
 
 def _pairs(traces: Traces, which: NDArray[np.bool_]) -> Traces:
-    """Some pairs' log-odds and labels; their slates are lost."""
+    """Some pairs' log-odds and labels, without their slates."""
     labels = traces.objectives
     assert labels is not None
     return replace(traces, log_odds=traces.log_odds[which], objectives=labels[which])

@@ -19,9 +19,12 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class PlattMap:
-    """c = a z + b, a > 0. `useful` is False if the head ranks backwards or not at all: its exit must never stop.
+    """c = a z + b, a > 0.
 
-    earlier: weights of the heads before it, which add to c (see `maps`); a then has any sign. Empty: they add nothing.
+    Attributes:
+        a, b: slope and intercept.
+        useful: False if the head ranks backwards or not at all: its exit must never stop.
+        earlier: weights of the heads before it, which add to c (see `maps`), while a may have any sign; empty: they add nothing.
     """
 
     a: float
@@ -72,13 +75,12 @@ def logistic_regression(
     centre: NDArray[np.float64] | None = None,
     start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Returns the weights, float64 [d], with the least cross-entropy to targets between 0 and 1, which scikit-learn's regression
-    does not take.
+    """Returns the weights, float64 [d], with the least cross-entropy. scikit-learn's regression takes no targets between 0 and 1.
 
     Args:
-        features: float64 [d, n], of mean 0 and variance 1, but the last one is 1 for all: the intercept.
-        target: float64 [n].
-        ridge: the weight of half the squared distance from `centre`, without the intercept, beside the mean cross-entropy.
+        features: float64 [d, n], of mean 0 and variance 1; the last is 1 for all: the intercept.
+        target: from 0 to 1, float64 [n].
+        ridge: weight of half the squared distance from `centre`, without the intercept, added to the mean cross-entropy.
         centre: float64 [d]; None: 0.
         start: where to begin, float64 [d]; None: at `centre`.
     """
@@ -116,8 +118,8 @@ def apply(maps: Sequence[PlattMap], log_odds: NDArray[np.float32]) -> NDArray[np
 def cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64]) -> NDArray[np.float32]:
     """Returns c, float32 [n, E], by maps that have not seen the pair's user: fitted on the other FOLDS - 1 parts of the users.
 
-    Users are dealt out in turn, in the catalog's order, which does not depend on labels. Where the other parts lack one of the
-    labels, a part gets the map of all.
+    Users are dealt out in turn, in the catalog's order, which does not depend on labels. If the other parts lack one of the
+    labels, a part gets the map of all users.
 
     Args:
         log_odds: raw, float32 [n, E].

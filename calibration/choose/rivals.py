@@ -1,7 +1,7 @@
-"""Other ways to choose where candidates stop, tuned on the same traces: what a policy has to beat. Not by default.
+"""Other ways to choose where candidates stop, tuned on the same traces, for a policy to beat. Off by default.
 
 Each way has one parameter or a greedy rule, and takes the cheapest setting whose metrics drop by no more than is allowed. They
-follow their papers, on log-odds and without what needs training of its own.
+follow their papers as far as log-odds allow, without parts that need training of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
+from rexit.calibration.choose.search import agreeing_heads
 
 Stops = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.int64]]
 """From raw log-odds and c, both float32 [n, E], to the exit of each pair, int64 [n]."""
@@ -30,28 +31,27 @@ ROUNDS = 400
 
 
 def tuned(evaluation: Evaluation, allowed: float) -> dict[str, Stops]:
-    """Returns each rival by name, tuned on this split; full depth where nothing else is within the allowed drop."""
+    """Returns each rival by name, tuned on this split; full depth if nothing else is within the allowed drop."""
     z, c = evaluation.traces.log_odds, evaluation.c
     exits = c.shape[1]
     families: dict[str, Iterable[Stops]] = {
         "one threshold": map(_threshold, _quantiles(np.abs(c[:, :-1]))),
         "entropy": map(_entropy, _quantiles(np.abs(z[:, :-1]))),
         "patience": map(_patience, range(1, exits + 1)),
-        "exit shares": map(_ExitShares(c).thresholds, np.geomspace(0.02, 50, STEPS)),
+        "exit shares": (_exit_shares(np.abs(c[:, :-1]), ratio) for ratio in np.geomspace(0.02, 50, STEPS)),
     }
     cheapest = {name: _cheapest(evaluation, allowed, family) for name, family in families.items()}
     return {**cheapest, "one exit at a time": _greedy(evaluation, allowed)}
 
 
 def _cheapest(evaluation: Evaluation, allowed: float, family: Iterable[Stops]) -> Stops:
-    best, least = (
-        _threshold(np.float32(np.inf)),
-        evaluation.outcome(np.full(len(evaluation.c), evaluation.c.shape[1] - 1)).cost_us,
-    )
+    z, c = evaluation.traces.log_odds, evaluation.c
+    best = _threshold(np.float32(np.inf))
+    min_us = evaluation.outcome(best(z, c)).cost_us
     for rival in family:
-        outcome = evaluation.outcome(rival(evaluation.traces.log_odds, evaluation.c))
-        if outcome.drop <= allowed and outcome.cost_us < least:
-            best, least = rival, outcome.cost_us
+        outcome = evaluation.outcome(rival(z, c))
+        if outcome.drop <= allowed and outcome.cost_us < min_us:
+            best, min_us = rival, outcome.cost_us
     return best
 
 
@@ -59,9 +59,9 @@ def _quantiles(confidence: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.unique(np.quantile(confidence, np.linspace(0, 0.995, STEPS)).astype(np.float32))
 
 
-def _first(fires: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The first exit that stops: bool [n, E - 1] to int64 [n]; the last one stops all."""
-    return np.asarray(np.where(fires.any(1), fires.argmax(1), fires.shape[1]), np.int64)
+def _first(may_stop: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The first exit that stops each pair, int64 [n]; the last exit stops all. may_stop: bool [n, E - 1]."""
+    return np.asarray(np.where(may_stop.any(1), may_stop.argmax(1), may_stop.shape[1]), np.int64)
 
 
 def _threshold(t: np.float32) -> Stops:
@@ -76,40 +76,27 @@ def _entropy(t: np.float32) -> Stops:
 
 def _patience(heads: int) -> Stops:
     """As soon as so many heads in a row give the same answer: PABEE (2006.04152)."""
-
-    def stops(z: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.int64]:
-        agree = np.ones(c.shape, np.int64)
-        for k in range(1, c.shape[1]):
-            agree[:, k] = np.where((c[:, k] >= 0) == (c[:, k - 1] >= 0), agree[:, k - 1] + 1, 1)
-        return _first(agree[:, :-1] >= heads)
-
-    return stops
+    return lambda z, c: _first(agreeing_heads(c)[:, :-1] >= heads)
 
 
-class _ExitShares:
-    """Thresholds by which each exit takes a given share of the candidates, the share of an exit being a constant times that of
-    the exit before: how EENet (2301.07099) meets a budget, with |c| in the place of its learnt exit scores."""
-
-    def __init__(self, c: NDArray[np.float32]) -> None:
-        self._confidence = np.abs(c[:, :-1])
-
-    def thresholds(self, ratio: float) -> Stops:
-        exits = self._confidence.shape[1] + 1
-        share = ratio ** np.arange(exits)
-        share /= share.sum()
-        left, limits = np.ones(len(self._confidence), np.bool_), []
-        for k in range(exits - 1):
-            confidence = self._confidence[left, k]
-            part = min(1.0, share[k] * len(left) / max(1, len(confidence)))
-            limits.append(np.quantile(confidence, 1 - part).astype(np.float32) if len(confidence) else np.float32(np.inf))
-            left &= self._confidence[:, k] < limits[k]
-        limit = np.array(limits, np.float32)
-        return lambda z, c: _first(np.abs(c[:, :-1]) >= limit)
+def _exit_shares(confidence: NDArray[np.float32], ratio: float) -> Stops:
+    """Each exit takes a given share of the candidates, `ratio` times that of the exit before: how EENet (2301.07099) meets a
+    budget, with |c| instead of its learnt exit scores. confidence: |c|, float32 [n, E - 1]."""
+    count, early_exits = confidence.shape
+    shares = ratio ** np.arange(early_exits + 1)
+    shares /= shares.sum()
+    left, limits = np.ones(count, np.bool_), np.full(early_exits, np.inf, np.float32)
+    for k in range(early_exits):
+        if left.any():
+            part = min(1.0, shares[k] * count / np.count_nonzero(left))
+            limits[k] = np.quantile(confidence[left, k], 1 - part)
+        left &= confidence[:, k] < limits[k]
+    return lambda z, c: _first(np.abs(c[:, :-1]) >= limits)
 
 
 def _greedy(evaluation: Evaluation, allowed: float) -> Stops:
-    """Thresholds of |c| lowered one exit at a time, always where the saving for the drop is largest, the step doubled after a
-    success and halved at the border: Apparate (2312.05385)."""
+    """Thresholds of |c| are lowered one exit at a time, where the saving for the drop is largest. The step doubles after a
+    success and is halved at the border: Apparate (2312.05385)."""
     z, c = evaluation.traces.log_odds, evaluation.c
     confidence = np.abs(c[:, :-1])
     ascending = np.sort(confidence, axis=0)

@@ -1,4 +1,4 @@
-"""The cheapest rules with which the ranking stays as good as required."""
+"""The cheapest stopping rules that keep the ranking as good as required."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PRICES = (3.0, 10.0, 30.0, 100.0, 300.0)
 FIRST_EXITS = 8
 SHARED = 12
 MAX_PASSES = 4
-MANY_AXES = 12
-"""With more thresholds, a pass tries near steps instead of all values, no pairs of steps, and starts once."""
+MAX_FULL_AXES = 12
+"""With more thresholds than this a pass tries near steps instead of all values, no pairs of steps, and starts once."""
 
 Point = tuple[int, ...]
 """A rule as positions on the axes of a Space."""
 
 
 @dataclass(frozen=True)
-class Rule:
+class StoppingRule:
     """Where candidates stop, apart from the maps.
 
     At exit k < E - 1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on the sign of c.
@@ -50,7 +50,7 @@ class Trial:
     """A rule that was tried, and its outcome on the choosing users."""
 
     point: Point
-    rule: Rule
+    rule: StoppingRule
     outcome: Outcome
 
 
@@ -58,11 +58,20 @@ Objective = Callable[[Trial], tuple[float, float]]
 """What a descent minimizes; the second number breaks ties."""
 
 
+def agreeing_heads(c: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Returns how many heads in a row, up to each exit, agree on the sign of c: int64 [n, E]. c: float32 [n, E]."""
+    agreeing = np.ones(c.shape, np.int64)
+    for k in range(1, c.shape[1]):
+        agreeing[:, k] = np.where((c[:, k] >= 0) == (c[:, k - 1] >= 0), agreeing[:, k - 1] + 1, 1)
+    return agreeing
+
+
 def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
     """Returns thresholds to try on one side of an exit: 0 (always), eleven quantiles of the c on that side, infinity (never).
 
-    They are quantiles, so that each step moves a similar number of candidates, rounded to float32, the runtime's precision. c:
-    float32 [n], with its sign flipped for the lower side.
+    Quantiles make each step move a similar number of candidates. They are rounded to float32, the runtime's precision.
+
+    c: float32 [n], with its sign flipped for the lower side.
     """
     positive = c[c > 0]
     inner = np.unique(np.quantile(positive, QUANTILES).astype(np.float32)).tolist() if len(positive) else []
@@ -70,8 +79,7 @@ def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
 
 
 class Space:
-    """The rules to choose from: an axis of values for patience, for the quorum, for the top-k rule, and for each side of each
-    open exit.
+    """The rules to choose from, with an axis of values for patience, the quorum, the top-k rule, and each side of each open exit.
 
     Args:
         c: calibrated log-odds, float32 [n, E].
@@ -97,29 +105,31 @@ class Space:
         """Side 0 is upper, 1 is lower."""
         self.common = (tuple(p for p in PATIENCE if p <= exits), tuple(quorums), tuple(top_k))
         self.lengths = (*map(len, self.common), *(len(values) for _, _, values in self.thresholds))
-        self.many = len(self.thresholds) > MANY_AXES
+        self.many = len(self.thresholds) > MAX_FULL_AXES
 
     @property
     def never(self) -> Point:
         """The point of full depth: each threshold at its last value, infinity."""
         return (0, 0, 0, *(length - 1 for length in self.lengths[3:]))
 
-    def rule(self, point: Point) -> Rule:
+    def rule(self, point: Point) -> StoppingRule:
         """Returns the rule at a point."""
         sides = [[math.inf] * (self.exits - 1) for _ in range(2)]
         for (side, k, values), at in zip(self.thresholds, point[3:], strict=True):
             sides[side][k] = values[at]
         patiences, quorums, tops = self.common
-        return Rule(patiences[point[0]], tuple(sides[0]), tuple(sides[1]), quorums[point[1]], tops[point[2]])
+        return StoppingRule(patiences[point[0]], tuple(sides[0]), tuple(sides[1]), quorums[point[1]], tops[point[2]])
 
     def families(self) -> Iterable[Point]:
-        """Yields rules with one threshold: the same |c|, or the same position among an exit's own thresholds, at every open exit
-        from some exit on, for each patience and a few quorums. Fixed depths are among them: a threshold of 0 stops everything."""
-        firsts = _some(self.open, FIRST_EXITS)
+        """Yields rules with one threshold for every open exit from some exit on: the same |c|, or the same position among an
+        exit's own thresholds; for each patience and a few quorums. A threshold of 0 stops everything, so fixed depths are among
+        them."""
+        firsts = _spread(self.open, FIRST_EXITS)
         finite = sorted({v for _, _, values in self.thresholds for v in values if not math.isinf(v)})
-        shared = _some(finite, SHARED)
+        shared = _spread(finite, SHARED)
         places = range(max(self.lengths[3:], default=1) - 1)
-        for patience, quorum, first in itertools.product(range(self.lengths[0]), _some(list(range(self.lengths[1])), 3), firsts):
+        quorums = _spread(list(range(self.lengths[1])), 3)
+        for patience, quorum, first in itertools.product(range(self.lengths[0]), quorums, firsts):
             for t in shared:
                 yield self._from(first, patience, quorum, [int(np.searchsorted(v, t)) for _, _, v in self.thresholds])
             for place in places:
@@ -154,30 +164,30 @@ def moved(point: Point, axis: int, at: int) -> Point:
     return (*point[:axis], at, *point[axis + 1 :])
 
 
-def _some(values: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of the values, evenly spaced, the ends among them."""
-    return [values[i] for i in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))] if values else []
+def _spread(values: Sequence[Any], limit: int) -> list[Any]:
+    """At most `limit` of the values, evenly spaced, with both ends."""
+    return [values[i] for i in np.unique(np.linspace(0, len(values) - 1, limit).round().astype(int))] if values else []
 
 
 class Search:
     """A search for cheap rules on the choosing users, which remembers all trials.
 
-    It is deterministic: no random numbers; ties go to the lower drop, then to the earlier trial.
+    It is deterministic: it draws no random numbers, and ties go to the lower drop, then to the earlier trial.
     """
 
     def __init__(self, evaluation: Evaluation, space: Space) -> None:
         self._evaluation, self._space = evaluation, space
-        self._fires = _Fires(evaluation.c, space)
+        self._reached = _ReachedThresholds(evaluation.c, space)
         self._trials: dict[Point, Trial] = {}
         self.full = self._try(space.never)
 
     def stops(self, point: Point) -> NDArray[np.int64]:
-        """Returns the exit of each pair, int64 [n]: as `Policy.stops`, with shared work done once."""
+        """Returns the exit of each pair, int64 [n], as `Policy.stops` does, with shared work done once."""
         rule = self._space.rule(point)
-        fires = self._fires.of(point)
+        may_stop = self._reached.by(point)
         if rule.quorum or rule.top_k:
-            return slate_stops(self._evaluation.c, fires.T, self._evaluation.traces.offsets, rule.quorum, rule.top_k)
-        return np.asarray(fires.argmax(0), np.int64)
+            return slate_stops(self._evaluation.c, may_stop.T, self._evaluation.traces.offsets, rule.quorum, rule.top_k)
+        return np.asarray(may_stop.argmax(0), np.int64)
 
     def _try(self, point: Point) -> Trial:
         trial = self._trials.get(point)
@@ -202,10 +212,10 @@ class Search:
             self._descend(min(self._trials.values(), key=objective), objective)
 
     def trade_off(self, budgets: Iterable[float]) -> dict[float, Trial]:
-        """Returns the cheapest rule for each budget: no metric is expected to drop by more. Call `explore` first.
+        """Returns the cheapest rule for each budget, which no metric is expected to drop by more than. Call `explore` first.
 
         Each budget gets descents of its own, with trades in between, and may use the trials of the others, so a larger budget
-        never costs more.
+        never gets a dearer rule.
         """
         objectives = {budget: partial(_within, budget) for budget in sorted(budgets)}
         for objective in objectives.values() if self._space.open else ():
@@ -248,8 +258,8 @@ def _within(budget: float, trial: Trial) -> tuple[float, float]:
     return (outcome.cost_us if outcome.drop <= budget else math.inf, outcome.drop)
 
 
-class _Fires:
-    """Which candidates a point's thresholds and patience stop at which exit, combined from what each value stops."""
+class _ReachedThresholds:
+    """Which pairs reach the thresholds and the patience of a point, combined from what each value of an axis lets stop."""
 
     def __init__(self, c: NDArray[np.float32], space: Space) -> None:
         self._space = space
@@ -257,19 +267,17 @@ class _Fires:
             (side, k): np.stack([(c[:, k] >= v) if side == 0 else (c[:, k] <= -v) for v in np.array(values, np.float32)])
             for side, k, values in space.thresholds
         }
-        """bool [values, n]"""
-        agree = np.ones(c.shape, np.int64)
-        for k in range(1, c.shape[1]):
-            agree[:, k] = np.where((c[:, k] >= 0) == (c[:, k - 1] >= 0), agree[:, k - 1] + 1, 1)
-        self._agreed = [np.ascontiguousarray((agree >= p).T) for p in space.common[0]]
+        """By side and exit: whether a pair reaches each threshold, bool [values, n]."""
+        agreeing = agreeing_heads(c)
+        self._agreed = [np.ascontiguousarray((agreeing >= p).T) for p in space.common[0]]
         self._shape = (c.shape[1], len(c))
 
-    def of(self, point: Point) -> NDArray[np.bool_]:
+    def by(self, point: Point) -> NDArray[np.bool_]:
         """Returns where each pair may stop, bool [E, n]; the last exit stops all."""
-        fires = np.zeros(self._shape, np.bool_)
-        fires[-1] = True
+        may_stop = np.zeros(self._shape, np.bool_)
+        may_stop[-1] = True
         for (side, k, _), at in zip(self._space.thresholds, point[3:], strict=True):
-            fires[k] |= self._sides[side, k][at]
+            may_stop[k] |= self._sides[side, k][at]
         if point[0]:
-            fires[:-1] &= self._agreed[point[0]][:-1]
-        return fires
+            may_stop[:-1] &= self._agreed[point[0]][:-1]
+        return may_stop

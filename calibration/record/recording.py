@@ -26,10 +26,10 @@ class Recording:
     """What calibration observed of a variant.
 
     Attributes:
-        log_odds: by split, raw, float32 [n, E], in the order of its slates; of several objectives [n, E, K].
+        log_odds: raw, by split, float32 [n, E] in the order of its slates; with several objectives [n, E, K].
         profile: what segments cost.
         prefix_tokens, candidate_tokens: mean tokens of a slate's prefix, and of a single candidate.
-        made_of: variant, catalog and way to cut slates; another of these needs another recording.
+        made_of: the variant, the catalog and how slates were cut; other values need another recording.
     """
 
     log_odds: Mapping[str, NDArray[np.float32]]
@@ -55,13 +55,13 @@ class Recording:
 
         Args:
             path: the file.
-            exits: E, of the variant.
+            exits: the variant's E.
             made_of: what the recording must have been made of.
             pairs: n of each split.
-            objectives: K, of the variant.
+            objectives: the variant's K.
 
         Raises:
-            BundleError: if the file is missing or damaged, or was made of anything else.
+            BundleError: if the file is missing or damaged, or was made of something else.
         """
         if not path.is_file():
             raise BundleError(f"{path}: no such file: run `rexit calibrate` without --from-traces first")
@@ -90,7 +90,7 @@ class Recording:
 
 
 def check(path: Path) -> None:
-    """Raises BundleError for a recording that is not as it was written."""
+    """Raises BundleError if the recording has changed since it was written."""
     _whole(path)
 
 
@@ -100,7 +100,7 @@ def _whole(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
         with safe_open(path, "np") as file:
             metadata = file.metadata()
             text, expected = metadata["rexit"], metadata["sha256"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a mapping
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
         raise BundleError(f"{path}: not a recording of traces: {exc}") from exc
     if (digest := _sha256(text, tensors)) != expected:
@@ -109,7 +109,7 @@ def _whole(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
 
 
 def _sha256(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Of the metadata's text, and of the tensors with their names, types and shapes."""
+    """The digest of the metadata's text and of the tensors with their names, types and shapes."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())

@@ -15,7 +15,7 @@ from rexit.progress import Progress, silent
 from rexit.slates import AnySlate, Slate, choosing_order
 
 MAX_SEARCH_PAIRS = 40_000
-"""How many pairs choose, at most."""
+"""The most pairs of the choosing users."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ def split_users(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
 def collect(
     session: Scorer, slates: Sequence[AnySlate], step: str = "traces", progress: Progress = silent
 ) -> NDArray[np.float32]:
-    """Returns the raw log-odds of all slates at every exit, float32 [n, E]; of several objectives [n, E, K].
+    """Returns the raw log-odds of all slates at every exit, float32 [n, E]; with several objectives [n, E, K].
 
     Args:
-        session: of the deployed variant.
+        session: a session of the deployed variant.
         slates: in the order of the result.
-        step: what `progress` calls this.
+        step: its name for `progress`.
 
     Raises:
         InputError: if a log-odds is not finite.
@@ -117,11 +117,11 @@ def join(
     Args:
         slates: S of them, with their labels.
         log_odds: raw, float32 [n, E] or [n, E, K], in the order of the slates.
-        name: of the split, for messages.
-        weights: of the utility, [K]; empty: there is one objective.
+        name: the split's, for messages.
+        weights: the utility's, [K]; empty: there is one objective.
 
     Raises:
-        InputError: if all labels are the same: nothing can be ranked then.
+        InputError: if all labels are the same, so that nothing can be ranked.
     """
     liked, objectives, gains = np.concatenate([slate.liked for slate in slates]), None, None
     if weights:
@@ -139,9 +139,9 @@ def join(
 
 
 def gains_of(labels: NDArray[np.int8], weights: Sequence[float]) -> NDArray[np.float64]:
-    """Returns the utility of labels, from 0 to 1, float64 [n]: their weighted sum between the least and the largest there can be.
+    """Returns the utility of labels, from 0 to 1, float64 [n]: their weighted sum, scaled from its least to its largest value.
 
-    A label that is unknown did not happen, as far as anybody knows: it counts as no.
+    An unknown label counts as no.
 
     Args:
         labels: 1, 0 or -1, int8 [n, K].

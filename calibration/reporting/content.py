@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle import Bundle, Policy
 from rexit.bundle.files import SCHEMA, json_values
-from rexit.calibration import reliability
+from rexit.calibration import reliability_table
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.comparison import Row
 from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
-from rexit.calibration.reliability import Split
+from rexit.calibration.reliability import Split, diagram
 from rexit.calibration.reporting import verdict
 from rexit.calibration.reporting.examples import Example
 from rexit.measure.costs import Costs, depth_name
@@ -28,12 +29,12 @@ from rexit.measure.profile import CostProfile
 
 @dataclass(frozen=True)
 class Timings:
-    """The policy and each exit forced, timed as deployed.
+    """Times of the policy and of each forced exit, as deployed.
 
     Attributes:
-        milliseconds: of the mean slate: the policy's, then each exit's.
-        candidates: how many candidates were timed.
-        as_traced: how many of them stopped at exactly the exit their traces say; the others are within rounding of a border.
+        milliseconds: mean per slate: the policy's, then each exit's.
+        candidates: number of timed candidates.
+        as_traced: how many of them stopped at the exit that their traces say; the others are within rounding of a threshold.
     """
 
     milliseconds: tuple[float, ...]
@@ -54,10 +55,10 @@ class Findings:
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         early, late: slates that exit early and late.
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`.
-        negative_rate: the share of the world's negatives that the labels have.
+        negative_rate: the share of the population's negatives in the labels.
         item_counts: training interactions of each test pair's item, int64 [n]; None: unknown.
         fields: each test pair's values, by a field's name.
-        probabilities: with several objectives, each one's on test pairs at each exit, float32 [n, E, K].
+        probabilities: with several objectives, those of each test pair at each exit, float32 [n, E, K].
     """
 
     traces: Mapping[str, Traces]
@@ -81,7 +82,8 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     policy, test = decision.policy, findings.traces["test"]
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
     p = policy.probability(c)
-    pairs = Split(test.liked if test.gains is None else test.gains, test.users, findings.negative_rate)
+
+    outcomes: NDArray[np.generic] = test.liked if test.gains is None else test.gains
     last = np.full(len(test), len(depths) - 1)
     milliseconds = _milliseconds(decision, timings, depths)
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name)} for row in decision.rows]
@@ -123,16 +125,14 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 **{n: v for n, v in asdict(rule).items() if n != "objectives" or v},
                 "useful": platt_map.useful,
                 "stopped": float(np.mean(stops == k)),
-                "reliability": pairs.bins(np.ascontiguousarray(p[:, k])),
+                "reliability": diagram(np.ascontiguousarray(p[:, k]), outcomes, findings.negative_rate),
             }
             for k, (layers, rule, platt_map) in enumerate(zip(depths, policy.exits, decision.maps, strict=True))
         ],
         "probabilities": {
             "negative_rate": findings.negative_rate,
             "prior_shift": policy.prior_shift,
-            "table": list(map(asdict, reliability.table(pairs, depths, p, stops, findings.item_counts, findings.fields)))
-            if findings.probabilities is None
-            else _by_objective(findings, depths, stops),
+            "table": _probabilities(findings, depths, p, stops),
         },
         "table": table,
         "candidates": [
@@ -163,20 +163,23 @@ def _settings(options: CalibrationOptions) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if name not in left_out}
 
 
-def _by_objective(findings: Findings, depths: Sequence[int], stops: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """How right each objective's probabilities are, on the pairs whose label is known."""
-    test, p, counts, rows = findings.traces["test"], findings.probabilities, findings.item_counts, []
-    assert p is not None and test.objectives is not None
+def _probabilities(
+    findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """How right the probabilities are; with several objectives each one's, on the pairs whose label is known."""
+    test, counts, rows = findings.traces["test"], findings.item_counts, []
+    if findings.probabilities is None:
+        split = Split(test.liked, test.users, findings.negative_rate)
+        return list(map(asdict, reliability_table.table(split, depths, p, stops, counts, findings.fields)))
+    assert test.objectives is not None
     for n, name in enumerate(findings.decision.policy.utility):
         known = test.objectives[:, n] >= 0
         if not known.any():
             continue
         split = Split(test.objectives[known, n] == 1, test.users[known])
-        fields = {
-            field: [value for value, is_known in zip(values, known, strict=True) if is_known]
-            for field, values in findings.fields.items()
-        }
-        table = reliability.table(split, depths, p[known, :, n], stops[known], None if counts is None else counts[known], fields)
+        fields = {field: list(itertools.compress(values, known)) for field, values in findings.fields.items()}
+        known_counts = None if counts is None else counts[known]
+        table = reliability_table.table(split, depths, findings.probabilities[known, :, n], stops[known], known_counts, fields)
         rows += [{"objective": name, **asdict(row)} for row in table]
     return rows
 
@@ -190,8 +193,8 @@ def _finite(number: float | None) -> float | None:
 
 
 def _gain(decision: Decision, milliseconds: Mapping[str, float], depths: Sequence[int]) -> dict[str, Any] | None:
-    """Over the fixed depth that is expected to lose least, among those that take no longer than the policy: as timed, or by the
-    cost model where nothing was. None if there is none."""
+    """The policy's gain over the fixed depth that is expected to lose least, among those that take no longer than the policy: as
+    timed, or by the cost model if no model ran. None if there is no such depth."""
     cost = milliseconds or {row.name: row.cost_us for row in decision.rows}
     cheap = [gain for gain in decision.gains if cost[depth_name(depths[gain.exit])] <= cost["policy"]]
     if not cheap:
@@ -205,13 +208,13 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _parts(costs: Costs, stops: NDArray[np.int64], traces: Traces) -> dict[str, Any]:
-    """Of the mean slate's cost, in microseconds; by exit but for the base."""
+    """The parts of the mean slate's cost, in microseconds; by exit except for the base."""
     prefix, passes, candidates = costs.parts(stops, traces.offsets).tolist()
     return {"base_us": costs.base_us, "prefix_us": prefix, "pass_us": passes, "candidate_us": candidates}
 
 
 def _milliseconds(decision: Decision, timings: Timings | None, depths: Sequence[int]) -> dict[str, float]:
-    """As timed, by the name of a row; empty if no model ran."""
+    """Measured milliseconds, by the name of a row; empty if no model ran."""
     if timings is None:
         return {}
     policy, *forced = timings.milliseconds

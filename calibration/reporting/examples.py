@@ -1,4 +1,4 @@
-"""Slates that exit early and late, for people to look at."""
+"""Slates that exit early and late, for readers of the report to look at."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Example:
     """A slate's first candidates, and where they stop.
 
     Attributes:
-        user: whose slate it is.
-        items: of the candidates shown.
+        user: the slate's.
+        items: the candidates shown.
         layers: after how many layers each candidate stops.
-        liked: their labels.
-        prompt: of the first candidate, as text.
+        liked: the candidates' labels.
+        prompt: the first candidate's, as text.
     """
 
     user: Id
@@ -45,15 +45,15 @@ def pick(
 ) -> tuple[list[Example], list[Example]]:
     """Returns the COUNT slates with the fewest layers per candidate, and the COUNT with the most.
 
-    There are none where all slates stop alike. Only slates of at least half the largest size count, and no user is shown twice.
-    Ties go by the order of the split.
+    There are none if all slates stop alike. Only slates of at least half the largest size count, and no user is shown twice.
+    Ties keep the order of the split.
 
     Args:
         policy: where candidates stop.
-        slates: of the split.
-        traces: of these slates.
-        depths: of each exit, in layers.
-        prompt: makes the text of a slate's first prompt; None: no prompts.
+        slates: the split's.
+        traces: the traces of these slates.
+        depths: layers of each exit.
+        prompt: returns the text of a slate's first prompt; None: no prompts.
     """
     layers = np.array(depths)[policy.stops(traces.log_odds, traces.offsets)]
     sizes = np.diff(traces.offsets)
@@ -61,21 +61,18 @@ def pick(
     order = [int(n) for n in np.argsort(mean, kind="stable") if 2 * sizes[n] >= sizes.max()]
     if mean[order[0]] == mean[order[-1]]:
         return [], []
-
-    def example(n: int) -> Example:
-        slate, pairs = slates[n], slice(traces.offsets[n], traces.offsets[n] + CANDIDATES)
-        part = layers[pairs][: len(slate.items)].tolist()
-        text = None if prompt is None else prompt(slate)
-        return Example(slate.user, slate.items[:CANDIDATES], tuple(part), tuple(slate.liked[:CANDIDATES].tolist()), text)
-
-    users: set[Id] = set()
+    shown: set[Id] = set()
 
     def first(numbers: Sequence[int]) -> list[Example]:
         examples: list[Example] = []
         for n in numbers:
-            if len(examples) < COUNT and slates[n].user not in users:
-                users.add(slates[n].user)
-                examples.append(example(n))
+            slate = slates[n]
+            if len(examples) < COUNT and slate.user not in shown:
+                shown.add(slate.user)
+                stops = layers[traces.offsets[n] : traces.offsets[n + 1]][:CANDIDATES].tolist()
+                liked = slate.liked[:CANDIDATES].tolist()
+                text = None if prompt is None else prompt(slate)
+                examples.append(Example(slate.user, slate.items[:CANDIDATES], tuple(stops), tuple(liked), text))
         return examples
 
     return first(order), first(order[::-1])

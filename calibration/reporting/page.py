@@ -1,55 +1,29 @@
-"""`report.html`: a report's content as one page that needs nothing else.
+"""`report.html`: a report's content as one self-contained page, without scripts.
 
-A pure function of `report.json`'s content: `page.html.j2` has the words, this module the figures and tables. The template
-escapes whatever comes from data; the page has no script and loads nothing.
+A pure function of `report.json`'s content: `page.html.j2` has the words, `tables` and `plots` the figures, and this module joins
+them. The template escapes whatever comes from data.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
-from rexit.calibration import certify, metrics, reliability
+from rexit.calibration import certify, metrics
 from rexit.calibration.choose import rivals
 from rexit.calibration.choose.maps import ALL, OWN
-from rexit.calibration.reporting import plots
+from rexit.calibration.reporting import plots, tables
+from rexit.calibration.reporting.tables import Table
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
 
 FILE = "report.html"
 
 Report = Mapping[str, Any]
-
-ABSENT = "-"
-
-PARTS = (
-    ("its prefix", "prefixes", "prefix_us"),
-    ("each pass", "passes", "pass_us"),
-    ("each candidate", "candidates", "candidate_us"),
-)
-"""Of a slate's cost by exit: what one costs, what the mean slate's cost, and the key of both."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page.
-
-    Attributes:
-        caption: what it shows.
-        heads: of the columns.
-        rows: cells, the row's name first; lines of the others after their first are secondary.
-        chosen: name of the row to mark.
-    """
-
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    chosen: str | None = None
 
 
 def page(report: Report) -> str:
@@ -66,7 +40,7 @@ def page(report: Report) -> str:
         report=report,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         plots=plots,
-        tables=_tables(report),
+        tables=tables.tables(report),
         tiles=list(_tiles(report)),
         summary=summary[:1].upper() + summary[1:],
         testers=certify.count_users(report["tested"]),
@@ -79,12 +53,12 @@ def page(report: Report) -> str:
 
 
 def _code(words: str) -> Markup:
-    """Text with what stands in backticks as code."""
+    """Text, with what is between backticks as code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(words))))
 
 
 def _tiles(report: Report) -> Iterator[Sequence[str]]:
-    """Name, figure and further lines of each."""
+    """Yields each tile's name, figure and further lines."""
     full, policy, verdict = report["table"][0], report["table"][-1], Verdict(**report["verdict"])
     goal_metrics = [metrics.parse(name) for name in report["settings"]["metrics"]]
     allowed = f"{report['settings']['max_drop']:g}"
@@ -124,7 +98,7 @@ def _line(title: str, value: Sequence[float]) -> str:
 
 
 def maps_sentence(maps: Mapping[str, Any]) -> str:
-    """What the policy's maps read and why, in a sentence. maps: of the report."""
+    """Returns what the policy's maps read and why, in a sentence. maps: the report's."""
     reads = "Each exit reads all heads so far" if maps["read"] == ALL else "Each exit reads its own head"
     if maps["gain"] is None:
         return f"{reads}."
@@ -138,7 +112,7 @@ def maps_sentence(maps: Mapping[str, Any]) -> str:
 
 
 def _rules(policy: Mapping[str, Any]) -> str:
-    """The rules beside the thresholds, in sentences."""
+    """The policy's rules apart from its thresholds, in sentences."""
     heads, top_k = policy["patience"], policy["top_k"]
     rules = [f"The last {heads} heads must agree on the sign of c." if heads > 1 else "One head decides."]
     if policy["quorum"]:
@@ -149,163 +123,8 @@ def _rules(policy: Mapping[str, Any]) -> str:
     return " ".join(rules)
 
 
-def _tables(report: Report) -> dict[str, Table]:
-    exits, policy, names = report["exits"], report["policy"], report["settings"]["metrics"]
-    all_heads = report["maps"]["read"] == ALL
-    layers = [f"{e['layers']:,}" for e in exits]
-    return {
-        "reliability": Table(
-            "Reliability: candidates of the test split in bins by probability",
-            ["exit after layer", "bin", "mean probability", "share liked", "candidates"],
-            [
-                [f"{e['layers']:,}", str(n), f"{part['probability']:.3f}", f"{part['liked']:.3f}", f"{part['pairs']:,}"]
-                for e in exits
-                for n, part in enumerate(e["reliability"], 1)
-            ],
-        ),
-        "probabilities": Table(
-            "Probabilities on the test split, with 95 % intervals over users",
-            [
-                "candidates of",
-                "candidates",
-                "mean probability",
-                "share liked",
-                "ratio",
-                "expected calibration error",
-                "by chance",
-            ],
-            [
-                [
-                    reliability.title(row),
-                    f"{row['pairs']:,}",
-                    f"{row['predicted']:.4g}",
-                    f"{row['observed']:.4g}",
-                    *(ABSENT if row[key] is None else "{:.3f}\n{:.3f} to {:.3f}".format(*row[key]) for key in ("ratio", "ece")),
-                    f"{row['chance']:.4f}",
-                ]
-                for row in report["probabilities"]["table"]
-            ],
-        ),
-        "costs": Table(
-            "Costs by exit: of one, then of the mean slate",
-            [
-                "reaching the exit after layer",
-                *(f"{single}, ms" for single, _, _ in PARTS),
-                *(f"{name}: {total}, ms" for name in report["parts"] for _, total, _ in PARTS),
-            ],
-            [
-                [
-                    layers[k],
-                    *(
-                        f"{costs[key][k] / 1000:.3f}"
-                        for costs in (report["costs"], *report["parts"].values())
-                        for _, _, key in PARTS
-                    ),
-                ]
-                for k in range(len(exits))
-            ],
-        ),
-        "tested": Table(
-            "Policies tested, careful first",
-            [
-                "expected drop at most",
-                "stops",
-                *(f"expected drop of {name}" for name in names),
-                "p-value",
-                "certified",
-                "mean layers, test",
-                "ms per slate, by the cost model, test",
-                *(f"drop of {name}, test" for name in names),
-            ],
-            [
-                [
-                    f"{tested['budget']:.4g}",
-                    "dynamic" if tested["fixed"] is None else f"layer {tested['fixed']}",
-                    *(f"{tested['expected'][name]:.4f}" for name in names),
-                    f"{tested['p_value']:.3g}",
-                    "yes" if tested["certified"] else "no",
-                    f"{tested['test']['mean_layers']:.1f}",
-                    f"{tested['test']['cost_us'] / 1000:.2f}",
-                    *(_interval(tested["test"]["drops"][name]) for name in names),
-                ]
-                for tested in report["candidates"]
-            ],
-        ),
-        "ways": Table(
-            "On the test split: value, and drop against full depth with its 95 % interval over users",
-            [
-                "way to stop",
-                "mean layers",
-                "ms per slate, by the cost model",
-                "ms per slate, measured",
-                *report["table"][0]["values"],
-            ],
-            [
-                [
-                    way["policy"],
-                    f"{way['mean_layers']:.2f}",
-                    f"{way['cost_us'] / 1000:.2f}",
-                    ABSENT if way["ms_per_slate"] is None else f"{way['ms_per_slate']:.2f}",
-                    *(f"{value:.4f}\n{_drop(way['drops'][name])}" for name, value in way["values"].items()),
-                ]
-                for way in report["table"]
-            ],
-            chosen="policy",
-        ),
-        "thresholds": Table(
-            "Thresholds by exit",
-            [
-                "exit after layer",
-                "stops at c of at least",
-                "or at most",
-                "a",
-                "b",
-                *(["weights of earlier heads"] if all_heads else []),
-                "head ranks",
-                "candidates stopped, test",
-            ],
-            [
-                [
-                    layers[k],
-                    *(["always"] * 2 if k == len(exits) - 1 else [_threshold(e["upper"]), _threshold(e["lower"], -1)]),
-                    f"{e['a']:.4f}",
-                    f"{e['b']:.4f}",
-                    *([", ".join(f"{weight:.4f}" for weight in e["earlier"]) or ABSENT] if all_heads else []),
-                    "yes" if e["useful"] else "no",
-                    f"{100 * e['stopped']:.1f} %",
-                ]
-                for k, e in enumerate(exits)
-            ],
-        ),
-        "top_k": Table(
-            "How far c is taken to move from an exit to the last",
-            ["exit after layer", "up", "down"],
-            [
-                [layers[k], f"{policy['top_k']['rise'][k]:.4f}", f"{policy['top_k']['fall'][k]:.4f}"]
-                for k in range(len(exits) - 1 if policy["top_k"] else 0)
-            ],
-        ),
-        "conditions": Table(
-            "Conditions, settings and data", ["what", "value"], [[what, str(value)] for what, value in _conditions(report)]
-        ),
-    }
-
-
-def _threshold(value: float | None, sign: int = 1) -> str:
-    return "never" if value is None else f"{sign * value:.4f}"
-
-
-def _interval(drop: Sequence[float]) -> str:
-    middle, low, high = drop
-    return f"{middle:.4f}\n{low:+.4f} to {high:+.4f}"
-
-
-def _drop(drop: Sequence[float]) -> str:
-    return f"drop {_interval(drop)}" if any(drop) else "no drop"
-
-
 def _examples(report: Report) -> list[tuple[str, list[tuple[Mapping[str, Any], float, Table]]]]:
-    """By title: slates, the mean layers of the candidates shown, and their table."""
+    """By title: slates, with the mean layers of the candidates shown and their table."""
 
     def view(slate: Mapping[str, Any]) -> tuple[Mapping[str, Any], float, Table]:
         columns = slate["items"], slate["layers"], slate["liked"]
@@ -318,28 +137,3 @@ def _examples(report: Report) -> list[tuple[str, list[tuple[Mapping[str, Any], f
         for kind in ("early", "late")
         if report["examples"][kind]
     ]
-
-
-def _conditions(report: Report) -> Iterator[tuple[str, Any]]:
-    decisions = report["decisions"]
-    for key in ("producer", "variant", "variant_sha256", "catalog_sha256", "device", "threads"):
-        yield key.replace("_sha256", " SHA-256"), report[key]
-    for name, value in report["machine"].items():
-        yield f"machine: {name}", value
-    yield "median error of the cost model", report["profile"]["fit_error"]
-    for name, value in report["settings"].items():
-        yield f"setting: {name.replace('_', ' ')}", _setting(value)
-    for split, counts in report["data"].items():
-        for unit, number in counts.items():
-            yield f"{split}: {unit}", number
-    for part, number in report["users"].items():
-        yield f"users, {part}", number
-    for metric, number in report["tested"].items():
-        yield f"certifying users with a value of {metric}", number
-    if decisions is not None:
-        yield "candidates timed as deployed", decisions["candidates"]
-        yield "of these, stopped where their traces say", decisions["as_traced"]
-
-
-def _setting(value: Any) -> Any:
-    return ", ".join(value) if isinstance(value, list) else "not set" if value is None else value

@@ -1,4 +1,4 @@
-"""A report's content as pictures: inline SVG.
+"""A report's pictures, as inline SVG.
 
 Text stays text, and colours are the page's CSS variables, so that one picture serves light and dark. The same report gives the
 same bytes with the same Matplotlib.
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
 from rexit.calibration.choose import rivals
-from rexit.calibration.reliability import title
+from rexit.calibration.reliability_table import title
 from rexit.measure.costs import depth_name
 
 UNIT = 72
@@ -31,7 +31,7 @@ COLOURS = {"page": "#000001", "ink": "#000002", "muted": "#000003", "rule": "#00
     "rival": "#000007",
     "limit": "#000008",
 }
-"""Placeholders of the page's variables while Matplotlib draws."""
+"""Stand-ins for the page's variables while Matplotlib draws."""
 
 MARKERS = ("^", "v", "D", "P", "X", "<", ">")
 
@@ -170,7 +170,7 @@ def ratios(report: Mapping[str, Any]) -> str:
 
 
 def costs(report: Mapping[str, Any]) -> str:
-    """Returns what the mean slate pays for, at full depth and under the policy."""
+    """Returns the parts of the mean slate's cost, at full depth and under the policy."""
     parts = report["parts"]
     kinds = (("base", "muted"), ("prefix", "policy"), ("passes", "fixed"), ("candidates", "rival"))
 
@@ -208,7 +208,7 @@ def _exits_down(axes: Axes, exits: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _svg(draw: Any, size: tuple[float, float], title: str, description: str) -> str:
-    """An <svg> element of its own size in pixels, with a description for screen readers."""
+    """An <svg> element of a size in pixels, with a description for screen readers."""
     with matplotlib.style.context("default"), rc_context({**STYLE, "svg.hashsalt": title}):  # no two pictures share names
         figure = Figure(figsize=(size[0] / UNIT, size[1] / UNIT), layout="constrained")
         draw(figure.add_subplot())

@@ -1,4 +1,4 @@
-"""What to do, first: the verdict, derived once. The terminal, report.json and the page show this object."""
+"""The verdict: what to do, and why. The terminal, report.json and the page show the same object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from rexit.calibration import certify
 from rexit.calibration.comparison import Interval
-from rexit.calibration.decide import Decision, Goal
+from rexit.calibration.decide import Decision
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Metric
 from rexit.measure.costs import depth_name
 
@@ -25,7 +26,7 @@ BETTER, NOT_SHOWN, WORSE_IN_PART = "better", "not shown", "worse in part"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 Row = Mapping[str, Any]
-"""Of the report's table."""
+"""A row of the report's table."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Verdict:
     Attributes:
         action: one of the four above.
         headline: the action in a few words.
-        summary: why, in sentences; the first one may go on from the headline.
-        comparison: of a dynamic policy with the best fixed depth that costs no more; None if there is no such depth.
+        summary: why, in sentences; the first may continue the headline.
+        comparison: how a dynamic policy compares with the best fixed depth that costs no more; None if there is no such depth.
         guarantee: in a sentence; None for full depth.
-        shortfall: why the first policy that failed was not certified, to go on from anything; None if none failed.
+        shortfall: why the first policy that failed was not certified, as a part of a sentence; None if none failed.
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
     """
 
@@ -53,8 +54,8 @@ class Verdict:
     @property
     def text(self) -> str:
         """Headline and summary as one paragraph."""
-        goes_on = not self.summary[0][0].isupper()
-        return f"{self.headline}{':' if goes_on else '.'} {' '.join(self.summary)}"
+        continues = not self.summary[0][0].isupper()
+        return f"{self.headline}{':' if continues else '.'} {' '.join(self.summary)}"
 
 
 def judge(
@@ -70,7 +71,7 @@ def judge(
 
     Args:
         decision: what was chosen.
-        depths: of each exit, in layers.
+        depths: layers of each exit.
         table: ways to stop on the test split, by name.
         gain: how the policy compares with the best fixed depth that costs no more, `layers` and `differences`.
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
@@ -85,8 +86,8 @@ def judge(
     verdict = replace(verdict, guarantee=_guarantee(decision), shortfall=_shortfall(decision), doubt=doubt)
     if doubt is None:
         return verdict
-    what_else = "full depth" if decision.chosen is None else f"{_speed(table)}"
-    summary = (doubt, "What a policy keeps of such a ranking is worth nothing.", f"The policy written is {what_else}.")
+    written = "full depth" if decision.chosen is None else _speed(table)
+    summary = (doubt, "What a policy keeps of such a ranking is worth nothing.", f"The policy written is {written}.")
     headline = verdict.headline if verdict.action == CHECK_MODEL else "Check the model first"
     return replace(verdict, action=CHECK_MODEL, headline=headline, summary=summary)
 
@@ -152,12 +153,12 @@ def _speed(table: Mapping[str, Row]) -> str:
 
 
 def _ms(row: Row) -> float:
-    """Milliseconds per slate: as timed, or by the cost model where nothing was."""
+    """Milliseconds per slate: as timed, or by the cost model if no model ran."""
     return float(row["cost_us"] / 1000 if row["ms_per_slate"] is None else row["ms_per_slate"])
 
 
 def _change(metric: Metric, drop: Interval, max_drop: float) -> str:
-    """What becomes of a metric, in a sentence."""
+    """How a metric changes, in a sentence."""
     value, low, high = drop
     half = (high - low) / 2
     if metric.kind == "top-k-overlap":
@@ -174,7 +175,7 @@ def _change(metric: Metric, drop: Interval, max_drop: float) -> str:
 
 
 def _compared(shallower: str, differences: Sequence[tuple[Metric, Interval]], more_ms: float) -> str:
-    """The policy beside the best fixed depth that costs no more, in a sentence."""
+    """How the policy compares with the best fixed depth that costs no more, in a sentence."""
     verbs = [f"costs {more_ms:.1f} ms more" if more_ms >= 0.05 else "costs as much"]
     for metric, (value, low, high) in differences:
         if low <= 0 <= high:

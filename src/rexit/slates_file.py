@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rexit.texts import TextEncoder
 
 FORMATS = (".parquet", ".jsonl")
-LEAST_GROUPS = len(SPLITS)
+MIN_GROUPS = len(SPLITS)
 _SHARES = (0.2, 0.4)
 """Of the groups, for training and for validation."""
 
@@ -68,9 +68,9 @@ class SlatesFile:
         made = list(_Reader(path, encoder).slates())
         slates = [slate for slate, _ in made]
         groups = list(dict.fromkeys(slate.user for slate in slates))
-        if len(groups) < LEAST_GROUPS:
+        if len(groups) < MIN_GROUPS:
             raise InputError(
-                f"{path}: has {len(groups)} group{'s' if len(groups) != 1 else ''}, expected at least {LEAST_GROUPS}: "
+                f"{path}: has {len(groups)} group{'s' if len(groups) != 1 else ''}, expected at least {MIN_GROUPS}: "
                 f"each is in one of {', '.join(SPLITS)}"
             )
         labels = np.concatenate([slate.liked for slate in slates])

@@ -25,14 +25,14 @@ EXPECTED = "a date or time like 2024-03-01T18:30:00Z"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAUSIBLE = (315532800, 4102444800)  # seconds: the years 1980 to 2099
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_MOST_DIGITS = 20  # of an int64, with its sign
+_MAX_DIGITS = 20  # of an int64, with its sign
 _EXACT = 1 << 53  # whole floats below this are exact
 
 
 def whole_number(value: object) -> int | None:
     """Returns the whole number that a number or a text stands for; None for anything else."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = int(value) if value.lstrip("+-").isdigit() and len(value) <= _MOST_DIGITS else float(value)
+        value = int(value) if value.lstrip("+-").isdigit() and len(value) <= _MAX_DIGITS else float(value)
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         return None
     if isinstance(value, Integral):

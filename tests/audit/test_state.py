@@ -8,15 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from rexit.audit import AuditedSlate, Limits, Loss, Watch, state
-from rexit.audit.limits import Rule
+from rexit.audit import AuditedSlate, AuditLimits, Loss, Watch, state
+from rexit.audit.limits import WatchedRule
 from rexit.bundle import ExitPolicy, Policy
 from rexit.errors import InputError
 
 POLICY = Policy.full_depth(2, "variant")
-LIMITS = Limits(
-    Loss("agreement"), "ndcg@10", ExitPolicy(), tuple(Rule(POLICY, limit, limit / 2, False) for limit in (0.1, 0.2)), "digest"
-)
+RULES = tuple(WatchedRule(POLICY, limit, limit / 2, False) for limit in (0.1, 0.2))
+LIMITS = AuditLimits(Loss("agreement"), "ndcg@10", ExitPolicy(), RULES, "digest")
 SLATE = AuditedSlate(0.0, 0, [1, 2], [1.0, 2.0], [-1.0, -2.0], [0, 0], 0, "digest")
 """Its loss of agreement is 1."""
 
@@ -36,7 +35,7 @@ def test_a_user_counts_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None
     for hours in (0, 1, 23, 24, 47, 48.5):
         watch.add(replace(SLATE, time=3600.0 * hours))
     assert watch.tests[0].capital.count == 3 and watch.tests[0].slates == 6 and watch.tests[0].mean == 1
-    monkeypatch.setattr(state, "MOST_USERS", 2)
+    monkeypatch.setattr(state, "MAX_TRACKED_USERS", 2)
     watch = Watch(LIMITS)
     watch.add_all(replace(SLATE, user=user) for user in (1, 2, 3, 3, 2, 1))
     assert watch.tests[0].capital.count == 4, "of more users than are remembered, the earliest counts again"
@@ -60,7 +59,7 @@ def test_other_actions_are_refused() -> None:
 
 
 class Audited(NamedTuple):
-    """Of three candidates, as `rexit.runtime.Audit`."""
+    """A `rexit.runtime.Audit` of three candidates."""
 
     exit: np.ndarray = np.array([1, 0, 0])
     policy_c: np.ndarray = np.array([9, 5, 7], np.float32)
@@ -70,7 +69,7 @@ class Audited(NamedTuple):
 def test_an_answer_is_compared_with_full_depth() -> None:
     """By hand: full depth's c is by the last head's own map, here with a slope of 2."""
     head = ExitPolicy(2.0, 1.0)
-    limits = Limits(Loss("rank-correlation"), "ndcg@10", head, (Rule(POLICY, 0.1, 0.05, False),), "digest")
+    limits = replace(LIMITS, loss=Loss("rank-correlation"), full=head)
     slate = limits.slate("u", [7, 8, 9], Audited(), time=5.0)
     assert slate == AuditedSlate(5.0, "u", [7, 8, 9], [9.0, 5.0, 7.0], [4.0, 3.0, 2.0], [1, 0, 0], 0, "digest")
     assert slate.full(head).tolist() == [9.0, 7.0, 5.0]

@@ -20,7 +20,7 @@
 #include "prompt/prompt.hpp"
 #include "rexit/rexit.hpp"
 #include "session/session.hpp"
-#include "session/slate.hpp"
+#include "session/slate/slate.hpp"
 
 namespace rexit::core {
 namespace {

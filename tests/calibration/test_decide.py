@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from builders.traces import even_costs, traces
-from rexit.calibration.decide import DecideOptions, Goal, back_to_full_depth, decide
+from rexit.calibration.decide import DecideOptions, back_to_full_depth, decide
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import Traces, split_users
 from rexit.errors import InputError

@@ -6,7 +6,8 @@ import pytest
 from builders.traces import even_costs, traces
 from rexit.calibration import certify
 from rexit.calibration.choose import maps, platt
-from rexit.calibration.decide import ALL_HEADS, DecideOptions, Goal, back_to_full_depth, decide
+from rexit.calibration.decide import ALL_HEADS, DecideOptions, back_to_full_depth, decide
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, log_losses, parse
 from rexit.calibration.record.traces import Traces, split_users
 
@@ -93,7 +94,7 @@ def test_auto_reads_all_heads_where_they_know_more() -> None:
 
 
 def test_auto_does_not_read_all_heads_for_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "LEAST_GAIN", 1.0)
+    monkeypatch.setattr(maps, "MIN_GAIN", 1.0)
     choice = maps.choose("auto", differing(), GOAL.metrics)
     assert choice.reads == "own" and choice.gain is not None and choice.gain[1] > 0
 

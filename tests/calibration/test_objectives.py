@@ -17,6 +17,7 @@ from rexit.bundle import Bundle, Catalog
 from rexit.bundle.objectives import utility_log_odds
 from rexit.calibration import CalibrationOptions, calibrate, decide, metrics
 from rexit.calibration.choose.objectives import cross_fit, fit, weights_of
+from rexit.calibration.goal import Goal
 from rexit.calibration.record.traces import Traces, gains_of
 from rexit.calibration.reporting import page
 from rexit.calibration.reporting.page import page as make_page
@@ -95,7 +96,7 @@ def test_cross_fitted_log_odds_are_by_maps_of_other_users() -> None:
 
 
 def test_the_decision_is_about_the_utility() -> None:
-    goal = decide.Goal((metrics.parse("ndcg@5"), metrics.parse("agreement")), 0.1)
+    goal = Goal((metrics.parse("ndcg@5"), metrics.parse("agreement")), 0.1)
     made = decide.decide(
         validation=traces(240),
         test=traces(seed=1),

@@ -29,7 +29,8 @@ from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.choose import rivals
-from rexit.calibration.decide import DecideOptions, Goal, decide
+from rexit.calibration.decide import DecideOptions, decide
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content, page, plots
 from rexit.calibration.reporting.examples import Example

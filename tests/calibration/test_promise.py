@@ -5,7 +5,8 @@ import pytest
 
 from builders.traces import even_costs, traces
 from rexit.calibration import certify
-from rexit.calibration.decide import DecideOptions, Goal, decide
+from rexit.calibration.decide import DecideOptions, decide
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import Traces
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import prior
 from rexit.calibration.choose import platt
-from rexit.calibration.reliability import Split, by_frequency, by_value, table, title
+from rexit.calibration.reliability import Split, diagram
+from rexit.calibration.reliability_table import by_frequency, by_value, table, title
 from rexit.errors import InputError
 
 
@@ -51,7 +52,7 @@ def test_calibration_error_is_scikit_learns_curve() -> None:
     assert split.reliability("answers", "all", sigmoid(z + 0.5)).ece[0] == pytest.approx(
         np.abs(liked - predicted).mean(), abs=2e-4
     )
-    bins = split.bins(p)
+    bins = diagram(p, split.liked)
     np.testing.assert_allclose([b["liked"] for b in bins], liked, atol=2e-3)
     np.testing.assert_allclose([b["probability"] for b in bins], predicted, atol=2e-3)
 

@@ -10,7 +10,7 @@ import pytest
 from builders.traces import even_costs, traces
 from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.choose.search import Rule, Search, Space
+from rexit.calibration.choose.search import Search, Space, StoppingRule
 from rexit.calibration.metrics import parse
 from running.fast import fast
 
@@ -28,7 +28,7 @@ def search(t, costs=None, useful=None, **space) -> Search:
     return made
 
 
-def as_policy(rule: Rule) -> Policy:
+def as_policy(rule: StoppingRule) -> Policy:
     exits = [ExitPolicy(1, 0, u, w) for u, w in zip(rule.upper, rule.lower, strict=True)]
     return Policy((*exits, ExitPolicy()), rule.patience, "", rule.quorum, rule.top_k)
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from builders.traces import even_costs, traces
-from rexit.calibration.decide import Decision, Goal, back_to_full_depth, decide
+from rexit.calibration.decide import Decision, back_to_full_depth, decide
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting.verdict import judge, model_name
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
 from builders.traces import even_costs, traces
+from rexit.audit.limits import RuleRecord, WatchedRule
 from rexit.audit.losses import Loss
 from rexit.bundle import Policy
+from rexit.bundle.typed import typed
 from rexit.calibration import certify, watch
-from rexit.calibration.decide import Decision, Goal, back_to_full_depth, decide
+from rexit.calibration.decide import Decision, back_to_full_depth, decide
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import split_users
 
@@ -93,11 +95,8 @@ def test_upper_bounds_cover_the_mean() -> None:
 
 
 def test_rules_are_read_back() -> None:
-    from rexit.audit.limits import WatchedRule, with_rule
-    from rexit.bundle.typed import typed
-
     limits = decided(("ndcg@5",), 0.08).watch
     assert limits is not None
     for rule in limits.rules:
-        again = with_rule(limits.rules[0].policy, typed(rule.to_json(), WatchedRule, "here"))
-        assert replace(rule, policy=again).to_json() == rule.to_json()
+        record = typed(rule.to_json(), RuleRecord, "here")
+        assert WatchedRule.of(record, limits.rules[0].policy).to_json() == rule.to_json()

@@ -13,7 +13,7 @@
 #include "api/request.hpp"
 #include "base/status.hpp"
 #include "bundle/verify.hpp"
-#include "files/files.hpp"
+#include "files/file_list.hpp"
 #include "rexit/rexit.h"
 #include "session/golden.hpp"
 #include "session/session.hpp"
@@ -378,7 +378,7 @@ rexit_status rexit_bundle_read_file(const rexit_bundle* bundle, const char* path
                                     size_t* bytes_out) try {
   const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
   required(bytes_out, "bytes_out");
-  if (const char* problem = problem_of_path(required(path, "path"))) fail(REXIT_INVALID_ARGUMENT, "path `", path, "` ", problem);
+  if (const char* problem = path_error(required(path, "path"))) fail(REXIT_INVALID_ARGUMENT, "path `", path, "` ", problem);
   const File file = opened.source()->open(path);
   if (file.size() <= capacity && file.size() != 0) std::memcpy(required(buffer, "buffer"), file.data(), file.size());
   *bytes_out = file.size();

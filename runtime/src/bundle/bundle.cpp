@@ -8,7 +8,7 @@
 #include "base/checked.hpp"
 #include "base/status.hpp"
 #include "bundle/objectives.hpp"
-#include "files/files.hpp"
+#include "files/file_list.hpp"
 #include "files/json.hpp"
 #include "files/sha256.hpp"
 

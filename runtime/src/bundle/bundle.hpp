@@ -11,7 +11,7 @@
 #include "bundle/catalog/vectors.hpp"
 #include "bundle/conditions.hpp"
 #include "bundle/policy.hpp"
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 
 namespace rexit::core {
 

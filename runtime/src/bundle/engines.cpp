@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/status.hpp"
-#include "files/files.hpp"
+#include "files/file_list.hpp"
 #include "files/json.hpp"
 
 namespace rexit::core {

@@ -46,7 +46,7 @@ struct Policy {
   float prior_shift = 0;  // added to c for a probability of the world, where negatives were sampled; no rule reads it
   // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
   std::vector<float> earlier;
-  // With several objectives, the utility's log-odds take the place of a head's (session/utility.hpp).
+  // With several objectives, the utility's log-odds take the place of a head's (session/slate/utility.hpp).
   std::vector<float> weights = {};               // [objectives], of the utility; empty: a single objective
   std::vector<rexit_platt> objective_maps = {};  // [exits, objectives]
 

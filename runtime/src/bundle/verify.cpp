@@ -4,7 +4,7 @@
 
 #include "bundle/bundle.hpp"
 #include "bundle/engines.hpp"
-#include "files/files.hpp"
+#include "files/file_list.hpp"
 #include "files/json.hpp"
 
 namespace rexit::core {

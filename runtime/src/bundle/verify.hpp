@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 
 namespace rexit::core {
 

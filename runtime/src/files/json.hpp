@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "files/file.hpp"
+#include "files/sources/file.hpp"
 
 namespace rexit::core {
 

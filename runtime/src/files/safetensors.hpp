@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "files/file.hpp"
+#include "files/sources/file.hpp"
 
 namespace rexit::core {
 

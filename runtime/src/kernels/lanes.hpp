@@ -290,7 +290,8 @@ REXIT_INLINE void across(std::size_t n, const Body& body) {
 
 REXIT_INLINE constexpr std::size_t larger_of(std::size_t a, std::size_t b) { return a > b ? a : b; }
 REXIT_INLINE constexpr std::size_t smaller_of(std::size_t a, std::size_t b) { return a < b ? a : b; }
-REXIT_INLINE constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
+REXIT_INLINE constexpr std::size_t ceil_div(std::size_t n, std::size_t by) { return (n + by - 1) / by; }
+REXIT_INLINE constexpr std::size_t round_up(std::size_t n, std::size_t to) { return ceil_div(n, to) * to; }
 
 // A product of floats, for multiply().
 template <int W>

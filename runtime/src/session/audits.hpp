@@ -6,7 +6,7 @@
 
 #include "prompt/prompt.hpp"
 #include "rexit/rexit.h"
-#include "session/slate.hpp"
+#include "session/slate/slate.hpp"
 
 namespace rexit::core {
 

@@ -16,11 +16,11 @@
 #include "prompt/token_prompt.hpp"
 #include "rexit/rexit.h"
 #include "session/audits.hpp"
+#include "session/passes/supervised_backend.hpp"
+#include "session/passes/vector_rows.hpp"
 #include "session/prefix/pinned_start.hpp"
 #include "session/prefix/prefix_cache.hpp"
-#include "session/slate.hpp"
-#include "session/supervised_backend.hpp"
-#include "session/vector_rows.hpp"
+#include "session/slate/slate.hpp"
 
 namespace rexit::core {
 

@@ -1,15 +1,15 @@
-"""A test that watches a mean for as long as it likes: has it risen above its limit?
+"""A test that may run for ever: has a mean risen above its limit?
 
 `calibration.certify` bets against "the mean loss is above the limit", on a known number of users. A service bets the other way,
 against "the mean loss is within the limit", and knows neither how many losses will come nor when something changes.
 
-1. A bettor starts with a capital w and bets a share of it on every loss x in [0, 1]: it multiplies by 1 + bet (x - limit). As
+1. A bettor starts with a capital w and bets a share of it on every loss x in [0, 1]: w is multiplied by 1 + bet (x - limit). As
    long as the mean loss, given all before, is at most the limit, no bettor gains on average (Waudby-Smith & Ramdas, "Estimating
    means of bounded random variables by betting", arXiv 2010.09686; for watching a model in use: Timans et al., arXiv 2506.16416).
-2. Nobody knows the best bet, so each of `BETS` bets gets its share.
-3. Nobody knows when the change comes, so bettors start before every loss, with capitals that sum to 1. A bettor that starts at
-   the change has lost nothing before it. Those with the same bet are held as one sum: memory does not grow.
-4. The capital is that of all bettors, those to come included. It begins at 1, so by Ville's inequality the chance that it ever
+2. The best bet is unknown, so each of `BETS` bets gets a share of the capital.
+3. The time of the change is unknown, so bettors start before every loss, with capitals that sum to 1. A bettor that starts at
+   the change has lost nothing before it. Bettors with the same bet are kept as one sum, so memory does not grow.
+4. The capital is that of all bettors, future ones included. It begins at 1, so by Ville's inequality the chance that it ever
    reaches 1 / level is at most `level` while the mean is within the limit. An alarm is that event.
 """
 
@@ -24,10 +24,10 @@ LEVEL = 0.05
 """The chance that there is ever a false alarm."""
 
 BETS = 12
-"""The boldest, then half of it, and so on. A bet costs log(BETS) at most, which is little against its being wrong by a factor."""
+"""The boldest bet, then half of it, and so on. Trying them all costs log(BETS) at most; a bet wrong by a factor costs more."""
 
 BOLDEST = 0.9
-"""The boldest bet, as a share of the bet that a loss of 0 would ruin."""
+"""The boldest bet, as a share of the bet that loses everything on a loss of 0."""
 
 _CEILING = 1e280
 """Capital stops growing here, before float64 overflows."""
@@ -37,9 +37,9 @@ class Capital:
     """The capital of a test of "the mean loss is at most `limit`".
 
     Args:
-        limit: of the mean of losses from 0 to 1.
-        level: of the test.
-        streams: number of tests that run side by side; None: one.
+        limit: the most that the mean of losses from 0 to 1 may be.
+        level: the chance of a false alarm.
+        streams: number of independent tests; None: one.
 
     Raises:
         InputError: limit or level is not between 0 and 1.
@@ -59,7 +59,7 @@ class Capital:
         self._alarm_at = np.zeros(shape, np.int64)
 
     def add(self, loss: float | NDArray[np.float64]) -> None:
-        """Bets on one loss of each stream. Raises ValueError for a loss outside 0 to 1."""
+        """Bets on one loss per stream. Raises ValueError for a loss outside 0 to 1."""
         x = np.asarray(loss, np.float64)
         if not ((x >= 0) & (x <= 1)).all():
             raise ValueError(f"loss {loss}: expected 0 to 1")
@@ -74,7 +74,7 @@ class Capital:
 
     @property
     def value(self) -> float:
-        """The capital now; of one stream."""
+        """The capital now, if there is one stream."""
         return float(self._values())
 
     @property
@@ -84,7 +84,7 @@ class Capital:
 
     @property
     def alarm_at(self) -> int | None:
-        """After how many losses the alarm came; None: it has not. Of one stream."""
+        """After how many losses the alarm came, if there is one stream; None: it has not."""
         return int(self._alarm_at) or None
 
     def _values(self) -> NDArray[np.float64]:
@@ -92,7 +92,7 @@ class Capital:
 
 
 def _start_capital(n: int) -> float:
-    """What bettors start with before the n-th loss, from 1. The starts from 2^b to below 2^(b+1) share 1 / ((b+1) (b+2)). This
-    sums to 1, and falls hardly faster than 1 / n, so a late change costs little more than log n."""
+    """The capital of the bettors that start before loss n, from 1. Those from 2^b to below 2^(b+1) share 1 / ((b+1) (b+2)). This
+    sums to 1 and falls hardly faster than 1 / n, so a late change costs little more than log n."""
     b = n.bit_length() - 1
     return 1 / ((b + 1) * (b + 2) << b)

@@ -2,14 +2,14 @@
 
     "watch": {
       "loss": "top-k-overlap@10",    without labels, see `losses`
-      "of": "ndcg@10",               the certified metric that it stands for
-      "full": {"a": 0.9, "b": -0.1},   the last head's own map: what losses are counted against
+      "of": "ndcg@10",               the certified metric that it replaces
+      "full": {"a": 0.9, "b": -0.1},   the last head's own map: losses are counted against its answers
       "rules": [                     the policy, then the certified ones before it in their sequence, each more careful
         {"certified": false, "limit": 0.04, "mean": 0.031, "upper": [2.5, null], "lower": [null, null],
          "patience": 1, "quorum": 0, "top_k": null}]}
 
-`certified`: the limit is the one that users were promised. Otherwise it is an upper bound of the loss that the certifying users
-had: an alarm then says that users lose more than those did, not that the certified metric does.
+`certified`: the limit is the one that users were promised. Otherwise it is an upper bound of the certifying users' expected loss,
+and an alarm says that users now lose more than those did, not that the certified metric dropped by more than allowed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rexit.errors import BundleError, InputError
 REPORT_FILE = "report.json"
 
 
-class WatchedRule(msgspec.Struct, frozen=True):
+class RuleRecord(msgspec.Struct, frozen=True):
     """A rule as report.json has it: the thresholds of all exits, null where nothing reaches them."""
 
     certified: bool
@@ -60,17 +60,17 @@ class _Watch(msgspec.Struct, frozen=True):
     loss: str
     of: str
     full: _Map
-    rules: tuple[WatchedRule, ...]
+    rules: tuple[RuleRecord, ...]
 
 
 @dataclass(frozen=True)
-class Rule:
+class WatchedRule:
     """A policy to watch.
 
     Attributes:
-        policy: as the runtime has it.
-        limit: of its mean loss.
-        mean: the loss of the certifying users.
+        policy: as the runtime reads it.
+        limit: the most that its mean loss may be.
+        mean: the mean loss of the certifying users.
         certified: whether the limit is what users were promised.
     """
 
@@ -79,8 +79,18 @@ class Rule:
     mean: float
     certified: bool
 
+    @classmethod
+    def of(cls, record: RuleRecord, policy: Policy) -> WatchedRule:
+        """Returns a recorded rule with the maps of `policy`. Raises ValueError if no policy can have it."""
+        sides = zip(policy.exits, map(_threshold, record.upper), map(_threshold, record.lower), strict=True)
+        exits = tuple(replace(e, upper=upper, lower=lower) for e, upper, lower in sides)
+        ruled = replace(policy, exits=exits, patience=record.patience, quorum=record.quorum, top_k=record.top_k)
+        if (problem := ruled.problem()) is not None:
+            raise ValueError(problem)
+        return cls(ruled, record.limit, record.mean, record.certified)
+
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values, without the maps: those are the bundle's."""
+        """Returns plain values of a RuleRecord. The maps are left out: they are the bundle's."""
         policy = self.policy
         return {
             "certified": self.certified,
@@ -95,7 +105,7 @@ class Rule:
 
 
 class Audit(Protocol):
-    """What is read of `rexit.runtime.Audit`: exits and c of the policy, and full depth's raw log-odds, [n]."""
+    """The part of `rexit.runtime.Audit` that is read: the policy's exits and c, and full depth's raw log-odds, [n] each."""
 
     @property
     def exit(self) -> NDArray[np.int64]: ...
@@ -108,12 +118,12 @@ class Audit(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class AuditLimits:
     """What a service watches.
 
     Attributes:
         loss: the loss.
-        of: name of the certified metric that it stands for.
+        of: name of the certified metric that it replaces.
         full: the last head's own map.
         rules: the policy, then more careful ones.
         sha256: digest of policy.json.
@@ -122,7 +132,7 @@ class Limits:
     loss: Loss
     of: str
     full: ExitPolicy
-    rules: tuple[Rule, ...]
+    rules: tuple[WatchedRule, ...]
     sha256: str
 
     def to_json(self) -> dict[str, Any]:
@@ -134,36 +144,36 @@ class Limits:
             "rules": [rule.to_json() for rule in self.rules],
         }
 
-    def sentence(self, rule: int = 0) -> str:
-        """Returns what is tested, for a rule by its number."""
-        watched = self.rules[rule]
+    def sentence(self) -> str:
+        """Returns what is tested of the policy, in a sentence."""
+        policy = self.rules[0]
         promise = (
             "as certified"
-            if watched.certified
-            else f"an upper bound of the {watched.mean:.4g} that the users had who certified the limit of {self.of}"
+            if policy.certified
+            else f"an upper bound of the {policy.mean:.4g} that the users had who certified the limit of {self.of}"
         )
-        return f"{self.loss.title}: a mean loss of at most {watched.limit:.4g} against full depth, {promise}"
+        return f"{self.loss.title}: a mean loss of at most {policy.limit:.4g} against full depth, {promise}"
 
     def loss_of(self, slate: AuditedSlate) -> float:
         """Returns the loss of an audited slate; nan if it has none, for instance because it is too short."""
         return self.loss.of_slate(np.array(slate.policy, np.float32), slate.full(self.full))
 
     def slate(self, user: Id, items: Sequence[Id], audit: Audit, *, rule: int = 0, time: float | None = None) -> AuditedSlate:
-        """Returns an audit as `Watch` takes it and the log has it.
+        """Returns an audit in the form that `Watch` and the log take.
 
         Args:
             user: the user's id.
-            items: ids of the candidates of the request, n of them.
+            items: ids of the request's candidates, n of them.
             audit: from `Session.audit`.
             rule: number of the rule that answered.
-            time: of the audit, in seconds since 1970; None: now.
+            time: when it was audited, in seconds since 1970; None: now.
         """
         at = round(clock.time() if time is None else time, 3)
         values = audit.policy_c.tolist(), audit.full_log_odds.tolist(), audit.exit.tolist()
         return AuditedSlate(at, user, list(items), *values, rule, self.sha256)
 
 
-def read_limits(bundle: Bundle) -> Limits:
+def read_limits(bundle: Bundle) -> AuditLimits:
     """Returns what calibration recorded for the bundle's policy.
 
     Raises:
@@ -184,26 +194,16 @@ def read_limits(bundle: Bundle) -> Limits:
         raise InputError(f"{path}: the policy runs every candidate to full depth, there is nothing to audit")
     file = typed(watch, _Watch, str(path), at="watch")
     try:
-        rules = tuple(Rule(with_rule(policy, rule), rule.limit, rule.mean, rule.certified) for rule in file.rules)
+        rules = tuple(WatchedRule.of(record, policy) for record in file.rules)
         full = ExitPolicy(file.full.a, file.full.b)
         if (problem := Policy((full,), 1, "").problem()) is not None:
             raise ValueError(f"full: {problem}")
-        limits = Limits(Loss.parse(file.loss), file.of, full, rules, sha256)
+        limits = AuditLimits(Loss.parse(file.loss), file.of, full, rules, sha256)
     except (ValueError, InputError) as exc:
         raise BundleError(f"{path}: watch: {exc}: calibrate again") from exc
-    if not rules or limits.rules[0].to_json() != replace(limits.rules[0], policy=policy).to_json():
+    if not rules or rules[0].to_json() != replace(rules[0], policy=policy).to_json():
         raise BundleError(f"{path}: watch: its first rule is not policy.json's: calibrate again")
     return limits
-
-
-def with_rule(policy: Policy, rule: WatchedRule) -> Policy:
-    """Returns the policy's maps with a recorded rule. Raises ValueError."""
-    sides = zip(policy.exits, map(_threshold, rule.upper), map(_threshold, rule.lower), strict=True)
-    exits = tuple(replace(e, upper=upper, lower=lower) for e, upper, lower in sides)
-    ruled = replace(policy, exits=exits, patience=rule.patience, quorum=rule.quorum, top_k=rule.top_k)
-    if (problem := ruled.problem()) is not None:
-        raise ValueError(problem)
-    return ruled
 
 
 def _top_k(rule: TopK) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Audited slates in a file, a line of JSON each: what `rexit serve`, `rexit-run pipe` and programs of your own write, and what
-`rexit audit` reads. docs/format/policy.md describes it.
+"""The file of audited slates, a line of JSON for each. `rexit serve`, `rexit-run pipe` and programs of your own write it, `rexit
+audit` reads it. docs/format/policy.md describes it.
 
-Only the file's owner may read it: it has ids of users and items.
+Only its owner may read the file: it holds ids of users and items.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class AuditedSlate:
     """A slate that the policy answered and that was then scored at full depth.
 
     Attributes:
-        time: of the audit, in seconds since 1970.
-        user: the user's id; of a request by token ids, a digest of its prefix: both are the test's unit.
-        items: the candidates' ids; of a request by token ids, their places.
-        policy: c as the policy answered.
-        log_odds: raw, at full depth; with several objectives, the utility's.
-        exits: where the candidates stopped.
-        rule: number of the rule that answered: 0 is the policy, see `limits.Limits`.
+        time: when it was audited, in seconds since 1970.
+        user: the user's id; for a request by token ids, a digest of its prefix. It is the test's unit.
+        items: the candidates' ids; for a request by token ids, their places.
+        policy: the policy's c of each candidate.
+        log_odds: raw log-odds at full depth; with several objectives, the utility's.
+        exits: the exit at which each candidate stopped.
+        rule: number of the rule that answered; 0 is the policy, see `limits.AuditLimits`.
         policy_sha256: digest of policy.json.
     """
 
@@ -53,7 +53,7 @@ class AuditedSlate:
 
 
 class AuditLog:
-    """The file, opened by the one service that writes it. Raises InputError if it cannot be, or another service has it."""
+    """The file, open for the one service that writes it. Raises InputError if it cannot be opened, or another service has it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -91,7 +91,7 @@ class AuditLog:
 
 
 def read_log(path: Path) -> Iterator[AuditedSlate]:
-    """Yields the slates of a file in order. A last line without its end, which a killed service leaves, is skipped.
+    """Yields the slates of a file in order. An unfinished last line, which a killed service leaves, is skipped.
 
     Raises:
         InputError: There is no such file, or a line is not an audited slate.
@@ -121,7 +121,7 @@ def _slate(line: str, where: str) -> AuditedSlate:
 
 
 def _cut_partial_line(file: int) -> None:
-    """Removes a last line without its end."""
+    """Removes an unfinished last line."""
     size = os.fstat(file).st_size
     end = size
     while end and os.pread(file, 1, end - 1) != b"\n":

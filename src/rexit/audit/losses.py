@@ -1,11 +1,11 @@
 """What a policy loses on one slate against full depth, from 0 to 1, without labels.
 
-| loss                | of a slate                                                        | slates with a value     |
+| loss                | value of a slate                                                  | slates that have one    |
 |---------------------|-------------------------------------------------------------------|-------------------------|
-| `top-k-overlap@K`   | share of full depth's first K that are not among the policy's     | of more than K          |
+| `top-k-overlap@K`   | share of full depth's first K that are not among the policy's     | more than K candidates  |
 | `agreement`         | share of the candidates whose c has another sign at full depth    | all                     |
-| `rank-correlation`  | share of the pairs of candidates in the other order, ties half:   | of two or more that     |
-|                     | (1 - Kendall's tau) / 2                                           | full depth tells apart  |
+| `rank-correlation`  | share of the pairs of candidates in the other order, ties half:   | two or more candidates  |
+|                     | (1 - Kendall's tau) / 2                                           | not tied at full depth  |
 
 The first two are 1 minus the metric of the same name that `rexit calibrate --metric` takes.
 """
@@ -25,7 +25,7 @@ CHOICES = "top-k-overlap@K with K from 1, agreement or rank-correlation"
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss without labels. k: 0 where it has none."""
+    """A loss without labels. k: 0 for those without a K."""
 
     kind: str
     k: int = 0
@@ -67,7 +67,7 @@ class Loss:
 
 
 def _first(score: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Places of the k best; of equal ones the first, as in the runtime's top-k."""
+    """Places of the k best. Ties go to the first, as in the runtime's top-k."""
     return np.argsort(-score, kind="stable")[:k]
 
 

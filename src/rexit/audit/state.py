@@ -1,8 +1,10 @@
-"""The test's state: audited slates in order, and the rule in force.
+"""Audited slates in order -> a test for each rule, and the rule in force.
 
-The unit is a user, as in the certificate: of a user's slates in `PERIOD_S` seconds only the first counts, so that one who asks a
-hundred times a day is not a hundred users. What is assumed: the next user who counts is one like those who certified the policy,
-whoever counted before. Users who ask often are drawn sooner than others.
+    a slate ── of this policy, with a loss ──> counted as audited ── its user's first in a day ──> the test bets on its loss
+          └─ otherwise ignored                                  └─ otherwise nothing more         └─ alarm: see ON_ALARM
+
+The unit is a user, as in the certificate: somebody who asks a hundred times a day is not a hundred users. This assumes that the
+next user who counts is like those who certified the policy, whoever counted before. Users who ask often are drawn sooner.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rexit.audit.betting import LEVEL, Capital
-from rexit.audit.limits import Limits
+from rexit.audit.limits import AuditLimits
 from rexit.audit.log import AuditedSlate
 from rexit.bundle import Id
 from rexit.errors import InputError
@@ -24,30 +26,53 @@ ON_ALARM = (LOG, CAREFUL, FULL_DEPTH)
 """What follows an alarm: a line in the log; the next more careful certified rule, and full depth after the last; full depth."""
 
 PERIOD_S = 86400
-MOST_USERS = 100_000
-"""Users of a period that are remembered; of more, the earliest are forgotten and count again."""
+MAX_TRACKED_USERS = 100_000
+"""Beyond this many users in a period, those who counted first are forgotten and count again."""
 
 
 @dataclass
-class Test:
+class LossTest:
     """The test of one rule.
 
     Attributes:
-        capital: of the bets against the limit.
-        slates: audited, counted or not.
-        total: sum of the losses that counted.
+        capital: the bets against the limit.
+        slates: audited slates with a loss, counted or not.
+        total: sum of the counted losses.
     """
-
-    __test__ = False  # no test of pytest's
 
     capital: Capital
     slates: int = 0
-    total: float = field(default=0.0)
+    total: float = 0.0
 
     @property
     def mean(self) -> float | None:
-        """Mean loss of the slates that counted; None without any."""
+        """Mean of the counted losses; None without any."""
         return self.total / self.capital.count if self.capital.count else None
+
+    def add(self, loss: float) -> bool:
+        """Bets on a loss. Returns whether it raises the alarm, which happens once."""
+        before = self.capital.alarm_at
+        self.capital.add(loss)
+        self.total += loss
+        return before is None and self.capital.alarm_at is not None
+
+
+class CountedUsers:
+    """Lets one slate of each user count in PERIOD_S seconds."""
+
+    def __init__(self) -> None:
+        self._counted_at: OrderedDict[Id, float] = OrderedDict()
+
+    def admit(self, slate: AuditedSlate) -> bool:
+        """Returns whether the slate counts: it is its user's first in the period."""
+        counted_at = self._counted_at.get(slate.user)
+        if counted_at is not None and 0 <= slate.time - counted_at < PERIOD_S:
+            return False
+        self._counted_at[slate.user] = slate.time
+        self._counted_at.move_to_end(slate.user)
+        if len(self._counted_at) > MAX_TRACKED_USERS:
+            self._counted_at.popitem(last=False)
+        return True
 
 
 class Watch:
@@ -55,20 +80,20 @@ class Watch:
 
     Args:
         limits: what is watched.
-        on_alarm: of ON_ALARM.
+        on_alarm: one of ON_ALARM.
 
     Attributes:
         rule: number of the rule in force; `len(limits.rules)`: full depth, which has nothing to audit.
-        tests: by number of the rule; each has the level to itself.
+        tests: by number of the rule. Each has the level to itself.
     """
 
-    def __init__(self, limits: Limits, on_alarm: str = LOG) -> None:
+    def __init__(self, limits: AuditLimits, on_alarm: str = LOG) -> None:
         if on_alarm not in ON_ALARM:
             raise InputError(f"on alarm {on_alarm!r}, expected one of {', '.join(ON_ALARM)}")
         self.limits, self.on_alarm = limits, on_alarm
         self.rule = 0
-        self.tests = [Test(Capital(rule.limit, LEVEL)) for rule in limits.rules]
-        self._latest: OrderedDict[Id, float] = OrderedDict()
+        self.tests = [LossTest(Capital(rule.limit, LEVEL)) for rule in limits.rules]
+        self._users = CountedUsers()
 
     @property
     def full_depth(self) -> bool:
@@ -80,9 +105,28 @@ class Watch:
         """Whether any rule has had an alarm."""
         return any(test.capital.alarm_at is not None for test in self.tests)
 
+    def add(self, slate: AuditedSlate) -> str | None:
+        """Adds an audited slate, unless it is another policy's or has no loss. Returns a line if it raises an alarm."""
+        if slate.policy_sha256 != self.limits.sha256 or not 0 <= slate.rule < len(self.tests):
+            return None
+        loss = self.limits.loss_of(slate)
+        if math.isnan(loss):
+            return None
+        test = self.tests[slate.rule]
+        test.slates += 1
+        if not self._users.admit(slate) or not test.add(loss):
+            return None
+        if slate.rule == self.rule:
+            self.rule = self._rule_after_alarm()
+        return self._alarm_line(slate.rule)
+
+    def add_all(self, slates: Iterable[AuditedSlate]) -> list[str]:
+        """Adds audited slates in order. Returns the lines of their alarms."""
+        return [line for slate in slates if (line := self.add(slate)) is not None]
+
     @property
     def conclusion(self) -> str:
-        """What the test says of the policy itself, without a full stop."""
+        """What the test says about the policy itself, without a full stop."""
         test, limit, title = self.tests[0], self.limits.rules[0].limit, self.limits.loss.title
         if test.mean is None:
             return f"none of its slates has a value of {title}, so nothing is known of what it loses"
@@ -92,31 +136,8 @@ class Watch:
             return f"{limited}, and the mean is above it unless a chance of {LEVEL:.0%} came true"
         return f"{limited}, and nothing speaks against that"
 
-    def add(self, slate: AuditedSlate) -> str | None:
-        """Takes an audited slate. Returns a line if it raises an alarm. A slate of another policy, or without a loss, is
-        ignored."""
-        if slate.policy_sha256 != self.limits.sha256 or not 0 <= slate.rule < len(self.tests):
-            return None
-        loss = self.limits.loss_of(slate)
-        if math.isnan(loss):
-            return None
-        test = self.tests[slate.rule]
-        test.slates += 1
-        if not self._counts(slate):
-            return None
-        before = test.capital.alarm_at
-        test.capital.add(loss)
-        test.total += loss
-        if before is not None or test.capital.alarm_at is None:
-            return None
-        return self._raise_alarm(slate.rule)
-
-    def add_all(self, slates: Iterable[AuditedSlate]) -> list[str]:
-        """Takes audited slates in order. Returns the lines of their alarms."""
-        return [line for slate in slates if (line := self.add(slate)) is not None]
-
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values: of each rule the limit and the test's state."""
+        """Returns plain values: each rule's limit and the state of its test."""
         return {
             "loss": self.limits.loss.name,
             "of": self.limits.of,
@@ -138,23 +159,12 @@ class Watch:
             ],
         }
 
-    def _counts(self, slate: AuditedSlate) -> bool:
-        """Whether the slate is its user's first in the period."""
-        latest = self._latest.get(slate.user)
-        if latest is not None and 0 <= slate.time - latest < PERIOD_S:
-            return False
-        self._latest[slate.user] = slate.time
-        self._latest.move_to_end(slate.user)
-        if len(self._latest) > MOST_USERS:
-            self._latest.popitem(last=False)
-        return True
+    def _rule_after_alarm(self) -> int:
+        if self.on_alarm == LOG:
+            return self.rule
+        return self.rule + 1 if self.on_alarm == CAREFUL else len(self.limits.rules)
 
-    def _raise_alarm(self, rule: int) -> str:
-        if rule == self.rule:
-            if self.on_alarm == FULL_DEPTH:
-                self.rule = len(self.limits.rules)
-            elif self.on_alarm == CAREFUL:
-                self.rule += 1
+    def _alarm_line(self, rule: int) -> str:
         test, limit = self.tests[rule], self.limits.rules[rule].limit
         name = "the policy" if rule == 0 else f"rule {rule}"
         line = (

@@ -1,6 +1,6 @@
 """Several objectives, such as click and like: their names, and the utility that makes one log-odds of theirs.
 
-The runtime computes the same, to the bit (runtime/src/session/utility.cpp; docs/format/policy.md).
+The runtime computes the same, to the bit (runtime/src/session/slate/utility.cpp; docs/format/policy.md).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from rexit.cli.show.audit import print_audit, print_labelled
 from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:
-    from rexit.audit.limits import Limits
+    from rexit.audit.limits import AuditLimits
     from rexit.audit.log import AuditedSlate
     from rexit.bundle import Bundle, Id
     from rexit.calibration.metrics import Metric
@@ -76,7 +76,7 @@ def audit(
 
 
 def _label(
-    bundle: Bundle, watched: Limits, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]
+    bundle: Bundle, watched: AuditLimits, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]
 ) -> Labelled:
     from rexit.calibration.outcomes import label
 

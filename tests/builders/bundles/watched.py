@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rexit.audit.limits import Limits, Rule
+from rexit.audit.limits import AuditLimits, WatchedRule
 from rexit.audit.losses import Loss
 from rexit.bundle import Bundle, ExitPolicy, Policy
 
@@ -25,8 +25,8 @@ def write_watched(
         Policy((*never[:k], replace(never[k], upper=-1e9), *never[k + 1 :]), 1, opened.variant_sha256) for k in range(len(limits))
     ]
     policies[0].write(opened.folder / "policy.json")
-    rules = tuple(Rule(policy, limit, limit / 2, certified) for policy, limit in zip(policies, limits, strict=True))
-    watch = Limits(Loss.parse(loss), "ndcg@10", ExitPolicy(), rules, "")
+    rules = tuple(WatchedRule(policy, limit, limit / 2, certified) for policy, limit in zip(policies, limits, strict=True))
+    watch = AuditLimits(Loss.parse(loss), "ndcg@10", ExitPolicy(), rules, "")
     content = {"schema": 2, "variant_sha256": opened.variant_sha256, "watch": watch.to_json(), **report}
     (opened.folder / "report.json").write_text(json.dumps(content))
     return Bundle.open(bundle)

@@ -16,7 +16,7 @@
 
 #include "backends/tensorrt/backend_tensorrt.hpp"
 #include "bundles.hpp"
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {

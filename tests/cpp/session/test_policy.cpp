@@ -9,7 +9,7 @@
 #include "bundle/policy.hpp"
 #include "bundles.hpp"
 #include "files/sha256.hpp"
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 
 using namespace rexit::core;
 

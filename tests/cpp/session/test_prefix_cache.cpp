@@ -11,7 +11,7 @@
 #include "base/status.hpp"
 #include "bundles.hpp"
 #include "files/sha256.hpp"
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 #include "session/prefix/prefix_cache.hpp"
 
 using namespace rexit::core;

@@ -12,7 +12,7 @@
 
 #include "base/status.hpp"
 #include "bundles.hpp"
-#include "session/slate.hpp"
+#include "session/slate/slate.hpp"
 
 using namespace rexit::core;
 

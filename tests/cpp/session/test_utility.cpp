@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "bundles.hpp"
-#include "session/slate.hpp"
-#include "session/utility.hpp"
+#include "session/slate/slate.hpp"
+#include "session/slate/utility.hpp"
 
 using namespace rexit::core;
 

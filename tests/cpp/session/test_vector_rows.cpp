@@ -9,7 +9,7 @@
 #include "base/status.hpp"
 #include "bundles.hpp"
 #include "files/half.hpp"
-#include "session/vector_rows.hpp"
+#include "session/passes/vector_rows.hpp"
 
 using namespace rexit::core;
 

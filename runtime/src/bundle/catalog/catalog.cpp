@@ -5,7 +5,7 @@
 
 #include "base/status.hpp"
 #include "bundle/catalog/tables.hpp"
-#include "files/files.hpp"
+#include "files/file_list.hpp"
 #include "files/json.hpp"
 
 namespace rexit::core {

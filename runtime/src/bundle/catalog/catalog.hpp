@@ -13,7 +13,7 @@
 #include "bundle/catalog/program.hpp"
 #include "bundle/catalog/tables.hpp"
 #include "files/safetensors.hpp"
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 
 namespace rexit::core {
 

@@ -5,7 +5,7 @@
 namespace rexit::core::kernels {
 
 void multiply_panels(const PanelProduct& product, const Threads& threads, const Table& with) {
-  PanelWork work{product, (product.rows + panel_rows - 1) / panel_rows};
+  PanelWork work{product, ceil_div(product.rows, panel_rows)};
   threads.run(with.pairs != nullptr ? with.pairs->multiply : with.multiply, product.panels * work.blocks, &work);
 }
 

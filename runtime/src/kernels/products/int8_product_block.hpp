@@ -117,7 +117,7 @@ struct PlainTile {
   }
 };
 
-// silu(gate) * up, of the same columns of both.
+// silu(gate) * up, for the same columns of both.
 struct GatedTile {
   template <int W, int R, int V>
   static REXIT_INLINE void run(const Int8ProductWork& work, std::size_t row, std::size_t column) {
@@ -166,12 +166,12 @@ REXIT_INLINE void multiply_rows_of(const Int8ProductWork& work, std::size_t begi
   for (; row < end; ++row) Tile::template run<W, 1, V>(work, row, column);
 }
 
-// Task i: `most` columns at most, in V vectors at a time while they last. `work` is a copy, so that no store can change it.
+// Task i: up to `max_columns` columns, in V vectors at a time while they last. `work` is a copy, so that no store can change it.
 template <class Tile, int W, int V>
-REXIT_INLINE void int8_task(const Int8ProductWork work, std::size_t i, std::size_t most) {
+REXIT_INLINE void int8_task(const Int8ProductWork work, std::size_t i, std::size_t max_columns) {
   const std::size_t begin = i % work.row_blocks * int8_rows, end = smaller_of(work.x.rows, begin + int8_rows);
-  std::size_t column = i / work.row_blocks * most;
-  const std::size_t last = smaller_of(work.columns, column + most);
+  std::size_t column = i / work.row_blocks * max_columns;
+  const std::size_t last = smaller_of(work.columns, column + max_columns);
   for (; column + V * W <= last; column += V * W) multiply_rows_of<Tile, W, V>(work, begin, end, column);
   for (; column < last; column += W) multiply_rows_of<Tile, W, 1>(work, begin, end, column);
 }

@@ -7,11 +7,9 @@
 namespace rexit::core::kernels {
 namespace {
 
-std::size_t parts(std::size_t count, std::size_t size) { return (count + size - 1) / size; }
-
 void run_products(Threads::Function task, Int8ProductWork work, std::size_t panel, const Threads& threads) {
-  work.row_blocks = parts(work.x.rows, int8_rows);
-  threads.run(task, parts(work.columns, panel) * work.row_blocks, &work);
+  work.row_blocks = ceil_div(work.x.rows, int8_rows);
+  threads.run(task, ceil_div(work.columns, panel) * work.row_blocks, &work);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 namespace rexit::core::kernels {
 
-constexpr float step = 1.0F / 127, least = 1e-30F;
+constexpr float step = 1.0F / 127, min_largest = 1e-30F;
 constexpr std::size_t task_rows = 8;
 
 // Operands of all operators; unused operands are null.
@@ -24,7 +24,8 @@ struct RowWork {
 template <int W>
 REXIT_INLINE void quantize(const float* x, float largest, const RowWork& work, std::size_t row) {
   using L = Lanes<W>;
-  const float scale = (largest < least ? least : largest) * step;  // NaN if `largest` is, which makes the whole row NaN
+  const float scale =
+      (largest < min_largest ? min_largest : largest) * step;  // NaN if `largest` is, which makes the whole row NaN
   std::uint8_t* to = work.quantized.values + row * work.width;
   across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
     store_bytes<W>(to + i, L::rounded(L::load(x + i, count) / L::all(scale)) + 128, count);

@@ -6,7 +6,7 @@ namespace rexit::core::kernels {
 namespace {
 
 void run_rows(Threads::Function task, RowWork work, const Threads& threads) {
-  threads.run(task, (work.rows + task_rows - 1) / task_rows, &work);
+  threads.run(task, ceil_div(work.rows, task_rows), &work);
 }
 
 }  // namespace

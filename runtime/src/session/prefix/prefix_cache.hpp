@@ -8,12 +8,12 @@
 
 #include "backends/backend.hpp"
 #include "bundle/bundle.hpp"
+#include "session/passes/vector_rows.hpp"
 #include "session/prefix/pinned_start.hpp"
 #include "session/prefix/prefix.hpp"
 #include "session/prefix/prefix_computation.hpp"
 #include "session/prefix/prefix_source.hpp"
 #include "session/prefix/prefix_store.hpp"
-#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 

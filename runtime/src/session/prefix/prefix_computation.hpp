@@ -7,9 +7,9 @@
 
 #include "backends/backend.hpp"
 #include "bundle/bundle.hpp"
+#include "session/passes/vector_rows.hpp"
 #include "session/prefix/prefix.hpp"
 #include "session/prefix/prefix_store.hpp"
-#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "bundle/bundle.hpp"
+#include "session/passes/vector_rows.hpp"
 #include "session/prefix/pinned_start.hpp"
 #include "session/prefix/prefix.hpp"
-#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 

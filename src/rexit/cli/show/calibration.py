@@ -70,7 +70,7 @@ def _population(report: dict[str, Any]) -> str:
 
 
 def _reliability(row: dict[str, Any]) -> list[str]:
-    from rexit.calibration.reliability import title
+    from rexit.calibration.reliability_table import title
 
     ratio, ece = (
         "-" if value is None else f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})" for value in (row["ratio"], row["ece"])

@@ -1,8 +1,8 @@
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 
 #include "base/platform.hpp"
-#include "files/archive.hpp"
-#include "files/folder.hpp"
+#include "files/sources/archive.hpp"
+#include "files/sources/folder.hpp"
 
 namespace rexit::core {
 

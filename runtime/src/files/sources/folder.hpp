@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 
 namespace rexit::core {
 

@@ -1,4 +1,4 @@
-#include "files/files.hpp"
+#include "files/file_list.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -8,7 +8,7 @@
 
 namespace rexit::core {
 
-const char* problem_of_path(const std::string& path) {
+const char* path_error(const std::string& path) {
   if (path.find('\\') != std::string::npos || path.find('\0') != std::string::npos) return "contains a backslash or a NUL byte";
   for (std::size_t begin = 0; begin <= path.size();) {
     const std::size_t end = std::min(path.find('/', begin), path.size());
@@ -21,7 +21,7 @@ const char* problem_of_path(const std::string& path) {
 }
 
 void check_relative_path(const std::string& path, const Json& where) {
-  if (const char* problem = problem_of_path(path)) fail(REXIT_CORRUPT, where.where(), ": path `", path, "` ", problem);
+  if (const char* problem = path_error(path)) fail(REXIT_CORRUPT, where.where(), ": path `", path, "` ", problem);
 }
 
 FileList read_file_sizes(const Json& files) {

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "files/mapped_file.hpp"
+#include "files/sources/mapped_file.hpp"
 
 namespace rexit::core {
 

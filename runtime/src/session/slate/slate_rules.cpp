@@ -1,4 +1,4 @@
-#include "session/slate_rules.hpp"
+#include "session/slate/slate_rules.hpp"
 
 #include <algorithm>
 

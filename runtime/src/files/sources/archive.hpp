@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "files/source.hpp"
+#include "files/sources/source.hpp"
 
 namespace rexit::core {
 

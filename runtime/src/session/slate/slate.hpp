@@ -11,10 +11,10 @@
 #include "bundle/bundle.hpp"
 #include "bundle/policy.hpp"
 #include "prompt/prompt.hpp"
+#include "session/passes/vector_rows.hpp"
 #include "session/prefix/prefix_cache.hpp"
-#include "session/slate_rules.hpp"
-#include "session/utility.hpp"
-#include "session/vector_rows.hpp"
+#include "session/slate/slate_rules.hpp"
+#include "session/slate/utility.hpp"
 
 namespace rexit::core {
 

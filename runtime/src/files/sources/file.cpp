@@ -1,4 +1,4 @@
-#include "files/file.hpp"
+#include "files/sources/file.hpp"
 
 #include <algorithm>
 #include <cstdint>

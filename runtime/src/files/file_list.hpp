@@ -6,9 +6,9 @@
 #include <map>
 #include <string>
 
-#include "files/file.hpp"
 #include "files/json.hpp"
-#include "files/source.hpp"
+#include "files/sources/file.hpp"
+#include "files/sources/source.hpp"
 
 namespace rexit::core {
 
@@ -22,9 +22,9 @@ using FileList = std::map<std::string, FileEntry>;
 
 // What is wrong with a path; null if it is relative, with `/` between non-empty components, none of them `.` or `..`. Such a path
 // stays inside the folder it is appended to.
-const char* problem_of_path(const std::string& path);
+const char* path_error(const std::string& path);
 
-// Throws REXIT_CORRUPT if problem_of_path has one.
+// Throws REXIT_CORRUPT if path_error has one.
 void check_relative_path(const std::string& path, const Json& where);
 
 FileList read_file_sizes(const Json& files);

@@ -1,4 +1,4 @@
-#include "session/vector_rows.hpp"
+#include "session/passes/vector_rows.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "files/folder.hpp"
+#include "files/sources/folder.hpp"
 
 #include <algorithm>
 #include <cstdint>

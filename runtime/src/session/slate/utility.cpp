@@ -1,4 +1,4 @@
-#include "session/utility.hpp"
+#include "session/slate/utility.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "session/supervised_backend.hpp"
+#include "session/passes/supervised_backend.hpp"
 
 #include <algorithm>
 #include <utility>

@@ -1,6 +1,6 @@
 // The format: POSIX.1-1988 ustar. Each file is a header of 512 bytes, then its bytes, padded to 512. Two blocks of zeros end the
 // archive; one is enough here.
-#include "files/archive.hpp"
+#include "files/sources/archive.hpp"
 
 #include <algorithm>
 #include <cstdint>
@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "base/status.hpp"
-#include "files/files.hpp"
+#include "files/file_list.hpp"
 
 namespace rexit::core {
 namespace {
@@ -87,7 +87,7 @@ Archive::Archive(File whole, std::string path) : Source(whole.path()), whole_(st
     const std::size_t padded = (static_cast<std::size_t>(*bytes) + block - 1) / block * block;
     if (padded > available) fail(REXIT_CORRUPT, name(), ": ends within the padding of `", member, "` (truncated)");
     if (type != '5') {
-      if (const char* problem = problem_of_path(member)) refuse(REXIT_CORRUPT, problem);
+      if (const char* problem = path_error(member)) refuse(REXIT_CORRUPT, problem);
       if (!members_.emplace(member, Member{header + block, static_cast<std::size_t>(*bytes)}).second)
         refuse(REXIT_CORRUPT, "is there twice");
       if (members_.size() > max_members) fail(REXIT_CORRUPT, name(), ": more than ", max_members, " files, the most allowed");

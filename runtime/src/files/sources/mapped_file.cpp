@@ -1,4 +1,4 @@
-#include "files/mapped_file.hpp"
+#include "files/sources/mapped_file.hpp"
 
 #include <optional>
 

@@ -1,4 +1,4 @@
-#include "session/slate.hpp"
+#include "session/slate/slate.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,0 +1,74 @@
+"""What a policy must keep, and the rules for the top of a slate that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import TopK
+from rexit.calibration.metrics import Metric
+from rexit.calibration.record.traces import Traces
+from rexit.errors import InputError
+
+TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
+"""How often a candidate's c may move further than a top-k rule expects."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a policy must keep.
+
+    Attributes:
+        metrics: none of them may drop by more than `max_drop` against full depth.
+        max_drop: in each metric's own unit.
+        confidence: that no metric drops by more.
+        top_k: how many candidates of a slate users are shown, for the top-k rule; None: all.
+    """
+
+    metrics: tuple[Metric, ...]
+    max_drop: float = 0.01
+    confidence: float = 0.95
+    top_k: int | None = None
+
+    @property
+    def error(self) -> float:
+        """1 minus the confidence."""
+        return 1 - self.confidence
+
+    def check(self) -> None:
+        """Raises InputError for numbers that cannot work."""
+        if not self.metrics:
+            raise InputError("no metric, expected at least one")
+        if not 0 < self.max_drop < 0.5:
+            raise InputError(f"max drop {self.max_drop}, expected more than 0 and less than 0.5")
+        if not 0.5 <= self.confidence < 1:
+            raise InputError(f"confidence {self.confidence}, expected 0.5 to below 1")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top k {self.top_k}, expected at least 1")
+
+
+def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK | None]:
+    """Returns the top-k rules to search among: None, and for each error rate the bounds that c leaves that often.
+
+    Args:
+        c: calibrated log-odds, float32 [n, E].
+        traces: the same pairs.
+        goal: its `top_k` is the rules' k; None: no rules.
+
+    Raises:
+        InputError: if no slate has more than k candidates.
+    """
+    if goal.top_k is None:
+        return [None]
+    largest = int(np.diff(traces.offsets).max())
+    if goal.top_k >= largest:
+        raise InputError(f"top k {goal.top_k}, expected less than the largest slate's {largest} candidates")
+    moves = c[:, -1:] - c[:, :-1]
+    rules: list[TopK | None] = [None]
+    for rate in TOP_K_ERRORS:  # half of it on each side
+        low, high = np.quantile(moves, (rate / 2, 1 - rate / 2), axis=0).astype(np.float32)
+        rise, fall = np.maximum(high, 0).tolist(), np.maximum(-low, 0).tolist()
+        rules += [TopK(goal.top_k, ordered, tuple(rise), tuple(fall)) for ordered in (True, False)]
+    return rules
