@@ -101,7 +101,9 @@ class Prompt:
 class GoldenCheck:
     trace: NDArray[np.float32]  # as of Trace
 
-class Audit: ...
+class Audit:
+    exit: NDArray[np.uint32]
+
 class Memory: ...
 
 class Session:

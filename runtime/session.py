@@ -355,8 +355,8 @@ class Session:
             BackendError: The backend failed.
             BundleError: A file of the catalog was modified.
         """
-        audit = read(Audit, self._open.audit())
-        return audit if len(audit.exit) else None
+        audit = self._open.audit()
+        return read(Audit, audit, exit=audit.exit.astype(np.int64)) if len(audit.exit) else None
 
     def warm_up(self) -> None:
         """Runs every segment once on an artificial slate, so that the first request does not pay for allocations. Drops the

@@ -65,6 +65,9 @@ auto column(Get get) {
   };
 }
 
+// -1: no answer.
+std::int64_t exit_number(const rexit_score& score) { return score.exit == REXIT_NO_EXIT ? -1 : std::int64_t{score.exit}; }
+
 // rexit_exit_info with lists in place of pointers.
 struct ExitInfo : rexit_exit_info {
   std::vector<float> earlier;
@@ -316,6 +319,7 @@ void bind_requests(nb::module_& module) {
 
 // What a session says. Names of fields are those of the classes in _answers.py.
 void bind_answers(nb::module_& module) {
+  constexpr auto owner = nb::rv_policy::automatic;  // an array has its own
   nb::class_<rexit_bundle_info>(module, "Info")
       .def_ro("users", &rexit_bundle_info::users)
       .def_ro("items", &rexit_bundle_info::items)
@@ -366,14 +370,12 @@ void bind_answers(nb::module_& module) {
       .def_prop_ro("known_user", flag(&rexit_stats::known_user))
       .def_ro("draw", &rexit_stats::draw);
   nb::class_<Scores>(module, "Scores")
-      .def_prop_ro("index", column([](const rexit_score& score) { return std::int64_t{score.item}; }))
-      .def_prop_ro("exit", column([](const rexit_score& score) {  // -1: no answer
-                     return score.exit == REXIT_NO_EXIT ? std::int64_t{-1} : std::int64_t{score.exit};
-                   }))
-      .def_prop_ro("probability", column([](const rexit_score& score) { return score.probability; }))
-      .def_prop_ro("log_odds", column([](const rexit_score& score) { return score.log_odds; }))
-      .def_prop_ro("cut_short", column([](const rexit_score& score) { return std::uint8_t(score.cut_short != 0); }))
-      .def_prop_ro("probabilities", array<Scores>(&Scores::probabilities))
+      .def_prop_ro("index", column([](const rexit_score& score) { return std::int64_t{score.item}; }), owner)
+      .def_prop_ro("exit", column(exit_number), owner)
+      .def_prop_ro("probability", column([](const rexit_score& score) { return score.probability; }), owner)
+      .def_prop_ro("log_odds", column([](const rexit_score& score) { return score.log_odds; }), owner)
+      .def_prop_ro("cut_short", column([](const rexit_score& score) { return std::uint8_t(score.cut_short != 0); }), owner)
+      .def_prop_ro("probabilities", array<Scores>(&Scores::probabilities), owner)
       .def_ro("stats", &Scores::stats)
       .def_ro("segments", &Scores::segments);
   nb::class_<JsonAnswer>(module, "JsonAnswer")
@@ -381,11 +383,11 @@ void bind_answers(nb::module_& module) {
       .def_ro("stats", &JsonAnswer::stats)
       .def_ro("segments", &JsonAnswer::segments);
   nb::class_<Trace>(module, "Trace")
-      .def_prop_ro("log_odds", array<Trace>(&Trace::log_odds))
+      .def_prop_ro("log_odds", array<Trace>(&Trace::log_odds), owner)
       .def_ro("stats", &Trace::stats)
       .def_ro("segments", &Trace::segments);
   nb::class_<rexit::Prompt>(module, "Prompt")
-      .def_prop_ro("tokens", array<rexit::Prompt>(&rexit::Prompt::tokens))
+      .def_prop_ro("tokens", array<rexit::Prompt>(&rexit::Prompt::tokens), owner)
       .def_ro("offsets", &rexit::Prompt::offsets);
   nb::class_<rexit::GoldenCheck>(module, "GoldenCheck")
       .def_ro("slates", &rexit::GoldenCheck::slates)
@@ -393,14 +395,12 @@ void bind_answers(nb::module_& module) {
       .def_ro("worst", &rexit::GoldenCheck::worst)
       .def_ro("prompt", &rexit::GoldenCheck::prompt)
       .def_ro("log_odds", &rexit::GoldenCheck::log_odds)
-      .def_prop_ro("trace", array<rexit::GoldenCheck>(&rexit::GoldenCheck::trace));
+      .def_prop_ro("trace", array<rexit::GoldenCheck>(&rexit::GoldenCheck::trace), owner);
   nb::class_<rexit::Audit>(module, "Audit")
-      .def_prop_ro(
-          "exit",
-          [](const rexit::Audit& audit) { return to_numpy(std::vector<std::int64_t>(audit.exits.begin(), audit.exits.end())); })
-      .def_prop_ro("policy_c", array<rexit::Audit>(&rexit::Audit::policy_c))
-      .def_prop_ro("full_c", array<rexit::Audit>(&rexit::Audit::full_c))
-      .def_prop_ro("full_log_odds", array<rexit::Audit>(&rexit::Audit::full_log_odds))
+      .def_prop_ro("exit", array<rexit::Audit>(&rexit::Audit::exits), owner)
+      .def_prop_ro("policy_c", array<rexit::Audit>(&rexit::Audit::policy_c), owner)
+      .def_prop_ro("full_c", array<rexit::Audit>(&rexit::Audit::full_c), owner)
+      .def_prop_ro("full_log_odds", array<rexit::Audit>(&rexit::Audit::full_log_odds), owner)
       .def_ro("drawn", &rexit::Audit::drawn)
       .def_ro("audited", &rexit::Audit::audited)
       .def_ro("skipped", &rexit::Audit::skipped);

@@ -231,11 +231,11 @@ def test_open_is_the_runtimes(folder: Path) -> None:
 def test_import_rexit_loads_no_runtime() -> None:
     program = "import sys, rexit; print([m for m in sys.modules if m.startswith(('rexit.', 'numpy'))])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "['rexit.errors', 'rexit.devices']"
+    assert done.stdout.strip() == "['rexit.errors', 'rexit.devices', 'rexit.deadlines', 'rexit.request']"
 
 
 def test_names_at_the_top(folder: Path) -> None:
-    assert dir(rexit) == ["Provider", "Scores", "Session", "__version__", "errors", "open"]
+    assert dir(rexit) == ["Provider", "Request", "Scores", "Session", "TokenRequest", "__version__", "errors", "open"]
     assert rexit.Session is runtime.Session and rexit.Scores is runtime.Scores
     with rexit.open(folder) as session:
         assert isinstance(session, rexit.Session) and isinstance(session.score(USER_IDS[0], ITEM_IDS), rexit.Scores)

@@ -1,0 +1,183 @@
+"""A request's inputs: which prompt they give, by every door of the runtime. What is refused: tests/refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import add_tokenizer
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
+from builders.bundles.reranker import ids, words_tokenizer
+from rexit import runtime
+from rexit.batch import BatchOptions, ColumnNames, score_files
+from rexit.batch.engine import Local, Opening
+from rexit.bundle import Bundle, Catalog
+from rexit.errors import InputError
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.request import Request
+from rexit.serve import Pool
+from running.program import run_program
+from running.service import serving
+
+ITEMS = [int(item) for item in ITEM_IDS[:6]]
+USER = USER_IDS[0]
+INPUTS: list[dict[str, Any]] = [
+    {"device": "tv", "hour": 21, "query": "wing drag"},
+    {"device": "phone", "hour": 6, "query": " heat  flow layer ", "note": "B : wing ?"},
+    {"device": 7, "hour": 18.25, "query": "heat flow layer wing drag ?", "note": ""},
+    {"device": 7.0, "hour": "18.5", "query": "drag </s>"},
+    {"device": "tv", "hour": None, "query": "wing"},
+    {"device": "tv", "hour": 24, "query": "wing"},
+]
+"""One text spells out a special token, which stays ordinary text: unknown words."""
+LEAST: dict[str, Any] = {"device": "tv", "query": [4]}
+TEXTS = ("query", "note")
+
+
+def with_tokens(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same with token ids for texts."""
+    return {name: ids(value.replace("</s>", "<unk>")) if name in TEXTS else value for name, value in inputs.items()}
+
+
+def write(folder: Path, tokenizer: bool = True) -> Path:
+    bundle = write_bundle(folder, BundleOptions(with_inputs(make_catalog())))
+    if tokenizer:
+        add_tokenizer(bundle, words_tokenizer().to_str())
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("inputs") / "bundle")
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_python_and_cpp_assemble_the_same_prompt(bundle: Path, inputs: dict[str, Any]) -> None:
+    tokens = with_tokens(inputs)
+    expected = PromptBuilder(Catalog.open(bundle / "catalog")).prompt(USER, ITEMS, inputs=tokens)
+    with runtime.open(bundle) as session:
+        for values in (inputs, tokens):
+            prefix, candidates = session.prompt(USER, ITEMS, inputs=values)
+            np.testing.assert_array_equal(prefix, expected.prefix)
+            for candidate, other in zip(candidates, expected.candidates, strict=True):
+                np.testing.assert_array_equal(candidate, other)
+    query = tokens["query"]
+    assert prefix[-len(query) :].tolist() == query, "the text as it is, at its place"
+
+
+def test_each_value_has_its_own_tokens(bundle: Path) -> None:
+    with runtime.open(bundle) as session:
+
+        def prompt(**inputs: Any) -> tuple[list[int], list[int]]:
+            prefix, candidates = session.prompt(USER, ITEMS[:1], inputs={**LEAST, **inputs})
+            return prefix.tolist(), candidates[0].tolist()
+
+        prefixes = [prompt(device=device)[0] for device in ("tv", "phone", "7")]
+        hours = [prompt(hour=hour)[1] for hour in (5.9, 6, 25, -1)]
+        left_out = prompt()[1]
+        notes = [prompt(note=note)[1] for note in ("", "  ", [], np.array([], np.int32), [4, 5])]
+    assert len(set(map(tuple, prefixes))) == 3
+    assert hours[0] != hours[1] and hours[2] == hours[3] == left_out, "outside its bins: missing"
+    assert all(note == left_out for note in notes[:-1]) and notes[-1] != left_out
+
+
+def test_a_text_needs_a_tokenizer(tmp_path: Path) -> None:
+    message = "inputs.query is a text, and the bundle has no tokenizer.json: pass token ids, or `rexit export --with-tokenizer`"
+    inputs = {"device": "tv", "query": "wing"}
+    with runtime.open(write(tmp_path / "bundle", tokenizer=False)) as session:
+        session.score(USER, ITEMS, inputs=LEAST)
+        with pytest.raises(InputError) as by_fields:
+            session.score(USER, ITEMS, inputs=inputs)
+        with pytest.raises(InputError) as by_json:
+            session.score_json(json.dumps({"user": USER, "items": ITEMS, "inputs": inputs}))
+    assert str(by_fields.value) == str(by_json.value) == message
+
+
+@pytest.mark.parametrize("inputs", [{"device": "tv"}, {"query": [4]}, {"device": 7}])
+def test_a_prompt_without_inputs_refuses_any(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    message = f"inputs.{next(iter(inputs))}: the prompt has no such input, it has none"
+    with runtime.open(write_bundle(tmp_path / "bundle")) as session, pytest.raises(InputError) as raised:
+        session.score(USER, ITEMS, inputs=inputs)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Path, inputs: dict[str, Any]) -> None:
+    tokens = with_tokens(inputs)
+    bodies = [json.dumps({"user": USER, "items": ITEMS, "inputs": values}) for values in (inputs, tokens)]
+    with runtime.open(bundle) as session:
+        expected = session.score(Request(USER, ITEMS, inputs=tokens)).log_odds.tolist()
+        for other in ({"device": "phone", "hour": 1}, {"query": [11]}):
+            session.clear_cache()
+            assert session.score(USER, ITEMS, inputs={**tokens, **other}).log_odds.tolist() != expected, "all matter"
+        session.clear_cache()
+        assert session.score(USER, ITEMS, inputs=inputs).log_odds.tolist() == expected
+        for body in bodies:
+            session.clear_cache()
+            assert log_odds(json.loads(session.score_json(body).text)) == expected
+
+    words = [f"--input={name}={value}" for name, value in inputs.items() if name not in TEXTS and value is not None]
+    words += [f"--input={name}={','.join(map(str, tokens[name]))}" for name in TEXTS if tokens.get(name)]
+    program = run_program("score", bundle, "--json", f"--user={USER}", f"--items={','.join(map(str, ITEMS))}", *words)
+    assert log_odds(json.loads(program.out)) == expected
+    assert log_odds(json.loads(run_program("pipe", bundle, stdin=bodies[1]).out)) == expected
+
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
+        for body in bodies:
+            reply = service.ask("POST", "/v1/score", body.encode())
+            assert reply.status == 200 and log_odds(reply.json) == expected
+
+    for n, values in enumerate((inputs, tokens)):
+        columns = {name: pl.Series([value] * len(ITEMS)) for name, value in values.items() if value is not None}
+        pairs, out = tmp_path / f"pairs-{n}.parquet", tmp_path / f"scores-{n}.parquet"
+        pl.DataFrame({"user_id": [USER] * len(ITEMS), "item_id": ITEMS, **columns}).write_parquet(pairs)
+        score_files(Opening(Bundle.open(bundle), 0), BatchOptions(pairs, out, ColumnNames(), None), Local())
+        assert pl.read_parquet(out)["log_odds"].to_list() == expected
+
+
+def log_odds(answer: dict[str, Any]) -> list[float]:
+    return [float(np.float32(score["log_odds"])) for score in answer["scores"]]
+
+
+def test_serve_reads_the_tokenizer_when_it_opens_the_bundle(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    reads, read = [], runtime.Session._encoder
+    monkeypatch.setattr(runtime.Session, "_encoder", lambda session: reads.append(read(session)) or reads[-1])
+    with serving(Pool(partial(runtime.open, folder), 2, 4)) as service:
+        assert len(reads) == 2 and reads[0] is reads[1], "sessions share it"
+        (folder / "tokenizer.json").unlink()
+        assert service.score(user=USER, items=ITEMS, inputs={"device": "tv", "query": "wing"}).status == 200
+
+
+def test_a_prefix_is_shared_up_to_what_changes(bundle: Path) -> None:
+    """Another device or query: only what follows its first other token is computed again. Another hour or note, in the
+    candidates' part: nothing."""
+    requests = [
+        Request(USER, ITEMS, inputs=inputs)
+        for inputs in (
+            {"device": "tv", "hour": 1, "query": [4, 5, 6]},
+            {"device": "tv", "hour": 13, "query": [4, 5, 6], "note": [7, 8]},
+            {"device": "tv", "hour": 13, "query": [4, 7], "note": [7, 8]},
+            {"device": "phone", "hour": 13, "query": [4, 7], "note": [7, 8]},
+        )
+    ]
+    with runtime.open(bundle) as session:
+        whole, candidate, query, device = (session.score(request).stats for request in requests)
+        tv, phone = (session.prompt(request)[0] for request in requests[2:])
+    shared = next(n for n, (a, b) in enumerate(zip(tv, phone, strict=False)) if a != b)
+    assert whole.prefix_tokens_reused == 0
+    assert candidate.prefix_tokens_reused == candidate.prefix_tokens == whole.prefix_tokens
+    assert query.prefix_tokens == whole.prefix_tokens - 1 and query.prefix_tokens_reused == whole.prefix_tokens - 2
+    assert device.prefix_tokens_reused == shared < query.prefix_tokens_reused
+    computed = [stats.segments[0].prefix_tokens for stats in (whole, candidate, query, device)]
+    assert computed == [whole.prefix_tokens, 0, 1, device.prefix_tokens - shared]
