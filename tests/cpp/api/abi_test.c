@@ -39,12 +39,12 @@ static void structs_end_with_their_last_field(void) {
   END(rexit_objective_info, reserved, 24);
   END(rexit_top_k, reserved, 40);
   END(rexit_policy, top_k, 56);
-  END(rexit_context, number, 24);
-  END(rexit_text, token_count, 24);
-  END(rexit_request, probability_count, 184);
-  END(rexit_token_request, probability_count, 104);
+  END(rexit_input, number, 40);
+  END(rexit_tokens, candidate_count, 48);
+  END(rexit_request, probability_count, 168);
+  END(rexit_json_options, input_size, 64);
   END(rexit_score, reserved, 24);
-  END(rexit_stats, draw, 88);
+  END(rexit_stats, draw, 104);
   END(rexit_audit, skipped, 72);
   END(rexit_segment_stats, slate_us, 48);
   END(rexit_memory, gpu, 56);
@@ -87,8 +87,7 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_trace(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_audit(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_prompt(NULL, NULL, NULL, 0, NULL, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_score_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_trace_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_score_json(NULL, NULL, 0, NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
 }
 
 static void options_are_checked(const char* path) {
@@ -186,13 +185,9 @@ static void long_entries_are_respected(rexit_session* session) {
     int64_t added;
   } scores[2];
   struct {
-    rexit_context known;
+    rexit_input known;
     int64_t added;
-  } context;
-  struct {
-    rexit_text known;
-    int64_t added;
-  } text;
+  } input;
   rexit_request request;
 
   memset(ids, 0, sizeof ids);
@@ -226,46 +221,28 @@ static void long_entries_are_respected(rexit_session* session) {
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(strstr(rexit_last_error(), "request.score_size is 23, expected the sizeof, 24") != NULL);
   request.score_size = sizeof scores[0];
-  request.context_count = 1;
+  request.input_count = 1;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.context is NULL") != NULL);
-  memset(&context, 0, sizeof context);
-  request.context = &context.known;
+  EXPECT(strstr(rexit_last_error(), "request.inputs is NULL") != NULL);
+  memset(&input, 0, sizeof input);
+  request.inputs = &input.known;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.context_size is 0, expected the sizeof, 24") != NULL);
-  request.context_size = sizeof context;
-  context.added = 1;
+  EXPECT(strstr(rexit_last_error(), "request.input_size is 0, expected the sizeof, 40") != NULL);
+  request.input_size = sizeof input;
+  input.added = 1;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "context[0]: byte 24 of 32 is set, but this library knows only 24") != NULL);
-  context.added = 0;
+  EXPECT(strstr(rexit_last_error(), "inputs[0]: byte 40 of 48 is set, but this library knows only 40") != NULL);
+  input.added = 0;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "context[0].name is NULL") != NULL);
-  context.known.name = "device";
+  EXPECT(strstr(rexit_last_error(), "inputs[0].name is NULL") != NULL);
+  input.known.name = "device";
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "context 'device': the prompt places no such context, it has none") != NULL);
-  request.context_count = 0;
-  request.text_count = 1;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.texts is NULL") != NULL);
-  memset(&text, 0, sizeof text);
-  request.texts = &text.known;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.text_size is 0, expected the sizeof, 24") != NULL);
-  request.text_size = sizeof text;
-  text.added = 1;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "texts[0]: byte 24 of 32 is set, but this library knows only 24") != NULL);
-  text.added = 0;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "texts[0].name is NULL") != NULL);
-  text.known.name = "query";
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request text 'query': the prompt places no such text, it has none") != NULL);
-  request.text_count = 0;
+  EXPECT(strstr(rexit_last_error(), "inputs.device: the prompt has no such input, it has none") != NULL);
+  request.input_count = 0;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_OK);
   request.user = NULL;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.user is NULL") != NULL);
+  EXPECT(strstr(rexit_last_error(), "user is missing, expected an integer") != NULL);
 }
 
 /* Each field of the rules of the whole slate, out of range. */

@@ -76,7 +76,8 @@ TEST(Audit, OfTokensIsThatOfTheTokensAtTheTime) {
   rexit::Session session = audited(open("no_catalog"));
   std::vector<std::int32_t> prefix = {3, 4, 5, 6}, candidates = {7, 8, 9, 10, 11, 12};
   std::vector<std::size_t> counts = {1, 2, 3};
-  const rexit::TokenRequest same = rexit::TokenRequest(prefix).candidates(candidates, counts).policy(early());
+  rexit::Request same(rexit::Tokens{prefix, candidates, counts});
+  same.policy(early());
   rexit_score scores[3];
   rexit_stats stats{};
   stats.struct_size = sizeof stats;
@@ -86,21 +87,18 @@ TEST(Audit, OfTokensIsThatOfTheTokensAtTheTime) {
   policy.upper = policy.lower = thresholds.data();
   policy.exits = 3;
   policy.patience = 1;
-  rexit_token_request c_request{};
+  const rexit_tokens tokens{sizeof tokens, prefix.data(), prefix.size(), candidates.data(), counts.data(), counts.size()};
+  rexit_request c_request{};
   c_request.struct_size = sizeof c_request;
   c_request.score_size = sizeof(rexit_score);
-  c_request.prefix = prefix.data();
-  c_request.prefix_count = prefix.size();
-  c_request.candidates = candidates.data();
-  c_request.candidate_counts = counts.data();
-  c_request.candidate_count = counts.size();
+  c_request.tokens = &tokens;
   c_request.policy = &policy;
-  ASSERT_EQ(rexit_session_score_tokens(session.get(), &c_request, scores, &stats), REXIT_OK) << rexit_last_error();
+  ASSERT_EQ(rexit_session_score(session.get(), &c_request, scores, &stats), REXIT_OK) << rexit_last_error();
   ASSERT_EQ(stats.draw, REXIT_DRAWN);
-  for (auto* tokens : {&prefix, &candidates}) tokens->assign(tokens->size(), 1);
+  for (auto* part : {&prefix, &candidates}) part->assign(part->size(), 1);
   counts.assign(3, 1);
   const rexit::Audit audit = session.audit();
-  const rexit::Scores full = session.score(rexit::TokenRequest(same).force_exit(2));
+  const rexit::Scores full = session.score(same.force_exit(2));
   ASSERT_EQ(audit.exits.size(), 3u);
   for (std::size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(audit.full_log_odds[i], full.scores[i].log_odds);

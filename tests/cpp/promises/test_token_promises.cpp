@@ -20,7 +20,8 @@ class TokenPromises : public Promises {
     EXPECT_EQ(rexit_session_prompt(session, &request, tokens.data(), count, offsets, &count), REXIT_OK);
     prefix_count = offsets[1];
     for (std::size_t i = 0; i < 3; ++i) counts.push_back(offsets[2 + i] - offsets[1 + i]);
-    own.score_size = sizeof(rexit_score);
+    of_tokens.score_size = sizeof(rexit_score);
+    of_tokens.tokens = &own;
     own.prefix = tokens.data();
     own.prefix_count = prefix_count;
     own.candidates = tokens.data() + prefix_count;
@@ -32,17 +33,18 @@ class TokenPromises : public Promises {
     rexit_score scores[3];
     float log_odds[9];
     std::memset(scores, 0x5a, sizeof scores);
-    const rexit_status status = rexit_session_score_tokens(session, &own, scores, nullptr);
+    const rexit_status status = rexit_session_score(session, &of_tokens, scores, nullptr);
     EXPECT_NE(std::string(rexit_last_error()).find(expected), std::string::npos) << rexit_last_error();
     EXPECT_EQ(scores[0].item, 0x5a5a5a5au);
-    EXPECT_EQ(rexit_session_trace_tokens(session, &own, log_odds, nullptr), status);
+    EXPECT_EQ(rexit_session_trace(session, &of_tokens, log_odds, nullptr), status);
     return status;
   }
 
   std::vector<std::int32_t> tokens;
   std::size_t prefix_count = 0;
   std::vector<std::size_t> counts;
-  rexit_token_request own = sized<rexit_token_request>();
+  rexit_tokens own = sized<rexit_tokens>();
+  rexit_request of_tokens = sized<rexit_request>();
 };
 
 TEST_F(TokenPromises, ScoresAreThoseOfTheSameTokensByIds) {
@@ -51,14 +53,14 @@ TEST_F(TokenPromises, ScoresAreThoseOfTheSameTokensByIds) {
   EXPECT_EQ(rexit_session_clear_cache(session), REXIT_OK);
   expected = trace(request);
   EXPECT_EQ(rexit_session_clear_cache(session), REXIT_OK);
-  ASSERT_EQ(rexit_session_trace_tokens(session, &own, log_odds.data(), &stats), REXIT_OK) << rexit_last_error();
+  ASSERT_EQ(rexit_session_trace(session, &of_tokens, log_odds.data(), &stats), REXIT_OK) << rexit_last_error();
   EXPECT_EQ(log_odds, expected);
   EXPECT_EQ(stats.known_user, 0);
   EXPECT_EQ(stats.prefix_tokens, prefix_count);
 
   const std::vector<rexit_score> by_ids = score(request);
   rexit_score scores[3];
-  ASSERT_EQ(rexit_session_score_tokens(session, &own, scores, &stats), REXIT_OK) << rexit_last_error();
+  ASSERT_EQ(rexit_session_score(session, &of_tokens, scores, &stats), REXIT_OK) << rexit_last_error();
   EXPECT_EQ(stats.prefix_tokens_reused, prefix_count);
   for (std::size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(scores[i].item, i);
@@ -69,34 +71,34 @@ TEST_F(TokenPromises, ScoresAreThoseOfTheSameTokensByIds) {
 
 TEST_F(TokenPromises, RulesAreThoseOfARequest) {
   rexit_score scores[3];
-  own.has_force_exit = 1;
-  own.force_exit = 1;
-  own.top_k = 2;
+  of_tokens.has_force_exit = 1;
+  of_tokens.force_exit = 1;
+  of_tokens.top_k = 2;
   std::memset(scores, 0x5a, sizeof scores);
-  ASSERT_EQ(rexit_session_score_tokens(session, &own, scores, nullptr), REXIT_OK);
+  ASSERT_EQ(rexit_session_score(session, &of_tokens, scores, nullptr), REXIT_OK);
   EXPECT_EQ(scores[0].exit, 1u);
   EXPECT_GE(scores[0].log_odds, scores[1].log_odds);
   EXPECT_EQ(scores[2].item, 0x5a5a5a5au);
   // A trace ignores them.
   float log_odds[9];
-  own.force_exit = 3;
-  EXPECT_EQ(rexit_session_score_tokens(session, &own, scores, nullptr), REXIT_INVALID_ARGUMENT);
-  EXPECT_STREQ(rexit_last_error(), "request.force_exit is 3, the bundle has exits 0 to 2");
-  EXPECT_EQ(rexit_session_trace_tokens(session, &own, log_odds, nullptr), REXIT_OK) << rexit_last_error();
-  own.force_exit = 1;
-  own.deadline_us = -1;
-  EXPECT_EQ(rexit_session_score_tokens(session, &own, scores, nullptr), REXIT_INVALID_ARGUMENT);
-  EXPECT_STREQ(rexit_last_error(), "request.deadline_us is -1, expected 0 or more");
-  EXPECT_EQ(rexit_session_trace_tokens(session, &own, log_odds, nullptr), REXIT_OK) << rexit_last_error();
+  of_tokens.force_exit = 3;
+  EXPECT_EQ(rexit_session_score(session, &of_tokens, scores, nullptr), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "force_exit is 3, the bundle has exits 0 to 2");
+  EXPECT_EQ(rexit_session_trace(session, &of_tokens, log_odds, nullptr), REXIT_OK) << rexit_last_error();
+  of_tokens.force_exit = 1;
+  of_tokens.deadline_us = -1;
+  EXPECT_EQ(rexit_session_score(session, &of_tokens, scores, nullptr), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "deadline_us is -1, expected 0 or more");
+  EXPECT_EQ(rexit_session_trace(session, &of_tokens, log_odds, nullptr), REXIT_OK) << rexit_last_error();
 }
 
 // Fields beyond the size passed take their defaults.
 TEST_F(TokenPromises, AShortStructEndsWhereItSays) {
   rexit_score scores[3];
-  own.struct_size = offsetof(rexit_token_request, policy);
-  own.has_force_exit = 1;
-  own.force_exit = 99;
-  EXPECT_EQ(rexit_session_score_tokens(session, &own, scores, nullptr), REXIT_OK) << rexit_last_error();
+  of_tokens.struct_size = offsetof(rexit_request, policy);
+  of_tokens.has_force_exit = 1;
+  of_tokens.force_exit = 99;
+  EXPECT_EQ(rexit_session_score(session, &of_tokens, scores, nullptr), REXIT_OK) << rexit_last_error();
 }
 
 TEST_F(TokenPromises, WhatIsNoTokenIsRefused) {
@@ -109,27 +111,27 @@ TEST_F(TokenPromises, WhatIsNoTokenIsRefused) {
     EXPECT_EQ(refused(("prefix[1] is " + std::to_string(token)).c_str()), REXIT_INVALID_ARGUMENT);
     edited[1] = tokens[1];
     edited[prefix_count + counts[0]] = token;
-    EXPECT_EQ(refused(("candidate 1[0] is " + std::to_string(token)).c_str()), REXIT_INVALID_ARGUMENT);
+    EXPECT_EQ(refused(("candidates[1][0] is " + std::to_string(token)).c_str()), REXIT_INVALID_ARGUMENT);
   }
 }
 
 TEST_F(TokenPromises, PartsWithoutTokensAndNullPointersAreRefused) {
   counts[1] = 0;
-  EXPECT_EQ(refused("candidate 1 has no tokens"), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(refused("candidates[1] has no tokens"), REXIT_INVALID_ARGUMENT);
   counts[1] = 1;
   own.candidate_count = 0;
-  EXPECT_EQ(refused("candidate_count is 0"), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(refused("candidates is empty"), REXIT_INVALID_ARGUMENT);
   own.candidate_count = SIZE_MAX;
-  EXPECT_EQ(refused("candidate_count is"), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(refused("candidates has"), REXIT_INVALID_ARGUMENT);
   own.candidate_count = 1;
   own.prefix = nullptr;
-  EXPECT_EQ(refused("prefix is NULL"), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(refused("request.tokens.prefix is NULL"), REXIT_INVALID_ARGUMENT);
   own.prefix = tokens.data();
   own.candidates = nullptr;
-  EXPECT_EQ(refused("candidates is NULL"), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(refused("request.tokens.candidates is NULL"), REXIT_INVALID_ARGUMENT);
   own.candidates = tokens.data();
   own.candidate_counts = nullptr;
-  EXPECT_EQ(refused("candidate_counts is NULL"), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(refused("request.tokens.candidate_counts is NULL"), REXIT_INVALID_ARGUMENT);
 }
 
 // Lengths are checked before a token is read.
@@ -138,7 +140,36 @@ TEST_F(TokenPromises, LengthsBeyondTheModelAreRefused) {
   EXPECT_EQ(refused("no room for a candidate"), REXIT_TOO_LONG);
   own.prefix_count = prefix_count;
   counts[0] = SIZE_MAX;
-  EXPECT_EQ(refused("candidate 0 has"), REXIT_TOO_LONG);
+  EXPECT_EQ(refused("candidates[0] has"), REXIT_TOO_LONG);
+}
+
+TEST_F(TokenPromises, IdsBesideTokensAreRefused) {
+  const rexit_input input{"device", "tv", nullptr, 0, 0};
+  of_tokens.user = &user;
+  EXPECT_EQ(refused("user is set, but the request is token ids"), REXIT_INVALID_ARGUMENT);
+  of_tokens.user = nullptr;
+  of_tokens.items = items;
+  of_tokens.item_count = 1;
+  EXPECT_EQ(refused("items is set"), REXIT_INVALID_ARGUMENT);
+  of_tokens.item_count = 0;
+  of_tokens.recent_items = items;
+  of_tokens.recent_count = 1;
+  EXPECT_EQ(refused("recent is set"), REXIT_INVALID_ARGUMENT);
+  of_tokens.recent_count = 0;
+  of_tokens.has_as_of = 1;
+  EXPECT_EQ(refused("as_of is set"), REXIT_INVALID_ARGUMENT);
+  of_tokens.has_as_of = 0;
+  of_tokens.inputs = &input;
+  of_tokens.input_count = 1;
+  EXPECT_EQ(refused("inputs is set"), REXIT_INVALID_ARGUMENT);
+}
+
+TEST_F(TokenPromises, ThePromptIsTheTokens) {
+  std::size_t count = 0, offsets[5];
+  std::vector<std::int32_t> copy(tokens.size());
+  ASSERT_EQ(rexit_session_prompt(session, &of_tokens, copy.data(), copy.size(), offsets, &count), REXIT_OK) << rexit_last_error();
+  EXPECT_EQ(copy, tokens);
+  EXPECT_EQ(offsets[1], prefix_count);
 }
 
 TEST_F(TokenPromises, APrefixMayBeEmpty) {
@@ -150,12 +181,12 @@ TEST_F(TokenPromises, APrefixMayBeEmpty) {
   own.candidates = whole;
   own.candidate_counts = &four;
   own.candidate_count = 1;
-  ASSERT_EQ(rexit_session_trace_tokens(session, &own, alone, nullptr), REXIT_OK) << rexit_last_error();
+  ASSERT_EQ(rexit_session_trace(session, &of_tokens, alone, nullptr), REXIT_OK) << rexit_last_error();
   own.prefix = whole;
   own.prefix_count = 3;
   own.candidates = whole + 3;
   own.candidate_counts = &one;
-  ASSERT_EQ(rexit_session_trace_tokens(session, &own, behind, nullptr), REXIT_OK) << rexit_last_error();
+  ASSERT_EQ(rexit_session_trace(session, &of_tokens, behind, nullptr), REXIT_OK) << rexit_last_error();
   for (std::size_t k = 0; k < 3; ++k) EXPECT_NEAR(alone[k], behind[k], 1e-4);
 }
 
@@ -173,7 +204,7 @@ TEST(TokenBundle, HasNoIdsAndScoresTokens) {
     EXPECT_EQ(error.status(), REXIT_INVALID_ARGUMENT);
   }
   rexit::Session session(bundle), other(sound);
-  const auto request = rexit::TokenRequest({1, 2, 3}).candidate({4}).candidate({5, 6});
+  const rexit::Request request(rexit::Tokens{{1, 2, 3}, {4, 5, 6}, {1, 2}});
   EXPECT_EQ(session.trace(request).log_odds, other.trace(request).log_odds);
   EXPECT_EQ(session.score(request).scores.size(), 2u);
   session.warm_up();
@@ -186,10 +217,12 @@ TEST(TokenBundle, HasNoIdsAndScoresTokens) {
   EXPECT_GT(variants.front().session_bytes, 0u);
 }
 
-TEST(TokenRequest, CountsAddUpToTheTokens) {
-  EXPECT_THROW(rexit::TokenRequest({1}).candidates({1, 2, 3}, {1, 1}), std::invalid_argument);
-  EXPECT_THROW(rexit::TokenRequest({1}).candidates({1, 2, 3}, {1, SIZE_MAX}), std::invalid_argument);
-  EXPECT_EQ(rexit::TokenRequest({1}).candidates({1, 2, 3}, {1, 2}).item_count(), 2u);
+TEST(Tokens, CountsAddUpToTheTokens) {
+  using rexit::Request;
+  using rexit::Tokens;
+  EXPECT_THROW(Request(Tokens{{1}, {1, 2, 3}, {1, 1}}), std::invalid_argument);
+  EXPECT_THROW(Request(Tokens{{1}, {1, 2, 3}, {1, SIZE_MAX}}), std::invalid_argument);
+  EXPECT_EQ(Request(Tokens{{1}, {1, 2, 3}, {1, 2}}).candidates(), 2u);
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ class AllocationsTest : public testing::TestWithParam<const char*> {
     c_request.policy = more ? &policy : nullptr;
     c_request.top_k = more ? 5 : 0;
     const std::size_t before = allocations;
-    read_request(&c_request, loaded->bundle, request);
+    read_request(c_request, loaded->bundle, request);
     session.score(request, Clock::now(), stats);
     session.trace(request, Clock::now(), stats);
     allocation_count += allocations - before;
@@ -147,15 +147,11 @@ class TokenAllocationsTest : public AllocationsTest {
   void score_tokens(std::int32_t first, std::size_t count) {
     const std::vector<std::int32_t> tokens(64, first);
     const std::vector<std::size_t> counts(count, 3);
-    rexit_token_request c_request{};
-    c_request.struct_size = sizeof c_request;
-    c_request.prefix = tokens.data();
-    c_request.prefix_count = 20;
-    c_request.candidates = tokens.data();
-    c_request.candidate_counts = counts.data();
-    c_request.candidate_count = count;
+    const rexit_tokens prompt{sizeof prompt, tokens.data(), 20, tokens.data(), counts.data(), count};
+    rexit_request c_request{};
+    c_request.tokens = &prompt;
     const std::size_t before = allocations;
-    read_request(&c_request, loaded->bundle, request);
+    read_request(c_request, loaded->bundle, request);
     session.score(request, Clock::now(), stats);
     session.trace(request, Clock::now(), stats);
     allocation_count += allocations - before;
