@@ -117,7 +117,7 @@ def test_a_policy_of_several_objectives(run: Run, tmp_path: Path) -> None:
 
 def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
-    path.write_text('{"schema": 1}')
+    path.write_text('{"schema": 2}')
     assert_one_line(run("inspect", path), 4, "not a policy")
 
 
