@@ -19,7 +19,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 def with_split(catalog: Catalog, split: Split) -> Catalog:
     """The catalog's users and items with another split."""
-    names = {name: getattr(catalog, name) for name in ("path", "info", "users", "items", "contexts", "request_texts")}
+    names = {name: getattr(catalog, name) for name in ("path", "info", "users", "items", "inputs")}
     return cast(Catalog, SimpleNamespace(**names, objectives=(), split=lambda _name: split))
 
 
@@ -38,8 +38,8 @@ def test_every_pair_once_in_order_and_nothing_later_visible(catalog: Catalog) ->
 
 
 def test_same_time_across_two_slates_is_not_visible(catalog: Catalog) -> None:
-    liked, contexts = np.array([True, False, True, False]), np.zeros((4, 0), np.int32)
-    split = Split(np.zeros(4, int), np.arange(4), np.array([5, 7, 7, 7]), liked, contexts)
+    liked, inputs = np.array([True, False, True, False]), np.zeros((4, 0), np.int32)
+    split = Split(np.zeros(4, int), np.arange(4), np.array([5, 7, 7, 7]), liked, inputs)
     assert [s.as_of for s in cut(with_split(catalog, split), "test", 2)] == [5, 7]
 
 

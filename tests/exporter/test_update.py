@@ -179,7 +179,7 @@ def test_lists_keep_their_centres(data: Path, run: Run, monkeypatch: pytest.Monk
     old, new = Catalog.open(data / "catalog"), Catalog.open(data / "new")
     before, after = Lists.of(old), Lists.of(new)
     assert before is not None and after is not None
-    assert new.info["requires"] == ["user-lists"] and after.probes == before.probes == 3
+    assert after.probes == before.probes == 3
     assert (after.centres == before.centres).all()
     assert (after.owner[new.users.rows(old.users.take(np.arange(len(old.users))))] == before.owner).all()
     assert after.owner[new.users.row(NEW_USER)] >= 0
