@@ -132,7 +132,7 @@ REFUSALS = [
     both("a deadline of 0", {"deadline_ms": 0}, f"deadline_ms is 0, {DEADLINE}"),
     both("a deadline out of range", {"deadline_ms": 1e306}, f"deadline_ms is 1e+306, {DEADLINE}"),
     both("an exit that is not there", {"force_exit": 9}, "force_exit is 9, the bundle has exits 0 to 2"),
-    inputs("an unknown input", {"page": "1"}, "inputs.page: the prompt has no such input, it has: device, query, hour, note"),
+    inputs("an unknown input", {"page": "1"}, "inputs.page: the prompt has no such input, it has: device, query, note, hour"),
     inputs("an input left out", {"device": None}, f"inputs.device is missing, {DEVICE}"),
     inputs("a value outside the list", {"device": "radio"}, f"inputs.device is 'radio', {DEVICE}"),
     inputs("a number outside the list", {"device": 7.5}, f"inputs.device is 7.5, {DEVICE}"),

@@ -56,14 +56,10 @@ def piped(bundle: Path) -> dict[str, Any]:
 
 @named(BY_FIELDS)
 def test_fields_in_python(session: runtime.Session, refusal: Refusal) -> None:
-    fields = {key: _with_pairs(value) if key == "recent" else value for key, value in (refusal.fields or {}).items()}
+    fields = dict(refusal.fields or {})
     with pytest.raises(InputError) as raised:
-        session.score(**fields)
+        session.score(fields.pop("user"), fields.pop("items"), **fields)
     assert explains(refusal.in_python or refusal.message, str(raised.value)), raised.value
-
-
-def _with_pairs(recent: Any) -> Any:
-    return [tuple(entry) if isinstance(entry, list) else entry for entry in recent]
 
 
 @named(BY_JSON)
@@ -96,7 +92,11 @@ def test_pipe(piped: dict[str, Any], refusal: Refusal) -> None:
 @named(BY_JSON)
 def test_http(service: Service, refusal: Refusal) -> None:
     assert refusal.body is not None
-    reply = service.ask("POST", "/v1/score", refusal.body)
+    try:
+        reply = service.ask("POST", "/v1/score", refusal.body)
+    except ConnectionError:  # it answers before it has read all, and the client is still sending
+        assert len(refusal.body) > MAX_BYTES
+        return
     if len(refusal.body) > MAX_BYTES:
         assert (reply.status, reply.json["error"]) == (413, f"body: got more than {MAX_BYTES} bytes, expected at most that")
     else:
@@ -105,6 +105,6 @@ def test_http(service: Service, refusal: Refusal) -> None:
 
 
 def test_the_good_request_is_answered(session: runtime.Session, service: Service) -> None:
-    expected = session.score(**GOOD).to_dict()["scores"]
+    expected = session.score(GOOD["user"], GOOD["items"], inputs=GOOD["inputs"]).to_dict()["scores"]
     assert json.loads(session.score_json(json.dumps(GOOD)).text)["scores"] == expected
     assert service.score(**GOOD).json["scores"] == expected
