@@ -40,9 +40,12 @@ def test_one_slate(run: Run, bundle: Path) -> None:
     ended = run("score", bundle, *SLATE, *words)
     assert [pl.Series([score["log_odds"]], dtype=pl.Float32)[0] for score in ended.json["scores"]] == expected
     assert run("inspect", bundle, *SLATE, *words).json["prefix"]["tokens"] == prefix.tolist()
-    out = run("inspect", bundle).out
-    assert "input: device" in out and "one of tv, phone, 7\n" in out
-    assert "input: query" in out and "at most 6 tokens\n" in out and "at most 4 tokens, or missing" in out
+    lines = {" ".join(line.split()) for line in run("inspect", bundle).out.splitlines()}
+    assert {
+        "input: device one of tv, phone, 7",
+        "input: query at most 6 tokens",
+        "input: note at most 4 tokens, or missing",
+    } <= lines
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from builders.bundles.bundle import write_bundle
 from builders.bundles.reranker import ids, words_tokenizer, write_reranker
-from rexit import runtime
+from rexit import TokenRequest, runtime
 from running.command import Run, assert_one_line
 
 DOCUMENTS = ["heat flow", "wing", "layer layer", "drag heat wing", "flow"]
@@ -30,7 +30,8 @@ def test_documents_are_ranked_by_the_prompts_scores(run: Run, bundle: Path, docu
     ended = run("rerank", bundle, "--query", "wing drag", "--documents", documents, "--json")
     assert ended.code == 0
     with runtime.open(bundle) as session:
-        expected = session.score_tokens(ids("<s> A : wing drag"), [ids(f"B : {text} ? </s>") for text in DOCUMENTS])
+        candidates = [ids(f"B : {text} ? </s>") for text in DOCUMENTS]
+        expected = session.score(TokenRequest(ids("<s> A : wing drag"), candidates))
     order = np.argsort(-expected.log_odds, kind="stable").tolist()
     rows = ended.json["results"]
     assert [row["index"] for row in rows] == order and [row["text"] for row in rows] == [DOCUMENTS[n] for n in order]

@@ -133,7 +133,7 @@ def test_candidates_without_an_answer() -> None:
         exit=np.array([1, -1]),
         layers=np.array([4, 0]),
         cut_short=np.array([True, True]),
-        stats=Stats(*[0] * 5, *[0.0] * 4),
+        stats=Stats(*[0] * 7, *[0.0] * 4),
         objectives=(),
         probabilities=np.array([[0.75], [np.nan]], np.float32),
     )
