@@ -17,7 +17,7 @@ from builders.bundles.engines import KEY, add_engines
 from builders.bundles.grown_catalog import LATEST, NEW, Info, Tables, write_grown
 from builders.bundles.variants import TENSORRT_HALF, add_variant
 from builders.bundles.watched import write_watched
-from rexit import runtime
+from rexit import Request, runtime
 from rexit.bundle import Bundle, Catalog, Engine, Manifest, Policy
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.refresh import RefreshOptions
@@ -229,9 +229,9 @@ def test_a_policy_is_tried_on_each_users_latest_slate_of_the_calibrated_size(
     scored: list[tuple[Any, int, int | None]] = []
     real = runtime.Session.score
 
-    def score(self: runtime.Session, user: Any, items: Any, **more: Any) -> Any:
-        scored.append((user, len(items), more["as_of"]))
-        return real(self, user, items, **more)
+    def score(self: runtime.Session, request: Request) -> Any:
+        scored.append((request.user, len(request.items), request.as_of))
+        return real(self, request)
 
     monkeypatch.setattr(runtime.Session, "score", score)
     refresh_bundle(place / "bundle", place / "newer", RefreshOptions(policy_users=3, golden_slates=1))
