@@ -165,7 +165,7 @@ class _Work:
             doubt=_doubt(source, slates["test"], traces["test"]),
             negative_rate=rate,
             item_counts=_item_counts(source, slates["test"]),
-            fields=_fields(source, slates["test"]),
+            fields=_fields(_inputs_with_words(source), slates["test"]),
             probabilities=probabilities,
         )
         report = build(bundle, options, findings)
@@ -283,10 +283,14 @@ def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> ND
     return np.asarray(counts[np.concatenate([source.items.rows(slate.items) for slate in slates])], np.int64)
 
 
-def _fields(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> dict[str, list[str]]:
-    """Each pair's value of every input but texts, by name."""
+def _inputs_with_words(source: Catalog | SlatesFile) -> list[str]:
+    """Names of the inputs that have values or bins."""
+    return [] if isinstance(source, SlatesFile) else [entry.name for entry in source.inputs.entries if entry.words]
+
+
+def _fields(names: Sequence[str], slates: Sequence[AnySlate]) -> dict[str, list[str]]:
+    """Each pair's value of some inputs, by name."""
     own = [slate for slate in slates if isinstance(slate, Slate)]
-    names = [] if isinstance(source, SlatesFile) else [entry.name for entry in source.inputs.entries if entry.words]
     return {name: [str(slate.inputs.get(name, MISSING)) for slate in own for _ in slate.items] for name in names}
 
 

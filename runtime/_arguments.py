@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -208,10 +208,11 @@ def to_deadline_us(deadline_ms: float | None) -> int:
     return max(1, round(deadline_ms * 1000))
 
 
-def _sequence(name: str, values: Any, of: str) -> Iterable[Any]:
+def _sequence(name: str, values: Any, of: str) -> Iterator[Any]:
     try:
-        if not isinstance(values, str | bytes | Mapping):
-            return iter(values)
+        iterator: Iterator[Any] | None = None if isinstance(values, str | bytes | Mapping) else iter(values)
     except TypeError:
-        pass
-    raise InputError(f"{name} is {short(values)}, expected an array of {of}")
+        iterator = None
+    if iterator is None:
+        raise InputError(f"{name} is {short(values)}, expected an array of {of}")
+    return iterator
