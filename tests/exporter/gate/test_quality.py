@@ -210,7 +210,7 @@ def test_prompts_that_cannot_tell(catalog: Catalog, validation_prompts: Prompts,
         replace(prompts, liked=np.zeros_like(prompts.liked)).check()
     prompts.check()
     validation = catalog.split("validation")
-    nothing = Split(*(getattr(validation, name)[:0] for name in ("users", "items", "times", "liked", "contexts")))
+    nothing = Split(*(getattr(validation, name)[:0] for name in ("users", "items", "times", "liked", "inputs")))
     monkeypatch.setattr(Catalog, "split", lambda *_: nothing)
     with pytest.raises(InputError, match="validation split is empty"):
         Prompts.draw(catalog, 0)
