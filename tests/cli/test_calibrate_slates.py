@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from builders.bundles.bundle_files import drop_catalog
 from builders.data.token_slates import write_slates
-from rexit import runtime
+from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.slates import cut
@@ -28,7 +28,7 @@ def rows_of(place: Path) -> list[dict[str, Any]]:
     with runtime.open(place / "bundle") as session:
         for split in SPLITS[1:]:
             for slate in cut(catalog, split):
-                prefix, candidates = slate.prompt(session)
+                prefix, candidates = session.prompt(slate.request)
                 tokens = [candidate.tolist() for candidate in candidates]
                 label = slate.liked.tolist()
                 rows.append({"group": f"{slate.user} {split}", "split": split, "prefix": prefix.tolist(), "label": label})
@@ -65,9 +65,9 @@ def test_the_same_prompts_have_the_same_traces(run: Run, by_tokens: Path) -> Non
     assert policy is not None
     with runtime.open(place / "tokens") as session:
         row = json.loads((place / "slates.jsonl").read_text().splitlines()[0])
-        trace = session.trace_tokens(row["prefix"], row["candidates"])
+        trace = session.trace(TokenRequest(row["prefix"], row["candidates"]))
         stops = policy.stops(trace, np.array([0, len(trace)]))
-        assert session.score_tokens(row["prefix"], row["candidates"]).exit.tolist() == stops.tolist()
+        assert session.score(TokenRequest(row["prefix"], row["candidates"])).exit.tolist() == stops.tolist()
     assert run("verify", place / "tokens").code == 0
     again = run("calibrate", place / "tokens", "--slates", place / "slates.jsonl", *OPTIONS, "--from-traces")
     assert again.code == 0
