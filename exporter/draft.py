@@ -11,7 +11,7 @@ from typing import Any
 from rexit import bundle
 from rexit.bundle import FileEntry, Golden, Model, Variant, Vectors
 from rexit.bundle.golden import FILE as GOLDEN_FILE
-from rexit.bundle.manifest import Limits
+from rexit.bundle.variant import Limits
 from rexit.exporter.gate.judge import Judged
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.segment import SegmentModule

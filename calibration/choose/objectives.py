@@ -3,7 +3,7 @@
 1. The utility's weights are options: what a click or a like is worth is a business decision.
 2. Platt maps, one for each exit and objective, are fitted on the choosing users' known labels; unknown labels are left out. The
    search gets maps cross-fitted by user, as with one objective.
-3. The utility's log-odds x, by `rexit.bundle.objectives`, is comparable between exits, so the exits' own maps are a = 1 and b =
+3. The utility's log-odds x, by `rexit.bundle.policy`, is comparable between exits, so the exits' own maps are a = 1 and b =
    0. Everything else reads x as the log-odds of one head: thresholds, top-k, quorum, certificate.
 4. For NDCG the gain of a pair is the utility of its labels, and an unknown label counts as no. For AUC a pair is liked if its
    labels are worth more than none at all. The search expects a pair to be worth its utility at full depth.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import ExitPolicy, Policy
-from rexit.bundle.objectives import utility_log_odds, weights_problem
+from rexit.bundle.policy import utility_log_odds, weights_problem
 from rexit.calibration.choose import platt
 from rexit.calibration.choose.maps import OWN, Choice
 from rexit.calibration.choose.platt import FOLDS, PlattMap

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import Id
 from rexit.errors import InputError
+from rexit.ids import Id
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import AnySlate, Slate, choosing_order

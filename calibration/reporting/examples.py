@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rexit.bundle import Policy
-from rexit.bundle.catalog import Id
 from rexit.calibration.record.traces import Traces
+from rexit.ids import Id
 from rexit.slates import AnySlate
 
 COUNT = 3

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.bundle.inputs import Input
+from rexit.exporter.catalog.chunks import by_range
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.objectives import check_classes
-from rexit.exporter.catalog.parts import by_range
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions, ObjectiveRule

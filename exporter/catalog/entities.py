@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.parts import blocks
+from rexit.exporter.catalog.chunks import blocks
 from rexit.exporter.catalog.source_tables import check_columns, column_option, read_table
 
 

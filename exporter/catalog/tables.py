@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from rexit.bundle.files import replaced
-from rexit.exporter.catalog.parts import by_range, offsets, ranges
+from rexit.exporter.catalog.chunks import by_range, offsets, ranges
 
 Tensors = dict[str, NDArray[Any]]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS, Id
+from rexit.bundle.catalog import SPLITS
 from rexit.bundle.labels import UNKNOWN
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -26,6 +26,7 @@ from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.model.vectors import PassVectors, Sources
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.exporter.source import Source, prompt_maker
+from rexit.ids import Id
 from rexit.slates import cut, runs, spread
 
 POOL = 512

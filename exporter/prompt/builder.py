@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import Catalog, Id
+from rexit.bundle.catalog import Catalog
 from rexit.bundle.inputs import Codes, Value
 from rexit.exporter.prompt.histories import Histories, Rows
 from rexit.exporter.prompt.program import Op, needs_target
 from rexit.exporter.prompt.retrieval import Graph, Snapshots
 from rexit.exporter.retriever.neighbours import folded_in, nonzero_rows, top
+from rexit.ids import Id
 
 Tokens = NDArray[np.int32]
 Entries = tuple[Rows, NDArray[np.bool_]]

@@ -10,11 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
-from rexit.bundle.program import first_difference
+from rexit.bundle.catalog import first_difference
 from rexit.errors import InputError
+from rexit.exporter.catalog.chunks import offsets
 from rexit.exporter.catalog.entities import column_of
 from rexit.exporter.catalog.inputs import with_values
-from rexit.exporter.catalog.parts import offsets
 from rexit.exporter.catalog.tables import Tensors
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.pieces import Pieces, fingerprint

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.parts import offsets
+from rexit.exporter.catalog.chunks import offsets
 from rexit.exporter.libraries.hub import hub_folder
 from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent

@@ -11,8 +11,7 @@ from typing import Any
 
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import Input
-from rexit.bundle.labels import objectives_of
-from rexit.bundle.objectives import OBJECTIVES, check_names
+from rexit.bundle.labels import OBJECTIVES, check_names, objectives_of
 from rexit.bundle.typed import typed
 from rexit.bundle.vectors import MOST
 from rexit.errors import InputError

@@ -33,8 +33,8 @@ from scipy.sparse import csr_array
 
 from rexit.bundle.vectors import WIDEST
 from rexit.errors import InputError
+from rexit.exporter.catalog.chunks import by_range
 from rexit.exporter.catalog.entities import check_rows, id_values, match, unify_ids
-from rexit.exporter.catalog.parts import by_range
 from rexit.exporter.catalog.source_tables import check_columns, read_table
 from rexit.exporter.options import ExternalOptions
 

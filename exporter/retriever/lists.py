@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.exporter.catalog.parts import offsets
+from rexit.exporter.catalog.chunks import offsets
 from rexit.exporter.catalog.tables import Tensors
 from rexit.exporter.retriever.nearest import SPARE, Flat, Pairs, completed, exact, margin, ranked
 from rexit.exporter.workers import LOCAL, Workers

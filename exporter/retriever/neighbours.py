@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.exporter.catalog.parts import offsets, slices
+from rexit.exporter.catalog.chunks import offsets, slices
 from rexit.exporter.retriever.lists import Inverted, Lists
 from rexit.exporter.retriever.nearest import Flat, exact, ranked
 from rexit.exporter.workers import LOCAL, Workers

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from rexit.errors import InputError
 
-if TYPE_CHECKING:
-    from rexit.bundle.catalog import Id
+Id = int | str
+"""A user's or an item's id."""
 
 T = TypeVar("T")
 

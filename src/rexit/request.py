@@ -15,8 +15,8 @@ from rexit.deadlines import LONGEST_MS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rexit.bundle.catalog import Id
     from rexit.bundle.inputs import Value
+    from rexit.ids import Id
 
     Recent = Iterable[Id | tuple[Id, bool]]
     """Interactions newer than the catalog's, oldest first: ids of liked items, or pairs (id, liked)."""

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rexit.bundle.catalog import Catalog, Id, Split
+    from rexit.bundle.catalog import Catalog, Split
     from rexit.bundle.inputs import Value
+    from rexit.ids import Id
 
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 

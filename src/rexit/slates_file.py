@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import SPLITS, Id
+from rexit.bundle.catalog import SPLITS
 from rexit.bundle.files import digest
 from rexit.bundle.typed import short
 from rexit.errors import InputError
+from rexit.ids import Id
 from rexit.slates import TokenSlate
 
 if TYPE_CHECKING:

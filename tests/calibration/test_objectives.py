@@ -14,7 +14,7 @@ from builders.bundles.held_out import write_ranked
 from builders.traces import even_costs
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog
-from rexit.bundle.objectives import utility_log_odds
+from rexit.bundle.policy import utility_log_odds
 from rexit.calibration import CalibrationOptions, calibrate, decide, metrics
 from rexit.calibration.choose.objectives import cross_fit, fit, weights_of
 from rexit.calibration.goal import Goal

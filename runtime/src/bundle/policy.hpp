@@ -1,5 +1,5 @@
-// When a candidate stops, and what it is ranked by. docs/format/policy.md states the rules; src/rexit/bundle/policy.py is the
-// same in NumPy, to the bit.
+// When a candidate stops, and what it is ranked by. docs/format/policy.md states the rules; src/rexit/bundle/policy/policy.py is
+// the same in NumPy, to the bit.
 #pragma once
 
 #include <algorithm>

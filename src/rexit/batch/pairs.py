@@ -19,7 +19,7 @@ from rexit.ids import parse_id
 if TYPE_CHECKING:
     import polars as pl
 
-    from rexit.bundle.catalog import Id
+    from rexit.ids import Id
 
 PAIR_FORMATS = (".csv", ".tsv", ".parquet")
 OUT_FORMATS = (".csv", ".parquet")

@@ -1,15 +1,17 @@
 """The file formats both sides share: `docs/format.md` in code. The only Python that parses catalogs, manifests and policies."""
 
-from rexit.bundle.catalog import Catalog, Id, Ids, Split
+from rexit.bundle.bundle import Bundle
+from rexit.bundle.catalog import Catalog, Ids, Split
 from rexit.bundle.engine import Engine, EngineSegment, OptimizationProfile, engine_folders
 from rexit.bundle.files import FileEntry, check_writable, digest, write_file, write_json
 from rexit.bundle.golden import Golden, GoldenSlate
-from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, TokenRequests, Variant
-from rexit.bundle.policy import ExitPolicy, Policy
+from rexit.bundle.manifest import Manifest, Model, TokenRequests
+from rexit.bundle.policy import ExitPolicy, Policy, TopK, slate_stops
 from rexit.bundle.reranker import RerankerPrompt
-from rexit.bundle.slate_rules import TopK, slate_stops
+from rexit.bundle.variant import Segment, Variant
 from rexit.bundle.vectors import VectorIds, Vectors
 from rexit.bundle.writer import locked_file, new_folder, sole_writer
+from rexit.ids import Id
 
 __all__ = [
     "Bundle",

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rexit.bundle.bundle import Bundle
 from rexit.bundle.catalog import Catalog
 from rexit.bundle.engine import Engine, engine_folders
 from rexit.bundle.files import read_json
-from rexit.bundle.manifest import TOKENIZER, Bundle, Variant
+from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.policy import Policy
 from rexit.bundle.typed import to_json
+from rexit.bundle.variant import Variant
 from rexit.errors import BundleError
 
 ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")

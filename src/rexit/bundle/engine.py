@@ -13,7 +13,7 @@ from rexit.bundle.typed import read_typed, write_typed
 from rexit.errors import BundleError
 
 if TYPE_CHECKING:
-    from rexit.bundle.manifest import Variant
+    from rexit.bundle.variant import Variant
 
 FILE = "engine.json"
 FOLDER = "engines"

@@ -8,16 +8,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from rexit.bundle.objectives import OBJECTIVES, check_names
-
+OBJECTIVES = "objectives"
+"""Names the objectives in JSON."""
+MIN_OBJECTIVES, MAX_OBJECTIVES = 2, 16
+"""How many objectives can have names; a single one has none."""
 UNKNOWN = -1
 """The label of an objective that data do not tell."""
 COLUMN = "objective."
 """Begins the names of the columns with labels in tables of interactions."""
 ANSWERS = ("no", "yes")
+
+
+def check_names(names: Any, where: str) -> tuple[str, ...]:
+    """Returns the names of several objectives.
+
+    Args:
+        names: A list of 2 to 16 distinct names, each of 1 to 64 letters, digits, `_` or `-`.
+        where: What has them, for messages.
+
+    Raises:
+        ValueError: They are no such list.
+    """
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"{where}: is {names!r}, expected an array of names")
+    if not MIN_OBJECTIVES <= len(names) <= MAX_OBJECTIVES:
+        raise ValueError(f"{where}: has {len(names)} names, expected {MIN_OBJECTIVES} to {MAX_OBJECTIVES}")
+    for n, name in enumerate(names):
+        if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
+            raise ValueError(f"{where}[{n}]: is {name!r}, expected 1 to 64 letters, digits, _ or -")
+        if name in names[:n]:
+            raise ValueError(f"{where}: has {name!r} twice")
+    return tuple(names)
 
 
 def names_of(info: Mapping[str, Any]) -> tuple[str, ...]:

@@ -70,8 +70,8 @@ def calibrate(
     ```
     """
     from rexit.bundle import Bundle, Catalog
+    from rexit.bundle.catalog.prompt_text import decoder
     from rexit.bundle.manifest import TOKENIZER
-    from rexit.bundle.prompt_text import decoder
     from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
     from rexit.slates_file import SlatesFile

@@ -84,7 +84,7 @@ def _open(path: Path) -> Bundle:
 def _prompt(bundle: Bundle, request: Request, tokenizer: Path | None) -> dict[str, Any]:
     """Returns the prompt as the runtime assembles it, with the code that scores."""
     from rexit import runtime
-    from rexit.bundle.prompt_text import decoder
+    from rexit.bundle.catalog.prompt_text import decoder
 
     decode = decoder(tokenizer, bundle.catalog.vector_ids) if tokenizer is not None else None
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle.catalog import Catalog
+from rexit.bundle.catalog import Catalog, first_difference
 from rexit.bundle.engine import Engine, engine_folders
-from rexit.bundle.manifest import Manifest, Variant
-from rexit.bundle.program import first_difference
+from rexit.bundle.manifest import Manifest
+from rexit.bundle.variant import Variant
 from rexit.bundle.vectors import GCN
 from rexit.errors import InputError
 

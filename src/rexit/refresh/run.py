@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rexit.bundle import Bundle, Catalog, Ids, Manifest, Vectors, sole_writer
-from rexit.bundle.manifest import check_is_bundle
+from rexit.bundle.bundle import check_is_bundle
 from rexit.errors import BundleError, InputError
 from rexit.progress import Progress, silent
 from rexit.refresh.fit import check_fit

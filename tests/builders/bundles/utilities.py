@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rexit.bundle.objectives import utility_log_odds
+from rexit.bundle.policy import utility_log_odds
 
 CASES, CANDIDATES = 300, 40
 

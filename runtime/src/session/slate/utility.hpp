@@ -1,5 +1,5 @@
 // Several objectives: a candidate's log-odds, one per objective, become those of the utility, by which it stops and ranks.
-// src/rexit/bundle/objectives.py is the same in Python, to the bit.
+// src/rexit/bundle/policy/utility.py is the same in Python, to the bit.
 #pragma once
 
 #include <cstddef>

@@ -16,7 +16,7 @@ from builders.bundles.catalog import PROGRAM
 from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT, add_variant
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile
-from rexit.bundle.manifest import Limits
+from rexit.bundle.variant import Limits
 from rexit.exporter.engine.compile import CompileReport, VariantBuild, compile_engines
 from rexit.exporter.engine.profiles import optimization_profiles
 

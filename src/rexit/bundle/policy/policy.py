@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle.files import SCHEMA, write_json
-from rexit.bundle.objectives import MAX_WEIGHT, utility_log_odds
-from rexit.bundle.slate_rules import TopK, slate_stops
+from rexit.bundle.policy.slate_rules import TopK, slate_stops
+from rexit.bundle.policy.utility import MAX_WEIGHT, utility_log_odds
 from rexit.bundle.typed import read_typed, typed
 from rexit.errors import BundleError
 

@@ -1,4 +1,4 @@
-"""Names of several objectives, and the utility's log-odds."""
+"""The utility's log-odds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rexit.bundle import ExitPolicy, Policy
-from rexit.bundle.objectives import check_names, utility_log_odds
+from rexit.bundle.policy import utility_log_odds
 from rexit.errors import BundleError
 
 IDENTITY = [[(1.0, 0.0), (1.0, 0.0)]]
@@ -39,23 +39,6 @@ def test_it_is_finite_and_monotone_where_probabilities_saturate() -> None:
         z = [-largest, -1e6, -700.0, -40.0, 0.0, 40.0, 700.0, 1e6, largest]
         x = [log_odds_of(weights, value, math.copysign(1, weights[1]) * value) for value in z]
         assert np.isfinite(x).all() and (np.diff(x) >= 0).all() and x[3] < x[4] < x[5]
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["click"], "has 1 names, expected 2 to 16"),
-        ([f"o{n}" for n in range(17)], "has 17 names, expected 2 to 16"),
-        (["click", "click"], "has 'click' twice"),
-        (["click", "a b"], r"objectives\[1\]: is 'a b', expected 1 to 64 letters"),
-        (["click", 3], r"objectives\[1\]: is 3, expected 1 to 64 letters"),
-        ("click", "is 'click', expected an array"),
-    ],
-)
-def test_names(names: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_names(names, "objectives")
-    assert check_names(["click", "watch-time_2"], "objectives") == ("click", "watch-time_2")
 
 
 MAPS = ((1.5, 0.25), (0.5, -1.0))

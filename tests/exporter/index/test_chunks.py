@@ -1,4 +1,4 @@
-"""A catalog is the same, to the byte, however many parts its interactions are worked on in."""
+"""A catalog is the same, to the byte, however many chunks its interactions are worked on in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rexit.exporter.catalog import parts
+from rexit.exporter.catalog import chunks
 from rexit.exporter.retriever import external
 from running.indexing import Run
 
@@ -21,9 +21,9 @@ def test_parts_change_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPa
     assert code == 0, err
     whole = files(data / "catalog")
     rows: list[int] = []
-    ranges = parts.ranges
-    monkeypatch.setattr(parts, "ranges", lambda starts: rows.append(len(ranges(starts))) or ranges(starts))
-    monkeypatch.setattr(parts, "ROWS", 100)
+    ranges = chunks.ranges
+    monkeypatch.setattr(chunks, "ranges", lambda starts: rows.append(len(ranges(starts))) or ranges(starts))
+    monkeypatch.setattr(chunks, "ROWS", 100)
     monkeypatch.setattr(external, "BLOCK", 24)
     assert run(*extra)[0] == 0
     assert files(data / "catalog") == whole and max(rows) > 3

@@ -2,152 +2,32 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from rexit.bundle.catalog.ids import Ids
+from rexit.bundle.catalog.program import program_digest
+from rexit.bundle.catalog.splits import SPLITS, Split, read_split
 from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, read_json
-from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.inputs import Codes, Inputs
-from rexit.bundle.labels import COLUMN, UNKNOWN, labels_of, objectives_of
-from rexit.bundle.program import program_digest
+from rexit.bundle.inputs import Inputs
+from rexit.bundle.labels import labels_of, objectives_of
 from rexit.bundle.typed import typed
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
-from rexit.ids import to_id
 from rexit.times import Timeline
-
-if TYPE_CHECKING:
-    import polars as pl
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 CATALOG_FILES = ("catalog.json", *TABLES)
 """Files that a bundle copies."""
-MOST_PROBES = 1 << 16
-SPLITS = ("train", "validation", "test")
-"""For training, for choosing, for the final judgement. Every interaction is in one split."""
-
-Id = int | str
-
-FEW = 1000
-"""A copy of all ids pays off if more than one id in this many is looked up."""
-
-
-class Column(Protocol):
-    """One dimension of a tensor, in memory or in a file. Only the requested rows are read."""
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
-
-
-@dataclass(frozen=True)
-class Ids:
-    """The ids of a catalog's users or items by row, ascending.
-
-    A few ids are looked up in the file itself, with some twenty reads per id. Many are looked up in a copy of all ids.
-
-    Attributes:
-        kind: `int64` or `string`.
-        count: Number of ids.
-        numbers: int64 [n], of integer ids.
-        text: UTF-8 of string ids, ordered bytewise, uint8 [bytes].
-        starts: Where each string id begins in `text`, int64 [n + 1].
-        where: The file, for messages.
-    """
-
-    kind: str
-    count: int
-    numbers: Column | None = None
-    text: Column | None = None
-    starts: Column | None = None
-    where: str = "ids"
-
-    def __len__(self) -> int:
-        return self.count
-
-    def row(self, identifier: Id) -> int | None:
-        """Returns the row of an id; None if the catalog does not have it."""
-        if (key := self._key(identifier)) is None:
-            return None
-        at = bisect.bisect_left(range(self.count), key, key=self._at)
-        return at if at < self.count and self._at(at) == key else None
-
-    def find(self, ids: Sequence[Id]) -> NDArray[np.int64]:
-        """Returns the rows of many ids, int64 [n]; -1 for an id that the catalog does not have."""
-        if self.count == 0 or len(ids) * FEW <= self.count:
-            return np.array([-1 if (row := self.row(identifier)) is None else row for identifier in ids], np.int64)
-        keys = [self._key(identifier) for identifier in ids]
-        known = np.array([key is not None for key in keys], np.bool_)
-        targets = np.empty(len(keys), self._all.dtype)
-        targets[:] = [self._all[0] if key is None else key for key in keys]
-        at = np.minimum(np.searchsorted(self._all, targets), self.count - 1)
-        return np.where(known & (self._all[at] == targets), at, -1)
-
-    def rows(self, ids: Sequence[Id], what: str = "item") -> NDArray[np.int64]:
-        """Returns the rows of many ids, int64 [n]. Raises InputError for the first unknown id. what: `user` or `item`, for the
-        message."""
-        rows = self.find(ids)
-        if (rows < 0).any():
-            raise InputError(f"{what} {ids[int((rows < 0).argmax())]!r} is not in the catalog")
-        return rows
-
-    def id(self, row: int) -> Id:
-        """Returns the id of a row."""
-        return self._plain([self._at(row)])[0]
-
-    def take(self, rows: NDArray[np.int64]) -> list[Id]:
-        """Returns the ids of many rows. rows: int64 [n]."""
-        return self._plain(self._all[rows].tolist())
-
-    def _plain(self, values: list[Any]) -> list[Id]:
-        try:
-            return [value.decode() for value in values] if self.kind == "string" else values
-        except UnicodeDecodeError as exc:
-            raise BundleError(f"{self.where}: holds an id that is not UTF-8") from exc
-
-    def _at(self, row: int) -> int | bytes:
-        if "_all" in vars(self):  # several times cheaper than reading the file
-            value = self._all[row]
-            return value if isinstance(value, bytes) else int(value)
-        if self.numbers is not None:
-            return int(self.numbers[row : row + 1][0])
-        (value,) = self._texts(row, row + 1)
-        return value
-
-    @cached_property
-    def _all(self) -> NDArray[Any]:
-        if self.numbers is not None:
-            return self.numbers[0 : self.count]
-        values = np.empty(self.count, object)
-        values[:] = self._texts(0, self.count)
-        return values
-
-    def _texts(self, begin: int, end: int) -> list[bytes]:
-        """Returns the UTF-8 of rows [begin, end). Raises BundleError if the offsets are damaged."""
-        assert self.text is not None and self.starts is not None
-        starts = self.starts[begin : end + 1].tolist()
-        if starts[0] < 0 or any(a > b for a, b in itertools.pairwise(starts)):
-            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} are not ascending")
-        try:
-            raw = self.text[starts[0] : starts[-1]].tobytes()
-        except SafetensorError as exc:
-            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} point beyond their text") from exc
-        return [raw[a - starts[0] : b - starts[0]] for a, b in itertools.pairwise(starts)]
-
-    def _key(self, identifier: Id) -> int | bytes | None:
-        """Returns the key to compare by; None for an id that this kind of catalog cannot have."""
-        value = to_id(identifier, self.kind)
-        return value.encode() if isinstance(value, str) else value
-
-
+MAX_PROBES = 1 << 16
 Kind = Annotated[str, msgspec.Meta(pattern="^(int64|string)$")]
 
 
@@ -157,7 +37,7 @@ class _Kinds(msgspec.Struct, frozen=True):
 
 
 class _Embedding(msgspec.Struct, frozen=True):
-    probes: Annotated[int, msgspec.Meta(ge=1, le=MOST_PROBES)] | None = None
+    probes: Annotated[int, msgspec.Meta(ge=1, le=MAX_PROBES)] | None = None
 
 
 class _Op(msgspec.Struct, frozen=True):
@@ -194,36 +74,6 @@ class _Entry(FileEntry, frozen=True):
 
     def __post_init__(self) -> None:
         check_paths([self.path])
-
-
-@dataclass(frozen=True)
-class Split:
-    """One part of the interactions, ordered by user row, time and item row.
-
-    Attributes:
-        users: Rows of the users, int64 [n].
-        items: Rows of the items, int64 [n].
-        times: In the catalog's unit, int64 [n].
-        liked: bool [n].
-        inputs: For each input of the prompt the place of its codes in `codes`, int32 [n, inputs].
-        codes: The distinct codes (`rexit.bundle.inputs`), int32 each.
-        objectives: Labels of the objectives, 1, 0 or UNKNOWN, int8 [n, objectives]; [n, 0] where none are named.
-    """
-
-    users: NDArray[np.int64]
-    items: NDArray[np.int64]
-    times: NDArray[np.int64]
-    liked: NDArray[np.bool_]
-    inputs: NDArray[np.int32]
-    codes: tuple[Codes, ...] = ()
-    objectives: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def codes_of(self, row: int) -> tuple[Codes, ...]:
-        """Returns the codes of an interaction's inputs."""
-        return tuple(self.codes[place] for place in self.inputs[row])
 
 
 @dataclass(frozen=True)
@@ -413,22 +263,6 @@ class Catalog:
         """Returns one line per table with another hash than recorded."""
         return list(check_hashes(self.path, self.files))
 
-    def _objective_rows(self, frame: pl.DataFrame) -> NDArray[np.int8]:
-        columns = [frame[COLUMN + name].cast(int).fill_null(UNKNOWN).to_numpy() for name in self.objectives]
-        return np.array(columns, np.int8).reshape(len(columns), len(frame)).T
-
-    def _input_rows(self, frame: pl.DataFrame) -> tuple[NDArray[np.int32], tuple[Codes, ...]]:
-        """Returns `inputs` and `codes` of a split."""
-        import polars as pl
-
-        columns = [frame[INPUT + name].fill_null("").rename("") for name in self.inputs.names]
-        if not columns:
-            return np.zeros((len(frame), 0), np.int32), ()
-        distinct = pl.concat(columns).unique(maintain_order=True)
-        places = pl.Series(range(len(distinct)), dtype=pl.Int32)
-        rows = [column.replace_strict(distinct, places, return_dtype=pl.Int32).to_numpy() for column in columns]
-        return np.column_stack(rows), tuple(np.array(text.split(), np.int32) for text in distinct)
-
     def split(self, name: str) -> Split:
         """Returns the interactions of a split. A bundle's copy of the catalog has none.
 
@@ -442,22 +276,4 @@ class Catalog:
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
         path = self._beside(f"splits {name}", self.info["splits"].get(name))
-        import polars as pl
-
-        frame = pl.read_parquet(path, glob=False)
-        return Split(
-            _rows(self.users, frame["user"], "user"),
-            _rows(self.items, frame["item"], "item"),
-            frame["time"].to_numpy().astype(np.int64),
-            frame["liked"].to_numpy().astype(np.bool_),
-            *self._input_rows(frame),
-            objectives=self._objective_rows(frame),
-        )
-
-
-def _rows(ids: Ids, column: pl.Series, what: str) -> NDArray[np.int64]:
-    """Returns the rows of a column of ids. Looks each distinct id up once."""
-    import polars as pl
-
-    unique = column.unique(maintain_order=True)
-    return column.replace_strict(unique, ids.rows(unique.to_list(), what), return_dtype=pl.Int64).to_numpy()
+        return read_split(path, self.users, self.items, self.inputs, self.objectives)

@@ -1,4 +1,4 @@
-"""Several objectives, such as click and like: their names, and the utility that makes one log-odds of theirs.
+"""The utility, which makes one log-odds of those of several objectives, such as click and like.
 
 The runtime computes the same, to the bit (runtime/src/session/slate/utility.cpp; docs/format/policy.md).
 """
@@ -6,17 +6,11 @@ The runtime computes the same, to the bit (runtime/src/session/slate/utility.cpp
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-OBJECTIVES = "objectives"
-"""Names the objectives in JSON."""
-LEAST, MOST = 2, 16
-"""How many objectives have names; a single one has none."""
 MAX_WEIGHT = 1e9
 """Of a utility."""
 MAX_LOG_ODDS = 700.0
@@ -24,28 +18,6 @@ MAX_LOG_ODDS = 700.0
 
 Maps = Sequence[Sequence[tuple[float, float]]]
 """By exit, then by objective: a and b of c = a z + b."""
-
-
-def check_names(names: Any, where: str) -> tuple[str, ...]:
-    """Returns the names of several objectives.
-
-    Args:
-        names: A list of 2 to 16 distinct names, each of 1 to 64 letters, digits, `_` or `-`.
-        where: What has them, for messages.
-
-    Raises:
-        ValueError: They are no such list.
-    """
-    if not isinstance(names, list | tuple):
-        raise ValueError(f"{where}: is {names!r}, expected an array of names")
-    if not LEAST <= len(names) <= MOST:
-        raise ValueError(f"{where}: has {len(names)} names, expected {LEAST} to {MOST}")
-    for n, name in enumerate(names):
-        if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
-            raise ValueError(f"{where}[{n}]: is {name!r}, expected 1 to 64 letters, digits, _ or -")
-        if name in names[:n]:
-            raise ValueError(f"{where}: has {name!r} twice")
-    return tuple(names)
 
 
 def weights_problem(weights: Sequence[float]) -> str | None:
