@@ -16,7 +16,7 @@ namespace rexit::core {
 //   segment 0    k  k  k  k  k  k             k: keys and values are in segments[0]
 //   segment 1    k  k  k  k
 //   segment 2    k  k  k  k
-//   hidden                   0  0             the output of segment 0, which segment 1 will read
+//   hidden                   h  h             h: output of segment 0, which segment 1 will read
 //
 struct Prefix {
   Prefix(const Bundle& bundle, const Backend& backend);

@@ -29,10 +29,10 @@ class CacheAddresses {
 // A segment that no token has computed yet writes keys and values where they stay. Behind computed tokens it cannot: a pass reads
 // and writes heads without gaps, and in the prefix's block each has room for all tokens. So they go through a scratch block:
 //
-//   prefix's block   | past_0 new_0 | past_1 new_1 | …       heads of `total` rows, `from` of them past
-//                        |      ^
-//                        v      |
-//   scratch          | past_0 past_1 … | … | new_0 new_1 …   for each layer the past keys and values, then the new ones
+//   a tensor of the prefix    head 0: past, new   head 1: past, new   …
+//                                       |    ^
+//                             copy_past v    | copy_new
+//   scratch                   the past of every tensor, then the new rows of every tensor, each [heads, rows]
 //
 class PrefixComputation {
  public:
