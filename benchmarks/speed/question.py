@@ -100,7 +100,7 @@ class Questions:
     def checks(self, prompt: str) -> list[dict[str, Any]]:
         return [self.draw(COLD, prompt) for _ in range(CHECKED)]
 
-    def most(self) -> int:
+    def max_tokens(self) -> int:
         """The most tokens that a slate may have."""
         return int(self.prompt["max_prefix_tokens"] + self.size * self.prompt["max_candidate_tokens"])
 
