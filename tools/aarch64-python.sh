@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Debian's own Python for 64-bit ARM, of the release that this machine's apt knows, in a folder: nothing is installed, and apt's
-# state stays as it is. FOLDER/root is a root folder with Python, its headers, and the C and C++ libraries; FOLDER/python runs it
-# under QEMU, with what lies in FOLDER/site.
+# Unpacks Debian's Python for 64-bit ARM, of the release that this machine's apt knows, into a folder. Nothing is installed, and
+# apt's state does not change. FOLDER/root is a root folder with Python, its headers, and the C and C++ libraries; FOLDER/python
+# runs it under QEMU, with the packages of FOLDER/site.
 # aarch64-python.sh FOLDER
 set -euo pipefail
 mkdir -p "$1"

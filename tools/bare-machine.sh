@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs commands as a new user would on a new machine: a minimal Debian is unpacked into a folder, a copy of what git has of this
-# checkout is put into it, and each command runs there as root, with an empty home folder. Finds system packages and build tools
-# that nobody declared. Needs root and debootstrap. Prints how long each step took, and stops at the first that fails.
+# Runs commands as a new user would on a new machine: unpacks a minimal Debian into a folder, clones this checkout into it, and runs
+# each command there as root, with an empty home folder. Finds system packages and build tools that are not declared. Needs root
+# and debootstrap. Prints how long each step took, and stops at the first that fails.
 # bare-machine.sh [COMMAND...]      (default: 'make demo' 'make test' 'make check')
 # Environment: FOLDER, where the machine is unpacked (default: build/bare-machine; removed first); SUITE (default: trixie);
 #   MIRROR, a Debian mirror (default: debootstrap's own).
@@ -14,7 +14,7 @@ suite=${SUITE:-trixie}
 [ "$(id -u)" -eq 0 ] || { echo "bare-machine: needs root, to enter another root folder" >&2; exit 2; }
 command -v debootstrap >/dev/null || { echo "bare-machine: debootstrap is missing: apt-get install debootstrap" >&2; exit 2; }
 
-leave() { # nothing of the machine's stays mounted
+leave() { # unmounts the machine's file systems
   local place
   for place in proc dev sys; do mountpoint -q "$folder/$place" && umount -l "$folder/$place"; done
   return 0
@@ -36,12 +36,12 @@ unpack() {
   rm -rf --one-file-system "$folder"
   mkdir -p "$folder"
   debootstrap --variant=minbase "$suite" "$folder" ${MIRROR:+"$MIRROR"} >"$folder.log" 2>&1 || { tail -n 20 "$folder.log" >&2; return 1; }
-  # What every machine has: names and certificates of the network it is in.
+  # Names and certificates of the network, which every machine has.
   cp /etc/resolv.conf /etc/hosts "$folder/etc/"
   cp -r /usr/local/share/ca-certificates "$folder/usr/local/share/"
   local place
   for place in proc dev sys; do mount --rbind "/$place" "$folder/$place" && mount --make-rslave "$folder/$place"; done
-  # The two things a new user brings: a checkout and make.
+  # A new user brings a checkout and make.
   git clone --quiet . "$folder/root/rexit"
   inside 'apt-get update -qq && apt-get install -qq -y --no-install-recommends make ca-certificates >/dev/null 2>&1'
 }

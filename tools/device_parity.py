@@ -1,7 +1,7 @@
 """A variant's log-odds on its device against the CPU's, at every exit: device_parity.py BUNDLE VARIANT [--device DEVICE].
 
-Golden slates, with a cold and a warm prefix. Prints JSON: by exit the largest difference, the
-tolerance, the memory of the device's session before and after. Exits with 1 if a difference exceeds the tolerance.
+Scores the golden slates with a cold and a warm prefix. Prints JSON: the largest difference at each exit, the tolerance, and the
+memory of the device's session before and after. Exits with 1 if a difference exceeds the tolerance.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python tools/imports.py exporter/index.py
 
-Imports inside functions count, except in an `__init__`: what that loads on demand, its importer may never demand.
+Imports inside functions count, except in an `__init__`, whose importer may never ask for what it loads on demand.
 
 The Makefile uses it for dependencies, so that an edit remakes what it affects and nothing else. It only reads source, with the
-standard library alone: make needs the answer before there is an environment.
+standard library alone, since make needs the answer before there is an environment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Names that a file imports; for `from a import b`, where b may be a module, both `a` and `a.b`."""
+    """Yields the names that a file imports; for `from a import b`, where b may be a module, both `a` and `a.b`."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in tree.body if path.name == "__init__.py" else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -29,7 +29,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def files_of(name: str, folders: tuple[Path, ...]) -> Iterator[Path]:
-    """A module's file and the `__init__` of its packages, which run when it is imported."""
+    """Yields a module's file and the `__init__` of its packages, which run when it is imported."""
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         for folder in folders:

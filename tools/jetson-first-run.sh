@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The first run on a Jetson, or on any machine with an NVIDIA GPU: builds rexit, compiles a bundle's engines, and packs what the
-# machine says into one archive to send back: versions, verification, parity with the CPU at every exit, times, memory, and a
-# profile if Nsight Systems is there.
+# The first run on a Jetson, or on any machine with an NVIDIA GPU: builds rexit, compiles a bundle's engines, and packs the results
+# into one archive to send back: versions, verification, parity with the CPU at every exit, times, memory, and a profile if Nsight
+# Systems is installed.
 # jetson-first-run.sh BUNDLE [--cpu] [--out FOLDER] [--python PYTHON] [--requests N]
 #   --cpu       the same steps without a GPU: no TensorRT in the build, no engines, every variant's graphs on the CPU
 #   --out       where the results go, and FOLDER.tar.gz beside it (default: rexit-first-run)
 #   --python    a Python with rexit's packages, whose `rexit` is used (default: .venv/bin/python of this checkout)
 #   --requests  of each kind that `rexit bench` times (default: 50)
-# BUNDLE gains engines and nothing else. A step that fails stops none of the others; the exit status is 1 if one did.
+# Only engines are added to BUNDLE. A step that fails does not stop the others; the exit status is then 1.
 # Environment: COMPILE_PYTHON, the Python that has TensorRT's binding (default: /usr/bin/python3); CMAKE_ARGS for the build.
 set -uo pipefail
 
@@ -42,7 +42,7 @@ step() { # NAME COMMAND...: its output goes to logs/NAME.txt, its outcome to ste
 }
 skip() { printf '%s\tskipped: %s\t0\n' "$1" "$2" | tee -a "$out/steps.tsv"; }
 
-machine() { # what this machine is; a file or command that is not here is said to be
+machine() { # describes this machine; missing files and commands are listed as such
   local file
   for file in /etc/nv_tegra_release /etc/os-release /proc/cpuinfo /proc/meminfo /proc/device-tree/model; do
     echo "== $file"

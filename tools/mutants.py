@@ -3,11 +3,11 @@
     python tools/mutants.py                            # all of them
     python tools/mutants.py snapshot-knows-its-part    # one of them
 
-They are defects that were hard to find; tools/mutate.sh makes the small changes of one module that nobody has to think of.
+These defects were hard to find; tools/mutate.sh makes small mechanical changes to one module.
 
-A patch begins with what the defect does, then `Tests:`, those that are to find it: a path under tests/ is for pytest, any other
-is a C++ test of ctest. C++ is built before its tests, and again without the defect. A defect that no
-test finds LIVED, and the exit code is 1.
+A patch begins with what the defect does, then `Tests:`, the tests that should find it: a path under tests/ is for pytest, any
+other name is a C++ test of ctest. C++ is built before its tests, and again without the defect. A defect that no test finds LIVED,
+and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _read(path: Path) -> Defect:
 
 @contextlib.contextmanager
 def planted(defect: Defect, root: Path = ROOT) -> Iterator[None]:
-    """The defect is in the working tree while the block runs. Raises InputError if its file has changes, or another text."""
+    """Keeps the defect in the working tree during the block. Raises InputError if its file has changes, or other code."""
     if _run("git", "status", "--porcelain", "--", defect.file, root=root).stdout:
         raise InputError(f"{defect.file}: has uncommitted changes, expected none: commit them")
     path = root / defect.file
@@ -79,19 +79,19 @@ def planted(defect: Defect, root: Path = ROOT) -> Iterator[None]:
         yield
     finally:
         path.write_bytes(before)
-        if not defect.compiled:  # so that make remakes nothing; what was compiled has to be compiled again
+        if not defect.compiled:  # so that make remakes nothing; C++ has to be compiled again
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def apply(defect: Defect, root: Path = ROOT, *options: str) -> None:
-    """Raises InputError if the code has another text: plant the same kind of defect in what replaced it."""
+    """Raises InputError if the code has changed: plant the same kind of defect in what replaced it."""
     applied = _run("git", "apply", "-C1", *options, str(defect.path), root=root)
     if applied.returncode:
         raise InputError(f"{defect.name}: does not fit {defect.file}: {applied.stdout.splitlines()[0]}")
 
 
 def find(defect: Defect) -> str | None:
-    """The first of the defect's tests that fails in the working tree; None if all pass."""
+    """Returns the first of the defect's tests that fails in the working tree; None if all pass."""
     return (_ctest(defect) if defect.cpp_tests else None) or (_pytest(defect) if defect.python_tests else None)
 
 
@@ -129,7 +129,7 @@ def _must(*command: str) -> None:
 
 
 def _run(*command: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    # A defect's bytecode would outlive it: it is told from the right one by the second of its time and by its size.
+    # A defect's bytecode would outlive it: Python compares sources by their size and by the second of their time.
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "REXIT_TEST_BUILD": str((ROOT / BUILD).resolve())}
     return subprocess.run(
         command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=3600

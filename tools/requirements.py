@@ -1,4 +1,4 @@
-"""Prints what pyproject.toml requires for some extras, one line each, for pip: everything that rexit depends on, but not rexit.
+"""Prints pyproject.toml's requirements of some extras for pip, one a line: everything that rexit depends on, but not rexit.
 
     python tools/requirements.py export dev
 

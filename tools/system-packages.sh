@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages the build needs and lacks; where that is not possible, names them in one line and fails.
-# [PYTHON=python3] system-packages.sh [aarch64|fuzz|budgets|musl|windows|wine]   with `aarch64`: those of the cross build and its emulated
-# tests, too; with `fuzz`: clang with libFuzzer; with `budgets`: Valgrind; with `musl`: musl and GoogleTest's source; with
-# `windows`: the cross compiler; with `wine`: Wine
+# Installs the Debian packages that the build needs and lacks; if that is not possible, names them in one line and fails.
+# [PYTHON=python3] system-packages.sh [KIND]   KIND adds what a job needs: aarch64: the cross build and its emulated tests;
+#   fuzz: clang with libFuzzer; budgets: Valgrind; musl: musl and GoogleTest's source; windows: the cross compiler; wine: Wine
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -12,7 +11,7 @@ has_libfuzzer() {
   command -v clang++ >/dev/null &&
     echo 'extern "C" int LLVMFuzzerTestOneInput(const char *, unsigned long) { return 0; }' | clang++ -fsanitize=fuzzer,address -x c++ - -o /dev/null 2>/dev/null
 }
-# Debian names the sanitizers' libraries after the version of clang that `clang` stands for.
+# Debian names the sanitizers' libraries after the version of its `clang`.
 clang_runtime() { apt-cache depends clang | sed -n 's/.*Depends: clang-\([0-9]*\)$/libclang-rt-\1-dev/p' | head -1; }
 command -v "${CXX:-c++}" >/dev/null || missing+=(g++)
 command -v ccache >/dev/null || missing+=(ccache)

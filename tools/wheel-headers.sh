@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The headers that a wheel is built with, into FOLDER, in a manylinux container, where no package has them: ONNX Runtime's out of its
-# release, and nlohmann's JSON. The oldest ONNX Runtime that a wheel works with is that of its headers.
+# Downloads the headers that a wheel is built with into FOLDER, in a manylinux container without packages for them: ONNX Runtime's
+# from its release, and nlohmann's JSON. A wheel works with ONNX Runtime from the version of these headers on.
 # wheel-headers.sh FOLDER
 set -euo pipefail
 folder=$1 onnxruntime=1.21.0 json=3.11.3

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds rexit's wheel for this machine and installs it, with no more than it asks for itself, into an environment of its own.
-# The wheel, as auditwheel names it, is left in FOLDER/dist.
+# Builds rexit's wheel for this machine and installs it, with its dependencies alone, into an environment of its own. The wheel, as
+# auditwheel names it, is left in FOLDER/dist.
 # [WERROR=OFF] wheel.sh FOLDER PYTHON
-#   PYTHON: one with pip, whose version the wheel is tried in
+#   PYTHON: a Python with pip, of the version to try the wheel in
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "$1"

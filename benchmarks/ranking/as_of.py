@@ -1,11 +1,11 @@
-"""What a prompt spells out, as numbers: each pair's features as of its slate's moment, from a catalog's tables.
+"""The facts of a prompt as numbers: each pair's features as of its slate's moment, from a catalog's tables.
 
     data = Interactions(catalog)
     pairs = cut(catalog.split("test"), 20)
     counts = data.counts(pairs)                                       # float32 [n, 6]
     dot, lists = data.retrieved(pairs, space, data.folded_in(pairs, space))
 
-Nothing at or after the moment is used, but what the embeddings themselves know.
+Nothing at or after the moment is used, except what the embeddings themselves were trained on.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rexit.bundle import Catalog, Split
 COUNTS = ("user count", "user likes", "user rate", "item count", "item likes", "item rate")
 LISTS = ("similar likes", "similar dislikes", "nearest likes", "nearest dislikes", "nearest verdict", "nearest 3 verdicts")
 LIST = 10
-"""Similar users asked, and nearest items looked at."""
+"""Number of similar users, and of nearest items."""
 
 Features = NDArray[np.float32]
 Vectors = NDArray[np.floating]
 
 
 class Space(Protocol):
-    """What LightGCN leaves behind: unit vectors `users` [U, D] and `items` [I, D], and `fold_in` [I, D]."""
+    """LightGCN's embeddings: unit vectors `users` [U, D] and `items` [I, D], and `fold_in` [I, D]."""
 
     @property
     def users(self) -> Vectors: ...
@@ -54,7 +54,7 @@ class Pairs:
         return len(self.users)
 
     def at(self, where: NDArray[np.bool_]) -> Pairs:
-        """Some of the slates, as whole ones."""
+        """Returns some of the slates. where: bool [n], the same for all pairs of a slate."""
         slate = np.unique(self.slate[where], return_inverse=True)[1]
         return Pairs(self.users[where], self.items[where], self.as_of[where], self.liked[where], slate)
 
@@ -65,7 +65,7 @@ class Pairs:
 
 
 def cut(rows: Split, size: int) -> Pairs:
-    """The rows in the slates that rexit.slates.cut makes of them."""
+    """Returns the rows in the slates that rexit.slates.cut makes of them."""
     begins = np.flatnonzero(np.r_[True, rows.users[1:] != rows.users[:-1]])
     place = np.arange(len(rows)) - np.repeat(begins, np.diff(np.r_[begins, len(rows)]))
     slate = np.cumsum(place % size == 0) - 1
@@ -74,7 +74,7 @@ def cut(rows: Split, size: int) -> Pairs:
 
 
 class Interactions:
-    """All interactions of a catalog, ready to be asked what was visible when."""
+    """A catalog's interactions, prepared for look-ups of what was visible at a moment."""
 
     def __init__(self, catalog: Catalog) -> None:
         users, items = catalog.user_table, catalog.item_table
@@ -96,7 +96,7 @@ class Interactions:
         self._item_count = len(catalog.items)
 
     def counts(self, pairs: Pairs) -> Features:
-        """COUNTS of the pairs, float32 [n, 6]; a rate is (likes + 1) / (interactions + 2)."""
+        """Returns the pairs' COUNTS, float32 [n, 6]; a rate is (likes + 1) / (interactions + 2)."""
         moment = np.searchsorted(self._times, pairs.as_of)
         begin, end = self._offsets[pairs.users], np.searchsorted(self._by_user, pairs.users * self._span + moment)
         n, likes = end - begin, self._likes[end] - self._likes[begin]
@@ -106,7 +106,7 @@ class Interactions:
         return np.stack([n, likes, (likes + 1) / (n + 2), rated, liked, (liked + 1) / (rated + 2)], 1).astype(np.float32)
 
     def folded_in(self, pairs: Pairs, space: Space) -> Vectors:
-        """Each pair's user as the fold-in of what is visible, unit vectors float64 [n, D], zero where nothing is."""
+        """Returns each pair's user as the fold-in of the visible likes: unit vectors, float64 [n, D], or zero without a like."""
         likes = space.fold_in[self._items].astype(np.float64) * self._liked[:, None]
         total = np.concatenate([np.zeros((1, likes.shape[1])), np.cumsum(likes, 0)])
         moment = np.searchsorted(self._times, pairs.as_of)
@@ -118,7 +118,7 @@ class Interactions:
         return unit
 
     def retrieved(self, pairs: Pairs, space: Space, user_vectors: Vectors) -> tuple[Features, Features]:
-        """The dot product of user and item [n, 1], and LISTS [n, 6]: what similar users and this user's nearest items said."""
+        """Returns the dot product of user and item [n, 1], and LISTS [n, 6]: verdicts of similar users and on nearest items."""
         dot = (user_vectors * space.items[pairs.items]).sum(1, keepdims=True)
         similar = self._similar_users(pairs, space, user_vectors)
         verdicts = self._verdict(similar, pairs.items[:, None], pairs.as_of[:, None])
@@ -130,7 +130,7 @@ class Interactions:
         return dot.astype(np.float32), lists.astype(np.float32)
 
     def _similar_users(self, pairs: Pairs, space: Space, user_vectors: Vectors) -> NDArray[np.int64]:
-        """[n, LIST] rows of the nearest other users, -1 where there are fewer."""
+        """The rows of the nearest other users, [n, LIST], -1 beyond the last."""
         first, known = pairs.first, (space.users != 0).any(1)
         users, vectors = pairs.users[first], user_vectors[first].astype(np.float32)
         nearest_rows = np.full((len(first), LIST), -1)
@@ -145,14 +145,14 @@ class Interactions:
         return nearest_rows[pairs.slate]
 
     def _verdict(self, users: NDArray[np.int64], items: NDArray[np.int64], as_of: NDArray[np.int64]) -> NDArray[np.int8]:
-        """1 liked, -1 not, 0 not met before that moment (or no such user)."""
+        """1 for liked, -1 for not liked, 0 for an item not met before that moment, or no user."""
         pair = np.maximum(users, 0) * self._item_count + items
         at = np.searchsorted(self._pairs, pair * self._span + np.searchsorted(self._times, as_of)) - 1
         rated = (at >= 0) & (self._pairs[at] // self._span == pair) & (users >= 0)
         return np.where(rated, np.where(self._verdicts[at], 1, -1), 0).astype(np.int8)
 
     def _nearest(self, pairs: Pairs, space: Space) -> NDArray[np.int8]:
-        """[n, LIST] verdicts of this user on the visible items nearest to the target, nearest first, 0 where there are fewer."""
+        """This user's verdicts on the visible items nearest to the target, nearest first: [n, LIST], 0 beyond the last."""
         result = np.zeros((len(pairs), LIST), np.int8)
         first = pairs.first
         ends = np.searchsorted(self._by_user, pairs.users[first] * self._span + np.searchsorted(self._times, pairs.as_of[first]))

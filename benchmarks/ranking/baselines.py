@@ -1,9 +1,9 @@
-"""What simple models reach on a catalog's test split, and models of rexit beside them.
+"""How well simple models rank a catalog's test split, for comparison with models of rexit.
 
     python benchmarks/ranking/baselines.py CATALOG [--json]
     python benchmarks/ranking/baselines.py CATALOG --pairs pairs.parquet                      the test pairs, for `rexit score`
     rexit score BUNDLE --pairs pairs.parquet --out policy.parquet
-    python benchmarks/ranking/baselines.py CATALOG --scored "with the policy=policy.parquet"  beside the baselines
+    python benchmarks/ranking/baselines.py CATALOG --scored "with the policy=policy.parquet"  with the baselines
     python benchmarks/ranking/baselines.py CATALOG --scored A=a.parquet --scored B=b.parquet --scored-alone  without the baselines
     python benchmarks/ranking/baselines.py REPORT.json                                        the table of what --json printed
 
@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from as_of import Features, Interactions, Pairs, Space, cut
+from as_of import LISTS, Features, Interactions, Pairs, Space, cut
 from boosting import boosted
 from factorization import biases, matrix_factorization
 from judgement import METRICS, Judgement, Measured, mean
@@ -65,7 +65,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Model:
-    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table."""
+    """A model's test scores [n] and probabilities [n]. chosen: its regularization, for the table."""
 
     name: str
     score: Scores
@@ -74,7 +74,13 @@ class Model:
 
 
 def baselines(catalog: Catalog, slate: int = SIZE, only: Sequence[str] = ()) -> Iterator[Model]:
-    """In the order of the table above. slate: held-out candidates at one moment; only: of BASELINES, none: all."""
+    """Yields the baselines in the order of the table above.
+
+    Args:
+        catalog: the catalog.
+        slate: held-out candidates at one moment.
+        only: some of BASELINES; empty: all.
+    """
     train, validation, test = (catalog.split(name) for name in SPLITS)
     sizes = catalog.info["counts"]["users"], catalog.info["counts"]["items"]
 
@@ -105,7 +111,7 @@ def baselines(catalog: Catalog, slate: int = SIZE, only: Sequence[str] = ()) -> 
 
 
 def lightgcn(catalog: Catalog, slate: int) -> tuple[Scores, Scores]:
-    """Scores of the validation and test pairs: the user folded in from the visible likes, times the item."""
+    """Returns scores of the validation and test pairs: the user folded in from the visible likes, times the item."""
     interactions, space = Interactions(catalog), embeddings(catalog)
 
     def scores(split: str) -> Scores:
@@ -116,7 +122,7 @@ def lightgcn(catalog: Catalog, slate: int) -> tuple[Scores, Scores]:
 
 
 def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], dict[str, list[Features]]]:
-    """The pairs of the three splits, and the features of each boosting for all three, by its name."""
+    """Returns the pairs of the three splits, and by the name of a boosting its features of all three."""
     sizes = (TRAIN_SIZE, slate, slate)
     pairs = [cut(catalog.split(name), size) for name, size in zip(SPLITS, sizes, strict=True)]
     interactions, space = Interactions(catalog), embeddings(catalog)
@@ -133,18 +139,15 @@ def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], d
 
 
 def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs) -> Features:
-    """LISTS [n, 6] as training prompts find them: with the snapshot of each slate's moment, nan where there is none."""
+    """Returns LISTS [n, 6] as training prompts find them, with the snapshot of each slate's moment; nan without a snapshot."""
     snapshots = catalog.snapshots
     part = (snapshots["begins"][pairs.users] <= pairs.as_of[:, None]).sum(1)
-    width, results = 6, {}
+    lists = np.full((len(pairs), len(LISTS)), np.nan, np.float32)
     for k in np.unique(part[part > 0]):
         here = pairs.at(part == k)
         tables = {name: snapshots[name][k - 1].astype(np.float32) for name in ("users", "items", "fold_in")}
         space: Space = SimpleNamespace(**tables)
-        results[k] = interactions.retrieved(here, space, interactions.folded_in(here, space))[1]
-    lists = np.full((len(pairs), width), np.nan, np.float32)
-    for k, verdicts in results.items():
-        lists[part == k] = verdicts
+        lists[part == k] = interactions.retrieved(here, space, interactions.folded_in(here, space))[1]
     return lists
 
 
@@ -158,7 +161,7 @@ def embeddings(catalog: Catalog) -> Space:
 
 
 def test_frame(catalog: Catalog, slate: int = SIZE) -> pl.DataFrame:
-    """The test pairs in slates: `user_id`, `item_id`, `as_of`, `liked`."""
+    """Returns the test pairs in slates: `user_id`, `item_id`, `as_of`, `liked`."""
     pairs: Pairs = cut(catalog.split("test"), slate)
     return pl.DataFrame(
         {
@@ -171,7 +174,7 @@ def test_frame(catalog: Catalog, slate: int = SIZE) -> pl.DataFrame:
 
 
 def scored(catalog: Catalog, name: str, path: Path) -> Model:
-    """A file of scored test pairs. Exits with one line where it is not that."""
+    """Reads a file of scored test pairs. Any other file ends the program with one line."""
     frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema_length=None)
     if missing := {"user_id", "item_id", "probability"} - set(frame.columns):
         sys.exit(f"baselines: {path}: no column {sorted(missing)[0]!r}, expected user_id, item_id, probability")
@@ -189,7 +192,7 @@ def scored(catalog: Catalog, name: str, path: Path) -> Model:
 
 
 def measured(judgement: Judgement, models: list[Model]) -> dict[str, Measured]:
-    """By name; the mean over models of the same name."""
+    """Returns the metrics by name, the mean over models of the same name."""
     by_model: dict[str, list[Measured]] = {}
     for model in models:
         by_model.setdefault(model.name, []).append(judgement.of(model.score, model.probability))
@@ -197,7 +200,7 @@ def measured(judgement: Judgement, models: list[Model]) -> dict[str, Measured]:
 
 
 def report(catalog: Catalog, models: list[Model], reference: str) -> dict[str, Any]:
-    """What the tables show: each model's metrics and their differences from the reference, each (value, low, high)."""
+    """Returns what the table shows: each model's metrics and their differences from the reference, each (value, low, high)."""
     test = catalog.split("test")
     results = measured(Judgement(test.users, test.liked), models)
     chosen = {model.name: model.chosen for model in models}
@@ -219,7 +222,7 @@ def report(catalog: Catalog, models: list[Model], reference: str) -> dict[str, A
 
 
 def interval(value: Sequence[float], difference: Sequence[float] | None) -> str:
-    """A cell: a value with its interval, below it the difference from the reference, None for the reference itself."""
+    """Returns a cell: a value with its interval, and below it the difference from the reference; None: it is the reference."""
     cell = "{:.4f} ({:.4f} to {:.4f})".format(*value)
     return cell if difference is None else cell + "\n{:+.4f} ({:+.4f} to {:+.4f})".format(*difference)
 

@@ -1,4 +1,4 @@
-"""Gradient boosting on features as of a moment: how far a model comes that reads the prompt's numbers instead of its words."""
+"""Gradient boosting on features as of a moment, to see how well a model does with the prompt's numbers instead of its words."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def boosted(
     leaves: tuple[int, ...] = LEAVES,
     seed: int = 0,
 ) -> tuple[Scores, Scores]:
-    """Log-odds of validation and test pairs. Leaves per tree and the number of trees are those with the least log loss on
-    validation."""
+    """Returns log-odds of validation and test pairs, by the leaves per tree and trees with the least log loss on validation."""
     best = np.inf
     result: tuple[Scores, Scores] = np.empty(0), np.empty(0)
     for count in leaves:

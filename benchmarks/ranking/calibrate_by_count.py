@@ -1,9 +1,9 @@
-"""Calibrates by count, not by clock: each token costs 1 us in each layer, and nothing else costs.
+"""Calibrates by count, not by clock: each token costs 1 us in each layer, and nothing else costs anything.
 
     python benchmarks/ranking/calibrate_by_count.py BUNDLE CATALOG [--variant cpu-int8] [--threads 1] [--max-drop 0.01]
 
-For a machine too busy to be timed: shares of cost are then shares of layers x tokens, prefix included. What is kept is NDCG@10
-with ten shown of slates of 100, on at most 1,000 slates of each split.
+For a machine that is too busy for timings: shares of cost are then shares of layers x tokens, prefix included. The metric is
+NDCG@10 with ten shown of slates of 100, on at most 1,000 slates of each split.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
     FOLDER/bundle        with --variant: the runtime scores
     FOLDER/checkpoint    without: PyTorch, float32
 
-Writes FOLDER/exits: {validation,test}.npy, every exit's log-odds in the split's order, float32 [pairs, exits], not made again;
-and LAYERS.parquet for each exit, the test pairs with probabilities by a Platt map that is fitted on validation.
+Writes FOLDER/exits: {validation,test}.npy, every exit's log-odds in the split's order, float32 [pairs, exits], which a second run
+reuses; and LAYERS.parquet for each exit, the test pairs with probabilities by a Platt map that is fitted on validation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BATCH = 8
 
 
 def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) -> tuple[list[int], dict[str, LogOdds]]:
-    """Depths of the exits, and what each says of the pairs of each split."""
+    """Returns the depths of the exits, and each split's log-odds."""
     out = folder / "exits"
     out.mkdir(exist_ok=True)
     if variant is None:
@@ -68,7 +68,7 @@ def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) ->
 
 @torch.no_grad()
 def scored(model: MultiExitModel, catalog: Catalog, split: str, slate: int) -> LogOdds:
-    """Every exit's log-odds of a split's pairs, in the split's order, [pairs, exits]."""
+    """Returns every exit's log-odds of a split's pairs, in the split's order, [pairs, exits]."""
     data = packed_slates(catalog, split, slate)
     model.eval()
     order = np.argsort(data.lengths)
@@ -81,7 +81,10 @@ def scored(model: MultiExitModel, catalog: Catalog, split: str, slate: int) -> L
 
 
 def write_pairs(catalog: Catalog, validation: LogOdds, test: LogOdds, out: Path) -> None:
-    """The test pairs with one exit's probability, by a Platt map that is fitted on validation. validation, test: its log-odds."""
+    """Writes the test pairs with one exit's probability, by a Platt map that is fitted on validation.
+
+    validation, test: the exit's log-odds of each split.
+    """
     platt, rows = fit(validation, catalog.split("validation").liked), catalog.split("test")
     frame = {"user_id": catalog.users.take(rows.users), "item_id": catalog.items.take(rows.items)}
     probability = 1 / (1 + np.exp(-(platt.a * test.astype(np.float64) + platt.b)))

@@ -1,4 +1,4 @@
-"""The baselines that know users and items by their number alone: biases, and logistic matrix factorization."""
+"""The baselines that know only the numbers of users and items: biases, and logistic matrix factorization."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FACTORS, STEPS, EVERY, RATE = 16, 120, 10, 0.1
 
 Scores = NDArray[np.float64]
 Fitted = tuple[Scores, Scores, float]
-"""Log-odds of validation and test pairs, and the regularisation that was chosen on validation by its log loss."""
+"""Log-odds of validation and test pairs, and the regularization chosen by the log loss on validation."""
 
 
 def biases(train: Split, validation: Split, test: Split, users: int, items: int) -> Fitted:

@@ -1,13 +1,13 @@
-"""Is a dynamic exit above every fixed depth at its cost? Policies from careful to cheap beside fixed depths, on the test split.
+"""Does a dynamic policy rank better than every fixed depth of its cost? Policies from careful to cheap, on the test split.
 
     rexit calibrate BUNDLE --catalog CATALOG --metric ndcg@10 --top-k 10 --slate 100
     python benchmarks/ranking/frontier.py CATALOG BUNDLE … [--variant cpu-fp32] [--slate 100] [--top-k 10]
 
 Rules
 1. Policies are those that `rexit calibrate` would test with a `--max-drop` of each of DROPS, from the traces it left: chosen on a
-   third of the validation split's users by what they are expected to lose. Whether one would be certified plays no part here.
+   third of the validation split's users by what they are expected to lose. They need not be certified.
 2. The test split judges all of them; no policy is chosen by it.
-3. A policy's rival is the best of the fixed depths that cost no more, by what they lose on test: the one that is hardest to beat.
+3. A policy's rival is the fixed depth that is hardest to beat: of those that cost no more, the best on test.
 4. Several bundles are seeds of one training: a row is the mean over them, for one expected drop.
 5. Differences are paired, with 95 % intervals over users. Costs are the cost model's.
 """
@@ -47,7 +47,7 @@ SPLITS = ("validation", "test")
 
 @dataclass(frozen=True)
 class Point:
-    """One way to stop, of one seed: mean layers of the test pairs, share of full depth's cost, and the ranking judged."""
+    """A way to stop: mean layers of the test pairs, share of full depth's cost, and the judged ranking."""
 
     layers: float
     cost: float
@@ -56,7 +56,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Seed:
-    """full; fixed: by depth in layers, the last left out; policies: by expected drop allowed."""
+    """Ways to stop, of one seed. fixed: by depth in layers, without the last; policies: by allowed expected drop."""
 
     full: Point
     fixed: dict[int, Point]
@@ -64,7 +64,7 @@ class Seed:
 
 
 def recorded(catalog: Catalog, bundle: Bundle, slate: int, max_slates: int) -> tuple[Recording, dict[str, Traces]]:
-    """What the last `rexit calibrate` left of the bundle's variant, and the traces of each split."""
+    """Returns what the last `rexit calibrate` recorded of the bundle's variant, and the traces of each split."""
     slates = {name: spread(cut(catalog, name, slate), max_slates) for name in SPLITS}
     made_of = {
         "variant_sha256": bundle.variant_sha256,
@@ -73,11 +73,12 @@ def recorded(catalog: Catalog, bundle: Bundle, slate: int, max_slates: int) -> t
         "max_slates": max_slates,
     }
     pairs = {name: sum(len(entry.items) for entry in part) for name, part in slates.items()}
-    recording_read = Recording.read(bundle.folder / recording.FILE, len(bundle.manifest.exits), made_of, pairs)
-    return recording_read, {name: join(part, recording_read.log_odds[name], name) for name, part in slates.items()}
+    record = Recording.read(bundle.folder / recording.FILE, len(bundle.manifest.exits), made_of, pairs)
+    return record, {name: join(part, record.log_odds[name], name) for name, part in slates.items()}
 
 
 def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_slates: int) -> Seed:
+    """Returns the ways to stop of one bundle."""
     record, traces = recorded(catalog, bundle, slate, max_slates)
     depths = bundle.manifest.exits
     costs = record.profile.costs(record.prefix_tokens, record.candidate_tokens, bundle.variant.max_tokens)
@@ -93,13 +94,13 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_sl
         options=decide.DecideOptions(maps="own"),
     )
     decisions = [decide_on(goal=goal) for goal in goals]
-    maps = decisions[0].maps  # of the users who choose, whatever the goal
+    maps = decisions[0].maps  # fitted on the choosing users, the same for all goals
     evaluation = Evaluation(test, platt.apply(maps, test.log_odds), depths, costs, goals[0].metrics)
     judgement = Judgement(test.users, test.liked)
-    whole = evaluation.cost_us(np.full(len(test), len(depths) - 1))
+    full_us = evaluation.cost_us(np.full(len(test), len(depths) - 1))
 
     def point(stops: NDArray[np.int64]) -> Point:
-        return Point(evaluation.mean_layers(stops), evaluation.cost_us(stops) / whole, judgement.of(evaluation.score(stops)))
+        return Point(evaluation.mean_layers(stops), evaluation.cost_us(stops) / full_us, judgement.of(evaluation.score(stops)))
 
     candidates = {candidate.budget: candidate.policy for decision in reversed(decisions) for candidate in decision.candidates}
     policies = {budget: point(policy.stops(test.log_odds, test.offsets)) for budget, policy in sorted(candidates.items())}
@@ -114,7 +115,7 @@ def average(points: Sequence[Point]) -> Point:
 
 
 def over_seeds(seeds: Sequence[Seed]) -> Seed:
-    """Expected drops that not every seed has a policy for are left out."""
+    """Returns the mean over seeds, for the expected drops that every seed has a policy for."""
     budgets = [b for b in seeds[0].policies if all(b in run.policies for run in seeds)]
     return Seed(
         average([run.full for run in seeds]),
@@ -124,45 +125,29 @@ def over_seeds(seeds: Sequence[Seed]) -> Seed:
 
 
 def rival(policy: Point, fixed: dict[int, Point]) -> int | None:
-    """The depth of rule 3; None if none is as cheap."""
-    cheap = {
-        layers: measured_point.judged.interval()[METRIC][0]
-        for layers, measured_point in fixed.items()
-        if measured_point.cost <= policy.cost
-    }
-    return max(cheap, key=lambda layers: cheap[layers]) if cheap else None
+    """Returns the depth of rule 3; None if none is as cheap."""
+    values = {layers: point.judged.interval()[METRIC][0] for layers, point in fixed.items() if point.cost <= policy.cost}
+    return max(values, key=values.__getitem__, default=None)
 
 
-def change(judged: Measured, other: Measured) -> tuple[float, float, float]:
-    return judged.minus(other).interval()[METRIC]
-
-
-def table(average_seed: Seed) -> Table:
+def table(seeds: Seed) -> Table:
+    """Returns the table of the mean over seeds."""
     markdown = Table("", "layers", "cost", "NDCG@10", "best fixed depth of no more cost: layers", "less that", box=MARKDOWN)
 
-    def row(name: str, measured_point: Point, *more: str) -> None:
-        markdown.add_row(name, f"{measured_point.layers:.1f}", f"{measured_point.cost:.3f}", *more)
+    def row(name: str, point: Point, value: str, rival_layers: str = "", gain: str = "") -> None:
+        markdown.add_row(name, f"{point.layers:.1f}", f"{point.cost:.3f}", value, rival_layers, gain)
 
-    text = "{:+.4f} ({:+.4f} to {:+.4f})".format
-    row("full depth", average_seed.full, "{:.4f} ({:.4f} to {:.4f})".format(*average_seed.full.judged.interval()[METRIC]), "", "")
-    for layers, measured_point in reversed(average_seed.fixed.items()):
-        row(
-            f"{depth_name(layers)} for all",
-            measured_point,
-            text(*change(measured_point.judged, average_seed.full.judged)),
-            "",
-            "",
-        )
-    for budget, measured_point in average_seed.policies.items():
-        beside = rival(measured_point, average_seed.fixed)
-        gain = "" if beside is None else text(*change(measured_point.judged, average_seed.fixed[beside].judged))
-        row(
-            f"policy, {budget:g} expected",
-            measured_point,
-            text(*change(measured_point.judged, average_seed.full.judged)),
-            str(beside or ""),
-            gain,
-        )
+    def change(point: Point, other: Point) -> str:
+        return "{:+.4f} ({:+.4f} to {:+.4f})".format(*point.judged.minus(other.judged).interval()[METRIC])
+
+    full, fixed = seeds.full, seeds.fixed
+    row("full depth", full, "{:.4f} ({:.4f} to {:.4f})".format(*full.judged.interval()[METRIC]))
+    for layers, point in reversed(fixed.items()):
+        row(f"{depth_name(layers)} for all", point, change(point, full))
+    for budget, point in seeds.policies.items():
+        best = rival(point, fixed)
+        gain = "" if best is None else change(point, fixed[best])
+        row(f"policy, {budget:g} expected", point, change(point, full), str(best or ""), gain)
     return markdown
 
 
@@ -177,10 +162,8 @@ def main() -> None:
     parser.add_argument("--max-slates", type=int, default=CalibrationOptions.max_slates, help="as the calibration had it (5000)")
     args = parser.parse_args()
     catalog = Catalog.open(args.catalog)
-    average_seed = over_seeds(
-        [seed(catalog, Bundle.open(path, args.variant), args.slate, args.top_k, args.max_slates) for path in args.bundles]
-    )
-    Console(width=160).print(table(average_seed))
+    seeds = [seed(catalog, Bundle.open(path, args.variant), args.slate, args.top_k, args.max_slates) for path in args.bundles]
+    Console(width=160).print(table(over_seeds(seeds)))
 
 
 if __name__ == "__main__":

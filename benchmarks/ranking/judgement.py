@@ -24,14 +24,14 @@ from rexit.ranking import BOOTSTRAP_SEED, RESAMPLES, ByUser
 METRICS = ("auc", "user_auc", "ndcg@10", "log_loss")
 TOP = 10
 MIN_PROBABILITY = 1e-7
-"""What a probability counts as that float32 has rounded to none."""
+"""Smaller probabilities, which float32 may have rounded to 0, count as this one."""
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """METRICS of one ranking: float64 [1 + RESAMPLES, 4], the first row of all users, the others of the draws."""
+    """METRICS of one ranking: float64 [1 + RESAMPLES, 4]. The first row is over all users, the others are the draws."""
 
     values: Values
 
@@ -39,14 +39,14 @@ class Measured:
         return Measured(self.values - other.values)
 
     def interval(self) -> dict[str, tuple[float, float, float]]:
-        """Value, low and high of each metric; nan where it has none."""
+        """Returns value, low and high of each metric; nan for a metric without a value."""
         low, high = np.percentile(self.values[1:], [2.5, 97.5], axis=0)
         rows = zip(self.values[0].tolist(), low.tolist(), high.tolist(), strict=True)
         return dict(zip(METRICS, rows, strict=True))
 
 
 class Ranking:
-    """A ranking whose AUC can be taken again under other weights. Sorted once. score: float [n]; liked: bool [n]."""
+    """A ranking, sorted once, whose AUC can be computed under many weights. score: float [n]; liked: bool [n]."""
 
     def __init__(self, score: NDArray[np.floating], liked: NDArray[np.bool_]) -> None:
         self._order = np.argsort(score)
@@ -55,8 +55,7 @@ class Ranking:
         self._liked = liked[self._order]
 
     def auc(self, weights: NDArray[np.float64] | None = None) -> float:
-        """Area under the ROC curve, ties counted half; nan without both labels. weights float64 [n]: how often each pair
-        counts."""
+        """Returns the area under the ROC curve, ties counted half; nan without both labels. weights: of pairs, float64 [n]."""
         weight = np.ones(len(self._order)) if weights is None else weights[self._order]
         positive = np.add.reduceat(np.where(self._liked, weight, 0.0), self._starts)
         negative = np.add.reduceat(np.where(self._liked, 0.0, weight), self._starts)
@@ -66,7 +65,7 @@ class Ranking:
 
 
 class Judgement:
-    """Of pairs: users int64 [n]; liked bool [n]."""
+    """Judges rankings of pairs. users: int64 [n]; liked: bool [n]."""
 
     def __init__(self, users: NDArray[np.int64], liked: NDArray[np.bool_]) -> None:
         self._liked = liked
@@ -76,27 +75,27 @@ class Judgement:
         random = np.random.default_rng(BOOTSTRAP_SEED)
         draws = [np.bincount(random.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
         self._weights = np.array([np.ones(count), *draws], np.float64)
-        """How often each user counts: of all users once, of each draw."""
+        """How often each user counts: once, then in each draw."""
 
     def of(self, score: NDArray[np.floating], probability: Values | None = None) -> Measured:
-        """score float [n], the larger the likelier; probability float [n] of a like, without it the log loss is nan."""
+        """Returns the metrics of a ranking.
+
+        Args:
+            score: the larger the likelier, float [n].
+            probability: of a like, float [n]; None: there is no log loss.
+        """
         ranking = Ranking(score, self._liked)
-        areas = [ranking.auc(weights[self._users]) for weights in self._weights]
-        columns = [
-            np.array(areas),
-            self._mean(self._by_user.auc(score)),
-            self._mean(self._by_user.ndcg(score, TOP)),
-        ]
-        if probability is None:
-            columns.append(np.full(len(areas), np.nan))
-        else:
+        area = np.array([ranking.auc(weights[self._users]) for weights in self._weights])
+        log_loss = np.full(len(area), np.nan)
+        if probability is not None:
             right = np.where(self._liked, probability, 1 - probability)
-            loss = -np.log(np.maximum(right, MIN_PROBABILITY))
-            columns.append(self._weights @ np.bincount(self._users, loss) / (self._weights @ np.bincount(self._users)))
-        return Measured(np.stack(columns, 1))
+            losses = -np.log(np.maximum(right, MIN_PROBABILITY))
+            log_loss = self._weights @ np.bincount(self._users, losses) / (self._weights @ np.bincount(self._users))
+        user_auc, ndcg = self._mean(self._by_user.auc(score)), self._mean(self._by_user.ndcg(score, TOP))
+        return Measured(np.stack([area, user_auc, ndcg, log_loss], 1))
 
     def _mean(self, per_user: Values) -> Values:
-        """Over the users that have a value: [1 + RESAMPLES], nan for a draw in which none has."""
+        """The mean over users with a value, [1 + RESAMPLES]; nan for a draw without any."""
         known = np.isfinite(per_user)
         weights = self._weights[:, known]
         with np.errstate(invalid="ignore"):
@@ -105,5 +104,5 @@ class Judgement:
 
 
 def mean(measured: Sequence[Measured]) -> Measured:
-    """Of several seeds."""
+    """Returns the mean over several seeds."""
     return Measured(np.mean([run.values for run in measured], 0))

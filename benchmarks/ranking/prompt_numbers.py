@@ -1,6 +1,6 @@
-"""The numbers of a catalog's own prompts, as features: counts and rates in the prompt's steps, nothing beside them.
+"""The numbers of a catalog's own prompts, as features: counts and rates in the prompt's steps.
 
-    features = prompt_numbers(catalog, "test", 20)  # float32 [pairs, numbers], nan where one is missing
+    features = prompt_numbers(catalog, "test", 20)  # float32 [pairs, numbers], nan for a missing number
 
 1. Only the ops of the prompt program that choose among steps stay (`bins`).
 2. A piece is written as its own number instead of as tokens, so that a prompt shows which step was chosen.

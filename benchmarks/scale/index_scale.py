@@ -32,10 +32,10 @@ from scipy.sparse import csr_array
 from rexit.measure.machine import machine
 from rexit.scripts import script
 
-CLUSTER, TASTES = 100, 3  # items of a cluster, clusters that a user likes
-DIM, NEIGHBOURS = 64, 10  # of embeddings from elsewhere
-NOTHING = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_gib": 0.0}  # of a stage
-DRAWN = 100_000  # users whose interactions are drawn at once
+CLUSTER, TASTES = 100, 3  # items in a cluster, clusters that a user likes
+DIM, NEIGHBOURS = 64, 10  # for --external
+NOTHING = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_gib": 0.0}  # a stage that did not run
+BATCH = 100_000  # users whose interactions are drawn at once
 TEMPLATE = """
 prompt = "{user.group}|{history.recent:8}|{similar_liked:6}|{item.title}|{similar_verdict:5}|Answer:"
 entry = " {item.title}{verdict};"
@@ -54,8 +54,8 @@ def interactions(users: int, items: int, per_user: int, seed: int = 0) -> pl.Dat
     """`user_id`, `item_id`, `rating` and `timestamp`, by time; nobody meets an item twice. per_user: items drawn for a user, on
     average."""
     parts = [
-        _interactions(begin, min(users, begin + DRAWN), items, per_user, np.random.default_rng([seed, begin]))
-        for begin in range(0, users, DRAWN)
+        _interactions(begin, min(users, begin + BATCH), items, per_user, np.random.default_rng([seed, begin]))
+        for begin in range(0, users, BATCH)
     ]
     return pl.concat(parts).sort("timestamp", maintain_order=True)
 
@@ -108,8 +108,8 @@ def _write_external(folder: Path, rated: pl.DataFrame, users: int, items: int) -
     liked = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(users, items))
     of_users = np.lib.format.open_memmap(folder / "user-embeddings.npy", "w+", np.float16, (users, DIM))
     parts = []
-    for begin in range(0, users, DRAWN):
-        end = min(users, begin + DRAWN)
+    for begin in range(0, users, BATCH):
+        end = min(users, begin + BATCH)
         counts = np.maximum(np.diff(liked.indptr[begin : end + 1]), 1)[:, None]
         of_users[begin:end] = (liked[begin:end] @ rows) / counts
         owner = np.repeat(np.arange(begin, end), NEIGHBOURS)
@@ -124,7 +124,7 @@ def _write_external(folder: Path, rated: pl.DataFrame, users: int, items: int) -
 
 
 class Stages:
-    """A Progress that keeps seconds and peak memory of each stage."""
+    """A Progress that records seconds and peak memory of each stage."""
 
     def __init__(self) -> None:
         self.stages: dict[str, dict[str, float]] = {}
@@ -140,7 +140,7 @@ class Stages:
         Path("/proc/self/clear_refs").write_text("5")
 
     def end(self) -> None:
-        """Of the last stage."""
+        """Records the last stage."""
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         stage = self.stages.setdefault(self._name, dict(NOTHING))
         stage["seconds"] += time.monotonic() - self._since[0]

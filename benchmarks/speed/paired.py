@@ -1,4 +1,4 @@
-"""Is one bundle, or one kernel, faster than another? Two processes answer the same requests in turn.
+"""Is one bundle, or one set of kernels, faster than another? Two processes answer the same requests in turn.
 
     python benchmarks/speed/paired.py BUNDLE OTHER [--rounds 15] [--threads 1] [--json]
     python benchmarks/speed/paired.py BUNDLE BUNDLE --kernels avx512,avx2

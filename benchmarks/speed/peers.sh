@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # peers.sh [FOLDER [PEER...]]: what benchmarks/speed/slate.py compares rexit with, each in an environment of its own. Over an hour,
-# most of it llama.cpp compiling for this CPU. A second run does what is left. Without PEER all of them are built,
-# and one that cannot be built is a line, not the end: its log stands in FOLDER/PEER.log.
+# most of it llama.cpp compiling for this CPU. A second run does what is left. Without PEER all of them are built; one that cannot
+# be built is reported in a line, and its log is FOLDER/PEER.log.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 to=${1:-build/peers}

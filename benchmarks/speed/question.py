@@ -1,4 +1,4 @@
-"""One question put in words and in vectors: what `slate.py --question FOLDER` adds.
+"""`slate.py --question FOLDER`: one question, in words and in vectors.
 
     FOLDER/text/bundle     a fine-tuned model whose prompts spell titles out, calibrated in cpu-int8, cpu-bf16 or both, with
                            cpu-fp32 to compare with; beside it its weights for the peers, `weights.py … --tuned CHECKPOINT`
@@ -8,8 +8,8 @@
 One of the two is enough; with vectors alone (and FOLDER/vectors/catalog) no peer is asked. docs/notes/speed/question.md has the
 commands that make them. Whole slates of the test split, for real users, as large as those that the policies were made for: a
 certified policy on a hundred candidates for ten places is asked about a hundred. Peers have no vectors to read and are given the
-words: the same users, candidates and moment, another prompt. So the quality of both models, with what calibration guarantees,
-stands beside the times, and ratios across prompts are not ratios of one computation.
+words: the same users, candidates and moment, another prompt. Ratios across prompts are therefore not ratios of one computation,
+and the times come with the quality of both models and with what calibration guarantees.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ PROMPTS = ("text", "vectors")
 COLD = "the question, cold"
 MOMENTS = (COLD, "second slate", "one interaction later")
 CHECKED = 5
-"""Slates whose tokens both sides compare before anything is timed."""
+"""Slates whose tokens are compared before anything is timed."""
 
 
 def calibrated(bundle: Path) -> tuple[str, ...]:
-    """The precisions of PRECISIONS in which the bundle has a policy."""
+    """Returns the PRECISIONS in which the bundle has a policy."""
     precisions = tuple(name for name in PRECISIONS if (bundle / "variants" / f"cpu-{name}" / "policy.json").exists())
     if not precisions:
         sys.exit(f"slate.py: {bundle} has no policy, expected one in {' or '.join(f'cpu-{name}' for name in PRECISIONS)}")
@@ -43,7 +43,7 @@ def calibrated(bundle: Path) -> tuple[str, ...]:
 
 
 def slate_size(bundles: Mapping[str, Path], precisions: Mapping[str, Sequence[str]]) -> int:
-    """The number of candidates that the bundles' policies were made for; SIZE if none says."""
+    """Returns the number of candidates that the bundles' policies were made for; SIZE if none says."""
     policies = {
         f"{prompt} {name}": Bundle.open(bundles[prompt], f"cpu-{name}").policy()
         for prompt in bundles
@@ -72,10 +72,10 @@ class Questions:
         self.random = np.random.default_rng(1)
 
     def draw(self, moment: str, prompt: str = "") -> dict[str, Any]:
-        """A request for a random slate, in the tokens of `prompt`; without one in those that peers are asked.
+        """Returns a request for a random slate, in the tokens of `prompt`; empty: in the peers' tokens.
 
-        Unless it is cold, `before` is what the same user was asked just earlier. One interaction later: with the first candidate
-        of the slate as what they have just met, and the others to be scored.
+        Unless it is cold, `before` is the same user's request just before. One interaction later: the user has just met the first
+        candidate of the slate, and the others are scored.
         """
         slate = self.slates[self.random.integers(len(self.slates))]
         request: dict[str, Any] = {"user": slate.user, "as_of": slate.as_of, "no": self.labels["no"], "yes": self.labels["yes"]}
@@ -100,16 +100,14 @@ class Questions:
     def checks(self, prompt: str) -> list[dict[str, Any]]:
         return [self.draw(COLD, prompt) for _ in range(CHECKED)]
 
-    def most(self) -> int:
+    def max_tokens(self) -> int:
         """The most tokens that a slate may have."""
         return int(self.prompt["max_prefix_tokens"] + self.size * self.prompt["max_candidate_tokens"])
 
     def about(self) -> dict[str, Any]:
-        """Of each prompt: tokens of a slate (median of some), and of each precision what its gate and `rexit calibrate` say.
-
-        The latter is full depth and the policy on the test split, what the policy loses, with intervals, and the guarantee (None:
-        not certified).
-        """
+        """Returns for each prompt the median tokens of a slate, and for each precision what its gate and `rexit calibrate` say:
+        full depth and the policy on the test split, what the policy loses, with intervals, and the guarantee (None: not
+        certified)."""
         prompts: dict[str, Any] = {}
         for prompt, path in self.bundles.items():
             requests = [self.draw(COLD, prompt) for _ in range(20)]

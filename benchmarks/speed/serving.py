@@ -1,4 +1,4 @@
-"""`rexit serve` under load, beside the same slates through the same number of sessions without HTTP.
+"""`rexit serve` under load, compared with the same slates through as many sessions without HTTP.
 
     python benchmarks/speed/serving.py BUNDLE [--variant NAME] [--slate 50] [--requests 200] [--sessions 1] [--json]
 
@@ -40,26 +40,15 @@ from rexit.slates import Slate
 
 ROUNDS = 5
 CLIENTS = 32
-"""Connections of the open loop: more requests than that are not on their way at once."""
+"""Connections of the open loop, and so the most requests in flight."""
 
 
 @contextlib.contextmanager
 def service(bundle: Path, variant: str, sessions: int, threads: int) -> Iterator[int]:
     """The port of a `rexit serve`."""
-    words = [
-        sys.executable,
-        "-m",
-        "rexit",
-        "serve",
-        str(bundle),
-        "--variant",
-        variant,
-        "--port",
-        "0",
-        "--sessions",
-        str(sessions),
-    ]
-    with subprocess.Popen([*words, "--threads", str(threads), "--queue", "1000"], stderr=subprocess.PIPE, text=True) as process:
+    options = f"--variant {variant} --port 0 --sessions {sessions} --threads {threads} --queue 1000".split()
+    command = [sys.executable, "-m", "rexit", "serve", str(bundle), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = next((line for line in process.stderr if "http://" in line), "")  # warnings come first
         try:
@@ -90,22 +79,22 @@ def direct(session: Session, requests: Sequence[Slate]) -> load.Worker:
     return ask
 
 
-def timed(worker: load.Worker, latencies_us: list[float]) -> load.Worker:
-    """Notes how long each call took, in milliseconds."""
+def timed(worker: load.Worker, latencies_ms: list[float]) -> load.Worker:
+    """Records the milliseconds of each call."""
 
     def work(i: int) -> None:
         begin = time.perf_counter()
         worker(i)
-        latencies_us.append((time.perf_counter() - begin) * 1000)
+        latencies_ms.append((time.perf_counter() - begin) * 1000)
 
     return work
 
 
 def closed(workers: Sequence[load.Worker], count: int) -> tuple[float, float, float]:
     """Requests a second, p50 and p99 in milliseconds."""
-    latencies_us: list[float] = []
-    rate = load.closed_loop([timed(worker, latencies_us) for worker in workers], count)
-    return rate, *np.percentile(latencies_us, [50, 99]).tolist()
+    latencies_ms: list[float] = []
+    rate = load.closed_loop([timed(worker, latencies_ms) for worker in workers], count)
+    return rate, *np.percentile(latencies_ms, [50, 99]).tolist()
 
 
 @script

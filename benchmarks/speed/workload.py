@@ -1,4 +1,4 @@
-"""What the benchmarks share: prompts of known lengths, and the catalog they come from."""
+"""Prompts of known lengths, and the catalog they come from."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ class Lengths:
 
 
 def one_token_words(tokenizer: Path) -> list[str]:
-    """English words that are one token each of a byte-level BPE, also behind a space, so that texts have a known length."""
+    """Returns English words that are one token each of a byte-level BPE, also after a space, so that texts have a known
+    length."""
     vocabulary = json.loads(tokenizer.read_text())["model"]["vocab"]
     words = (w[1:] for w in vocabulary if w[0] == "Ġ" and w[1:].isascii() and w[1:].isalpha() and w[1:].islower())
     return sorted(word for word in words if len(word) > 3)
 
 
 def catalog_of_fixed_lengths(folder: Path, checkpoint: Path, lengths: Lengths) -> Path:
-    """A catalog of random words and ratings: prefixes as long as `lengths` says, candidates of CANDIDATE tokens."""
+    """Returns a catalog of random words and ratings, with prefixes as long as `lengths` says and candidates of CANDIDATE
+    tokens."""
     out = folder / "catalog"
     if not (out / "catalog.json").exists():
         from rexit.exporter.index import build_catalog

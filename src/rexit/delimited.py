@@ -1,4 +1,4 @@
-"""Text with a header, as every command reads it: UTF-8, tab-separated and without quotes if the header holds a tab, else
+"""Text tables with a header, as every command reads them: UTF-8; tab-separated without quotes if the header has a tab, else
 comma-separated."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from rexit.errors import InputError
 
 _BLOCK = 1 << 10
-"""Lines that are read at once."""
+"""Lines read at once."""
 
 
 def is_tabbed(path: Path) -> bool:
@@ -22,11 +22,11 @@ def is_tabbed(path: Path) -> bool:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number of each row's last line, from 1, and its cells; the header is the first. Cells may be of any length.
+    """Yields the number of each row's last line, from 1, and its cells, which may have any length. The header comes first.
 
     Raises:
         OSError: The file cannot be read.
-        InputError: It has no header, is not UTF-8, or has a quote that does not end.
+        InputError: It has no header, is not UTF-8, or has an unclosed quote.
     """
     tabs = is_tabbed(path)
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -45,7 +45,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _next_rows(reader: Any) -> list[tuple[int, list[str]]]:
-    """The csv module's limit of a cell's length is global to the process, so it is restored."""
+    """The csv module's limit on a cell's length is global to the process, so it is restored."""
     before = csv.field_size_limit(2**31 - 1)
     try:
         return [(reader.line_num, row) for row in itertools.islice(reader, _BLOCK)]

@@ -1,4 +1,4 @@
-"""Where segments run: a device, or an execution provider of ONNX Runtime in its place."""
+"""Where segments run: a device, or an execution provider of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider of ONNX Runtime, for variants of targets `cuda` and `tensorrt`. What it lacks runs on the CPU.
+    """An execution provider of ONNX Runtime, for variants of targets `cuda` and `tensorrt`. Operators it lacks run on the CPU.
 
     Attributes:
-        name: Its name in ONNX Runtime: `OpenVINO`, `XNNPACK`, `QNN`, `CoreML`, whatever the library has.
-        options: Its own options, for instance `{"device_type": "CPU"}`.
+        name: Its name in ONNX Runtime, such as `OpenVINO`, `XNNPACK`, `QNN` or `CoreML`.
+        options: The provider's own options, for instance `{"device_type": "CPU"}`.
     """
 
     name: str

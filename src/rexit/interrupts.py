@@ -2,12 +2,12 @@
 
 Their handler raises KeyboardInterrupt wherever the main thread is, so that half-written files are removed. The exception may get
 lost: PyTorch's C++ turns it into a TypeError while it reads sizes, polars into a panic, and Python drops what `__del__` raises.
-So the handler records the signal as well:
+So the handler also records the signal:
 
-1. `check` raises KeyboardInterrupt again. Progress calls it at every step, and a new folder before it takes its place.
+1. `check` raises KeyboardInterrupt again. Progress calls it at every step, and a writer before it moves a new folder into place.
 2. However the block of `interruptible` ends, it ends with the signal's exit code.
 
-Inside `deferred` the handler only records: code that puts things in place or cleans up must not be cut short.
+Inside `deferred` the handler only records: code that moves files into place or cleans up must not be cut short.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def interruptible() -> Iterator[None]:
     try:
         for number in _CODES:
             handler = signal.getsignal(number)
-            if handler in (signal.SIG_DFL, signal.default_int_handler):  # else nohup or the caller handles it
+            if handler in (signal.SIG_DFL, signal.default_int_handler):  # otherwise nohup or the caller handles it
                 before[number] = handler
                 signal.signal(number, _interrupt)
         yield
@@ -55,7 +55,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def handlers_restored() -> Iterator[None]:
-    """Restores the handlers after the block: for a library that sets its own, as Ray does when it joins a cluster."""
+    """Restores the handlers after the block, in which a library sets its own, as Ray does when it joins a cluster."""
     before = {number: signal.getsignal(number) for number in _CODES}
     try:
         yield

@@ -1,4 +1,4 @@
-"""How well scores rank what users liked, and how sure a difference is. The exporter and calibration judge by the same code."""
+"""How well scores rank what users liked, and how certain a difference is. The exporter and calibration share this code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 BOOTSTRAP_SEED = 20250102
 RESAMPLES = 1000
 MIN_USERS = 20
-"""With fewer users a bootstrap says nothing: it takes what it has not seen to be impossible."""
+"""With fewer users a bootstrap says nothing: it takes what is not in the sample to be impossible."""
 
 PRIOR = 10
 """How many interactions of average liking an item's share of likes starts from."""
@@ -40,7 +40,7 @@ def auc_contributions(score: NDArray[np.floating], liked: NDArray[np.bool_]) -> 
 
 
 def _ranks(score: NDArray[np.floating]) -> NDArray[np.float64]:
-    """From 1 on, ties sharing their average: float64 [n]. As scipy's rankdata, which a device that scores does not have."""
+    """Ranks from 1, ties sharing their average: float64 [n]. Like SciPy's rankdata, which a device that scores does not have."""
     _, numbers, counts = np.unique(score, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return np.asarray((ends - (counts - 1) / 2)[numbers], np.float64)
@@ -49,9 +49,9 @@ def _ranks(score: NDArray[np.floating]) -> NDArray[np.float64]:
 class ByUser:
     """Pairs by user, prepared so that judging another ranking is fast.
 
-    Methods take a score, float [n] without nan, float32 for speed, and return a value per user, float64 [U] in the order of the
-    users' numbers, nan where a user does not have both labels. A tie counts as the average over its possible orders. All users
-    are sorted at once: by user, score and label in one integer.
+    Methods take a score, float [n] without nan, float32 for speed. They return a value per user, float64 [U] in the order of the
+    users' numbers, nan for a user without both labels. A tie counts as the average over its possible orders. All users are sorted
+    at once: by user, score and label in one integer.
 
     Args:
         users: int64 [n], any numbers.
@@ -88,8 +88,10 @@ class ByUser:
         return self._over_likes(score, discount) / best
 
     def _over_likes(self, score: NDArray[np.floating], worth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Each user's sum of `worth` over the places of liked pairs: float64 [U]. worth: of each place, float64 [n], in the order
-        of users and places."""
+        """Each user's sum of `worth` over the places of liked pairs, float64 [U].
+
+        worth: each place's, float64 [n], in the order of users and places.
+        """
         key = np.sort(self._key + (descending(score) << 1))
         liked = (key & 1).astype(np.float64)
         fresh = np.r_[True, (key[1:] ^ key[:-1]) > 1]
@@ -102,7 +104,7 @@ class ByUser:
 
 
 class ByGain:
-    """The same for gains of any size, not of likes alone: NDCG.
+    """Pairs by user as in `ByUser`, with gains instead of likes.
 
     Args:
         users: int64 [n], any numbers.
@@ -116,22 +118,21 @@ class ByGain:
         self._place = np.arange(len(users)) - np.repeat(self._starts, pairs)
         self._gains = gains
         self._ideal = gains[np.lexsort((-gains, self._numbers))]
-        least, most = np.minimum.reduceat(self._ideal, self._starts), np.maximum.reduceat(self._ideal, self._starts)
-        self._differ = least < most
+        self._differ = np.minimum.reduceat(self._ideal, self._starts) < np.maximum.reduceat(self._ideal, self._starts)
 
     def ndcg(self, score: NDArray[np.floating], k: int) -> NDArray[np.float64]:
-        """Returns each user's normalized discounted cumulative gain of the first k, float64 [U]; nan where all gains are equal.
-        A tie counts as the average over its possible orders."""
+        """Returns each user's normalized discounted cumulative gain of the first k, float64 [U]; nan if all gains are equal. A
+        tie counts as the average over its possible orders."""
         discount = np.where(self._place < k, 1 / np.log2(self._place + 2.0), 0.0)
         key = (self._numbers << 32) + descending(score)
         order = np.argsort(key, kind="stable")
         ties = np.flatnonzero(np.r_[True, np.diff(key[order]) > 0])
         sizes = np.diff(np.r_[ties, len(key)])
         sums = np.add.reduceat(discount, ties) * np.add.reduceat(self._gains[order], ties) / sizes
-        found = np.add.reduceat(sums, np.searchsorted(ties, self._starts))
+        gain = np.add.reduceat(sums, np.searchsorted(ties, self._starts))
         best = np.add.reduceat(discount * self._ideal, self._starts)
         with np.errstate(invalid="ignore"):
-            return np.where(self._differ, found / best, np.nan)
+            return np.where(self._differ, gain / best, np.nan)
 
 
 def descending(score: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -180,13 +181,13 @@ def auc_difference(
 
 
 def item_biases(items: NDArray[np.int64], train_items: NDArray[np.int64], train_liked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns the share of likes that each pair's item has in training, float64 [n]: what a model has to beat.
+    """Returns the share of likes that each pair's item has in training, float64 [n]: a ranking that a model has to beat.
 
-    It is as if there had been `PRIOR` more interactions of average liking.
+    `PRIOR` interactions of average liking are added to each item's.
 
     Args:
-        items: of the pairs, rows of the catalog, int64 [n].
-        train_items: of the training interactions, rows, int64 [m].
+        items: the pairs', as rows of the catalog, int64 [n].
+        train_items: the training interactions', as rows, int64 [m].
         train_liked: their labels, bool [m].
     """
     rows = int(max(items.max(initial=-1), train_items.max(initial=-1))) + 1
@@ -206,8 +207,8 @@ def doubt(
     3. The items' biases rank better.
 
     Args:
-        score: of the last exit, float32 [n].
-        biases: of the pairs' items, float64 [n].
+        score: the last exit's, float32 [n].
+        biases: the pairs' items', float64 [n].
         users: int64 [n], any numbers.
         liked: bool [n].
     """
@@ -233,8 +234,8 @@ def mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> tuple
     """Returns the mean over pairs, with the ends of its 95 % interval over users.
 
     Args:
-        values: of each pair, float64 [n].
-        users: of each pair, int64 [n], numbered from 0.
+        values: one per pair, float64 [n].
+        users: each pair's, int64 [n], numbered from 0.
     """
     draws = bootstrap(np.bincount(users, values).astype(np.float64), np.bincount(users).astype(np.float64))
     low, high = np.percentile(draws, [2.5, 97.5])
@@ -248,7 +249,7 @@ def bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples:
     of a difference share cancels out. Draws that divide by zero are nan or infinite.
 
     Args:
-        sums: of each user's values, float64 [U, ...].
+        sums: each user's sum of values, float64 [U, ...].
         counts: how many values each user has, float64 [U, ...].
     """
     random, users = np.random.default_rng(BOOTSTRAP_SEED), len(sums)

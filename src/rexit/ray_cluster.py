@@ -15,11 +15,11 @@ from rexit.errors import BackendError, RexitError
 
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """Connects this process to the cluster that `$RAY_ADDRESS` names, else to a new one on this machine, unless it is connected.
+    """Connects this process to the cluster of `$RAY_ADDRESS`, or to a new one on this machine, unless it is connected already.
 
     Raises:
-        RexitError: What a worker raised.
-        BackendError: Any other failure of Ray's.
+        RexitError: The error of a worker.
+        BackendError: Any other failure of Ray.
     """
     started = not ray.is_initialized()
     if started:
@@ -38,7 +38,7 @@ def connected() -> Iterator[None]:
 
 
 def _cause(exc: BaseException) -> RexitError:
-    """Returns the error that a worker raised, out of Ray's wrappers."""
+    """Returns the error that a worker raised, from inside Ray's wrappers."""
     inner: BaseException | None = exc
     while inner is not None:
         if isinstance(inner, RexitError):

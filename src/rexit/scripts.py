@@ -1,4 +1,4 @@
-"""For programs beside the command line: those of examples/ and benchmarks/."""
+"""Errors of programs outside the command line: those of examples/ and benchmarks/."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ P = ParamSpec("P")
 
 
 def script(main: Callable[P, None]) -> Callable[P, None]:
-    """Decorates a program's `main`. For a user's mistake or an unreadable file it then prints one line and exits with 1."""
+    """Decorates a program's `main`, which then ends with one line and exit code 1 for a user's mistake or an unreadable file."""
 
     @wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -2,11 +2,11 @@
 
 1. `prefix` and the candidates are whole texts or lists of token ids. A reranker may have `query` in the place of `prefix`: then
    candidates are documents.
-2. A row with `candidates` is a slate, its `label` a list. Rows with `candidate` and a single `label` are slates by `group` and
-   prefix, wherever they stand.
-3. A group (a user, a query) is the unit of every interval and guarantee, and is in one split. A column `split` says in which.
-   Without it, groups are in an order that depends on their names alone: the first fifth is for training, two fifths for
-   validation, the rest for test.
+2. A row with `candidates` is a slate, and its `label` a list. Rows with `candidate` and a single `label` form a slate with the
+   rows of the same `group` and prefix, wherever these are.
+3. A group (a user, a query) is the unit of every interval and guarantee, and is in one split. A column `split` says which.
+   Without it, groups are ordered by a hash of their names: the first fifth is for training, two fifths for validation, the rest
+   for test.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FORMATS = (".parquet", ".jsonl")
 MIN_GROUPS = len(SPLITS)
 _SHARES = (0.2, 0.4)
-"""Of the groups, for training and for validation."""
+"""Shares of the groups for training and for validation."""
 
 Tokens = NDArray[np.int32]
 
@@ -48,7 +48,7 @@ class SlatesFile:
 
     Attributes:
         path: The file.
-        slates: Of each split, in the order of the file.
+        slates: By split, in the order of the file.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class SlatesFile:
 
         Args:
             path: A `.parquet` or `.jsonl` file.
-            encoder: Called for the model's encoder if a column holds text; None: only token ids are expected.
+            encoder: Returns the model's encoder, and is called if a column holds text; None: only token ids are expected.
 
         Raises:
             InputError: The file, naming the row.
@@ -87,7 +87,7 @@ class SlatesFile:
         return digest(self.path)
 
     def cut(self, split: str, size: int | None = None) -> list[TokenSlate]:
-        """Returns a split's slates. size: most candidates of a slate; larger ones are cut; None: as they stand.
+        """Returns a split's slates. size: the most candidates of a slate, larger slates are cut; None: slates as they are.
 
         Raises:
             InputError: The split is empty, or the size is below 1.
@@ -119,7 +119,7 @@ class SlatesFile:
     def check_fits(self, vocabulary: int, max_positions: int, max_tokens: int | None = None) -> None:
         """Raises InputError for the first slate with a token beyond the vocabulary, or too long for the model.
 
-        max_tokens: Most tokens of a candidate; None: no limit of its own.
+        max_tokens: The most tokens of a candidate; None: no limit.
         """
         for slate in self.all_slates:
             for part, tokens in slate.named_parts():
@@ -161,7 +161,7 @@ def _named_splits(path: Path, made: Sequence[tuple[TokenSlate, _Row]]) -> dict[I
 
 @dataclass
 class _Row:
-    """A slate as the file has it. where: of its first row, for messages."""
+    """A slate as in the file. where: the place of its first row, for messages."""
 
     where: str
     group: Id
@@ -208,7 +208,7 @@ class _Reader:
 
     def _grouped(self) -> tuple[bool, list[_Row]]:
         """Whether prefixes are queries, and the slates."""
-        rows, single = list(_rows(self._path)), False
+        rows = list(_rows(self._path))
         if not rows:
             raise InputError(f"{self._path}: is empty, expected at least one row")
         names = set(rows[0][1])

@@ -1,8 +1,8 @@
-"""Times as people write them, to the int64 of a catalog's times.
+"""Times as people write them, converted to the int64 of a catalog's times.
 
 1. A whole number is in the catalog's unit: `881250949`, or `881250949.0` as some programs write it.
-2. ISO 8601 text, a date or a datetime is a moment, in UTC unless it names another zone. It needs a catalog whose unit is known.
-3. Digits finer than the unit are cut off, towards the past.
+2. ISO 8601 text, a date or a datetime is a moment, in UTC unless it names another zone. It needs a catalog with a known unit.
+3. Fractions of the unit are rounded towards the past.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ EXPECTED = "a date or time like 2024-03-01T18:30:00Z"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAUSIBLE = (315532800, 4102444800)  # seconds: the years 1980 to 2099
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_MAX_DIGITS = 20  # of an int64, with its sign
+_MAX_DIGITS = 20  # an int64 with its sign
 _EXACT = 1 << 53  # whole floats below this are exact
 
 
 def whole_number(value: object) -> int | None:
-    """Returns the whole number that a number or a text stands for; None for anything else."""
+    """Returns the whole number that a number or a text says; None for anything else."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = int(value) if value.lstrip("+-").isdigit() and len(value) <= _MAX_DIGITS else float(value)
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
@@ -65,10 +65,10 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
     """A catalog's times: `order` in catalog.json.
 
     Attributes:
-        by: `time`, or the order that stands for times.
+        by: `time`, or the order that is used instead of times.
         first: The first interaction's time.
         last: The last interaction's time.
-        unit: A key of `TICKS`; None: whole numbers of no known unit.
+        unit: A key of `TICKS`; None: the unit of the whole numbers is unknown.
     """
 
     by: str
@@ -78,13 +78,13 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def kind(self) -> str:
-        """What the times are, for a message."""
+        """What the numbers are, for messages."""
         if self.by != "time":
             return f"places in an order ({self.by})"
         return "whole numbers of no known unit" if self.unit is None else self.unit
 
     def parse(self, value: object, name: str) -> int:
-        """Returns the time that a value stands for. name: of the value, for a message. Raises InputError."""
+        """Returns the time that a value says. name: the value's, for messages. Raises InputError."""
         number = whole_number(value)
         if number is None and (moment := microseconds(value)) is not None:
             if self.unit is None:
@@ -96,7 +96,7 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
         return number
 
     def date(self, time: int) -> str | None:
-        """Returns a time in ISO 8601; None if the unit is unknown, and beyond the years 1 to 9999."""
+        """Returns a time in ISO 8601; None if the unit is unknown, or outside the years 1 to 9999."""
         if self.unit is None:
             return None
         try:
@@ -110,7 +110,7 @@ class Timeline(msgspec.Struct, frozen=True, omit_defaults=True):
         return str(time) if (date := self.date(time)) is None else f"{time} ({date})"
 
     def outside(self, time: int) -> str | None:
-        """Says how a time to score as of lies outside the interactions' span; None if it lies inside."""
+        """Returns how a time to score as of lies outside the interactions' span, in words; None if it lies inside."""
         if time <= self.first:
             return f"{self.text(time)} is not after the catalog's first interaction, {self.text(self.first)}: none is visible"
         if time > self.last:

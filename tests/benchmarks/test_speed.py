@@ -1,4 +1,6 @@
-"""The arithmetic of benchmarks/speed/slate.py and growth.py on made-up timings; no model is involved."""
+"""The arithmetic of benchmarks/speed/slate.py on made-up timings; no model is involved."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,25 +15,22 @@ TIMES = {
 }
 
 
-@pytest.fixture
-def slate():
-    import slate
+def test_ratios_are_taken_within_a_round() -> None:
+    from rounds import ratios
 
-    return slate
-
-
-def test_ratios_are_taken_within_a_round(slate) -> None:
-    ratios = slate.ratios(TIMES, ["int8_full", "fp32_full"], ["llama_cpp"])
-    assert set(ratios) == {"int8_full_vs_llama_cpp", "fp32_full_vs_llama_cpp"}
-    assert ratios["int8_full_vs_llama_cpp"] == {"median": 3.5, "quartiles": [2.5, 4.25]}  # of 3, 1, 5, 4
-    assert ratios["fp32_full_vs_llama_cpp"]["median"] == 1.75
-    assert slate.ratios(TIMES, ["int8_full", "int8_third"], ["ort_one_by_one"]) == {}
+    by_pair = ratios(TIMES, ["int8_full", "fp32_full"], ["llama_cpp"])
+    assert set(by_pair) == {"int8_full_vs_llama_cpp", "fp32_full_vs_llama_cpp"}
+    assert by_pair["int8_full_vs_llama_cpp"] == {"median": 3.5, "quartiles": [2.5, 4.25]}  # of 3, 1, 5, 4
+    assert by_pair["fp32_full_vs_llama_cpp"]["median"] == 1.75
+    assert ratios(TIMES, ["int8_full", "int8_third"], ["ort_one_by_one"]) == {}
 
 
-def test_agreement(slate) -> None:
-    agreement = slate.agreement(np.array([1.0, 2.5, 3.0]), np.array([1.0, 2.0, 3.0]))
-    assert agreement["max_difference"] == 0.5 and 0.9 < agreement["correlation"] < 1
-    shifted = slate.agreement(np.array([5.0, 6.0]), np.array([1.0, 2.0]))
+def test_agreement() -> None:
+    from rounds import agreement
+
+    close = agreement(np.array([1.0, 2.5, 3.0]), np.array([1.0, 2.0, 3.0]))
+    assert close["max_difference"] == 0.5 and 0.9 < close["correlation"] < 1
+    shifted = agreement(np.array([5.0, 6.0]), np.array([1.0, 2.0]))
     assert shifted == {"correlation": pytest.approx(1), "max_difference": 4}
 
 
@@ -44,28 +43,28 @@ def test_agreement(slate) -> None:
         ({"correlation": float("nan"), "max_difference": 0.0}, True),
     ],
 )
-def test_another_computation_is_named(slate, row: dict[str, float], fails: bool) -> None:
-    lines = slate.disagreements({"peer": row}, [slate.Contender("peer", "p", "w")])
+def test_another_computation_is_named(row: dict[str, float], fails: bool) -> None:
+    from contenders import Contender
+    from rounds import disagreements
+
+    lines = disagreements({"peer": row}, [Contender("peer", "p", "w")])
     assert len(lines) == fails and all(line.startswith("peer: log-odds differ from fp32_full by up to") for line in lines)
 
 
-def test_the_fastest_peer_of_each_precision(slate) -> None:
+def test_the_fastest_peer_of_each_precision() -> None:
+    from contenders import fastest_peers
+
     milliseconds = {"int8_full": 1.0, "openvino": 30.0, "llama_cpp": 50.0, "llama_cpp_bf16": 40.0, "ort_shared_prefix": 20.0}
-    assert slate.fastest_peers(milliseconds) == {
+    assert fastest_peers(milliseconds) == {
         "best_int8_peer": "openvino",
         "best_bf16_peer": "llama_cpp_bf16",
         "best_fp32_peer": "ort_shared_prefix",
         "best_peer": "ort_shared_prefix",
     }
-    assert slate.fastest_peers({"int8_full": 1.0}) == {}
+    assert fastest_peers({"int8_full": 1.0}) == {}
 
 
-def test_growth_fits_a_line_with_its_worst_error() -> None:
-    import growth
+def test_scripts_load() -> None:
+    import slate
 
-    counts = (1, 10, 100)
-    exact = np.array([[5.0 + 2 * n, 7.0 + 3 * n] for n in counts])
-    first, second = growth.lines(exact, counts)
-    assert (first["fixed_ms"], first["candidate_ms"], first["max_error"]) == pytest.approx((5, 2, 0), abs=1e-9)
-    assert (second["fixed_ms"], second["candidate_ms"]) == pytest.approx((7, 3))
-    assert growth.lines(np.array([[1.0], [100.0], [10_000.0]]), counts)[0]["max_error"] > 0.3
+    assert {contender.peer for contender in slate.PEERS} == set(slate.peer_plans(Path(), Path(), 20, 400))

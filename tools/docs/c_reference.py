@@ -3,7 +3,8 @@
 Rules
 1. The header's first comment opens the page.
 2. A declaration is a `#define`, or what ends at a `;` outside of braces. It gets a heading of its own name, and the comment
-   directly above it as its text; comments inside it stay. Include guards, `extern "C"`, REXIT_API and REXIT_NODISCARD stay out.
+   directly above it as its text; comments inside it stay. Include guards, `extern "C"`, REXIT_API and REXIT_NODISCARD are left
+   out.
 3. A name of the header, wherever a comment has one, is a link to its declaration; an enumerator's to that of its enumeration.
 """
 
@@ -29,9 +30,9 @@ class Declaration:
 
 
 def read_header(text: str) -> tuple[str, list[Declaration]]:
-    """The first comment, and the declarations in their order."""
+    """Returns the first comment, and the declarations in order."""
     first, _, rest = text.partition("*/")
-    found: list[Declaration] = []
+    declarations: list[Declaration] = []
     comment, code, inside = "", "", False
     for line in rest.splitlines():
         starts = not code and not inside
@@ -44,24 +45,27 @@ def read_header(text: str) -> tuple[str, list[Declaration]]:
             code += f"{line}\n"
             bare = re.sub(r"/\*.*?(\*/|$)", "", code, flags=re.DOTALL)
             if code.startswith("#define") or (bare.rstrip().endswith(";") and bare.count("{") == bare.count("}")):
-                found.append(Declaration(_name_of(bare), _plain(comment), code.rstrip()))
+                declarations.append(Declaration(_name_of(bare), _plain(comment), code.rstrip()))
                 comment = code = ""
-    return _plain(first), [one for one in found if one.name not in _HIDDEN]
+    return _plain(first), [declaration for declaration in declarations if declaration.name not in _HIDDEN]
 
 
 def c_reference(header: str, wrapper: str) -> str:
-    """The page, of the texts of `rexit.h` and `rexit.hpp`."""
+    """Returns the page. header, wrapper: the texts of `rexit.h` and `rexit.hpp`."""
     opening, declarations = read_header(header)
-    homes = {name: one.name for one in declarations for name in (one.name, *_enumerators(one.code))}
+    homes = {
+        name: declaration.name for declaration in declarations for name in (declaration.name, *_enumerators(declaration.code))
+    }
     parts = ["# C and C++\n\n`rexit/rexit.h`: its declarations, and its own comments.\n"]
     parts += [_markdown(opening, homes), "## Types and constants\n"]
-    functions = False
-    for one in declarations:
-        if one.is_function and not functions:
-            functions = True
+    in_functions = False
+    for declaration in declarations:
+        if declaration.is_function and not in_functions:
+            in_functions = True
             parts.append("## Functions\n")
-        code = one.code.removeprefix("REXIT_NODISCARD ").removeprefix("REXIT_API ")
-        parts.append(f"### `{one.name}` {{ #{one.name} }}\n\n{_markdown(one.comment, homes)}\n```c\n{code}\n```\n")
+        name, comment = declaration.name, _markdown(declaration.comment, homes)
+        code = declaration.code.removeprefix("REXIT_NODISCARD ").removeprefix("REXIT_API ")
+        parts.append(f"### `{name}` {{ #{name} }}\n\n{comment}\n```c\n{code}\n```\n")
     parts.append(
         "## C++17\n\n`rexit/rexit.hpp` is header-only and adds no behaviour of its own: each call is the C function of that "
         f"name, a failing one throws `rexit::Error`.\n\n```cpp\n{wrapper.rstrip()}\n```\n"
@@ -73,9 +77,9 @@ def _name_of(code: str) -> str:
     if code.startswith("#define"):
         return code.split()[1]
     pattern = r"(\w+)\s*\(" if code.startswith(_FUNCTION) else r"(\w+)\s*;\s*$"
-    found = re.search(pattern, code)
-    assert found, f"rexit.h: cannot tell what this declares: {code}"
-    return found[1]
+    match = re.search(pattern, code)
+    assert match, f"rexit.h: cannot tell what this declares: {code}"
+    return match[1]
 
 
 def _enumerators(code: str) -> list[str]:
@@ -83,13 +87,13 @@ def _enumerators(code: str) -> list[str]:
 
 
 def _plain(comment: str) -> str:
-    """A comment's text, without the signs that make it one."""
+    """A comment's text, without its markers."""
     lines = re.sub(r"^\s*/\*\s?|\s*\*/\s*$", "", comment.strip()).splitlines()
     return "\n".join(re.sub(r"^\s*\*\s?", "", line) if n else line for n, line in enumerate(lines))
 
 
 def _markdown(text: str, homes: dict[str, str]) -> str:
-    """Text with lists and links. Indented lines that continue no list are code."""
+    """Text with lists and links. Indented lines outside lists are code."""
     out: list[str] = []
     in_list = in_code = False
     for line in text.splitlines():
@@ -107,7 +111,7 @@ def _markdown(text: str, homes: dict[str, str]) -> str:
 
 
 def _linked(line: str, homes: dict[str, str]) -> str:
-    """The line with its names as links; what stands between backticks stays as it is."""
+    """The line with its names as links, except between backticks."""
     parts = line.split("`")
     parts[::2] = [_NAME.sub(lambda name: _link(name[0], homes), part.replace("<", "&lt;")) for part in parts[::2]]
     return "`".join(parts)

@@ -1,4 +1,4 @@
-"""The command line's reference: what typer writes of the commands, and the exit codes, as Markdown."""
+"""The command line's reference, as Markdown: typer's text of the commands, and the exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rexit.interrupts import INTERRUPTED, TERMINATED
 
 
 def cli_reference() -> str:
-    """The page, from the commands themselves."""
+    """Returns the page, made from the commands themselves."""
     write = [sys.executable, "-m", "typer", "rexit.cli", "utils", "docs", "--name", "rexit", "--title", "Command line"]
     text = subprocess.run(write, check=True, capture_output=True, text=True).stdout
     head, _, commands = text.partition("**Commands**")  # a list of first lines, cut off in the middle

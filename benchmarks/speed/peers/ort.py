@@ -17,7 +17,7 @@ from protocol import NoCache, serve
 
 
 def log_odds(logits: NDArray[np.float32], request: Mapping[str, Any]) -> list[float]:
-    """Those of the last tokens, from logits [B, T, V] of prompts of equal length."""
+    """The log-odds of the last tokens, from logits [B, T, V] of prompts of equal length."""
     last = logits[:, -1]
     answers: list[float] = (last[:, request["yes"]] - last[:, request["no"]]).tolist()
     return answers
@@ -68,7 +68,7 @@ class SharedPrefix:
 
 
 def inputs(session: onnxruntime.InferenceSession, tokens: NDArray[np.int64], past: int) -> dict[str, NDArray[np.int64]]:
-    """Those of the usual inputs that the export has, for tokens [B, T] behind `past` others."""
+    """The usual inputs, as far as the export has them, for tokens [B, T] behind `past` others."""
     count, length = tokens.shape
     usual = {
         "input_ids": tokens,

@@ -13,7 +13,7 @@ from rexit.runtime import Session, StopRule
 
 
 class Depth:
-    """All candidates stop as `how` says: force_exit or policy of `Session.score`."""
+    """Candidates stop by `how`: force_exit or policy of `Session.score`."""
 
     def __init__(self, session: Session, **how: Any) -> None:
         self.session, self.how = session, how
@@ -28,7 +28,7 @@ class Depth:
 
 
 def history(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What the prompt is to know of the user: `as_of` and `recent` of a session's methods, where a request has them."""
+    """The `as_of` and `recent` of a request that has them, for a session's methods."""
     options = {name: request[name] for name in ("as_of", "recent") if name in request}
     if options.get("recent"):
         options["recent"] = [(item, liked) for item, liked in options["recent"]]  # JSON has lists for pairs
@@ -36,8 +36,8 @@ def history(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def halving(session: Session, requests: Sequence[Mapping[str, Any]]) -> StopRule:
-    """Thresholds that stop the outer half of the remaining candidates at every exit, by the log-odds of some slates: the mean
-    depth is then about twice the first exit's, however good the heads are."""
+    """Thresholds that stop the outer half of the remaining candidates at every exit, by the log-odds of some slates. The mean
+    depth is then about twice the first exit's, whatever the heads' quality."""
     left = np.concatenate([session.trace(r["user"], r["items"]) for r in requests])
     upper, lower = [], []
     for k in range(left.shape[1]):

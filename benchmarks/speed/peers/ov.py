@@ -17,7 +17,7 @@ from protocol import serve
 
 
 class Stateful:
-    """A stateful decoder: its keys and values are variables of the infer request. batches: the most of a slate."""
+    """A stateful decoder: its keys and values are variables of the infer request. batches: the most batches of a slate."""
 
     def __init__(self, compiled: openvino.CompiledModel, batches: int) -> None:
         self.request, self.batches = compiled.create_infer_request(), batches
@@ -51,8 +51,10 @@ class Stateful:
             variable.state = openvino.Tensor(value)
 
     def _infer(self, tokens: NDArray[np.int64], padding: NDArray[np.int64], past: int) -> NDArray[np.float32]:
-        """Logits [B, 1, V] of the last of tokens [B, T] behind `past` others; each row continues the state's row 0. padding: how
-        many of a row's first tokens are none [B]."""
+        """Logits [B, 1, V] of the last of tokens [B, T] behind `past` others; each row continues the state's row 0.
+
+        padding: how many tokens at the start of each row are padding, [B].
+        """
         count, length = tokens.shape
         place = np.arange(length) - padding[:, None]
         self.request.infer(
@@ -68,21 +70,21 @@ class Stateful:
         return logits
 
 
-def batches(candidates: Sequence[Sequence[int]], most: int) -> list[NDArray[np.int64]]:
-    """Which candidates go together: as many of a batch as of another, those of like length; one batch if all are as long."""
+def batches(candidates: Sequence[Sequence[int]], limit: int) -> list[NDArray[np.int64]]:
+    """Returns at most `limit` batches of about equal size, candidates of similar length together; one if all are as long."""
     lengths = np.array([len(tokens) for tokens in candidates])
-    return np.array_split(np.argsort(lengths, kind="stable"), min(most, len(set(lengths.tolist()))))
+    return np.array_split(np.argsort(lengths, kind="stable"), min(limit, len(set(lengths.tolist()))))
 
 
 def padded(candidates: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tokens [B, T], shorter candidates filled up in front, so that all end with their last token; and by how many [B]."""
+    """Tokens [B, T], shorter candidates padded in front, so that all end with their last token; and the padding of each, [B]."""
     longest = max(map(len, candidates))
     padding = np.array([longest - len(tokens) for tokens in candidates])
     return np.array([[0] * n + list(tokens) for n, tokens in zip(padding.tolist(), candidates, strict=True)]), padding
 
 
 def keep_last_token(model: openvino.Model) -> None:
-    """Cuts the hidden state to its last token in front of the LM head, which else computes logits of every token."""
+    """Slices the hidden state to its last token before the LM head, which otherwise computes logits of every token."""
     head = model.output("logits").node.input_value(0).node
     assert head.get_type_name() == "MatMul", f"the logits come from {head.get_type_name()}; expected MatMul"
     begin, end, step, axis = (opset15.constant(np.array([value], np.int64)) for value in (-1, np.iinfo(np.int64).max, 1, 1))

@@ -5,9 +5,9 @@
     -> {"way": ..., "requests": [{"prefix": [...], "candidates": [[...]], ...}], "cached": false}
     <- {"milliseconds": [...], "log_odds": [[...]]}         one entry per request
 
-Whatever a library prints goes to stderr. Each request starts without a cached prefix; with `cached`, the request's `before` is
-scored first, untimed: another slate of the same user. A way finds the order's `cached` in the request. Between lines a peer
-blocks in a read and uses no CPU.
+What a library prints goes to stderr. Each request starts without a cached prefix; with `cached`, the request's `before`, another
+slate of the same user, is scored first, untimed. A request also holds its order's `cached`. Between lines a peer blocks in a read
+and uses no CPU.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class NoCache:
 
 
 class KeepsPrefixes(NoCache):
-    """Base of a way whose library keeps every prefix: only one that was never asked before is cold."""
+    """Base of a way whose library keeps every prefix, so that only a new prefix is cold."""
 
     def __init__(self) -> None:
         self.known: set[tuple[int, ...]] = set()

@@ -2,7 +2,6 @@
 #include "backends/backend.hpp"
 
 #include <string>
-#include <utility>
 
 #include "backends/onnxruntime/backend_ort.hpp"
 #include "base/platform.hpp"

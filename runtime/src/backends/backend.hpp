@@ -49,9 +49,9 @@ struct RowMove {
 
 // Bytes.
 struct BackendMemory {
-  std::size_t working = 0;  // of all sessions, while segments run
-  std::size_t weights = 0;  // of all sessions, while a bundle is open
-  std::size_t gpu = 0;      // of this session's passes
+  std::size_t working = 0;  // for running segments, all sessions together
+  std::size_t weights = 0;  // for open bundles, all sessions together
+  std::size_t gpu = 0;      // for this session's passes
 };
 
 // A session's backend. Calls take effect in order. Calls that touch only GPU memory may return before they take effect.
@@ -65,7 +65,7 @@ class Backend {
   // Memory for passes, with their alignment. The host may be unable to address it.
   virtual void* allocate(std::size_t bytes) const = 0;
   virtual void release(void* memory) const noexcept = 0;
-  virtual std::size_t tensor_alignment() const noexcept { return 1; }  // of keys and values; a power of two
+  virtual std::size_t tensor_alignment() const noexcept { return 1; }  // for keys and values; a power of two
 
   // Either side may be host memory outside of passes: it must stay as it is until finish_copies() returns. The ranges may
   // overlap.

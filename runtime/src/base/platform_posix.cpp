@@ -11,8 +11,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <thread>
@@ -24,7 +22,7 @@ namespace {
 
 thread_local std::string library_error;  // instead of errno, if it is not empty
 
-FileInfo described(const struct stat& info) noexcept {
+FileInfo file_info(const struct stat& info) noexcept {
 #ifdef __APPLE__
   const timespec& modified = info.st_mtimespec;
 #else
@@ -55,12 +53,12 @@ std::string error_text() {
 std::optional<FileInfo> info_at(const std::string& path, Links links) noexcept {
   struct stat info{};
   const int failed = links == Links::follow ? ::stat(path.c_str(), &info) : ::lstat(path.c_str(), &info);
-  return failed != 0 ? std::nullopt : std::make_optional(described(info));
+  return failed != 0 ? std::nullopt : std::make_optional(file_info(info));
 }
 
 std::optional<FileInfo> info_of(int file) noexcept {
   struct stat info{};
-  return ::fstat(file, &info) != 0 ? std::nullopt : std::make_optional(described(info));
+  return ::fstat(file, &info) != 0 ? std::nullopt : std::make_optional(file_info(info));
 }
 
 std::vector<std::string> list(const std::string& folder, std::size_t limit) {

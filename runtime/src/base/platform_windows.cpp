@@ -8,11 +8,9 @@
 
 #include <algorithm>
 #include <bitset>
-#include <cerrno>
 #include <climits>
 #include <cstring>
 #include <iterator>
-#include <random>
 #include <utility>
 
 #include "base/platform.hpp"
@@ -45,7 +43,7 @@ std::string to_utf8(const wchar_t* text) {
   return result;
 }
 
-std::uint64_t joined(DWORD high, DWORD low) noexcept { return static_cast<std::uint64_t>(high) << 32 | low; }
+std::uint64_t join(DWORD high, DWORD low) noexcept { return static_cast<std::uint64_t>(high) << 32 | low; }
 
 HANDLE open_handle(const std::string& path, DWORD access, Links links) {
   constexpr DWORD share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
@@ -54,16 +52,16 @@ HANDLE open_handle(const std::string& path, DWORD access, Links links) {
   return ::CreateFileW(native_path(path).c_str(), access, share, nullptr, OPEN_EXISTING, flags, nullptr);
 }
 
-std::optional<FileInfo> described(HANDLE handle) noexcept {
+std::optional<FileInfo> file_info(HANDLE handle) noexcept {
   BY_HANDLE_FILE_INFORMATION info{};
   if (::GetFileType(handle) != FILE_TYPE_DISK) return FileInfo{};
   if (::GetFileInformationByHandle(handle, &info) == 0) return std::nullopt;
   const FileInfo::Kind kind = (info.dwFileAttributes & FILE_ATTRIBUTE_REPARSE_POINT) != 0 ? FileInfo::Kind::link
                               : (info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) != 0   ? FileInfo::Kind::folder
                                                                                           : FileInfo::Kind::file;
-  return FileInfo{kind, joined(info.nFileSizeHigh, info.nFileSizeLow), info.dwVolumeSerialNumber,
-                  joined(info.nFileIndexHigh, info.nFileIndexLow),
-                  static_cast<std::int64_t>(joined(info.ftLastWriteTime.dwHighDateTime, info.ftLastWriteTime.dwLowDateTime))};
+  return FileInfo{kind, join(info.nFileSizeHigh, info.nFileSizeLow), info.dwVolumeSerialNumber,
+                  join(info.nFileIndexHigh, info.nFileIndexLow),
+                  static_cast<std::int64_t>(join(info.ftLastWriteTime.dwHighDateTime, info.ftLastWriteTime.dwLowDateTime))};
 }
 
 HANDLE handle_of(int file) noexcept { return reinterpret_cast<HANDLE>(::_get_osfhandle(file)); }
@@ -80,12 +78,12 @@ std::string error_text() {
 
 std::optional<FileInfo> info_at(const std::string& path, Links links) noexcept try {
   const Handle handle(open_handle(path, FILE_READ_ATTRIBUTES, links));
-  return handle.is_open() ? described(handle.get()) : std::nullopt;
+  return handle.is_open() ? file_info(handle.get()) : std::nullopt;
 } catch (...) {  // out of memory
   return std::nullopt;
 }
 
-std::optional<FileInfo> info_of(int file) noexcept { return described(handle_of(file)); }
+std::optional<FileInfo> info_of(int file) noexcept { return file_info(handle_of(file)); }
 
 std::vector<std::string> list(const std::string& folder, std::size_t limit) {
   std::vector<std::string> names;
@@ -104,7 +102,7 @@ int open_to_read(const std::string& path, Links links, bool& was_link) noexcept 
   was_link = false;
   Handle handle(open_handle(path, GENERIC_READ, links));
   if (!handle.is_open()) return -1;
-  if (const auto info = described(handle.get()); info && info->kind == FileInfo::Kind::link) {
+  if (const auto info = file_info(handle.get()); info && info->kind == FileInfo::Kind::link) {
     was_link = true;
     return -1;
   }

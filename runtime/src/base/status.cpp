@@ -29,7 +29,7 @@ size_t character_bytes(const char* text) noexcept {
   return overlong || surrogate || beyond_unicode ? 0 : bytes;
 }
 
-// Of a valid character: U+0000 to U+001F, U+007F to U+009F.
+// Whether a valid character is U+0000 to U+001F or U+007F to U+009F.
 bool is_control(const char* text) noexcept {
   const auto first = static_cast<unsigned char>(text[0]);
   return first < 0x20 || first == 0x7f || (first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0);

@@ -1,7 +1,6 @@
 // The `files` lists of manifests: safe relative paths with recorded sizes and digests.
 #pragma once
 
-#include <cstdint>
 #include <initializer_list>
 #include <map>
 #include <string>

@@ -1,6 +1,7 @@
 #include "files/sha256.hpp"
 
-#include <algorithm>
+#include <array>
+#include <cstdint>
 #include <cstring>
 
 namespace rexit::core {

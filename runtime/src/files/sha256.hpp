@@ -2,9 +2,7 @@
 // changes and has published test vectors.
 #pragma once
 
-#include <array>
 #include <cstddef>
-#include <cstdint>
 #include <string>
 
 namespace rexit::core {

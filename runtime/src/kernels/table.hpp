@@ -1,4 +1,4 @@
-// The kernels' tasks, compiled from the same source (table_of.hpp) for each instruction set.
+// The kernels' tasks, compiled from the same source (make_table.hpp) for each instruction set.
 #pragma once
 
 #include <vector>

@@ -58,7 +58,8 @@ class Audits {
   rexit_draw keep(const Prompt& prompt, const std::vector<Answer>& answers);
 
   double share_;
-  std::uint64_t seed_, number_ = 0;  // of the next draw
+  std::uint64_t seed_;
+  std::uint64_t number_ = 0;  // the next draw's
   AuditedSlate slate_;
   bool waits_ = false;
   AuditCounts counts_;

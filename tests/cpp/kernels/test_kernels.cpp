@@ -499,7 +499,7 @@ class Rows : public testing::TestWithParam<std::size_t> {
   std::vector<float> x = normal(rows * width, 30), other = normal(rows * width), scale = normal(rows, 0.1F);
   std::vector<std::uint8_t> values = std::vector<std::uint8_t>(rows * width);
   std::vector<float> scales = std::vector<float>(rows);
-  Quantized out{values.data(), scales.data(), rows, width};
+  QuantizedRows out{values.data(), scales.data(), rows, width};
 };
 
 TEST_P(Rows, AreQuantized) {
@@ -651,7 +651,7 @@ TEST_P(Rows, AreRoundedToBfloat16) {
   x[width] = 1 + 0x1p-8F;  // a tie: to even
   x[2 * width] = 1 + 3 * 0x1p-8F;
   std::vector<std::uint16_t> bits(x.size());
-  const Rounded to{bits.data(), rows, width};
+  const RoundedRows to{bits.data(), rows, width};
   for (const Table* with : tables()) {
     round_rows(x.data(), to, TwoThreads{}, *with);
     for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(bits[i], bfloat16_bits(x[i])) << with->lanes << " lanes, " << x[i];
@@ -664,7 +664,7 @@ TEST_P(Rows, AreRoundedToBfloat16) {
 TEST_P(Rows, AreNormalizedOrGatedAndRounded) {
   const std::vector<float> weight(other.begin(), other.begin() + static_cast<std::ptrdiff_t>(width));
   std::vector<std::uint16_t> bits(x.size());
-  const Rounded to{bits.data(), rows, width};
+  const RoundedRows to{bits.data(), rows, width};
   const auto expect_near = [&](std::size_t i, double exact) {
     ASSERT_NEAR(from_bfloat16(bits[i]), exact, std::fabs(exact) * (0x1p-8 + 1e-5) + 1e-30) << i;
   };
@@ -692,7 +692,7 @@ TEST(Rows, InBfloat16KeepNaN) {
       std::vector<float> x(3 * 17, 1);
       x[17 + 16] = number;
       std::vector<std::uint16_t> bits(x.size());
-      const Rounded to{bits.data(), 3, 17};
+      const RoundedRows to{bits.data(), 3, 17};
       const auto expect_lost = [&](const char* what) {
         for (std::size_t row = 0; row < 3; ++row)
           EXPECT_EQ(std::isfinite(from_bfloat16(bits[row * 17 + 16])), row != 1) << what << ", " << with->lanes << " lanes";

@@ -1,5 +1,6 @@
 #include "backends/nvidia/cuda.hpp"
 
+#include <cstdint>
 #include <limits>
 
 namespace rexit::core::cuda {

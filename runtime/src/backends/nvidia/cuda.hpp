@@ -1,9 +1,7 @@
 // CUDA's runtime API with RAII, and errors as exceptions.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
-#include <cstdint>
 #include <string>
 #include <utility>
 

@@ -17,8 +17,8 @@ class RowGather {
   RowGather(const RowGather&) = delete;
   RowGather& operator=(const RowGather&) = delete;
 
-  // Whether launch() takes rows of this size: a multiple of 16 bytes.
-  bool takes(std::size_t row_bytes) const noexcept { return kernel_ != nullptr && row_bytes % piece_bytes == 0; }
+  // Whether launch() supports rows of this size: a multiple of 16 bytes.
+  bool supports(std::size_t row_bytes) const noexcept { return kernel_ != nullptr && row_bytes % piece_bytes == 0; }
 
   // Copies row rows[i] of `from` to row i of `to`, for `count` rows. All are the GPU's addresses, `to` and `from` aligned to 16
   // bytes and not overlapping. Throws REXIT_BACKEND_FAILED.

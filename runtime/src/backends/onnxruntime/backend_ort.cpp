@@ -188,8 +188,8 @@ class OrtStop final : public Stop {
 
 class OrtBackend final : public Backend {
  public:
-  // `min_past`: least rows of past keys and values; a pass with a shorter prefix gets padding, which its graphs must mask. 0
-  // or 1.
+  // `min_past`: the minimum number of rows of past keys and values, 0 or 1. A pass with fewer gets padding, which its graphs must
+  // mask.
   OrtBackend(const Bundle& bundle, const Execution& execution, const Ort::SessionOptions& options, std::size_t min_past)
       : model_(bundle.model()),
         segments_(bundle.variant().segments),
@@ -298,7 +298,7 @@ class OrtBackend final : public Backend {
   const Model model_;  // copies: a reloaded bundle shares the backend and may outlive the bundle it was loaded from
   const std::vector<Segment> segments_;
   const std::size_t min_past_;
-  std::vector<std::string> paths_;      // of the graphs, for messages
+  std::vector<std::string> paths_;      // the graphs', for messages
   std::vector<std::byte> padding_row_;  // zeros: a row of any segment's keys
   Ort::MemoryInfo cpu_;
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const

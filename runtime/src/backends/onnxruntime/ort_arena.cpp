@@ -1,6 +1,7 @@
 #include "backends/onnxruntime/ort_arena.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
 #include <new>
 
@@ -8,7 +9,7 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t alignment = 64, granule = 256;
-constexpr std::uint32_t reserve_version = 18;  // of an OrtAllocator whose last function is Reserve
+constexpr std::uint32_t reserve_version = 18;  // the version of an OrtAllocator whose last function is Reserve
 
 // Precedes each block.
 struct alignas(alignment) BlockHeader {

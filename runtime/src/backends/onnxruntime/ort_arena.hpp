@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
 #include <mutex>
 #include <vector>
 
@@ -54,7 +53,7 @@ class Arena {
   mutable std::mutex mutex_;
   FreeBlocks free_;  // by size
   Usage usage_{0, 0};
-  std::size_t in_use_ = 0, peak_in_use_ = 0;  // of usage_.runs; the peak since the last trim
+  std::size_t in_use_ = 0, peak_in_use_ = 0;  // bytes that usage_.runs includes; the peak since the last trim
   std::size_t block_count_ = 0;               // allocations so far
   std::atomic_flag in_run_ = ATOMIC_FLAG_INIT;
   Arena* next_ = nullptr;
@@ -83,7 +82,7 @@ class OrtArena final : public OrtAllocator {
 
   // The arena of this thread's run, or the shared arena.
   Arena& current() noexcept;
-  // Of all arenas together.
+  // The sum over all arenas.
   Arena::Usage usage() const;
   void trim();
 

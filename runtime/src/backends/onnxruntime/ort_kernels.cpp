@@ -17,9 +17,9 @@ namespace {
 
 using kernels::PackedWeight;
 using kernels::PanelProduct;
-using kernels::Quantized;
 using kernels::QuantizedInput;
-using kernels::Rounded;
+using kernels::QuantizedRows;
+using kernels::RoundedRows;
 using kernels::SlateAttention;
 using kernels::Threads;
 
@@ -70,13 +70,13 @@ class Call final : public Threads {
   }
 
   // The output: bfloat16 values in x's shape.
-  Rounded rounded(const Tensor& x) const {
+  RoundedRows rounded(const Tensor& x) const {
     require_rows(x);
     return {output<std::uint16_t>(0, x), x.rows(), x.width()};
   }
 
   // The outputs: uint8 values in x's shape, and a scale per row.
-  Quantized quantized(const Tensor& x) const {
+  QuantizedRows quantized(const Tensor& x) const {
     require_rows(x);
     Tensor scales = x;
     scales.sizes[x.rank - 1] = 1;
@@ -337,7 +337,7 @@ struct ProductKernel : QuantizingKernel {
   }
 
   struct Operands {
-    Tensor shape;  // of the product
+    Tensor shape;  // the product's
     QuantizedInput x;
     std::array<PackedWeight, weights> weight;
     std::size_t columns;

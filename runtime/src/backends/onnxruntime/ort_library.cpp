@@ -83,8 +83,8 @@ int minor_of(const std::string& version) {
 using Lines = std::vector<std::pair<rexit_log_level, std::string>>;
 thread_local Lines* deferred_lines = nullptr;
 
-// The process's environment, if there is one: then the options say nothing. With `own_threads` there is no pool in a new one,
-// whose threads nobody may use.
+// The process's environment, if there is one: then the options have no effect. With `own_threads` a new one has no pool, whose
+// threads would be idle.
 Ort::Env* make_environment(const Runtime& runtime, const Execution& execution) {
   Ort::ThreadingOptions options;
   options.SetGlobalIntraOpNumThreads(runtime.threads);

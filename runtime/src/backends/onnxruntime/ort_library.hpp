@@ -14,8 +14,8 @@ namespace rexit::core {
 // environment. All segments share its thread pool: a pool per segment would spin against the others and take 1.8 times as long on
 // two cores. If the host program has created an environment before, this returns that environment, which may have no such pool.
 //
-// Later calls ignore `library`. Throws REXIT_INVALID_ARGUMENT if the existing pool or the loaded library is another than
-// `execution` wants, REXIT_BACKEND_MISSING if there is no library or it is older than ort_api_version.
+// Later calls ignore `library`. Throws REXIT_INVALID_ARGUMENT if `execution` asks for another pool or library than
+// the existing one, REXIT_BACKEND_MISSING if there is no library or it is older than ort_api_version.
 Ort::Env& ort_environment(const Execution& execution);
 
 // Throws REXIT_BACKEND_MISSING if the library cannot load weights from memory. Only after ort_environment().
@@ -26,7 +26,7 @@ std::int32_t ort_threads(const Execution& execution);
 const std::string& ort_version();
 
 // Throws REXIT_BACKEND_MISSING if the library that ort_environment opened is too old for graphs of this opset. Call it before
-// loading a graph: ONNX Runtime's own error is about its source files. `owner`: of the graphs, for the message.
+// loading a graph: ONNX Runtime's own error is about its source files. `owner`: what the graphs belong to, for the message.
 void check_opset(std::size_t opset, const std::string& owner);
 // The same for library version `version`, "1.21.0".
 void check_opset(std::size_t opset, const std::string& owner, const std::string& version);

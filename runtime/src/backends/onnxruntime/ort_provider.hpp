@@ -13,7 +13,7 @@ void check_provider(Provider provider);
 
 void append_provider(Ort::SessionOptions& options, Provider provider, std::int32_t device_id);
 
-// The provider that the caller names, with the caller's options. Throws REXIT_BACKEND_MISSING if the library lacks it or refuses
+// Appends the provider `execution.provider` with its options. Throws REXIT_BACKEND_MISSING if the library lacks it or refuses
 // the options.
 void append_named_provider(Ort::SessionOptions& options, const Execution& execution);
 

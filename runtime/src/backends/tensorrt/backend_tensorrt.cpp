@@ -34,14 +34,14 @@ class WorkerPool {
   const cuda::Device& device() const noexcept { return device_; }
   cuda::DeviceMemory& memory() const noexcept { return *memory_; }
 
-  std::unique_ptr<Worker> take() {
+  std::unique_ptr<Worker> acquire_worker() {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (idle_worker_ != nullptr) return std::move(idle_worker_);
     }
     return make_worker();
   }
-  void put_back(std::unique_ptr<Worker> worker) noexcept {
+  void return_worker(std::unique_ptr<Worker> worker) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (idle_worker_ == nullptr) idle_worker_ = std::move(worker);
   }
@@ -67,13 +67,13 @@ class TensorRtBackend final : public Backend {
  public:
   explicit TensorRtBackend(std::shared_ptr<WorkerPool> pool) : pool_(std::move(pool)) {
     const cuda::OnDevice on(pool_->device());
-    worker_ = pool_->take();
+    worker_ = pool_->acquire_worker();
     gpu_bytes_ = worker_->device_bytes();
   }
   ~TensorRtBackend() override {
     const cuda::OnDevice on(pool_->device());
     worker_->wait_nothrow();
-    pool_->put_back(std::move(worker_));
+    pool_->return_worker(std::move(worker_));
   }
 
   void run(std::size_t segment, const Pass& pass) const override {

@@ -32,7 +32,7 @@ void BoundPass::bind(nvinfer1::IExecutionContext& context, const LoadedEngine& l
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const TensorSpec& spec = loaded.inputs[i];
     // const_cast: TensorRT only reads its inputs.
-    if (!context.setInputShape(spec.name.c_str(), dims_of(spec, sizes.of(spec.dynamic))) ||
+    if (!context.setInputShape(spec.name.c_str(), dims_of(spec, sizes.size(spec.dynamic))) ||
         !context.setTensorAddress(spec.name.c_str(), const_cast<void*>(inputs[i])))
       fail_rejected(loaded, spec);
   }
@@ -41,7 +41,7 @@ void BoundPass::bind(nvinfer1::IExecutionContext& context, const LoadedEngine& l
     const TensorSpec& spec = loaded.outputs[i];
     if (outputs[i] == nullptr) {
       outputs[i] = unused;
-      unused += aligned(bytes_of(spec, sizes.of(spec.dynamic)));
+      unused += aligned(bytes_of(spec, sizes.size(spec.dynamic)));
     }
     if (!context.setTensorAddress(spec.name.c_str(), outputs[i])) fail_rejected(loaded, spec);
   }

@@ -50,7 +50,7 @@ PassBuffers::PassBuffers(const cuda::Device& device, cuda::DeviceMemory& memory,
 void PassBuffers::reserve(const std::vector<LoadedEngine>& engines, const cuda::Stream& stream) {
   const Sizes sizes(engines);
   max_tokens = sizes.max_tokens;
-  // Of rows that move, a prefix and the following slate.
+  // For the inputs of a prefix and of the slate that follows, and for the numbers of rows that move.
   inputs.reserve(2 * sizes.inputs + aligned(max_tokens * sizeof(std::int64_t)), "memory for inputs");
   logits.reserve(sizes.logits, "memory for logits");
   unused_outputs.reserve(sizes.unused_outputs, "device memory for outputs");

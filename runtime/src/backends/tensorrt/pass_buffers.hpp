@@ -29,8 +29,8 @@ struct PassBuffers {
   cuda::DeviceBuffer unused_outputs;  // TensorRT writes every output
   cuda::DeviceBuffer hidden_in, hidden_out;
   cuda::DeviceBuffer padding_row;  // zeros: the past of a pass without a prefix
-  cuda::DeviceBuffer working;      // of the engines' layers; contexts run one after another, so they share it
-  std::size_t max_tokens = 0;      // of a pass
+  cuda::DeviceBuffer working;      // the engines' layers; contexts run one after another, so they share it
+  std::size_t max_tokens = 0;      // per pass
 
  private:
   cuda::DeviceBuffer* device_buffers_[5];

@@ -14,7 +14,7 @@ namespace rexit::core {
 struct PassSizes {
   std::size_t tokens, prefix, rows, vectors;
 
-  std::size_t of(Dynamic dynamic) const noexcept {
+  std::size_t size(Dynamic dynamic) const noexcept {
     switch (dynamic) {
       case Dynamic::tokens:
         return tokens;
@@ -29,7 +29,7 @@ struct PassSizes {
   }
 };
 
-// The least sizes that an engine accepts: without a prefix, a row of padding is its past.
+// Without a prefix a row of padding is the past.
 inline PassSizes sizes_of(const Pass& pass) noexcept {
   return {pass.tokens, std::max<std::size_t>(pass.prefix, 1), pass.rows, pass.vector_rows};
 }

@@ -1,6 +1,5 @@
 #include "backends/tensorrt/worker.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
@@ -93,7 +92,7 @@ void Worker::copy_rows(void* to, std::size_t to_pitch, const void* from, std::si
 // Gathered aside by one launch and brought back by one copy, however many candidates stay. A single move needs no more than that.
 void Worker::move_rows(void* rows, std::size_t bytes, const RowMove* moves, std::size_t count) {
   auto* const data = static_cast<std::byte*>(rows);
-  if (count == 1 || !gather_.takes(bytes)) {
+  if (count == 1 || !gather_.supports(bytes)) {
     for (const RowMove* move = moves; move != moves + count; ++move)
       copy(data + move->to * bytes, data + move->from * bytes, move->count * bytes);
     return;
@@ -104,7 +103,7 @@ void Worker::move_rows(void* rows, std::size_t bytes, const RowMove* moves, std:
     for (std::size_t row = move->from; row < move->from + move->count; ++row) {
       row_numbers_.push_back(static_cast<std::int64_t>(row));
       if (row_numbers_.size() < buffers_.max_tokens) continue;
-      gather_rows(data, bytes, to);  // of a slate that exceeds a pass; what follows lies behind its targets
+      gather_rows(data, bytes, to);  // a slate larger than a pass: the remaining rows are behind these targets
       to += row_numbers_.size();
       row_numbers_.clear();
     }
@@ -114,7 +113,7 @@ void Worker::move_rows(void* rows, std::size_t bytes, const RowMove* moves, std:
 // Moves the rows of row_numbers_ to row `to` and the next ones.
 void Worker::gather_rows(std::byte* rows, std::size_t bytes, std::size_t to) {
   const std::size_t count = row_numbers_.size(), size = count * sizeof(std::int64_t);
-  const std::size_t begin = take_inputs(aligned(size), "moving hidden states");
+  const std::size_t begin = allocate_inputs(aligned(size), "moving hidden states");
   std::memcpy(buffers_.inputs.host() + begin, row_numbers_.data(), size);
   buffers_.inputs.upload(begin, size, "copying row numbers");
   std::byte* const buffer = move_buffer_.reserve(count * bytes, "device memory for moving hidden states");
@@ -134,7 +133,7 @@ void Worker::wait_nothrow() noexcept {
 
 // Returns where `bytes` begin in buffers_.inputs. They must not be overwritten before the work that reads them has finished,
 // which the next wait for logits guarantees.
-std::size_t Worker::take_inputs(std::size_t bytes, const std::string& where) {
+std::size_t Worker::allocate_inputs(std::size_t bytes, const std::string& where) {
   if (inputs_used_ + bytes > buffers_.inputs.bytes()) wait(where);
   const std::size_t begin = inputs_used_;
   inputs_used_ += bytes;
@@ -152,7 +151,7 @@ void Worker::upload_inputs(const LoadedEngine& loaded, const Pass& pass) {
                                                                   {pass.vectors, vectors}}};
   std::size_t bytes = 0;
   for (const auto& [data, size] : parts) bytes += aligned(size);
-  const std::size_t begin = take_inputs(bytes, loaded.plan.path);
+  const std::size_t begin = allocate_inputs(bytes, loaded.plan.path);
   std::size_t end = begin;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].second != 0) std::memcpy(buffers_.inputs.host() + end, parts[i].first, parts[i].second);

@@ -41,7 +41,7 @@ class Worker {
 
  private:
   void reserve_memory();
-  std::size_t take_inputs(std::size_t bytes, const std::string& where);
+  std::size_t allocate_inputs(std::size_t bytes, const std::string& where);
   void gather_rows(std::byte* rows, std::size_t bytes, std::size_t to);
   void upload_inputs(const LoadedEngine& loaded, const Pass& pass);
   const void* aligned_hidden(const LoadedEngine& loaded, const Pass& pass);
@@ -53,8 +53,8 @@ class Worker {
   cuda::DeviceBuffer move_buffer_;
   bool has_memory_ = false;
   std::size_t inputs_used_ = 0;            // bytes of buffers_.inputs that running copies or passes may read
-  BoundPass bound_;                        // of the current pass
-  std::vector<std::int64_t> row_numbers_;  // of the current gather
+  BoundPass bound_;                        // the current pass
+  std::vector<std::int64_t> row_numbers_;  // the current gather's
   // [segments][profiles]: prefixes and slates alternate, and a context that switches profiles sets up its layers again.
   std::vector<std::vector<ExecutionContext>> contexts_;
 };

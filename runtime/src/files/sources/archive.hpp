@@ -13,7 +13,7 @@ namespace rexit::core {
 class Archive final : public Source {
  public:
   // All of `whole`. Reads the headers alone. Throws REXIT_CORRUPT for a damaged archive, a link or a name that a bundle must not
-  // contain; REXIT_UNSUPPORTED for extensions of the format. `path`: of the file system, to notice a replacement; empty: none.
+  // contain; REXIT_UNSUPPORTED for extensions of the format. `path`: the path of `whole`, to notice a replacement; empty: none.
   explicit Archive(File whole, std::string path = {});
 
   bool has(const std::string& path) const override { return members_.count(path) != 0; }

@@ -11,7 +11,7 @@ namespace rexit::core {
 
 class File {
  public:
-  static constexpr std::size_t alignment = 64;  // of aligned()
+  static constexpr std::size_t alignment = 64;  // what aligned() guarantees
 
   // A file of the file system, mapped.
   explicit File(const std::string& path, platform::Links links = platform::Links::refuse);
@@ -37,7 +37,7 @@ class File {
 
  private:
   std::string path_;
-  std::shared_ptr<const void> copy_;           // of unaligned data
+  std::shared_ptr<const void> copy_;           // null: the data are not a copy
   std::shared_ptr<const MappedFile> mapping_;  // null: memory of the program
   const unsigned char* data_;
   std::size_t size_;

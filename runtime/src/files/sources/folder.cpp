@@ -1,7 +1,6 @@
 #include "files/sources/folder.hpp"
 
 #include <algorithm>
-#include <cstdint>
 
 #include "base/platform.hpp"
 #include "base/status.hpp"
@@ -14,7 +13,7 @@ using platform::Links;
 
 constexpr std::size_t max_listed = 1000;
 
-// Of a file or folder that is there. Throws for a symbolic link.
+// Describes an existing file or folder. Throws for a symbolic link.
 FileInfo info_of(const std::string& path) {
   const std::optional<FileInfo> info = platform::info_at(path, Links::refuse);
   if (!info) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", platform::error_text());

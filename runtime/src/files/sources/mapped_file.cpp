@@ -7,7 +7,7 @@
 namespace rexit::core {
 namespace {
 
-int checked(int descriptor, const std::string& path, bool was_link) {
+int require_open(int descriptor, const std::string& path, bool was_link) {
   if (was_link) fail(REXIT_CORRUPT, path, ": is a symbolic link or below one, which is not followed");
   if (descriptor < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", platform::error_text());
   return descriptor;
@@ -16,13 +16,13 @@ int checked(int descriptor, const std::string& path, bool was_link) {
 int open_file(const std::string& path, platform::Links links) {
   bool was_link = false;
   const int descriptor = platform::open_to_read(path, links, was_link);
-  return checked(descriptor, path, was_link);
+  return require_open(descriptor, path, was_link);
 }
 
 int open_file_below(const std::string& folder, const std::string& path) {
   bool was_link = false;
   const int descriptor = platform::open_below(folder, path, was_link);
-  return checked(descriptor, folder + "/" + path, was_link);
+  return require_open(descriptor, folder + "/" + path, was_link);
 }
 
 }  // namespace

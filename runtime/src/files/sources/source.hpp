@@ -43,7 +43,7 @@ class Source {
   std::string name_;
 };
 
-// The bundle at a path: a folder, or an archive if a plain file stands there.
+// The bundle at a path: an archive if it is a plain file, else a folder.
 std::shared_ptr<const Source> open_source(const std::string& path);
 // An archive in memory, which must outlive it.
 std::shared_ptr<const Source> open_archive(const std::string& name, const unsigned char* data, std::size_t size);

@@ -158,7 +158,7 @@ struct PairOperands {
 namespace {
 
 template <int W, int V>
-constexpr PairTable pair_table_of() {
+constexpr PairTable make_pair_table() {
   return {[](void* work, std::size_t i) { pack_pairs<W>(*static_cast<const AttentionWork*>(work), i); },
           [](void* work, std::size_t i) { attend_tokens<W, V, PairOperands<W>>(*static_cast<const AttentionWork*>(work), i); },
           [](void* work, std::size_t i) { multiply_panel_pairs<W, V>(*static_cast<const PanelWork*>(work), i); }};

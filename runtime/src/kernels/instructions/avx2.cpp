@@ -1,8 +1,8 @@
 // Compiled for AVX2, FMA and F16C; called only where the processor has them.
-#include "kernels/table_of.hpp"
+#include "kernels/make_table.hpp"
 
 namespace rexit::core::kernels {
 
-extern const Table avx2_table = table_of<8, 2>();
+extern const Table avx2_table = make_table<8, 2>();
 
 }  // namespace rexit::core::kernels

@@ -1,8 +1,8 @@
 // Compiled for AVX-512; called only where the processor has it.
-#include "kernels/table_of.hpp"
+#include "kernels/make_table.hpp"
 
 namespace rexit::core::kernels {
 
-extern const Table avx512_table = table_of<16, 4>();
+extern const Table avx512_table = make_table<16, 4>();
 
 }  // namespace rexit::core::kernels

@@ -3,6 +3,6 @@
 
 namespace rexit::core::kernels {
 
-extern const PairTable avx512_pairs = pair_table_of<16, 4>();
+extern const PairTable avx512_pairs = make_pair_table<16, 4>();
 
 }  // namespace rexit::core::kernels

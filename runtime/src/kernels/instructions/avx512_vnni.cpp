@@ -3,6 +3,6 @@
 
 namespace rexit::core::kernels {
 
-extern const Int8ProductTable avx512_int8 = int8_table_of<16>();
+extern const Int8ProductTable avx512_int8 = make_int8_table<16>();
 
 }  // namespace rexit::core::kernels

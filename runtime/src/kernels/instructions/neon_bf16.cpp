@@ -3,6 +3,6 @@
 
 namespace rexit::core::kernels {
 
-extern const PairTable neon_pairs = pair_table_of<4, 4>();
+extern const PairTable neon_pairs = make_pair_table<4, 4>();
 
 }  // namespace rexit::core::kernels

@@ -179,7 +179,7 @@ REXIT_INLINE void int8_task(const Int8ProductWork work, std::size_t i, std::size
 namespace {
 
 template <int W>
-constexpr Int8ProductTable int8_table_of() {
+constexpr Int8ProductTable make_int8_table() {
   return {
       [](void* work, std::size_t i) { int8_task<PlainTile, W, 4>(*static_cast<const Int8ProductWork*>(work), i, int8_columns); },
       [](void* work, std::size_t i) {

@@ -20,7 +20,7 @@ void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::siz
 }
 
 void multiply_swiglu_quantize_rows(const QuantizedInput& x, const PackedWeight& gate, const PackedWeight& up,
-                                   const Quantized& out, const Threads& threads, const Table& with) {
+                                   const QuantizedRows& out, const Threads& threads, const Table& with) {
   if (out.rows == 0 || out.width == 0) return;
   const Threads::Scratch scratch(threads, product(out.rows, out.width, sizeof(float)));
   auto* gated = reinterpret_cast<float*>(scratch.data());

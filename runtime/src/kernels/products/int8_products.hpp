@@ -37,6 +37,6 @@ void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::siz
                    const Threads& threads, const Table& with = table());
 // Quantizes silu(y of gate) * y of up, both [rows, columns]; columns is out.width.
 void multiply_swiglu_quantize_rows(const QuantizedInput& x, const PackedWeight& gate, const PackedWeight& up,
-                                   const Quantized& out, const Threads& threads, const Table& with = table());
+                                   const QuantizedRows& out, const Threads& threads, const Table& with = table());
 
 }  // namespace rexit::core::kernels

@@ -14,7 +14,7 @@ constexpr std::size_t task_rows = 8;
 struct RowWork {
   const float *x, *other, *scale;
   float epsilon;
-  Quantized quantized;
+  QuantizedRows quantized;
   std::int8_t* cache;
   float* out;
   std::uint16_t* rounded;

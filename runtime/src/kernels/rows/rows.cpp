@@ -11,17 +11,17 @@ void run_rows(Threads::Function task, RowWork work, const Threads& threads) {
 
 }  // namespace
 
-void quantize_rows(const float* x, const Quantized& out, const Threads& threads, const Table& with) {
+void quantize_rows(const float* x, const QuantizedRows& out, const Threads& threads, const Table& with) {
   run_rows(with.quantize, {x, nullptr, nullptr, 0, out, nullptr, nullptr, nullptr, out.rows, out.width}, threads);
 }
 
-void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads,
+void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const QuantizedRows& out, const Threads& threads,
                             const Table& with) {
   run_rows(with.rms_norm_quantize, {x, weight, nullptr, epsilon, out, nullptr, nullptr, nullptr, out.rows, out.width}, threads);
 }
 
-void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads,
-                          const Table& with) {
+void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const QuantizedRows& out,
+                          const Threads& threads, const Table& with) {
   run_rows(with.swiglu_quantize, {gate, up, scale, 0, out, nullptr, nullptr, nullptr, out.rows, out.width}, threads);
 }
 
@@ -35,16 +35,16 @@ void scale_add_rows(const float* product, const float* scale, const float* resid
   run_rows(with.scale_add, {product, residual, scale, 0, {}, nullptr, out, nullptr, rows, width}, threads);
 }
 
-void round_rows(const float* x, const Rounded& out, const Threads& threads, const Table& with) {
+void round_rows(const float* x, const RoundedRows& out, const Threads& threads, const Table& with) {
   run_rows(with.round, {x, nullptr, nullptr, 0, {}, nullptr, nullptr, out.values, out.rows, out.width}, threads);
 }
 
-void rms_norm_round_rows(const float* x, const float* weight, float epsilon, const Rounded& out, const Threads& threads,
+void rms_norm_round_rows(const float* x, const float* weight, float epsilon, const RoundedRows& out, const Threads& threads,
                          const Table& with) {
   run_rows(with.rms_norm_round, {x, weight, nullptr, epsilon, {}, nullptr, nullptr, out.values, out.rows, out.width}, threads);
 }
 
-void swiglu_round_rows(const float* gate, const float* up, const Rounded& out, const Threads& threads, const Table& with) {
+void swiglu_round_rows(const float* gate, const float* up, const RoundedRows& out, const Threads& threads, const Table& with) {
   run_rows(with.swiglu_round, {gate, up, nullptr, 0, {}, nullptr, nullptr, out.values, out.rows, out.width}, threads);
 }
 

@@ -14,27 +14,27 @@
 namespace rexit::core::kernels {
 
 // Output of the quantizing operators: values [rows, width], scales [rows].
-struct Quantized {
+struct QuantizedRows {
   std::uint8_t* values;
   float* scales;
   std::size_t rows, width;
 };
 
 // Output of the rounding operators: bfloat16 [rows, width].
-struct Rounded {
+struct RoundedRows {
   std::uint16_t* values;
   std::size_t rows, width;
 };
 
 // All inputs are float32 and dense: [rows, width], scale [rows], weight [width].
 // Quantizes x[t].
-void quantize_rows(const float* x, const Quantized& out, const Threads& threads, const Table& with = table());
+void quantize_rows(const float* x, const QuantizedRows& out, const Threads& threads, const Table& with = table());
 // Quantizes x[t] / sqrt(mean(x[t]^2) + epsilon) * weight.
-void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads,
+void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const QuantizedRows& out, const Threads& threads,
                             const Table& with = table());
 // Quantizes silu(gate[t] * scale[t]) * up[t] * scale[t].
-void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads,
-                          const Table& with = table());
+void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const QuantizedRows& out,
+                          const Threads& threads, const Table& with = table());
 // Writes x[t] as int8 rows of keys or values (Stored), [rows, width + 1]: round(x[t] / scale_of(e)) with the smallest e such that
 // no number exceeds 127. Beyond the largest scale numbers are clamped. A row with a number that is not finite gets the lowest e,
 // which reads as NaN.
@@ -44,12 +44,12 @@ void quantize_cache(const float* x, std::int8_t* out, std::size_t rows, std::siz
 void scale_add_rows(const float* product, const float* scale, const float* residual, float* out, std::size_t rows,
                     std::size_t width, const Threads& threads, const Table& with = table());
 // Rounds x[t].
-void round_rows(const float* x, const Rounded& out, const Threads& threads, const Table& with = table());
+void round_rows(const float* x, const RoundedRows& out, const Threads& threads, const Table& with = table());
 // Rounds x[t] / sqrt(mean(x[t]^2) + epsilon) * weight.
-void rms_norm_round_rows(const float* x, const float* weight, float epsilon, const Rounded& out, const Threads& threads,
+void rms_norm_round_rows(const float* x, const float* weight, float epsilon, const RoundedRows& out, const Threads& threads,
                          const Table& with = table());
 // Rounds silu(gate[t]) * up[t].
-void swiglu_round_rows(const float* gate, const float* up, const Rounded& out, const Threads& threads,
+void swiglu_round_rows(const float* gate, const float* up, const RoundedRows& out, const Threads& threads,
                        const Table& with = table());
 
 }  // namespace rexit::core::kernels

@@ -33,7 +33,8 @@ class VectorRows {
   std::size_t memory() const noexcept;
 
  private:
-  struct Slot {  // of an open-addressing hash table: id to row
+  // An open-addressing hash table: id to row.
+  struct Slot {
     std::int32_t id = none, row = 0;
   };
   static constexpr std::int32_t none = -1;

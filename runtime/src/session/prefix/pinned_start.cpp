@@ -9,7 +9,7 @@ namespace {
 // compute them.
 constexpr std::size_t min_tokens = 8;
 
-// Of a longer start, only so many tokens are pinned. A bundle of a few kilobytes can repeat a piece until the start has 16
+// A longer start is pinned up to here. A bundle of a few kilobytes can repeat a piece until the start has 16
 // million tokens, and nothing can cancel an open. Sessions compute and cache the rest.
 constexpr std::size_t max_tokens = 4096;
 

@@ -9,8 +9,15 @@
 
 namespace rexit::core {
 
-// In a backend's memory. Segment k has been computed for the first computed_tokens[k] tokens. No segment is ahead of its
-// predecessor.
+// A prefix in a backend's memory. Segment k has been computed for the first computed_tokens[k] tokens, and no segment is ahead of
+// its predecessor. With three segments and computed_tokens 6, 4, 4:
+//
+//   token        0  1  2  3  4  5  6  7
+//   segment 0    k  k  k  k  k  k             k: keys and values are in segments[0]
+//   segment 1    k  k  k  k
+//   segment 2    k  k  k  k
+//   hidden                   h  h             h: output of segment 0, which segment 1 will read
+//
 struct Prefix {
   Prefix(const Bundle& bundle, const Backend& backend);
 

@@ -68,34 +68,46 @@ void PrefixCache::release_oversized_blocks(Prefix& entry, bool keep_shared) {
   computation_.release_oversized_buffers(count);
 }
 
-// Copies the first shared_tokens_ from the source. Nothing waits for copies from the pinned start, which outlives them. If
-// `entry` is the source itself, rows move within its blocks by way of the buffers.
+// Copies what the source has computed for the first shared_tokens_. Nothing waits for copies from the pinned start, which
+// outlives them.
 void PrefixCache::copy_start(Prefix& entry, const PrefixSource& source) {
-  const std::size_t count = entry.tokens.size(), row = layout_.hidden_row();
-  const bool in_place = source.prefix == &entry;
-  for (std::size_t k = 0; k < shared_tokens_.size() && shared_tokens_[k] != 0; ++k) {
-    Tensors from = source.tensors_of(layout_, k);
-    if (in_place) {
-      Block& aside = computation_.cache_buffer();
-      aside.reserve(layout_.packed_bytes(k, shared_tokens_[k]));
-      const Tensors buffer = layout_.packed_tensors(aside.data(), k, shared_tokens_[k]);
-      layout_.copy(buffer, from, k, shared_tokens_[k]);
-      from = buffer;
-    }
-    store_.reserve(entry.segments[k], layout_.block_bytes(k, count), source.prefix);
-    layout_.copy(layout_.tensors_of(entry.segments[k], k, count), from, k, shared_tokens_[k]);
-    addresses_.set(entry, k, layout_);
-  }
-  const std::size_t from = shared_tokens_.back(), states = shared_tokens_.front() - from;
-  // The pinned start has no hidden states, so the source here is a cached prefix.
-  if (states != 0 && !(in_place && entry.hidden.bytes() >= count * row)) {
-    Block& aside = computation_.hidden_buffer();
-    if (in_place) entry.hidden.swap(aside);
-    store_.reserve(entry.hidden, count * row, source.prefix);
-    backend_.copy(entry.hidden.data() + from * row, (in_place ? aside : source.prefix->hidden).data() + from * row, states * row);
-  }
+  for (std::size_t k = 0; k < shared_tokens_.size() && shared_tokens_[k] != 0; ++k) copy_keys_and_values(entry, source, k);
+  copy_hidden_states(entry, source);
   entry.computed_tokens = shared_tokens_;
   store_.evict_for(0, nullptr);
+}
+
+// If `entry` is the source itself, its heads move within the block, since they are `entry.tokens.size()` rows apart now. They go
+// by way of a buffer.
+void PrefixCache::copy_keys_and_values(Prefix& entry, const PrefixSource& source, std::size_t segment) {
+  const std::size_t count = entry.tokens.size(), shared = shared_tokens_[segment];
+  Tensors from = source.tensors_of(layout_, segment);
+  if (source.prefix == &entry) {
+    const Tensors old = from;
+    Block& buffer = computation_.cache_buffer();
+    buffer.reserve(layout_.packed_bytes(segment, shared));
+    from = layout_.packed_tensors(buffer.data(), segment, shared);
+    layout_.copy(from, old, segment, shared);
+  }
+  store_.reserve(entry.segments[segment], layout_.block_bytes(segment, count), source.prefix);
+  layout_.copy(layout_.tensors_of(entry.segments[segment], segment, count), from, segment, shared);
+  addresses_.set(entry, segment, layout_);
+}
+
+// The pinned start has no hidden states that a segment will read, so a source with some is a cached prefix. If that is `entry`
+// itself, they stay where they are, or by way of a buffer get a larger block.
+void PrefixCache::copy_hidden_states(Prefix& entry, const PrefixSource& source) {
+  const std::size_t row = layout_.hidden_row(), bytes = entry.tokens.size() * row;
+  const std::size_t begin = shared_tokens_.back() * row, end = shared_tokens_.front() * row;
+  if (begin == end) return;
+  const Block* from = &source.prefix->hidden;
+  if (source.prefix == &entry) {
+    if (entry.hidden.bytes() >= bytes) return;
+    entry.hidden.swap(computation_.hidden_buffer());
+    from = &computation_.hidden_buffer();
+  }
+  store_.reserve(entry.hidden, bytes, source.prefix);
+  backend_.copy(entry.hidden.data() + begin, from->data() + begin, end - begin);
 }
 
 std::size_t PrefixCache::deepen() {

@@ -21,8 +21,8 @@ namespace rexit::core {
 // the current prefix.
 class PrefixCache {
  public:
-  // All must outlive the cache. `vectors`: of the current request. `budget`: bytes of all prefixes together; the current prefix
-  // stays even if it alone is larger. `start`: null: no pinned start.
+  // All must outlive the cache. `vectors`: those of the current request. `budget`: bytes of all prefixes together; the current
+  // prefix stays even if it alone is larger. `start`: null: no pinned start.
   PrefixCache(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t budget,
               const PinnedStart* start = nullptr);
 
@@ -52,6 +52,8 @@ class PrefixCache {
   void use(Prefix& entry) noexcept;
   void release_oversized_blocks(Prefix& entry, bool keep_shared);
   void copy_start(Prefix& entry, const PrefixSource& source);
+  void copy_keys_and_values(Prefix& entry, const PrefixSource& source, std::size_t segment);
+  void copy_hidden_states(Prefix& entry, const PrefixSource& source);
 
   const Bundle& bundle_;
   const Backend& backend_;
@@ -62,7 +64,7 @@ class PrefixCache {
   Prefix empty_;
   Prefix* current_;                         // an entry of store_, or empty_
   std::vector<std::size_t> shared_tokens_;  // [segments]: leading tokens that the current prefix takes from its source
-  CacheAddresses addresses_;                // of the current prefix
+  CacheAddresses addresses_;                // those of the current prefix
   PrefixComputation computation_;
 };
 

@@ -35,45 +35,52 @@ void PrefixComputation::compute(Prefix& prefix, std::size_t segment) {
   computed = prefix.tokens.size();
 }
 
-void PrefixComputation::compute_all(Prefix& prefix, std::size_t index) {
-  store_.reserve(prefix.segments[index], layout_.block_bytes(index, prefix.tokens.size()), nullptr);
-  addresses_.set(prefix, index, layout_);
+void PrefixComputation::compute_all(Prefix& prefix, std::size_t segment) {
+  store_.reserve(prefix.segments[segment], layout_.block_bytes(segment, prefix.tokens.size()), nullptr);
+  addresses_.set(prefix, segment, layout_);
   Pass pass;
-  pass.new_keys = addresses_.keys(index);
-  pass.new_values = addresses_.values(index);
-  run(prefix, index, 0, pass);
-  if (!bundle_.variant().segments[index].last) prefix.hidden.swap(hidden_next_);
+  pass.new_keys = addresses_.keys(segment);
+  pass.new_values = addresses_.values(segment);
+  run(prefix, segment, 0, pass);
+  if (!bundle_.variant().segments[segment].last) prefix.hidden.swap(hidden_out_);
 }
 
 // Computes a segment for the tokens from `from` on. The earlier ones are computed.
-void PrefixComputation::compute_rest(Prefix& prefix, std::size_t index, std::size_t from) {
-  const std::size_t total = prefix.tokens.size(), count = total - from, row = layout_.row(index);
-  const std::size_t heads = bundle_.model().kv_heads, layers = bundle_.variant().segments[index].layers();
-  void *const *keys = addresses_.keys(index), *const *values = addresses_.values(index);
-  lay_out_scratch(index, from, total);
-  HeadRows past(backend_, heads, from * row, total * row, from * row);
-  for (std::size_t i = 0; i < layers; ++i) {
-    past.add(as_bytes(past_keys_[i]), as_bytes(keys[i]));
-    past.add(as_bytes(past_values_[i]), as_bytes(values[i]));
-  }
-  past.finish();
-
+void PrefixComputation::compute_rest(Prefix& prefix, std::size_t segment, std::size_t from) {
+  const std::size_t total = prefix.tokens.size(), row = layout_.hidden_row();
+  lay_out_scratch(segment, from, total);
+  copy_past(segment, from, total);
   Pass pass;
   pass.past_keys = past_keys_.data();
   pass.past_values = past_values_.data();
   pass.new_keys = new_keys_.data();
   pass.new_values = new_values_.data();
-  run(prefix, index, from, pass);
+  run(prefix, segment, from, pass);
+  copy_new(segment, from, total);
+  if (!bundle_.variant().segments[segment].last)
+    backend_.copy(prefix.hidden.data() + from * row, hidden_out_.data(), (total - from) * row);
+}
 
-  HeadRows added(backend_, heads, total * row, count * row, count * row);
-  for (std::size_t i = 0; i < layers; ++i) {
-    added.add(as_bytes(keys[i]) + from * row, as_bytes(new_keys_[i]));
-    added.add(as_bytes(values[i]) + from * row, as_bytes(new_values_[i]));
+// From the prefix to scratch_.
+void PrefixComputation::copy_past(std::size_t segment, std::size_t from, std::size_t total) const {
+  const std::size_t row = layout_.row(segment), bytes = from * row;
+  HeadRows rows(backend_, bundle_.model().kv_heads, bytes, total * row, bytes);
+  for (std::size_t i = 0; i < bundle_.variant().segments[segment].layers(); ++i) {
+    rows.add(as_bytes(past_keys_[i]), as_bytes(addresses_.keys(segment)[i]));
+    rows.add(as_bytes(past_values_[i]), as_bytes(addresses_.values(segment)[i]));
   }
-  added.finish();
-  const std::size_t hidden = layout_.hidden_row();
-  if (!bundle_.variant().segments[index].last)
-    backend_.copy(prefix.hidden.data() + from * hidden, hidden_next_.data(), count * hidden);
+  rows.finish();
+}
+
+// From scratch_ to the prefix, behind the past.
+void PrefixComputation::copy_new(std::size_t segment, std::size_t from, std::size_t total) const {
+  const std::size_t row = layout_.row(segment), bytes = (total - from) * row;
+  HeadRows rows(backend_, bundle_.model().kv_heads, total * row, bytes, bytes);
+  for (std::size_t i = 0; i < bundle_.variant().segments[segment].layers(); ++i) {
+    rows.add(as_bytes(addresses_.keys(segment)[i]) + from * row, as_bytes(new_keys_[i]));
+    rows.add(as_bytes(addresses_.values(segment)[i]) + from * row, as_bytes(new_values_[i]));
+  }
+  rows.finish();
 }
 
 // Assigns addresses in scratch_ to the past of a pass, the first `from` tokens, and to its new keys and values. The pass needs
@@ -95,10 +102,10 @@ void PrefixComputation::lay_out_scratch(std::size_t segment, std::size_t from, s
   assign(new_keys_, new_values_, new_stride);
 }
 
-// Runs a segment for the tokens from `from` on. `pass` has the addresses of keys and values. Hidden states go to hidden_next_.
-void PrefixComputation::run(Prefix& prefix, std::size_t index, std::size_t from, Pass pass) {
+// Runs a segment for the tokens from `from` on. `pass` has the addresses of keys and values. Hidden states go to hidden_out_.
+void PrefixComputation::run(Prefix& prefix, std::size_t segment, std::size_t from, Pass pass) {
   const std::size_t total = prefix.tokens.size(), hidden = product(total, layout_.hidden_row());
-  if (index == 0 && hidden > prefix.hidden.bytes()) store_.reserve(prefix.hidden, hidden, nullptr);  // it is still empty
+  if (segment == 0 && hidden > prefix.hidden.bytes()) store_.reserve(prefix.hidden, hidden, nullptr);  // it is still empty
   if (positions_.size() < total) {
     positions_.resize(total);
     std::iota(positions_.begin(), positions_.end(), 0);
@@ -108,24 +115,24 @@ void PrefixComputation::run(Prefix& prefix, std::size_t index, std::size_t from,
   pass.tokens = total - from;
   pass.prefix = from;
   pass.rows = 1;
-  if (index == 0) vectors_.set_inputs(prefix.tokens.data() + from, pass);
+  if (segment == 0) vectors_.set_inputs(prefix.tokens.data() + from, pass);
   pass.hidden_in = prefix.hidden.data() + from * layout_.hidden_row();
   pass.positions = positions_.data() + from;
   pass.groups = groups_.data();
   pass.row_index = &last;
-  if (!bundle_.variant().segments[index].last) pass.hidden_out = hidden_next_.reserve(hidden);
-  backend_.run(index, pass);
+  if (!bundle_.variant().segments[segment].last) pass.hidden_out = hidden_out_.reserve(hidden);
+  backend_.run(segment, pass);
 }
 
 void PrefixComputation::release_oversized_buffers(std::size_t prefix_tokens) {
   std::size_t largest = 0;
   for (std::size_t k = 0; k < bundle_.exits(); ++k) largest = std::max(largest, layout_.block_bytes(k, prefix_tokens));
-  store_.release_if_oversized(hidden_next_, prefix_tokens * layout_.hidden_row());
+  store_.release_if_oversized(hidden_out_, prefix_tokens * layout_.hidden_row());
   store_.release_if_oversized(scratch_, largest);
 }
 
 std::size_t PrefixComputation::bytes() const noexcept {
-  return hidden_next_.bytes() + scratch_.bytes() + (positions_.capacity() + groups_.capacity()) * sizeof(std::int64_t);
+  return hidden_out_.bytes() + scratch_.bytes() + (positions_.capacity() + groups_.capacity()) * sizeof(std::int64_t);
 }
 
 }  // namespace rexit::core

@@ -18,7 +18,7 @@ struct PrefixSource {
   Prefix* prefix = nullptr;
   const PackedPrefix* packed = nullptr;
   std::size_t shared_tokens = 0;  // in common with the new prefix
-  std::size_t prefix_tokens = 0;  // of `prefix`, which the new prefix may overwrite
+  std::size_t prefix_tokens = 0;  // the length of `prefix`, which the new prefix may overwrite
   bool identical = false;         // the prefix is cached
 
   // Leading tokens in common that the source has computed.
@@ -32,7 +32,7 @@ class PrefixLookup {
   PrefixLookup(const Bundle& bundle, const VectorRows& vectors, const PinnedStart* start)
       : bundle_(bundle), vectors_(vectors), start_(start) {}
 
-  // The source that saves most for a prefix of `count` tokens; nothing if too few tokens are in common to save time.
+  // The source that saves the most work for a prefix of `count` tokens; nothing if too few tokens are in common to save time.
   PrefixSource find(const std::vector<std::unique_ptr<Prefix>>& entries, const std::int32_t* tokens, std::size_t count) const;
 
  private:

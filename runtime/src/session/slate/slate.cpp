@@ -23,8 +23,7 @@ Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, 
       vectors_(vectors),
       hidden_bytes_(hidden_bytes != 0 ? hidden_bytes : default_hidden_bytes),
       objectives_(bundle.objectives()),
-      hidden_(backend),
-      hidden_next_(backend) {}
+      hidden_(backend, bundle.model().hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype)) {}
 
 const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                       SlateStats& stats) {
@@ -55,7 +54,7 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
 std::size_t Slate::part_end(const Prompt& prompt, std::size_t begin) const {
   const std::size_t count = prompt.candidates(), first = prompt.offsets[1 + begin];
   if (bundle_.exits() == 1) return count;
-  const std::size_t max_tokens = std::max(hidden_bytes_ / row_bytes(), bundle_.variant().max_tokens);
+  const std::size_t max_tokens = std::max(hidden_bytes_ / hidden_.row_bytes(), bundle_.variant().max_tokens);
   const auto past_end =
       std::upper_bound(prompt.offsets.begin() + static_cast<std::ptrdiff_t>(2 + begin), prompt.offsets.end(), first + max_tokens);
   return std::max(begin + 1, static_cast<std::size_t>(past_end - prompt.offsets.begin()) - 2);
@@ -66,40 +65,44 @@ bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& 
   for (std::size_t segment = 0; !active_.empty(); ++segment) {
     if (!deepen(prefix, segment, deadline, stats)) return false;
     const Timer timer(stats.slate_us);
-    const Segment& graph = bundle_.variant().segments[segment];
-    const bool one_pass = chunk_end(0) == active_.size();
-    if (!one_pass && graph.first && !graph.last) {
-      if (hidden_.bytes() < hidden_next_.bytes()) hidden_.swap(hidden_next_);
-      hidden_.reserve(positions_.size() * row_bytes());
-    }
-    for (std::size_t begin = 0; begin < active_.size();) {
-      if (deadline.expired()) return false;
-      const std::size_t end = chunk_end(begin), first = active_[begin].begin;
-      run_chunk(segment, begin, end, prefix);
-      if (one_pass)
-        hidden_.swap(hidden_next_);
-      else if (!graph.last)
-        backend_.copy(hidden_.data() + first * row_bytes(), hidden_next_.data(),
-                      (active_[end - 1].begin + active_[end - 1].tokens - first) * row_bytes());
-      const float* logits = logits_.data();
-      if (objectives_ == 1) {
-        for (std::size_t i = begin; i < end; ++i, logits += 2)
-          apply_exit_rule(active_[i], segment, log_odds(active_[i], segment, logits), rule);
-      } else {
-        for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_)
-          apply_exit_rule(active_[i], segment, utility_log_odds(active_[i], segment, logits, rule), rule);
-      }
-      stats.candidate_layers += graph.layers() * (end - begin);
-      begin = end;
-    }
+    if (!run_segment(segment, prefix, rule, deadline, stats)) return false;
     apply_slate_rules(segment, rule);
     compact();
   }
   return true;
 }
 
-std::size_t Slate::row_bytes() const noexcept {
-  return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
+// Runs a segment for the active candidates, in as many passes as they need. Returns false if the deadline passed.
+bool Slate::run_segment(std::size_t segment, const PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
+                        SlateStats& stats) {
+  const Segment& graph = bundle_.variant().segments[segment];
+  const bool one_pass = chunk_end(0) == active_.size();  // then every later segment takes one, too
+  if (!one_pass && graph.first && !graph.last) hidden_.reserve(positions_.size());
+  for (std::size_t begin = 0; begin < active_.size();) {
+    if (deadline.expired()) return false;
+    const std::size_t end = chunk_end(begin), tokens = run_chunk(segment, begin, end, prefix);
+    if (one_pass) {
+      hidden_.take_output();
+    } else if (!graph.last) {
+      hidden_.copy_output(active_[begin].begin, tokens);
+    }
+    read_chunk(segment, begin, end, rule);
+    stats.candidate_layers += graph.layers() * (end - begin);
+    begin = end;
+  }
+  return true;
+}
+
+// Applies the exit rule to the chunk that has just run.
+void Slate::read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule) {
+  const float* logits = logits_.data();
+  if (objectives_ == 1) {
+    for (std::size_t i = begin; i < end; ++i, logits += 2)
+      apply_exit_rule(active_[i], segment, log_odds(active_[i], segment, logits), rule);
+  } else {
+    for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_)
+      apply_exit_rule(active_[i], segment, utility_log_odds(active_[i], segment, logits, rule), rule);
+  }
 }
 
 void Slate::pack(const Prompt& prompt, std::size_t begin, std::size_t end) {
@@ -140,7 +143,8 @@ std::size_t Slate::chunk_end(std::size_t begin) const {
   return end;
 }
 
-void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix) {
+// Returns the number of tokens. The logits are in logits_.
+std::size_t Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix) {
   const Segment& graph = bundle_.variant().segments[segment];
   const std::size_t first = active_[begin].begin;
   rows_.clear();
@@ -155,19 +159,20 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
   if (graph.first) {
     vectors_.set_inputs(token_ids_.data() + first, pass);
   } else {
-    pass.hidden_in = hidden_.data() + first * row_bytes();
+    pass.hidden_in = hidden_.input(first);
   }
   pass.positions = positions_.data() + first;
   pass.groups = groups_.data() + first;
   pass.row_index = rows_.data();
   pass.past_keys = prefix.keys(segment);
   pass.past_values = prefix.values(segment);
-  if (!graph.last) pass.hidden_out = hidden_next_.reserve(pass.tokens * row_bytes());
+  if (!graph.last) pass.hidden_out = hidden_.output(pass.tokens);
   pass.logits = logits_.data();
   backend_.run(segment, pass);
+  return pass.tokens;
 }
 
-// `logits`: of no and yes.
+// `logits`: (no, yes).
 inline float Slate::log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const {
   const float z = logits[1] - logits[0];
   if (!std::isfinite(z))
@@ -176,7 +181,7 @@ inline float Slate::log_odds(const Candidate& candidate, std::size_t segment, co
   return z;
 }
 
-// `logits`: a pair for each objective.
+// `logits`: (no, yes) for each objective.
 float Slate::utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
   for (std::size_t k = 0; k < objectives_; ++k) candidate_log_odds_[k] = log_odds(candidate, segment, logits + 2 * k);
   if (rule.trace != nullptr)
@@ -263,15 +268,15 @@ void Slate::compact() {
     to += moved.tokens;
     active_[count++] = moved;
   }
-  if (!moves_.empty()) backend_.move_rows(hidden_.data(), row_bytes(), moves_.data(), moves_.size());
+  hidden_.move(moves_);
   active_.resize(count, Candidate{});
   positions_.resize(to);
   groups_.resize(to);
 }
 
 std::size_t Slate::memory() const noexcept {
-  return ranks_.memory() + hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) +
-         answers_.capacity() * sizeof(Answer) + moves_.capacity() * sizeof(RowMove) +
+  return ranks_.memory() + hidden_.bytes() + active_.capacity() * sizeof(Candidate) + answers_.capacity() * sizeof(Answer) +
+         moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
          (logits_.capacity() + log_odds_.capacity() + probabilities_.capacity() + candidate_log_odds_.capacity()) * sizeof(float);
 }

@@ -13,6 +13,7 @@
 #include "prompt/prompt.hpp"
 #include "session/passes/vector_rows.hpp"
 #include "session/prefix/prefix_cache.hpp"
+#include "session/slate/hidden_states.hpp"
 #include "session/slate/slate_rules.hpp"
 #include "session/slate/utility.hpp"
 
@@ -72,11 +73,13 @@ class Slate {
 
   std::size_t part_end(const Prompt& prompt, std::size_t begin) const;
   bool run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats);
+  bool run_segment(std::size_t segment, const PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
+                   SlateStats& stats);
   void pack(const Prompt& prompt, std::size_t begin, std::size_t end);
   bool deepen(PrefixCache& prefix, std::size_t segment, const Deadline& deadline, SlateStats& stats) const;
   std::size_t chunk_end(std::size_t begin) const;
-  void run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix);
-  std::size_t row_bytes() const noexcept;
+  std::size_t run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix);
+  void read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule);
   float log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const;
   float utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
   void apply_exit_rule(Candidate& candidate, std::size_t segment, float z, const StopRule& rule);
@@ -88,7 +91,7 @@ class Slate {
   const Backend& backend_;
   VectorRows& vectors_;
   const std::size_t hidden_bytes_, objectives_;
-  std::vector<Candidate> active_;  // of the running part
+  std::vector<Candidate> active_;  // in the running part
   std::vector<Answer> answers_;
   std::vector<float> log_odds_;  // [candidates, exits] so far, if the policy reads earlier heads
   RankIntervals ranks_;
@@ -96,7 +99,7 @@ class Slate {
   std::vector<float> probabilities_, candidate_log_odds_;
   std::vector<std::int64_t> token_ids_, positions_, groups_, rows_;
   std::vector<float> logits_;
-  Block hidden_, hidden_next_;  // input and output of the running segment
+  HiddenStates hidden_;
   std::vector<RowMove> moves_;
 };
 

@@ -6,7 +6,7 @@
 namespace rexit::core {
 namespace {
 
-// Of c: exp(-700) is far from underflow, also where it is multiplied by a weight.
+// Bounds c: exp(-700) is far from underflow, also where it is multiplied by a weight.
 constexpr float max_log_odds = 700;
 
 }  // namespace

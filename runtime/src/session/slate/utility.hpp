@@ -2,7 +2,6 @@
 // src/rexit/bundle/policy/utility.py is the same in Python, to the bit.
 #pragma once
 
-#include <cstddef>
 #include <vector>
 
 #include "rexit/rexit.h"
@@ -14,7 +13,7 @@ class Utility {
   // `weights`: [objectives], finite and not all 0.
   void set_weights(const std::vector<float>& weights);
 
-  // The utility's log-odds of a candidate at an exit. `maps`: the exit's, `log_odds`: of its heads, both [objectives]. Writes the
+  // The utility's log-odds of a candidate at an exit. `maps`: the exit's, `log_odds`: its heads', both [objectives]. Writes the
   // objectives' calibrated probabilities, [objectives].
   float log_odds(const rexit_platt* maps, const float* log_odds, float* probabilities) const noexcept;
 

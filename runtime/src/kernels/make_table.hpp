@@ -31,7 +31,7 @@ void multiply_task(void* work, std::size_t i) {
 }
 
 template <int W, int V>
-constexpr Table table_of() {
+constexpr Table make_table() {
   return {W,
           pack_task<W>,
           attend_task<W, V>,
