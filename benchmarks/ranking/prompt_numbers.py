@@ -15,7 +15,6 @@ from as_of import Features
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
-from rexit.bundle.vectors import REQUIRED
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.program import Op
 from rexit.slates import cut
@@ -39,13 +38,10 @@ def number_ops(catalog: Catalog) -> list[Op]:
 def prompt_numbers(catalog: Catalog, split: str, size: int) -> Features:
     """What the prompts of a split's pairs, in slates of `size`, say in numbers: steps from 0, in the split's order."""
     ops = number_ops(catalog)
-    info = dict(catalog.info) | {
-        "prompt": {"prefix": [], "candidate": ops},
-        "requires": [name for name in catalog.info.get("requires") or [] if name != REQUIRED],
-    }
+    info = {**catalog.info, "prompt": {"prefix": [], "candidate": ops}}
     builder = PromptBuilder.of(_Numbers(catalog.path, info, catalog.files), split)
     slates = cut(catalog, split, size)
-    prompts = [builder.prompt(slate.user, slate.items, slate.as_of, inputs=slate.inputs) for slate in slates]
+    prompts = [builder.prompt(slate.user, slate.items, slate.as_of) for slate in slates]
     pieces = np.concatenate([prompt.candidates for prompt in prompts])
     steps = np.full(pieces.shape, np.nan, np.float32)
     for column, op in enumerate(ops):
