@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_model
 from builders.models.rerankers import VOCAB, write_layerwise, write_logit_score, write_tokenizer
-from rexit import runtime
+from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.run import calibrate
@@ -58,7 +58,7 @@ def test_a_reranker_of_sentence_transformers(run: Run, slates: Path, tmp_path: P
     export_bundle(checkpoint, None, tmp_path / "bundle", again, slates=slates)
     assert bundle_encoder(Bundle.open(tmp_path / "bundle")).prompt("wing", ["lift"]), "another variant keeps the tokenizer"
     with runtime.open(bundle.path) as session:
-        np.testing.assert_allclose(session.trace_tokens(prefix, candidates)[:, -1], expected, atol=1e-3)
+        np.testing.assert_allclose(session.trace(TokenRequest(prefix, candidates))[:, -1], expected, atol=1e-3)
 
     documents = tmp_path / "documents.txt"
     documents.write_text("\n".join(DOCUMENTS))
@@ -102,7 +102,7 @@ def word_slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def traced(bundle: Path, slates: SlatesFile) -> NDArray[np.float32]:
     with runtime.open(bundle) as session:
-        return np.concatenate([session.trace_tokens(slate.prefix, slate.candidates) for slate in slates.cut("test")])
+        return np.concatenate([session.trace(slate.request) for slate in slates.cut("test")])
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_causal_lm_answers_by_the_rows_of_a_named_prompt(word_slates: Path, tm
         sequences = [[*slate.prefix.tolist(), *tokens.tolist()] for tokens in slate.candidates]
         logits = [model(torch.tensor([sequence])).logits[0, -1] for sequence in sequences]
     with runtime.open(bundle) as session:
-        log_odds = session.trace_tokens(slate.prefix, slate.candidates)[:, 0]
+        log_odds = session.trace(slate.request)[:, 0]
     np.testing.assert_allclose(log_odds, [float(row[yes] - row[no]) for row in logits], atol=1e-4)
     text = tokenizer.decode(slate.prefix.tolist(), skip_special_tokens=False)
     assert "<Instruct>: Given a web search query" in text
