@@ -46,7 +46,8 @@ def test_same_as_python(
         assert (seen.code, expected.code) == (0, 0), seen.err
         assert seen.err.replace("rexit-run:", "rexit:") == expected.err
         report = json.loads(seen.out)
-        assert json.dumps(without_times(report)) == json.dumps(without_times(expected.json)), "keys in the same order, too"
+        assert without_times(report) == without_times(expected.json)
+        assert list(report) == list(expected.json) and list(report["scores"][0]) == list(expected.json["scores"][0])
         exits |= {row["exit"] for row in report["scores"]}
     if not more:
         assert exits == {0, 1, 2}, "the policy stops some early and some not"
@@ -56,7 +57,7 @@ def test_string_ids(string_bundle: Path, capsys: pytest.CaptureFixture[str], mon
     for user in (string_id("user", 1), "nobody"):
         words = ("score", string_bundle, "--user", user, "--items", f"{string_id('item', 4)}, {string_id('item', 2)}", "--json")
         seen, expected = run_program(*words), in_python(capsys, monkeypatch, *words)
-        assert json.dumps(without_times(json.loads(seen.out))) == json.dumps(without_times(expected.json))
+        assert without_times(json.loads(seen.out)) == without_times(expected.json)
         assert seen.err.replace("rexit-run:", "rexit:") == expected.err
 
 
@@ -72,9 +73,9 @@ def test_table(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     ("words", "code", "expected"),
     [
         (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
-        (("--user", 100, "--items", "three"), 2, "items[0] is 'three', expected"),
-        (("--user", "0100", "--items", "3"), 2, "user is '0100', expected"),
-        (("--user", "9223372036854775808", "--items", "3"), 2, "user is '9223372036854775808', expected"),
+        (("--user", 100, "--items", "three"), 2, "items[0] is 'three', the catalog's ids are integers"),
+        (("--user", "0100", "--items", "3"), 2, "user is '0100', the catalog's ids are integers"),
+        (("--user", "9223372036854775808", "--items", "3"), 2, "user is '9223372036854775808', the catalog's"),
         (("--user", 100, "--items", ","), 2, "items is empty"),
         (("--user", 100, "--items", "3", "--input", "device"), 2, "--input is 'device', expected NAME=VALUE"),
         (("--user", 100, "--items", "3", "--input", "=tv"), 2, "--input is '=tv', expected NAME=VALUE"),

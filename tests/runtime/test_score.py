@@ -305,7 +305,7 @@ def test_string_ids(tmp_path: Path, session: runtime.Session) -> None:
     assert scores.items.tolist() == slate
     with pytest.raises(InputError, match=r"items\[1\]: item 'nobody' is not in the catalog"):
         named.score("someone", [slate[0], "nobody"])
-    with pytest.raises(InputError, match="user is an integer, the catalog's ids are strings"):
+    with pytest.raises(InputError, match="user is 7, the catalog's ids are strings"):
         named.score(7, slate)
 
 

@@ -19,8 +19,8 @@ std::string text_of(const rexit_id& id) { return id.text != nullptr ? quoted(id.
 
 std::optional<Row> find(const Ids& ids, const rexit_id& id, const Position& position) {
   if (ids.are_strings() != (id.text != nullptr))
-    fail(REXIT_INVALID_ARGUMENT, position.text(), " is ", ids.are_strings() ? "an integer" : "a string",
-         ", the catalog's ids are ", ids.are_strings() ? "strings" : "integers");
+    fail(REXIT_INVALID_ARGUMENT, position.text(), " is ", text_of(id), ", the catalog's ids are ",
+         ids.are_strings() ? "strings" : "integers");
   return id.text != nullptr ? ids.find(std::string_view(id.text)) : ids.find(id.number);
 }
 
