@@ -9,7 +9,7 @@ build=$1
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 targets=("$@")
-[ ${#targets[@]} -ne 0 ] || targets=(json safetensors ids tables program policy engines request bundle reload tar graph)
+[ ${#targets[@]} -ne 0 ] || targets=(json safetensors ids tables program policy engines request json_request bundle reload tar graph)
 limit=(-max_total_time="${SECONDS_EACH:-10}")
 [ -z "${RUNS_EACH:-}" ] || limit=(-runs="$RUNS_EACH")
 [ -z "${SEED:-}" ] || limit+=(-seed="$SEED")
@@ -23,7 +23,7 @@ for name in "${targets[@]}"; do
   # mutations on mutations end at the first check.
   guide=(-use_value_profile=1)
   case $name in
-    bundle | reload | tar | graph | policy | program | request) guide=(-entropic=0 -mutate_depth=2) ;;
+    bundle | reload | tar | graph | policy | program | request | json_request) guide=(-entropic=0 -mutate_depth=2) ;;
   esac
   case $name in
     bundle | reload | tar) length=32768 ;;

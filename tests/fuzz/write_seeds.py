@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, refresh, write_json, write_policy
-from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors, with_context, with_request
+from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors, with_inputs
 from builders.bundles.engines import ENGINES, KEY, add_engines
 from builders.bundles.variants import TENSORRT_HALF
 from builders.onnx_graphs.added_nodes import write_added
@@ -27,6 +27,12 @@ OBJECTIVES = ("click", "like")
 MAPS = [{"a": 1.5, "b": 0.25}, {"a": 0.5, "b": -1.0}]
 TOP_K = {"k": 2, "ordered": True, "rise": [1.0, 0.5], "fall": [2.0, 0.5]}
 TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema": 1}], "schema": 1e3}', "deep": "[" * 40}
+REQUESTS = {
+    "ids": '{"id": "a\\u00fc", "user": 100, "items": [-7, 8], "recent": [3, [8, false]], "as_of": 40, "top_k": 1}',
+    "strings": '{"id": 1.5, "user": "user-\u00fc0001", "items": ["item-\u00fc0000", "item-\\u00fc0001"], "deadline_ms": 1e3}',
+    "inputs": '{"user": 100, "items": [3], "inputs": {"device": "tv", "query": "red shoes", "hour": 21.5, "note": [3, 4]}}',
+    "tokens": '{"prefix": [3, 4], "candidates": [[5], [6, 7]], "force_exit": 0, "user": null}',
+}
 # Every kernel of rexit's domain, on what segment 1 computes anyway; keys and values in float32 and in float16.
 KERNELS = """
     q1 = Unsqueeze (query1, zero) \n k1 = Unsqueeze (nk1, zero) \n v1 = Unsqueeze (nv1, zero)
@@ -87,7 +93,7 @@ def write_bundles(place: Path) -> None:
         "strings": make_catalog(strings=True),
         "lists": in_lists(make_catalog()),
         "policy": make_catalog(**small),
-        "texts": with_request(make_catalog()),
+        "inputs": with_inputs(make_catalog()),
         "objectives": make_catalog(**small),
     }
     for name, catalog in catalogs.items():
@@ -126,7 +132,7 @@ def write_reloads(place: Path) -> None:
     exported = manifest["files"]["catalog/catalog.json"]["sha256"]
     files = {path.replace("catalog/", "catalog-newer/"): entry for path, entry in manifest["files"].items()}
     in_force = {"folder": "catalog-newer", "exported_sha256": exported}
-    write_json(folder / "manifest.json", {**manifest, "requires": ["refreshed"], "catalog": in_force, "files": files})
+    write_json(folder / "manifest.json", {**manifest, "catalog": in_force, "files": files})
     put("reload/refreshed", pack(folder))
 
 
@@ -150,7 +156,7 @@ def write_tables() -> None:
 
 
 def policy(digest: str, **others: Any) -> str:
-    return json.dumps({"schema": 1, "requires": [], "variant_sha256": digest, "patience": 1, "exits": EXITS, **others})
+    return json.dumps({"schema": 2, "variant_sha256": digest, "patience": 1, "exits": EXITS, **others})
 
 
 def main() -> None:
@@ -162,17 +168,19 @@ def main() -> None:
     digest = manifest["files"]["variants/cpu-fp32/variant.json"]["sha256"]
     made_on = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}
     put("policy/plain", policy(digest))
-    put("policy/rules", policy(digest, requires=["slate-rules"], quorum=0.25, top_k=TOP_K, made_on=made_on))
+    put("policy/rules", policy(digest, quorum=0.25, top_k=TOP_K, made_on=made_on))
     maps = [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]
-    put("policy/earlier", policy(digest, requires=["earlier-heads"], exits=maps))
-    put("policy/prior", policy(digest, requires=["prior-shift"], prior_shift=-2.5))
+    put("policy/earlier", policy(digest, exits=maps))
+    put("policy/prior", policy(digest, prior_shift=-2.5))
     put("program/plain", json.dumps(PROGRAM))
     put("program/vectors", json.dumps(program_with_vectors()))
-    put("program/texts", json.dumps(with_request(with_context(make_catalog())).info["prompt"]))
+    put("program/inputs", json.dumps(with_inputs(make_catalog()).info["prompt"]))
     for name, text in TEXTS.items():
         put(f"json/{name}", text)
+    for name, text in REQUESTS.items():
+        put(f"json_request/{name}", text)
     put("json/manifest", json.dumps(manifest))
-    for start, name in enumerate(("plain", "vectors", "strings", "policy", "lists", "tokens", "texts", "objectives")):
+    for start, name in enumerate(("plain", "vectors", "strings", "policy", "lists", "tokens", "inputs", "objectives")):
         put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
     write_tables()
 

@@ -82,21 +82,28 @@ std::string Json::where() const {
   return path;
 }
 
+std::string Json::seen() const {
+  constexpr std::size_t max_bytes = 60;
+  if (value_->is_structured()) return std::string("an ") + value_->type_name();
+  const std::string text = value_->dump(-1, ' ', true);  // ASCII, so that a cut leaves whole characters
+  return text.size() <= max_bytes ? text : text.substr(0, max_bytes) + "…";
+}
+
 bool Json::has(const char* key) const {
-  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected an object");
   const auto member = value_->find(key);
   return member != value_->end() && !member->is_null();
 }
 
 Json Json::at(const char* key) const {
-  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected an object");
   const auto member = value_->find(key);
   if (member == value_->end()) fail(REXIT_CORRUPT, where(), ": `", key, "` is missing");
   return {file_, &*member};
 }
 
 std::vector<Json> Json::elements() const {
-  if (!value_->is_array()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an array");
+  if (!value_->is_array()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected an array");
   std::vector<Json> elements;
   elements.reserve(value_->size());
   for (const auto& element : *value_) elements.emplace_back(file_, &element);
@@ -104,18 +111,17 @@ std::vector<Json> Json::elements() const {
 }
 
 std::vector<std::pair<std::string, Json>> Json::members() const {
-  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected an object");
   std::vector<std::pair<std::string, Json>> members;
   for (const auto& [key, value] : value_->items()) members.emplace_back(key, Json(file_, &value));
   return members;
 }
 
 std::int64_t Json::integer(std::int64_t low, std::int64_t high) const {
-  if (!value_->is_number_integer()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an integer");
+  if (!value_->is_number_integer()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected an integer");
   const bool too_large = value_->is_number_unsigned() && value_->get<std::uint64_t>() > INT64_MAX;
   const std::int64_t number = too_large ? INT64_MAX : value_->get<std::int64_t>();
-  if (too_large || number < low || number > high)
-    fail(REXIT_CORRUPT, where(), ": is ", value_->dump(), ", expected ", low, " to ", high);
+  if (too_large || number < low || number > high) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected ", low, " to ", high);
   return number;
 }
 
@@ -124,26 +130,26 @@ std::size_t Json::size(std::size_t low, std::size_t high) const {
 }
 
 bool Json::boolean() const {
-  if (!value_->is_boolean()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected true or false");
+  if (!value_->is_boolean()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected true or false");
   return value_->get<bool>();
 }
 
 float Json::finite_float() const {
-  if (!value_->is_number()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected a number");
+  if (!value_->is_number()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected a number");
   const float number = static_cast<float>(value_->get<double>());
   if (!std::isfinite(number)) fail(REXIT_CORRUPT, where(), ": is too large for a float32");
   return number;
 }
 
 double Json::finite_double() const {
-  if (!value_->is_number()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected a number");
+  if (!value_->is_number()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected a number");
   const double number = value_->get<double>();
   if (!std::isfinite(number)) fail(REXIT_CORRUPT, where(), ": is not a finite number");
   return number;
 }
 
 const std::string& Json::string() const {
-  if (!value_->is_string()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected a string");
+  if (!value_->is_string()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected a string");
   return value_->get_ref<const std::string&>();
 }
 

@@ -46,7 +46,7 @@ class Json {
   std::vector<std::string> strings() const;
 
  private:
-  const char* kind() const noexcept { return value_->type_name(); }
+  std::string seen() const;  // for messages: a scalar as in the file, or what kind of value it is
 
   const JsonFile* file_;
   const nlohmann::json* value_;

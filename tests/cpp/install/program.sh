@@ -14,7 +14,7 @@ ends_with() { # CODE ARGUMENTS…
 mkdir -p "$work"
 rexit_run --version
 ends_with 0 score "$bundle" --user 106 --items=-7,8,88 --json
-test "$(grep -c '"item"' "$work/out.txt")" -eq 3
+test "$(grep -o '"item"' "$work/out.txt" | wc -l)" -eq 3
 ends_with 2 score "$bundle" --user 106 --items 4
 grep -q 'rexit-run: error: items.0.: item 4 is not in the catalog' "$work/error.txt"
 ends_with 4 score "$work/none" --user 106 --items 4

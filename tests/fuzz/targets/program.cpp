@@ -11,15 +11,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static Folder folder;
   static const Archive base = seed_bundle("vectors"), plain = seed_bundle("plain");
   bool vectors = false;
-  json requires_ = json::array();
   const auto column = [](const rexit::core::Json& field) { return field.string().size() % 2; };
   if (refused([&] {
         const rexit::core::JsonDocument document(data, size, "prompt");
         const rexit::core::Program program = rexit::core::read_program(document.root(), {20, 20, 64, 96, column, column});
         vectors = program.has_vectors();
-        if (vectors) requires_.push_back("vectors");
-        if (!program.contexts.empty()) requires_.push_back("context");
-        if (!program.texts.empty()) requires_.push_back("request-text");
       }))
     return 0;
   const json prompt = json::parse(data, data + size, nullptr, false);
@@ -27,7 +23,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Archive archive = vectors ? base : plain;
   json catalog = json::parse(archive.at("catalog/catalog.json"));
   catalog["prompt"] = prompt;
-  catalog["requires"] = requires_;
   archive["catalog/catalog.json"] = catalog.dump(-1, ' ', false, json::error_handler_t::replace);
   seal(archive);
   folder.put(archive);

@@ -103,8 +103,7 @@ struct Objectives {
     if (bytes.flag()) probabilities.assign(bytes.below(8) == 0 ? bytes.below(8) : scores * 2, -1234.5f);
     probabilities.shrink_to_fit();
   }
-  template <class Request>
-  void fill(Request& request) {
+  void fill(rexit_request& request) {
     request.probabilities = probabilities.data();
     request.probability_count = probabilities.size();
   }
@@ -114,67 +113,62 @@ struct Objectives {
   }
 };
 
-// Tokens in memory of exactly the counted size; most are in the vocabulary.
-void call_with_tokens(rexit_session* session, std::size_t objective_count, Bytes& bytes) {
-  const auto token = [&bytes] {
-    return bytes.below(64) == 0 ? bytes.number<std::int32_t>() : static_cast<std::int32_t>(bytes.below(40));
-  };
+// A prompt as tokens, in memory of exactly the counted size; most are in the vocabulary.
+struct Tokens {
   std::vector<std::int32_t> prefix, candidates;
   std::vector<std::size_t> counts;
-  for (std::size_t i = bytes.below(32); i-- > 0;) prefix.push_back(token());
-  for (std::size_t c = bytes.below(8); c-- > 0;) {
-    counts.push_back(bytes.below(8));
-    for (std::size_t i = 0; i < counts.back(); ++i) candidates.push_back(token());
-  }
-  candidates.shrink_to_fit();
-  rexit_token_request request{};
-  request.score_size = bytes.below(16) == 0 ? bytes.below(sizeof(rexit_score)) : sizeof(rexit_score);
-  request.prefix = bytes.below(16) == 0 ? nullptr : prefix.data();
-  request.prefix_count = prefix.size();
-  request.candidates = bytes.below(16) == 0 ? nullptr : candidates.data();
-  request.candidate_counts = counts.data();
-  request.candidate_count = counts.size();
-  // Too long for the model, so that it must be refused before any token is read.
-  if (bytes.below(16) == 0) request.prefix_count = SIZE_MAX - bytes.below(16);
-  if (bytes.below(16) == 0 && !counts.empty()) counts[bytes.below(counts.size())] = SIZE_MAX - bytes.below(16);
-  const Policy policy(bytes);
-  if (bytes.flag()) request.policy = reinterpret_cast<const rexit_policy*>(policy.memory.get());
-  request.has_force_exit = bytes.below(4) == 0;
-  request.force_exit = static_cast<std::uint32_t>(bytes.below(5));
-  if (bytes.below(8) == 0) request.deadline_us = bytes.number<std::int64_t>();
-  request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
-  Objectives objectives(bytes, counts.size());
-  objectives.fill(request);
-  const auto memory = sized(request, bytes);
-  const auto* c_request = reinterpret_cast<const rexit_token_request*>(memory.get());
-  if (bytes.flag()) {
-    std::vector<float> traced(counts.size() * 3 * objective_count, -1234.5f);
-    const bool done = ok(rexit_session_trace_tokens(session, c_request, traced.data(), nullptr));
-    for (const float z : traced) REXIT_PROMISE(done ? std::isfinite(z) && z != -1234.5f : z == -1234.5f);
-    return;
-  }
-  std::vector<rexit_score> scores(counts.size());
-  const bool done = ok(rexit_session_score_tokens(session, c_request, scores.data(), nullptr));
-  for (const rexit_score& score : scores) REXIT_PROMISE(!done || score.item < counts.size());
-  objectives.check(done);
-}
+  std::unique_ptr<std::byte[]> memory;
 
-// The request texts `query` and `note` of the seed bundle `texts`, tokens in memory of exactly the counted size; most are in the
-// vocabulary and within the limits.
-struct Texts {
+  explicit Tokens(Bytes& bytes) {
+    for (std::size_t i = bytes.below(32); i-- > 0;) prefix.push_back(token(bytes));
+    for (std::size_t c = bytes.below(8); c-- > 0;) {
+      counts.push_back(bytes.below(8));
+      for (std::size_t i = 0; i < counts.back(); ++i) candidates.push_back(token(bytes));
+    }
+    candidates.shrink_to_fit();
+    rexit_tokens tokens{};
+    tokens.prefix = bytes.below(16) == 0 ? nullptr : prefix.data();
+    tokens.prefix_count = prefix.size();
+    tokens.candidates = bytes.below(16) == 0 ? nullptr : candidates.data();
+    tokens.candidate_counts = counts.data();
+    tokens.candidate_count = counts.size();
+    // Too long for the model, so that it must be refused before any token is read.
+    if (bytes.below(16) == 0) tokens.prefix_count = SIZE_MAX - bytes.below(16);
+    if (bytes.below(16) == 0 && !counts.empty()) counts[bytes.below(counts.size())] = SIZE_MAX - bytes.below(16);
+    memory = sized(tokens, bytes);
+  }
+  static std::int32_t token(Bytes& bytes) {
+    return bytes.below(64) == 0 ? bytes.number<std::int32_t>() : static_cast<std::int32_t>(bytes.below(40));
+  }
+};
+
+// Values for the inputs of the seed bundle `inputs`. Tokens are in memory of exactly the counted size; most are in the vocabulary
+// and within the limits.
+struct Inputs {
   std::vector<std::vector<std::int32_t>> tokens;
-  std::vector<rexit_text> entries;
+  std::vector<rexit_input> entries;
 
-  explicit Texts(Bytes& bytes) : tokens(bytes.below(4)) {
-    static const char* const names[] = {"query", "note", "query", "page", nullptr};
+  explicit Inputs(Bytes& bytes) : tokens(bytes.below(6)) {
+    static const char* const names[] = {"device", "query", "hour", "note", "query", "page", nullptr};
+    static const char* const texts[] = {"tv", "phone", "7", "13.5", "1e400", "\xff", ""};
     for (auto& text : tokens) {
-      for (std::size_t i = bytes.below(8); i-- > 0;)
-        text.push_back(bytes.below(64) == 0 ? bytes.number<std::int32_t>() : static_cast<std::int32_t>(bytes.below(40)));
-      text.shrink_to_fit();
-      rexit_text entry{names[bytes.below(bytes.below(8) == 0 ? std::size(names) : 2)], text.data(), text.size()};
-      if (bytes.below(32) == 0) entry.tokens = nullptr;
-      // Too many, so that they must be refused before any token is read.
-      if (bytes.below(32) == 0) entry.token_count = SIZE_MAX - bytes.below(16);
+      rexit_input entry{};
+      entry.name = names[bytes.below(bytes.below(8) == 0 ? std::size(names) : 4)];
+      switch (bytes.below(4)) {
+        case 0:
+          entry.text = texts[bytes.below(std::size(texts))];
+          break;
+        case 1:
+          entry.number = static_cast<double>(any_float(bytes));
+          break;
+        default:
+          for (std::size_t i = bytes.below(8); i-- > 0;) text.push_back(Tokens::token(bytes));
+          text.shrink_to_fit();
+          entry.tokens = text.data();
+          entry.token_count = text.size();
+          // Too many, so that they must be refused before any token is read.
+          if (bytes.below(32) == 0) entry.token_count = SIZE_MAX - bytes.below(16);
+      }
       entries.push_back(entry);
     }
   }
@@ -198,29 +192,38 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   request.recent_count = recent.size();
   request.has_as_of = static_cast<std::int32_t>(bytes.below(3));
   request.as_of = bytes.flag() ? bytes.number<std::int64_t>() : static_cast<std::int64_t>(bytes.below(70));
-  const Texts texts(bytes);
-  request.texts = bytes.below(16) == 0 ? nullptr : texts.entries.data();
-  request.text_count = texts.entries.size();
-  request.text_size = bytes.below(16) == 0 ? bytes.below(sizeof(rexit_text)) : sizeof(rexit_text);
+  const Inputs inputs(bytes);
+  request.inputs = bytes.below(16) == 0 ? nullptr : inputs.entries.data();
+  request.input_count = inputs.entries.size();
+  request.input_size = bytes.below(16) == 0 ? bytes.below(sizeof(rexit_input)) : sizeof(rexit_input);
+  const Tokens tokens(bytes);
+  std::size_t candidates = items.size();
+  if (bytes.below(4) == 0) {
+    request = rexit_request{};
+    if (bytes.below(16) == 0) request.user = &user;
+    request.score_size = sizeof(rexit_score);
+    request.tokens = reinterpret_cast<const rexit_tokens*>(tokens.memory.get());
+    candidates = tokens.counts.size();
+  }
   const Policy policy(bytes);
   if (bytes.flag()) request.policy = reinterpret_cast<const rexit_policy*>(policy.memory.get());
   request.has_force_exit = bytes.below(4) == 0;
   request.force_exit = static_cast<std::uint32_t>(bytes.below(5));
   if (bytes.below(8) == 0) request.deadline_us = bytes.number<std::int64_t>();
   request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
-  Objectives objectives(bytes, items.size());
+  Objectives objectives(bytes, candidates);
   objectives.fill(request);
   const auto memory = sized(request, bytes);
   const auto* c_request = reinterpret_cast<const rexit_request*>(memory.get());
   const bool limited = request.top_k != 0 && c_request->struct_size > offsetof(rexit_request, top_k);
-  const std::size_t top = limited ? std::min(request.top_k, items.size()) : items.size();
+  const std::size_t top = limited ? std::min(request.top_k, candidates) : candidates;
 
   rexit_stats stats{};
   stats.struct_size = sizeof stats;
   rexit_stats* stats_out = bytes.flag() ? &stats : nullptr;
   switch (bytes.below(4)) {
     case 0: {
-      std::vector<float> traced(items.size() * 3 * opened.objectives, -1234.5f);
+      std::vector<float> traced(candidates * 3 * opened.objectives, -1234.5f);
       if (ok(rexit_session_trace(session, c_request, traced.data(), stats_out))) {
         for (const float z : traced) REXIT_PROMISE(std::isfinite(z) && z != -1234.5f);
       } else {
@@ -235,7 +238,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
         return;
       }
       std::vector<std::int32_t> tokens(count);
-      std::vector<std::size_t> offsets(items.size() + 2);
+      std::vector<std::size_t> offsets(candidates + 2);
       REXIT_PROMISE(ok(rexit_session_prompt(session, c_request, tokens.data(), count, offsets.data(), &count)));
       for (std::size_t i = 1; i < offsets.size(); ++i) REXIT_PROMISE(offsets[i - 1] <= offsets[i] && offsets[i] <= count);
       return;
@@ -246,9 +249,9 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
       const bool done = ok(rexit_session_score(session, c_request, scores.data(), stats_out));
       objectives.check(done);
       if (done) {
-        std::vector<bool> is_scored(items.size());
+        std::vector<bool> is_scored(candidates);
         for (const rexit_score& score : scores) {
-          REXIT_PROMISE(score.item < items.size() && !is_scored[score.item]);
+          REXIT_PROMISE(score.item < candidates && !is_scored[score.item]);
           is_scored[score.item] = true;
           if (score.exit == REXIT_NO_EXIT) {
             REXIT_PROMISE(std::isnan(score.probability) && std::isnan(score.log_odds));
@@ -267,7 +270,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const Opened opened[] = {Opened("plain"), Opened("vectors"), Opened("strings"), Opened("policy"),
-                                  Opened("lists"), Opened("tokens"),  Opened("texts"),   Opened("objectives")};
+                                  Opened("lists"), Opened("tokens"),  Opened("inputs"),  Opened("objectives")};
   Bytes bytes(data, size);
   const Opened& chosen = opened[bytes.below(std::size(opened))];
   rexit_session_options options{};
@@ -278,7 +281,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   rexit_session* session = nullptr;
   if (!ok(rexit_session_create(chosen.bundle, reinterpret_cast<const rexit_session_options*>(memory.get()), &session))) return 0;
   for (int calls = 0; calls < 16 && !bytes.empty(); ++calls) {
-    switch (bytes.below(13)) {
+    switch (bytes.below(12)) {
       case 0:
         ok(rexit_session_clear_cache(session));
         break;
@@ -310,10 +313,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
           REXIT_PROMISE(audit.exits[i] < 3 && std::isfinite(audit.policy_c[i]) && std::isfinite(audit.full_log_odds[i]));
         break;
       }
-      case 6:
-      case 7:
-        call_with_tokens(session, chosen.objectives, bytes);
-        break;
       default:
         call(session, chosen, bytes);
     }
