@@ -1,0 +1,123 @@
+"""A request as an object, as its fields, as token ids and in JSON: the same answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.bundles.bundle import write_bundle
+from builders.bundles.bundle_files import drop_catalog, write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from rexit import Request, TokenRequest, runtime
+from rexit.errors import DeadlineError, InputError
+from rexit.request import FIELDS
+
+USER, ITEMS = USER_IDS[2], [int(item) for item in ITEM_IDS[:8]]
+RECENT = [(ITEMS[3], True), (ITEMS[5], False)]
+REQUEST = Request(USER, ITEMS, recent=RECENT, as_of=60)
+BODY: dict[str, Any] = {"user": USER, "items": ITEMS, "recent": [ITEMS[3], [ITEMS[5], False]], "as_of": 60}
+EARLY = runtime.StopRule([0.0] * 3, [0.0] * 3)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[runtime.Session]:
+    folder = write_bundle(tmp_path_factory.mktemp("request") / "bundle")
+    write_policy(folder, [{"a": 1.1, "b": 0.1, "upper": 0.5, "lower": 0.5}] * 3)
+    with runtime.open(folder) as session:
+        yield session
+
+
+def in_json(session: runtime.Session, body: dict[str, Any], **options: Any) -> dict[str, Any]:
+    answer = session.score_json(json.dumps(body), **options)
+    assert answer.stats.candidates == len(body.get("items") or body["candidates"])
+    value: dict[str, Any] = json.loads(answer.text)
+    return value
+
+
+def tokens_of(session: runtime.Session) -> TokenRequest:
+    return TokenRequest(*session.prompt(REQUEST))
+
+
+def test_a_request_and_its_fields(session: runtime.Session) -> None:
+    fields = {"recent": RECENT, "as_of": 60}
+    assert session.score(REQUEST) == session.score(USER, ITEMS, **fields)
+    np.testing.assert_array_equal(session.trace(REQUEST), session.trace(USER, ITEMS, **fields))
+    assert len(set(session.score(REQUEST).exit)) > 1
+
+
+def test_a_request_and_its_tokens(session: runtime.Session) -> None:
+    tokens = tokens_of(session)
+    np.testing.assert_array_equal(session.trace(tokens), session.trace(REQUEST))
+    scores, expected = session.score(tokens), session.score(REQUEST)
+    np.testing.assert_array_equal(scores.log_odds, expected.log_odds)
+    assert scores.items.tolist() == list(range(len(ITEMS))) and not scores.stats.known_user
+    prefix, candidates = session.prompt(tokens)
+    assert prefix.tolist() == np.asarray(tokens.prefix).tolist()
+    assert [part.tolist() for part in candidates] == [np.asarray(part).tolist() for part in tokens.candidates]
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"force_exit": 1}, {"deadline_ms": 1e6}])
+def test_a_request_in_json(session: runtime.Session, options: dict[str, Any]) -> None:
+    expected = session.score(REQUEST, **options).to_dict()
+    answer = in_json(session, {**BODY, **options, "id": "a"})
+    assert (answer["id"], answer["user"], answer["known"], answer["variant"]) == ("a", USER, True, "cpu-fp32")
+    assert answer["scores"] == expected["scores"]
+    assert answer["stats"].keys() == {*expected["stats"], "queue_us"}
+
+    prefix, candidates = session.prompt(REQUEST)
+    tokens = {"prefix": prefix.tolist(), "candidates": [part.tolist() for part in candidates]}
+    by_tokens = in_json(session, {**tokens, **options})
+    assert by_tokens.keys() == {"variant", "scores", "stats"}
+    assert by_tokens["scores"] == [{**score, "item": ITEMS.index(score["item"])} for score in expected["scores"]]
+
+
+def test_the_callers_settings_of_a_request_in_json(session: runtime.Session) -> None:
+    exits = [score["exit"] for score in in_json(session, {**BODY, "force_exit": 0}, force_exit=2)["scores"]]
+    assert exits == [2] * len(ITEMS)
+    expected = session.score(REQUEST, policy=EARLY).to_dict()["scores"]
+    assert in_json(session, BODY, policy=EARLY)["scores"] == expected
+    assert in_json(session, BODY, waited_us=1234)["stats"]["queue_us"] == 1234
+    for body, options in ((BODY, {"deadline_us": 2000}), ({**BODY, "deadline_ms": 2}, {"deadline_us": 10**9})):
+        with pytest.raises(DeadlineError):
+            session.score_json(json.dumps(body), waited_us=2001, **options)
+    assert len(in_json(session, {**BODY, "deadline_ms": 1e6}, waited_us=3000, deadline_us=2000)["scores"]) == len(ITEMS)
+
+
+def test_the_fields_are_those_that_the_library_reads(session: runtime.Session) -> None:
+    with pytest.raises(InputError) as raised:
+        session.score_json('{"unknown": 1}')
+    listed = re.fullmatch("unknown: a request has no such field, it has: (.*)", str(raised.value))
+    assert listed is not None and listed[1].split(", ") == [field.name for field in FIELDS]
+
+
+def test_a_body_may_be_bytes_or_text(session: runtime.Session) -> None:
+    text = json.dumps(BODY)
+    answers = [json.loads(session.score_json(body).text)["scores"] for body in (text, text.encode())]
+    assert answers[0] == answers[1]
+
+
+def test_a_request_beside_its_fields(session: runtime.Session) -> None:
+    with pytest.raises(InputError, match="as_of is an argument, expected it in the Request"):
+        session.score(REQUEST, as_of=60)
+    with pytest.raises(InputError, match="items is an argument, expected it in the TokenRequest"):
+        session.trace(tokens_of(session), ITEMS)
+    with pytest.raises(InputError, match="items is missing, expected ids of candidates"):
+        session.score(USER)
+
+
+def test_a_bundle_without_a_catalog(session: runtime.Session, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    drop_catalog(folder)
+    tokens = tokens_of(session)
+    with runtime.open(folder) as without:
+        np.testing.assert_array_equal(without.trace(tokens), session.trace(tokens))
+        body = json.dumps({"prefix": [3, 4], "candidates": [[5]], "top_k": 1})
+        assert len(json.loads(without.score_json(body).text)["scores"]) == 1
+        with pytest.raises(InputError, match="catalog"):
+            without.score(USER, ITEMS, inputs={"query": "wing"})
