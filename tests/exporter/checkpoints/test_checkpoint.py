@@ -205,7 +205,7 @@ def two(tmp_path: Path) -> Path:
 
 def test_objectives_are_written_and_shared(two: Path) -> None:
     info = json.loads((two / EXITS).read_text())
-    assert (info["requires"], info["objectives"]) == (["objectives"], ["a", "b"])
+    assert info["objectives"] == ["a", "b"]
     assert info["labels"] == [{"no": 5, "yes": 9}, {"no": 11, "yes": 12}]
     loaded = load_checkpoint(two, labels=OBJECTIVES)
     assert loaded.labels == OBJECTIVES and loaded.objectives == ("a", "b") and loaded.heads.objectives == 2
@@ -233,7 +233,6 @@ def test_objectives_of_another_catalog(two: Path, labels: dict[str, int], messag
     ("changes", "message"),
     [
         ({"objectives": ["a", "a"]}, "objectives: has 'a' twice"),
-        ({"requires": []}, "has one of `objectives` and `objectives` in `requires`, expected both or none"),
         ({"labels": {"no": 5, "yes": 9}}, "`labels` is .*, expected a list with the token ids of a, b"),
         ({"labels": [{"no": 5, "yes": 9}]}, "expected a list with the token ids of a, b"),
         ({"labels": [{"no": 5, "yes": 9}, {"no": 5}]}, r"`labels\[1\]` is .*, expected the token ids"),
