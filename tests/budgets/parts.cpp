@@ -159,7 +159,7 @@ void count_slate(const Bundle& bundle) {
 
 void count_files(const std::string& folder, const Bundle& bundle) {
   const std::string policy = bundle.where(bundle.variant().folder) + "/policy.json";
-  count_calls("read_policy_json", 10, [&](std::size_t) { keep(read_json(File(policy), {"slate-rules"})); });
+  count_calls("read_policy_json", 10, [&](std::size_t) { keep(read_json(File(policy), "rexit calibrate")); });
   count_calls("open_bundle", 2, [&](std::size_t) { keep(Bundle(open_source(folder), nullptr)); });
 }
 
@@ -172,6 +172,10 @@ void count_request(const std::string& folder) {
   for (std::size_t i = 0; i < slate; ++i) items.emplace_back(item_id(i * 97));
   request.items(std::move(items));
   count_calls("request_cached_prefix", times, [&](std::size_t) { keep(session.score(request)); });
+  std::string json = "{\"user\": " + std::to_string(user_id(7)) + ", \"items\": [";
+  for (std::size_t i = 0; i < slate; ++i) json += (i == 0 ? "" : ", ") + std::to_string(item_id(i * 97));
+  json += "]}";
+  count_calls("request_json", times, [&](std::size_t) { keep(session.score_json(json)); });
   count_calls("request_new_prefix", times, [&](std::size_t) {
     session.clear_cache();
     keep(session.score(request));

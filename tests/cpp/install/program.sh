@@ -22,7 +22,7 @@ ends_with 8 verify "$work/none"
 printf '%s\n' '{"id": 1, "user": 106, "items": [-7, 8]}' 'no request' '{"id": 2, "user": 5, "items": [88]}' |
   rexit_run pipe "$bundle" --sessions 2 | sort >"$work/answers.txt"
 test "$(grep -c '"scores"' "$work/answers.txt")" -eq 2
-test "$(grep -c '"id":null,"error"' "$work/answers.txt")" -eq 1
+test "$(grep -c '^{"error"' "$work/answers.txt")" -eq 1
 if [ -n "$golden" ]; then
   rexit_run verify "$golden" --variant cpu-fp32  # the others hold float32's log-odds, too
 fi
