@@ -57,13 +57,13 @@ def policy_in(folder: Path) -> Policy | None:
     return Bundle.open(folder).policy()
 
 
-def sessions(noise=(0.5, 0.2, 0.1), costs: Costs | None = None, made: list[FakeSession] | None = None):
+def sessions(noise=(0.5, 0.2, 0.1), costs: Costs | None = None, opened: list[FakeSession] | None = None):
     """Opens stand-ins that follow the policy that lies in the folder, as the runtime does."""
 
     def open_session(folder: Path) -> FakeSession:
         session = FakeSession(3, costs or even_costs(3, 100, 10), truth, noise, policy_in(folder))
-        if made is not None:
-            made.append(session)
+        if opened is not None:
+            opened.append(session)
         return session
 
     return open_session
@@ -77,7 +77,7 @@ def run(place: Path, **keywords):
 
 
 def row(done, name: str) -> dict:
-    return next(one for one in done.report["table"] if one["policy"] == name)
+    return next(entry for entry in done.report["table"] if entry["policy"] == name)
 
 
 def without_traces(bundle: Bundle) -> dict[str, bytes]:
@@ -86,19 +86,19 @@ def without_traces(bundle: Bundle) -> dict[str, bytes]:
 
 
 def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
-    made: list[FakeSession] = []
-    bundle, done = run(place, made=made)
+    opened: list[FakeSession] = []
+    bundle, done = run(place, opened=opened)
     assert bundle.policy() == Policy.read(bundle.folder / "policy.json", 3, bundle.variant_sha256)
     assert bundle.policy() == done.policy
     report = json.loads((bundle.folder / "report.json").read_text())
     assert report == json.loads(json.dumps(done.report))
-    assert [s.closed for s in made] == [True, True]
+    assert [s.closed for s in opened] == [True, True]
     assert report["variant_sha256"] == bundle.variant_sha256 and report["catalog_sha256"] == bundle.variant.catalog_sha256
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}
     assert report["verdict"]["doubt"] is None, "the heads know what users like"
     assert report["users"] == {"choosing": 10, "certifying": 20, "test": 30}
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
-    names = [one["policy"] for one in report["table"]]
+    names = [entry["policy"] for entry in report["table"]]
     assert names[:3] == ["full depth", "1 layer", "2 layers"] and names[-1] == "policy" and "patience" not in names
     assert sum(e["stopped"] for e in report["exits"]) == pytest.approx(1)
     assert sum(b["pairs"] for b in report["exits"][0]["reliability"]) == 300
@@ -128,7 +128,7 @@ def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> 
     """As timed where it was, else by the cost model."""
     _, done = run(crowd, **DYNAMIC)
     policy, depths = row(done, "policy"), {1: row(done, "1 layer"), 2: row(done, "2 layers")}
-    cheap = [layers for layers, one in depths.items() if one["ms_per_slate"] <= policy["ms_per_slate"]]
+    cheap = [layers for layers, entry in depths.items() if entry["ms_per_slate"] <= policy["ms_per_slate"]]
     assert cheap and done.report["gain"]["layers"] == max(cheap), "the second head is the better one"
     slow = dataclasses.replace(DYNAMIC["options"], from_traces=True)
     _, again = run(crowd, options=slow, open_session=never)
@@ -281,11 +281,11 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
 def test_examples_are_early_and_late(crowd: Path) -> None:
     _, done = run(crowd, **DYNAMIC)
     early, late = (done.report["examples"][name] for name in ("early", "late"))
-    assert len(early) == len(late) == 3 and len({one["user"] for one in (*early, *late)}) == 6
-    assert np.mean([np.mean(one["layers"]) for one in early]) < np.mean([np.mean(one["layers"]) for one in late])
-    assert all(one["prompt"] is None for one in early)
-    _, told = run(crowd, **DYNAMIC, decode=lambda ids: f"{len(ids)} tokens")
-    assert told.report["examples"]["early"][0]["prompt"] == "34 tokens"
+    assert len(early) == len(late) == 3 and len({example["user"] for example in (*early, *late)}) == 6
+    assert np.mean([np.mean(example["layers"]) for example in early]) < np.mean([np.mean(example["layers"]) for example in late])
+    assert all(example["prompt"] is None for example in early)
+    _, with_prompts = run(crowd, **DYNAMIC, decode=lambda ids: f"{len(ids)} tokens")
+    assert with_prompts.report["examples"]["early"][0]["prompt"] == "34 tokens"
 
 
 def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None:
@@ -436,10 +436,10 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
 
 
 def test_one_exit_has_nothing_to_calibrate(tmp_path: Path) -> None:
-    made = write_two_tastes(tmp_path, exits=(4,))
-    bundle = Bundle.open(made.bundle)
+    paths = write_two_tastes(tmp_path, exits=(4,))
+    bundle = Bundle.open(paths.bundle)
     with pytest.raises(InputError, match="one exit, nothing to calibrate"):
-        calibrate(bundle, Catalog.open(made.catalog), OPTIONS, open_session=sessions())
+        calibrate(bundle, Catalog.open(paths.catalog), OPTIONS, open_session=sessions())
 
 
 def test_log_odds_that_are_not_finite_are_refused(place: Path) -> None:
@@ -466,13 +466,13 @@ def test_labels_all_alike_are_refused(place: Path) -> None:
 
 
 def test_progress_reaches_its_end(place: Path) -> None:
-    bundle, told = Bundle.open(place / "bundle"), {}
+    bundle, steps = Bundle.open(place / "bundle"), {}
     calibrate(
         bundle,
         Catalog.open(place / "catalog"),
         OPTIONS,
         open_session=sessions(),
-        progress=lambda what, done, total: told.__setitem__(what, (done, total)),
+        progress=lambda what, done, total: steps.__setitem__(what, (done, total)),
     )
-    assert list(told) == ["validation", "test", "costs", "search", "latency"]
-    assert all(done == total for done, total in told.values())
+    assert list(steps) == ["validation", "test", "costs", "search", "latency"]
+    assert all(done == total for done, total in steps.values())
