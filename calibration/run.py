@@ -134,7 +134,8 @@ class _Work:
             depths=self._depths,
             variant_sha256=bundle.variant_sha256,
             goal=goal,
-            options=decide.DecideOptions(rivals=options.rivals, utility=utility),
+            rivals=options.rivals,
+            utility=utility,
         )
         rate = options.negative_rate
         if rate is None:

@@ -91,7 +91,7 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_sl
         costs=costs,
         depths=depths,
         variant_sha256=bundle.variant_sha256,
-        options=decide.DecideOptions(maps="own"),
+        maps="own",
     )
     decisions = [decide_on(goal=goal) for goal in goals]
     maps = decisions[0].maps  # fitted on the choosing users, the same for all goals

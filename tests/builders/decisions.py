@@ -7,7 +7,7 @@ from typing import Any
 
 from builders.traces import even_costs
 from rexit.calibration.comparison import Row
-from rexit.calibration.decide import DecideOptions, Decision, decide
+from rexit.calibration.decide import Decision, decide
 from rexit.calibration.goal import Goal
 from rexit.calibration.record.traces import Traces
 from rexit.measure.costs import Costs
@@ -21,7 +21,7 @@ def decide_on(
     depths: Sequence[int] = (2, 4, 6),
     **options: Any,
 ) -> Decision:
-    """Decides with even costs. test: None: the validation traces. options: fields of DecideOptions."""
+    """Decides with even costs. test: None: the validation traces. options: more arguments of `decide`."""
     return decide(
         validation=validation,
         test=test or validation,
@@ -29,7 +29,7 @@ def decide_on(
         depths=depths[: validation.exits],
         variant_sha256="digest",
         goal=goal,
-        options=DecideOptions(**options),
+        **options,
     )
 
 

@@ -166,11 +166,6 @@ def test_test_split_has_no_say() -> None:
     assert first.rows[-1] != second.rows[-1]
 
 
-@pytest.mark.slow
-def test_is_the_same_every_time() -> None:
-    assert decided([0.8, 0.4, 0.0], users=200) == decided([0.8, 0.4, 0.0], users=200)
-
-
 def test_back_to_full_depth() -> None:
     decision = decided([0.6, 0.3, 0.0])
     back = back_to_full_depth(decision)

@@ -134,10 +134,3 @@ def test_full_depth_is_the_model_as_it_is() -> None:
         assert full.choice.reads == "all" and full.chosen is None
         assert all(e.earlier == () for e in full.policy.exits) and full.maps == full.choice.own
         assert row(full, "policy").values == row(full, "full depth").values
-
-
-def test_own_maps_are_what_there_was_before() -> None:
-    t, test = (traces(300, 10, [0.6, 0.3, 0.0], seed=seed) for seed in (1, 2))
-    own, auto = decide_on(t, GOAL, test, maps="own"), decide_on(t, GOAL, test)
-    assert auto.choice.reads == "own" and own.policy == auto.policy and own.rows == auto.rows
-    assert [entry.name for entry in auto.rows] == ["full depth", "2 layers", "4 layers", "policy"]

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from builders.bundles.bundle_files import refresh
 from builders.bundles.held_out import write_two_tastes
 from builders.traces import even_costs
 from doubles.session import FakeSession
-from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
+from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.reporting import page
@@ -137,9 +138,7 @@ def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> 
 
 
 def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -> None:
-    bundle = Bundle.open(place / "bundle")
-    options = dataclasses.replace(OPTIONS, max_drop=0.01)
-    done = calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=sessions())
+    bundle, done = run(place, options=dataclasses.replace(OPTIONS, max_drop=0.01))
     assert done.verdict.text.startswith(
         "Keep the full model: no policy that loses at most 0.01 of NDCG@5 is certified with 95 % confidence. 20 users are too few"
     )
@@ -188,14 +187,13 @@ def never(folder: Path) -> FakeSession:
 
 def test_another_goal_on_kept_traces_runs_no_model(place: Path) -> None:
     bundle, first = run(place)
-    catalog = Catalog.open(place / "catalog")
     again = dataclasses.replace(OPTIONS, from_traces=True)
-    same = calibrate(bundle, catalog, again, open_session=never)
+    _, same = run(place, options=again, open_session=never)
     assert same.policy == first.policy
     assert [(r["values"], r["drops"]) for r in same.report["table"]] == [(r["values"], r["drops"]) for r in first.report["table"]]
     assert same.report["decisions"] is None and row(same, "policy")["ms_per_slate"] is None
     assert "by the cost model, not timed" in same.verdict.text
-    careful = calibrate(bundle, catalog, dataclasses.replace(again, max_drop=0.01), open_session=never)
+    _, careful = run(place, options=dataclasses.replace(again, max_drop=0.01), open_session=never)
     assert careful.report["policy"]["kind"] == "full depth" and bundle.policy() == careful.policy
 
 
@@ -222,11 +220,11 @@ def test_pairs_have_the_values_of_their_slates() -> None:
 
 def test_same_traces_same_policy_to_the_byte(place: Path) -> None:
     bundle, _ = run(place)
-    catalog, seen = Catalog.open(place / "catalog"), set()
+    written = set()
     for _ in range(3):
-        calibrate(bundle, catalog, dataclasses.replace(OPTIONS, from_traces=True), open_session=never)
-        seen.add(((bundle.folder / "policy.json").read_bytes(), (bundle.folder / "report.json").read_bytes()))
-    assert len(seen) == 1
+        run(place, options=dataclasses.replace(OPTIONS, from_traces=True), open_session=never)
+        written.add(((bundle.folder / "policy.json").read_bytes(), (bundle.folder / "report.json").read_bytes()))
+    assert len(written) == 1
 
 
 @pytest.mark.parametrize(
@@ -238,15 +236,14 @@ def test_same_traces_same_policy_to_the_byte(place: Path) -> None:
 )
 def test_traces_of_other_slates_are_refused(place: Path, change: dict, message: str) -> None:
     bundle, first = run(place)
-    options = dataclasses.replace(OPTIONS, from_traces=True, **change)
     with pytest.raises(BundleError, match=message):
-        calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=never)
+        run(place, options=dataclasses.replace(OPTIONS, from_traces=True, **change), open_session=never)
     assert bundle.policy() == first.policy
 
 
 def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
     bundle, _ = run(place)
-    path, catalog = bundle.folder / "traces.safetensors", Catalog.open(place / "catalog")
+    path = bundle.folder / "traces.safetensors"
     whole, options = path.read_bytes(), dataclasses.replace(OPTIONS, from_traces=True)
 
     def assert_refused(damaged: bytes | None, message: str) -> None:
@@ -254,7 +251,7 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
         if damaged is not None:
             path.write_bytes(damaged)
         with pytest.raises(BundleError, match=message):
-            calibrate(bundle, catalog, options, open_session=never)
+            run(place, options=options, open_session=never)
 
     assert_refused(None, "traces.safetensors: no such file: run `rexit calibrate` without --from-traces first")
     assert_refused(whole[:100], "not a recording of traces")
@@ -385,12 +382,6 @@ def test_what_fails_leaves_the_former_policy_and_report(
     assert len(opened) == 2 and without_traces(bundle) == files
 
 
-def test_runs_again_from_its_own_result(place: Path) -> None:
-    _, first = run(place)
-    _, second = run(place)
-    assert first.policy == second.policy
-
-
 @pytest.mark.parametrize(("distance", "refused"), [(0.5, False), (2.0, True)])
 def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: float, refused: bool) -> None:
     """The trace's log-odds lie this many roundings above the threshold; the session has not stopped there."""
@@ -417,7 +408,7 @@ def test_policy_of_another_variant_is_replaced(place: Path) -> None:
 def test_nothing_is_calibrated_in_a_bundle_that_is_being_written(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing to it"):
-        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=lambda _: pytest.fail("work began"))
+        run(place, open_session=never)
     assert bundle.policy() is None
 
 
@@ -426,20 +417,14 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("rexit.bundle.files.tempfile.TemporaryFile", refuse)
-    bundle = Bundle.open(place / "bundle")
-
-    def never(folder: Path) -> FakeSession:
-        raise AssertionError("work began")
-
     with pytest.raises(InputError, match="cpu-fp32: cannot be written: Read-only file system"):
-        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=never)
+        run(place, open_session=never)
 
 
 def test_one_exit_has_nothing_to_calibrate(tmp_path: Path) -> None:
-    paths = write_two_tastes(tmp_path, exits=(4,))
-    bundle = Bundle.open(paths.bundle)
+    write_two_tastes(tmp_path, exits=(4,))
     with pytest.raises(InputError, match="one exit, nothing to calibrate"):
-        calibrate(bundle, Catalog.open(paths.catalog), OPTIONS, open_session=sessions())
+        run(tmp_path)
 
 
 def test_log_odds_that_are_not_finite_are_refused(place: Path) -> None:
@@ -448,21 +433,16 @@ def test_log_odds_that_are_not_finite_are_refused(place: Path) -> None:
 
 
 def test_labels_all_alike_are_refused(place: Path) -> None:
-    import polars as pl
-
     path = place / "catalog" / "splits" / "validation.parquet"
     info = json.loads((place / "catalog" / "catalog.json").read_text())
     pl.read_parquet(path).with_columns(liked=pl.lit(True)).write_parquet(path)
-    from rexit.bundle import FileEntry
-
     info["splits"]["validation"].update(FileEntry.of(path).to_json())
     (place / "catalog" / "catalog.json").write_text(json.dumps(info))
     shutil.copy(place / "catalog" / "catalog.json", place / "bundle" / "catalog")
     refresh(place / "bundle")
     shutil.copy(place / "bundle" / "catalog" / "catalog.json", place / "catalog")
-    opened = Bundle.open(place / "bundle")
     with pytest.raises(InputError, match="validation: all 300 interactions are liked, expected both kinds"):
-        calibrate(opened, Catalog.open(place / "catalog"), OPTIONS, open_session=sessions())
+        run(place)
 
 
 def test_progress_reaches_its_end(place: Path) -> None:
