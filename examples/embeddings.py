@@ -25,7 +25,7 @@ from torch_geometric.nn import LightGCN
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times
 from rexit.exporter.options import Columns, IndexOptions
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.times import Timeline
 
 Rows = NDArray[np.int64]

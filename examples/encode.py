@@ -26,7 +26,7 @@ from rexit.errors import InputError
 from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.catalog.tables import write_frame
 from rexit.exporter.libraries.silence import first_line, quiet
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 BATCH = 8
 

@@ -37,7 +37,7 @@ from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.record.traces import Traces, join
 from rexit.measure.costs import depth_name
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.slates import cut, spread
 
 DROPS = (0.005, 0.01, 0.02)

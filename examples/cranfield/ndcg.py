@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Bundle
 from rexit.calibration.record.recording import FILE, Recording
 from rexit.errors import InputError
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.slates_file import SlatesFile
 from rexit.texts import bundle_encoder
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle.writer import new_folder
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 DOCUMENTS, QUERIES, JUDGEMENTS = "cran.all.1400", "cran.qry", "cranqrel"
 SPLITS = {"train": 0.4, "validation": 0.7, "test": 1.0}

