@@ -10,7 +10,7 @@ What chooses is not what judges:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from rexit.audit.limits import AuditLimits
 from rexit.bundle import Policy
@@ -25,7 +25,8 @@ from rexit.calibration.candidates import (
     users_needed,
 )
 from rexit.calibration.choose import maps as choice_of_maps
-from rexit.calibration.choose import objectives, platt, rivals
+from rexit.calibration.choose import objectives, platt
+from rexit.calibration.choose import rivals as other_ways
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.maps import Choice
 from rexit.calibration.choose.objectives import ObjectiveMaps
@@ -41,23 +42,6 @@ FULL_DEPTH, ALL_HEADS = "full depth", "full depth, all heads"
 
 TABLE_METRICS = ("ndcg@10", "user-auc", "auc", "logloss")
 """Metrics in every table."""
-
-
-@dataclass(frozen=True)
-class DecideOptions:
-    """How to decide.
-
-    Attributes:
-        seed: divides the validation users into those who choose and those who certify.
-        rivals: also tune other ways to stop, for the table.
-        maps: the heads that an exit's c reads, OWN, ALL or AUTO of `maps`.
-        utility: with several objectives, their weights, in the variant's order; then there is no choice of maps.
-    """
-
-    seed: int = 0
-    maps: str = choice_of_maps.AUTO
-    rivals: bool = False
-    utility: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,11 +93,14 @@ def decide(
     depths: Sequence[int],
     variant_sha256: str,
     goal: Goal,
-    options: DecideOptions | None = None,
+    seed: int = 0,
+    rivals: bool = False,
+    maps: str = choice_of_maps.AUTO,
+    utility: Mapping[str, float] | None = None,
 ) -> Decision:
     """Chooses on one part of the validation split's users, certifies on the others, measures on test.
 
-    1. A third of the users, drawn by `options.seed`, chooses (see `split_users`).
+    1. A third of the users, drawn by `seed`, chooses (see `split_users`).
     2. A map per exit (see `maps`). The search gets maps cross-fitted by user, the policy those of all choosing users. Losses are
        counted against the last head alone, whatever the maps read.
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it (see `candidates`).
@@ -129,45 +116,47 @@ def decide(
         depths: layers of each exit.
         variant_sha256: the variant that the policy is for.
         goal: what the policy must keep.
-        options: None: the defaults.
+        seed: divides the validation users into those who choose and those who certify.
+        rivals: also tune other ways to stop, for the table.
+        maps: the heads that an exit's c reads, OWN, ALL or AUTO of `maps`.
+        utility: with several objectives, their weights, in the variant's order; then there is no choice of maps.
 
     Raises:
         InputError: for goals or labels that cannot work.
     """
-    options = options or DecideOptions()
     goal.check()
-    choosers, certifiers = split_users(validation, options.seed)
-    choosers, choice, objective_maps = _choose_maps(choosers, goal, options)
+    choosers, certifiers = split_users(validation, seed)
+    choosers, choice, objective_maps = _choose_maps(choosers, goal, maps, utility)
     if objective_maps is not None:
         certifiers, test = objective_maps.apply(certifiers), objective_maps.apply(test)
-    maps, useful = choice.maps, [platt_map.useful for platt_map in choice.maps]
+    useful = [platt_map.useful for platt_map in choice.maps]
 
     def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
         own = platt.apply(choice.own, traces.log_odds)
-        return Evaluation(traces, platt.apply(maps, traces.log_odds), depths, costs, of_metrics, own[:, -1])
+        return Evaluation(traces, platt.apply(choice.maps, traces.log_odds), depths, costs, of_metrics, own[:, -1])
 
     choosing = Evaluation(choosers, choice.c, depths, costs, goal.metrics, choice.own_c[:, -1])
     certifying = evaluate(certifiers, goal.metrics)
     search = Search(choosing, Space(choice.c, useful, top_k_rules(choice.c, choosers, goal)))
     search.explore()
-    candidates = certify_in_order(find_candidates(search, choosing, maps, variant_sha256, goal), certifying, goal)
+    candidates = certify_in_order(find_candidates(search, choosing, choice.maps, variant_sha256, goal), certifying, goal)
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else policy_of(choice.own, variant_sha256)
     budget = chosen.budget if chosen else goal.max_drop
 
-    comparison = Comparison(evaluate(test, _table_metrics(goal, bool(options.utility))))
+    comparison = Comparison(evaluate(test, _table_metrics(goal, bool(utility))))
     rows = [comparison.full_row(FULL_DEPTH), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(len(depths) - 1))]
     if choice.reads == choice_of_maps.ALL:
         rows.append(comparison.fixed_row(ALL_HEADS, len(depths) - 1))
-    if options.rivals:
-        ways = rivals.tuned(choosing, budget)
+    if rivals:
+        ways = other_ways.tuned(choosing, budget)
         rows += [comparison.row(name, stops(test.log_odds, comparison.evaluation.c)) for name, stops in ways.items()]
     rows.append(comparison.policy_row("policy", policy) if chosen else replace(rows[0], name="policy"))
     return Decision(
         goal=goal,
         policy=policy if objective_maps is None else objective_maps.on(policy),
-        maps=maps if chosen else choice.own,
+        maps=choice.maps if chosen else choice.own,
         choice=choice,
         users={"choosing": choosers.user_count, "certifying": certifiers.user_count, "test": test.user_count},
         tested={metric.name: certifying.judge.user_count(metric) for metric in goal.metrics},
@@ -190,12 +179,14 @@ def decide(
     )
 
 
-def _choose_maps(choosers: Traces, goal: Goal, options: DecideOptions) -> tuple[Traces, Choice, ObjectiveMaps | None]:
+def _choose_maps(
+    choosers: Traces, goal: Goal, maps: str, utility: Mapping[str, float] | None
+) -> tuple[Traces, Choice, ObjectiveMaps | None]:
     """The choosing users' traces with one log-odds per exit, the maps, and what makes that log-odds of several objectives."""
-    if not options.utility:
-        return choosers, choice_of_maps.choose(options.maps, choosers, goal.metrics), None
-    objective_maps = objectives.fit(choosers, options.utility)
-    choosers = objectives.cross_fit(choosers, options.utility)
+    if not utility:
+        return choosers, choice_of_maps.choose(maps, choosers, goal.metrics), None
+    objective_maps = objectives.fit(choosers, utility)
+    choosers = objectives.cross_fit(choosers, utility)
     return choosers, objectives.choice(objective_maps, choosers.log_odds), objective_maps
 
 

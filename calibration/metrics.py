@@ -155,8 +155,8 @@ class Judge:
     def chance_above(self, metric: Metric, score: NDArray[np.float32], limit: float) -> float:
         """Returns the share of bootstrap draws in which the drop is above the limit, never 0.
 
-        It is a p-value that is right for many users, not for any number of them: for metrics over pairs, which `certify.p_value`
-        cannot judge.
+        It is a p-value for metrics over pairs, which `certify.p_value` cannot judge. Unlike that, it is right only for many
+        users.
         """
         drops = self._resampled_drops([metric], score, self._reference, RESAMPLES)
         return (1 + int(np.count_nonzero(~(drops <= limit)))) / (1 + len(drops))
@@ -171,8 +171,8 @@ class Judge:
     def _parts(
         self, metric: Metric, score: NDArray[np.float32], other: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The drop as a ratio of two sums over users: float64 [U] each. The AUC's is so to first order: what each user's pairs
-        add to it (DeLong et al. 1988; with clusters, Obuchowski 1997)."""
+        """The terms of two sums over users whose ratio is the drop: float64 [U] each. For the AUC this is exact to first order:
+        the contributions of each user's pairs (DeLong et al. 1988; with clusters, Obuchowski 1997)."""
         numbers, users = self._by_user.numbers, len(self._by_user.pairs)
         if metric.bounds is not None:
             lost = self.per_user(metric, other) - self.per_user(metric, score)
@@ -231,7 +231,7 @@ class Judge:
 
 
 class _Tops:
-    """Full depth's first k of every slate with more than k candidates, to compare other rankings with."""
+    """Full depth's first k of every slate with more than k candidates, for comparison with other rankings."""
 
     def __init__(self, offsets: NDArray[np.int64], users: NDArray[np.int64], k: int, reference: NDArray[np.float32]) -> None:
         sizes = np.diff(offsets)
@@ -251,12 +251,12 @@ class _Tops:
             return np.bincount(self._users, shared, users) / np.bincount(self._users, minlength=users)
 
     def _first(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Whether a pair of a large slate is among its first k."""
+        """Whether each pair of a large slate is among its first k."""
         key = self._slate + descending(score[self._pairs])
         last = np.sort(key)[self._starts + self._k - 1]
         last = np.repeat(last, self._sizes)
         above, tied = key < last, key == last
-        # Pairs as good as the k-th, in the order of the slate, as many as there is room for.
+        # Of the pairs that tie with the k-th, the first ones of the slate fill the room that is left.
         room = self._k - np.add.reduceat(above.astype(np.int64), self._starts)
         ties = np.cumsum(tied)
         before = np.repeat((ties - tied)[self._starts], self._sizes)

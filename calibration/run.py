@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import interrupts, ranking
+from rexit import ranking
 from rexit.audit.limits import REPORT_FILE
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
@@ -34,6 +34,7 @@ from rexit.measure.costs import latencies
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import mean_tokens, measure_costs
 from rexit.measure.scorer import Scorer
+from rexit.process import interrupts
 from rexit.progress import Progress, silent
 from rexit.slates import SIZE, AnySlate, Slate, biases, cut, spread
 from rexit.slates_file import SlatesFile
@@ -134,7 +135,8 @@ class _Work:
             depths=self._depths,
             variant_sha256=bundle.variant_sha256,
             goal=goal,
-            options=decide.DecideOptions(rivals=options.rivals, utility=utility),
+            rivals=options.rivals,
+            utility=utility,
         )
         rate = options.negative_rate
         if rate is None:

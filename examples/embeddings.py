@@ -4,8 +4,8 @@
     rexit index … --item-embeddings embeddings/items.parquet --user-embeddings embeddings/users.parquet \
         --embeddings-as-of 2026-03-01
 
-Stands in for a team's own pipeline. `lightgcn` is PyTorch Geometric's model with its own loss, full-batch; `factorization` the
-singular vectors of the likes. Both learn from what happened before `--before` alone.
+An example of a team's own pipeline. `lightgcn` is PyTorch Geometric's model with its own loss, full-batch; `factorization` takes
+the singular vectors of the likes. Both learn only from interactions before `--before`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch_geometric.nn import LightGCN
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times
 from rexit.exporter.options import Columns, IndexOptions
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.times import Timeline
 
 Rows = NDArray[np.int64]
@@ -33,7 +33,7 @@ Tables = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def lightgcn(users: int, items: int, user: Rows, item: Rows, dim: int, epochs: int) -> Tables:
-    """Embeddings [users, dim] and [items, dim] of LightGCN with three layers (He et al. 2020), trained with BPR."""
+    """Returns embeddings [users, dim] and [items, dim] of LightGCN with three layers (He et al. 2020), trained with BPR."""
     torch.manual_seed(0)
     likes = torch.from_numpy(np.stack([user, item + users]))
     edges = torch.cat([likes, likes.flip(0)], 1)
@@ -41,9 +41,9 @@ def lightgcn(users: int, items: int, user: Rows, item: Rows, dim: int, epochs: i
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in track(range(epochs), "LightGCN"):
         negative = torch.randint(users, users + items, (likes.shape[1],))
-        asked = torch.cat([likes, torch.stack([likes[0], negative])], 1)
-        positive, other = model(edges, asked).chunk(2)
-        loss = model.recommendation_loss(positive, other, node_id=asked.unique())
+        pairs = torch.cat([likes, torch.stack([likes[0], negative])], 1)
+        positive, other = model(edges, pairs).chunk(2)
+        loss = model.recommendation_loss(positive, other, node_id=pairs.unique())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -52,7 +52,7 @@ def lightgcn(users: int, items: int, user: Rows, item: Rows, dim: int, epochs: i
 
 
 def factorization(users: int, items: int, user: Rows, item: Rows, dim: int) -> Tables:
-    """Singular vectors of the likes, each scaled by the root of its singular value: [users, dim] and [items, dim]."""
+    """Returns singular vectors of the likes, each scaled by the root of its singular value: [users, dim] and [items, dim]."""
     likes = csr_array((np.ones(len(user)), (user, item)), shape=(users, items))
     left, values, right = svds(likes, dim, random_state=0)
     return (left * np.sqrt(values)).astype(np.float32), (np.sqrt(values)[:, None] * right).T.astype(np.float32)

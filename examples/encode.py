@@ -1,11 +1,11 @@
-"""Adds what a sentence encoder makes of an items file's texts to it, as columns of vectors that `{item.NAME}` places in prompts.
+"""Adds a sentence encoder's vectors of the texts in an items file, as columns that `{item.NAME}` places in prompts.
 
     python examples/encode.py items.tsv items.parquet --encoder FOLDER_OR_HUB_ID --vector title_vector=title \
         --vector about=title,author
 
-A vector is the mean of the encoder's last hidden states over a text's tokens, as all-MiniLM-L6-v2 has it; an encoder that is
-pooled otherwise wants another script. Texts of several columns are joined with ", ". An item without a text has no vector. Any
-other encoder's output, of images for instance, goes the same way: `rexit index` reads the file alone.
+A vector is the mean of the encoder's last hidden states over a text's tokens, as in all-MiniLM-L6-v2; an encoder with other
+pooling needs another script. Texts of several columns are joined with ", ". An item without a text has no vector. Other encoders'
+vectors, of images for instance, can be added in the same way: `rexit index` only reads the file.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ from rexit.errors import InputError
 from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.catalog.tables import write_frame
 from rexit.exporter.libraries.silence import first_line, quiet
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 BATCH = 8
 
 
 class MeanOfLastHidden:
-    """Texts, none of them empty, to float32 [n, H]. encoder: a Hugging Face folder or Hub id; a text beyond its positions is cut.
+    """Encodes texts, none of them empty, as float32 [n, H]. A text longer than the encoder's positions is cut.
 
-    Raises InputError if it cannot be loaded.
+    Args:
+        encoder: a Hugging Face folder or Hub id.
+
+    Raises:
+        InputError: It cannot be loaded.
     """
 
     def __init__(self, encoder: str | Path) -> None:
@@ -46,7 +50,7 @@ class MeanOfLastHidden:
             raise InputError(f"{encoder}: not an encoder that transformers loads: {first_line(exc)}") from exc
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
         positions = getattr(self._model.config, "max_position_embeddings", None) or self._tokenizer.model_max_length
-        self._most = min(positions, self._tokenizer.model_max_length)
+        self._max_tokens = min(positions, self._tokenizer.model_max_length)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], progress: bool = False) -> NDArray[np.float32]:
@@ -55,7 +59,7 @@ class MeanOfLastHidden:
         for begin in track(range(0, len(order), BATCH), "texts", disable=not progress):
             rows = order[begin : begin + BATCH]
             inputs = self._tokenizer(
-                [texts[n] for n in rows], return_tensors="pt", padding=True, truncation=True, max_length=self._most
+                [texts[n] for n in rows], return_tensors="pt", padding=True, truncation=True, max_length=self._max_tokens
             )
             hidden = self._model(**inputs, use_cache=False).last_hidden_state
             mask = inputs["attention_mask"][:, :, None]
@@ -64,7 +68,7 @@ class MeanOfLastHidden:
 
 
 def texts_of(frame: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.Series:
-    """The columns' cells joined with ", "; null where all of them are empty. Raises InputError."""
+    """Returns the columns' cells joined with ", "; null if all of them are empty. Raises InputError."""
     for name in columns:
         if name not in frame.columns:
             raise InputError(f"{path}: no column {name!r}, the file has: {', '.join(frame.columns)}")
@@ -76,7 +80,7 @@ def texts_of(frame: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.Seri
 
 
 def vectors_of(texts: pl.Series, embed: MeanOfLastHidden, progress: bool = False) -> pl.Series:
-    """A vector for each text, null for null. Equal texts are encoded once."""
+    """Returns a vector for each text, null for null. Equal texts are encoded once."""
     known = texts.drop_nulls().unique(maintain_order=True)
     table = embed(known.to_list(), progress)
     rows = pl.DataFrame({"text": known, "vector": table})

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rexit.errors import InputError
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 ROOT = Path(__file__).resolve().parents[1]
 PATCHES = ROOT / "tools" / "mutants"

@@ -52,7 +52,7 @@ from rich.table import Table
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration.choose.platt import fit
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.slates import SIZE
 
 BASELINES = ("popularity", "user and item bias", "matrix factorization", "LightGCN", "boosting")

@@ -17,7 +17,7 @@ from rexit.bundle import Bundle, Catalog
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, SegmentCost
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 
 @script

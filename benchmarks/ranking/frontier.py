@@ -37,7 +37,7 @@ from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.record.traces import Traces, join
 from rexit.measure.costs import depth_name
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.slates import cut, spread
 
 DROPS = (0.005, 0.01, 0.02)
@@ -91,7 +91,7 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_sl
         costs=costs,
         depths=depths,
         variant_sha256=bundle.variant_sha256,
-        options=decide.DecideOptions(maps="own"),
+        maps="own",
     )
     decisions = [decide_on(goal=goal) for goal in goals]
     maps = decisions[0].maps  # fitted on the choosing users, the same for all goals

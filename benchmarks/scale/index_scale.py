@@ -30,7 +30,7 @@ from rich.table import Table
 from scipy.sparse import csr_array
 
 from rexit.measure.machine import machine
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 CLUSTER, TASTES = 100, 3  # items in a cluster, clusters that a user likes
 DIM, NEIGHBOURS = 64, 10  # for --external

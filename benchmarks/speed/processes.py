@@ -97,11 +97,7 @@ def peer_plans(peers: Path, model: Path, max_candidates: int, max_tokens: int, b
         plans[f"ik-llama-{kind}"] = (python["ik_llama"], "ik_llama.py", {"gguf": str(model / f"{kind}.gguf"), **in_llama})
     return plans | {
         "ctranslate2": (python["ctranslate2"], "ct2.py", {"model": str(model / "ctranslate2-int8")}),
-        "genai-int4": (
-            python["genai"],
-            "genai.py",
-            {"genai": str(model / "genai-int4"), "ways": ["rewound"], **genai},
-        ),
+        "genai-int4": (python["genai"], "genai.py", {"genai": str(model / "genai-int4"), "ways": ["rewound"], **genai}),
         "ort": (python["optimum"], "ort.py", {"onnx": str(model / "onnx"), "onnx_past": str(model / "onnx-past"), "batch": 20}),
         "genai": (python["genai"], "genai.py", {"genai": str(model / "genai"), "ways": ["one_by_one", "rewound"], **genai}),
         "torch": (Path(sys.executable), "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),

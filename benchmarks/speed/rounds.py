@@ -91,10 +91,7 @@ def ratios(times: Mapping[str, NDArray[np.float64]], ours: Sequence[str], peers:
 
 def agreement(actual: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:
     """How well a contender's log-odds agree with the reference's, over all rounds and candidates."""
-    return {
-        "correlation": float(np.corrcoef(actual, expected)[0, 1]),
-        "max_difference": float(np.abs(actual - expected).max()),
-    }
+    return {"correlation": float(np.corrcoef(actual, expected)[0, 1]), "max_difference": float(np.abs(actual - expected).max())}
 
 
 def disagreements(

@@ -34,8 +34,8 @@ from rexit.cli.serve import threads_for
 from rexit.measure import load
 from rexit.measure.bench import SEED, BenchOptions, draw
 from rexit.measure.machine import machine
+from rexit.process.scripts import script
 from rexit.runtime import Session
-from rexit.scripts import script
 from rexit.slates import Slate
 
 ROUNDS = 5

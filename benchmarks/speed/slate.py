@@ -33,7 +33,7 @@ from workload import CANDIDATE, SIX_EXITS, Lengths, catalog_of_fixed_lengths
 
 from rexit.bundle import Catalog
 from rexit.measure.machine import machine
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 LENGTHS = Lengths(users=800, items=600, prefixes=(200, 400))
 WIDTH = 190

@@ -136,12 +136,7 @@ class Space:
                 yield self._from(first, patience, quorum, [min(place, len(v) - 1) for _, _, v in self.thresholds])
 
     def _from(self, first: int, patience: int, quorum: int, at: Sequence[int]) -> Point:
-        return (
-            patience,
-            quorum,
-            0,
-            *(i if k >= first else len(v) - 1 for (_, k, v), i in zip(self.thresholds, at, strict=True)),
-        )
+        return (patience, quorum, 0, *(i if k >= first else len(v) - 1 for (_, k, v), i in zip(self.thresholds, at, strict=True)))
 
     def steps(self, point: Point, axis: int) -> Iterable[Point]:
         """Returns points with another value on one axis: all values, or the near ones and both ends where there are many axes."""

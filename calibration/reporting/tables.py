@@ -69,15 +69,7 @@ def _reliability(report: Report) -> Table:
 def _probabilities(report: Report) -> Table:
     return Table(
         "Probabilities on the test split, with 95 % intervals over users",
-        [
-            "candidates of",
-            "candidates",
-            "mean probability",
-            "share liked",
-            "ratio",
-            "expected calibration error",
-            "by chance",
-        ],
+        ["candidates of", "candidates", "mean probability", "share liked", "ratio", "expected calibration error", "by chance"],
         [
             [
                 title(row),

@@ -3,8 +3,8 @@
     python examples/book_crossing/fetch.py OUT [--from book_crossing.zip]
 
 Writes OUT/{interactions,items,users}.tsv: 62,656 ratings of 14,684 books by 1,295 users, as A. Fortes reduced them. The data have
-no times. `timestamp` is the place in one seeded random order of all ratings, so that a split by time is a random one and what is
-visible at a moment is a random part of everything.
+no times. `timestamp` is the place in a seeded random order of all ratings, so a split by time is random, and what is visible at a
+moment is a random part of all ratings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from rexit.bundle.writer import new_folder
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 SOURCE = (
     "https://raw.githubusercontent.com/caserec/Datasets-for-Recommender-Systems/82b08c787a6b50d78129b9df842285b89bc05b85/"
@@ -33,7 +33,7 @@ SEED = 0
 
 
 def archive(source: Path | None) -> bytes:
-    """The zip file, from `source` or its place on the network."""
+    """Returns the zip file, from `source` or from the network."""
     try:
         if source is not None:
             data = source.read_bytes()
@@ -44,13 +44,13 @@ def archive(source: Path | None) -> bytes:
         sys.exit(f"fetch: {SOURCE}: {error.reason}; give a copy with --from FILE")
     except OSError as error:
         sys.exit(f"fetch: {source or SOURCE}: {error.strerror or error}")
-    if (seen := hashlib.sha256(data).hexdigest()) != SHA256:
-        sys.exit(f"fetch: {source or SOURCE} has SHA-256 {seen[:12]}…, expected {SHA256[:12]}…")
+    if (digest := hashlib.sha256(data).hexdigest()) != SHA256:
+        sys.exit(f"fetch: {source or SOURCE} has SHA-256 {digest[:12]}…, expected {SHA256[:12]}…")
     return data
 
 
 def table(files: zipfile.ZipFile, name: str, columns: int) -> pl.DataFrame:
-    """The first `columns` columns: behind them `&amp` is followed by a tab and splits a field."""
+    """Returns the first `columns` columns. In later ones `&amp` is followed by a tab, which splits a field."""
     text = files.read(f"book_crossing/{name}").decode("utf-8", "replace")
     rows = [line.split("\t")[:columns] for line in io.StringIO(text, newline="\n").read().split("\n") if line]
     return pl.DataFrame(rows[1:], schema=[name.strip() for name in rows[0]], orient="row").with_columns(

@@ -3,9 +3,9 @@
     rexit calibrate BUNDLE --slates OUT/slates.jsonl …
     python examples/cranfield/ndcg.py BUNDLE OUT/slates.jsonl [--variant cpu-int8] [--tokenizer MODEL]
 
-Test queries alone, by the log-odds that the calibration recorded: no model runs. `first` is the order of the candidates in the
-file (BM25's). A document's gain is 2^grade - 1, and the ideal is the best order of all judged documents, found by BM25 or not.
-Intervals are 95 %, over queries, by bootstrap; differences are paired.
+Only test queries, by the log-odds that the calibration recorded: no model runs. `first` is the order of the candidates in the
+file (BM25's). A document's gain is 2^grade - 1, and the ideal is the best order of all judged documents, whether BM25 found them
+or not. Intervals are 95 %, over queries, by bootstrap; differences are paired.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Bundle
 from rexit.calibration.record.recording import FILE, Recording
 from rexit.errors import InputError
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.slates_file import SlatesFile
 from rexit.texts import bundle_encoder
 
@@ -30,17 +30,18 @@ PLACES, SAMPLES = 10, 2000
 
 
 def ndcg(scores: NDArray[np.floating], grades: Sequence[int], ideal: Sequence[int]) -> float:
-    """NDCG of the first places. ideal: grades of the best order."""
-    discounts = 1 / np.log2(np.arange(PLACES) + 2)
+    """Returns the NDCG of the first places. ideal: grades of the best order."""
     order = np.argsort(-np.asarray(scores), kind="stable")[:PLACES]
-    gained, most = (
-        2.0 ** np.array(part, float) - 1 for part in ([grades[n] for n in order], sorted(ideal, reverse=True)[:PLACES])
-    )
-    return float(gained @ discounts[: len(gained)] / (most @ discounts[: len(most)]))
+    return _gain([grades[n] for n in order]) / _gain(sorted(ideal, reverse=True)[:PLACES])
+
+
+def _gain(grades: Sequence[int]) -> float:
+    """The discounted gain of grades, in their order."""
+    return float((2.0 ** np.array(grades, float) - 1) @ (1 / np.log2(np.arange(len(grades)) + 2)))
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % of the mean, over queries."""
+    """Returns the mean's 95 % interval over queries."""
     rng = np.random.default_rng(0)
     means = values[rng.integers(0, len(values), (SAMPLES, len(values)))].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
@@ -48,7 +49,7 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def judged(path: Path) -> dict[int, tuple[list[int], list[int]]]:
-    """Grades of the candidates and of the best order, by group. Raises InputError for a file without grades."""
+    """Returns grades of the candidates and of the best order, by group. Raises InputError for a file without grades."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if any("grades" not in row for row in rows):
         raise InputError(f"{path}: has no column `grades`: examples/cranfield/slates.py writes it")
@@ -56,7 +57,8 @@ def judged(path: Path) -> dict[int, tuple[list[int], list[int]]]:
 
 
 def recorded_log_odds(bundle: Bundle, file: SlatesFile) -> NDArray[np.float32]:
-    """Every exit's log-odds of the test candidates, float32 [n, E]. Raises BundleError where calibration read other slates."""
+    """Returns every exit's log-odds of the test candidates, float32 [n, E]. Raises BundleError if calibration read other
+    slates."""
     pairs = {name: sum(len(slate.items) for slate in file.cut(name)) for name in ("validation", "test")}
     made_of = {"variant_sha256": bundle.variant_sha256, "slates_sha256": file.sha256, "slate": file.largest}
     return Recording.read(bundle.folder / FILE, len(bundle.manifest.exits), made_of, pairs).log_odds["test"]

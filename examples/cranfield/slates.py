@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle.writer import new_folder
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 DOCUMENTS, QUERIES, JUDGEMENTS = "cran.all.1400", "cran.qry", "cranqrel"
 SPLITS = {"train": 0.4, "validation": 0.7, "test": 1.0}
@@ -52,7 +52,7 @@ def records(text: str) -> Iterator[dict[str, str]]:
 
 
 def judgements(text: str) -> dict[int, dict[int, int]]:
-    """The grades of each query's documents, by number. Queries are numbered by their place in the file of queries."""
+    """Returns the grades of each query's documents, by number. Queries are numbered by their place in the file of queries."""
     grades: dict[int, dict[int, int]] = defaultdict(dict)
     for line in text.splitlines():
         query, document, code = map(int, line.split())
@@ -61,14 +61,14 @@ def judgements(text: str) -> dict[int, dict[int, int]]:
 
 
 def split_of(query: int, count: int) -> str:
-    """A query's split, by the digest of its number, whatever the order of the file."""
+    """Returns a query's split, by the digest of its number, whatever the order of the file."""
     order = sorted(range(1, count + 1), key=lambda number: hashlib.sha256(str(number).encode()).digest())
     place = order.index(query) / count
     return next(name for name, end in SPLITS.items() if place < end)
 
 
 def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[list[tuple[int, float]]]:
-    """The places of each query's best documents by BM25, and their scores."""
+    """Returns the places of each query's best documents by BM25, and their scores."""
     try:
         bm25s = importlib.import_module("bm25s")
     except ImportError:
@@ -81,7 +81,7 @@ def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[l
 
 
 def text_of(document: str, words: int, share: float | None) -> str:
-    """A candidate's text. share: its score over the best candidate's; None: left out."""
+    """Returns a candidate's text. share: its score over the best candidate's; None: left out."""
     text = " ".join(document.split()[:words])
     return text if share is None else f"{text}\nMatch: {min(99, round(100 * share)):02d}"
 
@@ -89,12 +89,12 @@ def text_of(document: str, words: int, share: float | None) -> str:
 def slates(
     files: Mapping[str, str], candidates: int, words: int, train_candidates: int | None = None, scores: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a file of slates. train_candidates: of a training query; None: as of the others."""
+    """Yields the rows of a file of slates. train_candidates: the most of a training query; None: as for the others."""
     documents = [record for record in records(files[DOCUMENTS]) if record.get("W")]
     queries = [record["W"] for record in records(files[QUERIES])]
     graded = judgements(files[JUDGEMENTS])
-    found = best([record["W"] for record in documents], queries, min(candidates, len(documents)))
-    for n, (query, ranked) in enumerate(zip(queries, found, strict=True), 1):
+    rankings = best([record["W"] for record in documents], queries, min(candidates, len(documents)))
+    for n, (query, ranked) in enumerate(zip(queries, rankings, strict=True), 1):
         split, highest = split_of(n, len(queries)), ranked[0][1] or 1.0
         chosen = [(documents[place], score / highest) for place, score in ranked]
         if split == "train":

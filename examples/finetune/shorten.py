@@ -1,9 +1,9 @@
-"""Cuts a decoder after its first layers: a model of its own, to be fine-tuned where depth beyond them is not wanted.
+"""Cuts a decoder after its first layers, into a smaller model to fine-tune.
 
     python examples/finetune/shorten.py smollm2 smollm2-10 --layers 10
 
-Embeddings, the final norm and the LM head stay as they are, so every exit's head starts as it would in the whole model, whose
-tokenizer files are copied along. Until it is fine-tuned it is of no use: the last layers prepared what the head reads.
+Embeddings, the final norm, the LM head and the tokenizer's files stay the same, so every exit's head starts as in the whole
+model. The result is useless until it is fine-tuned: the removed layers prepared what the LM head reads.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ from rexit.errors import InputError
 from rexit.exporter.checkpoints.weights import decoder_model, located
 from rexit.exporter.libraries.silence import log, quiet
 from rexit.exporter.model.decoder import Decoder
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 
 def shorten(source: str, out: Path, layers: int) -> None:
-    """source: a folder, Hub id or GGUF file. Raises InputError for more layers than there are, and what loading raises."""
+    """Writes the first layers of a model.
+
+    Args:
+        source: a folder, Hub id or GGUF file.
+        out: the new folder.
+        layers: how many to keep.
+
+    Raises:
+        InputError: The model has fewer layers, or cannot be loaded.
+    """
     with quiet():
         place = located(source)
         decoder = Decoder.of(decoder_model(place))

@@ -1,6 +1,6 @@
 # make demo: MovieLens 100k from ratings to early-exit scores, on a machine without a GPU. Included by the Makefile at the root.
 #
-# Up to a hundred films are ranked and ten shown: beside each like stand nine films that its user never rated, taken as not liked.
+# Up to a hundred films are ranked and ten shown: each like comes with nine films that its user never rated, taken as not liked.
 # EPOCHS=0.05 trains a third as long.
 
 MOVIELENS := examples/movielens
@@ -35,11 +35,11 @@ $(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/heads.py $
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
     src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/engine/compile.py)
 	rm -rf $(DEMO)/bundle
-# Judged by 150 slates: enough where so little is lost.
+# Judged by 150 slates, which is enough for such a small loss.
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8 --quality-slates 150
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --target tensorrt --precision fp16,int8 \
 	  --quality-slates 150
-# For a GPU that this machine need not have: compiled by TensorRT-RTX, not run.
+# For a GPU that this machine may lack: compiled by TensorRT-RTX, not run.
 	$(BIN)/rexit compile $(DEMO)/bundle --compute-capability 8.6
 
 # What calibrates also runs the compiled runtime.

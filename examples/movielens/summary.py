@@ -22,8 +22,8 @@ from rich.table import Table
 import rexit
 from rexit.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.calibration import Verdict
+from rexit.process.scripts import script
 from rexit.runtime import Session, onnxruntime_library
-from rexit.scripts import script
 from rexit.slates import cut
 
 BASELINES = Path(__file__).parents[2] / "benchmarks" / "ranking" / "baselines.py"

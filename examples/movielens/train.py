@@ -3,10 +3,10 @@
     python examples/movielens/train.py --catalog CATALOG --out CHECKPOINT [--epochs 1] [--init random|FOLDER|HUB_ID]
     python examples/movielens/train.py --catalog CATALOG --out MODEL --exits 6        the last head alone, for `rexit heads`
 
-It trains as it will serve: one row is one user's prefix at some time, with the next few interactions packed behind it as
-candidates, so one forward pass uses many labels. Every exit has its own head; the loss is the mean of the exits' cross-entropies;
-shallower layers learn at a higher rate (OptiRAG-Rec, arXiv 2501.02173). The paper specifies neither exit positions, loss weights
-nor rates: those here are our choice. This script is an example, not part of rexit's packages: write your own, and save with
+Rows are as in serving: one user's prefix at some time, with the next few interactions packed behind it as candidates, so that one
+forward pass uses many labels. Every exit has its own head; the loss is the mean of the exits' cross-entropies; shallower layers
+learn at a higher rate (OptiRAG-Rec, arXiv 2501.02173). The paper specifies neither exit positions, loss weights nor rates: those
+here are our choice. This script is an example, not part of rexit's packages: write your own, and save with
 `rexit.exporter.save_checkpoint`.
 """
 
@@ -38,7 +38,7 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
 from rexit.exporter.training.learner import joint_loss
-from rexit.scripts import script
+from rexit.process.scripts import script
 from rexit.slates import runs
 
 
@@ -48,7 +48,7 @@ def option(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen of a training; each is an option of the command line."""
+    """The options of a training, and of the command line."""
 
     init: str = option("random", "`random`, or the folder or Hub id of a decoder to fine-tune")
     exits: str = option("1,2,4,6", "depths in layers")
@@ -65,25 +65,25 @@ class Settings:
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        for one in fields(cls):
-            name = "--" + one.name.replace("_", "-")
-            parser.add_argument(name, type=type(one.default), default=one.default, help=f"{one.metadata['help']} ({one.default})")
+        for setting in fields(cls):
+            name, default = "--" + setting.name.replace("_", "-"), setting.default
+            parser.add_argument(name, type=type(default), default=default, help=f"{setting.metadata['help']} ({default})")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Settings:
-        return cls(**{one.name: getattr(args, one.name) for one in fields(cls)})
+        return cls(**{setting.name: getattr(args, setting.name) for setting in fields(cls)})
 
 
 def packed_slates(catalog: Catalog, split: str, size: int, count: int = 0) -> Rows:
-    """Slates of a split, at most `count`, 0: all; with a progress bar."""
+    """Returns at most `count` slates of a split (0: all), with a progress bar."""
     return packed_rows(
         catalog, split, size, count, track=partial(track, description=f"prompts of {split}", disable=not sys.stderr.isatty())
     )
 
 
 def forward(model: MultiExitModel, data: Rows, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [exits, candidates, 2] and labels [candidates] of the chosen rows, in bfloat16 where that is fast. Of K objectives
-    [exits, candidates, 2K] and [candidates, K], NaN where a label is unknown."""
+    """Returns logits [exits, candidates, 2] and labels [candidates] of the chosen rows, in bfloat16 where that is fast. With K
+    objectives [exits, candidates, 2K] and [candidates, K], NaN for an unknown label."""
     inputs = data.inputs(model, chosen)
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
         logits = model(*inputs)
@@ -92,7 +92,7 @@ def forward(model: MultiExitModel, data: Rows, chosen: list[int]) -> tuple[torch
 
 @torch.no_grad()
 def auc(model: MultiExitModel, data: Rows) -> list[float]:
-    """AUC of each exit's log-odds, the mean over objectives."""
+    """Returns the AUC of each exit's log-odds, the mean over objectives."""
     model.eval()
     order = np.argsort(data.lengths)
     parts = [forward(model, data, list(chosen)) for chosen in np.array_split(order, math.ceil(len(order) / 16))]
@@ -107,7 +107,7 @@ def auc(model: MultiExitModel, data: Rows) -> list[float]:
 
 
 def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
-    """A fresh Llama, or a pretrained decoder with heads that start from its LM head; with fresh projectors if prompts have
+    """Returns a new Llama, or a pretrained decoder with heads that start from its LM head; with new projectors if prompts have
     vectors."""
     exits = [int(e) for e in chosen.exits.split(",")]
     if chosen.init != "random":

@@ -1,5 +1,5 @@
 # Debian packages of the library, its headers and rexit-run, by CPack: `make deb`.
-# With -DCMAKE_INSTALL_PREFIX=/usr, for which alone the packages are right.
+# Only for -DCMAKE_INSTALL_PREFIX=/usr.
 set(CPACK_GENERATOR DEB)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_COMPONENTS_ALL library development)
@@ -44,7 +44,7 @@ file(WRITE ${PROJECT_BINARY_DIR}/debian/triggers "activate-noawait ldconfig\n")
 file(WRITE ${PROJECT_BINARY_DIR}/debian/shlibs "librexit ${PROJECT_VERSION_MAJOR} ${same}\n")
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_CONTROL_EXTRA ${PROJECT_BINARY_DIR}/debian/triggers ${PROJECT_BINARY_DIR}/debian/shlibs)
 
-# What Debian asks of every package.
+# Required by Debian in every package.
 string(TIMESTAMP year %Y UTC)
 string(TIMESTAMP date "%a, %d %b %Y %H:%M:%S +0000" UTC)
 file(WRITE ${PROJECT_BINARY_DIR}/debian/changelog "rexit (${PROJECT_VERSION}-${CPACK_DEBIAN_PACKAGE_RELEASE}) unstable; urgency=medium

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import ray
 import ray.data
 
-from rexit import interrupts
 from rexit.errors import BackendError, RexitError
+from rexit.process import interrupts
 
 
 @contextlib.contextmanager

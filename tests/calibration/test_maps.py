@@ -1,12 +1,13 @@
-"""Maps of all heads so far: what they find, and when calibration prefers them to the own head's."""
+"""Maps of all heads so far: what they learn, and when calibration prefers them to the own head's."""
 
 import numpy as np
 import pytest
 
-from builders.traces import even_costs, traces
+from builders.decisions import decide_on, row
+from builders.traces import traces
 from rexit.calibration import certify
 from rexit.calibration.choose import maps, platt
-from rexit.calibration.decide import ALL_HEADS, DecideOptions, back_to_full_depth, decide
+from rexit.calibration.decide import ALL_HEADS, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, log_losses, parse
 from rexit.calibration.record.traces import Traces, split_users
@@ -24,24 +25,8 @@ def differing(users: int = 600, seed: int = 1, noise: tuple[float, ...] = (1.0, 
     return Traces(z, liked, np.repeat(np.arange(users), 10), np.arange(0, n + 1, 10))
 
 
-def decided(t: Traces, test: Traces, kind: str = "auto", goal: Goal = GOAL):
-    return decide(
-        validation=t,
-        test=test,
-        costs=even_costs(t.exits),
-        depths=(2, 4, 6)[: t.exits],
-        variant_sha256="digest",
-        goal=goal,
-        options=DecideOptions(maps=kind),
-    )
-
-
-def row(decision, name: str):
-    return next(entry for entry in decision.rows if entry.name == name)
-
-
 def test_weights_are_those_of_the_best_combination() -> None:
-    """Of t + e0 and t + e1 with noise of variance 1 and 4, the best estimate of t weighs them 4 to 1."""
+    """The best estimate of t from t + e0 and t + e1, with noise of variance 1 and 4, weighs them 4 to 1."""
     t = differing(4000, noise=(1.0, 2.0))
     fitted = maps.fit_all(t.log_odds, t.liked)[-1]
     assert fitted[0] == platt.fit_all(t.log_odds, t.liked)[0]
@@ -122,7 +107,7 @@ def test_auto_keeps_the_own_head_for_a_goal_that_all_heads_lose() -> None:
 
 def test_a_policy_of_all_heads_is_certified_against_the_last_head_alone() -> None:
     t, test = differing(), differing(seed=2)
-    decision = decided(t, test)
+    decision = decide_on(t, GOAL, test)
     assert decision.choice.reads == "all" and decision.chosen is not None
     assert decision.policy.exits[0].earlier == () and [len(e.earlier) for e in decision.policy.exits] == [0, 1, 2]
     certifiers = split_users(t)[1]
@@ -144,15 +129,8 @@ def test_a_policy_of_all_heads_is_certified_against_the_last_head_alone() -> Non
 def test_full_depth_is_the_model_as_it_is() -> None:
     """Nothing is certified, or nothing saves time: the last head alone answers, whatever auto chose."""
     t, test = differing(), differing(seed=2)
-    decision = decided(t, test)
-    for full in (back_to_full_depth(decision), decided(differing(60), test, "all", Goal(GOAL.metrics, 0.001))):
+    uncertified = decide_on(differing(60), Goal(GOAL.metrics, 0.001), test, maps="all")
+    for full in (back_to_full_depth(decide_on(t, GOAL, test)), uncertified):
         assert full.choice.reads == "all" and full.chosen is None
         assert all(e.earlier == () for e in full.policy.exits) and full.maps == full.choice.own
         assert row(full, "policy").values == row(full, "full depth").values
-
-
-def test_own_maps_are_what_there_was_before() -> None:
-    t, test = (traces(300, 10, [0.6, 0.3, 0.0], seed=seed) for seed in (1, 2))
-    own, auto = decided(t, test, "own"), decided(t, test)
-    assert auto.choice.reads == "own" and own.policy == auto.policy and own.rows == auto.rows
-    assert [entry.name for entry in auto.rows] == ["full depth", "2 layers", "4 layers", "policy"]

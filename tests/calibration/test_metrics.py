@@ -27,14 +27,14 @@ class Split:
     score: np.ndarray
 
     @classmethod
-    def made(cls, seed: int = 0, levels: float = 2.0, users: int = 60) -> Split:
+    def random(cls, seed: int = 0, levels: float = 2.0, users: int = 60) -> Split:
         """Scores are rounded to 1 / levels: 2 for many ties, 1e6 for hardly any."""
-        random = np.random.default_rng(seed)
-        sizes = np.r_[1, 1, random.integers(1, 40, users - 3), 700]
+        rng = np.random.default_rng(seed)
+        sizes = np.r_[1, 1, rng.integers(1, 40, users - 3), 700]
         n = int(sizes.sum())
-        reference = random.normal(0, 2, n)
-        liked = random.random(n) < 1 / (1 + np.exp(-reference))
-        score = reference + random.normal(0, 1, n)
+        reference = rng.normal(0, 2, n)
+        liked = rng.random(n) < 1 / (1 + np.exp(-reference))
+        score = reference + rng.normal(0, 1, n)
         starts = [a + at for a, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True) for at in range(0, size, 7)]
         rounded = [np.round(c * levels).astype(np.float32) / np.float32(levels) for c in (reference, score)]
         return cls(np.repeat(np.arange(users), sizes), liked, np.array([*starts, n]), *rounded)
@@ -80,7 +80,7 @@ BRUTE = {
 @pytest.mark.parametrize("levels", [2.0, 1e6])
 @pytest.mark.parametrize("name", PER_USER)
 def test_every_user_is_judged_as_one_at_a_time(name: str, levels: float) -> None:
-    split = Split.made(levels=levels)
+    split = Split.random(levels=levels)
     metric, judge = parse(name), split.judge
     expected = split.brute(name, split.score)
     assert 0 < np.isnan(expected).sum() < 30 or name == "agreement"
@@ -92,7 +92,7 @@ def test_every_user_is_judged_as_one_at_a_time(name: str, levels: float) -> None
 
 
 def test_metrics_over_pairs_are_those_of_sklearn() -> None:
-    split = Split.made()
+    split = Split.random()
     judge, probability = split.judge, 1 / (1 + np.exp(-split.score.astype(float)))
     assert judge.value(parse("auc"), split.score) == pytest.approx(roc_auc_score(split.liked, split.score), abs=1e-12)
     assert judge.value(parse("logloss"), split.score) == pytest.approx(log_loss(split.liked, probability), abs=1e-9)
@@ -100,7 +100,7 @@ def test_metrics_over_pairs_are_those_of_sklearn() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_drop_is_what_is_lost_against_full_depth(name: str) -> None:
-    split = Split.made(1)
+    split = Split.random(1)
     metric, judge = parse(name), split.judge
     change = judge.value(metric, split.score) - judge.full(metric)
     assert judge.drop(metric, split.score) == pytest.approx(-change if metric.higher_is_better else change, abs=1e-12)
@@ -113,7 +113,7 @@ def test_a_drop_is_what_is_lost_against_full_depth(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interval_draws_users(name: str) -> None:
     """The same users drawn, written out as new users, judged anew."""
-    split = Split.made(2)
+    split = Split.random(2)
     metric, judge = parse(name), split.judge
     low, high = judge.intervals([metric], split.score, resamples=60)[metric]
     assert low < judge.drop(metric, split.score) < high
@@ -226,6 +226,6 @@ def test_a_score_that_is_not_finite(name: str, bad: float) -> None:
 
 @pytest.mark.parametrize("name", ["auc", "logloss"])
 def test_metrics_over_pairs_have_no_losses(name: str) -> None:
-    split = Split.made()
+    split = Split.random()
     with pytest.raises(InputError, match=f"metric {name}: is over all pairs, expected one with a value per user"):
         split.judge.losses(parse(name), split.score)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from builders.bundles.held_out import write_ranked
+from builders.decisions import decide_on
 from builders.traces import even_costs
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.policy import utility_log_odds
-from rexit.calibration import CalibrationOptions, calibrate, decide, metrics
+from rexit.calibration import CalibrationOptions, calibrate, metrics
 from rexit.calibration.choose.objectives import cross_fit, fit, weights_of
 from rexit.calibration.goal import Goal
 from rexit.calibration.record.traces import Traces, gains_of
@@ -64,56 +65,47 @@ def test_ndcg_of_gains() -> None:
     assert np.isnan(ByGain(users, np.full(4, 0.5)).ndcg(np.float32([3, 2, 1, 0]), 2)[0])
 
 
-def test_unknown_labels_teach_nothing() -> None:
-    made = traces()
-    assert made.objectives is not None
-    known = made.objectives[:, 1] >= 0
-    maps = fit(made, UTILITY)
-    noisy = made.log_odds.copy()
+def test_unknown_labels_are_left_out() -> None:
+    pairs = traces()
+    assert pairs.objectives is not None
+    known = pairs.objectives[:, 1] >= 0
+    maps = fit(pairs, UTILITY)
+    noisy = pairs.log_odds.copy()
     noisy[~known, :, 1] = 50
-    assert fit(replace(made, log_odds=noisy), UTILITY) == maps
+    assert fit(replace(pairs, log_odds=noisy), UTILITY) == maps
     assert maps.useful() == (True, True, True) and maps.maps[2][1].a > maps.maps[0][1].a
 
 
 def test_each_objective_has_the_probability_of_its_label() -> None:
-    made, other = traces(), traces(seed=1)
+    pairs, other = traces(), traces(seed=1)
     assert other.objectives is not None
-    p = fit(made, UTILITY).probabilities(other.log_odds)
+    p = fit(pairs, UTILITY).probabilities(other.log_odds)
     for n in range(2):
         known = other.objectives[:, n] >= 0
         assert p[known, 2, n].mean() == pytest.approx((other.objectives[known, n] == 1).mean(), abs=0.03)
 
 
 def test_cross_fitted_log_odds_are_by_maps_of_other_users() -> None:
-    made = traces(users=20)
-    fitted, cross = fit(made, UTILITY).apply(made).log_odds, cross_fit(made, UTILITY).log_odds
-    assert cross.shape == fitted.shape == made.log_odds.shape[:2]
+    pairs = traces(users=20)
+    fitted, cross = fit(pairs, UTILITY).apply(pairs).log_odds, cross_fit(pairs, UTILITY).log_odds
+    assert cross.shape == fitted.shape == pairs.log_odds.shape[:2]
     assert 0 < np.abs(cross - fitted).max() < 1
-    others = made.users % 5 != 3
-    assert made.objectives is not None
-    rest = replace(made, log_odds=made.log_odds[others], objectives=made.objectives[others])
-    np.testing.assert_array_equal(cross[~others], fit(rest, UTILITY).apply(made).log_odds[~others])
+    others = pairs.users % 5 != 3
+    assert pairs.objectives is not None
+    rest = replace(pairs, log_odds=pairs.log_odds[others], objectives=pairs.objectives[others])
+    np.testing.assert_array_equal(cross[~others], fit(rest, UTILITY).apply(pairs).log_odds[~others])
 
 
 def test_the_decision_is_about_the_utility() -> None:
-    goal = Goal((metrics.parse("ndcg@5"), metrics.parse("agreement")), 0.1)
-    made = decide.decide(
-        validation=traces(240),
-        test=traces(seed=1),
-        costs=even_costs(3),
-        depths=(1, 2, 4),
-        variant_sha256="d",
-        goal=goal,
-        options=decide.DecideOptions(utility=UTILITY),
-    )
-    assert made.chosen is not None and made.policy.utility == UTILITY and made.objectives is not None
-    assert [len(e.objectives) for e in made.policy.exits] == [2, 2, 2] and made.policy.problem() is None
-    test = traces(seed=1)
-    x = utility_log_odds(list(UTILITY.values()), [e.objectives for e in made.policy.exits], test.log_odds)[0]
-    np.testing.assert_array_equal(made.policy.stops(test.log_odds, test.offsets), made.policy.stops(x, test.offsets))
+    goal, test = Goal((metrics.parse("ndcg@5"), metrics.parse("agreement")), 0.1), traces(seed=1)
+    decision = decide_on(traces(240), goal, test, even_costs(3), (1, 2, 4), utility=UTILITY)
+    assert decision.chosen is not None and decision.policy.utility == UTILITY and decision.objectives is not None
+    assert [len(e.objectives) for e in decision.policy.exits] == [2, 2, 2] and decision.policy.problem() is None
+    x = utility_log_odds(list(UTILITY.values()), [e.objectives for e in decision.policy.exits], test.log_odds)[0]
+    np.testing.assert_array_equal(decision.policy.stops(test.log_odds, test.offsets), decision.policy.stops(x, test.offsets))
     full = ByGain(test.users, gains_of(test.objectives, list(UTILITY.values()))).ndcg(x[:, -1], 5)  # type: ignore[arg-type]
-    assert made.rows[0].values["ndcg@5"] == pytest.approx(np.nanmean(full))
-    assert "logloss" not in made.rows[0].values and made.rows[-1].mean_layers < 4
+    assert decision.rows[0].values["ndcg@5"] == pytest.approx(np.nanmean(full))
+    assert "logloss" not in decision.rows[0].values and decision.rows[-1].mean_layers < 4
 
 
 @pytest.mark.parametrize(
@@ -125,7 +117,7 @@ def test_the_decision_is_about_the_utility() -> None:
         ({"click": float("nan"), "like": 0.0}, "utility: a weight is nan"),
     ],
 )
-def test_utilities_that_cannot_be(utility: dict[str, float], message: str) -> None:
+def test_impossible_utilities_are_refused(utility: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         weights_of(utility, NAMES)
 
@@ -138,13 +130,13 @@ def test_a_utility_needs_objectives() -> None:
 
 
 def test_an_objective_without_both_labels() -> None:
-    made = traces()
-    assert made.objectives is not None
+    pairs = traces()
+    assert pairs.objectives is not None
     for value, kind in ((-1, "unknown"), (1, "yes"), (0, "no")):
-        labels = made.objectives.copy()
+        labels = pairs.objectives.copy()
         labels[:, 1] = value
         with pytest.raises(InputError, match=f"all labels of like are {kind} among the users who choose, expected both kinds"):
-            fit(replace(made, objectives=labels), UTILITY)
+            fit(replace(pairs, objectives=labels), UTILITY)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +179,7 @@ def test_it_is_written_and_followed(place: Path, monkeypatch: pytest.MonkeyPatch
         ({"utility": {"click": 1.0}}, "utility has click, expected click, like"),
     ],
 )
-def test_options_that_are_of_one_objective(place: Path, changes: dict[str, Any], message: str) -> None:
+def test_options_for_one_objective_are_refused(place: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
         run(place, **changes)
     assert "\n" not in str(refused.value)

@@ -1,10 +1,10 @@
-"""The page: three golden pages of three golden reports, what data puts on it is text, and it needs nothing else.
+"""The page: golden pages of golden reports; text from data is escaped; nothing is loaded.
 
-The golden pages are in pages/, without their style and pictures. After a change of the page, read the difference that
+The golden pages are in pages/, without their style and pictures. After a change of the page, run this and read the difference:
 
     PYTHONPATH=. python calibration/test_page.py
 
-in tests/ makes of them; `--reports` makes the reports anew, too.
+in tests/. `--reports` also makes new reports.
 """
 
 import copy
@@ -24,12 +24,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from builders.bundles.held_out import write_two_tastes
+from builders.decisions import decide_on
 from builders.traces import even_costs, traces
 from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.choose import rivals
-from rexit.calibration.decide import DecideOptions, decide
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content, page, plots
@@ -51,7 +51,7 @@ HOSTILE = "</td></pre><script>alert('&amp;')</script><img src=http://evil.exampl
 
 
 @functools.cache
-def _made(case: str) -> dict[str, Any]:
+def _report(case: str) -> dict[str, Any]:
     """A report of synthetic traces, with a bundle of the tests."""
     noise, chosen = CASES[case]
     options = CalibrationOptions(**{"metrics": ("ndcg@10",), **chosen})
@@ -61,14 +61,7 @@ def _made(case: str) -> dict[str, Any]:
     costs = even_costs(3, 100, 10)
     with tempfile.TemporaryDirectory() as place:
         bundle = Bundle.open(write_two_tastes(Path(place)).bundle)
-        decision = decide(
-            **parts,
-            costs=costs,
-            depths=bundle.manifest.exits,
-            variant_sha256=bundle.variant_sha256,
-            goal=goal,
-            options=DecideOptions(rivals=True),
-        )
+        decision = decide_on(parts["validation"], goal, parts["test"], costs, bundle.manifest.exits, rivals=True)
         conditions = Conditions(bundle.variant_sha256, "cpu", 2, {"cpu": "a processor", "cores": 2, "rexit": "0"})
         profile = CostProfile(conditions, 5.0, (SegmentCost(100.0, 0.0, 0.0, 1.0),) * 3, 0.04)
         early = [Example(7, (1, 2), (1, 1), (True, False), "A prompt of early")]
@@ -76,14 +69,14 @@ def _made(case: str) -> dict[str, Any]:
         return content.build(bundle, options, content.Findings(parts, profile, costs, decision, None, False, early, late, None))
 
 
-def made(case: str = "dynamic") -> dict[str, Any]:
+def new_report(case: str = "dynamic") -> dict[str, Any]:
     """A copy that a test may change."""
-    return copy.deepcopy(_made(case))
+    return copy.deepcopy(_report(case))
 
 
 def golden_reports() -> dict[str, dict[str, Any]]:
     """A timed policy with everything that a report can have; a fixed depth; full depth, of which little can be said."""
-    dynamic = made("dynamic")
+    dynamic = new_report("dynamic")
     for row, milliseconds in zip(dynamic["table"], (30.0, 10.0, 20.0), strict=False):
         row["ms_per_slate"] = milliseconds
     dynamic["table"][-1]["ms_per_slate"] = 12.0
@@ -95,9 +88,9 @@ def golden_reports() -> dict[str, dict[str, Any]]:
     dynamic["policy"] |= {"patience": 2, "quorum": 0.1, "top_k": {"k": 3, "ordered": True, "rise": [0.5, 0.25], "fall": [1, 0]}}
     dynamic["probabilities"] |= {"negative_rate": 0.04, "prior_shift": -3.2189}
     dynamic["probabilities"]["table"][0]["ratio"] = None
-    full = made("not certified")
+    full = new_report("not certified")
     full["examples"] = {"early": [], "late": []}
-    return {"dynamic": dynamic, "fixed": made("fixed"), "full-depth": full}
+    return {"dynamic": dynamic, "fixed": new_report("fixed"), "full-depth": full}
 
 
 def outline(report: dict[str, Any]) -> str:
@@ -155,7 +148,7 @@ class Parsed(HTMLParser):
 
 
 def test_names_from_data_are_text_and_the_page_loads_nothing() -> None:
-    report = made()
+    report = new_report()
     report["variant"] = report["machine"]["cpu"] = report["device"] = report["probabilities"]["table"][0]["by"] = HOSTILE
     report["examples"]["early"] = [
         {"user": HOSTILE, "items": [HOSTILE, "=1+1"], "layers": [1, 1], "liked": [True, False], "prompt": HOSTILE}
@@ -187,7 +180,7 @@ def test_names_from_data_are_text_and_the_page_loads_nothing() -> None:
     ],
 )
 def test_reports_that_pages_are_made_of(case: str, kind: str, headline: str) -> None:
-    report = made(case)
+    report = new_report(case)
     assert report["policy"]["kind"] == kind and re.match(headline, report["verdict"]["headline"])
     assert [row["by"] for row in report["probabilities"]["table"]] == ["answers", "exit", "exit", "exit"]
     ways = [row["policy"] for row in report["table"]]
@@ -198,24 +191,24 @@ def test_reports_that_pages_are_made_of(case: str, kind: str, headline: str) -> 
 
 
 def test_users_who_tested_are_those_with_a_value() -> None:
-    report = made()
+    report = new_report()
     tested, certifying = report["tested"]["user-auc"], report["users"]["certifying"]
     assert tested < certifying, "all users have both labels: the test shows nothing"
     assert f"{tested:,} users" in report["verdict"]["guarantee"]
-    report = made("not certified")
+    report = new_report("not certified")
     shortfall = report["verdict"]["shortfall"]
     assert shortfall in report["verdict"]["summary"][0] and f"{report['tested']['ndcg@10']:,} users are too few" in shortfall
 
 
 def test_same_report_same_bytes_whatever_matplotlib_is_set_to() -> None:
-    report, first = made(), page.page(made())
+    report, first = new_report(), page.page(new_report())
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "lines.linewidth": 9}):
-        assert page.page(made()) == first
+        assert page.page(new_report()) == first
     assert page.page(json.loads(json.dumps(report))) == first
 
 
 def test_pictures_have_names_text_and_the_page_s_colours() -> None:
-    html = page.page(made())
+    html = page.page(new_report())
     read = Parsed(html)
     pictures = [attributes for tag, attributes in read.elements if tag == "svg"]
     assert len(pictures) == 2 + 1 + 1 + 3 + 1
@@ -234,9 +227,9 @@ def test_curve_has_each_way_at_its_cost_and_value(monkeypatch: pytest.MonkeyPatc
         return axes
 
     monkeypatch.setattr(plots, "_svg", drawn)
-    found = made()
-    axes: Any = plots.trade_off(found, metric)
-    rows = {row["policy"]: row for row in found["table"]}
+    report = new_report()
+    axes: Any = plots.trade_off(report, metric)
+    rows = {row["policy"]: row for row in report["table"]}
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
 
     def places(some: list[dict[str, Any]]) -> list[list[float]]:
@@ -245,7 +238,11 @@ def test_curve_has_each_way_at_its_cost_and_value(monkeypatch: pytest.MonkeyPatc
     assert lines["the policy written"] == places([rows["policy"]])
     assert lines["fixed depth, layers"] == places([rows["1 layer"], rows["2 layers"], rows["full depth"]])
     for certified, label in ((True, "tested, certified"), (False, "tested, not certified")):
-        assert lines[label] == places([one["test"] for one in found["candidates"] if one["certified"] == certified]) != []
+        assert (
+            lines[label]
+            == places([candidate["test"] for candidate in report["candidates"] if candidate["certified"] == certified])
+            != []
+        )
     full = rows["full depth"]["values"][metric]
     assert [y for _, y in lines["allowed drop"]] == pytest.approx([full + worse * 0.03] * 2)
     bars = {bar[0][0]: sorted(bar[:, 1]) for group in axes.collections for bar in group.get_segments()}
@@ -262,8 +259,8 @@ def test_written_beside_the_report_it_tells(tmp_path: Path) -> None:
 
     options = CalibrationOptions(slate=5, timed_slates=4, repeats=1)
     calibrate(bundle, Catalog.open(tmp_path / "catalog"), options, open_session=open_session)
-    found = json.loads((bundle.folder / "report.json").read_text())
-    assert (bundle.folder / "report.html").read_text(encoding="utf-8") == page.page(found)
+    report = json.loads((bundle.folder / "report.json").read_text())
+    assert (bundle.folder / "report.html").read_text(encoding="utf-8") == page.page(report)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,25 @@ def test_recovers_a_known_map() -> None:
     random = np.random.default_rng(0)
     z = random.normal(3, 2, 40_000).astype(np.float32)
     liked = random.random(len(z)) < 1 / (1 + np.exp(-(0.7 * z - 2.5)))
-    found = fit(z, liked)
-    assert found.useful
-    assert found.a == pytest.approx(0.7, abs=0.03)
-    assert found.b == pytest.approx(-2.5, abs=0.1)
+    fitted = fit(z, liked)
+    assert fitted.useful
+    assert fitted.a == pytest.approx(0.7, abs=0.03)
+    assert fitted.b == pytest.approx(-2.5, abs=0.1)
 
 
 def test_map_is_calibrated_in_the_large() -> None:
     random = np.random.default_rng(1)
     z = random.normal(0, 1, 5_000).astype(np.float32)
     liked = random.random(len(z)) < 0.1 + 0.3 * (z > 0)
-    found = fit(z, liked)
-    predicted = 1 / (1 + np.exp(-(found.a * z + found.b)))
+    fitted = fit(z, liked)
+    predicted = 1 / (1 + np.exp(-(fitted.a * z + fitted.b)))
     assert predicted.mean() == pytest.approx(liked.mean(), abs=1e-3)
 
 
 def test_separable_labels_stay_finite() -> None:
     z = np.array([-2, -1, 1, 2], np.float32)
-    found = fit(z, z > 0)
-    assert found.useful and 0 < found.a < 10 and abs(found.b) < 1e-3
+    fitted = fit(z, z > 0)
+    assert fitted.useful and 0 < fitted.a < 10 and abs(fitted.b) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,16 @@ def test_separable_labels_stay_finite() -> None:
 )
 def test_useless_head_never_stops_and_says_the_base_rate(z: np.ndarray) -> None:
     liked = np.arange(1000) >= 800
-    found = fit(z, liked)
-    assert not found.useful
-    assert found.a == pytest.approx(USELESS_SLOPE)
-    assert 1 / (1 + np.exp(-found.b)) == pytest.approx(0.2, abs=1e-3)
+    fitted = fit(z, liked)
+    assert not fitted.useful
+    assert fitted.a == pytest.approx(USELESS_SLOPE)
+    assert 1 / (1 + np.exp(-fitted.b)) == pytest.approx(0.2, abs=1e-3)
 
 
 def test_head_whose_log_odds_differ_by_rounding_alone_is_useless() -> None:
     z = np.linspace(0, 1e-12, 1000).astype(np.float32)
-    found = fit(z, np.arange(1000) >= 800)
-    assert not found.useful and found.a == pytest.approx(USELESS_SLOPE)
+    fitted = fit(z, np.arange(1000) >= 800)
+    assert not fitted.useful and fitted.a == pytest.approx(USELESS_SLOPE)
 
 
 def test_no_map_has_seen_the_user_it_is_applied_to() -> None:
@@ -61,5 +61,5 @@ def test_no_map_has_seen_the_user_it_is_applied_to() -> None:
 def test_numbers_are_float32() -> None:
     random = np.random.default_rng(2)
     z = random.normal(0, 1, 500).astype(np.float32)
-    found = fit(z, random.random(500) < 0.5 + 0.2 * np.sign(z))
-    assert found.a == float(np.float32(found.a)) and found.b == float(np.float32(found.b))
+    fitted = fit(z, random.random(500) < 0.5 + 0.2 * np.sign(z))
+    assert fitted.a == float(np.float32(fitted.a)) and fitted.b == float(np.float32(fitted.b))

@@ -1,24 +1,24 @@
-"""The whole decision, many times over: what it certifies keeps its promise on the population it was drawn from."""
+"""Many decisions: what they certify keeps its promise in the population that their users were drawn from."""
 
 import numpy as np
 import pytest
 
-from builders.traces import even_costs, traces
+from builders.decisions import decide_on
+from builders.traces import traces
 from rexit.calibration import certify
-from rexit.calibration.decide import DecideOptions, decide
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import Traces
 
 NOISE = (1.6, 0.0)
-"""Stopping everybody at the first exit loses 0.13 of the user AUC, nobody 0."""
+"""Stopping everybody at the first exit loses 0.13 of the user AUC."""
 
 GOAL = Goal((parse("user-auc"),), 0.03)
 CALIBRATIONS, USERS, PAIRS = 24, 240, 6
 POPULATION = traces(8000, PAIRS, NOISE, seed=10**6)
 
 
-def of_users(first: int) -> Traces:
+def users_from(first: int) -> Traces:
     """USERS users of the population, so that all calibrations are of the same one."""
     users = (np.arange(USERS) * 31 + first * USERS) % 8000
     return POPULATION.of_users(np.isin(np.arange(8000), users))
@@ -35,21 +35,9 @@ def lost_in_the_population(policy) -> float:
 
 def broken_promises() -> tuple[int, int]:
     """How many calibrations chose a policy, and how many of these lose more than promised."""
-    chosen = [made.policy for made in map(decided, range(CALIBRATIONS)) if made.chosen is not None]
+    decisions = (decide_on(users_from(n), GOAL, depths=(1, 2), seed=n) for n in range(CALIBRATIONS))
+    chosen = [decision.policy for decision in decisions if decision.chosen is not None]
     return len(chosen), sum(lost_in_the_population(policy) > GOAL.max_drop for policy in chosen)
-
-
-def decided(n: int):
-    validation = of_users(n)
-    return decide(
-        validation=validation,
-        test=validation,
-        costs=even_costs(2),
-        depths=(1, 2),
-        variant_sha256="digest",
-        goal=GOAL,
-        options=DecideOptions(seed=n),
-    )
 
 
 def test_promises_are_kept() -> None:

@@ -15,7 +15,7 @@ from rexit.calibration.reliability_table import by_frequency, by_value, table, t
 from rexit.errors import InputError
 
 
-def world(users: int = 500, base: float = -1.0, seed: int = 0) -> tuple[NDArray[np.float32], Split]:
+def population(users: int = 500, base: float = -1.0, seed: int = 0) -> tuple[NDArray[np.float32], Split]:
     """The right log-odds of each pair, ten to a user, and the labels."""
     random = np.random.default_rng(seed)
     z = random.normal(base, 1.2, users * 10).astype(np.float32)
@@ -27,7 +27,7 @@ def sigmoid(z: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def test_right_probabilities_have_a_ratio_of_one_and_an_error_by_chance() -> None:
-    z, split = world()
+    z, split = population()
     row = split.reliability("answers", "all", sigmoid(z))
     assert row.pairs == 5000 and row.ratio is not None
     assert row.ratio[1] < 1 < row.ratio[2] and row.ratio[0] == pytest.approx(row.predicted / row.observed)
@@ -36,7 +36,7 @@ def test_right_probabilities_have_a_ratio_of_one_and_an_error_by_chance() -> Non
 
 
 def test_wrong_probabilities_are_shown_to_be_wrong() -> None:
-    z, split = world()
+    z, split = population()
     high = split.reliability("answers", "all", sigmoid(z + 1))
     assert high.ratio is not None and high.ratio[1] > 1.3 and high.ece[1] > 3 * high.chance
     steep = split.reliability("answers", "all", sigmoid(3 * (z + 1) - 1))
@@ -46,7 +46,7 @@ def test_wrong_probabilities_are_shown_to_be_wrong() -> None:
 def test_calibration_error_is_scikit_learns_curve() -> None:
     from sklearn.calibration import calibration_curve
 
-    z, split = world()
+    z, split = population()
     p = sigmoid(z + 0.5)
     liked, predicted = calibration_curve(split.liked, p, n_bins=10, strategy="quantile")
     assert split.reliability("answers", "all", sigmoid(z + 0.5)).ece[0] == pytest.approx(
@@ -69,20 +69,20 @@ def test_users_are_the_unit() -> None:
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.25, 0.02])
-def test_the_prior_shift_restores_the_worlds_base_rate(rate: float) -> None:
-    """Fitted where a share of the negatives is left, right in the world they were sampled from."""
-    (z, fitted), (other, everything) = (world(8000, base=-3.0, seed=seed) for seed in (1, 2))
+def test_the_prior_shift_restores_the_populations_base_rate(rate: float) -> None:
+    """Fitted where a share of the negatives is left, right in the population they were sampled from."""
+    (z, fitted), (other, everything) = (population(8000, base=-3.0, seed=seed) for seed in (1, 2))
     kept = fitted.liked | (np.random.default_rng(4).random(len(z)) < rate)
-    made = platt.fit(z[kept], fitted.liked[kept])
-    policy = Policy((ExitPolicy(made.a, made.b),), 1, "", prior_shift=prior.shift(rate))
-    of_world = everything.reliability("answers", "all", policy.probability(policy.calibrated(other[:, None])[:, 0]))
-    assert of_world.ratio is not None and of_world.ratio[0] == pytest.approx(1, abs=0.08)
-    assert of_world.ece[0] < 0.01
+    fitted_map = platt.fit(z[kept], fitted.liked[kept])
+    policy = Policy((ExitPolicy(fitted_map.a, fitted_map.b),), 1, "", prior_shift=prior.shift(rate))
+    in_population = everything.reliability("answers", "all", policy.probability(policy.calibrated(other[:, None])[:, 0]))
+    assert in_population.ratio is not None and in_population.ratio[0] == pytest.approx(1, abs=0.08)
+    assert in_population.ece[0] < 0.01
     left = everything.liked | (np.random.default_rng(5).random(len(other)) < rate)
     sample = Split(everything.liked[left], everything.users[left], rate)
-    of_sample = sample.reliability("answers", "all", policy.probability(policy.calibrated(other[left, None])[:, 0]))
-    assert of_sample.observed == pytest.approx(of_world.observed, rel=0.1) and of_sample.ratio is not None
-    assert of_sample.ratio[0] == pytest.approx(of_world.ratio[0], abs=0.08)
+    in_sample = sample.reliability("answers", "all", policy.probability(policy.calibrated(other[left, None])[:, 0]))
+    assert in_sample.observed == pytest.approx(in_population.observed, rel=0.1) and in_sample.ratio is not None
+    assert in_sample.ratio[0] == pytest.approx(in_population.ratio[0], abs=0.08)
     if rate < 1:
         plain = Policy(policy.exits, 1, "")
         without = everything.reliability("answers", "all", plain.probability(plain.calibrated(other[:, None])[:, 0]))
@@ -94,7 +94,7 @@ def test_the_error_by_chance_is_that_of_right_probabilities(rate: float) -> None
     """Over thirty draws of labels and of negatives, against what one of them is expected to show."""
     errors, chances = [], []
     for seed in range(30):
-        z, everything = world(2000, base=-3.0, seed=seed)
+        z, everything = population(2000, base=-3.0, seed=seed)
         left = everything.liked | (np.random.default_rng(100 + seed).random(len(z)) < rate)
         row = Split(everything.liked[left], everything.users[left], rate).reliability("answers", "all", sigmoid(z[left]))
         errors.append(row.ece[0])
@@ -111,8 +111,8 @@ def catalog(label: dict[str, Any], items: int, **splits: list[tuple[int, int, bo
     return SimpleNamespace(info={"label": label}, users=range(3), items=range(items), split=split)
 
 
-def test_rate_of_sampled_negatives_is_over_items_not_met() -> None:
-    """User 0 met 2 of 10 items by the end of validation, user 1 one: 8 + 9 negatives in the world, four here."""
+def test_rate_in_sampled_negatives_is_over_items_not_met() -> None:
+    """User 0 met 2 of 10 items by the end of validation, user 1 one: 8 + 9 negatives in the population, four here."""
     train = [(0, 0, True), (0, 5, False), (0, 6, False)]
     validation = [(0, 1, True), (0, 7, False), (0, 8, False), (1, 2, True), (1, 3, False), (1, 4, False)]
     source = catalog({"sampled": 2, "seed": 0}, 10, train=train, validation=validation, test=[(0, 9, True)])
@@ -161,7 +161,7 @@ def test_groups_by_value_come_most_frequent_first() -> None:
 
 
 def test_a_table_shows_answers_every_exit_and_groups() -> None:
-    z, split = world()
+    z, split = population()
     p, stops = np.stack([sigmoid(z + 1), sigmoid(z)], 1), np.where(z > 0, 0, 1)
     surface = ["feed" if n % 2 else "search" for n in range(len(z))]
     rows = table(split, (2, 4), p, stops, np.arange(len(z)), {"surface": surface, "rare": ["x"] * 50 + ["y"] * (len(z) - 50)})
@@ -169,7 +169,7 @@ def test_a_table_shows_answers_every_exit_and_groups() -> None:
     assert names[:3] == ["the policy's answers", "all candidates after layer 2", "all candidates after layer 4"]
     assert names[3:] == [
         *(f"items with {n} interactions" for n in ("0 to 1,249", "1,250 to 2,499", "2,500 to 3,749", "3,750 or more")),
-        *("surface: feed", "surface: search", "rare: y"),  # of fifty pairs nothing can be said
+        *("surface: feed", "surface: search", "rare: y"),  # x has fifty pairs, too few for a row
     ]
     ratios = [row.ratio[0] for row in rows[:3] if row.ratio]
     assert ratios[1] > ratios[0] > ratios[2] and [row.pairs for row in rows[-3:]] == [2500, 2500, 4950]

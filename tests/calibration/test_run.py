@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from builders.bundles.bundle_files import refresh
 from builders.bundles.held_out import write_two_tastes
 from builders.traces import even_costs
 from doubles.session import FakeSession
-from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
+from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.reporting import page
@@ -57,13 +58,13 @@ def policy_in(folder: Path) -> Policy | None:
     return Bundle.open(folder).policy()
 
 
-def sessions(noise=(0.5, 0.2, 0.1), costs: Costs | None = None, made: list[FakeSession] | None = None):
+def sessions(noise=(0.5, 0.2, 0.1), costs: Costs | None = None, opened: list[FakeSession] | None = None):
     """Opens stand-ins that follow the policy that lies in the folder, as the runtime does."""
 
     def open_session(folder: Path) -> FakeSession:
         session = FakeSession(3, costs or even_costs(3, 100, 10), truth, noise, policy_in(folder))
-        if made is not None:
-            made.append(session)
+        if opened is not None:
+            opened.append(session)
         return session
 
     return open_session
@@ -77,7 +78,7 @@ def run(place: Path, **keywords):
 
 
 def row(done, name: str) -> dict:
-    return next(one for one in done.report["table"] if one["policy"] == name)
+    return next(entry for entry in done.report["table"] if entry["policy"] == name)
 
 
 def without_traces(bundle: Bundle) -> dict[str, bytes]:
@@ -86,19 +87,19 @@ def without_traces(bundle: Bundle) -> dict[str, bytes]:
 
 
 def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
-    made: list[FakeSession] = []
-    bundle, done = run(place, made=made)
+    opened: list[FakeSession] = []
+    bundle, done = run(place, opened=opened)
     assert bundle.policy() == Policy.read(bundle.folder / "policy.json", 3, bundle.variant_sha256)
     assert bundle.policy() == done.policy
     report = json.loads((bundle.folder / "report.json").read_text())
     assert report == json.loads(json.dumps(done.report))
-    assert [s.closed for s in made] == [True, True]
+    assert [s.closed for s in opened] == [True, True]
     assert report["variant_sha256"] == bundle.variant_sha256 and report["catalog_sha256"] == bundle.variant.catalog_sha256
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}
     assert report["verdict"]["doubt"] is None, "the heads know what users like"
     assert report["users"] == {"choosing": 10, "certifying": 20, "test": 30}
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
-    names = [one["policy"] for one in report["table"]]
+    names = [entry["policy"] for entry in report["table"]]
     assert names[:3] == ["full depth", "1 layer", "2 layers"] and names[-1] == "policy" and "patience" not in names
     assert sum(e["stopped"] for e in report["exits"]) == pytest.approx(1)
     assert sum(b["pairs"] for b in report["exits"][0]["reliability"]) == 300
@@ -128,7 +129,7 @@ def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> 
     """As timed where it was, else by the cost model."""
     _, done = run(crowd, **DYNAMIC)
     policy, depths = row(done, "policy"), {1: row(done, "1 layer"), 2: row(done, "2 layers")}
-    cheap = [layers for layers, one in depths.items() if one["ms_per_slate"] <= policy["ms_per_slate"]]
+    cheap = [layers for layers, entry in depths.items() if entry["ms_per_slate"] <= policy["ms_per_slate"]]
     assert cheap and done.report["gain"]["layers"] == max(cheap), "the second head is the better one"
     slow = dataclasses.replace(DYNAMIC["options"], from_traces=True)
     _, again = run(crowd, options=slow, open_session=never)
@@ -137,9 +138,7 @@ def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> 
 
 
 def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -> None:
-    bundle = Bundle.open(place / "bundle")
-    options = dataclasses.replace(OPTIONS, max_drop=0.01)
-    done = calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=sessions())
+    bundle, done = run(place, options=dataclasses.replace(OPTIONS, max_drop=0.01))
     assert done.verdict.text.startswith(
         "Keep the full model: no policy that loses at most 0.01 of NDCG@5 is certified with 95 % confidence. 20 users are too few"
     )
@@ -188,14 +187,13 @@ def never(folder: Path) -> FakeSession:
 
 def test_another_goal_on_kept_traces_runs_no_model(place: Path) -> None:
     bundle, first = run(place)
-    catalog = Catalog.open(place / "catalog")
     again = dataclasses.replace(OPTIONS, from_traces=True)
-    same = calibrate(bundle, catalog, again, open_session=never)
+    _, same = run(place, options=again, open_session=never)
     assert same.policy == first.policy
     assert [(r["values"], r["drops"]) for r in same.report["table"]] == [(r["values"], r["drops"]) for r in first.report["table"]]
     assert same.report["decisions"] is None and row(same, "policy")["ms_per_slate"] is None
     assert "by the cost model, not timed" in same.verdict.text
-    careful = calibrate(bundle, catalog, dataclasses.replace(again, max_drop=0.01), open_session=never)
+    _, careful = run(place, options=dataclasses.replace(again, max_drop=0.01), open_session=never)
     assert careful.report["policy"]["kind"] == "full depth" and bundle.policy() == careful.policy
 
 
@@ -222,11 +220,11 @@ def test_pairs_have_the_values_of_their_slates() -> None:
 
 def test_same_traces_same_policy_to_the_byte(place: Path) -> None:
     bundle, _ = run(place)
-    catalog, seen = Catalog.open(place / "catalog"), set()
+    written = set()
     for _ in range(3):
-        calibrate(bundle, catalog, dataclasses.replace(OPTIONS, from_traces=True), open_session=never)
-        seen.add(((bundle.folder / "policy.json").read_bytes(), (bundle.folder / "report.json").read_bytes()))
-    assert len(seen) == 1
+        run(place, options=dataclasses.replace(OPTIONS, from_traces=True), open_session=never)
+        written.add(((bundle.folder / "policy.json").read_bytes(), (bundle.folder / "report.json").read_bytes()))
+    assert len(written) == 1
 
 
 @pytest.mark.parametrize(
@@ -238,15 +236,14 @@ def test_same_traces_same_policy_to_the_byte(place: Path) -> None:
 )
 def test_traces_of_other_slates_are_refused(place: Path, change: dict, message: str) -> None:
     bundle, first = run(place)
-    options = dataclasses.replace(OPTIONS, from_traces=True, **change)
     with pytest.raises(BundleError, match=message):
-        calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=never)
+        run(place, options=dataclasses.replace(OPTIONS, from_traces=True, **change), open_session=never)
     assert bundle.policy() == first.policy
 
 
 def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
     bundle, _ = run(place)
-    path, catalog = bundle.folder / "traces.safetensors", Catalog.open(place / "catalog")
+    path = bundle.folder / "traces.safetensors"
     whole, options = path.read_bytes(), dataclasses.replace(OPTIONS, from_traces=True)
 
     def assert_refused(damaged: bytes | None, message: str) -> None:
@@ -254,7 +251,7 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
         if damaged is not None:
             path.write_bytes(damaged)
         with pytest.raises(BundleError, match=message):
-            calibrate(bundle, catalog, options, open_session=never)
+            run(place, options=options, open_session=never)
 
     assert_refused(None, "traces.safetensors: no such file: run `rexit calibrate` without --from-traces first")
     assert_refused(whole[:100], "not a recording of traces")
@@ -281,11 +278,11 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
 def test_examples_are_early_and_late(crowd: Path) -> None:
     _, done = run(crowd, **DYNAMIC)
     early, late = (done.report["examples"][name] for name in ("early", "late"))
-    assert len(early) == len(late) == 3 and len({one["user"] for one in (*early, *late)}) == 6
-    assert np.mean([np.mean(one["layers"]) for one in early]) < np.mean([np.mean(one["layers"]) for one in late])
-    assert all(one["prompt"] is None for one in early)
-    _, told = run(crowd, **DYNAMIC, decode=lambda ids: f"{len(ids)} tokens")
-    assert told.report["examples"]["early"][0]["prompt"] == "34 tokens"
+    assert len(early) == len(late) == 3 and len({example["user"] for example in (*early, *late)}) == 6
+    assert np.mean([np.mean(example["layers"]) for example in early]) < np.mean([np.mean(example["layers"]) for example in late])
+    assert all(example["prompt"] is None for example in early)
+    _, with_prompts = run(crowd, **DYNAMIC, decode=lambda ids: f"{len(ids)} tokens")
+    assert with_prompts.report["examples"]["early"][0]["prompt"] == "34 tokens"
 
 
 def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None:
@@ -385,12 +382,6 @@ def test_what_fails_leaves_the_former_policy_and_report(
     assert len(opened) == 2 and without_traces(bundle) == files
 
 
-def test_runs_again_from_its_own_result(place: Path) -> None:
-    _, first = run(place)
-    _, second = run(place)
-    assert first.policy == second.policy
-
-
 @pytest.mark.parametrize(("distance", "refused"), [(0.5, False), (2.0, True)])
 def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: float, refused: bool) -> None:
     """The trace's log-odds lie this many roundings above the threshold; the session has not stopped there."""
@@ -417,7 +408,7 @@ def test_policy_of_another_variant_is_replaced(place: Path) -> None:
 def test_nothing_is_calibrated_in_a_bundle_that_is_being_written(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing to it"):
-        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=lambda _: pytest.fail("work began"))
+        run(place, open_session=never)
     assert bundle.policy() is None
 
 
@@ -426,20 +417,14 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("rexit.bundle.files.tempfile.TemporaryFile", refuse)
-    bundle = Bundle.open(place / "bundle")
-
-    def never(folder: Path) -> FakeSession:
-        raise AssertionError("work began")
-
     with pytest.raises(InputError, match="cpu-fp32: cannot be written: Read-only file system"):
-        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=never)
+        run(place, open_session=never)
 
 
 def test_one_exit_has_nothing_to_calibrate(tmp_path: Path) -> None:
-    made = write_two_tastes(tmp_path, exits=(4,))
-    bundle = Bundle.open(made.bundle)
+    write_two_tastes(tmp_path, exits=(4,))
     with pytest.raises(InputError, match="one exit, nothing to calibrate"):
-        calibrate(bundle, Catalog.open(made.catalog), OPTIONS, open_session=sessions())
+        run(tmp_path)
 
 
 def test_log_odds_that_are_not_finite_are_refused(place: Path) -> None:
@@ -448,31 +433,26 @@ def test_log_odds_that_are_not_finite_are_refused(place: Path) -> None:
 
 
 def test_labels_all_alike_are_refused(place: Path) -> None:
-    import polars as pl
-
     path = place / "catalog" / "splits" / "validation.parquet"
     info = json.loads((place / "catalog" / "catalog.json").read_text())
     pl.read_parquet(path).with_columns(liked=pl.lit(True)).write_parquet(path)
-    from rexit.bundle import FileEntry
-
     info["splits"]["validation"].update(FileEntry.of(path).to_json())
     (place / "catalog" / "catalog.json").write_text(json.dumps(info))
     shutil.copy(place / "catalog" / "catalog.json", place / "bundle" / "catalog")
     refresh(place / "bundle")
     shutil.copy(place / "bundle" / "catalog" / "catalog.json", place / "catalog")
-    opened = Bundle.open(place / "bundle")
     with pytest.raises(InputError, match="validation: all 300 interactions are liked, expected both kinds"):
-        calibrate(opened, Catalog.open(place / "catalog"), OPTIONS, open_session=sessions())
+        run(place)
 
 
 def test_progress_reaches_its_end(place: Path) -> None:
-    bundle, told = Bundle.open(place / "bundle"), {}
+    bundle, steps = Bundle.open(place / "bundle"), {}
     calibrate(
         bundle,
         Catalog.open(place / "catalog"),
         OPTIONS,
         open_session=sessions(),
-        progress=lambda what, done, total: told.__setitem__(what, (done, total)),
+        progress=lambda what, done, total: steps.__setitem__(what, (done, total)),
     )
-    assert list(told) == ["validation", "test", "costs", "search", "latency"]
-    assert all(done == total for done, total in told.values())
+    assert list(steps) == ["validation", "test", "costs", "search", "latency"]
+    assert all(done == total for done, total in steps.values())

@@ -22,10 +22,10 @@ def evaluation(t, costs=None) -> Evaluation:
     return Evaluation(t, t.log_odds, range(1, t.exits + 1), costs or even_costs(t.exits), METRICS)
 
 
-def search(t, costs=None, useful=None, **space) -> Search:
-    made = Search(evaluation(t, costs), Space(t.log_odds, useful or [True] * t.exits, **space))
-    made.explore()
-    return made
+def explored(t, costs=None, useful=None, **space) -> Search:
+    search = Search(evaluation(t, costs), Space(t.log_odds, useful or [True] * t.exits, **space))
+    search.explore()
+    return search
 
 
 def as_policy(rule: StoppingRule) -> Policy:
@@ -37,16 +37,16 @@ def test_rule_stops_where_the_policy_stops() -> None:
     t = traces(40, 10, [2, 1.5, 1, 0.5])
     tops = [None, *(TopK(3, ordered, (1.0, 0.8, 0.5), (0.9, 0.8, 0.7)) for ordered in (True, False))]
     space = Space(t.log_odds, [True, False, True, True], tops)
-    made, random = Search(evaluation(t), space), np.random.default_rng(0)
-    seen = set()
+    search, random = Search(evaluation(t), space), np.random.default_rng(0)
+    kinds = set()
     for _ in range(60):
         point = tuple(int(random.integers(length)) for length in space.lengths)
         rule = space.rule(point)
-        stops = made.stops(point)
+        stops = search.stops(point)
         np.testing.assert_array_equal(stops, as_policy(rule).stops(t.log_odds, t.offsets))
         assert math.isinf(rule.upper[1]) and math.isinf(rule.lower[1]), "a useless exit"
-        seen.add((rule.patience, rule.quorum > 0, rule.top_k is not None))
-    assert len(seen) == 12, "not all kinds of rules were drawn"
+        kinds.add((rule.patience, rule.quorum > 0, rule.top_k is not None))
+    assert len(kinds) == 12, "not all kinds of rules were drawn"
 
 
 @pytest.mark.parametrize("seed", fast(range(6), 0, 1))
@@ -55,23 +55,23 @@ def test_close_to_brute_force(seed: int) -> None:
     t = traces(40, 10, [1.5, 0.8, 0.0], seed=seed)
     values = (0.0, 0.5, 1.0, 1.5, 2.5, math.inf)
     space = {"quorums": (0.0, 0.21), "grids": [[values] * 2] * 2}
-    made = search(t, **space)
+    search = explored(t, **space)
     judged, every = evaluation(t), Space(t.log_odds, [True] * 3, **space)
-    outcomes = [judged.outcome(made.stops(point)) for point in itertools.product(*map(range, every.lengths))]
+    outcomes = [judged.outcome(search.stops(point)) for point in itertools.product(*map(range, every.lengths))]
     over = []
-    for budget, found in made.trade_off(BUDGETS).items():
+    for budget, trial in search.trade_off(BUDGETS).items():
         best = min(outcome.cost_us for outcome in outcomes if outcome.drop <= budget)
-        assert best <= found.outcome.cost_us * (1 + 1e-9), "better than brute force: one of the two counts wrongly"
-        assert found.outcome.drop <= budget
-        over.append(found.outcome.cost_us / best)
+        assert best <= trial.outcome.cost_us * (1 + 1e-9), "better than brute force: one of the two counts wrongly"
+        assert trial.outcome.drop <= budget
+        over.append(trial.outcome.cost_us / best)
     assert max(over) <= 1.04 and np.mean(over) <= 1.01
 
 
 def test_finds_the_optimum_where_the_first_head_is_as_good_as_the_last() -> None:
-    made = search(traces(200, 10, [0.0, 0.0, 0.0]))
-    found = made.trade_off([0.0])[0.0]
-    assert (made.stops(found.point) == 0).all()
-    assert found.outcome.cost_us == pytest.approx(5 + 10 + 10 * 10)
+    search = explored(traces(200, 10, [0.0, 0.0, 0.0]))
+    trial = search.trade_off([0.0])[0.0]
+    assert (search.stops(trial.point) == 0).all()
+    assert trial.outcome.cost_us == pytest.approx(5 + 10 + 10 * 10)
 
 
 def test_confident_first_head_with_a_blind_spot() -> None:
@@ -85,9 +85,9 @@ def test_confident_first_head_with_a_blind_spot() -> None:
     first = np.where(known, sure, random.uniform(-1, 1, n))
     t = traces(400, 10, [0.0, 0.0])
     t = type(t)(np.stack([first, sure], 1).astype(np.float32), liked, t.users, t.offsets)
-    made = search(t, quorums=(0.0,))
-    found = made.trade_off([0.0])[0.0]
-    stopped = made.stops(found.point) == 0
+    search = explored(t, quorums=(0.0,))
+    trial = search.trade_off([0.0])[0.0]
+    stopped = search.stops(trial.point) == 0
     assert not (stopped & ~known).any()
     assert stopped.sum() > 0.9 * known.sum()  # a step of the grid is 6 % of the pairs
 
@@ -95,7 +95,7 @@ def test_confident_first_head_with_a_blind_spot() -> None:
 def test_a_quorum_pays_where_the_prefix_is_dear() -> None:
     """One straggler drags the prefix deeper: with a dear prefix the cheapest rule lets it stop with the others."""
     t, dear = traces(100, 20, [0.8, 0.4, 0.0], slate=20), even_costs(3, once=1000.0, each=1.0)
-    with_quorum, without = (search(t, dear, **space).trade_off([0.01])[0.01] for space in ({}, {"quorums": (0.0,)}))
+    with_quorum, without = (explored(t, dear, **space).trade_off([0.01])[0.01] for space in ({}, {"quorums": (0.0,)}))
     assert with_quorum.rule.quorum > 0
     assert with_quorum.outcome.cost_us < 0.97 * without.outcome.cost_us
 
@@ -103,29 +103,29 @@ def test_a_quorum_pays_where_the_prefix_is_dear() -> None:
 @pytest.mark.slow
 def test_more_budget_never_costs_more() -> None:
     for seed in range(4):
-        found = search(traces(60, 10, [3, 2, 1, 0], seed=seed)).trade_off(BUDGETS)
-        costs = [found[b].outcome.cost_us for b in BUDGETS]
+        trials = explored(traces(60, 10, [3, 2, 1, 0], seed=seed)).trade_off(BUDGETS)
+        costs = [trials[b].outcome.cost_us for b in BUDGETS]
         assert costs == sorted(costs, reverse=True)
         assert costs[-1] < costs[0]
 
 
 def test_useless_exit_never_stops() -> None:
     t = traces(60, 10, [0.0, 0.0, 0.0])
-    made = search(t, useful=[False, True, True])
-    found = made.trade_off([0.02])[0.02]
-    assert found.rule.upper[0] == found.rule.lower[0] == math.inf
-    assert made.stops(found.point).min() == 1
+    search = explored(t, useful=[False, True, True])
+    trial = search.trade_off([0.02])[0.02]
+    assert trial.rule.upper[0] == trial.rule.lower[0] == math.inf
+    assert search.stops(trial.point).min() == 1
 
 
 def test_without_an_open_exit_there_is_full_depth() -> None:
-    made = search(traces(20, 10, [1.0, 0.0]), useful=[False, True])
-    assert made.trade_off([0.1])[0.1] is made.full
-    assert (made.stops(made.full.point) == 1).all()
+    search = explored(traces(20, 10, [1.0, 0.0]), useful=[False, True])
+    assert search.trade_off([0.1])[0.1] is search.full
+    assert (search.stops(search.full.point) == 1).all()
 
 
 def test_is_deterministic() -> None:
     t = traces(60, 10, [2, 1, 0])
-    assert search(t).trade_off(BUDGETS) == search(t).trade_off(BUDGETS)
+    assert explored(t).trade_off(BUDGETS) == explored(t).trade_off(BUDGETS)
 
 
 @pytest.mark.slow
@@ -133,5 +133,5 @@ def test_forty_thousand_pairs_and_thirty_exits_in_time() -> None:
     """As much as a choosing part ever has: of 100,000 pairs the others certify."""
     t = traces(2000, 20, np.linspace(2, 0, 30).tolist(), slate=20)
     begin = time.process_time()
-    search(t).trade_off(BUDGETS)
+    explored(t).trade_off(BUDGETS)
     assert time.process_time() - begin < 60

@@ -1,4 +1,4 @@
-"""What the verdict says first, in each case, from a decision's own figures."""
+"""The verdict in each case, from a decision's own figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from builders.traces import even_costs, traces
-from rexit.calibration.decide import Decision, back_to_full_depth, decide
+from builders.decisions import decide_on
+from builders.traces import traces
+from rexit.calibration.decide import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting.verdict import judge, model_name
@@ -22,11 +23,10 @@ GOAL = Goal((parse("ndcg@5"), parse("top-k-overlap@5")), 0.08)
 @functools.cache
 def decision() -> Decision:
     """A dynamic policy; its figures are replaced by those of a test."""
-    noise = (2.0, 0.7, 0.0)
-    parts = {name: traces(600, 10, noise, seed=seed) for seed, name in enumerate(("validation", "test"), 1)}
-    made = decide(**parts, costs=even_costs(3), depths=DEPTHS, variant_sha256="digest", goal=GOAL)
-    assert made.chosen is not None and made.chosen.fixed is None
-    return made
+    validation, test = (traces(600, 10, (2.0, 0.7, 0.0), seed=seed) for seed in (1, 2))
+    dynamic = decide_on(validation, GOAL, test, depths=DEPTHS)
+    assert dynamic.chosen is not None and dynamic.chosen.fixed is None
+    return dynamic
 
 
 def row(ms: float | None, layers: float, drops: dict[str, tuple[float, float, float]] | None = None) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def row(ms: float | None, layers: float, drops: dict[str, tuple[float, float, fl
 
 def table(ndcg=(0.0016, -0.0030, 0.0060), overlap=(0.0314, 0.0270, 0.0360), timed: bool = True) -> dict[str, Any]:
     policy = row(1.0, 1.1, {"ndcg@5": ndcg, "top-k-overlap@5": overlap})
-    made = {"full depth": row(2.9, 6.0), "1 layer": row(0.9, 1.0), "2 layers": row(1.2, 2.0), "policy": policy}
-    return made if timed else {name: {**one, "ms_per_slate": None} for name, one in made.items()}
+    rows = {"full depth": row(2.9, 6.0), "1 layer": row(0.9, 1.0), "2 layers": row(1.2, 2.0), "policy": policy}
+    return rows if timed else {name: {**entry, "ms_per_slate": None} for name, entry in rows.items()}
 
 
 def gain(ndcg: tuple[float, float, float], overlap: tuple[float, float, float]) -> dict[str, Any]:
@@ -112,21 +112,21 @@ def test_log_loss_rises_where_it_is_worse() -> None:
     goal = replace(GOAL, metrics=(parse("logloss"),))
     rows = table()
     rows["policy"]["drops"] = {"logloss": (0.01, 0.005, 0.015)}
-    made = replace(decision(), goal=goal, tested={"logloss": 400})
-    assert judge(made, DEPTHS, rows, None).summary[1] == "Log loss rises by 0.0100 ± 0.0050."
+    by_log_loss = replace(decision(), goal=goal, tested={"logloss": 400})
+    assert judge(by_log_loss, DEPTHS, rows, None).summary[1] == "Log loss rises by 0.0100 ± 0.0050."
 
 
 def test_policy_that_is_a_fixed_depth() -> None:
-    made = decision()
-    assert made.chosen is not None
-    verdict = judge(replace(made, chosen=replace(made.chosen, fixed=1)), DEPTHS, table(), None)
+    chosen = decision().chosen
+    assert chosen is not None
+    verdict = judge(replace(decision(), chosen=replace(chosen, fixed=1)), DEPTHS, table(), None)
     assert verdict.action == "export a shallower model" and verdict.text.startswith("Export a two-layer model: 2.9x faster than")
     assert "Export it with `rexit export --exits 1,2`" in verdict.text
 
 
 def test_full_model_where_nothing_is_worth_having() -> None:
     full = back_to_full_depth(decision())
-    failed = tuple(replace(one, certified=False) for one in full.candidates)
+    failed = tuple(replace(candidate, certified=False) for candidate in full.candidates)
     cases = {
         "should save": judge(full, DEPTHS, table(), None, slower=True),
         "nothing that loses at most 0.08 of NDCG@5 and top-5 overlap saves 1 % of the time.": judge(

@@ -7,13 +7,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from builders.traces import even_costs, traces
+from builders.decisions import decide_on
+from builders.traces import traces
 from rexit.audit.limits import RuleRecord, WatchedRule
 from rexit.audit.losses import Loss
 from rexit.bundle import Policy
 from rexit.bundle.typed import typed
 from rexit.calibration import certify, watch
-from rexit.calibration.decide import Decision, back_to_full_depth, decide
+from rexit.calibration.decide import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import split_users
@@ -21,15 +22,7 @@ from rexit.calibration.record.traces import split_users
 
 @cache
 def decided(metrics: tuple[str, ...], max_drop: float, slate: int = 10, users: int = 600) -> Decision:
-    data = traces(users, 20, [0.6, 0.3, 0.0], seed=1, slate=slate)
-    return decide(
-        validation=data,
-        test=traces(users, 20, [0.6, 0.3, 0.0], seed=2, slate=slate),
-        costs=even_costs(3),
-        depths=(2, 4, 6),
-        variant_sha256="digest",
-        goal=Goal(tuple(map(parse, metrics)), max_drop),
-    )
+    return decide_on(traces(users, 20, [0.6, 0.3, 0.0], seed=1, slate=slate), Goal(tuple(map(parse, metrics)), max_drop))
 
 
 def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
@@ -86,7 +79,7 @@ def test_full_depth_has_nothing_to_watch() -> None:
 
 
 def test_upper_bounds_cover_the_mean() -> None:
-    """Of 200 samples of 300 users at most 5 % are above, and they are not far from it."""
+    """At most 5 % of 100 samples of 300 users have a bound below the mean, and bounds are not far above it."""
     random = np.random.default_rng(0)
     bounds = np.array([watch.upper_bound(random.binomial(10, 0.03, 300) / 10, 0.05) for _ in range(100)])
     assert np.count_nonzero(bounds < 0.03) <= 5 and np.median(bounds) < 0.045

@@ -1,1 +1,1 @@
-"""Commands that are stopped at any of their file operations: afterwards what they write is the old or the new, never half."""
+"""Commands stopped at any of their file operations: what they write is then the old or the new, never half of each."""

@@ -1,4 +1,4 @@
-"""Stops a command at one of its file operations: what it leaves.
+"""Stops a command at one of its file operations, and examines what it leaves.
 
     cd tests && python -m crash.points --points 100 [--command export] [--how kill] [--seed 0]
 
@@ -12,9 +12,9 @@ writing, to rename, remove, make a folder, link. A command runs in a fork of thi
 | full | the disk is full: this and all later operations that need room fail with ENOSPC |
 | readonly | the disk is read-only, as Linux makes one that fails: this and all later points fail with EROFS |
 
-After each, what the command writes must be the old or the new, whole, and its inputs untouched. Nothing else may lie there after
-`term` and `full`; `kill` and `readonly` leave no way to remove anything, so the same command is run again, and then nothing may.
-A command that fails says so in one line on stderr.
+After each, what the command writes must be the old or the new, whole, and its inputs unchanged. After `term` and `full` nothing
+else may be left. `kill` and `readonly` leave no way to remove anything, so the same command is run again, after which nothing
+else may be left. A command that fails says so in one line on stderr.
 """
 
 from __future__ import annotations
@@ -47,8 +47,16 @@ NEED_ROOM: Final = {"open", "os.mkdir", "os.link", "os.symlink"}
 
 @dataclass(frozen=True)
 class Command:
-    """words: of the command line, in the folder `place`. writes: what it makes or changes there. may_keep: names of files in
-    that which a run that failed may leave. check: raises if what it writes is not whole. make: everything the command needs."""
+    """A command under test, in a folder.
+
+    Attributes:
+        name: its name.
+        make: prepares everything that the command needs.
+        words: the words of its command line.
+        writes: names of what it writes there.
+        may_keep: names of files in these that a failed run may leave.
+        check: raises if what it writes is not whole.
+    """
 
     name: str
     make: Callable[[Path], None]
@@ -60,32 +68,32 @@ class Command:
 
 @dataclass(frozen=True)
 class Ended:
-    """code: as a shell has it, 128 + N after signal N."""
+    """How a command ended. code: as in a shell, 128 + N after signal N."""
 
     code: int
     err: str
 
 
 def run(command: Command, place: Path, point: int | None, how: str = "kill") -> tuple[Ended, int]:
-    """How it ended, and how many points it came to. point: from 0; None: to its end."""
-    counter, told = os.pipe()
+    """Runs a command up to a point, from 0; None: to its end. Returns how it ended, and how many points it reached."""
+    counter, points = os.pipe()
 
     def child() -> None:
         os.close(counter)
         sys.argv = ["rexit", *(str(word) for word in command.words(place))]
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _watch(place, told, point, how)
+        _watch(place, points, point, how)
         main()
 
     process = _fork(child, log := Path(f"{place}.log"))
-    os.close(told)
+    os.close(points)
     with os.fdopen(counter, "rb") as pipe:
-        seen = len(pipe.read())
-    return _ended(process, log), seen
+        count = len(pipe.read())
+    return _ended(process, log), count
 
 
 def apart(function: Callable[[], object], log: Path) -> Ended:
-    """Runs it in a fork of this process: pools of threads, which a fork does not have, never start here."""
+    """Runs a function in a fork, so that no pool of threads starts in this process: its forks would lack the threads."""
     return _ended(_fork(function, log), log)
 
 
@@ -116,17 +124,17 @@ def _ended(process: int, log: Path) -> Ended:
     return Ended(128 - code if code < 0 else code, log.read_text(errors="replace"))
 
 
-def _watch(place: Path, told: int, point: int | None, how: str) -> None:
-    """Tells one byte for each point, and does at `point` what is to be done."""
-    below, seen, broken = os.fsencode(place), 0, False
+def _watch(place: Path, points: int, point: int | None, how: str) -> None:
+    """Writes a byte to `points` at each point, and stops the command at `point`."""
+    below, count, broken = os.fsencode(place), 0, False
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen, broken
+        nonlocal count, broken
         if not _changes(event, arguments, below):
             return
-        os.write(told, b".")
-        seen += 1
-        if seen - 1 == point:
+        os.write(points, b".")
+        count += 1
+        if count - 1 == point:
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "term":
@@ -140,7 +148,7 @@ def _watch(place: Path, told: int, point: int | None, how: str) -> None:
 
 
 def _changes(event: str, arguments: tuple[Any, ...], below: bytes) -> bool:
-    if event == "ctypes.dlsym":  # looked up by the writer of folders each time before two of them change places
+    if event == "ctypes.dlsym":  # the writer of folders looks it up each time before it exchanges two of them
         return bool(arguments[1] == "renameat2")
     if event == "open":
         path, mode, flags = arguments
@@ -154,15 +162,20 @@ def _changes(event: str, arguments: tuple[Any, ...], below: bytes) -> bool:
 
 
 class WrongError(AssertionError):
-    """What a stopped command left."""
+    """A stopped command left what it must not."""
 
 
-def examine(command: Command, made: Path, point: int, how: str, whole: bool = True) -> str:
-    """Stops the command there in a copy of `made`; `old` or `new`, whichever it left. Raises WrongError. whole: after `kill`, run
-    it again and look once more."""
-    with tempfile.TemporaryDirectory(dir=made.parent) as folder:
+def examine(command: Command, original: Path, point: int, how: str, whole: bool = True) -> str:
+    """Stops the command at a point, in a copy of `original`. Returns which it left, `old` or `new`.
+
+    whole: after `kill` and `readonly`, run it again and examine that as well.
+
+    Raises:
+        WrongError: It left anything else.
+    """
+    with tempfile.TemporaryDirectory(dir=original.parent) as folder:
         place = Path(folder) / "place"
-        shutil.copytree(made, place, symlinks=True)
+        shutil.copytree(original, place, symlinks=True)
         before, names = _written(command, place), {path.name for path in place.iterdir()}
         others = _others(command, place)
         ended, _ = run(command, place, point, how)
@@ -178,8 +191,7 @@ def examine(command: Command, made: Path, point: int, how: str, whole: bool = Tr
             again, _ = run(command, place, None)
             if again.code != 0:
                 raise WrongError(f"{label}: the next run ended with {again.code}\n{again.err}")
-            left_then = _state(command, place, before, f"{label}, then a whole run")
-            assert left_then in ("old", "new")
+            _state(command, place, before, f"{label}, then a whole run")
         if more := {path.name for path in place.rglob("*") if ".tmp" in path.name}:
             raise WrongError(f"{label}: {sorted(more)} was left behind")
         if more := {path.name for path in place.iterdir()} - names - set(command.writes):
@@ -204,7 +216,7 @@ def _written(command: Command, place: Path) -> dict[str, dict[str, bytes] | None
 
 
 def _others(command: Command, place: Path) -> dict[str, bytes]:
-    """What it must not change."""
+    """The files that the command must not change."""
     return {
         str(path.relative_to(place)): path.read_bytes()
         for path in place.rglob("*")
@@ -221,29 +233,31 @@ def _state(command: Command, place: Path, before: dict[str, dict[str, bytes] | N
     return "new"
 
 
-def _settled(command: Command, found: dict[str, dict[str, bytes] | None]) -> dict[str, dict[str, bytes] | None]:
+def _settled(command: Command, written: dict[str, dict[str, bytes] | None]) -> dict[str, dict[str, bytes] | None]:
+    """Without temporary files, and those that a failed run may leave."""
+
     def counts(name: str) -> bool:
         return ".tmp" not in name and Path(name).name not in command.may_keep
 
-    return {where: files and {name: file for name, file in files.items() if counts(name)} for where, files in found.items()}
+    return {where: files and {name: file for name, file in files.items() if counts(name)} for where, files in written.items()}
 
 
 @contextlib.contextmanager
 def prepared(command: Command) -> Iterator[tuple[Path, int]]:
-    """A folder with all it needs, and the number of its points."""
+    """Yields a folder with all that the command needs, and the number of its points."""
     with tempfile.TemporaryDirectory() as folder, traced_once(Path(folder)):
-        made = Path(folder) / "made"
-        made.mkdir()
-        if (ended := apart(lambda: command.make(made), Path(folder) / "make.log")).code != 0:
+        original = Path(folder) / "original"
+        original.mkdir()
+        if (ended := apart(lambda: command.make(original), Path(folder) / "make.log")).code != 0:
             raise WrongError(f"{command.name}: cannot be prepared\n{ended.err}")
-        copy = Path(shutil.copytree(made, Path(folder) / "whole", symlinks=True))
+        copy = Path(shutil.copytree(original, Path(folder) / "whole", symlinks=True))
         ended, points = run(command, copy, None)
         if ended.code != 0:
             raise WrongError(f"{command.name}: ended with {ended.code}\n{ended.err}")
-        if _state(command, copy, _written(command, made), f"{command.name}, a whole run") != "new":
+        if _state(command, copy, _written(command, original), f"{command.name}, a whole run") != "new":
             raise WrongError(f"{command.name}: a whole run changes nothing")
         shutil.rmtree(copy)
-        yield made, points
+        yield original, points
 
 
 def examine_all() -> None:
@@ -253,19 +267,21 @@ def examine_all() -> None:
     parser.add_argument(
         "--points", type=int, default=100, help="of each command and way, drawn at random; all if there are fewer"
     )
-    parser.add_argument("--command", choices=[one.name for one in COMMANDS])
+    parser.add_argument("--command", choices=[command.name for command in COMMANDS])
     parser.add_argument("--how", choices=HOW)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    drawn, wrong = random.Random(args.seed), 0
-    for command in (one for one in COMMANDS if args.command in (None, one.name)):
-        with prepared(command) as (made, points):
-            for how in (one for one in HOW if args.how in (None, one)):
-                chosen = sorted(drawn.sample(range(points), min(points, args.points)))
+    rng, wrong = random.Random(args.seed), 0
+    for command in COMMANDS:
+        if args.command not in (None, command.name):
+            continue
+        with prepared(command) as (original, points):
+            for how in HOW if args.how is None else (args.how,):
+                chosen = sorted(rng.sample(range(points), min(points, args.points)))
                 left: Counter[str] = Counter()
                 for n, point in enumerate(chosen):
                     try:
-                        left[examine(command, made, point, how, whole=n % 5 == 0)] += 1
+                        left[examine(command, original, point, how, whole=n % 5 == 0)] += 1
                     except WrongError as exc:
                         left["WRONG"] += 1
                         print(exc)

@@ -32,5 +32,5 @@ def test_what_a_stopped_command_leaves_is_the_old_or_the_new(command: str) -> No
         return _stopped("--points", "10000", "--command", command, "--how", how)
 
     with ThreadPoolExecutor() as pool:  # all ways at once: a command has hundreds of points
-        for how, told in zip(HOW, pool.map(stopped, HOW), strict=True):
-            assert told.startswith(f"{command}, {how}: ")
+        for how, output in zip(HOW, pool.map(stopped, HOW), strict=True):
+            assert output.startswith(f"{command}, {how}: ")

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rexit import interrupts
+from rexit.process import interrupts
 
 
 @contextlib.contextmanager

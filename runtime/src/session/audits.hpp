@@ -10,16 +10,16 @@
 
 namespace rexit::core {
 
-// What a session draws.
+// Which slates a session draws.
 struct AuditOptions {
   double share = 0;        // from 0, which is none, to 1
   std::uint64_t seed = 0;  // 0: one of the system's
 };
 
-// The number of a draw decides alone: whether it is drawn does not depend on earlier draws.
+// Whether draw `number` takes its slate. Does not depend on earlier draws.
 bool is_drawn(std::uint64_t seed, std::uint64_t number, double share) noexcept;
 
-// A slate as it was answered, in the order of the request, and what full depth says of it.
+// A slate with its answers, in the order of the request, and with those at full depth.
 struct AuditedSlate {
   Prompt prompt;
   std::vector<std::uint32_t> exits;  // [candidates], as the next three
@@ -45,9 +45,9 @@ class Audits {
   rexit_draw draw(const Prompt& prompt, const std::vector<Answer>& answers) noexcept;
   // The slate that waits; null: none.
   const AuditedSlate* waiting() const noexcept { return waits_ ? &slate_ : nullptr; }
-  // Ends the waiting with full depth's answers. The slate is valid until the next draw().
+  // Completes the waiting slate with the answers at full depth. The slate is valid until the next draw().
   const AuditedSlate& finish(const std::vector<Answer>& answers);
-  // Ends the waiting without an audit.
+  // Drops the waiting slate without an audit.
   void skip() noexcept;
   // Releases the memory, and skips a slate that waits.
   void trim() noexcept;

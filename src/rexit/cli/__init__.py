@@ -33,7 +33,7 @@ from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
 from rexit.cli.common.output import stderr, stdout
 from rexit.errors import RexitError
-from rexit.interrupts import INTERRUPTED, TERMINATED, interruptible
+from rexit.process.interrupts import INTERRUPTED, TERMINATED, interruptible
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 

@@ -1,4 +1,4 @@
-// Copies rows to one block, by their numbers: the candidates that go on after an exit. gather_rows_ptx.hpp is made of this file;
+// Copies rows to one block, by their numbers: the candidates that have not stopped at an exit. gather_rows_ptx.hpp is made from this file;
 // the test double runs it on the host.
 
 struct alignas(16) Piece {

@@ -343,7 +343,7 @@ struct ProductKernel : QuantizingKernel {
     std::size_t columns;
   };
 
-  static Operands operands(const Call& call) {
+  static Operands read(const Call& call) {
     const Tensor x = call.input(0), scale = call.input(1);
     require(x.rank >= 1 && scale.count == x.rows(), "expected a scale per row");
     Operands operands{x, {x.as<std::uint8_t>(), scale.as<float>(), x.rows(), x.width()}, {}, call.input(3).count};
@@ -371,14 +371,15 @@ struct MultiplyRowsKernel : ProductKernel<1> {
   void compute(const Call& call) const { multiply(call, false); }
 
   static void multiply(const Call& call, bool add) {
-    const Operands of = operands(call);
+    const Operands operands = read(call);
     const float* residual = nullptr;
     if (add) {
       const Tensor addend = call.input(ProductKernel::inputs);
-      require(addend.same_shape(of.shape), "the shapes of product and residual do not match");
+      require(addend.same_shape(operands.shape), "the shapes of product and residual do not match");
       residual = addend.as<float>();
     }
-    kernels::multiply_rows(of.x, of.weight[0], of.columns, residual, call.output<float>(0, of.shape), call);
+    kernels::multiply_rows(operands.x, operands.weight[0], operands.columns, residual, call.output<float>(0, operands.shape),
+                           call);
   }
 };
 
@@ -397,8 +398,9 @@ struct MultiplySwigluQuantizeRowsKernel : ProductKernel<2> {
   explicit MultiplySwigluQuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
 
   void compute(const Call& call) const {
-    const Operands of = operands(call);
-    kernels::multiply_swiglu_quantize_rows(of.x, of.weight[0], of.weight[1], call.quantized(of.shape), call);
+    const Operands operands = read(call);
+    kernels::multiply_swiglu_quantize_rows(operands.x, operands.weight[0], operands.weight[1], call.quantized(operands.shape),
+                                           call);
   }
 };
 
@@ -440,46 +442,28 @@ struct Operator : Ort::CustomOpBase<Operator<Kernel>, Compute<Kernel>, true> {
   }
 };
 
-struct Operators {
-  Operator<SlateAttentionKernel> slate_attention;
-  Operator<SlateAttentionBFloat16Kernel> slate_attention_bfloat16;
-  Operator<QuantizeRowsKernel> quantize_rows;
-  Operator<RmsNormQuantizeRowsKernel> rms_norm_quantize_rows;
-  Operator<SwigluQuantizeRowsKernel> swiglu_quantize_rows;
-  Operator<QuantizeCacheKernel> quantize_cache;
-  Operator<ScaleAddRowsKernel> scale_add_rows;
-  Operator<RoundRowsKernel> round_rows;
-  Operator<RmsNormRoundRowsKernel> rms_norm_round_rows;
-  Operator<SwigluRoundRowsKernel> swiglu_round_rows;
-  Operator<MatMulBFloat16Kernel> matmul_bfloat16;
-  Operator<MatMulAddBFloat16Kernel> matmul_add_bfloat16;
-  Operator<MultiplyRowsKernel> multiply_rows;
-  Operator<MultiplyAddRowsKernel> multiply_add_rows;
-  Operator<MultiplySwigluQuantizeRowsKernel> multiply_swiglu_quantize_rows;
-  Ort::CustomOpDomain domain{"rexit"};
+// Never destroyed: sessions may outlive static objects.
+template <class... Kernels>
+void add_operators(Ort::CustomOpDomain& domain) {
+  (domain.Add(new Operator<Kernels>), ...);
+}
 
-  Operators() {
-    for (const OrtCustomOp* custom_op :
-         {static_cast<OrtCustomOp*>(&slate_attention), static_cast<OrtCustomOp*>(&slate_attention_bfloat16),
-          static_cast<OrtCustomOp*>(&quantize_rows), static_cast<OrtCustomOp*>(&rms_norm_quantize_rows),
-          static_cast<OrtCustomOp*>(&swiglu_quantize_rows), static_cast<OrtCustomOp*>(&quantize_cache),
-          static_cast<OrtCustomOp*>(&scale_add_rows), static_cast<OrtCustomOp*>(&round_rows),
-          static_cast<OrtCustomOp*>(&rms_norm_round_rows), static_cast<OrtCustomOp*>(&swiglu_round_rows),
-          static_cast<OrtCustomOp*>(&matmul_bfloat16), static_cast<OrtCustomOp*>(&matmul_add_bfloat16)})
-      domain.Add(custom_op);
-    // Elsewhere ONNX Runtime expands their functions.
-    if (kernels::table().int8 == nullptr) return;
-    for (const OrtCustomOp* custom_op : {static_cast<OrtCustomOp*>(&multiply_rows), static_cast<OrtCustomOp*>(&multiply_add_rows),
-                                         static_cast<OrtCustomOp*>(&multiply_swiglu_quantize_rows)})
-      domain.Add(custom_op);
-  }
-};
+const Ort::CustomOpDomain& make_domain() {
+  const bool has_int8 = kernels::table().int8 != nullptr;
+  auto& domain = *new Ort::CustomOpDomain("rexit");
+  add_operators<SlateAttentionKernel, SlateAttentionBFloat16Kernel, QuantizeRowsKernel, RmsNormQuantizeRowsKernel,
+                SwigluQuantizeRowsKernel, QuantizeCacheKernel, ScaleAddRowsKernel, RoundRowsKernel, RmsNormRoundRowsKernel,
+                SwigluRoundRowsKernel, MatMulBFloat16Kernel, MatMulAddBFloat16Kernel>(domain);
+  // Without them ONNX Runtime expands their functions.
+  if (has_int8) add_operators<MultiplyRowsKernel, MultiplyAddRowsKernel, MultiplySwigluQuantizeRowsKernel>(domain);
+  return domain;
+}
 
 }  // namespace
 
 void add_kernels(Ort::SessionOptions& options) {
-  static const Operators* operators = new Operators;  // never destroyed: sessions may outlive static objects
-  options.Add(operators->domain);
+  static const Ort::CustomOpDomain& domain = make_domain();
+  options.Add(domain);
 }
 
 }  // namespace rexit::core

@@ -5,6 +5,7 @@
 #include <cfloat>
 
 #include "kernels/attention/attention_pack.hpp"
+#include "kernels/multiply.hpp"
 
 namespace rexit::core::kernels {
 

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "kernels/attention/attention_block.hpp"
+#include "kernels/multiply.hpp"
 #include "kernels/products/bfloat16_product_block.hpp"
 
 namespace rexit::core::kernels {

@@ -3,7 +3,7 @@
 // A panel is read once for a block, row by row, and stays in a core's private cache for the block's rows.
 #pragma once
 
-#include "kernels/lanes.hpp"
+#include "kernels/multiply.hpp"
 #include "kernels/products/bfloat16_products.hpp"
 #include "kernels/threads.hpp"
 

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t default_hidden_bytes = std::size_t{256} << 20;
 
-bool of_the_whole_slate(const StopRule& rule) {
+bool has_slate_rules(const StopRule& rule) {
   return rule.trace == nullptr && !rule.force_exit && (rule.policy->top_k.k != 0 || rule.policy->quorum > 0);
 }
 
@@ -28,7 +28,7 @@ Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, 
 const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                       SlateStats& stats) {
   const std::size_t count = prompt.candidates();
-  if (const std::size_t end = part_end(prompt, 0); end < count && of_the_whole_slate(rule))
+  if (const std::size_t end = part_end(prompt, 0); end < count && has_slate_rules(rule))
     fail(REXIT_TOO_LONG, "the policy has rules for the whole slate, but hidden states of only ", end, " of its ", count,
          " candidates fit into ", hidden_bytes_, " bytes; see slate_bytes");
   answers_.assign(count, Answer{});

@@ -10,7 +10,7 @@ from typing import Any
 from rich import progress as rich_progress
 from rich.console import Console
 
-from rexit import interrupts
+from rexit.process import interrupts
 from rexit.progress import Progress
 
 _WIDE = 160

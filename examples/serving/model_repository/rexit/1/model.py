@@ -47,9 +47,5 @@ class TritonPythonModel:
             )
         except (RexitError, ValueError) as exc:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc)))
-        outputs = {
-            "probability": scores.probability,
-            "exit": scores.exit.astype(np.int32),
-            "cut_short": scores.cut_short,
-        }
+        outputs = {"probability": scores.probability, "exit": scores.exit.astype(np.int32), "cut_short": scores.cut_short}
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in outputs.items()])

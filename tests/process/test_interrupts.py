@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rexit import interrupts
+from rexit.process import interrupts
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

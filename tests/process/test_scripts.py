@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rexit.errors import InputError
-from rexit.scripts import script
+from rexit.process.scripts import script
 
 
 @pytest.mark.parametrize(

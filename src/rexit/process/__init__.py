@@ -1,0 +1,1 @@
+"""How a process ends: by a signal, or with one line about a user's mistake."""
