@@ -45,7 +45,7 @@ def write_outcomes(place: Path, rows: list[tuple[Any, ...]], columns: tuple[str,
     return path
 
 
-def test_an_alarm_is_told(run: Run, audited: Path) -> None:
+def test_an_alarm_is_printed(run: Run, audited: Path) -> None:
     ended = run("audit", audited / "bundle", audited / "audit.jsonl", "--json")
     assert ended.code == 0
     policy, careful = ended.json["rules"]
@@ -56,7 +56,7 @@ def test_an_alarm_is_told(run: Run, audited: Path) -> None:
     assert table.code == 0 and f"after {policy['alarm_at']} users" in table.out and "Calibrate again" in table.out
 
 
-def test_no_alarm_is_told(run: Run, audited: Path) -> None:
+def test_no_alarm_is_printed(run: Run, audited: Path) -> None:
     (audited / "audit.jsonl").unlink()
     write_log(audited / "audit.jsonl", Bundle.open(audited / "bundle"), reverse=False)
     ended = run("audit", audited / "bundle", audited / "audit.jsonl")

@@ -53,7 +53,7 @@ def test_every_option_is_explained(command: str) -> None:
         assert f"{option.opts[0]} " in text
 
 
-def test_defaults_are_told() -> None:
+def test_defaults_are_in_the_help() -> None:
     assert "or random. Default: time." in unwrapped(help_of("index", 80))
 
 
@@ -61,10 +61,10 @@ def panels(text: str) -> list[str]:
     return [line.split("─ ")[1].split(" ─")[0] for line in text.splitlines() if line.startswith("╭")]
 
 
-def test_other_options_stand_last() -> None:
+def test_other_options_come_last() -> None:
     assert panels(help_of("score", 80)) == ["Arguments", "One slate", "Files of pairs", "Other options"]
 
 
-def test_options_of_index_stand_in_groups() -> None:
+def test_options_of_index_are_in_groups() -> None:
     titles = panels(help_of("index", 80))
     assert titles == ["Input and output", "Likes, order and splits", "Retriever", "Other options"]

@@ -34,7 +34,7 @@ def test_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     assert "…" not in "".join(lines)
 
 
-def test_numbers_stand_right_and_text_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_are_on_the_right_and_text_on_the_left(monkeypatch: pytest.MonkeyPatch) -> None:
     header, _, first, second, _ = table(monkeypatch, 160)
     for column, cells in (("requests/s", ("1.5", "20.25")), ("mean wait", ("12 MB", "3.5 MB"))):
         end = header.index(column) + len(column)
@@ -43,7 +43,7 @@ def test_numbers_stand_right_and_text_left(monkeypatch: pytest.MonkeyPatch) -> N
     assert first[begin:].startswith("stays") and second[begin:].startswith("cannot tell")
 
 
-def test_a_wide_table_goes_on_below_with_its_first_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wide_table_continues_below_with_its_first_column(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = table(monkeypatch, 40)
     assert sum(line.startswith("mode") for line in lines) == sum(line.startswith("full depth") for line in lines) > 1
     assert sum(line.startswith("mode") for line in table(monkeypatch, 160)) == 1
