@@ -1,4 +1,5 @@
-"""Bad requests are refused in the same words at every door: Python's fields, JSON in Python, `rexit-run pipe`, HTTP."""
+"""Bad requests are refused in the same words at every door: Python's fields, JSON in Python, `rexit-run pipe`, HTTP; and bad
+values of inputs by the independent reader in Python."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from refusals.table import GOOD, REFUSALS, Refusal, explains, write_bundle_with_inputs
+from refusals.table import DEVICE, GOOD, HOUR, REFUSALS, Refusal, explains, write_bundle_with_inputs
 from rexit import runtime
+from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.serve import Pool
 from running.program import run_program
@@ -61,6 +63,15 @@ def test_fields_in_python(session: runtime.Session, refusal: Refusal) -> None:
     fields = dict(refusal.fields or {})
     with pytest.raises(InputError) as raised:
         session.score(fields.pop("user"), fields.pop("items"), **fields)
+    assert explains(refusal.in_python or refusal.message, str(raised.value)), raised.value
+
+
+@named([refusal for refusal in BY_FIELDS if (refusal.in_python or refusal.message).endswith((DEVICE, HOUR))])
+def test_inputs_of_the_reference(bundle: Path, refusal: Refusal) -> None:
+    """The independent assembler of prompts, which trains and checks models, refuses the same values."""
+    assert refusal.fields is not None
+    with pytest.raises(InputError) as raised:
+        Catalog.open(bundle / "catalog").inputs.encode(refusal.fields["inputs"])
     assert explains(refusal.in_python or refusal.message, str(raised.value)), raised.value
 
 
