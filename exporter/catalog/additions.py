@@ -25,7 +25,7 @@ from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.options import Columns, IndexOptions
 
 HELD_OUT = 10
-"""Of the users with new interactions, one in this many is held out for validation, and one for test."""
+"""One in this many of the users with new interactions is held out for validation, and one for test."""
 
 Rows = NDArray[np.int64]
 

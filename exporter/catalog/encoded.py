@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
 from rexit.bundle.files import FileEntry
-from rexit.bundle.vectors import WIDEST
+from rexit.bundle.vectors import MAX_WIDTH
 from rexit.errors import InputError
 from rexit.exporter.catalog import tables
 from rexit.exporter.catalog.entities import column_of
@@ -49,8 +49,8 @@ def rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[n
     if dim is None and ids_present.is_empty():
         raise InputError(f"{where}: no item has a vector, expected at least one")
     expected = widths.filter(present)[0] if dim is None else dim
-    if expected > WIDEST:
-        raise InputError(f"{where}: item {ids_present[0]!r} has {expected} numbers, expected 1 to {WIDEST}")
+    if expected > MAX_WIDTH:
+        raise InputError(f"{where}: item {ids_present[0]!r} has {expected} numbers, expected 1 to {MAX_WIDTH}")
     wrong = present & (widths != expected)
     if wrong.any():
         row, owner = int(wrong.to_numpy().argmax()), f"item {ids_present[0]!r}" if dim is None else "each of the catalog's"

@@ -31,7 +31,7 @@ def read_entities(path: Path, id_column: str, role: str = "") -> pl.DataFrame:
     frame = read_table(path)
     ids = id_values(frame[id_column], path)
     if len(double := ids.filter(ids.is_duplicated())):
-        raise InputError(f"{path}: id {double[0]!r} stands {(ids == double[0]).sum()} times, expected once")
+        raise InputError(f"{path}: id {double[0]!r} appears {(ids == double[0]).sum()} times, expected once")
     cells = {
         name: frame[name].cast(pl.List(pl.Float32)) if holds_vectors(frame[name]) else _text(frame[name], path)
         for name in frame.columns

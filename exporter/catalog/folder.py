@@ -1,4 +1,4 @@
-"""The catalog's folder: where it may stand, and how its files are written."""
+"""The catalog's folder: where it may be, and how its files are written."""
 
 from __future__ import annotations
 

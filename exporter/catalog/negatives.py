@@ -22,7 +22,7 @@ def with_negatives(interactions: pl.DataFrame, items: int, count: int, seed: int
         interactions: `user`, `item` (rows), `time`, `liked`, `split`, sorted by (user, time, item).
         items: number of items.
         count: negatives per interaction.
-        seed: of the sampling.
+        seed: seed of the sampling.
         path: the interactions file, for messages.
 
     Returns:

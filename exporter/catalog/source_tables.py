@@ -29,7 +29,7 @@ def column_option(role: str) -> str:
 
 
 def read_table(path: Path, columns: Collection[str] | None = None) -> pl.DataFrame:
-    """Reads a table as it stands.
+    """Reads a table as it is.
 
     Args:
         path: the file.
@@ -96,7 +96,7 @@ def _unique(path: Path, header: Collection[str]) -> list[str]:
     for name in names:
         if not name or names.count(name) > 1:
             raise InputError(
-                f"{path}: column {name!r} stands {names.count(name)} times in the header, expected named, unique columns"
+                f"{path}: column {name!r} appears {names.count(name)} times in the header, expected named, unique columns"
             )
     return names
 

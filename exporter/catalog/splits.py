@@ -81,7 +81,7 @@ def assign(interactions: pl.DataFrame, options: IndexOptions, path: Path) -> tup
     _check_filled(assigned, info, options.columns.split, path)
     if late:
         raise InputError(
-            f"{path}: {late} interactions of the train split have a user and an item that stand in another split at the "
+            f"{path}: {late} interactions of the train split have a user and an item that are in another split at the "
             "same or an earlier time, expected earlier ones only: the retriever would know the model's answer"
         )
     return assigned, info

@@ -29,7 +29,7 @@ def with_unrated(
         interactions: `user`, `item` (rows), `time`, `liked`, and whatever else an unrated item has in common with its like.
         user_ids, item_ids: ids by row.
         per_like: unrated items per like.
-        seed: of the sampling.
+        seed: seed of the sampling.
         path: the interactions file, for messages.
 
     Raises:

@@ -32,7 +32,7 @@ def golden_slates(
 
     Args:
         model: the model, not rotated.
-        source: of the slates.
+        source: the source of the slates.
         slates: validation slates; a catalog's each with a time `as_of`.
         vectors: the vectors as they will be stored; None if prompts have none.
         turn: float64 [H, H], the rotation of `vectors`; None if they are not rotated.

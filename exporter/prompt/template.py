@@ -13,7 +13,7 @@ from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import Input
 from rexit.bundle.labels import OBJECTIVES, check_names, objectives_of
 from rexit.bundle.typed import typed
-from rexit.bundle.vectors import MOST
+from rexit.bundle.vectors import MAX_VECTORS
 from rexit.errors import InputError
 from rexit.exporter.catalog.inputs import InputRule
 
@@ -36,7 +36,7 @@ BINS = {"like_rate": 20, "count": 12}
 class Placeholder:
     """`{name}` or `{name:limit}`.
 
-    limit: entries of a list; of a column, the number of vectors that stand for its text (0: placed as text).
+    limit: entries of a list; of a column, the number of vectors in place of its text (0: placed as text).
     spaced: the space before it belongs to its text, since tokenizers keep " word" whole.
     """
 
@@ -150,9 +150,9 @@ def parse(path: Path, where: str, text: str) -> Nodes:
                     )
                 limit = int(spec or 0)
             elif spec and vectors and name not in EMBEDDINGS:
-                if not spec.isascii() or not spec.isdigit() or not 1 <= int(spec) <= MOST:
+                if not spec.isascii() or not spec.isdigit() or not 1 <= int(spec) <= MAX_VECTORS:
                     raise InputError(
-                        f"{path}: {where}: {{{name}}} can stand in 1 to {MOST} vectors, as in {{{name}:2}}, not {spec!r}"
+                        f"{path}: {where}: {{{name}}} can be 1 to {MAX_VECTORS} vectors, as in {{{name}:2}}, not {spec!r}"
                     )
                 limit = int(spec)
             elif spec:

@@ -102,7 +102,7 @@ class OwnSlates(Protocol):
     """Slates that are not a catalog's: `rexit.slates_file.SlatesFile`."""
 
     def cut(self, split: str, size: int | None = None) -> Sequence[TokenSlate]:
-        """Returns a split's slates of at most `size` candidates; None: as they stand."""
+        """Returns a split's slates of at most `size` candidates; None: whole ones."""
 
 
 AnySlate = Slate | TokenSlate

@@ -157,12 +157,12 @@ def test_golden_samples_keep_them(exported: Path) -> None:
     assert verify(exported)[0] == 0
 
 
-@pytest.mark.parametrize("place_of", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["device", "query"])
-def test_golden_samples_notice_another(exported: Path, tmp_path: Path, place_of: int) -> None:
+@pytest.mark.parametrize(("number", "change"), [(0, -1), pytest.param(1, 1, marks=pytest.mark.slow)], ids=["device", "query"])
+def test_golden_samples_notice_another(exported: Path, tmp_path: Path, number: int, change: int) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
     path = folder / "variants" / "cpu-fp32" / "golden.safetensors"
     table = load_file(path)
-    table["input_codes"][table["input_offsets"][place_of]] -= 1
+    table["input_codes"][table["input_offsets"][number]] += change
     save_file(table, path)
     write_digests(folder)
     code, text = verify(folder)

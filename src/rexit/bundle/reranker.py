@@ -3,8 +3,8 @@
     {"prefix": ["<s>", "A: {query}"], "document": ["\\n", "B: {document}", "\\n", "{instruction}"], "instruction": "Given a …"}
 
 `prefix` is the part of the prompt that all documents of a query share, `document` what follows for each. Both are lists of
-texts, each tokenized on its own, without special tokens around it. `{query}` stands in `prefix`, `{document}` in `document`,
-`{instruction}` may stand in both; other braces are text. `rexit.texts` tokenizes them.
+texts, each tokenized on its own, without special tokens around it. `{query}` is in `prefix`, `{document}` in `document`,
+`{instruction}` may be in both; other braces are text. `rexit.texts` tokenizes them.
 """
 
 from __future__ import annotations

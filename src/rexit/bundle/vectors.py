@@ -18,9 +18,9 @@ from rexit.bundle.typed import Name, Natural, Positive, typed
 from rexit.errors import BundleError
 
 FILE = "vectors.safetensors"
-MOST = 16
-"""Most vectors of an item in one table."""
-WIDEST = 1 << 16
+MAX_VECTORS = 16
+"""Maximum number of vectors of an item in one table."""
+MAX_WIDTH = 1 << 16
 """Largest width of a projector's input."""
 GCN = "gcn"
 """The table of the retriever's embeddings. A table with a colon in its name is of a text, any other of a column of vectors."""
@@ -31,8 +31,8 @@ class _Table(msgspec.Struct, frozen=True):
     """A table as `vectors` of the prompt lists it. dim: width of a column of vectors."""
 
     name: Name
-    count: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
-    dim: Annotated[int, msgspec.Meta(ge=1, le=WIDEST)] | None = None
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_VECTORS)]
+    dim: Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)] | None = None
 
     def __post_init__(self) -> None:
         if self.is_column and (self.dim is None or self.count != 1):

@@ -127,8 +127,8 @@ def test_dates_have_no_place_among_numbers_of_no_known_unit(tmp_path: Path) -> N
         (GOOD + "3,12,,102\n", "row 3: 'rating' is None"),
         (GOOD + "3,12,4,10.5\n", "row 3: 'timestamp' is '10.5', expected a whole number"),
         (GOOD + "3,12,4,\n", "row 3: 'timestamp' is None"),
-        ("user_id,user_id,rating,timestamp\n1,2,3,4\n", "'user_id' stands 2 times"),
-        ("a:token,a:float\n1,2\n", "'a' stands 2 times"),
+        ("user_id,user_id,rating,timestamp\n1,2,3,4\n", "'user_id' appears 2 times"),
+        ("a:token,a:float\n1,2\n", "'a' appears 2 times"),
     ],
 )
 def test_bad_interactions_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -199,7 +199,7 @@ def test_tab_separated_text_has_no_quotes(tmp_path: Path) -> None:
 
 
 def test_an_id_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="id '1' stands 2 times, expected once"):
+    with pytest.raises(InputError, match="id '1' appears 2 times, expected once"):
         read_entities(write(tmp_path / "i.csv", "item_id,title\n1,a\n2,b\n1,c\n"), "item_id")
 
 

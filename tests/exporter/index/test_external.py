@@ -262,7 +262,7 @@ def _ragged(place: Path) -> tuple[str, ...]:
         (_integers, "items.parquet: column 'embedding' holds List(Int64), expected lists of floats"),
         (_spoiled("item_id", lambda t: t.__setitem__((3, 1), np.nan)), "the embedding of 4 has a number that is not finite"),
         (_spoiled("user_id", lambda t: t.__setitem__(6, 0)), "the embedding of 7 is zero: leave out what is not known"),
-        (_with("item_id", [1, 1], np.ones((2, 8))), "items.parquet: id 1 stands 2 times, expected once"),
+        (_with("item_id", [1, 1], np.ones((2, 8))), "items.parquet: id 1 appears 2 times, expected once"),
         (_with("item_id", [1, 99], np.ones((2, 8))), "items.parquet: item 99 is not in"),
         (_with("user_id", [77], np.ones((1, 8))), "users.parquet: user 77 is not in"),
         (_npy, "given.npy: its ids are missing, expected given.ids.npy or given.ids.txt beside it"),

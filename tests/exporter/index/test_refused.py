@@ -48,7 +48,7 @@ from running.indexing import Run, assert_refused, edit
             "{item.titel:2} of",
             "items.csv: no column 'titel' (prompt.toml: {item.titel:2}), the file has: item_id, title, year",
         ),
-        ("prompt.toml", "{item.title} of", "{item.title:17} of", "prompt.toml: prompt: {item.title} can stand in 1 to 16"),
+        ("prompt.toml", "{item.title} of", "{item.title:17} of", "prompt.toml: prompt: {item.title} can be 1 to 16"),
         ("prompt.toml", '" yes"', '" certainly"', "prompt.toml: labels.yes: ' certainly' is"),
         ("prompt.toml", '" no"', '" yes"', "labels.yes and labels.no are the same token"),
         ("prompt.toml", "entry =", 'bos = "<bos>"\nentry =', "prompt.toml: bos: '<bos>' is"),

@@ -113,9 +113,9 @@ def test_braces_are_escaped_by_doubling() -> None:
         ),
         ("prompt = '{item.like_rate:2}'\n" + LABELS, "{item.like_rate:2}: only lists and their rates take a limit"),
         ("prompt = '{item.gcn:2}'\n" + LABELS, "{item.gcn:2}: only lists and their rates take a limit"),
-        ("prompt = '{item.title:0}'\n" + LABELS, "{item.title} can stand in 1 to 16 vectors, as in {item.title:2}, not '0'"),
-        ("prompt = '{item.title:17}'\n" + LABELS, "prompt: {item.title} can stand in 1 to 16 vectors"),
-        ("prompt = '{item.title:x}'\n" + LABELS, "prompt: {item.title} can stand in 1 to 16 vectors"),
+        ("prompt = '{item.title:0}'\n" + LABELS, "{item.title} can be 1 to 16 vectors, as in {item.title:2}, not '0'"),
+        ("prompt = '{item.title:17}'\n" + LABELS, "prompt: {item.title} can be 1 to 16 vectors"),
+        ("prompt = '{item.title:x}'\n" + LABELS, "prompt: {item.title} can be 1 to 16 vectors"),
         ("prompt = '{nearest_like_rate}'\n" + LABELS, "{nearest_like_rate} needs a limit from 1 to 1000"),
     ],
 )

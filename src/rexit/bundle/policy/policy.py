@@ -61,7 +61,7 @@ class _MadeOn(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct, frozen=True):
-    """policy.json. null stands for a threshold that nothing reaches, and elsewhere for a missing key."""
+    """policy.json. null is a threshold that nothing reaches, and elsewhere a missing key."""
 
     exits: tuple[_Exit, ...]
     patience: int
@@ -216,7 +216,7 @@ class Policy:
     def _slack(self, margins: NDArray[np.float32]) -> NDArray[np.float32]:
         """How far each exit's c moves, at most, if its log-odds move by up to +-margin: float32 [exits].
 
-        margins: of each exit, float32 [exits]; below 0, the moves are too.
+        margins: per exit, float32 [exits]; below 0, the moves are too.
         """
         return np.array(
             [

@@ -79,7 +79,7 @@ def known_places(low: Floats, high: Floats, sizes: Integers, rule: TopK) -> Bool
 
     Args:
         low, high: the ends of each candidate's interval, float32 of the same shape, NaN where a slate has no more candidates.
-        sizes: of the slates, int64 [slates, 1].
+        sizes: candidates per slate, int64 [slates, 1].
         rule: its `k` and `ordered` count.
     """
     if rule.ordered:

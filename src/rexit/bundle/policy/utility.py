@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_WEIGHT = 1e9
-"""Of a utility."""
+"""Largest absolute weight of an objective."""
 MAX_LOG_ODDS = 700.0
 """c is limited to this before it becomes a probability: exp(-700) is far from underflow."""
 
