@@ -102,7 +102,7 @@ def open(
         own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
         spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, those of `own_threads` sleep.
         audit: Share of the slates that are drawn for `Session.audit`, from 0 to 1.
-        audit_seed: Of the draws: the same seed draws the same slates of a sequence; 0: one of the system's.
+        audit_seed: Seed of the draws: the same seed draws the same slates of a sequence; 0: one of the system's.
 
     Returns:
         A session. Close it, or use it in a `with` statement.
@@ -155,7 +155,7 @@ class Session:
         self.exits = tuple(
             read(ExitInfo, exit_, earlier=tuple(exit_.earlier), objectives=tuple(exit_.objectives)) for exit_ in native.exits()
         )
-        self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one: of exit -1, no answer
+        self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one is for exit -1, no answer
 
     def __repr__(self) -> str:
         depths = ", ".join(str(exit_.layers) for exit_ in self.exits)

@@ -184,7 +184,7 @@ def bundle_encoder(bundle: Bundle, tokenizer: Path | None = None) -> TextEncoder
 
 
 def session_encoder(session: Session, path: str) -> TextEncoder:
-    """Returns the encoder of an opened bundle, of the files that it was opened with. path: of the bundle, for messages.
+    """Returns the encoder of an opened bundle, from the files that it was opened with. path: The bundle's path, for messages.
 
     Raises:
         InputError: There is no tokenizer, or no text template.

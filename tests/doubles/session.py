@@ -15,7 +15,7 @@ from rexit.measure.costs import Costs
 from rexit.request import Request
 
 PREFIX_TOKENS, CANDIDATE_TOKENS = 30, 4
-"""Of every prompt of FakeSession."""
+"""Lengths of every prompt of FakeSession."""
 
 
 class FakeSession:

@@ -47,7 +47,7 @@ class Line:
     def score(self, request: Request, *, force_exit: int) -> SimpleNamespace:
         sizes = [len(tokens) for tokens in self.prompt(request)[1]]
         prefix, tokens, count, full = 10 * int(request.user), sum(sizes), 0, self.max_tokens
-        for size in sizes:  # the runtime's rule, told once more
+        for size in sizes:  # the runtime's rule, a second time
             if full + size > self.max_tokens:
                 count, full = count + 1, 0
             full += size
@@ -94,7 +94,7 @@ def test_cost_is_never_negative_when_a_deeper_exit_was_timed_faster() -> None:
     assert all((values >= 0).all() for values in (found.prefix_us, found.pass_us, found.candidate_us))
 
 
-def test_fit_error_is_told() -> None:
+def test_fit_error_of_costs_that_are_not_linear() -> None:
     class Curved(Line):
         def score(self, request: Request, *, force_exit: int) -> SimpleNamespace:
             scores = super().score(request, force_exit=force_exit)
@@ -120,7 +120,7 @@ def test_conditions_are_those_of_a_session(tmp_path: Path) -> None:
     assert "gpu" in Conditions.here(bundle, "cuda", 0).machine
 
 
-def test_a_gpu_is_told_by_its_name(tmp_path: Path) -> None:
+def test_conditions_name_the_gpu(tmp_path: Path) -> None:
     build(tmp_path / "libcuda.so.1", Path(__file__).parents[1] / "doubles" / "cuda.c")
     program = "from rexit.measure.machine import machine; print(machine('tensorrt')['gpu'])"
     done = subprocess.run(

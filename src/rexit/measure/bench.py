@@ -40,12 +40,12 @@ class BenchOptions:
     """What can be chosen for a bench; `rexit bench --help` says the same.
 
     Attributes:
-        slate: candidates in a request.
-        requests: for each mode.
-        threads: of the backend; 0: one per core.
-        device: where the segments run; None: the variant's own.
-        sessions: how many run at once, each number in turn; empty: neither throughput nor load.
-        rates: shares of the best throughput at which requests arrive.
+        slate: Candidates in a request.
+        requests: Requests of each mode.
+        threads: The backend's threads; 0: one per core.
+        device: Where the segments run; None: the variant's own device.
+        sessions: Numbers of sessions at once, measured in turn; empty: neither throughput nor load.
+        rates: Shares of the best throughput at which requests arrive.
     """
 
     slate: int = SIZE

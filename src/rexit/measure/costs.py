@@ -19,11 +19,11 @@ class Costs:
     """Microseconds for a slate. Arrays are float64 [E]: what reaching exit k adds.
 
     Attributes:
-        base_us: retrieval and prompt assembly, paid by every slate.
-        prefix_us: the prefix's layers up to k, paid once by a slate with a candidate that reaches it.
-        pass_us: paid by every pass over the slate's candidates.
-        candidate_us: paid by each candidate.
-        pass_candidates: how many candidates fit into a pass.
+        base_us: Retrieval and prompt assembly, paid by every slate.
+        prefix_us: The prefix's layers up to k, paid once by a slate with a candidate that reaches it.
+        pass_us: Cost of every pass over the slate's candidates.
+        candidate_us: Cost of each candidate.
+        pass_candidates: Candidates that fit into a pass.
     """
 
     base_us: float
@@ -36,8 +36,8 @@ class Costs:
         """Returns the mean cost of a slate in microseconds.
 
         Args:
-            stops: each candidate's exit, int64 [n].
-            offsets: where each slate begins, and n: int64 [S + 1].
+            stops: Each candidate's exit, int64 [n].
+            offsets: Where each slate begins, and n: int64 [S + 1].
         """
         return self.base_us + float(self.parts(stops, offsets).sum())
 
@@ -62,8 +62,8 @@ def passes(tokens: Sequence[int], max_tokens: int) -> int:
     """Returns how many passes candidates take: each takes the next candidates as long as they fit, and at least one.
 
     Args:
-        tokens: of each candidate.
-        max_tokens: of a pass.
+        tokens: Tokens of each candidate.
+        max_tokens: The most tokens of a pass.
     """
     count, room = 0, 0
     for length in tokens:
@@ -83,10 +83,10 @@ def latencies(
     """Times slates in several modes, which alternate inside one loop.
 
     Args:
-        session: of the deployed variant.
-        slates: S of them.
-        modes: exits to force; None: the deployed policy.
-        repeats: of each timing; the median counts.
+        session: A session of the deployed variant.
+        slates: The slates, S of them.
+        modes: Exits to force; None: the deployed policy.
+        repeats: Repetitions of each timing; the median counts.
 
     Returns:
         Milliseconds per slate, float64 [S, modes], and each slate's exits in the first mode.

@@ -49,9 +49,9 @@ def poisson(rate: float, count: int, random: np.random.Generator) -> NDArray[np.
     """Returns the arrival times of a Poisson process: seconds since the beginning, ascending, float64 [count].
 
     Args:
-        rate: requests a second.
-        count: of arrivals.
-        random: where they are drawn from.
+        rate: Requests a second.
+        count: Number of arrivals.
+        random: The generator that draws them.
     """
     return np.cumsum(random.exponential(1.0 / rate, count))
 
@@ -62,12 +62,12 @@ def open_loop(
     now: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Served:
-    """Serves requests that arrive at given times: a free worker takes the first request that no worker has taken.
+    """Serves requests that arrive at `arrivals`: a free worker takes the first request that no worker has taken.
 
     Args:
-        workers: each runs in a thread of its own. An exception of a worker ends the run and is raised.
-        arrivals: of each request, seconds since the beginning, ascending, float64 [n].
-        now, sleep: the clock.
+        workers: The workers, each in a thread of its own. An exception of a worker ends the run and is raised.
+        arrivals: When each request arrives, in seconds since the beginning, ascending, float64 [n].
+        now, sleep: The clock.
 
     Returns:
         When each request was begun and answered.

@@ -61,10 +61,10 @@ class Conditions:
     """What a time is valid for.
 
     Attributes:
-        variant_sha256: of the variant.
-        device: where the segments run.
-        threads: the backend's; the number of cores if the backend chooses.
-        machine: as `machine` returns it.
+        variant_sha256: The variant's digest.
+        device: Where the segments run.
+        threads: The backend's threads; the number of cores if the backend chooses.
+        machine: The machine as `machine` returns it.
     """
 
     variant_sha256: str

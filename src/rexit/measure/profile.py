@@ -34,7 +34,7 @@ class SegmentCost:
 
 
 class _Costs(msgspec.Struct, frozen=True):
-    """As in JSON, beside the conditions."""
+    """The costs in JSON, next to the conditions."""
 
     base_us: Microseconds
     segments: tuple[SegmentCost, ...]
@@ -46,10 +46,10 @@ class CostProfile:
     """What each segment costs, valid only under its conditions.
 
     Attributes:
-        conditions: what it was measured under.
-        base_us: retrieval and prompt assembly of a slate, in microseconds.
-        segments: from the first to the last.
-        fit_error: median relative difference between the whole model's predicted and measured time.
+        conditions: What it was measured under.
+        base_us: Microseconds of a slate's retrieval and prompt assembly.
+        segments: The segments' costs, from the first to the last.
+        fit_error: Median relative difference between the whole model's predicted and measured time.
     """
 
     conditions: Conditions
@@ -61,8 +61,8 @@ class CostProfile:
         """Returns the costs of a slate.
 
         Args:
-            prefix_tokens, candidate_tokens: mean tokens of a prefix and of a single candidate.
-            max_tokens: of a pass.
+            prefix_tokens, candidate_tokens: Mean tokens of a prefix and of a single candidate.
+            max_tokens: The most tokens of a pass.
         """
         return Costs(
             self.base_us,
@@ -110,12 +110,12 @@ def measure_costs(
        their cost between the two is arbitrary, but the sum is right.
 
     Args:
-        session: of the deployed variant.
-        slates: to time.
-        exits: how many the variant has.
-        max_tokens: of a pass.
-        conditions: what the times are valid for.
-        repeats: of each timing; the median counts.
+        session: A session of the deployed variant.
+        slates: The slates to time.
+        exits: The variant's number of exits.
+        max_tokens: The most tokens of a pass.
+        conditions: What the times are valid for.
+        repeats: Repetitions of each timing; the median counts.
     """
     session.warm_up()
     cases = [(s, n) for s in slates for n in sorted({1, max(1, len(s.items) // 4), len(s.items)})]
