@@ -20,7 +20,7 @@ from rexit.exporter.prompt.pieces import single_token
 from rexit.exporter.prompt.template import read_template
 
 VOCABULARY = 1536
-LEAST = 512
+MIN_VOCABULARY = 512
 """Smallest vocabulary: 256 bytes, rates, counts and the words of a template."""
 # A word, a number with its sign, or another mark, each with the space before it: " Story", " 35%", " 2^5", ";".
 _PIECES = r" ?[\p{L}']+| ?[0-9^%]+| ?[^ ]"
@@ -49,8 +49,8 @@ def train_tokenizer(
         InputError: a table or template cannot be read, the vocabulary is too small, a label is not one token, a table has no
             column of ids, or no table has a column that `columns` names.
     """
-    if vocabulary < LEAST:
-        raise InputError(f"vocabulary is {vocabulary}, expected at least {LEAST}")
+    if vocabulary < MIN_VOCABULARY:
+        raise InputError(f"vocabulary is {vocabulary}, expected at least {MIN_VOCABULARY}")
     labels = read_template(template).labels
     names, defaults, texts = columns or Columns(), Columns(), []
     missing = {"user": names.user, "item": names.item}
