@@ -143,14 +143,12 @@ def decide(
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else policy_of(choice.own, variant_sha256)
-    budget = chosen.budget if chosen else goal.max_drop
-
     comparison = Comparison(evaluate(test, _table_metrics(goal, bool(utility))))
     rows = [comparison.full_row(FULL_DEPTH), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(len(depths) - 1))]
     if choice.reads == choice_of_maps.ALL:
         rows.append(comparison.fixed_row(ALL_HEADS, len(depths) - 1))
     if rivals:
-        ways = other_ways.tuned(choosing, budget)
+        ways = other_ways.tuned(choosing, chosen.budget if chosen else goal.max_drop)
         rows += [comparison.row(name, stops(test.log_odds, comparison.evaluation.c)) for name, stops in ways.items()]
     rows.append(comparison.policy_row("policy", policy) if chosen else replace(rows[0], name="policy"))
     return Decision(

@@ -18,7 +18,7 @@ POSITIVE_AT = 4.0
 IMPLICIT_NEGATIVES = 4
 """Default: items sampled beside each interaction where all are likes."""
 
-MOST_NEIGHBOURS = 1 << 16
+MAX_NEIGHBOURS = 1 << 16
 """Most similar users of a user; the runtime refuses a catalog with more."""
 
 """What a head on a frozen model learns: labels, the last answer's probability, or the mean of both."""
@@ -325,8 +325,8 @@ class IndexOptions:
                 f"positive at {self.positive_at:g} and implicit exclude each other: implicit reads no ratings, choose one"
             )
         _check_positive("neighbours", self.neighbours)
-        if self.neighbours > MOST_NEIGHBOURS:
-            raise InputError(f"neighbours is {self.neighbours}, expected at most {MOST_NEIGHBOURS}")
+        if self.neighbours > MAX_NEIGHBOURS:
+            raise InputError(f"neighbours is {self.neighbours}, expected at most {MAX_NEIGHBOURS}")
         if self.sampled < (1 if self.implicit else 0):
             raise InputError(f"unrated is {self.sampled}, expected at least {'1 with implicit' if self.implicit else 0}")
         if self.sampled and not self.implicit and self.columns.split is not None:

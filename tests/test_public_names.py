@@ -27,15 +27,15 @@ def at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 def offered(package: str) -> set[str]:
     """Names without an underscore that its `__init__` defines, or imports from rexit; and a version."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in at_import(ast.parse(Path(str(import_module(package).__file__)).read_text(encoding="utf-8")).body):
         if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "rexit":
-            found |= {alias.asname or alias.name for alias in node.names}
+            names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Assign):
-            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return {name for name in found if not name.startswith("_") or name == "__version__"}
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_") or name == "__version__"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -43,7 +43,7 @@ def test_user_auc_skips_users_with_one_label() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_users_may_have_any_numbers_and_stand_in_any_order(kind: type) -> None:
+def test_users_may_have_any_numbers_in_any_order(kind: type) -> None:
     random = np.random.default_rng(1)
     users = random.choice([-3, 7, 1000, 10**12], 300)
     score, liked = (random.normal(size=300).round(1) * 1e-3 + 1).astype(kind), random.random(300) < 0.5
@@ -80,21 +80,21 @@ def test_a_model_that_ranks_by_chance_or_worse_is_doubted() -> None:
     """Such a one passes every gate and every calibration, which compare it with itself."""
     for knows in (0.0, -1.0):
         score, items, users, liked = ranked(knows, taste=0.0)
-        said = doubt(score, item_biases(items, items, liked), users, liked)
-        assert said is not None and said.startswith(
+        sentence = doubt(score, item_biases(items, items, liked), users, liked)
+        assert sentence is not None and sentence.startswith(
             f"This model is not shown to rank: its user AUC at the last exit is {user_auc(score, users, liked):.3f} ("
         )
     score, items, users, liked = ranked(knows=2.0, taste=0.0)
     assert doubt(score, np.zeros(len(score)), users, liked) is None
     few = users < 19
-    said = doubt(score[few], np.zeros(few.sum()), users[few], liked[few])
-    assert said is not None and "users have likes and dislikes, expected at least 20." in said
+    sentence = doubt(score[few], np.zeros(few.sum()), users[few], liked[few])
+    assert sentence is not None and "users have likes and dislikes, expected at least 20." in sentence
 
 
 def test_a_model_that_items_biases_outrank_is_doubted() -> None:
     score, items, users, liked = ranked(knows=0.3, taste=3.0)
-    said = doubt(score, item_biases(items, items, liked), users, liked)
-    assert said is not None and said.startswith("This model ranks worse than the items' shares of likes in training: ")
+    sentence = doubt(score, item_biases(items, items, liked), users, liked)
+    assert sentence is not None and sentence.startswith("This model ranks worse than the items' shares of likes in training: ")
     assert doubt(score, item_biases(items, items[:0], liked[:0]), users, liked) is None, "without training all items are alike"
 
 

@@ -59,7 +59,7 @@ def test_rows_are_slates(write: Write) -> None:
     assert file.lengths == (2, 3)
 
 
-def test_pairs_wherever_they_stand_make_the_same_slates(write: Write, tmp_path: Path) -> None:
+def test_pairs_in_any_order_make_the_same_slates(write: Write, tmp_path: Path) -> None:
     rows = token_rows()
     whole = SlatesFile.read(write(rows))
     pairs = [
@@ -132,7 +132,7 @@ def test_a_query_longer_than_the_model() -> None:
         encoder(max_positions=24).prompt("wing " * 20, ["heat"])
 
 
-def test_what_stands_behind_a_document_is_never_cut() -> None:
+def test_text_after_a_document_is_never_cut() -> None:
     prompt = RerankerPrompt(("{query}",), ("B : {document} ? {instruction}",), "heat")
     encoder = TextEncoder(words_tokenizer(), prompt, 64, 7)
     assert encoder.prompt("wing", ["drag " * 30, "drag"])[1] == [ids("B : drag drag drag ? heat"), ids("B : drag ? heat")]

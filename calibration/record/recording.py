@@ -76,7 +76,7 @@ class Recording:
         for name, expected in made_of.items():
             if recorded.get(name) != expected:
                 raise BundleError(
-                    f"{path}: recorded with {name} {_short(recorded.get(name))}, expected {_short(expected)}: run "
+                    f"{path}: recorded with {name} {_abbreviated(recorded.get(name))}, expected {_abbreviated(expected)}: run "
                     "`rexit calibrate` without --from-traces"
                 )
         for name, count in pairs.items():
@@ -104,7 +104,9 @@ def _whole(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
         raise BundleError(f"{path}: not a recording of traces: {exc}") from exc
     if (digest := _sha256(text, tensors)) != expected:
-        raise BundleError(f"{path}: its SHA-256 is {_short(digest)}, expected {_short(expected)}: run `rexit calibrate` again")
+        raise BundleError(
+            f"{path}: its SHA-256 is {_abbreviated(digest)}, expected {_abbreviated(expected)}: run `rexit calibrate` again"
+        )
     return text, tensors
 
 
@@ -116,6 +118,6 @@ def _sha256(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _short(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text

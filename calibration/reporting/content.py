@@ -82,8 +82,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     policy, test = decision.policy, findings.traces["test"]
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
     p = policy.probability(c)
-
-    outcomes: NDArray[np.generic] = test.liked if test.gains is None else test.gains
     last = np.full(len(test), len(depths) - 1)
     milliseconds = _milliseconds(decision, timings, depths)
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name)} for row in decision.rows]
@@ -119,33 +117,14 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             "ridge": decision.choice.ridge,
             "gain": decision.choice.gain,
         },
-        "exits": [
-            {
-                "layers": layers,
-                **{n: v for n, v in asdict(rule).items() if n != "objectives" or v},
-                "useful": platt_map.useful,
-                "stopped": float(np.mean(stops == k)),
-                "reliability": diagram(np.ascontiguousarray(p[:, k]), outcomes, findings.negative_rate),
-            }
-            for k, (layers, rule, platt_map) in enumerate(zip(depths, policy.exits, decision.maps, strict=True))
-        ],
+        "exits": _exits(findings, depths, p, stops),
         "probabilities": {
             "negative_rate": findings.negative_rate,
             "prior_shift": policy.prior_shift,
             "table": _probabilities(findings, depths, p, stops),
         },
         "table": table,
-        "candidates": [
-            {
-                "budget": candidate.budget,
-                "fixed": None if candidate.fixed is None else depths[candidate.fixed],
-                "expected": {m.name: d for m, d in zip(decision.goal.metrics, candidate.outcome.drops, strict=True)},
-                "p_value": candidate.p_value,
-                "certified": candidate.certified,
-                "test": _row(row),
-            }
-            for candidate, row in zip(decision.candidates, decision.curve, strict=True)
-        ],
+        "candidates": _candidates(decision, depths),
         "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
         "gain": gain,
         "saving": decision.saving,
@@ -161,6 +140,37 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
 def _settings(options: CalibrationOptions) -> dict[str, Any]:
     left_out = {"profile", "from_traces", "rivals", *(() if options.utility else ("utility",))}
     return {name: value for name, value in asdict(options).items() if name not in left_out}
+
+
+def _exits(findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Each exit's map and thresholds, the share of the test pairs that stops there, and its reliability diagram."""
+    decision, test = findings.decision, findings.traces["test"]
+    outcomes: NDArray[np.generic] = test.liked if test.gains is None else test.gains
+    return [
+        {
+            "layers": layers,
+            **{n: v for n, v in asdict(rule).items() if n != "objectives" or v},
+            "useful": platt_map.useful,
+            "stopped": float(np.mean(stops == k)),
+            "reliability": diagram(np.ascontiguousarray(p[:, k]), outcomes, findings.negative_rate),
+        }
+        for k, (layers, rule, platt_map) in enumerate(zip(depths, decision.policy.exits, decision.maps, strict=True))
+    ]
+
+
+def _candidates(decision: Decision, depths: Sequence[int]) -> list[dict[str, Any]]:
+    """The policies that were tested, in that order."""
+    return [
+        {
+            "budget": candidate.budget,
+            "fixed": None if candidate.fixed is None else depths[candidate.fixed],
+            "expected": {m.name: d for m, d in zip(decision.goal.metrics, candidate.outcome.drops, strict=True)},
+            "p_value": candidate.p_value,
+            "certified": candidate.certified,
+            "test": _row(row),
+        }
+        for candidate, row in zip(decision.candidates, decision.curve, strict=True)
+    ]
 
 
 def _probabilities(

@@ -16,9 +16,11 @@ from rexit.exporter.prompt.builder import Prompt
 
 
 def joint_loss(logits: Tensor, liked: Tensor) -> Tensor:
-    """The mean of all exits' cross-entropies, over the labels that are known; 0 if none is.
+    """Returns the mean of all exits' cross-entropies, over the known labels; 0 without any.
 
-    logits: float32 [E, M, 2]; liked: float32 [M], 1 or 0. Of K objectives [E, M, 2K] and [M, K], NaN where a label is unknown.
+    Args:
+        logits: float32 [E, M, 2]; with K objectives [E, M, 2K].
+        liked: 1 or 0, float32 [M]; with K objectives [M, K], NaN for an unknown label.
     """
     if liked.ndim == 2:
         logits, liked = logits.unflatten(-1, (-1, 2)).flatten(1, 2), liked.flatten()
@@ -30,7 +32,7 @@ def joint_loss(logits: Tensor, liked: Tensor) -> Tensor:
 
 
 class Learner(nn.Module):
-    """What is trained: a batch as `Collator` makes it to its loss, so that all that learns is inside one module's forward."""
+    """The module that is trained: its forward turns a batch of `Collator` into the loss, with all trained weights inside."""
 
     def __init__(self, model: MultiExitModel, rows: Rows) -> None:
         super().__init__()
@@ -44,18 +46,17 @@ class Learner(nn.Module):
 
 
 class Collator:
-    """Makes a batch of its rows' numbers, and counts what it made."""
+    """Makes a batch from the numbers of its rows, and counts their tokens."""
 
     def __init__(self, data: Rows) -> None:
         self._data = data
         self._liked = np.split(data.targets(), np.cumsum([len(row.liked) for row in data.rows])[:-1])
-        self.tokens = self.labels = 0
+        self.tokens = 0
 
     def __call__(self, chosen: Sequence[Sequence[int]]) -> dict[str, Any]:
         (numbers,) = chosen  # the data set's elements are whole batches
         tokens, positions, groups, rows = self._data.packed(numbers)
         liked = torch.from_numpy(np.concatenate([self._liked[n] for n in numbers]))
         self.tokens += sum(self._data.rows[n].length for n in numbers)
-        self.labels += int((~liked.isnan()).sum())
         prompts = [self._data.rows[n].prompt for n in numbers]
         return {"tokens": tokens, "positions": positions, "groups": groups, "rows": rows, "liked": liked, "prompts": prompts}

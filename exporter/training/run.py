@@ -1,20 +1,20 @@
 """`rexit train`: fine-tunes a decoder with heads at its exits on a catalog's prompts and writes a multi-exit checkpoint.
 
-The same command again goes on where it was stopped: weights, optimizer, schedule, random numbers and the order of the data stand
-in OUT.training, written every `save_every` steps.
+The same command resumes a stopped training: OUT.training has weights, optimizer, schedule, random numbers and the order of the
+data, written every `save_every` steps.
 
-1. One row is one user's prefix at some time with up to `slate` later interactions packed behind it, as it will be served. A
-   batch has rows of similar length, as many as `batch_tokens` allows, padding included. The rows of a batch stay together in
-   all epochs; the order of batches is new in each.
+1. One row is one user's prefix at some time with up to `slate` later interactions packed behind it, as in serving. A batch has
+   rows of similar length, as many as `batch_tokens` allows, padding included. The rows of a batch stay together in all epochs;
+   the order of batches is new in each.
 2. Every exit has its own norm and head, which start as the model's final norm and the label rows of its LM head. The loss is the
-   mean of the exits' cross-entropies. Of several objectives every known label counts the same, an unknown one not at all.
+   mean of the exits' cross-entropies. With several objectives all known labels count the same; unknown ones are left out.
 3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `rate` / RATE_RATIO^n with n exits
    after it, their heads (and projectors, with the first) likewise from `head_rate`. The paper gives neither exits, nor rates,
    nor weights of losses: all numbers here are our choice.
-4. Weights are float32, what is computed with them `precision`. `lora` trains low-rank additions to all linear layers, with norms,
-   heads and projectors in full; token embeddings then stay as they are, as they do with `freeze_embeddings`. A rate of 0 trains
-   heads and projectors alone: no other weight has a gradient. The LM head and the final norm are never computed.
-5. A prompt's vectors ({item.gcn}, …) come from projectors that are trained along.
+4. Weights are float32, computations in `precision`. `lora` trains low-rank additions to all linear layers, and norms, heads and
+   projectors in full; token embeddings are then frozen, as with `freeze_embeddings`. A rate of 0 trains only heads and
+   projectors: no other weight has a gradient. The LM head and the final norm are never computed.
+5. A prompt's vectors ({item.gcn}, …) come from projectors, which are trained too.
 """
 
 from __future__ import annotations
@@ -53,8 +53,16 @@ from rexit.slates import SIZE
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training ended with. auc, user_auc: of each exit, on slates of the validation split; of several objectives the mean,
-    and `objectives` has those of each by name. state: the folder to go on from, which may be deleted."""
+    """The result of a training.
+
+    Attributes:
+        checkpoint: the folder written.
+        exits: depths in layers.
+        auc, user_auc: each exit's, on slates of the validation split; with several objectives the mean.
+        validation_slates: number of these slates.
+        state: the folder to resume from, which may be deleted.
+        objectives: with several objectives each one's `auc` and `user_auc`, by name.
+    """
 
     checkpoint: str
     exits: tuple[int, ...]
@@ -80,14 +88,14 @@ def train_model(
     Args:
         model: folder, Hub id or GGUF file of a decoder.
         catalog: made with the model's tokenizer; None: there are `slates`.
-        slates: a file of slates in the place of a catalog.
-        say: takes lines about the training.
+        slates: a file of slates instead of a catalog.
+        say: called with lines about the training.
 
     Returns:
-        The report; None in all processes of a `torchrun` but the first.
+        The report; None in all processes of a `torchrun` except the first.
 
     Raises:
-        InputError: options that cannot be, or a training in OUT.training that was begun with other settings.
+        InputError: options that cannot work, or a training in OUT.training that was begun with other settings.
         CheckpointError: a decoder that cannot be loaded or split.
     """
     options = options or TrainOptions()
@@ -127,7 +135,8 @@ def train_model(
 def _train(
     name: str, place: Catalog | Path, options: TrainOptions, work: Path, say: Callable[[str], None], progress: ShowProgress
 ) -> tuple[Checkpoint, Source, MultiExitModel, Any, Trainer]:
-    """What was loaded, the prompts, what became of the model, peft's model around it if there is one, and who trained it.
+    """Trains. Returns the loaded checkpoint, the prompts' source, the trained model, peft's model around it or None, and the
+    trainer.
 
     place: a catalog, or the path of a file of slates, whose texts need the model.
     """
@@ -170,7 +179,7 @@ def _train(
 
 @torch.no_grad()
 def validation_figures(model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool) -> NDArray[np.float64]:
-    """AUC and user AUC of each exit and objective, float64 [K, E, 2]. half: computed with bfloat16."""
+    """Returns AUC and user AUC of each exit and objective, float64 [K, E, 2]. half: compute in bfloat16."""
     model.eval()
     log_odds: dict[int, Any] = {}
     for numbers in batches(data.lengths, tokens, np.random.default_rng(0)):
@@ -203,7 +212,7 @@ def _track(what: str, progress: ShowProgress) -> Callable[[Sequence[Any]], Itera
 
 
 def _tokenizer_of(start: Checkpoint) -> Any:
-    """The model's own tokenizer, to be saved with it; None if it has none."""
+    """The model's own tokenizer, to save with it; None if it has none."""
     try:
         return AutoTokenizer.from_pretrained(start.path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What must stay the same while a stopped training goes on: `settings.json` beside its states."""
+"""The settings that must stay the same when a training resumes: `settings.json` beside its states."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rexit.exporter.options import TrainOptions
 
 SETTINGS = "settings.json"
 FREE = ("save_every", "validation_slates")
-"""Options that may differ when a training goes on."""
+"""Options that may change when a training resumes."""
 
 
 def fixed_settings(options: TrainOptions) -> dict[str, Any]:
-    """All other options, by name."""
+    """Returns all other options, by name."""
     values = dataclasses.asdict(options).items()
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values if name not in FREE}
 

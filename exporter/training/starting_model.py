@@ -1,4 +1,4 @@
-"""The decoder that training starts from, with heads at its exits, projectors, and what LoRA adds."""
+"""The decoder that training starts from, with heads at its exits, projectors, and LoRA's additions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> t
 
 
 def with_additions(decoder: Decoder, source: str, rank: int) -> Any:
-    """peft's model around the decoder's, with low-rank additions to all linear layers; norms are trained in full."""
+    """Returns peft's model around the decoder's, with low-rank additions to all linear layers; norms are trained in full."""
     from peft import LoraConfig, get_peft_model
 
     norms = {
@@ -69,7 +69,7 @@ def with_additions(decoder: Decoder, source: str, rank: int) -> Any:
 
 
 def exit_depths(source: str, exits: str) -> list[int]:
-    """Those in `exits`; every five layers and the last if it is empty."""
+    """Returns the depths in `exits`; if it is empty, every five layers and the last."""
     if exits:
         try:
             return [int(depth) for depth in exits.split(",")]

@@ -1,4 +1,4 @@
-"""The Trainer of transformers: rates by depth, states to go on from, and what is printed on the way."""
+"""transformers' Trainer with learning rates by depth, states to resume from, and lines about progress."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rexit.exporter.options import TrainOptions
 from rexit.exporter.training.learner import Collator, Learner
 
 TRAINED = "trained.safetensors"
-RATE_RATIO = 0.8  # of an exit's layers over that of the exit before
+RATE_RATIO = 0.8  # learning rate of an exit's layers, over that of the exit before
 
 
 class MultiExitTrainer(Trainer):
-    """Rates by depth; a state to go on from holds the weights that are trained, each once."""
+    """Trains with rates by depth. A state to resume from holds each trained weight once."""
 
     def __init__(self, learner: Learner, options: TrainOptions, **more: Any) -> None:
         super().__init__(learner, **more)
@@ -45,7 +45,7 @@ class MultiExitTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved, own = load_file(Path(resume_from_checkpoint) / TRAINED), self._trained()
-        assert saved.keys() == own.keys(), "the settings are the same, so is what is trained"
+        assert saved.keys() == own.keys(), "the same settings train the same weights"
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(saved[name])
@@ -55,7 +55,7 @@ class MultiExitTrainer(Trainer):
 
 
 class Progress(TrainerCallback):
-    """Says loss, speed and the end that is to be expected."""
+    """Reports loss, speed and the expected end."""
 
     def __init__(self, collator: Collator, say: Callable[[str], None]) -> None:
         self._collator, self._say = collator, say
@@ -79,7 +79,7 @@ class Progress(TrainerCallback):
 
 
 def last_state(work: Path) -> Path | None:
-    """The latest whole state of a training: the Trainer writes this file last."""
+    """Returns the latest whole state of a training: the Trainer writes trainer_state.json last."""
     states = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
     return max(states, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 

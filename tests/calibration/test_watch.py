@@ -67,7 +67,7 @@ def test_more_careful_policies_follow_in_the_reverse_of_their_sequence() -> None
         (("ndcg@5",), 6, "top-k-overlap@5"),
     ],
 )
-def test_the_loss_that_stands_for_a_metric(metrics: tuple[str, ...], slate: int, loss: str) -> None:
+def test_the_loss_that_replaces_a_metric(metrics: tuple[str, ...], slate: int, loss: str) -> None:
     limits = decided(metrics, 0.08, slate).watch
     assert limits is not None and limits.loss.name == loss
 

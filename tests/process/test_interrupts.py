@@ -27,12 +27,12 @@ def defaults() -> Iterator[None]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_the_block_once(number: signal.Signals, code: int) -> None:
-    before, went_on = [signal.getsignal(each) for each in SIGNALS], False
+    before, continued = [signal.getsignal(name) for name in SIGNALS], False
     with pytest.raises(SystemExit) as end, interrupts.interruptible():
         signal.raise_signal(number)
-        went_on = True
-    assert end.value.code == code and not went_on
-    assert [signal.getsignal(each) for each in SIGNALS] == before
+        continued = True
+    assert end.value.code == code and not continued
+    assert [signal.getsignal(name) for name in SIGNALS] == before
     interrupts.check()  # forgotten
     with interrupts.interruptible():
         interrupts.check()
@@ -52,14 +52,14 @@ def test_errors_of_the_block_pass() -> None:
         raise ValueError
 
 
-@pytest.mark.parametrize("wanted", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
-def test_what_the_caller_wants_stays(wanted: signal.Handlers) -> None:
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_the_callers_handlers_stay(handler: signal.Handlers) -> None:
     for number in SIGNALS:
-        signal.signal(number, wanted)
+        signal.signal(number, handler)
     with interrupts.interruptible():
         for number in SIGNALS:
             signal.raise_signal(number)
-            assert signal.getsignal(number) == wanted
+            assert signal.getsignal(number) == handler
         interrupts.check()
 
 

@@ -11,14 +11,14 @@ from rexit.process.scripts import script
 
 
 @pytest.mark.parametrize(
-    ("mistake", "said"),
+    ("mistake", "line"),
     [
         (InputError("--steps 0, expected at least 1"), "train: --steps 0, expected at least 1"),
         (FileNotFoundError(2, "No such file or directory", "a.tsv"), "train: a.tsv: No such file or directory"),
         (OSError("a.parquet: not a file"), "train: a.parquet: not a file"),
     ],
 )
-def test_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, mistake: Exception, said: str) -> None:
+def test_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, mistake: Exception, line: str) -> None:
     @script
     def main() -> None:
         raise mistake
@@ -26,7 +26,7 @@ def test_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, mistake: Exception
     monkeypatch.setattr(sys, "argv", ["examples/train.py"])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == said
+    assert ended.value.code == line
 
 
 def test_defect_is_not_hidden() -> None:

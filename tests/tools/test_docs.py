@@ -26,7 +26,7 @@ EXPORTED = re.findall(r"^REXIT_API .*?\b(rexit_\w+)\(", HEADER, re.MULTILINE)
 
 
 def test_every_function_of_the_header_has_its_comment_and_its_code() -> None:
-    declarations = {one.name: one for one in read_header(HEADER)[1]}
+    declarations = {declaration.name: declaration for declaration in read_header(HEADER)[1]}
     assert EXPORTED and set(EXPORTED) <= set(declarations)
     score = declarations["rexit_session_score"]
     assert score.comment.startswith("Scores a slate.") and score.code.endswith("rexit_stats* stats_out);")
