@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rexit.bundle.vectors import GCN, MOST, USER, WIDEST, VectorIds
+from rexit.bundle.vectors import GCN, MAX_VECTORS, MAX_WIDTH, USER, VectorIds
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 
@@ -145,7 +145,7 @@ def check_width(decoder: Decoder) -> None:
 def check_kinds(kinds: Mapping[str, Mapping[str, int]], where: str) -> None:
     """Checks `projectors` of exits.json. Raises CheckpointError."""
     for name, kind in kinds.items():
-        key, most = ("count", MOST) if ":" in name else ("dim", WIDEST)
+        key, most = ("count", MAX_VECTORS) if ":" in name else ("dim", MAX_WIDTH)
         if not 1 <= kind.get(key, 0) <= most:
             raise CheckpointError(f"{where}: projectors {name}: is {dict(kind)}, expected a `{key}` of 1 to {most}")
 

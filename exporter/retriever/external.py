@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from scipy.sparse import csr_array
 
-from rexit.bundle.vectors import WIDEST
+from rexit.bundle.vectors import MAX_WIDTH
 from rexit.errors import InputError
 from rexit.exporter.catalog.chunks import by_range
 from rexit.exporter.catalog.entities import check_rows, id_values, match, unify_ids
@@ -77,8 +77,8 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
     if isinstance(ids.dtype, pl.Array):
         raise InputError(f"{path}: ids of shape {[len(ids), *ids.dtype.shape]}, expected one dimension")
     ids = id_values(ids, path)
-    if rows.ndim != 2 or not 1 <= rows.shape[1] <= WIDEST:
-        raise InputError(f"{path}: embeddings of shape {list(rows.shape)}, expected [n, D] with D from 1 to {WIDEST}")
+    if rows.ndim != 2 or not 1 <= rows.shape[1] <= MAX_WIDTH:
+        raise InputError(f"{path}: embeddings of shape {list(rows.shape)}, expected [n, D] with D from 1 to {MAX_WIDTH}")
     if rows.dtype not in (np.float16, np.float32, np.float64):
         raise InputError(f"{path}: embeddings are {rows.dtype}, expected float16, float32 or float64")
     if len(ids) != len(rows):
@@ -86,7 +86,7 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
     if not len(ids):
         raise InputError(f"{path}: no embedding, expected at least one")
     if len(double := ids.filter(ids.is_duplicated())):
-        raise InputError(f"{path}: id {double[0]!r} stands {(ids == double[0]).sum()} times, expected once")
+        raise InputError(f"{path}: id {double[0]!r} appears {(ids == double[0]).sum()} times, expected once")
     for block in _blocks(rows):
         part = _float32(rows[block])
         if not (finite := np.isfinite(part).all(1)).all():
