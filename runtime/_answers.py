@@ -188,7 +188,8 @@ class Memory:
             report it.
         weights: ONNX Runtime's weights, without those it maps from files. Older versions count them as `working`. 0 with
             TensorRT.
-        pinned: The start that all prefixes of the bundle share. Held once for all its sessions, in addition to their `cache_bytes`.
+        pinned: The start that all prefixes of the bundle share. Held once for all its sessions, in addition to their
+            `cache_bytes`.
         gpu: With TensorRT, GPU memory for this session's passes; compiled, not run. Its prefixes and hidden states are in GPU
             memory, too. 0 with ONNX Runtime.
     """
