@@ -1,5 +1,6 @@
 #include "base/status.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <mutex>
@@ -91,6 +92,7 @@ void MessagePart::print(unsigned long long number) noexcept {
 void fail_with(rexit_status status, std::initializer_list<MessagePart> parts) {
   std::string line;
   for (const MessagePart& part : parts) line += part.text();
+  std::replace(line.begin(), line.end(), '\0', ' ');  // quoted from a caller's text: what() would end there
   throw Error(status, line);
 }
 

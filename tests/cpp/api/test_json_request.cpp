@@ -136,6 +136,8 @@ TEST(JsonRequest, ANulIsRefusedWhereAStringWouldEnd) {
   EXPECT_EQ(refusal(R"({"inputs": {"a": "\u0000"}})"), "inputs.a has a NUL, expected text without one");
   EXPECT_EQ(refusal(R"({"inputs": {"a\u0000b": 1}})"), "the name of an input has a NUL, expected text without one");
   EXPECT_EQ(refusal(R"({"id": "a\u0000b"})"), "none");
+  EXPECT_EQ(refusal(R"({"\u0000": 1})").rfind(" : a request has no such field", 0), 0u);
+  EXPECT_EQ(refusal(R"({"top_k": "\u0000"})"), "top_k is ' ', expected an integer from 0 to 2147483647");
 }
 
 TEST(JsonRequest, InvalidJsonIsRefused) {
