@@ -174,9 +174,10 @@ def to_request(request: AnyRequest, encode: Callable[[Mapping[str, Any]], list[t
     native = _native.Request(to_plain_id("user", request.user)).items(items).recent(*to_recent(request.recent))
     if request.as_of is not None:
         native.as_of(to_integer("as_of", request.as_of, expected="a 64-bit integer"))
-    if not isinstance(request.inputs, Mapping):
-        raise InputError(f"inputs is {short(request.inputs)}, expected an object of values by name")
-    for name, value in encode(request.inputs) if request.inputs else ():
+    inputs = {} if request.inputs is None else request.inputs
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs is {short(inputs)}, expected an object of values by name")
+    for name, value in encode(inputs) if inputs else ():
         native.input(name, value)
     return ids, native
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Id
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
-from rexit.request import AnyRequest, Request, TokenRequest
+from rexit.request import AnyRequest, Request, RequestFields, TokenRequest
 from rexit.runtime import _native
 from rexit.runtime._answers import (
     Audit,
@@ -44,10 +44,6 @@ from rexit.runtime._arguments import (
 )
 from rexit.runtime._inputs import InputEncoder
 from rexit.runtime._library import onnxruntime_library
-
-if TYPE_CHECKING:
-    from rexit.bundle.inputs import Value
-    from rexit.request import Recent
 
 _SPINNING = {None: _native.Spinning.DEFAULT, True: _native.Spinning.ON, False: _native.Spinning.OFF}
 
@@ -190,26 +186,24 @@ class Session:
         request_or_user: AnyRequest | Id,
         items: Sequence[Id] | NDArray[Any] | None = None,
         *,
-        recent: Recent | None = None,
-        as_of: int | None = None,
-        inputs: Mapping[str, Value] | None = None,
         top_k: int = 0,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
         policy: StopRule | None = None,
+        **fields: Unpack[RequestFields],
     ) -> Scores:
         """Scores a slate. Each candidate stops at its first confident exit.
 
         Args:
-            request_or_user: A `Request` or `TokenRequest`; or its first field, the user's id, and the others as arguments.
-            items: As in `Request`, like `recent`, `as_of` and `inputs`. Texts of inputs need a bundle with a tokenizer (`rexit
-                export --with-tokenizer`), or are given as token ids.
+            request_or_user: A `Request` or `TokenRequest`; or the user's id, and a `Request`'s other fields as arguments.
+            items: As in `Request`.
             top_k: Return only this many, best first; 0: all, in the order of the request. Replaces the k of the policy's top-k
                 rule, if it has one.
             deadline_ms: No segment starts after this many milliseconds. Candidates then answer from the deepest exit they have
                 reached, and are marked `cut_short`.
             force_exit: The exit at which every candidate stops, from 0.
             policy: Replaces the bundle's stopping rules.
+            **fields: `recent`, `as_of` and `inputs`, as in `Request`.
 
         Returns:
             The scores, and what they cost. With a `TokenRequest`, `item` is a candidate's number.
@@ -221,7 +215,7 @@ class Session:
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
-        ids, native = self._request(request_or_user, items, recent, as_of, inputs)
+        ids, native = self._request(request_or_user, items, fields)
         native.top_k(to_natural("top_k", top_k)).deadline_us(to_deadline_us(deadline_ms))
         if (stop := to_exit(force_exit)) is not None:
             native.force_exit(stop)
@@ -281,42 +275,33 @@ class Session:
         self,
         request_or_user: AnyRequest | Id,
         items: Sequence[Id] | NDArray[Any] | None = None,
-        *,
-        recent: Recent | None = None,
-        as_of: int | None = None,
-        inputs: Mapping[str, Value] | None = None,
+        **fields: Unpack[RequestFields],
     ) -> NDArray[np.float32]:
         """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits], or with several objectives
         [items, exits, objectives]. Arguments: see `score`."""
-        return self.trace_with_stats(request_or_user, items, recent=recent, as_of=as_of, inputs=inputs).log_odds
+        return self.trace_with_stats(request_or_user, items, **fields).log_odds
 
     def trace_with_stats(
         self,
         request_or_user: AnyRequest | Id,
         items: Sequence[Id] | NDArray[Any] | None = None,
-        *,
-        recent: Recent | None = None,
-        as_of: int | None = None,
-        inputs: Mapping[str, Value] | None = None,
+        **fields: Unpack[RequestFields],
     ) -> Trace:
         """Returns every exit's raw log-odds, and what they cost. Arguments: see `score`."""
-        trace = self._open.trace(self._request(request_or_user, items, recent, as_of, inputs)[1])
+        trace = self._open.trace(self._request(request_or_user, items, fields)[1])
         return Trace(self._by_exit(trace.log_odds), _stats(trace))
 
     def prompt(
         self,
         request_or_user: AnyRequest | Id,
         items: Sequence[Id] | NDArray[Any] | None = None,
-        *,
-        recent: Recent | None = None,
-        as_of: int | None = None,
-        inputs: Mapping[str, Value] | None = None,
+        **fields: Unpack[RequestFields],
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids that a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T].
 
         Ids from the tokenizer's vocabulary size on are vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
         """
-        prompt = self._open.prompt(self._request(request_or_user, items, recent, as_of, inputs)[1])
+        prompt = self._open.prompt(self._request(request_or_user, items, fields)[1])
         parts = np.split(prompt.tokens, prompt.offsets[1:-1])
         return parts[0], parts[1:]
 
@@ -393,22 +378,18 @@ class Session:
         self.close()
 
     def _request(
-        self,
-        request_or_user: AnyRequest | Id,
-        items: Sequence[Id] | NDArray[Any] | None,
-        recent: Recent | None,
-        as_of: int | None,
-        inputs: Mapping[str, Value] | None,
+        self, request_or_user: AnyRequest | Id, items: Sequence[Id] | NDArray[Any] | None, fields: RequestFields
     ) -> NativeRequest:
-        fields = {"items": items, "recent": recent, "as_of": as_of, "inputs": inputs}
-        if not isinstance(request_or_user, Request | TokenRequest):
-            if items is None:
-                raise InputError("items is missing, expected ids of candidates")
-            request: AnyRequest = Request(request_or_user, items, recent, as_of, inputs or {})
-        elif set_too := [name for name, value in fields.items() if value is not None]:
-            raise InputError(f"{set_too[0]} is an argument, expected it in the {type(request_or_user).__name__}")
-        else:
+        request: AnyRequest
+        if isinstance(request_or_user, Request | TokenRequest):
             request = request_or_user
+            arguments = {"items": items, **fields}
+            if set_too := [name for name, value in arguments.items() if value is not None]:
+                raise InputError(f"{set_too[0]} is an argument, expected it in the {type(request).__name__}")
+        elif items is None:
+            raise InputError("items is missing, expected ids of candidates")
+        else:
+            request = Request(request_or_user, items, **fields)
         return to_request(request, lambda values: self._encoder().encode(values))
 
     def _encoder(self) -> InputEncoder:

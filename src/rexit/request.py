@@ -7,8 +7,8 @@ OpenAPI schema and the commands' help are made from it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from rexit.deadlines import LONGEST_MS
 
@@ -31,15 +31,23 @@ class Request:
         items: Ids of the candidates, at least one.
         recent: Interactions newer than the catalog's, oldest first: ids of liked items, or pairs (id, liked).
         as_of: A time in the catalog's unit. Only its interactions before that time reach the prompt; None: all.
-        inputs: Values of the template's `{input.NAME}`, by name: `{"device": "tv", "hour": 21, "query": "red shoes"}`. A text may
-            be given as its token ids.
+        inputs: Values of the template's `{input.NAME}`, by name: `{"device": "tv", "hour": 21, "query": "red shoes"}`. A text is
+            a string, if the bundle has a tokenizer (`rexit export --with-tokenizer`), or its token ids.
     """
 
     user: Id
     items: Sequence[Id] | NDArray[Any]
     recent: Recent | None = None
     as_of: int | None = None
-    inputs: Mapping[str, Value] = field(default_factory=dict)
+    inputs: Mapping[str, Value] | None = None
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields of a `Request` that may be left out, as arguments."""
+
+    recent: Recent | None
+    as_of: int | None
+    inputs: Mapping[str, Value] | None
 
 
 @dataclass(frozen=True)
