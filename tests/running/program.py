@@ -16,7 +16,7 @@ PROGRAM = BUILD / "prefix" / "bin" / "rexit-run"
 
 def environment() -> dict[str, str]:
     """With the ONNX Runtime that Python loads."""
-    assert PROGRAM.exists(), f"{PROGRAM} is not built: run `make {PROGRAM.parents[1].relative_to(BUILD.parent)}/.installed`"
+    assert PROGRAM.exists(), f"{PROGRAM} is not built: run `make {PROGRAM.relative_to(BUILD.parent)}`"
     return {**os.environ, "REXIT_ONNXRUNTIME_LIBRARY": runtime.onnxruntime_library()}
 
 
