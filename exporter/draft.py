@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rexit.bundle import FileEntry, Golden, Model, Variant, Vectors
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.variant import Limits
 from rexit.exporter.gate.judge import Judged
+from rexit.exporter.graph.activations import Activations
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
@@ -34,7 +35,7 @@ class VariantReport:
     """An exported variant.
 
     parity: by exit, the largest difference of log-odds by mode, from PyTorch's or, with a `quality`, from the variant's own.
-    quality, unrotated: as in variant.json. bytes: of all its files.
+    quality, unrotated: as in variant.json. bytes: total size of its files.
     """
 
     name: str
@@ -63,11 +64,11 @@ class Draft:
             segment = export_segment(module, k, self.target, self.folder)
             self._add(segment, sum(p.numel() for p in module.parameters()), began)
 
-    def derive(self, base: Draft, observed: Sequence[Mapping[str, Any]]) -> None:
-        """Derives the segments from the base's by the target's passes. observed: by segment. Raises CheckpointError."""
+    def derive(self, base: Draft, activations: Sequence[Activations]) -> None:
+        """Derives the segments from the base's by the target's passes. activations: by segment. Raises CheckpointError."""
         for k, (segment, report) in enumerate(zip(base.segments, base.reports, strict=True)):
             began = time.perf_counter()
-            self._add(derive_segment(segment, base.folder, self.target, self.folder, observed[k]), report.parameters, began)
+            self._add(derive_segment(segment, base.folder, self.target, self.folder, activations[k]), report.parameters, began)
 
     def chain(self, max_tokens: int, vectors: Vectors | None) -> Chain:
         """Opens the graphs in ONNX Runtime. Raises BackendError."""
@@ -89,12 +90,12 @@ class Draft:
         Args:
             judged: golden samples, parity and quality.
             exits: depths in layers.
-            model: of the bundle.
-            catalog_sha256: of the bundle's catalog; None: it has none.
-            max_tokens: most candidate tokens in one pass.
-            pairs: candidates that were also run one by one.
+            model: the bundle's model.
+            catalog_sha256: digest of the bundle's catalog; None if it has none.
+            max_tokens: maximum number of candidate tokens in one pass.
+            pairs: number of candidates that were also run one by one.
             unrotated: why the model could not be rotated; None if it was.
-            objectives: the named ones; empty if there is one.
+            objectives: names of the objectives; empty if there is one without a name.
         """
         Golden(judged.slates).write(self.folder / GOLDEN_FILE)
         target = self.target

@@ -5,7 +5,7 @@
 3. Rotate the model (`rexit.exporter.model.rotation`) if it can be rotated.
 4. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates. If any
    log-odds are more than `tolerance` away from PyTorch's, nothing is written.
-5. Derive every variant from these graphs by its target's passes, which may observe them on real prompts first.
+5. Derive every variant from these graphs by its target's passes, some of which need activations on real prompts.
 6. Judge the variants. A variant of lower precision must pass its gate on validation prompts (`rexit.exporter.gate.quality`), and
    all ways of running it must agree on the golden slates. Variants that fail are left out; if none passes, nothing is written.
 7. Write the manifests. Only then does the folder become the bundle.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,11 +30,13 @@ from rexit.errors import ParityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, model_of, token_requests, write_manifest
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from rexit.exporter.clock import Clock
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
 from rexit.exporter.gate.golden import golden_slates
 from rexit.exporter.gate.judge import Judge, Judged
 from rexit.exporter.gate.quality import Prompts
+from rexit.exporter.graph.activations import Activations, sample
 from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.model import rotation
@@ -52,7 +53,7 @@ class ExportReport:
     """The result of an export.
 
     bundle: its path. exits: depths in layers. variants: those written. refused: why others were not written, by name.
-    slates, pairs: run for parity. bytes: of the bundle with older variants. seconds: by stage.
+    slates, pairs: run for parity. bytes: size of the bundle, including older variants. seconds: duration of each stage.
     doubt: if a gate applied, why the model's ranking may be useless (`rexit.ranking.doubt`).
     """
 
@@ -87,10 +88,10 @@ def export_bundle(
 
     Args:
         checkpoint: a folder, GGUF file or Hub id, see `load_checkpoint`.
-        catalog: a catalog folder, written by `rexit index`; None: there are `slates`.
+        catalog: a catalog folder, written by `rexit index`; None if there are `slates`.
         out: the bundle folder.
         options: None: the defaults.
-        slates: a file of slates in the place of a catalog; the bundle's requests are then token ids.
+        slates: a file of slates instead of a catalog; the bundle's requests are then token ids.
         progress: called with a stage, the steps done and the steps in all.
 
     Raises:
@@ -131,10 +132,10 @@ class _Export:
     ) -> None:
         """place: a catalog, or the path of a file of slates, whose texts need the checkpoint."""
         self._options, self._targets, self._place_of_slates = options, targets, place
-        self._out, self._folder, self._progress, self._clock = out, folder, progress, _Clock()
+        self._out, self._folder, self._progress, self._clock = out, folder, progress, Clock()
         self._base = targets[0].base or targets[0]  # all precisions of a target share a base
         self._old = preflight.existing(out)
-        self._observation = next((target.observation for target in targets if target.observation), None)
+        self._draw_sampled = next((target.sampled_prompts for target in targets if target.sampled_prompts), None)
         if isinstance(place, Catalog):
             self._draw(place)
 
@@ -145,7 +146,7 @@ class _Export:
         self._prompts = Prompts.draw(source, options.quality_slates) if gated else None
         if self._prompts and not options.accept_loss:
             self._prompts.check()
-        self._observed_prompts = self._observation.draw(source) if self._observation else []
+        self._sampled_prompts = self._draw_sampled(source) if self._draw_sampled else []
 
     def load(self, checkpoint: str | Path) -> None:
         self._progress("load", 0, 1)
@@ -215,12 +216,12 @@ class _Export:
 
     def derive(self, base: Draft) -> list[Draft]:
         """All requested variants, including the base if it is one of them."""
-        observed = self._observe()
+        sampled = self._sample_activations()
         drafts = []
         for target in self._targets:
             draft = base if target is self._base else self._draft(target)
             if draft is not base:
-                draft.derive(base, observed)
+                draft.derive(base, sampled)
             drafts.append(draft)
         self._clock.lap("variants")
         return drafts
@@ -287,15 +288,14 @@ class _Export:
         slates = len(passed[0][1].slates)
         return ExportReport(str(self._out), exits, written, reasons, slates, self._pairs, total, self._clock.seconds, self._doubt)
 
-    def _observe(self) -> Sequence[Mapping[str, Any]]:
-        """The observation's data by segment; empty if no target needs any."""
-        observation, prompts = self._observation, self._observed_prompts
-        if not (observation and prompts):
+    def _sample_activations(self) -> Sequence[Activations]:
+        """By segment; empty if no target needs any."""
+        if not (prompts := self._sampled_prompts):
             return [{}] * len(self._modules)
-        self._progress(observation.name, 0, len(prompts))
-        data = observation.gather(self._chain, prompts, lambda done: self._progress(observation.name, done, len(prompts)))
-        self._clock.lap(observation.name)
-        return data
+        self._progress("activations", 0, len(prompts))
+        rows = sample(self._chain, prompts, lambda done: self._progress("activations", done, len(prompts)))
+        self._clock.lap("activations")
+        return rows
 
     def _draft(self, target: Target) -> Draft:
         place = self._place(target)
@@ -308,16 +308,6 @@ class _Export:
     def _segment_done(self) -> None:
         self._segments_done += 1
         self._progress("segments", self._segments_done, self._segments)
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name], self._last = now - self._last, now
 
 
 def _vectors(checkpoint: Checkpoint, catalog: Catalog, turn: Tensor | None) -> Vectors | None:

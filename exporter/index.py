@@ -29,7 +29,9 @@ from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.exporter.prompt.template import read_template
 from rexit.exporter.retriever import external
+from rexit.exporter.retriever.embedding_files import Matrix, aligned, read_embeddings
 from rexit.exporter.retriever.lists import Lists
+from rexit.exporter.retriever.neighbour_table import read_neighbours
 from rexit.exporter.retriever.neighbours import similar_users
 from rexit.exporter.source_columns import check_columns
 from rexit.exporter.workers import LOCAL, Workers
@@ -89,7 +91,7 @@ def build_catalog(
     data = read_data(interactions, items, users, options, parsed.inputs, language.tokenizer, objectives)
     similar = None
     if options.similar_users is not None:
-        similar = external.read_neighbours(options.similar_users, data.users["id"], options.neighbours, options.columns.user)
+        similar = read_neighbours(options.similar_users, data.users["id"], options.neighbours, options.columns.user)
     embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
     compiled = compile_template(language, data.users, data.items, data.inputs, progress, workers)
@@ -160,8 +162,8 @@ class _Embeddings:
     without --embeddings-as-of."""
 
     options: ExternalOptions
-    items: external.Matrix
-    users: external.Matrix | None
+    items: Matrix
+    users: Matrix | None
     begin: int
 
 
@@ -172,17 +174,17 @@ def _read_embeddings(data: Data, options: IndexOptions, interactions: Path, item
     begin = int(np.iinfo(np.int64).min)
     if chosen.as_of is not None:
         begin = data.timeline.parse(chosen.as_of, "--embeddings-as-of")
-    of_items = external.read_embeddings(chosen.items, options.columns.item)
-    item_rows = external.aligned(of_items, data.items["id"], "item", items)
+    of_items = read_embeddings(chosen.items, options.columns.item)
+    item_rows = aligned(of_items, data.items["id"], "item", items)
     if chosen.users is None:
         return _Embeddings(chosen, item_rows, None, begin)
-    of_users = external.read_embeddings(chosen.users, options.columns.user)
+    of_users = read_embeddings(chosen.users, options.columns.user)
     widths = [file.rows.shape[1] for file in (of_items, of_users)]
     if widths[0] != widths[1]:
         raise InputError(
             f"{of_users.path}: embeddings of {widths[1]} numbers, those of {of_items.path} have {widths[0]}: expected one width"
         )
-    return _Embeddings(chosen, item_rows, external.aligned(of_users, data.users["id"], "user", interactions), begin)
+    return _Embeddings(chosen, item_rows, aligned(of_users, data.users["id"], "user", interactions), begin)
 
 
 def _external_info(data: Data, retriever: Retriever, embeddings: _Embeddings) -> dict[str, Any]:

@@ -49,12 +49,12 @@ HEAD_KINDS = ("own", "shared")
 class Checkpoint:
     """A loaded checkpoint.
 
-    path: its folder or file. decoder: float32, in eval mode. exits: depths, ascending; the decoder is cut at the last.
-    heads: a head per exit. head: their kind, `own` or `shared`.
-    labels: token ids of `no` and `yes`, of each objective its own (`rexit.bundle.labels`); a reranker that answers by one row
-        has no `no`, or neither.
-    catalog: the traits of the catalog that it was trained on; None: not recorded. projectors: None if prompts have no vectors.
-    reranker: what it reads around a query and a document; None: not known.
+    path: folder or GGUF file. decoder: float32, in eval mode. exits: depths, ascending; the decoder is cut at the last.
+    heads: a head per exit. head: the heads' kind, `own` or `shared`.
+    labels: token ids of `no` and `yes` of each objective (`rexit.bundle.labels`); a reranker that answers by one row has no `no`,
+        or neither.
+    catalog: traits of the training catalog; None if not recorded. projectors: None if prompts have no vectors.
+    reranker: the texts around a query and a document; None if unknown.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class Checkpoint:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The named objectives; empty if there is one."""
+        """Names of the objectives; empty if there is one without a name."""
         return objectives_of(self.labels)
 
     def sha256(self) -> str:
@@ -105,64 +105,85 @@ def load_checkpoint(
         exits: depths in layers, ascending; the model is cut at the last. None: those of `exits.json`.
         head: `own` (the default with an `exit_heads.safetensors`) or `shared`.
         labels: token ids of the answers, as `Catalog.labels`. `shared` needs them unless `exits.json` has them; both must agree.
-        reranker: what it reads around a query and a document, see `known_prompts`; None: what the checkpoint says.
+        reranker: a known prompt or a file with one, see `known_prompts`; None: the checkpoint's own.
 
     Raises:
         CheckpointError: the checkpoint is missing, truncated, without heads or of an unsupported kind.
         InputError: the exits do not fit the model.
     """
     folder = located(path)
-    saved_exits = read_exits(folder)
-    info, saved_labels = saved_exits or (None, {})
-    form = None if info else read_reranker(folder, reranker)
-    own = (folder / HEADS).is_file() if form is None else form.head == "own"
-    kind = head or ("own" if own or info is None else info.head) if form is None else head or form.head
+    saved = _saved(folder, reranker)
+    kind = head or saved.head
     if kind not in HEAD_KINDS:
         raise InputError(f"head {kind!r}, expected one of: {', '.join(HEAD_KINDS)}")
-    if kind == "own" and not (own and (info or form)):
+    if kind == "own" and not saved.has_own:
         raise CheckpointError(
             f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head"
         )
-    saved = form.exits if form is not None else () if info is None else info.exits
-    depths = tuple(exits) if exits is not None else saved
+    depths = tuple(exits) if exits is not None else saved.exits
     if not depths:
         raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
     with quiet():
         full_depth = layers(folder)
     check_exits(depths, full_depth)
-    if kind == "own" and (missing := [depth for depth in depths if depth not in saved]):
-        raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
-    ids = dict((saved_labels if form is None else form.labels) or labels or {})
+    if kind == "own" and (missing := [depth for depth in depths if depth not in saved.exits]):
+        raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved.exits))}")
+    ids = dict(saved.labels or labels or {})
     if labels is not None:
-        _check_objectives(folder, labels, ids, form)
-    if labels is not None and any(labels.get(name) != token for name, token in ids.items()):
-        raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
+        _check_objectives(folder, labels, ids, saved.form)
+        if any(labels.get(name) != token for name, token in ids.items()):
+            raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
     if kind == "shared" and "yes" not in pairs_of(ids)[0]:
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
-
     with quiet():
         decoder = Decoder.of(decoder_model(folder))
-        _check_labels(ids, decoder, form)
-        if form is not None and kind == form.head:
-            heads = form.heads_at(decoder, depths)
-        elif kind == "shared":
-            heads = ExitHeads.shared(decoder, len(depths), ids)
-        else:
-            heads = ExitHeads.like(decoder, len(saved), len(pairs_of(ids)))
-            try:
-                heads.fill(load_file(folder / HEADS), str(folder / HEADS))
-            except (SafetensorError, OSError) as exc:
-                raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
-            heads = heads.pick([saved.index(depth) for depth in depths])
-        projectors = _projectors(folder, {} if info is None else info.projectors, decoder)
-    if form is not None:
-        prompt = form.prompt
-    elif reranker is not None:
-        prompt = named_prompt(reranker).prompt
-    else:
-        prompt = None if info is None else info.reranker
-    traits = None if info is None or info.catalog is None else to_json(info.catalog)
-    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, traits, projectors, prompt)
+        _check_labels(ids, decoder, saved.form)
+        heads = _heads(folder, saved, kind, decoder, depths, ids)
+        projectors = _projectors(folder, {} if saved.info is None else saved.info.projectors, decoder)
+    traits = None if saved.info is None or saved.info.catalog is None else to_json(saved.info.catalog)
+    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, traits, projectors, saved.prompt)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a folder tells of its exits: its `exits.json`, or the form of a reranker; neither for a plain decoder.
+
+    exits, labels: empty if it does not tell. head: the default kind. has_own: whether there are heads of its own.
+    """
+
+    exits: tuple[int, ...]
+    labels: Mapping[str, int]
+    head: str
+    has_own: bool
+    prompt: RerankerPrompt | None
+    info: ExitsFile | None = None
+    form: Reranker | None = None
+
+
+def _saved(folder: Path, reranker: str | None) -> _Saved:
+    if saved_exits := read_exits(folder):
+        info, labels = saved_exits
+        has_own = (folder / HEADS).is_file()
+        prompt = info.reranker if reranker is None else named_prompt(reranker).prompt
+        return _Saved(info.exits, labels, "own" if has_own else info.head, has_own, prompt, info=info)
+    if form := read_reranker(folder, reranker):
+        return _Saved(form.exits, form.labels, form.head, form.head == "own", form.prompt, form=form)
+    return _Saved((), {}, "own", False, None)
+
+
+def _heads(
+    folder: Path, saved: _Saved, kind: str, decoder: Decoder, depths: Sequence[int], labels: Mapping[str, int]
+) -> ExitHeads:
+    if saved.form is not None and kind == saved.form.head:
+        return saved.form.heads_at(decoder, depths)
+    if kind == "shared":
+        return ExitHeads.shared(decoder, len(depths), labels)
+    heads = ExitHeads.like(decoder, len(saved.exits), len(pairs_of(labels)))
+    try:
+        heads.fill(load_file(folder / HEADS), str(folder / HEADS))
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
+    return heads.pick([saved.exits.index(depth) for depth in depths])
 
 
 def save_checkpoint(
@@ -186,14 +207,16 @@ def save_checkpoint(
         labels: token ids of `no` and `yes`, as `Catalog.labels`.
         catalog: `Catalog.traits` of the training catalog, which an export compares with its own; None: not recorded.
         tokenizer: an object with `save_pretrained`; None: not saved.
-        projectors: of the vectors in prompts; None: there are none.
-        reranker: what it reads around a query and a document; None: not known.
+        projectors: None if prompts have no vectors.
+        reranker: the texts around a query and a document; None if unknown.
 
     Raises:
         InputError: the exits do not fit the model.
     """
-    check_exits(exits, model.config.num_hidden_layers)
-    _check_last(exits, model.config.num_hidden_layers)
+    full_depth = model.config.num_hidden_layers
+    check_exits(exits, full_depth)
+    if exits[-1] != full_depth:
+        raise InputError(f"the last exit is {exits[-1]}, expected the model's full depth, {full_depth}")
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         model.save_pretrained(folder)
@@ -250,11 +273,6 @@ def _check_labels(labels: Mapping[str, int], decoder: Decoder, form: Reranker | 
         if not 0 <= token < decoder.vocab_size:
             problem = f"label {name!r} is token {token}, the model has 0 to {decoder.vocab_size - 1}"
             raise InputError(problem) if form is None else CheckpointError(f"{form.source}: {problem}")
-
-
-def _check_last(exits: Sequence[int], layers: int) -> None:
-    if exits[-1] != layers:
-        raise InputError(f"the last exit is {exits[-1]}, expected the model's full depth, {layers}")
 
 
 class Traits(msgspec.Struct, frozen=True):

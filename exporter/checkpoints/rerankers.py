@@ -28,8 +28,8 @@ class Reranker:
 
     exits: depths with an answer of their own, in layers, ascending.
     head: `own` if each exit has rows of its own, `shared` if they are the LM head's.
-    labels: token ids of `yes` and, if the LM head's rows are two, `no`; empty if the rows are no tokens'.
-    prompt: what is read around a query and a document; None if that is not known.
+    labels: token ids of `yes` and, if the LM head's rows are two, `no`; empty if the rows belong to no tokens.
+    prompt: the texts around a query and a document; None if unknown.
     source: the file that says so.
     """
 
@@ -40,7 +40,7 @@ class Reranker:
     source: Path
 
     def heads_at(self, decoder: Decoder, depths: Sequence[int]) -> ExitHeads:
-        """Heads at some depths; those of their own only at `exits`. decoder: uncut."""
+        """Heads at `depths`, which must be in `exits` if each has rows of its own. decoder: uncut."""
         if self.head == "own":
             return layerwise_heads(decoder).pick([self.exits.index(depth) for depth in depths])
         return ExitHeads.shared(decoder, len(depths), self.labels)
@@ -50,8 +50,8 @@ def read_reranker(folder: Path, name: str | None = None) -> Reranker | None:
     """The reranker in a folder.
 
     Args:
-        folder: a checkpoint's.
-        name: of a known prompt, or of a file with one, in the place of the folder's; None: the folder says what it is.
+        folder: the checkpoint's folder.
+        name: a known prompt or a file with one, instead of the folder's own; None: the folder's.
 
     Returns:
         The reranker; None without a name if the folder is in no known form.
@@ -71,7 +71,7 @@ def read_reranker(folder: Path, name: str | None = None) -> Reranker | None:
 
 
 def answer_files(folder: Path) -> set[Path]:
-    """What determines a reranker's answers beside weights and `config.json`. Raises CheckpointError."""
+    """The files that determine a reranker's answers, other than weights and `config.json`. Raises CheckpointError."""
     score = score_folder(folder) if folder.is_dir() and not is_layerwise(folder) else None
     return set() if score is None else {folder / MODULES, score / "config.json"}
 

@@ -1,4 +1,4 @@
-"""Runs `engine_builder.py`: its request, its events, its end."""
+"""Runs `engine_builder.py` in a process: sends its request, reads its events, reports how it ended."""
 
 from __future__ import annotations
 
@@ -62,9 +62,8 @@ class BuilderProcess:
 
     def __exit__(self, *_: object) -> None:
         if self._ended is None:
-            os.kill(
-                self._process.pid, signal.SIGKILL
-            )  # Popen.kill would reap a process that has ended, and wait() would find none
+            # Not Popen.kill, which would reap a process that has ended: wait() would find none.
+            os.kill(self._process.pid, signal.SIGKILL)
             self.wait()
         self._stderr.close()
 

@@ -88,7 +88,7 @@ def compile_engines(
         compute_capability: e.g. "8.6" (TensorRT-RTX only); None: this machine's GPU.
         builder: `tensorrt` or `tensorrt_rtx`; None: the first that can build.
         python: the Python with the compiler's bindings; None: this Python, then the system's.
-        workspace_bytes: most scratch memory on the GPU; None: the compiler's default.
+        workspace_bytes: maximum scratch memory on the GPU; None: the compiler's default.
         force: rebuild engines that are up to date.
         progress: called with a stage, the steps done and the steps in all.
 
@@ -105,10 +105,10 @@ def compile_engines(
         compiler, target = find_compiler(python, builder, compute_capability)
         progress("looking for a compiler", 1, 1)
         for variant in opened:
-            least = _MIN_CAPABILITY.get(variant.variant.precision, 0.0)
-            if float(target.compute_capability) < least:
+            lowest = _MIN_CAPABILITY.get(variant.variant.precision, 0.0)
+            if float(target.compute_capability) < lowest:
                 raise InputError(
-                    f"{variant.variant.name} needs compute capability {least} or higher, engines would be for "
+                    f"{variant.variant.name} needs compute capability {lowest} or higher, engines would be for "
                     f"{target.compute_capability}; name the other variants with --variant"
                 )
         compilation = _Compilation(compiler, target, workspace_bytes, force, progress)
@@ -185,7 +185,7 @@ class _Compilation:
         return VariantBuild(variant.name, key, str(folder), False, engine.bytes, tuple(reports), tuple(dict.fromkeys(warnings)))
 
     def _up_to_date(self, folder: Path, bundle: Bundle, profiles: tuple[OptimizationProfile, ...]) -> Engine | None:
-        """The folder's engines if nothing they depend on changed. Its name stands for compiler and compute capability."""
+        """The folder's engines if nothing they depend on changed. Its name implies compiler and compute capability."""
         if not folder.is_dir():
             return None
         try:
@@ -232,12 +232,8 @@ class _Compilation:
         return engine_segment, report, warnings
 
 
-_OUT_OF_MEMORY = (
-    "bad_alloc",
-    "OutOfMemory",
-    "out of memory",
-    "Resource temporarily unavailable",
-)  # the last one: no memory for a thread
+# The last one: no memory for a thread.
+_OUT_OF_MEMORY = ("bad_alloc", "OutOfMemory", "out of memory", "Resource temporarily unavailable")
 _ADVICE = "; probably out of memory: stop other programs, add swap, or export with more exits for smaller segments"
 _STAGES = {"parse": "reading the graph", "build": "compiling", "write": "writing the plan"}
 

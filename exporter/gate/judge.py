@@ -24,7 +24,7 @@ class Judged:
     """What later runs of a variant are checked against.
 
     slates: the golden slates with their log-odds. differences: the variant's distance from them at export, by exit and mode.
-    tolerance: largest distance allowed later. quality: as in variant.json; None if the log-odds are PyTorch's.
+    tolerance: maximum distance in later runs. quality: `quality` of variant.json; None if the log-odds are PyTorch's.
     """
 
     slates: list[GoldenSlate]

@@ -49,14 +49,13 @@ def compare(
         worst[mode] = np.maximum(worst[mode], by_exit.max(1) if by_exit.ndim == 2 else by_exit)  # over the objectives
 
     for done, slate in enumerate(slates, 1):
-        behind = len(slate.prefix)
         liked, past = slate.liked, chain.prefix(slate.prefix, slate.liked)
         update("slate", chain.slate(slate.prefix, slate.candidates, past, liked), slate.log_odds)
         count = len(slate.candidates)
         for n in sorted({int(i) for i in np.linspace(0, count - 1, min(PAIRS_PER_SLATE, count)).round()}):
             candidate, expected = slate.candidates[n], slate.log_odds[n : n + 1]
             update("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None, liked), expected)
-            update("cached", chain.score([candidate], behind, past, liked), expected)
+            update("cached", chain.score([candidate], len(slate.prefix), past, liked), expected)
             pairs += 1
         if on_slate:
             on_slate(done)

@@ -50,11 +50,11 @@ Verdict = Literal["passed", "failed", "undecided"]
 
 
 @dataclass(frozen=True)
-class Known:
+class LabelledPairs:
     """The pairs whose label of an objective is known.
 
-    name: of the objective; None if it has none. pairs: bool, of all pairs. users: int64 [n], numbered from 0. liked: bool [n].
-    biases: float64 [n], of the items, see `rexit.ranking.item_biases`.
+    name: the objective's name; None if it has none. pairs: which of all pairs they are, bool [pairs].
+    users: int64 [n], numbered from 0. liked: bool [n]. biases: the items' biases, float64 [n], see `rexit.ranking.item_biases`.
     """
 
     name: str | None
@@ -82,9 +82,9 @@ class Known:
 class Prompts:
     """Validation slates with their prompts.
 
-    prompts: by slate. users: int64 [pairs], numbered from 0. liked: bool [pairs].
-    biases: float64 [pairs], of the items, see `rexit.ranking.item_biases`. whole: whether they are the whole split.
-    objectives: the named ones' labels; empty if there is one, `liked`.
+    prompts: one prompt per slate. users: int64 [pairs], numbered from 0. liked: bool [pairs].
+    biases: the items' biases, float64 [pairs], see `rexit.ranking.item_biases`. whole: whether they are the whole split.
+    objectives: labels of the named objectives; empty if the only label is `liked`.
     """
 
     prompts: list[Prompt]
@@ -92,7 +92,7 @@ class Prompts:
     liked: NDArray[np.bool_]
     biases: NDArray[np.float64]
     whole: bool
-    objectives: tuple[Known, ...] = ()
+    objectives: tuple[LabelledPairs, ...] = ()
 
     @classmethod
     def draw(cls, source: Source, slates: int) -> Prompts:
@@ -129,10 +129,10 @@ class Prompts:
         return int(self.users.max()) + 1
 
     @property
-    def parts(self) -> tuple[Known, ...]:
+    def parts(self) -> tuple[LabelledPairs, ...]:
         """The labels of each objective."""
         everything = np.ones(len(self.users), np.bool_)
-        return self.objectives or (Known(None, everything, self.users, self.liked, self.biases),)
+        return self.objectives or (LabelledPairs(None, everything, self.users, self.liked, self.biases),)
 
     def shortage(self) -> str | None:
         """Why the slates cannot show a loss of AUC; None if they can."""
@@ -153,7 +153,7 @@ class Prompts:
         return f"{len(self)} validation slates of {self.user_count} users"
 
 
-def _objectives(source: Source, slates: Sequence[AnySlate], users: NDArray[np.int64]) -> tuple[Known, ...]:
+def _objectives(source: Source, slates: Sequence[AnySlate], users: NDArray[np.int64]) -> tuple[LabelledPairs, ...]:
     if not isinstance(source, Catalog) or not source.objectives:
         return ()
     labels = np.concatenate([slate.objectives for slate in slates if isinstance(slate, Slate) and slate.objectives is not None])
@@ -161,7 +161,7 @@ def _objectives(source: Source, slates: Sequence[AnySlate], users: NDArray[np.in
     for k, name in enumerate(source.objectives):
         pairs = labels[:, k] != UNKNOWN
         owners = np.unique(users[pairs], return_inverse=True)[1].astype(np.int64)
-        parts.append(Known(name, pairs, owners, labels[pairs, k] == 1, biases(source, slates, k)[pairs]))
+        parts.append(LabelledPairs(name, pairs, owners, labels[pairs, k] == 1, biases(source, slates, k)[pairs]))
     return tuple(parts)
 
 
@@ -169,9 +169,9 @@ def _objectives(source: Source, slates: Sequence[AnySlate], users: NDArray[np.in
 class ExitQuality:
     """An exit of a variant against float32, of one objective. Figures without a value are NaN.
 
-    layers: depth. correlation: of log-odds. mean, worst: |difference| of log-odds. kl: mean over pairs, in nats.
-    order: of the pairs of candidates that float32 tells apart, the share in float32's order.
-    auc_change: 95 % interval of AUC minus float32's; None if the slates cannot give it. objective: None if it has no name.
+    layers: depth. correlation: correlation of the log-odds. mean, worst: |difference| of the log-odds.
+    kl: divergence, mean over pairs, in nats. order: share of pairs of candidates that are in float32's order; ties excluded.
+    auc_change: 95 % interval of AUC minus float32's; None if the slates cannot show it. objective: None if it has no name.
     """
 
     layers: int
@@ -279,7 +279,9 @@ def _row_json(row: ExitQuality) -> dict[str, Any]:
     return values
 
 
-def _exit(prompts: Prompts, part: Known, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
+def _exit(
+    prompts: Prompts, part: LabelledPairs, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]
+) -> ExitQuality:
     users, liked = part.users, part.liked
     difference = np.abs(expected.astype(np.float64) - actual)
     correlation, mean, worst = _correlation(expected, actual), float(difference.mean()), float(difference.max())
@@ -314,7 +316,7 @@ def _divergence(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> f
 
 
 def _same_order(prompts: Sequence[Prompt], expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
-    """NaN if no slate has two candidates that float32 tells apart."""
+    """Share of pairs of candidates in the same order; NaN if float32 has only ties."""
     ends = np.cumsum([len(prompt.candidates) for prompt in prompts])[:-1]
     same = pairs = 0
     for exact, other in zip(np.split(expected, ends), np.split(actual, ends), strict=True):

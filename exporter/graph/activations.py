@@ -1,7 +1,7 @@
-"""Samples rows of each linear layer's input on training prompts, for passes that scale channels or fix a scale.
+"""Samples the inputs of a float32 graph's linear layers on training prompts, for passes that scale channels or fix a scale.
 
-Whole slates of the training split run through the float32 graphs, prefix and candidates. Validation prompts are reserved for the
-gate (`rexit.exporter.gate.quality`), test prompts for final figures. No label is read, so prompts retrieve with the catalog's own
+Whole slates of the training split run through the graphs, prefix and candidates. Validation prompts are reserved for the gate
+(`rexit.exporter.gate.quality`), test prompts for final figures. No label is read, so prompts retrieve with the catalog's own
 graph, as the runtime does; an updated catalog has no other.
 """
 
@@ -11,21 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit import slates
 from rexit.errors import InputError
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.linear.linear import SAMPLE
-from rexit.exporter.graph.observation import Observation, observe
+from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
+from rexit.exporter.graph.linear.linear import by_input, linears
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, has_training_slates, prompt_maker
 
 SLATES = 16
 SLATES_FOR_SCALES = 64
 ROWS = 1024
-"""Most rows, equally many and evenly spaced from each run (a prefix, candidates). They include a prompt's first token, where
-models put outliers."""
+"""Maximum number of rows of an input: evenly spaced, the same number from each run (a prefix, candidates). They include a
+prompt's first token, where models put outliers."""
 MIN_PROMPTS = 100
 """Fewer prompts do not show how large a layer's inputs get."""
 
@@ -49,12 +50,12 @@ def draw_for_scales(source: Source) -> list[Prompt]:
     return sampled
 
 
-def sample(
-    chain: Chain,
-    prompts: Sequence[Prompt],
-    on_prompt: Callable[[int], None] | None = None,
-) -> list[Activations]:
-    """Sampled rows of each segment's linear inputs, see `observation.observe`."""
+def sample(chain: Chain, prompts: Sequence[Prompt], on_prompt: Callable[[int], None] | None = None) -> list[Activations]:
+    """Runs prompts through a chain's float32 graphs. `on_prompt` is called with the number of prompts done.
+
+    Returns:
+        Sampled rows of each linear layer's input, by segment.
+    """
     parts: list[dict[str, list[NDArray[np.float32]]]] = [{} for _ in chain.segments]
     count = ROWS // (2 * max(SLATES, len(prompts)))
 
@@ -63,9 +64,11 @@ def sample(
         spaced = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))
         parts[k].setdefault(name, []).append(rows[spaced])
 
-    observe(chain, prompts, on_value, on_prompt)
+    graphs = [fold_linear_weights(ir.load(chain.folder / segment.graph)) for segment in chain.segments]
+    watched = [[str(group[0].input.name) for group in by_input(linears(graph))] for graph in graphs]
+    watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watched, on_value)
+    for done, prompt in enumerate(prompts, 1):
+        watching.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
+        if on_prompt:
+            on_prompt(done)
     return [{name: np.concatenate(rows) for name, rows in segment.items()} for segment in parts]
-
-
-ACTIVATIONS = Observation("activations", SAMPLE, draw, sample)
-ACTIVATIONS_FOR_SCALES = Observation("activations", SAMPLE, draw_for_scales, sample)

@@ -20,7 +20,6 @@ from rexit.exporter.libraries.silence import first_line
 Tokens = NDArray[np.int32]
 Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
 Likes = NDArray[np.int64] | None
-"""Rows of the items that a prompt's user had liked; needed for a user's vector."""
 
 
 class Chain:
@@ -44,11 +43,11 @@ class Chain:
         """Opens the graphs.
 
         Args:
-            folder: of the graphs.
-            segments: their descriptions.
-            max_tokens: most candidate tokens in one pass.
-            vectors: of the prompts; None: they have none.
-            watch: by segment of float32 graphs, names of inner values to report.
+            folder: the folder that holds the graphs.
+            segments: the segments' descriptions.
+            max_tokens: maximum number of candidate tokens in one pass.
+            vectors: the prompts' vectors; None if they have none.
+            watch: names of inner values to report, by segment; float32 graphs only.
             on_value: called with (segment, name, numbers) for each watched value after each run.
 
         Raises:
@@ -78,11 +77,11 @@ class Chain:
         """Runs all tokens to full depth.
 
         Args:
-            tokens: [T], with vector ids.
+            tokens: token ids [T], including vector ids.
             positions, groups: int64 [T].
-            rows: int64 [N].
-            past: keys and values of the prefix, by segment.
-            liked: rows of the user's likes, for the user's vector.
+            rows: int64 [N], the tokens whose log-odds are read.
+            past: the prefix's keys and values, by segment; None if there is no prefix.
+            liked: rows of the items that the user liked; read for the user's vector.
 
         Returns:
             Log-odds float32 [N, E], of K > 1 objectives [N, E, K], and the new keys and values by segment.
@@ -165,7 +164,7 @@ def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.Inference
     model.graph.outputs.extend(value for node in model.graph for value in node.outputs if value.name in watch)
     if half:
         model = rounded(model)
-        # Every rounding is intended: no fusion across it. Nor of int8 products, whose kernels saturate on some CPUs.
+        # No fusions: every rounding is intended, and the kernels of fused int8 products saturate on some CPUs.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))

@@ -123,7 +123,7 @@ class SegmentWithVectors(SegmentModule):
         past_keys: list[Tensor],
         past_values: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """As in `SegmentModule`. vectors: float32 [R, H]; token `vocabulary` + r stands for row r."""
+        """As in `SegmentModule`. vectors: float32 [R, H]; token `vocabulary` + r is row r."""
         return self._run(x, vectors, positions, groups, rows, past_keys, past_values)
 
     def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ class SegmentWithVectors(SegmentModule):
 
 
 class _Entry:
-    """The segment's input, for the layer before its first."""
+    """Hands the segment's input to the layer before its first, which returns it."""
 
     hidden: Tensor | None = None
 

@@ -19,7 +19,7 @@ from rexit.exporter.graph.accelerators.heads_without_gemm import heads_without_g
 from rexit.exporter.graph.accelerators.mask_past_padding import mask_past_padding
 from rexit.exporter.graph.accelerators.opset import to_opset_19, to_opset_21
 from rexit.exporter.graph.accelerators.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
-from rexit.exporter.graph.activations import ACTIVATIONS, ACTIVATIONS_FOR_SCALES
+from rexit.exporter.graph.activations import draw, draw_for_scales
 from rexit.exporter.graph.cpu.bfloat16_attention import bfloat16_attention
 from rexit.exporter.graph.cpu.bfloat16_products import bfloat16_products
 from rexit.exporter.graph.cpu.embedding_rows import embedding_rows_bfloat16, embedding_rows_int8
@@ -32,11 +32,13 @@ from rexit.exporter.graph.cpu.slate_attention import slate_attention
 from rexit.exporter.graph.cpu.stored_cache import half_cache, int8_cache
 from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.linear.smooth_linear_inputs import smooth_for_fixed_scales, smooth_linear_inputs
-from rexit.exporter.graph.observation import Observation
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.options import EXACT
+from rexit.exporter.prompt.builder import Prompt
+from rexit.exporter.source import Source
 
 Pass = Callable[[ir.Model], ir.Model]
+DrawPrompts = Callable[[Source], list[Prompt]]
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ class Gate:
 
 @dataclass(frozen=True)
 class Target:
-    """A row of the table below. `name` and `precision` name the variant.
+    """A row of `TARGETS`. `name` and `precision` name the variant.
 
     base: the float32 graphs that it is derived from; None for these graphs themselves.
     gate: None for a variant that is compared with PyTorch and has PyTorch's golden samples. With a gate they are its own.
     tolerance: largest distance from golden log-odds; with a gate, more if the model needs more, up to `cap`.
-    observation: data that its passes need about the inputs of linear layers; equal for all precisions that have any.
+    sampled_prompts: draws prompts on which its passes need the inputs of linear layers; equal for all precisions that have any.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Target:
     base: Target | None = None
     gate: Gate | None = None
     cap: float | None = None
-    observation: Observation | None = None
+    sampled_prompts: DrawPrompts | None = None
 
     @property
     def variant(self) -> str:
@@ -102,6 +104,15 @@ _CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, m
 _PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy, mask_past_padding), EXACT)
 
 
+def _cpu(
+    precision: str, passes: tuple[Pass, ...], gate: Gate, tolerance: float, sampled_prompts: DrawPrompts | None = None
+) -> Target:
+    """A target with float32 between linear layers and a half cache; the gate depends on the precision."""
+    return Target(
+        "cpu", precision, "onnxruntime", 23, "float32", "float16", passes, tolerance, _CPU, gate, _EIGHT_BITS, sampled_prompts
+    )
+
+
 def _tensorrt(
     precision: str,
     opset: int,
@@ -109,7 +120,7 @@ def _tensorrt(
     gate: Gate,
     tolerance: float,
     cap: float,
-    observation: Observation | None = None,
+    sampled_prompts: DrawPrompts | None = None,
 ) -> Target:
     """A target with half between linear layers, and the passes that end all of them.
 
@@ -118,90 +129,52 @@ def _tensorrt(
     """
     passes = (*passes, heads_without_gemm, tidy, allowed_operators)
     return Target(
-        "tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, tolerance, _PARTS, gate, cap, observation
+        "tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, tolerance, _PARTS, gate, cap, sampled_prompts
     )
 
 
+_ALMOST_EXACT = Gate(correlation=0.999, auc_drop=0.001)
+_CLOSE = Gate(correlation=0.995, auc_drop=0.001)
+_ROUGH = Gate(correlation=None, auc_drop=0.005)
+
 TARGETS = (
     _CPU,
-    Target(
-        "cpu",
+    _cpu(
         "bf16",
-        "onnxruntime",
-        23,
-        "float32",
-        "float16",
         (tidy, fold_linear_weights, bfloat16_products, embedding_rows_bfloat16, half_cache, bfloat16_attention, tidy),
+        _ALMOST_EXACT,
         0.04,
-        _CPU,
-        Gate(correlation=0.999, auc_drop=0.001),
-        _EIGHT_BITS,
     ),
-    Target(
-        "cpu",
+    _cpu(
         "int8",
-        "onnxruntime",
-        23,
-        "float32",
-        "float16",
         (
-            tidy,
-            fold_linear_weights,
-            smooth_linear_inputs,
-            quantize_linear_int8,
-            fuse_rows,
-            embedding_rows_int8,
-            half_cache,
-            bfloat16_attention,
-            tidy,
-            pack_weights,
-            tidy,
+            *(tidy, fold_linear_weights, smooth_linear_inputs, quantize_linear_int8, fuse_rows),
+            *(embedding_rows_int8, half_cache, bfloat16_attention, tidy, pack_weights, tidy),
         ),
+        _CLOSE,
         0.04,
-        _CPU,
-        Gate(correlation=0.995, auc_drop=0.001),
-        _EIGHT_BITS,
-        ACTIVATIONS,
+        draw,
     ),
-    Target(
-        "cpu",
-        "int4",
-        "onnxruntime",
-        23,
-        "float32",
-        "float16",
-        (tidy, fold_linear_weights, quantize_weights_int4, embedding_rows_int8, half_cache, tidy),
-        0.1,
-        _CPU,
-        Gate(correlation=None, auc_drop=0.005),
-        _EIGHT_BITS,
-    ),
-    _tensorrt("fp16", 18, (tidy, half), Gate(correlation=0.999, auc_drop=0.001), 0.05, _HALF),
+    _cpu("int4", (tidy, fold_linear_weights, quantize_weights_int4, embedding_rows_int8, half_cache, tidy), _ROUGH, 0.1),
+    _tensorrt("fp16", 18, (tidy, half), _ALMOST_EXACT, 0.05, _HALF),
     _tensorrt(
         "int8",
         19,
         (tidy, to_opset_19, fold_linear_weights, smooth_for_fixed_scales, quantize_dequantize_int8, half),
-        Gate(correlation=0.995, auc_drop=0.001),
+        _CLOSE,
         0.1,
         _EIGHT_BITS,
-        ACTIVATIONS_FOR_SCALES,
+        draw_for_scales,
     ),
-    _tensorrt(
-        "int4",
-        21,
-        (tidy, to_opset_21, fold_linear_weights, dequantize_blocks_int4, half),
-        Gate(correlation=None, auc_drop=0.005),
-        0.1,
-        _HALF,
-    ),
+    _tensorrt("int4", 21, (tidy, to_opset_21, fold_linear_weights, dequantize_blocks_int4, half), _ROUGH, 0.1, _HALF),
     _tensorrt(
         "fp8",
         19,
         (tidy, to_opset_19, fold_linear_weights, quantize_dequantize_fp8, half),
-        Gate(correlation=0.995, auc_drop=0.001),
+        _CLOSE,
         0.3,
         _EIGHT_BITS,
-        ACTIVATIONS_FOR_SCALES,
+        draw_for_scales,
     ),
     Target(
         "cuda",
@@ -213,7 +186,7 @@ TARGETS = (
         (tidy, half, heads_without_gemm, tidy),
         0.05,
         _CUDA,
-        Gate(0.999, auc_drop=0.001),
+        _ALMOST_EXACT,
         _HALF,
     ),
 )
@@ -235,12 +208,7 @@ def find_target(name: str, precision: str) -> Target:
     for target in TARGETS:
         if (target.name, target.precision) == (name, precision):
             return target
-    known = ", ".join(f"--target {name} --precision {'|'.join(precisions)}" for name, precisions in _precisions().items())
+    names = dict.fromkeys(target.name for target in TARGETS)
+    precisions = {known: "|".join(target.precision for target in TARGETS if target.name == known) for known in names}
+    known = ", ".join(f"--target {target} --precision {listed}" for target, listed in precisions.items())
     raise InputError(f"no target {name!r} with precision {precision!r}; known are: {known}")
-
-
-def _precisions() -> dict[str, list[str]]:
-    precisions: dict[str, list[str]] = {}
-    for target in TARGETS:
-        precisions.setdefault(target.name, []).append(target.precision)
-    return precisions

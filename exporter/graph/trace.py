@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch
 from rexit import bundle
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.accelerators.half import VECTORS
+from rexit.exporter.graph.activations import Activations
+from rexit.exporter.graph.linear.linear import SAMPLE
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.libraries.silence import first_line, quiet
@@ -26,8 +27,8 @@ def export_segment(segment: SegmentModule, k: int, target: Target, folder: Path)
     """Exports segment k. T (tokens), P (prefix, from 0) and N (rows) stay dynamic. The same segment gives the same bytes.
 
     Args:
-        segment: the module.
-        k: its number, from 0.
+        segment: the module to trace.
+        k: the segment's number, from 0.
         target: a base target.
         folder: the folder to write.
 
@@ -48,16 +49,16 @@ def derive_segment(
     source: Path,
     target: Target,
     folder: Path,
-    observed: Mapping[str, Any] | None = None,
+    activations: Activations | None = None,
 ) -> bundle.Segment:
     """Derives a variant's segment from its base by the target's passes.
 
     Args:
-        described: the base's segment.
-        source: the folder of the base's graphs.
+        described: description of the base's segment.
+        source: the folder with the base's graphs.
         target: the target.
         folder: the folder to write.
-        observed: the data of the target's observation for this segment, by name of the value.
+        activations: rows of this segment's linear inputs; read only if the target samples prompts.
 
     Returns:
         The segment's description for variant.json.
@@ -68,10 +69,10 @@ def derive_segment(
     """
     described = msgspec.structs.replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
     model = ir.load(source / described.graph)
-    if target.observation and observed:
+    if target.sampled_prompts and activations:
         for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
-            if value.name is not None and value.name in observed:
-                value.meta[target.observation.key] = observed[value.name]
+            if value.name is not None and value.name in activations:
+                value.meta[SAMPLE] = activations[value.name]
     _write(model, described, target, folder)
     return described
 

@@ -1,4 +1,4 @@
-"""The model whose weights stay, and the answer it gives at its end.
+"""The model whose weights do not change, and the answer it gives at its end.
 
 The last answer comes from, in this order:
 
@@ -42,8 +42,9 @@ def load_base(
     """Loads a folder, also a PEFT adapter's, a GGUF file, or a model from the Hub.
 
     Args:
-        labels: the catalog's; None: the model names them, or has no LM head that answers.
-        reranker: as for `load_checkpoint`.
+        source: path or Hub id.
+        labels: the catalog's labels; None: the model names them, or has no LM head that answers.
+        reranker: see `load_checkpoint`.
 
     Returns:
         The model, whose heads are not used, and its last answer as one head; None if it has none.
@@ -101,8 +102,10 @@ def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None
 def write_checkpoint(
     base: Checkpoint, folder: Path, exits: Sequence[int], heads: ExitHeads, traits: Mapping[str, str] | None
 ) -> None:
-    """Copies the model's own files and writes new heads beside them. A GGUF file's weights become a folder in float32, since a
-    checkpoint is a folder. traits: `Catalog.traits` of the catalog; None: there was none."""
+    """Copies the model's own files and writes new heads to the same folder. A GGUF file's weights are written in float32.
+
+    traits: `Catalog.traits` of the catalog; None if there was none.
+    """
     if base.path.is_dir():
         for path in sorted(_model_files(base.path)):
             shutil.copyfile(path, folder / path.name)

@@ -42,10 +42,10 @@ def choose_exits(text: str, losses: NDArray[np.float64], prior: float, whole: bo
     """Depths, ascending.
 
     Args:
-        text: as `check_choice` takes it.
+        text: see `check_choice`.
         losses: float64 [layers, users], each user's loss at each depth.
-        prior: loss of one probability for all.
-        whole: whether `auto` ends at the last layer whatever its loss.
+        prior: loss of one probability for all candidates.
+        whole: whether `auto` always ends at the last layer.
     """
     if not (match := AUTO.fullmatch(text)):
         return _depths(text)
@@ -65,7 +65,7 @@ def best_curve(losses: Sequence[float] | NDArray[np.float64], prior: float, most
     """Rule 2: at most `most` depths, the last of which is len(losses). losses: by depth, from 1."""
     end = len(losses)
     loss = [prior, *map(float, losses)]
-    # area[d], path[d]: the least area up to depth d with an exit there that is the k-th, and how to get there. 0 is no exit.
+    # After round k: area[d] is the least area up to depth d whose k-th exit is there, path[d] those exits. Depth 0 is no exit.
     area, path = {0: 0.0}, {0: [0]}
     finals: list[tuple[float, list[int]]] = []
     for _ in range(most):

@@ -4,9 +4,9 @@
 2. L-BFGS minimizes the mean cross-entropy to the targets plus ridge / 2 times the squared weights, from a strong ridge to weak
    ones, each from the one before.
 3. A lower precision rounds rows, and a head with large weights on numbers that vary little would amplify that. So the loss is the
-   one expected under noise of deviation ROUNDING on each number, to second order: its variance times at most 1 / 4, half of it
+   expected one under noise of deviation ROUNDING on each number, to second order: its variance times at most 1 / 4, half of it
    for each squared weight of the row.
-4. The scale goes into the head's norm, the weights into its projection: what is fitted is what the format can hold.
+4. The scale becomes the weight of the head's norm, the weights become its projection: the format stores exactly the fit.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
-MOST_STEPS = 60
+MAX_STEPS = 60
 ROUNDING = 0.02
-"""Of a row whose root mean square is 1. int8 on the CPU moved the log-odds of heads on SmolLM2-135M as noise of 0.012 (layer 1)
-to 0.028 (layer 19) does."""
+"""Standard deviation of the noise on each number of a row with root mean square 1. int8 on the CPU moved the log-odds of heads on
+SmolLM2-135M as much as noise of 0.012 (layer 1) to 0.028 (layer 19)."""
 
 
 @dataclass(frozen=True)
-class Linear:
+class FittedHead:
     """log-odds = (row * scale) @ weight + bias, with float32 [H] weight and scale."""
 
     scale: NDArray[np.float32]
@@ -38,7 +38,7 @@ class Linear:
         return np.asarray(rows.astype(np.float32) @ (self.scale * self.weight) + np.float32(self.bias), np.float32)
 
 
-class Problem:
+class Regression:
     """Training rows [n, H] of one layer, standardized once for all targets and ridges."""
 
     def __init__(self, rows: NDArray[np.floating]) -> None:
@@ -49,8 +49,8 @@ class Problem:
         self._scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
         self._x *= self._scale
 
-    def fit(self, target: NDArray[np.float32], ridge: float, start: Linear | None = None) -> Linear:
-        """target: float32 [n], how likely each candidate is a yes. start: where to begin."""
+    def fit(self, target: NDArray[np.float32], ridge: float, start: FittedHead | None = None) -> FittedHead:
+        """target: probability that each candidate is a yes, float32 [n]. start: the initial head; None: zeros."""
         x, n = self._x, len(self._x)
         penalty = ridge + ROUNDING**2 / 4 * self._scale.astype(np.float64) ** 2
 
@@ -66,9 +66,9 @@ class Problem:
         begin = np.r_[np.zeros(x.shape[1]), np.log(share / (1 - share))]
         if start is not None:
             begin = np.r_[start.weight, start.bias + float(self._mean @ (self._scale * start.weight))].astype(np.float64)
-        optimum = minimize(value, begin, jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "ftol": 1e-8, "gtol": 1e-6})
+        optimum = minimize(value, begin, jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "ftol": 1e-8, "gtol": 1e-6})
         weight = optimum.x[:-1].astype(np.float32)
-        return Linear(self._scale, weight, float(optimum.x[-1] - self._mean.astype(np.float64) @ (self._scale * weight)))
+        return FittedHead(self._scale, weight, float(optimum.x[-1] - self._mean.astype(np.float64) @ (self._scale * weight)))
 
 
 def log_loss(z: NDArray[np.floating], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -78,5 +78,5 @@ def log_loss(z: NDArray[np.floating], liked: NDArray[np.bool_]) -> NDArray[np.fl
 
 def platt(z: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[float, float]:
     """a and b of the log-odds a z + b that fit the labels best; a may be negative."""
-    head = Problem(z[:, None]).fit(liked.astype(np.float32), 1e-6)
+    head = Regression(z[:, None]).fit(liked.astype(np.float32), 1e-6)
     return float(head.scale[0] * head.weight[0]), head.bias

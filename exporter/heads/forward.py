@@ -26,15 +26,15 @@ from rexit.progress import Progress, silent
 from rexit.slates import SIZE
 
 SAVE_EVERY = 60.0
-"""Seconds between two states that an interrupted run goes on with."""
+"""Seconds between two saved states, from which an interrupted run resumes."""
 
 
 @dataclass(frozen=True)
 class Slates:
-    """Slates of one split and where their candidates stand among all rows.
+    """Slates of one split, and the rows of their n candidates in the file of hidden rows.
 
-    liked: bool [n]; users: int64 [n], numbered from 0, as the split's users by row, or a file's by appearance; first: of the n
-    rows. places: of the candidates among all rows, where they are not `first` and the next ones.
+    liked: bool [n]. users: int64 [n], numbered from 0: a catalog's in the order of their rows, a file's in order of appearance.
+    first: the first row; the candidates have n consecutive ones, unless `places` lists their rows, int64 [n].
     """
 
     data: Rows
@@ -67,18 +67,18 @@ class Slates:
 
     @property
     def rows(self) -> slice | NDArray[np.int64]:
-        """Of the rows' file."""
+        """The candidates' rows in the file."""
         return slice(self.first, self.first + len(self.liked)) if self.places is None else self.places
 
     @property
     def prompts(self) -> str:
-        """SHA-256 of the token ids that the model reads: a file of slates has them from the tokenizer and a reranker's prompt."""
-        read = hashlib.sha256()
+        """SHA-256 of all token ids, which depend on more than a file of slates: on the tokenizer and a reranker's prompt."""
+        digest = hashlib.sha256()
         for row in self.data.rows:
             for tokens in (row.prompt.prefix, *row.prompt.candidates):
-                read.update(len(tokens).to_bytes(8, "little"))
-                read.update(np.asarray(tokens, np.int32).tobytes())
-        return read.hexdigest()
+                digest.update(len(tokens).to_bytes(8, "little"))
+                digest.update(np.asarray(tokens, np.int32).tobytes())
+        return digest.hexdigest()
 
     def of_objective(self, number: int) -> Slates:
         """The candidates whose label of an objective is known, with these labels as `liked`."""
@@ -92,19 +92,23 @@ def collect_rows(
     base: Checkpoint,
     own: ExitHeads | None,
     parts: Sequence[Slates],
-    open_rows: Callable[[int], RowsFile],
+    open_rows: Callable[[], RowsFile],
     batch_tokens: int,
     bfloat16: bool,
     say: Callable[[str], None],
     progress: Progress = silent,
 ) -> RowsFile:
-    """Runs the slates whose rows are not there yet.
+    """Runs the slates whose rows are not in the file yet.
 
     Args:
-        open_rows: opens the file for a number of candidates.
-        batch_tokens: tokens of one forward pass at most, padding included.
-        say: takes a line for each state that is saved.
-        bfloat16: compute linear layers in it; norms and heads stay float32.
+        base: the model.
+        own: the model's own last answer; None if it has none.
+        parts: the slates, which share the file.
+        open_rows: opens the file.
+        batch_tokens: maximum number of tokens in one forward pass, including padding.
+        bfloat16: whether linear layers compute in bfloat16; norms and heads stay float32.
+        say: called with a line for each saved state.
+        progress: called with a stage, the tokens done and the tokens in all.
 
     Raises:
         CheckpointError: a hidden row is not finite.
@@ -121,7 +125,7 @@ def collect_rows(
             if isinstance(module, nn.Linear):
                 module.to(torch.bfloat16)  # once, not in each pass
     work = [(part, chosen) for part in parts for chosen in batches(part.data.lengths, batch_tokens, np.random.default_rng(0))]
-    file = open_rows(sum(len(part.liked) for part in parts))
+    file = open_rows()
     starts = {id(part): part.first + np.cumsum([0, *(len(row.liked) for row in part.data.rows)]) for part in parts}
     sizes = [sum(part.data.rows[n].length for n in chosen) for part, chosen in work]
     total, began = sum(sizes), time.monotonic()
@@ -156,7 +160,7 @@ def collect_rows(
 
 
 def scaling(base: Checkpoint) -> nn.Module:
-    """The final norm without a weight or a bias: what the stored rows are scaled by."""
+    """The final norm without weight or bias, which scales the stored rows."""
     norm = ExitHeads.like(base.decoder, 1).norms[0]
     plain: nn.Module = type(norm)(base.decoder.hidden_size, norm.eps)
     return plain.eval()
@@ -171,8 +175,11 @@ def _run(model: MultiExitModel, data: Rows, chosen: Sequence[int], device: torch
 
 
 def uses_bfloat16(precision: str) -> bool:
-    """`auto`: where it is faster. Here weights are rounded once and no gradient is computed, so AVX-512's bfloat16 pays, too:
-    with one thread SmolLM2-135M takes 460 tokens a second in it and 274 in float32."""
+    """Whether to compute in bfloat16; `auto`: if it is faster.
+
+    Unlike in training, weights are rounded once and there is no gradient, so AVX-512's bfloat16 is faster, too: one thread runs
+    460 tokens per second of SmolLM2-135M in it, and 274 in float32.
+    """
     if precision != "auto":
         return precision == "bfloat16"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
 """A head at every layer, and how each of them ranks.
 
-Training candidates fit the heads. Of the validation users, the third that also chooses a policy in calibration chooses ridges,
-targets and exits; the others, whom nothing chose by, give the figures.
+Training candidates fit the heads. The third of the validation users that also chooses a policy in calibration chooses ridges,
+targets and exits; the other users, on whom no choice depends, give the figures.
 
 1. For each layer, heads to the labels, to the last answer's probability, and to the mean of both are fitted with falling ridges,
    until the choosing users' loss has risen twice. The head with the lowest loss is the layer's.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from rexit.errors import InputError
-from rexit.exporter.heads.fit import RIDGES, Linear, Problem, log_loss, platt
+from rexit.exporter.heads.fit import RIDGES, FittedHead, Regression, log_loss, platt
 from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.rows import RowsFile
 from rexit.progress import Progress, silent
@@ -28,19 +28,19 @@ from rexit.ranking import MIN_USERS, ByUser, auc, auc_contributions, bootstrap
 from rexit.slates import choosing_users
 
 SHARES = {"labels": 0.0, "mix": 0.5, "last": 1.0}
-"""What heads are fitted to, by name: the share of the last answer's probability in it."""
-PLACES = 10
+"""Targets that heads are fitted to, by name: the share of the last answer's probability in the target."""
+NDCG_AT = 10
 
 
 @dataclass(frozen=True)
 class LayerHead:
-    """The head after one layer. ridge, target: those that validation chose. head: None for the model's own last answer.
+    """The head after one layer. ridge, target: chosen by validation. head: None for the model's own last answer.
 
-    losses: float64 [choosing users], see the module. figures: of the other users, plain JSON values.
+    losses: float64 [choosing users], see the module. figures: JSON values, measured on the other users.
     """
 
     depth: int
-    head: Linear | None
+    head: FittedHead | None
     ridge: float | None
     target: str | None
     losses: NDArray[np.float64]
@@ -60,8 +60,12 @@ class LayerHead:
 
 @dataclass(frozen=True)
 class Layers:
-    """All layers' heads, shallowest first. own: the model's last answer; None if it has none. kept: whether it is the last exit's
-    head. prior_losses: float64 [choosing users], of one probability for all. choosing: int64, the choosing users' numbers."""
+    """The heads of all layers.
+
+    heads: shallowest first. own: the model's own last answer; None if it has none. kept: whether it is the last exit's head.
+    prior_losses: losses of one probability for all candidates, float64 [choosing users].
+    choosing: the choosing users' numbers, int64, ascending.
+    """
 
     heads: list[LayerHead]
     own: LayerHead | None
@@ -78,7 +82,7 @@ class Layers:
 
 
 class _Validation:
-    """Validation candidates in two parts of users: those who choose, and those who give figures."""
+    """Validation candidates of two groups of users: those that choose, and those that give figures."""
 
     def __init__(self, slates: Slates) -> None:
         drawn = choosing_users(slates.user_count)
@@ -120,7 +124,7 @@ class _Validation:
         return len(values) >= MIN_USERS and _interval(values)[1] > 0.5
 
     def figures(self, z: NDArray[np.float32], last: NDArray[np.float32]) -> dict[str, Any]:
-        """Of the other users. last: log-odds of the deepest head."""
+        """Figures of the other users. last: log-odds of the deepest head."""
         here, deepest = z[~self.chooses], last[~self.chooses]
         users, liked = self._by_user.numbers, self._liked[~self.chooses]
         area = auc(here, liked)
@@ -131,7 +135,7 @@ class _Validation:
         return {
             "auc": [area, *_interval(np.asarray(area + len(changes) * changes, np.float64))[1:]],
             "user_auc": _interval(self._by_user.auc(here)[both]),
-            f"ndcg@{PLACES}": _interval(self._by_user.ndcg(here, PLACES)[both]),
+            f"ndcg@{NDCG_AT}": _interval(self._by_user.ndcg(here, NDCG_AT)[both]),
             "agreement": float((sides[0] == sides[1]).mean()),
         }
 
@@ -150,7 +154,10 @@ def fit_layers(
     """Fits a head at every layer.
 
     Args:
+        file: the hidden rows.
+        train, validation: the slates whose rows they are.
         keep_last: whether the model's own last answer is the last exit's head; None: see the module.
+        progress: called with "heads", the layers done and in all.
 
     Raises:
         InputError: labels of one class.
@@ -160,12 +167,12 @@ def fit_layers(
     own = bool(np.isfinite(answer).all())
     usable = own and parts.ranks(answer[validation.rows])
     names = [name for name, share in SHARES.items() if share == 0 or usable or (keep_last and own)]
-    wishes = {name: _target(name, train, validation, answer, parts) for name in names}
+    targets = {name: _target(name, train, validation, answer, parts) for name in names}
     layers = len(file.hidden)
-    fits: list[tuple[Linear, float, str, NDArray[np.float32]]] = []
+    fits: list[tuple[FittedHead, float, str, NDArray[np.float32]]] = []
     for k in range(layers):
         progress("heads", k, layers)
-        fits.append(_fit_layer(file.hidden[k], train, validation, wishes, parts))
+        fits.append(_fit_layer(file.hidden[k], train, validation, targets, parts))
     progress("heads", layers, layers)
 
     own_losses = parts.losses(answer[validation.rows]) if own else None
@@ -185,31 +192,31 @@ def fit_layers(
 
 
 def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation) -> NDArray[np.float32]:
-    """float32 [n], of the training candidates."""
+    """The probability of a yes that the training candidates' head should give, float32 [n]."""
     share, liked = SHARES[name], train.liked.astype(np.float32)
     if share == 0:
         return liked
     a, b = platt(answer[validation.rows][parts.chooses], parts.choosing_labels)
-    said = expit(a * answer[train.rows].astype(np.float64) + b)
-    return np.asarray((1 - share) * liked + share * said, np.float32)
+    probability = expit(a * answer[train.rows].astype(np.float64) + b)
+    return np.asarray((1 - share) * liked + share * probability, np.float32)
 
 
 def _fit_layer(
     hidden: NDArray[np.float16],
     train: Slates,
     validation: Slates,
-    wishes: dict[str, NDArray[np.float32]],
+    targets: dict[str, NDArray[np.float32]],
     parts: _Validation,
-) -> tuple[Linear, float, str, NDArray[np.float32]]:
+) -> tuple[FittedHead, float, str, NDArray[np.float32]]:
     """Head, ridge, target, and the log-odds of the validation candidates."""
-    problem, held_out = Problem(hidden[train.rows]), hidden[validation.rows]
+    regression, held_out = Regression(hidden[train.rows]), hidden[validation.rows]
     chooses, liked = parts.chooses, parts.choosing_labels
     choosing_rows = held_out[chooses]
-    best: tuple[float, Linear, float, str] | None = None
-    for name, target in wishes.items():
+    best: tuple[float, FittedHead, float, str] | None = None
+    for name, target in targets.items():
         head, lowest, rises = None, np.inf, 0
         for ridge in RIDGES:
-            head = problem.fit(target, ridge, head)
+            head = regression.fit(target, ridge, head)
             loss = float(log_loss(head.log_odds(choosing_rows), liked).mean())
             if best is None or loss < best[0]:
                 best = loss, head, ridge, name

@@ -1,8 +1,8 @@
-"""The hidden rows of all candidates at every layer, in a memory-mapped file that an interrupted run goes on with.
+"""The hidden rows of all candidates at every layer, in memory-mapped files from which an interrupted run resumes.
 
-rows.json    whose rows they are, and how many batches of slates are done
-hidden.bin   float16 [layers, candidates, H]: each candidate's last token after each layer, scaled as the model's final norm
-             scales it but without that norm's weight, so that no number is beyond float16
+rows.json    what the rows are made from, and how many batches of slates are done
+hidden.bin   float16 [layers, candidates, H]: each candidate's last token after each layer, divided by its size as the final norm
+             does, but without that norm's weight, so that no number is beyond float16
 answer.bin   float32 [candidates], of K > 1 objectives [candidates, K]: the log-odds of the model's own last answer; NaN without
              one
 """
@@ -28,7 +28,7 @@ INFO, HIDDEN, ANSWER = "rows.json", "hidden.bin", "answer.bin"
 
 
 class _Info(msgspec.Struct, frozen=True):
-    """rows.json. origin: what the rows are of. done: number of batches."""
+    """rows.json. origin: see `RowsFile.open`. done: number of batches."""
 
     origin: dict[str, Any]
     done: int
@@ -49,10 +49,12 @@ class RowsFile:
     def open(
         cls, folder: Path, origin: Mapping[str, Any], layers: int, candidates: int, width: int, objectives: int = 1
     ) -> RowsFile:
-        """Opens the folder, or creates it where there is none.
+        """Opens the folder, or creates it.
 
         Args:
-            origin: what the rows are made from, plain JSON values.
+            folder: the folder.
+            origin: everything that the rows depend on, as JSON values.
+            layers, candidates, width, objectives: the shapes of the rows and the answers.
 
         Raises:
             InputError: the folder holds rows of another origin or damaged ones, or the disk is too small.
@@ -72,7 +74,7 @@ class RowsFile:
         return cls(folder, origin, hidden, answer, done)
 
     def save(self, done: int) -> None:
-        """Has the disk hold the rows of the first `done` batches."""
+        """Flushes the rows of the first `done` batches to the disk."""
         for array in (self.hidden, self.answer):
             assert isinstance(array, np.memmap)
             array.flush()
@@ -85,8 +87,8 @@ def size(layers: int, candidates: int, width: int, objectives: int = 1) -> int:
     return candidates * (2 * layers * width + 4 * objectives)
 
 
-def check_space(out: Path, rows: Path, layers: int, candidates: int, width: int, checkpoint: int, objectives: int = 1) -> None:
-    """The rows, unless they are there, and the checkpoint fit the disk. Raises InputError."""
+def check_space(out: Path, rows: Path, checkpoint: int, layers: int, candidates: int, width: int, objectives: int = 1) -> None:
+    """The checkpoint, of so many bytes, and the rows, unless they exist, fit the disk. Raises InputError."""
     needed = checkpoint + (0 if rows.exists() else size(layers, candidates, width, objectives))
     place = next(parent for parent in out.absolute().parents if parent.exists())
     free = shutil.disk_usage(place).free

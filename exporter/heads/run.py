@@ -1,37 +1,33 @@
 """`rexit heads`: from a model with one answer, or none, and a catalog to a multi-exit checkpoint.
 
 1. Check what can be checked before any work: options, model, catalog, disk.
-2. Run training and validation slates once and keep every layer's hidden rows beside the checkpoint (`OUT.rows`). An interrupted
-   run goes on there, and another choice of exits or targets starts from them.
+2. Run training and validation slates once and keep every layer's hidden rows next to the checkpoint (`OUT.rows`). An interrupted
+   run resumes from them, and so does a run with another choice of exits or targets.
 3. Fit a head at every layer (`layers`), choose exits (`choose`).
-4. Write the checkpoint, whole or not at all: the model's files as they are, the heads of the exits, and `heads.json` and
-   `heads.svg` with all layers; of several objectives (`objectives`) a picture of each.
+4. Write the checkpoint, whole or not at all: the model's files unchanged, the heads of the exits, and `heads.json` and
+   `heads.svg` with all layers; a picture for each of several objectives.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-from torch import nn
-
-from rexit.bundle import new_folder, write_json
+from rexit.bundle import Catalog, new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
-from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
+from rexit.exporter.checkpoints.checkpoint import EXITS
+from rexit.exporter.clock import Clock
 from rexit.exporter.heads import picture
+from rexit.exporter.heads.assemble import exit_heads
 from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
 from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
-from rexit.exporter.heads.layers import Layers, fit_layers
-from rexit.exporter.heads.objectives import fit_objectives, joined_heads, mean_losses
+from rexit.exporter.heads.layers import Layers
+from rexit.exporter.heads.objectives import fit_objectives, mean_losses
 from rexit.exporter.heads.rows import RowsFile, check_space, size
-from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, labels_of, open_catalog, read_slates
 from rexit.progress import Progress, silent
@@ -41,10 +37,15 @@ TABLE, PICTURE = "heads.json", "heads.svg"
 
 @dataclass(frozen=True)
 class HeadsReport:
-    """What was fitted. layers: one row for each layer, as in `heads.json`; own: the model's last answer in the same form, None if
-    it has none. kept: whether that answer is the last exit's. candidates: by part. rows_bytes: of `rows`, which may be deleted.
-    seconds: by stage. objectives: of several, by name: `layers`, `own`, `kept` and `prior_loss` of each; `layers` above has then
-    their mean losses alone, and `own` is None."""
+    """The result of a fit.
+
+    kept: whether the model's own last answer is the last exit's head.
+    layers: a row of figures for each layer, as in `heads.json`; of several objectives only the mean losses.
+    own: the same for the model's own last answer; None if it has none, or of several objectives.
+    prior_loss: loss of one probability for all candidates. candidates: their number in each split.
+    rows, rows_bytes: path and size of the hidden rows, which may be deleted. seconds: duration of each stage.
+    objectives: `layers`, `own`, `kept` and `prior_loss` of each objective, by name; empty if there is one without a name.
+    """
 
     checkpoint: str
     exits: list[int]
@@ -59,7 +60,7 @@ class HeadsReport:
     objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """What `rexit heads --json` prints: plain JSON values."""
+        """The output of `rexit heads --json`."""
         values = asdict(self)
         if not self.objectives:
             del values["objectives"]
@@ -80,142 +81,140 @@ def fit_heads(
 
     Args:
         model: folder, PEFT adapter's folder, GGUF file or Hub id.
-        catalog: made with the model's tokenizer; None: there are `slates`.
-        slates: a file of slates in the place of a catalog.
-        say: takes lines about the forward pass: what it writes, what of it is done, how long it still takes.
+        catalog: a catalog made with the model's tokenizer; None if there are `slates`.
+        out: the checkpoint's folder.
+        options: None: the defaults.
+        slates: a file of slates instead of a catalog.
+        say: called with lines about the forward pass: what it writes, how much is done, the time left.
+        progress: called with a stage, the steps done and the steps in all.
 
     Raises:
-        InputError, CheckpointError, BundleError: see the module.
+        InputError, CheckpointError, BundleError: a check of step 1 fails.
     """
     options = options or HeadsOptions()
     options.check()
     check_one_source(catalog, slates)
     opened = None if catalog is None else open_catalog(catalog)
-    out = Path(out)
-    _check_place(out)
-    began = time.perf_counter()
-    progress("load", 0, 1)
-    base, own = load_base(model, labels_of(opened, options.label_ids), options.reranker)
-    layers = len(base.decoder.layers)
-    if opened is not None:
-        check_base(base, opened, options.accept_catalog)
-    check_choice(options.exits, layers, bool(options.keep_last))
-    if own is None and options.keep_last:
-        raise InputError(
-            f"{base.path}: has no last answer for --keep-last: no {EXITS}, no classifier's score, and no LM head with rows "
-            "for the labels"
+    _check_place(Path(out))
+    work = _Fit(options, opened, Path(out), say, progress)
+    work.load(model, slates)
+    work.fit(work.collect())
+    return work.write()
+
+
+class _Fit:
+    """The steps of `fit_heads`, in order, and their shared state."""
+
+    def __init__(
+        self, options: HeadsOptions, catalog: Catalog | None, out: Path, say: Callable[[str], None], progress: Progress
+    ) -> None:
+        self._options, self._catalog, self._out, self._say, self._progress = options, catalog, out, say, progress
+        self._names = () if catalog is None else catalog.objectives
+        self._clock = Clock()
+
+    def load(self, model: str | Path, slates: Path | None) -> None:
+        """Loads the model and the slates, and checks that they fit."""
+        options, catalog, progress = self._options, self._catalog, self._progress
+        progress("load", 0, 1)
+        self._base, self._own = base, own = load_base(model, labels_of(catalog, options.label_ids), options.reranker)
+        if catalog is not None:
+            check_base(base, catalog, options.accept_catalog)
+        self._layers = len(base.decoder.layers)
+        check_choice(options.exits, self._layers, bool(options.keep_last))
+        if own is None and options.keep_last:
+            raise InputError(
+                f"{base.path}: has no last answer for --keep-last: no {EXITS}, no classifier's score, and no LM head with rows "
+                "for the labels"
+            )
+        progress("load", 1, 1)
+        self._source = catalog or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
+        self._train = train = Slates.of(self._source, "train", options.max_slates, 0, progress)
+        self._validation = Slates.of(self._source, "validation", options.validation_slates, len(train.liked), progress)
+        for k, name in enumerate(self._names or [None]):
+            _check_classes(train.of_objective(k) if self._names else train, name)
+        self._clock.lap("load")
+
+    def collect(self) -> RowsFile:
+        """Runs the slates, or reads the rows of an earlier run."""
+        base, options, parts = self._base, self._options, (self._train, self._validation)
+        bfloat16 = uses_bfloat16(options.precision)
+        origin = {
+            "model": base.sha256(),
+            "catalog" if self._catalog else "slates": self._source.sha256,
+            "training slates": len(self._train.data.rows),
+            "validation slates": len(self._validation.data.rows),
+            "training prompts": self._train.prompts,
+            "validation prompts": self._validation.prompts,
+            "label ids": dict(base.labels),
+            "batch tokens": options.batch_tokens,
+            "precision": "bfloat16" if bfloat16 else "float32",
+        }
+        self._folder = folder = self._out.with_name(self._out.name + ".rows")
+        sizes = (self._layers, sum(len(part.liked) for part in parts), base.decoder.hidden_size, len(self._names) or 1)
+        self._rows_bytes = size(*sizes)
+        check_space(self._out, folder, checkpoint_bytes(base), *sizes)
+        tokens = sum(int(part.data.lengths.sum()) for part in parts)
+        self._say(
+            f"{sizes[1]} candidates in {tokens} tokens; their rows at {self._layers} layers take "
+            f"{self._rows_bytes / 1e6:.0f} MB in {folder}"
         )
-    progress("load", 1, 1)
-    source = opened or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
-    train = Slates.of(source, "train", options.max_slates, 0, progress)
-    validation = Slates.of(source, "validation", options.validation_slates, len(train.liked), progress)
-    names = () if opened is None else opened.objectives
-    for k, name in enumerate(names or [None]):
-        _check_classes(train.of_objective(k) if names else train, name)
-    seconds = {"load": time.perf_counter() - began}
+        file = collect_rows(
+            base,
+            self._own,
+            parts,
+            lambda: RowsFile.open(folder, origin, *sizes),
+            options.batch_tokens,
+            bfloat16,
+            self._say,
+            self._progress,
+        )
+        self._clock.lap("forward")
+        return file
 
-    folder = out.with_name(out.name + ".rows")
-    bfloat16 = uses_bfloat16(options.precision)
-    origin = {
-        "model": base.sha256(),
-        "catalog" if opened else "slates": source.sha256,
-        "training slates": len(train.data.rows),
-        "validation slates": len(validation.data.rows),
-        "training prompts": train.prompts,
-        "validation prompts": validation.prompts,
-        "label ids": dict(base.labels),
-        "batch tokens": options.batch_tokens,
-        "precision": "bfloat16" if bfloat16 else "float32",
-    }
-    candidates, width = len(train.liked) + len(validation.liked), base.decoder.hidden_size
-    count = len(names) or 1
-    check_space(out, folder, layers, candidates, width, checkpoint_bytes(base), count)
-    tokens = sum(int(part.data.lengths.sum()) for part in (train, validation))
-    say(
-        f"{candidates} candidates in {tokens} tokens; their rows at {layers} layers take "
-        f"{size(layers, candidates, width, count) / 1e6:.0f} MB in {folder}"
-    )
-    began = time.perf_counter()
-    file = collect_rows(
-        base,
-        own,
-        (train, validation),
-        lambda rows: RowsFile.open(folder, origin, layers, rows, width, count),
-        options.batch_tokens,
-        bfloat16,
-        say,
-        progress,
-    )
-    seconds["forward"] = time.perf_counter() - began
+    def fit(self, file: RowsFile) -> None:
+        """Fits a head at every layer and chooses exits."""
+        options = self._options
+        self._fits = fit_objectives(file, self._train, self._validation, self._names, options.keep_last, self._progress)
+        losses, self._prior = mean_losses(self._fits)
+        self._losses = losses.mean(1)
+        self._exits = choose_exits(options.exits, losses, self._prior, whole=bool(options.keep_last))
+        self._clock.lap("heads")
 
-    began = time.perf_counter()
-    if names:
-        fits = fit_objectives(file, train, validation, names, options.keep_last, progress)
-        losses, prior = mean_losses(fits)
-    else:
-        fits = {"": fit_layers(file, train, validation, options.keep_last, progress)}
-        losses = np.stack([fits[""].at(depth).losses for depth in range(1, layers + 1)])
-        prior = float(fits[""].prior_losses.mean())
-    exits = choose_exits(options.exits, losses, prior, whole=bool(options.keep_last))
-    seconds["heads"] = time.perf_counter() - began
-
-    began = time.perf_counter()
-    tables = {name: _table(fit, exits) for name, fit in fits.items()}
-    if names:
-        heads = joined_heads(base, own, fits, exits)
-        means = [{"layers": depth, "loss": float(loss)} for depth, loss in enumerate(losses.mean(1), 1)]
-        kept = all(part["kept"] for part in tables.values())
-        whole: dict[str, Any] = {"layers": means, "own": None, "kept": kept, "prior_loss": prior}
-    else:
-        heads, whole = exit_heads(base, own, fits[""], exits), tables[""]
-    report = HeadsReport(
-        checkpoint=str(out),
-        exits=exits,
-        **whole,
-        candidates={"train": len(train.liked), "validation": len(validation.liked)},
-        rows=str(folder),
-        rows_bytes=size(layers, candidates, width, count),
-        seconds=seconds,
-        objectives=tables if names else {},
-    )
-    with new_folder(out) as new:
-        write_checkpoint(base, new, exits, heads, None if opened is None else opened.traits)
-        seconds["write"] = time.perf_counter() - began
-        table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
-        write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})
-        for name, drawn in tables.items():
-            picture.draw(drawn["layers"], drawn["own"], exits, new / (f"heads-{name}.svg" if name else PICTURE))
-    return report
+    def write(self) -> HeadsReport:
+        """Writes the checkpoint, the table and the pictures."""
+        base, exits = self._base, self._exits
+        tables = {name: _table(fit, exits) for name, fit in self._fits.items()}
+        heads = exit_heads(base, self._own, self._fits, exits)
+        means = [{"layers": depth, "loss": float(loss)} for depth, loss in enumerate(self._losses, 1)]
+        kept = all(table["kept"] for table in tables.values())
+        report = HeadsReport(
+            checkpoint=str(self._out),
+            exits=exits,
+            **({"layers": means, "own": None, "kept": kept, "prior_loss": self._prior} if self._names else tables[""]),
+            candidates={"train": len(self._train.liked), "validation": len(self._validation.liked)},
+            rows=str(self._folder),
+            rows_bytes=self._rows_bytes,
+            seconds=self._clock.seconds,
+            objectives=tables if self._names else {},
+        )
+        with new_folder(self._out) as new:
+            write_checkpoint(base, new, exits, heads, None if self._catalog is None else self._catalog.traits)
+            self._clock.lap("write")
+            table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
+            write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})
+            for name, drawn in tables.items():
+                picture.draw(drawn["layers"], drawn["own"], exits, new / (f"heads-{name}.svg" if name else PICTURE))
+        return report
 
 
 def _table(fit: Layers, exits: Sequence[int]) -> dict[str, Any]:
-    """What `heads.json` says of an objective."""
+    """An objective's values in `heads.json`."""
     return {
         "kept": fit.kept and exits[-1] == len(fit.heads),
         "layers": [head.to_json() for head in fit.heads],
         "own": None if fit.own is None else fit.own.to_json(),
         "prior_loss": float(fit.prior_losses.mean()),
     }
-
-
-def exit_heads(base: Checkpoint, own: ExitHeads | None, layers: Layers, exits: list[int]) -> ExitHeads:
-    """The heads of the exits, as the format has them: the fitted scale is the norm's weight."""
-    heads = ExitHeads.like(base.decoder, len(exits))
-    with torch.no_grad():
-        for k, depth in enumerate(exits):
-            layer = layers.at(depth)
-            if layer.head is None:
-                assert own is not None
-                heads.norms[k], heads.projections[k] = own.norms[0], own.projections[0]
-                continue
-            norm, projection = heads.norms[k], heads.projections[k]
-            assert isinstance(projection, nn.Linear)
-            for name, parameter in norm.named_parameters():
-                parameter.copy_(torch.from_numpy(layer.head.scale) if name == "weight" else torch.zeros_like(parameter))
-            weight = torch.from_numpy(layer.head.weight)
-            projection.weight.copy_(torch.stack([-weight, weight]) / 2)
-            projection.bias.copy_(torch.tensor([-layer.head.bias, layer.head.bias]) / 2)
-    return heads.cpu()
 
 
 def _check_place(out: Path) -> None:

@@ -37,8 +37,9 @@ class ExitHeads(nn.Module):
 
         Args:
             decoder: the model.
-            rows: [2K, H], no and yes of each objective; or [1, H], whose output is the log-odds: each label then has half of it.
-            biases: [2K] or [1], as the rows.
+            rows: a matrix for each exit: [2K, H], no and yes of each objective; or [1, H], whose output is the log-odds, half of
+                which each label gets.
+            biases: [2K] or [1] per exit; None: zeros.
         """
         heads = cls.like(decoder, len(rows), max(1, len(rows[0]) // 2))
         with torch.no_grad():
@@ -59,7 +60,7 @@ class ExitHeads(nn.Module):
         Args:
             decoder: the model.
             exits: number of heads.
-            labels: token ids of `no` and `yes`, of each objective its own; without `no`, the logit of `yes` is the log-odds.
+            labels: token ids of `no` and `yes` of each objective; without `no`, the logit of `yes` is the log-odds.
 
         Raises:
             CheckpointError: the LM head does not fit.
@@ -94,20 +95,13 @@ class ExitHeads(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of `exit_heads.safetensors`, float32: `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] for LayerNorm,
         `exit.{k}.weight` [2K, H], `exit.{k}.bias` [2K] of K objectives, with k from 0."""
-        out = {f"exit.{k}.norm.{name}": value for k, norm in enumerate(self.norms) for name, value in norm.named_parameters()}
-        for k, projection in enumerate(self.projections):
-            out |= {f"exit.{k}.{name}": value for name, value in projection.named_parameters()}
-        return {name: value.detach().float().cpu().contiguous() for name, value in out.items()}
+        return {name: value.detach().float().cpu().contiguous() for name, value in self._named().items()}
 
     def fill(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Copies the parameters from `tensors`; missing projection biases are 0. Raises CheckpointError, naming `where`."""
-        expected = self.tensors()
-        if unknown := sorted(set(tensors) - set(expected)):
-            raise CheckpointError(
-                f"{where}: tensor {unknown[0]!r} does not belong to any head, expected e.g. {sorted(expected)[0]!r}"
-            )
-        own = {f"exit.{k}.norm.{name}": p for k, norm in enumerate(self.norms) for name, p in norm.named_parameters()}
-        own |= {f"exit.{k}.{name}": p for k, proj in enumerate(self.projections) for name, p in proj.named_parameters()}
+        own = self._named()
+        if unknown := sorted(set(tensors) - set(own)):
+            raise CheckpointError(f"{where}: tensor {unknown[0]!r} does not belong to any head, expected e.g. {sorted(own)[0]!r}")
         with torch.no_grad():
             for name, parameter in own.items():
                 if name not in tensors:
@@ -119,6 +113,10 @@ class ExitHeads(nn.Module):
                         f"{where}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(parameter.shape)}"
                     )
                 parameter.copy_(tensors[name])
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        norms = {f"exit.{k}.norm.{name}": p for k, norm in enumerate(self.norms) for name, p in norm.named_parameters()}
+        return norms | {f"exit.{k}.{name}": p for k, row in enumerate(self.projections) for name, p in row.named_parameters()}
 
 
 def _both_labels(rows: Tensor) -> Tensor:

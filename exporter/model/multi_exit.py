@@ -53,7 +53,7 @@ class MultiExitModel(nn.Module):
         Args:
             tokens, positions, groups: int64 [B, T], see `packed.batch`.
             rows: int64 [M], indices into the B*T tokens.
-            vectors: of the batch; None if prompts have none.
+            vectors: the batch's vectors; None if prompts have none.
 
         Returns:
             Logits float32 [E, M, 2K] (no, yes of each objective).
@@ -80,7 +80,7 @@ class MultiExitModel(nn.Module):
         Args:
             prefix: token ids [P].
             candidates: token ids [T] of each candidate.
-            vectors: of the slate; None if prompts have none.
+            vectors: the slate's vectors; None if prompts have none.
 
         Returns:
             Log-odds float32 [N, E]; of K > 1 objectives [N, E, K].

@@ -1,4 +1,4 @@
-"""Projectors: from an item's or user's data in the catalog to vectors that stand in prompts among token embeddings.
+"""Projectors: from an item's or user's data in the catalog to vectors among a prompt's token embeddings.
 
 They are trained with the model and saved beside it. `rexit.exporter.model.vectors` has their inputs.
 """
@@ -72,7 +72,7 @@ class Projectors(nn.Module):
     """A projector per table of a program's vectors, and one for the user's vector if the program places it.
 
     kinds: `projectors` of `exits.json`, by name: `count` for texts, else `dim` of the input: GCN embeddings for `gcn` and `user`,
-    a column's vectors for the others. width: H. scale: as in `OfEmbedding`.
+    a column's vectors for the others. width: H. scale: standard deviation of the initial results.
     """
 
     def __init__(self, kinds: Mapping[str, Mapping[str, int]], width: int, scale: float = 1.0) -> None:

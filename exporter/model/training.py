@@ -94,9 +94,9 @@ def with_vectors(
     """Renumbers vector ids and computes the vectors, in float32 also under autocast, as an export does.
 
     Args:
-        model: has the projectors.
-        sources: of the vectors; None: there are none.
-        tokens: int64 [B, T], of the prompts.
+        model: the model with its projectors.
+        sources: inputs of the projectors; None if prompts have no vectors.
+        tokens: the prompts' tokens, int64 [B, T].
         prompts: B prompts.
 
     Returns:
@@ -151,8 +151,8 @@ def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -
 
     Args:
         lengths: int64 [rows], in tokens.
-        tokens: most tokens of a batch, with padding; a longer row is a batch of its own.
-        rng: of the order.
+        tokens: maximum number of tokens in a batch, including padding; a longer row is a batch of its own.
+        rng: shuffles the rows.
 
     Returns:
         The batches, as indices of rows.
@@ -184,9 +184,9 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
 
     Args:
         model: the model; parameters without `requires_grad` are left out.
-        rate: of the deepest layers.
+        rate: learning rate of the deepest layers.
         ratio: below 1, shallower layers learn faster.
-        head_rate: of the deepest head; None: `rate`.
+        head_rate: learning rate of the deepest head; None: `rate`.
     """
     layers, groups = model.decoder.layers, []
     assigned: set[int] = set()

@@ -28,7 +28,7 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PassVectors:
-    """The vectors of a pass, [R, H]: token `vocabulary` + r stands for row r; lower tokens are the vocabulary's."""
+    """The vectors of a pass, [R, H]: token `vocabulary` + r is row r; lower tokens are the vocabulary's."""
 
     vocabulary: int
     vectors: Tensor
@@ -67,9 +67,9 @@ class Sources:
         """Computes a batch's vectors, each distinct vector once.
 
         Args:
-            projectors: of the model.
+            projectors: the model's projectors.
             embed: the model's token embeddings.
-            tokens: int64 [B, T], of the prompts.
+            tokens: the prompts' tokens, int64 [B, T].
             prompts: B prompts.
 
         Returns:
@@ -141,7 +141,7 @@ class Sources:
         """Computes all vectors of the catalog's own graph, for `vectors.safetensors`.
 
         Args:
-            projectors: of the model.
+            projectors: the model's projectors.
             embed: the model's token embeddings.
             turn: float64 [H, H], the rotation of model and vectors (`rexit.exporter.model.rotation`); None: not rotated.
 

@@ -22,8 +22,8 @@ def with_config(options: IndexOptions, path: Path) -> IndexOptions:
     """Returns the options with a file's values.
 
     Args:
-        options: what the file does not name stays.
-        path: `.json` is JSON, anything else TOML. `similarity` and `fold_in` are of embeddings from elsewhere.
+        options: values that the file does not name are kept.
+        path: `.json` is JSON, anything else TOML. `similarity` and `fold_in` apply to embeddings from elsewhere.
 
     Raises:
         InputError: the file cannot be read, or a key is unknown or has a value of another type.

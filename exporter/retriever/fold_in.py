@@ -10,7 +10,7 @@ A checkpoint's projectors and every policy depend on the space of the learned ro
    items, divided by the root of its own degree.
 4. Order: users by 1, items by 2 and 3, then by 1 again the users who liked new items only.
 
-Only likes of the train split count. Users and items without one stay zero. docs/notes/index.md has what this finds beside
+Only likes of the train split count. Users and items without one stay zero. docs/notes/index.md compares this with
 training again.
 """
 

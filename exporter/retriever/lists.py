@@ -28,14 +28,17 @@ EXACT = 100_000
 PROBES = 128
 """Lists that a search scans. docs/notes/scale/indexing.md has the recall with fewer."""
 BLOCK = 256  # embeddings assigned at once: their products with the centres stay in a cache
-SAMPLE, MOST_SAMPLED = 64, 1 << 18  # users per list, and in all, that k-means learns from
+SAMPLE, MAX_SAMPLED = 64, 1 << 18  # users per list, and in all, that k-means learns from
 ASSIGNED = 1 << 16  # users assigned between two reports
 ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Lists:
-    """centres: float16 [L, D]. owner: int64 [U], each user's list, -1 without an embedding. probes: lists a search scans."""
+    """The lists of a catalog's users.
+
+    centres: float16 [L, D]. owner: int64 [U], each user's list, -1 without an embedding. probes: number of lists a search scans.
+    """
 
     centres: NDArray[np.float16]
     owner: NDArray[np.int64]
@@ -100,7 +103,7 @@ class Lists:
         return self._nearest(queries, min(self.probes, len(self.centres)))
 
     def plain(self) -> Lists:
-        """Without the index that a search makes: what another process needs."""
+        """A copy for another process, without the index that a search builds."""
         return Lists(self.centres, self.owner, self.probes)
 
     def nearest(self, queries: NDArray[np.float16]) -> NDArray[np.int64]:
@@ -148,7 +151,7 @@ def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
 
     known = np.flatnonzero(embeddings.any(1))
     count = int(4 * len(known) ** 0.5)
-    sample = min(count * SAMPLE, MOST_SAMPLED)
+    sample = min(count * SAMPLE, MAX_SAMPLED)
     if len(known) > sample:
         known = np.sort(np.random.default_rng(0).choice(known, sample, replace=False))
     means = faiss.Kmeans(

@@ -42,7 +42,7 @@ def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
 
 
 def nonzero_rows(vectors: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of the rows [n, D] are not zero: bool [n]. A zero vector stands for an unknown user or item, near to nothing."""
+    """Which of the rows [n, D] are not zero: bool [n]. A zero vector is an unknown user or item, near to nothing."""
     rows: NDArray[np.bool_] = np.count_nonzero(vectors, axis=1) > 0
     return rows
 
@@ -155,7 +155,7 @@ def similar_users(
         lists: the catalog's lists of users, if it has any.
         progress: called with "similar users", the users done and their number.
         queries: float16 [U, D], used instead of the folded-in embeddings where not zero.
-        workers: who searches.
+        workers: run the searches.
 
     Returns:
         int32 [U, min(k, U - 1)], nearest first. A user with fewer neighbours has its own row in the remaining places.

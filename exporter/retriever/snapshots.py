@@ -57,7 +57,7 @@ def train_snapshots(
     Args:
         train: the training split, `user`, `item`, `time`, `liked`.
         likes: the edges of the catalog's own graph.
-        epochs: of each snapshot; validation chose them for the catalog's own graph.
+        epochs: number of epochs of each snapshot, which validation chose for the catalog's own graph.
         options: LightGCN's hyperparameters, and the number of parts.
         progress: called with "LightGCN of earlier moments", the epochs done and in all.
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from rexit.exporter.retriever.propagation import Graph, product
 
 ROUNDS = 3  # passes there and back; more are more exact and recommended no better
-MORE = 16  # extra columns, which speed up convergence
+EXTRA = 16  # columns more than needed, which speed up convergence
 SIZE = 0.2  # root mean square of an entry
-LEAST = 1e-3  # smaller singular values are rounding errors
+MIN_SINGULAR_VALUE = 1e-3  # smaller ones are rounding errors
 
 
 def leading(graph: Graph, reference: Tensor, generator: torch.Generator) -> Tensor:
@@ -29,20 +29,20 @@ def leading(graph: Graph, reference: Tensor, generator: torch.Generator) -> Tens
     Args:
         graph: the likes.
         reference: float32 [U + I, D].
-        generator: of the random subspace.
+        generator: draws the random subspace.
 
     Returns:
         float32 [U + I, D], users before items. Entries in rows with a like have a root mean square of SIZE; other rows are zero.
     """
     to_users, to_items = graph.halves()
     dim = reference.shape[1]
-    basis = torch.randn(len(graph.item_degree), min(dim + MORE, *to_users.shape), generator=generator)
+    basis = torch.randn(len(graph.item_degree), min(dim + EXTRA, *to_users.shape), generator=generator)
     for _ in range(ROUNDS):
         basis = torch.linalg.qr(product(to_items, product(to_users, basis))).Q
     image = product(to_users, basis)
     squares, turn = torch.linalg.eigh(image.T @ image)
     values = squares.flip(0)[:dim].clamp(min=0).sqrt()
-    values = values[values > LEAST]
+    values = values[values > MIN_SINGULAR_VALUE]
     turn = turn.flip(1)[:, : len(values)]
     rows = torch.cat([image @ turn / values.sqrt(), basis @ turn * values.sqrt()])
     left, _, right = torch.linalg.svd(rows.T @ reference, full_matrices=False)

@@ -2,7 +2,7 @@
 
     w[k, n] = scale[k / BLOCK, n] * q[k, n]        q in -8 … 7, scale > 0 and exact in float16
 
-1. Several scales clip the block's largest weight more or less; the scale with the least squared error is used.
+1. The scale is the best of several (`four_bits`).
 2. Symmetric, without a zero point; inputs and products stay float16. Heads do not change.
 
 K must be a multiple of BLOCK.
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.exporter.graph.accelerators.quantize_dequantize import half_scale
+from rexit.exporter.graph.linear.four_bits import best_scale, rounded
 from rexit.exporter.graph.linear.linear import Linear, layers_to_quantize
 from rexit.exporter.graph.passes.nodes import array, constant
 
@@ -34,17 +35,8 @@ def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> tuple[ND
     """Rounds a weight [K, N]. Returns integers in -8 … 7 as float32 [K, N], and scales float32 [K / block, N]."""
     blocks = weight.reshape(-1, block, weight.shape[1])
     largest = np.abs(blocks).max(1, keepdims=True)
-    best, scale = np.full(largest.shape, np.inf, np.float32), np.ones_like(largest)
-    for clip in _CLIPS:
-        candidate = half_scale(largest * clip, 7.5)
-        error = np.square(_round(blocks, candidate) * candidate - blocks).sum(1, keepdims=True)
-        scale, best = np.where(error < best, candidate, scale), np.minimum(error, best)
-    return _round(blocks, scale).reshape(weight.shape), scale[:, 0]
-
-
-def _round(blocks: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    rounded: NDArray[np.float32] = np.clip(np.rint(blocks / scale), -8, 7)
-    return rounded
+    scale = best_scale(blocks, (half_scale(largest * clip, 7.5) for clip in _CLIPS), 1)
+    return rounded(blocks, scale).reshape(weight.shape), scale[:, 0]
 
 
 def _dequantize(graph: ir.Graph, linear: Linear) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from rexit.exporter.graph.linear.fold_linear_weights import is_plain
+from rexit.exporter.graph.linear.fold_linear_weights import gemm_bias, is_plain, product_of
 from rexit.exporter.graph.linear.linear import heads
 from rexit.exporter.graph.passes.nodes import array, constant, is_constant, replace
 
@@ -18,17 +18,12 @@ def heads_without_gemm(model: ir.Model) -> ir.Model:
     for node in heads(model):
         if node.op_type != "Gemm" or not is_plain(node):
             continue
-        entry, weight, *bias = node.inputs
-        assert entry is not None and weight is not None
-        if bias and bias[0] is not None and not is_constant(bias[0]):
+        bias = gemm_bias(node)
+        if bias is not None and not is_constant(bias):
             continue
-        if node.attributes.get_int("transB", 0):
-            weight = constant(model.graph, f"{weight.name}.transposed", array(weight).T.copy())
-        product = ir.node("MatMul", [entry, weight])
-        nodes = [product]
-        if bias and bias[0] is not None:
-            product.outputs[0].shape, product.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-            negated = constant(model.graph, f"{bias[0].name}.negated", -array(bias[0]))
-            nodes.append(ir.node("Sub", [product.outputs[0], negated]))
+        nodes = [product_of(model.graph, node)]
+        if bias is not None:
+            negated = constant(model.graph, f"{bias.name}.negated", -array(bias))
+            nodes.append(ir.node("Sub", [nodes[0].outputs[0], negated]))
         replace(model.graph, node, nodes)
     return model

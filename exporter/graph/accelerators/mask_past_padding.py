@@ -52,7 +52,7 @@ def mask_past_padding(model: ir.Model) -> ir.Model:
 
 
 def _is_visible_prefix(node: ir.Node) -> bool:
-    """Whether the node expands true, and an And's result stands behind it: the tokens of the own group."""
+    """Whether the node expands true and is concatenated with an And's result, which masks the tokens of the own group."""
     if node.op_type != "Expand" or not is_constant(node.inputs[0]):
         return False
     tensor = node.inputs[0].const_value  # type: ignore[union-attr]

@@ -7,7 +7,7 @@
    largest magnitude of the sample.
 2. Weights are stored in 8 bits with a scale per column; int8 weights are rounded by the same rows (`round_weights`).
 3. Layers with the same input share its QuantizeLinear. In int8 they stay float32, to become half, if rounding loses more than
-   MOST_LOST: a single `down` that reads an outlier token can lose as much as all other layers together.
+   MAX_LOSS: a single `down` that reads an outlier token can lose as much as all other layers together.
 4. Symmetric, zero points 0; biases, heads and attention's own products do not change.
 5. Scales are exact in float16, so they do not change when the graph becomes half.
 """
@@ -28,9 +28,10 @@ from rexit.exporter.graph.linear.linear import SAMPLE, Linear, by_input, layers_
 from rexit.exporter.graph.linear.round_weights import rounded_weights
 from rexit.exporter.graph.passes.nodes import array, constant
 
-MOST_LOST = 0.003
-"""Largest share of a token's squared output lost, on average. Our choice; measured in docs/notes/precision/tensorrt.md."""
-_MARGIN = 2
+MAX_LOSS = 0.003
+"""Maximum share of a token's squared output that rounding may lose on average. Our choice, measured in
+docs/notes/precision/tensorrt.md."""
+_FP8_MARGIN = 2
 
 Floats = NDArray[np.float32]
 
@@ -49,24 +50,24 @@ FP8 = Kind("fp8", 448.0, ml_dtypes.float8_e4m3fn)
 
 
 def quantize_dequantize_int8(
-    model: ir.Model, bound: Callable[[Floats], float] = clipping_bound, most_lost: float = MOST_LOST
+    model: ir.Model, bound: Callable[[Floats], float] = clipping_bound, max_loss: float = MAX_LOSS
 ) -> ir.Model:
     """Changes the model in place and returns it.
 
     Args:
         model: float32, with samples in the `meta` of linear inputs.
         bound: maps sampled inputs [R, K] to the largest magnitude that is not cut off.
-        most_lost: see MOST_LOST.
+        max_loss: maximum share of a token's squared output lost, see MAX_LOSS.
 
     Raises:
         CheckpointError: there is nothing to quantize.
     """
-    return _insert(model, INT8, bound, most_lost)
+    return _insert(model, INT8, bound, max_loss)
 
 
 def quantize_dequantize_fp8(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
-    return _insert(model, FP8, lambda x: float(np.abs(x).max()) * _MARGIN, np.inf)
+    return _insert(model, FP8, lambda x: float(np.abs(x).max()) * _FP8_MARGIN, np.inf)
 
 
 def half_scale(largest: NDArray[np.float32], over: float) -> NDArray[np.float32]:
@@ -78,7 +79,7 @@ def half_scale(largest: NDArray[np.float32], over: float) -> NDArray[np.float32]
     return scale.astype(np.float32)
 
 
-def _insert(model: ir.Model, kind: Kind, bound: Callable[[Floats], float], most_lost: float) -> ir.Model:
+def _insert(model: ir.Model, kind: Kind, bound: Callable[[Floats], float], max_loss: float) -> ir.Model:
     graph = model.graph
     layers = layers_to_quantize(model, kind.name)
     zero = constant(graph, f"{kind.name}.zero", np.zeros((), kind.dtype))
@@ -90,7 +91,7 @@ def _insert(model: ir.Model, kind: Kind, bound: Callable[[Floats], float], most_
         step = half_scale(np.array(bound(sample)), kind.largest)
         columns = half_scale(np.abs(weight).max(0), kind.largest)
         values = rounded_weights(weight, columns, sample, float(step)) if kind is INT8 else (weight / columns).astype(kind.dtype)
-        if kind is INT8 and _lost(sample, weight, step, values * columns) > most_lost:
+        if kind is INT8 and _loss(sample, weight, step, values * columns) > max_loss:
             continue
         scale = constant(graph, f"{entry.name}.scale", step)
         quantize = ir.node("QuantizeLinear", [entry, scale, zero])
@@ -105,7 +106,7 @@ def _insert(model: ir.Model, kind: Kind, bound: Callable[[Floats], float], most_
     return model
 
 
-def _lost(x: Floats, weight: Floats, step: Floats, rounded: Floats) -> float:
+def _loss(x: Floats, weight: Floats, step: Floats, rounded: Floats) -> float:
     exact = x @ weight
     approximate = rounded_by(x, np.float32(step)) @ rounded
     size = np.square(exact).sum(1)

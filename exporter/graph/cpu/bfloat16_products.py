@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.cpu.fuse_rows import match_norm, match_swiglu
 from rexit.exporter.graph.linear.linear import by_input, layers_to_quantize
-from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
+from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, define_called, parameters
 from rexit.exporter.graph.passes.nodes import array, both_ways, constant, is_node, producer, replace, replace_outputs, same_shape
 
 ROUND = "RoundRows"
@@ -55,10 +55,7 @@ def bfloat16_products(model: ir.Model) -> ir.Model:
             weight = constant(graph, f"{linear.weight.name}.bfloat16", pack(array(linear.weight)))
             replace(graph, linear.node, [call(PRODUCT, [rounding.outputs[0], weight])])
     _fuse(graph)
-    called = {node.op_type for node in graph if node.domain == DOMAIN}
-    for name, definition in DEFINITIONS.items():
-        if name in called:
-            definition(model)
+    define_called(model, DEFINITIONS)
     return model
 
 
@@ -142,4 +139,3 @@ DEFINITIONS = {
     PRODUCT: define_product,
     PRODUCT_ADD: define_product_add,
 }
-"""The functions by name."""

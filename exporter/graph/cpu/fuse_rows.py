@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from rexit.exporter.graph.cpu.quantize_linear_int8 import NAME as QUANTIZE
-from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
+from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, define_called, parameters
 from rexit.exporter.graph.passes.nodes import MICROSOFT, both_ways, is_node, producer, replace, replace_outputs, same_shape
 
 NORM = "RMSNormQuantizeRows"
@@ -36,10 +36,7 @@ def fuse_rows(model: ir.Model) -> ir.Model:
                 replace_outputs(graph, node, fused)
         elif is_node(node, "Add") and (fused := _scale_add(node)) is not None:
             replace(graph, node, [fused])
-    called = {node.op_type for node in graph if node.domain == DOMAIN}
-    for name, definition in ((NORM, define_norm), (SWIGLU, define_swiglu), (SCALE_ADD, define_scale_add)):
-        if name in called:
-            definition(model)
+    define_called(model, {NORM: define_norm, SWIGLU: define_swiglu, SCALE_ADD: define_scale_add})
     return model
 
 

@@ -4,7 +4,7 @@
    MultiplySwiGLUQuantizeRows: the two products that SwiGLUQuantizeRows reads.
 2. A weight [K, N] becomes [N / 16, K / 4, 16, 4], so K must be a multiple of 4 and N of 16. Other products stay, and so do those
    with another reader.
-3. Beside it stands -128 * sum_k w[k, n], with which a kernel's sums begin: it subtracts the zero point.
+3. It is stored with -128 * sum_k w[k, n], the initial value of a kernel's sums, which subtracts the zero point.
 4. The functions restore [K, N] and call ONNX Runtime's MatMulIntegerToFloat. It computes that once, when it loads the graph, for
    processors without such a kernel. Both give the same bits.
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rexit.exporter.graph.cpu.fuse_rows import SCALE_ADD, SWIGLU, scaled_product
 from rexit.exporter.graph.cpu.quantize_linear_int8 import ZERO_POINT
-from rexit.exporter.graph.passes.functions import DOMAIN, Body, call, define, parameters
+from rexit.exporter.graph.passes.functions import DOMAIN, Body, call, define, define_called, parameters
 from rexit.exporter.graph.passes.nodes import MICROSOFT, constant, replace, replace_outputs
 
 MULTIPLY = "MultiplyRows"
@@ -44,10 +44,7 @@ def pack_weights(model: ir.Model) -> ir.Model:
                 replace_outputs(graph, node, fused)
             else:
                 replace(graph, node, [fused])
-    called = {node.op_type for node in graph if node.domain == DOMAIN}
-    for name, definition in ((MULTIPLY, define_multiply), (MULTIPLY_ADD, define_multiply_add), (MULTIPLY_SWIGLU, define_swiglu)):
-        if name in called:
-            definition(model)
+    define_called(model, {MULTIPLY: define_multiply, MULTIPLY_ADD: define_multiply_add, MULTIPLY_SWIGLU: define_swiglu})
     return model
 
 

@@ -2,7 +2,7 @@
 
     w[k, n] = scale[n, k / BLOCK] * (q[k, n] - 8)        q in 0 … 15, two to a byte, the lower k in the low half
 
-1. Several scales clip the block's largest weight more or less; the scale with the least squared error is used.
+1. The scale is the best of several (`four_bits`).
 2. The largest weight of a block maps to -8, the longer side of the range.
 3. Accuracy level 4: ONNX Runtime rounds inputs to int8 as well, per token and block.
 
@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from rexit.exporter.graph.linear.four_bits import best_scale, rounded
 from rexit.exporter.graph.linear.linear import Linear, layers_to_quantize
 from rexit.exporter.graph.passes.nodes import MICROSOFT, array, constant, replace
 
@@ -34,20 +35,11 @@ def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> tuple[ND
     """Rounds a weight [K, N]. Returns uint8 [N, K / block, block / 2] for MatMulNBits and scales float32 [N, K / block]."""
     blocks = weight.T.reshape(weight.shape[1], -1, block)
     outermost = np.take_along_axis(blocks, np.abs(blocks).argmax(2, keepdims=True), 2)
-    best, scale = np.full(outermost.shape, np.inf, np.float32), np.ones_like(outermost)
-    for clip in _CLIPS:
-        tried = outermost * (clip / -8)
-        tried[tried == 0] = 1
-        error = np.square(_round(blocks, tried) * tried - blocks).sum(2, keepdims=True)
-        scale, best = np.where(error < best, tried, scale), np.minimum(error, best)
-    values = (_round(blocks, scale) + 8).astype(np.uint8)
+    scales = (outermost * (clip / -8) for clip in _CLIPS)
+    scale = best_scale(blocks, (np.where(tried == 0, np.float32(1), tried) for tried in scales), 2)
+    values = (rounded(blocks, scale) + 8).astype(np.uint8)
     packed: NDArray[np.uint8] = np.bitwise_or(values[..., 0::2], np.left_shift(values[..., 1::2], 4), dtype=np.uint8)
     return packed, scale[..., 0]
-
-
-def _round(blocks: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    rounded: NDArray[np.float32] = np.clip(np.rint(blocks / scale), -8, 7)
-    return rounded
 
 
 def _multiply(graph: ir.Graph, linear: Linear) -> None:

@@ -45,7 +45,7 @@ def define_slate_attention(model: ir.Model, read: str | None = None, name: str =
     Args:
         model: changed in place.
         read: the model's function that converts keys and values to float32; None: a Cast does.
-        name: of the function.
+        name: the name of the function to add.
         rounded: whether the operands of both products are rounded to bfloat16: queries, keys, values, and the softmax before it
             is divided by its sum.
     """

@@ -22,7 +22,9 @@ def fold_linear_weights(model: ir.Model) -> ir.Model:
     excluded = heads(model)
     for node in list(model.graph):
         if node.op_type == "Gemm" and node not in excluded and is_plain(node):
-            _gemm(model.graph, node)
+            product, bias = product_of(model.graph, node), gemm_bias(node)
+            added = [] if bias is None else [ir.node("Add", [product.outputs[0], bias])]
+            replace(model.graph, node, [product, *added])
     return model
 
 
@@ -46,14 +48,17 @@ def is_plain(node: ir.Node) -> bool:
     )
 
 
-def _gemm(graph: ir.Graph, node: ir.Node) -> None:
-    entry, weight, *bias = node.inputs
+def gemm_bias(node: ir.Node) -> ir.Value | None:
+    """The bias of a Gemm; None if it has none."""
+    return node.inputs[2] if len(node.inputs) > 2 else None
+
+
+def product_of(graph: ir.Graph, node: ir.Node) -> ir.Node:
+    """The product of a plain Gemm as a MatMul, without the bias."""
+    entry, weight = node.inputs[:2]
     assert entry is not None and weight is not None
     if node.attributes.get_int("transB", 0):
         weight = constant(graph, f"{weight.name}.transposed", array(weight).T.copy())
     product = ir.node("MatMul", [entry, weight])
-    nodes = [product]
-    if bias and bias[0] is not None:
-        product.outputs[0].shape, product.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-        nodes.append(ir.node("Add", [product.outputs[0], bias[0]]))
-    replace(graph, node, nodes)
+    product.outputs[0].shape, product.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+    return product

@@ -45,8 +45,8 @@ def layers_to_quantize(model: ir.Model, precision: str, block: int = 1) -> list[
 
     Args:
         model: the graph.
-        precision: for messages.
-        block: the rows (K) of every weight must be divisible by it.
+        precision: the precision's name, for messages.
+        block: block size; it must divide the rows (K) of every weight.
 
     Raises:
         CheckpointError: there is no linear layer, or a weight is not divisible into blocks.

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -64,9 +64,9 @@ def define(
 
     Args:
         model: changed in place.
-        name: of the function, in rexit's domain.
-        inputs, outputs: its values.
-        body: its nodes.
+        name: the function's name in rexit's domain.
+        inputs, outputs: the function's values.
+        body: the function's nodes.
         attributes: names of the floats that every call passes.
     """
     imports = {"": model.opset_imports[""], MICROSOFT: 1, DOMAIN: VERSION}
@@ -75,6 +75,14 @@ def define(
     function = ir.Function(DOMAIN, name, graph=graph, attributes=floats)
     model.functions[function.identifier()] = function
     model.opset_imports[DOMAIN] = VERSION
+
+
+def define_called(model: ir.Model, definitions: Mapping[str, Callable[[ir.Model], None]]) -> None:
+    """Adds the functions that nodes of the graph call, by name."""
+    called = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    for name, definition in definitions.items():
+        if name in called:
+            definition(model)
 
 
 def call(name: str, inputs: Sequence[ir.Value], outputs: int = 1, **attributes: float) -> ir.Node:

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from rexit.exporter.heads import fit
-from rexit.exporter.heads.fit import Problem, log_loss, platt
+from rexit.exporter.heads.fit import Regression, log_loss, platt
 
 RANDOM = np.random.default_rng(0)
 N, H = 400, 6
@@ -18,7 +18,7 @@ LIKED = RANDOM.random(N) < 1 / (1 + np.exp(-(ROWS @ [1.0, -2, 0.5, 0, 0, 0] + 0.
 def test_head_is_scikit_learns_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "ROUNDING", 0.0)
     ridge = 0.05
-    head = Problem(ROWS).fit(LIKED.astype(np.float32), ridge)
+    head = Regression(ROWS).fit(LIKED.astype(np.float32), ridge)
     standard = (ROWS - ROWS.mean(0)) / ROWS.std(0)
     peer = LogisticRegression(C=1 / (ridge * N), tol=1e-8, max_iter=1000).fit(standard, LIKED)
     np.testing.assert_allclose(head.log_odds(ROWS), peer.decision_function(standard), atol=2e-3)
@@ -27,20 +27,20 @@ def test_head_is_scikit_learns_without_rounding(monkeypatch: pytest.MonkeyPatch)
 def test_scale_of_a_number_does_not_matter_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "ROUNDING", 0.0)
     stretched = ROWS * np.array([1000, 1, 1, 1, 1, 0.001], np.float32)
-    plain, other = (Problem(rows).fit(LIKED.astype(np.float32), 0.1).log_odds(rows) for rows in (ROWS, stretched))
+    plain, other = (Regression(rows).fit(LIKED.astype(np.float32), 0.1).log_odds(rows) for rows in (ROWS, stretched))
     np.testing.assert_allclose(plain, other, atol=2e-3)
 
 
 def test_number_that_is_always_the_same_has_no_part() -> None:
     rows = np.concatenate([ROWS, np.full((N, 1), 3.0, np.float32)], 1)
-    head = Problem(rows).fit(LIKED.astype(np.float32), 0.1)
+    head = Regression(rows).fit(LIKED.astype(np.float32), 0.1)
     assert head.scale[-1] == 0 and np.isfinite(head.log_odds(rows)).all()
 
 
 def test_numbers_that_vary_less_than_rounding_does_count_little() -> None:
     """The second column says as much as the first, but a lower precision would drown it."""
     rows = np.stack([ROWS[:, 1], 0.01 * ROWS[:, 1]], 1) + 0.1 * RANDOM.normal(size=(N, 2)) * [1, 0.01]
-    head = Problem(rows.astype(np.float32)).fit(LIKED.astype(np.float32), 1e-3)
+    head = Regression(rows.astype(np.float32)).fit(LIKED.astype(np.float32), 1e-3)
     weight = np.abs(head.scale * head.weight)
     noise = fit.ROUNDING * np.linalg.norm(weight)
     assert noise < 0.2 * head.log_odds(rows).std()
@@ -48,12 +48,12 @@ def test_numbers_that_vary_less_than_rounding_does_count_little() -> None:
 
 def test_soft_target_gives_its_own_log_odds() -> None:
     z = 2 * ROWS[:, 0] - 1
-    head = Problem(ROWS).fit((1 / (1 + np.exp(-z))).astype(np.float32), 1e-6)
+    head = Regression(ROWS).fit((1 / (1 + np.exp(-z))).astype(np.float32), 1e-6)
     np.testing.assert_allclose(head.log_odds(ROWS), z, atol=0.05)
 
 
 def test_next_ridge_from_the_one_before_is_as_from_nothing() -> None:
-    problem, target = Problem(ROWS + 5), LIKED.astype(np.float32)
+    problem, target = Regression(ROWS + 5), LIKED.astype(np.float32)
     warm, cold = problem.fit(target, 0.01, problem.fit(target, 1.0)), problem.fit(target, 0.01)
     np.testing.assert_allclose(warm.log_odds(ROWS + 5), cold.log_odds(ROWS + 5), atol=5e-3)
 

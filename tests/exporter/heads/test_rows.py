@@ -58,9 +58,9 @@ def test_folder_that_holds_no_rows(tmp_path: Path, text: str) -> None:
 def test_disk_too_small(tmp_path: Path) -> None:
     out, rows = tmp_path / "out", tmp_path / "out.rows"
     with pytest.raises(InputError, match=r"need \d+ MB, \d+ MB are free; --max-slates bounds the rows"):
-        check_space(out, rows, 100, 10**12, 100, 0)
+        check_space(out, rows, 0, 100, 10**12, 100)
     rows.mkdir()
-    check_space(out, rows, 100, 10**12, 100, 0)  # they are there
+    check_space(out, rows, 0, 100, 10**12, 100)  # they are there
 
 
 def test_rows_are_written_in_place(tmp_path: Path) -> None:

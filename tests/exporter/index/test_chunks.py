@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rexit.exporter.catalog import chunks
-from rexit.exporter.retriever import external
+from rexit.exporter.retriever import embedding_files
 from running.indexing import Run
 
 
@@ -24,6 +24,6 @@ def test_parts_change_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPa
     ranges = chunks.ranges
     monkeypatch.setattr(chunks, "ranges", lambda starts: rows.append(len(ranges(starts))) or ranges(starts))
     monkeypatch.setattr(chunks, "ROWS", 100)
-    monkeypatch.setattr(external, "BLOCK", 24)
+    monkeypatch.setattr(embedding_files, "BLOCK", 24)
     assert run(*extra)[0] == 0
     assert files(data / "catalog") == whole and max(rows) > 3

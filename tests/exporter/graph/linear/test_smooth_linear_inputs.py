@@ -118,8 +118,8 @@ def test_fixed_scales_lose_less_behind_a_norm_of_standard_operators(tmp_path: Pa
     text, x = LAYER.replace(rms, DECOMPOSED), _x()
     exact = run(graph(text, _constants() | last), {"x": x}, tmp_path)
     plain, smooth = (_sampled(tmp_path, text, constants=_constants() | last) for _ in range(2))
-    before = run(quantize_dequantize_int8(plain, most_lost=np.inf), {"x": x}, tmp_path)
-    after = run(quantize_dequantize_int8(smooth_for_fixed_scales(smooth), most_lost=np.inf), {"x": x}, tmp_path)
+    before = run(quantize_dequantize_int8(plain, max_loss=np.inf), {"x": x}, tmp_path)
+    after = run(quantize_dequantize_int8(smooth_for_fixed_scales(smooth), max_loss=np.inf), {"x": x}, tmp_path)
     for name in exact:
         assert error(after[name], exact[name]) < 0.8 * error(before[name], exact[name])
 
