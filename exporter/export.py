@@ -230,13 +230,7 @@ class _Export:
         self, base: Draft, drafts: Sequence[Draft], parity_of_base: Judged
     ) -> tuple[list[tuple[Draft, Judged]], dict[str, ParityError]]:
         """The variants that pass and the errors of the others, whose graphs are removed. Raises the first if none passes."""
-        judge = self._prompts and Judge(
-            self._chain,
-            self._loaded.exits,
-            self._prompts,
-            self._options.accept_loss,
-            self._progress,
-        )
+        judge = self._prompts and Judge(self._chain, self._loaded.exits, self._prompts, self._options.accept_loss, self._progress)
         self._doubt = judge.doubt() if judge else None
         passed, refused = [], dict[str, ParityError]()
         for draft in drafts:

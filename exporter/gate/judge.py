@@ -37,12 +37,7 @@ class Judge:
     """Compares variants of lower precision with the float32 graphs, which run once for all variants."""
 
     def __init__(
-        self,
-        exact: Chain,
-        exits: tuple[int, ...],
-        prompts: quality.Prompts,
-        accept_loss: bool,
-        progress: Progress,
+        self, exact: Chain, exits: tuple[int, ...], prompts: quality.Prompts, accept_loss: bool, progress: Progress
     ) -> None:
         """exact: the float32 graphs. exits: depths in layers. accept_loss: as in `ExportOptions`."""
         self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress

@@ -47,13 +47,7 @@ class SegmentModule(nn.Module):
             self.body = _shallow(self.body, {name: None for name, part in self.body.named_children() if part is embeddings})
 
     def forward(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        groups: Tensor,
-        rows: Tensor,
-        past_keys: list[Tensor],
-        past_values: list[Tensor],
+        self, x: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, past_keys: list[Tensor], past_values: list[Tensor]
     ) -> tuple[Tensor, ...]:
         """Runs T tokens behind P prefix tokens (P may be 0) and reads N rows.
 

@@ -45,11 +45,7 @@ def export_segment(segment: SegmentModule, k: int, target: Target, folder: Path)
 
 
 def derive_segment(
-    described: bundle.Segment,
-    source: Path,
-    target: Target,
-    folder: Path,
-    activations: Activations | None = None,
+    described: bundle.Segment, source: Path, target: Target, folder: Path, activations: Activations | None = None
 ) -> bundle.Segment:
     """Derives a variant's segment from its base by the target's passes.
 

@@ -144,13 +144,7 @@ class _Validation:
         return np.asarray(np.bincount(numbers, values) / np.bincount(numbers))
 
 
-def fit_layers(
-    file: RowsFile,
-    train: Slates,
-    validation: Slates,
-    keep_last: bool | None,
-    progress: Progress = silent,
-) -> Layers:
+def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: bool | None, progress: Progress = silent) -> Layers:
     """Fits a head at every layer.
 
     Args:
@@ -202,11 +196,7 @@ def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.flo
 
 
 def _fit_layer(
-    hidden: NDArray[np.float16],
-    train: Slates,
-    validation: Slates,
-    targets: dict[str, NDArray[np.float32]],
-    parts: _Validation,
+    hidden: NDArray[np.float16], train: Slates, validation: Slates, targets: dict[str, NDArray[np.float32]], parts: _Validation
 ) -> tuple[FittedHead, float, str, NDArray[np.float32]]:
     """Head, ridge, target, and the log-odds of the validation candidates."""
     regression, held_out = Regression(hidden[train.rows]), hidden[validation.rows]

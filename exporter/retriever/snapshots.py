@@ -46,11 +46,7 @@ def begins(parted: pl.DataFrame, users: int, count: int) -> NDArray[np.int64]:
 
 
 def train_snapshots(
-    train: pl.DataFrame,
-    likes: lightgcn.Likes,
-    epochs: int,
-    options: LightGCNOptions,
-    progress: Progress = silent,
+    train: pl.DataFrame, likes: lightgcn.Likes, epochs: int, options: LightGCNOptions, progress: Progress = silent
 ) -> dict[str, NDArray[Any]]:
     """Trains the snapshots.
 

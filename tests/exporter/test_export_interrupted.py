@@ -81,11 +81,7 @@ def start(checkpoint_folder: Path, catalog_folder: Path) -> Iterator[Start]:
 @pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there already"])
 def test_two_exports_into_one_bundle(
-    start: Start,
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    bundle: Path,
-    there: bool,
+    start: Start, checkpoint_folder: Path, catalog_folder: Path, bundle: Path, there: bool
 ) -> None:
     """The second is refused while the first one works, and adds its variant afterwards: none is lost."""
     if not there:

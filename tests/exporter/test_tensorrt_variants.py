@@ -107,10 +107,7 @@ def _einsum(model: ir.Model) -> ir.Model:
 
 @pytest.mark.slow
 def test_bad_input_leaves_what_is_there(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    bundle: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_folder: Path, catalog_folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(bundle)
 

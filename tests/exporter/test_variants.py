@@ -95,10 +95,7 @@ def test_cached_keys_and_values_take_half_the_memory(exported_variants: tuple[Pa
 
 
 def test_in_int8_they_take_half_of_that(
-    exported_variants: tuple[Path, ExportReport],
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    tmp_path: Path,
+    exported_variants: tuple[Path, ExportReport], checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path
 ) -> None:
     """And the runtime's kernels compute what the graphs' functions say."""
     options = ExportOptions(precisions=["fp32", "bf16", "int8", "int4"], cache="int8", golden_slates=6, accept_loss=True)
@@ -218,10 +215,7 @@ def test_verify_sees_another_graph(exported_variants: tuple[Path, ExportReport],
 
 
 def test_a_lower_precision_alone(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    exported_variants: tuple[Path, ExportReport],
-    tmp_path: Path,
+    checkpoint_folder: Path, catalog_folder: Path, exported_variants: tuple[Path, ExportReport], tmp_path: Path
 ) -> None:
     out = tmp_path / "bundle"
     export_bundle(checkpoint_folder, catalog_folder, out, ExportOptions(precisions=["int8"], golden_slates=6, accept_loss=True))
@@ -240,12 +234,7 @@ def test_an_older_variant_stays_as_it_is_and_the_default(checkpoint_folder: Path
     assert contents(bundle / "variants" / "cpu-fp32") == before
 
 
-def test_the_gate_refuses(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    bundle: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_gate_refuses(checkpoint_folder: Path, catalog_folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(bundle)
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
     monkeypatch.setattr(quality, "MIN_USERS", 1)
@@ -259,10 +248,7 @@ def test_the_gate_refuses(
 
 
 def test_what_passes_is_written_beside_what_is_refused(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A minute's work on float32 is not lost because the slates are too few to judge another precision by."""
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
@@ -280,10 +266,7 @@ def test_what_passes_is_written_beside_what_is_refused(
 
 
 def test_scores_that_depend_on_the_slate_are_refused(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a scale shared by all tokens would do, planted: a candidate scored alone gets another score."""
     score = Chain.score
@@ -315,10 +298,7 @@ def _off_behind_a_prefix(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
 
 
 def test_a_cached_prefix_that_is_wrong_is_refused(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _off_behind_a_prefix(monkeypatch, 2)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
@@ -329,10 +309,7 @@ def test_a_cached_prefix_that_is_wrong_is_refused(
 
 
 def test_the_recorded_tolerance_is_never_above_the_cap(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four times what was seen would be."""
     _off_behind_a_prefix(monkeypatch, 0.5)

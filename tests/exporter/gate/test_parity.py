@@ -47,12 +47,7 @@ def test_chunks_give_the_same_scores(bundle: Bundle) -> None:
 
 def test_chunks_fill_up_to_the_limit() -> None:
     sizes = [3, 3, 3, 9, 1]
-    assert [(c.start, c.stop) for c in chunks([np.zeros(n, np.int32) for n in sizes], 6)] == [
-        (0, 2),
-        (2, 3),
-        (3, 4),
-        (4, 5),
-    ]
+    assert [(c.start, c.stop) for c in chunks([np.zeros(n, np.int32) for n in sizes], 6)] == [(0, 2), (2, 3), (3, 4), (4, 5)]
 
 
 def test_empty_prefix(bundle: Bundle, chain: Chain) -> None:

@@ -157,8 +157,7 @@ def test_noise_at_one_exit_is_refused_by_its_name() -> None:
     prompts, answers = synthetic(300)
     result = quality.assess(prompts, EXITS, GATE, answers, noisy(answers, 0.3))
     with pytest.raises(
-        QualityError,
-        match=r"after layer 2: log-odds correlate 0\.9\d+ with float32's, at least 0.995 is required \(2400 pairs",
+        QualityError, match=r"after layer 2: log-odds correlate 0\.9\d+ with float32's, at least 0.995 is required \(2400 pairs"
     ) as e:
         result.check()
     assert isinstance(e.value, ParityError) and e.value.exit_code == 5

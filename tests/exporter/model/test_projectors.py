@@ -83,10 +83,7 @@ def test_a_checkpoint_saved_over_another_leaves_no_projectors(folder: Path) -> N
         (lambda f: (f / PROJECTORS).unlink(), "projectors.safetensors: is missing, though exits.json has `projectors`"),
         (lambda f: rewrite(f, projectors={}), "projectors.safetensors: exists, but exits.json has no `projectors`"),
         (lambda f: rewrite(f, projectors=[1]), "exits.json: projectors: is [1], expected an object"),
-        (
-            lambda f: rewrite(f, projectors={"gcn": {"count": 2}}),
-            "projectors gcn: is {'count': 2}, expected a `dim`",
-        ),
+        (lambda f: rewrite(f, projectors={"gcn": {"count": 2}}), "projectors gcn: is {'count': 2}, expected a `dim`"),
         (lambda f: rewrite(f, projectors={"title:2": {"count": 17}}), "expected a `count` of 1 to 16"),
         (lambda f: rewrite(f, projectors={"look": {"count": 1}}), "expected a `dim`"),
         (lambda f: rewrite(f, projectors={"look": {"dim": 1 << 17}}), "expected a `dim`"),
@@ -95,10 +92,7 @@ def test_a_checkpoint_saved_over_another_leaves_no_projectors(folder: Path) -> N
             lambda f: edit(f, "gcn.inner.weight", lambda t: t[:, :5].clone()),
             "'gcn.inner.weight' has shape [64, 5], the model needs [64, 8]",
         ),
-        (
-            lambda f: edit(f, "user.none", lambda t: torch.zeros(32)),
-            "'user.none' has shape [32], the model needs [64]",
-        ),
+        (lambda f: edit(f, "user.none", lambda t: torch.zeros(32)), "'user.none' has shape [32], the model needs [64]"),
         (lambda f: edit(f, "user.none", lambda t: t / 0), "'user.none' holds a number that is not finite"),
         (
             lambda f: rewrite(f, projectors={"gcn": {"dim": 8}, "user": {"dim": 8}}),
