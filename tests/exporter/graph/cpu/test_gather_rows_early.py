@@ -8,14 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from builders.models.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.models.checkpoints import FAMILIES
 from builders.onnx_graphs.graphs import Arrays, count, graph, run, weight
+from builders.onnx_graphs.segments import feed, traced
 from rexit.exporter.graph.cpu.gather_rows_early import gather_rows_early
 from rexit.exporter.graph.passes.tidy import tidy
-from rexit.exporter.graph.segment import SegmentModule
-from rexit.exporter.graph.targets import find_target
-from rexit.exporter.graph.trace import describe, trace
-from rexit.exporter.model.decoder import Decoder
 from running.fast import fast
 
 LAYER = """
@@ -46,33 +43,13 @@ def _sizes(model: ir.Model, op: str, axis: int) -> list[str]:
     return [str(node.outputs[0].shape[axis]) for node in model.graph if node.op_type == op]  # type: ignore[index]
 
 
-def _segment(family: str, begin: int = 2) -> ir.Model:
-    decoder = Decoder.of(tiny_model(family))
-    segment = SegmentModule(decoder, tiny_heads(decoder, 2), 1, begin, 4 if begin else 2).eval()
-    return tidy(trace(segment, describe(segment, 1, find_target("cpu", "fp32")), find_target("cpu", "fp32").opset))
-
-
-def _feed(model: ir.Model) -> Arrays:
-    """Three candidates of 4, 1 and 7 tokens behind 5."""
-    random = np.random.default_rng(0)
-    sizes = np.array([4, 1, 7])
-    feed: Arrays = {}
-    for value in model.graph.inputs:
-        assert value.shape is not None and value.name is not None
-        shape = [{"T": 12, "P": 5, "N": 3}.get(str(size), size) for size in value.shape]
-        if value.dtype == ir.DataType.FLOAT:
-            feed[value.name] = random.standard_normal(shape).astype(np.float32)
-    feed |= {"positions": np.concatenate([np.arange(n) + 5 for n in sizes]), "groups": np.repeat(np.arange(3), sizes)}
-    return feed | {"rows": sizes.cumsum() - 1}
-
-
 @pytest.mark.parametrize("family", fast(FAMILIES, "llama"))
 def test_last_layer_of_every_family(family: str, tmp_path: Path) -> None:
-    model = _segment(family)
-    feed = _feed(model)
-    expected = run(model, feed, tmp_path)
+    model = traced(family, k=1, begin=2, end=4)
+    arrays = feed(model, 5, [4, 1, 7])
+    expected = run(model, arrays, tmp_path)
     model = tidy(gather_rows_early(model))
-    actual = run(model, feed, tmp_path)
+    actual = run(model, arrays, tmp_path)
     assert actual.keys() == expected.keys()
     for name, output in expected.items():
         np.testing.assert_allclose(actual[name], output, atol=2e-5, err_msg=name)
@@ -85,15 +62,15 @@ def test_last_layer_of_every_family(family: str, tmp_path: Path) -> None:
 
 
 def test_hidden_states_that_go_on_are_computed_whole() -> None:
-    model = _segment("llama", begin=0)
+    model = traced("llama", k=1)
     before = [node.op_type for node in model.graph]
     assert [node.op_type for node in gather_rows_early(model).graph] == before
 
 
 def test_rows_of_a_small_graph(tmp_path: Path) -> None:
-    model, feed = _layer()
-    expected = run(model, feed, tmp_path)
-    actual = run(gather_rows_early(model), feed, tmp_path)
+    model, arrays = _layer()
+    expected = run(model, arrays, tmp_path)
+    actual = run(gather_rows_early(model), arrays, tmp_path)
     for name, output in expected.items():
         np.testing.assert_allclose(actual[name], output, rtol=1e-5, atol=1e-5)
     assert _sizes(model, "MatMul", -2) == ["T", "N", "N", "N", "N"]  # kept, query, products, mixed, logits
@@ -113,9 +90,9 @@ segment (float[T, 64] x, int64[N] rows) => (float[N, 2] logits) {
 }"""
     model = graph(text, {"head": weight(64, 2)})
     ir.passes.common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    feed = {"x": weight(7, 64, 2), "rows": np.array([6, 0])}
-    expected = run(model, feed, tmp_path)["logits"]
-    np.testing.assert_allclose(run(gather_rows_early(model), feed, tmp_path)["logits"], expected, rtol=1e-6)
+    arrays = {"x": weight(7, 64, 2), "rows": np.array([6, 0])}
+    expected = run(model, arrays, tmp_path)["logits"]
+    np.testing.assert_allclose(run(gather_rows_early(model), arrays, tmp_path)["logits"], expected, rtol=1e-6)
     assert _sizes(model, "Softmax", 0) == ["T"] and _sizes(model, "Tanh", 0) == ["N"]
 
 

@@ -11,16 +11,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from builders.models.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.models.checkpoints import FAMILIES
 from builders.onnx_graphs.graphs import Arrays, count, run
+from builders.onnx_graphs.segments import exported, feed
 from rexit.exporter.graph.cpu.slate_attention import NAME
 from rexit.exporter.graph.cpu.stored_cache import DEQUANTIZE, QUANTIZE, SCALES, half_cache, int8_cache
 from rexit.exporter.graph.passes.functions import DOMAIN, call
 from rexit.exporter.graph.passes.tidy import tidy
-from rexit.exporter.graph.segment import SegmentModule
-from rexit.exporter.graph.targets import find_target
-from rexit.exporter.graph.trace import export_segment
-from rexit.exporter.model.decoder import Decoder
 from running.fast import fast
 
 PREFIX = 5
@@ -30,24 +27,14 @@ STORES = (half_cache, int8_cache)
 
 @pytest.fixture(scope="module", params=fast(FAMILIES, "llama"))
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A family's layers 1 and 2 of four as the float32 variant has them: a segment in the middle, with hidden states."""
-    decoder = Decoder.of(tiny_model(request.param))
-    module = SegmentModule(decoder, tiny_heads(decoder, 3), 1, 1, 3).eval()
-    folder = tmp_path_factory.mktemp(request.param)
-    return folder / export_segment(module, 1, find_target("cpu", "fp32"), folder).graph
+    return exported(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def _feed(model: ir.Model, rows: list[int], past: Arrays) -> Arrays:
     """These rows of a prefix of 5, behind the tokens of `past`, or behind none."""
-    hidden = np.random.default_rng(0).standard_normal((PREFIX, 64)).astype(np.float32)
-    feed: Arrays = {"hidden_in": hidden[rows], "positions": np.array(rows), "groups": np.zeros(len(rows), np.int64)}
-    feed["rows"] = np.array([len(rows) - 1])
-    for value in model.graph.inputs:
-        if value.name not in feed:
-            assert value.shape is not None and value.dtype is not None and value.name is not None
-            empty = np.zeros((value.shape[0], 0, value.shape[2]), value.dtype.numpy())
-            feed[value.name] = past.get(value.name.replace("past", "new"), empty)
-    return feed
+    whole = feed(model, 0, [PREFIX])
+    arrays = {name: whole[name][rows] for name in ("hidden_in", "positions", "groups")} | {"rows": np.array([len(rows) - 1])}
+    return arrays | {name: past.get(name.replace("past", "new"), array) for name, array in whole.items() if name not in arrays}
 
 
 def read(numbers: Any) -> Any:
