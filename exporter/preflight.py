@@ -79,8 +79,8 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
 def check_one_source(catalog: Path | None, slates: Path | None) -> None:
     """There is a catalog or a file of slates."""
     if (catalog is None) == (slates is None):
-        given = "neither a catalog nor" if catalog is None else "both a catalog and"
-        raise InputError(f"{given} slates, expected one of them")
+        actual = "neither a catalog nor" if catalog is None else "both a catalog and"
+        raise InputError(f"{actual} slates, expected one of them")
     if slates is not None and not Path(slates).is_file():
         raise InputError(f"{slates}: no such file")
 

@@ -54,8 +54,8 @@ def score_folder(folder: Path) -> Path | None:
         return None
     if kinds != [_DECODER, _SCORE]:
         other = next((kind for kind in kinds if kind not in (_DECODER, _SCORE)), None)
-        seen = f"has a module {other}" if other else f"has the modules {', '.join(kinds)}"
-        raise CheckpointError(f"{path}: {seen}, expected {_DECODER} and {_SCORE}")
+        actual = f"has a module {other}" if other else f"has the modules {', '.join(kinds)}"
+        raise CheckpointError(f"{path}: {actual}, expected {_DECODER} and {_SCORE}")
     if modules[0].path != "":
         raise CheckpointError(f"{path}: {_DECODER} is in {modules[0].path!r}, expected the folder itself, ''")
     if (name := modules[1].path) in ("", ".", "..") or "/" in name:

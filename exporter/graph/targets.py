@@ -107,10 +107,9 @@ _PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy,
 def _cpu(
     precision: str, passes: tuple[Pass, ...], gate: Gate, tolerance: float, sampled_prompts: DrawPrompts | None = None
 ) -> Target:
-    """A target with float32 between linear layers and a half cache; the gate depends on the precision."""
-    return Target(
-        "cpu", precision, "onnxruntime", 23, "float32", "float16", passes, tolerance, _CPU, gate, _EIGHT_BITS, sampled_prompts
-    )
+    """A target with float32 between linear layers, and keys and values in half."""
+    base = replace(_CPU, base=_CPU, cap=_EIGHT_BITS, cache_dtype="float16")
+    return replace(base, precision=precision, passes=passes, gate=gate, tolerance=tolerance, sampled_prompts=sampled_prompts)
 
 
 def _tensorrt(
@@ -128,9 +127,8 @@ def _tensorrt(
     Runtime's CPU is 0.006 (fp16), 0.04 (int8), 0.035 (int4) and 0.15 (fp8) away. The tolerances allow for that.
     """
     passes = (*passes, heads_without_gemm, tidy, allowed_operators)
-    return Target(
-        "tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, tolerance, _PARTS, gate, cap, sampled_prompts
-    )
+    base = replace(_PARTS, base=_PARTS, hidden_dtype="float16", cache_dtype="float16", opset=opset, cap=cap)
+    return replace(base, precision=precision, passes=passes, gate=gate, tolerance=tolerance, sampled_prompts=sampled_prompts)
 
 
 _ALMOST_EXACT = Gate(correlation=0.999, auc_drop=0.001)
@@ -176,18 +174,16 @@ TARGETS = (
         _EIGHT_BITS,
         draw_for_scales,
     ),
-    Target(
-        "cuda",
-        "fp16",
-        "onnxruntime",
-        23,
-        "float16",
-        "float16",
-        (tidy, half, heads_without_gemm, tidy),
-        0.05,
+    replace(
         _CUDA,
-        _ALMOST_EXACT,
-        _HALF,
+        precision="fp16",
+        hidden_dtype="float16",
+        cache_dtype="float16",
+        passes=(tidy, half, heads_without_gemm, tidy),
+        tolerance=0.05,
+        base=_CUDA,
+        gate=_ALMOST_EXACT,
+        cap=_HALF,
     ),
 )
 

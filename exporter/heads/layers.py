@@ -81,19 +81,28 @@ class Layers:
         return self.heads[depth - 1]
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """The best head of a layer. log_odds: float32 [n], of the validation candidates."""
+
+    head: FittedHead
+    ridge: float
+    target: str
+    log_odds: NDArray[np.float32]
+
+
 class _Validation:
     """Validation candidates of two groups of users: those that choose, and those that give figures."""
 
     def __init__(self, slates: Slates) -> None:
-        drawn = choosing_users(slates.user_count)
-        self.chooses = drawn[slates.users]
+        self.chooses = choosing_users(slates.user_count)[slates.users]
         self._liked, self._users = slates.liked, slates.users
         for part, name in ((self.chooses, "choosing"), (~self.chooses, "other")):
             liked = slates.liked[part]
             if len(liked) == 0 or liked.all() or not liked.any():
-                seen = "none" if len(liked) == 0 else f"all {len(liked)} {'liked' if liked[0] else 'not liked'}"
+                labels = "none" if len(liked) == 0 else f"all {len(liked)} {'liked' if liked[0] else 'not liked'}"
                 raise InputError(
-                    f"validation: the candidates of the {name} users are {seen}, expected likes and others; "
+                    f"validation: the candidates of the {name} users are {labels}, expected likes and others; "
                     "take more with --validation-slates"
                 )
         self._by_user = ByUser(slates.users[~self.chooses], slates.liked[~self.chooses])
@@ -163,7 +172,7 @@ def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: boo
     names = [name for name, share in SHARES.items() if share == 0 or usable or (keep_last and own)]
     targets = {name: _target(name, train, validation, answer, parts) for name in names}
     layers = len(file.hidden)
-    fits: list[tuple[FittedHead, float, str, NDArray[np.float32]]] = []
+    fits: list[_Fit] = []
     for k in range(layers):
         progress("heads", k, layers)
         fits.append(_fit_layer(file.hidden[k], train, validation, targets, parts))
@@ -173,11 +182,11 @@ def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: boo
     kept = bool(keep_last)
     if keep_last is None and usable:
         assert own_losses is not None
-        kept = _interval(own_losses - parts.losses(fits[-1][3]))[1] <= 0
-    deepest = answer[validation.rows] if kept else fits[-1][3]
+        kept = _interval(own_losses - parts.losses(fits[-1].log_odds))[1] <= 0
+    deepest = answer[validation.rows] if kept else fits[-1].log_odds
     heads = [
-        LayerHead(k, head, ridge, target, parts.losses(z), parts.figures(z, deepest))
-        for k, (head, ridge, target, z) in enumerate(fits, 1)
+        LayerHead(k, fit.head, fit.ridge, fit.target, parts.losses(fit.log_odds), parts.figures(fit.log_odds, deepest))
+        for k, fit in enumerate(fits, 1)
     ]
     last = None
     if own_losses is not None:
@@ -197,8 +206,8 @@ def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.flo
 
 def _fit_layer(
     hidden: NDArray[np.float16], train: Slates, validation: Slates, targets: dict[str, NDArray[np.float32]], parts: _Validation
-) -> tuple[FittedHead, float, str, NDArray[np.float32]]:
-    """Head, ridge, target, and the log-odds of the validation candidates."""
+) -> _Fit:
+    """Rule 1."""
     regression, held_out = Regression(hidden[train.rows]), hidden[validation.rows]
     chooses, liked = parts.chooses, parts.choosing_labels
     choosing_rows = held_out[chooses]
@@ -215,7 +224,8 @@ def _fit_layer(
             if rises == 2:
                 break
     assert best is not None
-    return best[1], best[2], best[3], best[1].log_odds(held_out)
+    _, head, ridge, name = best
+    return _Fit(head, ridge, name, head.log_odds(held_out))
 
 
 def _interval(values: NDArray[np.float64]) -> list[float]:

@@ -127,6 +127,6 @@ def _check(folder: Path, origin: Mapping[str, Any], shapes: Mapping[str, tuple[i
         expected = int(np.prod(shapes[name])) * bytes_each
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected:
-            seen = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
-            raise InputError(f"{path}: {seen}, expected {expected} bytes; delete the folder to begin anew")
+            actual = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
+            raise InputError(f"{path}: {actual}, expected {expected} bytes; delete the folder to begin anew")
     return info.done

@@ -142,6 +142,18 @@ def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Pat
         ({"tolerance": 0.0}, "expected a number above 0"),
         ({"golden_slates": 0}, "expected at least 1"),
         ({"precisions": ["int3"]}, "no target 'cpu' with precision 'int3'"),
+        ({"target": "tpu", "precisions": ["int8"]}, "no target 'tpu' with precision 'int8'"),
+        (
+            {"precisions": ["fp32", ""]},
+            "no target 'cpu' with precision ''; known are: --target cpu --precision fp32.bf16.int8.int4",
+        ),
+        ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, and none twice"),
+        ({"precisions": []}, "precisions none: expected at least one"),
+        ({"precisions": ["int8"], "quality_slates": 1}, "1 validation slates of 1 users: 1 users are too few to judge"),
+        ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
+        ({"cache": "int4"}, "cache is 'int4', expected one of float16, int8"),
+        ({"cache": "int8"}, "cache 'int8' is for target cpu, precisions bf16, int8 and int4, not for cpu-fp32"),
+        ({"target": "cuda", "precisions": ["fp16"], "cache": "int8"}, "bf16, int8 and int4, not for cuda-fp16"),
     ],
 )
 def test_options_out_of_range(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from builders.bundles.bundle_files import contents, refresh
 from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog
 from rexit.cli import app
-from rexit.errors import CheckpointError, InputError, ParityError, QualityError
+from rexit.errors import CheckpointError, ParityError, QualityError
 from rexit.exporter import preflight
 from rexit.exporter.export import ExportReport, export_bundle
 from rexit.exporter.gate import quality
@@ -116,22 +115,6 @@ def test_in_int8_they_take_half_of_that(
         rows = 2 * model.layers * model.kv_heads * len(slate.prefix)
         saved = 0 if name == "cpu-fp32" else rows * (2 * model.head_dim - (model.head_dim + 1))
         assert sizes[0] - sizes[1] == pytest.approx(saved, rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        (ExportOptions(cache="int4"), "cache is 'int4', expected one of float16, int8"),
-        (ExportOptions(cache="int8"), "cache 'int8' is for target cpu, precisions bf16, int8 and int4, not for cpu-fp32"),
-        (ExportOptions(target="cuda", precisions=["fp16"], cache="int8"), "bf16, int8 and int4, not for cuda-fp16"),
-    ],
-)
-def test_a_cache_that_is_not_to_be_had(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, options: ExportOptions, text: str
-) -> None:
-    with pytest.raises(InputError, match=re.escape(text)):
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", options)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", VARIANTS[1:])
@@ -328,26 +311,6 @@ def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path:
     assert isinstance(result.exception, CheckpointError) and "\n" not in str(result.exception)
     assert "has 72 rows (K), not divisible into blocks of 32" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"precisions": ["int8"], "quality_slates": 1}, "1 validation slates of 1 users: 1 users are too few to judge"),
-        ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
-        ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, and none twice"),
-        ({"precisions": []}, "precisions none: expected at least one"),
-        (
-            {"precisions": ["fp32", ""]},
-            "no target 'cpu' with precision ''; known are: --target cpu --precision fp32.bf16.int8.int4, ",
-        ),
-        ({"target": "tpu", "precisions": ["int8"]}, "no target 'tpu' with precision 'int8'"),
-    ],
-)
-def test_options(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**options))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_command_shows_the_gate(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:

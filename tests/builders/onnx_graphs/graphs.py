@@ -16,19 +16,22 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray[Any]]
 
 
-def graph(text: str, constants: Arrays) -> ir.Model:
+def graph(text: str, constants: Arrays, opset: int = 23) -> ir.Model:
     """A model in ONNX's text form; the constants are added as initializers."""
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]>\n{text}')
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{text}')
     for name, array in constants.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
 
 
-def run(model: ir.Model, feed: Arrays, folder: Path) -> Arrays:
-    """All outputs, by ONNX Runtime; the model goes over the disk, as a segment does."""
+def run(model: ir.Model, feed: Arrays, folder: Path, **config: str) -> Arrays:
+    """All outputs, by ONNX Runtime; the model goes over the disk, as a segment does. config: entries of `session`."""
     ir.save(model, folder / "graph.onnx", external_data="graph.onnx.data")
     onnx.checker.check_model(str(folder / "graph.onnx"))
-    session = ort.InferenceSession(folder / "graph.onnx", providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    for name, value in config.items():
+        options.add_session_config_entry(f"session.{name}", value)
+    session = ort.InferenceSession(folder / "graph.onnx", options, providers=["CPUExecutionProvider"])
     return dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
 
 

@@ -121,65 +121,46 @@ def test_some_of_the_exits(tmp_path: Path, family: str, exits: list[int]) -> Non
     whole, some = load_checkpoint(folder), load_checkpoint(folder, exits=exits)
     assert some.exits == tuple(exits) and len(some.decoder.layers) == exits[-1] == some.model.config.num_hidden_layers
     actual, expected = (
-        MultiExitModel(loaded_part.decoder, loaded_part.heads, loaded_part.exits)
+        MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits)
         .eval()
         .reference(range(3, 11), [range(11, 15), range(20, 22)])
-        for loaded_part in (some, whole)
+        for checkpoint in (some, whole)
     )
     np.testing.assert_allclose(actual, expected[:, [whole.exits.index(depth) for depth in exits]], atol=1e-6)
 
 
-def _no_heads(folder: Path) -> None:
-    (folder / HEADS).unlink()
+def _truncate(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
 
 
-def _truncated_weights(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:5000])
+def _change(path: Path, name: str, tensor: torch.Tensor | None) -> None:
+    """Adds or replaces a tensor of a file; None: removes it."""
+    tensors = {**load_file(path), name: tensor}
+    save_file({name: value for name, value in tensors.items() if value is not None}, path, {"format": "pt"})
 
 
-def _truncated_heads(folder: Path) -> None:
-    path = folder / HEADS
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def _missing_weight(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, path, {"format": "pt"})
-
-
-def _head_of_other_width(folder: Path) -> None:
-    save_file(load_file(folder / HEADS) | {"exit.1.weight": torch.zeros(2, 32)}, folder / HEADS)
-
-
-def _missing_head(folder: Path) -> None:
-    save_file({n: t for n, t in load_file(folder / HEADS).items() if n != "exit.1.weight"}, folder / HEADS)
-
-
-def _stray_head(folder: Path) -> None:
-    save_file(load_file(folder / HEADS) | {"exit.3.weight": torch.zeros(2, 64)}, folder / HEADS)
-
-
-DAMAGE = [
-    (_no_heads, "no exit heads"),
-    (_truncated_weights, "cannot be loaded"),
-    (_truncated_heads, "truncated"),
-    (_missing_weight, "weights are missing, e.g. model.layers.1.mlp.up_proj.weight"),
-    (_head_of_other_width, r"'exit.1.weight' has shape \[2, 32\], the model needs \[2, 64\]"),
-    (_missing_head, "'exit.1.weight' is missing"),
-    (_stray_head, "'exit.3.weight' does not belong to any head"),
-    (lambda folder: _edit(folder, exits="2,4"), "exits: is '2,4', expected an array"),
-    (lambda folder: _edit(folder, labels={"no": 1}), "`labels` is"),
-    (lambda folder: _edit(folder, schema=7), "schema 7"),
-    (lambda folder: (folder / EXITS).write_text("{"), "not valid JSON"),
-    (lambda folder: (folder / "config.json").write_text("{}"), "config.json"),
+UP = "model.layers.1.mlp.up_proj.weight"
+DAMAGE: list[tuple[Any, str]] = [
+    (lambda f: (f / HEADS).unlink(), "no exit heads"),
+    (lambda f: _truncate(f / "model.safetensors", 5000), "cannot be loaded"),
+    (lambda f: _truncate(f / HEADS, 100), "truncated"),
+    (lambda f: _change(f / "model.safetensors", UP, None), f"weights are missing, e.g. {UP}"),
+    (
+        lambda f: _change(f / HEADS, "exit.1.weight", torch.zeros(2, 32)),
+        r"'exit.1.weight' has shape \[2, 32\], the model needs \[2, 64\]",
+    ),
+    (lambda f: _change(f / HEADS, "exit.1.weight", None), "'exit.1.weight' is missing"),
+    (lambda f: _change(f / HEADS, "exit.3.weight", torch.zeros(2, 64)), "'exit.3.weight' does not belong to any head"),
+    (lambda f: _edit(f, exits="2,4"), "exits: is '2,4', expected an array"),
+    (lambda f: _edit(f, labels={"no": 1}), "`labels` is"),
+    (lambda f: _edit(f, schema=7), "schema 7"),
+    (lambda f: (f / EXITS).write_text("{"), "not valid JSON"),
+    (lambda f: (f / "config.json").write_text("{}"), "config.json"),
     (shutil.rmtree, "no such folder, and not the id of a model on the Hub"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[getattr(d, "__name__", s) for d, s in DAMAGE])
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[message for _, message in DAMAGE])
 def test_damage_is_one_line(folder: Path, damage: Any, message: str) -> None:
     damage(folder)
     with pytest.raises(CheckpointError, match=message) as caught:

@@ -160,7 +160,7 @@ def test_a_folder_without_a_chat_template_has_no_prompt(logit_score: Path, tmp_p
 
 
 def test_a_template_that_cannot_be_divided(logit_score: Path, tmp_path: Path) -> None:
-    """A space belongs to the word behind it, so a document behind a space has other tokens when it stands alone."""
+    """A space belongs to the word behind it, so a document behind a space has other tokens when it is tokenized alone."""
     folder = Path(shutil.copytree(logit_score, tmp_path / "model"))
     edit(folder / "tokenizer_config.json", chat_template="{{ messages[-2].content }} {{ messages[-1].content }}")
     with pytest.raises(CheckpointError, match="cannot be divided between query and document without other tokens"):
@@ -330,7 +330,3 @@ def test_damaged_sentence_transformers_folder(logit_score: Path, tmp_path: Path,
     with pytest.raises(CheckpointError, match=problem) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
-
-
-def test_a_prompt_is_a_bundles() -> None:
-    assert RerankerPrompt(("{query}",), ("{document}",)).instruction is None

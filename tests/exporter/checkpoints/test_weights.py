@@ -1,4 +1,4 @@
-"""Decoders from elsewhere: GGUF files and PEFT adapters are the model they stand for; each kind of damage gets its one line."""
+"""Decoders from elsewhere: GGUF files and PEFT adapters equal the model they were made from; damage is named in one line."""
 
 from __future__ import annotations
 
@@ -104,22 +104,6 @@ def test_identity_is_the_adapter_s_and_its_base_s(base: Path, tmp_path: Path) ->
     assert len(set(digests)) == 3
 
 
-def _without_base(folder: Path) -> None:
-    _edit(folder, base_model_name_or_path=None)
-
-
-def _base_gone(folder: Path) -> None:
-    _edit(folder, base_model_name_or_path="/nowhere/model")
-
-
-def _gguf_gone(folder: Path) -> None:
-    _edit(folder, base_model_name_or_path="/nowhere/model.gguf")
-
-
-def _base_is_an_adapter(folder: Path) -> None:
-    _edit(folder, base_model_name_or_path=str(folder))
-
-
 def _edit(folder: Path, **changes: Any) -> None:
     path = folder / ADAPTER
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -130,34 +114,27 @@ def _truncated(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:500])
 
 
-def _no_weights(folder: Path) -> None:
-    (folder / ADAPTER_WEIGHTS).unlink()
-
-
 def _tensor_missing(folder: Path) -> None:
     tensors = load_file(folder / ADAPTER_WEIGHTS)
     del tensors["base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"]
     save_file(tensors, folder / ADAPTER_WEIGHTS)
 
 
-def _other_rank(folder: Path) -> None:
-    _edit(folder, r=5)
-
-
-DAMAGE = [
-    (_without_base, "`base_model_name_or_path` is None, expected a folder, Hub id or GGUF file"),
-    (_base_gone, "the model that this adapter adds to is missing: /nowhere/model: no such folder, and not the id of a model"),
-    (_gguf_gone, "the model that this adapter adds to is missing: /nowhere/model.gguf: no such file"),
-    (_base_is_an_adapter, "is an adapter itself, expected a whole model"),
+BASE, MISSING = "base_model_name_or_path", "the model that this adapter adds to is missing: /nowhere/model"
+DAMAGE: list[tuple[Any, str]] = [
+    (lambda f: _edit(f, **{BASE: None}), "`base_model_name_or_path` is None, expected a folder, Hub id or GGUF file"),
+    (lambda f: _edit(f, **{BASE: "/nowhere/model"}), f"{MISSING}: no such folder, and not the id of a model"),
+    (lambda f: _edit(f, **{BASE: "/nowhere/model.gguf"}), f"{MISSING}.gguf: no such file"),
+    (lambda f: _edit(f, **{BASE: str(f)}), "is an adapter itself, expected a whole model"),
     (_truncated, "does not fit .* or is truncated"),
-    (_no_weights, "does not fit .* or is truncated"),
+    (lambda f: (f / ADAPTER_WEIGHTS).unlink(), "does not fit .* or is truncated"),
     (_tensor_missing, "missing adapter keys"),
-    (_other_rank, "does not fit .* or is truncated"),
-    (lambda folder: (folder / ADAPTER).write_text("{"), "not valid JSON"),
+    (lambda f: _edit(f, r=5), "does not fit .* or is truncated"),
+    (lambda f: (f / ADAPTER).write_text("{"), "not valid JSON"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[getattr(d, "__name__", s) for d, s in DAMAGE])
+@pytest.mark.parametrize(("damage", "message"), DAMAGE)
 def test_damage_to_an_adapter_is_one_line(adapter: Path, damage: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     damage(adapter)

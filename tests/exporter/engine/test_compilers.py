@@ -38,23 +38,19 @@ def test_rtx_without_a_gpu_builds_for_the_capability_asked_for() -> None:
     assert {"8.6", "8.9", "12.0"} <= set(compiler.targets) and compiler.title.startswith("TensorRT-RTX ")
 
 
-def test_rtx_without_a_gpu_needs_a_capability() -> None:
-    with pytest.raises(
-        BackendError, match=r"^no GPU in this machine: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"
-    ):
-        find_compiler(None, None, None)
-
-
-@pytest.mark.parametrize("capability", ["8.7", "11.0"])
-def test_rtx_does_not_compile_for_jetsons(capability: str) -> None:
-    with pytest.raises(BackendError, match=rf"does not compile for {capability}, only for 7\.5, 8\.0, 8\.6"):
-        find_compiler(None, None, capability)
-
-
-@pytest.mark.parametrize("text", ["86", "sm86", "8.", "8.6.1", ""])
-def test_capability_that_is_none(text: str) -> None:
-    with pytest.raises(InputError, match=r"expected a number like 8\.6"):
-        find_compiler(None, None, text)
+@pytest.mark.parametrize(
+    ("builder", "capability", "error", "message"),
+    [
+        (None, None, BackendError, r"^no GPU in this machine: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"),
+        (None, "8.7", BackendError, r"does not compile for 8\.7, only for 7\.5, 8\.0, 8\.6"),  # a Jetson
+        (None, "11.0", BackendError, r"does not compile for 11\.0, only for"),
+        *((None, text, InputError, r"expected a number like 8\.6") for text in ("86", "sm86", "8.", "8.6.1", "")),
+        ("tvm", "8.6", InputError, "builder 'tvm', expected tensorrt or tensorrt_rtx"),
+    ],
+)
+def test_refused_without_a_gpu(builder: str | None, capability: str | None, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        find_compiler(None, builder, capability)
 
 
 def test_tensorrt_builds_for_the_local_gpu(doubles: Doubles) -> None:
@@ -69,25 +65,23 @@ def test_tensorrt_without_a_gpu(doubles: Doubles) -> None:
         find_compiler(None, "tensorrt", "8.6")
 
 
-def test_tensorrt_for_another_gpu(doubles: Doubles) -> None:
-    doubles.add_gpu()
-    with pytest.raises(
-        BackendError, match=r"^TensorRT 10\.3\.0 builds only for this machine's GPU, Orin \(8\.7\), not for 8\.6$"
-    ):
-        find_compiler(None, "tensorrt", "8.6")
-
-
 def test_of_two_compilers_the_one_that_can(doubles: Doubles) -> None:
     doubles.add_gpu()
     assert find_compiler(None, None, "8.6")[0].name == "tensorrt_rtx"
-    with pytest.raises(BackendError, match=r"Orin \(8\.7\), not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"):
-        find_compiler(None, None, "11.0")
 
 
-def test_rtx_for_a_local_gpu_it_does_not_know(doubles: Doubles) -> None:
+@pytest.mark.parametrize(
+    ("builder", "capability", "message"),
+    [
+        (None, "11.0", r"Orin \(8\.7\), not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"),
+        ("tensorrt", "8.6", r"^TensorRT 10\.3\.0 builds only for this machine's GPU, Orin \(8\.7\), not for 8\.6$"),
+        ("tensorrt_rtx", None, r"does not compile for 8\.7 \(of Orin\), only for"),
+    ],
+)
+def test_refused_for_the_local_gpu(doubles: Doubles, builder: str | None, capability: str | None, message: str) -> None:
     doubles.add_gpu()
-    with pytest.raises(BackendError, match=r"does not compile for 8\.7 \(of Orin\), only for"):
-        find_compiler(None, "tensorrt_rtx", None)
+    with pytest.raises(BackendError, match=message):
+        find_compiler(None, builder, capability)
 
 
 def test_the_systems_python_is_asked_second(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +128,3 @@ def test_python_that_is_none(python: str) -> None:
 def test_python_that_is_not_there() -> None:
     with pytest.raises(InputError, match="/none/python: cannot be run: No such file or directory"):
         find_compiler("/none/python", None, "8.6")
-
-
-def test_unknown_builder() -> None:
-    with pytest.raises(InputError, match="builder 'tvm', expected tensorrt or tensorrt_rtx"):
-        find_compiler(None, "tvm", "8.6")

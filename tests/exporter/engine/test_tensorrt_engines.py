@@ -12,53 +12,82 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rexit.bundle import Bundle, Engine, EngineSegment
+from builders.models.checkpoints import tiny_checkpoint
+from rexit.bundle import Bundle, Catalog, Engine
 from rexit.exporter.engine import engine_builder
 from rexit.exporter.engine.builder_process import BuilderProcess
 from rexit.exporter.engine.compile import compile_engines
+from rexit.exporter.engine.profiles import optimization_profiles
+from rexit.exporter.export import export_bundle
+from rexit.exporter.options import ExportOptions
 
-PROFILES = 2
-"""For a prefix, and behind one."""
-LAYERS = (1, 1, 2)
-"""Decoder layers of each segment; each has engine layers of its own in every profile."""
+PRECISIONS = ("fp16", "int8", "int4", "fp8")
 PRODUCTS = 4
-"""Of one decoder layer: queries, keys and values together; the attention's output; gate and up together; down."""
+"""Products of a decoder layer: queries, keys and values together; the attention's output; gate and up together; down."""
+
+DEMO: dict[str, Any] = {  # examples/movielens/train.py
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 4096,
+    "max_position_embeddings": 1024,
+}
+SMOLLM2: dict[str, Any] = {  # one of six segments, which have thirty layers
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "vocab_size": 4096,
+    "max_position_embeddings": 8192,
+}
 
 
-@pytest.fixture(scope="module")
-def engines(tensorrt_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[EngineSegment, ...]]:
-    """Of each precision, for the oldest GPU in wide use that has it."""
-    bundle = Path(shutil.copytree(tensorrt_exported, tmp_path_factory.mktemp("engines") / "bundle"))
-    built = {}
-    for capability, precisions in (("8.6", ("fp16", "int8", "int4")), ("8.9", ("fp8",))):
-        report = compile_engines(bundle, [f"tensorrt-{p}" for p in precisions], compute_capability=capability)
-        built |= {p: Engine.read(Path(v.folder)).segments for p, v in zip(precisions, report.variants, strict=True)}
-    return built
+def compiled(bundle: Path, precision: str) -> list[dict[str, int]]:
+    """What the compiler made of each segment, for the oldest GPU in wide use that has the precision."""
+    report = compile_engines(bundle, [f"tensorrt-{precision}"], compute_capability="8.9" if precision == "fp8" else "8.6")
+    engine = Engine.read(Path(report.variants[0].folder))
+    engine.check(Path(report.variants[0].folder), Bundle.open(bundle, f"tensorrt-{precision}").variant)
+    return [segment.summary for segment in engine.segments]
 
 
-@pytest.mark.parametrize("k", range(3))
+def check(bundle: Path, precision: str, exits: tuple[int, ...]) -> None:
+    """In each segment and for each profile, attention is fused in every layer, the decoder's products compute in their precision,
+    and one product stays float32: the head."""
+    profiles = len(optimization_profiles(Bundle.open(bundle, f"tensorrt-{precision}")))
+    for begin, end, summary in zip((0, *exits), exits, compiled(bundle, precision), strict=False):
+        layers = (end - begin) * profiles
+        assert sum(count for kind, count in summary.items() if "mha" in kind) == layers, summary
+        assert summary["fp32 gemm"] == profiles, summary
+        products = {kind: count for kind, count in summary.items() if kind.endswith(" gemm") and kind != "fp32 gemm"}
+        assert sum(products.values()) == PRODUCTS * layers, summary
+        if precision == "int4":
+            # Weights are unpacked in the product or before it; then the product is half.
+            unpacked = summary.get("int4 gemm", 0) + summary.get("int4 dequantize", 0)
+            assert set(products) <= {"int4 gemm", "fp16 gemm"} and unpacked == PRODUCTS * layers, summary
+        else:
+            assert set(products) == {f"{precision} gemm"}, summary
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
-def test_products_have_the_precision_and_attention_is_fused(
-    engines: dict[str, tuple[EngineSegment, ...]], precision: str, k: int
-) -> None:
-    summary = engines[precision][k].summary
-    assert summary[f"{precision} gemm"] == PRODUCTS * LAYERS[k] * PROFILES, summary
-    assert summary["fp32 gemm"] == PROFILES, summary  # the head
-    assert fused(summary) == LAYERS[k] * PROFILES, summary
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_tiny_model(tensorrt_exported: Path, tmp_path: Path, precision: str) -> None:
+    check(Path(shutil.copytree(tensorrt_exported, tmp_path / "bundle")), precision, (1, 2, 4))
 
 
-@pytest.mark.parametrize("k", range(3))
 @pytest.mark.slow
-def test_int4_weights_stay_int4(engines: dict[str, tuple[EngineSegment, ...]], k: int) -> None:
-    """Until the product that reads them, or a layer that unpacks them for it."""
-    summary = engines["int4"][k].summary
-    assert summary.get("int4 gemm", 0) + summary.get("int4 dequantize", 0) == PRODUCTS * LAYERS[k] * PROFILES, summary
-    assert fused(summary) == LAYERS[k] * PROFILES, summary
-
-
-def fused(summary: dict[str, int]) -> int:
-    return sum(count for kind, count in summary.items() if "mha" in kind)
+@pytest.mark.parametrize(("exits", "shape"), [((2, 4, 6), DEMO), ((5,), SMOLLM2)], ids=["demo", "smollm2"])
+def test_models_of_real_shapes(catalog_folder: Path, tmp_path: Path, exits: tuple[int, ...], shape: dict[str, Any]) -> None:
+    """Random weights."""
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", exits, catalog=Catalog.open(catalog_folder), **shape)
+    options = ExportOptions(target="tensorrt", precisions=PRECISIONS, golden_slates=2, quality_slates=10, accept_loss=True)
+    export_bundle(checkpoint, catalog_folder, tmp_path / "bundle", options)
+    for precision in PRECISIONS:
+        check(tmp_path / "bundle", precision, exits)
 
 
 def request(graph: Path, plan: Path, profiles: list[dict[str, tuple[int, int, int]]], capability: str) -> dict[str, Any]:

@@ -100,12 +100,6 @@ def test_answers_are_those_of_the_golden_samples(exported: Path, validation_prom
     assert not golden and at == len(answers)
 
 
-def test_chunks_change_nothing(exported: Path, validation_prompts: Prompts, answers: LogOdds) -> None:
-    bundle = Bundle.open(exported)
-    chunked = validation_prompts.log_odds(Chain(bundle.folder, bundle.variant.segments, 16))
-    np.testing.assert_allclose(chunked, answers, atol=1e-5)
-
-
 def test_the_same_answers_pass() -> None:
     prompts, answers = synthetic(50)
     result = quality.assess(prompts, EXITS, GATE, answers, answers)

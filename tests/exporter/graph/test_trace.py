@@ -13,7 +13,7 @@ import pytest
 from builders.bundles.bundle_files import contents
 from builders.models.checkpoints import LAYERS
 from rexit.bundle import Bundle
-from rexit.errors import CheckpointError, InputError
+from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import find_target
@@ -111,8 +111,3 @@ def test_untraceable_model_is_one_line(checkpoint_folder: Path, tmp_path: Path) 
     with pytest.raises(CheckpointError, match="layers 0 to 1 cannot be exported") as caught:
         export_segment(segment, 0, find_target("cpu", "fp32"), tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_unknown_target_lists_what_there_is() -> None:
-    with pytest.raises(InputError, match="no target 'tpu' with precision 'fp32'; known are: --target cpu --precision fp32"):
-        find_target("tpu", "fp32")

@@ -57,7 +57,7 @@ def test_folder_gguf_and_id_are_one_model(cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_export_of_an_id(cache: Path, checkpoint_folder: Path, catalog_folder: Path, exported: Path, tmp_path: Path) -> None:
-    """With the heads that stand beside it there: the bundle of the folder."""
+    """With the heads in the same repository: the bundle of the folder."""
     download(checkpoint_folder, cache)
     arguments = ["export", ID, "--catalog", str(catalog_folder), "--golden", "6", "--out", str(tmp_path / "bundle")]
     done = CliRunner().invoke(app, arguments)

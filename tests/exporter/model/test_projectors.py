@@ -148,7 +148,7 @@ def checked(catalog: Catalog, saved: Path) -> tuple[MultiExitModel, Sources]:
 
 
 def test_a_batch_has_the_vectors_that_the_tables_have(learned: tuple[Catalog, Path]) -> None:
-    """Of prompts that are retrieved with the catalog's own graph; the tables are rounded to float16."""
+    """Prompts retrieve with the catalog's own graph; the tables are rounded to float16."""
     (catalog, _), (model, sources) = learned, checked(*learned)
     assert model.projectors is not None
     embed = model.model.get_input_embeddings()
@@ -156,15 +156,15 @@ def test_a_batch_has_the_vectors_that_the_tables_have(learned: tuple[Catalog, Pa
     builder = PromptBuilder(catalog)
     prompts = [builder.prompt(s.user, s.items, s.as_of) for s in cut(catalog, "validation")] + [builder.prompt(None, [1003])]
     tokens, *_ = batch([pack(p.prefix, p.candidates) for p in prompts])
-    passed, vectors_of_pass = sources.batch(model.projectors, embed, tokens, prompts)
-    assert vectors_of_pass.vocabulary == ids.vocabulary and len(vectors_of_pass.vectors) == passed.max() - ids.vocabulary + 1
+    passed, pass_vectors = sources.batch(model.projectors, embed, tokens, prompts)
+    assert pass_vectors.vocabulary == ids.vocabulary and len(pass_vectors.vectors) == passed.max() - ids.vocabulary + 1
     for prompt, before, after in zip(prompts, tokens, passed, strict=True):
         is_vector = (before >= ids.vocabulary).numpy()
         assert is_vector.sum() > 3 and (before[~is_vector] == after[~is_vector]).all()
         expected = tables.of(before.numpy()[is_vector], prompt.liked)
-        actual = vectors_of_pass.vectors[after[is_vector] - ids.vocabulary].detach().numpy()
+        actual = pass_vectors.vectors[after[is_vector] - ids.vocabulary].detach().numpy()
         np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=1e-4)
-    assert len(vectors_of_pass.vectors) < int((tokens >= ids.vocabulary).sum()), "what several read is made once"
+    assert len(pass_vectors.vectors) < int((tokens >= ids.vocabulary).sum()), "what several read is made once"
 
 
 def test_training_vectors_are_those_of_the_moment(catalog: Catalog, saved: Path) -> None:
@@ -175,16 +175,16 @@ def test_training_vectors_are_those_of_the_moment(catalog: Catalog, saved: Path)
     builder, embed = PromptBuilder(catalog, training=True), model.model.get_input_embeddings()
     prompts = [builder.prompt(s.user, s.items, s.as_of) for s in slates if s.user == slates[0].user]
     tokens, *_ = batch([pack(p.prefix, p.candidates) for p in prompts])
-    _, vectors_of_pass = sources.batch(model.projectors, embed, tokens, prompts)
+    _, pass_vectors = sources.batch(model.projectors, embed, tokens, prompts)
     own = sources._gcn[None]
     sources._gcn[None] = (own[0] * torch.nan, own[1] * torch.nan)
     passed, again = sources.batch(model.projectors, embed, tokens, prompts)
-    torch.testing.assert_close(vectors_of_pass.vectors, again.vectors, rtol=0, atol=0)
+    torch.testing.assert_close(pass_vectors.vectors, again.vectors, rtol=0, atol=0)
     gcn = sources.ids.begins()["gcn"]
     for part in range(5):
         rows = [n for n, prompt in enumerate(prompts) if prompt.part == part]
         of_items = (tokens[rows] >= gcn) & (tokens[rows] < gcn + sources.ids.items)
-        vectors = vectors_of_pass.vectors[passed[rows][of_items] - sources.ids.vocabulary]
+        vectors = pass_vectors.vectors[passed[rows][of_items] - sources.ids.vocabulary]
         assert len(rows) > 1 and (len(vectors.unique(dim=0)) == 1) == (part == 0)
 
 
@@ -205,8 +205,8 @@ def test_gradients_reach_the_projectors_and_the_embeddings(learned: tuple[Catalo
     builder, embed = PromptBuilder(catalog, training=True), model.model.get_input_embeddings()
     prompts = [builder.prompt(s.user, s.items, s.as_of) for s in cut(catalog, "train", 4)[:12]]
     tokens, *rest = batch([pack(p.prefix, p.candidates) for p in prompts])
-    tokens, vectors_of_pass = sources.batch(model.projectors, embed, tokens, prompts)
-    model(tokens, *rest, vectors_of_pass).square().sum().backward()
+    tokens, pass_vectors = sources.batch(model.projectors, embed, tokens, prompts)
+    model(tokens, *rest, pass_vectors).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.projectors.parameters())
     title = catalog.piece_table["tokens"][0]
     assert embed.weight.grad[int(title)].abs().max() > 0
@@ -222,13 +222,13 @@ def test_a_vector_that_is_a_tokens_embedding_counts_as_the_token(family: str) ->
     model = MultiExitModel(decoder, tiny_heads(decoder, 2), (2, 4)).eval()
     prefix, candidates = np.array([3, 7, 11, 7]), [np.array([5, 9]), np.array([13])]
     embed = decoder.model.get_input_embeddings()
-    vectors_of_pass = PassVectors(VOCAB, embed(torch.tensor([7, 13])).detach())
+    pass_vectors = PassVectors(VOCAB, embed(torch.tensor([7, 13])).detach())
 
     def replaced(tokens: NDArray[Any]) -> NDArray[Any]:
         return np.where(tokens == 7, VOCAB, np.where(tokens == 13, VOCAB + 1, tokens))
 
     expected = model.reference(prefix, candidates)
-    actual = model.reference(replaced(prefix), [replaced(c) for c in candidates], vectors_of_pass)
+    actual = model.reference(replaced(prefix), [replaced(c) for c in candidates], pass_vectors)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
@@ -241,7 +241,5 @@ def test_a_batch_without_a_vector(catalog: Catalog, saved: Path) -> None:
     model, sources = checked(catalog, saved)
     assert model.projectors is not None
     prompt = Prompt(np.array([3], np.int32), [np.array([4], np.int32)], np.empty(0, np.int64), None)
-    passed, vectors_of_pass = sources.batch(
-        model.projectors, model.model.get_input_embeddings(), torch.tensor([[3, 4]]), [prompt]
-    )
-    assert passed.tolist() == [[3, 4]] and vectors_of_pass.vectors.shape == (1, 64)
+    passed, pass_vectors = sources.batch(model.projectors, model.model.get_input_embeddings(), torch.tensor([[3, 4]]), [prompt])
+    assert passed.tolist() == [[3, 4]] and pass_vectors.vectors.shape == (1, 64)

@@ -73,7 +73,7 @@ def test_the_matrix_is_orthogonal_and_always_the_same() -> None:
 
 
 def test_large_channels_are_spread() -> None:
-    """One of the stream's channels is 50 times as large as the rest; afterwards none stands out."""
+    """One of the stream's channels is 50 times as large as the rest; afterwards all are alike."""
     model = _model("llama")
     model.model.get_input_embeddings().weight.data[:, 7] *= 50
     rotate(model.decoder, model.heads, orthogonal(64))

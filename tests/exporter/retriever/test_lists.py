@@ -22,7 +22,7 @@ Half = NDArray[np.float16]
 
 
 def clustered(users: int = 6000, dim: int = 16, clusters: int = 30, seed: int = 0) -> Half:
-    """Of one user in ten nothing is known, and one in ten is like another."""
+    """One user in ten is unknown, and one in ten is like another."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(clusters, dim))[rng.integers(clusters, size=users)] + rng.normal(size=(users, dim)) / 2
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
@@ -31,11 +31,11 @@ def clustered(users: int = 6000, dim: int = 16, clusters: int = 30, seed: int = 
     return vectors
 
 
-def as_defined(made: Lists, embeddings: Half, query: Half, own: int, k: int) -> list[int]:
+def as_defined(index: Lists, embeddings: Half, query: Half, own: int, k: int) -> list[int]:
     """Rule by rule, with a full sort of exact sums."""
-    looked_at = np.argsort(-products(query, made.centres), kind="stable")[: made.probes]
+    scanned = np.argsort(-products(query, index.centres), kind="stable")[: index.probes]
     scores = products(query, embeddings)
-    candidates = np.flatnonzero(np.isin(made.owner, looked_at) & embeddings.any(1) & (np.arange(len(embeddings)) != own))
+    candidates = np.flatnonzero(np.isin(index.owner, scanned) & embeddings.any(1) & (np.arange(len(embeddings)) != own))
     return candidates[np.argsort(-scores[candidates], kind="stable")][:k].tolist()
 
 
@@ -56,32 +56,32 @@ def test_up_to_a_hundred_thousand_users_there_are_none(few: None) -> None:
 
 def test_every_user_with_an_embedding_is_in_the_list_of_the_nearest_centre(few: None) -> None:
     vectors = clustered()
-    made, again = Lists.needed(vectors), Lists.needed(vectors)
-    assert made is not None and again is not None
-    nearest = np.array([products(vector, made.centres).argmax() for vector in vectors])
-    assert (made.owner == np.where(vectors.any(1), nearest, -1)).all()
-    assert (np.bincount(made.owner[made.owner >= 0], minlength=len(made.centres)) > 0).all(), "none is empty"
-    assert (made.centres == again.centres).all() and (made.owner == again.owner).all()
+    index, again = Lists.needed(vectors), Lists.needed(vectors)
+    assert index is not None and again is not None
+    nearest = np.array([products(vector, index.centres).argmax() for vector in vectors])
+    assert (index.owner == np.where(vectors.any(1), nearest, -1)).all()
+    assert (np.bincount(index.owner[index.owner >= 0], minlength=len(index.centres)) > 0).all(), "none is empty"
+    assert (index.centres == again.centres).all() and (index.owner == again.owner).all()
 
 
 def test_a_search_finds_what_the_definition_says(few: None) -> None:
     vectors = clustered()
-    made = Lists.needed(vectors)
-    assert made is not None
+    index = Lists.needed(vectors)
+    assert index is not None
     rng = np.random.default_rng(1)
     queries = np.concatenate([vectors[:200], rng.normal(size=(50, vectors.shape[1])).astype(np.float16)])
     own = np.where(np.arange(250) < 200, np.arange(250), -1)
-    approximate = Neighbourhood(vectors, 20, made).nearest(queries, own)
+    approximate = Neighbourhood(vectors, 20, index).nearest(queries, own)
     for query, row, near in zip(queries, own, approximate, strict=True):
-        assert near.tolist() == (as_defined(made, vectors, query, row, 20) if query.any() else [])
+        assert near.tolist() == (as_defined(index, vectors, query, row, 20) if query.any() else [])
 
 
 def test_nearly_all_of_the_nearest_are_found(few: None) -> None:
     vectors = clustered()
-    own, made = np.flatnonzero(vectors.any(1))[:300], Lists.needed(vectors)
-    assert made is not None
+    own, index = np.flatnonzero(vectors.any(1))[:300], Lists.needed(vectors)
+    assert index is not None
     exact, approximate = (
-        Neighbourhood(vectors, 20, looked_at).nearest(vectors[own], own) for looked_at in (None, replace(made, probes=32))
+        Neighbourhood(vectors, 20, chosen).nearest(vectors[own], own) for chosen in (None, replace(index, probes=32))
     )
     near = [
         np.mean(products(vectors[user], vectors[some]) >= products(vectors[user], vectors[all]).min())
@@ -91,8 +91,8 @@ def test_nearly_all_of_the_nearest_are_found(few: None) -> None:
 
 
 def products(query: Half, vectors: Half) -> NDArray[np.float64]:
-    made: NDArray[np.float64] = vectors.astype(np.float64) @ query.astype(np.float64)
-    return made
+    sums: NDArray[np.float64] = vectors.astype(np.float64) @ query.astype(np.float64)
+    return sums
 
 
 def opened(folder: Path, contents: CatalogContents) -> Catalog:
@@ -102,12 +102,12 @@ def opened(folder: Path, contents: CatalogContents) -> Catalog:
 def test_a_catalog_keeps_them(few: None, tmp_path: Path) -> None:
     contents = in_lists(make_catalog())
     catalog = opened(tmp_path, contents)
-    made, embeddings = Lists.of(catalog), catalog.user_embeddings
-    assert made is not None and made.probes == 2
+    index, embeddings = Lists.of(catalog), catalog.user_embeddings
+    assert index is not None and index.probes == 2
     assert (embeddings == make_catalog().tables["users.safetensors"]["embeddings"]).all(), "in the order of users again"
-    for name, tensor in made.tensors(embeddings).items():
+    for name, tensor in index.tensors(embeddings).items():
         assert tensor.dtype == catalog.user_table[name].dtype and (tensor == catalog.user_table[name]).all(), name
-    assert (Lists.around(made.centres, 2, embeddings).owner == made.owner).all()
+    assert (Lists.around(index.centres, 2, embeddings).owner == index.owner).all()
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_after_an_update_similar_users_are_those_that_a_search_finds(few: None) 
     users, items = 3000, 200
     before, rng = clustered(users), np.random.default_rng(2)
     fold_in = rng.normal(size=(items, before.shape[1])).astype(np.float16) / np.float16(8)
-    made = Lists.needed(before)
-    assert made is not None
+    index = Lists.needed(before)
+    assert index is not None
 
     def histories(likes: int) -> dict[str, NDArray[np.generic]]:
         liked_items = np.random.default_rng(3).integers(0, items, (users, 9)).astype(np.int32)
@@ -137,12 +137,12 @@ def test_after_an_update_similar_users_are_those_that_a_search_finds(few: None) 
             "history_liked": liked.ravel().astype(np.uint8),
         }
 
-    old = similar(before, fold_in, histories(4), 5, made)
+    old = similar(before, fold_in, histories(4), 5, index)
     after = before.copy()
     new = ~before.any(1) & (np.arange(users) % 2 == 0)
     after[new] = clustered(users, seed=4)[new]
     new &= after.any(1)
-    extended = Lists.around(made.centres, made.probes, after)
+    extended = Lists.around(index.centres, index.probes, after)
     changed = new | (np.arange(users) % 3 == 0)
     updated = updated_similar_users(old, after, fold_in, histories(6), changed, new, extended)
     assert (updated == similar(after, fold_in, histories(6), 5, extended)).all() and (updated != old).any(1).sum() > new.sum()

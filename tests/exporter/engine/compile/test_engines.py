@@ -20,7 +20,7 @@ from rexit.bundle.variant import Limits
 from rexit.exporter.engine.compile import CompileReport, VariantBuild, compile_engines
 from rexit.exporter.engine.profiles import optimization_profiles
 
-MOST_PREFIX = PROGRAM["max_prefix_tokens"]
+MAX_PREFIX = PROGRAM["max_prefix_tokens"]
 
 
 def build(bundle: Path, **options: object) -> VariantBuild:
@@ -36,7 +36,11 @@ def test_engines_are_what_engine_json_says(compiled_bundle: tuple[Path, CompileR
     assert (report.builder, report.gpu, report.compute_capability) == ("tensorrt_rtx", None, "8.6")
     assert built.key == engine.key == f"sm86-rtx{report.version}" and not built.up_to_date
     assert engine.stale(bundle.variant) is None and engine.edited(Path(built.folder)) == []
-    assert set(engine.files) == {"segment-0.plan", "segment-1.plan", "segment-2.plan"}
+    files = {p.name: FileEntry.of(p).to_json() for p in Path(built.folder).glob("*.plan")}
+    assert sorted(files) == ["segment-0.plan", "segment-1.plan", "segment-2.plan"]
+    value = json.loads((Path(built.folder) / "engine.json").read_text())
+    assert (value["files"], value["variant"]) == (files, TENSORRT)
+    assert value["gpu"] == {"name": None, "compute_capability": "8.6"}
     assert sorted(p.name for p in Path(built.folder).iterdir()) == ["engine.json", *sorted(engine.files)]
     for k, (segment, steps) in enumerate(zip(engine.segments, built.segments, strict=True)):
         assert segment.profiles == optimization_profiles(bundle)
@@ -52,10 +56,10 @@ def test_profiles(exported_variants: Path) -> None:
     """The limits and the catalog give the most, golden slates what is usual. No size is ever 0."""
     bundle = Bundle.open(exported_variants, TENSORRT)
     empty, behind = optimization_profiles(bundle)
-    most = max(MAX_TOKENS, MOST_PREFIX)
+    most = max(MAX_TOKENS, MAX_PREFIX)
     prefixes = sorted(len(slate.prefix) for slate in bundle.golden().slates)
     assert empty == OptimizationProfile((1, prefixes[len(prefixes) // 2], most), (1, 1, 1), (1, 1, MAX_TOKENS))
-    assert behind.prefix == (1, prefixes[len(prefixes) // 2], MOST_PREFIX)
+    assert behind.prefix == (1, prefixes[len(prefixes) // 2], MAX_PREFIX)
     assert behind.tokens[::2] == (1, most) and behind.rows[::2] == (1, MAX_TOKENS)
     lengths = sorted(len(tokens) for slate in bundle.golden().slates for tokens in slate.candidates)
     assert behind.rows[1] == MAX_TOKENS // lengths[len(lengths) // 2] >= 1
@@ -124,10 +128,3 @@ def test_progress_tells_of_each_segment(bundle: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     compile_engines(bundle, compute_capability="8.6", progress=lambda *words: steps.append(words))
     assert [t for t in steps if t[0].endswith("compiling")] == [(f"{TENSORRT}, segment {k}: compiling", k, 3) for k in range(3)]
-
-
-def test_engine_json_lists_the_bytes_on_disk(compiled: Path) -> None:
-    (folder,) = engines_of(compiled).iterdir()
-    value = json.loads((folder / "engine.json").read_text())
-    assert value["files"] == {p.name: FileEntry.of(p).to_json() for p in folder.glob("*.plan")}
-    assert value["gpu"] == {"name": None, "compute_capability": "8.6"} and value["variant"] == TENSORRT

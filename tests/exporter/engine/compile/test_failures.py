@@ -134,7 +134,7 @@ def test_signals(compiled: Path, number: signal.Signals, code: int) -> None:
 
 
 def running(pid: str) -> bool:
-    """Not so a process that has ended and whose parent, perhaps init, has not asked for it yet."""
+    """Whether the process runs; False for a zombie, whose parent, perhaps init, has not waited for it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

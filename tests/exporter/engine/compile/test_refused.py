@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,48 +16,56 @@ from rexit.errors import BundleError, InputError
 from rexit.exporter.engine.compile import compile_engines
 
 
-def test_variant_that_is_not_tensorrts(bundle: Path) -> None:
-    with pytest.raises(InputError, match=r"variant 'cpu-fp32' is for 'cpu', engines are for `tensorrt` variants"):
-        compile_engines(bundle, [TENSORRT, "cpu-fp32"], compute_capability="8.6")
+def edit(bundle: Path, variant: str, old: str, new: str) -> None:
+    part = bundle / "variants" / variant / "variant.json"
+    part.write_text(part.read_text().replace(old, new))
+    refresh(bundle, variant)
 
 
-def test_unknown_variant(bundle: Path) -> None:
-    with pytest.raises(InputError, match=r"no variant 'tensorrt-fp8', there are: cpu-fp32, tensorrt-fp32"):
-        compile_engines(bundle, ["tensorrt-fp8"], compute_capability="8.6")
+def unmasked(bundle: Path) -> None:
+    edit(bundle, TENSORRT, '"past_padding": true', '"past_padding": false')
 
 
-def test_bundle_without_tensorrt_variants(tmp_path: Path) -> None:
-
-    folder, _ = write_ranked(tmp_path)
-    with pytest.raises(InputError, match=r"no variant for TensorRT, it has: cpu-fp32; `rexit export --target tensorrt`"):
-        compile_engines(folder, compute_capability="8.6")
-
-
-def test_edited_graph_is_not_compiled(bundle: Path) -> None:
+def edited_graph(bundle: Path) -> None:
     path = bundle / "variants" / TENSORRT / "segment-2.onnx.data"
     path.write_bytes(path.read_bytes()[:-1] + b"\7")
-    with pytest.raises(BundleError, match=r"segment-2\.onnx\.data: SHA-256 .* \(edited\)"):
-        compile_engines(bundle, compute_capability="8.6")
 
 
-def test_graphs_that_do_not_mask_padding(bundle: Path) -> None:
-    part = bundle / "variants" / TENSORRT / "variant.json"
-    part.write_text(part.read_text().replace('"past_padding": true', '"past_padding": false'))
-    refresh(bundle, TENSORRT)
-    with pytest.raises(BundleError, match=r"variant\.json: the graphs do not mask past_padding, which engines need"):
-        compile_engines(bundle, compute_capability="8.6")
-
-
-def test_fp8_for_a_gpu_that_has_none(bundle: Path) -> None:
+def with_fp8(bundle: Path) -> None:
     add_variant(bundle, TENSORRT, "tensorrt-fp8")
-    part = bundle / "variants" / "tensorrt-fp8" / "variant.json"
-    part.write_text(part.read_text().replace('"precision": "fp32"', '"precision": "fp8"'))
-    refresh(bundle, "tensorrt-fp8")
-    with pytest.raises(InputError, match=r"tensorrt-fp8 needs compute capability 8\.9 or higher, engines would be for 8\.6"):
-        compile_engines(bundle, compute_capability="8.6")
+    edit(bundle, "tensorrt-fp8", '"precision": "fp32"', '"precision": "fp8"')
+
+
+def unchanged(bundle: Path) -> None:
+    """The options are what is refused."""
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "message"),
+    [
+        (
+            unchanged,
+            {"variants": [TENSORRT, "cpu-fp32"]},
+            InputError,
+            "'cpu-fp32' is for 'cpu', engines are for `tensorrt` variants",
+        ),
+        (unchanged, {"variants": ["tensorrt-fp8"]}, InputError, "no variant 'tensorrt-fp8', there are: cpu-fp32, tensorrt-fp32"),
+        (unchanged, {"workspace_bytes": 0}, InputError, "workspace is 0 bytes"),
+        (edited_graph, {}, BundleError, r"segment-2\.onnx\.data: SHA-256 .* \(edited\)"),
+        (unmasked, {}, BundleError, r"variant\.json: the graphs do not mask past_padding, which engines need"),
+        (with_fp8, {}, InputError, r"tensorrt-fp8 needs compute capability 8\.9 or higher, engines would be for 8\.6"),
+    ],
+)
+def test_refused(
+    bundle: Path, change: Callable[[Path], None], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    change(bundle)
+    with pytest.raises(error, match=message):
+        compile_engines(bundle, compute_capability="8.6", **options)
     assert not engines_of(bundle).exists()
 
 
-def test_workspace_of_nothing(bundle: Path) -> None:
-    with pytest.raises(InputError, match="workspace is 0 bytes"):
-        compile_engines(bundle, compute_capability="8.6", workspace_bytes=0)
+def test_bundle_without_tensorrt_variants(tmp_path: Path) -> None:
+    folder, _ = write_ranked(tmp_path)
+    with pytest.raises(InputError, match=r"no variant for TensorRT, it has: cpu-fp32; `rexit export --target tensorrt`"):
+        compile_engines(folder, compute_capability="8.6")

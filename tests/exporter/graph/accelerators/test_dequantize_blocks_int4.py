@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-import onnx
-import onnx_ir as ir
-import onnxruntime as ort
-import pytest
-from onnx import TensorProto, helper, numpy_helper
+from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from builders.onnx_graphs.graphs import graph, run
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.accelerators.dequantize_blocks_int4 import BLOCK, dequantize_blocks_int4, quantize_blocks
 from rexit.exporter.graph.accelerators.opset import to_opset_21
@@ -19,14 +19,8 @@ WEIGHT[:, 5] = 0
 
 
 def _model(weight: np.ndarray) -> ir.Model:
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", len(weight)])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", weight.shape[1]])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+    rows, columns = weight.shape
+    return graph(f"linear (float[T, {rows}] x) => (float[T, {columns}] y) {{ y = MatMul(x, w) }}", {"w": weight}, 18)
 
 
 def test_each_block_has_its_scale() -> None:
@@ -40,14 +34,10 @@ def test_each_block_has_its_scale() -> None:
     assert not values[:, 5].any()
 
 
-def test_it_computes_what_it_says() -> None:
+def test_it_computes_what_it_says(tmp_path: Path) -> None:
     values, scales = quantize_blocks(WEIGHT)
-    proto = ir.to_proto(to_opset_21(dequantize_blocks_int4(_model(WEIGHT))))
-    onnx.checker.check_model(proto, full_check=True)
     x = np.random.default_rng(1).standard_normal((3, len(WEIGHT))).astype(np.float32)
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    actual = ort.InferenceSession(proto.SerializeToString(), options).run(None, {"x": x})[0]
+    actual = run(to_opset_21(dequantize_blocks_int4(_model(WEIGHT))), {"x": x}, tmp_path, disable_quant_qdq="1")["y"]
     np.testing.assert_allclose(actual, x @ (values * np.repeat(scales, BLOCK, 0)), rtol=1e-4, atol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""What stands beside int8 products in one node: the same numbers; what is something else stays."""
+"""Row-wise work around int8 products in one node: the same numbers; other nodes stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Smoothing: the same numbers from other constants, less lost in int8, and hands off what it cannot divide."""
+"""Smoothing: the same numbers from other constants, a smaller loss in int8; inputs that cannot be divided stay."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _sampled(
     names: tuple[str, ...] = ("normed", "product"),
     constants: dict[str, np.ndarray] | None = None,
 ) -> ir.Model:
-    """The graph with what flows through it noted where a linear layer reads it."""
+    """The graph, with samples of the inputs of its linear layers."""
     constants = constants or _constants()
     watched = graph(text, constants)
     values = {value.name: value for node in watched.graph for value in node.outputs}
@@ -86,7 +86,7 @@ segment (float[1, T, 64] x) => (float[1, T, 16] a, float[1, T, 96] b) {
     x, expected = _x(), run(graph(text, _constants()), {"x": _x()}, tmp_path)
     model = smooth_linear_inputs(_sampled(tmp_path, text, ("normed", "again")))
     weights = [array(node.inputs[1]) for node in model.graph if node.op_type == "RMSNormalization"]
-    assert not any(np.array_equal(smoothed_array, _constants()["g"]) for smoothed_array in weights)
+    assert not any(np.array_equal(gain, _constants()["g"]) for gain in weights)
     for name, numbers in run(model, {"x": x}, tmp_path).items():
         np.testing.assert_allclose(numbers, expected[name], rtol=1e-4, atol=1e-5 * np.abs(numbers).max())
 
@@ -202,10 +202,10 @@ def test_without_samples_nothing_changes() -> None:
 def test_activations_are_rows_of_every_linear_input(exported: Path, catalog_folder: Path) -> None:
     opened, prompts = Bundle.open(exported), activations.draw(Catalog.open(catalog_folder))
     result = activations.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
-    assert [len(smoothed_array) for smoothed_array in result] == [4, 4, 9]
+    assert [len(segment) for segment in result] == [4, 4, 9]
     again = activations.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
-    for smoothed_array, other in zip(result, again, strict=True):
-        for name, rows in smoothed_array.items():
+    for segment, other in zip(result, again, strict=True):
+        for name, rows in segment.items():
             assert rows.ndim == 2 and rows.dtype == np.float32
             assert 0 < len(rows) <= activations.ROWS
             np.testing.assert_array_equal(rows, other[name])
