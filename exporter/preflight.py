@@ -86,7 +86,7 @@ def check_one_source(catalog: Path | None, slates: Path | None) -> None:
 
 
 def open_catalog(path: Path) -> Catalog:
-    """A catalog that nobody edited. Raises BundleError."""
+    """Opens a catalog whose files are unedited. Raises BundleError."""
     catalog = Catalog.open(Path(path))
     if edited := catalog.edited():
         raise BundleError(edited[0])
@@ -101,14 +101,14 @@ def read_slates(path: Path, checkpoint: Checkpoint, max_tokens: int) -> SlatesFi
 
 
 def labels_of(catalog: Catalog | None, label_ids: tuple[int, int] | None) -> dict[str, int] | None:
-    """Token ids of `no` and `yes`, of each objective its own: the catalog's, or an option's; None: the checkpoint names them."""
+    """Token ids of `no` and `yes` of each objective, from the catalog or an option; None if the checkpoint has to name them."""
     if catalog is not None:
         return catalog.labels
     return dict(zip(("no", "yes"), label_ids, strict=True)) if label_ids else None
 
 
 def check_pairs_differ(checkpoint: Checkpoint) -> None:
-    """Objectives that share the LM head's rows have rows of their own."""
+    """Objectives with head `shared` have different label tokens."""
     names: dict[tuple[int, ...], str] = {}
     for name, pair in zip(checkpoint.objectives, pairs_of(checkpoint.labels), strict=False):
         if checkpoint.head == "shared" and (other := names.setdefault(tuple(pair.values()), name)) != name:
@@ -151,7 +151,7 @@ def check_trained_on(checkpoint: Checkpoint, catalog: Catalog) -> None:
 
 
 def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
-    """The checkpoint has a projector for each kind of vector in prompts and no other, of the catalog's sizes."""
+    """The checkpoint has a projector of the right size for each kind of vector in prompts, and no other projector."""
     ids, kinds = catalog.vector_ids, checkpoint.projectors.kinds if checkpoint.projectors else {}
     placed = [] if ids is None else [*ids.tables, *([USER] if ids.user else [])]
     if missing := [name for name in placed if name not in kinds]:

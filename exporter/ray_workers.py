@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rexit import ray_cluster
 from rexit.exporter.workers import Task
 
-RANGES = 256
-"""Most ranges. A worker that dies loses one."""
+MAX_RANGES = 256
+"""Maximum number of ranges. A worker that dies loses one."""
 
 
 class OnRay:
@@ -35,7 +35,7 @@ class OnRay:
         self._workers = workers
 
     def run(self, task: type[Task], shared: Mapping[str, Any], count: int, step: int) -> Iterator[tuple[int, int, Any]]:
-        step *= max(1, -(-count // (step * RANGES)))
+        step *= max(1, -(-count // (step * MAX_RANGES)))
         ranges = [{"begin": begin, "end": min(count, begin + step)} for begin in range(0, count, step)]
         if not ranges:
             return

@@ -1,4 +1,4 @@
-"""Who does the work of an index that splits by users or texts: this process, or workers of a Ray cluster."""
+"""Runs the work of an index that can be split by users or texts: in this process, or on workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Task(Protocol):
     """Work on a range of users or texts. An instance is made of what all ranges share."""
 
     def __call__(self, begin: int, end: int) -> Any:
-        """Returns the result for [begin, end), the same whoever works and however ranges are cut."""
+        """Returns the result for [begin, end), which does not depend on the worker or on other ranges."""
 
 
 class Workers(Protocol):
@@ -20,10 +20,10 @@ class Workers(Protocol):
         """Runs `task(**shared)` on ranges that cover [0, count).
 
         Args:
-            task: a class of a module.
-            shared: the arguments of its constructor.
-            count: users or texts.
-            step: a good length of a range in one process.
+            task: a class at module level.
+            shared: arguments of its constructor.
+            count: number of users or texts.
+            step: length of a range that suits one process.
 
         Yields:
             The begin, the end and the result of each range, in any order.

@@ -1,4 +1,4 @@
-"""JSON files of models as other projects write them."""
+"""Reads JSON files that other projects wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What published rerankers read, for folders that do not say it: a plain causal LM does not know that it is one.
+"""Prompts of published rerankers whose folders do not contain them: a plain causal LM does not tell that it is a reranker.
 
 `rexit export MODEL --reranker NAME` takes a name below, or a file of the same form:
 

@@ -56,7 +56,7 @@ _SAME = (
 
 
 class _Config(msgspec.Struct, frozen=True):
-    """What is read of MiniCPM's config beside `_SAME`. Other head types and scaled positions have no names in Granite's."""
+    """The fields of MiniCPM's config that are read, besides `_SAME`. Granite has no other head types and no scaled positions."""
 
     hidden_size: Positive
     num_hidden_layers: Positive
@@ -81,7 +81,7 @@ class _Head(nn.Module):
 
 
 class LayerwiseGranite(GraniteForCausalLM):
-    """Granite with a layerwise reranker's heads in the place of an LM head. Its forward pass is not used."""
+    """Granite with a layerwise reranker's heads instead of an LM head. Its forward pass is not used."""
 
     _tied_weights_keys = {}  # noqa: RUF012, as in the base class
 

@@ -1,4 +1,4 @@
-"""Rerankers as other projects save them: at which depths they answer, by which rows, and what they read.
+"""Rerankers as other projects save them: the depths and rows of their answers, and their prompts.
 
 a folder of sentence-transformers   `logit_score`     rows of the LM head, after the last layer
 BAAI's layerwise reranker           `layerwise`       a row for each of the later layers

@@ -85,7 +85,7 @@ def decoder_model(place: Path) -> Any:
 
 
 def _loader(place: Path) -> Any:
-    """A classifier's weights hold no LM head, but a `score` in its place; a layerwise reranker's a head for each layer."""
+    """The class to load: a classifier has a `score` instead of an LM head, a layerwise reranker has a head per layer."""
     if is_layerwise(place):
         return LayerwiseGranite
     names = getattr(_config(place), "architectures", None) or [""]

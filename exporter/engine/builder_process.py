@@ -83,7 +83,7 @@ class BuilderProcess:
         """Waits for the builder's end."""
         if self._ended is None:
             assert self._process.stdout is not None
-            self._process.stdout.close()  # ends whoever still writes to it
+            self._process.stdout.close()  # a builder that still writes gets SIGPIPE
             _, status, usage = os.wait4(self._process.pid, 0)  # Popen.wait does not report memory
             self._process.returncode = os.waitstatus_to_exitcode(status)
             self._stderr.seek(0)

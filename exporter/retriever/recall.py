@@ -13,10 +13,10 @@ Rows = NDArray[np.int64] | NDArray[np.int32]
 Edges = tuple[Rows, Rows]
 """User rows and item rows."""
 
-CHUNK, SCORES = 1024, 1 << 23  # most users and scores computed at once, so that memory is reused
-SAMPLE = 20_000  # most users that a recall is measured on
-ALL_SCORES = 1 << 32  # most scores in all, so that many items mean fewer users
-WIDTH = 128  # scores of which only the largest is compared at first
+CHUNK, SCORES = 1024, 1 << 23  # maximum numbers of users and scores computed at once, so that memory is reused
+SAMPLE = 20_000  # maximum number of users that a recall is measured on
+ALL_SCORES = 1 << 32  # maximum number of scores in all: with many items, fewer users are measured
+WIDTH = 128  # size of a group of scores whose maximum is compared first
 
 
 class Recall:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rexit.exporter.graph.accelerators.quantize_dequantize import half_scale
 from rexit.exporter.graph.linear.four_bits import best_scale, rounded
 from rexit.exporter.graph.linear.linear import Linear, layers_to_quantize
-from rexit.exporter.graph.passes.nodes import array, constant
+from rexit.exporter.graph.passes.nodes import array, constant, describe
 
 BLOCK = 64
 _CLIPS = np.linspace(0.7, 1.0, 7, dtype=np.float32)
@@ -45,7 +45,5 @@ def _dequantize(graph: ir.Graph, linear: Linear) -> None:
     small = constant(graph, f"{name}.int4", values.astype(ml_dtypes.int4))
     scale = constant(graph, f"{name}.scale", scales)
     dequantize = ir.node("DequantizeLinear", [small, scale], {"axis": 0, "block_size": BLOCK})
-    out = dequantize.outputs[0]
-    out.name, out.shape, out.type = f"{name}.dequantized", linear.weight.shape, linear.weight.type
     graph.insert_before(linear.node, [dequantize])
-    linear.node.replace_input_with(1, out)
+    linear.node.replace_input_with(1, describe(dequantize.outputs[0], f"{name}.dequantized", linear.weight))

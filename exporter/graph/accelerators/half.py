@@ -26,7 +26,7 @@ from onnx_ir.passes import common
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.linear.linear import HEADS
-from rexit.exporter.graph.passes.nodes import FLOAT, HALF, array, constant, is_constant
+from rexit.exporter.graph.passes.nodes import FLOAT, HALF, array, cast, constant, is_constant
 
 VECTORS = "vectors"
 
@@ -118,25 +118,19 @@ class Casts:
             if is_constant(value):
                 self._converted[value] = constant(self._graph, f"{value.name}.float16", halved(array(value), str(value.name)))
             else:
-                cast = self._cast(value, dtype)
-                self._graph.insert_before(reader, cast)
-                self._converted[value] = cast.outputs[0]
+                node = cast(value, dtype, "float16" if dtype == HALF else "float32")
+                self._graph.insert_before(reader, node)
+                self._converted[value] = node.outputs[0]
         return self._converted[value]
 
     def output(self, n: int, value: ir.Value) -> None:
         """Converts the graph's output n to half, under the same name."""
         name = value.name
         value.name = f"{name}.float32"
-        cast = self._cast(value, HALF)
-        cast.outputs[0].name = name
-        self._graph.append(cast)
-        self._graph.outputs[n] = cast.outputs[0]
-
-    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Node:
-        cast = ir.node("Cast", [value], {"to": dtype})
-        cast.outputs[0].name = f"{value.name}.{'float16' if dtype == HALF else 'float32'}"
-        cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(dtype)
-        return cast
+        node = cast(value, HALF, "float16")
+        node.outputs[0].name = name
+        self._graph.append(node)
+        self._graph.outputs[n] = node.outputs[0]
 
 
 def halved(numbers: NDArray[np.float32], name: str) -> NDArray[np.float16]:

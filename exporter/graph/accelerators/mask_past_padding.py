@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.passes.nodes import constant, is_constant
+from rexit.exporter.graph.passes.nodes import constant, is_filled, producer
 
 POSITIONS = "positions"
 PAST = "past_key_"
@@ -53,14 +53,10 @@ def mask_past_padding(model: ir.Model) -> ir.Model:
 
 def _is_visible_prefix(node: ir.Node) -> bool:
     """Whether the node expands true and is concatenated with an And's result, which masks the tokens of the own group."""
-    if node.op_type != "Expand" or not is_constant(node.inputs[0]):
+    shown = node.inputs[0] if node.op_type == "Expand" else None
+    if shown is None or shown.dtype != ir.DataType.BOOL or not is_filled(shown, True):
         return False
-    tensor = node.inputs[0].const_value  # type: ignore[union-attr]
-    if tensor is None or tensor.dtype != ir.DataType.BOOL or not bool(np.all(tensor.numpy())):
-        return False
-    for reader, _ in node.outputs[0].uses():
-        if reader.op_type == "Concat" and reader.inputs[0] is node.outputs[0]:
-            own = reader.inputs[1].producer() if reader.inputs[1] is not None else None
-            if own is not None and own.op_type == "And":
-                return True
-    return False
+    return any(
+        reader.op_type == "Concat" and reader.inputs[0] is node.outputs[0] and producer(reader.inputs[1], "And") is not None
+        for reader, _ in node.outputs[0].uses()
+    )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rexit.exporter.graph.linear.fixed_scale import clipping_bound, rounded_by
 from rexit.exporter.graph.linear.linear import SAMPLE, Linear, by_input, layers_to_quantize
 from rexit.exporter.graph.linear.round_weights import rounded_weights
-from rexit.exporter.graph.passes.nodes import array, constant
+from rexit.exporter.graph.passes.nodes import array, constant, describe
 
 MAX_LOSS = 0.003
 """Maximum share of a token's squared output that rounding may lose on average. Our choice, measured in
@@ -96,8 +96,8 @@ def _insert(model: ir.Model, kind: Kind, bound: Callable[[Floats], float], max_l
         scale = constant(graph, f"{entry.name}.scale", step)
         quantize = ir.node("QuantizeLinear", [entry, scale, zero])
         dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero])
-        _like(quantize.outputs[0], entry, f"{entry.name}.{kind.name}", zero.dtype)
-        _like(dequantize.outputs[0], entry, f"{entry.name}.dequantized", entry.dtype)
+        describe(quantize.outputs[0], f"{entry.name}.{kind.name}", entry, zero.dtype)
+        describe(dequantize.outputs[0], f"{entry.name}.dequantized", entry)
         graph.insert_before(group[0].node, [quantize, dequantize])
         ends = np.cumsum([part.shape[1] for part in weights])[:-1]
         for linear, part, part_columns in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
@@ -119,11 +119,5 @@ def _weight(graph: ir.Graph, linear: Linear, kind: Kind, values: NDArray[Any], c
     scale = constant(graph, f"{weight.name}.scale", np.ascontiguousarray(columns))
     zeros = constant(graph, f"{weight.name}.zeros", np.zeros(len(columns), kind.dtype))
     dequantize = ir.node("DequantizeLinear", [small, scale, zeros], {"axis": 1})
-    _like(dequantize.outputs[0], weight, f"{weight.name}.dequantized", weight.dtype)
     graph.insert_before(reader, [dequantize])
-    return dequantize.outputs[0]
-
-
-def _like(value: ir.Value, model: ir.Value, name: str, dtype: ir.DataType | None) -> None:
-    assert dtype is not None
-    value.name, value.shape, value.type = name, model.shape, ir.TensorType(dtype)
+    return describe(dequantize.outputs[0], f"{weight.name}.dequantized", weight)

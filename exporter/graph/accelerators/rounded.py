@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from rexit.exporter.graph.passes.nodes import FLOAT, HALF
+from rexit.exporter.graph.passes.nodes import FLOAT, HALF, cast
 
 
 def rounded(model: ir.Model) -> ir.Model:
@@ -24,7 +24,7 @@ def rounded(model: ir.Model) -> ir.Model:
     outputs = {value: n for n, value in enumerate(graph.outputs)}
     for value in (*graph.inputs, *graph.initializers.values()):
         if value.dtype == HALF and (readers := list(value.uses())):
-            wide = _cast(value, FLOAT)
+            wide = cast(value, FLOAT, "wide")
             graph.insert_before(nodes[0], wide)
             for reader, n in readers:
                 reader.replace_input_with(n, wide.outputs[0])
@@ -36,8 +36,8 @@ def rounded(model: ir.Model) -> ir.Model:
                 continue
             readers, name = list(value.uses()), value.name
             value.dtype = FLOAT
-            narrow = _cast(value, HALF)
-            wide = _cast(narrow.outputs[0], FLOAT)
+            narrow = cast(value, HALF, "rounded")
+            wide = cast(narrow.outputs[0], FLOAT, "wide")
             graph.insert_after(node, [narrow, wide])
             for reader, n in readers:
                 reader.replace_input_with(n, wide.outputs[0])
@@ -45,10 +45,3 @@ def rounded(model: ir.Model) -> ir.Model:
                 value.name, narrow.outputs[0].name = f"{name}.exact", name
                 graph.outputs[outputs[value]] = narrow.outputs[0]
     return model
-
-
-def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:
-    cast = ir.node("Cast", [value], {"to": dtype})
-    cast.outputs[0].name = f"{value.name}.{'rounded' if dtype == HALF else 'wide'}"
-    cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(dtype)
-    return cast

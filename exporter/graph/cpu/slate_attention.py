@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
-from rexit.exporter.graph.passes.nodes import is_constant, replace
+from rexit.exporter.graph.passes.nodes import is_filled, producer, replace
 
 GROUPS = "groups"
 NAME = "SlateAttention"
@@ -117,7 +117,7 @@ def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
 
 
 def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
-    node = _producer(value, "Concat")
+    node = producer(value, "Concat")
     if node is None or len(node.inputs) != 2 or node.attributes.get_int("axis", 0) not in (2, -2):
         return None
     past, new = node.inputs
@@ -126,16 +126,16 @@ def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
 
 def _is_own_group(mask: ir.Value, groups: ir.Value) -> bool:
     """Whether the mask is 0 for the prefix and earlier tokens of the same group, else the lowest number; axes of size 1 aside."""
-    where = _producer(mask, "Where")
-    if where is None or not _filled(where.inputs[1], 0.0) or not _filled(where.inputs[2], float(np.finfo(np.float32).min)):
+    where = producer(mask, "Where")
+    if where is None or not is_filled(where.inputs[1], 0.0) or not is_filled(where.inputs[2], float(np.finfo(np.float32).min)):
         return False
-    both = _producer(_without_axes(where.inputs[0]), "Concat")
+    both = producer(_without_axes(where.inputs[0]), "Concat")
     if both is None or len(both.inputs) != 2 or both.attributes.get_int("axis", 0) not in (1, -1):
         return False
-    prefix, own = _producer(both.inputs[0], "Expand"), _producer(both.inputs[1], "And")
-    if prefix is None or own is None or not _filled(prefix.inputs[0], 1.0):
+    prefix, own = producer(both.inputs[0], "Expand"), producer(both.inputs[1], "And")
+    if prefix is None or own is None or not is_filled(prefix.inputs[0], 1.0):
         return False
-    same, order = _producer(own.inputs[0], "Equal"), _producer(own.inputs[1], "LessOrEqual")
+    same, order = producer(own.inputs[0], "Equal"), producer(own.inputs[1], "LessOrEqual")
     if same is None or order is None or any(_without_axes(value) is not groups for value in same.inputs):
         return False
     places = [_without_axes(value) for value in order.inputs]
@@ -143,22 +143,13 @@ def _is_own_group(mask: ir.Value, groups: ir.Value) -> bool:
     shapes = [value.shape for value in order.inputs if value is not None]
     return (
         places[0] is places[1]
-        and _producer(places[0], "Range") is not None
+        and producer(places[0], "Range") is not None
         and all(shape is not None and len(shape) == 2 for shape in shapes)
         and shapes[0][0] == 1  # type: ignore[index]
     )
 
 
-def _producer(value: ir.Value | None, op: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op and node.domain == "" else None
-
-
 def _without_axes(value: ir.Value | None) -> ir.Value | None:
-    while (node := _producer(value, "Unsqueeze")) is not None:
+    while (node := producer(value, "Unsqueeze")) is not None:
         value = node.inputs[0]
     return value
-
-
-def _filled(value: ir.Value | None, number: float) -> bool:
-    return is_constant(value) and bool(np.all(value.const_value.numpy() == number))  # type: ignore[union-attr]

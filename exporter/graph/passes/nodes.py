@@ -63,11 +63,31 @@ def is_node(node: ir.Node, op: str, domain: str = "") -> bool:
     return node.op_type == op and node.domain == domain
 
 
-def producer(value: ir.Value | None, op: str, reads: int, domain: str = "") -> ir.Node | None:
-    """The node that produces the value, if it has this operator and the value has `reads` readers."""
+def producer(value: ir.Value | None, op: str, reads: int | None = None, domain: str = "") -> ir.Node | None:
+    """The node that produces the value, if it has this operator and the value has `reads` readers and is no output of the graph
+    (None: any)."""
     node = value.producer() if value is not None else None
-    if value is None or node is None or not is_node(node, op, domain) or value.is_graph_output() or len(value.uses()) != reads:
+    if value is None or node is None or not is_node(node, op, domain):
         return None
+    return node if reads is None or (len(value.uses()) == reads and not value.is_graph_output()) else None
+
+
+def is_filled(value: ir.Value | None, number: float) -> bool:
+    """Whether the value is a constant with this number everywhere."""
+    return is_constant(value) and bool(np.all(value.const_value.numpy() == number))  # type: ignore[union-attr]
+
+
+def describe(value: ir.Value, name: str, like: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
+    """Gives the value a name, and the shape and type of `like`; dtype: another type. Returns it."""
+    value.name, value.shape = name, like.shape
+    value.type = like.type if dtype is None else ir.TensorType(dtype)
+    return value
+
+
+def cast(value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Node:
+    """A Cast, whose output has the value's name and a suffix."""
+    node = ir.node("Cast", [value], {"to": dtype})
+    describe(node.outputs[0], f"{value.name}.{suffix}", value, dtype)
     return node
 
 
