@@ -19,12 +19,12 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from rexit.bundle import RerankerPrompt
+from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.reranker import PLACEHOLDER
 from rexit.errors import CheckpointError
 from rexit.exporter.libraries.silence import first_line, quiet
 from rexit.texts import TextEncoder, read_tokenizer
 
-TOKENIZER = "tokenizer.json"
 NO_LIMIT = 1 << 62
 _EXAMPLE = {
     "query": "What carries a wing?",

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle import RerankerPrompt
+from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.typed import short, typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.configs import read_config
 from rexit.texts import read_tokenizer
 
-TOKENIZER = "tokenizer.json"
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "qwen3-reranker": {
         "prefix": [

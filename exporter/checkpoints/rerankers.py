@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rexit.bundle import RerankerPrompt
+from rexit.bundle.manifest import TOKENIZER
 from rexit.errors import InputError
 from rexit.exporter.checkpoints.chat_prompt import chat_prompt
-from rexit.exporter.checkpoints.known_prompts import TOKENIZER, NamedPrompt, named_prompt
+from rexit.exporter.checkpoints.known_prompts import NamedPrompt, named_prompt
 from rexit.exporter.checkpoints.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
 from rexit.exporter.checkpoints.logit_score import MODULES, answer_tokens, chat_settings, score_folder, system_prompt
 from rexit.exporter.checkpoints.weights import layers

@@ -20,6 +20,7 @@ from torch import nn
 
 from rexit.bundle import Catalog
 from rexit.bundle.labels import objectives_of
+from rexit.bundle.manifest import TOKENIZER
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
 from rexit.exporter.checkpoints.rerankers import read_reranker
@@ -32,7 +33,6 @@ from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 
 MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configs, tokenizer."""
-TOKENIZER = "tokenizer.json"
 NO_LIMIT = 1 << 62
 
 
