@@ -45,5 +45,5 @@ def _dequantize(graph: ir.Graph, linear: Linear) -> None:
     small = constant(graph, f"{name}.int4", values.astype(ml_dtypes.int4))
     scale = constant(graph, f"{name}.scale", scales)
     dequantize = ir.node("DequantizeLinear", [small, scale], {"axis": 0, "block_size": BLOCK})
-    graph.insert_before(linear.node, [dequantize])
     linear.node.replace_input_with(1, describe(dequantize.outputs[0], f"{name}.dequantized", linear.weight))
+    graph.insert_before(linear.node, [dequantize])

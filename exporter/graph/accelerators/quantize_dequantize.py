@@ -119,5 +119,6 @@ def _weight(graph: ir.Graph, linear: Linear, kind: Kind, values: NDArray[Any], c
     scale = constant(graph, f"{weight.name}.scale", np.ascontiguousarray(columns))
     zeros = constant(graph, f"{weight.name}.zeros", np.zeros(len(columns), kind.dtype))
     dequantize = ir.node("DequantizeLinear", [small, scale, zeros], {"axis": 1})
+    out = describe(dequantize.outputs[0], f"{weight.name}.dequantized", weight)
     graph.insert_before(reader, [dequantize])
-    return describe(dequantize.outputs[0], f"{weight.name}.dequantized", weight)
+    return out
