@@ -79,8 +79,9 @@ def is_filled(value: ir.Value | None, number: float) -> bool:
 
 def describe(value: ir.Value, name: str, like: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
     """Gives the value a name, and the shape and type of `like`; dtype: another type. Returns it."""
+    assert like.dtype is not None
     value.name, value.shape = name, like.shape
-    value.type = like.type if dtype is None else ir.TensorType(dtype)
+    value.type = ir.TensorType(dtype or like.dtype)  # not `like.type`: `half` changes types in place
     return value
 
 
