@@ -9,8 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import check_rows, id_values
 from rexit.exporter.catalog.chunks import by_range
+from rexit.exporter.catalog.entities import check_rows, id_values
 from rexit.exporter.catalog.source_tables import check_columns, read_table
 from rexit.exporter.retriever.embedding_files import match_ids
 
