@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.inputs import Input
+from rexit.bundle.inputs import KINDS, Input
 from rexit.bundle.labels import OBJECTIVES, check_names, objectives_of
 from rexit.bundle.typed import typed
 from rexit.bundle.vectors import MAX_VECTORS
@@ -227,13 +227,13 @@ def _inputs(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[InputRu
 
 def _input(path: Path, name: str, section: Mapping[str, Any], spaced: set[bool]) -> InputRule:
     """Reads a section. spaced: whether a space precedes the input, of all its places."""
-    where, kinds = INPUT + name, ("values", "bins", "max_tokens")
-    _known_keys(path, f"{where}.", section, (*kinds, "words", "column", "missing"))
+    where = INPUT + name
+    _known_keys(path, f"{where}.", section, (*KINDS, "words", "column", "missing"))
     missing, column = (
         None if key not in section else _text(path, f"{where}.{key}", section[key], empty=key == "missing")
         for key in ("missing", "column")
     )
-    described = {kind: section[kind] for kind in kinds if kind in section}
+    described = {kind: section[kind] for kind in KINDS if kind in section}
     if isinstance(values := described.get("values"), list):
         described["values"] = [_value(path, f"{where}.values", value) for value in values]
     if "max_tokens" in described:

@@ -191,8 +191,9 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
     optional: bool = False
 
     def __post_init__(self) -> None:
-        if [bool(self.values), bool(self.bins), self.max_tokens is not None].count(True) != 1:
-            raise ValueError("expected one of `values`, `bins` and `max_tokens`")
+        if len(self._kinds) != 1:
+            *names, last = (f"`{kind}`" for kind in KINDS)
+            raise ValueError(f"expected one of {', '.join(names)} and {last}")
         if self.spaced and self.max_tokens is None:
             raise ValueError("`spaced` is only for an input with `max_tokens`")
         if len(set(self.values)) != len(self.values):
@@ -201,19 +202,18 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         if len(self.bins) == 1 or list(self.bins) != sorted(set(self.bins)) or not np.isfinite(self.bins).all():
             raise ValueError(f"bins: expected 2 to {MAX_VALUES + 1} ascending numbers")
 
+    @property
+    def _kinds(self) -> list[str]:
+        return [kind for kind in KINDS if getattr(self, kind)]
+
     @cached_property
     def _encoder(self) -> _Encoder:
-        if self.values:
-            return _Values(self.values)
-        if self.bins:
-            return _Bins(self.bins)
-        assert self.max_tokens is not None
-        return _Text(self.max_tokens, self.spaced)
+        return KINDS[self.kind](self)
 
     @property
     def kind(self) -> str:
-        """The key that says its kind: `values`, `bins` or `max_tokens`."""
-        return "values" if self.values else "bins" if self.bins else "max_tokens"
+        """The key that says its kind, one of KINDS."""
+        return self._kinds[0]
 
     @property
     def max_codes(self) -> int:
@@ -272,6 +272,14 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
     def to_json(self) -> dict[str, Any]:
         """The input as `prompt.inputs` of catalog.json lists it."""
         return to_json(self)
+
+
+KINDS: Mapping[str, Callable[[Input], _Encoder]] = {
+    "values": lambda entry: _Values(entry.values),
+    "bins": lambda entry: _Bins(entry.bins),
+    "max_tokens": lambda entry: _Text(entry.max_tokens or 0, entry.spaced),
+}
+"""The encoder of each kind, by the key that says the kind."""
 
 
 class _Tokenizer(msgspec.Struct, frozen=True):
