@@ -273,6 +273,18 @@ def test_a_failing_backend_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyP
             assert (reply.status, reply.json) == (500, {"error": "the device is gone"})
 
 
+def test_a_service_whose_session_has_ended_is_not_ready(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(pool: Pool, *words: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(Pool, "_wait", wait)
+    with serving(pool := Pool(partial(runtime.open, bundle), 2, 4)) as service:
+        while pool.ended < 2:
+            time.sleep(0.01)
+        reply = service.get("/readyz")
+    assert reply.status == 503 and reply.json["error"].startswith("2 sessions have ended, which is a defect")
+
+
 def stopping_at_once(bundle: Bundle) -> Policy:
     return Policy((ExitPolicy(upper=-1e9), ExitPolicy(), ExitPolicy()), 1, bundle.variant_sha256)
 

@@ -216,6 +216,35 @@ def test_a_request_interrupts_an_audit_which_comes_later(bundle: Path, monkeypat
     pool.close()
 
 
+def test_a_defect_in_an_audit_skips_it(bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def take(auditor: Auditor, *words: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    write_watched(bundle)
+    monkeypatch.setattr(Auditor, "_take", take)
+    pool = pool_of(bundle)
+    for n, user in enumerate(USERS[:2], 1):
+        ask(pool, user)
+        wait(lambda n=n: pool.auditor.skipped["failed"] == n)  # type: ignore[union-attr, misc]
+    assert pool.close(within_s=30) and caplog.records[0].exc_info is not None
+
+
+def test_a_policy_replaced_while_the_bundle_opens(bundle: Path) -> None:
+    """The tests are of the policy by which the sessions answer."""
+    policy, opened = write_watched(bundle).folder / "policy.json", 0
+
+    def open_session() -> runtime.Session:
+        nonlocal opened
+        session, opened = runtime.open(bundle, audit=1.0), opened + 1
+        if opened == 1:
+            policy.write_text(policy.read_text() + "\n")
+        return session
+
+    pool = Pool(open_session, 1, 16, Auditor(bundle, None))
+    assert pool.auditor is not None and pool.auditor.watch.limits.sha256 == pool.info.policy_sha256 and opened == 2
+    pool.close()
+
+
 def test_the_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auditor, "MAX_TIME_SHARE", 0.1)
     now = [100.0]

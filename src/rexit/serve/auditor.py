@@ -115,21 +115,20 @@ class Auditor:
         begin = time.monotonic()
         try:
             audit = session.audit()
+            assert audit is not None, "the session lost what it drew"
+            slate = drawn.watch.limits.slate(*drawn.job.slate(), audit, rule=drawn.rule)
+            if math.isnan(drawn.watch.limits.loss_of(slate)):
+                self.skip("short slate")
+            else:
+                self._take(slate, drawn.watch)
         except CancelledError:
             return False
-        except RexitError as exc:
-            _LOGGER.warning("audit: skipped a slate: %s", exc)
+        except Exception as exc:  # an audit must not end the thread that answers requests
+            _LOGGER.warning("audit: skipped a slate: %s", exc, exc_info=None if isinstance(exc, RexitError) else exc)
             self.skip("failed")
-            return True
         finally:
             with self._lock:
                 self.seconds += time.monotonic() - begin
-        assert audit is not None, "the session lost what it drew"
-        slate = drawn.watch.limits.slate(*drawn.job.slate(), audit, rule=drawn.rule)
-        if math.isnan(drawn.watch.limits.loss_of(slate)):
-            self.skip("short slate")
-        else:
-            self._take(slate, drawn.watch)
         return True
 
     def close(self) -> None:

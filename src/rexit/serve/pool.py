@@ -13,6 +13,7 @@ No caller waits for a session to open, score or close: that happens outside the 
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -22,10 +23,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from rexit.audit import Watch
+from rexit.errors import BundleError
 from rexit.runtime import Draw, Info, Session
 from rexit.serve.auditor import Allowance, Auditor, Drawn
 from rexit.serve.jobs import Job
 from rexit.serve.texts import Texts
+
+_LOGGER = logging.getLogger("rexit")
+_ATTEMPTS = 3
+"""Times that a bundle is opened whose policy is replaced meanwhile."""
 
 
 class RefusedError(Exception):
@@ -60,12 +66,12 @@ class Pool:
         self._open_session, self._sessions, self._queue, self.auditor = open_session, sessions, queue, auditor
         self._turn = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._busy, self._stopping, self._service_s = 0, False, 0.0
+        self._busy, self._ended, self._stopping, self._service_s = 0, 0, False, 0.0
         self._auditing: list[Session] = []
         self._reloading = threading.Lock()
         self._current = self._opened()
         self._use_watch(self._current)
-        self._threads = [threading.Thread(target=self._work, name=f"session-{n}", daemon=True) for n in range(sessions)]
+        self._threads = [threading.Thread(target=self._run, name=f"session-{n}", daemon=True) for n in range(sessions)]
         for thread in self._threads:
             thread.start()
 
@@ -83,6 +89,11 @@ class Pool:
     def busy(self) -> int:
         """Sessions at work."""
         return self._busy
+
+    @property
+    def ended(self) -> int:
+        """Sessions whose thread a defect ended. The others go on."""
+        return self._ended
 
     @property
     def stopping(self) -> bool:
@@ -150,12 +161,30 @@ class Pool:
 
     def _opened(self) -> _Opened:
         """Opens a session for each thread and warms it up: a failure comes before any thread depends on it."""
-        first = self._open_session()
+        first, watch = self._open_with_watch()
         first.warm_up()  # others share the tokenizer that it reads
         sessions = [first, *(first.another() for _ in range(self._sessions - 1))]
         for session in sessions[1:]:
             session.warm_up()
-        return _Opened(first.info, sessions, Texts(first), None if self.auditor is None else self.auditor.open())
+        return _Opened(first.info, sessions, Texts(first), watch)
+
+    def _open_with_watch(self) -> tuple[Session, Watch | None]:
+        """Opens a session, and the audits' tests of the same policy."""
+        for _ in range(_ATTEMPTS):
+            session = self._open_session()
+            watch = None if self.auditor is None else self.auditor.open()
+            if watch is None or watch.limits.sha256 == session.info.policy_sha256:
+                return session, watch
+            session.close()
+        raise BundleError(f"policy.json was replaced while the bundle was opened, {_ATTEMPTS} times: open it again")
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:
+            _LOGGER.exception("a session's thread ended")
+            with self._turn:
+                self._ended += 1
 
     def _work(self) -> None:
         source, drawn, allowance = self._current, None, Allowance()
@@ -216,8 +245,8 @@ class Pool:
             return lambda: None, None
         begin = time.monotonic()
         watch = source.watch
-        rule, options = (0, {}) if self.auditor is None or watch is None else self.auditor.options(watch)
         try:
+            rule, options = (0, {}) if self.auditor is None or watch is None else self.auditor.options(watch)
             if job.left_s() <= 0:
                 raise job.late()
             answer = job.score(session, source.texts, **options)
