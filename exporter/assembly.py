@@ -35,9 +35,11 @@ def model_of(checkpoint: Checkpoint) -> Model:
     )
 
 
-def carry_over(out: Path, old: Manifest | None, folder: Path, new: Sequence[str]) -> tuple[str, ...]:
-    """Copies the other variants of the bundle being replaced, by hard link if the file system supports it, and its tokenizer if
-    the new bundle has none.
+def carry_over(
+    out: Path, old: Manifest | None, folder: Path, new: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Copies what stays of the bundle being replaced, by hard link if the file system supports it: the other variants; of new
+    variants that are what they were, policy, report, traces and engines; the tokenizer if the new bundle has none.
 
     Args:
         out: the bundle.
@@ -46,15 +48,27 @@ def carry_over(out: Path, old: Manifest | None, folder: Path, new: Sequence[str]
         new: names of the new variants.
 
     Returns:
-        The names of all variants. Old ones keep their places, so that the default stays; new ones follow.
+        The names of all variants, the old ones before the new ones. By replaced variant, the files and folders that are gone.
     """
     before = old.variants if old else ()
     if old and TOKENIZER in old.files and not (folder / TOKENIZER).exists():
         link_or_copy(os.fspath(out / TOKENIZER), os.fspath(folder / TOKENIZER))
+    gone = {}
     for name in before:
+        there, here, description = out / "variants" / name, folder / "variants" / name, f"variants/{name}/variant.json"
         if name not in new:
-            shutil.copytree(out / "variants" / name, folder / "variants" / name, copy_function=link_or_copy, symlinks=True)
-    return (*before, *(name for name in new if name not in before))
+            shutil.copytree(there, here, copy_function=link_or_copy, symlinks=True)
+            continue
+        others = [path for path in sorted(there.iterdir()) if not (here / path.name).exists()] if there.is_dir() else []
+        if old and old.files.get(description) == FileEntry.of(folder / description):
+            for path in others:
+                if path.is_dir():
+                    shutil.copytree(path, here / path.name, copy_function=link_or_copy, symlinks=True)
+                else:
+                    link_or_copy(os.fspath(path), os.fspath(here / path.name))
+        elif others:
+            gone[name] = tuple(path.name for path in others)
+    return (*before, *(name for name in new if name not in before)), gone
 
 
 def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:

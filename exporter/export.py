@@ -53,7 +53,8 @@ class ExportReport:
     """The result of an export.
 
     bundle: its path. exits: depths in layers. variants: those written. refused: why others were not written, by name.
-    slates, pairs: run for parity. bytes: size of the bundle, including older variants. seconds: duration of each stage.
+    gone: by replaced variant, its files and folders that went with it, such as its policy. slates, pairs: run for parity.
+    bytes: size of the bundle, including older variants. seconds: duration of each stage.
     doubt: if a gate applied, why the model's ranking may be useless (`rexit.ranking.doubt`).
     """
 
@@ -61,6 +62,7 @@ class ExportReport:
     exits: tuple[int, ...]
     variants: tuple[VariantReport, ...]
     refused: dict[str, str]
+    gone: dict[str, tuple[str, ...]]
     slates: int
     pairs: int
     bytes: int
@@ -84,7 +86,7 @@ def export_bundle(
     """Writes a bundle, whole or not at all.
 
     A bundle at `out` keeps its other variants if checkpoint, exits and catalog are the same. A variant of the same name is
-    replaced, with its policy. Of several variants those that pass are written.
+    replaced, with its policy unless it is what it was. Of several variants those that pass are written.
 
     Args:
         checkpoint: a folder, GGUF file or Hub id, see `load_checkpoint`.
@@ -272,7 +274,7 @@ class _Export:
             copy_tokenizer(self._loaded, folder)
         if self._vectors:
             self._vectors.write(folder / VECTORS_FILE)
-        variants = carry_over(self._out, self._old, folder, [variant.name for variant in written])
+        variants, gone = carry_over(self._out, self._old, folder, [variant.name for variant in written])
         tokens = token_requests(self._source, self._loaded)
         write_manifest(folder, self._model, exits, variants, self._loaded.reranker, tokens)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -280,7 +282,9 @@ class _Export:
         self._clock.lap("write")
         reasons = {name: str(reason) for name, reason in refused.items()}
         slates = len(passed[0][1].slates)
-        return ExportReport(str(self._out), exits, written, reasons, slates, self._pairs, total, self._clock.seconds, self._doubt)
+        return ExportReport(
+            str(self._out), exits, written, reasons, gone, slates, self._pairs, total, self._clock.seconds, self._doubt
+        )
 
     def _sample_activations(self) -> Sequence[Activations]:
         """By segment; empty if no target needs any."""

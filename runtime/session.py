@@ -85,7 +85,7 @@ def open(
     Args:
         bundle: The bundle's folder, or a tar archive of it (`tar --format=ustar -cf bundle.tar -C bundle .`): its path or its
             bytes.
-        variant: Name of the variant; None: the bundle's first.
+        variant: Name of the variant; None: the first with a policy, or else the first.
         threads: Size of the process's one thread pool, which the first opened bundle creates; 0: one thread per core.
         cache_bytes: Upper bound of the session's cached prefixes; 0: 32 MiB. Evicts first a prefix that a newer one of the same
             user mostly contains, then the least recently used.

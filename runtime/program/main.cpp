@@ -27,7 +27,7 @@ constexpr char bundle_help[] = "The bundle's folder, or a tar archive of it.";
 
 void add_common(CLI::App& command, Common& common) {
   command.add_option("BUNDLE", common.bundle, bundle_help)->required();
-  command.add_option("--variant", common.options.variant, "Which variant. Default: the bundle's first.");
+  command.add_option("--variant", common.options.variant, "Which variant. Default: the first with a policy, or else the first.");
   command.add_flag("--json", common.json, "Print one JSON document instead of tables.");
 }
 
@@ -137,7 +137,7 @@ int run(int argc, char** argv) {
       app, "pipe", "Answer requests: a line of JSON on stdin, a line of JSON on stdout.", pipe_help, pipe_options, pipe, code,
       [](CLI::App& command, PipeOptions& options) {
         command.add_option("BUNDLE", options.bundle, bundle_help)->required();
-        command.add_option("--variant", options.options.variant, "Which variant. Default: the bundle's first.");
+        command.add_option("--variant", options.options.variant, "Which variant. Default: the first with a policy, or else the first.");
         command.add_option("--sessions", options.sessions, "Requests scored at once.")
             ->check(CLI::Range(1, 64))
             ->capture_default_str();

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import rexit
 from builders.bundles.bundle_files import contents, refresh
 from builders.models.checkpoints import tiny_checkpoint
-from rexit.bundle import Bundle, Catalog
+from rexit.bundle import Bundle, Catalog, Policy
 from rexit.cli import app
 from rexit.errors import CheckpointError, ParityError, QualityError
 from rexit.exporter import preflight
@@ -215,6 +215,22 @@ def test_an_older_variant_stays_as_it_is_and_the_default(checkpoint_folder: Path
     assert Bundle.open(bundle).manifest.variants == ("cpu-fp32", "cpu-int8")
     assert Bundle.open(bundle).variant.name == "cpu-fp32"
     assert contents(bundle / "variants" / "cpu-fp32") == before
+
+
+def test_a_replaced_variant_keeps_its_policy_if_it_is_what_it_was_and_else_says_what_is_gone(
+    checkpoint_folder: Path, catalog_folder: Path, bundle: Path
+) -> None:
+    folder = bundle / "variants" / "cpu-fp32"
+    Policy.full_depth(3, Bundle.open(bundle).variant_sha256).write(folder / "policy.json")
+    (folder / "engines").mkdir()
+    (folder / "engines" / "plan").write_bytes(b"engine")
+    before = contents(folder)
+    arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(bundle), "--golden"]
+    same = CliRunner().invoke(app, [*arguments, "6"])
+    assert same.exit_code == 0 and "with it went" not in same.stdout and contents(folder) == before
+    changed = CliRunner().invoke(app, [*arguments, "1"])
+    assert changed.exit_code == 0 and Bundle.open(bundle).policy() is None
+    assert "cpu-fp32: replaced, and with it went engines, policy.json; `rexit calibrate --variant cpu-fp32`" in changed.stdout
 
 
 def test_the_gate_refuses(checkpoint_folder: Path, catalog_folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +23,7 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, item_ids, make_catalog, user_ids
 from builders.bundles.model import HEAD_DIM, HEADS, LAYERS, VOCABULARY
+from builders.bundles.variants import QUANTIZED, add_variant
 from rexit import runtime
 from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import BundleError, CancelledError, InputError
@@ -50,6 +52,27 @@ def test_a_policy_made_elsewhere_is_told_of(folder: Path, tmp_path: Path, caplog
     differences = f"device cuda, here cpu; threads 77, here {here['threads']}; rexit 0.0.9, here {rexit.__version__}"
     advice = "stopping early may save less than it says; run `rexit calibrate` here"
     assert caplog.messages == [f"{path}: calibrated with {differences}: {advice}"] and caplog.records[0].name == "rexit"
+
+
+@pytest.mark.parametrize("calibrated", [(), ("second",), ("third", "second"), ("cpu-fp32", "third")])
+@pytest.mark.parametrize("archived", [False, True])
+def test_the_default_variant_is_the_first_with_a_policy(
+    folder: Path, tmp_path: Path, calibrated: tuple[str, ...], archived: bool
+) -> None:
+    names = ("cpu-fp32", "second", "third")
+    place = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    for name in names[1:]:
+        add_variant(place, QUANTIZED, name)
+    for name in calibrated:
+        bundle = Bundle.open(place, name)
+        Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+    expected = next((name for name in names if name in calibrated), names[0])
+    assert Bundle.open(place).variant.name == expected
+    if archived:
+        with tarfile.open(tmp_path / "bundle.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+            archive.add(place, ".")
+        place = tmp_path / "bundle.tar"
+    assert runtime.open(place).info.variant == expected
 
 
 def test_an_answer_says_whether_the_user_is_known(session: runtime.Session) -> None:

@@ -193,7 +193,7 @@ typedef enum rexit_spinning {
 
 typedef struct rexit_bundle_options {
   size_t struct_size;
-  const char* variant;             /* by name; NULL: the bundle's first */
+  const char* variant;             /* by name; NULL: the first with a policy, or else the first */
   const char* onnxruntime_library; /* path of libonnxruntime.so; NULL: $REXIT_ONNXRUNTIME_LIBRARY, else the system's. Loaded once
                                       per process: later opens ignore it */
   const char* device;              /* where the segments run:

@@ -44,7 +44,7 @@ using Id = std::variant<std::int64_t, std::string>;
 
 // See rexit_bundle_options.
 struct BundleOptions {
-  std::string variant;              // empty: the bundle's first
+  std::string variant;              // empty: the first with a policy, or else the first
   std::string onnxruntime_library;  // empty: $REXIT_ONNXRUNTIME_LIBRARY, else the system's
   std::int32_t threads = 0;         // 0: one per core
   std::string device;               // "cpu", "cuda" or "tensorrt"; empty: the variant's target

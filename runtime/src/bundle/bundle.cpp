@@ -287,7 +287,12 @@ std::string digest_of(const Source& source, const std::string& path) {
 }
 
 std::string select_variant(const std::vector<std::string>& names, const char* name, const Source& source) {
-  if (name == nullptr) return names.front();
+  if (name == nullptr) {
+    const auto calibrated = std::find_if(names.begin(), names.end(), [&source](const std::string& variant) {
+      return source.has("variants/" + variant + "/policy.json");
+    });
+    return calibrated != names.end() ? *calibrated : names.front();
+  }
   if (std::find(names.begin(), names.end(), name) != names.end()) return name;
   std::string list = names.front();
   for (std::size_t i = 1; i < names.size(); ++i) list += ", " + names[i];

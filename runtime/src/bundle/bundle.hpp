@@ -66,7 +66,8 @@ std::vector<std::string> variant_names(const Source& source);
 class Bundle {
  public:
   // Checks structure, sizes, variant.json's digest, the recorded digests by which files refer to each other, and the types and
-  // shapes of all tables. Rows are checked when they are read. `variant` null: the first variant.
+  // shapes of all tables. Rows are checked when they are read. `variant` null: the first with a policy,
+  // or else the first.
   Bundle(std::shared_ptr<const Source> source, const char* variant);
 
   const std::shared_ptr<const Source>& source() const noexcept { return source_; }

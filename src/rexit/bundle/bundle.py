@@ -32,6 +32,12 @@ def check_is_bundle(folder: Path) -> None:
         raise BundleError(f"{folder}: is not a bundle: it has no manifest.json")
 
 
+def _default_variant(path: Path, manifest: Manifest) -> str:
+    """The first variant with a policy, or else the first: what the runtime opens, too."""
+    calibrated = (name for name in manifest.variants if (path / "variants" / name / POLICY_FILE).exists())
+    return next(calibrated, manifest.variants[0])
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle folder with one of its variants selected."""
@@ -46,7 +52,7 @@ class Bundle:
 
         Args:
             path: The bundle's folder.
-            variant: Name of the variant; None: the bundle's first.
+            variant: Name of the variant; None: the first with a policy, or else the first.
 
         Raises:
             BundleError: The bundle is missing, damaged, or of another version.
@@ -60,7 +66,7 @@ class Bundle:
         check_sizes(path, manifest.files)
         if not manifest.variants:
             raise BundleError(f"{path}/manifest.json: lists no variants")
-        name = manifest.variants[0] if variant is None else variant
+        name = _default_variant(path, manifest) if variant is None else variant
         if name not in manifest.variants:
             raise InputError(f"{path}: no variant {name!r}, there are: {', '.join(manifest.variants)}")
         if f"variants/{name}/variant.json" not in manifest.files:

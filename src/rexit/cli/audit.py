@@ -11,6 +11,7 @@ import typer
 from rexit.cli.common.named import parse_columns
 from rexit.cli.common.options import JsonOption, VariantOption
 from rexit.cli.common.output import print_json
+from rexit.cli.common.variant import open_bundle
 from rexit.cli.show.audit import print_audit, print_labelled
 from rexit.errors import BundleError, InputError
 
@@ -55,9 +56,8 @@ def audit(
     item, are refused.
     """
     from rexit.audit import Watch, read_limits, read_log
-    from rexit.bundle import Bundle
 
-    opened = Bundle.open(bundle, variant)
+    opened = open_bundle(bundle, variant)
     watch = Watch(read_limits(opened))
     slates = [slate for slate in read_log(log) if slate.policy_sha256 == watch.limits.sha256]
     if not slates:

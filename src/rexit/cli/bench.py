@@ -10,6 +10,7 @@ import typer
 
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown
+from rexit.cli.common.variant import open_bundle
 from rexit.cli.show.bench import print_bench
 from rexit.errors import InputError
 from rexit.slates import SIZE
@@ -39,7 +40,6 @@ def bench(
     rexit bench bundle --slate 50 --requests 200 --threads 2
     ```
     """
-    from rexit.bundle import Bundle
     from rexit.measure.bench import BenchOptions, bench_variant
 
     options = BenchOptions(
@@ -50,8 +50,9 @@ def bench(
         sessions=_numbers("sessions", sessions, int),
         rates=_numbers("rates", rates, float),
     )
+    opened = open_bundle(bundle, variant)
     with progress() as bar:
-        report = bench_variant(Bundle.open(bundle, variant), options, shown(bar))
+        report = bench_variant(opened, options, shown(bar))
     if json:
         print_json(report)
     else:

@@ -11,6 +11,7 @@ import typer
 
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, check_one_source
 from rexit.cli.common.output import print_json, progress, shown
+from rexit.cli.common.variant import open_bundle
 from rexit.cli.common.weights import parse_weights
 from rexit.cli.show.calibration import print_calibration
 from rexit.slates import SIZE
@@ -69,7 +70,7 @@ def calibrate(
     rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02
     ```
     """
-    from rexit.bundle import Bundle, Catalog
+    from rexit.bundle import Catalog
     from rexit.bundle.catalog.prompt_text import decoder
     from rexit.bundle.manifest import TOKENIZER
     from rexit.calibration import CalibrationOptions
@@ -90,7 +91,7 @@ def calibrate(
         utility=parse_weights("utility", utility),
     )
     check_one_source(catalog, slates)
-    opened = Bundle.open(bundle, variant)
+    opened = open_bundle(bundle, variant)
     decode = None  # of the prompts of examples
     if TOKENIZER in opened.manifest.files and find_spec("tokenizers"):
         decode = decoder(opened.path, opened.catalog.vector_ids if opened.has_catalog else None)

@@ -12,6 +12,7 @@ import typer
 from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, stdout
 from rexit.cli.common.tables import print_table
+from rexit.cli.common.variant import open_bundle
 from rexit.errors import InputError
 
 _SHOWN = 80
@@ -48,12 +49,11 @@ def rerank(
     once for all documents. A document that does not fit the model is cut at its end.
     """
     from rexit import runtime
-    from rexit.bundle import Bundle
     from rexit.request import TokenRequest
     from rexit.texts import bundle_encoder
 
     texts = _read(documents)
-    opened = Bundle.open(bundle, variant)
+    opened = open_bundle(bundle, variant)
     prefix, candidates, truncated = bundle_encoder(opened, tokenizer).prompt_with_cuts(query, texts, instruction)
     session = runtime.open(opened.path, opened.variant.name, threads=threads)
     with contextlib.closing(session):

@@ -14,6 +14,7 @@ from rexit.cli.common.named import InputOption, parse_columns, parse_inputs
 from rexit.cli.common.options import JsonOption, RayWorkersOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stderr
 from rexit.cli.common.slate import parse_request
+from rexit.cli.common.variant import open_bundle
 from rexit.cli.show.batch import WITHOUT_HISTORY, check_answers, print_plan, print_report, print_stored, report_to_json
 from rexit.cli.show.scores import print_scores
 from rexit.errors import InputError
@@ -59,14 +60,13 @@ def score(
     """
     from rexit.batch import BatchOptions
     from rexit.batch.engine import Opening
-    from rexit.bundle import Bundle
 
     if pairs is not None:
         if user is not None or items is not None or recent:
             raise InputError("--pairs names the users and items; it cannot be combined with --user, --items or --recent")
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
-        opened = Bundle.open(bundle, variant)
+        opened = open_bundle(bundle, variant)
         catalog = opened.catalog
         columns, time = _column_names(column, catalog.inputs), parse_as_of(as_of, catalog)
         options = BatchOptions(pairs, out, columns, time, top_k, parse_inputs(inputs, catalog.inputs))
@@ -75,7 +75,7 @@ def score(
         for_pairs = {"--out": out, "--column": column or None, "--ray-workers": ray_workers}
         if ignored := [option for option, value in for_pairs.items() if value is not None]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
-        opened = Bundle.open(bundle, variant)
+        opened = open_bundle(bundle, variant)
         _score_slate(opened, parse_request(opened.catalog, user, items, recent, as_of, inputs), top_k, threads, json)
     else:
         raise InputError("expected --user and --items, or --pairs and --out")

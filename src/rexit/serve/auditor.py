@@ -52,7 +52,7 @@ class Auditor:
 
     Args:
         bundle: The bundle's folder.
-        variant: The variant; None: the bundle's first.
+        variant: The variant; None: as `Bundle.open` chooses.
         log: The file of audited slates, which tests go on from after a restart; None: none.
         on_alarm: Of `rexit.audit.state.ON_ALARM`.
 

@@ -11,6 +11,7 @@ import pytest
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
 from builders.bundles.held_out import write_ranked
+from builders.bundles.variants import QUANTIZED, add_variant
 from rexit import runtime
 from rexit.bundle import Bundle, Policy
 from running.command import Run, assert_one_line
@@ -26,6 +27,18 @@ def test_one_user_as_the_runtime_scores(run: Run, place: Path) -> None:
     assert [r["probability"] for r in rows] == expected.probability.tolist()
     assert [r["layers"] for r in rows] == [4, 4, 4]
     assert ended.json["stats"]["candidate_layers"] == 12
+
+
+def test_a_choice_of_variants_is_said(run: Run, place: Path) -> None:
+    add_variant(place / "bundle", QUANTIZED)
+    words = ("score", place / "bundle", "--user", USER_IDS[0], f"--items={ITEM_IDS[0]}")
+    there = f"there are: cpu-fp32, {QUANTIZED} (--variant)"
+    assert run(*words).err == f"rexit: variant cpu-fp32, the first, none has a policy; {there}\n"
+    opened = Bundle.open(place / "bundle", QUANTIZED)
+    Policy.full_depth(3, opened.variant_sha256).write(opened.folder / "policy.json")
+    scored = run(*words)
+    assert scored.err == f"rexit: variant {QUANTIZED}, the first with a policy; {there}\n" and f", {QUANTIZED}" in scored.out
+    assert run(*words, "--variant", "cpu-fp32").err == ""
 
 
 def test_table(run: Run, place: Path) -> None:

@@ -7,6 +7,7 @@ options.py   options that several commands have
 named.py     options of the form NAME=VALUE: --column, --input
 as_of.py     --as-of
 slate.py     the request of one slate
+variant.py   the variant that a command works on
 weights.py   weights of several objectives
 extras.py    which of rexit's extras brings a missing module
 """

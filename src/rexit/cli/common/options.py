@@ -11,7 +11,7 @@ from rexit.errors import InputError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
-VariantOption = Annotated[str | None, typer.Option(help="The variant. Default: the bundle's first.")]
+VariantOption = Annotated[str | None, typer.Option(help="The variant. Default: the first with a policy, or else the first.")]
 
 DeviceOption = Annotated[str | None, typer.Option(help="cpu (any variant), cuda or tensorrt. Default: the variant's own.")]
 

@@ -22,6 +22,9 @@ def print_export(report: ExportReport) -> None:
         _print_variant(variant, report.pairs, report.slates)
     if reason := report.variants[0].unrotated:
         stdout.print(f"not rotated, so that lower precisions may lose more: {reason}", soft_wrap=True, markup=False)
+    for name, files in report.gone.items():
+        advice = f"; `rexit calibrate --variant {name}` makes a new policy" if "policy.json" in files else ""
+        stdout.print(f"{name}: replaced, and with it went {', '.join(files)}{advice}", soft_wrap=True)
     stdout.print(
         f"{report.bundle}: {report.bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s "
         f"({', '.join(f'{name} {seconds:.0f}' for name, seconds in report.seconds.items())})",
