@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError
 from rexit.request import FIELDS
-from rexit.serve import Limits, Pool
+from rexit.serve import Limits, Pool, app
 from rexit.serve.jobs import ScoreJob
 from running.service import Service, serving
 
@@ -121,8 +122,25 @@ def test_a_large_body_is_refused(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "answer"),
+    [
+        ("Content-Length: 9", b"408 "),  # of which 3 arrive
+        ("Content-Length: 5000\r\nExpect: 100-continue", b"413 "),
+    ],
+)
+def test_a_body_is_not_awaited_for_long(service: Service, monkeypatch: pytest.MonkeyPatch, headers: str, answer: bytes) -> None:
+    monkeypatch.setattr(app, "_BODY_S", 0.3 if answer == b"408 " else 30)
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as client:
+        client.sendall(f"POST /v1/score HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n".encode())
+        if answer == b"408 ":
+            client.sendall(b"{  ")
+        assert client.recv(1000).startswith(b"HTTP/1.1 " + answer)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "line"),
     [
+        ("POST", "/v1/score/", 404, "/v1/score/: not found, expected a route of /openapi.json"),
         ("POST", "/v1/scores", 404, "/v1/scores: not found, expected a route of /openapi.json"),
         ("GET", "/v1/score", 405, "/v1/score: method not allowed, got GET, expected POST"),
     ],
@@ -146,9 +164,9 @@ def test_every_answer_is_counted_by_its_status(bundle: Path, monkeypatch: pytest
         for status, body in bodies.items():
             reply = service.ask("POST", "/v1/score", body)
             assert reply.status == status and (status == 200 or list(reply.json) == ["error"]), reply.text
-        assert service.ask("GET", "/v1/score").status == 405
+        assert (service.ask("GET", "/v1/score").status, service.ask("POST", "/score").status) == (405, 404)
         counted = [line for line in service.get("/metrics").text.splitlines() if line.startswith("rexit_requests_total")]
-        assert counted == [f'rexit_requests_total{{status="{status}"}} 1.0' for status in (200, 413, 422, 500, 405)]
+        assert counted == [f'rexit_requests_total{{status="{status}"}} 1.0' for status in (200, 413, 422, 500, 405, 404)]
 
 
 def test_a_defect_is_one_line_for_the_client_and_a_traceback_in_the_log(

@@ -1,6 +1,7 @@
 """The routes. Every problem is one line of JSON, `{"error": "…"}`:
 
 404   no such route; 405: no such method of it
+408   the body did not arrive in time
 413   the body is larger than the limit
 422   the request: not JSON, a wrong field or id, an item that is not in the catalog, a prompt that is too long; the line is the
       library's, which reads the body
@@ -38,7 +39,10 @@ _LOGGER = logging.getLogger("rexit")
 SCORE, RERANK = "/v1/score", "/v1/rerank"
 SCORING = (SCORE, RERANK, "/v2/rerank")
 """The routes that score."""
+_BODY_S = 30
+"""Seconds in which a body must have arrived."""
 _PROBLEMS = {
+    408: "The body did not arrive in time.",
     413: "The body is too large.",
     422: "A wrong request.",
     500: "The backend failed, or rexit has a defect.",
@@ -77,7 +81,9 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     """
     limits = limits or Limits()
     metrics = Metrics(lambda: pool.waiting, lambda: pool.busy, pool.auditor)
-    app = FastAPI(title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None, redirect_slashes=False
+    )
     app.state.metrics = metrics
     app.add_middleware(_Boundary, max_body=limits.max_body, metrics=metrics)
 
@@ -204,9 +210,10 @@ def _refusal(request: Request, exc: HTTPException) -> JSONResponse:
 class _Boundary:
     """Surrounds all routes.
 
-    1. Refuses a body above the limit before it is read whole, whether its size was announced or not.
+    1. Refuses a body above the limit, and one that arrives too slowly. What is beyond the limit is discarded as it arrives: many
+       clients read the answer only after they have sent everything.
     2. Answers exceptions that no route caught.
-    3. Counts each request to a route of SCORING by the status of its answer.
+    3. Counts each request to a route of SCORING, or to none at all, by the status of its answer.
     """
 
     def __init__(self, app: ASGIApp, max_body: int, metrics: Metrics) -> None:
@@ -222,12 +229,12 @@ class _Boundary:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                if scope["path"] in SCORING:
+                if scope["path"] in SCORING or message["status"] == 404:
                     self._metrics.requests.labels(str(message["status"])).inc()
             await send(message)
 
         try:
-            body = await self._body(receive)
+            body = await self._body(scope, receive)
             if body is None:
                 return
             await self._app(scope, body, counted)
@@ -238,22 +245,39 @@ class _Boundary:
             if not started:
                 await _problem(500, f"internal error: {type(exc).__name__}; the service's log has more")(scope, receive, counted)
 
-    async def _body(self, receive: Receive) -> Receive | None:
+    async def _body(self, scope: Scope, receive: Receive) -> Receive | None:
         """Reads the whole body and returns what replays it; None: the client is gone. Raises HTTPException."""
         parts: list[bytes] = []
         size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
-            size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > self._max_body:
-                line = f"body: got more than {self._max_body} bytes, expected at most that"
-                raise HTTPException(413, line, {"Connection": "close"})
+        waits = any(name == b"expect" for name, _ in scope["headers"])  # the client sends the body only when it is asked to
+        announced = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+        if waits and announced > self._max_body:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(_BODY_S):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    size += len(part)
+                    if size <= self._max_body:
+                        parts.append(part)
+                    else:
+                        parts.clear()
+        except TimeoutError:
+            if size <= self._max_body:
+                line = f"body: {size} bytes arrived in {_BODY_S} s, expected all of it"
+                raise HTTPException(408, line, {"Connection": "close"}) from None
+        if size > self._max_body:
+            raise self._too_large()
         replayed: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
         async def replay() -> Message:
             return replayed.pop() if replayed else await receive()
 
         return replay
+
+    def _too_large(self) -> HTTPException:
+        line = f"body: got more than {self._max_body} bytes, expected at most that"
+        return HTTPException(413, line, {"Connection": "close"})
