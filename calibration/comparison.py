@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.baselines import Scores
 from rexit.bundle import Policy
 from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.metrics import LABEL_FREE, Judge, Metric
+from rexit.calibration.record.traces import Traces
 
 Interval = tuple[float, float, float]
 """A value, and the ends of its 95 % interval."""
@@ -32,6 +35,33 @@ class Row:
     cost_us: float
     values: Mapping[str, float]
     drops: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A ranking of the test split that no exit makes, see `rexit.baselines`.
+
+    Attributes:
+        name: its name in tables.
+        values, drops: as of a `Row`; for metrics that compare a ranking with the labels.
+    """
+
+    name: str
+    values: Mapping[str, float]
+    drops: Mapping[str, Interval]
+
+
+def baseline_rows(scores: Scores, test: Traces, metrics: Sequence[Metric]) -> tuple[Baseline, ...]:
+    """Returns the baselines of the test split. scores: each one's, of the test split's pairs."""
+    judge = Judge(test.users, test.liked, test.offsets, np.ascontiguousarray(test.log_odds[:, -1]), test.gains)
+    ranking = [metric for metric in metrics if metric.kind not in (*LABEL_FREE, "logloss")]
+    rows = []
+    for name, score in scores.items():
+        ends = judge.intervals(ranking, score)
+        values = {metric.name: judge.value(metric, score) for metric in ranking}
+        drops = {metric.name: (judge.drop(metric, score), *ends[metric]) for metric in ranking}
+        rows.append(Baseline(name, values, drops))
+    return tuple(rows)
 
 
 @dataclass(frozen=True)

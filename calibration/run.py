@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from rexit import ranking
 from rexit.audit.limits import REPORT_FILE
+from rexit.baselines import baselines
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics, prior
 from rexit.calibration.candidates import MIN_SAVING
 from rexit.calibration.choose import objectives
+from rexit.calibration.comparison import baseline_rows
 from rexit.calibration.goal import Goal
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
@@ -36,7 +38,7 @@ from rexit.measure.profile import mean_tokens, measure_costs
 from rexit.measure.scorer import Scorer
 from rexit.process import interrupts
 from rexit.progress import Progress, silent
-from rexit.slates import SIZE, AnySlate, Slate, biases, cut, spread
+from rexit.slates import SIZE, AnySlate, Slate, cut, spread
 from rexit.slates_file import SlatesFile
 
 MISSING = "missing"
@@ -154,6 +156,8 @@ class _Work:
             slower = _is_slower(decision, timings)
         if slower:
             decision = decide.back_to_full_depth(decision)
+        others = baselines(source, slates["test"])
+        last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
         early, late = self._examples(decision.policy, slates["test"], traces["test"])
         findings = Findings(
             traces=traces,
@@ -164,7 +168,8 @@ class _Work:
             slower=slower,
             early=early,
             late=late,
-            doubt=_doubt(source, slates["test"], traces["test"]),
+            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked),
+            baselines=baseline_rows(others, traces["test"], [metrics.parse(name) for name in decision.rows[0].values]),
             negative_rate=rate,
             item_counts=_item_counts(source, slates["test"]),
             fields=_fields(_inputs_with_words(source), slates["test"]),
@@ -270,11 +275,6 @@ def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: i
     """The decision with a policy that says where its costs were measured, and how many candidates a slate had."""
     made_on = {name: value for name, value in conditions.to_json().items() if name != "variant_sha256"} | {"slate": slate}
     return replace(decision, policy=replace(decision.policy, made_on=made_on))
-
-
-def _doubt(source: Catalog | SlatesFile, slates: Sequence[AnySlate], traces: Traces) -> str | None:
-    scores = np.ascontiguousarray(traces.log_odds[:, -1])
-    return ranking.doubt(scores, biases(source, slates), traces.users, traces.liked)
 
 
 def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> NDArray[np.int64] | None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from builders.traces import traces
+from rexit.baselines import LIKES
 from rexit.ranking import ByUser, auc, auc_contributions, auc_difference, bootstrap, doubt, item_biases, user_auc
 
 
@@ -80,22 +81,24 @@ def test_a_model_that_ranks_by_chance_or_worse_is_doubted() -> None:
     """Such a one passes every gate and every calibration, which compare it with itself."""
     for knows in (0.0, -1.0):
         score, items, users, liked = ranked(knows, taste=0.0)
-        sentence = doubt(score, item_biases(items, items, liked), users, liked)
+        sentence = doubt(score, {LIKES: item_biases(items, items, liked)}, users, liked)
         assert sentence is not None and sentence.startswith(
             f"This model is not shown to rank: its user AUC at the last exit is {user_auc(score, users, liked):.3f} ("
         )
     score, items, users, liked = ranked(knows=2.0, taste=0.0)
-    assert doubt(score, np.zeros(len(score)), users, liked) is None
+    assert doubt(score, {}, users, liked) is None
     few = users < 19
-    sentence = doubt(score[few], np.zeros(few.sum()), users[few], liked[few])
+    sentence = doubt(score[few], {}, users[few], liked[few])
     assert sentence is not None and "users have likes and dislikes, expected at least 20." in sentence
 
 
 def test_a_model_that_items_biases_outrank_is_doubted() -> None:
     score, items, users, liked = ranked(knows=0.3, taste=3.0)
-    sentence = doubt(score, item_biases(items, items, liked), users, liked)
-    assert sentence is not None and sentence.startswith("This model ranks worse than the items' shares of likes in training: ")
-    assert doubt(score, item_biases(items, items[:0], liked[:0]), users, liked) is None, "without training all items are alike"
+    sentence = doubt(score, {LIKES: item_biases(items, items, liked)}, users, liked)
+    assert sentence is not None and sentence.startswith(f"This model ranks below a baseline ({LIKES}): its user AUC ")
+    assert doubt(score, {LIKES: item_biases(items, items[:0], liked[:0])}, users, liked) is None, (
+        "without training all items are alike"
+    )
 
 
 def test_item_biases_start_from_the_average() -> None:

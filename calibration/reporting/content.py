@@ -16,7 +16,7 @@ from rexit.bundle import Bundle, Policy
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.calibration import reliability_table
 from rexit.calibration.choose.maps import ALL, OWN
-from rexit.calibration.comparison import Row
+from rexit.calibration.comparison import Baseline, Row
 from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
@@ -55,6 +55,7 @@ class Findings:
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         early, late: slates that exit early and late.
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`.
+        baselines: rankings of the test split to compare with.
         negative_rate: the share of the population's negatives in the labels.
         item_counts: training interactions of each test pair's item, int64 [n]; None: unknown.
         fields: each test pair's values, by a field's name.
@@ -70,6 +71,7 @@ class Findings:
     early: Sequence[Example]
     late: Sequence[Example]
     doubt: str | None
+    baselines: Sequence[Baseline] = ()
     negative_rate: float = 1.0
     item_counts: NDArray[np.int64] | None = None
     fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -124,6 +126,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             "table": _probabilities(findings, depths, p, stops),
         },
         "table": table,
+        "baselines": list(map(asdict, findings.baselines)),
         "candidates": _candidates(decision, depths),
         "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
         "gain": gain,

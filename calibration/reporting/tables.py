@@ -132,7 +132,7 @@ def _tested(report: Report) -> Table:
 
 def _ways(report: Report) -> Table:
     return Table(
-        "On the test split: value, and drop against full depth with its 95 % interval over users",
+        "On the test split, the baselines last: value, and drop against full depth with its 95 % interval over users",
         [
             "way to stop",
             "mean layers",
@@ -149,9 +149,17 @@ def _ways(report: Report) -> Table:
                 *(f"{value:.4f}\n{_drop(way['drops'][name])}" for name, value in way["values"].items()),
             ]
             for way in report["table"]
+        ]
+        + [
+            [row["name"], *[ABSENT] * 3, *(_baseline(row, name) for name in report["table"][0]["values"])]
+            for row in report["baselines"]
         ],
         chosen="policy",
     )
+
+
+def _baseline(row: Mapping[str, Any], name: str) -> str:
+    return f"{row['values'][name]:.4f}\n{_drop(row['drops'][name])}" if name in row["values"] else ABSENT
 
 
 def _thresholds(report: Report) -> Table:

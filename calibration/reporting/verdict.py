@@ -87,7 +87,7 @@ def judge(
     if doubt is None:
         return verdict
     written = "full depth" if decision.chosen is None else _speed(table)
-    summary = (doubt, "What a policy keeps of such a ranking is worth nothing.", f"The policy written is {written}.")
+    summary = (doubt, "A policy can only keep that ranking.", f"The policy written is {written}.")
     headline = verdict.headline if verdict.action == CHECK_MODEL else "Check the model first"
     return replace(verdict, action=CHECK_MODEL, headline=headline, summary=summary)
 

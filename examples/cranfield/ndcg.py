@@ -1,11 +1,12 @@
-"""NDCG@10 of a calibrated reranker on a file of slates with grades, after every exit and by its policy, beside the first stage.
+"""Graded NDCG@10 of a calibrated reranker on a file of slates with grades, by exit, by policy and of the first stage.
 
     rexit calibrate BUNDLE --slates OUT/slates.jsonl …
     python examples/cranfield/ndcg.py BUNDLE OUT/slates.jsonl [--variant cpu-int8] [--tokenizer MODEL]
 
 Only test queries, by the log-odds that the calibration recorded: no model runs. `first` is the order of the candidates in the
-file (BM25's). A document's gain is 2^grade - 1, and the ideal is the best order of all judged documents, whether BM25 found them
-or not. Intervals are 95 %, over queries, by bootstrap; differences are paired.
+file (BM25's). Here a document's gain is 2^grade - 1, and the ideal is the best order of all judged documents, whether BM25 found
+them or not. The NDCG@10 of `rexit calibrate` is another figure: its gain is 0 or 1, its ideal the best order of the candidates.
+Intervals are 95 %, over queries, by bootstrap; differences are paired.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PLACES, SAMPLES = 10, 2000
 
 
 def ndcg(scores: NDArray[np.floating], grades: Sequence[int], ideal: Sequence[int]) -> float:
-    """Returns the NDCG of the first places. ideal: grades of the best order."""
+    """Returns the graded NDCG of the first places. ideal: grades of the best order."""
     order = np.argsort(-np.asarray(scores), kind="stable")[:PLACES]
     return _gain([grades[n] for n in order]) / _gain(sorted(ideal, reverse=True)[:PLACES])
 
@@ -86,7 +87,9 @@ def main(path: Path, slates: Path, variant: str | None, tokenizer: Path | None) 
             layers.append(depths[stops[start:end]].mean())
     values = np.array(rows).T
     names = ["first", *(f"after layer {depth}" for depth in depths), f"policy, {np.mean(layers):.1f} layers"]
-    print(f"{len(rows)} test queries, NDCG@{PLACES}, and its difference from the first order")
+    print(
+        f"{len(rows)} test queries, graded NDCG@{PLACES} (ideal: all judged documents), and its difference from the first order"
+    )
     for name, of_queries in zip(names, values, strict=True):
         low, high = interval(of_queries)
         less, more = interval(of_queries - values[0])

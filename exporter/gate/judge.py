@@ -48,7 +48,7 @@ class Judge:
         last = np.atleast_3d(self._expected)[:, -1]
         for n, part in enumerate(self._prompts.parts):
             score = np.ascontiguousarray(last[part.pairs, n])
-            if reason := ranking.doubt(score, part.biases, part.users, part.liked):
+            if reason := ranking.doubt(score, part.baselines, part.users, part.liked):
                 return f"Objective {part.name!r}: {reason}" if part.name else reason
         return None
 

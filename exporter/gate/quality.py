@@ -32,6 +32,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.baselines import Scores, baselines
 from rexit.bundle import Catalog, Id
 from rexit.bundle.files import json_values
 from rexit.bundle.labels import UNKNOWN
@@ -41,7 +42,7 @@ from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, prompt_maker
 from rexit.ranking import MIN_USERS, auc, auc_difference, user_auc
-from rexit.slates import AnySlate, Slate, biases, cut, draw
+from rexit.slates import AnySlate, Slate, cut, draw
 
 LogOdds = NDArray[np.float32]
 """A chain's log-odds on `Prompts`: [pairs, E]; of K > 1 objectives [pairs, E, K]."""
@@ -54,14 +55,14 @@ class LabelledPairs:
     """The pairs whose label of an objective is known.
 
     name: the objective's name; None if it has none. pairs: which of all pairs they are, bool [pairs].
-    users: int64 [n], numbered from 0. liked: bool [n]. biases: the items' biases, float64 [n], see `rexit.ranking.item_biases`.
+    users: int64 [n], numbered from 0. liked: bool [n]. baselines: see `rexit.baselines`.
     """
 
     name: str | None
     pairs: NDArray[np.bool_]
     users: NDArray[np.int64]
     liked: NDArray[np.bool_]
-    biases: NDArray[np.float64]
+    baselines: Scores
 
     @property
     def user_count(self) -> int:
@@ -83,14 +84,14 @@ class Prompts:
     """Validation slates with their prompts.
 
     prompts: one prompt per slate. users: int64 [pairs], numbered from 0. liked: bool [pairs].
-    biases: the items' biases, float64 [pairs], see `rexit.ranking.item_biases`. whole: whether they are the whole split.
+    baselines: see `rexit.baselines`. whole: whether they are the whole split.
     objectives: labels of the named objectives; empty if the only label is `liked`.
     """
 
     prompts: list[Prompt]
     users: NDArray[np.int64]
     liked: NDArray[np.bool_]
-    biases: NDArray[np.float64]
+    baselines: Scores
     whole: bool
     objectives: tuple[LabelledPairs, ...] = ()
 
@@ -106,7 +107,7 @@ class Prompts:
             list(map(prompt_maker(source), sample)),
             users,
             np.concatenate([slate.liked for slate in sample]),
-            biases(source, sample),
+            baselines(source, sample),
             whole=len(sample) == len(split),
             objectives=_objectives(source, sample, users),
         )
@@ -132,7 +133,7 @@ class Prompts:
     def parts(self) -> tuple[LabelledPairs, ...]:
         """The labels of each objective."""
         everything = np.ones(len(self.users), np.bool_)
-        return self.objectives or (LabelledPairs(None, everything, self.users, self.liked, self.biases),)
+        return self.objectives or (LabelledPairs(None, everything, self.users, self.liked, self.baselines),)
 
     def shortage(self) -> str | None:
         """Why the slates cannot show a loss of AUC; None if they can."""
@@ -160,8 +161,9 @@ def _objectives(source: Source, slates: Sequence[AnySlate], users: NDArray[np.in
     parts = []
     for k, name in enumerate(source.objectives):
         pairs = labels[:, k] != UNKNOWN
+        known = {baseline: scores[pairs] for baseline, scores in baselines(source, slates, k).items()}
         owners = np.unique(users[pairs], return_inverse=True)[1].astype(np.int64)
-        parts.append(LabelledPairs(name, pairs, owners, labels[pairs, k] == 1, biases(source, slates, k)[pairs]))
+        parts.append(LabelledPairs(name, pairs, owners, labels[pairs, k] == 1, known))
     return tuple(parts)
 
 

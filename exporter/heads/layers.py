@@ -24,12 +24,11 @@ from rexit.exporter.heads.fit import RIDGES, FittedHead, Regression, log_loss, p
 from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.rows import RowsFile
 from rexit.progress import Progress, silent
-from rexit.ranking import MIN_USERS, ByUser, auc, auc_contributions, bootstrap
+from rexit.ranking import MIN_USERS, NDCG_AT, ByUser, auc, auc_contributions, bootstrap
 from rexit.slates import choosing_users
 
 SHARES = {"labels": 0.0, "mix": 0.5, "last": 1.0}
 """Targets that heads are fitted to, by name: the share of the last answer's probability in the target."""
-NDCG_AT = 10
 
 
 @dataclass(frozen=True)

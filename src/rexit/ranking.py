@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +12,9 @@ BOOTSTRAP_SEED = 20250102
 RESAMPLES = 1000
 MIN_USERS = 20
 """With fewer users a bootstrap says nothing: it takes what is not in the sample to be impossible."""
+
+NDCG_AT = 10
+"""K of the NDCG that is shown of rankings: the gain is 1 for a like, the ideal the best order of the user's own pairs."""
 
 PRIOR = 10
 """How many interactions of average liking an item's share of likes starts from."""
@@ -198,35 +204,42 @@ def item_biases(items: NDArray[np.int64], train_items: NDArray[np.int64], train_
 
 
 def doubt(
-    score: NDArray[np.float32], biases: NDArray[np.float64], users: NDArray[np.int64], liked: NDArray[np.bool_]
+    score: NDArray[np.float32],
+    baselines: Mapping[str, NDArray[np.float64]],
+    users: NDArray[np.int64],
+    liked: NDArray[np.bool_],
 ) -> str | None:
     """Returns why the ranking within users may be worth nothing, in a sentence; None if there is no reason.
 
     1. Fewer than `MIN_USERS` users have both labels.
     2. Chance is in the 95 % interval of the user AUC, or above it.
-    3. The items' biases rank better.
+    3. A baseline ranks better, by user AUC or by NDCG@10.
 
     Args:
         score: the last exit's, float32 [n].
-        biases: the pairs' items', float64 [n].
+        baselines: the scores of `rexit.baselines`, float64 [n] each, by name.
         users: int64 [n], any numbers.
         liked: bool [n].
     """
     by_user = ByUser(users, liked)
     if (count := int(by_user.both.sum())) < MIN_USERS:
         return f"This model is not shown to rank: {count} users have likes and dislikes, expected at least {MIN_USERS}."
-    model, items = by_user.auc(score)[by_user.both], by_user.auc(biases)[by_user.both]
-    values = np.stack([model, model - items], 1)
-    own, gain = values.mean(0)
-    (low, worst), (high, best) = np.percentile(bootstrap(values, np.ones_like(values)), [2.5, 97.5], axis=0)
-    measured = f"user AUC at the last exit is {own:.3f} ({low:.3f} to {high:.3f}, 95 % interval over {count:,} users)"
-    if low <= 0.5:
-        return f"This model is not shown to rank: its {measured}, chance is 0.5."
-    if best < 0:
-        return (
-            f"This model ranks worse than the items' shares of likes in training: its {measured}, theirs is {own - gain:.3f}, a "
-            f"difference of {gain:+.3f} ({worst:+.3f} to {best:+.3f})."
+    for title, measure in (("user AUC", by_user.auc), (f"NDCG@{NDCG_AT}", partial(by_user.ndcg, k=NDCG_AT))):
+        model = measure(score)[by_user.both]
+        values = np.stack([model, *(model - measure(other)[by_user.both] for other in baselines.values())], 1)
+        own, *gains = values.mean(0)
+        lows, highs = np.percentile(bootstrap(values, np.ones_like(values)), [2.5, 97.5], axis=0)
+        measured = (
+            f"its {title} at the last exit is {own:.3f} ({lows[0]:.3f} to {highs[0]:.3f}, 95 % interval over {count:,} users)"
         )
+        if title == "user AUC" and lows[0] <= 0.5:
+            return f"This model is not shown to rank: {measured}, chance is 0.5."
+        for name, gain, low, high in zip(baselines, gains, lows[1:], highs[1:], strict=True):
+            if high < 0:
+                return (
+                    f"This model ranks below a baseline ({name}): {measured}, the baseline's is {own - gain:.3f}, "
+                    f"a difference of {gain:+.3f} ({low:+.3f} to {high:+.3f})."
+                )
     return None
 
 

@@ -175,26 +175,6 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
     return rows, [slice(at, min(at + size, end)) for begin, end in edges for at in range(begin, end, size)]
 
 
-def biases(source: Catalog | OwnSlates, slates: Sequence[AnySlate], objective: int | None = None) -> NDArray[np.float64]:
-    """Returns the items' biases, see `rexit.ranking.item_biases`: float64 [pairs]. Candidates of a file have no past: 0.
-
-    objective: Its number, for biases by its known labels; None: by likes.
-    """
-    import numpy as np
-
-    from rexit import ranking
-    from rexit.bundle.labels import UNKNOWN
-
-    if isinstance(source, OwnSlates):
-        return np.zeros(sum(len(slate.items) for slate in slates))
-    items, train = np.concatenate([source.items.rows(slate.items) for slate in slates]), source.split("train")
-    if objective is None:
-        return ranking.item_biases(items.astype(np.int64), train.items, train.liked)
-    labels = train.objectives[:, objective]
-    known = labels != UNKNOWN
-    return ranking.item_biases(items.astype(np.int64), train.items[known], labels[known] == 1)
-
-
 def draw(slates: Sequence[SlateT], count: int, seed: int = 0) -> list[SlateT]:
     """Samples at most `count` slates without replacement, in their order. The same seed gives the same slates."""
     import numpy as np

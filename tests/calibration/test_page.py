@@ -88,6 +88,8 @@ def golden_reports() -> dict[str, dict[str, Any]]:
     dynamic["policy"] |= {"patience": 2, "quorum": 0.1, "top_k": {"k": 3, "ordered": True, "rise": [0.5, 0.25], "fall": [1, 0]}}
     dynamic["probabilities"] |= {"negative_rate": 0.04, "prior_shift": -3.2189}
     dynamic["probabilities"]["table"][0]["ratio"] = None
+    drops = {"user-auc": [-0.02, -0.03, -0.01]}
+    dynamic["baselines"] = [{"name": "order of the file", "values": {"user-auc": 0.7}, "drops": drops}]
     full = new_report("not certified")
     full["examples"] = {"early": [], "late": []}
     return {"dynamic": dynamic, "fixed": new_report("fixed"), "full-depth": full}

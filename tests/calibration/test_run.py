@@ -11,10 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders.bundles.bundle_files import refresh
+from builders.bundles.bundle_files import drop_catalog, refresh
 from builders.bundles.held_out import write_two_tastes
+from builders.data.token_slates import write_slates
 from builders.traces import even_costs
 from doubles.session import FakeSession
+from rexit.baselines import FILE_ORDER
 from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.record.recording import Recording
@@ -22,7 +24,9 @@ from rexit.calibration.reporting import page
 from rexit.calibration.run import _count_as_traced, _fields
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs, depth_name
+from rexit.request import Request
 from rexit.slates import Slate
+from rexit.slates_file import SlatesFile
 
 OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_slates=4, repeats=1)
 """Twenty users certify: that is enough for a large drop alone."""
@@ -135,6 +139,45 @@ def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> 
     _, again = run(crowd, options=slow, open_session=never)
     cheap = [layers for layers in depths if row(again, depth_name(layers))["cost_us"] <= row(again, "policy")["cost_us"]]
     assert again.report["gain"]["layers"] == max(cheap)
+
+
+class TokenSession(FakeSession):
+    """A group's prefix is its number, a candidate its item."""
+
+    def trace(self, request):
+        return super().trace(
+            Request(60 * int(request.prefix[0]) + int(request.prefix[1]), tuple(int(tokens[0]) for tokens in request.candidates))
+        )
+
+    def prompt(self, request):
+        return request.prefix, list(request.candidates)
+
+
+@pytest.mark.parametrize(("weight", "below"), [(1.0, True), (0.0, False)], ids=["first stage", "shuffled"])
+def test_a_reranker_below_the_order_of_its_file_is_told_so(place: Path, weight: float, below: bool) -> None:
+    drop_catalog(place / "bundle")
+    random, rows = np.random.default_rng(0), []
+    for group in range(120):
+        items = random.permutation(40)[:12]
+        odds = weight * (3 - np.arange(12)) + [0.5 * truth(group, item) for item in items.tolist()]
+        labels = (random.random(12) < 1 / (1 + np.exp(-odds))).astype(int).tolist()
+        split = ("train", "validation", "test")[group % 3]
+        candidates = [[item] for item in items.tolist()]
+        rows.append(
+            {"group": group, "split": split, "prefix": [group // 60, group % 60], "candidates": candidates, "label": labels}
+        )
+    bundle, file = Bundle.open(place / "bundle"), SlatesFile.read(write_slates(place / "slates.jsonl", rows))
+    done = calibrate(
+        bundle,
+        file,
+        OPTIONS,
+        open_session=lambda folder: TokenSession(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), policy_in(folder)),
+    )
+    (first,) = done.report["baselines"]
+    assert first["name"] == FILE_ORDER and first["values"].keys() == {"ndcg@5", "ndcg@10", "user-auc", "auc"}
+    assert (first["values"]["ndcg@10"] > row(done, "full depth")["values"]["ndcg@10"]) == below
+    assert (done.verdict.action == "check the model") == below
+    assert done.verdict.text.startswith(f"Check the model first. This model ranks below a baseline ({FILE_ORDER}): its ") == below
 
 
 def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -> None:

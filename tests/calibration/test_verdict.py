@@ -152,7 +152,7 @@ def test_model_that_may_rank_nothing() -> None:
     verdict = judge(decision(), DEPTHS, table(), None, doubt=doubt)
     assert verdict.action == "check the model" and verdict.doubt == doubt
     assert verdict.text == (
-        f"Check the model first. {doubt} What a policy keeps of such a ranking is worth nothing. The policy written is 2.9x "
+        f"Check the model first. {doubt} A policy can only keep that ranking. The policy written is 2.9x "
         "faster than the full model (1.0 ms instead of 2.9 a slate)."
     )
 

@@ -123,7 +123,9 @@ def test_the_gate_reads_each_objective_s_known_labels(catalog: Catalog, monkeypa
     assert (labels[:, 0] == UNKNOWN).any()
     for k, part in enumerate(Prompts.draw(catalog, 0).parts):
         assert part.name == OBJECTIVES[k]
-        assert part.liked.tolist() == (labels[labels[:, k] != UNKNOWN, k] == 1).tolist() and len(part.biases) == len(part.users)
+        assert part.liked.tolist() == (labels[labels[:, k] != UNKNOWN, k] == 1).tolist() and {
+            len(scores) for scores in part.baselines.values()
+        } == {len(part.users)}
 
 
 @pytest.mark.slow

@@ -28,7 +28,13 @@ def print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) -
     print_table(
         f"{bundle.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
         ["", *metrics, "layers", "ms", "speed"],
-        [_row(row, metrics, report["table"][0]) for row in report["table"]],
+        [
+            *(_row(row, metrics, report["table"][0]) for row in report["table"]),
+            *(
+                [row["name"], *(_value(row, name, False) if name in row["values"] else "-" for name in metrics), "-", "-", "-"]
+                for row in report["baselines"]
+            ),
+        ],
     )
     print_table(
         f"Probabilities on the test split: predicted over observed likes, and expected calibration error{_population(report)}",

@@ -1,0 +1,78 @@
+"""Rankings that a model has to beat, which are shown next to it.
+
+1. Likes: each item's share of likes in training (`rexit.ranking.item_biases`).
+2. LightGCN: the catalog's own embeddings. A user is folded in from the likes before the slate's moment, as in serving.
+3. The order of the candidates in a file of slates: the first stage's, if the file keeps it. A file that has every relevant
+   candidate of a slate first is sorted by label, which is no ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Catalog
+from rexit.bundle.labels import UNKNOWN
+from rexit.ranking import item_biases
+from rexit.slates import AnySlate, OwnSlates, Slate, TokenSlate
+
+LIKES, LIGHTGCN, FILE_ORDER = "items' shares of likes", "LightGCN", "order of the file"
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""Each baseline's score of each pair, float64 [pairs], by name."""
+
+
+def baselines(source: Catalog | OwnSlates, slates: Sequence[AnySlate], objective: int | None = None) -> Scores:
+    """Returns the scores of the baselines that the source has.
+
+    Args:
+        source: The catalog or the file that the slates are of.
+        slates: Slates of one split, in its order.
+        objective: Its number, for the shares of its known labels; None: of likes.
+    """
+    if not isinstance(source, Catalog):
+        return _file_order([slate for slate in slates if isinstance(slate, TokenSlate)])
+    own = [slate for slate in slates if isinstance(slate, Slate)]
+    items = np.concatenate([source.items.rows(slate.items) for slate in own]).astype(np.int64)
+    scores = {LIKES: _likes(source, items, objective)}
+    if "lightgcn" in source.info:
+        scores[LIGHTGCN] = _lightgcn(source, own, items)
+    return scores
+
+
+def _file_order(slates: Sequence[TokenSlate]) -> Scores:
+    places, last = [], None
+    by_label = True
+    for slate in slates:
+        # Parts of a slate that was cut share its prefix; their places continue.
+        begin = places[-1][-1] + 1 if last is not None and slate.prefix is last.prefix else 0
+        places.append(np.arange(begin, begin + len(slate.liked)))
+        by_label &= not (slate.liked[1:] & ~slate.liked[:-1]).any()
+        last = slate
+    return {} if by_label else {FILE_ORDER: -np.concatenate(places).astype(np.float64)}
+
+
+def _likes(catalog: Catalog, items: NDArray[np.int64], objective: int | None) -> NDArray[np.float64]:
+    train = catalog.split("train")
+    if objective is None:
+        return item_biases(items, train.items, train.liked)
+    labels = train.objectives[:, objective]
+    known = labels != UNKNOWN
+    return item_biases(items, train.items[known], labels[known] == 1)
+
+
+def _lightgcn(catalog: Catalog, slates: Sequence[Slate], items: NDArray[np.int64]) -> NDArray[np.float64]:
+    users, table = catalog.user_table, catalog.item_table
+    offsets, times = users["history_offsets"], users["history_times"]
+    vectors = np.zeros((len(slates), table["fold_in"].shape[1]))
+    for n, (slate, user) in enumerate(zip(slates, catalog.users.rows([slate.user for slate in slates], "user"), strict=True)):
+        begin, end = int(offsets[user]), int(offsets[user + 1])
+        if slate.as_of is not None:
+            end = begin + int(np.searchsorted(times[begin:end], slate.as_of))
+        liked = users["history_items"][begin:end][users["history_liked"][begin:end] > 0]
+        vectors[n] = table["fold_in"][liked].astype(np.float64).sum(0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    slate_of = np.repeat(np.arange(len(slates)), [len(slate.items) for slate in slates])
+    return np.asarray((vectors[slate_of] * table["embeddings"][items].astype(np.float64)).sum(1))
