@@ -256,7 +256,7 @@ class _Tops:
         last = np.sort(key)[self._starts + self._k - 1]
         last = np.repeat(last, self._sizes)
         above, tied = key < last, key == last
-        # Of the pairs that tie with the k-th, the first ones of the slate fill the room that is left.
+        # Pairs that tie with the k-th fill the room that is left in the slate's order.
         room = self._k - np.add.reduceat(above.astype(np.int64), self._starts)
         ties = np.cumsum(tied)
         before = np.repeat((ties - tied)[self._starts], self._sizes)

@@ -43,7 +43,7 @@ class LabelledMetric:
         policy, full: values of the policy and of full depth.
         drop: what the policy loses.
         limit: the drop that was promised at most; None: none was.
-        capital: of the bets against the limit; None without a limit.
+        capital: What the bets against the limit have made of 1; None without a limit.
         alarm: whether the limit no longer holds.
     """
 

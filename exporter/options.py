@@ -24,7 +24,7 @@ MAX_NEIGHBOURS = 1 << 16
 """What a head on a frozen model learns: labels, the last answer's probability, or the mean of both."""
 
 COMPUTE_PRECISIONS = ("auto", "bfloat16", "float32")
-"""Of a model's forward pass. auto: bfloat16 where it is faster."""
+"""How a model's forward pass computes. auto: bfloat16 where it is faster."""
 
 ORDERS = ("time", "file", "random")
 """What orders interactions."""
@@ -115,7 +115,7 @@ class TrainOptions:
     batch_tokens: of a forward pass, with padding.
     epochs: length of the training, unless `steps` is set.
     rate: peak learning rate of the deepest layers; None: 1e-4, with `lora` 1e-3; 0: the base is frozen.
-    head_rate: of the last head.
+    head_rate: the last head's learning rate.
     label_ids, reranker: with a file of slates, as for `ExportOptions`.
     warmup: share of the steps in which rates rise.
     precision: see COMPUTE_PRECISIONS.

@@ -48,7 +48,7 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
         id_column: the ids' column in Parquet.
 
     Raises:
-        InputError: the file cannot be read, an id stands twice, or a row is not finite, zero or too wide.
+        InputError: the file cannot be read, an id appears twice, or a row is not finite, zero or too wide.
     """
     readers = {".parquet": _parquet, ".npy": _npy, ".safetensors": _safetensors}
     if path.suffix not in readers:
@@ -69,7 +69,7 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
     if not len(ids):
         raise InputError(f"{path}: no embedding, expected at least one")
     if len(double := ids.filter(ids.is_duplicated())):
-        raise InputError(f"{path}: id {double[0]!r} stands {(ids == double[0]).sum()} times, expected once")
+        raise InputError(f"{path}: id {double[0]!r} appears {(ids == double[0]).sum()} times, expected once")
     for block in blocks(rows):
         part = _float32(rows[block])
         if not (finite := np.isfinite(part).all(1)).all():

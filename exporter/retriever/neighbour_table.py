@@ -62,7 +62,7 @@ def _place(pairs: pl.DataFrame, similar: NDArray[np.int32], users: pl.Series, pa
     if (double := pairs.select("user", "neighbour").is_duplicated()).any():
         pair = pairs.filter(double)
         names = users[pair["neighbour"][0]], users[pair["user"][0]]
-        raise InputError(f"{path}: {names[0]!r} stands twice among the neighbours of {names[1]!r}")
+        raise InputError(f"{path}: {names[0]!r} appears twice among the neighbours of {names[1]!r}")
     pairs = pairs.sort("user", "rank", maintain_order=True)
     place = pairs.select(pl.int_range(pl.len()).over("user")).to_series().to_numpy()
     fits = place < similar.shape[1]

@@ -175,7 +175,7 @@ def auc_difference(
         score, reference: float32 [n].
         users: int64 [n], numbered from 0, none left out.
         liked: bool [n].
-        resamples: of the bootstrap.
+        resamples: number of bootstrap samples.
     """
     difference = auc(score, liked) - auc(reference, liked)
     if np.isnan(difference):

@@ -38,7 +38,7 @@ INPUTS: list[dict[str, Any]] = [
     {"device": "tv", "hour": 24, "query": "wing"},
 ]
 """One text spells out a special token, which stays ordinary text: unknown words."""
-LEAST: dict[str, Any] = {"device": "tv", "query": [4]}
+REQUIRED: dict[str, Any] = {"device": "tv", "query": [4]}
 TEXTS = ("query", "note")
 
 
@@ -77,7 +77,7 @@ def test_each_value_has_its_own_tokens(bundle: Path) -> None:
     with runtime.open(bundle) as session:
 
         def prompt(**inputs: Any) -> tuple[list[int], list[int]]:
-            prefix, candidates = session.prompt(USER, ITEMS[:1], inputs={**LEAST, **inputs})
+            prefix, candidates = session.prompt(USER, ITEMS[:1], inputs={**REQUIRED, **inputs})
             return prefix.tolist(), candidates[0].tolist()
 
         prefixes = [prompt(device=device)[0] for device in ("tv", "phone", "7")]
@@ -93,7 +93,7 @@ def test_a_text_needs_a_tokenizer(tmp_path: Path) -> None:
     message = "inputs.query is a text, and the bundle has no tokenizer.json: pass token ids, or `rexit export --with-tokenizer`"
     inputs = {"device": "tv", "query": "wing"}
     with runtime.open(write(tmp_path / "bundle", tokenizer=False)) as session:
-        session.score(USER, ITEMS, inputs=LEAST)
+        session.score(USER, ITEMS, inputs=REQUIRED)
         with pytest.raises(InputError) as by_fields:
             session.score(USER, ITEMS, inputs=inputs)
         with pytest.raises(InputError) as by_json:

@@ -43,7 +43,7 @@ _AXES = 3
 
 @dataclass(frozen=True)
 class _Stored:
-    """A stored form. dtype: of the numbers. more: extra numbers in a row. store, read: nodes that convert a value."""
+    """A stored form. dtype: the numbers' type. more: extra numbers in a row. store, read: nodes that convert a value."""
 
     dtype: ir.DataType
     more: int

@@ -325,7 +325,7 @@ std::vector<rexit_input> input_views(const Values& values) {
 // for a text with a NUL and for lists whose lengths differ; all else is checked when it is scored.
 class Request {
  public:
-  // Of a user, with items().
+  // For a user; items() says what is scored.
   explicit Request(Id user) : user_(std::move(user)) { check(*user_, "user"); }
   // A prompt as token ids: no user, items, recent, as_of or input.
   explicit Request(Tokens tokens) : tokens_(std::move(tokens)) {
@@ -481,7 +481,7 @@ struct Prompt {
 class Session {
  public:
   // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: limit for a slate's hidden states; 0: 256 MiB. `audit`:
-  // share of the slates that are drawn for audit(). `audit_seed`: of the draws; 0: one of the system's.
+  // share of the slates that are drawn for audit(). `audit_seed`: decides the draws; 0: the system chooses.
   explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0, double audit = 0,
                    std::uint64_t audit_seed = 0)
       : bundle_(bundle) {

@@ -10,7 +10,7 @@
 
 namespace rexit::core {
 
-// Writes a line of JSON without a newline to `out`, and reuses its memory. `scores`: of the session's last score().
+// Writes a line of JSON without a newline to `out`, and reuses its memory. `scores`: what the session's last score() returned.
 void write_answer(const JsonRequest& request, const Session& session, const std::vector<Score>& scores, const rexit_stats& stats,
                   std::int64_t waited_us, std::string& out);
 

@@ -52,7 +52,7 @@ struct Policy {
 
   const rexit_platt* maps_of_objectives(std::size_t exit) const noexcept { return objective_maps.data() + exit * weights.size(); }
   const float* earlier_weights(std::size_t exit) const noexcept { return earlier.data() + exit * (exit - 1) / 2; }
-  // c at an exit, if `earlier` is not empty. log_odds: of the heads so far, [exit + 1].
+  // c at an exit, if `earlier` is not empty. log_odds: those of the heads so far, [exit + 1].
   float calibrated(std::size_t exit, const float* log_odds) const noexcept {
     const float* of_earlier = earlier_weights(exit);
     float c = exits[exit].calibrated(log_odds[exit]);

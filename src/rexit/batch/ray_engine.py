@@ -77,7 +77,7 @@ class OnRay:
 
 
 class Worker:
-    """An actor with one session; it scores one partition per call. digests: of the bundle that the run began with."""
+    """An actor with one session; it scores one partition per call. digests: those of the bundle that the run began with."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class TokenRequests(msgspec.Struct, frozen=True):
 
     Attributes:
         labels: Token ids of the labels `no` and `yes`; a reranker that answers by one row may lack them.
-        max_prefix_tokens: Of the longest prefix of the export's slates.
+        max_prefix_tokens: Tokens of the longest prefix among the export's slates.
         max_candidate_tokens: Of their longest candidate.
     """
 

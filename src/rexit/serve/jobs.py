@@ -58,7 +58,7 @@ class Job(ABC):
 
     @abstractmethod
     def score(self, session: Session, texts: Texts, **rule: Any) -> Answer:
-        """Returns the session's answer. texts: of the session's bundle. rule: options in place of the policy."""
+        """Returns the session's answer. texts: those of the session's bundle. rule: options in place of the policy."""
 
     @abstractmethod
     def slate(self) -> tuple[Id, list[Id]]:

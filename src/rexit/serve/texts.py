@@ -17,7 +17,7 @@ class Texts:
     """Tokenizes requests, one at a time.
 
     Args:
-        session: Of the bundle, whose tokenizer is read now.
+        session: A session of the bundle, whose tokenizer is read now.
     """
 
     def __init__(self, session: Session) -> None:

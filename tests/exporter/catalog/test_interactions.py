@@ -263,7 +263,7 @@ def test_a_split_column(tmp_path: Path) -> None:
 
 
 def test_the_same_row_counts_once() -> None:
-    """Otherwise a row that stands twice is on both sides of a split. Of two verdicts at one time the last holds."""
+    """Otherwise a row that appears twice is on both sides of a split. Of two verdicts at one time the last holds."""
     read = [(1, 5, True), (1, 5, False), (2, 5, True), (1, 4, True), (2, 5, True)]
     frame = pl.DataFrame(read, ["user", "time", "liked"], orient="row").with_columns(item=7)
     unique = without_repeats(frame, Path("a.csv"))

@@ -281,7 +281,7 @@ def test_bad_input_is_one_line(run: Run, data: Path, place: Path, files: tuple[s
         ([(1, 2, None)], "near.csv: row 1: 'rank' is None, expected a number"),
         ([(1, 2, "nan")], "near.csv: row 1: 'rank' is 'nan', expected a number"),
         ([(1, 2, 1), (2, None, 1)], "near.csv: row 2: 'neighbour' is None, expected an id"),
-        ([(1, 2, 1), (1, 2, 2)], "near.csv: 2 stands twice among the neighbours of 1"),
+        ([(1, 2, 1), (1, 2, 2)], "near.csv: 2 appears twice among the neighbours of 1"),
     ],
 )
 def test_bad_neighbours_are_one_line(run: Run, data: Path, place: Path, rows: list[tuple[object, ...]], message: str) -> None:

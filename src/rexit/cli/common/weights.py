@@ -9,7 +9,7 @@ def parse_weights(name: str, text: str | None) -> dict[str, float] | None:
     """Returns the weights by objective; None if there is no text.
 
     Args:
-        name: Of the option, for messages.
+        name: The option's name, for messages.
         text: `NAME=NUMBER`, separated by commas.
 
     Raises:
