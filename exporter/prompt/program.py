@@ -15,8 +15,9 @@ from rexit.bundle.vectors import GCN, NOBODY, USER
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
 from rexit.exporter.prompt.template import (
-    EMBEDDINGS,
+    ENTRY_NAMES,
     LISTS,
+    PROMPT_NAMES,
     RATES,
     RESERVED,
     SHARES,
@@ -118,14 +119,13 @@ class _Compiler:
             return {"op": "piece", "piece": self.pieces.literal(node)}
         table, _, column = node.name.partition(".")
         space = " " if node.spaced else ""
-        inside = where != "prompt"
-        if node.name == "verdict" and inside:
+        if node.name == "verdict":
             return {"op": "verdict", "yes": self._word("liked"), "no": self._word("disliked")}
         if node.name == "item.gcn":
             return self._item_vector(GCN)
-        if node.name == "user.gcn" and not inside:
+        if node.name == "user.gcn":
             return {"op": "user_vector"}
-        if node.name in self.vectors and (table == "item" or not inside):
+        if node.name in self.vectors:
             return self._column_of_vectors(node, column, where)
         if table == "item" and column in self.item_columns and node.name not in RESERVED:
             if node.limit:
@@ -133,18 +133,18 @@ class _Compiler:
                 return self._item_vector(f"{column}:{node.limit}")
             self.program.item_fields[space + column] = (column, node.spaced)
             return {"op": "item_field", "field": space + column}
-        if not inside and table == "user" and column in self.user_columns and node.name not in RESERVED:
+        if table == "user" and column in self.user_columns and node.name not in RESERVED:
             self.program.user_fields[space + column] = (column, node.spaced)
             return {"op": "user_field", "field": space + column, "missing": self._missing(node)}
-        if not inside and node.name in RATES:
+        if node.name in RATES:
             texts = (count_texts if column == "count" else rate_texts)(self.template.bins[column])
             op: Op = {"op": f"{table}_{column}", "bins": [self.pieces.literal(space + text) for text in texts]}
             return op if column == "count" else {**op, "missing": self._missing(node)}
-        if not inside and node.name in LISTS:
+        if node.name in LISTS:
             return self._list(node)
-        if not inside and node.name.startswith(INPUT):
+        if node.name.startswith(INPUT):
             return self._input(node)
-        if not inside and node.name in SHARES:
+        if node.name in SHARES:
             bins = [self.pieces.literal(space + text) for text in rate_texts(self.template.bins["like_rate"])]
             return {"op": node.name, "limit": node.limit, "bins": bins, "missing": self._missing(node)}
         raise self._unknown(node, where)
@@ -193,13 +193,10 @@ class _Compiler:
         return self.pieces.literal(written(self.template.words["missing"], node.spaced))
 
     def _unknown(self, node: Placeholder, where: str) -> InputError:
-        known = [f"item.{c}" for c in self.item_columns if f"item.{c}" not in RESERVED]
-        known += [name for name in self.vectors if name.startswith("item.")]
-        if where == "prompt":
-            users = [f"user.{c}" for c in self.user_columns if f"user.{c}" not in RESERVED]
-            known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{INPUT}NAME"]
-        else:
-            known = [*known, "item.gcn", "verdict"]
+        columns = [f"user.{c}" for c in self.user_columns] if where == "prompt" else []
+        columns += [f"item.{c}" for c in self.item_columns]
+        known = [name for name in columns if name not in RESERVED] + [n for n in self.vectors if n.startswith("item.")]
+        known += PROMPT_NAMES[2:] if where == "prompt" else ENTRY_NAMES[1:]
         return InputError(f"{self.template.path}: {where}: unknown placeholder {node}, known are: {', '.join(known)}")
 
 

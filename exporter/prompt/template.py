@@ -28,6 +28,8 @@ SHARES = ("similar_like_rate", "nearest_like_rate")
 EMBEDDINGS = ("user.gcn", "item.gcn")
 RESERVED = (*RATES, *EMBEDDINGS)
 """Placeholders of rexit: columns of these names cannot be placed."""
+PROMPT_NAMES = ("user.COLUMN", "item.COLUMN", *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{INPUT}NAME")
+ENTRY_NAMES = ("item.COLUMN", "item.gcn", "verdict")
 WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
 BINS = {"like_rate": 20, "count": 12}
 
@@ -58,7 +60,7 @@ def written(text: str, spaced: bool) -> str:
 
 @dataclass(frozen=True)
 class Template:
-    """A parsed template. `program` checks placeholders against the columns.
+    """A parsed template. `program` checks the columns of its placeholders.
 
     entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
     labels: texts, as `rexit.bundle.labels` names them. inputs: those that the prompt places, in its order.
@@ -140,6 +142,10 @@ def parse(path: Path, where: str, text: str) -> Nodes:
                 continue
             if conversion:
                 raise InputError(f"{path}: {where}: {{{name}!{conversion}}}: conversions are not supported")
+            if not _is_known(name, where):
+                known = ENTRY_NAMES if where != "prompt" else PROMPT_NAMES
+                shown = f"{{{name}:{spec}}}" if spec else f"{{{name}}}"
+                raise InputError(f"{path}: {where}: unknown placeholder {shown}, known are: {', '.join(known)}")
             vectors = name in EMBEDDINGS or (bool(spec) and name.startswith("item.") and name not in RATES)
             spaced = literal.endswith(" ") and name not in (*LISTS, "verdict") and not vectors
             limit = 0
@@ -167,6 +173,13 @@ def parse(path: Path, where: str, text: str) -> Nodes:
     except ValueError as exc:  # the formatter's
         raise InputError(f"{path}: {where}: {exc} (write {{{{ and }}}} for braces)") from exc
     return tuple(node for node in nodes if node != "")
+
+
+def _is_known(name: str, where: str) -> bool:
+    """Whether a placeholder may be in the prompt or an entry, whatever columns there are."""
+    if where != "prompt":
+        return name == "verdict" or (name.startswith("item.") and name not in RATES)
+    return name.startswith(("user.", "item.", INPUT)) or name in (*LISTS, *SHARES)
 
 
 def _labels(path: Path, section: Mapping[str, Any]) -> dict[str, str]:

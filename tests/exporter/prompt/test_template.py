@@ -52,7 +52,7 @@ def test_a_space_before_a_single_value_moves_into_it() -> None:
         Placeholder("user.age", spaced=True),
     )
     assert parts("Seen: {history.recent:10}") == ("Seen: ", Placeholder("history.recent", 10))
-    assert parts("{verdict} {verdict}") == (Placeholder("verdict"), " ", Placeholder("verdict"))
+    assert parse(Path("t"), "entry", "{verdict} {verdict}") == (Placeholder("verdict"), " ", Placeholder("verdict"))
 
 
 def test_a_space_before_vectors_stays_with_the_text() -> None:
@@ -116,6 +116,14 @@ def test_braces_are_escaped_by_doubling() -> None:
         ("prompt = '{item.title:0}'\n" + LABELS, "{item.title} can be 1 to 16 vectors, as in {item.title:2}, not '0'"),
         ("prompt = '{item.title:17}'\n" + LABELS, "prompt: {item.title} can be 1 to 16 vectors"),
         ("prompt = '{item.title:x}'\n" + LABELS, "prompt: {item.title} can be 1 to 16 vectors"),
+        (
+            "prompt = '{history.recents:10}'\n" + LABELS,
+            "prompt: unknown placeholder {history.recents:10}, known are: user.COLUMN, item.COLUMN, user.like_rate, ",
+        ),
+        ("prompt = 'x {verdct}'\n" + LABELS, "prompt: unknown placeholder {verdct}, known are: user.COLUMN"),
+        ("prompt = 'x'\nentry = '{verdct}'\n" + LABELS, "entry: unknown placeholder {verdct}, known are: item.COLUMN, item.gcn"),
+        ("prompt = 'x'\n" + LABELS + "[entries]\nnearest = '{user.age}'\n", "entries.nearest: unknown placeholder {user.age}"),
+        ("prompt = 'x'\nentry = '{item.count}'\n" + LABELS, "entry: unknown placeholder {item.count}"),
         ("prompt = '{nearest_like_rate}'\n" + LABELS, "{nearest_like_rate} needs a limit from 1 to 1000"),
     ],
 )
