@@ -118,7 +118,8 @@ int run(int argc, char** argv) {
         add_common(command, options);
         command.add_option("--user", options.user, "User id. A user who is not in the catalog is placed by --recent.")
             ->required();
-        command.add_option("--items", options.items, "Item ids, separated by commas.")->required();
+        command.add_option("--items", options.items, "Item ids, separated by commas; quotes around an id keep its commas.")
+            ->required();
         command.add_option(
             "--recent", options.recent,
             "Interactions newer than the catalog's, oldest first: ITEM or ITEM:1 for liked, ITEM:0 for not liked.");

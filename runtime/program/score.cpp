@@ -18,14 +18,30 @@ std::string_view trimmed(std::string_view text) {
   return begin == text.npos ? std::string_view{} : text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
 }
 
-// The non-empty parts between commas.
+// The non-empty parts between commas. As in CSV, quotes around a part keep its commas, and two quotes in it are one.
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> parts;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    if (const auto part = trimmed(std::string_view(text).substr(begin, end - begin)); !part.empty()) parts.emplace_back(part);
-    begin = end + 1;
+  std::string part;
+  bool quoted = false;
+  const auto add = [&] {
+    if (const auto id = trimmed(part); !id.empty()) parts.emplace_back(id);
+    part.clear();
+  };
+  for (std::size_t n = 0; n < text.size(); ++n) {
+    const char letter = text[n];
+    if (quoted && letter == '"') {
+      quoted = n + 1 < text.size() && text[n + 1] == '"';
+      if (quoted) part += text[++n];
+    } else if (!quoted && letter == '"' && trimmed(part).empty()) {
+      quoted = true;
+    } else if (!quoted && letter == ',') {
+      add();
+    } else {
+      part += letter;
+    }
   }
+  if (quoted) throw Failure("'" + text + "': expected ids separated by commas, with a closing quote");
+  add();
   return parts;
 }
 

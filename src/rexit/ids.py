@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TypeVar
@@ -53,24 +54,32 @@ def _is_unicode(text: str) -> bool:
 
 
 def parse_ids(text: str, kind: str, what: str) -> list[Id]:
-    """Splits ids at commas. Raises InputError for a text that is no id, or without any."""
-    ids = [parse_id(part.strip(), kind, what) for part in text.split(",") if part.strip()]
+    """Splits ids at commas, except in quotes, as in CSV. Raises InputError for a text that is no id, or without any."""
+    ids = [parse_id(part, kind, what) for part in _split(text)]
     if not ids:
         raise InputError(f"no {what}s given, expected at least one id")
     return ids
 
 
 def parse_recent(text: str, kind: str) -> list[tuple[Id, bool]]:
-    """Parses recent interactions, oldest first, separated by commas: `ITEM` or `ITEM:1` liked, `ITEM:0` not liked. Returns pairs
-    of an id and whether the item was liked. Raises InputError."""
+    """Parses recent interactions, oldest first, separated as ids: `ITEM` or `ITEM:1` liked, `ITEM:0` not liked. Returns pairs of
+    an id and whether the item was liked. Raises InputError."""
     recent = []
-    for part in filter(None, (p.strip() for p in text.split(","))):
+    for part in _split(text):
         item, colon, verdict = part.rpartition(":")
         if colon and verdict in ("0", "1"):
             recent.append((parse_id(item, kind, "item"), verdict == "1"))
         else:
             recent.append((parse_id(part, kind, "item"), True))
     return recent
+
+
+def _split(text: str) -> list[str]:
+    """Returns the non-empty parts between commas. Raises InputError for a quote that is not closed."""
+    try:
+        return [part.strip() for row in csv.reader([text], skipinitialspace=True, strict=True) for part in row if part.strip()]
+    except csv.Error as exc:
+        raise InputError(f"{text!r}: expected ids separated by commas, one with a comma in quotes as in CSV: {exc}") from exc
 
 
 def first_few(values: Sequence[T], name: Callable[[T], str] = repr, count: int = 5) -> str:

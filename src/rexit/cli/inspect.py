@@ -28,7 +28,13 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle or a tar archive of one, a catalog, or a policy.json.")],
     user: Annotated[str | None, typer.Option(help="User id.", rich_help_panel=_PROMPT)] = None,
     items: Annotated[
-        str | None, typer.Option("--items", "--item", help="Item ids, separated by commas.", rich_help_panel=_PROMPT)
+        str | None,
+        typer.Option(
+            "--items",
+            "--item",
+            help="Item ids, separated by commas; quotes around an id keep its commas.",
+            rich_help_panel=_PROMPT,
+        ),
     ] = None,
     as_of: AsOfOption = None,
     inputs: InputOption = None,

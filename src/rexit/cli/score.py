@@ -33,7 +33,7 @@ _files = partial(typer.Option, rich_help_panel="Files of pairs")
 def score(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     user: Annotated[str | None, _slate(help="User id; an unknown user is placed by --recent.")] = None,
-    items: Annotated[str | None, _slate(help="Item ids, separated by commas.")] = None,
+    items: Annotated[str | None, _slate(help="Item ids, separated by commas; quotes around an id keep its commas.")] = None,
     recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,

@@ -116,6 +116,13 @@ def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> N
         (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
         (("--user", 100, "--items", "3", "--recent", "4:1"), 2, "item 4 is not in the catalog"),
         (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are 64-bit integers"),
+        (("--user", 100, "--items", '3, "4,""5"'), 2, "item '4,\"5': this catalog's item ids are 64-bit integers"),
+        (("--user", 100, "--items", "3", "--recent", '"4,5:1"'), 2, "item '4,5': this catalog's item ids"),
+        (
+            ("--user", 100, "--items", '3,"4'),
+            2,
+            "'3,\"4': expected ids separated by commas, one with a comma in quotes as in CSV",
+        ),
         (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are 64-bit integers"),
         (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are 64-bit integers"),
         (("--user", 100, "--items", ","), 2, "no items given"),
