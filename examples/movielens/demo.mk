@@ -25,7 +25,7 @@ $(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prom
 
 $(DEMO)/model/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELENS)/train.py)
 # A head after the last layer alone; thirty-two films behind one prefix.
-	GOMP_SPINCOUNT=20000 $(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/model --exits 6 \
+	$(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/model --exits 6 \
 	  --epochs $(EPOCHS) --slate 32 --batch-tokens 1600
 
 $(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/heads.py $$(call imports,exporter/heads/run.py)

@@ -32,6 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rexit.bundle import Catalog
 from rexit.bundle.labels import log_odds_of
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from rexit.exporter.libraries.threads import threads_for
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -131,14 +132,13 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     return MultiExitModel(decoder, heads, exits, fresh_projectors(catalog, decoder))
 
 
-def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
-    torch.manual_seed(chosen.seed)
+def train(model: MultiExitModel, catalog: Catalog, chosen: Settings) -> None:
+    model.train()
     rng = np.random.default_rng(chosen.seed)
     share = min(1.0, chosen.epochs)
     data = packed_slates(
         catalog, "train", chosen.slate, math.ceil(share * len(runs(catalog, "train", chosen.slate, one_request=False)[1]))
     )
-    model = make_model(catalog, chosen).train()
     groups = parameter_groups(model, chosen.rate, chosen.rate_ratio)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay, fused=True)
     steps = int(chosen.epochs / share * len(batches(data.lengths, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
@@ -163,7 +163,6 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         losses.append(loss.item())
         if step % 50 == 0 or step == steps:
             print(f"step {step}/{steps}  loss {np.mean(losses[-50:]):.4f}  {time.monotonic() - start:.0f} s", flush=True)
-    return model
 
 
 @script
@@ -174,8 +173,11 @@ def main() -> None:
     Settings.add_options(parser)
     args = parser.parse_args()
     catalog, chosen = Catalog.open(args.catalog), Settings.of(args)
-    model = train(catalog, chosen)
-    areas = auc(model, packed_slates(catalog, "validation", chosen.slate, chosen.validation_slates))
+    torch.manual_seed(chosen.seed)
+    model = make_model(catalog, chosen)
+    with threads_for(max(weights.numel() for weights in model.parameters())):
+        train(model, catalog, chosen)
+        areas = auc(model, packed_slates(catalog, "validation", chosen.slate, chosen.validation_slates))
     print("validation AUC  " + "  ".join(f"exit {e}: {a:.4f}" for e, a in zip(model.exits, areas, strict=True)))
     labels, traits = catalog.labels, catalog.traits
     save_checkpoint(args.out, model.model, model.exits, model.heads, labels, traits, projectors=model.projectors)
