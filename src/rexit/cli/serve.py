@@ -11,6 +11,7 @@ import typer
 
 from rexit.cli.common.options import VariantOption
 from rexit.cli.common.output import stderr
+from rexit.cli.common.tables import counted
 from rexit.deadlines import check_deadline
 from rexit.errors import InputError
 
@@ -68,7 +69,7 @@ def serve(
     auditor = Auditor(bundle, variant, audit_log, on_alarm) if audit else None
     pool = Pool(opened, sessions, queue, auditor)
     app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms))
-    served = f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{listening.getsockname()[1]}"
+    served = f"{bundle} ({pool.info.variant}), {counted(sessions, 'session')}, on http://{host}:{listening.getsockname()[1]}"
 
     def ready() -> None:
         _say(served)

@@ -18,8 +18,9 @@ from running.indexing import Run, edit
 
 
 def test_it_prints_what_it_made(run: Run) -> None:
-    code, out, err = run()
+    code, out, err = run(epochs=1)
     assert (code, err) == (0, "")
+    assert "Retriever on the validation split (1 epoch)\n" in out
     for word in ("users", "items", "interactions", "prefix", "candidate", "LightGCN", "popularity", "recall@20"):
         assert word in out
     assert "{similar_liked:6}: " in out and "item.title of item " in out, "what makes the longest prompt long"

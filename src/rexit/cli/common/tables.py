@@ -20,6 +20,11 @@ _GAP = 2
 """Blanks between two columns."""
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number and a noun that takes an s: `1 epoch`, `2 epochs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table on stdout.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from rexit.cli.common.output import stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.tables import counted, print_table
 
 
 def print_bench(report: dict[str, Any]) -> None:
     """Prints tables of latency, throughput and load. report: of `rexit.measure.bench`."""
     print_table(
-        f"{report['variant']}: milliseconds for a slate of {report['slate']}, {report['requests']} requests",
+        f"{report['variant']}: milliseconds for a slate of {report['slate']}, {counted(report['requests'], 'request')}",
         ["mode", "prefix", "p50", "p90", "p99", "layers", "retrieval ms", "prefix ms", "slate ms"],
         [
             [
@@ -32,7 +32,7 @@ def print_bench(report: dict[str, Any]) -> None:
         )
     if report["load"]:
         print_table(
-            f"Poisson arrivals, {report['load'][0]['sessions']} sessions: milliseconds from arrival to answer",
+            f"Poisson arrivals, {counted(report['load'][0]['sessions'], 'session')}: milliseconds from arrival to answer",
             ["of capacity", "requests/s", "p50", "p90", "p99", "mean wait"],
             [
                 [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit.cli.common.output import stdout
-from rexit.cli.common.tables import print_table
+from rexit.cli.common.tables import counted, print_table
 from rexit.times import Timeline
 
 _SUMMARY = (
@@ -46,7 +46,7 @@ def print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     if retrieval["recall@20"] is None:
         stdout.print("No user has a like in the validation split: recall was not measured, and all epochs were run.")
     else:
-        name, note = ("LightGCN", f" ({retrieval['epochs']} epochs)") if "lightgcn" in info else ("embeddings", "")
+        name, note = ("LightGCN", f" ({counted(retrieval['epochs'], 'epoch')})") if "lightgcn" in info else ("embeddings", "")
         rows = [(name, retrieval["recall@20"]), ("popularity", retrieval["popularity_recall@20"])]
         print_table(f"Retriever on the validation split{note}", ["", "recall@20"], rows)
 
