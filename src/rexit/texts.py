@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 
 _NO_TOKENIZER = f"has no {TOKENIZER}, so it takes token ids and no text: `rexit export --with-tokenizer`"
+_CHARACTERS = 16
+"""Characters that a token seldom exceeds."""
+_MARGIN = 16
+"""Tokens before a cut text's end that the cut may have changed."""
 _NO_TEMPLATE = "the model has no text template, which says what surrounds a query and a document"
 
 
@@ -76,7 +80,8 @@ class TextEncoder:
     1. No special token is added; those that a template or a whole prompt spells out (`<s>`) are recognized.
     2. A special token that a query or document spells out is ordinary text: it cannot end the prompt. Such a text is tokenized
        apart from the words around it.
-    3. A document that does not fit is cut at its end, so that prefix and candidate fit the model.
+    3. A document that does not fit is cut at its end, so that prefix and candidate fit the model. Only its beginning is
+       tokenized.
 
     Args:
         tokenizer: The model's.
@@ -93,7 +98,9 @@ class TextEncoder:
         self._tokenizer, self._prompt = tokenizer, prompt
         self._max_positions = max_positions
         self._max_tokens = max_positions if max_tokens is None else max_tokens
-        self._specials = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        specials = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        self._specials = [token.content for token in specials]
+        self._normalized_specials = [self._normalized(token.content) for token in specials if token.normalized]
 
     def whole(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of texts that are whole prefixes or candidates."""
@@ -105,10 +112,15 @@ class TextEncoder:
         return self.prompt_with_cuts(query, documents, instruction)[:2]
 
     def prompt_with_cuts(
-        self, query: str, documents: Sequence[str], instruction: str | None = None
+        self, query: str, documents: Sequence[str], instruction: str | None = None, max_document_tokens: int | None = None
     ) -> tuple[list[int], list[list[int]], list[bool]]:
-        """Returns the token ids of the prefix and of each candidate, and whether its document was cut. instruction: None: the
-        prompt's own.
+        """Returns the token ids of the prefix and of each candidate, and whether its document was cut.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            instruction: None: the prompt's own.
+            max_document_tokens: Documents are cut to this many tokens; None: to as many as fit.
 
         Raises:
             InputError: The model's prompt is not known, has no place for an instruction, or the query leaves no room for a
@@ -141,21 +153,33 @@ class TextEncoder:
                 f"the query is too long: with the template it has {len(prefix)} tokens, which leaves no room for a document in "
                 f"the {self._max_positions} that the model takes"
             )
-        room = min(rest, self._max_tokens) - around
+        room = min(rest, self._max_tokens) - least
+        if max_document_tokens is not None:
+            room = min(room, len(self._filled(text, values)) + max_document_tokens)
         candidates, cuts = [], []
         for document in documents:
-            tokens = self._filled(prompt.document[at], {**values, "document": document})
-            cuts.append(len(tokens) > room)
-            if cuts[-1]:
-                cut = self._filled(text + "{document}", {**values, "document": document})[: room - len(end_tokens)]
-                tokens = [*cut, *end_tokens]
+            tokens, cut = self._document(prompt.document[at], {**values, "document": document}, room, end_tokens)
             candidates.append([*before, *tokens, *after])
+            cuts.append(cut)
         return prefix, candidates, cuts
+
+    def _document(self, text: str, values: Mapping[str, str], room: int, end_tokens: list[int]) -> tuple[list[int], bool]:
+        """The tokens of a text with a document in it, and whether it was cut to `room` tokens before `end_tokens`."""
+        beginning = text.partition("{document}")[0] + "{document}"
+        document, size = values["document"], _CHARACTERS * (room + _MARGIN)
+        while size < len(document):
+            tokens = self._filled(beginning, {**values, "document": document[:size]})
+            if len(tokens) >= room + _MARGIN:
+                return [*tokens[:room], *end_tokens], True
+            size *= 2
+        tokens = self._filled(text, values)
+        if len(tokens) <= room + len(end_tokens):
+            return tokens, False
+        return [*self._filled(beginning, values)[:room], *end_tokens], True
 
     def _filled(self, text: str, values: Mapping[str, str]) -> list[int]:
         """The tokens of a text of the prompt with values in the places of its placeholders."""
-        names = PLACEHOLDER.findall(text)
-        if not any(special in values[name] for special in self._specials for name in names):
+        if not any(self._spells_special(values[name]) for name in PLACEHOLDER.findall(text)):
             return self.whole([PLACEHOLDER.sub(lambda place: values[place[1]], text)])[0]
         tokens: list[int] = []
         for n, part in enumerate(PLACEHOLDER.split(text)):
@@ -166,6 +190,18 @@ class TextEncoder:
             finally:
                 self._tokenizer.encode_special_tokens = False
         return tokens
+
+    def _spells_special(self, value: str) -> bool:
+        """Whether a special token is found in a value, also one that the tokenizer's normalizer makes of other letters."""
+        if any(special in value for special in self._specials):
+            return True
+        return bool(self._normalized_specials) and any(
+            special in self._normalized(value) for special in self._normalized_specials
+        )
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
 
 
 def bundle_encoder(bundle: Bundle, tokenizer: Path | None = None) -> TextEncoder:

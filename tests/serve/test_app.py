@@ -116,8 +116,10 @@ def test_candidates_are_counted_whether_they_are_in_the_answer_or_not(tmp_path: 
     assert metrics.count("rexit_candidates_total{") == len(set(exits))
 
 
-def test_a_large_body_is_refused(service: Service) -> None:
-    reply = service.ask("POST", "/v1/score", b" " * 5000)
+@pytest.mark.parametrize("size", [5000, 20_000_000])
+def test_a_large_body_is_refused(service: Service, size: int) -> None:
+    """The client sends all of it before it reads the answer."""
+    reply = service.ask("POST", "/v1/score", b" " * size)
     assert (reply.status, reply.json["error"]) == (413, "body: got more than 4096 bytes, expected at most that")
 
 
