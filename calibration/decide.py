@@ -2,9 +2,11 @@
 
 What chooses is not what judges:
 
-    validation, a third of the users       maps (cross-fitted) and what they read, thresholds, rivals
-    validation, the other users            the certificate
+    validation, users who choose           maps (cross-fitted) and what they read, thresholds, rivals
+    validation, users who certify          the certificate
     test                                   the final table, read once
+
+A user's id alone says which of the two it is, see `rexit.roles`.
 """
 
 from __future__ import annotations
@@ -93,14 +95,13 @@ def decide(
     depths: Sequence[int],
     variant_sha256: str,
     goal: Goal,
-    seed: int = 0,
     rivals: bool = False,
     maps: str = choice_of_maps.AUTO,
     utility: Mapping[str, float] | None = None,
 ) -> Decision:
     """Chooses on one part of the validation split's users, certifies on the others, measures on test.
 
-    1. A third of the users, drawn by `seed`, chooses (see `split_users`).
+    1. The users are divided by their ids (see `split_users`).
     2. A map per exit (see `maps`). The search gets maps cross-fitted by user, the policy those of all choosing users. Losses are
        counted against the last head alone, whatever the maps read.
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it (see `candidates`).
@@ -116,7 +117,6 @@ def decide(
         depths: layers of each exit.
         variant_sha256: the variant that the policy is for.
         goal: what the policy must keep.
-        seed: divides the validation users into those who choose and those who certify.
         rivals: also tune other ways to stop, for the table.
         maps: the heads that an exit's c reads, OWN, ALL or AUTO of `maps`.
         utility: with several objectives, their weights, in the variant's order; then there is no choice of maps.
@@ -125,7 +125,7 @@ def decide(
         InputError: for goals or labels that cannot work.
     """
     goal.check()
-    choosers, certifiers = split_users(validation, seed)
+    choosers, certifiers = split_users(validation)
     choosers, choice, objective_maps = _choose_maps(choosers, goal, maps, utility)
     if objective_maps is not None:
         certifiers, test = objective_maps.apply(certifiers), objective_maps.apply(test)

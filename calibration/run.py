@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import ranking
+from rexit import ranking, roles
 from rexit.audit.limits import REPORT_FILE
 from rexit.baselines import baselines
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
@@ -121,6 +121,7 @@ class _Work:
         bundle, source, options = self._bundle, self._source, self._options
         goal, utility = self._check()
         slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
+        roles.choosing(list({slate.user: None for slate in slates["validation"]}))  # before minutes of scoring
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
         recorded = self._read_recording(slates) if options.from_traces else self._record(slates)
@@ -200,6 +201,11 @@ class _Work:
             raise BundleError(f"{bundle.path}: has no catalog, so a file of slates calibrates it, not {source.path}")
         elif source.sha256 != expected:
             raise BundleError(f"{source.path}: is catalog {source.sha256[:12]}…, {bundle.path} holds {expected[:12]}…")
+        if (rule := bundle.manifest.roles) != roles.RULE:
+            raise BundleError(
+                f"{bundle.path}: roles {rule!r}, expected {roles.RULE!r}: users who chose its heads could certify its policy; run "
+                "`rexit heads` again if it made the checkpoint, then `rexit export`"
+            )
         if len(self._depths) < 2:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
         return goal, utility
@@ -231,7 +237,7 @@ class _Work:
         here = Conditions.here(self._bundle, options.device, options.threads)
         with contextlib.closing(self._open_session(self._bundle.path)) as session:
             log_odds = {name: collect(session, part, name, self._progress) for name, part in slates.items()}
-            timed = spread(slates["validation"], options.timed_slates)
+            timed = spread([slate for slate in slates["validation"] if roles.chooses(slate.user)], options.timed_slates)
             limit, repeats = self._bundle.variant.max_tokens, options.repeats
             profile = options.profile or measure_costs(
                 session, timed, exits, limit, here, repeats=repeats, progress=self._progress

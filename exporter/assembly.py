@@ -104,10 +104,12 @@ def write_manifest(
     variants: tuple[str, ...],
     reranker: RerankerPrompt | None,
     tokens: TokenRequests | None,
+    roles: str,
 ) -> None:
     """Writes the bundle's manifest, with the digests of its files. tokens: None: there is a catalog."""
     names = [] if tokens else [f"catalog/{name}" for name in CATALOG_FILES]
     names += [f"variants/{name}/variant.json" for name in variants]
     names += [name for name in (VECTORS_FILE, TOKENIZER) if (folder / name).is_file()]
     entries = {name: FileEntry.of(folder / name) for name in names}
-    Manifest(model=model, exits=exits, variants=variants, reranker=reranker, tokens=tokens, files=entries).write(folder)
+    manifest = Manifest(model=model, exits=exits, variants=variants, reranker=reranker, tokens=tokens, roles=roles, files=entries)
+    manifest.write(folder)

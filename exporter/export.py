@@ -45,6 +45,7 @@ from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.source import Source
 from rexit.progress import Progress, silent
+from rexit.roles import RULE
 from rexit.slates import cut, draw
 
 
@@ -276,7 +277,7 @@ class _Export:
             self._vectors.write(folder / VECTORS_FILE)
         variants, gone = carry_over(self._out, self._old, folder, [variant.name for variant in written])
         tokens = token_requests(self._source, self._loaded)
-        write_manifest(folder, self._model, exits, variants, self._loaded.reranker, tokens)
+        write_manifest(folder, self._model, exits, variants, self._loaded.reranker, tokens, self._loaded.roles or RULE)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._progress("write", 1, 1)
         self._clock.lap("write")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit import roles
 from rexit.errors import InputError
 from rexit.ids import Id
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
-from rexit.slates import AnySlate, Slate, choosing_order
+from rexit.slates import AnySlate, Slate
 
 MAX_SEARCH_PAIRS = 40_000
-"""The most pairs of the choosing users."""
+"""Most pairs of the choosing users."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Traces:
         liked: the labels, bool [n]; with several objectives, whether they are worth more than none (`choose.objectives`).
         users: int64 [n], numbered from 0 in order of appearance.
         offsets: where each slate begins, and n: int64 [S + 1].
+        ids: the users' ids, by number.
         objectives: the labels of several objectives, 1, 0 or -1 (unknown), int8 [n, K]; None: there is one.
         gains: the utility of those labels, from 0 to 1, float64 [n].
     """
@@ -35,6 +38,7 @@ class Traces:
     liked: NDArray[np.bool_]
     users: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    ids: tuple[Id, ...]
     objectives: NDArray[np.int8] | None = None
     gains: NDArray[np.float64] | None = None
 
@@ -48,7 +52,7 @@ class Traces:
 
     @property
     def user_count(self) -> int:
-        return int(self.users.max()) + 1
+        return len(self.ids)
 
     def of_users(self, mask: NDArray[np.bool_]) -> Traces:
         """Returns the traces of some users, numbered anew. mask: which users, bool [user_count]."""
@@ -58,31 +62,33 @@ class Traces:
         offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
         objectives = None if self.objectives is None else self.objectives[pairs]
         gains = None if self.gains is None else self.gains[pairs]
-        return Traces(self.log_odds[pairs], self.liked[pairs], users, offsets, objectives, gains)
+        ids = tuple(compress(self.ids, mask))
+        return Traces(self.log_odds[pairs], self.liked[pairs], users, offsets, ids, objectives, gains)
 
 
-def split_users(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
-    """Returns the traces of the users who choose a policy, and those of the others, who certify it.
+def split_users(traces: Traces) -> tuple[Traces, Traces]:
+    """Returns the traces of the users who choose a policy, and those of the users who certify it, see `rexit.roles`.
 
-    A third of the users chooses, drawn by `seed`; fewer where a third has more than MAX_SEARCH_PAIRS pairs. More would make the
-    search slow and the choice no better, while more users make a certificate easier to get (our choice).
+    The first choosing users choose, by place, as many as have MAX_SEARCH_PAIRS pairs. More would make the search slow and the
+    choice no better. Those beyond neither choose nor certify: they may have chosen the heads.
 
     Raises:
-        InputError: for fewer than two users, or a part whose labels are all the same.
+        InputError: no user chooses or none certifies, or a part whose labels are all the same.
     """
-    if traces.user_count < 2:
-        raise InputError("validation: has one user, expected at least two: one part of the users chooses, the other certifies")
-    third = choosing_order(traces.user_count, seed)
-    pairs = np.bincount(traces.users, minlength=traces.user_count)[third]
+    choosing = np.array(roles.choosing(traces.ids))
+    pairs = np.bincount(traces.users)[choosing]
     count = max(1, int(np.searchsorted(np.cumsum(pairs), MAX_SEARCH_PAIRS, "right")))
-    chooses = np.zeros(traces.user_count, np.bool_)
-    chooses[third[:count]] = True
-    parts = traces.of_users(chooses), traces.of_users(~chooses)
+    parts = []
+    certifying = np.setdiff1d(np.arange(traces.user_count), choosing)
+    for numbers in (choosing[:count], certifying):
+        mask = np.zeros(traces.user_count, np.bool_)
+        mask[numbers] = True
+        parts.append(traces.of_users(mask))
     for part in parts:
         if part.liked.all() or not part.liked.any():
             kind = "liked" if part.liked[0] else "not liked"
             raise InputError(f"validation: all {len(part)} pairs of one part of the users are {kind}, expected both kinds")
-    return parts
+    return parts[0], parts[1]
 
 
 def collect(
@@ -135,7 +141,7 @@ def join(
     users = [numbers.setdefault(slate.user, len(numbers)) for slate in slates]
     sizes = [len(slate.items) for slate in slates]
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, objectives, gains)
+    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, tuple(numbers), objectives, gains)
 
 
 def gains_of(labels: NDArray[np.int8], weights: Sequence[float]) -> NDArray[np.float64]:

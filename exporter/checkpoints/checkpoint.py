@@ -2,7 +2,7 @@
 `projectors.safetensors`.
 
     config.json  model.safetensors (or shards)  …   the decoder, as `save_pretrained` writes it
-    exits.json                {"schema": 2, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own",
+    exits.json                {"schema": 2, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own", "roles": …,
                                "catalog": {"tokenizer": …, "prompt": …, "space": …}}
     exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
@@ -55,6 +55,7 @@ class Checkpoint:
         or neither.
     catalog: traits of the training catalog; None if not recorded. projectors: None if prompts have no vectors.
     reranker: the texts around a query and a document; None if unknown.
+    roles: the rule that divided the validation users by whom its heads were chosen (`rexit.roles`); None: nobody chose.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Checkpoint:
     catalog: dict[str, str] | None
     projectors: Projectors | None
     reranker: RerankerPrompt | None = None
+    roles: str | None = None
 
     @property
     def model(self) -> Any:
@@ -141,7 +143,8 @@ def load_checkpoint(
         heads = _heads(folder, saved, kind, decoder, depths, ids)
         projectors = _projectors(folder, {} if saved.info is None else saved.info.projectors, decoder)
     traits = None if saved.info is None or saved.info.catalog is None else to_json(saved.info.catalog)
-    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, traits, projectors, saved.prompt)
+    roles = None if saved.info is None else saved.info.roles
+    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, traits, projectors, saved.prompt, roles)
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ def save_checkpoint(
     tokenizer: Any = None,
     projectors: Projectors | None = None,
     reranker: RerankerPrompt | None = None,
+    roles: str | None = None,
 ) -> None:
     """Writes a checkpoint for `load_checkpoint`.
 
@@ -209,6 +213,7 @@ def save_checkpoint(
         tokenizer: an object with `save_pretrained`; None: not saved.
         projectors: None if prompts have no vectors.
         reranker: the texts around a query and a document; None if unknown.
+        roles: the rule that divided the validation users by whom heads were chosen, see `rexit.roles`; None: nobody chose.
 
     Raises:
         InputError: the exits do not fit the model.
@@ -227,7 +232,7 @@ def save_checkpoint(
             save_file(projectors.tensors(), folder / PROJECTORS)
         else:
             (folder / PROJECTORS).unlink(missing_ok=True)  # of an earlier checkpoint
-    write_exits(folder, exits, labels, catalog, None if projectors is None else projectors.kinds, reranker)
+    write_exits(folder, exits, labels, catalog, None if projectors is None else projectors.kinds, reranker, roles)
 
 
 def write_exits(
@@ -237,14 +242,16 @@ def write_exits(
     catalog: Mapping[str, str] | None,
     projectors: Mapping[str, Mapping[str, int]] | None,
     reranker: RerankerPrompt | None = None,
+    roles: str | None = None,
 ) -> None:
-    """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`."""
+    """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`. roles: as for `save_checkpoint`."""
     info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "head": "own"}
     more = {
         **json_of({name: int(token) for name, token in labels.items()}),
         "catalog": None if catalog is None else dict(catalog),
         "projectors": projectors,
         "reranker": None if reranker is None else to_json(reranker),
+        "roles": roles,
     }
     write_json(folder / EXITS, info | {key: value for key, value in more.items() if value is not None})
 
@@ -291,6 +298,7 @@ class ExitsFile(msgspec.Struct, frozen=True):
     catalog: Traits | None = None
     projectors: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     reranker: RerankerPrompt | None = None
+    roles: str | None = None
 
 
 def read_exits(folder: Path) -> tuple[ExitsFile, dict[str, int]] | None:

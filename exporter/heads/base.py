@@ -30,6 +30,7 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.preflight import check_fit, check_trained_on
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
+from rexit.roles import RULE
 
 MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configs, tokenizer."""
@@ -114,7 +115,7 @@ def write_checkpoint(
             decoder_model(base.path).save_pretrained(folder)  # again: a forward pass in bfloat16 rounded the one in memory
     save_file(heads.tensors(), folder / HEADS)
     projectors = None if base.projectors is None else base.projectors.kinds
-    write_exits(folder, exits, base.labels, traits, projectors, base.reranker)
+    write_exits(folder, exits, base.labels, traits, projectors, base.reranker, base.roles or RULE)
 
 
 def checkpoint_bytes(base: Checkpoint) -> int:

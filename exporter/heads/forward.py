@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rexit.bundle import Catalog, Id
+from rexit import roles
+from rexit.bundle import Id
 from rexit.bundle.labels import log_odds_of
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
@@ -33,14 +34,14 @@ SAVE_EVERY = 60.0
 class Slates:
     """Slates of one split, and the rows of their n candidates in the file of hidden rows.
 
-    liked: bool [n]. users: int64 [n], numbered from 0: a catalog's in the order of their rows, a file's in order of appearance.
-    first: the first row; the candidates have n consecutive ones, unless `places` lists their rows, int64 [n].
+    liked: bool [n]. users: int64 [n], numbered from 0 in order of appearance. chooses: bool [n], whether the user does, see
+    `rexit.roles`. first: the first row; the candidates have n consecutive ones, unless `places` lists their rows, int64 [n].
     """
 
     data: Rows
     liked: NDArray[np.bool_]
     users: NDArray[np.int64]
-    user_count: int
+    chooses: NDArray[np.bool_]
     first: int
     places: NDArray[np.int64] | None = None
 
@@ -55,15 +56,11 @@ class Slates:
             progress(f"prompts of {split}", len(slates), len(slates))
 
         data = packed_rows(source, split, SIZE, count, track)
-        if isinstance(source, Catalog):
-            numbers: dict[Id, int] = {int(user): n for n, user in enumerate(np.unique(source.split(split).users))}
-            owners = [numbers[int(row)] for row in source.users.rows([row.user for row in data.rows], "user")]
-        else:
-            numbers = {user: n for n, user in enumerate(dict.fromkeys(slate.user for slate in source.cut(split)))}
-            owners = [numbers[row.user] for row in data.rows]
+        numbers: dict[Id, int] = {}
+        owners = [numbers.setdefault(row.user, len(numbers)) for row in data.rows]
         liked = np.concatenate([row.liked for row in data.rows])
         users = np.repeat(np.array(owners, np.int64), [len(row.liked) for row in data.rows])
-        return cls(data, liked, users, len(numbers), first)
+        return cls(data, liked, users, np.array(list(map(roles.chooses, numbers)))[users], first)
 
     @property
     def rows(self) -> slice | NDArray[np.int64]:
@@ -84,7 +81,9 @@ class Slates:
         """The candidates whose label of an objective is known, with these labels as `liked`."""
         labels = self.data.targets()[:, number]
         known = np.flatnonzero(~np.isnan(labels))
-        return replace(self, liked=labels[known] == 1, users=self.users[known], places=self.first + known)
+        return replace(
+            self, liked=labels[known] == 1, users=self.users[known], chooses=self.chooses[known], places=self.first + known
+        )
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """A head at every layer, and how each of them ranks.
 
-Training candidates fit the heads. The third of the validation users that also chooses a policy in calibration chooses ridges,
-targets and exits; the other users, on whom no choice depends, give the figures.
+Training candidates fit the heads. The validation users who choose (`rexit.roles`: those who choose a policy in calibration, too)
+choose ridges, targets and exits; the other users, on whom no choice depends, give the figures.
 
 1. For each layer, heads to the labels, to the last answer's probability, and to the mean of both are fitted with falling ridges,
    until the choosing users' loss has risen twice. The head with the lowest loss is the layer's.
@@ -25,7 +25,6 @@ from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.rows import RowsFile
 from rexit.progress import Progress, silent
 from rexit.ranking import MIN_USERS, NDCG_AT, ByUser, auc, auc_contributions, bootstrap
-from rexit.slates import choosing_users
 
 SHARES = {"labels": 0.0, "mix": 0.5, "last": 1.0}
 """Targets that heads are fitted to, by name: the share of the last answer's probability in the target."""
@@ -94,7 +93,7 @@ class _Validation:
     """Validation candidates of two groups of users: those that choose, and those that give figures."""
 
     def __init__(self, slates: Slates) -> None:
-        self.chooses = choosing_users(slates.user_count)[slates.users]
+        self.chooses = slates.chooses
         self._liked, self._users = slates.liked, slates.users
         for part, name in ((self.chooses, "choosing"), (~self.chooses, "other")):
             liked = slates.liked[part]

@@ -125,6 +125,7 @@ def train_model(
             _tokenizer_of(start),
             trained.projectors,
             start.reranker,
+            start.roles,
         )
     areas, user_areas = (figures[..., n] for n in range(2))  # [objectives, exits]
     by_name = {name: {"auc": areas[k].tolist(), "user_auc": user_areas[k].tolist()} for k, name in enumerate(start.objectives)}

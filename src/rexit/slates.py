@@ -190,22 +190,3 @@ def spread(slates: Sequence[T], count: int) -> list[T]:
     import numpy as np
 
     return [slates[i] for i in np.linspace(0, len(slates) - 1, count).round().astype(int)]
-
-
-def choosing_users(count: int, seed: int = 0) -> NDArray[np.bool_]:
-    """A third of `count` users: bool [count]. They choose: a head's ridge, the exits, a policy. The others certify or report.
-
-    The draw depends on `count` and `seed` alone, so that everything that chooses does so by the same users.
-    """
-    import numpy as np
-
-    chooses = np.zeros(count, np.bool_)
-    chooses[choosing_order(count, seed)] = True
-    return chooses
-
-
-def choosing_order(count: int, seed: int = 0) -> NDArray[np.int64]:
-    """The users of `choosing_users` in the order of the draw: int64 [count // 3], at least one."""
-    import numpy as np
-
-    return np.random.default_rng(seed).permutation(count)[: max(1, count // 3)]

@@ -26,7 +26,7 @@ def traces(users: int, per_user: int, noise: Sequence[float], seed: int = 0, sla
         before = noise[k]
         log_odds[:, k] = signal
     starts = [u * per_user + i for u in range(users) for i in range(0, per_user, slate)]
-    return Traces(log_odds, liked, np.repeat(np.arange(users), per_user), np.array([*starts, n]))
+    return Traces(log_odds, liked, np.repeat(np.arange(users), per_user), np.array([*starts, n]), tuple(range(users)))
 
 
 def even_costs(exits: int, once: float = 10.0, each: float = 10.0) -> Costs:

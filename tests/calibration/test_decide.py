@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from builders.decisions import decide_on, row
 from builders.traces import even_costs, traces
+from rexit import roles
 from rexit.calibration import certify
 from rexit.calibration.decide import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
-from rexit.calibration.record.traces import Traces, split_users
+from rexit.calibration.record.traces import split_users
 from rexit.errors import InputError
 from rexit.measure.costs import Costs
 
@@ -28,7 +30,7 @@ def test_good_early_heads_pay_and_are_certified() -> None:
     decision = decided([0.6, 0.3, 0.0])
     assert decision.chosen is not None and decision.chosen.certified and decision.chosen.p_value <= 0.05
     assert (decision.saving > 0.2 and decision.users_needed is None) or decision.users_needed > 0
-    assert decision.users == {"choosing": 200, "certifying": 400, "test": 600}
+    assert decision.users == {"choosing": 205, "certifying": 395, "test": 600}
     policy, full = row(decision, "policy"), row(decision, "full depth")
     assert policy.mean_layers < 6 and policy.cost_us < full.cost_us
     for name in ("ndcg@5", "user-auc", "ndcg@10", "auc", "logloss"):
@@ -43,7 +45,7 @@ def test_what_chooses_is_not_what_certifies() -> None:
     """Labels of the certifying users decide whether a policy is certified; those of the choosing users do not."""
     t = traces(600, 10, [0.6, 0.3, 0.0], seed=1)
     chooses, certifies = split_users(t)
-    assert chooses.user_count == 200 and len(chooses) + len(certifies) == len(t)
+    assert all(map(roles.chooses, chooses.ids)) and {*chooses.ids, *certifies.ids} == {*t.ids}
     decision = decide_on(t, GOAL)
     last = certifies.log_odds @ np.float32([0, 0, 1])
     judge = Judge(certifies.users, certifies.liked, certifies.offsets, decision.maps[2].a * last + np.float32(decision.maps[2].b))
@@ -63,8 +65,8 @@ def test_users_without_a_value_are_not_counted_as_tested() -> None:
     certifies = split_users(t)[1]
     likes = np.bincount(certifies.users, certifies.liked)
     both = int(np.count_nonzero((likes > 0) & (likes < 10)))
-    assert both < 320 and decision.users["certifying"] == 400
-    assert decision.tested == {"ndcg@5": both, "user-auc": both, "agreement": 400, "auc": 400}
+    assert both < 320 and decision.users["certifying"] == 395
+    assert decision.tested == {"ndcg@5": both, "user-auc": both, "agreement": 395, "auc": 395}
 
 
 def test_what_is_not_certified_is_not_chosen() -> None:
@@ -198,21 +200,20 @@ def test_impossible_goal(goal: Goal, message: str) -> None:
 
 def test_too_few_users_or_one_kind_of_label() -> None:
     t = traces(1, 10, [0.6, 0.0])
-    with pytest.raises(InputError, match="validation: has one user, expected at least two"):
+    with pytest.raises(
+        InputError, match="validation: 1 of its 1 users choose by their ids and 0 certify, expected at least one of each"
+    ):
         split_users(t)
     t = traces(30, 10, [0.6, 0.0])
-    half = Traces(t.log_odds, np.isin(t.users, np.unique(parted_users(t))), t.users, t.offsets)
+    half = replace(t, liked=np.array([roles.chooses(t.ids[user]) for user in t.users]))
     with pytest.raises(InputError, match="of one part of the users are liked, expected both kinds"):
         split_users(half)
 
 
-def parted_users(t: Traces) -> np.ndarray:
-    """Those that choose: their log-odds tell who they are."""
-    return t.users[np.isin(t.log_odds[:, 0], split_users(t)[0].log_odds[:, 0])]
-
-
 def test_few_pairs_choose_where_there_are_many() -> None:
-    t = traces(3000, 40, [0.5, 0.0])
+    """Choosing users beyond the limit do not certify: they may have chosen the heads."""
+    t = traces(3000, 60, [0.5, 0.0])
     chooses, certifies = split_users(t)
-    assert 39_000 < len(chooses) <= 40_000 and len(certifies) == len(t) - len(chooses)
-    assert (np.diff(chooses.offsets) == 10).all() and chooses.user_count == len(chooses) // 40
+    assert 39_900 < len(chooses) <= 40_000 and sum(map(roles.chooses, t.ids)) > chooses.user_count
+    assert certifies.ids == tuple(user for user in t.ids if not roles.chooses(user))
+    assert (np.diff(chooses.offsets) == 10).all() and chooses.user_count == len(chooses) // 60

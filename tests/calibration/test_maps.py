@@ -1,5 +1,7 @@
 """Maps of all heads so far: what they learn, and when calibration prefers them to the own head's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ def differing(users: int = 600, seed: int = 1, noise: tuple[float, ...] = (1.0, 
     truth = random.normal(0, 1.5, n)
     liked = random.random(n) < 1 / (1 + np.exp(-truth))
     z = np.stack([truth + random.normal(0, size, n) for size in noise], 1).astype(np.float32)
-    return Traces(z, liked, np.repeat(np.arange(users), 10), np.arange(0, n + 1, 10))
+    return Traces(z, liked, np.repeat(np.arange(users), 10), np.arange(0, n + 1, 10), tuple(range(users)))
 
 
 def test_weights_are_those_of_the_best_combination() -> None:
@@ -62,7 +64,7 @@ def test_heads_that_say_nothing_keep_their_own_maps() -> None:
 def test_no_map_has_seen_the_user_it_is_applied_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "RIDGES", (10.0,))
     t = differing(50)
-    turned = Traces(t.log_odds, np.where(t.users == 3, ~t.liked, t.liked), t.users, t.offsets)
+    turned = replace(t, liked=np.where(t.users == 3, ~t.liked, t.liked))
     before, after = (maps.choose("all", part, GOAL.metrics).c for part in (t, turned))
     assert ((before != after).any(1) == (t.users % platt.FOLDS != 3)).all()
 

@@ -39,7 +39,7 @@ def traces(users: int = 120, per_user: int = 20, noise: tuple[float, ...] = (1.0
     z = np.stack([truth * 0.5 + random.normal(0, size, (n, 2)) for size in noise], 1).astype(np.float32)
     gains = gains_of(labels, list(UTILITY.values()))
     liked = gains > gains_of(np.zeros((1, 2), np.int8), list(UTILITY.values()))
-    return Traces(z, liked, np.repeat(np.arange(users), per_user), np.arange(0, n + 1, 10), labels, gains)
+    return Traces(z, liked, np.repeat(np.arange(users), per_user), np.arange(0, n + 1, 10), tuple(range(users)), labels, gains)
 
 
 def test_gains_are_the_utility_of_labels() -> None:

@@ -29,7 +29,7 @@ from rexit.slates import Slate
 from rexit.slates_file import SlatesFile
 
 OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_slates=4, repeats=1)
-"""Twenty users certify: that is enough for a large drop alone."""
+"""Eighteen users certify: that is enough for a large drop alone."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def crowd(tmp_path: Path) -> Path:
     """Enough users to certify a drop that a fixed depth does not keep."""
-    write_two_tastes(tmp_path, users=150)
+    write_two_tastes(tmp_path, users=200)
     return tmp_path
 
 
@@ -101,7 +101,7 @@ def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     assert report["variant_sha256"] == bundle.variant_sha256 and report["catalog_sha256"] == bundle.variant.catalog_sha256
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}
     assert report["verdict"]["doubt"] is None, "the heads know what users like"
-    assert report["users"] == {"choosing": 10, "certifying": 20, "test": 30}
+    assert report["users"] == {"choosing": 12, "certifying": 18, "test": 30}
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
     names = [entry["policy"] for entry in report["table"]]
     assert names[:3] == ["full depth", "1 layer", "2 layers"] and names[-1] == "policy" and "patience" not in names
@@ -124,7 +124,7 @@ def test_verdict_is_the_measurement(crowd: Path) -> None:
     else:
         assert f"NDCG@5 {'falls' if drop > 0 else 'rises'} by {abs(drop):.4f} ± {(high - low) / 2:.4f}." in verdict.text
     assert verdict.guarantee == (
-        "With 95 % confidence, users like these lose on average at most 0.08 of NDCG@5 against the full model: tested on 100 "
+        "With 95 % confidence, users like these lose on average at most 0.08 of NDCG@5 against the full model: tested on 124 "
         "users who had no part in choosing the policy."
     )
 
@@ -181,9 +181,9 @@ def test_a_reranker_below_the_order_of_its_file_is_told_so(place: Path, weight: 
 
 
 def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -> None:
-    bundle, done = run(place, options=dataclasses.replace(OPTIONS, max_drop=0.01))
+    bundle, done = run(place, options=dataclasses.replace(OPTIONS, max_drop=0.05))
     assert done.verdict.text.startswith(
-        "Keep the full model: no policy that loses at most 0.01 of NDCG@5 is certified with 95 % confidence. 20 users are too few"
+        "Keep the full model: no policy that loses at most 0.05 of NDCG@5 is certified with 95 % confidence. 18 users are too few"
     )
     policy = bundle.policy()
     assert policy is not None and (policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
@@ -195,14 +195,14 @@ def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -
 def test_what_is_over_pairs_is_promised_by_the_bootstrap(crowd: Path) -> None:
     _, done = run(crowd, noise=(2.5, 0.3, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.2))
     assert done.verdict.guarantee == (
-        "With 95 % confidence, AUC over all pairs drops by at most 0.2: by a bootstrap over 100 users, which is right for many "
+        "With 95 % confidence, AUC over all pairs drops by at most 0.2: by a bootstrap over 124 users, which is right for many "
         "users, not for few."
     )
     _, done = run(crowd, noise=(2.5, 2.0, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.001))
     failed = done.report["candidates"][0]
     assert done.report["users_needed"] is None and failed["p_value"] > 0.05, "the test shows nothing"
     assert done.verdict.summary[0] == (
-        "no policy that loses at most 0.001 of AUC over all pairs is certified with 95 % confidence. A bootstrap over 100 users "
+        "no policy that loses at most 0.001 of AUC over all pairs is certified with 95 % confidence. A bootstrap over 124 users "
         f"does not confirm the most careful policy, p = {failed['p_value']:.3g} for auc."
     )
 
@@ -282,6 +282,16 @@ def test_traces_of_other_slates_are_refused(place: Path, change: dict, message: 
     with pytest.raises(BundleError, match=message):
         run(place, options=dataclasses.replace(OPTIONS, from_traces=True, **change), open_session=never)
     assert bundle.policy() == first.policy
+
+
+def test_heads_chosen_by_another_division_of_users_are_refused(place: Path) -> None:
+    """Users who chose them would be among those who certify."""
+    file = place / "bundle" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for rule in ("halves", None):
+        file.write_text(json.dumps({**manifest, "roles": rule}))
+        with pytest.raises(BundleError, match=rf"bundle: roles {rule!r}, expected 'sha256-thirds': .* `rexit heads` again"):
+            run(place, open_session=never)
 
 
 def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:

@@ -87,7 +87,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         folder / "manifest.json",
         {
             **{"schema": 2, "producer": "tiny"},
-            **{"exits": list(options.exits), "variants": ["cpu-fp32"]},
+            **{"exits": list(options.exits), "variants": ["cpu-fp32"], "roles": "sha256-thirds"},
             "model": {**model, "vocab_size": VOCABULARY, "max_positions": POSITIONS, "checkpoint_sha256": "f" * 64},
             "files": {name: {} for name in [*shared, "variants/cpu-fp32/variant.json"]},
         },

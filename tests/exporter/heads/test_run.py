@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from builders.data.indexed_catalog import WITH_VECTORS, byte_tokenizer, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from builders.models.gguf_file import write_gguf
+from rexit import roles
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint
@@ -30,7 +31,7 @@ from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.options import ExportOptions, HeadsOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.slates import choosing_users, cut
+from rexit.slates import cut
 
 USERS, WIDTH = 90, 64
 
@@ -114,15 +115,13 @@ def test_table_and_picture(fitted: HeadsReport) -> None:
 
 def test_users_who_choose_give_no_figures(fitted: HeadsReport, catalog: Path, model: Path, tmp_path: Path) -> None:
     """Labels of the choosing users decide the losses, labels of the others the AUC."""
-    drawn = choosing_users(USERS)
-    assert drawn.sum() == USERS // 3
     real = forward.packed_rows
 
     def flipped(opened: Catalog, split: str, *more: Any) -> Any:
         rows = real(opened, split, *more)
         if split == "validation":
             for row in rows.rows:
-                if not drawn[opened.users.row(row.user)]:
+                if not roles.chooses(row.user):
                     row.liked[:] = ~row.liked
         return rows
 
