@@ -4,6 +4,7 @@ Users are the unit, taken to be exchangeable with those to come. After Angelopou
 2110.01052):
 
 1. One part of the users chooses policies and orders them, the most careful first. The other part, unseen until then, certifies.
+   The user's id alone says which (`rexit.roles`), so who chose heads, maps or exits in any command does not certify.
 2. `p_value` tests for each policy the hypothesis that its expected loss is above the limit; where a policy has to keep several
    limits, the largest p-value counts.
 3. `fixed_sequence` certifies in that order and stops at the first policy that fails, so any number of them may be tried at one
@@ -120,7 +121,7 @@ def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: f
     promises = " and ".join(f"{limit:g} of {metric.title}" for metric, limit in limits.items())
     return (
         f"With {100 * (1 - level):g} % confidence, users like these lose on average at most {promises} against the full model: "
-        f"tested on {count_users(users)} who had no part in choosing the policy."
+        f"tested on {count_users(users)} who had no part in choosing the policy or its heads."
     )
 
 

@@ -203,7 +203,7 @@ class _Work:
             raise BundleError(f"{source.path}: is catalog {source.sha256[:12]}…, {bundle.path} holds {expected[:12]}…")
         if (rule := bundle.manifest.roles) != roles.RULE:
             raise BundleError(
-                f"{bundle.path}: roles {rule!r}, expected {roles.RULE!r}: users who chose its heads could certify its policy; run "
+                f"{bundle.path}: roles {rule!r}, expected {roles.RULE!r}: users who chose its heads could certify a policy; run "
                 "`rexit heads` again if it made the checkpoint, then `rexit export`"
             )
         if len(self._depths) < 2:

@@ -209,7 +209,7 @@ def test_users_who_all_lose_nothing_have_no_spread() -> None:
 def test_guarantee_names_what_is_promised() -> None:
     assert guarantee({NDCG: 0.01}, {"ndcg@3": 1943}) == (
         "With 95 % confidence, users like these lose on average at most 0.01 of NDCG@3 against the full model: tested on 1,943 "
-        "users who had no part in choosing the policy."
+        "users who had no part in choosing the policy or its heads."
     )
     both = guarantee({NDCG: 0.01, parse("agreement"): 0.05}, {"ndcg@3": 80, "agreement": 90}, level=0.1)
     assert both.startswith("With 90 % confidence, users like these lose on average at most 0.01 of NDCG@3 and 0.05 of agreement")

@@ -35,7 +35,7 @@ def lost_in_the_population(policy) -> float:
 
 def broken_promises() -> tuple[int, int]:
     """How many calibrations chose a policy, and how many of these lose more than promised."""
-    decisions = (decide_on(users_from(n), GOAL, depths=(1, 2), seed=n) for n in range(CALIBRATIONS))
+    decisions = (decide_on(users_from(n), GOAL, depths=(1, 2)) for n in range(CALIBRATIONS))
     chosen = [decision.policy for decision in decisions if decision.chosen is not None]
     return len(chosen), sum(lost_in_the_population(policy) > GOAL.max_drop for policy in chosen)
 

@@ -125,7 +125,7 @@ def test_verdict_is_the_measurement(crowd: Path) -> None:
         assert f"NDCG@5 {'falls' if drop > 0 else 'rises'} by {abs(drop):.4f} ± {(high - low) / 2:.4f}." in verdict.text
     assert verdict.guarantee == (
         "With 95 % confidence, users like these lose on average at most 0.08 of NDCG@5 against the full model: tested on 124 "
-        "users who had no part in choosing the policy."
+        "users who had no part in choosing the policy or its heads."
     )
 
 

@@ -1,0 +1,79 @@
+"""A user's role is a function of the id alone: who chooses heads or a policy anywhere certifies nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.data.indexed_catalog import write_indexed_catalog
+from rexit import roles
+from rexit.bundle import Catalog
+from rexit.calibration.record import traces
+from rexit.errors import InputError
+from rexit.exporter.heads.forward import Slates
+from rexit.ids import Id
+from rexit.progress import silent
+from rexit.slates import cut, spread
+from rexit.slates_file import SlatesFile
+
+
+def test_the_rule_never_changes() -> None:
+    """Checkpoints name it: another rule needs another name."""
+    assert roles.RULE == "sha256-thirds"
+    assert [user for user in range(20) if roles.chooses(user)] == [0, 1, 2, 5, 6, 9, 14]
+    assert round(roles.place(7), 6) == 0.997705 and round(roles.place("7"), 6) == 0.41474
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [*range(30_000)],
+        [*range(-(1 << 63), -(1 << 63) + 30_000)],
+        [10 * n for n in range(30_000)],
+        [str(n) for n in range(30_000)],
+        [f"user-{n:08}@example.com" for n in range(30_000)],
+    ],
+)
+def test_a_third_chooses_whatever_the_ids_look_like(ids: list[Id]) -> None:
+    assert abs(np.mean([roles.chooses(user) for user in ids]) - 1 / 3) < 4 * np.sqrt(2 / 9 / len(ids))
+
+
+def test_the_split_of_a_file_of_slates_is_independent_of_roles(tmp_path: Path) -> None:
+    """Both are hashes of the group: with the same one, all validation groups would have the same role."""
+    rows = [f'{{"group": "q{n}", "prefix": [1], "candidates": [[1], [2]], "label": [0, 1]}}\n' for n in range(600)]
+    (tmp_path / "slates.jsonl").write_text("".join(rows))
+    groups = [slate.user for slate in SlatesFile.read(tmp_path / "slates.jsonl").cut("validation")]
+    assert len(groups) == 240 and len(groups) / 4 < len(roles.choosing(groups)) < len(groups) / 2.4
+
+
+def test_a_limit_takes_the_first_by_place() -> None:
+    users = [*range(100)]
+    numbers = roles.choosing(users)
+    assert sorted(numbers) == [n for n in users if roles.chooses(n)] and numbers == sorted(numbers, key=roles.place)
+    with pytest.raises(InputError, match="validation: 0 of its 2 users choose by their ids and 2 certify"):
+        roles.choosing([3, 4])
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("catalog"), users=90, taste=True))
+
+
+@pytest.mark.parametrize("heads_slates", [0, 60])
+@pytest.mark.parametrize("policy_slates", [0, 50, 71])
+@pytest.mark.parametrize("max_pairs", [30, 10**6])
+def test_who_chose_heads_certifies_nothing(
+    catalog: Catalog, heads_slates: int, policy_slates: int, max_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`rexit heads` and `rexit calibrate` are limited to different slates and pairs."""
+    monkeypatch.setattr(traces, "MAX_SEARCH_PAIRS", max_pairs)
+    validation = Slates.of(catalog, "validation", heads_slates, 0, silent)
+    owners = np.repeat([row.user for row in validation.data.rows], [len(row.liked) for row in validation.data.rows])
+    chose_heads = set(owners[validation.chooses].tolist())
+    slates = spread(cut(catalog, "validation", 4), policy_slates)
+    pairs = sum(len(slate.items) for slate in slates)
+    chose, certify = traces.split_users(traces.join(slates, np.zeros((pairs, 2), np.float32)))
+    assert chose_heads and not chose_heads & set(certify.ids) and not set(chose.ids) & set(certify.ids)
+    assert set(certify.ids) == {slate.user for slate in slates if not roles.chooses(slate.user)}
