@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,14 @@ class Draft:
             segment = export_segment(module, k, self.target, self.folder)
             self._add(segment, sum(p.numel() for p in module.parameters()), began)
 
-    def derive(self, base: Draft, activations: Sequence[Activations]) -> None:
-        """Derives the segments from the base's by the target's passes. activations: by segment. Raises CheckpointError."""
+    def derive(self, base: Draft, activations: Sequence[Activations], kept: Sequence[Collection[str]] | None = None) -> None:
+        """Derives the segments from the base's by the target's passes. Raises CheckpointError.
+
+        activations, kept: by segment, as in `derive_segment`; None: no layers are kept."""
         for k, (segment, report) in enumerate(zip(base.segments, base.reports, strict=True)):
             began = time.perf_counter()
-            self._add(derive_segment(segment, base.folder, self.target, self.folder, activations[k]), report.parameters, began)
+            derived = derive_segment(segment, base.folder, self.target, self.folder, activations[k], kept[k] if kept else ())
+            self._add(derived, report.parameters, began)
 
     def chain(self, max_tokens: int, vectors: Vectors | None) -> Chain:
         """Opens the graphs in ONNX Runtime. Raises BackendError."""

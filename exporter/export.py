@@ -7,7 +7,8 @@
    log-odds are more than `tolerance` away from PyTorch's, nothing is written.
 5. Derive every variant from these graphs by its target's passes, some of which need activations on real prompts.
 6. Judge the variants. A variant of lower precision must pass its gate on validation prompts (`rexit.exporter.gate.quality`), and
-   all ways of running it must agree on the golden slates. Variants that fail are left out; if none passes, nothing is written.
+   all ways of running it must agree on the golden slates. An int8 variant that fails its gate is derived and judged once more,
+   with the linear layers that lose the most in bfloat16. Variants that fail are left out; if none passes, nothing is written.
 7. Write the manifests. Only then does the folder become the bundle.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rexit.bundle import Catalog, Vectors, new_folder, sole_writer
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.errors import ParityError
+from rexit.errors import ParityError, QualityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, model_of, token_requests, write_manifest
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -37,8 +38,10 @@ from rexit.exporter.gate.golden import golden_slates
 from rexit.exporter.gate.judge import Judge, Judged
 from rexit.exporter.gate.quality import Prompts
 from rexit.exporter.graph.activations import Activations, sample
+from rexit.exporter.graph.linear.largest_errors import largest
 from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
+from rexit.exporter.graph.trace import int8_errors
 from rexit.exporter.model import rotation
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
@@ -240,9 +243,8 @@ class _Export:
             if not judge or draft is base:
                 passed.append((draft, parity_of_base))
                 continue
-            chain = draft.chain(self._options.max_tokens, self._vectors)
             try:
-                passed.append((draft, judge.judge(draft.target, chain, parity_of_base.slates)))
+                passed.append(self._judge(judge, base, draft, parity_of_base.slates))
             except ParityError as exc:
                 refused[draft.target.variant] = exc
                 shutil.rmtree(draft.folder)
@@ -250,6 +252,33 @@ class _Export:
         if not passed:
             raise next(iter(refused.values()))
         return passed, refused
+
+    def _judge(self, judge: Judge, base: Draft, draft: Draft, slates: list[GoldenSlate]) -> tuple[Draft, Judged]:
+        """Judges a variant. One that loses too much in int8 is derived once more, with its worst layers in bfloat16.
+
+        Raises ParityError, of the second variant if there is one.
+        """
+        try:
+            return draft, judge.judge(draft.target, draft.chain(self._options.max_tokens, self._vectors), slates)
+        except QualityError:
+            if not draft.target.passes_before_int8:
+                raise
+            sampled = self._sample_activations()
+            kept = largest(
+                [int8_errors(s, base.folder, draft.target, rows) for s, rows in zip(base.segments, sampled, strict=True)]
+            )
+            names = [f"segment {k}: {name}" for k, groups in enumerate(kept) for group in groups.values() for name in group]
+            if not names:
+                raise
+        self._segments += len(self._modules)
+        shutil.rmtree(draft.folder)
+        draft = self._draft(draft.target)
+        draft.derive(base, sampled, kept)
+        try:
+            judged = judge.judge(draft.target, draft.chain(self._options.max_tokens, self._vectors), slates)
+        except QualityError as exc:
+            raise QualityError(f"{exc}; {len(names)} linear layers were in bfloat16 already") from exc
+        return draft, replace(judged, quality={**(judged.quality or {}), "kept": names})
 
     def write(self, passed: Sequence[tuple[Draft, Judged]], refused: Mapping[str, ParityError]) -> ExportReport:
         self._progress("write", 0, 1)

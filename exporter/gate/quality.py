@@ -212,15 +212,19 @@ class Quality:
         return "failed" if "failed" in verdicts else "undecided" if "undecided" in verdicts else "passed"
 
     def check(self, accept_loss: bool = False) -> None:
-        """Raises QualityError for the first exit that failed, else the first undecided one, unless loss is accepted."""
+        """Raises QualityError, which says how every exit does, unless all passed or loss is accepted."""
         if (verdict := self.verdict) == "passed" or accept_loss:
             return
-        row = next(row for row in self.exits if row.verdict(self.gate) == verdict)
         remedy = "--accept-loss writes it anyway" if verdict == "failed" else self.prompts.remedy
-        where = f"exit after layer {row.layers}" + (f", {row.objective}" if row.objective else "")
-        raise QualityError(f"{where}: {self._reason(row)}; not written: {remedy}")
+        reasons = [
+            f"exit after layer {row.layers}{f', {row.objective}' if row.objective else ''}: {self._reason(row)}"
+            for row in self.exits
+        ]
+        raise QualityError(f"{'; '.join(reasons)}; not written: {remedy}")
 
     def _reason(self, row: ExitQuality) -> str:
+        if row.verdict(self.gate) == "passed":
+            return "passes"
         part = next(part for part in self.prompts.parts if part.name == row.objective)
         if not math.isfinite(row.worst):
             return "log-odds are not all finite (NaN or infinite)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 from rich import progress as rich_progress
@@ -30,12 +31,23 @@ def print_json(value: Any) -> None:
     print(json.dumps(json_values(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
 
 
-class _Interruptible(rich_progress.Progress):
-    """If a signal's exception went astray, the next step raises it again."""
+SILENCE = 60.0
+"""Seconds between two lines of progress where there is no terminal for a display."""
 
-    def update(self, *words: Any, **keywords: Any) -> None:
+
+class _Interruptible(rich_progress.Progress):
+    """If a signal's exception went astray, the next step raises it again. Without a terminal a line from time to time."""
+
+    def __init__(self, *columns: Any, **keywords: Any) -> None:
+        super().__init__(*columns, **keywords)
+        self._said = time.monotonic()
+
+    def update(self, task_id: rich_progress.TaskID, **keywords: Any) -> None:
         interrupts.check()
-        super().update(*words, **keywords)
+        super().update(task_id, **keywords)
+        if self.disable and (now := time.monotonic()) - self._said > SILENCE:
+            self._said, task = now, self.tasks[task_id]
+            stderr.print(f"rexit: {task.description}: {task.completed:.0f} of {task.total or 0:.0f}", soft_wrap=True)
 
     def advance(self, *words: Any, **keywords: Any) -> None:
         interrupts.check()
@@ -43,7 +55,7 @@ class _Interruptible(rich_progress.Progress):
 
 
 def progress() -> rich_progress.Progress:
-    """A progress display on stderr; it disappears when it is done, and stays silent if stderr is not a terminal."""
+    """A progress display on stderr; it disappears when it is done. If stderr is not a terminal, a line a minute."""
     return _Interruptible(
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(),
