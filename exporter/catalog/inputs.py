@@ -1,8 +1,7 @@
 """The inputs of interactions: columns of their file, encoded once.
 
 Rules
-1. An input without values, bins and max_tokens takes the values of its column in all interactions: whole numbers by size, else by
-   text.
+1. An input of no kind takes the values of its column in all interactions: whole numbers by size, else by text.
 2. A cell is a value as text, without outer spaces. An empty one is missing.
 3. A file without a column that the template does not name, of a text that may be missing, has no such texts: all are missing.
 
@@ -18,7 +17,7 @@ from pathlib import Path
 import polars as pl
 from tokenizers import Tokenizer
 
-from rexit.bundle.inputs import COLUMN, MAX_VALUES, Input
+from rexit.bundle.inputs import COLUMN, KINDS, MAX_VALUES, Input
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import check_rows
 from rexit.texts import input_tokens
@@ -117,7 +116,7 @@ def _distinct(raw: pl.Series, rule: InputRule, path: Path) -> tuple[str, ...]:
     if not 1 <= len(values) <= MAX_VALUES:
         raise InputError(
             f"{path}: column {column!r} has {len(values)} values, an input takes 1 to {MAX_VALUES}: "
-            f"give [input.{rule.name}] values, bins or max_tokens"
+            f"give [input.{rule.name}] one of {', '.join(KINDS)}"
         )
     whole = all(value.lstrip("-").isascii() and value.lstrip("-").isdigit() for value in values)
     return tuple(sorted(values, key=(lambda value: (int(value), value)) if whole else None))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.inputs import KINDS, Input
+from rexit.bundle.inputs import KINDS, SPACED, Input
 from rexit.bundle.labels import OBJECTIVES, check_names, objectives_of
 from rexit.bundle.typed import typed
 from rexit.bundle.vectors import MAX_VECTORS
@@ -249,7 +249,7 @@ def _input(path: Path, name: str, section: Mapping[str, Any], spaced: set[bool])
     described = {kind: section[kind] for kind in KINDS if kind in section}
     if isinstance(values := described.get("values"), list):
         described["values"] = [_value(path, f"{where}.values", value) for value in values]
-    if "max_tokens" in described:
+    if any(kind in described for kind in SPACED):
         if len(spaced) > 1:
             raise InputError(f"{path}: prompt: {{{where}}} is behind a space and without one, expected either")
         described["spaced"] = spaced == {True}

@@ -84,7 +84,7 @@ def in_python(name: str, changes: dict[str, Any], message: str) -> Refusal:
     return Refusal(name, message, {**GOOD, **changes}, None)
 
 
-DEVICE, HOUR = "expected one of tv, phone, 7", "expected a number from 0 to below 24"
+EXPECTED = DEVICE, HOUR = "expected one of tv, phone, 7", "expected a number from 0 to below 24"
 TOKEN = "expected a token id from 0 to 63"
 DEADLINE = "expected a number above 0 and at most 1e12"
 REFUSALS = [

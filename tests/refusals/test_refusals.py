@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from refusals.table import DEVICE, GOOD, HOUR, REFUSALS, Refusal, explains, write_bundle_with_inputs
+from refusals.table import EXPECTED, GOOD, REFUSALS, Refusal, explains, write_bundle_with_inputs
 from rexit import runtime
 from rexit.bundle import Catalog
 from rexit.errors import InputError
@@ -66,7 +66,7 @@ def test_fields_in_python(session: runtime.Session, refusal: Refusal) -> None:
     assert explains(refusal.in_python or refusal.message, str(raised.value)), raised.value
 
 
-@named([refusal for refusal in BY_FIELDS if (refusal.in_python or refusal.message).endswith((DEVICE, HOUR))])
+@named([refusal for refusal in BY_FIELDS if (refusal.in_python or refusal.message).endswith(EXPECTED)])
 def test_inputs_of_the_reference(bundle: Path, refusal: Refusal) -> None:
     """The independent assembler of prompts, which trains and checks models, refuses the same values."""
     assert refusal.fields is not None

@@ -67,7 +67,11 @@ class _Encoder(Protocol):
         """Returns a value's codes; none if it is unknown. Raises InputError if it is always refused."""
 
     def decode(self, codes: list[int]) -> Value:
-        """Returns a value with these codes, at least one. Raises LookupError if there is none."""
+        """Returns a value with these codes, at least one. Raises LookupError or ValueError if there is none."""
+
+    @property
+    def example(self) -> Value:
+        """A value for measurements on made-up requests."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,10 @@ class _Values:
         (code,) = codes
         return self.values[code]
 
+    @property
+    def example(self) -> Value:
+        return self.values[0]
+
     @cached_property
     def _codes(self) -> dict[str, int]:
         return {value: code for code, value in enumerate(self.values)}
@@ -115,10 +123,7 @@ class _Bins:
         return f"a number from {self.edges[0]:g} to below {self.edges[-1]:g}"
 
     def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
-        if isinstance(value, str):
-            number = float(value) if _NUMBER.fullmatch(value) else np.nan
-        else:
-            number = _to_number(value, where, self.expected)
+        number = _to_number(value, where, self.expected)
         if not self.edges[0] <= number < self.edges[-1]:  # false for NaN
             return []
         return [int(np.searchsorted(self.edges, number, "right")) - 1]
@@ -126,6 +131,10 @@ class _Bins:
     def decode(self, codes: list[int]) -> Value:
         (code,) = codes
         return self.edges[:-1][code]
+
+    @property
+    def example(self) -> Value:
+        return self.edges[0]
 
 
 @dataclass(frozen=True)
@@ -163,9 +172,16 @@ class _Text:
             raise LookupError
         return np.array(codes, np.int32)
 
+    @property
+    def example(self) -> Value:
+        """Half the maximum, whose tokens are all 0."""
+        return np.zeros((self.max_codes + 1) // 2, np.int32)
+
 
 def _to_number(value: Any, where: str, expected: str) -> float:
-    """Returns a number as float64. Raises InputError for another type."""
+    """Returns a number, or the one that a text spells, as float64; NaN for another text. Raises InputError for another type."""
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value) else np.nan
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputError(f"{where} is {short(value)}, expected {expected}")
     return float(value)
@@ -194,8 +210,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         if len(self._kinds) != 1:
             *names, last = (f"`{kind}`" for kind in KINDS)
             raise ValueError(f"expected one of {', '.join(names)} and {last}")
-        if self.spaced and self.max_tokens is None:
-            raise ValueError("`spaced` is only for an input with `max_tokens`")
+        if self.spaced and self.kind not in SPACED:
+            raise ValueError(f"`spaced` is only for an input with `{'` or `'.join(SPACED)}`")
         if len(set(self.values)) != len(self.values):
             twice = next(value for value in self.values if self.values.count(value) > 1)
             raise ValueError(f"values: `{twice}` appears twice")
@@ -265,9 +281,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
 
     @property
     def example(self) -> Value:
-        """A value for measurements on made-up requests: the first one, or a text of half the maximum, whose tokens are all 0."""
-        codes = np.zeros(1 if self.words else (self.max_codes + 1) // 2, np.int32)
-        return self._encoder.decode(codes.tolist())
+        """A value for measurements on made-up requests."""
+        return self._encoder.example
 
     def to_json(self) -> dict[str, Any]:
         """The input as `prompt.inputs` of catalog.json lists it."""
@@ -280,6 +295,8 @@ KINDS: Mapping[str, Callable[[Input], _Encoder]] = {
     "max_tokens": lambda entry: _Text(entry.max_tokens or 0, entry.spaced),
 }
 """The encoder of each kind, by the key that says the kind."""
+SPACED = ("max_tokens",)
+"""Kinds whose codes carry the space before the placeholder; the pieces of others do."""
 
 
 class _Tokenizer(msgspec.Struct, frozen=True):
