@@ -399,7 +399,7 @@ typedef struct rexit_policy {
 typedef struct rexit_input {
   const char* name;
   const char* text;      /* the value as text; NULL: `tokens`, or else `number`. A whole number is the same as the text that is
-                            written like it, and a text that is a number is that number for an input with bins */
+                            written like it, and a text that is a number is that number for an input of numbers */
   const int32_t* tokens; /* token ids of an input with max_tokens, [token_count], below rexit_bundle_info.vocabulary; not NULL
                             also if there are none. They enter the prompt as they are. If a space precedes the placeholder, it
                             belongs to the text: tokenize " query" (docs/how-to/request-inputs.md) */
@@ -445,9 +445,9 @@ typedef struct rexit_request {
                           order of the request; candidates without an answer come last. Also replaces the k of the policy's
                           rexit_top_k, if it has one */
   const rexit_input* inputs; /* [input_count], each name at most once; may be NULL if there are none. A name that the prompt does
-                                not place is refused with REXIT_INVALID_ARGUMENT. So is a value outside the template's values or
-                                bins, or an input that is left out, unless the template says what stands for it (`missing`). A
-                                text with too many tokens, or with a number that is not a token id, is always refused */
+                                not place is refused with REXIT_INVALID_ARGUMENT. So is a value that the template does not take,
+                                or an input that is left out, unless the template says what stands for it (`missing`). A text
+                                with too many tokens, or with a number that is not a token id, is always refused */
   size_t input_count;
   size_t input_size;    /* sizeof(rexit_input), for `inputs` */
   float* probabilities; /* rexit_session_score writes the objectives' calibrated probabilities here, [scores, objectives], in the

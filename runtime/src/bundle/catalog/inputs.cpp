@@ -99,23 +99,25 @@ Input::Input(const Json& json)
 
 void Input::encode(std::string_view text, Codes& codes) const {
   if (is_text()) fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " is a text, expected token ids: the library has no tokenizer");
-  if (!edges_.empty()) {
-    const std::optional<double> number = parse_number(text);
-    return take(number ? bin_of(*number) : std::nullopt, quoted(text), codes);
-  }
-  take(entry_of(text), quoted(text), codes);
+  codes.clear();
+  if (is_list())
+    append_entry(text, codes);
+  else if (const std::optional<double> number = parse_number(text))
+    append_number(*number, codes);
+  if (codes.empty() && !optional_) refuse(quoted(text));
 }
 
 void Input::encode(double number, Codes& codes) const {
   if (is_text()) fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " is ", number, ", expected a text or token ids");
-  if (!edges_.empty()) return take(bin_of(number), number_text(number), codes);
-  std::optional<std::int32_t> entry;
-  if (std::fabs(number) < max_integer && std::trunc(number) == number) {
+  codes.clear();
+  if (!is_list()) {
+    append_number(number, codes);
+  } else if (std::fabs(number) < max_integer && std::trunc(number) == number) {
     char text[24];
     const auto end = std::to_chars(text, text + sizeof text, static_cast<std::int64_t>(number)).ptr;
-    entry = entry_of(std::string_view(text, static_cast<std::size_t>(end - text)));
+    append_entry(std::string_view(text, static_cast<std::size_t>(end - text)), codes);
   }
-  take(entry, number_text(number), codes);
+  if (codes.empty() && !optional_) refuse(number_text(number));
 }
 
 void Input::encode(const std::int32_t* tokens, std::size_t count, std::size_t vocabulary, Codes& codes) const {
@@ -135,31 +137,24 @@ void Input::encode_missing(Codes& codes) const {
   codes.clear();
 }
 
-void Input::take(std::optional<std::int32_t> code, std::string_view value, Codes& codes) const {
-  if (!code && !optional_) refuse(value);
-  codes.clear();
-  if (code) codes.push_back(*code);
-}
-
 void Input::refuse(std::string_view value) const {
   fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " is ", value, ", expected ", expected());
 }
 
-std::optional<std::int32_t> Input::entry_of(std::string_view text) const {
+void Input::append_entry(std::string_view text, Codes& codes) const {
   const auto match = std::lower_bound(by_value_.begin(), by_value_.end(), text,
                                       [this](std::size_t index, std::string_view value) { return values_[index] < value; });
-  if (match == by_value_.end() || values_[*match] != text) return std::nullopt;
-  return static_cast<std::int32_t>(*match);
+  if (match != by_value_.end() && values_[*match] == text) codes.push_back(static_cast<std::int32_t>(*match));
 }
 
-std::optional<std::int32_t> Input::bin_of(double number) const {
-  if (!(number >= edges_.front() && number < edges_.back())) return std::nullopt;  // false for NaN
-  return static_cast<std::int32_t>(std::upper_bound(edges_.begin(), edges_.end(), number) - edges_.begin() - 1);
+void Input::append_number(double number, Codes& codes) const {
+  if (!(number >= edges_.front() && number < edges_.back())) return;  // NaN too
+  codes.push_back(static_cast<std::int32_t>(std::upper_bound(edges_.begin(), edges_.end(), number) - edges_.begin() - 1));
 }
 
 std::string Input::expected() const {
   if (is_text()) return "at most " + std::to_string(text_tokens_) + " tokens";
-  if (!edges_.empty()) return "a number from " + number_text(edges_.front()) + " to below " + number_text(edges_.back());
+  if (!is_list()) return "a number from " + number_text(edges_.front()) + " to below " + number_text(edges_.back());
   std::string list = "one of ";
   for (std::size_t i = 0; i < std::min(values_.size(), listed_values); ++i) list += (i == 0 ? "" : ", ") + values_[i];
   return values_.size() > listed_values ? list + ", …" : list;

@@ -30,8 +30,8 @@ class Input {
   std::size_t max_codes() const noexcept { return is_text() ? text_tokens_ : 1; }
   std::size_t size() const noexcept { return values_.empty() ? edges_.size() - 1 : values_.size(); }  // entries or bins
 
-  // The codes of a value. A whole number is the entry that is written like it, and for bins a text that is a number is that
-  // number. An optional input that does not know the value has no codes.
+  // The codes of a value. A whole number is the entry that is written like it, and without entries a text that is a number is
+  // that number. An optional input that does not know the value has no codes.
   void encode(std::string_view text, Codes& codes) const;
   void encode(double number, Codes& codes) const;
   // Tokens of a text, below `vocabulary`.
@@ -40,9 +40,10 @@ class Input {
   void encode_missing(Codes& codes) const;
 
  private:
-  std::optional<std::int32_t> entry_of(std::string_view text) const;
-  std::optional<std::int32_t> bin_of(double number) const;
-  void take(std::optional<std::int32_t> code, std::string_view value, Codes& codes) const;
+  bool is_list() const noexcept { return !values_.empty(); }
+  // These append nothing for a value that the input does not know.
+  void append_entry(std::string_view text, Codes& codes) const;
+  void append_number(double number, Codes& codes) const;
   std::string expected() const;
   [[noreturn]] void refuse(std::string_view value) const;
 
