@@ -111,7 +111,7 @@ def _codes(entry: Input, cells: pl.Series, tokenizer: Tokenizer) -> list[str | N
 def _distinct(raw: pl.Series, rule: InputRule, path: Path) -> tuple[str, ...]:
     column = rule.column or rule.name
     if raw.dtype.is_float():
-        raise InputError(f"{path}: column {column!r} holds {raw.dtype}: give [input.{rule.name}] bins")
+        raise InputError(f"{path}: column {column!r} holds {raw.dtype}: give [input.{rule.name}] bins or digits")
     values = _texts(raw, path).drop_nulls().unique().to_list()
     if not 1 <= len(values) <= MAX_VALUES:
         raise InputError(

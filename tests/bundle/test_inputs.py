@@ -54,6 +54,43 @@ def test_codes_of_values_and_bins(entry: Input, value: Any, code: int | None) ->
     assert optional(entry).encode(value).tolist() == ([] if code is None else [code])
 
 
+PRICE = Input(name="price", digits=3, optional=True)
+SPACED_PRICE = Input(name="price", digits=3, spaced=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (-0.0, "0"),
+        (1e-7, "0"),
+        (0.0004, "0"),
+        (0.0006, "0.001"),
+        (0.125, "0.125"),
+        (0.9996, "1"),
+        (1.99, "1.99"),
+        ("1.990", "1.99"),
+        ("+199e-2", "1.99"),
+        (np.float32(2.5), "2.5"),
+        (12.25, "12.2"),  # ties to even
+        (12.35, "12.3"),  # the nearest double is below
+        (99.96, "100"),
+        (120, "120"),
+        (999.6, "1000"),
+        *((value, "") for value in (1000, -1e-9, 10**400, float("nan"), "", "1_0", "٣", " 5", "inf", "1e400", None)),
+    ],
+)
+def test_codes_of_digits(value: Any, text: str) -> None:
+    codes = ["0123456789.".index(letter) for letter in text]
+    assert PRICE.encode(value).tolist() == codes
+    if codes:
+        assert SPACED_PRICE.encode(value).tolist() == [codes[0] + 11, *codes[1:]]
+        assert "".join((SPACED_PRICE.words or ())[code] for code in SPACED_PRICE.encode(value)) == f" {text}"
+        decoded = PRICE.decode(np.array(codes, np.int32))
+        assert PRICE.encode(decoded).tolist() == codes
+    assert PRICE.example == 333 and PRICE.max_codes == len("0.333")
+
+
 def test_codes_of_a_text() -> None:
     def tokenize(text: str, spaced: bool) -> list[int]:
         return [int(spaced), *map(ord, text)] if text else []
@@ -133,7 +170,14 @@ def test_a_prompt_without_inputs_names_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "codes"), [(DEVICE, [3]), (DEVICE, []), (DEVICE, [0, 1]), (HOUR, [3]), (HOUR, [-1]), (QUERY, [0] * 7), (QUERY, [])]
+    ("entry", "codes"),
+    [
+        *((DEVICE, codes) for codes in ([3], [], [0, 1])),
+        *((HOUR, codes) for codes in ([3], [-1])),
+        *((PRICE, codes) for codes in ([11], [-1], [10], [0, 1], [1, 10], [1, 10, 5, 0], [1, 10, 5, 10], [1, 0, 0, 1])),
+        *((SPACED_PRICE, codes) for codes in ([], [1], [12, 12], [21])),
+        *((QUERY, codes) for codes in ([0] * 7, [])),
+    ],
 )
 def test_codes_of_no_value(entry: Input, codes: list[int]) -> None:
     with pytest.raises(BundleError, match=rf"inputs\.{entry.name} has the codes \["):
@@ -180,14 +224,16 @@ def changed(at: int, **changes: Any) -> list[dict[str, Any]]:
         (["device"], r"prompt inputs\[0\]: is 'device', expected an object"),
         (changed(0, values=[7]), r"values\[0\]: is 7, expected a string"),
         (changed(0, values=["tv", "tv"]), r"prompt inputs\[0\]: values: `tv` appears twice"),
-        (changed(0, values=[]), r"prompt inputs\[0\]: expected one of `values`, `bins` and `max_tokens`"),
-        (changed(0, bins=[0, 1]), r"prompt inputs\[0\]: expected one of `values`, `bins` and `max_tokens`"),
-        (changed(0, spaced=True), r"prompt inputs\[0\]: `spaced` is only for an input with `max_tokens`"),
+        (changed(0, values=[]), r"prompt inputs\[0\]: expected one of `values`, `bins`, `digits` and `max_tokens`"),
+        (changed(0, bins=[0, 1]), r"prompt inputs\[0\]: expected one of `values`, `bins`, `digits` and `max_tokens`"),
+        (changed(0, spaced=True), r"prompt inputs\[0\]: `spaced` is only for an input with `digits` or `max_tokens`"),
         (changed(0, optional=True), r"prompt prefix\[1\]: `missing` is None, the input `device` is optional"),
         (changed(0, values=["tv", "phone"]), r"prompt prefix\[1\]: pieces: has 3, expected 2"),
         (changed(1, optional=False), r"prompt prefix\[2\]: `missing` is 6, the input `hour` is not optional"),
         (changed(1, bins=[0, True]), r"bins\[1\]: is true, expected a number"),
         *((changed(1, bins=bins), "bins: expected 2 to 4097 ascending numbers") for bins in ([0], [0, 2, 1], [0, 1, 1])),
+        (changed(2, digits=3), r"prompt inputs\[2\]: expected one of `values`, `bins`, `digits` and `max_tokens`"),
+        *((changed(2, digits=digits), r"prompt inputs\[2\] digits: is ") for digits in (0, 10, 1.5, True, "3")),
         (changed(2, max_tokens=0), r"prompt inputs\[2\] max_tokens"),
         (changed(2, max_tokens=4097), r"prompt inputs\[2\] max_tokens"),
         (changed(2, spaced=1), "spaced: is 1, expected true or false"),

@@ -50,6 +50,12 @@ def bins(name: str, edges: list[float]) -> Row:
     return inputs(name, "bins: expected 2 to 4097 ascending numbers", entry, PLACED_DEVICE)
 
 
+def digits(name: str, names: str, count: float, status: str = "CORRUPT", found: str = "opening", **changes: Any) -> Row:
+    """changes: of the input."""
+    entry = {"name": "device", "digits": count, "optional": True, **changes}
+    return inputs(name, names, entry, {**PLACED_DEVICE, "pieces": list(range(11))}, status, found)
+
+
 def without(op: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in op.items() if name != key}
 
@@ -134,14 +140,26 @@ CASES = table(
     ),
     row("inputs_that_are_no_list", "CORRUPT", "inputs: is ", {"/prompt/inputs": DEVICE, "/prompt/prefix/-": PLACED_DEVICE}),
     inputs("input_without_a_name", "name: is ", {**DEVICE, "name": ""}, {**PLACED_DEVICE, "name": ""}),
-    device("values_and_bins", "expected one of `values`, `bins` and `max_tokens`", bins=[0, 1, 2]),
-    inputs("input_of_no_kind", "expected one of `values`, `bins` and `max_tokens`", without(DEVICE, "values"), PLACED_DEVICE),
+    device("values_and_bins", "expected one of `values`, `bins`, `digits` and `max_tokens`", bins=[0, 1, 2]),
+    inputs(
+        "input_of_no_kind",
+        "expected one of `values`, `bins`, `digits` and `max_tokens`",
+        without(DEVICE, "values"),
+        PLACED_DEVICE,
+    ),
     device("spaced_values", "`spaced`", spaced=True),
     device("optional_as_a_number", "optional: is ", optional=1),
     device("value_listed_twice", "`tv` appears twice", values=["tv", "tv"]),
     device("value_that_is_a_number", "values[0]: is ", values=[1, "phone"]),
     bins("bins_out_of_order", [0, 2, 1]),
     bins("a_single_edge", [0]),
+    digits("sound_digits", "", 3, "OK", "running"),
+    digits("number_of_no_digits", "digits: is 0", 0),
+    digits("number_of_too_many_digits", "digits: is 10", 10),
+    digits("half_a_digit", "digits: is ", 1.5),
+    digits("digits_in_bins", "expected one of `values`, `bins`, `digits` and `max_tokens`", 3, bins=[0, 1]),
+    digits("spaced_digits_without_their_pieces", "pieces: has 11, expected 21", 3, spaced=True),
+    digits("digits_spaced_by_a_number", "spaced: is ", 3, spaced=1),
     query("text_of_no_tokens", "max_tokens: is 0", max_tokens=0),
     query("text_of_too_many_tokens", "max_tokens: is 4097", max_tokens=4097),
     query("half_a_token", "max_tokens: is ", max_tokens=1.5),

@@ -244,7 +244,7 @@ def test_another_tokenizer_is_not_exported(place: Path, catalog: Catalog, tmp_pa
 
 
 DEVICE, QUERY = "{input.device}", "{input.query}"
-KINDS = "expected one of `values`, `bins` and `max_tokens`"
+KINDS = "expected one of `values`, `bins`, `digits` and `max_tokens`"
 
 
 @pytest.mark.parametrize(
@@ -270,10 +270,21 @@ KINDS = "expected one of `values`, `bins` and `max_tokens`"
         (DEVICE, '[input.device]\nwords = ["low"]', "words has 1 texts, expected one for each of 0 values or bins"),
         (QUERY, '[input.query]\nmax_tokens = 1\nwords = ["low"]', "words has 1 texts, expected one for each of 0 values or bins"),
         (DEVICE, '[input.device]\nwords = "low"', "input.device.words is 'low', expected a list of texts"),
-        (DEVICE, '[input.device]\nunknown = "refuse"', "unknown key input.device.unknown, known are: values, bins, max_tokens, "),
+        (
+            DEVICE,
+            '[input.device]\nunknown = "refuse"',
+            "unknown key input.device.unknown, known are: values, bins, digits, max_tokens, ",
+        ),
         (DEVICE, '[input]\ndevice = "tv"', "input.device is 'tv', expected a section [input.device]"),
         ("{input.}", "", "{input.}: expected a name, as in {input.device}"),
         ("{input.device:3}", "", "{input.device:3}: only lists and their rates take a limit"),
+        *(
+            (DEVICE, f"[input.device]\ndigits = {digits}", f"input.device digits: is {digits}, expected")
+            for digits in (0, 10, "true", 1.5)
+        ),
+        (DEVICE, "[input.device]\ndigits = 3\nbins = [0, 1]", f"input.device: {KINDS}"),
+        (DEVICE, '[input.device]\ndigits = 1\nwords = ["low"]', "words has 1 texts, expected one for each of 0 values or bins"),
+        (f"{DEVICE} {DEVICE}", "[input.device]\ndigits = 1", f"{DEVICE} is behind a space and without one, expected either"),
         (QUERY, "[input.query]\nmax_tokens = 0", "input.query max_tokens: is 0, expected"),
         (QUERY, "[input.query]\nmax_tokens = true", "input.query max_tokens: is true, expected an integer"),
         (QUERY, "[input.query]\nmax_tokens = 5000", "input.query max_tokens: is 5000, expected"),
@@ -345,6 +356,9 @@ def codes_of_cells(cells: list[Any], rule_: InputRule) -> list[str]:
         (["10", "9", "10"], rule(), ["1", "0", "1"]),  # whole numbers by size
         ([10, 9], rule(values=("9", "10")), ["1", "0"]),
         ([0.5, 2, 7.9], rule(bins=(0, 1, 8)), ["0", "1", "1"]),
+        ([1.99, 20, 0.0004, 99.96], rule(digits=3), ["1 10 9 9", "2 0", "0", "1 0 0"]),
+        (["1.50", " 7 "], rule(digits=3, spaced=True), ["12 10 5", "18"]),
+        ([1e7, -1.0, np.nan, None, 5.0], rule("-", digits=3), ["", "", "", "", "5"]),
         (["tv", "radio", ""], rule("-", values=("tv",)), ["0", "", ""]),
         ([True, False], rule(), ["1", "0"]),  # false and true as text
         (["ab", " ab\t", "a b", "ab"], rule(max_tokens=4), ["65 66", "65 66", "65 0 66", "65 66"]),  # without outer spaces
@@ -364,7 +378,9 @@ def test_cells_become_codes(cells: list[Any], rule_: InputRule, codes: list[str]
         (["tv", None], rule(), "row 2: 'input.device' is None, expected one of tv"),
         ([3, 24], rule(bins=(0, 24)), "row 2: 'input.device' is 24, expected a number from 0 to below 24"),
         (["noon"], rule(bins=(0, 24)), "row 1: 'input.device' is 'noon', expected a number from 0 to below 24"),
-        ([0.5], rule(), "column 'device' holds Float64: give [input.device] bins"),
+        (["9", "1_0"], rule(digits=2), "row 2: 'input.device' is '1_0', expected a number from 0 to below 100"),
+        ([99.0, 100.0], rule(digits=2), "row 2: 'input.device' is 100.0, expected a number from 0 to below 100"),
+        ([0.5], rule(), "column 'device' holds Float64: give [input.device] bins or digits"),
         (list(range(4097)), rule(), "column 'device' has 4097 values, an input takes 1 to 4096"),
         ([None, ""], rule(), "column 'device' has 0 values"),
         (["ab", "abcde"], rule(max_tokens=4), "row 2: 'input.device' is 'abcde', expected at most 4 tokens"),

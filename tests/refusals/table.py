@@ -1,7 +1,7 @@
 """Requests that are refused, and the line that says why, for every door.
 
 Rows are changes to `GOOD`. The bundle of `write_bundle_with_inputs` places a device (tv, phone or 7), an hour (from 0 to below
-24), a query (at most 6 tokens) and, optionally, a note (at most 4).
+24), a query (at most 6 tokens), a price of 3 digits and, optionally, a note (at most 4).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.catalog import make_catalog, with_inputs
 from builders.bundles.reranker import words_tokenizer
 
-INPUTS: dict[str, Any] = {"device": "tv", "hour": 21, "query": [4]}
+INPUTS: dict[str, Any] = {"device": "tv", "hour": 21, "query": [4], "price": 1.99}
 GOOD: dict[str, Any] = {"user": 100, "items": [3, 8], "inputs": INPUTS}
 
 INVALID, UNKNOWN_ITEM = "REXIT_INVALID_ARGUMENT", "REXIT_UNKNOWN_ITEM"
@@ -30,6 +30,8 @@ def write_bundle_with_inputs(folder: Path) -> Path:
         if part.get("name") == "hour":
             part.pop("optional", None)
             part.pop("missing", None)
+    prompt["inputs"].append({"name": "price", "digits": 3})
+    prompt["candidate"].append({"op": "input", "name": "price", "pieces": list(range(11))})
     bundle = write_bundle(folder, BundleOptions(catalog))
     add_tokenizer(bundle, words_tokenizer().to_str())
     return bundle
@@ -84,7 +86,10 @@ def in_python(name: str, changes: dict[str, Any], message: str) -> Refusal:
     return Refusal(name, message, {**GOOD, **changes}, None)
 
 
-EXPECTED = DEVICE, HOUR = "expected one of tv, phone, 7", "expected a number from 0 to below 24"
+EXPECTED = DEVICE, HOUR, PRICE = (
+    "expected one of tv, phone, 7",
+    *(f"expected a number from 0 to below {limit}" for limit in (24, 1000)),
+)
 TOKEN = "expected a token id from 0 to 63"
 DEADLINE = "expected a number above 0 and at most 1e12"
 REFUSALS = [
@@ -104,7 +109,9 @@ REFUSALS = [
     both("a deadline of 0", {"deadline_ms": 0}, f"deadline_ms is 0, {DEADLINE}"),
     both("a deadline out of range", {"deadline_ms": 1e306}, f"deadline_ms is 1e+306, {DEADLINE}"),
     both("an exit that is not there", {"force_exit": 9}, "force_exit is 9, the bundle has exits 0 to 2"),
-    inputs("an unknown input", {"page": "1"}, "inputs.page: the prompt has no such input, it has: device, query, note, hour"),
+    inputs(
+        "an unknown input", {"page": "1"}, "inputs.page: the prompt has no such input, it has: device, query, note, hour, price"
+    ),
     inputs("an input left out", {"device": None}, f"inputs.device is missing, {DEVICE}"),
     inputs("a value outside the list", {"device": "radio"}, f"inputs.device is 'radio', {DEVICE}"),
     inputs("a number outside the list", {"device": 7.5}, f"inputs.device is 7.5, {DEVICE}"),
@@ -123,6 +130,14 @@ REFUSALS = [
         for text in ("1_0", "٣", " 5", "5 ", "inf", "nan", "0x10", "1e400", "+-5", "", ".", "24")
     ),
     inputs("a number outside the bins", {"hour": 24}, f"inputs.hour is 24, {HOUR}"),
+    inputs("a number left out", {"price": None}, f"inputs.price is missing, {PRICE}"),
+    inputs("a number with too many digits", {"price": 1000}, f"inputs.price is 1000, {PRICE}"),
+    inputs("a number below 0", {"price": -0.5}, f"inputs.price is -0.5, {PRICE}"),
+    inputs("digits as token ids", {"price": [1]}, f"inputs.price is token ids, {PRICE}", f"inputs.price is [1], {PRICE}"),
+    *(
+        inputs(f"{text!r} as digits", {"price": text}, f"inputs.price is {text!r}, {PRICE}")
+        for text in ("1_0", "٣", " 5", "inf", "nan", "0x10", "1e400", "", "1,99")
+    ),
     inputs("a text left out", {"query": None}, "inputs.query is missing, expected at most 6 tokens"),
     inputs("an empty text", {"query": ""}, "inputs.query is missing, expected at most 6 tokens"),
     inputs("a text too long", {"query": "wing " * 7}, "inputs.query has 7 tokens, expected at most 6"),
@@ -173,6 +188,8 @@ REFUSALS = [
     in_python("NaN as a value", {"inputs": {**INPUTS, "device": math.nan}}, f"inputs.device is nan, {DEVICE}"),
     in_python("infinity as a value", {"inputs": {**INPUTS, "device": math.inf}}, f"inputs.device is inf, {DEVICE}"),
     in_python("NaN as a number", {"inputs": {**INPUTS, "hour": math.nan}}, f"inputs.hour is nan, {HOUR}"),
+    in_python("NaN as digits", {"inputs": {**INPUTS, "price": math.nan}}, f"inputs.price is nan, {PRICE}"),
+    in_python("infinity as digits", {"inputs": {**INPUTS, "price": math.inf}}, f"inputs.price is inf, {PRICE}"),
     in_python("a name that is no text", {"inputs": {**INPUTS, 7: "x"}}, "a name in inputs is 7, expected a string"),
     in_python("None as a required value", {"inputs": {**INPUTS, "device": None}}, f"inputs.device is missing, {DEVICE}"),
     in_python(

@@ -1,19 +1,25 @@
 """Inputs: what a request says for each `{input.NAME}` of a template, and its encoding.
 
 Rules
-1. An input is of one kind: a list of values, bins of numbers (bin i holds bins[i] <= number < bins[i + 1]), or a text.
-2. Every value becomes codes, int32: a value its number, a number its bin's, a text its token ids. A missing value has none.
-3. A whole number below 2^53 matches the value that is written like it: 13 and 13.0 are "13". For bins, a text in decimal syntax
-   is the number it spells.
-4. A missing value is refused, and so is one outside the values or bins; an optional input takes both as missing.
+1. An input is of one kind: a list of values, bins of numbers (bin i holds bins[i] <= number < bins[i + 1]), a number in digits,
+   or a text.
+2. Every value becomes codes, int32: a value its number, a number its bin's or its digits, a text its token ids. A missing value
+   has none.
+3. A whole number below 2^53 matches the value that is written like it: 13 and 13.0 are "13". For bins and digits, a text in
+   decimal syntax is the number it spells.
+4. A missing value is refused, and so is one outside the values or the range; an optional input takes both as missing.
 5. A text with too many tokens, a bad token id and a value of a wrong type are always refused. A text is never cut.
-6. A text's tokens are in the prompt as they are. `spaced`: the space before the placeholder belongs to the text's tokens.
+6. A text's tokens are in the prompt as they are. `spaced`: the space before the placeholder belongs to the text's tokens, or to
+   the first digit, which then has a code of its own.
+7. A number in digits is from 0 to below 10^digits. It is rounded to `digits` significant digits and at most `digits` decimals,
+   exact ties to the even digit, and written without exponent and trailing zeros.
 
 A kind is an encoder of this module. What surrounds it knows codes only.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +38,8 @@ MAX_VALUES = 4096
 """Maximum number of values, and of bins."""
 MAX_TOKENS = 4096
 """Maximum of `max_tokens`."""
+MAX_DIGITS = 9
+"""Maximum of `digits`."""
 COLUMN = "input."
 """Begins an input's placeholder, and the name of its column in a catalog's splits."""
 
@@ -42,6 +50,8 @@ Tokenize = Callable[[str, bool], Sequence[int]]
 """Returns a text's token ids. The second argument is the input's `spaced`."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DIGITS = (*"0123456789", ".")
+"""The text of each code of a number in digits. Behind them, if it is spaced, come the digits that begin a number."""
 _MAX_EXACT = 1 << 53
 _MAX_LISTED = 10
 _MAX_BITS = 1023
@@ -138,6 +148,45 @@ class _Bins:
 
 
 @dataclass(frozen=True)
+class _Digits:
+    digits: int
+    spaced: bool
+
+    @property
+    def max_codes(self) -> int:
+        return len("0.") + self.digits
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (*_DIGITS, *(f" {digit}" for digit in _DIGITS[:10])) if self.spaced else _DIGITS
+
+    @property
+    def expected(self) -> str:
+        return f"a number from 0 to below {10**self.digits}"
+
+    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
+        number = _to_number(value, where, self.expected)
+        if not 0 <= number < 10**self.digits:  # false for NaN
+            return []
+        whole = int(number)
+        text = f"{abs(number):.{self.digits - len(str(whole)) if whole else self.digits}f}"
+        if "." in text:
+            text = text.rstrip("0").rstrip(".")
+        first, *others = map(_DIGITS.index, text)
+        return [first + (len(_DIGITS) if self.spaced else 0), *others]
+
+    def decode(self, codes: list[int]) -> Value:
+        number = min(float("".join(self.words[code] for code in codes)), math.nextafter(10**self.digits, 0))
+        if self.encode(number, "", None, 0) != codes:
+            raise LookupError
+        return number
+
+    @property
+    def example(self) -> Value:
+        return int("3" * self.digits)
+
+
+@dataclass(frozen=True)
 class _Text:
     max_codes: int
     spaced: bool
@@ -194,14 +243,16 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         name: NAME of `{input.NAME}`.
         values: Its values; empty for another kind.
         bins: Ascending edges of its bins; empty for another kind.
+        digits: Maximum number of significant digits of a number; None for another kind.
         max_tokens: Maximum number of tokens of a text; None for another kind.
-        spaced: Whether a text begins with a space before it is tokenized.
+        spaced: Whether a text begins with a space before it is tokenized, and a number's first digit with one.
         optional: Whether a value may be missing.
     """
 
     name: Name
     values: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_VALUES)] = ()
     bins: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_VALUES + 1)] = ()
+    digits: Annotated[int, msgspec.Meta(ge=1, le=MAX_DIGITS)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] | None = None
     spaced: bool = False
     optional: bool = False
@@ -292,10 +343,11 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
 KINDS: Mapping[str, Callable[[Input], _Encoder]] = {
     "values": lambda entry: _Values(entry.values),
     "bins": lambda entry: _Bins(entry.bins),
+    "digits": lambda entry: _Digits(entry.digits or 0, entry.spaced),
     "max_tokens": lambda entry: _Text(entry.max_tokens or 0, entry.spaced),
 }
 """The encoder of each kind, by the key that says the kind."""
-SPACED = ("max_tokens",)
+SPACED = ("digits", "max_tokens")
 """Kinds whose codes carry the space before the placeholder; the pieces of others do."""
 
 

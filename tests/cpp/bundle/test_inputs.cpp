@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/status.hpp"
@@ -24,6 +25,8 @@ Input parse(const std::string& text) {
 const Input device = parse(R"({"name": "device", "values": ["tv", "phone", "13"]})");
 const Input hour = parse(R"({"name": "hour", "bins": [-1, 6, 24]})");
 const Input query = parse(R"({"name": "query", "max_tokens": 3, "spaced": true})");
+const Input price = parse(R"({"name": "price", "digits": 3})");
+const Input spaced_price = parse(R"({"name": "price", "digits": 3, "spaced": true})");
 const Input maybe = parse(R"({"name": "maybe", "bins": [0, 1], "optional": true})");
 
 // The codes, or the message of the refusal.
@@ -75,6 +78,29 @@ TEST(Inputs, ATextIsANumberOnlyInDecimalSyntax) {
   for (const char* text :
        {"", " 5", "5 ", "1_0", "٣", "0x10", "inf", "nan", "1e400", "+-5", ".", "e5", "5e", "5e+", "5.5.5", "1,5"})
     EXPECT_EQ(coded(hour, text), "inputs.hour is '" + std::string(text) + "', expected a number from -1 to below 24") << text;
+}
+
+TEST(Inputs, ANumberIsItsDigits) {
+  for (const auto& [number, codes] : std::vector<std::pair<double, const char*>>{{0, "0;"},
+                                                                                 {-0.0, "0;"},
+                                                                                 {1e-7, "0;"},
+                                                                                 {0.0006, "0;10;0;0;1;"},
+                                                                                 {0.9996, "1;"},
+                                                                                 {1.99, "1;10;9;9;"},
+                                                                                 {12.25, "1;2;10;2;"},
+                                                                                 {120, "1;2;0;"},
+                                                                                 {999.6, "1;0;0;0;"}})
+    EXPECT_EQ(coded(price, number), codes) << number;
+  EXPECT_EQ(coded(price, "1.990"), "1;10;9;9;");
+  EXPECT_EQ(coded(spaced_price, 120.0), "12;2;0;");
+  for (const auto& [number, text] : std::vector<std::pair<double, std::string>>{
+           {1000, "1000"}, {-1, "-1"}, {std::nan(""), "nan"}, {std::numeric_limits<double>::infinity(), "inf"}})
+    EXPECT_EQ(coded(price, number), "inputs.price is " + text + ", expected a number from 0 to below 1000");
+  EXPECT_EQ(coded(price, "1_0"), "inputs.price is '1_0', expected a number from 0 to below 1000");
+  EXPECT_EQ(tokens(price, {1}), "inputs.price is token ids, expected a number from 0 to below 1000");
+  EXPECT_EQ(price.max_codes(), 5u);
+  EXPECT_EQ(price.size(), 11u);
+  EXPECT_EQ(spaced_price.size(), 21u);
 }
 
 TEST(Inputs, ATextIsItsTokens) {

@@ -13,7 +13,8 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t listed_values = 10, max_characters = 60;
-constexpr double max_integer = 9007199254740992.0;  // 2^53: doubles below it are exact
+constexpr double max_integer = 9007199254740992.0;     // 2^53: doubles below it are exact
+constexpr std::int32_t point = 10, spaced_digit = 11;  // codes of a number in digits; 0 to 9: digits
 
 bool is_digit(char character) noexcept { return character >= '0' && character <= '9'; }
 
@@ -73,11 +74,16 @@ std::string quoted(std::string_view text) { return shortened("'" + std::string(t
 Input::Input(const Json& json)
     : name_(json.at("name").string()), optional_(json.has("optional") && json.at("optional").boolean()) {
   if (name_.empty()) fail(REXIT_CORRUPT, json.where(), " name: is empty");
-  const int kinds = int{json.has("values")} + int{json.has("bins")} + int{json.has("max_tokens")};
-  if (kinds != 1) fail(REXIT_CORRUPT, json.where(), ": expected one of `values`, `bins` and `max_tokens`, it has ", kinds);
-  if (json.has("spaced") && !json.has("max_tokens")) fail(REXIT_CORRUPT, json.where(), ": `spaced` needs `max_tokens`");
+  const int kinds = int{json.has("values")} + int{json.has("bins")} + int{json.has("digits")} + int{json.has("max_tokens")};
+  if (kinds != 1)
+    fail(REXIT_CORRUPT, json.where(), ": expected one of `values`, `bins`, `digits` and `max_tokens`, it has ", kinds);
+  if (json.has("spaced") && !json.has("digits") && !json.has("max_tokens"))
+    fail(REXIT_CORRUPT, json.where(), ": `spaced` needs `digits` or `max_tokens`");
   if (json.has("max_tokens")) {
     text_tokens_ = json.at("max_tokens").size(1, max_tokens);
+  } else if (json.has("digits")) {
+    digits_ = static_cast<int>(json.at("digits").size(1, max_digits));
+    spaced_ = json.has("spaced") && json.at("spaced").boolean();
   } else if (json.has("values")) {
     values_ = json.at("values").strings();
     if (values_.empty() || values_.size() > max_values)
@@ -95,6 +101,16 @@ Input::Input(const Json& json)
   for (std::size_t i = 1; i < by_value_.size(); ++i)
     if (values_[by_value_[i - 1]] == values_[by_value_[i]])
       fail(REXIT_CORRUPT, json.where(), " values: `", values_[by_value_[i]], "` appears twice");
+}
+
+std::size_t Input::max_codes() const noexcept {
+  if (is_text()) return text_tokens_;
+  return digits_ == 0 ? 1 : static_cast<std::size_t>(digits_) + 2;  // "0." and the digits
+}
+
+std::size_t Input::size() const noexcept {
+  if (digits_ != 0) return spaced_ ? spaced_digit + 10 : spaced_digit;
+  return is_list() ? values_.size() : edges_.size() - 1;
 }
 
 void Input::encode(std::string_view text, Codes& codes) const {
@@ -148,12 +164,28 @@ void Input::append_entry(std::string_view text, Codes& codes) const {
 }
 
 void Input::append_number(double number, Codes& codes) const {
+  if (digits_ != 0) return append_digits(number, codes);
   if (!(number >= edges_.front() && number < edges_.back())) return;  // NaN too
   codes.push_back(static_cast<std::int32_t>(std::upper_bound(edges_.begin(), edges_.end(), number) - edges_.begin() - 1));
 }
 
+void Input::append_digits(double number, Codes& codes) const {
+  if (!(number >= 0)) return;  // NaN too
+  int decimals = digits_;      // less those before the point
+  for (double power = 1; decimals >= 0 && power <= number; power *= 10) --decimals;
+  if (decimals < 0) return;  // 10^digits or more
+  char text[24];
+  const auto end = std::to_chars(text, text + sizeof text, std::fabs(number), std::chars_format::fixed, decimals).ptr;
+  std::string_view written(text, static_cast<std::size_t>(end - text));
+  if (decimals != 0) written.remove_suffix(written.size() - 1 - written.find_last_not_of('0'));
+  if (written.back() == '.') written.remove_suffix(1);
+  for (const char character : written) codes.push_back(character == '.' ? point : character - '0');
+  if (spaced_) codes.front() += spaced_digit;
+}
+
 std::string Input::expected() const {
   if (is_text()) return "at most " + std::to_string(text_tokens_) + " tokens";
+  if (digits_ != 0) return "a number from 0 to below 1" + std::string(static_cast<std::size_t>(digits_), '0');
   if (!is_list()) return "a number from " + number_text(edges_.front()) + " to below " + number_text(edges_.back());
   std::string list = "one of ";
   for (std::size_t i = 0; i < std::min(values_.size(), listed_values); ++i) list += (i == 0 ? "" : ", ") + values_[i];
