@@ -2,7 +2,7 @@
 
 Rules
 1. An input of no kind takes the values of its column in all interactions: whole numbers by size, else by text.
-2. A cell is a value as text, without outer spaces. An empty one is missing.
+2. A cell is a value as text, without outer spaces. An empty one is missing. A float has the digits of float64, as in requests.
 3. A file without a column that the template does not name, of a text that may be missing, has no such texts: all are missing.
 
 In frames codes are in decimal with spaces between them, "" if the value is missing.
@@ -125,7 +125,7 @@ def _distinct(raw: pl.Series, rule: InputRule, path: Path) -> tuple[str, ...]:
 def _texts(raw: pl.Series, path: Path) -> pl.Series:
     """Cells as text; null where there is none."""
     try:
-        texts = raw.cast(pl.String).str.strip_chars()
+        texts = (raw.cast(pl.Float64) if raw.dtype.is_float() else raw).cast(pl.String).str.strip_chars()
     except pl.exceptions.PolarsError as exc:
         raise InputError(f"{path}: column {raw.name!r} holds {raw.dtype}, which has no text form") from exc
     return pl.select(pl.when(texts != "").then(texts).alias(raw.name)).to_series()

@@ -359,6 +359,7 @@ def codes_of_cells(cells: list[Any], rule_: InputRule) -> list[str]:
         ([1.99, 20, 0.0004, 99.96], rule(digits=3), ["1 10 9 9", "2 0", "0", "1 0 0"]),
         (["1.50", " 7 "], rule(digits=3, spaced=True), ["12 10 5", "18"]),
         ([1e7, -1.0, np.nan, None, 5.0], rule("-", digits=3), ["", "", "", "", "5"]),
+        (pl.Series([0.7], dtype=pl.Float32), rule(bins=(0, 0.7, 1)), ["0"]),  # 0.69999999 in requests, too
         (["tv", "radio", ""], rule("-", values=("tv",)), ["0", "", ""]),
         ([True, False], rule(), ["1", "0"]),  # false and true as text
         (["ab", " ab\t", "a b", "ab"], rule(max_tokens=4), ["65 66", "65 66", "65 0 66", "65 66"]),  # without outer spaces
