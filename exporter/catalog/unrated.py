@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from rexit.errors import InputError
+from rexit.exporter.catalog.chunks import offsets
 from rexit.exporter.catalog.objectives import without_labels
 
 
@@ -70,7 +71,7 @@ def unrated_items(
     places[items] = np.arange(len(items))
     pairs = [frame.select("user", "item") for frame in (ratings, excluded) if frame is not None]
     met = pl.concat(pairs).sort("user")
-    owners, met_places = met["user"].to_numpy(), places[met["item"].to_numpy()]
+    starts, met_places = offsets(np.bincount(met["user"].to_numpy(), minlength=len(user_ids))), places[met["item"].to_numpy()]
     random = np.random.default_rng(seed)
     ordered = likes.with_columns(
         user_text=user_ids.cast(pl.String)[likes["user"]], item_text=item_ids.cast(pl.String)[likes["item"]]
@@ -78,8 +79,7 @@ def unrated_items(
     parts = [likes.clear()]
     for (user,), own in ordered.group_by("user", maintain_order=True):
         keys = weights + random.gumbel(size=len(items))  # the items of the largest keys are a sample without replacement
-        begin, end = np.searchsorted(owners, user), np.searchsorted(owners, user, "right")
-        keys[met_places[begin:end]] = -np.inf
+        keys[met_places[starts[user] : starts[user + 1]]] = -np.inf
         count = min(per_like * len(own), int(np.isfinite(keys).sum()))
         chosen = items[random.permutation(np.argsort(-keys)[:count])]
         added = own[np.resize(np.arange(len(own)), count)].with_columns(
