@@ -56,7 +56,8 @@ def baseline_rows(scores: Scores, test: Traces, metrics: Sequence[Metric]) -> tu
     judge = Judge(test.users, test.liked, test.offsets, np.ascontiguousarray(test.log_odds[:, -1]), test.gains)
     ranking = [metric for metric in metrics if metric.kind not in (*LABEL_FREE, "logloss")]
     rows = []
-    for name, score in scores.items():
+    for name, exact in scores.items():
+        score = exact.astype(np.float32)
         ends = judge.intervals(ranking, score)
         values = {metric.name: judge.value(metric, score) for metric in ranking}
         drops = {metric.name: (judge.drop(metric, score), *ends[metric]) for metric in ranking}

@@ -35,6 +35,7 @@ class LayerHead:
     """The head after one layer. ridge, target: chosen by validation. head: None for the model's own last answer.
 
     losses: float64 [choosing users], see the module. figures: JSON values, measured on the other users.
+    log_odds: float32 [n], of the validation candidates.
     """
 
     depth: int
@@ -43,6 +44,7 @@ class LayerHead:
     target: str | None
     losses: NDArray[np.float64]
     figures: dict[str, Any]
+    log_odds: NDArray[np.float32]
 
     @property
     def loss(self) -> float:
@@ -133,18 +135,10 @@ class _Validation:
     def figures(self, z: NDArray[np.float32], last: NDArray[np.float32]) -> dict[str, Any]:
         """Figures of the other users. last: log-odds of the deepest head."""
         here, deepest = z[~self.chooses], last[~self.chooses]
-        users, liked = self._by_user.numbers, self._liked[~self.chooses]
-        area = auc(here, liked)
-        changes = np.bincount(users, auc_contributions(here, liked))
-        both = self._by_user.both
+        liked = self._liked[~self.chooses]
         maps = [platt(part[self.chooses], self.choosing_labels) for part in (z, last)]
         sides = [a * part + b > 0 for (a, b), part in zip(maps, (here, deepest), strict=True)]
-        return {
-            "auc": [area, *_interval(np.asarray(area + len(changes) * changes, np.float64))[1:]],
-            "user_auc": _interval(self._by_user.auc(here)[both]),
-            f"ndcg@{NDCG_AT}": _interval(self._by_user.ndcg(here, NDCG_AT)[both]),
-            "agreement": float((sides[0] == sides[1]).mean()),
-        }
+        return ranking_figures(here, self._by_user, liked) | {"agreement": float((sides[0] == sides[1]).mean())}
 
     def _mean_by_user(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         numbers = self._choosing.numbers
@@ -183,12 +177,16 @@ def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: boo
         kept = _interval(own_losses - parts.losses(fits[-1].log_odds))[1] <= 0
     deepest = answer[validation.rows] if kept else fits[-1].log_odds
     heads = [
-        LayerHead(k, fit.head, fit.ridge, fit.target, parts.losses(fit.log_odds), parts.figures(fit.log_odds, deepest))
+        LayerHead(
+            k, fit.head, fit.ridge, fit.target, parts.losses(fit.log_odds), parts.figures(fit.log_odds, deepest), fit.log_odds
+        )
         for k, fit in enumerate(fits, 1)
     ]
     last = None
     if own_losses is not None:
-        last = LayerHead(layers, None, None, None, own_losses, parts.figures(answer[validation.rows], deepest))
+        last = LayerHead(
+            layers, None, None, None, own_losses, parts.figures(answer[validation.rows], deepest), answer[validation.rows]
+        )
     return Layers(heads, last, kept, parts.prior_losses(), parts.choosing_users)
 
 
@@ -224,6 +222,17 @@ def _fit_layer(
     assert best is not None
     _, head, ridge, name = best
     return _Fit(head, ridge, name, head.log_odds(held_out))
+
+
+def ranking_figures(score: NDArray[np.floating], by_user: ByUser, liked: NDArray[np.bool_]) -> dict[str, list[float]]:
+    """Returns AUC, user AUC and NDCG, each with its 95 % interval. score: [n], of the pairs of `by_user`."""
+    area = auc(score, liked)
+    changes = np.bincount(by_user.numbers, auc_contributions(score, liked))
+    return {
+        "auc": [area, *_interval(np.asarray(area + len(changes) * changes, np.float64))[1:]],
+        "user_auc": _interval(by_user.auc(score)[by_user.both]),
+        f"ndcg@{NDCG_AT}": _interval(by_user.ndcg(score, NDCG_AT)[by_user.both]),
+    }
 
 
 def _interval(values: NDArray[np.float64]) -> list[float]:

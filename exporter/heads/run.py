@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from rexit.baselines import Scores, baselines
 from rexit.bundle import Catalog, new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
@@ -25,12 +26,14 @@ from rexit.exporter.heads.assemble import exit_heads
 from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
 from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
-from rexit.exporter.heads.layers import Layers
+from rexit.exporter.heads.layers import LayerHead, Layers, ranking_figures
 from rexit.exporter.heads.objectives import fit_objectives, mean_losses
 from rexit.exporter.heads.rows import RowsFile, check_space, size
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, labels_of, open_catalog, read_slates
 from rexit.progress import Progress, silent
+from rexit.ranking import ByUser, doubt
+from rexit.slates import SIZE, cut, spread
 
 TABLE, PICTURE = "heads.json", "heads.svg"
 
@@ -44,7 +47,10 @@ class HeadsReport:
     own: the same for the model's own last answer; None if it has none, or of several objectives.
     prior_loss: loss of one probability for all candidates. candidates: their number in each split.
     rows, rows_bytes: path and size of the hidden rows, which may be deleted. seconds: duration of each stage.
-    objectives: `layers`, `own`, `kept` and `prior_loss` of each objective, by name; empty if there is one without a name.
+    baselines: a row of figures for each baseline of the same users (`rexit.baselines`); empty of several objectives.
+    doubt: why the last exit's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
+    objectives: `layers`, `own`, `kept`, `prior_loss`, `baselines` and `doubt` of each, by name; empty if there is one without a
+        name.
     """
 
     checkpoint: str
@@ -57,6 +63,8 @@ class HeadsReport:
     rows: str
     rows_bytes: int
     seconds: dict[str, float]
+    baselines: list[dict[str, Any]]
+    doubt: str | None
     objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,6 +138,8 @@ class _Fit:
         self._source = catalog or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
         self._train = train = Slates.of(self._source, "train", options.max_slates, 0, progress)
         self._validation = Slates.of(self._source, "validation", options.validation_slates, len(train.liked), progress)
+        held_out = spread(cut(self._source, "validation", SIZE), options.validation_slates)
+        self._baselines = [baselines(self._source, held_out, k if self._names else None) for k in range(len(self._names) or 1)]
         for k, name in enumerate(self._names or [None]):
             _check_classes(train.of_objective(k) if self._names else train, name)
         self._clock.lap("load")
@@ -183,14 +193,29 @@ class _Fit:
     def write(self) -> HeadsReport:
         """Writes the checkpoint, the table and the pictures."""
         base, exits = self._base, self._exits
-        tables = {name: _table(fit, exits) for name, fit in self._fits.items()}
+        parts = [self._validation.of_objective(k) for k in range(len(self._names))] or [self._validation]
+        tables = {
+            name: _table(fit, exits) | _compared(fit.at(exits[-1]), part, scores)
+            for (name, fit), part, scores in zip(self._fits.items(), parts, self._baselines, strict=True)
+        }
         heads = exit_heads(base, self._own, self._fits, exits)
         means = [{"layers": depth, "loss": float(loss)} for depth, loss in enumerate(self._losses, 1)]
         kept = all(table["kept"] for table in tables.values())
         report = HeadsReport(
             checkpoint=str(self._out),
             exits=exits,
-            **({"layers": means, "own": None, "kept": kept, "prior_loss": self._prior} if self._names else tables[""]),
+            **(
+                {
+                    "layers": means,
+                    "own": None,
+                    "kept": kept,
+                    "prior_loss": self._prior,
+                    "baselines": [],
+                    "doubt": _first_doubt(tables),
+                }
+                if self._names
+                else tables[""]
+            ),
             candidates={"train": len(self._train.liked), "validation": len(self._validation.liked)},
             rows=str(self._folder),
             rows_bytes=self._rows_bytes,
@@ -215,6 +240,22 @@ def _table(fit: Layers, exits: Sequence[int]) -> dict[str, Any]:
         "own": None if fit.own is None else fit.own.to_json(),
         "prior_loss": float(fit.prior_losses.mean()),
     }
+
+
+def _compared(head: LayerHead, part: Slates, scores: Scores) -> dict[str, Any]:
+    """The baselines of the users who do not choose, and what they say of the last exit's head."""
+    others = ~part.chooses
+    users, liked, candidates = part.users[others], part.liked[others], part.candidates
+    known = {name: score[candidates][others] for name, score in scores.items()}
+    by_user = ByUser(users, liked)
+    return {
+        "baselines": [{"name": name, **ranking_figures(score, by_user, liked)} for name, score in known.items()],
+        "doubt": doubt(head.log_odds[others], known, users, liked),
+    }
+
+
+def _first_doubt(tables: Mapping[str, dict[str, Any]]) -> str | None:
+    return next((f"Objective {name!r}: {table['doubt']}" for name, table in tables.items() if table["doubt"]), None)
 
 
 def _check_place(out: Path) -> None:

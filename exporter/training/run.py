@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PrinterCallback, Trainer
 
+from rexit.baselines import Scores, baselines
 from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
 from rexit.bundle.labels import log_odds_of
@@ -47,8 +48,11 @@ from rexit.exporter.training.starting_model import make_model
 from rexit.exporter.training.trainer import MultiExitTrainer, Progress, arguments, last_state
 from rexit.progress import Progress as ShowProgress
 from rexit.progress import silent
-from rexit.ranking import auc, user_auc
-from rexit.slates import SIZE
+from rexit.ranking import auc, doubt, user_auc
+from rexit.slates import SIZE, cut, spread
+
+MIN_LOSSES = 9
+"""With fewer logged losses nothing is said of their slope."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class TrainReport:
         validation_slates: number of these slates.
         state: the folder to resume from, which may be deleted.
         objectives: with several objectives each one's `auc` and `user_auc`, by name.
+        baselines: AUC and user AUC of each baseline (`rexit.baselines`), by objective ("" if none has a name) and its name.
+        doubt: why the last exit's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
+        falling: that the loss still falls at the end, in a sentence; None if it does not.
     """
 
     checkpoint: str
@@ -71,6 +78,9 @@ class TrainReport:
     validation_slates: int
     state: str
     objectives: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    baselines: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    doubt: str | None = None
+    falling: str | None = None
 
 
 def train_model(
@@ -109,7 +119,13 @@ def train_model(
     if not trainer.is_world_process_zero():
         return None
     rows = packed_rows(source, "validation", SIZE, options.validation_slates, _track("prompts of validation", progress))
-    figures = validation_figures(trained, rows, trainer.args.device, options.batch_tokens, trainer.args.bf16)
+    log_odds = validation_log_odds(trained, rows, trainer.args.device, options.batch_tokens, trainer.args.bf16)
+    held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
+    scores = [baselines(source, held_out, k if start.objectives else None) for k in range(len(start.objectives) or 1)]
+    names = start.objectives or ("",)
+    parts = validation_parts(log_odds, rows)
+    figures = np.array([part.figures for part in parts])
+    doubts = {name: part.doubt(others) for name, part, others in zip(names, parts, scores, strict=True)}
     trained.cpu()
     saved = trained.model
     if adapted is not None:
@@ -130,7 +146,18 @@ def train_model(
     areas, user_areas = (figures[..., n] for n in range(2))  # [objectives, exits]
     by_name = {name: {"auc": areas[k].tolist(), "user_auc": user_areas[k].tolist()} for k, name in enumerate(start.objectives)}
     mean_areas, mean_user_areas = (part.mean(0).tolist() for part in (areas, user_areas))
-    return TrainReport(str(out), trained.exits, mean_areas, mean_user_areas, len(rows.rows), str(work), by_name)
+    return TrainReport(
+        str(out),
+        trained.exits,
+        mean_areas,
+        mean_user_areas,
+        len(rows.rows),
+        str(work),
+        by_name,
+        {name: part.of_baselines(others) for name, part, others in zip(names, parts, scores, strict=True)},
+        next((f"Objective {name!r}: {reason}" if name else reason for name, reason in doubts.items() if reason), None),
+        still_falling([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]),
+    )
 
 
 def _train(
@@ -178,9 +205,29 @@ def _train(
     return start, source, model, adapted, trainer
 
 
+def still_falling(losses: Sequence[float]) -> str | None:
+    """Returns that the loss still falls at the end of a training, in a sentence; None if it does not.
+
+    It falls if the slope over the last third is below 0 by more than two of its standard errors. losses: as logged, in order.
+    """
+    last = np.array(losses[-(len(losses) // 3) :] if len(losses) >= MIN_LOSSES else [], np.float64)
+    if not len(last):
+        return None
+    steps = np.arange(len(last)) - (len(last) - 1) / 2
+    slope = float(steps @ last / (steps @ steps))
+    rest = last - last.mean() - slope * steps
+    error = math.sqrt(float(rest @ rest) / (len(last) - 2) / float(steps @ steps))
+    if slope >= -2 * error or slope == 0:
+        return None
+    first, end = last.mean() + slope * steps[[0, -1]]
+    return (
+        f"The loss still falls at the end, from {first:.4f} to {end:.4f} over the last third: train longer (--epochs or --steps)."
+    )
+
+
 @torch.no_grad()
-def validation_figures(model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool) -> NDArray[np.float64]:
-    """Returns AUC and user AUC of each exit and objective, float64 [K, E, 2]. half: compute in bfloat16."""
+def validation_log_odds(model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool) -> NDArray[np.float32]:
+    """Returns the candidates' log-odds, float32 [n, E]; of several objectives [n, E, K]. half: compute in bfloat16."""
     model.eval()
     log_odds: dict[int, Any] = {}
     for numbers in batches(data.lengths, tokens, np.random.default_rng(0)):
@@ -191,15 +238,48 @@ def validation_figures(model: MultiExitModel, data: Rows, device: torch.device, 
         ends = np.cumsum([len(data.rows[n].liked) for n in numbers])[:-1]
         by_candidate = log_odds_of(logits).float().cpu().numpy().swapaxes(0, 1)
         log_odds |= zip(numbers, np.split(by_candidate, ends), strict=True)
-    z, targets = np.concatenate([log_odds[n] for n in range(len(data.rows))]), data.targets()
+    return np.concatenate([log_odds[n] for n in range(len(data.rows))])
+
+
+@dataclass(frozen=True)
+class ValidationPart:
+    """The validation candidates whose label of an objective is known.
+
+    known: which of all candidates they are, bool [n]. users: int64 [m]. liked: bool [m]. log_odds: float32 [E, m].
+    """
+
+    known: NDArray[np.bool_]
+    users: NDArray[np.int64]
+    liked: NDArray[np.bool_]
+    log_odds: NDArray[np.float32]
+
+    @property
+    def figures(self) -> list[tuple[float, float]]:
+        """AUC and user AUC of each exit."""
+        return [self._figures(score) for score in self.log_odds]
+
+    def of_baselines(self, scores: Scores) -> dict[str, tuple[float, float]]:
+        """AUC and user AUC of each baseline. scores: of all candidates."""
+        return {name: self._figures(score[self.known].astype(np.float32)) for name, score in scores.items()}
+
+    def doubt(self, scores: Scores) -> str | None:
+        """Why the last exit's ranking may be worth nothing."""
+        return doubt(self.log_odds[-1], {name: score[self.known] for name, score in scores.items()}, self.users, self.liked)
+
+    def _figures(self, score: NDArray[np.float32]) -> tuple[float, float]:
+        return auc(score, self.liked), user_auc(score, self.users, self.liked)
+
+
+def validation_parts(log_odds: NDArray[np.float32], data: Rows) -> list[ValidationPart]:
+    """Returns the candidates of each objective. log_odds: of `validation_log_odds`."""
+    targets = data.targets()
     owner = {user: n for n, user in enumerate(dict.fromkeys(row.user for row in data.rows))}
     users = np.concatenate([np.full(len(row.liked), owner[row.user]) for row in data.rows])
-    figures = []
-    for scores, labels in zip(np.atleast_3d(z).transpose(2, 1, 0), np.atleast_2d(targets.T), strict=True):
+    parts = []
+    for scores, labels in zip(np.atleast_3d(log_odds).transpose(2, 1, 0), np.atleast_2d(targets.T), strict=True):
         known = ~np.isnan(labels)
-        owners, liked = users[known], labels[known] > 0
-        figures.append([(auc(score[known], liked), user_auc(score[known], owners, liked)) for score in scores])
-    return np.array(figures, np.float64)
+        parts.append(ValidationPart(known, users[known], labels[known] > 0, np.ascontiguousarray(scores[:, known])))
+    return parts
 
 
 def _track(what: str, progress: ShowProgress) -> Callable[[Sequence[Any]], Iterable[Any]]:

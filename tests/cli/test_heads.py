@@ -9,6 +9,7 @@ import pytest
 
 from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
 from builders.models.checkpoints import tiny_model
+from rexit.baselines import LIGHTGCN
 from running.command import Run, assert_one_line
 
 
@@ -46,7 +47,12 @@ def test_train_writes_a_checkpoint(run: Run, data: Path, tmp_path: Path) -> None
     words = ("--catalog", data / "catalog", "--out", tmp_path / "out", "--steps", 2, "--batch-tokens", 400)
     ended = run("train", data / "model", *words, "--exits", "2,4")
     assert ended.code == 0, ended.err
-    assert "2 layers" in ended.out and "user AUC" in ended.out and (tmp_path / "out" / "exits.json").is_file()
+    assert (
+        "2 layers" in ended.out
+        and "user AUC" in ended.out
+        and LIGHTGCN in ended.out
+        and (tmp_path / "out" / "exits.json").is_file()
+    )
 
 
 def test_mistakes_are_one_line(run: Run, data: Path, tmp_path: Path) -> None:

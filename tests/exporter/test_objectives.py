@@ -37,7 +37,7 @@ from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
 from rexit.exporter.preflight import check_pairs_differ
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.exporter.training.run import train_model, validation_figures
+from rexit.exporter.training.run import train_model, validation_log_odds, validation_parts
 from rexit.exporter.update import update_catalog
 from rexit.ranking import auc
 from rexit.slates import cut
@@ -176,7 +176,8 @@ def test_training_writes_heads_of_all_objectives(base: Path, catalog: Catalog, t
 def test_validation_figures_are_of_known_labels(base: Path, catalog: Catalog) -> None:
     loaded = load_checkpoint(base, [1, 2], "shared", catalog.labels)
     model, rows = MultiExitModel(loaded.decoder, loaded.heads, EXITS).eval(), packed_rows(catalog, "validation", 20)
-    figures = validation_figures(model, rows, torch.device("cpu"), 400, half=False)
+    parts = validation_parts(validation_log_odds(model, rows, torch.device("cpu"), 400, half=False), rows)
+    figures = np.array([part.figures for part in parts])
     log_odds = np.concatenate([model.reference(row.prompt.prefix, row.prompt.candidates) for row in rows.rows])
     labels = catalog.split("validation").objectives
     for k in range(2):
@@ -233,7 +234,9 @@ def test_heads_of_each_objective(base: Path, tastes: Catalog, tmp_path: Path, mo
 
 def test_exits_are_chosen_by_each_user_s_mean_over_what_is_known() -> None:
     def fit(users: list[int], losses: list[list[float]], prior: list[float]) -> Layers:
-        heads = [LayerHead(1 + k, None, None, None, np.array(values), {}) for k, values in enumerate(losses)]
+        heads = [
+            LayerHead(1 + k, None, None, None, np.array(values), {}, np.zeros(0, np.float32)) for k, values in enumerate(losses)
+        ]
         return Layers(heads, None, False, np.array(prior), np.array(users))
 
     fits = {"click": fit([0, 2], [[1.0, 2.0], [3.0, 4.0]], [8.0, 8.0]), "like": fit([2, 5], [[6.0, 0.5], [0.0, 1.5]], [4.0, 4.0])}

@@ -67,12 +67,16 @@ def train(
         report = train_model(model, catalog, out, options, slates=slates, say=say, progress=shown(bar))
     if report is None:
         return
+    for line in (report.doubt, report.falling):
+        if line is not None:
+            stdout.print(line, soft_wrap=True, markup=False)
     parts = report.objectives or {"": {"auc": report.auc, "user_auc": report.user_auc}}
     for name, figures in parts.items():
         rows = [
             (f"{depth} layers", f"{area:.4f}", f"{by_user:.4f}")
             for depth, area, by_user in zip(report.exits, figures["auc"], figures["user_auc"], strict=True)
         ]
+        rows += [(baseline, f"{area:.4f}", f"{by_user:.4f}") for baseline, (area, by_user) in report.baselines[name].items()]
         title = f"{report.checkpoint}, on {report.validation_slates} validation slates"
         print_table(f"{title}, {name}" if name else title, ("exit", "AUC", "user AUC"), rows)
     stdout.print(f"{report.state}: the training's last states; delete the folder when done", soft_wrap=True)

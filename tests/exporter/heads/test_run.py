@@ -18,6 +18,7 @@ from builders.data.indexed_catalog import WITH_VECTORS, byte_tokenizer, write_in
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from builders.models.gguf_file import write_gguf
 from rexit import roles
+from rexit.baselines import LIGHTGCN, LIKES, baselines
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint
@@ -31,6 +32,7 @@ from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.options import ExportOptions, HeadsOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.ranking import auc
 from rexit.slates import cut
 
 USERS, WIDTH = 90, 64
@@ -115,6 +117,16 @@ def test_log_odds_of_the_checkpoint_are_those_of_the_fit(
 def test_heads_learn_what_the_titles_tell(fitted: HeadsReport) -> None:
     assert max(row["user_auc"][0] for row in fitted.layers) > 0.9
     assert all(row["loss"] < 0.7 for row in fitted.layers) and fitted.prior_loss > min(row["loss"] for row in fitted.layers)
+
+
+def test_baselines_are_of_the_users_who_do_not_choose(fitted: HeadsReport, catalog: Path) -> None:
+    assert [row["name"] for row in fitted.baselines] == [LIKES, LIGHTGCN] and fitted.doubt is None
+    opened = Catalog.open(catalog)
+    slates = cut(opened, "validation")
+    pairs = np.concatenate([[not roles.chooses(slate.user)] * len(slate.items) for slate in slates])
+    liked, scores = np.concatenate([slate.liked for slate in slates]), baselines(opened, slates)
+    for row in fitted.baselines:
+        assert row["auc"][0] == pytest.approx(auc(scores[row["name"]][pairs], liked[pairs]))
 
 
 def test_table_and_picture(fitted: HeadsReport) -> None:

@@ -22,7 +22,7 @@ from rexit.exporter.model.packed import PADDING, PREFIX
 from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.training.learner import Collator, Learner, joint_loss
-from rexit.exporter.training.run import train_model
+from rexit.exporter.training.run import still_falling, train_model
 from rexit.exporter.training.starting_model import exit_depths, make_model
 from running.fast import fast
 
@@ -78,6 +78,14 @@ def test_stopped_and_continued_is_as_never_stopped(
     name = "model.safetensors"
     assert all(same(parts / name, whole / name) for name in (name, HEADS, PROJECTORS))
     assert not same(base / name, whole / name)
+
+
+@pytest.mark.parametrize(("last", "falls"), [(-0.004, True), (0.0, False), (0.002, False)], ids=["falling", "flat", "rising"])
+def test_a_loss_that_falls_at_the_end_is_said(last: float, falls: bool) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 60)
+    losses = 0.6 + np.maximum(0, 20 - np.arange(60)) * 0.01 + last * np.maximum(0, np.arange(60) - 40) + noise
+    assert (still_falling(losses.tolist()) is not None) == falls
+    assert still_falling(losses[-8:].tolist()) is None
 
 
 def test_rate_of_0_leaves_the_base_as_it_is(base: Path, with_vectors: Path, tmp_path: Path) -> None:

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 def print_heads(report: HeadsReport) -> None:
     """Prints a table of all layers for each objective, and where the checkpoint is."""
-    whole = {"layers": report.layers, "own": report.own, "kept": report.kept}
+    if report.doubt is not None:
+        stdout.print(report.doubt, soft_wrap=True, markup=False)
+    whole = {"layers": report.layers, "own": report.own, "kept": report.kept, "baselines": report.baselines}
     for name, part in (report.objectives or {"": whole}).items():
         rows = [_row(str(row["layers"]), row, row["layers"] in report.exits, part["kept"], report) for row in part["layers"]]
         if part["own"] is not None:
             rows.append(_row("own answer", part["own"], part["kept"], part["kept"], report))
+        rows += [(row["name"], "", "", *_figures(row), "", "", "") for row in part["baselines"]]
         print_table(
             f"Heads by layer{f', {name}' if name else ''}, on validation users who chose nothing",
             ("layers", "exit", "loss", "AUC", "95 %", "user AUC", "95 %", "NDCG@10", "95 %", "agreement", "ridge", "target"),
@@ -42,9 +45,12 @@ def _row(name: str, row: dict[str, Any], is_exit: bool, kept: bool, report: Head
     own = row["own"]
     if not own and kept and row["layers"] == report.exits[-1]:
         is_exit = False  # its place has the own answer
-    figures = [text for key in ("auc", "user_auc", "ndcg@10") for text in _interval(row[key])]
     last = (f"{row['agreement']:.3f}", "" if own else f"{row['ridge']:g}", "" if own else row["target"])
-    return (name, "yes" if is_exit else "", f"{row['loss']:.4f}", *figures, *last)
+    return (name, "yes" if is_exit else "", f"{row['loss']:.4f}", *_figures(row), *last)
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    return [text for key in ("auc", "user_auc", "ndcg@10") for text in _interval(row[key])]
 
 
 def _interval(value: list[float]) -> tuple[str, str]:
