@@ -53,7 +53,7 @@ def with_digits() -> tuple[CatalogContents, list[Input]]:
     catalog.tables["pieces.safetensors"] = {"offsets": offsets, "tokens": np.arange(offsets[-1], dtype=np.int32)}
     empty = len(offsets) - 2
     ops = [
-        {"op": "input", "name": entry.name, "pieces": list(range(len(entry.words or ()))), "missing": empty} for entry in inputs
+        {"op": "input", "name": entry.name, "pieces": list(range(len(entry.texts or ()))), "missing": empty} for entry in inputs
     ]
     changes = {"inputs": [entry.to_json() for entry in inputs], "prefix": [*prompt["prefix"], *ops]}
     catalog.info["prompt"] = {**prompt, **changes}

@@ -180,9 +180,9 @@ class _Compiler:
         at = names.index(node.name.removeprefix(INPUT))
         rule, entry = self.template.inputs[at], self.inputs[at]
         op: Op = {"op": "input", "name": entry.name}
-        if entry.words is not None:
-            spaced = node.spaced and not entry.spaced  # then the words of its codes say where the space is
-            op["pieces"] = [self.pieces.literal(written(text, spaced)) for text in rule.words or entry.words]
+        if entry.texts is not None:
+            spaced = node.spaced and not entry.spaced  # then the texts of its codes say where the space is
+            op["pieces"] = [self.pieces.literal(written(text, spaced)) for text in rule.words or entry.texts]
         if rule.missing is not None:
             op["missing"] = self.pieces.literal(written(rule.missing, node.spaced) if rule.missing else "")
         return op

@@ -260,7 +260,7 @@ def _input(path: Path, name: str, section: Mapping[str, Any], spaced: set[bool])
     if not isinstance(words, list):
         raise InputError(f"{path}: {where}.words is {words!r}, expected a list of texts")
     texts = tuple(_text(path, f"{where}.words", word) for word in words)
-    expected = () if entry is None or entry.digits else entry.words or ()
+    expected = () if entry is None else entry.words
     if texts and len(texts) != len(expected):
         raise InputError(f"{path}: {where}.words has {len(texts)} texts, expected one for each of {len(expected)} values or bins")
     return InputRule(name, entry, column, texts, missing)

@@ -66,7 +66,7 @@ class _Encoder(Protocol):
         """Maximum number of codes of a value."""
 
     @property
-    def words(self) -> tuple[str, ...] | None:
+    def texts(self) -> tuple[str, ...] | None:
         """The text of each code in a prompt, unless the template has words; None: codes are token ids."""
 
     @property
@@ -90,7 +90,7 @@ class _Values:
     max_codes: int = 1
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         return self.values
 
     @property
@@ -125,7 +125,7 @@ class _Bins:
     max_codes: int = 1
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         return tuple(str(edge) for edge in self.edges[:-1])
 
     @property
@@ -157,7 +157,7 @@ class _Digits:
         return len("0.") + self.digits
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         return (*_DIGITS, *(f" {digit}" for digit in _DIGITS[:10])) if self.spaced else _DIGITS
 
     @property
@@ -176,7 +176,7 @@ class _Digits:
         return [first + (len(_DIGITS) if self.spaced else 0), *others]
 
     def decode(self, codes: list[int]) -> Value:
-        number = min(float("".join(self.words[code] for code in codes)), math.nextafter(10**self.digits, 0))
+        number = min(float("".join(self.texts[code] for code in codes)), math.nextafter(10**self.digits, 0))
         if self.encode(number, "", None, 0) != codes:
             raise LookupError
         return number
@@ -190,7 +190,7 @@ class _Digits:
 class _Text:
     max_codes: int
     spaced: bool
-    words: None = None
+    texts: None = None
 
     @property
     def expected(self) -> str:
@@ -288,9 +288,14 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         return self._encoder.max_codes
 
     @property
-    def words(self) -> tuple[str, ...] | None:
+    def texts(self) -> tuple[str, ...] | None:
         """The text of each code in a prompt, unless the template has words; None: codes are token ids."""
-        return self._encoder.words
+        return self._encoder.texts
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The text of each value or bin, which a template may replace; empty for another kind."""
+        return self._encoder.texts or () if self.values or self.bins else ()
 
     @property
     def expected(self) -> str:
@@ -314,7 +319,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
             plain = np.inf
         codes = [] if plain is None else self._encoder.encode(plain, where, tokenize, vocabulary)
         if not len(codes) and not self.optional:
-            unknown = plain is not None and self.words is not None
+            unknown = plain is not None and self.texts is not None
             raise InputError(f"{where} is {short(plain) if unknown else 'missing'}, expected {self.expected}")
         return np.array(codes, np.int32)
 
@@ -451,7 +456,7 @@ class Inputs:
 def _op_problem(op: _Op, entry: Input) -> str | None:
     if entry.optional != (op.missing is not None):
         return f"`missing` is {op.missing}, the input `{op.name}` is {'optional' if entry.optional else 'not optional'}"
-    count, expected = (None if pieces is None else len(pieces) for pieces in (op.pieces, entry.words))
+    count, expected = (None if pieces is None else len(pieces) for pieces in (op.pieces, entry.texts))
     if count != expected:
         return f"pieces: has {count or 'none'}, expected {expected or 'none'}"
     return None
