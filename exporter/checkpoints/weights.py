@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config
@@ -27,13 +28,23 @@ CLASSIFIER = "ForSequenceClassification"
 
 
 def located(path: str | Path) -> Path:
-    """The checkpoint's folder or GGUF file. A Hub id is downloaded first. Raises CheckpointError."""
+    """The checkpoint's folder or GGUF file. A Hub id is downloaded first. Raises CheckpointError, also for an encoder."""
     place = Path(path)
-    if place.is_dir() or _is_gguf(place):
-        return place
-    if place.suffix == ".gguf":
-        raise CheckpointError(f"{path}: no such file")
-    return hub_folder(str(path), (*PATTERNS, "*.json", "*.jinja"), CheckpointError, str(path), "folder")
+    if not place.is_dir() and not _is_gguf(place):
+        if place.suffix == ".gguf":
+            raise CheckpointError(f"{path}: no such file")
+        place = hub_folder(str(path), (*PATTERNS, "*.json", "*.jinja"), CheckpointError, str(path), "folder")
+    _check_is_no_encoder(place)
+    return place
+
+
+def _check_is_no_encoder(place: Path) -> None:
+    config = read_config(place / "config.json") if (place / "config.json").is_file() else None
+    if not isinstance(config, dict) or config.get("is_decoder") is True:
+        return
+    family = config.get("model_type")
+    if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.get("is_encoder_decoder") is True:
+        raise CheckpointError(f"{place}: {family} is an encoder, expected a decoder, whose tokens read only those before them")
 
 
 def files(place: Path) -> set[Path]:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from builders.models.checkpoints import LABELS, tiny_checkpoint, tiny_model
 from rexit.errors import CheckpointError, InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint, save_checkpoint
+from rexit.exporter.heads.base import load_base
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -166,6 +168,16 @@ def test_damage_is_one_line(folder: Path, damage: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert", "deberta-v2", "t5"])
+def test_an_encoder_is_named_as_one(tmp_path: Path, family: str) -> None:
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    advice = rf"{family} is an encoder, expected a decoder, whose tokens read only those before them$"
+    with pytest.raises(CheckpointError, match=advice):
+        load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=advice):
+        load_base(tmp_path, LABELS)
 
 
 def test_labels_of_another_catalog(saved: Path) -> None:
