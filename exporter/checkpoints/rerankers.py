@@ -2,6 +2,7 @@
 
 a folder of sentence-transformers   `logit_score`     rows of the LM head, after the last layer
 BAAI's layerwise reranker           `layerwise`       a row for each of the later layers
+a classifier of one output or two   its config        its own rows, after the last layer
 any other decoder, by a name        `known_prompts`   rows of the LM head, after the last layer
 """
 
@@ -11,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.manifest import TOKENIZER
-from rexit.errors import InputError
+from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.chat_prompt import chat_prompt
 from rexit.exporter.checkpoints.known_prompts import NamedPrompt, named_prompt
 from rexit.exporter.checkpoints.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
 from rexit.exporter.checkpoints.logit_score import MODULES, answer_tokens, chat_settings, score_folder, system_prompt
-from rexit.exporter.checkpoints.weights import layers
+from rexit.exporter.checkpoints.weights import classifier_outputs, layers
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 
@@ -32,6 +35,7 @@ class Reranker:
     labels: token ids of `yes` and, if the LM head's rows are two, `no`; empty if the rows belong to no tokens.
     prompt: the texts around a query and a document; None if unknown.
     source: the file that says so.
+    answers_by_score: whether the rows are those of a classifier's `score`.
     """
 
     exits: tuple[int, ...]
@@ -39,12 +43,14 @@ class Reranker:
     labels: Mapping[str, int]
     prompt: RerankerPrompt | None
     source: Path
+    answers_by_score: bool = False
 
     def heads_at(self, decoder: Decoder, depths: Sequence[int]) -> ExitHeads:
         """Heads at `depths`, which must be in `exits` if each has rows of its own. decoder: uncut."""
-        if self.head == "own":
-            return layerwise_heads(decoder).pick([self.exits.index(depth) for depth in depths])
-        return ExitHeads.shared(decoder, len(depths), self.labels)
+        if self.head == "shared":
+            return ExitHeads.shared(decoder, len(depths), self.labels)
+        heads = _classifier_head(decoder) if self.answers_by_score else layerwise_heads(decoder)
+        return heads.pick([self.exits.index(depth) for depth in depths])
 
 
 def read_reranker(folder: Path, name: str | None = None) -> Reranker | None:
@@ -77,11 +83,22 @@ def answer_files(folder: Path) -> set[Path]:
     return set() if score is None else {folder / MODULES, score / "config.json"}
 
 
+def _classifier_head(decoder: Decoder) -> ExitHeads:
+    """One output is the log-odds, two are no and yes. Raises CheckpointError."""
+    score = getattr(decoder.model, "score", None)
+    if not isinstance(score, nn.Linear) or score.in_features != decoder.hidden_size:
+        raise CheckpointError(f"{decoder.family}: the classifier has no `score` that reads {decoder.hidden_size} numbers")
+    return ExitHeads.of_rows(decoder, [score.weight], None if score.bias is None else [score.bias])
+
+
 def _saved(folder: Path, named: NamedPrompt | None) -> Reranker | None:
     if is_layerwise(folder):
         depths = tuple(exit_depths(granite_config(folder)))
         return Reranker(depths, "own", {}, named.prompt if named else PROMPT, folder / "config.json")
     if (score := score_folder(folder)) is None:
-        return None
+        if classifier_outputs(folder) not in (1, 2):
+            return None
+        prompt = None if named is None else named.prompt
+        return Reranker((layers(folder),), "own", {}, prompt, folder / "config.json", answers_by_score=True)
     prompt = named.prompt if named else chat_prompt(folder, system_prompt(folder), chat_settings(folder))
     return Reranker((layers(folder),), "shared", answer_tokens(score), prompt, score / "config.json")

@@ -99,8 +99,17 @@ def _loader(place: Path) -> Any:
     """The class to load: a classifier has a `score` instead of an LM head, a layerwise reranker has a head per layer."""
     if is_layerwise(place):
         return LayerwiseGranite
-    names = getattr(_config(place), "architectures", None) or [""]
-    return AutoModelForSequenceClassification if str(names[0]).endswith(CLASSIFIER) else AutoModelForCausalLM
+    return AutoModelForSequenceClassification if classifier_outputs(place) else AutoModelForCausalLM
+
+
+def classifier_outputs(place: Path) -> int:
+    """The outputs of a model for sequence classification; 0: it is none. Raises CheckpointError."""
+    if _is_adapter(place):
+        return classifier_outputs(_base(place))
+    if _is_gguf(place) or not (place / "config.json").is_file():
+        return 0
+    names = getattr(config := _config(place), "architectures", None) or [""]
+    return int(config.num_labels) if str(names[0]).endswith(CLASSIFIER) else 0
 
 
 def _config(place: Path) -> Any:

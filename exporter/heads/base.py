@@ -4,9 +4,7 @@ The last answer comes from, in this order:
 
 1. the last exit of its `exits.json`, with the decoder cut there, as an export does;
 2. a reranker's own, in the forms of `rexit.exporter.checkpoints.rerankers`, after the last layer;
-3. a classifier's `score` behind its final norm: one row, whose output is the log-odds, or two, no and yes; none of several
-   objectives;
-4. the two label rows of its LM head, of each objective its own, behind its final norm.
+3. the two label rows of its LM head, of each objective its own, behind its final norm.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import nn
 
 from rexit.bundle import Catalog
 from rexit.bundle.labels import objectives_of
@@ -57,7 +54,8 @@ def load_base(
     if read_exits(folder):
         checkpoint = load_checkpoint(folder, labels=labels, reranker=reranker)
         return checkpoint, checkpoint.heads.pick([len(checkpoint.exits) - 1])
-    if form := read_reranker(folder, reranker):
+    form = read_reranker(folder, reranker)
+    if form and not (form.answers_by_score and objectives_of(labels or {})):
         checkpoint = load_checkpoint(folder, form.exits[-1:], labels=labels, reranker=reranker)
         return checkpoint, checkpoint.heads
     with quiet():
@@ -68,18 +66,8 @@ def load_base(
         own = None if labels is None else ExitHeads.shared(decoder, 1, labels)
     except CheckpointError:  # no LM head of this width, or no rows for these labels
         own = None
-    if own is None and not objectives_of(labels or {}):
-        own = _classifier(decoder)
     heads = ExitHeads.like(decoder, 1)
     return Checkpoint(folder, decoder, (depth,), heads, "own", dict(labels or {}), None, None), own
-
-
-def _classifier(decoder: Decoder) -> ExitHeads | None:
-    """The head of a model for sequence classification with one output or two; None of any other model."""
-    score = getattr(decoder.model, "score", None)
-    if not isinstance(score, nn.Linear) or score.in_features != decoder.hidden_size or score.out_features > 2:
-        return None
-    return ExitHeads.of_rows(decoder, [score.weight], None if score.bias is None else [score.bias])
 
 
 def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None:

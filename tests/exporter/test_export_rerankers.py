@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_model
@@ -155,6 +155,35 @@ def test_a_causal_lm_answers_by_the_rows_of_a_named_prompt(word_slates: Path, tm
         other = tmp_path / "prompt.json"
         other.write_text(json.dumps({"prefix": ["{query}"], "document": ["{document}"], "answers": {"no": "no", "yes": "yes"}}))
         export_bundle(folder, None, bundle, ExportOptions(reranker=str(other), golden_slates=2), slates=word_slates)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_path: Path, outputs: int) -> None:  # noqa: F811
+    folder, bundle = tmp_path / "model", tmp_path / "bundle"
+    config = tiny_model("llama", None, vocab_size=VOCAB).config
+    config.num_labels = outputs
+    with quiet():
+        classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+        classifier.save_pretrained(folder)
+    write_tokenizer(folder)
+    prompt = tmp_path / "prompt.json"
+    prompt.write_text(json.dumps({name: PROMPT[name] for name in ("prefix", "document")}))
+    options = ExportOptions(golden_slates=2, with_tokenizer=True, reranker=str(prompt))
+    export_bundle(folder, None, bundle, options, slates=slates)
+    documents = tmp_path / "documents.txt"
+    documents.write_text("\n".join(DOCUMENTS[:3]))
+    ended = run("rerank", bundle, "--query", "wing lift", "--documents", documents, "--json")
+    assert ended.code == 0, ended.err
+
+    prefix, candidates = bundle_encoder(Bundle.open(bundle)).prompt("wing lift", DOCUMENTS[:3])
+    with torch.no_grad():
+        states = [
+            classifier.model(torch.tensor([[*prefix, *row]]), use_cache=False).last_hidden_state[0, -1] for row in candidates
+        ]
+        logits = [classifier.score(state) for state in states]
+    expected = [float(row[-1] - (row[0] if outputs == 2 else 0)) for row in logits]
+    results = {row["index"]: row["log_odds"] for row in ended.json["results"]}
+    assert [results[n] for n in range(3)] == pytest.approx(expected, abs=1e-4)
 
 
 PROMPT = {"prefix": ["<s>", "{query}\n"], "document": ["{document}\n", "</s>"], "answers": {"no": "no", "yes": "yes"}}
