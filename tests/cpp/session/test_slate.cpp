@@ -34,7 +34,7 @@ class BookKeeper final : public Backend {
     for (std::size_t n = 0; n < pass.rows; ++n) {
       const float last = inputs[static_cast<std::size_t>(pass.row_index[n])];
       pass.logits[2 * n] = 0;
-      pass.logits[2 * n + 1] = last;
+      pass.logits[2 * n + 1] = last + noise * static_cast<float>(n);
     }
     passes.push_back({segment, inputs, {pass.groups, pass.groups + pass.tokens}, {pass.positions, pass.positions + pass.tokens}});
     if (after) after(segment);
@@ -56,6 +56,7 @@ class BookKeeper final : public Backend {
     std::memmove(to, from, bytes);
   }
 
+  float noise = 0;  // added to the log-odds, times the candidate's place in the pass
   mutable std::vector<std::size_t> copied;
   mutable std::map<void*, std::size_t> blocks;
   mutable std::size_t allocated = 0, peak = 0;  // bytes
@@ -117,6 +118,24 @@ TEST_F(SlateTest, OnlyTheUndecidedGoOn) {
   for (const auto& pass : backend.passes)
     for (std::size_t t = 0; t < pass.tokens.size(); ++t) EXPECT_EQ(pass.positions[t], 3 + static_cast<std::int64_t>(t % 2));
   EXPECT_EQ(stats.candidate_layers, 5u * 1 + 3 * 1 + 2 * 2);
+}
+
+// In the same pass and in another one: the first exit that is sure of 6.05 would be so of some of them alone.
+TEST_F(SlateTest, EqualCandidatesGetEqualAnswers) {
+  backend.noise = 0.01f;
+  const Policy policy = thresholds({6.05f, 9, never});
+  std::vector<std::int32_t> log_odds;
+  for (int i = 0; i < 15; ++i) log_odds.insert(log_odds.end(), {6, 4});
+  std::vector<float> trace(log_odds.size() * bundle.exits());
+  for (float* rows : {static_cast<float*>(nullptr), trace.data()}) {
+    const auto& answers = slate.run(prompt(log_odds), prefix, {&policy, std::nullopt, 0, rows}, Deadline({}, 0), stats);
+    for (std::size_t i = 2; i < answers.size(); ++i) {
+      EXPECT_EQ(answers[i].exit, 2u) << i;
+      EXPECT_EQ(answers[i].log_odds, answers[i % 2].log_odds) << i;
+      EXPECT_EQ(answers[i].calibrated, answers[i % 2].calibrated) << i;
+    }
+  }
+  for (std::size_t n = 2 * bundle.exits(); n < trace.size(); ++n) EXPECT_EQ(trace[n], trace[n % (2 * bundle.exits())]) << n;
 }
 
 TEST_F(SlateTest, NeighboursMoveTogether) {

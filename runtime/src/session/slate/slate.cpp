@@ -32,6 +32,7 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
     fail(REXIT_TOO_LONG, "the policy has rules for the whole slate, but hidden states of only ", end, " of its ", count,
          " candidates fit into ", hidden_bytes_, " bytes; see slate_bytes");
   answers_.assign(count, Answer{});
+  equal_.find(prompt);
   if (!rule.policy->earlier.empty()) log_odds_.resize(count * bundle_.exits());
   if (objectives_ != 1) {
     utility_.set_weights(rule.policy->weights);
@@ -96,12 +97,14 @@ bool Slate::run_segment(std::size_t segment, const PrefixCache& prefix, const St
 // Applies the exit rule to the chunk that has just run.
 void Slate::read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule) {
   const float* logits = logits_.data();
-  if (objectives_ == 1) {
-    for (std::size_t i = begin; i < end; ++i, logits += 2)
-      apply_exit_rule(active_[i], segment, log_odds(active_[i], segment, logits), rule);
-  } else {
-    for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_)
-      apply_exit_rule(active_[i], segment, utility_log_odds(active_[i], segment, logits, rule), rule);
+  for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_) {
+    Candidate& candidate = active_[i];
+    const std::size_t equal = equal_.first(candidate.index);
+    const bool is_repeated = equal != candidate.index && answers_[equal].exit == segment;
+    const float z = is_repeated        ? repeat(candidate, equal, segment, rule)
+                    : objectives_ == 1 ? log_odds(candidate, segment, logits)
+                                       : utility_log_odds(candidate, segment, logits, rule);
+    apply_exit_rule(candidate, segment, z, rule);
   }
 }
 
@@ -191,6 +194,19 @@ float Slate::utility_log_odds(const Candidate& candidate, std::size_t segment, c
                            probabilities_.data() + candidate.index * objectives_);
 }
 
+// The log-odds of `equal`, which has the same tokens and has been read at this exit.
+float Slate::repeat(const Candidate& candidate, std::size_t equal, std::size_t segment, const StopRule& rule) {
+  if (objectives_ != 1) {
+    std::copy_n(probabilities_.data() + equal * objectives_, objectives_, probabilities_.data() + candidate.index * objectives_);
+    if (rule.trace != nullptr) {
+      float* trace = rule.trace + segment * objectives_;
+      const std::size_t row = bundle_.exits() * objectives_;
+      std::copy_n(trace + equal * row, objectives_, trace + candidate.index * row);
+    }
+  }
+  return answers_[equal].log_odds;
+}
+
 // `z`: the log-odds that the policy reads.
 void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, float z, const StopRule& rule) {
   const ExitRule& exit = rule.policy->exits[segment];
@@ -275,8 +291,8 @@ void Slate::compact() {
 }
 
 std::size_t Slate::memory() const noexcept {
-  return ranks_.memory() + hidden_.bytes() + active_.capacity() * sizeof(Candidate) + answers_.capacity() * sizeof(Answer) +
-         moves_.capacity() * sizeof(RowMove) +
+  return ranks_.memory() + equal_.memory() + hidden_.bytes() + active_.capacity() * sizeof(Candidate) +
+         answers_.capacity() * sizeof(Answer) + moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
          (logits_.capacity() + log_odds_.capacity() + probabilities_.capacity() + candidate_log_odds_.capacity()) * sizeof(float);
 }

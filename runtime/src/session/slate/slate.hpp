@@ -13,6 +13,7 @@
 #include "prompt/prompt.hpp"
 #include "session/passes/vector_rows.hpp"
 #include "session/prefix/prefix_cache.hpp"
+#include "session/slate/equal_candidates.hpp"
 #include "session/slate/hidden_states.hpp"
 #include "session/slate/slate_rules.hpp"
 #include "session/slate/utility.hpp"
@@ -52,6 +53,8 @@ class Slate {
   // REXIT_DEADLINE if no candidate has an answer, and REXIT_BACKEND_FAILED if a head's logits are not finite. Fills `stats` in
   // all cases.
   //
+  // Candidates with the same tokens get the same log-odds at every exit, to the bit, if they run in the same part.
+  //
   // If the candidates' hidden states together exceed hidden_bytes, the slate runs in consecutive parts, each to its end. A rule
   // of the whole slate needs all candidates at an exit: throws REXIT_TOO_LONG then.
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
@@ -82,6 +85,7 @@ class Slate {
   void read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule);
   float log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const;
   float utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
+  float repeat(const Candidate& candidate, std::size_t equal, std::size_t segment, const StopRule& rule);
   void apply_exit_rule(Candidate& candidate, std::size_t segment, float z, const StopRule& rule);
   void apply_slate_rules(std::size_t segment, const StopRule& rule);
   void cut_short(std::size_t first_waiting);
@@ -91,6 +95,7 @@ class Slate {
   const Backend& backend_;
   VectorRows& vectors_;
   const std::size_t hidden_bytes_, objectives_;
+  EqualCandidates equal_;
   std::vector<Candidate> active_;  // in the running part
   std::vector<Answer> answers_;
   std::vector<float> log_odds_;  // [candidates, exits] so far, if the policy reads earlier heads
