@@ -359,7 +359,8 @@ class Session:
 
     def cancel(self) -> None:
         """Cancels the running call, from another thread. It soon raises CancelledError, or returns if it is nearly done. Does
-        nothing if no call is running. Later calls run, also those that wait for their turn."""
+        nothing if no call is running, except that it ends the next call if that is `audit`. Later calls run, also those that wait
+        for their turn."""
         self._open.cancel()
 
     @property

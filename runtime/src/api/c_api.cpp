@@ -43,19 +43,23 @@ namespace {
 constexpr char version[] =
     REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
 
-// Exclusive use of a session. Two threads would corrupt its buffers, so the second thread gets an error.
+enum class Cancellation { discard_earlier, keep_earlier };
+
+// Exclusive use of a session, from the beginning of a call to its end. Two threads would corrupt its buffers, so the second
+// thread gets an error.
 class SessionLock {
  public:
-  explicit SessionLock(rexit_session* handle) : handle_(required(handle, "session")) {
+  explicit SessionLock(rexit_session* handle, Cancellation cancellation = Cancellation::discard_earlier)
+      : handle_(required(handle, "session")) {
     if (handle_->busy.test_and_set(std::memory_order_acquire))
       fail(REXIT_INVALID_ARGUMENT, "the session is in use by another thread: give each thread its own session");
+    if (cancellation == Cancellation::discard_earlier) handle_->session.begin_call();
   }
   ~SessionLock() { handle_->busy.clear(std::memory_order_release); }
   SessionLock(const SessionLock&) = delete;
   SessionLock& operator=(const SessionLock&) = delete;
   Session* operator->() const noexcept { return &handle_->session; }
   const Request& read(const rexit_request& request) const {
-    handle_->session.begin_call();
     read_request(request, handle_->session.loaded().bundle, handle_->request);
     return handle_->request;
   }
@@ -494,7 +498,6 @@ rexit_status rexit_session_trace(rexit_session* session, const rexit_request* re
 rexit_status rexit_session_check_golden(rexit_session* session, size_t slate, rexit_golden_check* check_out) try {
   const SessionLock lock(session);
   check_size(required(check_out, "check_out"), "check_out");
-  lock->begin_call();
   session->golden = check_golden(session->session, slate);
   const GoldenCheck& check = session->golden;
   write_struct({0, check.slates, check.candidates, check.tolerance, check.worst, check.prompt.c_str(), check.log_odds.c_str(),
@@ -506,9 +509,8 @@ rexit_status rexit_session_check_golden(rexit_session* session, size_t slate, re
 }
 
 rexit_status rexit_session_audit(rexit_session* session, rexit_audit* audit_out) try {
-  const SessionLock lock(session);
+  const SessionLock lock(session, Cancellation::keep_earlier);
   check_size(required(audit_out, "audit_out"), "audit_out");
-  lock->begin_call();
   rexit_audit audit{};
   if (const AuditedSlate* slate = lock->audit(); slate != nullptr)
     audit = {0,

@@ -162,6 +162,7 @@ const AuditedSlate* Session::audit() {
     return &audits_.finish(run(slate->prompt, full_depth, Deadline({}, 0, &backend_.cancelled()), ignored));
   } catch (const Error& error) {
     if (error.status() != REXIT_CANCELLED) audits_.skip();
+    begin_call();  // a cancellation ends one audit
     throw;
   } catch (...) {
     audits_.skip();
@@ -178,7 +179,6 @@ const Prompt& Session::prompt(const Request& request) {
 
 void Session::warm_up() {
   const MemoryUpdate memory_update(*this);
-  begin_call();
   backend_.reset_segments();
   const Bundle& bundle = loaded_->bundle;
   const LargestPass largest(bundle);

@@ -95,7 +95,8 @@ class Session {
   // [items, exits, objectives], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
-  // Scores the slate that waits for its audit. Null: none waits. The slate is valid until the next call.
+  // Scores the slate that waits for its audit. Null: none waits. The slate is valid until the next call. A cancellation since the
+  // last call ends it, too.
   const AuditedSlate* audit();
   const AuditCounts& audit_counts() const noexcept { return audits_.counts(); }
   void warm_up();
@@ -104,7 +105,7 @@ class Session {
   // `prefixes` and `buffers` as at the end of the last call.
   Memory memory() const;
 
-  // Call before score(), trace(), prompt() and audit(). Discards an earlier cancellation.
+  // Call at the beginning of a call, except before audit(). Discards an earlier cancellation.
   void begin_call() noexcept { backend_.begin_call(); }
   void cancel() noexcept { backend_.cancel(); }
   // [segments], of the last score, trace, audit or warm-up, or since reset_segments().

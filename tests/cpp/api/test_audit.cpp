@@ -42,6 +42,21 @@ void expect_full_depth(const rexit::Audit& audit, const rexit::Scores& policy, c
   for (const rexit_score& score : policy.scores) EXPECT_EQ(audit.exits[score.item], score.exit);
 }
 
+// A request that comes between the decision to audit and the audit's beginning must not wait for all of it.
+TEST(Audit, ACancellationBeforeItsBeginningEndsIt) {
+  const rexit::Bundle bundle = open("sound");
+  rexit::Session session = audited(bundle);
+  ASSERT_EQ(session.score(request()).stats.draw, REXIT_DRAWN);
+  session.cancel();
+  try {
+    session.audit();
+    ADD_FAILURE() << "not cancelled";
+  } catch (const rexit::Error& error) {
+    EXPECT_EQ(error.status(), REXIT_CANCELLED) << error.what();
+  }
+  EXPECT_EQ(session.audit().exits.size(), items.size());
+}
+
 class AuditOf : public testing::TestWithParam<const char*> {};
 
 TEST_P(AuditOf, FullDepthIsThatOfTheSameRequestToTheBit) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -106,6 +107,38 @@ TEST_F(CancelTest, WithoutARunningCallNothingHappens) {
   EXPECT_GT(session.prompt(request()).tokens.size(), 0u);
   session.cancel();
   session.warm_up();
+}
+
+// A cancellation counts from the beginning of the call, also while the request is read.
+TEST_F(CancelTest, WhileARequestIsRead) {
+  std::string text = R"({"user": 106, "items": [8)";
+  for (int i = 1; i < 100'000; ++i) text += ",8";
+  text += "]}";
+  std::atomic<rexit_status> status{REXIT_OK};
+  std::atomic<bool> done{false};
+  std::thread scoring([&] {
+    do {
+      status = REXIT_OK;
+      try {
+        session.score_json(text);
+      } catch (const rexit::Error& error) {
+        status = error.status();
+      }
+    } while (status == REXIT_INVALID_ARGUMENT);  // clear_cache had the session
+    done = true;
+  });
+  const auto is_idle = [&] {
+    try {
+      session.clear_cache();
+      return true;
+    } catch (const rexit::Error&) {
+      return false;
+    }
+  };
+  while (!done && is_idle()) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  session.cancel();
+  scoring.join();
+  EXPECT_EQ(status, REXIT_CANCELLED);
 }
 
 TEST_F(CancelTest, OnlyThisSession) {

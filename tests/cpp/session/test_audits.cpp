@@ -138,7 +138,6 @@ class AuditTest : public testing::Test {
     return stats.draw;
   }
   rexit_status audit_status() {
-    session.begin_call();
     try {
       return session.audit() == nullptr ? REXIT_NOT_FOUND : REXIT_OK;
     } catch (const Error& error) {
