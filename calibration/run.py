@@ -34,7 +34,7 @@ from rexit.calibration.reporting.verdict import Verdict
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import latencies
 from rexit.measure.machine import Conditions
-from rexit.measure.profile import mean_tokens, measure_costs
+from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.measure.scorer import Scorer
 from rexit.process import interrupts
 from rexit.progress import Progress, silent
@@ -70,8 +70,9 @@ def calibrate(
     """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
 
     1. Traces of the validation and test slates, by the variant itself; what its segments cost, from the file `options.profile`
-       or measured here. Both are written; with `options.from_traces` they are read instead.
-    2. The decision (see `decide`): a policy with its certificate, from validation; quality on test.
+       or measured here, again if the cost model fits badly. Both are written; with `options.from_traces` they are read instead.
+    2. The decision (see `decide`): a policy with its certificate, from validation; quality on test. If the cost model still fits
+       badly (`MAX_FIT_ERROR`), full depth.
     3. The policy is timed as deployed, in a copy of the bundle that no other process has open, against full depth and each fixed
        depth, alternating on the same test slates. A policy whose candidates do not stop where their traces say is refused: it is
        not what was chosen. A policy that is not faster is replaced by full depth. Not with `options.from_traces`.
@@ -151,6 +152,8 @@ class _Work:
         decision = _with_conditions(decision, profile.conditions, options.slate)
         decision = replace(decision, policy=replace(decision.policy, prior_shift=prior.shift(rate)))
         self._progress("search", 1, 1)
+        if profile.is_unreliable:
+            decision = decide.back_to_full_depth(decision)
         timings, slower = None, False
         if not options.from_traces:
             timings = self._time(decision.policy, spread(slates["test"], options.timed_slates))
@@ -233,18 +236,25 @@ class _Work:
 
     def _record(self, slates: Mapping[str, Sequence[AnySlate]]) -> Recording:
         """Traces and costs from a session, written for later calibrations."""
-        options, exits = self._options, len(self._depths)
+        options = self._options
         here = Conditions.here(self._bundle, options.device, options.threads)
         with contextlib.closing(self._open_session(self._bundle.path)) as session:
             log_odds = {name: collect(session, part, name, self._progress) for name, part in slates.items()}
             timed = spread([slate for slate in slates["validation"] if roles.chooses(slate.user)], options.timed_slates)
-            limit, repeats = self._bundle.variant.max_tokens, options.repeats
-            profile = options.profile or measure_costs(
-                session, timed, exits, limit, here, repeats=repeats, progress=self._progress
-            )
+            profile = options.profile or self._measure(session, timed, here)
             recorded = Recording(log_odds, profile, *mean_tokens(session, timed), self._made_of())
         recorded.write(self._bundle.folder / recording.FILE)
         return recorded
+
+    def _measure(self, session: Scorer, timed: Sequence[AnySlate], here: Conditions) -> CostProfile:
+        """What segments cost; measured a second time if something disturbed the first."""
+        exits, limit, repeats = len(self._depths), self._bundle.variant.max_tokens, self._options.repeats
+
+        def measure() -> CostProfile:
+            return measure_costs(session, timed, exits, limit, here, repeats=repeats, progress=self._progress)
+
+        profile = measure()
+        return min(profile, measure(), key=lambda one: one.fit_error) if profile.is_unreliable else profile
 
     def _time(self, policy: Policy, timed: Sequence[AnySlate]) -> Timings:
         """The policy and each forced exit, as deployed."""

@@ -92,7 +92,9 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "producer": f"rexit {__version__}",
-        "verdict": asdict(verdict.judge(decision, depths, rows, gain, slower=findings.slower, doubt=findings.doubt)),
+        "verdict": asdict(
+            verdict.judge(decision, depths, rows, gain, profile=profile, slower=findings.slower, doubt=findings.doubt)
+        ),
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
         "catalog_sha256": bundle.manifest.catalog_sha256,

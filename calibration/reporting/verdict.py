@@ -13,6 +13,7 @@ from rexit.calibration.decide import Decision
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Metric
 from rexit.measure.costs import depth_name
+from rexit.measure.profile import CostProfile
 
 USE_POLICY = "use the policy"
 EXPORT_SHALLOWER_MODEL = "export a shallower model"
@@ -64,6 +65,7 @@ def judge(
     table: Mapping[str, Row],
     gain: Mapping[str, Any] | None,
     *,
+    profile: CostProfile | None = None,
     slower: bool = False,
     doubt: str | None = None,
 ) -> Verdict:
@@ -74,11 +76,12 @@ def judge(
         depths: layers of each exit.
         table: ways to stop on the test split, by name.
         gain: how the policy compares with the best fixed depth that costs no more, `layers` and `differences`.
+        profile: what segments cost; if it is unreliable, `decision` is back at full depth.
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         doubt: why the model's ranking may be worth nothing.
     """
     if decision.chosen is None:
-        verdict = _keep_full_model(decision, slower)
+        verdict = _keep_full_model(decision, profile, slower)
     elif decision.chosen.fixed is not None:
         verdict = _export_shallower_model(decision, depths, decision.chosen.fixed, table)
     else:
@@ -121,11 +124,14 @@ def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: in
     return Verdict(EXPORT_SHALLOWER_MODEL, f"Export {model_name(depths[fixed])}", summary)
 
 
-def _keep_full_model(decision: Decision, slower: bool) -> Verdict:
+def _keep_full_model(decision: Decision, profile: CostProfile | None, slower: bool) -> Verdict:
     goal, candidates = decision.goal, decision.candidates
     if not decision.maps[-1].useful:
         return Verdict(CHECK_MODEL, "Train the model first", ("not even its last exit ranks what users like.",))
-    if slower:
+    if profile is not None and profile.is_unreliable:
+        why = f"the cost model is wrong by {100 * profile.fit_error:.0f} % (median), so no policy is chosen by it."
+        advice = "Calibrate again, without `--from-traces`, when nothing else runs on this machine."
+    elif slower:
         why = f"the certified policy should save {100 * decision.saving:.1f} % of the time, but is not faster when timed."
         advice = "If something else was running on this machine, calibrate again."
     elif not candidates:

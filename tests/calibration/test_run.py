@@ -375,6 +375,31 @@ def test_no_policy_is_in_force_before_it_was_tried(place: Path, before: bool) ->
     assert [path.name for path in bundle.path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(("disturbed", "written"), [(1, True), (2, False)])
+def test_costs_that_fit_badly_are_measured_again_and_choose_no_policy(crowd: Path, disturbed: int, written: bool) -> None:
+    """Times that other programs disturb, in the first measurement alone or in both."""
+    random, measured = np.random.default_rng(0), [0]
+
+    class Disturbed(FakeSession):
+        def warm_up(self) -> None:
+            measured[0] += 1
+
+        def score(self, *words, **keywords):
+            scores = super().score(*words, **keywords)
+            if measured[0] <= disturbed:
+                scores.stats.slate_us *= float(np.exp(random.normal(0, 4)))
+            return scores
+
+    def open_session(at: Path) -> FakeSession:
+        return Disturbed(3, even_costs(3, 100, 10), truth, DYNAMIC["noise"], policy_in(at))
+
+    bundle, done = run(crowd, options=DYNAMIC["options"], open_session=open_session)
+    assert (done.report["policy"]["kind"] != "full depth") == written
+    assert bool(re.match(r"Keep the full model: the cost model is wrong by \d+ % \(median\)", done.verdict.text)) != written
+    policy = bundle.policy()
+    assert policy is not None and np.isfinite(policy.exits[0].upper) == written
+
+
 class StopsElsewhere(FakeSession):
     """Lets one candidate of each slate run to the end, whatever the policy says."""
 

@@ -39,7 +39,9 @@ def even_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def measure_costs(*words: Any, **keywords: Any) -> CostProfile:
         measured = measure(*words, **keywords)
-        return replace(measured, base_us=5.0, segments=(SegmentCost(10.0, 0.0, 10.0, 1.0),) * len(measured.segments))
+        return replace(
+            measured, base_us=5.0, segments=(SegmentCost(10.0, 0.0, 10.0, 1.0),) * len(measured.segments), fit_error=0.0
+        )
 
     def latencies(session: Any, slates: Any, modes: Any, *words: Any, **keywords: Any) -> Any:
         _, exits = time(session, slates, modes, *words, **keywords)

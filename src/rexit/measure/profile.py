@@ -19,6 +19,9 @@ from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import AnySlate
 
+MAX_FIT_ERROR = 0.5
+"""No policy is chosen by a cost model with a larger `fit_error`."""
+
 Microseconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -56,6 +59,11 @@ class CostProfile:
     base_us: float
     segments: tuple[SegmentCost, ...]
     fit_error: float
+
+    @property
+    def is_unreliable(self) -> bool:
+        """Whether the error is too large to choose a policy by."""
+        return not self.fit_error <= MAX_FIT_ERROR
 
     def costs(self, prefix_tokens: float, candidate_tokens: float, max_tokens: int) -> Costs:
         """Returns the costs of a slate.
