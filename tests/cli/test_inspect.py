@@ -20,8 +20,9 @@ def test_bundle(run: Run, place: Path) -> None:
     assert [s["depth"] for s in variant["segments"]] == ["0-1", "1-2", "2-4"]
     assert variant["policy"]["exits"][2]["layers"] == 4
     assert shown["catalog"]["counts"]["items"] == ITEMS
-    text = run("inspect", place / "bundle")
+    text, largest = run("inspect", place / "bundle"), max(segment["bytes"] for segment in variant["segments"])
     assert text.code == 0 and "segment-2.onnx" in text.out and "history(recent, 4)" in text.out
+    assert f"largest segment {largest / 1e3:.1f} kB" in text.out
 
 
 def test_an_archive(run: Run, original: Path, tmp_path: Path) -> None:

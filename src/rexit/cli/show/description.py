@@ -33,7 +33,9 @@ def _print_variant(variant: dict[str, Any]) -> None:
     if "objectives" in variant:
         what += f", objectives {', '.join(variant['objectives'])}"
     rows = [[segment["graph"], segment["depth"], _size(segment["bytes"])] for segment in variant["segments"]]
-    print_table(f"Variant {variant['name']}: {what}, {_size(variant['bytes'])}", ["segment", "layers", "size"], rows)
+    largest = _size(max(segment["bytes"] for segment in variant["segments"]))
+    title = f"Variant {variant['name']}: {what}, {_size(variant['bytes'])}, largest segment {largest}"
+    print_table(title, ["segment", "layers", "size"], rows)
     if engines := variant["engines"]:
         rows = [[engine["key"], engine["gpu"] or "-", _size(engine["bytes"]), engine["state"]] for engine in engines]
         print_table("Engines", ["engine", "built on", "size", "state"], rows)

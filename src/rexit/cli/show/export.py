@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 _FIGURES = (("correlation", ".6f"), ("mean", ".4f"), ("worst", ".4f"), ("kl", ".1e"), ("order", ".4f"))
 
+_LARGE_SEGMENT = 400e6
+"""Bytes of a segment's graph and weights above which building its engine may fail on a small device."""
+
 
 def print_export(report: ExportReport) -> None:
     """Prints tables of parity and quality for each variant, and where the bundle is."""
@@ -48,6 +51,13 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
             for s, row in zip(variant.segments, variant.parity, strict=True)
         ),
     )
+    largest = max(variant.segments, key=lambda segment: segment.bytes)
+    if variant.name.startswith("tensorrt") and largest.bytes > _LARGE_SEGMENT:
+        stdout.print(
+            f"warning: layers {largest.layers[0]}-{largest.layers[1]} have {largest.bytes / 1e6:.0f} MB in one segment. TensorRT "
+            "needs that in one piece, which a Jetson of 8 GB may not have. More exits make smaller segments.",
+            soft_wrap=True,
+        )
     reference = "PyTorch's" if variant.quality is None else "the variant's own for whole slates"
     stdout.print(
         f"single, cached, slate: largest difference of log-odds from {reference} at that exit, {variant.tolerance:.0e} allowed; "
