@@ -107,6 +107,20 @@ void use_the_hosts_onnxruntime() {
 
 TEST_F(HostDeathTest, ItsOnnxRuntimeIsUsed) { EXPECT_EXIT(use_the_hosts_onnxruntime(), testing::ExitedWithCode(0), ""); }
 
+void pass_the_environment_that_is_in_use() {
+  const Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "host");
+  std::string message;
+  MUST(status_of(sound_bundle(), with_own_library(), message) == REXIT_OK);
+  rexit::BundleOptions options = with_own_library();
+  options.environment = env;
+  MUST(status_of(sound_bundle(), options, message) == REXIT_OK);
+  std::_Exit(0);
+}
+
+TEST_F(HostDeathTest, TheEnvironmentInUseCanBePassedLater) {
+  EXPECT_EXIT(pass_the_environment_that_is_in_use(), testing::ExitedWithCode(0), "");
+}
+
 const OrtApi* ORT_API_CALL no_api(std::uint32_t) noexcept { return nullptr; }
 const OrtApi* ORT_API_CALL another_api(std::uint32_t version) noexcept {
   static const OrtApi other = *OrtGetApiBase()->GetApi(version);

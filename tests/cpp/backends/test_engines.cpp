@@ -1,5 +1,6 @@
 // engine.json as specified in docs/format.md, sound and damaged.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -22,6 +23,22 @@ constexpr const char* variant = "tensorrt-fp16";
 std::string folder(const std::string& name) { return tensorrt_bundles() + "/" + name + "/bundle"; }
 
 TEST(Engines, KeyNamesTheGpuAndTensorRT) { EXPECT_EQ(orin.key(), "sm87-trt10.3.0"); }
+
+TEST(Engines, NoneIsOverlookedInAFullFolder) {
+  namespace fs = std::filesystem;
+  const fs::path copy = fs::temp_directory_path() / ("rexit-engines-" + std::to_string(::getpid()));
+  fs::copy(folder("sound"), copy, fs::copy_options::recursive);
+  const Bundle bundle(open_source(copy.string()), variant);
+  for (int n = 0; n < 1000; ++n) std::ofstream(copy / bundle.variant().folder / "engines" / std::to_string(n));
+  try {
+    engine_folders(bundle);
+    ADD_FAILURE() << "some of 1,001 entries";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), REXIT_CORRUPT);
+    EXPECT_NE(std::string(error.what()).find("engines: has more than 1000 entries"), std::string::npos) << error.what();
+  }
+  fs::remove_all(copy);
+}
 
 TEST(Engines, ValidEnginesAreRead) {
   const Bundle bundle(open_source(folder("sound")), variant);

@@ -125,6 +125,18 @@ TEST_F(OrtArenaTest, RunsAtTheSameTimeHaveAnArenaEach) {
   EXPECT_EQ(arena->usage().runs, 0u);
 }
 
+// A log callback may score while ONNX Runtime runs.
+TEST_F(OrtArenaTest, ARunWithinARunGivesItsArenaBack) {
+  const OrtArena::Run run(*arena);
+  void* const block = get(10'000);
+  free(block);
+  {
+    const OrtArena::Run nested(*arena);
+  }
+  EXPECT_EQ(get(10'000), block);
+  free(block);
+}
+
 TEST_F(OrtArenaTest, OnnxRuntimeUsesIt) {
   const auto loaded = std::make_shared<const LoadedBundle>(open_source(sound_bundle()), nullptr,
                                                            [](const Bundle& bundle) { return make_backend_factory(bundle, {}); });

@@ -43,10 +43,10 @@ OrtArena::~OrtArena() {
   }
 }
 
-OrtArena::Run::Run(OrtArena& arena) : arena_(arena.acquire_idle()) { arena_of_run = &arena_; }
+OrtArena::Run::Run(OrtArena& arena) : arena_(arena.acquire_idle()), outer_(arena_of_run) { arena_of_run = &arena_; }
 
 OrtArena::Run::~Run() {
-  arena_of_run = nullptr;
+  arena_of_run = outer_;
   arena_.in_run_.clear(std::memory_order_release);
 }
 

@@ -78,6 +78,7 @@ class OrtArena final : public OrtAllocator {
 
    private:
     Arena& arena_;
+    Arena* outer_;  // of a run in whose log callback this one runs; null: there is none
   };
 
   // The arena of this thread's run, or the shared arena.

@@ -19,8 +19,7 @@ namespace {
 struct Runtime {
   Ort::Env* env = nullptr;
   const OrtApi* api = nullptr;
-  const void* host_environment = nullptr;  // null: the host program has not passed one
-  bool has_pool = true;                    // false: the first open had own_threads
+  bool has_pool = true;  // false: the first open had own_threads
   std::int32_t threads = 0;
   bool spins = true;
   bool loads_from_memory = false;
@@ -124,7 +123,6 @@ Runtime& start_runtime(const Execution& execution) {
     const OrtApiBase& base = host != nullptr ? *host : load_base(execution.library);
     Runtime started;
     started.api = api_of(base);
-    started.host_environment = execution.environment;
     started.version = base.GetVersionString();
     started.loads_from_memory = ORT_API_VERSION >= memory_api_version && base.GetApi(memory_api_version) != nullptr;
     started.has_pool = !execution.own_threads;
@@ -146,7 +144,7 @@ void check_is_the_same_library(const Execution& execution, const Runtime& runtim
   if (host != nullptr && host->GetApi(ort_api_version) != runtime.api)
     fail(REXIT_INVALID_ARGUMENT, "options.onnxruntime is another library than the ONNX Runtime ", runtime.version,
          " that the first bundle opened in this process loaded: open every bundle with the program's own");
-  if (execution.environment != nullptr && execution.environment != runtime.host_environment)
+  if (execution.environment != nullptr && execution.environment != static_cast<OrtEnv*>(*runtime.env))
     fail(REXIT_INVALID_ARGUMENT, "options.environment is not that of the first bundle opened in this process");
 }
 

@@ -48,8 +48,9 @@ void Folder::check_folder(const std::string& path) const {
 
 std::vector<std::string> Folder::folders(const std::string& path) const {
   check_folder(path);
-  std::vector<std::string> names;
-  for (std::string& name : platform::list(where(path), max_listed)) {
+  std::vector<std::string> names, entries = platform::list(where(path), max_listed + 1);
+  if (entries.size() > max_listed) fail(REXIT_CORRUPT, where(path), ": has more than ", max_listed, " entries");
+  for (std::string& name : entries) {
     const std::optional<FileInfo> info = platform::info_at(where(path + "/" + name), Links::refuse);
     if (info && info->kind == FileInfo::Kind::folder) names.push_back(std::move(name));
   }
