@@ -96,6 +96,16 @@ def test_clients_of_rerankers(service: Service, session: runtime.Session, name: 
         ("/v1/rerank", {"query": 3, "documents": ["x"]}, "body: query: is 3, expected a string"),
         ("/v1/rerank", {"query": "x", "documents": ["x"], "top_n": 0}, "body: top_n: is 0, expected an integer >= 1"),
         ("/v1/rerank", {"query": "x", "documents": ["x"], "deadline_ms": 0}, "body: deadline_ms: is 0, expected a number > 0.0"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "top_n": 1, "top_k": 2}, "top_k is 2, but top_n is 1: expected one"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "instruction": "y"}, "template has no place for an instruction"),
+        (
+            "/v1/rerank",
+            {"query": "x", "documents": ["x"], "rank_fields": ["title"]},
+            "rank_fields is ['title'], expected ['text']",
+        ),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "max_chunks_per_doc": 1}, "max_chunks_per_doc is 1, expected max_tok"),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "raw_scores": True}, "raw_scores is true, expected false"),
+        ("/v1/rerank", {"query": "x", "documents": ["x", "x " * 99], "truncation": False}, "documents[1] is too long"),
         ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "documents has 9 entries, expected at most 8"),
         ("/v1/rerank", {"query": "\ud800", "documents": ["x"]}, "body: not valid JSON: "),
         ("/v1/rerank", {"query": "wing " * 200, "documents": ["x"]}, "the query is too long"),
@@ -105,6 +115,41 @@ def test_clients_of_rerankers(service: Service, session: runtime.Session, name: 
 def test_what_is_refused(service: Service, path: str, fields: dict[str, Any], problem: str) -> None:
     reply = post(service, path, **fields)
     assert reply.status == 422 and problem in reply.json["error"] and "\n" not in reply.json["error"], reply.text
+
+
+def test_fields_of_the_dialects(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    fields = {"query": "wing drag", "documents": DOCUMENTS}
+    plain = post(service, "/v1/rerank", **fields).json["results"]
+    without_effect = {"user": "u", "priority": 1, "raw_scores": False, "rank_fields": ["text"], "truncation": True}
+    nulls = dict.fromkeys(["instruction", "top_n", "max_chunks_per_doc", "return_documents"])
+    with caplog.at_level("WARNING", "rexit"):
+        for _ in range(2):
+            assert post(service, "/v1/rerank", **fields, **without_effect, **nulls, flavour=1).json["results"] == plain
+    assert [record.getMessage() for record in caplog.records] == ["rerank: the field 'flavour' is not known and ignored"]
+    assert post(service, "/v1/rerank", **fields, top_k=2).json["results"] == plain[:2]
+    cut = post(service, "/v1/rerank", **fields, max_tokens_per_doc=1).json["results"]
+    firsts = post(service, "/v1/rerank", query="wing drag", documents=[text.split()[0] for text in DOCUMENTS]).json["results"]
+    assert [(row["index"], row["relevance_score"]) for row in cut] == [(row["index"], row["relevance_score"]) for row in firsts]
+    assert [row["index"] for row in cut if row.get("truncated")] == [
+        row["index"] for row in cut if " " in DOCUMENTS[row["index"]]
+    ]
+
+
+def test_an_instruction(tmp_path: Path, session: runtime.Session) -> None:
+    folder = write_reranker(tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["reranker"] |= {"prefix": ["<s>", "{instruction} : {query}"], "instruction": "A"}
+    write_json(folder / "manifest.json", manifest)
+    with serving(Pool(partial(runtime.open, folder), 1, 4)) as service:
+        for instruction in ("A", "B"):
+            reply = post(service, "/v1/rerank", query="wing", documents=["heat"], instruction=instruction)
+            expected = relevance(session, f"<s> {instruction} : wing")
+            assert reply.json["results"][0]["relevance_score"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_identical_documents_keep_their_order(service: Service) -> None:
+    rows = post(service, "/v1/rerank", query="wing", documents=["drag heat"] * 8).json["results"]
+    assert [row["index"] for row in rows] == list(range(8)) and len({row["relevance_score"] for row in rows}) == 1
 
 
 def test_a_query_again_finds_its_prefix(bundle: Path) -> None:

@@ -1,10 +1,12 @@
 """Requests of rerankers' clients (Cohere, Jina, LiteLLM, ...): fields, and answers as each client reads them.
 
-Fields that do not change what is computed (`model`, `user`, `priority`, ...) are ignored, as other servers do.
+Null is the same as no field. A field of one of their APIs that would change the answer is followed or refused. A field that
+nobody knows is ignored, as other servers do, and logged once.
 """
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +15,24 @@ from typing import Annotated, Any
 import msgspec
 
 from rexit.bundle import Id
-from rexit.bundle.typed import typed
+from rexit.bundle.typed import short, typed
 from rexit.deadlines import LONGEST_MS
 from rexit.errors import InputError
 from rexit.request import TokenRequest
 from rexit.runtime import Scores, Session
 from rexit.serve.jobs import Answer, Job, digest
 from rexit.serve.texts import Texts
+
+_LOGGER = logging.getLogger("rexit")
+_WITHOUT_EFFECT = ("user", "priority")
+_REFUSED = {
+    "max_chunks_per_doc": "expected max_tokens_per_doc: documents are not divided",
+    "truncate_prompt_tokens": "expected max_tokens_per_doc",
+    "raw_scores": "expected false: relevance_score is a probability",
+}
+_MAX_LOGGED = 32
+_logged: set[str] = set()
+"""Unknown fields of requests so far, at most _MAX_LOGGED."""
 
 
 class TextDocument(msgspec.Struct):
@@ -36,6 +49,18 @@ class RerankRequest(msgspec.Struct):
     top_n: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="Only the n best. Null: all, best first.")
     ] = None
+    top_k: Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="Another name of `top_n`.")] = None
+    instruction: Annotated[
+        str | None, msgspec.Meta(description="In the place of the reranker's own, if it reads one; else it is refused.")
+    ] = None
+    max_tokens_per_doc: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        msgspec.Meta(description="Documents are cut to this many tokens. Null: to as many as the model takes."),
+    ] = None
+    truncation: Annotated[bool, msgspec.Meta(description="False: a document that would be cut is refused.")] = True
+    rank_fields: Annotated[
+        list[str] | None, msgspec.Meta(description='Fields of documents that count; other ones than `["text"]` are refused.')
+    ] = None
     return_documents: Annotated[bool, msgspec.Meta(description="Repeat each document in the answer.")] = False
     deadline_ms: Annotated[
         Annotated[float, msgspec.Meta(gt=0, le=LONGEST_MS)] | None,
@@ -50,7 +75,23 @@ class RerankRequest(msgspec.Struct):
             value = msgspec.json.decode(body)
         except (ValueError, RecursionError) as exc:
             raise InputError(f"body: not valid JSON: {exc}") from exc
-        return typed(value, cls, "body", error=InputError)
+        fields = {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else value
+        request = typed(fields, cls, "body", error=InputError)
+        for name, field in fields.items():
+            if name in _REFUSED and field is not False:
+                raise InputError(f"{name} is {short(field)}, {_REFUSED[name]}")
+            if name not in (*cls.__struct_fields__, *_WITHOUT_EFFECT, *_REFUSED):
+                _log_unknown(name)
+        if request.top_k is not None and request.top_n not in (None, request.top_k):
+            raise InputError(f"top_k is {request.top_k}, but top_n is {request.top_n}: expected one of them")
+        if request.rank_fields not in (None, ["text"]):
+            raise InputError(f"rank_fields is {short(request.rank_fields)}, expected ['text'], the field that is read")
+        return request
+
+    @property
+    def count(self) -> int:
+        """Documents in the answer."""
+        return min(len(self.documents), self.top_n or self.top_k or len(self.documents))
 
     @property
     def texts(self) -> list[str]:
@@ -88,20 +129,28 @@ class RerankJob(Job):
 
     def score(self, session: Session, texts: Texts, **rule: Any) -> Answer:
         waited_s, request = self.waited_s, self.request
-        count = len(request.documents)
-        prefix, candidates, truncated = texts.prompt(request.query, request.texts)
+        prefix, candidates, truncated = texts.prompt(
+            request.query, request.texts, request.instruction, request.max_tokens_per_doc
+        )
+        if not request.truncation and any(truncated):
+            raise InputError(f"documents[{truncated.index(True)}] is too long, and truncation is false")
         left = self.left_s()
         if left <= 0:
             raise self.late()
         deadline_ms = None if self.deadline_s is None else left * 1000
-        top_k = min(count, request.top_n or count)  # best first
-        scores = session.score(TokenRequest(prefix, candidates), top_k=top_k, deadline_ms=deadline_ms, **rule)
+        scores = session.score(TokenRequest(prefix, candidates), top_k=request.count, deadline_ms=deadline_ms, **rule)
         body = msgspec.json.encode(request.answer(scores, session.info.variant, truncated))
         return Answer(body, scores.stats, waited_s, truncated=sum(truncated))
 
     def slate(self) -> tuple[Id, list[Id]]:
         """Returns the query's digest and the documents' places."""
         return digest(self.request.query), list(range(len(self.request.documents)))
+
+
+def _log_unknown(name: str) -> None:
+    if name not in _logged and len(_logged) < _MAX_LOGGED:
+        _logged.add(name)
+        _LOGGER.warning("rerank: the field %s is not known and ignored", short(name))
 
 
 def _usage(scores: Scores) -> dict[str, int]:

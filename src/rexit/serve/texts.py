@@ -28,9 +28,11 @@ class Texts:
         except InputError as exc:
             self._problem = str(exc)
 
-    def prompt(self, query: str, documents: Sequence[str]) -> Prompt:
-        """Returns a reranker's prompt. Raises InputError."""
+    def prompt(
+        self, query: str, documents: Sequence[str], instruction: str | None = None, max_document_tokens: int | None = None
+    ) -> Prompt:
+        """Returns a reranker's prompt. Arguments: see `TextEncoder.prompt_with_cuts`. Raises InputError."""
         if self._encoder is None:
             raise InputError(self._problem)
         with self._lock:
-            return self._encoder.prompt_with_cuts(query, documents)
+            return self._encoder.prompt_with_cuts(query, documents, instruction, max_document_tokens)
