@@ -26,6 +26,9 @@ from rexit.calibration.reporting.examples import Example
 from rexit.measure.costs import Costs, depth_name
 from rexit.measure.profile import CostProfile
 
+LITTLE_MORE = 1.5
+"""How many times the policy's cost a fixed depth that ranks better may cost, to be mentioned."""
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -87,13 +90,24 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     last = np.full(len(test), len(depths) - 1)
     milliseconds = _milliseconds(decision, timings, depths)
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name)} for row in decision.rows]
-    gain = _gain(decision, milliseconds, depths)
+    gain, dearer = _gain(decision, milliseconds, depths), _dearer(decision, milliseconds, depths)
     rows = {row["policy"]: row for row in table}
+    asked = None if bundle.manifest.catalog_sha256 is None else options.slate  # a file's slates are as long as they are
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "producer": f"rexit {__version__}",
         "verdict": asdict(
-            verdict.judge(decision, depths, rows, gain, profile=profile, slower=findings.slower, doubt=findings.doubt)
+            verdict.judge(
+                decision,
+                depths,
+                rows,
+                gain,
+                dearer,
+                slates=verdict.short_slates(np.diff(test.offsets), asked, decision.goal),
+                profile=profile,
+                slower=findings.slower,
+                doubt=findings.doubt,
+            )
         ),
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
@@ -132,6 +146,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "candidates": _candidates(decision, depths),
         "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
         "gain": gain,
+        "dearer": dearer,
         "saving": decision.saving,
         "users_needed": _finite(decision.users_needed),
         "watch": decision.watch and decision.watch.to_json(),
@@ -215,6 +230,23 @@ def _gain(decision: Decision, milliseconds: Mapping[str, float], depths: Sequenc
     if not cheap:
         return None
     best = min(cheap, key=lambda gain: gain.expected_drop)
+    return {"layers": depths[best.exit], "differences": dict(best.differences)}
+
+
+def _dearer(decision: Decision, milliseconds: Mapping[str, float], depths: Sequence[int]) -> dict[str, Any] | None:
+    """The policy's gain over the cheapest fixed depth that costs little more and ranks better: by a metric of the goal, and worse
+    by none. None if there is no such depth."""
+    cost = milliseconds or {row.name: row.cost_us for row in decision.rows}
+    better = []
+    for gain in decision.gains:
+        name = depth_name(depths[gain.exit])
+        differences = [gain.differences[metric.name] for metric in decision.goal.metrics]
+        little_more = cost["policy"] < cost[name] <= min(LITTLE_MORE * cost["policy"], cost[FULL_DEPTH])
+        if little_more and any(high < 0 for _, _, high in differences) and not any(low > 0 for _, low, _ in differences):
+            better.append((cost[name], gain))
+    if not better:
+        return None
+    _, best = min(better, key=lambda pair: pair[0])
     return {"layers": depths[best.exit], "differences": dict(best.differences)}
 
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rexit.calibration import certify
 from rexit.calibration.comparison import Interval
 from rexit.calibration.decide import Decision
@@ -64,7 +67,9 @@ def judge(
     depths: Sequence[int],
     table: Mapping[str, Row],
     gain: Mapping[str, Any] | None,
+    dearer: Mapping[str, Any] | None = None,
     *,
+    slates: str | None = None,
     profile: CostProfile | None = None,
     slower: bool = False,
     doubt: str | None = None,
@@ -76,6 +81,8 @@ def judge(
         depths: layers of each exit.
         table: ways to stop on the test split, by name.
         gain: how the policy compares with the best fixed depth that costs no more, `layers` and `differences`.
+        dearer: the same for a fixed depth that costs little more and ranks better.
+        slates: why the slates may say little, in a sentence.
         profile: what segments cost; if it is unreliable, `decision` is back at full depth.
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         doubt: why the model's ranking may be worth nothing.
@@ -86,6 +93,10 @@ def judge(
         verdict = _export_shallower_model(decision, depths, decision.chosen.fixed, table)
     else:
         verdict = _use_policy(decision, depths, table, gain)
+        if dearer is not None:
+            verdict = replace(verdict, summary=(*verdict.summary, _better(decision.goal, table, dearer)))
+    if slates is not None:
+        verdict = replace(verdict, summary=(*verdict.summary, slates))
     verdict = replace(verdict, guarantee=_guarantee(decision), shortfall=_shortfall(decision), doubt=doubt)
     if doubt is None:
         return verdict
@@ -112,6 +123,36 @@ def _use_policy(decision: Decision, depths: Sequence[int], table: Mapping[str, R
         return Verdict(USE_POLICY, "Use this policy", summary, BETTER)
     headline = f"Use this policy, or {shallower}, which may do as well"
     return Verdict(USE_POLICY, headline, (f"the policy is {saving}", *summary[1:]), NOT_SHOWN)
+
+
+def _better(goal: Goal, table: Mapping[str, Row], dearer: Mapping[str, Any]) -> str:
+    """That a fixed depth ranks better for little more, in a sentence."""
+    more_ms = _ms(table[depth_name(dearer["layers"])]) - _ms(table["policy"])
+    differences = [(metric, dearer["differences"][metric.name]) for metric in goal.metrics]
+    gains = [
+        f"{signed(abs(value) if metric.higher_is_better else -abs(value))} ± {(high - low) / 2:.4f} of {metric.title}"
+        for metric, (value, low, high) in differences
+        if high < 0
+    ]
+    return _sentence(f"{model_name(dearer['layers'])} ranks better for {more_ms:.1f} ms more: {_and(gains)}.")
+
+
+def short_slates(sizes: NDArray[np.int64], asked: int | None, goal: Goal) -> str | None:
+    """Returns that most slates are shorter than asked for, or have no more than K candidates, in a sentence; None if neither.
+
+    Args:
+        sizes: candidates of each test slate, int64 [S].
+        asked: the most candidates of a slate; None: not known.
+        goal: K is its top-k, or that of its top-k overlap; without either there is none.
+    """
+    k = goal.top_k or max((metric.k for metric in goal.metrics if metric.kind == "top-k-overlap"), default=0)
+    whole, small = int(np.count_nonzero(sizes == asked)), float(np.mean(sizes <= k))
+    parts = []
+    if asked is not None and np.median(sizes) < asked / 2:
+        parts.append(f"only {whole:,} of {len(sizes):,} slates have {asked} candidates (median {np.median(sizes):g})")
+    if small > 0.5:
+        parts.append(f"{100 * small:.0f} % of the slates have at most {k}, where no place is contested")
+    return _sentence(f"{_and(parts)}: slates as you serve them may cost and lose other amounts.") if parts else None
 
 
 def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: int, table: Mapping[str, Row]) -> Verdict:

@@ -7,14 +7,17 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from builders.decisions import decide_on
 from builders.traces import traces
+from rexit.calibration.comparison import Gain
 from rexit.calibration.decide import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
-from rexit.calibration.reporting.verdict import judge, model_name
+from rexit.calibration.reporting import content
+from rexit.calibration.reporting.verdict import judge, model_name, short_slates
 
 DEPTHS = (1, 2, 6)
 GOAL = Goal((parse("ndcg@5"), parse("top-k-overlap@5")), 0.08)
@@ -86,6 +89,36 @@ def test_policy_that_a_fixed_depth_may_replace(differences: Any, comparison: str
     verdict = judge(decision(), DEPTHS, table(), gain(*differences))
     assert verdict.comparison == comparison and compared in verdict.text
     assert verdict.text.startswith(f"{headline}: the policy is 2.9x faster than the full model")
+
+
+def test_fixed_depth_that_ranks_better_for_little_more_is_mentioned() -> None:
+    """Of those that cost at most half as much again, lose nothing and surely gain something."""
+    differences = {"ndcg@5": WORSE, "top-k-overlap@5": UNSURE}
+    gains = tuple(Gain(exit_, 0.0, differences) for exit_ in (0, 1))
+    better = replace(decision(), gains=gains)
+    for milliseconds, layers in (((1.2, 1.4), 1), ((0.9, 1.4), 2), ((0.9, 1.6), None)):
+        costs = {"policy": 1.0, "1 layer": milliseconds[0], "2 layers": milliseconds[1], "full depth": 2.9}
+        dearer = content._dearer(better, costs, DEPTHS)
+        assert (dearer and dearer["layers"]) == layers
+    in_part = replace(better, gains=tuple(replace(gain, differences=differences | {"top-k-overlap@5": BETTER}) for gain in gains))
+    assert content._dearer(in_part, {**costs, "2 layers": 1.2}, DEPTHS) is None
+    verdict = judge(decision(), DEPTHS, table(), None, {"layers": 2, "differences": differences})
+    assert verdict.text.endswith("A two-layer model ranks better for 0.2 ms more: +0.0200 ± 0.0100 of NDCG@5.")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "words"),
+    [
+        ([50] + [5] * 9, 50, "Only 1 of 10 slates have 50 candidates (median 5) and 90 % of the slates have at most 5, "),
+        ([50] + [6] * 9, 50, "Only 1 of 10 slates have 50 candidates (median 6): slates as you serve them"),
+        ([8, 4, 4], None, "67 % of the slates have at most 5, where no place is contested: slates"),
+        ([20, 20, 12], 20, None),
+    ],
+)
+def test_slates_that_are_few_or_short_are_said(sizes: list[int], asked: int | None, words: str | None) -> None:
+    sentence = short_slates(np.array(sizes), asked, GOAL)
+    assert sentence is None if words is None else sentence is not None and sentence.startswith(words)
+    assert judge(decision(), DEPTHS, table(), None, slates="Short.").text.endswith(" Short.")
 
 
 def test_policy_that_no_fixed_depth_is_as_cheap_as() -> None:
