@@ -81,10 +81,10 @@ def test_documents_that_are_no_text(run: Run, bundle: Path, tmp_path: Path, cont
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("3", "line 2: the document is 3, expected a string, or an object with `text`"),
-        ('{"title": "x"}', "line 2: the document is None"),
+        ("3", "line 2: is 3, expected a string or an object"),
+        ('{"title": "x"}', "line 2: `text` is missing"),
         ("{", "line 2: not JSON"),
-        ('{"text": ["x"]}', "line 2: the document is ['x']"),
+        ('{"text": ["x"]}', "line 2: text: is ['x'], expected a string"),
     ],
 )
 def test_lines_that_are_no_documents(run: Run, bundle: Path, tmp_path: Path, line: str, problem: str) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption
@@ -17,6 +18,10 @@ from rexit.errors import InputError
 
 _SHOWN = 80
 """Characters of a document in the table."""
+
+
+class _Document(msgspec.Struct):
+    text: str
 
 
 def rerank(
@@ -114,15 +119,14 @@ def _read(path: Path) -> list[str]:
 
 
 def _document(line: str, where: str) -> str:
+    from rexit.bundle.typed import typed
+
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{where}: not JSON: {exc}") from exc
-    text = value.get("text") if isinstance(value, dict) else value
-    if not isinstance(text, str):
-        shown = repr(text)[:60]
-        raise InputError(f"{where}: the document is {shown}, expected a string, or an object with `text`")
-    return text
+    document = typed(value, str | _Document, where, error=InputError)
+    return document if isinstance(document, str) else document.text
 
 
 def _first_words(text: str) -> str:
