@@ -203,7 +203,11 @@ class _Work:
         elif (expected := bundle.manifest.catalog_sha256) is None:
             raise BundleError(f"{bundle.path}: has no catalog, so a file of slates calibrates it, not {source.path}")
         elif source.sha256 != expected:
-            raise BundleError(f"{source.path}: is catalog {source.sha256[:12]}…, {bundle.path} holds {expected[:12]}…")
+            raise BundleError(
+                f"{source.path}: is not the catalog that {bundle.path} holds (it has {_size(source)}, the bundle's "
+                f"{_size(bundle.catalog)}): give that one, or put this one in place by `rexit refresh {bundle.path} --catalog "
+                f"{source.path}`"
+            )
         if (rule := bundle.manifest.roles) != roles.RULE:
             raise BundleError(
                 f"{bundle.path}: roles {rule!r}, expected {roles.RULE!r}: users who chose its heads could certify a policy; run "
@@ -285,6 +289,10 @@ def _check_several(options: CalibrationOptions) -> None:
         raise InputError(f"negative rate {options.negative_rate}: is for a single objective; several have a Platt map each")
     if "logloss" in options.metrics:
         raise InputError("metric logloss: is for a single objective; a utility of several is no probability of one label")
+
+
+def _size(catalog: Catalog) -> str:
+    return f"{len(catalog.users):,} users, {len(catalog.items):,} items and times up to {catalog.timeline.last}"
 
 
 def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: int | None) -> decide.Decision:

@@ -20,6 +20,9 @@ from rexit.measure.profile import CostProfile
 
 FILE = "traces.safetensors"
 
+FILES = {"variant_sha256": "variant", "catalog_sha256": "catalog", "slates_sha256": "file of slates"}
+"""Files that a recording was made of, by the key of their digest."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -74,11 +77,8 @@ class Recording:
         except (KeyError, TypeError, ValueError, RecursionError) as exc:
             raise BundleError(f"{path}: not a recording of traces: {exc}") from exc
         for name, expected in made_of.items():
-            if recorded.get(name) != expected:
-                raise BundleError(
-                    f"{path}: recorded with {name} {_abbreviated(recorded.get(name))}, expected {_abbreviated(expected)}: run "
-                    "`rexit calibrate` without --from-traces"
-                )
+            if (value := recorded.get(name)) != expected:
+                raise BundleError(f"{path}: {_difference(name, value, expected)} run `rexit calibrate` without --from-traces")
         for name, count in pairs.items():
             z = log_odds[name]
             shape = (count, exits) if objectives == 1 else (count, exits, objectives)
@@ -116,6 +116,15 @@ def _sha256(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())
     return digest.hexdigest()
+
+
+def _difference(name: str, recorded: Any, expected: Any) -> str:
+    """What a recording was made of instead, and what may be done besides a new recording."""
+    if name in FILES:
+        return f"recorded with another {FILES[name]}:"
+    if name == "slate":
+        return f"recorded with slates of at most {recorded}, now it is {expected}: give --slate {recorded}, or"
+    return f"recorded with {name} {recorded}, expected {expected}:"
 
 
 def _abbreviated(value: Any) -> str:

@@ -105,7 +105,7 @@ def maps_sentence(maps: Mapping[str, Any]) -> str:
     gain, low, high = maps["gain"]
     figures = f"{signed(gain)} (95 % interval {signed(low)} to {signed(high)})"
     if maps["choice"] == OWN:
-        return f"{reads}: all heads so far are not shown to be better, log loss lower by {figures}."
+        return f"{reads}: all heads so far are not shown to lower the log loss, a gain of {figures}."
     if maps["read"] == OWN:
         return f"{reads}: full depth is the model's own answer."
     return f"{reads}: log loss of users left out is lower by {figures}."

@@ -273,7 +273,10 @@ def test_same_traces_same_policy_to_the_byte(place: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"slate": 4}, "recorded with slate 5, expected 4: run `rexit calibrate` without --from-traces"),
+        (
+            {"slate": 4},
+            "recorded with slates of at most 5, now it is 4: give --slate 5, or run `rexit calibrate` without --from-traces",
+        ),
         ({"max_slates": 7}, "recorded with max_slates 5000, expected 7"),
     ],
 )
@@ -322,7 +325,7 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
         dataclasses.replace(good, **changes).write(path)
         return path.read_bytes()
 
-    assert_refused(written(made_of={"variant_sha256": "f" * 64}), "recorded with variant_sha256 f{12}…, expected")
+    assert_refused(written(made_of={"variant_sha256": "f" * 64}), "recorded with another variant: run")
     nan = {**good.log_odds, "test": np.full((300, 3), np.nan, np.float32)}
     assert_refused(written(log_odds=nan), r"expected finite float32 \[300, 3\]")
     assert_refused(written(prefix_tokens=0.0), "has 0 and 4 tokens per prefix and candidate")
@@ -477,7 +480,7 @@ def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: floa
 def test_policy_of_another_variant_is_replaced(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     Policy.full_depth(3, "another").write(bundle.folder / "policy.json")
-    with pytest.raises(BundleError, match="made for variant another"):
+    with pytest.raises(BundleError, match="made for another export of this variant"):
         bundle.policy()
     _, done = run(place)
     assert bundle.policy() == done.policy

@@ -60,7 +60,12 @@ def test_no_alarm_is_printed(run: Run, audited: Path) -> None:
     (audited / "audit.jsonl").unlink()
     write_log(audited / "audit.jsonl", Bundle.open(audited / "bundle"), reverse=False)
     ended = run("audit", audited / "bundle", audited / "audit.jsonl")
-    assert ended.code == 0 and "Keep the policy" in ended.out and "Calibrate again" not in ended.out
+    assert (
+        ended.code == 0
+        and "Keep the policy: " in ended.out
+        and "no sign of more." in ended.out
+        and "Calibrate again" not in ended.out
+    )
 
 
 def test_outcomes_are_joined(run: Run, audited: Path) -> None:

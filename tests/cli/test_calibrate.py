@@ -104,7 +104,7 @@ def test_foreign_catalog(run: Run, place: Path) -> None:
     path = place / "catalog" / "catalog.json"
     path.write_text(path.read_text().replace('"tiny"', '"other"', 1))
     before = contents(place / "bundle")
-    assert_one_line(calibrate(run, place), 4, "catalog: is catalog", "bundle holds")
+    assert_one_line(calibrate(run, place), 4, "catalog: is not the catalog that", "bundle holds (it has ")
     assert contents(place / "bundle") == before
 
 

@@ -74,7 +74,7 @@ def test_the_same_prompts_have_the_same_traces(run: Run, by_tokens: Path) -> Non
     rows = [json.loads(line) for line in (place / "slates.jsonl").read_text().splitlines()]
     write_slates(place / "slates.jsonl", [{**rows[0], "label": [1 - label for label in map(int, rows[0]["label"])]}, *rows[1:]])
     other = run("calibrate", place / "tokens", "--slates", place / "slates.jsonl", *OPTIONS, "--from-traces")
-    assert_one_line(other, 4, "recorded with slates_sha256")
+    assert_one_line(other, 4, "recorded with another file of slates: run")
 
 
 def test_bundle_and_source_that_do_not_fit(run: Run, by_tokens: Path) -> None:

@@ -147,12 +147,8 @@ class AuditLimits:
     def sentence(self) -> str:
         """Returns what is tested of the policy, in a sentence."""
         policy = self.rules[0]
-        promise = (
-            "as certified"
-            if policy.certified
-            else f"an upper bound of the {policy.mean:.4g} that the users had who certified the limit of {self.of}"
-        )
-        return f"{self.loss.title}: a mean loss of at most {policy.limit:.4g} against full depth, {promise}"
+        promise = "as certified" if policy.certified else f"{policy.mean:.4g} at calibration"
+        return f"watching the loss of {self.loss.title}: alarm above {policy.limit:.4g} ({promise})"
 
     def loss_of(self, slate: AuditedSlate) -> float:
         """Returns the loss of an audited slate; nan if it has none, for instance because it is too short."""

@@ -20,6 +20,7 @@ from rexit.audit.limits import AuditLimits
 from rexit.audit.log import AuditedSlate
 from rexit.bundle import Id
 from rexit.errors import InputError
+from rexit.ranking import MIN_USERS
 
 LOG, CAREFUL, FULL_DEPTH = "log", "careful", "full-depth"
 ON_ALARM = (LOG, CAREFUL, FULL_DEPTH)
@@ -134,7 +135,8 @@ class Watch:
         limited = f"{figures} against full depth; at most {limit:.4g} is allowed"
         if test.capital.alarm_at is not None:
             return f"{limited}, and the mean is above it unless a chance of {LEVEL:.0%} came true"
-        return f"{limited}, and nothing speaks against that"
+        few = "too few users to tell, " if test.capital.count < MIN_USERS else ""
+        return f"{limited}: {few}no sign of more"
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values: each rule's limit and the state of its test."""

@@ -74,7 +74,7 @@ def serve(
     def ready() -> None:
         _say(served)
         if auditor is not None:
-            _say(f"audits {audit:.3g} of the answers: {auditor.watch.limits.sentence()}")
+            _say(f"audits {audit:.3g} of the answers, {auditor.watch.limits.sentence()}")
 
     run(app, pool, listening, ready, _say)
 

@@ -45,9 +45,9 @@ def update(
         return
     print_table(str(out), ["", "new", "all"], [[n, new[n], info["counts"][n]] for n in ("users", "items", "interactions")])
     print_repeats(new["repeats"])
-    if new["without_embedding"]:
+    if unplaced := new["without_embedding"]:
         stdout.print(
-            f"{new['without_embedding']} items have interactions but no likes. They cannot be placed: they have no neighbours."
+            f"{unplaced:,} of {info['counts']['items']:,} items have interactions but no likes, so they get no neighbours."
         )
     if new["cut_texts"]:
         stdout.print(f"{new['cut_texts']} new texts were longer than any old text of their column, and were cut to its length.")

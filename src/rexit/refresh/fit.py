@@ -45,8 +45,8 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
         same("embeddings' width is", new["embedding"]["dim"], expected["embedding"]["dim"])
         if (ids.user or GCN in ids.tables) and catalog.space != active.space:
             raise InputError(
-                f"{catalog.path}: its embeddings are of another training ({catalog.space[:12]}…) than those that the projectors "
-                f"learned ({active.space[:12]}…): make it by `rexit update`; nothing was swapped"
+                f"{catalog.path}: its embeddings are of another training than those that the projectors "
+                "learned: make it by `rexit update`; nothing was swapped"
             )
     _check_limits(bundle, manifest, variants, catalog)
 

@@ -21,9 +21,9 @@ def refreshed_vectors(checkpoint: str | Path, bundle: Path, manifest: Manifest, 
     """
     model = manifest.model
     loaded = load_checkpoint(checkpoint, manifest.exits, model.head, catalog.labels)
-    if (sha256 := loaded.sha256()) != model.checkpoint_sha256:
+    if loaded.sha256() != model.checkpoint_sha256:
         raise InputError(
-            f"{checkpoint}: is checkpoint {sha256[:12]}…, {bundle} was exported from {model.checkpoint_sha256[:12]}…: "
+            f"{checkpoint}: is not the checkpoint that {bundle} was exported from: "
             "its projectors would make other vectors; nothing was swapped"
         )
     preflight.check_vectors(loaded, catalog)

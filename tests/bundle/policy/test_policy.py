@@ -180,7 +180,7 @@ def test_rules_of_the_slate_that_no_reader_takes_are_not_written(tmp_path: Path,
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"variant_sha256": "e"}, "made for variant e"),
+        ({"variant_sha256": "e"}, "made for another export of this variant"),
         ({"exits": [{"a": 1, "b": 10**400, "upper": None, "lower": None}] * 2}, r"exits\[0\] b: Number out of range"),
         ({"exits": [{"a": 1, "b": 0, "upper": None}] * 2}, r"exits\[0\]: `lower` is missing"),
     ],

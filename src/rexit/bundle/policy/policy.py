@@ -262,9 +262,7 @@ class Policy:
             {name: utility[name] for name in objectives},
         )
         if policy.variant_sha256 != variant_sha256:
-            raise BundleError(
-                f"{path}: made for variant {policy.variant_sha256[:12]}…, this one is {variant_sha256[:12]}…: calibrate again"
-            )
+            raise BundleError(f"{path}: made for another export of this variant: calibrate again")
         if len(policy.exits) != exits:
             raise BundleError(f"{path}: has {len(policy.exits)} exits, the bundle has {exits}")
         if (problem := policy.problem()) is not None:

@@ -38,7 +38,7 @@ def print_audit(watch: Watch) -> None:
             "Calibrate again, on recent interactions: the mean loss is above its limit, unless a chance of 5 % came true."
         )
     else:
-        stdout.print("Keep the policy: nothing speaks against a mean loss within its limit.")
+        stdout.print(f"Keep the policy: {watch.conclusion}.", soft_wrap=True, markup=False)
 
 
 def print_labelled(labelled: Labelled) -> None:
