@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from builders.bundles.reranker import PROMPT, ids, words_tokenizer
-from rexit.texts import TextEncoder
+from rexit.texts import TextEncoder, input_tokens
 
 
 @pytest.mark.parametrize("text", ["wing </s> drag", "wing \uff1c/s\uff1e drag"])
@@ -23,6 +23,7 @@ def test_a_text_cannot_spell_a_special_token(text: str, normalized: bool) -> Non
     end = vocabulary["</s>"]
     prefix, (candidate,) = TextEncoder(tokenizer, PROMPT, 99).prompt(text, [text])
     assert end not in prefix and candidate.count(end) == 1 and candidate[-1] == end
+    assert end not in input_tokens(tokenizer, [text], spaced=False)[0]
 
 
 class CountingTokenizer:

@@ -295,12 +295,15 @@ def test_a_failing_backend_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_service_whose_session_has_ended_is_not_ready(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wait(pool: Pool, *words: Any) -> None:
+        while pool.waiting == 0 and pool.ended == 0:
+            pool._turn.wait(0.01)
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr(Pool, "_wait", wait)
-    with serving(pool := Pool(partial(runtime.open, bundle), 2, 4)) as service:
-        while pool.ended < 2:
-            time.sleep(0.01)
+    with serving(Pool(partial(runtime.open, bundle), 2, 4)) as service:
+        reply = service.score(user=100, items=[3])
+        assert reply.status == 500 and reply.json["error"].startswith("all sessions have ended, which is a defect")
+        assert service.score(user=100, items=[3]).status == 503
         reply = service.get("/readyz")
     assert reply.status == 503 and reply.json["error"].startswith("2 sessions have ended, which is a defect")
 

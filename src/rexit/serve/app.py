@@ -132,12 +132,12 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 
     @app.get("/readyz", responses={503: problems[503]}, summary="Whether it takes requests")
     async def readyz() -> Any:
-        if pool.stopping:
-            return _problem(503, "the service is stopping")
         if pool.ended:
             return _problem(
                 503, f"{pool.ended} sessions have ended, which is a defect: the service's log has more; start it again"
             )
+        if pool.stopping:
+            return _problem(503, "the service is stopping")
         return {"status": "ready", "variant": pool.info.variant}
 
     @app.get("/metrics", summary="For Prometheus")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rexit.audit import Watch
-from rexit.errors import BundleError
+from rexit.errors import BundleError, RexitError
 from rexit.runtime import Draw, Info, Session
 from rexit.serve.auditor import Allowance, Auditor, Drawn
 from rexit.serve.jobs import Job
@@ -106,7 +106,7 @@ class Pool:
         with self._turn:
             if self._stopping:
                 raise RefusedError("stopping", "the service is stopping, expected requests to go to another one", 1)
-            free = self._sessions - self._busy
+            free = self._sessions - self._ended - self._busy
             if len(self._jobs) >= self._queue + free:
                 retry = max(1, math.ceil(len(self._jobs) * self._service_s / self._sessions))
                 raise RefusedError(
@@ -185,6 +185,15 @@ class Pool:
             _LOGGER.exception("a session's thread ended")
             with self._turn:
                 self._ended += 1
+                if self._ended < self._sessions:
+                    return
+                self._stopping = True
+                jobs = list(self._jobs)
+                self._jobs.clear()
+            for job in jobs:
+                if job.future.set_running_or_notify_cancel():
+                    line = "all sessions have ended, which is a defect: the service's log has more"
+                    job.future.set_exception(RexitError(line))
 
     def _work(self) -> None:
         source, drawn, allowance = self._current, None, Allowance()
