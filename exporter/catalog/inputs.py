@@ -1,8 +1,10 @@
 """The inputs of interactions: columns of their file, encoded once.
 
 Rules
-1. An input of no kind takes the values of its column in all interactions: whole numbers by size, else by text.
-2. A cell is a value as text, without outer spaces. An empty one is missing. A float has the digits of float64, as in requests.
+1. An input of no kind takes the values of its column in all interactions: whole numbers of at most 19 digits by size, else by
+   text.
+2. A cell is a value as text, without outer spaces. An empty one is missing. A float is the number, as in requests; for a text it
+   has the digits of float64.
 3. A file without a column that the template does not name, of a text that may be missing, has no such texts: all are missing.
 
 In frames codes are in decimal with spaces between them, "" if the value is missing.
@@ -10,6 +12,7 @@ In frames codes are in decimal with spaces between them, "" if the value is miss
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,8 @@ from rexit.bundle.inputs import COLUMN, KINDS, MAX_VALUES, Input
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import check_rows
 from rexit.texts import input_tokens
+
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,8 @@ def with_codes(interactions: pl.DataFrame, inputs: Sequence[Input], tokenizer: T
     """
     for entry in inputs:
         raw = interactions[COLUMN + entry.name]
-        cells = _texts(raw, path)
+        is_number = raw.dtype.is_float() and entry.max_tokens is None
+        cells = raw.cast(pl.Float64) if is_number else _texts(raw, path)
         distinct = cells.unique(maintain_order=True)
         codes = pl.Series(_codes(entry, distinct, tokenizer), dtype=pl.String)
         column = cells.replace_strict(distinct, codes, return_dtype=pl.String)
@@ -118,14 +124,17 @@ def _distinct(raw: pl.Series, rule: InputRule, path: Path) -> tuple[str, ...]:
             f"{path}: column {column!r} has {len(values)} values, an input takes 1 to {MAX_VALUES}: "
             f"give [input.{rule.name}] one of {', '.join(KINDS)}"
         )
-    whole = all(value.lstrip("-").isascii() and value.lstrip("-").isdigit() for value in values)
+    whole = all(_WHOLE.fullmatch(value) for value in values)
     return tuple(sorted(values, key=(lambda value: (int(value), value)) if whole else None))
 
 
 def _texts(raw: pl.Series, path: Path) -> pl.Series:
     """Cells as text; null where there is none."""
+    no_text = f"{path}: column {raw.name!r} holds {raw.dtype}, which has no text form"
+    if raw.dtype.is_nested():
+        raise InputError(no_text)
     try:
         texts = (raw.cast(pl.Float64) if raw.dtype.is_float() else raw).cast(pl.String).str.strip_chars()
     except pl.exceptions.PolarsError as exc:
-        raise InputError(f"{path}: column {raw.name!r} holds {raw.dtype}, which has no text form") from exc
+        raise InputError(no_text) from exc
     return pl.select(pl.when(texts != "").then(texts).alias(raw.name)).to_series()

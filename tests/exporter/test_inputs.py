@@ -360,6 +360,11 @@ def codes_of_cells(cells: list[Any], rule_: InputRule) -> list[str]:
         (["1.50", " 7 "], rule(digits=3, spaced=True), ["12 10 5", "18"]),
         ([1e7, -1.0, np.nan, None, 5.0], rule("-", digits=3), ["", "", "", "", "5"]),
         (pl.Series([0.7], dtype=pl.Float32), rule(bins=(0, 0.7, 1)), ["0"]),  # 0.69999999 in requests, too
+        ([13.0, None, 14], rule("?", values=("13", "14")), ["0", "", "1"]),  # 13.0 is 13
+        (pl.Series([13, 0.5, -0.0], dtype=pl.Float32), rule("?", values=("13", "0")), ["0", "", "1"]),
+        ([7.0, 7.5], rule(max_tokens=4), ["23 14 16", "23 14 21"]),
+        (["--5", "5"], rule(), ["0", "1"]),
+        (["9" * 5000, "5"], rule(), ["1", "0"]),
         (["tv", "radio", ""], rule("-", values=("tv",)), ["0", "", ""]),
         ([True, False], rule(), ["1", "0"]),  # false and true as text
         (["ab", " ab\t", "a b", "ab"], rule(max_tokens=4), ["65 66", "65 66", "65 0 66", "65 66"]),  # without outer spaces
@@ -383,6 +388,10 @@ def test_cells_become_codes(cells: list[Any], rule_: InputRule, codes: list[str]
         ([99.0, 100.0], rule(digits=2), "row 2: 'input.device' is 100.0, expected a number from 0 to below 100"),
         ([0.5], rule(), "column 'device' holds Float64: give [input.device] bins or digits"),
         (list(range(4097)), rule(), "column 'device' has 4097 values, an input takes 1 to 4096"),
+        ([13.0, 13.5], rule(values=("13",)), "row 2: 'input.device' is 13.5, expected one of 13"),
+        ([13.0, None], rule(values=("13",)), "row 2: 'input.device' is None, expected one of 13"),
+        ([{"a": 1}], rule(), "column 'input.device' holds Struct({'a': Int64}), which has no text form"),
+        ([[[1]]], rule(), "column 'input.device' holds List(List(Int64)), which has no text form"),
         ([None, ""], rule(), "column 'device' has 0 values"),
         (["ab", "abcde"], rule(max_tokens=4), "row 2: 'input.device' is 'abcde', expected at most 4 tokens"),
         (["ab", "abcde"], rule("-", max_tokens=4), "row 2: 'input.device' is 'abcde', expected at most 4 tokens"),
