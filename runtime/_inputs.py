@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Self
 
 import msgspec
@@ -13,12 +15,10 @@ from rexit.bundle import Manifest
 from rexit.bundle.files import parse_json
 from rexit.bundle.inputs import Inputs
 from rexit.bundle.manifest import MANIFEST, TOKENIZER
+from rexit.errors import InputError
 from rexit.runtime import _native
 from rexit.runtime._arguments import NativeInput, to_text
 from rexit.texts import InputTokenizer
-
-_MAX_BITS = 1024
-"""Integers with as many bits are beyond float64."""
 
 
 class _Body(msgspec.Struct):
@@ -49,12 +49,21 @@ class InputEncoder:
         manifest = Manifest.parse(session.read_file(MANIFEST), f"{path}/{MANIFEST}")
         file = f"{manifest.catalog_folder}/catalog.json"
         inputs = Inputs.of(parse_json(session.read_file(file), file), file)
-        return cls(inputs, InputTokenizer(session.read_file(TOKENIZER)) if TOKENIZER in manifest.files else None)
+        has_texts = any(entry.kind == "max_tokens" for entry in inputs.entries)
+        needs_tokenizer = has_texts and TOKENIZER in manifest.files
+        return cls(inputs, InputTokenizer(session.read_file(TOKENIZER)) if needs_tokenizer else None)
+
+    def warm_up(self) -> None:
+        """Parses the tokenizer, if some input is a text. A problem with it is left to the first text: token ids need none."""
+        if self._tokenizer is not None:
+            with contextlib.suppress(InputError):
+                self._tokenizer.parse()
 
     def encode(self, inputs: Mapping[str, Any]) -> list[tuple[str, NativeInput]]:
         """Returns names and values, without those that are None. Raises InputError."""
+        plain = {name: value.item() if _is_scalar(value) else value for name, value in inputs.items()}
         return [
-            (to_text("a name in inputs", name), self._encode(name, value)) for name, value in inputs.items() if value is not None
+            (to_text("a name in inputs", name), self._encode(name, value)) for name, value in plain.items() if value is not None
         ]
 
     def encode_json(self, body: bytes) -> list[tuple[str, list[int]]]:
@@ -64,7 +73,7 @@ class InputEncoder:
             return []
         try:
             inputs = msgspec.json.decode(body, type=_Body).inputs or {}
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return []
         return [
             (name, entry.encode(inputs[name], self._tokenizer, self._inputs.vocabulary).tolist())
@@ -75,14 +84,19 @@ class InputEncoder:
     def _encode(self, name: str, value: Any) -> NativeInput:
         if isinstance(value, str) and name not in self._texts:
             return to_text(f"inputs.{name}", value)
-        if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        if isinstance(value, Real) and not isinstance(value, bool):
             return _to_float(value)
         self._inputs.check_names([name])
         codes = self._by_name[name].encode(value, self._tokenizer, self._inputs.vocabulary)  # refuses all but a text
         return list(map(int, codes))
 
 
-def _to_float(value: float | np.number[Any]) -> float:
-    if isinstance(value, int) and value.bit_length() >= _MAX_BITS:
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 0
+
+
+def _to_float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer or a fraction beyond float64
         return math.inf
-    return float(value)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import add_tokenizer
@@ -176,6 +179,11 @@ REFUSALS = [
     in_json("NaN", '{BASE, "deadline_ms": NaN}', "not valid JSON: …"),
     in_json("Infinity", '{BASE, "deadline_ms": Infinity}', "not valid JSON: …"),
     in_json("bytes that are not UTF-8", b'{"user": "\xff", "items": [3]}', "not valid JSON: …"),
+    in_json("a value that is not UTF-8", b'{"inputs": {"device": "\xff"}}', "not valid JSON: …"),
+    in_json("a text that is not UTF-8", b'{"inputs": {"query":"\xff"}}', "not valid JSON: …"),
+    in_json("a byte order mark", b"\xef\xbb\xbf{BASE}", "not valid JSON: it begins with a byte order mark"),
+    in_json("a NUL behind the request", b"{BASE}\0{", "not valid JSON: byte …"),
+    in_json("a NUL before the request", b"\0{BASE}", "not valid JSON: byte 1 is a NUL"),
     in_json("deep nesting", "[" * 100_000, "the request is an array, expected an object"),
     in_json("deep nesting in a field", '{BASE, "recent": ' + "[" * 900 + "]" * 900 + "}", "recent[0][0] is an array, …"),
     in_json(
@@ -190,6 +198,14 @@ REFUSALS = [
     in_python("NaN as a number", {"inputs": {**INPUTS, "hour": math.nan}}, f"inputs.hour is nan, {HOUR}"),
     in_python("NaN as digits", {"inputs": {**INPUTS, "price": math.nan}}, f"inputs.price is nan, {PRICE}"),
     in_python("infinity as digits", {"inputs": {**INPUTS, "price": math.inf}}, f"inputs.price is inf, {PRICE}"),
+    in_python("an array as a value", {"inputs": {**INPUTS, "device": np.array([7])}}, f"inputs.device is [7], {DEVICE}"),
+    in_python(
+        "a fraction outside the list", {"inputs": {**INPUTS, "device": Fraction(15, 2)}}, f"inputs.device is 7.5, {DEVICE}"
+    ),
+    in_python("a fraction beyond float64", {"inputs": {**INPUTS, "hour": Fraction(10**400)}}, f"inputs.hour is inf, {HOUR}"),
+    in_python(
+        "an array of no dimension", {"inputs": {**INPUTS, "device": np.array("radio")}}, f"inputs.device is 'radio', {DEVICE}"
+    ),
     in_python("a name that is no text", {"inputs": {**INPUTS, 7: "x"}}, "a name in inputs is 7, expected a string"),
     in_python("None as a required value", {"inputs": {**INPUTS, "device": None}}, f"inputs.device is missing, {DEVICE}"),
     in_python(

@@ -376,6 +376,10 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
 void JsonRequest::read(std::string_view text) {
   if (text.size() > max_json_bytes)
     fail(REXIT_INVALID_ARGUMENT, "the request has ", text.size(), " bytes, expected at most ", max_json_bytes);
+  // nlohmann's parser skips a byte order mark, and whatever is behind a NUL.
+  if (text.substr(0, 3) == "\xef\xbb\xbf") fail(REXIT_INVALID_ARGUMENT, "not valid JSON: it begins with a byte order mark");
+  if (const std::size_t nul = text.find('\0'); nul != text.npos)
+    fail(REXIT_INVALID_ARGUMENT, "not valid JSON: byte ", nul + 1, " is a NUL");
   request_ = {};
   request_.struct_size = sizeof request_;
   id_.clear();

@@ -54,8 +54,6 @@ _DIGITS = (*"0123456789", ".")
 """The text of each code of a number in digits. Behind them, if it is spaced, come the digits that begin a number."""
 _MAX_EXACT = 1 << 53
 _MAX_LISTED = 10
-_MAX_BITS = 1023
-"""Integers with more bits are beyond float64."""
 
 
 class _Encoder(Protocol):
@@ -236,6 +234,15 @@ def _to_number(value: Any, where: str, expected: str) -> float:
     return float(value)
 
 
+def _plain_number(value: Real) -> float:
+    """Returns a number as an integer or a float; infinity if it is beyond float64."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf
+    return int(value) if isinstance(value, Integral) else number
+
+
 class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """One input.
 
@@ -315,8 +322,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         """
         where = f"inputs.{self.name}"
         plain = value.tolist() if isinstance(value, np.ndarray) else value
-        if isinstance(plain, int) and plain.bit_length() > _MAX_BITS:
-            plain = np.inf
+        if isinstance(plain, Real) and not isinstance(plain, bool):
+            plain = _plain_number(plain)
         codes = [] if plain is None else self._encoder.encode(plain, where, tokenize, vocabulary)
         if not len(codes) and not self.optional:
             unknown = plain is not None and self.texts is not None

@@ -151,6 +151,8 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 def _score_job(body: bytes, limits: Limits) -> ScoreJob:
     """Returns the job of a body. Raises InputError if it exceeds a limit of this service."""
     peek = Peek.of(body)
+    if peek is None:
+        return ScoreJob(deadline_s=_deadline_s(None, limits), body=body, readable=False)
     for name in ("items", "recent", "candidates"):
         count = len(getattr(peek, name) or ())
         if count > limits.max_items:

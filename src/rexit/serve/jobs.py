@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
@@ -14,7 +15,7 @@ import msgspec
 
 from rexit.bundle import Id
 from rexit.deadlines import LONGEST_MS
-from rexit.errors import DeadlineError
+from rexit.errors import DeadlineError, InputError
 from rexit.runtime import Session, Stats
 from rexit.serve.texts import Texts
 
@@ -87,14 +88,16 @@ class Peek(msgspec.Struct):
     deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_MS)] | None = None
 
     @classmethod
-    def of(cls, body: bytes) -> Peek:
-        """Returns what a body says; nothing if it is no request, which the library then refuses."""
+    def of(cls, body: bytes) -> Peek | None:
+        """Returns what a body says; None if it is no request, which the library then refuses."""
         try:
             return _PEEK.decode(body)
         except (ValueError, RecursionError):
-            return cls()
+            return None
 
 
+_AGES_US = 1 << 60
+"""Beyond every deadline: nothing is scored."""
 _PEEK = msgspec.json.Decoder(Peek)
 
 
@@ -114,12 +117,18 @@ class ScoreJob(Job):
     Attributes:
         body: The request.
         names_user: Whether it names a user.
+        readable: Whether the service could read it. If not, it is only refused, in the library's words: it may exceed a limit.
     """
 
     body: bytes
     names_user: bool = True
+    readable: bool = True
 
     def score(self, session: Session, texts: Texts, **rule: Any) -> Answer:
+        if not self.readable:
+            with contextlib.suppress(DeadlineError):
+                session.score_json(self.body, waited_us=_AGES_US, deadline_us=1)
+            raise InputError("the service cannot read the request, expected JSON as docs/format/request.md describes it")
         waited_s = self.waited_s
         deadline_us = 0 if self.deadline_s is None else max(1, round(self.deadline_s * 1e6))
         answer = session.score_json(self.body, waited_us=round(waited_s * 1e6), deadline_us=deadline_us, **rule)
