@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -249,7 +250,8 @@ class Session:
 
         Args:
             body: The request, UTF-8.
-            waited_us: Microseconds since the request arrived. Its deadline counts from then.
+            waited_us: Microseconds since the request arrived. Its deadline counts from then. The time that texts take to be
+                tokenized is added.
             deadline_us: Deadline of a request without `deadline_ms`, in microseconds from its arrival; 0: none.
             force_exit: Takes the place of the request's.
             policy: As for `score`.
@@ -261,12 +263,15 @@ class Session:
             BackendError: The backend failed.
         """
         data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+        begin = time.monotonic_ns()
+        texts = self._encoder().encode_json(data)
+        tokenized_us = (time.monotonic_ns() - begin) // 1000 if texts else 0
         options = _native.JsonOptions(
-            to_size("waited_us", waited_us),
+            to_size("waited_us", waited_us) + tokenized_us,
             to_size("deadline_us", deadline_us),
             to_policy(policy, self.info.exits),
             to_exit(force_exit),
-            self._encoder().encode_json(data),
+            texts,
         )
         answer = self._open.score_json(data, options)
         return JsonAnswer(answer.text, _stats(answer))
@@ -345,9 +350,9 @@ class Session:
 
     def warm_up(self) -> None:
         """Runs every segment once on an artificial slate, so that the first request does not pay for allocations. Drops the
-        cached prefixes. Reads the tokenizer of the prompt's texts, which is otherwise read with the first text."""
+        cached prefixes. Parses the tokenizer of the prompt's texts, which is otherwise read with the first text."""
         self._open.warm_up()
-        self._encoder()
+        self._encoder().warm_up()
 
     def clear_cache(self) -> None:
         """Drops the cached prefixes."""

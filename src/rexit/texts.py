@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,23 +49,30 @@ class InputTokenizer:
     """A `rexit.bundle.inputs.Tokenize`. Threads may share it.
 
     Args:
-        data: A tokenizer.json, which is parsed with the first text.
+        data: A tokenizer.json, which is parsed with the first text unless `parse` came before.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data, self._lock = data, threading.Lock()
+        self._parsed: Tokenizer | None = None
 
     def __call__(self, text: str, spaced: bool) -> list[int]:
         """Returns the token ids of a text of an input. Raises InputError for a damaged file."""
         with self._lock:
-            return input_tokens(self._tokenizer, [text], spaced)[0]
+            return input_tokens(self._tokenizer(), [text], spaced)[0]
 
-    @cached_property
+    def parse(self) -> None:
+        """Parses the file, so that the first text does not pay for it. Raises InputError for a damaged one."""
+        with self._lock:
+            self._tokenizer()
+
     def _tokenizer(self) -> Tokenizer:
-        tokenizer = parse_tokenizer(self._data, TOKENIZER)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
+        if self._parsed is None:
+            self._parsed = parse_tokenizer(self._data, TOKENIZER)
+            self._parsed.no_padding()
+            self._parsed.no_truncation()
+            self._data = b""
+        return self._parsed
 
 
 def input_tokenizer(bundle: Bundle) -> InputTokenizer | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.reranker import ids, words_tokenizer
-from rexit import runtime
+from rexit import runtime, texts
 from rexit.batch import BatchOptions, ColumnNames, score_files
 from rexit.batch.engine import Local, Opening
 from rexit.bundle import Bundle, Catalog
-from rexit.errors import InputError
+from rexit.errors import DeadlineError, InputError
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.request import Request
+from rexit.runtime import _inputs
 from rexit.serve import Pool
 from running.program import run_program
 from running.service import serving
@@ -83,6 +85,11 @@ def test_each_value_has_its_own_tokens(bundle: Path) -> None:
         prefixes = [prompt(device=device)[0] for device in ("tv", "phone", "7")]
         hours = [prompt(hour=hour)[1] for hour in (5.9, 6, 25, -1)]
         left_out = prompt()[1]
+        for seven in (7.0, np.array(7), np.array(7.0), np.array("7"), np.float16(7), Fraction(7)):
+            assert prompt(device=seven)[0] == prefixes[2], f"{seven!r} is 7"
+        for hour in (np.array(6), np.array("6"), Fraction(6)):
+            assert prompt(hour=hour)[1] == hours[1]
+        assert prompt(hour=np.array(None))[1] == left_out
         notes = [prompt(note=note)[1] for note in ("", "  ", [], np.array([], np.int32), [4, 5])]
     assert len(set(map(tuple, prefixes))) == 3
     assert hours[0] != hours[1] and hours[2] == hours[3] == left_out, "outside its bins: missing"
@@ -158,6 +165,39 @@ def test_serve_reads_the_tokenizer_when_it_opens_the_bundle(
         assert len(reads) == 2 and reads[0] is reads[1], "sessions share it"
         (folder / "tokenizer.json").unlink()
         assert service.score(user=USER, items=ITEMS, inputs={"device": "tv", "query": "wing"}).status == 200
+
+
+def test_warm_up_parses_the_tokenizer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parses, parse = [], texts.parse_tokenizer
+    monkeypatch.setattr(texts, "parse_tokenizer", lambda *arguments: parses.append(arguments) or parse(*arguments))
+    with runtime.open(bundle) as session:
+        session.warm_up()
+        assert len(parses) == 1
+        session.score(USER, ITEMS, inputs={"device": "tv", "query": "wing"})
+    assert len(parses) == 1
+
+
+def test_a_tokenizer_is_read_only_for_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    add_tokenizer(bundle, words_tokenizer().to_str())
+    monkeypatch.setattr(_inputs, "InputTokenizer", lambda data: pytest.fail("it is read"))
+    with runtime.open(bundle) as session:
+        session.warm_up()
+        session.score(USER, ITEMS)
+
+
+def test_tokenizing_counts_toward_the_deadline(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with runtime.open(bundle) as session:
+        body = json.dumps({"user": USER, "items": ITEMS, "inputs": {"device": "tv", "query": "wing"}})
+        session.warm_up()
+        assert (
+            json.loads(session.score_json(body, waited_us=10_000_000, deadline_us=60_000_000).text)["stats"]["queue_us"]
+            >= 10_000_000
+        )
+        ticks = iter((0, 50_000_000_000))
+        monkeypatch.setattr(runtime.session.time, "monotonic_ns", lambda: next(ticks))
+        with pytest.raises(DeadlineError, match="the deadline passed while the request waited"):
+            session.score_json(body, waited_us=10_000_000, deadline_us=60_000_000)
 
 
 def test_a_prefix_is_shared_up_to_what_changes(bundle: Path) -> None:
