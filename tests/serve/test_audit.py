@@ -216,6 +216,37 @@ def test_a_request_interrupts_an_audit_which_comes_later(bundle: Path, monkeypat
     pool.close()
 
 
+def test_each_request_interrupts_an_audit(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests, before a session has noticed that its audit is cancelled."""
+    write_watched(bundle)
+    begun, cancelled, notice = threading.Semaphore(0), set[int](), threading.Event()
+
+    def audit(session: runtime.Session) -> Any:
+        begun.release()
+        assert notice.wait(30)
+        wait(lambda: id(session) in cancelled)
+        raise CancelledError("cancelled")
+
+    monkeypatch.setattr(Allowance, "spend", lambda allowance, seconds: None)
+    monkeypatch.setattr(runtime.Session, "audit", audit)
+    monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.add(id(session)))
+    pool = Pool(partial(runtime.open, bundle, audit=1.0), 2, 16, Auditor(bundle, None))
+    first = [ScoreJob(body=json.dumps({"user": user, "items": ITEMS}).encode()) for user in USERS[:2]]
+    for job in first:
+        pool.submit(job)
+        assert begun.acquire(timeout=30), "another session audits"
+    assert not cancelled
+    second = [ScoreJob(body=job.body) for job in first]
+    for n, job in enumerate(second, 1):
+        pool.submit(job)
+        assert len(cancelled) == n
+    notice.set()
+    for job in second:
+        job.future.result(30)
+    monkeypatch.setattr(runtime.Session, "audit", lambda session: None)
+    pool.close()
+
+
 def test_a_defect_in_an_audit_skips_it(bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def take(auditor: Auditor, *words: Any) -> None:
         raise ZeroDivisionError("a defect")

@@ -114,8 +114,9 @@ class Pool:
                 )
             self._jobs.append(job)
             self._turn.notify()
-            if self._auditing and len(self._jobs) > free - len(self._auditing):
-                self._auditing[0].cancel()
+            idle = free - len(self._auditing)
+            for session in self._auditing[: max(0, len(self._jobs) - idle)]:
+                session.cancel()
 
     def withdraw(self, job: Job) -> bool:
         """Removes a waiting job from the queue; its future stays unset. Returns False if it does not wait: a session has it."""
