@@ -18,20 +18,25 @@ std::string_view trimmed(std::string_view text) {
   return begin == text.npos ? std::string_view{} : text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
 }
 
-// The non-empty parts between commas. As in CSV, quotes around a part keep its commas, and two quotes in it are one.
+// The non-empty parts between commas. As in CSV, quotes around a part keep its commas, and two quotes in it are one. Only blanks
+// may surround the quotes.
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> parts;
   std::string part;
-  bool quoted = false;
+  bool quoted = false, closed = false;
   const auto add = [&] {
     if (const auto id = trimmed(part); !id.empty()) parts.emplace_back(id);
     part.clear();
+    closed = false;
   };
   for (std::size_t n = 0; n < text.size(); ++n) {
     const char letter = text[n];
     if (quoted && letter == '"') {
       quoted = n + 1 < text.size() && text[n + 1] == '"';
+      closed = !quoted;
       if (quoted) part += text[++n];
+    } else if (closed && letter != ',') {
+      if (letter != ' ' && letter != '\t') throw Failure("'" + text + "': expected a comma behind a closing quote");
     } else if (!quoted && letter == '"' && trimmed(part).empty()) {
       quoted = true;
     } else if (!quoted && letter == ',') {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TypeVar
@@ -13,6 +13,9 @@ Id = int | str
 """A user's or an item's id."""
 
 T = TypeVar("T")
+
+_PART = re.compile(r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^", \t][^,]*)?)(,|\Z)')
+"""What is between two commas: a quoted text, or another."""
 
 
 def to_id(value: object, kind: str) -> Id | None:
@@ -75,11 +78,16 @@ def parse_recent(text: str, kind: str) -> list[tuple[Id, bool]]:
 
 
 def _split(text: str) -> list[str]:
-    """Returns the non-empty parts between commas. Raises InputError for a quote that is not closed."""
-    try:
-        return [part.strip() for row in csv.reader([text], skipinitialspace=True, strict=True) for part in row if part.strip()]
-    except csv.Error as exc:
-        raise InputError(f"{text!r}: expected ids separated by commas, one with a comma in quotes as in CSV: {exc}") from exc
+    """Returns the non-empty parts between commas. Raises InputError for a quote that no comma or end follows."""
+    parts: list[str] = []
+    at, more = 0, True
+    while more:
+        if (match := _PART.match(text, at)) is None:
+            raise InputError(f"{text!r}: expected ids separated by commas, one with a comma in quotes as in CSV")
+        quoted, plain, comma = match.groups()
+        parts.append((plain or "" if quoted is None else quoted.replace('""', '"')).strip(" \t"))
+        at, more = match.end(), bool(comma)
+    return [part for part in parts if part]
 
 
 def first_few(values: Sequence[T], name: Callable[[T], str] = repr, count: int = 5) -> str:

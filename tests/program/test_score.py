@@ -55,7 +55,7 @@ def test_same_as_python(
 
 def test_string_ids(string_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for user in (string_id("user", 1), "nobody"):
-        items = f'{string_id("item", 4)}, "{string_id("item", 2)}"'
+        items = f'{string_id("item", 4)}, "{string_id("item", 2)}" ,"{string_id("item", 3)}"\t'
         words = ("score", string_bundle, "--user", user, "--items", items, "--json")
         seen, expected = run_program(*words), in_python(capsys, monkeypatch, *words)
         assert without_times(json.loads(seen.out)) == without_times(expected.json)
@@ -77,6 +77,8 @@ def test_table(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
         (("--user", 100, "--items", "three"), 2, "items[0] is 'three', the catalog's ids are integers"),
         (("--user", 100, "--items", '3, "4,""5"'), 2, "items[1] is '4,\"5', the catalog's ids are integers"),
         (("--user", 100, "--items", '3,"4'), 2, "'3,\"4': expected ids separated by commas, with a closing quote"),
+        (("--user", 100, "--items", '"3"8'), 2, "'\"3\"8': expected a comma behind a closing quote"),
+        (("--user", 100, "--items", '"3" "8"'), 2, '\'"3" "8"\': expected a comma behind a closing quote'),
         (("--user", "0100", "--items", "3"), 2, "user is '0100', the catalog's ids are integers"),
         (("--user", "9223372036854775808", "--items", "3"), 2, "user is '9223372036854775808', the catalog's"),
         (("--user", 100, "--items", ","), 2, "items is empty"),

@@ -123,6 +123,7 @@ def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> N
             2,
             "'3,\"4': expected ids separated by commas, one with a comma in quotes as in CSV",
         ),
+        (("--user", 100, "--items", '"3"8'), 2, "'\"3\"8': expected ids separated by commas"),
         (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are 64-bit integers"),
         (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are 64-bit integers"),
         (("--user", 100, "--items", ","), 2, "no items given"),
