@@ -134,6 +134,8 @@ def _integers(values: Any) -> NDArray[Any] | None:
     """The values as one array of integers; None if they are none."""
     if not isinstance(values, np.ndarray | list | tuple):
         return None
+    if not isinstance(values, np.ndarray) and not {bool, np.bool_}.isdisjoint(map(type, values)):
+        return None  # among integers, NumPy takes True as 1
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError):  # lists of different lengths

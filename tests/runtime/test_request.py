@@ -111,6 +111,13 @@ def test_a_request_beside_its_fields(session: runtime.Session) -> None:
         session.score(USER)
 
 
+@pytest.mark.parametrize("true", [True, np.True_])
+def test_a_token_is_no_truth(session: runtime.Session, true: Any) -> None:
+    for request, where in ((TokenRequest([1, true], [[2]]), "prefix"), (TokenRequest([1], [[2, true]]), "candidates[0]")):
+        with pytest.raises(InputError, match=re.escape(f"{where}[1] is ")):
+            session.score(request)
+
+
 def test_a_bundle_without_a_catalog(session: runtime.Session, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     drop_catalog(folder)
