@@ -60,8 +60,8 @@ def build_catalog(
     1. Check options, place, template, every column and the tokenizer, before torch is imported.
     2. Assign interactions to splits, users and items to rows.
     3. Compile the template to a program, and its texts and the data's to pieces.
-    4. Train the retriever on the training likes, and again on each earlier part of them, for training prompts; or take
-       embeddings from elsewhere. Find similar users as prompts find them.
+    4. Train the retriever on each earlier part of the training likes, for training prompts, which chooses the epochs, then on all
+       of them; or take embeddings from elsewhere. Find similar users as prompts find them.
     5. Write tables, splits and catalog.json.
 
     Args:
@@ -103,8 +103,8 @@ def build_catalog(
 
     likes = _likes(data)
     if embeddings is None:
-        retriever = lightgcn.train(likes, options.lightgcn, progress)
-        snapshots = _snapshots(data, likes, retriever.epochs, options, progress)
+        snapshots, epochs = _snapshots(data, likes, options, progress)
+        retriever = lightgcn.train(likes, options.lightgcn, progress, epochs)
         info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn)}
     else:
         retriever = external.retriever(embeddings.items, embeddings.users, likes, embeddings.options)
@@ -149,11 +149,11 @@ def _likes(data: Data) -> Likes:
     )
 
 
-def _snapshots(data: Data, likes: Likes, epochs: int, options: IndexOptions, progress: Progress) -> tables.Tensors:
+def _snapshots(data: Data, likes: Likes, options: IndexOptions, progress: Progress) -> tuple[tables.Tensors, int]:
     from rexit.exporter.retriever.snapshots import train_snapshots
 
     train = data.interactions.filter(pl.col("split") == SPLITS[0])
-    return train_snapshots(train, likes, epochs, options.lightgcn, progress)
+    return train_snapshots(train, likes, options.lightgcn, progress)
 
 
 @dataclass(frozen=True)

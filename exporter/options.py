@@ -210,7 +210,7 @@ class LightGCNOptions:
 
     dim, layers: width of the embeddings, propagation layers.
     epochs: most epochs; 0: keep the initial embeddings.
-    patience: epochs without a better validation recall before training stops.
+    patience: epochs without a better recall on the last part of the training likes before training stops.
     weight_decay: BPR's lambda, on the embeddings of a batch.
     negatives: items sampled against each like.
     snapshots: parts of each user's training interactions, see `rexit.exporter.retriever.snapshots`.

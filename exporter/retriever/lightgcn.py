@@ -40,9 +40,9 @@ class Likes:
     """What LightGCN is trained on and judged by. Edges may repeat.
 
     graph: edges to propagate and learn.
-    history: all likes before validation; users are folded in from them when recall is measured.
-    excluded: all interactions before validation, which are not recommended again.
-    targets: validation likes.
+    history: all likes before the targets; users are folded in from them when recall is measured.
+    excluded: all interactions before the targets, which are not recommended again.
+    targets: the likes that recall is measured on.
     users, items: number of rows.
     """
 
@@ -59,8 +59,8 @@ class Retriever:
     """Embeddings: `users` [U, D] and `items` [I, D], `fold_in` [I, D] as docs/format.md defines it. LightGCN's are float32 and
     those of users and items of unit length; those from elsewhere are float16, as a catalog stores them.
 
-    Users and items without a like in the graph have zero rows. Recalls are means over the users with a validation like; None if
-    there is no such user.
+    Users and items without a like in the graph have zero rows. Recalls are means over the users with a target; None if there is
+    none.
     """
 
     users: Matrix | NDArray[np.float16]
@@ -71,7 +71,7 @@ class Retriever:
     epochs: int
 
 
-def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -> Retriever:
+def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent, epochs: int | None = None) -> Retriever:
     """Trains LightGCN.
 
     A step propagates the full graph once and takes one BPR batch with uniformly sampled negatives. Training starts from random
@@ -81,10 +81,11 @@ def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -
         likes: edges to learn, and edges to measure recall on.
         options: LightGCN's hyperparameters.
         progress: called with "LightGCN", the epochs done and the most epochs.
+        epochs: how many are run; None: those with the best recall@20, measured with users folded in as prompts fold them in, or
+            all of `options.epochs` without targets.
 
     Returns:
-        The retriever of the epoch with the best validation recall@20, measured with users folded in as prompts fold them in;
-        of the last epoch without validation likes. The same input gives the same result on the same machine.
+        The retriever. The same input gives the same result on the same machine.
 
     Raises:
         InputError: an option is out of range, the graph has no edge, or training diverges.
@@ -93,12 +94,13 @@ def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -
     if not len(likes.graph[0]):
         raise InputError("no liked interaction in the train split: nothing to train LightGCN on")
     with threads_for((likes.users + likes.items) * options.dim):
-        return _train(likes, options, progress)
+        return _train(likes, options, progress, epochs)
 
 
-def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retriever:
+def _train(likes: Likes, options: LightGCNOptions, progress: Progress, epochs: int | None) -> Retriever:
     users, items = likes.users, likes.items
-    progress("LightGCN", 0, max(1, options.epochs))  # a large graph's start takes minutes
+    last = options.epochs if epochs is None else epochs
+    progress("LightGCN", 0, max(1, last))  # a large graph's start takes minutes
     order = np.argsort(likes.graph[0], kind="stable")
     user, item = (torch.from_numpy(side[order].astype(np.int32)) for side in likes.graph)
     del order
@@ -118,7 +120,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
     batch = max(8192, len(user) // 6)  # a step costs a pass over the whole graph: few steps on large ones
     best: float | None = None
     best_epoch, best_weight = 0, model.embedding.weight.detach().clone()
-    for epoch in range(options.epochs + 1):
+    for epoch in range(last + 1):
         if epoch:
             for chosen in torch.split(torch.randperm(len(user), generator=generator), batch):
                 negative = torch.randint(items, (options.negatives, len(chosen)), generator=generator).int()
@@ -126,8 +128,8 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
                 rows = torch.cat([item[chosen][None], negative[:, order_in_batch]])
                 _backward(model, graph, user[chosen], rows, options.weight_decay)
                 optimizer.step()
-            progress("LightGCN", epoch, options.epochs)
-        if (epoch >= first and epoch % EVALUATE_EVERY == 0) or epoch == options.epochs:
+            progress("LightGCN", epoch, last)
+        if (epochs is None and epoch >= first and epoch % EVALUATE_EVERY == 0) or epoch == last:
             recall = judge.at(K, _scores(*_embeddings(model, graph)[1:], history, judge.users)) if len(judge.users) else None
             if best is None or recall is None or recall > best:
                 best, best_epoch, best_weight = recall, epoch, model.embedding.weight.detach().clone()
@@ -199,7 +201,7 @@ def _gradient_by_scores(model: LightGCN, scores: Tensor) -> Tensor:
 
 
 def recalls(likes: Likes, items: Matrix, fold_in: Matrix) -> tuple[float | None, float | None]:
-    """Recall@20 on validation of a retriever's tables, and of popularity; None without a validation like."""
+    """Recall@20 of a retriever's tables, and of popularity; None without a target."""
     judge = Recall(likes.excluded, likes.targets, likes.items)
     if not len(judge.users):
         return None, None

@@ -8,8 +8,10 @@ trains its retriever every night has no such leak: its retriever is older than t
 2. Snapshot k, 1 to K - 1, is LightGCN trained on all users' likes in the parts before k.
 3. A training prompt retrieves with the snapshot of the part of its moment. In part 0 nothing is retrieved.
 
-So no interaction trains both the retriever and the model that reads it, and no training row is given up. The scheme is ours;
-docs/notes/quality/leaks.md compares it with giving up a share and with cross-fitting.
+So no interaction trains both the retriever and the model that reads it, and no training row is given up. The last snapshot also
+chooses the epochs of all of them, and of the catalog's own graph: those with which it finds most likes of the last part. So
+validation, whose users choose and certify a policy, tells the retriever nothing. The scheme is ours; docs/notes/quality/leaks.md
+compares it with giving up a share and with cross-fitting.
 """
 
 from __future__ import annotations
@@ -46,41 +48,46 @@ def begins(parted: pl.DataFrame, users: int, count: int) -> NDArray[np.int64]:
 
 
 def train_snapshots(
-    train: pl.DataFrame, likes: lightgcn.Likes, epochs: int, options: LightGCNOptions, progress: Progress = silent
-) -> dict[str, NDArray[Any]]:
-    """Trains the snapshots.
+    train: pl.DataFrame, likes: lightgcn.Likes, options: LightGCNOptions, progress: Progress = silent
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Trains the snapshots, and chooses the epochs of all retrievers by the likes of the last part.
 
     Args:
         train: the training split, `user`, `item`, `time`, `liked`.
         likes: the edges of the catalog's own graph.
-        epochs: number of epochs of each snapshot, which validation chose for the catalog's own graph.
         options: LightGCN's hyperparameters, and the number of parts.
-        progress: called with "LightGCN of earlier moments", the epochs done and in all.
+        progress: called with "epochs of LightGCN" and "LightGCN of earlier moments", the epochs done and in all.
 
     Returns:
-        The tensors of snapshots.safetensors, see docs/format.md.
+        The tensors of snapshots.safetensors, see docs/format.md; and the epochs.
     """
     count = options.snapshots
     parted = parts(train, count)
-    liked = parted.filter("liked")
-    user, item, part = (liked[name].to_numpy() for name in ("user", "item", "part"))
-    stage, none = "LightGCN of earlier moments", np.empty(0, np.int64)
-    fixed = replace(options, epochs=epochs)
+    user, item, part = (parted[name].to_numpy() for name in ("user", "item", "part"))
+    liked = parted["liked"].to_numpy()
     rows = {"users": likes.users, "items": likes.items, "fold_in": likes.items}
     tables = {name: np.zeros((count - 1, n, options.dim), np.float16) for name, n in rows.items()}
-    total = (count - 1) * max(1, epochs)
-    for k in range(1, count):
-        before = (k - 1) * max(1, epochs)
-        progress(stage, before, total)
-        early = part < k
-        if early.any():
-            earlier = replace(likes, graph=(user[early], item[early]), targets=(none, none))
 
-            def epoch_done(_: str, done: int, __: int, before: int = before) -> None:
-                progress(stage, before + done, total)
+    def edges(chosen: NDArray[np.bool_]) -> lightgcn.Edges:
+        return user[chosen], item[chosen]
 
-            retriever = lightgcn.train(earlier, fixed, epoch_done)
-            for name, table in tables.items():
-                table[k - 1] = getattr(retriever, name)
+    def train_snapshot(k: int, epochs: int | None, epoch_done: Progress) -> int:
+        """Trains snapshot k, unless there is no like before it. epochs: None: they are chosen. Returns the epochs."""
+        known = edges(liked & (part < k))
+        if not len(known[0]):
+            return options.epochs if epochs is None else epochs
+        targets = edges(liked & (part >= k) & (epochs is None))
+        earlier = replace(likes, graph=known, history=known, excluded=edges(part < k), targets=targets)
+        retriever = lightgcn.train(earlier, options, epoch_done, epochs)
+        for name, table in tables.items():
+            table[k - 1] = getattr(retriever, name)
+        return retriever.epochs
+
+    epochs = train_snapshot(count - 1, None, lambda _, done, total: progress("epochs of LightGCN", done, total))
+    stage, steps = "LightGCN of earlier moments", max(1, epochs)
+    total = (count - 2) * steps
+    for k in range(1, count - 1):
+        before = (k - 1) * steps
+        train_snapshot(k, epochs, lambda _, done, __, before=before: progress(stage, before + done, total))  # type: ignore[misc]
     progress(stage, total, total)
-    return {"begins": begins(parted, likes.users, count), **tables}
+    return {"begins": begins(parted, likes.users, count), **tables}, epochs

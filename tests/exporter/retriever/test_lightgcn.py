@@ -72,7 +72,16 @@ def test_it_stops_early_and_reports_progress() -> None:
     assert steps[0] == ("LightGCN", 0, 500) and steps[-1][1] == len(steps) - 1
 
 
-def test_without_validation_likes_all_epochs_are_run() -> None:
+def test_a_number_of_epochs_is_run_whatever_recall_says() -> None:
+    options = LightGCNOptions(dim=4, layers=1, epochs=500, patience=10)
+    measured, plain = (
+        lightgcn.train(likes, options, epochs=12) for likes in (split_likes(), replace(split_likes(), targets=NOTHING))
+    )
+    assert measured.epochs == plain.epochs == 12 and (measured.users == plain.users).all()
+    assert measured.recall is not None and plain.recall is None
+
+
+def test_without_targets_all_epochs_are_run() -> None:
     retriever = lightgcn.train(replace(split_likes(), targets=NOTHING), LightGCNOptions(dim=4, layers=1, epochs=7))
     assert (retriever.recall, retriever.popularity_recall, retriever.epochs) == (None, None, 7)
 

@@ -48,30 +48,52 @@ def test_no_snapshot_knows_what_its_prompts_are_asked(seed: int) -> None:
         assert not len(known) or known["time"].max() < time
 
 
-def test_each_snapshot_is_what_lightgcn_makes_of_the_parts_before_it() -> None:
+NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def training_split() -> pl.DataFrame:
     rng = np.random.default_rng(0)
     train = pl.DataFrame({"user": np.repeat(np.arange(6), 9), "time": np.tile(np.arange(9), 6), "item": rng.integers(0, 12, 54)})
-    train = train.with_columns(liked=pl.Series(rng.random(54) < 0.7))
-    nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    likes = lightgcn.Likes(nothing, nothing, nothing, nothing, 6, 12)
-    steps: list[tuple[int, int]] = []
-    parted = train_snapshots(train, likes, OPTIONS.epochs, OPTIONS, lambda _, done, total: steps.append((done, total)))
-    assert (
-        steps[0] == (0, total := (OPTIONS.snapshots - 1) * OPTIONS.epochs)
-        and steps[-1] == (total, total)
-        and steps == sorted(steps)
-    )
+    return train.with_columns(liked=pl.Series(rng.random(54) < 0.7))
+
+
+def edges(rows: pl.DataFrame) -> lightgcn.Edges:
+    return rows["user"].to_numpy(), rows["item"].to_numpy()
+
+
+def test_each_snapshot_is_what_lightgcn_makes_of_the_parts_before_it() -> None:
+    train, steps = training_split(), []
+    likes = lightgcn.Likes(NOTHING, NOTHING, NOTHING, NOTHING, 6, 12)
+    parted, epochs = train_snapshots(train, likes, OPTIONS, lambda stage, done, total: steps.append((stage, done, total)))
+    assert epochs == 3 and steps == sorted(steps, key=lambda step: (step[0] == "LightGCN of earlier moments", step[1]))
+    for stage in ("epochs of LightGCN", "LightGCN of earlier moments"):
+        assert [step[1:] for step in steps if step[0] == stage][-1] == (3, 3)
     for k in (1, 2):
-        early = train.filter("liked", pl.col("time") < 3 * k)
-        expected = lightgcn.train(
-            lightgcn.Likes((early["user"].to_numpy(), early["item"].to_numpy()), nothing, nothing, nothing, 6, 12), OPTIONS
-        )
+        known = edges(train.filter("liked", pl.col("time") < 3 * k))
+        expected = lightgcn.train(lightgcn.Likes(known, NOTHING, NOTHING, NOTHING, 6, 12), OPTIONS)
         np.testing.assert_array_equal(parted["users"][k - 1], expected.users.astype(np.float16))
         np.testing.assert_array_equal(parted["fold_in"][k - 1], expected.fold_in.astype(np.float16))
 
 
+def test_the_last_part_chooses_the_epochs_of_all() -> None:
+    """And no likes of the caller's: those are validation's, whose users certify."""
+    train, options = training_split(), replace(OPTIONS, epochs=60, patience=10)
+    known, last = (train.filter(part) for part in (pl.col("time") < 6, pl.col("time") >= 6))
+    history, targets = edges(known.filter("liked")), edges(last.filter("liked"))
+    expected = lightgcn.train(lightgcn.Likes(history, history, edges(known), targets, 6, 12), options)
+    assert 0 < expected.epochs < 60, "the test shows nothing"
+    validation = lightgcn.Likes(NOTHING, history, NOTHING, edges(train.sample(20, seed=1)), 6, 12)
+    parted, epochs = train_snapshots(train, validation, options)
+    assert epochs == expected.epochs
+    np.testing.assert_array_equal(parted["items"][1], expected.items.astype(np.float16))
+    first = lightgcn.train(
+        lightgcn.Likes(edges(train.filter("liked", pl.col("time") < 3)), *[NOTHING] * 3, 6, 12), options, epochs=epochs
+    )
+    np.testing.assert_array_equal(parted["items"][0], first.items.astype(np.float16))
+
+
 def test_a_part_without_a_like_before_it_knows_nothing() -> None:
     train = frame([0, 0, 0, 0], [0, 1, 2, 3]).with_columns(liked=pl.col("time") >= 2)
-    nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    parted = train_snapshots(train, lightgcn.Likes(nothing, nothing, nothing, nothing, 1, 4), 3, replace(OPTIONS, snapshots=2))
-    assert not parted["users"].any() and not parted["items"].any() and not parted["fold_in"].any()
+    likes = lightgcn.Likes(NOTHING, NOTHING, NOTHING, NOTHING, 1, 4)
+    parted, epochs = train_snapshots(train, likes, replace(OPTIONS, snapshots=2))
+    assert epochs == OPTIONS.epochs and not parted["users"].any() and not parted["items"].any() and not parted["fold_in"].any()

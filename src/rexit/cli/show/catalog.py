@@ -44,7 +44,7 @@ def print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     _print_objectives(info)
     _print_lengths(info["prompt"])
     if retrieval["recall@20"] is None:
-        stdout.print("No user has a like in the validation split: recall was not measured, and all epochs were run.")
+        stdout.print("No user has a like in the validation split: recall was not measured.")
     else:
         name, note = ("LightGCN", f" ({counted(retrieval['epochs'], 'epoch')})") if "lightgcn" in info else ("embeddings", "")
         rows = [(name, retrieval["recall@20"]), ("popularity", retrieval["popularity_recall@20"])]
