@@ -11,7 +11,6 @@ report.html and traces.safetensors. The data moves in this order:
                 expected     what a ranking is expected to lose, without labels
                 evaluate     where candidates stop -> cost, and expected losses
                 search       thresholds, patience and rules for slates -> the cheapest within a budget
-                rivals       other ways to stop, tuned on the same traces
     goal                     what a policy must keep
     candidates               the search's policies, certified on users who had no part in choosing
     certify                  losses of users -> a guarantee

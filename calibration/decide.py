@@ -2,7 +2,7 @@
 
 What chooses is not what judges:
 
-    validation, users who choose           maps (cross-fitted) and what they read, thresholds, rivals
+    validation, users who choose           maps (cross-fitted) and what they read, thresholds
     validation, users who certify          the certificate
     test                                   the final table, read once
 
@@ -28,7 +28,6 @@ from rexit.calibration.candidates import (
 )
 from rexit.calibration.choose import maps as choice_of_maps
 from rexit.calibration.choose import objectives, platt
-from rexit.calibration.choose import rivals as other_ways
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.maps import Choice
 from rexit.calibration.choose.objectives import ObjectiveMaps
@@ -59,7 +58,7 @@ class Decision:
         tested: by metric's name, how many of the certifying users have a value.
         chosen: the candidate that `policy` is; None if that is full depth.
         candidates: all that were tested for a certificate, in that order.
-        rows: ways to stop on the test split: `full depth` first, then fixed depths, rivals, and `policy` last. Fixed depths use
+        rows: ways to stop on the test split: `full depth` first, then fixed depths, and `policy` last. Fixed depths use
             the chosen maps. If these read all heads, the last exit has a row too, since `full depth` is the last head alone.
         curve: each candidate on the test split.
         gains: over each fixed depth, if the policy is dynamic.
@@ -95,7 +94,6 @@ def decide(
     depths: Sequence[int],
     variant_sha256: str,
     goal: Goal,
-    rivals: bool = False,
     maps: str = choice_of_maps.AUTO,
     utility: Mapping[str, float] | None = None,
 ) -> Decision:
@@ -108,8 +106,7 @@ def decide(
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
        that fails.
     5. The cheapest certified policy; full depth, by its own head, if none saves 1 %.
-    6. The test split: values and differences with intervals over users, against full depth, fixed depths, and rivals tuned to the
-       chosen policy's budget.
+    6. The test split: values and differences with intervals over users, against full depth and fixed depths.
 
     Args:
         validation, test: traces of the two splits; with several objectives, raw log-odds of each.
@@ -117,7 +114,6 @@ def decide(
         depths: layers of each exit.
         variant_sha256: the variant that the policy is for.
         goal: what the policy must keep.
-        rivals: also tune other ways to stop, for the table.
         maps: the heads that an exit's c reads, OWN, ALL or AUTO of `maps`.
         utility: with several objectives, their weights, in the variant's order; then there is no choice of maps.
 
@@ -147,9 +143,6 @@ def decide(
     rows = [comparison.full_row(FULL_DEPTH), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(len(depths) - 1))]
     if choice.reads == choice_of_maps.ALL:
         rows.append(comparison.fixed_row(ALL_HEADS, len(depths) - 1))
-    if rivals:
-        ways = other_ways.tuned(choosing, chosen.budget if chosen else goal.max_drop)
-        rows += [comparison.row(name, stops(test.log_odds, comparison.evaluation.c)) for name, stops in ways.items()]
     rows.append(comparison.policy_row("policy", policy) if chosen else replace(rows[0], name="policy"))
     return Decision(
         goal=goal,

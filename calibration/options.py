@@ -28,7 +28,6 @@ class CalibrationOptions:
         device, threads: as for `rexit.open`.
         profile: what segments cost; None: it is measured.
         from_traces: decide on what the last calibration recorded, without running the model.
-        rivals: also tune other ways to stop, for comparison.
         negative_rate: the share of the population's negatives in the labels, more than 0 to 1; None: as `rexit index` sampled.
         utility: with several objectives, the weights of their probabilities, by name; None: all 1.
     """
@@ -45,6 +44,5 @@ class CalibrationOptions:
     threads: int = 0
     profile: CostProfile | None = None
     from_traces: bool = False
-    rivals: bool = False
     negative_rate: float | None = None
     utility: Mapping[str, float] | None = None

@@ -139,7 +139,6 @@ class _Work:
             depths=self._depths,
             variant_sha256=bundle.variant_sha256,
             goal=goal,
-            rivals=options.rivals,
             utility=utility,
         )
         rate = options.negative_rate

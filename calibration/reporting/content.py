@@ -158,7 +158,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
 
 
 def _settings(options: CalibrationOptions) -> dict[str, Any]:
-    left_out = {"profile", "from_traces", "rivals", *(() if options.utility else ("utility",))}
+    left_out = {"profile", "from_traces", *(() if options.utility else ("utility",))}
     return {name: value for name, value in asdict(options).items() if name not in left_out}
 
 

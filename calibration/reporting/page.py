@@ -15,7 +15,6 @@ import jinja2
 from markupsafe import Markup, escape
 
 from rexit.calibration import certify, metrics
-from rexit.calibration.choose import rivals
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots, tables
 from rexit.calibration.reporting.tables import Table
@@ -34,7 +33,6 @@ def page(report: Report) -> str:
     )
     environment.filters["code"] = _code
     summary = " ".join(report["verdict"]["summary"])
-    ways = [row["policy"] for row in report["table"]]
     examples = _examples(report)
     return environment.get_template("page.html.j2").render(
         report=report,
@@ -46,7 +44,6 @@ def page(report: Report) -> str:
         testers=certify.count_users(report["tested"]),
         rules=_rules(report["policy"]),
         maps=maps_sentence(report["maps"]),
-        rivals=[(name, about) for name, about in rivals.ABOUT.items() if name in ways],
         examples=examples,
         prompts=any(slate["prompt"] is not None for _, slates in examples for slate, _, _ in slates),
     )

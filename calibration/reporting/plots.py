@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
-from rexit.calibration.choose import rivals
 from rexit.calibration.reliability_table import title
 from rexit.measure.costs import depth_name
 
@@ -28,12 +27,10 @@ UNIT = 72
 COLOURS = {"page": "#000001", "ink": "#000002", "muted": "#000003", "rule": "#000004"} | {
     "policy": "#000005",
     "fixed": "#000006",
-    "rival": "#000007",
+    "extra": "#000007",
     "limit": "#000008",
 }
 """Stand-ins for the page's variables while Matplotlib draws."""
-
-MARKERS = ("^", "v", "D", "P", "X", "<", ">")
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -86,10 +83,6 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
             if some:
                 look: dict[str, Any] = {"color": COLOURS["policy"], "markerfacecolor": COLOURS[face], "label": label, "zorder": 4}
                 axes.plot(_ms(some), values(some), "o", markersize=7, **look)
-        names = [name for name in rivals.ABOUT if name in rows]
-        for name, marker in zip(names, MARKERS, strict=False):
-            bars([rows[name]], "rival")
-            axes.plot(_ms([rows[name]]), values([rows[name]]), marker, color=COLOURS["rival"], markersize=6, label=name)
         axes.plot(
             *(_ms([policy]), values([policy])),
             "o",
@@ -107,8 +100,8 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
         axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.5, handletextpad=0.5)
 
     description = (
-        f"Milliseconds per slate by the cost model, and {metric} on the test split, for fixed depths, the policies tested for "
-        "a certificate, and other ways to stop. The table of all ways to stop has the figures."
+        f"Milliseconds per slate by the cost model, and {metric} on the test split, for fixed depths and the policies tested for "
+        "a certificate. The table of all ways to stop has the figures."
     )
     return _svg(draw, (380, 420), f"Trade-off of {metric} and time", description)
 
@@ -150,7 +143,7 @@ def ratios(report: Mapping[str, Any]) -> str:
     """Returns the calibration ratio of each group of pairs, with its interval."""
     rows = [row for row in report["probabilities"]["table"] if row["ratio"] is not None]
     kinds = list(dict.fromkeys(row["by"] for row in rows))
-    colours = dict(zip(kinds, ("ink", "fixed", "policy", *("rival",) * len(kinds)), strict=False))
+    colours = dict(zip(kinds, ("ink", "fixed", "policy", *("extra",) * len(kinds)), strict=False))
 
     def draw(axes: Axes) -> None:
         axes.axvline(1, linestyle=(0, (4, 3)), color=COLOURS["muted"], linewidth=1)
@@ -172,7 +165,7 @@ def ratios(report: Mapping[str, Any]) -> str:
 def costs(report: Mapping[str, Any]) -> str:
     """Returns the parts of the mean slate's cost, at full depth and under the policy."""
     parts = report["parts"]
-    kinds = (("base", "muted"), ("prefix", "policy"), ("passes", "fixed"), ("candidates", "rival"))
+    kinds = (("base", "muted"), ("prefix", "policy"), ("passes", "fixed"), ("candidates", "extra"))
 
     def draw(axes: Axes) -> None:
         for y, cost in enumerate(parts.values()):

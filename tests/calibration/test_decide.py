@@ -137,20 +137,6 @@ def test_maps_make_depths_comparable() -> None:
     assert row(decision, "policy").drops["auc"][0] < 0.04
 
 
-def test_rivals_are_in_the_table_and_keep_the_budget_where_they_were_tuned() -> None:
-    noise = [0.8, 0.4, 0.0]
-    parts = traces(600, 10, noise, seed=1), traces(600, 10, noise, seed=2)
-    decision = decide_on(parts[0], GOAL, parts[1], rivals=True)
-    names = [entry.name for entry in decision.rows]
-    rivals = ["one threshold", "entropy", "patience", "exit shares", "one exit at a time"]
-    assert names == ["full depth", "2 layers", "4 layers", *rivals, "policy"]
-    for name in names[3:]:
-        assert row(decision, name).drops["user-auc"][0] < 2 * GOAL.max_drop
-    without = decide_on(parts[0], GOAL, parts[1])
-    assert [entry.name for entry in without.rows] == ["full depth", "2 layers", "4 layers", "policy"]
-    assert without.policy == decision.policy and row(without, "policy") == row(decision, "policy")
-
-
 def test_top_k_rules_let_candidates_go_once_their_place_is_known() -> None:
     goal = Goal((parse("top-k-overlap@3"),), 0.05, top_k=3)
     with_rule = decided([1.0, 0.5, 0.0], goal)

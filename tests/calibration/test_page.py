@@ -29,7 +29,6 @@ from builders.traces import even_costs, traces
 from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import CalibrationOptions, calibrate
-from rexit.calibration.choose import rivals
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content, page, plots
@@ -61,7 +60,7 @@ def _report(case: str) -> dict[str, Any]:
     costs = even_costs(3, 100, 10)
     with tempfile.TemporaryDirectory() as place:
         bundle = Bundle.open(write_two_tastes(Path(place)).bundle)
-        decision = decide_on(parts["validation"], goal, parts["test"], costs, bundle.manifest.exits, rivals=True)
+        decision = decide_on(parts["validation"], goal, parts["test"], costs, bundle.manifest.exits)
         conditions = Conditions(bundle.variant_sha256, "cpu", 2, {"cpu": "a processor", "cores": 2, "rexit": "0"})
         profile = CostProfile(conditions, 5.0, (SegmentCost(100.0, 0.0, 0.0, 1.0),) * 3, 0.04)
         early = [Example(7, (1, 2), (1, 1), (True, False), "A prompt of early")]
@@ -186,7 +185,7 @@ def test_reports_that_pages_are_made_of(case: str, kind: str, headline: str) -> 
     assert report["policy"]["kind"] == kind and re.match(headline, report["verdict"]["headline"])
     assert [row["by"] for row in report["probabilities"]["table"]] == ["answers", "exit", "exit", "exit"]
     ways = [row["policy"] for row in report["table"]]
-    assert [way for way in ways if way not in ("full depth", "policy") and "layer" not in way] == list(rivals.ABOUT)
+    assert ways == ["full depth", "1 layer", "2 layers", "policy"]
     for name in ("full depth", "policy"):
         paid = sum(sum(part) if isinstance(part, list) else part for part in report["parts"][name].values())
         assert paid == pytest.approx(report["table"][ways.index(name)]["cost_us"])
