@@ -17,7 +17,7 @@ from builders.bundles.engines import KEY, add_engines
 from builders.bundles.grown_catalog import LATEST, NEW, Info, Tables, write_grown
 from builders.bundles.variants import TENSORRT_HALF, add_variant
 from builders.bundles.watched import write_watched
-from rexit import Request, runtime
+from rexit import Request, roles, runtime
 from rexit.bundle import Bundle, Catalog, Engine, Manifest, Policy
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.refresh import RefreshOptions
@@ -241,6 +241,7 @@ def test_a_policy_is_tried_on_each_users_latest_slate_of_the_calibrated_size(
     monkeypatch.setattr(runtime.Session, "score", score)
     refresh_bundle(place / "bundle", place / "newer", RefreshOptions(policy_users=3, golden_slates=1))
     assert [moment for _, _, moment in scored] == [LATEST] * 3
+    assert not any(roles.chooses(user) for user, _, _ in scored), "who chose the policy loses too little by it"
     assert len({user for user, _, _ in scored}) == 3 and {size for _, size, _ in scored} <= {1, 2, 3, 4, 5}
 
 

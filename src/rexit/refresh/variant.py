@@ -3,9 +3,9 @@
 1. Some of its golden samples must still come out as recorded. Then what it computes here can be relied on.
 2. The runtime must assemble the new catalog's prompts as the exporter does.
 3. New golden samples are what the variant answers to them.
-4. The latest validation slates of some users, cut to the size that its policy was calibrated with, are answered by the policy and
-   then scored at full depth, as a service's audits are. If the mean loss cannot be within the limit that audits watch, the
-   refresh ends, unless policies are to be kept all the same.
+4. The latest validation slates of some users who did not choose its policy, cut to the size that it was calibrated with, are
+   answered by the policy and then scored at full depth, as a service's audits are. If the mean loss cannot be within the limit
+   that audits watch, the refresh ends, unless policies are to be kept all the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rexit import roles
 from rexit.audit import Watch, read_limits
 from rexit.bundle import Bundle, Catalog, Golden, GoldenSlate
 from rexit.bundle.golden import FILE as GOLDEN_FILE
@@ -42,7 +43,8 @@ class RefreshOptions:
         checkpoint: The checkpoint that the bundle was exported from. Needed where prompts have vectors.
         keep_policy: Keep policies without trying them.
         golden_slates: Golden slates to make for each variant.
-        policy_users: Most users, the latest of the validation split, that a policy is tried on, by a slate of each.
+        policy_users: Most users, the latest of the validation split who did not choose the policy, that it is tried on, by a
+            slate of each.
         device: Where variants run meanwhile. The CPU runs every variant's graphs.
         threads: Threads of the backend; 0: one per core.
     """
@@ -139,7 +141,7 @@ class Trial:
         return Golden(slates)
 
     def _try_policy(self, bundle: Bundle, session: Session) -> dict[str, Any] | None:
-        """What the policy loses on the latest validation users; None if it stops nothing early, or is kept without a trial."""
+        """What the policy loses on the latest users who did not choose it; None if it stops nothing early or needs no trial."""
         policy = bundle.policy()
         if policy is None or not policy.stops_early or self._options.keep_policy:
             return None
@@ -151,7 +153,8 @@ class Trial:
                 f"{exc}; so it is unknown what {name}'s policy may lose: nothing was swapped, --keep-policy swaps"
             ) from exc
         slates = cut(self._new, "validation", (policy.made_on or {}).get("slate", SIZE))
-        by_user = {slate.user: slate for slate in sorted(slates, key=lambda slate: slate.as_of or 0)}  # each user's latest
+        others = [slate for slate in slates if not roles.chooses(slate.user)]  # on those who chose it, it loses too little
+        by_user = {slate.user: slate for slate in sorted(others, key=lambda slate: slate.as_of or 0)}  # each user's latest
         latest = sorted(by_user.values(), key=lambda slate: slate.as_of or 0)[-self._options.policy_users :]
         for done, slate in enumerate(latest):
             self._progress(f"{name}: policy", done, len(latest))
