@@ -125,8 +125,9 @@ def _document(line: str, where: str) -> str:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{where}: not JSON: {exc}") from exc
-    document = typed(value, str | _Document, where, error=InputError)
-    return document if isinstance(document, str) else document.text
+    kind: Any = str | _Document
+    document = typed(value, kind, where, error=InputError)
+    return document.text if isinstance(document, _Document) else str(document)
 
 
 def _first_words(text: str) -> str:
