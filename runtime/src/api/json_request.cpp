@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "api/c_struct.hpp"
+#include "base/platform.hpp"
 #include "bundle/catalog/inputs.hpp"
 #include "files/json.hpp"
 
@@ -396,6 +397,7 @@ void JsonRequest::read(std::string_view text) {
   candidate_tokens_.clear();
   candidate_counts_.clear();
 
+  const platform::CLocale c_locale;  // nlohmann's lexer reads numbers with strtod
   Reader reader(*this);
   nlohmann::json::sax_parse(text.begin(), text.end(), &reader);
   for (std::size_t i = 0; i < inputs_.size(); ++i)

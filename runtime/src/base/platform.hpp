@@ -1,5 +1,5 @@
-// What differs between operating systems: files, shared libraries and processors. platform_posix.cpp is for Linux and macOS,
-// platform_windows.cpp for Windows; nothing else asks which one it is.
+// What differs between operating systems: files, shared libraries, processors and locales. platform_posix.cpp is for Linux and
+// macOS, platform_windows.cpp for Windows; nothing else asks which one it is.
 //
 // Paths are UTF-8. A function that fails returns what its comment says; error_text() then describes this thread's last failure.
 #pragma once
@@ -64,5 +64,17 @@ using NativePath = std::wstring;
 using NativePath = std::string;
 #endif
 NativePath native_path(const std::string& path);
+
+// While it lives, C functions of this thread read and write numbers as in the C locale, whatever the program's locale.
+class CLocale {
+ public:
+  CLocale() noexcept;
+  ~CLocale();
+  CLocale(const CLocale&) = delete;
+  CLocale& operator=(const CLocale&) = delete;
+
+ private:
+  void* previous_;
+};
 
 }  // namespace rexit::core::platform

@@ -5,12 +5,16 @@
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <xlocale.h>
+#endif
 #ifdef __linux__
 #include <sched.h>
 #endif
 
 #include <algorithm>
 #include <cerrno>
+#include <clocale>
 #include <cstring>
 #include <memory>
 #include <thread>
@@ -146,5 +150,12 @@ std::string architecture() {
 }
 
 NativePath native_path(const std::string& path) { return path; }
+
+CLocale::CLocale() noexcept {
+  static const locale_t c_locale = ::newlocale(LC_ALL_MASK, "C", nullptr);  // null, out of memory: uselocale() changes nothing
+  previous_ = ::uselocale(c_locale);
+}
+
+CLocale::~CLocale() { ::uselocale(static_cast<locale_t>(previous_)); }
 
 }  // namespace rexit::core::platform

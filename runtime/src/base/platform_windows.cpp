@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <bitset>
 #include <climits>
+#include <clocale>
 #include <cstring>
 #include <iterator>
+#include <memory>
 #include <utility>
 
 #include "base/platform.hpp"
@@ -63,6 +65,12 @@ std::optional<FileInfo> file_info(HANDLE handle) noexcept {
                   join(info.nFileIndexHigh, info.nFileIndexLow),
                   static_cast<std::int64_t>(join(info.ftLastWriteTime.dwHighDateTime, info.ftLastWriteTime.dwLowDateTime))};
 }
+
+// What CLocale restores.
+struct ThreadLocale {
+  int mode;
+  std::string numbers;
+};
 
 HANDLE handle_of(int file) noexcept { return reinterpret_cast<HANDLE>(::_get_osfhandle(file)); }
 
@@ -164,6 +172,24 @@ NativePath native_path(const std::string& path) {
   if (size > 0) ::MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, result.data(), size);
   result.pop_back();
   return result;
+}
+
+CLocale::CLocale() noexcept : previous_(nullptr) {
+  if (std::strcmp(std::localeconv()->decimal_point, ".") == 0) return;
+  try {
+    auto previous = std::make_unique<ThreadLocale>(ThreadLocale{0, std::setlocale(LC_NUMERIC, nullptr)});
+    previous->mode = ::_configthreadlocale(_ENABLE_PER_THREAD_LOCALE);
+    std::setlocale(LC_NUMERIC, "C");
+    previous_ = previous.release();
+  } catch (...) {  // out of memory: the program's locale applies
+  }
+}
+
+CLocale::~CLocale() {
+  const std::unique_ptr<const ThreadLocale> previous(static_cast<const ThreadLocale*>(previous_));
+  if (previous == nullptr) return;
+  std::setlocale(LC_NUMERIC, previous->numbers.c_str());
+  ::_configthreadlocale(previous->mode);
 }
 
 }  // namespace rexit::core::platform

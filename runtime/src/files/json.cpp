@@ -12,6 +12,7 @@
 
 #include <cmath>
 
+#include "base/platform.hpp"
 #include "base/status.hpp"
 
 namespace rexit::core {
@@ -161,6 +162,7 @@ std::vector<std::string> Json::strings() const {
 
 JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const std::string& name) {
   if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, expected at most ", max_json_bytes);
+  const platform::CLocale c_locale;  // nlohmann's lexer reads numbers with strtod
   BoundsCheck check(name);
   nlohmann::json::sax_parse(data, data + size, &check);
   try {
