@@ -53,9 +53,12 @@ class SessionLock {
       : handle_(required(handle, "session")) {
     if (handle_->busy.test_and_set(std::memory_order_acquire))
       fail(REXIT_INVALID_ARGUMENT, "the session is in use by another thread: give each thread its own session");
-    if (cancellation == Cancellation::discard_earlier) handle_->session.begin_call();
+    if (cancellation == Cancellation::discard_earlier) handle_->session.discard_cancellation();
   }
-  ~SessionLock() { handle_->busy.clear(std::memory_order_release); }
+  ~SessionLock() {
+    handle_->session.discard_cancellation();
+    handle_->busy.clear(std::memory_order_release);
+  }
   SessionLock(const SessionLock&) = delete;
   SessionLock& operator=(const SessionLock&) = delete;
   Session* operator->() const noexcept { return &handle_->session; }

@@ -162,7 +162,6 @@ const AuditedSlate* Session::audit() {
     return &audits_.finish(run(slate->prompt, full_depth, Deadline({}, 0, &backend_.cancelled()), ignored));
   } catch (const Error& error) {
     if (error.status() != REXIT_CANCELLED) audits_.skip();
-    begin_call();  // a cancellation ends one audit
     throw;
   } catch (...) {
     audits_.skip();

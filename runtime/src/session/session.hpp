@@ -105,8 +105,8 @@ class Session {
   // `prefixes` and `buffers` as at the end of the last call.
   Memory memory() const;
 
-  // Call at the beginning of a call, except before audit(). Discards an earlier cancellation.
-  void begin_call() noexcept { backend_.begin_call(); }
+  // Call at the beginning of a call, except before audit(), and at the end of every call.
+  void discard_cancellation() noexcept { backend_.discard_cancellation(); }
   void cancel() noexcept { backend_.cancel(); }
   // [segments], of the last score, trace, audit or warm-up, or since reset_segments().
   std::vector<SegmentStats> segments() const { return backend_.segments(); }

@@ -141,6 +141,24 @@ TEST_F(CancelTest, WhileARequestIsRead) {
   EXPECT_EQ(status, REXIT_CANCELLED);
 }
 
+// It has ended that call, and does not end the next audit, too.
+TEST_F(CancelTest, AnAuditAfterACancelledCallRuns) {
+  rexit::Session audited(bundle, 0, 0, 1);
+  const rexit::Policy policy{{0, 0, 0}, {0, 0, 0}};
+  ASSERT_EQ(audited.score(request().policy(policy)).stats.draw, REXIT_DRAWN);
+  std::atomic<bool> begun{false};
+  std::thread cancelling([&] {
+    while (!begun) std::this_thread::yield();
+    std::this_thread::sleep_for(milliseconds(20));
+    audited.cancel();
+  });
+  const rexit::Request many = long_request();
+  begun = true;
+  EXPECT_THROW(audited.score(many), rexit::Error);
+  cancelling.join();
+  EXPECT_EQ(audited.audit().exits.size(), slate.size());
+}
+
 TEST_F(CancelTest, OnlyThisSession) {
   rexit::Session other(bundle);
   std::atomic<bool> done{false};

@@ -133,7 +133,7 @@ class AuditTest : public testing::Test {
 
   std::int32_t score() {
     rexit_stats stats{};
-    session.begin_call();
+    session.discard_cancellation();
     session.score(request, Clock::now(), stats);
     return stats.draw;
   }

@@ -18,7 +18,7 @@ void SupervisedBackend::cancel() noexcept try {
 } catch (...) {  // the mutex cannot be locked; see set_log
 }
 
-void SupervisedBackend::begin_call() noexcept try {
+void SupervisedBackend::discard_cancellation() noexcept try {
   const std::lock_guard<std::mutex> lock(mutex_);
   cancelled_ = false;
   if (stop_ != nullptr) stop_->reset();

@@ -23,8 +23,7 @@ class SupervisedBackend final : public Backend {
 
   // From any thread: the running call throws REXIT_CANCELLED as soon as the backend can stop.
   void cancel() noexcept;
-  // Call at the beginning of a call. Discards an earlier cancellation.
-  void begin_call() noexcept;
+  void discard_cancellation() noexcept;
   const std::atomic<bool>& cancelled() const noexcept { return cancelled_; }
 
   // Totals since reset_segments(). From any thread, also during a call.
