@@ -439,7 +439,7 @@ NB_MODULE(_native, module) {
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("read_file", &Session::read_file, "path"_a)
-      .def("info", &Session::info)
+      .def("info", &Session::info, nb::keep_alive<0, 1>())  // it points into the bundle
       .def("utility", &Session::utility)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "request"_a)

@@ -264,6 +264,14 @@ def test_names_at_the_top(folder: Path) -> None:
         assert isinstance(session, rexit.Session) and isinstance(session.score(USER_IDS[0], ITEM_IDS), rexit.Scores)
 
 
+def test_info_keeps_its_bundle(folder: Path) -> None:
+    with runtime.open(folder) as session:
+        references = sys.getrefcount(session._native)
+        info = session._native.info()
+        assert sys.getrefcount(session._native) == references + 1
+    assert info.variant == "cpu-fp32" and info.policy_sha256 == ""
+
+
 def test_session_says_what_it_is(folder: Path) -> None:
     with rexit.open(folder) as session, session.another() as other:
         expected = f"<rexit.Session {str(folder)!r} cpu-fp32: exits after 1, 2, 4 layers, not calibrated>"
