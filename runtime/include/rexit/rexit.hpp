@@ -98,6 +98,13 @@ class Bundle {
                       return rexit_archive_open(archive.data, archive.bytes, &c_options, handle);
                     }),
                archive.owner) {}
+  Bundle(const Bundle&) = default;
+  Bundle(Bundle&&) = default;
+  Bundle& operator=(Bundle other) noexcept {  // the bundle before is closed before its owner
+    owner_.swap(other.owner_);
+    handle_.swap(other.handle_);
+    return *this;
+  }
 
   rexit_bundle_info info() const {
     rexit_bundle_info info{};
@@ -494,6 +501,14 @@ class Session {
     rexit_session* handle = nullptr;
     check(rexit_session_create(bundle.get(), &options, &handle));
     handle_.reset(handle);
+  }
+  Session(Session&&) = default;
+  Session& operator=(Session&& other) noexcept {  // the session before ends before its bundle
+    Session before(std::move(other));
+    std::swap(bundle_, before.bundle_);
+    std::swap(objectives_, before.objectives_);
+    handle_.swap(before.handle_);
+    return *this;
   }
 
   const Bundle& bundle() const noexcept { return bundle_; }

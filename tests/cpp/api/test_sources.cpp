@@ -131,6 +131,29 @@ TEST(Sources, MemoryIsKeptForTheLastSession) {
   EXPECT_FALSE(kept);
 }
 
+// A session or bundle that is still open may read its archive's memory.
+template <class Handle>
+void expect_closed_before_its_memory() {
+  const rexit::Bundle other(sound_bundle());
+  auto* archive = new std::string(tar(files_of(sound_bundle())));
+  std::optional<Handle> handle;
+  const void* before = nullptr;
+  bool is_open = true;
+  std::shared_ptr<const void> owner(archive, [&](const void* text) {
+    is_open = handle->get() == before;
+    delete static_cast<const std::string*>(text);
+  });
+  handle.emplace(rexit::Bundle(rexit::Archive{archive->data(), archive->size(), std::move(owner)}));
+  before = handle->get();
+  *handle = Handle(other);
+  EXPECT_FALSE(is_open);
+}
+
+TEST(Sources, MemoryIsKeptUntilAnAssignmentHasClosedItsReader) {
+  expect_closed_before_its_memory<rexit::Bundle>();
+  expect_closed_before_its_memory<rexit::Session>();
+}
+
 TEST(Sources, AReplacedArchiveIsReloaded) {
   const Place place;
   Members files = files_of(sound_bundle());
