@@ -26,10 +26,11 @@ struct rexit_bundle {
 
 struct rexit_session {
   Session session;
-  Request request;     // of the current call; a member so that calls reuse its memory, like the next two
-  JsonRequest json;    // likewise
-  std::string answer;  // of the last rexit_session_score_json
-  GoldenCheck golden;  // of the last rexit_session_check_golden
+  Request request;                         // of the current call; a member so that calls reuse its memory, like the next two
+  JsonRequest json;                        // likewise
+  std::string answer;                      // of the last rexit_session_score_json
+  GoldenCheck golden;                      // of the last rexit_session_check_golden
+  std::atomic<std::size_t> json_bytes{0};  // of `json` and `answer`, as at the end of the last call
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
   rexit_session(std::shared_ptr<const LoadedBundle> loaded, const rexit_session_options& options)
@@ -56,6 +57,8 @@ class SessionLock {
     if (cancellation == Cancellation::discard_earlier) handle_->session.discard_cancellation();
   }
   ~SessionLock() {
+    handle_->json.trim();
+    handle_->json_bytes = handle_->json.memory() + handle_->answer.capacity();
     handle_->session.discard_cancellation();
     handle_->busy.clear(std::memory_order_release);
   }
@@ -125,15 +128,24 @@ rexit_request with_options(const rexit_request& source, const rexit_json_options
   return request;
 }
 
-void run_score_json(rexit_session* session, std::string_view text, const rexit_json_options& options, rexit_stats& stats) {
+void run_score_json(rexit_session* session, std::string_view text, const rexit_json_options* options, const char** answer_out,
+                    std::size_t* answer_bytes_out, rexit_stats* stats_out) {
   const Clock::time_point start = Clock::now();
   const SessionLock lock(session);
   lock->reset_segments();
+  required(answer_out, "answer_out");
+  required(answer_bytes_out, "answer_bytes_out");
+  check_stats(stats_out);
+  const rexit_json_options settings = options != nullptr ? read_struct(options, "options") : rexit_json_options{};
   JsonRequest& json = session->json;
   json.read(text);
-  json.set_texts(options.texts, options.text_count, options.input_size);
-  const std::vector<Score>& scores = lock->score(lock.read(with_options(json.request(), options)), start, stats);
-  write_answer(json, session->session, scores, stats, options.waited_us, session->answer);
+  json.set_texts(settings.texts, settings.text_count, settings.input_size);
+  rexit_stats stats{};
+  const std::vector<Score>& scores = lock->score(lock.read(with_options(json.request(), settings)), start, stats);
+  write_answer(json, session->session, scores, stats, settings.waited_us, session->answer);
+  *answer_out = session->answer.c_str();
+  *answer_bytes_out = session->answer.size();
+  write_stats(stats, stats_out);
 }
 
 void run_trace(rexit_session* session, const rexit_request* request, float* log_odds_out, rexit_stats* stats_out) {
@@ -418,9 +430,9 @@ rexit_status rexit_session_warm_up(rexit_session* session) try {
 rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out) try {
   check_size(required(memory_out, "memory_out"), "memory_out");
   const Memory memory = required(session, "session")->session.memory();
-  write_struct(
-      {0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights, memory.pinned, memory.backend.gpu},
-      memory_out);
+  write_struct({0, memory.prefixes, memory.buffers + session->json_bytes, memory.backend.working, memory.backend.weights,
+                memory.pinned, memory.backend.gpu},
+               memory_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -476,15 +488,8 @@ rexit_status rexit_session_score_json(rexit_session* session, const char* reques
                                       const rexit_json_options* options, const char** answer_out, size_t* answer_bytes_out,
                                       rexit_stats* stats_out) try {
   required(session, "session");
-  required(answer_out, "answer_out");
-  required(answer_bytes_out, "answer_bytes_out");
-  check_stats(stats_out);
-  const rexit_json_options settings = options != nullptr ? read_struct(options, "options") : rexit_json_options{};
-  rexit_stats stats{};
-  run_score_json(session, {request_bytes != 0 ? required(request, "request") : "", request_bytes}, settings, stats);
-  *answer_out = session->answer.c_str();
-  *answer_bytes_out = session->answer.size();
-  write_stats(stats, stats_out);
+  run_score_json(session, {request_bytes != 0 ? required(request, "request") : "", request_bytes}, options, answer_out,
+                 answer_bytes_out, stats_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

@@ -16,6 +16,7 @@ namespace {
 
 // A value takes up to 16 bytes: far more candidates than a slate has in practice.
 constexpr std::size_t max_values = std::size_t{1} << 18;
+constexpr std::size_t max_kept_bytes = std::size_t{1} << 20;
 constexpr double max_deadline_ms = 1e12, max_exact_integer = 9007199254740992.0;
 constexpr char id_expected[] = "a 64-bit integer or a string", token_expected[] = "a token id";
 
@@ -437,6 +438,16 @@ void JsonRequest::set_texts(const rexit_input* texts, std::size_t count, std::si
     match->tokens = text.tokens;
     match->token_count = text.token_count;
   }
+}
+
+void JsonRequest::trim() noexcept {
+  if (memory() > max_kept_bytes) *this = JsonRequest{};
+}
+
+std::size_t JsonRequest::memory() const noexcept {
+  const auto bytes = [](const auto&... lists) { return (... + (lists.capacity() * sizeof(*lists.data()))); };
+  return bytes(id_, texts_, items_, recent_, liked_, inputs_, input_names_, input_tokens_at_, input_tokens_, prefix_,
+               candidate_tokens_, candidate_counts_);
 }
 
 }  // namespace rexit::core

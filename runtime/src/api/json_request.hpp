@@ -26,6 +26,11 @@ class JsonRequest {
   // `id` as JSON; empty: the request has none.
   const std::string& id() const noexcept { return id_; }
 
+  // Releases the memory of a long request, which ends request().
+  void trim() noexcept;
+  // In bytes.
+  std::size_t memory() const noexcept;
+
  private:
   class Reader;
 

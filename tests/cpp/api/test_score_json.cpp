@@ -120,6 +120,18 @@ TEST(ScoreJson, ADeadlineCountsFromTheArrival) {
   refused([&] { session.score_json(request, options); }, REXIT_DEADLINE, "while the request waited");  // its own counts
 }
 
+TEST(ScoreJson, ItsMemoryIsCountedAndThatOfALongRequestReleased) {
+  Session session{Bundle(sound_bundle())};
+  const std::string request = R"({"user": 106, "items": [8]})";
+  session.score_json(request);
+  const std::size_t before = session.memory().buffers;
+  constexpr std::size_t half = std::size_t{1} << 19;
+  session.score_json(request + std::string(half, ' '));
+  EXPECT_GE(session.memory().buffers, before + half);
+  session.score_json(request + std::string(4 * half, ' '));
+  EXPECT_LE(session.memory().buffers, before);
+}
+
 TEST(ScoreJson, AFailureWritesNothingAndTheSessionGoesOn) {
   Session session{Bundle(sound_bundle())};
   const char* answer = nullptr;
