@@ -171,6 +171,12 @@ REFUSALS = [
     in_json("both kinds of requests", '{BASE, "candidates": [[2]]}', "user is set, but the request is token ids: …"),
     in_json("an unknown field", '{BASE, "topk": 1}', "topk: a request has no such field, it has: id, user, items, …"),
     in_json("a verdict that is a number", '{BASE, "recent": [3, [3, 1]]}', "recent[1][1] is 1, expected true or false"),
+    in_json("an array behind a pair", '{BASE, "recent": [3, [8, true, [1]]]}', "recent[1] has more than 2 values, …"),
+    in_json(
+        "a whole number of more than 2^53",
+        '{"user": 100, "items": [3], "inputs": {"device": 9007199254740993}}',
+        f"inputs.device is 9.0072e+15, {DEVICE}",
+    ),
     in_json("half a pair", '{BASE, "recent": [[3]]}', "recent[0] has fewer than 2 values, …"),
     in_json("a key twice", '{BASE, "user": 100}', "user appears twice in the request"),
     in_json("an input twice", '{"inputs": {"device": "tv", "device": "tv"}}', "inputs.device appears twice in the request"),

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "api/c_struct.hpp"
+#include "api/request.hpp"
 #include "base/platform.hpp"
 #include "bundle/catalog/inputs.hpp"
 #include "files/json.hpp"
@@ -17,7 +18,7 @@ namespace {
 // A value takes up to 16 bytes: far more candidates than a slate has in practice.
 constexpr std::size_t max_values = std::size_t{1} << 18;
 constexpr std::size_t max_kept_bytes = std::size_t{1} << 20;
-constexpr double max_deadline_ms = 1e12, max_exact_integer = 9007199254740992.0;
+constexpr double max_deadline_ms = 1e12;
 constexpr char id_expected[] = "a 64-bit integer or a string", token_expected[] = "a token id";
 
 enum class Field { id, user, items, recent, as_of, inputs, prefix, candidates, top_k, deadline_ms, force_exit };
@@ -240,15 +241,13 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   void take_in_pair(const Scalar& value) {
-    const std::size_t position = entries_in_pair_++;
-    if (position == 0)
+    if (entries_in_pair_ == 0)
       to_.recent_.push_back(id(value));
-    else if (position == 1 && value.is(Scalar::Kind::boolean))
+    else if (entries_in_pair_ == 1 && value.is(Scalar::Kind::boolean))
       to_.liked_.push_back(static_cast<std::uint8_t>(value.integer));
-    else if (position == 1)
-      refuse(value.seen());
     else
-      refuse_pair("more");
+      refuse(value.seen());
+    ++entries_in_pair_;
   }
 
   void take_input(const Scalar& value) {
@@ -263,11 +262,7 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
         break;
       case Scalar::Kind::integer:
       case Scalar::Kind::number:
-        // A double would change an integer this large.
-        if (value.is(Scalar::Kind::integer) && std::fabs(value.number) >= max_exact_integer)
-          input.text = keep(value.text, [this] { return path(); }).data();
-        else
-          input.number = value.number;
+        input.number = value.number;
     }
     add_input(input, 0);
   }
@@ -357,11 +352,12 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   [[noreturn]] void refuse(std::string_view seen) const {
+    if (place_ == Place::verdict && entries_in_pair_ == 2) refuse_pair("more");
     fail(REXIT_INVALID_ARGUMENT, path(), " is ", seen, ", expected ", expected());
   }
 
   [[noreturn]] void refuse_pair(const char* length) const {
-    const std::size_t index = to_.liked_.size() - (entries_in_pair_ > 2 ? 1 : 0);
+    const std::size_t index = to_.liked_.size() - (entries_in_pair_ == 2 ? 1 : 0);
     fail(REXIT_INVALID_ARGUMENT, "recent[", index, "] has ", length,
          " than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]");
   }
@@ -424,7 +420,7 @@ void JsonRequest::read(std::string_view text) {
 void JsonRequest::set_texts(const rexit_input* texts, std::size_t count, std::size_t entry_size) {
   if (count == 0) return;
   required(texts, "options.texts");
-  check_entry_size<rexit_input>(entry_size, sizeof(rexit_input), "options.input_size");
+  check_entry_size<rexit_input>(entry_size, first_input_size, "options.input_size");
   for (std::size_t i = 0; i < count; ++i) {
     const Position position{"options.texts", i};
     const rexit_input text = read_entry(texts, i, entry_size, position);

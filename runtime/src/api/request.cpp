@@ -13,7 +13,7 @@ namespace rexit::core {
 namespace {
 
 // Sizes in the first version of rexit.h.
-constexpr std::size_t first_id_size = 16, first_score_size = 24, first_input_size = 40;
+constexpr std::size_t first_id_size = 16, first_score_size = 24;
 
 std::string text_of(const rexit_id& id) { return id.text != nullptr ? quoted(id.text) : std::to_string(id.number); }
 

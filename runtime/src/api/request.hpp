@@ -6,6 +6,9 @@
 
 namespace rexit::core {
 
+// sizeof(rexit_input) in the first version of rexit.h.
+constexpr std::size_t first_input_size = 40;
+
 // Fills `out` and reuses its memory. `source`: as read_struct() returns it. Token ids stay in the caller's memory, and the
 // session checks them. A message begins with the field's path in a JSON request. Throws REXIT_INVALID_ARGUMENT or
 // REXIT_UNKNOWN_ITEM.

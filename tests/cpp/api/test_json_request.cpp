@@ -49,7 +49,7 @@ TEST(JsonRequest, HasIdsAndInputs) {
   EXPECT_STREQ(request.inputs[0].text, "tv");
   EXPECT_EQ(request.inputs[1].number, 21);
   EXPECT_EQ(request.inputs[2].number, 0.5);
-  EXPECT_STREQ(request.inputs[3].text, "9007199254740993");  // no double is this number
+  EXPECT_EQ(request.inputs[3].number, 9007199254740992.0);  // as for every other caller
   EXPECT_EQ(std::vector<std::int32_t>(request.inputs[4].tokens, request.inputs[4].tokens + 2), (std::vector<std::int32_t>{4, 5}));
   EXPECT_NE(request.inputs[5].tokens, nullptr);
   EXPECT_EQ(request.inputs[5].token_count, 0u);
@@ -101,6 +101,8 @@ TEST(JsonRequest, WrongTypesAndRangesAreRefused) {
       {R"({"recent": [1, [true, 1]]})", "recent[1][0] is true, expected a 64-bit integer or a string"},
       {R"({"recent": [1, [2]]})", "recent[1] has fewer than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]"},
       {R"({"recent": [[]]})", "recent[0] has fewer than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]"},
+      {R"({"recent": [[1, true, [1]]]})", "recent[0] has more than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]"},
+      {R"({"recent": [[1, {}]]})", "recent[0][1] is an object, expected true or false"},
       {R"({"recent": [[1, true, 1]]})", "recent[0] has more than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]"},
       {R"({"as_of": 1.0})", "as_of is 1.0, expected a 64-bit integer"},
       {R"({"inputs": []})", "inputs is an array, expected an object of values by name"},
