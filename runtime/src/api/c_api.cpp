@@ -44,6 +44,8 @@ namespace {
 constexpr char version[] =
     REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
 
+constexpr std::size_t max_json_bytes_kept = std::size_t{1} << 20;  // of a session, from call to call
+
 enum class Cancellation { discard_earlier, keep_earlier };
 
 // Exclusive use of a session, from the beginning of a call to its end. Two threads would corrupt its buffers, so the second
@@ -57,7 +59,7 @@ class SessionLock {
     if (cancellation == Cancellation::discard_earlier) handle_->session.discard_cancellation();
   }
   ~SessionLock() {
-    handle_->json.trim();
+    handle_->json.trim(max_json_bytes_kept);
     handle_->json_bytes = handle_->json.memory() + handle_->answer.capacity();
     handle_->session.discard_cancellation();
     handle_->busy.clear(std::memory_order_release);
@@ -448,8 +450,8 @@ rexit_status rexit_session_clear_cache(rexit_session* session) try {
 rexit_status rexit_session_trim(rexit_session* session) try {
   const SessionLock lock(session);
   session->request = Request{};
-  session->json = JsonRequest{};
-  session->answer = std::string{};
+  session->json.trim(0);
+  std::string().swap(session->answer);
   session->golden = {};
   lock->trim();
   return REXIT_OK;

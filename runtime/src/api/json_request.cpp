@@ -5,6 +5,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "api/c_struct.hpp"
 #include "api/request.hpp"
@@ -17,7 +18,6 @@ namespace {
 
 // A value takes up to 16 bytes: far more candidates than a slate has in practice.
 constexpr std::size_t max_values = std::size_t{1} << 18;
-constexpr std::size_t max_kept_bytes = std::size_t{1} << 20;
 constexpr double max_deadline_ms = 1e12;
 constexpr char id_expected[] = "a 64-bit integer or a string", token_expected[] = "a token id";
 
@@ -436,8 +436,10 @@ void JsonRequest::set_texts(const rexit_input* texts, std::size_t count, std::si
   }
 }
 
-void JsonRequest::trim() noexcept {
-  if (memory() > max_kept_bytes) *this = JsonRequest{};
+void JsonRequest::trim(std::size_t max_bytes) noexcept {
+  if (memory() <= max_bytes) return;
+  JsonRequest empty;  // swapped: a string to which an empty one is assigned keeps its memory
+  std::swap(*this, empty);
 }
 
 std::size_t JsonRequest::memory() const noexcept {

@@ -26,8 +26,8 @@ class JsonRequest {
   // `id` as JSON; empty: the request has none.
   const std::string& id() const noexcept { return id_; }
 
-  // Releases the memory of a long request, which ends request().
-  void trim() noexcept;
+  // Releases its memory if that is more than `max_bytes`. Ends request().
+  void trim(std::size_t max_bytes) noexcept;
   // In bytes.
   std::size_t memory() const noexcept;
 
