@@ -163,7 +163,7 @@ def test_device(run: Run, place: Path) -> None:
     assert run("verify", bundle, "--device", "cuda").code == 8
     words = ("--variant", TENSORRT_HALF, "--device", "cpu", "--json")
     assert run("bench", bundle, "--requests", 2, "--slate", 3, *words).json["device"] == "cpu"
-    assert_one_line(run("bench", bundle, "--device", "npu"), 2, "`npu`")
+    assert_one_line(run("bench", bundle, "--variant", "cpu-fp32", "--device", "npu"), 2, "`npu`")
 
 
 def test_no_bundle_and_no_variant(run: Run, place: Path) -> None:

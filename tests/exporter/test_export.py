@@ -70,7 +70,7 @@ def test_existing_bundle_keeps_its_other_variants(bundle: Path, checkpoint_folde
             bundle / "variants" / name / "policy.json"
         )
     export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(golden_slates=2))
-    old, new = Bundle.open(bundle, "cpu-other"), Bundle.open(bundle)
+    old, new = Bundle.open(bundle, "cpu-other"), Bundle.open(bundle, "cpu-fp32")
     assert old.manifest.variants == ("cpu-fp32", "cpu-other")
     assert old.edited() == [] == new.edited()
     assert old.policy() is not None and new.policy() is None
