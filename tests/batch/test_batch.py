@@ -9,18 +9,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.grown_catalog import swap_for_grown
 from builders.bundles.held_out import HeldOut
 from rexit.batch import BatchOptions, ColumnNames, Report, output, pairs, score_files, work
 from rexit.batch.engine import Engine, Local, Opening
-from rexit.bundle import Bundle
+from rexit.batch.pairs import PairFiles
+from rexit.batch.records import PairReader
+from rexit.batch.work import Work
+from rexit.bundle import Bundle, Catalog
+from rexit.bundle.inputs import Input, Inputs
 from rexit.errors import BundleError, InputError
+from rexit.progress import silent
 
 COLUMNS = ColumnNames()
 
@@ -47,7 +54,7 @@ def test_small_batches_change_nothing(
     frame().write_csv(source) if suffix == "csv" else frame().write_parquet(source)
     score(bundle, source, tmp_path / f"once.{suffix}", top_k=top_k)
     monkeypatch.setattr(pairs, "MAX_BATCH_ROWS", 7)
-    monkeypatch.setattr(work, "_BUFFERED_ROWS", 20)
+    monkeypatch.setattr(work, "_BUFFERED_BYTES", 20 * 32)
     monkeypatch.setattr(work, "PARTITIONS", 5)
     monkeypatch.setattr(output, "BUFFERED_RECORDS", 3)
     score(bundle, source, tmp_path / f"often.{suffix}", top_k=top_k)
@@ -60,6 +67,28 @@ def test_small_batches_change_nothing(
 
 def _slates(frame: pl.DataFrame) -> list[int]:
     return frame.group_by("user_id", "as_of").len()["len"].to_list()
+
+
+@pytest.mark.parametrize("max_tokens", [1, 1000, 4096])
+def test_what_is_buffered_is_bounded_by_bytes(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_tokens: int
+) -> None:
+    """However long texts may be."""
+    frame().write_csv(tmp_path / "pairs.csv")
+    text = Input(name="query", max_tokens=max_tokens, optional=True)
+    sizes, append = [], Work._append
+
+    def measured(work: Work, buffered: dict[int, list[NDArray[Any]]]) -> None:
+        sizes.append(sum(records.nbytes for part in buffered.values() for records in part))
+        append(work, buffered)
+
+    monkeypatch.setattr(Work, "_append", measured)
+    monkeypatch.setattr(work, "_BUFFERED_BYTES", 1 << 15)
+    monkeypatch.setattr(Catalog, "inputs", Inputs((text,)))
+    reader = PairReader(PairFiles.find(tmp_path / "pairs.csv", ColumnNames(), ()), bundle, None, {})
+    with Work.opened(tmp_path / "out.csv") as opened:
+        assert opened.split(reader, {}, silent).rows == 600
+    assert sum(sizes) == 600 * reader.record_bytes and max(sizes) <= 2 << 15
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

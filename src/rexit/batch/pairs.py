@@ -7,7 +7,7 @@ the file says. Parquet needs polars, which the base install leaves out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAIR_FORMATS = (".csv", ".tsv", ".parquet")
 OUT_FORMATS = (".csv", ".parquet")
 MAX_BATCH_ROWS = 1 << 16
-"""Rows of a batch, except the last one of a file."""
+"""Maximum number of rows of a batch."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,12 @@ class PairFiles:
             raise InputError(f"{place}: no such file")
         header, time = _header(files[0]), columns.as_of or "as_of"
         _check_header(files[0], header, columns, added)
+        input_columns = {name: column for name in inputs if (column := columns.inputs.get(name, name)) in header}
         for path in files:
             if path.suffix == ".parquet":
-                _check_types(path, columns, time)
+                _check_types(path, columns, time, input_columns.values())
             if (other := _header(path)) != header:
                 raise InputError(f"{path}: has the columns {', '.join(other)}; {files[0].name} has {', '.join(header)}")
-        input_columns = {name: column for name in inputs if (column := columns.inputs.get(name, name)) in header}
         return cls(place, files, header, columns, time if time in header else None, input_columns)
 
     def identity(self) -> list[list[Any]]:
@@ -177,12 +177,15 @@ class PairFiles:
                 common[name] = wider
         return common
 
-    def batches(self) -> Iterator[Batch]:
-        """Yields all rows in order. Raises InputError for an unreadable file, and for a row with too many or too few fields."""
+    def batches(self, max_rows: int | None = None) -> Iterator[Batch]:
+        """Yields all rows in order. max_rows: most rows of a batch, if that is below MAX_BATCH_ROWS. Raises InputError for an
+        unreadable file, and for a row with too many or too few fields."""
+        rows = min(MAX_BATCH_ROWS, max_rows or MAX_BATCH_ROWS)
         first = 0
         for path in self.files:
             before = 0
-            for cells, frame in _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path, self.header):
+            parts = _parquet_rows(path, rows) if path.suffix == ".parquet" else _csv_rows(path, self.header, rows)
+            for cells, frame in parts:
                 batch = Batch(path, first + before, before, self.header, cells, frame)
                 yield batch
                 before += len(batch)
@@ -216,32 +219,33 @@ def _header(path: Path) -> tuple[str, ...]:
     return tuple(next(read_lines(path))[1])
 
 
-def _csv_rows(path: Path, header: Sequence[str]) -> Iterator[tuple[list[list[str]], None]]:
+def _csv_rows(path: Path, header: Sequence[str], size: int) -> Iterator[tuple[list[list[str]], None]]:
     rows: list[list[str]] = []
     for n, row in enumerate(filter(None, (cells for _, cells in itertools.islice(read_lines(path), 1, None))), 1):
         if len(row) != len(header):
             raise InputError(f"{path}: row {n} has {len(row)} fields, the header has {len(header)}")
         rows.append(row)
-        if len(rows) == MAX_BATCH_ROWS:
+        if len(rows) == size:
             yield rows, None
             rows = []
     if rows:
         yield rows, None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[None, pl.DataFrame]]:
+def _parquet_rows(path: Path, size: int) -> Iterator[tuple[None, pl.DataFrame]]:
     import polars as pl
 
     try:
-        for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=MAX_BATCH_ROWS, maintain_order=True):
+        for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=size, maintain_order=True):
             if frame.height:
                 yield None, frame
     except pl.exceptions.PolarsError as exc:
         raise _not_parquet(path, exc) from exc
 
 
-def _check_types(path: Path, columns: ColumnNames, time: str) -> None:
-    """Raises InputError for ids and times of a type that `rexit index` does not take either."""
+def _check_types(path: Path, columns: ColumnNames, time: str, inputs: Iterable[str]) -> None:
+    """Raises InputError for ids and times of a type that `rexit index` does not take either, and for columns of inputs that hold
+    neither values nor lists of token ids."""
     import polars as pl
 
     schema = _types(path)
@@ -253,6 +257,11 @@ def _check_types(path: Path, columns: ColumnNames, time: str) -> None:
     dtype = schema.get(time)
     if dtype is not None and not (dtype.is_numeric() or dtype in (*text, pl.Date, pl.Datetime)):
         raise InputError(f"{path}: column {time!r} holds {dtype}, expected whole numbers, dates or ISO 8601 text")
+    for name in inputs:
+        dtype = schema.get(name)
+        value = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+        if value is not None and (value.is_nested() or value == pl.Binary):
+            raise InputError(f"{path}: column {name!r} holds {dtype}, expected numbers, texts or lists of token ids")
 
 
 def _types(path: Path) -> dict[str, pl.DataType]:

@@ -71,6 +71,11 @@ class PairReader:
         """Number of users so far."""
         return int(self._is_used.sum()) + len(self.unknown)
 
+    @property
+    def record_bytes(self) -> int:
+        """Size of a record, which grows with the tokens of texts."""
+        return pair_type(self._catalog.inputs).itemsize
+
     def records(self, batch: Batch) -> NDArray[Any]:
         """Returns the rows as records of `pair_type`. Raises InputError that names the row."""
         columns, inputs = self.files.columns, self._catalog.inputs

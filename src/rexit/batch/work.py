@@ -29,8 +29,8 @@ from rexit.progress import Progress
 
 PARTITIONS = 256
 """Number of partitions. A killed run loses at most one. All their files are open at once when the scores are put in order."""
-_BUFFERED_ROWS = 1 << 19
-"""Rows read before they are appended to the partitions, so that no file is opened for a handful of rows."""
+_BUFFERED_BYTES = 1 << 25
+"""Size of the records read before they are appended to the partitions, so that no file is opened for a handful of rows."""
 
 
 SCORE = np.dtype(
@@ -110,17 +110,19 @@ class Work:
         """Reads all pairs and partitions them. Raises InputError for the first bad row, and for items that the catalog does not
         have."""
         self.clear()
-        rows = 0
+        rows = buffered_bytes = 0
         buffered: dict[int, list[NDArray[Any]]] = {}
-        for batch in reader.files.batches():
+        for batch in reader.files.batches(max(1, _BUFFERED_BYTES // reader.record_bytes)):
             records = reader.records(batch)
             partitions = records["user"] % PARTITIONS
             for partition in np.unique(partitions).tolist():
                 buffered.setdefault(partition, []).append(records[partitions == partition])
             rows += len(records)
             progress("pairs read", rows, rows)
-            if rows % _BUFFERED_ROWS < len(records):
+            buffered_bytes += records.nbytes
+            if buffered_bytes >= _BUFFERED_BYTES:
                 self._append(buffered)
+                buffered_bytes = 0
         self._append(buffered)
         reader.finish()
         if not rows:
