@@ -269,7 +269,7 @@ class IndexOptions:
 
     positive_at: the lowest rating that is a like; None: POSITIVE_AT.
     implicit: every interaction is a like and ratings are not read.
-    unrated: items sampled beside each like and taken as not liked, in the splits alone: those that the user never rated
+    unrated: items sampled beside each like and taken as not liked: those that the user never rated
         (`rexit.exporter.catalog.unrated`); with `implicit` those that the user had not met by the end of the split
         (`rexit.exporter.catalog.negatives`). None: 0, with `implicit` 4.
     order: what orders interactions: `time` (the column), `file` or `random`.
@@ -329,6 +329,8 @@ class IndexOptions:
             raise InputError(f"neighbours is {self.neighbours}, expected at most {MAX_NEIGHBOURS}")
         if self.sampled < (1 if self.implicit else 0):
             raise InputError(f"unrated is {self.sampled}, expected at least {'1 with implicit' if self.implicit else 0}")
+        if self.sampled and not self.implicit and self.columns.split is not None:
+            raise InputError(f"unrated {self.unrated} excludes a split column, which unrated items lack: leave one of them out")
         if self.order not in ORDERS:
             raise InputError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
         if self.split is not None and self.columns.split is not None:

@@ -116,13 +116,11 @@ def _options(old: Catalog) -> IndexOptions:
     if not isinstance(columns, dict) or not {"user", "item"} <= set(columns):
         raise BundleError(f"{old.path}/catalog.json: `columns` is {columns!r}, expected the names of the columns that were read")
     implicit = "sampled" in label
-    unrated = {"each": label["sampled"], "seed": label["seed"]} if implicit else label.get("unrated", {"each": None, "seed": 0})
     return IndexOptions(
         columns=Columns(**{name: column for name, column in columns.items() if name != "split"}),
         positive_at=None if implicit else label["positive_at"],
         implicit=implicit,
-        unrated=unrated["each"],
-        seed=unrated["seed"],
+        **({"unrated": label["sampled"], "seed": label["seed"]} if implicit else {}),
         order=old.info["order"]["by"],
         objectives=tuple(ObjectiveRule(name, **rule) for name, rule in label.get("objectives", {}).items()),
     )

@@ -22,7 +22,6 @@ from rexit.errors import InputError
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
 from rexit.exporter.catalog.negatives import with_negatives
-from rexit.exporter.catalog.unrated import unrated_items
 from rexit.exporter.options import Columns, IndexOptions
 
 HELD_OUT = 10
@@ -113,7 +112,7 @@ def in_catalog_unit(frame: pl.DataFrame, old: Catalog, path: Path) -> pl.DataFra
 @dataclass(frozen=True)
 class MergedData:
     """interactions: all, sorted by (user, time, item): `user`, `item` (rows), `time`, `liked`, `new`.
-    samples: interactions and sampled items, with their `split`."""
+    samples: interactions and sampled negatives, with their `split`."""
 
     interactions: pl.DataFrame
     samples: pl.DataFrame
@@ -164,41 +163,26 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     fresh = fresh.join(known, on=list(_ORDER), how="anti", maintain_order="left")
     merged = pl.concat([known, fresh], how="diagonal").sort(*_ORDER, maintain_order=True)
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
-    old_samples = _old_samples(old, users, items)
     if options.implicit:
         assigned = with_negatives(assigned, len(items.ids), options.sampled, options.seed, path)
-    samples = assigned.filter("new")
-    if options.sampled and not options.implicit:
-        seed = (options.seed, len(merged))  # else each update would sample the same items again
-        likes = samples.filter("liked")
-        unrated = unrated_items(likes, merged, users.ids, items.ids, options.sampled, seed, excluded=old_samples)
-        samples = pl.concat([samples, unrated])
-    samples = pl.concat([samples.select(old_samples.columns), old_samples])
-    return MergedData(merged, samples.sort(*_ORDER, maintain_order=True))
-
-
-def _old_samples(old: Catalog, users: Entities, items: Entities) -> pl.DataFrame:
-    """The old catalog's splits in the new rows: `user`, `time`, `item`, `liked`, `split`, inputs and objectives."""
-    inputs = [INPUT + name for name in old.inputs.names]
-    objectives = [COLUMN + name for name in old.objectives]
-    parts = []
-    for split in SPLITS:
-        part = old.split(split)
+    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *inputs, *objectives)]
+    for name in SPLITS:
+        part = old.split(name)
         written = np.array([" ".join(map(str, codes)) for codes in part.codes], object)
         columns = {
             "user": users.old_rows[part.users],
             "time": part.times,
             "item": items.old_rows[part.items],
             "liked": part.liked,
-            "split": pl.repeat(split, len(part), eager=True),
             **{name: pl.Series(written[places], dtype=pl.String) for name, places in zip(inputs, part.inputs.T, strict=True)},
             **{
                 name: pl.Series(labels == 1).set(pl.Series(labels == UNKNOWN), None)
                 for name, labels in zip(objectives, part.objectives.T, strict=True)
             },
         }
-        parts.append(pl.DataFrame(columns))
-    return pl.concat(parts)
+        frame = pl.DataFrame(columns).with_columns(split=pl.lit(name))
+        parts.append(frame.select(parts[0].columns))
+    return MergedData(merged, pl.concat(parts).sort(*_ORDER, maintain_order=True))
 
 
 def _splits(users: pl.Series) -> pl.DataFrame:

@@ -31,7 +31,7 @@ class Data:
 
     interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `input.NAME` (codes as text) for each of `inputs`
         and `objective.NAME` (bool with nulls) for each objective, sorted by (user, time, item).
-    samples: the interactions and the sampled items; what the splits hold. No table is made of them.
+    samples: the interactions and the sampled negatives; what the splits hold.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
     dropped: number of repeated rows that were left out.
@@ -87,12 +87,13 @@ def read_data(
     interactions = pl.concat(parts, rechunk=True)
     del parts
     dropped = count - len(interactions)
+    if options.sampled and not options.implicit:
+        user_ids, item_ids = entities["user"]["id"], entities["item"]["id"]
+        interactions = with_unrated(interactions, user_ids, item_ids, options.sampled, options.seed, source)
     interactions, split = assign(interactions, options, source)
     samples = interactions
     if options.implicit:
         samples = with_negatives(interactions, len(items), options.sampled, options.seed, source)
-    elif options.sampled:
-        samples = with_unrated(interactions, ids_of["user"], ids_of["item"], options.sampled, options.seed, source)
     check_classes(samples, objectives, source)
     times = interactions["time"].to_numpy()
     timeline = Timeline(options.order, int(times.min()), int(times.max()), unit)

@@ -22,7 +22,7 @@ from rexit.checks.golden import check_golden
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.negatives import with_negatives
-from rexit.exporter.catalog.unrated import unrated_items
+from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
 from rexit.exporter.model.training import packed_rows
@@ -421,6 +421,6 @@ def test_sampled_items_have_the_inputs_of_their_interaction() -> None:
     expected = dict(zip(zip(frame["user"], frame["time"], strict=True), frame["input.device"], strict=True))
     assert len(negatives) == 8 + 1
     assert all(row["input.device"] == expected[row["user"], row["time"]] for row in negatives.iter_rows(named=True))
-    unrated = unrated_items(frame.filter("liked"), frame, pl.Series([1, 2]), pl.Series([1, 2, 3]), 1, 0)
+    unrated = with_unrated(frame, pl.Series([1, 2]), pl.Series([1, 2, 3]), 1, 0, Path("a.csv"))[len(frame) :]
     assert len(unrated) > 0 and not unrated["liked"].any()
     assert all(row["input.device"] == expected[row["user"], row["time"]] for row in unrated.iter_rows(named=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from builders.data import ratings
 from rexit import slates
 from rexit.bundle import Catalog
-from rexit.bundle.catalog import TABLES
 from rexit.cli import main
 from rexit.exporter.graph import activations
 from rexit.exporter.index import build_catalog
@@ -53,6 +51,8 @@ def build(data: Path, options: IndexOptions = OPTIONS) -> None:
 @pytest.fixture
 def data(indexed: Path, tmp_path: Path) -> Path:
     """Beside the catalog what happened since: everybody met item 100, user 90 is new, and so is item 0, which sorts first."""
+    import shutil
+
     shutil.copytree(indexed, tmp_path, dirs_exist_ok=True)
     rows = [(user, NEW_ITEM, 5 if user % 2 else 1, 20_000) for user in range(1, ratings.USERS + 1)]
     rows += [(NEW_USER, 1, 5, 20_001), (NEW_USER, NEW_ITEM, 5, 20_002), (3, BETWEEN, 4, 20_003)]
@@ -117,28 +117,6 @@ def test_what_the_catalog_holds_already_is_not_added(run: Run, data: Path) -> No
     assert code == 0, err
     updated = json.loads(out)["updated"]
     assert (updated["interactions"], updated["repeats"]) == (27, 50)
-
-
-def test_new_likes_bring_unrated_items_to_their_split_alone(data: Path, run: Run) -> None:
-    """What a prompt reads is the same with unrated items and without; new likes have as many as old ones."""
-    assert run()[0] == 0
-    plain = Catalog.open(data / "new")
-    build(data, replace(OPTIONS, unrated=1))
-    old = data / "catalog"
-    for catalog in ("catalog", "again"):
-        assert run(catalog=catalog)[0] == 0
-        new = Catalog.open(data / "new")
-        assert new.info["updated"]["interactions"] == (27 if catalog == "catalog" else 0)
-        for name in TABLES:
-            assert (new.path / name).read_bytes() == (plain.path / name).read_bytes(), name
-        before, after = (pl.concat([pl.read_parquet(path) for path in folder.glob("splits/*")]) for folder in (old, new.path))
-        added = after.join(before, on=["user", "item", "time"], how="anti")
-        likes, unrated = added.filter("liked"), added.filter(~pl.col("liked")).filter(pl.col("item") != NEW_ITEM)
-        assert len(likes) > 10 and len(after) == len(before) + len(added)
-        assert unrated.join(likes, on=["user", "time"], how="anti").is_empty()
-        assert unrated.group_by("user", "time").len()["len"].to_list() == [1] * len(likes)
-        assert unrated.join(before, on=["user", "item"], how="semi").is_empty(), "neither rated nor sampled before"
-        shutil.copytree(new.path, data / "again", dirs_exist_ok=True)
 
 
 def test_new_times_are_read_in_the_catalogs_unit(data: Path, run: Run) -> None:
@@ -401,6 +379,8 @@ def test_columns_have_the_catalogs_names(data: Path, run: Run) -> None:
 
 
 def test_a_bundles_copy_cannot_be_updated(run: Run, data: Path) -> None:
+    import shutil
+
     shutil.rmtree(data / "catalog" / "splits")
     code, _, err = run()
     assert code == 4 and err.count("\n") == 1 and "a bundle's catalog does not hold it" in err

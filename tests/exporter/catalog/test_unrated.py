@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 
 from builders.data.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS, TABLES
 from rexit.errors import InputError
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.index import build_catalog
@@ -38,10 +36,8 @@ def ratings() -> pl.DataFrame:
 
 def added(ratings: pl.DataFrame, each: int = 9, seed: int = 0) -> pl.DataFrame:
     result = with_unrated(ratings, USERS, ITEMS, each, seed, PATH)
-    key = ["user", "time", "item"]
-    assert result.join(ratings, on=key, how="semi").equals(ratings.sort(key))
-    assert result.equals(result.sort(key))
-    return result.join(ratings, on=key, how="anti")
+    assert result.head(len(ratings)).equals(ratings)
+    return result.tail(len(result) - len(ratings))
 
 
 def test_each_like_brings_items_that_its_user_never_rated_at_its_own_time(ratings: pl.DataFrame) -> None:
@@ -72,32 +68,27 @@ def test_users_who_rated_everything_get_nothing(ratings: pl.DataFrame) -> None:
         added(everything)
 
 
-def test_a_negative_number_of_them_is_refused() -> None:
-    with pytest.raises(InputError, match="unrated is -1, expected at least 0"):
-        IndexOptions(unrated=-1).check()
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (IndexOptions(unrated=-1), "unrated is -1, expected at least 0"),
+        (IndexOptions(unrated=9, columns=Columns(split="fold")), "unrated 9 excludes a split column"),
+    ],
+)
+def test_options_that_exclude_it(options: IndexOptions, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        options.check()
 
 
-@pytest.mark.parametrize("column", [None, "fold"])
-def test_they_are_labels_of_slates_and_in_no_table(column: str | None, tmp_path: Path) -> None:
-    """Whatever a prompt reads is of ratings alone: else an item's count would be that of its samples."""
+def test_catalog_says_so_and_splits_hold_them(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    write_indexed_catalog(data)
-    rated = pl.read_csv(data / "interactions.csv")
-    late = pl.col("timestamp") - pl.col("timestamp").max()
-    fold = pl.when(late < -10).then(pl.lit("train")).when(late < 0).then(pl.lit("valid")).otherwise(pl.lit("test"))
-    rated.with_columns(fold=fold).write_csv(data / "interactions.csv")
+    plain = Catalog.open(write_indexed_catalog(data))
     files = (data / "interactions.csv", data / "items.csv", str(data / "tokenizer.json"), data / "prompt.toml")
-    options = IndexOptions(Columns(split=column), neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=1))
-    build_catalog(*files, tmp_path / "plain", options)
-    build_catalog(*files, tmp_path / "long", replace(options, unrated=1))
-    plain, long = Catalog.open(tmp_path / "plain"), Catalog.open(tmp_path / "long")
-    assert long.info["label"]["unrated"] == {"each": 1, "seed": 0} and "unrated" not in plain.info["label"]
-    for name in (*TABLES, "snapshots.safetensors"):
-        assert (long.path / name).read_bytes() == (plain.path / name).read_bytes(), name
-    key = ["user", "time", "item"]
-    for name in SPLITS:
-        few, many = (pl.read_parquet(catalog.path / f"splits/{name}.parquet") for catalog in (plain, long))
-        assert many.join(few, on=key, how="semi").equals(few)
-        unrated = many.join(few, on=key, how="anti")
-        assert not unrated["liked"].any() and unrated.join(few.filter("liked"), on=["user", "time"], how="anti").is_empty()
-        assert 0 < len(unrated) <= few["liked"].sum()
+    options = IndexOptions(unrated=2, neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=1))
+    build_catalog(*files, tmp_path / "long", options)
+    long = Catalog.open(tmp_path / "long")
+    assert long.info["label"]["unrated"] == {"each": 2, "seed": 0} and "unrated" not in plain.info["label"]
+    sizes = [[len(catalog.split(name)) for name in ("train", "validation", "test")] for catalog in (plain, long)]
+    assert all(many > few for few, many in zip(*sizes, strict=True))
+    likes = [sum(int(catalog.split(name).liked.sum()) for name in ("train", "validation", "test")) for catalog in (plain, long)]
+    assert likes[0] == likes[1]
