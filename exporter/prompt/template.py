@@ -143,9 +143,9 @@ def parse(path: Path, where: str, text: str) -> Nodes:
             if conversion:
                 raise InputError(f"{path}: {where}: {{{name}!{conversion}}}: conversions are not supported")
             if not _is_known(name, where):
-                known = ENTRY_NAMES if where != "prompt" else PROMPT_NAMES
+                names = ", ".join(ENTRY_NAMES if where != "prompt" else PROMPT_NAMES)
                 shown = f"{{{name}:{spec}}}" if spec else f"{{{name}}}"
-                raise InputError(f"{path}: {where}: unknown placeholder {shown}, known are: {', '.join(known)}")
+                raise InputError(f"{path}: {where}: unknown placeholder {shown}, known are: {names}")
             vectors = name in EMBEDDINGS or (bool(spec) and name.startswith("item.") and name not in RATES)
             spaced = literal.endswith(" ") and name not in (*LISTS, "verdict") and not vectors
             limit = 0
