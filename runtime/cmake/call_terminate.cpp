@@ -1,4 +1,5 @@
-// GCC 14 calls this where an exception would leave a noexcept function. Its libstdc++ has it; GCC 12's, which is JetPack 6's, does not.
+// GCC 14 calls this where an exception would leave a noexcept function. Its libstdc++ has it; GCC 12's, which is JetPack 6's,
+// does not.
 #include <cxxabi.h>
 
 #include <exception>

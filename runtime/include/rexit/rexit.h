@@ -592,7 +592,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_audit(rexit_session* sessio
 
 /* May be called from any thread, but not from a signal handler. The call running in this session returns REXIT_CANCELLED soon
  * (ONNX Runtime stops between two operators, TensorRT between two segments), or REXIT_OK if it was about to finish. Does nothing
- * if no call is running, except that it ends the next call if that is rexit_session_audit. The session can be used again afterwards; it must not be destroyed before this function has returned. */
+ * if no call is running, except that it ends the next call if that is rexit_session_audit. The session can be used again
+ * afterwards; it must not be destroyed before this function has returned. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_cancel(rexit_session* session);
 
 /* --- Statistics and memory of a session --------------------------------------------------------------------------------- */
