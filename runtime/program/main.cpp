@@ -134,24 +134,25 @@ int run(int argc, char** argv) {
         command.add_option("--force-exit", options.force_exit, "Every candidate stops at this exit, counted from 0.");
         add_execution(command, options.options);
       });
-  add_command<PipeOptions>(
-      app, "pipe", "Answer requests: a line of JSON on stdin, a line of JSON on stdout.", pipe_help, pipe_options, pipe, code,
-      [](CLI::App& command, PipeOptions& options) {
-        command.add_option("BUNDLE", options.bundle, bundle_help)->required();
-        command.add_option("--variant", options.options.variant, "Which variant. Default: the first with a policy, or else the first.");
-        command.add_option("--sessions", options.sessions, "Requests scored at once.")
-            ->check(CLI::Range(1, 64))
-            ->capture_default_str();
-        command.add_option("--cache-mib", options.cache_mib, "MiB of cached prefixes per session.")
-            ->check(CLI::Range(1, 1 << 20))
-            ->capture_default_str();
-        command.add_option("--audit", options.audit,
-                           "Share of the answers that are scored again at full depth, from 0 to 1, while "
-                           "their session has nothing else to do.");
-        command.add_option("--audit-log", options.audit_log,
-                           "File of the audited slates, for `rexit audit`, which tells what the policy loses.");
-        add_execution(command, options.options);
-      });
+  add_command<PipeOptions>(app, "pipe", "Answer requests: a line of JSON on stdin, a line of JSON on stdout.", pipe_help,
+                           pipe_options, pipe, code, [](CLI::App& command, PipeOptions& options) {
+                             command.add_option("BUNDLE", options.bundle, bundle_help)->required();
+                             command.add_option("--variant", options.options.variant,
+                                                "Which variant. Default: the first with a policy, or else the first.");
+                             command.add_option("--sessions", options.sessions, "Requests scored at once.")
+                                 ->check(CLI::Range(1, 64))
+                                 ->capture_default_str();
+                             command.add_option("--cache-mib", options.cache_mib, "MiB of cached prefixes per session.")
+                                 ->check(CLI::Range(1, 1 << 20))
+                                 ->capture_default_str();
+                             command.add_option("--audit", options.audit,
+                                                "Share of the answers that are scored again at full depth, from 0 to 1, while "
+                                                "their session has nothing else to do.");
+                             command.add_option(
+                                 "--audit-log", options.audit_log,
+                                 "File of the audited slates, for `rexit audit`, which tells what the policy loses.");
+                             add_execution(command, options.options);
+                           });
   rexit_set_log(warn, nullptr, REXIT_LOG_WARNING);
   try {
     app.parse(argc, argv);
