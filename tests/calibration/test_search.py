@@ -84,7 +84,7 @@ def test_confident_first_head_with_a_blind_spot() -> None:
     sure = np.where(known, sure, random.uniform(-2, 2, n))
     first = np.where(known, sure, random.uniform(-1, 1, n))
     t = traces(400, 10, [0.0, 0.0])
-    t = type(t)(np.stack([first, sure], 1).astype(np.float32), liked, t.users, t.offsets)
+    t = type(t)(np.stack([first, sure], 1).astype(np.float32), liked, t.users, t.offsets, t.ids)
     search = explored(t, quorums=(0.0,))
     trial = search.trade_off([0.0])[0.0]
     stopped = search.stops(trial.point) == 0
