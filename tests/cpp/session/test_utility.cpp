@@ -9,6 +9,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -124,7 +125,8 @@ TEST(Utility, ProbabilitiesWithoutAnAnswerAreNaN) {
   PrefixCache prefix(bundle, backend, vectors, 1u << 20);
   Slate slate(bundle, backend, vectors);
   Prompt prompt;
-  prompt.tokens.assign(3 + 30, 1);
+  prompt.tokens.resize(3 + 30);
+  std::iota(prompt.tokens.begin(), prompt.tokens.end(), 1);  // no two candidates are equal
   prompt.offsets = {0, 3};
   for (std::size_t i = 0; i < 30; ++i) prompt.offsets.push_back(4 + i);
   prefix.set_current(prompt.tokens.data(), 3);
