@@ -24,7 +24,7 @@ from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError
 from rexit.request import FIELDS
 from rexit.serve import Limits, Pool, app
-from rexit.serve.jobs import Peek, ScoreJob
+from rexit.serve.jobs import ScoreJob
 from running.service import Service, serving
 
 
@@ -197,15 +197,6 @@ def test_a_user_whom_the_catalog_does_not_have(bundle: Path) -> None:
     with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:
         assert [service.score(user=user, items=[3]).json["known"] for user in (100, 5, 5)] == [True, False, False]
         assert "rexit_unknown_users_total 2.0" in service.get("/metrics").text
-
-
-def test_what_the_service_cannot_read_is_not_scored(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library could, but limits would not hold."""
-    monkeypatch.setattr(Peek, "of", lambda body: None)
-    for fields in ({}, {"deadline_ms": 1e12}):
-        reply = service.score(user=100, items=[3], **fields)
-        assert reply.status == 422 and reply.json["error"].startswith("the service cannot read the request")
-    assert service.score(user=100, items=[4]).status == 422
 
 
 def test_deadline_before_the_first_exit(service: Service) -> None:

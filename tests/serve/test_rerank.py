@@ -73,16 +73,37 @@ def test_best_first(service: Service, session: runtime.Session) -> None:
     assert len(beyond) == len(DOCUMENTS)
 
 
-@pytest.mark.parametrize(("name", "rows", "document"), [("cohere_v1", 1, True), ("cohere_v2", 1, False), ("jina", 2, False)])
-def test_clients_of_rerankers(service: Service, session: runtime.Session, name: str, rows: int, document: bool) -> None:
+SENT = ["A wing at high speed", "Heat flow in a layer"]
+"""The documents of the recorded requests."""
+
+
+@pytest.fixture(scope="module")
+def sent(session: runtime.Session) -> tuple[int, float]:
+    """The better of these documents, and its score."""
+    scores = reranked(session, "drag <unk> <unk> wing", ["A wing <unk> <unk> <unk>", "<unk> flow <unk> <unk> layer"])
+    return int(scores.log_odds.argmax()), float(scores.probability.max())
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "document"),
+    [("cohere_v1", 1, True), ("cohere_v2", 1, False), ("jina", 2, False), ("litellm_hosted_vllm", 1, True)],
+)
+def test_clients_of_rerankers(service: Service, sent: tuple[int, float], name: str, rows: int, document: bool) -> None:
     answer = send(service, name).json
-    unknown = "<unk> <unk> <unk>"
-    expected = reranked(session, f"drag {unknown.split()[0]} <unk> wing", [f"A wing {unknown}", "<unk> flow <unk> <unk> layer"])
     assert len(answer["results"]) == rows and isinstance(answer["id"], str)
     best = answer["results"][0]
-    assert best["index"] == int(expected.log_odds.argmax()) and ("document" in best) == document
-    assert best["relevance_score"] == pytest.approx(float(expected.probability.max()), abs=1e-5)
+    assert (best["index"], best["relevance_score"]) == (sent[0], pytest.approx(sent[1], abs=1e-5))
+    assert best.get("document") == ({"text": SENT[sent[0]]} if document else None)
     assert answer["usage"]["total_tokens"] == answer["meta"]["tokens"]["input_tokens"] > 0
+
+
+@pytest.mark.parametrize(("name", "rows", "text"), [("llama_index_tei", 2, False), ("litellm_huggingface", 1, True)])
+def test_clients_of_text_embeddings_inference(
+    service: Service, sent: tuple[int, float], name: str, rows: int, text: bool
+) -> None:
+    best, *rest = send(service, name).json
+    shown = {"text": SENT[sent[0]]} if text else {}
+    assert best == {"index": sent[0], "score": pytest.approx(sent[1], abs=1e-5), **shown} and len(rest) == rows - 1
 
 
 @pytest.mark.parametrize(
@@ -105,6 +126,9 @@ def test_clients_of_rerankers(service: Service, session: runtime.Session, name: 
         ),
         ("/v1/rerank", {"query": "x", "documents": ["x"], "max_chunks_per_doc": 1}, "max_chunks_per_doc is 1, expected max_tok"),
         ("/v1/rerank", {"query": "x", "documents": ["x"], "raw_scores": True}, "raw_scores is true, expected false"),
+        ("/rerank", {"query": "x", "texts": []}, "body: texts: is [], expected an array of length >= 1"),
+        ("/rerank", {"query": "x", "texts": ["x"], "truncation_direction": "Left"}, "truncation_direction: is 'Left', expected"),
+        ("/rerank", {"query": "x", "texts": ["x", "x " * 99], "truncate": False}, "documents[1] is too long"),
         ("/v1/rerank", {"query": "x", "documents": ["x", "x " * 99], "truncation": False}, "documents[1] is too long"),
         ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "documents has 9 entries, expected at most 8"),
         ("/v1/rerank", {"query": "\ud800", "documents": ["x"]}, "body: not valid JSON: "),

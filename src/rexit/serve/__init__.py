@@ -1,8 +1,7 @@
 """`rexit serve`: scores over HTTP.
 
-    jobs.py       a request as a session takes it; what the service itself reads of it
+    jobs.py       a request as a session takes it, texts as token ids; what the service itself reads of a request
     rerank.py     requests and answers of rerankers' clients
-    texts.py      their texts as token ids
     pool.py       sessions, a thread each, and the queue before them
     auditor.py    some answers scored again at full depth, and the tests of what the policy loses
     metrics.py    what Prometheus reads

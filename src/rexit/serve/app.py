@@ -36,8 +36,8 @@ from rexit.serve.rerank import RerankJob, RerankRequest
 
 _LOGGER = logging.getLogger("rexit")
 
-SCORE, RERANK = "/v1/score", "/v1/rerank"
-SCORING = (SCORE, RERANK, "/v2/rerank")
+SCORE = "/v1/score"
+SCORING = (SCORE, "/rerank", "/v1/rerank", "/v2/rerank")
 """The routes that score."""
 _BODY_S = 30
 """Seconds in which a body must have arrived."""
@@ -123,7 +123,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
         return await answer(request, _rerank_job)
 
     for path in SCORING[1:]:
-        extra = request_body("RerankRequest")
+        extra = request_body("RerankRequest", "TextsRequest")
         app.post(path, responses=problems, openapi_extra=extra, summary="Rank documents for a query")(rerank)
 
     @app.get("/healthz", summary="Whether the process answers")
@@ -151,8 +151,6 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 def _score_job(body: bytes, limits: Limits) -> ScoreJob:
     """Returns the job of a body. Raises InputError if it exceeds a limit of this service."""
     peek = Peek.of(body)
-    if peek is None:
-        return ScoreJob(deadline_s=_deadline_s(None, limits), body=body, readable=False)
     for name in ("items", "recent", "candidates"):
         count = len(getattr(peek, name) or ())
         if count > limits.max_items:

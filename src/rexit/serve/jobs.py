@@ -1,12 +1,13 @@
-"""What a session of the pool is given to do."""
+"""What a session of the pool is given to do, and the bundle's tokenizer for it."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -17,7 +18,32 @@ from rexit.bundle import Id
 from rexit.deadlines import LONGEST_MS
 from rexit.errors import DeadlineError, InputError
 from rexit.runtime import Session, Stats
-from rexit.serve.texts import Texts
+from rexit.texts import TextEncoder, session_encoder
+
+
+class Texts:
+    """Tokenizes requests, one at a time.
+
+    Args:
+        session: A session of the bundle, whose tokenizer is read now.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._lock = threading.Lock()
+        self._encoder: TextEncoder | None = None
+        try:
+            self._encoder = session_encoder(session, "the bundle")
+        except InputError as exc:
+            self._problem = str(exc)
+
+    def prompt(
+        self, query: str, documents: Sequence[str], instruction: str | None = None, max_document_tokens: int | None = None
+    ) -> tuple[list[int], list[list[int]], list[bool]]:
+        """Returns a reranker's prompt, as `TextEncoder.prompt_with_cuts` does. Raises InputError."""
+        if self._encoder is None:
+            raise InputError(self._problem)
+        with self._lock:
+            return self._encoder.prompt_with_cuts(query, documents, instruction, max_document_tokens)
 
 
 class LateError(DeadlineError):
@@ -88,16 +114,14 @@ class Peek(msgspec.Struct):
     deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=LONGEST_MS)] | None = None
 
     @classmethod
-    def of(cls, body: bytes) -> Peek | None:
-        """Returns what a body says; None if it is no request, which the library then refuses."""
+    def of(cls, body: bytes) -> Peek:
+        """Returns what a body says; nothing if it is no request, which the library then refuses."""
         try:
             return _PEEK.decode(body)
         except (ValueError, RecursionError):
-            return None
+            return cls()
 
 
-_AGES_US = 1 << 60
-"""Beyond every deadline: nothing is scored."""
 _PEEK = msgspec.json.Decoder(Peek)
 
 
@@ -117,18 +141,12 @@ class ScoreJob(Job):
     Attributes:
         body: The request.
         names_user: Whether it names a user.
-        readable: Whether the service could read it. If not, it is only refused, in the library's words: it may exceed a limit.
     """
 
     body: bytes
     names_user: bool = True
-    readable: bool = True
 
     def score(self, session: Session, texts: Texts, **rule: Any) -> Answer:
-        if not self.readable:
-            with contextlib.suppress(DeadlineError):
-                session.score_json(self.body, waited_us=_AGES_US, deadline_us=1)
-            raise InputError("the service cannot read the request, expected JSON as docs/format/request.md describes it")
         waited_s = self.waited_s
         deadline_us = 0 if self.deadline_s is None else max(1, round(self.deadline_s * 1e6))
         answer = session.score_json(self.body, waited_us=round(waited_s * 1e6), deadline_us=deadline_us, **rule)

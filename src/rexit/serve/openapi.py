@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from rexit.bundle import Id
 from rexit.request import json_schema
-from rexit.serve.rerank import RerankRequest
+from rexit.serve.rerank import RerankRequest, TextsRequest
 
 _EXAMPLES = {
     "ScoreRequest": [
@@ -60,19 +60,20 @@ class Problem(msgspec.Struct):
     error: str
 
 
-def reference(name: str) -> dict[str, Any]:
-    """Returns the content of a body by the name of its schema."""
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+def reference(*names: str) -> dict[str, Any]:
+    """Returns the content of a body by the names of the schemas that it may have."""
+    return {"application/json": {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in names]}}}
 
 
-def request_body(name: str) -> dict[str, Any]:
-    """Returns what a route adds to its description: that it takes a body, by the name of its schema."""
-    return {"requestBody": {"required": True, "content": reference(name)}}
+def request_body(*names: str) -> dict[str, Any]:
+    """Returns what a route adds to its description: that it takes a body, by the names of its schemas."""
+    return {"requestBody": {"required": True, "content": reference(*names)}}
 
 
 def describe(app: FastAPI) -> None:
     """Adds the schemas that routes refer to."""
-    _, schemas = msgspec.json.schema_components((RerankRequest, ScoreAnswer, Problem), ref_template="#/components/schemas/{name}")
+    types = RerankRequest, TextsRequest, ScoreAnswer, Problem
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas["ScoreRequest"] = json_schema()
     for name, examples in _EXAMPLES.items():
         schemas[name] = {**schemas[name], "examples": examples}

@@ -26,8 +26,7 @@ from rexit.audit import Watch
 from rexit.errors import BundleError, RexitError
 from rexit.runtime import Draw, Info, Session
 from rexit.serve.auditor import Allowance, Auditor, Drawn
-from rexit.serve.jobs import Job
-from rexit.serve.texts import Texts
+from rexit.serve.jobs import Job, Texts
 
 _LOGGER = logging.getLogger("rexit")
 _ATTEMPTS = 3

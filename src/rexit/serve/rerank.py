@@ -20,15 +20,14 @@ from rexit.deadlines import LONGEST_MS
 from rexit.errors import InputError
 from rexit.request import TokenRequest
 from rexit.runtime import Scores, Session
-from rexit.serve.jobs import Answer, Job, digest
-from rexit.serve.texts import Texts
+from rexit.serve.jobs import Answer, Job, Texts, digest
 
 _LOGGER = logging.getLogger("rexit")
 _WITHOUT_EFFECT = ("user", "priority")
 _REFUSED = {
     "max_chunks_per_doc": "expected max_tokens_per_doc: documents are not divided",
     "truncate_prompt_tokens": "expected max_tokens_per_doc",
-    "raw_scores": "expected false: relevance_score is a probability",
+    "raw_scores": "expected false: scores are probabilities",
 }
 _MAX_LOGGED = 32
 _logged: set[str] = set()
@@ -76,11 +75,12 @@ class RerankRequest(msgspec.Struct):
         except (ValueError, RecursionError) as exc:
             raise InputError(f"body: not valid JSON: {exc}") from exc
         fields = {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else value
-        request = typed(fields, cls, "body", error=InputError)
+        kind = TextsRequest if "texts" in fields and "documents" not in fields else cls
+        request = typed(fields, kind, "body", error=InputError)
         for name, field in fields.items():
             if name in _REFUSED and field is not False:
                 raise InputError(f"{name} is {short(field)}, {_REFUSED[name]}")
-            if name not in (*cls.__struct_fields__, *_WITHOUT_EFFECT, *_REFUSED):
+            if name not in (*kind.__struct_encode_fields__, *_WITHOUT_EFFECT, *_REFUSED):
                 _log_unknown(name)
         if request.top_k is not None and request.top_n not in (None, request.top_k):
             raise InputError(f"top_k is {request.top_k}, but top_n is {request.top_n}: expected one of them")
@@ -98,7 +98,7 @@ class RerankRequest(msgspec.Struct):
         """The documents' texts."""
         return [document if isinstance(document, str) else document.text for document in self.documents]
 
-    def answer(self, scores: Scores, variant: str, truncated: Sequence[bool]) -> dict[str, Any]:
+    def answer(self, scores: Scores, variant: str, truncated: Sequence[bool]) -> Any:
         """The answer, with what the clients read. truncated: whether each document was cut."""
         rows, texts = [], self.texts
         for score, index in zip(scores, scores.index.tolist(), strict=True):
@@ -119,6 +119,19 @@ class RerankRequest(msgspec.Struct):
             "usage": usage,
             "meta": {"tokens": tokens},
         }
+
+
+class TextsRequest(RerankRequest, kw_only=True):
+    """The same in the form of Hugging Face's text-embeddings-inference. Its answer is an array, best first."""
+
+    documents: Annotated[list[str | TextDocument], msgspec.Meta(min_length=1)] = msgspec.field(name="texts")
+    return_documents: bool = msgspec.field(name="return_text", default=False)
+    truncation: bool = msgspec.field(name="truncate", default=True)
+    truncation_direction: Annotated[str, msgspec.Meta(pattern="^(Right|right)$")] = "Right"
+
+    def answer(self, scores: Scores, variant: str, truncated: Sequence[bool]) -> Any:
+        results = super().answer(scores, variant, truncated)["results"]
+        return [{"index": row["index"], "score": row["relevance_score"], **row.get("document", {})} for row in results]
 
 
 @dataclass(eq=False, kw_only=True)
