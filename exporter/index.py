@@ -34,7 +34,6 @@ from rexit.exporter.retriever.lists import Lists
 from rexit.exporter.retriever.neighbour_table import read_neighbours
 from rexit.exporter.retriever.neighbours import similar_users
 from rexit.exporter.source_columns import check_columns
-from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -53,7 +52,6 @@ def build_catalog(
     *,
     users: Path | None = None,
     progress: Progress = silent,
-    workers: Workers = LOCAL,
 ) -> Mapping[str, Any]:
     """Writes a catalog folder, whole or not at all.
 
@@ -71,13 +69,11 @@ def build_catalog(
         out: the catalog folder. A catalog there is replaced; any other non-empty folder is refused.
         options: None: the defaults.
         progress: called with a stage, the steps done and the steps in all.
-        workers: who tokenizes, assigns users to lists and searches for similar users.
 
     Returns:
         The contents of catalog.json.
 
     Raises:
-        BackendError: the workers fail.
         InputError: options, columns, ids, splits, template, tokenizer, or a place that cannot be written.
     """
     options = options or IndexOptions()
@@ -94,7 +90,7 @@ def build_catalog(
         similar = read_neighbours(options.similar_users, data.users["id"], options.neighbours, options.columns.user)
     embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
-    compiled = compile_template(language, data.users, data.items, data.inputs, progress, workers)
+    compiled = compile_template(language, data.users, data.items, data.inputs, progress)
     info = _info(data, language, compiled, options, objectives)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
@@ -117,7 +113,7 @@ def build_catalog(
         "split": SPLITS[1],
         **({"epochs": retriever.epochs} if options.external is None else {}),
     }
-    lists = Lists.needed(retriever.users.astype(np.float16, copy=False), progress, workers)
+    lists = Lists.needed(retriever.users.astype(np.float16, copy=False), progress)
     if lists is not None:
         info["embedding"]["probes"] = lists.probes
     with new_folder(out) as folder:
@@ -125,7 +121,7 @@ def build_catalog(
         del snapshots, likes
         info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
         info |= encoded.write(folder, compiled.encoded)
-        content = _content(data, compiled, retriever, lists, similar, options, progress, workers)
+        content = _content(data, compiled, retriever, lists, similar, options, progress)
         del retriever, similar, lists
         catalog = write(folder, info, content, data.samples, data.users["id"], data.items["id"], progress)
         del content, data, compiled
@@ -213,7 +209,6 @@ def _content(
     similar: NDArray[np.int32] | None,
     options: IndexOptions,
     progress: Progress,
-    workers: Workers,
 ) -> Iterator[tuple[str, tables.Tensors]]:
     """Yields each file of the catalog with its tensors, in turn: together they can take gigabytes."""
     users, fold_in = (table.astype(np.float16, copy=False) for table in (retriever.users, retriever.fold_in))
@@ -222,7 +217,7 @@ def _content(
     histories = tables.histories(data.interactions, len(data.users))
     if similar is None:
         queries = users if options.external is not None and options.external.users is not None else None
-        similar = similar_users(users, fold_in, histories, options.neighbours, lists, progress, queries, workers)
+        similar = similar_users(users, fold_in, histories, options.neighbours, lists, progress, queries)
     in_order = {"embeddings": users} if lists is None else lists.tensors(users)
     del users
     yield (

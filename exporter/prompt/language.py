@@ -20,7 +20,6 @@ from rexit.exporter.catalog.entities import holds_vectors
 from rexit.exporter.prompt.pieces import Pieces, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
 from rexit.exporter.prompt.template import RESERVED, Template, written
-from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent
 
 
@@ -75,7 +74,6 @@ def compile_template(
     items: pl.DataFrame,
     inputs: Sequence[Input] = (),
     progress: Progress = silent,
-    workers: Workers = LOCAL,
 ) -> Compiled:
     """Compiles a template for the data.
 
@@ -84,7 +82,6 @@ def compile_template(
         users, items: `id` and the files' columns, in the catalog's rows.
         inputs: those of the template, with their values.
         progress: called with "tokens", the texts tokenized and their number.
-        workers: who tokenizes.
 
     Raises:
         InputError: a placeholder or limit that does not fit the columns, or a column of vectors that is not valid.
@@ -96,7 +93,7 @@ def compile_template(
     program = compile_program(template, texts["user"], texts["item"], pieces, vectors, inputs)
     encoded = {name: encoded_rows(items[name], items["id"]) for name in program.vectors if f"item.{name}" in vectors}
     fields = _fields(program, entities, template, pieces)
-    offsets, tokens = pieces.encode(language.tokenizer, progress, workers)
+    offsets, tokens = pieces.encode(language.tokenizer, progress)
     limits = _limits(program, np.diff(offsets), fields, inputs, template)
     prompt = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **limits}
     if program.vectors:

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 from rexit.errors import InputError
 from rexit.exporter.catalog.chunks import offsets
 from rexit.exporter.libraries.hub import hub_folder
-from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent
 
 BATCH = 1 << 14  # texts tokenized at once
@@ -55,43 +54,31 @@ class Pieces:
         rows = {text: self._rows.setdefault((text, False, limit), len(self._rows)) for text in known}
         return texts.replace_strict({**rows, None: missing}, return_dtype=pl.Int32).to_numpy().astype(np.int32)
 
-    def encode(
-        self, tokenizer: Tokenizer, progress: Progress = silent, workers: Workers = LOCAL
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def encode(self, tokenizer: Tokenizer, progress: Progress = silent) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Tokenizes all texts. Returns CSR: `offsets` int64 [K+1] and `tokens` int32 [offsets[K]]."""
-        keys, done = list(self._rows), 0  # in the order of their rows
-        lengths, tokens = np.zeros(len(keys), np.int64), {}
+        keys = list(self._rows)  # in the order of their rows
+        lengths, tokens = np.zeros(len(keys), np.int64), []
         progress("tokens", 0, len(keys))
-        for begin, end, result in workers.run(Tokens, {"tokenizer": tokenizer, "keys": keys}, len(keys), BATCH):
-            lengths[begin:end], tokens[begin] = result
-            done += end - begin
-            progress("tokens", done, len(keys))
-        return offsets(lengths), np.concatenate([tokens[begin] for begin in sorted(tokens)])
+        for begin in range(0, len(keys), BATCH):
+            ids = _token_ids(tokenizer, keys[begin : begin + BATCH])
+            end = begin + len(ids)
+            lengths[begin:end] = [len(text) for text in ids]
+            tokens.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
+            progress("tokens", end, len(keys))
+        return offsets(lengths), np.concatenate(tokens)
 
 
-class Tokens:
-    """A task: tokenizes keys of `Pieces`. The tokenizer's setting for special tokens is reset."""
-
-    def __init__(self, tokenizer: Tokenizer, keys: Sequence[tuple[str, bool, int | None]]) -> None:
-        self._tokenizer, self._keys = tokenizer, keys
-
-    def __call__(self, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The lengths and the tokens of keys [begin, end), one after the other."""
-        parts = [self._batch(start, min(end, start + BATCH)) for start in range(begin, end, BATCH)]
-        lengths, tokens = zip(*parts, strict=True)
-        return np.concatenate(lengths), np.concatenate(tokens)
-
-    def _batch(self, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        batch = self._keys[begin:end]
-        ids: list[list[int]] = [[] for _ in batch]
-        for trusted in (True, False):
-            chosen = [n for n, (_, literal, _) in enumerate(batch) if literal == trusted]
-            self._tokenizer.encode_special_tokens = not trusted
-            encoded = self._tokenizer.encode_batch([batch[n][0] for n in chosen], add_special_tokens=False)
-            for n, encoding in zip(chosen, encoded, strict=True):
-                ids[n] = encoding.ids[: batch[n][2]]
-        self._tokenizer.encode_special_tokens = False
-        return np.array([len(text) for text in ids], np.int64), np.fromiter(itertools.chain.from_iterable(ids), np.int32)
+def _token_ids(tokenizer: Tokenizer, keys: Sequence[tuple[str, bool, int | None]]) -> list[list[int]]:
+    """The token ids of each of some keys of `Pieces`. The tokenizer's setting for special tokens is reset."""
+    ids: list[list[int]] = [[] for _ in keys]
+    for trusted in (True, False):
+        chosen = [n for n, (_, literal, _) in enumerate(keys) if literal == trusted]
+        tokenizer.encode_special_tokens = not trusted
+        encoded = tokenizer.encode_batch([keys[n][0] for n in chosen], add_special_tokens=False)
+        for n, encoding in zip(chosen, encoded, strict=True):
+            ids[n] = encoding.ids[: keys[n][2]]
+    tokenizer.encode_special_tokens = False
+    return ids
 
 
 def load_tokenizer(source: str) -> Tokenizer:

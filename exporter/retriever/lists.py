@@ -20,7 +20,6 @@ from rexit.bundle.catalog import Catalog
 from rexit.exporter.catalog.chunks import offsets
 from rexit.exporter.catalog.tables import Tensors
 from rexit.exporter.retriever.nearest import SPARE, Flat, Pairs, completed, exact, margin, ranked
-from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent
 
 EXACT = 100_000
@@ -29,7 +28,6 @@ PROBES = 128
 """Lists that a search scans. docs/notes/scale/indexing.md has the recall with fewer."""
 BLOCK = 256  # embeddings assigned at once: their products with the centres stay in a cache
 SAMPLE, MAX_SAMPLED = 64, 1 << 18  # users per list, and in all, that k-means learns from
-ASSIGNED = 1 << 16  # users assigned between two reports
 ROUNDS = 10
 
 
@@ -45,16 +43,16 @@ class Lists:
     probes: int
 
     @classmethod
-    def needed(cls, embeddings: NDArray[np.float16], progress: Progress = silent, workers: Workers = LOCAL) -> Lists | None:
+    def needed(cls, embeddings: NDArray[np.float16], progress: Progress = silent) -> Lists | None:
         """Lists of the users' embeddings [U, D]; None if there are at most EXACT users with an embedding."""
-        return cls.cluster(embeddings, progress, workers) if np.count_nonzero(embeddings.any(1)) > EXACT else None
+        return cls.cluster(embeddings, progress) if np.count_nonzero(embeddings.any(1)) > EXACT else None
 
     @classmethod
-    def cluster(cls, embeddings: NDArray[np.float16], progress: Progress = silent, workers: Workers = LOCAL) -> Lists:
+    def cluster(cls, embeddings: NDArray[np.float16], progress: Progress = silent) -> Lists:
         """Lists of the users' embeddings [U, D], of which at least one is not zero. progress: called with "lists of users", the
         users assigned and their number."""
         progress("lists of users", 0, len(embeddings))  # k-means takes minutes for millions of users
-        lists = cls.around(_centres(embeddings), PROBES, embeddings, progress, workers)
+        lists = cls.around(_centres(embeddings), PROBES, embeddings, progress)
         used, owner = np.unique(lists.owner, return_inverse=True)
         unknown = int(used[0] < 0)
         return cls(lists.centres[used[unknown:]], owner - unknown, PROBES)
@@ -66,15 +64,13 @@ class Lists:
         probes: int,
         embeddings: NDArray[np.float16],
         progress: Progress = silent,
-        workers: Workers = LOCAL,
     ) -> Lists:
         """Assigns the users' embeddings [U, D] to centres [L, D]."""
-        lists, done = cls(centres, np.full(len(embeddings), -1), probes), 0
-        shared = {"centres": centres, "embeddings": embeddings}
-        for begin, end, owners in workers.run(Owners, shared, len(embeddings), ASSIGNED):
-            lists.owner[begin:end] = owners
-            done += end - begin
-            progress("lists of users", done, len(embeddings))
+        lists = cls(centres, np.full(len(embeddings), -1), probes)
+        for begin in range(0, len(embeddings), BLOCK):
+            rows = begin + np.flatnonzero(embeddings[begin : begin + BLOCK].any(1))
+            lists.owner[rows] = lists.nearest(embeddings[rows])
+            progress("lists of users", min(len(embeddings), begin + BLOCK), len(embeddings))
         return lists
 
     @classmethod
@@ -102,10 +98,6 @@ class Lists:
         """The lists that a search for each of `queries` [n, D] scans: int64 [n, P]."""
         return self._nearest(queries, min(self.probes, len(self.centres)))
 
-    def plain(self) -> Lists:
-        """A copy for another process, without the index that a search builds."""
-        return Lists(self.centres, self.owner, self.probes)
-
     def nearest(self, queries: NDArray[np.float16]) -> NDArray[np.int64]:
         """The list with the nearest centre of each of `queries` [n, D]: int64 [n]. float32 decides where it can, which is
         nearly everywhere."""
@@ -128,22 +120,6 @@ class Lists:
     @cached_property
     def _flat(self) -> Flat:
         return Flat(self.centres.astype(np.float32))
-
-
-class Owners:
-    """A task: assigns users to lists."""
-
-    def __init__(self, centres: NDArray[np.float16], embeddings: NDArray[np.float16]) -> None:
-        self._lists, self._embeddings = Lists(centres, np.empty(0, np.int64), 1), embeddings
-
-    def __call__(self, begin: int, end: int) -> NDArray[np.int64]:
-        """The lists of users [begin, end), -1 without an embedding."""
-        embeddings = self._embeddings[begin:end]
-        owner, known = np.full(len(embeddings), -1), np.flatnonzero(embeddings.any(1))
-        for start in range(0, len(known), BLOCK):
-            rows = known[start : start + BLOCK]
-            owner[rows] = self._lists.nearest(embeddings[rows])
-        return owner
 
 
 def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:

@@ -24,12 +24,9 @@ from numpy.typing import NDArray
 from rexit.exporter.catalog.chunks import offsets, slices
 from rexit.exporter.retriever.lists import Inverted, Lists
 from rexit.exporter.retriever.nearest import Flat, exact, ranked
-from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent
 
 CHUNK = 128  # users per search
-READ = ("history_offsets", "history_items", "history_liked")
-"""Tensors that folding in reads."""
 
 
 def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -143,7 +140,6 @@ def similar_users(
     lists: Lists | None = None,
     progress: Progress = silent,
     queries: NDArray[np.float16] | None = None,
-    workers: Workers = LOCAL,
 ) -> NDArray[np.int32]:
     """The similar users of every user: nearest to the embedding folded in from the whole history.
 
@@ -155,41 +151,12 @@ def similar_users(
         lists: the catalog's lists of users, if it has any.
         progress: called with "similar users", the users done and their number.
         queries: float16 [U, D], used instead of the folded-in embeddings where not zero.
-        workers: run the searches.
 
     Returns:
         int32 [U, min(k, U - 1)], nearest first. A user with fewer neighbours has its own row in the remaining places.
     """
-    count, done = len(embeddings), 0
-    result = np.empty((count, min(k, count - 1)), np.int32)
-    shared = {"embeddings": embeddings, "k": result.shape[1], "fold_in": fold_in, "queries": queries}
-    shared |= {"histories": {name: histories[name] for name in READ}, "lists": None if lists is None else lists.plain()}
-    progress("similar users", 0, count)
-    for begin, end, similar in workers.run(SimilarUsers, shared, count, CHUNK):
-        result[begin:end] = similar
-        done += end - begin
-        progress("similar users", done, count)
-    return result
-
-
-class SimilarUsers:
-    """A task: the rows of `similar_users`."""
-
-    def __init__(
-        self,
-        embeddings: NDArray[np.float16],
-        k: int,
-        fold_in: NDArray[np.float16],
-        histories: Mapping[str, NDArray[Any]],
-        lists: Lists | None,
-        queries: NDArray[np.float16] | None,
-    ) -> None:
-        self._around = Neighbourhood(embeddings, k, lists)
-        self._fold_in, self._histories, self._queries = fold_in, histories, queries
-
-    def __call__(self, begin: int, end: int) -> NDArray[np.int32]:
-        """int32 [end - begin, k]."""
-        return _search(np.arange(begin, end), self._around, self._fold_in, self._histories, self._queries)
+    around = Neighbourhood(embeddings, min(k, len(embeddings) - 1), lists)
+    return _search(np.arange(len(embeddings)), around, fold_in, histories, queries, progress)
 
 
 def updated_similar_users(
@@ -244,9 +211,11 @@ def _search(
     fold_in: NDArray[np.float16],
     histories: Mapping[str, NDArray[Any]],
     queries: NDArray[np.float16] | None = None,
+    progress: Progress = silent,
 ) -> NDArray[np.int32]:
     """The users' neighbours, int32 [n, k]; own rows where there are fewer."""
     result = np.empty((len(users), around.k), np.int32)
+    progress("similar users", 0, len(users))
     for begin in range(0, len(users), CHUNK):
         own = users[begin : begin + CHUNK]
         folded = _folded_in_users(own, fold_in, histories)
@@ -255,6 +224,7 @@ def _search(
         table = around.table(folded, own)
         # Own rows rather than -1: every value is a valid index.
         result[begin : begin + CHUNK] = np.where(table < 0, own[:, None], table)
+        progress("similar users", begin + len(own), len(users))
     return result
 
 

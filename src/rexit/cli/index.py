@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rexit.cli.common.named import parse_columns
-from rexit.cli.common.options import JsonOption, RayWorkersOption
+from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, progress, shown, stderr
 from rexit.cli.show.catalog import print_catalog, summary
 from rexit.errors import InputError
@@ -25,9 +23,6 @@ from rexit.exporter.options import (
     LightGCNOptions,
     ObjectiveRule,
 )
-
-if TYPE_CHECKING:
-    from rexit.exporter.workers import Workers
 
 _DEFAULT = IndexOptions()
 _ROLES = tuple(asdict(_DEFAULT.columns))
@@ -61,7 +56,6 @@ def index(
     item_embeddings: Annotated[Path | None, _retriever(help="Instead of LightGCN's: .parquet, .npy or .safetensors.")] = None,
     user_embeddings: Annotated[Path | None, _retriever(help="Of users. Default: made of the items they like.")] = None,
     embeddings_as_of: Annotated[str | None, _retriever(help="Embeddings know what happened before this time.")] = None,
-    ray_workers: RayWorkersOption = None,
     seed: Annotated[int, typer.Option(help="Of training, --order random and sampled items.")] = 0,
     json: JsonOption = False,
 ) -> None:
@@ -92,35 +86,11 @@ def index(
     )
     if retriever_config is not None:
         options = with_config(options, retriever_config)
-    with _workers(ray_workers) as workers, progress() as bar:
-        info = build_catalog(
-            interactions,
-            items,
-            tokenizer,
-            template,
-            out,
-            options,
-            users=users,
-            progress=shown(bar),
-            workers=workers,
-        )
+    with progress() as bar:
+        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=shown(bar))
     if line := risk(info):
         stderr.print(f"rexit: warning: {line}", soft_wrap=True)
     if json:
         print_json({"catalog": str(out), **summary(info)})
     else:
         print_catalog(out, info)
-
-
-@contextlib.contextmanager
-def _workers(count: int | None) -> Iterator[Workers]:
-    if count is None:
-        from rexit.exporter.workers import LOCAL
-
-        yield LOCAL
-    else:
-        from rexit import ray_cluster
-        from rexit.exporter.ray_workers import OnRay
-
-        with ray_cluster.connected():
-            yield OnRay(count)

@@ -11,7 +11,7 @@ import typer
 
 from rexit.cli.common.as_of import AsOfOption, parse_as_of
 from rexit.cli.common.named import InputOption, parse_columns, parse_inputs
-from rexit.cli.common.options import JsonOption, RayWorkersOption, ThreadsOption, VariantOption
+from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stderr
 from rexit.cli.common.slate import parse_request
 from rexit.cli.common.variant import open_bundle
@@ -41,7 +41,9 @@ def score(
         list[str] | None,
         _files(help="ROLE=NAME: user, item, as_of, input.NAME."),
     ] = None,
-    ray_workers: RayWorkersOption = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=0, help="Workers of a Ray cluster; 0: one per CPU. Default: no Ray.")
+    ] = None,
     as_of: AsOfOption = None,
     inputs: InputOption = None,
     top_k: Annotated[int, typer.Option(help="Only the k best, best first. 0: all, as they come.")] = 0,

@@ -17,11 +17,6 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu (any variant), cuda 
 
 ThreadsOption = Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")]
 
-RayWorkersOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="Workers of a Ray cluster; 0: one per CPU. Default: no Ray."),
-]
-
 CatalogOption = Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")]
 
 SlatesOption = Annotated[Path | None, typer.Option(help="In place of a catalog: prompts, .parquet or .jsonl.")]
