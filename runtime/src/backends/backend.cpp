@@ -63,7 +63,6 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
            "` targets ", variant.target);
     return make_tensorrt(bundle, execution.device_id);
   }
-  require_opset(execution, variant);
   // All sessions share the backend: several threads may call it at once.
   const std::shared_ptr<const Backend> backend =
       make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -11,7 +12,6 @@
 #include "backends/onnxruntime/ort_graph.hpp"
 #include "backends/onnxruntime/ort_kernels.hpp"
 #include "backends/onnxruntime/ort_library.hpp"
-#include "backends/onnxruntime/ort_provider.hpp"
 #include "backends/onnxruntime/ort_signature.hpp"
 #include "backends/segment_tensors.hpp"
 #include "base/status.hpp"
@@ -80,15 +80,13 @@ class OrtBackend final : public Backend {
         segments_(bundle.variant().segments),
         min_past_(min_past),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
-    const Ort::Env& env = ort_environment(execution);
     for (const Segment& segment : segments_) {
-      const OrtGraph graph(bundle, segment);
-      paths_.push_back(graph.path());
+      paths_.push_back(bundle.where(segment.graph));
       try {
-        sessions_.push_back(graph.load(env, options, execution));
-        check_signature(sessions_.back(), graph.path(), model_, segment);
+        sessions_.push_back(load_graph(bundle, segment, options, execution));
+        check_signature(sessions_.back(), paths_.back(), model_, segment);
       } catch (const Ort::Exception& error) {
-        fail(status_of(error), graph.path(), ": ", error.what());
+        fail(status_of(error), paths_.back(), ": ", error.what());
       }
     }
     for (const Segment& segment : segments_)
@@ -174,12 +172,55 @@ class OrtBackend final : public Backend {
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const
 };
 
-}  // namespace
-
-void require_opset(const Execution& execution, const Variant& variant) {
-  ort_environment(execution);
-  check_opset(variant.opset, "variant `" + variant.name + "`");
+// The C API, since the C++ wrapper's vector of strings needs a newer libstdc++ than JetPack 6's.
+std::vector<std::string> available_providers() {
+  const OrtApi& api = Ort::GetApi();
+  char** names = nullptr;
+  int count = 0;
+  Ort::ThrowOnError(api.GetAvailableProviders(&names, &count));
+  std::vector<std::string> providers(names, names + count);
+  Ort::ThrowOnError(api.ReleaseAvailableProviders(names, count));
+  return providers;
 }
+
+std::string list_of(const std::vector<std::string>& providers) {
+  std::string list;
+  for (const std::string& provider : providers) list += (list.empty() ? "" : ", ") + provider;
+  return list;
+}
+
+void append_cuda(Ort::SessionOptions& options, std::int32_t device_id) {
+  const std::vector<std::string> available = available_providers();
+  if (std::find(available.begin(), available.end(), "CUDAExecutionProvider") == available.end())
+    fail(REXIT_BACKEND_MISSING, "device `cuda` needs CUDAExecutionProvider, but this ONNX Runtime has only ", list_of(available),
+         "; use the library from the package onnxruntime-gpu");
+  const OrtApi& api = Ort::GetApi();
+  const std::string id = std::to_string(device_id);
+  // Memory grows by the request: doubling would take too much of a GPU that shares its memory with the host.
+  const std::array<const char*, 2> keys{"device_id", "arena_extend_strategy"}, values{id.c_str(), "kSameAsRequested"};
+  OrtCUDAProviderOptionsV2* cuda = nullptr;
+  try {
+    Ort::ThrowOnError(api.CreateCUDAProviderOptions(&cuda));
+    const std::unique_ptr<OrtCUDAProviderOptionsV2, decltype(api.ReleaseCUDAProviderOptions)> owner(
+        cuda, api.ReleaseCUDAProviderOptions);
+    Ort::ThrowOnError(api.UpdateCUDAProviderOptions(cuda, keys.data(), values.data(), keys.size()));
+    options.AppendExecutionProvider_CUDA_V2(*cuda);
+  } catch (const Ort::Exception& error) {
+    fail(REXIT_BACKEND_MISSING, "ONNX Runtime's execution provider cannot be loaded: ", error.what());
+  }
+}
+
+void append_named_provider(Ort::SessionOptions& options, const Execution& execution) {
+  try {
+    Ort::ThrowOnError(Ort::GetApi().SessionOptionsAppendExecutionProvider(options, execution.provider, execution.provider_keys,
+                                                                          execution.provider_values, execution.provider_options));
+  } catch (const Ort::Exception& error) {
+    fail(REXIT_BACKEND_MISSING, "provider `", execution.provider, "`: ", error.what(), "; this ONNX Runtime has ",
+         list_of(available_providers()));
+  }
+}
+
+}  // namespace
 
 void add_ort_conditions(Conditions& here, const Execution& execution) {
   here.threads = ort_threads(execution);
@@ -188,21 +229,19 @@ void add_ort_conditions(Conditions& here, const Execution& execution) {
 
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider) {
   ort_environment(execution);
-  check_provider(provider);
+  check_opset(bundle.variant().opset, "variant `" + bundle.variant().name + "`", ort_version());
   Ort::SessionOptions options;
   // ONNX Runtime would keep a memory pattern per input shape, and prompts have too many lengths for that.
   options.DisableMemPattern();
   options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
-  if (provider == Provider::cpu) add_kernels(options);
-  const bool on_cpu = provider == Provider::cpu && execution.provider == nullptr;
+  if (provider == Provider::cuda)
+    append_cuda(options, execution.device_id);
+  else
+    add_kernels(options);
   if (execution.provider != nullptr) append_named_provider(options, execution);
-  try {
-    append_provider(options, provider, execution.device_id);
-  } catch (const Ort::Exception& error) {
-    fail(REXIT_BACKEND_MISSING, "ONNX Runtime's execution provider cannot be loaded: ", error.what());
-  }
   // Another provider may not accept a dimension of 0. On the CPU nothing is padded: another row would change sums in their last
   // bits.
+  const bool on_cpu = provider == Provider::cpu && execution.provider == nullptr;
   const std::size_t min_past = !on_cpu && bundle.variant().past_padding ? 1 : 0;
   return std::make_unique<OrtBackend>(bundle, execution, options, min_past);
 }

@@ -6,6 +6,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "kernels/attention/slate_attention.hpp"
 #include "kernels/products/bfloat16_products.hpp"
@@ -16,11 +17,9 @@ namespace rexit::core {
 namespace {
 
 using kernels::PackedWeight;
-using kernels::PanelProduct;
 using kernels::QuantizedInput;
 using kernels::QuantizedRows;
 using kernels::RoundedRows;
-using kernels::SlateAttention;
 using kernels::Threads;
 
 constexpr std::size_t max_axes = 4;
@@ -95,7 +94,7 @@ class Call final : public Threads {
   Ort::KernelContext context_;
 };
 
-// Base of a kernel with floats as inputs and outputs.
+// Base of a kernel with floats as inputs and outputs. A kernel with attributes is constructed from its Ort::ConstKernelInfo.
 struct FloatKernel {
   static constexpr ONNXTensorElementDataType input_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
   static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
@@ -115,8 +114,9 @@ struct RoundingKernel : FloatKernel {
   static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16; }
 };
 
+template <bool bfloat16>
 struct SlateAttentionKernel : FloatKernel {
-  static constexpr const char* name = "SlateAttention";
+  static constexpr const char* name = bfloat16 ? "SlateAttentionBFloat16" : "SlateAttention";
   static constexpr std::size_t inputs = 6, outputs = 1;
   static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
     return index == 5         ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
@@ -126,9 +126,7 @@ struct SlateAttentionKernel : FloatKernel {
 
   explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {}
 
-  void compute(const Call& call) const { attend(call, false); }
-
-  void attend(const Call& call, bool bfloat16) const {
+  void compute(const Call& call) const {
     const Tensor query = call.input(0), key = call.input(1), value = call.input(2), past_key = call.input(3),
                  past_value = call.input(4), groups = call.input(5);
     for (const Tensor* tensor : {&query, &key, &value, &past_key, &past_value})
@@ -161,19 +159,9 @@ struct SlateAttentionKernel : FloatKernel {
   float scale;
 };
 
-struct SlateAttentionBFloat16Kernel : SlateAttentionKernel {
-  static constexpr const char* name = "SlateAttentionBFloat16";
-
-  using SlateAttentionKernel::SlateAttentionKernel;
-
-  void compute(const Call& call) const { attend(call, true); }
-};
-
 struct QuantizeRowsKernel : QuantizingKernel {
   static constexpr const char* name = "QuantizeRows";
   static constexpr std::size_t inputs = 1;
-
-  explicit QuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
 
   void compute(const Call& call) const {
     const Tensor x = call.input(0);
@@ -200,8 +188,6 @@ struct SwigluQuantizeRowsKernel : QuantizingKernel {
   static constexpr const char* name = "SwiGLUQuantizeRows";
   static constexpr std::size_t inputs = 3;
 
-  explicit SwigluQuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
-
   void compute(const Call& call) const {
     const Tensor gate = call.input(0), up = call.input(1), scale = call.input(2);
     require(gate.same_shape(up) && scale.count == gate.rows(), "the shapes of gate, up and scale do not match");
@@ -213,8 +199,6 @@ struct QuantizeCacheKernel : FloatKernel {
   static constexpr const char* name = "QuantizeCache";
   static constexpr std::size_t inputs = 1, outputs = 1;
   static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8; }
-
-  explicit QuantizeCacheKernel(const Ort::ConstKernelInfo&) {}
 
   void compute(const Call& call) const {
     const Tensor x = call.input(0);
@@ -229,8 +213,6 @@ struct ScaleAddRowsKernel : FloatKernel {
   static constexpr const char* name = "ScaleAddRows";
   static constexpr std::size_t inputs = 3, outputs = 1;
 
-  explicit ScaleAddRowsKernel(const Ort::ConstKernelInfo&) {}
-
   void compute(const Call& call) const {
     const Tensor product = call.input(0), scale = call.input(1), residual = call.input(2);
     require(product.same_shape(residual) && scale.count == product.rows(),
@@ -243,8 +225,6 @@ struct ScaleAddRowsKernel : FloatKernel {
 struct RoundRowsKernel : RoundingKernel {
   static constexpr const char* name = "RoundRows";
   static constexpr std::size_t inputs = 1;
-
-  explicit RoundRowsKernel(const Ort::ConstKernelInfo&) {}
 
   void compute(const Call& call) const {
     const Tensor x = call.input(0);
@@ -271,8 +251,6 @@ struct SwigluRoundRowsKernel : RoundingKernel {
   static constexpr const char* name = "SwiGLURoundRows";
   static constexpr std::size_t inputs = 2;
 
-  explicit SwigluRoundRowsKernel(const Ort::ConstKernelInfo&) {}
-
   void compute(const Call& call) const {
     const Tensor gate = call.input(0), up = call.input(1);
     require(gate.same_shape(up), "the shapes of gate and up do not match");
@@ -280,19 +258,22 @@ struct SwigluRoundRowsKernel : RoundingKernel {
   }
 };
 
-struct MatMulBFloat16Kernel {
-  static constexpr const char* name = "MatMulBFloat16";
-  static constexpr std::size_t inputs = 2, outputs = 1;
+// Input `index`, which is added to a product.
+const float* residual(const Call& call, std::size_t index, const Tensor& product) {
+  const Tensor addend = call.input(index);
+  require(addend.same_shape(product), "the shapes of product and residual do not match");
+  return addend.as<float>();
+}
+
+template <bool adds>
+struct MatMulBFloat16Kernel : FloatKernel {
+  static constexpr const char* name = adds ? "MatMulAddBFloat16" : "MatMulBFloat16";
+  static constexpr std::size_t inputs = adds ? 3 : 2, outputs = 1;
   static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
     return index < 2 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
-  static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
-  explicit MatMulBFloat16Kernel(const Ort::ConstKernelInfo&) {}
-
-  void compute(const Call& call) const { multiply(call, nullptr); }
-
-  void multiply(const Call& call, const Tensor* residual) const {
+  void compute(const Call& call) const {
     const Tensor x = call.input(0), weight = call.input(1);
     require_rows(x);
     require(weight.rank == 4 && weight.size(3) == 2 && weight.size(2) > 0 && weight.size(2) % kernels::panel_step == 0 &&
@@ -300,28 +281,9 @@ struct MatMulBFloat16Kernel {
             "expected x [..., K] and a weight [panels, K / 2, a multiple of 16 columns, 2]");
     Tensor out = x;
     out.sizes[x.rank - 1] = static_cast<std::int64_t>(weight.size(0) * weight.size(2));
-    require(residual == nullptr || residual->same_shape(out), "the shapes of product and residual do not match");
-    const PanelProduct product{x.as<std::uint16_t>(),
-                               weight.as<std::uint16_t>(),
-                               residual != nullptr ? residual->as<float>() : nullptr,
-                               call.output<float>(0, out),
-                               x.rows(),
-                               x.width(),
-                               weight.size(0),
-                               weight.size(2)};
-    kernels::multiply_panels(product, call);
-  }
-};
-
-struct MatMulAddBFloat16Kernel : MatMulBFloat16Kernel {
-  static constexpr const char* name = "MatMulAddBFloat16";
-  static constexpr std::size_t inputs = 3;
-
-  using MatMulBFloat16Kernel::MatMulBFloat16Kernel;
-
-  void compute(const Call& call) const {
-    const Tensor residual = call.input(2);
-    multiply(call, &residual);
+    kernels::multiply_panels({x.as<std::uint16_t>(), weight.as<std::uint16_t>(), adds ? residual(call, 2, out) : nullptr,
+                              call.output<float>(0, out), x.rows(), x.width(), weight.size(0), weight.size(2)},
+                             call);
   }
 };
 
@@ -361,41 +323,22 @@ struct ProductKernel : QuantizingKernel {
   }
 };
 
+template <bool adds>
 struct MultiplyRowsKernel : ProductKernel<1> {
-  static constexpr const char* name = "MultiplyRows";
-  static constexpr std::size_t outputs = 1;
+  static constexpr const char* name = adds ? "MultiplyAddRows" : "MultiplyRows";
+  static constexpr std::size_t inputs = ProductKernel::inputs + (adds ? 1 : 0), outputs = 1;
   static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
-  explicit MultiplyRowsKernel(const Ort::ConstKernelInfo&) {}
-
-  void compute(const Call& call) const { multiply(call, false); }
-
-  static void multiply(const Call& call, bool add) {
+  void compute(const Call& call) const {
     const Operands operands = read(call);
-    const float* residual = nullptr;
-    if (add) {
-      const Tensor addend = call.input(ProductKernel::inputs);
-      require(addend.same_shape(operands.shape), "the shapes of product and residual do not match");
-      residual = addend.as<float>();
-    }
-    kernels::multiply_rows(operands.x, operands.weight[0], operands.columns, residual, call.output<float>(0, operands.shape),
-                           call);
+    kernels::multiply_rows(operands.x, operands.weight[0], operands.columns,
+                           adds ? residual(call, ProductKernel::inputs, operands.shape) : nullptr,
+                           call.output<float>(0, operands.shape), call);
   }
-};
-
-struct MultiplyAddRowsKernel : MultiplyRowsKernel {
-  static constexpr const char* name = "MultiplyAddRows";
-  static constexpr std::size_t inputs = ProductKernel::inputs + 1;
-
-  using MultiplyRowsKernel::MultiplyRowsKernel;
-
-  void compute(const Call& call) const { multiply(call, true); }
 };
 
 struct MultiplySwigluQuantizeRowsKernel : ProductKernel<2> {
   static constexpr const char* name = "MultiplySwiGLUQuantizeRows";
-
-  explicit MultiplySwigluQuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
 
   void compute(const Call& call) const {
     const Operands operands = read(call);
@@ -423,7 +366,7 @@ OrtStatusPtr status_of(const char* name, const Function& function) {
 
 template <class Kernel>
 struct Compute : Kernel {
-  using Kernel::Kernel;
+  explicit Compute(const Kernel& kernel) : Kernel(kernel) {}
   OrtStatusPtr ComputeV2(OrtKernelContext* context) const {
     return status_of(Kernel::name, [&] { this->compute(Call(context)); });
   }
@@ -438,7 +381,12 @@ struct Operator : Ort::CustomOpBase<Operator<Kernel>, Compute<Kernel>, true> {
   ONNXTensorElementDataType GetInputType(std::size_t index) const { return Kernel::input_type(index); }
   ONNXTensorElementDataType GetOutputType(std::size_t index) const { return Kernel::output_type(index); }
   OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
-    return status_of(Kernel::name, [&] { *kernel = new Compute<Kernel>(Ort::ConstKernelInfo(info)); });
+    return status_of(Kernel::name, [&] {
+      if constexpr (std::is_constructible_v<Kernel, Ort::ConstKernelInfo>)  // it has attributes
+        *kernel = new Compute<Kernel>(Kernel(Ort::ConstKernelInfo(info)));
+      else
+        *kernel = new Compute<Kernel>(Kernel());
+    });
   }
 };
 
@@ -449,13 +397,13 @@ void add_operators(Ort::CustomOpDomain& domain) {
 }
 
 const Ort::CustomOpDomain& make_domain() {
-  const bool has_int8 = kernels::table().int8 != nullptr;
   auto& domain = *new Ort::CustomOpDomain("rexit");
-  add_operators<SlateAttentionKernel, SlateAttentionBFloat16Kernel, QuantizeRowsKernel, RmsNormQuantizeRowsKernel,
+  add_operators<SlateAttentionKernel<false>, SlateAttentionKernel<true>, QuantizeRowsKernel, RmsNormQuantizeRowsKernel,
                 SwigluQuantizeRowsKernel, QuantizeCacheKernel, ScaleAddRowsKernel, RoundRowsKernel, RmsNormRoundRowsKernel,
-                SwigluRoundRowsKernel, MatMulBFloat16Kernel, MatMulAddBFloat16Kernel>(domain);
+                SwigluRoundRowsKernel, MatMulBFloat16Kernel<false>, MatMulBFloat16Kernel<true>>(domain);
   // Without them ONNX Runtime expands their functions.
-  if (has_int8) add_operators<MultiplyRowsKernel, MultiplyAddRowsKernel, MultiplySwigluQuantizeRowsKernel>(domain);
+  if (kernels::table().int8 != nullptr)
+    add_operators<MultiplyRowsKernel<false>, MultiplyRowsKernel<true>, MultiplySwigluQuantizeRowsKernel>(domain);
   return domain;
 }
 

@@ -202,8 +202,6 @@ void require_loading_from_memory() {
 
 const std::string& ort_version() { return global_runtime().version; }
 
-void check_opset(std::size_t opset, const std::string& owner) { check_opset(opset, owner, global_runtime().version); }
-
 void check_opset(std::size_t opset, const std::string& owner, const std::string& version) {
   const int minor = minor_of(version);
   if (minor < 0) return;

@@ -25,10 +25,8 @@ void require_loading_from_memory();
 std::int32_t ort_threads(const Execution& execution);
 const std::string& ort_version();
 
-// Throws REXIT_BACKEND_MISSING if the library that ort_environment opened is too old for graphs of this opset. Call it before
+// Throws REXIT_BACKEND_MISSING if library version `version`, "1.21.0", is too old for graphs of this opset. Call it before
 // loading a graph: ONNX Runtime's own error is about its source files. `owner`: what the graphs belong to, for the message.
-void check_opset(std::size_t opset, const std::string& owner);
-// The same for library version `version`, "1.21.0".
 void check_opset(std::size_t opset, const std::string& owner, const std::string& version);
 // An OrtLoggingFunction that forwards ONNX Runtime's lines to our log. Exceptions must not cross its C code: out of memory, the
 // line is lost.
