@@ -22,13 +22,13 @@ Device::Device(int number)
     : number_(number),
       integrated_(attribute(cudaDevAttrIntegrated, number) != 0 && attribute(cudaDevAttrCanMapHostMemory, number) != 0),
       has_memory_pools_(attribute(cudaDevAttrMemoryPoolsSupported, number) != 0) {
-  const Driver& driver = api().driver;
+  const Api& driver = api();
   check_driver(driver.cuInit(0), "starting CUDA");
   check_driver(driver.cuDeviceGet(&handle_, number), "selecting the GPU");
   check_driver(driver.cuDevicePrimaryCtxRetain(&context_, handle_), "creating the GPU's context");
 }
 
-Device::~Device() { api().driver.cuDevicePrimaryCtxRelease_v2(handle_); }
+Device::~Device() { api().cuDevicePrimaryCtxRelease_v2(handle_); }
 
 DeviceMemory::DeviceMemory(const Device& device) {
   if (!device.has_memory_pools()) return;

@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "backends/nvidia/cuda_library.hpp"
+#include "backends/nvidia/libraries.hpp"
 #include "base/status.hpp"
 
 namespace rexit::core::cuda {
@@ -43,10 +43,10 @@ class Device {
 // restoring the number 0 would create a context on GPU 0, which takes hundreds of megabytes there.
 class OnDevice {
  public:
-  explicit OnDevice(const Device& device) noexcept : pushed_(api().driver.cuCtxPushCurrent_v2(device.context()) == 0) {}
+  explicit OnDevice(const Device& device) noexcept : pushed_(api().cuCtxPushCurrent_v2(device.context()) == 0) {}
   ~OnDevice() {
     CUctx_st* popped = nullptr;
-    if (pushed_) api().driver.cuCtxPopCurrent_v2(&popped);
+    if (pushed_) api().cuCtxPopCurrent_v2(&popped);
   }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;

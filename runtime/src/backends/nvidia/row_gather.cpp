@@ -13,7 +13,7 @@ constexpr std::size_t block_threads = 256, max_blocks = 1024;
 
 RowGather::RowGather(const Device& device) : device_(device) {
   const OnDevice on(device_);
-  const Driver& driver = api().driver;
+  const Api& driver = api();
   int error = driver.cuModuleLoadData(&module_, gather_rows_ptx);
   if (error == 0) error = driver.cuModuleGetFunction(&kernel_, module_, "rexit_gather_rows");
   if (error == 0) return;
@@ -24,7 +24,7 @@ RowGather::RowGather(const Device& device) : device_(device) {
 
 RowGather::~RowGather() {
   const OnDevice on(device_);
-  if (module_ != nullptr) api().driver.cuModuleUnload(module_);
+  if (module_ != nullptr) api().cuModuleUnload(module_);
 }
 
 void RowGather::launch(void* to, const void* from, const std::int64_t* rows, std::size_t row_bytes, std::size_t count,
@@ -33,7 +33,7 @@ void RowGather::launch(void* to, const void* from, const std::int64_t* rows, std
   auto total = static_cast<unsigned>(count * pieces);
   const auto blocks = static_cast<unsigned>(std::min((total + block_threads - 1) / block_threads, max_blocks));
   void* arguments[] = {&to, &from, &rows, &pieces, &total};
-  const int error = api().driver.cuLaunchKernel(kernel_, blocks, 1, 1, block_threads, 1, 1, 0, stream.get(), arguments, nullptr);
+  const int error = api().cuLaunchKernel(kernel_, blocks, 1, 1, block_threads, 1, 1, 0, stream.get(), arguments, nullptr);
   if (error != 0) fail(REXIT_BACKEND_FAILED, "moving hidden states: CUDA error ", error);
 }
 

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "backends/nvidia/cuda.hpp"
-#include "backends/nvidia/tensorrt_library.hpp"
+#include "backends/nvidia/libraries.hpp"
 #include "base/status.hpp"
 
 namespace rexit::core {
@@ -37,7 +37,7 @@ class Logger final : public nvinfer1::ILogger {
 };
 
 // Never destroyed: TensorRT keeps the process's first logger.
-Logger& logger() {
+nvinfer1::ILogger& logger() {
   static Logger& instance = *new Logger;
   return instance;
 }
@@ -191,7 +191,7 @@ Accelerator find_accelerator(std::int32_t device) {
 
 TensorRtEngines::TensorRtEngines(const Bundle& bundle, const Accelerator& here) {
   clear_tensorrt_error();
-  runtime_.reset(tensorrt_library().make_runtime(logger()));
+  runtime_.reset(static_cast<nvinfer1::IRuntime*>(tensorrt_library().create_runtime(&logger(), NV_TENSORRT_VERSION)));
   if (runtime_ == nullptr) fail(REXIT_BACKEND_FAILED, "TensorRT could not start: ", take_tensorrt_error());
   const std::vector<Plan> plans = find_engines(bundle, here);
   for (std::size_t k = 0; k < plans.size(); ++k) {

@@ -7,6 +7,13 @@
 #include "base/status.hpp"
 
 namespace rexit::core {
+namespace {
+
+[[noreturn]] void fail_rejected(const LoadedEngine& loaded, const TensorSpec& spec) {
+  fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT rejected tensor `", spec.name, "`: ", take_tensorrt_error());
+}
+
+}  // namespace
 
 Worker::Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const cuda::RowGather& gather,
                const std::vector<LoadedEngine>& engines)
@@ -14,8 +21,7 @@ Worker::Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const cud
   reserve_memory();
   for (const LoadedEngine& loaded : engines) {
     contexts_.emplace_back();
-    for (std::size_t p = 0; p < loaded.plan.profiles.size(); ++p)
-      contexts_.back().push_back(make_context(loaded, p, buffers_, stream_));
+    for (std::size_t p = 0; p < loaded.plan.profiles.size(); ++p) contexts_.back().push_back(make_context(loaded, p));
   }
 }
 
@@ -24,6 +30,17 @@ Worker::~Worker() { wait_nothrow(); }
 void Worker::reserve_memory() {
   buffers_.reserve(engines_, stream_);
   has_memory_ = true;
+}
+
+// A context gets its memory first: selecting a profile may already use it.
+Worker::ExecutionContext Worker::make_context(const LoadedEngine& loaded, std::size_t profile) const {
+  clear_tensorrt_error();
+  ExecutionContext context(loaded.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
+  if (context != nullptr)
+    context->setDeviceMemoryV2(buffers_.working.data(), static_cast<std::int64_t>(buffers_.working.bytes()));
+  if (context == nullptr || !context->setOptimizationProfileAsync(static_cast<std::int32_t>(profile), stream_.get()))
+    fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not create an execution context: ", take_tensorrt_error());
+  return context;
 }
 
 void Worker::release_memory() noexcept {
@@ -43,29 +60,52 @@ void Worker::run(std::size_t segment, const Pass& pass) {
         context->setDeviceMemoryV2(buffers_.working.data(), static_cast<std::int64_t>(buffers_.working.bytes()));
   }
   const LoadedEngine& loaded = engines_[segment];
-  const PassSizes sizes = sizes_of(pass);
+  const PassSizes sizes(pass);
   nvinfer1::IExecutionContext& context = *contexts_[segment][loaded.profile_for(sizes)];
-  bound_.reset(loaded, buffers_);
+  // Inputs that get no other address are padding, outputs that get none are discarded.
+  inputs_.assign(loaded.inputs.size(), buffers_.padding_row.data());
+  outputs_.assign(loaded.outputs.size(), nullptr);
+  outputs_[loaded.logits()] = buffers_.logits.device();
   upload_inputs(loaded, pass);
-  if (!loaded.is_first()) bound_.inputs[LoadedEngine::source] = aligned_hidden(loaded, pass);
+  if (!loaded.is_first()) inputs_[LoadedEngine::source] = aligned_hidden(loaded, pass);
   const std::size_t layers = loaded.layers(), logits = loaded.logits();
   for (std::size_t i = 0; pass.prefix != 0 && i < layers; ++i) {
-    bound_.inputs[loaded.first_past_key() + i] = pass.past_keys[i];
-    bound_.inputs[loaded.first_past_key() + layers + i] = pass.past_values[i];
+    inputs_[loaded.first_past_key() + i] = pass.past_keys[i];
+    inputs_[loaded.first_past_key() + layers + i] = pass.past_values[i];
   }
   const bool via_aligned_copy = loaded.has_hidden_output() && pass.hidden_out != nullptr && !is_aligned(pass.hidden_out);
-  if (loaded.has_hidden_output()) bound_.outputs[0] = via_aligned_copy ? buffers_.hidden_out.data() : pass.hidden_out;
+  if (loaded.has_hidden_output()) outputs_[0] = via_aligned_copy ? buffers_.hidden_out.data() : pass.hidden_out;
   for (std::size_t i = 0; pass.new_keys != nullptr && i < layers; ++i) {
-    bound_.outputs[logits + 1 + i] = pass.new_keys[i];
-    bound_.outputs[logits + 1 + layers + i] = pass.new_values[i];
+    outputs_[logits + 1 + i] = pass.new_keys[i];
+    outputs_[logits + 1 + layers + i] = pass.new_values[i];
   }
-  bound_.bind(context, loaded, sizes, buffers_);
-  enqueue(context, loaded, stream_);
+  bind(context, loaded, sizes);
+  if (!context.enqueueV3(stream_.get()))
+    fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not run the engine: ", take_tensorrt_error());
   if (via_aligned_copy) copy(pass.hidden_out, buffers_.hidden_out.data(), bytes_of(loaded.outputs[0], pass.tokens));
   if (pass.logits == nullptr) return;  // readers of the other outputs come later on the stream
   buffers_.logits.download(bytes_of(loaded.outputs[loaded.logits()], sizes.rows), loaded.plan.path + ": copying logits");
   wait(loaded.plan.path);
   std::memcpy(pass.logits, buffers_.logits.host(), bytes_of(loaded.outputs[loaded.logits()], pass.rows));
+}
+
+void Worker::bind(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const PassSizes& sizes) {
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    const TensorSpec& spec = loaded.inputs[i];
+    // const_cast: TensorRT only reads its inputs.
+    if (!context.setInputShape(spec.name.c_str(), dims_of(spec, sizes.size(spec.dynamic))) ||
+        !context.setTensorAddress(spec.name.c_str(), const_cast<void*>(inputs_[i])))
+      fail_rejected(loaded, spec);
+  }
+  std::byte* unused = buffers_.unused_outputs.data();
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    const TensorSpec& spec = loaded.outputs[i];
+    if (outputs_[i] == nullptr) {
+      outputs_[i] = unused;
+      unused += aligned(bytes_of(spec, sizes.size(spec.dynamic)));
+    }
+    if (!context.setTensorAddress(spec.name.c_str(), outputs_[i])) fail_rejected(loaded, spec);
+  }
 }
 
 // CUDA does not copy between overlapping ranges, so they go through a buffer.
@@ -155,7 +195,7 @@ void Worker::upload_inputs(const LoadedEngine& loaded, const Pass& pass) {
   std::size_t end = begin;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].second != 0) std::memcpy(buffers_.inputs.host() + end, parts[i].first, parts[i].second);
-    if (i < loaded.first_past_key()) bound_.inputs[i] = buffers_.inputs.device() + end;
+    if (i < loaded.first_past_key()) inputs_[i] = buffers_.inputs.device() + end;
     end += aligned(parts[i].second);
   }
   buffers_.inputs.upload(begin, bytes, loaded.plan.path + ": copying inputs");

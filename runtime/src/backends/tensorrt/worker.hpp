@@ -3,13 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "backends/backend.hpp"
 #include "backends/nvidia/row_gather.hpp"
-#include "backends/tensorrt/bound_pass.hpp"
 #include "backends/tensorrt/pass_buffers.hpp"
+#include "backends/tensorrt/tensorrt_engines.hpp"
 
 namespace rexit::core {
 
@@ -40,11 +41,15 @@ class Worker {
   std::size_t device_bytes() const noexcept { return buffers_.device_bytes() + move_buffer_.bytes(); }
 
  private:
+  using ExecutionContext = std::unique_ptr<nvinfer1::IExecutionContext>;
+
   void reserve_memory();
   std::size_t allocate_inputs(std::size_t bytes, const std::string& where);
   void gather_rows(std::byte* rows, std::size_t bytes, std::size_t to);
   void upload_inputs(const LoadedEngine& loaded, const Pass& pass);
   const void* aligned_hidden(const LoadedEngine& loaded, const Pass& pass);
+  ExecutionContext make_context(const LoadedEngine& loaded, std::size_t profile) const;
+  void bind(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const PassSizes& sizes);
 
   const cuda::RowGather& gather_;
   const std::vector<LoadedEngine>& engines_;
@@ -52,8 +57,9 @@ class Worker {
   PassBuffers buffers_;
   cuda::DeviceBuffer move_buffer_;
   bool has_memory_ = false;
-  std::size_t inputs_used_ = 0;            // bytes of buffers_.inputs that running copies or passes may read
-  BoundPass bound_;                        // the current pass
+  std::size_t inputs_used_ = 0;      // bytes of buffers_.inputs that running copies or passes may read
+  std::vector<const void*> inputs_;  // addresses of the current pass, in the order of LoadedEngine
+  std::vector<void*> outputs_;
   std::vector<std::int64_t> row_numbers_;  // the current gather's
   // [segments][profiles]: prefixes and slates alternate, and a context that switches profiles sets up its layers again.
   std::vector<std::vector<ExecutionContext>> contexts_;
