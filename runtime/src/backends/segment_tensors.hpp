@@ -1,10 +1,13 @@
 // The inputs and outputs of a segment's graph or engine: names from the manifest, types and shapes from the format.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "backends/backend.hpp"
 #include "bundle/bundle.hpp"
 
 namespace rexit::core {
@@ -35,6 +38,18 @@ constexpr std::size_t bytes_of(TensorType type) noexcept {
 constexpr TensorType type_of(Element element) noexcept {
   return element == Element::float32 ? TensorType::float32 : element == Element::float16 ? TensorType::float16 : TensorType::int8;
 }
+
+// T, P', N and R of a pass. P' counts rows of past keys and values: the prefix, or `min_past` rows of padding without one.
+struct PassSizes {
+  PassSizes(const Pass& pass, std::size_t min_past) noexcept
+      : tokens(pass.tokens), prefix(std::max(pass.prefix, min_past)), rows(pass.rows), vectors(pass.vector_rows) {}
+
+  std::size_t size(Dynamic dynamic) const noexcept {
+    return dynamic == Dynamic::tokens ? tokens : dynamic == Dynamic::prefix ? prefix : dynamic == Dynamic::rows ? rows : vectors;
+  }
+
+  std::size_t tokens, prefix, rows, vectors;
+};
 
 // In this order: tokens or hidden, positions, groups, rows, vectors (if the segment has them), past keys, past values.
 std::vector<TensorSpec> segment_inputs(const Model& model, const Segment& segment);

@@ -14,17 +14,13 @@
 namespace rexit::core::kernels {
 namespace {
 
-[[maybe_unused]] Table with_pairs(Table table, const PairTable& pairs) {
-  table.pairs = &pairs;
-  return table;
-}
-
-#if defined(__x86_64__)
-Table with_int8(Table table, const Int8ProductTable* int8) {
+[[maybe_unused]] Table extended(Table table, const PairTable* pairs, const Int8ProductTable* int8) {
+  table.pairs = pairs;
   table.int8 = int8;
   return table;
 }
 
+#if defined(__x86_64__)
 struct Support {
   bool avx2 = false, avx512 = false, vnni = false, bfloat16 = false;  // with all that their tables use
 };
@@ -69,13 +65,13 @@ const std::vector<const Table*>& tables() {
     std::vector<const Table*> tables;
 #if defined(__x86_64__)
     const Support support = detect();
-    static const Table wide = with_int8(avx512_table, support.vnni ? &avx512_int8 : nullptr);
-    static const Table wide_with_pairs = with_pairs(wide, avx512_pairs);
+    static const Table wide = extended(avx512_table, nullptr, support.vnni ? &avx512_int8 : nullptr);
+    static const Table wide_with_pairs = extended(wide, &avx512_pairs, wide.int8);
     if (support.bfloat16) tables.push_back(&wide_with_pairs);
     if (support.avx512) tables.push_back(&wide);
     if (support.avx2) tables.push_back(&avx2_table);
 #elif defined(__aarch64__) && defined(__linux__)
-    static const Table neon_bf16_table = with_pairs(baseline_table, neon_pairs);
+    static const Table neon_bf16_table = extended(baseline_table, &neon_pairs, nullptr);
     constexpr unsigned long bf16 = 1UL << 14;  // HWCAP2_BF16, which older headers lack
     if ((getauxval(AT_HWCAP2) & bf16) != 0) tables.push_back(&neon_bf16_table);
 #endif

@@ -12,12 +12,13 @@ namespace rexit::core::kernels {
 using InnerProducts = void (*)(const float* x, const float* rows, std::size_t count, std::size_t width, double* products);
 
 struct Table {
-  std::size_t lanes;                                                                          // floats per vector
-  Threads::Function pack, attend;                                                             // data: AttentionWork
-  Threads::Function quantize, rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;  // data: RowWork
-  Threads::Function round, rms_norm_round, swiglu_round;                                      // data: RowWork
-  Threads::Function multiply;                                                                 // data: PanelWork
-  InnerProducts inner_products;
+  std::size_t lanes;               // floats per vector
+  Threads::Function pack, attend;  // data: AttentionWork
+  // data: RowWork
+  Threads::Function quantize = nullptr, rms_norm_quantize = nullptr, swiglu_quantize = nullptr, quantize_cache = nullptr;
+  Threads::Function scale_add = nullptr, round = nullptr, rms_norm_round = nullptr, swiglu_round = nullptr;
+  Threads::Function multiply = nullptr;  // data: PanelWork
+  InnerProducts inner_products = nullptr;
   const struct PairTable* pairs = nullptr;        // null: the instruction set has none
   const struct Int8ProductTable* int8 = nullptr;  // the same
 };

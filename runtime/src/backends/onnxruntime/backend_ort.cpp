@@ -21,15 +21,6 @@ namespace {
 
 constexpr std::size_t alignment = 64;
 
-// The sizes of a tensor of rank 1 to 3.
-struct Sizes {
-  template <class... Size>
-  Sizes(Size... sizes) : size{static_cast<std::int64_t>(sizes)...}, rank(sizeof...(sizes)) {}
-
-  std::array<std::int64_t, 3> size;
-  std::size_t rank;
-};
-
 // The names and tensors of a run's inputs or outputs. Reused, so that runs do not allocate. The tensors are views, unused after
 // the run.
 struct Arguments {
@@ -41,14 +32,18 @@ struct Arguments {
     tensors.clear();
   }
 
-  // `data`: may be null for no elements. Not written if it is an input.
-  void add(const std::string& name, const void* data, TensorType type, const Sizes& shape, const Ort::MemoryInfo& memory) {
+  // `dynamic`: the size of the tensor's dynamic dimension. `data`: may be null for no elements. Not written if it is an input.
+  void add(const TensorSpec& spec, std::size_t dynamic, const void* data, const Ort::MemoryInfo& memory) {
     static std::byte placeholder[alignment];  // ONNX Runtime requires an address even for no elements
-    std::size_t bytes = bytes_of(type);
-    for (std::size_t i = 0; i < shape.rank; ++i) bytes *= static_cast<std::size_t>(shape.size[i]);
-    names.push_back(name.c_str());
+    std::array<std::int64_t, 3> shape{};
+    std::size_t bytes = bytes_of(spec.type);
+    for (std::size_t i = 0; i < spec.shape.size(); ++i) {
+      shape[i] = spec.shape[i] == any_size ? static_cast<std::int64_t>(dynamic) : spec.shape[i];
+      bytes *= static_cast<std::size_t>(shape[i]);
+    }
+    names.push_back(spec.name.c_str());
     tensors.push_back(Ort::Value::CreateTensor(memory, data != nullptr ? const_cast<void*>(data) : placeholder, bytes,
-                                               shape.size.data(), shape.rank, ort_type(type)));
+                                               shape.data(), spec.shape.size(), ort_type(spec.type)));
   }
 };
 
@@ -76,23 +71,24 @@ class OrtBackend final : public Backend {
   // `min_past`: the minimum number of rows of past keys and values, 0 or 1. A pass with fewer gets padding, which its graphs must
   // mask.
   OrtBackend(const Bundle& bundle, const Execution& execution, const Ort::SessionOptions& options, std::size_t min_past)
-      : model_(bundle.model()),
-        segments_(bundle.variant().segments),
+      : segments_(bundle.variant().segments),
         min_past_(min_past),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     for (const Segment& segment : segments_) {
       paths_.push_back(bundle.where(segment.graph));
       try {
         sessions_.push_back(load_graph(bundle, segment, options, execution));
-        check_signature(sessions_.back(), paths_.back(), model_, segment);
+        inputs_.push_back(segment_inputs(bundle.model(), segment));
+        outputs_.push_back(segment_outputs(bundle.model(), segment));
+        check_signature(sessions_.back(), paths_.back(), inputs_.back(), outputs_.back());
       } catch (const Ort::Exception& error) {
         fail(status_of(error), paths_.back(), ": ", error.what());
       }
     }
-    for (const Segment& segment : segments_)
-      if (min_past_ != 0)
-        padding_row_.resize(
-            std::max(padding_row_.size(), model_.kv_heads * segment.cache_width(model_) * bytes_of(segment.cache_dtype)));
+    for (const Segment& segment : segments_) {
+      const std::size_t row = bundle.model().kv_heads * segment.cache_width(bundle.model()) * bytes_of(segment.cache_dtype);
+      if (min_past_ != 0) padding_row_.resize(std::max(padding_row_.size(), row));
+    }
     trim();  // releases memory of the load: weights before their rearrangement
   }
 
@@ -102,8 +98,8 @@ class OrtBackend final : public Backend {
     outputs.clear();
     try {
       const OrtArena::Run memory(ort_arena());
-      add_inputs(segments_[index], pass, inputs);
-      add_outputs(segments_[index], pass, outputs);
+      add_inputs(index, pass, inputs);
+      add_outputs(index, pass, outputs);
       const Ort::RunOptions no_options{nullptr};
       sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : no_options,
                            inputs.names.data(), inputs.tensors.data(), inputs.tensors.size(), outputs.names.data(),
@@ -121,53 +117,41 @@ class OrtBackend final : public Backend {
   void trim() const override { ort_arena().trim(); }
 
  private:
-  void add_inputs(const Segment& segment, const Pass& pass, Arguments& inputs) const {
-    const auto input = [&](const std::string& name, const void* data, TensorType type, const Sizes& shape) {
-      inputs.add(name, data, type, shape, cpu_);
+  void add_inputs(std::size_t index, const Pass& pass, Arguments& inputs) const {
+    const Segment& segment = segments_[index];
+    const PassSizes sizes(pass, min_past_);
+    auto spec = inputs_[index].begin();
+    const auto add = [&](const void* data) {
+      inputs.add(*spec, sizes.size(spec->dynamic), data, cpu_);
+      ++spec;
     };
-    if (segment.first) {
-      input(segment.source, pass.token_ids, TensorType::int64, {pass.tokens});
-    } else {
-      input(segment.source, pass.hidden_in, type_of(segment.hidden_dtype), {pass.tokens, model_.hidden_size});
-    }
-    input(segment.positions, pass.positions, TensorType::int64, {pass.tokens});
-    input(segment.groups, pass.groups, TensorType::int64, {pass.tokens});
-    input(segment.rows, pass.row_index, TensorType::int64, {pass.rows});
-    if (!segment.vectors.empty())
-      input(segment.vectors, pass.vectors, TensorType::float32, {pass.vector_rows, model_.hidden_size});
-    const TensorType cache_type = type_of(segment.cache_dtype);
-    const Sizes shape = cache_shape(segment, std::max(pass.prefix, min_past_));
+    add(segment.first ? pass.token_ids : pass.hidden_in);
+    for (const std::int64_t* data : {pass.positions, pass.groups, pass.row_index}) add(data);
+    if (!segment.vectors.empty()) add(pass.vectors);
     const void* padding = padding_row_.empty() ? nullptr : padding_row_.data();
-    for (std::size_t i = 0; i < segment.layers(); ++i) {
-      input(segment.past_keys[i], pass.prefix == 0 ? padding : pass.past_keys[i], cache_type, shape);
-      input(segment.past_values[i], pass.prefix == 0 ? padding : pass.past_values[i], cache_type, shape);
-    }
+    for (const void* const* past : {pass.past_keys, pass.past_values})
+      for (std::size_t i = 0; i < segment.layers(); ++i) add(pass.prefix == 0 ? padding : past[i]);
   }
 
-  void add_outputs(const Segment& segment, const Pass& pass, Arguments& outputs) const {
-    const auto output = [&](const std::string& name, void* data, TensorType type, const Sizes& shape) {
-      outputs.add(name, data, type, shape, cpu_);
+  void add_outputs(std::size_t index, const Pass& pass, Arguments& outputs) const {
+    const Segment& segment = segments_[index];
+    const PassSizes sizes(pass, min_past_);
+    auto spec = outputs_[index].begin();
+    const auto add = [&](void* data) {
+      if (data != nullptr) outputs.add(*spec, sizes.size(spec->dynamic), data, cpu_);
+      ++spec;
     };
-    if (pass.hidden_out != nullptr)
-      output(segment.hidden, pass.hidden_out, type_of(segment.hidden_dtype), {pass.tokens, model_.hidden_size});
-    if (pass.logits != nullptr) output(segment.logits, pass.logits, TensorType::float32, {pass.rows, 2 * segment.objectives});
-    const TensorType cache_type = type_of(segment.cache_dtype);
-    const Sizes shape = cache_shape(segment, pass.tokens);
-    for (std::size_t i = 0; pass.new_keys != nullptr && i < segment.layers(); ++i) {
-      output(segment.new_keys[i], pass.new_keys[i], cache_type, shape);
-      output(segment.new_values[i], pass.new_values[i], cache_type, shape);
-    }
+    if (!segment.last) add(pass.hidden_out);
+    add(pass.logits);
+    for (void* const* caches : {pass.new_keys, pass.new_values})
+      for (std::size_t i = 0; caches != nullptr && i < segment.layers(); ++i) add(caches[i]);
   }
 
-  Sizes cache_shape(const Segment& segment, std::size_t tokens) const {
-    return {model_.kv_heads, tokens, segment.cache_width(model_)};
-  }
-
-  const Model model_;  // copies: a reloaded bundle shares the backend and may outlive the bundle it was loaded from
-  const std::vector<Segment> segments_;
+  const std::vector<Segment> segments_;  // copies: a reloaded bundle shares the backend and may outlive the bundle loaded first
   const std::size_t min_past_;
-  std::vector<std::string> paths_;      // the graphs', for messages
-  std::vector<std::byte> padding_row_;  // zeros: a row of any segment's keys
+  std::vector<std::vector<TensorSpec>> inputs_, outputs_;  // by segment
+  std::vector<std::string> paths_;                         // the graphs', for messages
+  std::vector<std::byte> padding_row_;                     // zeros: a row of any segment's keys
   Ort::MemoryInfo cpu_;
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const
 };

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <set>
 #include <utility>
-#include <vector>
 
 #include "base/status.hpp"
 
@@ -89,11 +88,12 @@ ONNXTensorElementDataType ort_type(TensorType type) {
                                        : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 }
 
-void check_signature(const Ort::Session& graph, const std::string& path, const Model& model, const Segment& segment) {
-  Signature inputs(graph, true, path), outputs(graph, false, path);
-  for (const TensorSpec& spec : segment_inputs(model, segment)) inputs.check(spec);
-  inputs.check_no_unchecked();
-  for (const TensorSpec& spec : segment_outputs(model, segment)) outputs.check(spec);
+void check_signature(const Ort::Session& graph, const std::string& path, const std::vector<TensorSpec>& inputs,
+                     const std::vector<TensorSpec>& outputs) {
+  Signature graph_inputs(graph, true, path), graph_outputs(graph, false, path);
+  for (const TensorSpec& spec : inputs) graph_inputs.check(spec);
+  graph_inputs.check_no_unchecked();
+  for (const TensorSpec& spec : outputs) graph_outputs.check(spec);
 }
 
 }  // namespace rexit::core

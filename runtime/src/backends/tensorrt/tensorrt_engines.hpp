@@ -3,14 +3,12 @@
 
 #include <NvInfer.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "backends/backend.hpp"
 #include "backends/segment_tensors.hpp"
 #include "bundle/engines.hpp"
 
@@ -19,19 +17,6 @@ namespace rexit::core {
 // Returns TensorRT's last error in this thread, as a line, and clears it.
 std::string take_tensorrt_error();
 void clear_tensorrt_error() noexcept;
-
-// T, P', N and R of a pass, as an engine counts them. P' counts rows of the past: the prefix, or a row of padding without one. R
-// is 0 if the segment takes no vectors.
-struct PassSizes {
-  explicit PassSizes(const Pass& pass) noexcept
-      : tokens(pass.tokens), prefix(std::max<std::size_t>(pass.prefix, 1)), rows(pass.rows), vectors(pass.vector_rows) {}
-
-  std::size_t size(Dynamic dynamic) const noexcept {
-    return dynamic == Dynamic::tokens ? tokens : dynamic == Dynamic::prefix ? prefix : dynamic == Dynamic::rows ? rows : vectors;
-  }
-
-  std::size_t tokens, prefix, rows, vectors;
-};
 
 // A loaded plan, with its inputs and outputs in the order of segment_inputs() and segment_outputs().
 struct LoadedEngine {

@@ -60,7 +60,7 @@ void Worker::run(std::size_t segment, const Pass& pass) {
         context->setDeviceMemoryV2(buffers_.working.data(), static_cast<std::int64_t>(buffers_.working.bytes()));
   }
   const LoadedEngine& loaded = engines_[segment];
-  const PassSizes sizes(pass);
+  const PassSizes sizes(pass, 1);
   nvinfer1::IExecutionContext& context = *contexts_[segment][loaded.profile_for(sizes)];
   // Inputs that get no other address are padding, outputs that get none are discarded.
   inputs_.assign(loaded.inputs.size(), buffers_.padding_row.data());

@@ -11,10 +11,9 @@ namespace {
 constexpr std::size_t widest = 16;      // lanes of the widest vectors
 constexpr std::size_t block_rows = 48;  // queries per block: their scores should fit in a core's private cache
 
-void pack_scalar(void* work, std::size_t i) { pack<1>(*static_cast<const AttentionWork*>(work), i); }
-void attend_scalar(void* work, std::size_t i) { attend_block<1, 1>(*static_cast<const AttentionWork*>(work), i); }
-constexpr Table scalar_table{1,       pack_scalar, attend_scalar, nullptr, nullptr, nullptr, nullptr,
-                             nullptr, nullptr,     nullptr,       nullptr, nullptr, nullptr};
+// Attention alone, for heads that are shorter than a vector.
+constexpr Table scalar_table{1, [](void* work, std::size_t i) { pack<1>(*static_cast<const AttentionWork*>(work), i); },
+                             [](void* work, std::size_t i) { attend_block<1, 1>(*static_cast<const AttentionWork*>(work), i); }};
 
 // `with`, unless its vectors are wider than a head; then the widest table that fits.
 const Table& table_for(std::size_t dim, const Table& with) {

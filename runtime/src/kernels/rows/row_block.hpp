@@ -179,10 +179,4 @@ struct SwigluRoundRows {
   }
 };
 
-// Runs task i of operator Kind.
-template <class Kind, int W>
-REXIT_INLINE void rows_task(const RowWork& work, std::size_t i) {
-  for (std::size_t row = i * task_rows; row < smaller_of(work.rows, (i + 1) * task_rows); ++row) Kind::template row<W>(work, row);
-}
-
 }  // namespace rexit::core::kernels
