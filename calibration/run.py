@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,13 @@ from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import latencies
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
-from rexit.measure.scorer import Scorer
 from rexit.process import interrupts
 from rexit.progress import Progress, silent
 from rexit.slates import SIZE, AnySlate, Slate, cut, spread
 from rexit.slates_file import SlatesFile
+
+if TYPE_CHECKING:
+    from rexit.runtime import Session
 
 MISSING = "missing"
 """Value of a pair that has none."""
@@ -249,7 +251,7 @@ class _Work:
         recorded.write(self._bundle.folder / recording.FILE)
         return recorded
 
-    def _measure(self, session: Scorer, timed: Sequence[AnySlate], here: Conditions) -> CostProfile:
+    def _measure(self, session: Session, timed: Sequence[AnySlate], here: Conditions) -> CostProfile:
         """What segments cost; measured a second time if something disturbed the first."""
         exits, limit, repeats = len(self._depths), self._bundle.variant.max_tokens, self._options.repeats
 
@@ -296,7 +298,7 @@ def _size(catalog: Catalog) -> str:
 
 def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: int | None) -> decide.Decision:
     """The decision with a policy that says where its costs were measured, and how many candidates a slate had."""
-    made_on = {name: value for name, value in conditions.to_json().items() if name != "variant_sha256"} | {"slate": slate}
+    made_on = {name: value for name, value in vars(conditions).items() if name != "variant_sha256"} | {"slate": slate}
     return replace(decision, policy=replace(decision.policy, made_on=made_on))
 
 
@@ -325,7 +327,7 @@ def _is_slower(decision: decide.Decision, timings: Timings) -> bool:
 
 
 def _count_as_traced(
-    session: Scorer, policy: Policy, slates: Sequence[AnySlate], stops: Sequence[NDArray[np.int64]], rounding: float
+    session: Session, policy: Policy, slates: Sequence[AnySlate], stops: Sequence[NDArray[np.int64]], rounding: float
 ) -> int:
     """How many candidates stopped exactly where their traces say. stops: of each slate, the exits. Raises BackendError for an
     exit that not even rounding explains."""

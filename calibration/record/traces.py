@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from rexit import roles
 from rexit.errors import InputError
 from rexit.ids import Id
-from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import AnySlate, Slate
+
+if TYPE_CHECKING:
+    from rexit.runtime import Session
 
 MAX_SEARCH_PAIRS = 40_000
 """Most pairs of the choosing users."""
@@ -92,7 +95,7 @@ def split_users(traces: Traces) -> tuple[Traces, Traces]:
 
 
 def collect(
-    session: Scorer, slates: Sequence[AnySlate], step: str = "traces", progress: Progress = silent
+    session: Session, slates: Sequence[AnySlate], step: str = "traces", progress: Progress = silent
 ) -> NDArray[np.float32]:
     """Returns the raw log-odds of all slates at every exit, float32 [n, E]; with several objectives [n, E, K].
 

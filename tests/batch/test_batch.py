@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.grown_catalog import swap_for_grown
 from builders.bundles.held_out import HeldOut
-from rexit.batch import BatchOptions, ColumnNames, Report, output, pairs, score_files, work
+from rexit.batch import BatchOptions, ColumnNames, Report, pairs, score_files, work
 from rexit.batch.engine import Engine, Local, Opening
 from rexit.batch.pairs import PairFiles
 from rexit.batch.records import PairReader
@@ -56,7 +56,6 @@ def test_small_batches_change_nothing(
     monkeypatch.setattr(pairs, "MAX_BATCH_ROWS", 7)
     monkeypatch.setattr(work, "_BUFFERED_BYTES", 20 * 32)
     monkeypatch.setattr(work, "PARTITIONS", 5)
-    monkeypatch.setattr(output, "BUFFERED_RECORDS", 3)
     score(bundle, source, tmp_path / f"often.{suffix}", top_k=top_k)
     read = pl.read_csv if suffix == "csv" else pl.read_parquet
     once, often = read(tmp_path / f"once.{suffix}"), read(tmp_path / f"often.{suffix}")

@@ -37,7 +37,6 @@ def test_a_slow_answer_delays_those_behind_it() -> None:
     assert served.answered.tolist() == [2, 4, 6, 12]
     assert served.latency.tolist() == [2, 3, 4.5, 2]
     assert served.waiting.tolist() == [0, 1, 2.5, 0]
-    assert served.busy == 8
 
 
 def test_nothing_starts_before_it_arrives() -> None:

@@ -18,11 +18,10 @@ import math
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from rexit.audit.log import AuditedSlate
 from rexit.audit.losses import Loss
@@ -30,6 +29,9 @@ from rexit.bundle import Bundle, ExitPolicy, Id, Policy, TopK
 from rexit.bundle.files import read_json
 from rexit.bundle.typed import typed
 from rexit.errors import BundleError, InputError
+
+if TYPE_CHECKING:
+    from rexit.runtime import Audit
 
 REPORT_FILE = "report.json"
 
@@ -102,19 +104,6 @@ class WatchedRule:
             "quorum": _finite(policy.quorum),
             "top_k": None if policy.top_k is None else _top_k(policy.top_k),
         }
-
-
-class Audit(Protocol):
-    """The part of `rexit.runtime.Audit` that is read: the policy's exits and c, and full depth's raw log-odds, [n] each."""
-
-    @property
-    def exit(self) -> NDArray[np.int64]: ...
-
-    @property
-    def policy_c(self) -> NDArray[np.float32]: ...
-
-    @property
-    def full_log_odds(self) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 COLUMNS: Mapping[str, str] = {"probability": "Float32", "log_odds": "Float32", "exit": "Int32"}
 """Columns that scoring adds, with the names of their polars types."""
-BUFFERED_RECORDS = 1024
-"""Records of each partition that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ class Output:
             InputError: OUT cannot be written.
         """
         sink: _Sink = (_Parquet if self.out.suffix == ".parquet" else _Csv)(folder, self)
-        streams = [_Stream(path) for path in scored]
+        parts = [np.memmap(path, SCORE, "r") for path in scored if path.stat().st_size]  # a whole file is in order of its rows
         pending, rows = np.empty(0, SCORE), 0
         pending_rows: Any = None
         for batch in self.files.batches():
             end = batch.first + len(batch)
-            records = np.concatenate([stream.before(end) for stream in streams])
+            records = np.concatenate([np.empty(0, SCORE), *(_between(part, batch.first, end) for part in parts)])
             records = records[np.argsort(records["row"])]
             batch_rows = sink.take(batch, (records["row"] - batch.first).tolist())
             if self.in_order:
@@ -90,24 +89,10 @@ class Output:
         return rows
 
 
-class _Stream:
-    """Reads a partition's scores from its file, in the order of their rows."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._read, self._records = path, 0, np.empty(0, SCORE)
-        self._count = path.stat().st_size // SCORE.itemsize
-
-    def before(self, end: int) -> NDArray[Any]:
-        """Returns the next records, of rows before `end`."""
-        parts = []
-        while True:
-            cut = int(np.searchsorted(self._records["row"], end))
-            parts.append(self._records[:cut])
-            self._records = self._records[cut:]
-            if len(self._records) or self._read == self._count:
-                return np.concatenate(parts)
-            self._records = np.fromfile(self._path, SCORE, BUFFERED_RECORDS, offset=self._read * SCORE.itemsize)
-            self._read += len(self._records)
+def _between(scores: NDArray[Any], begin: int, end: int) -> NDArray[Any]:
+    """The records of some rows, of records in the order of their rows."""
+    rows = scores["row"]
+    return scores[bisect_left(rows, begin) : bisect_left(rows, end)]
 
 
 class _Sink(Protocol):

@@ -9,9 +9,8 @@ A failure in 1 leaves nothing. After a later failure the stored partitions stay,
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,17 +118,25 @@ def score_files(
     _check_out(out, files)
     identity = _identity(opening, options, files)
     with Work.opened(out) as work:
-        with _removed_without_a_plan(work):
-            plan = work.plan(identity)
-            if plan is None:
-                plan = work.split(PairReader(files, bundle, options.as_of, options.inputs), identity, progress)
+        try:
+            plan = work.plan(identity) or work.split(PairReader(files, bundle, options.as_of, options.inputs), identity, progress)
+        except BaseException:
+            if not (work.folder / "plan.json").exists():
+                work.remove()
+            raise
         try:
             stored = work.scored()
             resumed = sum(summary["pairs"] for summary in work.summaries())
             on_plan(plan, resumed)
             scoring = Scoring(files.time is not None or options.as_of is not None, options.top_k)
             pending = [partition for partition in plan.partitions if partition not in stored]
-            advance = _PairCount(progress, resumed, plan.rows)
+            done = resumed
+
+            def advance(pairs: int) -> None:
+                nonlocal done
+                done += pairs
+                progress("pairs", done, plan.rows)
+
             for partition, (scores, summary) in engine.score(opening, work, plan, pending, scoring, advance):
                 work.store(partition, scores, summary)
             output = Output(out, files, bundle.catalog.info["ids"], plan.text_times, in_order=not options.top_k)
@@ -145,28 +152,6 @@ def score_files(
         report = _report(work, plan, rows, resumed, begin)
         work.remove()
     return report
-
-
-class _PairCount:
-    """Reports the pairs of all partitions as progress."""
-
-    def __init__(self, progress: Progress, done: int, total: int) -> None:
-        self._progress, self._done, self._total = progress, done, total
-
-    def __call__(self, pairs: int) -> None:
-        self._done += pairs
-        self._progress("pairs", self._done, self._total)
-
-
-@contextlib.contextmanager
-def _removed_without_a_plan(work: Work) -> Iterator[None]:
-    """Removes the folder if the block fails before there is a plan."""
-    try:
-        yield
-    except BaseException:
-        if not (work.folder / "plan.json").exists():
-            work.remove()
-        raise
 
 
 def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict[str, Any]:

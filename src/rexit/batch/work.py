@@ -28,7 +28,7 @@ from rexit.errors import InputError
 from rexit.progress import Progress
 
 PARTITIONS = 256
-"""Number of partitions. A killed run loses at most one. All their files are open at once when the scores are put in order."""
+"""Number of partitions. A killed run loses at most one. All their files are mapped at once when the scores are put in order."""
 _BUFFERED_BYTES = 1 << 25
 """Size of the records read before they are appended to the partitions, so that no file is opened for a handful of rows."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def refresh(
     with progress() as bar:
         report = run(bundle, catalog, options, progress=shown(bar))
     if json:
-        print_json(report.to_json())
+        print_json(asdict(report))
         return
     if not report.swapped:
         stdout.print(f"{bundle}: holds this catalog already; nothing was changed.")

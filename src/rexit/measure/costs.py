@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import AnySlate
+
+if TYPE_CHECKING:
+    from rexit.runtime import Session
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def passes(tokens: Sequence[int], max_tokens: int) -> int:
 
 
 def latencies(
-    session: Scorer,
+    session: Session,
     slates: Sequence[AnySlate],
     modes: Sequence[int | None],
     repeats: int = 3,

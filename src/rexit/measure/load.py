@@ -39,11 +39,6 @@ class Served:
         """Seconds from arrival until a worker started on it, float64 [n]."""
         return self.begun - self.arrived
 
-    @property
-    def busy(self) -> float:
-        """Seconds of work, summed over workers."""
-        return float((self.answered - self.begun).sum())
-
 
 def poisson(rate: float, count: int, random: np.random.Generator) -> NDArray[np.float64]:
     """Returns the arrival times of a Poisson process: seconds since the beginning, ascending, float64 [count].

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,3 @@ class Conditions:
         """Returns the conditions of a session that `rexit.open` opens on this machine with the same arguments."""
         details = machine(hardware_of(bundle, device))
         return cls(bundle.variant_sha256, str(device or bundle.variant.target), threads or int(details["cores"]), details)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)

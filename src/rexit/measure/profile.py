@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -15,9 +15,11 @@ from rexit.bundle.typed import typed
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs, passes
 from rexit.measure.machine import Conditions
-from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import AnySlate
+
+if TYPE_CHECKING:
+    from rexit.runtime import Session
 
 MAX_FIT_ERROR = 0.5
 """No policy is chosen by a cost model with a larger `fit_error`."""
@@ -91,7 +93,7 @@ class CostProfile:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as `of_json` reads them."""
         return {
-            **self.conditions.to_json(),
+            **asdict(self.conditions),
             "base_us": self.base_us,
             "fit_error": self.fit_error,
             "segments": [asdict(segment) for segment in self.segments],
@@ -99,7 +101,7 @@ class CostProfile:
 
 
 def measure_costs(
-    session: Scorer,
+    session: Session,
     slates: Sequence[AnySlate],
     exits: int,
     max_tokens: int,
@@ -162,12 +164,12 @@ def _fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArra
     return per_time, per_token
 
 
-def _passes(session: Scorer, slate: AnySlate, count: int, max_tokens: int) -> int:
+def _passes(session: Session, slate: AnySlate, count: int, max_tokens: int) -> int:
     _, candidates = session.prompt(slate.first(count).request)
     return passes(list(map(len, candidates)), max_tokens)
 
 
-def mean_tokens(session: Scorer, slates: Sequence[AnySlate]) -> tuple[float, float]:
+def mean_tokens(session: Session, slates: Sequence[AnySlate]) -> tuple[float, float]:
     """Returns the mean tokens of a slate's prefix, and of a single candidate."""
     prefix = candidates = 0
     for slate in slates:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,10 +35,6 @@ class RefreshReport:
     users: tuple[int, int]
     items: tuple[int, int]
     variants: tuple[RefreshedVariant, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns what `rexit refresh --json` prints: plain JSON values."""
-        return asdict(self)
 
 
 def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, *, progress: Progress = silent) -> RefreshReport:

@@ -59,13 +59,18 @@ class Pool:
         sessions: Requests scored at once.
         queue: Requests that may wait.
         auditor: Has sessions audit what they draw, if `open_session` opens them with `audit`; None: they draw nothing.
+
+    Attributes:
+        busy: Sessions at work.
+        ended: Sessions whose thread a defect ended. The others go on.
+        stopping: Whether new requests are refused for good.
     """
 
     def __init__(self, open_session: Callable[[], Session], sessions: int, queue: int, auditor: Auditor | None = None) -> None:
         self._open_session, self._sessions, self._queue, self.auditor = open_session, sessions, queue, auditor
         self._turn = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._busy, self._ended, self._stopping, self._service_s = 0, 0, False, 0.0
+        self.busy, self.ended, self.stopping, self._service_s = 0, 0, False, 0.0
         self._auditing: list[Session] = []
         self._reloading = threading.Lock()
         self._current = self._opened()
@@ -84,28 +89,13 @@ class Pool:
         """Requests in the queue."""
         return len(self._jobs)
 
-    @property
-    def busy(self) -> int:
-        """Sessions at work."""
-        return self._busy
-
-    @property
-    def ended(self) -> int:
-        """Sessions whose thread a defect ended. The others go on."""
-        return self._ended
-
-    @property
-    def stopping(self) -> bool:
-        """Whether new requests are refused for good."""
-        return self._stopping
-
     def submit(self, job: Job) -> None:
         """Puts a job into the queue. Its future gets an `Answer`, or what `Session.score` raises, or LateError. Raises
         RefusedError."""
         with self._turn:
-            if self._stopping:
+            if self.stopping:
                 raise RefusedError("stopping", "the service is stopping, expected requests to go to another one", 1)
-            free = self._sessions - self._ended - self._busy
+            free = self._sessions - self.ended - self.busy
             if len(self._jobs) >= self._queue + free:
                 retry = max(1, math.ceil(len(self._jobs) * self._service_s / self._sessions))
                 raise RefusedError(
@@ -138,7 +128,7 @@ class Pool:
     def refuse(self) -> None:
         """Refuses new requests from now on. Those in the queue are served."""
         with self._turn:
-            self._stopping = True
+            self.stopping = True
             self._turn.notify_all()
             for session in self._auditing:
                 session.cancel()
@@ -184,10 +174,10 @@ class Pool:
         except Exception:
             _LOGGER.exception("a session's thread ended")
             with self._turn:
-                self._ended += 1
-                if self._ended < self._sessions:
+                self.ended += 1
+                if self.ended < self._sessions:
                     return
-                self._stopping = True
+                self.stopping = True
                 jobs = list(self._jobs)
                 self._jobs.clear()
             for job in jobs:
@@ -205,8 +195,8 @@ class Pool:
                 if newest is source:
                     if self._jobs:
                         job = self._jobs.popleft()
-                        self._busy += 1
-                    elif self._stopping:
+                        self.busy += 1
+                    elif self.stopping:
                         return
                     else:
                         self._auditing.append(session)
@@ -220,7 +210,7 @@ class Pool:
             elif job is not None:
                 set_future, answered = self._score(job, session, source)
                 with self._turn:
-                    self._busy -= 1
+                    self.busy -= 1
                 set_future()  # the client may ask again at once, and finds the session free
                 if answered is not None and self.auditor is not None and source.watch is not None:
                     draw, rule = answered
@@ -230,7 +220,7 @@ class Pool:
 
     def _wait(self, source: _Opened, drawn: Drawn | None, allowance: Allowance) -> None:
         """Waits, with the lock, for something to do: a request, the end, a newer bundle, or an audit whose time has come."""
-        while not self._jobs and not self._stopping and source is self._current:
+        while not self._jobs and not self.stopping and source is self._current:
             seconds = None if drawn is None else allowance.wait_s()
             if seconds == 0:
                 return
