@@ -19,8 +19,7 @@ report.html and traces.safetensors. The data moves in this order:
     decide                   choose, certify, compare -> the policy
     prior                    sampled negatives -> a shift that makes probabilities those in the population
     reliability, reliability_table    probabilities and labels -> how right they are, in all and by group
-    reporting/  examples     slates that exit early and late
-                verdict      what to do, in words
+    reporting/  verdict      what to do, in words
                 content      all of it -> report.json
                 plots        report.json -> pictures
                 tables       report.json -> tables

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
-from rexit.slates_file import SlatesFile
+from rexit.prompts.slates_file import SlatesFile
 
 
 def check(rate: float | None) -> None:

@@ -26,10 +26,9 @@ from rexit.calibration.goal import Goal
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
-from rexit.calibration.record.traces import Traces, collect, join
+from rexit.calibration.record.traces import collect, join
 from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
-from rexit.calibration.reporting.examples import Example, pick
 from rexit.calibration.reporting.verdict import Verdict
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import latencies
@@ -37,8 +36,8 @@ from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.process import interrupts
 from rexit.progress import Progress, silent
+from rexit.prompts.slates_file import SlatesFile
 from rexit.slates import SIZE, AnySlate, Slate, cut, spread
-from rexit.slates_file import SlatesFile
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -67,7 +66,6 @@ def calibrate(
     *,
     progress: Progress = silent,
     open_session: Callable[[Path], Any] | None = None,
-    decode: Callable[[Sequence[int]], str] | None = None,
 ) -> Calibration:
     """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
 
@@ -87,7 +85,6 @@ def calibrate(
         options: None: the defaults.
         progress: called as the work goes on.
         open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
-        decode: makes text of token ids, for the prompts of examples; None: they are left out.
 
     Raises:
         BundleError: if the source is not of the bundle's kind, or not its catalog, or the profile was measured under other
@@ -101,7 +98,7 @@ def calibrate(
         options = options or CalibrationOptions()
         if options.slate is None:
             options = replace(options, slate=source.largest if isinstance(source, SlatesFile) else SIZE)
-        return _Work(opened, source, options, progress, open_session, decode).calibrate()
+        return _Work(opened, source, options, progress, open_session).calibrate()
 
 
 class _Work:
@@ -114,9 +111,8 @@ class _Work:
         options: CalibrationOptions,
         progress: Progress,
         open_session: Callable[[Path], Any] | None,
-        decode: Callable[[Sequence[int]], str] | None,
     ) -> None:
-        self._bundle, self._source, self._options, self._progress, self._decode = bundle, source, options, progress, decode
+        self._bundle, self._source, self._options, self._progress = bundle, source, options, progress
         self._depths = bundle.manifest.exits
         self._open_session = open_session or self._runtime_session
 
@@ -163,7 +159,6 @@ class _Work:
             decision = decide.back_to_full_depth(decision)
         others = baselines(source, slates["test"])
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
-        early, late = self._examples(decision.policy, slates["test"], traces["test"])
         findings = Findings(
             traces=traces,
             profile=profile,
@@ -171,8 +166,6 @@ class _Work:
             decision=decision,
             timings=timings,
             slower=slower,
-            early=early,
-            late=late,
             doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked),
             baselines=baseline_rows(others, traces["test"], [metrics.parse(name) for name in decision.rows[0].values]),
             negative_rate=rate,
@@ -270,18 +263,6 @@ class _Work:
                 times, exits = latencies(session, timed, modes, self._options.repeats, self._progress)
                 as_traced = _count_as_traced(session, policy, timed, exits, variant.rounding)
         return Timings(tuple(float(t) for t in times.mean(0)), sum(len(slate.items) for slate in timed), as_traced)
-
-    def _examples(self, policy: Policy, slates: Sequence[AnySlate], traces: Traces) -> tuple[list[Example], list[Example]]:
-        decode = self._decode
-        if decode is None or self._options.from_traces:
-            return pick(policy, slates, traces, self._depths)
-        with contextlib.closing(self._open_session(self._bundle.path)) as session:
-
-            def prompt(slate: AnySlate) -> str:
-                prefix, candidates = session.prompt(slate.first(1).request)
-                return decode([*prefix.tolist(), *candidates[0].tolist()])
-
-            return pick(policy, slates, traces, self._depths, prompt)
 
 
 def _check_several(options: CalibrationOptions) -> None:

@@ -15,8 +15,8 @@ from rexit.bundle.writer import link_or_copy
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.source import Source
-from rexit.slates_file import SlatesFile
-from rexit.texts import TextEncoder, read_tokenizer
+from rexit.prompts.slates_file import SlatesFile
+from rexit.prompts.texts import TextEncoder, read_tokenizer
 
 
 def model_of(checkpoint: Checkpoint) -> Model:

@@ -18,7 +18,7 @@ from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
 from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
-from rexit.slates_file import SlatesFile
+from rexit.prompts.slates_file import SlatesFile
 
 
 def chosen_targets(target: str, precisions: Sequence[str], cache: str) -> list[Target]:

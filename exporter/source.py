@@ -11,8 +11,8 @@ import numpy as np
 
 from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.prompts.slates_file import SlatesFile
 from rexit.slates import AnySlate, Slate, TokenSlate
-from rexit.slates_file import SlatesFile
 
 Source = Catalog | SlatesFile
 

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from rexit.bundle import Id, TopK
 from rexit.bundle.typed import short
-from rexit.deadlines import check_deadline
 from rexit.errors import InputError
-from rexit.request import AnyRequest, TokenRequest
+from rexit.request import AnyRequest, TokenRequest, check_deadline
 from rexit.runtime import _native
 
 if TYPE_CHECKING:

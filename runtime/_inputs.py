@@ -16,9 +16,9 @@ from rexit.bundle.files import parse_json
 from rexit.bundle.inputs import Inputs
 from rexit.bundle.manifest import MANIFEST, TOKENIZER
 from rexit.errors import InputError
+from rexit.prompts.texts import InputTokenizer
 from rexit.runtime import _native
 from rexit.runtime._arguments import NativeInput, to_text
-from rexit.texts import InputTokenizer
 
 
 class _Body(msgspec.Struct):

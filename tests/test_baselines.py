@@ -8,8 +8,8 @@ import pytest
 from builders.data.indexed_catalog import write_indexed_catalog
 from rexit.baselines import FILE_ORDER, LIGHTGCN, LIKES, baselines
 from rexit.bundle import Catalog
+from rexit.prompts.slates_file import SlatesFile
 from rexit.slates import TokenSlate, cut
-from rexit.slates_file import SlatesFile
 from running.scripts import scripts_of
 
 scripts = scripts_of("benchmarks/ranking")

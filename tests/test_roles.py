@@ -15,8 +15,8 @@ from rexit.errors import InputError
 from rexit.exporter.heads.forward import Slates
 from rexit.ids import Id
 from rexit.progress import silent
+from rexit.prompts.slates_file import SlatesFile
 from rexit.slates import cut, spread
-from rexit.slates_file import SlatesFile
 
 
 def test_the_rule_never_changes() -> None:

@@ -30,7 +30,7 @@ import numpy as np
 
 import rexit
 from rexit.bundle import Bundle
-from rexit.cli.serve import threads_for
+from rexit.cli.use.serve import threads_for
 from rexit.measure import load
 from rexit.measure.bench import SEED, BenchOptions, draw
 from rexit.measure.machine import machine

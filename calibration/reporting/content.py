@@ -22,7 +22,6 @@ from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
 from rexit.calibration.reliability import Split, diagram
 from rexit.calibration.reporting import verdict
-from rexit.calibration.reporting.examples import Example
 from rexit.measure.costs import Costs, depth_name
 from rexit.measure.profile import CostProfile
 
@@ -56,7 +55,6 @@ class Findings:
         decision: what was chosen.
         timings: None if no model ran.
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
-        early, late: slates that exit early and late.
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`.
         baselines: rankings of the test split to compare with.
         negative_rate: the share of the population's negatives in the labels.
@@ -71,8 +69,6 @@ class Findings:
     decision: Decision
     timings: Timings | None
     slower: bool
-    early: Sequence[Example]
-    late: Sequence[Example]
     doubt: str | None
     baselines: Sequence[Baseline] = ()
     negative_rate: float = 1.0
@@ -151,7 +147,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "users_needed": _finite(decision.users_needed),
         "watch": decision.watch and decision.watch.to_json(),
         "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},
-        "examples": {"early": list(map(asdict, findings.early)), "late": list(map(asdict, findings.late))},
     }
     plain: dict[str, Any] = json_values(report)
     return plain

@@ -17,7 +17,6 @@ from markupsafe import Markup, escape
 from rexit.calibration import certify, metrics
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots, tables
-from rexit.calibration.reporting.tables import Table
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
 
 FILE = "report.html"
@@ -33,7 +32,6 @@ def page(report: Report) -> str:
     )
     environment.filters["code"] = _code
     summary = " ".join(report["verdict"]["summary"])
-    examples = _examples(report)
     return environment.get_template("page.html.j2").render(
         report=report,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
@@ -44,8 +42,6 @@ def page(report: Report) -> str:
         testers=certify.count_users(report["tested"]),
         rules=_rules(report["policy"]),
         maps=maps_sentence(report["maps"]),
-        examples=examples,
-        prompts=any(slate["prompt"] is not None for _, slates in examples for slate, _, _ in slates),
     )
 
 
@@ -118,19 +114,3 @@ def _rules(policy: Mapping[str, Any]) -> str:
         known = "its rank among the best" if top_k["ordered"] else "whether it is among the best"
         rules.append(f"A candidate stops once it is known {known} {top_k['k']} of its slate.")
     return " ".join(rules)
-
-
-def _examples(report: Report) -> list[tuple[str, list[tuple[Mapping[str, Any], float, Table]]]]:
-    """By title: slates, with the mean layers of the candidates shown and their table."""
-
-    def view(slate: Mapping[str, Any]) -> tuple[Mapping[str, Any], float, Table]:
-        columns = slate["items"], slate["layers"], slate["liked"]
-        rows = [[str(item), f"{layers:,}", "yes" if liked else "no"] for item, layers, liked in zip(*columns, strict=True)]
-        table = Table("First candidates of the slate", ["item", "stops after layer", "liked"], rows)
-        return slate, sum(slate["layers"]) / len(slate["layers"]), table
-
-    return [
-        (f"Slates that exit {kind}", [view(slate) for slate in report["examples"][kind]])
-        for kind in ("early", "late")
-        if report["examples"][kind]
-    ]

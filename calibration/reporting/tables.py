@@ -27,14 +27,12 @@ class Table:
 
     Attributes:
         caption: what it shows.
-        heads: the columns' heads.
-        rows: cells, the row's name first; in the others, lines after the first are secondary.
+        rows: cells by the heads of their columns, the row's name first; in the others, lines after the first are secondary.
         chosen: name of the row to mark.
     """
 
     caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Mapping[str, str]]
     chosen: str | None = None
 
 
@@ -42,14 +40,14 @@ def tables(report: Report) -> dict[str, Table]:
     """Returns the tables by the names that the page's template has for them."""
     return {
         "reliability": _reliability(report),
-        "probabilities": _probabilities(report),
+        "probabilities": probabilities(report),
         "costs": _costs(report),
         "tested": _tested(report),
         "ways": _ways(report),
         "thresholds": _thresholds(report),
         "top_k": _top_k(report),
         "conditions": Table(
-            "Conditions, settings and data", ["what", "value"], [[what, str(value)] for what, value in _conditions(report)]
+            "Conditions, settings and data", [{"what": what, "value": str(value)} for what, value in _conditions(report)]
         ),
     }
 
@@ -57,44 +55,55 @@ def tables(report: Report) -> dict[str, Table]:
 def _reliability(report: Report) -> Table:
     return Table(
         "Reliability: candidates of the test split in bins by probability",
-        ["exit after layer", "bin", "mean probability", "share liked", "candidates"],
         [
-            [f"{e['layers']:,}", str(n), f"{part['probability']:.3f}", f"{part['liked']:.3f}", f"{part['pairs']:,}"]
+            {
+                "exit after layer": f"{e['layers']:,}",
+                "bin": str(n),
+                "mean probability": f"{part['probability']:.3f}",
+                "share liked": f"{part['liked']:.3f}",
+                "candidates": f"{part['pairs']:,}",
+            }
             for e in report["exits"]
             for n, part in enumerate(e["reliability"], 1)
         ],
     )
 
 
-def _probabilities(report: Report) -> Table:
+def probabilities(report: Report) -> Table:
+    """Returns how right the probabilities are, which the terminal shows too."""
+    estimates = {"ratio": "ratio", "expected calibration error": "ece"}
     return Table(
         "Probabilities on the test split, with 95 % intervals over users",
-        ["candidates of", "candidates", "mean probability", "share liked", "ratio", "expected calibration error", "by chance"],
         [
-            [
-                title(row),
-                f"{row['pairs']:,}",
-                f"{row['predicted']:.4g}",
-                f"{row['observed']:.4g}",
-                *(ABSENT if row[key] is None else "{:.3f}\n{:.3f} to {:.3f}".format(*row[key]) for key in ("ratio", "ece")),
-                f"{row['chance']:.4f}",
-            ]
+            {
+                "candidates of": title(row),
+                "candidates": f"{row['pairs']:,}",
+                "mean probability": f"{row['predicted']:.4g}",
+                "share liked": f"{row['observed']:.4g}",
+                **{
+                    name: ABSENT if row[key] is None else "{:.3f}\n{:.3f} to {:.3f}".format(*row[key])
+                    for name, key in estimates.items()
+                },
+                "by chance": f"{row['chance']:.4f}",
+            }
             for row in report["probabilities"]["table"]
         ],
     )
 
 
 def _costs(report: Report) -> Table:
-    costs = report["costs"], *report["parts"].values()
     return Table(
         "Costs by exit: of one, then of the mean slate",
         [
-            "reaching the exit after layer",
-            *(f"{single}, ms" for single, _, _ in PARTS),
-            *(f"{name}: {total}, ms" for name in report["parts"] for _, total, _ in PARTS),
-        ],
-        [
-            [f"{e['layers']:,}", *(f"{cost[key][k] / 1000:.3f}" for cost in costs for _, _, key in PARTS)]
+            {
+                "reaching the exit after layer": f"{e['layers']:,}",
+                **{f"{single}, ms": f"{report['costs'][key][k] / 1000:.3f}" for single, _, key in PARTS},
+                **{
+                    f"{name}: {total}, ms": f"{cost[key][k] / 1000:.3f}"
+                    for name, cost in report["parts"].items()
+                    for _, total, key in PARTS
+                },
+            }
             for k, e in enumerate(report["exits"])
         ],
     )
@@ -105,90 +114,70 @@ def _tested(report: Report) -> Table:
     return Table(
         "Policies tested, careful first",
         [
-            "expected drop at most",
-            "stops",
-            *(f"expected drop of {name}" for name in names),
-            "p-value",
-            "certified",
-            "mean layers, test",
-            "ms per slate, by the cost model, test",
-            *(f"drop of {name}, test" for name in names),
-        ],
-        [
-            [
-                f"{tested['budget']:.4g}",
-                "dynamic" if tested["fixed"] is None else f"layer {tested['fixed']}",
-                *(f"{tested['expected'][name]:.4f}" for name in names),
-                f"{tested['p_value']:.3g}",
-                "yes" if tested["certified"] else "no",
-                f"{tested['test']['mean_layers']:.1f}",
-                f"{tested['test']['cost_us'] / 1000:.2f}",
-                *(_interval(tested["test"]["drops"][name]) for name in names),
-            ]
+            {
+                "expected drop at most": f"{tested['budget']:.4g}",
+                "stops": "dynamic" if tested["fixed"] is None else f"layer {tested['fixed']}",
+                **{f"expected drop of {name}": f"{tested['expected'][name]:.4f}" for name in names},
+                "p-value": f"{tested['p_value']:.3g}",
+                "certified": "yes" if tested["certified"] else "no",
+                "mean layers, test": f"{tested['test']['mean_layers']:.1f}",
+                "ms per slate, by the cost model, test": f"{tested['test']['cost_us'] / 1000:.2f}",
+                **{f"drop of {name}, test": _interval(tested["test"]["drops"][name]) for name in names},
+            }
             for tested in report["candidates"]
         ],
     )
 
 
 def _ways(report: Report) -> Table:
+    names = report["table"][0]["values"]
+    costs = ("mean layers", "ms per slate, by the cost model", "ms per slate, measured")
+    ways = [
+        {
+            "way to stop": way["policy"],
+            "mean layers": f"{way['mean_layers']:.2f}",
+            "ms per slate, by the cost model": f"{way['cost_us'] / 1000:.2f}",
+            "ms per slate, measured": ABSENT if way["ms_per_slate"] is None else f"{way['ms_per_slate']:.2f}",
+            **{name: _value(way, name) for name in names},
+        }
+        for way in report["table"]
+    ]
+    baselines = [
+        {"way to stop": row["name"], **dict.fromkeys(costs, ABSENT), **{name: _value(row, name) for name in names}}
+        for row in report["baselines"]
+    ]
     return Table(
         "On the test split, the baselines last: value, and drop against full depth with its 95 % interval over users",
-        [
-            "way to stop",
-            "mean layers",
-            "ms per slate, by the cost model",
-            "ms per slate, measured",
-            *report["table"][0]["values"],
-        ],
-        [
-            [
-                way["policy"],
-                f"{way['mean_layers']:.2f}",
-                f"{way['cost_us'] / 1000:.2f}",
-                ABSENT if way["ms_per_slate"] is None else f"{way['ms_per_slate']:.2f}",
-                *(f"{value:.4f}\n{_drop(way['drops'][name])}" for name, value in way["values"].items()),
-            ]
-            for way in report["table"]
-        ]
-        + [
-            [row["name"], *[ABSENT] * 3, *(_baseline(row, name) for name in report["table"][0]["values"])]
-            for row in report["baselines"]
-        ],
+        ways + baselines,
         chosen="policy",
     )
 
 
-def _baseline(row: Mapping[str, Any], name: str) -> str:
-    return f"{row['values'][name]:.4f}\n{_drop(row['drops'][name])}" if name in row["values"] else ABSENT
+def _value(row: Mapping[str, Any], name: str) -> str:
+    if name not in row["values"]:
+        return ABSENT
+    drop = row["drops"][name]
+    return f"{row['values'][name]:.4f}\n{f'drop {_interval(drop)}' if any(drop) else 'no drop'}"
 
 
 def _thresholds(report: Report) -> Table:
     exits, all_heads = report["exits"], report["maps"]["read"] == ALL
-    return Table(
-        "Thresholds by exit",
-        [
-            "exit after layer",
-            "stops at c of at least",
-            "or at most",
-            "a",
-            "b",
-            *(["weights of earlier heads"] if all_heads else []),
-            "head ranks",
-            "candidates stopped, test",
-        ],
-        [
-            [
-                f"{e['layers']:,}",
-                *(["always"] * 2 if k == len(exits) - 1 else [_threshold(e["upper"]), _threshold(e["lower"], -1)]),
-                f"{e['a']:.4f}",
-                f"{e['b']:.4f}",
-                *([", ".join(f"{weight:.4f}" for weight in e["earlier"]) or ABSENT] if all_heads else []),
-                "yes" if e["useful"] else "no",
-                f"{100 * e['stopped']:.1f} %",
-            ]
-            for k, e in enumerate(exits)
-        ],
-    )
+    rows = []
+    for k, e in enumerate(exits):
+        last, earlier = k == len(exits) - 1, ", ".join(f"{weight:.4f}" for weight in e["earlier"]) or ABSENT
+        rows.append(
+            {
+                "exit after layer": f"{e['layers']:,}",
+                "stops at c of at least": "always" if last else _threshold(e["upper"]),
+                "or at most": "always" if last else _threshold(e["lower"], -1),
+                "a": f"{e['a']:.4f}",
+                "b": f"{e['b']:.4f}",
+                **({"weights of earlier heads": earlier} if all_heads else {}),
+                "head ranks": "yes" if e["useful"] else "no",
+                "candidates stopped, test": f"{100 * e['stopped']:.1f} %",
+            }
+        )
+    return Table("Thresholds by exit", rows)
 
 
 def _top_k(report: Report) -> Table:
@@ -196,8 +185,7 @@ def _top_k(report: Report) -> Table:
     moves = zip(exits, top_k["rise"], top_k["fall"], strict=True) if top_k else ()
     return Table(
         "How far c is taken to move from an exit to the last",
-        ["exit after layer", "up", "down"],
-        [[f"{e['layers']:,}", f"{rise:.4f}", f"{fall:.4f}"] for e, rise, fall in moves],
+        [{"exit after layer": f"{e['layers']:,}", "up": f"{rise:.4f}", "down": f"{fall:.4f}"} for e, rise, fall in moves],
     )
 
 
@@ -208,10 +196,6 @@ def _threshold(value: float | None, sign: int = 1) -> str:
 def _interval(drop: Sequence[float]) -> str:
     middle, low, high = drop
     return f"{middle:.4f}\n{low:+.4f} to {high:+.4f}"
-
-
-def _drop(drop: Sequence[float]) -> str:
-    return f"drop {_interval(drop)}" if any(drop) else "no drop"
 
 
 def _conditions(report: Report) -> Iterator[tuple[str, Any]]:

@@ -24,8 +24,8 @@ from rexit.bundle import Bundle
 from rexit.calibration.record.recording import FILE, Recording
 from rexit.errors import InputError
 from rexit.process.scripts import script
-from rexit.slates_file import SlatesFile
-from rexit.texts import bundle_encoder
+from rexit.prompts.slates_file import SlatesFile
+from rexit.prompts.texts import bundle_encoder
 
 PLACES, SAMPLES = 10, 2000
 

@@ -15,11 +15,11 @@ $(DEMO)/data/ml-100k.inter: $(MOVIELENS)/fetch.py | $(BUILD)/.installed
 	$(BIN)/python $(MOVIELENS)/fetch.py $(DEMO)/data
 
 $(DEMO)/tokenizer/tokenizer.json: $(DEMO)/data/ml-100k.inter $(MOVIELENS)/prompt.toml \
-    src/rexit/cli/tokenizer.py $$(call imports,exporter/prompt/train_tokenizer.py)
+    src/rexit/cli/make/tokenizer.py $$(call imports,exporter/prompt/train_tokenizer.py)
 	$(BIN)/rexit tokenizer $(DEMO)/data/ml-100k.item $(DEMO)/data/ml-100k.user --template $(MOVIELENS)/prompt.toml --out $(DEMO)/tokenizer
 
 $(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prompt.toml \
-    src/rexit/cli/index.py $$(call imports,exporter/index.py)
+    src/rexit/cli/make/index.py $$(call imports,exporter/index.py)
 	$(BIN)/rexit index --interactions $(DEMO)/data/ml-100k.inter --items $(DEMO)/data/ml-100k.item --users $(DEMO)/data/ml-100k.user \
 	  --tokenizer $(DEMO)/tokenizer --template $(MOVIELENS)/prompt.toml --positive-at 4 --unrated 9 --out $(DEMO)/catalog
 
@@ -28,12 +28,12 @@ $(DEMO)/model/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELE
 	$(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/model --exits 6 \
 	  --epochs $(EPOCHS) --slate 32 --batch-tokens 1600
 
-$(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/heads.py $$(call imports,exporter/heads/run.py)
+$(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/make/heads.py $$(call imports,exporter/heads/run.py)
 	$(BIN)/rexit heads $(DEMO)/model --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --exits auto:4 --keep-last \
 	  --max-slates 1000 --validation-slates 400
 
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
-    src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/engine/compile.py)
+    src/rexit/cli/make/export.py src/rexit/cli/make/compile.py $$(call imports,exporter/export.py exporter/engine/compile.py)
 	rm -rf $(DEMO)/bundle
 # Judged by 150 slates, which is enough for such a small loss.
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8 --quality-slates 150
@@ -43,11 +43,11 @@ $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
 	$(BIN)/rexit compile $(DEMO)/bundle --compute-capability 8.6
 
 # What calibrates also runs the compiled runtime.
-$(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/calibrate.py $$(call imports,calibration/run.py)
+$(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/make/calibrate.py $$(call imports,calibration/run.py)
 # Ten of a hundred films are shown. The tables have the log loss of the labels, among them nine unrated films for each like.
 	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog --metric ndcg@10 --top-k 10 --slate 100 --max-drop 0.01 \
 	  --negative-rate 1
 
 $(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/ranking/baselines.py) \
-    src/rexit/cli/bench.py $$(call imports,src/rexit/measure/bench.py)
+    src/rexit/cli/check/bench.py $$(call imports,src/rexit/measure/bench.py)
 	$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --program $(BUILD)/example/rexit_score

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.bundle.inputs import Input
+from rexit.data.times import Timeline
 from rexit.exporter.catalog.chunks import by_range
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
@@ -22,7 +23,6 @@ from rexit.exporter.catalog.objectives import check_classes
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions, ObjectiveRule
-from rexit.times import Timeline
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from rexit.bundle.inputs import COLUMN, KINDS, MAX_VALUES, Input
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import check_rows
-from rexit.texts import input_tokens
+from rexit.prompts.texts import input_tokens
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 

@@ -23,7 +23,7 @@ from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.reranker import PLACEHOLDER
 from rexit.errors import CheckpointError
 from rexit.exporter.libraries.silence import first_line, quiet
-from rexit.texts import TextEncoder, read_tokenizer
+from rexit.prompts.texts import TextEncoder, read_tokenizer
 
 NO_LIMIT = 1 << 62
 _EXAMPLE = {

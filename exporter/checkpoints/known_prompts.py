@@ -19,7 +19,7 @@ from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.typed import short, typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.configs import read_config
-from rexit.texts import read_tokenizer
+from rexit.prompts.texts import read_tokenizer
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
     "qwen3-reranker": {

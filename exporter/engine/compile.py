@@ -76,7 +76,6 @@ def compile_engines(
     compute_capability: str | None = None,
     builder: str | None = None,
     python: str | None = None,
-    workspace_bytes: int | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> CompileReport:
@@ -88,7 +87,6 @@ def compile_engines(
         compute_capability: e.g. "8.6" (TensorRT-RTX only); None: this machine's GPU.
         builder: `tensorrt` or `tensorrt_rtx`; None: the first that can build.
         python: the Python with the compiler's bindings; None: this Python, then the system's.
-        workspace_bytes: maximum scratch memory on the GPU; None: the compiler's default.
         force: rebuild engines that are up to date.
         progress: called with a stage, the steps done and the steps in all.
 
@@ -97,8 +95,6 @@ def compile_engines(
         BundleError: the bundle cannot be read.
         BackendError: there is no suitable compiler, or it fails.
     """
-    if workspace_bytes is not None and workspace_bytes < 1:
-        raise InputError(f"workspace is {workspace_bytes} bytes, expected at least 1")
     with sole_writer(Path(bundle)):
         opened = _tensorrt_variants(Path(bundle), variants)
         progress("looking for a compiler", 0, 1)
@@ -111,7 +107,7 @@ def compile_engines(
                     f"{variant.variant.name} needs compute capability {lowest} or higher, engines would be for "
                     f"{target.compute_capability}; name the other variants with --variant"
                 )
-        compilation = _Compilation(compiler, target, workspace_bytes, force, progress)
+        compilation = _Compilation(compiler, target, force, progress)
         builds = tuple(compilation.variant(variant) for variant in opened)
     return CompileReport(
         str(bundle), compiler.python, compiler.name, compiler.version, target.gpu, target.compute_capability, builds
@@ -152,7 +148,6 @@ class _Compilation:
 
     compiler: Compiler
     target: BuildTarget
-    workspace_bytes: int | None
     force: bool
     progress: Progress
 
@@ -210,7 +205,6 @@ class _Compilation:
             "profiles": [input_ranges(segment, profile) for profile in profiles],
             "compute_capability": self.target.compute_capability,
             "timing_cache": None if cache is None else str(cache.resolve()),
-            "workspace_bytes": self.workspace_bytes,
         }
         what = f"{variant.name}, segment {k}"
 

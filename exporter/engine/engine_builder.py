@@ -11,7 +11,7 @@ Requests and their events, one JSON object per line:
             {"name", "version", "compute_capabilities": ["8.6", ...]},   tensorrt_rtx: what it compiles for; tensorrt: null
             {"name", "error"}]}                                          cannot be imported
     {"do": "build", "builder", "graph": path, "plan": path, "profiles": [{input: [min, opt, max]}, ...],
-     "compute_capability": "8.6", "timing_cache": path or null, "workspace_bytes": int or null}
+     "compute_capability": "8.6", "timing_cache": path or null}
         {"event": "stage", "stage": "parse" | "build" | "write"}
         {"event": "warning", "text"}
         {"event": "done", "seconds", "layers", "summary": {kind: count}, "peak_bytes": int or null}
@@ -136,8 +136,6 @@ def _build(request: dict[str, Any], tell: Tell) -> None:
     if capabilities:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capabilities[request["compute_capability"]], 0)
-    if request["workspace_bytes"] is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
     if request["timing_cache"] is not None:
         _use_timing_cache(config, request["timing_cache"], log, tell)
     tell("stage", stage="build")

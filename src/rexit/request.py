@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from rexit.deadlines import LONGEST_MS
+from rexit.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     Recent = Iterable[Id | tuple[Id, bool]]
     """Interactions newer than the catalog's, oldest first: ids of liked items, or pairs (id, liked)."""
+
+LONGEST_MS = 1e12  # 31 years: as microseconds it fits every clock
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,13 @@ class TokenRequest:
 AnyRequest = Request | TokenRequest
 
 
+def check_deadline(deadline_ms: float) -> None:
+    """Raises InputError for a deadline that is not a number above 0 and at most `LONGEST_MS` milliseconds."""
+    is_number = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)
+    if not is_number or not 0 < deadline_ms <= LONGEST_MS:
+        raise InputError(f"deadline_ms is {deadline_ms!r}, expected a number above 0 and at most 1e12")
+
+
 @dataclass(frozen=True)
 class Field:
     """One field of a request in JSON. Absent and null are the same.
@@ -89,18 +99,17 @@ class Field:
     description: str
     required: bool = False
 
+    @property
+    def summary(self) -> str:
+        """The description's first sentence, for the help of a command."""
+        return self.description.partition(". ")[0].removesuffix(".") + "."
+
 
 _ID = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 
 FIELDS = (
-    Field(
-        "id",
-        "any",
-        "string or number",
-        {"anyOf": [{"type": "string"}, {"type": "number"}]},
-        "Repeated in the answer.",
-    ),
+    Field("id", "any", "string or number", {"anyOf": [{"type": "string"}, {"type": "number"}]}, "Repeated in the answer."),
     Field(
         "user",
         "items",
@@ -137,27 +146,17 @@ FIELDS = (
         "items",
         "integer",
         {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1},
-        "A time in the unit of the catalog's interactions. Only those before it reach the prompt. Absent: all.",
+        "Only earlier interactions reach the prompt. A time in the catalog's unit. Absent: all.",
     ),
     Field(
         "inputs",
         "items",
         "object: NAME to string, number or array of token ids",
-        {
-            "type": "object",
-            "additionalProperties": {
-                "anyOf": [{"type": "string"}, {"type": "number"}, _TOKENS],
-            },
-        },
-        "Values of the prompt template's `{input.NAME}`, by name. A text is a string, if the bundle has a tokenizer, or its "
-        "token ids.",
+        {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "number"}, _TOKENS]}},
+        "Values of the template's `{input.NAME}`, by name. A text is a string, if the bundle has a tokenizer, or its token ids.",
     ),
     Field(
-        "prefix",
-        "tokens",
-        "array of token ids",
-        _TOKENS,
-        "A prompt as token ids: what all candidates share. Absent: nothing.",
+        "prefix", "tokens", "array of token ids", _TOKENS, "A prompt as token ids: what all candidates share. Absent: nothing."
     ),
     Field(
         "candidates",
@@ -173,7 +172,7 @@ FIELDS = (
         "any",
         "integer, 0 to 2147483647",
         {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1},
-        "Return only the k most probable, best first. 0 or absent: all, in the order of the request.",
+        "Only the k most probable, best first. 0 or absent: all, in the order of the request.",
     ),
     Field(
         "deadline_ms",

@@ -99,7 +99,7 @@ class TokenSlate:
 
 @runtime_checkable
 class OwnSlates(Protocol):
-    """Slates that are not a catalog's: `rexit.slates_file.SlatesFile`."""
+    """Slates that are not a catalog's: `rexit.prompts.slates_file.SlatesFile`."""
 
     def cut(self, split: str, size: int | None = None) -> Sequence[TokenSlate]:
         """Returns a split's slates of at most `size` candidates; None: whole ones."""

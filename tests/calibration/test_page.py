@@ -32,7 +32,6 @@ from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content, page, plots
-from rexit.calibration.reporting.examples import Example
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, SegmentCost
 
@@ -63,9 +62,7 @@ def _report(case: str) -> dict[str, Any]:
         decision = decide_on(parts["validation"], goal, parts["test"], costs, bundle.manifest.exits)
         conditions = Conditions(bundle.variant_sha256, "cpu", 2, {"cpu": "a processor", "cores": 2, "rexit": "0"})
         profile = CostProfile(conditions, 5.0, (SegmentCost(100.0, 0.0, 0.0, 1.0),) * 3, 0.04)
-        early = [Example(7, (1, 2), (1, 1), (True, False), "A prompt of early")]
-        late = [Example(8, (3, 4), (1, 3), (False, True), None)]
-        return content.build(bundle, options, content.Findings(parts, profile, costs, decision, None, False, early, late, None))
+        return content.build(bundle, options, content.Findings(parts, profile, costs, decision, None, False, None))
 
 
 def new_report(case: str = "dynamic") -> dict[str, Any]:
@@ -89,9 +86,7 @@ def golden_reports() -> dict[str, dict[str, Any]]:
     dynamic["probabilities"]["table"][0]["ratio"] = None
     drops = {"user-auc": [-0.02, -0.03, -0.01]}
     dynamic["baselines"] = [{"name": "order of the file", "values": {"user-auc": 0.7}, "drops": drops}]
-    full = new_report("not certified")
-    full["examples"] = {"early": [], "late": []}
-    return {"dynamic": dynamic, "fixed": new_report("fixed"), "full-depth": full}
+    return {"dynamic": dynamic, "fixed": new_report("fixed"), "full-depth": new_report("not certified")}
 
 
 def outline(report: dict[str, Any]) -> str:
@@ -151,12 +146,10 @@ class Parsed(HTMLParser):
 def test_names_from_data_are_text_and_the_page_loads_nothing() -> None:
     report = new_report()
     report["variant"] = report["machine"]["cpu"] = report["device"] = report["probabilities"]["table"][0]["by"] = HOSTILE
-    report["examples"]["early"] = [
-        {"user": HOSTILE, "items": [HOSTILE, "=1+1"], "layers": [1, 1], "liked": [True, False], "prompt": HOSTILE}
-    ]
+    report["baselines"] = [{"name": HOSTILE, "values": {}, "drops": {}}]
     html = page.page(report)
     read = Parsed(html)
-    assert read.inside("pre") == [HOSTILE] and read.inside("bdi").count(HOSTILE) >= 4
+    assert read.inside("bdi").count(HOSTILE) >= 4
     ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in read.elements:

@@ -24,9 +24,9 @@ from rexit.calibration.reporting import page
 from rexit.calibration.run import _count_as_traced, _fields
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs, depth_name
+from rexit.prompts.slates_file import SlatesFile
 from rexit.request import Request
 from rexit.slates import Slate
-from rexit.slates_file import SlatesFile
 
 OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_slates=4, repeats=1)
 """Eighteen users certify: that is enough for a large drop alone."""
@@ -76,9 +76,8 @@ def sessions(noise=(0.5, 0.2, 0.1), costs: Costs | None = None, opened: list[Fak
 
 def run(place: Path, **keywords):
     bundle, options = Bundle.open(place / "bundle"), keywords.pop("options", OPTIONS)
-    decode = keywords.pop("decode", None)
     open_session = keywords.pop("open_session", None) or sessions(**keywords)
-    return bundle, calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session, decode=decode)
+    return bundle, calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session)
 
 
 def row(done, name: str) -> dict:
@@ -329,16 +328,6 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
     nan = {**good.log_odds, "test": np.full((300, 3), np.nan, np.float32)}
     assert_refused(written(log_odds=nan), r"expected finite float32 \[300, 3\]")
     assert_refused(written(prefix_tokens=0.0), "has 0 and 4 tokens per prefix and candidate")
-
-
-def test_examples_are_early_and_late(crowd: Path) -> None:
-    _, done = run(crowd, **DYNAMIC)
-    early, late = (done.report["examples"][name] for name in ("early", "late"))
-    assert len(early) == len(late) == 3 and len({example["user"] for example in (*early, *late)}) == 6
-    assert np.mean([np.mean(example["layers"]) for example in early]) < np.mean([np.mean(example["layers"]) for example in late])
-    assert all(example["prompt"] is None for example in early)
-    _, with_prompts = run(crowd, **DYNAMIC, decode=lambda ids: f"{len(ids)} tokens")
-    assert with_prompts.report["examples"]["early"][0]["prompt"] == "34 tokens"
 
 
 def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None:

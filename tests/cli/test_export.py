@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rexit.cli.show.export import print_export
+from rexit.cli.make.export import print_export
 from rexit.exporter.draft import SegmentReport, VariantReport
 from rexit.exporter.export import ExportReport
 

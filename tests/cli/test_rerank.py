@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from builders.bundles.bundle import write_bundle
+from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.reranker import ids, words_tokenizer, write_reranker
 from rexit import TokenRequest, runtime
 from running.command import Run, assert_one_line
@@ -101,5 +102,5 @@ def test_requests_that_cannot_be_answered(run: Run, bundle: Path, documents: Pat
     )
     plain = write_bundle(tmp_path / "plain")
     assert_one_line(run("rerank", plain, "--query", "wing", *options), 2, "has no tokenizer.json, so it takes token ids")
-    (tmp_path / "tokenizer.json").write_text(words_tokenizer().to_str())
-    assert_one_line(run("rerank", plain, "--query", "wing", *options, "--tokenizer", tmp_path), 2, "no text template")
+    add_tokenizer(plain, words_tokenizer().to_str())
+    assert_one_line(run("rerank", plain, "--query", "wing", *options), 2, "no text template")

@@ -27,8 +27,8 @@ from rexit.exporter.libraries.silence import quiet
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
 from rexit.exporter.training.run import train_model
-from rexit.slates_file import SlatesFile
-from rexit.texts import TextEncoder, bundle_encoder, read_tokenizer
+from rexit.prompts.slates_file import SlatesFile
+from rexit.prompts.texts import TextEncoder, bundle_encoder, read_tokenizer
 from running.command import Run, assert_one_line, run  # noqa: F401
 
 WORDS = ("wing", "lift", "drag", "heat", "flow", "plate", "gas", "shock")

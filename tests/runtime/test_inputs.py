@@ -17,12 +17,13 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.reranker import ids, words_tokenizer
-from rexit import runtime, texts
+from rexit import runtime
 from rexit.batch import BatchOptions, ColumnNames, score_files
 from rexit.batch.engine import Local, Opening
 from rexit.bundle import Bundle, Catalog
 from rexit.errors import DeadlineError, InputError
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.prompts import texts
 from rexit.request import Request
 from rexit.runtime import _inputs
 from rexit.serve import Pool

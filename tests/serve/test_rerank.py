@@ -17,10 +17,10 @@ from builders.bundles.bundle_files import write_json
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.reranker import ids, write_reranker
 from rexit import TokenRequest, runtime
+from rexit.prompts.texts import TextEncoder
 from rexit.runtime import Scores
 from rexit.serve import Limits, Pool
 from rexit.serve.rerank import RerankJob, RerankRequest
-from rexit.texts import TextEncoder
 from running.service import Reply, Service, serving
 
 REQUESTS = Path(__file__).parent / "requests"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from builders.bundles.held_out import write_ranked
 from rexit import runtime
 from rexit.cli import app
-from rexit.cli.serve import threads_for
+from rexit.cli.use.serve import threads_for
 from rexit.errors import InputError
 from rexit.serve.server import listen
 from running.service import Service

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from rexit import errors
-from rexit.cli.verify import EXIT_CODE as NOT_VERIFIED
+from rexit.cli.check.verify import EXIT_CODE as NOT_VERIFIED
 from rexit.process.interrupts import INTERRUPTED, TERMINATED
 
 

@@ -18,12 +18,12 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from rexit import ray_cluster
 from rexit.batch.engine import Advance, Digests, Opening, open_session
 from rexit.batch.partition import Scored, Scoring, score_partition
 from rexit.batch.records import pair_type
 from rexit.batch.work import SCORE, Plan, Work
 from rexit.bundle import Catalog
+from rexit.process import ray_cluster
 
 if TYPE_CHECKING:
     from rexit.runtime import Session

@@ -16,7 +16,7 @@ from rexit.bundle import Bundle, Id
 from rexit.bundle.inputs import Input, Inputs, Value
 from rexit.errors import InputError
 from rexit.ids import first_few, to_id
-from rexit.texts import input_tokenizer
+from rexit.prompts.texts import input_tokenizer
 
 PADDING = -1
 """Fills an input's codes up to its `max_codes`."""

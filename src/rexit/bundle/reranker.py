@@ -4,7 +4,7 @@
 
 `prefix` is the part of the prompt that all documents of a query share, `document` what follows for each. Both are lists of
 texts, each tokenized on its own, without special tokens around it. `{query}` is in `prefix`, `{document}` in `document`,
-`{instruction}` may be in both; other braces are text. `rexit.texts` tokenizes them.
+`{instruction}` may be in both; other braces are text. `rexit.prompts.texts` tokenizes them.
 """
 
 from __future__ import annotations

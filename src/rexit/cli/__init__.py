@@ -1,4 +1,4 @@
-"""The command line: one file per command, in the order of the flow. Heavy imports stay inside the commands."""
+"""The command line: one file per command, in the panels of `rexit --help`. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -11,27 +11,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rexit import __version__
-from rexit.cli import (
-    audit,
-    bench,
-    calibrate,
-    compile,
-    export,
-    heads,
-    index,
-    inspect,
-    refresh,
-    rerank,
-    score,
-    serve,
-    tokenizer,
-    train,
-    update,
-    verify,
-)
+from rexit.cli.check import audit, bench, inspect, verify
 from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
 from rexit.cli.common.output import stderr, stdout
+from rexit.cli.make import calibrate, compile, export, heads, index, refresh, tokenizer, train, update
+from rexit.cli.use import rerank, score, serve
 from rexit.errors import RexitError
 from rexit.process.interrupts import INTERRUPTED, TERMINATED, interruptible
 
@@ -50,12 +35,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "refresh": refresh.refresh,
     },
     "Use it": {"score": score.score, "rerank": rerank.rerank, "serve": serve.serve},
-    "Check it": {
-        "verify": verify.verify,
-        "inspect": inspect.inspect,
-        "bench": bench.bench,
-        "audit": audit.audit,
-    },
+    "Check it": {"verify": verify.verify, "inspect": inspect.inspect, "bench": bench.bench, "audit": audit.audit},
 }
 
 app = typer.Typer(

@@ -37,7 +37,7 @@ _REPEATED_SLATES = 4
 
 @dataclass(frozen=True)
 class RefreshOptions:
-    """What can be chosen of a refresh; `rexit refresh --help` says the same.
+    """What can be chosen of a refresh; `rexit refresh --help` has most of it.
 
     Attributes:
         checkpoint: The checkpoint that the bundle was exported from. Needed where prompts have vectors.
@@ -46,7 +46,6 @@ class RefreshOptions:
         policy_users: Most users, the latest of the validation split who did not choose the policy, that it is tried on, by a
             slate of each.
         device: Where variants run meanwhile. The CPU runs every variant's graphs.
-        threads: Threads of the backend; 0: one per core.
     """
 
     checkpoint: str | None = None
@@ -54,7 +53,6 @@ class RefreshOptions:
     golden_slates: int = 16
     policy_users: int = 400
     device: str = "cpu"
-    threads: int = 0
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
@@ -104,7 +102,7 @@ class Trial:
         from rexit import runtime
 
         name = bundle.variant.name
-        open_ = partial(runtime.open, variant=name, device=self._options.device, threads=self._options.threads)
+        open_ = partial(runtime.open, variant=name, device=self._options.device)
         if GOLDEN_FILE in bundle.variant.files:
             with contextlib.closing(open_(bundle.path)) as session:
                 self._repeat_golden(bundle, session)

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import msgspec
 
 from rexit.bundle import Id
-from rexit.deadlines import LONGEST_MS
 from rexit.errors import DeadlineError, InputError
+from rexit.prompts.texts import TextEncoder, session_encoder
+from rexit.request import LONGEST_MS
 from rexit.runtime import Session, Stats
-from rexit.texts import TextEncoder, session_encoder
 
 
 class Texts:

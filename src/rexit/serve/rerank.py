@@ -16,9 +16,8 @@ import msgspec
 
 from rexit.bundle import Id
 from rexit.bundle.typed import short, typed
-from rexit.deadlines import LONGEST_MS
 from rexit.errors import InputError
-from rexit.request import TokenRequest
+from rexit.request import LONGEST_MS, TokenRequest
 from rexit.runtime import Scores, Session
 from rexit.serve.jobs import Answer, Job, Texts, digest
 

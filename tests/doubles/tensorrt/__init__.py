@@ -38,10 +38,6 @@ class ProfilingVerbosity(enum.IntEnum):
     DETAILED = 2
 
 
-class MemoryPoolType(enum.Enum):
-    WORKSPACE = "workspace"
-
-
 class _Tensor:
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         self.name, self.shape = name, shape
@@ -72,9 +68,6 @@ class _Config:
 
     def add_optimization_profile(self, profile: _Profile) -> None:
         _called("add_optimization_profile", profile.shapes)
-
-    def set_memory_pool_limit(self, pool: MemoryPoolType, size: int) -> None:
-        _called("set_memory_pool_limit", pool.value, size)
 
     def create_timing_cache(self, data: bytes) -> _TimingCache:
         return _TimingCache(data)

@@ -30,7 +30,7 @@ from rexit.exporter.checkpoints.known_prompts import KNOWN
 from rexit.exporter.heads.base import load_base
 from rexit.exporter.libraries.silence import quiet
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.texts import TextEncoder, read_tokenizer
+from rexit.prompts.texts import TextEncoder, read_tokenizer
 
 PARITY = 1e-5
 PREFIX, CANDIDATES = [1, 40, 41, 300, 7], [[50, 60, 70], [2], [999, 1, 8, 9]]

@@ -92,7 +92,7 @@ def test_models_of_real_shapes(catalog_folder: Path, tmp_path: Path, exits: tupl
 
 def request(graph: Path, plan: Path, profiles: list[dict[str, tuple[int, int, int]]], capability: str) -> dict[str, Any]:
     """What `rexit compile` asks of a builder."""
-    paths = {"graph": str(graph), "plan": str(plan), "timing_cache": None, "workspace_bytes": None}
+    paths = {"graph": str(graph), "plan": str(plan), "timing_cache": None}
     return {"do": "build", "builder": "tensorrt_rtx", "profiles": profiles, "compute_capability": capability, **paths}
 
 

@@ -21,8 +21,8 @@ from rexit.bundle.inputs import Inputs
 from rexit.bundle.labels import labels_of, objectives_of
 from rexit.bundle.typed import typed
 from rexit.bundle.vectors import VectorIds
+from rexit.data.times import Timeline
 from rexit.errors import BundleError, InputError
-from rexit.times import Timeline
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 CATALOG_FILES = ("catalog.json", *TABLES)

@@ -4,10 +4,9 @@ help.py      how a command's help looks
 output.py    results to stdout, progress and errors to stderr
 tables.py    tables that fit the terminal
 options.py   options that several commands have
-named.py     options of the form NAME=VALUE: --column, --input
-as_of.py     --as-of
-slate.py     the request of one slate
+named.py     options of the form NAME=VALUE: --column, --utility
+request.py   the request of one slate
 variant.py   the variant that a command works on
-weights.py   weights of several objectives
+archive.py   a bundle in a tar archive
 extras.py    which of rexit's extras brings a missing module
 """

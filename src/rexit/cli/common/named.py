@@ -1,21 +1,10 @@
-"""Options of the form NAME=VALUE, once for each name: `--column`, `--input`."""
+"""Options of the form NAME=VALUE, once for each name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from rexit.errors import InputError
-
-if TYPE_CHECKING:
-    from rexit.bundle.inputs import Inputs, Value
-
-InputOption = Annotated[
-    list[str] | None,
-    typer.Option("--input", help="NAME=VALUE of the template's `{input.NAME}`."),
-]
 
 
 def parse_named(entries: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
@@ -39,11 +28,3 @@ def parse_columns(entries: Sequence[str] | None, roles: Iterable[str]) -> dict[s
         if role not in known:
             raise InputError(f"--column {role}={name}: no role {role!r}, expected one of {', '.join(known)}")
     return columns
-
-
-def parse_inputs(entries: Sequence[str] | None, inputs: Inputs) -> dict[str, Value]:
-    """Returns the values of `--input` by name. Raises InputError, as `parse_named` does, and for a name that the prompt does not
-    have."""
-    values: dict[str, Value] = {**parse_named(entries, "--input", "device=tv")}
-    inputs.check_names(values)
-    return values

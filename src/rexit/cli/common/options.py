@@ -23,10 +23,7 @@ SlatesOption = Annotated[Path | None, typer.Option(help="In place of a catalog: 
 
 LabelIdsOption = Annotated[str | None, typer.Option(help="With --slates: ids of `no` and `yes`, e.g. 2152,9693.")]
 
-RerankerOption = Annotated[
-    str | None,
-    typer.Option(help="qwen3-reranker, mxbai-rerank-v2 or a JSON file."),
-]
+RerankerOption = Annotated[str | None, typer.Option(help="qwen3-reranker, mxbai-rerank-v2 or a JSON file.")]
 
 
 def check_one_source(catalog: Path | None, slates: Path | None) -> None:

@@ -31,6 +31,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(json_values(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
 
 
+def say(line: str) -> None:
+    """Prints a line on stderr."""
+    stderr.print(line, soft_wrap=True)
+
+
 SILENCE = 60.0
 """Seconds between two lines of progress where there is no terminal for a display."""
 

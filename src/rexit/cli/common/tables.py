@@ -6,7 +6,7 @@ A table that is wider than the terminal goes on below, with its first column aga
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -25,15 +25,21 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_values(title: str, values: Mapping[str, object], header: str = "value") -> None:
+    """Prints a table of named values on stdout. header: theirs."""
+    print_table(title, [{"": name, header: value} for name, value in values.items()])
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Prints a table on stdout.
 
     Args:
         title: The line above it.
-        columns: The headers. The first column names the rows.
-        rows: A cell for each column. Floats are rounded to four digits.
+        rows: Cells by the headers of their columns, which all rows have in common. The first column names the rows. Floats are
+            rounded to four digits.
     """
-    cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    columns = list(rows[0]) if rows else []
+    cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows]
     numeric = [n > 0 and all(_NUMBER.fullmatch(row[n]) for row in cells) for n in range(len(columns))]
     least, natural = [], []
     for n, column in enumerate(columns):
@@ -42,7 +48,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         least.append(max(word, longest if numeric[n] else min(longest, _MIN_TEXT)))
         natural.append(max(len(column), longest))
     stdout.print(title, style="bold")  # not the table's own, which would wrap at the table's width
-    for part in _parts(least, stdout.width):
+    for part in _parts(least, stdout.width) if rows else ():
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         for n, width in _widths(part, least, natural, stdout.width).items():
             table.add_column(columns[n], justify="right" if numeric[n] else "left", width=width, overflow="fold")

@@ -50,7 +50,6 @@ def unchanged(bundle: Path) -> None:
             "'cpu-fp32' is for 'cpu', engines are for `tensorrt` variants",
         ),
         (unchanged, {"variants": ["tensorrt-fp8"]}, InputError, "no variant 'tensorrt-fp8', there are: cpu-fp32, tensorrt-fp32"),
-        (unchanged, {"workspace_bytes": 0}, InputError, "workspace is 0 bytes"),
         (edited_graph, {}, BundleError, r"segment-2\.onnx\.data: SHA-256 .* \(edited\)"),
         (unmasked, {}, BundleError, r"variant\.json: the graphs do not mask past_padding, which engines need"),
         (with_fp8, {}, InputError, r"tensorrt-fp8 needs compute capability 8\.9 or higher, engines would be for 8\.6"),

@@ -26,13 +26,12 @@ def doubles(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Do
 
 
 def test_calls_and_engine(bundle: Path, doubles: Doubles) -> None:
-    report = compile_engines(bundle, workspace_bytes=1 << 30)
+    report = compile_engines(bundle)
     (built,) = report.variants
     assert (report.builder, report.version, report.gpu, built.key) == ("tensorrt", "10.3.0", "Orin", "sm87-trt10.3.0")
     assert doubles.calls("create_network") == [[2]] * 3  # strongly typed
     assert doubles.calls("parse_from_file") == [[f"segment-{k}.onnx"] for k in range(3)]
     assert doubles.calls("build_serialized_network") == [[2]] * 3  # detailed
-    assert doubles.calls("set_memory_pool_limit") == [["workspace", 1 << 30]] * 3
     for (shapes,), profile in zip(  # of the first segment
         doubles.calls("add_optimization_profile")[:2], optimization_profiles(Bundle.open(bundle, TENSORRT)), strict=True
     ):

@@ -1,0 +1,1 @@
+"""The commands that check a bundle and what it does."""

@@ -1,0 +1,1 @@
+"""The commands that make a bundle, in the order of the flow."""

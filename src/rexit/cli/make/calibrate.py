@@ -1,0 +1,155 @@
+"""`rexit calibrate`."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rexit.cli.common.named import parse_named
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, check_one_source
+from rexit.cli.common.output import print_json, progress, shown, stdout
+from rexit.cli.common.tables import print_table
+from rexit.cli.common.variant import open_bundle
+from rexit.errors import InputError
+from rexit.slates import SIZE
+
+if TYPE_CHECKING:
+    from rexit.bundle import Bundle, Catalog
+    from rexit.calibration import Calibration
+    from rexit.prompts.slates_file import SlatesFile
+
+METRICS = ["ndcg@10", "user-auc"]
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
+    catalog: Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")] = None,
+    slates: Annotated[Path | None, typer.Option(help="In place of a catalog: prompts, .parquet or .jsonl.")] = None,
+    variant: VariantOption = None,
+    metric: Annotated[list[str], typer.Option(help="ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K.")] = METRICS,
+    max_drop: Annotated[float, typer.Option(help="Most that a metric may lose against full depth.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="Of the guarantee that none loses more.")] = 0.95,
+    top_k: Annotated[int | None, typer.Option(help="Places that you show; the others may stop once they are out.")] = None,
+    slate: Annotated[int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; as in --slates.")] = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = 0,
+    from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again on the last traces, without a model.")] = False,
+    negative_rate: Annotated[
+        float | None, typer.Option(help="Share of all negatives that the labels have. Default: the catalog's.")
+    ] = None,
+    utility: Annotated[str | None, typer.Option(help="Weights of several objectives, click=1,like=2. Default: all 1.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Choose when candidates may stop, on this machine and for this variant, with a guarantee.
+
+    Run it on the device that will serve. Some validation users choose the policy, the others certify it; the test split says what
+    it loses. Writes policy.json, report.html, report.json and traces.safetensors into the variant's folder.
+
+    ```
+    rexit calibrate bundle --catalog catalog
+    rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02
+    ```
+    """
+    from rexit.bundle import Catalog
+    from rexit.calibration import CalibrationOptions
+    from rexit.calibration import calibrate as run
+    from rexit.prompts.slates_file import SlatesFile
+    from rexit.prompts.texts import bundle_encoder
+
+    options = CalibrationOptions(
+        metrics=tuple(metric),
+        max_drop=max_drop,
+        confidence=confidence,
+        top_k=top_k,
+        slate=slate,
+        device=device,
+        threads=threads,
+        from_traces=from_traces,
+        negative_rate=negative_rate,
+        utility=None if utility is None else _weights(utility),
+    )
+    check_one_source(catalog, slates)
+    opened = open_bundle(bundle, variant)
+    source: Catalog | SlatesFile
+    if catalog is not None:
+        source = Catalog.open(catalog)
+    else:
+        assert slates is not None
+        source = SlatesFile.read(slates, partial(bundle_encoder, opened))
+    with progress() as bar:
+        result = run(opened, source, options, progress=shown(bar))
+    if json:
+        print_json(result.report)
+    else:
+        _print_calibration(opened, result, metric)
+
+
+def _weights(text: str) -> dict[str, float]:
+    example = "click=1,like=2"
+    try:
+        return {name: float(number) for name, number in parse_named(text.split(","), "--utility", example).items()}
+    except ValueError as exc:
+        raise InputError(f"--utility {text!r}, expected NAME=NUMBER, as in {example}") from exc
+
+
+def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) -> None:
+    """Prints the verdict, and tables of the ways to stop and of their probabilities."""
+    from rexit.calibration.reporting.page import maps_sentence
+    from rexit.calibration.reporting.tables import probabilities
+
+    report, verdict = result.report, result.verdict
+    stdout.print(verdict.text)
+    if verdict.guarantee is not None:
+        stdout.print(verdict.guarantee)
+    if report["maps"]["gain"] is not None:
+        stdout.print(maps_sentence(report["maps"]))
+    if "utility" in report:
+        weights = ", ".join(f"{weight:g} x {name}" for name, weight in report["utility"].items())
+        stdout.print(f"Ranked by the utility {weights}; NDCG's gain is that of the labels.")
+    full, *others = report["table"]
+    baselines = [
+        {"": row["name"], **{name: _value(row, name) for name in metrics}, "layers": "-", "ms": "-", "speed": "-"}
+        for row in report["baselines"]
+    ]
+    print_table(
+        f"{bundle.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
+        [_way(row, metrics, full) for row in (full, *others)] + baselines,
+    )
+    table, rate = probabilities(report), report["probabilities"]["negative_rate"]
+    population = "" if rate == 1 else f"; in the population, {1 / rate:,.4g} negatives for each in the labels"
+    # The page has intervals below their values.
+    rows = [{head: re.sub(r"\n(.*)", r" (\1)", cell) for head, cell in row.items()} for row in table.rows]
+    print_table(table.caption + population, rows)
+    decisions = report["decisions"]
+    if decisions is not None:
+        exact = decisions["as_traced"] == decisions["candidates"]
+        rest = "" if exact else ", the others are within rounding of a threshold"
+        stdout.print(
+            f"As deployed, {decisions['as_traced']} of {decisions['candidates']} candidates stop where their traces say{rest}."
+        )
+    stdout.print(f"Wrote policy.json, report.html and report.json to {bundle.folder}", soft_wrap=True)
+
+
+def _way(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> dict[str, object]:
+    timed = row["ms_per_slate"] is not None
+    speed = full["ms_per_slate"] / row["ms_per_slate"] if timed else full["cost_us"] / row["cost_us"]
+    about = "" if timed else "~"  # by the cost model
+    milliseconds = row["ms_per_slate"] if timed else row["cost_us"] / 1000
+    return {
+        "": row["policy"],
+        **{name: f"{row['values'][name]:.4f}" if row is full else _value(row, name) for name in metrics},
+        "layers": f"{row['mean_layers']:.1f}",
+        "ms": f"{about}{milliseconds:.2f}",
+        "speed": f"{about}{speed:.2f}x",
+    }
+
+
+def _value(row: dict[str, Any], name: str) -> str:
+    if name not in row["values"]:
+        return "-"
+    drop, low, high = row["drops"][name]
+    return f"{row['values'][name]:.4f} {0 - drop:+.4f} ({0 - high:+.4f} to {0 - low:+.4f})"

@@ -1,0 +1,183 @@
+"""`rexit index`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rexit.cli.common.named import parse_columns
+from rexit.cli.common.options import JsonOption
+from rexit.cli.common.output import print_json, progress, say, shown, stdout
+from rexit.cli.common.tables import counted, print_table, print_values
+from rexit.data.times import Timeline
+from rexit.errors import InputError
+from rexit.exporter.options import (
+    IMPLICIT_NEGATIVES,
+    POSITIVE_AT,
+    Columns,
+    ExternalOptions,
+    IndexOptions,
+    LightGCNOptions,
+    ObjectiveRule,
+)
+
+_DEFAULT = IndexOptions()
+_ROLES = tuple(asdict(_DEFAULT.columns))
+
+_SUMMARY = (
+    "ids",
+    "counts",
+    "columns",
+    "repeats",
+    "order",
+    "split",
+    "splits",
+    "objectives",
+    "labels",
+    "embedding",
+    "lightgcn",
+    "retrieval",
+)
+"""Keys of catalog.json that `rexit index --json` prints."""
+
+_files = partial(typer.Option, rich_help_panel="Input and output")
+_likes = partial(typer.Option, rich_help_panel="Likes, order and splits")
+_retriever = partial(typer.Option, rich_help_panel="Retriever")
+
+
+# Long because typer takes the options, their defaults and their help from the signature.
+def index(
+    interactions: Annotated[Path, _files(help="Who rated what and when: CSV, TSV or Parquet.")],
+    items: Annotated[Path, _files(help="A row per item: its id and the template's columns.")],
+    tokenizer: Annotated[str, _files(help="A tokenizer.json, its folder, or a Hub name.")],
+    template: Annotated[Path, _files(help="The prompt template, TOML.")],
+    out: Annotated[Path, _files(help="The catalog folder. An older catalog is replaced.")],
+    users: Annotated[Path | None, _files(help="A row per user, if the template names their columns.")] = None,
+    column: Annotated[list[str] | None, _files(help="ROLE=NAME names a column: user, item, rating, time, split.")] = None,
+    positive_at: Annotated[float | None, _likes(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")] = None,
+    implicit: Annotated[bool, _likes("--implicit", help="No ratings: every interaction is a like.")] = False,
+    unrated: Annotated[
+        int | None, _likes(help=f"Unrated items per like, as dislikes. Default: 0, implicit {IMPLICIT_NEGATIVES}.")
+    ] = None,
+    objective: Annotated[list[str] | None, _likes(help="Labels of an objective: NAME=COLUMN or NAME=COLUMN>=NUMBER.")] = None,
+    order: Annotated[str, _likes(help="What came first: time (a column), file or random.")] = _DEFAULT.order,
+    split: Annotated[str | None, _likes(help="user:A,B or time:A,B, or leave-last:V,T. Default: user:0.8,0.9.")] = None,
+    retriever_config: Annotated[
+        Path | None, _retriever(help="TOML or JSON: epochs, dim, neighbours, … (docs/tables.md).")
+    ] = None,
+    item_embeddings: Annotated[Path | None, _retriever(help="Instead of LightGCN's: .parquet, .npy or .safetensors.")] = None,
+    user_embeddings: Annotated[Path | None, _retriever(help="Of users. Default: made of the items they like.")] = None,
+    embeddings_as_of: Annotated[str | None, _retriever(help="Embeddings know what happened before this time.")] = None,
+    seed: Annotated[int, typer.Option(help="Of training, --order random and sampled items.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Turn interactions, items, a tokenizer and a prompt template into a catalog.
+
+    ```
+    rexit index --interactions ratings.csv --items films.csv \\
+      --tokenizer model/ --template prompt.toml --out catalog
+    ```
+    """
+    from rexit.exporter.index import build_catalog
+    from rexit.exporter.retriever.config import with_config
+    from rexit.exporter.retriever.external import risk
+
+    if item_embeddings is None and user_embeddings is not None:
+        raise InputError("--user-embeddings is given without --item-embeddings: candidates need embeddings, too")
+    options = IndexOptions(
+        columns=Columns(**parse_columns(column, _ROLES)),
+        positive_at=positive_at,
+        implicit=implicit,
+        unrated=unrated,
+        order=order,
+        split=split,
+        lightgcn=LightGCNOptions(seed=seed),
+        external=None if item_embeddings is None else ExternalOptions(item_embeddings, user_embeddings, embeddings_as_of),
+        seed=seed,
+        objectives=tuple(map(ObjectiveRule.parse, objective or ())),
+    )
+    if retriever_config is not None:
+        options = with_config(options, retriever_config)
+    with progress() as bar:
+        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=shown(bar))
+    if line := risk(info):
+        say(f"rexit: warning: {line}")
+    if json:
+        lengths = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
+        print_json({"catalog": str(out), **{key: info[key] for key in _SUMMARY if key in info}, "prompt": lengths})
+    else:
+        _print_catalog(out, info)
+
+
+def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
+    """Prints tables of counts, labels, prompts and recall. info: catalog.json."""
+    from rexit.bundle.typed import typed
+
+    counts, retrieval = info["counts"], info["retrieval"]
+    sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
+    print_values(str(path), sizes, "count")
+    print_repeats(info["repeats"]["dropped"])
+    _print_times(typed(info["order"], Timeline, "catalog.json", at="order"))
+    _print_objectives(info)
+    _print_lengths(info["prompt"])
+    if retrieval["recall@20"] is None:
+        stdout.print("No user has a like in the validation split: recall was not measured.")
+    else:
+        name, note = ("LightGCN", f" ({counted(retrieval['epochs'], 'epoch')})") if "lightgcn" in info else ("embeddings", "")
+        recalls = {name: retrieval["recall@20"], "popularity": retrieval["popularity_recall@20"]}
+        print_values(f"Retriever on the validation split{note}", recalls, "recall@20")
+
+
+def print_repeats(rows: int) -> None:
+    """Prints how many rows repeat others, if any."""
+    if rows:
+        stdout.print(f"{rows} rows repeat an interaction and were left out.")
+
+
+def _print_objectives(info: Mapping[str, Any]) -> None:
+    if "objectives" in info:
+        parts, counts = {name: split["objectives"] for name, split in info["splits"].items()}, ("known", "yes")
+        rows = [
+            {"objective": name, **{f"{part}, {count}": parts[part][name][count] for part in parts for count in counts}}
+            for name in info["objectives"]
+        ]
+        print_table("Labels", rows)
+
+
+def _print_times(timeline: Timeline) -> None:
+    if timeline.by == "time":
+        first, last = (timeline.date(time) or time for time in (timeline.first, timeline.last))
+        stdout.print(f"Times {'as' if timeline.unit is None else 'in'} {timeline.kind}: {first} to {last}.")
+
+
+def _print_lengths(prompt: Mapping[str, Any]) -> None:
+    lengths = prompt["lengths"]
+    print_table(
+        f"Tokens of prompts, of {lengths['users']} users (limit: what template and tables allow)",
+        [
+            {
+                "": part,
+                "50 %": lengths[part]["p50"],
+                "99 %": lengths[part]["p99"],
+                "longest": lengths[part]["max"],
+                "limit": prompt[f"max_{part}_tokens"],
+                **dict(zip(("mostly from", "its longest cell"), _longest(lengths[part]["longest"]), strict=True)),
+            }
+            for part in ("prefix", "candidate")
+        ],
+    )
+
+
+def _longest(longest: Mapping[str, Any] | None) -> tuple[str, str]:
+    if longest is None:
+        return "", ""
+    source = f"{longest['placeholder'] or 'text of the template'}: {longest['tokens']}"
+    if (column := longest["column"]) is None:
+        return source, ""
+    what = column["name"].partition(".")[0]
+    return source, f"{column['name']} of {what} {column['id']}: {column['max']} (99 %: {column['p99']})"

@@ -1,0 +1,77 @@
+"""`rexit train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rexit.cli.common.options import CatalogOption, LabelIdsOption, RerankerOption, SlatesOption, label_ids_of
+from rexit.cli.common.output import progress, say, shown, stdout
+from rexit.cli.common.tables import print_table
+from rexit.exporter.options import TrainOptions
+
+_DEFAULT = TrainOptions()
+
+
+# Long because typer takes the options, their defaults and their help from the signature.
+def train(
+    model: Annotated[str, typer.Argument(help="Folder, GGUF file or Hub name of a pretrained decoder.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder. OUT.training keeps states.")],
+    catalog: CatalogOption = None,
+    slates: SlatesOption = None,
+    label_ids: LabelIdsOption = None,
+    reranker: RerankerOption = None,
+    exits: Annotated[str, typer.Option(help="Depths, e.g. 5,10. Default: each fifth and the last.")] = (_DEFAULT.exits),
+    lora: Annotated[int, typer.Option(help="Rank of low-rank additions; 0: all weights are trained.")] = (_DEFAULT.lora),
+    freeze_embeddings: Annotated[
+        bool, typer.Option("--freeze-embeddings", help="Leave the token embeddings as they are.")
+    ] = False,
+    slate: Annotated[int, typer.Option(help="Interactions packed behind one prefix.")] = _DEFAULT.slate,
+    batch_tokens: Annotated[int, typer.Option(help="Most tokens of a step, with padding.")] = _DEFAULT.batch_tokens,
+    epochs: Annotated[float, typer.Option(help="Passes over the training split, without --steps.")] = (_DEFAULT.epochs),
+    steps: Annotated[int, typer.Option(help="Optimizer steps; 0: by --epochs.")] = _DEFAULT.steps,
+    rate: Annotated[float | None, typer.Option(help="Peak rate; 0: heads alone. Default: 1e-4, LoRA 1e-3.")] = None,
+    head_rate: Annotated[float, typer.Option(help="Peak rate of heads and projectors.")] = _DEFAULT.head_rate,
+    seed: Annotated[int, typer.Option(help="Of projectors, batches and their order.")] = _DEFAULT.seed,
+) -> None:
+    """Fine-tune a decoder with heads at several depths, and write a multi-exit checkpoint. The same command again resumes a
+    training that was stopped.
+
+    ```
+    rexit train SmolLM2-135M --catalog catalog --out checkpoint
+    ```
+    """
+    from rexit.exporter.training.run import train_model
+
+    options = TrainOptions(
+        exits=exits,
+        lora=lora,
+        freeze_embeddings=freeze_embeddings,
+        slate=slate,
+        batch_tokens=batch_tokens,
+        epochs=epochs,
+        steps=steps,
+        rate=rate,
+        head_rate=head_rate,
+        seed=seed,
+        label_ids=label_ids_of(label_ids),
+        reranker=reranker,
+    )
+
+    with progress() as bar:
+        report = train_model(model, catalog, out, options, slates=slates, say=say, progress=shown(bar))
+    if report is None:
+        return
+    for line in (report.doubt, report.falling):
+        if line is not None:
+            stdout.print(line, soft_wrap=True)
+    parts = report.objectives or {"": {"auc": report.auc, "user_auc": report.user_auc}}
+    for name, figures in parts.items():
+        areas = zip(report.exits, figures["auc"], figures["user_auc"], strict=True)
+        ways = {f"{depth} layers": by_area for depth, *by_area in areas} | report.baselines[name]
+        rows = [{"exit": way, "AUC": f"{area:.4f}", "user AUC": f"{by_user:.4f}"} for way, (area, by_user) in ways.items()]
+        title = f"{report.checkpoint}, on {report.validation_slates} validation slates"
+        print_table(f"{title}, {name}" if name else title, rows)
+    stdout.print(f"{report.state}: the training's last states; delete the folder when done", soft_wrap=True)

@@ -1,0 +1,130 @@
+"""`rexit rerank`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.output import print_json, stdout
+from rexit.cli.common.tables import print_table
+from rexit.cli.common.variant import open_bundle
+from rexit.errors import InputError
+
+_SHOWN = 80
+"""Characters of a document in the table."""
+
+
+class _Document(msgspec.Struct):
+    text: str
+
+
+def rerank(
+    bundle: Annotated[Path, typer.Argument(help="The bundle of a reranker.")],
+    query: Annotated[str, typer.Option(help="What the documents are ranked for.")],
+    documents: Annotated[
+        Path,
+        typer.Option(
+            help="A text file with a document on each line; or .jsonl: on each line a string, or an object with `text`."
+        ),
+    ],
+    top_n: Annotated[int | None, typer.Option(min=1, help="Only the n best. Default: all, best first.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="In the place of the reranker's own, if it reads one.")] = None,
+    variant: VariantOption = None,
+    threads: ThreadsOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank documents for a query. Each document stops at its first confident exit.
+
+    ```
+    rexit rerank reranker --query "drag of a slender wing" \\
+      --documents abstracts.txt --top-n 10
+    ```
+
+    The bundle is exported from a reranker with `rexit export --slates --with-tokenizer`. The query's part of the prompt is run
+    once for all documents. A document that does not fit the model is cut at its end.
+    """
+    from rexit import runtime
+    from rexit.prompts.texts import bundle_encoder
+    from rexit.request import TokenRequest
+
+    texts = _read(documents)
+    opened = open_bundle(bundle, variant)
+    prefix, candidates, truncated = bundle_encoder(opened).prompt_with_cuts(query, texts, instruction)
+    session = runtime.open(opened.path, opened.variant.name, threads=threads)
+    with contextlib.closing(session):
+        scores = session.score(TokenRequest(prefix, candidates), top_k=min(len(texts), top_n or len(texts)))
+    rows = [
+        {
+            "index": index,
+            "relevance_score": score.probability,
+            "log_odds": score.log_odds,
+            "exit": score.exit,
+            "truncated": truncated[index],
+            "text": texts[index],
+        }
+        for score, index in zip(scores, scores.index.tolist(), strict=True)
+    ]
+    stats, count = scores.stats, len(texts)
+    if as_json:
+        print_json({"query": query, "variant": opened.variant.name, "results": rows, "stats": scores.to_dict()["stats"]})
+        return
+    print_table(
+        f"{query}: {opened.variant.name}",
+        [
+            {
+                "document": row["index"],
+                "relevance": f"{row['relevance_score']:.4f}",
+                "exit": row["exit"],
+                "text": _first_words(row["text"]),
+            }
+            for row in rows
+        ],
+    )
+    stdout.print(
+        f"{stats.total_us / 1000:.1f} ms: query {stats.prefix_us / 1000:.1f} ({stats.prefix_tokens} tokens), "
+        f"documents {stats.slate_us / 1000:.1f} ({stats.candidate_tokens} tokens, {stats.candidate_layers / count:.1f} layers on "
+        "average)"
+    )
+    if any(truncated):
+        stdout.print(f"{sum(truncated)} documents cut at their end: the model takes {opened.variant.max_positions} tokens")
+
+
+def _read(path: Path) -> list[str]:
+    """The documents. Raises InputError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # its newlines are \n, whatever the file's are
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path}: not UTF-8 text at byte {exc.start}, expected documents as text") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    lines = text.split("\n")  # other breaks, such as U+2028 and form feeds, are a document's own
+    if path.suffix == ".jsonl":
+        documents = [_document(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    else:
+        documents = [line for line in lines if line.strip()]
+    if not documents:
+        raise InputError(f"{path}: has no documents, expected one on each line")
+    return documents
+
+
+def _document(line: str, where: str) -> str:
+    from rexit.bundle.typed import typed
+
+    try:
+        value: Any = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"{where}: not JSON: {exc}") from exc
+    kind: Any = str | _Document
+    document = typed(value, kind, where, error=InputError)
+    return document.text if isinstance(document, _Document) else str(document)
+
+
+def _first_words(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

@@ -1,0 +1,193 @@
+"""`rexit score`."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rexit.cli.common.named import parse_columns
+from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.output import print_json, progress, say, shown, stdout
+from rexit.cli.common.request import ITEMS, SUMMARIES, AsOfOption, InputOption, parse_as_of, parse_inputs, parse_request
+from rexit.cli.common.tables import print_table
+from rexit.cli.common.variant import open_bundle
+from rexit.errors import InputError
+from rexit.ids import first_few
+
+if TYPE_CHECKING:
+    from rexit.batch import BatchOptions, ColumnNames, Report
+    from rexit.batch.engine import Opening
+    from rexit.batch.work import Plan
+    from rexit.bundle import Bundle
+    from rexit.bundle.inputs import Inputs
+    from rexit.data.times import Timeline
+    from rexit.request import Request
+    from rexit.runtime import Scores
+
+_WITHOUT_HISTORY = "scored without any history"
+
+_slate = partial(typer.Option, rich_help_panel="One slate")
+_files = partial(typer.Option, rich_help_panel="Files of pairs")
+
+
+def score(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    user: Annotated[str | None, _slate(help="User id; an unknown user is placed by --recent.")] = None,
+    items: Annotated[str | None, _slate(help=ITEMS)] = None,
+    recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
+    pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
+    out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
+    column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, input.NAME.")] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=0, help="Workers of a Ray cluster; 0: one per CPU. Default: no Ray.")
+    ] = None,
+    as_of: AsOfOption = None,
+    inputs: InputOption = None,
+    top_k: Annotated[int, typer.Option(help=f"{SUMMARIES['top_k']} 0: all, as they come.")] = 0,
+    variant: VariantOption = None,
+    threads: ThreadsOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Score candidates for one user, or files of pairs.
+
+    ```
+    rexit score bundle --user 196 --items 242,302,377
+    rexit score bundle --pairs pairs.parquet --out scores.parquet
+    ```
+
+    OUT has all rows in their order; after a kill the same command continues.
+    """
+    from rexit.batch import BatchOptions
+    from rexit.batch.engine import Opening
+
+    if pairs is not None:
+        if user is not None or items is not None or recent:
+            raise InputError("--pairs names the users and items; it cannot be combined with --user, --items or --recent")
+        if out is None:
+            raise InputError("--pairs needs --out: where the scored pairs go")
+        opened = open_bundle(bundle, variant)
+        catalog = opened.catalog
+        columns, time = _column_names(column, catalog.inputs), parse_as_of(as_of, catalog)
+        options = BatchOptions(pairs, out, columns, time, top_k, parse_inputs(inputs, catalog.inputs))
+        _score_pairs(Opening(opened, threads), options, ray_workers, json)
+    elif user is not None and items is not None:
+        for_pairs = {"--out": out, "--column": column or None, "--ray-workers": ray_workers}
+        if ignored := [option for option, value in for_pairs.items() if value is not None]:
+            raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
+        opened = open_bundle(bundle, variant)
+        _score_slate(opened, parse_request(opened.catalog, user, items, recent, as_of, inputs), top_k, threads, json)
+    else:
+        raise InputError("expected --user and --items, or --pairs and --out")
+
+
+def _score_slate(bundle: Bundle, request: Request, top_k: int, threads: int, json: bool) -> None:
+    from rexit import runtime
+
+    variant = bundle.variant.name
+    with contextlib.closing(runtime.open(bundle.path, variant, threads=threads)) as session:
+        scores = session.score(request, top_k=top_k)
+    if not scores.stats.known_user:
+        means = "placed by --recent alone" if request.recent else _WITHOUT_HISTORY
+        say(f"rexit: user {request.user!r} is not in the catalog: {means}")
+    if json:
+        print_json({"user": request.user, "variant": variant, **scores.to_dict()})
+    else:
+        _print_scores(f"User {request.user}, {variant}", scores)
+
+
+def _score_pairs(opening: Opening, options: BatchOptions, ray_workers: int | None, json: bool) -> None:
+    from rexit.batch import score_files
+    from rexit.batch.engine import Engine, Local
+
+    engine: Engine = Local()
+    if ray_workers is not None:
+        from rexit.batch.ray_engine import OnRay
+
+        engine = OnRay(ray_workers)
+    bundle = opening.bundle
+    with progress() as bar:
+        on_plan = partial(_print_plan, timeline=bundle.catalog.timeline)
+        report = score_files(opening, options, engine, shown(bar), on_plan, _print_stored)
+    if json:
+        too_long = [{"user": slate.user, "as_of": slate.as_of, "reason": slate.reason} for slate in report.too_long]
+        out = str(options.out) if report.rows else None
+        print_json({**report.__dict__, "too_long": too_long, "variant": bundle.variant.name, "out": out})
+    elif report.rows:
+        stdout.print(
+            f"Scored {report.slates - len(report.too_long)} of {report.slates} slates ({report.pairs} pairs) "
+            f"in {report.seconds:.1f} s: {report.mean_layers:.2f} layers on average. "
+            f"Wrote {report.rows} rows to {options.out}",
+            soft_wrap=True,
+        )
+    _check_answers(report, options.out)
+
+
+def _column_names(entries: list[str] | None, inputs: Inputs) -> ColumnNames:
+    """Returns the columns of `--column`. Raises InputError."""
+    from rexit.batch import ColumnNames
+
+    roles = {f"input.{name}": name for name in inputs.names}
+    columns = parse_columns(entries, ("user", "item", "as_of", *roles))
+    named = {name: columns.pop(role) for role, name in roles.items() if role in columns}
+    return ColumnNames(**columns, inputs=named)
+
+
+def _print_scores(title: str, scores: Scores) -> None:
+    """Prints a table with a row for each candidate, and the time that the slate took."""
+    stats = scores.stats
+    print_table(
+        title,
+        [
+            {
+                "item": score.item,
+                "probability": f"{score.probability:.4f}",
+                "log-odds": f"{score.log_odds:+.4f}",
+                "exit": score.exit,
+                "layers": score.layers,
+                **{name: f"{value:.4f}" for name, value in (score.objectives or {}).items()},
+            }
+            for score in scores
+        ],
+    )
+    stdout.print(
+        f"{stats.total_us / 1000:.1f} ms: retrieval {stats.retrieval_us / 1000:.2f}, "
+        f"prefix {stats.prefix_us / 1000:.1f} ({stats.prefix_tokens} tokens), "
+        f"slate {stats.slate_us / 1000:.1f} ({stats.candidate_tokens} tokens)"
+    )
+
+
+def _print_plan(plan: Plan, resumed: int, timeline: Timeline) -> None:
+    """Says what a reader of the scores should know of the pairs. resumed: pairs that an earlier run has scored."""
+    if resumed:
+        say(f"rexit: an earlier run scored {resumed} of {plan.rows} pairs; this run continues")
+    if plan.unknown:
+        names = first_few(plan.unknown)
+        say(f"rexit: {len(plan.unknown)} of {plan.users} users are not in the catalog and are {_WITHOUT_HISTORY}: {names}")
+    for count, where, means in (
+        (plan.early, f"not after the catalog's first interaction, {timeline.text(timeline.first)}", "none is visible to them"),
+        (plan.late, f"after the catalog's last interaction, {timeline.text(timeline.last)}", "all are visible to them"),
+    ):
+        if count:
+            say(f"rexit: {count} of {plan.rows} pairs are as of a time {where}: {means}")
+
+
+def _print_stored(folder: Path, pairs: int) -> None:
+    """Says what an interrupted run keeps."""
+    say(f"rexit: {folder} has the {pairs} pairs scored so far; the same command continues from there")
+
+
+def _check_answers(report: Report, out: Path) -> None:
+    """Raises InputError for slates without an answer: one line for all."""
+    if not report.too_long:
+        return
+    names = first_few(
+        report.too_long,
+        lambda slate: f"user {slate.user!r}{'' if slate.as_of is None else f' at {slate.as_of}'}: {slate.reason}",
+        3,
+    )
+    rest = f"{out} has the others" if report.rows else "nothing was written"
+    raise InputError(f"{len(report.too_long)} of {report.slates} slates have no answer, {rest}: {names}")

@@ -1,0 +1,1 @@
+"""Data as people write it: text tables, and times."""

@@ -1,0 +1,322 @@
+"""Files of slates: prompts of your own with labels, as any reranking data set has them. docs/format/slates.md describes them.
+
+1. `prefix` and the candidates are whole texts or lists of token ids. A reranker may have `query` in the place of `prefix`: then
+   candidates are documents.
+2. A row with `candidates` is a slate, and its `label` a list. Rows with `candidate` and a single `label` form a slate with the
+   rows of the same `group` and prefix, wherever these are.
+3. A group (a user, a query) is the unit of every interval and guarantee, and is in one split. A column `split` says which.
+   Without it, groups are ordered by a hash of their names: the first fifth is for training, two fifths for validation, the rest
+   for test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.catalog import SPLITS
+from rexit.bundle.files import digest
+from rexit.bundle.typed import short
+from rexit.errors import InputError
+from rexit.ids import Id
+from rexit.slates import TokenSlate
+
+if TYPE_CHECKING:
+    from rexit.prompts.texts import TextEncoder
+
+FORMATS = (".parquet", ".jsonl")
+MIN_GROUPS = len(SPLITS)
+_SHARES = (0.2, 0.4)
+"""Shares of the groups for training and for validation."""
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class SlatesFile:
+    """The slates of a file, as token ids.
+
+    Attributes:
+        path: The file.
+        slates: By split, in the order of the file.
+    """
+
+    path: Path
+    slates: Mapping[str, Sequence[TokenSlate]]
+
+    @classmethod
+    def read(cls, path: Path, encoder: Callable[[], TextEncoder] | None = None) -> SlatesFile:
+        """Reads a file.
+
+        Args:
+            path: A `.parquet` or `.jsonl` file.
+            encoder: Returns the model's encoder, and is called if a column holds text; None: only token ids are expected.
+
+        Raises:
+            InputError: The file, naming the row.
+        """
+        path = Path(path)
+        made = list(_Reader(path, encoder).slates())
+        slates = [slate for slate, _ in made]
+        groups = list(dict.fromkeys(slate.user for slate in slates))
+        if len(groups) < MIN_GROUPS:
+            raise InputError(
+                f"{path}: has {len(groups)} group{'s' if len(groups) != 1 else ''}, expected at least {MIN_GROUPS}: "
+                f"each is in one of {', '.join(SPLITS)}"
+            )
+        labels = np.concatenate([slate.liked for slate in slates])
+        if labels.all() or not labels.any():
+            kind = "1 or more" if labels[0] else "below 1"
+            raise InputError(f"{path}: all {len(labels)} labels are {kind}, expected both kinds: nothing can be ranked")
+        split_of = _named_splits(path, made) or _drawn_splits(groups)
+        return cls(path, {name: [slate for slate in slates if split_of[slate.user] == name] for name in SPLITS})
+
+    @cached_property
+    def sha256(self) -> str:
+        """The file's digest."""
+        return digest(self.path)
+
+    def cut(self, split: str, size: int | None = None) -> list[TokenSlate]:
+        """Returns a split's slates. size: the most candidates of a slate, larger slates are cut; None: slates as they are.
+
+        Raises:
+            InputError: The split is empty, or the size is below 1.
+        """
+        if size is not None and size < 1:
+            raise InputError(f"slate size {size}, expected at least 1")
+        if not (slates := self.slates[split]):
+            raise InputError(f"{self.path}: the {split} split is empty, expected at least one group")
+        return [part for slate in slates for part in slate.parts(size)]
+
+    @property
+    def all_slates(self) -> Iterator[TokenSlate]:
+        """The slates of all splits."""
+        return itertools.chain.from_iterable(self.slates.values())
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of the longest prefix, and of the longest candidate."""
+        prefixes, candidates = zip(
+            *((len(slate.prefix), max(map(len, slate.candidates))) for slate in self.all_slates), strict=True
+        )
+        return max(prefixes), max(candidates)
+
+    @property
+    def largest(self) -> int:
+        """Candidates of the largest slate."""
+        return max(len(slate.candidates) for slate in self.all_slates)
+
+    def check_fits(self, vocabulary: int, max_positions: int, max_tokens: int | None = None) -> None:
+        """Raises InputError for the first slate with a token beyond the vocabulary, or too long for the model.
+
+        max_tokens: The most tokens of a candidate; None: no limit.
+        """
+        for slate in self.all_slates:
+            for part, tokens in slate.named_parts():
+                where = f"{self.path}: group {slate.user!r}: {part}"
+                if len(tokens) and int(tokens.max()) >= vocabulary:
+                    at = int(tokens.argmax())
+                    raise InputError(f"{where}[{at}] is {int(tokens[at])}, expected a token id from 0 to {vocabulary - 1}")
+                if part == "prefix":
+                    continue
+                if len(slate.prefix) + len(tokens) > max_positions:
+                    raise InputError(
+                        f"{where}: has {len(slate.prefix)} + {len(tokens)} tokens (prefix + candidate), the model takes "
+                        f"{max_positions}"
+                    )
+                if max_tokens is not None and len(tokens) > max_tokens:
+                    raise InputError(f"{where}: has {len(tokens)} tokens, more than the {max_tokens} of --max-tokens")
+
+
+def _drawn_splits(groups: Sequence[Id]) -> dict[Id, str]:
+    """Each group's split, from the names of all groups, whatever their order."""
+    ordered = sorted(groups, key=lambda group: hashlib.sha256(f"{type(group).__name__} {group}".encode()).digest())
+    train, validation = (max(1, int(share * len(ordered))) for share in _SHARES)
+    names = ["train"] * train + ["validation"] * validation
+    return {group: names[n] if n < len(names) else "test" for n, group in enumerate(ordered)}
+
+
+def _named_splits(path: Path, made: Sequence[tuple[TokenSlate, _Row]]) -> dict[Id, str] | None:
+    """Each group's split, from the column `split`; None if there is none."""
+    if all(row.split is None for _, row in made):
+        return None
+    split_of: dict[Id, str] = {}
+    for slate, row in made:
+        if row.split not in SPLITS:
+            raise InputError(f"{path}: {row.where}: `split` is {short(row.split)}, expected one of {', '.join(SPLITS)}")
+        if (other := split_of.setdefault(slate.user, row.split)) != row.split:
+            raise InputError(f"{path}: {row.where}: group {slate.user!r} is in {row.split} and in {other}, expected one split")
+    return split_of
+
+
+@dataclass
+class _Row:
+    """A slate as in the file. where: the place of its first row, for messages."""
+
+    where: str
+    group: Id
+    prefix: Any
+    candidates: list[Any]
+    labels: list[bool] = field(default_factory=list)
+    split: Any = None
+
+
+class _Reader:
+    def __init__(self, path: Path, encoder: Callable[[], TextEncoder] | None) -> None:
+        self._path, self._make_encoder = path, encoder
+        self._encoder: TextEncoder | None = None
+
+    def slates(self) -> Iterator[tuple[TokenSlate, _Row]]:
+        is_query, rows = self._grouped()
+        for row in rows:
+            try:
+                prefix, candidates = self._tokens(row, is_query)
+            except InputError as exc:
+                raise InputError(f"{self._path}: {row.where}: {exc}") from exc
+            yield TokenSlate(row.group, prefix, tuple(candidates), np.array(row.labels, np.bool_)), row
+
+    def _tokens(self, row: _Row, is_query: bool) -> tuple[Tokens, list[Tokens]]:
+        texts = [value for value in (row.prefix, *row.candidates) if isinstance(value, str)]
+        if is_query:
+            if len(texts) != 1 + len(row.candidates):
+                raise InputError("`query` and its candidates must be text; token ids go with `prefix`")
+            prefix, candidates = self._text_encoder().prompt(row.prefix, row.candidates)
+        else:
+            encoded = iter(self._text_encoder().whole(texts) if texts else ())
+            prefix, *candidates = (next(encoded) if isinstance(value, str) else value for value in (row.prefix, *row.candidates))
+        for n, tokens in enumerate(candidates):
+            if not len(tokens):
+                raise InputError(f"candidate {n} has no tokens, expected at least one")
+        return np.array(prefix, np.int32), [np.array(tokens, np.int32) for tokens in candidates]
+
+    def _text_encoder(self) -> TextEncoder:
+        if self._encoder is None:
+            if self._make_encoder is None:
+                raise InputError("holds text, which needs the model's tokenizer; expected lists of token ids")
+            self._encoder = self._make_encoder()
+        return self._encoder
+
+    def _grouped(self) -> tuple[bool, list[_Row]]:
+        """Whether prefixes are queries, and the slates."""
+        rows = list(_rows(self._path))
+        if not rows:
+            raise InputError(f"{self._path}: is empty, expected at least one row")
+        names = set(rows[0][1])
+        is_query = self._one_of(names, "prefix", "query") == "query"
+        single = self._one_of(names, "candidate", "candidates") == "candidate"
+        for name, why in (
+            ("label", "1 for what should rank high, 0 for the rest"),
+            ("group", "a user or a query: groups are split"),
+        ):
+            if name not in names:
+                raise InputError(f"{self._path}: no column `{name}` ({why}), the file has: {', '.join(sorted(names))}")
+        slates: dict[Any, _Row] = {}
+        for n, (where, row) in enumerate(rows):
+            try:
+                parsed = _parsed(row, where, "query" if is_query else "prefix", single)
+            except InputError as exc:
+                raise InputError(f"{self._path}: {where}: {exc}") from exc
+            prefix = parsed.prefix if isinstance(parsed.prefix, str) else tuple(parsed.prefix)
+            slate = slates.setdefault((type(parsed.group), parsed.group, prefix) if single else n, parsed)
+            if slate is not parsed:
+                if slate.split != parsed.split:
+                    raise InputError(f"{self._path}: {where}: `split` is {parsed.split!r}, its slate's is {slate.split!r}")
+                slate.candidates += parsed.candidates
+                slate.labels += parsed.labels
+        return is_query, list(slates.values())
+
+    def _one_of(self, names: set[str], a: str, b: str) -> str:
+        present = [name for name in (a, b) if name in names]
+        if len(present) != 1:
+            seen = f"both `{a}` and `{b}`" if present else f"no column `{a}` or `{b}`"
+            raise InputError(f"{self._path}: {seen}, expected one of them; the file has: {', '.join(sorted(names))}")
+        return present[0]
+
+
+def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool) -> _Row:
+    group = row.get("group")
+    if isinstance(group, bool) or not isinstance(group, int | str) or group == "":
+        raise InputError(f"`group` is {short(group)}, expected a string or an integer")
+    if single:
+        values: Any = [row.get("candidate")]
+        labels: Any = [row.get("label")]
+        names = ["`candidate`"]
+    else:
+        values, labels = row.get("candidates"), row.get("label")
+        if not isinstance(values, list) or not values:
+            raise InputError(f"`candidates` is {short(values)}, expected a list with at least one")
+        if not isinstance(labels, list) or len(labels) != len(values):
+            seen = f"{len(labels)} of them" if isinstance(labels, list) else short(labels)
+            raise InputError(f"`label` is {seen}, expected a list of {len(values)}, one for each candidate")
+        names = [f"candidates[{n}]" for n in range(len(values))]
+    candidates = [_part(value, name) for value, name in zip(values, names, strict=True)]
+    return _Row(
+        where, group, _part(row.get(prefix), f"`{prefix}`"), candidates, [_liked(label) for label in labels], row.get("split")
+    )
+
+
+def _part(value: Any, name: str) -> Any:
+    """A text, or a list of token ids."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        for n, token in enumerate(value):
+            if type(token) is not int or not 0 <= token < 1 << 31:
+                raise InputError(f"{name}[{n}] is {short(token)}, expected a token id")
+        return value
+    raise InputError(f"{name} is {short(value)}, expected text or a list of token ids")
+
+
+def _liked(label: Any) -> bool:
+    if not isinstance(label, int | float) or not math.isfinite(label):  # a bool is an int
+        raise InputError(f"a label is {short(label)}, expected a number or a boolean; 1 or more is relevant")
+    return label >= 1
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row's place and columns. Raises InputError."""
+    if path.suffix not in FORMATS:
+        raise InputError(f"{path}: the name ends in {path.suffix!r}, expected {' or '.join(FORMATS)}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    yield from _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import polars as pl
+
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as exc:
+        raise InputError(f"{path}: not a readable table: {str(exc).splitlines()[0]}") from exc
+    for n, row in enumerate(frame.iter_rows(named=True)):
+        yield f"row {n + 1}", row
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            for n, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as exc:
+                    raise InputError(f"{path}: line {n}: not JSON: {exc}") from exc
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}: line {n}: is {short(row)}, expected an object")
+                yield f"line {n}", row
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path}: not UTF-8 at byte {exc.start}") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc

@@ -1,0 +1,253 @@
+"""Texts as token ids: a reranker's query and documents, and texts of inputs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rexit.bundle.manifest import MANIFEST, TOKENIZER, Manifest
+from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
+from rexit.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from rexit.bundle import Bundle
+    from rexit.runtime import Session
+
+
+_NO_TOKENIZER = f"has no {TOKENIZER}, so it takes token ids and no text: `rexit export --with-tokenizer`"
+_CHARACTERS = 16
+"""Characters that a token seldom exceeds."""
+_MARGIN = 16
+"""Tokens before a cut text's end that the cut may have changed."""
+_NO_TEMPLATE = "the model has no text template, which says what surrounds a query and a document"
+
+
+def input_tokens(tokenizer: Tokenizer, texts: Sequence[str], spaced: bool) -> list[list[int]]:
+    """Returns the token ids of texts of an input, without special tokens. An empty text has none.
+
+    Special tokens that a text spells out are ordinary text: it cannot end the prompt. Outer spaces are dropped.
+
+    Args:
+        tokenizer: Its setting for special tokens is reset.
+        texts: The texts.
+        spaced: Whether the space before the placeholder belongs to the text.
+    """
+    stripped = [text.strip() for text in texts]
+    tokenizer.encode_special_tokens = True
+    try:
+        encoded = tokenizer.encode_batch([" " + text if spaced else text for text in stripped], add_special_tokens=False)
+    finally:
+        tokenizer.encode_special_tokens = False
+    return [encoding.ids if text else [] for text, encoding in zip(stripped, encoded, strict=True)]
+
+
+class InputTokenizer:
+    """A `rexit.bundle.inputs.Tokenize`. Threads may share it.
+
+    Args:
+        data: A tokenizer.json, which is parsed with the first text unless `parse` came before.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._lock = data, threading.Lock()
+        self._parsed: Tokenizer | None = None
+
+    def __call__(self, text: str, spaced: bool) -> list[int]:
+        """Returns the token ids of a text of an input. Raises InputError for a damaged file."""
+        with self._lock:
+            return input_tokens(self._tokenizer(), [text], spaced)[0]
+
+    def parse(self) -> None:
+        """Parses the file, so that the first text does not pay for it. Raises InputError for a damaged one."""
+        with self._lock:
+            self._tokenizer()
+
+    def _tokenizer(self) -> Tokenizer:
+        if self._parsed is None:
+            self._parsed = parse_tokenizer(self._data, TOKENIZER)
+            self._parsed.no_padding()
+            self._parsed.no_truncation()
+            self._data = b""
+        return self._parsed
+
+
+def input_tokenizer(bundle: Bundle) -> InputTokenizer | None:
+    """Returns a bundle's tokenizer for texts of inputs; None if it has none."""
+    return InputTokenizer((bundle.path / TOKENIZER).read_bytes()) if TOKENIZER in bundle.manifest.files else None
+
+
+class TextEncoder:
+    """Tokenizes texts.
+
+    1. No special token is added; those that a template or a whole prompt spells out (`<s>`) are recognized.
+    2. A special token that a query or document spells out is ordinary text: it cannot end the prompt. Such a text is tokenized
+       apart from the words around it.
+    3. A document that does not fit is cut at its end, so that prefix and candidate fit the model. Only its beginning is
+       tokenized.
+
+    Args:
+        tokenizer: The model's.
+        prompt: What surrounds a query and a document; None: only whole prompts can be tokenized.
+        max_positions: Most tokens of a prefix and one candidate.
+        max_tokens: Most tokens of a candidate; None: as many as fit.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: RerankerPrompt | None, max_positions: int, max_tokens: int | None = None
+    ) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer, self._prompt = tokenizer, prompt
+        self._max_positions = max_positions
+        self._max_tokens = max_positions if max_tokens is None else max_tokens
+        specials = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        self._specials = [token.content for token in specials]
+        self._normalized_specials = [self._normalized(token.content) for token in specials if token.normalized]
+
+    def whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the token ids of texts that are whole prefixes or candidates."""
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    def prompt(self, query: str, documents: Sequence[str], instruction: str | None = None) -> tuple[list[int], list[list[int]]]:
+        """Returns the token ids of the prefix and of each candidate. Arguments: see `prompt_with_cuts`."""
+        return self.prompt_with_cuts(query, documents, instruction)[:2]
+
+    def prompt_with_cuts(
+        self, query: str, documents: Sequence[str], instruction: str | None = None, max_document_tokens: int | None = None
+    ) -> tuple[list[int], list[list[int]], list[bool]]:
+        """Returns the token ids of the prefix and of each candidate, and whether its document was cut.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            instruction: None: the prompt's own.
+            max_document_tokens: Documents are cut to this many tokens; None: to as many as fit.
+
+        Raises:
+            InputError: The model's prompt is not known, has no place for an instruction, or the query leaves no room for a
+                document.
+        """
+        prompt = self._prompt
+        if prompt is None:
+            raise InputError(_NO_TEMPLATE)
+        if instruction is not None and prompt.instruction is None:
+            raise InputError("the model's text template has no place for an instruction")
+        values = {"query": query, "instruction": instruction if instruction is not None else prompt.instruction or ""}
+        prefix = [token for text in prompt.prefix for token in self._filled(text, values)]
+        at = next(n for n, text in enumerate(prompt.document) if "{document}" in text)
+        text, _, end = prompt.document[at].partition("{document}")
+        before, after = (
+            [token for part in parts for token in self._filled(part, values)]
+            for parts in (prompt.document[:at], prompt.document[at + 1 :])
+        )
+        end_tokens = self._filled(end, values)
+        around = len(before) + len(after)
+        rest = self._max_positions - len(prefix)
+        least = around + len(end_tokens)
+        if self._max_tokens <= least:
+            raise InputError(
+                f"the text template alone has {least} tokens per candidate, which leaves no room for a document in the "
+                f"{self._max_tokens} of a pass"
+            )
+        if rest <= least:
+            raise InputError(
+                f"the query is too long: with the template it has {len(prefix)} tokens, which leaves no room for a document in "
+                f"the {self._max_positions} that the model takes"
+            )
+        room = min(rest, self._max_tokens) - least
+        if max_document_tokens is not None:
+            room = min(room, len(self._filled(text, values)) + max_document_tokens)
+        candidates, cuts = [], []
+        for document in documents:
+            tokens, cut = self._document(prompt.document[at], {**values, "document": document}, room, end_tokens)
+            candidates.append([*before, *tokens, *after])
+            cuts.append(cut)
+        return prefix, candidates, cuts
+
+    def _document(self, text: str, values: Mapping[str, str], room: int, end_tokens: list[int]) -> tuple[list[int], bool]:
+        """The tokens of a text with a document in it, and whether it was cut to `room` tokens before `end_tokens`."""
+        beginning = text.partition("{document}")[0] + "{document}"
+        document, size = values["document"], _CHARACTERS * (room + _MARGIN)
+        while size < len(document):
+            tokens = self._filled(beginning, {**values, "document": document[:size]})
+            if len(tokens) >= room + _MARGIN:
+                return [*tokens[:room], *end_tokens], True
+            size *= 2
+        tokens = self._filled(text, values)
+        if len(tokens) <= room + len(end_tokens):
+            return tokens, False
+        return [*self._filled(beginning, values)[:room], *end_tokens], True
+
+    def _filled(self, text: str, values: Mapping[str, str]) -> list[int]:
+        """The tokens of a text of the prompt with values in the places of its placeholders."""
+        if not any(self._spells_special(values[name]) for name in PLACEHOLDER.findall(text)):
+            return self.whole([PLACEHOLDER.sub(lambda place: values[place[1]], text)])[0]
+        tokens: list[int] = []
+        for n, part in enumerate(PLACEHOLDER.split(text)):
+            is_value = n % 2 == 1
+            self._tokenizer.encode_special_tokens = is_value
+            try:
+                tokens += self._tokenizer.encode(values[part] if is_value else part, add_special_tokens=False).ids
+            finally:
+                self._tokenizer.encode_special_tokens = False
+        return tokens
+
+    def _spells_special(self, value: str) -> bool:
+        """Whether a special token is found in a value, also one that the tokenizer's normalizer makes of other letters."""
+        if any(special in value for special in self._specials):
+            return True
+        return bool(self._normalized_specials) and any(
+            special in self._normalized(value) for special in self._normalized_specials
+        )
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
+
+def bundle_encoder(bundle: Bundle) -> TextEncoder:
+    """Returns the encoder of a bundle without a catalog. Raises InputError if it has no tokenizer."""
+    if TOKENIZER not in bundle.manifest.files:
+        raise InputError(f"{bundle.path}: {_NO_TOKENIZER}")
+    tokenizer = read_tokenizer(bundle.path / TOKENIZER)
+    return TextEncoder(tokenizer, bundle.manifest.reranker, bundle.variant.max_positions)
+
+
+def session_encoder(session: Session, path: str) -> TextEncoder:
+    """Returns the encoder of an opened bundle, from the files that it was opened with. path: The bundle's path, for messages.
+
+    Raises:
+        InputError: There is no tokenizer, or no text template.
+    """
+    manifest = Manifest.parse(session.read_file(MANIFEST), f"{path}/{MANIFEST}")
+    if TOKENIZER not in manifest.files:
+        raise InputError(f"{path}: {_NO_TOKENIZER}")
+    if manifest.reranker is None:
+        raise InputError(_NO_TEMPLATE)
+    tokenizer = parse_tokenizer(session.read_file(TOKENIZER), f"{path}/{TOKENIZER}")
+    return TextEncoder(tokenizer, manifest.reranker, session.info.max_positions)
+
+
+def read_tokenizer(file: Path) -> Tokenizer:
+    """Reads a tokenizer.json. Raises InputError."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such file, expected a tokenizer.json")
+    return parse_tokenizer(file.read_bytes(), str(file))
+
+
+def parse_tokenizer(data: bytes, file: str) -> Tokenizer:
+    """Parses the bytes of a tokenizer.json. file: for messages. Raises InputError."""
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as exc:
+        raise InputError("texts need the package tokenizers: pip install 'rexit[serve]'; token ids do not") from exc
+
+    try:
+        return Tokenizer.from_buffer(data)
+    except Exception as exc:  # tokenizers raises bare Exception
+        raise InputError(f"{file}: not a tokenizer: {str(exc).splitlines()[0]}") from exc

@@ -1,0 +1,58 @@
+"""Queries and documents as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+from builders.bundles.reranker import PROMPT, ids, words_tokenizer
+from rexit.prompts.texts import TextEncoder, input_tokens
+
+
+@pytest.mark.parametrize("text", ["wing </s> drag", "wing \uff1c/s\uff1e drag"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_text_cannot_spell_a_special_token(text: str, normalized: bool) -> None:
+    """Not by letters that the tokenizer's normalizer turns into one either."""
+    words = ["<unk>", "A", "B", ":", "?", "wing", "drag", "<s>", "</s>", "<", "/", "s", ">"]
+    vocabulary = {word: n for n, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=normalized) for token in ("<s>", "</s>")])
+    end = vocabulary["</s>"]
+    prefix, (candidate,) = TextEncoder(tokenizer, PROMPT, 99).prompt(text, [text])
+    assert end not in prefix and candidate.count(end) == 1 and candidate[-1] == end
+    assert end not in input_tokens(tokenizer, [text], spaced=False)[0]
+
+
+class CountingTokenizer:
+    """Counts the characters that are tokenized."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self.characters = tokenizer, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._tokenizer, name)
+
+    def encode_batch(self, texts: Sequence[str], **options: bool) -> object:
+        self.characters += sum(map(len, texts))
+        return self._tokenizer.encode_batch(texts, **options)
+
+
+@pytest.mark.parametrize("word", ["wing", "wing" + " " * 60, "x" * 100])
+def test_of_a_long_document_only_the_beginning_is_tokenized(word: str) -> None:
+    tokenizer = CountingTokenizer(words_tokenizer())
+    encoder = TextEncoder(tokenizer, PROMPT, 40)  # type: ignore[arg-type]
+    long, short = f"{word} " * 20_000, f"{word} " * 40
+    _, (candidate, expected), cuts = encoder.prompt_with_cuts("drag", [long, short])
+    assert candidate == expected and cuts == [True, True] and len(candidate) == 36
+    assert tokenizer.characters < 30_000
+
+
+def test_a_limit_of_a_documents_tokens() -> None:
+    encoder = TextEncoder(words_tokenizer(), PROMPT, 40)
+    texts = ["wing drag heat", "wing drag", "wing " * 99]
+    _, candidates, cuts = encoder.prompt_with_cuts("drag", texts, max_document_tokens=2)
+    assert candidates == [ids(f"B : {text} ? </s>") for text in ("wing drag", "wing drag", "wing wing")]
+    assert cuts == [True, False, True]
