@@ -53,7 +53,8 @@ def with_digits() -> tuple[CatalogContents, list[Input]]:
     catalog.tables["pieces.safetensors"] = {"offsets": offsets, "tokens": np.arange(offsets[-1], dtype=np.int32)}
     empty = len(offsets) - 2
     ops = [
-        {"op": "input", "name": entry.name, "pieces": list(range(len(entry.texts or ()))), "missing": empty} for entry in inputs
+        {"op": "input", "name": entry.name, "pieces": list(range(len(entry.encoder.texts or ()))), "missing": empty}
+        for entry in inputs
     ]
     changes = {"inputs": [entry.to_json() for entry in inputs], "prefix": [*prompt["prefix"], *ops]}
     catalog.info["prompt"] = {**prompt, **changes}
@@ -76,7 +77,7 @@ def test_python_and_cpp_write_the_same_digits(tmp_path: Path) -> None:
                 codes = entry.encode(number)
                 assert prefix(**{entry.name: number}) == [*start, *codes], (entry.name, number)
                 assert prefix(**{entry.name: repr(number)}) == [*start, *codes], (entry.name, number)
-                assert len(codes) <= entry.max_codes and (len(codes) > 0) == (0 <= number < 10**digits)
+                assert len(codes) <= entry.encoder.max_codes and (len(codes) > 0) == (0 <= number < 10**digits)
                 if len(codes):
                     decoded = entry.decode(codes)
                     assert decoded is not None and entry.encode(decoded).tolist() == codes.tolist()

@@ -95,7 +95,7 @@ def with_codes(interactions: pl.DataFrame, inputs: Sequence[Input], tokenizer: T
         distinct = cells.unique(maintain_order=True)
         codes = pl.Series(_codes(entry, distinct, tokenizer), dtype=pl.String)
         column = cells.replace_strict(distinct, codes, return_dtype=pl.String)
-        check_rows(column.is_null(), raw, path, entry.expected)
+        check_rows(column.is_null(), raw, path, entry.encoder.expected)
         interactions = interactions.with_columns(column.alias(raw.name))
     return interactions
 

@@ -180,9 +180,9 @@ class _Compiler:
         at = names.index(node.name.removeprefix(INPUT))
         rule, entry = self.template.inputs[at], self.inputs[at]
         op: Op = {"op": "input", "name": entry.name}
-        if entry.texts is not None:
+        if entry.encoder.texts is not None:
             spaced = node.spaced and not entry.spaced  # then the texts of its codes say where the space is
-            op["pieces"] = [self.pieces.literal(written(text, spaced)) for text in rule.words or entry.texts]
+            op["pieces"] = [self.pieces.literal(written(text, spaced)) for text in rule.words or entry.encoder.texts]
         if rule.missing is not None:
             op["missing"] = self.pieces.literal(written(rule.missing, node.spaced) if rule.missing else "")
         return op
@@ -267,7 +267,7 @@ def _bounds(op: Op, lengths: Lengths, fields: Fields, inputs: Sequence[Input]) -
         words = [int(lengths[op[key]]) for key in ("yes", "no", "unseen")]
         return min(words), op["limit"] * max(words)
     if kind == "input":
-        most = next(entry.max_codes for entry in inputs if entry.name == op["name"])
+        most = next(entry.encoder.max_codes for entry in inputs if entry.name == op["name"])
         code = [int(lengths[piece]) for piece in op["pieces"]] if "pieces" in op else [1]
         missing = [int(lengths[op["missing"]])] if "missing" in op else []
         return min([*code, *missing]), max([max(code) * most, *missing])

@@ -85,10 +85,10 @@ def test_codes_of_digits(value: Any, text: str) -> None:
     assert PRICE.encode(value).tolist() == codes
     if codes:
         assert SPACED_PRICE.encode(value).tolist() == [codes[0] + 11, *codes[1:]]
-        assert "".join((SPACED_PRICE.texts or ())[code] for code in SPACED_PRICE.encode(value)) == f" {text}"
+        assert "".join((SPACED_PRICE.encoder.texts or ())[code] for code in SPACED_PRICE.encode(value)) == f" {text}"
         decoded = PRICE.decode(np.array(codes, np.int32))
         assert PRICE.encode(decoded).tolist() == codes
-    assert PRICE.words == () and PRICE.example == 333 and PRICE.max_codes == len("0.333")
+    assert PRICE.words == () and PRICE.encoder.example == 333 and PRICE.encoder.max_codes == len("0.333")
 
 
 def test_codes_of_a_text() -> None:

@@ -34,7 +34,7 @@ def pair_type(inputs: Inputs) -> np.dtype[Any]:
 
 def input_values(inputs: Inputs, codes: NDArray[np.int32]) -> dict[str, Value]:
     """Returns a record's inputs as `Session.score` takes them. codes: `inputs` of the record, int32 [width]."""
-    parts = np.split(codes, np.cumsum([entry.max_codes for entry in inputs.entries])[:-1]) if len(inputs) else []
+    parts = np.split(codes, np.cumsum([entry.encoder.max_codes for entry in inputs.entries])[:-1]) if len(inputs) else []
     return inputs.decode([part[part != PADDING] for part in parts])
 
 
@@ -86,8 +86,8 @@ class PairReader:
         records["time"] = self._times(batch)
         begin = 0
         for entry in inputs.entries:
-            records["inputs"][:, begin : begin + entry.max_codes] = self._codes(entry, batch)
-            begin += entry.max_codes
+            records["inputs"][:, begin : begin + entry.encoder.max_codes] = self._codes(entry, batch)
+            begin += entry.encoder.max_codes
         return records
 
     def finish(self) -> None:
@@ -102,7 +102,7 @@ class PairReader:
 
         def padded(value: Value | None) -> NDArray[np.int32]:
             codes = entry.encode(value, self._tokenize, self._catalog.inputs.vocabulary)
-            return np.pad(codes, (0, entry.max_codes - len(codes)), constant_values=PADDING)
+            return np.pad(codes, (0, entry.encoder.max_codes - len(codes)), constant_values=PADDING)
 
         column = self.files.inputs.get(entry.name)
         if column is None:

@@ -14,23 +14,23 @@ Rules
 7. A number in digits is from 0 to below 10^digits. It is rounded to `digits` significant digits and at most `digits` decimals,
    exact ties to the even digit, and written without exponent and trailing zeros.
 
-A kind is an encoder of this module. What surrounds it knows codes only.
+`rexit.bundle.input_kinds` has an encoder for each kind. What surrounds it knows codes only.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral, Real
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.input_kinds import Bins, Digits, Kind, Text, Tokenize, Value, Values
 from rexit.bundle.typed import Name, Positive, short, to_json, typed
 from rexit.errors import BundleError, InputError
 
@@ -44,194 +44,6 @@ COLUMN = "input."
 """Begins an input's placeholder, and the name of its column in a catalog's splits."""
 
 Codes = NDArray[np.int32]
-Value = str | int | float | Sequence[int] | NDArray[Any]
-"""A value as a caller passes it: a text, a number, or token ids."""
-Tokenize = Callable[[str, bool], Sequence[int]]
-"""Returns a text's token ids. The second argument is the input's `spaced`."""
-
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_DIGITS = (*"0123456789", ".")
-"""The text of each code of a number in digits. Behind them, if it is spaced, come the digits that begin a number."""
-_MAX_EXACT = 1 << 53
-_MAX_LISTED = 10
-
-
-class _Encoder(Protocol):
-    """A kind of inputs."""
-
-    @property
-    def max_codes(self) -> int:
-        """Maximum number of codes of a value."""
-
-    @property
-    def texts(self) -> tuple[str, ...] | None:
-        """The text of each code in a prompt, unless the template has words; None: codes are token ids."""
-
-    @property
-    def expected(self) -> str:
-        """What a value must be, for messages."""
-
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
-        """Returns a value's codes; none if it is unknown. Raises InputError if it is always refused."""
-
-    def decode(self, codes: list[int]) -> Value:
-        """Returns a value with these codes, at least one. Raises LookupError or ValueError if there is none."""
-
-    @property
-    def example(self) -> Value:
-        """A value for measurements on made-up requests."""
-
-
-@dataclass(frozen=True)
-class _Values:
-    values: tuple[str, ...]
-    max_codes: int = 1
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return self.values
-
-    @property
-    def expected(self) -> str:
-        more = ", …" if len(self.values) > _MAX_LISTED else ""
-        return f"one of {', '.join(self.values[:_MAX_LISTED])}{more}"
-
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
-        if not isinstance(value, str):
-            number = _to_number(value, where, self.expected)
-            if not abs(number) < _MAX_EXACT or not number.is_integer():
-                return []
-            value = str(int(number))
-        return [self._codes[value]] if value in self._codes else []
-
-    def decode(self, codes: list[int]) -> Value:
-        (code,) = codes
-        return self.values[code]
-
-    @property
-    def example(self) -> Value:
-        return self.values[0]
-
-    @cached_property
-    def _codes(self) -> dict[str, int]:
-        return {value: code for code, value in enumerate(self.values)}
-
-
-@dataclass(frozen=True)
-class _Bins:
-    edges: tuple[float, ...]
-    max_codes: int = 1
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return tuple(str(edge) for edge in self.edges[:-1])
-
-    @property
-    def expected(self) -> str:
-        return f"a number from {self.edges[0]:g} to below {self.edges[-1]:g}"
-
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
-        number = _to_number(value, where, self.expected)
-        if not self.edges[0] <= number < self.edges[-1]:  # false for NaN
-            return []
-        return [int(np.searchsorted(self.edges, number, "right")) - 1]
-
-    def decode(self, codes: list[int]) -> Value:
-        (code,) = codes
-        return self.edges[:-1][code]
-
-    @property
-    def example(self) -> Value:
-        return self.edges[0]
-
-
-@dataclass(frozen=True)
-class _Digits:
-    digits: int
-    spaced: bool
-
-    @property
-    def max_codes(self) -> int:
-        return len("0.") + self.digits
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return (*_DIGITS, *(f" {digit}" for digit in _DIGITS[:10])) if self.spaced else _DIGITS
-
-    @property
-    def expected(self) -> str:
-        return f"a number from 0 to below {10**self.digits}"
-
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
-        number = _to_number(value, where, self.expected)
-        if not 0 <= number < 10**self.digits:  # false for NaN
-            return []
-        whole = int(number)
-        text = f"{abs(number):.{self.digits - len(str(whole)) if whole else self.digits}f}"
-        if "." in text:
-            text = text.rstrip("0").rstrip(".")
-        first, *others = map(_DIGITS.index, text)
-        return [first + (len(_DIGITS) if self.spaced else 0), *others]
-
-    def decode(self, codes: list[int]) -> Value:
-        number = min(float("".join(self.texts[code] for code in codes)), math.nextafter(10**self.digits, 0))
-        if self.encode(number, "", None, 0) != codes:
-            raise LookupError
-        return number
-
-    @property
-    def example(self) -> Value:
-        return int("3" * self.digits)
-
-
-@dataclass(frozen=True)
-class _Text:
-    max_codes: int
-    spaced: bool
-    texts: None = None
-
-    @property
-    def expected(self) -> str:
-        return f"at most {self.max_codes} tokens"
-
-    def encode(self, value: Value, where: str, tokenize: Tokenize | None, vocabulary: int) -> Sequence[int]:
-        if isinstance(value, str):
-            if tokenize is None:
-                raise InputError(
-                    f"{where} is a text, and the bundle has no tokenizer.json: pass token ids, or `rexit export --with-tokenizer`"
-                )
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise InputError(f"{where} is {short(value)}: UTF-8 cannot hold it") from None
-            value = tokenize(value, self.spaced)
-        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-            raise InputError(f"{where} is {short(value)}, expected a text or token ids")
-        if len(value) > self.max_codes:
-            raise InputError(f"{where} has {len(value)} tokens, expected at most {self.max_codes}")
-        for n, token in enumerate(value):
-            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= int(token) < vocabulary:
-                raise InputError(f"{where}[{n}] is {short(token)}, expected a token id from 0 to {vocabulary - 1}")
-        return value
-
-    def decode(self, codes: list[int]) -> Value:
-        if len(codes) > self.max_codes:
-            raise LookupError
-        return np.array(codes, np.int32)
-
-    @property
-    def example(self) -> Value:
-        """Half the maximum, whose tokens are all 0."""
-        return np.zeros((self.max_codes + 1) // 2, np.int32)
-
-
-def _to_number(value: Any, where: str, expected: str) -> float:
-    """Returns a number, or the one that a text spells, as float64; NaN for another text. Raises InputError for another type."""
-    if isinstance(value, str):
-        return float(value) if _NUMBER.fullmatch(value) else np.nan
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputError(f"{where} is {short(value)}, expected {expected}")
-    return float(value)
 
 
 def _plain_number(value: Real) -> float:
@@ -281,7 +93,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         return [kind for kind in KINDS if getattr(self, kind)]
 
     @cached_property
-    def _encoder(self) -> _Encoder:
+    def encoder(self) -> Kind:
+        """What its values are, and their codes."""
         return KINDS[self.kind](self)
 
     @property
@@ -290,24 +103,9 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         return self._kinds[0]
 
     @property
-    def max_codes(self) -> int:
-        """Maximum number of codes of a value."""
-        return self._encoder.max_codes
-
-    @property
-    def texts(self) -> tuple[str, ...] | None:
-        """The text of each code in a prompt, unless the template has words; None: codes are token ids."""
-        return self._encoder.texts
-
-    @property
     def words(self) -> tuple[str, ...]:
         """The text of each value or bin, which a template may replace; empty for another kind."""
-        return self._encoder.texts or () if self.values or self.bins else ()
-
-    @property
-    def expected(self) -> str:
-        """What a value must be, for messages."""
-        return self._encoder.expected
+        return self.encoder.texts or () if self.values or self.bins else ()
 
     def encode(self, value: Value | None, tokenize: Tokenize | None = None, vocabulary: int = 1 << 31) -> Codes:
         """Returns a value's codes, int32 [at most max_codes]; none if it is missing.
@@ -324,10 +122,10 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         plain = value.tolist() if isinstance(value, np.ndarray) else value
         if isinstance(plain, Real) and not isinstance(plain, bool):
             plain = _plain_number(plain)
-        codes = [] if plain is None else self._encoder.encode(plain, where, tokenize, vocabulary)
+        codes = [] if plain is None else self.encoder.encode(plain, where, tokenize, vocabulary)
         if not len(codes) and not self.optional:
-            unknown = plain is not None and self.texts is not None
-            raise InputError(f"{where} is {short(plain) if unknown else 'missing'}, expected {self.expected}")
+            unknown = plain is not None and self.encoder.texts is not None
+            raise InputError(f"{where} is {short(plain) if unknown else 'missing'}, expected {self.encoder.expected}")
         return np.array(codes, np.int32)
 
     def decode(self, codes: Codes) -> Value | None:
@@ -338,25 +136,22 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         try:
             if not len(codes) or min(codes) < 0:
                 raise LookupError
-            return self._encoder.decode(codes.tolist())
+            return self.encoder.decode(codes.tolist())
         except (LookupError, ValueError):
-            raise BundleError(f"inputs.{self.name} has the codes {short(codes.tolist())}, expected {self.expected}") from None
-
-    @property
-    def example(self) -> Value:
-        """A value for measurements on made-up requests."""
-        return self._encoder.example
+            raise BundleError(
+                f"inputs.{self.name} has the codes {short(codes.tolist())}, expected {self.encoder.expected}"
+            ) from None
 
     def to_json(self) -> dict[str, Any]:
         """The input as `prompt.inputs` of catalog.json lists it."""
         return to_json(self)
 
 
-KINDS: Mapping[str, Callable[[Input], _Encoder]] = {
-    "values": lambda entry: _Values(entry.values),
-    "bins": lambda entry: _Bins(entry.bins),
-    "digits": lambda entry: _Digits(entry.digits or 0, entry.spaced),
-    "max_tokens": lambda entry: _Text(entry.max_tokens or 0, entry.spaced),
+KINDS: Mapping[str, Callable[[Input], Kind]] = {
+    "values": lambda entry: Values(entry.values),
+    "bins": lambda entry: Bins(entry.bins),
+    "digits": lambda entry: Digits(entry.digits or 0, entry.spaced),
+    "max_tokens": lambda entry: Text(entry.max_tokens or 0, entry.spaced),
 }
 """The encoder of each kind, by the key that says the kind."""
 SPACED = ("digits", "max_tokens")
@@ -424,7 +219,7 @@ class Inputs:
     @property
     def width(self) -> int:
         """Maximum number of codes of a request."""
-        return sum(entry.max_codes for entry in self.entries)
+        return sum(entry.encoder.max_codes for entry in self.entries)
 
     def check_names(self, names: Iterable[str]) -> None:
         """Raises InputError for a name that prompts do not place."""
@@ -457,13 +252,13 @@ class Inputs:
 
     def example(self) -> dict[str, Value]:
         """Returns an example of each value."""
-        return {entry.name: entry.example for entry in self.entries}
+        return {entry.name: entry.encoder.example for entry in self.entries}
 
 
 def _op_problem(op: _Op, entry: Input) -> str | None:
     if entry.optional != (op.missing is not None):
         return f"`missing` is {op.missing}, the input `{op.name}` is {'optional' if entry.optional else 'not optional'}"
-    count, expected = (None if pieces is None else len(pieces) for pieces in (op.pieces, entry.texts))
+    count, expected = (None if pieces is None else len(pieces) for pieces in (op.pieces, entry.encoder.texts))
     if count != expected:
         return f"pieces: has {count or 'none'}, expected {expected or 'none'}"
     return None

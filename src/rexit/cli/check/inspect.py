@@ -217,7 +217,7 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
     for name, rule in (catalog["label"] or {}).get("objectives", {}).items():
         values[f"objective: {name}"] = rule["column"] + (f" >= {rule['at_least']:g}" if "at_least" in rule else "")
     for entry in Inputs.of(catalog, "catalog.json").entries:
-        values[f"input: {entry.name}"] = f"{entry.expected}{', or missing' if entry.optional else ''}"
+        values[f"input: {entry.name}"] = f"{entry.encoder.expected}{', or missing' if entry.optional else ''}"
     print_values("Catalog", values)
     prompt = catalog["prompt"]
     stdout.print("Prompt template:")
