@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import csv
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TypeVar
@@ -13,9 +13,6 @@ Id = int | str
 """A user's or an item's id."""
 
 T = TypeVar("T")
-
-_PART = re.compile(r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^", \t][^,]*)?)(,|\Z)')
-"""What is between two commas: a quoted text, or another."""
 
 
 def to_id(value: object, kind: str) -> Id | None:
@@ -79,15 +76,11 @@ def parse_recent(text: str, kind: str) -> list[tuple[Id, bool]]:
 
 def _split(text: str) -> list[str]:
     """Returns the non-empty parts between commas. Raises InputError for a quote that no comma or end follows."""
-    parts: list[str] = []
-    at, more = 0, True
-    while more:
-        if (match := _PART.match(text, at)) is None:
-            raise InputError(f"{text!r}: expected ids separated by commas, one with a comma in quotes as in CSV")
-        quoted, plain, comma = match.groups()
-        parts.append((plain or "" if quoted is None else quoted.replace('""', '"')).strip(" \t"))
-        at, more = match.end(), bool(comma)
-    return [part for part in parts if part]
+    try:
+        cells = next(csv.reader([text.strip()], strict=True, skipinitialspace=True), [])
+    except csv.Error as exc:
+        raise InputError(f"{text!r}: expected ids separated by commas, one with a comma in quotes as in CSV") from exc
+    return [part for cell in cells if (part := cell.strip(" \t"))]
 
 
 def first_few(values: Sequence[T], name: Callable[[T], str] = repr, count: int = 5) -> str:

@@ -112,14 +112,3 @@ def test_damaged(bundle: Bundle, old: str, new: str, message: str) -> None:
     with pytest.raises(BundleError) as caught:
         Engine.read(folder)
     assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_edited_and_truncated_plans(bundle: Bundle) -> None:
-    folder = write_engine(bundle)
-    plan = folder / "segment-1.plan"
-    raw = plan.read_bytes()
-    plan.write_bytes(b"X" + raw[1:])
-    assert ["segment-1.plan" in line and "(edited)" in line for line in Engine.read(folder).edited(folder)] == [True]
-    plan.write_bytes(raw[:-1])
-    with pytest.raises(BundleError, match="truncated or edited"):
-        Engine.read(folder)

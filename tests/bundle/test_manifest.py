@@ -66,31 +66,6 @@ def test_no_folder_and_no_such_variant(bundle: Path, tmp_path: Path) -> None:
         Bundle.open(bundle, "tensorrt-fp16")
 
 
-@pytest.mark.parametrize(
-    ("of_variant", "change", "message"),
-    [
-        (False, lambda v: v["model"].pop("kv_heads"), "manifest.json: model: `kv_heads` is missing"),
-        (False, lambda v: v.update(variants=[]), "lists no variants"),
-        (False, lambda v: v["files"].pop(VARIANT), "does not list variants/cpu-fp32/variant.json"),
-        (True, lambda v: v["segments"][0].update(layers=[0]), r"segments\[0\] layers: is \[0\], expected an array of length 2"),
-        (
-            True,
-            lambda v: v["limits"].update(max_tokens="many"),
-            "limits max_tokens: is 'many', expected an integer",
-        ),
-        (True, lambda v: v.update(catalog_sha256="0" * 64), "made for another catalog"),
-    ],
-)
-def test_damage(bundle: Path, of_variant: bool, change: Callable[[dict[str, Any]], Any], message: str) -> None:
-    """More in tests/bundle/test_damage.py."""
-    if of_variant:
-        _edit_variant(bundle, change)
-    else:
-        _edit(bundle / "manifest.json", change)
-    with pytest.raises(BundleError, match=message):
-        Bundle.open(bundle)
-
-
 def test_edited_variant_is_seen_by_size_or_by_hash(bundle: Path) -> None:
     _edit(bundle / VARIANT, lambda value: value["limits"].update(max_tokens=513))
     text = (bundle / VARIANT).read_text()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builders.bundles.held_out import write_ranked
-from rexit.bundle import Bundle, Manifest, RerankerPrompt
+from rexit.bundle import RerankerPrompt
 from rexit.bundle.typed import to_json, typed
 from rexit.errors import BundleError
 
@@ -39,18 +35,3 @@ def test_written_comes_back() -> None:
 def test_other_forms_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         typed(BAAI | change, RerankerPrompt, "here")
-
-
-def test_a_manifest_carries_it(tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(write_ranked(tmp_path).bundle, tmp_path / "reranker"))
-    path = bundle / "manifest.json"
-    value = json.loads(path.read_text())
-    path.write_text(json.dumps(value | {"reranker": BAAI}))
-    manifest = Bundle.open(bundle).manifest
-    assert manifest.reranker == typed(BAAI, RerankerPrompt, "here")
-    manifest.write(bundle)
-    assert Manifest.read(bundle) == manifest
-
-    path.write_text(json.dumps(value | {"reranker": BAAI | {"prefix": []}}))
-    with pytest.raises(BundleError, match=r"manifest\.json: reranker prefix: is \[\], expected an array of length >= 1"):
-        Bundle.open(bundle)

@@ -78,11 +78,6 @@ def test_errors_are_one_line(bundle: Path, words: tuple[str, ...], code: int, me
     assert message in str(result.exception) and "\n" not in str(result.exception)
 
 
-def test_help_teaches() -> None:
-    text = run("compile", "--help").output
-    assert "rexit compile bundle --compute-capability 8.6" in text and "/usr/bin/python3" in text
-
-
 class TestInspect:
     def engines(self, bundle: Path) -> list[dict[str, object]]:
         variants = json.loads(run("inspect", bundle, "--json").stdout)["variants"]

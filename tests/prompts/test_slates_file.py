@@ -122,11 +122,6 @@ def test_a_document_is_cut_to_fit_and_what_follows_it_is_not() -> None:
     assert long == ids("B : heat heat ? </s>")
 
 
-def test_a_document_cannot_spell_a_special_token() -> None:
-    prefix, (candidate,) = encoder().prompt("wing </s>", ["</s> heat"])
-    assert prefix == ids("<s> A : wing <unk>") and candidate == ids("B : <unk> heat ? </s>")
-
-
 def test_a_query_longer_than_the_model() -> None:
     with pytest.raises(InputError, match=r"the query is too long: with the template it has 23 tokens.*no room.*in the 24"):
         encoder(max_positions=24).prompt("wing " * 20, ["heat"])
@@ -144,11 +139,6 @@ def test_placeholders_in_values_stay() -> None:
     prompt = RerankerPrompt(("{query}", "{instruction}"), ("{document}",), "heat")
     prefix, _ = TextEncoder(words_tokenizer(), prompt, 64, 32).prompt("{instruction}", ["drag"])
     assert prefix == ids("<unk> heat")
-
-
-def test_an_instruction_without_a_place() -> None:
-    with pytest.raises(InputError, match="has no place for an instruction"):
-        encoder().prompt("wing", ["heat"], "flow")
 
 
 def change(n: int, **columns: Any) -> list[Row]:

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ class SlatesFile:
             InputError: The file, naming the row.
         """
         path = Path(path)
-        made = list(_Reader(path, encoder).slates())
+        made = list(_read(path, encoder))
         slates = [slate for slate, _ in made]
         groups = list(dict.fromkeys(slate.user for slate in slates))
         if len(groups) < MIN_GROUPS:
@@ -171,76 +171,75 @@ class _Row:
     split: Any = None
 
 
-class _Reader:
-    def __init__(self, path: Path, encoder: Callable[[], TextEncoder] | None) -> None:
-        self._path, self._make_encoder = path, encoder
-        self._encoder: TextEncoder | None = None
+def _read(path: Path, make_encoder: Callable[[], TextEncoder] | None) -> Iterator[tuple[TokenSlate, _Row]]:
+    """Yields each slate, and its row."""
 
-    def slates(self) -> Iterator[tuple[TokenSlate, _Row]]:
-        is_query, rows = self._grouped()
-        for row in rows:
-            try:
-                prefix, candidates = self._tokens(row, is_query)
-            except InputError as exc:
-                raise InputError(f"{self._path}: {row.where}: {exc}") from exc
-            yield TokenSlate(row.group, prefix, tuple(candidates), np.array(row.labels, np.bool_)), row
+    @cache
+    def encoder() -> TextEncoder:
+        if make_encoder is None:
+            raise InputError("holds text, which needs the model's tokenizer; expected lists of token ids")
+        return make_encoder()
 
-    def _tokens(self, row: _Row, is_query: bool) -> tuple[Tokens, list[Tokens]]:
-        texts = [value for value in (row.prefix, *row.candidates) if isinstance(value, str)]
-        if is_query:
-            if len(texts) != 1 + len(row.candidates):
-                raise InputError("`query` and its candidates must be text; token ids go with `prefix`")
-            prefix, candidates = self._text_encoder().prompt(row.prefix, row.candidates)
-        else:
-            encoded = iter(self._text_encoder().whole(texts) if texts else ())
-            prefix, *candidates = (next(encoded) if isinstance(value, str) else value for value in (row.prefix, *row.candidates))
-        for n, tokens in enumerate(candidates):
-            if not len(tokens):
-                raise InputError(f"candidate {n} has no tokens, expected at least one")
-        return np.array(prefix, np.int32), [np.array(tokens, np.int32) for tokens in candidates]
+    is_query, rows = _grouped(path)
+    for row in rows:
+        try:
+            prefix, candidates = _tokens(row, is_query, encoder)
+        except InputError as exc:
+            raise InputError(f"{path}: {row.where}: {exc}") from exc
+        yield TokenSlate(row.group, prefix, tuple(candidates), np.array(row.labels, np.bool_)), row
 
-    def _text_encoder(self) -> TextEncoder:
-        if self._encoder is None:
-            if self._make_encoder is None:
-                raise InputError("holds text, which needs the model's tokenizer; expected lists of token ids")
-            self._encoder = self._make_encoder()
-        return self._encoder
 
-    def _grouped(self) -> tuple[bool, list[_Row]]:
-        """Whether prefixes are queries, and the slates."""
-        rows = list(_rows(self._path))
-        if not rows:
-            raise InputError(f"{self._path}: is empty, expected at least one row")
-        names = set(rows[0][1])
-        is_query = self._one_of(names, "prefix", "query") == "query"
-        single = self._one_of(names, "candidate", "candidates") == "candidate"
-        for name, why in (
-            ("label", "1 for what should rank high, 0 for the rest"),
-            ("group", "a user or a query: groups are split"),
-        ):
-            if name not in names:
-                raise InputError(f"{self._path}: no column `{name}` ({why}), the file has: {', '.join(sorted(names))}")
-        slates: dict[Any, _Row] = {}
-        for n, (where, row) in enumerate(rows):
-            try:
-                parsed = _parsed(row, where, "query" if is_query else "prefix", single)
-            except InputError as exc:
-                raise InputError(f"{self._path}: {where}: {exc}") from exc
-            prefix = parsed.prefix if isinstance(parsed.prefix, str) else tuple(parsed.prefix)
-            slate = slates.setdefault((type(parsed.group), parsed.group, prefix) if single else n, parsed)
-            if slate is not parsed:
-                if slate.split != parsed.split:
-                    raise InputError(f"{self._path}: {where}: `split` is {parsed.split!r}, its slate's is {slate.split!r}")
-                slate.candidates += parsed.candidates
-                slate.labels += parsed.labels
-        return is_query, list(slates.values())
+def _tokens(row: _Row, is_query: bool, encoder: Callable[[], TextEncoder]) -> tuple[Tokens, list[Tokens]]:
+    texts = [value for value in (row.prefix, *row.candidates) if isinstance(value, str)]
+    if is_query:
+        if len(texts) != 1 + len(row.candidates):
+            raise InputError("`query` and its candidates must be text; token ids go with `prefix`")
+        prefix, candidates = encoder().prompt(row.prefix, row.candidates)
+    else:
+        encoded = iter(encoder().whole(texts) if texts else ())
+        prefix, *candidates = (next(encoded) if isinstance(value, str) else value for value in (row.prefix, *row.candidates))
+    for n, tokens in enumerate(candidates):
+        if not len(tokens):
+            raise InputError(f"candidate {n} has no tokens, expected at least one")
+    return np.array(prefix, np.int32), [np.array(tokens, np.int32) for tokens in candidates]
 
-    def _one_of(self, names: set[str], a: str, b: str) -> str:
-        present = [name for name in (a, b) if name in names]
-        if len(present) != 1:
-            seen = f"both `{a}` and `{b}`" if present else f"no column `{a}` or `{b}`"
-            raise InputError(f"{self._path}: {seen}, expected one of them; the file has: {', '.join(sorted(names))}")
-        return present[0]
+
+def _grouped(path: Path) -> tuple[bool, list[_Row]]:
+    """Whether prefixes are queries, and the slates."""
+    rows = list(_rows(path))
+    if not rows:
+        raise InputError(f"{path}: is empty, expected at least one row")
+    names = set(rows[0][1])
+    is_query = _one_of(path, names, "prefix", "query") == "query"
+    single = _one_of(path, names, "candidate", "candidates") == "candidate"
+    for name, why in (
+        ("label", "1 for what should rank high, 0 for the rest"),
+        ("group", "a user or a query: groups are split"),
+    ):
+        if name not in names:
+            raise InputError(f"{path}: no column `{name}` ({why}), the file has: {', '.join(sorted(names))}")
+    slates: dict[Any, _Row] = {}
+    for n, (where, row) in enumerate(rows):
+        try:
+            parsed = _parsed(row, where, "query" if is_query else "prefix", single)
+        except InputError as exc:
+            raise InputError(f"{path}: {where}: {exc}") from exc
+        prefix = parsed.prefix if isinstance(parsed.prefix, str) else tuple(parsed.prefix)
+        slate = slates.setdefault((type(parsed.group), parsed.group, prefix) if single else n, parsed)
+        if slate is not parsed:
+            if slate.split != parsed.split:
+                raise InputError(f"{path}: {where}: `split` is {parsed.split!r}, its slate's is {slate.split!r}")
+            slate.candidates += parsed.candidates
+            slate.labels += parsed.labels
+    return is_query, list(slates.values())
+
+
+def _one_of(path: Path, names: set[str], a: str, b: str) -> str:
+    present = [name for name in (a, b) if name in names]
+    if len(present) != 1:
+        seen = f"both `{a}` and `{b}`" if present else f"no column `{a}` or `{b}`"
+        raise InputError(f"{path}: {seen}, expected one of them; the file has: {', '.join(sorted(names))}")
+    return present[0]
 
 
 def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool) -> _Row:

@@ -208,20 +208,6 @@ def test_no_folder_and_no_catalog(tmp_path: Path) -> None:
         Catalog.open(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"prompt": None}, "prompt: is None, expected an object"),
-        ({"ids": {"user": "int64", "item": "uuid"}}, "ids item: is 'uuid', expected int64 or string"),
-        ({"files": {}}, r"lists \[\], expected"),
-    ],
-)
-def test_a_catalog_json_that_is_not_ours(folder: Path, values: dict[str, Any], message: str) -> None:
-    change(folder, **values)
-    with pytest.raises(BundleError, match=message):
-        Catalog.open(folder)
-
-
 def test_unknown_keys_are_ignored(folder: Path) -> None:
     change(folder, later="version")
     assert Catalog.open(folder).info["later"] == "version"
@@ -252,12 +238,3 @@ def test_damaged_text_ids(folder: Path, text: bytes, starts: list[int], line: st
     for read in (lambda ids: [ids.id(row) for row in range(3)], lambda ids: ids.take(np.arange(3))):
         with pytest.raises(BundleError, match=rf"items.safetensors: .*{line}"):
             read(Catalog.open(folder).items)
-
-
-def test_the_bundle_package_loads_no_torch() -> None:
-    import subprocess
-    import sys
-
-    heavy = "torch", "torch_geometric", "transformers", "tokenizers", "onnx"
-    code = f"import sys, rexit.bundle; print([m for m in {heavy!r} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -65,22 +63,6 @@ def test_a_policy_without_a_utility_is_not_for_several(tmp_path: Path) -> None:
     Policy.full_depth(2, "d").write(path)
     with pytest.raises(BundleError, match="has no `utility`, the variant has the objectives click, like"):
         Policy.read(path, 2, "d", ("click", "like"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"utility": {"click": math.inf, "like": 1.0}}, "utility click: is inf"),
-        ({"utility": {"click": 0.0, "like": 0.0}}, "all weights are 0"),
-        ({"utility": {"click": 1.0}}, r"exits\[0\] objectives: has 2 maps, expected one per objective, 1"),
-        ({"prior_shift": 1.0}, "prior_shift: the maps of several objectives hold it"),
-        ({"exits": (ExitPolicy(objectives=(MAPS[0], (0.0, 0.0))),) * 2}, r"exits\[0\] objectives\[1\] a: is 0,"),
-        ({"exits": (ExitPolicy(objectives=(MAPS[0], (1.0, 2e9))),) * 2}, r"exits\[0\] objectives\[1\] b: is 2e\+09,"),
-    ],
-)
-def test_policies_that_no_reader_would_accept(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=message):
-        replace(POLICY, **changes).write(tmp_path / "policy.json")
 
 
 def test_it_decides_on_the_utility() -> None:
