@@ -78,10 +78,9 @@ def weights_of(utility: Mapping[str, float] | None, objectives: Sequence[str]) -
         return dict.fromkeys(objectives, 1.0)
     if set(utility) != set(objectives):
         raise InputError(f"utility has {', '.join(utility) or 'no weights'}, expected {', '.join(objectives)}")
-    weights = [utility[name] for name in objectives]
-    if (problem := weights_problem(weights)) is not None:
-        raise InputError(f"utility: {problem}")
-    return {name: float(np.float32(weight)) for name, weight in zip(objectives, weights, strict=True)}
+    if (problem := weights_problem(utility)) is not None:
+        raise InputError(problem)
+    return {name: float(np.float32(utility[name])) for name in objectives}
 
 
 def fit(traces: Traces, utility: Mapping[str, float]) -> ObjectiveMaps:

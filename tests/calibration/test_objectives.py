@@ -114,7 +114,7 @@ def test_the_decision_is_about_the_utility() -> None:
         ({"click": 1.0}, "utility has click, expected click, like"),
         ({"click": 1.0, "buy": 1.0}, "utility has click, buy, expected click, like"),
         ({"click": 0.0, "like": 0.0}, "utility: all weights are 0"),
-        ({"click": float("nan"), "like": 0.0}, "utility: a weight is nan"),
+        ({"click": float("nan"), "like": 0.0}, "utility click: is nan"),
     ],
 )
 def test_impossible_utilities_are_refused(utility: dict[str, float], message: str) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle.files import SCHEMA, write_json
 from rexit.bundle.policy.slate_rules import TopK, slate_stops
-from rexit.bundle.policy.utility import MAX_WEIGHT, utility_log_odds
+from rexit.bundle.policy.utility import utility_log_odds, weights_problem
 from rexit.bundle.typed import read_typed, typed
 from rexit.errors import BundleError
 
@@ -272,11 +272,8 @@ class Policy:
     def problem(self) -> str | None:
         """Why no reader would accept it, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None if it is valid."""
         largest = float(np.finfo(np.float32).max)
-        for name, weight in self.utility.items():
-            if not abs(weight) <= MAX_WEIGHT:
-                return f"utility {name}: is {weight:g}, expected {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
-        if self.utility and not any(np.float32(weight) for weight in self.utility.values()):
-            return "utility: all weights are 0, expected another one"
+        if self.utility and (problem := weights_problem(self.utility)) is not None:
+            return problem
         if self.utility and self.prior_shift:
             return "prior_shift: the maps of several objectives hold it, expected no such key"
         for k, e in enumerate(self.exits):

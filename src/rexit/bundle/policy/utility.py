@@ -6,7 +6,7 @@ The runtime computes the same, to the bit (runtime/src/session/slate/utility.cpp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,13 @@ Maps = Sequence[Sequence[tuple[float, float]]]
 """By exit, then by objective: a and b of c = a z + b."""
 
 
-def weights_problem(weights: Sequence[float]) -> str | None:
-    """Why no utility can have these weights; None if one can."""
-    for weight in weights:
+def weights_problem(utility: Mapping[str, float]) -> str | None:
+    """Why no utility can have these weights, by objective; None if one can."""
+    for name, weight in utility.items():
         if not abs(weight) <= MAX_WEIGHT:
-            return f"a weight is {weight}, expected {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
-    if not np.any(np.array(weights, np.float32)):
-        return "all weights are 0, expected another one"
+            return f"utility {name}: is {weight:g}, expected {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+    if not any(np.float32(weight) for weight in utility.values()):
+        return "utility: all weights are 0, expected another one"
     return None
 
 

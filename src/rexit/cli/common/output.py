@@ -54,10 +54,6 @@ class _Interruptible(rich_progress.Progress):
             self._said, task = now, self.tasks[task_id]
             stderr.print(f"rexit: {task.description}: {task.completed:.0f} of {task.total or 0:.0f}", soft_wrap=True)
 
-    def advance(self, *words: Any, **keywords: Any) -> None:
-        interrupts.check()
-        super().advance(*words, **keywords)
-
 
 def progress() -> rich_progress.Progress:
     """A progress display on stderr; it disappears when it is done. If stderr is not a terminal, a line a minute."""
