@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.bundle.inputs import Codes, Value
+from rexit.bundle.input_kinds import Value
+from rexit.bundle.inputs import Codes
 from rexit.exporter.prompt.histories import Histories, Rows
 from rexit.exporter.prompt.program import Op, needs_target
 from rexit.exporter.prompt.retrieval import Graph, Snapshots

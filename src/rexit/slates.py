@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rexit.bundle.catalog import Catalog, Split
-    from rexit.bundle.inputs import Value
+    from rexit.bundle.input_kinds import Value
     from rexit.ids import Id
 
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from rexit.batch.pairs import Batch, PairFiles, user_or_item
 from rexit.bundle import Bundle, Id
-from rexit.bundle.inputs import Input, Inputs, Value
+from rexit.bundle.input_kinds import Value
+from rexit.bundle.inputs import Input, Inputs
 from rexit.errors import InputError
 from rexit.ids import first_few, to_id
 from rexit.prompts.texts import input_tokenizer

@@ -23,7 +23,7 @@ from rexit.batch.partition import Scoring
 from rexit.batch.records import PairReader
 from rexit.batch.work import Plan, Work
 from rexit.bundle import Id, check_writable
-from rexit.bundle.inputs import Value
+from rexit.bundle.input_kinds import Value
 from rexit.errors import InputError
 from rexit.progress import Progress, silent
 

@@ -14,7 +14,8 @@ from rexit.request import FIELDS
 
 if TYPE_CHECKING:
     from rexit.bundle import Catalog
-    from rexit.bundle.inputs import Inputs, Value
+    from rexit.bundle.input_kinds import Value
+    from rexit.bundle.inputs import Inputs
     from rexit.request import Request
 
 SUMMARIES = {field.name: field.summary for field in FIELDS}
