@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +25,8 @@ from rexit.batch.partition import Scored, Scoring, score_partition
 from rexit.batch.records import pair_type
 from rexit.batch.work import SCORE, Plan, Work
 from rexit.bundle import Catalog
-from rexit.process import ray_cluster
+from rexit.errors import BackendError, RexitError
+from rexit.process import interrupts
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -46,7 +49,7 @@ class OnRay:
     ) -> Iterator[tuple[int, Scored]]:
         if not pending:
             return
-        with ray_cluster.connected():
+        with _connected():
             for row in self._scores(opening, work, plan, pending, scoring).iter_rows():
                 summary = json.loads(row["summary"])
                 advance(summary["pairs"])
@@ -103,3 +106,37 @@ class Worker:
         scores, summary = score_partition(session, catalog, self._unknown, pairs, self._scoring)
         partition = int(Path(batch["path"][0]).name.removeprefix("pairs-"))
         return {"partition": [partition], "scores": [scores.tobytes()], "summary": [json.dumps(summary)]}
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """Connects this process to the cluster of `$RAY_ADDRESS`, or to a new one on this machine, unless it is connected already.
+
+    Raises:
+        RexitError: The error of a worker.
+        BackendError: Any other failure of Ray.
+    """
+    started = not ray.is_initialized()
+    if started:
+        with interrupts.handlers_restored():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.raise_original_map_exception = True  # Ray's wrapper loses the cause between processes
+        yield
+    except ray.exceptions.RayError as exc:
+        raise _cause(exc) from exc
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _cause(exc: BaseException) -> RexitError:
+    """Returns the error that a worker raised, from inside Ray's wrappers."""
+    inner: BaseException | None = exc
+    while inner is not None:
+        if isinstance(inner, RexitError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return BackendError(f"Ray: {str(exc).strip().splitlines()[-1]}")

@@ -42,9 +42,7 @@ def score(
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
     column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, input.NAME.")] = None,
-    ray_workers: Annotated[
-        int | None, typer.Option(min=0, help="Workers of a Ray cluster; 0: one per CPU. Default: no Ray.")
-    ] = None,
+    ray_workers: Annotated[int | None, _files(min=0, help="Workers of a Ray cluster; 0: one per CPU. Default: no Ray.")] = None,
     as_of: AsOfOption = None,
     inputs: InputOption = None,
     top_k: Annotated[int, typer.Option(help=f"{SUMMARIES['top_k']} 0: all, as they come.")] = 0,
