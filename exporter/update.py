@@ -116,11 +116,12 @@ def _options(old: Catalog) -> IndexOptions:
     if not isinstance(columns, dict) or not {"user", "item"} <= set(columns):
         raise BundleError(f"{old.path}/catalog.json: `columns` is {columns!r}, expected the names of the columns that were read")
     implicit = "sampled" in label
+    sampled = {"each": label["sampled"], "seed": label["seed"]} if implicit else label.get("unrated")
     return IndexOptions(
         columns=Columns(**{name: column for name, column in columns.items() if name != "split"}),
         positive_at=None if implicit else label["positive_at"],
         implicit=implicit,
-        **({"unrated": label["sampled"], "seed": label["seed"]} if implicit else {}),
+        **({"unrated": sampled["each"], "seed": sampled["seed"]} if sampled else {}),
         order=old.info["order"]["by"],
         objectives=tuple(ObjectiveRule(name, **rule) for name, rule in label.get("objectives", {}).items()),
     )

@@ -22,6 +22,7 @@ from rexit.errors import InputError
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
 from rexit.exporter.catalog.negatives import with_negatives
+from rexit.exporter.catalog.unrated import unrated_items
 from rexit.exporter.options import Columns, IndexOptions
 
 HELD_OUT = 10
@@ -112,15 +113,12 @@ def in_catalog_unit(frame: pl.DataFrame, old: Catalog, path: Path) -> pl.DataFra
 @dataclass(frozen=True)
 class MergedData:
     """interactions: all, sorted by (user, time, item): `user`, `item` (rows), `time`, `liked`, `new`.
-    samples: interactions and sampled negatives, with their `split`."""
+    samples: interactions and sampled negatives, with their `split`.
+    new: number of new interactions, without the unrated items of new likes."""
 
     interactions: pl.DataFrame
     samples: pl.DataFrame
-
-    @property
-    def new(self) -> int:
-        """Number of new interactions."""
-        return int(self.interactions["new"].sum())
+    new: int
 
     def likes(self) -> tuple[Rows, Rows]:
         """User rows and item rows of the training likes."""
@@ -161,7 +159,13 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
         user=pl.Series(users.rows), item=pl.Series(items.rows), time=pl.col("time") + after, new=pl.lit(True)
     ).select(*known.columns, *inputs, *objectives)
     fresh = fresh.join(known, on=list(_ORDER), how="anti", maintain_order="left")
-    merged = pl.concat([known, fresh], how="diagonal").sort(*_ORDER, maintain_order=True)
+    merged = pl.concat([known, fresh], how="diagonal")
+    if options.sampled and not options.implicit:
+        theirs = merged.filter(pl.col("user").is_in(fresh["user"].implode()))
+        seed = (options.seed, len(merged))  # else each update would draw the same items
+        likes = pl.col("liked") & pl.col("new")
+        merged = pl.concat([merged, unrated_items(merged, theirs, users.ids, items.ids, options.sampled, seed, likes)])
+    merged = merged.sort(*_ORDER, maintain_order=True)
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
     if options.implicit:
         assigned = with_negatives(assigned, len(items.ids), options.sampled, options.seed, path)
@@ -182,7 +186,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
         }
         frame = pl.DataFrame(columns).with_columns(split=pl.lit(name))
         parts.append(frame.select(parts[0].columns))
-    return MergedData(merged, pl.concat(parts).sort(*_ORDER, maintain_order=True))
+    return MergedData(merged, pl.concat(parts).sort(*_ORDER, maintain_order=True), len(fresh))
 
 
 def _splits(users: pl.Series) -> pl.DataFrame:

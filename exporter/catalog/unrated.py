@@ -2,7 +2,7 @@
 
 Rules
 1. Each like brings N items that its user never rated, at the like's time, not liked. So all splits have the same share of them,
-   and a prompt's counts mean the same in training and serving.
+   and a prompt's counts mean the same in training and serving. That holds for the likes of an update, too.
 2. They are sampled by popularity (number of ratings), without replacement within a user; a user who rated nearly everything gets
    the remaining items. A uniform sample would be mostly unknown items, which their counts would give away.
 3. Ratings do not change.
@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,27 +36,47 @@ def with_unrated(
     Raises:
         InputError: every user rated every item.
     """
+    result = unrated_items(interactions, interactions, user_ids, item_ids, per_like, seed, pl.col("liked"))
+    if result.is_empty():
+        raise InputError(f"{path}: every user rated every item, so --unrated has nothing to add")
+    return pl.concat([interactions, result])
+
+
+def unrated_items(
+    interactions: pl.DataFrame,
+    users: pl.DataFrame,
+    user_ids: pl.Series,
+    item_ids: pl.Series,
+    per_like: int,
+    seed: int | Sequence[int],
+    likes: pl.Expr,
+) -> pl.DataFrame:
+    """Unrated items for some users' likes, with the columns of the interactions.
+
+    Args:
+        interactions: those that items are popular by.
+        users: all interactions of the users.
+        user_ids, item_ids, per_like, seed: see `with_unrated`.
+        likes: which of the users' interactions get items.
+    """
     counts = interactions.group_by("item").len()
     counts = counts.with_columns(id=item_ids.cast(pl.String)[counts["item"]]).sort("id")
     items, weights = counts["item"].to_numpy(), np.log(counts["len"].to_numpy())
     places = np.full(len(item_ids), -1)
     places[items] = np.arange(len(items))
     random = np.random.default_rng(seed)
-    ordered = interactions.with_columns(
-        user_text=user_ids.cast(pl.String)[interactions["user"]], item_text=item_ids.cast(pl.String)[interactions["item"]]
+    ordered = users.with_columns(
+        user_text=user_ids.cast(pl.String)[users["user"]], item_text=item_ids.cast(pl.String)[users["item"]]
     ).sort("user_text", "time", "item_text", maintain_order=True)
     parts = [interactions.clear()]
     for _, own in ordered.group_by("user", maintain_order=True):
-        likes = own.filter("liked")
+        own_likes = own.filter(likes)
         keys = weights + random.gumbel(size=len(items))  # the items of the largest keys are a sample without replacement
         keys[places[own["item"].to_numpy()]] = -np.inf
-        count = min(per_like * len(likes), int(np.isfinite(keys).sum()))
+        count = min(per_like * len(own_likes), int(np.isfinite(keys).sum()))
         chosen = items[random.permutation(np.argsort(-keys)[:count])]
-        added = likes[np.resize(np.arange(len(likes)), count)].with_columns(
+        added = own_likes[np.resize(np.arange(len(own_likes)), count)].with_columns(
             item=pl.Series(chosen, dtype=interactions["item"].dtype), liked=pl.lit(False)
         )
         parts.append(without_labels(added.select(interactions.columns)))
-    result = pl.concat(parts)
-    if result.is_empty():
-        raise InputError(f"{path}: every user rated every item, so --unrated has nothing to add")
-    return pl.concat([interactions, result])
+    return pl.concat(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +52,6 @@ def build(data: Path, options: IndexOptions = OPTIONS) -> None:
 @pytest.fixture
 def data(indexed: Path, tmp_path: Path) -> Path:
     """Beside the catalog what happened since: everybody met item 100, user 90 is new, and so is item 0, which sorts first."""
-    import shutil
-
     shutil.copytree(indexed, tmp_path, dirs_exist_ok=True)
     rows = [(user, NEW_ITEM, 5 if user % 2 else 1, 20_000) for user in range(1, ratings.USERS + 1)]
     rows += [(NEW_USER, 1, 5, 20_001), (NEW_USER, NEW_ITEM, 5, 20_002), (3, BETWEEN, 4, 20_003)]
@@ -117,6 +116,32 @@ def test_what_the_catalog_holds_already_is_not_added(run: Run, data: Path) -> No
     assert code == 0, err
     updated = json.loads(out)["updated"]
     assert (updated["interactions"], updated["repeats"]) == (27, 50)
+
+
+def test_new_likes_bring_unrated_items_as_old_ones_did(data: Path, run: Run) -> None:
+    """Else new users' and items' like rates would be several times those that the model was trained with."""
+    build(data, replace(OPTIONS, unrated=1))
+    assert run()[0] == 0
+    old, new = (Catalog.open(data / name) for name in ("catalog", "new"))
+    before, after = (pl.concat([pl.read_parquet(path) for path in source.path.glob("splits/*")]) for source in (old, new))
+    added = after.join(before, on=["user", "item", "time"], how="anti")
+    likes = added.filter("liked")
+    unrated = added.filter(~pl.col("liked") & (pl.col("item") != NEW_ITEM))
+    assert (new.info["updated"]["interactions"], len(added)) == (27, 27 + len(unrated))
+    assert (
+        likes.group_by("user", "time")
+        .len()
+        .sort("user", "time")
+        .equals(unrated.group_by("user", "time").len().sort("user", "time"))
+    )
+    assert unrated.join(before, on=["user", "item"], how="semi").is_empty(), "neither rated nor drawn before"
+    for rows in (new.user_table["history_items"], new.item_table["rating_times"]):
+        assert len(rows) == new.info["counts"]["interactions"] == old.info["counts"]["interactions"] + len(added)
+
+    shutil.copytree(new.path, data / "again")
+    assert run(catalog="again")[0] == 0
+    again = Catalog.open(data / "new")
+    assert again.info["updated"]["interactions"] == 0 and again.info["counts"] == new.info["counts"]
 
 
 def test_new_times_are_read_in_the_catalogs_unit(data: Path, run: Run) -> None:
@@ -379,8 +404,6 @@ def test_columns_have_the_catalogs_names(data: Path, run: Run) -> None:
 
 
 def test_a_bundles_copy_cannot_be_updated(run: Run, data: Path) -> None:
-    import shutil
-
     shutil.rmtree(data / "catalog" / "splits")
     code, _, err = run()
     assert code == 4 and err.count("\n") == 1 and "a bundle's catalog does not hold it" in err
