@@ -114,7 +114,8 @@ def exit_shares(report: Mapping[str, Any]) -> str:
         shares = [100 * row["stopped"] for row in exits]
         bars = axes.barh(range(len(exits)), shares, height=0.65, color=COLOURS["policy"])
         axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=4)
-        _exits_down(axes, exits)
+        axes.set_yticks(range(len(exits)), [f"after {depth_name(row['layers'])}" for row in exits])
+        axes.invert_yaxis()
         axes.set(xlabel="% of candidates", xlim=(0, 115), xticks=range(0, 101, 25))
 
     return _svg(
@@ -162,42 +163,8 @@ def ratios(report: Mapping[str, Any]) -> str:
     return _svg(draw, (560, 70 + 24 * len(rows)), "Calibration ratio by group", description)
 
 
-def costs(report: Mapping[str, Any]) -> str:
-    """Returns the parts of the mean slate's cost, at full depth and under the policy."""
-    parts = report["parts"]
-    kinds = (("base", "muted"), ("prefix", "policy"), ("passes", "fixed"), ("candidates", "extra"))
-
-    def draw(axes: Axes) -> None:
-        for y, cost in enumerate(parts.values()):
-            left = 0.0
-            by_exit = ([cost["base_us"]], cost["prefix_us"], cost["pass_us"], cost["candidate_us"])
-            for (kind, colour), pieces in zip(kinds, by_exit, strict=True):
-                for n, microseconds in enumerate(pieces):
-                    label = kind if y == 0 and n == 0 else None
-                    look: dict[str, Any] = {
-                        "color": COLOURS[colour],
-                        "edgecolor": COLOURS["page"],
-                        "linewidth": 0.8,
-                        "label": label,
-                    }
-                    axes.barh(y, microseconds / 1000, left=left, height=0.6, **look)
-                    left += microseconds / 1000
-            axes.annotate(f"{left:.1f}", (left, y), (4, 0), textcoords="offset points", va="center")
-        axes.set(xlabel="ms per slate, by the cost model", yticks=range(len(parts)), yticklabels=list(parts))
-        axes.margins(x=0.12)
-        axes.invert_yaxis()
-        axes.figure.legend(loc="outside lower center", ncols=4, columnspacing=1, handlelength=1, handletextpad=0.4)
-
-    return _svg(draw, (380, 190), "Cost of the mean slate by part", "The table of costs has the figures.")
-
-
 def _ms(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [row["cost_us"] / 1000 for row in rows]
-
-
-def _exits_down(axes: Axes, exits: Sequence[Mapping[str, Any]]) -> None:
-    axes.set_yticks(range(len(exits)), [f"after {depth_name(row['layers'])}" for row in exits])
-    axes.invert_yaxis()
 
 
 def _svg(draw: Any, size: tuple[float, float], title: str, description: str) -> str:

@@ -39,7 +39,6 @@ class Table:
 def tables(report: Report) -> dict[str, Table]:
     """Returns the tables by the names that the page's template has for them."""
     return {
-        "reliability": _reliability(report),
         "probabilities": probabilities(report),
         "costs": _costs(report),
         "tested": _tested(report),
@@ -50,23 +49,6 @@ def tables(report: Report) -> dict[str, Table]:
             "Conditions, settings and data", [{"what": what, "value": str(value)} for what, value in _conditions(report)]
         ),
     }
-
-
-def _reliability(report: Report) -> Table:
-    return Table(
-        "Reliability: candidates of the test split in bins by probability",
-        [
-            {
-                "exit after layer": f"{e['layers']:,}",
-                "bin": str(n),
-                "mean probability": f"{part['probability']:.3f}",
-                "share liked": f"{part['liked']:.3f}",
-                "candidates": f"{part['pairs']:,}",
-            }
-            for e in report["exits"]
-            for n, part in enumerate(e["reliability"], 1)
-        ],
-    )
 
 
 def probabilities(report: Report) -> Table:

@@ -2,7 +2,7 @@
 
 The golden pages are in pages/, without their style and pictures. After a change of the page, run this and read the difference:
 
-    PYTHONPATH=. python calibration/test_page.py
+    PYTHONPATH=. python calibration/reporting/test_page.py
 
 in tests/. `--reports` also makes new reports.
 """
@@ -91,7 +91,7 @@ def golden_reports() -> dict[str, dict[str, Any]]:
 
 def outline(report: dict[str, Any]) -> str:
     """The page without its style and pictures."""
-    names = ("trade_off", "exit_shares", "ratios", "reliability", "costs")
+    names = ("trade_off", "exit_shares", "ratios", "reliability")
     with mock.patch.multiple(plots, **{name: lambda *_, name=name: f"<svg>{name}</svg>" for name in names}):
         html = page.page(report)
     return html.replace((Path(page.__file__).parent / "page.css").read_text(encoding="utf-8"), "")
@@ -205,7 +205,7 @@ def test_pictures_have_names_text_and_the_page_s_colours() -> None:
     html = page.page(new_report())
     read = Parsed(html)
     pictures = [attributes for tag, attributes in read.elements if tag == "svg"]
-    assert len(pictures) == 2 + 1 + 1 + 3 + 1
+    assert len(pictures) == 2 + 1 + 1 + 3
     assert all(p["role"] == "img" and p["aria-label"] for p in pictures)
     assert "ms per slate, by the cost model" in read.inside("text") and "allowed drop" in read.inside("text")
     assert not any(stand_in in html for stand_in in plots.COLOURS.values())
