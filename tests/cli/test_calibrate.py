@@ -13,7 +13,7 @@ from builders.bundles.bundle_files import contents
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.held_out import AS_OF
 from rexit import runtime
-from rexit.bundle import Bundle
+from rexit.bundle import Bundle, Policy
 from rexit.calibration.choose import maps
 from running.command import Run, assert_one_line, calibrate
 
@@ -23,21 +23,31 @@ def without_traces(place: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(place).items() if not str(name).endswith("traces.safetensors")}
 
 
+def followed(place: Path) -> Policy:
+    """The policy, after a slate whose candidates stop where it says, with its probabilities."""
+    bundle = Bundle.open(place / "bundle")
+    policy = bundle.policy()
+    assert policy is not None
+    with runtime.open(bundle.path) as session:
+        for e, opened in zip(policy.exits, session.exits, strict=True):
+            assert (opened.upper, opened.earlier) == (pytest.approx(e.upper), e.earlier)
+        trace = session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
+        stops = policy.stops(trace, np.array([0, len(trace)]))
+        scores = session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
+        assert scores.exit.tolist() == stops.tolist()
+        c = np.take_along_axis(policy.calibrated(trace), stops[:, None], 1)[:, 0]
+        np.testing.assert_allclose(scores.probability, policy.probability(c), rtol=1e-4)
+    return policy
+
+
 def test_writes_a_policy_the_runtime_follows(run: Run, place: Path) -> None:
     ended = calibrate(run, place, "--json")
     assert ended.code == 0
     report = ended.json
-    bundle = Bundle.open(place / "bundle")
-    policy = bundle.policy()
-    assert policy is not None
-    assert json.loads((bundle.folder / "report.json").read_text()) == report
+    assert json.loads((place / "bundle/variants/cpu-fp32/report.json").read_text()) == report
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
     assert report["data"]["validation"]["pairs"] == 120 and report["policy"]["kind"] != "full depth"
-    with runtime.open(bundle.path) as session:
-        assert [e.upper for e in session.exits] == pytest.approx([e.upper for e in policy.exits])
-        trace = session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
-        stops = policy.stops(trace, np.array([0, len(trace)]))
-        assert session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF).exit.tolist() == stops.tolist()
+    followed(place)
 
 
 def test_maps_of_all_heads_are_what_the_runtime_follows(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,30 +58,14 @@ def test_maps_of_all_heads_are_what_the_runtime_follows(run: Run, place: Path, m
     read, kind = ended.json["maps"], ended.json["policy"]["kind"]
     assert read["choice"] == "all" and read["ridge"] > 0 and read["gain"][1] <= read["gain"][0] <= read["gain"][2]
     assert ended.json["decisions"]["as_traced"] == ended.json["decisions"]["candidates"] > 0
-    bundle = Bundle.open(place / "bundle")
-    policy = bundle.policy()
-    assert policy is not None and (read["read"] == "all") == (kind != "full depth") == any(e.earlier for e in policy.exits)
-    with runtime.open(bundle.path) as session:
-        assert [e.earlier for e in session.exits] == [e.earlier for e in policy.exits]
-        trace = session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
-        stops = policy.stops(trace, np.array([0, len(trace)]))
-        assert session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF).exit.tolist() == stops.tolist()
+    assert (read["read"] == "all") == (kind != "full depth") == any(e.earlier for e in followed(place).exits)
 
 
 def test_a_prior_shift_is_what_the_runtime_follows(run: Run, place: Path) -> None:
     ended = calibrate(run, place, "--negative-rate", 0.1)
     assert ended.code == 0 and "10 negatives for each in the labels" in " ".join(ended.out.split())
     assert "all candidates after layer 1" in ended.out and "the policy's answers" in ended.out
-    bundle = Bundle.open(place / "bundle")
-    policy = bundle.policy()
-    assert policy is not None and policy.prior_shift == np.float32(np.log(0.1))
-    with runtime.open(bundle.path) as session:
-        trace = session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
-        stops = policy.stops(trace, np.array([0, len(trace)]))
-        scores = session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
-        assert scores.exit.tolist() == stops.tolist()
-        c = np.take_along_axis(policy.calibrated(trace), stops[:, None], 1)[:, 0]
-        np.testing.assert_allclose(scores.probability, policy.probability(c), rtol=1e-4)
+    assert followed(place).prior_shift == np.float32(np.log(0.1))
 
 
 def test_table_tells_the_report(run: Run, place: Path) -> None:

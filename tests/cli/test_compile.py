@@ -78,27 +78,18 @@ def test_errors_are_one_line(bundle: Path, words: tuple[str, ...], code: int, me
     assert message in str(result.exception) and "\n" not in str(result.exception)
 
 
-class TestInspect:
-    def engines(self, bundle: Path) -> list[dict[str, object]]:
-        variants = json.loads(run("inspect", bundle, "--json").stdout)["variants"]
-        assert variants[0]["engines"] == []
-        return variants[1]["engines"]
+def test_inspect_says_the_state(bundle: Path) -> None:
+    def state() -> object:
+        cpu, variant = json.loads(run("inspect", bundle, "--json").stdout)["variants"]
+        assert cpu["engines"] == [] and [shown["key"] for shown in variant["engines"]] == [engine(bundle).name]
+        return variant["engines"][0]["state"]
 
-    def test_current(self, bundle: Path) -> None:
-        (shown,) = self.engines(bundle)
-        assert shown["key"] == engine(bundle).name and shown["state"] == "current"
-        assert engine(bundle).name in run("inspect", bundle).output
-
-    def test_stale(self, bundle: Path) -> None:
-        make_stale(bundle)
-        (shown,) = self.engines(bundle)
-        assert shown["state"] == "stale"
-        assert "it differs from the variant in segment 1's weights; rebuild it: rexit compile" in run("inspect", bundle).output
-
-    def test_unreadable(self, bundle: Path) -> None:
-        (engine(bundle) / "engine.json").write_text("{")
-        (shown,) = self.engines(bundle)
-        assert shown["state"] == "unreadable" and "not valid JSON" in run("inspect", bundle).output
+    assert state() == "current" and engine(bundle).name in run("inspect", bundle).output
+    make_stale(bundle)
+    assert state() == "stale"
+    assert "it differs from the variant in segment 1's weights; rebuild it: rexit compile" in run("inspect", bundle).output
+    (engine(bundle) / "engine.json").write_text("{")
+    assert state() == "unreadable" and "not valid JSON" in run("inspect", bundle).output
 
 
 class TestVerify:
