@@ -56,9 +56,6 @@ def test_one_slate(run: Run, bundle: Path) -> None:
         ((*QUERY, *DEVICE, "--input", "device=phone"), "--input device: given twice, expected once"),
         ((*DEVICE, *QUERY, "--input", "page=home"), f"inputs.page: the prompt has no such input, it has: {', '.join(INPUTS)}"),
         ((*QUERY, "--input", "device=radio"), "inputs.device is 'radio', expected one of tv, phone, 7"),
-        (QUERY, "inputs.device is missing, expected one of tv, phone, 7"),
-        ((*DEVICE, "--input", "query=" + "wing " * 7), "inputs.query has 7 tokens, expected at most 6"),
-        (DEVICE, "inputs.query is missing, expected at most 6 tokens"),
     ],
 )
 def test_bad_inputs_are_one_line(run: Run, bundle: Path, words: tuple[str, ...], expected: str) -> None:
@@ -119,23 +116,16 @@ def test_one_for_all_pairs(run: Run, bundle: Path, tmp_path: Path) -> None:
     [
         ({"device": ["tv", "radio"]}, QUERY, "row 2: inputs.device is 'radio', expected one of tv, phone, 7"),
         ({"device": ["tv", None]}, QUERY, "row 2: inputs.device is missing, expected one of tv, phone, 7"),
-        ({}, QUERY, "inputs.device is missing, expected one of tv, phone, 7"),
         ({"device": ["tv", "tv"]}, DEVICE, "--input device and the column 'device' of"),
         ({}, ("--column", "input.device=kind"), "no column 'kind' (--column input.device=NAME), it has: user_id, item_id"),
         ({}, ("--column", "input.page=kind"), "no role 'input.page', expected one of user, item, as_of, input.device, "),
         ({"query": ["wing", "wing " * 7]}, DEVICE, "row 2: inputs.query has 7 tokens, expected at most 6"),
-        ({"query": ["wing", None]}, DEVICE, "row 2: inputs.query is missing, expected at most 6 tokens"),
         ({"query": [[4], [4, 64]]}, DEVICE, "row 2: inputs.query[1] is 64, expected a token id from 0 to 63"),
         ({"query": [[4.0], [4.0, 1.9]]}, DEVICE, "row 1: inputs.query[0] is 4.0, expected a token id from 0 to 63"),
         ({"query": [[4], [4, 1 << 40]]}, DEVICE, "row 2: inputs.query[1] is 1099511627776, expected a token id"),
         ({"query": [[4], [4, None]]}, DEVICE, "row 2: inputs.query[1] is None, expected a token id from 0 to 63"),
         ({"query": [[[4]], [[4]]]}, DEVICE, "pairs.parquet: column 'query' holds List(List(Int64)), expected numbers, texts or"),
         ({"device": [{"a": 1}] * 2}, QUERY, "pairs.parquet: column 'device' holds Struct({'a': Int64}), expected numbers, texts"),
-        ({"device": [[{"a": 1}]] * 2}, QUERY, "pairs.parquet: column 'device' holds List(Struct({'a': Int64})), expected"),
-        ({"device": [b"tv"] * 2}, QUERY, "pairs.parquet: column 'device' holds Binary, expected numbers, texts"),
-        ({}, DEVICE, "inputs.query is missing, expected at most 6 tokens"),
-        ({"query": ["wing", "wing"]}, QUERY, "--input query and the column 'query' of"),
-        ({}, ("--column", "input.query=search"), "no column 'search' (--column input.query=NAME), it has: user_id, item_id"),
     ],
 )
 def test_bad_pairs_write_nothing(

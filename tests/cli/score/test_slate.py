@@ -173,16 +173,3 @@ def test_a_catalog_is_no_bundle(run: Run, place: Path) -> None:
     assert_one_line(run("score", place, "--user", 1, "--items", "3"), 4, "place: is not a bundle: it has no manifest.json")
     ended = run("calibrate", place / "bundle", "--catalog", place / "bundle")
     assert_one_line(ended, 4, "bundle: is a bundle, expected a catalog: the folder that `rexit index` wrote")
-
-
-def test_policy_of_another_variant(run: Run, place: Path) -> None:
-    bundle = Bundle.open(place / "bundle")
-    Policy.full_depth(3, "f" * 64).write(bundle.folder / "policy.json")
-    assert_one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, "policy.json", "ffffffffffff")
-
-
-@pytest.mark.parametrize("name", ["catalog/users.safetensors", "variants/cpu-fp32/segment-1.onnx.data"])
-def test_truncated_file(run: Run, place: Path, name: str) -> None:
-    path = place / "bundle" / name
-    path.write_bytes(path.read_bytes()[:-8])
-    assert_one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, name, "expected")
