@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich import progress as rich_progress
@@ -69,13 +70,13 @@ def progress() -> rich_progress.Progress:
     )
 
 
-def shown(bar: rich_progress.Progress) -> Progress:
-    """A Progress that shows one line in the display for each step."""
+def shown(bar: rich_progress.Progress, texts: Mapping[str, str] | None = None) -> Progress:
+    """A Progress that shows one line in the display for each step. texts: what is shown of steps instead of their names."""
     tasks: dict[str, rich_progress.TaskID] = {}
 
     def show(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
+            tasks[what] = bar.add_task((texts or {}).get(what, what), total=total)
         bar.update(tasks[what], completed=done, total=total)
 
     return show

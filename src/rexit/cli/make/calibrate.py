@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli.common.named import parse_named
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, check_one_source
+from rexit.cli.common.options import (
+    CatalogOption,
+    DeviceOption,
+    JsonOption,
+    SlatesOption,
+    ThreadsOption,
+    VariantOption,
+    check_one_source,
+)
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.cli.common.variant import open_bundle
@@ -27,8 +35,8 @@ METRICS = ["ndcg@10", "user-auc"]
 
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
-    catalog: Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")] = None,
-    slates: Annotated[Path | None, typer.Option(help="In place of a catalog: prompts, .parquet or .jsonl.")] = None,
+    catalog: CatalogOption = None,
+    slates: SlatesOption = None,
     variant: VariantOption = None,
     metric: Annotated[list[str], typer.Option(help="ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K.")] = METRICS,
     max_drop: Annotated[float, typer.Option(help="Most that a metric may lose against full depth.")] = 0.01,

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption, RerankerOption, SlatesOption, check_one_source, label_ids_of
-from rexit.cli.common.output import print_json, progress, stdout
+from rexit.cli.common.options import (
+    CatalogOption,
+    JsonOption,
+    LabelIdsOption,
+    RerankerOption,
+    SlatesOption,
+    check_one_source,
+    label_ids_of,
+)
+from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError, QualityError
 from rexit.exporter.options import ExportOptions
@@ -27,13 +35,7 @@ _STAGES = {
     "write": "writing the bundle",
 }
 
-_FIGURES = {
-    "correlation": ("correlation", ".6f"),
-    "mean": ("mean", ".4f"),
-    "worst": ("worst", ".4f"),
-    "KL": ("kl", ".1e"),
-    "order": ("order", ".4f"),
-}
+_FIGURES = {"correlation": ".6f", "mean": ".4f", "worst": ".4f", "kl": ".1e", "order": ".4f"}
 
 _LARGE_SEGMENT = 400e6
 """Bytes of a segment's graph and weights above which building its engine may fail on a small device."""
@@ -45,7 +47,7 @@ _DEFAULT = ExportOptions()
 def export(
     checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint or PEFT adapter, GGUF file or Hub name.")],
     out: Annotated[Path, typer.Option(help="The bundle, which keeps its other variants.")],
-    catalog: Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")] = None,
+    catalog: CatalogOption = None,
     slates: SlatesOption = None,
     exits: Annotated[str | None, typer.Option(help="Depths in layers, e.g. 2,4,6. Default: the checkpoint's.")] = None,
     head: Annotated[str | None, typer.Option(help="own (trained heads) or shared (the LM head's label rows).")] = None,
@@ -61,7 +63,7 @@ def export(
     accept_catalog: Annotated[
         bool, typer.Option("--accept-catalog", help="Export with a catalog that CHECKPOINT does not name.")
     ] = False,
-    label_ids: Annotated[str | None, typer.Option(help="With --slates: ids of `no` and `yes`, e.g. 2152,9693.")] = None,
+    label_ids: LabelIdsOption = None,
     reranker: RerankerOption = None,
     with_tokenizer: Annotated[
         bool, typer.Option("--with-tokenizer", help="Put tokenizer.json into the bundle: it takes text then.")
@@ -99,12 +101,7 @@ def export(
         with_tokenizer=with_tokenizer,
     )
     with progress() as bar:
-        tasks = {stage: bar.add_task(text, total=None, visible=False) for stage, text in _STAGES.items()}
-
-        def show(stage: str, done: int, total: int) -> None:
-            bar.update(tasks[stage], completed=done, total=total, visible=True)
-
-        report = export_bundle(checkpoint, catalog, out, options, slates=slates, progress=show)
+        report = export_bundle(checkpoint, catalog, out, options, slates=slates, progress=shown(bar, _STAGES))
     if as_json:
         print_json(report.to_json())
     else:
@@ -177,7 +174,7 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
         [
             {
                 "layers": f"{row['layers']} {row['objective']}" if "objective" in row else row["layers"],
-                **{title: _number(row[key], form) for title, (key, form) in _FIGURES.items()},
+                **{"KL" if key == "kl" else key: _number(row[key], form) for key, form in _FIGURES.items()},
                 "AUC float32": _number(row["auc_fp32"]),
                 "AUC": _number(row["auc"]),
                 "change, 95 %": "unknown"
