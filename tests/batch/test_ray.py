@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,16 +19,11 @@ ray = pytest.importorskip("ray")
 from builders.bundles.bundle import BundleOptions, write_bundle  # noqa: E402
 from builders.bundles.bundle_files import add_tokenizer  # noqa: E402
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs  # noqa: E402
-from builders.bundles.grown_catalog import swap_for_grown  # noqa: E402
-from builders.bundles.held_out import HeldOut  # noqa: E402
 from builders.bundles.reranker import words_tokenizer  # noqa: E402
 from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: E402
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
-from rexit.batch.partition import Scoring  # noqa: E402
-from rexit.batch.ray_engine import OnRay, Worker  # noqa: E402
-from rexit.batch.records import pair_type  # noqa: E402
+from rexit.batch.ray_engine import OnRay  # noqa: E402
 from rexit.bundle import Bundle, Policy  # noqa: E402
-from rexit.bundle.inputs import Inputs  # noqa: E402
 from rexit.errors import BundleError  # noqa: E402
 from running.local_cluster import local_cluster, one_worker_killed  # noqa: E402
 
@@ -137,13 +131,3 @@ def test_what_a_worker_raises_is_raised_here(bundle: Bundle, given: Path, tmp_pa
     finally:
         (bundle.folder / "policy.json").unlink()
     assert not (tmp_path / "out.parquet").exists()
-
-
-def test_a_worker_with_another_catalog_is_refused(held_out: HeldOut, tmp_path: Path) -> None:
-    """Pairs come to it as rows of the catalog that the run began with."""
-    bundle = Bundle.open(Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")))
-    digests = Opening(bundle, 0).digests
-    swap_for_grown(bundle.path, held_out.catalog, tmp_path / "newer")
-    worker = Worker(str(bundle.path), bundle.variant.name, digests, 0, (), Scoring(False, 0))
-    with pytest.raises(BundleError, match="this bundle has another catalog than when the run began"):
-        worker({"bytes": np.array([np.zeros(1, pair_type(Inputs())).tobytes()], object), "path": np.array(["pairs-000"])})

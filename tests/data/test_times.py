@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
@@ -60,6 +61,14 @@ def test_a_date_is_counted_in_the_catalogs_unit(unit: str) -> None:
     assert timeline.text(1709251200 * ticks) == f"{1709251200 * ticks} (2024-03-01T00:00:00Z)"
     assert timeline.text(2**63 - 1).startswith(str(2**63 - 1)), "a date or none, but no error"
     assert unit_of(1709251200 * ticks, 1709251201 * ticks) == unit
+
+
+@pytest.mark.parametrize(("by", "kind"), [("time", "whole numbers of no known unit"), ("file", "places in an order (file)")])
+def test_a_date_needs_a_known_unit(by: str, kind: str) -> None:
+    timeline = Timeline(by, 3, 9, None)
+    with pytest.raises(InputError, match=re.escape(f"t is 2024-03-01: this catalog's times are {kind}, 3 to 9")):
+        timeline.parse("2024-03-01", "t")
+    assert timeline.parse(5, "t") == 5
 
 
 def test_other_whole_numbers_have_no_unit() -> None:

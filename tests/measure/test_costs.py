@@ -14,14 +14,6 @@ def slate(user: int, n: int) -> Slate:
     return Slate(user, tuple(range(n)), 0, np.zeros(n, bool))
 
 
-def test_mean_pays_the_prefix_for_the_deepest_candidate_only() -> None:
-    stops = np.array([0, 0, 2, 1, 1])
-    offsets = np.array([0, 3, 5])
-    first = 100 + 50 + 60 + 3 + 3 + (3 + 4 + 5)
-    second = 100 + 50 + 2 * (3 + 4)
-    assert TRUE.mean(stops, offsets) == pytest.approx(7 + (first + second) / 2)
-
-
 def test_parts_are_what_the_mean_is_made_of() -> None:
     """Two slates, of three and two candidates: both reach exit 1, one the last."""
     stops, offsets = np.array([0, 0, 2, 1, 1]), np.array([0, 3, 5])

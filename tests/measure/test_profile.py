@@ -16,7 +16,7 @@ from rexit.bundle import Bundle
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs
 from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, SegmentCost, mean_tokens, measure_costs
+from rexit.measure.profile import CostProfile, SegmentCost, measure_costs
 from rexit.request import Request
 from rexit.slates import Slate
 
@@ -74,17 +74,6 @@ def test_measure_recovers_every_coefficient(max_tokens: int) -> None:
     assert found.fit_error == pytest.approx(0, abs=1e-9)
     for seen, true in zip(found.segments, PROFILE.segments, strict=True):
         assert list(vars(seen).values()) == pytest.approx(list(vars(true).values()), abs=1e-6)
-
-
-def test_costs_are_those_behind_the_times() -> None:
-    session, slates = FakeSession(3, TRUE, lambda u, i: 0.0, [1, 1, 1]), [slate(1, 20), slate(2, 7), slate(3, 1)]
-    profile = measure_costs(session, slates, 3, MAX_TOKENS, HERE)
-    tokens = mean_tokens(session, slates)
-    assert tokens == (PREFIX_TOKENS, CANDIDATE_TOKENS)
-    found = profile.costs(*tokens, MAX_TOKENS)
-    assert found.base_us == pytest.approx(7) and found.pass_candidates == TRUE.pass_candidates
-    for name in ("prefix_us", "pass_us", "candidate_us"):
-        np.testing.assert_allclose(getattr(found, name), getattr(TRUE, name), rtol=1e-6)
 
 
 def test_cost_is_never_negative_when_a_deeper_exit_was_timed_faster() -> None:

@@ -23,11 +23,6 @@ SAME = 1e-4
 OPTIONS = RefreshOptions(golden_slates=1)
 
 
-def test_nothing_new(place: Path) -> None:
-    with runtime.open(place / "bundle") as session:
-        assert session.reloaded() is None
-
-
 def test_old_and_new_side_by_side(place: Path) -> None:
     with runtime.open(place / "bundle") as old:
         before, weights = old.score(USERS[0], SLATE).log_odds, old.memory.weights  # of the process

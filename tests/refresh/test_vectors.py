@@ -14,15 +14,10 @@ from builders.data.indexed_catalog import ITEMS, USERS, WITH_ENCODED, WITH_VECTO
 from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog
-from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
-from rexit.exporter.gate.golden import golden_slates
 from rexit.exporter.index import build_catalog
-from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.update import update_catalog
-from rexit.slates import cut
 from running.command import Run, assert_one_line
 from running.fast import fast
 
@@ -93,21 +88,6 @@ def test_a_new_item_has_its_vectors(run: Run, place: Path, table: str) -> None:
     verified = run("verify", place / "bundle", "--json")
     assert verified.code == 0 and {check["outcome"] for check in verified.json["checks"]} == {"ok"}, verified.out
     assert run("score", place / "bundle", "--user", 100, "--items", NEW).code == 0
-
-
-def test_scores_of_a_new_item_are_the_checkpoints(run: Run, place: Path) -> None:
-    """What PyTorch, which knows no bundle, makes of the new catalog's prompts."""
-    assert refresh(run, place).code == 0
-    kept, catalog = load_checkpoint(place / "checkpoint"), Catalog.open(place / "newer")
-    assert kept.projectors is not None
-    vectors = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings())
-    slates = [slate for slate in cut(catalog, "validation") if NEW in slate.items]
-    expected = golden_slates(MultiExitModel(kept.decoder, kept.heads, kept.exits).eval(), catalog, slates, vectors)
-    with runtime.open(place / "bundle", "cpu-fp32") as session:
-        for slate, wanted in zip(slates, expected, strict=True):
-            trace = session.trace(slate.user, slate.items, as_of=slate.as_of)
-            np.testing.assert_allclose(trace, wanted.log_odds, atol=1e-3)
-    assert slates
 
 
 def test_back_to_the_exported_catalog(run: Run, place: Path) -> None:

@@ -286,11 +286,3 @@ def test_a_deadline_of_documents(service: Service) -> None:
     late = post(service, "/v1/rerank", query="wing", documents=DOCUMENTS, deadline_ms=0.001)
     assert late.status == 504 and "the deadline of 0.001 ms passed" in late.json["error"]
     assert post(service, "/v1/rerank", query="wing", documents=DOCUMENTS, deadline_ms=60_000).status == 200
-
-
-def test_an_answer_reads_the_texts_once(session: runtime.Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = RerankRequest(query="wing", documents=["heat"] * 5, return_documents=True)
-    reads, texts = [], RerankRequest.texts.fget
-    monkeypatch.setattr(RerankRequest, "texts", property(lambda self: reads.append(self) or texts(self)))
-    rows = request.answer(reranked(session, "wing", request.texts), "cpu-fp32", [False] * 5)["results"]
-    assert len(rows) == 5 and len(reads) == 2

@@ -10,16 +10,11 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from builders.bundles.held_out import write_ranked
-from rexit import runtime
-from rexit.cli import app
 from rexit.cli.use.serve import threads_for
-from rexit.errors import InputError
 from rexit.serve.server import listen
 from running.service import Service
 
@@ -62,19 +57,6 @@ def test_all_sessions_at_once_have_a_thread_for_each_core(monkeypatch: pytest.Mo
     assert threads_for(sessions) == threads
 
 
-def test_mebibytes_are_the_sessions_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    session_options: dict[str, Any] = {}
-
-    def open_(*words: Any, **options: Any) -> None:
-        session_options.update(options)
-        raise InputError("enough")
-
-    monkeypatch.setattr(runtime, "open", open_)
-    ended = CliRunner().invoke(app, ["serve", "bundle", "--port", "0", "--cache-mib", "3"])
-    assert str(ended.exception) == "enough"
-    assert session_options["cache_bytes"] == 3 << 20
-
-
 def test_sigterm_finishes_what_runs_and_exits_with_0(slow: subprocess.Popen[str]) -> None:
     service = Service(int(line(slow).rsplit(":", 1)[1]))
     with ThreadPoolExecutor(1) as clients:
@@ -106,46 +88,28 @@ def test_sighup_opens_the_bundle_again(slow: subprocess.Popen[str], bundle: Path
     assert slow.wait(30) == 0
 
 
-def test_a_port_in_use(bundle: Path) -> None:
+def test_what_cannot_be_served_is_one_line(bundle: Path) -> None:
     with listen("127.0.0.1", 0) as taken:
-        port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            [sys.executable, "-m", "rexit", "serve", str(bundle), "--port", port], capture_output=True, text=True
-        )
-    assert (done.returncode, done.stderr) == (2, f"rexit: error: 127.0.0.1:{port}: cannot listen: Address already in use\n")
-
-
-def test_no_bundle(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "rexit", "serve", str(tmp_path / "none"), "--port", "0"], capture_output=True, text=True
-    )
-    assert done.returncode == 4 and done.stderr.count("\n") == 1 and "none" in done.stderr
-
-
-def archive_of(bundle: Path, archive: Path) -> Path:
-    with tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as tar:
-        tar.add(bundle, ".")
-    return archive
+        port = taken.getsockname()[1]
+        for words, code, line in (
+            ((bundle, "--port", port), 2, f"127.0.0.1:{port}: cannot listen: Address already in use"),
+            ((bundle, "--deadline-ms", "nan"), 2, "deadline_ms is nan, expected a number above 0 and at most 1e12"),
+            ((bundle / "none",), 4, f"{bundle / 'none' / 'manifest.json'}: cannot be opened: No such file or directory"),
+        ):
+            done = subprocess.run([sys.executable, "-m", "rexit", "serve", *map(str, words)], capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (code, f"rexit: error: {line}\n")
 
 
 @pytest.mark.slow
 def test_an_archive(bundle: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "rexit", "serve", str(archive_of(bundle, tmp_path / "bundle.tar")), "--port", "0"]
+    with tarfile.open(archive := tmp_path / "bundle.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(bundle, ".")
+    words = [sys.executable, "-m", "rexit", "serve", str(archive), "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         service = Service(int(line(process).rsplit(":", 1)[1]))
         assert service.score(user=100, items=[3]).status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-
-
-def test_a_default_deadline_that_is_none(bundle: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "rexit", "serve", str(bundle), "--port", "0", "--deadline-ms", "nan"],
-        capture_output=True,
-        text=True,
-    )
-    expected = "rexit: error: deadline_ms is nan, expected a number above 0 and at most 1e12\n"
-    assert (done.returncode, done.stderr) == (2, expected)
 
 
 def test_an_answer_does_not_wait_to_be_acknowledged() -> None:

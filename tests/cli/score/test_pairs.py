@@ -153,13 +153,6 @@ def test_pairs_outside_the_catalogs_times_are_said(run: Run, place: Path) -> Non
     assert "rexit: 1 of 1 pairs are as of a time not after the catalog's first" in ended.err
 
 
-def test_a_column_of_times_that_is_named_must_be_there(run: Run, place: Path) -> None:
-    """Without it every interaction would be visible."""
-    pairs = write_pairs(place)
-    ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--column", "as_of=when")
-    assert_one_line(ended, 2, "pairs.csv: no column 'when' (--column as_of=NAME), it has: user_id, item_id, as_of")
-
-
 @pytest.mark.parametrize("line", [1, 2, 5000])
 def test_text_that_is_not_utf8_is_named_by_its_line(run: Run, place: Path, line: int) -> None:
     lines = [b"user_id,item_id", *[b"100,3"] * 5000]
@@ -170,29 +163,27 @@ def test_text_that_is_not_utf8_is_named_by_its_line(run: Run, place: Path, line:
     assert_one_line(ended, 2, f"pairs.csv: line {line}: not UTF-8")
 
 
-def test_not_a_parquet_file(run: Run, place: Path) -> None:
-    pairs = write_pairs(place, "pairs.parquet")
-    assert_one_line(
-        run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv"),
-        2,
-        "pairs.parquet: cannot be read as Parquet",
-    )
-
-
-def test_missing_file_and_unknown_format(run: Run, place: Path) -> None:
-    ended = run("score", place / "bundle", "--pairs", place / "no.csv", "--out", place / "o.csv")
-    assert_one_line(ended, 2, "no.csv: no such file")
-    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.xlsx")
-    assert_one_line(ended, 2, "ends in '.xlsx', expected .csv or .parquet")
-    ended = run("score", place / "bundle", "--pairs", place / "p.xlsx", "--out", place / "o.csv")
-    assert_one_line(ended, 2, "ends in '.xlsx', expected .csv or .tsv or .parquet")
-
-
-@pytest.mark.parametrize("out", ["missing/o.csv", "pairs.csv/o.csv"])
-def test_out_in_no_folder(run: Run, place: Path, out: str) -> None:
-    assert_one_line(
-        run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / out), 2, "o.csv: cannot be written"
-    )
+@pytest.mark.parametrize(
+    ("pairs", "out", "more", "line"),
+    [
+        ("no.csv", "o.csv", (), "no.csv: no such file"),
+        ("pairs.parquet", "o.csv", (), "pairs.parquet: cannot be read as Parquet"),
+        ("p.xlsx", "o.csv", (), "ends in '.xlsx', expected .csv or .tsv or .parquet"),
+        ("pairs.csv", "o.xlsx", (), "ends in '.xlsx', expected .csv or .parquet"),
+        ("pairs.csv", "bundle.csv", (), "bundle.csv: cannot be written: it is a folder"),
+        ("pairs.csv", "missing/o.csv", (), "o.csv: cannot be written"),
+        ("pairs.csv", "pairs.csv/o.csv", (), "o.csv: cannot be written"),
+        ("pairs.csv", "o.csv", ("--column", "as_of=when"), "no column 'when' (--column as_of=NAME), it has: user_id, item_id"),
+    ],
+)
+def test_files_that_are_not_there_or_of_another_kind(
+    run: Run, place: Path, pairs: str, out: str, more: tuple[str, ...], line: str
+) -> None:
+    """Without a column of times that is named, every interaction would be visible."""
+    for name in ("pairs.csv", "pairs.parquet"):
+        write_pairs(place, name)
+    (place / "bundle.csv").mkdir()
+    assert_one_line(run("score", place / "bundle", "--pairs", place / pairs, "--out", place / out, *more), 2, line)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that root cannot write to either")
@@ -270,12 +261,6 @@ def test_parquet_without_polars(run: Run, place: Path, monkeypatch: pytest.Monke
         assert_one_line(
             run("score", place / "bundle", *words), 2, ".parquet: Parquet needs polars", "pip install 'rexit[calibrate]'"
         )
-
-
-def test_out_is_a_folder(run: Run, place: Path) -> None:
-    (place / "o.csv").mkdir()
-    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.csv")
-    assert_one_line(ended, 2, "o.csv: cannot be written: it is a folder")
 
 
 def test_a_cell_may_be_longer_than_pythons_csv_allows(run: Run, place: Path) -> None:

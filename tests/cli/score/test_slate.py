@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.bundles.bundle import BundleOptions, write_bundle
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
-from builders.bundles.held_out import write_ranked
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.variants import QUANTIZED, add_variant
 from rexit import runtime
 from rexit.bundle import Bundle, Policy
@@ -68,23 +66,6 @@ def test_empty_history_is_scored(run: Run, place: Path) -> None:
     assert ended.code == 0 and 0 < ended.json["scores"][0]["probability"] < 1
 
 
-def test_string_ids(run: Run, tmp_path: Path) -> None:
-    bundle, _ = write_ranked(tmp_path, strings=True)
-    items = [string_id("item", n) for n in (4, 2)]
-    ended = run("score", bundle, "--user", string_id("user", 1), "--items", ",".join(items), "--json")
-    assert ended.code == 0 and [r["item"] for r in ended.json["scores"]] == items
-
-
-@pytest.mark.parametrize(
-    "text", ["30", "30.0", "1970-01-01T00:00:30Z", "1970-01-01T00:00:30.9", "1970-01-01 02:00:30+02:00", "19700101T000030"]
-)
-def test_as_of_in_any_form(run: Run, original: Path, text: str) -> None:
-    ended = run("score", original / "bundle", "--user", 100, "--items", "3", "--as-of", text, "--json")
-    with runtime.open(original / "bundle") as session:
-        expected = float(session.score(100, [3], as_of=30).log_odds[0])
-    assert ended.err == "" and ended.json["scores"][0]["log_odds"] == expected
-
-
 def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -> None:
     """20240301 is no date but a number of seconds: without a word the history would be empty, or whole."""
     first, last = (Bundle.open(original / "bundle").catalog.info["order"][name] for name in ("first", "last"))
@@ -97,17 +78,6 @@ def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -
     assert f"is after the catalog's last interaction, {last} " in run(*words, 20240301).err
     assert run(*words, first + 1).err == "" and run(*words, last).err == ""
     assert "all are visible" in run("inspect", original / "bundle", "--user", 100, "--items", "3", "--as-of", "2024-03-01").err
-
-
-def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> None:
-    contents = make_catalog()
-    for by, unit, kind in (("time", None, "whole numbers of no known unit"), ("file", None, "places in an order (file)")):
-        info = {**contents.info, "order": {"by": by, "unit": unit, "first": 3, "last": 9}}
-        bundle = write_bundle(tmp_path / by, BundleOptions(CatalogContents(info, contents.tables)))
-        words = ("score", bundle, "--user", 100, "--items", "3", "--as-of")
-        assert_one_line(run(*words, "2024-03-01"), 2, f"--as-of is 2024-03-01: this catalog's times are {kind}, 3 to 9")
-        assert run(*words, 5).code == 0
-        assert_one_line(run(*words, "soon"), 2, "--as-of is 'soon', expected a 64-bit whole number")
 
 
 @pytest.mark.parametrize(
