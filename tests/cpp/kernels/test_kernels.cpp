@@ -210,29 +210,6 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
       }
 }
 
-// Against exact keys and values: a share is off by the rounding of its score, some 2^-9 of it, and its own.
-TEST(SlateAttention, InBfloat16IsNearTheExactOne) {
-  constexpr std::size_t heads = 4, kv_heads = 2, tokens = 24, prefix = 101, dim = 64;
-  const auto query = normal(heads * tokens * dim);
-  const std::vector<std::int64_t> groups(tokens);
-  for (const As as : all_kinds) {
-    const Numbers key(kv_heads * tokens, dim, as), value(kv_heads * tokens, dim, as);
-    const Numbers past_key(kv_heads * prefix, dim, as), past_value(kv_heads * prefix, dim, as);
-    std::vector<float> exact(query.size()), out(query.size());
-    attend({query.data(), key.floats.data(), value.floats.data(), past_key.floats.data(), past_value.floats.data(), groups.data(),
-            exact.data(), heads, kv_heads, tokens, prefix, dim, 0.125F},
-           Serial{}, baseline_table);
-    float largest = 0;
-    for (const float number : value.floats) largest = std::max(largest, std::fabs(number));
-    for (const Table* with : tables()) {
-      attend({query.data(), key.stored(), value.stored(), past_key.stored(), past_value.stored(), groups.data(), out.data(),
-              heads, kv_heads, tokens, prefix, dim, 0.125F, true},
-             Serial{}, *with);
-      for (std::size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], exact[i], largest * 0.01) << name_of(as);
-    }
-  }
-}
-
 // Pairs have no tokens of two candidates: what is no number in one stays there.
 TEST(SlateAttention, KeepsNaNOutOfOtherCandidates) {
   constexpr std::size_t dim = 64;
@@ -260,139 +237,73 @@ TEST(SlateAttention, HoldsLargeScores) {
   for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, As::floats, 1e-3);
 }
 
-std::size_t calls;
-std::vector<std::size_t> columns;  // of keys, in each call
+std::vector<std::pair<std::uintptr_t, std::size_t>> layouts;  // address and columns of the keys, in each call
 
-TEST(SlateAttention, TakesWholeVectorsForHeadsOfAnyLength) {
+// A vector that crosses two cache lines takes two loads, and with a multiple of 4096 bytes a column's numbers share a cache set.
+TEST(SlateAttention, LaysKeysOutForTheCache) {
   Table counted = table();
-  counted.attend = [](void*, std::size_t) { ++calls; };
-  const std::vector<float> x(100);
-  const std::int64_t group = 0;
-  for (std::size_t dim = 1; dim < 100; ++dim) {
-    calls = 0;
-    std::vector<float> out(dim);
-    attend({x.data(), x.data(), x.data(), x.data(), x.data(), &group, out.data(), 1, 1, 1, 1, dim, 1}, Serial{}, counted);
-    EXPECT_EQ(calls, dim >= counted.lanes ? 1u : 0u) << dim;
-  }
-}
-
-// With a multiple of 4096 bytes a column's numbers share a cache set.
-TEST(SlateAttention, SpreadsKeysOverTheCache) {
-  Table counted = table();
-  columns.clear();
-  counted.attend = [](void* work, std::size_t) { columns.push_back(static_cast<const AttentionWork*>(work)->columns); };
-  const std::vector<float> x(1200 * counted.lanes);
-  const std::int64_t group = 0;
-  std::vector<float> out(counted.lanes);
-  for (std::size_t prefix = 0; prefix < 1200; prefix += 8)
-    attend({x.data(), x.data(), x.data(), x.data(), x.data(), &group, out.data(), 1, 1, 1, prefix, counted.lanes, 1}, Serial{},
-           counted);
-  EXPECT_EQ(columns.size(), 150u);
-  for (const std::size_t column : columns) EXPECT_EQ(column % 32, 16u);
-}
-
-std::size_t misaligned;
-
-// A vector that crosses two cache lines takes two loads.
-TEST(SlateAttention, AlignsKeysToCacheLines) {
-  Table counted = table();
-  misaligned = 0;
-  counted.attend = [](void* work, std::size_t) {
-    if (reinterpret_cast<std::uintptr_t>(static_cast<const AttentionWork*>(work)->keys) % 64 != 0) ++misaligned;
+  layouts.clear();
+  counted.attend = [](void* data, std::size_t) {
+    const auto& work = *static_cast<const AttentionWork*>(data);
+    layouts.emplace_back(reinterpret_cast<std::uintptr_t>(work.keys), work.columns);
   };
   const std::int64_t group = 0;
   std::vector<float> out(counted.lanes);
-  for (const std::size_t prefix :
-       {std::size_t{1}, std::size_t{1000}, std::size_t{100'000}}) {  // the last is a mapping of its own
+  for (const std::size_t prefix : {1u, 8u, 1000u, 1008u, 100'000u}) {  // the last is a mapping of its own
     const std::vector<float> x(prefix * counted.lanes);
     attend({x.data(), x.data(), x.data(), x.data(), x.data(), &group, out.data(), 1, 1, 1, prefix, counted.lanes, 1}, Serial{},
            counted);
   }
-  EXPECT_EQ(misaligned, 0u);
+  EXPECT_EQ(layouts.size(), 5u);
+  for (const auto& [keys, columns] : layouts) {
+    EXPECT_EQ(keys % 64, 0u);
+    EXPECT_EQ(columns % 32, 16u);
+  }
 }
 
-// To the last bit, in the columns of its head: first the prefix's keys, then the slate's, and zeros behind them. Values are
-// converted to floats, unless they are.
-void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens, As as) {
-  SCOPED_TRACE(std::to_string(lanes) + " lanes, head_dim " + std::to_string(dim) + ", " + std::to_string(prefix) + " and " +
-               std::to_string(tokens) + " tokens" + name_of(as));
-  constexpr std::size_t heads = 2;
-  constexpr float scale = 0.3F;
-  const Numbers key(heads * tokens, dim, as), value(heads * tokens, dim, as);
-  const Numbers past(heads * prefix, dim, as), past_value(heads * prefix, dim, as);
-  const std::size_t width = odd_lines(prefix + tokens + 16);
-  const std::size_t packs = (width + pack_columns - 1) / pack_columns;
-  const bool converted = as != As::floats;
-  std::vector<float> packed(heads * dim * width, NAN), past_values(past_value.floats.size(), NAN),
-      values(value.floats.size(), NAN);
-  const SlateAttention of{nullptr, key.stored(), value.stored(), past.stored(), past_value.stored(),
-                          nullptr, nullptr,      heads,          heads,         tokens,
-                          prefix,  dim,          scale};
-  AttentionWork work{of,
-                     1,
-                     1,
-                     tokens,
-                     width,
-                     packs,
-                     nullptr,
-                     packed.data(),
-                     converted ? past_values.data() : nullptr,
-                     converted ? values.data() : nullptr};
-  for (std::size_t task = 0; task < heads * packs; ++task) pack(&work, task);
-  for (std::size_t head = 0; head < heads; ++head)
-    for (std::size_t column = 0; column < width; ++column)
-      for (std::size_t d = 0; d < dim; ++d) {
-        float expected = 0;
-        if (column < prefix) expected = past.floats[(head * prefix + column) * dim + d] * scale;
-        if (column >= prefix && column < prefix + tokens)
-          expected = key.floats[(head * tokens + column - prefix) * dim + d] * scale;
-        ASSERT_EQ(packed[(head * dim + d) * width + column], expected) << "head " << head << ", " << column << ", " << d;
-      }
-  if (!converted) return;
-  EXPECT_EQ(past_values, past_value.floats);
-  EXPECT_EQ(values, value.floats);
-}
-
-TEST(SlateAttention, PacksKeysAsColumns) {
-  std::vector<std::pair<std::size_t, Threads::Function>> all{
-      {1, [](void* work, std::size_t task) { pack<1>(*static_cast<const AttentionWork*>(work), task); }}};
-  for (const Table* table : tables()) all.emplace_back(table->lanes, table->pack);
-  for (const auto& [lanes, pack] : all)
-    for (const std::size_t dim : {1u, 3u, 4u, 7u, 8u, 15u, 16u, 17u, 31u, 32u, 64u, 72u})
-      for (const std::size_t prefix : {0u, 1u, 16u, 70u})
-        for (const std::size_t tokens : {1u, 15u, 33u})
-          for (const As as : all_kinds)
-            if (dim >= lanes) expect_packed(lanes, pack, dim, prefix, tokens, as);
-}
-
-// All 65536 halves, as a value with a single key, which has all the weight.
+// All 65536 halves, as the value of a head's only token, which has all the weight.
 TEST(SlateAttention, ReadsEveryHalf) {
   constexpr std::size_t heads = 64, dim = 1024;
   std::vector<std::uint16_t> bits(heads * dim);
   std::iota(bits.begin(), bits.end(), std::uint16_t{0});
-  const std::vector<std::uint16_t> zeros(bits.size());
-  const SlateAttention of{nullptr, nullptr, nullptr, zeros.data(), bits.data(), nullptr, nullptr, heads, heads, 0, 1, dim, 1};
-  const std::size_t width = odd_lines(1 + 16), packs = 1;
-  std::vector<float> packed(heads * dim * width);
-  std::vector<std::pair<std::size_t, Threads::Function>> all{
-      {1, [](void* work, std::size_t task) { pack<1>(*static_cast<const AttentionWork*>(work), task); }}};
-  for (const Table* table : tables()) all.emplace_back(table->lanes, table->pack);
-  for (const auto& [lanes, task] : all) {
-    std::vector<float> values(bits.size());
-    AttentionWork work{of, 1, 1, 0, width, packs, nullptr, packed.data(), values.data(), nullptr};
-    for (std::size_t head = 0; head < heads; ++head) task(&work, head);
+  const std::vector<std::uint16_t> keys(bits.size());
+  const std::vector<float> query(bits.size());
+  const std::int64_t group = 0;
+  for (const Table* with : tables()) {
+    std::vector<float> out(bits.size());
+    attend({query.data(), keys.data(), bits.data(), nullptr, nullptr, &group, out.data(), heads, heads, 1, 0, dim, 1}, Serial{},
+           *with);
     for (const std::uint16_t half : bits) {
-      const float value = values[half];
-      if (is_finite(static_cast<Half>(half))) {
-        ASSERT_EQ(value, to_float(static_cast<Half>(half))) << lanes << " lanes, " << half;
-      } else if ((half & 0x3ff) != 0) {
-        ASSERT_TRUE(std::isnan(value)) << lanes << " lanes, " << half;
-      } else {
-        ASSERT_TRUE(std::isinf(value)) << lanes << " lanes, " << half;
-      }
-      ASSERT_EQ(std::signbit(value), half >= 0x8000) << lanes << " lanes, " << half;
+      const float value = to_float(static_cast<Half>(half));
+      const bool finite = is_finite(static_cast<Half>(half)), nan = !finite && (half & 0x3ff) != 0;
+      ASSERT_TRUE(nan ? std::isnan(out[half]) : out[half] == (finite ? value : std::copysign(INFINITY, value)))
+          << name_of(*with) << ", " << half << ": " << out[half];
     }
   }
+}
+
+// In a key and a value of the prefix.
+TEST(SlateAttention, KeepsNaN) {
+  const std::vector<std::int64_t> groups(4);
+  for (const Table* with : tables())
+    for (const std::size_t dim : {20u, 64u})
+      for (const As as : all_kinds)
+        for (const bool bfloat16 : {false, true})
+          for (const std::size_t at : {0u, 9u, 21u}) {
+            const auto query = normal(4 * dim);
+            const Numbers own(4, dim, as);
+            Numbers past(22, dim, as);
+            if (as == As::floats) past.floats[at * dim] = NAN;
+            if (as == As::halves) past.halves[at * dim] = 0x7e00;
+            if (as == As::int8) past.bytes[at * (dim + 1) + dim] = INT8_MIN;
+            std::vector<float> out(4 * dim);
+            attend({query.data(), own.stored(), own.stored(), past.stored(), past.stored(), groups.data(), out.data(), 1, 1, 4,
+                    22, dim, 1, bfloat16},
+                   Serial{}, *with);
+            for (const float number : out)
+              ASSERT_TRUE(std::isnan(number))
+                  << name_of(*with) << ", head_dim " << dim << ", bfloat16 " << bfloat16 << name_of(as);
+          }
 }
 
 // A prefix computed at once equals one computed after a copy of its start, to the bit.
@@ -437,45 +348,6 @@ TEST(SlateAttention, DoesNotDependOnThePastsLength) {
         }
 }
 
-void expect_nan(const Table& with, std::size_t dim, bool bfloat16) {
-  for (const std::size_t at : {std::size_t{0}, std::size_t{9}, std::size_t{21}}) {  // a key of the prefix
-    const auto x = normal(4 * dim);
-    auto past = normal(22 * dim);
-    past[at * dim] = NAN;
-    const std::vector<std::int64_t> groups(4);
-    std::vector<float> out(4 * dim);
-    attend({x.data(), x.data(), x.data(), past.data(), past.data(), groups.data(), out.data(), 1, 1, 4, 22, dim, 1, bfloat16},
-           Serial{}, with);
-    for (const float number : out) EXPECT_TRUE(std::isnan(number));
-    const std::vector<std::uint16_t> own_halves(4 * dim, 0x3c00);
-    std::vector<std::uint16_t> halves(22 * dim, 0x3c00);
-    halves[at * dim] = 0x7e00;
-    attend({x.data(), own_halves.data(), own_halves.data(), halves.data(), halves.data(), groups.data(), out.data(), 1, 1, 4, 22,
-            dim, 1, bfloat16},
-           Serial{}, with);
-    for (const float number : out) EXPECT_TRUE(std::isnan(number));
-    const std::vector<std::int8_t> own_bytes(4 * (dim + 1), -40);
-    std::vector<std::int8_t> bytes(22 * (dim + 1), -40);
-    bytes[at * (dim + 1) + dim] = INT8_MIN;
-    attend({x.data(), own_bytes.data(), own_bytes.data(), bytes.data(), bytes.data(), groups.data(), out.data(), 1, 1, 4, 22, dim,
-            1, bfloat16},
-           Serial{}, with);
-    for (const float number : out) EXPECT_TRUE(std::isnan(number));
-  }
-}
-
-TEST(SlateAttention, KeepsNaN) {
-  for (const Table* with : tables())
-    for (const std::size_t dim : {20u, 64u}) {
-      SCOPED_TRACE(name_of(*with) + ", head_dim " + std::to_string(dim));
-      for (const bool bfloat16 : {false, true}) expect_nan(*with, dim, bfloat16);
-    }
-}
-
-TEST(SlateAttention, TakesNoTokens) {
-  attend({nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 4, 2, 0, 0, 16, 1}, Serial{});
-}
-
 // The definition allows either neighbouring integer if the last bits of the value before rounding differ.
 void expect_quantized(const std::vector<double>& x, std::size_t width, const std::vector<std::uint8_t>& values,
                       const std::vector<float>& scales) {
@@ -489,6 +361,20 @@ void expect_quantized(const std::vector<double>& x, std::size_t width, const std
   }
 }
 
+// x / sqrt(mean(x^2) + 1e-5) * weight, row by row.
+std::vector<double> normalized(const std::vector<float>& x, const std::vector<float>& weight) {
+  std::vector<double> y(x.begin(), x.end());
+  for (std::size_t begin = 0; begin < y.size(); begin += weight.size()) {
+    double* row = y.data() + begin;
+    const double squares = std::inner_product(row, row + weight.size(), row, 0.0);
+    const double norm = std::sqrt(squares / static_cast<double>(weight.size()) + 1e-5);
+    for (std::size_t i = 0; i < weight.size(); ++i) row[i] = row[i] / norm * weight[i];
+  }
+  return y;
+}
+
+double gated(double gate, double up) { return gate / (1 + std::exp(-gate)) * up; }
+
 class Rows : public testing::TestWithParam<std::size_t> {
  protected:
   void SetUp() override {
@@ -500,39 +386,62 @@ class Rows : public testing::TestWithParam<std::size_t> {
   std::vector<std::uint8_t> values = std::vector<std::uint8_t>(rows * width);
   std::vector<float> scales = std::vector<float>(rows);
   QuantizedRows out{values.data(), scales.data(), rows, width};
+  std::vector<float> weight{other.begin(), other.begin() + static_cast<std::ptrdiff_t>(width)};
+  std::vector<std::uint16_t> bits = std::vector<std::uint16_t>(rows * width);
+  RoundedRows rounded{bits.data(), rows, width};
 };
 
-TEST_P(Rows, AreQuantized) {
+TEST_P(Rows, AreQuantizedAlsoAfterANormOrAGate) {
+  std::vector<double> products(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i)
+    products[i] = gated(double{x[i]} * scale[i / width], double{other[i]} * scale[i / width]);
   for (const Table* with : tables()) {
     quantize_rows(x.data(), out, TwoThreads{}, *with);
     expect_quantized({x.begin(), x.end()}, width, values, scales);
     EXPECT_EQ(values[0], 128);
+    rms_norm_quantize_rows(x.data(), weight.data(), 1e-5F, out, TwoThreads{}, *with);
+    expect_quantized(normalized(x, weight), width, values, scales);
+    swiglu_quantize_rows(x.data(), other.data(), scale.data(), out, TwoThreads{}, *with);
+    expect_quantized(products, width, values, scales);
   }
 }
 
 // NaN and infinity must not become ordinary numbers, which would hide a failure.
 TEST_P(Rows, KeepNaN) {
-  const auto expect_lost = [&](std::size_t at, const Table& with, const char* what) {
-    const std::size_t row = at / width;
-    for (std::size_t r = 0; r < rows; ++r) {
-      EXPECT_EQ(std::isfinite(scales[r]), r != row)
-          << what << ", " << with.lanes << " lanes, row " << r << ", column " << at % width;
-      for (std::size_t i = 0; r == row && i < width; ++i)
-        ASSERT_FALSE(std::isfinite((static_cast<float>(values[at]) - 128) * scales[row])) << what << ", column " << i;
-    }
-  };
-  const std::vector<float> weight(width, 1);
+  const std::uint32_t least_nan_bits = 0x7f800001;
+  float least_nan;
+  std::memcpy(&least_nan, &least_nan_bits, sizeof least_nan);
+  const std::vector<float> ones(width, 1);
+  std::vector<std::int8_t> stored(rows * (width + 1));
   for (const Table* with : tables())
-    for (const float lost : {std::nanf(""), -std::nanf(""), INFINITY, -INFINITY})
+    for (const float lost : {std::nanf(""), -std::nanf(""), least_nan, INFINITY, -INFINITY})
       for (const std::size_t at : {width, width + width / 2, 2 * width - 1, rows * width - 1}) {
         const float before = x[at];
         x[at] = lost;
+        // `number`: a row's scale, or its number in the lost column.
+        const auto expect_lost = [&](const char* what, const auto& number) {
+          for (std::size_t row = 0; row < rows; ++row)
+            EXPECT_EQ(std::isfinite(number(row)), row != at / width)
+                << what << ", " << name_of(*with) << ", " << row << ", " << at;
+        };
+        const auto scale_of_row = [&](std::size_t row) { return scales[row]; };
+        const auto cache_scale = [&](std::size_t row) { return scale_of(stored[row * (width + 1) + width]); };
+        const auto rounded_number = [&](std::size_t row) { return from_bfloat16(bits[row * width + at % width]); };
         quantize_rows(x.data(), out, Serial{}, *with);
-        expect_lost(at, *with, "quantize");
-        rms_norm_quantize_rows(x.data(), weight.data(), 1e-5F, out, Serial{}, *with);
-        expect_lost(at, *with, "normalize");
+        expect_lost("quantize", scale_of_row);
+        rms_norm_quantize_rows(x.data(), ones.data(), 1e-5F, out, Serial{}, *with);
+        expect_lost("normalize and quantize", scale_of_row);
         swiglu_quantize_rows(x.data(), other.data(), scale.data(), out, Serial{}, *with);
-        expect_lost(at, *with, "gate");
+        expect_lost("gate and quantize", scale_of_row);
+        quantize_cache(x.data(), stored.data(), rows, width, Serial{}, *with);
+        expect_lost("cache", cache_scale);
+        round_rows(x.data(), rounded, Serial{}, *with);
+        expect_lost("round", rounded_number);
+        EXPECT_EQ(std::isnan(from_bfloat16(bits[at])), std::isnan(lost));
+        rms_norm_round_rows(x.data(), ones.data(), 1e-5F, rounded, Serial{}, *with);
+        expect_lost("normalize and round", rounded_number);
+        swiglu_round_rows(x.data(), x.data(), rounded, Serial{}, *with);
+        expect_lost("gate and round", rounded_number);
         x[at] = before;
       }
 }
@@ -558,19 +467,6 @@ TEST_P(Rows, AreStoredForTheCache) {
     EXPECT_EQ(stored[3 * (width + 1) + width], INT8_MIN + 1);
     EXPECT_EQ(stored[4 * (width + 1) + width], INT8_MAX);
   }
-}
-
-TEST(Rows, OfTheCacheKeepNaN) {
-  for (const Table* with : tables())
-    for (const float lost : {std::nanf(""), -std::nanf(""), INFINITY, -INFINITY})
-      for (const std::size_t at : {0u, 20u, 32u}) {
-        std::vector<float> x(2 * 33, 1);
-        x[at] = lost;
-        std::vector<std::int8_t> stored(2 * 34);
-        quantize_cache(x.data(), stored.data(), 2, 33, Serial{}, *with);
-        EXPECT_TRUE(std::isnan(scale_of(stored[33]))) << with->lanes << " lanes, " << lost << " in column " << at;
-        EXPECT_TRUE(std::isfinite(scale_of(stored[67])));
-      }
 }
 
 TEST(Rows, OfTheCacheHaveEveryScale) {
@@ -603,33 +499,6 @@ TEST(Rows, RoundTiesToEven) {
   }
 }
 
-TEST_P(Rows, AreNormalizedFirst) {
-  const std::vector<float> weight(other.begin(), other.begin() + static_cast<std::ptrdiff_t>(width));
-  std::vector<double> expected(x.size());
-  for (std::size_t row = 0; row < rows; ++row) {
-    double squares = 0;
-    for (std::size_t i = 0; i < width; ++i) squares += double{x[row * width + i]} * x[row * width + i];
-    const double norm = std::sqrt(squares / static_cast<double>(width) + 1e-5);
-    for (std::size_t i = 0; i < width; ++i) expected[row * width + i] = x[row * width + i] / norm * weight[i];
-  }
-  for (const Table* with : tables()) {
-    rms_norm_quantize_rows(x.data(), weight.data(), 1e-5F, out, TwoThreads{}, *with);
-    expect_quantized(expected, width, values, scales);
-  }
-}
-
-TEST_P(Rows, AreGatedFirst) {
-  std::vector<double> expected(x.size());
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const double by = scale[i / width], gate = x[i] * by;
-    expected[i] = gate / (1 + std::exp(-gate)) * other[i] * by;
-  }
-  for (const Table* with : tables()) {
-    swiglu_quantize_rows(x.data(), other.data(), scale.data(), out, TwoThreads{}, *with);
-    expect_quantized(expected, width, values, scales);
-  }
-}
-
 TEST_P(Rows, AreScaledAndAddedInPlace) {
   for (const Table* with : tables()) {
     std::vector<float> product = x;
@@ -647,64 +516,25 @@ std::uint16_t bfloat16_bits(float number) {
   return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-TEST_P(Rows, AreRoundedToBfloat16) {
+// After a norm or a gate, a number halfway between two neighbours may go to either.
+TEST_P(Rows, AreRoundedToBfloat16AlsoAfterANormOrAGate) {
   x[width] = 1 + 0x1p-8F;  // a tie: to even
   x[2 * width] = 1 + 3 * 0x1p-8F;
-  std::vector<std::uint16_t> bits(x.size());
-  const RoundedRows to{bits.data(), rows, width};
-  for (const Table* with : tables()) {
-    round_rows(x.data(), to, TwoThreads{}, *with);
-    for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(bits[i], bfloat16_bits(x[i])) << with->lanes << " lanes, " << x[i];
-    EXPECT_EQ(bits[width], 0x3f80);
-    EXPECT_EQ(bits[2 * width], 0x3f82);
-  }
-}
-
-// A number halfway between two neighbours may go to either.
-TEST_P(Rows, AreNormalizedOrGatedAndRounded) {
-  const std::vector<float> weight(other.begin(), other.begin() + static_cast<std::ptrdiff_t>(width));
-  std::vector<std::uint16_t> bits(x.size());
-  const RoundedRows to{bits.data(), rows, width};
   const auto expect_near = [&](std::size_t i, double exact) {
     ASSERT_NEAR(from_bfloat16(bits[i]), exact, std::fabs(exact) * (0x1p-8 + 1e-5) + 1e-30) << i;
   };
+  const std::vector<double> normed = normalized(x, weight);
   for (const Table* with : tables()) {
-    rms_norm_round_rows(x.data(), weight.data(), 1e-5F, to, TwoThreads{}, *with);
-    for (std::size_t row = 0; row < rows; ++row) {
-      double squares = 0;
-      for (std::size_t i = row * width; i < (row + 1) * width; ++i) squares += double{x[i]} * x[i];
-      const double norm = std::sqrt(squares / static_cast<double>(width) + 1e-5);
-      for (std::size_t i = 0; i < width; ++i) expect_near(row * width + i, x[row * width + i] / norm * weight[i]);
-    }
-    swiglu_round_rows(x.data(), other.data(), to, TwoThreads{}, *with);
+    round_rows(x.data(), rounded, TwoThreads{}, *with);
+    for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(bits[i], bfloat16_bits(x[i])) << with->lanes << " lanes, " << x[i];
+    EXPECT_EQ(bits[width], 0x3f80);
+    EXPECT_EQ(bits[2 * width], 0x3f82);
+    rms_norm_round_rows(x.data(), weight.data(), 1e-5F, rounded, TwoThreads{}, *with);
+    for (std::size_t i = 0; i < x.size(); ++i) expect_near(i, normed[i]);
+    swiglu_round_rows(x.data(), other.data(), rounded, TwoThreads{}, *with);
     for (std::size_t i = 0; i < x.size(); ++i)
-      if (x[i] > -80) expect_near(i, x[i] / (1 + std::exp(-double{x[i]})) * other[i]);
+      if (x[i] > -80) expect_near(i, gated(x[i], other[i]));
   }
-}
-
-TEST(Rows, InBfloat16KeepNaN) {
-  const std::uint32_t least_nan = 0x7f800001;
-  float lost;
-  std::memcpy(&lost, &least_nan, sizeof lost);
-  const std::vector<float> weight(17, 1);
-  for (const Table* with : tables())
-    for (const float number : {lost, std::nanf(""), INFINITY}) {
-      std::vector<float> x(3 * 17, 1);
-      x[17 + 16] = number;
-      std::vector<std::uint16_t> bits(x.size());
-      const RoundedRows to{bits.data(), 3, 17};
-      const auto expect_lost = [&](const char* what) {
-        for (std::size_t row = 0; row < 3; ++row)
-          EXPECT_EQ(std::isfinite(from_bfloat16(bits[row * 17 + 16])), row != 1) << what << ", " << with->lanes << " lanes";
-      };
-      round_rows(x.data(), to, Serial{}, *with);
-      expect_lost("round");
-      EXPECT_EQ(std::isnan(from_bfloat16(bits[17 + 16])), std::isnan(number));
-      rms_norm_round_rows(x.data(), weight.data(), 1e-5F, to, Serial{}, *with);
-      expect_lost("normalize");
-      swiglu_round_rows(x.data(), x.data(), to, Serial{}, *with);
-      expect_lost("gate");
-    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Widths, Rows, testing::Values(1, 3, 16, 47, 576));
@@ -775,11 +605,6 @@ TEST(Products, KeepNaN) {
   }
 }
 
-TEST(Products, TakeNoRows) {
-  Operands operands({0, 2, 1, 16});
-  multiply_panels(operands.product(nullptr), Serial{});
-}
-
 std::vector<const Table*> tables_with_int8() {
   std::vector<const Table*> with;
   for (const Table* table : tables())
@@ -835,44 +660,34 @@ class Int8Products : public testing::TestWithParam<Int8Sizes> {
   QuantizedInput input{x.data(), scales.data(), rows, depth};
 };
 
-// To the bit: golden answers come from ONNX Runtime's operators.
+// To the bit: golden answers come from ONNX Runtime's operators. What is added is another matrix, or `out` itself.
 TEST_P(Int8Products, AreExact) {
   for (const Table* with : tables_with_int8())
-    for (const bool add : {false, true}) {
-      std::vector<float> out(rows * columns, NAN);
-      multiply_rows(input, weight, columns, add ? residual.data() : nullptr, out.data(), TwoThreads{}, *with);
+    for (const int kind : {0, 1, 2}) {
+      std::vector<float> out = residual;
+      multiply_rows(input, weight, columns,
+                    kind == 0   ? nullptr
+                    : kind == 1 ? residual.data()
+                                : out.data(),
+                    out.data(), TwoThreads{}, *with);
       for (std::size_t i = 0; i < out.size(); ++i) {
         const std::size_t row = i / columns;
         const float product = weight.product(x.data() + row * depth, depth, i % columns);
-        ASSERT_EQ(out[i], add ? std::fma(product, scales[row], residual[i]) : product * scales[row]) << add << ", " << i;
+        ASSERT_EQ(out[i], kind != 0 ? std::fma(product, scales[row], residual[i]) : product * scales[row]) << kind << ", " << i;
       }
     }
 }
 
-TEST_P(Int8Products, AreAddedInPlace) {
-  for (const Table* with : tables_with_int8()) {
-    std::vector<float> expected(rows * columns), out = residual;
-    multiply_rows(input, weight, columns, residual.data(), expected.data(), Serial{}, *with);
-    multiply_rows(input, weight, columns, out.data(), out.data(), TwoThreads{}, *with);
-    EXPECT_EQ(out, expected);
-  }
-}
-
-TEST_P(Int8Products, AreGatedAndQuantized) {
-  std::vector<double> expected(rows * columns);
-  std::vector<float> gate_products(expected.size()), up_products(expected.size());
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const std::size_t row = i / columns;
-    gate_products[i] = weight.product(x.data() + row * depth, depth, i % columns);
-    up_products[i] = up.product(x.data() + row * depth, depth, i % columns);
-    const double gate = double{gate_products[i]} * scales[row];
-    expected[i] = gate / (1 + std::exp(-gate)) * up_products[i] * scales[row];
+TEST_P(Int8Products, AreGatedAndQuantizedAsApart) {
+  std::vector<float> gate_products(rows * columns), up_products(rows * columns);
+  for (std::size_t i = 0; i < gate_products.size(); ++i) {
+    gate_products[i] = weight.product(x.data() + i / columns * depth, depth, i % columns);
+    up_products[i] = up.product(x.data() + i / columns * depth, depth, i % columns);
   }
   for (const Table* with : tables_with_int8()) {
-    std::vector<std::uint8_t> values(expected.size()), unfused_values(expected.size());
+    std::vector<std::uint8_t> values(rows * columns), unfused_values(rows * columns);
     std::vector<float> out_scales(rows), unfused_scales(rows);
     multiply_swiglu_quantize_rows(input, weight, up, {values.data(), out_scales.data(), rows, columns}, TwoThreads{}, *with);
-    expect_quantized(expected, columns, values, out_scales);
     swiglu_quantize_rows(gate_products.data(), up_products.data(), scales.data(),
                          {unfused_values.data(), unfused_scales.data(), rows, columns}, Serial{}, *with);
     EXPECT_EQ(values, unfused_values);
@@ -921,7 +736,9 @@ TEST(InnerProducts, AreTheSameToTheBitWithEveryInstructionSet) {
   }
 }
 
-TEST(NoInt8Products, AreComputed) {
+TEST(Kernels, TakeNothing) {
+  attend({nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 4, 2, 0, 0, 16, 1}, Serial{});
+  multiply_panels(Operands({0, 2, 1, 16}).product(nullptr), Serial{});
   for (const Table* with : tables_with_int8()) {
     multiply_rows({nullptr, nullptr, 0, 8}, {}, 16, nullptr, nullptr, Serial{}, *with);
     multiply_swiglu_quantize_rows({nullptr, nullptr, 0, 8}, {}, {}, {nullptr, nullptr, 0, 16}, Serial{}, *with);
