@@ -310,7 +310,7 @@ $(BUILD)/fuzz/.built: $(BUILD)/.system-fuzz $(BUILD)/.installed
 	@touch $@
 
 FUZZ := REXIT_ONNXRUNTIME_LIBRARY="$$($(BIN)/python -c 'import rexit.runtime._library as l; print(l.onnxruntime_library())')" tests/fuzz/run.sh $(BUILD)/fuzz
-FUZZ_TARGETS := 13
+FUZZ_TARGETS := 12
 MINUTES ?= 60
 
 fuzz: $(BUILD)/fuzz/.built

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import rexit.exporter.engine.compile
 import rexit.exporter.export
@@ -63,14 +64,10 @@ def _export(place: Path, golden: int = 2) -> list[object]:
     return ["export", *where, "--precision", "fp32,int8", "--golden", golden, "--accept-loss"]
 
 
-def _whole(words: list[object]) -> None:
-    before, sys.argv = sys.argv, ["rexit", *(str(word) for word in words)]
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code
-    finally:
-        sys.argv = before
+def _whole(words: list[object]) -> NoReturn:
+    """Runs a command and ends the process with its code."""
+    sys.argv = ["rexit", *(str(word) for word in words)]
+    main()
 
 
 def _make_tensorrt(place: Path) -> None:

@@ -28,9 +28,6 @@ def _stopped(*words: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command.name for command in COMMANDS])
 def test_what_a_stopped_command_leaves_is_the_old_or_the_new(command: str) -> None:
-    def stopped(how: str) -> str:
-        return _stopped("--points", "10000", "--command", command, "--how", how)
-
     with ThreadPoolExecutor() as pool:  # all ways at once: a command has hundreds of points
-        for how, output in zip(HOW, pool.map(stopped, HOW), strict=True):
+        for how, output in zip(HOW, pool.map(lambda how: _stopped("--command", command, "--how", how), HOW), strict=True):
             assert output.startswith(f"{command}, {how}: ")

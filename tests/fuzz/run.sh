@@ -9,7 +9,7 @@ build=$1
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 targets=("$@")
-[ ${#targets[@]} -ne 0 ] || targets=(json safetensors ids tables program policy engines request json_request bundle reload tar graph)
+[ ${#targets[@]} -ne 0 ] || targets=(json safetensors tables program policy engines request json_request bundle reload tar graph)
 limit=(-max_total_time="${SECONDS_EACH:-10}")
 [ -z "${RUNS_EACH:-}" ] || limit=(-runs="$RUNS_EACH")
 [ -z "${SEED:-}" ] || limit+=(-seed="$SEED")

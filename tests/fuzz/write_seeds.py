@@ -151,7 +151,6 @@ def write_tables() -> None:
                 listed = in_lists(catalog, lists=2)
                 probes = {"probes": str(listed.info["embedding"]["probes"])}
                 put(f"tables/{kind}-lists", save(listed.tables[name], {**metadata, **probes}))
-            put(f"ids/{kind}-{told['kind']}", save({key: value for key, value in table.items() if "id" in key}, metadata))
             put(f"safetensors/{kind}-{told['kind']}", save(table))
 
 

@@ -128,57 +128,42 @@ class TensorRt : public testing::Test {
   }
 };
 
+// The second slate does not fit a pass.
 TEST_F(TensorRt, TheChainIsTheWholeModel) {
-  rexit::Session session{rexit::Bundle(folder(), options())};
-  for (const std::int64_t user : {106, 112, 7777}) {
-    const rexit::Request request = rexit::Request(user).items(items(4));
-    EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
+  for (const char* name : {"sound", "sound_with_start"}) {
+    rexit::Session session{rexit::Bundle(folder(name), options())};
+    for (const std::int64_t user : {106, 112, 7777})
+      for (const std::size_t count : {4, 20}) {
+        const rexit::Request request = rexit::Request(user).items(items(count));
+        const rexit::Trace trace = session.trace(request);
+        EXPECT_EQ(trace.log_odds, reference(session, request)) << name;
+        if (name == std::string("sound_with_start")) EXPECT_GE(trace.stats.prefix_tokens_reused, 11u);
+      }
   }
 }
 
-TEST_F(TensorRt, ThePinnedStartIsTheWholeModels) {
-  rexit::Session session{rexit::Bundle(folder("sound_with_start"), options())};
-  for (const std::int64_t user : {106, 112}) {
-    const rexit::Request request = rexit::Request(user).items(items(4));
-    const rexit::Trace trace = session.trace(request);
-    EXPECT_EQ(trace.log_odds, reference(session, request));
-    EXPECT_EQ(trace.stats.prefix_tokens_reused, 11u);
-  }
-}
-
-TEST_F(TensorRt, SlatesBeyondOnePassAreChunked) {
-  rexit::Session session{rexit::Bundle(folder(), options())};
-  const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(20));
-  EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
-  EXPECT_GT(machine().enqueued, 4 * exits);
-}
-
-// Copies between host and GPU: indices up, logits down. The host waits only for logits.
+// Copies between host and GPU: indices up, with the vectors of tokens, and logits down. The host waits only for logits.
 TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
-  rexit::Session session{rexit::Bundle(folder(), options())};
-  const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
-  session.trace(request);
-  EXPECT_EQ(machine().enqueued, 2 * exits);  // the prefix, then the slate
-  EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 2 * exits);
-  EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], exits);
-  EXPECT_EQ(machine().copied[cudaMemcpyDeviceToHost], exits * 2 * 2 * sizeof(float));
-  EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], 0u);
-  forget();
-  session.trace(request);
-  EXPECT_EQ(machine().enqueued, exits);  // the prefix is still there
-  EXPECT_EQ(machine().synchronizations, exits);
-  EXPECT_EQ(machine().allocation_count, 0u);
+  for (const char* name : {"sound", "sound_with_vectors"}) {
+    rexit::Session session{rexit::Bundle(folder(name), options())};
+    const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
+    forget();
+    session.trace(request);
+    EXPECT_EQ(machine().enqueued, 2 * exits);  // the prefix, then the slate
+    EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 2 * exits);
+    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], exits);
+    EXPECT_EQ(machine().copied[cudaMemcpyDeviceToHost], exits * 2 * 2 * sizeof(float));
+    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], 0u);
+    forget();
+    session.trace(request);
+    EXPECT_EQ(machine().enqueued, exits);  // the prefix is still there
+    EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], exits);
+    EXPECT_EQ(machine().synchronizations, exits);
+    EXPECT_EQ(machine().allocation_count, 0u);
+  }
 }
 
 // Opening the bundle allocates all memory of passes; sessions allocate their prefixes.
-TEST_F(TensorRt, OnnxRuntimesMemoryIsNone) {
-  rexit::Session session{rexit::Bundle(folder(), options())};
-  session.trace(rexit::Request(std::int64_t{106}).items(items(4)));
-  EXPECT_EQ(session.memory().working, 0u);
-  EXPECT_EQ(session.memory().weights, 0u);
-  EXPECT_GT(session.memory().prefixes, 0u);
-}
-
 TEST_F(TensorRt, OpenAllocatesThePassesMemory) {
   const rexit::Bundle bundle(folder(), options());
   EXPECT_EQ(machine().contexts, 2 * exits);  // per segment, for prefixes and for slates
@@ -215,6 +200,8 @@ TEST_F(TensorRt, TrimReleasesThePassesMemory) {
     std::vector<float> expected;
     for (int round = 0; round < 3; ++round) expected = session.trace(request).log_odds;
     EXPECT_GT(session.memory().gpu, 0u);
+    EXPECT_GT(session.memory().prefixes, 0u);
+    EXPECT_EQ(session.memory().working + session.memory().weights, 0u);  // ONNX Runtime's
     EXPECT_LE(session.memory().gpu, machine().allocated);
     forget();
     session.trim();
@@ -277,48 +264,34 @@ TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
   EXPECT_GT(shared, 0u);
 }
 
-// Every pattern of stopping: compaction moves hidden states inside device memory, also between overlapping ranges.
-TEST_F(TensorRt, CompactionIsOnTheDevice) {
-  rexit::Session session{rexit::Bundle(folder(), options())};
-  for (const std::int64_t user : {100, 103, 106, 109, 112, 115}) {
-    const rexit::Request request = rexit::Request(user).items(items(20));
-    const std::vector<float> expected = reference(session, request);
-    for (const float limit : {3.0f, 8.0f, 14.0f, 18.0f}) {
-      const rexit::Scores scores =
-          session.score(rexit::Request(user).items(items(20)).policy({{limit, limit, never}, {limit, limit, never}, 1}));
-      for (std::size_t i = 0; i < 20; ++i) {
-        std::size_t exit = 0;
-        while (exit + 1 < exits && std::fabs(expected[exits * i + exit]) < limit) ++exit;
-        EXPECT_EQ(scores.scores[i].exit, exit);
-        EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + exit]);
-      }
-    }
-  }
-  EXPECT_GT(machine().copied[cudaMemcpyDeviceToDevice], 0u);
-}
-
-// Candidates that stop lie between those that go on, in slates of several passes, too.
+// Every pattern of stopping, in slates of several passes: hidden states move inside device memory, in fewer copies with the
+// kernel.
 TEST_F(TensorRt, SurvivorsMoveTogether) {
   std::size_t copies[2] = {0, 0};
-  for (const bool kernels : {true, false}) {
-    SCOPED_TRACE(kernels);
-    machine().kernels = kernels;
-    rexit::Session session{rexit::Bundle(folder(), options())};
-    for (const std::int64_t user : {100, 103, 106, 109, 112, 115}) {
-      const auto request = [&] { return rexit::Request(user).items(items(20)); };
-      const std::vector<float> expected = reference(session, request());
-      const auto score = [&] { return session.score(request().policy({{14, 14, never}, {14, 14, never}, 1})); };
-      score();
-      forget();
-      const rexit::Scores scores = score();
-      for (std::size_t i = 0; i < 20; ++i) EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
-      EXPECT_EQ(machine().gathers > 0, kernels);
-      EXPECT_EQ(machine().allocation_count, 0u);
-      EXPECT_EQ(machine().synchronizations, machine().enqueued);
-      EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], machine().enqueued + machine().gathers);
-      copies[kernels ? 1 : 0] += machine().copies[cudaMemcpyDeviceToDevice];
+  for (const bool kernels : {true, false})
+    for (const float limit : {3.0f, 8.0f, 14.0f, 18.0f}) {
+      SCOPED_TRACE(limit);
+      machine().kernels = kernels;
+      rexit::Session session{rexit::Bundle(folder(), options())};
+      for (const std::int64_t user : {100, 103, 106, 109, 112, 115}) {
+        const auto request = [&] { return rexit::Request(user).items(items(20)); };
+        const std::vector<float> expected = reference(session, request());
+        const auto score = [&] { return session.score(request().policy({{limit, limit, never}, {limit, limit, never}, 1})); };
+        score();
+        forget();
+        const rexit::Scores scores = score();
+        for (std::size_t i = 0; i < 20; ++i) {
+          std::size_t exit = 0;
+          while (exit + 1 < exits && std::fabs(expected[exits * i + exit]) < limit) ++exit;
+          EXPECT_EQ(scores.scores[i].exit, exit);
+          EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + exit]);
+        }
+        EXPECT_EQ(machine().allocation_count, 0u);
+        EXPECT_EQ(machine().synchronizations, machine().enqueued);
+        EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], machine().enqueued + machine().gathers);
+        copies[kernels ? 1 : 0] += machine().copies[cudaMemcpyDeviceToDevice];
+      }
     }
-  }
   EXPECT_LT(copies[1], copies[0]);
 }
 
@@ -360,29 +333,9 @@ TEST_F(TensorRt, RowsMoveInThreeCalls) {
     }
 }
 
-TEST_F(TensorRt, ThePrefixIsDeepenedAndKept) {
-  rexit::Session session{rexit::Bundle(folder(), options())};
-  const auto request = [] { return rexit::Request(std::int64_t{106}).items(items(2)); };
-  const std::vector<float> expected = reference(session, request());
-  rexit::Scores scores = session.score(request().force_exit(0));
-  EXPECT_EQ(scores.stats.prefix_layers, 1u);
-  EXPECT_EQ(scores.scores[1].log_odds, expected[exits]);
-  scores = session.score(request().force_exit(2));
-  EXPECT_EQ(scores.stats.prefix_layers, 3u);
-  EXPECT_EQ(scores.scores[1].log_odds, expected[exits + 2]);
-  scores = session.score(request().force_exit(1));
-  EXPECT_EQ(scores.stats.prefix_layers, 0u);
-  EXPECT_EQ(scores.stats.prefix_tokens_reused, scores.stats.prefix_tokens);
-  EXPECT_EQ(scores.scores[1].log_odds, expected[exits + 1]);
-  session.warm_up();
-  EXPECT_EQ(session.score(request().force_exit(2)).scores[0].log_odds, expected[2]);
-}
-
-const char* const with_vectors = "sound_with_vectors";
-
 // Passes, chunks, prefixes that are new, cached and partly reused: rows of vectors go with their tokens.
 TEST_F(TensorRt, VectorsGoWithTheirTokens) {
-  rexit::Session session{rexit::Bundle(folder(with_vectors), options())};
+  rexit::Session session{rexit::Bundle(folder("sound_with_vectors"), options())};
   session.warm_up();
   std::size_t shared = 0;
   for (int round = 0; round < 4; ++round)
@@ -399,21 +352,6 @@ TEST_F(TensorRt, VectorsGoWithTheirTokens) {
             EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
         }
   EXPECT_GT(shared, 0u);
-}
-
-// They go up in the copy that takes the indices, and without anything allocated.
-TEST_F(TensorRt, VectorsTakeNoCopyOfTheirOwn) {
-  rexit::Session session{rexit::Bundle(folder(with_vectors), options())};
-  session.warm_up();
-  const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
-  forget();
-  session.trace(request);
-  EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 2 * exits);
-  forget();
-  session.trace(request);
-  EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], exits);
-  EXPECT_EQ(machine().synchronizations, exits);
-  EXPECT_EQ(machine().allocation_count, 0u);
 }
 
 TEST_F(TensorRt, SessionsRunSideBySide) {
@@ -454,29 +392,24 @@ TEST_F(TensorRt, DamagedEnginesAreRefused) {
   EXPECT_GT(case_count, 35u);
 }
 
-TEST_F(TensorRt, AnotherGpuNeedsItsOwnEngines) {
-  machine().minor = 9;
+TEST_F(TensorRt, TheGpuIsChecked) {
   std::string message;
-  EXPECT_EQ(failure(options(), folder(), message), REXIT_NOT_FOUND);
-  EXPECT_NE(message.find("compute capability 8.9"), std::string::npos) << message;
-}
-
-TEST_F(TensorRt, WithoutAGpuThereIsNoBackend) {
-  machine().devices = 0;
-  std::string message;
-  EXPECT_EQ(failure(options(), folder(), message), REXIT_BACKEND_MISSING);
-  EXPECT_NE(message.find("no CUDA-capable device"), std::string::npos) << message;
-}
-
-TEST_F(TensorRt, TheDeviceNumberIsChecked) {
-  machine().devices = 2;
   rexit::BundleOptions bundle_options = options();
+  machine().minor = 9;
+  EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_NOT_FOUND);
+  EXPECT_NE(message.find("compute capability 8.9"), std::string::npos) << message;
+  machine().minor = 7;
+  machine().devices = 2;
   bundle_options.device_id = 2;
-  std::string message;
   EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(message, "device_id is 2, this machine has GPUs 0 to 1");
-  bundle_options.device_id = 1;
-  EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_OK) << message;
+  machine().devices = 0;
+  EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_BACKEND_MISSING);
+  EXPECT_NE(message.find("no CUDA-capable device"), std::string::npos) << message;
+  bundle_options.device = "cpu";
+  bundle_options.device_id = 0;
+  EXPECT_EQ(failure(bundle_options, folder("no_engines"), message), REXIT_OK) << message;
+  EXPECT_EQ(machine().enqueued, 0u);
 }
 
 // Not even a context on another GPU: the caller's is current again, or none.
@@ -561,14 +494,6 @@ TEST_F(TensorRt, ItsMessagesAreLogged) {
   EXPECT_EQ(failure(options(), folder("plan_that_is_not_enqueued"), message), REXIT_BACKEND_FAILED);
   rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
   EXPECT_EQ(lines, std::vector<std::string>{"tensorrt: a tactic is missing"});
-}
-
-TEST_F(TensorRt, TheCpuStillRunsTheGraphs) {
-  rexit::BundleOptions bundle_options = options();
-  bundle_options.device = "cpu";
-  std::string message;
-  EXPECT_EQ(failure(bundle_options, folder("no_engines"), message), REXIT_OK) << message;
-  EXPECT_EQ(machine().enqueued, 0u);
 }
 
 }  // namespace

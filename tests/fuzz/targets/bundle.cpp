@@ -1,4 +1,5 @@
-// A whole bundle, as an archive: through open, verify, session, score, trace and a saved cache, with a backend that is a double.
+// A whole bundle, as an archive: through open, verify, session, score and trace, with a backend that is a double. As `graph` with
+// real graphs in ONNX Runtime: every graph ends in a status.
 #include "target.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -5,6 +5,26 @@
 #include "bundle/catalog/catalog.hpp"
 #include "target.hpp"
 
+namespace {
+
+using rexit::core::Ids;
+using rexit::core::Row;
+
+// Looks up existing and missing ids.
+void look_up(const Ids& ids) {
+  ids.check();
+  for (std::size_t row = 0; row < ids.size(); ++row) {
+    const std::string text = ids.text(static_cast<Row>(row));
+    const auto match =
+        ids.are_strings() ? ids.find(std::string_view(text).substr(1, text.size() - 2)) : ids.find(std::stoll(text));
+    REXIT_PROMISE(match && static_cast<std::size_t>(*match) == row);
+  }
+  for (const std::int64_t number : {INT64_MIN, INT64_MAX}) REXIT_PROMISE(!ids.are_strings() || !ids.find(number));
+  for (const char* text : {"", "item", "\xff\xff"}) REXIT_PROMISE(ids.are_strings() || !ids.find(std::string_view(text)));
+}
+
+}  // namespace
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace rexit::core;
   static rexit::fuzz::Folder folder;
@@ -31,6 +51,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (table == "users") {
       const std::size_t item_count = 16;
       const Users users(File(path), kind, count, interactions, dim, item_count, probes);
+      rexit::fuzz::refused([&] { look_up(users.ids); });
       for (std::size_t list = 0; users.lists && list < users.lists->size(); ++list)
         rexit::fuzz::refused([&] {
           const Span span = users.lists->list(users.table, list);
@@ -57,6 +78,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       }
     } else if (table == "items") {
       const Items items(File(path), kind, count, interactions, dim);
+      rexit::fuzz::refused([&] { look_up(items.ids); });
       for (std::size_t row = 0; row < items.ids.size(); ++row) {
         const Row item = static_cast<Row>(row);
         rexit::fuzz::refused([&] {
