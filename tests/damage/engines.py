@@ -25,17 +25,16 @@ PLAN = "segment-1.plan"
 
 
 def row(name: str, status: str, names: str, at: dict[str, Any]) -> Row:
-    """Found when engine.json is read."""
-    return Row(name, status, names, ENGINE, at, "reading")
+    return Row(name, status, names, ENGINE, at)
 
 
-def plan(name: str, names: str, old: str, new: str, found: str = "loading", status: str = "CORRUPT", file: str = PLAN) -> Row:
-    return Row(name, status, names, file, {old: new}, found)
+def plan(name: str, names: str, old: str, new: str, status: str = "CORRUPT", file: str = PLAN) -> Row:
+    return Row(name, status, names, file, {old: new})
 
 
-def refusing(name: str, names: str, refusal: str, found: str = "loading") -> Row:
+def refusing(name: str, names: str, refusal: str) -> Row:
     """The double refuses what its plan says."""
-    return plan(name, f"{PLAN}: {names}", "working", f"refuse {refusal}\nworking", found, "BACKEND_FAILED")
+    return plan(name, f"{PLAN}: {names}", "working", f"refuse {refusal}\nworking", "BACKEND_FAILED")
 
 
 CASES = table(
@@ -115,7 +114,6 @@ CASES = table(
         "",
         "profile 1 60 1 1",
         "unknown label_logits\nunknown state_out\nunknown nk1\nprofile 1 60 1 1",
-        "running",
         "OK",
     ),
     plan(
@@ -147,19 +145,18 @@ CASES = table(
         "plan_that_is_not_enqueued",
         "TensorRT could not run the engine: a tactic is missing",
         "enqueue a tactic is missing",
-        "running",
     ),
     refusing("plan_without_context", "TensorRT could not create an execution context: too many", "context too many"),
-    refusing("plan_that_fails_on_the_gpu", "CUDA: unspecified launch failure", "run", "running"),
+    refusing("plan_that_fails_on_the_gpu", "CUDA: unspecified launch failure", "run"),
 )
 
 
-@case("NOT_FOUND", "it has none; run `rexit compile", "reading")
+@case("NOT_FOUND", "it has none; run `rexit compile")
 def no_engines(folder: Path) -> None:
     shutil.rmtree(folder / OTHERS)
 
 
-@case("NOT_FOUND", "it has sm86-rtx1.2.0, sm86-trt10.3.0, sm87-trt10.2.0; run `rexit compile", "reading")
+@case("NOT_FOUND", "it has sm86-rtx1.2.0, sm86-trt10.3.0, sm87-trt10.2.0; run `rexit compile")
 def engines_of_other_machines(folder: Path) -> None:
     shutil.rmtree(folder / ENGINES)
     for key in ("sm86-trt10.3.0", "sm87-trt10.2.0"):
@@ -170,28 +167,28 @@ def engines_of_other_machines(folder: Path) -> None:
     (folder / OTHERS / "sm87-trt10.3.0.timing").write_text("")
 
 
-@case("NOT_FOUND", "segment-1.plan", "reading")
+@case("NOT_FOUND", "segment-1.plan")
 def missing_plan(folder: Path) -> None:
     (folder / ENGINES / PLAN).unlink()
 
 
-@case("CORRUPT", "truncated or edited", "reading")
+@case("CORRUPT", "truncated or edited")
 def grown_plan(folder: Path) -> None:
     with open(folder / ENGINES / PLAN, "ab") as file:
         file.write(b"\n")
 
 
-@case("CORRUPT", "is a symbolic link", "reading")
+@case("CORRUPT", "is a symbolic link")
 def plan_that_is_a_link(folder: Path) -> None:
     link(folder / ENGINES / PLAN, folder)
 
 
-@case("CORRUPT", "is a symbolic link", "reading")
+@case("CORRUPT", "is a symbolic link")
 def engine_folder_that_is_a_link(folder: Path) -> None:
     link(folder / ENGINES, folder)
 
 
-@case("CORRUPT", "is a symbolic link", "reading")
+@case("CORRUPT", "is a symbolic link")
 def engines_folder_that_is_a_link(folder: Path) -> None:
     link(folder / OTHERS, folder)
 
@@ -202,28 +199,28 @@ def link(path: Path, folder: Path) -> None:
     path.symlink_to(folder / "elsewhere")
 
 
-@case("CORRUPT", "is not a folder", "reading")
+@case("CORRUPT", "is not a folder")
 def file_in_place_of_the_engine_folder(folder: Path) -> None:
     shutil.rmtree(folder / ENGINES)
     (folder / ENGINES).write_text("")
 
 
-@case("NOT_FOUND", "engine.json", "reading")
+@case("NOT_FOUND", "engine.json")
 def engine_folder_without_engine_json(folder: Path) -> None:
     (folder / ENGINE).unlink()
 
 
-@case("CORRUPT", "not valid JSON", "reading")
+@case("CORRUPT", "not valid JSON")
 def half_an_engine_json(folder: Path) -> None:
     (folder / ENGINE).write_text((folder / ENGINE).read_text()[:200])
 
 
-@case("CORRUPT", "deep", "reading")
+@case("CORRUPT", "deep")
 def deeply_nested_engine_json(folder: Path) -> None:
     (folder / ENGINE).write_text('{"schema": 2, "x": ' + "[" * 100_000)
 
 
-@case("UNSUPPORTED", "variant.json: the graphs do not mask past_padding, which engines need; export again", "reading")
+@case("UNSUPPORTED", "variant.json: the graphs do not mask past_padding, which engines need; export again")
 def graphs_that_do_not_mask_padding(folder: Path) -> None:
     change_json(folder, f"variants/{TENSORRT_HALF}/variant.json", {"/past_padding": DELETE})
     refresh(folder, TENSORRT_HALF)
@@ -263,10 +260,10 @@ CASES |= table(
     smaller("profile_for_shorter_prefixes", " prefix tokens, the engine was compiled for 1 to 2", 0, 1, "prefix", (1, 2, 2)),
 )
 
-WITH_START = table(Row("sound_with_start", "OK", "", ENGINE, {}, "running"))
+WITH_START = table(Row("sound_with_start", "OK", "", ENGINE))
 INPUT = f"input given float32 -1 {HIDDEN}"
 WITH_VECTORS = table(
-    Row("sound_with_vectors", "OK", "", ENGINE, {}, "running"),
+    Row("sound_with_vectors", "OK", "", ENGINE),
     plan(
         "plan_that_takes_no_vectors",
         "segment-0.plan: the engine has no input `given`",

@@ -53,7 +53,7 @@ class Case:
         names: What the message names.
         damage: What is done to the bundle's folder.
         found: When: `opening`, `running`, `searching`, or `verifying`: opening succeeds, and a slate is scored or refused with a
-            status. Of engines: `reading` engine.json, `loading` plans, or `running`.
+            status. Does not matter for engines.
     """
 
     name: str

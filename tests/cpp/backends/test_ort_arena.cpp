@@ -77,12 +77,6 @@ TEST_F(OrtArenaTest, FreeBlocksAreBoundedByThePeakUse) {
   arena->trim();
 }
 
-TEST_F(OrtArenaTest, WeightsAreReleasedAtOnce) {
-  free(reserve(1 << 20));
-  EXPECT_EQ(arena->usage().weights, 0u);
-  EXPECT_EQ(arena->usage().runs, 0u);
-}
-
 TEST_F(OrtArenaTest, ThreadsShareIt) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)

@@ -114,14 +114,11 @@ void Arena::release_for(std::size_t bytes) noexcept {
   const std::size_t peak = std::max(peak_in_use_, in_use_ + bytes);
   while (!free_.empty() && usage_.runs + bytes > peak + peak / 2) {
     const auto larger = find_free(bytes);
-    release_free(std::prev(larger != free_.begin() ? larger : free_.end()));
+    const auto block = std::prev(larger != free_.begin() ? larger : free_.end());
+    usage_.runs -= block->bytes;
+    release(block->memory);
+    free_.erase(block);
   }
-}
-
-void Arena::release_free(FreeBlocks::iterator block) noexcept {
-  usage_.runs -= block->bytes;
-  release(block->memory);
-  free_.erase(block);
 }
 
 void* Arena::reserve(std::size_t bytes) {

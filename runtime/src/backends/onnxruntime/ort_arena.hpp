@@ -47,7 +47,6 @@ class Arena {
   void* new_block(std::size_t bytes, bool reserved);
   void add_in_use(std::size_t bytes) noexcept;
   void release_for(std::size_t bytes) noexcept;
-  void release_free(FreeBlocks::iterator block) noexcept;
   void reclaim(void* block) noexcept;
 
   mutable std::mutex mutex_;

@@ -27,57 +27,39 @@ const char* type_name(ONNXTensorElementDataType type) {
 }
 
 // Checks names, dtypes and shapes of a session's inputs or outputs.
-class Signature {
- public:
-  Signature(const Ort::Session& session, bool inputs, std::string where)
-      : session_(session), inputs_(inputs), where_(std::move(where)) {
-    Ort::AllocatorWithDefaultOptions allocator;
-    const std::size_t count = inputs ? session.GetInputCount() : session.GetOutputCount();
-    for (std::size_t i = 0; i < count; ++i)
-      names_.emplace_back(inputs ? session.GetInputNameAllocated(i, allocator).get()
-                                 : session.GetOutputNameAllocated(i, allocator).get());
-  }
-
-  void check(const TensorSpec& expected) {
-    const auto name = std::find(names_.begin(), names_.end(), expected.name);
-    if (name == names_.end()) fail(REXIT_CORRUPT, where_, ": the graph has no ", side(), " `", expected.name, "`");
-    if (!checked_names_.insert(expected.name).second)
-      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` appears twice in the manifest");
-    const auto index = static_cast<std::size_t>(name - names_.begin());
-    // `info` owns the data of `tensor`.
-    const Ort::TypeInfo info = inputs_ ? session_.GetInputTypeInfo(index) : session_.GetOutputTypeInfo(index);
-    if (info.GetONNXType() != ONNX_TYPE_TENSOR)
-      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is not a tensor");
+void check_side(const Ort::Session& graph, bool inputs, const std::vector<TensorSpec>& specs, const std::string& path) {
+  const char* const side = inputs ? "input" : "output";
+  Ort::AllocatorWithDefaultOptions allocator;
+  std::vector<std::string> names;
+  const std::size_t count = inputs ? graph.GetInputCount() : graph.GetOutputCount();
+  for (std::size_t i = 0; i < count; ++i)
+    names.emplace_back(inputs ? graph.GetInputNameAllocated(i, allocator).get()
+                              : graph.GetOutputNameAllocated(i, allocator).get());
+  std::set<std::string> checked_names;
+  for (const TensorSpec& expected : specs) {
+    const auto name = std::find(names.begin(), names.end(), expected.name);
+    if (name == names.end()) fail(REXIT_CORRUPT, path, ": the graph has no ", side, " `", expected.name, "`");
+    const std::string where = path + ": " + side + " `" + expected.name + "`";
+    if (!checked_names.insert(expected.name).second) fail(REXIT_CORRUPT, where, " appears twice in the manifest");
+    const auto index = static_cast<std::size_t>(name - names.begin());
+    const Ort::TypeInfo info = inputs ? graph.GetInputTypeInfo(index) : graph.GetOutputTypeInfo(index);  // owns `tensor`
+    if (info.GetONNXType() != ONNX_TYPE_TENSOR) fail(REXIT_CORRUPT, where, " is not a tensor");
     const auto tensor = info.GetTensorTypeAndShapeInfo();
     if (tensor.GetElementType() != ort_type(expected.type))
-      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is ", type_name(tensor.GetElementType()), ", expected ",
-           name_of(expected.type));
+      fail(REXIT_CORRUPT, where, " is ", type_name(tensor.GetElementType()), ", expected ", name_of(expected.type));
     const std::vector<std::int64_t> shape = tensor.GetShape();
     if (shape.size() != expected.shape.size())
-      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has rank ", shape.size(), ", expected ",
-           expected.shape.size());
+      fail(REXIT_CORRUPT, where, " has rank ", shape.size(), ", expected ", expected.shape.size());
     for (std::size_t i = 0; i < shape.size(); ++i)
-      if (expected.shape[i] == any_size ? shape[i] >= 0 : shape[i] >= 0 && shape[i] != expected.shape[i])
-        fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has size ", shape[i], " in dimension ", i,
-             ", expected ", expected.shape[i] == any_size ? std::string("a dynamic size") : std::to_string(expected.shape[i]));
+      if (shape[i] >= 0 && shape[i] != expected.shape[i])
+        fail(REXIT_CORRUPT, where, " has size ", shape[i], " in dimension ", i, ", expected ",
+             expected.shape[i] == any_size ? std::string("a dynamic size") : std::to_string(expected.shape[i]));
   }
-
-  // For inputs: ONNX Runtime refuses runs without all of them.
-  void check_no_unchecked() const {
-    for (const std::string& name : names_)
-      if (checked_names_.count(name) == 0)
-        fail(REXIT_CORRUPT, where_, ": the graph's ", side(), " `", name, "` is not in the manifest");
-  }
-
- private:
-  const char* side() const { return inputs_ ? "input" : "output"; }
-
-  const Ort::Session& session_;
-  bool inputs_;
-  std::string where_;
-  std::vector<std::string> names_;
-  std::set<std::string> checked_names_;
-};
+  // ONNX Runtime refuses runs without all inputs.
+  for (const std::string& name : names)
+    if (inputs && checked_names.count(name) == 0)
+      fail(REXIT_CORRUPT, path, ": the graph's input `", name, "` is not in the manifest");
+}
 
 }  // namespace
 
@@ -90,10 +72,8 @@ ONNXTensorElementDataType ort_type(TensorType type) {
 
 void check_signature(const Ort::Session& graph, const std::string& path, const std::vector<TensorSpec>& inputs,
                      const std::vector<TensorSpec>& outputs) {
-  Signature graph_inputs(graph, true, path), graph_outputs(graph, false, path);
-  for (const TensorSpec& spec : inputs) graph_inputs.check(spec);
-  graph_inputs.check_no_unchecked();
-  for (const TensorSpec& spec : outputs) graph_outputs.check(spec);
+  check_side(graph, true, inputs, path);
+  check_side(graph, false, outputs, path);
 }
 
 }  // namespace rexit::core

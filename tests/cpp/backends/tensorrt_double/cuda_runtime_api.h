@@ -94,10 +94,6 @@ struct Work {
   const void* memory = nullptr;  // its working memory, besides what it reads and writes
 };
 
-}  // namespace cuda_double
-
-namespace cuda_double {
-
 // The machine's properties, for tests to set, and what has been done to it, for tests to inspect.
 struct Machine {
   std::mutex mutex;
@@ -134,10 +130,13 @@ inline CUctx_st* current_context() {
   return devices.empty() ? nullptr : reinterpret_cast<CUctx_st*>(static_cast<std::uintptr_t>(devices.back()) + 1);
 }
 
-// Call at the beginning of whatever needs a context.
-inline void use_context() {
-  if (current_devices().empty()) machine().created.insert(0);
-}
+// At the beginning of whatever needs a context: without one CUDA creates it.
+struct Call {
+  Call() : lock(machine().mutex) {
+    if (current_devices().empty()) machine().created.insert(0);
+  }
+  std::lock_guard<std::mutex> lock;
+};
 
 // Where the double may access [data, data + bytes); null if that is not inside one allocation.
 inline std::byte* alias(const void* data, std::size_t bytes) {
@@ -270,16 +269,14 @@ inline Allocation* find_allocation(void* data) {
 extern "C" {
 
 inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  cuda_double::use_context();
+  const cuda_double::Call call;
   ++cuda_double::machine().stalls;
   return cuda_double::allocate(data, bytes);
 }
 
 inline cudaError_t cudaFree(void* data) {
+  const cuda_double::Call call;
   cuda_double::Machine& machine = cuda_double::machine();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  cuda_double::use_context();
   if (data == nullptr) return cudaSuccess;
   ++machine.stalls;
   cuda_double::finish(nullptr);
@@ -291,8 +288,7 @@ inline cudaError_t cudaFree(void* data) {
 }
 
 inline cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  cuda_double::use_context();
+  const cuda_double::Call call;
   if (!cuda_double::machine().pools) return cuda_double::mistake("the GPU has no memory pools");
   ++cuda_double::machine().pool_count;
   *pool = new CUmemPoolHandle_st{properties->location.id};
@@ -319,9 +315,8 @@ inline cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
 }
 
 inline cudaError_t cudaMallocFromPoolAsync(void** data, std::size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
+  const cuda_double::Call call;
   cuda_double::Machine& machine = cuda_double::machine();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  cuda_double::use_context();
   if (!cuda_double::is_stream(stream)) return cuda_double::mistake("allocated on the legacy stream");
   if (!pool->keeps) return cuda_double::mistake("a pool that returns its memory at every wait");
   const cudaError_t error = cuda_double::allocate(data, bytes);
@@ -330,9 +325,8 @@ inline cudaError_t cudaMallocFromPoolAsync(void** data, std::size_t bytes, cudaM
 }
 
 inline cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  const cuda_double::Call call;
   cuda_double::Machine& machine = cuda_double::machine();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  cuda_double::use_context();
   cuda_double::Allocation* allocation = cuda_double::find_allocation(data);
   if (!cuda_double::is_stream(stream) || allocation == nullptr) return cuda_double::mistake("freed what is no device memory");
   allocation->released = true;
@@ -346,9 +340,8 @@ inline cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
 }
 
 inline cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned flags) {
+  const cuda_double::Call call;
   cuda_double::Machine& machine = cuda_double::machine();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  cuda_double::use_context();
   ++machine.allocation_count;
   void* device = cuda_double::map_twice(bytes, true);
   *data = machine.allocations.at(reinterpret_cast<std::uintptr_t>(device)).alias;
@@ -374,9 +367,8 @@ inline cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned)
 }
 
 inline cudaError_t cudaFreeHost(void* data) {
+  const cuda_double::Call call;
   cuda_double::Machine& machine = cuda_double::machine();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  cuda_double::use_context();
   if (data == nullptr) return cudaSuccess;
   cuda_double::finish(nullptr);
   const auto host = reinterpret_cast<std::uintptr_t>(data);
@@ -392,8 +384,7 @@ inline cudaError_t cudaFreeHost(void* data) {
 
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (flags != cudaStreamNonBlocking) return cuda_double::mistake("made a stream that waits for the legacy one");
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  cuda_double::use_context();
+  const cuda_double::Call call;
   ++cuda_double::machine().streams;
   *stream = new CUstream_st;
   return cudaSuccess;
@@ -408,17 +399,15 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  cuda_double::use_context();
+  const cuda_double::Call call;
   ++cuda_double::machine().synchronizations;
   return cuda_double::finish(stream);
 }
 
 inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
                                      std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  const cuda_double::Call call;
   cuda_double::Machine& machine = cuda_double::machine();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  cuda_double::use_context();
   if (!cuda_double::is_stream(stream)) return cuda_double::mistake("copied on the legacy stream");
   if (width > to_pitch || width > from_pitch) return cuda_double::mistake("copied rows wider than their pitch");
   if (width == 0 || height == 0) return cudaSuccess;
@@ -455,8 +444,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
 }
 
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  cuda_double::use_context();
+  const cuda_double::Call call;
   std::byte* target = cuda_double::alias(to, bytes);
   if (!cuda_double::is_stream(stream) || target == nullptr) return cuda_double::mistake("set memory at the wrong place");
   cuda_double::issue({stream, [=] {

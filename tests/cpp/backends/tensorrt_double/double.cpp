@@ -1,6 +1,8 @@
 // The double as a shared library, in place of libcuda, libcudart and libnvinfer.
 #include <NvInfer.h>
 
+#include "backends/nvidia/libraries.hpp"
+
 // What a kernel reads of its place in the grid.
 #define __global__
 namespace {
@@ -34,20 +36,8 @@ std::vector<int>& current_devices() {
 }
 
 // An inline function is only in the library if something uses it.
-template <class... Functions>
-void use(Functions... functions) {
-  const volatile void* volatile used = nullptr;
-  ((used = reinterpret_cast<const volatile void*>(functions)), ...);
-  static_cast<void>(used);
-}
-
-__attribute__((constructor)) void use_all() {
-  use(getInferLibVersion, createInferRuntime_INTERNAL, cudaDeviceGetAttribute, cudaFree, cudaFreeAsync, cudaFreeHost,
-      cudaGetDeviceCount, cudaGetErrorString, cudaGetLastError, cudaHostAlloc, cudaHostGetDevicePointer, cudaMalloc,
-      cudaMallocFromPoolAsync, cudaMemPoolCreate, cudaMemPoolDestroy, cudaMemPoolSetAttribute, cudaMemPoolTrimTo,
-      cudaMemcpy2DAsync, cudaMemcpyAsync, cudaMemsetAsync, cudaStreamCreateWithFlags, cudaStreamDestroy, cudaStreamSynchronize,
-      cuInit, cuDeviceGet, cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRelease_v2, cuCtxPushCurrent_v2, cuCtxPopCurrent_v2,
-      cuModuleLoadData, cuModuleUnload, cuModuleGetFunction, cuLaunchKernel);
-}
+#define REXIT_USE(name, ...) reinterpret_cast<void*>(&::name),
+void* functions[] = {reinterpret_cast<void*>(&getInferLibVersion), reinterpret_cast<void*>(&createInferRuntime_INTERNAL),
+                     REXIT_CUDA_FUNCTIONS(REXIT_USE) REXIT_DRIVER_FUNCTIONS(REXIT_USE)};
 
 }  // namespace cuda_double
