@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt, TokenRequests
-from rexit.bundle.catalog import CATALOG_FILES
 from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
@@ -93,7 +92,7 @@ def token_requests(source: Source, checkpoint: Checkpoint) -> TokenRequests | No
 def copy_catalog(catalog: Catalog, folder: Path) -> None:
     """Copies the catalog's files into the bundle."""
     (folder / "catalog").mkdir()
-    for name in CATALOG_FILES:
+    for name in ("catalog.json", *catalog.files):
         shutil.copyfile(catalog.path / name, folder / "catalog" / name)
 
 
@@ -107,7 +106,7 @@ def write_manifest(
     roles: str,
 ) -> None:
     """Writes the bundle's manifest, with the digests of its files. tokens: None: there is a catalog."""
-    names = [] if tokens else [f"catalog/{name}" for name in CATALOG_FILES]
+    names = [] if tokens else [f"catalog/{path.name}" for path in sorted((folder / "catalog").iterdir())]
     names += [f"variants/{name}/variant.json" for name in variants]
     names += [name for name in (VECTORS_FILE, TOKENIZER) if (folder / name).is_file()]
     entries = {name: FileEntry.of(folder / name) for name in names}

@@ -24,7 +24,6 @@ from typing import Any
 from torch import Tensor
 
 from rexit.bundle import Catalog, Vectors, new_folder, sole_writer
-from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import ParityError, QualityError
@@ -184,7 +183,7 @@ class _Export:
         self._unrotated = rotation.obstacle(loaded.decoder)
         self._turn = None if self._unrotated else rotation.orthogonal(loaded.decoder.hidden_size)
         self._vectors = _vectors(loaded, catalog, self._turn) if catalog else None
-        tables = sum(catalog.files[name].bytes for name in TABLES) if catalog else 0
+        tables = sum(entry.bytes for entry in catalog.files.values()) if catalog else 0
         shared = tables + (self._vectors.bytes if self._vectors else 0)
         preflight.check_space(self._out, weights + shared)
         self._progress("load", 1, 1)

@@ -34,6 +34,8 @@ from rexit.exporter.retriever.lists import Lists
 from rexit.exporter.retriever.neighbour_table import read_neighbours
 from rexit.exporter.retriever.neighbours import similar_users
 from rexit.exporter.source_columns import check_columns
+from rexit.exporter.zero.fit import write_zero
+from rexit.exporter.zero.graph import Graph
 from rexit.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def build_catalog(
     3. Compile the template to a program, and its texts and the data's to pieces.
     4. Train the retriever on each earlier part of the training likes, for training prompts, which chooses the epochs, then on all
        of them; or take embeddings from elsewhere. Find similar users as prompts find them.
-    5. Write tables, splits and catalog.json.
+    5. Write tables, splits and catalog.json; before it exit zero's graph, if the template asks for it.
 
     Args:
         interactions, items, users: CSV, TSV or Parquet. users: needed if prompts place their columns.
@@ -80,6 +82,10 @@ def build_catalog(
     options.check()
     check_place(out)
     parsed = read_template(template)
+    if options.zero is not None:
+        if not parsed.zero:
+            raise InputError(f"{options.zero}: {template} has no [zero] with inputs for it")
+        Graph(options.zero, len(parsed.zero))
     check_columns(options, parsed, interactions, items, users)
     language = Language.load(tokenizer, parsed)
     progress("tables", 0, 1)
@@ -126,6 +132,8 @@ def build_catalog(
         catalog = write(folder, info, content, data.samples, data.users["id"], data.items["id"], progress)
         del content, data, compiled
         info["prompt"]["lengths"] = prompt_lengths(catalog)
+        if catalog.numbers:
+            info["zero"] = write_zero(folder, catalog, options.zero, progress)
         seal(folder, info)
     return info
 

@@ -278,6 +278,7 @@ class IndexOptions:
     neighbours: similar users of a user. similar_users: a table of them, found elsewhere.
     seed: of a random order and of sampled negatives; LightGCN has its own.
     objectives: where labels of the template's objectives come from; one that is left out has a column of its name.
+    zero: exit zero's graph, in the place of a fitted one.
     """
 
     columns: Columns = Columns()
@@ -292,6 +293,7 @@ class IndexOptions:
     external: ExternalOptions | None = None
     seed: int = 0
     objectives: tuple[ObjectiveRule, ...] = ()
+    zero: Path | None = None
 
     @property
     def least_like(self) -> float:

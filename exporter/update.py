@@ -5,7 +5,8 @@
    them. New ids take their places in the order of ids.
 3. New texts become pieces behind the old ones, cut to the longest text of their column, so that the limits stay.
 4. Splits: see `rexit.exporter.catalog.additions`.
-5. New users and items are placed among the known ones by `rexit.exporter.retriever.fold_in`; nothing is trained.
+5. New users and items are placed among the known ones by `rexit.exporter.retriever.fold_in`; nothing is trained. Exit zero's
+   graph stays.
 6. Similar users are what a request would find. Only rows that can have changed are searched again. Lists of users keep their
    centres; a new user joins the nearest list.
 """
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from rexit import __version__
-from rexit.bundle.catalog import Catalog
+from rexit.bundle.catalog import ZERO, Catalog
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
@@ -103,6 +105,8 @@ def update_catalog(
     with new_folder(out) as folder:
         progress("write", 0, 1)
         info |= encoded.write(folder, vectors)
+        if old.numbers:
+            shutil.copyfile(old.path / ZERO, folder / ZERO)
         updated = write(folder, info, content.items(), data.samples, entities["user"].ids, entities["item"].ids)
         info["prompt"]["lengths"] = prompt_lengths(updated)
         seal(folder, info)

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from rexit.bundle.catalog import SPLITS, TABLES, Catalog
+from rexit.bundle.catalog import SPLITS, TABLES, ZERO, Catalog
 from rexit.bundle.files import FileEntry, check_writable, write_json
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.labels import COLUMN
@@ -79,6 +79,7 @@ def _objectives(part: pl.DataFrame) -> dict[str, Any]:
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:
-    """Writes catalog.json, the last file: `info` with the tables' digests."""
-    info["files"] = {name: FileEntry.of(folder / name).to_json() for name in TABLES}
+    """Writes catalog.json, the last file: `info` with the digests of tables and exit zero's graph."""
+    names = (*TABLES, *([ZERO] if info["prompt"].get("numbers") else []))
+    info["files"] = {name: FileEntry.of(folder / name).to_json() for name in names}
     write_json(folder / "catalog.json", info)

@@ -22,6 +22,7 @@ from rexit.exporter.retriever.neighbours import folded_in, nonzero_rows, top
 from rexit.ids import Id
 
 Tokens = NDArray[np.int32]
+Numbers = NDArray[np.float32]
 Entries = tuple[Rows, NDArray[np.bool_]]
 """Rows of items, and whether the user liked them."""
 
@@ -84,9 +85,10 @@ class PromptBuilder:
         self._snapshots = Snapshots(catalog) if training else None
         self._ids = catalog.vector_ids
         self._vector_begins = self._ids.begins() if self._ids else {}
-        near = [op for op in self._candidate if op["op"] == "nearest_like_rate" or op.get("order") == "nearest"]
+        self._numbers = catalog.numbers
+        read = [*self._candidate, *self._numbers]
+        near = [op for op in read if op["op"] == "nearest_like_rate" or op.get("order") == "nearest"]
         self._longest = max((op["limit"] for op in near), default=0)
-        self._asks_for_similar = any(op["op"].startswith("similar_") for op in self._prefix + self._candidate)
         self._histories = Histories(catalog)
         self._inputs = catalog.inputs
         self._input_places = {name: n for n, name in enumerate(self._inputs.names)}
@@ -138,13 +140,65 @@ class PromptBuilder:
             inputs: the codes of the prompt's inputs, once, or for each item if they differ behind the prefix; None: the request
                 has none.
         """
-        request = self._request(user, as_of, recent, [self._inputs.encode(None)] if inputs is None else inputs)
+        encoded = [self._inputs.encode(None)] if inputs is None else inputs
+        request = self._request(user, as_of, recent, self._prefix + self._candidate, encoded)
         targets = np.asarray(items, np.int64)
         prefix = [piece for op in self._prefix for piece in self._shared(op, user, request)]
         nearest = self._nearest(request, targets)
         parts = [self._by_target(op, user, request, targets, nearest) for op in self._candidate]
         candidates = [self._encode([p for part in parts for p in part[n]]) for n in range(len(targets))]
         return Prompt(self._encode(prefix), candidates, request.items[request.liked], request.part)
+
+    def numbers(
+        self, user: Id | None, items: Sequence[Id], as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()
+    ) -> Numbers:
+        """What exit zero reads of a slate, float32 [N, F], by ids. Arguments and errors are those of `prompt`."""
+        ids = self._catalog.items
+        fresh = ids.rows([item for item, _ in recent]).tolist()
+        row = None if user is None else self._catalog.users.row(user)
+        pairs = [(item, liked) for item, (_, liked) in zip(fresh, recent, strict=True)]
+        return self.number_rows(row, ids.rows(items), as_of, pairs)
+
+    def number_rows(
+        self, user: int | None, items: Rows | Sequence[int], as_of: int | None = None, recent: Sequence[tuple[int, bool]] = ()
+    ) -> Numbers:
+        """`numbers` by rows. Arguments are those of `prompt_rows`."""
+        request, targets = self._request(user, as_of, recent, self._numbers), np.asarray(items, np.int64)
+        nearest: Sequence[Entries] = []
+        if any(op["op"] == "nearest_like_rate" for op in self._numbers):
+            nearest = self._nearest(request, targets)
+        table = np.empty((len(targets), len(self._numbers)), np.float32)
+        for column, op in enumerate(self._numbers):
+            table[:, column] = self._number(op, request, targets, nearest)
+        return table
+
+    def _number(self, op: Op, request: _Request, targets: Rows, nearest: Sequence[Entries]) -> NDArray[np.float64]:
+        """An op's values, float64 [targets] or one for all."""
+        match op["op"]:
+            case "gcn":
+                return self._products(request, targets)
+            case "user_count" | "user_like_rate":
+                counts = np.array([[len(request.items), request.liked.sum()]])
+            case "item_count" | "item_like_rate":
+                counts = np.array([self._histories.ratings(target, request.as_of) for target in targets.tolist()])
+            case "similar_like_rate":
+                rated, liked = self._histories.verdicts(request.similar[: op["limit"]], targets, request.as_of)
+                counts = np.stack([rated.sum(1), (liked & rated).sum(1)], 1)
+            case "nearest_like_rate":
+                counts = np.array([[len(liked[: op["limit"]]), liked[: op["limit"]].sum()] for _, liked in nearest])
+            case _:
+                raise ValueError(f"number {op['op']!r} is not one of docs/format.md")
+        n, likes = counts.reshape(-1, 2).astype(np.float64).T
+        return n if op["op"].endswith("_count") else np.where(n > 0, (likes + 1) / (n + 2), np.nan)
+
+    def _products(self, request: _Request, targets: Rows) -> NDArray[np.float64]:
+        """Each target's product with the user's folded-in embedding of length 1; NaN if either is zero."""
+        unknown = np.full(len(targets), np.nan)
+        if request.graph is None:
+            return unknown
+        user = folded_in(request.graph.fold_in[request.items[request.liked]]).astype(np.float64)
+        items = request.graph.items[targets].astype(np.float64)
+        return np.where(nonzero_rows(items), items @ user / np.sqrt(user @ user), np.nan) if user.any() else unknown
 
     def prefix(
         self,
@@ -188,13 +242,17 @@ class PromptBuilder:
         user: int | None,
         as_of: int | None,
         recent: Sequence[tuple[int, bool]],
+        ops: Sequence[Op],
         inputs: Sequence[Sequence[Codes]] = (),
     ) -> _Request:
+        """ops: those that will read it."""
         visible = slice(0, 0) if user is None else self._histories.visible(user, as_of)
         items = np.concatenate([self._users["history_items"][visible], np.array([i for i, _ in recent], np.int64)])
         liked = np.concatenate([self._users["history_liked"][visible] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
         part, graph = self._graph_of(user, as_of)
-        similar = self._similar(graph, user, items[liked], whole=as_of is None and not recent)
+        similar = np.empty(0, np.int64)
+        if graph is not None and any(op["op"].startswith("similar_") for op in ops):
+            similar = self._similar(graph, user, items[liked], whole=as_of is None and not recent)
         return _Request(part, graph, as_of, items, liked, similar, inputs)
 
     def _graph_of(self, user: int | None, as_of: int | None) -> tuple[int | None, Graph | None]:
@@ -205,10 +263,8 @@ class PromptBuilder:
         part = self._snapshots.part(user, as_of)
         return part, self._snapshots.before(part)
 
-    def _similar(self, graph: Graph | None, user: int | None, liked: Rows, whole: bool) -> Rows:
+    def _similar(self, graph: Graph, user: int | None, liked: Rows, whole: bool) -> Rows:
         """Rows of the users nearest to a user who `liked` these items. whole: these are all the user's likes in the catalog."""
-        if graph is None or not self._asks_for_similar:
-            return np.empty(0, np.int64)
         if whole and user is not None:
             stored: Rows = self._users["similar"][user].astype(np.int64)
             others: Rows = stored[stored != user]  # the own row fills places without a neighbour

@@ -101,6 +101,8 @@ def compile_template(
         prompt["vectors"] = [{"name": name, "count": vector_count(name), **dims.get(name, {})} for name in program.vectors]
     if inputs:
         prompt["inputs"] = [entry.to_json() for entry in inputs]
+    if program.numbers:
+        prompt["numbers"] = program.numbers
     return Compiled(prompt, {"offsets": offsets, "tokens": tokens}, fields, encoded)
 
 

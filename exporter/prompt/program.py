@@ -39,7 +39,7 @@ class Program:
     """A compiled template.
 
     prefix, candidate: ops. user_fields, item_fields: (column, whether a space precedes), by field.
-    vectors: the tables of item vectors that the ops read, in the order of their ids.
+    vectors: the tables of item vectors that the ops read, in the order of their ids. numbers: ops of exit zero.
     """
 
     prefix: list[Op] = field(default_factory=list)
@@ -47,6 +47,7 @@ class Program:
     user_fields: dict[str, tuple[str, bool]] = field(default_factory=dict)
     item_fields: dict[str, tuple[str, bool]] = field(default_factory=dict)
     vectors: list[str] = field(default_factory=list)
+    numbers: list[Op] = field(default_factory=list)
 
 
 def needs_target(op: Op) -> bool:
@@ -83,6 +84,7 @@ def compile_program(
     if first is None:
         raise InputError(f"{template.path}: prompt never names the target item: it needs a placeholder like {{item.title}}")
     program.prefix, program.candidate = ops[:first], ops[first:]
+    program.numbers = [{"op": n.name.replace(".", "_"), **({"limit": n.limit} if n.limit else {})} for n in template.zero]
     columns = [f"{what}.{column}" for what in ("user", "item") for column, _ in getattr(program, f"{what}_fields").values()]
     for name in template.limits:
         if name in vectors:

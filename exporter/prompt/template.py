@@ -26,6 +26,8 @@ LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict"
 RATES = ("user.like_rate", "user.count", "item.like_rate", "item.count")
 SHARES = ("similar_like_rate", "nearest_like_rate")
 EMBEDDINGS = ("user.gcn", "item.gcn")
+NUMBERS = ("gcn", *RATES, *SHARES)
+"""What exit zero can read."""
 RESERVED = (*RATES, *EMBEDDINGS)
 """Placeholders of rexit: columns of these names cannot be placed."""
 PROMPT_NAMES = ("user.COLUMN", "item.COLUMN", *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{INPUT}NAME")
@@ -64,6 +66,7 @@ class Template:
 
     entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
     labels: texts, as `rexit.bundle.labels` names them. inputs: those that the prompt places, in its order.
+    zero: what exit zero reads, of NUMBERS; empty: there is no exit zero.
     """
 
     path: Path
@@ -76,6 +79,7 @@ class Template:
     limits: Mapping[str, int] = field(default_factory=dict)
     inputs: Sequence[InputRule] = ()
     bos: str | None = None
+    zero: Sequence[Placeholder] = ()
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -101,7 +105,7 @@ def read_template(path: Path) -> Template:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # not TOML, not UTF-8
         raise InputError(f"{path}: not a TOML file: {exc}") from exc
-    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits", "input"))
+    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits", "input", "zero"))
     prompt = _text(path, "prompt", value.get("prompt"))
     entry = _text(path, "entry", value.get("entry", " {item.title}{verdict};"))
     words, bins, entries = (_section(path, value, name) for name in ("words", "bins", "entries"))
@@ -126,6 +130,7 @@ def read_template(path: Path) -> Template:
         _limits(path, value),
         _inputs(path, value, nodes),
         None if bos is None else _text(path, "bos", bos),
+        _zero(path, value),
     )
 
 
@@ -236,6 +241,30 @@ def _inputs(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[InputRu
         if name not in spaced:
             raise InputError(f"{path}: {INPUT}{name}: the prompt places no {{{INPUT}{name}}}")
     return tuple(_input(path, name, _section(path, sections, name, INPUT), places) for name, places in spaced.items())
+
+
+def _zero(path: Path, value: Mapping[str, Any]) -> tuple[Placeholder, ...]:
+    """What exit zero reads."""
+    section = _section(path, value, "zero")
+    _known_keys(path, "zero.", section, ("inputs",))
+    inputs = section.get("inputs", [])
+    if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
+        raise InputError(f"{path}: zero.inputs is {inputs!r}, expected a list of texts")
+    numbers = []
+    for text in inputs:
+        name, _, limit = text.partition(":")
+        if name not in NUMBERS:
+            raise InputError(f"{path}: zero.inputs: unknown number {text!r}, known are: {', '.join(NUMBERS)}")
+        if name not in SHARES and limit:
+            raise InputError(f"{path}: zero.inputs: {text!r}: only {' and '.join(SHARES)} take a limit")
+        if name in SHARES and not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= 1000):
+            raise InputError(f"{path}: zero.inputs: {text!r} needs a limit from 1 to 1000, as in '{name}:10'")
+        numbers.append(Placeholder(name, int(limit or 0)))
+        if numbers.count(numbers[-1]) > 1:
+            raise InputError(f"{path}: zero.inputs: {text!r} is there twice")
+    if numbers and OBJECTIVES in value.get("labels", {}):
+        raise InputError(f"{path}: zero.inputs: exit zero answers one objective, labels.{OBJECTIVES} names several")
+    return tuple(numbers)
 
 
 def _input(path: Path, name: str, section: Mapping[str, Any], spaced: set[bool]) -> InputRule:

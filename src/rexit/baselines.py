@@ -2,7 +2,8 @@
 
 1. Likes: each item's share of likes in training (`rexit.ranking.item_biases`).
 2. LightGCN: the catalog's own embeddings. A user is folded in from the likes before the slate's moment, as in serving.
-3. The order of the candidates in a file of slates: the first stage's, if the file keeps it. A file that has every relevant
+3. Exit zero, if the catalog has one: what a model can add to.
+4. The order of the candidates in a file of slates: the first stage's, if the file keeps it. A file that has every relevant
    candidate of a slate first is sorted by label, which is no ranking.
 """
 
@@ -18,7 +19,7 @@ from rexit.bundle.labels import UNKNOWN
 from rexit.ranking import item_biases
 from rexit.slates import AnySlate, OwnSlates, Slate, TokenSlate
 
-LIKES, LIGHTGCN, FILE_ORDER = "items' shares of likes", "LightGCN", "order of the file"
+LIKES, LIGHTGCN, ZERO, FILE_ORDER = "items' shares of likes", "LightGCN", "exit zero", "order of the file"
 
 Scores = Mapping[str, NDArray[np.float64]]
 """Each baseline's score of each pair, float64 [pairs], by name."""
@@ -39,6 +40,10 @@ def baselines(source: Catalog | OwnSlates, slates: Sequence[AnySlate], objective
     scores = {LIKES: _likes(source, items, objective)}
     if "lightgcn" in source.info:
         scores[LIGHTGCN] = _lightgcn(source, own, items)
+    if source.numbers:
+        from rexit.exporter.zero.graph import zero_scores
+
+        scores[ZERO] = zero_scores(source, own)
     return scores
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from rexit.bundle.catalog import CATALOG_FILES, Catalog
+from rexit.bundle.catalog import Catalog
 from rexit.bundle.files import FileEntry, flush
 from rexit.bundle.golden import Golden
 from rexit.bundle.manifest import TOKENIZER, Manifest, RefreshedCatalog
@@ -44,7 +44,7 @@ class Swap:
         self._name = f"catalog-{catalog.sha256[:_NAMED]}"
         self._new = self.folder / self._name
         self._new.mkdir(parents=True)
-        for name in CATALOG_FILES:
+        for name in ("catalog.json", *catalog.files):
             shutil.copyfile(catalog.path / name, self._new / name)
         if vectors is not None:
             vectors.write(self._new / VECTORS_FILE)

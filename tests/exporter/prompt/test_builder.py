@@ -183,7 +183,7 @@ def test_who_is_similar_follows_as_of(case: Case) -> None:
     """All other things equal: what the neighbours said is visible at both moments, who they are has changed in between."""
     builder = case.builder
     actual = {
-        as_of: [builder._request(user, as_of, ()).similar.tolist() for user in range(ratings.USERS)]
+        as_of: [builder._request(user, as_of, (), builder._candidate).similar.tolist() for user in range(ratings.USERS)]
         for as_of in (100, 150, TRAINING, None)
     }
     assert not any(actual[100]), "nothing was visible yet"

@@ -25,8 +25,8 @@ from rexit.data.times import Timeline
 from rexit.errors import BundleError, InputError
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
-CATALOG_FILES = ("catalog.json", *TABLES)
-"""Files that a bundle copies."""
+ZERO = "zero.onnx"
+"""Exit zero's graph, in catalogs with numbers."""
 MAX_PROBES = 1 << 16
 Kind = Annotated[str, msgspec.Meta(pattern="^(int64|string)$")]
 
@@ -45,9 +45,30 @@ class _Op(msgspec.Struct, frozen=True):
     entry: tuple[_Op, ...] = ()
 
 
+class Number(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What exit zero reads of a candidate. limit: similar users or nearest items."""
+
+    op: Annotated[
+        str,
+        msgspec.Meta(
+            pattern="^(gcn|user_count|user_like_rate|item_count|item_like_rate|similar_like_rate|nearest_like_rate|score)$"
+        ),
+    ]
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.limit is not None) != (self.op in ("similar_like_rate", "nearest_like_rate")):
+            raise ValueError(f"limit: is {self.limit} with the number {self.op!r}")
+
+
 class _Prompt(msgspec.Struct, frozen=True):
     prefix: tuple[_Op, ...] = ()
     candidate: tuple[_Op, ...] = ()
+    numbers: tuple[Number, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.numbers)) < len(self.numbers):
+            raise ValueError("numbers: has a number twice")
 
 
 class _Info(msgspec.Struct, frozen=True):
@@ -63,8 +84,9 @@ class _Info(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_paths(self.files)
-        if set(self.files) != set(TABLES):
-            raise ValueError(f"files: lists {sorted(self.files)}, expected {sorted(TABLES)}")
+        expected = {*TABLES, ZERO} if self.prompt.numbers else set(TABLES)
+        if set(self.files) != expected:
+            raise ValueError(f"files: lists {sorted(self.files)}, expected {sorted(expected)}")
 
 
 class _Entry(FileEntry, frozen=True):
@@ -83,7 +105,7 @@ class Catalog:
     Attributes:
         path: The folder.
         info: catalog.json.
-        files: The tables' sizes and digests.
+        files: Sizes and digests of the files that a bundle copies beside catalog.json.
     """
 
     path: Path
@@ -129,6 +151,11 @@ class Catalog:
     def inputs(self) -> Inputs:
         """What a request says for the prompt. Raises BundleError."""
         return Inputs.of(self.info, f"{self.path}/catalog.json")
+
+    @property
+    def numbers(self) -> list[dict[str, Any]]:
+        """What exit zero reads of a candidate, as ops; empty: the catalog has no exit zero."""
+        return list(self.info["prompt"].get("numbers", []))
 
     @cached_property
     def sha256(self) -> str:
@@ -260,7 +287,7 @@ class Catalog:
         return self._ids("items.safetensors", self.info["ids"]["item"])
 
     def edited(self) -> list[str]:
-        """Returns one line per table with another hash than recorded."""
+        """Returns one line per file with another hash than recorded."""
         return list(check_hashes(self.path, self.files))
 
     def split(self, name: str) -> Split:

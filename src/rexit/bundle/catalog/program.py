@@ -21,10 +21,9 @@ def first_difference(
     program: Mapping[str, Any], pieces: Pieces, expected: Mapping[str, Any], expected_pieces: Pieces
 ) -> str | None:
     """Returns the first difference between two programs (`prompt` of catalog.json) with their pieces; None if there is none."""
-    for part in ("prefix", "candidate"):
-        for at, (a, b) in enumerate(
-            itertools.zip_longest(_spelled(program[part], pieces), _spelled(expected[part], expected_pieces))
-        ):
+    for part in ("prefix", "candidate", "numbers"):
+        sides = _spelled(program.get(part, []), pieces), _spelled(expected.get(part, []), expected_pieces)
+        for at, (a, b) in enumerate(itertools.zip_longest(*sides)):
             if a != b:
                 return f"{part} op {at} is {_short_op(a)}, expected {_short_op(b)}"
     inputs = [{entry["name"]: entry for entry in side.get("inputs") or []} for side in (program, expected)]
@@ -36,7 +35,7 @@ def first_difference(
 
 def program_digest(program: Mapping[str, Any], pieces: Pieces) -> str:
     """Returns the SHA-256 of a program (`prompt` of catalog.json), lower-case hex. It is equal for two programs that have no
-    `first_difference` and place the same vectors."""
+    `first_difference` in what a model reads and place the same vectors."""
     spelled = {part: _spelled(program[part], pieces) for part in ("prefix", "candidate")}
     inputs = {"inputs": program["inputs"]} if program.get("inputs") else {}
     text = json.dumps({**spelled, "vectors": program.get("vectors", []), **inputs}, sort_keys=True, separators=(",", ":"))
@@ -60,7 +59,7 @@ def _spelled(ops: list[dict[str, Any]], pieces: Pieces) -> list[dict[str, Any]]:
 
 
 def _short_op(op: dict[str, Any] | None) -> str:
-    return "missing" if op is None else f"{op['op']} ({_short_entry(op, 'op')})"
+    return "missing" if op is None else f"{op['op']} ({_short_entry(op, 'op')})".removesuffix(" ()")
 
 
 def _short_entry(entry: dict[str, Any] | None, without: str) -> str:

@@ -17,7 +17,7 @@ from rexit.bundle.typed import to_json
 from rexit.bundle.variant import Variant
 from rexit.errors import BundleError
 
-ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")
+ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval", "zero")
 """Keys of catalog.json that say how `rexit index` made it."""
 
 

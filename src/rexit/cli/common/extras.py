@@ -8,6 +8,7 @@ _EXTRAS = {
     "polars": "calibrate",
     "scipy": "calibrate",
     "faiss": "export",
+    "sklearn": "export",
     "ml_dtypes": "export",
     "onnx_ir": "export",
     "onnxscript": "export",

@@ -42,6 +42,7 @@ _SUMMARY = (
     "embedding",
     "lightgcn",
     "retrieval",
+    "zero",
 )
 """Keys of catalog.json that `rexit index --json` prints."""
 
@@ -58,6 +59,7 @@ def index(
     template: Annotated[Path, _files(help="The prompt template, TOML.")],
     out: Annotated[Path, _files(help="The catalog folder. An older catalog is replaced.")],
     users: Annotated[Path | None, _files(help="A row per user, if the template names their columns.")] = None,
+    zero: Annotated[Path | None, _files(help="Exit zero's graph, ONNX, instead of a fitted one.")] = None,
     column: Annotated[list[str] | None, _files(help="ROLE=NAME names a column: user, item, rating, time, split.")] = None,
     positive_at: Annotated[float | None, _likes(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")] = None,
     implicit: Annotated[bool, _likes("--implicit", help="No ratings: every interaction is a like.")] = False,
@@ -100,6 +102,7 @@ def index(
         external=None if item_embeddings is None else ExternalOptions(item_embeddings, user_embeddings, embeddings_as_of),
         seed=seed,
         objectives=tuple(map(ObjectiveRule.parse, objective or ())),
+        zero=zero,
     )
     if retriever_config is not None:
         options = with_config(options, retriever_config)
@@ -125,6 +128,10 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     _print_times(typed(info["order"], Timeline, "catalog.json", at="order"))
     _print_objectives(info)
     _print_lengths(info["prompt"])
+    if (zero := info.get("zero")) is not None:
+        loss = "" if zero.get("log_loss") is None else f", log loss of training users left out {zero['log_loss']:.4f}"
+        made = zero.get("file") or f"{counted(zero['trees'], 'tree')} of at most {zero['leaves']} leaves{loss}"
+        stdout.print(f"Exit zero: {made}.", highlight=False)
     if retrieval["recall@20"] is None:
         stdout.print("No user has a like in the validation split: recall was not measured.")
     else:

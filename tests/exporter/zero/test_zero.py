@@ -1,0 +1,232 @@
+"""Exit zero of a catalog: its numbers against prompts, its trees against scikit-learn, and graphs from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from sklearn.ensemble import HistGradientBoostingClassifier
+from tokenizers import Tokenizer
+
+from builders.data import ratings
+from rexit.baselines import ZERO as EXIT_ZERO
+from rexit.baselines import _lightgcn, baselines
+from rexit.bundle import Catalog
+from rexit.bundle.catalog import ZERO
+from rexit.cli import main
+from rexit.errors import BundleError, InputError
+from rexit.exporter.index import build_catalog
+from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.update import update_catalog
+from rexit.exporter.zero.graph import Graph
+from rexit.exporter.zero.trees import tree_graph
+from rexit.slates import cut
+
+INPUTS = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "similar_like_rate:5", "nearest_like_rate:3")
+OPTIONS = IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=10))
+PARTS = ["user.like_rate", "user.count", "recent", "similar_liked", "fields", "item.like_rate", "item.count"]
+PARTS += ["similar_verdict", "nearest", "similar_like_rate", "nearest_like_rate"]
+
+
+def template(*inputs: str) -> str:
+    return f"{ratings.TEMPLATE}[zero]\ninputs = {json.dumps(inputs)}\n"
+
+
+def index(folder: Path, options: IndexOptions = OPTIONS) -> Catalog:
+    files = (folder / "ratings.csv", folder / "items.csv", str(folder / "tok"), folder / "prompt.toml", folder / "catalog")
+    build_catalog(*files, users=folder / "users.csv", options=options)
+    return Catalog.open(folder / "catalog")
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return index(ratings.write(tmp_path_factory.mktemp("zero"), template(*INPUTS)))
+
+
+@pytest.mark.parametrize("as_of", [None, ratings.LATE, 200, 110, 0])
+@pytest.mark.parametrize("recent", [[], [(3, True), (8, False), (3, False)], [(5, False)]])
+def test_numbers_are_those_that_prompts_show_in_bins(catalog: Catalog, as_of: int | None, recent: list[tuple[int, bool]]) -> None:
+    builder, items = PromptBuilder(catalog), list(range(1, ratings.ITEMS + 1))
+    tokenizer = Tokenizer.from_file(str(catalog.path.parent / "tok/tokenizer.json"))
+    for user in (1, 2, 17, 999):
+        prompt, numbers = builder.prompt(user, items, as_of, recent), builder.numbers(user, items, as_of, recent)
+        assert numbers.dtype == np.float32 and numbers.shape == (len(items), len(INPUTS))
+        for tokens, row in zip(prompt.candidates, numbers, strict=True):
+            text = tokenizer.decode(np.concatenate([prompt.prefix, tokens]).tolist()).split("|")[1:-1]
+            shown = dict(zip(PARTS, text, strict=True))
+            for name, value in zip(INPUTS[1:], row[1:], strict=True):
+                count = name.endswith("count")
+                expected = "unknown" if np.isnan(value) else f"{int(value * 10 + 1e-5) * 10}%"
+                if count:
+                    expected = ["0", "2^0", "2^1", "2^2", "2^3", "2^4"][min(5, int(value).bit_length())]
+                assert shown[name.partition(":")[0]] == expected
+
+
+def test_the_product_is_that_of_the_folded_in_user_at_length_one(catalog: Catalog) -> None:
+    slates, builder = cut(catalog, "test"), PromptBuilder(catalog)
+    products = np.concatenate([builder.numbers(slate.user, slate.items, slate.as_of)[:, 0] for slate in slates])
+    rows = catalog.items.rows([item for slate in slates for item in slate.items])
+    np.testing.assert_allclose(products, _lightgcn(catalog, slates, rows), atol=2e-3)
+    assert np.isnan(builder.numbers(None, [1, 2])[:, 0]).all(), "nobody's likes"
+
+
+def test_training_reads_snapshots(catalog: Catalog) -> None:
+    training, begins = PromptBuilder.of(catalog, "train"), catalog.snapshots["begins"][0]
+    first, last = (training.numbers(1, [7, 8], as_of)[:, 0] for as_of in (int(begins[0]) - 1, int(begins[-1])))
+    assert np.isnan(first).all() and not np.isnan(last).any()
+    assert (last != PromptBuilder(catalog).numbers(1, [7, 8], int(begins[-1]))[:, 0]).any()
+
+
+def test_a_catalog_without_zero_has_neither_file_nor_numbers(tmp_path: Path) -> None:
+    plain = index(ratings.write(tmp_path))
+    assert plain.numbers == [] and ZERO not in plain.files and not (tmp_path / "catalog" / ZERO).exists()
+    assert EXIT_ZERO not in baselines(plain, cut(plain, "test"))
+
+
+def test_it_is_a_baseline_that_reads_the_catalog_s_graph(catalog: Catalog) -> None:
+    slates = cut(catalog, "test")
+    scores, builder = baselines(catalog, slates)[EXIT_ZERO], PromptBuilder(catalog)
+    numbers = np.concatenate([builder.numbers(slate.user, slate.items, slate.as_of) for slate in slates])
+    assert (scores == Graph(catalog.path / ZERO, len(INPUTS)).log_odds(numbers)).all()
+    assert catalog.info["zero"]["trees"] >= 1
+
+
+@pytest.mark.parametrize("leaves", [2, 16])
+def test_trees_answer_as_scikit_learn_s_do(tmp_path: Path, leaves: int) -> None:
+    """Missing values and values on thresholds included."""
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 50, (4000, 3)).astype(np.float32) / np.float32(7)
+    numbers[rng.random(numbers.shape) < 0.05] = np.nan
+    liked = np.nan_to_num(numbers[:, 0]) - np.nan_to_num(numbers[:, 1]) ** 2 + rng.normal(size=4000) > 0
+    model = HistGradientBoostingClassifier(max_iter=30, max_leaf_nodes=leaves, max_bins=20).fit(numbers, liked)
+    (tmp_path / ZERO).write_bytes(tree_graph(model))
+    graph = Graph(tmp_path / ZERO, 3)
+    assert abs(graph.log_odds(numbers) - model.decision_function(numbers)).max() < 1e-5
+    thresholds = np.concatenate([tree.nodes["num_threshold"] for (tree,) in model._predictors]).astype(np.float32)
+    for column in range(3):
+        edges = np.full((len(thresholds), 3), np.nan, np.float32)
+        edges[:, column] = thresholds
+        assert abs(graph.log_odds(edges) - model.decision_function(edges)).max() < 1e-5
+
+
+def graph_file(path: Path, op: str, width: Any = 2, kind: int = TensorProto.FLOAT, **attributes: Any) -> Path:
+    """A graph of one op over numbers [N, width]."""
+    node = helper.make_node(op, ["numbers"], ["answers"], **attributes)
+    graph = helper.make_graph(
+        [node],
+        "own",
+        [helper.make_tensor_value_info("numbers", kind, ["N", width])],
+        [helper.make_empty_tensor_value_info("answers")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path.write_bytes(onnx.ModelProto.SerializeToString(model))
+    return path
+
+
+def column_mean(path: Path, **options: Any) -> Path:
+    return graph_file(path, "ReduceMean", axes=[1], **options)
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda path: path, "cannot be read: No such file"),
+    "no graph": (lambda path: path.write_text("trees") and path, "ONNX Runtime's CPU cannot run it: "),
+    "unknown operator": (lambda path: graph_file(path, "Rank9"), "ONNX Runtime's CPU cannot run it: .*Rank9"),
+    "another width": (lambda path: column_mean(path, width=3), "reads 3 numbers of a candidate, the template's \\[zero\\] has 2"),
+    "doubles": (lambda path: column_mean(path, kind=TensorProto.DOUBLE), "`numbers` tensor\\(double\\) .*expected one tensor"),
+    "a row each": (lambda path: graph_file(path, "Identity"), "is float32 \\[\\d+, 2\\] of \\d+ rows, expected float32"),
+    "one answer": (lambda path: graph_file(path, "ReduceSum", keepdims=0), "is float32 \\[\\] of \\d+ rows, expected float32"),
+    "not finite": (lambda path: column_mean(path), "`answers` is nan for .*, expected finite"),
+}
+"""By name: what writes the file, and what the message says. Products are missing in a user's first part: NaN."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_graphs_that_cannot_be_exit_zero_are_refused(tmp_path: Path, name: str) -> None:
+    write, message = REFUSED[name]
+    folder = ratings.write(tmp_path / "data", template("gcn", "item.count"))
+    own = write(tmp_path / "own.onnx")
+    with pytest.raises(InputError, match=f"^{own}: .*{message}"):
+        index(folder, replace(OPTIONS, zero=own))
+    assert not (folder / "catalog").exists()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["rexit", *map(str, words)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return int(left.value.code or 0)
+
+
+def test_a_graph_of_one_s_own_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, own = ratings.write(tmp_path, template("item.count", "user.count")), column_mean(tmp_path / "own.onnx", width="F")
+    monkeypatch.chdir(data)
+    words = ["index", "--interactions", "ratings.csv", "--items", "items.csv", "--users", "users.csv", "--tokenizer", "tok"]
+    words += ["--template", "prompt.toml", "--out", "catalog", "--zero", str(own)]
+    assert run(monkeypatch, *words) == 0
+    assert "Exit zero: own.onnx." in capsys.readouterr().out
+    assert (data / "catalog" / ZERO).read_bytes() == own.read_bytes()
+    (data / "prompt.toml").write_text(ratings.TEMPLATE)
+    assert run(monkeypatch, *words) != 0
+    assert "has no [zero] with inputs for it" in capsys.readouterr().err
+
+
+def test_an_update_keeps_the_graph_and_the_numbers(catalog: Catalog, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(catalog.path.parent, tmp_path / "data"))
+    (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,5,20000\n")
+    rest = (data / "new.csv", str(data / "tok"), data / "prompt.toml", data / "newer")
+    update_catalog(data / "catalog", *rest)
+    newer = Catalog.open(data / "newer")
+    assert newer.numbers == catalog.numbers and newer.files[ZERO] == catalog.files[ZERO] and not newer.edited()
+    (data / "prompt.toml").write_text(template("gcn"))
+    with pytest.raises(InputError, match=r"is another template .*: numbers op 1 is missing, expected user_count"):
+        update_catalog(data / "catalog", *rest)
+
+
+def damaged(catalog: Catalog, place: Path, numbers: list[dict[str, object]] | None = None, without: str = "") -> Catalog:
+    folder = Path(shutil.copytree(catalog.path, place / "catalog"))
+    info = json.loads((folder / "catalog.json").read_text())
+    if numbers is not None:
+        info["prompt"]["numbers"] = numbers
+    info["files"].pop(without, None)
+    (folder / "catalog.json").write_text(json.dumps(info))
+    return Catalog.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "without", "message"),
+    [
+        ([{"op": "age"}], "", r"prompt numbers\[0\] op: is 'age', expected gcn"),
+        ([{"op": "gcn"}, {"op": "gcn"}], "", "numbers: has a number twice"),
+        ([{"op": "similar_like_rate"}], "", "limit: is None with the number 'similar_like_rate'"),
+        ([{"op": "gcn", "limit": 3}], "", "limit: is 3 with the number 'gcn'"),
+        ([{"op": "nearest_like_rate", "limit": 0}], "", "limit"),
+        ([], "", "files: lists .*zero.onnx"),
+        (None, ZERO, "files: lists .*expected .*zero.onnx"),
+    ],
+)
+def test_a_catalog_whose_numbers_or_graph_are_damaged(
+    catalog: Catalog, tmp_path: Path, numbers: list[dict[str, object]] | None, without: str, message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        damaged(catalog, tmp_path, numbers, without)
+
+
+def test_an_edited_graph_is_named(catalog: Catalog, tmp_path: Path) -> None:
+    own = damaged(catalog, tmp_path)
+    content = bytearray((own.path / ZERO).read_bytes())
+    content[-1] ^= 1
+    (own.path / ZERO).write_bytes(content)
+    assert len(own.edited()) == 1 and ZERO in own.edited()[0]
