@@ -1,7 +1,7 @@
 """Files of embeddings from elsewhere.
 
 1. Parquet with the ids in the catalog's id column and the embeddings in the only column of lists; or `NAME.npy`, [n, D], with the
-   ids in `NAME.ids.npy` or, a line each, in `NAME.ids.txt`; or safetensors with `ids` (int64) and `embeddings`.
+   ids in `NAME.ids.npy`.
 2. Numbers are float16, float32 or float64, finite, and no row is zero. All files have one width.
 3. Users and items without a row have zeros. Rows of unknown ids are refused.
 """
@@ -17,7 +17,6 @@ from zipfile import BadZipFile
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from rexit.bundle.vectors import MAX_WIDTH
 from rexit.errors import InputError
@@ -44,15 +43,15 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
     """Returns the embeddings that a file holds.
 
     Args:
-        path: `.parquet`, `.npy` or `.safetensors`.
+        path: `.parquet` or `.npy`.
         id_column: the ids' column in Parquet.
 
     Raises:
         InputError: the file cannot be read, an id appears twice, or a row is not finite, zero or too wide.
     """
-    readers = {".parquet": _parquet, ".npy": _npy, ".safetensors": _safetensors}
+    readers = {".parquet": _parquet, ".npy": _npy}
     if path.suffix not in readers:
-        raise InputError(f"{path}: expected embeddings in a file that ends in .parquet, .npy or .safetensors")
+        raise InputError(f"{path}: expected embeddings in a file that ends in .parquet or .npy")
     try:
         ids, rows = readers[path.suffix](path, id_column)
     except OSError as exc:
@@ -117,19 +116,10 @@ def _parquet(path: Path, id_column: str) -> tuple[pl.Series, NDArray[Any]]:
 
 def _npy(path: Path, _: str) -> tuple[pl.Series, NDArray[Any]]:
     rows = _array(path, "r")
-    beside = [path.with_suffix(suffix) for suffix in (".ids.npy", ".ids.txt")]
-    if beside[0].exists():
-        return pl.Series("id", _array(beside[0])), rows
-    if beside[1].exists():
-        return pl.Series("id", _lines(beside[1]), pl.String), rows
-    raise InputError(f"{path}: its ids are missing, expected {beside[0].name} or {beside[1].name} beside it")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as exc:
-        raise InputError(f"{path}: not UTF-8 at byte {exc.start}") from exc
+    beside = path.with_suffix(".ids.npy")
+    if not beside.exists():
+        raise InputError(f"{path}: its ids are missing, expected {beside.name} beside it")
+    return pl.Series("id", _array(beside)), rows
 
 
 def _array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
@@ -137,18 +127,6 @@ def _array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
         return np.asarray(np.load(path, mmap_mode, allow_pickle=False))
     except (ValueError, EOFError, BadZipFile) as exc:
         raise InputError(f"{path}: not a NumPy array: {str(exc).partition('. ')[0]}") from exc
-
-
-def _safetensors(path: Path, _: str) -> tuple[pl.Series, NDArray[Any]]:
-    try:
-        with safe_open(path, "np") as tensors:
-            if missing := {"ids", "embeddings"} - set(tensors.keys()):
-                raise InputError(f"{path}: no tensor {min(missing)!r}, the file has: {', '.join(sorted(tensors.keys()))}")
-            if (dtype := tensors.get_slice("embeddings").get_dtype()) not in ("F16", "F32", "F64"):
-                raise InputError(f"{path}: embeddings are {dtype}, expected F16, F32 or F64")
-            return pl.Series("id", tensors.get_tensor("ids")), tensors.get_tensor("embeddings")
-    except SafetensorError as exc:
-        raise InputError(f"{path}: not a safetensors file: {exc}") from exc
 
 
 def aligned(embeddings: Embeddings, ids: pl.Series, what: str, source: Path) -> Matrix:

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
-from safetensors.numpy import save_file
-from safetensors.torch import save_file as save_torch
 
 from builders.data import ratings
 from rexit.bundle import Catalog
@@ -88,22 +85,13 @@ def test_known_users_are_near_by_their_own_rows(run: Run, data: Path, files: tup
     assert (Catalog.open(data / "catalog").user_table["similar"][:, :5] == expected).all()
 
 
-@pytest.mark.parametrize("kind", ["npy", "npy with text", "safetensors"])
-def test_every_form_is_one_catalog(run: Run, data: Path, place: Path, files: tuple[str, ...], kind: str) -> None:
+def test_both_forms_are_one_catalog(run: Run, data: Path, place: Path, files: tuple[str, ...]) -> None:
     indexed(run, *files)
     expected = Catalog.open(data / "catalog")
     order = np.random.default_rng(0).permutation(ratings.ITEMS)
-    ids, table = order + 1, ITEM_ROWS[order]
-    path = place / ("given.safetensors" if kind == "safetensors" else "given.npy")
-    if kind == "safetensors":
-        save_file({"ids": ids, "embeddings": table}, path)
-    else:
-        np.save(path, table)
-        if kind == "npy":
-            np.save(place / "given.ids.npy", ids)
-        else:
-            (place / "given.ids.txt").write_text("\n".join(map(str, ids)))
-    indexed(run, "--item-embeddings", path, *files[2:])
+    np.save(place / "given.npy", ITEM_ROWS[order])
+    np.save(place / "given.ids.npy", order + 1)
+    indexed(run, "--item-embeddings", place / "given.npy", *files[2:])
     catalog = Catalog.open(data / "catalog")
     for name in ("embeddings", "fold_in"):
         assert (catalog.item_table[name] == expected.item_table[name]).all()
@@ -220,14 +208,6 @@ def _beside(name: str, content: object, table: np.ndarray = ITEM_ROWS) -> Damage
     return damage
 
 
-def _tensors(**tensors: torch.Tensor) -> Damage:
-    def damage(place: Path) -> tuple[str, ...]:
-        save_torch(tensors, place / "given.safetensors")
-        return "--item-embeddings", str(place / "given.safetensors")
-
-    return damage
-
-
 def _ragged(place: Path) -> tuple[str, ...]:
     pl.DataFrame({"item_id": [1, 2], "embedding": [[1.0, 2.0], [3.0]]}).write_parquet(place / "items.parquet")
     return ()
@@ -248,24 +228,13 @@ def _ragged(place: Path) -> tuple[str, ...]:
         (_beside("given.ids.npy", np.ones(ratings.ITEMS)), "given.npy: column 'id' holds Float64, expected integers or strings"),
         (_beside("given.ids.npy", [1, 2]), f"given.npy: 2 ids and {ratings.ITEMS} embeddings, expected as many"),
         (_beside("given.ids.npy", b"PK\x03\x04"), "given.ids.npy: not a NumPy array: File is not a zip file"),
-        (_beside("given.ids.txt", b"1\n\xff\n"), "given.ids.txt: not UTF-8 at byte 2"),
-        (_beside("given.ids.txt", b"1\n\n", ITEM_ROWS[:2]), "given.npy: row 2: 'id' is '', expected an id"),
-        (
-            _tensors(ids=torch.arange(1, 3), embeddings=torch.ones(2, DIM, dtype=torch.bfloat16)),
-            "given.safetensors: embeddings are BF16, expected F16, F32 or F64",
-        ),
-        (
-            _tensors(ids=torch.ones(2, 2, dtype=torch.int64), embeddings=torch.ones(2, DIM)),
-            "given.safetensors: ids of shape [2, 2], expected one dimension",
-        ),
-        (_tensors(embeddings=torch.ones(2, DIM)), "given.safetensors: no tensor 'ids', the file has: embeddings"),
         (_integers, "items.parquet: column 'embedding' holds List(Int64), expected lists of floats"),
         (_spoiled("item_id", lambda t: t.__setitem__((3, 1), np.nan)), "the embedding of 4 has a number that is not finite"),
         (_spoiled("user_id", lambda t: t.__setitem__(6, 0)), "the embedding of 7 is zero: leave out what is not known"),
         (_with("item_id", [1, 1], np.ones((2, 8))), "items.parquet: id 1 appears 2 times, expected once"),
         (_with("item_id", [1, 99], np.ones((2, 8))), "items.parquet: item 99 is not in"),
         (_with("user_id", [77], np.ones((1, 8))), "users.parquet: user 77 is not in"),
-        (_npy, "given.npy: its ids are missing, expected given.ids.npy or given.ids.txt beside it"),
+        (_npy, "given.npy: its ids are missing, expected given.ids.npy beside it"),
         (lambda _: ("--embeddings-as-of", "soon"), "--embeddings-as-of is 'soon', expected"),
     ],
 )
