@@ -71,7 +71,7 @@ def read_additions(old: Catalog, what: str, values: pl.Series, source: Path, pat
     """
     old_ids = old.users if what == "user" else old.items
     known = pl.Series("id", old_ids.take(np.arange(len(old_ids))), pl.Int64 if old_ids.kind == "int64" else pl.String)
-    texts = None if path is None else read_entities(path, getattr(columns, what), what)
+    texts = None if path is None else read_entities(path, getattr(columns, what))
     values = _same_type(known.dtype, values, what, source, old)
     listed = known.clear() if texts is None or path is None else _same_type(known.dtype, texts["id"], what, path, old)
     # New users need no row if prompts place nothing of them.

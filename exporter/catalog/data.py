@@ -72,8 +72,8 @@ def read_data(
     rows = with_codes(rows, inputs, tokenizer, source)
     unit = unit_of_times(rows["time"]) if options.order == "time" else None
     rows = rows.with_columns(in_unit(rows["time"], unit, source))
-    items = read_entities(items_path, columns.item, "item")
-    users = read_entities(users_path, columns.user, "user") if users_path else pl.DataFrame({"id": rows["user"].unique()})
+    items = read_entities(items_path, columns.item)
+    users = read_entities(users_path, columns.user) if users_path else pl.DataFrame({"id": rows["user"].unique()})
     entities = {}
     for what, frame, path in (("user", users, users_path or source), ("item", items, items_path)):
         values, ids = unify_ids([rows[what], frame["id"]])

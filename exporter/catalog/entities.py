@@ -9,25 +9,23 @@ import polars as pl
 
 from rexit.errors import InputError
 from rexit.exporter.catalog.chunks import blocks
-from rexit.exporter.catalog.source_tables import check_columns, column_option, read_table
+from rexit.exporter.catalog.source_tables import read_table
 
 
-def read_entities(path: Path, id_column: str, role: str = "") -> pl.DataFrame:
+def read_entities(path: Path, id_column: str) -> pl.DataFrame:
     """Reads the users' or items' file.
 
     Args:
         path: CSV, TSV or Parquet.
-        id_column: the column of ids.
-        role: its role in `--column ROLE=NAME`, for messages; "": no option names it.
+        id_column: the column of ids, which the file has.
 
     Returns:
         A row per user or item: the id in the column `id`, columns of vectors as lists of float32, every other column as text.
         Missing values are null; lists of other types are joined with ", ".
 
     Raises:
-        InputError: the file cannot be read, lacks the id column, or holds an id twice.
+        InputError: the file cannot be read, or holds an id twice.
     """
-    check_columns({path: {id_column: column_option(role) if role else ""}})
     frame = read_table(path)
     ids = id_values(frame[id_column], path)
     if len(double := ids.filter(ids.is_duplicated())):

@@ -27,6 +27,7 @@ from typing import Annotated, Any
 import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import SCHEMA, digest, read_json, write_json
@@ -182,10 +183,7 @@ def _heads(
     if kind == "shared":
         return ExitHeads.shared(decoder, len(depths), labels)
     heads = ExitHeads.like(decoder, len(saved.exits), len(pairs_of(labels)))
-    try:
-        heads.fill(load_file(folder / HEADS), str(folder / HEADS))
-    except (SafetensorError, OSError) as exc:
-        raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
+    heads.fill(_tensors(folder / HEADS), str(folder / HEADS))
     return heads.pick([saved.exits.index(depth) for depth in depths])
 
 
@@ -325,8 +323,12 @@ def _projectors(folder: Path, kinds: dict[str, dict[str, int]], decoder: Decoder
         return None
     check_width(decoder)
     projectors = Projectors(kinds, decoder.hidden_size)
+    projectors.fill(_tensors(path), str(path))
+    return projectors.eval()
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        projectors.fill(load_file(path), str(path))
+        return load_file(path)
     except (SafetensorError, OSError) as exc:
         raise CheckpointError(f"{path}: truncated or not safetensors: {first_line(exc)}") from exc
-    return projectors.eval()
