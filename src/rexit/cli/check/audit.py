@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli.common.named import parse_columns
-from rexit.cli.common.options import JsonOption, VariantOption
+from rexit.cli.common.options import JsonOption, VariantOption, open_bundle
 from rexit.cli.common.output import print_json, stdout
 from rexit.cli.common.tables import print_table
-from rexit.cli.common.variant import open_bundle
 from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:

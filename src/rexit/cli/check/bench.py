@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption, open_bundle
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import counted, print_table
-from rexit.cli.common.variant import open_bundle
 from rexit.errors import InputError
 from rexit.slates import SIZE
 

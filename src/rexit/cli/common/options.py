@@ -1,13 +1,17 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what they stand for."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rexit.cli.common.output import say
 from rexit.errors import InputError
+
+if TYPE_CHECKING:
+    from rexit.bundle import Bundle
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
@@ -42,3 +46,15 @@ def label_ids_of(text: str | None) -> tuple[int, int] | None:
     except ValueError as exc:
         raise InputError(f"label ids {text!r}: expected two token ids, of `no` and of `yes`, e.g. 2152,9693") from exc
     return no, yes
+
+
+def open_bundle(path: Path, variant: str | None) -> Bundle:
+    """Opens a variant, as `Bundle.open` does. Says on stderr which one it is if there was a choice."""
+    from rexit.bundle import Bundle
+
+    bundle = Bundle.open(path, variant)
+    name, names = bundle.variant.name, bundle.manifest.variants
+    if variant is None and len(names) > 1:
+        reason = "the first, none has a policy" if bundle.policy_sha256 is None else "the first with a policy"
+        say(f"rexit: variant {name}, {reason}; there are: {', '.join(names)} (--variant)")
+    return bundle

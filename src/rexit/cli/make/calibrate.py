@@ -18,10 +18,10 @@ from rexit.cli.common.options import (
     ThreadsOption,
     VariantOption,
     check_one_source,
+    open_bundle,
 )
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
-from rexit.cli.common.variant import open_bundle
 from rexit.errors import InputError
 from rexit.slates import SIZE
 

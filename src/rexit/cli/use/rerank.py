@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption, open_bundle
 from rexit.cli.common.output import print_json, stdout
 from rexit.cli.common.tables import print_table
-from rexit.cli.common.variant import open_bundle
 from rexit.errors import InputError
 
 _SHOWN = 80

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rexit.cli.common.named import parse_columns
-from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.options import JsonOption, ThreadsOption, VariantOption, open_bundle
 from rexit.cli.common.output import print_json, progress, say, shown, stdout
 from rexit.cli.common.request import ITEMS, SUMMARIES, AsOfOption, InputOption, parse_as_of, parse_inputs, parse_request
 from rexit.cli.common.tables import print_table
-from rexit.cli.common.variant import open_bundle
 from rexit.errors import InputError
 from rexit.ids import first_few
 
