@@ -23,8 +23,8 @@ def check_is_bundle(folder: Path) -> None:
     """Raises BundleError for a folder without a manifest, and for a file."""
     if folder.is_file():
         raise BundleError(
-            f"{folder}: is a file, expected a bundle's folder; `rexit.open`, `rexit inspect`, `verify`, `serve` and `rexit-run` "
-            f"read an archive, here unpack it: `mkdir bundle && tar -xf {folder} -C bundle`"
+            f"{folder}: is a file, expected a bundle's folder; `rexit.open`, `rexit serve` and `rexit-run` read an archive, here "
+            f"unpack it: `mkdir bundle && tar -xf {folder} -C bundle`"
         )
     if not (folder / "manifest.json").is_file():
         if (folder / "catalog.json").is_file():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -25,11 +24,6 @@ class Check:
     outcome: Literal["ok", "FAILED", "skipped"]
     detail: str
     failures: tuple[str, ...] = ()
-
-    def naming(self, bundle: Path, folder: Path) -> Check:
-        """Returns the check with `bundle` named in place of the folder that was checked."""
-        lines = [line.replace(str(folder), str(bundle)) for line in (self.detail, *self.failures)]
-        return replace(self, detail=lines[0], failures=tuple(lines[1:]))
 
 
 def checked(variant: str, name: str, detail: str, failures: Iterable[str] = ()) -> Check:

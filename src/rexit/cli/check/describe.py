@@ -34,7 +34,7 @@ def describe(path: Path) -> dict[str, Any]:
         return _bundle(path)
     if (path / "catalog.json").is_file():
         return {"kind": "catalog", "path": str(path), "catalog": _catalog(Catalog.open(path))}
-    if path.is_file():
+    if path.is_file() and path.suffix == ".json":
         return _policy_file(path)
     raise BundleError(f"{path}: not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
 

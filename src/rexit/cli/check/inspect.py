@@ -24,7 +24,7 @@ _PROMPT = "The prompt of a slate"
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle or a tar archive of one, a catalog, or a policy.json.")],
+    path: Annotated[Path, typer.Argument(help="A bundle, a catalog, or a policy.json.")],
     user: Annotated[str | None, typer.Option(help="User id.", rich_help_panel=_PROMPT)] = None,
     items: Annotated[str | None, typer.Option("--items", "--item", help=ITEMS, rich_help_panel=_PROMPT)] = None,
     as_of: AsOfOption = None,
@@ -40,18 +40,16 @@ def inspect(
     ```
     rexit inspect bundle
     rexit inspect catalog --json
-    rexit inspect bundle.tar
     rexit inspect bundle --user 196 --items 242,302 --tokenizer SmolLM2-135M
     ```
     """
-    from rexit.cli.common.archive import unpacked
+    from rexit.cli.check.describe import describe
 
     if user is not None or items is not None:
         if user is None or items is None:
             raise InputError("a prompt needs both --user and --items")
-        with unpacked(path) as folder:
-            bundle = _open(folder)
-            prompt = _prompt(bundle, parse_request(bundle.catalog, user, items, as_of=as_of, inputs=inputs), tokenizer)
+        bundle = _open(path)
+        prompt = _prompt(bundle, parse_request(bundle.catalog, user, items, as_of=as_of, inputs=inputs), tokenizer)
         if json:
             print_json(prompt)
         else:
@@ -60,10 +58,7 @@ def inspect(
     for_prompts = {"--as-of": as_of, "--input": inputs or None, "--tokenizer": tokenizer}
     if ignored := [option for option, value in for_prompts.items() if value is not None]:
         raise InputError(f"{' and '.join(ignored)}: only for a prompt, which needs --user and --items")
-    from rexit.cli.check.describe import describe
-
-    with unpacked(path) as folder:
-        description = {**describe(folder), "path": str(path)}
+    description = describe(path)
     if json:
         print_json(description)
     else:

@@ -16,7 +16,7 @@ EXIT_CODE = 8
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, or a tar archive of it.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     variant: Annotated[str | None, typer.Option(help="The variant to check. Default: all.")] = None,
     device: DeviceOption = None,
     json: JsonOption = False,
@@ -36,11 +36,9 @@ def verify(
     with 8 if anything fails.
     """
     from rexit.checks import check_bundle
-    from rexit.cli.common.archive import unpacked
 
-    with progress() as bar, unpacked(bundle) as folder:
-        checks = check_bundle(folder, variant, device=device, progress=shown(bar))
-    checks = [check.naming(bundle, folder) for check in checks]
+    with progress() as bar:
+        checks = check_bundle(bundle, variant, device=device, progress=shown(bar))
     failures = [line for check in checks for line in check.failures]
     if json:
         print_json({"ok": not failures, "checks": [asdict(check) for check in checks]})

@@ -6,6 +6,5 @@ tables.py    tables that fit the terminal
 options.py   options that several commands have
 named.py     options of the form NAME=VALUE: --column, --utility
 request.py   the request of one slate
-archive.py   a bundle in a tar archive
 extras.py    which of rexit's extras brings a missing module
 """
