@@ -14,7 +14,7 @@ from rexit import __version__
 from rexit.cli.check import audit, bench, inspect, verify
 from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
-from rexit.cli.common.output import stderr, stdout
+from rexit.cli.common.output import say, stdout
 from rexit.cli.make import calibrate, compile, export, heads, index, refresh, tokenizer, train, update
 from rexit.cli.use import rerank, score, serve
 from rexit.errors import RexitError
@@ -87,7 +87,7 @@ def _run(command: Callable[[], object]) -> NoReturn:
             command()
     except SystemExit as exc:
         if exc.code in (INTERRUPTED, TERMINATED):  # typer swallows Ctrl-C without a word
-            stderr.print("rexit: interrupted; nothing was left half-written", soft_wrap=True)
+            say("rexit: interrupted; nothing was left half-written")
         raise
     except RexitError as exc:
         _fail(str(exc), exc.exit_code)
@@ -102,5 +102,5 @@ def _run(command: Callable[[], object]) -> NoReturn:
 
 
 def _fail(line: str, code: int) -> NoReturn:
-    stderr.print(f"rexit: error: {line}", soft_wrap=True)
+    say(f"rexit: error: {line}")
     sys.exit(code)

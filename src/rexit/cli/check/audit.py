@@ -172,7 +172,7 @@ def _print_watch(watch: Watch) -> None:
             "Calibrate again, on recent interactions: the mean loss is above its limit, unless a chance of 5 % came true."
         )
     else:
-        stdout.print(f"Keep the policy: {watch.conclusion}.", soft_wrap=True)
+        stdout.print(f"Keep the policy: {watch.conclusion}.")
 
 
 def _print_labelled(labelled: Labelled) -> None:

@@ -110,14 +110,14 @@ def _print_prompt(prompt: dict[str, Any]) -> None:
     parts = [("prefix", prompt["prefix"]), *((f"item {entry['item']}", entry) for entry in prompt["candidates"])]
     for name, part in parts:
         stdout.print(f"{name}: {len(part['tokens'])} tokens")
-        stdout.print(" ".join(str(token) for token in part["tokens"]), soft_wrap=True, style="dim")
+        stdout.print(" ".join(str(token) for token in part["tokens"]), style="dim")
         if "text" in part:
-            stdout.print(part["text"], soft_wrap=True)
+            stdout.print(part["text"])
 
 
 def _print_description(description: dict[str, Any]) -> None:
     """Prints what `describe` returns."""
-    stdout.print(f"{description['kind']} {description['path']}", soft_wrap=True)
+    stdout.print(f"{description['kind']} {description['path']}")
     if "model" in description:
         _print_model(description["model"])
     for section in description.get("variants", []):
@@ -150,7 +150,7 @@ def _print_variant(variant: dict[str, Any]) -> None:
         print_table("Engines", rows)
         for engine in engines:
             if engine["reason"]:
-                stdout.print(engine["reason"], soft_wrap=True)
+                stdout.print(engine["reason"])
     if variant["policy"] is None:
         stdout.print("Not calibrated: every candidate runs to full depth.\n")
     else:
@@ -216,10 +216,10 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
     print_values("Catalog", values)
     prompt = catalog["prompt"]
     stdout.print("Prompt template:")
-    stdout.print(str(prompt.get("template", "")), soft_wrap=True, style="dim")
+    stdout.print(str(prompt.get("template", "")), style="dim")
     for part in ("prefix", "candidate"):
         steps = " ".join(_step(op) for op in prompt.get(part, []))
-        stdout.print(f"{part} (at most {prompt.get(f'max_{part}_tokens')} tokens): {steps}", soft_wrap=True)
+        stdout.print(f"{part} (at most {prompt.get(f'max_{part}_tokens')} tokens): {steps}")
 
 
 def _step(op: dict[str, Any]) -> str:

@@ -46,7 +46,7 @@ def verify(
         rows = [{"variant": c.variant, "check": c.name, "outcome": c.outcome, "detail": c.detail} for c in checks]
         print_table(str(bundle), rows)
         for line in failures:
-            stdout.print(f"FAILED {line}", soft_wrap=True)
+            stdout.print(f"FAILED {line}")
         if not failures:
             skipped = sum(check.outcome == "skipped" for check in checks)
             stdout.print(f"All others passed, {skipped} skipped." if skipped else "All checks passed.")

@@ -18,9 +18,13 @@ from rexit.progress import Progress
 _WIDE = 160
 """Columns for a file or a pipe, which has no width of its own: wide enough for every table."""
 
-# Ids, titles and paths are printed as they are: `[/b]` and `:x:` are not markup in them.
+# Ids, titles and paths are printed as they are: `[/b]` and `:x:` are not markup in them, and a line is as long as it is.
 stdout = Console(
-    highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
+    highlight=False,
+    markup=False,
+    emoji=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE,
 )
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -53,7 +57,7 @@ class _Interruptible(rich_progress.Progress):
         super().update(task_id, **keywords)
         if self.disable and (now := time.monotonic()) - self._said > SILENCE:
             self._said, task = now, self.tasks[task_id]
-            stderr.print(f"rexit: {task.description}: {task.completed:.0f} of {task.total or 0:.0f}", soft_wrap=True)
+            say(f"rexit: {task.description}: {task.completed:.0f} of {task.total or 0:.0f}")
 
 
 def progress() -> rich_progress.Progress:

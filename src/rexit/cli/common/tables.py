@@ -54,7 +54,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
             table.add_column(columns[n], justify="right" if numeric[n] else "left", width=width, overflow="fold")
         for row in cells:
             table.add_row(*(row[n] for n in part))
-        stdout.print(table)
+        stdout.print(table, soft_wrap=False)
         stdout.print()
 
 

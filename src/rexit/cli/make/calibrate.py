@@ -110,9 +110,9 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
     from rexit.calibration.reporting.tables import probabilities
 
     report, verdict = result.report, result.verdict
-    stdout.print(verdict.text)
-    if verdict.guarantee is not None:
-        stdout.print(verdict.guarantee)
+    for prose in (verdict.text, verdict.guarantee):
+        if prose is not None:
+            stdout.print(prose, soft_wrap=False)
     if report["maps"]["gain"] is not None:
         stdout.print(maps_sentence(report["maps"]))
     if "utility" in report:
@@ -139,7 +139,7 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
         stdout.print(
             f"As deployed, {decisions['as_traced']} of {decisions['candidates']} candidates stop where their traces say{rest}."
         )
-    stdout.print(f"Wrote policy.json, report.html and report.json to {bundle.folder}", soft_wrap=True)
+    stdout.print(f"Wrote policy.json, report.html and report.json to {bundle.folder}")
 
 
 def _way(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rexit.cli.common.options import JsonOption
-from rexit.cli.common.output import print_json, progress, stderr, stdout
+from rexit.cli.common.output import print_json, progress, say, stdout
 from rexit.cli.common.tables import print_table
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def _print_report(report: CompileReport) -> None:
         _print_variant(build)
     name = f"compute capability {report.compute_capability}"
     where = f"{name}, without a GPU: compiled, not run" if report.gpu is None else f"{report.gpu}, {name}"
-    stdout.print(f"{report.builder} {report.version} for {where}", soft_wrap=True)
+    stdout.print(f"{report.builder} {report.version} for {where}")
 
 
 def _print_variant(build: VariantBuild) -> None:
     if build.up_to_date:
-        stdout.print(f"{build.folder}: up to date, {build.bytes / 1e6:.1f} MB", soft_wrap=True)
+        stdout.print(f"{build.folder}: up to date, {build.bytes / 1e6:.1f} MB")
         return
     kinds = sorted(
         {kind for segment in build.segments for kind in segment.summary}, key=lambda kind: (kind.endswith(" gemm"), kind)
@@ -85,4 +85,4 @@ def _print_variant(build: VariantBuild) -> None:
         ],
     )
     for line in build.warnings:
-        stderr.print(f"rexit: warning: {line}", soft_wrap=True)
+        say(f"rexit: warning: {line}")

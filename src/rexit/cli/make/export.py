@@ -124,18 +124,17 @@ def _depths(text: str | None) -> list[int] | None:
 def print_export(report: ExportReport) -> None:
     """Prints tables of parity and quality for each variant, and where the bundle is."""
     if report.doubt is not None:
-        stdout.print(report.doubt, soft_wrap=True)
+        stdout.print(report.doubt)
     for variant in report.variants:
         _print_variant(variant, report.pairs, report.slates)
     if reason := report.variants[0].unrotated:
-        stdout.print(f"not rotated, so that lower precisions may lose more: {reason}", soft_wrap=True)
+        stdout.print(f"not rotated, so that lower precisions may lose more: {reason}")
     for name, files in report.gone.items():
         advice = f"; `rexit calibrate --variant {name}` makes a new policy" if "policy.json" in files else ""
-        stdout.print(f"{name}: replaced, and with it went {', '.join(files)}{advice}", soft_wrap=True)
+        stdout.print(f"{name}: replaced, and with it went {', '.join(files)}{advice}")
     stdout.print(
         f"{report.bundle}: {report.bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s "
-        f"({', '.join(f'{name} {seconds:.0f}' for name, seconds in report.seconds.items())})",
-        soft_wrap=True,
+        f"({', '.join(f'{name} {seconds:.0f}' for name, seconds in report.seconds.items())})"
     )
 
 
@@ -157,14 +156,12 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
     if variant.name.startswith("tensorrt") and largest.bytes > _LARGE_SEGMENT:
         stdout.print(
             f"warning: layers {largest.layers[0]}-{largest.layers[1]} have {largest.bytes / 1e6:.0f} MB in one segment. TensorRT "
-            "needs that in one piece, which a Jetson of 8 GB may not have. More exits make smaller segments.",
-            soft_wrap=True,
+            "needs that in one piece, which a Jetson of 8 GB may not have. More exits make smaller segments."
         )
     reference = "PyTorch's" if variant.quality is None else "the variant's own for whole slates"
     stdout.print(
         f"single, cached, slate: largest difference of log-odds from {reference} at that exit, {variant.tolerance:.0e} allowed; "
-        f"{pairs} pairs, {slates} slates",
-        soft_wrap=True,
+        f"{pairs} pairs, {slates} slates"
     )
     if (quality := variant.quality) is None:
         return
@@ -188,12 +185,11 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
     )
     minimum = "" if gate["correlation"] is None else f"correlation at least {gate['correlation']:g}, "
     if kept := quality.get("kept"):
-        stdout.print(f"kept in bfloat16, as all in int8 lost too much: {', '.join(kept)}", soft_wrap=True)
+        stdout.print(f"kept in bfloat16, as all in int8 lost too much: {', '.join(kept)}")
     verdict = {"passed": "passed", "failed": "FAILED, accepted on request", "undecided": "UNDECIDED, accepted on request"}
     stdout.print(
         f"{quality['pairs']} validation pairs in {quality['slates']} slates of {quality['users']} users; "
-        f"{minimum}AUC loss at most {gate['auc_drop']:g}: {verdict[quality['verdict']]}",
-        soft_wrap=True,
+        f"{minimum}AUC loss at most {gate['auc_drop']:g}: {verdict[quality['verdict']]}"
     )
 
 

@@ -67,7 +67,7 @@ def heads(
 def _print_report(report: HeadsReport) -> None:
     """Prints a table of all layers for each objective, and where the checkpoint is."""
     if report.doubt is not None:
-        stdout.print(report.doubt, soft_wrap=True)
+        stdout.print(report.doubt)
     whole = {"layers": report.layers, "own": report.own, "kept": report.kept, "baselines": report.baselines}
     for name, part in (report.objectives or {"": whole}).items():
         # With the model's own answer kept, that is the last exit, in the place of the last layer's head.
@@ -80,14 +80,12 @@ def _print_report(report: HeadsReport) -> None:
     candidates = report.candidates
     stdout.print(
         f"loss: of the users who choose, {report.prior_loss:.4f} for one probability for all; agreement: with the deepest head's "
-        f"decisions; {candidates['train']} training and {candidates['validation']} validation candidates",
-        soft_wrap=True,
+        f"decisions; {candidates['train']} training and {candidates['validation']} validation candidates"
     )
     stdout.print(
         f"{report.checkpoint}: exits {','.join(map(str, report.exits))}"
         f"{', the last with the own answer of the model' if report.kept else ''}, in "
-        f"{sum(report.seconds.values()):.0f} s ({', '.join(f'{name} {value:.0f}' for name, value in report.seconds.items())})",
-        soft_wrap=True,
+        f"{sum(report.seconds.values()):.0f} s ({', '.join(f'{name} {value:.0f}' for name, value in report.seconds.items())})"
     )
     stdout.print(f"{report.rows}: {report.rows_bytes / 1e6:.0f} MB of hidden rows, for another choice; delete it when done")
 

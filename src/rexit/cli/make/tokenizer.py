@@ -40,4 +40,4 @@ def tokenizer(
 
     columns = Columns(**parse_columns(column, ("user", "item")))
     tokens = train_tokenizer(tables, template, out, vocabulary, columns).get_vocab_size()
-    stdout.print(f"{out}: {tokens} tokens", soft_wrap=True)
+    stdout.print(f"{out}: {tokens} tokens")

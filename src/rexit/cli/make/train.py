@@ -66,7 +66,7 @@ def train(
         return
     for line in (report.doubt, report.falling):
         if line is not None:
-            stdout.print(line, soft_wrap=True)
+            stdout.print(line)
     parts = report.objectives or {"": {"auc": report.auc, "user_auc": report.user_auc}}
     for name, figures in parts.items():
         areas = zip(report.exits, figures["auc"], figures["user_auc"], strict=True)
@@ -74,4 +74,4 @@ def train(
         rows = [{"exit": way, "AUC": f"{area:.4f}", "user AUC": f"{by_user:.4f}"} for way, (area, by_user) in ways.items()]
         title = f"{report.checkpoint}, on {report.validation_slates} validation slates"
         print_table(f"{title}, {name}" if name else title, rows)
-    stdout.print(f"{report.state}: the training's last states; delete the folder when done", soft_wrap=True)
+    stdout.print(f"{report.state}: the training's last states; delete the folder when done")

@@ -117,8 +117,7 @@ def _score_pairs(opening: Opening, options: BatchOptions, ray_workers: int | Non
         stdout.print(
             f"Scored {report.slates - len(report.too_long)} of {report.slates} slates ({report.pairs} pairs) "
             f"in {report.seconds:.1f} s: {report.mean_layers:.2f} layers on average. "
-            f"Wrote {report.rows} rows to {options.out}",
-            soft_wrap=True,
+            f"Wrote {report.rows} rows to {options.out}"
         )
     _check_answers(report, options.out)
 

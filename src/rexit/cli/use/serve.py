@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rexit.cli.common.options import VariantOption
-from rexit.cli.common.output import stderr
+from rexit.cli.common.output import say
 from rexit.cli.common.tables import counted
 from rexit.errors import InputError
 from rexit.request import check_deadline
@@ -74,4 +74,4 @@ def threads_for(sessions: int) -> int:
 
 
 def _say(line: str) -> None:
-    stderr.print(f"rexit: {line}", soft_wrap=True)
+    say(f"rexit: {line}")
