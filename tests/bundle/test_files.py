@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from rexit.bundle.files import (
     check_hashes,
     check_paths,
     check_sizes,
-    digest,
     flush,
     read_json,
     write_file,
@@ -116,12 +114,6 @@ def test_write_file_replaces_whole_and_leaves_nothing(tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match="No space left on device"):
         write_file(path, "new")
     assert path.read_text() == "old" and _names(tmp_path) == ["a"]
-
-
-def test_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert digest(tmp_path / "a") == FileEntry.of(tmp_path / "a").sha256
-    assert json.loads(json.dumps(FileEntry.of(tmp_path / "a").to_json())) == {"bytes": 3, "sha256": digest(tmp_path / "a")}
 
 
 def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

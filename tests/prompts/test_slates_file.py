@@ -122,11 +122,6 @@ def test_a_document_is_cut_to_fit_and_what_follows_it_is_not() -> None:
     assert long == ids("B : heat heat ? </s>")
 
 
-def test_a_query_longer_than_the_model() -> None:
-    with pytest.raises(InputError, match=r"the query is too long: with the template it has 23 tokens.*no room.*in the 24"):
-        encoder(max_positions=24).prompt("wing " * 20, ["heat"])
-
-
 def test_text_after_a_document_is_never_cut() -> None:
     prompt = RerankerPrompt(("{query}",), ("B : {document} ? {instruction}",), "heat")
     encoder = TextEncoder(words_tokenizer(), prompt, 64, 7)
