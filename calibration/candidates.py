@@ -76,8 +76,9 @@ def policy_of(maps: Sequence[PlattMap], variant_sha256: str, rule: StoppingRule 
     if rule is None:
         never = (np.inf,) * (len(maps) - 1)
         rule = StoppingRule(1, never, never)
-    sides = zip(maps, (*rule.upper, np.inf), (*rule.lower, np.inf), strict=True)
-    exits = tuple(ExitPolicy(m.a, m.b, upper, lower, m.earlier) for m, upper, lower in sides)
+    keep = rule.keep or (0,) * (len(maps) - 1)
+    sides = zip(maps, (*rule.upper, np.inf), (*rule.lower, np.inf), (*keep, 0), strict=True)
+    exits = tuple(ExitPolicy(m.a, m.b, upper, lower, m.earlier, keep=kept) for m, upper, lower, kept in sides)
     return Policy(exits, rule.patience, variant_sha256, rule.quorum, rule.top_k)
 
 

@@ -133,7 +133,7 @@ def decide(
 
     choosing = Evaluation(choosers, choice.c, depths, costs, goal.metrics, choice.own_c[:, -1])
     certifying = evaluate(certifiers, goal.metrics)
-    search = Search(choosing, Space(choice.c, useful, top_k_rules(choice.c, choosers, goal)))
+    search = Search(choosing, Space(choice.c, useful, top_k_rules(choice.c, choosers, goal), places=goal.places))
     search.explore()
     candidates = certify_in_order(find_candidates(search, choosing, choice.maps, variant_sha256, goal), certifying, goal)
     full_us = search.full.outcome.cost_us

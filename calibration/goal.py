@@ -37,6 +37,11 @@ class Goal:
         """1 minus the confidence."""
         return 1 - self.confidence
 
+    @property
+    def places(self) -> int | None:
+        """The most places of a slate that a metric or `top_k` counts; None: there is none that counts some."""
+        return max((k for k in (self.top_k, *(metric.k for metric in self.metrics)) if k), default=None)
+
     def check(self) -> None:
         """Raises InputError for numbers that cannot work."""
         if not self.metrics:

@@ -240,16 +240,16 @@ class _Work:
             log_odds = {name: collect(session, part, name, self._progress) for name, part in slates.items()}
             timed = spread([slate for slate in slates["validation"] if roles.chooses(slate.user)], options.timed_slates)
             profile = options.profile or self._measure(session, timed, here)
-            recorded = Recording(log_odds, profile, *mean_tokens(session, timed), self._made_of())
+            recorded = Recording(log_odds, profile, *mean_tokens(session, timed, self._depths), self._made_of())
         recorded.write(self._bundle.folder / recording.FILE)
         return recorded
 
     def _measure(self, session: Session, timed: Sequence[AnySlate], here: Conditions) -> CostProfile:
         """What segments cost; measured a second time if something disturbed the first."""
-        exits, limit, repeats = len(self._depths), self._bundle.variant.max_tokens, self._options.repeats
+        limit, repeats = self._bundle.variant.max_tokens, self._options.repeats
 
         def measure() -> CostProfile:
-            return measure_costs(session, timed, exits, limit, here, repeats=repeats, progress=self._progress)
+            return measure_costs(session, timed, self._depths, limit, here, repeats=repeats, progress=self._progress)
 
         profile = measure()
         return min(profile, measure(), key=lambda one: one.fit_error) if profile.is_unreliable else profile

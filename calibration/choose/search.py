@@ -19,6 +19,8 @@ QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 PATIENCE = (1, 2, 3)
 QUORUMS = (0.0, 0.051, 0.101, 0.151, 0.201, 0.301, 0.501)
 """Shares of a slate: slightly above 1, 2, 3, 4, 6 and 10 candidates of 20, so that rounding does not decide."""
+KEEPS = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0)
+"""Candidates that go on, in multiples of the places that a metric counts."""
 PRICES = (3.0, 10.0, 30.0, 100.0, 300.0)
 FIRST_EXITS = 8
 SHARED = 12
@@ -35,7 +37,7 @@ class StoppingRule:
     """Where candidates stop, apart from the maps.
 
     At exit k < E - 1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on the sign of c.
-    quorum and top_k are the rules for whole slates, see `rexit.bundle.Policy`.
+    quorum, top_k and keep are the rules for whole slates, see `rexit.bundle.Policy`; keep: [E - 1], 0: all go on.
     """
 
     patience: int
@@ -43,6 +45,7 @@ class StoppingRule:
     lower: tuple[float, ...]
     quorum: float = 0.0
     top_k: TopK | None = None
+    keep: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
 
 
 class Space:
-    """The rules to choose from, with an axis of values for patience, the quorum, the top-k rule, and each side of each open exit.
+    """The rules to choose from, with an axis of values for patience, the quorum, the top-k rule, each side of each open exit, and
+    how many candidates each open exit keeps.
 
     Args:
         c: calibrated log-odds, float32 [n, E].
@@ -87,6 +91,7 @@ class Space:
         top_k: the top-k rules to choose from, None among them.
         quorums: the quorums to choose from.
         grids: thresholds by side and exit; None: `grid` of c.
+        places: of a slate, those that the metrics count, which `KEEPS` multiplies; None: every exit keeps all.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Space:
         top_k: Sequence[TopK | None] = (None,),
         quorums: Sequence[float] = QUORUMS,
         grids: Sequence[Sequence[Sequence[float]]] | None = None,
+        places: int | None = None,
     ) -> None:
         exits = c.shape[1]
         self.open = [k for k in range(exits - 1) if useful[k]]
@@ -103,40 +109,58 @@ class Space:
         sides = grids or [[grid(sign * c[:, k]) for k in range(exits - 1)] for sign in (1, -1)]
         self.thresholds = [(side, k, tuple(sides[side][k])) for k in self.open for side in (0, 1)]
         """Side 0 is upper, 1 is lower."""
+        self.keeps = () if places is None else (*sorted({math.ceil(share * places) for share in KEEPS}), 0)
+        """How many candidates an exit may keep, ascending; last 0: all."""
         self.common = (tuple(p for p in PATIENCE if p <= exits), tuple(quorums), tuple(top_k))
-        self.lengths = (*map(len, self.common), *(len(values) for _, _, values in self.thresholds))
+        kept = [len(self.keeps)] * len(self.open) if self.keeps else []
+        self.lengths = (*map(len, self.common), *(len(values) for _, _, values in self.thresholds), *kept)
         self.many = len(self.thresholds) > MAX_FULL_AXES
 
     @property
     def never(self) -> Point:
-        """The point of full depth: each threshold at its last value, infinity."""
+        """The point of full depth: each threshold at its last value, infinity, and all candidates kept."""
         return (0, 0, 0, *(length - 1 for length in self.lengths[3:]))
 
     def rule(self, point: Point) -> StoppingRule:
         """Returns the rule at a point."""
         sides = [[math.inf] * (self.exits - 1) for _ in range(2)]
-        for (side, k, values), at in zip(self.thresholds, point[3:], strict=True):
+        for (side, k, values), at in zip(self.thresholds, point[3:], strict=False):
             sides[side][k] = values[at]
+        keep = [0] * (self.exits - 1)
+        for k, at in zip(self.open, point[3 + len(self.thresholds) :], strict=False):
+            keep[k] = self.keeps[at]
         patiences, quorums, tops = self.common
-        return StoppingRule(patiences[point[0]], tuple(sides[0]), tuple(sides[1]), quorums[point[1]], tops[point[2]])
+        return StoppingRule(
+            patiences[point[0]],
+            tuple(sides[0]),
+            tuple(sides[1]),
+            quorums[point[1]],
+            tops[point[2]],
+            tuple(keep) if any(keep) else (),
+        )
 
     def families(self) -> Iterable[Point]:
         """Yields rules with one threshold for every open exit from some exit on: the same |c|, or the same position among an
         exit's own thresholds; for each patience and a few quorums. A threshold of 0 stops everything, so fixed depths are among
-        them."""
+        them. And rules that from some exit on keep ever fewer candidates, a step fewer at each exit or as many at all."""
         firsts = _spread(self.open, FIRST_EXITS)
         finite = sorted({v for _, _, values in self.thresholds for v in values if not math.isinf(v)})
         shared = _spread(finite, SHARED)
-        places = range(max(self.lengths[3:], default=1) - 1)
+        end = 3 + len(self.thresholds)
+        places = range(max(self.lengths[3:end], default=1) - 1)
         quorums = _spread(list(range(self.lengths[1])), 3)
         for patience, quorum, first in itertools.product(range(self.lengths[0]), quorums, firsts):
             for t in shared:
                 yield self._from(first, patience, quorum, [int(np.searchsorted(v, t)) for _, _, v in self.thresholds])
             for place in places:
                 yield self._from(first, patience, quorum, [min(place, len(v) - 1) for _, _, v in self.thresholds])
+        for begin, at, step in itertools.product(range(len(self.open) if self.keeps else 0), range(len(self.keeps) - 1), (0, 1)):
+            kept = [max(0, at - step * n) for n in range(len(self.open) - begin)]
+            yield (*self.never[: end + begin], *kept)
 
     def _from(self, first: int, patience: int, quorum: int, at: Sequence[int]) -> Point:
-        return (patience, quorum, 0, *(i if k >= first else len(v) - 1 for (_, k, v), i in zip(self.thresholds, at, strict=True)))
+        values = (i if k >= first else len(v) - 1 for (_, k, v), i in zip(self.thresholds, at, strict=True))
+        return (patience, quorum, 0, *values, *self.never[3 + len(self.thresholds) :])
 
     def steps(self, point: Point, axis: int) -> Iterable[Point]:
         """Returns points with another value on one axis: all values, or the near ones and both ends where there are many axes."""
@@ -180,8 +204,9 @@ class Search:
         """Returns the exit of each pair, int64 [n], as `Policy.stops` does, with shared work done once."""
         rule = self._space.rule(point)
         may_stop = self._reached.by(point)
-        if rule.quorum or rule.top_k:
-            return slate_stops(self._evaluation.c, may_stop.T, self._evaluation.traces.offsets, rule.quorum, rule.top_k)
+        if rule.quorum or rule.top_k or rule.keep:
+            offsets = self._evaluation.traces.offsets
+            return slate_stops(self._evaluation.c, may_stop.T, offsets, rule.quorum, rule.top_k, keep=rule.keep)
         return np.asarray(may_stop.argmax(0), np.int64)
 
     def _try(self, point: Point) -> Trial:
@@ -271,7 +296,7 @@ class _ReachedThresholds:
         """Returns where each pair may stop, bool [E, n]; the last exit stops all."""
         may_stop = np.zeros(self._shape, np.bool_)
         may_stop[-1] = True
-        for (side, k, _), at in zip(self._space.thresholds, point[3:], strict=True):
+        for (side, k, _), at in zip(self._space.thresholds, point[3:], strict=False):
             may_stop[k] |= self._sides[side, k][at]
         if point[0]:
             may_stop[:-1] &= self._agreed[point[0]][:-1]

@@ -164,7 +164,7 @@ def _exits(findings: Findings, depths: Sequence[int], p: NDArray[np.float32], st
     return [
         {
             "layers": layers,
-            **{n: v for n, v in asdict(rule).items() if n != "objectives" or v},
+            **{n: v for n, v in asdict(rule).items() if n not in ("objectives", "keep") or v},
             "useful": platt_map.useful,
             "stopped": float(np.mean(stops == k)),
             "reliability": diagram(np.ascontiguousarray(p[:, k]), outcomes, findings.negative_rate),

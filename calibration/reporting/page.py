@@ -18,6 +18,7 @@ from rexit.calibration import certify, metrics
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots, tables
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
+from rexit.measure.costs import depth_name
 
 FILE = "report.html"
 
@@ -40,7 +41,7 @@ def page(report: Report) -> str:
         tiles=list(_tiles(report)),
         summary=summary[:1].upper() + summary[1:],
         testers=certify.count_users(report["tested"]),
-        rules=_rules(report["policy"]),
+        rules=_rules(report["policy"], report["exits"]),
         maps=maps_sentence(report["maps"]),
     )
 
@@ -104,12 +105,14 @@ def maps_sentence(maps: Mapping[str, Any]) -> str:
     return f"{reads}: log loss of users left out is lower by {figures}."
 
 
-def _rules(policy: Mapping[str, Any]) -> str:
+def _rules(policy: Mapping[str, Any], exits: Sequence[Mapping[str, Any]]) -> str:
     """The policy's rules apart from its thresholds, in sentences."""
     heads, top_k = policy["patience"], policy["top_k"]
     rules = [f"The last {heads} heads must agree on the sign of c." if heads > 1 else "One head decides."]
     if policy["quorum"]:
         rules.append(f"Where at most {100 * policy['quorum']:.3g} % of a slate are left after an exit, they stop too.")
+    if kept := ", ".join(f"{exit['keep']} after {depth_name(exit['layers'])}" for exit in exits if "keep" in exit):
+        rules.append(f"At most so many candidates of a slate go on, those with the largest c: {kept}.")
     if top_k:
         known = "its rank among the best" if top_k["ordered"] else "whether it is among the best"
         rules.append(f"A candidate stops once it is known {known} {top_k['k']} of its slate.")

@@ -29,24 +29,25 @@ def explored(t, costs=None, useful=None, **space) -> Search:
 
 
 def as_policy(rule: StoppingRule) -> Policy:
-    exits = [ExitPolicy(1, 0, u, w) for u, w in zip(rule.upper, rule.lower, strict=True)]
+    keep = rule.keep or (0,) * len(rule.upper)
+    exits = [ExitPolicy(1, 0, u, w, keep=m) for u, w, m in zip(rule.upper, rule.lower, keep, strict=True)]
     return Policy((*exits, ExitPolicy()), rule.patience, "", rule.quorum, rule.top_k)
 
 
 def test_rule_stops_where_the_policy_stops() -> None:
     t = traces(40, 10, [2, 1.5, 1, 0.5])
     tops = [None, *(TopK(3, ordered, (1.0, 0.8, 0.5), (0.9, 0.8, 0.7)) for ordered in (True, False))]
-    space = Space(t.log_odds, [True, False, True, True], tops)
+    space = Space(t.log_odds, [True, False, True, True], tops, places=3)
     search, random = Search(evaluation(t), space), np.random.default_rng(0)
     kinds = set()
-    for _ in range(60):
+    for _ in range(120):
         point = tuple(int(random.integers(length)) for length in space.lengths)
         rule = space.rule(point)
         stops = search.stops(point)
         np.testing.assert_array_equal(stops, as_policy(rule).stops(t.log_odds, t.offsets))
         assert math.isinf(rule.upper[1]) and math.isinf(rule.lower[1]), "a useless exit"
-        kinds.add((rule.patience, rule.quorum > 0, rule.top_k is not None))
-    assert len(kinds) == 12, "not all kinds of rules were drawn"
+        kinds.add((rule.patience, rule.quorum > 0, rule.top_k is not None, rule.keep != ()))
+    assert len(kinds) >= 12 and len({kind[3] for kind in kinds}) == 2, "not all kinds of rules were drawn"
 
 
 @pytest.mark.parametrize("seed", fast(range(6), 0, 1))
@@ -72,6 +73,20 @@ def test_finds_the_optimum_where_the_first_head_is_as_good_as_the_last() -> None
     trial = search.trade_off([0.0])[0.0]
     assert (search.stops(trial.point) == 0).all()
     assert trial.outcome.cost_us == pytest.approx(5 + 10 + 10 * 10)
+
+
+def test_a_good_first_head_keeps_a_few_for_the_others() -> None:
+    """Where only the best places count, most candidates can stop at an exit whose c is far from any threshold."""
+    t = traces(200, 30, [0.8, 0.4, 0.0])
+    found = []
+    for places in (None, 5):
+        of_top = Evaluation(t, t.log_odds, (1, 2, 3), even_costs(3), METRICS[:1])
+        search = Search(of_top, Space(t.log_odds, [True] * 3, places=places))
+        search.explore()
+        found.append(search.trade_off([0.01])[0.01])
+    plain, kept = found
+    assert any(kept.rule.keep) and kept.outcome.drop <= 0.01
+    assert kept.outcome.cost_us < 0.97 * plain.outcome.cost_us, (plain, kept)
 
 
 def test_confident_first_head_with_a_blind_spot() -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,9 @@ TRUE = Costs(7.0, np.array([90.0, 40.0, 55.0]), np.array([10.0, 10.0, 5.0]), np.
 MAX_TOKENS = 6 * CANDIDATE_TOKENS
 HERE = Conditions("a" * 64, "cpu", 2, {"cpu": "one", "cores": 2, "onnxruntime": "1.24.0", "rexit": "0.1.0"})
 PROFILE = CostProfile(HERE, 7.5, (SegmentCost(1.0, 0.5, 20.0, 3.25), SegmentCost(0.0, 0.75, 0.0, 4.5)), 0.01)
+WITH_ZERO = replace(
+    PROFILE, segments=(SegmentCost(0.0, 0.0, 0.0, 0.0, 1.5), SegmentCost(6.0, 0.5, 20.0, 3.25, 2.5), PROFILE.segments[1])
+)
 
 
 def build(library: Path, source: Path) -> None:
@@ -53,7 +57,7 @@ class Line:
             full += size
         run = self.profile.segments[: force_exit + 1]
         stats = SimpleNamespace(
-            retrieval_us=self.profile.base_us,
+            retrieval_us=self.profile.base_us + sum(s.candidate_us for s in run) * len(sizes),
             prefix_us=sum(s.prefix_us + s.prefix_token_us * prefix for s in run),
             slate_us=sum(s.pass_us * count + s.candidate_token_us * tokens for s in run),
             prefix_tokens=prefix,
@@ -66,20 +70,21 @@ class Line:
     def clear_cache(self) -> None: ...
 
 
+@pytest.mark.parametrize(("profile", "depths"), [(PROFILE, (1, 2)), (WITH_ZERO, (0, 1, 2))], ids=["layers", "exit zero"])
 @pytest.mark.parametrize("max_tokens", [10**6, 50, 30])
-def test_measure_recovers_every_coefficient(max_tokens: int) -> None:
+def test_measure_recovers_every_coefficient(max_tokens: int, profile: CostProfile, depths: tuple[int, ...]) -> None:
     """Also where slates take several passes, each of which costs `pass_us`."""
-    found = measure_costs(Line(PROFILE, max_tokens), [slate(1, 20), slate(5, 8), slate(9, 1)], 2, max_tokens, HERE)
+    found = measure_costs(Line(profile, max_tokens), [slate(1, 20), slate(5, 8), slate(9, 1)], depths, max_tokens, HERE)
     assert found.base_us == pytest.approx(7.5) and found.conditions == HERE
     assert found.fit_error == pytest.approx(0, abs=1e-9)
-    for seen, true in zip(found.segments, PROFILE.segments, strict=True):
+    for seen, true in zip(found.segments, profile.segments, strict=True):
         assert list(vars(seen).values()) == pytest.approx(list(vars(true).values()), abs=1e-6)
 
 
 def test_cost_is_never_negative_when_a_deeper_exit_was_timed_faster() -> None:
     odd = Costs(1.0, np.array([100.0, -30.0]), np.zeros(2), np.array([3.0, -1.0]), 100)
     session = FakeSession(2, odd, lambda u, i: 0.0, [1, 1])
-    found = measure_costs(session, [slate(1, 20)], 2, 10**6, HERE).costs(PREFIX_TOKENS, CANDIDATE_TOKENS, 10**6)
+    found = measure_costs(session, [slate(1, 20)], (1, 2), 10**6, HERE).costs(PREFIX_TOKENS, CANDIDATE_TOKENS, 10**6)
     assert all((values >= 0).all() for values in (found.prefix_us, found.pass_us, found.candidate_us))
 
 
@@ -90,7 +95,7 @@ def test_fit_error_of_costs_that_are_not_linear() -> None:
             scores.stats.slate_us = scores.stats.candidate_tokens**2
             return scores
 
-    assert measure_costs(Curved(PROFILE), [slate(1, 20)], 1, 10**6, HERE).fit_error > 0.1
+    assert measure_costs(Curved(PROFILE), [slate(1, 20)], (1,), 10**6, HERE).fit_error > 0.1
 
 
 def test_costs_grow_with_tokens() -> None:

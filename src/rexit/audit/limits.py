@@ -37,13 +37,15 @@ REPORT_FILE = "report.json"
 
 
 class RuleRecord(msgspec.Struct, frozen=True):
-    """A rule as report.json has it: the thresholds of all exits, null where nothing reaches them."""
+    """A rule as report.json has it: the thresholds of all exits, null where nothing reaches them, and how many each
+    keeps, 0: all."""
 
     certified: bool
     limit: float
     mean: float
     upper: tuple[float | None, ...]
     lower: tuple[float | None, ...]
+    keep: tuple[int, ...]
     patience: int
     quorum: float
     top_k: TopK | None
@@ -84,8 +86,8 @@ class WatchedRule:
     @classmethod
     def of(cls, record: RuleRecord, policy: Policy) -> WatchedRule:
         """Returns a recorded rule with the maps of `policy`. Raises ValueError if no policy can have it."""
-        sides = zip(policy.exits, map(_threshold, record.upper), map(_threshold, record.lower), strict=True)
-        exits = tuple(replace(e, upper=upper, lower=lower) for e, upper, lower in sides)
+        rules = zip(policy.exits, map(_threshold, record.upper), map(_threshold, record.lower), record.keep, strict=True)
+        exits = tuple(replace(e, upper=upper, lower=lower, keep=keep) for e, upper, lower, keep in rules)
         ruled = replace(policy, exits=exits, patience=record.patience, quorum=record.quorum, top_k=record.top_k)
         if (problem := ruled.problem()) is not None:
             raise ValueError(problem)
@@ -100,6 +102,7 @@ class WatchedRule:
             "mean": self.mean,
             "upper": [_finite(exit_.upper) for exit_ in policy.exits],
             "lower": [_finite(exit_.lower) for exit_ in policy.exits],
+            "keep": list(policy.keep),
             "patience": policy.patience,
             "quorum": _finite(policy.quorum),
             "top_k": None if policy.top_k is None else _top_k(policy.top_k),

@@ -111,4 +111,6 @@ def latencies(
 
 def depth_name(layers: int) -> str:
     """Returns what tables call a fixed depth."""
+    if layers == 0:
+        return "exit zero"
     return f"{layers} layer" if layers == 1 else f"{layers} layers"

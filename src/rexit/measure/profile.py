@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,13 +29,17 @@ Microseconds = Annotated[float, msgspec.Meta(ge=0)]
 
 @dataclass(frozen=True)
 class SegmentCost:
-    """Microseconds of one segment: `prefix_us + prefix_token_us * P` to fill a prefix of P tokens, `pass_us +
-    candidate_token_us * T` for a pass over T tokens of candidates behind it. None is negative."""
+    """Microseconds of what an exit adds: `prefix_us + prefix_token_us * P` to fill a prefix of P tokens, `pass_us +
+    candidate_us * N + candidate_token_us * T` for a pass over N candidates with T tokens behind it. None is negative.
+
+    `candidate_us` is the look-up's part: exit zero's numbers, and at the first segment behind it the prompts' assembly.
+    """
 
     prefix_us: Microseconds
     prefix_token_us: Microseconds
     pass_us: Microseconds
     candidate_token_us: Microseconds
+    candidate_us: Microseconds = 0.0
 
 
 class _Costs(msgspec.Struct, frozen=True):
@@ -52,8 +56,8 @@ class CostProfile:
 
     Attributes:
         conditions: What it was measured under.
-        base_us: Microseconds of a slate's retrieval and prompt assembly.
-        segments: The segments' costs, from the first to the last.
+        base_us: Microseconds of a slate's retrieval, and of its prompts' assembly without exit zero.
+        segments: The costs of exit zero, if there is one, and of the segments from the first to the last.
         fit_error: Median relative difference between the whole model's predicted and measured time.
     """
 
@@ -78,7 +82,7 @@ class CostProfile:
             self.base_us,
             np.array([s.prefix_us + s.prefix_token_us * prefix_tokens for s in self.segments]),
             np.array([s.pass_us for s in self.segments]),
-            np.array([s.candidate_token_us * candidate_tokens for s in self.segments]),
+            np.array([s.candidate_us + s.candidate_token_us * candidate_tokens for s in self.segments]),
             max(1, int(max_tokens / candidate_tokens)),
         )
 
@@ -103,7 +107,7 @@ class CostProfile:
 def measure_costs(
     session: Session,
     slates: Sequence[AnySlate],
-    exits: int,
+    depths: Sequence[int],
     max_tokens: int,
     conditions: Conditions,
     *,
@@ -118,16 +122,19 @@ def measure_costs(
     2. What exit k adds to the prefix's and to the slate's time is fitted by non-negative least squares: a prefix is
        filled once, a slate takes as many passes as `max_tokens` requires. If all prefixes have the same length, the split of
        their cost between the two is arbitrary, but the sum is right.
+    3. Behind exit zero, the look-up's time is fitted likewise: what the slate and what each candidate costs there, and what
+       prompts add for those who go on.
 
     Args:
         session: A session of the deployed variant.
         slates: The slates to time.
-        exits: The variant's number of exits.
+        depths: The layers of the variant's exits; 0: exit zero.
         max_tokens: The most tokens of a pass.
         conditions: What the times are valid for.
         repeats: Repetitions of each timing; the median counts.
     """
     session.warm_up()
+    exits, zero = len(depths), depths[0] == 0
     cases = [(s, n) for s in slates for n in sorted({1, max(1, len(s.items) // 4), len(s.items)})]
     micros, tokens = np.zeros((repeats, len(cases), exits, 3)), np.zeros((len(cases), 2))
     for r in range(repeats):
@@ -137,23 +144,33 @@ def measure_costs(
                 session.clear_cache()
                 stats = session.score(slate.first(n).request, force_exit=k).stats
                 micros[r, i, k] = stats.retrieval_us, stats.prefix_us, stats.slate_us
-                tokens[i] = stats.prefix_tokens, stats.candidate_tokens
+            tokens[i] = stats.prefix_tokens, stats.candidate_tokens
     progress("costs", repeats * len(cases), repeats * len(cases))
     once, pass_counts = np.ones(len(cases)), np.array([_passes(session, *case, max_tokens) for case in cases], np.float64)
+    sizes = np.array([n for _, n in cases], np.float64)
     median = np.median(micros, axis=0)
     added = np.diff(median, axis=1, prepend=0.0)
-    segments = tuple(
+    segments = [
         SegmentCost(*_fit(once, tokens[:, 0], added[:, k, 1]), *_fit(pass_counts, tokens[:, 1], added[:, k, 2]))
         for k in range(exits)
-    )
+    ]
     base = float(median[:, :, 0].mean())
+    if zero:
+        base, of_numbers = _fit(once, sizes, added[:, 0, 0])
+        of_prompt, of_prompts = _fit(once, sizes, median[:, 1:, 0].mean(1) - median[:, 0, 0])
+        segments[0] = SegmentCost(0.0, 0.0, 0.0, 0.0, of_numbers)
+        segments[1] = replace(segments[1], prefix_us=segments[1].prefix_us + of_prompt, candidate_us=of_prompts)
     predicted = base + sum(
-        s.prefix_us + s.prefix_token_us * tokens[:, 0] + s.pass_us * pass_counts + s.candidate_token_us * tokens[:, 1]
+        s.prefix_us
+        + s.prefix_token_us * tokens[:, 0]
+        + s.pass_us * pass_counts
+        + s.candidate_us * sizes
+        + s.candidate_token_us * tokens[:, 1]
         for s in segments
     )
     whole = median[:, -1].sum(1)
     error = float(np.median(np.abs(predicted - whole) / whole))
-    return CostProfile(conditions, base, segments, error)
+    return CostProfile(conditions, base, tuple(segments), error)
 
 
 def _fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArray[np.float64]) -> tuple[float, float]:
@@ -169,12 +186,13 @@ def _passes(session: Session, slate: AnySlate, count: int, max_tokens: int) -> i
     return passes(list(map(len, candidates)), max_tokens)
 
 
-def mean_tokens(session: Session, slates: Sequence[AnySlate]) -> tuple[float, float]:
-    """Returns the mean tokens of a slate's prefix, and of a single candidate."""
+def mean_tokens(session: Session, slates: Sequence[AnySlate], depths: Sequence[int]) -> tuple[float, float]:
+    """Returns the mean tokens of a slate's prefix, and of a single candidate. depths: as for `measure_costs`."""
+    first = int(depths[0] == 0)  # exit zero reads no token
     prefix = candidates = 0
     for slate in slates:
         session.clear_cache()
-        stats = session.score(slate.request, force_exit=0).stats
+        stats = session.score(slate.request, force_exit=first).stats
         prefix += stats.prefix_tokens
         candidates += stats.candidate_tokens
     return prefix / len(slates), candidates / sum(len(slate.items) for slate in slates)

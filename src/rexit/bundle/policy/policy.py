@@ -23,7 +23,7 @@ FILE = "policy.json"
 MAX_SLOPE = MAX_INTERCEPT = 1e9
 """Limits of a Platt map: beyond them, c could overflow float32 for ordinary log-odds."""
 MAX_PATIENCE = 1024
-MAX_TOP_K = 2**31 - 1
+MAX_CANDIDATES = 2**31 - 1
 """As many candidates as a request can have."""
 MAX_PRIOR_SHIFT = 100.0
 
@@ -43,6 +43,7 @@ class _Exit(msgspec.Struct, frozen=True):
     lower: float | None
     earlier: tuple[float, ...] | None = None
     objectives: tuple[_Map, ...] | None = None
+    keep: Count | None = None
 
 
 class _Machine(msgspec.Struct, frozen=True):
@@ -81,6 +82,8 @@ class ExitPolicy:
     sign. Empty: c reads the exit's own head alone.
 
     objectives: with several objectives, a and b of each one's own map, and z is the utility's log-odds. Empty: there is one.
+
+    keep: at most so many candidates of a slate go on after this exit, those with the largest c. 0: all.
     """
 
     a: float = 1.0
@@ -89,14 +92,16 @@ class ExitPolicy:
     lower: float = math.inf
     earlier: tuple[float, ...] = ()
     objectives: tuple[tuple[float, float], ...] = ()
+    keep: int = 0
 
 
 @dataclass(frozen=True)
 class Policy:
     """The stopping rules of one variant, bound to it by `variant_sha256`.
 
-    After each exit but the last: 1. each candidate by its exit's thresholds and `patience`; 2. `top_k`; 3. all that are left, if
-    they are at most the share `quorum` of their slate (0: never). docs/format.md has the rules.
+    After each exit but the last: 1. each candidate by its exit's thresholds and `patience`; 2. `top_k`; 3. all but the best
+    `keep` of those that are left; 4. all that are left, if they are at most the share `quorum` of their slate (0: never).
+    docs/format/policy.md has the rules.
 
     prior_shift: what is added to c for a probability, see `probability`; no rule reads it.
 
@@ -126,7 +131,17 @@ class Policy:
     def stops_early(self) -> bool:
         """Whether any candidate can stop before the last exit."""
         thresholds = (limit for e in self.exits[:-1] for limit in (e.upper, e.lower))
-        return self.quorum > 0 or self.top_k is not None or any(limit != math.inf for limit in thresholds)
+        return self.has_slate_rules or any(limit != math.inf for limit in thresholds)
+
+    @property
+    def keep(self) -> tuple[int, ...]:
+        """Each exit's `keep`."""
+        return tuple(e.keep for e in self.exits)
+
+    @property
+    def has_slate_rules(self) -> bool:
+        """Whether a candidate may stop because of the others in its slate."""
+        return self.quorum > 0 or self.top_k is not None or any(self.keep)
 
     def head_log_odds(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the maps read, float32 [n, exits]: with several objectives, and log-odds of each, the utility's."""
@@ -185,7 +200,7 @@ class Policy:
             offsets: int64 [slates + 1].
         """
         early, late = self._stops(log_odds, offsets, margin), self._stops(log_odds, offsets, -margin)
-        if self.quorum or self.top_k is not None:
+        if self.has_slate_rules:
             slates = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
             first = np.full(len(offsets) - 1, len(self.exits))
             np.minimum.at(first, slates, np.where(early < late, early, len(self.exits)))
@@ -211,7 +226,7 @@ class Policy:
             agree[:, k] = np.where(same, agree[:, k - 1] + 1, 1)
         stop &= agree >= self.patience
         stop[:, -1] = True
-        return slate_stops(c, stop, offsets, self.quorum, self.top_k, slack)
+        return slate_stops(c, stop, offsets, self.quorum, self.top_k, slack, self.keep)
 
     def _slack(self, margins: NDArray[np.float32]) -> NDArray[np.float32]:
         """How far each exit's c moves, at most, if its log-odds move by up to +-margin: float32 [exits].
@@ -250,6 +265,7 @@ class Policy:
                     math.inf if e.lower is None else e.lower,
                     e.earlier or (),
                     tuple((pair.a, pair.b) for pair in e.objectives or ()),
+                    e.keep or 0,
                 )
                 for e in file.exits
             ),
@@ -296,6 +312,8 @@ class Policy:
             for side, limit in (("upper", e.upper), ("lower", e.lower)):
                 if not abs(limit) <= largest and limit != math.inf:
                     return f"exits[{k}] {side}: is {limit:g}, expected a float32"
+            if not 0 <= e.keep <= MAX_CANDIDATES or (e.keep and k + 1 == len(self.exits)):
+                return f"exits[{k}] keep: is {e.keep}, expected 1 to {MAX_CANDIDATES}, and none at the last exit"
         if not 1 <= self.patience <= MAX_PATIENCE:
             return f"patience: is {self.patience}, expected 1 to {MAX_PATIENCE}"
         if not 0 <= self.quorum < 1 or np.float32(self.quorum) == 1:
@@ -307,8 +325,8 @@ class Policy:
         return None
 
     def _top_k_problem(self, rule: TopK) -> str | None:
-        if not 1 <= rule.k <= MAX_TOP_K:
-            return f"top_k k: is {rule.k}, expected 1 to {MAX_TOP_K}"
+        if not 1 <= rule.k <= MAX_CANDIDATES:
+            return f"top_k k: is {rule.k}, expected 1 to {MAX_CANDIDATES}"
         largest = float(np.finfo(np.float32).max)
         for name, values in (("rise", rule.rise), ("fall", rule.fall)):
             if len(values) != len(self.exits) - 1:
@@ -329,6 +347,7 @@ class Policy:
         exits: list[dict[str, Any]] = [
             {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)}
             | ({"earlier": [number(weight) for weight in e.earlier]} if e.earlier else {})
+            | ({"keep": e.keep} if e.keep else {})
             | ({"objectives": [{"a": number(a), "b": number(b)} for a, b in e.objectives]} if e.objectives else {})
             for e in self.exits
         ]

@@ -1,7 +1,8 @@
-"""When candidates stop because of the others in their slate: docs/format.md's rules 2 and 3, in NumPy."""
+"""When candidates stop because of the others in their slate: rules 2 to 4 of docs/format/policy.md, in NumPy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,13 @@ class TopK:
 
 
 def slate_stops(
-    c: Floats, candidate_stop: Bools, offsets: Integers, quorum: float, top_k: TopK | None, slack: Floats | None = None
+    c: Floats,
+    candidate_stop: Bools,
+    offsets: Integers,
+    quorum: float,
+    top_k: TopK | None,
+    slack: Floats | None = None,
+    keep: Sequence[int] = (),
 ) -> Integers:
     """Returns the exit where each candidate stops, int64 [n].
 
@@ -37,11 +44,13 @@ def slate_stops(
         offsets: where each slate begins, and n: int64 [slates + 1].
         quorum: share of a slate that stops too; 0: off.
         top_k: the rule of that name; None: off.
-        slack: how much nearer each c is to settled than `top_k` says, float32 [exits]; None: 0.
+        slack: how much nearer each c is to settled than `top_k` says, float32 [exits]; None: 0. Below 0: further.
+        keep: most candidates of a slate that go on after each exit, 0: all; empty: all everywhere.
     """
     stops = np.asarray(candidate_stop.argmax(1), np.int64)
-    if top_k is not None:
-        stops = _settled(c, stops, offsets, top_k, np.zeros(c.shape[1], np.float32) if slack is None else slack)
+    if top_k is not None or any(keep):
+        slack = np.zeros(c.shape[1], np.float32) if slack is None else slack
+        stops = _settled(c, stops, offsets, top_k, slack, [*keep, *[0] * (c.shape[1] - len(keep))])
     # A quorum ends its slate: until then it changes nothing.
     return np.minimum(stops, _quorum_exits(stops, c.shape[1], offsets, quorum)) if quorum else stops
 
@@ -55,8 +64,8 @@ def _quorum_exits(stops: Integers, exits: int, offsets: Integers, quorum: float)
     return np.repeat(few.argmax(1), sizes)
 
 
-def _settled(c: Floats, stops: Integers, offsets: Integers, rule: TopK, slack: Floats) -> Integers:
-    """`stops` with the top-k rule."""
+def _settled(c: Floats, stops: Integers, offsets: Integers, rule: TopK | None, slack: Floats, keep: Sequence[int]) -> Integers:
+    """`stops` with the top-k rule and `keep`."""
     sizes = np.diff(offsets)
     inside = np.arange(sizes.max(initial=0)) < sizes[:, None]
     # Slates as rows, filled up with candidates that stopped before the first exit and whose NaN are last in every order.
@@ -67,11 +76,27 @@ def _settled(c: Floats, stops: Integers, offsets: Integers, rule: TopK, slack: F
     for k in range(c.shape[1] - 1):
         rows = (at > k).any(1)
         now[inside] = c[:, k]
-        low = np.where(at >= k, now + slack[k] - np.float32(rule.fall[k]), low)
-        high = np.where(at >= k, now - slack[k] + np.float32(rule.rise[k]), high)
-        known = known_places(low[rows], high[rows], sizes[rows, None], rule)
-        at[rows] = np.where(known, np.minimum(at[rows], k), at[rows])
+        if rule is not None:
+            low = np.where(at >= k, now + slack[k] - np.float32(rule.fall[k]), low)
+            high = np.where(at >= k, now - slack[k] + np.float32(rule.rise[k]), high)
+            known = known_places(low[rows], high[rows], sizes[rows, None], rule)
+            at[rows] = np.where(known, np.minimum(at[rows], k), at[rows])
+        if keep[k]:
+            rows = (at > k).sum(1) > keep[k]
+            at[rows] = np.where(
+                _beyond(np.where(at[rows] > k, now[rows], -np.inf), keep[k], slack[k]), np.minimum(at[rows], k), at[rows]
+            )
     return at[inside]
+
+
+def _beyond(c: Floats, keep: int, slack: np.float32) -> Bools:
+    """Whose c is not among the best `keep` of its row, each c known to within +-slack; below 0: whose surely is not."""
+    if slack == 0:
+        beyond = np.ones(c.shape, np.bool_)
+        np.put_along_axis(beyond, (-c).argsort(1, kind="stable")[:, :keep], False, 1)
+        return beyond
+    last, next_ = _best(c, keep)
+    return last > c - 2 * slack if slack < 0 else next_ >= c - 2 * slack
 
 
 def known_places(low: Floats, high: Floats, sizes: Integers, rule: TopK) -> Bools:

@@ -99,7 +99,7 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
         upper, lower = (None if math.isinf(threshold) else threshold for threshold in (rule.upper, rule.lower))
         depth = None if layers is None else layers[k]
         entry = {"exit": k, "layers": depth, "a": rule.a, "b": rule.b, "earlier": list(rule.earlier)}
-        exits.append({**entry, "upper": upper, "lower": lower})
+        exits.append({**entry, "upper": upper, "lower": lower, "keep": rule.keep or None})
     return {
         "patience": policy.patience,
         "quorum": policy.quorum,
