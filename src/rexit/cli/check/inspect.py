@@ -170,6 +170,8 @@ def _print_policy(policy: dict[str, Any]) -> None:
             row[side] = "always" if k == last else "never" if rule[side] is None else f"{rule[side]:.3f}"
         if reads_earlier:
             row["earlier"] = ", ".join(f"{weight:.3g}" for weight in rule["earlier"]) or "-"
+        if any(other["keep"] for other in policy["exits"]):
+            row["keep"] = "-" if rule["keep"] is None else rule["keep"]
         if top_k is not None:
             row |= {move: "-" if k == last else f"{top_k[move][k]:.3f}" for move in ("rise", "fall")}
         rows.append(row)
