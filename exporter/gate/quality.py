@@ -3,17 +3,15 @@
 Both chains, float32 and the variant's, run the same prompts of the validation split in ONNX Runtime, as whole slates behind their
 prefixes. The test split is reserved for final figures.
 
-1. At every exit the two log-odds are correlated (Pearson) and subtracted. Two figures are reported and decide nothing: the mean
-   Kullback-Leibler divergence of the variant's answer, yes or no, from float32's, and the share of pairs of candidates in a slate
-   that both put in the same order.
+1. At every exit the two log-odds are correlated (Pearson) and subtracted.
 2. At every exit both are compared with the users' likes: the AUC over all pairs and its change, with the interval of a paired
    bootstrap over users.
    Of several objectives each is judged by its own log-odds and its known labels, and each must pass.
 3. The gate has the lowest correlation and the largest loss of AUC that the target allows, at every exit. A variant passes if the
    bad end of the interval is allowed, and fails if the good end is not. In between it is undecided; more slates may decide.
 
-The mean AUC within users is reported and decides nothing: two candidates that swap places in a slate of eight change that user's
-AUC by 1/16, so with hundreds of users its interval is wider than any allowed loss.
+The mean AUC within users would decide nothing: two candidates that swap places in a slate of eight change that user's AUC by
+1/16, so with hundreds of users its interval is wider than any allowed loss.
 
     prompts = Prompts.draw(catalog, 400)
     expected = prompts.log_odds(Chain(fp32_folder, segments, max_tokens))          # once for all variants
@@ -41,7 +39,7 @@ from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, prompt_maker
-from rexit.ranking import MIN_USERS, auc, auc_difference, user_auc
+from rexit.ranking import MIN_USERS, auc, auc_difference
 from rexit.slates import AnySlate, Slate, cut, draw
 
 LogOdds = NDArray[np.float32]
@@ -172,7 +170,6 @@ class ExitQuality:
     """An exit of a variant against float32, of one objective. Figures without a value are NaN.
 
     layers: depth. correlation: correlation of the log-odds. mean, worst: |difference| of the log-odds.
-    kl: divergence, mean over pairs, in nats. order: share of pairs of candidates that are in float32's order; ties excluded.
     auc_change: 95 % interval of AUC minus float32's; None if the slates cannot show it. objective: None if it has no name.
     """
 
@@ -180,13 +177,9 @@ class ExitQuality:
     correlation: float
     mean: float
     worst: float
-    kl: float
-    order: float
     auc_fp32: float
     auc: float
     auc_change: tuple[float, float] | None
-    user_auc_fp32: float
-    user_auc: float
     objective: str | None = None
 
     def verdict(self, gate: Gate) -> Verdict:
@@ -271,7 +264,7 @@ def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: LogOdds
     """
     exact, other = np.atleast_3d(expected), np.atleast_3d(actual)
     rows = [
-        _exit(prompts, part, depth, exact[:, k, n], other[:, k, n])
+        _exit(part, depth, exact[:, k, n], other[:, k, n])
         for k, depth in enumerate(exits)
         for n, part in enumerate(prompts.parts)
     ]
@@ -285,52 +278,15 @@ def _row_json(row: ExitQuality) -> dict[str, Any]:
     return values
 
 
-def _exit(
-    prompts: Prompts, part: LabelledPairs, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]
-) -> ExitQuality:
-    users, liked = part.users, part.liked
+def _exit(part: LabelledPairs, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
+    liked = part.liked
     difference = np.abs(expected.astype(np.float64) - actual)
     correlation, mean, worst = _correlation(expected, actual), float(difference.mean()), float(difference.max())
     if not math.isfinite(worst):
-        nan = math.nan
-        return ExitQuality(depth, correlation, mean, worst, nan, nan, nan, nan, None, nan, nan, part.name)
+        return ExitQuality(depth, correlation, mean, worst, math.nan, math.nan, None, part.name)
     exact, other = expected[part.pairs], actual[part.pairs]
-    change = None if part.shortage() else auc_difference(other, exact, users, liked)[1:]
-    return ExitQuality(
-        depth,
-        correlation,
-        mean,
-        worst,
-        _divergence(expected, actual),
-        _same_order(prompts.prompts, expected, actual),
-        auc(exact, liked),
-        auc(other, liked),
-        change,
-        user_auc(exact, users, liked),
-        user_auc(other, users, liked),
-        part.name,
-    )
-
-
-def _divergence(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
-    """Mean of KL(p, q) in nats; p and q are the probabilities of yes and no."""
-    p, q = expected.astype(np.float64), actual.astype(np.float64)
-    # logaddexp(0, x) is log(1 + e^x), which avoids the logarithm of a rounded 0.
-    yes = np.exp(-np.logaddexp(0, -p)) * (np.logaddexp(0, -q) - np.logaddexp(0, -p))
-    no = np.exp(-np.logaddexp(0, p)) * (np.logaddexp(0, q) - np.logaddexp(0, p))
-    return float((yes + no).mean())
-
-
-def _same_order(prompts: Sequence[Prompt], expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
-    """Share of pairs of candidates in the same order; NaN if float32 has only ties."""
-    ends = np.cumsum([len(prompt.candidates) for prompt in prompts])[:-1]
-    same = pairs = 0
-    for exact, other in zip(np.split(expected, ends), np.split(actual, ends), strict=True):
-        a, b = np.triu_indices(len(exact), 1)
-        order = np.sign(exact[a] - exact[b])
-        same += int((np.sign(other[a] - other[b]) == order)[order != 0].sum())
-        pairs += int((order != 0).sum())
-    return same / pairs if pairs else math.nan
+    change = None if part.shortage() else auc_difference(other, exact, part.users, liked)[1:]
+    return ExitQuality(depth, correlation, mean, worst, auc(exact, liked), auc(other, liked), change, part.name)
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -200,27 +200,6 @@ class PromptBuilder:
         items = request.graph.items[targets].astype(np.float64)
         return np.where(nonzero_rows(items), items @ user / np.sqrt(user @ user), np.nan) if user.any() else unknown
 
-    def prefix(
-        self,
-        user: Id | None,
-        as_of: int | None = None,
-        recent: Sequence[tuple[Id, bool]] = (),
-        inputs: Mapping[str, Value] | None = None,
-    ) -> Tokens:
-        """The prefix of a user's prompts, int32 [P]."""
-        return self.prompt(user, [], as_of, recent, inputs).prefix
-
-    def candidate(
-        self,
-        user: Id | None,
-        item: Id,
-        as_of: int | None = None,
-        recent: Sequence[tuple[Id, bool]] = (),
-        inputs: Mapping[str, Value] | None = None,
-    ) -> Tokens:
-        """One item's part of the prompt, int32 [T]."""
-        return self.prompt(user, [item], as_of, recent, inputs).candidates[0]
-
     def _encode(self, pieces: list[int]) -> Tokens:
         offsets, tokens = self._offsets, self._tokens
         return np.concatenate(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import holds_vectors
@@ -76,14 +76,13 @@ def train_tokenizer(
     return tokenizer
 
 
-def train_bpe(texts: Sequence[str], template: str, words: Sequence[str] = (), vocabulary: int = VOCABULARY) -> Tokenizer:
+def train_bpe(texts: Sequence[str], template: str, vocabulary: int = VOCABULARY) -> Tokenizer:
     """Trains a byte-level BPE.
 
     Args:
         texts: the data's texts, each with a leading space.
         template: the text of the template's file.
-        words: texts that become a token each where they are words; added to the vocabulary.
-        vocabulary: number of tokens without `words`.
+        vocabulary: number of tokens.
     """
     rates = [f" {percent}%" for percent in range(101)] + [f" 2^{power}" for power in range(16)]
     tokenizer = Tokenizer(models.BPE())
@@ -100,5 +99,4 @@ def train_bpe(texts: Sequence[str], template: str, words: Sequence[str] = (), vo
     )
     repeats = max(_REPEATS, len(texts) // _TEXTS_PER_REPEAT)
     tokenizer.train_from_iterator([*texts, *repeats * [*rates, template]], trainer)
-    tokenizer.add_tokens([AddedToken(text, single_word=True, normalized=False) for text in words])
     return tokenizer

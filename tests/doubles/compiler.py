@@ -42,10 +42,6 @@ class Doubles:
             }
         self._monkeypatch.setenv("TENSORRT_DOUBLE_INPUTS", json.dumps(inputs))
 
-    def fail(self, at: str) -> None:
-        """parse, build or kill."""
-        self._monkeypatch.setenv("TENSORRT_DOUBLE_FAILS", at)
-
     def calls(self, name: str) -> list[list[Any]]:
         """The arguments of each call of that name so far."""
         lines = self._calls.read_text().splitlines() if self._calls.exists() else []

@@ -411,4 +411,4 @@ def test_an_export_can_calibrate_on_it(data: Path, run: Run) -> None:
     (prompt, *_) = sampled = activations.draw(catalog)
     assert len(sampled) == activations.SLATES
     (slate, *_) = slates.draw(slates.cut(catalog, "train"), activations.SLATES, seed=1)
-    assert (prompt.prefix == PromptBuilder(catalog).prefix(slate.user, slate.as_of)).all(), "as the runtime asks it"
+    assert (prompt.prefix == PromptBuilder(catalog).prompt(slate.user, [], slate.as_of).prefix).all(), "as the runtime asks it"

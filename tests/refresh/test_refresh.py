@@ -56,7 +56,7 @@ def test_a_catalog_that_has_grown_lists_of_users(run: Run, place: Path) -> None:
     with runtime.open(place / "bundle") as session:
         for user in USER_IDS:
             prefix, _ = session.prompt(user, ITEM_IDS[:1], as_of=1 << 40)
-            np.testing.assert_array_equal(prefix, prompts.prefix(user, as_of=1 << 40))
+            np.testing.assert_array_equal(prefix, prompts.prompt(user, [], 1 << 40).prefix)
 
 
 def test_the_tokenizer_stays(run: Run, place: Path) -> None:

@@ -31,9 +31,9 @@ def dequantize_blocks_int4(model: ir.Model) -> ir.Model:
     return model
 
 
-def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Rounds a weight [K, N]. Returns integers in -8 … 7 as float32 [K, N], and scales float32 [K / block, N]."""
-    blocks = weight.reshape(-1, block, weight.shape[1])
+def quantize_blocks(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rounds a weight [K, N]. Returns integers in -8 … 7 as float32 [K, N], and scales float32 [K / BLOCK, N]."""
+    blocks = weight.reshape(-1, BLOCK, weight.shape[1])
     largest = np.abs(blocks).max(1, keepdims=True)
     scale = best_scale(blocks, (half_scale(largest * clip, 7.5) for clip in _CLIPS), 1)
     return rounded(blocks, scale).reshape(weight.shape), scale[:, 0]

@@ -49,20 +49,10 @@ INT8 = Kind("int8", 127.0, np.int8)
 FP8 = Kind("fp8", 448.0, ml_dtypes.float8_e4m3fn)
 
 
-def quantize_dequantize_int8(
-    model: ir.Model, bound: Callable[[Floats], float] = clipping_bound, max_loss: float = MAX_LOSS
-) -> ir.Model:
-    """Changes the model in place and returns it.
-
-    Args:
-        model: float32, with samples in the `meta` of linear inputs.
-        bound: maps sampled inputs [R, K] to the largest magnitude that is not cut off.
-        max_loss: maximum share of a token's squared output lost, see MAX_LOSS.
-
-    Raises:
-        CheckpointError: there is nothing to quantize.
-    """
-    return _insert(model, INT8, bound, max_loss)
+def quantize_dequantize_int8(model: ir.Model, max_loss: float = MAX_LOSS) -> ir.Model:
+    """Changes the model, whose linear inputs have samples in their `meta`, in place and returns it. Raises CheckpointError if
+    there is nothing to quantize."""
+    return _insert(model, INT8, clipping_bound, max_loss)
 
 
 def quantize_dequantize_fp8(model: ir.Model) -> ir.Model:

@@ -22,7 +22,7 @@ from rexit.errors import CheckpointError
 from rexit.exporter.graph.cpu.fuse_rows import match_norm, match_swiglu
 from rexit.exporter.graph.linear.linear import by_input, layers_to_quantize, linears
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, define_called, parameters
-from rexit.exporter.graph.passes.nodes import array, both_ways, constant, is_node, producer, replace, replace_outputs, same_shape
+from rexit.exporter.graph.passes.nodes import array, both_ways, constant, is_node, producer, replace, same_shape
 
 ROUND = "RoundRows"
 """Input x float32 [..., T, K]; output bfloat16 of the same shape."""
@@ -82,9 +82,9 @@ def _fuse(graph: ir.Graph) -> None:
     for node in list(graph):
         if is_node(node, ROUND, DOMAIN):
             if (norm := match_norm(node.inputs[0])) is not None:
-                replace_outputs(graph, node, call(NORM, norm[0], epsilon=norm[1]))
+                replace(graph, node, [call(NORM, norm[0], epsilon=norm[1])])
             elif (inputs := next(match_swiglu(node.inputs[0]), None)) is not None:
-                replace_outputs(graph, node, call(SWIGLU, inputs))
+                replace(graph, node, [call(SWIGLU, inputs)])
         elif is_node(node, "Add"):
             for value, residual in both_ways(node):
                 product = producer(value, PRODUCT, reads=1, domain=DOMAIN)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from rexit.exporter.graph.cpu.quantize_linear_int8 import NAME as QUANTIZE
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, define_called, parameters
-from rexit.exporter.graph.passes.nodes import MICROSOFT, both_ways, is_node, producer, replace, replace_outputs, same_shape
+from rexit.exporter.graph.passes.nodes import MICROSOFT, both_ways, is_node, producer, replace, same_shape
 
 NORM = "RMSNormQuantizeRows"
 """Inputs x [..., T, K] and weight [K]; attribute epsilon; outputs like those of QuantizeRows."""
@@ -30,11 +30,12 @@ def fuse_rows(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it."""
     graph = model.graph
     for node in list(graph):
+        fused = None
         if is_node(node, QUANTIZE, DOMAIN):
             fused = _norm(node) or _swiglu(node)
-            if fused is not None:
-                replace_outputs(graph, node, fused)
-        elif is_node(node, "Add") and (fused := _scale_add(node)) is not None:
+        elif is_node(node, "Add"):
+            fused = _scale_add(node)
+        if fused is not None:
             replace(graph, node, [fused])
     define_called(model, {NORM: define_norm, SWIGLU: define_swiglu, SCALE_ADD: define_scale_add})
     return model

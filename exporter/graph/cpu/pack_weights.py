@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rexit.exporter.graph.cpu.fuse_rows import SCALE_ADD, SWIGLU, scaled_product
 from rexit.exporter.graph.cpu.quantize_linear_int8 import ZERO_POINT
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, call, define, define_called, parameters
-from rexit.exporter.graph.passes.nodes import MICROSOFT, constant, replace, replace_outputs
+from rexit.exporter.graph.passes.nodes import MICROSOFT, constant, replace
 
 MULTIPLY = "MultiplyRows"
 """Inputs quantized [..., T, K], its scale [..., T, 1], weight, column scales [N], offsets [N]; output [..., T, N]."""
@@ -38,12 +38,8 @@ def pack_weights(model: ir.Model) -> ir.Model:
     graph = model.graph
     weights: dict[ir.Value, list[ir.Value]] = {}
     for node in list(graph):
-        fused = _fused(graph, node, weights)
-        if fused is not None:
-            if len(fused.outputs) == 2:
-                replace_outputs(graph, node, fused)
-            else:
-                replace(graph, node, [fused])
+        if (fused := _fused(graph, node, weights)) is not None:
+            replace(graph, node, [fused])
     define_called(model, {MULTIPLY: define_multiply, MULTIPLY_ADD: define_multiply_add, MULTIPLY_SWIGLU: define_swiglu})
     return model
 

@@ -31,9 +31,9 @@ def quantize_weights_int4(model: ir.Model) -> ir.Model:
     return model
 
 
-def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Rounds a weight [K, N]. Returns uint8 [N, K / block, block / 2] for MatMulNBits and scales float32 [N, K / block]."""
-    blocks = weight.T.reshape(weight.shape[1], -1, block)
+def quantize_blocks(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Rounds a weight [K, N]. Returns uint8 [N, K / BLOCK, BLOCK / 2] for MatMulNBits and scales float32 [N, K / BLOCK]."""
+    blocks = weight.T.reshape(weight.shape[1], -1, BLOCK)
     outermost = np.take_along_axis(blocks, np.abs(blocks).argmax(2, keepdims=True), 2)
     scales = (outermost * (clip / -8) for clip in _CLIPS)
     scale = best_scale(blocks, (np.where(tried == 0, np.float32(1), tried) for tried in scales), 2)

@@ -41,20 +41,12 @@ def constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
 
 
 def replace(graph: ir.Graph, node: ir.Node, new: list[ir.Node]) -> None:
-    """Replaces `node` by `new`; the last node's output takes over the name, type and readers of the node's output."""
-    old, out = node.outputs[0], new[-1].outputs[0]
-    out.name, out.shape, out.type = old.name, old.shape, old.type
-    graph.insert_before(node, new)
-    ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-
-
-def replace_outputs(graph: ir.Graph, node: ir.Node, new: ir.Node) -> None:
-    """Replaces `node` by `new`, whose outputs take over the names, types and readers of the node's outputs."""
-    for old, out in zip(node.outputs, new.outputs, strict=True):
+    """Replaces `node` by `new`; the last node's outputs take over the names, types and readers of the node's outputs."""
+    outputs = new[-1].outputs
+    for old, out in zip(node.outputs, outputs, strict=True):
         out.name, out.shape, out.type = old.name, old.shape, old.type
     graph.insert_before(node, new)
-    ir.convenience.replace_all_uses_with(node.outputs, new.outputs)
+    ir.convenience.replace_all_uses_with(node.outputs, outputs, replace_graph_outputs=True)
     graph.remove(node, safe=True)
 
 

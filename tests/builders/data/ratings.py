@@ -8,6 +8,9 @@ import numpy as np
 import polars as pl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from rexit.bundle import Catalog
+from rexit.exporter.options import IndexOptions, LightGCNOptions
+
 USERS, ITEMS, EACH = 24, 40, 20
 LATE = 10_000  # the test split's interactions (the last two of each user) are at this time or later, all others before
 
@@ -77,3 +80,18 @@ def write(folder: Path, template: str = TEMPLATE, rated: pl.DataFrame | None = N
     tokenizer(folder / "tok")
     (folder / "prompt.toml").write_text(template)
     return folder
+
+
+def index(folder: Path, template: str = TEMPLATE, rated: pl.DataFrame | None = None, epochs: int = 2) -> Catalog:
+    """The catalog of what `write` writes."""
+    return index_files(write(folder, template, rated), epochs)
+
+
+def index_files(folder: Path, epochs: int = 2) -> Catalog:
+    """The catalog of the files in `folder`, in FOLDER/catalog."""
+    from rexit.exporter.index import build_catalog
+
+    files = (folder / "ratings.csv", folder / "items.csv", str(folder / "tok"), folder / "prompt.toml", folder / "catalog")
+    options = IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=epochs))
+    build_catalog(*files, options, users=folder / "users.csv")
+    return Catalog.open(folder / "catalog")

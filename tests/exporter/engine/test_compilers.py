@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -60,11 +59,6 @@ def test_tensorrt_builds_for_the_local_gpu(doubles: Doubles) -> None:
     assert find_compiler(None, None, "8.7")[1] == target
 
 
-def test_tensorrt_without_a_gpu(doubles: Doubles) -> None:
-    with pytest.raises(BackendError, match=r"^TensorRT 10\.3\.0 builds only for this machine's GPU, and there is none$"):
-        find_compiler(None, "tensorrt", "8.6")
-
-
 def test_of_two_compilers_the_one_that_can(doubles: Doubles) -> None:
     doubles.add_gpu()
     assert find_compiler(None, None, "8.6")[0].name == "tensorrt_rtx"
@@ -117,14 +111,8 @@ def test_binding_that_takes_the_process_along(tmp_path: Path, monkeypatch: pytes
         find_compiler(sys.executable, None, "8.6")
 
 
-@pytest.mark.parametrize("python", ["/bin/true", "/bin/cat", "/usr/bin/yes"])
-def test_python_that_is_none(python: str) -> None:
-    if not os.access(python, os.X_OK):
-        pytest.fail(f"{python} is not here; name another program")
-    with pytest.raises(BackendError, match=f"{python}: cannot be run as a Python"):
-        find_compiler(python, None, "8.6")
-
-
-def test_python_that_is_not_there() -> None:
+def test_python_that_is_none() -> None:
+    with pytest.raises(BackendError, match="/bin/cat: cannot be run as a Python"):
+        find_compiler("/bin/cat", None, "8.6")
     with pytest.raises(InputError, match="/none/python: cannot be run: No such file or directory"):
         find_compiler("/none/python", None, "8.6")

@@ -35,24 +35,11 @@ def test_every_label_of_the_split_is_in_one_row(catalog: Catalog, rows: Rows) ->
     assert all(len(row.liked) == len(row.prompt.candidates) <= 5 for row in rows.rows)
 
 
-def test_no_more_rows_than_asked_for(catalog: Catalog) -> None:
-    assert len(packed_rows(catalog, "train", 5, most=3).rows) == 3
-
-
-def test_lengths_are_those_of_packed_rows(rows: Rows) -> None:
-    for n, length in enumerate(rows.lengths):
-        assert rows.packed([n])[0].shape == (1, length)
-
-
 def test_batches_have_each_row_once_within_the_tokens_allowed(rows: Rows) -> None:
     groups = batches(rows.lengths, 700, np.random.default_rng(0))
     assert sorted(n for batch in groups for n in batch) == list(range(len(rows.rows)))
     assert all(rows.lengths[batch].max() * len(batch) <= 700 or len(batch) == 1 for batch in groups)
     assert groups == batches(rows.lengths, 700, np.random.default_rng(0)) != batches(rows.lengths, 700, np.random.default_rng(1))
-
-
-def test_a_row_that_is_too_long_is_a_batch_of_its_own(rows: Rows) -> None:
-    assert all(len(batch) == 1 for batch in batches(rows.lengths, 1, np.random.default_rng(0)))
 
 
 def test_vectors_are_float32_under_autocast(catalog: Catalog, rows: Rows) -> None:

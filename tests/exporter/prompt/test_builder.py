@@ -16,8 +16,6 @@ from tokenizers import Tokenizer
 from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.index import build_catalog
-from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder, dropped
 from rexit.exporter.retriever.lightgcn import EVALUATE_EVERY
 
@@ -30,27 +28,16 @@ TRAINING = 190  # the first time of the `train` split, for every user
 Recent = list[tuple[int, bool]]
 
 
-def index(folder: Path, rated: pl.DataFrame | None = None, epochs: int = 10) -> Catalog:
-    ratings.write(folder, rated=rated)
-    build_catalog(
-        folder / "ratings.csv",
-        folder / "items.csv",
-        str(folder / "tok"),
-        folder / "prompt.toml",
-        folder / "catalog",
-        users=folder / "users.csv",
-        options=IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=epochs)),
-    )
-    return Catalog.open(folder / "catalog")
-
-
 @dataclass
 class Case:
     """A catalog, its builder, and the interactions it was made of: user -> [(time, item, liked)] in catalog order."""
 
     catalog: Catalog
-    tokenizer: Tokenizer
     rated: pl.DataFrame
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.catalog.path.parent / "tok" / "tokenizer.json"))
 
     @cached_property
     def builder(self) -> PromptBuilder:
@@ -69,8 +56,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    folder = tmp_path_factory.mktemp("prompts")
-    return Case(index(folder), Tokenizer.from_file(str(folder / "tok/tokenizer.json")), ratings.interactions())
+    return Case(ratings.index(tmp_path_factory.mktemp("prompts"), epochs=10), ratings.interactions())
 
 
 def expected(case: Case, user: int | None, item: int, as_of: int | None, recent: Recent) -> dict[str, str]:
@@ -152,9 +138,7 @@ def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, trai
     )
     # One evaluation: what validation chooses, the epoch, is no matter of this test.
     case, other = (
-        Case(
-            index(tmp_path / name, table, EVALUATE_EVERY), Tokenizer.from_file(str(tmp_path / name / "tok/tokenizer.json")), table
-        )
+        Case(ratings.index(tmp_path / name, rated=table, epochs=EVALUATE_EVERY), table)
         for name, table in (("unchanged", rated), ("planted", planted))
     )
     assert (case.catalog.split("train").times < since).any() and (case.catalog.split("train").times >= since).any() == training
@@ -179,19 +163,6 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(case: Ca
         assert case.parts(now) == case.parts(later)
 
 
-def test_who_is_similar_follows_as_of(case: Case) -> None:
-    """All other things equal: what the neighbours said is visible at both moments, who they are has changed in between."""
-    builder = case.builder
-    actual = {
-        as_of: [builder._request(user, as_of, (), builder._candidate).similar.tolist() for user in range(ratings.USERS)]
-        for as_of in (100, 150, TRAINING, None)
-    }
-    assert not any(actual[100]), "nothing was visible yet"
-    assert actual[150] != actual[TRAINING] != actual[None]
-    stored = case.catalog.user_table["similar"].tolist()
-    assert actual[None] == [[row for row in rows if row != user] for user, rows in enumerate(stored)]
-
-
 @pytest.mark.parametrize(("limit", "step"), [(1, 1), (2, 1), (3, 1), (10, 5), (11, 5)])
 def test_a_list_of_recent_interactions_grows_at_its_end_and_drops_half_at_a_time(limit: int, step: int) -> None:
     lists = [list(range(dropped(n, limit), n)) for n in range(60)]
@@ -209,20 +180,12 @@ def test_an_interaction_at_as_of_is_not_visible(case: Case) -> None:
     assert case.parts(case.builder.prompt(1, [1], first + 1))[0]["recent"] != " none"
 
 
-def test_a_user_without_history_gets_words_for_nothing(case: Case) -> None:
-    actual = case.parts(case.builder.prompt("nobody", [1]))[0]
-    assert [actual[name] for name in ("job", "user.like_rate", "recent", "similar_liked", "similar_verdict", "nearest")] == [
-        "unknown", "unknown", " none", " none", " unseen", " none",
-    ]  # fmt: skip
-    assert (case.builder.prefix(None) == case.builder.prefix("nobody")).all()
-
-
 def test_without_a_training_like_there_is_no_similar_user(tmp_path: Path) -> None:
     """User 24 liked nothing, nobody liked item 3: no embedding, nothing to fold in. 24's own history is shown."""
     nothing = (pl.col("user_id") == 24) | (pl.col("item_id") == 3)
     rated = ratings.interactions().with_columns(rating=pl.when(nothing).then(1).otherwise("rating"))
-    catalog = index(tmp_path, rated)
-    case = Case(catalog, Tokenizer.from_file(str(tmp_path / "tok/tokenizer.json")), rated)
+    catalog = ratings.index(tmp_path, rated=rated, epochs=10)
+    case = Case(catalog, rated)
     assert not catalog.user_table["embeddings"][23].any() and not catalog.item_table["fold_in"][2].any()
     for user, recent in ((24, []), (24, [(3, True)]), (999, [(3, True), (5, False)])):
         parts = case.parts(case.builder.prompt(user, [1, 2, 3], None, recent))
@@ -239,18 +202,16 @@ def test_an_item_without_an_embedding_is_near_to_nothing(case: Case) -> None:
         items["embeddings"][without - 1] = 0
     catalog = replace(case.catalog)
     catalog.__dict__["item_table"] = items
-    other = Case(catalog, case.tokenizer, case.rated)
+    other = Case(catalog, case.rated)
     recent: Recent = [(8, True), (3, True)]
     assert [part["nearest"] for part in other.parts(other.builder.prompt(999, [40, 1, 8], None, recent))] == [
         " none", " Film 3 yes;", " none",
     ]  # fmt: skip
 
 
-def test_prefix_and_candidate_are_parts_of_the_slate(case: Case) -> None:
+def test_ids_and_rows_give_the_same_slate(case: Case) -> None:
     slate = case.builder.prompt(5, [7, 9], 200, FRESH)
     assert slate.prefix.dtype == np.int32 and all(c.dtype == np.int32 for c in slate.candidates)
-    assert (case.builder.prefix(5, 200, FRESH) == slate.prefix).all()
-    assert (case.builder.candidate(5, 9, 200, FRESH) == slate.candidates[1]).all()
     assert (case.builder.prompt_rows(4, [6, 8], 200, [(i - 1, v) for i, v in FRESH]).candidates[0] == slate.candidates[0]).all()
     assert case.builder.prompt(5, []).candidates == []
 

@@ -10,9 +10,6 @@ import pytest
 
 from builders.data import ratings
 from rexit.bundle import Catalog
-from rexit.exporter.index import build_catalog
-from rexit.exporter.options import IndexOptions, LightGCNOptions
-from rexit.exporter.prompt import lengths as lengths_module
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import load_tokenizer
@@ -28,16 +25,7 @@ def index(folder: Path, template: str = TEMPLATE) -> Catalog:
     ratings.items().with_columns(title=titled).write_csv(folder / "items.csv")
     with open(folder / "users.csv", "a") as file:
         file.write("25,pilot\n")
-    build_catalog(
-        folder / "ratings.csv",
-        folder / "items.csv",
-        str(folder / "tok"),
-        folder / "prompt.toml",
-        folder / "catalog",
-        users=folder / "users.csv",
-        options=IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=2)),
-    )
-    return Catalog.open(folder / "catalog")
+    return ratings.index_files(folder)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +36,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 def test_the_figures_are_those_of_the_prompts(catalog: Catalog) -> None:
     measured, builder = prompt_lengths(catalog), PromptBuilder(catalog)
     assert measured == catalog.info["prompt"]["lengths"]
-    prefixes = sorted(len(builder.prefix(user)) for user in range(1, 25))  # all of those with a history
+    prefixes = sorted(len(builder.prompt(user, []).prefix) for user in range(1, 25))  # all of those with a history
     assert measured["users"] == 24
     assert {name: measured["prefix"][name] for name in ("p50", "p99", "max")} == {
         "p50": prefixes[11],
@@ -59,14 +47,6 @@ def test_the_figures_are_those_of_the_prompts(catalog: Catalog) -> None:
     figures = measured["candidate"]
     assert min(candidates) <= figures["p50"] <= figures["p99"] <= figures["max"] <= max(candidates)
     assert abs(figures["p50"] - np.median(candidates)) <= 3, "ten items of each user were drawn"
-
-
-def test_percentiles_are_of_what_was_measured(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lengths_module, "_measure", lambda _: (list(range(200, 0, -1)), [*range(1, 1000), 5000]))
-    measured = prompt_lengths(catalog)
-    assert measured["users"] == 200
-    assert [measured["prefix"][name] for name in ("p50", "p99", "max")] == [100, 198, 200]
-    assert [measured["candidate"][name] for name in ("p50", "p99", "max")] == [500, 990, 5000]
 
 
 def test_the_longest_prompt_is_blamed_on_the_list_that_could_hold_the_long_title_several_times(catalog: Catalog) -> None:
@@ -86,19 +66,12 @@ def test_a_limit_cuts_the_one_long_title_and_nothing_else(catalog: Catalog, tmp_
     was, now = PromptBuilder(catalog), PromptBuilder(cut)
     items = [n for n in range(1, 41) if n != 17 and n % 7 == 4]  # of these the year is missing
     for user in range(1, 26):
-        before, after = was.prompt(user, items), now.prompt(user, items)
+        before, after = was.prompt(user, [1, *items]), now.prompt(user, [1, *items])
         assert np.array_equal(before.prefix, after.prefix)
-        assert all(map(np.array_equal, before.candidates, after.candidates)), "the template's words are never cut"
-        assert len(now.candidate(user, 1)) < len(was.candidate(user, 1)), "a year is one token"
+        assert all(map(np.array_equal, before.candidates[1:], after.candidates[1:])), "the template's words are never cut"
+        assert len(after.candidates[0]) < len(before.candidates[0]), "a year is one token"
     title = len(load_tokenizer(str(tmp_path / "tok")).encode(LONG.strip()).ids)
-    before, after = was.candidate(1, 17), now.candidate(1, 17)
+    before, after = (builder.prompt(1, [17]).candidates[0] for builder in (was, now))
     assert title > 100 and (after[:8] == before[:8]).all() and (after[8:10] == before[title : title + 2]).all()
     assert cut.info["prompt"]["max_prefix_tokens"] * 4 < catalog.info["prompt"]["max_prefix_tokens"]
     assert cut.info["prompt"]["lengths"]["prefix"]["longest"]["column"]["max"] == 8
-
-
-def test_a_prompt_without_a_prefix_has_nothing_to_blame(tmp_path: Path) -> None:
-    labels = '[labels]\nyes = " yes"\nno = " no"\n'
-    lengths = index(tmp_path, 'prompt = "{item.title} {item.like_rate}"\n' + labels).info["prompt"]["lengths"]
-    assert lengths["prefix"] == {"p50": 0, "p99": 0, "max": 0, "longest": None}
-    assert lengths["candidate"]["longest"]["placeholder"] == "{item.title}"

@@ -6,7 +6,7 @@ import pytest
 
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
-from rexit.exporter.prompt.program import Program, bounds, compile_program, count_texts, placeholder, rate_texts
+from rexit.exporter.prompt.program import Program, bounds, compile_program, placeholder
 from rexit.exporter.prompt.template import ENTRIES, Template, parse
 
 LABELS = {"yes": " yes", "no": " no"}
@@ -56,18 +56,6 @@ def test_vectors_have_tables_in_the_order_they_are_met() -> None:
     assert "".join(placeholder(op) or " " for op in ops).replace(" ", "") == prompt.replace(" ", "")
 
 
-def test_vectors_count_as_many_tokens_as_there_are() -> None:
-    program, _ = compiled("{user.gcn}{item.title:3}{item.gcn}")
-    assert bounds(program.prefix, np.array([1]), {}) == (1, 1)
-    assert bounds(program.candidate, np.array([1]), {}) == (4, 4)
-
-
-def test_gcn_is_no_column() -> None:
-    columns = ["gcn", "title"]
-    program = compile_program(template("{item.title}{item.gcn}{user.gcn}"), ["gcn"], columns, Pieces())
-    assert [op["op"] for op in program.candidate] == ["item_field", "item_vector", "user_vector"]
-
-
 VECTORS = ("item.look", "item.user", "item.user.none", "user.taste")
 
 
@@ -108,7 +96,6 @@ def test_a_column_of_vectors_is_placed_as_one_vector() -> None:
         ),
         ("{item.title}{history.recent:1}", "{user.taste}", {}, "entry: unknown placeholder {user.taste}, known are: item.COLUMN"),
         ("{item.user}", "x", {}, "prompt: {item.user}: that name is of the user's vectors: rename the column"),
-        ("{item.user.none}", "x", {}, "prompt: {item.user.none}: that name is of the user's vectors: rename the column"),
         ("{item.look}", "x", {"item.look": 3}, "limits.item.look: the column holds vectors, which have no tokens to cut"),
         ("{item.luck}", "x", {}, "prompt: unknown placeholder {item.luck}, known are: user.age, item.title, item.look, "),
     ],
@@ -128,17 +115,7 @@ def test_bos_comes_first() -> None:
     ("prompt", "entry", "message"),
     [
         ("{item.titel}", " {item.title}", "prompt: unknown placeholder {item.titel}, known are: user.age, item.title, item.year"),
-        ("{title}", "x", "prompt: unknown placeholder {title}"),
-        ("{}", "x", "prompt: unknown placeholder {}"),
-        ("{item.titel:2}", "x", "prompt: unknown placeholder {item.titel:2}, known are: user.age, item.title"),
-        (
-            "{item.title}{history.recent:1}",
-            "{user.gcn}",
-            "entry: unknown placeholder {user.gcn}, known are: item.COLUMN, item.gcn",
-        ),
-        ("{item.title}{verdict}", "x", "prompt: unknown placeholder {verdict}"),
         ("{item.title}{history.recent:1}", "{user.age}", "entry: unknown placeholder {user.age}, known are: item.COLUMN"),
-        ("{item.title}{history.recent:1}", "{history.recent:1}", "entry: unknown placeholder {history.recent:1}"),
         ("Hello {user.age}", "x", "prompt never names the target item"),
     ],
 )
@@ -157,11 +134,6 @@ def test_an_op_knows_its_placeholder() -> None:
     ops = [*program.prefix, *program.candidate]
     assert "".join(placeholder(op) or "|" for op in ops) == prompt + "{item.title}|"
     assert [placeholder(op) for op in ops[3]["entry"]] == ["{verdict}"]
-
-
-def test_texts_of_bins() -> None:
-    assert rate_texts(4) == ["0%", "25%", "50%", "75%"]
-    assert count_texts(4) == ["0", "2^0", "2^1", "2^2"]
 
 
 def test_bounds() -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
 
 from builders.data import ratings
 from rexit.bundle import Catalog
-from rexit.errors import InputError
-from rexit.exporter import index as index_module
-from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.options import LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.exporter.retriever import lightgcn
 from rexit.slates import cut
 
 TEMPLATE = """
@@ -24,19 +19,11 @@ entry = "{item.gcn}{verdict}"
 yes = " yes"
 no = " no"
 """
-OPTIONS = IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=2))
-
-
-def build(folder: Path, template: str = TEMPLATE) -> Catalog:
-    ratings.write(folder, template)
-    data = (folder / "ratings.csv", folder / "items.csv", str(folder / "tok"), folder / "prompt.toml", folder / "catalog")
-    index_module.build_catalog(*data, OPTIONS)
-    return Catalog.open(folder / "catalog")
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    return build(tmp_path_factory.mktemp("vectors"))
+    return ratings.index(tmp_path_factory.mktemp("vectors"), TEMPLATE)
 
 
 def test_the_catalog_says_that_there_are_vectors(catalog: Catalog) -> None:
@@ -45,11 +32,6 @@ def test_the_catalog_says_that_there_are_vectors(catalog: Catalog) -> None:
     ids = catalog.vector_ids
     assert ids is not None and ids.begins() == {"gcn": ids.vocabulary, "title:2": ids.vocabulary + ratings.ITEMS}
     assert ids.user_id == ids.vocabulary + 3 * ratings.ITEMS
-
-
-def test_a_catalog_of_texts_says_nothing_of_vectors(tmp_path: Path) -> None:
-    catalog = build(tmp_path, ratings.TEMPLATE.replace("{user.job}|", ""))
-    assert "vectors" not in catalog.info["prompt"] and catalog.vector_ids is None
 
 
 def test_each_vector_has_its_id(catalog: Catalog) -> None:
@@ -84,16 +66,4 @@ def test_a_training_prompt_says_which_part_it_is_in(catalog: Catalog) -> None:
         prompt, row = builder.prompt(slate.user, slate.items, slate.as_of), catalog.users.row(slate.user)
         assert slate.as_of is not None and prompt.part == (begins[row] <= slate.as_of).sum()
         parts.add(prompt.part)
-    assert parts == set(range(OPTIONS.lightgcn.snapshots))
-
-
-def test_more_ids_than_a_prompt_can_hold_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lightgcn, "train", lambda *_: pytest.fail("the retriever was trained"))
-    whole = index_module._info
-    monkeypatch.setattr(
-        index_module, "_info", lambda *a: {**(written := whole(*a)), "counts": {**written["counts"], "items": (1 << 31) // 3}}
-    )
-    with pytest.raises(
-        InputError, match=r"prompt.toml: \d+ tokens and 3 vectors for each of 715827882 items need ids beyond 2\^31"
-    ):
-        build(tmp_path)
+    assert parts == set(range(LightGCNOptions().snapshots))

@@ -35,7 +35,7 @@ _STAGES = {
     "write": "writing the bundle",
 }
 
-_FIGURES = {"correlation": ".6f", "mean": ".4f", "worst": ".4f", "kl": ".1e", "order": ".4f"}
+_FIGURES = {"correlation": ".6f", "mean": ".4f", "worst": ".4f"}
 
 _LARGE_SEGMENT = 400e6
 """Bytes of a segment's graph and weights above which building its engine may fail on a small device."""
@@ -177,8 +177,6 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
                 "change, 95 %": "unknown"
                 if row["auc_change"] is None
                 else " to ".join(f"{end:+.4f}" for end in row["auc_change"]),
-                "user AUC float32": _number(row["user_auc_fp32"]),
-                "user AUC": _number(row["user_auc"]),
             }
             for row in quality["exits"]
         ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ from builders.bundles.bundle import MAX_TOKENS
 from builders.bundles.bundle_files import contents, refresh, write_json
 from builders.bundles.catalog import PROGRAM
 from builders.bundles.engines import engines_of
-from builders.bundles.variants import TENSORRT, add_variant
+from builders.bundles.variants import TENSORRT
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile
 from rexit.bundle.variant import Limits
 from rexit.exporter.engine.compile import CompileReport, VariantBuild, compile_engines
@@ -104,27 +103,3 @@ def test_built_anew_when_it_is_not_what_it_was(compiled: Path, damage: str) -> N
     refresh(compiled, TENSORRT)
     assert not build(compiled).up_to_date
     assert build(compiled).up_to_date
-
-
-def test_engines_for_several_gpus_side_by_side(compiled: Path) -> None:
-    before = contents(engines_of(compiled))
-    build(compiled, compute_capability="12.0")
-    after = contents(engines_of(compiled))
-    assert {path.parent.name[:4] for path in engines_of(compiled).glob("*/engine.json")} == {"sm86", "sm12"}
-    assert before.items() <= after.items()
-
-
-@pytest.mark.slow
-def test_several_variants(bundle: Path) -> None:
-    add_variant(bundle, TENSORRT, "tensorrt-other")
-    report = compile_engines(bundle, compute_capability="8.6")
-    assert [v.variant for v in report.variants] == [TENSORRT, "tensorrt-other"]
-    shutil.rmtree(engines_of(bundle))
-    report = compile_engines(bundle, [TENSORRT, "tensorrt-other", TENSORRT], compute_capability="8.6")
-    assert [(v.variant, v.up_to_date) for v in report.variants] == [(TENSORRT, False), ("tensorrt-other", True)]
-
-
-def test_progress_tells_of_each_segment(bundle: Path) -> None:
-    steps: list[tuple[str, int, int]] = []
-    compile_engines(bundle, compute_capability="8.6", progress=lambda *words: steps.append(words))
-    assert [t for t in steps if t[0].endswith("compiling")] == [(f"{TENSORRT}, segment {k}: compiling", k, 3) for k in range(3)]

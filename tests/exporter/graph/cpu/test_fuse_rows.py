@@ -96,9 +96,3 @@ def test_what_fits_and_what_stays(left: tuple[str, ...], changes: tuple[tuple[st
     expected = run(tidy(_quantized(text)), feed, tmp_path)
     for name, output in run(model, feed, tmp_path).items():
         np.testing.assert_array_equal(output, expected[name], err_msg=name)
-
-
-def test_only_the_first_of_two_products_that_are_added() -> None:
-    text = _changed(("y = Add(x, down)", "again = MatMul(hidden, w_again)\n  y = Add(again, down)"))
-    nodes = count(tidy(fuse_rows(_quantized(text))))
-    assert (nodes[SCALE_ADD], nodes["Mul"], nodes["Add"]) == (1, 1, 0)

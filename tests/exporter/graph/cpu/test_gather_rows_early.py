@@ -61,12 +61,6 @@ def test_last_layer_of_every_family(family: str, tmp_path: Path) -> None:
     assert sum(sizes) >= 3
 
 
-def test_hidden_states_that_go_on_are_computed_whole() -> None:
-    model = traced("llama", k=1)
-    before = [node.op_type for node in model.graph]
-    assert [node.op_type for node in gather_rows_early(model).graph] == before
-
-
 def test_rows_of_a_small_graph(tmp_path: Path) -> None:
     model, arrays = _layer()
     expected = run(model, arrays, tmp_path)
@@ -94,8 +88,3 @@ segment (float[T, 64] x, int64[N] rows) => (float[N, 2] logits) {
     expected = run(model, arrays, tmp_path)["logits"]
     np.testing.assert_allclose(run(gather_rows_early(model), arrays, tmp_path)["logits"], expected, rtol=1e-6)
     assert _sizes(model, "Softmax", 0) == ["T"] and _sizes(model, "Tanh", 0) == ["N"]
-
-
-def test_a_graph_without_rows() -> None:
-    model = graph("segment (float[T, 64] x) => (float[T, 64] y) { y = Relu(x) }", {})
-    assert [node.op_type for node in gather_rows_early(model).graph] == ["Relu"]

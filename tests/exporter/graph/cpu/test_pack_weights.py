@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from builders.onnx_graphs.graphs import count, graph, run, weight, with_outlier
-from rexit.exporter.graph.cpu.fuse_rows import SCALE_ADD, SWIGLU, fuse_rows
+from rexit.exporter.graph.cpu.fuse_rows import fuse_rows
 from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU, pack, pack_weights
 from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.passes.tidy import tidy
@@ -84,14 +84,3 @@ def test_the_order_is_that_in_which_kernels_read() -> None:
     packed = pack(values)
     assert packed.shape == (2, 2, 16, 4)
     assert all(packed[n // 16, k // 4, n % 16, k % 4] == values[k, n] for k in range(8) for n in range(32))
-
-
-def test_only_what_is_called_is_defined() -> None:
-    names = {name for _, name, _ in tidy(pack_weights(_fused())).functions}
-    assert {MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU, SCALE_ADD, SWIGLU} <= names
-    plain = pack_weights(
-        quantize_linear_int8(
-            graph("segment (float[1, T, 64] x) => (float[1, T, 16] y) { y = MatMul(x, w) }", {"w": weight(K, 16)})
-        )
-    )
-    assert {name for _, name, _ in plain.functions} & set(PRODUCTS) == set()  # an output is scaled by a node of its own

@@ -10,7 +10,6 @@ import pytest
 from builders.onnx_graphs.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
-from rexit.exporter.graph.linear.round_weights import round_weights
 
 K = 64
 SHARED = """
@@ -69,14 +68,6 @@ def test_a_token_of_zeros(tmp_path: Path) -> None:
     assert (output[0, 1] == 0).all() and np.isfinite(output).all()
 
 
-def test_column_of_zeros() -> None:
-    w = weight(K, 4)
-    w[:, 2] = 0
-    values, scale = round_weights(w)
-    assert (values[:, 2] == 0).all() and scale[2] == 1
-    assert np.abs(values).max(0).tolist() == [127, 127, 0, 127]
-
-
 def test_heads_and_products_of_two_inputs_stay(tmp_path: Path) -> None:
     text = """
 segment (float[T, 64] x, float[64, 8] y) => (float[T, 64] hidden, float[T, 2] logits, float[T, 8] scores) {
@@ -93,17 +84,6 @@ segment (float[T, 64] x, float[64, 8] y) => (float[T, 64] hidden, float[T, 2] lo
     x = with_outlier(5, K)[0]
     actual = run(model, {"x": x, "y": weight(64, 8)}, tmp_path)
     np.testing.assert_allclose(actual["logits"], np.maximum(actual["hidden"], 0) @ constants["head"] + 1, rtol=1e-4, atol=1e-4)
-
-
-def test_head_as_gemm_is_found_too() -> None:
-    text = """
-segment (float[T, 64] x) => (float[T, 2] logits) {
-  hidden = MatMul(x, w)
-  logits = Gemm <transB = 1> (hidden, head, bias)
-}"""
-    constants = {"w": weight(K, K), "head": weight(2, K), "bias": np.ones(2, np.float32)}
-    nodes = count(quantize_linear_int8(graph(text, constants)))
-    assert nodes["Gemm"] == nodes["MatMulIntegerToFloat"] == 1
 
 
 def test_nothing_to_quantize_and_a_batch() -> None:

@@ -47,11 +47,6 @@ def test_any_prefix_and_groups(prefix: int, sizes: list[int], tmp_path: Path) ->
     check(traced(), prefix, sizes, tmp_path)
 
 
-def test_the_mask_of_all_pairs_is_gone() -> None:
-    nodes = count(tidy(slate_attention(traced())))
-    assert nodes["Attention"] == nodes["Expand"] == nodes["Where"] == 0
-
-
 @pytest.mark.parametrize("change", ["past", "window", "softcap", "no groups"])
 def test_another_attention_stays(change: str) -> None:
     model = traced()
