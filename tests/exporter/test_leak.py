@@ -119,7 +119,7 @@ def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: 
     prompts: list[Prompt] = []
     for slate in cut(catalog, split):
         prompt, user = builder.prompt(slate.user, slate.items, slate.as_of), int(slate.user)
-        request = builder._request(user, slate.as_of, ())
+        request = builder._request(user, slate.as_of, (), builder._candidate)
         dots = np.zeros(len(catalog.items))
         if (graph := request.graph) is not None:
             dots = graph.items.astype(float) @ folded_in(graph.fold_in[request.items[request.liked]]).astype(float)

@@ -134,9 +134,9 @@ def test_training_prompts_before_the_moment_retrieve_nothing(run: Run, data: Pat
     indexed(run, *files, "--embeddings-as-of", moment)
     catalog = Catalog.open(data / "catalog")
     builder = PromptBuilder.of(catalog, "train")
-    assert builder._request(0, moment - 1, ()).graph is None
-    assert builder._request(0, moment, ()).graph is not None
-    assert len(builder._request(0, moment, ()).similar) > 0 == len(builder._request(0, moment - 1, ()).similar)
+    before, after = (builder._request(0, time, (), builder._candidate) for time in (moment - 1, moment))
+    assert before.graph is None and not len(before.similar)
+    assert after.graph is not None and len(after.similar)
 
 
 def test_what_is_not_known_of_the_embeddings_is_said(run: Run, data: Path, files: tuple[str, ...]) -> None:

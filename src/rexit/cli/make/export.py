@@ -171,7 +171,7 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
         [
             {
                 "layers": f"{row['layers']} {row['objective']}" if "objective" in row else row["layers"],
-                **{"KL" if key == "kl" else key: _number(row[key], form) for key, form in _FIGURES.items()},
+                **{key: _number(row[key], form) for key, form in _FIGURES.items()},
                 "AUC float32": _number(row["auc_fp32"]),
                 "AUC": _number(row["auc"]),
                 "change, 95 %": "unknown"
