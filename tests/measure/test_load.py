@@ -39,13 +39,6 @@ def test_a_slow_answer_delays_those_behind_it() -> None:
     assert served.waiting.tolist() == [0, 1, 2.5, 0]
 
 
-def test_nothing_starts_before_it_arrives() -> None:
-    clock = Clock()
-    served = open_loop([clock.work(0.5)], np.array([3.0, 4.0]), clock.now, clock.sleep)
-    assert served.begun.tolist() == [3, 4] and clock.slept == [3, 0.5]
-    assert served.latency.tolist() == [0.5, 0.5]
-
-
 def test_a_sleep_that_ends_early_is_slept_again() -> None:
     clock = Clock()
     served = open_loop([clock.work(1)], np.array([4.0]), clock.now, lambda seconds: clock.sleep(min(seconds, 1.5)))

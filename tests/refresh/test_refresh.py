@@ -26,7 +26,7 @@ from running.command import Run, assert_one_line
 
 
 def refresh(run: Run, place: Path, *more: object) -> Any:
-    return run("refresh", place / "bundle", "--catalog", place / "newer", "--threads", 0, *more)
+    return run("refresh", place / "bundle", "--catalog", place / "newer", *more)
 
 
 def test_a_new_item_can_be_scored(run: Run, place: Path) -> None:

@@ -224,19 +224,6 @@ def relevance(session: runtime.Session, prefix: str) -> float:
     return float(session.score(TokenRequest(ids(prefix), [ids("B : heat ? </s>")])).probability[0])
 
 
-def test_a_replaced_bundle_is_read_at_the_reload(tmp_path: Path, session: runtime.Session) -> None:
-    folder = write_reranker(tmp_path / "bundle")
-    older, newer = relevance(session, "<s> A : wing"), relevance(session, "<s> B : wing")
-    assert abs(older - newer) > 1e-4
-    pool = Pool(partial(runtime.open, folder), 1, 4)
-    with serving(pool) as service:
-        replace_prompt(folder)
-        for expected in (older, newer):
-            reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
-            assert reply.json["results"][0]["relevance_score"] == pytest.approx(expected, abs=1e-5)
-            pool.reload()
-
-
 def test_a_request_that_waits_across_a_reload_gets_the_newer_prompt(
     tmp_path: Path, session: runtime.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

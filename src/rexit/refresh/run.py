@@ -70,7 +70,7 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
         if new.sha256 == manifest.catalog_sha256:
             return RefreshReport(str(bundle), new.sha256, False, users, items, ())
         check_fit(bundle, manifest, [opened.variant for opened in variants], new)
-        vectors = _vectors(bundle, manifest, new, options)
+        vectors = _vectors(bundle, manifest, new, options.checkpoint)
         refreshed = []
         with staged(bundle, manifest, new, vectors) as swap:
             trial = Trial(old, new, options, progress)
@@ -87,14 +87,28 @@ def _counts(old: Ids, new: Ids) -> tuple[int, int]:
     return len(new), int((old.find(new.take(np.arange(len(new)))) < 0).sum())
 
 
-def _vectors(bundle: Path, manifest: Manifest, catalog: Catalog, options: RefreshOptions) -> Vectors | None:
+def _vectors(bundle: Path, manifest: Manifest, catalog: Catalog, checkpoint: str | None) -> Vectors | None:
+    """Makes the vectors of all items of a catalog, for the model in the bundle. Raises CheckpointError or InputError."""
     if catalog.vector_ids is None:
         return None
-    if options.checkpoint is None:
+    if checkpoint is None:
         raise InputError(
             f"{bundle}: its prompts have vectors, which only the projectors of its checkpoint can make for new items: give "
             "--checkpoint; nothing was swapped"
         )
-    from rexit.refresh.vectors import refreshed_vectors
+    from rexit.exporter import preflight
+    from rexit.exporter.checkpoints.checkpoint import load_checkpoint
+    from rexit.exporter.model import rotation
+    from rexit.exporter.model.vectors import Sources
 
-    return refreshed_vectors(options.checkpoint, bundle, manifest, catalog)
+    model = manifest.model
+    loaded = load_checkpoint(checkpoint, manifest.exits, model.head, catalog.labels)
+    if loaded.sha256() != model.checkpoint_sha256:
+        raise InputError(
+            f"{checkpoint}: is not the checkpoint that {bundle} was exported from: "
+            "its projectors would make other vectors; nothing was swapped"
+        )
+    preflight.check_vectors(loaded, catalog)
+    assert loaded.projectors is not None
+    rotation_matrix = None if rotation.obstacle(loaded.decoder) else rotation.orthogonal(loaded.decoder.hidden_size)
+    return Sources(catalog).vectors(loaded.projectors, loaded.model.get_input_embeddings(), rotation_matrix)

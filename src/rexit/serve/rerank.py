@@ -109,14 +109,13 @@ class RerankRequest(msgspec.Struct):
             if score.cut_short:
                 row["cut_short"] = True
             rows.append(row)
-        usage = _usage(scores)
-        tokens = {"input_tokens": usage["prompt_tokens"], "output_tokens": 0}
+        tokens = scores.stats.prefix_tokens + scores.stats.candidate_tokens
         return {
             "id": uuid.uuid4().hex,
             "model": self.model or variant,
             "results": rows,
-            "usage": usage,
-            "meta": {"tokens": tokens},
+            "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+            "meta": {"tokens": {"input_tokens": tokens, "output_tokens": 0}},
         }
 
 
@@ -163,8 +162,3 @@ def _log_unknown(name: str) -> None:
     if name not in _logged and len(_logged) < _MAX_LOGGED:
         _logged.add(name)
         _LOGGER.warning("rerank: the field %s is not known and ignored", short(name))
-
-
-def _usage(scores: Scores) -> dict[str, int]:
-    tokens = scores.stats.prefix_tokens + scores.stats.candidate_tokens
-    return {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
