@@ -313,18 +313,6 @@ typedef struct rexit_objective_info {
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_objective(const rexit_bundle* bundle, size_t objective,
                                                                   rexit_objective_info* info_out);
 
-/* Kinds of ids. */
-typedef enum rexit_ids { REXIT_USERS = 0, REXIT_ITEMS = 1 } rexit_ids;
-
-/* The user or item id number `index` of the catalog, from 0. Ids ascend, strings in the order of their bytes, so that a binary
- * search is possible. An integer is written to *number_out; string ids do not write it, and it may be NULL. A string is written
- * to text_out, NUL-terminated, and its length without the NUL to *length_out. If it does not fit into `capacity` bytes, only
- * *length_out is written, and text_out may be NULL: call again with *length_out + 1. Integer ids write no text, and text_out and
- * length_out may be NULL. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids kind, size_t index,
-                                                           int64_t* number_out, char* text_out, size_t capacity,
-                                                           size_t* length_out);
-
 /* Copies the bundle's file `path`, relative to the bundle like "tokenizer.json", to `buffer`, and writes its size to *bytes_out.
  * If it does not fit into `capacity` bytes, only *bytes_out is written, and `buffer` may be NULL: call with capacity 0 to learn
  * the size, then again. REXIT_NOT_FOUND, or another 2xx. */

@@ -39,6 +39,25 @@ inline void check(rexit_status status) {
   if (status != REXIT_OK) throw Error(status);
 }
 
+namespace detail {
+
+template <class Struct>
+Struct sized() {
+  Struct value{};
+  value.struct_size = sizeof value;
+  return value;
+}
+
+// What `write(&value)` writes; it returns its status.
+template <class Struct, class Write>
+Struct read(const Write& write) {
+  Struct value = sized<Struct>();
+  check(write(&value));
+  return value;
+}
+
+}  // namespace detail
+
 // An id as in the interactions: an integer or a string.
 using Id = std::variant<std::int64_t, std::string>;
 
@@ -60,8 +79,7 @@ struct BundleOptions {
 // Describes the variants of the bundle at `path`, without loading them. See rexit_bundle_get_variant.
 inline std::vector<rexit_variant_info> variants(const std::string& path) {
   std::vector<rexit_variant_info> variants;
-  rexit_variant_info info{};
-  info.struct_size = sizeof info;
+  auto info = detail::sized<rexit_variant_info>();
   do {
     check(rexit_bundle_get_variant(path.c_str(), variants.size(), &info));
     variants.push_back(info);
@@ -107,22 +125,14 @@ class Bundle {
   }
 
   rexit_bundle_info info() const {
-    rexit_bundle_info info{};
-    info.struct_size = sizeof info;
-    check(rexit_bundle_get_info(handle_.get(), &info));
-    return info;
+    return detail::read<rexit_bundle_info>([&](rexit_bundle_info* out) { return rexit_bundle_get_info(handle_.get(), out); });
   }
   rexit_exit_info exit(std::size_t index) const {
-    rexit_exit_info info{};
-    info.struct_size = sizeof info;
-    check(rexit_bundle_get_exit(handle_.get(), index, &info));
-    return info;
+    return detail::read<rexit_exit_info>([&](rexit_exit_info* out) { return rexit_bundle_get_exit(handle_.get(), index, out); });
   }
   rexit_objective_info objective(std::size_t index) const {
-    rexit_objective_info info{};
-    info.struct_size = sizeof info;
-    check(rexit_bundle_get_objective(handle_.get(), index, &info));
-    return info;
+    return detail::read<rexit_objective_info>(
+        [&](rexit_objective_info* out) { return rexit_bundle_get_objective(handle_.get(), index, out); });
   }
   // Opens the folder again, with the loaded segments of this bundle; nullopt if the folder has not changed. See
   // rexit_bundle_reload.
@@ -130,20 +140,6 @@ class Bundle {
     rexit_bundle* handle = nullptr;
     check(rexit_bundle_reload(handle_.get(), &handle));
     return handle == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(handle, owner_));
-  }
-  // The catalog's user or item id number `index`. See rexit_bundle_get_id.
-  Id id(rexit_ids kind, std::size_t index) const {
-    std::int64_t number = 0;
-    std::size_t length = 0;
-    const rexit_bundle_info bundle_info = info();
-    if ((kind == REXIT_USERS ? bundle_info.string_user_ids : bundle_info.string_item_ids) == 0) {
-      check(rexit_bundle_get_id(handle_.get(), kind, index, &number, nullptr, 0, nullptr));
-      return number;
-    }
-    check(rexit_bundle_get_id(handle_.get(), kind, index, nullptr, nullptr, 0, &length));
-    std::string text(length, '\0');  // data() has space for the NUL
-    check(rexit_bundle_get_id(handle_.get(), kind, index, nullptr, text.data(), length + 1, &length));
-    return text;
   }
   // A file of the bundle; see rexit_bundle_read_file.
   std::string read_file(const std::string& path) const {
@@ -169,8 +165,7 @@ class Bundle {
       keys.push_back(key.c_str());
       values.push_back(value.c_str());
     }
-    rexit_bundle_options c_options{};
-    c_options.struct_size = sizeof c_options;
+    auto c_options = detail::sized<rexit_bundle_options>();
     c_options.variant = or_null(options.variant);
     c_options.onnxruntime_library = or_null(options.onnxruntime_library);
     c_options.device = or_null(options.device);
@@ -383,8 +378,7 @@ class Request {
     const std::vector<rexit_input> inputs = detail::input_views(inputs_);
     const detail::PolicyView policy(policy_);
     rexit_tokens tokens{};
-    rexit_request request{};
-    request.struct_size = sizeof request;
+    auto request = detail::sized<rexit_request>();
     request.id_size = sizeof(rexit_id);
     request.score_size = sizeof(rexit_score);
     request.input_size = sizeof(rexit_input);
@@ -492,8 +486,7 @@ class Session {
   explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0, double audit = 0,
                    std::uint64_t audit_seed = 0)
       : bundle_(bundle) {
-    rexit_session_options options{};
-    options.struct_size = sizeof options;
+    auto options = detail::sized<rexit_session_options>();
     options.cache_bytes = cache_bytes;
     options.slate_bytes = slate_bytes;
     options.audit = audit;
@@ -518,7 +511,7 @@ class Session {
     const std::size_t candidates = request.candidates(), k = request.top_k();
     result.scores.resize(k == 0 || k > candidates ? candidates : k);
     if (objectives_ != 1) result.probabilities.resize(result.scores.size() * objectives_);
-    result.stats = empty_stats();
+    result.stats = detail::sized<rexit_stats>();
     rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
     request.view([&](rexit_request view) {
       view.probabilities = result.probabilities.empty() ? nullptr : result.probabilities.data();
@@ -535,8 +528,7 @@ class Session {
     for (const auto& text : options.texts) detail::check_no_nul(text.first, "the name of an input");
     const detail::PolicyView policy(options.policy);
     const std::vector<rexit_input> texts = detail::input_views(options.texts);
-    rexit_json_options c_options{};
-    c_options.struct_size = sizeof c_options;
+    auto c_options = detail::sized<rexit_json_options>();
     c_options.waited_us = options.waited_us;
     c_options.deadline_us = options.deadline_us;
     c_options.policy = policy.get();
@@ -548,7 +540,7 @@ class Session {
     const char* answer = nullptr;
     std::size_t bytes = 0;
     JsonAnswer result;
-    result.stats = empty_stats();
+    result.stats = detail::sized<rexit_stats>();
     check(rexit_session_score_json(handle_.get(), request.data(), request.size(), &c_options, &answer, &bytes, &result.stats));
     result.text.assign(answer, bytes);
     return result;
@@ -557,7 +549,7 @@ class Session {
   Trace trace(const Request& request) {
     Trace result;
     result.log_odds.resize(request.candidates() * bundle_.info().exits * objectives_);
-    result.stats = empty_stats();
+    result.stats = detail::sized<rexit_stats>();
     float placeholder = 0;
     request.view([&](const rexit_request& view) {
       check(rexit_session_trace(handle_.get(), &view, result.log_odds.empty() ? &placeholder : result.log_odds.data(),
@@ -568,9 +560,8 @@ class Session {
 
   // Checks golden sample number `slate`. See rexit_session_check_golden.
   GoldenCheck check_golden(std::size_t slate) {
-    rexit_golden_check check_out{};
-    check_out.struct_size = sizeof check_out;
-    check(rexit_session_check_golden(handle_.get(), slate, &check_out));
+    const auto check_out = detail::read<rexit_golden_check>(
+        [&](rexit_golden_check* out) { return rexit_session_check_golden(handle_.get(), slate, out); });
     const rexit_bundle_info info = bundle_.info();
     GoldenCheck result{check_out.slate_count,
                        check_out.item_count,
@@ -585,9 +576,7 @@ class Session {
 
   // Scores the slate that waits at full depth: call it when the program is idle.
   Audit audit() {
-    rexit_audit audit{};
-    audit.struct_size = sizeof audit;
-    check(rexit_session_audit(handle_.get(), &audit));
+    const auto audit = detail::read<rexit_audit>([&](rexit_audit* out) { return rexit_session_audit(handle_.get(), out); });
     Audit result;
     result.exits.assign(audit.exits, audit.exits + audit.item_count);
     result.policy_c.assign(audit.policy_c, audit.policy_c + audit.item_count);
@@ -615,20 +604,16 @@ class Session {
   void clear_cache() { check(rexit_session_clear_cache(handle_.get())); }
   void trim() { check(rexit_session_trim(handle_.get())); }
   rexit_memory memory() const {
-    rexit_memory memory{};
-    memory.struct_size = sizeof memory;
-    check(rexit_session_get_memory(handle_.get(), &memory));
-    return memory;
+    return detail::read<rexit_memory>([&](rexit_memory* out) { return rexit_session_get_memory(handle_.get(), out); });
   }
   // From any thread: the running call throws Error with REXIT_CANCELLED soon.
   void cancel() { check(rexit_session_cancel(handle_.get())); }
   // [segments], of the last score, trace, audit or warm_up. See rexit_segment_stats.
   std::vector<rexit_segment_stats> segments() const {
-    std::vector<rexit_segment_stats> segments(bundle_.info().exits);
-    for (std::size_t k = 0; k < segments.size(); ++k) {
-      segments[k].struct_size = sizeof segments[k];
-      check(rexit_session_get_segment(handle_.get(), k, &segments[k]));
-    }
+    std::vector<rexit_segment_stats> segments;
+    for (std::size_t k = 0; k < bundle_.info().exits; ++k)
+      segments.push_back(detail::read<rexit_segment_stats>(
+          [&](rexit_segment_stats* out) { return rexit_session_get_segment(handle_.get(), k, out); }));
     return segments;
   }
 
@@ -638,11 +623,6 @@ class Session {
   struct Destroy {
     void operator()(rexit_session* session) const noexcept { rexit_session_destroy(session); }
   };
-  static rexit_stats empty_stats() {
-    rexit_stats stats{};
-    stats.struct_size = sizeof stats;
-    return stats;
-  }
 
   Bundle bundle_;
   std::size_t objectives_ = bundle_.info().objectives;

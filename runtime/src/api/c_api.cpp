@@ -12,7 +12,6 @@
 #include "api/json_request.hpp"
 #include "api/request.hpp"
 #include "base/status.hpp"
-#include "bundle/verify.hpp"
 #include "files/file_list.hpp"
 #include "rexit/rexit.h"
 #include "session/golden.hpp"
@@ -75,6 +74,17 @@ class SessionLock {
  private:
   rexit_session* handle_;
 };
+
+// Calls work() and returns REXIT_OK, or the status of what it throws.
+template <class Work>
+rexit_status guarded(const Work& work) {
+  try {
+    work();
+    return REXIT_OK;
+  } catch (...) {
+    return report_current_exception();
+  }
+}
 
 void write_stats(const rexit_stats& stats, rexit_stats* out) {
   if (out != nullptr) write_struct(stats, out);
@@ -166,27 +176,29 @@ void run_trace(rexit_session* session, const rexit_request* request, float* log_
   write_stats(stats, stats_out);
 }
 
-Execution read_execution(const rexit_bundle_options& options) {
+void check_execution(const Execution& options) {
   if (options.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", options.threads, ", expected 0 or more");
   if (options.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", options.device_id, ", expected 0 or more");
   if (options.own_threads != 0 && options.own_threads != 1)
     fail(REXIT_INVALID_ARGUMENT, "options.own_threads is ", options.own_threads, ", expected 0 or 1");
   if (options.spinning < REXIT_SPINNING_DEFAULT || options.spinning > REXIT_SPINNING_OFF)
     fail(REXIT_INVALID_ARGUMENT, "options.spinning is ", options.spinning, ", expected a rexit_spinning, 0 to 2");
-  Execution execution;
-  execution.library = options.onnxruntime_library;
-  execution.threads = options.threads;
-  execution.device = options.device;
-  execution.device_id = options.device_id;
-  execution.onnxruntime = options.onnxruntime;
-  execution.environment = options.environment;
-  execution.provider = options.provider;
-  execution.provider_keys = options.provider_keys;
-  execution.provider_values = options.provider_values;
-  execution.provider_options = options.provider_option_count;
-  execution.own_threads = options.own_threads == 1;
-  execution.spinning = static_cast<rexit_spinning>(options.spinning);
-  return execution;
+}
+
+// "device cuda, here cpu; threads 4, here 2"; empty if no known condition differs.
+std::string differences(const Conditions& recorded, const Conditions& here) {
+  const auto text = [](std::int32_t threads) { return threads == 0 ? std::string() : std::to_string(threads); };
+  std::string differences;
+  const auto compare = [&](const char* name, const std::string& then, const std::string& now) {
+    if (then.empty() || now.empty() || then == now) return;
+    differences += (differences.empty() ? "" : "; ") + std::string(name) + " " + then + ", here " + now;
+  };
+  compare("device", recorded.device, here.device);
+  compare("threads", text(recorded.threads), text(here.threads));
+  compare("architecture", recorded.architecture, here.architecture);
+  compare("onnxruntime", recorded.onnxruntime, here.onnxruntime);
+  compare("rexit", recorded.rexit, here.rexit);
+  return differences;
 }
 
 void warn_if_calibrated_elsewhere(const Bundle& bundle, const Execution& execution) {
@@ -233,10 +245,10 @@ template <class MakeSource>
 void open_bundle(const MakeSource& make_source, const rexit_bundle_options* options, rexit_bundle** bundle_out) {
   std::shared_ptr<const Source> source = make_source();
   required(bundle_out, "bundle_out");
-  const rexit_bundle_options settings = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
-  const Execution execution = read_execution(settings);
+  const Execution execution = options != nullptr ? read_struct(options, "options") : Execution{};
+  check_execution(execution);
   const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
-  auto loaded = std::make_shared<const LoadedBundle>(std::move(source), settings.variant, make_factory);
+  auto loaded = std::make_shared<const LoadedBundle>(std::move(source), execution.variant, make_factory);
   log(REXIT_LOG_INFO, loaded->bundle.name() + ": opened variant " + loaded->bundle.variant().name);
   warn_if_calibrated_elsewhere(loaded->bundle, execution);
   *bundle_out = new rexit_bundle{std::move(loaded)};
@@ -256,307 +268,239 @@ void rexit_set_log(void (*log)(void*, rexit_log_level, const char*), void* conte
   set_log(log, context, level);
 }
 
-rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out) try {
-  describe_variant(open_source(required(path, "path")), index, info_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out) {
+  return guarded([&] { describe_variant(open_source(required(path, "path")), index, info_out); });
 }
 
-rexit_status rexit_bundle_verify(const char* path, const char* variant) try {
-  verify_bundle(open_source(required(path, "path")), variant);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_bundle_verify(const char* path, const char* variant) {
+  return guarded([&] { verify_bundle(open_source(required(path, "path")), variant); });
 }
 
-rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
-  open_bundle([&] { return open_source(required(path, "path")); }, options, bundle_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) {
+  return guarded([&] { open_bundle([&] { return open_source(required(path, "path")); }, options, bundle_out); });
 }
 
 rexit_status rexit_archive_open(const void* archive, size_t archive_bytes, const rexit_bundle_options* options,
-                                rexit_bundle** bundle_out) try {
-  open_bundle([&] { return read_archive(archive, archive_bytes); }, options, bundle_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+                                rexit_bundle** bundle_out) {
+  return guarded([&] { open_bundle([&] { return read_archive(archive, archive_bytes); }, options, bundle_out); });
 }
 
-rexit_status rexit_archive_verify(const void* archive, size_t archive_bytes, const char* variant) try {
-  verify_bundle(read_archive(archive, archive_bytes), variant);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_archive_verify(const void* archive, size_t archive_bytes, const char* variant) {
+  return guarded([&] { verify_bundle(read_archive(archive, archive_bytes), variant); });
 }
 
-rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out) try {
-  const LoadedBundle& opened = *required(bundle, "bundle")->loaded;
-  required(reloaded_out, "reloaded_out");
-  rexit_bundle* reloaded = nullptr;
-  if (opened.bundle.changed()) {
-    reloaded = new rexit_bundle{std::make_shared<const LoadedBundle>(opened)};
-    log(REXIT_LOG_INFO, opened.bundle.name() + ": reloaded variant " + opened.bundle.variant().name);
-  }
-  *reloaded_out = reloaded;
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out) {
+  return guarded([&] {
+    const LoadedBundle& opened = *required(bundle, "bundle")->loaded;
+    required(reloaded_out, "reloaded_out");
+    rexit_bundle* reloaded = nullptr;
+    if (opened.bundle.changed()) {
+      reloaded = new rexit_bundle{std::make_shared<const LoadedBundle>(opened)};
+      log(REXIT_LOG_INFO, opened.bundle.name() + ": reloaded variant " + opened.bundle.variant().name);
+    }
+    *reloaded_out = reloaded;
+  });
 }
 
 void rexit_bundle_close(rexit_bundle* bundle) { delete bundle; }
 
-rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out) try {
-  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
-  check_size(required(info_out, "info_out"), "info_out");
-  rexit_bundle_info info{};
-  if (opened.has_catalog()) {
-    const Catalog& catalog = opened.catalog();
-    info.has_catalog = 1;
-    info.users = catalog.users.ids.size();
-    info.items = catalog.items.ids.size();
-    info.string_user_ids = catalog.users.ids.are_strings() ? 1 : 0;
-    info.string_item_ids = catalog.items.ids.are_strings() ? 1 : 0;
-  }
-  info.vocabulary = opened.vocabulary();
-  info.exits = opened.exits();
-  info.layers = opened.model().layers;
-  info.max_tokens = opened.variant().max_tokens;
-  info.max_positions = opened.variant().max_positions;
-  info.calibrated = opened.calibrated() ? 1 : 0;
-  info.variant = opened.variant().name.c_str();
-  info.top_k = opened.policy().top_k.k;
-  info.ordered = opened.policy().top_k.ordered ? 1 : 0;
-  info.quorum = opened.policy().quorum;
-  info.prior_shift = opened.policy().prior_shift;
-  info.objectives = opened.objectives();
-  info.policy_sha256 = opened.policy_sha256().c_str();
-  write_struct(info, info_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out) {
+  return guarded([&] {
+    const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
+    check_size(required(info_out, "info_out"), "info_out");
+    rexit_bundle_info info{};
+    if (opened.has_catalog()) {
+      const Catalog& catalog = opened.catalog();
+      info.has_catalog = 1;
+      info.users = catalog.users.ids.size();
+      info.items = catalog.items.ids.size();
+      info.string_user_ids = catalog.users.ids.are_strings() ? 1 : 0;
+      info.string_item_ids = catalog.items.ids.are_strings() ? 1 : 0;
+    }
+    info.vocabulary = opened.vocabulary();
+    info.exits = opened.exits();
+    info.layers = opened.model().layers;
+    info.max_tokens = opened.variant().max_tokens;
+    info.max_positions = opened.variant().max_positions;
+    info.calibrated = opened.calibrated() ? 1 : 0;
+    info.variant = opened.variant().name.c_str();
+    info.top_k = opened.policy().top_k.k;
+    info.ordered = opened.policy().top_k.ordered ? 1 : 0;
+    info.quorum = opened.policy().quorum;
+    info.prior_shift = opened.policy().prior_shift;
+    info.objectives = opened.objectives();
+    info.policy_sha256 = opened.policy_sha256().c_str();
+    write_struct(info, info_out);
+  });
 }
 
-rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out) try {
-  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
-  check_size(required(info_out, "info_out"), "info_out");
-  if (exit >= opened.exits()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", opened.exits() - 1);
-  const ExitRule& rule = opened.policy().exits[exit];
-  const TopK& top_k = opened.policy().top_k;
-  const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
-  const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
-  write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
-                move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
-                opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit)},
-               info_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out) {
+  return guarded([&] {
+    const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
+    check_size(required(info_out, "info_out"), "info_out");
+    if (exit >= opened.exits())
+      fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", opened.exits() - 1);
+    const ExitRule& rule = opened.policy().exits[exit];
+    const TopK& top_k = opened.policy().top_k;
+    const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
+    const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
+    write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
+                  move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
+                  opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit)},
+                 info_out);
+  });
 }
 
-rexit_status rexit_bundle_get_objective(const rexit_bundle* bundle, size_t objective, rexit_objective_info* info_out) try {
-  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
-  check_size(required(info_out, "info_out"), "info_out");
-  if (objective >= opened.objectives())
-    fail(REXIT_INVALID_ARGUMENT, "objective is ", objective, ", the bundle has objectives 0 to ", opened.objectives() - 1);
-  const bool has_name = opened.objectives() != 1;
-  write_struct(
-      {0, has_name ? opened.variant().objectives[objective].c_str() : "", has_name ? opened.policy().weights[objective] : 1, 0},
-      info_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
-}
-
-rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids kind, size_t index, int64_t* number_out, char* text_out,
-                                 size_t capacity, size_t* length_out) try {
-  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
-  if (!opened.has_catalog()) fail(REXIT_INVALID_ARGUMENT, "the bundle has no catalog, so it has no ids");
-  const Catalog& catalog = opened.catalog();
-  if (kind != REXIT_USERS && kind != REXIT_ITEMS)
-    fail(REXIT_INVALID_ARGUMENT, "kind is ", static_cast<int>(kind), ", expected REXIT_USERS or REXIT_ITEMS");
-  const Ids& ids = kind == REXIT_USERS ? catalog.users.ids : catalog.items.ids;
-  if (index >= ids.size()) fail(REXIT_INVALID_ARGUMENT, "index is ", index, ", the catalog has ", ids.size(), " ids");
-  if (!ids.are_strings()) {
-    *required(number_out, "number_out") = ids.number_at(index);
-    return REXIT_OK;
-  }
-  const std::string_view text = ids.string_at(index);
-  required(length_out, "length_out");
-  if (text.size() < capacity) {
-    std::memcpy(required(text_out, "text_out"), text.data(), text.size());
-    text_out[text.size()] = '\0';
-  }
-  *length_out = text.size();
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_bundle_get_objective(const rexit_bundle* bundle, size_t objective, rexit_objective_info* info_out) {
+  return guarded([&] {
+    const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
+    check_size(required(info_out, "info_out"), "info_out");
+    if (objective >= opened.objectives())
+      fail(REXIT_INVALID_ARGUMENT, "objective is ", objective, ", the bundle has objectives 0 to ", opened.objectives() - 1);
+    const bool has_name = opened.objectives() != 1;
+    write_struct(
+        {0, has_name ? opened.variant().objectives[objective].c_str() : "", has_name ? opened.policy().weights[objective] : 1, 0},
+        info_out);
+  });
 }
 
 rexit_status rexit_bundle_read_file(const rexit_bundle* bundle, const char* path, void* buffer, size_t capacity,
-                                    size_t* bytes_out) try {
-  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
-  required(bytes_out, "bytes_out");
-  if (const char* problem = path_error(required(path, "path"))) fail(REXIT_INVALID_ARGUMENT, "path `", path, "` ", problem);
-  const File file = opened.source()->open(path);
-  if (file.size() <= capacity && file.size() != 0) std::memcpy(required(buffer, "buffer"), file.data(), file.size());
-  *bytes_out = file.size();
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+                                    size_t* bytes_out) {
+  return guarded([&] {
+    const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
+    required(bytes_out, "bytes_out");
+    if (const char* problem = path_error(required(path, "path"))) fail(REXIT_INVALID_ARGUMENT, "path `", path, "` ", problem);
+    const File file = opened.source()->open(path);
+    if (file.size() <= capacity && file.size() != 0) std::memcpy(required(buffer, "buffer"), file.data(), file.size());
+    *bytes_out = file.size();
+  });
 }
 
-rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_session_options* options,
-                                  rexit_session** session_out) try {
-  required(session_out, "session_out");
-  const rexit_session_options settings = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
-  if (!(settings.audit >= 0 && settings.audit <= 1))
-    fail(REXIT_INVALID_ARGUMENT, "options.audit is ", settings.audit, ", expected a share from 0 to 1");
-  *session_out = new rexit_session(required(bundle, "bundle")->loaded, settings);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_session_options* options, rexit_session** session_out) {
+  return guarded([&] {
+    required(session_out, "session_out");
+    const rexit_session_options settings = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
+    if (!(settings.audit >= 0 && settings.audit <= 1))
+      fail(REXIT_INVALID_ARGUMENT, "options.audit is ", settings.audit, ", expected a share from 0 to 1");
+    *session_out = new rexit_session(required(bundle, "bundle")->loaded, settings);
+  });
 }
 
 void rexit_session_destroy(rexit_session* session) { delete session; }
 
-rexit_status rexit_session_warm_up(rexit_session* session) try {
-  SessionLock(session)->warm_up();
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_warm_up(rexit_session* session) {
+  return guarded([&] { SessionLock(session)->warm_up(); });
 }
 
-rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out) try {
-  check_size(required(memory_out, "memory_out"), "memory_out");
-  const Memory memory = required(session, "session")->session.memory();
-  write_struct({0, memory.prefixes, memory.buffers + session->json_bytes, memory.backend.working, memory.backend.weights,
-                memory.pinned, memory.backend.gpu},
-               memory_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out) {
+  return guarded([&] {
+    check_size(required(memory_out, "memory_out"), "memory_out");
+    const Memory memory = required(session, "session")->session.memory();
+    write_struct({0, memory.prefixes, memory.buffers + session->json_bytes, memory.backend.working, memory.backend.weights,
+                  memory.pinned, memory.backend.gpu},
+                 memory_out);
+  });
 }
 
-rexit_status rexit_session_clear_cache(rexit_session* session) try {
-  SessionLock(session)->clear_cache();
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_clear_cache(rexit_session* session) {
+  return guarded([&] { SessionLock(session)->clear_cache(); });
 }
 
-rexit_status rexit_session_trim(rexit_session* session) try {
-  const SessionLock lock(session);
-  session->request = Request{};
-  session->json.trim(0);
-  std::string().swap(session->answer);
-  session->golden = {};
-  lock->trim();
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_trim(rexit_session* session) {
+  return guarded([&] {
+    const SessionLock lock(session);
+    session->request = Request{};
+    session->json.trim(0);
+    std::string().swap(session->answer);
+    session->golden = {};
+    lock->trim();
+  });
 }
 
-rexit_status rexit_session_cancel(rexit_session* session) try {
-  required(session, "session")->session.cancel();
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_cancel(rexit_session* session) {
+  return guarded([&] { required(session, "session")->session.cancel(); });
 }
 
-rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment, rexit_segment_stats* stats_out) try {
-  check_size(required(stats_out, "stats_out"), "stats_out");
-  const std::vector<SegmentStats> segments = required(session, "session")->session.segments();
-  if (segment >= segments.size())
-    fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", segments.size() - 1);
-  const SegmentStats& stats = segments[segment];
-  write_struct({0, stats.prefix_tokens, stats.candidates, stats.candidate_tokens, stats.prefix_us, stats.slate_us}, stats_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment, rexit_segment_stats* stats_out) {
+  return guarded([&] {
+    check_size(required(stats_out, "stats_out"), "stats_out");
+    const std::vector<SegmentStats> segments = required(session, "session")->session.segments();
+    if (segment >= segments.size())
+      fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", segments.size() - 1);
+    const SegmentStats& stats = segments[segment];
+    write_struct({0, stats.prefix_tokens, stats.candidates, stats.candidate_tokens, stats.prefix_us, stats.slate_us}, stats_out);
+  });
 }
 
 rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
-                                 rexit_stats* stats_out) try {
-  run_score(session, request, scores_out, stats_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+                                 rexit_stats* stats_out) {
+  return guarded([&] { run_score(session, request, scores_out, stats_out); });
 }
 
 rexit_status rexit_session_score_json(rexit_session* session, const char* request, size_t request_bytes,
                                       const rexit_json_options* options, const char** answer_out, size_t* answer_bytes_out,
-                                      rexit_stats* stats_out) try {
-  required(session, "session");
-  run_score_json(session, {request_bytes != 0 ? required(request, "request") : "", request_bytes}, options, answer_out,
-                 answer_bytes_out, stats_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+                                      rexit_stats* stats_out) {
+  return guarded([&] {
+    required(session, "session");
+    run_score_json(session, {request_bytes != 0 ? required(request, "request") : "", request_bytes}, options, answer_out,
+                   answer_bytes_out, stats_out);
+  });
 }
 
 rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
-                                 rexit_stats* stats_out) try {
-  run_trace(session, request, log_odds_out, stats_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+                                 rexit_stats* stats_out) {
+  return guarded([&] { run_trace(session, request, log_odds_out, stats_out); });
 }
 
-rexit_status rexit_session_check_golden(rexit_session* session, size_t slate, rexit_golden_check* check_out) try {
-  const SessionLock lock(session);
-  check_size(required(check_out, "check_out"), "check_out");
-  session->golden = check_golden(session->session, slate);
-  const GoldenCheck& check = session->golden;
-  write_struct({0, check.slates, check.candidates, check.tolerance, check.worst, check.prompt.c_str(), check.log_odds.c_str(),
-                check.trace.data()},
-               check_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_check_golden(rexit_session* session, size_t slate, rexit_golden_check* check_out) {
+  return guarded([&] {
+    const SessionLock lock(session);
+    check_size(required(check_out, "check_out"), "check_out");
+    session->golden = check_golden(session->session, slate);
+    const GoldenCheck& check = session->golden;
+    write_struct({0, check.slates, check.candidates, check.tolerance, check.worst, check.prompt.c_str(), check.log_odds.c_str(),
+                  check.trace.data()},
+                 check_out);
+  });
 }
 
-rexit_status rexit_session_audit(rexit_session* session, rexit_audit* audit_out) try {
-  const SessionLock lock(session, Cancellation::keep_earlier);
-  check_size(required(audit_out, "audit_out"), "audit_out");
-  rexit_audit audit{};
-  if (const AuditedSlate* slate = lock->audit(); slate != nullptr)
-    audit = {0,
-             slate->exits.size(),
-             slate->exits.data(),
-             slate->policy_c.data(),
-             slate->full_c.data(),
-             slate->full_log_odds.data(),
-             0,
-             0,
-             0};
-  const AuditCounts& counts = lock->audit_counts();
-  audit.drawn = counts.drawn;
-  audit.audited = counts.audited;
-  audit.skipped = counts.skipped;
-  write_struct(audit, audit_out);
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+rexit_status rexit_session_audit(rexit_session* session, rexit_audit* audit_out) {
+  return guarded([&] {
+    const SessionLock lock(session, Cancellation::keep_earlier);
+    check_size(required(audit_out, "audit_out"), "audit_out");
+    rexit_audit audit{};
+    if (const AuditedSlate* slate = lock->audit(); slate != nullptr)
+      audit = {0,
+               slate->exits.size(),
+               slate->exits.data(),
+               slate->policy_c.data(),
+               slate->full_c.data(),
+               slate->full_log_odds.data(),
+               0,
+               0,
+               0};
+    const AuditCounts& counts = lock->audit_counts();
+    audit.drawn = counts.drawn;
+    audit.audited = counts.audited;
+    audit.skipped = counts.skipped;
+    write_struct(audit, audit_out);
+  });
 }
 
 rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request, int32_t* tokens_out, size_t capacity,
-                                  size_t* offsets_out, size_t* count_out) try {
-  const SessionLock lock(session);
-  required(count_out, "count_out");
-  const Prompt& prompt = lock->prompt(lock.read(read_struct(request, "request")));
-  if (prompt.tokens.size() <= capacity) {
-    required(tokens_out, "tokens_out");
-    required(offsets_out, "offsets_out");
-    std::copy(prompt.tokens.begin(), prompt.tokens.end(), tokens_out);
-    std::copy(prompt.offsets.begin(), prompt.offsets.end(), offsets_out);
-  }
-  *count_out = prompt.tokens.size();
-  return REXIT_OK;
-} catch (...) {
-  return report_current_exception();
+                                  size_t* offsets_out, size_t* count_out) {
+  return guarded([&] {
+    const SessionLock lock(session);
+    required(count_out, "count_out");
+    const Prompt& prompt = lock->prompt(lock.read(read_struct(request, "request")));
+    if (prompt.tokens.size() <= capacity) {
+      required(tokens_out, "tokens_out");
+      required(offsets_out, "offsets_out");
+      std::copy(prompt.tokens.begin(), prompt.tokens.end(), tokens_out);
+      std::copy(prompt.offsets.begin(), prompt.offsets.end(), offsets_out);
+    }
+    *count_out = prompt.tokens.size();
+  });
 }
 
 }  // extern "C"

@@ -26,13 +26,14 @@ void check_onnxruntime_options(const Execution& execution) {
          "`: a provider takes the device's place, expected no device or cpu");
   if (execution.environment != nullptr && execution.onnxruntime == nullptr)
     fail(REXIT_INVALID_ARGUMENT, "options.environment is set without options.onnxruntime, the library that created it");
-  if (execution.provider == nullptr && execution.provider_options != 0)
-    fail(REXIT_INVALID_ARGUMENT, "options.provider_option_count is ", execution.provider_options, " without options.provider");
-  for (std::size_t i = 0; i < execution.provider_options; ++i)
+  if (execution.provider == nullptr && execution.provider_option_count != 0)
+    fail(REXIT_INVALID_ARGUMENT, "options.provider_option_count is ", execution.provider_option_count,
+         " without options.provider");
+  for (std::size_t i = 0; i < execution.provider_option_count; ++i)
     if (execution.provider_keys == nullptr || execution.provider_values == nullptr || execution.provider_keys[i] == nullptr ||
         execution.provider_values[i] == nullptr)
       fail(REXIT_INVALID_ARGUMENT, "options.provider_keys or options.provider_values: number ", i, " of ",
-           execution.provider_options, " is NULL");
+           execution.provider_option_count, " is NULL");
 }
 
 BackendFactory make_tensorrt(const Bundle& bundle, [[maybe_unused]] std::int32_t device_id) {

@@ -95,20 +95,8 @@ class Backend {
 // Returns the backend of another session over a variant's segments, which are loaded once. Sessions may share a backend.
 using BackendFactory = std::function<std::shared_ptr<const Backend>()>;
 
-// Where and how a bundle runs, as in rexit_bundle_options, which owns the strings.
-struct Execution {
-  const char* library = nullptr;  // ONNX Runtime's
-  std::int32_t threads = 0;
-  const char* device = nullptr;  // null: the variant's target
-  std::int32_t device_id = 0;
-  const void* onnxruntime = nullptr;  // the host program's OrtApiBase; null: `library`
-  const void* environment = nullptr;  // the host program's OrtEnv; null: the process's
-  const char* provider = nullptr;     // null: the device's
-  const char *const *provider_keys = nullptr, *const *provider_values = nullptr;
-  std::size_t provider_options = 0;
-  bool own_threads = false;
-  rexit_spinning spinning = REXIT_SPINNING_DEFAULT;
-};
+// Where and how a bundle runs.
+using Execution = rexit_bundle_options;
 
 // Loads the segments for the requested device. The backends keep no reference to `bundle`. Throws REXIT_INVALID_ARGUMENT for an
 // unknown device or one that cannot run the variant, REXIT_BACKEND_MISSING if this build or this machine lacks the device's

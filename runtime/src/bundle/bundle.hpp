@@ -9,7 +9,6 @@
 
 #include "bundle/catalog/catalog.hpp"
 #include "bundle/catalog/vectors.hpp"
-#include "bundle/conditions.hpp"
 #include "bundle/policy.hpp"
 #include "files/sources/source.hpp"
 
@@ -58,6 +57,16 @@ struct Variant {
   std::size_t graph_bytes;              // graphs and their weights
   std::vector<std::string> objectives;  // names; empty: a single one
   std::vector<Segment> segments;        // [exits]
+};
+
+// The conditions a policy was calibrated under, and those a bundle runs under. A policy from elsewhere makes the same decisions
+// but may save less time. An empty string or 0: unknown, or irrelevant on that device.
+struct Conditions {
+  std::string device;
+  std::int32_t threads = 0;
+  std::string architecture;        // as in `uname -m`
+  std::string onnxruntime, rexit;  // versions
+  std::size_t slate = 0;           // largest slate in calibration; compared with requests, not at open
 };
 
 // The variants' names in manifest.json, at least one. Reads no other file.
@@ -119,5 +128,9 @@ class Bundle {
   std::unique_ptr<const Vectors> vectors_;
   std::string vectors_sha256_, manifest_sha256_, policy_sha256_;  // empty: no such file
 };
+
+// Checks all that opening checks, every row of the catalog, and every digest in manifest.json, variant.json and engine.json.
+// `variant` null: all variants. Throws REXIT_CORRUPT for the first modified file, and what Bundle throws.
+void verify_bundle(const std::shared_ptr<const Source>& source, const char* variant);
 
 }  // namespace rexit::core

@@ -1,8 +1,6 @@
-#include "bundle/verify.hpp"
-
+// Verification: a bundle's files are those that the exporter wrote.
 #include <vector>
 
-#include "bundle/bundle.hpp"
 #include "bundle/engines.hpp"
 #include "files/file_list.hpp"
 #include "files/json.hpp"

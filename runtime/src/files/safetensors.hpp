@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "files/sources/file.hpp"
@@ -58,30 +59,12 @@ class Safetensors {
 };
 
 template <class T>
-constexpr const char* safetensors_dtype();
-template <>
-constexpr const char* safetensors_dtype<std::int64_t>() {
-  return "I64";
-}
-template <>
-constexpr const char* safetensors_dtype<std::int32_t>() {
-  return "I32";
-}
-template <>
-constexpr const char* safetensors_dtype<std::uint8_t>() {
-  return "U8";
-}
-template <>
-constexpr const char* safetensors_dtype<std::int8_t>() {
-  return "I8";
-}
-template <>
-constexpr const char* safetensors_dtype<float>() {
-  return "F32";
-}
-template <>
-constexpr const char* safetensors_dtype<Half>() {
-  return "F16";
+constexpr const char* safetensors_dtype() {
+  if constexpr (std::is_same_v<T, std::int64_t>) return "I64";
+  if constexpr (std::is_same_v<T, std::int32_t>) return "I32";
+  if constexpr (std::is_same_v<T, std::uint8_t>) return "U8";
+  if constexpr (std::is_same_v<T, float>) return "F32";
+  if constexpr (std::is_same_v<T, Half>) return "F16";
 }
 
 template <class T>

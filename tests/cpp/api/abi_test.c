@@ -72,7 +72,6 @@ static void null_is_refused(void) {
   EXPECT(rexit_bundle_open("nowhere", NULL, &bundle) == REXIT_NOT_FOUND && bundle == NULL);
   EXPECT(rexit_bundle_get_info(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_bundle_get_exit(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_bundle_get_id(NULL, REXIT_USERS, 0, NULL, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_create(NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_warm_up(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_clear_cache(NULL) == REXIT_INVALID_ARGUMENT);
@@ -345,21 +344,6 @@ static void short_structs_are_respected(const rexit_bundle* bundle) {
   EXPECT(rexit_bundle_get_exit(bundle, 3, &exit_info) == REXIT_INVALID_ARGUMENT);
 }
 
-static void ids_ascend(const rexit_bundle* bundle) {
-  int64_t number = 0, before = INT64_MIN;
-  size_t i;
-  for (i = 0; i < 20; ++i) {
-    EXPECT(rexit_bundle_get_id(bundle, REXIT_ITEMS, i, &number, NULL, 0, NULL) == REXIT_OK && number > before);
-    before = number;
-  }
-  EXPECT(rexit_bundle_get_id(bundle, REXIT_ITEMS, 20, &number, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "index is 20, the catalog has 20 ids") != NULL);
-  EXPECT(rexit_bundle_get_id(bundle, REXIT_USERS, 12, &number, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_bundle_get_id(bundle, REXIT_USERS, 0, NULL, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_bundle_get_id(bundle, (rexit_ids)2, 0, &number, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(number == before);
-}
-
 static void one_request(rexit_session* session) {
   const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
   const rexit_id nobody[1] = {{4, NULL}};
@@ -436,48 +420,6 @@ static void one_request(rexit_session* session) {
   EXPECT(rexit_session_cancel(session) == REXIT_OK);
 }
 
-static void an_audit(const rexit_bundle* bundle) {
-  const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
-  const rexit_id user = {106, NULL};
-  const float thresholds[3] = {0, 0, 0}; /* all stop at the first exit */
-  rexit_session_options options;
-  rexit_session* session = NULL;
-  rexit_policy policy;
-  rexit_request request;
-  rexit_score scores[3];
-  rexit_audit audit;
-
-  memset(&options, 0, sizeof options);
-  memset(&policy, 0, sizeof policy);
-  memset(&request, 0, sizeof request);
-  options.struct_size = sizeof options;
-  options.audit = 1;
-  EXPECT(rexit_session_create(bundle, &options, &session) == REXIT_OK);
-  policy.struct_size = sizeof policy;
-  policy.upper = policy.lower = thresholds;
-  policy.exits = 3;
-  policy.patience = 1;
-  request.struct_size = sizeof request;
-  request.id_size = sizeof user;
-  request.score_size = sizeof(rexit_score);
-  request.user = &user;
-  request.items = items;
-  request.item_count = 3;
-  request.policy = &policy;
-  memset(&audit, 0x5a, sizeof audit);
-  audit.struct_size = sizeof audit;
-  EXPECT(rexit_session_audit(session, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_audit(session, &audit) == REXIT_OK && audit.item_count == 0 && audit.exits == NULL && audit.drawn == 0);
-  EXPECT(audit.policy_c == NULL && audit.full_c == NULL && audit.full_log_odds == NULL);
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 0);
-  EXPECT(rexit_session_audit(session, &audit) == REXIT_OK && audit.item_count == 3 && audit.drawn == 1 && audit.audited == 1);
-  EXPECT(audit.exits[2] == 0 && audit.policy_c[2] == scores[2].log_odds);
-  request.has_force_exit = 1;
-  request.force_exit = 2;
-  EXPECT(rexit_session_audit(session, &audit) == REXIT_OK && audit.item_count == 0 && audit.audited == 1 && audit.skipped == 0);
-  rexit_session_destroy(session);
-}
-
 static void count_lines(void* context, rexit_log_level level, const char* line) {
   if (level == REXIT_LOG_INFO && strstr(line, "opened variant cpu-fp32") != NULL) ++*(int*)context;
 }
@@ -512,11 +454,9 @@ int main(void) {
   }
   log_lines_arrive_from_their_level_on(path);
   short_structs_are_respected(bundle);
-  ids_ascend(bundle);
   long_structs_are_respected(path, bundle, session);
   long_entries_are_respected(session);
   slate_rules_are_checked(session);
-  an_audit(bundle);
   rexit_bundle_close(bundle); /* the session keeps what it needs */
   one_request(session);
   rexit_session_destroy(session);

@@ -89,8 +89,7 @@ class Place {
 
 std::vector<float> trace(const rexit::Bundle& bundle) {
   rexit::Session session(bundle);
-  const rexit::Id user = bundle.id(REXIT_USERS, 3);
-  return session.trace(rexit::Request(user).items({bundle.id(REXIT_ITEMS, 2), bundle.id(REXIT_ITEMS, 5)})).log_odds;
+  return session.trace(rexit::Request(109).items({std::int64_t{3}, std::int64_t{18}})).log_odds;
 }
 
 TEST(Sources, AllGiveTheSameLogOdds) {

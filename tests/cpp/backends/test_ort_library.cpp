@@ -48,7 +48,8 @@ TEST(Opset, OldLibrariesAreRefusedInOneClearLine) {
 
 // Distributions ship libraries older than the headers that rexit is built with.
 TEST(Library, TheOldestApiIsEnough) {
-  const Execution execution{std::getenv("REXIT_TEST_OLD_ONNXRUNTIME")};
+  Execution execution{};
+  execution.onnxruntime_library = std::getenv("REXIT_TEST_OLD_ONNXRUNTIME");
   const auto make = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
   Session session(std::make_shared<const LoadedBundle>(open_source(sound_bundle()), nullptr, make), 0);
   session.warm_up();

@@ -2,13 +2,13 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include "opening.hpp"
 #include "promises/promises.hpp"
 #include "rexit/rexit.hpp"
 
@@ -46,13 +46,6 @@ TEST_F(Promises, TheCpuHasNoDeviceNumber) {
   EXPECT_EQ(opens(options), REXIT_OK) << rexit_last_error();
 }
 
-TEST_F(Promises, TheVariantIsTheFirstAndItsNameOutlivesTheCall) {
-  rexit_bundle_info info = sized<rexit_bundle_info>();
-  ASSERT_EQ(rexit_bundle_get_info(bundle, &info), REXIT_OK);
-  trace(request);
-  EXPECT_STREQ(info.variant, "cpu-fp32");
-}
-
 TEST_F(Promises, EarlierHeadsAreNullWithoutAny) {
   for (std::size_t k = 0; k < 3; ++k) {
     rexit_exit_info exit = sized<rexit_exit_info>();
@@ -73,15 +66,41 @@ TEST_F(Promises, EarlierHeadsOutliveTheCall) {
   EXPECT_EQ(third.earlier[1], -0.25f);
 }
 
-TEST(Variants, AreOpenedByNameOrTheFirstIs) {
-  const std::string folder = tensorrt_bundles() + "/sound/bundle";
+TEST(Options, OfProvidersThatContradictAreRefused) {
+  std::string message;
   rexit::BundleOptions options;
-  EXPECT_STREQ(rexit::Bundle(folder).info().variant, "cpu-fp32");
-  options.device = "cpu";
-  for (const char* name : {"tensorrt-fp16", "cpu-fp32"}) {
-    options.variant = name;
-    EXPECT_STREQ(rexit::Bundle(folder, options).info().variant, name);
-  }
+  options.provider = "AZURE";
+  options.device = "cuda";
+  EXPECT_EQ(status_of(sound_bundle(), options, message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(
+      message,
+      "options.provider is `AZURE` and options.device `cuda`: a provider takes the device's place, expected no device or cpu");
+  options = {};
+  options.provider_options = {{"key", "value"}};
+  EXPECT_EQ(status_of(sound_bundle(), options, message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(message, "options.provider_option_count is 1 without options.provider");
+}
+
+TEST(Options, AreChecked) {
+  rexit_bundle_options options = sized<rexit_bundle_options>();
+  options.provider = "AZURE";
+  options.provider_option_count = 2;
+  const char* const keys[] = {"key", nullptr};
+  const char* const values[] = {"value", "value"};
+  EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "options.provider_keys or options.provider_values: number 0 of 2 is NULL");
+  options.provider_keys = keys;
+  options.provider_values = values;
+  EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "options.provider_keys or options.provider_values: number 1 of 2 is NULL");
+  options.provider_option_count = 0;
+  options.own_threads = 2;
+  EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "options.own_threads is 2, expected 0 or 1");
+  options.own_threads = 0;
+  options.spinning = 3;
+  EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "options.spinning is 3, expected a rexit_spinning, 0 to 2");
 }
 
 TEST(Variants, AreDescribedByTheirNumber) {
@@ -94,16 +113,6 @@ TEST(Variants, AreDescribedByTheirNumber) {
     EXPECT_EQ(std::string(info.target) + "-" + info.precision, name);
     EXPECT_EQ(info.variant_count, 2u);
   }
-}
-
-TEST(Variants, TellTheirPolicy) {
-  const std::string folder = bundles() + "/policy_with_rules_of_the_slate/bundle";  // see tests/damage/policies.py
-  EXPECT_EQ(rexit::variants(folder)[0].calibrated, 1);
-  const rexit_bundle_info info = rexit::Bundle(folder).info();
-  EXPECT_EQ(info.calibrated, 1);
-  EXPECT_EQ(info.top_k, 2u);
-  EXPECT_EQ(info.ordered, 1);
-  EXPECT_EQ(info.quorum, 0.1f);
 }
 
 int with_library_of(const char* environment) {
@@ -164,73 +173,6 @@ TEST_F(Promises, WeightsAreKeptAsLongAsTheirBundleIsOpenUnlessTheyAreMapped) {
   EXPECT_EQ(memory().weights, 2 * weights);
   rexit_bundle_close(second);
   EXPECT_EQ(memory().weights, weights);
-}
-
-TEST_F(Promises, IntegerIdsWriteNoText) {
-  std::int64_t number = 0;
-  char text[] = "as it was";
-  std::size_t length = 77;
-  for (std::size_t index = 0; index < 3; ++index) {
-    ASSERT_EQ(rexit_bundle_get_id(bundle, REXIT_ITEMS, index, &number, text, sizeof text, &length), REXIT_OK);
-    EXPECT_EQ(number, -7 + 5 * static_cast<std::int64_t>(index));
-  }
-  EXPECT_STREQ(text, "as it was");
-  EXPECT_EQ(length, 77u);
-  ASSERT_EQ(rexit_bundle_get_id(bundle, REXIT_USERS, 2, &number, nullptr, 0, nullptr), REXIT_OK);
-  EXPECT_EQ(number, 106);
-}
-
-// Those of sound_with_string_ids in tests/damage/tables.py, where some begin with a capital letter.
-class StringIds : public testing::Test {
- protected:
-  const rexit::Bundle bundle{bundles() + "/sound_with_string_ids/bundle"};
-
-  std::string id(std::size_t index) const {
-    std::size_t length = 0;
-    EXPECT_EQ(rexit_bundle_get_id(bundle.get(), REXIT_ITEMS, index, nullptr, nullptr, 0, &length), REXIT_OK);
-    std::string text(length + 1, '?');
-    EXPECT_EQ(rexit_bundle_get_id(bundle.get(), REXIT_ITEMS, index, nullptr, text.data(), text.size(), &length), REXIT_OK);
-    EXPECT_EQ(text.back(), '\0');
-    text.pop_back();
-    return text;
-  }
-};
-
-TEST_F(StringIds, AreWrittenIfTheyFit) {
-  const std::string expected =
-      "Z-\xc3\xbc"
-      "0001";
-  std::int64_t number = 77;
-  std::size_t length = 0;
-  std::string text(expected.size() + 2, '?');
-  const auto get = [&](std::size_t capacity) {
-    return rexit_bundle_get_id(bundle.get(), REXIT_ITEMS, 0, &number, text.data(), capacity, &length);
-  };
-  ASSERT_EQ(get(expected.size()), REXIT_OK);  // no room for the NUL
-  EXPECT_EQ(length, expected.size());
-  EXPECT_EQ(text, std::string(text.size(), '?'));
-  length = 0;
-  ASSERT_EQ(get(expected.size() + 1), REXIT_OK);
-  EXPECT_EQ(length, expected.size());
-  EXPECT_EQ(text, expected + '\0' + '?');
-  EXPECT_EQ(number, 77);
-  EXPECT_EQ(bundle.info().string_user_ids, 1);
-  EXPECT_EQ(bundle.info().string_item_ids, 1);
-}
-
-TEST_F(StringIds, AscendByTheirBytes) {
-  std::vector<std::string> all;
-  for (std::size_t index = 0; index < bundle.info().items; ++index) all.push_back(id(index));
-  EXPECT_TRUE(std::is_sorted(all.begin(), all.end()));
-  EXPECT_EQ(all.front()[0], 'Z');
-  EXPECT_EQ(all.back()[0], 'a');
-  for (const std::string& id : all) EXPECT_EQ(id.substr(1, 3), "-\xc3\xbc");
-}
-
-TEST_F(StringIds, AreFoundByText) {
-  rexit::Session session(bundle);
-  EXPECT_EQ(session.score(rexit::Request(std::string("nobody")).items({id(3), id(0)})).scores.size(), 2u);
-  EXPECT_THROW(session.score(rexit::Request(std::string("nobody")).items({std::int64_t{-7}})), rexit::Error);
 }
 
 }  // namespace

@@ -38,11 +38,6 @@ TEST_F(Promises, OutputsAreWrittenOnlyOnSuccess) {
   exit.layers = 77;
   EXPECT_EQ(rexit_bundle_get_exit(bundle, 3, &exit), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(exit.layers, 77u);
-  std::int64_t number = 77;
-  std::size_t length = 77;
-  EXPECT_EQ(rexit_bundle_get_id(bundle, REXIT_ITEMS, 20, &number, nullptr, 0, &length), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(number, 77);
-  EXPECT_EQ(length, 77u);
   rexit_segment_stats segment = sized<rexit_segment_stats>();
   segment.candidates = 77;
   EXPECT_EQ(rexit_session_get_segment(session, 3, &segment), REXIT_INVALID_ARGUMENT);
@@ -98,11 +93,6 @@ TEST_F(Promises, NoPointerOfTheCallersIsKept) {
   expect_near(trace(request), expected);
 }
 
-TEST_F(Promises, NullIsClosedAndDestroyedWithoutHarm) {
-  rexit_bundle_close(nullptr);
-  rexit_session_destroy(nullptr);
-}
-
 // The heap does not grow after the first rounds; the address sanitizer reports leaks at the end.
 TEST_F(Promises, HandlesAreAllThereIsToRelease) {
   const auto round = [this] {
@@ -122,21 +112,6 @@ TEST_F(Promises, HandlesAreAllThereIsToRelease) {
   for (int n = 0; n < 15; ++n) round();
   for (int n = 0; n < 5; ++n) after = std::min(after, round());
   EXPECT_LT(after, before + 20 * 1000);  // a session alone takes more than that, a round
-}
-
-TEST_F(Promises, SessionsOutliveTheirBundlesHandle) {
-  const std::vector<float> before = trace(request);
-  rexit_bundle_close(bundle);
-  bundle = nullptr;
-  EXPECT_EQ(rexit_session_clear_cache(session), REXIT_OK);
-  expect_near(trace(request), before);
-}
-
-TEST_F(Promises, ASessionMayMoveBetweenThreads) {
-  const std::vector<float> here = trace(request);
-  std::vector<float> there;
-  std::thread([&] { there = trace(request); }).join();
-  expect_near(there, here);
 }
 
 TEST_F(Promises, NullOptionsAreAllDefaults) {

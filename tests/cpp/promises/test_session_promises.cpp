@@ -35,21 +35,6 @@ TEST_F(Promises, APromptWithoutRoomForItsPartsWritesNothing) {
   EXPECT_EQ(tokens[0], -77);
 }
 
-// A candidate's tokens are the same in a slate of one.
-TEST_F(Promises, PromptsAreThePrefixAndThenEachCandidate) {
-  std::size_t count = 0, offsets[5], alone[3];
-  std::int32_t tokens[200], single[200];
-  ASSERT_EQ(rexit_session_prompt(session, &request, tokens, 200, offsets, &count), REXIT_OK);
-  for (std::size_t i = 0; i < 3; ++i) {
-    rexit_request pair = request;
-    pair.items = items + i;
-    pair.item_count = 1;
-    ASSERT_EQ(rexit_session_prompt(session, &pair, single, 200, alone, &count), REXIT_OK);
-    EXPECT_TRUE(std::equal(tokens, tokens + offsets[1], single, single + alone[1]));
-    EXPECT_TRUE(std::equal(tokens + offsets[1 + i], tokens + offsets[2 + i], single + alone[1], single + alone[2])) << i;
-  }
-}
-
 TEST_F(Promises, PromptsNeedNoModel) {
   std::size_t count = 0;
   ASSERT_EQ(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count), REXIT_OK);
@@ -78,95 +63,6 @@ TEST_F(Promises, TraceIgnoresPolicyForcedExitDeadlineAndTopK) {
   expect_near(trace(request), plain);
   rexit_score scores[3];
   EXPECT_EQ(rexit_session_score(session, &request, scores, nullptr), REXIT_INVALID_ARGUMENT);
-}
-
-TEST_F(Promises, TopKGivesTheBestFirstAndNoMoreThanThereAre) {
-  rexit_score all[3], best[3];
-  ASSERT_EQ(rexit_session_score(session, &request, all, nullptr), REXIT_OK);
-  for (std::uint32_t i = 0; i < 3; ++i) EXPECT_EQ(all[i].item, i);
-  request.top_k = 9;
-  ASSERT_EQ(rexit_session_score(session, &request, best, nullptr), REXIT_OK);
-  for (std::size_t i = 1; i < 3; ++i) EXPECT_GE(best[i - 1].probability, best[i].probability);
-  request.top_k = 1;
-  best[1].item = 77;
-  ASSERT_EQ(rexit_session_score(session, &request, best, nullptr), REXIT_OK);
-  EXPECT_EQ(best[1].item, 77u);
-}
-
-TEST_F(Promises, TiesKeepTheOrderOfTheRequest) {
-  const rexit_id same[] = {items[1], items[1], items[1]};
-  request.items = same;
-  request.top_k = 3;
-  rexit_score scores[3];
-  ASSERT_EQ(rexit_session_score(session, &request, scores, nullptr), REXIT_OK);
-  for (std::uint32_t i = 0; i < 3; ++i) EXPECT_EQ(scores[i].item, i);
-}
-
-TEST_F(Promises, AnUnknownUserIsPlacedByRecentItems) {
-  const rexit_id recent[] = {{13, nullptr}, {3, nullptr}};
-  const std::uint8_t liked[] = {1, 1}, disliked[] = {0, 0};
-  user = {-5, nullptr};
-  const std::vector<float> nothing = trace(request);
-  request.recent_items = recent;
-  request.recent_count = 2;
-  const std::vector<float> some = trace(request);
-  EXPECT_NE(some, nothing);
-  request.recent_liked = liked;
-  expect_near(trace(request), some);  // NULL: all liked
-  request.recent_liked = disliked;
-  EXPECT_NE(trace(request), some);
-  request.recent_liked = liked;
-  user = {-6, nullptr};
-  expect_near(trace(request), some);
-}
-
-TEST_F(Promises, StatsSayWhetherTheCatalogHasTheUser) {
-  rexit_stats stats = sized<rexit_stats>();
-  rexit_score scores[3];
-  float log_odds[9];
-  for (const bool known : {true, false}) {
-    if (!known) user = {-5, nullptr};
-    ASSERT_EQ(rexit_session_score(session, &request, scores, &stats), REXIT_OK);
-    EXPECT_EQ(stats.known_user, known ? 1 : 0);
-    stats.known_user = 2;
-    ASSERT_EQ(rexit_session_trace(session, &request, log_odds, &stats), REXIT_OK);
-    EXPECT_EQ(stats.known_user, known ? 1 : 0);
-  }
-}
-
-TEST_F(Promises, AsOfHidesLaterInteractions) {
-  const std::vector<float> all = trace(request);
-  request.as_of = 0;
-  expect_near(trace(request), all);  // has_as_of is 0
-  request.has_as_of = 1;
-  EXPECT_NE(trace(request), all);
-}
-
-TEST_F(Promises, APolicyIsForOneRequest) {
-  const float at_once[3] = {0, 0, 0};
-  rexit_policy policy = sized<rexit_policy>();
-  policy.upper = policy.lower = at_once;
-  policy.exits = 3;
-  policy.patience = 1;
-  rexit_request copy = request;
-  copy.policy = &policy;
-  for (const rexit_score& result : score(copy)) EXPECT_EQ(result.exit, 0u);
-  for (const rexit_score& result : score(request)) EXPECT_EQ(result.exit, 2u);
-}
-
-TEST_F(Promises, ThresholdsAreNumbers) {
-  const float sound[3] = {1, 1, 1}, broken[3] = {1, std::numeric_limits<float>::quiet_NaN(), 1};
-  rexit_policy policy = sized<rexit_policy>();
-  policy.exits = 3;
-  policy.patience = 1;
-  request.policy = &policy;
-  rexit_score scores[3];
-  for (const bool upper : {true, false}) {
-    policy.upper = upper ? broken : sound;
-    policy.lower = upper ? sound : broken;
-    EXPECT_EQ(rexit_session_score(session, &request, scores, nullptr), REXIT_INVALID_ARGUMENT);
-    EXPECT_STREQ(rexit_last_error(), "policy: a threshold of exit 1 is NaN");
-  }
 }
 
 TEST_F(Promises, StatsDescribeThePromptAndTheRun) {

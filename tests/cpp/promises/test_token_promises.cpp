@@ -47,28 +47,6 @@ class TokenPromises : public Promises {
   rexit_request of_tokens = sized<rexit_request>();
 };
 
-TEST_F(TokenPromises, ScoresAreThoseOfTheSameTokensByIds) {
-  std::vector<float> expected, log_odds(9);
-  rexit_stats stats = sized<rexit_stats>();
-  EXPECT_EQ(rexit_session_clear_cache(session), REXIT_OK);
-  expected = trace(request);
-  EXPECT_EQ(rexit_session_clear_cache(session), REXIT_OK);
-  ASSERT_EQ(rexit_session_trace(session, &of_tokens, log_odds.data(), &stats), REXIT_OK) << rexit_last_error();
-  EXPECT_EQ(log_odds, expected);
-  EXPECT_EQ(stats.known_user, 0);
-  EXPECT_EQ(stats.prefix_tokens, prefix_count);
-
-  const std::vector<rexit_score> by_ids = score(request);
-  rexit_score scores[3];
-  ASSERT_EQ(rexit_session_score(session, &of_tokens, scores, &stats), REXIT_OK) << rexit_last_error();
-  EXPECT_EQ(stats.prefix_tokens_reused, prefix_count);
-  for (std::size_t i = 0; i < 3; ++i) {
-    EXPECT_EQ(scores[i].item, i);
-    EXPECT_EQ(scores[i].log_odds, by_ids[i].log_odds);
-    EXPECT_EQ(scores[i].exit, by_ids[i].exit);
-  }
-}
-
 TEST_F(TokenPromises, RulesAreThoseOfARequest) {
   rexit_score scores[3];
   of_tokens.has_force_exit = 1;
@@ -164,14 +142,6 @@ TEST_F(TokenPromises, IdsBesideTokensAreRefused) {
   EXPECT_EQ(refused("inputs is set"), REXIT_INVALID_ARGUMENT);
 }
 
-TEST_F(TokenPromises, ThePromptIsTheTokens) {
-  std::size_t count = 0, offsets[5];
-  std::vector<std::int32_t> copy(tokens.size());
-  ASSERT_EQ(rexit_session_prompt(session, &of_tokens, copy.data(), copy.size(), offsets, &count), REXIT_OK) << rexit_last_error();
-  EXPECT_EQ(copy, tokens);
-  EXPECT_EQ(offsets[1], prefix_count);
-}
-
 TEST_F(TokenPromises, APrefixMayBeEmpty) {
   const std::int32_t whole[] = {3, 4, 5, 6};
   const std::size_t four = 4, one = 1;
@@ -197,12 +167,6 @@ TEST(TokenBundle, HasNoIdsAndScoresTokens) {
   EXPECT_EQ(info.users + info.items, 0u);
   EXPECT_EQ(info.vocabulary, sound.info().vocabulary);
   EXPECT_EQ(sound.info().has_catalog, 1);
-  try {
-    bundle.id(REXIT_USERS, 0);
-    ADD_FAILURE() << "an id";
-  } catch (const rexit::Error& error) {
-    EXPECT_EQ(error.status(), REXIT_INVALID_ARGUMENT);
-  }
   rexit::Session session(bundle), other(sound);
   const rexit::Request request(rexit::Tokens{{1, 2, 3}, {4, 5, 6}, {1, 2}});
   EXPECT_EQ(session.trace(request).log_odds, other.trace(request).log_odds);

@@ -196,8 +196,8 @@ void append_cuda(Ort::SessionOptions& options, std::int32_t device_id) {
 
 void append_named_provider(Ort::SessionOptions& options, const Execution& execution) {
   try {
-    Ort::ThrowOnError(Ort::GetApi().SessionOptionsAppendExecutionProvider(options, execution.provider, execution.provider_keys,
-                                                                          execution.provider_values, execution.provider_options));
+    Ort::ThrowOnError(Ort::GetApi().SessionOptionsAppendExecutionProvider(
+        options, execution.provider, execution.provider_keys, execution.provider_values, execution.provider_option_count));
   } catch (const Ort::Exception& error) {
     fail(REXIT_BACKEND_MISSING, "provider `", execution.provider, "`: ", error.what(), "; this ONNX Runtime has ",
          list_of(available_providers()));

@@ -120,7 +120,7 @@ Runtime& start_runtime(const Execution& execution) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (runtime.env == nullptr) {
     const auto* host = static_cast<const OrtApiBase*>(execution.onnxruntime);
-    const OrtApiBase& base = host != nullptr ? *host : load_base(execution.library);
+    const OrtApiBase& base = host != nullptr ? *host : load_base(execution.onnxruntime_library);
     Runtime started;
     started.api = api_of(base);
     started.version = base.GetVersionString();

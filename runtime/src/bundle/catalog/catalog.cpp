@@ -72,8 +72,7 @@ UserLists::UserLists(const Safetensors& table, std::size_t probe_count, std::siz
       users(table.array<std::int32_t>("list_users", {count})) {}
 
 Span UserLists::list(const Safetensors& table, std::size_t list) const {
-  const auto [begin, end] = slice_of(table, "list_offsets", offsets, list, users.size);
-  return {begin, end};
+  return slice_of(table, "list_offsets", offsets, list, users.size);
 }
 
 void UserLists::check(const Safetensors& table) const {
@@ -115,9 +114,7 @@ Users::Users(File file, const std::string& id_kind, std::size_t count, std::size
 }
 
 Span Users::history(Row user) const {
-  const auto [begin, end] =
-      slice_of(table, "history_offsets", history_offsets, static_cast<std::size_t>(user), history_items.size);
-  return {begin, end};
+  return slice_of(table, "history_offsets", history_offsets, static_cast<std::size_t>(user), history_items.size);
 }
 
 Items::Items(File file, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t width)
@@ -131,8 +128,7 @@ Items::Items(File file, const std::string& id_kind, std::size_t count, std::size
       dim(width) {}
 
 Span Items::ratings(Row item) const {
-  const auto [begin, end] = slice_of(table, "rating_offsets", rating_offsets, static_cast<std::size_t>(item), rating_times.size);
-  return {begin, end};
+  return slice_of(table, "rating_offsets", rating_offsets, static_cast<std::size_t>(item), rating_times.size);
 }
 
 const Half* Items::folded(Row item) const {
@@ -148,8 +144,7 @@ Pieces::Pieces(File file, std::size_t count, std::size_t vocabulary_size)
       vocabulary(vocabulary_size) {}
 
 Span Pieces::tokens_of(Piece piece) const {
-  const auto [begin, end] = slice_of(table, "offsets", offsets, static_cast<std::size_t>(piece), tokens.size);
-  return {begin, end};
+  return slice_of(table, "offsets", offsets, static_cast<std::size_t>(piece), tokens.size);
 }
 
 struct Catalog::Description {

@@ -20,13 +20,6 @@ namespace rexit::core {
 // A field's pieces, by row.
 using FieldColumn = Array<std::int32_t>;
 
-// A slice of a CSR table: positions [begin, end).
-struct Span {
-  std::size_t begin, end;
-
-  std::size_t size() const noexcept { return end - begin; }
-};
-
 // Users with an embedding, clustered into lists. A search scans the `probes` lists with the nearest centres.
 struct UserLists {
   std::size_t probes;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
 
 #include "base/status.hpp"
 #include "files/half.hpp"
@@ -19,9 +18,16 @@ std::size_t index_at(const Safetensors& table, const char* name, const Array<T>&
   return static_cast<std::size_t>(values[i]);
 }
 
-// A row's slice of a CSR table: [begin, end). Throws REXIT_CORRUPT unless it is within [0, total].
-inline std::pair<std::size_t, std::size_t> slice_of(const Safetensors& table, const char* name,
-                                                    const Array<std::int64_t>& offsets, std::size_t row, std::size_t total) {
+// A slice of a CSR table: positions [begin, end).
+struct Span {
+  std::size_t begin, end;
+
+  std::size_t size() const noexcept { return end - begin; }
+};
+
+// A row's slice. Throws REXIT_CORRUPT unless it is within [0, total].
+inline Span slice_of(const Safetensors& table, const char* name, const Array<std::int64_t>& offsets, std::size_t row,
+                     std::size_t total) {
   const std::int64_t begin = offsets[row], end = offsets[row + 1];
   if (begin < 0 || end < begin || static_cast<std::uint64_t>(end) > total)
     fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", row, "] and the next are ", begin, " and ", end,
