@@ -81,6 +81,13 @@ CASES = table(
     row("verdict_outside_an_entry", "CORRUPT", "verdict", {"/prompt/candidate/0": {"op": "verdict", "yes": 1, "no": 2}}),
     row("list_inside_a_list", "CORRUPT", "inside an `entry`", {"/prompt/prefix/4/entry": [entry_of(TEXT) | {"entry": []}]}),
     row("endless_history", "CORRUPT", "limit", {"/prompt/prefix/4/limit": 1 << 40}),
+    row(
+        "candidates_without_a_token",
+        "CORRUPT",
+        "no tokens for item",
+        {"/prompt/candidate": [{"op": "piece", "piece": 4}]},
+        "running",
+    ),
     row("list_without_an_entry", "CORRUPT", "entry: is empty", {"/prompt/prefix/4/entry": []}),
     # Four entries of 20,000 pieces: no token ever comes that the limit could stop.
     row(

@@ -268,14 +268,6 @@ def of_tables(**tables: int) -> dict[str, Any]:
 
 WITH_VECTORS = table(
     program("sound_with_vectors", "", {}, "running", "OK"),
-    # Everybody's has the same ids: three tokens, the user's vector, three tokens.
-    program(
-        "prefixes_that_differ_in_the_user_alone",
-        "",
-        {"/prompt/prefix": [TEXT, {"op": "piece", "piece": 1}, OF_USER, TEXT, {"op": "piece", "piece": 1}]},
-        "running",
-        "OK",
-    ),
     Case("missing_vectors", "NOT_FOUND", VECTORS, lambda folder: (folder / VECTORS).unlink(), "opening"),
     Row(
         "vectors_that_are_not_listed",

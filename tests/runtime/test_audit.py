@@ -6,14 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from builders.bundles.bundle import BundleOptions, write_bundle
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from rexit import runtime
 from rexit.errors import InputError
-from rexit.request import Request, TokenRequest
 from rexit.runtime import Draw, StopRule
 
 EARLY = StopRule([0.5, 0.2, math.inf], [0.5, 0.2, math.inf])
@@ -42,40 +39,6 @@ def test_full_depth_is_that_of_the_same_request(folder: Path) -> None:
         assert audit is not None and (audit.drawn, audit.audited, audit.skipped) == (2, 1, 1)
         assert audit.full_c.tolist() == audit.full_log_odds.tolist(), "without a policy's map"
         assert session.audit() is None
-
-
-def test_inputs_are_those_of_the_request(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle", BundleOptions(with_inputs(make_catalog())))
-    request, another = (
-        Request(USER_IDS[0], ITEM_IDS[:4], inputs={"device": device, "query": query})
-        for device, query in (("tv", [3, 4, 5]), ("phone", [9, 9]))
-    )
-    with audited(folder) as session:
-        policy = session.score(request, policy=EARLY)
-        session.score(another, policy=EARLY)
-        audit = session.audit()
-        full, other = (session.score(each, force_exit=2) for each in (request, another))
-        assert_full_depth(audit, policy, full)
-        assert full != other
-
-
-def test_tokens_are_those_of_the_request(folder: Path) -> None:
-    prefix, candidates = np.array([3, 4, 5], np.int32), [[6], [7, 8], [9, 10, 11]]
-    with audited(folder) as session:
-        policy = session.score(TokenRequest(prefix, candidates), policy=EARLY)
-        prefix[:] = 1
-        audit = session.audit()
-        assert_full_depth(audit, policy, session.score(TokenRequest([3, 4, 5], candidates), force_exit=2))
-
-
-def test_the_share_drawn_is_the_one_given(folder: Path) -> None:
-    """Within four standard deviations, 11 of 150, by a fixed seed; another session of the bundle draws as many."""
-    with audited(folder, 0.2) as session, session.another() as another:
-        for one in (session, another):
-            draws = [one.score(USER_IDS[0], ITEM_IDS[:1], policy=EARLY).stats.draw for _ in range(150)]
-            assert 10 <= 150 - draws.count(Draw.NOT_DRAWN) <= 50
-    with runtime.open(folder) as session:
-        assert session.score(USER_IDS[0], ITEM_IDS[:1], policy=EARLY).stats.draw == Draw.NOT_DRAWN and session.audit() is None
 
 
 @pytest.mark.parametrize("share", [1.5, -0.1, math.nan, "1", True])

@@ -109,14 +109,6 @@ def test_a_text_needs_a_tokenizer(tmp_path: Path) -> None:
     assert str(by_fields.value) == str(by_json.value) == message
 
 
-@pytest.mark.parametrize("inputs", [{"device": "tv"}, {"query": [4]}, {"device": 7}])
-def test_a_prompt_without_inputs_refuses_any(tmp_path: Path, inputs: dict[str, Any]) -> None:
-    message = f"inputs.{next(iter(inputs))}: the prompt has no such input, it has none"
-    with runtime.open(write_bundle(tmp_path / "bundle")) as session, pytest.raises(InputError) as raised:
-        session.score(USER, ITEMS, inputs=inputs)
-    assert str(raised.value) == message
-
-
 @pytest.mark.parametrize("inputs", INPUTS)
 def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Path, inputs: dict[str, Any]) -> None:
     tokens = with_tokens(inputs)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import refresh, write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
-from builders.bundles.model import EXITS, POSITIONS, make_weights, reference
+from builders.bundles.model import EXITS, make_weights, reference
 from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
-from rexit.errors import BackendError, BundleError, DeadlineError, InputError
+from rexit.errors import BackendError, DeadlineError, InputError
 
 USER, AS_OF = USER_IDS[2], 40
 # Log-odds here are up to 30; float32 against float64.
@@ -309,32 +309,6 @@ def test_string_ids(tmp_path: Path, session: runtime.Session) -> None:
         named.score(7, slate)
 
 
-def test_warm_up_leaves_no_trace(session: runtime.Session, expected: NDArray[np.float64]) -> None:
-    session.warm_up()
-    warm = session.memory
-    trace = session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF)
-    assert trace.stats.prefix_layers == EXITS[-1] and warm.prefixes > 0
-    np.testing.assert_allclose(trace.log_odds, expected, **CLOSE)
-
-
-def test_prompt_longer_than_the_model(tmp_path: Path) -> None:
-    info, tables = make_catalog()
-    info["prompt"] = {**info["prompt"], "prefix": [{"op": "piece", "piece": 0}] * (POSITIONS // 2)}
-    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
-    with pytest.raises(InputError, match=f"candidate 0's prompt is longer than {POSITIONS} tokens") as caught:
-        session.score(USER, ITEM_IDS)
-    assert caught.value.status == "REXIT_TOO_LONG"
-
-
-def test_candidate_without_tokens(tmp_path: Path) -> None:
-    info, tables = make_catalog()
-    info["prompt"] = {**info["prompt"], "candidate": [{"op": "piece", "piece": 4}]}
-    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
-    with pytest.raises(BundleError, match=f"no tokens for item {ITEM_IDS[0]}") as caught:
-        session.score(USER, ITEM_IDS)
-    assert caught.value.status == "REXIT_CORRUPT"
-
-
 def test_weights_that_give_nan(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     weights = folder / "variants/cpu-fp32/segment-1.onnx.data"
@@ -374,3 +348,35 @@ def test_nothing_is_left_of_a_failed_request(session: runtime.Session, expected:
         with pytest.raises(InputError):
             session.score(USER, [*ITEM_IDS, 10**9])
     np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("top_k", [0, 15_000])
+def test_deadline_amid_the_first_segment(session: runtime.Session, top_k: int) -> None:
+    items = ITEM_IDS * 1000
+    for _ in range(20):  # how fast the machine is now, it may not be in a moment
+        known = session.score(USER, items, as_of=AS_OF, force_exit=0)
+        deadline_ms = (known.stats.retrieval_us + known.stats.slate_us / 3) / 1000
+        try:
+            scores = session.score(USER, items, as_of=AS_OF, force_exit=0, deadline_ms=deadline_ms, top_k=top_k)
+        except DeadlineError:
+            continue
+        answered = scores.exit >= 0
+        if answered.any() and not answered.all():
+            break
+    else:
+        pytest.fail("never cut short amid the first segment")
+    assert len(scores) == (top_k or len(items))
+    count = int(answered.sum())
+    assert answered[:count].all(), "those without an answer come last"
+    np.testing.assert_array_equal(scores.exit, np.where(answered, 0, -1))
+    np.testing.assert_array_equal(scores.cut_short, ~answered)
+    for numbers in (scores.log_odds, scores.probability):
+        np.testing.assert_array_equal(np.isnan(numbers), ~answered)
+    np.testing.assert_allclose(scores.log_odds[:count], known.log_odds[scores.index[:count]], **CLOSE)
+    if top_k:
+        assert (np.diff(scores.log_odds[:count]) <= 0).all()
+    assert scores.stats.slate_us > 0
+
+
+def test_deadline_far_away_changes_nothing(session: runtime.Session) -> None:
+    assert not session.score(USER, ITEM_IDS, deadline_ms=1e9).cut_short.any()

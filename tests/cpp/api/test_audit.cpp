@@ -158,9 +158,4 @@ TEST(Audit, AShareOutside0To1IsRefused) {
             std::string("options.audit is ") + text + ", expected a share from 0 to 1");
 }
 
-TEST(Audit, ABundleTellsThePolicysDigest) {
-  EXPECT_STREQ(open("sound").info().policy_sha256, "");
-  EXPECT_EQ(std::string(open("policy_that_reads_earlier_heads").info().policy_sha256).size(), 64u);
-}
-
 }  // namespace

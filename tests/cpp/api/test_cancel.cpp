@@ -63,16 +63,6 @@ class CancelTest : public testing::Test {
   }
 };
 
-TEST_F(CancelTest, ARunningCallEndsAndTheNextCallWorks) {
-  const rexit::Request many = long_request();
-  for (int round = 0; round < 3; ++round) {
-    EXPECT_EQ(cancelled([&] { session.score(many); }), REXIT_CANCELLED);
-    answers_as_ever();
-    EXPECT_EQ(cancelled([&] { session.trace(many); }), REXIT_CANCELLED);
-    answers_as_ever();
-  }
-}
-
 // Before a tenth of its work is done; the better of three, since the cancelling thread may have to wait for a core.
 TEST_F(CancelTest, TheCallEndsSoon) {
   const auto time_of = [](auto call) {

@@ -127,11 +127,6 @@ TEST(JsonRequest, WrongTypesAndRangesAreRefused) {
   for (const auto& [text, message] : rows) EXPECT_EQ(refusal(text), message) << text;
 }
 
-TEST(JsonRequest, KeysAppearOnce) {
-  EXPECT_EQ(refusal(R"({"user": null, "user": 1})"), "user appears twice in the request");
-  EXPECT_EQ(refusal(R"({"inputs": {"a": 1, "b": 2, "a": null}})"), "inputs.a appears twice in the request");
-}
-
 TEST(JsonRequest, ANulIsRefusedWhereAStringWouldEnd) {
   EXPECT_EQ(refusal(R"({"user": "a\u0000b"})"), "user has a NUL, expected text without one");
   EXPECT_EQ(refusal(R"({"items": ["a", "\u0000"]})"), "items[1] has a NUL, expected text without one");

@@ -167,10 +167,4 @@ TEST_F(ReloadTest, ThreadsServeWhileItIsReloaded) {
   EXPECT_GT(swapped, 0);
 }
 
-TEST_F(ReloadTest, NullsAreRefused) {
-  rexit_bundle* out = nullptr;
-  EXPECT_EQ(rexit_bundle_reload(nullptr, &out), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(rexit_bundle_reload(rexit::Bundle(path()).get(), nullptr), REXIT_INVALID_ARGUMENT);
-}
-
 }  // namespace

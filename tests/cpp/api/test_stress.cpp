@@ -86,30 +86,4 @@ TEST(Stress, SessionsScoreWhileBundlesAndSessionsComeAndGo) {
   EXPECT_EQ(wrong, 0);
 }
 
-TEST(Stress, SessionsAreCancelledFromOtherThreads) {
-  const rexit::Bundle bundle(sound_bundle());
-  std::vector<std::unique_ptr<rexit::Session>> all;
-  for (int s = 0; s < sessions; ++s) all.push_back(std::make_unique<rexit::Session>(bundle));
-  std::atomic<int> running{sessions}, wrong{0};
-  std::vector<std::thread> threads;
-  for (auto& session : all)
-    threads.emplace_back([&, at = session.get()] {
-      for (int round = 0; round < rounds; ++round) {
-        try {
-          at->score(request(round));
-        } catch (const rexit::Error& error) {
-          if (error.status() != REXIT_CANCELLED) ++wrong;
-        }
-      }
-      --running;
-    });
-  std::thread cancelling([&] {
-    while (running != 0)
-      for (auto& session : all) session->cancel();
-  });
-  for (std::thread& thread : threads) thread.join();
-  cancelling.join();
-  EXPECT_EQ(wrong, 0);
-}
-
 }  // namespace

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NVIDIA = ROOT / "runtime" / "src" / "backends" / "nvidia"
 PIECE = 16
 

@@ -167,7 +167,7 @@ def test_a_kernel_out_of_memory_is_an_error(tmp_path: Path) -> None:
         [sys.executable, "-c", WITHOUT_MEMORY, write_added(tmp_path, text)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert ran.returncode == 0, ran.stderr
     failed, scored = ran.stdout.splitlines()
