@@ -183,17 +183,14 @@ def to_request(request: AnyRequest, encode: Callable[[Mapping[str, Any]], list[t
     return ids, native
 
 
-def to_policy(policy: StopRule | None, exits: int) -> _native.Policy | None:
+def to_policy(policy: StopRule | None) -> _native.Policy | None:
+    """The compiled module checks the lengths."""
     if policy is None:
         return None
     upper, lower = [float(v) for v in policy.upper], [float(v) for v in policy.lower]
-    if len(upper) != exits or len(lower) != exits:
-        raise InputError(f"policy has {len(upper)} upper and {len(lower)} lower thresholds, the bundle has {exits} exits")
     top_k = None
     if (rule := policy.top_k) is not None:
         rise, fall = [float(v) for v in rule.rise], [float(v) for v in rule.fall]
-        if len(rise) != exits - 1 or len(fall) != exits - 1:
-            raise InputError(f"policy.top_k has {len(rise)} rises and {len(fall)} falls, expected {exits - 1} of each")
         top_k = _native.TopK(to_natural("policy.top_k.k", rule.k), bool(rule.ordered), rise, fall)
     return _native.Policy(upper, lower, to_natural("policy.patience", policy.patience), float(policy.quorum), top_k)
 

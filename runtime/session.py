@@ -220,7 +220,7 @@ class Session:
         native.top_k(to_natural("top_k", top_k)).deadline_us(to_deadline_us(deadline_ms))
         if (stop := to_exit(force_exit)) is not None:
             native.force_exit(stop)
-        if (rule := to_policy(policy, self.info.exits)) is not None:
+        if (rule := to_policy(policy)) is not None:
             native.policy(rule)
         answer = self._open.score(native)
         exits, objectives = answer.exit, tuple(self.info.utility)
@@ -269,7 +269,7 @@ class Session:
         options = _native.JsonOptions(
             to_size("waited_us", waited_us) + tokenized_us,
             to_size("deadline_us", deadline_us),
-            to_policy(policy, self.info.exits),
+            to_policy(policy),
             to_exit(force_exit),
             texts,
         )

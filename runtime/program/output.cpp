@@ -42,9 +42,9 @@ std::string fixed(double value, int digits) {
   return text;
 }
 
-std::string general(double value) {
+std::string general(double value, int digits) {
   char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
+  std::snprintf(text, sizeof text, "%.*g", digits, value);
   return text;
 }
 

@@ -12,8 +12,8 @@ void print_table(const std::string& title, const std::vector<std::string>& colum
                  const std::vector<std::vector<std::string>>& rows);
 // `value` with `digits` digits after the point.
 std::string fixed(double value, int digits);
-// `value` in up to six digits.
-std::string general(double value);
+// `value` in up to `digits` digits.
+std::string general(double value, int digits = 6);
 // Prints a document on stdout. Numbers that JSON cannot represent become null.
 void print_json(const nlohmann::ordered_json& value);
 // The value as a line, whatever bytes its strings contain.

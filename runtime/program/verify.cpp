@@ -21,12 +21,6 @@ Check make_check(const std::string& variant, const char* name, const std::string
   return {variant, name, failures.empty() ? "ok" : "FAILED", detail, std::move(failures)};
 }
 
-std::string short_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2g", value);
-  return text;
-}
-
 std::vector<Check> check_golden_samples(const Bundle& bundle, const std::string& name) {
   Session session(bundle);
   GoldenCheck check;
@@ -43,7 +37,7 @@ std::vector<Check> check_golden_samples(const Bundle& bundle, const std::string&
   const std::string size = std::to_string(check.slates) + " slates, " + std::to_string(candidates) + " candidates";
   std::vector<Check> checks;
   if (bundle.info().has_catalog != 0) checks.push_back(make_check(name, "prompts", size, std::move(prompts)));
-  checks.push_back(make_check(name, "log-odds", "worst " + short_number(worst) + ", allowed " + short_number(check.tolerance),
+  checks.push_back(make_check(name, "log-odds", "worst " + general(worst, 2) + ", allowed " + general(check.tolerance, 2),
                               std::move(log_odds)));
   return checks;
 }

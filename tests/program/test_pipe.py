@@ -14,7 +14,7 @@ import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, string_id
 from rexit import TokenRequest, runtime
-from running.program import PROGRAM, assert_one_error, environment, run_program
+from running.program import PROGRAM, environment, run_program
 
 
 def lines(requests: Iterable[Any]) -> str:
@@ -105,11 +105,6 @@ def test_bytes_that_are_not_text(bundle: Path) -> None:
     assert answers[2]["id"] == "é", "also a last line without its end"
 
 
-def test_an_error_keeps_the_id(bundle: Path) -> None:
-    (one,) = served(bundle, [{"id": 5, "user": 100}])
-    assert one["id"] == 5
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it(bundle: Path, number: signal.Signals) -> None:
     with subprocess.Popen(
@@ -139,7 +134,3 @@ def test_stdout_that_is_closed(bundle: Path) -> None:
     finally:
         os.close(write)
     assert ended.returncode == 1 and b"stdout: cannot be written: Broken pipe" in ended.stderr
-
-
-def test_no_bundle(tmp_path: Path) -> None:
-    assert_one_error(run_program("pipe", tmp_path / "none"), 4, "none")

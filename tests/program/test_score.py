@@ -73,25 +73,19 @@ def test_table(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
-        (("--user", 100, "--items", "three"), 2, "items[0] is 'three', the catalog's ids are integers"),
         (("--user", 100, "--items", '3, "4,""5"'), 2, "items[1] is '4,\"5', the catalog's ids are integers"),
         (("--user", 100, "--items", '3,"4'), 2, "'3,\"4': expected ids separated by commas, with a closing quote"),
         (("--user", 100, "--items", '"3"8'), 2, "'\"3\"8': expected a comma behind a closing quote"),
         (("--user", 100, "--items", '"3" "8"'), 2, '\'"3" "8"\': expected a comma behind a closing quote'),
         (("--user", "0100", "--items", "3"), 2, "user is '0100', the catalog's ids are integers"),
         (("--user", "9223372036854775808", "--items", "3"), 2, "user is '9223372036854775808', the catalog's"),
-        (("--user", 100, "--items", ","), 2, "items is empty"),
         (("--user", 100, "--items", "3", "--input", "device"), 2, "--input is 'device', expected NAME=VALUE"),
         (("--user", 100, "--items", "3", "--input", "=tv"), 2, "--input is '=tv', expected NAME=VALUE"),
         (("--user", 100, "--items", "3", "--input", "a=1", "--input", "a=1"), 2, "--input has 'a' twice"),
-        (("--user", 100, "--items", "3", "--input", "device=tv"), 2, "inputs.device: the prompt has no such input, it has none"),
         (("--user", 100), 2, "--items is required"),
-        (("--user", 100, "--items", "3", "--force-exit", 3), 2, "3"),
         (("--user", 100, "--items", "3", "--force-exit", -1), 2, "--force-exit"),
         (("--user", 100, "--items", "3", "--variant", "gpu"), 2, "gpu"),
         (("--user", 100, "--items", "3", "--threads", "many"), 2, "--threads"),
-        (("--user", 100, "--items", "3", "--deadline-ms", 0), 2, "deadline_ms is 0"),
         (("--user", 100, "--items", "3", "--deadline-ms", "1e306"), 2, "deadline_ms is 1e+306, expected a number above 0"),
         (("--user", 100, "--items", "3", "--deadline-ms", "nan"), 2, "deadline_ms is nan"),
         (("--user", 100, "--items", "3", "--pairs", "x.csv"), 2, "--pairs"),
@@ -100,6 +94,7 @@ def test_table(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     ],
 )
 def test_bad_arguments(bundle: Path, words: tuple[object, ...], code: int, expected: str) -> None:
+    """What a request may not say: tests/refusals."""
     assert_one_error(run_program("score", bundle, *words), code, expected)
 
 

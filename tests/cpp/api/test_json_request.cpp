@@ -85,25 +85,20 @@ TEST(JsonRequest, IsReadAnew) {
   EXPECT_EQ(request.deadline_us, 0);
 }
 
+// Besides those of tests/refusals.
 TEST(JsonRequest, WrongTypesAndRangesAreRefused) {
   const std::pair<const char*, const char*> rows[] = {
-      {"[]", "the request is an array, expected an object"},
       {"null", "the request is null, expected an object"},
       {R"({"id": true})", "id is true, expected a string or a number"},
       {R"({"user": 1.5})", "user is 1.5, expected a 64-bit integer or a string"},
-      {R"({"user": 9223372036854775808})", "user is 9223372036854775808, expected a 64-bit integer or a string"},
       {R"({"items": {}})", "items is an object, expected an array of ids"},
       {R"({"items": [1, null]})", "items[1] is null, expected a 64-bit integer or a string"},
       {R"({"items": [[1]]})", "items[0] is an array, expected a 64-bit integer or a string"},
       {R"({"recent": [1, {}]})", "recent[1] is an object, expected ITEM, [ITEM, true] or [ITEM, false]"},
-      {R"({"recent": [[1, 1]]})", "recent[0][1] is 1, expected true or false"},
       {R"({"recent": [[1, "true"]]})", "recent[0][1] is 'true', expected true or false"},
       {R"({"recent": [1, [true, 1]]})", "recent[1][0] is true, expected a 64-bit integer or a string"},
-      {R"({"recent": [1, [2]]})", "recent[1] has fewer than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]"},
       {R"({"recent": [[]]})", "recent[0] has fewer than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]"},
-      {R"({"recent": [[1, true, [1]]]})", "recent[0] has more than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]"},
       {R"({"recent": [[1, {}]]})", "recent[0][1] is an object, expected true or false"},
-      {R"({"recent": [[1, true, 1]]})", "recent[0] has more than 2 values, expected ITEM, [ITEM, true] or [ITEM, false]"},
       {R"({"as_of": 1.0})", "as_of is 1.0, expected a 64-bit integer"},
       {R"({"inputs": []})", "inputs is an array, expected an object of values by name"},
       {R"({"inputs": {"a": true}})", "inputs.a is true, expected a string, a number or an array of token ids"},
@@ -113,16 +108,10 @@ TEST(JsonRequest, WrongTypesAndRangesAreRefused) {
       {R"({"prefix": [1.5]})", "prefix[0] is 1.5, expected a token id"},
       {R"({"candidates": [1]})", "candidates[0] is 1, expected an array of token ids"},
       {R"({"candidates": [[1], [2, null]]})", "candidates[1][1] is null, expected a token id"},
-      {R"({"top_k": -1})", "top_k is -1, expected an integer from 0 to 2147483647"},
       {R"({"top_k": 2147483648})", "top_k is 2147483648, expected an integer from 0 to 2147483647"},
-      {R"({"deadline_ms": 0})", "deadline_ms is 0, expected a number above 0 and at most 1e12"},
       {R"({"deadline_ms": 1.1e12})", "deadline_ms is 1.1e12, expected a number above 0 and at most 1e12"},
       {R"({"deadline_ms": "5"})", "deadline_ms is '5', expected a number above 0 and at most 1e12"},
       {R"({"force_exit": -1})", "force_exit is -1, expected an integer from 0 to 2147483647"},
-      {R"({"userr": 1})",
-       "userr: a request has no such field, it has: id, user, items, recent, as_of, inputs, prefix, candidates, top_k, "
-       "deadline_ms, "
-       "force_exit"},
   };
   for (const auto& [text, message] : rows) EXPECT_EQ(refusal(text), message) << text;
 }

@@ -18,14 +18,12 @@ std::shared_ptr<unsigned char> make_aligned(std::size_t bytes) {
 
 }  // namespace
 
-File::File(const std::string& path, platform::Links links)
-    : path_(path), mapping_(std::make_shared<const MappedFile>(path, links)), data_(mapping_->data()), size_(mapping_->size()) {}
+File::File(const std::string& path, platform::Links links) : File(std::make_shared<const MappedFile>(path, links)) {}
 
-File::File(const std::string& folder, const std::string& path)
-    : path_(folder + "/" + path),
-      mapping_(std::make_shared<const MappedFile>(folder, path)),
-      data_(mapping_->data()),
-      size_(mapping_->size()) {}
+File::File(const std::string& folder, const std::string& path) : File(std::make_shared<const MappedFile>(folder, path)) {}
+
+File::File(std::shared_ptr<const MappedFile> mapping)
+    : path_(mapping->path()), mapping_(std::move(mapping)), data_(mapping_->data()), size_(mapping_->size()) {}
 
 File::File(std::string path, const unsigned char* data, std::size_t size) : path_(std::move(path)), data_(data), size_(size) {}
 

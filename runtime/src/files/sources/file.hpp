@@ -36,6 +36,8 @@ class File {
   File aligned() &&;
 
  private:
+  explicit File(std::shared_ptr<const MappedFile> mapping);
+
   std::string path_;
   std::shared_ptr<const void> copy_;           // null: the data are not a copy
   std::shared_ptr<const MappedFile> mapping_;  // null: memory of the program

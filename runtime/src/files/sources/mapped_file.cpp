@@ -7,32 +7,26 @@
 namespace rexit::core {
 namespace {
 
-int require_open(int descriptor, const std::string& path, bool was_link) {
+// What `open(was_link)` opens.
+template <class Open>
+int open_file(const std::string& path, const Open& open) {
+  bool was_link = false;
+  const int descriptor = open(was_link);
   if (was_link) fail(REXIT_CORRUPT, path, ": is a symbolic link or below one, which is not followed");
   if (descriptor < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", platform::error_text());
   return descriptor;
-}
-
-int open_file(const std::string& path, platform::Links links) {
-  bool was_link = false;
-  const int descriptor = platform::open_to_read(path, links, was_link);
-  return require_open(descriptor, path, was_link);
-}
-
-int open_file_below(const std::string& folder, const std::string& path) {
-  bool was_link = false;
-  const int descriptor = platform::open_below(folder, path, was_link);
-  return require_open(descriptor, folder + "/" + path, was_link);
 }
 
 }  // namespace
 
 MappedFile::Descriptor::~Descriptor() { platform::close(number); }
 
-MappedFile::MappedFile(const std::string& path, platform::Links links) : MappedFile(path, open_file(path, links)) {}
+MappedFile::MappedFile(const std::string& path, platform::Links links)
+    : MappedFile(path, open_file(path, [&](bool& was_link) { return platform::open_to_read(path, links, was_link); })) {}
 
 MappedFile::MappedFile(const std::string& folder, const std::string& path)
-    : MappedFile(folder + "/" + path, open_file_below(folder, path)) {}
+    : MappedFile(folder + "/" + path,
+                 open_file(folder + "/" + path, [&](bool& was_link) { return platform::open_below(folder, path, was_link); })) {}
 
 MappedFile::MappedFile(const std::string& path, int descriptor) : file_{descriptor}, path_(path) {
   const std::optional<platform::FileInfo> info = platform::info_of(file_.number);
