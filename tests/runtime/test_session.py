@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_a_policy_made_elsewhere_is_told_of(folder: Path, tmp_path: Path, caplog
     place = tmp_path / "bundle"
     shutil.copytree(folder, place)
     opened = Bundle.open(place)
-    here = Conditions.here(opened, None, 0).to_json()
+    here = asdict(Conditions.here(opened, None, 0))
     del here["variant_sha256"]
     full, path = Policy.full_depth(3, opened.variant_sha256), opened.folder / "policy.json"
     for made_on in (None, here, {**here, "machine": {"onnxruntime": None}}):
