@@ -98,9 +98,9 @@ def _refresh(place: Path) -> list[object]:
 
 
 COMMANDS = (
-    Command("index", _make_catalog, _index, ("catalog",), (), check_catalog),
-    Command("export", _make_checkpoint, _export, ("bundle",), (), check_bundle),
-    Command("compile", _make_tensorrt, _compile, ("bundle",), (), check_bundle),
-    Command("calibrate", _make_calibrated, _calibrate, ("bundle",), ("traces.safetensors",), check_bundle),
-    Command("refresh", _make_newer, _refresh, ("bundle",), (), check_bundle),
+    Command("index", _make_catalog, _index, "catalog", (), check_catalog),
+    Command("export", _make_checkpoint, _export, "bundle", (), check_bundle),
+    Command("compile", _make_tensorrt, _compile, "bundle", (), check_bundle),
+    Command("calibrate", _make_calibrated, _calibrate, "bundle", ("traces.safetensors",), check_bundle),
+    Command("refresh", _make_newer, _refresh, "bundle", (), check_bundle),
 )

@@ -52,15 +52,15 @@ class Command:
         name: its name.
         make: prepares everything that the command needs.
         words: the words of its command line.
-        writes: names of what it writes there.
-        may_keep: names of files in these that a failed run may leave.
+        writes: name of the folder that it writes there.
+        may_keep: names of files in it that a failed run may leave.
         check: raises if what it writes is not whole.
     """
 
     name: str
     make: Callable[[Path], None]
     words: Callable[[Path], list[object]]
-    writes: tuple[str, ...]
+    writes: str
     may_keep: tuple[str, ...]
     check: Callable[[Path], None]
 
@@ -193,7 +193,7 @@ def examine(command: Command, original: Path, point: int, how: str, whole: bool 
             _state(command, place, before, f"{label}, then a whole run")
         if more := {path.name for path in place.rglob("*") if ".tmp" in path.name}:
             raise WrongError(f"{label}: {sorted(more)} was left behind")
-        if more := {path.name for path in place.iterdir()} - names - set(command.writes):
+        if more := {path.name for path in place.iterdir()} - names - {command.writes}:
             raise WrongError(f"{label}: {sorted(more)} was left behind")
         return left
 
@@ -210,8 +210,12 @@ def _ended_well(ended: Ended, how: str, left: str) -> bool:
     return ended.code in good and "Traceback" not in ended.err and (ended.code == 0 or len(lines) == 1)
 
 
-def _written(command: Command, place: Path) -> dict[str, dict[str, bytes] | None]:
-    return {name: contents(place / name) if (place / name).exists() else None for name in command.writes}
+def _written(command: Command, place: Path) -> dict[str, bytes] | None:
+    """Without temporary files, and those that a failed run may leave."""
+    if not (place / command.writes).exists():
+        return None
+    files = contents(place / command.writes)
+    return {name: file for name, file in files.items() if ".tmp" not in name and Path(name).name not in command.may_keep}
 
 
 def _others(command: Command, place: Path) -> dict[str, bytes]:
@@ -219,26 +223,17 @@ def _others(command: Command, place: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(place)): path.read_bytes()
         for path in place.rglob("*")
-        if path.is_file() and path.relative_to(place).parts[0].strip(".").removesuffix(".tmp") not in command.writes
+        if path.is_file() and path.relative_to(place).parts[0].strip(".").removesuffix(".tmp") != command.writes
     }
 
 
-def _state(command: Command, place: Path, before: dict[str, dict[str, bytes] | None], label: str) -> str:
-    if _settled(command, _written(command, place)) == _settled(command, before):
+def _state(command: Command, place: Path, before: dict[str, bytes] | None, label: str) -> str:
+    if _written(command, place) == before:
         return "old"
     checked = apart(lambda: command.check(place), Path(f"{place}.check"))
     if checked.code != 0:
         raise WrongError(f"{label}: neither the old nor whole\n{checked.err}")
     return "new"
-
-
-def _settled(command: Command, written: dict[str, dict[str, bytes] | None]) -> dict[str, dict[str, bytes] | None]:
-    """Without temporary files, and those that a failed run may leave."""
-
-    def counts(name: str) -> bool:
-        return ".tmp" not in name and Path(name).name not in command.may_keep
-
-    return {where: files and {name: file for name, file in files.items() if counts(name)} for where, files in written.items()}
 
 
 @contextlib.contextmanager
