@@ -26,13 +26,11 @@ class FakeSession:
 
     def __init__(self, exits: int, costs: Costs, truth: Any, noise: Sequence[float], policy: Policy | None = None) -> None:
         self.exits, self.costs, self.truth, self.noise, self.policy = exits, costs, truth, noise, policy
-        self.calls: list[tuple[Any, tuple[Any, ...], Any]] = []
         self.cold = True
         self.closed = False
 
     def trace(self, request: Request) -> NDArray[np.float32]:
         user, items = request.user, tuple(request.items)
-        self.calls.append((user, items, request.as_of))
         rows = []
         for item in items:
             random = np.random.default_rng(zlib.crc32(repr((user, item)).encode()))

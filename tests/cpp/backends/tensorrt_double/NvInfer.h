@@ -103,17 +103,18 @@ struct PlanText {
         tensors.push_back(tensor);
       }
     }
-    raise_minima();
+    for (Profile& profile : profiles)
+      for (std::int64_t& size : profile) size = std::max<std::int64_t>(size, 1);  // as compilers have done
     return true;
   }
 
   // The index of the first input that is a cache.
   std::size_t caches() const { return vocabulary != 0 ? 5 : 4; }
 
-  // A minimum of 0 becomes 1, as compilers have done.
-  void raise_minima() {
-    for (Profile& profile : profiles)
-      for (std::int64_t& size : profile) size = std::max<std::int64_t>(size, 1);
+  const Tensor* find(const std::string& name) const {
+    for (const Tensor& tensor : tensors)
+      if (tensor.name == name) return &tensor;
+    return nullptr;
   }
 
   // Of an input's dynamic dimension: tokens, positions, groups, rows, possibly vectors, then the caches.
@@ -279,7 +280,7 @@ class IExecutionContext {
   }
 
   bool setInputShape(const char* name, const Dims& dims) noexcept {
-    const tensorrt_double::Tensor* tensor = find(name);
+    const tensorrt_double::Tensor* tensor = plan_.find(name);
     if (tensor == nullptr || !tensor->input || dims.nbDims != static_cast<std::int32_t>(tensor->shape.size()))
       return refuse("no input of this name and rank");
     const auto [least, most] = plan_.range(*tensor, profile_);
@@ -293,7 +294,7 @@ class IExecutionContext {
   }
 
   bool setTensorAddress(const char* name, void* data) noexcept {
-    if (find(name) == nullptr || data == nullptr) return refuse("no such tensor, or a null address");
+    if (plan_.find(name) == nullptr || data == nullptr) return refuse("no such tensor, or a null address");
     if (reinterpret_cast<std::uintptr_t>(data) % 256 != 0) return refuse("an address that is not aligned to 256 bytes");
     addresses_[name] = data;
     return true;
@@ -341,11 +342,6 @@ class IExecutionContext {
   }
 
  private:
-  const tensorrt_double::Tensor* find(const std::string& name) const {
-    for (const auto& tensor : plan_.tensors)
-      if (tensor.name == name) return &tensor;
-    return nullptr;
-  }
   bool refuse(const char* why) const noexcept {
     logger_.log(ILogger::Severity::kERROR, why);
     return false;
@@ -374,21 +370,21 @@ class ICudaEngine {
 
   std::int32_t getNbIOTensors() const noexcept { return static_cast<std::int32_t>(plan_.tensors.size()); }
   TensorIOMode getTensorIOMode(const char* name) const noexcept {
-    const auto* tensor = find(name);
+    const auto* tensor = plan_.find(name);
     return tensor == nullptr ? TensorIOMode::kNONE : tensor->input ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
   }
-  DataType getTensorDataType(const char* name) const noexcept { return find(name)->type; }
+  DataType getTensorDataType(const char* name) const noexcept { return plan_.find(name)->type; }
   Dims getTensorShape(const char* name) const noexcept {
     Dims dims{};
-    for (const std::int64_t n : find(name)->shape) dims.d[dims.nbDims++] = find(name)->unknown ? -1 : n;
+    for (const std::int64_t n : plan_.find(name)->shape) dims.d[dims.nbDims++] = plan_.find(name)->unknown ? -1 : n;
     return dims;
   }
   TensorLocation getTensorLocation(const char* name) const noexcept {
-    return find(name)->on_host ? TensorLocation::kHOST : TensorLocation::kDEVICE;
+    return plan_.find(name)->on_host ? TensorLocation::kHOST : TensorLocation::kDEVICE;
   }
   std::int32_t getNbOptimizationProfiles() const noexcept { return static_cast<std::int32_t>(plan_.profiles.size()); }
   Dims getProfileShape(const char* name, std::int32_t profile, OptProfileSelector select) const noexcept {
-    const auto* tensor = find(name);
+    const auto* tensor = plan_.find(name);
     if (tensor == nullptr || !tensor->input || profile < 0 || profile >= getNbOptimizationProfiles()) return {-1, {}};
     const auto [least, most] = plan_.range(*tensor, profile);
     Dims dims{};
@@ -406,12 +402,6 @@ class ICudaEngine {
   }
 
  private:
-  const tensorrt_double::Tensor* find(const std::string& name) const {
-    for (const auto& tensor : plan_.tensors)
-      if (tensor.name == name) return &tensor;
-    return nullptr;
-  }
-
   tensorrt_double::PlanText plan_;
   ILogger& logger_;
 };

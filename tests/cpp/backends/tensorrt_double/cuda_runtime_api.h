@@ -343,18 +343,14 @@ inline cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned flags)
   const cuda_double::Call call;
   cuda_double::Machine& machine = cuda_double::machine();
   ++machine.allocation_count;
-  void* device = cuda_double::map_twice(bytes, true);
-  *data = machine.allocations.at(reinterpret_cast<std::uintptr_t>(device)).alias;
-  machine.pinned[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
   if (flags == cudaHostAllocMapped) {
-    machine.mapped[reinterpret_cast<std::uintptr_t>(*data)] = reinterpret_cast<std::uintptr_t>(device);
+    const auto device = reinterpret_cast<std::uintptr_t>(cuda_double::map_twice(bytes, true));
+    *data = machine.allocations.at(device).alias;
+    machine.mapped[reinterpret_cast<std::uintptr_t>(*data)] = device;
   } else {
-    std::byte* twin = static_cast<std::byte*>(std::malloc(bytes));  // the GPU cannot address it
-    machine.pinned.erase(reinterpret_cast<std::uintptr_t>(*data));
-    cuda_double::unmap(reinterpret_cast<std::uintptr_t>(device));
-    machine.pinned[reinterpret_cast<std::uintptr_t>(twin)] = bytes;
-    *data = twin;
+    *data = std::malloc(bytes);  // the GPU cannot address it
   }
+  machine.pinned[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
   return cudaSuccess;
 }
 
