@@ -1,16 +1,19 @@
 """Makes zero.onnx of a catalog.
 
-1. The pairs are those of short training slates, evenly spread, as of each slate's moment: its retriever is older than it. Slates
-   before a user's first snapshot are left out, except those without a history: a served retriever knows what users liked.
-2. A fifth of the training users judge, by log loss, boosting on the others' slates. The fewest leaves in all are chosen, over
-   trees of up to 16, whose loss is within TOLERANCE of the least.
-3. The chosen number of trees is fitted on all pairs.
+1. The pairs are those of short training slates as of each slate's moment, in the last part of the user's training
+   (`rexit.exporter.retriever.snapshots`): the slates most like a request's. Fitted on all parts, trees ranked below the product
+   that they read. Each user's first slate is among them, for users without a history.
+2. A fifth of the training users judge their last part by log loss, after boosting on the part before it of the others. The
+   fewest leaves in all are chosen, over trees of up to 16, whose loss is within TOLERANCE of the least.
+3. The chosen number of trees is fitted on all users' pairs.
 
 Validation and test users neither fit nor choose.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ TOLERANCE = 0.002
 """Of the least log loss, that fewer leaves may lose."""
 MIN_USERS = 10
 """With fewer training users the judges are too few, and the smallest trees are taken."""
-_RATE = 0.1
+_RATE = 0.2
 
 
 def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress: Progress = silent) -> dict[str, Any]:
@@ -53,59 +56,73 @@ def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress
     Raises:
         InputError: `own` is no such graph, or training has one label only.
     """
-    numbers, users, liked = _pairs(catalog, progress)
+    pairs = _pairs(catalog, progress)
     if own is not None:
-        graph = Graph(own, numbers.shape[1])
-        for rows in (numbers[:1], numbers):
+        graph = Graph(own, pairs.numbers.shape[1])
+        for rows in (pairs.numbers[:1], pairs.numbers):
             graph.log_odds(rows)
         (folder / ZERO).write_bytes(own.read_bytes())
         return {"file": own.name}
     from rexit.exporter.zero.trees import tree_graph
 
+    liked = pairs.liked[pairs.fits]
     if liked.all() or not liked.any():
-        raise InputError(f"exit zero needs likes and dislikes, the {len(liked)} training pairs have one of them only")
-    trees, leaves, loss = _choose(numbers, users, liked)
-    model = _boosted(trees, leaves, numbers, liked)
-    (folder / ZERO).write_bytes(tree_graph(model))
+        raise InputError(f"exit zero needs likes and dislikes, its {len(liked)} training pairs have one of them only")
+    trees, leaves, loss = _choose(pairs)
+    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, pairs.numbers[pairs.fits], liked)))
     return {"pairs": len(liked), "trees": trees, "leaves": leaves, "log_loss": loss}
 
 
-def _pairs(catalog: Catalog, progress: Progress) -> tuple[Numbers, NDArray[np.int64], NDArray[np.bool_]]:
-    """Numbers, users' rows and labels of training pairs."""
+@dataclass(frozen=True)
+class _Pairs:
+    """Training pairs. users: rows. fits: those to fit on. before: those to fit on before the judges' part. judged: that part."""
+
+    numbers: Numbers
+    users: NDArray[np.int64]
+    liked: NDArray[np.bool_]
+    fits: NDArray[np.bool_]
+    before: NDArray[np.bool_]
+    judged: NDArray[np.bool_]
+
+
+def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
     split, parts = runs(catalog, "train", SIZE)
-    begins = np.array([part.start for part in parts])
-    user, time = split.users[begins], split.times[begins]
-    served = time >= catalog.snapshots["begins"][user, 0]
-    served |= time == split.times[np.searchsorted(split.users, user)]  # the user's first
-    if served.mean() >= 0.5:  # not with embeddings made after most of training
-        parts = [parts[n] for n in np.flatnonzero(served)]
-    parts = spread(parts, MAX_PAIRS // SIZE)
+    starts = np.array([part.start for part in parts])
+    user, time, begins = split.users[starts], split.times[starts], catalog.snapshots["begins"]
+    part = (begins[user] <= time[:, None]).sum(1)
+    first = time == split.times[np.searchsorted(split.users, user)]
+    last = part == begins.shape[1]
+    if not last.any():  # embeddings made after training
+        last[:] = True
+    before = part == begins.shape[1] - 1 if begins.shape[1] > 1 else last
+    chosen = spread(np.flatnonzero(last | before | first), MAX_PAIRS // SIZE)
     builder, numbers = PromptBuilder.of(catalog, "train"), []
-    for done, part in enumerate(parts):
-        progress("exit zero", done, len(parts))
-        numbers.append(builder.number_rows(int(split.users[part.start]), split.items[part], int(split.times[part.start])))
-    progress("exit zero", len(parts), len(parts))
-    rows = np.concatenate([np.arange(part.start, part.stop) for part in parts])
-    return np.concatenate(numbers), split.users[rows], split.liked[rows]
+    for done, n in enumerate(chosen):
+        progress("exit zero", done, len(chosen))
+        numbers.append(builder.number_rows(int(user[n]), split.items[parts[n]], int(time[n])))
+    progress("exit zero", len(chosen), len(chosen))
+    rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
+    slates = np.repeat(chosen, [len(table) for table in numbers])
+    users, liked = split.users[rows], split.liked[rows]
+    return _Pairs(np.concatenate(numbers), users, liked, *(kind[slates] for kind in (last | first, before | first, last)))
 
 
-def _choose(numbers: Numbers, users: NDArray[np.int64], liked: NDArray[np.bool_]) -> tuple[int, int, float | None]:
+def _choose(pairs: _Pairs) -> tuple[int, int, float | None]:
     """Trees, leaves of each, and the log loss of the users who judge; None if they are too few."""
-    distinct = np.unique(users)
-    judges = np.isin(users, distinct[[roles.place(f"zero {user}") < 0.2 for user in distinct.tolist()]])
-    both = [0 < labels.sum() < len(labels) for labels in (liked[judges], liked[~judges])]
-    if len(distinct) < MIN_USERS or not all(both):
+    distinct = np.unique(pairs.users)
+    judges = np.isin(pairs.users, distinct[[roles.place(f"zero {user}") < 0.2 for user in distinct.tolist()]])
+    fits, judged = pairs.before & ~judges, pairs.judged & judges
+    labels = pairs.liked[judged]
+    if len(distinct) < MIN_USERS or any(rows.all() or not rows.any() for rows in (pairs.liked[fits], labels)):
         return MAX_TREES // 4, LEAVES[0], None
     losses: dict[tuple[int, int], float] = {}
     for leaves in LEAVES:
-        model = _boosted(MAX_TREES, leaves, numbers[~judges], liked[~judges])
-        for trees, log_odds in enumerate(model.staged_decision_function(numbers[judges]), 1):
-            losses[trees, leaves] = float(np.logaddexp(0, np.where(liked[judges], -log_odds, log_odds)).mean())
-    least = min(losses.values())
-    (trees, leaves), loss = min(
-        ((size, loss) for size, loss in losses.items() if loss <= least * (1 + TOLERANCE)), key=lambda entry: np.prod(entry[0])
-    )
-    return trees, leaves, loss
+        model = _boosted(MAX_TREES, leaves, pairs.numbers[fits], pairs.liked[fits])
+        for trees, log_odds in enumerate(model.staged_decision_function(pairs.numbers[judged]), 1):
+            losses[trees, leaves] = float(np.logaddexp(0, np.where(labels, -log_odds, log_odds)).mean())
+    most = min(losses.values()) * (1 + TOLERANCE)
+    trees, leaves = min((size for size, loss in losses.items() if loss <= most), key=math.prod)
+    return trees, leaves, losses[trees, leaves]
 
 
 def _boosted(trees: int, leaves: int, numbers: Numbers, liked: NDArray[np.bool_]) -> Any:
