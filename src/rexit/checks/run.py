@@ -18,7 +18,7 @@ ON_THE_CPU = "; --device cpu checks the graphs on the CPU"
 
 
 def check_bundle(
-    path: Path, variant: str | None = None, *, threads: int = 0, device: Device | None = None, progress: Progress = silent
+    path: Path, variant: str | None = None, *, device: Device | None = None, progress: Progress = silent
 ) -> list[Check]:
     """Checks the files of a bundle and, where they are whole, what its variants compute.
 
@@ -26,7 +26,6 @@ def check_bundle(
         path: The bundle's folder.
         variant: The variant to check; None: all. A variant that is not named may lack its backend on this machine: then what it
             computes is skipped.
-        threads: Threads of the backend; 0: one per core.
         device: As in `rexit.open`. A named device must work.
         progress: Reports golden slates.
 
@@ -55,16 +54,16 @@ def check_bundle(
             continue
         if not any(check.name == "rows" for check in checks):
             checks.append(check_rows(bundle))
-        checks += _check_behaviour(bundle, threads, device, variant is not None, progress)
+        checks += _check_behaviour(bundle, device, variant is not None, progress)
     return checks
 
 
-def _check_behaviour(bundle: Bundle, threads: int, device: Device | None, named: bool, progress: Progress) -> list[Check]:
+def _check_behaviour(bundle: Bundle, device: Device | None, named: bool, progress: Progress) -> list[Check]:
     from rexit import runtime
 
     name = bundle.variant.name
     try:
-        with contextlib.closing(runtime.open(bundle.path, name, threads=threads, device=device)) as session:
+        with contextlib.closing(runtime.open(bundle.path, name, device=device)) as session:
             return check_golden(bundle, session, progress)
     except BackendError as exc:
         reason = f"{exc}{ON_THE_CPU if device is None and bundle.variant.target != 'cpu' else ''}"
