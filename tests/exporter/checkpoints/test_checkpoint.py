@@ -227,7 +227,6 @@ def test_objectives_of_another_catalog(two: Path, labels: dict[str, int], messag
     [
         ({"objectives": ["a", "a"]}, "objectives: has 'a' twice"),
         ({"labels": {"no": 5, "yes": 9}}, "`labels` is .*, expected a list with the token ids of a, b"),
-        ({"labels": [{"no": 5, "yes": 9}]}, "expected a list with the token ids of a, b"),
         ({"labels": [{"no": 5, "yes": 9}, {"no": 5}]}, r"`labels\[1\]` is .*, expected the token ids"),
         ({"objectives": ["a", "b", "c"], "labels": [{"no": 5, "yes": 9}] * 3}, r"has shape \[4, 64\], the model needs \[6, 64\]"),
     ],
