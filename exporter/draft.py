@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rexit import bundle
 from rexit.bundle import FileEntry, Golden, Model, Variant, Vectors
@@ -80,6 +83,7 @@ class Draft:
     def write(
         self,
         judged: Judged,
+        zero: Sequence[NDArray[np.float32]],
         exits: Sequence[int],
         model: Model,
         catalog_sha256: str | None,
@@ -92,7 +96,8 @@ class Draft:
 
         Args:
             judged: golden samples, parity and quality.
-            exits: depths in layers.
+            zero: exit zero's log-odds of the golden slates' candidates, [n] each; empty: there is no exit zero.
+            exits: depths in layers of the segments.
             model: the bundle's model.
             catalog_sha256: digest of the bundle's catalog; None if it has none.
             max_tokens: maximum number of candidate tokens in one pass.
@@ -100,7 +105,10 @@ class Draft:
             unrotated: why the model could not be rotated; None if it was.
             objectives: names of the objectives; empty if there is one without a name.
         """
-        Golden(judged.slates).write(self.folder / GOLDEN_FILE)
+        golden = judged.slates
+        if zero:
+            golden = [replace(s, log_odds=np.column_stack([z, s.log_odds])) for z, s in zip(zero, golden, strict=True)]
+        Golden(golden).write(self.folder / GOLDEN_FILE)
         target = self.target
         Variant(
             name=target.variant,

@@ -45,8 +45,9 @@ from rexit.exporter.model import rotation
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions
-from rexit.exporter.source import Source
+from rexit.exporter.source import Source, zero_of
 from rexit.progress import Progress, silent
+from rexit.prompts.slates_file import SlatesFile
 from rexit.roles import RULE
 from rexit.slates import cut, draw
 
@@ -55,7 +56,8 @@ from rexit.slates import cut, draw
 class ExportReport:
     """The result of an export.
 
-    bundle: its path. exits: depths in layers. variants: those written. refused: why others were not written, by name.
+    bundle: its path. exits: depths in layers, 0 first with exit zero. variants: those written. refused: why others were not
+        written, by name.
     gone: by replaced variant, its files and folders that went with it, such as its policy. slates, pairs: run for parity.
     bytes: size of the bundle, including older variants. seconds: duration of each stage.
     doubt: if a gate applied, why the model's ranking may be useless (`rexit.ranking.doubt`).
@@ -171,7 +173,9 @@ class _Export:
             self._draw(preflight.read_slates(place, loaded, options.max_tokens))
         self._catalog_sha256 = catalog.sha256 if catalog else None
         self._model = model_of(loaded)
-        preflight.check_same_origin(self._out, self._old, self._model, loaded.exits, self._catalog_sha256, loaded.reranker)
+        has_zero = self._source.has_scores if isinstance(self._source, SlatesFile) else bool(self._source.numbers)
+        self._exits = (0, *loaded.exits) if has_zero else loaded.exits
+        preflight.check_same_origin(self._out, self._old, self._model, self._exits, self._catalog_sha256, loaded.reranker)
         borders = zip((0, *loaded.exits), loaded.exits, strict=False)
         self._modules = [
             SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval() for k, (begin, end) in enumerate(borders)
@@ -190,12 +194,14 @@ class _Export:
         self._clock.lap("load")
 
     def reference(self) -> list[GoldenSlate]:
+        """Golden slates by the unsplit model. Sets `self._zero`: exit zero's log-odds of their candidates, empty without it."""
         loaded, slates = self._loaded, draw(cut(self._source, "validation"), self._options.golden_slates)
         self._progress("reference", 0, len(slates))
         model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
         golden = golden_slates(
             model, self._source, slates, self._vectors, self._turn, lambda done: self._progress("reference", done, len(slates))
         )
+        self._zero = zero_of(self._source, slates)
         self._clock.lap("reference")
         return golden
 
@@ -281,11 +287,12 @@ class _Export:
 
     def write(self, passed: Sequence[tuple[Draft, Judged]], refused: Mapping[str, ParityError]) -> ExportReport:
         self._progress("write", 0, 1)
-        exits, folder = self._loaded.exits, self._folder
+        folder = self._folder
         written = tuple(
             draft.write(
                 judged,
-                exits,
+                self._zero,
+                self._loaded.exits,
                 self._model,
                 self._catalog_sha256,
                 self._options.max_tokens,
@@ -305,14 +312,14 @@ class _Export:
             self._vectors.write(folder / VECTORS_FILE)
         variants, gone = carry_over(self._out, self._old, folder, [variant.name for variant in written])
         tokens = token_requests(self._source, self._loaded)
-        write_manifest(folder, self._model, exits, variants, self._loaded.reranker, tokens, self._loaded.roles or RULE)
+        write_manifest(folder, self._model, self._exits, variants, self._loaded.reranker, tokens, self._loaded.roles or RULE)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._progress("write", 1, 1)
         self._clock.lap("write")
         reasons = {name: str(reason) for name, reason in refused.items()}
         slates = len(passed[0][1].slates)
         return ExportReport(
-            str(self._out), exits, written, reasons, gone, slates, self._pairs, total, self._clock.seconds, self._doubt
+            str(self._out), self._exits, written, reasons, gone, slates, self._pairs, total, self._clock.seconds, self._doubt
         )
 
     def _sample_activations(self) -> Sequence[Activations]:

@@ -5,12 +5,14 @@ Both have labelled slates in three splits (`rexit.slates.cut`). A catalog's prom
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.exporter.zero.graph import zero_log_odds
 from rexit.prompts.slates_file import SlatesFile
 from rexit.slates import AnySlate, Slate, TokenSlate
 
@@ -33,6 +35,13 @@ def prompt_maker(source: Source, split: str | None = None) -> Callable[[AnySlate
 def _own_prompt(slate: AnySlate) -> Prompt:
     assert isinstance(slate, TokenSlate)
     return Prompt(slate.prefix, list(slate.candidates), np.zeros(0, np.int64), None)
+
+
+def zero_of(source: Source, slates: Sequence[AnySlate]) -> list[NDArray[np.float32]]:
+    """Exit zero's log-odds of the candidates of every slate, float32 [n] each; empty: the source has no exit zero."""
+    if isinstance(source, Catalog):
+        return zero_log_odds(source, [slate for slate in slates if isinstance(slate, Slate)]) if source.numbers else []
+    return [slate.scores for slate in slates if isinstance(slate, TokenSlate) and slate.scores is not None]
 
 
 def has_training_slates(source: Source) -> bool:

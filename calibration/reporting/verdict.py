@@ -156,12 +156,16 @@ def short_slates(sizes: NDArray[np.int64], asked: int | None, goal: Goal) -> str
 
 
 def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: int, table: Mapping[str, Row]) -> Verdict:
-    goal, exits = decision.goal, ",".join(map(str, depths[: fixed + 1]))
+    goal, exits = decision.goal, ",".join(str(depth) for depth in depths[: fixed + 1] if depth)
     summary = (
         f"{_speed(table)}, and no policy {_allowed(goal)} is cheaper by 1 %.",
         *(_change(metric, table["policy"]["drops"][metric.name], goal.max_drop) for metric in goal.metrics),
-        f"Export it with `rexit export --exits {exits}`; until then this bundle's policy stops every candidate there.",
+        f"Export it with `rexit export --exits {exits}`; until then this bundle's policy stops every candidate there."
+        if depths[fixed]
+        else "This bundle's policy stops every candidate there: the model is not needed for such a ranking.",
     )
+    if depths[fixed] == 0:
+        return Verdict(EXPORT_SHALLOWER_MODEL, "The look-up alone does as well", summary)
     return Verdict(EXPORT_SHALLOWER_MODEL, f"Export {model_name(depths[fixed])}", summary)
 
 
@@ -274,7 +278,9 @@ def _shortfall(decision: Decision) -> str | None:
 
 
 def model_name(layers: int) -> str:
-    """Returns "a one-layer model", "an eight-layer model", "a 12-layer model"."""
+    """Returns "the look-up alone" for exit zero, "a one-layer model", "an eight-layer model", "a 12-layer model"."""
+    if layers == 0:
+        return "the look-up alone"
     article = "an" if layers in (8, 11, 18) or 80 <= layers < 90 else "a"
     return f"{article} {number_word(layers)}-layer model"
 

@@ -62,8 +62,7 @@ class Graph:
         return values.reshape(rows)
 
 
-def zero_scores(catalog: Catalog, slates: Sequence[Slate]) -> NDArray[np.float64]:
-    """Returns exit zero's log-odds of every pair, as the runtime computes them, float64 [pairs]."""
+def zero_log_odds(catalog: Catalog, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
+    """Returns exit zero's log-odds of the candidates of every slate, as the runtime computes them, float32 [n] each."""
     graph, builder = Graph(catalog.path / ZERO, len(catalog.numbers)), PromptBuilder(catalog)
-    numbers = [builder.numbers(slate.user, slate.items, slate.as_of) for slate in slates]
-    return graph.log_odds(np.concatenate(numbers)).astype(np.float64)
+    return [graph.log_odds(builder.numbers(slate.user, slate.items, slate.as_of)) for slate in slates]

@@ -34,16 +34,18 @@ def baselines(source: Catalog | OwnSlates, slates: Sequence[AnySlate], objective
         objective: Its number, for the shares of its known labels; None: of likes.
     """
     if not isinstance(source, Catalog):
-        return _file_order([slate for slate in slates if isinstance(slate, TokenSlate)])
+        given = [slate for slate in slates if isinstance(slate, TokenSlate)]
+        first_stage = [slate.scores for slate in given if slate.scores is not None]
+        return {ZERO: np.concatenate(first_stage).astype(np.float64)} if first_stage else _file_order(given)
     own = [slate for slate in slates if isinstance(slate, Slate)]
     items = np.concatenate([source.items.rows(slate.items) for slate in own]).astype(np.int64)
     scores = {LIKES: _likes(source, items, objective)}
     if "lightgcn" in source.info:
         scores[LIGHTGCN] = _lightgcn(source, own, items)
     if source.numbers:
-        from rexit.exporter.zero.graph import zero_scores
+        from rexit.exporter.zero.graph import zero_log_odds
 
-        scores[ZERO] = zero_scores(source, own)
+        scores[ZERO] = np.concatenate(zero_log_odds(source, own)).astype(np.float64)
     return scores
 
 

@@ -63,12 +63,14 @@ class TokenSlate:
         prefix: Token ids, int32 [P]; may be empty.
         candidates: Token ids of each candidate, int32 [T], T > 0.
         liked: The ground truth, bool [n].
+        scores: The first stage's, which exit zero reads, float32 [n]; None: there are none.
     """
 
     user: Id
     prefix: NDArray[np.int32]
     candidates: tuple[NDArray[np.int32], ...]
     liked: NDArray[np.bool_]
+    scores: NDArray[np.float32] | None = None
 
     @property
     def items(self) -> tuple[int, ...]:
@@ -82,13 +84,17 @@ class TokenSlate:
 
     def first(self, count: int) -> TokenSlate:
         """Returns the slate of the first candidates."""
-        return replace(self, candidates=self.candidates[:count], liked=self.liked[:count])
+        return self._part(slice(0, count))
 
     def parts(self, size: int | None) -> Iterator[TokenSlate]:
         """Yields slates of at most `size` candidates; None: the slate itself."""
         step = size or len(self.candidates)
         for at in range(0, len(self.candidates), step):
-            yield replace(self, candidates=self.candidates[at : at + step], liked=self.liked[at : at + step])
+            yield self._part(slice(at, at + step))
+
+    def _part(self, part: slice) -> TokenSlate:
+        scores = None if self.scores is None else self.scores[part]
+        return replace(self, candidates=self.candidates[part], liked=self.liked[part], scores=scores)
 
     def named_parts(self) -> Iterator[tuple[str, NDArray[np.int32]]]:
         """Yields the prefix and each candidate, with its name for messages."""

@@ -56,7 +56,24 @@ def test_rows_are_slates(write: Write) -> None:
     slate = next(slate for slate in file.all_slates if slate.user == "g3")
     assert (slate.prefix.tolist(), [c.tolist() for c in slate.candidates]) == ([1, 3], [[5, 3], [6], [7, 8, 9]])
     assert slate.liked.tolist() == [True, False, True] and slate.prefix.dtype == np.int32
-    assert file.lengths == (2, 3)
+    assert file.lengths == (2, 3) and slate.scores is None and not file.has_scores
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["slates", "pairs"])
+def test_scores_of_the_first_stage_stay_with_their_candidates(write: Write, single: bool) -> None:
+    rows = [{**row, "score": [1.5, -2.0, 0.0]} for row in token_rows()]
+    if single:
+        lists = ("candidates", "label", "score")
+        values = [
+            dict(zip(("candidate", "label", "score"), one, strict=True))
+            for row in rows
+            for one in zip(*map(row.get, lists), strict=True)
+        ]
+        rows = [{**{k: v for k, v in rows[n // 3].items() if k not in lists}, **value} for n, value in enumerate(values)]
+    file = SlatesFile.read(write(rows))
+    assert file.has_scores and all(slate.scores.tolist() == [1.5, -2.0, 0.0] for slate in file.all_slates)
+    first, second = next(file.all_slates).parts(2)
+    assert (first.scores.tolist(), second.scores.tolist()) == ([1.5, -2.0], [0.0]) and first.first(1).scores.tolist() == [1.5]
 
 
 def test_pairs_in_any_order_make_the_same_slates(write: Write, tmp_path: Path) -> None:
@@ -170,6 +187,10 @@ def every(**columns: Any) -> list[Row]:
         (change(2, candidates=[[1], [1 << 31], [2]]), r"line 3: candidates\[1\]\[0\] is 2147483648"),
         (change(2, label=[0, 1]), "line 3: `label` is 2 of them, expected a list of 3"),
         (change(2, label=1), "line 3: `label` is 1, expected a list of 3"),
+        (every(score=[1, 2]), "line 1: `score` is 2 of them, expected a list of 3"),
+        (every(score=[1, 2, float("inf")]), "line 1: a score is inf, expected a finite number"),
+        (every(score=[1, 2, 1e39]), "line 1: a score is 1e\\+39, expected a finite number"),
+        (every(score=[1, True, 2]), "line 1: a score is true, expected a finite number"),
         (change(2, label=[0, None, 1]), "line 3: a label is None"),
         (change(2, label=[0, float("nan"), 1]), "line 3: a label is nan"),
         (change(3, split="dev"), "line 1: `split` is None"),

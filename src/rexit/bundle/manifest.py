@@ -82,7 +82,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         model: The model.
-        exits: Depths of the exits, in layers.
+        exits: Depths of the exits, in layers. The first is 0 if the look-up answers first: exit zero.
         variants: Names of the variants.
         catalog: The active catalog if it is not the exported one.
         reranker: What the model reads around a query and a document; None: it is no reranker.
@@ -92,7 +92,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     model: Model
-    exits: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
+    exits: Annotated[tuple[Natural, ...], msgspec.Meta(min_length=1)]
     variants: tuple[str, ...]
     catalog: RefreshedCatalog | None = None
     reranker: RerankerPrompt | None = None
@@ -102,8 +102,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         check_paths(self.files)
+        if 0 in self.exits[1:] or self.exits == (0,):
+            raise ValueError(f"exits: is {list(self.exits)}, expected 0 at most first, and a layer")
         if self.tokens is not None and self.catalog is not None:
             raise ValueError("has `tokens`, for a bundle without a catalog, and `catalog`")
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether exit zero answers before the first layer."""
+        return self.exits[0] == 0
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Depths of the exits that have segments, in layers."""
+        return self.exits[1:] if self.has_zero else self.exits
 
     @property
     def catalog_folder(self) -> str:

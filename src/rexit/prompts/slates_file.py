@@ -4,7 +4,8 @@
    candidates are documents.
 2. A row with `candidates` is a slate, and its `label` a list. Rows with `candidate` and a single `label` form a slate with the
    rows of the same `group` and prefix, wherever these are.
-3. A group (a user, a query) is the unit of every interval and guarantee, and is in one split. A column `split` says which.
+3. `score`, if there is such a column, is the first stage's of each candidate, such as BM25's: exit zero reads it.
+4. A group (a user, a query) is the unit of every interval and guarantee, and is in one split. A column `split` says which.
    Without it, groups are ordered by a hash of their names: the first fifth is for training, two fifths for validation, the rest
    for test.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".parquet", ".jsonl")
 MIN_GROUPS = len(SPLITS)
+_LARGEST = float(np.finfo(np.float32).max)
 _SHARES = (0.2, 0.4)
 """Shares of the groups for training and for validation."""
 
@@ -97,6 +99,11 @@ class SlatesFile:
         if not (slates := self.slates[split]):
             raise InputError(f"{self.path}: the {split} split is empty, expected at least one group")
         return [part for slate in slates for part in slate.parts(size)]
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether candidates have a score of the first stage."""
+        return next(self.all_slates).scores is not None
 
     @property
     def all_slates(self) -> Iterator[TokenSlate]:
@@ -168,6 +175,7 @@ class _Row:
     prefix: Any
     candidates: list[Any]
     labels: list[bool] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     split: Any = None
 
 
@@ -186,7 +194,8 @@ def _read(path: Path, make_encoder: Callable[[], TextEncoder] | None) -> Iterato
             prefix, candidates = _tokens(row, is_query, encoder)
         except InputError as exc:
             raise InputError(f"{path}: {row.where}: {exc}") from exc
-        yield TokenSlate(row.group, prefix, tuple(candidates), np.array(row.labels, np.bool_)), row
+        scores = np.array(row.scores, np.float32) if row.scores else None
+        yield TokenSlate(row.group, prefix, tuple(candidates), np.array(row.labels, np.bool_), scores), row
 
 
 def _tokens(row: _Row, is_query: bool, encoder: Callable[[], TextEncoder]) -> tuple[Tokens, list[Tokens]]:
@@ -221,7 +230,7 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
     slates: dict[Any, _Row] = {}
     for n, (where, row) in enumerate(rows):
         try:
-            parsed = _parsed(row, where, "query" if is_query else "prefix", single)
+            parsed = _parsed(row, where, "query" if is_query else "prefix", single, "score" in names)
         except InputError as exc:
             raise InputError(f"{path}: {where}: {exc}") from exc
         prefix = parsed.prefix if isinstance(parsed.prefix, str) else tuple(parsed.prefix)
@@ -231,6 +240,7 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
                 raise InputError(f"{path}: {where}: `split` is {parsed.split!r}, its slate's is {slate.split!r}")
             slate.candidates += parsed.candidates
             slate.labels += parsed.labels
+            slate.scores += parsed.scores
     return is_query, list(slates.values())
 
 
@@ -242,26 +252,30 @@ def _one_of(path: Path, names: set[str], a: str, b: str) -> str:
     return present[0]
 
 
-def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool) -> _Row:
+def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool, scored: bool) -> _Row:
     group = row.get("group")
     if isinstance(group, bool) or not isinstance(group, int | str) or group == "":
         raise InputError(f"`group` is {short(group)}, expected a string or an integer")
     if single:
         values: Any = [row.get("candidate")]
         labels: Any = [row.get("label")]
+        scores: Any = [row.get("score")]
         names = ["`candidate`"]
     else:
-        values, labels = row.get("candidates"), row.get("label")
+        values, labels, scores = row.get("candidates"), row.get("label"), row.get("score")
         if not isinstance(values, list) or not values:
             raise InputError(f"`candidates` is {short(values)}, expected a list with at least one")
         if not isinstance(labels, list) or len(labels) != len(values):
             seen = f"{len(labels)} of them" if isinstance(labels, list) else short(labels)
             raise InputError(f"`label` is {seen}, expected a list of {len(values)}, one for each candidate")
+        if scored and (not isinstance(scores, list) or len(scores) != len(values)):
+            seen = f"{len(scores)} of them" if isinstance(scores, list) else short(scores)
+            raise InputError(f"`score` is {seen}, expected a list of {len(values)}, one for each candidate")
         names = [f"candidates[{n}]" for n in range(len(values))]
     candidates = [_part(value, name) for value, name in zip(values, names, strict=True)]
-    return _Row(
-        where, group, _part(row.get(prefix), f"`{prefix}`"), candidates, [_liked(label) for label in labels], row.get("split")
-    )
+    first_stage = [_score(score) for score in scores] if scored else []
+    liked = [_liked(label) for label in labels]
+    return _Row(where, group, _part(row.get(prefix), f"`{prefix}`"), candidates, liked, first_stage, row.get("split"))
 
 
 def _part(value: Any, name: str) -> Any:
@@ -280,6 +294,12 @@ def _liked(label: Any) -> bool:
     if not isinstance(label, int | float) or not math.isfinite(label):  # a bool is an int
         raise InputError(f"a label is {short(label)}, expected a number or a boolean; 1 or more is relevant")
     return label >= 1
+
+
+def _score(score: Any) -> float:
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= _LARGEST:
+        raise InputError(f"a score is {short(score)}, expected a finite number")
+    return float(score)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -102,7 +102,7 @@ def _vectors(bundle: Path, manifest: Manifest, catalog: Catalog, checkpoint: str
     from rexit.exporter.model.vectors import Sources
 
     model = manifest.model
-    loaded = load_checkpoint(checkpoint, manifest.exits, model.head, catalog.labels)
+    loaded = load_checkpoint(checkpoint, manifest.depths, model.head, catalog.labels)
     if loaded.sha256() != model.checkpoint_sha256:
         raise InputError(
             f"{checkpoint}: is not the checkpoint that {bundle} was exported from: "
