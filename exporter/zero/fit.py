@@ -95,7 +95,7 @@ def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
     if not last.any():  # embeddings made after training
         last[:] = True
     before = part == begins.shape[1] - 1 if begins.shape[1] > 1 else last
-    chosen = spread(np.flatnonzero(last | before | first), MAX_PAIRS // SIZE)
+    chosen = spread(np.flatnonzero(last | before | first).tolist(), MAX_PAIRS // SIZE)
     builder, numbers = PromptBuilder.of(catalog, "train"), []
     for done, n in enumerate(chosen):
         progress("exit zero", done, len(chosen))

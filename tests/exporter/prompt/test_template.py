@@ -88,6 +88,22 @@ def test_braces_are_escaped_by_doubling() -> None:
             "prompt = 'x'\n" + LABELS + "[limits]\nitem.title = 0\n",
             "limits.item.title is 0, expected a whole number from 1 to 1000",
         ),
+        ("prompt = 'x'\n" + LABELS + "[zero]\ninput = []\n", "unknown key zero.input, known are: inputs"),
+        ("prompt = 'x'\n" + LABELS + "[zero]\ninputs = 'gcn'\n", "zero.inputs is 'gcn', expected a list of texts"),
+        ("prompt = 'x'\n" + LABELS + "[zero]\ninputs = ['age']\n", "zero.inputs: unknown number 'age', known are: gcn, user."),
+        ("prompt = 'x'\n" + LABELS + "[zero]\ninputs = ['gcn', 'gcn']\n", "zero.inputs: 'gcn' is there twice"),
+        (
+            "prompt = 'x'\n" + LABELS + "[zero]\ninputs = ['gcn:3']\n",
+            "'gcn:3': only similar_like_rate and nearest_like_rate take",
+        ),
+        (
+            "prompt = 'x'\n" + LABELS + "[zero]\ninputs = ['nearest_like_rate']\n",
+            "'nearest_like_rate' needs a limit from 1 to 1000, as in 'nearest_like_rate:10'",
+        ),
+        (
+            "prompt = 'x'\n" + OBJECTIVES + f"[labels.b]\n{PAIR}[zero]\ninputs = ['gcn']\n",
+            "zero.inputs: exit zero answers one objective, labels.objectives names several",
+        ),
         ("prompt = 'x\n" + LABELS, "not a TOML file"),
         ("prompt = '{item.title'\n" + LABELS, "prompt: expected '}' before end of string (write {{ and }} for braces)"),
         ("prompt = 'a } b'\n" + LABELS, "prompt: Single '}' encountered"),

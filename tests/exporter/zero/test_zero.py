@@ -18,18 +18,22 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from tokenizers import Tokenizer
 
 from builders.data import ratings
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.baselines import ZERO as EXIT_ZERO
 from rexit.baselines import _lightgcn, baselines
-from rexit.bundle import Catalog
+from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
 from rexit.bundle.catalog import ZERO
 from rexit.cli import main
 from rexit.errors import BundleError, InputError
+from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
-from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.update import update_catalog
 from rexit.exporter.zero.graph import Graph
 from rexit.exporter.zero.trees import tree_graph
+from rexit.refresh.fit import check_fit
+from rexit.refresh.swap import staged
 from rexit.slates import cut
 
 INPUTS = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "similar_like_rate:5", "nearest_like_rate:3")
@@ -200,6 +204,7 @@ def damaged(catalog: Catalog, place: Path, numbers: list[dict[str, object]] | No
     info = json.loads((folder / "catalog.json").read_text())
     if numbers is not None:
         info["prompt"]["numbers"] = numbers
+    info["files"][ZERO] = FileEntry.of(folder / ZERO).to_json()
     info["files"].pop(without, None)
     (folder / "catalog.json").write_text(json.dumps(info))
     return Catalog.open(folder)
@@ -230,3 +235,22 @@ def test_an_edited_graph_is_named(catalog: Catalog, tmp_path: Path) -> None:
     content[-1] ^= 1
     (own.path / ZERO).write_bytes(content)
     assert len(own.edited()) == 1 and ZERO in own.edited()[0]
+
+
+def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Catalog, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "own", catalog=catalog, vocab_size=400, max_position_embeddings=512)
+    folder = tmp_path / "bundle"
+    export_bundle(tmp_path / "own", catalog.path, folder, ExportOptions(golden_slates=2))
+    bundle, manifest = Bundle.open(folder), Manifest.read(folder)
+    assert bundle.catalog.files == catalog.files and not bundle.edited() and not bundle.catalog.edited()
+    assert manifest.files[f"catalog/{ZERO}"] == catalog.files[ZERO]
+    place = Path(shutil.copytree(catalog.path, tmp_path / "newer" / "catalog"))
+    column_mean(place / ZERO, width=len(INPUTS))
+    newer = damaged(replace(catalog, path=place), tmp_path)
+    check_fit(folder, manifest, [], newer)
+    with staged(folder, manifest, newer, None) as swap:
+        swap.commit()
+    assert Bundle.open(folder).catalog.files[ZERO] == newer.files[ZERO] != catalog.files[ZERO]
+    other = damaged(replace(catalog, path=place), tmp_path / "other", catalog.numbers[:1])
+    with pytest.raises(InputError, match=r"another prompt program .*: numbers op 1 is missing, expected user_count: nothing was"):
+        check_fit(folder, Manifest.read(folder), [], other)
