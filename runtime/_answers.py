@@ -33,7 +33,7 @@ class Info:
     Attributes:
         users: Users in the catalog.
         items: Items in the catalog.
-        exits: Exits of the model.
+        exits: Exits of the model, with exit zero if the bundle has it.
         layers: Layers of the model.
         max_tokens: Most candidate tokens in one pass.
         max_positions: Most tokens of a prefix and one candidate.
@@ -48,6 +48,8 @@ class Info:
         has_catalog: Whether requests may name users and items; else they are token ids.
         prior_shift: probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population.
         policy_sha256: Digest of the variant's policy.json; empty without a policy.
+        segments: Segments of the model: as many as exits, or one less with exit zero.
+        scores: Whether requests must have `scores`, which exit zero reads: by ids or, without a catalog, by token ids.
         utility: With several objectives, their weights in the policy's utility, by name; empty: there is one.
     """
 
@@ -68,6 +70,8 @@ class Info:
     has_catalog: bool
     prior_shift: float
     policy_sha256: str
+    segments: int
+    scores: bool
     utility: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -77,7 +81,7 @@ class ExitInfo:
     or c <= -lower.
 
     Attributes:
-        layers: Depth of the exit.
+        layers: Depth of the exit; 0: exit zero.
         a: Slope of the Platt map.
         b: Intercept of the Platt map.
         upper: Threshold on c; inf: never.
@@ -85,6 +89,7 @@ class ExitInfo:
         patience: How many heads in a row must agree on the sign of c before a candidate stops.
         rise: How far c may still rise, for the top-k rule; 0: no such rule.
         fall: How far c may still fall, for the top-k rule; 0: no such rule.
+        keep: How many candidates of a slate go on after this exit at most; 0: no limit.
         earlier: Weights in c of the log-odds at the exits before this one; empty: they add nothing.
         objectives: With several objectives, a and b of each one's own map, and z is the utility's log-odds; empty: there is one.
     """
@@ -97,6 +102,7 @@ class ExitInfo:
     patience: int
     rise: float
     fall: float
+    keep: int = 0
     earlier: tuple[float, ...] = ()
     objectives: tuple[tuple[float, float], ...] = ()
 
@@ -122,13 +128,14 @@ class SegmentStats:
 
 class Draw(IntEnum):
     """Whether a slate was drawn for an audit (`rexit_draw` in rexit.h). SKIPPED: drawn, but another slate waits, the deadline
-    stopped a candidate, or there is no memory for its copy."""
+    stopped a candidate, there is no memory for its copy, or a candidate that exit zero stopped has no valid prompt."""
 
     NOT_DRAWN = 0
     DRAWN = 1
     SKIPPED_WAITING = 2
     SKIPPED_DEADLINE = 3
     SKIPPED_MEMORY = 4
+    SKIPPED_PROMPT = 5
 
 
 @dataclass(frozen=True)
@@ -140,10 +147,10 @@ class Stats:
         prefix_tokens_reused: Prefix tokens that were in the cache.
         candidates: Candidates of the request.
         cut_short: Candidates that the deadline stopped.
-        candidate_tokens: Tokens of all candidates.
+        candidate_tokens: Tokens of all candidates that enter the first segment.
         candidate_layers: Layers run, summed over candidates.
         prefix_layers: Layers that the prefix went through.
-        retrieval_us: Microseconds of retrieval and of assembling the prompt.
+        retrieval_us: Microseconds of retrieval, of exit zero and of assembling the prompt.
         prefix_us: Microseconds of the prefix.
         slate_us: Microseconds of the candidates.
         total_us: Microseconds of the whole request.

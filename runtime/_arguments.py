@@ -37,6 +37,7 @@ class StopRule:
         patience: How many heads in a row must agree on the sign of c before a candidate stops.
         quorum: The share of a slate that stops together; 0: no such rule. As in `rexit.bundle.Policy`.
         top_k: The top-k rule; None: no such rule.
+        keep: How many candidates of a slate go on at most, one per exit; 0: no limit. Empty: no limits.
     """
 
     upper: Sequence[float]
@@ -44,6 +45,7 @@ class StopRule:
     patience: int = 1
     quorum: float = 0.0
     top_k: TopK | None = None
+    keep: Sequence[int] = ()
 
 
 def to_text(name: str, value: Any) -> str:
@@ -170,7 +172,7 @@ def to_request(request: AnyRequest, encode: Callable[[Mapping[str, Any]], list[t
     if isinstance(request, TokenRequest):
         candidates, counts = to_token_lists("candidates", request.candidates)
         tokens = _native.Tokens(to_tokens("prefix", request.prefix), candidates, counts)
-        return np.arange(len(counts)), _native.Request(tokens)
+        return np.arange(len(counts)), _with_scores(_native.Request(tokens), request)
     ids, items = to_plain_ids("items", request.items)
     native = _native.Request(to_plain_id("user", request.user)).items(items).recent(*to_recent(request.recent))
     if request.as_of is not None:
@@ -180,7 +182,17 @@ def to_request(request: AnyRequest, encode: Callable[[Mapping[str, Any]], list[t
         raise InputError(f"inputs is {short(inputs)}, expected an object of values by name")
     for name, value in encode(inputs) if inputs else ():
         native.input(name, value)
-    return ids, native
+    return ids, _with_scores(native, request)
+
+
+def _with_scores(native: _native.Request, request: AnyRequest) -> _native.Request:
+    if request.scores is None:
+        return native
+    scores = list(_sequence("scores", request.scores, "numbers"))
+    for n, score in enumerate(scores):
+        if isinstance(score, bool) or not isinstance(score, int | float | np.number):
+            raise InputError(f"scores[{n}] is {short(score)}, expected a number")
+    return native.scores([float(np.float32(score)) for score in scores])
 
 
 def to_policy(policy: StopRule | None) -> _native.Policy | None:
@@ -192,7 +204,8 @@ def to_policy(policy: StopRule | None) -> _native.Policy | None:
     if (rule := policy.top_k) is not None:
         rise, fall = [float(v) for v in rule.rise], [float(v) for v in rule.fall]
         top_k = _native.TopK(to_natural("policy.top_k.k", rule.k), bool(rule.ordered), rise, fall)
-    return _native.Policy(upper, lower, to_natural("policy.patience", policy.patience), float(policy.quorum), top_k)
+    keep = [to_natural(f"policy.keep[{k}]", count) for k, count in enumerate(policy.keep)]
+    return _native.Policy(upper, lower, to_natural("policy.patience", policy.patience), float(policy.quorum), top_k, keep)
 
 
 def to_exit(force_exit: int | None) -> int | None:

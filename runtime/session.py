@@ -204,7 +204,7 @@ class Session:
                 reached, and are marked `cut_short`.
             force_exit: The exit at which every candidate stops, from 0.
             policy: Replaces the bundle's stopping rules.
-            **fields: `recent`, `as_of` and `inputs`, as in `Request`.
+            **fields: `recent`, `as_of`, `inputs` and `scores`, as in `Request`.
 
         Returns:
             The scores, and what they cost. With a `TokenRequest`, `item` is a candidate's number.

@@ -273,8 +273,8 @@ void bind_requests(nb::module_& module) {
   nb::class_<rexit::TopK>(module, "TopK")
       .def(nb::init<std::size_t, bool, std::vector<float>, std::vector<float>>(), "k"_a, "ordered"_a, "rise"_a, "fall"_a);
   nb::class_<rexit::Policy>(module, "Policy")
-      .def(nb::init<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<rexit::TopK>>(), "upper"_a,
-           "lower"_a, "patience"_a, "quorum"_a, "top_k"_a.none());
+      .def(nb::init<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<rexit::TopK>, std::vector<std::size_t>>(),
+           "upper"_a, "lower"_a, "patience"_a, "quorum"_a, "top_k"_a.none(), "keep"_a);
   nb::class_<rexit::Tokens>(module, "Tokens")
       .def(
           "__init__",
@@ -289,6 +289,7 @@ void bind_requests(nb::module_& module) {
       .def("recent", &rexit::Request::recent, "ids"_a, "liked"_a, self)
       .def("as_of", &rexit::Request::as_of, "time"_a, self)
       .def("input", &rexit::Request::input, "name"_a, "value"_a, self)
+      .def("scores", &rexit::Request::scores, "numbers"_a, self)
       .def("policy", &rexit::Request::policy, "policy"_a, self)
       .def("force_exit", &rexit::Request::force_exit, "exit"_a, self)
       .def("deadline_us", &rexit::Request::deadline_us, "microseconds"_a, self)
@@ -337,6 +338,8 @@ void bind_answers(nb::module_& module) {
       .def_ro("vocabulary", &rexit_bundle_info::vocabulary)
       .def_prop_ro("has_catalog", flag(&rexit_bundle_info::has_catalog))
       .def_ro("prior_shift", &rexit_bundle_info::prior_shift)
+      .def_ro("segments", &rexit_bundle_info::segments)
+      .def_prop_ro("scores", flag(&rexit_bundle_info::scores))
       .def_prop_ro("policy_sha256", [](const rexit_bundle_info& info) { return std::string(info.policy_sha256); });
   nb::class_<ExitInfo>(module, "ExitInfo")
       .def_ro("layers", &ExitInfo::layers)
@@ -347,6 +350,7 @@ void bind_answers(nb::module_& module) {
       .def_ro("patience", &ExitInfo::patience)
       .def_ro("rise", &ExitInfo::rise)
       .def_ro("fall", &ExitInfo::fall)
+      .def_ro("keep", &ExitInfo::keep)
       .def_ro("earlier", &ExitInfo::earlier)
       .def_ro("objectives", &ExitInfo::objectives);
   nb::class_<rexit_segment_stats>(module, "SegmentStats")

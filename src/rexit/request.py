@@ -36,6 +36,7 @@ class Request:
         as_of: A time in the catalog's unit. Only its interactions before that time reach the prompt; None: all.
         inputs: Values of the template's `{input.NAME}`, by name: `{"device": "tv", "hour": 21, "query": "red shoes"}`. A text is
             a string, if the bundle has a tokenizer (`rexit export --with-tokenizer`), or its token ids.
+        scores: The first stage's number of each candidate, if the bundle's exit zero reads it.
     """
 
     user: Id
@@ -43,6 +44,7 @@ class Request:
     recent: Recent | None = None
     as_of: int | None = None
     inputs: Mapping[str, Value] | None = None
+    scores: Sequence[float] | NDArray[Any] | None = None
 
 
 class RequestFields(TypedDict, total=False):
@@ -51,6 +53,7 @@ class RequestFields(TypedDict, total=False):
     recent: Recent | None
     as_of: int | None
     inputs: Mapping[str, Value] | None
+    scores: Sequence[float] | NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,13 @@ class TokenRequest:
     Attributes:
         prefix: Token ids that all candidates share; may be empty.
         candidates: Token ids of each candidate, at least one of each.
+        scores: Exit zero's log-odds of each candidate, if the bundle has that exit: without a catalog, the first stage's number,
+            such as BM25's.
     """
 
     prefix: Sequence[int] | NDArray[Any]
     candidates: Sequence[Sequence[int] | NDArray[Any]]
+    scores: Sequence[float] | NDArray[Any] | None = None
 
 
 AnyRequest = Request | TokenRequest
@@ -166,6 +172,13 @@ FIELDS = (
         "A prompt as token ids: those of each candidate, at least one of each. In place of `user`, `items`, `recent`, `as_of` "
         "and `inputs`.",
         required=True,
+    ),
+    Field(
+        "scores",
+        "any",
+        "array of numbers",
+        {"type": "array", "items": {"type": "number"}},
+        "The first stage's number of each candidate, such as BM25's. Required if the bundle's exit zero reads it, else refused.",
     ),
     Field(
         "top_k",

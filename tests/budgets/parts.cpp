@@ -146,7 +146,11 @@ void count_slate(const Bundle& bundle) {
   Slate packed(bundle, backend, vectors);
   SlateStats stats;
   const auto run = [&](const Policy& policy, std::size_t n) {
-    for (std::size_t i = 0; i < n; ++i) keep(packed.run(prompt, prefix, {&policy, std::nullopt}, none, stats));
+    const StopRule rule{&policy, std::nullopt};
+    for (std::size_t i = 0; i < n; ++i) {
+      packed.begin(prompt.candidates(), nullptr, rule);
+      keep(packed.run(prompt, prefix, rule, none, stats));
+    }
   };
   const Policy first{{{1, 0, 0, 0}, {1, 0, 0, 0}, {1, 0, 0, 0}}}, second{{{1, 0, never, never}, {1, 0, 0, 0}, {1, 0, 0, 0}}};
   count("pack_slate", times, [&] { run(second, times); }, [&] { run(first, 2 * times); });

@@ -16,6 +16,8 @@
  * - slate: the candidate items scored together for one user. prefix: the part of the prompt that all candidates share.
  * - exit: a depth at which the model can answer. head: computes the answer at an exit. segment: the layers between two exits,
  *   with the head at their end; segment k ends at exit k, and both count from 0.
+ * - exit zero: an exit before the first layer, which some bundles have. It answers by a small graph over numbers such as counts and
+ *   like rates, or by the request's own scores. It is then exit 0, and segment k ends at exit k + 1.
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
  *   Some policies add weighted log-odds of earlier heads to c: `earlier` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
@@ -255,7 +257,7 @@ REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
 typedef struct rexit_bundle_info {
   size_t struct_size;   /* set by the caller */
   size_t users, items;  /* in the catalog */
-  size_t exits;         /* also the number of segments */
+  size_t exits;         /* with exit zero, if the bundle has it */
   size_t layers;        /* of the whole model */
   size_t max_tokens;    /* candidate tokens that run at once; larger slates are scored in chunks, see slate_bytes */
   size_t max_positions; /* longest prompt, in tokens: the prefix and one candidate */
@@ -273,6 +275,10 @@ typedef struct rexit_bundle_info {
   size_t objectives;   /* at least 1 */
   const char* policy_sha256; /* digest of the variant's policy.json, in hexadecimal; "" without a policy; valid until the bundle
                                 is closed */
+  size_t segments;     /* as many as exits, or one less with exit zero */
+  int32_t scores;      /* 1: exit zero reads rexit_request.scores: requests must have them, by ids or, without a catalog, by token
+                          ids */
+  int32_t reserved_2;
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
@@ -296,6 +302,7 @@ typedef struct rexit_exit_info {
    * and hi of those above: u = (sum of w times the probabilities - lo) / (hi - lo), and x = log(u / (1 - u)) takes the place of z
    * in c. NULL: the bundle has a single objective. Valid until the bundle is closed. */
   const rexit_platt* objectives;
+  size_t keep; /* as in rexit_policy; 0: no limit */
 } rexit_exit_info;
 
 /* `exit` counts from 0. */
@@ -371,7 +378,8 @@ typedef struct rexit_top_k {
  * last exit every candidate stops:
  * 1. a candidate stops when c >= upper[k] or c <= -lower[k], and its last `patience` heads agree on the sign of c;
  * 2. of the rest, candidates stop by the rule of rexit_top_k;
- * 3. the rest stop if at most `quorum` times item_count candidates remain. */
+ * 3. of the rest, all but the keep[k] with the largest c stop, if keep[k] is not 0; of equals the first of the request go on;
+ * 4. the rest stop if at most `quorum` times item_count candidates remain. */
 typedef struct rexit_policy {
   size_t struct_size;
   const float* upper; /* [exits], not NaN; +infinity: never */
@@ -381,6 +389,7 @@ typedef struct rexit_policy {
   float quorum;       /* from 0, which is never, to below 1 */
   int32_t reserved;
   const rexit_top_k* top_k; /* NULL: no such rule */
+  const size_t* keep;       /* [exits], at most 2^31 - 1, the last one 0; NULL: no limits */
 } rexit_policy;
 
 /* The value of an {input.NAME} of the prompt's template, such as a device or a search query. Zero-initialise it. */
@@ -442,6 +451,10 @@ typedef struct rexit_request {
                            order of scores_out: at the exits that answered, NaN without an answer. With a single objective they
                            are those of rexit_score. NULL: not written */
   size_t probability_count; /* entries that `probabilities` has room for, at least scores times objectives */
+  /* [candidates], finite: the first stage's numbers, such as BM25's, which exit zero reads. Of `items` they are an input of its
+   * graph, required exactly if rexit_bundle_info.scores is 1. Of `tokens` they are its log-odds, required exactly if the bundle
+   * has exit zero. */
+  const float* scores;
 } rexit_request;
 
 /* The `exit` of a candidate without an answer. */
@@ -464,7 +477,8 @@ typedef enum rexit_draw {
   REXIT_DRAWN = 1,            /* it waits for rexit_session_audit */
   REXIT_SKIPPED_WAITING = 2,  /* skipped: another slate waits */
   REXIT_SKIPPED_DEADLINE = 3, /* skipped: the deadline stopped a candidate */
-  REXIT_SKIPPED_MEMORY = 4    /* skipped: there is no memory for its copy */
+  REXIT_SKIPPED_MEMORY = 4,   /* skipped: there is no memory for its copy */
+  REXIT_SKIPPED_PROMPT = 5    /* skipped: a candidate that stopped at exit zero has no valid prompt */
 } rexit_draw;
 
 /* The cost of a request. candidate_layers is a sum over candidates: divide by `candidates` for the mean. */
@@ -476,10 +490,10 @@ typedef struct rexit_stats {
                                     sixteenth; otherwise 0 */
   uint64_t candidates;           /* of the request */
   uint64_t cut_short;            /* of them, stopped by the deadline, not by the policy */
-  uint64_t candidate_tokens;     /* of all candidates, before any exit */
+  uint64_t candidate_tokens;     /* of all candidates that enter the first segment */
   uint64_t candidate_layers;     /* layers run for candidates */
   uint64_t prefix_layers;        /* layers run for the prefix in this call */
-  double retrieval_us;           /* retrieval and prompt assembly */
+  double retrieval_us;           /* retrieval, exit zero and prompt assembly */
   double prefix_us, slate_us;    /* for the prefix, and for the candidates; also counted if the deadline passes */
   double total_us;
   int32_t known_user; /* 1: the user is in the catalog; 0: not: a new user, or a mistyped id; or the request is token ids */

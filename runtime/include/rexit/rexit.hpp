@@ -233,6 +233,7 @@ struct Policy {
   std::size_t patience = 1;
   float quorum = 0;
   std::optional<TopK> top_k = std::nullopt;
+  std::vector<std::size_t> keep = {};  // [exits], or empty: no limits
 };
 
 // The value of an {input.NAME}: a number, a text or token ids; see rexit_input.
@@ -261,7 +262,8 @@ class PolicyView {
                source->patience,
                source->quorum,
                0,
-               source->top_k ? &top_k_ : nullptr};
+               source->top_k ? &top_k_ : nullptr,
+               source->keep.empty() ? nullptr : source->keep.data()};
   }
   PolicyView(const PolicyView&) = delete;
   PolicyView& operator=(const PolicyView&) = delete;
@@ -287,6 +289,8 @@ inline void check_policy(const Policy& policy) {
       rule && (rule->rise.size() + 1 != policy.upper.size() || rule->fall.size() + 1 != policy.upper.size()))
     throw std::invalid_argument("policy.top_k has " + std::to_string(rule->rise.size()) + " rises and " +
                                 std::to_string(rule->fall.size()) + " falls, expected as many as exits except the last");
+  if (!policy.keep.empty() && policy.keep.size() != policy.upper.size())
+    throw std::invalid_argument("policy.keep has " + std::to_string(policy.keep.size()) + " numbers, expected as many as exits");
 }
 
 inline rexit_id view(const Id& id) {
@@ -359,6 +363,9 @@ class Request {
     return inputs_.emplace_back(std::move(name), std::move(value)), *this;
   }
 
+  // The first stage's numbers, one for each candidate; see rexit_request.
+  Request& scores(std::vector<float> scores) { return scores_ = std::move(scores), *this; }
+
   Request& policy(Policy policy) {
     detail::check_policy(policy);
     return policy_ = std::move(policy), *this;
@@ -373,6 +380,10 @@ class Request {
   // Calls use(request) with a `const rexit_request&` that points into this object, and returns its result.
   template <class Use>
   auto view(Use&& use) const {
+    static constexpr float no_scores = 0;
+    if (scores_ && scores_->size() != candidates())
+      throw std::invalid_argument("scores has " + std::to_string(scores_->size()) + " numbers, expected one for each of " +
+                                  (tokens_ ? "candidates" : "items") + ", " + std::to_string(candidates()));
     const rexit_id user = user_ ? detail::view(*user_) : rexit_id{};
     const std::vector<rexit_id> items = detail::views(items_), recent = detail::views(recent_);
     const std::vector<rexit_input> inputs = detail::input_views(inputs_);
@@ -404,6 +415,7 @@ class Request {
     request.force_exit = force_exit_.value_or(0);
     request.deadline_us = deadline_us_;
     request.top_k = top_k_;
+    if (scores_) request.scores = scores_->empty() ? &no_scores : scores_->data();
     return use(static_cast<const rexit_request&>(request));
   }
 
@@ -422,6 +434,7 @@ class Request {
   std::vector<std::uint8_t> liked_;
   std::optional<std::int64_t> as_of_;
   std::vector<std::pair<std::string, Input>> inputs_;
+  std::optional<std::vector<float>> scores_;
   std::optional<Policy> policy_;
   std::optional<std::uint32_t> force_exit_;
   std::int64_t deadline_us_ = 0;
@@ -611,7 +624,7 @@ class Session {
   // [segments], of the last score, trace, audit or warm_up. See rexit_segment_stats.
   std::vector<rexit_segment_stats> segments() const {
     std::vector<rexit_segment_stats> segments;
-    for (std::size_t k = 0; k < bundle_.info().exits; ++k)
+    for (std::size_t k = 0; k < bundle_.info().segments; ++k)
       segments.push_back(detail::read<rexit_segment_stats>(
           [&](rexit_segment_stats* out) { return rexit_session_get_segment(handle_.get(), k, out); }));
     return segments;

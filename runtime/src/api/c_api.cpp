@@ -248,7 +248,8 @@ void open_bundle(const MakeSource& make_source, const rexit_bundle_options* opti
   const Execution execution = options != nullptr ? read_struct(options, "options") : Execution{};
   check_execution(execution);
   const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
-  auto loaded = std::make_shared<const LoadedBundle>(std::move(source), execution.variant, make_factory);
+  const auto load_zero = [&](const Bundle& bundle) { return load_zero_graph(bundle, execution); };
+  auto loaded = std::make_shared<const LoadedBundle>(std::move(source), execution.variant, make_factory, load_zero);
   log(REXIT_LOG_INFO, loaded->bundle.name() + ": opened variant " + loaded->bundle.variant().name);
   warn_if_calibrated_elsewhere(loaded->bundle, execution);
   *bundle_out = new rexit_bundle{std::move(loaded)};
@@ -295,7 +296,8 @@ rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** relo
     required(reloaded_out, "reloaded_out");
     rexit_bundle* reloaded = nullptr;
     if (opened.bundle.changed()) {
-      reloaded = new rexit_bundle{std::make_shared<const LoadedBundle>(opened)};
+      reloaded = new rexit_bundle{std::make_shared<const LoadedBundle>(
+          opened, [](const Bundle& next) { return load_zero_graph(next, Execution{}); })};
       log(REXIT_LOG_INFO, opened.bundle.name() + ": reloaded variant " + opened.bundle.variant().name);
     }
     *reloaded_out = reloaded;
@@ -330,6 +332,8 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
     info.prior_shift = opened.policy().prior_shift;
     info.objectives = opened.objectives();
     info.policy_sha256 = opened.policy_sha256().c_str();
+    info.segments = opened.segments();
+    info.scores = opened.reads_scores(!opened.has_catalog()) ? 1 : 0;
     write_struct(info, info_out);
   });
 }
@@ -346,7 +350,7 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
     const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
     write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
                   move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
-                  opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit)},
+                  opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit), opened.policy().keep_after(exit)},
                  info_out);
   });
 }

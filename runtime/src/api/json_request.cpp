@@ -21,7 +21,7 @@ constexpr std::size_t max_values = std::size_t{1} << 18;
 constexpr double max_deadline_ms = 1e12;
 constexpr char id_expected[] = "a 64-bit integer or a string", token_expected[] = "a token id";
 
-enum class Field { id, user, items, recent, as_of, inputs, prefix, candidates, top_k, deadline_ms, force_exit };
+enum class Field { id, user, items, recent, as_of, inputs, prefix, candidates, scores, top_k, deadline_ms, force_exit };
 
 struct FieldInfo {
   const char* name;
@@ -37,6 +37,7 @@ constexpr FieldInfo fields[] = {{"id", "a string or a number"},
                                 {"inputs", "an object of values by name"},
                                 {"prefix", "an array of token ids"},
                                 {"candidates", "an array of arrays of token ids"},
+                                {"scores", "an array of numbers"},
                                 {"top_k", "an integer from 0 to 2147483647"},
                                 {"deadline_ms", "a number above 0 and at most 1e12"},
                                 {"force_exit", "an integer from 0 to 2147483647"}};
@@ -124,6 +125,8 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
         return enter(Place::prefix);
       case Field::candidates:
         return enter(Place::candidates);
+      case Field::scores:
+        return enter(Place::scores);
       default:
         refuse("an array");
     }
@@ -151,7 +154,7 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
 
  private:
   // What encloses the next value.
-  enum class Place { document, request, items, recent, verdict, inputs, input_tokens, prefix, candidates, candidate };
+  enum class Place { document, request, items, recent, verdict, inputs, input_tokens, prefix, candidates, candidate, scores };
 
   bool enter(Place place) {
     if (place_ == Place::request && place != Place::document) present_ |= 1u << static_cast<unsigned>(field_);
@@ -202,6 +205,10 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
       case Place::candidate:
         to_.candidate_tokens_.push_back(token(value));
         ++to_.candidate_counts_.back();
+        return true;
+      case Place::scores:
+        if (!(value.is(Scalar::Kind::integer) || value.is(Scalar::Kind::number))) refuse(value.seen());
+        to_.scores_.push_back(static_cast<float>(value.number));
         return true;
     }
     return false;
@@ -323,6 +330,8 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
         return indexed("candidates", to_.candidate_counts_.size());
       case Place::candidate:
         return indexed("candidates", to_.candidate_counts_.size() - 1) + "[" + std::to_string(to_.candidate_counts_.back()) + "]";
+      case Place::scores:
+        return indexed("scores", to_.scores_.size());
     }
     return {};
   }
@@ -347,6 +356,8 @@ class JsonRequest::Reader final : public nlohmann::json_sax<nlohmann::json> {
       case Place::prefix:
       case Place::candidate:
         return token_expected;
+      case Place::scores:
+        return "a number";
     }
     return "";
   }
@@ -393,6 +404,7 @@ void JsonRequest::read(std::string_view text) {
   prefix_.clear();
   candidate_tokens_.clear();
   candidate_counts_.clear();
+  scores_.clear();
 
   const platform::CLocale c_locale;  // nlohmann's lexer reads numbers with strtod
   Reader reader(*this);
@@ -415,6 +427,14 @@ void JsonRequest::read(std::string_view text) {
   request_.recent_count = recent_.size();
   request_.inputs = inputs_.data();
   request_.input_count = inputs_.size();
+  if (!reader.has(Field::scores)) return;
+  const bool by_tokens = request_.tokens != nullptr;
+  const std::size_t candidates = by_tokens ? candidate_counts_.size() : items_.size();
+  if (scores_.size() != candidates)
+    fail(REXIT_INVALID_ARGUMENT, "scores has ", scores_.size(), " numbers, expected one for each of ",
+         by_tokens ? "candidates" : "items", ", ", candidates);
+  scores_.reserve(1);  // so that they have an address even if there are none
+  request_.scores = scores_.data();
 }
 
 void JsonRequest::set_texts(const rexit_input* texts, std::size_t count, std::size_t entry_size) {
@@ -445,7 +465,7 @@ void JsonRequest::trim(std::size_t max_bytes) noexcept {
 std::size_t JsonRequest::memory() const noexcept {
   const auto bytes = [](const auto&... lists) { return (... + (lists.capacity() * sizeof(*lists.data()))); };
   return bytes(id_, texts_, items_, recent_, liked_, inputs_, input_names_, input_tokens_at_, input_tokens_, prefix_,
-               candidate_tokens_, candidate_counts_);
+               candidate_tokens_, candidate_counts_, scores_);
 }
 
 }  // namespace rexit::core

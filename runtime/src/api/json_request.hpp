@@ -46,6 +46,7 @@ class JsonRequest {
   std::vector<std::size_t> input_tokens_at_;   // [inputs_]: where an input's tokens begin in `input_tokens_`; 0: it has none
   std::vector<std::int32_t> input_tokens_, prefix_, candidate_tokens_;
   std::vector<std::size_t> candidate_counts_;
+  std::vector<float> scores_;
 };
 
 }  // namespace rexit::core

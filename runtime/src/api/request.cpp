@@ -76,6 +76,12 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
   policy.quorum = source.quorum;
   policy.top_k.k = 0;
   if (source.top_k != nullptr) read_top_k(source.top_k, exits, policy.top_k);
+  policy.keep.clear();
+  for (std::size_t k = 0; source.keep != nullptr && k < exits; ++k) {
+    policy.keep.push_back(source.keep[k]);
+    if (const std::size_t most = k + 1 == exits ? 0 : max_candidates; policy.keep.back() > most)
+      fail(REXIT_INVALID_ARGUMENT, "policy.keep[", k, "] is ", policy.keep.back(), ", expected 0 to ", most);
+  }
 }
 
 bool has_name(const rexit_input& entry, const Input& input) { return input.name() == entry.name; }
@@ -151,6 +157,20 @@ void read_rules(const rexit_request& source, const Bundle& bundle, Request& requ
   request.top_k = source.top_k;
 }
 
+// Throws unless the request has scores exactly if exit zero reads them.
+void read_scores(const rexit_request& source, const Bundle& bundle, Request& request) {
+  request.scores.clear();
+  if (!bundle.reads_scores(request.tokens.has_value())) {
+    if (source.scores != nullptr) fail(REXIT_INVALID_ARGUMENT, "scores is set, but nothing reads it for such a request");
+    return;
+  }
+  if (source.scores == nullptr) fail(REXIT_INVALID_ARGUMENT, "scores is missing, expected a number for each candidate");
+  request.scores.assign(source.scores, source.scores + request.candidates());
+  for (std::size_t i = 0; i < request.scores.size(); ++i)
+    if (!std::isfinite(request.scores[i]))
+      fail(REXIT_INVALID_ARGUMENT, "scores[", i, "] is ", request.scores[i], ", expected a finite number");
+}
+
 void read_query(const rexit_request& source, const Bundle& bundle, Query& query) {
   if (!bundle.has_catalog())
     fail(REXIT_INVALID_ARGUMENT, "the bundle has no catalog: it takes token ids, not ids of users and items");
@@ -208,6 +228,7 @@ void read_request(const rexit_request& source, const Bundle& bundle, Request& re
     request.tokens = read_tokens(source);
   else
     read_query(source, bundle, request.query);
+  read_scores(source, bundle, request);
   read_rules(source, bundle, request);
 }
 

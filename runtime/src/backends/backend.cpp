@@ -4,6 +4,7 @@
 #include <string>
 
 #include "backends/onnxruntime/backend_ort.hpp"
+#include "backends/onnxruntime/ort_zero.hpp"
 #include "base/platform.hpp"
 #include "base/status.hpp"
 #ifdef REXIT_TENSORRT
@@ -68,6 +69,10 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
   const std::shared_ptr<const Backend> backend =
       make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu);
   return [backend] { return backend; };
+}
+
+std::shared_ptr<const ZeroGraph> load_zero_graph(const Bundle& bundle, const Execution& execution) {
+  return make_ort_zero_graph(bundle, execution);
 }
 
 Conditions conditions_of(const Bundle& bundle, const Execution& execution) {

@@ -95,6 +95,17 @@ class Backend {
 // Returns the backend of another session over a variant's segments, which are loaded once. Sessions may share a backend.
 using BackendFactory = std::function<std::shared_ptr<const Backend>()>;
 
+// Exit zero's graph. Any number of threads may run it.
+class ZeroGraph {
+ public:
+  virtual ~ZeroGraph() = default;
+  // numbers: [rows, the program's numbers]; log_odds: [rows]. Throws REXIT_BACKEND_FAILED.
+  virtual void run(const float* numbers, std::size_t rows, float* log_odds) const = 0;
+};
+
+// Loads the graph of a bundle that has one. Keeps no reference to the bundle.
+using ZeroFactory = std::function<std::shared_ptr<const ZeroGraph>(const Bundle&)>;
+
 // Where and how a bundle runs.
 using Execution = rexit_bundle_options;
 
@@ -102,6 +113,10 @@ using Execution = rexit_bundle_options;
 // unknown device or one that cannot run the variant, REXIT_BACKEND_MISSING if this build or this machine lacks the device's
 // backend.
 BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execution);
+
+// Runs in the calling thread, by ONNX Runtime on the CPU whatever the device. `execution` is unused after the first bundle of the
+// process.
+std::shared_ptr<const ZeroGraph> load_zero_graph(const Bundle& bundle, const Execution& execution);
 
 // The conditions that a bundle runs under, without rexit's version.
 Conditions conditions_of(const Bundle& bundle, const Execution& execution);

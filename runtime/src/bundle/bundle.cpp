@@ -34,7 +34,7 @@ Model read_model(const Json& json) {
 
 std::vector<std::size_t> read_exits(const Json& json, const Model& model) {
   std::vector<std::size_t> exits;
-  for (const Json& exit : json.elements()) exits.push_back(exit.size(exits.empty() ? 1 : exits.back() + 1, model.layers));
+  for (const Json& exit : json.elements()) exits.push_back(exit.size(exits.empty() ? 0 : exits.back() + 1, model.layers));
   if (exits.empty() || exits.back() != model.layers)
     fail(REXIT_CORRUPT, json.where(), ": the last exit must equal the model's number of layers, ", model.layers);
   return exits;
@@ -221,7 +221,10 @@ Policy read_policy(const Json& root, std::size_t exits, const Variant& variant) 
     if (exit.has("upper")) rule.upper = exit.at("upper").finite_float();
     if (exit.has("lower")) rule.lower = exit.at("lower").finite_float();
     policy.exits.push_back(rule);
+    policy.keep.push_back(exit.has("keep") ? exit.at("keep").size(1, max_candidates) : 0);
   }
+  if (policy.keep.back() != 0) fail(REXIT_CORRUPT, rules.back().where(), ": has `keep`, but it is the last exit");
+  if (std::all_of(policy.keep.begin(), policy.keep.end(), [](std::size_t keep) { return keep == 0; })) policy.keep.clear();
   std::vector<float>& earlier = policy.earlier;
   if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();
   read_utility(root, variant.objectives, policy);
@@ -311,7 +314,9 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
   const JsonDocument manifest_document = read_json(source.open(manifest_name), "rexit export");
   const Json manifest = manifest_document.root();
   model_ = read_model(manifest.at("model"));
-  const std::vector<std::size_t> exits = read_exits(manifest.at("exits"), model_);
+  std::vector<std::size_t> depths = read_exits(manifest.at("exits"), model_);
+  has_zero_ = depths.front() == 0;
+  if (has_zero_) depths.erase(depths.begin());
   const FileList files = read_file_sizes(manifest.at("files"));
   const std::string name = select_variant(names_of(manifest.at("variants")), variant_name, source);
   const std::string folder = "variants/" + name, description = folder + "/variant.json", policy = folder + "/policy.json";
@@ -331,18 +336,20 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
   else if (variant.has("catalog_sha256"))
     fail(REXIT_MISMATCH, variant.where(), ": was made for a catalog, the bundle has none");
   check_digest_is(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
-  variant_ = read_variant(variant, source, folder, exits, model_);
+  variant_ = read_variant(variant, source, folder, depths, model_);
   variant_.name = name;
   variant_.sha256 = files.at(description).sha256;
   variant_.golden = catalog ? catalog->golden(name) : folder + "/golden.safetensors";
 
-  policy_.exits.resize(exits.size());
-  if (!variant_.objectives.empty()) set_default_utility(variant_.objectives.size(), exits.size(), policy_);
+  if (has_zero_ && !variant_.objectives.empty())
+    fail(REXIT_UNSUPPORTED, manifest.at("exits").where(), ": begin with 0, but the variant has several objectives");
+  policy_.exits.resize(exits());
+  if (!variant_.objectives.empty()) set_default_utility(variant_.objectives.size(), exits(), policy_);
   if (source.has(policy)) {
     const File file = source.open(policy);
     policy_sha256_ = sha256(file.data(), file.size());
     const JsonDocument document = read_json(file, "rexit calibrate");
-    policy_ = read_policy(document.root(), exits.size(), variant_);
+    policy_ = read_policy(document.root(), exits(), variant_);
     calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;
   }
@@ -350,6 +357,9 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
     catalog_ = std::make_unique<const Catalog>(source, catalog->folder, model_.vocab_size, variant_.max_positions);
   else
     tokens_only_ = read_lengths(manifest.at("tokens"), variant_.max_positions);
+
+  if (has_zero_ && catalog && catalog_->program.numbers.empty())
+    fail(REXIT_CORRUPT, manifest.at("exits").where(), ": begin with 0, but the catalog's prompt has no `numbers`");
 
   const bool has_vectors = program().has_vectors();
   if (has_vectors == variant_.segments.front().vectors.empty())
@@ -360,6 +370,11 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
   vectors_sha256_ = file_entry(files, catalog->vectors, source.where(manifest_name)).sha256;
   vectors_ = std::make_unique<const Vectors>(source.open(catalog->vectors), catalog_->program, catalog_->items.ids.size(),
                                              model_.hidden_size);
+}
+
+std::string Bundle::where_exit(std::size_t exit) const {
+  if (exit >= exit_of(0)) return variant_.segments[exit - exit_of(0)].graph;
+  return has_catalog() ? catalog_->zero : "request.scores";
 }
 
 std::shared_ptr<const Source> Bundle::current_source() const {

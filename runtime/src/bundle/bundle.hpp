@@ -56,7 +56,7 @@ struct Variant {
   bool past_padding;                    // the graphs mask rows of the past at and behind positions[0]
   std::size_t graph_bytes;              // graphs and their weights
   std::vector<std::string> objectives;  // names; empty: a single one
-  std::vector<Segment> segments;        // [exits]
+  std::vector<Segment> segments;
 };
 
 // The conditions a policy was calibrated under, and those a bundle runs under. A policy from elsewhere makes the same decisions
@@ -113,15 +113,24 @@ class Bundle {
   bool changed() const;
   // At least one, also if it has no name: every candidate has as many log-odds at an exit.
   std::size_t objectives() const noexcept { return variant_.objectives.empty() ? 1 : variant_.objectives.size(); }
-  std::size_t exits() const noexcept { return variant_.segments.size(); }
-  std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
+  // Exit zero is an exit before the first segment. With a catalog its graph reads the program's numbers; without one, and for
+  // requests by token ids, it is the request's scores.
+  bool has_zero() const noexcept { return has_zero_; }
+  std::size_t segments() const noexcept { return variant_.segments.size(); }
+  std::size_t exits() const noexcept { return exit_of(segments()); }
+  std::size_t exit_of(std::size_t segment) const noexcept { return segment + (has_zero_ ? 1 : 0); }
+  std::size_t depth(std::size_t exit) const noexcept { return exit < exit_of(0) ? 0 : variant_.segments[exit - exit_of(0)].end; }
+  // The graph behind an exit, or what else answers there, for messages.
+  std::string where_exit(std::size_t exit) const;
+  // Whether a request of the bundle's own kind, or one by token ids, must bring scores.
+  bool reads_scores(bool by_tokens) const noexcept { return has_zero_ && (by_tokens || catalog_->program.reads_scores()); }
 
  private:
   std::shared_ptr<const Source> source_;
   Model model_{};
   Variant variant_;
   Policy policy_;
-  bool calibrated_ = false;
+  bool has_zero_ = false, calibrated_ = false;
   Conditions calibrated_on_;
   std::unique_ptr<const Catalog> catalog_;  // null: the bundle has none
   Program tokens_only_;

@@ -46,12 +46,14 @@ struct Policy {
   float prior_shift = 0;  // added to c for a probability of the world, where negatives were sampled; no rule reads it
   // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
   std::vector<float> earlier;
+  std::vector<std::size_t> keep = {};  // [exits]: how many candidates of a slate go on at most; 0: no limit. Empty: no limits
   // With several objectives, the utility's log-odds take the place of a head's (session/slate/utility.hpp).
   std::vector<float> weights = {};               // [objectives], of the utility; empty: a single objective
   std::vector<rexit_platt> objective_maps = {};  // [exits, objectives]
 
   const rexit_platt* maps_of_objectives(std::size_t exit) const noexcept { return objective_maps.data() + exit * weights.size(); }
   const float* earlier_weights(std::size_t exit) const noexcept { return earlier.data() + exit * (exit - 1) / 2; }
+  std::size_t keep_after(std::size_t exit) const noexcept { return keep.empty() ? 0 : keep[exit]; }
   // c at an exit, if `earlier` is not empty. log_odds: those of the heads so far, [exit + 1].
   float calibrated(std::size_t exit, const float* log_odds) const noexcept {
     const float* of_earlier = earlier_weights(exit);

@@ -36,8 +36,8 @@ class Assembler {
     candidate_limit_ = limit_ - tokens_.size();
   }
 
-  void append_candidate(Row item) {
-    ++candidates_;
+  void append_candidate(std::size_t index, Row item) {
+    candidate_ = index;
     empty_pieces_ = 0;
     end_limit_ = tokens_.size() + candidate_limit_;
     retrieval_.begin_part();
@@ -94,18 +94,10 @@ class Assembler {
         }
         return;
       }
-      case OpKind::similar_like_rate: {
-        const std::vector<Row>& similar = retrieval_.similar_users();
-        LikeCount count{0, 0};
-        for (std::size_t i = 0; i < std::min(op.limit, similar.size()); ++i)
-          if (const std::optional<bool> verdict = retrieval_.verdict(similar[i], subject.item)) add(count, *verdict);
-        return append(like_rate_bin(op, count));
-      }
-      case OpKind::nearest_like_rate: {
-        LikeCount count{0, 0};
-        for (const Interaction& neighbour : retrieval_.nearest(subject.item, op.limit)) add(count, neighbour.liked);
-        return append(like_rate_bin(op, count));
-      }
+      case OpKind::similar_like_rate:
+        return append(like_rate_bin(op, retrieval_.similar_likes(subject.item, op.limit)));
+      case OpKind::nearest_like_rate:
+        return append(like_rate_bin(op, retrieval_.nearest_likes(subject.item, op.limit)));
       case OpKind::item_vector: {
         const VectorTable& table = catalog_.program.vectors[op.field];
         check_fits(static_cast<std::size_t>(table.count));
@@ -118,11 +110,6 @@ class Assembler {
       case OpKind::input:
         return append_input(op, retrieval_.query().inputs[op.field]);
     }
-  }
-
-  static void add(LikeCount& count, bool liked) noexcept {
-    ++count.interactions;
-    if (liked) ++count.likes;
   }
 
   void append_entries(const Op& op, const Interaction* first, std::size_t count) {
@@ -160,7 +147,7 @@ class Assembler {
   }
 
   std::string part_name() const {
-    return candidates_ == 0 ? "the prefix" : "candidate " + std::to_string(candidates_ - 1) + "'s prompt";
+    return candidate_ ? "candidate " + std::to_string(*candidate_) + "'s prompt" : "the prefix";
   }
 
   [[noreturn]] void fail_too_many_empty_pieces() const {
@@ -173,7 +160,7 @@ class Assembler {
 
   const Catalog& catalog_;
   Retrieval& retrieval_;
-  std::size_t candidates_ = 0;       // number of append_candidate calls
+  std::optional<std::size_t> candidate_;  // the current part's; nullopt: the prefix
   std::size_t empty_pieces_ = 0;     // pieces without tokens in the current part; `end_limit_` bounds the others
   std::size_t limit_;                // tokens of a prompt
   std::size_t candidate_limit_ = 0;  // tokens of a candidate after the prefix
@@ -184,21 +171,31 @@ class Assembler {
 }  // namespace
 
 void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt) {
-  const Catalog& catalog = bundle.catalog();
   retrieval.begin(query, deadline);
+  assemble(bundle, deadline, retrieval, prompt);
+}
+
+void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
+              const std::vector<std::uint32_t>* candidates) {
+  const Catalog& catalog = bundle.catalog();
+  const std::vector<Row>& items = retrieval.query().items;
   if (catalog.program.has_user_vector) retrieval.user_vector(*bundle.vectors(), prompt.user_vector);
   prompt.tokens.clear();
   prompt.offsets.assign(1, 0);
   Assembler assembler(catalog, retrieval, bundle.variant().max_positions, prompt.tokens);
   assembler.append_prefix();
   prompt.offsets.push_back(prompt.tokens.size());
-  for (const Row item : query.items) {
+  const std::size_t count = candidates != nullptr ? candidates->size() : items.size();
+  for (std::size_t n = 0; n < count; ++n) {
+    const std::size_t i = candidates != nullptr ? (*candidates)[n] : n;
+    prompt.offsets.resize(2 + i, prompt.tokens.size());  // those left out before it are empty
     deadline.check("the prompt's assembly");
-    assembler.append_candidate(item);
+    assembler.append_candidate(i, items[i]);
     if (prompt.tokens.size() == prompt.offsets.back())
-      fail(REXIT_CORRUPT, "the prompt program gives no tokens for item ", catalog.items.ids.text(item));
+      fail(REXIT_CORRUPT, "the prompt program gives no tokens for item ", catalog.items.ids.text(items[i]));
     prompt.offsets.push_back(prompt.tokens.size());
   }
+  prompt.offsets.resize(2 + items.size(), prompt.tokens.size());
 }
 
 }  // namespace rexit::core

@@ -30,5 +30,9 @@ struct Prompt {
 // accepts; REXIT_CORRUPT for a candidate without tokens, which has no row for the head to read, and for a user's vector that is
 // not finite; and what Retrieval throws.
 void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt);
+// The same for the query that `retrieval` has begun. `candidates`: which of them, ascending, the others getting no tokens; null:
+// all.
+void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
+              const std::vector<std::uint32_t>* candidates = nullptr);
 
 }  // namespace rexit::core

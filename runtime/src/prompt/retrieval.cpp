@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/status.hpp"
 #include "files/half.hpp"
@@ -36,6 +37,16 @@ void push_nearest(std::vector<Ranked>& heap, std::size_t count, const Ranked& en
 
 bool is_zero_vector(const Half* vector, std::size_t dim) noexcept { return std::all_of(vector, vector + dim, is_zero); }
 
+void add(LikeCount& count, bool liked) noexcept {
+  ++count.interactions;
+  if (liked) ++count.likes;
+}
+
+float like_rate(LikeCount count) noexcept {
+  if (count.interactions == 0) return std::numeric_limits<float>::quiet_NaN();
+  return static_cast<float>((static_cast<double>(count.likes) + 1) / (static_cast<double>(count.interactions) + 2));
+}
+
 }  // namespace
 
 void Retrieval::begin(const Query& query, const Deadline& deadline) {
@@ -43,6 +54,7 @@ void Retrieval::begin(const Query& query, const Deadline& deadline) {
   deadline_ = &deadline;
   rows_read_ = 0;
   similar_ready_ = seen_items_ready_ = seen_embeddings_ready_ = false;
+  folded_in_.reset();
   ranked_for_.reset();
   history_.clear();
   if (query.user) {
@@ -85,6 +97,20 @@ LikeCount Retrieval::item_likes(Row item) const {
     visible = static_cast<std::size_t>(std::lower_bound(times, times + span.size(), *query_->as_of) - times);
   }
   return {visible, items.likes(span, visible)};
+}
+
+LikeCount Retrieval::similar_likes(Row item, std::size_t limit) {
+  const std::vector<Row>& similar = similar_users();
+  LikeCount count{0, 0};
+  for (std::size_t i = 0; i < std::min(limit, similar.size()); ++i)
+    if (const std::optional<bool> liked = verdict(similar[i], item)) add(count, *liked);
+  return count;
+}
+
+LikeCount Retrieval::nearest_likes(Row target, std::size_t limit) {
+  LikeCount count{0, 0};
+  for (const Interaction& neighbour : nearest(target, limit)) add(count, neighbour.liked);
+  return count;
 }
 
 const std::vector<Row>& Retrieval::similar_users() {
@@ -135,6 +161,11 @@ void Retrieval::user_vector(const Vectors& vectors, std::vector<float>& out) {
 // Sets query_vector_ to the direction that LightGCN would propagate to the user from the liked items. Returns false if there is
 // no direction. The divisor is a power of two, so the only rounding is that of each component to a half.
 bool Retrieval::fold_in() {
+  if (!folded_in_) folded_in_ = compute_fold_in();
+  return *folded_in_;
+}
+
+bool Retrieval::compute_fold_in() {
   const std::size_t dim = catalog_.dim;
   sum_liked([&](Row item) { return catalog_.items.folded(item); }, dim);
   double largest = 0;
@@ -145,7 +176,54 @@ bool Retrieval::fold_in() {
   query_vector_.resize(dim);
   std::transform(liked_sum_.begin(), liked_sum_.end(), query_vector_.begin(),
                  [exponent](double x) { return rounded_to_half(std::ldexp(x, -exponent)); });
+  query_length_ = std::sqrt(dot(query_vector_.data(), query_vector_.data(), dim));
   return true;
+}
+
+// The product of the item's embedding and the user's, whose length is made 1.
+float Retrieval::user_product(Row item) {
+  const std::size_t dim = catalog_.dim;
+  const Half* embedding = catalog_.items.embedding(item);
+  if (!fold_in() || is_zero_vector(embedding, dim)) return std::numeric_limits<float>::quiet_NaN();
+  if (!all_finite(embedding, dim))
+    fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `embeddings` of item row ", item, " is not finite");
+  target_.resize(dim);
+  std::transform(embedding, embedding + dim, target_.begin(), to_float);
+  return static_cast<float>(dot(query_vector_.data(), target_.data(), dim) / query_length_);
+}
+
+float Retrieval::number(const Number& number, Row item, LikeCount history) {
+  switch (number.kind) {
+    case NumberKind::gcn:
+      return user_product(item);
+    case NumberKind::user_count:
+      return static_cast<float>(history.interactions);
+    case NumberKind::user_like_rate:
+      return like_rate(history);
+    case NumberKind::item_count:
+      return static_cast<float>(item_likes(item).interactions);
+    case NumberKind::item_like_rate:
+      return like_rate(item_likes(item));
+    case NumberKind::similar_like_rate:
+      return like_rate(similar_likes(item, number.limit));
+    case NumberKind::nearest_like_rate:
+      return like_rate(nearest_likes(item, number.limit));
+    case NumberKind::score:
+      break;
+  }
+  return 0;
+}
+
+void Retrieval::numbers(const float* scores, std::vector<float>& out) {
+  const std::vector<Number>& kinds = catalog_.program.numbers;
+  out.clear();
+  const LikeCount history = history_likes();
+  for (std::size_t i = 0; i < query_->items.size(); ++i) {
+    begin_part();
+    count_rows(1);
+    for (const Number& kind : kinds)
+      out.push_back(kind.kind == NumberKind::score ? scores[i] : number(kind, query_->items[i], history));
+  }
 }
 
 // Fills lists_ with the nearest lists. It reads all offsets, so it refuses overlapping lists, and no search reads more than all

@@ -50,6 +50,8 @@ class Retrieval {
   const std::vector<Interaction>& history() const noexcept { return history_; }  // oldest first
   LikeCount history_likes();
   LikeCount item_likes(Row item) const;
+  LikeCount similar_likes(Row item, std::size_t limit);    // by the nearest similar users
+  LikeCount nearest_likes(Row target, std::size_t limit);  // of nearest(target, limit)
 
   // Nearest first. Empty for a user without history. A zero vector has no neighbours and is no neighbour, here and in nearest().
   const std::vector<Row>& similar_users();
@@ -59,6 +61,10 @@ class Retrieval {
   const std::vector<Interaction>& nearest(Row target, std::size_t limit);
   // A user's latest visible verdict on an item.
   std::optional<bool> verdict(Row user, Row item);
+
+  // What exit zero reads: [items of the query, program.numbers]; NaN where there is nothing to read. `scores`: the request's,
+  // [items], if the program reads them.
+  void numbers(const float* scores, std::vector<float>& out);
 
   // [H]: the mean of vectors.liked_item() over this user's likes, with repetitions; vectors.no_likes() for a user without likes.
   // Throws REXIT_CORRUPT for a vector that is not finite.
@@ -84,10 +90,13 @@ class Retrieval {
   }
   void check_limits() const;
   void search_similar();
+  float number(const Number& number, Row item, LikeCount history);
+  float user_product(Row item);
   void select_lists(const UserLists& lists);
   template <class RowOf>
   std::size_t sum_liked(const RowOf& row_of, std::size_t width);
   bool fold_in();
+  bool compute_fold_in();
   void collect_seen_items();
   void rank_seen_items(Row target);
 
@@ -100,6 +109,7 @@ class Retrieval {
   std::vector<Interaction> history_;
 
   bool similar_ready_ = false, seen_items_ready_ = false, seen_embeddings_ready_ = false;
+  std::optional<bool> folded_in_;  // the result of fold_in(), once computed
   std::vector<Row> similar_;
   std::vector<SeenItem> seen_items_;              // ascending by item
   std::vector<std::size_t> seen_with_embedding_;  // those of them whose embedding is not zero
@@ -110,6 +120,7 @@ class Retrieval {
   std::vector<float> target_;
   std::vector<double> liked_sum_;
   std::vector<float> query_vector_, row_vector_;
+  double query_length_ = 0;
   std::vector<double> similarities_;  // of seen_items_ to a target
   std::optional<Row> ranked_for_;     // the target of item_ranking_
   std::vector<std::pair<double, std::size_t>> ranking_, lists_, item_ranking_;

@@ -26,23 +26,25 @@ bool is_drawn(std::uint64_t seed, std::uint64_t number, double share) noexcept {
 Audits::Audits(const AuditOptions& options)
     : share_(options.share), seed_(options.seed == 0 && enabled() ? system_seed() : options.seed) {}
 
-rexit_draw Audits::draw(const Prompt& prompt, const std::vector<Answer>& answers) noexcept {
+rexit_draw Audits::draw(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& zero,
+                        rexit_draw problem) noexcept {
   if (!is_drawn(seed_, number_++, share_)) return REXIT_NOT_DRAWN;
   ++counts_.drawn;
   rexit_draw draw = REXIT_SKIPPED_MEMORY;
   try {
-    draw = keep(prompt, answers);
+    draw = problem == REXIT_DRAWN ? keep(prompt, answers, zero) : problem;
   } catch (...) {  // std::bad_alloc alone; for a rest, GCC 14 calls what the oldest supported C++ library lacks
   }
   if (draw != REXIT_DRAWN) ++counts_.skipped;
   return draw;
 }
 
-rexit_draw Audits::keep(const Prompt& prompt, const std::vector<Answer>& answers) {
+rexit_draw Audits::keep(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& zero) {
   if (waits_) return REXIT_SKIPPED_WAITING;
   if (std::any_of(answers.begin(), answers.end(), [](const Answer& answer) { return answer.cut_short || !answer.has_exit(); }))
     return REXIT_SKIPPED_DEADLINE;
   slate_.prompt = prompt;
+  slate_.zero = zero;
   slate_.exits.clear();
   slate_.policy_c.clear();
   for (const Answer& answer : answers) {

@@ -22,12 +22,13 @@ bool is_drawn(std::uint64_t seed, std::uint64_t number, double share) noexcept;
 // A slate with its answers, in the order of the request, and with those at full depth.
 struct AuditedSlate {
   Prompt prompt;
+  std::vector<float> zero;           // exit zero's log-odds; empty: there is none
   std::vector<std::uint32_t> exits;  // [candidates], as the next three
   std::vector<float> policy_c, full_c, full_log_odds;
 
   std::size_t memory() const noexcept {
     return prompt.memory() + exits.capacity() * sizeof(std::uint32_t) +
-           (policy_c.capacity() + full_c.capacity() + full_log_odds.capacity()) * sizeof(float);
+           (zero.capacity() + policy_c.capacity() + full_c.capacity() + full_log_odds.capacity()) * sizeof(float);
   }
 };
 
@@ -40,9 +41,12 @@ class Audits {
   explicit Audits(const AuditOptions& options);
 
   bool enabled() const noexcept { return share_ > 0; }
+  // Whether the next draw() needs the whole prompt.
+  bool copies_next() const noexcept { return !waits_ && is_drawn(seed_, number_, share_); }
   // Draws a slate by chance. Copies it if it is drawn and no other waits. Allocates nothing if an earlier slate was as
-  // large.
-  rexit_draw draw(const Prompt& prompt, const std::vector<Answer>& answers) noexcept;
+  // large. `zero`: exit zero's log-odds. `problem`: why the slate is skipped if it is drawn; REXIT_DRAWN: it is not.
+  rexit_draw draw(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& zero = {},
+                  rexit_draw problem = REXIT_DRAWN) noexcept;
   // The slate that waits; null: none.
   const AuditedSlate* waiting() const noexcept { return waits_ ? &slate_ : nullptr; }
   // Completes the waiting slate with the answers at full depth. The slate is valid until the next draw().
@@ -55,7 +59,7 @@ class Audits {
   std::size_t memory() const noexcept { return slate_.memory(); }
 
  private:
-  rexit_draw keep(const Prompt& prompt, const std::vector<Answer>& answers);
+  rexit_draw keep(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& zero);
 
   double share_;
   std::uint64_t seed_;

@@ -38,6 +38,7 @@ class GoldenSamples {
     candidate_tokens_ = file_.array<std::int32_t>("candidate_tokens", {std::nullopt});
     check_offsets(file_, "prefix_offsets", prefixes_, prefix_tokens_.size);
     check_offsets(file_, "candidate_offsets", candidates_, candidate_tokens_.size);
+    if (bundle.reads_scores(!bundle.has_catalog())) scores_ = file_.array<float>("score", {candidates});
     if (!bundle.has_catalog()) return;
     const Program& program = bundle.program();
     users_ = file_.array<std::int32_t>("user", {size()});
@@ -57,6 +58,11 @@ class GoldenSamples {
 
   // Valid until the next call.
   const Request& request(std::size_t slate) {
+    request_.scores.clear();
+    for (std::size_t i = at(slates_, slate); scores_.size != 0 && i < at(slates_, slate + 1); ++i) {
+      request_.scores.push_back(scores_[i]);
+      if (!std::isfinite(scores_[i])) fail(REXIT_CORRUPT, file_.path(), ": `score`[", i, "] is not finite");
+    }
     if (bundle_.has_catalog()) {
       read_query(slate);
     } else {
@@ -134,7 +140,7 @@ class GoldenSamples {
   const Bundle& bundle_;
   Safetensors file_;
   Offsets slates_, prefixes_, candidates_, inputs_;
-  Array<float> log_odds_;
+  Array<float> log_odds_, scores_;
   Array<std::int32_t> users_, items_, codes_, prefix_tokens_, candidate_tokens_;
   Array<std::int64_t> times_;
   Request request_;

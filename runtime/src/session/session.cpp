@@ -72,10 +72,11 @@ const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle
 
 }  // namespace
 
-LoadedBundle::LoadedBundle(const LoadedBundle& opened)
+LoadedBundle::LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero)
     : bundle(opened.bundle.current_source(), opened.bundle.variant().name.c_str()),
       make_backend(reusable_segments(opened, bundle)),
-      start(opened.start->tokens() == PinnedStart::tokens_of(bundle) ? opened.start : make_start()) {}
+      start(opened.start->tokens() == PinnedStart::tokens_of(bundle) ? opened.start : make_start()),
+      zero(bundle.has_zero() && bundle.has_catalog() ? load_zero(bundle) : nullptr) {}
 
 std::shared_ptr<const PinnedStart> LoadedBundle::make_start() const {
   return std::make_shared<const PinnedStart>(bundle, make_backend);
@@ -99,7 +100,7 @@ Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::s
 Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes,
                  const AuditOptions& audit)
     : loaded_(std::move(loaded)),
-      backend_(loaded_->make_backend(), loaded_->bundle.exits()),
+      backend_(loaded_->make_backend(), loaded_->bundle.segments()),
       cache_bytes_(cache_bytes),
       slate_bytes_(slate_bytes),
       audits_(audit),
@@ -107,32 +108,76 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
   update_memory();
 }
 
-void Session::assemble(const Request& request, const Deadline& deadline, rexit_stats& stats) {
+// Begins the query, or copies the tokens, and computes exit zero's log-odds.
+void Session::begin(const Request& request, const Deadline& deadline, rexit_stats& stats) {
   const Bundle& bundle = loaded_->bundle;
   stats.known_user = request.is_of_known_user() ? 1 : 0;
-  if (request.tokens) return core::assemble(bundle, *request.tokens, deadline, state_->prompt);
-  bundle.check_unchanged();
-  core::assemble(bundle, request.query, deadline, *state_->retrieval, state_->prompt);
+  if (request.tokens) {
+    core::assemble(bundle, *request.tokens, deadline, state_->prompt);
+  } else {
+    bundle.check_unchanged();
+    state_->retrieval->begin(request.query, deadline);
+  }
+  std::vector<float>& zero = state_->zero;
+  zero.clear();
+  if (!bundle.has_zero()) return;
+  if (request.tokens) return zero.assign(request.scores.begin(), request.scores.end());
+  state_->retrieval->numbers(request.scores.data(), state_->numbers);
+  zero.resize(request.candidates());
+  loaded_->zero->run(state_->numbers.data(), zero.size(), zero.data());
 }
 
-rexit_draw Session::draw(const Request& request, const std::vector<Answer>& answers) noexcept {
+void Session::begin_slate(std::size_t candidates, const std::vector<float>& zero, const StopRule& rule) {
+  state_->slate.begin(candidates, loaded_->bundle.has_zero() ? zero.data() : nullptr, rule);
+}
+
+// Assembles the prompts of the candidates that exit zero did not stop. Returns false if there is nothing to run: all have stopped,
+// or the deadline passed behind exit zero.
+bool Session::assemble_entering(const Request& request, const Deadline& deadline) {
+  const std::vector<std::uint32_t>& entering = state_->slate.entering();
+  if (entering.empty()) return false;
+  if (request.tokens) return true;
+  try {
+    core::assemble(loaded_->bundle, deadline, *state_->retrieval, state_->prompt, &entering);
+  } catch (const Error& error) {
+    if (error.status() != REXIT_DEADLINE || !loaded_->bundle.has_zero()) throw;
+    return false;
+  }
+  return true;
+}
+
+rexit_draw Session::draw(const Request& request, const std::vector<Answer>& answers, const Deadline& deadline) noexcept {
   if (!audits_.enabled() || request.force_exit || !(request.has_policy || loaded_->bundle.calibrated())) return REXIT_NOT_DRAWN;
-  return audits_.draw(state_->prompt, answers);
+  rexit_draw problem = REXIT_DRAWN;
+  if (loaded_->bundle.has_zero() && !request.tokens && audits_.copies_next()) {  // also what exit zero stopped
+    problem = REXIT_SKIPPED_MEMORY;
+    try {
+      core::assemble(loaded_->bundle, deadline, *state_->retrieval, state_->prompt);
+      problem = REXIT_DRAWN;
+    } catch (const Error& error) {
+      problem = error.status() == REXIT_DEADLINE ? REXIT_SKIPPED_DEADLINE : REXIT_SKIPPED_PROMPT;
+    } catch (...) {
+    }
+  }
+  return audits_.draw(state_->prompt, answers, state_->zero, problem);
 }
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
   const MemoryUpdate memory_update(*this);
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   backend_.reset_segments();
-  assemble(request, deadline, stats);
-  stats.retrieval_us = microseconds_since(start);
-  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(state_->prompt.candidates());
   const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k};
-  const std::vector<Answer>& answers = run(state_->prompt, rule, deadline, stats);
+  begin(request, deadline, stats);
+  begin_slate(request.candidates(), state_->zero, rule);
+  const bool runs = assemble_entering(request, deadline);
+  stats.retrieval_us = microseconds_since(start);
+  stats.candidates = request.candidates();
+  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(request.candidates());
+  const std::vector<Answer>& answers = runs ? run(state_->prompt, rule, deadline, stats) : state_->slate.cut_short();
   stats.cut_short = static_cast<std::uint64_t>(
       std::count_if(answers.begin(), answers.end(), [](const Answer& answer) { return answer.cut_short; }));
   rank(request, answers, state_->scores);
-  stats.draw = draw(request, answers);
+  stats.draw = draw(request, answers, deadline);
   stats.total_us = microseconds_since(start);
   return state_->scores;
 }
@@ -141,10 +186,14 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   const MemoryUpdate memory_update(*this);
   const Deadline no_deadline(start, 0, &backend_.cancelled());
   backend_.reset_segments();
-  assemble(request, no_deadline, stats);
+  state_->log_odds.resize(request.candidates() * loaded_->bundle.exits() * loaded_->bundle.objectives());
+  const StopRule rule{&loaded_->bundle.policy(), std::nullopt, 0, state_->log_odds.data()};
+  begin(request, no_deadline, stats);
+  begin_slate(request.candidates(), state_->zero, rule);
+  assemble_entering(request, no_deadline);
   stats.retrieval_us = microseconds_since(start);
-  state_->log_odds.resize(state_->prompt.candidates() * loaded_->bundle.exits() * loaded_->bundle.objectives());
-  run(state_->prompt, {&loaded_->bundle.policy(), std::nullopt, 0, state_->log_odds.data()}, no_deadline, stats);
+  stats.candidates = request.candidates();
+  run(state_->prompt, rule, no_deadline, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;
 }
@@ -159,6 +208,7 @@ const AuditedSlate* Session::audit() {
   try {
     bundle.check_unchanged();
     const StopRule full_depth{&bundle.policy(), bundle.exits() - 1};
+    begin_slate(slate->prompt.candidates(), slate->zero, full_depth);
     return &audits_.finish(run(slate->prompt, full_depth, Deadline({}, 0, &backend_.cancelled()), ignored));
   } catch (const Error& error) {
     if (error.status() != REXIT_CANCELLED) audits_.skip();
@@ -171,8 +221,13 @@ const AuditedSlate* Session::audit() {
 
 const Prompt& Session::prompt(const Request& request) {
   const MemoryUpdate memory_update(*this);
-  rexit_stats ignored{};
-  assemble(request, Deadline({}, 0, &backend_.cancelled()), ignored);
+  const Deadline no_deadline({}, 0, &backend_.cancelled());
+  if (request.tokens) {
+    core::assemble(loaded_->bundle, *request.tokens, no_deadline, state_->prompt);
+  } else {
+    loaded_->bundle.check_unchanged();
+    core::assemble(loaded_->bundle, request.query, no_deadline, *state_->retrieval, state_->prompt);
+  }
   return state_->prompt;
 }
 
@@ -189,7 +244,15 @@ void Session::warm_up() {
   state_->vectors.reserve(largest.vectors);
   rexit_stats ignored{};
   clear_cache();
-  run(prompt, {&bundle.policy(), bundle.exits() - 1}, Deadline({}, 0), ignored);
+  state_->zero.assign(largest.candidates, 0);
+  if (loaded_->zero != nullptr) {
+    state_->numbers.assign(largest.candidates * bundle.program().numbers.size(), 0);
+    loaded_->zero->run(state_->numbers.data(), largest.candidates, state_->zero.data());
+    state_->zero.assign(largest.candidates, 0);  // whatever it says of such numbers
+  }
+  const StopRule full_depth{&bundle.policy(), bundle.exits() - 1};
+  begin_slate(largest.candidates, state_->zero, full_depth);
+  run(prompt, full_depth, Deadline({}, 0), ignored);
   clear_cache();
 }
 
@@ -202,10 +265,9 @@ const std::vector<Answer>& Session::run(const Prompt& prompt, const StopRule& ru
     const Timer timer(stats.prefix_us);
     stats.prefix_tokens_reused = state_->prefix.set_current(prompt.tokens.data(), prefix_tokens);
   }
-  stats.candidates = prompt.candidates();
-  stats.candidate_tokens = prompt.tokens.size() - prefix_tokens;
   SlateStats slate;
   const std::vector<Answer>& answers = state_->slate.run(prompt, state_->prefix, rule, deadline, slate);
+  stats.candidate_tokens = slate.candidate_tokens;
   stats.candidate_layers = slate.candidate_layers;
   stats.prefix_layers = slate.prefix_layers;
   stats.prefix_us += slate.prefix_us;
@@ -231,7 +293,7 @@ void Session::update_memory() noexcept {
   prefixes_ = prefixes;
   buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + (s.retrieval != nullptr ? s.retrieval->memory() : 0) +
              s.vectors.memory() + s.prompt.memory() + s.scores.capacity() * sizeof(Score) +
-             s.log_odds.capacity() * sizeof(float) + audits_.memory();
+             (s.log_odds.capacity() + s.numbers.capacity() + s.zero.capacity()) * sizeof(float) + audits_.memory();
 }
 
 Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start->bytes(), backend_.memory()}; }

@@ -29,14 +29,20 @@ struct LoadedBundle {
   Bundle bundle;
   BackendFactory make_backend;
   std::shared_ptr<const PinnedStart> start;
+  std::shared_ptr<const ZeroGraph> zero;  // null: exit zero has no graph
 
-  // make_factory(bundle) returns the BackendFactory.
+  // make_factory(bundle) returns the BackendFactory. `load_zero`: may be null if the bundle's exit zero has no graph.
   template <class MakeFactory>
-  LoadedBundle(std::shared_ptr<const Source> source, const char* variant, MakeFactory&& make_factory)
-      : bundle(std::move(source), variant), make_backend(make_factory(bundle)), start(make_start()) {}
+  LoadedBundle(std::shared_ptr<const Source> source, const char* variant, MakeFactory&& make_factory,
+               const ZeroFactory& load_zero = nullptr)
+      : bundle(std::move(source), variant),
+        make_backend(make_factory(bundle)),
+        start(make_start()),
+        zero(bundle.has_zero() && bundle.has_catalog() ? load_zero(bundle) : nullptr) {}
 
-  // Opens the source of `opened` again, with its loaded segments. Throws REXIT_MISMATCH if the segments have changed.
-  explicit LoadedBundle(const LoadedBundle& opened);
+  // Opens the source of `opened` again, with its loaded segments; exit zero's graph belongs to the catalog and is loaded. Throws
+  // REXIT_MISMATCH if the segments have changed.
+  explicit LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero = nullptr);
   LoadedBundle& operator=(const LoadedBundle&) = delete;
 
   // Logs a warning, once, if the policy was calibrated on shorter slates.
@@ -50,6 +56,7 @@ struct LoadedBundle {
 
 struct Request {
   Query query;
+  std::vector<float> scores;          // [candidates], finite, or empty: as Bundle::reads_scores()
   std::optional<TokenPrompt> tokens;  // replaces the query; valid during the call
   bool has_policy = false;            // false: the bundle's policy applies
   Policy policy;
@@ -58,10 +65,8 @@ struct Request {
   std::size_t top_k = 0;
 
   bool is_of_known_user() const noexcept { return !tokens && query.user; }
-  std::size_t score_count() const noexcept {
-    const std::size_t candidates = tokens ? tokens->candidate_count : query.items.size();
-    return top_k == 0 ? candidates : std::min(top_k, candidates);
-  }
+  std::size_t candidates() const noexcept { return tokens ? tokens->candidate_count : query.items.size(); }
+  std::size_t score_count() const noexcept { return top_k == 0 ? candidates() : std::min(top_k, candidates()); }
 };
 
 struct Score {
@@ -124,6 +129,7 @@ class Session {
     Slate slate;
     std::vector<Score> scores;
     std::vector<float> log_odds;
+    std::vector<float> numbers, zero;  // exit zero's input and log-odds; empty: the bundle has none
   };
 
   // Updates memory() at the end of a call, also if the call throws.
@@ -139,8 +145,10 @@ class Session {
   };
 
   void update_memory() noexcept;
-  void assemble(const Request& request, const Deadline& deadline, rexit_stats& stats);
-  rexit_draw draw(const Request& request, const std::vector<Answer>& answers) noexcept;
+  void begin(const Request& request, const Deadline& deadline, rexit_stats& stats);
+  void begin_slate(std::size_t candidates, const std::vector<float>& zero, const StopRule& rule);
+  bool assemble_entering(const Request& request, const Deadline& deadline);
+  rexit_draw draw(const Request& request, const std::vector<Answer>& answers, const Deadline& deadline) noexcept;
   const std::vector<Answer>& run(const Prompt& prompt, const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 
   std::shared_ptr<const LoadedBundle> loaded_;

@@ -34,6 +34,7 @@ REASONS = {
     Draw.SKIPPED_WAITING: "waiting",
     Draw.SKIPPED_DEADLINE: "deadline",
     Draw.SKIPPED_MEMORY: "memory",
+    Draw.SKIPPED_PROMPT: "prompt",
 }
 """Why a session did not keep what it drew, as metrics have it."""
 

@@ -29,6 +29,7 @@ from builders.bundles.model import (
     segment_names,
 )
 from builders.bundles.variants import add_variant
+from builders.bundles.zero import tree_graph
 
 MAX_TOKENS = 24
 
@@ -38,7 +39,8 @@ class BundleOptions:
     """What a test wants otherwise.
 
     catalog: what it holds; where its program has vectors, so has the bundle. splits: of its catalog.json, whose files lie in
-    a catalog's own folder and not in a bundle. exits: depths, the last of them the model's. max_tokens: the limit of cpu-
+    a catalog's own folder and not in a bundle. exits: depths, the last of them the model's; exit zero comes before them if
+    the catalog's program has numbers. max_tokens: the limit of cpu-
     fp32. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
     `builders.bundles.variants.KINDS`. objectives: names of several; empty: there is one.
     """
@@ -79,7 +81,8 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         },
     )
     model = {"family": "tiny", "head": "own", "layers": LAYERS, "hidden_size": HIDDEN, "kv_heads": HEADS, "head_dim": HEAD_DIM}
-    shared = ["catalog/catalog.json", *(f"catalog/{name}" for name in options.catalog.tables)]
+    numbers = options.catalog.info["prompt"].get("numbers", [])
+    shared = ["catalog/catalog.json", *(f"catalog/{name}" for name in (*options.catalog.tables, *(["zero.onnx"] if numbers else [])))]
     if tables:
         save_file(make_vectors(tables, options.catalog.info["counts"]["items"], user=True), folder / "vectors.safetensors")
         shared.append("vectors.safetensors")
@@ -87,7 +90,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         folder / "manifest.json",
         {
             **{"schema": 2, "producer": "tiny"},
-            **{"exits": list(options.exits), "variants": ["cpu-fp32"], "roles": "sha256-thirds"},
+            **{"exits": [*([0] if numbers else []), *options.exits], "variants": ["cpu-fp32"], "roles": "sha256-thirds"},
             "model": {**model, "vocab_size": VOCABULARY, "max_positions": POSITIONS, "checkpoint_sha256": "f" * 64},
             "files": {name: {} for name in [*shared, "variants/cpu-fp32/variant.json"]},
         },
@@ -103,7 +106,11 @@ def write_catalog(folder: Path, catalog: CatalogContents, splits: dict[str, Any]
     folder.mkdir(parents=True)
     for name, table in catalog.tables.items():
         save_file(table, folder / name)
-    write_json(folder / "catalog.json", {**catalog.info, "splits": splits, "files": {name: {} for name in catalog.tables}})
+    files = [*catalog.tables]
+    if numbers := catalog.info["prompt"].get("numbers"):
+        onnx.save(tree_graph(len(numbers)), folder / "zero.onnx")
+        files.append("zero.onnx")
+    write_json(folder / "catalog.json", {**catalog.info, "splits": splits, "files": {name: {} for name in files}})
 
 
 def _write_segments(

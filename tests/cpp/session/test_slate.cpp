@@ -10,6 +10,7 @@
 
 #include "base/status.hpp"
 #include "bundles.hpp"
+#include "session/run_slate.hpp"
 #include "session/slate/slate.hpp"
 
 using namespace rexit::core;
@@ -107,7 +108,7 @@ constexpr float never = std::numeric_limits<float>::infinity();
 TEST_F(SlateTest, OnlyTheUndecidedGoOn) {
   const Policy policy = thresholds({9, 5, never});
   const Prompt slate_prompt = prompt({9, 4, 10, 6, 1});
-  const std::vector<Answer>& answers = slate.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+  const std::vector<Answer>& answers = run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
   std::vector<std::uint32_t> exits;
   for (const Answer& answer : answers) exits.push_back(answer.exit);
   EXPECT_EQ(exits, (std::vector<std::uint32_t>{0, 2, 0, 1, 2}));
@@ -128,7 +129,7 @@ TEST_F(SlateTest, EqualCandidatesGetEqualAnswers) {
   for (int i = 0; i < 15; ++i) log_odds.insert(log_odds.end(), {6, 4});
   std::vector<float> trace(log_odds.size() * bundle.exits());
   for (float* rows : {static_cast<float*>(nullptr), trace.data()}) {
-    const auto& answers = slate.run(prompt(log_odds), prefix, {&policy, std::nullopt, 0, rows}, Deadline({}, 0), stats);
+    const auto& answers = run_slate(slate, prompt(log_odds), prefix, {&policy, std::nullopt, 0, rows}, Deadline({}, 0), stats);
     for (std::size_t i = 2; i < answers.size(); ++i) {
       EXPECT_EQ(answers[i].exit, 2u) << i;
       EXPECT_EQ(answers[i].log_odds, answers[i % 2].log_odds) << i;
@@ -140,7 +141,7 @@ TEST_F(SlateTest, EqualCandidatesGetEqualAnswers) {
 
 TEST_F(SlateTest, NeighboursMoveTogether) {
   const Policy policy = thresholds({9, never, never});
-  slate.run(prompt({1, 9, 2, 3, 4, 9, 5, 6}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+  run_slate(slate, prompt({1, 9, 2, 3, 4, 9, 5, 6}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
   EXPECT_EQ(backend.passes[1].tokens, (std::vector<float>{50, 1, 50, 2, 50, 3, 50, 4, 50, 5, 50, 6}));
   const std::size_t two_tokens = 2 * bundle.model().hidden_size * sizeof(float);
   EXPECT_EQ(backend.copied, (std::vector<std::size_t>{3 * two_tokens, 2 * two_tokens}));
@@ -148,7 +149,7 @@ TEST_F(SlateTest, NeighboursMoveTogether) {
 
 TEST_F(SlateTest, ChunksFillUpToTheLimit) {
   const Policy policy = thresholds({never, never, never});
-  slate.run(prompt(std::vector<std::int32_t>(26, 1)), prefix, {&policy, 0}, Deadline({}, 0), stats);
+  run_slate(slate, prompt(std::vector<std::int32_t>(26, 1)), prefix, {&policy, 0}, Deadline({}, 0), stats);
   std::vector<std::size_t> sizes;
   for (const auto& pass : backend.passes) sizes.push_back(pass.tokens.size());
   EXPECT_EQ(sizes, (std::vector<std::size_t>{24, 24, 4}));  // max_tokens is 24
@@ -168,7 +169,7 @@ TEST_F(SlateTest, ALargeSlateRunsInParts) {
     backend.passes.clear();
     Slate bounded(bundle, backend, vectors, most_rows * row);
     std::vector<std::uint32_t> exits;
-    for (const Answer& answer : bounded.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)) {
+    for (const Answer& answer : run_slate(bounded, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)) {
       EXPECT_EQ(answer.log_odds, static_cast<float>(log_odds[exits.size()]));
       exits.push_back(answer.exit);
     }
@@ -191,16 +192,16 @@ TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
   Slate bounded(bundle, backend, vectors, 30 * row);
   const Prompt slate_prompt = prompt(std::vector<std::int32_t>(16, 1));
   try {
-    bounded.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+    run_slate(bounded, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.status(), REXIT_TOO_LONG);
     EXPECT_NE(std::string(error.what()).find("only 15 of its 16 candidates"), std::string::npos) << error.what();
   }
   EXPECT_TRUE(backend.passes.empty());
-  EXPECT_EQ(bounded.run(slate_prompt, prefix, {&policy, 1}, Deadline({}, 0), stats)[15].exit, 1u);
+  EXPECT_EQ(run_slate(bounded, slate_prompt, prefix, {&policy, 1}, Deadline({}, 0), stats)[15].exit, 1u);
   EXPECT_EQ(
-      bounded.run(prompt(std::vector<std::int32_t>(15, 1)), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 2u);
+      run_slate(bounded, prompt(std::vector<std::int32_t>(15, 1)), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 2u);
 }
 
 TEST_F(SlateTest, TheSlateLimitIs256MiBByDefault) {
@@ -211,7 +212,7 @@ TEST_F(SlateTest, TheSlateLimitIs256MiBByDefault) {
   slate_prompt.tokens.resize(3 + count);
   while (slate_prompt.offsets.size() < count + 2) slate_prompt.offsets.push_back(slate_prompt.offsets.back() + 1);
   try {
-    slate.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+    run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
     FAIL();
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("into 268435456 bytes"), std::string::npos) << error.what();
@@ -226,7 +227,7 @@ TEST_F(SlateTest, PartsBehindTheDeadlineAreCutShort) {
     if (segment == 1) deadline = Deadline(Clock::now() - std::chrono::seconds(1), 1);
   };
   const Prompt slate_prompt = prompt(std::vector<std::int32_t>(20, 1));
-  const std::vector<Answer>& answers = bounded.run(slate_prompt, prefix, {&policy, std::nullopt}, deadline, stats);
+  const std::vector<Answer>& answers = run_slate(bounded, slate_prompt, prefix, {&policy, std::nullopt}, deadline, stats);
   for (std::size_t i = 0; i < answers.size(); ++i) {
     EXPECT_EQ(answers[i].exit, i < 12 ? 1u : REXIT_NO_EXIT);
     EXPECT_TRUE(answers[i].cut_short);
@@ -235,7 +236,7 @@ TEST_F(SlateTest, PartsBehindTheDeadlineAreCutShort) {
 
 TEST_F(SlateTest, PrefixGoesNoDeeperThanTheLastCandidate) {
   const Policy policy = thresholds({5, never, never});
-  slate.run(prompt({9, 8}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+  run_slate(slate, prompt({9, 8}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
   EXPECT_EQ(stats.prefix_layers, 1u);
   EXPECT_FALSE(prefix.ready(1));
 }
@@ -247,7 +248,7 @@ TEST_F(SlateTest, AtTheDeadlineTheDeepestHeadAnswers) {
   };
   const Prompt slate_prompt = prompt({9, 4});
   const std::vector<Answer>& answers =
-      slate.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
+      run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
   EXPECT_EQ(answers[0].exit, 0u);
   EXPECT_FALSE(answers[0].cut_short);
   EXPECT_EQ(answers[1].exit, 1u);
@@ -262,7 +263,7 @@ TEST_F(SlateTest, ADeadlineDuringTheFirstSegmentKeepsItsAnswers) {
   log_odds[3] = 10;
   const Prompt slate_prompt = prompt(log_odds);
   const std::vector<Answer>& answers =
-      slate.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
+      run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
   for (std::size_t i = 0; i < answers.size(); ++i) {
     EXPECT_EQ(answers[i].has_exit(), i < 12);  // one chunk
     EXPECT_EQ(answers[i].cut_short, i != 3);
@@ -273,7 +274,7 @@ TEST_F(SlateTest, ADeadlineDuringTheFirstSegmentKeepsItsAnswers) {
 TEST_F(SlateTest, PatienceWaitsForHeadsToAgree) {
   Policy policy = thresholds({0, 0, never});
   policy.patience = 2;
-  EXPECT_EQ(slate.run(prompt({3}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 1u);
+  EXPECT_EQ(run_slate(slate, prompt({3}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 1u);
 }
 
 }  // namespace

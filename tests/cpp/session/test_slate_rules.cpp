@@ -12,6 +12,7 @@
 
 #include "base/status.hpp"
 #include "bundles.hpp"
+#include "session/run_slate.hpp"
 #include "session/slate/slate.hpp"
 
 using namespace rexit::core;
@@ -72,7 +73,7 @@ class SlateRulesTest : public testing::Test {
       prompt.offsets.push_back(prompt.tokens.size());
     }
     prefix.set_current(prompt.tokens.data(), 3);
-    return slate.run(prompt, prefix, rule, deadline, stats);
+    return run_slate(slate, prompt, prefix, rule, deadline, stats);
   }
   std::vector<std::uint32_t> run(std::vector<float> log_odds, const StopRule& rule) {
     std::vector<std::uint32_t> exits;

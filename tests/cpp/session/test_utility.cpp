@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bundles.hpp"
+#include "session/run_slate.hpp"
 #include "session/slate/slate.hpp"
 #include "session/slate/utility.hpp"
 
@@ -132,7 +133,7 @@ TEST(Utility, ProbabilitiesWithoutAnAnswerAreNaN) {
   prefix.set_current(prompt.tokens.data(), 3);
   SlateStats stats;
   const std::vector<Answer>& answers =
-      slate.run(prompt, prefix, {&bundle.policy(), std::nullopt}, Deadline(Clock::now(), 500'000), stats);
+      run_slate(slate, prompt, prefix, {&bundle.policy(), std::nullopt}, Deadline(Clock::now(), 500'000), stats);
   for (std::size_t i = 0; i < 30; ++i)
     for (std::size_t k = 0; k < 2; ++k) {
       const float p = slate.probabilities()[2 * i + k], c = static_cast<float>(i + 1) * (k == 0 ? 1 : -1);

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
 constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
-constexpr char field_prefix[] = "field.";
+constexpr char field_prefix[] = "field.", zero_name[] = "zero.onnx";
 
 std::vector<std::string> field_names(const Safetensors& table) {
   std::vector<std::string> names;
@@ -154,9 +154,9 @@ struct Catalog::Description {
         vocabulary(vocabulary_size),
         max_positions(positions),
         document(read_json(source.open(folder + "/catalog.json"), "rexit index")),
-        root(document.root()) {
-    check_files(source, folder + "/", read_file_sizes(root.at("files")),
-                {"users.safetensors", "items.safetensors", "pieces.safetensors"});
+        root(document.root()),
+        files(read_file_sizes(root.at("files"))) {
+    check_files(source, folder + "/", files, {"users.safetensors", "items.safetensors", "pieces.safetensors"});
   }
 
   std::size_t count(const char* what) const { return root.at("counts").at(what).size(0, max_rows); }
@@ -174,6 +174,7 @@ struct Catalog::Description {
   std::size_t vocabulary, max_positions;
   JsonDocument document;
   Json root;
+  FileList files;
 };
 
 Catalog::Catalog(const Source& source, const std::string& folder, std::size_t vocabulary, std::size_t max_positions)
@@ -189,6 +190,10 @@ Catalog::Catalog(const Description& d)
   items.fields = field_columns(items.table, items.ids.size());
   program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
                                                field_lookup(users.table), field_lookup(items.table)});
+  if (program.numbers.empty() != (d.files.count(zero_name) == 0))
+    fail(REXIT_CORRUPT, d.root.at("files").where(), program.numbers.empty() ? ": lists `" : ": does not list `", zero_name,
+         "`, the prompt has ", program.numbers.empty() ? "no `numbers`" : "`numbers`");
+  if (!program.numbers.empty()) zero = d.folder + "/" + zero_name;
   if (!program.has_vectors()) return;
   // Otherwise ids of vectors would read as tokens, and tokens as vectors.
   if (d.tokenizer() > d.vocabulary)

@@ -129,6 +129,7 @@ class Catalog {
   Items items;
   Pieces pieces;
   Program program;
+  std::string zero;  // path in the bundle of exit zero's graph; empty: the program has no numbers
 
  private:
   struct Description;

@@ -1,6 +1,7 @@
 #include "bundle/catalog/program.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <set>
 #include <utility>
@@ -53,6 +54,16 @@ class Reader {
     return ops;
   }
 
+  void numbers(const Json& list) {
+    for (const Json& json : list.elements()) {
+      const Number number = read_number(json);
+      for (const Number& other : program_.numbers)
+        if (other.kind == number.kind && other.limit == number.limit)
+          fail(REXIT_CORRUPT, json.where(), ": `", json.at("op").string(), "` appears twice");
+      program_.numbers.push_back(number);
+    }
+  }
+
   // The exporter writes only tables and inputs that some op places.
   void check_all_placed(const Json& prompt) const {
     for (std::size_t t = 0; t < program_.vectors.size(); ++t)
@@ -74,6 +85,23 @@ class Reader {
   }
 
  private:
+  static Number read_number(const Json& json) {
+    static constexpr std::pair<const char*, NumberKind> kinds[] = {{"gcn", NumberKind::gcn},
+                                                                   {"user_count", NumberKind::user_count},
+                                                                   {"user_like_rate", NumberKind::user_like_rate},
+                                                                   {"item_count", NumberKind::item_count},
+                                                                   {"item_like_rate", NumberKind::item_like_rate},
+                                                                   {"similar_like_rate", NumberKind::similar_like_rate},
+                                                                   {"nearest_like_rate", NumberKind::nearest_like_rate},
+                                                                   {"score", NumberKind::score}};
+    const std::string& name = json.at("op").string();
+    const auto entry = std::find_if(std::begin(kinds), std::end(kinds), [&](const auto& kind) { return name == kind.first; });
+    if (entry == std::end(kinds))
+      fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
+    const bool has_limit = entry->second == NumberKind::similar_like_rate || entry->second == NumberKind::nearest_like_rate;
+    return {entry->second, has_limit ? json.at("limit").size(1, max_limit) : 0};
+  }
+
   Op read_op(const Json& json, Part part) {
     const std::string name = json.at("op").string();
     Op op;
@@ -241,6 +269,7 @@ Program read_program(const Json& prompt, const ProgramScope& scope) {
   program.prefix = reader.ops(prompt.at("prefix"), Part::prefix);
   program.candidate = reader.ops(prompt.at("candidate"), Part::candidate);
   reader.check_all_placed(prompt);
+  if (prompt.has("numbers")) reader.numbers(prompt.at("numbers"));
   // Sessions reserve memory by these. A single long title makes the exporter record more tokens than the model accepts.
   program.max_prefix_tokens = std::min(prompt.at("max_prefix_tokens").size(0, max_ids), scope.max_positions);
   program.max_candidate_tokens = std::min(prompt.at("max_candidate_tokens").size(0, max_ids), scope.max_positions);

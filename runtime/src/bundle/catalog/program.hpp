@@ -1,6 +1,7 @@
 // The prompt program: the template, compiled to pieces and table look-ups.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -45,6 +46,14 @@ struct Op {
   std::vector<Op> entry;
 };
 
+// What exit zero reads of a candidate.
+enum class NumberKind { gcn, user_count, user_like_rate, item_count, item_like_rate, similar_like_rate, nearest_like_rate, score };
+
+struct Number {
+  NumberKind kind;
+  std::size_t limit = 0;  // of the users or items that a share counts
+};
+
 // Vectors in prompts, `count` per item. Vector j of item row i has id first + i * count + j.
 struct VectorTable {
   std::string name;
@@ -55,6 +64,7 @@ struct Program {
   std::vector<Op> prefix, candidate;
   std::vector<Input> inputs;                                    // in the order of the ops that first place them
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
+  std::vector<Number> numbers;                                  // columns of exit zero's input; empty: no exit zero
 
   // Ids below `first_vector` are tokens. The vectors' ids follow, table by table. The last id, `user_vector`, stands for the
   // vector of the request's user.
@@ -63,6 +73,9 @@ struct Program {
   bool has_user_vector = false;
   std::size_t max_prefix_vectors = 0, max_candidate_vectors = 0;  // upper bounds for the prefix and for a candidate
 
+  bool reads_scores() const noexcept {  // of the request, by exit zero
+    return std::any_of(numbers.begin(), numbers.end(), [](const Number& number) { return number.kind == NumberKind::score; });
+  }
   bool has_vectors() const noexcept { return has_user_vector || !vectors.empty(); }
 };
 

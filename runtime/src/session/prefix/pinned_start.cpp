@@ -21,14 +21,14 @@ PinnedStart::PinnedStart(const Bundle& bundle, const BackendFactory& make_backen
   VectorRows vectors(bundle);
   PrefixCache cache(bundle, *backend, vectors, 0);
   cache.set_current(tokens_.data(), tokens_.size());
-  while (!cache.ready(bundle.exits() - 1)) cache.deepen();
+  while (!cache.ready(bundle.segments() - 1)) cache.deepen();
 
   prefix_.tokens = tokens_.size();
   std::size_t bytes = 0;
-  for (std::size_t k = 0; k < bundle.exits(); ++k) bytes += cache.layout().packed_bytes(k, tokens_.size());
+  for (std::size_t k = 0; k < bundle.segments(); ++k) bytes += cache.layout().packed_bytes(k, tokens_.size());
   memory_.resize(bytes);
   std::byte* to = memory_.data();
-  for (std::size_t k = 0; k < bundle.exits(); ++k) {
+  for (std::size_t k = 0; k < bundle.segments(); ++k) {
     cache.layout().pack(cache.current(), k, to);
     prefix_.segments.push_back(to);
     to += cache.layout().packed_bytes(k, tokens_.size());

@@ -6,8 +6,8 @@
 
 namespace rexit::core {
 
-Prefix::Prefix(const Bundle& bundle, const Backend& backend) : computed_tokens(bundle.exits()), hidden(backend) {
-  for (std::size_t k = 0; k < bundle.exits(); ++k) segments.emplace_back(backend);
+Prefix::Prefix(const Bundle& bundle, const Backend& backend) : computed_tokens(bundle.segments()), hidden(backend) {
+  for (std::size_t k = 0; k < bundle.segments(); ++k) segments.emplace_back(backend);
 }
 
 std::size_t Prefix::depth() const noexcept {

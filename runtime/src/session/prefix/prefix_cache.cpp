@@ -19,7 +19,7 @@ PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, VectorRow
       store_(bundle, backend, layout_, budget),
       empty_(bundle, backend),
       current_(&empty_),
-      shared_tokens_(bundle.exits()),
+      shared_tokens_(bundle.segments()),
       addresses_(bundle),
       computation_(bundle, backend, vectors, layout_, store_, addresses_) {}
 

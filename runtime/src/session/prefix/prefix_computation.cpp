@@ -126,7 +126,7 @@ void PrefixComputation::run(Prefix& prefix, std::size_t segment, std::size_t fro
 
 void PrefixComputation::release_oversized_buffers(std::size_t prefix_tokens) {
   std::size_t largest = 0;
-  for (std::size_t k = 0; k < bundle_.exits(); ++k) largest = std::max(largest, layout_.block_bytes(k, prefix_tokens));
+  for (std::size_t k = 0; k < bundle_.segments(); ++k) largest = std::max(largest, layout_.block_bytes(k, prefix_tokens));
   store_.release_if_oversized(hidden_out_, prefix_tokens * layout_.hidden_row());
   store_.release_if_oversized(scratch_, largest);
 }

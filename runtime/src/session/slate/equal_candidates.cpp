@@ -19,13 +19,12 @@ bool have_equal_tokens(const Prompt& prompt, std::size_t a, std::size_t b) {
 
 }  // namespace
 
-void EqualCandidates::find(const Prompt& prompt) {
-  const auto count = static_cast<std::uint32_t>(prompt.candidates());
+void EqualCandidates::find(const Prompt& prompt, const std::vector<std::uint32_t>& candidates) {
   hashes_.clear();
-  first_.clear();
-  for (std::uint32_t i = 0; i < count; ++i) {
+  first_.resize(prompt.candidates());
+  for (const std::uint32_t i : candidates) {
     hashes_.push_back({hash(prompt.candidate(i), prompt.candidate_tokens(i)), i});
-    first_.push_back(i);
+    first_[i] = i;
   }
   std::sort(hashes_.begin(), hashes_.end(),
             [](const Hash& a, const Hash& b) { return a.value != b.value ? a.value < b.value : a.candidate < b.candidate; });

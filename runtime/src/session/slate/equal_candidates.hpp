@@ -11,7 +11,8 @@ namespace rexit::core {
 
 class EqualCandidates {
  public:
-  void find(const Prompt& prompt);
+  // `candidates`: those that are compared, ascending.
+  void find(const Prompt& prompt, const std::vector<std::uint32_t>& candidates);
   // The first candidate with the tokens of `candidate`; itself if there is none before it.
   std::size_t first(std::size_t candidate) const noexcept { return first_[candidate]; }
   std::size_t memory() const noexcept { return hashes_.capacity() * sizeof(Hash) + first_.capacity() * sizeof(std::uint32_t); }

@@ -11,8 +11,13 @@ namespace {
 
 constexpr std::size_t default_hidden_bytes = std::size_t{256} << 20;
 
-bool has_slate_rules(const StopRule& rule) {
-  return rule.trace == nullptr && !rule.force_exit && (rule.policy->top_k.k != 0 || rule.policy->quorum > 0);
+// Behind exit zero, which sees all candidates at once. `first_exit`: that of the first segment.
+bool has_slate_rules(const StopRule& rule, std::size_t first_exit) {
+  const std::vector<std::size_t>& keep = rule.policy->keep;
+  const auto limits = [](std::size_t count) { return count != 0; };
+  return rule.trace == nullptr && !rule.force_exit &&
+         (rule.policy->top_k.k != 0 || rule.policy->quorum > 0 ||
+          (!keep.empty() && std::any_of(keep.begin() + static_cast<std::ptrdiff_t>(first_exit), keep.end(), limits)));
 }
 
 }  // namespace
@@ -25,20 +30,41 @@ Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, 
       objectives_(bundle.objectives()),
       hidden_(backend, bundle.model().hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype)) {}
 
+void Slate::begin(std::size_t count, const float* zero, const StopRule& rule) {
+  answers_.assign(count, Answer{});
+  if (!rule.policy->earlier.empty()) log_odds_.resize(count * bundle_.exits());
+  entering_.clear();
+  active_.clear();
+  if (zero != nullptr) return begin_zero(zero, rule);
+  for (std::uint32_t i = 0; i < count; ++i) entering_.push_back(i);
+}
+
+void Slate::begin_zero(const float* zero, const StopRule& rule) {
+  for (std::uint32_t i = 0; i < answers_.size(); ++i) {
+    active_.push_back({i, 0, 0, {}});
+    if (!std::isfinite(zero[i]))
+      fail(REXIT_BACKEND_FAILED, bundle_.where_exit(0), ": candidate ", i, "'s log-odds, ", zero[i], ", are not finite");
+    apply_exit_rule(active_.back(), 0, zero[i], rule);
+  }
+  apply_slate_rules(0, rule);
+  for (const Candidate& candidate : active_)
+    if (!candidate.stopped) entering_.push_back(candidate.index);
+  active_.clear();
+}
+
 const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                       SlateStats& stats) {
-  const std::size_t count = prompt.candidates();
-  if (const std::size_t end = part_end(prompt, 0); end < count && has_slate_rules(rule))
+  const std::size_t count = entering_.size();
+  if (const std::size_t end = part_end(prompt, 0); end < count && has_slate_rules(rule, bundle_.exit_of(0)))
     fail(REXIT_TOO_LONG, "the policy has rules for the whole slate, but hidden states of only ", end, " of its ", count,
          " candidates fit into ", hidden_bytes_, " bytes; see slate_bytes");
-  answers_.assign(count, Answer{});
-  equal_.find(prompt);
-  if (!rule.policy->earlier.empty()) log_odds_.resize(count * bundle_.exits());
+  equal_.find(prompt, entering_);
   if (objectives_ != 1) {
     utility_.set_weights(rule.policy->weights);
-    probabilities_.assign(count * objectives_, std::numeric_limits<float>::quiet_NaN());
+    probabilities_.assign(answers_.size() * objectives_, std::numeric_limits<float>::quiet_NaN());
     candidate_log_odds_.resize(objectives_);
   }
+  for (const std::uint32_t i : entering_) stats.candidate_tokens += prompt.candidate_tokens(i);
   for (std::size_t begin = 0; begin < count;) {
     const std::size_t end = part_end(prompt, begin);
     pack(prompt, begin, end);
@@ -51,14 +77,17 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
   return answers_;
 }
 
-// The largest `end` such that the hidden states of candidates [begin, end) fit; at least a pass.
+// The largest `end` such that the hidden states of entering candidates [begin, end) fit; at least a pass.
 std::size_t Slate::part_end(const Prompt& prompt, std::size_t begin) const {
-  const std::size_t count = prompt.candidates(), first = prompt.offsets[1 + begin];
-  if (bundle_.exits() == 1) return count;
+  const std::size_t count = entering_.size();
+  if (bundle_.segments() == 1 || count == 0) return count;
   const std::size_t max_tokens = std::max(hidden_bytes_ / hidden_.row_bytes(), bundle_.variant().max_tokens);
-  const auto past_end =
-      std::upper_bound(prompt.offsets.begin() + static_cast<std::ptrdiff_t>(2 + begin), prompt.offsets.end(), first + max_tokens);
-  return std::max(begin + 1, static_cast<std::size_t>(past_end - prompt.offsets.begin()) - 2);
+  std::size_t end = begin + 1, tokens = prompt.candidate_tokens(entering_[begin]);
+  for (; end < count; ++end) {
+    tokens += prompt.candidate_tokens(entering_[end]);
+    if (tokens > max_tokens) break;
+  }
+  return end;
 }
 
 // Returns false if the deadline passed.
@@ -67,7 +96,7 @@ bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& 
     if (!deepen(prefix, segment, deadline, stats)) return false;
     const Timer timer(stats.slate_us);
     if (!run_segment(segment, prefix, rule, deadline, stats)) return false;
-    apply_slate_rules(segment, rule);
+    apply_slate_rules(bundle_.exit_of(segment), rule);
     compact();
   }
   return true;
@@ -96,31 +125,40 @@ bool Slate::run_segment(std::size_t segment, const PrefixCache& prefix, const St
 
 // Applies the exit rule to the chunk that has just run.
 void Slate::read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule) {
+  const std::size_t exit = bundle_.exit_of(segment);
   const float* logits = logits_.data();
   for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_) {
     Candidate& candidate = active_[i];
     const std::size_t equal = equal_.first(candidate.index);
-    const bool is_repeated = equal != candidate.index && answers_[equal].exit == segment;
+    const bool is_repeated = equal != candidate.index && answers_[equal].exit == exit;
     const float z = is_repeated        ? repeat(candidate, equal, segment, rule)
                     : objectives_ == 1 ? log_odds(candidate, segment, logits)
                                        : utility_log_odds(candidate, segment, logits, rule);
-    apply_exit_rule(candidate, segment, z, rule);
+    apply_exit_rule(candidate, exit, z, rule);
   }
 }
 
+// `begin` and `end`: places in entering_.
 void Slate::pack(const Prompt& prompt, std::size_t begin, std::size_t end) {
-  const std::size_t prefix_tokens = prompt.prefix_tokens(), first = prompt.offsets[1 + begin], last = prompt.offsets[1 + end];
+  const std::size_t prefix_tokens = prompt.prefix_tokens();
   active_.clear();
-  token_ids_.assign(prompt.tokens.begin() + static_cast<std::ptrdiff_t>(first),
-                    prompt.tokens.begin() + static_cast<std::ptrdiff_t>(last));
-  positions_.resize(last - first);
-  groups_.resize(last - first);
-  for (std::size_t i = begin; i < end; ++i) {
-    Candidate candidate{static_cast<std::uint32_t>(i), prompt.offsets[1 + i] - first, prompt.candidate_tokens(i), {}};
+  std::size_t total = 0;
+  for (std::size_t n = begin; n < end; ++n) total += prompt.candidate_tokens(entering_[n]);
+  token_ids_.resize(total);
+  positions_.resize(total);
+  groups_.resize(total);
+  std::size_t first = 0;
+  for (std::size_t n = begin; n < end; ++n) {
+    const std::uint32_t i = entering_[n];
+    const std::int32_t* tokens = prompt.candidate(i);
+    Candidate candidate{i, first, prompt.candidate_tokens(i), {}};
+    if (bundle_.has_zero()) candidate.agreement.add(answers_[i].calibrated);
     for (std::size_t t = 0; t < candidate.tokens; ++t) {
-      positions_[candidate.begin + t] = static_cast<std::int64_t>(prefix_tokens + t);
-      groups_[candidate.begin + t] = static_cast<std::int64_t>(i);
+      token_ids_[first + t] = tokens[t];
+      positions_[first + t] = static_cast<std::int64_t>(prefix_tokens + t);
+      groups_[first + t] = static_cast<std::int64_t>(i);
     }
+    first += candidate.tokens;
     active_.push_back(candidate);
   }
 }
@@ -208,36 +246,36 @@ float Slate::repeat(const Candidate& candidate, std::size_t equal, std::size_t s
 }
 
 // `z`: the log-odds that the policy reads.
-void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, float z, const StopRule& rule) {
-  const ExitRule& exit = rule.policy->exits[segment];
+void Slate::apply_exit_rule(Candidate& candidate, std::size_t exit, float z, const StopRule& rule) {
+  const ExitRule& exit_rule = rule.policy->exits[exit];
   float c;
   if (rule.policy->earlier.empty()) {
-    c = exit.calibrated(z);
+    c = exit_rule.calibrated(z);
   } else {
     float* log_odds = log_odds_.data() + candidate.index * bundle_.exits();
-    log_odds[segment] = z;
-    c = rule.policy->calibrated(segment, log_odds);
+    log_odds[exit] = z;
+    c = rule.policy->calibrated(exit, log_odds);
   }
   if (!std::isfinite(c) && rule.trace == nullptr)
-    fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s log-odds ", z,
+    fail(REXIT_BACKEND_FAILED, bundle_.where_exit(exit), ": candidate ", candidate.index, "'s log-odds ", z,
          " are beyond what the policy's maps can calibrate: c is ", c);
   candidate.agreement.add(c);
-  answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
+  answers_[candidate.index] = {static_cast<std::uint32_t>(exit), z, c, false};
 
-  const bool last = segment + 1 == bundle_.exits();
+  const bool last = exit + 1 == bundle_.exits();
   if (rule.trace != nullptr) {
-    if (objectives_ == 1) rule.trace[candidate.index * bundle_.exits() + segment] = z;
+    if (objectives_ == 1) rule.trace[candidate.index * bundle_.exits() + exit] = z;
     candidate.stopped = last;
   } else if (rule.force_exit) {
-    candidate.stopped = segment == *rule.force_exit;
+    candidate.stopped = exit == *rule.force_exit;
   } else {
-    candidate.stopped = last || (exit.confident(c) && candidate.agreement.heads >= rule.policy->patience);
+    candidate.stopped = last || (exit_rule.confident(c) && candidate.agreement.heads >= rule.policy->patience);
   }
 }
 
 // Call after apply_exit_rule() for all candidates that reached this exit.
-void Slate::apply_slate_rules(std::size_t segment, const StopRule& rule) {
-  if (rule.trace != nullptr || rule.force_exit || segment + 1 == bundle_.exits()) return;
+void Slate::apply_slate_rules(std::size_t exit, const StopRule& rule) {
+  if (rule.trace != nullptr || rule.force_exit || exit + 1 == bundle_.exits()) return;
   const TopK& top_k = rule.policy->top_k;
   if (top_k.k != 0) {
     ranks_.clear();
@@ -247,21 +285,41 @@ void Slate::apply_slate_rules(std::size_t segment, const StopRule& rule) {
     for (Candidate& candidate : active_)
       if (!candidate.stopped)
         candidate.stopped =
-            ranks_.is_settled(RankIntervals::interval(top_k, segment, answers_[candidate.index].calibrated), k, top_k.ordered);
+            ranks_.is_settled(RankIntervals::interval(top_k, exit, answers_[candidate.index].calibrated), k, top_k.ordered);
   }
+  if (const std::size_t keep = rule.policy->keep_after(exit); keep != 0) keep_best(keep);
   const auto undecided =
       std::count_if(active_.begin(), active_.end(), [](const Candidate& candidate) { return !candidate.stopped; });
   if (within_quorum(static_cast<std::size_t>(undecided), answers_.size(), rule.policy->quorum))
     for (Candidate& candidate : active_) candidate.stopped = true;
 }
 
-// `first_waiting`: this candidate and later ones have not started.
+// Stops all candidates but the `count` with the highest c; of equals, the first of the request go on.
+void Slate::keep_best(std::size_t count) {
+  undecided_.clear();
+  for (Candidate& candidate : active_)
+    if (!candidate.stopped) undecided_.push_back(&candidate);
+  if (undecided_.size() <= count) return;
+  const auto border = undecided_.begin() + static_cast<std::ptrdiff_t>(count);
+  std::nth_element(undecided_.begin(), border, undecided_.end(), [this](const Candidate* a, const Candidate* b) {
+    const float c = answers_[a->index].calibrated, other = answers_[b->index].calibrated;
+    return c != other ? c > other : a->index < b->index;
+  });
+  std::for_each(border, undecided_.end(), [](Candidate* candidate) { candidate->stopped = true; });
+}
+
+const std::vector<Answer>& Slate::cut_short() {
+  cut_short(0);
+  return answers_;
+}
+
+// `first_waiting`: this entering candidate and later ones have not started.
 void Slate::cut_short(std::size_t first_waiting) {
   if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.has_exit(); }))
     fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit");
   for (const Candidate& candidate : active_)
     if (!candidate.stopped) answers_[candidate.index].cut_short = true;
-  for (std::size_t i = first_waiting; i < answers_.size(); ++i) answers_[i].cut_short = true;
+  for (std::size_t n = first_waiting; n < entering_.size(); ++n) answers_[entering_[n]].cut_short = true;
 }
 
 // Removes the tokens of stopped candidates. Nothing else changes, since a candidate attends only to the prefix and itself.
@@ -292,7 +350,8 @@ void Slate::compact() {
 
 std::size_t Slate::memory() const noexcept {
   return ranks_.memory() + equal_.memory() + hidden_.bytes() + active_.capacity() * sizeof(Candidate) +
-         answers_.capacity() * sizeof(Answer) + moves_.capacity() * sizeof(RowMove) +
+         answers_.capacity() * sizeof(Answer) + entering_.capacity() * sizeof(std::uint32_t) +
+         undecided_.capacity() * sizeof(Candidate*) + moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
          (logits_.capacity() + log_odds_.capacity() + probabilities_.capacity() + candidate_log_odds_.capacity()) * sizeof(float);
 }

@@ -38,7 +38,7 @@ struct Answer {
 };
 
 struct SlateStats {
-  std::uint64_t candidate_layers = 0, prefix_layers = 0;
+  std::uint64_t candidate_tokens = 0, candidate_layers = 0, prefix_layers = 0;
   double prefix_us = 0, slate_us = 0;
 };
 
@@ -48,7 +48,15 @@ class Slate {
   // segments, except that a single pass always fits; 0: the default.
   Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t hidden_bytes = 0);
 
-  // Returns the answers of `prompt`'s candidates. `prompt`'s prefix must be current in `prefix`, and its vectors in the
+  // Begins a slate of `count` candidates: those that exit zero stops have their answers. `zero`: its log-odds, [count]; null: the
+  // bundle has no such exit. `rule` must be that of run(). Throws REXIT_BACKEND_FAILED for log-odds that are not finite.
+  void begin(std::size_t count, const float* zero, const StopRule& rule);
+  // Those that go on, ascending. Only they need tokens in the prompt.
+  const std::vector<std::uint32_t>& entering() const noexcept { return entering_; }
+  // Ends the slate without run(), because the deadline has passed. Throws REXIT_DEADLINE without exit zero.
+  const std::vector<Answer>& cut_short();
+
+  // Call after begin(). Returns the answers of `prompt`'s candidates. `prompt`'s prefix must be current in `prefix`, and its vectors in the
   // VectorRows. If the deadline passes, a candidate's answer is that of the deepest exit it has reached, or none. Throws
   // REXIT_DEADLINE if no candidate has an answer, and REXIT_BACKEND_FAILED if a head's logits are not finite. Fills `stats` in
   // all cases.
@@ -74,6 +82,7 @@ class Slate {
     bool stopped = false;
   };
 
+  void begin_zero(const float* zero, const StopRule& rule);
   std::size_t part_end(const Prompt& prompt, std::size_t begin) const;
   bool run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats);
   bool run_segment(std::size_t segment, const PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
@@ -86,8 +95,9 @@ class Slate {
   float log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const;
   float utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
   float repeat(const Candidate& candidate, std::size_t equal, std::size_t segment, const StopRule& rule);
-  void apply_exit_rule(Candidate& candidate, std::size_t segment, float z, const StopRule& rule);
-  void apply_slate_rules(std::size_t segment, const StopRule& rule);
+  void apply_exit_rule(Candidate& candidate, std::size_t exit, float z, const StopRule& rule);
+  void apply_slate_rules(std::size_t exit, const StopRule& rule);
+  void keep_best(std::size_t count);
   void cut_short(std::size_t first_waiting);
   void compact();
 
@@ -96,7 +106,9 @@ class Slate {
   VectorRows& vectors_;
   const std::size_t hidden_bytes_, objectives_;
   EqualCandidates equal_;
-  std::vector<Candidate> active_;  // in the running part
+  std::vector<std::uint32_t> entering_;  // indices, ascending
+  std::vector<Candidate> active_;        // in the running part
+  std::vector<Candidate*> undecided_;
   std::vector<Answer> answers_;
   std::vector<float> log_odds_;  // [candidates, exits] so far, if the policy reads earlier heads
   RankIntervals ranks_;
