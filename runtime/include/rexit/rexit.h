@@ -16,8 +16,8 @@
  * - slate: the candidate items scored together for one user. prefix: the part of the prompt that all candidates share.
  * - exit: a depth at which the model can answer. head: computes the answer at an exit. segment: the layers between two exits,
  *   with the head at their end; segment k ends at exit k, and both count from 0.
- * - exit zero: an exit before the first layer, which some bundles have. It answers by a small graph over numbers such as counts and
- *   like rates, or by the request's own scores. It is then exit 0, and segment k ends at exit k + 1.
+ * - exit zero: an exit before the first layer, which some bundles have. It answers by a small graph over numbers such as counts
+ * and like rates, or by the request's own scores. It is then exit 0, and segment k ends at exit k + 1.
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
  *   Some policies add weighted log-odds of earlier heads to c: `earlier` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
@@ -275,9 +275,9 @@ typedef struct rexit_bundle_info {
   size_t objectives;   /* at least 1 */
   const char* policy_sha256; /* digest of the variant's policy.json, in hexadecimal; "" without a policy; valid until the bundle
                                 is closed */
-  size_t segments;     /* as many as exits, or one less with exit zero */
-  int32_t scores;      /* 1: exit zero reads rexit_request.scores: requests must have them, by ids or, without a catalog, by token
-                          ids */
+  size_t segments;           /* as many as exits, or one less with exit zero */
+  int32_t scores; /* 1: exit zero reads rexit_request.scores: requests must have them, by ids or, without a catalog, by token
+                     ids */
   int32_t reserved_2;
 } rexit_bundle_info;
 

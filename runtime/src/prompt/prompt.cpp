@@ -146,9 +146,7 @@ class Assembler {
     if (count > end_limit_ - tokens_.size()) fail_too_long();
   }
 
-  std::string part_name() const {
-    return candidate_ ? "candidate " + std::to_string(*candidate_) + "'s prompt" : "the prefix";
-  }
+  std::string part_name() const { return candidate_ ? "candidate " + std::to_string(*candidate_) + "'s prompt" : "the prefix"; }
 
   [[noreturn]] void fail_too_many_empty_pieces() const {
     fail(REXIT_CORRUPT, "the prompt program puts more than ", max_empty_pieces, " pieces without a token into ", part_name());
@@ -161,10 +159,10 @@ class Assembler {
   const Catalog& catalog_;
   Retrieval& retrieval_;
   std::optional<std::size_t> candidate_;  // the current part's; nullopt: the prefix
-  std::size_t empty_pieces_ = 0;     // pieces without tokens in the current part; `end_limit_` bounds the others
-  std::size_t limit_;                // tokens of a prompt
-  std::size_t candidate_limit_ = 0;  // tokens of a candidate after the prefix
-  std::size_t end_limit_ = 0;        // size of `tokens_` that the current part must not exceed
+  std::size_t empty_pieces_ = 0;          // pieces without tokens in the current part; `end_limit_` bounds the others
+  std::size_t limit_;                     // tokens of a prompt
+  std::size_t candidate_limit_ = 0;       // tokens of a candidate after the prefix
+  std::size_t end_limit_ = 0;             // size of `tokens_` that the current part must not exceed
   std::vector<std::int32_t>& tokens_;
 };
 

@@ -131,8 +131,8 @@ void Session::begin_slate(std::size_t candidates, const std::vector<float>& zero
   state_->slate.begin(candidates, loaded_->bundle.has_zero() ? zero.data() : nullptr, rule);
 }
 
-// Assembles the prompts of the candidates that exit zero did not stop. Returns false if there is nothing to run: all have stopped,
-// or the deadline passed behind exit zero.
+// Assembles the prompts of the candidates that exit zero did not stop. Returns false if there is nothing to run: all have
+// stopped, or the deadline passed behind exit zero.
 bool Session::assemble_entering(const Request& request, const Deadline& deadline) {
   const std::vector<std::uint32_t>& entering = state_->slate.entering();
   if (entering.empty()) return false;

@@ -82,7 +82,10 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     )
     model = {"family": "tiny", "head": "own", "layers": LAYERS, "hidden_size": HIDDEN, "kv_heads": HEADS, "head_dim": HEAD_DIM}
     numbers = options.catalog.info["prompt"].get("numbers", [])
-    shared = ["catalog/catalog.json", *(f"catalog/{name}" for name in (*options.catalog.tables, *(["zero.onnx"] if numbers else [])))]
+    shared = [
+        "catalog/catalog.json",
+        *(f"catalog/{name}" for name in (*options.catalog.tables, *(["zero.onnx"] if numbers else []))),
+    ]
     if tables:
         save_file(make_vectors(tables, options.catalog.info["counts"]["items"], user=True), folder / "vectors.safetensors")
         shared.append("vectors.safetensors")

@@ -64,7 +64,13 @@ def tree_graph(width: int, output: Sequence[str | int] = ("N", 1)) -> onnx.Model
     tree_output = "log_odds" if len(output) == 2 else "column"
     graph_nodes = [
         helper.make_node(
-            "TreeEnsembleRegressor", ["numbers"], [tree_output], domain="ai.onnx.ml", n_targets=1, base_values=[0.25], **attributes
+            "TreeEnsembleRegressor",
+            ["numbers"],
+            [tree_output],
+            domain="ai.onnx.ml",
+            n_targets=1,
+            base_values=[0.25],
+            **attributes,
         )
     ]
     if len(output) == 1:

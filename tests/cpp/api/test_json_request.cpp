@@ -106,6 +106,8 @@ TEST(JsonRequest, WrongTypesAndRangesAreRefused) {
       {R"({"inputs": {"a": [1, "x"]}})", "inputs.a[1] is 'x', expected a token id"},
       {R"({"inputs": {"a": [2147483648]}})", "inputs.a[0] is 2147483648, expected a token id"},
       {R"({"prefix": [1.5]})", "prefix[0] is 1.5, expected a token id"},
+      {R"({"scores": [1, true]})", "scores[1] is true, expected a number"},
+      {R"({"items": [1], "scores": [1, 2]})", "scores has 2 numbers, expected one for each of items, 1"},
       {R"({"candidates": [1]})", "candidates[0] is 1, expected an array of token ids"},
       {R"({"candidates": [[1], [2, null]]})", "candidates[1][1] is null, expected a token id"},
       {R"({"top_k": 2147483648})", "top_k is 2147483648, expected an integer from 0 to 2147483647"},

@@ -201,7 +201,9 @@ TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
   EXPECT_TRUE(backend.passes.empty());
   EXPECT_EQ(run_slate(bounded, slate_prompt, prefix, {&policy, 1}, Deadline({}, 0), stats)[15].exit, 1u);
   EXPECT_EQ(
-      run_slate(bounded, prompt(std::vector<std::int32_t>(15, 1)), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 2u);
+      run_slate(bounded, prompt(std::vector<std::int32_t>(15, 1)), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0]
+          .exit,
+      2u);
 }
 
 TEST_F(SlateTest, TheSlateLimitIs256MiBByDefault) {

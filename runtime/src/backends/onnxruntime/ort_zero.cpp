@@ -13,11 +13,14 @@ namespace {
 
 class OrtZeroGraph final : public ZeroGraph {
  public:
-  OrtZeroGraph(const OrtGraph& graph, const Ort::Env& env, const Ort::SessionOptions& options, const Execution& execution,
-               std::size_t width)
-      : path_(graph.path()), width_(width), cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+  OrtZeroGraph(const Bundle& bundle, const Ort::SessionOptions& options, const Execution& execution)
+      : path_(bundle.where(bundle.catalog().zero)),
+        width_(bundle.program().numbers.size()),
+        cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+    Segment segment{};
+    segment.graph = bundle.catalog().zero;
     try {
-      session_ = graph.load(env, options, execution);
+      session_ = load_graph(bundle, segment, options, execution);
       check_signature();
     } catch (const Ort::Exception& error) {
       fail(REXIT_BACKEND_FAILED, path_, ": ", error.what());
@@ -78,17 +81,14 @@ class OrtZeroGraph final : public ZeroGraph {
 }  // namespace
 
 std::shared_ptr<const ZeroGraph> make_ort_zero_graph(const Bundle& bundle, const Execution& execution) {
-  const Ort::Env& env = ort_environment(execution);
+  ort_environment(execution);
   Ort::SessionOptions options;
   options.DisableMemPattern();
   options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
   Execution in_this_thread = execution;
   in_this_thread.own_threads = true;
   in_this_thread.threads = 1;
-  Segment segment{};
-  segment.graph = bundle.catalog().zero;
-  return std::make_shared<const OrtZeroGraph>(OrtGraph(bundle, segment), env, options, in_this_thread,
-                                              bundle.program().numbers.size());
+  return std::make_shared<const OrtZeroGraph>(bundle, options, in_this_thread);
 }
 
 }  // namespace rexit::core

@@ -96,8 +96,7 @@ class Reader {
                                                                    {"score", NumberKind::score}};
     const std::string& name = json.at("op").string();
     const auto entry = std::find_if(std::begin(kinds), std::end(kinds), [&](const auto& kind) { return name == kind.first; });
-    if (entry == std::end(kinds))
-      fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
+    if (entry == std::end(kinds)) fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
     const bool has_limit = entry->second == NumberKind::similar_like_rate || entry->second == NumberKind::nearest_like_rate;
     return {entry->second, has_limit ? json.at("limit").size(1, max_limit) : 0};
   }

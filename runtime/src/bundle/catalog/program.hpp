@@ -47,7 +47,16 @@ struct Op {
 };
 
 // What exit zero reads of a candidate.
-enum class NumberKind { gcn, user_count, user_like_rate, item_count, item_like_rate, similar_like_rate, nearest_like_rate, score };
+enum class NumberKind {
+  gcn,
+  user_count,
+  user_like_rate,
+  item_count,
+  item_like_rate,
+  similar_like_rate,
+  nearest_like_rate,
+  score
+};
 
 struct Number {
   NumberKind kind;

@@ -56,10 +56,10 @@ class Slate {
   // Ends the slate without run(), because the deadline has passed. Throws REXIT_DEADLINE without exit zero.
   const std::vector<Answer>& cut_short();
 
-  // Call after begin(). Returns the answers of `prompt`'s candidates. `prompt`'s prefix must be current in `prefix`, and its vectors in the
-  // VectorRows. If the deadline passes, a candidate's answer is that of the deepest exit it has reached, or none. Throws
-  // REXIT_DEADLINE if no candidate has an answer, and REXIT_BACKEND_FAILED if a head's logits are not finite. Fills `stats` in
-  // all cases.
+  // Call after begin(). Returns the answers of `prompt`'s candidates. `prompt`'s prefix must be current in `prefix`, and its
+  // vectors in the VectorRows. If the deadline passes, a candidate's answer is that of the deepest exit it has reached, or none.
+  // Throws REXIT_DEADLINE if no candidate has an answer, and REXIT_BACKEND_FAILED if a head's logits are not finite. Fills
+  // `stats` in all cases.
   //
   // Candidates with the same tokens get the same log-odds at every exit, to the bit, if they run in the same part.
   //
