@@ -296,8 +296,8 @@ rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** relo
     required(reloaded_out, "reloaded_out");
     rexit_bundle* reloaded = nullptr;
     if (opened.bundle.changed()) {
-      reloaded = new rexit_bundle{std::make_shared<const LoadedBundle>(
-          opened, [](const Bundle& next) { return load_zero_graph(next, Execution{}); })};
+      reloaded = new rexit_bundle{
+          std::make_shared<const LoadedBundle>(opened, [](const Bundle& next) { return load_zero_graph(next, Execution{}); })};
       log(REXIT_LOG_INFO, opened.bundle.name() + ": reloaded variant " + opened.bundle.variant().name);
     }
     *reloaded_out = reloaded;
@@ -348,10 +348,11 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
     const TopK& top_k = opened.policy().top_k;
     const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
     const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
-    write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
-                  move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
-                  opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit), opened.policy().keep_after(exit)},
-                 info_out);
+    write_struct(
+        {0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
+         move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
+         opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit), opened.policy().keep_after(exit)},
+        info_out);
   });
 }
 
