@@ -10,6 +10,7 @@ import pytest
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, in_lists, make_catalog
+from builders.bundles.zero import MISSING, NUMBERS, column_graph, with_numbers, write_zero
 from rexit import runtime
 from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import PromptBuilder
@@ -115,3 +116,22 @@ def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, cat
                 np.testing.assert_array_equal(got, wanted)
             seen.add(prefix.tobytes())
     assert len(seen) > 20, "the requests differ"
+
+
+@pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
+def test_same_numbers_to_the_bit(catalog_of: Callable[[], CatalogContents], tmp_path: Path) -> None:
+    contents = with_numbers(catalog_of())
+    sessions = []
+    for column in range(len(NUMBERS)):
+        bundle = write_bundle(tmp_path / str(column), BundleOptions(contents))
+        write_zero(bundle, column_graph(len(NUMBERS), column))
+        sessions.append(runtime.open(bundle))
+    builder = PromptBuilder(Catalog.open(tmp_path / "0" / "catalog"))
+    recent = [(ITEM_IDS[4], True), (ITEM_IDS[17], False), (ITEM_IDS[3], True)]
+    for user in (*USER_IDS, -1):
+        for fields in ({}, {"as_of": 40}, {"recent": recent}, {"as_of": 30, "recent": recent}):
+            expected = builder.numbers(user, ITEM_IDS, fields.get("as_of"), fields.get("recent", ()))
+            for column, session in enumerate(sessions):
+                values = session.score(user, ITEM_IDS, force_exit=0, **fields).log_odds
+                values = np.where(values == MISSING, np.float32(np.nan), values)
+                np.testing.assert_array_equal(values, expected[:, column], f"{NUMBERS[column]} of {user}, {fields}")

@@ -39,6 +39,14 @@ class Nothing final : public Backend {
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
 };
 
+// Exit zero's graph, likewise.
+class NoGraph final : public ZeroGraph {
+ public:
+  void run(const float*, std::size_t rows, float* log_odds) const override {
+    for (std::size_t row = 0; row < rows; ++row) log_odds[row] = static_cast<float>(row);
+  }
+};
+
 constexpr std::size_t slate = 20, times = 100;
 constexpr float never = std::numeric_limits<float>::infinity();
 
@@ -186,7 +194,23 @@ void count_request(const std::string& folder) {
   });
 }
 
+// A candidate of known users that stops at exit zero: its id, its numbers, the decision and the answer.
+void count_exit_zero(const std::string& folder) {
+  rexit::Bundle bundle(folder);
+  rexit::Session session(bundle);
+  const auto of_items = [](std::size_t n) {
+    std::vector<rexit::Id> items;
+    for (std::size_t i = 0; i < n; ++i) items.emplace_back(item_id(i * 97));
+    return rexit::Request(rexit::Id(user_id(7))).items(std::move(items)).force_exit(0);
+  };
+  const auto run = [&](const rexit::Request& request) { return [&] { keep(session.score(request)); }; };
+  const rexit::Request one = of_items(slate), two = of_items(2 * slate);
+  count("candidate_exit_zero", slate, run(one), run(two));
+}
+
 }  // namespace
+
+std::shared_ptr<const ZeroGraph> load_zero_graph(const Bundle&, const Execution&) { return std::make_shared<const NoGraph>(); }
 
 BackendFactory make_backend_factory(const Bundle&, const Execution&) {
   return [backend = std::make_shared<const Nothing>()] { return backend; };
@@ -211,6 +235,7 @@ int main(int argc, char** argv) try {
   count_slate(numbers);
   count_files(numbers_folder, numbers);
   count_request(numbers_folder);
+  count_exit_zero(std::string(argv[1]) + "/zero");
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "parts: %s\n", error.what());

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import in_lists, make_catalog
-from damage import catalogs, graphs, manifests, policies, tables
+from builders.bundles.zero import with_numbers
+from damage import catalogs, graphs, manifests, policies, tables, zero
 from damage.table import MANIFEST, Cases, Row, table, write_cases
 
 CASES: Cases = table(Row("sound", "OK", "", MANIFEST, {}, "running"))
@@ -18,6 +19,7 @@ KINDS: dict[str, tuple[Cases, BundleOptions]] = {
     "plain": (CASES, BundleOptions()),
     "vectors": (tables.WITH_VECTORS | graphs.WITH_VECTORS, BundleOptions(make_catalog(vectors=True))),
     "lists": (tables.IN_LISTS, BundleOptions(in_lists(make_catalog()))),
+    "zero": (zero.CASES, BundleOptions(with_numbers(make_catalog()))),
     "objectives": (policies.WITH_OBJECTIVES, BundleOptions(objectives=("click", "like"))),
 }
 """By kind of bundle: the cases, and what it is made with."""

@@ -155,6 +155,13 @@ CASES = table(
         first=drop_catalog,
     ),
     # Files that are missing, cut short, elsewhere or no files
+    Row(
+        "exit_zero_without_numbers",
+        "CORRUPT",
+        "begin with 0, but the catalog's prompt has no `numbers`",
+        MANIFEST,
+        {"/exits": [0, 1, 2, 4]},
+    ),
     Case("missing_manifest", "NOT_FOUND", "manifest.json", lambda folder: (folder / MANIFEST).unlink(), "opening"),
     Case("missing_segment", "NOT_FOUND", "segment-1.onnx", lambda folder: (folder / SEGMENT).unlink(), "opening"),
     Case("missing_table", "NOT_FOUND", "users.safetensors", lambda folder: (folder / USERS).unlink(), "opening"),

@@ -14,6 +14,7 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, edit_golden, golden_arrays
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.held_out import AS_OF, write_ranked
+from builders.bundles.zero import add_score_exit
 from rexit import runtime
 from rexit.errors import BundleError, InputError
 from rexit.request import Request
@@ -170,3 +171,17 @@ def test_with_inputs(tmp_path: Path) -> None:
         save_file({name: array for name, array in (golden | arrays).items() if array is not None}, path)
         with pytest.raises(BundleError, match=message):
             check(bundle)
+
+
+def test_without_a_catalog_exit_zero_answers_as_recorded(bundle: Path) -> None:
+    recorded = golden_arrays(bundle)["log_odds"]
+    zero = np.linspace(-2, 2, len(recorded), dtype=np.float32)
+    drop_catalog(bundle)
+    add_score_exit(bundle)
+    edit_golden(bundle, log_odds=np.column_stack([zero, recorded]))
+    found = check(bundle, 1)
+    assert found.log_odds == "" and found.trace[:, 0].tolist() == zero[len(ITEMS) : 2 * len(ITEMS)].tolist()
+    zero[-1] = np.nan
+    edit_golden(bundle, log_odds=np.column_stack([zero, recorded]))
+    with pytest.raises(BundleError, match="`log_odds` of candidate 79 is not finite"):
+        check(bundle, 3)

@@ -38,12 +38,12 @@ class GoldenSamples {
     candidate_tokens_ = file_.array<std::int32_t>("candidate_tokens", {std::nullopt});
     check_offsets(file_, "prefix_offsets", prefixes_, prefix_tokens_.size);
     check_offsets(file_, "candidate_offsets", candidates_, candidate_tokens_.size);
-    if (bundle.reads_scores(!bundle.has_catalog())) scores_ = file_.array<float>("score", {candidates});
     if (!bundle.has_catalog()) return;
     const Program& program = bundle.program();
     users_ = file_.array<std::int32_t>("user", {size()});
     items_ = file_.array<std::int32_t>("item", {candidates});
     times_ = file_.array<std::int64_t>("as_of", {size()});
+    if (bundle.reads_scores(false)) scores_ = file_.array<float>("score", {candidates});
     if (program.inputs.empty()) return;
     inputs_ = file_.array<std::int64_t>("input_offsets", {size() * program.inputs.size() + 1});
     codes_ = file_.array<std::int32_t>("input_codes", {std::nullopt});
@@ -58,11 +58,7 @@ class GoldenSamples {
 
   // Valid until the next call.
   const Request& request(std::size_t slate) {
-    request_.scores.clear();
-    for (std::size_t i = at(slates_, slate); scores_.size != 0 && i < at(slates_, slate + 1); ++i) {
-      request_.scores.push_back(scores_[i]);
-      if (!std::isfinite(scores_[i])) fail(REXIT_CORRUPT, file_.path(), ": `score`[", i, "] is not finite");
-    }
+    read_scores(slate);
     if (bundle_.has_catalog()) {
       read_query(slate);
     } else {
@@ -123,6 +119,18 @@ class GoldenSamples {
     const std::vector<Input>& inputs = catalog.program.inputs;
     query.inputs.resize(inputs.size());
     for (std::size_t i = 0; i < inputs.size(); ++i) read_codes(slate, i, inputs[i], query.inputs[i]);
+  }
+
+  // Without a catalog, the scores are exit zero's log-odds.
+  void read_scores(std::size_t slate) {
+    const bool has_catalog = bundle_.has_catalog();
+    request_.scores.clear();
+    if (!bundle_.reads_scores(!has_catalog)) return;
+    for (std::size_t i = at(slates_, slate); i < at(slates_, slate + 1); ++i) {
+      request_.scores.push_back(has_catalog ? scores_[i] : log_odds_[i * width()]);
+      if (!std::isfinite(request_.scores.back()))
+        fail(REXIT_CORRUPT, file_.path(), ": `", has_catalog ? "score" : "log_odds", "` of candidate ", i, " is not finite");
+    }
   }
 
   void read_codes(std::size_t slate, std::size_t index, const Input& input, Codes& codes) const {

@@ -1,9 +1,10 @@
 """Random slates and where Python stops them, for the C++ tests: `python -m builders.bundles.stopped FILE`, in tests/.
 
 All numbers have 32 bits, integers or floats. First the number of cases. Each case: patience, quorum, k, ordered, the request's
-own k, candidates; rise and fall; a, b, upper and lower of each exit; 1 if maps read earlier heads, else 0; the earlier heads'
-weights; each candidate's log-odds at every exit; its exit and its c there. k 0: no such rule, or none of the request's own. The
-model has three exits. Maps are 1 and 0 in half of the cases, and read earlier heads in the others.
+own k, candidates; rise and fall; how many go on after each exit, 0 being all; a, b, upper and lower of each exit; 1 if maps read
+earlier heads, else 0; the earlier heads' weights; each candidate's log-odds at every exit; its exit and its c there. k 0: no such
+rule, or none of the request's own. The model has three exits. Maps are 1 and 0 in half of the cases, and read earlier heads in
+the others.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
         limits[random.random(limits.shape) < 0.3] = np.inf
         maps: Any = [(1.0, 0.0)] * EXITS if case % 2 == 0 else random.normal(0, 1, (EXITS, 2))
         weights: list[Any] = [(0.0,) * k if case % 2 == 0 else random.normal(0, 1, k) for k in range(EXITS)]
+        keep = [int(random.integers(1, 12)) if random.random() < 0.3 else 0 for _ in range(EXITS - 1)] + [0]
         top_k = TopK(int(random.integers(1, 12)), bool(random.integers(2)), tuple(rise), tuple(fall))
         policy = Policy(
             tuple(
@@ -46,8 +48,9 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
                     float(u),
                     float(w),
                     tuple(np.asarray(earlier, np.float32).tolist()),
+                    keep=most,
                 )
-                for (a, b), (u, w), earlier in zip(maps, limits.T, weights, strict=True)
+                for (a, b), (u, w), earlier, most in zip(maps, limits.T, weights, keep, strict=True)
             ),
             int(random.integers(1, 3)),
             "",
@@ -66,6 +69,7 @@ def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
     yield np.float32(policy.quorum)
     yield np.array([rule.k if rule else 0, bool(rule and rule.ordered), own_k, len(z)], np.int32)
     yield np.array([rule.rise if rule else none, rule.fall if rule else none], np.float32)
+    yield np.array(policy.keep, np.int32)
     yield np.array([[e.a, e.b, e.upper, e.lower] for e in policy.exits], np.float32)
     weights = np.array([weight for e in policy.exits for weight in e.earlier], np.float32)
     yield np.int32(weights.any())

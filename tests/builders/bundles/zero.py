@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
+import onnx.parser
 from onnx import TensorProto, helper
 
 from builders.bundles.bundle_files import refresh, write_json
@@ -26,6 +25,7 @@ NUMBERS: list[dict[str, Any]] = [
     {"op": "nearest_like_rate", "limit": 3},
 ]
 """All that the catalog gives."""
+MISSING = -1000.0
 
 
 def with_numbers(contents: CatalogContents, numbers: Sequence[dict[str, Any]] = NUMBERS) -> CatalogContents:
@@ -60,7 +60,7 @@ def tree_graph(width: int, output: Sequence[str | int] = ("N", 1)) -> onnx.Model
         for node, weight in ((1, 0.5), (3, -1.0), (4, 1.0 + tree / 8)):
             for name, value in zip(leaves, (tree, node, 0, weight), strict=True):
                 leaves[name].append(value)
-    attributes = {f"nodes_{name}": values for name, values in nodes.items()} | {f"target_{k}": v for k, v in leaves.items()}
+    attributes: Any = {f"nodes_{name}": values for name, values in nodes.items()} | {f"target_{k}": v for k, v in leaves.items()}
     tree_output = "log_odds" if len(output) == 2 else "column"
     graph_nodes = [
         helper.make_node(
@@ -87,11 +87,17 @@ def tree_graph(width: int, output: Sequence[str | int] = ("N", 1)) -> onnx.Model
     return model
 
 
-def tree_log_odds(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What `tree_graph` answers, float32 [N]."""
-    tree = np.arange(numbers.shape[1])
-    parts = np.where(np.isnan(numbers), 0.5, np.where(numbers <= 0.25, -1.0, 1.0 + tree / 8))
-    return np.asarray(0.25 + parts.sum(1), np.float32)
+def column_graph(width: int, column: int) -> onnx.ModelProto:
+    """log-odds = a number of the candidate; MISSING where it is missing."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    zero (float[N, {width}] numbers) => (float[N, 1] log_odds) {{
+      at = Constant <value_ints = [{column}]> ()
+      values = Gather <axis = 1> (numbers, at)
+      missing = IsNaN (values)
+      none = Constant <value_float = {MISSING}> ()
+      log_odds = Where (missing, none, values)
+    }}"""
+    return onnx.parser.parse_model(text)
 
 
 def write_zero(folder: Path, model: onnx.ModelProto) -> None:

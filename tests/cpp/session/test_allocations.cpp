@@ -63,13 +63,22 @@ class Constant final : public Backend {
   const Bundle& bundle_;
 };
 
+// Half of the candidates stop at exit zero.
+class AlternatingZero final : public ZeroGraph {
+ public:
+  void run(const float*, std::size_t rows, float* log_odds) const override {
+    for (std::size_t row = 0; row < rows; ++row) log_odds[row] = row % 2 == 0 ? 9.0f : 0.0f;
+  }
+};
+
 // On bundles without and with vectors in prompts, with a start that all prefixes share, and with a policy that reads earlier
 // heads.
 class AllocationsTest : public testing::TestWithParam<const char*> {
  protected:
   std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
       open_source(bundles() + "/" + GetParam() + "/bundle"), nullptr,
-      [](const Bundle& bundle) { return [backend = std::make_shared<const Constant>(bundle)] { return backend; }; });
+      [](const Bundle& bundle) { return [backend = std::make_shared<const Constant>(bundle)] { return backend; }; },
+      [](const Bundle&) { return std::make_shared<const AlternatingZero>(); });
   Session session{loaded, std::size_t{1} << 16};
   Request request;
   std::vector<rexit_id> items, recent;
@@ -181,7 +190,8 @@ INSTANTIATE_TEST_SUITE_P(Bundles, TokenAllocationsTest,
                          testing::Values("sound", "no_catalog", "sound_with_vectors", "sound_with_start"));
 
 INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest,
-                         testing::Values("sound", "sound_with_vectors", "sound_with_start", "policy_that_reads_earlier_heads"));
+                         testing::Values("sound", "sound_with_vectors", "sound_with_start", "sound_with_zero",
+                                         "policy_that_reads_earlier_heads"));
 
 struct Serial final : kernels::Threads {
   // Like the arena in the tests of ONNX Runtime's memory.

@@ -182,6 +182,30 @@ TEST_F(DeadlineTest, ItIsReadDuringACall) {
   EXPECT_EQ(candidates.back(), 20u);
 }
 
+// Exit zero has answered when the deadline passes: it answers for all, and nothing is assembled.
+TEST_F(DeadlineTest, ExitZeroAnswersWhatIsNotAssembled) {
+  struct SlowZero final : ZeroGraph {
+    void run(const float*, std::size_t rows, float* log_odds) const override {
+      std::this_thread::sleep_for(milliseconds(600));
+      for (std::size_t row = 0; row < rows; ++row) log_odds[row] = static_cast<float>(row);
+    }
+  };
+  const auto with_zero = std::make_shared<const LoadedBundle>(
+      open_source(bundles() + "/sound_with_zero/bundle"), nullptr,
+      [](const Bundle& bundle) { return BackendFactory([slow = std::make_shared<const Slow>(bundle)] { return slow; }); },
+      [](const Bundle&) { return std::make_shared<const SlowZero>(); });
+  Session of_zero(with_zero, 0);
+  request.deadline_us = 500'000;
+  const std::vector<Score>& scores = of_zero.score(request, Clock::now(), stats);
+  for (const Score& score : scores) {
+    EXPECT_EQ(score.answer.exit, 0u);
+    EXPECT_EQ(score.answer.log_odds, static_cast<float>(score.item));
+    EXPECT_TRUE(score.answer.cut_short);
+  }
+  EXPECT_EQ(stats.cut_short, 20u);
+  EXPECT_EQ(stats.prefix_layers + stats.candidate_layers + stats.candidate_tokens, 0u);
+}
+
 // The deadline has passed when the call begins: nothing is assembled, nothing runs.
 TEST_F(DeadlineTest, AssemblyChecksIt) {
   Retrieval retrieval(loaded->bundle.catalog());

@@ -118,6 +118,15 @@ TEST_F(SlateRulesTest, AQuorumStopsTheRest) {
   EXPECT_EQ(stats.candidate_layers, 4u + (4u + 2u));
 }
 
+// Of equals, the first of the request go on; who has stopped takes no place.
+TEST_F(SlateRulesTest, OnlySoManyGoOn) {
+  policy.keep = {2, 1, 0};
+  EXPECT_EQ(run({1, 0, 0, 2, 5, 0, 1, 6, 0, 1, 0, 0}), (Exits{1, 2, 0, 0}));
+  policy.exits[0].upper = 2;
+  EXPECT_EQ(run({1, 0, 0, 2, 5, 0, 1, 6, 0, 1, 0, 0}), (Exits{1, 0, 2, 0}));
+  EXPECT_EQ(run({0, 0, 0}), (Exits{2}));  // fewer than may go on
+}
+
 TEST_F(SlateRulesTest, WhatNoMapCanCalibrateIsAnError) {
   policy.earlier = {1e9f, 1e9f, -1e9f};
   const std::vector<float> log_odds = {1e30f, -1e30f, 1e30f};
@@ -200,6 +209,8 @@ TEST_F(SlateRulesTest, StopsAsPythonDoes) {
     const std::size_t own_k = cases_file.integer(), candidates = cases_file.integer();
     policy.top_k.rise = cases_file.reals(exits - 1);
     policy.top_k.fall = cases_file.reals(exits - 1);
+    policy.keep.clear();
+    for (std::size_t k = 0; k < exits; ++k) policy.keep.push_back(cases_file.integer());
     for (ExitRule& exit : policy.exits) {
       exit.a = cases_file.real();
       exit.b = cases_file.real();

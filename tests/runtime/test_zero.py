@@ -1,0 +1,167 @@
+"""Exit zero in a session: who stops there costs no prompt and no layer, and the others are scored as without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import drop_catalog, write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
+from builders.bundles.model import EXITS
+from builders.bundles.zero import NUMBERS, add_score_exit, column_graph, tree_graph, with_numbers, write_zero
+from rexit import TokenRequest, runtime
+from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
+from rexit.errors import InputError
+
+USER, AS_OF, DEPTHS = USER_IDS[2], 40, np.array([0, *EXITS])
+OPTIONS = BundleOptions(with_numbers(make_catalog()), max_tokens=50)
+NEVER: dict[str, Any] = {"a": 1.0, "b": 0.0, "upper": None, "lower": None}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("zero") / "bundle", OPTIONS)
+
+
+def first(stops: Sequence[int | None], a: float = 1.0) -> list[dict[str, Any]]:
+    """Exits of a policy that lets so many go on after each."""
+    return [{**NEVER, "a": a, "keep": most} for most in stops]
+
+
+def test_the_other_exits_answer_as_without_it(folder: Path, tmp_path: Path) -> None:
+    plain = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50)))
+    session = runtime.open(folder)
+    assert [exit_.layers for exit_ in session.exits] == DEPTHS.tolist()
+    assert (session.info.exits, session.info.segments, session.info.scores) == (4, 3, False)
+    for user in USER_IDS:
+        trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
+        np.testing.assert_array_equal(trace[:, 1:], plain.trace(user, ITEM_IDS, as_of=AS_OF))
+        scores = session.score(user, ITEM_IDS, as_of=AS_OF, force_exit=0)
+        np.testing.assert_array_equal(scores.log_odds, trace[:, 0])
+        assert set(scores.exit) == set(scores.layers) == {0} and len(scores.stats.segments) == 3
+        stats = scores.stats
+        assert stats.candidates == len(ITEM_IDS) and stats.candidate_tokens == stats.prefix_tokens == stats.prefix_layers == 0
+
+
+def test_only_who_goes_on_has_a_prompt(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", OPTIONS)
+    session = runtime.open(folder)
+    trace, (_, candidates) = session.trace(USER, ITEM_IDS), session.prompt(USER, ITEM_IDS)
+    write_policy(folder, first([3, None, None, None]))
+    scores = runtime.open(folder).score(USER, ITEM_IDS)
+    best = np.argsort(-trace[:, 0], kind="stable")[:3]
+    assert np.flatnonzero(scores.exit == 3).tolist() == sorted(best) and set(scores.exit) == {0, 3}
+    np.testing.assert_allclose(scores.log_odds[best], trace[best, 3], atol=1e-4)
+    assert scores.stats.candidate_tokens == sum(len(candidates[n]) for n in best)
+    assert scores.stats.candidate_layers == 3 * EXITS[-1] and scores.stats.candidates == len(ITEM_IDS)
+
+
+@pytest.mark.parametrize("slate_bytes", [0, 1])
+@pytest.mark.parametrize("rule", [None, TopK(4, True, (3.0, 2.0, 0.5), (3.0, 2.0, 0.5))])
+def test_stops_are_those_of_numpy(rule: TopK | None, slate_bytes: int, tmp_path: Path) -> None:
+    """Thresholds, patience that counts exit zero, maps that read it, limits: by ids, by token ids, in parts of a slate."""
+    folder = write_bundle(tmp_path / "bundle", OPTIONS)
+    exits = (
+        ExitPolicy(0.6, -0.5, 4.0, 2.0, keep=9),
+        ExitPolicy(0.4, 0.1, 3.0, 3.0, (0.5,), keep=0 if slate_bytes else 5),
+        ExitPolicy(0.2, 0.0, 2.0, 2.0, (0.3, 0.1)),
+        ExitPolicy(0.1, 0.0, earlier=(0.4, 0.1, 0.1)),
+    )
+    stopped = set()
+    for patience in (1, 2):
+        policy = Policy(exits, patience, Bundle.open(folder).variant_sha256, 0.0, None if slate_bytes else rule)
+        policy.write(folder / "variants/cpu-fp32/policy.json")
+        session = runtime.open(folder, slate_bytes=slate_bytes)
+        assert [exit_.keep for exit_ in session.exits] == list(policy.keep)
+        for user in (*USER_IDS, -1):
+            trace, scores = session.trace(user, ITEM_IDS, as_of=AS_OF), session.score(user, ITEM_IDS, as_of=AS_OF)
+            stops = policy.stops(trace, np.array([0, len(trace)]))
+            assert scores.exit.tolist() == stops.tolist() and scores.layers.tolist() == DEPTHS[stops].tolist()
+            np.testing.assert_allclose(scores.log_odds, trace[np.arange(len(stops)), stops], atol=1e-4)
+            prefix, candidates = session.prompt(user, ITEM_IDS, as_of=AS_OF)
+            by_tokens = session.score(TokenRequest(prefix, candidates, trace[:, 0]))
+            np.testing.assert_array_equal(by_tokens.log_odds, scores.log_odds)
+            own = runtime.StopRule([9.0] * 4, [9.0] * 4, keep=[2, 1, 1, 0])
+            assert sorted(session.score(user, ITEM_IDS, as_of=AS_OF, policy=own).exit)[-2:] == [1, 3]
+            stopped |= set(stops.tolist())
+    assert stopped == {0, 1, 2, 3}
+
+
+def test_audits_see_the_whole_slate(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", OPTIONS)
+    maps = [dict(entry, earlier=[0.5] * k) for k, entry in enumerate(first([4, 2, None, None], 0.5))]
+    write_policy(folder, maps)
+    session = runtime.open(folder, audit=1.0)
+    scores = session.score(USER, ITEM_IDS, as_of=AS_OF)
+    audit = session.audit()
+    assert scores.stats.draw == runtime.Draw.DRAWN and audit is not None and audit.exit.tolist() == scores.exit.tolist()
+    full = session.score(USER, ITEM_IDS, as_of=AS_OF, force_exit=3)
+    np.testing.assert_allclose(audit.full_log_odds, full.log_odds, atol=1e-4)
+    c = 0.5 * (full.log_odds + session.trace(USER, ITEM_IDS, as_of=AS_OF)[:, :3].sum(1))
+    np.testing.assert_allclose(audit.full_c, c, atol=1e-4)
+
+
+def test_a_request_brings_scores_exactly_if_they_are_read(folder: Path, tmp_path: Path) -> None:
+    reading = write_bundle(tmp_path / "bundle", BundleOptions(with_numbers(make_catalog(), [*NUMBERS[:1], {"op": "score"}])))
+    write_zero(reading, column_graph(2, 1))
+    session, scores = runtime.open(reading), np.linspace(-3, 3, len(ITEM_IDS), dtype=np.float32)
+    assert session.info.scores
+    answers = session.score(USER, ITEM_IDS, scores=scores, force_exit=0)
+    np.testing.assert_array_equal(answers.log_odds, scores)
+    body = f'{{"user": {USER}, "items": {ITEM_IDS}, "scores": {scores.tolist()}, "force_exit": 0}}'
+    assert session.score_json(body).text.count(b'"exit": 0, "layers": 0') + session.score_json(body).text.count(
+        b'"exit":0,"layers":0'
+    ) == len(ITEM_IDS)
+    plain = runtime.open(folder)
+    for opened, given, message in (
+        (session, None, "scores is missing, expected a number for each candidate"),
+        (session, scores[:-1], "scores has 19 numbers, expected one for each of items, 20"),
+        (session, [np.nan] * 20, r"scores\[0\] is nan, expected a finite number"),
+        (session, ["1"] * 20, r"scores\[0\] is '1', expected a number"),
+        (plain, scores, "scores is set, but nothing reads it"),
+    ):
+        with pytest.raises(InputError, match=message):
+            opened.score(USER, ITEM_IDS, scores=given)
+    with pytest.raises(InputError, match="scores is missing"):
+        plain.score(TokenRequest([1], [[2], [3]]))
+
+
+def test_without_a_catalog_the_scores_are_exit_zero(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    drop_catalog(folder)
+    without = runtime.open(folder).trace(TokenRequest([1, 2], [[3, 4], [5], [6, 7]]))
+    add_score_exit(folder)
+    session = runtime.open(folder)
+    request = TokenRequest([1, 2], [[3, 4], [5], [6, 7]], [0.5, -2.0, 7.0])
+    trace = session.trace(request)
+    assert session.info.scores and trace[:, 0].tolist() == [0.5, -2.0, 7.0]
+    np.testing.assert_array_equal(trace[:, 1:], without)
+    write_policy(folder, first([1, None, None, None]))
+    scores = runtime.open(folder).score(request)
+    assert scores.exit.tolist() == [0, 0, 3] and scores.stats.candidate_tokens == 2
+    with pytest.raises(InputError, match="scores is missing"):
+        session.score(TokenRequest([1, 2], [[3, 4]]))
+
+
+def test_a_reload_takes_the_graph_of_the_new_catalog(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", OPTIONS)
+    session = runtime.open(folder)
+    before = session.score(USER, ITEM_IDS, force_exit=0).log_odds
+    model = tree_graph(len(NUMBERS))
+    node = model.graph.node[0]
+    next(attribute for attribute in node.attribute if attribute.name == "base_values").floats[:] = [1.25]
+    copied = folder.with_name("next")
+    folder.rename(copied)
+    write_bundle(folder, OPTIONS)
+    onnx.save(model, folder / "catalog/zero.onnx")
+    write_policy(folder, first([None] * 4))
+    reloaded = session.reloaded()
+    assert reloaded is not None
+    np.testing.assert_array_equal(reloaded.score(USER, ITEM_IDS, force_exit=0).log_odds, before + 1)
+    np.testing.assert_array_equal(session.score(USER, ITEM_IDS, force_exit=0).log_odds, before)
