@@ -32,6 +32,9 @@ from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOption
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.exporter.retriever import lightgcn
 from rexit.exporter.retriever.neighbours import folded_in
+from rexit.exporter.zero import fit as zero_fit
+from rexit.exporter.zero.graph import zero_log_odds
+from rexit.progress import silent
 from rexit.slates import cut
 from running.fast import fast
 
@@ -58,6 +61,8 @@ disliked = "-"
 unseen = "."
 missing = "50%"
 empty = "."
+[zero]
+inputs = ["gcn", "user.like_rate", "item.like_rate", "similar_like_rate:10", "nearest_like_rate:10"]
 """
 
 
@@ -279,6 +284,25 @@ def test_no_feature_of_a_training_prompt_predicts_a_random_label(case: Case) -> 
 def test_the_control_is_found_out(control: Case) -> None:
     measured_chances = {name: chance(feature, control.train.liked) for name, feature in control.train.features.items()}
     assert all(measured_chances[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), measured_chances
+
+
+def test_no_number_of_exit_zero_predicts_a_random_label(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chances() -> dict[str, float]:
+        pairs = zero_fit._pairs(catalog, silent)
+        numbers = np.where(np.isnan(pairs.numbers), np.nanmedian(pairs.numbers, axis=0), pairs.numbers)
+        return {op["op"]: chance(column, pairs.liked) for op, column in zip(catalog.numbers, numbers.T, strict=True)}
+
+    measured_chances = chances()
+    assert all(abs(z) < CHANCE for z in measured_chances.values()), measured_chances
+    for split in ("validation", "test"):
+        slates = cut(catalog, split)
+        assert (
+            abs(chance(np.concatenate(zero_log_odds(catalog, slates)), np.concatenate([slate.liked for slate in slates])))
+            < CHANCE
+        )
+    monkeypatch.setattr(PromptBuilder, "of", lambda catalog, _: PromptBuilder(catalog))
+    found = chances()
+    assert all(found[name] > FOUND for name in ("gcn", "similar_like_rate", "nearest_like_rate")), found
 
 
 @pytest.mark.slow
