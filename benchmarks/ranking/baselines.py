@@ -13,6 +13,7 @@
 | user and item bias | logistic regression; its constant |
 | matrix factorization | logistic, 16 factors and biases; penalty and steps |
 | LightGCN | nothing: the user folded in from the visible likes, times the item |
+| exit zero | nothing: the catalog's own graph, if it has one |
 | boosting, counts | gradient boosting on counts and like rates of user and item; leaves and rounds |
 | boosting, counts and lists | also on what similar users and the nearest items say, in training as a training prompt finds them |
 | boosting, the prompt's numbers | on the counts and rates of the catalog's own prompts (prompt_numbers.py), if they have any |
@@ -49,13 +50,15 @@ from prompt_numbers import number_ops, prompt_numbers
 from rich.console import Console
 from rich.table import Table
 
+from rexit import slates
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration.choose.platt import fit
+from rexit.exporter.zero.graph import zero_log_odds
 from rexit.process.scripts import script
 from rexit.slates import SIZE
 
-BASELINES = ("popularity", "user and item bias", "matrix factorization", "LightGCN", "boosting")
+BASELINES = ("popularity", "user and item bias", "matrix factorization", "LightGCN", "exit zero", "boosting")
 """Names for --only; boosting is all three."""
 TRAIN_SIZE = 8
 DEFAULT_REFERENCE = "matrix factorization"
@@ -104,6 +107,9 @@ def baselines(catalog: Catalog, slate: int = SIZE, only: Sequence[str] = ()) -> 
     if wanted("LightGCN"):
         v, t = lightgcn(catalog, slate)
         yield calibrated("LightGCN", v, t)
+    if catalog.numbers and wanted("exit zero"):
+        v, t = (np.concatenate(zero_log_odds(catalog, slates.cut(catalog, split, slate))) for split in SPLITS[1:])
+        yield calibrated("exit zero", v, t)
     if wanted("boosting"):
         pairs, features = boosting_inputs(catalog, slate)
         for name, (known, chosen, held_out) in features.items():
