@@ -61,7 +61,8 @@ class Slate {
   // Throws REXIT_DEADLINE if no candidate has an answer, and REXIT_BACKEND_FAILED if a head's logits are not finite. Fills
   // `stats` in all cases.
   //
-  // Candidates with the same tokens get the same log-odds at every exit, to the bit, if they run in the same part.
+  // Candidates with the same tokens get the same log-odds at every exit of a segment, to the bit, if they run in the same part
+  // and the first of them gets there.
   //
   // If the candidates' hidden states together exceed hidden_bytes, the slate runs in consecutive parts, each to its end. A rule
   // of the whole slate needs all candidates at an exit: throws REXIT_TOO_LONG then.
