@@ -1,7 +1,7 @@
 """Graded NDCG@10 of a calibrated reranker on a file of slates with grades, by exit, by policy and of the first stage.
 
     rexit calibrate BUNDLE --slates OUT/slates.jsonl …
-    python examples/cranfield/ndcg.py BUNDLE OUT/slates.jsonl [--variant cpu-int8] [--tokenizer MODEL]
+    python examples/cranfield/ndcg.py BUNDLE OUT/slates.jsonl [--variant cpu-int8]
 
 Only test queries, by the log-odds that the calibration recorded: no model runs. `first` is the order of the candidates in the
 file (BM25's). Here a document's gain is 2^grade - 1, and the ideal is the best order of all judged documents, whether BM25 found
@@ -66,9 +66,9 @@ def recorded_log_odds(bundle: Bundle, file: SlatesFile) -> NDArray[np.float32]:
 
 
 @script
-def main(path: Path, slates: Path, variant: str | None, tokenizer: Path | None) -> None:
+def main(path: Path, slates: Path, variant: str | None) -> None:
     bundle, grades = Bundle.open(path, variant), judged(slates)
-    file = SlatesFile.read(slates, partial(bundle_encoder, bundle, tokenizer))
+    file = SlatesFile.read(slates, partial(bundle_encoder, bundle))
     policy = bundle.policy()
     if policy is None:
         raise InputError(f"{path}: has no policy: run `rexit calibrate {path} --slates {slates}` first")
@@ -102,6 +102,5 @@ if __name__ == "__main__":
     parser.add_argument("bundle", type=Path)
     parser.add_argument("slates", type=Path)
     parser.add_argument("--variant")
-    parser.add_argument("--tokenizer", type=Path)
     args = parser.parse_args()
-    main(args.bundle, args.slates, args.variant, args.tokenizer)
+    main(args.bundle, args.slates, args.variant)
