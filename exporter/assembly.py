@@ -13,6 +13,7 @@ from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
+from rexit.exporter.checkpoints.pairs import pair_tokenizer
 from rexit.exporter.source import Source
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import TextEncoder, read_tokenizer
@@ -71,7 +72,11 @@ def carry_over(
 
 
 def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    """Copies the checkpoint's tokenizer.json into the bundle. Raises CheckpointError if it has none."""
+    """Copies the checkpoint's tokenizer.json into the bundle; an encoder's is written as transformers reads it. Raises
+    CheckpointError if it has none."""
+    if checkpoint.reranker is not None and checkpoint.reranker.pair is not None:
+        pair_tokenizer(checkpoint.path).backend_tokenizer.save(str(folder / TOKENIZER))
+        return
     try:
         shutil.copyfile(checkpoint.path / TOKENIZER, folder / TOKENIZER)
     except OSError as exc:
@@ -80,7 +85,10 @@ def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 
 def encoder_of(checkpoint: Checkpoint, max_tokens: int) -> TextEncoder:
     """The checkpoint's encoder of texts, with candidates of at most `max_tokens`. Raises InputError."""
-    tokenizer = read_tokenizer(checkpoint.path / TOKENIZER)
+    if checkpoint.reranker is not None and checkpoint.reranker.pair is not None:
+        tokenizer = pair_tokenizer(checkpoint.path).backend_tokenizer
+    else:
+        tokenizer = read_tokenizer(checkpoint.path / TOKENIZER)
     return TextEncoder(tokenizer, checkpoint.reranker, checkpoint.decoder.max_positions, max_tokens)
 
 

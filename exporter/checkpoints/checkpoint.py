@@ -39,6 +39,7 @@ from rexit.exporter.checkpoints.rerankers import Reranker, answer_files, read_re
 from rexit.exporter.checkpoints.weights import decoder_model, files, layers, located
 from rexit.exporter.libraries.silence import first_line, quiet
 from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.encoder import split
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.projectors import Projectors, check_kinds, check_width
 
@@ -139,7 +140,7 @@ def load_checkpoint(
     if kind == "shared" and "yes" not in pairs_of(ids)[0]:
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
     with quiet():
-        decoder = Decoder.of(decoder_model(folder))
+        decoder = split(decoder_model(folder))
         _check_labels(ids, decoder, saved.form)
         heads = _heads(folder, saved, kind, decoder, depths, ids)
         projectors = _projectors(folder, {} if saved.info is None else saved.info.projectors, decoder)
@@ -182,8 +183,10 @@ def _heads(
         return saved.form.heads_at(decoder, depths)
     if kind == "shared":
         return ExitHeads.shared(decoder, len(depths), labels)
-    heads = ExitHeads.like(decoder, len(saved.exits), len(pairs_of(labels)))
-    heads.fill(_tensors(folder / HEADS), str(folder / HEADS))
+    tensors, last = _tensors(folder / HEADS), len(saved.exits) - 1
+    own_last = any(name.startswith(f"exit.{last}.norm.0.") for name in tensors)
+    heads = ExitHeads.like(decoder, len(saved.exits), len(pairs_of(labels)), own_last)
+    heads.fill(tensors, str(folder / HEADS))
     return heads.pick([saved.exits.index(depth) for depth in depths])
 
 

@@ -2,7 +2,7 @@
 
 a folder of sentence-transformers   `logit_score`     rows of the LM head, after the last layer
 BAAI's layerwise reranker           `layerwise`       a row for each of the later layers
-a classifier of one output or two   its config        its own rows, after the last layer
+a classifier of one output or two   its config        its own rows, after the last layer; an encoder's prompt is in `pairs`
 any other decoder, by a name        `known_prompts`   rows of the LM head, after the last layer
 """
 
@@ -21,8 +21,10 @@ from rexit.exporter.checkpoints.chat_prompt import chat_prompt
 from rexit.exporter.checkpoints.known_prompts import NamedPrompt, named_prompt
 from rexit.exporter.checkpoints.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
 from rexit.exporter.checkpoints.logit_score import MODULES, answer_tokens, chat_settings, score_folder, system_prompt
-from rexit.exporter.checkpoints.weights import classifier_outputs, layers
+from rexit.exporter.checkpoints.pairs import pair_prompt, positive_label
+from rexit.exporter.checkpoints.weights import classifier_outputs, encodes, layers
 from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.encoder import Encoder
 from rexit.exporter.model.heads import ExitHeads
 
 
@@ -85,6 +87,8 @@ def answer_files(folder: Path) -> set[Path]:
 
 def _classifier_head(decoder: Decoder) -> ExitHeads:
     """One output is the log-odds, two are no and yes. Raises CheckpointError."""
+    if isinstance(decoder, Encoder):
+        return ExitHeads.own(decoder, positive_label(decoder.model.config))
     score = getattr(decoder.model, "score", None)
     if not isinstance(score, nn.Linear) or score.in_features != decoder.hidden_size:
         raise CheckpointError(f"{decoder.family}: the classifier has no `score` that reads {decoder.hidden_size} numbers")
@@ -98,7 +102,7 @@ def _saved(folder: Path, named: NamedPrompt | None) -> Reranker | None:
     if (score := score_folder(folder)) is None:
         if classifier_outputs(folder) not in (1, 2):
             return None
-        prompt = None if named is None else named.prompt
+        prompt = named.prompt if named else pair_prompt(folder) if encodes(folder) else None
         return Reranker((layers(folder),), "own", {}, prompt, folder / "config.json", answers_by_score=True)
     prompt = named.prompt if named else chat_prompt(folder, system_prompt(folder), chat_settings(folder))
     return Reranker((layers(folder),), "shared", answer_tokens(score), prompt, score / "config.json")

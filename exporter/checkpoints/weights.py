@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config
 from rexit.exporter.checkpoints.layerwise import LayerwiseGranite, granite_config, is_layerwise
 from rexit.exporter.libraries.hub import hub_folder
 from rexit.exporter.libraries.silence import first_line
+from rexit.exporter.model.encoder import is_encoder
 from rexit.exporter.model.packed import ATTENTION
 
 PATTERNS = ("*.safetensors", "*.bin")
@@ -28,23 +28,21 @@ CLASSIFIER = "ForSequenceClassification"
 
 
 def located(path: str | Path) -> Path:
-    """The checkpoint's folder or GGUF file. A Hub id is downloaded first. Raises CheckpointError, also for an encoder."""
+    """The checkpoint's folder or GGUF file. A Hub id is downloaded first. Raises CheckpointError, also for an encoder with a
+    decoder behind it."""
     place = Path(path)
     if not place.is_dir() and not _is_gguf(place):
         if place.suffix == ".gguf":
             raise CheckpointError(f"{path}: no such file")
         place = hub_folder(str(path), (*PATTERNS, "*.json", "*.jinja"), CheckpointError, str(path), "folder")
-    _check_is_no_encoder(place)
-    return place
-
-
-def _check_is_no_encoder(place: Path) -> None:
     config = read_config(place / "config.json") if (place / "config.json").is_file() else None
-    if not isinstance(config, dict) or config.get("is_decoder") is True:
-        return
-    family = config.get("model_type")
-    if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.get("is_encoder_decoder") is True:
-        raise CheckpointError(f"{place}: {family} is an encoder, expected a decoder, whose tokens read only those before them")
+    if isinstance(config, dict) and config.get("is_decoder") is not True:
+        family = config.get("model_type")
+        if "deberta" in str(family):
+            raise CheckpointError(f"{place}: {family} has attention by relative positions, which is not supported")
+        if config.get("is_encoder_decoder") is True:
+            raise CheckpointError(f"{place}: {family} is an encoder with a decoder, expected one of both")
+    return place
 
 
 def files(place: Path) -> set[Path]:
@@ -90,7 +88,8 @@ def decoder_model(place: Path) -> Any:
         raise CheckpointError(f"{place}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
     model, report = loaded
     for problem in ("missing_keys", "mismatched_keys"):
-        if keys := sorted(map(str, report.get(problem) or ())):
+        # The pooler belongs to a classifier's head; an encoder without one may lack it.
+        if keys := sorted(key for key in map(str, report.get(problem) or ()) if not key.startswith("pooler.")):
             raise CheckpointError(f"{place}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
     return (_plain(model) if _is_gguf(place) else model).eval()
 
@@ -99,7 +98,16 @@ def _loader(place: Path) -> Any:
     """The class to load: a classifier has a `score` instead of an LM head, a layerwise reranker has a head per layer."""
     if is_layerwise(place):
         return LayerwiseGranite
-    return AutoModelForSequenceClassification if classifier_outputs(place) else AutoModelForCausalLM
+    if classifier_outputs(place):
+        return AutoModelForSequenceClassification
+    return AutoModel if encodes(place) else AutoModelForCausalLM
+
+
+def encodes(place: Path) -> bool:
+    """Whether the model is an encoder. Raises CheckpointError."""
+    if _is_adapter(place):
+        return encodes(_base(place))
+    return not _is_gguf(place) and is_encoder(_config(place))
 
 
 def classifier_outputs(place: Path) -> int:

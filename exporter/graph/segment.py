@@ -35,16 +35,13 @@ class SegmentModule(nn.Module):
         self.kv_heads, self.head_dim, self.hidden_size = decoder.kv_heads, decoder.head_dim, decoder.hidden_size
         self.vocab_size = decoder.vocab_size
         self.norm, self.projection = heads.norms[k], heads.projections[k]
-        self._entry = _Entry()
+        self._entry, self._decoder = _Entry(), decoder
         layers: list[nn.Module] = [
             layer if begin <= n < end else _Skipped(layer, self._entry if n == begin - 1 else None)
             for n, layer in enumerate(decoder.layers)
         ]
-        self.body = _shallow(decoder.body, {decoder.layers_name: nn.ModuleList(layers), decoder.norm_name: nn.Identity()})
-        if begin > 0:
-            # Not the segment's weights: its input is hidden states, never tokens.
-            embeddings = decoder.model.get_input_embeddings()
-            self.body = _shallow(self.body, {name: None for name, part in self.body.named_children() if part is embeddings})
+        parts = decoder.replaced(_Skipped(decoder.layers[0], self._entry) if begin > 0 else None)
+        self.body = _shallow(decoder.body, {decoder.layers_name: nn.ModuleList(layers), **parts})
 
     def forward(
         self, x: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, past_keys: list[Tensor], past_values: list[Tensor]
@@ -54,7 +51,7 @@ class SegmentModule(nn.Module):
         Args:
             x: tokens int64 [T] in the first segment, hidden states float [T, H] in the others.
             positions: int64 [T].
-            groups: int64 [T]; a token sees the prefix and earlier tokens of its own group.
+            groups: int64 [T]; a token sees the prefix and earlier tokens of its own group, an encoder's all tokens of its group.
             rows: int64 [N].
             past_keys, past_values: [kv_heads, P, head_dim], by layer of the segment.
 
@@ -64,10 +61,10 @@ class SegmentModule(nn.Module):
         """
         return self._run(x, None, positions, groups, rows, past_keys, past_values)
 
-    def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
+    def _inputs(self, x: Tensor, positions: Tensor, vectors: Tensor | None) -> dict[str, Any]:
         """Arguments of the decoder's body."""
         assert vectors is None
-        return {"inputs_embeds": x[None]} if self.begin else {"input_ids": x[None]}
+        return self._decoder.arguments(x[None], positions[None], embedded=self.begin > 0)
 
     def _run(
         self,
@@ -80,17 +77,21 @@ class SegmentModule(nn.Module):
         past_values: list[Tensor],
     ) -> tuple[Tensor, ...]:
         tokens, prefix = x.shape[0], past_keys[0].shape[1]
+        rows = self._decoder.read(rows, positions)
         index = torch.arange(tokens)
-        own = (groups[:, None] == groups[None]) & (index[None] <= index[:, None])
+        own = groups[:, None] == groups[None]
+        if self._decoder.causal:
+            own = own & (index[None] <= index[:, None])
         visible = torch.cat([torch.ones(tokens, prefix, dtype=torch.bool), own], 1)
         distance = positions[:, None] - torch.cat([torch.arange(prefix), positions])[None]
+        distance = distance if self._decoder.causal else distance.abs()
         layers = range(self.begin, self.end)
         past = {n: (k[None], v[None]) for n, k, v in zip(layers, past_keys, past_values, strict=True)}
-        inputs = self._inputs(x, vectors)
+        inputs = self._inputs(x, positions, vectors)
         self._entry.hidden = x[None]
         try:
             with Call(visible[None, None], distance[None, None], past) as call:
-                hidden = self.body(**inputs, position_ids=positions[None], use_cache=False)[0][0]
+                hidden = self.body(**inputs)[0][0]
         finally:
             self._entry.hidden = None
         logits = self.projection(self.norm(hidden[rows].float()))
@@ -120,9 +121,10 @@ class SegmentWithVectors(SegmentModule):
         """As in `SegmentModule`. vectors: float32 [R, H]; token `vocabulary` + r is row r."""
         return self._run(x, vectors, positions, groups, rows, past_keys, past_values)
 
-    def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
+    def _inputs(self, x: Tensor, positions: Tensor, vectors: Tensor | None) -> dict[str, Any]:
         assert vectors is not None
-        return {"inputs_embeds": PassVectors(self.vocabulary, vectors).embed(self._embed, x)[None]}
+        embedded = PassVectors(self.vocabulary, vectors).embed(self._embed, x)[None]
+        return self._decoder.arguments(embedded, positions[None], embedded=True)
 
 
 class _Entry:
@@ -132,7 +134,8 @@ class _Entry:
 
 
 class _Skipped(nn.Module):
-    """Replaces a layer outside the segment. Exposes the layer's attributes, which some forwards read."""
+    """Replaces a layer outside the segment, or an encoder's embeddings. Exposes the layer's attributes, which some forwards
+    read."""
 
     def __init__(self, layer: nn.Module, entry: _Entry | None) -> None:
         super().__init__()
@@ -141,8 +144,9 @@ class _Skipped(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["layer"], name)
 
-    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, hidden: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
         if self.entry is None:
+            assert hidden is not None
             return hidden
         entry: Tensor | None = self.entry.hidden
         assert entry is not None
@@ -150,7 +154,10 @@ class _Skipped(nn.Module):
 
 
 def _shallow(module: nn.Module, replaced: dict[str, nn.Module | None]) -> nn.Module:
-    """A copy with the named children replaced and everything else shared; the original is unchanged."""
+    """A copy with the modules at these paths replaced and everything else shared; the original is unchanged."""
     out = copy.copy(module)
-    out.__dict__["_modules"] = {**module._modules, **replaced}
+    out.__dict__["_modules"] = dict(module._modules)
+    for path, part in replaced.items():
+        name, _, rest = path.partition(".")
+        out._modules[name] = part if not rest else _shallow(module.get_submodule(name), {rest: part})
     return out

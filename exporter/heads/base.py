@@ -23,7 +23,7 @@ from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Chec
 from rexit.exporter.checkpoints.rerankers import read_reranker
 from rexit.exporter.checkpoints.weights import PATTERNS, decoder_model, located
 from rexit.exporter.libraries.silence import quiet
-from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.encoder import split
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.preflight import check_fit, check_trained_on
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
@@ -59,7 +59,7 @@ def load_base(
         checkpoint = load_checkpoint(folder, form.exits[-1:], labels=labels, reranker=reranker)
         return checkpoint, checkpoint.heads
     with quiet():
-        decoder = Decoder.of(decoder_model(folder))
+        decoder = split(decoder_model(folder))
     depth = len(decoder.layers)
     own: ExitHeads | None
     try:

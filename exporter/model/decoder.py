@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from rexit.errors import CheckpointError
 from rexit.exporter.libraries.silence import first_line
-from rexit.exporter.model.packed import ATTENTION, Call
+from rexit.exporter.model.packed import ATTENTION, Call, causal_groups
 
-FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+FINAL_NORMS = ("norm", "ln_f", "final_norm", "final_layer_norm", "final_layernorm")
 LAYER_TYPES = ("full_attention", "sliding_attention")
 """Supported kinds of layers. Others have a state beside keys and values, or a mask of their own."""
 
@@ -28,7 +28,7 @@ class Decoder:
     """A causal language model and its parts.
 
     model: float32, on the CPU, with attention `ATTENTION`. body: the module whose forward runs the layers.
-    layers_name, norm_name: attributes of `body`. kv_heads, head_dim: shape of the cache.
+    layers_name, norm_name: paths of modules in `body`; an encoder may have no norm, ''. kv_heads, head_dim: shape of the cache.
     """
 
     model: Any
@@ -42,8 +42,7 @@ class Decoder:
     def of(cls, model: Any) -> Decoder:
         """Inspects a model. Raises CheckpointError, naming the family, if it cannot be split."""
         family, layers = model.config.model_type, model.config.num_hidden_layers
-        if others := sorted(set(getattr(model.config, "layer_types", None) or ()) - set(LAYER_TYPES)):
-            raise CheckpointError(f"{family}: has layers of the kind {others[0]}, expected {' or '.join(LAYER_TYPES)} alone")
+        check_layer_types(model.config)
         stacks = [
             (body, name)
             for body in model.modules()
@@ -58,7 +57,9 @@ class Decoder:
             raise CheckpointError(f"{family}: no final norm next to the layers, looked for {', '.join(FINAL_NORMS)}")
         if experts := next((name for name, part in getattr(body, layers_name)[-1].named_parameters() if part.ndim == 3), None):
             raise CheckpointError(f"{family}: its layers have experts (`{experts}`), expected one feed-forward block in each")
-        kv_heads, head_dim = _cache_shape(model, body, layers)
+        decoder = cls(model, body, layers_name, norm_name, 1, 1)
+        positions = torch.arange(2)[None]
+        kv_heads, head_dim = decoder.cache_shape(Call(*causal_groups(positions * 0, positions)), positions)
         return cls(model, body, layers_name, norm_name, kv_heads, head_dim)
 
     def cut(self, depth: int) -> Decoder:
@@ -67,7 +68,7 @@ class Decoder:
         config.num_hidden_layers = depth
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:depth]
-        setattr(self.body, self.layers_name, nn.ModuleList(self.layers[:depth]))
+        self.body.set_submodule(self.layers_name, nn.ModuleList(self.layers[:depth]))
         return self
 
     @property
@@ -78,13 +79,20 @@ class Decoder:
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder layers, in order."""
-        return list(getattr(self.body, self.layers_name))
+        layers = self.body.get_submodule(self.layers_name)
+        assert isinstance(layers, nn.ModuleList)
+        return list(layers)
 
     @property
     def norm(self) -> nn.Module:
         """The final norm, after the last layer."""
         norm: nn.Module = getattr(self.body, self.norm_name)
         return norm
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees the prefix and earlier tokens of its group alone, not all tokens of its group."""
+        return True
 
     @property
     def hidden_size(self) -> int:
@@ -104,6 +112,59 @@ class Decoder:
             raise CheckpointError(f"{self.family}: its config has no max_position_embeddings")
         return limit
 
+    def arguments(self, x: Tensor, positions: Tensor, embedded: bool = False) -> dict[str, Any]:
+        """Arguments of the body's forward.
+
+        Args:
+            x: tokens int64 [B, T]; if `embedded`, the first layer's input [B, T, H].
+            positions: int64 [B, T].
+            embedded: whether `x` is no tokens.
+        """
+        return {"inputs_embeds" if embedded else "input_ids": x, "position_ids": positions, "use_cache": False}
+
+    def visible(self, groups: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """`visible` and `distance` of a `Call`, both [B, 1, T, T], for sequences packed by `pack`."""
+        return causal_groups(groups, positions)
+
+    def read(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """The tokens that heads read, int64 [N]. rows: the candidates' last tokens. positions: of all tokens, in one row."""
+        return rows
+
+    def replaced(self, first: nn.Module | None) -> dict[str, nn.Module | None]:
+        """Parts of the body, by path, that a segment replaces beside the layers.
+
+        first: gives the input of a segment's first layer if this is not the model's.
+        """
+        parts: dict[str, nn.Module | None] = {self.norm_name: nn.Identity()} if self.norm_name else {}
+        if first is not None:
+            # Not the segment's weights: its input is hidden states, never tokens.
+            embeddings = self.model.get_input_embeddings()
+            parts |= {name: None for name, part in self.body.named_children() if part is embeddings}
+        return parts
+
+    def cache_shape(self, call: Call, positions: Tensor) -> tuple[int, int]:
+        """(kv_heads, head_dim), from a forward of zeros at `positions`. Raises CheckpointError if the body cannot run packed."""
+        model, layers = self.model, len(self.layers)
+        was_training = model.training
+        try:
+            model.set_attn_implementation(ATTENTION)
+            model.eval()
+            with call, torch.no_grad():
+                self.body(**self.arguments(torch.zeros_like(positions), positions))
+        except CheckpointError:
+            raise
+        except Exception as exc:
+            raise CheckpointError(f"{self.family}: cannot run with packed attention: {first_line(exc)}") from exc
+        finally:
+            model.train(was_training)
+        shapes = {_sizes(tensor) for pair in call.new.values() for tensor in pair}
+        if sorted(call.new) != list(range(layers)) or len(shapes) != 1:
+            raise CheckpointError(
+                f"{self.family}: {len(call.new)} of {layers} layers use the attention interface, with cache shapes "
+                f"{sorted(shapes)}; expected every layer, all of one shape"
+            )
+        return shapes.pop()
+
     @contextlib.contextmanager
     def stock_attention(self) -> Iterator[None]:
         """Uses the family's own attention while the block runs: a reference without rexit's code.
@@ -117,35 +178,17 @@ class Decoder:
             self.model.set_attn_implementation(ATTENTION)
 
 
+def check_layer_types(config: Any) -> None:
+    """Raises CheckpointError for a kind of layer that is not supported."""
+    if others := sorted(set(getattr(config, "layer_types", None) or ()) - set(LAYER_TYPES)):
+        raise CheckpointError(
+            f"{config.model_type}: has layers of the kind {others[0]}, expected {' or '.join(LAYER_TYPES)} alone"
+        )
+
+
 def _numbered(layers: nn.ModuleList) -> bool:
     """Whether the modules contain attention modules numbered 0, 1, 2, …"""
     return all(any(getattr(part, "layer_idx", None) == n for part in layer.modules()) for n, layer in enumerate(layers))
-
-
-def _cache_shape(model: Any, body: nn.Module, layers: int) -> tuple[int, int]:
-    """(kv_heads, head_dim), from a forward of two tokens."""
-    family = model.config.model_type
-    positions = torch.arange(2)
-    call = Call((positions[None] <= positions[:, None])[None, None], (positions[:, None] - positions[None])[None, None])
-    was_training = model.training
-    try:
-        model.set_attn_implementation(ATTENTION)
-        model.eval()
-        with call, torch.no_grad():
-            body(input_ids=torch.zeros(1, 2, dtype=torch.int64), position_ids=positions[None], use_cache=False)
-    except CheckpointError:
-        raise
-    except Exception as exc:
-        raise CheckpointError(f"{family}: its decoder cannot run with packed attention: {first_line(exc)}") from exc
-    finally:
-        model.train(was_training)
-    shapes = {_sizes(tensor) for pair in call.new.values() for tensor in pair}
-    if sorted(call.new) != list(range(layers)) or len(shapes) != 1:
-        raise CheckpointError(
-            f"{family}: {len(call.new)} of {layers} layers use the attention interface, with cache shapes {sorted(shapes)}; "
-            "expected every layer, all of one shape"
-        )
-    return shapes.pop()
 
 
 def _sizes(tensor: Tensor) -> tuple[int, int]:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from rexit.bundle.labels import pairs_of
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.encoder import Encoder
 
 
 class ExitHeads(nn.Module):
     """A head per exit, in float32 also under autocast, independent of the model's own norm and LM head.
 
-    The norms are of the kind of the model's final norm (RMSNorm or LayerNorm), with its epsilon.
+    The norms are of the kind of the model's final norm (RMSNorm or LayerNorm), with its epsilon. An encoder's own head has the
+    features of its classifier instead (`Encoder.own_head`).
     """
 
     def __init__(self, norms: Sequence[nn.Module], projections: Sequence[nn.Linear]) -> None:
@@ -23,13 +25,30 @@ class ExitHeads(nn.Module):
         self.norms, self.projections = nn.ModuleList(norms), nn.ModuleList(projections)
 
     @classmethod
-    def like(cls, decoder: Decoder, exits: int, objectives: int = 1) -> ExitHeads:
-        """`exits` heads with the final norm's weights and zero projections: all log-odds are 0."""
+    def like(cls, decoder: Decoder, exits: int, objectives: int = 1, own_last: bool = False) -> ExitHeads:
+        """`exits` heads with the final norm's weights and zero projections: all log-odds are 0.
+
+        own_last: the last one has an encoder's own features instead of a norm.
+        """
         projections = [nn.Linear(decoder.hidden_size, 2 * objectives) for _ in range(exits)]
         for projection in projections:
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
-        return cls([_plain_norm(decoder) for _ in range(exits)], projections)
+        norms = [_plain_norm(decoder) for _ in range(exits)]
+        if own_last and isinstance(decoder, Encoder):
+            norms[-1] = decoder.own_head()[0]
+        return cls(norms, projections)
+
+    @classmethod
+    def own(cls, encoder: Encoder, yes: int = 1) -> ExitHeads:
+        """The head of an encoder's classifier of one label, or of two, of which `yes` is the positive one."""
+        features, classifier = encoder.own_head()
+        projection = nn.Linear(classifier.in_features, 2)
+        order = [1 - yes, yes] if classifier.out_features == 2 else [0]
+        with torch.no_grad():
+            projection.weight.copy_(_both_labels(classifier.weight[order]))
+            projection.bias.copy_(_both_labels(classifier.bias[order]))
+        return cls([features], [projection])
 
     @classmethod
     def of_rows(cls, decoder: Decoder, rows: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> ExitHeads:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from rexit.bundle.labels import log_odds_of
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.packed import Call, causal_groups
+from rexit.exporter.model.packed import Call
 from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.model.vectors import PassVectors
 
@@ -65,8 +65,9 @@ class MultiExitModel(nn.Module):
         self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, vectors: PassVectors | None = None
     ) -> list[Tensor]:
         """The inputs of the heads: hidden states [M, H] of `rows` after each exit's layer. Arguments as in `forward`."""
-        with Call(*causal_groups(groups, positions), keep=False):
-            return self._run(tokens, vectors, lambda states: states.flatten(0, 1)[rows], position_ids=positions)
+        rows = self.decoder.read(rows, positions.flatten())
+        with Call(*self.decoder.visible(groups, positions), keep=False):
+            return self._run(tokens, positions, vectors, lambda states: states.flatten(0, 1)[rows])
 
     @torch.no_grad()
     def reference(
@@ -74,8 +75,8 @@ class MultiExitModel(nn.Module):
     ) -> NDArray[np.float32]:
         """Computes a slate's log-odds with the model's stock attention.
 
-        Each prefix + candidate is an ordinary causal sequence, without packing or cache. Batches are padded at the end, where
-        causal attention never looks. Only the heads are rexit's.
+        Each prefix + candidate is an ordinary sequence, without packing or cache. A causal model's batches are padded at the end,
+        where its attention never looks. Only the heads are rexit's.
 
         Args:
             prefix: token ids [P].
@@ -90,25 +91,30 @@ class MultiExitModel(nn.Module):
         count = self.heads.objectives
         out = np.empty((len(sequences), len(self.exits), *([count] if count > 1 else [])), np.float32)
         with self.decoder.stock_attention():
-            for start in range(0, len(sequences), _REFERENCE_BATCH):
-                part = sequences[start : start + _REFERENCE_BATCH]
+            size = _REFERENCE_BATCH if self.decoder.causal else 1
+            for start in range(0, len(sequences), size):
+                part = sequences[start : start + size]
                 tokens = torch.zeros(len(part), max(map(len, part)), dtype=torch.int64)
                 for n, sequence in enumerate(part):
                     tokens[n, : len(sequence)] = torch.from_numpy(sequence)
                 last = torch.tensor([len(sequence) - 1 for sequence in part])
-                for k, states in enumerate(self._run(tokens, vectors)):
-                    logits = self.heads(states[torch.arange(len(part)), last], k)
+                positions = torch.arange(tokens.shape[1])
+                read = self.decoder.read(last, positions)
+                for k, states in enumerate(self._run(tokens, positions.expand_as(tokens), vectors)):
+                    logits = self.heads(states[torch.arange(len(part)), read], k)
                     out[start : start + len(part), k] = log_odds_of(logits).numpy()
         return out
 
     def _run(
-        self, tokens: Tensor, vectors: PassVectors | None, select: Callable[[Tensor], Tensor] | None = None, **inputs: Any
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        vectors: PassVectors | None,
+        select: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Tensor]:
         """Hidden states [B, T, H] after each exit's layer, or the part that `select` returns."""
-        if vectors is None:
-            inputs["input_ids"] = tokens
-        else:
-            inputs["inputs_embeds"] = vectors.embed(self.model.get_input_embeddings(), tokens)
+        x = tokens if vectors is None else vectors.embed(self.model.get_input_embeddings(), tokens)
+        inputs = self.decoder.arguments(x, positions, embedded=vectors is not None)
         hidden: dict[int, Tensor] = {}
 
         def store(depth: int) -> Any:
@@ -121,7 +127,7 @@ class MultiExitModel(nn.Module):
         layers = self.decoder.layers
         hooks = [layers[depth - 1].register_forward_hook(store(depth)) for depth in self.exits]
         try:
-            self.decoder.body(**inputs, use_cache=False)
+            self.decoder.body(**inputs)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -188,3 +188,9 @@ def causal_groups(groups: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     own = (groups[:, :, None] == groups[:, None]) | (groups[:, None] == PREFIX)
     visible = own & (index[None] <= index[:, None])
     return visible[:, None], (positions[:, :, None] - positions[:, None])[:, None]
+
+
+def own_groups(groups: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """As `causal_groups`, for tokens that see all tokens of their own group, on both sides of a sliding window."""
+    distance = positions[:, :, None] - positions[:, None]
+    return (groups[:, :, None] == groups[:, None])[:, None], distance.abs()[:, None]

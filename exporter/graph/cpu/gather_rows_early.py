@@ -43,11 +43,17 @@ def gather_rows_early(model: ir.Model) -> ir.Model:
     rows = next((value for value in graph.inputs if value.name == ROWS), None)
     if rows is None:
         return model
-    for gather in _row_gathers(rows):
-        narrowed = _narrowed(gather)
-        if narrowed:
-            _narrow(graph, gather, narrowed, rows)
+    for index in (rows, *_first_tokens(rows)):
+        for gather in _row_gathers(index):
+            narrowed = _narrowed(gather)
+            if narrowed:
+                _narrow(graph, gather, narrowed, index)
     return model
+
+
+def _first_tokens(rows: ir.Value) -> list[ir.Value]:
+    """The rows that an encoder's head reads: `rows` less a number each."""
+    return [use.node.outputs[0] for use in rows.uses() if use.node.op_type == "Sub" and use.idx == 0]
 
 
 def _row_gathers(rows: ir.Value) -> list[ir.Node]:

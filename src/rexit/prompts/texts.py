@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rexit.bundle.manifest import MANIFEST, TOKENIZER, Manifest
-from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
+from rexit.bundle.reranker import PLACEHOLDER, Pair, RerankerPrompt
 from rexit.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class TextEncoder:
        apart from the words around it.
     3. A document that does not fit is cut at its end, so that prefix and candidate fit the model. Only its beginning is
        tokenized.
+    4. An encoder's pair is what its own tokenizer makes of query and document, special tokens that they spell out included, as
+       transformers and sentence-transformers do. Rules 1 to 3 do not apply.
 
     Args:
         tokenizer: The model's.
@@ -137,6 +139,8 @@ class TextEncoder:
             raise InputError(_NO_TEMPLATE)
         if instruction is not None and prompt.instruction is None:
             raise InputError("the model's text template has no place for an instruction")
+        if prompt.pair is not None:
+            return [], *self._pairs(prompt.pair, query, documents, max_document_tokens)
         values = {"query": query, "instruction": instruction if instruction is not None else prompt.instruction or ""}
         prefix = [token for text in prompt.prefix for token in self._filled(text, values)]
         at = next(n for n, text in enumerate(prompt.document) if "{document}" in text)
@@ -168,6 +172,33 @@ class TextEncoder:
             candidates.append([*before, *tokens, *after])
             cuts.append(cut)
         return prefix, candidates, cuts
+
+    def _pairs(
+        self, pair: Pair, query: str, documents: Sequence[str], max_document_tokens: int | None
+    ) -> tuple[list[list[int]], list[bool]]:
+        """The tokens of each pair, and whether its document was cut."""
+        tokenizer = self._tokenizer
+        first = tokenizer.encode(query, add_special_tokens=False)
+        seconds = tokenizer.encode_batch(list(documents), add_special_tokens=False)
+        around, most = tokenizer.num_special_tokens_to_add(True), min(pair.tokens, self._max_tokens)
+        if pair.truncation == "only_second" and len(first) + around >= most:
+            raise InputError(
+                f"the query is too long: it has {len(first)} tokens, a pair at most {most}, of which {around} are special"
+            )
+        candidates, cuts = [], []
+        tokenizer.enable_truncation(most, strategy=pair.truncation)
+        try:
+            for second in seconds:
+                size = len(second)
+                if max_document_tokens is not None:
+                    second.truncate(max_document_tokens)
+                whole = tokenizer.post_process(first, second)
+                types = [pair.vocabulary * number for number in whole.type_ids]
+                candidates.append([token + of_type for token, of_type in zip(whole.ids, types, strict=True)])
+                cuts.append(whole.sequence_ids.count(1) < size)
+        finally:
+            tokenizer.no_truncation()
+        return candidates, cuts
 
     def _document(self, text: str, values: Mapping[str, str], room: int, end_tokens: list[int]) -> tuple[list[int], bool]:
         """The tokens of a text with a document in it, and whether it was cut to `room` tokens before `end_tokens`."""

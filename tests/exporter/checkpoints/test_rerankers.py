@@ -226,7 +226,7 @@ def test_a_checkpoint_keeps_the_prompt_and_needs_no_labels(layerwise: Path, tmp_
     again = load_checkpoint(tmp_path)
     assert again.labels == {} and again.reranker == loaded.reranker
     edit(tmp_path / "exits.json", reranker={"prefix": []})
-    with pytest.raises(CheckpointError, match=r"exits\.json: reranker prefix: is \[\], expected an array"):
+    with pytest.raises(CheckpointError, match=r"exits\.json: reranker: prefix: is \[\], expected {query} once"):
         load_checkpoint(tmp_path)
 
 

@@ -1,0 +1,48 @@
+"""Encoders of every family: packed, split and with their own heads they answer as transformers does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from builders.models.encoders import FAMILIES, WORDS, write_encoder
+from rexit.exporter.assembly import encoder_of
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.packed import batch, pack
+
+PARITY = 1e-5
+QUERY = "word1 word2 word3"
+DOCUMENTS = ["word4", " ".join(WORDS[10:40]), "", "word5 [PAD] word6 [SEP] word7 other", " ".join(WORDS)]
+
+
+def logits(folder: Path) -> NDArray[np.float32]:
+    """Of each pair alone, by transformers."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        pairs = [tokenizer([(QUERY, document)], truncation=True, return_tensors="pt") for document in DOCUMENTS]
+        return np.concatenate([model(**pair).logits.numpy() for pair in pairs])
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_transformers(tmp_path: Path, family: str, labels: int) -> None:
+    folder = write_encoder(tmp_path, family, labels)
+    expected = logits(folder)
+    checkpoint = load_checkpoint(folder)
+    prefix, candidates = encoder_of(checkpoint, 64).prompt(QUERY, DOCUMENTS)
+    model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).eval()
+    log_odds = expected[:, 0] if labels == 1 else expected[:, 1] - expected[:, 0]
+    assert log_odds.std() > 0.1
+    np.testing.assert_allclose(model.reference(prefix, candidates)[:, 0], log_odds, atol=PARITY)
+    packed = pack(prefix, candidates)
+    with torch.no_grad():
+        out = model(*batch([packed, pack([], candidates[:2])]))
+    differences = (out[0, :, 1] - out[0, :, 0]).numpy()
+    np.testing.assert_allclose(differences, [*log_odds, *log_odds[:2]], atol=PARITY)
