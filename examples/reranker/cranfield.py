@@ -1,7 +1,7 @@
 """Cranfield's 225 queries and 1,400 abstracts (C. W. Cleverdon, 1967; a public test collection) as files of slates.
 
     pip install bm25s
-    python examples/cranfield/slates.py OUT --from cranfield.zip [--candidates 100] [--words 100] [--scores] …
+    python examples/reranker/cranfield.py OUT --from cranfield.zip [--candidates 100] [--words 100] [--scores] …
 
 The zip has `cran.all.1400`, `cran.qry` and `cranqrel`, the judgements. Writes
 
@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import re
 import sys
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import bm25
 
 from rexit.bundle.writer import new_folder
 from rexit.process.scripts import script
@@ -67,19 +68,6 @@ def split_of(query: int, count: int) -> str:
     return next(name for name, end in SPLITS.items() if place < end)
 
 
-def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[list[tuple[int, float]]]:
-    """Returns the places of each query's best documents by BM25, and their scores."""
-    try:
-        bm25s = importlib.import_module("bm25s")
-    except ImportError:
-        sys.exit("slates: needs the package bm25s: pip install bm25s")
-    retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(list(documents), stopwords="en", show_progress=False), show_progress=False)
-    tokens = bm25s.tokenize(list(queries), stopwords="en", show_progress=False)
-    places, scores = retriever.retrieve(tokens, k=count, show_progress=False)
-    return [[(int(place), float(score)) for place, score in zip(*row, strict=True)] for row in zip(places, scores, strict=True)]
-
-
 def text_of(document: str, words: int, share: float | None) -> str:
     """Returns a candidate's text. share: its score over the best candidate's; None: left out."""
     text = " ".join(document.split()[:words])
@@ -93,7 +81,7 @@ def slates(
     documents = [record for record in records(files[DOCUMENTS]) if record.get("W")]
     queries = [record["W"] for record in records(files[QUERIES])]
     graded = judgements(files[JUDGEMENTS])
-    rankings = best([record["W"] for record in documents], queries, min(candidates, len(documents)))
+    rankings = bm25.best([record["W"] for record in documents], queries, candidates)
     for n, (query, ranked) in enumerate(zip(queries, rankings, strict=True), 1):
         split, highest = split_of(n, len(queries)), ranked[0][1] or 1.0
         chosen = [(documents[place], score / highest) for place, score in ranked]
@@ -115,11 +103,11 @@ def main(out: Path, source: Path, candidates: int, train_candidates: int | None,
         with zipfile.ZipFile(source) as archive:
             files = {name: archive.read(name).decode("latin-1") for name in (DOCUMENTS, QUERIES, JUDGEMENTS)}
     except (zipfile.BadZipFile, KeyError) as exc:
-        sys.exit(f"slates: {source}: {exc.args[0]}, expected a zip file of Cranfield")
+        sys.exit(f"cranfield: {source}: {exc.args[0]}, expected a zip file of Cranfield")
     if candidates < 2 or words < 1:
-        sys.exit(f"slates: --candidates {candidates} --words {words}, expected at least 2 and 1")
+        sys.exit(f"cranfield: --candidates {candidates} --words {words}, expected at least 2 and 1")
     if train_candidates is not None and not 2 <= train_candidates <= candidates:
-        sys.exit(f"slates: --train-candidates {train_candidates}, expected 2 to {candidates}")
+        sys.exit(f"cranfield: --train-candidates {train_candidates}, expected 2 to {candidates}")
     with new_folder(out) as folder:
         rows = list(slates(files, candidates, words, train_candidates, scores))
         (folder / "slates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Graded NDCG@10 of a calibrated reranker on a file of slates with grades, by exit, by policy and of the first stage.
 
     rexit calibrate BUNDLE --slates OUT/slates.jsonl …
-    python examples/cranfield/ndcg.py BUNDLE OUT/slates.jsonl [--variant cpu-int8]
+    python examples/reranker/ndcg.py BUNDLE OUT/slates.jsonl [--variant cpu-int8]
 
 Only test queries, by the log-odds that the calibration recorded: no model runs. `first` is the order of the candidates in the
 file (BM25's). Here a document's gain is 2^grade - 1, and the ideal is the best order of all judged documents, whether BM25 found
@@ -53,7 +53,7 @@ def judged(path: Path) -> dict[int, tuple[list[int], list[int]]]:
     """Returns grades of the candidates and of the best order, by group. Raises InputError for a file without grades."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if any("grades" not in row for row in rows):
-        raise InputError(f"{path}: has no column `grades`: examples/cranfield/slates.py writes it")
+        raise InputError(f"{path}: has no column `grades`: examples/reranker/cranfield.py and scifact.py write it")
     return {row["group"]: (row["label"], row["grades"]) for row in rows}
 
 
@@ -86,7 +86,11 @@ def main(path: Path, slates: Path, variant: str | None) -> None:
             rows.append([ndcg(order, labels, ideal) for order in orders])
             layers.append(depths[stops[start:end]].mean())
     values = np.array(rows).T
-    names = ["first", *(f"after layer {depth}" for depth in depths), f"policy, {np.mean(layers):.1f} layers"]
+    names = [
+        "first",
+        *(f"after layer {depth}" if depth else "exit zero" for depth in depths),
+        f"policy, {np.mean(layers):.1f} layers",
+    ]
     print(
         f"{len(rows)} test queries, graded NDCG@{PLACES} (ideal: all judged documents), and its difference from the first order"
     )
