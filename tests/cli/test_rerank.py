@@ -43,6 +43,26 @@ def test_documents_are_ranked_by_the_prompts_scores(run: Run, bundle: Path, docu
     assert same.json["results"] == rows[:2]
 
 
+def test_the_first_stages_scores(run: Run, tmp_path: Path) -> None:
+    bundle, path = write_reranker(tmp_path / "bundle", zero=True), tmp_path / "documents.jsonl"
+    words = ("rerank", bundle, "--query", "wing drag", "--documents", path, "--json")
+    rows = [{"text": text, "score": 2.5 - n} for n, text in enumerate(DOCUMENTS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = run(*words)
+    assert ended.code == 0, ended.err
+    with runtime.open(bundle) as session:
+        candidates = [ids(f"B : {text} ? </s>") for text in DOCUMENTS]
+        request = TokenRequest(ids("<s> A : wing drag"), candidates, [row["score"] for row in rows])
+        expected = session.score(request, top_k=len(rows))
+    assert [(row["index"], row["exit"]) for row in ended.json["results"]] == [
+        (index, score.exit) for index, score in zip(expected.index.tolist(), expected, strict=True)
+    ]
+    path.write_text(json.dumps(rows[0]) + '\n"wing"\n')
+    assert_one_line(run(*words), 2, "document 2 has no `score`, others have one")
+    path.write_text('"wing"\n')
+    assert_one_line(run(*words), 2, "scores")
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
 def test_only_line_feeds_end_a_document(run: Run, bundle: Path, tmp_path: Path, suffix: str) -> None:
     texts = ["heat\u2028flow", "wing\x85drag", "layer\x0cflow", "\x0bheat\x1cwing\u2029"]

@@ -44,6 +44,10 @@ class RerankRequest(msgspec.Struct):
 
     query: str
     documents: Annotated[list[str | TextDocument], msgspec.Meta(min_length=1, description="Texts, or objects with `text`.")]
+    scores: Annotated[
+        list[float] | None,
+        msgspec.Meta(description="The first stage's number of each document, if the bundle's exit zero reads it."),
+    ] = None
     top_n: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="Only the n best. Null: all, best first.")
     ] = None
@@ -149,7 +153,8 @@ class RerankJob(Job):
         if left <= 0:
             raise self.late()
         deadline_ms = None if self.deadline_s is None else left * 1000
-        scores = session.score(TokenRequest(prefix, candidates), top_k=request.count, deadline_ms=deadline_ms, **rule)
+        prompt = TokenRequest(prefix, candidates, request.scores)
+        scores = session.score(prompt, top_k=request.count, deadline_ms=deadline_ms, **rule)
         body = msgspec.json.encode(request.answer(scores, session.info.variant, truncated))
         return Answer(body, scores.stats, waited_s, truncated=sum(truncated))
 

@@ -31,11 +31,12 @@ def ids(text: str) -> list[int]:
     return [WORDS.index(word) for word in text.split()]
 
 
-def write_reranker(folder: Path) -> Path:
-    """Writes the bundle and returns its folder."""
+def write_reranker(folder: Path, zero: bool = False) -> Path:
+    """Writes the bundle and returns its folder. zero: whether it has exit zero, which reads the first stage's scores."""
     drop_catalog(write_bundle(folder))
     add_tokenizer(folder, words_tokenizer().to_str())
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["reranker"] = to_json(PROMPT)
+    manifest["exits"] = [*([0] if zero else []), *manifest["exits"]]
     write_json(folder / "manifest.json", manifest)
     return folder

@@ -21,6 +21,7 @@ _SHOWN = 80
 
 class _Document(msgspec.Struct):
     text: str
+    score: float | None = None
 
 
 def rerank(
@@ -29,7 +30,8 @@ def rerank(
     documents: Annotated[
         Path,
         typer.Option(
-            help="A text file with a document on each line; or .jsonl: on each line a string, or an object with `text`."
+            help="A text file with a document on each line; or .jsonl: on each line a string, or an object with `text` and, "
+            "if the bundle reads it, `score`, the first stage's."
         ),
     ],
     top_n: Annotated[int | None, typer.Option(min=1, help="Only the n best. Default: all, best first.")] = None,
@@ -52,12 +54,14 @@ def rerank(
     from rexit.prompts.texts import bundle_encoder
     from rexit.request import TokenRequest
 
-    texts = _read(documents)
+    contents = _read(documents)
+    texts, first_stage = [document.text for document in contents], [document.score for document in contents]
     opened = open_bundle(bundle, variant)
     prefix, candidates, truncated = bundle_encoder(opened).prompt_with_cuts(query, texts, instruction)
     session = runtime.open(opened.path, opened.variant.name, threads=threads)
     with contextlib.closing(session):
-        scores = session.score(TokenRequest(prefix, candidates), top_k=min(len(texts), top_n or len(texts)))
+        request = TokenRequest(prefix, candidates, None if None in first_stage else first_stage)
+        scores = session.score(request, top_k=min(len(texts), top_n or len(texts)))
     rows = [
         {
             "index": index,
@@ -94,7 +98,7 @@ def rerank(
         stdout.print(f"{sum(truncated)} documents cut at their end: the model takes {opened.variant.max_positions} tokens")
 
 
-def _read(path: Path) -> list[str]:
+def _read(path: Path) -> list[_Document]:
     """The documents. Raises InputError."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # its newlines are \n, whatever the file's are
@@ -106,13 +110,16 @@ def _read(path: Path) -> list[str]:
     if path.suffix == ".jsonl":
         documents = [_document(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
     else:
-        documents = [line for line in lines if line.strip()]
+        documents = [_Document(line) for line in lines if line.strip()]
     if not documents:
         raise InputError(f"{path}: has no documents, expected one on each line")
+    unscored = [n for n, document in enumerate(documents, 1) if document.score is None]
+    if 0 < len(unscored) < len(documents):
+        raise InputError(f"{path}: document {unscored[0]} has no `score`, others have one: expected one of each or of none")
     return documents
 
 
-def _document(line: str, where: str) -> str:
+def _document(line: str, where: str) -> _Document:
     from rexit.bundle.typed import typed
 
     try:
@@ -121,7 +128,7 @@ def _document(line: str, where: str) -> str:
         raise InputError(f"{where}: not JSON: {exc}") from exc
     kind: Any = str | _Document
     document = typed(value, kind, where, error=InputError)
-    return document.text if isinstance(document, _Document) else str(document)
+    return document if isinstance(document, _Document) else _Document(str(document))
 
 
 def _first_words(text: str) -> str:
