@@ -18,6 +18,9 @@ from rexit.calibration.goal import Goal
 BUDGETS = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Shares of the allowed drop. Each gets a policy: the sequence that is tested for a certificate, and the curve."""
 
+TAIL_OF = "tail of "
+"""Before a metric's name: the p-value of its tail."""
+
 MIN_SAVING = 0.01
 """A policy must save this share of the cost, against full depth and against a fixed depth, to be worth having."""
 
@@ -31,7 +34,8 @@ class Candidate:
         fixed: the exit at which it stops every candidate; None for a dynamic policy.
         budget: the expected drop that the search allowed.
         outcome: what it does on the choosing users.
-        p_values: by metric's name, for the hypothesis that it drops by more than allowed, from the certifying users.
+        p_values: by metric's name, for the hypothesis that it drops by more than allowed, from the certifying users; with TAIL_OF
+            before it, that more users lose much than allowed. All must be small, so each has the whole level.
         certified: whether the certifying users confirm the policy.
     """
 
@@ -95,16 +99,23 @@ def certify_in_order(candidates: Sequence[Candidate], certifying: Evaluation, go
 
 
 def _p_values(certifying: Evaluation, policy: Policy, goal: Goal) -> dict[str, float]:
-    score, judge = _score(certifying, policy), certifying.judge
-    return {
+    score, judge = score_of(certifying, policy), certifying.judge
+    means = {
         metric.name: judge.chance_above(metric, score, goal.max_drop)
         if metric.bounds is None
         else certify.p_value(judge.losses(metric, score), metric.bounds, goal.max_drop, goal.error)
         for metric in goal.metrics
     }
+    if (tail := goal.tail) is None:
+        return means
+    bounded = [metric for metric in goal.metrics if metric.bounds is not None]
+    return means | {
+        TAIL_OF + metric.name: certify.tail_p_value(judge.losses(metric, score), tail.share, tail.loss) for metric in bounded
+    }
 
 
-def _score(evaluation: Evaluation, policy: Policy) -> NDArray[np.float32]:
+def score_of(evaluation: Evaluation, policy: Policy) -> NDArray[np.float32]:
+    """Returns what a policy ranks by, float32 [n]."""
     return evaluation.score(policy.stops(evaluation.traces.log_odds, evaluation.traces.offsets))
 
 
@@ -114,15 +125,17 @@ def users_needed(candidates: Sequence[Candidate], certifying: Evaluation, goal: 
     failed = next((candidate for candidate in candidates if not candidate.certified), None)
     if failed is None:
         return None
-    score, judge = _score(certifying, failed.policy), certifying.judge
-    return max(
-        (
-            certify.users_needed(judge.losses(metric, score), metric.bounds, goal.max_drop, goal.error)
-            for metric in goal.metrics
-            if metric.bounds is not None and failed.p_values[metric.name] > goal.error
-        ),
-        default=None,
-    )
+    score, needed = score_of(certifying, failed.policy), []
+    for metric in goal.metrics:
+        if metric.bounds is None:
+            continue
+        losses = certifying.judge.losses(metric, score)
+        if failed.p_values[metric.name] > goal.error:
+            needed.append(certify.users_needed(losses, metric.bounds, goal.max_drop, goal.error))
+        if (tail := goal.tail) is not None and failed.p_values[TAIL_OF + metric.name] > goal.error:
+            observed = float(np.mean(certify.exceeds(losses, tail.loss)))
+            needed.append(certify.tail_users_needed(observed, tail.share, goal.error))
+    return max(needed, default=None)
 
 
 def cheapest_certified(candidates: Sequence[Candidate], full_us: float) -> Candidate | None:

@@ -7,7 +7,8 @@ Users are the unit, taken to be exchangeable with those to come. After Angelopou
    The user's id alone says which (`rexit.roles`), so who chose heads, maps or exits in any command does not certify.
 2. `p_value` tests for each policy the hypothesis that its expected loss is above the limit; where a policy has to keep several
    limits, the largest p-value counts.
-3. `fixed_sequence` certifies in that order and stops at the first policy that fails, so any number of them may be tried at one
+3. `tail_p_value` tests in the same way that too large a share of the users loses much.
+4. `fixed_sequence` certifies in that order and stops at the first policy that fails, so any number of them may be tried at one
    level. Several such sequences share the level: each gets it divided by their number (Bonferroni).
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtr, betaincinv, ndtri
 
 from rexit.calibration.metrics import Metric, parse
 from rexit.errors import InputError
@@ -30,6 +32,9 @@ BOLDEST = 0.9
 
 FIRST_VARIANCE = 0.05
 """The initial guess of the variance, for losses from 0 to 1; counts as one user."""
+
+ROUNDING = 1e-9
+"""A loss that is above a limit by no more than this is equal to it."""
 
 MAX_USERS = 10**8
 """More users than this count as infinitely many."""
@@ -72,6 +77,35 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
     return float(np.exp(-np.cumsum(np.log1p(-bet * (x - m))).max(initial=0.0)))
 
 
+def exceeds(losses: NDArray[np.float64], loss: float) -> NDArray[np.bool_]:
+    """Returns which users lose more than `loss`. A loss that equals it does not count."""
+    return losses > loss + ROUNDING
+
+
+def tail_p_value(losses: NDArray[np.float64], share: float, loss: float) -> float:
+    """Returns the exact binomial p-value of the hypothesis that more than `share` of the users lose more than `loss`.
+
+    losses: float64 [n], one per user.
+    """
+    return float(bdtr(np.count_nonzero(exceeds(losses, loss)), len(losses), share)) if len(losses) else 1.0
+
+
+def tail_users_needed(observed: float, share: float, level: float = 0.05) -> float:
+    """Returns about how many users would certify in 4 of 5 calibrations that at most `share` of the users lose too much, if a
+    share of `observed` did. Infinite if that is not below, or if more than MAX_USERS would be needed."""
+    if not observed < share:
+        return math.inf
+    spread = -ndtri(level) * math.sqrt(share * (1 - share)) + 0.84 * math.sqrt(observed * (1 - observed))
+    users = max((spread / (share - observed)) ** 2, math.log(level) / math.log1p(-share))  # not fewer than if nobody does
+    return math.ceil(users) if users <= MAX_USERS else math.inf
+
+
+def share_interval(count: int, n: int, chance: float = 0.2) -> tuple[float, float]:
+    """Returns the ends of the exact interval (Clopper & Pearson) of the share that `count` of n users are. chance: to miss it."""
+    low = float(betaincinv(count, n - count + 1, chance / 2)) if count else 0.0
+    return low, float(betaincinv(count + 1, n - count, 1 - chance / 2)) if count < n else 1.0
+
+
 def fixed_sequence(p_values: Sequence[float], level: float, sequences: int = 1) -> int:
     """Returns how many policies are certified: those before the first whose p-value is above its level.
 
@@ -110,17 +144,19 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
     return high
 
 
-def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05) -> str:
+def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05, tail: str | None = None) -> str:
     """Returns the guarantee in one sentence.
 
     Args:
         limits: each metric's limit; all hold at once.
         users: how many users certified it, by metric's name.
         level: the chance that the guarantee is wrong.
+        tail: what else holds, as a part of a sentence.
     """
     promises = " and ".join(f"{limit:g} of {metric.title}" for metric, limit in limits.items())
     return (
-        f"With {100 * (1 - level):g} % confidence, users like these lose on average at most {promises} against the full model: "
+        f"With {100 * (1 - level):g} % confidence, users like these lose on average at most {promises} against the full "
+        f"model{'' if tail is None else f', and {tail}'}: "
         f"tested on {count_users(users)} who had no part in choosing the policy or its heads."
     )
 
@@ -148,6 +184,6 @@ def _scaled(
     if not 0 < level < 1:
         raise InputError(f"level {level:g}: expected a number above 0 and below 1")
     x = (losses - low) / (high - low)
-    if not ((x >= -1e-9) & (x <= 1 + 1e-9)).all():  # rounding may take a loss out of its bounds
+    if not ((x >= -ROUNDING) & (x <= 1 + ROUNDING)).all():  # rounding may take a loss out of its bounds
         raise ValueError(f"losses from {losses.min()} to {losses.max()}, expected {low} to {high}")
     return x.clip(0, 1), (limit - low) / (high - low)

@@ -12,11 +12,12 @@ A user's id alone says which of the two it is, see `rexit.roles`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from rexit.audit.limits import AuditLimits
 from rexit.bundle import Policy
-from rexit.calibration import metrics, watch
+from rexit.calibration import metrics, plan, watch
 from rexit.calibration.candidates import (
     Candidate,
     certify_in_order,
@@ -65,6 +66,7 @@ class Decision:
         saving: share of full depth's cost that the policy saves on the choosing users.
         users_needed: about how many users with a value would have certified the first candidate that failed (infinite: no
             number would); None if none failed, or it failed by metrics over pairs alone.
+        plan: how many users would certify what, by the choosing users' losses.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
         objectives: what makes the utility's log-odds, which the maps read; None: there is one objective.
     """
@@ -82,8 +84,21 @@ class Decision:
     gains: tuple[Gain, ...]
     saving: float
     users_needed: float | None
+    plan: tuple[plan.Needed, ...] = ()
     watch: AuditLimits | None = None
     objectives: ObjectiveMaps | None = None
+
+    def certificate(self) -> dict[str, Any] | None:
+        """Returns `certificate` of policy.json; None for full depth."""
+        if self.chosen is None:
+            return None
+        goal = self.goal
+        promised = {
+            "metrics": dict.fromkeys(self.tested, goal.max_drop),
+            "confidence": goal.confidence,
+            "users": dict(self.tested),
+        }
+        return promised | ({} if goal.tail is None else {"tail": asdict(goal.tail)})
 
 
 def decide(
@@ -158,6 +173,7 @@ def decide(
         gains=comparison.gains(policy, choosing) if chosen and chosen.fixed is None else (),
         saving=1 - chosen.outcome.cost_us / full_us if chosen else 0.0,
         users_needed=users_needed(candidates, certifying, goal),
+        plan=plan.plan(candidates, choosing, goal, full_us),
         watch=watch.limits(
             chosen_and_more_careful(candidates, chosen),
             certifying,

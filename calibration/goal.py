@@ -17,6 +17,34 @@ TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
+class Tail:
+    """At most a share of the users may lose more than a loss, of each metric with a value per user.
+
+    Attributes:
+        share: of the users, above 0 and below 1.
+        loss: in each metric's own unit, 0 to below 1.
+    """
+
+    share: float
+    loss: float
+
+    @classmethod
+    def parse(cls, text: str) -> Tail:
+        """Returns the tail of `SHARE:LOSS`, as in `0.05:0.1`. Raises InputError for any other text."""
+        try:
+            share, loss = map(float, text.split(":"))
+        except ValueError as exc:
+            raise InputError(f"tail {text!r}, expected SHARE:LOSS, as in 0.05:0.1") from exc
+        return cls(share, loss)
+
+    @property
+    def sentence(self) -> str:
+        """What it says, as a part of a sentence."""
+        lose = f"more than {self.loss:g}" if self.loss else "anything"
+        return f"at most {100 * self.share:g} % of them lose {lose}"
+
+
+@dataclass(frozen=True)
 class Goal:
     """What a policy must keep.
 
@@ -25,12 +53,14 @@ class Goal:
         max_drop: in each metric's own unit.
         confidence: that no metric drops by more.
         top_k: how many candidates of a slate users are shown, for the top-k rule; None: all.
+        tail: what users who lose most may lose, under the same confidence; None: it is not tested.
     """
 
     metrics: tuple[Metric, ...]
     max_drop: float = 0.01
     confidence: float = 0.95
     top_k: int | None = None
+    tail: Tail | None = None
 
     @property
     def error(self) -> float:
@@ -52,6 +82,13 @@ class Goal:
             raise InputError(f"confidence {self.confidence}, expected 0.5 to below 1")
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f"top k {self.top_k}, expected at least 1")
+        if (tail := self.tail) is not None:
+            if not 0 < tail.share < 1:
+                raise InputError(f"tail: a share of {tail.share:g} of the users, expected more than 0 and less than 1")
+            if not 0 <= tail.loss < 1:
+                raise InputError(f"tail: a loss of {tail.loss:g}, expected 0 to below 1")
+            if all(metric.bounds is None for metric in self.metrics):
+                raise InputError("tail: no metric has a value per user, expected one such as ndcg@10")
 
 
 def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK | None]:

@@ -21,6 +21,7 @@ class CalibrationOptions:
         max_drop: the allowed drop of each metric, in its own unit.
         confidence: that no metric drops by more; 0.5 to below 1.
         top_k: how many candidates of a slate users are shown; None: all.
+        tail: at most that share of users may lose more, SHARE:LOSS; None: users who lose most are not tested.
         slate: candidates per slate; None: SIZE, or for a file of slates the size of its largest slate.
         max_slates: the most slates of each split, evenly spaced; 0: all.
         timed_slates: number of slates to time.
@@ -36,6 +37,7 @@ class CalibrationOptions:
     max_drop: float = 0.01
     confidence: float = 0.95
     top_k: int | None = None
+    tail: str | None = None
     slate: int | None = None
     max_slates: int = 5000
     timed_slates: int = 16

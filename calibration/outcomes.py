@@ -5,7 +5,9 @@
    user has an outcome.
 3. Metrics without labels (`agreement`, `top-k-overlap`) are over whole slates, as their limits are, whether a slate has outcomes
    or not.
-4. A certified metric with a value per user feeds the test of `rexit.audit.betting`: one user at a time in the order of the log,
+4. Of a certified tail, "at most a share of the users loses more than so much", each user's yes or no is bet on in the same way;
+   mean and tail then share the level.
+5. A certified metric with a value per user feeds the test of `rexit.audit.betting`: one user at a time in the order of the log,
    against the limit that was promised.
 
 Users react to what the policy showed them. An item that only full depth would have shown has no outcome, so losses come out
@@ -15,7 +17,7 @@ smaller than they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +27,8 @@ from numpy.typing import NDArray
 from rexit.audit.betting import LEVEL, Capital
 from rexit.audit.log import AuditedSlate
 from rexit.bundle import ExitPolicy, Id, Policy
+from rexit.calibration.certify import exceeds
+from rexit.calibration.goal import Tail
 from rexit.calibration.metrics import LABEL_FREE, Judge, Metric, log_losses
 from rexit.calibration.reliability import Reliability, Split
 from rexit.errors import InputError
@@ -44,7 +48,9 @@ class LabelledMetric:
         drop: what the policy loses.
         limit: the drop that was promised at most; None: none was.
         capital: What the bets against the limit have made of 1; None without a limit.
-        alarm: whether the limit no longer holds.
+        alarm: whether the limit no longer holds, or the tail's.
+        tail: the share of the users who lose more than the certified tail allows a share of, and what bets have made of 1; None
+            without one.
     """
 
     name: str
@@ -55,6 +61,7 @@ class LabelledMetric:
     limit: float | None = None
     capital: float | None = None
     alarm: bool = False
+    tail: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ def label(
     limits: Mapping[str, float],
     full_head: ExitPolicy,
     prior_shift: float = 0.0,
+    tail: Tail | None = None,
 ) -> Labelled:
     """Returns what outcomes say about audited slates.
 
@@ -114,6 +122,7 @@ def label(
         limits: the promised limits of certified metrics, by name.
         full_head: the last head's own map.
         prior_shift: the policy's, since outcomes are not sampled.
+        tail: the promised tail of metrics with a limit.
 
     Raises:
         InputError: No outcome belongs to an audited slate, or all labels are the same.
@@ -128,7 +137,9 @@ def label(
         kind = "liked" if labelled.liked[0] else "not liked"
         raise InputError(f"all {len(labelled.liked)} labelled candidates are {kind}, expected both kinds")
     whole = _Answers.of(slates, [[False] * len(slate.items) for slate in slates], full_head)
-    judged = (_metric(whole if metric.kind in LABEL_FREE else labelled, metric, limits.get(metric.name)) for metric in metrics)
+    judged = (
+        _metric(whole if metric.kind in LABEL_FREE else labelled, metric, limits.get(metric.name), tail) for metric in metrics
+    )
     return Labelled(
         outcomes=(len(outcomes), len(used)),
         pairs=len(labelled.liked),
@@ -178,7 +189,7 @@ class _Answers:
         return Judge(self.users, self.liked, self.offsets, self.full)
 
 
-def _metric(answers: _Answers, metric: Metric, limit: float | None) -> LabelledMetric | None:
+def _metric(answers: _Answers, metric: Metric, limit: float | None, tail: Tail | None) -> LabelledMetric | None:
     """None if no user has both labels, or no slate has more than K candidates."""
     judge, score = answers.judge, answers.policy
     try:
@@ -189,10 +200,17 @@ def _metric(answers: _Answers, metric: Metric, limit: float | None) -> LabelledM
     if limit is None or metric.bounds is None:
         return LabelledMetric(metric.name, users, value, full, drop)
     low, high = metric.bounds
-    capital = Capital((limit - low) / (high - low), LEVEL)
-    for loss in judge.losses(metric, score).tolist():
+    losses, level = judge.losses(metric, score), LEVEL if tail is None else LEVEL / 2
+    capital = Capital((limit - low) / (high - low), level)
+    for loss in losses.tolist():
         capital.add(min(1.0, max(0.0, (loss - low) / (high - low))))  # rounding may take a loss out of its bounds
-    return LabelledMetric(metric.name, users, value, full, drop, limit, capital.value, capital.alarm_at is not None)
+    result = LabelledMetric(metric.name, users, value, full, drop, limit, capital.value, capital.alarm_at is not None)
+    if tail is None:
+        return result
+    over, of_tail = exceeds(losses, tail.loss), Capital(tail.share, level)
+    for exceeded in over.tolist():
+        of_tail.add(float(exceeded))
+    return replace(result, alarm=result.alarm or of_tail.alarm_at is not None, tail=(float(over.mean()), of_tail.value))
 
 
 def _probabilities(name: str, c: NDArray[np.float32], answers: _Answers, prior_shift: float) -> Probabilities:

@@ -22,7 +22,7 @@ from rexit.calibration import decide, metrics, prior
 from rexit.calibration.candidates import MIN_SAVING
 from rexit.calibration.choose import objectives
 from rexit.calibration.comparison import baseline_rows
-from rexit.calibration.goal import Goal
+from rexit.calibration.goal import Goal, Tail
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
@@ -187,7 +187,8 @@ class _Work:
         utility = objectives.weights_of(options.utility, bundle.variant.objectives)
         if utility:
             _check_several(options)
-        goal = Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
+        tail = None if options.tail is None else Tail.parse(options.tail)
+        goal = Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k, tail)
         goal.check()
         prior.check(options.negative_rate)
         if isinstance(source, SlatesFile):
@@ -280,7 +281,7 @@ def _size(catalog: Catalog) -> str:
 def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: int | None) -> decide.Decision:
     """The decision with a policy that says where its costs were measured, and how many candidates a slate had."""
     made_on = {name: value for name, value in vars(conditions).items() if name != "variant_sha256"} | {"slate": slate}
-    return replace(decision, policy=replace(decision.policy, made_on=made_on))
+    return replace(decision, policy=replace(decision.policy, made_on=made_on, certificate=decision.certificate()))
 
 
 def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> NDArray[np.int64] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rexit.calibration.choose.maps import ALL
+from rexit.calibration.plan import words
 from rexit.calibration.reliability_table import title
 
 Report = Mapping[str, Any]
@@ -42,6 +43,7 @@ def tables(report: Report) -> dict[str, Table]:
         "probabilities": probabilities(report),
         "costs": _costs(report),
         "tested": _tested(report),
+        "plan": plan(report),
         "ways": _ways(report),
         "thresholds": _thresholds(report),
         "top_k": _top_k(report),
@@ -69,6 +71,21 @@ def probabilities(report: Report) -> Table:
                 "by chance": f"{row['chance']:.4f}",
             }
             for row in report["probabilities"]["table"]
+        ],
+    )
+
+
+def plan(report: Report) -> Table:
+    """Returns how many users would certify what, which the terminal shows too."""
+    return Table(
+        "Users with a value that would certify in 4 of 5 calibrations, by the losses of those who choose",
+        [
+            {
+                "expected drop at most": f"{row['budget']:.4g}",
+                "saves": f"{100 * row['saving']:.0f} %",
+                **{f"drop of {cell['limit']:g}": words(cell["range"]) for cell in row["users"]},
+            }
+            for row in report["plan"]
         ],
     )
 

@@ -193,7 +193,8 @@ def _keep_full_model(decision: Decision, profile: CostProfile | None, slower: bo
 
 
 def _allowed(goal: Goal) -> str:
-    return f"that loses at most {goal.max_drop:g} of {_and([metric.title for metric in goal.metrics])}"
+    mean = f"that loses at most {goal.max_drop:g} of {_and([metric.title for metric in goal.metrics])}"
+    return mean if goal.tail is None else f"{mean} on average, where {goal.tail.sentence.replace('of them', 'of users')},"
 
 
 def _speed(table: Mapping[str, Row]) -> str:
@@ -255,7 +256,8 @@ def _guarantee(decision: Decision) -> str | None:
     others = [metric.title for metric in goal.metrics if metric.bounds is None]
     sentences = []
     if proven:
-        sentences.append(certify.guarantee(proven, {m.name: decision.tested[m.name] for m in proven}, goal.error))
+        tail = None if goal.tail is None else goal.tail.sentence
+        sentences.append(certify.guarantee(proven, {m.name: decision.tested[m.name] for m in proven}, goal.error, tail))
     if others:
         sentences.append(
             f"With {100 * goal.confidence:g} % confidence, {_and(others)} drops by at most {goal.max_drop:g}: by a bootstrap "

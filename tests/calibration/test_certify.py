@@ -10,7 +10,16 @@ from collections.abc import Callable, Collection
 import numpy as np
 import pytest
 
-from rexit.calibration.certify import fixed_sequence, guarantee, p_value, users_needed
+from rexit.calibration.certify import (
+    fixed_sequence,
+    guarantee,
+    p_value,
+    share_interval,
+    tail_p_value,
+    tail_users_needed,
+    users_needed,
+)
+from rexit.calibration.goal import Tail
 from rexit.calibration.metrics import Judge, parse
 from rexit.errors import InputError
 from running.fast import fast
@@ -141,6 +150,32 @@ def typical(random: np.random.Generator, n: int) -> np.ndarray:
     return np.where(random.random(n) < 0.7, 0.0, 0.002 / 0.3 + random.normal(0, 0.06 / math.sqrt(0.3), n)).clip(-1, 1)
 
 
+@pytest.mark.parametrize("n", [19, 100, 600])
+def test_a_tail_is_certified_wrongly_no_more_often_than_promised(n: int) -> None:
+    """At a share of just what is allowed; a loss that equals the limit is not above it."""
+    random = np.random.default_rng(5)
+    much = random.binomial(n, 0.2, CALIBRATIONS)
+    wrong = [tail_p_value(np.repeat([0.3, 0.1 + 0.2], [k, n - k]) + 0.1 * (np.arange(n) < k), 0.2, 0.3) <= LEVEL for k in much]
+    assert 0.01 < np.mean(wrong) <= LEVEL + SLACK
+    assert tail_p_value(np.array([]), 0.2, 0.3) == 1
+
+
+@pytest.mark.parametrize(("observed", "share"), [(0.02, 0.05), (0.1, 0.2), (0.0, 0.05)])
+def test_about_as_many_users_certify_a_tail_as_it_says(observed: float, share: float) -> None:
+    needed = int(tail_users_needed(observed, share))
+    much = np.random.default_rng(6).binomial(needed, observed, 500)
+    certified = np.mean([tail_p_value((np.arange(needed) < k).astype(float), share, 0.5) <= LEVEL for k in much])
+    assert 0.7 < certified < 0.92 or (observed == 0 and certified == 1)
+    assert tail_users_needed(share, share) == math.inf == tail_users_needed(share - 1e-9, share)
+
+
+def test_the_interval_of_a_share_is_exact() -> None:
+    assert share_interval(0, 10) == pytest.approx((0, 1 - 0.1**0.1)) and share_interval(10, 10)[1] == 1
+    low, high = share_interval(3, 20)
+    assert tail_p_value((np.arange(20) < 3).astype(float), high, 0.5) == pytest.approx(0.1)
+    assert tail_p_value((np.arange(20) < 17).astype(float), 1 - low, 0.5) == pytest.approx(0.1)
+
+
 def test_a_good_policy_is_certified_by_a_thousand_users() -> None:
     random = np.random.default_rng(3)
     assert np.mean([passes(typical(random, 1000), 0.01) for _ in range(200)]) > 0.9
@@ -212,5 +247,6 @@ def test_guarantee_names_what_is_promised() -> None:
         "users who had no part in choosing the policy or its heads."
     )
     both = guarantee({NDCG: 0.01, parse("agreement"): 0.05}, {"ndcg@3": 80, "agreement": 90}, level=0.1)
+    assert "against the full model, and at most 5 % of" in guarantee({NDCG: 0.01}, {"ndcg@3": 9}, tail=Tail(0.05, 0.1).sentence)
     assert both.startswith("With 90 % confidence, users like these lose on average at most 0.01 of NDCG@3 and 0.05 of agreement")
     assert "tested on 80 users (NDCG@3) and 90 users (agreement) who" in both

@@ -12,8 +12,9 @@ from builders.traces import even_costs, traces
 from rexit import roles
 from rexit.calibration import certify
 from rexit.calibration.decide import Decision, back_to_full_depth
-from rexit.calibration.goal import Goal
+from rexit.calibration.goal import Goal, Tail
 from rexit.calibration.metrics import Judge, parse
+from rexit.calibration.plan import words
 from rexit.calibration.record.traces import split_users
 from rexit.errors import InputError
 from rexit.measure.costs import Costs
@@ -54,6 +55,37 @@ def test_what_chooses_is_not_what_certifies() -> None:
     score = np.take_along_axis(c, candidate.policy.stops(certifies.log_odds, certifies.offsets)[:, None], 1)[:, 0]
     p = [certify.p_value(judge.losses(m, score), (-1.0, 1.0), GOAL.max_drop, 0.05) for m in GOAL.metrics]
     assert candidate.p_value == pytest.approx(max(p), rel=1e-3)
+
+
+def test_a_tail_is_certified_beside_the_mean() -> None:
+    """Both must hold at the whole level; a tail that no policy keeps leaves full depth."""
+    loose, tight = (decided([0.6, 0.3, 0.0], replace(GOAL, tail=Tail(0.1, loss))) for loss in (0.3, 0.02))
+    assert loose.chosen is not None and loose.certificate() is not None
+    assert loose.certificate()["tail"] == {"share": 0.1, "loss": 0.3} and loose.certificate()["users"] == loose.tested
+    assert loose.chosen.p_values.keys() == {"ndcg@5", "user-auc", "tail of ndcg@5", "tail of user-auc"}
+    assert tight.chosen is None and tight.certificate() is None
+    assert tight.candidates[0].p_values["ndcg@5"] <= 0.05 < tight.candidates[0].p_values["tail of ndcg@5"]
+    assert tight.users_needed is not None and tight.users_needed > 395
+
+
+def test_the_plan_says_how_many_users_would_do() -> None:
+    """As many users as it says certify, and a tenth of them do not."""
+    small = decided([0.6, 0.3, 0.0], Goal(GOAL.metrics, 0.02), users=150)
+    needed = small.plan[0].users
+    assert list(needed) == [0.01, 0.02, 0.04, 0.1] and small.plan[0].saving > 0
+    low, high = needed[0.02]
+    assert small.chosen is None and 50 < low < high
+    assert not any(c.certified for c in decided([0.6, 0.3, 0.0], Goal(GOAL.metrics, 0.02), users=int(low / 5)).candidates)
+    assert decided([0.6, 0.3, 0.0], Goal(GOAL.metrics, 0.02), users=int(2 * high)).candidates[0].certified
+    assert needed[0.01][0] > low > needed[0.04][0], "a smaller drop takes more users"
+
+
+@pytest.mark.parametrize(
+    ("users", "text"),
+    [((312, 2149), "300 to 2,000"), ((312, None), "at least 300"), ((88, 94), "about 90"), ((None, None), "no number")],
+)
+def test_the_plan_has_the_digits_that_its_users_carry(users: tuple[float | None, float | None], text: str) -> None:
+    assert words(users) == text
 
 
 def test_users_without_a_value_are_not_counted_as_tested() -> None:
@@ -174,6 +206,10 @@ def test_a_promise_over_pairs_is_the_bootstraps() -> None:
         (Goal(GOAL.metrics, 0.5), "max drop 0.5"),
         (Goal(GOAL.metrics, float("nan")), "max drop nan"),
         (Goal(GOAL.metrics, 0.01, 1.0), "confidence 1.0, expected 0.5 to below 1"),
+        (replace(GOAL, tail=Tail(0.0, 0.1)), "tail: a share of 0 of the users, expected more than 0"),
+        (replace(GOAL, tail=Tail(1.0, 0.1)), "tail: a share of 1 of the users"),
+        (replace(GOAL, tail=Tail(0.1, 1.0)), "tail: a loss of 1, expected 0 to below 1"),
+        (Goal((parse("auc"),), tail=Tail(0.1, 0.1)), "tail: no metric has a value per user"),
         (Goal(GOAL.metrics, 0.01, 0.95, 0), "top k 0, expected at least 1"),
         (Goal(GOAL.metrics, 0.01, 0.95, 10), "top k 10, expected less than the largest slate's 10 candidates"),
     ],

@@ -9,6 +9,7 @@ from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 from rexit.audit.log import AuditedSlate
 from rexit.audit.losses import Loss
 from rexit.bundle import ExitPolicy
+from rexit.calibration.goal import Tail
 from rexit.calibration.metrics import parse
 from rexit.calibration.outcomes import label
 from rexit.errors import InputError
@@ -58,6 +59,17 @@ def test_the_certified_limit_is_tested() -> None:
     noisy, true = (label(*service(600, noise), False, METRICS, limits, ExitPolicy()).metrics[0] for noise in (4.0, 0.05))
     assert noisy.alarm and noisy.drop > 0.05 and noisy.capital is not None and noisy.limit == 0.01
     assert not true.alarm and true.capital is not None and true.capital < 20 and abs(true.drop) < 0.01
+
+
+def test_a_certified_tail_is_tested() -> None:
+    """The mean may hold while more users than allowed lose much."""
+    slates, outcomes = service(600, 1.5)
+    kept, broken = (
+        label(slates, outcomes, False, METRICS[:1], {"ndcg@3": 0.3}, ExitPolicy(), tail=Tail(share, 0.2)).metrics[0]
+        for share in (0.5, 0.02)
+    )
+    assert not kept.alarm and broken.alarm and kept.capital is not None and kept.capital < 1
+    assert kept.tail is not None and broken.tail is not None and 0.05 < kept.tail[0] == broken.tail[0] < 0.4
 
 
 @pytest.mark.parametrize("name", ["top-k-overlap@3", "agreement"])

@@ -33,7 +33,7 @@ def write_log(path: Path, bundle: Bundle, *, reverse: bool = True) -> None:
 
 @pytest.fixture
 def audited(place: Path) -> Path:
-    settings = {"metrics": ["ndcg@5"], "max_drop": 0.01, "slate": 20}
+    settings = {"metrics": ["ndcg@5"], "max_drop": 0.01, "slate": 20, "tail": "0.5:0.1"}
     bundle = write_watched(place / "bundle", (0.1, 0.2), settings=settings)
     write_log(place / "audit.jsonl", bundle)
     return place
@@ -80,7 +80,9 @@ def test_outcomes_are_joined(run: Run, audited: Path) -> None:
     assert outcomes["outcomes"] == [len(rows), len(rows)] and set(metrics) == {"ndcg@5", "ndcg@10", "user-auc", "auc"}
     assert (metrics["auc"]["policy"], metrics["auc"]["full"]) == (0, 1) and metrics["auc"]["capital"] is None
     assert metrics["ndcg@5"]["drop"] == pytest.approx(1) and metrics["ndcg@5"]["limit"] == 0.01
+    assert metrics["ndcg@5"]["tail"][0] == 1 and metrics["auc"]["tail"] is None
     table = run(*words, "--column", "liked=liked")
+    assert "100.0 %" in table.out
     assert table.code == 0 and f"By {len(rows):,} of {len(rows):,} outcomes" in table.out and "calibration error" in table.out
     clicks = pl.DataFrame([row[:2] for row in rows if row[2]], schema=["user_id", "item_id"], orient="row")
     clicks.write_parquet(audited / "clicks.parquet")

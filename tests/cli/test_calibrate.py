@@ -82,6 +82,16 @@ def test_table_tells_the_report(run: Run, place: Path) -> None:
     assert f"As deployed, {count} of {count} candidates stop where their traces say.\n" in ended.out
 
 
+def test_a_tail_is_in_all_that_tells_of_the_policy(run: Run, place: Path) -> None:
+    ended = calibrate(run, place, "--tail", "0.9:0.5", "--json")
+    assert ended.code == 0 and "at most 90 % of them lose more than 0.5" in ended.json["verdict"]["guarantee"]
+    shown = run("inspect", place / "bundle", "--json").json["variants"][0]["policy"]["certificate"]
+    assert shown["tail"] == {"share": 0.9, "loss": 0.5} and shown["metrics"] == {"ndcg@5": 0.45}
+    assert "Certified: metrics" in run("inspect", place / "bundle").out
+    refused = calibrate(run, place, "--tail", "0.05:0.5")
+    assert refused.code == 0 and "Users with a value that would certify" in refused.out
+
+
 def test_runtime_that_stops_elsewhere(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = runtime.Session.score
 
@@ -118,6 +128,8 @@ def test_edited_split(run: Run, place: Path) -> None:
     [
         (("--metric", "ndcg"), "metric 'ndcg': has no K, expected ndcg@K"),
         (("--metric", "top-k-overlap@50"), "metric top-k-overlap@50: the largest slate has 10 candidates, expected more than 50"),
+        (("--tail", "5"), "tail '5', expected SHARE:LOSS, as in 0.05:0.1"),
+        (("--tail", "1:0.1"), "tail: a share of 1 of the users, expected more than 0 and less than 1"),
         (("--slate", 0), "slate size 0, expected at least 1"),
         (("--negative-rate", 0), "negative rate 0, expected more than 0 and at most 1"),
     ],

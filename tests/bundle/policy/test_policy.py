@@ -19,6 +19,7 @@ def policy(*exits: tuple[float, float, float, float], patience: int = 1) -> Poli
 FREE = (1.0, 0.0, math.inf, math.inf)
 FREE_EXIT = {"a": 1, "b": 0, "upper": None, "lower": None}
 MADE_ON = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": None, "rexit": "0.1.0"}}
+CERTIFIED = {"certificate": {"metrics": {"ndcg@10": 0.01}, "confidence": 0.95, "tail": {"share": 0.05, "loss": 0.1}}}
 TOP_K = {"k": 1, "ordered": False, "rise": [0], "fall": [0]}
 
 
@@ -119,11 +120,13 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     path, plain = tmp_path / "policy.json", policy((float(np.float32(0.7)), 0.25, 1.5, math.inf), FREE, patience=2)
     quorum, top_k = {"quorum": 0.25}, {"top_k": TopK(5, True, (0.5,), (0.0,))}
     earlier = {"exits": (plain.exits[0], ExitPolicy(a=-0.5, earlier=(0.25,)))}
-    for changes in ({}, quorum, top_k, quorum | top_k, earlier, {"prior_shift": -2.5}, {"made_on": MADE_ON}):
+    for changes in ({}, quorum, top_k, quorum | top_k, earlier, {"prior_shift": -2.5}, {"made_on": MADE_ON}, CERTIFIED):
         made = replace(plain, **changes)
         made.write(path)
         assert Policy.read(path, 2, "d") == made
-        assert all((key in path.read_text()) == (key in changes) for key in ("quorum", "top_k", "prior_shift", "made_on"))
+        assert all(
+            (key in path.read_text()) == (key in changes) for key in ("quorum", "top_k", "prior_shift", "made_on", "certificate")
+        )
         assert ("earlier" in path.read_text()) == (changes is earlier)
 
 

@@ -72,6 +72,7 @@ class _File(msgspec.Struct, frozen=True):
     made_on: dict[str, Any] | None = None
     prior_shift: float | None = None
     utility: dict[str, float] | None = None
+    certificate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Policy:
 
     made_on: what its costs were measured on, the JSON of `rexit.measure.machine.Conditions` without the variant: device, threads
     and machine; and the number of candidates that slates were cut to, `slate`. None: unknown.
+
+    certificate: what calibration certified, see docs/format/policy.md; no rule reads it. None: nothing.
     """
 
     exits: tuple[ExitPolicy, ...]
@@ -120,6 +123,7 @@ class Policy:
     made_on: Mapping[str, Any] | None = None
     prior_shift: float = 0.0
     utility: Mapping[str, float] = field(default_factory=dict)
+    certificate: Mapping[str, Any] | None = None
 
     @classmethod
     def full_depth(cls, exits: int, variant_sha256: str, objectives: Sequence[str] = ()) -> Policy:
@@ -276,6 +280,7 @@ class Policy:
             file.made_on,
             file.prior_shift or 0.0,
             {name: utility[name] for name in objectives},
+            file.certificate,
         )
         if policy.variant_sha256 != variant_sha256:
             raise BundleError(f"{path}: made for another export of this variant: calibrate again")
@@ -369,6 +374,7 @@ class Policy:
                 **rules,
                 **({"prior_shift": number(self.prior_shift)} if self.prior_shift else {}),
                 **({} if self.made_on is None else {"made_on": self.made_on}),
+                **({} if self.certificate is None else {"certificate": self.certificate}),
             },
             flushed=True,
         )

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from rexit.audit.log import AuditedSlate
     from rexit.audit.state import Watch
     from rexit.bundle import Bundle, Id
+    from rexit.calibration.goal import Tail
     from rexit.calibration.metrics import Metric
-    from rexit.calibration.outcomes import Labelled
+    from rexit.calibration.outcomes import Labelled, LabelledMetric
 
 _TRUE, _FALSE = ("1", "true"), ("0", "false")
 
@@ -80,7 +81,7 @@ def _label(
 ) -> Labelled:
     from rexit.calibration.outcomes import label
 
-    metrics, limits = _metrics(bundle)
+    metrics, limits, tail = _metrics(bundle)
     answered = [slate for slate in slates if slate.rule == 0]
     if not answered:
         raise InputError("no audited slate was answered by the policy itself, expected some for --outcomes")
@@ -88,15 +89,16 @@ def _label(
     try:
         policy = bundle.policy()
         shift = 0.0 if policy is None else policy.prior_shift
-        return label(answered, table, columns[2] is None, metrics, limits, watched.full, shift)
+        return label(answered, table, columns[2] is None, metrics, limits, watched.full, shift, tail)
     except InputError as exc:
         raise InputError(f"{path}: {exc}") from exc
 
 
-def _metrics(bundle: Bundle) -> tuple[list[Metric], dict[str, float]]:
-    """The metrics of the table, and the limits that were certified."""
+def _metrics(bundle: Bundle) -> tuple[list[Metric], dict[str, float], Tail | None]:
+    """The metrics of the table, and the limits and the tail that were certified."""
     from rexit.audit.limits import REPORT_FILE
     from rexit.bundle.files import read_json
+    from rexit.calibration.goal import Tail
     from rexit.calibration.metrics import parse
 
     path = bundle.folder / REPORT_FILE
@@ -104,10 +106,11 @@ def _metrics(bundle: Bundle) -> tuple[list[Metric], dict[str, float]]:
     try:
         certified = [str(name) for name in settings["metrics"]]
         limit = float(settings["max_drop"])
+        tail = None if settings.get("tail") is None else Tail.parse(settings["tail"])
         metrics = [parse(name) for name in dict.fromkeys([*certified, "ndcg@10", "user-auc", "auc"])]
-    except (KeyError, TypeError, ValueError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise BundleError(f"{path}: its `settings` name no metrics and max_drop: calibrate again") from exc
-    return metrics, dict.fromkeys(certified, limit)
+    return metrics, dict.fromkeys(certified, limit), tail
 
 
 def _read_outcomes(
@@ -175,6 +178,14 @@ def _print_watch(watch: Watch) -> None:
         stdout.print(f"Keep the policy: {watch.conclusion}.")
 
 
+def _tail(metric: LabelledMetric) -> dict[str, object]:
+    share, capital = metric.tail or (None, None)
+    return {
+        "lose too much": "-" if share is None else f"{100 * share:.1f} %",
+        "capital of that": "-" if capital is None else capital,
+    }
+
+
 def _print_labelled(labelled: Labelled) -> None:
     """Prints what outcomes say of the policy's answers and of full depth's."""
     total, used = labelled.outcomes
@@ -189,6 +200,7 @@ def _print_labelled(labelled: Labelled) -> None:
                 "drop": metric.drop,
                 "limit": "-" if metric.limit is None else metric.limit,
                 "capital": "-" if metric.capital is None else metric.capital,
+                **(_tail(metric) if any(other.tail for other in labelled.metrics) else {}),
                 "alarm": "-" if metric.limit is None else "yes" if metric.alarm else "no",
             }
             for metric in labelled.metrics

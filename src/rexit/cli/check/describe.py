@@ -107,6 +107,7 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
         **({"utility": dict(policy.utility)} if policy.utility else {}),
         "top_k": None if policy.top_k is None else asdict(policy.top_k),
         "made_on": policy.made_on,
+        "certificate": policy.certificate,
         "variant_sha256": policy.variant_sha256,
         "exits": exits,
     }

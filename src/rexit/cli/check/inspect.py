@@ -191,6 +191,8 @@ def _print_policy(policy: dict[str, Any]) -> None:
     if (made_on := policy["made_on"]) is not None:
         slates = f", on slates of up to {made_on['slate']} candidates" if "slate" in made_on else ""
         stdout.print(f"Calibrated on {made_on['device']} with {made_on['threads']} threads{slates}.\n")
+    if certificate := policy["certificate"]:
+        stdout.print(f"Certified: {', '.join(f'{name} {value}' for name, value in certificate.items())}.\n")
 
 
 def _print_tokens(tokens: dict[str, Any], reranker: dict[str, Any] | None) -> None:

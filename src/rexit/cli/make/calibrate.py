@@ -41,14 +41,13 @@ def calibrate(
     metric: Annotated[list[str], typer.Option(help="ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K.")] = METRICS,
     max_drop: Annotated[float, typer.Option(help="Most that a metric may lose against full depth.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="Of the guarantee that none loses more.")] = 0.95,
-    top_k: Annotated[int | None, typer.Option(help="Places that you show; the others may stop once they are out.")] = None,
+    tail: Annotated[str | None, typer.Option(help="SHARE:LOSS: at most so many users lose more.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Places that you show; others may stop early.")] = None,
     slate: Annotated[int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; as in --slates.")] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = 0,
-    from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again on the last traces, without a model.")] = False,
-    negative_rate: Annotated[
-        float | None, typer.Option(help="Share of all negatives that the labels have. Default: the catalog's.")
-    ] = None,
+    from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again, on the last traces.")] = False,
+    negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: the catalog's.")] = None,
     utility: Annotated[str | None, typer.Option(help="Weights of several objectives, click=1,like=2. Default: all 1.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -73,6 +72,7 @@ def calibrate(
         max_drop=max_drop,
         confidence=confidence,
         top_k=top_k,
+        tail=tail,
         slate=slate,
         device=device,
         threads=threads,
@@ -107,7 +107,7 @@ def _weights(text: str) -> dict[str, float]:
 def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) -> None:
     """Prints the verdict, and tables of the ways to stop and of their probabilities."""
     from rexit.calibration.reporting.page import maps_sentence
-    from rexit.calibration.reporting.tables import probabilities
+    from rexit.calibration.reporting.tables import plan, probabilities
 
     report, verdict = result.report, result.verdict
     for prose in (verdict.text, verdict.guarantee):
@@ -118,6 +118,9 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
     if "utility" in report:
         weights = ", ".join(f"{weight:g} x {name}" for name, weight in report["utility"].items())
         stdout.print(f"Ranked by the utility {weights}; NDCG's gain is that of the labels.")
+    if verdict.shortfall is not None and report["plan"]:
+        forecast = plan(report)
+        print_table(forecast.caption, forecast.rows)
     full, *others = report["table"]
     baselines = [
         {"": row["name"], **{name: _value(row, name) for name in metrics}, "layers": "-", "ms": "-", "speed": "-"}
