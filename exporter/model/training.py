@@ -78,8 +78,12 @@ class Rows:
         return np.where(values == UNKNOWN, np.float32(np.nan), values) if values.ndim == 2 else values
 
     def packed(self, chosen: Iterable[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`packed.batch` of the chosen rows."""
-        return batch([pack(self.rows[n].prompt.prefix, self.rows[n].prompt.candidates) for n in chosen])
+        """`packed.batch` of the chosen rows. Candidates that share nothing are a sequence each: attention in the mask of a whole
+        slate takes several times as long as their layers."""
+        prompts = [self.rows[n].prompt for n in chosen]
+        if self.sources is None and not any(len(prompt.prefix) for prompt in prompts):
+            return batch([pack((), [candidate]) for prompt in prompts for candidate in prompt.candidates])
+        return batch([pack(prompt.prefix, prompt.candidates) for prompt in prompts])
 
     def inputs(self, model: MultiExitModel, chosen: Sequence[int]) -> tuple[Any, ...]:
         """The arguments of `MultiExitModel.forward` for the chosen rows."""

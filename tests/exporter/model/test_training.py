@@ -11,7 +11,8 @@ from builders.models.checkpoints import tiny_heads, tiny_model
 from rexit.bundle import Catalog
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows, parameter_groups
+from rexit.exporter.model.training import Row, Rows, batches, fresh_projectors, packed_rows, parameter_groups
+from rexit.slates import TokenSlate
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,18 @@ def test_batches_have_each_row_once_within_the_tokens_allowed(rows: Rows) -> Non
     assert sorted(n for batch in groups for n in batch) == list(range(len(rows.rows)))
     assert all(rows.lengths[batch].max() * len(batch) <= 700 or len(batch) == 1 for batch in groups)
     assert groups == batches(rows.lengths, 700, np.random.default_rng(0)) != batches(rows.lengths, 700, np.random.default_rng(1))
+
+
+def test_candidates_that_share_nothing_are_a_sequence_each() -> None:
+    slates = [
+        TokenSlate(
+            n, np.empty(0, np.int32), tuple(np.array(part) for part in ([1, 2], [3], [4, 5, 6])), np.array([True, False, False])
+        )
+        for n in range(2)
+    ]
+    tokens, positions, _, rows = Rows([Row(slate.user, slate, slate.liked) for slate in slates], None).packed([0, 1])
+    assert tokens.tolist()[:3] == [[1, 2, 0], [3, 0, 0], [4, 5, 6]] and positions.tolist()[2] == [0, 1, 2]
+    assert tokens.flatten()[rows].tolist() == [2, 3, 6] * 2
 
 
 def test_vectors_are_float32_under_autocast(catalog: Catalog, rows: Rows) -> None:
