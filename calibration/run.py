@@ -195,6 +195,9 @@ class _Work:
             if bundle.has_catalog:
                 raise BundleError(f"{bundle.path}: has a catalog, whose held-out interactions calibrate it, not {source.path}")
             source.check_fits(bundle.manifest.model.vocab_size, bundle.variant.max_positions)
+            if source.has_scores != bundle.manifest.has_zero:
+                column, zero = ("a", "no exit zero to read it") if source.has_scores else ("no", "an exit zero that reads it")
+                raise BundleError(f"{source.path}: has {column} column `score`, but {bundle.path} has {zero}")
         elif (expected := bundle.manifest.catalog_sha256) is None:
             raise BundleError(f"{bundle.path}: has no catalog, so a file of slates calibrates it, not {source.path}")
         elif source.sha256 != expected:

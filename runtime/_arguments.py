@@ -192,7 +192,8 @@ def _with_scores(native: _native.Request, request: AnyRequest) -> _native.Reques
     for n, score in enumerate(scores):
         if isinstance(score, bool) or not isinstance(score, int | float | np.number):
             raise InputError(f"scores[{n}] is {short(score)}, expected a number")
-    return native.scores([float(np.float32(score)) for score in scores])
+    with np.errstate(over="ignore"):  # beyond float32 a number is infinite, which is refused
+        return native.scores([float(np.float32(score)) for score in scores])
 
 
 def to_policy(policy: StopRule | None) -> _native.Policy | None:

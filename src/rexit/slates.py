@@ -80,7 +80,7 @@ class TokenSlate:
     @property
     def request(self) -> TokenRequest:
         """What a session is asked."""
-        return TokenRequest(self.prefix, self.candidates)
+        return TokenRequest(self.prefix, self.candidates, self.scores)
 
     def first(self, count: int) -> TokenSlate:
         """Returns the slate of the first candidates."""

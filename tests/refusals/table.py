@@ -89,6 +89,21 @@ def in_python(name: str, changes: dict[str, Any], message: str) -> Refusal:
     return Refusal(name, message, {**GOOD, **changes}, None)
 
 
+PROMPT: dict[str, Any] = {"prefix": [3], "candidates": [[6], [7, 8]], "scores": [1.5, -2]}
+"""A good request of a reranker whose exit zero reads the first stage's scores."""
+SCORES: list[tuple[Any, str]] = [
+    (None, "scores is missing, expected a number for each candidate: exit zero reads it"),
+    ([], "scores has 0 numbers, expected one for each of candidates, 2"),
+    ([1.5], "scores has 1 numbers, expected one for each of candidates, 2"),
+    ([1, 2, 3], "scores has 3 numbers, expected one for each of candidates, 2"),
+    ([1, 1e39], "scores[1] is inf, expected a finite number"),
+    ([1, -1e39], "scores[1] is -inf, expected a finite number"),
+    ([1, "2"], "scores[1] is '2', expected a number"),
+    ([True, 2], "scores[0] is true, expected a number"),
+    (7, "scores is 7, expected an array of numbers"),
+]
+"""What is refused in the place of its scores."""
+
 EXPECTED = DEVICE, HOUR, PRICE = (
     "expected one of tv, phone, 7",
     *(f"expected a number from 0 to below {limit}" for limit in (24, 1000)),

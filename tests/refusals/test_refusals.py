@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from refusals.table import EXPECTED, GOOD, REFUSALS, Refusal, explains, write_bundle_with_inputs
-from rexit import runtime
+from builders.bundles.reranker import write_reranker
+from refusals.table import EXPECTED, GOOD, PROMPT, REFUSALS, SCORES, Refusal, explains, write_bundle_with_inputs
+from rexit import TokenRequest, runtime
 from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.serve import Pool
@@ -117,3 +118,27 @@ def test_the_good_request_is_answered(session: runtime.Session, service: Service
     expected = session.score(GOOD["user"], GOOD["items"], inputs=GOOD["inputs"]).to_dict()["scores"]
     assert json.loads(session.score_json(json.dumps(GOOD)).text)["scores"] == expected
     assert service.score(**GOOD).json["scores"] == expected
+
+
+def test_scores_of_a_first_stage(tmp_path: Path) -> None:
+    bundle = write_reranker(tmp_path / "bundle", zero=True)
+    bodies = [json.dumps({**PROMPT, "scores": scores}).encode() for scores, _ in [*SCORES, (PROMPT["scores"], "")]]
+    ended = run_program("pipe", bundle, stdin=b"\n".join(bodies))
+    *piped, good = [json.loads(line) for line in ended.out.splitlines()]
+    documents = {"query": "wing", "documents": ["heat", "flow"]}
+    with runtime.open(bundle) as session, serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
+        assert good["scores"] == session.score(TokenRequest(**PROMPT)).to_dict()["scores"]
+        for (scores, message), body, line in zip(SCORES, bodies, piped, strict=False):
+            with pytest.raises(InputError) as by_fields:
+                session.score(TokenRequest(**{**PROMPT, "scores": scores}))
+            with pytest.raises(InputError) as by_json:
+                session.score_json(body)
+            assert str(by_fields.value) == str(by_json.value) == message
+            assert line["error"]["message"].partition(": ")[2] == message
+            assert service.ask("POST", "/v1/score", body).json == {"error": message}
+            reply = service.ask("POST", "/v1/rerank", json.dumps({**documents, "scores": scores}).encode())
+            assert reply.status == 422 and "scores" in reply.json["error"] and "\n" not in reply.json["error"], reply.text
+        with pytest.raises(InputError, match=r"scores\[0\] is nan, expected a finite number"):
+            session.score(TokenRequest(**{**PROMPT, "scores": [float("nan"), 1.0]}))
+        with pytest.raises(InputError, match="not valid JSON"):
+            session.score_json(bodies[-1].replace(b"1.5", b"NaN"))

@@ -120,7 +120,7 @@ def test_a_request_brings_scores_exactly_if_they_are_read(folder: Path, tmp_path
     assert [entry["exit"] for entry in json.loads(session.score_json(body).text)["scores"]] == [0] * len(ITEM_IDS)
     plain = runtime.open(folder)
     for opened, given, message in (
-        (session, None, "scores is missing, expected a number for each candidate"),
+        (session, None, "scores is missing, expected a number for each candidate: exit zero reads it"),
         (session, scores[:-1], "scores has 19 numbers, expected one for each of items, 20"),
         (session, [np.nan] * 20, r"scores\[0\] is nan, expected a finite number"),
         (session, ["1"] * 20, r"scores\[0\] is '1', expected a number"),

@@ -24,6 +24,7 @@ from builders.bundles.watched import write_watched
 from rexit import runtime
 from rexit.audit import read_limits, read_log
 from rexit.audit.losses import Loss
+from rexit.bundle import ExitPolicy, Policy
 from rexit.cli import app
 from rexit.errors import CancelledError, InputError
 from rexit.serve import Auditor, Pool, auditor
@@ -104,18 +105,22 @@ def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top
     assert watched.loss_of(slate) == pytest.approx(1 - len(best & answered) / 4)
 
 
-def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path) -> None:
-    bundle = write_reranker(tmp_path / "bundle")
+@pytest.mark.parametrize("scores", [None, [3.0, 2.0, 1.0]])
+def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path, scores: list[float] | None) -> None:
+    """scores: a first stage's, at which the policy stops: only the audit assembles prompts."""
+    bundle = write_reranker(tmp_path / "bundle", zero=scores is not None)
     write_watched(bundle)
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
     for query in ("wing drag", "wing drag", "drag wing"):
-        before, job = slates(pool), RerankJob(request=RerankRequest(query, ["wing", "heat flow", "drag"]))
+        before, job = slates(pool), RerankJob(request=RerankRequest(query, ["wing", "heat flow", "drag"], scores))
         pool.submit(job)
         job.future.result(30)
         wait(lambda before=before: slates(pool) > before)  # type: ignore[misc]
     assert pool.auditor is not None and pool.auditor.watch.tests[0].capital.count == 2
     pool.close()
-    units = [slate.user for slate in read_log(tmp_path / "audit.jsonl")]
+    logged = list(read_log(tmp_path / "audit.jsonl"))
+    units = [slate.user for slate in logged]
+    assert scores is None or [slate.policy for slate in logged] == [scores] * 3
     assert len(units) == 3 and units[0] == units[1] != units[2]
 
 
@@ -139,6 +144,10 @@ def test_metrics_and_alarm(bundle: Path, caplog: pytest.LogCaptureFixture) -> No
     (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("audit: ")]
     assert line.startswith("audit: alarm after ") and "every candidate now runs to full depth: calibrate again" in line
     assert slates(pool) == counted, "full depth has nothing to audit"
+
+
+def test_a_more_careful_policy_has_limits_of_its_own() -> None:
+    assert tuple(auditor._stop_rule(Policy((ExitPolicy(keep=3), ExitPolicy()), 1, "")).keep) == (3, 0)
 
 
 def test_a_more_careful_policy_answers_after_an_alarm(bundle: Path, tmp_path: Path) -> None:

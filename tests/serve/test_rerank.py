@@ -80,6 +80,10 @@ def test_the_first_stages_scores(tmp_path: Path) -> None:
         assert scored.status == 200 and len(scored.json["results"]) == 2
         missing = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS)
         short = post(service, "/rerank", query="wing drag", texts=DOCUMENTS, scores=[5, 4])
+        for name in ("jina", "llama_index_tei", "cohere_v2"):
+            request = json.loads((REQUESTS / f"{name}.json").read_text())
+            reply = post(service, request["path"], **request["body"])
+            assert reply.status == 422 and reply.json["error"].startswith("scores is missing, expected a number"), reply.text
     assert missing.status == short.status == 422 and "scores" in missing.text and "scores has 2" in short.text
 
 

@@ -164,7 +164,8 @@ void read_scores(const rexit_request& source, const Bundle& bundle, Request& req
     if (source.scores != nullptr) fail(REXIT_INVALID_ARGUMENT, "scores is set, but nothing reads it for such a request");
     return;
   }
-  if (source.scores == nullptr) fail(REXIT_INVALID_ARGUMENT, "scores is missing, expected a number for each candidate");
+  if (source.scores == nullptr)
+    fail(REXIT_INVALID_ARGUMENT, "scores is missing, expected a number for each candidate: exit zero reads it");
   request.scores.assign(source.scores, source.scores + request.candidates());
   for (std::size_t i = 0; i < request.scores.size(); ++i)
     if (!std::isfinite(request.scores[i]))

@@ -138,7 +138,8 @@ class Bundle:
     def golden(self) -> Golden:
         """Returns the variant's golden samples with the active catalog. Raises BundleError."""
         path = self.path / self.manifest.golden_file(self.variant.name)
-        return Golden.read(path, len(self.manifest.exits), max(1, len(self.variant.objectives)))
+        scores = self.manifest.has_zero and not self.has_catalog
+        return Golden.read(path, len(self.manifest.exits), max(1, len(self.variant.objectives)), scores)
 
     def edited(self) -> list[str]:
         """Returns one line per file with another hash than recorded."""

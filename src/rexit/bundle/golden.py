@@ -34,6 +34,7 @@ class GoldenSlate:
         inputs: Codes of the inputs (`rexit.bundle.inputs`), in the program's order.
         liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
             not have them.
+        scores: The first stage's of each candidate, which exit zero reads, float32 [n]; None: nothing reads them.
     """
 
     user: int | None
@@ -44,6 +45,7 @@ class GoldenSlate:
     log_odds: NDArray[np.float32]
     inputs: Sequence[Codes] = ()
     liked: NDArray[np.int64] | None = None
+    scores: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class Golden:
     slates: list[GoldenSlate]
 
     @classmethod
-    def read(cls, path: Path, exits: int, objectives: int = 1) -> Golden:
-        """Reads golden samples of so many exits and objectives. Raises BundleError if the arrays do not fit together."""
+    def read(cls, path: Path, exits: int, objectives: int = 1, scores: bool = False) -> Golden:
+        """Reads golden samples of so many exits and objectives. scores: whether those of the first exit are the requests' own.
+        Raises BundleError if the arrays do not fit together."""
         try:
             with safe_open(path, "np") as file:
                 names = file.keys()
@@ -93,6 +96,7 @@ class Golden:
                     [tokens[candidates[c] : candidates[c + 1]] for c in range(begin, end)],
                     log_odds[begin:end],
                     [codes[inputs[n] : inputs[n + 1]] for n in range(g * per_slate, (g + 1) * per_slate)],
+                    scores=log_odds[begin:end, 0] if scores else None,
                 )
             )
         return cls(read)

@@ -51,7 +51,7 @@ def slate_of(catalog: Catalog | None, slate: GoldenSlate) -> Slate | TokenSlate:
     """Returns a golden slate by ids. Its `liked` is False throughout. catalog: None if there is none."""
     liked = np.zeros(len(slate.items), np.bool_)
     if catalog is None:
-        return TokenSlate("", slate.prefix, tuple(slate.candidates), liked)
+        return TokenSlate("", slate.prefix, tuple(slate.candidates), liked, slate.scores)
     assert slate.user is not None
     user, items = catalog.users.id(slate.user), tuple(catalog.items.take(slate.items.astype(np.int64)))
     return Slate(user, items, slate.as_of, liked, catalog.inputs.decode(slate.inputs))

@@ -136,7 +136,8 @@ def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
 
 
 def _filled(slate: GoldenSlate, size: int) -> TokenSlate:
-    return TokenSlate("", slate.prefix, tuple(islice(cycle(slate.candidates), size)), np.zeros(size, np.bool_))
+    scores = None if slate.scores is None else np.resize(slate.scores, size)
+    return TokenSlate("", slate.prefix, tuple(islice(cycle(slate.candidates), size)), np.zeros(size, np.bool_), scores)
 
 
 def _modes(session: Any, modes: dict[str, int | None], slates: Sequence[AnySlate], progress: Progress) -> list[dict[str, Any]]:

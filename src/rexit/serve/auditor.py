@@ -166,4 +166,4 @@ class Allowance:
 
 def _stop_rule(policy: Policy) -> StopRule:
     upper, lower = [exit_.upper for exit_ in policy.exits], [exit_.lower for exit_ in policy.exits]
-    return StopRule(upper, lower, policy.patience, policy.quorum, policy.top_k)
+    return StopRule(upper, lower, policy.patience, policy.quorum, policy.top_k, policy.keep)

@@ -55,12 +55,13 @@ def rerank(
     from rexit.request import TokenRequest
 
     contents = _read(documents)
-    texts, first_stage = [document.text for document in contents], [document.score for document in contents]
+    texts = [document.text for document in contents]
+    first_stage = [document.score for document in contents if document.score is not None]
     opened = open_bundle(bundle, variant)
     prefix, candidates, truncated = bundle_encoder(opened).prompt_with_cuts(query, texts, instruction)
     session = runtime.open(opened.path, opened.variant.name, threads=threads)
     with contextlib.closing(session):
-        request = TokenRequest(prefix, candidates, None if None in first_stage else first_stage)
+        request = TokenRequest(prefix, candidates, first_stage or None)
         scores = session.score(request, top_k=min(len(texts), top_n or len(texts)))
     rows = [
         {
