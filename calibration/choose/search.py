@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.policy import TopK, slate_stops
+from rexit.bundle.policy import TopK, best_first, slate_stops
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -197,6 +197,7 @@ class Search:
     def __init__(self, evaluation: Evaluation, space: Space) -> None:
         self._evaluation, self._space = evaluation, space
         self._reached = _ReachedThresholds(evaluation.c, space)
+        self._orders = best_first(evaluation.c, evaluation.traces.offsets) if space.keeps else None
         self._trials: dict[Point, Trial] = {}
         self.full = self._try(space.never)
 
@@ -206,7 +207,9 @@ class Search:
         may_stop = self._reached.by(point)
         if rule.quorum or rule.top_k or rule.keep:
             offsets = self._evaluation.traces.offsets
-            return slate_stops(self._evaluation.c, may_stop.T, offsets, rule.quorum, rule.top_k, keep=rule.keep)
+            return slate_stops(
+                self._evaluation.c, may_stop.T, offsets, rule.quorum, rule.top_k, keep=rule.keep, orders=self._orders
+            )
         return np.asarray(may_stop.argmax(0), np.int64)
 
     def _try(self, point: Point) -> Trial:

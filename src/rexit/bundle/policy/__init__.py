@@ -1,7 +1,7 @@
 """When candidates stop: `policy.json` and its rules in NumPy."""
 
 from rexit.bundle.policy.policy import FILE, MAX_INTERCEPT, MAX_SLOPE, ExitPolicy, Policy
-from rexit.bundle.policy.slate_rules import TopK, slate_stops
+from rexit.bundle.policy.slate_rules import TopK, best_first, slate_stops
 from rexit.bundle.policy.utility import utility_log_odds, weights_problem
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ExitPolicy",
     "Policy",
     "TopK",
+    "best_first",
     "slate_stops",
     "utility_log_odds",
     "weights_problem",

@@ -35,6 +35,7 @@ def slate_stops(
     top_k: TopK | None,
     slack: Floats | None = None,
     keep: Sequence[int] = (),
+    orders: Integers | None = None,
 ) -> Integers:
     """Returns the exit where each candidate stops, int64 [n].
 
@@ -46,13 +47,34 @@ def slate_stops(
         top_k: the rule of that name; None: off.
         slack: how much nearer each c is to settled than `top_k` says, float32 [exits]; None: 0. Below 0: further.
         keep: most candidates of a slate that go on after each exit, 0: all; empty: all everywhere.
+        orders: `best_first(c, offsets)`, if it is known; None: it is computed.
     """
     stops = np.asarray(candidate_stop.argmax(1), np.int64)
-    if top_k is not None or any(keep):
+    keep = [*keep, *[0] * (c.shape[1] - len(keep))]
+    if any(keep) and orders is None:
+        orders = best_first(c, offsets)
+    if top_k is not None or (any(keep) and slack is not None and slack.any()):
         slack = np.zeros(c.shape[1], np.float32) if slack is None else slack
-        stops = _settled(c, stops, offsets, top_k, slack, [*keep, *[0] * (c.shape[1] - len(keep))])
+        stops = _settled(c, stops, offsets, top_k, slack, keep, orders)
+    elif orders is not None:
+        for k in np.flatnonzero(keep):
+            _keep(stops, int(k), keep[k], orders[k], offsets)
     # A quorum ends its slate: until then it changes nothing.
     return np.minimum(stops, _quorum_exits(stops, c.shape[1], offsets, quorum)) if quorum else stops
+
+
+def best_first(c: Floats, offsets: Integers) -> Integers:
+    """Returns each slate's candidates by falling c, slate by slate, equal ones in their order: int64 [exits, n]."""
+    slates = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return np.stack([np.lexsort((-column, slates)) for column in c.T])
+
+
+def _keep(stops: Integers, exit_: int, most: int, order: Integers, offsets: Integers) -> None:
+    """Stops all of a slate but the best `most` of those that would go on after an exit. order: `best_first` of that exit."""
+    going = stops[order] > exit_
+    count = np.concatenate([[0], going.cumsum()])
+    place = count[1:] - np.repeat(count[offsets[:-1]], np.diff(offsets))
+    stops[order[going & (place > most)]] = exit_
 
 
 def _quorum_exits(stops: Integers, exits: int, offsets: Integers, quorum: float) -> Integers:
@@ -64,7 +86,15 @@ def _quorum_exits(stops: Integers, exits: int, offsets: Integers, quorum: float)
     return np.repeat(few.argmax(1), sizes)
 
 
-def _settled(c: Floats, stops: Integers, offsets: Integers, rule: TopK | None, slack: Floats, keep: Sequence[int]) -> Integers:
+def _settled(
+    c: Floats,
+    stops: Integers,
+    offsets: Integers,
+    rule: TopK | None,
+    slack: Floats,
+    keep: Sequence[int],
+    orders: Integers | None,
+) -> Integers:
     """`stops` with the top-k rule and `keep`."""
     sizes = np.diff(offsets)
     inside = np.arange(sizes.max(initial=0)) < sizes[:, None]
@@ -81,21 +111,20 @@ def _settled(c: Floats, stops: Integers, offsets: Integers, rule: TopK | None, s
             high = np.where(at >= k, now - slack[k] + np.float32(rule.rise[k]), high)
             known = known_places(low[rows], high[rows], sizes[rows, None], rule)
             at[rows] = np.where(known, np.minimum(at[rows], k), at[rows])
-        if keep[k]:
+        if keep[k] and slack[k]:
             rows = (at > k).sum(1) > keep[k]
-            at[rows] = np.where(
-                _beyond(np.where(at[rows] > k, now[rows], -np.inf), keep[k], slack[k]), np.minimum(at[rows], k), at[rows]
-            )
+            beyond = _beyond(np.where(at[rows] > k, now[rows], -np.inf), keep[k], slack[k])
+            at[rows] = np.where(beyond, np.minimum(at[rows], k), at[rows])
+        elif keep[k] and orders is not None:
+            stops = at[inside]
+            _keep(stops, k, keep[k], orders[k], offsets)
+            at[inside] = stops
     return at[inside]
 
 
-def _beyond(c: Floats, keep: int, slack: np.float32) -> Bools:
-    """Whose c is not among the best `keep` of its row, each c known to within +-slack; below 0: whose surely is not."""
-    if slack == 0:
-        beyond = np.ones(c.shape, np.bool_)
-        np.put_along_axis(beyond, (-c).argsort(1, kind="stable")[:, :keep], False, 1)
-        return beyond
-    last, next_ = _best(c, keep)
+def _beyond(c: Floats, most: int, slack: np.float32) -> Bools:
+    """Whose c may not be among the best `most` of its row, each c known to within +-slack; below 0: whose surely is not."""
+    last, next_ = _best(c, most)
     return last > c - 2 * slack if slack < 0 else next_ >= c - 2 * slack
 
 
