@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TypeVar
@@ -76,8 +77,9 @@ def parse_recent(text: str, kind: str) -> list[tuple[Id, bool]]:
 
 def _split(text: str) -> list[str]:
     """Returns the non-empty parts between commas. Raises InputError for a quote that no comma or end follows."""
+    without_blanks = re.sub(r'(?<!")"[ \t]+(?=,)', '"', text.strip())  # which csv refuses behind a closing quote
     try:
-        cells = next(csv.reader([text.strip()], strict=True, skipinitialspace=True), [])
+        cells = next(csv.reader([without_blanks], strict=True, skipinitialspace=True), [])
     except csv.Error as exc:
         raise InputError(f"{text!r}: expected ids separated by commas, one with a comma in quotes as in CSV") from exc
     return [part for cell in cells if (part := cell.strip(" \t"))]

@@ -63,7 +63,7 @@ def test_damaged_archives(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "bundle.tar.gz").write_bytes(b"\x1f\x8b" + data)
     with pytest.raises(BundleError, match="expected a folder, or an uncompressed tar archive"):
         runtime.open(tmp_path / "bundle.tar.gz")
-    with pytest.raises(BundleError, match="`serve` and `rexit-run` read an archive, here unpack it"):
+    with pytest.raises(BundleError, match="`rexit serve` and `rexit-run` read an archive, here unpack it"):
         Bundle.open(tmp_path / "bundle.tar")
 
 
