@@ -200,8 +200,8 @@ class Session:
             items: As in `Request`.
             top_k: Return only this many, best first; 0: all, in the order of the request. Replaces the k of the policy's top-k
                 rule, if it has one.
-            deadline_ms: No segment starts after this many milliseconds. Candidates then answer from the deepest exit they have
-                reached, and are marked `cut_short`.
+            deadline_ms: No segment starts after this many milliseconds, in which texts are tokenized, too. Candidates then answer
+                from the deepest exit they have reached, and are marked `cut_short`.
             force_exit: The exit at which every candidate stops, from 0.
             policy: Replaces the bundle's stopping rules.
             **fields: `recent`, `as_of`, `inputs` and `scores`, as in `Request`.
@@ -216,8 +216,11 @@ class Session:
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
+        begin = time.monotonic_ns()
         ids, native = self._request(request_or_user, items, fields)
-        native.top_k(to_natural("top_k", top_k)).deadline_us(to_deadline_us(deadline_ms))
+        if deadline_us := to_deadline_us(deadline_ms):
+            native.deadline_us(max(1, deadline_us - (time.monotonic_ns() - begin) // 1000))
+        native.top_k(to_natural("top_k", top_k))
         if (stop := to_exit(force_exit)) is not None:
             native.force_exit(stop)
         if (rule := to_policy(policy)) is not None:

@@ -193,6 +193,9 @@ def test_tokenizing_counts_toward_the_deadline(bundle: Path, monkeypatch: pytest
         monkeypatch.setattr(runtime.session.time, "monotonic_ns", lambda: next(ticks))
         with pytest.raises(DeadlineError, match="the deadline passed while the request waited"):
             session.score_json(body, waited_us=10_000_000, deadline_us=60_000_000)
+        ticks = iter((0, 50_000_000_000))
+        with pytest.raises(DeadlineError):
+            session.score(USER, ITEMS, inputs={"device": "tv", "query": "wing"}, deadline_ms=50_000)
 
 
 def test_a_prefix_is_shared_up_to_what_changes(bundle: Path) -> None:
