@@ -19,6 +19,7 @@ from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots, tables
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
 from rexit.measure.costs import depth_name
+from rexit.words import page_in_words
 
 FILE = "report.html"
 
@@ -33,7 +34,7 @@ def page(report: Report) -> str:
     )
     environment.filters["code"] = _code
     summary = " ".join(report["verdict"]["summary"])
-    return environment.get_template("page.html.j2").render(
+    html = environment.get_template("page.html.j2").render(
         report=report,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         plots=plots,
@@ -44,6 +45,7 @@ def page(report: Report) -> str:
         rules=_rules(report["policy"], report["exits"]),
         maps=maps_sentence(report["maps"]),
     )
+    return page_in_words(html, report["catalog_sha256"] is not None)
 
 
 def _code(words: str) -> Markup:

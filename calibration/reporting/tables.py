@@ -9,6 +9,7 @@ from typing import Any
 from rexit.calibration.choose.maps import ALL
 from rexit.calibration.plan import words
 from rexit.calibration.reliability_table import title
+from rexit.words import in_words
 
 Report = Mapping[str, Any]
 
@@ -48,7 +49,11 @@ def tables(report: Report) -> dict[str, Table]:
         "thresholds": _thresholds(report),
         "top_k": _top_k(report),
         "conditions": Table(
-            "Conditions, settings and data", [{"what": what, "value": str(value)} for what, value in _conditions(report)]
+            "Conditions, settings and data",
+            [
+                {"what": in_words(what, report["catalog_sha256"] is not None), "value": str(value)}
+                for what, value in _conditions(report)
+            ],
         ),
     }
 

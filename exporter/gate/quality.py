@@ -41,6 +41,7 @@ from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, prompt_maker
 from rexit.ranking import MIN_USERS, auc, auc_difference
 from rexit.slates import AnySlate, Slate, cut, draw
+from rexit.words import in_words
 
 LogOdds = NDArray[np.float32]
 """A chain's log-odds on `Prompts`: [pairs, E]; of K > 1 objectives [pairs, E, K]."""
@@ -83,7 +84,7 @@ class Prompts:
 
     prompts: one prompt per slate. users: int64 [pairs], numbered from 0. liked: bool [pairs].
     baselines: see `rexit.baselines`. whole: whether they are the whole split.
-    objectives: labels of the named objectives; empty if the only label is `liked`.
+    objectives: labels of the named objectives; empty if the only label is `liked`. has_catalog: False: users are queries.
     """
 
     prompts: list[Prompt]
@@ -92,6 +93,7 @@ class Prompts:
     baselines: Scores
     whole: bool
     objectives: tuple[LabelledPairs, ...] = ()
+    has_catalog: bool = True
 
     @classmethod
     def draw(cls, source: Source, slates: int) -> Prompts:
@@ -108,6 +110,7 @@ class Prompts:
             baselines(source, sample),
             whole=len(sample) == len(split),
             objectives=_objectives(source, sample, users),
+            has_catalog=isinstance(source, Catalog),
         )
 
     def log_odds(self, chain: Chain, on_slate: Callable[[int], None] | None = None) -> LogOdds:
@@ -140,7 +143,7 @@ class Prompts:
     def check(self) -> None:
         """Raises InputError if the slates cannot show a loss of AUC."""
         if reason := self.shortage():
-            raise InputError(f"{self}: {reason}; {self.remedy}")
+            raise InputError(in_words(f"{self}: {reason}; {self.remedy}", self.has_catalog))
 
     @property
     def remedy(self) -> str:
@@ -213,7 +216,7 @@ class Quality:
             f"exit after layer {row.layers}{f', {row.objective}' if row.objective else ''}: {self._reason(row)}"
             for row in self.exits
         ]
-        raise QualityError(f"{'; '.join(reasons)}; not written: {remedy}")
+        raise QualityError(in_words(f"{'; '.join(reasons)}; not written: {remedy}", self.prompts.has_catalog))
 
     def _reason(self, row: ExitQuality) -> str:
         if row.verdict(self.gate) == "passed":

@@ -102,6 +102,13 @@ def test_golden_pages(name: str) -> None:
     Parsed(html)
 
 
+@pytest.mark.parametrize("name", GOLDEN)
+def test_without_a_catalog_a_page_is_about_queries(name: str) -> None:
+    report = json.loads((PAGES / f"{name}.json").read_text())
+    prose = re.sub("<style>.*</style>|<[^>]*>|user[ -]AUC", " ", page.page({**report, "catalog_sha256": None}), flags=re.I | re.S)
+    assert re.findall(r".*\b(?:users?|likes|liked)\b.*", prose, re.I) == []
+
+
 def test_a_golden_report_has_what_reports_have() -> None:
     """Else a page that reads a new key is tested on an old report."""
     for name, report in golden_reports().items():

@@ -24,6 +24,7 @@ from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
 from rexit.slates import SIZE
+from rexit.words import in_words
 
 if TYPE_CHECKING:
     from rexit.bundle import Bundle, Catalog
@@ -110,31 +111,32 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
     from rexit.calibration.reporting.tables import plan, probabilities
 
     report, verdict = result.report, result.verdict
+    words = partial(in_words, has_catalog=bundle.has_catalog)
     for prose in (verdict.text, verdict.guarantee):
         if prose is not None:
-            stdout.print(prose, soft_wrap=False)
+            stdout.print(words(prose), soft_wrap=False)
     if report["maps"]["gain"] is not None:
-        stdout.print(maps_sentence(report["maps"]))
+        stdout.print(words(maps_sentence(report["maps"])))
     if "utility" in report:
         weights = ", ".join(f"{weight:g} x {name}" for name, weight in report["utility"].items())
         stdout.print(f"Ranked by the utility {weights}; NDCG's gain is that of the labels.")
     if verdict.shortfall is not None and report["plan"]:
         forecast = plan(report)
-        print_table(forecast.caption, forecast.rows)
+        print_table(words(forecast.caption), forecast.rows)
     full, *others = report["table"]
     baselines = [
         {"": row["name"], **{name: _value(row, name) for name in metrics}, "layers": "-", "ms": "-", "speed": "-"}
         for row in report["baselines"]
     ]
     print_table(
-        f"{bundle.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
+        words(f"{bundle.variant.name} on the test split: value, and change against full depth with its 95 % interval over users"),
         [_way(row, metrics, full) for row in (full, *others)] + baselines,
     )
     table, rate = probabilities(report), report["probabilities"]["negative_rate"]
     population = "" if rate == 1 else f"; in the population, {1 / rate:,.4g} negatives for each in the labels"
     # The page has intervals below their values.
-    rows = [{head: re.sub(r"\n(.*)", r" (\1)", cell) for head, cell in row.items()} for row in table.rows]
-    print_table(table.caption + population, rows)
+    rows = [{words(head): re.sub(r"\n(.*)", r" (\1)", cell) for head, cell in row.items()} for row in table.rows]
+    print_table(words(table.caption) + population, rows)
     decisions = report["decisions"]
     if decisions is not None:
         exact = decisions["as_traced"] == decisions["candidates"]

@@ -20,6 +20,7 @@ from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError, QualityError
 from rexit.exporter.options import ExportOptions
+from rexit.words import in_words
 
 if TYPE_CHECKING:
     from rexit.exporter.draft import VariantReport
@@ -105,7 +106,7 @@ def export(
     if as_json:
         print_json(report.to_json())
     else:
-        print_export(report)
+        print_export(report, catalog is not None)
     if report.refused:
         written = ", ".join(variant.name for variant in report.variants)
         refused = "; ".join(f"{name} refused: {reason}" for name, reason in report.refused.items())
@@ -121,12 +122,12 @@ def _depths(text: str | None) -> list[int] | None:
         raise InputError(f"exits {text!r}: expected depths in layers, e.g. 2,4,6") from exc
 
 
-def print_export(report: ExportReport) -> None:
+def print_export(report: ExportReport, has_catalog: bool = True) -> None:
     """Prints tables of parity and quality for each variant, and where the bundle is."""
     if report.doubt is not None:
-        stdout.print(report.doubt)
+        stdout.print(in_words(report.doubt, has_catalog))
     for variant in report.variants:
-        _print_variant(variant, report.pairs, report.slates)
+        _print_variant(variant, report.pairs, report.slates, in_words("users", has_catalog))
     if reason := report.variants[0].unrotated:
         stdout.print(f"not rotated, so that lower precisions may lose more: {reason}")
     for name, files in report.gone.items():
@@ -138,7 +139,7 @@ def print_export(report: ExportReport) -> None:
     )
 
 
-def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
+def _print_variant(variant: VariantReport, pairs: int, slates: int, users: str) -> None:
     print_table(
         f"Variant {variant.name}, {variant.bytes / 1e6:.1f} MB",
         [
@@ -186,7 +187,7 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
         stdout.print(f"kept in bfloat16, as all in int8 lost too much: {', '.join(kept)}")
     verdict = {"passed": "passed", "failed": "FAILED, accepted on request", "undecided": "UNDECIDED, accepted on request"}
     stdout.print(
-        f"{quality['pairs']} validation pairs in {quality['slates']} slates of {quality['users']} users; "
+        f"{quality['pairs']} validation pairs in {quality['slates']} slates of {quality['users']} {users}; "
         f"{minimum}AUC loss at most {gate['auc_drop']:g}: {verdict[quality['verdict']]}"
     )
 

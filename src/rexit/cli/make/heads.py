@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,7 @@ from rexit.cli.common.options import CatalogOption, JsonOption, LabelIdsOption, 
 from rexit.cli.common.output import print_json, progress, say, shown, stdout
 from rexit.cli.common.tables import print_table
 from rexit.exporter.options import HeadsOptions
+from rexit.words import in_words
 
 if TYPE_CHECKING:
     from rexit.exporter.heads.run import HeadsReport
@@ -61,13 +64,13 @@ def heads(
     if as_json:
         print_json(report.to_json())
     else:
-        _print_report(report)
+        _print_report(report, partial(in_words, has_catalog=catalog is not None))
 
 
-def _print_report(report: HeadsReport) -> None:
+def _print_report(report: HeadsReport, words: Callable[[str], str]) -> None:
     """Prints a table of all layers for each objective, and where the checkpoint is."""
     if report.doubt is not None:
-        stdout.print(report.doubt)
+        stdout.print(words(report.doubt))
     whole = {"layers": report.layers, "own": report.own, "kept": report.kept, "baselines": report.baselines}
     for name, part in (report.objectives or {"": whole}).items():
         # With the model's own answer kept, that is the last exit, in the place of the last layer's head.
@@ -76,11 +79,11 @@ def _print_report(report: HeadsReport) -> None:
         if part["own"] is not None:
             rows.append(_row("own answer", part["own"], part["kept"]))
         rows += [_row(row["name"], row) for row in part["baselines"]]
-        print_table(f"Heads by layer{f', {name}' if name else ''}, on validation users who chose nothing", rows)
+        print_table(f"Heads by layer{f', {name}' if name else ''}, on validation {words('users')} who chose nothing", rows)
     candidates = report.candidates
     stdout.print(
-        f"loss: of the users who choose, {report.prior_loss:.4f} for one probability for all; agreement: with the deepest head's "
-        f"decisions; {candidates['train']} training and {candidates['validation']} validation candidates"
+        f"loss: of the {words('users')} who choose, {report.prior_loss:.4f} for one probability for all; agreement: with the "
+        f"deepest head's decisions; {candidates['train']} training and {candidates['validation']} validation candidates"
     )
     stdout.print(
         f"{report.checkpoint}: exits {','.join(map(str, report.exits))}"
