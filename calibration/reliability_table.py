@@ -54,7 +54,7 @@ def title(row: Mapping[str, Any]) -> str:
     """Returns what tables call a row. row: the fields of a Reliability, and with several objectives the `objective`."""
     titles = {
         "answers": "the policy's answers",
-        "exit": f"all candidates after layer {row['group']}",
+        "exit": f"all candidates {'at exit zero' if row['group'] == '0' else 'after layer ' + row['group']}",
         "item frequency": f"items with {row['group']} interactions",
     }
     name = titles.get(row["by"], f"{row['by']}: {row['group']}")

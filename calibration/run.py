@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rexit import ranking, roles
 from rexit.audit.limits import REPORT_FILE
-from rexit.baselines import baselines
+from rexit.baselines import ZERO, baselines
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
@@ -157,7 +157,8 @@ class _Work:
             slower = _is_slower(decision, timings)
         if slower:
             decision = decide.back_to_full_depth(decision)
-        others = baselines(source, slates["test"])
+        has_zero = self._depths[0] == 0
+        others = baselines(source, slates["test"], zero=traces["test"].log_odds[:, 0].astype(np.float64) if has_zero else None)
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
         findings = Findings(
             traces=traces,
@@ -167,7 +168,11 @@ class _Work:
             timings=timings,
             slower=slower,
             doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked),
-            baselines=baseline_rows(others, traces["test"], [metrics.parse(name) for name in decision.rows[0].values]),
+            baselines=baseline_rows(
+                {name: scores for name, scores in others.items() if name != ZERO},  # it is an exit
+                traces["test"],
+                [metrics.parse(name) for name in decision.rows[0].values],
+            ),
             negative_rate=rate,
             item_counts=_item_counts(source, slates["test"]),
             fields=_fields(_inputs_with_words(source), slates["test"]),

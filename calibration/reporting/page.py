@@ -18,7 +18,7 @@ from rexit.calibration import certify, metrics
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots, tables
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
-from rexit.measure.costs import depth_name
+from rexit.measure.costs import exit_name
 from rexit.words import page_in_words
 
 FILE = "report.html"
@@ -113,7 +113,7 @@ def _rules(policy: Mapping[str, Any], exits: Sequence[Mapping[str, Any]]) -> str
     rules = [f"The last {heads} heads must agree on the sign of c." if heads > 1 else "One head decides."]
     if policy["quorum"]:
         rules.append(f"Where at most {100 * policy['quorum']:.3g} % of a slate are left after an exit, they stop too.")
-    if kept := ", ".join(f"{exit['keep']} after {depth_name(exit['layers'])}" for exit in exits if "keep" in exit):
+    if kept := ", ".join(f"{exit['keep']} {exit_name(exit['layers'])}" for exit in exits if "keep" in exit):
         rules.append(f"At most so many candidates of a slate go on, those with the largest c: {kept}.")
     if top_k:
         known = "its rank among the best" if top_k["ordered"] else "whether it is among the best"

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
 from rexit.calibration.reliability_table import title
-from rexit.measure.costs import depth_name
+from rexit.measure.costs import depth_name, exit_name
 
 UNIT = 72
 """Pixels to the inch, as in SVG: sizes below are in pixels."""
@@ -114,7 +114,7 @@ def exit_shares(report: Mapping[str, Any]) -> str:
         shares = [100 * row["stopped"] for row in exits]
         bars = axes.barh(range(len(exits)), shares, height=0.65, color=COLOURS["policy"])
         axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=4)
-        axes.set_yticks(range(len(exits)), [f"after {depth_name(row['layers'])}" for row in exits])
+        axes.set_yticks(range(len(exits)), [exit_name(row["layers"]) for row in exits])
         axes.invert_yaxis()
         axes.set(xlabel="% of candidates", xlim=(0, 115), xticks=range(0, 101, 25))
 
@@ -136,7 +136,7 @@ def reliability(report_exit: Mapping[str, Any]) -> str:
         axes.set(xlabel="probability", ylabel="share liked", xlim=span, ylim=span, xticks=ticks, yticks=ticks, aspect="equal")
         axes.grid(True, linewidth=0.6)
 
-    title = f"Reliability of the exit after {depth_name(report_exit['layers'])}"
+    title = f"Reliability of the exit {exit_name(report_exit['layers'])}" if report_exit["layers"] else "Reliability of exit zero"
     return _svg(draw, (180, 180), title, f"Probability and share liked in {len(bins)} bins; on the diagonal both are the same.")
 
 

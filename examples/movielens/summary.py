@@ -22,6 +22,7 @@ from rich.table import Table
 import rexit
 from rexit.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.calibration import Verdict
+from rexit.measure.costs import depth_name
 from rexit.process.scripts import script
 from rexit.runtime import Session, onnxruntime_library
 from rexit.slates import cut
@@ -77,7 +78,8 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
     return {
         "metrics": [*report["settings"]["metrics"], "user-auc", "auc"],
         "table": report["table"],
-        "depths": [f"{e['layers']} layer{'s' if e['layers'] > 1 else ''}" for e in report["exits"][:-1]],
+        "depths": [depth_name(e["layers"]) for e in report["exits"][:-1]],
+        "looked_up": next((e["stopped"] for e in report["exits"] if e["layers"] == 0), 0.0),
         "layers": bundle.manifest.model.layers,
         "exits": bundle.manifest.exits,
         "slate": SLATE,
@@ -180,6 +182,7 @@ def show(demo: Path) -> None:
             console.print(
                 f"{row['name']}: engines {', '.join(row['engines'])}, compiled, not run (that needs the GPU)", highlight=False
             )
+    console.print(f"The look-up alone answered {100 * figures['looked_up']:.0f} % of the candidates with the policy.")
     console.print(Verdict(**figures["verdict"]).text, markup=False)
     console.print(f"With curves and the guarantee: {figures['report']}", markup=False, soft_wrap=True)
 

@@ -25,13 +25,19 @@ Scores = Mapping[str, NDArray[np.float64]]
 """Each baseline's score of each pair, float64 [pairs], by name."""
 
 
-def baselines(source: Catalog | OwnSlates, slates: Sequence[AnySlate], objective: int | None = None) -> Scores:
+def baselines(
+    source: Catalog | OwnSlates,
+    slates: Sequence[AnySlate],
+    objective: int | None = None,
+    zero: NDArray[np.float64] | None = None,
+) -> Scores:
     """Returns the scores of the baselines that the source has.
 
     Args:
         source: The catalog or the file that the slates are of.
         slates: Slates of one split, in its order.
         objective: Its number, for the shares of its known labels; None: of likes.
+        zero: Exit zero's log-odds of each pair, if they are known; None: they are computed, if there is an exit zero.
     """
     if not isinstance(source, Catalog):
         given = [slate for slate in slates if isinstance(slate, TokenSlate)]
@@ -42,7 +48,9 @@ def baselines(source: Catalog | OwnSlates, slates: Sequence[AnySlate], objective
     scores = {LIKES: _likes(source, items, objective)}
     if "lightgcn" in source.info:
         scores[LIGHTGCN] = _lightgcn(source, own, items)
-    if source.numbers:
+    if zero is not None:
+        scores[ZERO] = zero
+    elif source.numbers:
         from rexit.exporter.zero.graph import zero_log_odds
 
         scores[ZERO] = np.concatenate(zero_log_odds(source, own)).astype(np.float64)

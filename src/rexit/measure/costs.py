@@ -109,6 +109,11 @@ def latencies(
     return np.median(micros, axis=0) / 1000.0, exits
 
 
+def exit_name(layers: int) -> str:
+    """Returns what texts call the exit at a depth."""
+    return f"after {depth_name(layers)}" if layers else depth_name(0)
+
+
 def depth_name(layers: int) -> str:
     """Returns what tables call a fixed depth."""
     if layers == 0:
