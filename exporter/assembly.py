@@ -32,6 +32,7 @@ def model_of(checkpoint: Checkpoint) -> Model:
         max_positions=decoder.max_positions,
         head=checkpoint.head,
         checkpoint_sha256=checkpoint.sha256(),
+        causal=decoder.causal,
     )
 
 

@@ -62,6 +62,10 @@ def existing(out: Path) -> Manifest | None:
 def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None:
     """The catalog's tokens and prompts fit the model, and a candidate fits a pass."""
     decoder, info = checkpoint.decoder, catalog.info
+    if not decoder.causal:
+        raise InputError(
+            f"{checkpoint.path}: {decoder.family} is an encoder, which reads pairs of texts without a common prefix: use --slates"
+        )
     vocabulary = int(info["tokenizer"]["vocab_size"])
     if vocabulary > decoder.vocab_size:
         raise InputError(f"the catalog's tokenizer has {vocabulary} tokens, the model's embeddings only {decoder.vocab_size}")
@@ -129,6 +133,11 @@ def check_slates_fit(checkpoint: Checkpoint, slates: SlatesFile, max_tokens: int
         raise InputError(
             f"{checkpoint.path}: was trained on prompts with vectors ({', '.join(checkpoint.projectors.kinds)}), which only a "
             "catalog has: export it with --catalog"
+        )
+    if not checkpoint.decoder.causal and (slate := next((slate for slate in slates.all_slates if len(slate.prefix)), None)):
+        raise InputError(
+            f"{slates.path}: group {slate.user!r}: has a prefix of {len(slate.prefix)} tokens, expected none: "
+            f"{checkpoint.decoder.family} is an encoder, whose candidates are whole pairs; texts go with `query`"
         )
     slates.check_fits(checkpoint.decoder.vocab_size, checkpoint.decoder.max_positions, max_tokens)
 

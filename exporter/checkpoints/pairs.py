@@ -39,7 +39,16 @@ def pair_tokenizer(folder: Path) -> Any:
 
 
 def positive_label(config: Any) -> int:
-    """The positive one of two labels; 1 if there is one label. Raises CheckpointError if neither is or both are."""
+    """The positive one of two labels; 1 if there is one label. Raises CheckpointError if the outputs are no log-odds."""
+    if config.num_labels not in (1, 2):
+        raise CheckpointError(
+            f"{config.model_type}: has {config.num_labels} labels, expected one, or two of which one is positive"
+        )
+    if getattr(config, "problem_type", None) == "regression":
+        raise CheckpointError(
+            f"{config.model_type}: is a regression head, whose outputs are no log-odds: if its logits are, remove `problem_type` "
+            "from config.json"
+        )
     names = [str(config.id2label.get(n, "")).lower() for n in range(config.num_labels)]
     if len(names) == 1:
         return 1

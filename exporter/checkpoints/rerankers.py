@@ -100,9 +100,10 @@ def _saved(folder: Path, named: NamedPrompt | None) -> Reranker | None:
         depths = tuple(exit_depths(granite_config(folder)))
         return Reranker(depths, "own", {}, named.prompt if named else PROMPT, folder / "config.json")
     if (score := score_folder(folder)) is None:
-        if classifier_outputs(folder) not in (1, 2):
+        is_pair = (outputs := classifier_outputs(folder)) > 0 and encodes(folder)
+        if outputs not in (1, 2) and not is_pair:
             return None
-        prompt = named.prompt if named else pair_prompt(folder) if encodes(folder) else None
+        prompt = named.prompt if named else pair_prompt(folder) if is_pair else None
         return Reranker((layers(folder),), "own", {}, prompt, folder / "config.json", answers_by_score=True)
     prompt = named.prompt if named else chat_prompt(folder, system_prompt(folder), chat_settings(folder))
     return Reranker((layers(folder),), "shared", answer_tokens(score), prompt, score / "config.json")

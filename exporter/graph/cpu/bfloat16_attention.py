@@ -29,7 +29,8 @@ def bfloat16_attention(model: ir.Model) -> ir.Model:
     read = DEQUANTIZE if any(node.op_type == DEQUANTIZE for function in model.functions.values() for node in function) else None
     for node in nodes:
         inputs = [value for value in node.inputs if value is not None]
-        replace(model.graph, node, [call(ROUNDED, inputs, scale=node.attributes.get_float("scale"))])
+        attributes = {name: node.attributes.get_float(name) for name in node.attributes}
+        replace(model.graph, node, [call(ROUNDED, inputs, 1, **attributes)])
     for function in [function for function in model.functions.values() if function.name == NAME]:
         del model.functions[function.identifier()]
     define_slate_attention(model, read, ROUNDED, rounded=True)

@@ -1,11 +1,12 @@
-"""Attention over a packed slate as one node: a token sees the P tokens of the prefix and earlier tokens of its own candidate.
+"""Attention over a packed slate as one node: a token sees the P tokens of the prefix and earlier tokens of its own candidate,
+in an encoder all tokens of its own candidate that are fewer than `window` away.
 
 The traced graph multiplies T queries with P + T keys and masks other candidates, which is most of the T x T part. A kernel that
 knows the rule computes only visible products (`runtime/src/kernels/attention/slate_attention.hpp`). The function's body is the
 masked Attention.
 
-Changes a float32 Attention whose keys and values are past and new ones, with the mask of `SegmentModule.forward` and without
-sliding window or soft-capping. Other nodes stay.
+Changes a float32 Attention whose keys and values are past and new ones, with the mask of `SegmentModule.forward`, without
+soft-capping and, in a decoder, without sliding window. Other nodes stay.
 """
 
 from __future__ import annotations
@@ -19,28 +20,31 @@ from rexit.exporter.graph.passes.nodes import is_filled, producer, replace
 GROUPS = "groups"
 NAME = "SlateAttention"
 """Inputs query [1, heads, T, d], key and value [1, kv_heads, T, d], past_key and past_value [1, kv_heads, P, d], groups int64
-[T]; attribute scale; output [1, heads, T, d]. Each group's tokens are contiguous. All float32; keys and values may be float16,
-or int8 with d + 1 numbers a row (`rexit.exporter.graph.cpu.stored_cache`)."""
+[T]; attributes scale and, in an encoder, window; output [1, heads, T, d]. Each group's tokens are contiguous. All float32; keys
+and values may be float16, or int8 with d + 1 numbers a row (`rexit.exporter.graph.cpu.stored_cache`)."""
+
+NO_WINDOW = 1e7
+"""The window of an encoder's layers without one."""
 
 
 def slate_attention(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it."""
     graph = model.graph
     groups = next((value for value in graph.inputs if value.name == GROUPS), None)
-    matches = [(node, inputs) for node in graph if groups is not None and (inputs := _match(node, groups))]
-    for node, inputs in matches:
+    matches = [(node, found) for node in graph if groups is not None and (found := _match(node, groups))]
+    for node, (inputs, window) in matches:
         assert inputs[0].shape is not None
         head_dim = inputs[0].shape[3]
         assert isinstance(head_dim, int)
         scale = node.attributes.get_float("scale", head_dim**-0.5)
-        replace(graph, node, [call(NAME, inputs, scale=scale)])
+        replace(graph, node, [call(NAME, inputs, 1, scale=scale, **({} if window is None else {"window": window}))])
     if matches:
         define_slate_attention(model)
     return model
 
 
 def define_slate_attention(model: ir.Model, read: str | None = None, name: str = NAME, rounded: bool = False) -> None:
-    """Adds the function.
+    """Adds the function that the model's nodes of this name call: all with a window, or none.
 
     Args:
         model: changed in place.
@@ -56,8 +60,14 @@ def define_slate_attention(model: ir.Model, read: str | None = None, name: str =
     tokens, prefix = add("Shape", groups), add("Shape", past_key, start=2, end=3)
     index = add("Range", body.constant(0), add("Squeeze", tokens, first), body.constant(1))
     same = add("Equal", add("Unsqueeze", groups, second), add("Unsqueeze", groups, first))
-    not_later = add("LessOrEqual", add("Unsqueeze", index, first), add("Unsqueeze", index, second))
-    own = add("And", same, not_later)  # [T, T]
+    key_index, query_index = add("Unsqueeze", index, first), add("Unsqueeze", index, second)
+    has_window = any("window" in node.attributes for node in model.graph if (node.domain, node.op_type) == (DOMAIN, name))
+    if has_window:
+        distance = add("Cast", add("Abs", add("Sub", query_index, key_index)), to=ir.DataType.FLOAT)
+        near = add("Less", distance, add("Constant", value_float=argument("value_float", "window")))
+    else:
+        near = add("LessOrEqual", key_index, query_index)
+    own = add("And", same, near)  # [T, T]
     whole_prefix = add("Expand", body.constant(True), add("Concat", tokens, prefix, axis=0))  # [T, P]
     visible = add("Concat", whole_prefix, own, axis=1)
     mask = add("Where", visible, body.constant(np.float32(0)), body.constant(np.finfo(np.float32).min))
@@ -70,7 +80,7 @@ def define_slate_attention(model: ir.Model, read: str | None = None, name: str =
         out = _rounded_attention(body, query, keys, values, mask)
     else:
         out = add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
-    define(model, name, inputs, body, [out], attributes=["scale"])
+    define(model, name, inputs, body, [out], attributes=["scale", "window"] if has_window else ["scale"])
 
 
 def _rounded_attention(body: Body, query: ir.Value, keys: ir.Value, values: ir.Value, mask: ir.Value) -> ir.Value:
@@ -93,8 +103,8 @@ def _rounded_attention(body: Body, query: ir.Value, keys: ir.Value, values: ir.V
     return add("Reshape", mixed, add("Shape", query))
 
 
-def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
-    """SlateAttention's inputs if it can replace the node."""
+def _match(node: ir.Node, groups: ir.Value) -> tuple[tuple[ir.Value, ...], float | None] | None:
+    """SlateAttention's inputs and its window, None in a decoder, if it can replace the node."""
     if node.op_type != "Attention" or node.domain != "" or len(node.inputs) != 4 or len(node.outputs) != 1:
         return None
     if node.attributes.get_int("is_causal", 0) != 0 or node.attributes.get_float("softcap", 0.0) != 0.0:
@@ -103,7 +113,7 @@ def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
     if query is None or query.shape is None or query.dtype != ir.DataType.FLOAT or groups.shape is None:
         return None
     key, value = _past_and_new(keys), _past_and_new(values)
-    if key is None or value is None or mask is None or not _is_own_group(mask, groups):
+    if key is None or value is None or mask is None or (seen := _own_group(mask, groups)) is None:
         return None
     shapes = [operand.shape for operand in (query, *key, *value)]
     if any(shape is None or len(shape) != 4 or shape[0] != 1 or shape[3] != query.shape[3] for shape in shapes):
@@ -113,7 +123,7 @@ def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
     heads, kv_heads = query.shape[1], key[1].shape[1]  # type: ignore[index]
     if not isinstance(heads, int) or not isinstance(kv_heads, int) or heads % kv_heads or not isinstance(query.shape[3], int):
         return None
-    return query, key[1], value[1], key[0], value[0], groups
+    return (query, key[1], value[1], key[0], value[0], groups), seen[0]
 
 
 def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
@@ -124,19 +134,51 @@ def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
     return None if past is None or new is None else (past, new)
 
 
-def _is_own_group(mask: ir.Value, groups: ir.Value) -> bool:
-    """Whether the mask is 0 for the prefix and earlier tokens of the same group, else the lowest number; axes of size 1 aside."""
+def _own_group(mask: ir.Value, groups: ir.Value) -> tuple[float | None] | None:
+    """The window of a mask that is 0 for the prefix and tokens of the same group, else the lowest number; axes of size 1 aside.
+
+    In a decoder the window is None, and these tokens are earlier ones. None if it is another mask.
+    """
     where = producer(mask, "Where")
     if where is None or not is_filled(where.inputs[1], 0.0) or not is_filled(where.inputs[2], float(np.finfo(np.float32).min)):
-        return False
-    both = producer(_without_axes(where.inputs[0]), "Concat")
+        return None
+    seen, window = _without_axes(where.inputs[0]), NO_WINDOW
+    if (near := producer(seen, "And")) is not None:
+        if (limit := _window(near.inputs[1])) is None:
+            return None
+        seen, window = _without_axes(near.inputs[0]), limit
+    both = producer(seen, "Concat")
     if both is None or len(both.inputs) != 2 or both.attributes.get_int("axis", 0) not in (1, -1):
-        return False
-    prefix, own = producer(both.inputs[0], "Expand"), producer(both.inputs[1], "And")
-    if prefix is None or own is None or not is_filled(prefix.inputs[0], 1.0):
-        return False
-    same, order = producer(own.inputs[0], "Equal"), producer(own.inputs[1], "LessOrEqual")
-    if same is None or order is None or any(_without_axes(value) is not groups for value in same.inputs):
+        return None
+    prefix, own = producer(both.inputs[0], "Expand"), both.inputs[1]
+    if prefix is None or not is_filled(prefix.inputs[0], 1.0):
+        return None
+    if _is_same(own, groups):
+        return (window,)
+    earlier = producer(own, "And")
+    is_causal = earlier is not None and _is_same(earlier.inputs[0], groups) and _is_order(earlier.inputs[1])
+    return (None,) if is_causal and near is None else None
+
+
+def _window(value: ir.Value | None) -> float | None:
+    """The number below which distances on both sides, of positions, are seen; None if it is another mask."""
+    less = producer(_without_axes(value), "Less")
+    distance = producer(_without_axes(less.inputs[0]), "Abs") if less is not None else None
+    limit = less.inputs[1].const_value if less is not None and less.inputs[1] is not None else None
+    if distance is None or limit is None or producer(_without_axes(distance.inputs[0]), "Sub") is None:
+        return None
+    return float(limit.numpy())
+
+
+def _is_same(value: ir.Value | None, groups: ir.Value) -> bool:
+    same = producer(value, "Equal")
+    return same is not None and all(_without_axes(side) is groups for side in same.inputs)
+
+
+def _is_order(value: ir.Value | None) -> bool:
+    """Whether a token is not later than another."""
+    order = producer(value, "LessOrEqual")
+    if order is None:
         return False
     places = [_without_axes(value) for value in order.inputs]
     # Both sides are 0 … T-1: the key's as a row, the query's as a column.

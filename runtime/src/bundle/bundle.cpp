@@ -21,9 +21,13 @@ constexpr char manifest_name[] = "manifest.json";
 constexpr std::size_t max_layers = 1024, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30, max_opset = 1000;
 
 Model read_model(const Json& json) {
-  const Model model{json.at("layers").size(1, max_layers),         json.at("hidden_size").size(1, max_width),
-                    json.at("kv_heads").size(1, max_width),        json.at("head_dim").size(1, max_width),
-                    json.at("vocab_size").size(1, max_vocabulary), json.at("max_positions").size(1, max_length)};
+  const Model model{json.at("layers").size(1, max_layers),
+                    json.at("hidden_size").size(1, max_width),
+                    json.at("kv_heads").size(1, max_width),
+                    json.at("head_dim").size(1, max_width),
+                    json.at("vocab_size").size(1, max_vocabulary),
+                    json.at("max_positions").size(1, max_length),
+                    !json.has("causal") || json.at("causal").boolean() ? 1U : 0U};
   // No prompt is longer than max_positions, so the code that runs prompts multiplies these without another check.
   const std::size_t positions = model.max_positions, element = bytes_of(Element::float32);
   if (!checked_multiply({2, model.layers, model.kv_heads, model.head_dim, positions, element}))

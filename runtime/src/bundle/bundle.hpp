@@ -16,6 +16,7 @@ namespace rexit::core {
 
 struct Model {
   std::size_t layers, hidden_size, kv_heads, head_dim, vocab_size, max_positions;
+  std::size_t causal;  // 0: an encoder, whose candidates have no prefix
 };
 
 enum class Element { float32, float16, int8 };

@@ -24,6 +24,9 @@ void assemble(const Bundle& bundle, const TokenPrompt& source, const Deadline& d
   prompt.tokens.clear();
   prompt.user_vector.clear();
   prompt.offsets.assign(1, 0);
+  if (bundle.model().causal == 0 && source.prefix_tokens != 0)
+    fail(REXIT_INVALID_ARGUMENT, "prefix has ", source.prefix_tokens,
+         " tokens, expected none: the model is an encoder, whose candidates are whole pairs");
   if (source.prefix_tokens >= limit)
     fail(REXIT_TOO_LONG, "prefix has ", source.prefix_tokens, " tokens, which leaves no room for a candidate in ", limit,
          ", the most that the variant takes");

@@ -48,7 +48,8 @@ struct LargestPass {
 
 constexpr std::pair<const char*, std::size_t Model::*> model_fields[] = {
     {"layers", &Model::layers},     {"hidden_size", &Model::hidden_size}, {"kv_heads", &Model::kv_heads},
-    {"head_dim", &Model::head_dim}, {"vocab_size", &Model::vocab_size},   {"max_positions", &Model::max_positions}};
+    {"head_dim", &Model::head_dim}, {"vocab_size", &Model::vocab_size},   {"max_positions", &Model::max_positions},
+    {"causal", &Model::causal}};
 static_assert(sizeof(Model) == std::size(model_fields) * sizeof(std::size_t));
 
 // The segments that `opened` has loaded. Throws unless `now` describes the same: a backend writes as many bytes as the

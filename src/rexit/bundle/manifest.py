@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 """The manifest's file in a bundle."""
 
 
-class Model(msgspec.Struct, frozen=True):
+class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     """The model that was exported.
 
     Attributes:
@@ -34,6 +34,7 @@ class Model(msgspec.Struct, frozen=True):
         max_positions: Most tokens of a prefix and one candidate.
         head: `own`: heads trained for the exits; `shared`: the LM head's.
         checkpoint_sha256: Digest of the checkpoint.
+        causal: Whether a token sees earlier tokens alone; an encoder's sees all of its pair, which has no prefix.
     """
 
     family: str
@@ -45,6 +46,7 @@ class Model(msgspec.Struct, frozen=True):
     max_positions: Positive
     head: str
     checkpoint_sha256: str
+    causal: bool = True
 
 
 class TokenRequests(msgspec.Struct, frozen=True):

@@ -10,19 +10,21 @@ import onnx
 import onnx_ir as ir
 
 from builders.models.checkpoints import tiny_heads, tiny_model
+from builders.models.encoders import FAMILIES as ENCODERS
+from builders.models.encoders import VOCAB, tiny_encoder
 from builders.onnx_graphs.graphs import Arrays
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.graph.trace import describe, export_segment, trace
-from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.encoder import split
 
 CPU = find_target("cpu", "fp32")
 
 
 def segment(family: str = "llama", k: int = 0, begin: int = 0, end: int = 2) -> SegmentModule:
     """Layers [begin, end) of four."""
-    decoder = Decoder.of(tiny_model(family))
+    decoder = split(tiny_encoder(family) if family in ENCODERS else tiny_model(family))
     return SegmentModule(decoder, tiny_heads(decoder, 3), k, begin, end).eval()
 
 
@@ -53,7 +55,7 @@ def feed(model: ir.Model, prefix: int, sizes: list[int]) -> Arrays:
         assert value.shape is not None and value.dtype is not None and value.name is not None
         shape = [{"T": lengths.sum(), "P": prefix}.get(str(size), size) for size in value.shape]
         if value.name == "tokens":
-            arrays["tokens"] = random.integers(3, 200, shape)
+            arrays["tokens"] = random.integers(3, VOCAB, shape)
         elif value.name not in arrays:
             arrays[value.name] = random.standard_normal(shape).astype(value.dtype.numpy())
     return arrays

@@ -107,6 +107,7 @@ std::string name_of(const Table& with) {
 struct Case {
   std::size_t heads, kv_heads, prefix, dim;
   std::vector<std::size_t> candidates;  // their numbers of tokens
+  std::size_t window = 0;
 };
 
 // Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them. In bfloat16 a softmax's numerator may round
@@ -122,7 +123,7 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
   const Numbers past_key(c.kv_heads * c.prefix, c.dim, as), past_value(c.kv_heads * c.prefix, c.dim, as);
   std::vector<float> out(c.heads * tokens * c.dim, NAN);
   attend({query.data(), key.stored(), value.stored(), past_key.stored(), past_value.stored(), groups.data(), out.data(), c.heads,
-          c.kv_heads, tokens, c.prefix, c.dim, scale, bfloat16},
+          c.kv_heads, tokens, c.prefix, c.dim, scale, bfloat16, c.window},
          threads, with);
   const auto operand = [&](float number) { return double{bfloat16 ? rounded(number) : number}; };
   for (std::size_t head = 0; head < c.heads; ++head) {
@@ -134,7 +135,8 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
         keys.push_back(past_key.floats.data() + (kv * c.prefix + p) * c.dim);
         values.push_back(past_value.floats.data() + (kv * c.prefix + p) * c.dim);
       }
-      for (std::size_t u = first; u <= t; ++u) {
+      for (std::size_t u = first; u < tokens && groups[u] == groups[first] && (c.window != 0 || u <= t); ++u) {
+        if (c.window != 0 && (u > t ? u - t : t - u) >= c.window) continue;
         keys.push_back(key.floats.data() + (kv * tokens + u) * c.dim);
         values.push_back(value.floats.data() + (kv * tokens + u) * c.dim);
       }
@@ -199,6 +201,11 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
       {4, 2, 201, 64, {12, 11, 5, 1, 1}},
       {3, 3, 64, 32, {7, 1, 9}},
       {2, 1, 63, 66, {40, 1}},
+      // Encoders: candidates longer than a block, at its edges, and with windows shorter and longer than they are.
+      {4, 4, 0, 32, {12, 100, 1, 48, 7, 130}, 1000},
+      {2, 2, 0, 64, {3, 97, 60}, 9},
+      {2, 2, 0, 64, {1, 1, 2}, 1},
+      {4, 2, 5, 16, {50, 31, 96}, 33},
   };
   for (const Table* with : tables())
     for (const Case& c : cases)

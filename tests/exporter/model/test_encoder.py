@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from builders.models.encoders import FAMILIES, WORDS, write_encoder
+from builders.models.encoders import FAMILIES, WORDS, logits, write_encoder
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -21,20 +19,11 @@ QUERY = "word1 word2 word3"
 DOCUMENTS = ["word4", " ".join(WORDS[10:40]), "", "word5 [PAD] word6 [SEP] word7 other", " ".join(WORDS)]
 
 
-def logits(folder: Path) -> NDArray[np.float32]:
-    """Of each pair alone, by transformers."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        pairs = [tokenizer([(QUERY, document)], truncation=True, return_tensors="pt") for document in DOCUMENTS]
-        return np.concatenate([model(**pair).logits.numpy() for pair in pairs])
-
-
 @pytest.mark.parametrize("labels", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_transformers(tmp_path: Path, family: str, labels: int) -> None:
     folder = write_encoder(tmp_path, family, labels)
-    expected = logits(folder)
+    expected = logits(folder, QUERY, DOCUMENTS)
     checkpoint = load_checkpoint(folder)
     prefix, candidates = encoder_of(checkpoint, 64).prompt(QUERY, DOCUMENTS)
     model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).eval()

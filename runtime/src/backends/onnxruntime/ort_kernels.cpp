@@ -1,5 +1,6 @@
 #include "backends/onnxruntime/ort_kernels.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <exception>
@@ -124,7 +125,11 @@ struct SlateAttentionKernel : FloatKernel {
                               : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
 
-  explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {}
+  explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {
+    float tokens = 0;  // a decoder's nodes have no window
+    const Ort::Status status(Ort::GetApi().KernelInfoGetAttribute_float(info, "window", &tokens));
+    if (status.IsOK() && tokens > 0) window = static_cast<std::size_t>(std::min(tokens, widest_window));
+  }
 
   void compute(const Call& call) const {
     const Tensor query = call.input(0), key = call.input(1), value = call.input(2), past_key = call.input(3),
@@ -144,7 +149,7 @@ struct SlateAttentionKernel : FloatKernel {
     require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected a key and a group per query");
     kernels::attend(
         {query.as<float>(), stored(key), stored(value), stored(past_key), stored(past_value), groups.as<std::int64_t>(),
-         call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale, bfloat16},
+         call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale, bfloat16, window},
         call);
   }
 
@@ -156,7 +161,9 @@ struct SlateAttentionKernel : FloatKernel {
     return tensor.as<float>();
   }
 
+  static constexpr float widest_window = 1 << 24;
   float scale;
+  std::size_t window = 0;
 };
 
 struct QuantizeRowsKernel : QuantizingKernel {

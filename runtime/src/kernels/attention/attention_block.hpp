@@ -57,8 +57,12 @@ REXIT_INLINE void compute_shares(const AttentionWork& work, const AttentionBlock
                        float* scores = memory.scores + row * stride;
                        multiply<W, V, Product>(memory.queries + row, count, keys + prefix + first, work.columns, depth, columns,
                                                scores + prefix, stride, false);
+                       const std::size_t window = work.attention.window;
                        for (std::size_t r = row; r < row + count; ++r, scores += stride) {
-                         const std::size_t visible = block.token(r) - first + 1;
+                         const std::size_t place = block.token(r) - first;
+                         const std::size_t visible = window == 0 ? place + 1 : smaller_of(last - first, place + window);
+                         if (window != 0)
+                           for (std::size_t c = 0; c + window <= place; ++c) scores[prefix + c] = Operands::lowest;
                          memory.sums[r] = Operands::exponentiate(work.attention, scores, prefix + visible, prefix + columns);
                        }
                      });
@@ -101,6 +105,7 @@ struct FloatOperands {
   using L = Lanes<W>;
   using Product = FloatProduct<W>;
   static constexpr std::size_t step = W;  // scores are stored in multiples of it
+  static constexpr float lowest = -FLT_MAX;
 
   // Numbers of a query or key.
   static REXIT_INLINE std::size_t depth(std::size_t dim) { return dim; }
@@ -124,7 +129,6 @@ struct FloatOperands {
   // Softmax over the first `visible` scores, without the division. The others, up to `width` rounded up to whole vectors, become
   // 0. Returns the sum.
   static REXIT_INLINE float exponentiate(const SlateAttention& attention, float* scores, std::size_t visible, std::size_t width) {
-    constexpr float lowest = -FLT_MAX;
     for (std::size_t c = visible; c < round_up(width, W); ++c) scores[c] = lowest;
     typename L::Floats maxima = L::all(lowest), sum{};
     for (std::size_t c = 0; c < width; c += W) maxima = L::larger(maxima, L::load(scores + c));

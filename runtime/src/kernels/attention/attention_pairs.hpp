@@ -120,6 +120,7 @@ struct PairOperands {
   using L = Lanes<W>;
   using Product = Bfloat16Pairs<W>;
   static constexpr std::size_t step = 2 * W;
+  static constexpr float lowest = -1e30F;  // still finite after the multiplication
 
   static REXIT_INLINE std::size_t depth(std::size_t dim) { return dim / 2; }
   static REXIT_INLINE std::size_t past_rows(std::size_t prefix) { return prefix / 2; }
@@ -140,7 +141,6 @@ struct PairOperands {
   // Keys are packed without the scale, which is above 0. Shares are to the base 2, as pairs of neighbouring columns at the start
   // of the row. The row holds `width` rounded up to pairs of vectors.
   static REXIT_INLINE float exponentiate(const SlateAttention& attention, float* scores, std::size_t visible, std::size_t width) {
-    const float lowest = -1e30F;  // still finite after the multiplication
     for (std::size_t c = visible; c < round_up(width, 2 * W); ++c) scores[c] = lowest;
     typename L::Floats maxima = L::all(lowest), sum{};
     for (std::size_t c = 0; c < width; c += W) maxima = L::larger(maxima, L::load(scores + c));

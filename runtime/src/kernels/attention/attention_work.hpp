@@ -60,6 +60,13 @@ struct PackTask {
   }
 };
 
+// The first token behind the candidate of token `at`.
+REXIT_INLINE std::size_t candidate_end(const AttentionWork& work, std::size_t at) {
+  const std::size_t first = work.candidate_begins[at];
+  while (at < work.attention.tokens && work.candidate_begins[at] == first) ++at;
+  return at;
+}
+
 // A task of attend: tokens [begin, end) of a key head. The block has a row per token and query head; the heads of a token are
 // adjacent.
 struct AttentionBlock {
@@ -83,6 +90,9 @@ struct AttentionBlock {
   REXIT_INLINE std::size_t max_visible(const AttentionWork& work) const {
     std::size_t longest = 0;
     for (std::size_t t = begin; t < end; ++t) longest = larger_of(longest, t - work.candidate_begins[t] + 1);
+    if (attention.window != 0)
+      for (std::size_t t = begin; t < end; t = candidate_end(work, t))
+        longest = larger_of(longest, candidate_end(work, t) - work.candidate_begins[t]);
     return longest;
   }
 };
@@ -94,7 +104,8 @@ REXIT_INLINE void for_each_candidate(const AttentionWork& work, const AttentionB
   for (std::size_t from = block.begin, to = block.begin; from < block.end; from = to) {
     const std::size_t first = work.candidate_begins[from];
     while (to < block.end && work.candidate_begins[to] == first) ++to;
-    body(first, to, (from - block.begin) * block.shared, (to - from) * block.shared);
+    body(first, block.attention.window == 0 ? to : candidate_end(work, from), (from - block.begin) * block.shared,
+         (to - from) * block.shared);
   }
 }
 

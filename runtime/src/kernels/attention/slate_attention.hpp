@@ -1,5 +1,5 @@
-// Attention of a packed slate: a token attends to the whole prefix and to its own candidate's tokens up to itself. Nothing is
-// computed for other tokens. A prefix alone is a candidate without a prefix.
+// Attention of a packed slate: a token attends to the whole prefix and to its own candidate's tokens up to itself, in an encoder
+// to all of its candidate's. Nothing is computed for other candidates. A prefix alone is a candidate without a prefix.
 //
 // A task handles a block of tokens with all query heads that share a key head: scores against the prefix and against the tokens'
 // own candidates, softmax, product with the values. A block's scores stay in a core's private cache. ONNX Runtime's operators
@@ -32,6 +32,9 @@ struct Stored {
 // With `bfloat16` queries, keys, values and the softmax's numerators are rounded to it. The products are exact then, and scores
 // and sums stay float32.
 //
+// window: 0: causal. Else a token attends to its candidate's tokens on both sides that are fewer than `window` away. An encoder's
+// slate has no prefix; the window does not apply to one.
+//
 // A token's result is the same to the bit wherever the boundary between past and new tokens lies, if both are stored in one type.
 struct SlateAttention {
   const float* query;
@@ -41,6 +44,7 @@ struct SlateAttention {
   std::size_t heads, kv_heads, tokens, prefix, dim;
   float scale;
   bool bfloat16 = false;
+  std::size_t window = 0;
 };
 
 void attend(const SlateAttention& attention, const Threads& threads, const Table& with = table());

@@ -9,9 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from builders.models.checkpoints import FAMILIES
+from builders.models.encoders import FAMILIES as ENCODERS
 from builders.onnx_graphs.graphs import count, run
 from builders.onnx_graphs.segments import feed, traced
-from rexit.exporter.graph.cpu.slate_attention import slate_attention
+from rexit.exporter.graph.cpu.slate_attention import NO_WINDOW, slate_attention
 from rexit.exporter.graph.passes.tidy import tidy
 from running.fast import fast
 
@@ -39,6 +40,14 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     check(model, 5, [4, 1, 7], tmp_path)
     assert before - count(model)["Attention"] == SPLIT[family]
     assert count(model)["SlateAttention"] == SPLIT[family]
+
+
+@pytest.mark.parametrize("family", fast(ENCODERS, "modernbert"))
+def test_an_encoder_sees_its_whole_group(family: str, tmp_path: Path) -> None:
+    model = traced(family, k=1, begin=1, end=4)  # ModernBERT's layer 2 is global, 1 and 3 have windows
+    check(model, 0, [14, 1, 7, 30], tmp_path)
+    windows = [node.attributes.get_float("window") for node in model.graph if node.op_type == "SlateAttention"]
+    assert windows == [NO_WINDOW if n % 2 == 0 or family != "modernbert" else 5 for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 33])

@@ -1,0 +1,68 @@
+"""Encoders from a folder to heads, bundles and `rexit rerank`, whose last answers are transformers'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.data.token_slates import write_slates
+from builders.models.encoders import FAMILIES, WORDS, logits, write_encoder
+from rexit import TokenRequest, runtime
+from rexit.bundle import Bundle
+from rexit.errors import InputError, RexitError
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
+from rexit.exporter.export import export_bundle
+from rexit.exporter.heads.run import fit_heads
+from rexit.exporter.options import ExportOptions, HeadsOptions
+from rexit.exporter.preflight import check_slates_fit
+from rexit.prompts.slates_file import SlatesFile
+from rexit.prompts.texts import bundle_encoder
+from running.command import Run, run  # noqa: F401
+from running.fast import fast
+
+QUERY = "word1 word2 word3"
+DOCUMENTS = ["word4", " ".join(WORDS[10:40]), "word5 [PAD] word6 [SEP] word7 other", " ".join(WORDS), "word1 word2"]
+PARITY = 1e-4
+
+
+@pytest.fixture(scope="module")
+def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Documents with a word of the query are relevant."""
+    random, rows = np.random.default_rng(0), []
+    for n in range(40):
+        word, documents = WORDS[n % 8], [" ".join(random.choice(WORDS[:8], 5)) for _ in range(6)]
+        labels = [int(word in document.split()) for document in documents]
+        rows.append({"group": n, "query": word, "candidates": documents, "label": labels})
+    return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
+
+
+@pytest.mark.parametrize("family", fast(FAMILIES, "bert"))
+def test_a_cross_encoder(run: Run, family: str, slates: Path, tmp_path: Path) -> None:  # noqa: F811
+    folder, heads, bundle = write_encoder(tmp_path / "model", family), tmp_path / "heads", tmp_path / "bundle"
+    expected = logits(folder, QUERY, DOCUMENTS)[:, 0]
+    fit_heads(folder, None, heads, HeadsOptions(exits="1,3,4", keep_last=True, precision="float32"), slates=slates)
+    export_bundle(heads, None, bundle, ExportOptions(golden_slates=2, with_tokenizer=True), slates=slates)
+    prefix, candidates = bundle_encoder(Bundle.open(bundle)).prompt(QUERY, DOCUMENTS)
+    with runtime.open(bundle) as session:
+        traced = session.trace(TokenRequest(prefix, candidates))
+        np.testing.assert_allclose(traced[:, -1], expected, atol=PARITY)
+        alone = [session.trace(TokenRequest([], [candidate]))[0] for candidate in candidates]
+        np.testing.assert_allclose(traced, alone, atol=PARITY)
+        with pytest.raises(RexitError, match=r"prefix has 2 tokens, expected none: the model is an encoder"):
+            session.score(TokenRequest([2, 5], candidates))
+    documents = tmp_path / "documents.txt"
+    documents.write_text("\n".join(DOCUMENTS))
+    ended = run("rerank", bundle, "--query", QUERY, "--documents", documents, "--json")
+    assert ended.code == 0, ended.err
+    assert [row["log_odds"] for row in ended.json["results"]] == pytest.approx(sorted(expected, reverse=True), abs=PARITY)
+    assert [row["index"] for row in ended.json["results"] if row["truncated"]] == [3]
+
+
+def test_slates_with_a_prefix_are_refused(tmp_path: Path) -> None:
+    rows = [{"group": n, "prefix": [2, 5], "candidates": [[6], [7]], "label": [0, 1]} for n in range(5)]
+    slates = SlatesFile.read(write_slates(tmp_path / "slates.jsonl", rows))
+    checkpoint = load_checkpoint(write_encoder(tmp_path / "model"))
+    with pytest.raises(InputError, match=r"group \d: has a prefix of 2 tokens, expected none: bert is an encoder, .* `query`$"):
+        check_slates_fit(checkpoint, slates, 64)
