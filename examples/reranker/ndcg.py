@@ -5,8 +5,9 @@
 
 Only test queries, by the log-odds that the calibration recorded: no model runs. `first` is the order of the candidates in the
 file (BM25's). Here a document's gain is 2^grade - 1, and the ideal is the best order of all judged documents, whether BM25 found
-them or not. The NDCG@10 of `rexit calibrate` is another figure: its gain is 0 or 1, its ideal the best order of the candidates.
-Intervals are 95 %, over queries, by bootstrap; differences are paired.
+them or not. `alone` is an exit's own answer, `calibrated` what the policy makes of it and of the exits before. The NDCG@10 of
+`rexit calibrate` is another figure: its gain is 0 or 1, its ideal the best order of the candidates. Intervals are 95 %, over
+queries, by bootstrap; differences are paired.
 """
 
 from __future__ import annotations
@@ -76,29 +77,30 @@ def main(path: Path, slates: Path, variant: str | None) -> None:
     offsets = np.cumsum([0, *(len(slate.items) for slate in test)])
     log_odds = recorded_log_odds(bundle, file)
     stops = policy.stops(log_odds, offsets)
-    by_policy = np.take_along_axis(policy.calibrated(log_odds), stops[:, None], 1)[:, 0]
+    calibrated = policy.calibrated(log_odds)
+    by_policy = np.take_along_axis(calibrated, stops[:, None], 1)[:, 0]
     depths = np.array(bundle.manifest.exits)
     rows, layers = [], []
     for slate, start, end in zip(test, offsets, offsets[1:], strict=False):
         labels, ideal = grades[int(slate.user)]
         if any(ideal):
-            orders = [-np.arange(end - start), *log_odds[start:end].T, by_policy[start:end]]
+            orders = [-np.arange(end - start), *log_odds[start:end].T, by_policy[start:end], *calibrated[start:end].T]
             rows.append([ndcg(order, labels, ideal) for order in orders])
             layers.append(depths[stops[start:end]].mean())
     values = np.array(rows).T
-    names = [
-        "first",
-        *(f"after layer {depth}" if depth else "exit zero" for depth in depths),
-        f"policy, {np.mean(layers):.1f} layers",
-    ]
-    print(
-        f"{len(rows)} test queries, graded NDCG@{PLACES} (ideal: all judged documents), and its difference from the first order"
-    )
+    exits = [f"layer {depth}" if depth else "exit zero" for depth in depths]
+    names = ["first", *(f"{name}, alone" for name in exits), f"policy, {np.mean(layers):.1f} layers"]
+    names += [f"{name}, calibrated" for name in exits]
+    print(f"{len(rows)} test queries, graded NDCG@{PLACES} (ideal: all judged documents),")
+    print("less that of the first order, and less that of the last exit, calibrated")
     for name, of_queries in zip(names, values, strict=True):
-        low, high = interval(of_queries)
-        less, more = interval(of_queries - values[0])
-        difference = (of_queries - values[0]).mean()
-        print(f"{name:24} {of_queries.mean():.4f} ({low:.4f} to {high:.4f})  {difference:+.4f} ({less:+.4f} to {more:+.4f})")
+        print(f"{name:22} {shown(of_queries, '.4f')}  {shown(of_queries - values[0])}  {shown(of_queries - values[-1])}")
+
+
+def shown(values: NDArray[np.float64], form: str = "+.4f") -> str:
+    """The mean over queries and its interval."""
+    low, high = interval(values)
+    return f"{values.mean():{form}} ({low:{form}} to {high:{form}})"
 
 
 if __name__ == "__main__":
