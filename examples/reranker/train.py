@@ -3,10 +3,9 @@
     python examples/reranker/train.py MODEL OUT --slates slates.jsonl [--steps 400] [--negatives 7] …
 
 MODEL is a folder of transformers' (`minilm.py` fetches one). OUT becomes the same with one label, for sentence-transformers'
-CrossEncoder and for `rexit heads`. A step takes a relevant candidate of each of two queries and candidates that are not. The
-loss is the cross entropy of the relevant one among them, plus that of every label by itself, so that scores are log-odds. A
-column `score` is added to the model's answer inside the first loss, as later exits add it: the model learns what the first
-stage lacks. A state is written to OUT.state every two minutes: the same command resumes from it.
+CrossEncoder and for `rexit heads`. A step takes a relevant candidate of each of two queries and others. The loss is the cross
+entropy of the relevant one among them, plus that of every label by itself, so that scores are log-odds. A state is written to
+OUT.state every two minutes: the same command resumes from it.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,13 @@ def training_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def sample(row: dict[str, Any], negatives: int, rng: random.Random) -> list[int]:
-    """Returns the places of a relevant candidate, the first, and of others."""
-    relevant = [n for n, label in enumerate(row["label"]) if label]
-    others = [n for n, label in enumerate(row["label"]) if not label]
-    return [rng.choice(relevant), *rng.sample(others, min(negatives, len(others)))]
+def sample(row: dict[str, Any], rows: Sequence[dict[str, Any]], negatives: int, rng: random.Random) -> list[str]:
+    """Returns a relevant candidate, then others: half of them of this query, and half of any query, by which a model that never
+    read pairs learns first."""
+    relevant = [text for text, label in zip(row["candidates"], row["label"], strict=True) if label]
+    others = [text for text, label in zip(row["candidates"], row["label"], strict=True) if not label]
+    hard = rng.sample(others, min(negatives - negatives // 2, len(others)))
+    return [rng.choice(relevant), *hard, *(rng.choice(rng.choice(rows)["candidates"]) for _ in range(negatives - len(hard)))]
 
 
 def rate(share: float) -> float:
@@ -64,20 +66,13 @@ def main(
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # drawing it takes longer than the layers
     model = AutoModelForSequenceClassification.from_pretrained(model_path, num_labels=1, **no_dropout).train()
     model.get_input_embeddings().weight.requires_grad_(False)
-    weight = torch.nn.Parameter(torch.tensor(1.0))  # of the first stage's score
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [part for part in model.parameters() if part.requires_grad], "lr": learning_rate},
-            {"params": [weight], "lr": 100 * learning_rate, "weight_decay": 0.0},
-        ]
-    )
-    base = [group["lr"] for group in optimizer.param_groups]
+    learning = [part for part in model.parameters() if part.requires_grad]
+    optimizer = torch.optim.AdamW(learning, learning_rate)
     state_path, step, spent, losses = Path(f"{out}.state"), 0, 0.0, 0.0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        weight.data.copy_(state["weight"])
         step, spent = state["step"], state["spent"]
         rng.seed(step)
         print(f"resumes after {step} steps and {spent / 60:.1f} minutes", flush=True)
@@ -88,32 +83,27 @@ def main(
         if len(order) < queries:
             order = rng.sample(range(len(rows)), len(rows))
         batch = [rows[order.pop()] for _ in range(queries)]
-        places = [sample(row, negatives, rng) for row in batch]
-        texts = [(row["query"], row["candidates"][n]) for row, chosen in zip(batch, places, strict=True) for n in chosen]
+        texts = [(row["query"], text) for row in batch for text in sample(row, rows, negatives, rng)]
         inputs = tokenizer(texts, padding=True, truncation="only_second", max_length=max_tokens, return_tensors="pt")
-        for group, lr in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = lr * rate((step + 1) / (steps + 1))
+        optimizer.param_groups[0]["lr"] = learning_rate * rate((step + 1) / (steps + 1))
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(**inputs).logits[:, 0]
-        parts = logits.float().split([len(chosen) for chosen in places])
-        loss = torch.zeros(())
-        for row, chosen, part in zip(batch, places, parts, strict=True):
-            score = torch.tensor([row["score"][n] for n in chosen]) if "score" in row else torch.zeros(len(chosen))
-            loss = loss + F.cross_entropy((part + weight * (score - score.mean()))[None], torch.tensor([0]))
-            labels = torch.tensor([float(bool(row["label"][n])) for n in chosen])
-            loss = loss + F.binary_cross_entropy_with_logits(part, labels)
-        (loss / queries).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        parts = logits.float().view(queries, -1)
+        relevant = torch.zeros_like(parts)
+        relevant[:, 0] = 1
+        loss = F.cross_entropy(parts, relevant) + F.binary_cross_entropy_with_logits(parts, relevant)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step, spent = step + 1, spent + time.monotonic() - began
-        losses += loss.item() / queries
+        losses += loss.item()
         if step % REPORT == 0:
-            print(f"step {step}, {spent / 60:.1f} minutes, loss {losses / REPORT:.4f}, weight {weight.item():.2f}", flush=True)
+            print(f"step {step}, {spent / 60:.1f} minutes, loss {losses / REPORT:.4f}", flush=True)
             losses = 0.0
         if spent - saved > SAVE_SECONDS:
             saved = spent
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "weight": weight.data}
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "step": step, "spent": spent}, f"{state_path}.new")
             os.replace(f"{state_path}.new", state_path)
     with new_folder(out) as folder:
@@ -131,7 +121,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--negatives", type=int, default=7)
     parser.add_argument("--queries", type=int, default=2)
-    parser.add_argument("--max-tokens", type=int, default=160)
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     args = parser.parse_args()
     main(args.model, args.out, args.slates, args.steps, args.negatives, args.queries, args.max_tokens, args.learning_rate)
