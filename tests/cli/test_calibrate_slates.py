@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from builders.bundles.bundle_files import drop_catalog
+from builders.bundles.zero import add_score_exit
 from builders.data.token_slates import write_slates
 from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle, Catalog
@@ -31,7 +32,8 @@ def rows_of(place: Path) -> list[dict[str, Any]]:
                 prefix, candidates = session.prompt(slate.request)
                 tokens = [candidate.tolist() for candidate in candidates]
                 label = slate.liked.tolist()
-                rows.append({"group": f"{slate.user} {split}", "split": split, "prefix": prefix.tolist(), "label": label})
+                group = slate.user if split == "validation" else f"{slate.user} {split}"  # the name decides who chooses
+                rows.append({"group": group, "split": split, "prefix": prefix.tolist(), "label": label})
                 rows[-1]["candidates"] = tokens
     return [*rows, {**rows[0], "group": "train", "split": "train"}]
 
@@ -89,6 +91,13 @@ def test_bundle_and_source_that_do_not_fit(run: Run, by_tokens: Path) -> None:
     rows = [json.loads(line) for line in (place / "slates.jsonl").read_text().splitlines()]
     write_slates(place / "text.jsonl", [{**row, "prefix": "words"} for row in rows])
     assert_one_line(run("calibrate", place / "tokens", "--slates", place / "text.jsonl"), 2, "has no tokenizer.json")
+    write_slates(place / "scores.jsonl", [{**row, "score": [0.5] * len(row["label"])} for row in rows])
+    assert_one_line(
+        run("calibrate", place / "tokens", "--slates", place / "scores.jsonl"),
+        4,
+        "has a column `score`, but",
+        "has no exit zero to read it",
+    )
     rows[0]["candidates"][0] = [12345]
     write_slates(place / "tokens.jsonl", rows)
     assert_one_line(
@@ -105,6 +114,8 @@ def test_other_commands(run: Run, by_tokens: Path) -> None:
     described = run("inspect", tokens, "--json").json
     assert described["tokens"]["max_prefix_tokens"] == 20 and "catalog" not in described
     assert "No catalog: requests are token ids." in run("inspect", tokens).out
+    add_score_exit(shutil.copytree(tokens, scored := by_tokens / "scored"))
+    assert "requests are token ids and the first stage's scores." in run("inspect", scored).out
     bench = run("bench", tokens, "--slate", 5, "--requests", 2, "--sessions", "", "--json")
     assert bench.code == 0, bench.err
     assert {row["mode"] for row in bench.json["modes"]} >= {"full depth"}

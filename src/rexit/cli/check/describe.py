@@ -47,7 +47,13 @@ def _bundle(path: Path) -> dict[str, Any]:
     if (tokens := first.manifest.tokens) is None:
         requests = {"catalog": _catalog(first.catalog)}
     else:
-        requests = {"tokens": {**to_json(tokens), "tokenizer": TOKENIZER in first.manifest.files}}
+        requests = {
+            "tokens": {
+                **to_json(tokens),
+                "tokenizer": TOKENIZER in first.manifest.files,
+                "scores": first.manifest.has_zero,
+            }
+        }
     reranker = first.manifest.reranker
     if reranker is not None:
         requests["reranker"] = to_json(reranker)

@@ -196,7 +196,8 @@ def _print_policy(policy: dict[str, Any]) -> None:
 
 
 def _print_tokens(tokens: dict[str, Any], reranker: dict[str, Any] | None) -> None:
-    stdout.print("No catalog: requests are token ids.")
+    scores = " and the first stage's scores" if tokens["scores"] else ""
+    stdout.print(f"No catalog: requests are token ids{scores}.")
     values = {f"label {name}": token for name, token in tokens["labels"].items()}
     values |= {f"longest {name}, tokens": tokens[f"max_{name}_tokens"] for name in ("prefix", "candidate")}
     values["tokenizer.json"] = "yes" if tokens["tokenizer"] else "no"
