@@ -35,8 +35,9 @@ from rexit.calibration.choose.objectives import ObjectiveMaps
 from rexit.calibration.choose.search import Search, Space
 from rexit.calibration.comparison import Comparison, Gain, Row
 from rexit.calibration.goal import Goal, top_k_rules
-from rexit.calibration.metrics import Metric
+from rexit.calibration.metrics import LABEL_FREE, Metric
 from rexit.calibration.record.traces import Traces, split_users
+from rexit.errors import InputError
 from rexit.measure.costs import Costs, depth_name
 
 FULL_DEPTH, ALL_HEADS = "full depth", "full depth, all heads"
@@ -115,8 +116,8 @@ def decide(
     """Chooses on one part of the validation split's users, certifies on the others, measures on test.
 
     1. The users are divided by their ids (see `split_users`).
-    2. A map per exit (see `maps`). The search gets maps cross-fitted by user, the policy those of all choosing users. Losses are
-       counted against the last head alone, whatever the maps read.
+    2. A map per exit (see `maps`), to the labels; without any, to the full model's probability. The search gets maps cross-fitted
+       by user, the policy those of all choosing users. Losses are counted against the last head alone, whatever the maps read.
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it (see `candidates`).
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
        that fails.
@@ -136,6 +137,7 @@ def decide(
         InputError: for goals or labels that cannot work.
     """
     goal.check()
+    _check_labels(validation, test, goal)
     choosers, certifiers = split_users(validation)
     choosers, choice, objective_maps = _choose_maps(choosers, goal, maps, utility)
     if objective_maps is not None:
@@ -154,7 +156,7 @@ def decide(
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else policy_of(choice.own, variant_sha256)
-    comparison = Comparison(evaluate(test, _table_metrics(goal, bool(utility))))
+    comparison = Comparison(evaluate(test, _table_metrics(goal, bool(utility), test.labelled)))
     rows = [comparison.full_row(FULL_DEPTH), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(len(depths) - 1))]
     if choice.reads == choice_of_maps.ALL:
         rows.append(comparison.fixed_row(ALL_HEADS, len(depths) - 1))
@@ -209,8 +211,22 @@ def back_to_full_depth(decision: Decision) -> Decision:
     return replace(decision, policy=policy, maps=own, chosen=None, rows=(*decision.rows[:-1], full), gains=(), watch=None)
 
 
-def _table_metrics(goal: Goal, several: bool) -> tuple[Metric, ...]:
+def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:
+    """Raises InputError if there are labels in one split alone, or a metric needs labels and there are none."""
+    if validation.labelled != test.labelled:
+        raise InputError(
+            f"{'test' if validation.labelled else 'validation'}: has no labels, expected them in both splits or in none"
+        )
+    needs = next((metric.name for metric in goal.metrics if metric.kind not in LABEL_FREE), None)
+    if not validation.labelled and needs is not None:
+        raise InputError(
+            f"metric {needs}: needs labels and there are none, expected expected-ndcg@K, top-k-overlap@K or agreement"
+        )
+
+
+def _table_metrics(goal: Goal, several: bool, labelled: bool) -> tuple[Metric, ...]:
     """The goal's metrics, then the usual ones. A utility is not the probability of a label, so it has no log loss."""
     names = [metric.name for metric in goal.metrics]
-    others = [name for name in TABLE_METRICS if name not in names and not (several and name == "logloss")]
+    table = TABLE_METRICS if labelled else ("expected-ndcg@10", "agreement")
+    others = [name for name in table if name not in names and not (several and name == "logloss")]
     return (*goal.metrics, *map(metrics.parse, others))

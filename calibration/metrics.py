@@ -8,6 +8,8 @@
 |                   | depth                                                           |                             |
 | `top-k-overlap@K` | share of full depth's first K that are among the policy's first | with a slate of more than K |
 |                   | K, mean over the user's slates of more than K candidates        |                             |
+| `expected-ndcg@K` | NDCG of the first K of a slate with the full model's            | with a slate whose          |
+|                   | probability as gain, mean over the user's slates                | probabilities differ        |
 
 The value of a split is the mean over users. `auc` and `logloss` are over all pairs of the split and have no value per user.
 With several objectives (`choose.objectives`) NDCG's gain is the utility of a pair's labels, and a pair counts as liked if its
@@ -20,15 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit.errors import InputError
-from rexit.ranking import RESAMPLES, ByGain, ByUser, auc_contributions, bootstrap, descending
+from rexit.ranking import RESAMPLES, ByGain, ByUser, auc_contributions, bootstrap, descending, probabilities
 
-CHOICES = "ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K, with K from 1"
-LABEL_FREE = ("agreement", "top-k-overlap")
+CHOICES = "ndcg@K, user-auc, auc, logloss, agreement, top-k-overlap@K or expected-ndcg@K, with K from 1"
+LABEL_FREE = ("agreement", "top-k-overlap", "expected-ndcg")
 """Kinds that compare two rankings of whole slates: 1 minus a loss without labels."""
 
 
@@ -59,6 +62,7 @@ class Metric:
             "logloss": "log loss",
             "agreement": "agreement",
             "top-k-overlap": f"top-{self.k} overlap",
+            "expected-ndcg": f"expected NDCG@{self.k}",
         }[self.kind]
 
     @property
@@ -68,13 +72,14 @@ class Metric:
     @property
     def bounds(self) -> tuple[float, float] | None:
         """The least and the largest loss of a user; None for metrics over pairs, whose losses have no bounds."""
-        return {"ndcg": (-1.0, 1.0), "user-auc": (-1.0, 1.0), "agreement": (0.0, 1.0), "top-k-overlap": (0.0, 1.0)}.get(self.kind)
+        both_ways = {"ndcg": (-1.0, 1.0), "user-auc": (-1.0, 1.0)}
+        return both_ways.get(self.kind) or ((0.0, 1.0) if self.kind in LABEL_FREE else None)
 
 
 def parse(name: str) -> Metric:
     """Returns the metric of a name such as `ndcg@10`. Raises InputError for any other name."""
     kind, at, digits = name.partition("@")
-    wants_k = kind in ("ndcg", "top-k-overlap")
+    wants_k = kind in ("ndcg", "top-k-overlap", "expected-ndcg")
     if not wants_k and kind not in ("user-auc", "auc", "logloss", "agreement"):
         raise InputError(f"metric {name!r}: unknown, expected {CHOICES}")
     if bool(at) != wants_k:
@@ -86,8 +91,9 @@ def parse(name: str) -> Metric:
     return Metric(kind, int(digits))
 
 
-def log_losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns negative log-likelihoods in nats, float64 [n]. c: calibrated log-odds, float32 [n]; liked: bool [n]."""
+def log_losses(c: NDArray[np.float32], liked: NDArray[np.bool_] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns negative log-likelihoods in nats, float64 [n]. c: calibrated log-odds, float32 [n]; liked: bool [n],
+    or probabilities."""
     c64 = c.astype(np.float64)
     return np.asarray(np.logaddexp(0.0, c64) - c64 * liked)
 
@@ -209,7 +215,22 @@ class Judge:
         if metric.kind == "agreement":
             same = (score >= 0) == (self._reference >= 0)
             return np.bincount(self._by_user.numbers, same) / self._by_user.pairs
+        if metric.kind == "expected-ndcg":
+            return self._expected(score, metric.k)
         return self._overlap(score, metric.k)
+
+    def _expected(self, score: NDArray[np.float32], k: int) -> NDArray[np.float64]:
+        values = self._by_probability.ndcg(score, k)
+        known = np.isfinite(values)
+        owners, users = self._by_user.numbers[self._offsets[:-1]][known], len(self._by_user.pairs)
+        with np.errstate(invalid="ignore"):
+            return np.bincount(owners, values[known], users) / np.bincount(owners, minlength=users)
+
+    @cached_property
+    def _by_probability(self) -> ByGain:
+        """Pairs by slate, with the full model's probability as gain."""
+        slates = np.repeat(np.arange(len(self._offsets) - 1), np.diff(self._offsets))
+        return ByGain(slates, probabilities(self._reference))
 
     def _overlap(self, score: NDArray[np.float32], k: int) -> NDArray[np.float64]:
         if k not in self._tops:
@@ -226,6 +247,10 @@ class Judge:
         if metric.kind in ("ndcg", "user-auc") and not self._by_user.both.any():
             users = len(self._by_user.pairs)
             raise InputError(f"metric {metric.name}: none of {users} users has both a like and a dislike, expected some")
+        if metric.kind == "expected-ndcg" and not self._by_probability.differ.any():
+            raise InputError(
+                f"metric {metric.name}: the full model gives all candidates of a slate the same score, in every slate"
+            )
         if metric.kind == "top-k-overlap" and (largest := int(np.diff(self._offsets).max())) <= metric.k:
             raise InputError(f"metric {metric.name}: the largest slate has {largest} candidates, expected more than {metric.k}")
 

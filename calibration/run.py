@@ -23,7 +23,7 @@ from rexit.calibration.candidates import MIN_SAVING
 from rexit.calibration.choose import objectives
 from rexit.calibration.comparison import baseline_rows
 from rexit.calibration.goal import Goal, Tail
-from rexit.calibration.options import CalibrationOptions
+from rexit.calibration.options import METRICS, CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.record.traces import collect, join
@@ -37,7 +37,7 @@ from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.process import interrupts
 from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import SlatesFile
-from rexit.slates import SIZE, AnySlate, Slate, cut, spread
+from rexit.slates import SIZE, AnySlate, Slate, cut, spread, without_labels
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -98,6 +98,10 @@ def calibrate(
         options = options or CalibrationOptions()
         if options.slate is None:
             options = replace(options, slate=source.largest if isinstance(source, SlatesFile) else SIZE)
+        if isinstance(source, SlatesFile) and not source.labelled:
+            options = replace(options, labels=False)
+        if not options.labels and tuple(options.metrics) == METRICS:
+            options = replace(options, metrics=("expected-ndcg@10",))
         return _Work(opened, source, options, progress, open_session).calibrate()
 
 
@@ -120,6 +124,8 @@ class _Work:
         bundle, source, options = self._bundle, self._source, self._options
         goal, utility = self._check()
         slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
+        if not options.labels:
+            slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
         roles.choosing(list({slate.user: None for slate in slates["validation"]}))  # before minutes of scoring
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
@@ -141,7 +147,9 @@ class _Work:
         )
         rate = options.negative_rate
         if rate is None:
-            rate = 1.0 if utility else prior.negative_rate(source)  # it differs by objective, and nobody has said how
+            rate = (
+                1.0 if utility or not options.labels else prior.negative_rate(source)
+            )  # it differs by objective, and nobody has said how
         probabilities = None
         if (of_objectives := decision.objectives) is not None:
             probabilities = of_objectives.probabilities(traces["test"].log_odds)
@@ -157,8 +165,9 @@ class _Work:
             slower = _is_slower(decision, timings)
         if slower:
             decision = decide.back_to_full_depth(decision)
-        has_zero = self._depths[0] == 0
-        others = baselines(source, slates["test"], zero=traces["test"].log_odds[:, 0].astype(np.float64) if has_zero else None)
+        has_zero, labelled = self._depths[0] == 0, traces["test"].labelled
+        zero = traces["test"].log_odds[:, 0].astype(np.float64) if has_zero else None
+        others = baselines(source, slates["test"], zero=zero) if labelled else {}
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
         findings = Findings(
             traces=traces,
@@ -167,7 +176,7 @@ class _Work:
             decision=decision,
             timings=timings,
             slower=slower,
-            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked),
+            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked) if labelled else None,
             baselines=baseline_rows(
                 {name: scores for name, scores in others.items() if name != ZERO},  # it is an exit
                 traces["test"],
@@ -276,6 +285,8 @@ class _Work:
 
 def _check_several(options: CalibrationOptions) -> None:
     """Raises InputError for what is of one objective alone."""
+    if not options.labels:
+        raise InputError("no labels: is for a single objective; several have maps of their labels")
     if options.negative_rate not in (None, 1):
         raise InputError(f"negative rate {options.negative_rate}: is for a single objective; several have a Platt map each")
     if "logloss" in options.metrics:

@@ -70,7 +70,7 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
         traces: the choosing users'.
         metrics: the goal's.
     """
-    z, liked, users = traces.log_odds, traces.liked, traces.users
+    z, liked, users = traces.log_odds, traces.targets, traces.users
     own, own_c = platt.fit_all(z, liked), platt.cross_fit(z, liked, users)
     of_own = Choice(OWN, own, own, own_c, own_c)
     if kind == OWN or traces.exits == 1:
@@ -83,7 +83,7 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     return replace(of_own, ridge=of_all.ridge, gain=gain)
 
 
-def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[Maps]:
+def fit_all(log_odds: NDArray[np.float32], liked: platt.Labels) -> list[Maps]:
     """Returns the maps of all heads so far for each of RIDGES, one per exit.
 
     An exit keeps its own head's map if it is the first, if no head so far ranks, or if a weight would leave the format's limits.
@@ -121,7 +121,7 @@ def _map(weights: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray
 
 
 def _cross_validated(
-    log_odds: NDArray[np.float32], liked: NDArray[np.bool_], parts: NDArray[np.int64]
+    log_odds: NDArray[np.float32], liked: platt.Labels, parts: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], int]:
     """c of each pair by the ridge that is best for the other parts, float32 [n, E]; and the number of the ridge that is best."""
     c = _cross_fit(log_odds, liked, parts)
@@ -130,19 +130,19 @@ def _cross_validated(
     return np.take_along_axis(c, best[parts][None, :, None], axis=0)[0], int(losses.sum(1).argmin())
 
 
-def _cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], parts: NDArray[np.int64]) -> NDArray[np.float32]:
+def _cross_fit(log_odds: NDArray[np.float32], liked: platt.Labels, parts: NDArray[np.int64]) -> NDArray[np.float32]:
     """c by each ridge, float32 [ridges, n, E], by maps fitted on the other parts, or on all if the others lack one of the
     labels."""
     c = np.empty((len(RIDGES), *log_odds.shape), np.float32)
     for part in range(FOLDS):
         inside = parts == part
-        others = ~inside if len(np.unique(liked[~inside])) == 2 else np.ones_like(inside)
+        others = ~inside if (~inside).any() and 0 < liked[~inside].mean() < 1 else np.ones_like(inside)
         for n, maps in enumerate(fit_all(log_odds[others], liked[others])):
             c[n, inside] = platt.apply(maps, log_odds[inside])
     return c
 
 
-def _losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _losses(c: NDArray[np.float32], liked: platt.Labels) -> NDArray[np.float64]:
     """Each pair's log loss, mean over the exits that have earlier ones: float64 [n]."""
     losses = [log_losses(np.ascontiguousarray(c[:, k]), liked) for k in range(1, c.shape[1])]
     return np.asarray(np.mean(losses, axis=0), np.float64)

@@ -13,6 +13,9 @@ from scipy.special import expit
 from rexit.bundle import ExitPolicy, Policy
 from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
 
+Labels = NDArray[np.bool_] | NDArray[np.float64]
+"""Labels, or probabilities of a like."""
+
 USELESS_SLOPE = 1e-6
 FOLDS = 5
 
@@ -33,7 +36,7 @@ class PlattMap:
     earlier: tuple[float, ...] = ()
 
 
-def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
+def fit(log_odds: NDArray[np.float32], liked: Labels) -> PlattMap:
     """Returns the map with which P(liked) = sigmoid(a z + b) is most likely.
 
     Platt (1999), "Probabilistic outputs for support vector machines", with the targets of the paper, (N+ + 1)/(N+ + 2) and
@@ -42,10 +45,10 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
 
     Args:
         log_odds: raw, float32 [n].
-        liked: bool [n], with both labels present.
+        liked: bool [n], with both labels present; or probabilities of a like, float64 [n], which are the targets themselves.
     """
     z = log_odds.astype(np.float64)
-    positives = int(liked.sum())
+    positives = float(liked.sum())
     negatives = len(liked) - positives
     centre, scale = float(z.mean()), float(z.std())
     a, b = 0.0, 0.0
@@ -61,8 +64,10 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
     return PlattMap(float(np.float32(a)), float(np.float32(b)), True)
 
 
-def targets(liked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns Platt's targets, float64 [n]. liked: bool [n]."""
+def targets(liked: Labels) -> NDArray[np.float64]:
+    """Returns Platt's targets, float64 [n]. liked: bool [n]; or probabilities, float64 [n], which stay as they are."""
+    if liked.dtype != np.bool_:
+        return np.asarray(liked, np.float64)
     positives = int(liked.sum())
     negatives = len(liked) - positives
     return np.asarray(np.where(liked, (positives + 1) / (positives + 2), 1 / (negatives + 2)), np.float64)
@@ -105,7 +110,7 @@ def logistic_regression(
     return np.asarray(best.x, np.float64)
 
 
-def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[PlattMap, ...]:
+def fit_all(log_odds: NDArray[np.float32], liked: Labels) -> tuple[PlattMap, ...]:
     """Returns one map per exit. log_odds: raw, float32 [n, E]; liked: bool [n]."""
     return tuple(fit(log_odds[:, k], liked) for k in range(log_odds.shape[1]))
 
@@ -115,7 +120,7 @@ def apply(maps: Sequence[PlattMap], log_odds: NDArray[np.float32]) -> NDArray[np
     return Policy(tuple(ExitPolicy(m.a, m.b, earlier=m.earlier) for m in maps), 1, "").calibrated(log_odds)
 
 
-def cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64]) -> NDArray[np.float32]:
+def cross_fit(log_odds: NDArray[np.float32], liked: Labels, users: NDArray[np.int64]) -> NDArray[np.float32]:
     """Returns c, float32 [n, E], by maps that have not seen the pair's user: fitted on the other FOLDS - 1 parts of the users.
 
     Users are dealt out in turn, in the catalog's order, which does not depend on labels. If the other parts lack one of the
@@ -131,7 +136,7 @@ def cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], users: ND
     for part in range(FOLDS):
         inside = fold == part
         others = ~inside
-        both_labels = bool(others.any()) and not liked[others].all() and bool(liked[others].any())
+        both_labels = bool(others.any()) and 0 < liked[others].mean() < 1
         maps = fit_all(log_odds[others], liked[others]) if both_labels else fit_all(log_odds, liked)
         c[inside] = apply(maps, log_odds[inside])
     return c

@@ -14,6 +14,7 @@ from rexit import roles
 from rexit.errors import InputError
 from rexit.ids import Id
 from rexit.progress import Progress, silent
+from rexit.ranking import probabilities
 from rexit.slates import AnySlate, Slate
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Traces:
         ids: the users' ids, by number.
         objectives: the labels of several objectives, 1, 0 or -1 (unknown), int8 [n, K]; None: there is one.
         gains: the utility of those labels, from 0 to 1, float64 [n].
+        known: whether each pair has a label, bool [n]; None: all have. An unknown label is False in `liked`.
     """
 
     log_odds: NDArray[np.float32]
@@ -44,6 +46,7 @@ class Traces:
     ids: tuple[Id, ...]
     objectives: NDArray[np.int8] | None = None
     gains: NDArray[np.float64] | None = None
+    known: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.liked)
@@ -52,6 +55,16 @@ class Traces:
     def exits(self) -> int:
         """E, the number of exits."""
         return int(self.log_odds.shape[1])
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.known is None or bool(self.known.any())
+
+    @property
+    def targets(self) -> NDArray[np.bool_] | NDArray[np.float64]:
+        """What maps are fitted to, [n]: the labels, or the probability of the last head where there are none."""
+        return self.liked if self.labelled else probabilities(np.ascontiguousarray(self.log_odds[:, -1]))
 
     @property
     def user_count(self) -> int:
@@ -66,7 +79,8 @@ class Traces:
         objectives = None if self.objectives is None else self.objectives[pairs]
         gains = None if self.gains is None else self.gains[pairs]
         ids = tuple(compress(self.ids, mask))
-        return Traces(self.log_odds[pairs], self.liked[pairs], users, offsets, ids, objectives, gains)
+        known = None if self.known is None else self.known[pairs]
+        return Traces(self.log_odds[pairs], self.liked[pairs], users, offsets, ids, objectives, gains, known)
 
 
 def split_users(traces: Traces) -> tuple[Traces, Traces]:
@@ -88,7 +102,7 @@ def split_users(traces: Traces) -> tuple[Traces, Traces]:
         mask[numbers] = True
         parts.append(traces.of_users(mask))
     for part in parts:
-        if part.liked.all() or not part.liked.any():
+        if part.labelled and (part.liked.all() or not part.liked.any()):
             kind = "liked" if part.liked[0] else "not liked"
             raise InputError(f"validation: all {len(part)} pairs of one part of the users are {kind}, expected both kinds")
     return parts[0], parts[1]
@@ -132,19 +146,21 @@ def join(
     Raises:
         InputError: if all labels are the same, so that nothing can be ranked.
     """
-    liked, objectives, gains = np.concatenate([slate.liked for slate in slates]), None, None
+    liked, objectives, gains, known = np.concatenate([slate.liked for slate in slates]), None, None, None
+    if not all(slate.labelled for slate in slates):
+        known = np.concatenate([np.full(len(slate.liked), slate.labelled) for slate in slates])
     if weights:
         labels = [slate.objectives for slate in slates if isinstance(slate, Slate)]
         objectives = np.concatenate([part for part in labels if part is not None])
         gains = gains_of(objectives, weights)
         liked = gains > gains_of(np.zeros((1, len(weights)), np.int8), weights)
-    if liked.all() or not liked.any():
+    if known is None and (liked.all() or not liked.any()):
         raise InputError(f"{name}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")
     numbers: dict[Id, int] = {}
     users = [numbers.setdefault(slate.user, len(numbers)) for slate in slates]
     sizes = [len(slate.items) for slate in slates]
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, tuple(numbers), objectives, gains)
+    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, tuple(numbers), objectives, gains, known)
 
 
 def gains_of(labels: NDArray[np.int8], weights: Sequence[float]) -> NDArray[np.float64]:

@@ -103,6 +103,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 profile=profile,
                 slower=findings.slower,
                 doubt=findings.doubt,
+                labelled=test.labelled,
             )
         ),
         "variant": bundle.variant.name,
@@ -168,7 +169,7 @@ def _settings(options: CalibrationOptions) -> dict[str, Any]:
 def _exits(findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Each exit's map and thresholds, the share of the test pairs that stops there, and its reliability diagram."""
     decision, test = findings.decision, findings.traces["test"]
-    outcomes: NDArray[np.generic] = test.liked if test.gains is None else test.gains
+    outcomes: NDArray[np.generic] = test.targets if test.gains is None else test.gains
     return [
         {
             "layers": layers,
@@ -200,7 +201,10 @@ def _probabilities(
     findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
     """How right the probabilities are; with several objectives each one's, on the pairs whose label is known."""
-    test, counts, rows = findings.traces["test"], findings.item_counts, []
+    test, counts = findings.traces["test"], findings.item_counts
+    rows: list[dict[str, Any]] = []
+    if not test.labelled:
+        return rows
     if findings.probabilities is None:
         split = Split(test.liked, test.users, findings.negative_rate)
         return list(map(asdict, reliability_table.table(split, depths, p, stops, counts, findings.fields)))

@@ -27,6 +27,9 @@ CHECK_MODEL = "check the model"
 BETTER, NOT_SHOWN, WORSE_IN_PART = "better", "not shown", "worse in part"
 """How a dynamic policy compares with the best fixed depth that costs no more."""
 
+NO_LABELS = "This is against the full model, not against the truth: the slates have no labels."
+"""The first line of a verdict without labels."""
+
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 Row = Mapping[str, Any]
@@ -73,6 +76,7 @@ def judge(
     profile: CostProfile | None = None,
     slower: bool = False,
     doubt: str | None = None,
+    labelled: bool = True,
 ) -> Verdict:
     """Returns the verdict of a calibration.
 
@@ -86,6 +90,7 @@ def judge(
         profile: what segments cost; if it is unreliable, `decision` is back at full depth.
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         doubt: why the model's ranking may be worth nothing.
+        labelled: whether the slates have labels.
     """
     if decision.chosen is None:
         verdict = _keep_full_model(decision, profile, slower)
@@ -97,6 +102,8 @@ def judge(
             verdict = replace(verdict, summary=(*verdict.summary, _better(decision.goal, table, dearer)))
     if slates is not None:
         verdict = replace(verdict, summary=(*verdict.summary, slates))
+    if not labelled:
+        verdict = replace(verdict, summary=(NO_LABELS, *map(_sentence, verdict.summary)))
     verdict = replace(verdict, guarantee=_guarantee(decision), shortfall=_shortfall(decision), doubt=doubt)
     if doubt is None:
         return verdict

@@ -124,7 +124,8 @@ class ByGain:
         self._place = np.arange(len(users)) - np.repeat(self._starts, pairs)
         self._gains = gains
         self._ideal = gains[np.lexsort((-gains, self._numbers))]
-        self._differ = np.minimum.reduceat(self._ideal, self._starts) < np.maximum.reduceat(self._ideal, self._starts)
+        self.differ = np.minimum.reduceat(self._ideal, self._starts) < np.maximum.reduceat(self._ideal, self._starts)
+        """Users whose gains are not all equal: bool [U]."""
 
     def ndcg(self, score: NDArray[np.floating], k: int) -> NDArray[np.float64]:
         """Returns each user's normalized discounted cumulative gain of the first k, float64 [U]; nan if all gains are equal. A
@@ -138,7 +139,13 @@ class ByGain:
         gain = np.add.reduceat(sums, np.searchsorted(ties, self._starts))
         best = np.add.reduceat(discount * self._ideal, self._starts)
         with np.errstate(invalid="ignore"):
-            return np.where(self._differ, gain / best, np.nan)
+            return np.where(self.differ, gain / best, np.nan)
+
+
+def probabilities(c: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns 1 / (1 + exp(-c)), float64 [n]."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-c.astype(np.float64))), np.float64)
 
 
 def descending(score: NDArray[np.floating]) -> NDArray[np.int64]:

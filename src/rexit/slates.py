@@ -34,6 +34,7 @@ class Slate:
         liked: The ground truth, bool [n].
         inputs: Values of the prompt's inputs, by name; texts as token ids.
         objectives: Labels of the objectives (`rexit.bundle.labels`), int8 [n, objectives]; None if none are named.
+        labelled: Whether there is a ground truth. If not, `liked` is False.
     """
 
     user: Id
@@ -42,6 +43,7 @@ class Slate:
     liked: NDArray[np.bool_]
     inputs: Mapping[str, Value] = field(default_factory=dict)
     objectives: NDArray[np.int8] | None = None
+    labelled: bool = True
 
     @property
     def request(self) -> Request:
@@ -64,6 +66,7 @@ class TokenSlate:
         candidates: Token ids of each candidate, int32 [T], T > 0.
         liked: The ground truth, bool [n].
         scores: The first stage's, which exit zero reads, float32 [n]; None: there are none.
+        labelled: Whether there is a ground truth. If not, `liked` is False.
     """
 
     user: Id
@@ -71,6 +74,7 @@ class TokenSlate:
     candidates: tuple[NDArray[np.int32], ...]
     liked: NDArray[np.bool_]
     scores: NDArray[np.float32] | None = None
+    labelled: bool = True
 
     @property
     def items(self) -> tuple[int, ...]:
@@ -179,6 +183,11 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
     ends = np.r_[starts[1:], len(rows)]
     edges = zip(starts.tolist(), ends.tolist(), strict=True)
     return rows, [slice(at, min(at + size, end)) for begin, end in edges for at in range(begin, end, size)]
+
+
+def without_labels(slate: SlateT) -> SlateT:
+    """Returns the slate without its ground truth."""
+    return replace(slate, liked=slate.liked & False, labelled=False)
 
 
 def draw(slates: Sequence[SlateT], count: int, seed: int = 0) -> list[SlateT]:

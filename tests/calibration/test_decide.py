@@ -239,3 +239,22 @@ def test_few_pairs_choose_where_there_are_many() -> None:
     assert 39_900 < len(chooses) <= 40_000 and sum(map(roles.chooses, t.ids)) > chooses.user_count
     assert certifies.ids == tuple(user for user in t.ids if not roles.chooses(user))
     assert (np.diff(chooses.offsets) == 10).all() and chooses.user_count == len(chooses) // 60
+
+
+def test_without_labels_maps_follow_the_full_model() -> None:
+    """No label is read: other labels give the same decision. The last head's own map leaves it as it is."""
+    validation, test = (traces(600, 10, [0.6, 0.3, 0.0], seed=seed) for seed in (1, 2))
+    no_labels = [replace(t, known=np.zeros(len(t), np.bool_)) for t in (validation, test)]
+    goal = Goal((parse("expected-ndcg@5"), parse("top-k-overlap@5")), 0.1)
+    first, second = (decide_on(replace(no_labels[0], liked=no_labels[0].liked ^ flip), goal, no_labels[1]) for flip in (0, 1))
+    assert first == second and first.chosen is not None and first.maps[-1].a == pytest.approx(1)
+    assert 0.5 < first.maps[0].a < 1, "a noisy head is drawn to the middle"
+    assert first.rows[0].values.keys() == {"expected-ndcg@5", "top-k-overlap@5", "expected-ndcg@10", "agreement"}
+    assert first.watch is not None and first.watch.rules[0].certified and first.watch.rules[0].limit == 0.1
+    with pytest.raises(InputError, match=r"metric ndcg@5: needs labels and there are none"):
+        decide_on(no_labels[0], GOAL, no_labels[1])
+    with pytest.raises(InputError, match="validation: has no labels, expected them in both splits or in none"):
+        decide_on(no_labels[0], goal, test)
+    constant = replace(no_labels[0], log_odds=np.ones_like(validation.log_odds))
+    with pytest.raises(InputError, match="the full model gives all candidates of a slate the same score"):
+        decide_on(constant, goal, no_labels[1])

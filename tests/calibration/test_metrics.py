@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
+from rexit.audit.losses import Loss
 from rexit.calibration.metrics import Judge, Metric, parse
 from rexit.errors import InputError
 
@@ -171,7 +173,10 @@ def test_a_name_is_read_and_written_the_same(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ndcg", "metric 'ndcg': has no K, expected ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K"),
+        (
+            "ndcg",
+            "metric 'ndcg': has no K, expected ndcg@K, user-auc, auc, logloss, agreement, top-k-overlap@K or expected-ndcg@K",
+        ),
         ("auc@5", "metric 'auc@5': takes no K"),
         ("ndcg@0", "metric 'ndcg@0': K is '0', expected a whole number from 1"),
         ("ndcg@-1", "K is '-1'"),
@@ -229,3 +234,21 @@ def test_metrics_over_pairs_have_no_losses(name: str) -> None:
     split = Split.random()
     with pytest.raises(InputError, match=f"metric {name}: is over all pairs, expected one with a value per user"):
         split.judge.losses(parse(name), split.score)
+
+
+def test_expected_ndcg_is_the_audits_loss_of_each_slate() -> None:
+    """Mean over a user's slates of 1 minus NDCG with full depth's probability as gain; ties and equal slates included."""
+    random = np.random.default_rng(11)
+    full = random.normal(0, 2, 60).astype(np.float32)
+    score = (full + random.normal(0, 2, 60)).round().astype(np.float32)
+    full[50:] = 1.0
+    offsets, users = np.array([0, 10, 25, 26, 50, 60]), np.repeat([0, 0, 1, 1, 2], [10, 15, 1, 24, 10])
+    judge, metric = Judge(users, np.zeros(60, np.bool_), offsets, full), parse("expected-ndcg@5")
+    slates = list(itertools.starmap(slice, itertools.pairwise(offsets)))
+    losses = [Loss.parse("expected-ndcg@5").of_slate(score[part], full[part]) for part in slates]
+    assert np.isnan(losses[2]) and np.isnan(losses[4]) and 0 < losses[0] < 1
+    np.testing.assert_allclose(judge.losses(metric, score), [np.mean(losses[:2]), losses[3]], rtol=1e-9)
+    p = 1 / (1 + np.exp(-full[:10].astype(np.float64)))
+    assert 1 - losses[0] == pytest.approx(ndcg_score(p[None], score[None, :10], k=5))
+    with pytest.raises(InputError, match="the full model gives all candidates of a slate the same score"):
+        Judge(users, np.zeros(60, np.bool_), offsets, np.zeros(60, np.float32)).losses(metric, score)

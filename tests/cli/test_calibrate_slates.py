@@ -79,6 +79,28 @@ def test_the_same_prompts_have_the_same_traces(run: Run, by_tokens: Path) -> Non
     assert_one_line(other, 4, "recorded with another file of slates: run")
 
 
+def test_slates_without_labels_certify_against_the_full_model(run: Run, by_tokens: Path) -> None:
+    """A file without labels, and a catalog whose labels do not count."""
+    place = by_tokens
+    rows = [json.loads(line) for line in (place / "slates.jsonl").read_text().splitlines()]
+    write_slates(place / "log.jsonl", [{name: value for name, value in row.items() if name != "label"} for row in rows])
+    words = ("calibrate", place / "tokens", "--slates", place / "log.jsonl", "--max-drop", 0.4, "--confidence", 0.6)
+    ended = run(*words, "--json")
+    assert ended.code == 0, ended.err
+    report = ended.json
+    assert report["settings"]["metrics"] == ["expected-ndcg@10"] and report["probabilities"]["table"] == []
+    assert report["verdict"]["summary"][0].startswith("This is against the full model, not against the truth")
+    assert report["verdict"]["guarantee"] is not None and report["watch"]["loss"] == "expected-ndcg@10"
+    assert report["table"][0]["values"] == {"expected-ndcg@10": 1, "agreement": 1}
+    assert report["exits"][-1]["a"] == pytest.approx(1) and report["exits"][-1]["b"] == pytest.approx(0, abs=1e-6)
+    assert "have no labels" in (place / "tokens/variants/cpu-fp32/report.html").read_text()
+    shown = run(*words, "--metric", "agreement", "--from-traces")
+    assert shown.code == 0 and "not against the truth" in shown.out
+    assert_one_line(run(*words, "--metric", "ndcg@5"), 2, "metric ndcg@5: needs labels and there are none")
+    by_ids = run("calibrate", place / "bundle", "--catalog", place / "catalog", "--no-labels", *words[4:], "--json")
+    assert by_ids.code == 0 and by_ids.json["verdict"]["summary"][0] == report["verdict"]["summary"][0]
+
+
 def test_bundle_and_source_that_do_not_fit(run: Run, by_tokens: Path) -> None:
     place = by_tokens
     for words, code, problem in (

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from builders.bundles.reranker import PROMPT, ids, words_tokenizer
+from builders.data.token_slates import write_slates
 from rexit.bundle import RerankerPrompt
 from rexit.errors import InputError
 from rexit.prompts.slates_file import SlatesFile
@@ -153,6 +154,17 @@ def test_placeholders_in_values_stay() -> None:
     assert prefix == ids("<unk> heat")
 
 
+def test_slates_without_labels(tmp_path: Path) -> None:
+    """Where they may be without, all are; single candidates, too."""
+    for rows in (every(label=...), every(label=None)):
+        write_slates(tmp_path / "log.jsonl", rows)
+        source = SlatesFile.read(tmp_path / "log.jsonl", labels=False)
+        assert not source.labelled and not any(slate.liked.any() for slate in source.all_slates)
+    write_slates(tmp_path / "some.jsonl", change(1, label=...))
+    with pytest.raises(InputError, match=r"1 of 4 slates have no `label` .*, expected all or none"):
+        SlatesFile.read(tmp_path / "some.jsonl", labels=False)
+
+
 def change(n: int, **columns: Any) -> list[Row]:
     rows = token_rows(4)
     rows[n] = {name: value for name, value in {**rows[n], **columns}.items() if value is not ...}
@@ -168,7 +180,8 @@ def every(**columns: Any) -> list[Row]:
     [
         ([], "is empty, expected at least one row"),
         (every(group=...), "no column `group` .*the file has: candidates, label, prefix"),
-        (every(label=...), "no column `label`"),
+        (every(label=...), r"4 of 4 slates have no `label` .*, expected labels of all"),
+        (change(1, label=None), r"1 of 4 slates have no `label` .*, expected labels of all"),
         (every(prefix=...), "no column `prefix` or `query`"),
         (every(query="a"), "both `prefix` and `query`, expected one"),
         (every(candidate=[1]), "both `candidate` and `candidates`"),
@@ -191,7 +204,7 @@ def every(**columns: Any) -> list[Row]:
         (every(score=[1, 2, float("inf")]), "line 1: a score is inf, expected a finite number"),
         (every(score=[1, 2, 1e39]), "line 1: a score is 1e\\+39, expected a finite number"),
         (every(score=[1, True, 2]), "line 1: a score is true, expected a finite number"),
-        (change(2, label=[0, None, 1]), "line 3: a label is None"),
+        (change(2, label=[0, None, 1]), "line 3: 1 of 3 candidates have no label, expected all or none"),
         (change(2, label=[0, float("nan"), 1]), "line 3: a label is nan"),
         (change(3, split="dev"), "line 1: `split` is None"),
         (every(split="dev"), "line 1: `split` is 'dev', expected one of train"),

@@ -4,10 +4,11 @@
 |---------------------|-------------------------------------------------------------------|-------------------------|
 | `top-k-overlap@K`   | share of full depth's first K that are not among the policy's     | more than K candidates  |
 | `agreement`         | share of the candidates whose c has another sign at full depth    | all                     |
+| `expected-ndcg@K`   | 1 minus NDCG of the first K, with full depth's probability as gain | not tied at full depth |
 | `rank-correlation`  | share of the pairs of candidates in the other order, ties half:   | two or more candidates  |
 |                     | (1 - Kendall's tau) / 2                                           | not tied at full depth  |
 
-The first two are 1 minus the metric of the same name that `rexit calibrate --metric` takes.
+The first three are 1 minus the metric of the same name that `rexit calibrate --metric` takes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.errors import InputError
+from rexit.ranking import ByGain, probabilities
 
-CHOICES = "top-k-overlap@K with K from 1, agreement or rank-correlation"
+CHOICES = "top-k-overlap@K or expected-ndcg@K with K from 1, agreement or rank-correlation"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Loss:
     def parse(cls, name: str) -> Loss:
         """Returns the loss of a name. Raises InputError for any other name."""
         kind, at, digits = name.partition("@")
-        if kind == "top-k-overlap" and digits.isascii() and digits.isdigit() and 1 <= int(digits) < 1 << 31:
+        if kind in ("top-k-overlap", "expected-ndcg") and digits.isascii() and digits.isdigit() and 1 <= int(digits) < 1 << 31:
             return cls(kind, int(digits))
         if kind in ("agreement", "rank-correlation") and not at:
             return cls(kind)
@@ -48,7 +50,8 @@ class Loss:
     @property
     def title(self) -> str:
         """As sentences call it."""
-        return f"top-{self.k} overlap" if self.k else self.kind.replace("-", " ")
+        named = {"top-k-overlap": f"top-{self.k} overlap", "expected-ndcg": f"expected NDCG@{self.k}"}
+        return named.get(self.kind, self.kind.replace("-", " "))
 
     def of_slate(self, policy: NDArray[np.float32], full: NDArray[np.float32]) -> float:
         """Returns the loss of a slate; nan if it has none.
@@ -61,6 +64,9 @@ class Loss:
             return float(np.mean((policy >= 0) != (full >= 0)))
         if self.kind == "rank-correlation":
             return _discordance(policy, full)
+        if self.kind == "expected-ndcg":
+            loss = 1 - float(ByGain(np.zeros(len(full), np.int64), probabilities(full)).ndcg(policy, self.k)[0])
+            return 0.0 if -1e-9 < loss < 0 else loss  # rounding; nan stays
         if len(full) <= self.k:
             return math.nan
         return 1 - len(np.intersect1d(_first(policy, self.k), _first(full, self.k))) / self.k

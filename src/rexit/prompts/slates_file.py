@@ -57,12 +57,13 @@ class SlatesFile:
     slates: Mapping[str, Sequence[TokenSlate]]
 
     @classmethod
-    def read(cls, path: Path, encoder: Callable[[], TextEncoder] | None = None) -> SlatesFile:
+    def read(cls, path: Path, encoder: Callable[[], TextEncoder] | None = None, *, labels: bool = True) -> SlatesFile:
         """Reads a file.
 
         Args:
             path: A `.parquet` or `.jsonl` file.
             encoder: Returns the model's encoder, and is called if a column holds text; None: only token ids are expected.
+            labels: Whether every slate must have them; else all may be without.
 
         Raises:
             InputError: The file, naming the row.
@@ -76,10 +77,16 @@ class SlatesFile:
                 f"{path}: has {len(groups)} group{'s' if len(groups) != 1 else ''}, expected at least {MIN_GROUPS}: "
                 f"each is in one of {', '.join(SPLITS)}"
             )
-        labels = np.concatenate([slate.liked for slate in slates])
-        if labels.all() or not labels.any():
-            kind = "1 or more" if labels[0] else "below 1"
-            raise InputError(f"{path}: all {len(labels)} labels are {kind}, expected both kinds: nothing can be ranked")
+        known = [slate.liked for slate in slates if slate.labelled]
+        if len(known) < len(slates) and (labels or known):
+            raise InputError(
+                f"{path}: {len(slates) - len(known)} of {len(slates)} slates have no `label` (1 for what should rank high, 0 for "
+                f"the rest), expected {'labels of all' if labels else 'all or none'}"
+            )
+        liked = np.concatenate(known or [np.array([True, False])])
+        if liked.all() or not liked.any():
+            kind = "1 or more" if liked[0] else "below 1"
+            raise InputError(f"{path}: all {len(liked)} labels are {kind}, expected both kinds: nothing can be ranked")
         split_of = _named_splits(path, made) or _drawn_splits(groups)
         return cls(path, {name: [slate for slate in slates if split_of[slate.user] == name] for name in SPLITS})
 
@@ -104,6 +111,11 @@ class SlatesFile:
     def has_scores(self) -> bool:
         """Whether candidates have a score of the first stage."""
         return next(self.all_slates).scores is not None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the slates have labels."""
+        return next(self.all_slates).labelled
 
     @property
     def all_slates(self) -> Iterator[TokenSlate]:
@@ -174,7 +186,7 @@ class _Row:
     group: Id
     prefix: Any
     candidates: list[Any]
-    labels: list[bool] = field(default_factory=list)
+    labels: list[bool | None] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     split: Any = None
 
@@ -195,7 +207,12 @@ def _read(path: Path, make_encoder: Callable[[], TextEncoder] | None) -> Iterato
         except InputError as exc:
             raise InputError(f"{path}: {row.where}: {exc}") from exc
         scores = np.array(row.scores, np.float32) if row.scores else None
-        yield TokenSlate(row.group, prefix, tuple(candidates), np.array(row.labels, np.bool_), scores), row
+        labels, known = np.array(row.labels, np.bool_), [label is not None for label in row.labels]
+        if any(known) and not all(known):
+            raise InputError(
+                f"{path}: {row.where}: {known.count(False)} of {len(known)} candidates have no label, expected all or none"
+            )
+        yield TokenSlate(row.group, prefix, tuple(candidates), labels, scores, all(known)), row
 
 
 def _tokens(row: _Row, is_query: bool, encoder: Callable[[], TextEncoder]) -> tuple[Tokens, list[Tokens]]:
@@ -221,12 +238,10 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
     names = set(rows[0][1])
     is_query = _one_of(path, names, "prefix", "query") == "query"
     single = _one_of(path, names, "candidate", "candidates") == "candidate"
-    for name, why in (
-        ("label", "1 for what should rank high, 0 for the rest"),
-        ("group", "a user or a query: groups are split"),
-    ):
-        if name not in names:
-            raise InputError(f"{path}: no column `{name}` ({why}), the file has: {', '.join(sorted(names))}")
+    if "group" not in names:
+        raise InputError(
+            f"{path}: no column `group` (a user or a query: groups are split), the file has: {', '.join(sorted(names))}"
+        )
     slates: dict[Any, _Row] = {}
     for n, (where, row) in enumerate(rows):
         try:
@@ -265,6 +280,8 @@ def _parsed(row: Mapping[str, Any], where: str, prefix: str, single: bool, score
         values, labels, scores = row.get("candidates"), row.get("label"), row.get("score")
         if not isinstance(values, list) or not values:
             raise InputError(f"`candidates` is {short(values)}, expected a list with at least one")
+        if labels is None:
+            labels = [None] * len(values)
         if not isinstance(labels, list) or len(labels) != len(values):
             seen = f"{len(labels)} of them" if isinstance(labels, list) else short(labels)
             raise InputError(f"`label` is {seen}, expected a list of {len(values)}, one for each candidate")
@@ -290,7 +307,9 @@ def _part(value: Any, name: str) -> Any:
     raise InputError(f"{name} is {short(value)}, expected text or a list of token ids")
 
 
-def _liked(label: Any) -> bool:
+def _liked(label: Any) -> bool | None:
+    if label is None:
+        return None
     if not isinstance(label, int | float) or not math.isfinite(label):  # a bool is an int
         raise InputError(f"a label is {short(label)}, expected a number or a boolean; 1 or more is relevant")
     return label >= 1

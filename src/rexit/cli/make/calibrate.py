@@ -39,23 +39,27 @@ def calibrate(
     catalog: CatalogOption = None,
     slates: SlatesOption = None,
     variant: VariantOption = None,
-    metric: Annotated[list[str], typer.Option(help="ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K.")] = METRICS,
+    metric: Annotated[
+        list[str],
+        typer.Option(help="ndcg@K, user-auc, auc, logloss; without labels agreement, top-k-overlap@K, expected-ndcg@K."),
+    ] = METRICS,
     max_drop: Annotated[float, typer.Option(help="Most that a metric may lose against full depth.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="Of the guarantee that none loses more.")] = 0.95,
     tail: Annotated[str | None, typer.Option(help="SHARE:LOSS: at most so many users lose more.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Places that you show; others may stop early.")] = None,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Compare with the full model alone.")] = False,
     slate: Annotated[int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; as in --slates.")] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = 0,
     from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again, on the last traces.")] = False,
-    negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: the catalog's.")] = None,
-    utility: Annotated[str | None, typer.Option(help="Weights of several objectives, click=1,like=2. Default: all 1.")] = None,
+    negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: catalog's.")] = None,
+    utility: Annotated[str | None, typer.Option(help="Weights of several objectives, click=1,like=2.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose when candidates may stop, on this machine and for this variant, with a guarantee.
 
-    Run it on the device that will serve. Some validation users choose the policy, the others certify it; the test split says what
-    it loses. Writes policy.json, report.html, report.json and traces.safetensors into the variant's folder.
+    Run it on the device that will serve. Some validation users choose the policy, the others certify
+    it. Writes policy.json and its report into the variant's folder.
 
     ```
     rexit calibrate bundle --catalog catalog
@@ -74,6 +78,7 @@ def calibrate(
         confidence=confidence,
         top_k=top_k,
         tail=tail,
+        labels=not no_labels,
         slate=slate,
         device=device,
         threads=threads,
@@ -88,13 +93,13 @@ def calibrate(
         source = Catalog.open(catalog)
     else:
         assert slates is not None
-        source = SlatesFile.read(slates, partial(bundle_encoder, opened))
+        source = SlatesFile.read(slates, partial(bundle_encoder, opened), labels=False)
     with progress() as bar:
         result = run(opened, source, options, progress=shown(bar))
     if json:
         print_json(result.report)
     else:
-        _print_calibration(opened, result, metric)
+        _print_calibration(opened, result, list(result.report["settings"]["metrics"]))
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -136,7 +141,8 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
     population = "" if rate == 1 else f"; in the population, {1 / rate:,.4g} negatives for each in the labels"
     # The page has intervals below their values.
     rows = [{words(head): re.sub(r"\n(.*)", r" (\1)", cell) for head, cell in row.items()} for row in table.rows]
-    print_table(words(table.caption) + population, rows)
+    if rows:
+        print_table(words(table.caption) + population, rows)
     decisions = report["decisions"]
     if decisions is not None:
         exact = decisions["as_traced"] == decisions["candidates"]
