@@ -7,8 +7,9 @@ SmoothQuant (Xiao et al., arXiv 2211.10438). The graph's results do not change; 
 
 1. Layers that read the same channels form a group (queries, keys and values; gate and up), including layers that read a few rows.
 2. 1 / s goes into the producer of x: the weight of a norm, also of a norm of standard operators, or the columns of a linear layer
-   whose output is multiplied by another value (up, for down). If x has another producer or another reader, the layers do not
-   change. Nor do caches and outputs.
+   whose output is multiplied by another value (up, for down). In an encoder a LayerNorm's output is the residual stream, too:
+   there the layers read x through a product with 1 / s. If x has another producer or another reader, the layers do not change.
+   Nor do caches and outputs.
 3. Each group has its own a: the a with the least error on sampled tokens (`rexit.exporter.graph.activations`) after both sides
    are rounded, inputs with a scale per token (`quantize_linear_int8`) or a single scale (`quantize_dequantize`). No smoothing is
    one of the choices. SmoothQuant has a single a for the model. A token's squared error counts relative to its output, as the
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from rexit.exporter.graph.linear.fixed_scale import clipping_bound, rounded_by
 from rexit.exporter.graph.linear.linear import SAMPLE, Linear, linears
 from rexit.exporter.graph.linear.round_weights import LARGEST, TINY, round_weights
-from rexit.exporter.graph.passes.nodes import array, constant, is_constant
+from rexit.exporter.graph.passes.nodes import array, constant, is_constant, producer
 
 EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8)
 _FLOOR = 1e-4
@@ -84,8 +85,9 @@ def _smooth(model: ir.Model, rounding: Rounding) -> ir.Model:
     graph = model.graph
     products = {linear.node for linear in linears(model)}
     for group in _groups(model):
-        constants, sample = _producing_constants(group.source, products), group.sample()
-        if not constants or sample is None:
+        shared = not _only_readers(group.source, {linear.node for linear in group.layers})
+        constants, sample = [] if shared else _producing_constants(group.source, products), group.sample()
+        if sample is None or not (constants or (shared and producer(group.source, "LayerNormalization") is not None)):
             continue
         weights = [_constant(linear.node, 1) for linear in group.layers]
         scale = best_scale(sample, np.concatenate(weights, 1), rounding)
@@ -93,11 +95,29 @@ def _smooth(model: ir.Model, rounding: Rounding) -> ir.Model:
             continue
         for node, n in constants:
             _replace_constant(graph, node, n, _constant(node, n) / scale)
+        if shared:
+            _divide_inputs(graph, group, scale)
         for linear, weight in zip(group.layers, weights, strict=True):
             _replace_constant(graph, linear.node, 1, weight * scale[:, None])
-        for value in group.inputs():
-            value.meta[SAMPLE] = value.meta[SAMPLE] / scale  # for later passes
+        for value in {id(node.inputs[0]): node.inputs[0] for node in (linear.node for linear in group.layers)}.values():
+            if value is not None and SAMPLE in value.meta:
+                value.meta[SAMPLE] = value.meta[SAMPLE] / scale  # for later passes
     return model
+
+
+def _divide_inputs(graph: ir.Graph, group: _Group, scale: Floats) -> None:
+    """Lets the group's layers read their inputs divided by `scale`; other readers keep them as they are."""
+    divided: dict[ir.Value, ir.Value] = {}
+    for linear in group.layers:
+        if linear.input not in divided:
+            factor = constant(graph, f"{linear.input.name}.smoothing", (1 / scale).astype(np.float32))
+            node = ir.node("Mul", [linear.input, factor])
+            out = divided[linear.input] = node.outputs[0]
+            out.name, out.type, out.shape = f"{linear.input.name}.smoothed", linear.input.type, linear.input.shape
+            if SAMPLE in linear.input.meta:
+                out.meta[SAMPLE] = linear.input.meta[SAMPLE]
+            graph.insert_before(linear.node, node)
+        linear.node.replace_input_with(0, divided[linear.input])
 
 
 def best_scale(x: Floats, weight: Floats, rounding: Rounding = by_token) -> Floats | None:
@@ -145,7 +165,7 @@ def _groups(model: ir.Model) -> list[_Group]:
     for linear in linears(model):
         source = _whole(linear.input)
         groups.setdefault(id(source), _Group(source, [])).layers.append(linear)
-    return [group for group in groups.values() if _only_readers(group.source, {linear.node for linear in group.layers})]
+    return list(groups.values())
 
 
 def _whole(value: ir.Value) -> ir.Value:
