@@ -68,7 +68,8 @@ def main(
     model.get_input_embeddings().weight.requires_grad_(False)
     learning = [part for part in model.parameters() if part.requires_grad]
     optimizer = torch.optim.AdamW(learning, learning_rate)
-    state_path, step, spent, losses = Path(f"{out}.state"), 0, 0.0, 0.0
+    state_path, step, spent = Path(f"{out}.state"), 0, 0.0
+    losses: list[float] = []
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
         model.load_state_dict(state["model"])
@@ -97,10 +98,10 @@ def main(
         optimizer.step()
         optimizer.zero_grad()
         step, spent = step + 1, spent + time.monotonic() - began
-        losses += loss.item()
+        losses.append(loss.item())
         if step % REPORT == 0:
-            print(f"step {step}, {spent / 60:.1f} minutes, loss {losses / REPORT:.4f}", flush=True)
-            losses = 0.0
+            print(f"step {step}, {spent / 60:.1f} minutes, loss {sum(losses) / len(losses):.4f}", flush=True)
+            losses.clear()
         if spent - saved > SAVE_SECONDS:
             saved = spent
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -121,7 +122,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--negatives", type=int, default=7)
     parser.add_argument("--queries", type=int, default=2)
-    parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--max-tokens", type=int, default=72)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
     args = parser.parse_args()
     main(args.model, args.out, args.slates, args.steps, args.negatives, args.queries, args.max_tokens, args.learning_rate)
