@@ -36,7 +36,7 @@ from rexit.bundle.typed import to_json, typed
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.checkpoints.known_prompts import named_prompt
 from rexit.exporter.checkpoints.rerankers import Reranker, answer_files, read_reranker
-from rexit.exporter.checkpoints.weights import decoder_model, files, layers, located
+from rexit.exporter.checkpoints.weights import decoder_model, encodes, files, layers, located
 from rexit.exporter.libraries.silence import first_line, quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import split
@@ -137,6 +137,10 @@ def load_checkpoint(
         _check_objectives(folder, labels, ids, saved.form)
         if any(labels.get(name) != token for name, token in ids.items()):
             raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
+    if kind == "shared" and encodes(folder):
+        raise InputError(
+            f"{folder}: is an encoder, which has no LM head to share: `rexit heads` fits heads; `rexit train` trains decoders"
+        )
     if kind == "shared" and "yes" not in pairs_of(ids)[0]:
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
     with quiet():

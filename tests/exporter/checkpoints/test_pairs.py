@@ -205,6 +205,12 @@ def test_a_classifier_of_no_pairs_is_refused(changes: dict[str, object], message
         load_checkpoint(folder)
 
 
+def test_an_encoder_has_no_head_to_share(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path)
+    with pytest.raises(InputError, match=r"is an encoder, which has no LM head to share: `rexit heads` fits heads; "):
+        load_checkpoint(folder, [2], "shared")
+
+
 def test_a_tokenizer_without_a_template_is_refused(tmp_path: Path) -> None:
     folder = write_encoder(tmp_path)
     write_tokenizer(folder, template=False)
