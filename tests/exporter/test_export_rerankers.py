@@ -224,6 +224,47 @@ def test_heads_are_fitted_on_slates(causal_lm: tuple[Path, str], word_slates: Pa
         fit_heads(model, None, out, options, slates=edited)
 
 
+@pytest.mark.slow
+def test_the_first_stage_is_exit_zero(
+    run: Run,  # noqa: F811
+    causal_lm: tuple[Path, str],
+    word_slates: Path,
+    tmp_path: Path,
+) -> None:
+    """Scores that rank well, before heads on a random model: the policy stops candidates at exit zero, as its replay says."""
+    rng, scored = np.random.default_rng(1), tmp_path / "slates.jsonl"
+    rows = [json.loads(line) for line in word_slates.read_text().splitlines()]
+    for row in rows:
+        row["score"] = [round(8 * label - 4 + float(rng.normal()), 3) for label in row["label"]]
+    write_slates(scored, rows)
+    out, bundle, source = tmp_path / "checkpoint", tmp_path / "bundle", ("--slates", scored)
+    for words in (
+        ("heads", causal_lm[0], *source, "--exits", "2,4", "--keep-last", "--reranker", causal_lm[1], "--out", out),
+        ("export", out, *source, "--with-tokenizer", "--out", bundle),
+        ("verify", bundle),
+        ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.2"),
+        ("verify", bundle),
+        ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.2", "--from-traces"),
+        ("bench", bundle, "--slate", 7, "--requests", 2, "--sessions", ""),
+    ):
+        ended = run(*words)
+        assert ended.code == 0, ended.err
+    opened = Bundle.open(bundle)
+    policy, encoder = opened.policy(), bundle_encoder(opened)
+    assert opened.manifest.exits == (0, 2, 4) and policy is not None
+    stopped = np.zeros(3, np.int64)
+    with runtime.open(bundle) as session:
+        for slate in SlatesFile.read(scored, lambda: encoder).cut("test"):
+            trace = session.trace(slate.request)
+            np.testing.assert_array_equal(trace[:, 0], slate.scores)
+            exits = session.score(slate.request).exit
+            assert exits.tolist() == policy.stops(trace, np.array([0, len(trace)])).tolist()
+            stopped += np.bincount(exits, minlength=3)
+    assert stopped[0] > stopped[1:].sum()
+    assert_one_line(run("calibrate", bundle, "--slates", word_slates), 4, "has no column `score`, but", "has an exit zero that")
+    assert_one_line(run("export", out, "--slates", word_slates, "--out", bundle), 2, "another choice of exits")
+
+
 def test_heads_are_not_fitted_on_rows_of_other_prompts_or_labels(
     causal_lm: tuple[Path, str], slates: Path, tmp_path: Path
 ) -> None:
@@ -314,44 +355,3 @@ def test_a_bad_prompt_is_one_line(tmp_path: Path, content: str | None, problem: 
     with pytest.raises(RexitError, match=problem) as caught:
         load_checkpoint(tmp_path, reranker=str(path))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.slow
-def test_the_first_stage_is_exit_zero(
-    run: Run,  # noqa: F811
-    causal_lm: tuple[Path, str],
-    word_slates: Path,
-    tmp_path: Path,
-) -> None:
-    """Scores that rank well, before heads on a random model: the policy stops candidates at exit zero, as its replay says."""
-    rng, scored = np.random.default_rng(1), tmp_path / "slates.jsonl"
-    rows = [json.loads(line) for line in word_slates.read_text().splitlines()]
-    for row in rows:
-        row["score"] = [round(8 * label - 4 + float(rng.normal()), 3) for label in row["label"]]
-    write_slates(scored, rows)
-    out, bundle, source = tmp_path / "checkpoint", tmp_path / "bundle", ("--slates", scored)
-    for words in (
-        ("heads", causal_lm[0], *source, "--exits", "2,4", "--reranker", causal_lm[1], "--out", out),
-        ("export", out, *source, "--with-tokenizer", "--out", bundle),
-        ("verify", bundle),
-        ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.2"),
-        ("verify", bundle),
-        ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.2", "--from-traces"),
-        ("bench", bundle, "--slate", 7, "--requests", 2, "--sessions", ""),
-    ):
-        ended = run(*words)
-        assert ended.code == 0, ended.err
-    opened = Bundle.open(bundle)
-    policy, encoder = opened.policy(), bundle_encoder(opened)
-    assert opened.manifest.exits == (0, 2, 4) and policy is not None
-    stopped = np.zeros(3, np.int64)
-    with runtime.open(bundle) as session:
-        for slate in SlatesFile.read(scored, lambda: encoder).cut("test"):
-            trace = session.trace(slate.request)
-            np.testing.assert_array_equal(trace[:, 0], slate.scores)
-            exits = session.score(slate.request).exit
-            assert exits.tolist() == policy.stops(trace, np.array([0, len(trace)])).tolist()
-            stopped += np.bincount(exits, minlength=3)
-    assert stopped[0] > stopped[1:].sum()
-    assert_one_line(run("calibrate", bundle, "--slates", word_slates), 4, "has no column `score`, but", "has an exit zero that")
-    assert_one_line(run("export", out, "--slates", word_slates, "--out", bundle), 2, "another choice of exits")
