@@ -121,7 +121,7 @@ def decide(
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it (see `candidates`).
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
        that fails.
-    5. The cheapest certified policy; full depth, by its own head, if none saves 1 %.
+    5. The cheapest certified policy; full depth, by the chosen maps, if none saves 1 %.
     6. The test split: values and differences with intervals over users, against full depth and fixed depths.
 
     Args:
@@ -155,16 +155,16 @@ def decide(
     candidates = certify_in_order(find_candidates(search, choosing, choice.maps, variant_sha256, goal), certifying, goal)
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
-    policy = chosen.policy if chosen else policy_of(choice.own, variant_sha256)
+    policy = chosen.policy if chosen else policy_of(choice.maps, variant_sha256)
     comparison = Comparison(evaluate(test, _table_metrics(goal, bool(utility), test.labelled)))
     rows = [comparison.full_row(FULL_DEPTH), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(len(depths) - 1))]
     if choice.reads == choice_of_maps.ALL:
         rows.append(comparison.fixed_row(ALL_HEADS, len(depths) - 1))
-    rows.append(comparison.policy_row("policy", policy) if chosen else replace(rows[0], name="policy"))
+    rows.append(comparison.policy_row("policy", policy) if chosen else _full_depth_row(rows))
     return Decision(
         goal=goal,
         policy=policy if objective_maps is None else objective_maps.on(policy),
-        maps=choice.maps if chosen else choice.own,
+        maps=choice.maps,
         choice=choice,
         users={"choosing": choosers.user_count, "certifying": certifiers.user_count, "test": test.user_count},
         tested={metric.name: certifying.judge.user_count(metric) for metric in goal.metrics},
@@ -201,14 +201,19 @@ def _choose_maps(
 
 def back_to_full_depth(decision: Decision) -> Decision:
     """Returns the same decision with full depth as its policy; `saving` remains what the other one promised."""
-    own = decision.choice.own
+    maps = decision.choice.maps
     policy = replace(
-        policy_of(own, decision.policy.variant_sha256), made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift
+        policy_of(maps, decision.policy.variant_sha256), made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift
     )
     if decision.objectives is not None:
         policy = decision.objectives.on(policy)
-    full = replace(decision.rows[0], name="policy")
-    return replace(decision, policy=policy, maps=own, chosen=None, rows=(*decision.rows[:-1], full), gains=(), watch=None)
+    full = _full_depth_row(decision.rows)
+    return replace(decision, policy=policy, maps=maps, chosen=None, rows=(*decision.rows[:-1], full), gains=(), watch=None)
+
+
+def _full_depth_row(rows: Sequence[Row]) -> Row:
+    """What a policy does that stops nobody early: its maps may read all heads."""
+    return replace(next((row for row in rows if row.name == ALL_HEADS), rows[0]), name="policy")
 
 
 def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:
