@@ -84,7 +84,8 @@ class Recording:
             shape = (count, exits) if objectives == 1 else (count, exits, objectives)
             if z.dtype != np.float32 or z.shape != shape or not np.isfinite(z).all():
                 raise BundleError(f"{path}: {name}: is {z.dtype} {list(z.shape)}, expected finite float32 {list(shape)}")
-        if not all(np.isfinite(x) and x > 0 for x in numbers):
+        prefix, candidate = numbers
+        if not (np.isfinite(numbers).all() and prefix >= 0 and candidate > 0):  # an encoder has no prefix
             raise BundleError(f"{path}: has {numbers[0]:g} and {numbers[1]:g} tokens per prefix and candidate, expected some")
         return cls(log_odds, CostProfile.of_json(about["profile"], path, exits), *numbers, recorded)
 

@@ -327,7 +327,9 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
     assert_refused(written(made_of={"variant_sha256": "f" * 64}), "recorded with another variant: run")
     nan = {**good.log_odds, "test": np.full((300, 3), np.nan, np.float32)}
     assert_refused(written(log_odds=nan), r"expected finite float32 \[300, 3\]")
-    assert_refused(written(prefix_tokens=0.0), "has 0 and 4 tokens per prefix and candidate")
+    assert_refused(written(prefix_tokens=-1.0), "has -1 and 4 tokens per prefix and candidate")
+    written(prefix_tokens=0.0)
+    assert Recording.read(path, 3, made_of, {"validation": 300, "test": 300}).prefix_tokens == 0, "an encoder has no prefix"
 
 
 def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None:
