@@ -108,12 +108,12 @@ def baselines(catalog: Catalog, slate: int = SIZE, only: Sequence[str] = ()) -> 
         v, t = lightgcn(catalog, slate)
         yield calibrated("LightGCN", v, t)
     if catalog.numbers and wanted("exit zero"):
-        v, t = (np.concatenate(zero_log_odds(catalog, slates.cut(catalog, split, slate))) for split in SPLITS[1:])
-        yield calibrated("exit zero", v, t)
+        known, held_out = (np.concatenate(zero_log_odds(catalog, slates.cut(catalog, split, slate))) for split in SPLITS[1:])
+        yield calibrated("exit zero", known.astype(np.float64), held_out.astype(np.float64))
     if wanted("boosting"):
         pairs, features = boosting_inputs(catalog, slate)
-        for name, (known, chosen, held_out) in features.items():
-            yield calibrated(name, *boosted((known, pairs[0].liked), (chosen, pairs[1].liked), held_out))
+        for name, (train_rows, chosen, test_rows) in features.items():
+            yield calibrated(name, *boosted((train_rows, pairs[0].liked), (chosen, pairs[1].liked), test_rows))
 
 
 def lightgcn(catalog: Catalog, slate: int) -> tuple[Scores, Scores]:
