@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-INCLUDE = Path(__file__).parents[2] / "runtime" / "include"
+INCLUDE = Path(__file__).parents[3] / "runtime" / "include"
 PROGRAM = """
 #include <rexit/rexit.h>
 void f(rexit_session* session);
