@@ -56,6 +56,7 @@ class Decision:
         policy: the policy to write.
         maps: the policy's, of each exit.
         choice: the maps there were to choose from.
+        full_maps: those of full depth: the last head alone answers, or, behind exit zero, all heads if `choice` reads them.
         users: number of users, by part: `choosing`, `certifying`, `test`.
         tested: by metric's name, how many of the certifying users have a value.
         chosen: the candidate that `policy` is; None if that is full depth.
@@ -76,6 +77,7 @@ class Decision:
     policy: Policy
     maps: tuple[platt.PlattMap, ...]
     choice: choice_of_maps.Choice
+    full_maps: tuple[platt.PlattMap, ...]
     users: Mapping[str, int]
     tested: Mapping[str, int]
     chosen: Candidate | None
@@ -121,7 +123,7 @@ def decide(
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it (see `candidates`).
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
        that fails.
-    5. The cheapest certified policy; full depth, by the chosen maps, if none saves 1 %.
+    5. The cheapest certified policy; full depth, by `full_maps`, if none saves 1 %.
     6. The test split: values and differences with intervals over users, against full depth and fixed depths.
 
     Args:
@@ -155,17 +157,19 @@ def decide(
     candidates = certify_in_order(find_candidates(search, choosing, choice.maps, variant_sha256, goal), certifying, goal)
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
-    policy = chosen.policy if chosen else policy_of(choice.maps, variant_sha256)
+    full_maps = choice.maps if depths[0] == 0 else choice.own
+    policy = chosen.policy if chosen else policy_of(full_maps, variant_sha256)
     comparison = Comparison(evaluate(test, _table_metrics(goal, bool(utility), test.labelled)))
     rows = [comparison.full_row(FULL_DEPTH), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(len(depths) - 1))]
     if choice.reads == choice_of_maps.ALL:
         rows.append(comparison.fixed_row(ALL_HEADS, len(depths) - 1))
-    rows.append(comparison.policy_row("policy", policy) if chosen else _full_depth_row(rows))
+    rows.append(comparison.policy_row("policy", policy) if chosen else _full_depth_row(rows, full_maps is choice.own))
     return Decision(
         goal=goal,
         policy=policy if objective_maps is None else objective_maps.on(policy),
-        maps=choice.maps,
+        maps=choice.maps if chosen else full_maps,
         choice=choice,
+        full_maps=full_maps,
         users={"choosing": choosers.user_count, "certifying": certifiers.user_count, "test": test.user_count},
         tested={metric.name: certifying.judge.user_count(metric) for metric in goal.metrics},
         chosen=chosen,
@@ -201,19 +205,20 @@ def _choose_maps(
 
 def back_to_full_depth(decision: Decision) -> Decision:
     """Returns the same decision with full depth as its policy; `saving` remains what the other one promised."""
-    maps = decision.choice.maps
+    maps = decision.full_maps
     policy = replace(
         policy_of(maps, decision.policy.variant_sha256), made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift
     )
     if decision.objectives is not None:
         policy = decision.objectives.on(policy)
-    full = _full_depth_row(decision.rows)
+    full = _full_depth_row(decision.rows, maps is decision.choice.own)
     return replace(decision, policy=policy, maps=maps, chosen=None, rows=(*decision.rows[:-1], full), gains=(), watch=None)
 
 
-def _full_depth_row(rows: Sequence[Row]) -> Row:
-    """What a policy does that stops nobody early: its maps may read all heads."""
-    return replace(next((row for row in rows if row.name == ALL_HEADS), rows[0]), name="policy")
+def _full_depth_row(rows: Sequence[Row], own: bool) -> Row:
+    """What a policy does that stops nobody early. own: whether its last exit reads its own head alone."""
+    read = FULL_DEPTH if own else ALL_HEADS
+    return replace(next((row for row in rows if row.name == read), rows[0]), name="policy")
 
 
 def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:

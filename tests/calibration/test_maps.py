@@ -136,3 +136,13 @@ def test_full_depth_is_the_model_as_it_is() -> None:
         assert full.choice.reads == "all" and full.chosen is None
         assert all(e.earlier == () for e in full.policy.exits) and full.maps == full.choice.own
         assert row(full, "policy").values == row(full, "full depth").values
+
+
+def test_full_depth_behind_exit_zero_still_reads_it() -> None:
+    """A first stage that ranks better than the model is not lost where nothing is certified, or nothing saves time."""
+    t, test = differing(), differing(seed=2)
+    uncertified = decide_on(differing(60), Goal(GOAL.metrics, 0.001), test, maps="all", depths=(0, 4, 6))
+    for full in (back_to_full_depth(decide_on(t, GOAL, test, depths=(0, 4, 6))), uncertified):
+        assert full.choice.reads == "all" and full.chosen is None and full.maps == full.choice.maps
+        assert [len(e.earlier) for e in full.policy.exits] == [0, 1, 2] and not full.policy.stops_early
+        assert row(full, "policy").values == row(full, ALL_HEADS).values
