@@ -147,9 +147,8 @@ class _Work:
         )
         rate = options.negative_rate
         if rate is None:
-            rate = (
-                1.0 if utility or not options.labels else prior.negative_rate(source)
-            )  # it differs by objective, and nobody has said how
+            # It differs by objective, and nobody has said how; without labels there are no negatives.
+            rate = 1.0 if utility or not options.labels else prior.negative_rate(source)
         probabilities = None
         if (of_objectives := decision.objectives) is not None:
             probabilities = of_objectives.probabilities(traces["test"].log_odds)
@@ -165,8 +164,8 @@ class _Work:
             slower = _is_slower(decision, timings)
         if slower:
             decision = decide.back_to_full_depth(decision)
-        has_zero, labelled = self._depths[0] == 0, traces["test"].labelled
-        zero = traces["test"].log_odds[:, 0].astype(np.float64) if has_zero else None
+        labelled = traces["test"].labelled
+        zero = traces["test"].log_odds[:, 0].astype(np.float64) if bundle.manifest.has_zero else None
         others = baselines(source, slates["test"], zero=zero) if labelled else {}
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
         findings = Findings(

@@ -37,7 +37,7 @@ class StoppingRule:
     """Where candidates stop, apart from the maps.
 
     At exit k < E - 1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on the sign of c.
-    quorum, top_k and keep are the rules for whole slates, see `rexit.bundle.Policy`; keep: [E - 1], 0: all go on.
+    quorum, top_k and keep are the rules for whole slates, see `rexit.bundle.Policy`; keep: [E - 1], 0: all; or empty, all.
     """
 
     patience: int
@@ -112,8 +112,16 @@ class Space:
         self.keeps = () if places is None else (*sorted({math.ceil(share * places) for share in KEEPS}), 0)
         """How many candidates an exit may keep, ascending; last 0: all."""
         self.common = (tuple(p for p in PATIENCE if p <= exits), tuple(quorums), tuple(top_k))
-        kept = [len(self.keeps)] * len(self.open) if self.keeps else []
-        self.lengths = (*map(len, self.common), *(len(values) for _, _, values in self.thresholds), *kept)
+        self.keeping = self.open if self.keeps else []
+        """The exits that may keep a number."""
+        self.lengths = (
+            *map(len, self.common),
+            *(len(values) for _, _, values in self.thresholds),
+            *(len(self.keeps) for _ in self.keeping),
+        )
+        end = 3 + len(self.thresholds)
+        self.at_thresholds, self.at_keeps = slice(3, end), slice(end, None)
+        """Where a point has its positions among thresholds and keeps."""
         self.many = len(self.thresholds) > MAX_FULL_AXES
 
     @property
@@ -124,10 +132,10 @@ class Space:
     def rule(self, point: Point) -> StoppingRule:
         """Returns the rule at a point."""
         sides = [[math.inf] * (self.exits - 1) for _ in range(2)]
-        for (side, k, values), at in zip(self.thresholds, point[3:], strict=False):
+        for (side, k, values), at in zip(self.thresholds, point[self.at_thresholds], strict=True):
             sides[side][k] = values[at]
         keep = [0] * (self.exits - 1)
-        for k, at in zip(self.open, point[3 + len(self.thresholds) :], strict=False):
+        for k, at in zip(self.keeping, point[self.at_keeps], strict=True):
             keep[k] = self.keeps[at]
         patiences, quorums, tops = self.common
         return StoppingRule(
@@ -146,21 +154,20 @@ class Space:
         firsts = _spread(self.open, FIRST_EXITS)
         finite = sorted({v for _, _, values in self.thresholds for v in values if not math.isinf(v)})
         shared = _spread(finite, SHARED)
-        end = 3 + len(self.thresholds)
-        places = range(max(self.lengths[3:end], default=1) - 1)
+        places = range(max(self.lengths[self.at_thresholds], default=1) - 1)
         quorums = _spread(list(range(self.lengths[1])), 3)
         for patience, quorum, first in itertools.product(range(self.lengths[0]), quorums, firsts):
             for t in shared:
                 yield self._from(first, patience, quorum, [int(np.searchsorted(v, t)) for _, _, v in self.thresholds])
             for place in places:
                 yield self._from(first, patience, quorum, [min(place, len(v) - 1) for _, _, v in self.thresholds])
-        for begin, at, step in itertools.product(range(len(self.open) if self.keeps else 0), range(len(self.keeps) - 1), (0, 1)):
-            kept = [max(0, at - step * n) for n in range(len(self.open) - begin)]
-            yield (*self.never[: end + begin], *kept)
+        for begin, at, step in itertools.product(range(len(self.keeping)), range(len(self.keeps) - 1), (0, 1)):
+            falling = [max(0, at - step * n) for n in range(len(self.keeping) - begin)]
+            yield (*self.never[: -len(falling)], *falling)
 
     def _from(self, first: int, patience: int, quorum: int, at: Sequence[int]) -> Point:
         values = (i if k >= first else len(v) - 1 for (_, k, v), i in zip(self.thresholds, at, strict=True))
-        return (patience, quorum, 0, *values, *self.never[3 + len(self.thresholds) :])
+        return (patience, quorum, 0, *values, *self.never[self.at_keeps])
 
     def steps(self, point: Point, axis: int) -> Iterable[Point]:
         """Returns points with another value on one axis: all values, or the near ones and both ends where there are many axes."""
@@ -172,7 +179,7 @@ class Space:
         return (moved(point, axis, at) for at in others if at != here)
 
     def trades(self, point: Point) -> Iterable[Point]:
-        """Yields moves that no descent along single axes can make: one threshold a step down and another a step up."""
+        """Yields moves that no descent along single axes can make: one threshold or number to keep down, another up."""
         for down, up in itertools.permutations(() if self.many else range(3, len(self.lengths)), 2):
             if point[down] > 0 and point[up] + 1 < self.lengths[up]:
                 yield moved(moved(point, down, point[down] - 1), up, point[up] + 1)
@@ -299,7 +306,7 @@ class _ReachedThresholds:
         """Returns where each pair may stop, bool [E, n]; the last exit stops all."""
         may_stop = np.zeros(self._shape, np.bool_)
         may_stop[-1] = True
-        for (side, k, _), at in zip(self._space.thresholds, point[3:], strict=False):
+        for (side, k, _), at in zip(self._space.thresholds, point[self._space.at_thresholds], strict=True):
             may_stop[k] |= self._sides[side, k][at]
         if point[0]:
             may_stop[:-1] &= self._agreed[point[0]][:-1]

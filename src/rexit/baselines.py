@@ -40,9 +40,9 @@ def baselines(
         zero: Exit zero's log-odds of each pair, if they are known; None: they are computed, if there is an exit zero.
     """
     if not isinstance(source, Catalog):
-        given = [slate for slate in slates if isinstance(slate, TokenSlate)]
-        first_stage = [slate.scores for slate in given if slate.scores is not None]
-        return {ZERO: np.concatenate(first_stage).astype(np.float64)} if first_stage else _file_order(given)
+        of_file = [slate for slate in slates if isinstance(slate, TokenSlate)]
+        first_stage = [slate.scores for slate in of_file if slate.scores is not None]
+        return {ZERO: np.concatenate(first_stage).astype(np.float64)} if first_stage else _file_order(of_file)
     own = [slate for slate in slates if isinstance(slate, Slate)]
     items = np.concatenate([source.items.rows(slate.items) for slate in own]).astype(np.int64)
     scores = {LIKES: _likes(source, items, objective)}
