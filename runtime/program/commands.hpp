@@ -28,9 +28,8 @@ struct ScoreOptions : Common {
 
 struct PipeOptions : Common {
   std::size_t sessions = 1, cache_mib = 32;
-  double audit = 0;  // share of the answers
-  std::string audit_log;
 };
+
 // All return the exit code, or throw Failure or rexit::Error.
 int score(const ScoreOptions& options);
 int verify(const Common& options);

@@ -145,12 +145,6 @@ int run(int argc, char** argv) {
                              command.add_option("--cache-mib", options.cache_mib, "MiB of cached prefixes per session.")
                                  ->check(CLI::Range(1, 1 << 20))
                                  ->capture_default_str();
-                             command.add_option("--audit", options.audit,
-                                                "Share of the answers that are scored again at full depth, from 0 to 1, while "
-                                                "their session has nothing else to do.");
-                             command.add_option(
-                                 "--audit-log", options.audit_log,
-                                 "File of the audited slates, for `rexit audit`, which tells what the policy loses.");
                              add_execution(command, options.options);
                            });
   rexit_set_log(warn, nullptr, REXIT_LOG_WARNING);

@@ -13,7 +13,6 @@
 #include <mutex>
 #include <thread>
 
-#include "audit_log.hpp"
 #include "commands.hpp"
 #include "failure.hpp"
 #include "lines.hpp"
@@ -118,13 +117,11 @@ class AnswerWriter {
   std::atomic<int> error_{0};
 };
 
-// A session with its thread and its queue. Audits what the session drew while the queue is empty; a request interrupts an audit,
-// which begins again later.
+// A session with its thread and its queue.
 class Worker {
  public:
-  // `audits`: null: the session draws nothing.
-  Worker(const Bundle& bundle, const PipeOptions& options, AnswerWriter& answers, AuditLog* audits)
-      : session_(bundle, options.cache_mib << 20, 0, options.audit), answers_(answers), audits_(audits) {
+  Worker(const Bundle& bundle, const PipeOptions& options, AnswerWriter& answers)
+      : session_(bundle, options.cache_mib << 20), answers_(answers) {
     session_.warm_up();
     thread_ = std::thread([this] { work(); });
   }
@@ -139,7 +136,6 @@ class Worker {
   void push(std::unique_ptr<Job> job) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return jobs_.size() < queue_per_session; });
-    if (auditing_ && job != nullptr) session_.cancel();
     jobs_.push_back(std::move(job));
     changed_.notify_all();
   }
@@ -147,7 +143,6 @@ class Worker {
  private:
   std::unique_ptr<Job> pop() {
     std::unique_lock lock(mutex_);
-    auditing_ = false;
     changed_.wait(lock, [this] { return !jobs_.empty(); });
     auto job = std::move(jobs_.front());
     jobs_.pop_front();
@@ -156,36 +151,13 @@ class Worker {
   }
 
   void work() {
-    while (auto job = pop()) {
-      answers_.write(answer(*job));
-      if (drawn_) kept_ = std::move(job);
-      if (kept_ && begin_audit()) audit();
-    }
-  }
-
-  // Returns false if a request waits.
-  bool begin_audit() {
-    const std::lock_guard lock(mutex_);
-    return auditing_ = jobs_.empty() || jobs_.front() == nullptr;
-  }
-
-  void audit() try {
-    audits_->write(kept_->request, session_.audit());
-    kept_ = nullptr;
-  } catch (const std::exception& error) {
-    const auto* from_rexit = dynamic_cast<const Error*>(&error);
-    if (from_rexit != nullptr && from_rexit->status() == REXIT_CANCELLED) return;
-    std::fprintf(stderr, "rexit-run: warning: audit: skipped a slate: %s\n", error.what());
-    kept_ = nullptr;
+    while (const auto job = pop()) answers_.write(answer(*job));
   }
 
   std::string answer(const Job& job) try {
-    drawn_ = false;
     JsonOptions options;
     options.waited_us = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - job.arrival).count();
-    JsonAnswer answer = session_.score_json(job.request, options);
-    drawn_ = answer.stats.draw == REXIT_DRAWN;
-    return std::move(answer.text);
+    return session_.score_json(job.request, options).text;
   } catch (const Error& error) {
     return error_line(job.id, job.line, error.status(), error.what());
   } catch (const std::exception& error) {
@@ -194,28 +166,11 @@ class Worker {
 
   Session session_;
   AnswerWriter& answers_;
-  AuditLog* audits_;
-  bool drawn_ = false;         // the last answer
-  std::unique_ptr<Job> kept_;  // of the slate that waits for its audit
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::unique_ptr<Job>> jobs_;
-  bool auditing_ = false;  // guarded, as jobs_
   std::thread thread_;
 };
-
-// Null: nothing is audited.
-std::unique_ptr<AuditLog> open_audit_log(const PipeOptions& options, const Bundle& bundle) {
-  if (!(options.audit >= 0 && options.audit <= 1))
-    throw Failure("--audit is " + general(options.audit) + ", expected a share from 0 to 1");
-  if ((options.audit > 0) == options.audit_log.empty())
-    throw Failure(options.audit > 0 ? "--audit without --audit-log, expected a file for the audited slates"
-                                    : "--audit-log is for --audit, expected a share above 0");
-  if (options.audit == 0) return nullptr;
-  if (bundle.info().calibrated == 0)
-    throw Failure(options.bundle + ": has no policy to audit, expected one: run `rexit calibrate`");
-  return std::make_unique<AuditLog>(options.audit_log, bundle);
-}
 
 }  // namespace
 
@@ -224,9 +179,8 @@ int pipe(const PipeOptions& options) {
   Lines lines(STDIN_FILENO, max_line_bytes);
   const Bundle bundle(options.bundle, options.options);
   AnswerWriter answers;
-  const std::unique_ptr<AuditLog> audits = open_audit_log(options, bundle);
   std::vector<std::unique_ptr<Worker>> workers;
-  while (workers.size() < options.sessions) workers.push_back(std::make_unique<Worker>(bundle, options, answers, audits.get()));
+  while (workers.size() < options.sessions) workers.push_back(std::make_unique<Worker>(bundle, options, answers));
   std::fprintf(stderr, "rexit-run: serving %s, variant %s, sessions %zu\n", options.bundle.c_str(), bundle.info().variant,
                workers.size());
 

@@ -1,5 +1,5 @@
-"""The file of audited slates, a line of JSON for each. `rexit serve`, `rexit-run pipe` and programs of your own write it, `rexit
-audit` reads it. docs/format/policy.md describes it.
+"""The file of audited slates, a line of JSON for each. `rexit serve` and programs of your own write it, `rexit audit` reads it.
+docs/format/policy.md describes it.
 
 Only its owner may read the file: it holds ids of users and items.
 """

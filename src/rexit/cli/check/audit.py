@@ -28,7 +28,7 @@ _TRUE, _FALSE = ("1", "true"), ("0", "false")
 
 def audit(
     bundle: Annotated[Path, typer.Argument(help="The bundle that was served.")],
-    log: Annotated[Path, typer.Argument(help="Audited slates, from `rexit serve --audit-log` or `rexit-run pipe --audit-log`.")],
+    log: Annotated[Path, typer.Argument(help="Audited slates, from `rexit serve --audit-log`.")],
     outcomes: Annotated[
         Path | None, typer.Option(help="What users did: a .csv, .tsv or .parquet file with a row for each user and item.")
     ] = None,
