@@ -333,6 +333,7 @@ budgets: $(BUILD)/.system-budgets $(BUILD)/prefix/.installed $(BUILD)/budgets/.w
 	$(BIN)/cmake -S . -B $(BUILD)/cpp $(CMAKE_OPTIONS) $(TEST_OPTIONS) >/dev/null
 	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target parts
 	PYTHONPATH=tests $(BIN)/python -m budgets $(BUILD)/cpp/tests/budgets/parts $(BUILD)/budgets
+	sh tests/cpp/install/newest_symbols.sh readelf $(BIN)/../lib/python*/site-packages/rexit/runtime/_native.*.so
 
 $(BUILD)/cosmic-ray/.installed: $(BUILD)/.installed
 	$(BIN)/pip install --quiet --upgrade --target $(@D) cosmic-ray==8.7.0

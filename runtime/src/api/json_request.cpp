@@ -1,3 +1,7 @@
+// clang-format off
+#include "files/older_strtoll.hpp"
+// clang-format on
+
 #include "api/json_request.hpp"
 
 #include <algorithm>
