@@ -143,11 +143,3 @@ def cheapest_certified(candidates: Sequence[Candidate], full_us: float) -> Candi
     certified = [candidate for candidate in candidates if candidate.certified]
     best = min(certified, key=lambda candidate: candidate.outcome.cost_us, default=None)
     return best if best is not None and best.outcome.cost_us <= (1 - MIN_SAVING) * full_us else None
-
-
-def chosen_and_more_careful(candidates: Sequence[Candidate], chosen: Candidate | None) -> list[Policy]:
-    """Returns the chosen policy, then the certified ones that were tested before it, the last first; empty at full depth."""
-    if chosen is None:
-        return []
-    before = candidates[: candidates.index(chosen)]
-    return [chosen.policy, *(candidate.policy for candidate in reversed(before) if candidate.certified)]

@@ -22,7 +22,6 @@ from rexit.calibration.candidates import (
     Candidate,
     certify_in_order,
     cheapest_certified,
-    chosen_and_more_careful,
     find_candidates,
     policy_of,
     users_needed,
@@ -180,13 +179,15 @@ def decide(
         saving=1 - chosen.outcome.cost_us / full_us if chosen else 0.0,
         users_needed=users_needed(candidates, certifying, goal),
         plan=plan.plan(candidates, choosing, goal, full_us),
-        watch=watch.limits(
-            chosen_and_more_careful(candidates, chosen),
+        watch=None
+        if chosen is None
+        else watch.limits(
+            chosen.policy,
             certifying,
             choice.own[-1],
             goal.metrics,
             goal.max_drop,
-            goal.error / max(1, len(candidates)),  # the policy was chosen among them
+            goal.error / len(candidates),  # the policy was chosen among them
         ),
         objectives=objective_maps,
     )

@@ -190,6 +190,7 @@ class _Work:
         html = page.page(report)
         with _restored_on_failure([bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]):
             decision.policy.write(bundle.folder / POLICY_FILE)
+            report["policy_sha256"] = bundle.policy_sha256
             write_json(bundle.folder / REPORT_FILE, report, flushed=True)
             write_file(bundle.folder / page.FILE, html, flushed=True)
         return Calibration(decision.policy, report)

@@ -1,4 +1,4 @@
-"""The limits that a service watches: what the certifying users lose without labels, under the policy and more careful ones.
+"""The limit that a service watches: what the certifying users lose without labels under the policy.
 
 1. The loss: a certified metric that needs no labels, with the limit that was promised. Without one, a replacement for the first
    metric: top-k overlap for NDCG@K if at least half of the certifying users have a slate of more than K, else rank correlation.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.limits import AuditLimits, WatchedRule
+from rexit.audit.limits import AuditLimits
 from rexit.audit.losses import Loss
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
@@ -27,28 +27,23 @@ _STEPS = 10_000
 
 
 def limits(
-    policies: Sequence[Policy], certifying: Evaluation, full: PlattMap, metrics: Sequence[Metric], max_drop: float, level: float
-) -> AuditLimits | None:
-    """Returns what to watch; None without a policy.
+    policy: Policy, certifying: Evaluation, full: PlattMap, metrics: Sequence[Metric], max_drop: float, level: float
+) -> AuditLimits:
+    """Returns what to watch.
 
     Args:
-        policies: the policy to write, then the more careful certified ones.
+        policy: the policy to write.
         certifying: the users who certified.
         full: the last head's own map.
         metrics: the certified metrics.
         max_drop: the promised limit of each metric.
         level: the chance that an upper bound is too low.
     """
-    if not policies:
-        return None
     metric, loss = _loss(certifying, metrics)
     promised = metric.kind in LABEL_FREE
-    rules = []
-    for policy in policies:
-        losses = user_losses(loss, certifying, policy)
-        limit = max_drop if promised else upper_bound(losses, level)
-        rules.append(WatchedRule(policy, limit, float(losses.mean()), promised))
-    return AuditLimits(loss, metric.name, ExitPolicy(full.a, full.b), tuple(rules), "")
+    losses = user_losses(loss, certifying, policy)
+    limit = max_drop if promised else upper_bound(losses, level)
+    return AuditLimits(loss, metric.name, ExitPolicy(full.a, full.b), limit, float(losses.mean()), promised, "")
 
 
 def user_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import pytest
 from rexit.audit.log import AuditedSlate, AuditLog, read_log
 from rexit.errors import InputError
 
-SLATE = AuditedSlate(1.5, "ü", [3, "x"], [0.5, -1.0], [0.25, 2.0], [0, 1], 0, "e" * 64)
+SLATE = AuditedSlate(1.5, "ü", [3, "x"], [0.5, -1.0], [0.25, 2.0], [0, 1], "e" * 64)
 
 
 def test_slates_are_read_back(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The test's state: whose losses count, and which rule is in force."""
+"""The test's state: whose losses count, and what an alarm changes."""
 
 from __future__ import annotations
 
@@ -9,52 +9,46 @@ import numpy as np
 import pytest
 
 from rexit.audit import AuditedSlate, AuditLimits, Loss, Watch, state
-from rexit.audit.limits import WatchedRule
-from rexit.bundle import ExitPolicy, Policy
+from rexit.bundle import ExitPolicy
 from rexit.errors import InputError
 
-POLICY = Policy.full_depth(2, "variant")
-RULES = tuple(WatchedRule(POLICY, limit, limit / 2, False) for limit in (0.1, 0.2))
-LIMITS = AuditLimits(Loss("agreement"), "ndcg@10", ExitPolicy(), RULES, "digest")
-SLATE = AuditedSlate(0.0, 0, [1, 2], [1.0, 2.0], [-1.0, -2.0], [0, 0], 0, "digest")
+LIMITS = AuditLimits(Loss("agreement"), "ndcg@10", ExitPolicy(), 0.1, 0.05, False, "digest")
+SLATE = AuditedSlate(0.0, 0, [1, 2], [1.0, 2.0], [-1.0, -2.0], [0, 0], "digest")
 """Its loss of agreement is 1."""
 
 
-def test_slates_of_other_policies_and_rules_and_without_a_loss_do_not_count() -> None:
+def test_slates_of_other_policies_and_without_a_loss_do_not_count() -> None:
     watch = Watch(replace(LIMITS, loss=Loss("top-k-overlap", 1)))
     alone = {"items": [1], "policy": [1.0], "log_odds": [1.0], "exits": [0]}
-    for change in ({"policy_sha256": "other"}, {"rule": 2}, {"rule": -1}, alone):
+    for change in ({"policy_sha256": "other"}, alone):
         assert watch.add(replace(SLATE, **change)) is None  # type: ignore[arg-type]
-    assert [test.slates for test in watch.tests] == [0, 0]
+    assert watch.slates == 0 and watch.mean is None
     watch.add(SLATE)
-    assert [test.slates for test in watch.tests] == [1, 0] and watch.tests[0].mean == 1
+    assert watch.slates == watch.mean == 1
 
 
 def test_a_user_counts_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(LIMITS)
     for hours in (0, 1, 23, 24, 47, 48.5):
         watch.add(replace(SLATE, time=3600.0 * hours))
-    assert watch.tests[0].capital.count == 3 and watch.tests[0].slates == 6 and watch.tests[0].mean == 1
+    assert watch.capital.count == 3 and watch.slates == 6 and watch.mean == 1
     monkeypatch.setattr(state, "MAX_TRACKED_USERS", 2)
     watch = Watch(LIMITS)
     watch.add_all(replace(SLATE, user=user) for user in (1, 2, 3, 3, 2, 1))
-    assert watch.tests[0].capital.count == 4, "of more users than are remembered, the earliest counts again"
+    assert watch.capital.count == 4, "of more users than are remembered, the earliest counts again"
 
 
-@pytest.mark.parametrize(("on_alarm", "rules"), [("log", [0, 0, 0]), ("careful", [0, 1, 2]), ("full-depth", [0, 2, 2])])
-def test_an_alarm_puts_another_rule_in_force(on_alarm: str, rules: list[int]) -> None:
-    watch, lines = Watch(LIMITS, on_alarm), []
-    in_force = [watch.rule]
-    for rule in (0, 1):
-        lines += watch.add_all(replace(SLATE, user=1000 * rule + n, rule=rule) for n in range(50))
-        in_force.append(watch.rule)
-    assert in_force == rules and len(lines) == 2 and watch.full_depth == (rules[-1] == 2) and watch.alarm
-    assert lines[0].startswith("audit: alarm after ") and "the policy loses 1 of agreement; with a mean within 0.1 " in lines[0]
-    assert all(line.endswith(": calibrate again") for line in lines)
+@pytest.mark.parametrize("on_alarm", ["log", "full-depth"])
+def test_an_alarm_comes_once(on_alarm: str) -> None:
+    watch = Watch(LIMITS, on_alarm)
+    (line,) = watch.add_all(replace(SLATE, user=n) for n in range(50))
+    assert watch.alarm and watch.full_depth == (on_alarm == "full-depth")
+    assert line.startswith("audit: alarm after ") and "the policy loses 1 of agreement; with a mean within 0.1 " in line
+    assert line.endswith(": calibrate again")
 
 
 def test_other_actions_are_refused() -> None:
-    with pytest.raises(InputError, match="on alarm 'stop', expected one of log, careful, full-depth"):
+    with pytest.raises(InputError, match="on alarm 'stop', expected one of log, full-depth"):
         Watch(LIMITS, "stop")
 
 
@@ -71,6 +65,6 @@ def test_an_answer_is_compared_with_full_depth() -> None:
     head = ExitPolicy(2.0, 1.0)
     limits = replace(LIMITS, loss=Loss("rank-correlation"), full=head)
     slate = limits.slate("u", [7, 8, 9], Audited(), time=5.0)
-    assert slate == AuditedSlate(5.0, "u", [7, 8, 9], [9.0, 5.0, 7.0], [4.0, 3.0, 2.0], [1, 0, 0], 0, "digest")
+    assert slate == AuditedSlate(5.0, "u", [7, 8, 9], [9.0, 5.0, 7.0], [4.0, 3.0, 2.0], [1, 0, 0], "digest")
     assert slate.full(head).tolist() == [9.0, 7.0, 5.0]
     assert limits.loss_of(slate) == pytest.approx(1 / 3)

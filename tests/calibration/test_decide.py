@@ -250,7 +250,7 @@ def test_without_labels_maps_follow_the_full_model() -> None:
     assert first == second and first.chosen is not None and first.maps[-1].a == pytest.approx(1)
     assert 0.5 < first.maps[0].a < 1, "a noisy head is drawn to the middle"
     assert first.rows[0].values.keys() == {"expected-ndcg@5", "top-k-overlap@5", "expected-ndcg@10", "agreement"}
-    assert first.watch is not None and first.watch.rules[0].certified and first.watch.rules[0].limit == 0.1
+    assert first.watch is not None and first.watch.certified and first.watch.limit == 0.1
     with pytest.raises(InputError, match=r"metric ndcg@5: needs labels and there are none"):
         decide_on(no_labels[0], GOAL, no_labels[1])
     with pytest.raises(InputError, match="validation: has no labels, expected them in both splits or in none"):

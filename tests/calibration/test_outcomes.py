@@ -19,7 +19,7 @@ METRICS = [parse(name) for name in ("ndcg@3", "user-auc", "auc")]
 
 
 def slate(user: int, policy: np.ndarray, full: np.ndarray) -> AuditedSlate:
-    return AuditedSlate(float(user), user, list(ITEMS), policy.tolist(), full.tolist(), [0] * 8, 0, "e" * 64)
+    return AuditedSlate(float(user), user, list(ITEMS), policy.tolist(), full.tolist(), [0] * 8, "e" * 64)
 
 
 def service(users: int, noise: float, seed: int = 0) -> tuple[list[AuditedSlate], dict[tuple[int, int], bool]]:

@@ -16,6 +16,7 @@ from builders.bundles.held_out import write_two_tastes
 from builders.data.token_slates import write_slates
 from builders.traces import even_costs
 from doubles.session import FakeSession
+from rexit.audit import read_limits
 from rexit.baselines import FILE_ORDER
 from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
@@ -96,6 +97,7 @@ def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     assert bundle.policy() == done.policy
     report = json.loads((bundle.folder / "report.json").read_text())
     assert report == json.loads(json.dumps(done.report))
+    assert read_limits(bundle).to_json() == report["watch"]
     assert [s.closed for s in opened] == [True, True]
     assert report["variant_sha256"] == bundle.variant_sha256 and report["catalog_sha256"] == bundle.variant.catalog_sha256
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}

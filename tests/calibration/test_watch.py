@@ -1,4 +1,4 @@
-"""What calibration records for a service to watch: the loss, its limit, and the policies an alarm may go back to."""
+"""What calibration records for a service to watch: the loss and its limit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import pytest
 
 from builders.decisions import decide_on
 from builders.traces import traces
-from rexit.audit.limits import RuleRecord, WatchedRule
 from rexit.audit.losses import Loss
 from rexit.bundle import Policy
-from rexit.bundle.typed import typed
 from rexit.calibration import certify, watch
 from rexit.calibration.decide import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
@@ -30,33 +28,26 @@ def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
     decision = decided(("ndcg@5", "user-auc"), 0.05)
     limits = decision.watch
     assert limits is not None and (limits.loss, limits.of) == (Loss("top-k-overlap", 5), "ndcg@5")
-    rule = limits.rules[0]
-    assert rule.policy == decision.policy and not rule.certified
+    assert not limits.certified
     data = split_users(traces(600, 20, [0.6, 0.3, 0.0], seed=1, slate=10))[1]
     full = Policy((limits.full,), 1, "").calibrated(data.log_odds[:, -1:])[:, 0]
-    stops = rule.policy.stops(data.log_odds, data.offsets)
-    score = np.take_along_axis(rule.policy.calibrated(data.log_odds), stops[:, None], 1)[:, 0]
+    stops = decision.policy.stops(data.log_odds, data.offsets)
+    score = np.take_along_axis(decision.policy.calibrated(data.log_odds), stops[:, None], 1)[:, 0]
     losses = Judge(data.users, data.liked, data.offsets, full).losses(parse("top-k-overlap@5"), score)
-    assert rule.mean == pytest.approx(losses.mean())
+    assert limits.mean == pytest.approx(losses.mean())
     level = 0.05 / len(decision.candidates)
-    assert rule.mean < rule.limit < rule.mean + 0.1
-    assert certify.p_value(losses, (0, 1), rule.limit, level) <= level < certify.p_value(losses, (0, 1), rule.limit - 2e-4, level)
+    assert limits.mean < limits.limit < limits.mean + 0.1
+    assert (
+        certify.p_value(losses, (0, 1), limits.limit, level)
+        <= level
+        < certify.p_value(losses, (0, 1), limits.limit - 2e-4, level)
+    )
 
 
 def test_a_certified_metric_without_labels_keeps_its_promise() -> None:
     limits = decided(("ndcg@5", "agreement"), 0.1).watch
     assert limits is not None and limits.loss == Loss("agreement")
-    assert all(rule.certified and rule.limit == 0.1 and rule.mean < 0.1 for rule in limits.rules)
-
-
-def test_more_careful_policies_follow_in_the_reverse_of_their_sequence() -> None:
-    decision = decided(("ndcg@5",), 0.08)
-    assert decision.watch is not None
-    certified = [candidate.policy for candidate in decision.candidates if candidate.certified]
-    assert len(certified) > 1 and decision.chosen is not None
-    place = certified.index(decision.chosen.policy)
-    assert [rule.policy for rule in decision.watch.rules] == certified[place::-1]
-    assert decision.watch.rules[-1].mean <= decision.watch.rules[0].mean
+    assert limits.certified and limits.limit == 0.1 and limits.mean < 0.1
 
 
 @pytest.mark.parametrize(
@@ -85,11 +76,3 @@ def test_upper_bounds_cover_the_mean() -> None:
     assert np.count_nonzero(bounds < 0.03) <= 5 and np.median(bounds) < 0.045
     assert watch.upper_bound(np.zeros(300), 0.05) > 0
     assert watch.upper_bound(np.ones(3), 0.05) == 1 - 1e-4
-
-
-def test_rules_are_read_back() -> None:
-    limits = decided(("ndcg@5",), 0.08).watch
-    assert limits is not None
-    for rule in limits.rules:
-        record = typed(rule.to_json(), RuleRecord, "here")
-        assert WatchedRule.of(record, limits.rules[0].policy).to_json() == rule.to_json()

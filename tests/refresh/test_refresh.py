@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,29 +192,21 @@ def test_a_machine_that_computes_otherwise_makes_no_golden_samples(run: Run, pla
     assert contents(place / "bundle") == before
 
 
-def slated(bundle: Bundle, size: int) -> None:
-    """Writes the policy as calibrated with slates of at most `size`."""
-    policy = bundle.policy()
-    assert policy is not None
-    made_on = {"device": "cpu", "threads": 1, "machine": {}, "slate": size}
-    replace(policy, made_on=made_on).write(bundle.folder / "policy.json")
-
-
 def test_a_policy_that_keeps_its_limit_stays(run: Run, place: Path) -> None:
-    write_watched(place / "bundle", (0.6,))
+    write_watched(place / "bundle", 0.6)
     done = refresh(run, place, "--json")
     assert done.code == 0, done.err
     trial = done.json["variants"][0]["policy"]
-    rule = trial["audit"]["rules"][0]
-    assert rule["users"] == rule["slates"] > 0 and 0 < rule["mean"] < rule["limit"] == 0.6 and not trial["audit"]["alarm"]
-    assert f"{rule['users']} users, one slate each, lose {rule['mean']:.4g} of rank correlation on average" in trial["conclusion"]
+    test = trial["audit"]
+    assert test["users"] == test["slates"] > 0 and 0 < test["mean"] < test["limit"] == 0.6 and not test["alarm"]
+    assert f"{test['users']} users, one slate each, lose {test['mean']:.4g} of rank correlation on average" in trial["conclusion"]
     assert trial["conclusion"].endswith("at most 0.6 is allowed: too few users to tell, no sign of more")
     assert Bundle.open(place / "bundle").policy() is not None and run("verify", place / "bundle").code == 0
 
 
 def test_a_policy_that_loses_more_refuses(run: Run, place: Path) -> None:
     """Every user's loss is above 0.01, and the test is that of the audits."""
-    write_watched(place / "bundle", (0.01,))
+    write_watched(place / "bundle", 0.01)
     before = contents(place / "bundle")
     refused = refresh(run, place)
     assert_one_line(refused, 9, "the policy of cpu-fp32", "of rank correlation on average", "at most 0.01", "nothing was swapped")
@@ -230,7 +221,7 @@ def test_a_policy_is_tried_on_each_users_latest_slate_of_the_calibrated_size(
 ) -> None:
     """A policy for slates of 5 must not be judged on slates of 20, nor on what was before a change. Half of the slates are of
     `LATEST`."""
-    slated(write_watched(place / "bundle", (0.6,)), 5)
+    write_watched(place / "bundle", 0.6, slate=5)
     scored: list[tuple[Any, int, int | None]] = []
     real = runtime.Session.score
 

@@ -24,7 +24,6 @@ from builders.bundles.watched import write_watched
 from rexit import runtime
 from rexit.audit import read_limits, read_log
 from rexit.audit.losses import Loss
-from rexit.bundle import ExitPolicy, Policy
 from rexit.cli import app
 from rexit.errors import CancelledError, InputError
 from rexit.serve import Auditor, Pool, auditor
@@ -83,7 +82,7 @@ def ask_and_wait(pool: Pool, user: int, items: list[int] = ITEMS, **options: Any
 
 def slates(pool: Pool) -> int:
     assert pool.auditor is not None
-    return sum(test.slates for test in pool.auditor.watch.tests)
+    return pool.auditor.watch.slates
 
 
 @pytest.mark.parametrize("top_k", [0, 4])
@@ -96,7 +95,7 @@ def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top
     with runtime.open(bundle) as session:
         full = session.score(USERS[0], ITEMS, force_exit=2)
         policy = session.score(USERS[0], ITEMS)
-    assert slate.user == USERS[0] and slate.items == ITEMS and slate.exits == [0] * len(ITEMS) and slate.rule == 0
+    assert slate.user == USERS[0] and slate.items == ITEMS and slate.exits == [0] * len(ITEMS)
     assert slate.policy == pytest.approx(policy.log_odds.tolist(), abs=1e-5)
     assert slate.log_odds == pytest.approx(full.log_odds.tolist(), abs=1e-5)
     best = set(np.argsort(-full.log_odds)[:4].tolist())
@@ -116,7 +115,7 @@ def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path, scores: l
         pool.submit(job)
         job.future.result(30)
         wait(lambda before=before: slates(pool) > before)  # type: ignore[misc]
-    assert pool.auditor is not None and pool.auditor.watch.tests[0].capital.count == 2
+    assert pool.auditor is not None and pool.auditor.watch.capital.count == 2
     pool.close()
     logged = list(read_log(tmp_path / "audit.jsonl"))
     units = [slate.user for slate in logged]
@@ -125,20 +124,20 @@ def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path, scores: l
 
 
 def test_metrics_and_alarm(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_watched(bundle, (0.01,))
+    write_watched(bundle, 0.01)
     pool = pool_of(bundle, on_alarm="full-depth")
     with serving(pool) as service, caplog.at_level(logging.WARNING, "rexit"):
-        assert 'rexit_audit_capital{rule="0"} 1.0' in service.get("/metrics").text
+        assert "rexit_audit_capital 1.0" in service.get("/metrics").text
         for user in USERS:
             assert service.score(user=user, items=ITEMS).status == 200
             if pool.auditor is not None and pool.auditor.watch.full_depth:
                 break
             wait(lambda user=user: slates(pool) > USERS.index(user))  # type: ignore[misc]
         metrics = dict(re.findall(r"^(rexit_audit\S+) (\S+)$", service.get("/metrics").text, re.M))
-        assert float(metrics['rexit_audit_capital{rule="0"}']) >= 20 and metrics['rexit_audit_alarm{rule="0"}'] == "1.0"
-        assert metrics['rexit_audit_loss_limit{rule="0"}'] == "0.01" and float(metrics['rexit_audit_loss_mean{rule="0"}']) > 0.01
+        assert float(metrics["rexit_audit_capital"]) >= 20 and metrics["rexit_audit_alarm"] == "1.0"
+        assert metrics["rexit_audit_loss_limit"] == "0.01" and float(metrics["rexit_audit_loss_mean"]) > 0.01
         assert metrics["rexit_audit_full_depth"] == "1.0" and float(metrics["rexit_audit_seconds_total"]) > 0
-        counted = float(metrics['rexit_audit_slates_total{rule="0"}'])
+        counted = float(metrics["rexit_audit_slates_total"])
         answer = service.score(user=USERS[0], items=ITEMS)
         assert {score["exit"] for score in answer.json["scores"]} == {2}, "no early exit after the alarm"
     (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("audit: ")]
@@ -146,33 +145,19 @@ def test_metrics_and_alarm(bundle: Path, caplog: pytest.LogCaptureFixture) -> No
     assert slates(pool) == counted, "full depth has nothing to audit"
 
 
-def test_a_more_careful_policy_has_limits_of_its_own() -> None:
-    assert tuple(auditor._stop_rule(Policy((ExitPolicy(keep=3), ExitPolicy()), 1, "")).keep) == (3, 0)
-
-
-def test_a_more_careful_policy_answers_after_an_alarm(bundle: Path, tmp_path: Path) -> None:
-    write_watched(bundle, (0.01, 0.9))
-    pool = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="careful")
-    answers = [exits(ask_and_wait(pool, user)) for user in USERS]
-    assert answers[0] == {0} and answers[-1] == {1} and answers == sorted(answers, key=min)
-    pool.close()
-    again = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="careful")
-    assert exits(ask(again, USERS[0])) == {1}, "a restart goes on with the log"
-    again.close()
-
-
 def test_log_alone_changes_nothing(bundle: Path, tmp_path: Path) -> None:
-    write_watched(bundle, (0.01,))
+    write_watched(bundle, 0.01)
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
     for user in USERS:
         assert exits(ask_and_wait(pool, user)) == {0}
     assert pool.auditor is not None and pool.auditor.watch.alarm
-    value = pool.auditor.watch.tests[0].capital.value
+    value = pool.auditor.watch.capital.value
     with pytest.raises(InputError, match="another service writes it"):
         Auditor(bundle, None, tmp_path / "audit.jsonl")
     pool.close()
-    again = pool_of(bundle, log=tmp_path / "audit.jsonl")
-    assert again.auditor is not None and again.auditor.watch.tests[0].capital.value == value
+    again = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="full-depth")
+    assert again.auditor is not None and again.auditor.watch.capital.value == value, "a restart goes on with the log"
+    assert exits(ask(again, USERS[0])) == {2}
     again.close()
 
 
@@ -259,13 +244,14 @@ def test_a_defect_in_an_audit_skips_it(bundle: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_policy_replaced_while_the_bundle_opens(bundle: Path) -> None:
     """The tests are of the policy by which the sessions answer."""
-    policy, opened = write_watched(bundle).folder / "policy.json", 0
+    write_watched(bundle)
+    opened = 0
 
     def open_session() -> runtime.Session:
         nonlocal opened
         session, opened = runtime.open(bundle, audit=1.0), opened + 1
         if opened == 1:
-            policy.write_text(policy.read_text() + "\n")
+            write_watched(bundle, slate=5)
         return session
 
     pool = Pool(open_session, 1, 16, Auditor(bundle, None))
@@ -287,13 +273,13 @@ def test_the_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reload_takes_a_new_policys_limits(bundle: Path) -> None:
-    write_watched(bundle, (0.3,))
+    write_watched(bundle, 0.3)
     pool = pool_of(bundle)
     assert pool.auditor is not None
     ask_and_wait(pool, USERS[0])
     pool.reload()
     assert slates(pool) == 1, "the same policy's tests go on"
-    write_watched(bundle, (0.2,), loss="agreement")
+    write_watched(bundle, 0.2, loss="agreement")
     pool.reload()
     assert pool.auditor.watch.limits.loss == Loss("agreement") and slates(pool) == 0
     ask_and_wait(pool, USERS[0])
@@ -307,8 +293,8 @@ def test_a_reload_takes_a_new_policys_limits(bundle: Path) -> None:
         (("--audit", "nan"), "--audit nan, expected a share from 0 to 1"),
         (("--audit", "-0.1"), "--audit -0.1, expected a share from 0 to 1"),
         (("--audit-log", "log.jsonl"), "--audit-log is for --audit, expected a share above 0"),
-        (("--on-alarm", "careful"), "--on-alarm is for --audit, expected a share above 0"),
-        (("--audit", "1", "--on-alarm", "panic"), "on alarm 'panic', expected one of log, careful, full-depth"),
+        (("--on-alarm", "full-depth"), "--on-alarm is for --audit, expected a share above 0"),
+        (("--audit", "1", "--on-alarm", "panic"), "on alarm 'panic', expected one of log, full-depth"),
         (("--audit", "1", "--audit-log", "no/where.jsonl"), "no/where.jsonl: cannot be written: No such file or directory"),
     ],
 )

@@ -34,7 +34,6 @@ class AuditedSlate:
         policy: the policy's c of each candidate.
         log_odds: raw log-odds at full depth; with several objectives, the utility's.
         exits: the exit at which each candidate stopped.
-        rule: number of the rule that answered; 0 is the policy, see `limits.AuditLimits`.
         policy_sha256: digest of policy.json.
     """
 
@@ -44,7 +43,6 @@ class AuditedSlate:
     policy: list[float]
     log_odds: list[float]
     exits: list[int]
-    rule: int
     policy_sha256: str
 
     def full(self, head: ExitPolicy) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Audited slates in order -> a test for each rule, and the rule in force.
+"""Audited slates in order -> the test of the policy.
 
     a slate ── of this policy, with a loss ──> counted as audited ── its user's first in a day ──> the test bets on its loss
           └─ otherwise ignored                                  └─ otherwise nothing more         └─ alarm: see ON_ALARM
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from rexit.audit.betting import LEVEL, Capital
@@ -22,40 +21,13 @@ from rexit.bundle import Id
 from rexit.errors import InputError
 from rexit.ranking import MIN_USERS
 
-LOG, CAREFUL, FULL_DEPTH = "log", "careful", "full-depth"
-ON_ALARM = (LOG, CAREFUL, FULL_DEPTH)
-"""What follows an alarm: a line in the log; the next more careful certified rule, and full depth after the last; full depth."""
+LOG, FULL_DEPTH = "log", "full-depth"
+ON_ALARM = (LOG, FULL_DEPTH)
+"""What follows an alarm: a line in the log; full depth."""
 
 PERIOD_S = 86400
 MAX_TRACKED_USERS = 100_000
 """Beyond this many users in a period, those who counted first are forgotten and count again."""
-
-
-@dataclass
-class LossTest:
-    """The test of one rule.
-
-    Attributes:
-        capital: the bets against the limit.
-        slates: audited slates with a loss, counted or not.
-        total: sum of the counted losses.
-    """
-
-    capital: Capital
-    slates: int = 0
-    total: float = 0.0
-
-    @property
-    def mean(self) -> float | None:
-        """Mean of the counted losses; None without any."""
-        return self.total / self.capital.count if self.capital.count else None
-
-    def add(self, loss: float) -> bool:
-        """Bets on a loss. Returns whether it raises the alarm, which happens once."""
-        before = self.capital.alarm_at
-        self.capital.add(loss)
-        self.total += loss
-        return before is None and self.capital.alarm_at is not None
 
 
 class CountedUsers:
@@ -77,104 +49,91 @@ class CountedUsers:
 
 
 class Watch:
-    """The tests of a policy and of the more careful rules after it.
+    """The test of a policy.
 
     Args:
         limits: what is watched.
         on_alarm: one of ON_ALARM.
 
     Attributes:
-        rule: number of the rule in force; `len(limits.rules)`: full depth, which has nothing to audit.
-        tests: by number of the rule. Each has the level to itself.
+        capital: the bets against the limit.
+        slates: audited slates with a loss, counted or not.
     """
 
     def __init__(self, limits: AuditLimits, on_alarm: str = LOG) -> None:
         if on_alarm not in ON_ALARM:
             raise InputError(f"on alarm {on_alarm!r}, expected one of {', '.join(ON_ALARM)}")
-        self.limits, self.on_alarm = limits, on_alarm
-        self.rule = 0
-        self.tests = [LossTest(Capital(rule.limit, LEVEL)) for rule in limits.rules]
+        self.limits, self._on_alarm = limits, on_alarm
+        self.capital, self.slates, self._total = Capital(limits.limit, LEVEL), 0, 0.0
         self._users = CountedUsers()
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the counted losses; None without any."""
+        return self._total / self.capital.count if self.capital.count else None
+
+    @property
+    def alarm(self) -> bool:
+        """Whether there has been an alarm."""
+        return self.capital.alarm_at is not None
 
     @property
     def full_depth(self) -> bool:
         """Whether an alarm has ended early exits."""
-        return self.rule == len(self.limits.rules)
-
-    @property
-    def alarm(self) -> bool:
-        """Whether any rule has had an alarm."""
-        return any(test.capital.alarm_at is not None for test in self.tests)
+        return self.alarm and self._on_alarm == FULL_DEPTH
 
     def add(self, slate: AuditedSlate) -> str | None:
-        """Adds an audited slate, unless it is another policy's or has no loss. Returns a line if it raises an alarm."""
-        if slate.policy_sha256 != self.limits.sha256 or not 0 <= slate.rule < len(self.tests):
+        """Adds an audited slate, unless it is another policy's or has no loss. Returns a line if it raises the alarm, once."""
+        if slate.policy_sha256 != self.limits.sha256:
             return None
         loss = self.limits.loss_of(slate)
         if math.isnan(loss):
             return None
-        test = self.tests[slate.rule]
-        test.slates += 1
-        if not self._users.admit(slate) or not test.add(loss):
+        self.slates += 1
+        if not self._users.admit(slate):
             return None
-        if slate.rule == self.rule:
-            self.rule = self._rule_after_alarm()
-        return self._alarm_line(slate.rule)
+        before = self.alarm
+        self.capital.add(loss)
+        self._total += loss
+        return self._alarm_line() if self.alarm and not before else None
 
     def add_all(self, slates: Iterable[AuditedSlate]) -> list[str]:
-        """Adds audited slates in order. Returns the lines of their alarms."""
+        """Adds audited slates in order. Returns the line of an alarm."""
         return [line for slate in slates if (line := self.add(slate)) is not None]
 
     @property
     def conclusion(self) -> str:
-        """What the test says about the policy itself, without a full stop."""
-        test, limit, title = self.tests[0], self.limits.rules[0].limit, self.limits.loss.title
-        if test.mean is None:
+        """What the test says about the policy, without a full stop."""
+        limit, title = self.limits.limit, self.limits.loss.title
+        if self.mean is None:
             return f"none of its slates has a value of {title}, so nothing is known of what it loses"
-        figures = f"{test.capital.count} users, one slate each, lose {test.mean:.4g} of {title} on average"
+        figures = f"{self.capital.count} users, one slate each, lose {self.mean:.4g} of {title} on average"
         limited = f"{figures} against full depth; at most {limit:.4g} is allowed"
-        if test.capital.alarm_at is not None:
+        if self.alarm:
             return f"{limited}, and the mean is above it unless a chance of {LEVEL:.0%} came true"
-        few = "too few users to tell, " if test.capital.count < MIN_USERS else ""
+        few = "too few users to tell, " if self.capital.count < MIN_USERS else ""
         return f"{limited}: {few}no sign of more"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values: each rule's limit and the state of its test."""
+        """Returns plain values: the limit and the state of the test."""
         return {
             "loss": self.limits.loss.name,
             "of": self.limits.of,
+            "limit": self.limits.limit,
+            "certified": self.limits.certified,
+            "as_calibrated": self.limits.mean,
             "level": LEVEL,
+            "slates": self.slates,
+            "users": self.capital.count,
+            "mean": self.mean,
+            "capital": self.capital.value,
             "alarm": self.alarm,
-            "rules": [
-                {
-                    "rule": n,
-                    "limit": rule.limit,
-                    "certified": rule.certified,
-                    "as_calibrated": rule.mean,
-                    "slates": test.slates,
-                    "users": test.capital.count,
-                    "mean": test.mean,
-                    "capital": test.capital.value,
-                    "alarm_at": test.capital.alarm_at,
-                }
-                for n, (rule, test) in enumerate(zip(self.limits.rules, self.tests, strict=True))
-            ],
+            "alarm_at": self.capital.alarm_at,
         }
 
-    def _rule_after_alarm(self) -> int:
-        if self.on_alarm == LOG:
-            return self.rule
-        return self.rule + 1 if self.on_alarm == CAREFUL else len(self.limits.rules)
-
-    def _alarm_line(self, rule: int) -> str:
-        test, limit = self.tests[rule], self.limits.rules[rule].limit
-        name = "the policy" if rule == 0 else f"rule {rule}"
+    def _alarm_line(self) -> str:
         line = (
-            f"audit: alarm after {test.capital.count} users: {name} loses {test.mean:.4g} of {self.limits.loss.title}; "
-            f"with a mean within {limit:.4g} this alarm would ever come in at most {LEVEL:.0%} of all services"
+            f"audit: alarm after {self.capital.count} users: the policy loses {self.mean:.4g} of {self.limits.loss.title}; "
+            f"with a mean within {self.limits.limit:.4g} this alarm would ever come in at most {LEVEL:.0%} of all services"
         )
-        if self.full_depth:
-            return f"{line}; every candidate now runs to full depth: calibrate again"
-        if self.rule > rule:
-            return f"{line}; rule {self.rule}, a more careful one, now answers: calibrate again"
-        return f"{line}: calibrate again"
+        return f"{line}{'; every candidate now runs to full depth' if self.full_depth else ''}: calibrate again"

@@ -17,13 +17,12 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rexit.audit import AuditedSlate, AuditLog, Watch, read_limits, read_log
 from rexit.audit.state import LOG
-from rexit.bundle import Bundle, Policy
+from rexit.bundle import Bundle
 from rexit.errors import CancelledError, InputError, RexitError
-from rexit.runtime import Draw, Session, StopRule
+from rexit.runtime import Draw, Session
 from rexit.serve.jobs import Job
 
 _LOGGER = logging.getLogger("rexit")
@@ -41,20 +40,19 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A slate that waits in a session for its audit: the request, and the number of the rule that answered."""
+    """A slate that waits in a session for its audit: the request, and the test of the policy that answered."""
 
     job: Job
     watch: Watch
-    rule: int
 
 
 class Auditor:
-    """Audits what sessions drew, and keeps the tests of the policy in force.
+    """Audits what sessions drew, and keeps the test of the policy.
 
     Args:
         bundle: The bundle's folder.
         variant: The variant; None: as `Bundle.open` chooses.
-        log: The file of audited slates, which tests go on from after a restart; None: none.
+        log: The file of audited slates, which the test goes on from after a restart; None: none.
         on_alarm: Of `rexit.audit.state.ON_ALARM`.
 
     Raises:
@@ -73,12 +71,12 @@ class Auditor:
 
     @property
     def watch(self) -> Watch:
-        """The tests of the policy that new requests are answered by."""
+        """The test of the policy that new requests are answered by."""
         assert self._watch is not None, "no bundle is open"
         return self._watch
 
     def open(self) -> Watch:
-        """Returns the tests of the policy on disk, as far as the log has them. Raises InputError or BundleError."""
+        """Returns the test of the policy on disk, as far as the log has it. Raises InputError or BundleError."""
         limits = read_limits(Bundle.open(self._bundle, self._variant))
         if self._watch is not None and self._watch.limits == limits:  # opened again with the same policy
             return self._watch
@@ -88,20 +86,13 @@ class Auditor:
         return watch
 
     def use(self, watch: Watch) -> None:
-        """Takes the tests of a bundle whose sessions answer from now on."""
+        """Takes the test of a bundle whose sessions answer from now on."""
         self._watch = watch
 
-    def options(self, watch: Watch) -> tuple[int, dict[str, Any]]:
-        """Returns the number of the rule in force, and what it adds to a request."""
-        rule, rules = watch.rule, watch.limits.rules
-        if rule == len(rules):
-            return rule, {"force_exit": len(rules[0].policy.exits) - 1}
-        return rule, {} if rule == 0 else {"policy": _stop_rule(rules[rule].policy)}
-
-    def drawn(self, job: Job, draw: Draw, watch: Watch, rule: int, waiting: Drawn | None) -> Drawn | None:
+    def drawn(self, job: Job, draw: Draw, watch: Watch, waiting: Drawn | None) -> Drawn | None:
         """Returns what waits after an answer: this one if its session keeps it. Counts what is skipped."""
         if draw == Draw.DRAWN:
-            return Drawn(job, watch, rule)
+            return Drawn(job, watch)
         if draw in REASONS:
             self.skip(REASONS[draw])
         return waiting
@@ -117,7 +108,7 @@ class Auditor:
         try:
             audit = session.audit()
             assert audit is not None, "the session lost what it drew"
-            slate = drawn.watch.limits.slate(*drawn.job.slate(), audit, rule=drawn.rule)
+            slate = drawn.watch.limits.slate(*drawn.job.slate(), audit)
             if math.isnan(drawn.watch.limits.loss_of(slate)):
                 self.skip("short slate")
             else:
@@ -162,8 +153,3 @@ class Allowance:
     def spend(self, seconds: float) -> None:
         """Counts the time of an audit."""
         self._spent += seconds
-
-
-def _stop_rule(policy: Policy) -> StopRule:
-    upper, lower = [exit_.upper for exit_ in policy.exits], [exit_.lower for exit_ in policy.exits]
-    return StopRule(upper, lower, policy.patience, policy.quorum, policy.top_k, policy.keep)

@@ -61,37 +61,26 @@ class Metrics:
 
 
 class _AuditCollector:
-    """The state of the audits' tests. Rule 0 is the policy, the others are more careful ones, the last number is full depth."""
+    """The state of the audits' test."""
 
     def __init__(self, auditor: Auditor) -> None:
         self._auditor = auditor
 
     def collect(self) -> Iterator[Metric]:
         watch = self._auditor.watch
-        rules = list(zip(watch.limits.rules, watch.tests, strict=True))
-        slates = CounterMetricFamily("rexit_audit_slates", "Slates scored again at full depth, by rule.", labels=["rule"])
-        for n, (_, test) in enumerate(rules):
-            slates.add_metric([str(n)], test.slates)
-        yield slates
-        capital = [test.capital.value for _, test in rules]
-        yield from (
-            _by_rule("rexit_audit_users", "Users whose loss counted.", [test.capital.count for _, test in rules]),
-            _by_rule("rexit_audit_loss_mean", "Mean loss against full depth.", [test.mean or 0.0 for _, test in rules]),
-            _by_rule("rexit_audit_loss_limit", "The tested limit of the mean loss.", [rule.limit for rule, _ in rules]),
-            _by_rule("rexit_audit_capital", "Capital bet against the limit; an alarm from 20 on.", capital),
-            _by_rule("rexit_audit_alarm", "1 after an alarm.", [test.capital.alarm_at is not None for _, test in rules]),
-            GaugeMetricFamily("rexit_audit_rule", "The rule that answers.", value=watch.rule),
-            GaugeMetricFamily("rexit_audit_full_depth", "1 if an alarm has ended early exits.", value=watch.full_depth),
-        )
+        gauges = {
+            "users": ("Users whose loss counted.", watch.capital.count),
+            "loss_mean": ("Mean loss against full depth.", watch.mean or 0.0),
+            "loss_limit": ("The tested limit of the mean loss.", watch.limits.limit),
+            "capital": ("Capital bet against the limit; an alarm from 20 on.", watch.capital.value),
+            "alarm": ("1 after an alarm.", watch.alarm),
+            "full_depth": ("1 if an alarm has ended early exits.", watch.full_depth),
+        }
+        for name, (help_, value) in gauges.items():
+            yield GaugeMetricFamily(f"rexit_audit_{name}", help_, value=float(value))
+        yield CounterMetricFamily("rexit_audit_slates", "Slates scored again at full depth.", value=watch.slates)
         skipped = CounterMetricFamily("rexit_audit_skipped", "Drawn slates without an audit, by reason.", labels=["reason"])
         for reason, count in sorted(self._auditor.skipped.items()):
             skipped.add_metric([reason], count)
         yield skipped
         yield CounterMetricFamily("rexit_audit_seconds", "Seconds spent on audits.", value=self._auditor.seconds)
-
-
-def _by_rule(name: str, help_: str, values: list[float]) -> Metric:
-    family = GaugeMetricFamily(name, help_, labels=["rule"])
-    for n, value in enumerate(values):
-        family.add_metric([str(n)], float(value))
-    return family

@@ -43,7 +43,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class _Opened:
-    """A bundle as it was when it was opened. Each thread takes one of its sessions. watch: the audits' tests, with an auditor."""
+    """A bundle as it was when it was opened. Each thread takes one of its sessions. watch: the audits' test, with an auditor."""
 
     info: Info
     sessions: list[Session]
@@ -208,13 +208,12 @@ class Pool:
                 source = newest
                 session = source.sessions.pop()
             elif job is not None:
-                set_future, answered = self._score(job, session, source)
+                set_future, draw = self._score(job, session, source)
                 with self._turn:
                     self.busy -= 1
                 set_future()  # the client may ask again at once, and finds the session free
-                if answered is not None and self.auditor is not None and source.watch is not None:
-                    draw, rule = answered
-                    drawn = self.auditor.drawn(job, draw, source.watch, rule, drawn)
+                if draw is not None and self.auditor is not None and source.watch is not None:
+                    drawn = self.auditor.drawn(job, draw, source.watch, drawn)
             elif drawn is not None and self._audit(drawn, session, allowance):
                 drawn = None
 
@@ -237,20 +236,18 @@ class Pool:
             with self._turn:
                 self._auditing.remove(session)
 
-    def _score(self, job: Job, session: Session, source: _Opened) -> tuple[Callable[[], None], tuple[Draw, int] | None]:
-        """Scores a job. Returns a function that sets its future; and if it has an answer, whether it was drawn for an audit, and
-        the number of the rule that answered."""
+    def _score(self, job: Job, session: Session, source: _Opened) -> tuple[Callable[[], None], Draw | None]:
+        """Scores a job. Returns a function that sets its future; and if it has an answer, whether it was drawn for an audit."""
         if not job.future.set_running_or_notify_cancel():
             return lambda: None, None
         begin = time.monotonic()
-        watch = source.watch
         try:
-            rule, options = (0, {}) if self.auditor is None or watch is None else self.auditor.options(watch)
+            full_depth = source.watch is not None and source.watch.full_depth
             if job.left_s() <= 0:
                 raise job.late()
-            answer = job.score(session, source.texts, **options)
+            answer = job.score(session, source.texts, **({"force_exit": session.info.exits - 1} if full_depth else {}))
         except Exception as exc:  # goes to the caller that waits for the answer
             return partial(job.future.set_exception, exc), None
         seconds = time.monotonic() - begin
         self._service_s = seconds if self._service_s == 0 else 0.9 * self._service_s + 0.1 * seconds
-        return partial(job.future.set_result, answer), (answer.stats.draw, rule)
+        return partial(job.future.set_result, answer), answer.stats.draw

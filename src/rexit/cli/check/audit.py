@@ -82,14 +82,11 @@ def _label(
     from rexit.calibration.outcomes import label
 
     metrics, limits, tail = _metrics(bundle)
-    answered = [slate for slate in slates if slate.rule == 0]
-    if not answered:
-        raise InputError("no audited slate was answered by the policy itself, expected some for --outcomes")
-    table = _read_outcomes(bundle, answered, path, columns)
+    table = _read_outcomes(bundle, slates, path, columns)
     try:
         policy = bundle.policy()
         shift = 0.0 if policy is None else policy.prior_shift
-        return label(answered, table, columns[2] is None, metrics, limits, watched.full, shift, tail)
+        return label(slates, table, columns[2] is None, metrics, limits, watched.full, shift, tail)
     except InputError as exc:
         raise InputError(f"{path}: {exc}") from exc
 
@@ -151,23 +148,19 @@ def _verdict(value: Any) -> bool:
 
 
 def _print_watch(watch: Watch) -> None:
-    """Prints a table of the rules that have answered, and what to do."""
-    rules = enumerate(zip(watch.limits.rules, watch.tests, strict=True))
+    """Prints the test, and what to do."""
     print_table(
         f"Audited: loss of {watch.limits.loss.title} against full depth",
         [
             {
-                "policy": "policy" if n == 0 else f"more careful {n}",
-                "slates": test.slates,
-                "users": test.capital.count,
-                "mean loss": "-" if test.mean is None else test.mean,
-                "as calibrated": rule.mean,
-                "limit": rule.limit,
-                "capital": test.capital.value,
-                "alarm": "no" if test.capital.alarm_at is None else f"after {test.capital.alarm_at} users",
+                "slates": watch.slates,
+                "users": watch.capital.count,
+                "mean loss": "-" if watch.mean is None else watch.mean,
+                "as calibrated": watch.limits.mean,
+                "limit": watch.limits.limit,
+                "capital": watch.capital.value,
+                "alarm": f"after {watch.capital.alarm_at} users" if watch.alarm else "no",
             }
-            for n, (rule, test) in rules
-            if n == 0 or test.slates
         ],
     )
     if watch.alarm:

@@ -29,7 +29,7 @@ def serve(
     max_items: Annotated[int, typer.Option(min=1, help="Most candidates in a request.")] = 2000,
     audit: Annotated[float, typer.Option(help="Share of answers to audit.")] = 0.0,
     audit_log: Annotated[Path | None, typer.Option(help="File of audited slates.")] = None,
-    on_alarm: Annotated[str, typer.Option(help="log, careful or full-depth.")] = "log",
+    on_alarm: Annotated[str, typer.Option(help="log or full-depth.")] = "log",
 ) -> None:
     """Score over HTTP: POST /v1/score and /v1/rerank, with GET /healthz, /readyz, /metrics and, for the fields, /docs.
 
