@@ -41,6 +41,7 @@ class Contender:
         slow: whether it takes part in the main case alone.
         tolerance: how far its log-odds may be from rexit's float32 ones; None: it computes something else.
         correlation: how well they must correlate.
+        cut: whether it is asked only for the candidates that exit zero lets in.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Contender:
     slow: bool = False
     tolerance: float | None = 0.01
     correlation: float = 0.9999
+    cut: bool = False
 
     def takes_part(self, case: Case) -> bool:
         return case == MAIN or not (self.slow or (case.cached and not self.reuses))

@@ -69,10 +69,13 @@ class Questions:
         self.slates = [slate for slate in cut(catalog, "test", self.size) if len(slate.items) == self.size]
         self.labels, self.prompt = catalog.labels, catalog.info["prompt"]
         self.sessions = {prompt: rexit.open(path, f"cpu-{self.precisions[prompt][0]}") for prompt, path in self.bundles.items()}
+        self.has_zero = self.sessions[self.asked].exits[0].layers == 0
         self.random = np.random.default_rng(1)
 
     def draw(self, moment: str, prompt: str = "") -> dict[str, Any]:
         """Returns a request for a random slate, in the tokens of `prompt`; empty: in the peers' tokens.
+
+        `entering` holds those of the candidates that the policy's exit zero lets in.
 
         Unless it is cold, `before` is the same user's request just before. One interaction later: the user has just met the first
         candidate of the slate, and the others are scored.
@@ -94,8 +97,13 @@ class Questions:
 
     def _asked(self, prompt: str, request: Mapping[str, Any]) -> dict[str, Any]:
         when = {"as_of": request["as_of"], "recent": request.get("recent")}
-        prefix, candidates = self.sessions[prompt].prompt(request["user"], request["items"], **when)
-        return dict(request) | {"prefix": prefix.tolist(), "candidates": [candidate.tolist() for candidate in candidates]}
+        session, user, items = self.sessions[prompt], request["user"], request["items"]
+        prefix, candidates = session.prompt(user, items, **when)
+        answer = dict(request) | {"prefix": prefix.tolist(), "candidates": [candidate.tolist() for candidate in candidates]}
+        if self.has_zero:
+            stops = session.score(user, items, **when).exit
+            answer["entering"] = [tokens for tokens, k in zip(answer["candidates"], stops, strict=True) if k > 0]
+        return answer
 
     def checks(self, prompt: str) -> list[dict[str, Any]]:
         return [self.draw(COLD, prompt) for _ in range(CHECKED)]

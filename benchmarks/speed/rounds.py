@@ -46,7 +46,10 @@ def asked_in_turn(
         request = draw()
         for contender in contenders if n % 2 else contenders[::-1]:
             time.sleep(0.02)  # the previous contender's thread pools may still spin
-            elapsed, log_odds = running[contender.peer].ask(contender.way or best[contender.peer], request, cached)
+            asked = {**request, "candidates": request["entering"]} if contender.cut else request
+            if not asked["candidates"]:
+                continue  # exit zero has answered, which takes the peer no time
+            elapsed, log_odds = running[contender.peer].ask(contender.way or best[contender.peer], asked, cached)
             if n >= 0:
                 times[contender.name][n] = elapsed
                 answers[contender.name] += log_odds

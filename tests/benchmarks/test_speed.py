@@ -51,6 +51,23 @@ def test_another_computation_is_named(row: dict[str, float], fails: bool) -> Non
     assert len(lines) == fails and all(line.startswith("peer: log-odds differ from fp32_full by up to") for line in lines)
 
 
+def test_a_peer_behind_the_same_cut_reads_what_exit_zero_lets_in() -> None:
+    from contenders import Contender
+    from rounds import asked_in_turn
+
+    class Peer:
+        ways = ("w",)
+
+        def ask(self, way, request, cached):
+            return 1.0, [0.1 * n for n in range(len(request["candidates"]))]
+
+    slates = iter([{"candidates": [[1], [2]], "entering": entering} for entering in [[]] * 5 + [[[2]], [], [[2]]]])
+    contenders = [Contender("ours", "p", "w"), Contender("peer_cut", "p", "w", tolerance=None, cut=True)]
+    results = asked_in_turn({"p": Peer()}, contenders, (["ours"], ["peer_cut"]), lambda: next(slates), "case", False, 3, "ours")
+    assert results["ratios"]["ours_vs_peer_cut"] == {"median": 1.0, "quartiles": [0.5, 1.0]}  # of 1, 0 and 1
+    assert list(results["agreement"]) == ["ours"]
+
+
 def test_the_fastest_peer_of_each_precision() -> None:
     from contenders import fastest_peers
 
