@@ -91,7 +91,7 @@ def checkpoint_sha256(place: Path) -> str:
     names = files(place) | set(place.glob(EXITS))
     if place / EXITS not in names:
         names |= answer_files(place)
-    lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: path.name))
+    lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: (path.name, str(path))))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -188,7 +188,7 @@ def _heads(
     if kind == "shared":
         return ExitHeads.shared(decoder, len(depths), labels)
     tensors, last = _tensors(folder / HEADS), len(saved.exits) - 1
-    own_last = any(name.startswith(f"exit.{last}.norm.0.") for name in tensors)
+    own_last = f"exit.{last}.norm.weight" not in tensors
     heads = ExitHeads.like(decoder, len(saved.exits), len(pairs_of(labels)), own_last)
     heads.fill(tensors, str(folder / HEADS))
     return heads.pick([saved.exits.index(depth) for depth in depths])

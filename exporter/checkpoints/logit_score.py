@@ -1,4 +1,5 @@
-"""Rerankers as sentence-transformers saves them: a causal LM, and `LogitScore`, which names the tokens of its answer.
+"""Rerankers as sentence-transformers saves them: the modules of an encoder (`dense_score`) or of a causal LM, whose `LogitScore`
+names the tokens of its answer.
 
     config.json  model.safetensors  tokenizer.json  …        the decoder, as transformers saves it
     modules.json                                             a list: Transformer at "", LogitScore at "1_LogitScore"
@@ -22,13 +23,21 @@ from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config
 
 MODULES, SETTINGS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
-_DECODER, _SCORE = "Transformer", "LogitScore"
+_FIRST, SCORE, POOLING = "Transformer", "LogitScore", "Pooling"
+_LAYERS = ("Dense", "LayerNorm")
 _RERANKERS = "CrossEncoder"
 
 
-class _Module(msgspec.Struct, frozen=True):
+class Module(msgspec.Struct, frozen=True):
+    """A module in `modules.json`. path: its folder's name."""
+
     type: str
     path: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The name of its class."""
+        return self.type.rpartition(".")[2]
 
 
 class _Answers(msgspec.Struct, frozen=True):
@@ -36,33 +45,35 @@ class _Answers(msgspec.Struct, frozen=True):
     false_token_id: Natural | None = None
 
 
-def score_folder(folder: Path) -> Path | None:
-    """The folder of LogitScore's config; None if the model is no reranker of sentence-transformers, or one without a module
-    behind the transformer.
+def score_modules(folder: Path) -> tuple[Module, ...]:
+    """The modules behind the transformer of a reranker of sentence-transformers; empty if it has none, or is no such reranker.
 
     Raises:
-        CheckpointError: a module of another kind computes the score.
+        CheckpointError: modules that are not read, or that are not there.
     """
-    if not (folder / MODULES).is_file():
-        return None
     path = folder / MODULES
-    modules = typed(read_config(path), tuple[_Module, ...], str(path), error=CheckpointError)
-    kinds = [module.type.rpartition(".")[2] for module in modules]
-    if _SCORE not in kinds and not _is_reranker(folder, modules):
-        return None  # an encoder of texts, whose decoder can be used as any other
-    if kinds == [_DECODER]:
-        return None
-    if kinds != [_DECODER, _SCORE]:
-        other = next((kind for kind in kinds if kind not in (_DECODER, _SCORE)), None)
+    if not path.is_file():
+        return ()
+    modules = typed(read_config(path), tuple[Module, ...], str(path), error=CheckpointError)
+    kinds = [module.kind for module in modules]
+    if SCORE not in kinds and not _is_reranker(folder, modules):
+        return ()  # an encoder of texts, whose transformer can be used as any other
+    first, *rest = kinds or [""]
+    dense = rest[:1] == [POOLING] and rest[-1] == _LAYERS[0] and set(rest[1:]) <= set(_LAYERS)
+    if first != _FIRST or not (dense or rest in ([], [SCORE])):
+        other = next((kind for kind in kinds if kind not in (_FIRST, SCORE, POOLING, *_LAYERS)), None)
         actual = f"has a module {other}" if other else f"has the modules {', '.join(kinds)}"
-        raise CheckpointError(f"{path}: {actual}, expected {_DECODER} and {_SCORE}")
+        raise CheckpointError(
+            f"{path}: {actual}, expected {_FIRST} and {SCORE}, or {_FIRST}, {POOLING} and {' or '.join(_LAYERS)}"
+        )
     if modules[0].path != "":
-        raise CheckpointError(f"{path}: {_DECODER} is in {modules[0].path!r}, expected the folder itself, ''")
-    if (name := modules[1].path) in ("", ".", "..") or "/" in name:
-        raise CheckpointError(f"{path}: {_SCORE} is in {name!r}, expected a folder's plain name")
-    if not (folder / name / "config.json").is_file():
-        raise CheckpointError(f"{folder / name / 'config.json'}: no such file, {MODULES} names it")
-    return folder / name
+        raise CheckpointError(f"{path}: {_FIRST} is in {modules[0].path!r}, expected the folder itself, ''")
+    for module in modules[1:]:
+        if module.path in ("", ".", "..") or "/" in module.path:
+            raise CheckpointError(f"{path}: {module.kind} is in {module.path!r}, expected a folder's plain name")
+        if not (config := folder / module.path / "config.json").is_file():
+            raise CheckpointError(f"{config}: no such file, {MODULES} names it")
+    return modules[1:]
 
 
 def answer_tokens(score: Path) -> dict[str, int]:
@@ -91,7 +102,7 @@ def chat_settings(folder: Path) -> dict[str, Any]:
     return {name: setting for name, setting in chat.items() if name != "restore_suffix"} if isinstance(chat, dict) else {}
 
 
-def _is_reranker(folder: Path, modules: Sequence[_Module]) -> bool:
+def _is_reranker(folder: Path, modules: Sequence[Module]) -> bool:
     value = read_config(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
     named = value.get("model_type") if isinstance(value, dict) else None
     return named == _RERANKERS or any(".cross_encoder." in module.type for module in modules)

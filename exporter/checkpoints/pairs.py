@@ -9,6 +9,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from rexit.bundle.reranker import Pair, RerankerPrompt
 from rexit.errors import CheckpointError
+from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.logit_score import SETTINGS
 from rexit.exporter.libraries.silence import first_line, quiet
 
 POSITIVE = ("label_1", "1", "yes", "true", "positive", "relevant")
@@ -20,9 +22,10 @@ def pair_prompt(folder: Path) -> RerankerPrompt:
     tokenizer = pair_tokenizer(folder)
     config = AutoConfig.from_pretrained(folder)
     types = "token_type_ids" in tokenizer.model_input_names and (getattr(config, "type_vocab_size", 0) or 0) > 1
-    return RerankerPrompt(
-        pair=Pair(min(tokenizer.model_max_length, config.max_position_embeddings), config.vocab_size if types else 0)
-    )
+    settings = read_config(folder / SETTINGS) if (folder / SETTINGS).is_file() else None
+    longest = settings.get("max_seq_length") if isinstance(settings, dict) else None
+    limits = (tokenizer.model_max_length, config.max_position_embeddings, *([longest] if isinstance(longest, int) else []))
+    return RerankerPrompt(pair=Pair(min(limits), config.vocab_size if types else 0))
 
 
 def pair_tokenizer(folder: Path) -> Any:

@@ -1,6 +1,6 @@
 """Rerankers as other projects save them: the depths and rows of their answers, and their prompts.
 
-a folder of sentence-transformers   `logit_score`     rows of the LM head, after the last layer
+a folder of sentence-transformers   `logit_score`     rows of the LM head, or an encoder's `dense_score`, after the last layer
 BAAI's layerwise reranker           `layerwise`       a row for each of the later layers
 a classifier of one output or two   its config        its own rows, after the last layer; an encoder's prompt is in `pairs`
 any other decoder, by a name        `known_prompts`   rows of the LM head, after the last layer
@@ -20,11 +20,11 @@ from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.chat_prompt import chat_prompt
 from rexit.exporter.checkpoints.known_prompts import NamedPrompt, named_prompt
 from rexit.exporter.checkpoints.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
-from rexit.exporter.checkpoints.logit_score import MODULES, answer_tokens, chat_settings, score_folder, system_prompt
+from rexit.exporter.checkpoints.logit_score import MODULES, SCORE, answer_tokens, chat_settings, score_modules, system_prompt
 from rexit.exporter.checkpoints.pairs import pair_prompt, positive_label
 from rexit.exporter.checkpoints.weights import classifier_outputs, encodes, layers
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.encoder import Encoder
+from rexit.exporter.model.encoder import SCORES, Encoder
 from rexit.exporter.model.heads import ExitHeads
 
 
@@ -81,14 +81,14 @@ def read_reranker(folder: Path, name: str | None = None) -> Reranker | None:
 
 def answer_files(folder: Path) -> set[Path]:
     """The files that determine a reranker's answers, other than weights and `config.json`. Raises CheckpointError."""
-    score = score_folder(folder) if folder.is_dir() and not is_layerwise(folder) else None
-    return set() if score is None else {folder / MODULES, score / "config.json"}
+    modules = score_modules(folder) if folder.is_dir() and not is_layerwise(folder) else ()
+    return {folder / MODULES, *(folder / module.path / "config.json" for module in modules)} if modules else set()
 
 
 def _classifier_head(decoder: Decoder) -> ExitHeads:
     """One output is the log-odds, two are no and yes. Raises CheckpointError."""
     if isinstance(decoder, Encoder):
-        return ExitHeads.own(decoder, positive_label(decoder.model.config))
+        return ExitHeads.own(decoder, 1 if hasattr(decoder.model, SCORES) else positive_label(decoder.model.config))
     score = getattr(decoder.model, "score", None)
     if not isinstance(score, nn.Linear) or score.in_features != decoder.hidden_size:
         raise CheckpointError(f"{decoder.family}: the classifier has no `score` that reads {decoder.hidden_size} numbers")
@@ -99,11 +99,14 @@ def _saved(folder: Path, named: NamedPrompt | None) -> Reranker | None:
     if is_layerwise(folder):
         depths = tuple(exit_depths(granite_config(folder)))
         return Reranker(depths, "own", {}, named.prompt if named else PROMPT, folder / "config.json")
-    if (score := score_folder(folder)) is None:
-        is_pair = (outputs := classifier_outputs(folder)) > 0 and encodes(folder)
+    modules = score_modules(folder)
+    if not modules or modules[0].kind != SCORE:
+        outputs = classifier_outputs(folder)
+        is_pair = (outputs > 0 or len(modules) > 0) and encodes(folder)
         if outputs not in (1, 2) and not is_pair:
             return None
         prompt = named.prompt if named else pair_prompt(folder) if is_pair else None
         return Reranker((layers(folder),), "own", {}, prompt, folder / "config.json", answers_by_score=True)
     prompt = named.prompt if named else chat_prompt(folder, system_prompt(folder), chat_settings(folder))
+    score = folder / modules[0].path
     return Reranker((layers(folder),), "shared", answer_tokens(score), prompt, score / "config.json")

@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.dense_score import module_files, sentence_scores
 from rexit.exporter.checkpoints.layerwise import LayerwiseGranite, granite_config, is_layerwise
 from rexit.exporter.libraries.hub import hub_folder
 from rexit.exporter.libraries.silence import first_line
-from rexit.exporter.model.encoder import is_encoder
+from rexit.exporter.model.encoder import SCORES, is_encoder
 from rexit.exporter.model.packed import ATTENTION
 
 PATTERNS = ("*.safetensors", "*.bin")
@@ -52,7 +53,7 @@ def files(place: Path) -> set[Path]:
     own = {path for pattern in PATTERNS for path in place.glob(pattern)}
     if _is_adapter(place):
         return own | {place / ADAPTER} | files(_base(place))
-    return own | set(place.glob("config.json"))
+    return own | set(place.glob("config.json")) | {place / path for path in module_files(place)}
 
 
 def layers(place: Path) -> int:
@@ -91,6 +92,8 @@ def decoder_model(place: Path) -> Any:
         # The pooler belongs to a classifier's head; an encoder without one may lack it.
         if keys := sorted(key for key in map(str, report.get(problem) or ()) if not key.startswith("pooler.")):
             raise CheckpointError(f"{place}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
+    if module_files(place):
+        setattr(model, SCORES, sentence_scores(place))
     return (_plain(model) if _is_gguf(place) else model).eval()
 
 

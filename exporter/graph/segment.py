@@ -36,6 +36,7 @@ class SegmentModule(nn.Module):
         self.vocab_size = decoder.vocab_size
         self.norm, self.projection = heads.norms[k], heads.projections[k]
         self._entry, self._decoder = _Entry(), decoder
+        self.pooling_norm = decoder.pooling_norm  # its weights are the segment's
         layers: list[nn.Module] = [
             layer if begin <= n < end else _Skipped(layer, self._entry if n == begin - 1 else None)
             for n, layer in enumerate(decoder.layers)
@@ -77,7 +78,6 @@ class SegmentModule(nn.Module):
         past_values: list[Tensor],
     ) -> tuple[Tensor, ...]:
         tokens, prefix = x.shape[0], past_keys[0].shape[1]
-        rows = self._decoder.read(rows, positions)
         index = torch.arange(tokens)
         own = groups[:, None] == groups[None]
         if self._decoder.causal:
@@ -94,7 +94,7 @@ class SegmentModule(nn.Module):
                 hidden = self.body(**inputs)[0][0]
         finally:
             self._entry.hidden = None
-        logits = self.projection(self.norm(hidden[rows].float()))
+        logits = self.projection(self.norm(self._decoder.pooled(hidden, rows, positions).float()))
         new = [call.new[n][part][0] for part in (0, 1) for n in layers]
         return (logits, *new) if self.last else (hidden, logits, *new)
 

@@ -20,6 +20,7 @@ from rexit.bundle.labels import objectives_of
 from rexit.bundle.manifest import TOKENIZER
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
+from rexit.exporter.checkpoints.dense_score import module_files
 from rexit.exporter.checkpoints.rerankers import read_reranker
 from rexit.exporter.checkpoints.weights import PATTERNS, decoder_model, located
 from rexit.exporter.libraries.silence import quiet
@@ -98,6 +99,9 @@ def write_checkpoint(
     if base.path.is_dir():
         for path in sorted(_model_files(base.path)):
             shutil.copyfile(path, folder / path.name)
+        for name in module_files(base.path):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(base.path / name, folder / name)
     else:
         with quiet():
             decoder_model(base.path).save_pretrained(folder)  # again: a forward pass in bfloat16 rounded the one in memory

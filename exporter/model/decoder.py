@@ -126,9 +126,15 @@ class Decoder:
         """`visible` and `distance` of a `Call`, both [B, 1, T, T], for sequences packed by `pack`."""
         return causal_groups(groups, positions)
 
-    def read(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """The tokens that heads read, int64 [N]. rows: the candidates' last tokens. positions: of all tokens, in one row."""
-        return rows
+    @property
+    def pooling_norm(self) -> nn.Module | None:
+        """The norm that `pooled` applies before it takes a mean; None: it takes none, or there is no norm."""
+        return None
+
+    def pooled(self, states: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """What heads read, [N, H]. states: after a layer, [T, H]. rows: the candidates' last tokens, int64 [N]. positions: int64
+        [T]."""
+        return states[rows]
 
     def replaced(self, first: nn.Module | None) -> dict[str, nn.Module | None]:
         """Parts of the body, by path, that a segment replaces beside the layers.

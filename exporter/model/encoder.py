@@ -1,13 +1,15 @@
-"""An encoder and its parts: a token sees every token of its own pair, and a head reads the pair's first token.
+"""An encoder and its parts: a token sees every token of its own pair, and a head reads the pair's first token or their mean.
 
 tokens     a pair without padding and without a prefix; with token types, those of type 1 are raised by the size of the vocabulary
 positions  from 0 in every pair; families that begin behind their padding's number (RoBERTa) are shifted here
-own head   what the model's classifier computes from the first token's row after the last layer, such as pooler and tanh
+pooling    `cls`: a pair's row is that of its first token; `mean`: the mean of its tokens' rows, behind the final norm, if any
+own head   what the model's classifier computes from a pair's row after the last layer, such as pooler and tanh
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ from rexit.exporter.libraries.silence import first_line
 from rexit.exporter.model.decoder import FINAL_NORMS, Decoder, check_layer_types
 from rexit.exporter.model.packed import Call, own_groups
 
+SCORES = "sentence_scores"
+"""Attribute of a model whose modules of sentence-transformers compute its scores (`rexit.exporter.checkpoints.dense_score`)."""
+
 _EXAMPLE = 8
 """Tokens of the pair on which the own head is compared with the model."""
 
@@ -30,11 +35,12 @@ class Encoder(Decoder):
     """An encoder, with or without a classifier of pairs.
 
     types: number of token types that the model reads; 0: none. padding: the number of the padding token in a family whose
-    positions begin behind it; None: positions begin at 0.
+    positions begin behind it; None: positions begin at 0. pooling: see the module.
     """
 
     types: int = 0
     padding: int | None = None
+    pooling: str = "cls"
 
     @classmethod
     def of(cls, model: Any) -> Encoder:
@@ -52,10 +58,13 @@ class Encoder(Decoder):
         padding = getattr(getattr(body.embeddings, "position_embeddings", None), "padding_idx", None)
         takes_types = "token_type_ids" in inspect.signature(body.forward).parameters
         types = min(2, config.type_vocab_size) if takes_types else 0
-        encoder = cls(model, body, stacks[0], norm, 1, 1, types, padding)
+        pooling = getattr(config, "classifier_pooling", "cls")
+        if (scores := getattr(model, SCORES, None)) is not None:
+            pooling = scores.pooling
+        encoder = cls(model, body, stacks[0], norm, 1, 1, types, padding, pooling)
         positions = torch.arange(2)[None]
         kv_heads, head_dim = encoder.cache_shape(Call(*own_groups(positions * 0, positions)), positions)
-        return cls(model, body, stacks[0], norm, kv_heads, head_dim, types, padding)
+        return dataclasses.replace(encoder, kv_heads=kv_heads, head_dim=head_dim)
 
     @property
     def causal(self) -> bool:
@@ -98,9 +107,18 @@ class Encoder(Decoder):
     def visible(self, groups: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         return own_groups(groups, positions)
 
-    def read(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """The first tokens of the pairs whose last tokens are `rows`."""
-        return rows - positions[rows]
+    def pooled(self, states: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        first = rows - positions[rows]
+        if self.pooling == "cls":
+            return states[first]
+        index = torch.arange(states.shape[0], device=states.device)
+        own = (first[:, None] <= index) & (index <= rows[:, None])
+        shares = own.to(states.dtype) / (positions[rows] + 1)[:, None].to(states.dtype)
+        return shares @ (states if self.pooling_norm is None else self.pooling_norm(states))
+
+    @property
+    def pooling_norm(self) -> nn.Module | None:
+        return self.body.get_submodule(self.norm_name) if self.norm_name and self.pooling == "mean" else None
 
     def replaced(self, first: nn.Module | None) -> dict[str, nn.Module | None]:
         parts = {"embeddings": first} if first is not None else {}
@@ -108,12 +126,14 @@ class Encoder(Decoder):
 
     def own_head(self) -> tuple[nn.Module, nn.Linear]:
         """The model's classifier of a row: its features and its last projection, copies. Raises CheckpointError."""
-        for features, projection in _classifiers(self.model):
-            if self._is_own(features, projection):
+        before = [self.body.get_submodule(self.norm_name)] if self.norm_name and self.pooling == "cls" else []
+        for own, projection in _classifiers(self.model):
+            features = nn.Sequential(*before, *own)
+            if hasattr(self.model, SCORES) or self._is_own(features, projection):
                 return copy.deepcopy(features).eval(), copy.deepcopy(projection)
         raise CheckpointError(
-            f"{self.family}: its classifier does not answer from the first token's row through one or two dense layers, as those "
-            "of BERT, RoBERTa, ModernBERT, DistilBERT and Electra do"
+            f"{self.family}: its classifier does not answer from the first token's row, or the mean of all, through one or two "
+            "dense layers, as those of BERT, RoBERTa, ModernBERT, DistilBERT and Electra do"
         )
 
     @torch.no_grad()
@@ -126,7 +146,7 @@ class Encoder(Decoder):
         try:
             with self.stock_attention():
                 logits = self.model(input_ids=tokens).logits
-            own = projection(features(states[0][:, 0]))
+            own = projection(features(self.pooled(states[0][0], torch.tensor([_EXAMPLE - 1]), torch.arange(_EXAMPLE))))
         except RuntimeError as exc:
             raise CheckpointError(f"{self.family}: its classifier cannot run: {first_line(exc)}") from exc
         finally:
@@ -134,8 +154,11 @@ class Encoder(Decoder):
         return torch.allclose(own, logits, rtol=1e-4, atol=1e-5)
 
 
-def _classifiers(model: Any) -> Iterator[tuple[nn.Module, nn.Linear]]:
-    """Features and projections of the classifiers that families have."""
+def _classifiers(model: Any) -> Iterator[tuple[nn.Sequential, nn.Linear]]:
+    """Features and projections of the classifiers that families have, behind the final norm."""
+    if (scores := getattr(model, SCORES, None)) is not None:
+        yield scores.features, scores.projection
+        return
     body: Any = model.base_model
     classifier: Any = getattr(model, "classifier", None)
     if isinstance(getattr(classifier, "out_proj", None), nn.Linear):
@@ -145,7 +168,7 @@ def _classifiers(model: Any) -> Iterator[tuple[nn.Module, nn.Linear]]:
         if isinstance(getattr(body, "pooler", None), nn.Module):
             yield nn.Sequential(body.pooler.dense, nn.Tanh()), classifier
         if hasattr(model, "head") and hasattr(body, "final_norm"):
-            yield nn.Sequential(body.final_norm, model.head), classifier
+            yield nn.Sequential(model.head), classifier
         if hasattr(model, "pre_classifier"):
             yield nn.Sequential(model.pre_classifier, nn.ReLU()), classifier
 

@@ -65,9 +65,10 @@ class MultiExitModel(nn.Module):
         self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, vectors: PassVectors | None = None
     ) -> list[Tensor]:
         """The inputs of the heads: hidden states [M, H] of `rows` after each exit's layer. Arguments as in `forward`."""
-        rows = self.decoder.read(rows, positions.flatten())
         with Call(*self.decoder.visible(groups, positions), keep=False):
-            return self._run(tokens, positions, vectors, lambda states: states.flatten(0, 1)[rows])
+            return self._run(
+                tokens, positions, vectors, lambda states: self.decoder.pooled(states.flatten(0, 1), rows, positions.flatten())
+            )
 
     @torch.no_grad()
     def reference(
@@ -97,11 +98,10 @@ class MultiExitModel(nn.Module):
                 tokens = torch.zeros(len(part), max(map(len, part)), dtype=torch.int64)
                 for n, sequence in enumerate(part):
                     tokens[n, : len(sequence)] = torch.from_numpy(sequence)
-                last = torch.tensor([len(sequence) - 1 for sequence in part])
-                positions = torch.arange(tokens.shape[1])
-                read = self.decoder.read(last, positions)
-                for k, states in enumerate(self._run(tokens, positions.expand_as(tokens), vectors)):
-                    logits = self.heads(states[torch.arange(len(part)), read], k)
+                last = torch.tensor([n * tokens.shape[1] + len(sequence) - 1 for n, sequence in enumerate(part)])
+                positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+                for k, states in enumerate(self._run(tokens, positions, vectors)):
+                    logits = self.heads(self.decoder.pooled(states.flatten(0, 1), last, positions.flatten()), k)
                     out[start : start + len(part), k] = log_odds_of(logits).numpy()
         return out
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from builders.data.token_slates import write_slates
-from builders.models.encoders import FAMILIES, WORDS, logits, write_encoder
+from builders.models.encoders import FAMILIES, WORDS, logits, write_dense_score, write_encoder
 from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle
 from rexit.errors import InputError, RexitError
@@ -25,6 +25,7 @@ from running.fast import fast
 QUERY = "word1 word2 word3"
 DOCUMENTS = ["word4", " ".join(WORDS[10:40]), "word5 [PAD] word6 [SEP] word7 other", " ".join(WORDS), "word1 word2"]
 PARITY = 1e-4
+MEAN = ("modernbert", "mean")
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,11 @@ def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
 
 
-@pytest.mark.parametrize("family", fast(FAMILIES, "bert"))
-def test_a_cross_encoder(run: Run, family: str, slates: Path, tmp_path: Path) -> None:  # noqa: F811
-    folder, heads, bundle = write_encoder(tmp_path / "model", family), tmp_path / "heads", tmp_path / "bundle"
+@pytest.mark.parametrize(("family", "pooling"), fast([*((name, None) for name in FAMILIES), MEAN], ("bert", None), MEAN))
+def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Path, tmp_path: Path) -> None:  # noqa: F811
+    """pooling: of modules of sentence-transformers; None: the family's own classifier."""
+    folder, heads, bundle = tmp_path / "model", tmp_path / "heads", tmp_path / "bundle"
+    write_encoder(folder, family) if pooling is None else write_dense_score(folder, family, pooling)
     expected = logits(folder, QUERY, DOCUMENTS)[:, 0]
     fit_heads(folder, None, heads, HeadsOptions(exits="1,3,4", keep_last=True, precision="float32"), slates=slates)
     export_bundle(heads, None, bundle, ExportOptions(golden_slates=2, with_tokenizer=True), slates=slates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "electra")
 WORDS = [f"word{n}" for n in range(90)]
@@ -49,6 +53,34 @@ def write_encoder(folder: Path, family: str = "bert", labels: int = 1, **changes
     return folder
 
 
+def write_dense_score(folder: Path, family: str = "bert", pooling: str = "cls") -> Path:
+    """Writes a cross-encoder as sentence-transformers saves one with modules behind it, and returns its folder."""
+    model = tiny_encoder(family).base_model
+    model.save_pretrained(folder)
+    write_tokenizer(folder, "token_type_ids" if family in ("bert", "electra") else "attention_mask")
+    base, width = "sentence_transformers.base.modules", model.config.hidden_size
+    dense = {"in_features": width, "bias": False, "activation_function": "torch.nn.modules.activation.GELU"}
+    last = {"in_features": width, "out_features": 1, "activation_function": "torch.nn.modules.linear.Identity"}
+    modules: list[tuple[str, dict[str, Any], nn.Module | None]] = [
+        ("Pooling", {"embedding_dimension": width, "pooling_mode": pooling}, None),
+        ("Dense", {**dense, "out_features": width, "module_input_name": "sentence_embedding"}, nn.Linear(width, width, False)),
+        ("LayerNorm", {"dimension": width}, nn.LayerNorm(width)),
+        ("Dense", {**last, "bias": True, "module_output_name": "scores"}, nn.Linear(width, 1)),
+    ]
+    entries = [{"idx": 0, "name": "0", "path": "", "type": f"{base}.transformer.Transformer"}]
+    for n, (kind, config, module) in enumerate(modules, 1):
+        (place := folder / f"{n}_{kind}").mkdir()
+        (place / "config.json").write_text(json.dumps(config))
+        entries.append({"idx": n, "name": str(n), "path": place.name, "type": f"{base}.{kind.lower()}.{kind}"})
+        if module is not None:
+            prefix = "norm" if kind == "LayerNorm" else "linear"
+            tensors = {f"{prefix}.{name}": 0.3 * torch.randn_like(tensor) for name, tensor in module.state_dict().items()}
+            save_file(tensors, place / "model.safetensors")
+    (folder / "modules.json").write_text(json.dumps(entries))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
+    return folder
+
+
 def tiny_encoder(family: str = "bert", labels: int = 1, **changes: Any) -> Any:
     """A cross-encoder. changes: of its config."""
     torch.manual_seed(1)
@@ -78,10 +110,20 @@ def write_tokenizer(folder: Path, *names: str, template: bool = True) -> None:
     ).save_pretrained(folder)
 
 
+@torch.no_grad()
 def logits(folder: Path, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
-    """Logits [documents, labels] of each pair alone, by transformers."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    """Logits [documents, labels] of each pair alone, by transformers, and by torch for modules of sentence-transformers."""
+    with_modules = (folder / "modules.json").exists()
+    kind = AutoModel if with_modules else AutoModelForSequenceClassification
+    model = kind.from_pretrained(folder, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     pairs = [tokenizer([(query, document)], truncation=True, return_tensors="pt") for document in documents]
-    with torch.no_grad():
+    if not with_modules:
         return np.concatenate([model(**pair).logits.numpy() for pair in pairs])
+    first, norm, last = (load_file(folder / name / "model.safetensors") for name in ("2_Dense", "3_LayerNorm", "4_Dense"))
+    mean = json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode"] == "mean"
+    states = [model(**pair).last_hidden_state for pair in pairs]
+    rows = torch.cat([state.mean(1) if mean else state[:, 0] for state in states])
+    rows = functional.gelu(rows @ first["linear.weight"].T)
+    rows = functional.layer_norm(rows, rows.shape[1:], norm["norm.weight"], norm["norm.bias"])
+    return np.asarray(rows @ last["linear.weight"].T + last["linear.bias"])

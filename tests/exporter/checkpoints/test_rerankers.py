@@ -21,6 +21,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GraniteConfig, GraniteForCausalLM
 
 from builders.models.checkpoints import tiny_model
+from builders.models.encoders import write_dense_score
 from builders.models.rerankers import DEPTH, START, VOCAB, write_layerwise, write_logit_score
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.typed import typed
@@ -29,6 +30,7 @@ from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, s
 from rexit.exporter.checkpoints.known_prompts import KNOWN
 from rexit.exporter.heads.base import load_base
 from rexit.exporter.libraries.silence import quiet
+from rexit.exporter.model.encoder import Encoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.prompts.texts import TextEncoder, read_tokenizer
 
@@ -293,10 +295,10 @@ def _modules(*kinds: str) -> list[dict[str, str]]:
         (
             "modules.json",
             _modules("Transformer", "Dense"),
-            "modules.json: has a module Dense, expected Transformer and LogitScore",
+            "modules.json: has the modules Transformer, Dense, expected Transformer and LogitScore, or Transformer, Pooling and",
         ),
         ("modules.json", _modules("LogitScore"), "modules.json: has the modules LogitScore, expected Transformer and LogitScore"),
-        ("modules.json", _modules("Transformer", "Dense", "LogitScore"), "modules.json: has a module Dense, expected"),
+        ("modules.json", _modules("Transformer", "CNN", "LogitScore"), "modules.json: has a module CNN, expected"),
         ("modules.json", {"0": "Transformer"}, "modules.json: is .*, expected an array"),
         ("modules.json", [_modules("T")[0], {"path": "../x", "type": "LogitScore"}], "has a module T, expected"),
         (
@@ -330,3 +332,46 @@ def test_damaged_sentence_transformers_folder(logit_score: Path, tmp_path: Path,
     with pytest.raises(CheckpointError, match=problem) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem"),
+    [
+        ("1_Pooling", {"pooling_mode": "max"}, "1_Pooling/config.json: pooling is max, expected cls or mean$"),
+        ("1_Pooling", {"pooling_mode": ["cls", "mean"]}, r"pooling is \['cls', 'mean'\], expected cls or mean$"),
+        (
+            "1_Pooling",
+            {"pooling_mode": None, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": True},
+            "is cls and max, ",
+        ),
+        ("2_Dense", {"activation_function": "my.Swish"}, "activation_function is my.Swish, expected torch's Identity, Tanh"),
+        ("2_Dense", {"use_residual": True}, "2_Dense/config.json: use_residual: Invalid enum value True"),
+        ("2_Dense", {"module_input_name": "token_embeddings"}, "module_input_name: Invalid enum value 'token_embeddings'"),
+        ("2_Dense", {"out_features": 8}, r"linear.weight is of shape \[32, 32\], expected \[8, 32\]$"),
+        ("4_Dense", {"out_features": 2}, r"linear.weight is of shape \[1, 32\], expected \[2, 32\]$"),
+        (
+            "4_Dense",
+            {"activation_function": "torch.nn.Tanh"},
+            "4_Dense/config.json: gives 1 numbers behind Tanh, expected 1 behind",
+        ),
+        ("3_LayerNorm", None, "3_LayerNorm/model.safetensors: cannot be read"),
+    ],
+)
+def test_modules_that_are_not_read(tmp_path: Path, name: str, changes: dict[str, Any] | None, problem: str) -> None:
+    folder = write_dense_score(tmp_path)
+    if changes is None:
+        (folder / name / "model.safetensors").write_bytes(b"")
+    else:
+        edit(folder / name / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=problem) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_older_names_of_pooling_and_a_limit_of_tokens(tmp_path: Path) -> None:
+    folder = write_dense_score(tmp_path, pooling="mean")
+    edit(folder / "1_Pooling" / "config.json", pooling_mode=None, pooling_mode_cls_token=False, pooling_mode_mean_tokens=True)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24}))
+    checkpoint = load_checkpoint(folder)
+    assert isinstance(checkpoint.decoder, Encoder) and checkpoint.decoder.pooling == "mean"
+    assert checkpoint.reranker is not None and checkpoint.reranker.pair is not None and checkpoint.reranker.pair.tokens == 24

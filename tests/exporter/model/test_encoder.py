@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders.models.encoders import FAMILIES, WORDS, logits, write_encoder
+from builders.models.encoders import FAMILIES, WORDS, logits, write_dense_score, write_encoder
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -19,10 +19,8 @@ QUERY = "word1 word2 word3"
 DOCUMENTS = ["word4", " ".join(WORDS[10:40]), "", "word5 [PAD] word6 [SEP] word7 other", " ".join(WORDS)]
 
 
-@pytest.mark.parametrize("labels", [1, 2])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_answers_are_transformers(tmp_path: Path, family: str, labels: int) -> None:
-    folder = write_encoder(tmp_path, family, labels)
+def check(folder: Path, labels: int = 1) -> None:
+    """Alone and packed, pairs have the log-odds that transformers gives them."""
     expected = logits(folder, QUERY, DOCUMENTS)
     checkpoint = load_checkpoint(folder)
     prefix, candidates = encoder_of(checkpoint, 64).prompt(QUERY, DOCUMENTS)
@@ -35,3 +33,19 @@ def test_answers_are_transformers(tmp_path: Path, family: str, labels: int) -> N
         out = model(*batch([packed, pack([], candidates[:2])]))
     differences = (out[0, :, 1] - out[0, :, 0]).numpy()
     np.testing.assert_allclose(differences, [*log_odds, *log_odds[:2]], atol=PARITY)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_transformers(tmp_path: Path, family: str, labels: int) -> None:
+    check(write_encoder(tmp_path, family, labels), labels)
+
+
+def test_a_classifier_of_the_mean(tmp_path: Path) -> None:
+    check(write_encoder(tmp_path, "modernbert", classifier_pooling="mean"))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "xlm-roberta"])
+def test_modules_of_sentence_transformers(tmp_path: Path, family: str, pooling: str) -> None:
+    check(write_dense_score(tmp_path, family, pooling))

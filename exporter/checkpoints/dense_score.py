@@ -1,0 +1,124 @@
+"""Rerankers as sentence-transformers saves an encoder with modules behind it.
+
+    modules.json              a list: Transformer at "", Pooling, then Dense and LayerNorm, at last a Dense of one number
+    1_Pooling/config.json     {"pooling_mode": "cls"} or "mean", or the older {"pooling_mode_cls_token": true, …}
+    2_Dense/config.json       {"in_features": 384, "out_features": 384, "bias": false, "activation_function": "torch.nn.….GELU"}
+    2_Dense/model.safetensors `linear.weight`, `linear.bias`; of LayerNorm `norm.weight`, `norm.bias`
+
+The last Dense's number is the log-odds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from rexit.bundle.typed import Positive, typed
+from rexit.errors import CheckpointError
+from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.logit_score import POOLING, Module, score_modules
+from rexit.exporter.libraries.silence import first_line
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.GELU, nn.ReLU, nn.SiLU)}
+_OLD_MODE = "pooling_mode_"
+"""How the keys of older files begin: `pooling_mode_cls_token`, `pooling_mode_mean_tokens`."""
+
+
+class SentenceScores(nn.Module):
+    """What stands behind the encoder. pooling: `cls` or `mean`. features: of a pair's row. projection: to the log-odds."""
+
+    def __init__(self, pooling: str, features: nn.Sequential, projection: nn.Linear) -> None:
+        super().__init__()
+        self.pooling, self.features, self.projection = pooling, features, projection
+
+
+class _Dense(msgspec.Struct, frozen=True):
+    in_features: Positive
+    out_features: Positive
+    bias: bool = True
+    activation_function: str = "torch.nn.modules.activation.Tanh"
+    module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
+    use_residual: Literal[False] = False
+
+
+class _LayerNorm(msgspec.Struct, frozen=True):
+    dimension: Positive
+
+
+def module_files(folder: Path) -> list[Path]:
+    """The files of the modules behind an encoder, relative to the folder; empty if there are none. Raises CheckpointError."""
+    modules = score_modules(folder)
+    if not modules or modules[0].kind != POOLING:
+        return []
+    return [
+        Path(module.path, name) for module in modules for name in ((CONFIG,) if module.kind == POOLING else (CONFIG, WEIGHTS))
+    ]
+
+
+def sentence_scores(folder: Path) -> SentenceScores:
+    """Loads the modules behind the encoder. Raises CheckpointError."""
+    pooling, *rest = score_modules(folder)
+    parts: list[nn.Module] = []
+    for module in rest:
+        parts += _dense(folder, module) if module.kind == "Dense" else [_layer_norm(folder, module)]
+    activation, projection = parts.pop(), parts.pop()
+    if not isinstance(projection, nn.Linear) or projection.out_features != 1 or not isinstance(activation, nn.Identity):
+        raise CheckpointError(
+            f"{folder / rest[-1].path / CONFIG}: gives {getattr(projection, 'out_features', 'no')} numbers behind "
+            f"{type(activation).__name__}, expected 1 behind Identity"
+        )
+    return SentenceScores(_pooling_mode(folder / pooling.path / CONFIG), nn.Sequential(*parts).eval(), projection)
+
+
+def _pooling_mode(path: Path) -> str:
+    config = read_config(path)
+    values = config if isinstance(config, dict) else {}
+    older = [
+        name[len(_OLD_MODE) :].partition("_token")[0] for name, value in values.items() if _OLD_MODE in name and value is True
+    ]
+    mode = values.get("pooling_mode", " and ".join(older))
+    if mode not in ("cls", "mean"):
+        raise CheckpointError(f"{path}: pooling is {mode or 'missing'}, expected cls or mean")
+    return str(mode)
+
+
+def _dense(folder: Path, module: Module) -> list[nn.Module]:
+    path = folder / module.path
+    config = typed(read_config(path / CONFIG), _Dense, str(path / CONFIG), error=CheckpointError)
+    name = config.activation_function
+    if not name.startswith("torch.nn.") or (kind := _ACTIVATIONS.get(name.rpartition(".")[2])) is None:
+        raise CheckpointError(f"{path / CONFIG}: activation_function is {name}, expected torch's {', '.join(_ACTIVATIONS)}")
+    linear = nn.Linear(config.in_features, config.out_features)
+    nn.init.zeros_(linear.bias)
+    _fill(path / WEIGHTS, linear, "linear", ("weight", "bias") if config.bias else ("weight",))
+    return [linear, kind()]
+
+
+def _layer_norm(folder: Path, module: Module) -> nn.Module:
+    path = folder / module.path
+    config = typed(read_config(path / CONFIG), _LayerNorm, str(path / CONFIG), error=CheckpointError)
+    norm = nn.LayerNorm(config.dimension)
+    _fill(path / WEIGHTS, norm, "norm", ("weight", "bias"))
+    return norm
+
+
+@torch.no_grad()
+def _fill(path: Path, module: nn.Linear | nn.LayerNorm, prefix: str, names: Sequence[str]) -> None:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(f"{path}: cannot be read: {first_line(exc)}") from exc
+    for name in names:
+        parameter, tensor = getattr(module, name), tensors.get(f"{prefix}.{name}")
+        if tensor is None or tensor.shape != parameter.shape:
+            actual = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
+            raise CheckpointError(f"{path}: {prefix}.{name} is {actual}, expected {list(parameter.shape)}")
+        parameter.copy_(tensor)
