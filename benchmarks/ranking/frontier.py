@@ -38,7 +38,8 @@ from rexit.calibration.record.recording import Recording
 from rexit.calibration.record.traces import Traces, join
 from rexit.measure.costs import depth_name
 from rexit.process.scripts import script
-from rexit.slates import cut, spread
+from rexit.prompts.slates_file import SlatesFile
+from rexit.slates import AnySlate, cut, spread
 
 DROPS = (0.005, 0.01, 0.02)
 METRIC = "ndcg@10"
@@ -63,12 +64,12 @@ class Seed:
     policies: dict[float, Point]
 
 
-def recorded(catalog: Catalog, bundle: Bundle, slate: int, max_slates: int) -> tuple[Recording, dict[str, Traces]]:
+def recorded(source: Catalog | SlatesFile, bundle: Bundle, slate: int, max_slates: int) -> tuple[Recording, dict[str, Traces]]:
     """Returns what the last `rexit calibrate` recorded of the bundle's variant, and the traces of each split."""
-    slates = {name: spread(cut(catalog, name, slate), max_slates) for name in SPLITS}
+    slates: dict[str, list[AnySlate]] = {name: spread(cut(source, name, slate), max_slates) for name in SPLITS}
     made_of = {
         "variant_sha256": bundle.variant_sha256,
-        "catalog_sha256": catalog.sha256,
+        "slates_sha256" if isinstance(source, SlatesFile) else "catalog_sha256": source.sha256,
         "slate": slate,
         "max_slates": max_slates,
     }
