@@ -220,11 +220,7 @@ class _Work:
                 f"{_size(bundle.catalog)}): give that one, or put this one in place by `rexit refresh {bundle.path} --catalog "
                 f"{source.path}`"
             )
-        if (rule := bundle.manifest.roles) != roles.RULE:
-            raise BundleError(
-                f"{bundle.path}: roles {rule!r}, expected {roles.RULE!r}: users who chose its heads could certify a policy; run "
-                "`rexit heads` again if it made the checkpoint, then `rexit export`"
-            )
+        source.roles.check(source.path, bundle.manifest.roles, bundle.path)
         if len(self._depths) < 2:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
         return goal, utility

@@ -112,7 +112,7 @@ def write_manifest(
     variants: tuple[str, ...],
     reranker: RerankerPrompt | None,
     tokens: TokenRequests | None,
-    roles: str,
+    roles: str | None,
 ) -> None:
     """Writes the bundle's manifest, with the digests of its files. tokens: None: there is a catalog."""
     names = [] if tokens else [f"catalog/{path.name}" for path in sorted((folder / "catalog").iterdir())]

@@ -48,7 +48,6 @@ from rexit.exporter.options import ExportOptions
 from rexit.exporter.source import Source, zero_of
 from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import SlatesFile
-from rexit.roles import RULE
 from rexit.slates import cut, draw
 
 
@@ -171,6 +170,7 @@ class _Export:
         else:
             assert isinstance(place, Path)
             self._draw(preflight.read_slates(place, loaded, options.max_tokens))
+        self._source.roles.check(self._source.path, loaded.roles, loaded.path)
         self._catalog_sha256 = catalog.sha256 if catalog else None
         self._model = model_of(loaded)
         has_zero = self._source.has_scores if isinstance(self._source, SlatesFile) else bool(self._source.numbers)
@@ -312,7 +312,7 @@ class _Export:
             self._vectors.write(folder / VECTORS_FILE)
         variants, gone = carry_over(self._out, self._old, folder, [variant.name for variant in written])
         tokens = token_requests(self._source, self._loaded)
-        write_manifest(folder, self._model, self._exits, variants, self._loaded.reranker, tokens, self._loaded.roles or RULE)
+        write_manifest(folder, self._model, self._exits, variants, self._loaded.reranker, tokens, self._loaded.roles)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._progress("write", 1, 1)
         self._clock.lap("write")

@@ -37,6 +37,7 @@ from rexit.exporter.source_columns import check_columns
 from rexit.exporter.zero.fit import write_zero
 from rexit.exporter.zero.graph import Graph
 from rexit.progress import Progress, silent
+from rexit.roles import RULE
 
 if TYPE_CHECKING:
     from rexit.exporter.retriever.lightgcn import Likes, Retriever
@@ -279,6 +280,7 @@ def _info(
         "repeats": {"dropped": data.dropped},
         "order": order,
         "split": data.split,
+        "roles": RULE,
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},
         **json_of(language.labels),
         "embedding": {"dim": options.lightgcn.dim, "layers": options.lightgcn.layers},

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from builders.data.indexed_catalog import write_indexed_catalog
+from builders.data.token_slates import write_slates
 from rexit import roles
 from rexit.bundle import Catalog
+from rexit.bundle.catalog import SPLITS
 from rexit.calibration.record import traces
 from rexit.errors import InputError
 from rexit.exporter.heads.forward import Slates
@@ -21,7 +23,7 @@ from rexit.slates import cut, spread
 
 def test_the_rule_never_changes() -> None:
     """Checkpoints name it: another rule needs another name."""
-    assert roles.RULE == "sha256-thirds"
+    assert roles.RULE == "sha256-places"
     assert [user for user in range(20) if roles.chooses(user)] == [0, 1, 2, 5, 6, 9, 14]
     assert round(roles.place(7), 6) == 0.997705 and round(roles.place("7"), 6) == 0.41474
 
@@ -40,12 +42,35 @@ def test_a_third_chooses_whatever_the_ids_look_like(ids: list[Id]) -> None:
     assert abs(np.mean([roles.chooses(user) for user in ids]) - 1 / 3) < 4 * np.sqrt(2 / 9 / len(ids))
 
 
-def test_the_split_of_a_file_of_slates_is_independent_of_roles(tmp_path: Path) -> None:
-    """Both are hashes of the group: with the same one, all validation groups would have the same role."""
-    rows = [f'{{"group": "q{n}", "prefix": [1], "candidates": [[1], [2]], "label": [0, 1]}}\n' for n in range(600)]
-    (tmp_path / "slates.jsonl").write_text("".join(rows))
-    groups = [slate.user for slate in SlatesFile.read(tmp_path / "slates.jsonl").cut("validation")]
-    assert len(groups) == 240 and len(groups) / 4 < len(roles.choosing(groups)) < len(groups) / 2.4
+def groups_of(path: Path, count: int, **columns: str) -> SlatesFile:
+    rows = [{"group": f"q{n}", "prefix": [1], "candidates": [[1], [2]], "label": [0, 1], **columns} for n in range(count)]
+    return SlatesFile.read(write_slates(path, rows))
+
+
+def test_a_file_that_grows_gives_nobody_another_role(tmp_path: Path) -> None:
+    """Who fitted or chose by the first file certifies by no later one, nor in a catalog's validation split."""
+    small, large = (groups_of(tmp_path / f"{count}.jsonl", count) for count in (100, 600))
+    for name, share in {"train": 0.2, "validation": 0.4, "test": 0.4}.items():
+        users, more = ({slate.user for slate in file.cut(name)} for file in (small, large))
+        assert users == more & {f"q{n}" for n in range(100)} and abs(len(more) / 600 - share) < 0.06
+    assert all(roles.chooses(slate.user) for slate in small.cut("train"))
+    validation = [slate.user for slate in large.cut("validation")]
+    assert len(validation) / 4 < len(roles.choosing(validation)) < len(validation) / 2.4
+
+
+def test_roles_of_a_column_hold_for_the_same_groups_and_splits(tmp_path: Path) -> None:
+    """Heads fitted on one file, a policy certified on another where the same group has another split: refused."""
+    rows = [{"group": n, "split": SPLITS[n % 3], "prefix": [1], "candidates": [[1], [2]], "label": [0, 1]} for n in range(9)]
+    other = [{**row, "split": SPLITS[row["group"] % 2]} for row in rows]
+    files = [SlatesFile.read(write_slates(tmp_path / f"{k}.jsonl", r)) for k, r in enumerate((rows, rows[::-1], other))]
+    rules = [file.roles.rule for file in files]
+    assert (
+        rules[0] == rules[1] != rules[2] and rules[0] != roles.RULE and groups_of(tmp_path / "a.jsonl", 50).roles == roles.Roles()
+    )
+    files[1].roles.check(files[1].path, rules[0], Path("checkpoint"))
+    files[1].roles.check(files[1].path, None, Path("checkpoint"))
+    with pytest.raises(InputError, match=r"2.jsonl: the roles of its users are 'column-.*, checkpoint was made with 'column-"):
+        files[2].roles.check(files[2].path, rules[0], Path("checkpoint"))
 
 
 def test_a_limit_takes_the_first_by_place() -> None:

@@ -57,7 +57,7 @@ class Checkpoint:
         or neither.
     catalog: traits of the training catalog; None if not recorded. projectors: None if prompts have no vectors.
     reranker: the texts around a query and a document; None if unknown.
-    roles: the rule that divided the validation users by whom its heads were chosen (`rexit.roles`); None: nobody chose.
+    roles: the rule that said which users fit and choose (`rexit.roles`); None: nobody did.
     """
 
     path: Path
@@ -218,7 +218,7 @@ def save_checkpoint(
         tokenizer: an object with `save_pretrained`; None: not saved.
         projectors: None if prompts have no vectors.
         reranker: the texts around a query and a document; None if unknown.
-        roles: the rule that divided the validation users by whom heads were chosen, see `rexit.roles`; None: nobody chose.
+        roles: the rule that said which users fit and choose, see `rexit.roles`; None: nobody did.
 
     Raises:
         InputError: the exits do not fit the model.

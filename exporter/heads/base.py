@@ -28,7 +28,7 @@ from rexit.exporter.model.encoder import split
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.preflight import check_fit, check_trained_on
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
-from rexit.roles import RULE
+from rexit.exporter.source import Source
 
 MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configs, tokenizer."""
@@ -89,12 +89,10 @@ def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None
         )
 
 
-def write_checkpoint(
-    base: Checkpoint, folder: Path, exits: Sequence[int], heads: ExitHeads, traits: Mapping[str, str] | None
-) -> None:
+def write_checkpoint(base: Checkpoint, folder: Path, exits: Sequence[int], heads: ExitHeads, source: Source) -> None:
     """Copies the model's own files and writes new heads to the same folder. A GGUF file's weights are written in float32.
 
-    traits: `Catalog.traits` of the catalog; None if there was none.
+    source: whose users fitted and chose.
     """
     if base.path.is_dir():
         for path in sorted(_model_files(base.path)):
@@ -107,7 +105,8 @@ def write_checkpoint(
             decoder_model(base.path).save_pretrained(folder)  # again: a forward pass in bfloat16 rounded the one in memory
     save_file(heads.tensors(), folder / HEADS)
     projectors = None if base.projectors is None else base.projectors.kinds
-    write_exits(folder, exits, base.labels, traits, projectors, base.reranker, base.roles or RULE)
+    traits = source.traits if isinstance(source, Catalog) else None
+    write_exits(folder, exits, base.labels, traits, projectors, base.reranker, source.roles.rule)
 
 
 def checkpoint_bytes(base: Checkpoint) -> int:

@@ -136,6 +136,7 @@ class _Fit:
             )
         progress("load", 1, 1)
         self._source = catalog or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
+        self._source.roles.check(self._source.path, base.roles, base.path)
         self._train = train = Slates.of(self._source, "train", options.max_slates, 0, progress)
         self._validation = Slates.of(self._source, "validation", options.validation_slates, len(train.liked), progress)
         held_out = spread(cut(self._source, "validation", SIZE), options.validation_slates)
@@ -223,7 +224,7 @@ class _Fit:
             objectives=tables if self._names else {},
         )
         with new_folder(self._out) as new:
-            write_checkpoint(base, new, exits, heads, None if self._catalog is None else self._catalog.traits)
+            write_checkpoint(base, new, exits, heads, self._source)
             self._clock.lap("write")
             table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
             write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})

@@ -141,7 +141,7 @@ def train_model(
             _tokenizer_of(start),
             trained.projectors,
             start.reranker,
-            start.roles,
+            source.roles.rule,
         )
     areas, user_areas = (figures[..., n] for n in range(2))  # [objectives, exits]
     by_name = {name: {"auc": areas[k].tolist(), "user_auc": user_areas[k].tolist()} for k, name in enumerate(start.objectives)}
@@ -174,6 +174,7 @@ def _train(
     check_same(work, settings)
     start, model, adapted = make_model(name, catalog, options)
     source = read_slates(place, start, ExportOptions.max_tokens) if isinstance(place, Path) else place
+    source.roles.check(source.path, start.roles, start.path)
     data = packed_rows(source, "train", options.slate, track=_track("prompts of train", progress))
     steps_data = batches(data.lengths, options.batch_tokens, np.random.default_rng(options.seed))
     steps, collate = options.steps, Collator(data)

@@ -37,7 +37,7 @@ DOCUMENTS = ["wing lift", "drag of a wing", "Find what answers", "lift lift lift
 
 @pytest.fixture(scope="module")
 def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = [{"group": n, "query": f"wing {n}", "candidates": DOCUMENTS, "label": [1, 1, 0, 0, 0]} for n in range(6)]
+    rows = [{"group": n, "query": f"wing {n}", "candidates": DOCUMENTS, "label": [1, 1, 0, 0, 0]} for n in range(16)]
     return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
 
 
@@ -291,7 +291,7 @@ def test_heads_are_not_fitted_on_rows_of_other_prompts_or_labels(
 
 def test_heads_are_not_fitted_on_rows_of_other_label_ids(causal_lm: tuple[Path, str], tmp_path: Path) -> None:
     model, _ = causal_lm
-    rows = [{"group": n, "prefix": [5, n], "candidates": [[6, 7], [8], [9]], "label": [1, 0, 0]} for n in range(9)]
+    rows = [{"group": n, "prefix": [5, n], "candidates": [[6, 7], [8], [9]], "label": [1, 0, 0]} for n in range(20)]
     slates = write_slates(tmp_path / "slates.jsonl", rows)
     for label_ids, refused in (((10, 11), False), ((10, 12), True), ((10, 11), False)):
         options = HeadsOptions(exits="2,4", label_ids=label_ids)

@@ -89,7 +89,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         catalog: The active catalog if it is not the exported one.
         reranker: What the model reads around a query and a document; None: it is no reranker.
         tokens: What the bundle knows of its requests if it has no catalog; None: it has one.
-        roles: The rule that divided the validation users by whom anything was chosen, see `rexit.roles`; None: not known.
+        roles: The rule that said which users fit and chose the checkpoint, see `rexit.roles`; None: nobody did.
         files: Sizes and digests of the files outside the variants' own lists.
     """
 

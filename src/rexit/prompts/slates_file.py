@@ -6,13 +6,12 @@
    rows of the same `group` and prefix, wherever these are.
 3. `score`, if there is such a column, is the first stage's of each candidate, such as BM25's: exit zero reads it.
 4. A group (a user, a query) is the unit of every interval and guarantee, and is in one split. A column `split` says which.
-   Without it, groups are ordered by a hash of their names: the first fifth is for training, two fifths for validation, the rest
-   for test.
+   Without it, a hash of the name says (`rexit.roles`): about a fifth is for training, two fifths for validation, the rest for
+   test.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -30,16 +29,14 @@ from rexit.bundle.files import digest
 from rexit.bundle.typed import short
 from rexit.errors import InputError
 from rexit.ids import Id
+from rexit.roles import Roles, split_of
 from rexit.slates import TokenSlate
 
 if TYPE_CHECKING:
     from rexit.prompts.texts import TextEncoder
 
 FORMATS = (".parquet", ".jsonl")
-MIN_GROUPS = len(SPLITS)
 _LARGEST = float(np.finfo(np.float32).max)
-_SHARES = (0.2, 0.4)
-"""Shares of the groups for training and for validation."""
 
 Tokens = NDArray[np.int32]
 
@@ -51,10 +48,12 @@ class SlatesFile:
     Attributes:
         path: The file.
         slates: By split, in the order of the file.
+        roles: Its groups'.
     """
 
     path: Path
     slates: Mapping[str, Sequence[TokenSlate]]
+    roles: Roles
 
     @classmethod
     def read(cls, path: Path, encoder: Callable[[], TextEncoder] | None = None, *, labels: bool = True) -> SlatesFile:
@@ -71,12 +70,6 @@ class SlatesFile:
         path = Path(path)
         made = list(_read(path, encoder))
         slates = [slate for slate, _ in made]
-        groups = list(dict.fromkeys(slate.user for slate in slates))
-        if len(groups) < MIN_GROUPS:
-            raise InputError(
-                f"{path}: has {len(groups)} group{'s' if len(groups) != 1 else ''}, expected at least {MIN_GROUPS}: "
-                f"each is in one of {', '.join(SPLITS)}"
-            )
         known = [slate.liked for slate in slates if slate.labelled]
         if len(known) < len(slates) and (labels or known):
             raise InputError(
@@ -87,8 +80,10 @@ class SlatesFile:
         if liked.all() or not liked.any():
             kind = "1 or more" if liked[0] else "below 1"
             raise InputError(f"{path}: all {len(liked)} labels are {kind}, expected both kinds: nothing can be ranked")
-        split_of = _named_splits(path, made) or _drawn_splits(groups)
-        return cls(path, {name: [slate for slate in slates if split_of[slate.user] == name] for name in SPLITS})
+        named = _named_splits(path, made)
+        splits = named or {slate.user: split_of(slate.user) for slate in slates}
+        by_split = {name: [slate for slate in slates if splits[slate.user] == name] for name in SPLITS}
+        return cls(path, by_split, Roles.of_column(named) if named else Roles())
 
     @cached_property
     def sha256(self) -> str:
@@ -104,7 +99,8 @@ class SlatesFile:
         if size is not None and size < 1:
             raise InputError(f"slate size {size}, expected at least 1")
         if not (slates := self.slates[split]):
-            raise InputError(f"{self.path}: the {split} split is empty, expected at least one group")
+            groups = len({slate.user for slate in self.all_slates})
+            raise InputError(f"{self.path}: the {split} split is empty, expected at least one of the {groups} groups")
         return [part for slate in slates for part in slate.parts(size)]
 
     @property
@@ -157,25 +153,17 @@ class SlatesFile:
                     raise InputError(f"{where}: has {len(tokens)} tokens, more than the {max_tokens} of --max-tokens")
 
 
-def _drawn_splits(groups: Sequence[Id]) -> dict[Id, str]:
-    """Each group's split, from the names of all groups, whatever their order."""
-    ordered = sorted(groups, key=lambda group: hashlib.sha256(f"{type(group).__name__} {group}".encode()).digest())
-    train, validation = (max(1, int(share * len(ordered))) for share in _SHARES)
-    names = ["train"] * train + ["validation"] * validation
-    return {group: names[n] if n < len(names) else "test" for n, group in enumerate(ordered)}
-
-
 def _named_splits(path: Path, made: Sequence[tuple[TokenSlate, _Row]]) -> dict[Id, str] | None:
     """Each group's split, from the column `split`; None if there is none."""
     if all(row.split is None for _, row in made):
         return None
-    split_of: dict[Id, str] = {}
+    splits: dict[Id, str] = {}
     for slate, row in made:
         if row.split not in SPLITS:
             raise InputError(f"{path}: {row.where}: `split` is {short(row.split)}, expected one of {', '.join(SPLITS)}")
-        if (other := split_of.setdefault(slate.user, row.split)) != row.split:
+        if (other := splits.setdefault(slate.user, row.split)) != row.split:
             raise InputError(f"{path}: {row.where}: group {slate.user!r} is in {row.split} and in {other}, expected one split")
-    return split_of
+    return splits
 
 
 @dataclass

@@ -30,6 +30,7 @@ from builders.bundles.model import (
 )
 from builders.bundles.variants import add_variant
 from builders.bundles.zero import tree_graph
+from rexit.roles import RULE
 
 MAX_TOKENS = 24
 
@@ -93,7 +94,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         folder / "manifest.json",
         {
             **{"schema": 2, "producer": "tiny"},
-            **{"exits": [*([0] if numbers else []), *options.exits], "variants": ["cpu-fp32"], "roles": "sha256-thirds"},
+            **{"exits": [*([0] if numbers else []), *options.exits], "variants": ["cpu-fp32"], "roles": RULE},
             "model": {**model, "vocab_size": VOCABULARY, "max_positions": POSITIONS, "checkpoint_sha256": "f" * 64},
             "files": {name: {} for name in [*shared, "variants/cpu-fp32/variant.json"]},
         },

@@ -80,6 +80,7 @@ def drop_catalog(folder: Path) -> None:
     shutil.rmtree(folder / "catalog")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] = {n: e for n, e in manifest["files"].items() if n.startswith("variants/")}
+    manifest.pop("roles", None)
     manifest["tokens"] = {"labels": {"no": 5, "yes": 9}, "max_prefix_tokens": 20, "max_candidate_tokens": 6}
     write_json(folder / "manifest.json", manifest)
     for path in (folder / "variants").glob("*/variant.json"):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.bundles.model import VOCABULARY
+from rexit.roles import RULE
 
 DIM = 8
 USERS, ITEMS, NEIGHBOURS = 12, 20, 3
@@ -186,6 +187,7 @@ def make_catalog(
         "counts": {"users": users, "items": items, "interactions": len(events), "pieces": len(lengths)},
         "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"},
         "label": {"positive_at": 4.0},
+        "roles": RULE,
         "order": {"by": "time", "unit": "seconds", "first": int(times.min()), "last": int(times.max())},
         "tokenizer": {"vocab_size": VOCABULARY, "sha256": "0" * 64},
         "labels": {"no": 1, "yes": 2},

@@ -80,15 +80,21 @@ def test_last_answer_stays_what_it_was(fitted: HeadsReport, model: Path, catalog
 
 
 def test_the_checkpoint_names_the_rule_of_roles(fitted: HeadsReport, catalog: Path, tmp_path: Path) -> None:
-    """A model with heads chosen by another rule keeps that one's name: its last answer may stay."""
+    """Heads chosen by another rule are refused: the model's last answer may stay, and export and calibration would not know."""
     assert load_checkpoint(fitted.checkpoint).roles == roles.RULE
     before = tmp_path / "before"
     tiny_checkpoint(before, exits=(2, 4), catalog=Catalog.open(catalog))
     assert load_checkpoint(before).roles is None
     info = json.loads((before / EXITS).read_text())
     (before / EXITS).write_text(json.dumps({**info, "roles": "halves"}))
-    fit_heads(before, catalog, tmp_path / "after", HeadsOptions(exits="1,4", max_slates=8))
-    assert load_checkpoint(tmp_path / "after").roles == "halves"
+    for use in (
+        lambda: fit_heads(before, catalog, tmp_path / "after", HeadsOptions(exits="1,4", max_slates=8)),
+        lambda: export_bundle(before, catalog, tmp_path / "bundle"),
+    ):
+        with pytest.raises(
+            InputError, match=r"its users are 'sha256-places', .*before was made with 'halves': who fitted or chose"
+        ):
+            use()
 
 
 def test_log_odds_of_the_checkpoint_are_those_of_the_fit(

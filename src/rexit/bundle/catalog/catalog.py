@@ -23,6 +23,7 @@ from rexit.bundle.typed import typed
 from rexit.bundle.vectors import VectorIds
 from rexit.data.times import Timeline
 from rexit.errors import BundleError, InputError
+from rexit.roles import RULE, Roles
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 ZERO = "zero.onnx"
@@ -179,6 +180,13 @@ class Catalog:
         `space`. Raises BundleError."""
         program = program_digest(self.info["prompt"], self.piece_table)
         return {"tokenizer": str(self.info["tokenizer"]["sha256"]), "prompt": program, "space": self.space}
+
+    @property
+    def roles(self) -> Roles:
+        """Its users'. Raises BundleError."""
+        if (rule := self.info.get("roles")) != RULE:
+            raise BundleError(f"{self.path}/catalog.json: roles are {rule!r}, expected {RULE!r}: run `rexit index` again")
+        return Roles()
 
     def _table(self, name: str) -> dict[str, NDArray[Any]]:
         try:
