@@ -12,26 +12,37 @@
 namespace rexit::core::kernels {
 namespace {
 
-// Inner products of one embedding with many. The same vectors whatever the instruction set, so that all add in the same order.
-inline void inner_products(const float* x, const float* rows, std::size_t count, std::size_t width, double* products) {
+// Inner products of one embedding with R rows, whose sums do not wait for each other. The same vectors whatever the instruction
+// set, so that all add in the same order.
+template <std::size_t R>
+REXIT_INLINE void inner_products_of(const float* x, const float* rows, std::size_t width, double* products) {
   constexpr std::size_t lanes = 8;
   typedef float Floats __attribute__((vector_size(lanes * sizeof(float))));
   typedef double Doubles __attribute__((vector_size(lanes * sizeof(double))));
-  for (std::size_t row = 0; row < count; ++row) {
-    const float* y = rows + row * width;
-    Doubles sums{};
-    std::size_t i = 0;
-    for (; i + lanes <= width; i += lanes) {
-      Floats a, b;
-      std::memcpy(&a, x + i, sizeof a);
-      std::memcpy(&b, y + i, sizeof b);
-      sums += __builtin_convertvector(a * b, Doubles);
+  Doubles sums[R]{};
+  std::size_t i = 0;
+  for (; i + lanes <= width; i += lanes) {
+    Floats a, b;
+    std::memcpy(&a, x + i, sizeof a);
+    const Doubles exact = __builtin_convertvector(a, Doubles);
+    for (std::size_t row = 0; row < R; ++row) {
+      std::memcpy(&b, rows + row * width + i, sizeof b);
+      sums[row] += exact * __builtin_convertvector(b, Doubles);
     }
-    for (; i < width; ++i) sums[0] += static_cast<double>(x[i] * y[i]);
-    double sum = 0;
-    for (std::size_t l = 0; l < lanes; ++l) sum += sums[l];
-    products[row] = sum;
   }
+  for (std::size_t row = 0; row < R; ++row) {
+    double parts[lanes];
+    std::memcpy(parts, &sums[row], sizeof parts);
+    for (std::size_t j = i; j < width; ++j) parts[0] += static_cast<double>(x[j]) * static_cast<double>(rows[row * width + j]);
+    products[row] = ((parts[0] + parts[4]) + (parts[1] + parts[5])) + ((parts[2] + parts[6]) + (parts[3] + parts[7]));
+  }
+}
+
+inline void inner_products(const float* x, const float* rows, std::size_t count, std::size_t width, double* products) {
+  constexpr std::size_t block = 4;
+  std::size_t row = 0;
+  for (; row + block <= count; row += block) inner_products_of<block>(x, rows + row * width, width, products + row);
+  for (; row < count; ++row) inner_products_of<1>(x, rows + row * width, width, products + row);
 }
 
 template <class Kind, int W>

@@ -7,8 +7,8 @@
 
 namespace rexit::core::kernels {
 
-// products[i] = the inner product of x and row i of `rows` [count, width]. Products are rounded to float32 and added in float64,
-// in the same order by every instruction set.
+// products[i] = the inner product of x and row i of `rows` [count, width]. Products are exact, and added in float64, in the
+// same order by every instruction set.
 using InnerProducts = void (*)(const float* x, const float* rows, std::size_t count, std::size_t width, double* products);
 
 struct Table {

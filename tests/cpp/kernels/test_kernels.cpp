@@ -730,13 +730,11 @@ TEST(InnerProducts, AreTheSameToTheBitWithEveryInstructionSet) {
       std::vector<double> products(count);
       with->inner_products(x.data(), rows.data(), count, width, products.data());
       for (std::size_t row = 0; row < count; ++row) {
-        double sums[8] = {}, sum = 0;
+        double sums[8] = {};
         const std::size_t whole = width / 8 * 8;
-        for (std::size_t i = 0; i < width; ++i) {
-          const float product = x[i] * rows[row * width + i];
-          sums[i < whole ? i % 8 : 0] += static_cast<double>(product);
-        }
-        for (const double part : sums) sum += part;
+        for (std::size_t i = 0; i < width; ++i)
+          sums[i < whole ? i % 8 : 0] += static_cast<double>(x[i]) * static_cast<double>(rows[row * width + i]);
+        const double sum = ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
         ASSERT_EQ(products[row], sum) << with->lanes << " lanes, width " << width << ", row " << row;
       }
     }
