@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.audit.betting import exceeds
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
@@ -133,7 +134,7 @@ def users_needed(candidates: Sequence[Candidate], certifying: Evaluation, goal: 
         if failed.p_values[metric.name] > goal.error:
             needed.append(certify.users_needed(losses, metric.bounds, goal.max_drop, goal.error))
         if (tail := goal.tail) is not None and failed.p_values[TAIL_OF + metric.name] > goal.error:
-            observed = float(np.mean(certify.exceeds(losses, tail.loss)))
+            observed = float(np.mean(exceeds(losses, tail.loss)))
             needed.append(certify.tail_users_needed(observed, tail.share, goal.error))
     return max(needed, default=None)
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, betaincinv, ndtri
 
+from rexit.audit.betting import ROUNDING, exceeds
 from rexit.calibration.metrics import Metric, parse
 from rexit.errors import InputError
 
@@ -32,9 +33,6 @@ BOLDEST = 0.9
 
 FIRST_VARIANCE = 0.05
 """The initial guess of the variance, for losses from 0 to 1; counts as one user."""
-
-ROUNDING = 1e-9
-"""A loss that is above a limit by no more than this is equal to it."""
 
 MAX_USERS = 10**8
 """More users than this count as infinitely many."""
@@ -75,11 +73,6 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
     variance = (FIRST_VARIANCE + np.cumsum((x - mean) ** 2)) / (counts + 1)
     bet = _bet(np.r_[FIRST_VARIANCE, variance[:-1]], len(x), m, level)
     return float(np.exp(-np.cumsum(np.log1p(-bet * (x - m))).max(initial=0.0)))
-
-
-def exceeds(losses: NDArray[np.float64], loss: float) -> NDArray[np.bool_]:
-    """Returns which users lose more than `loss`. A loss that equals it does not count."""
-    return losses > loss + ROUNDING
 
 
 def tail_p_value(losses: NDArray[np.float64], share: float, loss: float) -> float:

@@ -185,8 +185,7 @@ def decide(
             chosen.policy,
             certifying,
             choice.own[-1],
-            goal.metrics,
-            goal.max_drop,
+            goal,
             goal.error / len(candidates),  # the policy was chosen among them
         ),
         objectives=objective_maps,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.audit.betting import Tail
 from rexit.bundle import TopK
 from rexit.calibration.metrics import Metric
 from rexit.calibration.record.traces import Traces
@@ -14,34 +15,6 @@ from rexit.errors import InputError
 
 TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
 """How often a candidate's c may move further than a top-k rule expects."""
-
-
-@dataclass(frozen=True)
-class Tail:
-    """At most a share of the users may lose more than a loss, of each metric with a value per user.
-
-    Attributes:
-        share: of the users, above 0 and below 1.
-        loss: in each metric's own unit, 0 to below 1.
-    """
-
-    share: float
-    loss: float
-
-    @classmethod
-    def parse(cls, text: str) -> Tail:
-        """Returns the tail of `SHARE:LOSS`, as in `0.05:0.1`. Raises InputError for any other text."""
-        try:
-            share, loss = map(float, text.split(":"))
-        except ValueError as exc:
-            raise InputError(f"tail {text!r}, expected SHARE:LOSS, as in 0.05:0.1") from exc
-        return cls(share, loss)
-
-    @property
-    def sentence(self) -> str:
-        """What it says, as a part of a sentence."""
-        lose = f"more than {self.loss:g}" if self.loss else "anything"
-        return f"at most {100 * self.share:g} % of them lose {lose}"
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,16 @@ smaller than they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.audit.betting import LEVEL, Capital
+from rexit.audit.betting import LossTest, Tail
 from rexit.audit.log import AuditedSlate
 from rexit.bundle import ExitPolicy, Id, Policy
-from rexit.calibration.certify import exceeds
-from rexit.calibration.goal import Tail
 from rexit.calibration.metrics import LABEL_FREE, Judge, Metric, log_losses
 from rexit.calibration.reliability import Reliability, Split
 from rexit.errors import InputError
@@ -199,18 +197,11 @@ def _metric(answers: _Answers, metric: Metric, limit: float | None, tail: Tail |
     value, drop, users = judge.value(metric, score), judge.drop(metric, score), judge.user_count(metric)
     if limit is None or metric.bounds is None:
         return LabelledMetric(metric.name, users, value, full, drop)
-    low, high = metric.bounds
-    losses, level = judge.losses(metric, score), LEVEL if tail is None else LEVEL / 2
-    capital = Capital((limit - low) / (high - low), level)
-    for loss in losses.tolist():
-        capital.add(min(1.0, max(0.0, (loss - low) / (high - low))))  # rounding may take a loss out of its bounds
-    result = LabelledMetric(metric.name, users, value, full, drop, limit, capital.value, capital.alarm_at is not None)
-    if tail is None:
-        return result
-    over, of_tail = exceeds(losses, tail.loss), Capital(tail.share, level)
-    for exceeded in over.tolist():
-        of_tail.add(float(exceeded))
-    return replace(result, alarm=result.alarm or of_tail.alarm_at is not None, tail=(float(over.mean()), of_tail.value))
+    test = LossTest(limit, tail, metric.bounds)
+    for loss in judge.losses(metric, score).tolist():
+        test.add(loss)
+    of_tail = None if test.of_tail is None else (test.share, test.of_tail.value)
+    return LabelledMetric(metric.name, users, value, full, drop, limit, test.capital.value, test.alarm, of_tail)
 
 
 def _probabilities(name: str, c: NDArray[np.float32], answers: _Answers, prior_shift: float) -> Probabilities:

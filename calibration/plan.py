@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.audit.betting import exceeds
 from rexit.calibration import certify
 from rexit.calibration.candidates import Candidate, score_of
 from rexit.calibration.choose.evaluate import Evaluation
@@ -70,7 +71,7 @@ def _users(losses: NDArray[np.float64], metric: Metric, limit: float, goal: Goal
     )
     if goal.tail is None:
         return low, high
-    count, n = int(np.count_nonzero(certify.exceeds(losses, goal.tail.loss))), len(losses)
+    count, n = int(np.count_nonzero(exceeds(losses, goal.tail.loss))), len(losses)
     ends = (certify.tail_users_needed(q, goal.tail.share, goal.error) for q in certify.share_interval(count, n))
     return _most([(low, high), (next(ends), next(ends))])
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
-from rexit.prompts.slates_file import SlatesFile
+from rexit.prompts.slates_file import RequestLog, SlatesFile
 
 
 def check(rate: float | None) -> None:
@@ -36,10 +36,10 @@ def shift(rate: float) -> float:
     return float(np.float32(math.log(rate)))
 
 
-def negative_rate(source: Catalog | SlatesFile) -> float:
+def negative_rate(source: Catalog | SlatesFile | RequestLog) -> float:
     """Returns r of a source that says how its negatives were sampled, 1 of any other."""
-    label = {} if isinstance(source, SlatesFile) else source.info.get("label", {})
-    if isinstance(source, SlatesFile) or not ("sampled" in label or "unrated" in label):
+    label = source.info.get("label", {}) if isinstance(source, Catalog) else {}
+    if not isinstance(source, Catalog) or not ("sampled" in label or "unrated" in label):
         return 1.0
     return _rate_of_implicit(source) if "sampled" in label else _rate_of_unrated(source, int(label["unrated"]["each"]))
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import ranking, roles
+from rexit.audit.betting import Tail
 from rexit.audit.limits import REPORT_FILE
 from rexit.baselines import ZERO, baselines
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
@@ -22,7 +23,7 @@ from rexit.calibration import decide, metrics, prior
 from rexit.calibration.candidates import MIN_SAVING
 from rexit.calibration.choose import objectives
 from rexit.calibration.comparison import baseline_rows
-from rexit.calibration.goal import Goal, Tail
+from rexit.calibration.goal import Goal
 from rexit.calibration.options import METRICS, CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
@@ -36,7 +37,7 @@ from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.process import interrupts
 from rexit.progress import Progress, silent
-from rexit.prompts.slates_file import SlatesFile
+from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.slates import SIZE, AnySlate, Slate, cut, spread, without_labels
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Calibration:
 
 def calibrate(
     bundle: Bundle,
-    source: Catalog | SlatesFile,
+    source: Catalog | SlatesFile | RequestLog,
     options: CalibrationOptions | None = None,
     *,
     progress: Progress = silent,
@@ -81,7 +82,7 @@ def calibrate(
 
     Args:
         bundle: its selected variant is calibrated.
-        source: a catalog with the held-out splits, or a file of slates for a bundle without a catalog.
+        source: a catalog with the held-out splits, or a log of requests; for a bundle without a catalog a file of slates.
         options: None: the defaults.
         progress: called as the work goes on.
         open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
@@ -97,8 +98,8 @@ def calibrate(
         opened = Bundle.open(bundle.path, bundle.variant.name)  # as it is now that nobody else changes it
         options = options or CalibrationOptions()
         if options.slate is None:
-            options = replace(options, slate=source.largest if isinstance(source, SlatesFile) else SIZE)
-        if isinstance(source, SlatesFile) and not source.labelled:
+            options = replace(options, slate=SIZE if isinstance(source, Catalog) else source.largest)
+        if not isinstance(source, Catalog) and not source.labelled:
             options = replace(options, labels=False)
         if not options.labels and tuple(options.metrics) == METRICS:
             options = replace(options, metrics=("expected-ndcg@10",))
@@ -111,7 +112,7 @@ class _Work:
     def __init__(
         self,
         bundle: Bundle,
-        source: Catalog | SlatesFile,
+        source: Catalog | SlatesFile | RequestLog,
         options: CalibrationOptions,
         progress: Progress,
         open_session: Callable[[Path], Any] | None,
@@ -207,14 +208,14 @@ class _Work:
         prior.check(options.negative_rate)
         if isinstance(source, SlatesFile):
             if bundle.has_catalog:
-                raise BundleError(f"{bundle.path}: has a catalog, whose held-out interactions calibrate it, not {source.path}")
+                raise BundleError(f"{bundle.path}: has a catalog, which calibrates it, or a log of requests, not {source.path}")
             source.check_fits(bundle.manifest.model.vocab_size, bundle.variant.max_positions)
             if source.has_scores != bundle.manifest.has_zero:
                 column, zero = ("a", "no exit zero to read it") if source.has_scores else ("no", "an exit zero that reads it")
                 raise BundleError(f"{source.path}: has {column} column `score`, but {bundle.path} has {zero}")
         elif (expected := bundle.manifest.catalog_sha256) is None:
             raise BundleError(f"{bundle.path}: has no catalog, so a file of slates calibrates it, not {source.path}")
-        elif source.sha256 != expected:
+        elif isinstance(source, Catalog) and source.sha256 != expected:
             raise BundleError(
                 f"{source.path}: is not the catalog that {bundle.path} holds (it has {_size(source)}, the bundle's "
                 f"{_size(bundle.catalog)}): give that one, or put this one in place by `rexit refresh {bundle.path} --catalog "
@@ -236,7 +237,7 @@ class _Work:
         return {
             "variant_sha256": bundle.variant_sha256,
             "catalog_sha256": bundle.manifest.catalog_sha256,
-            **({"slates_sha256": self._source.sha256} if isinstance(self._source, SlatesFile) else {}),
+            **({"slates_sha256": self._source.sha256} if not isinstance(self._source, Catalog) else {}),
             "slate": options.slate,
             "max_slates": options.max_slates,
         }
@@ -299,17 +300,17 @@ def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: i
     return replace(decision, policy=replace(decision.policy, made_on=made_on, certificate=decision.certificate()))
 
 
-def _item_counts(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> NDArray[np.int64] | None:
+def _item_counts(source: Catalog | SlatesFile | RequestLog, slates: Sequence[AnySlate]) -> NDArray[np.int64] | None:
     """Training interactions of each pair's item, int64 [n]; None: the candidates of a file have no past."""
-    if isinstance(source, SlatesFile):
+    if not isinstance(source, Catalog):
         return None
     counts = np.bincount(source.split("train").items, minlength=len(source.items))
     return np.asarray(counts[np.concatenate([source.items.rows(slate.items) for slate in slates])], np.int64)
 
 
-def _inputs_with_words(source: Catalog | SlatesFile) -> list[str]:
+def _inputs_with_words(source: Catalog | SlatesFile | RequestLog) -> list[str]:
     """Names of the inputs that have values or bins."""
-    return [] if isinstance(source, SlatesFile) else [entry.name for entry in source.inputs.entries if entry.words]
+    return [entry.name for entry in source.inputs.entries if entry.words] if isinstance(source, Catalog) else []
 
 
 def _fields(names: Sequence[str], slates: Sequence[AnySlate]) -> dict[str, list[str]]:

@@ -2,7 +2,8 @@
 
 1. The loss: a certified metric that needs no labels, with the limit that was promised. Without one, a replacement for the first
    metric: top-k overlap for NDCG@K if at least half of the certifying users have a slate of more than K, else rank correlation.
-2. A limit that was not promised is an upper bound of the expected loss, by the same bets as the certificate's. The policy was
+2. A tail that was certified is watched, too: an upper bound of the share of users whose first slate loses more.
+3. A limit that was not promised is an upper bound of the expected loss, by the same bets as the certificate's. The policy was
    chosen among those tested, so they share the level.
 """
 
@@ -10,52 +11,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.audit.betting import exceeds
 from rexit.audit.limits import AuditLimits
 from rexit.audit.losses import Loss
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.platt import PlattMap
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import LABEL_FREE, Metric
 
 _STEPS = 10_000
 """Limits are rounded to four digits."""
 
 
-def limits(
-    policy: Policy, certifying: Evaluation, full: PlattMap, metrics: Sequence[Metric], max_drop: float, level: float
-) -> AuditLimits:
+def limits(policy: Policy, certifying: Evaluation, full: PlattMap, goal: Goal, level: float) -> AuditLimits:
     """Returns what to watch.
 
     Args:
         policy: the policy to write.
         certifying: the users who certified.
         full: the last head's own map.
-        metrics: the certified metrics.
-        max_drop: the promised limit of each metric.
+        goal: what was certified.
         level: the chance that an upper bound is too low.
     """
-    metric, loss = _loss(certifying, metrics)
+    metric, loss = _loss(certifying, goal.metrics)
     promised = metric.kind in LABEL_FREE
-    losses = user_losses(loss, certifying, policy)
-    limit = max_drop if promised else upper_bound(losses, level)
-    return AuditLimits(loss, metric.name, ExitPolicy(full.a, full.b), limit, float(losses.mean()), promised, "")
+    users, values = slate_losses(loss, certifying, policy)
+    counts = np.bincount(users)
+    losses = (np.bincount(users, values) / np.maximum(counts, 1))[counts > 0]
+    limit = goal.max_drop if promised else upper_bound(losses, level)
+    tail = None
+    if goal.tail is not None:
+        over = exceeds(values[np.unique(users, return_index=True)[1]], goal.tail.loss)  # a slate of each user, as in an audit
+        share = certify.share_interval(int(np.count_nonzero(over)), len(over), 2 * level)[1]
+        tail = replace(goal.tail, share=share) if share < 1 else None
+    return AuditLimits(loss, metric.name, ExitPolicy(full.a, full.b), limit, float(losses.mean()), promised, "", tail)
 
 
-def user_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> NDArray[np.float64]:
-    """Returns each user's mean loss over slates, float64; users without a value are left out."""
+def slate_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Returns the user, int64, and the loss, float64, of each slate that has one."""
     traces = evaluation.traces
     score = evaluation.score(policy.stops(traces.log_odds, traces.offsets))
     bounds = list(zip(traces.offsets[:-1].tolist(), traces.offsets[1:].tolist(), strict=True))
     values = np.array([loss.of_slate(score[begin:end], evaluation.full[begin:end]) for begin, end in bounds])
     valued = np.isfinite(values)
-    users = traces.users[traces.offsets[:-1]][valued]
-    counts = np.bincount(users)
-    return np.asarray((np.bincount(users, values[valued]) / np.maximum(counts, 1))[counts > 0])
+    return traces.users[traces.offsets[:-1]][valued], values[valued]
 
 
 def upper_bound(losses: NDArray[np.float64], level: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar, overload, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from rexit.errors import InputError
 from rexit.request import Request, TokenRequest
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rexit.bundle.catalog import Catalog, Split
     from rexit.bundle.input_kinds import Value
     from rexit.ids import Id
+    from rexit.request import Recent
 
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 
@@ -35,6 +36,7 @@ class Slate:
         inputs: Values of the prompt's inputs, by name; texts as token ids.
         objectives: Labels of the objectives (`rexit.bundle.labels`), int8 [n, objectives]; None if none are named.
         labelled: Whether there is a ground truth. If not, `liked` is False.
+        recent: As a request's.
     """
 
     user: Id
@@ -44,16 +46,21 @@ class Slate:
     inputs: Mapping[str, Value] = field(default_factory=dict)
     objectives: NDArray[np.int8] | None = None
     labelled: bool = True
+    recent: Recent | None = None
 
     @property
     def request(self) -> Request:
         """What a session is asked."""
-        return Request(self.user, self.items, as_of=self.as_of, inputs=self.inputs)
+        return Request(self.user, self.items, self.recent, self.as_of, self.inputs)
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""
-        objectives = None if self.objectives is None else self.objectives[:count]
-        return replace(self, items=self.items[:count], liked=self.liked[:count], objectives=objectives)
+        return self.part(slice(0, count))
+
+    def part(self, part: slice) -> Slate:
+        """Returns the slate of some candidates."""
+        objectives = None if self.objectives is None else self.objectives[part]
+        return replace(self, items=self.items[part], liked=self.liked[part], objectives=objectives)
 
 
 @dataclass(frozen=True)
@@ -88,15 +95,10 @@ class TokenSlate:
 
     def first(self, count: int) -> TokenSlate:
         """Returns the slate of the first candidates."""
-        return self._part(slice(0, count))
+        return self.part(slice(0, count))
 
-    def parts(self, size: int | None) -> Iterator[TokenSlate]:
-        """Yields slates of at most `size` candidates; None: the slate itself."""
-        step = size or len(self.candidates)
-        for at in range(0, len(self.candidates), step):
-            yield self._part(slice(at, at + step))
-
-    def _part(self, part: slice) -> TokenSlate:
+    def part(self, part: slice) -> TokenSlate:
+        """Returns the slate of some candidates."""
         scores = None if self.scores is None else self.scores[part]
         return replace(self, candidates=self.candidates[part], liked=self.liked[part], scores=scores)
 
@@ -109,9 +111,9 @@ class TokenSlate:
 
 @runtime_checkable
 class OwnSlates(Protocol):
-    """Slates that are not a catalog's: `rexit.prompts.slates_file.SlatesFile`."""
+    """Slates that are not a catalog's: those of `rexit.prompts.slates_file`."""
 
-    def cut(self, split: str, size: int | None = None) -> Sequence[TokenSlate]:
+    def cut(self, split: str, size: int | None = None) -> Sequence[AnySlate]:
         """Returns a split's slates of at most `size` candidates; None: whole ones."""
 
 
@@ -183,6 +185,13 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
     ends = np.r_[starts[1:], len(rows)]
     edges = zip(starts.tolist(), ends.tolist(), strict=True)
     return rows, [slice(at, min(at + size, end)) for begin, end in edges for at in range(begin, end, size)]
+
+
+def parts(slate: SlateT, size: int | None) -> Iterator[SlateT]:
+    """Yields slates of at most `size` candidates; None: the slate itself."""
+    step = size or len(slate.liked)
+    for at in range(0, len(slate.liked), step):
+        yield cast(SlateT, slate.part(slice(at, at + step)))
 
 
 def without_labels(slate: SlateT) -> SlateT:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rexit.audit import AuditedSlate, AuditLimits, Loss, Watch, state
+from rexit.audit.betting import Tail
 from rexit.bundle import ExitPolicy
 from rexit.errors import InputError
 
@@ -22,20 +23,20 @@ def test_slates_of_other_policies_and_without_a_loss_do_not_count() -> None:
     alone = {"items": [1], "policy": [1.0], "log_odds": [1.0], "exits": [0]}
     for change in ({"policy_sha256": "other"}, alone):
         assert watch.add(replace(SLATE, **change)) is None  # type: ignore[arg-type]
-    assert watch.slates == 0 and watch.mean is None
+    assert watch.slates == 0 and watch.test.mean is None
     watch.add(SLATE)
-    assert watch.slates == watch.mean == 1
+    assert watch.slates == watch.test.mean == 1
 
 
 def test_a_user_counts_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(LIMITS)
     for hours in (0, 1, 23, 24, 47, 48.5):
         watch.add(replace(SLATE, time=3600.0 * hours))
-    assert watch.capital.count == 3 and watch.slates == 6 and watch.mean == 1
+    assert watch.test.capital.count == 3 and watch.slates == 6 and watch.test.mean == 1
     monkeypatch.setattr(state, "MAX_TRACKED_USERS", 2)
     watch = Watch(LIMITS)
     watch.add_all(replace(SLATE, user=user) for user in (1, 2, 3, 3, 2, 1))
-    assert watch.capital.count == 4, "of more users than are remembered, the earliest counts again"
+    assert watch.test.capital.count == 4, "of more users than are remembered, the earliest counts again"
 
 
 @pytest.mark.parametrize("on_alarm", ["log", "full-depth"])
@@ -45,6 +46,23 @@ def test_an_alarm_comes_once(on_alarm: str) -> None:
     assert watch.alarm and watch.full_depth == (on_alarm == "full-depth")
     assert line.startswith("audit: alarm after ") and "the policy loses 1 of agreement; with a mean within 0.1 " in line
     assert line.endswith(": calibrate again")
+
+
+def test_a_tail_has_an_alarm_of_its_own() -> None:
+    """The mean loss, 0.1 of every user's, is within its limit; 3 in 10 users lose 0.5, at most 1 in 10 may lose more than 0.2."""
+    limits = replace(LIMITS, limit=0.5, tail=Tail(0.1, 0.2))
+    watch = Watch(limits)
+    whole, half = (replace(SLATE, log_odds=list(odds)) for odds in ((1.0, 2.0), (-1.0, 2.0)))
+    lines = watch.add_all(replace(half if n % 10 < 3 else whole, user=n) for n in range(200))
+    assert len(lines) == 1 and "% of users too much; with a mean within 0.5 and a share within 10.0% this alarm" in lines[0]
+    tail = watch.to_json()["tail"]
+    assert watch.to_json()["alarm_at"] is None and tail["alarm_at"] and tail["observed"] == 0.3
+    assert watch.conclusion.endswith(
+        "30.0% of them lose more than 0.2, at most 10.0% are allowed to, and more do unless a chance of 5% came true"
+    )
+    calm = Watch(limits)
+    assert calm.add_all(replace(half if n % 20 == 0 else whole, user=n) for n in range(200)) == []
+    assert calm.conclusion.endswith("5.0% of them lose more than 0.2, at most 10.0% are allowed to: no sign of more")
 
 
 def test_other_actions_are_refused() -> None:

@@ -27,10 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders.decisions import decide_on
 from rexit import roles
+from rexit.audit.betting import Tail, exceeds
 from rexit.bundle import Policy
 from rexit.calibration import certify
 from rexit.calibration.choose.evaluate import at_exit
-from rexit.calibration.goal import Goal, Tail
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import Traces
 from rexit.exporter.heads.choose import choose_exits
@@ -141,7 +142,7 @@ def is_broken(policy: Policy, goal: Goal, population: Traces) -> bool:
     losses = judge.losses(goal.metrics[0], at_exit(c, stops))
     if losses.mean() > goal.max_drop:
         return True
-    return goal.tail is not None and float(certify.exceeds(losses, goal.tail.loss).mean()) > goal.tail.share
+    return goal.tail is not None and float(exceeds(losses, goal.tail.loss).mean()) > goal.tail.share
 
 
 def main(runs: int, path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import pytest
 
+from rexit.audit.betting import Tail
 from rexit.calibration.certify import (
     fixed_sequence,
     guarantee,
@@ -19,7 +20,6 @@ from rexit.calibration.certify import (
     tail_users_needed,
     users_needed,
 )
-from rexit.calibration.goal import Tail
 from rexit.calibration.metrics import Judge, parse
 from rexit.errors import InputError
 from running.fast import fast

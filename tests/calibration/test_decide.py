@@ -10,9 +10,10 @@ import pytest
 from builders.decisions import decide_on, row
 from builders.traces import even_costs, traces
 from rexit import roles
+from rexit.audit.betting import Tail
 from rexit.calibration import certify
 from rexit.calibration.decide import Decision, back_to_full_depth
-from rexit.calibration.goal import Goal, Tail
+from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.plan import words
 from rexit.calibration.record.traces import split_users

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
+from rexit.audit.betting import Tail
 from rexit.audit.log import AuditedSlate
 from rexit.audit.losses import Loss
 from rexit.bundle import ExitPolicy
-from rexit.calibration.goal import Tail
 from rexit.calibration.metrics import parse
 from rexit.calibration.outcomes import label
 from rexit.errors import InputError

@@ -9,6 +9,7 @@ import pytest
 
 from builders.decisions import decide_on
 from builders.traces import traces
+from rexit.audit.betting import Tail
 from rexit.audit.losses import Loss
 from rexit.bundle import Policy
 from rexit.calibration import certify, watch
@@ -48,6 +49,16 @@ def test_a_certified_metric_without_labels_keeps_its_promise() -> None:
     limits = decided(("ndcg@5", "agreement"), 0.1).watch
     assert limits is not None and limits.loss == Loss("agreement")
     assert limits.certified and limits.limit == 0.1 and limits.mean < 0.1
+
+
+def test_a_certified_tail_is_watched_by_slates() -> None:
+    """Two slates of each user: the certificate counts users by their mean, an audit by a slate."""
+    goal = Goal((parse("top-k-overlap@5"),), 0.2, tail=Tail(0.5, 0.3))
+    decision = decide_on(traces(600, 20, [0.6, 0.3, 0.0], seed=1, slate=10), goal)
+    limits = decision.watch
+    assert limits is not None and limits.tail is not None and limits.tail.loss == 0.3
+    assert limits.to_json()["tail"] == {"share": limits.tail.share, "loss": 0.3}
+    assert 0 < limits.tail.share < 1
 
 
 @pytest.mark.parametrize(

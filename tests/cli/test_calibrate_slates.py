@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from builders.bundles.bundle_files import drop_catalog
 from builders.bundles.zero import add_score_exit
 from builders.data.token_slates import write_slates
-from rexit import TokenRequest, runtime
+from rexit import TokenRequest, roles, runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.slates import cut
@@ -108,7 +108,7 @@ def test_bundle_and_source_that_do_not_fit(run: Run, by_tokens: Path) -> None:
         (("--catalog", place / "catalog"), 4, "has no catalog, so a file of slates calibrates it"),
     ):
         assert_one_line(run("calibrate", place / "tokens", *words), code, problem)
-    assert_one_line(run("calibrate", place / "bundle", "--slates", place / "slates.jsonl"), 4, "has a catalog, whose held-out")
+    assert_one_line(run("calibrate", place / "bundle", "--slates", place / "slates.jsonl"), 2, "slates.jsonl: line 1: ", "`user`")
     rows = [json.loads(line) for line in (place / "slates.jsonl").read_text().splitlines()]
     write_slates(place / "text.jsonl", [{**row, "prefix": "words"} for row in rows])
     assert_one_line(run("calibrate", place / "tokens", "--slates", place / "text.jsonl"), 2, "has no tokenizer.json")
@@ -144,3 +144,36 @@ def test_other_commands(run: Run, by_tokens: Path) -> None:
         ended = run(words[0], tokens, *words[1:])
         assert_one_line(ended, 2, "has no catalog: its requests are token ids, not ids of users and items")
     assert_one_line(run("refresh", tokens, "--catalog", by_tokens / "catalog"), 2, "has no catalog to refresh")
+
+
+def test_a_log_of_requests_calibrates_a_bundle_with_a_catalog(run: Run, place: Path) -> None:
+    """Users and what they were shown, as a service logs them: no labels, no prompts, also of a user whom the catalog lacks."""
+    catalog = Catalog.open(place / "catalog")
+    shown = [
+        {"user": slate.user, "items": list(slate.items), "as_of": slate.as_of, "time": 1.5, "exits": [0]}
+        for split in SPLITS[1:]
+        for slate in cut(catalog, split)
+    ]
+    log = write_slates(
+        place / "log.jsonl", [*shown, {"user": 10**6, "items": shown[0]["items"], "recent": shown[0]["items"][:2]}]
+    )
+    words = ("calibrate", place / "bundle", "--slates", log, "--max-drop", 0.4, "--confidence", 0.6, "--json")
+    ended = run(*words)
+    assert ended.code == 0, ended.err
+    report, users = ended.json, {row["user"] for row in shown}
+    assert report["verdict"]["summary"][0].startswith("This is against the full model, not against the truth")
+    parts = {name: report["users"][name] for name in ("choosing", "certifying", "test")}
+    validation = [user for user in (*users, 10**6) if roles.split_of(user, fits=False) == "validation"]
+    assert sum(parts.values()) == len(users) + 1
+    assert parts["choosing"] == sum(map(roles.chooses, validation)) and parts["certifying"] == len(validation) - parts["choosing"]
+    assert run(*words, "--from-traces").code == 0 and run("verify", place / "bundle").code == 0
+    for change, problem in (
+        ({"user": 5.5}, "log.jsonl: line 1: user: "),
+        ({"user": 10**7}, "log.jsonl: line 1: user 10000000 is not in the catalog"),
+        ({"items": []}, "log.jsonl: line 1: items: "),
+        ({"items": ["x"]}, "log.jsonl: line 1: item 'x' is not in the catalog"),
+    ):
+        write_slates(log, [{**shown[0], **change}, *shown[1:]])
+        assert_one_line(run(*words), 2, problem)
+    write_slates(log, shown[:1])
+    assert_one_line(run(*words), 2, "split is empty, expected at least one of the 1 groups")

@@ -115,7 +115,7 @@ def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path, scores: l
         pool.submit(job)
         job.future.result(30)
         wait(lambda before=before: slates(pool) > before)  # type: ignore[misc]
-    assert pool.auditor is not None and pool.auditor.watch.capital.count == 2
+    assert pool.auditor is not None and pool.auditor.watch.test.capital.count == 2
     pool.close()
     logged = list(read_log(tmp_path / "audit.jsonl"))
     units = [slate.user for slate in logged]
@@ -151,12 +151,12 @@ def test_log_alone_changes_nothing(bundle: Path, tmp_path: Path) -> None:
     for user in USERS:
         assert exits(ask_and_wait(pool, user)) == {0}
     assert pool.auditor is not None and pool.auditor.watch.alarm
-    value = pool.auditor.watch.capital.value
+    value = pool.auditor.watch.test.capital.value
     with pytest.raises(InputError, match="another service writes it"):
         Auditor(bundle, None, tmp_path / "audit.jsonl")
     pool.close()
     again = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="full-depth")
-    assert again.auditor is not None and again.auditor.watch.capital.value == value, "a restart goes on with the log"
+    assert again.auditor is not None and again.auditor.watch.test.capital.value == value, "a restart goes on with the log"
     assert exits(ask(again, USERS[0])) == {2}
     again.close()
 

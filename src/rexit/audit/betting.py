@@ -11,9 +11,13 @@ against "the mean loss is within the limit", and knows neither how many losses w
    the change has lost nothing before it. Bettors with the same bet are kept as one sum, so memory does not grow.
 4. The capital is that of all bettors, future ones included. It begins at 1, so by Ville's inequality the chance that it ever
    reaches 1 / level is at most `level` while the mean is within the limit. An alarm is that event.
+
+A tail, "at most a share of the users loses more than so much", is tested in the same way, by each user's yes or no.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +33,44 @@ BETS = 12
 BOLDEST = 0.9
 """The boldest bet, as a share of the bet that loses everything on a loss of 0."""
 
+ROUNDING = 1e-9
+"""A loss that is above a limit by no more than this is equal to it."""
+
 _CEILING = 1e280
 """Capital stops growing here, before float64 overflows."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """At most a share of the users may lose more than a loss, of each metric with a value per user.
+
+    Attributes:
+        share: of the users, above 0 and below 1.
+        loss: in each metric's own unit, 0 to below 1.
+    """
+
+    share: float
+    loss: float
+
+    @classmethod
+    def parse(cls, text: str) -> Tail:
+        """Returns the tail of `SHARE:LOSS`, as in `0.05:0.1`. Raises InputError for any other text."""
+        try:
+            share, loss = map(float, text.split(":"))
+        except ValueError as exc:
+            raise InputError(f"tail {text!r}, expected SHARE:LOSS, as in 0.05:0.1") from exc
+        return cls(share, loss)
+
+    @property
+    def sentence(self) -> str:
+        """What it says, as a part of a sentence."""
+        lose = f"more than {self.loss:g}" if self.loss else "anything"
+        return f"at most {100 * self.share:g} % of them lose {lose}"
+
+
+def exceeds(losses: NDArray[np.float64], loss: float) -> NDArray[np.bool_]:
+    """Returns which users lose more than `loss`. A loss that equals it does not count."""
+    return losses > loss + ROUNDING
 
 
 class Capital:
@@ -89,6 +129,47 @@ class Capital:
 
     def _values(self) -> NDArray[np.float64]:
         return np.asarray(self._reserve + self._bettors.sum(0))
+
+
+class LossTest:
+    """The test of what users lose: the mean's limit, and the tail's if there is one; then each has half the level.
+
+    Args:
+        limit: the most that the mean loss may be.
+        tail: what users who lose most may lose; None: it is not tested.
+        bounds: the least and the largest loss possible.
+    """
+
+    def __init__(self, limit: float, tail: Tail | None, bounds: tuple[float, float] = (0.0, 1.0)) -> None:
+        self._low, self._high = bounds
+        level = LEVEL if tail is None else LEVEL / 2
+        self.capital = Capital((limit - self._low) / (self._high - self._low), level)
+        self.of_tail = None if tail is None else Capital(tail.share, level)
+        self._tail, self._total, self._over = tail, 0.0, 0
+
+    def add(self, loss: float) -> None:
+        """Bets on a user's loss."""
+        self.capital.add(min(1.0, max(0.0, (loss - self._low) / (self._high - self._low))))  # rounding may take it out
+        self._total += loss
+        if self._tail is not None and self.of_tail is not None:
+            over = bool(exceeds(np.array(loss), self._tail.loss))
+            self._over += over
+            self.of_tail.add(float(over))
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the losses; None without any."""
+        return self._total / self.capital.count if self.capital.count else None
+
+    @property
+    def share(self) -> float:
+        """The share of the users who lose more than the tail's loss; 0 without any."""
+        return self._over / max(1, self.capital.count)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether there has been an alarm, of either."""
+        return self.capital.alarm_at is not None or (self.of_tail is not None and self.of_tail.alarm_at is not None)
 
 
 def _start_capital(n: int) -> float:

@@ -4,22 +4,25 @@
       "loss": "top-k-overlap@10",    without labels, see `losses`
       "of": "ndcg@10",               the certified metric that it replaces
       "full": {"a": 0.9, "b": -0.1},   the last head's own map: losses are counted against its answers
-      "limit": 0.04, "mean": 0.031, "certified": false}
+      "limit": 0.04, "mean": 0.031, "certified": false,
+      "tail": {"share": 0.07, "loss": 0.1}}   null: no tail was certified
 
 `certified`: the limit is the one that users were promised. Otherwise it is an upper bound of the certifying users' expected loss,
-and an alarm says that users now lose more than those did, not that the certified metric dropped by more than allowed.
+and an alarm says that users now lose more than those did, not that the certified metric dropped by more than allowed. So is the
+tail's share: an upper bound of the certifying users' whose first slate loses more, since an audit sees a slate of each user.
 """
 
 from __future__ import annotations
 
 import time as clock
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
+from rexit.audit.betting import Tail
 from rexit.audit.log import AuditedSlate
 from rexit.audit.losses import Loss
 from rexit.bundle import Bundle, ExitPolicy, Id, Policy
@@ -45,10 +48,12 @@ class _Watch(msgspec.Struct, frozen=True):
     limit: float
     mean: float
     certified: bool
+    tail: Tail | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.limit < 1:
-            raise ValueError(f"limit: is {self.limit:g}, expected a number above 0 and below 1")
+        for name, value in (("limit", self.limit), *([] if self.tail is None else [("tail.share", self.tail.share)])):
+            if not 0 < value < 1:
+                raise ValueError(f"{name}: is {value:g}, expected a number above 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class AuditLimits:
         mean: the mean loss of the certifying users.
         certified: whether the limit is what users were promised.
         sha256: digest of policy.json.
+        tail: at most this share of users may lose more than its loss on a slate; None: no tail was certified.
     """
 
     loss: Loss
@@ -72,6 +78,7 @@ class AuditLimits:
     mean: float
     certified: bool
     sha256: str
+    tail: Tail | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the value of `watch`."""
@@ -82,6 +89,7 @@ class AuditLimits:
             "limit": self.limit,
             "mean": self.mean,
             "certified": self.certified,
+            "tail": None if self.tail is None else asdict(self.tail),
         }
 
     def sentence(self) -> str:
@@ -116,7 +124,7 @@ def read_limits(bundle: Bundle) -> AuditLimits:
     """
     path, sha256 = bundle.folder / REPORT_FILE, bundle.policy_sha256
     if sha256 is None:
-        raise InputError(f"{bundle.folder}: has no policy to audit, expected one: run `rexit calibrate`")
+        raise InputError(f"{bundle.folder}: has no policy to audit: `rexit calibrate --slates LOG` makes one of such a log")
     report = read_json(path)
     for key, name, digest in (("variant_sha256", "variant", bundle.variant_sha256), ("policy_sha256", "policy", sha256)):
         if report.get(key) != digest:
@@ -131,6 +139,6 @@ def read_limits(bundle: Bundle) -> AuditLimits:
         full = ExitPolicy(file.full.a, file.full.b)
         if (problem := Policy((full,), 1, "").problem()) is not None:
             raise ValueError(f"full: {problem}")
-        return AuditLimits(Loss.parse(file.loss), file.of, full, file.limit, file.mean, file.certified, sha256)
+        return AuditLimits(Loss.parse(file.loss), file.of, full, file.limit, file.mean, file.certified, sha256, file.tail)
     except (ValueError, InputError) as exc:
         raise BundleError(f"{path}: watch: {exc}: calibrate again") from exc

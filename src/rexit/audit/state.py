@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
-from rexit.audit.betting import LEVEL, Capital
+from rexit.audit.betting import LEVEL, LossTest
 from rexit.audit.limits import AuditLimits
 from rexit.audit.log import AuditedSlate
 from rexit.bundle import Id
@@ -56,7 +57,7 @@ class Watch:
         on_alarm: one of ON_ALARM.
 
     Attributes:
-        capital: the bets against the limit.
+        test: the bets against the limits.
         slates: audited slates with a loss, counted or not.
     """
 
@@ -64,18 +65,13 @@ class Watch:
         if on_alarm not in ON_ALARM:
             raise InputError(f"on alarm {on_alarm!r}, expected one of {', '.join(ON_ALARM)}")
         self.limits, self._on_alarm = limits, on_alarm
-        self.capital, self.slates, self._total = Capital(limits.limit, LEVEL), 0, 0.0
+        self.test, self.slates = LossTest(limits.limit, limits.tail), 0
         self._users = CountedUsers()
-
-    @property
-    def mean(self) -> float | None:
-        """Mean of the counted losses; None without any."""
-        return self._total / self.capital.count if self.capital.count else None
 
     @property
     def alarm(self) -> bool:
         """Whether there has been an alarm."""
-        return self.capital.alarm_at is not None
+        return self.test.alarm
 
     @property
     def full_depth(self) -> bool:
@@ -93,8 +89,7 @@ class Watch:
         if not self._users.admit(slate):
             return None
         before = self.alarm
-        self.capital.add(loss)
-        self._total += loss
+        self.test.add(loss)
         return self._alarm_line() if self.alarm and not before else None
 
     def add_all(self, slates: Iterable[AuditedSlate]) -> list[str]:
@@ -105,13 +100,17 @@ class Watch:
     def conclusion(self) -> str:
         """What the test says about the policy, without a full stop."""
         limit, title = self.limits.limit, self.limits.loss.title
-        if self.mean is None:
+        test, tail = self.test, self.limits.tail
+        if test.mean is None:
             return f"none of its slates has a value of {title}, so nothing is known of what it loses"
-        figures = f"{self.capital.count} users, one slate each, lose {self.mean:.4g} of {title} on average"
+        figures = f"{test.capital.count} users, one slate each, lose {test.mean:.4g} of {title} on average"
         limited = f"{figures} against full depth; at most {limit:.4g} is allowed"
+        if tail is not None:
+            limited += f"; {test.share:.1%} of them lose more than {tail.loss:g}, at most {tail.share:.1%} are allowed to"
         if self.alarm:
-            return f"{limited}, and the mean is above it unless a chance of {LEVEL:.0%} came true"
-        few = "too few users to tell, " if self.capital.count < MIN_USERS else ""
+            above = "the mean is above it" if test.capital.alarm_at is not None else "more do"
+            return f"{limited}, and {above} unless a chance of {LEVEL:.0%} came true"
+        few = "too few users to tell, " if test.capital.count < MIN_USERS else ""
         return f"{limited}: {few}no sign of more"
 
     def to_json(self) -> dict[str, Any]:
@@ -124,16 +123,25 @@ class Watch:
             "as_calibrated": self.limits.mean,
             "level": LEVEL,
             "slates": self.slates,
-            "users": self.capital.count,
-            "mean": self.mean,
-            "capital": self.capital.value,
+            "users": self.test.capital.count,
+            "mean": self.test.mean,
+            "capital": self.test.capital.value,
             "alarm": self.alarm,
-            "alarm_at": self.capital.alarm_at,
+            "alarm_at": self.test.capital.alarm_at,
+            "tail": self._tail_json(),
         }
 
+    def _tail_json(self) -> dict[str, Any] | None:
+        tail, capital = self.limits.tail, self.test.of_tail
+        if tail is None or capital is None:
+            return None
+        return {**asdict(tail), "observed": self.test.share, "capital": capital.value, "alarm_at": capital.alarm_at}
+
     def _alarm_line(self) -> str:
+        test, limits, tail = self.test, self.limits, self.limits.tail
+        shares = ("", "") if tail is None else (f", {test.share:.1%} of users too much", f" and a share within {tail.share:.1%}")
         line = (
-            f"audit: alarm after {self.capital.count} users: the policy loses {self.mean:.4g} of {self.limits.loss.title}; "
-            f"with a mean within {self.limits.limit:.4g} this alarm would ever come in at most {LEVEL:.0%} of all services"
+            f"audit: alarm after {test.capital.count} users: the policy loses {test.mean:.4g} of {limits.loss.title}{shares[0]}; "
+            f"with a mean within {limits.limit:.4g}{shares[1]} this alarm would ever come in at most {LEVEL:.0%} of all services"
         )
         return f"{line}{'; every candidate now runs to full depth' if self.full_depth else ''}: calibrate again"

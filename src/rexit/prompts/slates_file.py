@@ -19,18 +19,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Generic
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import SPLITS
+from rexit.bundle.catalog import SPLITS, Catalog
 from rexit.bundle.files import digest
-from rexit.bundle.typed import short
+from rexit.bundle.typed import short, typed
 from rexit.errors import InputError
 from rexit.ids import Id
 from rexit.roles import Roles, split_of
-from rexit.slates import TokenSlate
+from rexit.slates import Slate, SlateT, TokenSlate, parts
 
 if TYPE_CHECKING:
     from rexit.prompts.texts import TextEncoder
@@ -42,18 +43,55 @@ Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class SlatesFile:
-    """The slates of a file, as token ids.
+class _File(Generic[SlateT]):
+    """A file of slates.
 
     Attributes:
         path: The file.
         slates: By split, in the order of the file.
-        roles: Its groups'.
+        roles: Its users' or groups'.
     """
 
     path: Path
-    slates: Mapping[str, Sequence[TokenSlate]]
+    slates: Mapping[str, Sequence[SlateT]]
     roles: Roles
+
+    @cached_property
+    def sha256(self) -> str:
+        """The file's digest."""
+        return digest(self.path)
+
+    def cut(self, split: str, size: int | None = None) -> list[SlateT]:
+        """Returns a split's slates. size: the most candidates of a slate, larger slates are cut; None: slates as they are.
+
+        Raises:
+            InputError: The split is empty, or the size is below 1.
+        """
+        if size is not None and size < 1:
+            raise InputError(f"slate size {size}, expected at least 1")
+        if not (slates := self.slates[split]):
+            groups = len({slate.user for slate in self.all_slates})
+            raise InputError(f"{self.path}: the {split} split is empty, expected at least one of the {groups} groups")
+        return [part for slate in slates for part in parts(slate, size)]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the slates have labels."""
+        return next(self.all_slates).labelled
+
+    @property
+    def all_slates(self) -> Iterator[SlateT]:
+        """The slates of all splits."""
+        return itertools.chain.from_iterable(self.slates.values())
+
+    @property
+    def largest(self) -> int:
+        """Candidates of the largest slate."""
+        return max(len(slate.items) for slate in self.all_slates)
+
+
+class SlatesFile(_File[TokenSlate]):
+    """The slates of a file, as token ids."""
 
     @classmethod
     def read(cls, path: Path, encoder: Callable[[], TextEncoder] | None = None, *, labels: bool = True) -> SlatesFile:
@@ -85,38 +123,10 @@ class SlatesFile:
         by_split = {name: [slate for slate in slates if splits[slate.user] == name] for name in SPLITS}
         return cls(path, by_split, Roles.of_column(named) if named else Roles())
 
-    @cached_property
-    def sha256(self) -> str:
-        """The file's digest."""
-        return digest(self.path)
-
-    def cut(self, split: str, size: int | None = None) -> list[TokenSlate]:
-        """Returns a split's slates. size: the most candidates of a slate, larger slates are cut; None: slates as they are.
-
-        Raises:
-            InputError: The split is empty, or the size is below 1.
-        """
-        if size is not None and size < 1:
-            raise InputError(f"slate size {size}, expected at least 1")
-        if not (slates := self.slates[split]):
-            groups = len({slate.user for slate in self.all_slates})
-            raise InputError(f"{self.path}: the {split} split is empty, expected at least one of the {groups} groups")
-        return [part for slate in slates for part in slate.parts(size)]
-
     @property
     def has_scores(self) -> bool:
         """Whether candidates have a score of the first stage."""
         return next(self.all_slates).scores is not None
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the slates have labels."""
-        return next(self.all_slates).labelled
-
-    @property
-    def all_slates(self) -> Iterator[TokenSlate]:
-        """The slates of all splits."""
-        return itertools.chain.from_iterable(self.slates.values())
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -125,11 +135,6 @@ class SlatesFile:
             *((len(slate.prefix), max(map(len, slate.candidates))) for slate in self.all_slates), strict=True
         )
         return max(prefixes), max(candidates)
-
-    @property
-    def largest(self) -> int:
-        """Candidates of the largest slate."""
-        return max(len(slate.candidates) for slate in self.all_slates)
 
     def check_fits(self, vocabulary: int, max_positions: int, max_tokens: int | None = None) -> None:
         """Raises InputError for the first slate with a token beyond the vocabulary, or too long for the model.
@@ -151,6 +156,37 @@ class SlatesFile:
                     )
                 if max_tokens is not None and len(tokens) > max_tokens:
                     raise InputError(f"{where}: has {len(tokens)} tokens, more than the {max_tokens} of --max-tokens")
+
+
+class _Logged(msgspec.Struct, frozen=True):
+    """A request's fields (`rexit.request`). Others are ignored."""
+
+    user: Id
+    items: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1)]
+    recent: tuple[Id | tuple[Id, bool], ...] | None = None
+    as_of: int | None = None
+    inputs: dict[str, Any] | None = None
+
+
+class RequestLog(_File[Slate]):
+    """What users of a bundle with a catalog were shown: requests, without labels. Nobody fits: there is no training split."""
+
+    @classmethod
+    def read(cls, path: Path, catalog: Catalog) -> RequestLog:
+        """Reads a `.parquet` or `.jsonl` file with a request in every row. Raises InputError, naming the row."""
+        by_split: dict[str, list[Slate]] = {name: [] for name in SPLITS}
+        for where, row in _rows(Path(path)):
+            logged = typed(row, _Logged, f"{path}: {where}", error=InputError)
+            try:
+                catalog.items.rows(logged.items)
+                if not logged.recent:
+                    catalog.users.rows([logged.user], "user")
+            except InputError as exc:
+                raise InputError(f"{path}: {where}: {exc}") from exc
+            liked = np.zeros(len(logged.items), np.bool_)
+            slate = Slate(logged.user, logged.items, logged.as_of, liked, logged.inputs or {}, None, False, logged.recent)
+            by_split[split_of(slate.user, fits=False)].append(slate)
+        return cls(Path(path), by_split, Roles())
 
 
 def _named_splits(path: Path, made: Sequence[tuple[TokenSlate, _Row]]) -> dict[Id, str] | None:

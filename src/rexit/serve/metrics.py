@@ -69,10 +69,10 @@ class _AuditCollector:
     def collect(self) -> Iterator[Metric]:
         watch = self._auditor.watch
         gauges = {
-            "users": ("Users whose loss counted.", watch.capital.count),
-            "loss_mean": ("Mean loss against full depth.", watch.mean or 0.0),
+            "users": ("Users whose loss counted.", watch.test.capital.count),
+            "loss_mean": ("Mean loss against full depth.", watch.test.mean or 0.0),
             "loss_limit": ("The tested limit of the mean loss.", watch.limits.limit),
-            "capital": ("Capital bet against the limit; an alarm from 20 on.", watch.capital.value),
+            "capital": ("Capital bet against the limit; an alarm from 20 on.", watch.test.capital.value),
             "alarm": ("1 after an alarm.", watch.alarm),
             "full_depth": ("1 if an alarm has ended early exits.", watch.full_depth),
         }

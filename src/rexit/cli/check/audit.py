@@ -15,11 +15,11 @@ from rexit.cli.common.tables import print_table
 from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:
+    from rexit.audit.betting import Tail
     from rexit.audit.limits import AuditLimits
     from rexit.audit.log import AuditedSlate
     from rexit.audit.state import Watch
     from rexit.bundle import Bundle, Id
-    from rexit.calibration.goal import Tail
     from rexit.calibration.metrics import Metric
     from rexit.calibration.outcomes import Labelled, LabelledMetric
 
@@ -93,9 +93,9 @@ def _label(
 
 def _metrics(bundle: Bundle) -> tuple[list[Metric], dict[str, float], Tail | None]:
     """The metrics of the table, and the limits and the tail that were certified."""
+    from rexit.audit.betting import Tail
     from rexit.audit.limits import REPORT_FILE
     from rexit.bundle.files import read_json
-    from rexit.calibration.goal import Tail
     from rexit.calibration.metrics import parse
 
     path = bundle.folder / REPORT_FILE
@@ -154,12 +154,12 @@ def _print_watch(watch: Watch) -> None:
         [
             {
                 "slates": watch.slates,
-                "users": watch.capital.count,
-                "mean loss": "-" if watch.mean is None else watch.mean,
+                "users": watch.test.capital.count,
+                "mean loss": "-" if watch.test.mean is None else watch.test.mean,
                 "as calibrated": watch.limits.mean,
                 "limit": watch.limits.limit,
-                "capital": watch.capital.value,
-                "alarm": f"after {watch.capital.alarm_at} users" if watch.alarm else "no",
+                "capital": watch.test.capital.value,
+                "alarm": f"after {watch.test.capital.alarm_at} users" if watch.alarm else "no",
             }
         ],
     )

@@ -29,7 +29,6 @@ from rexit.words import in_words
 if TYPE_CHECKING:
     from rexit.bundle import Bundle, Catalog
     from rexit.calibration import Calibration
-    from rexit.prompts.slates_file import SlatesFile
 
 METRICS = ["ndcg@10", "user-auc"]
 
@@ -69,7 +68,7 @@ def calibrate(
     from rexit.bundle import Catalog
     from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
-    from rexit.prompts.slates_file import SlatesFile
+    from rexit.prompts.slates_file import RequestLog, SlatesFile
     from rexit.prompts.texts import bundle_encoder
 
     options = CalibrationOptions(
@@ -88,12 +87,14 @@ def calibrate(
     )
     check_one_source(catalog, slates)
     opened = open_bundle(bundle, variant)
-    source: Catalog | SlatesFile
+    source: Catalog | SlatesFile | RequestLog
     if catalog is not None:
         source = Catalog.open(catalog)
     else:
         assert slates is not None
-        source = SlatesFile.read(slates, partial(bundle_encoder, opened), labels=False)
+        encoder = partial(bundle_encoder, opened)
+        has_catalog = opened.has_catalog
+        source = RequestLog.read(slates, opened.catalog) if has_catalog else SlatesFile.read(slates, encoder, labels=False)
     with progress() as bar:
         result = run(opened, source, options, progress=shown(bar))
     if json:
