@@ -1,7 +1,7 @@
 """Int8 weights in the order in which the runtime's kernels read them, and each product in one node with what reads it.
 
 1. MultiplyRows: a product times its tokens' scale. MultiplyAddRows: a product that ScaleAddRows reads.
-   MultiplySwiGLUQuantizeRows: the two products that SwiGLUQuantizeRows reads.
+   MultiplySwiGLUQuantizeRows, MultiplyGeGLUQuantizeRows: the two products that SwiGLUQuantizeRows or GeGLUQuantizeRows reads.
 2. A weight [K, N] becomes [N / 16, K / 4, 16, 4], so K must be a multiple of 4 and N of 16. Other products stay, and so do those
    with another reader.
 3. It is stored with -128 * sum_k w[k, n], the initial value of a kernel's sums, which subtracts the zero point.
@@ -19,17 +19,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from rexit.exporter.graph.cpu.fuse_rows import SCALE_ADD, SWIGLU, scaled_product
+from rexit.exporter.graph.cpu.fuse_rows import GEGLU, SCALE_ADD, SWIGLU, scaled_product
 from rexit.exporter.graph.cpu.quantize_linear_int8 import ZERO_POINT
-from rexit.exporter.graph.passes.functions import DOMAIN, Body, call, define, define_called, parameters
+from rexit.exporter.graph.passes.functions import APPROXIMATE, DOMAIN, Body, argument, call, define, define_called, parameters
 from rexit.exporter.graph.passes.nodes import MICROSOFT, constant, replace
 
 MULTIPLY = "MultiplyRows"
 """Inputs quantized [..., T, K], its scale [..., T, 1], weight, column scales [N], offsets [N]; output [..., T, N]."""
 MULTIPLY_ADD = "MultiplyAddRows"
-"""Inputs as MultiplyRows and residual [..., T, N]."""
+"""Inputs as MultiplyRows and residual [..., T, N] or [N]."""
 MULTIPLY_SWIGLU = "MultiplySwiGLUQuantizeRows"
 """Inputs quantized and its scale, then weight, column scales and offsets of gate, and of up; outputs like QuantizeRows."""
+MULTIPLY_GEGLU = "MultiplyGeGLUQuantizeRows"
+"""As MultiplySwiGLUQuantizeRows; attribute approximate, as Gelu's."""
 COLUMNS, DEPTH = 16, 4
 
 
@@ -40,7 +42,7 @@ def pack_weights(model: ir.Model) -> ir.Model:
     for node in list(graph):
         if (fused := _fused(graph, node, weights)) is not None:
             replace(graph, node, [fused])
-    define_called(model, {MULTIPLY: define_multiply, MULTIPLY_ADD: define_multiply_add, MULTIPLY_SWIGLU: define_swiglu})
+    define_called(model, DEFINITIONS)
     return model
 
 
@@ -65,12 +67,14 @@ def _fused(graph: ir.Graph, node: ir.Node, weights: dict[ir.Value, list[ir.Value
         value, scale, residual = inputs
         if product := _product_of(value):
             return call(MULTIPLY_ADD, [product.quantized, scale, *_packed(graph, product, weights), residual])
-    elif (node.domain, node.op_type) == (DOMAIN, SWIGLU):
+    elif node.domain == DOMAIN and node.op_type in (SWIGLU, GEGLU):
         gate, up, scale = inputs
         products = [product for value in (gate, up) if (product := _product_of(value))]
         if len(products) == 2:
             packed = [value for product in products for value in _packed(graph, product, weights)]
-            return call(MULTIPLY_SWIGLU, [products[0].quantized, scale, *packed], outputs=2)
+            attributes = {name: node.attributes.get_string(name) for name in node.attributes}
+            name = MULTIPLY_SWIGLU if node.op_type == SWIGLU else MULTIPLY_GEGLU
+            return call(name, [products[0].quantized, scale, *packed], outputs=2, **attributes)
     return None
 
 
@@ -133,8 +137,26 @@ def define_multiply_add(model: ir.Model) -> None:
 
 def define_swiglu(model: ir.Model) -> None:
     """MultiplySwiGLUQuantizeRows."""
+    _define_gated(model, MULTIPLY_SWIGLU, SWIGLU, [])
+
+
+def define_geglu(model: ir.Model) -> None:
+    """MultiplyGeGLUQuantizeRows."""
+    _define_gated(model, MULTIPLY_GEGLU, GEGLU, [APPROXIMATE])
+
+
+def _define_gated(model: ir.Model, name: str, gated: str, attributes: list[str]) -> None:
     body = Body()
     inputs = parameters("quantized", "scale", "gate", "gate_columns", "gate_offsets", "up", "up_columns", "up_offsets")
     quantized, scale, gate, gate_columns, _, up, up_columns, _ = inputs
     products = [_product(body, quantized, weight, columns) for weight, columns in ((gate, gate_columns), (up, up_columns))]
-    define(model, MULTIPLY_SWIGLU, inputs, body, body.node(SWIGLU, *products, scale, domain=DOMAIN, outputs=2).outputs)
+    passed = {name: argument(name, name, ir.AttributeType.STRING) for name in attributes}
+    define(model, name, inputs, body, body.node(gated, *products, scale, domain=DOMAIN, outputs=2, **passed).outputs, attributes)
+
+
+DEFINITIONS = {
+    MULTIPLY: define_multiply,
+    MULTIPLY_ADD: define_multiply_add,
+    MULTIPLY_SWIGLU: define_swiglu,
+    MULTIPLY_GEGLU: define_geglu,
+}

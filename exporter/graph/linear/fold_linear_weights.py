@@ -2,16 +2,18 @@
 
 1. A Transpose of a constant matrix becomes a constant.
 2. A Gemm with a constant matrix (no transposed input, alpha and beta 1) becomes MatMul, and Add where it has a bias.
+3. A product whose columns a Split divides, such as gate and up in one matrix, becomes a product for each part.
 
 Heads do not change.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from rexit.exporter.graph.linear.linear import heads
-from rexit.exporter.graph.passes.nodes import array, constant, is_constant, is_weight, replace
+from rexit.exporter.graph.passes.nodes import array, constant, is_constant, is_weight, producer, replace
 
 
 def fold_linear_weights(model: ir.Model) -> ir.Model:
@@ -25,7 +27,31 @@ def fold_linear_weights(model: ir.Model) -> ir.Model:
             product, bias = product_of(model.graph, node), gemm_bias(node)
             added = [] if bias is None else [ir.node("Add", [product.outputs[0], bias])]
             replace(model.graph, node, [product, *added])
+    for node in list(model.graph):
+        if node.op_type == "Split":
+            _divide(model.graph, node)
     return model
+
+
+def _divide(graph: ir.Graph, split: ir.Node) -> None:
+    product = producer(split.inputs[0], "MatMul", reads=1)
+    rows, weight = product.inputs if product is not None else (None, None)
+    shapes = [value.shape for value in split.outputs]
+    if product is None or rows is None or weight is None or not is_weight(weight) or any(shape is None for shape in shapes):
+        return
+    sizes = [shape[-1] for shape in shapes if shape is not None and isinstance(shape[-1], int)]
+    rank = len(shapes[0]) if shapes[0] is not None else 0
+    if split.attributes.get_int("axis", 0) not in (-1, rank - 1) or sum(sizes) != array(weight).shape[1]:
+        return
+    parts = np.split(array(weight), np.cumsum(sizes)[:-1], 1)
+    for n, (value, numbers) in enumerate(zip(split.outputs, parts, strict=True)):
+        part = ir.node("MatMul", [rows, constant(graph, f"{weight.name}.{n}", np.ascontiguousarray(numbers))])
+        out = part.outputs[0]
+        out.name, out.shape, out.type = value.name, value.shape, value.type
+        graph.insert_before(product, part)
+        ir.convenience.replace_all_uses_with(value, out)
+    graph.remove(split, safe=True)
+    graph.remove(product, safe=True)
 
 
 def _transpose(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:

@@ -15,6 +15,8 @@ import onnx_ir as ir
 from rexit.exporter.graph.passes.nodes import MICROSOFT
 
 DOMAIN, VERSION = "rexit", 1
+APPROXIMATE = "approximate"
+"""GELU's attribute, as of the operator Gelu: none or tanh."""
 
 
 class Body:
@@ -47,9 +49,9 @@ def parameters(*names: str) -> list[ir.Value]:
     return [ir.Value(name=name) for name in names]
 
 
-def argument(name: str, attribute: str) -> ir.Attr:
-    """Makes a body node's attribute `name` the call's float `attribute`."""
-    return ir.RefAttr(name, attribute, ir.AttributeType.FLOAT)
+def argument(name: str, attribute: str, kind: ir.AttributeType = ir.AttributeType.FLOAT) -> ir.Attr:
+    """Makes a body node's attribute `name` the call's `attribute` of this type."""
+    return ir.RefAttr(name, attribute, kind)
 
 
 def define(
@@ -67,12 +69,15 @@ def define(
         name: the function's name in rexit's domain.
         inputs, outputs: the function's values.
         body: the function's nodes.
-        attributes: names of the floats that every call passes.
+        attributes: names of what every call passes: floats, and GELU's string.
     """
     imports = {"": model.opset_imports[""], MICROSOFT: 1, DOMAIN: VERSION}
     graph = ir.Graph(inputs, outputs, nodes=body.nodes, opset_imports=imports, name=name)
-    floats = [ir.Attr(attribute, ir.AttributeType.FLOAT, None) for attribute in attributes]
-    function = ir.Function(DOMAIN, name, graph=graph, attributes=floats)
+    kinds = {
+        attribute: ir.AttributeType.STRING if attribute == APPROXIMATE else ir.AttributeType.FLOAT for attribute in attributes
+    }
+    passed = [ir.Attr(attribute, kind, None) for attribute, kind in kinds.items()]
+    function = ir.Function(DOMAIN, name, graph=graph, attributes=passed)
     model.functions[function.identifier()] = function
     model.opset_imports[DOMAIN] = VERSION
 
@@ -85,6 +90,6 @@ def define_called(model: ir.Model, definitions: Mapping[str, Callable[[ir.Model]
             definition(model)
 
 
-def call(name: str, inputs: Sequence[ir.Value], outputs: int = 1, **attributes: float) -> ir.Node:
+def call(name: str, inputs: Sequence[ir.Value], outputs: int = 1, **attributes: float | str) -> ir.Node:
     """A node that calls a function of the model."""
     return ir.node(name, inputs, attributes, domain=DOMAIN, num_outputs=outputs)

@@ -11,11 +11,14 @@ namespace rexit::core::kernels {
 // same order by every instruction set.
 using InnerProducts = void (*)(const float* x, const float* rows, std::size_t count, std::size_t width, double* products);
 
+enum class Activation { silu, gelu, gelu_tanh };  // gelu: x / 2 (1 + erf(x / sqrt 2)); gelu_tanh: its approximation by tanh
+
 struct Table {
   std::size_t lanes;               // floats per vector
   Threads::Function pack, attend;  // data: AttentionWork
   // data: RowWork
-  Threads::Function quantize = nullptr, rms_norm_quantize = nullptr, swiglu_quantize = nullptr, quantize_cache = nullptr;
+  Threads::Function quantize = nullptr, rms_norm_quantize = nullptr, layer_norm_quantize = nullptr;
+  Threads::Function activate_quantize = nullptr, gated_quantize = nullptr, quantize_cache = nullptr;
   Threads::Function scale_add = nullptr, round = nullptr, rms_norm_round = nullptr, swiglu_round = nullptr;
   Threads::Function multiply = nullptr;  // data: PanelWork
   InnerProducts inner_products = nullptr;
@@ -31,7 +34,8 @@ struct PairTable {
 
 // Products of int8 (int8_product_block.hpp).
 struct Int8ProductTable {
-  Threads::Function multiply, multiply_swiglu;  // data: Int8ProductWork
+  // data: Int8ProductWork
+  Threads::Function multiply, multiply_gated[3];  // by Activation
 };
 
 extern const Table baseline_table;

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import erf
 
 import numpy as np
 import onnx.parser
@@ -108,12 +109,24 @@ def _rows(tokens: int, width: int) -> list[Case]:
     normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-3) * weight
     scaled = gate * scale
     inside = (scaled / (1 + np.exp(-scaled.astype(np.float64))) * up * scale).astype(np.float32)
+    bias, factor, summed = normal(width), normal(width), x.astype(np.float64) + residual
+    apart = summed - summed.mean(-1, keepdims=True)
+    layer_normed = (apart / np.sqrt((apart**2).mean(-1, keepdims=True) + 1e-3) * weight + bias).astype(np.float32)
     size = f"{tokens}x{width}"
     quantize = "segment (float[1, T, K] x) => (QUANTIZED) { quantized, scale_out = rexit.QuantizeRows (x) }"
     norm = """segment (float[1, T, K] x, float[K] weight) => (QUANTIZED) {
         quantized, scale_out = rexit.RMSNormQuantizeRows <epsilon = 0.001> (x, weight) }"""
     swiglu = """segment (float[1, T, K] gate, float[1, T, K] up, float[1, T, 1] scale) => (QUANTIZED) {
         quantized, scale_out = rexit.SwiGLUQuantizeRows (gate, up, scale) }"""
+    layer_norm = """segment (float[1, T, K] x, float[K] weight, float[K] bias) => (QUANTIZED) {
+        quantized, scale_out = rexit.LayerNormQuantizeRows <epsilon = 0.001> (x, weight, bias) }"""
+    add_layer_norm = """segment (float[1, T, K] x, float[1, T, K] residual, float[K] weight, float[K] bias, float[K] factor)
+        => (float[1, T, K] normed, QUANTIZED) {
+        normed, quantized, scale_out = rexit.AddLayerNormQuantizeRows <epsilon = 0.001> (x, residual, weight, bias, factor) }"""
+    gelu = """segment (float[1, T, K] x) => (QUANTIZED) {
+        quantized, scale_out = rexit.GELUQuantizeRows <approximate = "KIND"> (x) }"""
+    geglu = """segment (float[1, T, K] gate, float[1, T, K] up, float[1, T, 1] scale) => (QUANTIZED) {
+        quantized, scale_out = rexit.GeGLUQuantizeRows <approximate = "KIND"> (gate, up, scale) }"""
     add = """segment (float[1, T, N] product, float[1, T, 1] scale, float[1, T, N] residual) => (float[1, T, N] out) {
         out = rexit.ScaleAddRows (product, scale, residual) }"""
     return [
@@ -131,12 +144,49 @@ def _rows(tokens: int, width: int) -> list[Case]:
             quantize_rows(inside),
         ),
         Case(
+            f"LayerNormQuantizeRows {size}",
+            one_node(_text(layer_norm), define_quantize_rows, fuse_rows.define_layer_norm),
+            {"x": (x + residual), "weight": weight, "bias": bias},
+            quantize_rows(layer_normed),
+        ),
+        Case(
+            f"AddLayerNormQuantizeRows {size}",
+            one_node(_text(add_layer_norm), define_quantize_rows, fuse_rows.define_add_layer_norm),
+            {"x": x, "residual": residual, "weight": weight, "bias": bias, "factor": factor},
+            {"normed": layer_normed, **quantize_rows(layer_normed * factor)},
+        ),
+        *(
+            Case(
+                f"GELUQuantizeRows {kind} {size}",
+                one_node(_text(gelu).replace("KIND", kind), define_quantize_rows, fuse_rows.define_gelu),
+                {"x": x},
+                quantize_rows(_gelu(x, kind)),
+            )
+            for kind in ("none", "tanh")
+        ),
+        *(
+            Case(
+                f"GeGLUQuantizeRows {kind} {size}",
+                one_node(_text(geglu).replace("KIND", kind), define_quantize_rows, fuse_rows.define_geglu),
+                {"gate": gate, "up": up, "scale": scale},
+                quantize_rows(_gelu(scaled, kind) * up * scale),
+            )
+            for kind in ("none", "tanh")
+        ),
+        Case(
             f"ScaleAddRows {size}",
             one_node(add, fuse_rows.define_scale_add),
             {"product": gate, "scale": scale, "residual": residual},
             {"out": gate * scale + residual},
         ),
     ]
+
+
+def _gelu(x: Floats, kind: str) -> Floats:
+    wide = x.astype(np.float64)
+    if kind == "tanh":
+        return (wide / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)))).astype(np.float32)
+    return (wide / 2 * (1 + np.vectorize(erf)(wide / np.sqrt(2)))).astype(np.float32)
 
 
 def _bfloat16(tokens: int, width: int, columns: int) -> list[Case]:
@@ -217,6 +267,8 @@ def _products(tokens: int, depth: int, columns: int) -> list[Case]:
         out = rexit.MultiplyAddRows (q, scale, {weight_names}, residual) }}"""
     swiglu = f"""segment ({operands}, {second}) => (QUANTIZED) {{ quantized, scale_out =
         rexit.MultiplySwiGLUQuantizeRows (q, scale, {weight_names}, up, up_columns, up_offsets) }}"""
+    geglu = swiglu.replace("MultiplySwiGLUQuantizeRows", 'MultiplyGeGLUQuantizeRows <approximate = "none">')
+    biased = add.replace("float[1, T, N] residual", "float[N] residual")
     size = f"{tokens}x{depth}x{columns}"
     one = {name: feed[name] for name in ("q", "scale", "gate", "gate_columns", "gate_offsets")}
     return [
@@ -226,6 +278,18 @@ def _products(tokens: int, depth: int, columns: int) -> list[Case]:
             one_node(add, fuse_rows.define_scale_add, pack_weights.define_multiply_add),
             one | {"residual": residual},
             {"out": gate + residual},
+        ),
+        Case(
+            f"MultiplyAddRows bias {size}",
+            one_node(biased, fuse_rows.define_scale_add, pack_weights.define_multiply_add),
+            one | {"residual": residual[0, 0]},
+            {"out": gate + residual[0, 0]},
+        ),
+        Case(
+            f"MultiplyGeGLUQuantizeRows {size}",
+            one_node(_text(geglu), define_quantize_rows, fuse_rows.define_geglu, pack_weights.define_geglu),
+            feed,
+            quantize_rows(_gelu(gate, "none") * up),
         ),
         Case(
             f"MultiplySwiGLUQuantizeRows {size}",

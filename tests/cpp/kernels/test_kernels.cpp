@@ -380,7 +380,31 @@ std::vector<double> normalized(const std::vector<float>& x, const std::vector<fl
   return y;
 }
 
-double gated(double gate, double up) { return gate / (1 + std::exp(-gate)) * up; }
+// (x + residual - mean) / sqrt(variance + 1e-5) * weight + bias, row by row.
+std::vector<double> layer_norm(const std::vector<float>& x, const std::vector<float>& residual, const std::vector<float>& weight,
+                               const std::vector<float>& bias) {
+  const std::size_t width = weight.size();
+  std::vector<double> y(x.size());
+  for (std::size_t begin = 0; begin < y.size(); begin += width) {
+    double mean = 0, variance = 0;
+    for (std::size_t i = begin; i < begin + width; ++i) y[i] = double{x[i]} + residual[i];
+    for (std::size_t i = begin; i < begin + width; ++i) mean += y[i] / static_cast<double>(width);
+    for (std::size_t i = begin; i < begin + width; ++i) variance += (y[i] - mean) * (y[i] - mean) / static_cast<double>(width);
+    for (std::size_t i = begin; i < begin + width; ++i)
+      y[i] = (y[i] - mean) / std::sqrt(variance + 1e-5) * weight[i - begin] + bias[i - begin];
+  }
+  return y;
+}
+
+constexpr Activation activations[] = {Activation::silu, Activation::gelu, Activation::gelu_tanh};
+
+double activated(Activation activation, double x) {
+  if (activation == Activation::gelu) return x / 2 * (1 + std::erf(x / std::sqrt(2.0)));
+  if (activation == Activation::gelu_tanh) return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+  return x / (1 + std::exp(-x));
+}
+
+double gated(double gate, double up) { return activated(Activation::silu, gate) * up; }
 
 class Rows : public testing::TestWithParam<std::size_t> {
  protected:
@@ -399,18 +423,42 @@ class Rows : public testing::TestWithParam<std::size_t> {
 };
 
 TEST_P(Rows, AreQuantizedAlsoAfterANormOrAGate) {
-  std::vector<double> products(x.size());
-  for (std::size_t i = 0; i < x.size(); ++i)
-    products[i] = gated(double{x[i]} * scale[i / width], double{other[i]} * scale[i / width]);
   for (const Table* with : tables()) {
     quantize_rows(x.data(), out, TwoThreads{}, *with);
     expect_quantized({x.begin(), x.end()}, width, values, scales);
     EXPECT_EQ(values[0], 128);
     rms_norm_quantize_rows(x.data(), weight.data(), 1e-5F, out, TwoThreads{}, *with);
     expect_quantized(normalized(x, weight), width, values, scales);
-    swiglu_quantize_rows(x.data(), other.data(), scale.data(), out, TwoThreads{}, *with);
-    expect_quantized(products, width, values, scales);
+    std::vector<double> expected(x.size());
+    for (const Activation activation : activations) {
+      for (std::size_t i = 0; i < x.size(); ++i)
+        expected[i] = activated(activation, double{x[i]} * scale[i / width]) * other[i] * scale[i / width];
+      gated_quantize_rows(activation, x.data(), other.data(), scale.data(), out, TwoThreads{}, *with);
+      expect_quantized(expected, width, values, scales);
+      for (std::size_t i = 0; i < x.size(); ++i) expected[i] = activated(activation, x[i]);
+      activate_quantize_rows(activation, x.data(), out, TwoThreads{}, *with);
+      expect_quantized(expected, width, values, scales);
+    }
   }
+}
+
+TEST_P(Rows, AreQuantizedAfterALayerNorm) {
+  const std::vector<float> bias = normal(width), factor = normal(width), zeros(x.size());
+  std::vector<float> y(x.size());
+  if (width == 1) return;  // a number less its mean
+  for (const Table* with : tables())
+    for (const bool whole : {false, true}) {
+      const std::vector<float>& residual = whole ? other : zeros;
+      std::vector<double> expected = layer_norm(x, residual, weight, bias);
+      layer_norm_quantize_rows({x.data(), whole ? residual.data() : nullptr, weight.data(), bias.data(),
+                                whole ? factor.data() : nullptr, 1e-5F, whole ? y.data() : nullptr},
+                               out, TwoThreads{}, *with);
+      for (std::size_t i = 0; whole && i < y.size(); ++i) {
+        ASSERT_NEAR(y[i], expected[i], 1e-5 * (1 + std::fabs(expected[i]))) << i;
+        expected[i] *= factor[i % width];
+      }
+      expect_quantized(expected, width, values, scales);
+    }
 }
 
 // NaN and infinity must not become ordinary numbers, which would hide a failure.
@@ -438,8 +486,14 @@ TEST_P(Rows, KeepNaN) {
         expect_lost("quantize", scale_of_row);
         rms_norm_quantize_rows(x.data(), ones.data(), 1e-5F, out, Serial{}, *with);
         expect_lost("normalize and quantize", scale_of_row);
-        swiglu_quantize_rows(x.data(), other.data(), scale.data(), out, Serial{}, *with);
-        expect_lost("gate and quantize", scale_of_row);
+        for (const Activation activation : activations) {
+          gated_quantize_rows(activation, x.data(), other.data(), scale.data(), out, Serial{}, *with);
+          expect_lost("gate and quantize", scale_of_row);
+          activate_quantize_rows(activation, x.data(), out, Serial{}, *with);
+          if (lost != -INFINITY) expect_lost("activate and quantize", scale_of_row);
+        }
+        layer_norm_quantize_rows({x.data(), nullptr, ones.data(), ones.data(), nullptr, 1e-5F, nullptr}, out, Serial{}, *with);
+        expect_lost("LayerNorm and quantize", scale_of_row);
         quantize_cache(x.data(), stored.data(), rows, width, Serial{}, *with);
         expect_lost("cache", cache_scale);
         round_rows(x.data(), rounded, Serial{}, *with);
@@ -508,11 +562,13 @@ TEST(Rows, RoundTiesToEven) {
 
 TEST_P(Rows, AreScaledAndAddedInPlace) {
   for (const Table* with : tables()) {
-    std::vector<float> product = x;
-    scale_add_rows(product.data(), scale.data(), other.data(), product.data(), rows, width, TwoThreads{}, *with);
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      const double expected = double{x[i]} * scale[i / width] + other[i];
-      ASSERT_NEAR(product[i], expected, 1e-5 * (1 + std::fabs(expected))) << i;
+    for (const std::size_t step : {width, std::size_t{0}}) {
+      std::vector<float> product = x;
+      scale_add_rows(product.data(), scale.data(), {other.data(), step}, product.data(), rows, width, TwoThreads{}, *with);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const double expected = double{x[i]} * scale[i / width] + other[i / width * step + i % width];
+        ASSERT_NEAR(product[i], expected, 1e-5 * (1 + std::fabs(expected))) << i;
+      }
     }
   }
 }
@@ -667,20 +723,18 @@ class Int8Products : public testing::TestWithParam<Int8Sizes> {
   QuantizedInput input{x.data(), scales.data(), rows, depth};
 };
 
-// To the bit: golden answers come from ONNX Runtime's operators. What is added is another matrix, or `out` itself.
+// To the bit: golden answers come from ONNX Runtime's operators. What is added is another matrix, `out` itself, or a row.
 TEST_P(Int8Products, AreExact) {
   for (const Table* with : tables_with_int8())
-    for (const int kind : {0, 1, 2}) {
+    for (const int kind : {0, 1, 2, 3}) {
       std::vector<float> out = residual;
-      multiply_rows(input, weight, columns,
-                    kind == 0   ? nullptr
-                    : kind == 1 ? residual.data()
-                                : out.data(),
-                    out.data(), TwoThreads{}, *with);
+      const Addend addends[] = {{}, {residual.data(), columns}, {out.data(), columns}, {weight.scales.data(), 0}};
+      multiply_rows(input, weight, columns, addends[kind], out.data(), TwoThreads{}, *with);
       for (std::size_t i = 0; i < out.size(); ++i) {
         const std::size_t row = i / columns;
         const float product = weight.product(x.data() + row * depth, depth, i % columns);
-        ASSERT_EQ(out[i], kind != 0 ? std::fma(product, scales[row], residual[i]) : product * scales[row]) << kind << ", " << i;
+        const float addend = kind == 0 ? 0 : kind == 3 ? weight.scales[i % columns] : residual[i];
+        ASSERT_EQ(out[i], std::fma(product, scales[row], addend)) << kind << ", " << i;
       }
     }
 }
@@ -694,11 +748,14 @@ TEST_P(Int8Products, AreGatedAndQuantizedAsApart) {
   for (const Table* with : tables_with_int8()) {
     std::vector<std::uint8_t> values(rows * columns), unfused_values(rows * columns);
     std::vector<float> out_scales(rows), unfused_scales(rows);
-    multiply_swiglu_quantize_rows(input, weight, up, {values.data(), out_scales.data(), rows, columns}, TwoThreads{}, *with);
-    swiglu_quantize_rows(gate_products.data(), up_products.data(), scales.data(),
-                         {unfused_values.data(), unfused_scales.data(), rows, columns}, Serial{}, *with);
-    EXPECT_EQ(values, unfused_values);
-    EXPECT_EQ(out_scales, unfused_scales);
+    for (const Activation activation : activations) {
+      multiply_gated_quantize_rows(activation, input, weight, up, {values.data(), out_scales.data(), rows, columns}, TwoThreads{},
+                                   *with);
+      gated_quantize_rows(activation, gate_products.data(), up_products.data(), scales.data(),
+                          {unfused_values.data(), unfused_scales.data(), rows, columns}, Serial{}, *with);
+      EXPECT_EQ(values, unfused_values);
+      EXPECT_EQ(out_scales, unfused_scales);
+    }
   }
 }
 
@@ -708,8 +765,9 @@ TEST_P(Int8Products, KeepNaN) {
     const float scale = std::exchange(scales[lost], NAN);
     std::vector<float> out(rows * columns), out_scales(rows);
     std::vector<std::uint8_t> values(out.size());
-    multiply_rows(input, weight, columns, residual.data(), out.data(), Serial{}, *with);
-    multiply_swiglu_quantize_rows(input, weight, up, {values.data(), out_scales.data(), rows, columns}, Serial{}, *with);
+    multiply_rows(input, weight, columns, {residual.data(), columns}, out.data(), Serial{}, *with);
+    multiply_gated_quantize_rows(Activation::gelu, input, weight, up, {values.data(), out_scales.data(), rows, columns}, Serial{},
+                                 *with);
     for (std::size_t i = 0; i < out.size(); ++i) ASSERT_EQ(std::isnan(out[i]), i / columns == lost) << i;
     for (std::size_t row = 0; row < rows; ++row) ASSERT_EQ(std::isnan(out_scales[row]), row == lost) << row;
     scales[lost] = scale;
@@ -745,8 +803,8 @@ TEST(Kernels, TakeNothing) {
   attend({nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 4, 2, 0, 0, 16, 1}, Serial{});
   multiply_panels(Operands({0, 2, 1, 16}).product(nullptr), Serial{});
   for (const Table* with : tables_with_int8()) {
-    multiply_rows({nullptr, nullptr, 0, 8}, {}, 16, nullptr, nullptr, Serial{}, *with);
-    multiply_swiglu_quantize_rows({nullptr, nullptr, 0, 8}, {}, {}, {nullptr, nullptr, 0, 16}, Serial{}, *with);
+    multiply_rows({nullptr, nullptr, 0, 8}, {}, 16, {}, nullptr, Serial{}, *with);
+    multiply_gated_quantize_rows(Activation::silu, {nullptr, nullptr, 0, 8}, {}, {}, {nullptr, nullptr, 0, 16}, Serial{}, *with);
   }
 }
 

@@ -29,6 +29,13 @@ SOUND = [
     "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n q, number = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, w)",
     "q, s = rexit.QuantizeRows (state) \n r, number = rexit.SwiGLUQuantizeRows (state, state, s)",
     "q, s = rexit.QuantizeRows (state) \n number = rexit.ScaleAddRows (state, s, state)",
+    "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n q, s = rexit.QuantizeRows (state) \n"
+    "number = rexit.ScaleAddRows (state, s, w)",
+    "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n q, number = rexit.LayerNormQuantizeRows <epsilon = 0.1> (state, w, w)",
+    "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n"
+    "number, q, s = rexit.AddLayerNormQuantizeRows <epsilon = 0.1> (state, state, w, w, w)",
+    'q, number = rexit.GELUQuantizeRows <approximate = "none"> (state)',
+    'q, s = rexit.QuantizeRows (state) \n r, number = rexit.GeGLUQuantizeRows <approximate = "tanh"> (state, state, s)',
     "r = rexit.RoundRows (state) \n number = Cast <to = 1> (r)",
     "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n r = rexit.RMSNormRoundRows <epsilon = 0.00001> (state, w) \n"
     "number = Cast <to = 1> (r)",
@@ -51,7 +58,9 @@ WEIGHT = """shape = Constant <value = int64[4] {1, 4, 16, 4}> () \n count = Cons
 PRODUCTS = [
     f"{WEIGHT} number = rexit.MultiplyRows (q, s, w, c, o)",
     f"{WEIGHT} p = rexit.MultiplyRows (q, s, w, c, o) \n number = rexit.MultiplyAddRows (q, s, w, c, o, p)",
+    f"{WEIGHT} number = rexit.MultiplyAddRows (q, s, w, c, o, c)",
     f"{WEIGHT} r, number = rexit.MultiplySwiGLUQuantizeRows (q, s, w, c, o, w, c, o)",
+    f'{WEIGHT} r, number = rexit.MultiplyGeGLUQuantizeRows <approximate = "none"> (q, s, w, c, o, w, c, o)',
 ]
 CPU = Path("/proc/cpuinfo")
 HAS_PRODUCTS = CPU.exists() and "avx512_vnni" in CPU.read_text()
@@ -60,6 +69,10 @@ needs_products = pytest.mark.skipif(not HAS_PRODUCTS, reason="this processor has
 REFUSED = {
     "RMSNormQuantizeRows: expected a weight per column": "w = Reshape (state, flat) \n"
     "q, number = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, w)",
+    "LayerNormQuantizeRows: expected a number per column": "w = Reshape (state, flat) \n"
+    "q, number = rexit.LayerNormQuantizeRows <epsilon = 0.1> (state, w, w)",
+    "AddLayerNormQuantizeRows: the shapes of product and residual": "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n"
+    "number, q, s = rexit.AddLayerNormQuantizeRows <epsilon = 0.1> (state, w, w, w, w)",
     "SwiGLUQuantizeRows: the shapes of gate, up and scale": "q, number = rexit.SwiGLUQuantizeRows (state, state, state)",
     "ScaleAddRows: the shapes of product, scale": "w = Reshape (state, flat) \n number = rexit.ScaleAddRows (state, w, w)",
     "QuantizeRows: x is a scalar": "w = ReduceMax <keepdims = 0> (state) \n q, number = rexit.QuantizeRows (w)",
@@ -119,6 +132,12 @@ def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None
     bundle = write_added(tmp_path, f"z = Sub (state, state) \n lost = Div (z, z) \n {text}")
     with rexit.open(bundle) as session, pytest.raises(BackendError, match="are not finite"):
         session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
+
+
+def test_an_unknown_approximation_is_refused_when_the_graph_is_opened(tmp_path: Path) -> None:
+    bundle = write_added(tmp_path, 'q, number = rexit.GELUQuantizeRows <approximate = "a"> (state)')
+    with pytest.raises(BackendError, match="GELUQuantizeRows: expected approximate to be none or tanh"):
+        rexit.open(bundle)
 
 
 REFUSED_PRODUCTS = {

@@ -17,6 +17,7 @@
 namespace rexit::core {
 namespace {
 
+using kernels::Activation;
 using kernels::PackedWeight;
 using kernels::QuantizedInput;
 using kernels::QuantizedRows;
@@ -75,13 +76,13 @@ class Call final : public Threads {
     return {output<std::uint16_t>(0, x), x.rows(), x.width()};
   }
 
-  // The outputs: uint8 values in x's shape, and a scale per row.
-  QuantizedRows quantized(const Tensor& x) const {
+  // Outputs from `first` on: uint8 values in x's shape, and a scale per row.
+  QuantizedRows quantized(const Tensor& x, std::size_t first = 0) const {
     require_rows(x);
     Tensor scales = x;
     scales.sizes[x.rank - 1] = 1;
-    auto* values = output<std::uint8_t>(0, x);
-    return {values, output<float>(1, scales), x.rows(), x.width()};
+    auto* values = output<std::uint8_t>(first, x);
+    return {values, output<float>(first + 1, scales), x.rows(), x.width()};
   }
 
  private:
@@ -100,6 +101,20 @@ struct FloatKernel {
   static constexpr ONNXTensorElementDataType input_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
   static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 };
+
+// Input `index`, which is added to a tensor of its shape.
+const float* residual(const Call& call, std::size_t index, const Tensor& x) {
+  const Tensor numbers = call.input(index);
+  require(numbers.same_shape(x), "the shapes of product and residual do not match");
+  return numbers.as<float>();
+}
+
+// Input `index`, which is added to a product: of its shape, or a number per column.
+kernels::Addend addend(const Call& call, std::size_t index, const Tensor& product) {
+  const Tensor numbers = call.input(index);
+  if (numbers.rank == 1 && numbers.count == product.width()) return {numbers.as<float>(), 0};
+  return {residual(call, index, product), product.width()};
+}
 
 // Base of a kernel with floats as inputs, and quantized rows and their scales as outputs.
 struct QuantizingKernel : FloatKernel {
@@ -191,14 +206,76 @@ struct RmsNormQuantizeRowsKernel : QuantizingKernel {
   float epsilon;
 };
 
-struct SwigluQuantizeRowsKernel : QuantizingKernel {
-  static constexpr const char* name = "SwiGLUQuantizeRows";
+// LayerNormQuantizeRows; AddLayerNormQuantizeRows has a residual and a factor, and its first output is the norm's.
+template <bool adds>
+struct LayerNormQuantizeRowsKernel : QuantizingKernel {
+  static constexpr const char* name = adds ? "AddLayerNormQuantizeRows" : "LayerNormQuantizeRows";
+  static constexpr std::size_t inputs = adds ? 5 : 3, outputs = adds ? 3 : 2;
+  static constexpr ONNXTensorElementDataType output_type(std::size_t index) {
+    return index + 2 == outputs ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
+
+  explicit LayerNormQuantizeRowsKernel(const Ort::ConstKernelInfo& info) : epsilon(info.GetAttribute<float>("epsilon")) {}
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0);
+    require_rows(x);
+    kernels::LayerNorm norm{x.as<float>(), adds ? residual(call, 1, x) : nullptr, nullptr, nullptr, nullptr, epsilon, nullptr};
+    norm.weight = per_column(call, adds ? 2 : 1, x);
+    norm.bias = per_column(call, adds ? 3 : 2, x);
+    if (adds) {
+      norm.factor = per_column(call, 4, x);
+      norm.y = call.output<float>(0, x);
+    }
+    kernels::layer_norm_quantize_rows(norm, call.quantized(x, outputs - 2), call);
+  }
+
+  static const float* per_column(const Call& call, std::size_t index, const Tensor& x) {
+    const Tensor numbers = call.input(index);
+    require(numbers.rank == 1 && numbers.count == x.width(), "expected a number per column");
+    return numbers.as<float>();
+  }
+
+  float epsilon;
+};
+
+// Base of a kernel with an activation: silu without the attribute of GELU's.
+template <bool gelu>
+struct Activated {
+  explicit Activated(const Ort::ConstKernelInfo& info) {
+    if (!gelu) return;
+    const auto approximate = info.GetAttribute<std::string>("approximate");
+    require(approximate == "none" || approximate == "tanh", "expected approximate to be none or tanh");
+    activation = approximate == "tanh" ? Activation::gelu_tanh : Activation::gelu;
+  }
+
+  Activation activation = Activation::silu;
+};
+
+struct GeluQuantizeRowsKernel : QuantizingKernel, Activated<true> {
+  static constexpr const char* name = "GELUQuantizeRows";
+  static constexpr std::size_t inputs = 1;
+
+  using Activated::Activated;
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0);
+    kernels::activate_quantize_rows(activation, x.as<float>(), call.quantized(x), call);
+  }
+};
+
+template <bool gelu>
+struct GatedQuantizeRowsKernel : QuantizingKernel, Activated<gelu> {
+  static constexpr const char* name = gelu ? "GeGLUQuantizeRows" : "SwiGLUQuantizeRows";
   static constexpr std::size_t inputs = 3;
+
+  using Activated<gelu>::Activated;
 
   void compute(const Call& call) const {
     const Tensor gate = call.input(0), up = call.input(1), scale = call.input(2);
     require(gate.same_shape(up) && scale.count == gate.rows(), "the shapes of gate, up and scale do not match");
-    kernels::swiglu_quantize_rows(gate.as<float>(), up.as<float>(), scale.as<float>(), call.quantized(gate), call);
+    kernels::gated_quantize_rows(this->activation, gate.as<float>(), up.as<float>(), scale.as<float>(), call.quantized(gate),
+                                 call);
   }
 };
 
@@ -221,10 +298,9 @@ struct ScaleAddRowsKernel : FloatKernel {
   static constexpr std::size_t inputs = 3, outputs = 1;
 
   void compute(const Call& call) const {
-    const Tensor product = call.input(0), scale = call.input(1), residual = call.input(2);
-    require(product.same_shape(residual) && scale.count == product.rows(),
-            "the shapes of product, scale and residual do not match");
-    kernels::scale_add_rows(product.as<float>(), scale.as<float>(), residual.as<float>(), call.output<float>(0, product),
+    const Tensor product = call.input(0), scale = call.input(1);
+    require(scale.count == product.rows(), "the shapes of product, scale and residual do not match");
+    kernels::scale_add_rows(product.as<float>(), scale.as<float>(), addend(call, 2, product), call.output<float>(0, product),
                             product.rows(), product.width(), call);
   }
 };
@@ -264,13 +340,6 @@ struct SwigluRoundRowsKernel : RoundingKernel {
     kernels::swiglu_round_rows(gate.as<float>(), up.as<float>(), call.rounded(gate), call);
   }
 };
-
-// Input `index`, which is added to a product.
-const float* residual(const Call& call, std::size_t index, const Tensor& product) {
-  const Tensor addend = call.input(index);
-  require(addend.same_shape(product), "the shapes of product and residual do not match");
-  return addend.as<float>();
-}
 
 template <bool adds>
 struct MatMulBFloat16Kernel : FloatKernel {
@@ -339,18 +408,21 @@ struct MultiplyRowsKernel : ProductKernel<1> {
   void compute(const Call& call) const {
     const Operands operands = read(call);
     kernels::multiply_rows(operands.x, operands.weight[0], operands.columns,
-                           adds ? residual(call, ProductKernel::inputs, operands.shape) : nullptr,
+                           adds ? addend(call, ProductKernel::inputs, operands.shape) : kernels::Addend{},
                            call.output<float>(0, operands.shape), call);
   }
 };
 
-struct MultiplySwigluQuantizeRowsKernel : ProductKernel<2> {
-  static constexpr const char* name = "MultiplySwiGLUQuantizeRows";
+template <bool gelu>
+struct MultiplyGatedQuantizeRowsKernel : ProductKernel<2>, Activated<gelu> {
+  static constexpr const char* name = gelu ? "MultiplyGeGLUQuantizeRows" : "MultiplySwiGLUQuantizeRows";
+
+  using Activated<gelu>::Activated;
 
   void compute(const Call& call) const {
     const Operands operands = read(call);
-    kernels::multiply_swiglu_quantize_rows(operands.x, operands.weight[0], operands.weight[1], call.quantized(operands.shape),
-                                           call);
+    kernels::multiply_gated_quantize_rows(this->activation, operands.x, operands.weight[0], operands.weight[1],
+                                          call.quantized(operands.shape), call);
   }
 };
 
@@ -406,11 +478,14 @@ void add_operators(Ort::CustomOpDomain& domain) {
 const Ort::CustomOpDomain& make_domain() {
   auto& domain = *new Ort::CustomOpDomain("rexit");
   add_operators<SlateAttentionKernel<false>, SlateAttentionKernel<true>, QuantizeRowsKernel, RmsNormQuantizeRowsKernel,
-                SwigluQuantizeRowsKernel, QuantizeCacheKernel, ScaleAddRowsKernel, RoundRowsKernel, RmsNormRoundRowsKernel,
-                SwigluRoundRowsKernel, MatMulBFloat16Kernel<false>, MatMulBFloat16Kernel<true>>(domain);
+                LayerNormQuantizeRowsKernel<false>, LayerNormQuantizeRowsKernel<true>, GeluQuantizeRowsKernel,
+                GatedQuantizeRowsKernel<false>, GatedQuantizeRowsKernel<true>, QuantizeCacheKernel, ScaleAddRowsKernel,
+                RoundRowsKernel, RmsNormRoundRowsKernel, SwigluRoundRowsKernel, MatMulBFloat16Kernel<false>,
+                MatMulBFloat16Kernel<true>>(domain);
   // Without them ONNX Runtime expands their functions.
   if (kernels::table().int8 != nullptr)
-    add_operators<MultiplyRowsKernel<false>, MultiplyRowsKernel<true>, MultiplySwigluQuantizeRowsKernel>(domain);
+    add_operators<MultiplyRowsKernel<false>, MultiplyRowsKernel<true>, MultiplyGatedQuantizeRowsKernel<false>,
+                  MultiplyGatedQuantizeRowsKernel<true>>(domain);
   return domain;
 }
 

@@ -1,6 +1,7 @@
 // The tasks of int8_products.hpp for vectors of W sums. A task multiplies a block of rows by a panel of columns.
 #pragma once
 
+#include "kernels/activations.hpp"
 #include "kernels/lanes.hpp"
 #include "kernels/products/int8_products.hpp"
 #include "kernels/threads.hpp"
@@ -11,7 +12,7 @@ namespace rexit::core::kernels {
 struct Int8ProductWork {
   QuantizedInput x;
   PackedWeight weight, up;
-  const float* residual;  // may be null
+  Addend addend;  // may be null
   float* out;
   std::size_t columns;
   std::size_t row_blocks;  // tasks per panel
@@ -103,21 +104,22 @@ struct PlainTile {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < V; ++v) scales[v] = L::load(work.weight.scales + column + v * W);
     float* out = work.out + row * work.columns + column;
-    const float* residual = work.residual != nullptr ? work.residual + row * work.columns + column : nullptr;
+    const float* addends = work.addend.values != nullptr ? work.addend.values + row * work.addend.step + column : nullptr;
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < R; ++r) {
       const typename L::Floats scale = L::all(x.scales[row + r]);
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < V; ++v) {
-        const std::size_t at = r * work.columns + v * W;
-        const typename L::Floats addend = residual != nullptr ? L::load(residual + at) : typename L::Floats{};
-        L::store(out + at, Dot<W>::multiply_add(floats<W>(sums[r][v]) * scales[v], scale, addend));
+        const typename L::Floats addend =
+            addends != nullptr ? L::load(addends + r * work.addend.step + v * W) : typename L::Floats{};
+        L::store(out + r * work.columns + v * W, Dot<W>::multiply_add(floats<W>(sums[r][v]) * scales[v], scale, addend));
       }
     }
   }
 };
 
-// silu(gate) * up, for the same columns of both.
+// activation(gate) * up, for the same columns of both.
+template <Activation activation>
 struct GatedTile {
   template <int W, int R, int V>
   static REXIT_INLINE void run(const Int8ProductWork& work, std::size_t row, std::size_t column) {
@@ -152,7 +154,7 @@ struct GatedTile {
       for (std::size_t v = 0; v < V; ++v) {
         const typename L::Floats gate = floats<W>(sums[r][v]) * gate_scales[v] * scale;
         const typename L::Floats up = floats<W>(sums[r][V + v]) * up_scales[v] * scale;
-        L::store(out + r * work.columns + v * W, gate / (L::all(1) + L::exp(-gate)) * up);
+        L::store(out + r * work.columns + v * W, activate<activation, W>(gate) * up);
       }
     }
   }
@@ -178,13 +180,16 @@ REXIT_INLINE void int8_task(const Int8ProductWork work, std::size_t i, std::size
 
 namespace {
 
+template <int W, Activation activation>
+void gated_task(void* work, std::size_t i) {
+  int8_task<GatedTile<activation>, W, 2>(*static_cast<const Int8ProductWork*>(work), i, int8_gated_columns);
+}
+
 template <int W>
 constexpr Int8ProductTable make_int8_table() {
   return {
       [](void* work, std::size_t i) { int8_task<PlainTile, W, 4>(*static_cast<const Int8ProductWork*>(work), i, int8_columns); },
-      [](void* work, std::size_t i) {
-        int8_task<GatedTile, W, 2>(*static_cast<const Int8ProductWork*>(work), i, int8_gated_columns);
-      }};
+      {gated_task<W, Activation::silu>, gated_task<W, Activation::gelu>, gated_task<W, Activation::gelu_tanh>}};
 }
 
 }  // namespace

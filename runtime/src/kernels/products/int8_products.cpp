@@ -14,17 +14,18 @@ void run_products(Threads::Function task, Int8ProductWork work, std::size_t pane
 
 }  // namespace
 
-void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::size_t columns, const float* residual, float* out,
+void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::size_t columns, const Addend& addend, float* out,
                    const Threads& threads, const Table& with) {
-  run_products(with.int8->multiply, {x, weight, {}, residual, out, columns, 0}, int8_columns, threads);
+  run_products(with.int8->multiply, {x, weight, {}, addend, out, columns, 0}, int8_columns, threads);
 }
 
-void multiply_swiglu_quantize_rows(const QuantizedInput& x, const PackedWeight& gate, const PackedWeight& up,
-                                   const QuantizedRows& out, const Threads& threads, const Table& with) {
+void multiply_gated_quantize_rows(Activation activation, const QuantizedInput& x, const PackedWeight& gate,
+                                  const PackedWeight& up, const QuantizedRows& out, const Threads& threads, const Table& with) {
   if (out.rows == 0 || out.width == 0) return;
   const Threads::Scratch scratch(threads, product(out.rows, out.width, sizeof(float)));
   auto* gated = reinterpret_cast<float*>(scratch.data());
-  run_products(with.int8->multiply_swiglu, {x, gate, up, nullptr, gated, out.width, 0}, int8_gated_columns, threads);
+  run_products(with.int8->multiply_gated[static_cast<std::size_t>(activation)], {x, gate, up, {}, gated, out.width, 0},
+               int8_gated_columns, threads);
   quantize_rows(gated, out, threads, with);
 }
 

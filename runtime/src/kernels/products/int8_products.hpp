@@ -31,12 +31,12 @@ struct QuantizedInput {
   std::size_t rows, width;
 };
 
-// y [rows, columns], plus `residual` [rows, columns] unless it is null. `out` may be `residual`. `columns` is a multiple of
-// PackedWeight::columns.
-void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::size_t columns, const float* residual, float* out,
+// y [rows, columns], plus an addend unless it is null. `out` may be the addend. `columns` is a multiple of PackedWeight::columns.
+void multiply_rows(const QuantizedInput& x, const PackedWeight& weight, std::size_t columns, const Addend& addend, float* out,
                    const Threads& threads, const Table& with = table());
-// Quantizes silu(y of gate) * y of up, both [rows, columns]; columns is out.width.
-void multiply_swiglu_quantize_rows(const QuantizedInput& x, const PackedWeight& gate, const PackedWeight& up,
-                                   const QuantizedRows& out, const Threads& threads, const Table& with = table());
+// Quantizes activation(y of gate) * y of up, both [rows, columns]; columns is out.width.
+void multiply_gated_quantize_rows(Activation activation, const QuantizedInput& x, const PackedWeight& gate,
+                                  const PackedWeight& up, const QuantizedRows& out, const Threads& threads,
+                                  const Table& with = table());
 
 }  // namespace rexit::core::kernels

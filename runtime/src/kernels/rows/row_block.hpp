@@ -1,6 +1,7 @@
 // The operators of rows.hpp for a single row, for any vector width W.
 #pragma once
 
+#include "kernels/activations.hpp"
 #include "kernels/lanes.hpp"
 #include "kernels/rows/rows.hpp"
 #include "kernels/threads.hpp"
@@ -19,6 +20,9 @@ struct RowWork {
   float* out;
   std::uint16_t* rounded;
   std::size_t rows, width;
+  const float *bias = nullptr, *factor = nullptr;
+  std::size_t other_step = 0;
+  Activation activation = Activation::silu;
 };
 
 template <int W>
@@ -110,21 +114,81 @@ struct RmsNormQuantizeRows {
   }
 };
 
-struct SwigluQuantizeRows {
+// `scale` is the norm's weight.
+struct LayerNormQuantizeRows {
+  template <int W>
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
+    using L = Lanes<W>;
+    const std::size_t width = work.width, at = row * width;
+    const float *x = work.x + at, *residual = work.other != nullptr ? work.other + at : nullptr;
+    float *y = scratch_floats(width), *out = work.out != nullptr ? work.out + at : nullptr;
+    typename L::Floats sums{}, squares{};
+    across<W>(width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      typename L::Floats numbers = L::load(x + i, count);
+      if (residual != nullptr) numbers += L::load(residual + i, count);
+      sums += numbers;
+      L::store(y + i, numbers, count);
+    });
+    const float mean = L::sum(sums) / static_cast<float>(width);
+    std::size_t tail = 0;
+    for (; tail + W <= width; tail += W) {
+      const typename L::Floats apart = L::load(y + tail) - L::all(mean);
+      squares += apart * apart;
+    }
+    float square = L::sum(squares);
+    for (; tail < width; ++tail) square += (y[tail] - mean) * (y[tail] - mean);
+    const typename L::Floats norm = L::all(1 / __builtin_sqrtf(square / static_cast<float>(width) + work.epsilon));
+    typename L::Ints maxima{};
+    across<W>(width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      typename L::Floats normed =
+          (L::load(y + i, count) - L::all(mean)) * norm * L::load(work.scale + i, count) + L::load(work.bias + i, count);
+      if (out != nullptr) L::store(out + i, normed, count);
+      if (work.factor != nullptr) normed *= L::load(work.factor + i, count);
+      maxima = L::larger(maxima, L::magnitude(normed));
+      L::store(y + i, normed, count);
+    });
+    quantize<W>(y, L::largest(maxima), work, row);
+  }
+};
+
+// Quantizes numbers(i, count), the numbers of a row from column i on.
+template <int W, class Numbers>
+REXIT_INLINE void quantize_computed(const RowWork& work, std::size_t row, const Numbers& numbers) {
+  using L = Lanes<W>;
+  float* y = scratch_floats(work.width);
+  typename L::Ints maxima{};
+  across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+    const typename L::Floats computed = numbers(i, count);
+    maxima = L::larger(maxima, L::magnitude(computed));
+    L::store(y + i, computed, count);
+  });
+  quantize<W>(y, L::largest(maxima), work, row);
+}
+
+struct ActivateQuantizeRows {
+  template <int W>
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
+    using L = Lanes<W>;
+    const float* x = work.x + row * work.width;
+    with_activation(work.activation, [&](auto activation) __attribute__((always_inline)) {
+      quantize_computed<W>(work, row, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+        return activate<activation.value, W>(L::load(x + i, count));
+      });
+    });
+  }
+};
+
+struct GatedQuantizeRows {
   template <int W>
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const float *gate = work.x + row * work.width, *up = work.other + row * work.width;
     const typename L::Floats scale = L::all(work.scale[row]);
-    float* y = scratch_floats(work.width);
-    typename L::Ints maxima{};
-    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats g = L::load(gate + i, count) * scale;
-      const typename L::Floats product = g / (L::all(1) + L::exp(-g)) * (L::load(up + i, count) * scale);
-      maxima = L::larger(maxima, L::magnitude(product));
-      L::store(y + i, product, count);
+    with_activation(work.activation, [&](auto activation) __attribute__((always_inline)) {
+      quantize_computed<W>(work, row, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+        return activate<activation.value, W>(L::load(gate + i, count) * scale) * (L::load(up + i, count) * scale);
+      });
     });
-    quantize<W>(y, L::largest(maxima), work, row);
   }
 };
 
@@ -133,11 +197,11 @@ struct ScaleAddRows {
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const std::size_t at = row * work.width;
-    const float *product = work.x + at, *residual = work.other + at;
+    const float *product = work.x + at, *addend = work.other + row * work.other_step;
     float* out = work.out + at;
     const typename L::Floats scale = L::all(work.scale[row]);
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      L::store(out + i, L::load(product + i, count) * scale + L::load(residual + i, count), count);
+      L::store(out + i, L::load(product + i, count) * scale + L::load(addend + i, count), count);
     });
   }
 };

@@ -26,22 +26,40 @@ struct RoundedRows {
   std::size_t rows, width;
 };
 
+// What is added to rows of a product: float32 [rows, width], or one row for all with step 0, as a bias is.
+struct Addend {
+  const float* values;
+  std::size_t step;  // from a row to the next
+};
+
 // All inputs are float32 and dense: [rows, width], scale [rows], weight [width].
 // Quantizes x[t].
 void quantize_rows(const float* x, const QuantizedRows& out, const Threads& threads, const Table& with = table());
 // Quantizes x[t] / sqrt(mean(x[t]^2) + epsilon) * weight.
 void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const QuantizedRows& out, const Threads& threads,
                             const Table& with = table());
-// Quantizes silu(gate[t] * scale[t]) * up[t] * scale[t].
-void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const QuantizedRows& out,
-                          const Threads& threads, const Table& with = table());
+// y[t] = (x[t] + residual[t] - mean) / sqrt(variance + epsilon) * weight + bias; quantizes y[t] * factor. weight, bias and factor
+// [width]; residual, factor and y may be null.
+struct LayerNorm {
+  const float *x, *residual, *weight, *bias, *factor;
+  float epsilon;
+  float* y;
+};
+void layer_norm_quantize_rows(const LayerNorm& norm, const QuantizedRows& out, const Threads& threads,
+                              const Table& with = table());
+// Quantizes activation(x[t]).
+void activate_quantize_rows(Activation activation, const float* x, const QuantizedRows& out, const Threads& threads,
+                            const Table& with = table());
+// Quantizes activation(gate[t] * scale[t]) * up[t] * scale[t].
+void gated_quantize_rows(Activation activation, const float* gate, const float* up, const float* scale, const QuantizedRows& out,
+                         const Threads& threads, const Table& with = table());
 // Writes x[t] as int8 rows of keys or values (Stored), [rows, width + 1]: round(x[t] / scale_of(e)) with the smallest e such that
 // no number exceeds 127. Beyond the largest scale numbers are clamped. A row with a number that is not finite gets the lowest e,
 // which reads as NaN.
 void quantize_cache(const float* x, std::int8_t* out, std::size_t rows, std::size_t width, const Threads& threads,
                     const Table& with = table());
-// out[t] = product[t] * scale[t] + residual[t]. `out` may be `product` or `residual`.
-void scale_add_rows(const float* product, const float* scale, const float* residual, float* out, std::size_t rows,
+// out[t] = product[t] * scale[t] + addend[t]. `out` may be `product` or the addend.
+void scale_add_rows(const float* product, const float* scale, const Addend& addend, float* out, std::size_t rows,
                     std::size_t width, const Threads& threads, const Table& with = table());
 // Rounds x[t].
 void round_rows(const float* x, const RoundedRows& out, const Threads& threads, const Table& with = table());

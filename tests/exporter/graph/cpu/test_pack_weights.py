@@ -10,7 +10,7 @@ import pytest
 
 from builders.onnx_graphs.graphs import count, graph, run, weight, with_outlier
 from rexit.exporter.graph.cpu.fuse_rows import fuse_rows
-from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU, pack, pack_weights
+from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_GEGLU, MULTIPLY_SWIGLU, pack, pack_weights
 from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.passes.tidy import tidy
 
@@ -37,12 +37,16 @@ def _fused(keys: int = 16, inner: int = 48, text: str = BLOCK) -> ir.Model:
     return tidy(fuse_rows(quantize_linear_int8(graph(text.replace("N]", f"{keys}]"), constants))))
 
 
-def test_a_block_in_three_products_with_the_same_numbers(tmp_path: Path) -> None:
+GEGLU = BLOCK.replace("sigmoid = Sigmoid(gate)\n  silu = Mul(gate, sigmoid)", 'silu = Gelu <approximate = "tanh"> (gate)')
+
+
+@pytest.mark.parametrize(("text", "gated"), [(BLOCK, MULTIPLY_SWIGLU), (GEGLU, MULTIPLY_GEGLU)])
+def test_a_block_in_three_products_with_the_same_numbers(text: str, gated: str, tmp_path: Path) -> None:
     feed = {"x": with_outlier(7, K)}
-    expected = run(_fused(), feed, tmp_path)
-    model = tidy(pack_weights(_fused()))
+    expected = run(_fused(text=text), feed, tmp_path)
+    model = tidy(pack_weights(_fused(text=text)))
     nodes = count(model)
-    assert {name: nodes[name] for name in PRODUCTS} == PRODUCTS
+    assert [nodes[name] for name in (MULTIPLY, MULTIPLY_ADD, gated)] == [1, 1, 1]
     assert not nodes["MatMulIntegerToFloat"] and not nodes["Mul"]
     for name, values in run(model, feed, tmp_path).items():
         np.testing.assert_array_equal(values, expected[name], err_msg=name)

@@ -22,6 +22,7 @@ X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
         ("y = Gemm <transB = 1> (x, w, b)", (4, 8), {"MatMul": 1, "Add": 1}),
         ("y = Gemm <transB = 1> (x, w)", (4, 8), {"MatMul": 1}),
         ("y = Gemm <alpha = 2.0> (x, w, b)", (8, 4), {"Gemm": 1}),
+        ("p = MatMul(x, w)\n  g, u = Split <axis = 1, num_outputs = 2> (p)\n  y = Mul(g, u)", (8, 8), {"MatMul": 2, "Mul": 1}),
     ],
 )
 def test_forms(nodes: str, shape: tuple[int, int], expected: dict[str, int], tmp_path: Path) -> None:
