@@ -89,7 +89,7 @@ class TensorRt : public testing::Test {
     machine().devices = 1;
     machine().minor = 7;
     machine().memory = std::size_t{1} << 30;
-    machine().pools = machine().kernels = true;
+    machine().pools = true;
     machine().integrated = false;
     machine().created.clear();
     forget();
@@ -107,13 +107,11 @@ class TensorRt : public testing::Test {
     EXPECT_EQ(machine().streams, 0u);
     EXPECT_EQ(machine().loaded, 0u);
     EXPECT_EQ(machine().contexts, 0u);
-    EXPECT_EQ(machine().modules, 0u);
   }
   static void forget() {
     machine().copies.clear();
     machine().copied.clear();
-    machine().enqueued = machine().synchronizations = machine().allocation_count = machine().contexts_made = machine().stalls =
-        machine().gathers = 0;
+    machine().enqueued = machine().synchronizations = machine().allocation_count = machine().contexts_made = machine().stalls = 0;
   }
 
   static rexit_status failure(const rexit::BundleOptions& bundle_options, const std::string& path, std::string& message) {
@@ -264,73 +262,60 @@ TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
   EXPECT_GT(shared, 0u);
 }
 
-// Every pattern of stopping, in slates of several passes: hidden states move inside device memory, in fewer copies with the
-// kernel.
-TEST_F(TensorRt, SurvivorsMoveTogether) {
-  std::size_t copies[2] = {0, 0};
-  for (const bool kernels : {true, false})
-    for (const float limit : {3.0f, 8.0f, 14.0f, 18.0f}) {
-      SCOPED_TRACE(limit);
-      machine().kernels = kernels;
-      rexit::Session session{rexit::Bundle(folder(), options())};
-      for (const std::int64_t user : {100, 103, 106, 109, 112, 115}) {
-        const auto request = [&] { return rexit::Request(user).items(items(20)); };
-        const std::vector<float> expected = reference(session, request());
-        const auto score = [&] { return session.score(request().policy({{limit, limit, never}, {limit, limit, never}, 1})); };
-        score();
-        forget();
-        const rexit::Scores scores = score();
-        for (std::size_t i = 0; i < 20; ++i) {
-          std::size_t exit = 0;
-          while (exit + 1 < exits && std::fabs(expected[exits * i + exit]) < limit) ++exit;
-          EXPECT_EQ(scores.scores[i].exit, exit);
-          EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + exit]);
-        }
-        EXPECT_EQ(machine().allocation_count, 0u);
-        EXPECT_EQ(machine().synchronizations, machine().enqueued);
-        EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], machine().enqueued + machine().gathers);
-        copies[kernels ? 1 : 0] += machine().copies[cudaMemcpyDeviceToDevice];
+// Every pattern of stopping, in slates of several passes: hidden states move inside device memory.
+TEST_F(TensorRt, SurvivorsMove) {
+  std::size_t copies = 0;
+  for (const float limit : {3.0f, 8.0f, 14.0f, 18.0f}) {
+    SCOPED_TRACE(limit);
+    rexit::Session session{rexit::Bundle(folder(), options())};
+    for (const std::int64_t user : {100, 103, 106, 109, 112, 115}) {
+      const auto request = [&] { return rexit::Request(user).items(items(20)); };
+      const std::vector<float> expected = reference(session, request());
+      const auto score = [&] { return session.score(request().policy({{limit, limit, never}, {limit, limit, never}, 1})); };
+      score();
+      forget();
+      const rexit::Scores scores = score();
+      for (std::size_t i = 0; i < 20; ++i) {
+        std::size_t exit = 0;
+        while (exit + 1 < exits && std::fabs(expected[exits * i + exit]) < limit) ++exit;
+        EXPECT_EQ(scores.scores[i].exit, exit);
+        EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + exit]);
       }
+      EXPECT_EQ(machine().allocation_count, 0u);
+      EXPECT_EQ(machine().synchronizations, machine().enqueued);
+      EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], machine().enqueued);
+      copies += machine().copies[cudaMemcpyDeviceToDevice];
     }
-  EXPECT_LT(copies[1], copies[0]);
+  }
+  EXPECT_GT(copies, 0u);
 }
 
-// Row 0 stays, then every other row goes on: a launch gathers them aside, a copy brings them back.
-TEST_F(TensorRt, RowsMoveInThreeCalls) {
+// Row 0 stays, then every other row goes on: a copy each.
+TEST_F(TensorRt, RowsMove) {
   namespace core = rexit::core;
   constexpr std::size_t bytes = 32;
   const core::Bundle bundle(core::open_source(folder()), "tensorrt-fp16");
-  for (const bool kernels : {true, false})
-    for (const std::size_t count : {20, 2000}) {  // in a pass, and far beyond one
-      SCOPED_TRACE(count);
-      machine().kernels = kernels;
-      const auto backend = core::make_tensorrt_factory(bundle, 0)();
-      std::vector<std::uint32_t> values(2 * count * bytes / sizeof(std::uint32_t)), moved(values.size() / 2);
-      for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint32_t>(i);
-      std::vector<core::RowMove> moves;
-      for (std::size_t i = 1; i < count; ++i) moves.push_back({2 * i, i, 1});
-      void* const memory = backend->allocate(2 * count * bytes);
-      backend->copy(memory, values.data(), 2 * count * bytes);
-      backend->finish_copies();
-      forget();
-      backend->move_rows(memory, bytes, moves.data(), moves.size());
-      if (!kernels) {
-        EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], count - 1);
-      } else if (count == 20) {
-        EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 1u);
-        EXPECT_EQ(machine().gathers, 1u);
-        EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], 1u);
-      } else {
-        EXPECT_LT(machine().gathers, count / 10);
-      }
-      backend->copy(moved.data(), memory, count * bytes);
-      backend->finish_copies();
-      backend->release(memory);
-      for (std::size_t i = 0; i < moved.size(); ++i) {
-        const std::size_t words = bytes / sizeof(std::uint32_t);
-        ASSERT_EQ(moved[i], 2 * (i / words) * words + i % words) << i;
-      }
+  for (const std::size_t count : {20, 2000}) {  // in a pass, and far beyond one
+    SCOPED_TRACE(count);
+    const auto backend = core::make_tensorrt_factory(bundle, 0)();
+    std::vector<std::uint32_t> values(2 * count * bytes / sizeof(std::uint32_t)), moved(values.size() / 2);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint32_t>(i);
+    std::vector<core::RowMove> moves;
+    for (std::size_t i = 1; i < count; ++i) moves.push_back({2 * i, i, 1});
+    void* const memory = backend->allocate(2 * count * bytes);
+    backend->copy(memory, values.data(), 2 * count * bytes);
+    backend->finish_copies();
+    forget();
+    backend->move_rows(memory, bytes, moves.data(), moves.size());
+    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], count - 1);
+    backend->copy(moved.data(), memory, count * bytes);
+    backend->finish_copies();
+    backend->release(memory);
+    for (std::size_t i = 0; i < moved.size(); ++i) {
+      const std::size_t words = bytes / sizeof(std::uint32_t);
+      ASSERT_EQ(moved[i], 2 * (i / words) * words + i % words) << i;
     }
+  }
 }
 
 // Passes, chunks, prefixes that are new, cached and partly reused: rows of vectors go with their tokens.

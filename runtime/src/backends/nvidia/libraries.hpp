@@ -9,8 +9,6 @@
 #include <string>
 
 struct CUctx_st;
-struct CUfunc_st;
-struct CUmod_st;
 
 namespace rexit::core {
 
@@ -53,18 +51,13 @@ namespace cuda {
   X(cudaStreamSynchronize)
 
 // And those of libcuda, with their parameters: cuda.h is not needed. They return an int.
-#define REXIT_DRIVER_FUNCTIONS(X)                                                                                           \
-  X(cuInit, unsigned)                                                                                                       \
-  X(cuDeviceGet, int*, int)                                                                                                 \
-  X(cuDevicePrimaryCtxRetain, CUctx_st**, int)                                                                              \
-  X(cuDevicePrimaryCtxRelease_v2, int)                                                                                      \
-  X(cuCtxPushCurrent_v2, CUctx_st*)                                                                                         \
-  X(cuCtxPopCurrent_v2, CUctx_st**)                                                                                         \
-  X(cuModuleLoadData, CUmod_st**, const void*)                                                                              \
-  X(cuModuleUnload, CUmod_st*)                                                                                              \
-  X(cuModuleGetFunction, CUfunc_st**, CUmod_st*, const char*)                                                               \
-  X(cuLaunchKernel, CUfunc_st*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, cudaStream_t, void**, \
-    void**)
+#define REXIT_DRIVER_FUNCTIONS(X)              \
+  X(cuInit, unsigned)                          \
+  X(cuDeviceGet, int*, int)                    \
+  X(cuDevicePrimaryCtxRetain, CUctx_st**, int) \
+  X(cuDevicePrimaryCtxRelease_v2, int)         \
+  X(cuCtxPushCurrent_v2, CUctx_st*)            \
+  X(cuCtxPopCurrent_v2, CUctx_st**)
 
 #define REXIT_DECLARE(name) decltype(&::name) name;
 #define REXIT_DECLARE_DRIVER(name, ...) int (*name)(__VA_ARGS__);

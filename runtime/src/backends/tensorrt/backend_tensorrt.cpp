@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "backends/nvidia/cuda.hpp"
-#include "backends/nvidia/row_gather.hpp"
 #include "backends/tensorrt/tensorrt_engines.hpp"
 #include "backends/tensorrt/worker.hpp"
 
@@ -20,7 +19,6 @@ class WorkerPool {
   WorkerPool(const Bundle& bundle, std::int32_t device) : accelerator_(find_accelerator(device)), device_(device) {
     const cuda::OnDevice on(device_);
     memory_ = std::make_unique<cuda::DeviceMemory>(device_);
-    gather_ = std::make_unique<const cuda::RowGather>(device_);
     engines_ = std::make_unique<const TensorRtEngines>(bundle, accelerator_);
     idle_worker_ = make_worker();
   }
@@ -52,12 +50,11 @@ class WorkerPool {
   }
 
  private:
-  std::unique_ptr<Worker> make_worker() const { return std::make_unique<Worker>(device_, *memory_, *gather_, engines_->all()); }
+  std::unique_ptr<Worker> make_worker() const { return std::make_unique<Worker>(device_, *memory_, engines_->all()); }
 
   const Accelerator accelerator_;
   const cuda::Device device_;
   std::unique_ptr<cuda::DeviceMemory> memory_;
-  std::unique_ptr<const cuda::RowGather> gather_;
   std::unique_ptr<const TensorRtEngines> engines_;
   std::mutex mutex_;
   std::unique_ptr<Worker> idle_worker_;

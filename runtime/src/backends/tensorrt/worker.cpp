@@ -15,9 +15,8 @@ namespace {
 
 }  // namespace
 
-Worker::Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const cuda::RowGather& gather,
-               const std::vector<LoadedEngine>& engines)
-    : gather_(gather), engines_(engines), stream_("a stream"), buffers_(device, memory, stream_), move_buffer_(memory, stream_) {
+Worker::Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const std::vector<LoadedEngine>& engines)
+    : engines_(engines), stream_("a stream"), buffers_(device, memory, stream_), move_buffer_(memory, stream_) {
   reserve_memory();
   for (const LoadedEngine& loaded : engines) {
     contexts_.emplace_back();
@@ -129,36 +128,10 @@ void Worker::copy_rows(void* to, std::size_t to_pitch, const void* from, std::si
               "copying keys and values");
 }
 
-// Gathered aside by one launch and brought back by one copy, however many candidates stay. A single move needs no more than that.
 void Worker::move_rows(void* rows, std::size_t bytes, const RowMove* moves, std::size_t count) {
   auto* const data = static_cast<std::byte*>(rows);
-  if (count == 1 || !gather_.supports(bytes)) {
-    for (const RowMove* move = moves; move != moves + count; ++move)
-      copy(data + move->to * bytes, data + move->from * bytes, move->count * bytes);
-    return;
-  }
-  std::size_t to = moves->to;
-  row_numbers_.clear();
   for (const RowMove* move = moves; move != moves + count; ++move)
-    for (std::size_t row = move->from; row < move->from + move->count; ++row) {
-      row_numbers_.push_back(static_cast<std::int64_t>(row));
-      if (row_numbers_.size() < buffers_.max_tokens) continue;
-      gather_rows(data, bytes, to);  // a slate larger than a pass: the remaining rows are behind these targets
-      to += row_numbers_.size();
-      row_numbers_.clear();
-    }
-  if (!row_numbers_.empty()) gather_rows(data, bytes, to);
-}
-
-// Moves the rows of row_numbers_ to row `to` and the next ones.
-void Worker::gather_rows(std::byte* rows, std::size_t bytes, std::size_t to) {
-  const std::size_t count = row_numbers_.size(), size = count * sizeof(std::int64_t);
-  const std::size_t begin = allocate_inputs(aligned(size), "moving hidden states");
-  std::memcpy(buffers_.inputs.host() + begin, row_numbers_.data(), size);
-  buffers_.inputs.upload(begin, size, "copying row numbers");
-  std::byte* const buffer = move_buffer_.reserve(count * bytes, "device memory for moving hidden states");
-  gather_.launch(buffer, rows, reinterpret_cast<const std::int64_t*>(buffers_.inputs.device() + begin), bytes, count, stream_);
-  copy(rows + to * bytes, buffer, count * bytes);
+    copy(data + move->to * bytes, data + move->from * bytes, move->count * bytes);
 }
 
 void Worker::wait(const std::string& where) {

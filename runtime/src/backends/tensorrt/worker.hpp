@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "backends/backend.hpp"
-#include "backends/nvidia/row_gather.hpp"
+#include "backends/nvidia/cuda.hpp"
 #include "backends/tensorrt/pass_buffers.hpp"
 #include "backends/tensorrt/tensorrt_engines.hpp"
 
@@ -19,8 +19,7 @@ namespace rexit::core {
 class Worker {
  public:
   // All must outlive the worker.
-  Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const cuda::RowGather& gather,
-         const std::vector<LoadedEngine>& engines);
+  Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const std::vector<LoadedEngine>& engines);
   ~Worker();
 
   const cuda::Stream& stream() const noexcept { return stream_; }
@@ -45,13 +44,11 @@ class Worker {
 
   void reserve_memory();
   std::size_t allocate_inputs(std::size_t bytes, const std::string& where);
-  void gather_rows(std::byte* rows, std::size_t bytes, std::size_t to);
   void upload_inputs(const LoadedEngine& loaded, const Pass& pass);
   const void* aligned_hidden(const LoadedEngine& loaded, const Pass& pass);
   ExecutionContext make_context(const LoadedEngine& loaded, std::size_t profile) const;
   void bind(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const PassSizes& sizes);
 
-  const cuda::RowGather& gather_;
   const std::vector<LoadedEngine>& engines_;
   cuda::Stream stream_;
   PassBuffers buffers_;
@@ -60,7 +57,6 @@ class Worker {
   std::size_t inputs_used_ = 0;      // bytes of buffers_.inputs that running copies or passes may read
   std::vector<const void*> inputs_;  // addresses of the current pass, in the order of LoadedEngine
   std::vector<void*> outputs_;
-  std::vector<std::int64_t> row_numbers_;  // the current gather's
   // [segments][profiles]: prefixes and slates alternate, and a context that switches profiles sets up its layers again.
   std::vector<std::vector<ExecutionContext>> contexts_;
 };

@@ -72,10 +72,6 @@ using cudaMemPool_t = CUmemPoolHandle_st*;
 constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocMapped = 2;
 struct CUstream_st {};
 struct CUctx_st;
-struct CUmod_st {
-  CUctx_st* context;
-};
-struct CUfunc_st;
 using cudaStream_t = CUstream_st*;
 constexpr unsigned cudaStreamNonBlocking = 1;
 
@@ -111,8 +107,6 @@ struct Machine {
   std::set<int> created;                                             // GPUs on which a call without a current context created one
   std::size_t allocation_count = 0, synchronizations = 0, enqueued = 0, contexts_made = 0,
               stalls = 0;  // so far; allocation_count: allocations of either kind; stalls: calls that wait for all streams
-  bool kernels = true;     // false: the driver loads none
-  std::size_t modules = 0, gathers = 0;                  // at present; so far
   std::map<cudaMemcpyKind, std::size_t> copies, copied;  // so far: calls, bytes
   std::vector<std::string> mistakes;                     // that a GPU might ignore or report later
 };
@@ -120,9 +114,6 @@ struct Machine {
 // In double.cpp, once for the tests and the library.
 __attribute__((visibility("default"))) Machine& machine();
 __attribute__((visibility("default"))) std::vector<int>& current_devices();  // of this thread: a stack of contexts
-// rexit's kernel, thread by thread.
-__attribute__((visibility("default"))) void gather_rows(unsigned blocks, unsigned threads, std::byte* to, const std::byte* from,
-                                                        const std::byte* rows, unsigned pieces, unsigned count);
 
 // Null: none.
 inline CUctx_st* current_context() {
@@ -478,63 +469,6 @@ inline int cuCtxPopCurrent_v2(CUctx_st** context) {
   if (cuda_double::current_devices().empty()) return 201;
   *context = reinterpret_cast<CUctx_st*>(static_cast<std::uintptr_t>(cuda_double::current_devices().back()) + 1);
   cuda_double::current_devices().pop_back();
-  return 0;
-}
-inline int cuModuleLoadData(CUmod_st** module, const void* image) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  if (cuda_double::current_devices().empty()) return 201;
-  if (std::strstr(static_cast<const char*>(image), ".visible .entry rexit_gather_rows(") == nullptr) return 218;
-  if (!cuda_double::machine().kernels) return 222;
-  ++cuda_double::machine().modules;
-  *module = new CUmod_st{cuda_double::current_context()};
-  return 0;
-}
-inline int cuModuleUnload(CUmod_st* module) {
-  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  if (module->context != cuda_double::current_context()) cuda_double::mistake("unloaded a kernel of another context");
-  --cuda_double::machine().modules;
-  delete module;
-  return 0;
-}
-inline int cuModuleGetFunction(CUfunc_st** function, CUmod_st* module, const char* name) {
-  *function = reinterpret_cast<CUfunc_st*>(module);
-  return std::strcmp(name, "rexit_gather_rows") == 0 ? 0 : 500;
-}
-// Only rexit's kernel.
-inline int cuLaunchKernel(CUfunc_st* function, unsigned blocks, unsigned y, unsigned z, unsigned threads, unsigned block_y,
-                          unsigned block_z, unsigned shared, cudaStream_t stream, void** arguments, void** extra) {
-  cuda_double::Machine& machine = cuda_double::machine();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  if (reinterpret_cast<CUmod_st*>(function)->context != cuda_double::current_context()) return 201;
-  if (blocks == 0 || threads == 0 || threads > 1024 || y * z * block_y * block_z != 1 || shared != 0 || extra != nullptr)
-    return 1;
-  const auto argument = [&](std::size_t i) { return *static_cast<const std::byte* const*>(arguments[i]); };
-  const std::byte *to = argument(0), *from = argument(1), *rows = argument(2);
-  const unsigned pieces = *static_cast<unsigned*>(arguments[3]), count = *static_cast<unsigned*>(arguments[4]);
-  const std::size_t bytes = std::size_t{16} * count;
-  std::byte *target = cuda_double::alias(to, bytes), *numbers = cuda_double::alias(rows, count / pieces * 8);
-  if (!cuda_double::is_stream(stream) || pieces == 0 || count % pieces != 0 || target == nullptr || numbers == nullptr ||
-      reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
-    cuda_double::mistake("a kernel with the wrong stream, memory or sizes");
-    return 1;
-  }
-  ++machine.gathers;
-  cuda_double::issue({stream, [=] {
-                        std::int64_t last = 0;
-                        for (unsigned i = 0; i < count / pieces; ++i) {
-                          std::int64_t row;
-                          std::memcpy(&row, numbers + i * 8, 8);
-                          if (row < 0) return cuda_double::mistake("gathered a row before the first");
-                          last = std::max(last, row);
-                        }
-                        const std::size_t extent = (static_cast<std::size_t>(last) + 1) * pieces * 16;
-                        const std::byte* source = cuda_double::alias(from, extent);
-                        if (source == nullptr) return cuda_double::mistake("gathered rows beyond the memory's end");
-                        if (target < source + extent && source < target + bytes)
-                          return cuda_double::mistake("gathered rows into themselves");
-                        cuda_double::gather_rows(blocks, threads, target, source, numbers, pieces, count);
-                        return cudaSuccess;
-                      }});
   return 0;
 }
 

@@ -3,27 +3,7 @@
 
 #include "backends/nvidia/libraries.hpp"
 
-// What a kernel reads of its place in the grid.
-#define __global__
-namespace {
-struct Index {
-  unsigned x;
-};
-thread_local Index gridDim, blockDim, blockIdx, threadIdx;
-}  // namespace
-#include "backends/nvidia/gather_rows.cu"
-
 namespace cuda_double {
-
-void gather_rows(unsigned blocks, unsigned threads, std::byte* to, const std::byte* from, const std::byte* rows, unsigned pieces,
-                 unsigned count) {
-  gridDim = {blocks};
-  blockDim = {threads};
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
-    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x)
-      rexit_gather_rows(reinterpret_cast<Piece*>(to), reinterpret_cast<const Piece*>(from),
-                        reinterpret_cast<const long long*>(rows), pieces, count);
-}
 
 Machine& machine() {
   static Machine only;
