@@ -18,7 +18,7 @@ from builders.bundles.held_out import write_ranked
 from running.missing_packages import run_without
 
 NEVER = ("torch", "transformers", "torch_geometric")
-SERVICES = ("fastapi", "uvicorn", "prometheus_client", "ray")
+SERVICES = ("fastapi", "uvicorn", "prometheus_client")
 NOT_OF_THE_BASE = ("sklearn", "scipy", "matplotlib", "polars", "pyarrow", "pandas", "onnx", *SERVICES)
 LATE = (*NEVER, *NOT_OF_THE_BASE)
 

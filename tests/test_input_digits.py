@@ -18,7 +18,7 @@ from builders.data.indexed_catalog import byte_tokenizer, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
 from rexit.batch import BatchOptions, ColumnNames, score_files
-from rexit.batch.engine import Local, Opening
+from rexit.batch.engine import Opening
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.inputs import MAX_DIGITS, Input
 from rexit.checks.golden import check_golden
@@ -161,5 +161,5 @@ def test_every_door_answers_with_the_same_digits(place: Path, bundle: Path, tmp_
     assert [[np.float32(score["log_odds"]) for score in json.loads(answer)["scores"]] for answer in answers] == 6 * [expected]
     pairs, out = tmp_path / "pairs.parquet", tmp_path / "scores.parquet"
     pl.DataFrame({"user_id": user, "item_id": items, "price": 857.375}).write_parquet(pairs)
-    score_files(Opening(Bundle.open(bundle), 0), BatchOptions(pairs, out, ColumnNames(), None), Local())
+    score_files(Opening(Bundle.open(bundle), 0), BatchOptions(pairs, out, ColumnNames(), None))
     assert pl.read_parquet(out)["log_odds"].to_list() == expected

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -19,8 +23,8 @@ from numpy.typing import NDArray
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.grown_catalog import swap_for_grown
 from builders.bundles.held_out import HeldOut
-from rexit.batch import BatchOptions, ColumnNames, Report, pairs, score_files, work
-from rexit.batch.engine import Engine, Local, Opening
+from rexit.batch import BatchOptions, ColumnNames, Report, pairs, run, score_files, work
+from rexit.batch.engine import Opening, score_partitions
 from rexit.batch.pairs import PairFiles
 from rexit.batch.records import PairReader
 from rexit.batch.work import Work
@@ -40,8 +44,19 @@ def frame(rows: int = 600) -> pl.DataFrame:
     return pl.DataFrame({"user_id": users, "item_id": random.choice(ITEM_IDS, rows), "as_of": times, "note": notes})
 
 
-def score(bundle: Bundle, source: Path, out: Path, top_k: int = 0, engine: Engine | None = None) -> Report:
-    return score_files(Opening(bundle, 0), BatchOptions(source, out, COLUMNS, None, top_k), engine or Local())
+def score(bundle: Bundle, source: Path, out: Path, top_k: int = 0) -> Report:
+    return score_files(Opening(bundle, 0), BatchOptions(source, out, COLUMNS, None, top_k))
+
+
+def changed_engine(before: Callable[[], object] = bool, after: Callable[[], object] = bool, most: int = 256) -> Any:
+    """While the block runs, calls `before` before the first partition and `after` after the last of at most `most`."""
+
+    def engine(*words: Any) -> Iterator[Any]:
+        before()
+        yield from itertools.islice(score_partitions(*words), most)
+        after()
+
+    return patch.object(run, "score_partitions", engine)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -211,13 +226,11 @@ def unfinished(bundle: Bundle, tmp_path: Path) -> Path:
     source = tmp_path / "pairs.csv"
     frame(50).write_csv(source)
 
-    class Failing(Local):
-        def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
-            yield next(super().score(*words, **keywords))
-            raise InputError("the test stops here")
+    def fail() -> None:
+        raise InputError("the test stops here")
 
-    with pytest.raises(InputError, match="the test stops here"):
-        score(bundle, source, tmp_path / "o.csv", engine=Failing())
+    with changed_engine(after=fail, most=1), pytest.raises(InputError, match="the test stops here"):
+        score(bundle, source, tmp_path / "o.csv")
     return source
 
 
@@ -251,13 +264,10 @@ def test_a_refresh_between_the_plan_and_the_session_ends_the_run(held_out: HeldO
     path, source = Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")), tmp_path / "pairs.csv"
     frame(50).write_csv(source)
 
-    class Late(Local):
-        def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
-            swap_for_grown(path, held_out.catalog, tmp_path / "newer")
-            yield from super().score(*words, **keywords)
-
-    with pytest.raises(BundleError, match="bundle: this bundle has another catalog than when the run began"):
-        score(Bundle.open(path), source, tmp_path / "o.csv", engine=Late())
+    refresh = partial(swap_for_grown, path, held_out.catalog, tmp_path / "newer")
+    line = "bundle: this bundle has another catalog than when the run began"
+    with changed_engine(refresh), pytest.raises(BundleError, match=line):
+        score(Bundle.open(path), source, tmp_path / "o.csv")
     assert not (tmp_path / "o.csv").exists()
 
 
@@ -279,11 +289,7 @@ def test_pairs_that_change_meanwhile(bundle: Bundle, tmp_path: Path) -> None:
     source = tmp_path / "pairs.csv"
     frame(50).write_csv(source)
 
-    class Slow(Local):
-        def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
-            yield from super().score(*words, **keywords)
-            source.write_text("user_id,item_id,as_of,note\n")
-
-    with pytest.raises(InputError, match="changed during the run"):
-        score(bundle, source, tmp_path / "o.csv", engine=Slow())
+    change = partial(source.write_text, "user_id,item_id,as_of,note\n")
+    with changed_engine(after=change), pytest.raises(InputError, match="changed during the run"):
+        score(bundle, source, tmp_path / "o.csv")
     assert not (tmp_path / "o.csv").exists()

@@ -4,13 +4,12 @@
     records.py     rows → checked records
     work.py        OUT.partial: the plan, the records partitioned by user, the scores so far
     partition.py   one partition → its scores
-    engine.py      one session in this process
-    ray_engine.py  a session in each of Ray's workers
+    engine.py      partitions → their scores, by one session
     output.py      scores and their rows → OUT
     run.py         the steps in their order
 
-A user's pairs are in one partition, and every user begins with an empty prefix cache. So scores do not depend on the engine, nor
-on what an earlier run finished.
+A user's pairs are in one partition, and every user begins with an empty prefix cache. So scores do not depend on
+what an earlier run finished.
 """
 
 from rexit.batch.pairs import ColumnNames, PairFiles

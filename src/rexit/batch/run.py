@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit import __version__
-from rexit.batch.engine import Engine, Opening
+from rexit.batch.engine import Opening, score_partitions
 from rexit.batch.output import COLUMNS, Output
 from rexit.batch.pairs import OUT_FORMATS, ColumnNames, PairFiles, check_format
 from rexit.batch.partition import Scoring
@@ -86,7 +86,6 @@ class Report:
 def score_files(
     opening: Opening,
     options: BatchOptions,
-    engine: Engine,
     progress: Progress = silent,
     on_plan: Callable[[Plan, int], None] = lambda plan, resumed: None,
     on_stop: Callable[[Path, int], None] = lambda folder, pairs: None,
@@ -94,9 +93,8 @@ def score_files(
     """Scores files of pairs. All pairs are checked before the first slate is scored.
 
     Args:
-        opening: The bundle, and how sessions are opened.
+        opening: The bundle, and how the session is opened.
         options: What is scored, and how.
-        engine: What scores the partitions.
         progress: Reports pairs.
         on_plan: Called with the plan, and the number of pairs that an earlier run had scored.
         on_stop: Called if scoring fails or is interrupted, with the work folder and the number of pairs scored so far.
@@ -137,7 +135,7 @@ def score_files(
                 done += pairs
                 progress("pairs", done, plan.rows)
 
-            for partition, (scores, summary) in engine.score(opening, work, plan, pending, scoring, advance):
+            for partition, (scores, summary) in score_partitions(opening, work, plan, pending, scoring, advance):
                 work.store(partition, scores, summary)
             output = Output(out, files, bundle.catalog.info["ids"], plan.text_times, in_order=not options.top_k)
             if files.identity() != identity["pairs"]:

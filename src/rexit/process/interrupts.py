@@ -54,17 +54,6 @@ def interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def handlers_restored() -> Iterator[None]:
-    """Restores the handlers after the block, in which a library sets its own, as Ray does when it joins a cluster."""
-    before = {number: signal.getsignal(number) for number in _CODES}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Defers signals until the block has ended. The block must be short; blocks may be nested. Does nothing outside the main
     thread."""

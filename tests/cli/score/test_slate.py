@@ -103,9 +103,9 @@ def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -
         (("--pairs", "x.csv"), 2, "--pairs needs --out"),
         (("--user", 100, "--items", "3", "--out", "o.csv"), 2, "--out: only for --pairs; one slate is scored here, and printed"),
         (
-            ("--user", 100, "--items", "3", "--column", "user=u", "--ray-workers", 0),
+            ("--user", 100, "--items", "3", "--column", "user=u", "--out", "o.csv"),
             2,
-            "--column and --ray-workers: only for --pairs",
+            "--out and --column: only for --pairs",
         ),
     ],
 )

@@ -19,8 +19,6 @@ _EXTRAS = {
     "torch": "export",
     "torch_geometric": "export",
     "transformers": "export",
-    "ray": "ray",
-    "pyarrow": "ray",
     "fastapi": "serve",
     "prometheus_client": "serve",
     "starlette": "serve",

@@ -41,7 +41,6 @@ def score(
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
     column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, input.NAME.")] = None,
-    ray_workers: Annotated[int | None, _files(min=0, help="Workers of a Ray cluster; 0: one per CPU. Default: no Ray.")] = None,
     as_of: AsOfOption = None,
     inputs: InputOption = None,
     top_k: Annotated[int, typer.Option(help=f"{SUMMARIES['top_k']} 0: all, as they come.")] = 0,
@@ -70,10 +69,9 @@ def score(
         catalog = opened.catalog
         columns, time = _column_names(column, catalog.inputs), parse_as_of(as_of, catalog)
         options = BatchOptions(pairs, out, columns, time, top_k, parse_inputs(inputs, catalog.inputs))
-        _score_pairs(Opening(opened, threads), options, ray_workers, json)
+        _score_pairs(Opening(opened, threads), options, json)
     elif user is not None and items is not None:
-        for_pairs = {"--out": out, "--column": column or None, "--ray-workers": ray_workers}
-        if ignored := [option for option, value in for_pairs.items() if value is not None]:
+        if ignored := [option for option, value in {"--out": out, "--column": column}.items() if value]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
         opened = open_bundle(bundle, variant)
         _score_slate(opened, parse_request(opened.catalog, user, items, recent, as_of, inputs), top_k, threads, json)
@@ -96,19 +94,13 @@ def _score_slate(bundle: Bundle, request: Request, top_k: int, threads: int, jso
         _print_scores(f"User {request.user}, {variant}", scores)
 
 
-def _score_pairs(opening: Opening, options: BatchOptions, ray_workers: int | None, json: bool) -> None:
+def _score_pairs(opening: Opening, options: BatchOptions, json: bool) -> None:
     from rexit.batch import score_files
-    from rexit.batch.engine import Engine, Local
 
-    engine: Engine = Local()
-    if ray_workers is not None:
-        from rexit.batch.ray_engine import OnRay
-
-        engine = OnRay(ray_workers)
     bundle = opening.bundle
     with progress() as bar:
         on_plan = partial(_print_plan, timeline=bundle.catalog.timeline)
-        report = score_files(opening, options, engine, shown(bar), on_plan, _print_stored)
+        report = score_files(opening, options, shown(bar), on_plan, _print_stored)
     if json:
         too_long = [{"user": slate.user, "as_of": slate.as_of, "reason": slate.reason} for slate in report.too_long]
         out = str(options.out) if report.rows else None
