@@ -50,6 +50,16 @@ def test_of_a_long_document_only_the_beginning_is_tokenized(word: str) -> None:
     assert tokenizer.characters < 30_000
 
 
+@pytest.mark.parametrize("document", ["a" * 4999, "b" * 300 + "a" * 4999, "ab" * 80 + "a" * 1501 + "b" * 999])
+def test_a_cut_document_begins_as_the_whole_one(document: str) -> None:
+    """Unigram's pieces of a run of one character are shortest at its start, by the length of the run."""
+    pieces = [("<unk>", 0.0), ("a", -3.0), ("aa", -3.5), ("aaa", -3.9), ("a" * 5, -4.5), ("b", -3.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, 0, False))
+    _, (candidate,), (cut,) = TextEncoder(tokenizer, PROMPT, 99).prompt_with_cuts("a", [document])
+    whole = tokenizer.encode(PROMPT.document[0].replace("{document}", document)).ids
+    assert cut and len(candidate) > 50 and candidate[:40] == whole[:40]
+
+
 def test_a_limit_of_a_documents_tokens() -> None:
     encoder = TextEncoder(words_tokenizer(), PROMPT, 40)
     texts = ["wing drag heat", "wing drag", "wing " * 99]

@@ -205,7 +205,8 @@ class TextEncoder:
         beginning = text.partition("{document}")[0] + "{document}"
         document, size = values["document"], _CHARACTERS * (room + _MARGIN)
         while size < len(document):
-            tokens = self._filled(beginning, {**values, "document": document[:size]})
+            cut = document[:size].rstrip(document[size])  # Unigram's pieces of a run depend on where the run ends
+            tokens = self._filled(beginning, {**values, "document": cut})
             if len(tokens) >= room + _MARGIN:
                 return [*tokens[:room], *end_tokens], True
             size *= 2
