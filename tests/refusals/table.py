@@ -180,6 +180,7 @@ REFUSALS = [
     both("a lone surrogate as a user", {"user": "\ud800"}, "not valid JSON: …", "user is '\\ud800': UTF-8 cannot hold it"),
     inputs("a lone surrogate", {"device": "\ud800"}, "not valid JSON: …", "inputs.device is '\\ud800': UTF-8 cannot hold it"),
     inputs("a NUL in a value", {"device": "tv\0"}, "inputs.device has a NUL, expected text without one"),
+    inputs("a NUL in a text", {"query": "wing\0"}, "inputs.query has a NUL, expected text without one"),
     inputs("a text of 500 kB", {"query": "wing " * 100_000}, "inputs.query has 100000 tokens, expected at most 6"),
     in_json("no JSON", "{", "not valid JSON: …"),
     in_json("nothing", " ", "not valid JSON: …"),

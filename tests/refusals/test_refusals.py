@@ -97,7 +97,7 @@ def test_pipe(piped: dict[str, Any], refusal: Refusal) -> None:
     message = error["message"].removeprefix(f"{line}: ")
     if len(refusal.body) > MAX_BYTES:
         assert message == f"longer than {MAX_BYTES} bytes"
-    elif b'"query": "' in refusal.body:
+    elif b'"query": "' in refusal.body and b"\\u0000" not in refusal.body:
         assert message == "inputs.query is a text, expected token ids: the library has no tokenizer"
     else:
         assert explains(refusal.message, message) and error["status"] == refusal.status, error
