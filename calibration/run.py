@@ -16,7 +16,7 @@ from rexit import ranking, roles
 from rexit.audit.betting import Tail
 from rexit.audit.limits import REPORT_FILE
 from rexit.baselines import ZERO, baselines
-from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
+from rexit.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics, prior
@@ -38,6 +38,7 @@ from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.process import interrupts
 from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import RequestLog, SlatesFile
+from rexit.ranking import bootstrap
 from rexit.slates import SIZE, AnySlate, Slate, cut, spread, without_labels
 
 if TYPE_CHECKING:
@@ -277,7 +278,15 @@ class _Work:
             with contextlib.closing(self._open_session(folder)) as session:
                 times, exits = latencies(session, timed, modes, self._options.repeats, self._progress)
                 as_traced = _count_as_traced(session, policy, timed, exits, variant.rounding)
-        return Timings(tuple(float(t) for t in times.mean(0)), sum(len(slate.items) for slate in timed), as_traced)
+        numbers: dict[Id, int] = {}
+        users = [numbers.setdefault(slate.user, len(numbers)) for slate in timed]
+        sums = np.stack([np.bincount(users, column) for column in times.T], 1)
+        full = np.broadcast_to(sums[:, -1:], sums.shape)
+        ends = np.percentile(bootstrap(full, sums), [2.5, 97.5], axis=0)
+        speeds = np.stack([full.sum(0) / sums.sum(0), *ends], 1)
+        return Timings(
+            tuple(times.mean(0).tolist()), tuple(map(tuple, speeds.tolist())), sum(len(slate.items) for slate in timed), as_traced
+        )
 
 
 def _check_several(options: CalibrationOptions) -> None:

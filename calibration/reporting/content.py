@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from rexit.bundle import Bundle, Policy
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.calibration import reliability_table
 from rexit.calibration.choose.maps import ALL, OWN
-from rexit.calibration.comparison import Baseline, Row
+from rexit.calibration.comparison import Baseline, Interval, Row
 from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
@@ -24,6 +24,8 @@ from rexit.calibration.reliability import Split, diagram
 from rexit.calibration.reporting import verdict
 from rexit.measure.costs import Costs, depth_name
 from rexit.measure.profile import CostProfile
+
+T = TypeVar("T")
 
 LITTLE_MORE = 1.5
 """How many times the policy's cost a fixed depth that ranks better may cost, to be mentioned."""
@@ -35,11 +37,13 @@ class Timings:
 
     Attributes:
         milliseconds: mean per slate: the policy's, then each exit's.
+        speeds: full depth's time by each of these, with its 95 % interval over users.
         candidates: number of timed candidates.
         as_traced: how many of them stopped at the exit that their traces say; the others are within rounding of a threshold.
     """
 
     milliseconds: tuple[float, ...]
+    speeds: tuple[Interval, ...]
     candidates: int
     as_traced: int
 
@@ -84,8 +88,9 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
     p = policy.probability(c)
     last = np.full(len(test), len(depths) - 1)
-    milliseconds = _milliseconds(decision, timings, depths)
-    table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name)} for row in decision.rows]
+    milliseconds = _by_row(decision, timings.milliseconds, depths) if timings else {}
+    speeds = _by_row(decision, timings.speeds, depths) if timings else {}
+    table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name), "speed": speeds.get(row.name)} for row in decision.rows]
     gain, dearer = _gain(decision, milliseconds, depths), _dearer(decision, milliseconds, depths)
     rows = {row["policy"]: row for row in table}
     asked = None if bundle.manifest.catalog_sha256 is None else options.slate  # a file's slates are as long as they are
@@ -267,11 +272,9 @@ def _parts(costs: Costs, stops: NDArray[np.int64], traces: Traces) -> dict[str, 
     return {"base_us": costs.base_us, "prefix_us": prefix, "pass_us": passes, "candidate_us": candidates}
 
 
-def _milliseconds(decision: Decision, timings: Timings | None, depths: Sequence[int]) -> dict[str, float]:
-    """Measured milliseconds, by the name of a row; empty if no model ran."""
-    if timings is None:
-        return {}
-    policy, *forced = timings.milliseconds
+def _by_row(decision: Decision, timed: Sequence[T], depths: Sequence[int]) -> dict[str, T]:
+    """What was measured of the policy and of each exit, by the name of a row."""
+    policy, *forced = timed
     names = [*map(depth_name, depths[:-1]), FULL_DEPTH]
     whole = {ALL_HEADS: forced[-1], "policy": policy if decision.chosen else forced[-1]}
     return {**dict(zip(names, forced, strict=True)), **whole}

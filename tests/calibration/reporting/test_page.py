@@ -72,8 +72,8 @@ def golden_reports() -> dict[str, dict[str, Any]]:
     """A timed policy with everything that a report can have; a fixed depth; full depth, of which little can be said."""
     dynamic = new_report("dynamic")
     for row, milliseconds in zip(dynamic["table"], (30.0, 10.0, 20.0), strict=False):
-        row["ms_per_slate"] = milliseconds
-    dynamic["table"][-1]["ms_per_slate"] = 12.0
+        row |= {"ms_per_slate": milliseconds, "speed": (30 / milliseconds, 1.0, 30 / milliseconds)}
+    dynamic["table"][-1] |= {"ms_per_slate": 12.0, "speed": (2.5, 2.4, 2.7)}
     dynamic["decisions"] = {"candidates": 100, "as_traced": 99}
     dynamic["gain"] = {"layers": 1, "differences": {"user-auc": (0.0123, 0.01, 0.015), "logloss": (0.002, -0.001, 0.005)}}
     dynamic["verdict"]["comparison"] = "worse in part"
