@@ -6,7 +6,8 @@
 CATALOG may be a file of slates. Reads the traces that `rexit calibrate` left.
 
 Rules
-1. Validation users are divided at random into those who choose and those who certify, a few times. The test split judges.
+1. Validation users are divided at random into those who choose and those who certify, a few times. Who chose heads may certify
+   here, so certificates compare rules and promise nothing. The test split judges.
 2. Of a rule's settings, for a tenth, a quarter, half, three quarters and all of the drop of 0.01 of NDCG@10, the cheapest that is
    expected to stay within it on the choosing users. The certifying users test them in this order by the same betting test, up to
    the first that fails. The cheapest certified one counts, full depth if there is none.
@@ -16,11 +17,13 @@ Rules
    others and its accepted ones above, or all rank by their log-odds where they stop: the choosing users decide.
 5. Rivals that read the first stage's score read exit zero's; in a bundle without it the first exit's, whose cost they pay.
 
-PRISM (arXiv 2510.15620) clusters a slate's scores between layers once they differ enough: clusters inside the first k are
-    accepted, clusters outside dropped, the others go on. Our choice: they differ by probabilities' coefficient of variation;
-    k-means of log-odds or of probabilities, in 2 to 8 clusters; scores are those of the exits; clusters inside may go on, too.
-SEE (doi 10.1145/3726302.3729962), before the first layer: candidates whose similarity, scaled to 0 to 1 in the slate, is at
-    most t below the k-th best go on. Traces lack the similarity of token embeddings: the first stage's score takes its place.
+PRISM (arXiv 2510.15620), by its abstract: between layers the scores of a slate are clustered, and clusters whose place is known
+    are pruned. Our choice: scores are the exits'; they are clustered once their probabilities' coefficient of variation is large
+    enough, by k-means of log-odds or of probabilities, in 2 to 8 clusters; clusters inside the first k are accepted or go on,
+    clusters outside are dropped, the one between goes on.
+SEE (doi 10.1145/3726302.3729962), as its code (veneres/SEE-SIGIR25) does before the first layer: candidates whose similarity,
+    scaled to 0 to 1 in the slate, is at most t below the k-th best go on, the others rank below them. Traces lack the similarity
+    of token embeddings: the first stage's score takes its place.
 """
 
 from __future__ import annotations
