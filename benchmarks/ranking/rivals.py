@@ -1,7 +1,7 @@
 """What do other ways to prune candidates cost at the same risk? Each is chosen and certified as rexit's policy is.
 
     rexit calibrate BUNDLE --catalog CATALOG --metric ndcg@10 --top-k 10 --slate 100
-    python benchmarks/ranking/rivals.py CATALOG BUNDLE [--variant cpu-fp32] [--slate 100] [--divisions 10]
+    python benchmarks/ranking/rivals.py CATALOG BUNDLE [--variant cpu-fp32] [--divisions 10]
 
 CATALOG may be a file of slates. Reads the traces that `rexit calibrate` left.
 
@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,10 +38,12 @@ from pathlib import Path
 
 import numpy as np
 from frontier import METRIC, recorded
+from judgement import TOP
 from numpy.typing import NDArray
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
+from safetensors import safe_open
 
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import certify, decide, metrics
@@ -49,8 +52,7 @@ from rexit.calibration.choose import platt
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.expected import Expectation
 from rexit.calibration.goal import Goal
-from rexit.calibration.options import CalibrationOptions
-from rexit.calibration.record.recording import Recording
+from rexit.calibration.record.recording import FILE, Recording
 from rexit.calibration.record.traces import Traces, split_users
 from rexit.measure.costs import Costs
 from rexit.process.scripts import script
@@ -58,7 +60,6 @@ from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from rexit.ranking import bootstrap, probabilities
 
-LIMIT, CONFIDENCE = 0.01, 0.95
 CUTS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90)
 SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CLUSTERS = (2, 3, 5, 8)
@@ -208,6 +209,11 @@ def settings(depths: Sequence[int], k: int, choosing: Evaluation) -> dict[str, l
     }
 
 
+def cost_of(stops: Integers, of: Evaluation) -> float:
+    """Returns the share of full depth's cost."""
+    return of.cost_us(stops) / of.cost_us(fixed(of.c.shape[1] - 1, of)[0])
+
+
 def scores(stops: Stops, of: Evaluation) -> Iterable[NDArray[np.floating]]:
     """Returns the two rankings of rule 4: by tiers first, and by log-odds alone."""
     score = of.score(stops[0]).astype(np.float64)
@@ -217,16 +223,15 @@ def scores(stops: Stops, of: Evaluation) -> Iterable[NDArray[np.floating]]:
 def rival(rules: Sequence[Rule], choosing: Evaluation, certifying: Evaluation, test: Evaluation, goal: Goal) -> Result:
     """Chooses, certifies and measures."""
     expectation, metric = Expectation(choosing.traces, choosing.full, choosing.judge), goal.metrics[0]
-    full_us = choosing.cost_us(fixed(choosing.c.shape[1] - 1, choosing)[0])
     trials = []
     for rule in rules:
         stops = rule(choosing)
-        cost = choosing.cost_us(stops[0])
+        cost = cost_of(stops[0], choosing)
         for order, score in enumerate(scores(stops, choosing)):
             trials.append((cost, expectation.drops([metric], score)[0], rule, order))
     chosen: list[tuple[float, float, Rule, int]] = []
-    for budget in (share * goal.max_drop for share in BUDGETS):
-        within = [trial for trial in trials if trial[1] <= budget and trial[0] < full_us]
+    for budget in (part * goal.max_drop for part in BUDGETS):
+        within = [trial for trial in trials if trial[1] <= budget and trial[0] < 1]
         cheapest = min(within, key=lambda trial: trial[:2], default=None)
         if cheapest is not None and cheapest not in chosen:
             chosen.append(cheapest)
@@ -240,11 +245,7 @@ def rival(rules: Sequence[Rule], choosing: Evaluation, certifying: Evaluation, t
     if not certified:
         return Result(False, 1.0, 0 * test.judge.losses(metric, test.full))
     trial = min(certified, key=lambda trial: trial[0])
-    return Result(True, share(trial[2](test)[0], test), losses(trial, test))
-
-
-def share(stops: Integers, of: Evaluation) -> float:
-    return of.cost_us(stops) / of.cost_us(np.full(len(stops), of.c.shape[1] - 1))
+    return Result(True, cost_of(trial[2](test)[0], test), losses(trial, test))
 
 
 def division(number: int, validation: Traces, test: Traces, costs: Costs, bundle: Bundle, goal: Goal) -> dict[str, Result]:
@@ -264,7 +265,7 @@ def division(number: int, validation: Traces, test: Traces, costs: Costs, bundle
     results = {name: rival(entries, choosing, certifying, judged, goal) for name, entries in rules.items()}
     stops = decision.policy.stops(test.log_odds, test.offsets)
     losses = judged.judge.losses(goal.metrics[0], score_of(judged, decision.policy))
-    return results | {"rexit": Result(decision.chosen is not None, share(stops, judged), losses)}
+    return results | {"rexit": Result(decision.chosen is not None, cost_of(stops, judged), losses)}
 
 
 def table(divisions: Sequence[dict[str, Result]]) -> Table:
@@ -290,16 +291,14 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="CATALOG")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--variant", default="cpu-fp32")
-    parser.add_argument("--slate", type=int, default=100, help="as the calibration had it (100)")
-    parser.add_argument("--top-k", type=int, default=10, help="as the calibration had it (10)")
-    parser.add_argument("--max-slates", type=int, default=CalibrationOptions.max_slates, help="as the calibration had it (5000)")
     parser.add_argument("--divisions", type=int, default=10, help="of the validation users (10)")
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle, args.variant)
     source = Catalog.open(args.source) if args.source.is_dir() else SlatesFile.read(args.source, partial(bundle_encoder, bundle))
-    record, traces = recorded(source, bundle, args.slate, args.max_slates)
-    goal = Goal((metrics.parse(METRIC),), LIMIT, CONFIDENCE, args.top_k)
-    costs = unit_costs(record, bundle.manifest.exits)
+    with safe_open(bundle.folder / FILE, "np") as file:
+        made_of = json.loads(file.metadata()["rexit"])["made_of"]
+    record, traces = recorded(source, bundle, made_of["slate"], made_of["max_slates"])
+    goal, costs = Goal((metrics.parse(METRIC),), top_k=TOP), unit_costs(record, bundle.manifest.exits)
     results = [division(n, traces["validation"], traces["test"], costs, bundle, goal) for n in range(args.divisions)]
     Console(width=160).print(table(results))
 
