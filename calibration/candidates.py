@@ -78,18 +78,15 @@ def find_candidates(
 
 def policy_of(maps: Sequence[PlattMap], variant_sha256: str, rule: StoppingRule | None = None) -> Policy:
     """Returns the policy of some maps and a rule. rule: None: full depth."""
-    if rule is None:
-        never = (np.inf,) * (len(maps) - 1)
-        rule = StoppingRule(1, never, never)
-    keep = rule.keep or (0,) * (len(maps) - 1)
-    sides = zip(maps, (*rule.upper, np.inf), (*rule.lower, np.inf), (*keep, 0), strict=True)
+    rule = rule or _fixed_rule(len(maps) - 1, len(maps))
+    sides = zip(maps, (*rule.upper, np.inf), (*rule.lower, np.inf), (*rule.keep, 0), strict=True)
     exits = tuple(ExitPolicy(m.a, m.b, upper, lower, m.earlier, keep=kept) for m, upper, lower, kept in sides)
     return Policy(exits, rule.patience, variant_sha256, rule.quorum, rule.top_k)
 
 
 def _fixed_rule(depth: int, exits: int) -> StoppingRule:
     thresholds = tuple(0.0 if k == depth else np.inf for k in range(exits - 1))
-    return StoppingRule(1, thresholds, thresholds)
+    return StoppingRule(1, thresholds, thresholds, (0,) * (exits - 1))
 
 
 def certify_in_order(candidates: Sequence[Candidate], certifying: Evaluation, goal: Goal) -> list[Candidate]:

@@ -51,9 +51,9 @@ class Baseline:
     drops: Mapping[str, Interval]
 
 
-def baseline_rows(scores: Scores, test: Traces, metrics: Sequence[Metric]) -> tuple[Baseline, ...]:
-    """Returns the baselines of the test split. scores: each one's, of the test split's pairs."""
-    judge = Judge(test.users, test.liked, test.offsets, np.ascontiguousarray(test.log_odds[:, -1]), test.gains)
+def baseline_rows(scores: Scores, test: Traces, full: NDArray[np.float32], metrics: Sequence[Metric]) -> tuple[Baseline, ...]:
+    """Returns the baselines of the test split. scores: each one's, of its pairs. full: c at full depth, float32 [n]."""
+    judge = Judge(test.users, test.liked, test.offsets, full, test.gains)
     ranking = [metric for metric in metrics if metric.kind not in (*LABEL_FREE, "logloss")]
     rows = []
     for name, exact in scores.items():
@@ -90,21 +90,13 @@ class Comparison:
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
 
-    def full_row(self, name: str) -> Row:
-        """Returns the table's row for the full model."""
-        last = self.evaluation.c.shape[1] - 1
-        return self._row(name, self._fixed(last), self.evaluation.full)
-
-    def fixed_row(self, name: str, exit_: int) -> Row:
-        """Returns the table's row for stopping every candidate at one exit."""
-        return self.row(name, self._fixed(exit_))
+    def fixed_row(self, name: str, exit_: int, c: NDArray[np.float32] | None = None) -> Row:
+        """Returns the table's row for stopping every candidate at one exit. c: by another map than the chosen, float32 [n]."""
+        return self._row(name, self._fixed(exit_), np.ascontiguousarray(self.evaluation.c[:, exit_] if c is None else c))
 
     def policy_row(self, name: str, policy: Policy) -> Row:
         """Returns the table's row for a policy."""
-        return self.row(name, self._stops(policy))
-
-    def row(self, name: str, stops: NDArray[np.int64]) -> Row:
-        """Returns the table's row for a way to stop."""
+        stops = self._stops(policy)
         return self._row(name, stops, self.evaluation.score(stops))
 
     def gains(self, policy: Policy, choosing: Evaluation) -> tuple[Gain, ...]:

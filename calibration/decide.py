@@ -39,8 +39,8 @@ from rexit.calibration.record.traces import Traces, split_users
 from rexit.errors import InputError
 from rexit.measure.costs import Costs, depth_name
 
-FULL_DEPTH, ALL_HEADS = "full depth", "full depth, all heads"
-"""Rows of the test split: the full model, and its last exit with maps that read all heads."""
+FULL_DEPTH, LAST_HEAD = "full depth", "last head alone"
+"""Rows of the test split: what the last exit answers, and its own head's answer where its map reads all heads."""
 
 TABLE_METRICS = ("ndcg@10", "user-auc", "auc", "logloss")
 """Metrics in every table."""
@@ -53,15 +53,13 @@ class Decision:
     Attributes:
         goal: what the policy must keep.
         policy: the policy to write.
-        maps: the policy's, of each exit.
-        choice: the maps there were to choose from.
-        full_maps: those of full depth: the last head alone answers, or, behind exit zero, all heads if `choice` reads them.
+        choice: the policy's maps, and the others there were to choose from.
         users: number of users, by part: `choosing`, `certifying`, `test`.
         tested: by metric's name, how many of the certifying users have a value.
         chosen: the candidate that `policy` is; None if that is full depth.
         candidates: all that were tested for a certificate, in that order.
         rows: ways to stop on the test split: `full depth` first, then fixed depths, and `policy` last. Fixed depths use
-            the chosen maps. If these read all heads, the last exit has a row too, since `full depth` is the last head alone.
+            the chosen maps. If these read all heads, the last head has a row of its own.
         curve: each candidate on the test split.
         gains: over each fixed depth, if the policy is dynamic.
         saving: share of full depth's cost that the policy saves on the choosing users.
@@ -74,9 +72,7 @@ class Decision:
 
     goal: Goal
     policy: Policy
-    maps: tuple[platt.PlattMap, ...]
     choice: choice_of_maps.Choice
-    full_maps: tuple[platt.PlattMap, ...]
     users: Mapping[str, int]
     tested: Mapping[str, int]
     chosen: Candidate | None
@@ -118,11 +114,12 @@ def decide(
 
     1. The users are divided by their ids (see `split_users`).
     2. A map per exit (see `maps`), to the labels; without any, to the full model's probability. The search gets maps cross-fitted
-       by user, the policy those of all choosing users. Losses are counted against the last head alone, whatever the maps read.
+       by user, the policy those of all choosing users. Losses are counted against full depth: what the runtime answers at the
+       last exit, by the same maps.
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it (see `candidates`).
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
        that fails.
-    5. The cheapest certified policy; full depth, by `full_maps`, if none saves 1 %.
+    5. The cheapest certified policy; full depth, by the same maps, if none saves 1 %.
     6. The test split: values and differences with intervals over users, against full depth and fixed depths.
 
     Args:
@@ -146,29 +143,27 @@ def decide(
     useful = [platt_map.useful for platt_map in choice.maps]
 
     def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
-        own = platt.apply(choice.own, traces.log_odds)
-        return Evaluation(traces, platt.apply(choice.maps, traces.log_odds), depths, costs, of_metrics, own[:, -1])
+        return Evaluation(traces, platt.apply(choice.maps, traces.log_odds), depths, costs, of_metrics)
 
-    choosing = Evaluation(choosers, choice.c, depths, costs, goal.metrics, choice.own_c[:, -1])
+    choosing = Evaluation(choosers, choice.c, depths, costs, goal.metrics)
     certifying = evaluate(certifiers, goal.metrics)
     search = Search(choosing, Space(choice.c, useful, top_k_rules(choice.c, choosers, goal), places=goal.places))
     search.explore()
     candidates = certify_in_order(find_candidates(search, choosing, choice.maps, variant_sha256, goal), certifying, goal)
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
-    full_maps = choice.maps if depths[0] == 0 else choice.own
-    policy = chosen.policy if chosen else policy_of(full_maps, variant_sha256)
+    policy = chosen.policy if chosen else policy_of(choice.maps, variant_sha256)
     comparison = Comparison(evaluate(test, _table_metrics(goal, bool(utility), test.labelled)))
-    rows = [comparison.full_row(FULL_DEPTH), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(len(depths) - 1))]
+    last = len(depths) - 1
+    rows = [comparison.fixed_row(FULL_DEPTH, last), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(last))]
     if choice.reads == choice_of_maps.ALL:
-        rows.append(comparison.fixed_row(ALL_HEADS, len(depths) - 1))
-    rows.append(comparison.policy_row("policy", policy) if chosen else _full_depth_row(rows, full_maps is choice.own))
+        own = platt.apply(choice.own[-1:], test.log_odds[:, -1:])[:, 0]
+        rows.append(comparison.fixed_row(LAST_HEAD, last, own))
+    rows.append(comparison.policy_row("policy", policy))
     return Decision(
         goal=goal,
         policy=policy if objective_maps is None else objective_maps.on(policy),
-        maps=choice.maps if chosen else full_maps,
         choice=choice,
-        full_maps=full_maps,
         users={"choosing": choosers.user_count, "certifying": certifiers.user_count, "test": test.user_count},
         tested={metric.name: certifying.judge.user_count(metric) for metric in goal.metrics},
         chosen=chosen,
@@ -184,7 +179,6 @@ def decide(
         else watch.limits(
             chosen.policy,
             certifying,
-            choice.own[-1],
             goal,
             goal.error / len(candidates),  # the policy was chosen among them
         ),
@@ -205,20 +199,12 @@ def _choose_maps(
 
 def back_to_full_depth(decision: Decision) -> Decision:
     """Returns the same decision with full depth as its policy; `saving` remains what the other one promised."""
-    maps = decision.full_maps
-    policy = replace(
-        policy_of(maps, decision.policy.variant_sha256), made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift
-    )
+    full = policy_of(decision.choice.maps, decision.policy.variant_sha256)
+    policy = replace(full, made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift)
     if decision.objectives is not None:
         policy = decision.objectives.on(policy)
-    full = _full_depth_row(decision.rows, maps is decision.choice.own)
-    return replace(decision, policy=policy, maps=maps, chosen=None, rows=(*decision.rows[:-1], full), gains=(), watch=None)
-
-
-def _full_depth_row(rows: Sequence[Row], own: bool) -> Row:
-    """What a policy does that stops nobody early. own: whether its last exit reads its own head alone."""
-    read = FULL_DEPTH if own else ALL_HEADS
-    return replace(next((row for row in rows if row.name == read), rows[0]), name="policy")
+    row = replace(decision.rows[0], name="policy")
+    return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], row), gains=(), watch=None)
 
 
 def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:

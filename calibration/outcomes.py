@@ -106,7 +106,6 @@ def label(
     likes_alone: bool,
     metrics: Sequence[Metric],
     limits: Mapping[str, float],
-    full_head: ExitPolicy,
     prior_shift: float = 0.0,
     tail: Tail | None = None,
 ) -> Labelled:
@@ -118,7 +117,6 @@ def label(
         likes_alone: the other candidates of a user who has an outcome count as not liked.
         metrics: the metrics to compute.
         limits: the promised limits of certified metrics, by name.
-        full_head: the last head's own map.
         prior_shift: the policy's, since outcomes are not sampled.
         tail: the promised tail of metrics with a limit.
 
@@ -130,11 +128,11 @@ def label(
         raise InputError(f"none of {len(outcomes)} outcomes belongs to an audited slate, expected users and items of the log")
     reacted = {user for user, _ in outcomes} if likes_alone else set()
     labels = [[outcomes.get((s.user, item), False if s.user in reacted else None) for item in s.items] for s in slates]
-    labelled = _Answers.of(slates, labels, full_head)
+    labelled = _Answers.of(slates, labels)
     if labelled.liked.all() or not labelled.liked.any():
         kind = "liked" if labelled.liked[0] else "not liked"
         raise InputError(f"all {len(labelled.liked)} labelled candidates are {kind}, expected both kinds")
-    whole = _Answers.of(slates, [[False] * len(slate.items) for slate in slates], full_head)
+    whole = _Answers.of(slates, [[False] * len(slate.items) for slate in slates])
     judged = (
         _metric(whole if metric.kind in LABEL_FREE else labelled, metric, limits.get(metric.name), tail) for metric in metrics
     )
@@ -168,7 +166,7 @@ class _Answers:
     full: NDArray[np.float32]
 
     @classmethod
-    def of(cls, slates: Sequence[AuditedSlate], labels: Sequence[Sequence[bool | None]], full_head: ExitPolicy) -> _Answers:
+    def of(cls, slates: Sequence[AuditedSlate], labels: Sequence[Sequence[bool | None]]) -> _Answers:
         """Returns the candidates that have a label. labels: each slate's, one per candidate; None: it is left out."""
         known = [np.array([label is not None for label in row], np.bool_) for row in labels]
         rows = [(slate, mask) for slate, mask in zip(slates, known, strict=True) if mask.any()]
@@ -179,7 +177,7 @@ class _Answers:
             np.array([label for row in labels for label in row if label is not None], np.bool_),
             np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
             np.concatenate([np.array(slate.policy, np.float32)[mask] for slate, mask in rows]),
-            np.concatenate([slate.full(full_head)[mask] for slate, mask in rows]),
+            np.concatenate([np.array(slate.full, np.float32)[mask] for slate, mask in rows]),
         )
 
     @cached_property

@@ -167,9 +167,10 @@ class _Work:
         if slower:
             decision = decide.back_to_full_depth(decision)
         labelled = traces["test"].labelled
-        zero = traces["test"].log_odds[:, 0].astype(np.float64) if bundle.manifest.has_zero else None
+        zero = [traces["test"].log_odds[:, 0]] if bundle.manifest.has_zero else []
         others = baselines(source, slates["test"], zero=zero) if labelled else {}
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
+        full = np.ascontiguousarray(decision.policy.calibrated(traces["test"].log_odds)[:, -1])
         findings = Findings(
             traces=traces,
             profile=profile,
@@ -181,6 +182,7 @@ class _Work:
             baselines=baseline_rows(
                 {name: scores for name, scores in others.items() if name != ZERO},  # it is an exit
                 traces["test"],
+                full,
                 [metrics.parse(name) for name in decision.rows[0].values],
             ),
             negative_rate=rate,

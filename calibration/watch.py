@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from rexit.audit.betting import exceeds
 from rexit.audit.limits import AuditLimits
 from rexit.audit.losses import Loss
-from rexit.bundle import ExitPolicy, Policy
+from rexit.bundle import Policy
 from rexit.calibration import certify
 from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.choose.platt import PlattMap
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import LABEL_FREE, Metric
 
@@ -30,13 +29,12 @@ _STEPS = 10_000
 """Limits are rounded to four digits."""
 
 
-def limits(policy: Policy, certifying: Evaluation, full: PlattMap, goal: Goal, level: float) -> AuditLimits:
+def limits(policy: Policy, certifying: Evaluation, goal: Goal, level: float) -> AuditLimits:
     """Returns what to watch.
 
     Args:
         policy: the policy to write.
         certifying: the users who certified.
-        full: the last head's own map.
         goal: what was certified.
         level: the chance that an upper bound is too low.
     """
@@ -51,7 +49,7 @@ def limits(policy: Policy, certifying: Evaluation, full: PlattMap, goal: Goal, l
         over = exceeds(values[np.unique(users, return_index=True)[1]], goal.tail.loss)  # a slate of each user, as in an audit
         share = certify.share_interval(int(np.count_nonzero(over)), len(over), 2 * level)[1]
         tail = replace(goal.tail, share=share) if share < 1 else None
-    return AuditLimits(loss, metric.name, ExitPolicy(full.a, full.b), limit, float(losses.mean()), promised, "", tail)
+    return AuditLimits(loss, metric.name, limit, float(losses.mean()), promised, "", tail)
 
 
 def slate_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

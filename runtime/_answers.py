@@ -345,7 +345,6 @@ class Audit:
         exit: Where the policy stopped them, int64 [n].
         policy_c: c at these exits, float32 [n].
         full_c: c at the last exit, float32 [n].
-        full_log_odds: Raw logit(yes) - logit(no) at the last exit, float32 [n]; with several objectives, the utility's.
         drawn: Slates that the session has drawn.
         audited: Slates that it has audited.
         skipped: Slates that it has drawn without an audit.
@@ -354,7 +353,6 @@ class Audit:
     exit: NDArray[np.int64]
     policy_c: NDArray[np.float32]
     full_c: NDArray[np.float32]
-    full_log_odds: NDArray[np.float32]
     drawn: int
     audited: int
     skipped: int

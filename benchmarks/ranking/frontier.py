@@ -95,7 +95,7 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_sl
         maps="own",
     )
     decisions = [decide_on(goal=goal) for goal in goals]
-    maps = decisions[0].maps  # fitted on the choosing users, the same for all goals
+    maps = decisions[0].choice.maps  # fitted on the choosing users, the same for all goals
     evaluation = Evaluation(test, platt.apply(maps, test.log_odds), depths, costs, goals[0].metrics)
     judgement = Judgement(test.users, test.liked)
     full_us = evaluation.cost_us(np.full(len(test), len(depths) - 1))

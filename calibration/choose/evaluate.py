@@ -48,8 +48,6 @@ class Evaluation:
         depths: layers of each exit.
         costs: what a slate costs.
         metrics: the metrics of `Outcome.drops`.
-        full: the full model's answer, the last head's own c, float32 [n]; None: c at the last exit, if its map reads no other
-            head.
     """
 
     def __init__(
@@ -59,15 +57,13 @@ class Evaluation:
         depths: Sequence[int],
         costs: Costs,
         metrics: Sequence[Metric],
-        full: NDArray[np.float32] | None = None,
     ) -> None:
         self.traces, self.c, self.costs, self.metrics = traces, c, costs, tuple(metrics)
-        last = np.ascontiguousarray(c[:, -1])
-        self.full = last if full is None else np.ascontiguousarray(full)
-        """What losses are counted against."""
+        self.full = np.ascontiguousarray(c[:, -1])
+        """Full depth, which losses are counted against: c at the last exit, as the runtime answers there."""
         self.judge = Judge(traces.users, traces.liked, traces.offsets, self.full, traces.gains)
         """Judges by labels."""
-        self._expectation = Expectation(traces, last, self.judge)
+        self._expectation = Expectation(traces, self.full, self.judge)
         self._depths = np.array(depths)
 
     def score(self, stops: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -37,15 +37,15 @@ class StoppingRule:
     """Where candidates stop, apart from the maps.
 
     At exit k < E - 1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on the sign of c.
-    quorum, top_k and keep are the rules for whole slates, see `rexit.bundle.Policy`; keep: [E - 1], 0: all; or empty, all.
+    keep (0: all), quorum and top_k are the rules for whole slates, see `rexit.bundle.Policy`.
     """
 
     patience: int
     upper: tuple[float, ...]
     lower: tuple[float, ...]
+    keep: tuple[int, ...]
     quorum: float = 0.0
     top_k: TopK | None = None
-    keep: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,8 @@ class Space:
         for k, at in zip(self.keeping, point[self.at_keeps], strict=True):
             keep[k] = self.keeps[at]
         patiences, quorums, tops = self.common
-        return StoppingRule(
-            patiences[point[0]],
-            tuple(sides[0]),
-            tuple(sides[1]),
-            quorums[point[1]],
-            tops[point[2]],
-            tuple(keep) if any(keep) else (),
-        )
+        upper, lower = map(tuple, sides)
+        return StoppingRule(patiences[point[0]], upper, lower, tuple(keep), quorums[point[1]], tops[point[2]])
 
     def families(self) -> Iterable[Point]:
         """Yields rules with one threshold for every open exit from some exit on: the same |c|, or the same position among an
@@ -212,7 +206,7 @@ class Search:
         """Returns the exit of each pair, int64 [n], as `Policy.stops` does, with shared work done once."""
         rule = self._space.rule(point)
         may_stop = self._reached.by(point)
-        if rule.quorum or rule.top_k or rule.keep:
+        if rule.quorum or rule.top_k or any(rule.keep):
             offsets = self._evaluation.traces.offsets
             return slate_stops(
                 self._evaluation.c, may_stop.T, offsets, rule.quorum, rule.top_k, keep=rule.keep, orders=self._orders

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import __version__
-from rexit.bundle import Bundle, Policy
+from rexit.bundle import Bundle
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.calibration import reliability_table
-from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.comparison import Baseline, Interval, Row
-from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
+from rexit.calibration.decide import FULL_DEPTH, LAST_HEAD, Decision
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
 from rexit.calibration.reliability import Split, diagram
@@ -132,7 +131,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             "top_k": policy.top_k and asdict(policy.top_k),
         },
         "maps": {
-            "read": _heads_read(policy),
             "choice": decision.choice.reads,
             "ridge": decision.choice.ridge,
             "gain": decision.choice.gain,
@@ -183,7 +181,7 @@ def _exits(findings: Findings, depths: Sequence[int], p: NDArray[np.float32], st
             "stopped": float(np.mean(stops == k)),
             "reliability": diagram(np.ascontiguousarray(p[:, k]), outcomes, findings.negative_rate),
         }
-        for k, (layers, rule, platt_map) in enumerate(zip(depths, decision.policy.exits, decision.maps, strict=True))
+        for k, (layers, rule, platt_map) in enumerate(zip(depths, decision.policy.exits, decision.choice.maps, strict=True))
     ]
 
 
@@ -224,10 +222,6 @@ def _probabilities(
         table = reliability_table.table(split, depths, findings.probabilities[known, :, n], stops[known], known_counts, fields)
         rows += [{"objective": name, **asdict(row)} for row in table]
     return rows
-
-
-def _heads_read(policy: Policy) -> str:
-    return ALL if any(rule.earlier for rule in policy.exits) else OWN
 
 
 def _finite(number: float | None) -> float | None:
@@ -276,5 +270,5 @@ def _by_row(decision: Decision, timed: Sequence[T], depths: Sequence[int]) -> di
     """What was measured of the policy and of each exit, by the name of a row."""
     policy, *forced = timed
     names = [*map(depth_name, depths[:-1]), FULL_DEPTH]
-    whole = {ALL_HEADS: forced[-1], "policy": policy if decision.chosen else forced[-1]}
+    whole = {LAST_HEAD: forced[-1], "policy": policy if decision.chosen else forced[-1]}
     return {**dict(zip(names, forced, strict=True)), **whole}

@@ -95,15 +95,13 @@ def _line(title: str, value: Sequence[float]) -> str:
 
 def maps_sentence(maps: Mapping[str, Any]) -> str:
     """Returns what the policy's maps read and why, in a sentence. maps: the report's."""
-    reads = "Each exit reads all heads so far" if maps["read"] == ALL else "Each exit reads its own head"
+    reads = "Each exit reads all heads so far" if maps["choice"] == ALL else "Each exit reads its own head"
     if maps["gain"] is None:
         return f"{reads}."
     gain, low, high = maps["gain"]
     figures = f"{signed(gain)} (95 % interval {signed(low)} to {signed(high)})"
     if maps["choice"] == OWN:
         return f"{reads}: all heads so far are not shown to lower the log loss, a gain of {figures}."
-    if maps["read"] == OWN:
-        return f"{reads}: full depth is the model's own answer."
     return f"{reads}: log loss of users left out is lower by {figures}."
 
 

@@ -170,7 +170,7 @@ def _value(row: Mapping[str, Any], name: str) -> str:
 
 
 def _thresholds(report: Report) -> Table:
-    exits, all_heads = report["exits"], report["maps"]["read"] == ALL
+    exits, all_heads = report["exits"], report["maps"]["choice"] == ALL
     rows = []
     for k, e in enumerate(exits):
         last, earlier = k == len(exits) - 1, ", ".join(f"{weight:.4f}" for weight in e["earlier"]) or ABSENT

@@ -179,7 +179,7 @@ def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: in
 
 def _keep_full_model(decision: Decision, profile: CostProfile | None, slower: bool) -> Verdict:
     goal, candidates = decision.goal, decision.candidates
-    if not decision.maps[-1].useful:
+    if not decision.choice.maps[-1].useful:
         return Verdict(CHECK_MODEL, "Train the model first", ("not even its last exit ranks what users like.",))
     if profile is not None and profile.is_unreliable:
         why = f"the cost model is wrong by {100 * profile.fit_error:.0f} % (median), so no policy is chosen by it."

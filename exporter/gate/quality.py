@@ -38,7 +38,7 @@ from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
-from rexit.exporter.source import Source, prompt_maker
+from rexit.exporter.source import Source, prompt_maker, zero_of
 from rexit.ranking import MIN_USERS, auc, auc_difference
 from rexit.slates import AnySlate, Slate, cut, draw
 from rexit.words import in_words
@@ -107,7 +107,7 @@ class Prompts:
             list(map(prompt_maker(source), sample)),
             users,
             np.concatenate([slate.liked for slate in sample]),
-            baselines(source, sample),
+            baselines(source, sample, zero=zero_of(source, sample)),
             whole=len(sample) == len(split),
             objectives=_objectives(source, sample, users),
             has_catalog=isinstance(source, Catalog),

@@ -31,6 +31,7 @@ from rexit.exporter.heads.objectives import fit_objectives, mean_losses
 from rexit.exporter.heads.rows import RowsFile, check_space, size
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, labels_of, open_catalog, read_slates
+from rexit.exporter.source import zero_of
 from rexit.progress import Progress, silent
 from rexit.ranking import ByUser, doubt
 from rexit.slates import SIZE, cut, spread
@@ -140,7 +141,8 @@ class _Fit:
         self._train = train = Slates.of(self._source, "train", options.max_slates, 0, progress)
         self._validation = Slates.of(self._source, "validation", options.validation_slates, len(train.liked), progress)
         held_out = spread(cut(self._source, "validation", SIZE), options.validation_slates)
-        self._baselines = [baselines(self._source, held_out, k if self._names else None) for k in range(len(self._names) or 1)]
+        zero, objectives = zero_of(self._source, held_out), range(len(self._names) or 1)
+        self._baselines = [baselines(self._source, held_out, k if self._names else None, zero) for k in objectives]
         for k, name in enumerate(self._names or [None]):
             _check_classes(train.of_objective(k) if self._names else train, name)
         self._clock.lap("load")

@@ -41,7 +41,7 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows, with_vectors
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.preflight import check_one_source, read_slates
-from rexit.exporter.source import Source
+from rexit.exporter.source import Source, zero_of
 from rexit.exporter.training.learner import Collator, Learner
 from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings
 from rexit.exporter.training.starting_model import make_model
@@ -121,7 +121,8 @@ def train_model(
     rows = packed_rows(source, "validation", SIZE, options.validation_slates, _track("prompts of validation", progress))
     log_odds = validation_log_odds(trained, rows, trainer.args.device, options.batch_tokens, trainer.args.bf16)
     held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
-    scores = [baselines(source, held_out, k if start.objectives else None) for k in range(len(start.objectives) or 1)]
+    zero = zero_of(source, held_out)
+    scores = [baselines(source, held_out, k if start.objectives else None, zero) for k in range(len(start.objectives) or 1)]
     names = start.objectives or ("",)
     parts = validation_parts(log_odds, rows)
     figures = np.array([part.figures for part in parts])

@@ -405,7 +405,6 @@ void bind_answers(nb::module_& module) {
       .def_prop_ro("exit", array<rexit::Audit>(&rexit::Audit::exits), owner)
       .def_prop_ro("policy_c", array<rexit::Audit>(&rexit::Audit::policy_c), owner)
       .def_prop_ro("full_c", array<rexit::Audit>(&rexit::Audit::full_c), owner)
-      .def_prop_ro("full_log_odds", array<rexit::Audit>(&rexit::Audit::full_log_odds), owner)
       .def_ro("drawn", &rexit::Audit::drawn)
       .def_ro("audited", &rexit::Audit::audited)
       .def_ro("skipped", &rexit::Audit::skipped);

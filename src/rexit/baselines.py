@@ -29,7 +29,7 @@ def baselines(
     source: Catalog | OwnSlates,
     slates: Sequence[AnySlate],
     objective: int | None = None,
-    zero: NDArray[np.float64] | None = None,
+    zero: Sequence[NDArray[np.float32]] = (),
 ) -> Scores:
     """Returns the scores of the baselines that the source has.
 
@@ -37,24 +37,17 @@ def baselines(
         source: The catalog or the file that the slates are of.
         slates: Slates of one split, in its order.
         objective: Its number, for the shares of its known labels; None: of likes.
-        zero: Exit zero's log-odds of each pair, if they are known; None: they are computed, if there is an exit zero.
+        zero: Exit zero's log-odds of the pairs, in order; empty: there is no exit zero.
     """
+    of_zero = {ZERO: np.concatenate(zero).astype(np.float64)} if zero else {}
     if not isinstance(source, Catalog):
-        of_file = [slate for slate in slates if isinstance(slate, TokenSlate)]
-        first_stage = [slate.scores for slate in of_file if slate.scores is not None]
-        return {ZERO: np.concatenate(first_stage).astype(np.float64)} if first_stage else _file_order(of_file)
+        return of_zero or _file_order([slate for slate in slates if isinstance(slate, TokenSlate)])
     own = [slate for slate in slates if isinstance(slate, Slate)]
     items = np.concatenate([source.items.rows(slate.items) for slate in own]).astype(np.int64)
     scores = {LIKES: _likes(source, items, objective)}
     if "lightgcn" in source.info:
         scores[LIGHTGCN] = _lightgcn(source, own, items)
-    if zero is not None:
-        scores[ZERO] = zero
-    elif source.numbers:
-        from rexit.exporter.zero.graph import zero_log_odds
-
-        scores[ZERO] = np.concatenate(zero_log_odds(source, own)).astype(np.float64)
-    return scores
+    return scores | of_zero
 
 
 def _file_order(slates: Sequence[TokenSlate]) -> Scores:

@@ -59,12 +59,12 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"log_odds": [None, 1]}, r"log_odds\[0\]: is None, expected a number"),
-        ({"log_odds": [1]}, "items, policy, log_odds and exits differ in length"),
+        ({"full": [None, 1]}, r"full\[0\]: is None, expected a number"),
+        ({"full": [1]}, "items, policy, full and exits differ in length"),
         ({"policy": [1e400, 0]}, "holds a number that is not finite"),
         ({"user": None}, "user: is None, expected an integer or a string"),
-        ({"exits": [0]}, "items, policy, log_odds and exits differ in length"),
-        ({"items": [], "policy": [], "log_odds": [], "exits": []}, "expected one of each per candidate"),
+        ({"exits": [0]}, "items, policy, full and exits differ in length"),
+        ({"items": [], "policy": [], "full": [], "exits": []}, "expected one of each per candidate"),
     ],
 )
 def test_other_lines_are_refused(tmp_path: Path, changes: dict[str, Any], line: str) -> None:

@@ -10,17 +10,16 @@ import pytest
 
 from rexit.audit import AuditedSlate, AuditLimits, Loss, Watch, state
 from rexit.audit.betting import Tail
-from rexit.bundle import ExitPolicy
 from rexit.errors import InputError
 
-LIMITS = AuditLimits(Loss("agreement"), "ndcg@10", ExitPolicy(), 0.1, 0.05, False, "digest")
+LIMITS = AuditLimits(Loss("agreement"), "ndcg@10", 0.1, 0.05, False, "digest")
 SLATE = AuditedSlate(0.0, 0, [1, 2], [1.0, 2.0], [-1.0, -2.0], [0, 0], "digest")
 """Its loss of agreement is 1."""
 
 
 def test_slates_of_other_policies_and_without_a_loss_do_not_count() -> None:
     watch = Watch(replace(LIMITS, loss=Loss("top-k-overlap", 1)))
-    alone = {"items": [1], "policy": [1.0], "log_odds": [1.0], "exits": [0]}
+    alone = {"items": [1], "policy": [1.0], "full": [1.0], "exits": [0]}
     for change in ({"policy_sha256": "other"}, alone):
         assert watch.add(replace(SLATE, **change)) is None  # type: ignore[arg-type]
     assert watch.slates == 0 and watch.test.mean is None
@@ -75,14 +74,11 @@ class Audited(NamedTuple):
 
     exit: np.ndarray = np.array([1, 0, 0])
     policy_c: np.ndarray = np.array([9, 5, 7], np.float32)
-    full_log_odds: np.ndarray = np.array([4, 3, 2], np.float32)
+    full_c: np.ndarray = np.array([4, 3, 2], np.float32)
 
 
 def test_an_answer_is_compared_with_full_depth() -> None:
-    """By hand: full depth's c is by the last head's own map, here with a slope of 2."""
-    head = ExitPolicy(2.0, 1.0)
-    limits = replace(LIMITS, loss=Loss("rank-correlation"), full=head)
+    limits = replace(LIMITS, loss=Loss("rank-correlation"))
     slate = limits.slate("u", [7, 8, 9], Audited(), time=5.0)
     assert slate == AuditedSlate(5.0, "u", [7, 8, 9], [9.0, 5.0, 7.0], [4.0, 3.0, 2.0], [1, 0, 0], "digest")
-    assert slate.full(head).tolist() == [9.0, 7.0, 5.0]
     assert limits.loss_of(slate) == pytest.approx(1 / 3)

@@ -50,7 +50,8 @@ def test_what_chooses_is_not_what_certifies() -> None:
     assert all(map(roles.chooses, chooses.ids)) and {*chooses.ids, *certifies.ids} == {*t.ids}
     decision = decide_on(t, GOAL)
     last = certifies.log_odds @ np.float32([0, 0, 1])
-    judge = Judge(certifies.users, certifies.liked, certifies.offsets, decision.maps[2].a * last + np.float32(decision.maps[2].b))
+    full = decision.choice.maps[2]
+    judge = Judge(certifies.users, certifies.liked, certifies.offsets, full.a * last + np.float32(full.b))
     candidate = decision.candidates[0]
     c = decision.policy.calibrated(certifies.log_odds)
     score = np.take_along_axis(c, candidate.policy.stops(certifies.log_odds, certifies.offsets)[:, None], 1)[:, 0]
@@ -153,7 +154,7 @@ def test_backwards_head_never_stops() -> None:
     t = traces(600, 10, [0.2, 0.1, 0.0])
     t.log_odds[:, 0] *= -1
     decision = decide_on(t, GOAL)
-    assert not decision.maps[0].useful
+    assert not decision.choice.maps[0].useful
     assert decision.chosen is not None and (decision.policy.stops(t.log_odds, t.offsets) >= 1).all()
 
 
@@ -248,8 +249,8 @@ def test_without_labels_maps_follow_the_full_model() -> None:
     no_labels = [replace(t, known=np.zeros(len(t), np.bool_)) for t in (validation, test)]
     goal = Goal((parse("expected-ndcg@5"), parse("top-k-overlap@5")), 0.1)
     first, second = (decide_on(replace(no_labels[0], liked=no_labels[0].liked ^ flip), goal, no_labels[1]) for flip in (0, 1))
-    assert first == second and first.chosen is not None and first.maps[-1].a == pytest.approx(1)
-    assert 0.5 < first.maps[0].a < 1, "a noisy head is drawn to the middle"
+    assert first == second and first.chosen is not None and first.choice.maps[-1].a == pytest.approx(1)
+    assert 0.5 < first.choice.maps[0].a < 1, "a noisy head is drawn to the middle"
     assert first.rows[0].values.keys() == {"expected-ndcg@5", "top-k-overlap@5", "expected-ndcg@10", "agreement"}
     assert first.watch is not None and first.watch.certified and first.watch.limit == 0.1
     with pytest.raises(InputError, match=r"metric ndcg@5: needs labels and there are none"):

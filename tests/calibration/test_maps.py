@@ -9,7 +9,7 @@ from builders.decisions import decide_on, row
 from builders.traces import traces
 from rexit.calibration import certify
 from rexit.calibration.choose import maps, platt
-from rexit.calibration.decide import ALL_HEADS, back_to_full_depth
+from rexit.calibration.decide import LAST_HEAD, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, log_losses, parse
 from rexit.calibration.record.traces import Traces, split_users
@@ -107,42 +107,33 @@ def test_auto_keeps_the_own_head_for_a_goal_that_all_heads_lose() -> None:
     assert choice.reads == "own" and choice.gain is not None and choice.gain[1] > 0
 
 
-def test_a_policy_of_all_heads_is_certified_against_the_last_head_alone() -> None:
+def test_a_policy_of_all_heads_is_certified_against_what_the_runtime_answers_at_full_depth() -> None:
     t, test = differing(), differing(seed=2)
     decision = decide_on(t, GOAL, test)
     assert decision.choice.reads == "all" and decision.chosen is not None
     assert decision.policy.exits[0].earlier == () and [len(e.earlier) for e in decision.policy.exits] == [0, 1, 2]
     certifiers = split_users(t)[1]
-    full = platt.apply(decision.choice.own, certifiers.log_odds)[:, -1]
-    judge = Judge(certifiers.users, certifiers.liked, certifiers.offsets, np.ascontiguousarray(full))
     policy = decision.candidates[0].policy
+    c = policy.calibrated(certifiers.log_odds)
+    judge = Judge(certifiers.users, certifiers.liked, certifiers.offsets, np.ascontiguousarray(c[:, -1]))
     stops = policy.stops(certifiers.log_odds, certifiers.offsets)
-    score = policy.calibrated(certifiers.log_odds)[np.arange(len(stops)), stops]
+    score = c[np.arange(len(stops)), stops]
     for metric in GOAL.metrics:
         p = certify.p_value(judge.losses(metric, score), (-1.0, 1.0), GOAL.max_drop, 0.05)
         assert decision.candidates[0].p_values[metric.name] == pytest.approx(p, rel=1e-6)
     own = np.ascontiguousarray(platt.apply(decision.choice.own, test.log_odds)[:, -1])
     on_test = Judge(test.users, test.liked, test.offsets, own)
-    assert row(decision, "full depth").values["auc"] == pytest.approx(on_test.value(parse("auc"), own))
-    assert row(decision, ALL_HEADS).values["auc"] > row(decision, "full depth").values["auc"] + 0.01
-    assert row(decision, "policy").drops["auc"][0] < 0, "better than the full model"
+    last, full = row(decision, LAST_HEAD), row(decision, "full depth")
+    assert last.values["auc"] == pytest.approx(on_test.value(parse("auc"), own))
+    assert last.values["auc"] < full.values["auc"] - 0.01
+    assert last.drops["auc"][0] > 0.01 and last.mean_layers == full.mean_layers and not any(full.drops["auc"])
 
 
-def test_full_depth_is_the_model_as_it_is() -> None:
-    """Nothing is certified, or nothing saves time: the last head alone answers, whatever auto chose."""
+def test_full_depth_reads_all_heads_too() -> None:
+    """A first stage that ranks better than the model is not lost where nothing is certified, or nothing saves time."""
     t, test = differing(), differing(seed=2)
     uncertified = decide_on(differing(60), Goal(GOAL.metrics, 0.001), test, maps="all")
     for full in (back_to_full_depth(decide_on(t, GOAL, test)), uncertified):
         assert full.choice.reads == "all" and full.chosen is None
-        assert all(e.earlier == () for e in full.policy.exits) and full.maps == full.choice.own
-        assert row(full, "policy").values == row(full, "full depth").values
-
-
-def test_full_depth_behind_exit_zero_still_reads_it() -> None:
-    """A first stage that ranks better than the model is not lost where nothing is certified, or nothing saves time."""
-    t, test = differing(), differing(seed=2)
-    uncertified = decide_on(differing(60), Goal(GOAL.metrics, 0.001), test, maps="all", depths=(0, 4, 6))
-    for full in (back_to_full_depth(decide_on(t, GOAL, test, depths=(0, 4, 6))), uncertified):
-        assert full.choice.reads == "all" and full.chosen is None and full.maps == full.choice.maps
         assert [len(e.earlier) for e in full.policy.exits] == [0, 1, 2] and not full.policy.stops_early
-        assert row(full, "policy").values == row(full, ALL_HEADS).values
+        assert row(full, "policy").values == row(full, "full depth").values

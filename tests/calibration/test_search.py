@@ -29,8 +29,7 @@ def explored(t, costs=None, useful=None, **space) -> Search:
 
 
 def as_policy(rule: StoppingRule) -> Policy:
-    keep = rule.keep or (0,) * len(rule.upper)
-    exits = [ExitPolicy(1, 0, u, w, keep=m) for u, w, m in zip(rule.upper, rule.lower, keep, strict=True)]
+    exits = [ExitPolicy(1, 0, u, w, keep=m) for u, w, m in zip(rule.upper, rule.lower, rule.keep, strict=True)]
     return Policy((*exits, ExitPolicy()), rule.patience, "", rule.quorum, rule.top_k)
 
 
@@ -46,7 +45,7 @@ def test_rule_stops_where_the_policy_stops() -> None:
         stops = search.stops(point)
         np.testing.assert_array_equal(stops, as_policy(rule).stops(t.log_odds, t.offsets))
         assert math.isinf(rule.upper[1]) and math.isinf(rule.lower[1]), "a useless exit"
-        kinds.add((rule.patience, rule.quorum > 0, rule.top_k is not None, rule.keep != ()))
+        kinds.add((rule.patience, rule.quorum > 0, rule.top_k is not None, any(rule.keep)))
     assert len(kinds) >= 12 and len({kind[3] for kind in kinds}) == 2, "not all kinds of rules were drawn"
 
 

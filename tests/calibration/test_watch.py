@@ -11,7 +11,6 @@ from builders.decisions import decide_on
 from builders.traces import traces
 from rexit.audit.betting import Tail
 from rexit.audit.losses import Loss
-from rexit.bundle import Policy
 from rexit.calibration import certify, watch
 from rexit.calibration.decide import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
@@ -31,9 +30,8 @@ def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
     assert limits is not None and (limits.loss, limits.of) == (Loss("top-k-overlap", 5), "ndcg@5")
     assert not limits.certified
     data = split_users(traces(600, 20, [0.6, 0.3, 0.0], seed=1, slate=10))[1]
-    full = Policy((limits.full,), 1, "").calibrated(data.log_odds[:, -1:])[:, 0]
-    stops = decision.policy.stops(data.log_odds, data.offsets)
-    score = np.take_along_axis(decision.policy.calibrated(data.log_odds), stops[:, None], 1)[:, 0]
+    stops, c = decision.policy.stops(data.log_odds, data.offsets), decision.policy.calibrated(data.log_odds)
+    full, score = np.ascontiguousarray(c[:, -1]), np.take_along_axis(c, stops[:, None], 1)[:, 0]
     losses = Judge(data.users, data.liked, data.offsets, full).losses(parse("top-k-overlap@5"), score)
     assert limits.mean == pytest.approx(losses.mean())
     level = 0.05 / len(decision.candidates)

@@ -97,7 +97,7 @@ def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top
         policy = session.score(USERS[0], ITEMS)
     assert slate.user == USERS[0] and slate.items == ITEMS and slate.exits == [0] * len(ITEMS)
     assert slate.policy == pytest.approx(policy.log_odds.tolist(), abs=1e-5)
-    assert slate.log_odds == pytest.approx(full.log_odds.tolist(), abs=1e-5)
+    assert slate.full == pytest.approx(full.log_odds.tolist(), abs=1e-5)
     best = set(np.argsort(-full.log_odds)[:4].tolist())
     order = sorted(range(len(scores)), key=lambda n: -scores[n]["log_odds"])
     answered = {ITEMS.index(scores[n]["item"]) for n in order[:4]}

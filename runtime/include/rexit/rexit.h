@@ -572,14 +572,13 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_check_golden(rexit_session*
 /* A slate that the policy stopped, scored again at full depth. Candidates are in the order of the request. Pointers are valid
  * until the session's next call. */
 typedef struct rexit_audit {
-  size_t struct_size;         /* set by the caller */
-  size_t item_count;          /* 0: no slate waits, and the pointers below are NULL */
-  const uint32_t* exits;      /* [item_count]: where the policy stopped them */
-  const float* policy_c;      /* [item_count]: c at these exits */
-  const float* full_c;        /* [item_count]: c at the last exit */
-  const float* full_log_odds; /* [item_count]: raw, at the last exit, as in rexit_score */
-  uint64_t drawn;             /* slates drawn since the session was created */
-  uint64_t audited, skipped;  /* of those drawn; the rest waits */
+  size_t struct_size;        /* set by the caller */
+  size_t item_count;         /* 0: no slate waits, and the pointers below are NULL */
+  const uint32_t* exits;     /* [item_count]: where the policy stopped them */
+  const float* policy_c;     /* [item_count]: c at these exits */
+  const float* full_c;       /* [item_count]: c at the last exit */
+  uint64_t drawn;            /* slates drawn since the session was created */
+  uint64_t audited, skipped; /* of those drawn; the rest waits */
 } rexit_audit;
 
 /* Scores the slate that waits at full depth: call it when the program is idle. Nothing of the audit happens before, except that

@@ -479,9 +479,9 @@ struct GoldenCheck {
 
 // A slate that the policy stopped, scored again at full depth; see rexit_audit.
 struct Audit {
-  std::vector<std::uint32_t> exits;                    // [items]; empty: no slate waited
-  std::vector<float> policy_c, full_c, full_log_odds;  // [items]
-  std::uint64_t drawn = 0, audited = 0, skipped = 0;   // slates of the session
+  std::vector<std::uint32_t> exits;                   // [items]; empty: no slate waited
+  std::vector<float> policy_c, full_c;                // [items]
+  std::uint64_t drawn = 0, audited = 0, skipped = 0;  // slates of the session
 };
 
 // A request's token ids; see rexit_session_prompt.
@@ -594,7 +594,6 @@ class Session {
     result.exits.assign(audit.exits, audit.exits + audit.item_count);
     result.policy_c.assign(audit.policy_c, audit.policy_c + audit.item_count);
     result.full_c.assign(audit.full_c, audit.full_c + audit.item_count);
-    result.full_log_odds.assign(audit.full_log_odds, audit.full_log_odds + audit.item_count);
     result.drawn = audit.drawn;
     result.audited = audit.audited;
     result.skipped = audit.skipped;

@@ -475,15 +475,7 @@ rexit_status rexit_session_audit(rexit_session* session, rexit_audit* audit_out)
     check_size(required(audit_out, "audit_out"), "audit_out");
     rexit_audit audit{};
     if (const AuditedSlate* slate = lock->audit(); slate != nullptr)
-      audit = {0,
-               slate->exits.size(),
-               slate->exits.data(),
-               slate->policy_c.data(),
-               slate->full_c.data(),
-               slate->full_log_odds.data(),
-               0,
-               0,
-               0};
+      audit = {0, slate->exits.size(), slate->exits.data(), slate->policy_c.data(), slate->full_c.data(), 0, 0, 0};
     const AuditCounts& counts = lock->audit_counts();
     audit.drawn = counts.drawn;
     audit.audited = counts.audited;

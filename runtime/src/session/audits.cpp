@@ -52,18 +52,13 @@ rexit_draw Audits::keep(const Prompt& prompt, const std::vector<Answer>& answers
     slate_.policy_c.push_back(answer.calibrated);
   }
   slate_.full_c.reserve(answers.size());
-  slate_.full_log_odds.reserve(answers.size());
   waits_ = true;
   return REXIT_DRAWN;
 }
 
 const AuditedSlate& Audits::finish(const std::vector<Answer>& answers) {
   slate_.full_c.clear();
-  slate_.full_log_odds.clear();
-  for (const Answer& answer : answers) {
-    slate_.full_c.push_back(answer.calibrated);
-    slate_.full_log_odds.push_back(answer.log_odds);
-  }
+  for (const Answer& answer : answers) slate_.full_c.push_back(answer.calibrated);
   waits_ = false;
   ++counts_.audited;
   return slate_;

@@ -23,12 +23,12 @@ bool is_drawn(std::uint64_t seed, std::uint64_t number, double share) noexcept;
 struct AuditedSlate {
   Prompt prompt;
   std::vector<float> zero;           // exit zero's log-odds; empty: there is none
-  std::vector<std::uint32_t> exits;  // [candidates], as the next three
-  std::vector<float> policy_c, full_c, full_log_odds;
+  std::vector<std::uint32_t> exits;  // [candidates], as the next two
+  std::vector<float> policy_c, full_c;
 
   std::size_t memory() const noexcept {
     return prompt.memory() + exits.capacity() * sizeof(std::uint32_t) +
-           (zero.capacity() + policy_c.capacity() + full_c.capacity() + full_log_odds.capacity()) * sizeof(float);
+           (zero.capacity() + policy_c.capacity() + full_c.capacity()) * sizeof(float);
   }
 };
 

@@ -3,7 +3,6 @@
     "watch": {
       "loss": "top-k-overlap@10",    without labels, see `losses`
       "of": "ndcg@10",               the certified metric that it replaces
-      "full": {"a": 0.9, "b": -0.1},   the last head's own map: losses are counted against its answers
       "limit": 0.04, "mean": 0.031, "certified": false,
       "tail": {"share": 0.07, "loss": 0.1}}   null: no tail was certified
 
@@ -25,7 +24,7 @@ import numpy as np
 from rexit.audit.betting import Tail
 from rexit.audit.log import AuditedSlate
 from rexit.audit.losses import Loss
-from rexit.bundle import Bundle, ExitPolicy, Id, Policy
+from rexit.bundle import Bundle, Id
 from rexit.bundle.files import read_json
 from rexit.bundle.typed import typed
 from rexit.errors import BundleError, InputError
@@ -36,15 +35,9 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 
 
-class _Map(msgspec.Struct, frozen=True):
-    a: float
-    b: float
-
-
 class _Watch(msgspec.Struct, frozen=True):
     loss: str
     of: str
-    full: _Map
     limit: float
     mean: float
     certified: bool
@@ -63,7 +56,6 @@ class AuditLimits:
     Attributes:
         loss: the loss.
         of: name of the certified metric that it replaces.
-        full: the last head's own map.
         limit: the most that the mean loss may be.
         mean: the mean loss of the certifying users.
         certified: whether the limit is what users were promised.
@@ -73,7 +65,6 @@ class AuditLimits:
 
     loss: Loss
     of: str
-    full: ExitPolicy
     limit: float
     mean: float
     certified: bool
@@ -85,7 +76,6 @@ class AuditLimits:
         return {
             "loss": self.loss.name,
             "of": self.of,
-            "full": {"a": self.full.a, "b": self.full.b},
             "limit": self.limit,
             "mean": self.mean,
             "certified": self.certified,
@@ -99,7 +89,7 @@ class AuditLimits:
 
     def loss_of(self, slate: AuditedSlate) -> float:
         """Returns the loss of an audited slate; nan if it has none, for instance because it is too short."""
-        return self.loss.of_slate(np.array(slate.policy, np.float32), slate.full(self.full))
+        return self.loss.of_slate(np.array(slate.policy, np.float32), np.array(slate.full, np.float32))
 
     def slate(self, user: Id, items: Sequence[Id], audit: Audit, *, time: float | None = None) -> AuditedSlate:
         """Returns an audit in the form that `Watch` and the log take.
@@ -111,7 +101,7 @@ class AuditLimits:
             time: when it was audited, in seconds since 1970; None: now.
         """
         at = round(clock.time() if time is None else time, 3)
-        values = audit.policy_c.tolist(), audit.full_log_odds.tolist(), audit.exit.tolist()
+        values = audit.policy_c.tolist(), audit.full_c.tolist(), audit.exit.tolist()
         return AuditedSlate(at, user, list(items), *values, self.sha256)
 
 
@@ -136,9 +126,6 @@ def read_limits(bundle: Bundle) -> AuditLimits:
         raise InputError(f"{path}: the policy runs every candidate to full depth, there is nothing to audit")
     file = typed(watch, _Watch, str(path), at="watch")
     try:
-        full = ExitPolicy(file.full.a, file.full.b)
-        if (problem := Policy((full,), 1, "").problem()) is not None:
-            raise ValueError(f"full: {problem}")
-        return AuditLimits(Loss.parse(file.loss), file.of, full, file.limit, file.mean, file.certified, sha256, file.tail)
+        return AuditLimits(Loss.parse(file.loss), file.of, file.limit, file.mean, file.certified, sha256, file.tail)
     except (ValueError, InputError) as exc:
         raise BundleError(f"{path}: watch: {exc}: calibrate again") from exc

@@ -15,10 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rexit.bundle import ExitPolicy, Id, Policy
+from rexit.bundle import Id
 from rexit.bundle.typed import typed
 from rexit.errors import InputError
 
@@ -32,7 +29,7 @@ class AuditedSlate:
         user: the user's id; for a request by token ids, a digest of its prefix. It is the test's unit.
         items: the candidates' ids; for a request by token ids, their places.
         policy: the policy's c of each candidate.
-        log_odds: raw log-odds at full depth; with several objectives, the utility's.
+        full: c at full depth.
         exits: the exit at which each candidate stopped.
         policy_sha256: digest of policy.json.
     """
@@ -41,13 +38,9 @@ class AuditedSlate:
     user: Id
     items: list[Id]
     policy: list[float]
-    log_odds: list[float]
+    full: list[float]
     exits: list[int]
     policy_sha256: str
-
-    def full(self, head: ExitPolicy) -> NDArray[np.float32]:
-        """Returns c at full depth, float32 [n]. head: the last head's own map."""
-        return Policy((head,), 1, "").calibrated(np.array(self.log_odds, np.float32)[:, None])[:, 0]
 
 
 class AuditLog:
@@ -111,10 +104,10 @@ def _slate(line: str, where: str) -> AuditedSlate:
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{where}: not JSON: {exc}") from exc
     slate = typed(value, AuditedSlate, where, error=InputError)
-    if not all(map(math.isfinite, [slate.time, *slate.policy, *slate.log_odds])):
+    if not all(map(math.isfinite, [slate.time, *slate.policy, *slate.full])):
         raise InputError(f"{where}: holds a number that is not finite")
-    if not len(slate.items) == len(slate.policy) == len(slate.log_odds) == len(slate.exits) > 0:
-        raise InputError(f"{where}: items, policy, log_odds and exits differ in length, expected one of each per candidate")
+    if not len(slate.items) == len(slate.policy) == len(slate.full) == len(slate.exits) > 0:
+        raise InputError(f"{where}: items, policy, full and exits differ in length, expected one of each per candidate")
     return slate
 
 

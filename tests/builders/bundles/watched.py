@@ -21,6 +21,6 @@ def write_watched(
     made_on = None if slate is None else {"device": "cpu", "threads": 1, "machine": {}, "slate": slate}
     Policy(exits, 1, opened.variant_sha256, made_on=made_on).write(opened.folder / "policy.json")
     digests = {"variant_sha256": opened.variant_sha256, "policy_sha256": opened.policy_sha256}
-    watch = AuditLimits(Loss.parse(loss), "ndcg@10", ExitPolicy(), limit, limit / 2, False, "")
+    watch = AuditLimits(Loss.parse(loss), "ndcg@10", limit, limit / 2, False, "")
     (opened.folder / "report.json").write_text(json.dumps({"schema": 2, **digests, "watch": watch.to_json(), **report}))
     return Bundle.open(bundle)

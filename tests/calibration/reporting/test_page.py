@@ -77,7 +77,7 @@ def golden_reports() -> dict[str, dict[str, Any]]:
     dynamic["decisions"] = {"candidates": 100, "as_traced": 99}
     dynamic["gain"] = {"layers": 1, "differences": {"user-auc": (0.0123, 0.01, 0.015), "logloss": (0.002, -0.001, 0.005)}}
     dynamic["verdict"]["comparison"] = "worse in part"
-    dynamic["maps"] |= {"read": "all", "choice": "all", "gain": [0.02, 0.01, 0.03]}
+    dynamic["maps"] |= {"choice": "all", "gain": [0.02, 0.01, 0.03]}
     dynamic["exits"][2]["earlier"] = [0.125, -0.5]
     dynamic["policy"] |= {"patience": 2, "quorum": 0.1, "top_k": {"k": 3, "ordered": True, "rise": [0.5, 0.25], "fall": [1, 0]}}
     dynamic["probabilities"] |= {"negative_rate": 0.04, "prior_shift": -3.2189}

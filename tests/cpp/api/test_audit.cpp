@@ -38,7 +38,7 @@ float sigmoid(float c, float prior_shift) {
 // `full`: the same request with force_exit at the last exit, in the same session.
 void expect_full_depth(const rexit::Audit& audit, const rexit::Scores& policy, const rexit::Scores& full) {
   ASSERT_EQ(audit.exits.size(), full.scores.size());
-  for (std::size_t i = 0; i < full.scores.size(); ++i) EXPECT_EQ(audit.full_log_odds[i], full.scores[i].log_odds) << i;
+  for (std::size_t i = 0; i < full.scores.size(); ++i) EXPECT_EQ(audit.full_c[i], full.scores[i].log_odds) << i;
   for (const rexit_score& score : policy.scores) EXPECT_EQ(audit.exits[score.item], score.exit);
 }
 
@@ -116,7 +116,7 @@ TEST(Audit, OfTokensIsThatOfTheTokensAtTheTime) {
   const rexit::Scores full = session.score(same.force_exit(2));
   ASSERT_EQ(audit.exits.size(), 3u);
   for (std::size_t i = 0; i < 3; ++i) {
-    EXPECT_EQ(audit.full_log_odds[i], full.scores[i].log_odds);
+    EXPECT_EQ(audit.full_c[i], full.scores[i].log_odds);
     EXPECT_EQ(audit.exits[i], scores[i].exit);
   }
 }

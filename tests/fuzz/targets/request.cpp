@@ -310,7 +310,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (!ok(rexit_session_audit(session, audit_out)) || audit_out->struct_size < sizeof audit) break;
         std::memcpy(&audit, out.get(), sizeof audit);
         for (std::size_t i = 0; i < audit.item_count; ++i)
-          REXIT_PROMISE(audit.exits[i] < 3 && std::isfinite(audit.policy_c[i]) && std::isfinite(audit.full_log_odds[i]));
+          REXIT_PROMISE(audit.exits[i] < 3 && std::isfinite(audit.policy_c[i]) && std::isfinite(audit.full_c[i]));
         break;
       }
       default:

@@ -16,7 +16,6 @@ from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     from rexit.audit.betting import Tail
-    from rexit.audit.limits import AuditLimits
     from rexit.audit.log import AuditedSlate
     from rexit.audit.state import Watch
     from rexit.bundle import Bundle, Id
@@ -67,7 +66,7 @@ def audit(
     labelled: Labelled | None = None
     if outcomes is not None:
         named = {"user": "user_id", "item": "item_id", **parse_columns(column, ("user", "item", "liked"))}
-        labelled = _label(opened, watch.limits, slates, outcomes, (named["user"], named["item"], named.get("liked")))
+        labelled = _label(opened, slates, outcomes, (named["user"], named["item"], named.get("liked")))
     if json:
         print_json({**watch.to_json(), "outcomes": None if labelled is None else labelled.to_json()})
         return
@@ -76,9 +75,7 @@ def audit(
         _print_labelled(labelled)
 
 
-def _label(
-    bundle: Bundle, watched: AuditLimits, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]
-) -> Labelled:
+def _label(bundle: Bundle, slates: Sequence[AuditedSlate], path: Path, columns: tuple[str, str, str | None]) -> Labelled:
     from rexit.calibration.outcomes import label
 
     metrics, limits, tail = _metrics(bundle)
@@ -86,7 +83,7 @@ def _label(
     try:
         policy = bundle.policy()
         shift = 0.0 if policy is None else policy.prior_shift
-        return label(slates, table, columns[2] is None, metrics, limits, watched.full, shift, tail)
+        return label(slates, table, columns[2] is None, metrics, limits, shift, tail)
     except InputError as exc:
         raise InputError(f"{path}: {exc}") from exc
 
