@@ -63,7 +63,7 @@ def build_catalog(
     3. Compile the template to a program, and its texts and the data's to pieces.
     4. Train the retriever on each earlier part of the training likes, for training prompts, which chooses the epochs, then on all
        of them; or take embeddings from elsewhere. Find similar users as prompts find them.
-    5. Write tables, splits and catalog.json; before it exit zero's graph, if the template asks for it.
+    5. Write tables, splits and catalog.json; before it exit zero's graph, unless the template wants none.
 
     Args:
         interactions, items, users: CSV, TSV or Parquet. users: needed if prompts place their columns.
@@ -85,7 +85,7 @@ def build_catalog(
     parsed = read_template(template)
     if options.zero is not None:
         if not parsed.zero:
-            raise InputError(f"{options.zero}: {template} has no [zero] with inputs for it")
+            raise InputError(f"{options.zero}: {template} has no exit zero to read it")
         Graph(options.zero, len(parsed.zero))
     check_columns(options, parsed, interactions, items, users)
     language = Language.load(tokenizer, parsed)
@@ -135,6 +135,8 @@ def build_catalog(
         info["prompt"]["lengths"] = prompt_lengths(catalog)
         if catalog.numbers:
             info["zero"] = write_zero(folder, catalog, options.zero, progress)
+            if "none" in info["zero"]:
+                del info["prompt"]["numbers"]
         seal(folder, info)
     return info
 

@@ -88,6 +88,8 @@ def test_python_and_cpp_write_the_same_digits(tmp_path: Path) -> None:
 TEMPLATE = """
 prompt = "{history.recent:3} costs {input.price}|{item.title}({input.weight}):"
 entry = "{item.title}{verdict},"
+[zero]
+inputs = []
 [labels]
 yes = "y"
 no = "n"

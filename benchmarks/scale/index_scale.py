@@ -41,6 +41,8 @@ prompt = "{user.group}|{history.recent:8}|{similar_liked:6}|{item.title}|{simila
 entry = " {item.title}{verdict};"
 [entries]
 similar = " {item.title};"
+[zero]
+inputs = []
 [labels]
 yes = " yes"
 no = " no"

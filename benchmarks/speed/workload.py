@@ -54,7 +54,9 @@ def catalog_of_fixed_lengths(folder: Path, checkpoint: Path, lengths: Lengths) -
         (folder / "interactions.csv").write_text("\n".join(rows))
         (folder / "users.csv").write_text("\n".join(["user_id,text", *(f"{n},{text(size)}" for n, size in enumerate(sizes))]))
         (folder / "items.csv").write_text("\n".join(["item_id,title", *(f"{n},{text(CANDIDATE)}" for n in range(lengths.items))]))
-        (folder / "prompt.toml").write_text('prompt = " {user.text} {item.title}"\n[labels]\nyes = " yes"\nno = " no"\n')
+        (folder / "prompt.toml").write_text(
+            'prompt = " {user.text} {item.title}"\n[zero]\ninputs = []\n[labels]\nyes = " yes"\nno = " no"\n'
+        )
         build_catalog(
             folder / "interactions.csv",
             folder / "items.csv",

@@ -60,8 +60,8 @@ class ExtendedPieces:
         inputs = [with_values(rule, before.get(rule.name, ())) for rule in language.template.inputs]
         program = compile_program(language.template, of_users, of_items, pieces, vectors, inputs)
         table: Tensors = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
-        compiled = {"prefix": program.prefix, "candidate": program.candidate, "numbers": program.numbers}
-        compiled["inputs"] = [entry.to_json() for entry in inputs]
+        compiled = {"prefix": program.prefix, "candidate": program.candidate, "inputs": [entry.to_json() for entry in inputs]}
+        compiled["numbers"] = program.numbers if catalog.numbers else []
         if difference := first_difference(compiled, table, catalog.info["prompt"], catalog.piece_table):
             raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {difference}")
         starts, tokens = catalog.piece_table["offsets"].tolist(), catalog.piece_table["tokens"]

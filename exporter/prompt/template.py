@@ -28,6 +28,8 @@ SHARES = ("similar_like_rate", "nearest_like_rate")
 EMBEDDINGS = ("user.gcn", "item.gcn")
 NUMBERS = ("gcn", *RATES, *SHARES)
 """What exit zero can read."""
+ZERO = ["gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "nearest_like_rate:10"]
+"""What it reads if the template does not say."""
 RESERVED = (*RATES, *EMBEDDINGS)
 """Placeholders of rexit: columns of these names cannot be placed."""
 PROMPT_NAMES = ("user.COLUMN", "item.COLUMN", *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{INPUT}NAME")
@@ -247,7 +249,8 @@ def _zero(path: Path, value: Mapping[str, Any]) -> tuple[Placeholder, ...]:
     """What exit zero reads."""
     section = _section(path, value, "zero")
     _known_keys(path, "zero.", section, ("inputs",))
-    inputs = section.get("inputs", [])
+    several = OBJECTIVES in value.get("labels", {})
+    inputs = section.get("inputs", [] if several else ZERO)
     if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
         raise InputError(f"{path}: zero.inputs is {inputs!r}, expected a list of texts")
     numbers = []
@@ -262,7 +265,7 @@ def _zero(path: Path, value: Mapping[str, Any]) -> tuple[Placeholder, ...]:
         numbers.append(Placeholder(name, int(limit or 0)))
         if numbers.count(numbers[-1]) > 1:
             raise InputError(f"{path}: zero.inputs: {text!r} is there twice")
-    if numbers and OBJECTIVES in value.get("labels", {}):
+    if numbers and several:
         raise InputError(f"{path}: zero.inputs: exit zero answers one objective, labels.{OBJECTIVES} names several")
     return tuple(numbers)
 

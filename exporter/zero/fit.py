@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from rexit import roles
 from rexit.bundle.catalog import ZERO, Catalog
-from rexit.errors import InputError
 from rexit.exporter.prompt.builder import Numbers, PromptBuilder
 from rexit.exporter.zero.graph import Graph
 from rexit.progress import Progress, silent
@@ -36,6 +35,8 @@ LEAVES = (4, 8, 16)
 MAX_TREES = 100
 TOLERANCE = 0.002
 """Of the least log loss, that fewer leaves may lose."""
+MIN_PAIRS = 100
+"""With fewer training pairs there is no exit zero."""
 MIN_USERS = 10
 """With fewer training users the judges are too few, and the smallest trees are taken."""
 _RATE = 0.2
@@ -51,10 +52,10 @@ def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress
         progress: Called with "exit zero", the slates read and in all.
 
     Returns:
-        How it was made, for catalog.json.
+        How it was made, for catalog.json; `none`: why there is no graph, for want of training pairs.
 
     Raises:
-        InputError: `own` is no such graph, or training has one label only.
+        InputError: `own` is no such graph.
     """
     pairs = _pairs(catalog, progress)
     if own is not None:
@@ -66,8 +67,9 @@ def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress
     from rexit.exporter.zero.trees import tree_graph
 
     liked = pairs.liked[pairs.fits]
-    if liked.all() or not liked.any():
-        raise InputError(f"exit zero needs likes and dislikes, its {len(liked)} training pairs have one of them only")
+    if len(liked) < MIN_PAIRS or liked.all() or not liked.any():
+        wrong = f"fewer than {MIN_PAIRS}" if len(liked) < MIN_PAIRS else "of one label only"
+        return {"none": f"{len(liked)} training pairs, {wrong}"}
     trees, leaves, loss = _choose(pairs)
     (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, pairs.numbers[pairs.fits], liked)))
     return {"pairs": len(liked), "trees": trees, "leaves": leaves, "log_loss": loss}

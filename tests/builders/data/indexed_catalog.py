@@ -16,6 +16,8 @@ LABELS = {"no": ord("n") - 32, "yes": ord("y") - 32}
 _TEMPLATE = """
 prompt = \"\"\"{user.like_rate}|{history.recent:3}|{item.title} {similar_verdict:2}:\"\"\"
 entry = "{item.title}{verdict},"
+[zero]
+inputs = []
 [labels]
 yes = "y"
 no = "n"

@@ -22,6 +22,8 @@ prompt = "{user.job}|{user.like_rate}|{user.count}|{history.recent:4}|{similar_l
 entry = " {item.title}{verdict};"
 [entries]
 similar = " {item.title};"
+[zero]
+inputs = []
 [labels]
 yes = " yes"
 no = " no"

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.prompt.template import BINS, WORDS, Placeholder, parse, read_template
+from rexit.exporter.prompt.template import BINS, WORDS, Placeholder, Template, parse, read_template
 
 LABELS = '[labels]\nyes = " yes"\nno = " no"\n'
 PAIR = 'yes = "y"\nno = "n"\n'
 OBJECTIVES = f'[labels]\nobjectives = ["a", "b"]\n[labels.a]\n{PAIR}'
 
 
-def read(folder: Path, text: str) -> object:
+def read(folder: Path, text: str) -> Template:
     (folder / "t.toml").write_text(text)
     return read_template(folder / "t.toml")
 
@@ -23,6 +23,13 @@ def test_defaults(tmp_path: Path) -> None:
     assert parsed.entries == {"history.recent": entry, "history.nearest": entry, "similar_liked": entry}
     assert parsed.words == WORDS and parsed.bins == {**BINS, "count": 3} and parsed.bos is None and parsed.limits == {}
     assert parsed.labels == {"yes": " yes", "no": " no"}
+    counts = [f"{{{what}.{number}}}" for what in ("user", "item") for number in ("count", "like_rate")]
+    assert list(map(str, parsed.zero)) == ["{gcn}", *counts, "{nearest_like_rate:10}"]
+
+
+def test_exit_zero_can_be_left_out_and_is_not_for_several_objectives(tmp_path: Path) -> None:
+    assert read(tmp_path, "prompt = 'x'\n" + LABELS + "[zero]\ninputs = []\n").zero == ()
+    assert read(tmp_path, "prompt = 'x'\n" + OBJECTIVES + f"[labels.b]\n{PAIR}").zero == ()
 
 
 def test_each_list_may_have_its_own_entry(tmp_path: Path) -> None:

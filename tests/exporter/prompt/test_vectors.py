@@ -15,6 +15,8 @@ from rexit.slates import cut
 TEMPLATE = """
 prompt = "{user.gcn}|{history.recent:4}|{item.title:2} {item.gcn}|{history.nearest:3}:"
 entry = "{item.gcn}{verdict}"
+[zero]
+inputs = []
 [labels]
 yes = " yes"
 no = " no"

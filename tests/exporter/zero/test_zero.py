@@ -29,6 +29,7 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.source import zero_of
 from rexit.exporter.update import update_catalog
 from rexit.exporter.zero.graph import Graph
 from rexit.exporter.zero.trees import tree_graph
@@ -38,12 +39,14 @@ from rexit.slates import cut
 
 INPUTS = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "similar_like_rate:5", "nearest_like_rate:3")
 OPTIONS = IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=10))
+INDEX = ["index", "--interactions", "ratings.csv", "--items", "items.csv", "--users", "users.csv", "--tokenizer", "tok"]
+INDEX += ["--template", "prompt.toml", "--out", "catalog"]
 PARTS = ["user.like_rate", "user.count", "recent", "similar_liked", "fields", "item.like_rate", "item.count"]
 PARTS += ["similar_verdict", "nearest", "similar_like_rate", "nearest_like_rate"]
 
 
 def template(*inputs: str) -> str:
-    return f"{ratings.TEMPLATE}[zero]\ninputs = {json.dumps(inputs)}\n"
+    return ratings.TEMPLATE.replace("inputs = []", f"inputs = {json.dumps(inputs)}")
 
 
 def index(folder: Path, options: IndexOptions = OPTIONS) -> Catalog:
@@ -94,12 +97,28 @@ def test_training_reads_snapshots(catalog: Catalog) -> None:
 def test_a_catalog_without_zero_has_neither_file_nor_numbers(tmp_path: Path) -> None:
     plain = index(ratings.write(tmp_path))
     assert plain.numbers == [] and ZERO not in plain.files and not (tmp_path / "catalog" / ZERO).exists()
-    assert EXIT_ZERO not in baselines(plain, cut(plain, "test"))
+    assert zero_of(plain, cut(plain, "test")) == []
+
+
+def test_training_pairs_of_one_label_make_no_exit_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor can an update's template bring one, though it is the same."""
+    data = ratings.write(tmp_path, template("gcn", "item.count"))
+    monkeypatch.chdir(data)
+    assert run(monkeypatch, *INDEX, "--positive-at", 1) == 0
+    assert "training pairs, of one label only" in " ".join(capsys.readouterr().out.split())
+    all_liked = Catalog.open(data / "catalog")
+    assert all_liked.numbers == [] and ZERO not in all_liked.files and not (data / "catalog" / ZERO).exists()
+    (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,5,20000\n")
+    update_catalog(data / "catalog", data / "new.csv", str(data / "tok"), data / "prompt.toml", data / "newer")
+    assert Catalog.open(data / "newer").numbers == []
 
 
 def test_it_is_a_baseline_that_reads_the_catalog_s_graph(catalog: Catalog) -> None:
     slates = cut(catalog, "test")
-    scores, builder = baselines(catalog, slates)[EXIT_ZERO], PromptBuilder(catalog)
+    scores = baselines(catalog, slates, zero=zero_of(catalog, slates))[EXIT_ZERO]
+    builder = PromptBuilder(catalog)
     numbers = np.concatenate([builder.numbers(slate.user, slate.items, slate.as_of) for slate in slates])
     assert (scores == Graph(catalog.path / ZERO, len(INPUTS)).log_odds(numbers)).all()
     assert catalog.info["zero"]["trees"] >= 1
@@ -177,14 +196,13 @@ def test_a_graph_of_one_s_own_is_copied(
 ) -> None:
     data, own = ratings.write(tmp_path, template("item.count", "user.count")), column_mean(tmp_path / "own.onnx", width="F")
     monkeypatch.chdir(data)
-    words = ["index", "--interactions", "ratings.csv", "--items", "items.csv", "--users", "users.csv", "--tokenizer", "tok"]
-    words += ["--template", "prompt.toml", "--out", "catalog", "--zero", str(own)]
+    words = [*INDEX, "--zero", own]
     assert run(monkeypatch, *words) == 0
     assert "Exit zero: own.onnx." in capsys.readouterr().out
     assert (data / "catalog" / ZERO).read_bytes() == own.read_bytes()
     (data / "prompt.toml").write_text(ratings.TEMPLATE)
     assert run(monkeypatch, *words) != 0
-    assert "has no [zero] with inputs for it" in capsys.readouterr().err
+    assert "prompt.toml has no exit zero to read it" in capsys.readouterr().err
 
 
 def test_an_update_keeps_the_graph_and_the_numbers(catalog: Catalog, tmp_path: Path) -> None:

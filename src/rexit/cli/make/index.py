@@ -130,7 +130,8 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     _print_lengths(info["prompt"])
     if (zero := info.get("zero")) is not None:
         loss = "" if zero.get("log_loss") is None else f", log loss of training users left out {zero['log_loss']:.4f}"
-        made = zero.get("file") or f"{counted(zero['trees'], 'tree')} of at most {zero['leaves']} leaves{loss}"
+        made = zero.get("file") or (f"none, {zero['none']}" if "none" in zero else None)
+        made = made or f"{counted(zero['trees'], 'tree')} of at most {zero['leaves']} leaves{loss}"
         stdout.print(f"Exit zero: {made}.", highlight=False)
     if retrieval["recall@20"] is None:
         stdout.print("No user has a like in the validation split: recall was not measured.")
