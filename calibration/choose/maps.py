@@ -47,7 +47,7 @@ class Choice:
     Attributes:
         reads: OWN or ALL, the heads that `maps` read.
         maps: one per exit.
-        own: the maps of own heads, one per exit; the last one's c is the full model's answer.
+        own: the maps of own heads, one per exit.
         c, own_c: by `maps` and `own`, cross-fitted by user, float32 [n, E].
         ridge: the ridge of the maps of all heads; None if none were fitted.
         gain: how much all heads lower the held-out log loss, with its 95 % interval; None if none were fitted.

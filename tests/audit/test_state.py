@@ -51,7 +51,7 @@ def test_a_tail_has_an_alarm_of_its_own() -> None:
     """The mean loss, 0.1 of every user's, is within its limit; 3 in 10 users lose 0.5, at most 1 in 10 may lose more than 0.2."""
     limits = replace(LIMITS, limit=0.5, tail=Tail(0.1, 0.2))
     watch = Watch(limits)
-    whole, half = (replace(SLATE, log_odds=list(odds)) for odds in ((1.0, 2.0), (-1.0, 2.0)))
+    whole, half = (replace(SLATE, full=list(odds)) for odds in ((1.0, 2.0), (-1.0, 2.0)))
     lines = watch.add_all(replace(half if n % 10 < 3 else whole, user=n) for n in range(200))
     assert len(lines) == 1 and "% of users too much; with a mean within 0.5 and a share within 10.0% this alarm" in lines[0]
     tail = watch.to_json()["tail"]
