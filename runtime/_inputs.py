@@ -86,8 +86,6 @@ class InputEncoder:
             text = to_text(f"inputs.{name}", value)
             if name not in self._texts:
                 return text
-            if "\0" in text:
-                raise InputError(f"inputs.{name} has a NUL, expected text without one")
         if isinstance(value, Real) and not isinstance(value, bool):
             return _to_float(value)
         self._inputs.check_names([name])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from builders.bundles.bundle_files import write_policy
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, string_id
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.reranker import write_reranker
 from rexit import TokenRequest, runtime
 from running.program import PROGRAM, environment, run_program
@@ -49,13 +49,6 @@ def test_answers_are_those_of_python(bundle: Path) -> None:
             assert one["scores"] == scores.to_dict()["scores"] and one["user"] == request["user"]
             assert one["stats"]["prefix_tokens_reused"] == scores.stats.prefix_tokens_reused
     assert answers[1]["stats"]["prefix_tokens_reused"] == answers[1]["stats"]["prefix_tokens"] > 0, "kept from the first"
-
-
-def test_string_ids(string_bundle: Path) -> None:
-    (one,) = served(string_bundle, [{"user": string_id("user", 1), "items": [string_id("item", 4)]}])
-    assert one["scores"][0]["item"] == string_id("item", 4)
-    (one,) = served(string_bundle, [{"user": 1, "items": ["a"]}])
-    assert one["error"]["status"] == "REXIT_INVALID_ARGUMENT"
 
 
 def test_sessions_answer_all(bundle: Path) -> None:

@@ -140,26 +140,6 @@ def test_without_a_policy_only_the_last_exit_stops(session: runtime.Session, exp
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-expected[:, -1])), atol=1e-4)
 
 
-@pytest.mark.parametrize("patience", [1, 2, 3])
-@pytest.mark.parametrize("width", [0.0, 1.0, 4.0, 12.0])
-def test_policy_stops_where_the_trace_says(patience: int, width: float, tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
-    a, b = (0.7, 1.1, 0.4), (0.3, -0.8, 0.05)
-    rules = [ExitPolicy(a[k], b[k], width * (1 + k / 10), width) for k in range(3)]
-    write_policy(folder, [{name: value for name, value in r.__dict__.items() if name != "keep"} for r in rules], patience)
-    session = runtime.open(folder)
-    trace = session.trace(USER, ITEM_IDS, as_of=AS_OF)
-    scores = session.score(USER, ITEM_IDS, as_of=AS_OF)
-    policy = Policy(tuple(rules), patience, "")
-    stops = policy.stops(trace, np.array([0, len(trace)]))
-    assert session.info.calibrated and scores.exit.tolist() == stops.tolist()
-    assert scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
-    rows = np.arange(len(stops))
-    np.testing.assert_allclose(scores.log_odds, trace[rows, stops], **CLOSE)
-    c = policy.calibrated(trace)[rows, stops]
-    np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c.astype(np.float64))), atol=1e-5)
-
-
 def test_the_best_come_first_where_all_probabilities_round_to_one(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     write_policy(folder, [{"a": 1.0, "b": 200.0, "upper": None, "lower": None}] * 3)
@@ -178,36 +158,67 @@ def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-(2 * scores.log_odds + 1))), atol=1e-6)
 
 
-EARLIER = (), (-0.75,), (0.375, -1.25)
+def random_policy(random: np.random.Generator, variant_sha256: str, slate_rules: bool) -> Policy:
+    """Numbers that are the same in float32. slate_rules: with a quorum, a top-k rule or limits of what goes on."""
+
+    def draw(low: float, high: float) -> float:
+        return float(np.float32(random.uniform(low, high)))
+
+    def limit() -> float:
+        return math.inf if random.random() < 0.3 else draw(0, 6)
+
+    def exit(k: int) -> ExitPolicy:
+        earlier = tuple(draw(-1, 1) for _ in range(k if all_heads else 0))
+        keep = int(random.integers(0, 8)) if slate_rules and k < 2 else 0
+        return ExitPolicy(draw(-1, 1) if earlier else draw(0.1, 1.5), draw(-1, 1), limit(), limit(), earlier, keep=keep)
+
+    all_heads = random.random() < 0.5
+    exits, patience = tuple(map(exit, range(3))), int(random.integers(1, 4))
+    if not slate_rules:
+        return Policy(exits, patience, variant_sha256)
+    rise, fall = ((draw(0, 4), draw(0, 2)) for _ in range(2))
+    rule = None if random.random() < 0.4 else TopK(int(random.integers(1, 8)), bool(random.integers(2)), rise, fall)
+    return Policy(exits, patience, variant_sha256, draw(0, 0.5), rule)
 
 
 def assert_follows(scores: runtime.Scores, policy: Policy, trace: NDArray[np.float32]) -> None:
-    """Exits and probabilities are the policy's in NumPy."""
+    """Exits, log-odds and probabilities are the policy's in NumPy."""
     stops = policy.stops(trace, np.array([0, len(trace)]))
-    assert scores.exit.tolist() == stops.tolist() and scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
-    c = policy.calibrated(trace)[np.arange(len(stops)), stops].astype(np.float64)
+    assert scores.exit.tolist() == stops[scores.index].tolist()
+    assert scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
+    np.testing.assert_allclose(scores.log_odds, trace[scores.index, scores.exit], **CLOSE)
+    c = policy.calibrated(trace)[scores.index, scores.exit].astype(np.float64)
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c)), atol=1e-4)
 
 
-@pytest.mark.parametrize("slate_bytes", [0, 1])
-@pytest.mark.parametrize("patience", [1, 2])
-def test_maps_read_the_heads_so_far_as_in_numpy(patience: int, slate_bytes: int, tmp_path: Path) -> None:
-    """In passes and parts of a slate, in the bundle's policy and under a request's own thresholds."""
+@pytest.mark.parametrize(("slate_rules", "slate_bytes"), [(False, 0), (False, 1), (True, 0)])
+def test_policies_stop_where_numpy_says(slate_rules: bool, slate_bytes: int, tmp_path: Path) -> None:
+    """In passes and parts of a slate, as the bundle's policy, under a request's own rules, and with its own k."""
     folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
-    maps = [(0.7, 0.3), (-0.2, -0.8), (1.4, 0.05)]
-    exits = tuple(ExitPolicy(a, b, 2.0, 1.5, earlier) for (a, b), earlier in zip(maps, EARLIER, strict=True))
-    policy = Policy(exits, patience, Bundle.open(folder).variant_sha256)
-    policy.write(folder / "variants/cpu-fp32/policy.json")
-    session = runtime.open(folder, slate_bytes=slate_bytes)
-    assert [e.earlier for e in session.exits] == [*EARLIER]
-    own = replace(policy, exits=tuple(replace(e, upper=0.5, lower=0.25) for e in exits), patience=1)
-    rules = runtime.StopRule([0.5] * 3, [0.25] * 3)
-    for user in USER_IDS[:6]:
-        trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
-        assert_follows(session.score(user, ITEM_IDS, as_of=AS_OF), policy, trace)
-        assert_follows(session.score(user, ITEM_IDS, as_of=AS_OF, policy=rules), own, trace)
-        best = session.score(user, ITEM_IDS, as_of=AS_OF, force_exit=2, top_k=5)
-        assert best.index.tolist() == np.argsort(-policy.calibrated(trace)[:, 2], kind="stable")[:5].tolist()
+    random, variant_sha256 = np.random.default_rng(slate_bytes), Bundle.open(folder).variant_sha256
+    answered = set()
+    for n in range(24):
+        policy, other = (random_policy(random, variant_sha256, slate_rules) for _ in range(2))
+        policy.write(folder / "variants/cpu-fp32/policy.json")
+        with runtime.open(folder, slate_bytes=slate_bytes) as session:
+            assert [(e.upper, e.lower, e.earlier, e.keep) for e in session.exits] == [
+                (e.upper, e.lower, e.earlier, e.keep) for e in policy.exits
+            ]
+            pairs = zip(policy.exits, other.exits, strict=True)
+            own = replace(other, exits=tuple(replace(e, upper=o.upper, lower=o.lower, keep=o.keep) for e, o in pairs))
+            upper, lower = zip(*((e.upper, e.lower) for e in own.exits), strict=True)
+            rule = runtime.StopRule(upper, lower, own.patience, own.quorum, own.top_k, own.keep)
+            user, k = USER_IDS[n % 6], int(random.integers(0, 6))
+            trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
+            for followed, options in ((policy, {}), (own, {"policy": rule})):
+                scores = session.score(user, ITEM_IDS, as_of=AS_OF, top_k=k, **options)
+                if followed.top_k is not None and k:
+                    followed = replace(followed, top_k=replace(followed.top_k, k=k))
+                assert_follows(scores, followed, trace)
+                answered |= set(scores.exit.tolist())
+            best = session.score(user, ITEM_IDS, as_of=AS_OF, force_exit=2, top_k=5)
+            assert best.index.tolist() == np.argsort(-policy.calibrated(trace)[:, 2], kind="stable")[:5].tolist()
+    assert answered == {0, 1, 2}
 
 
 def test_the_prior_shift_moves_probabilities_and_nothing_else(tmp_path: Path) -> None:
@@ -231,34 +242,6 @@ def test_the_prior_shift_moves_probabilities_and_nothing_else(tmp_path: Path) ->
         known = before.probability < 0.9  # above, float32 has few digits of 1 - p
         assert known.any()
         np.testing.assert_allclose(odds[1][known], 0.1 * odds[0][known], rtol=1e-4)
-
-
-@pytest.mark.parametrize("request_k", [0, 2])
-@pytest.mark.parametrize("rule", [TopK(6, False, (4.0, 1.0), (3.0, 1.5)), TopK(6, True, (2.0, 0.5), (2.0, 0.5)), None])
-@pytest.mark.parametrize("quorum", [0.0, 0.4])
-def test_rules_of_the_slate_stop_where_the_trace_says(quorum: float, rule: TopK | None, request_k: int, tmp_path: Path) -> None:
-    """In the bundle's policy and in a request's own, which replaces it."""
-    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
-    exits = (ExitPolicy(0.5, 0.1, 4.0, 4.0), ExitPolicy(0.5, 0.1, 3.0, math.inf), ExitPolicy(0.5, 0.1))
-    policy = Policy(exits, 1, Bundle.open(folder).variant_sha256, quorum, rule)
-    session = runtime.open(folder)
-    bare = Policy(tuple(ExitPolicy(upper=e.upper, lower=e.lower) for e in exits), 1, "", quorum, rule)
-    own = runtime.StopRule([e.upper for e in exits], [e.lower for e in exits], 1, quorum, rule)
-    policy.write(folder / "variants/cpu-fp32/policy.json")
-    deployed = runtime.open(folder)
-    assert (deployed.info.top_k, deployed.info.quorum) == (rule.k if rule else 0, np.float32(quorum))
-    moves = [(e.rise, e.fall) for e in deployed.exits]
-    assert moves == [*(zip(rule.rise, rule.fall, strict=True) if rule else [(0, 0)] * 2), (0, 0)]
-    for user in USER_IDS[:6]:
-        trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
-        for scored, made in (
-            (session.score(user, ITEM_IDS, as_of=AS_OF, policy=own, top_k=request_k), bare),
-            (deployed.score(user, ITEM_IDS, as_of=AS_OF, top_k=request_k), policy),
-        ):
-            rules = replace(made, top_k=replace(rule, k=request_k)) if rule and request_k else made
-            stops = rules.stops(trace, np.array([0, len(trace)]))
-            assert scored.exit.tolist() == stops[scored.index].tolist()
-            assert scored.stats.candidate_layers == np.array(EXITS)[stops].sum()
 
 
 def test_top_k_is_the_head_of_the_whole(session: runtime.Session) -> None:

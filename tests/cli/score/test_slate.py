@@ -10,21 +10,8 @@ import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.variants import QUANTIZED, add_variant
-from rexit import runtime
 from rexit.bundle import Bundle, Policy
 from running.command import Run, assert_one_line
-
-
-def test_one_user_as_the_runtime_scores(run: Run, place: Path) -> None:
-    ended = run("score", place / "bundle", "--user", 100, "--items", "-2,3,8", "--json")
-    assert ended.code == 0
-    with runtime.open(place / "bundle") as session:
-        expected = session.score(100, [-2, 3, 8])
-    rows = ended.json["scores"]
-    assert [r["item"] for r in rows] == [-2, 3, 8]
-    assert [r["probability"] for r in rows] == expected.probability.tolist()
-    assert [r["layers"] for r in rows] == [4, 4, 4]
-    assert ended.json["stats"]["candidate_layers"] == 12
 
 
 def test_a_choice_of_variants_is_said(run: Run, place: Path) -> None:
@@ -39,18 +26,6 @@ def test_a_choice_of_variants_is_said(run: Run, place: Path) -> None:
     assert run(*words, "--variant", "cpu-fp32").err == ""
 
 
-def test_table(run: Run, place: Path) -> None:
-    ended = run("score", place / "bundle", "--user", 100, "--items", "3,8", "--top-k", 1)
-    assert ended.code == 0 and "probability" in ended.out and "prefix" in ended.out
-
-
-def test_top_k_is_best_first(run: Run, place: Path) -> None:
-    everything = ",".join(str(i) for i in ITEM_IDS)
-    scores = run("score", place / "bundle", "--user", 100, f"--items={everything}", "--json").json["scores"]
-    top = run("score", place / "bundle", "--user", 100, f"--items={everything}", "--top-k", 3, "--json").json["scores"]
-    assert top == sorted(scores, key=lambda r: -r["log_odds"])[:3], "also among probabilities of 1.0"
-
-
 def test_unknown_user_is_placed_by_recent_items(run: Run, place: Path) -> None:
     score = ("score", place / "bundle", "--user", 5, "--items", "3,8", "--json")
     without, liked, disliked = run(*score), run(*score, "--recent", "18,23:1"), run(*score, "--recent", "18:0,23:0")
@@ -59,11 +34,6 @@ def test_unknown_user_is_placed_by_recent_items(run: Run, place: Path) -> None:
     assert without.json["known"] is False and run(*score[:3], USER_IDS[0], *score[4:]).json["known"] is True
     answers = {json.dumps(e.json["scores"]) for e in (without, liked, disliked)}
     assert len(answers) == 3
-
-
-def test_empty_history_is_scored(run: Run, place: Path) -> None:
-    ended = run("score", place / "bundle", "--user", USER_IDS[-1], "--items", "3", "--json")
-    assert ended.code == 0 and 0 < ended.json["scores"][0]["probability"] < 1
 
 
 def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -> None:
