@@ -2,10 +2,10 @@
 
     python examples/reranker/train.py MODEL OUT --slates slates.jsonl [--steps 400] [--negatives 7] …
 
-MODEL is a folder of transformers' (`minilm.py` fetches one). OUT becomes the same with one label, for sentence-transformers'
-CrossEncoder and for `rexit heads`. A step takes a relevant candidate of each of two queries and others. The loss is the cross
-entropy of the relevant one among them, plus that of every label by itself, so that scores are log-odds. A state is written to
-OUT.state every two minutes: the same command resumes from it.
+MODEL is a folder of transformers' (`examples/finetune/fetch.py --model minilm` fetches one). OUT becomes the same with one label,
+for sentence-transformers' CrossEncoder and for `rexit heads`. A step takes a relevant candidate of each of two queries and
+others. The loss is the cross entropy of the relevant one among them, plus that of every label by itself, so that scores are
+log-odds. A state is written to OUT.state every two minutes: the same command resumes from it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--negatives", type=int, default=7)
     parser.add_argument("--queries", type=int, default=2)
-    parser.add_argument("--max-tokens", type=int, default=72)
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--max-tokens", type=int, default=192)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     args = parser.parse_args()
     main(args.model, args.out, args.slates, args.steps, args.negatives, args.queries, args.max_tokens, args.learning_rate)

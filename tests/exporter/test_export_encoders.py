@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
+from builders.data.indexed_catalog import write_indexed_catalog
 from builders.data.token_slates import write_slates
-from builders.models.encoders import FAMILIES, WORDS, logits, write_dense_score, write_encoder
+from builders.models.encoders import FAMILIES, POSITIONS, WORDS, logits, write_dense_score, write_encoder
 from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle
 from rexit.errors import InputError, RexitError
@@ -19,11 +23,14 @@ from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_slates_fit
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
-from running.command import Run, run  # noqa: F401
+from rexit.serve import Pool
+from running.command import Run, assert_one_line, run  # noqa: F401
 from running.fast import fast
+from running.service import serving
 
+REQUESTS = Path(__file__).parents[1] / "serve" / "requests"
 QUERY = "word1 word2 word3"
-DOCUMENTS = ["word4", " ".join(WORDS[10:40]), "word5 [PAD] word6 [SEP] word7 other", " ".join(WORDS), "word1 word2"]
+DOCUMENTS = ["word4", "", " ".join(WORDS[10:40]), "word5 [PAD] word6 [SEP] word7 other", " ".join(WORDS), "word1 word2"]
 PARITY = 1e-4
 MEAN = ("modernbert", "mean")
 
@@ -55,12 +62,30 @@ def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Pat
         np.testing.assert_allclose(traced, alone, atol=PARITY)
         with pytest.raises(RexitError, match=r"prefix has 2 tokens, expected none: the model is an encoder"):
             session.score(TokenRequest([2, 5], candidates))
-    documents = tmp_path / "documents.txt"
-    documents.write_text("\n".join(DOCUMENTS))
+        with pytest.raises(RexitError, match=rf"candidate 1 has {POSITIONS + 1} tokens, .* {POSITIONS}"):
+            session.score(TokenRequest([], [candidates[0], [5] * (POSITIONS + 1)]))
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text("\n".join(map(json.dumps, DOCUMENTS)))
     ended = run("rerank", bundle, "--query", QUERY, "--documents", documents, "--json")
     assert ended.code == 0, ended.err
     assert [row["log_odds"] for row in ended.json["results"]] == pytest.approx(sorted(expected, reverse=True), abs=PARITY)
-    assert [row["index"] for row in ended.json["results"] if row["truncated"]] == [3]
+    assert [row["index"] for row in ended.json["results"] if row["truncated"]] == [4]
+    if (family, pooling) == ("bert", None):
+        check_clients(bundle, folder)
+
+
+def check_clients(bundle: Path, folder: Path) -> None:
+    """What rerankers' clients send (tests/serve/requests) gets the scores of a CrossEncoder."""
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
+        for path in sorted(REQUESTS.glob("*.json")):
+            request = json.loads(path.read_text())
+            body = request["body"]
+            reply = service.ask("POST", request["path"], json.dumps(body).encode())
+            assert reply.status == 200, reply.text
+            rows = reply.json if isinstance(reply.json, list) else reply.json["results"]
+            scores = {row["index"]: row.get("relevance_score", row.get("score")) for row in rows}
+            expected = expit(logits(folder, body["query"], body.get("documents") or body["texts"])[:, 0])
+            assert scores == pytest.approx({n: expected[n] for n in scores}, abs=PARITY) and rows, path.name
 
 
 def test_slates_with_a_prefix_are_refused(tmp_path: Path) -> None:
@@ -69,3 +94,19 @@ def test_slates_with_a_prefix_are_refused(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(write_encoder(tmp_path / "model"))
     with pytest.raises(InputError, match=r"group \d: has a prefix of 2 tokens, expected none: bert is an encoder, .* `query`$"):
         check_slates_fit(checkpoint, slates, 64)
+
+
+def test_mistakes_are_one_line(run: Run, slates: Path, tmp_path: Path) -> None:  # noqa: F811
+    model, catalog = write_encoder(tmp_path / "model"), write_indexed_catalog(tmp_path / "catalog")
+    out = ("--out", tmp_path / "out")
+    for words, code, line in (
+        (
+            ("heads", model, "--catalog", catalog, *out),
+            2,
+            "bert is an encoder, which reads pairs of texts without a common prefix",
+        ),
+        (("heads", model, "--slates", slates, *out, "--exits", "2,9"), 2, "exit 9 is beyond the model's 4 layers"),
+        (("train", model, "--slates", slates, *out), 2, "`rexit train` trains decoders"),
+    ):
+        assert_one_line(run(*words), code, line)
+    assert not (tmp_path / "out").exists()

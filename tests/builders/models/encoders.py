@@ -58,7 +58,8 @@ def write_dense_score(folder: Path, family: str = "bert", pooling: str = "cls") 
     model = tiny_encoder(family).base_model
     model.save_pretrained(folder)
     write_tokenizer(folder, "token_type_ids" if family in ("bert", "electra") else "attention_mask")
-    base, width = "sentence_transformers.base.modules", model.config.hidden_size
+    width = model.config.hidden_size
+    places = {"Pooling": "sentence_transformer.modules.pooling", "LayerNorm": "sentence_transformer.modules.layer_norm"}
     dense = {"in_features": width, "bias": False, "activation_function": "torch.nn.modules.activation.GELU"}
     last = {"in_features": width, "out_features": 1, "activation_function": "torch.nn.modules.linear.Identity"}
     modules: list[tuple[str, dict[str, Any], nn.Module | None]] = [
@@ -67,11 +68,18 @@ def write_dense_score(folder: Path, family: str = "bert", pooling: str = "cls") 
         ("LayerNorm", {"dimension": width}, nn.LayerNorm(width)),
         ("Dense", {**last, "bias": True, "module_output_name": "scores"}, nn.Linear(width, 1)),
     ]
-    entries = [{"idx": 0, "name": "0", "path": "", "type": f"{base}.transformer.Transformer"}]
+    entries = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
     for n, (kind, config, module) in enumerate(modules, 1):
         (place := folder / f"{n}_{kind}").mkdir()
         (place / "config.json").write_text(json.dumps(config))
-        entries.append({"idx": n, "name": str(n), "path": place.name, "type": f"{base}.{kind.lower()}.{kind}"})
+        entries.append(
+            {
+                "idx": n,
+                "name": str(n),
+                "path": place.name,
+                "type": f"sentence_transformers.{places.get(kind, 'base.modules.dense')}.{kind}",
+            }
+        )
         if module is not None:
             prefix = "norm" if kind == "LayerNorm" else "linear"
             tensors = {f"{prefix}.{name}": 0.3 * torch.randn_like(tensor) for name, tensor in module.state_dict().items()}
