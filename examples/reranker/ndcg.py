@@ -80,8 +80,10 @@ def main(path: Path, slates: Path, variant: str | None) -> None:
     calibrated = policy.calibrated(log_odds)
     by_policy = np.take_along_axis(calibrated, stops[:, None], 1)[:, 0]
     depths = np.array(bundle.manifest.exits)
-    rows, layers = [], []
+    rows, layers, cost = [], [], np.zeros(2)
     for slate, start, end in zip(test, offsets, offsets[1:], strict=False):
+        lengths = np.array([len(tokens) for tokens in slate.candidates])
+        cost += lengths @ depths[stops[start:end]], lengths.sum() * depths[-1]
         labels, ideal = grades[int(slate.user)]
         if any(ideal):
             orders = [-np.arange(end - start), *log_odds[start:end].T, by_policy[start:end], *calibrated[start:end].T]
@@ -91,6 +93,7 @@ def main(path: Path, slates: Path, variant: str | None) -> None:
     exits = [f"layer {depth}" if depth else "exit zero" for depth in depths]
     names = ["first", *(f"{name}, alone" for name in exits), f"policy, {np.mean(layers):.1f} layers"]
     names += [f"{name}, calibrated" for name in exits]
+    print(f"the policy's layers x tokens: {cost[0] / cost[1]:.3f} of full depth's")
     print(f"{len(rows)} test queries, graded NDCG@{PLACES} (ideal: all judged documents),")
     print("less that of the first order, and less that of the last exit, calibrated")
     for name, of_queries in zip(names, values, strict=True):

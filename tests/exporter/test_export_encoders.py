@@ -62,7 +62,7 @@ def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Pat
         np.testing.assert_allclose(traced, alone, atol=PARITY)
         with pytest.raises(RexitError, match=r"prefix has 2 tokens, expected none: the model is an encoder"):
             session.score(TokenRequest([2, 5], candidates))
-        with pytest.raises(RexitError, match=rf"candidate 1 has {POSITIONS + 1} tokens, .* {POSITIONS}"):
+        with pytest.raises(RexitError, match=rf"candidates\[1\] has {POSITIONS + 1} tokens .* at most {POSITIONS} together"):
             session.score(TokenRequest([], [candidates[0], [5] * (POSITIONS + 1)]))
     documents = tmp_path / "documents.jsonl"
     documents.write_text("\n".join(map(json.dumps, DOCUMENTS)))
