@@ -84,7 +84,8 @@ def check_clients(bundle: Path, folder: Path) -> None:
             assert reply.status == 200, reply.text
             rows = reply.json if isinstance(reply.json, list) else reply.json["results"]
             scores = {row["index"]: row.get("relevance_score", row.get("score")) for row in rows}
-            expected = expit(logits(folder, body["query"], body.get("documents") or body["texts"])[:, 0])
+            documents = [text if isinstance(text, str) else text["text"] for text in body.get("documents") or body["texts"]]
+            expected = expit(logits(folder, body["query"], documents)[:, 0])
             assert scores == pytest.approx({n: expected[n] for n in scores}, abs=PARITY) and rows, path.name
 
 
