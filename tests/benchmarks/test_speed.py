@@ -1,5 +1,6 @@
 """The arithmetic of benchmarks/speed/slate.py on made-up timings; no model is involved."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,22 @@ def test_scripts_load() -> None:
     import slate
 
     assert {contender.peer for contender in slate.PEERS} == set(slate.peer_plans(Path(), Path(), 20, 400))
+
+
+def test_pairs_of_an_encoder_are_a_claims_own_documents_and_others(tmp_path: Path) -> None:
+    slates = tmp_path / "slates.jsonl"
+    rows = [
+        {"split": split, "query": f"q{n}", "candidates": [f"d{n}.{i}" for i in range(60)], "score": [60.0 - i for i in range(60)]}
+        for n, split in enumerate(("train", "test", "test", "test"))
+    ]
+    slates.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    from encoders import PAIRS, requests
+
+    drawn = requests(slates)
+    for request in (next(drawn) for _ in range(3)):
+        name = request["query"][1:]
+        assert [document.split(".")[0] for document in request["documents"][:60]] == [f"d{name}"] * 60
+        assert len(set(request["documents"])) == len(request["scores"]) == PAIRS
+        assert request["scores"][60:] == [1.0] * 40
+    with pytest.raises(SystemExit, match="all 3 claims have been asked"):
+        next(drawn)

@@ -28,7 +28,17 @@ from rexit.exporter.graph.passes.functions import (
     define_called,
     parameters,
 )
-from rexit.exporter.graph.passes.nodes import MICROSOFT, both_ways, constant, is_constant, is_node, producer, replace, same_shape
+from rexit.exporter.graph.passes.nodes import (
+    MICROSOFT,
+    array,
+    both_ways,
+    constant,
+    is_constant,
+    is_node,
+    producer,
+    replace,
+    same_shape,
+)
 
 NORM = "RMSNormQuantizeRows"
 """Inputs x [..., T, K] and weight [K]; attribute epsilon; outputs like those of QuantizeRows."""
@@ -138,7 +148,7 @@ def _layer_norm_weights(graph: ir.Graph, norm: ir.Node | None) -> list[ir.Value]
 def _filled(graph: ir.Graph, like: ir.Value, number: float) -> ir.Value:
     """A constant with this number everywhere, in a vector's shape."""
     name = f"{like.name}.filled_{number:g}"
-    return graph.initializers.get(name) or constant(graph, name, np.full(like.const_value.shape, number, np.float32))
+    return graph.initializers.get(name) or constant(graph, name, np.full_like(array(like), number))
 
 
 def _gated(quantize: ir.Node) -> ir.Node | None:
