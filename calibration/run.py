@@ -282,7 +282,7 @@ class _Work:
                 as_traced = _count_as_traced(session, policy, timed, exits, variant.rounding)
         numbers: dict[Id, int] = {}
         users = [numbers.setdefault(slate.user, len(numbers)) for slate in timed]
-        sums = np.stack([np.bincount(users, column) for column in times.T], 1)
+        sums = np.stack([np.bincount(users, column).astype(np.float64) for column in times.T], 1)
         full = np.broadcast_to(sums[:, -1:], sums.shape)
         ends = np.percentile(bootstrap(full, sums), [2.5, 97.5], axis=0)
         speeds = np.stack([full.sum(0) / sums.sum(0), *ends], 1)

@@ -107,7 +107,7 @@ def _rows(tokens: int, width: int) -> list[Case]:
     x[0, -1] = up[0, -1] = 0
     residual = normal(1, tokens, width)
     normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-3) * weight
-    scaled = gate * scale
+    scaled = (gate * scale).astype(np.float32)
     inside = (scaled / (1 + np.exp(-scaled.astype(np.float64))) * up * scale).astype(np.float32)
     bias, factor, summed = normal(width), normal(width), x.astype(np.float64) + residual
     apart = summed - summed.mean(-1, keepdims=True)
@@ -169,7 +169,7 @@ def _rows(tokens: int, width: int) -> list[Case]:
                 f"GeGLUQuantizeRows {kind} {size}",
                 one_node(_text(geglu).replace("KIND", kind), define_quantize_rows, fuse_rows.define_geglu),
                 {"gate": gate, "up": up, "scale": scale},
-                quantize_rows(_gelu(scaled, kind) * up * scale),
+                quantize_rows((_gelu(scaled, kind) * up * scale).astype(np.float32)),
             )
             for kind in ("none", "tanh")
         ),
@@ -184,9 +184,8 @@ def _rows(tokens: int, width: int) -> list[Case]:
 
 def _gelu(x: Floats, kind: str) -> Floats:
     wide = x.astype(np.float64)
-    if kind == "tanh":
-        return (wide / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)))).astype(np.float32)
-    return (wide / 2 * (1 + np.vectorize(erf)(wide / np.sqrt(2)))).astype(np.float32)
+    share = np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)) if kind == "tanh" else np.vectorize(erf)(wide / np.sqrt(2))
+    return np.asarray(wide / 2 * (1 + share), np.float32)
 
 
 def _bfloat16(tokens: int, width: int, columns: int) -> list[Case]:
