@@ -14,6 +14,7 @@ report.html and traces.safetensors. The data moves in this order:
     goal                     what a policy must keep
     candidates               the search's policies, certified on users who had no part in choosing
     certify                  losses of users -> a guarantee
+    groups                   the same, of users known to be apart
     plan                     losses of the choosing users -> how many would certify
     watch                    the same users' losses without labels -> the limits that a service watches
     comparison               ways to stop, on the test split

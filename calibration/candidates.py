@@ -91,12 +91,13 @@ def _fixed_rule(depth: int, exits: int) -> StoppingRule:
 
 def certify_in_order(candidates: Sequence[Candidate], certifying: Evaluation, goal: Goal) -> list[Candidate]:
     """Returns the candidates with their p-values, certified up to the first that fails, in the given order."""
-    results = [replace(candidate, p_values=_p_values(certifying, candidate.policy, goal)) for candidate in candidates]
+    results = [replace(candidate, p_values=p_values(certifying, candidate.policy, goal)) for candidate in candidates]
     passed = certify.fixed_sequence([candidate.p_value for candidate in results], goal.error)
     return [replace(candidate, certified=n < passed) for n, candidate in enumerate(results)]
 
 
-def _p_values(certifying: Evaluation, policy: Policy, goal: Goal) -> dict[str, float]:
+def p_values(certifying: Evaluation, policy: Policy, goal: Goal) -> dict[str, float]:
+    """Returns a policy's p-values, as a Candidate has them."""
     score, judge = score_of(certifying, policy), certifying.judge
     means = {
         metric.name: judge.chance_above(metric, score, goal.max_drop)

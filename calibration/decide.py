@@ -34,6 +34,7 @@ from rexit.calibration.choose.objectives import ObjectiveMaps
 from rexit.calibration.choose.search import Search, Space
 from rexit.calibration.comparison import Comparison, Gain, Row
 from rexit.calibration.goal import Goal, top_k_rules
+from rexit.calibration.groups import Group, test_groups
 from rexit.calibration.metrics import LABEL_FREE, Metric
 from rexit.calibration.record.traces import Traces, split_users
 from rexit.errors import InputError
@@ -68,6 +69,7 @@ class Decision:
         plan: how many users would certify what, by the choosing users' losses.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
         objectives: what makes the utility's log-odds, which the maps read; None: there is one objective.
+        groups: the test of each group that was asked for.
     """
 
     goal: Goal
@@ -85,6 +87,7 @@ class Decision:
     plan: tuple[plan.Needed, ...] = ()
     watch: AuditLimits | None = None
     objectives: ObjectiveMaps | None = None
+    groups: tuple[Group, ...] = ()
 
     def certificate(self) -> dict[str, Any] | None:
         """Returns `certificate` of policy.json; None for full depth."""
@@ -183,6 +186,16 @@ def decide(
             goal.error / len(candidates),  # the policy was chosen among them
         ),
         objectives=objective_maps,
+        groups=()
+        if chosen is None
+        else test_groups(
+            validation.fields,
+            certifiers,
+            lambda part: evaluate(part, goal.metrics),
+            chosen.policy,
+            goal,
+            len(candidates),
+        ),
     )
 
 
@@ -204,7 +217,8 @@ def back_to_full_depth(decision: Decision) -> Decision:
     if decision.objectives is not None:
         policy = decision.objectives.on(policy)
     row = replace(decision.rows[0], name="policy")
-    return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], row), gains=(), watch=None)
+    rows = (*decision.rows[:-1], row)
+    return replace(decision, policy=policy, chosen=None, rows=rows, gains=(), watch=None, groups=())
 
 
 def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:

@@ -28,6 +28,7 @@ from rexit.calibration.options import METRICS, CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.record.traces import collect, join
+from rexit.calibration.reliability_table import by_frequency
 from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
 from rexit.calibration.reporting.verdict import Verdict
@@ -43,6 +44,9 @@ from rexit.slates import SIZE, AnySlate, Slate, cut, spread, without_labels
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
+
+USER_COUNT = "user.count"
+"""Divides users by their interactions before a slate."""
 
 MISSING = "missing"
 """Value of a pair that has none."""
@@ -128,6 +132,7 @@ class _Work:
         slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
         if not options.labels:
             slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
+        fields = self._groups(slates["validation"])
         roles.choosing(list({slate.user: None for slate in slates["validation"]}))  # before minutes of scoring
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
@@ -135,6 +140,7 @@ class _Work:
         profile = recorded.profile
         weights = list(utility.values())
         traces = {name: join(part, recorded.log_odds[name], name, weights) for name, part in slates.items()}
+        traces["validation"] = replace(traces["validation"], fields=fields)
         tokens = recorded.prefix_tokens, recorded.candidate_tokens
         costs = profile.costs(*tokens, bundle.variant.max_tokens)
         self._progress("search", 0, 1)
@@ -229,6 +235,22 @@ class _Work:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
         return goal, utility
 
+    def _groups(self, slates: Sequence[AnySlate]) -> dict[str, NDArray[np.str_]]:
+        """Each slate's group, by what divides them. Raises InputError for a name that divides nothing here."""
+        catalog = self._bundle.catalog if self._bundle.has_catalog else None
+        names = [] if catalog is None else [USER_COUNT, *(entry.name for entry in catalog.inputs.entries if entry.words)]
+        own = [slate for slate in slates if isinstance(slate, Slate)]
+        fields = {}
+        for name in self._options.by:
+            if catalog is None or name not in names:
+                raise InputError(f"by {name!r}: expected {' or '.join(names) or 'a bundle with a catalog'}")
+            values = [str(slate.inputs.get(name, MISSING)) for slate in own]
+            if name == USER_COUNT:
+                for group, inside in by_frequency(_user_counts(catalog, own)):
+                    values = [group if here else value for here, value in zip(inside, values, strict=True)]
+            fields[name] = np.array(values, str)
+        return fields
+
     def _runtime_session(self, folder: Path) -> Any:
         from rexit import runtime
 
@@ -317,6 +339,17 @@ def _item_counts(source: Catalog | SlatesFile | RequestLog, slates: Sequence[Any
         return None
     counts = np.bincount(source.split("train").items, minlength=len(source.items))
     return np.asarray(counts[np.concatenate([source.items.rows(slate.items) for slate in slates])], np.int64)
+
+
+def _user_counts(catalog: Catalog, slates: Sequence[Slate]) -> NDArray[np.int64]:
+    """What a template's `user.count` says of each slate's user: interactions before the slate, int64 [S]."""
+    offsets, times = catalog.user_table["history_offsets"], catalog.user_table["history_times"]
+    counts = []
+    for slate, row in zip(slates, catalog.users.find([slate.user for slate in slates]).tolist(), strict=True):
+        known = times[offsets[row] : offsets[row + 1]] if row >= 0 else times[:0]
+        before = len(known) if slate.as_of is None else int(np.searchsorted(known, slate.as_of))
+        counts.append(before + len(list(slate.recent or ())))
+    return np.array(counts, np.int64)
 
 
 def _inputs_with_words(source: Catalog | SlatesFile | RequestLog) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import compress
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +36,7 @@ class Traces:
         objectives: the labels of several objectives, 1, 0 or -1 (unknown), int8 [n, K]; None: there is one.
         gains: the utility of those labels, from 0 to 1, float64 [n].
         known: whether each pair has a label, bool [n]; None: all have. An unknown label is False in `liked`.
+        fields: what divides the slates into groups, by name: str [S].
     """
 
     log_odds: NDArray[np.float32]
@@ -47,6 +47,7 @@ class Traces:
     objectives: NDArray[np.int8] | None = None
     gains: NDArray[np.float64] | None = None
     known: NDArray[np.bool_] | None = None
+    fields: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.liked)
@@ -72,15 +73,25 @@ class Traces:
 
     def of_users(self, mask: NDArray[np.bool_]) -> Traces:
         """Returns the traces of some users, numbered anew. mask: which users, bool [user_count]."""
-        pairs = mask[self.users]
-        sizes = np.diff(self.offsets)[mask[self.users[self.offsets[:-1]]]]
-        users = np.unique(self.users[pairs], return_inverse=True)[1].astype(np.int64)
-        offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-        objectives = None if self.objectives is None else self.objectives[pairs]
-        gains = None if self.gains is None else self.gains[pairs]
-        ids = tuple(compress(self.ids, mask))
-        known = None if self.known is None else self.known[pairs]
-        return Traces(self.log_odds[pairs], self.liked[pairs], users, offsets, ids, objectives, gains, known)
+        return self.of_slates(mask[self.users[self.offsets[:-1]]])
+
+    def of_slates(self, mask: NDArray[np.bool_]) -> Traces:
+        """Returns the traces of some slates, their users numbered anew. mask: which slates, bool [S]."""
+        sizes = np.diff(self.offsets)
+        pairs = np.repeat(mask, sizes)
+        numbers, users = np.unique(self.users[pairs], return_inverse=True)
+        parts: dict[str, Any] = {
+            name: None if (value := getattr(self, name)) is None else value[pairs]
+            for name in ("log_odds", "liked", "objectives", "gains", "known")
+        }
+        return replace(
+            self,
+            **parts,
+            users=users.astype(np.int64),
+            offsets=np.concatenate(([0], np.cumsum(sizes[mask]))).astype(np.int64),
+            ids=tuple(self.ids[n] for n in numbers.tolist()),
+            fields={name: values[mask] for name, values in self.fields.items()},
+        )
 
 
 def split_users(traces: Traces) -> tuple[Traces, Traces]:

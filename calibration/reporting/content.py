@@ -17,6 +17,7 @@ from rexit.bundle.files import SCHEMA, json_values
 from rexit.calibration import reliability_table
 from rexit.calibration.comparison import Baseline, Interval, Row
 from rexit.calibration.decide import FULL_DEPTH, LAST_HEAD, Decision
+from rexit.calibration.groups import sentence
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
 from rexit.calibration.reliability import Split, diagram
@@ -90,6 +91,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     milliseconds = _by_row(decision, timings.milliseconds, depths) if timings else {}
     speeds = _by_row(decision, timings.speeds, depths) if timings else {}
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name), "speed": speeds.get(row.name)} for row in decision.rows]
+    groups = list(map(asdict, decision.groups))
     gain, dearer = _gain(decision, milliseconds, depths), _dearer(decision, milliseconds, depths)
     rows = {row["policy"]: row for row in table}
     asked = None if bundle.manifest.catalog_sha256 is None else options.slate  # a file's slates are as long as they are
@@ -108,6 +110,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 slower=findings.slower,
                 doubt=findings.doubt,
                 labelled=test.labelled,
+                groups=sentence(groups),
             )
         ),
         "variant": bundle.variant.name,
@@ -157,6 +160,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             }
             for needed in decision.plan
         ],
+        "groups": groups,
         "watch": decision.watch and decision.watch.to_json(),
         "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},
     }

@@ -45,6 +45,7 @@ def tables(report: Report) -> dict[str, Table]:
         "costs": _costs(report),
         "tested": _tested(report),
         "plan": plan(report),
+        "groups": groups(report),
         "ways": _ways(report),
         "thresholds": _thresholds(report),
         "top_k": _top_k(report),
@@ -91,6 +92,24 @@ def plan(report: Report) -> Table:
                 **{f"drop of {cell['limit']:g}": words(cell["range"]) for cell in row["users"]},
             }
             for row in report["plan"]
+        ],
+    )
+
+
+def groups(report: Report) -> Table:
+    """Returns the test of each group, which the terminal shows too."""
+    return Table(
+        "Groups of the certifying users, each tested alone; p-values corrected for their number (Holm)",
+        [
+            {
+                "users with": f"{row['by']} {row['group']}",
+                **{f"loss of {name}": f"{row['losses'][name]:.4f}" if row["losses"] else ABSENT for name in row["users"]},
+                "users": f"{min(row['users'].values()):,}",
+                "p": f"{row['p_value']:.3g}",
+                "corrected": f"{row['corrected']:.3g}",
+                "kept": "yes" if row["kept"] else "not shown",
+            }
+            for row in report["groups"]
         ],
     )
 
@@ -229,4 +248,4 @@ def _conditions(report: Report) -> Iterator[tuple[str, Any]]:
 
 
 def _setting(value: Any) -> Any:
-    return ", ".join(value) if isinstance(value, list) else "not set" if value is None else value
+    return ", ".join(value) or "not set" if isinstance(value, list) else "not set" if value is None else value
