@@ -97,9 +97,10 @@ def open_catalog(path: Path) -> Catalog:
     return catalog
 
 
-def read_slates(path: Path, checkpoint: Checkpoint, max_tokens: int) -> SlatesFile:
-    """A file of slates that fits the model; texts are tokenized with the checkpoint's tokenizer and prompt."""
-    slates = SlatesFile.read(path, partial(encoder_of, checkpoint, max_tokens))
+def read_slates(path: Path, checkpoint: Checkpoint, max_tokens: int, labels: bool = False) -> SlatesFile:
+    """A file of slates that fits the model; texts are tokenized with the checkpoint's tokenizer and prompt. labels: whether it
+    must have them."""
+    slates = SlatesFile.read(path, partial(encoder_of, checkpoint, max_tokens), labels=labels)
     check_slates_fit(checkpoint, slates, max_tokens)
     return slates
 

@@ -42,6 +42,8 @@ class Judge:
         """exact: the float32 graphs. exits: depths in layers. accept_loss: as in `ExportOptions`."""
         self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress
         self._expected = self._log_odds(exact)
+        if not prompts.labelled:
+            self._prompts = replace(prompts, liked=ranking.drawn_labels(np.ascontiguousarray(self._expected[:, -1])))
 
     def doubt(self) -> str | None:
         """Why the float32 model's ranking may be useless; None without such a reason."""

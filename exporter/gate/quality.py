@@ -85,6 +85,7 @@ class Prompts:
     prompts: one prompt per slate. users: int64 [pairs], numbered from 0. liked: bool [pairs].
     baselines: see `rexit.baselines`. whole: whether they are the whole split.
     objectives: labels of the named objectives; empty if the only label is `liked`. has_catalog: False: users are queries.
+    labelled: False: `liked` is drawn from the float32 model's last answer, once that is known (`Judge`).
     """
 
     prompts: list[Prompt]
@@ -94,6 +95,7 @@ class Prompts:
     whole: bool
     objectives: tuple[LabelledPairs, ...] = ()
     has_catalog: bool = True
+    labelled: bool = True
 
     @classmethod
     def draw(cls, source: Source, slates: int) -> Prompts:
@@ -111,6 +113,7 @@ class Prompts:
             whole=len(sample) == len(split),
             objectives=_objectives(source, sample, users),
             has_catalog=isinstance(source, Catalog),
+            labelled=sample[0].labelled,
         )
 
     def log_odds(self, chain: Chain, on_slate: Callable[[int], None] | None = None) -> LogOdds:
@@ -138,6 +141,8 @@ class Prompts:
 
     def shortage(self) -> str | None:
         """Why the slates cannot show a loss of AUC; None if they can."""
+        if not self.labelled and self.user_count >= MIN_USERS:
+            return None
         return next((reason for part in self.parts if (reason := part.shortage())), None)
 
     def check(self) -> None:
@@ -249,6 +254,7 @@ class Quality:
             "slates": len(self.prompts),
             "users": self.prompts.user_count,
             "pairs": len(self.prompts.liked),
+            "labels": "slates" if self.prompts.labelled else "drawn from fp32",
             "gate": asdict(self.gate),
             "verdict": self.verdict,
             "accepted": self.verdict != "passed",

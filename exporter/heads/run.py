@@ -11,9 +11,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from rexit.baselines import Scores, baselines
 from rexit.bundle import Catalog, new_folder, write_json
@@ -33,7 +35,7 @@ from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, labels_of, open_catalog, read_slates
 from rexit.exporter.source import zero_of
 from rexit.progress import Progress, silent
-from rexit.ranking import ByUser, doubt
+from rexit.ranking import ByUser, doubt, drawn_labels
 from rexit.slates import SIZE, cut, spread
 
 TABLE, PICTURE = "heads.json", "heads.svg"
@@ -143,7 +145,10 @@ class _Fit:
         held_out = spread(cut(self._source, "validation", SIZE), options.validation_slates)
         zero, objectives = zero_of(self._source, held_out), range(len(self._names) or 1)
         self._baselines = [baselines(self._source, held_out, k if self._names else None, zero) for k in objectives]
-        for k, name in enumerate(self._names or [None]):
+        self._labelled = isinstance(self._source, Catalog) or self._source.labelled
+        if not self._labelled and own is None:
+            raise InputError(f"{self._source.path}: has no labels, and {base.path} no answer of its own to fit heads to")
+        for k, name in enumerate(self._names or [None] if self._labelled else []):
             _check_classes(train.of_objective(k) if self._names else train, name)
         self._clock.lap("load")
 
@@ -181,6 +186,11 @@ class _Fit:
             self._say,
             self._progress,
         )
+        if not self._labelled:
+            self._say("The slates have no labels: heads are fitted to, and judged by, labels drawn from the model's own answer.")
+            drawn = [replace(part, liked=drawn_labels(np.array(file.answer[part.rows]))) for part in parts]
+            self._train, self._validation = drawn
+            _check_classes(self._train, None)
         self._clock.lap("forward")
         return file
 

@@ -174,7 +174,7 @@ def _train(
     settings = {"model": name, "catalog": digest(place) if isinstance(place, Path) else place.sha256} | fixed_settings(options)
     check_same(work, settings)
     start, model, adapted = make_model(name, catalog, options)
-    source = read_slates(place, start, ExportOptions.max_tokens) if isinstance(place, Path) else place
+    source = read_slates(place, start, ExportOptions.max_tokens, labels=True) if isinstance(place, Path) else place
     source.roles.check(source.path, start.roles, start.path)
     data = packed_rows(source, "train", options.slate, track=_track("prompts of train", progress))
     steps_data = batches(data.lengths, options.batch_tokens, np.random.default_rng(options.seed))

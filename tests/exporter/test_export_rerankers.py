@@ -355,3 +355,24 @@ def test_a_bad_prompt_is_one_line(tmp_path: Path, content: str | None, problem: 
     with pytest.raises(RexitError, match=problem) as caught:
         load_checkpoint(tmp_path, reranker=str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_log_without_labels_is_enough_for_heads_and_the_gate(
+    causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path
+) -> None:
+    """Labels are drawn from the model's own answer; heads of a model without an answer, and training, need real ones."""
+    model, prompt = causal_lm
+    rows = [json.loads(line) for line in word_slates.read_text().splitlines()]
+    rows = [{**row, "group": f"{row['group']} {n}"} for n in range(3) for row in rows]
+    few = write_slates(tmp_path / "few.jsonl", [rows[0], *({k: v for k, v in row.items() if k != "label"} for row in rows[1:])])
+    log = write_slates(tmp_path / "log.jsonl", [{k: v for k, v in row.items() if k != "label"} for row in rows])
+    out, said = tmp_path / "checkpoint", []
+    options = HeadsOptions(exits="2,4", reranker=prompt)
+    report = fit_heads(model, None, out, options, slates=log, say=said.append)
+    assert report.exits == [2, 4] and any("have no labels" in line for line in said)
+    exported = ExportOptions(precisions=("fp32", "int8"), golden_slates=2, quality_slates=0, accept_loss=True)
+    export_bundle(out, None, tmp_path / "bundle", exported, slates=log)
+    quality = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.quality
+    assert quality["labels"] == "drawn from fp32" and quality["exits"][-1]["auc_fp32"] > 0.5
+    with pytest.raises(InputError, match=r"few.jsonl: 119 of 120 slates have no `label` .*, expected all or none"):
+        fit_heads(model, None, tmp_path / "other", options, slates=few)
