@@ -38,18 +38,20 @@ def asked_in_turn(
     best: dict[str, str] = {}
     tried: dict[str, dict[str, float]] = {}
     trials = [draw() for _ in range(4)]
-    for peer in dict.fromkeys(contender.peer for contender in contenders if not contender.way):
-        best[peer], tried[peer] = fastest(running[peer], trials, cached)
+    for contender in contenders:
+        asked = [part for part in map(contender.asked, trials) if part["candidates"]]
+        if not contender.way and len(asked) > 1:
+            best[contender.name], tried[contender.name] = fastest(running[contender.peer], asked, cached)
     times = {contender.name: np.zeros(rounds) for contender in contenders}
     answers: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for n in range(-1, rounds):  # round -1 warms up
         request = draw()
         for contender in contenders if n % 2 else contenders[::-1]:
             time.sleep(0.02)  # the previous contender's thread pools may still spin
-            asked = {**request, "candidates": request["entering"]} if contender.cut else request
-            if not asked["candidates"]:
+            part, peer = contender.asked(request), running[contender.peer]
+            if not part["candidates"]:
                 continue  # exit zero has answered, which takes the peer no time
-            elapsed, log_odds = running[contender.peer].ask(contender.way or best[contender.peer], asked, cached)
+            elapsed, log_odds = peer.ask(contender.way or best.get(contender.name, peer.ways[0]), part, cached)
             if n >= 0:
                 times[contender.name][n] = elapsed
                 answers[contender.name] += log_odds
