@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import polars as pl
 import pytest
 from onnx import TensorProto, helper
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -105,8 +106,12 @@ def test_training_pairs_of_one_label_make_no_exit_zero(
 ) -> None:
     """Nor can an update's template bring one, though it is the same."""
     data = ratings.write(tmp_path, template("gcn", "item.count"))
+    early = pl.col("timestamp") < ratings.LATE
+    ratings.interactions().with_columns(pl.when(early).then(5).otherwise("rating").alias("rating")).write_csv(
+        data / "ratings.csv"
+    )
     monkeypatch.chdir(data)
-    assert run(monkeypatch, *INDEX, "--positive-at", 1) == 0
+    assert run(monkeypatch, *INDEX) == 0
     assert "training pairs, of one label only" in " ".join(capsys.readouterr().out.split())
     all_liked = Catalog.open(data / "catalog")
     assert all_liked.numbers == [] and ZERO not in all_liked.files and not (data / "catalog" / ZERO).exists()
