@@ -38,8 +38,10 @@ def shift(rate: float) -> float:
 
 def negative_rate(source: Catalog | SlatesFile | RequestLog) -> float:
     """Returns r of a source that says how its negatives were sampled, 1 of any other."""
-    label = source.info.get("label", {}) if isinstance(source, Catalog) else {}
-    if not isinstance(source, Catalog) or not ("sampled" in label or "unrated" in label):
+    if isinstance(source, SlatesFile | RequestLog):
+        return 1.0
+    label = source.info.get("label", {})
+    if not ("sampled" in label or "unrated" in label):
         return 1.0
     return _rate_of_implicit(source) if "sampled" in label else _rate_of_unrated(source, int(label["unrated"]["each"]))
 
