@@ -106,7 +106,7 @@ def requests(slates: Path) -> Iterator[dict[str, Any]]:
         others = [document for row in (*rows[n + 1 :], *rows[:n]) for document in row["candidates"] if document not in own]
         documents = [*own, *others[: PAIRS - len(own)]][:PAIRS]
         scores = [*scores, *[min(scores)] * (len(documents) - len(own))][:PAIRS]
-        yield {"query": rows[n]["query"], "documents": documents, "scores": scores}
+        yield {"query": rows[n]["query"], "candidates": documents, "scores": scores}
     sys.exit(f"encoders.py: all {len(rows)} claims have been asked; expected fewer --rounds")
 
 

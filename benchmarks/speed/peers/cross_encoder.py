@@ -23,7 +23,7 @@ class Batches(NoCache):
         self.model, self.size = model, size
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
-        pairs = [(request["query"], document) for document in request["documents"]]
+        pairs = [(request["query"], document) for document in request["candidates"]]
         scores: list[float] = self.model.predict(
             pairs, batch_size=self.size, activation_fn=torch.nn.Identity(), show_progress_bar=False
         ).tolist()
