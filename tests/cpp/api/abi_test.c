@@ -45,7 +45,7 @@ static void structs_end_with_their_last_field(void) {
   END(rexit_json_options, input_size, 64);
   END(rexit_score, reserved, 24);
   END(rexit_stats, draw, 104);
-  END(rexit_audit, skipped, 72);
+  END(rexit_audit, skipped, 64);
   END(rexit_segment_stats, slate_us, 48);
   END(rexit_memory, gpu, 56);
 }
