@@ -9,6 +9,7 @@ from builders.data.indexed_catalog import write_indexed_catalog
 from rexit.baselines import FILE_ORDER, LIGHTGCN, LIKES, baselines
 from rexit.bundle import Catalog
 from rexit.prompts.slates_file import SlatesFile
+from rexit.roles import Roles
 from rexit.slates import TokenSlate, cut
 from running.scripts import scripts_of
 
@@ -30,7 +31,7 @@ def file_of(*labels: list[int]) -> SlatesFile:
         TokenSlate(n, np.zeros(1, np.int32), (np.ones(1, np.int32),) * len(part), np.array(part, np.bool_))
         for n, part in enumerate(labels)
     ]
-    return SlatesFile(Path("slates.jsonl"), {"test": slates})
+    return SlatesFile(Path("slates.jsonl"), {"test": slates}, Roles())
 
 
 @pytest.mark.parametrize("size", [None, 2])

@@ -100,8 +100,8 @@ def test_pairs_of_an_encoder_are_a_claims_own_documents_and_others(tmp_path: Pat
     drawn = requests(slates)
     for request in (next(drawn) for _ in range(3)):
         name = request["query"][1:]
-        assert [document.split(".")[0] for document in request["documents"][:60]] == [f"d{name}"] * 60
-        assert len(set(request["documents"])) == len(request["scores"]) == PAIRS
+        assert [document.split(".")[0] for document in request["candidates"][:60]] == [f"d{name}"] * 60
+        assert len(set(request["candidates"])) == len(request["scores"]) == PAIRS
         assert request["scores"][60:] == [1.0] * 40
     with pytest.raises(SystemExit, match="all 3 claims have been asked"):
         next(drawn)

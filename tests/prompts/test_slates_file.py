@@ -15,6 +15,7 @@ from rexit.bundle import RerankerPrompt
 from rexit.errors import InputError
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import TextEncoder
+from rexit.slates import parts
 
 Row = dict[str, Any]
 Write = Callable[[Sequence[Row]], Path]
@@ -73,7 +74,7 @@ def test_scores_of_the_first_stage_stay_with_their_candidates(write: Write, sing
         rows = [{**{k: v for k, v in rows[n // 3].items() if k not in lists}, **value} for n, value in enumerate(values)]
     file = SlatesFile.read(write(rows))
     assert file.has_scores and all(slate.scores.tolist() == [1.5, -2.0, 0.0] for slate in file.all_slates)
-    first, second = next(file.all_slates).parts(2)
+    first, second = parts(next(file.all_slates), 2)
     assert (first.scores.tolist(), second.scores.tolist()) == ([1.5, -2.0], [0.0]) and first.first(1).scores.tolist() == [1.5]
 
 
