@@ -19,8 +19,8 @@ report.html and traces.safetensors. The data moves in this order:
     watch                    the same users' losses without labels -> the limits that a service watches
     comparison               ways to stop, on the test split
     decide                   choose, certify, compare -> the policy
-    prior                    sampled negatives -> a shift that makes probabilities those in the population
-    reliability, reliability_table    probabilities and labels -> how right they are, in all and by group
+    probabilities/  prior    sampled negatives -> a shift that makes probabilities those in the population
+                reliability, reliability_table    probabilities and labels -> how right they are, in all and by group
     reporting/  verdict      what to do, in words
                 content      all of it -> report.json
                 plots        report.json -> pictures

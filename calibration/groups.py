@@ -19,8 +19,8 @@ from rexit.calibration.candidates import p_values, score_of
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
+from rexit.calibration.probabilities.reliability_table import by_value
 from rexit.calibration.record.traces import Traces
-from rexit.calibration.reliability_table import by_value
 from rexit.errors import InputError
 
 

@@ -28,7 +28,7 @@ from rexit.audit.betting import LossTest, Tail
 from rexit.audit.log import AuditedSlate
 from rexit.bundle import ExitPolicy, Id, Policy
 from rexit.calibration.metrics import LABEL_FREE, Judge, Metric, log_losses
-from rexit.calibration.reliability import Reliability, Split
+from rexit.calibration.probabilities.reliability import Reliability, Split
 from rexit.errors import InputError
 
 Outcomes = Mapping[tuple[Id, Id], bool]

@@ -19,16 +19,17 @@ from rexit.baselines import ZERO, baselines
 from rexit.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
-from rexit.calibration import decide, metrics, prior
+from rexit.calibration import decide, metrics
 from rexit.calibration.candidates import MIN_SAVING
 from rexit.calibration.choose import objectives
 from rexit.calibration.comparison import baseline_rows
 from rexit.calibration.goal import Goal
 from rexit.calibration.options import METRICS, CalibrationOptions
+from rexit.calibration.probabilities import prior
+from rexit.calibration.probabilities.reliability_table import by_frequency
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.record.traces import collect, join
-from rexit.calibration.reliability_table import by_frequency
 from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
 from rexit.calibration.reporting.verdict import Verdict

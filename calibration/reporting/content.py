@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.bundle.files import SCHEMA, json_values
-from rexit.calibration import reliability_table
 from rexit.calibration.comparison import Baseline, Interval, Row
 from rexit.calibration.decide import FULL_DEPTH, LAST_HEAD, Decision
 from rexit.calibration.groups import sentence
 from rexit.calibration.options import CalibrationOptions
+from rexit.calibration.probabilities import reliability_table
+from rexit.calibration.probabilities.reliability import Split, diagram
 from rexit.calibration.record.traces import Traces
-from rexit.calibration.reliability import Split, diagram
 from rexit.calibration.reporting import verdict
 from rexit.measure.costs import Costs, depth_name
 from rexit.measure.profile import CostProfile

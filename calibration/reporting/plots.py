@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
-from rexit.calibration.reliability_table import title
+from rexit.calibration.probabilities.reliability_table import title
 from rexit.measure.costs import depth_name, exit_name
 
 UNIT = 72

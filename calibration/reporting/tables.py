@@ -8,7 +8,7 @@ from typing import Any
 
 from rexit.calibration.choose.maps import ALL
 from rexit.calibration.plan import words
-from rexit.calibration.reliability_table import title
+from rexit.calibration.probabilities.reliability_table import title
 from rexit.words import in_words
 
 Report = Mapping[str, Any]

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from rexit.bundle import ExitPolicy, Policy
-from rexit.calibration import prior
 from rexit.calibration.choose import platt
-from rexit.calibration.reliability import Split, diagram
-from rexit.calibration.reliability_table import by_frequency, by_value, table, title
+from rexit.calibration.probabilities import prior
+from rexit.calibration.probabilities.reliability import Split, diagram
+from rexit.calibration.probabilities.reliability_table import by_frequency, by_value, table, title
 from rexit.errors import InputError
 
 

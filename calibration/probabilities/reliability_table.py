@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.calibration.reliability import Reliability, Split
+from rexit.calibration.probabilities.reliability import Reliability, Split
 
 MIN_PAIRS = 100
 """Groups with fewer pairs get no row."""

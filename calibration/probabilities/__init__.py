@@ -1,0 +1,1 @@
+"""How right probabilities are, in all and by group, and what of the population the data have."""
