@@ -27,7 +27,7 @@ from rexit.exporter.model.vectors import PassVectors, Sources
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.exporter.source import Source, prompt_maker
 from rexit.ids import Id
-from rexit.slates import cut, runs, spread
+from rexit.slates import cut, draw, runs, spread
 
 POOL = 512
 """Rows sorted by length together: enough to match lengths, few enough to keep batches random."""
@@ -113,7 +113,12 @@ def with_vectors(
 
 
 def packed_rows(
-    source: Source, split: str, size: int, most: int = 0, track: Callable[[Sequence[Any]], Iterable[Any]] = iter
+    source: Source,
+    split: str,
+    size: int,
+    most: int = 0,
+    track: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    seed: int | None = None,
 ) -> Rows:
     """Assembles a split's slates; a catalog's, each as of its first interaction.
 
@@ -123,20 +128,22 @@ def packed_rows(
         source: a catalog, or a file of slates.
         split: `train`, `validation` or `test`.
         size: most candidates of a slate.
-        most: number of slates, evenly spaced; 0: all.
+        most: number of slates; 0: all.
         track: wraps the slates, to show progress.
+        seed: draws the slates; None: they are evenly spaced.
     """
+
+    def chosen(slates: Sequence[Any]) -> Iterable[Any]:
+        return track(spread(slates, most) if seed is None or not most else draw(slates, most, seed))
+
     if isinstance(source, Catalog):
-        rows = _catalog_rows(source, split, size, most, track)
+        rows = _catalog_rows(source, split, size, chosen)
         return Rows(rows, None if source.vector_ids is None else Sources(source, training=split == SPLITS[0]))
     prompt_of = prompt_maker(source, split)
-    slates = track(spread(cut(source, split, size), most))
-    return Rows([Row(slate.user, prompt_of(slate), slate.liked) for slate in slates], None)
+    return Rows([Row(slate.user, prompt_of(slate), slate.liked) for slate in chosen(cut(source, split, size))], None)
 
 
-def _catalog_rows(
-    catalog: Catalog, split: str, size: int, most: int, track: Callable[[Sequence[Any]], Iterable[Any]]
-) -> list[Row]:
+def _catalog_rows(catalog: Catalog, split: str, size: int, chosen: Callable[[Sequence[slice]], Iterable[slice]]) -> list[Row]:
     builder = PromptBuilder.of(catalog, split)
     rows, parts = runs(catalog, split, size, one_request=split != SPLITS[0])
 
@@ -147,7 +154,7 @@ def _catalog_rows(
         objectives = rows.objectives[part] if catalog.objectives else None
         return Row(catalog.users.id(user), prompt, rows.liked[part], objectives)
 
-    return [row(part) for part in track(spread(parts, most))]
+    return [row(part) for part in chosen(parts)]
 
 
 def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -> list[list[int]]:

@@ -55,6 +55,10 @@ MIN_LOSSES = 9
 """With fewer logged losses nothing is said of their slope."""
 
 
+LENGTH_SAMPLE = 64
+"""Training slates whose lengths say how many a number of steps can read."""
+
+
 @dataclass(frozen=True)
 class TrainReport:
     """The result of a training.
@@ -176,12 +180,14 @@ def _train(
     start, model, adapted = make_model(name, catalog, options)
     source = read_slates(place, start, ExportOptions.max_tokens, labels=True) if isinstance(place, Path) else place
     source.roles.check(source.path, start.roles, start.path)
-    data = packed_rows(source, "train", options.slate, track=_track("prompts of train", progress))
+    world, most = arguments(work, options, 1).world_size, 0
+    if options.steps:  # assembling all slates may take longer than training on the few that these steps read
+        sample = packed_rows(source, "train", options.slate, LENGTH_SAMPLE).lengths
+        tokens = np.minimum(sample, options.batch_tokens).mean()  # a longer slate is a batch of its own
+        most = math.ceil(options.steps * world * options.batch_tokens / tokens)
+    data = packed_rows(source, "train", options.slate, most, _track("prompts of train", progress), options.seed)
     steps_data = batches(data.lengths, options.batch_tokens, np.random.default_rng(options.seed))
-    steps, collate = options.steps, Collator(data)
-    if not steps:
-        world = arguments(work, options, 1).world_size
-        steps = max(1, math.ceil(options.epochs * len(steps_data) / world))
+    steps, collate = options.steps or max(1, math.ceil(options.epochs * len(steps_data) / world)), Collator(data)
     trainer = MultiExitTrainer(
         Learner(model, data),
         options,

@@ -36,6 +36,13 @@ def test_every_label_of_the_split_is_in_one_row(catalog: Catalog, rows: Rows) ->
     assert all(len(row.liked) == len(row.prompt.candidates) <= 5 for row in rows.rows)
 
 
+def test_a_seed_draws_the_slates(catalog: Catalog, rows: Rows) -> None:
+    def users(seed: int | None) -> list[list[int]]:
+        return [row.prompt.candidates[0].tolist() for row in packed_rows(catalog, "train", 5, 6, seed=seed).rows]
+
+    assert users(1) == users(1) != users(2) and len(users(1)) == len(users(None)) == 6
+
+
 def test_batches_have_each_row_once_within_the_tokens_allowed(rows: Rows) -> None:
     groups = batches(rows.lengths, 700, np.random.default_rng(0))
     assert sorted(n for batch in groups for n in batch) == list(range(len(rows.rows)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,18 @@ def test_stopped_and_continued_is_as_never_stopped(
     name = "model.safetensors"
     assert all(same(parts / name, whole / name) for name in (name, HEADS, PROJECTORS))
     assert not same(base / name, whole / name)
+
+
+def test_slates_that_no_step_reads_are_not_assembled(base: Path, catalog: Path, tmp_path: Path) -> None:
+    def sizes(steps: int) -> tuple[int, int]:
+        lines: list[str] = []
+        trained(base, catalog, tmp_path / str(steps), lines.append, steps=steps)
+        rows, batches = re.match(r"(\d+) rows.* in (\d+) batches", lines[0]).groups()  # type: ignore[union-attr]
+        return int(rows), int(batches)
+
+    count = len(packed_rows(Catalog.open(catalog), "train", 5).rows)
+    few, most = sizes(2), sizes(50)
+    assert 2 <= few[1] <= 4 and few[0] < count / 2 and most[0] == count
 
 
 @pytest.mark.parametrize(("last", "falls"), [(-0.004, True), (0.0, False), (0.002, False)], ids=["falling", "flat", "rising"])
