@@ -85,8 +85,6 @@ PEERS = (
     Contender("llama_cpp_bf16", "llama-bf16", "", **BF16),
     Contender("llama_cpp_q4_0", "llama-q4_0", "", **INT4),
     Contender("llama_cpp_q4_k", "llama-q4_k", "", **INT4),
-    Contender("ik_llama_cpp", "ik-llama-q8_0", "", **INT8),
-    Contender("ik_llama_cpp_q4_0", "ik-llama-q4_0", "", **INT4),
     Contender("ctranslate2", "ctranslate2", "static_prompt", **INT8),
     Contender("genai_int4", "genai-int4", "rewound", **INT4),
     Contender("ort_one_by_one", "ort", "one_by_one", **SLOW),

@@ -44,17 +44,13 @@ build() {
     make_with optimum f32.gguf q8_0.gguf bf16.gguf
     make_with llama q4_0.gguf q4_k.gguf
     ;;
-  ik_llama) # the wheel, which knows AVX2 alone: its source package lacks a CMake file and does not build
-    environment ik_llama ik-llama-cpp-python
-    make_with optimum q8_0.gguf # llama.cpp makes q4_0.gguf
-    ;;
   *)
     echo "peers.sh: no peer $1; there are $(IFS=,; echo "base,${peers[*]}")" >&2
     exit 2
     ;;
   esac
 }
-peers=(ort openvino ctranslate2 genai llama ik_llama)
+peers=(ort openvino ctranslate2 genai llama)
 mkdir -p "$to"
 if [ $# -gt 1 ]; then
   for peer in "${@:2}"; do build "$peer"; done

@@ -76,7 +76,7 @@ def peer_plans(peers: Path, model: Path, max_candidates: int, max_tokens: int, b
         max_candidates, max_tokens: the most of a slate.
         batches: into how many batches a peer that pads candidates to one length may divide a slate.
     """
-    python = {name: peers / name / "bin/python" for name in ("optimum", "openvino", "llama", "ik_llama", "ctranslate2", "genai")}
+    python = {name: peers / name / "bin/python" for name in ("optimum", "openvino", "llama", "ctranslate2", "genai")}
     in_llama = {"max_candidates": max_candidates, "max_tokens": -(-max_tokens // 256) * 256, "ubatch": [256, 512]}
     genai = {"max_length": 512}
     plans: dict[str, Plan] = {
@@ -93,8 +93,6 @@ def peer_plans(peers: Path, model: Path, max_candidates: int, max_tokens: int, b
     }
     for kind in ("q8_0", "bf16", "q4_0", "q4_k"):
         plans[f"llama-{kind}"] = (python["llama"], "llama.py", {"gguf": str(model / f"{kind}.gguf"), **in_llama})
-    for kind in ("q8_0", "q4_0"):
-        plans[f"ik-llama-{kind}"] = (python["ik_llama"], "ik_llama.py", {"gguf": str(model / f"{kind}.gguf"), **in_llama})
     return plans | {
         "ctranslate2": (python["ctranslate2"], "ct2.py", {"model": str(model / "ctranslate2-int8")}),
         "genai-int4": (python["genai"], "genai.py", {"genai": str(model / "genai-int4"), "ways": ["rewound"], **genai}),
