@@ -113,6 +113,9 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
   const rexit_id items[] = {id(info.string_item_ids != 0, -7, "item-ü0000"), id(info.string_item_ids != 0, 3, "item-ü0002"),
                             id(info.string_item_ids != 0, 8, "item-ü0003")};
   const std::uint8_t liked[] = {1, 0};
+  const std::int32_t tokens[] = {3, 4, 5, 6, 5};
+  const std::size_t counts[] = {1, 2, 1};
+  const float scores_in[] = {-0.5f, 2, 0.25f};
   for (std::size_t round = 0; round < 4; ++round) {
     rexit_request request{};
     request.struct_size = sizeof request;
@@ -126,21 +129,30 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
     request.recent_count = round == 0 ? 0 : 2;
     request.has_as_of = round == 3;
     request.as_of = 35;
+    const std::size_t candidates = request.item_count;
+    const rexit_tokens prompt{sizeof prompt, tokens, round % 2, tokens + 1, counts, candidates};
+    if (info.has_catalog == 0) {
+      request.user = nullptr;
+      request.item_count = request.recent_count = 0;
+      request.has_as_of = 0;
+      request.tokens = &prompt;
+    }
+    if (info.scores != 0) request.scores = scores_in;
     rexit_stats stats{};
     stats.struct_size = sizeof stats;
     rexit_score scores[3];
     if (ok(rexit_session_score(session, &request, scores, &stats)))
-      for (std::size_t i = 0; i < request.item_count; ++i)
+      for (std::size_t i = 0; i < candidates; ++i)
         REXIT_PROMISE(scores[i].item == i && scores[i].exit < info.exits && scores[i].probability >= 0 &&
                       scores[i].probability <= 1);
-    std::vector<float> traced(request.item_count * info.exits * info.objectives);
+    std::vector<float> traced(candidates * info.exits * info.objectives);
     ok(rexit_session_trace(session, &request, traced.data(), nullptr));
     std::size_t offsets[5], count = 0;
     if (ok(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count))) {
-      REXIT_PROMISE(count <= info.max_positions * request.item_count);
+      REXIT_PROMISE(count <= info.max_positions * candidates);
       std::vector<std::int32_t> tokens(count);
       REXIT_PROMISE(ok(rexit_session_prompt(session, &request, tokens.data(), tokens.size(), offsets, &count)));
-      REXIT_PROMISE(offsets[0] == 0 && offsets[1 + request.item_count] == count);
+      REXIT_PROMISE(offsets[0] == 0 && offsets[1 + candidates] == count);
     }
   }
   if (session_bytes <= max_session_bytes) ok(rexit_session_warm_up(session));

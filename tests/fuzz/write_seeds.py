@@ -18,6 +18,7 @@ from builders.bundles.bundle_files import drop_catalog, refresh, write_json, wri
 from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors, with_inputs
 from builders.bundles.engines import ENGINES, KEY, add_engines
 from builders.bundles.variants import TENSORRT_HALF
+from builders.bundles.zero import add_score_exit, with_numbers
 from builders.onnx_graphs.added_nodes import write_added
 from fuzz.archive import pack, tar
 
@@ -25,6 +26,7 @@ SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
 OBJECTIVES = ("click", "like")
 MAPS = [{"a": 1.5, "b": 0.25}, {"a": 0.5, "b": -1.0}]
+KEPT = [{**EXITS[0], "keep": 2}, EXITS[1], {**EXITS[1], "keep": 1}, EXITS[2]]
 TOP_K = {"k": 2, "ordered": True, "rise": [1.0, 0.5], "fall": [2.0, 0.5]}
 TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema": 1}], "schema": 1e3}', "deep": "[" * 40}
 REQUESTS = {
@@ -32,6 +34,7 @@ REQUESTS = {
     "strings": '{"id": 1.5, "user": "user-\u00fc0001", "items": ["item-\u00fc0000", "item-\\u00fc0001"], "deadline_ms": 1e3}',
     "inputs": '{"user": 100, "items": [3], "inputs": {"device": "tv", "query": "red shoes", "hour": 21.5, "note": [3, 4]}}',
     "tokens": '{"prefix": [3, 4], "candidates": [[5], [6, 7]], "force_exit": 0, "user": null}',
+    "scores": '{"prefix": [3], "candidates": [[5], [6, 7]], "scores": [0.5, -1e3]}',
 }
 # Every kernel of rexit's domain, on what segment 1 computes anyway; keys and values in float32 and in float16.
 KERNELS = """
@@ -40,6 +43,8 @@ KERNELS = """
     half_k = Cast <to = 10> (past_k) \n half_v = Cast <to = 10> (past_v)
     seen = rexit.SlateAttention <scale = 0.35> (q1, k1, v1, past_k, past_v, owner)
     seen_half = rexit.SlateAttention <scale = 0.35> (q1, k1, v1, half_k, half_v, owner)
+    both_sides = rexit.SlateAttention <scale = 0.35, window = 2.0> (q1, k1, v1, past_k, past_v, owner)
+    rounded_sides = rexit.SlateAttentionBFloat16 <scale = 0.35, window = 2.0> (q1, k1, v1, past_k, past_v, owner)
     weight = ReduceMax <keepdims = 0, axes = [0]> (state)
     rows, scales = rexit.QuantizeRows (state)
     normed, normed_scales = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, weight)
@@ -75,9 +80,11 @@ KERNELS = """
     of_rows = Concat <axis = 1> (normed_scales, gated_scales, gelu_scales, geglu_scales, plain_scales, added_scales)
     both = Concat <axis = 1> (of_rows, summed, third, added, inside_scales, half_scales)
     most_rows = ReduceMax <keepdims = 0> (both)
+    seen_sides = Add (both_sides, rounded_sides)
     most_seen = ReduceMax <keepdims = 0> (seen)
+    most_sides = ReduceMax <keepdims = 0> (seen_sides)
     most_half = ReduceMax <keepdims = 0> (seen_half)
-    number = Max (most_rows, most_seen, most_half)"""
+    number = Max (most_rows, most_seen, most_half, most_sides)"""
 
 
 def put(name: str, contents: bytes | str) -> None:
@@ -103,14 +110,17 @@ def write_bundles(place: Path) -> None:
         "policy": make_catalog(**small),
         "inputs": with_inputs(make_catalog()),
         "objectives": make_catalog(**small),
+        "zero": with_numbers(make_catalog()),
     }
     for name, catalog in catalogs.items():
         folder = write_bundle(place / name, BundleOptions(catalog, objectives=OBJECTIVES if name == "objectives" else ()))
-        if name in ("plain", "vectors"):
+        if name in ("plain", "vectors", "zero"):
             put(f"graph/{name}", pack(folder))
         without_graphs(folder)
         if name == "policy":
             write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
+        if name == "zero":
+            write_policy(folder, KEPT)
         if name == "objectives":
             write_policy(folder, [{**rule, "objectives": MAPS} for rule in EXITS], utility={"click": 1.0, "like": -2.0})
         put(f"bundle/{name}", pack(folder))
@@ -119,6 +129,8 @@ def write_bundles(place: Path) -> None:
     drop_catalog(folder)
     without_graphs(folder)
     put("bundle/tokens", pack(folder))
+    add_score_exit(folder)
+    put("bundle/scores", pack(folder))
     put("graph/kernels", pack(write_added(place / "kernels", KERNELS, BundleOptions(make_catalog(**small)))))
     folder = write_bundle(place / "engines", BundleOptions(make_catalog(**small), variants=(TENSORRT_HALF,)))
     without_graphs(folder)
@@ -130,9 +142,10 @@ def write_bundles(place: Path) -> None:
 
 def write_reloads(place: Path) -> None:
     """What stands later on in the folders of `plain` and `vectors`: a policy, or a refreshed catalog."""
-    for name in ("plain", "vectors"):
+    for name in ("plain", "vectors", "zero"):
         folder = Path(shutil.copytree(place / name, place / f"reload-{name}"))
-        write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
+        rules = {"top_k": {**TOP_K, "rise": [1.0, 0.5, 0.5], "fall": [2.0, 0.5, 0.5]}} if name == "zero" else {"top_k": TOP_K}
+        write_policy(folder, KEPT if name == "zero" else EXITS, 1, quorum=0.25, **rules)
         put(f"reload/{name}", pack(folder))
     folder = Path(shutil.copytree(place / "plain", place / "reload-refreshed"))
     (folder / "catalog").rename(folder / "catalog-newer")
@@ -179,15 +192,18 @@ def main() -> None:
     maps = [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]
     put("policy/earlier", policy(digest, exits=maps))
     put("policy/prior", policy(digest, prior_shift=-2.5))
+    put("policy/keep", policy(digest, exits=[{**rule, "keep": 2 - k} for k, rule in enumerate(EXITS[:2])] + EXITS[2:]))
     put("program/plain", json.dumps(PROGRAM))
     put("program/vectors", json.dumps(program_with_vectors()))
+    put("program/zero", json.dumps(with_numbers(make_catalog()).info["prompt"]))
     put("program/inputs", json.dumps(with_inputs(make_catalog()).info["prompt"]))
     for name, text in TEXTS.items():
         put(f"json/{name}", text)
     for name, text in REQUESTS.items():
         put(f"json_request/{name}", text)
     put("json/manifest", json.dumps(manifest))
-    for start, name in enumerate(("plain", "vectors", "strings", "policy", "lists", "tokens", "inputs", "objectives")):
+    names = ("plain", "vectors", "strings", "policy", "lists", "tokens", "inputs", "objectives", "zero", "scores")
+    for start, name in enumerate(names):
         put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
     write_tables()
 

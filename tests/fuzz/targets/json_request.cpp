@@ -10,7 +10,7 @@ namespace {
 using namespace rexit::fuzz;
 
 rexit_session* open_session(const char* name) {
-  static Folder folders[4];
+  static Folder folders[6];
   static std::size_t opened = 0;
   Folder& folder = folders[opened++];
   folder.put(seed_bundle(name));
@@ -25,8 +25,8 @@ rexit_session* open_session(const char* name) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static rexit_session* const sessions[] = {open_session("plain"), open_session("strings"), open_session("inputs"),
-                                            open_session("objectives")};
+  static rexit_session* const sessions[] = {open_session("plain"),      open_session("strings"), open_session("inputs"),
+                                            open_session("objectives"), open_session("zero"),    open_session("scores")};
   static constexpr std::int32_t tokens[] = {4, 5};
   const std::string text(reinterpret_cast<const char*>(data), size);
   const rexit_input query{"query", nullptr, tokens, 2, 0};

@@ -20,10 +20,10 @@ struct Opened {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static Opened plain("plain"), vectors("vectors");
+  static Opened plain("plain"), vectors("vectors"), zero("zero");
   const auto archive = unpack(data, size);
   if (!archive) return -1;
-  Opened& opened = archive->count("vectors.safetensors") != 0 ? vectors : plain;
+  Opened& opened = archive->count("vectors.safetensors") != 0 ? vectors : archive->count("catalog/zero.onnx") != 0 ? zero : plain;
   opened.folder.put(*archive);
   rexit_bundle* reloaded = nullptr;
   if (!ok(rexit_bundle_reload(opened.bundle, &reloaded))) {

@@ -20,13 +20,14 @@ struct Opened {
     info.struct_size = sizeof info;
     REXIT_PROMISE(ok(rexit_bundle_get_info(bundle, &info)));
     objectives = info.objectives;
+    exits = info.exits;
   }
   ~Opened() { rexit_bundle_close(bundle); }
 
   Folder folder;
   rexit_bundle* bundle = nullptr;
   bool strings;
-  std::size_t objectives = 1;
+  std::size_t objectives = 1, exits = 0;
 };
 
 rexit_id id(Bytes& bytes, bool strings, bool user) {
@@ -67,14 +68,15 @@ std::unique_ptr<std::byte[]> sized(T value, Bytes& bytes) {
 
 struct Policy {
   std::vector<float> upper, lower, rise, fall;
+  std::vector<std::size_t> keep;
   std::unique_ptr<std::byte[]> top_k, memory;
 
-  explicit Policy(Bytes& bytes) {
-    const std::size_t exits = bytes.below(16) == 0 ? bytes.below(5) : 3;
+  Policy(Bytes& bytes, std::size_t of_bundle) {
+    const std::size_t exits = bytes.below(16) == 0 ? bytes.below(6) : of_bundle;
     for (auto* thresholds : {&upper, &lower})
       for (std::size_t k = 0; k < exits; ++k) thresholds->push_back(any_float(bytes));
     for (auto* moves : {&rise, &fall})
-      for (std::size_t k = 0; k < 2; ++k) moves->push_back(std::fabs(any_float(bytes)));
+      for (std::size_t k = 0; k < 5; ++k) moves->push_back(std::fabs(any_float(bytes)));
     rexit_policy policy{};
     policy.upper = upper.data();
     policy.lower = lower.data();
@@ -90,6 +92,8 @@ struct Policy {
       top_k = sized(rule, bytes);
       policy.top_k = reinterpret_cast<const rexit_top_k*>(top_k.get());
     }
+    for (std::size_t k = 0; k < exits; ++k) keep.push_back(bytes.below(16) == 0 ? SIZE_MAX : k + 1 == exits ? 0 : bytes.below(5));
+    if (bytes.flag()) policy.keep = keep.data();
     memory = sized(policy, bytes);
   }
 };
@@ -205,7 +209,11 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
     request.tokens = reinterpret_cast<const rexit_tokens*>(tokens.memory.get());
     candidates = tokens.counts.size();
   }
-  const Policy policy(bytes);
+  std::vector<float> scores_in;
+  for (std::size_t i = 0; i < candidates; ++i) scores_in.push_back(any_float(bytes));
+  scores_in.shrink_to_fit();
+  if (bytes.flag()) request.scores = scores_in.data();
+  const Policy policy(bytes, opened.exits);
   if (bytes.flag()) request.policy = reinterpret_cast<const rexit_policy*>(policy.memory.get());
   request.has_force_exit = bytes.below(4) == 0;
   request.force_exit = static_cast<std::uint32_t>(bytes.below(5));
@@ -223,7 +231,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   rexit_stats* stats_out = bytes.flag() ? &stats : nullptr;
   switch (bytes.below(4)) {
     case 0: {
-      std::vector<float> traced(candidates * 3 * opened.objectives, -1234.5f);
+      std::vector<float> traced(candidates * opened.exits * opened.objectives, -1234.5f);
       if (ok(rexit_session_trace(session, c_request, traced.data(), stats_out))) {
         for (const float z : traced) REXIT_PROMISE(std::isfinite(z) && z != -1234.5f);
       } else {
@@ -256,7 +264,8 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
           if (score.exit == REXIT_NO_EXIT) {
             REXIT_PROMISE(std::isnan(score.probability) && std::isnan(score.log_odds));
           } else {
-            REXIT_PROMISE(score.exit < 3 && score.probability >= 0 && score.probability <= 1 && std::isfinite(score.log_odds));
+            REXIT_PROMISE(score.exit < opened.exits && score.probability >= 0 && score.probability <= 1 &&
+                          std::isfinite(score.log_odds));
           }
         }
       } else {
@@ -269,8 +278,8 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Opened opened[] = {Opened("plain"), Opened("vectors"), Opened("strings"), Opened("policy"),
-                                  Opened("lists"), Opened("tokens"),  Opened("inputs"),  Opened("objectives")};
+  static const Opened opened[] = {Opened("plain"),  Opened("vectors"), Opened("strings"),    Opened("policy"), Opened("lists"),
+                                  Opened("tokens"), Opened("inputs"),  Opened("objectives"), Opened("zero"),   Opened("scores")};
   Bytes bytes(data, size);
   const Opened& chosen = opened[bytes.below(std::size(opened))];
   rexit_session_options options{};
@@ -310,7 +319,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (!ok(rexit_session_audit(session, audit_out)) || audit_out->struct_size < sizeof audit) break;
         std::memcpy(&audit, out.get(), sizeof audit);
         for (std::size_t i = 0; i < audit.item_count; ++i)
-          REXIT_PROMISE(audit.exits[i] < 3 && std::isfinite(audit.policy_c[i]) && std::isfinite(audit.full_c[i]));
+          REXIT_PROMISE(audit.exits[i] < chosen.exits && std::isfinite(audit.policy_c[i]) && std::isfinite(audit.full_c[i]));
         break;
       }
       default:
