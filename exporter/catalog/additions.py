@@ -164,7 +164,9 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
         theirs = merged.filter(pl.col("user").is_in(fresh["user"].implode()))
         seed = (options.seed, len(merged))  # else each update would draw the same items
         likes = pl.col("liked") & pl.col("new")
-        merged = pl.concat([merged, unrated_items(merged, theirs, users.ids, items.ids, options.sampled, seed, likes)])
+        # Items without a new rating come where the others do not suffice.
+        popularity = merged.group_by("item").agg(weight=pl.col("new").sum() + 1e-9 * pl.len())
+        merged = pl.concat([merged, unrated_items(popularity, theirs, users.ids, items.ids, options.sampled, seed, likes)])
     merged = merged.sort(*_ORDER, maintain_order=True)
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
     if options.implicit:

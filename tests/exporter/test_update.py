@@ -24,6 +24,7 @@ from rexit.exporter.prompt.pieces import load_tokenizer
 from rexit.exporter.retriever import lists
 from rexit.exporter.retriever.lists import Lists
 from rexit.exporter.retriever.neighbours import similar_users
+from rexit.exporter.update import update_catalog
 from running.indexing import Outcome, Run
 
 OPTIONS = IndexOptions(neighbours=5, lightgcn=LightGCNOptions(dim=8, epochs=5))
@@ -116,6 +117,42 @@ def test_what_the_catalog_holds_already_is_not_added(run: Run, data: Path) -> No
     assert code == 0, err
     updated = json.loads(out)["updated"]
     assert (updated["interactions"], updated["repeats"]) == (27, 50)
+
+
+def test_numbers_of_new_users_and_items_are_distributed_as_old_ones(tmp_path: Path) -> None:
+    """Else prompts would read other rates and counts than the model was trained with, of those whom it knows least."""
+    data, random = ratings.write(tmp_path), np.random.default_rng(0)
+
+    def rated(users: range, items: int, time: int) -> pl.DataFrame:
+        rows = [
+            (user, int(item) + 1, 5 if random.random() < 0.5 else 1, time + n)
+            for user in users
+            for n, item in enumerate(random.permutation(items)[:12])
+        ]
+        return pl.DataFrame(rows, ["user_id", "item_id", "rating", "timestamp"], orient="row")
+
+    parts = {"ratings": rated(range(1, 101), 80, 100), "new": rated(range(101, 151), 110, 20_000)}
+    for name, part in parts.items():
+        part.write_csv(data / f"{name}.csv")
+    pl.DataFrame({"item_id": range(1, 111), "title": "Film", "year": 1950}).write_csv(data / "items.csv")
+    pl.DataFrame({"user_id": range(1, 151), "job": "baker"}).write_csv(data / "users.csv")
+    build(data, replace(OPTIONS, unrated=4))
+    files = (data / "catalog", data / "new.csv", str(data / "tok"), data / "prompt.toml", data / "updated")
+    update_catalog(*files, items=data / "items.csv", users=data / "users.csv")
+    catalog = Catalog.open(data / "updated")
+    ratings_of = pl.concat(list(parts.values()))
+    counted = catalog.user_table
+    owner = np.repeat(np.arange(len(catalog.users)), np.diff(counted["history_offsets"]))
+    for ids, column, rows, known in (
+        (catalog.users, "user_id", owner, 100),
+        (catalog.items, "item_id", counted["history_items"], 80),
+    ):
+        is_new = np.array(ids.take(rows)) > known
+        liked = counted["history_liked"] > 0
+        rate, new_rate = liked[~is_new].mean(), liked[is_new].mean()
+        old_ratings, new_ratings = (ratings_of.filter((pl.col(column) > known) == new).height for new in (False, True))
+        count, new_count = (~is_new).sum() / old_ratings, is_new.sum() / new_ratings
+        assert (new_rate, new_count) == (pytest.approx(rate, rel=0.15), pytest.approx(count, rel=0.15)), column
 
 
 def test_new_likes_bring_unrated_items_as_old_ones_did(data: Path, run: Run) -> None:
