@@ -223,6 +223,17 @@ TEST_F(DeadlineTest, AssemblyChecksIt) {
   EXPECT_FALSE(retrieval.similar_users().empty());
 }
 
+// Each candidate reads fewer rows than are counted between two checks.
+TEST_F(DeadlineTest, ExitZerosNumbersCheckIt) {
+  const Bundle bundle(open_source(bundles() + "/sound_with_zero/bundle"), nullptr);
+  Retrieval retrieval(bundle.catalog());
+  std::vector<float> numbers;
+  const Deadline over(Clock::now() - milliseconds(10), 1'000);
+  retrieval.begin(request.query, over);
+  EXPECT_THROW(retrieval.numbers(nullptr, numbers), Error);
+  EXPECT_TRUE(numbers.empty());
+}
+
 TEST_F(DeadlineTest, AssemblyIsCancelled) {
   std::atomic<bool> cancelled{true};
   Retrieval retrieval(loaded->bundle.catalog());
