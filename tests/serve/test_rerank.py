@@ -1,6 +1,7 @@
 """What rerankers' clients send, and what they read in the answer. tests/serve/requests has their requests."""
 
 import json
+import re
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -153,6 +154,12 @@ def test_clients_of_text_embeddings_inference(
 def test_what_is_refused(service: Service, path: str, fields: dict[str, Any], problem: str) -> None:
     reply = post(service, path, **fields)
     assert reply.status == 422 and problem in reply.json["error"] and "\n" not in reply.json["error"], reply.text
+
+
+@pytest.mark.parametrize("body", [b"5", b"null", b"true", b"[]", b'"texts"'])
+def test_a_body_that_is_no_object(service: Service, body: bytes) -> None:
+    reply = service.ask("POST", "/rerank", body)
+    assert reply.status == 422 and re.fullmatch(r"body: is .*, expected an object", reply.json["error"]), reply.text
 
 
 def test_fields_of_the_dialects(service: Service, caplog: pytest.LogCaptureFixture) -> None:

@@ -77,7 +77,9 @@ class RerankRequest(msgspec.Struct):
             value = msgspec.json.decode(body)
         except (ValueError, RecursionError) as exc:
             raise InputError(f"body: not valid JSON: {exc}") from exc
-        fields = {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            raise InputError(f"body: is {short(value)}, expected an object")
+        fields = {name: field for name, field in value.items() if field is not None}
         kind = TextsRequest if "texts" in fields and "documents" not in fields else cls
         request = typed(fields, kind, "body", error=InputError)
         for name, field in fields.items():
