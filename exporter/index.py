@@ -91,7 +91,7 @@ def build_catalog(
     language = Language.load(tokenizer, parsed)
     progress("tables", 0, 1)
     objectives = rules_of(parsed.objectives, options.objectives, template)
-    data = read_data(interactions, items, users, options, parsed.inputs, language.tokenizer, objectives)
+    data = read_data(interactions, items, users, options, parsed.inputs, language.tokenizer, objectives, parsed.reads_scores)
     similar = None
     if options.similar_users is not None:
         similar = read_neighbours(options.similar_users, data.users["id"], options.neighbours, options.columns.user)

@@ -176,6 +176,7 @@ class Columns:
     item: str = "item_id"
     rating: str = "rating"
     time: str = "timestamp"
+    score: str = "score"
     split: str | None = None
 
 

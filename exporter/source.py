@@ -41,7 +41,7 @@ def zero_of(source: Source, slates: Sequence[AnySlate]) -> list[NDArray[np.float
     """Exit zero's log-odds of the candidates of every slate, float32 [n] each; empty: the source has no exit zero."""
     if isinstance(source, Catalog):
         return zero_log_odds(source, [slate for slate in slates if isinstance(slate, Slate)]) if source.numbers else []
-    return [slate.scores for slate in slates if isinstance(slate, TokenSlate) and slate.scores is not None]
+    return [slate.scores for slate in slates if slate.scores is not None]
 
 
 def has_training_slates(source: Source) -> bool:

@@ -23,7 +23,7 @@ def check_columns(options: IndexOptions, template: Template, interactions: Path,
     """
     columns = options.columns
     objectives = rules_of(template.objectives, options.objectives, template.path)
-    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.inputs, objectives)}
+    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.inputs, objectives, template.reads_scores)}
     if items is not None:
         files[items] = {columns.item: column_option("item")} | template.columns("item")
     if users is not None:

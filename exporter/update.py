@@ -82,7 +82,9 @@ def update_catalog(
     pieces = ExtendedPieces.of(old, language)
     progress("read", 0, 1)
     objectives = rules_of(parsed.objectives, options.objectives, template)
-    rows = read_interactions(interactions, options, complete=False, inputs=parsed.inputs, objectives=objectives)
+    rows = read_interactions(
+        interactions, options, complete=False, inputs=parsed.inputs, objectives=objectives, scores=old.reads_scores
+    )
     rows = with_codes(rows, old.inputs.entries, language.tokenizer, interactions)
     rows = in_catalog_unit(rows, old, interactions)
     frame = without_repeats(rows, interactions)

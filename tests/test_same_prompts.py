@@ -120,18 +120,20 @@ def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, cat
 
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
 def test_same_numbers_to_the_bit(catalog_of: Callable[[], CatalogContents], tmp_path: Path) -> None:
-    contents = with_numbers(catalog_of())
+    numbers = [*NUMBERS, {"op": "score"}]
+    contents = with_numbers(catalog_of(), numbers)
+    scores = np.linspace(-30, 30, len(ITEM_IDS), dtype=np.float32)
     sessions = []
-    for column in range(len(NUMBERS)):
+    for column in range(len(numbers)):
         bundle = write_bundle(tmp_path / str(column), BundleOptions(contents))
-        write_zero(bundle, column_graph(len(NUMBERS), column))
+        write_zero(bundle, column_graph(len(numbers), column))
         sessions.append(runtime.open(bundle))
     builder = PromptBuilder(Catalog.open(tmp_path / "0" / "catalog"))
     recent = [(ITEM_IDS[4], True), (ITEM_IDS[17], False), (ITEM_IDS[3], True)]
     for user in (*USER_IDS, -1):
         for fields in ({}, {"as_of": 40}, {"recent": recent}, {"as_of": 30, "recent": recent}):
-            expected = builder.numbers(user, ITEM_IDS, fields.get("as_of"), fields.get("recent", ()))
+            expected = builder.numbers(user, ITEM_IDS, fields.get("as_of"), fields.get("recent", ()), scores)
             for column, session in enumerate(sessions):
-                values = session.score(user, ITEM_IDS, force_exit=0, **fields).log_odds
+                values = session.score(user, ITEM_IDS, force_exit=0, scores=scores, **fields).log_odds
                 values = np.where(values == MISSING, np.float32(np.nan), values)
-                np.testing.assert_array_equal(values, expected[:, column], f"{NUMBERS[column]} of {user}, {fields}")
+                np.testing.assert_array_equal(values, expected[:, column], f"{numbers[column]} of {user}, {fields}")

@@ -5,7 +5,7 @@
 
 The zip has `cran.all.1400`, `cran.qry` and `cranqrel`, the judgements. Writes
 
-    OUT/slates.jsonl   a query's BM25 candidates, in that order, each with its grade; queries in three splits
+    OUT/slates.jsonl   a query's BM25 candidates, in that order, each with its score and grade; queries in three splits
     OUT/prompt.json    a prompt for a decoder that is no reranker yet: `rexit heads --reranker OUT/prompt.json`
 
 A grade is 3 for a complete answer, 2 for high relevance, 1 for a useful reference, 0 for the rest, those of minimum interest
@@ -84,14 +84,15 @@ def slates(
     rankings = bm25.best([record["W"] for record in documents], queries, candidates)
     for n, (query, ranked) in enumerate(zip(queries, rankings, strict=True), 1):
         split, highest = split_of(n, len(queries)), ranked[0][1] or 1.0
-        chosen = [(documents[place], score / highest) for place, score in ranked]
+        chosen = [(documents[place], score) for place, score in ranked]
         if split == "train":
             chosen = chosen[:train_candidates]
         yield {
             "group": n,
             "split": split,
             "query": query,
-            "candidates": [text_of(record["W"], words, share if scores else None) for record, share in chosen],
+            "candidates": [text_of(record["W"], words, score / highest if scores else None) for record, score in chosen],
+            "score": [round(score, 4) for _, score in chosen],
             "label": [graded[n].get(int(record["I"]), 0) for record, _ in chosen],
             "grades": sorted(graded[n].values(), reverse=True)[:10],
         }

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from rexit.bundle.inputs import Input
 from rexit.data.times import Timeline
+from rexit.errors import InputError
 from rexit.exporter.catalog.chunks import by_range
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
@@ -30,7 +31,7 @@ class Data:
     """Interactions, users and items.
 
     interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `input.NAME` (codes as text) for each of `inputs`
-        and `objective.NAME` (bool with nulls) for each objective, sorted by (user, time, item).
+        and `objective.NAME` (bool with nulls) for each objective, `score` if exit zero reads it, sorted by (user, time, item).
     samples: the interactions and the sampled negatives; what the splits hold.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -63,11 +64,14 @@ def read_data(
     rules: Sequence[InputRule],
     tokenizer: Tokenizer,
     objectives: Sequence[ObjectiveRule] = (),
+    scores: bool = False,
 ) -> Data:
     """Reads the files of interactions, items and, if there is one, users. rules: the template's inputs.
-    tokenizer: tokenizes their texts. Raises InputError."""
+    tokenizer: tokenizes their texts. scores: whether exit zero reads the first stage's. Raises InputError."""
     columns = options.columns
-    rows = read_interactions(source, options, inputs=rules, objectives=objectives)
+    if scores and options.sampled:
+        raise InputError(f"{source}: sampled items have no score of the first stage, which the template's exit zero reads")
+    rows = read_interactions(source, options, inputs=rules, objectives=objectives, scores=scores)
     inputs = known_inputs(rules, rows, source)
     rows = with_codes(rows, inputs, tokenizer, source)
     unit = unit_of_times(rows["time"]) if options.order == "time" else None

@@ -46,7 +46,7 @@ def write(
         folder: an empty folder.
         info: the contents of catalog.json, changed in place.
         content: each file of TABLES with its tensors, consumed one by one.
-        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs and objectives, in the splits' order.
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs, objectives and scores, in the splits' order.
         users, items: ids by row.
         progress: called with "splits", the splits written and their number.
 
@@ -59,7 +59,9 @@ def write(
     (folder / "splits").mkdir()
     splits = {}
     for n, split in enumerate(SPLITS):
-        part = samples.filter(pl.col("split") == split).select("user", "item", "time", "liked", pl.col(f"^({INPUT}|{COLUMN}).*$"))
+        part = samples.filter(pl.col("split") == split).select(
+            "user", "item", "time", "liked", pl.col(f"^(score$|{INPUT}|{COLUMN}).*$")
+        )
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"
         write_frame(folder / path, part)

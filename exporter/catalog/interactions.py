@@ -29,7 +29,7 @@ _MOMENT = pl.Datetime("us")
 
 
 def interaction_columns(
-    options: IndexOptions, inputs: Sequence[InputRule] = (), objectives: Sequence[ObjectiveRule] = ()
+    options: IndexOptions, inputs: Sequence[InputRule] = (), objectives: Sequence[ObjectiveRule] = (), scores: bool = False
 ) -> Needs:
     """The columns that the interactions file must have, each with the option that names it, or with its placeholder."""
     columns = options.columns
@@ -40,6 +40,8 @@ def interaction_columns(
         needs[columns.time] = f"{column_option('time')}; --order if there are no times"
     if columns.split is not None:
         needs[columns.split] = column_option("split")
+    if scores:
+        needs[columns.score] = column_option("score")
     for rule in inputs:
         if (column := rule.column_in(())) is not None:
             needs.setdefault(column, f"{{{INPUT}{rule.name}}} of the template")
@@ -54,6 +56,7 @@ def read_interactions(
     complete: bool = True,
     inputs: Sequence[InputRule] = (),
     objectives: Sequence[ObjectiveRule] = (),
+    scores: bool = False,
 ) -> pl.DataFrame:
     """Reads the interactions file.
 
@@ -63,6 +66,7 @@ def read_interactions(
         complete: the file holds every interaction, so it must hold likes and others.
         inputs: the template's; the result has a column `input.NAME` of raw cells for each.
         objectives: the result has a column `objective.NAME` for each, bool with nulls.
+        scores: the result has a column `score`, the first stage's, Float32.
 
     Returns:
         In the file's order: `user` and `item` (ids as written), `liked` bool, `time` (int64, or Datetime in UTC where the file
@@ -71,7 +75,7 @@ def read_interactions(
     Raises:
         InputError: a column is missing, or the first row with a value that is not as expected.
     """
-    columns, needs = options.columns, interaction_columns(options, inputs, objectives)
+    columns, needs = options.columns, interaction_columns(options, inputs, objectives, scores)
     check_columns({path: needs})
     names = column_names(path) if inputs else ()
     cells = {rule.name: rule.column_in(names) for rule in inputs}
@@ -84,6 +88,9 @@ def read_interactions(
     }
     if columns.split is not None:
         values["split"] = _splits(frame[columns.split], path)
+    if scores:
+        values["score"] = frame[columns.score].cast(pl.Float32, strict=False)
+        check_rows(~values["score"].is_finite().fill_null(False), frame[columns.score], path, "a finite number")
     missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))
     values |= {INPUT + name: missing if column is None else frame[column] for name, column in cells.items()}
     values |= {COLUMN + rule.name: label_column(frame[rule.column], rule, path) for rule in objectives}

@@ -44,7 +44,8 @@ def golden_slates(
         prompt = prompt_of(slate)
         log_odds = model.reference(*_pass(prompt, vectors, turn))
         user, items, as_of, inputs = _rows(source, slate)
-        golden.append(GoldenSlate(user, items, as_of, prompt.prefix, prompt.candidates, log_odds, inputs, prompt.liked))
+        tokens = prompt.prefix, prompt.candidates
+        golden.append(GoldenSlate(user, items, as_of, *tokens, log_odds, inputs, prompt.liked, slate.scores))
         if on_slate:
             on_slate(done)
     return golden

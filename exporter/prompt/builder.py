@@ -150,17 +150,28 @@ class PromptBuilder:
         return Prompt(self._encode(prefix), candidates, request.items[request.liked], request.part)
 
     def numbers(
-        self, user: Id | None, items: Sequence[Id], as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()
+        self,
+        user: Id | None,
+        items: Sequence[Id],
+        as_of: int | None = None,
+        recent: Sequence[tuple[Id, bool]] = (),
+        scores: NDArray[np.float32] | None = None,
     ) -> Numbers:
-        """What exit zero reads of a slate, float32 [N, F], by ids. Arguments and errors are those of `prompt`."""
+        """What exit zero reads of a slate, float32 [N, F], by ids. scores: the first stage's, if they are read. The other
+        arguments and errors are those of `prompt`."""
         ids = self._catalog.items
         fresh = ids.rows([item for item, _ in recent]).tolist()
         row = None if user is None else self._catalog.users.row(user)
         pairs = [(item, liked) for item, (_, liked) in zip(fresh, recent, strict=True)]
-        return self.number_rows(row, ids.rows(items), as_of, pairs)
+        return self.number_rows(row, ids.rows(items), as_of, pairs, scores)
 
     def number_rows(
-        self, user: int | None, items: Rows | Sequence[int], as_of: int | None = None, recent: Sequence[tuple[int, bool]] = ()
+        self,
+        user: int | None,
+        items: Rows | Sequence[int],
+        as_of: int | None = None,
+        recent: Sequence[tuple[int, bool]] = (),
+        scores: NDArray[np.float32] | None = None,
     ) -> Numbers:
         """`numbers` by rows. Arguments are those of `prompt_rows`."""
         request, targets = self._request(user, as_of, recent, self._numbers), np.asarray(items, np.int64)
@@ -169,7 +180,7 @@ class PromptBuilder:
             nearest = self._nearest(request, targets)
         table = np.empty((len(targets), len(self._numbers)), np.float32)
         for column, op in enumerate(self._numbers):
-            table[:, column] = self._number(op, request, targets, nearest)
+            table[:, column] = scores if op["op"] == "score" else self._number(op, request, targets, nearest)
         return table
 
     def _number(self, op: Op, request: _Request, targets: Rows, nearest: Sequence[Entries]) -> NDArray[np.float64]:

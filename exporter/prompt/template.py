@@ -26,7 +26,8 @@ LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict"
 RATES = ("user.like_rate", "user.count", "item.like_rate", "item.count")
 SHARES = ("similar_like_rate", "nearest_like_rate")
 EMBEDDINGS = ("user.gcn", "item.gcn")
-NUMBERS = ("gcn", *RATES, *SHARES)
+SCORE = "score"
+NUMBERS = ("gcn", *RATES, *SHARES, SCORE)
 """What exit zero can read."""
 ZERO = ["gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "nearest_like_rate:10"]
 """What it reads if the template does not say."""
@@ -82,6 +83,11 @@ class Template:
     inputs: Sequence[InputRule] = ()
     bos: str | None = None
     zero: Sequence[Placeholder] = ()
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether exit zero reads the first stage's score of each interaction."""
+        return Placeholder(SCORE) in self.zero
 
     @property
     def objectives(self) -> tuple[str, ...]:

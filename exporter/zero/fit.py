@@ -3,9 +3,10 @@
 1. The pairs are those of short training slates as of each slate's moment, in the last part of the user's training
    (`rexit.exporter.retriever.snapshots`): the slates most like a request's. Fitted on all parts, trees ranked below the product
    that they read. Each user's first slate is among them, for users without a history.
-2. A fifth of the training users judge their last part by log loss, after boosting on the part before it of the others. The
-   fewest leaves in all are chosen, over trees of up to 16, whose loss is within TOLERANCE of the least.
-3. The chosen number of trees is fitted on all users' pairs.
+2. A fifth of the training users judge their last part by log loss, after a fit on the part before it of the others. The simplest
+   model is chosen whose loss is within TOLERANCE of the least: a logistic one, or else the fewest leaves in all, over trees of
+   up to 16. With fewer than MIN_USERS, or judges of one label, it is the logistic one.
+3. The chosen model is fitted on all users' pairs.
 
 Validation and test users neither fit nor choose.
 """
@@ -34,11 +35,9 @@ LEAVES = (4, 8, 16)
 """Of a tree."""
 MAX_TREES = 100
 TOLERANCE = 0.002
-"""Of the least log loss, that fewer leaves may lose."""
-MIN_PAIRS = 100
-"""With fewer training pairs there is no exit zero."""
-MIN_USERS = 10
-"""With fewer training users the judges are too few, and the smallest trees are taken."""
+"""Of the least log loss, that a simpler model may lose."""
+MIN_USERS = 50
+"""With fewer training users the judges are too few. On MovieLens, trees then ranked below a logistic model."""
 _RATE = 0.2
 
 
@@ -52,7 +51,7 @@ def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress
         progress: Called with "exit zero", the slates read and in all.
 
     Returns:
-        How it was made, for catalog.json; `none`: why there is no graph, for want of training pairs.
+        How it was made, for catalog.json; `none`: why there is no graph: training pairs are of one label.
 
     Raises:
         InputError: `own` is no such graph.
@@ -64,15 +63,19 @@ def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress
             graph.log_odds(rows)
         (folder / ZERO).write_bytes(own.read_bytes())
         return {"file": own.name}
-    from rexit.exporter.zero.trees import tree_graph
+    from rexit.exporter.zero.models import Logistic, logistic_graph, tree_graph
 
     liked = pairs.liked[pairs.fits]
-    if len(liked) < MIN_PAIRS or liked.all() or not liked.any():
-        wrong = f"fewer than {MIN_PAIRS}" if len(liked) < MIN_PAIRS else "of one label only"
-        return {"none": f"{len(liked)} training pairs, {wrong}"}
-    trees, leaves, loss = _choose(pairs)
-    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, pairs.numbers[pairs.fits], liked)))
-    return {"pairs": len(liked), "trees": trees, "leaves": leaves, "log_loss": loss}
+    if liked.all() or not liked.any():
+        return {"none": f"{len(liked)} training pairs of one label only"}
+    numbers, counts = pairs.numbers[pairs.fits], np.array([op["op"].endswith("_count") for op in catalog.numbers])
+    trees, leaves, loss = _choose(pairs, counts)
+    made = {"pairs": len(liked), "log_loss": loss}
+    if not trees:
+        (folder / ZERO).write_bytes(logistic_graph(Logistic.fit(numbers, liked, counts)))
+        return {**made, "logistic": True}
+    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, numbers, liked)))
+    return {**made, "trees": trees, "leaves": leaves}
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
     builder, numbers = PromptBuilder.of(catalog, "train"), []
     for done, n in enumerate(chosen):
         progress("exit zero", done, len(chosen))
-        numbers.append(builder.number_rows(int(user[n]), split.items[parts[n]], int(time[n])))
+        scores = None if split.scores is None else split.scores[parts[n]]
+        numbers.append(builder.number_rows(int(user[n]), split.items[parts[n]], int(time[n]), scores=scores))
     progress("exit zero", len(chosen), len(chosen))
     rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
     slates = np.repeat(chosen, [len(table) for table in numbers])
@@ -109,21 +113,30 @@ def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
     return _Pairs(np.concatenate(numbers), users, liked, *(kind[slates] for kind in (last | first, before | first, last)))
 
 
-def _choose(pairs: _Pairs) -> tuple[int, int, float | None]:
-    """Trees, leaves of each, and the log loss of the users who judge; None if they are too few."""
+def _choose(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, int, float | None]:
+    """Trees, leaves of each, both 0 for a logistic model, and the log loss of the users who judge; None if they are too few.
+    counts: bool [F], the numbers that are counts."""
+    from rexit.exporter.zero.models import Logistic
+
     distinct = np.unique(pairs.users)
     judges = np.isin(pairs.users, distinct[[roles.place(f"zero {user}") < 0.2 for user in distinct.tolist()]])
     fits, judged = pairs.before & ~judges, pairs.judged & judges
     labels = pairs.liked[judged]
-    if len(distinct) < MIN_USERS or any(rows.all() or not rows.any() for rows in (pairs.liked[fits], labels)):
-        return MAX_TREES // 4, LEAVES[0], None
-    losses: dict[tuple[int, int], float] = {}
+    one_label = any(rows.all() or not rows.any() for rows in (pairs.liked[fits], labels))
+    if one_label or len(distinct) < MIN_USERS:
+        return 0, 0, None
+
+    def loss(log_odds: NDArray[np.float64]) -> float:
+        return float(np.logaddexp(0, np.where(labels, -log_odds, log_odds)).mean())
+
+    logistic = Logistic.fit(pairs.numbers[fits], pairs.liked[fits], counts)
+    losses = {(0, 0): loss(logistic.log_odds(pairs.numbers[judged]))}
     for leaves in LEAVES:
         model = _boosted(MAX_TREES, leaves, pairs.numbers[fits], pairs.liked[fits])
         for trees, log_odds in enumerate(model.staged_decision_function(pairs.numbers[judged]), 1):
-            losses[trees, leaves] = float(np.logaddexp(0, np.where(labels, -log_odds, log_odds)).mean())
+            losses[trees, leaves] = loss(log_odds)
     most = min(losses.values()) * (1 + TOLERANCE)
-    trees, leaves = min((size for size, loss in losses.items() if loss <= most), key=math.prod)
+    trees, leaves = min((size for size, value in losses.items() if value <= most), key=math.prod)
     return trees, leaves, losses[trees, leaves]
 
 

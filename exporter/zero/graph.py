@@ -65,4 +65,5 @@ class Graph:
 def zero_log_odds(catalog: Catalog, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
     """Returns exit zero's log-odds of the candidates of every slate, as the runtime computes them, float32 [n] each."""
     graph, builder = Graph(catalog.path / ZERO, len(catalog.numbers)), PromptBuilder(catalog)
-    return [graph.log_odds(builder.numbers(slate.user, slate.items, slate.as_of)) for slate in slates]
+    numbers = (builder.numbers(slate.user, slate.items, slate.as_of, scores=slate.scores) for slate in slates)
+    return [graph.log_odds(table) for table in numbers]

@@ -37,6 +37,7 @@ class Slate:
         objectives: Labels of the objectives (`rexit.bundle.labels`), int8 [n, objectives]; None if none are named.
         labelled: Whether there is a ground truth. If not, `liked` is False.
         recent: As a request's.
+        scores: The first stage's, float32 [n]; None: exit zero does not read them.
     """
 
     user: Id
@@ -47,11 +48,12 @@ class Slate:
     objectives: NDArray[np.int8] | None = None
     labelled: bool = True
     recent: Recent | None = None
+    scores: NDArray[np.float32] | None = None
 
     @property
     def request(self) -> Request:
         """What a session is asked."""
-        return Request(self.user, self.items, self.recent, self.as_of, self.inputs)
+        return Request(self.user, self.items, self.recent, self.as_of, self.inputs, self.scores)
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""
@@ -60,7 +62,8 @@ class Slate:
     def part(self, part: slice) -> Slate:
         """Returns the slate of some candidates."""
         objectives = None if self.objectives is None else self.objectives[part]
-        return replace(self, items=self.items[part], liked=self.liked[part], objectives=objectives)
+        scores = None if self.scores is None else self.scores[part]
+        return replace(self, items=self.items[part], liked=self.liked[part], objectives=objectives, scores=scores)
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,8 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
         at = part.start
         inputs = catalog.inputs.decode(rows.codes_of(at))
         objectives = rows.objectives[part] if catalog.objectives else None
-        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], inputs, objectives))
+        scores = None if rows.scores is None else rows.scores[part]
+        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], inputs, objectives, scores=scores))
     return slates
 
 

@@ -45,6 +45,7 @@ def test_a_score_is_a_share_of_the_best_in_two_digits(monkeypatch: pytest.Monkey
     first, second = cranfield.slates(FILES, 2, 3, scores=True)
     assert first["candidates"] == ["heat in plates\nMatch: 99", "a wing .\nMatch: 25"]
     assert second["candidates"][1].endswith("Match: 03")
+    assert first["score"] == [RANKED[0][0][1], RANKED[0][1][1]], "what exit zero reads"
 
 
 def test_training_queries_alone_keep_fewer_candidates(monkeypatch: pytest.MonkeyPatch) -> None:

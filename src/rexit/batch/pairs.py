@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +35,14 @@ class ColumnNames:
         user: The column of users.
         item: The column of items.
         as_of: The column of times; None: `as_of`, if the files have it.
+        score: The column of the first stage's scores; None: `score`, if they are read.
         inputs: The columns of inputs, by input name. Another input has the column of its own name, if the files have it.
     """
 
     user: str = "user_id"
     item: str = "item_id"
     as_of: str | None = None
+    score: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -122,7 +124,9 @@ class PairFiles:
     inputs: Mapping[str, str]
 
     @classmethod
-    def find(cls, place: Path, columns: ColumnNames, added: Sequence[str], inputs: Sequence[str] = ()) -> PairFiles:
+    def find(
+        cls, place: Path, columns: ColumnNames, added: Sequence[str], inputs: Sequence[str] = (), scores: bool = False
+    ) -> PairFiles:
         """Finds the files.
 
         Args:
@@ -130,10 +134,12 @@ class PairFiles:
             columns: Names of the columns.
             added: Columns that the files must not have.
             inputs: Names of the prompt's inputs.
+            scores: Whether exit zero reads the first stage's scores.
 
         Raises:
             InputError: There is no such file, a column is missing, or the files differ.
         """
+        columns = replace(columns, score=columns.score or "score") if scores else columns
         if place.is_dir():
             files = tuple(sorted(path for path in place.iterdir() if path.suffix in PAIR_FORMATS and path.is_file()))
             if len(kinds := sorted({path.suffix for path in files})) != 1:
@@ -294,7 +300,7 @@ def _not_parquet(path: Path, exc: Exception) -> InputError:
 
 
 def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
-    named = {"user": columns.user, "item": columns.item, "as_of": columns.as_of}
+    named = {"user": columns.user, "item": columns.item, "as_of": columns.as_of, "score": columns.score}
     named |= {f"input.{name}": column for name, column in columns.inputs.items()}
     missing = [f"{name!r} (--column {role}=NAME)" for role, name in named.items() if name is not None and name not in header]
     if missing:

@@ -75,9 +75,9 @@ def score_partition(
             last_user = user
         user_id = catalog.users.id(user) if user >= 0 else unknown[-1 - user]
         as_of = int(slate["time"][0]) if scoring.timed else None
-        request = Request(
-            user_id, catalog.items.take(slate["item"]), as_of=as_of, inputs=input_values(catalog.inputs, slate["inputs"][0])
-        )
+        inputs = input_values(catalog.inputs, slate["inputs"][0])
+        scores_of = slate["score"] if catalog.reads_scores else None
+        request = Request(user_id, catalog.items.take(slate["item"]), None, as_of, inputs, scores_of)
         slates += 1
         try:
             scores = session.score(request, top_k=scoring.top_k)

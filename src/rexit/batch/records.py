@@ -15,6 +15,7 @@ from rexit.batch.pairs import Batch, PairFiles, user_or_item
 from rexit.bundle import Bundle, Id
 from rexit.bundle.input_kinds import Value
 from rexit.bundle.inputs import Input, Inputs
+from rexit.bundle.typed import short
 from rexit.errors import InputError
 from rexit.ids import first_few, to_id
 from rexit.prompts.texts import input_tokenizer
@@ -27,10 +28,10 @@ def pair_type(inputs: Inputs) -> np.dtype[Any]:
     """Returns the type of a pair's record.
 
     row: in the files, from 0. user: the user's row in the catalog, or -1 - n for the n-th unknown user. item: the item's row in
-    the catalog. time: 0 without times. inputs: the codes of each input, padded.
+    the catalog. time: 0 without times. score: the first stage's; 0: it is not read. inputs: the codes of each input, padded.
     """
     fields = [(name, "<i8") for name in ("row", "user", "item", "time")]
-    return np.dtype([*fields, ("inputs", "<i4", (inputs.width,))])
+    return np.dtype([*fields, ("score", "<f4"), ("inputs", "<i4", (inputs.width,))])
 
 
 def input_values(inputs: Inputs, codes: NDArray[np.int32]) -> dict[str, Value]:
@@ -85,6 +86,7 @@ class PairReader:
         records["row"] = np.arange(batch.first, batch.first + len(batch))
         records["user"], records["item"] = self._user_rows(users), self._item_rows(items, batch)
         records["time"] = self._times(batch)
+        records["score"] = 0 if columns.score is None else batch.read(columns.score, _score)
         begin = 0
         for entry in inputs.entries:
             records["inputs"][:, begin : begin + entry.encoder.max_codes] = self._codes(entry, batch)
@@ -142,6 +144,16 @@ class PairReader:
             if row < 0:
                 self._unknown_items.setdefault(item, f"row {batch.before + items.index(item) + 1}{place}")
         return [rows[item] for item in items]
+
+
+def _score(cell: Any) -> np.float32:
+    try:
+        score = np.float32(cell)
+    except (TypeError, ValueError):
+        score = np.float32(np.nan)
+    if not np.isfinite(score):
+        raise InputError(f"score {short(cell)}, expected a finite number")
+    return score
 
 
 def _value(entry: Input, cell: Any) -> Value | None:

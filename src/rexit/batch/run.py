@@ -108,7 +108,9 @@ def score_files(
     """
     begin = time.perf_counter()
     bundle, out = opening.bundle, options.out
-    files = PairFiles.find(options.pairs, options.columns, tuple(COLUMNS), bundle.catalog.inputs.names)
+    files = PairFiles.find(
+        options.pairs, options.columns, tuple(COLUMNS), bundle.catalog.inputs.names, bundle.catalog.reads_scores
+    )
     if files.time is not None and options.as_of is not None:
         raise InputError(f"--as-of and the column {files.time!r} of {files.place} both give a time, expected one")
     if both := [name for name in options.inputs if name in files.inputs]:

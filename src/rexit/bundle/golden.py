@@ -81,6 +81,9 @@ class Golden:
             codes = table.get("input_codes", np.empty(0, np.int32))
             per_slate = (len(inputs) - 1) // max(1, len(users))
             _check_offsets(inputs, per_slate * len(users), len(codes), "input_offsets")
+            first_stage = table.get("score", log_odds[:, 0] if scores else None)
+            if first_stage is not None and len(first_stage) != len(items):
+                raise ValueError(f"score has {len(first_stage)} entries, expected {len(items)}")
         except (SafetensorError, OSError, KeyError, ValueError) as exc:
             raise BundleError(f"{path}: not golden samples: {exc}") from exc
         tokens = table["candidate_tokens"]
@@ -96,7 +99,7 @@ class Golden:
                     [tokens[candidates[c] : candidates[c + 1]] for c in range(begin, end)],
                     log_odds[begin:end],
                     [codes[inputs[n] : inputs[n + 1]] for n in range(g * per_slate, (g + 1) * per_slate)],
-                    scores=log_odds[begin:end, 0] if scores else None,
+                    scores=None if first_stage is None else first_stage[begin:end],
                 )
             )
         return cls(read)
@@ -122,6 +125,8 @@ class Golden:
                 "user": np.array([slate.user for slate in self.slates], np.int32),
                 "item": np.concatenate([slate.items for slate in self.slates]).astype(np.int32),
             }
+        if self.slates[0].user is not None and self.slates[0].scores is not None:
+            table["score"] = np.concatenate([slate.scores for slate in self.slates if slate.scores is not None])
         if codes := [part for slate in self.slates for part in slate.inputs]:
             table |= {
                 "input_offsets": offsets([len(part) for part in codes]),

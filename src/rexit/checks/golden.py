@@ -54,7 +54,7 @@ def slate_of(catalog: Catalog | None, slate: GoldenSlate) -> Slate | TokenSlate:
         return TokenSlate("", slate.prefix, tuple(slate.candidates), liked, slate.scores)
     assert slate.user is not None
     user, items = catalog.users.id(slate.user), tuple(catalog.items.take(slate.items.astype(np.int64)))
-    return Slate(user, items, slate.as_of, liked, catalog.inputs.decode(slate.inputs))
+    return Slate(user, items, slate.as_of, liked, catalog.inputs.decode(slate.inputs), scores=slate.scores)
 
 
 def _decision_failures(

@@ -122,6 +122,7 @@ def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
         return [_filled(slate, options.slate) for slate in islice(cycle(bundle.golden().slates), options.requests)]
     catalog, random = bundle.catalog, np.random.default_rng(SEED)
     count = options.requests
+    scores = np.resize(bundle.golden().slates[0].scores, options.slate) if catalog.reads_scores else None
     users = random.choice(len(catalog.users), count, replace=count > len(catalog.users))
     return [
         Slate(
@@ -130,6 +131,7 @@ def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
             as_of=None,
             liked=np.zeros(options.slate, np.bool_),
             inputs=catalog.inputs.example(),
+            scores=scores,
         )
         for user in users
     ]

@@ -166,6 +166,7 @@ class _Logged(msgspec.Struct, frozen=True):
     recent: tuple[Id | tuple[Id, bool], ...] | None = None
     as_of: int | None = None
     inputs: dict[str, Any] | None = None
+    scores: tuple[float, ...] | None = None
 
 
 class RequestLog(_File[Slate]):
@@ -179,12 +180,18 @@ class RequestLog(_File[Slate]):
             logged = typed(row, _Logged, f"{path}: {where}", error=InputError)
             try:
                 catalog.items.rows(logged.items)
+                if catalog.reads_scores and len(logged.scores or ()) != len(logged.items):
+                    raise InputError(
+                        f"scores has {len(logged.scores or ())} numbers, expected one for each of items, {len(logged.items)}"
+                    )
                 if not logged.recent:
                     catalog.users.rows([logged.user], "user")
             except InputError as exc:
                 raise InputError(f"{path}: {where}: {exc}") from exc
             liked = np.zeros(len(logged.items), np.bool_)
-            slate = Slate(logged.user, logged.items, logged.as_of, liked, logged.inputs or {}, None, False, logged.recent)
+            given = (logged.user, logged.items, logged.as_of, liked, logged.inputs or {})
+            scores = None if logged.scores is None or not catalog.reads_scores else np.array(logged.scores, np.float32)
+            slate = Slate(*given, labelled=False, recent=logged.recent, scores=scores)
             by_split[split_of(slate.user, fits=False)].append(slate)
         return cls(Path(path), by_split, Roles())
 

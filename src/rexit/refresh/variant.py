@@ -134,7 +134,8 @@ class Trial:
                 raise BundleError(f"{self._new.path}: {name} gives log-odds that are not finite for user {slate.user!r}")
             user, items = self._new.users.rows([slate.user], "user")[0], self._new.items.rows(slate.items)
             rows, inputs = items.astype(np.int32), self._new.inputs.encode(slate.inputs)
-            slates.append(GoldenSlate(int(user), rows, slate.as_of, prompt.prefix, prompt.candidates, log_odds, inputs))
+            tokens = prompt.prefix, prompt.candidates
+            slates.append(GoldenSlate(int(user), rows, slate.as_of, *tokens, log_odds, inputs, scores=slate.scores))
         self._progress(f"{name}: golden", len(self._golden), len(self._golden))
         return Golden(slates)
 

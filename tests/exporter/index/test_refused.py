@@ -95,7 +95,7 @@ def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) ->
         ),
         (["--column", "split=rating"], "ratings.csv: row 1: 'rating' is '"),
         (["--split", "leave-last:19,1"], "ratings.csv: the validation split is empty: 480 interactions of 24 users are too few"),
-        (["--column", "film=sku"], "--column film=sku: no role 'film', expected one of user, item, rating, time, split"),
+        (["--column", "film=sku"], "--column film=sku: no role 'film', expected one of user, item, rating, time, score, split"),
         (["--column", "sku"], "--column 'sku', expected NAME=VALUE, as in user=name_in_the_file"),
         (["--column", "item=a", "--column", "item=b"], "--column item: given twice, expected once"),
         (["--order", "size"], "order is 'size', expected one of time, file, random"),

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from builders.data import ratings
 from builders.models.checkpoints import tiny_checkpoint
+from rexit import runtime
 from rexit.baselines import ZERO as EXIT_ZERO
 from rexit.baselines import _lightgcn, baselines
 from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
@@ -32,8 +33,11 @@ from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.source import zero_of
 from rexit.exporter.update import update_catalog
+from rexit.exporter.zero import fit
 from rexit.exporter.zero.graph import Graph
-from rexit.exporter.zero.trees import tree_graph
+from rexit.exporter.zero.models import Logistic, logistic_graph, tree_graph
+from rexit.prompts.slates_file import RequestLog
+from rexit.ranking import auc
 from rexit.refresh.fit import check_fit
 from rexit.refresh.swap import staged
 from rexit.slates import cut
@@ -112,7 +116,7 @@ def test_training_pairs_of_one_label_make_no_exit_zero(
     )
     monkeypatch.chdir(data)
     assert run(monkeypatch, *INDEX) == 0
-    assert "training pairs, of one label only" in " ".join(capsys.readouterr().out.split())
+    assert "training pairs of one label only" in " ".join(capsys.readouterr().out.split())
     all_liked = Catalog.open(data / "catalog")
     assert all_liked.numbers == [] and ZERO not in all_liked.files and not (data / "catalog" / ZERO).exists()
     (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,5,20000\n")
@@ -126,7 +130,7 @@ def test_it_is_a_baseline_that_reads_the_catalog_s_graph(catalog: Catalog) -> No
     builder = PromptBuilder(catalog)
     numbers = np.concatenate([builder.numbers(slate.user, slate.items, slate.as_of) for slate in slates])
     assert (scores == Graph(catalog.path / ZERO, len(INPUTS)).log_odds(numbers)).all()
-    assert catalog.info["zero"]["trees"] >= 1
+    assert catalog.info["zero"]["logistic"], "24 users are too few for trees"
 
 
 @pytest.mark.parametrize("leaves", [2, 16])
@@ -145,6 +149,37 @@ def test_trees_answer_as_scikit_learn_s_do(tmp_path: Path, leaves: int) -> None:
         edges = np.full((len(thresholds), 3), np.nan, np.float32)
         edges[:, column] = thresholds
         assert abs(graph.log_odds(edges) - model.decision_function(edges)).max() < 1e-5
+
+
+def test_a_logistic_model_clips_what_it_has_not_met(tmp_path: Path) -> None:
+    """The graph answers as the model does, for missing numbers and for numbers of any size; log(1 + count) for counts."""
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(500, 4)).astype(np.float32)
+    numbers[:, 1] = rng.integers(0, 500, 500)
+    numbers[rng.random(numbers.shape) < 0.1] = np.nan
+    numbers[:, 3] = np.nan
+    logit = np.nan_to_num(numbers[:, 0]) + np.log1p(np.nan_to_num(numbers[:, 1])) - 5
+    model = Logistic.fit(numbers, logit + rng.logistic(size=500) > 0, np.array([False, True, False, False]))
+    assert abs(model.weights[:2] - 1).max() < 0.35 and abs(model.weights[2]) < 0.35
+    (tmp_path / ZERO).write_bytes(logistic_graph(model))
+    graph = Graph(tmp_path / ZERO, 4)
+    far = np.concatenate([numbers, np.nan_to_num(numbers, nan=1) * np.float32(1e30), -numbers * np.float32(1e30)])
+    np.testing.assert_allclose(graph.log_odds(far), model.log_odds(far), atol=1e-4)
+    edge = np.vstack([np.fmax.reduce(numbers), np.full(4, 1e38)]).astype(np.float32)
+    edge[:, 3] = np.nan
+    assert len(set(graph.log_odds(edge).tolist())) == 1
+
+
+@pytest.mark.parametrize(("users", "steps", "trees"), [(400, True, True), (400, False, False), (40, True, False)])
+def test_trees_where_they_are_better_and_users_many(users: int, steps: bool, trees: bool) -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(10 * users, 2)).astype(np.float32)
+    logit = 4.0 * (numbers.prod(1) > 0) - 2 if steps else numbers.sum(1)
+    rows = np.ones(len(numbers), np.bool_)
+    liked = logit + rng.logistic(size=len(numbers)) > 0
+    pairs = fit._Pairs(numbers, np.repeat(np.arange(users), 10), liked, rows, rows, rows)
+    size, _, loss = fit._choose(pairs, np.zeros(2, np.bool_))
+    assert (size > 0) == trees and (loss is None) == (users < fit.MIN_USERS)
 
 
 def graph_file(path: Path, op: str, width: Any = 2, kind: int = TensorProto.FLOAT, **attributes: Any) -> Path:
@@ -277,3 +312,65 @@ def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Cata
     other = damaged(replace(catalog, path=place), tmp_path / "other", catalog.numbers[:1])
     with pytest.raises(InputError, match=r"another prompt program .*: numbers op 1 is missing, expected user_count: nothing was"):
         check_fit(folder, Manifest.read(folder), [], other)
+
+
+def test_the_first_stage_s_scores_are_fitted_and_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Column, splits, graph, golden samples, requests, pairs, an update and a log of requests; and what is refused."""
+    rated = ratings.interactions()
+    noise = np.random.default_rng(1).normal(size=len(rated))
+    rated = rated.with_columns(bm25=pl.Series(np.where(rated["rating"] >= 4, 3, 0) + noise))
+    data = ratings.write(tmp_path, template("item.count", "score"), rated)
+    monkeypatch.chdir(data)
+    assert run(monkeypatch, *INDEX) != 0
+    assert "ratings.csv: no column 'score' (--column score=NAME)" in capsys.readouterr().err
+    assert run(monkeypatch, *INDEX, "--implicit", "--column", "score=bm25") != 0
+    assert "sampled items have no score of the first stage" in capsys.readouterr().err
+    assert run(monkeypatch, *INDEX, "--column", "score=bm25") == 0
+    catalog = Catalog.open(data / "catalog")
+    slates = cut(catalog, "test")
+    builder, slate = PromptBuilder(catalog), slates[0]
+    numbers = builder.numbers(slate.user, slate.items, slate.as_of, scores=slate.scores)
+    written = {(row[0], row[1]): np.float32(row[4]) for row in rated.rows()}
+    assert numbers[:, 1].tolist() == [written[slate.user, item] for item in slate.items]
+    assert slate.scores is not None
+    zero, liked = np.concatenate(zero_of(catalog, slates)), np.concatenate([slate.liked for slate in slates])
+    assert auc(zero, liked) > 0.85, "the column says what was liked"
+
+    tiny_checkpoint(tmp_path / "own", catalog=catalog, vocab_size=400, max_position_embeddings=512)
+    export_bundle(tmp_path / "own", catalog.path, tmp_path / "bundle", ExportOptions(golden_slates=2))
+    capsys.readouterr()
+    assert run(monkeypatch, "verify", "bundle") == 0
+    assert run(monkeypatch, "bench", "bundle", "--requests", 2, "--slate", 3) == 0
+    first = runtime.open(tmp_path / "bundle").score(slate.request, force_exit=0)
+    np.testing.assert_allclose(first.log_odds, zero_of(catalog, slates[:1])[0], atol=1e-6)
+    one = ("--user", slate.user, "--items", ",".join(map(str, slate.items)))
+    capsys.readouterr()
+    assert run(monkeypatch, "score", "bundle", *one, "--scores", ",".join(map(str, slate.scores)), "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["scores"]) == len(slate.items)
+    assert run(monkeypatch, "inspect", "bundle", *one) == 0
+    for given, message in (("", "scores is missing"), ("1", "scores has 1 numbers"), ("1,x", "--scores 1,x, expected numbers")):
+        assert run(monkeypatch, "score", "bundle", *one, "--scores", given) != 0
+        assert message in capsys.readouterr().err
+
+    rated.head(30).write_csv("pairs.csv")
+    words = ("score", "bundle", "--pairs", "pairs.csv", "--out", "out.csv", "--column", "score=bm25")
+    assert run(monkeypatch, *words) == 0 and len(pl.read_csv("out.csv")) == 30
+    (data / "pairs.csv").write_text("user_id,item_id,bm25\n1,2,nan\n")
+    assert run(monkeypatch, *words) != 0
+    assert "row 1: score 'nan', expected a finite number" in capsys.readouterr().err
+
+    request = {"user": 1, "items": [1, 2], "as_of": 20000}
+    (data / "log.jsonl").write_text(json.dumps({**request, "scores": [1.5, -2]}) + "\n")
+    (logged,) = RequestLog.read(data / "log.jsonl", catalog).all_slates
+    assert logged.scores is not None and logged.scores.tolist() == [1.5, -2]
+    (data / "log.jsonl").write_text(json.dumps(request) + "\n")
+    with pytest.raises(InputError, match="scores has 0 numbers, expected one for each of items, 2"):
+        RequestLog.read(data / "log.jsonl", catalog)
+
+    (data / "new.csv").write_text("user_id,item_id,rating,timestamp,bm25\n1,2,5,20000,7.5\n")
+    update_catalog(data / "catalog", data / "new.csv", str(data / "tok"), data / "prompt.toml", data / "newer")
+    newer, split = Catalog.open(data / "newer"), Catalog.open(data / "newer").split("train")
+    assert split.scores is not None and split.scores[split.times == 20000].tolist() == [7.5]
+    assert len(newer.split("train")) == len(catalog.split("train")) + 1

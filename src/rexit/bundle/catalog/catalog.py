@@ -158,6 +158,11 @@ class Catalog:
         """What exit zero reads of a candidate, as ops; empty: the catalog has no exit zero."""
         return list(self.info["prompt"].get("numbers", []))
 
+    @property
+    def reads_scores(self) -> bool:
+        """Whether exit zero reads the first stage's score of each candidate, which requests must bring."""
+        return {"op": "score"} in self.numbers
+
     @cached_property
     def sha256(self) -> str:
         """The catalog's digest: the SHA-256 of catalog.json, which has those of the tables."""

@@ -33,6 +33,7 @@ class Split:
         inputs: For each input of the prompt the place of its codes in `codes`, int32 [n, inputs].
         codes: The distinct codes (`rexit.bundle.inputs`), int32 each.
         objectives: Labels of the objectives, 1, 0 or UNKNOWN, int8 [n, objectives]; [n, 0] where none are named.
+        scores: The first stage's, float32 [n]; None: exit zero does not read them.
     """
 
     users: NDArray[np.int64]
@@ -42,6 +43,7 @@ class Split:
     inputs: NDArray[np.int32]
     codes: tuple[Codes, ...] = ()
     objectives: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
+    scores: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -64,6 +66,7 @@ def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs, objectives: t
         frame["liked"].to_numpy().astype(np.bool_),
         *_codes(frame, inputs),
         objectives=np.array(labels, np.int8).reshape(len(labels), len(frame)).T,
+        scores=frame["score"].to_numpy() if "score" in frame.columns else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +78,8 @@ def _prompt(bundle: Bundle, request: Request, tokenizer: Path | None) -> dict[st
     """Returns the prompt as the runtime assembles it, with the code that scores."""
     from rexit import runtime
 
+    if bundle.catalog.reads_scores:  # prompts do not
+        request = replace(request, scores=[0.0] * len(request.items))
     decode = None if tokenizer is None else _decoder(tokenizer, bundle.catalog.vector_ids)
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
         prefix, candidates = session.prompt(request)

@@ -9,6 +9,7 @@ import typer
 
 from rexit.cli.common.named import parse_named
 from rexit.cli.common.output import say
+from rexit.errors import InputError
 from rexit.ids import parse_id, parse_ids, parse_recent
 from rexit.request import FIELDS
 
@@ -44,10 +45,16 @@ def parse_inputs(entries: Sequence[str] | None, inputs: Inputs) -> dict[str, Val
 
 
 def parse_request(
-    catalog: Catalog, user: str, items: str, recent: str = "", as_of: str | None = None, inputs: Sequence[str] | None = None
+    catalog: Catalog,
+    user: str,
+    items: str,
+    recent: str = "",
+    as_of: str | None = None,
+    inputs: Sequence[str] | None = None,
+    scores: str = "",
 ) -> Request:
-    """Returns the request of --user, --items, --recent, --as-of and --input. Says on stderr if no interaction, or every one, is
-    before --as-of. Raises InputError, also for an item that the catalog does not have."""
+    """Returns the request of --user, --items, --recent, --as-of, --input and --scores. Says on stderr if no interaction, or every
+    one, is before --as-of. Raises InputError, also for an item that the catalog does not have."""
     from rexit.request import Request
 
     kinds = catalog.info["ids"]
@@ -55,4 +62,8 @@ def parse_request(
     interactions = parse_recent(recent, kinds["item"])
     catalog.items.rows([*item_ids, *(item for item, _ in interactions)])
     values = parse_inputs(inputs, catalog.inputs)
-    return Request(user_id, item_ids, interactions or None, parse_as_of(as_of, catalog, warn=True), values)
+    try:
+        numbers = [float(score) for score in scores.split(",")] if scores else None
+    except ValueError:
+        raise InputError(f"--scores {scores}, expected numbers separated by commas") from None
+    return Request(user_id, item_ids, interactions or None, parse_as_of(as_of, catalog, warn=True), values, numbers)

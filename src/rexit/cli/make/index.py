@@ -60,7 +60,7 @@ def index(
     out: Annotated[Path, _files(help="The catalog folder. An older catalog is replaced.")],
     users: Annotated[Path | None, _files(help="A row per user, if the template names their columns.")] = None,
     zero: Annotated[Path | None, _files(help="Exit zero's graph, ONNX, instead of a fitted one.")] = None,
-    column: Annotated[list[str] | None, _files(help="ROLE=NAME names a column: user, item, rating, time, split.")] = None,
+    column: Annotated[list[str] | None, _files(help="ROLE=NAME names a column: user, item, rating, time, score, split.")] = None,
     positive_at: Annotated[float | None, _likes(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")] = None,
     implicit: Annotated[bool, _likes("--implicit", help="No ratings: every interaction is a like.")] = False,
     unrated: Annotated[
@@ -131,7 +131,12 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     if (zero := info.get("zero")) is not None:
         loss = "" if zero.get("log_loss") is None else f", log loss of training users left out {zero['log_loss']:.4f}"
         made = zero.get("file") or (f"none, {zero['none']}" if "none" in zero else None)
-        made = made or f"{counted(zero['trees'], 'tree')} of at most {zero['leaves']} leaves{loss}"
+        size = (
+            "logistic"
+            if zero.get("logistic")
+            else f"{counted(zero.get('trees', 0), 'tree')} of at most {zero.get('leaves')} leaves"
+        )
+        made = made or f"{size}{loss}"
         stdout.print(f"Exit zero: {made}.", highlight=False)
     if retrieval["recall@20"] is None:
         stdout.print("No user has a like in the validation split: recall was not measured.")

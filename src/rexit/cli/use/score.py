@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from rexit.batch import BatchOptions, ColumnNames, Report
     from rexit.batch.engine import Opening
     from rexit.batch.work import Plan
-    from rexit.bundle import Bundle
-    from rexit.bundle.inputs import Inputs
+    from rexit.bundle import Bundle, Catalog
     from rexit.data.times import Timeline
     from rexit.request import Request
     from rexit.runtime import Scores
@@ -38,9 +37,10 @@ def score(
     user: Annotated[str | None, _slate(help="User id; an unknown user is placed by --recent.")] = None,
     items: Annotated[str | None, _slate(help=ITEMS)] = None,
     recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
+    scores: Annotated[str, _slate(help=f"{SUMMARIES['scores']} Separated by commas.")] = "",
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
     out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
-    column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, input.NAME.")] = None,
+    column: Annotated[list[str] | None, _files(help="ROLE=NAME: user, item, as_of, score, input.NAME.")] = None,
     as_of: AsOfOption = None,
     inputs: InputOption = None,
     top_k: Annotated[int, typer.Option(help=f"{SUMMARIES['top_k']} 0: all, as they come.")] = 0,
@@ -61,20 +61,23 @@ def score(
     from rexit.batch.engine import Opening
 
     if pairs is not None:
-        if user is not None or items is not None or recent:
-            raise InputError("--pairs names the users and items; it cannot be combined with --user, --items or --recent")
+        if user is not None or items is not None or recent or scores:
+            raise InputError(
+                "--pairs names the users and items; it cannot be combined with --user, --items, --recent or --scores"
+            )
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
         opened = open_bundle(bundle, variant)
         catalog = opened.catalog
-        columns, time = _column_names(column, catalog.inputs), parse_as_of(as_of, catalog)
+        columns, time = _column_names(column, catalog), parse_as_of(as_of, catalog)
         options = BatchOptions(pairs, out, columns, time, top_k, parse_inputs(inputs, catalog.inputs))
         _score_pairs(Opening(opened, threads), options, json)
     elif user is not None and items is not None:
         if ignored := [option for option, value in {"--out": out, "--column": column}.items() if value]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
         opened = open_bundle(bundle, variant)
-        _score_slate(opened, parse_request(opened.catalog, user, items, recent, as_of, inputs), top_k, threads, json)
+        request = parse_request(opened.catalog, user, items, recent, as_of, inputs, scores)
+        _score_slate(opened, request, top_k, threads, json)
     else:
         raise InputError("expected --user and --items, or --pairs and --out")
 
@@ -114,12 +117,12 @@ def _score_pairs(opening: Opening, options: BatchOptions, json: bool) -> None:
     _check_answers(report, options.out)
 
 
-def _column_names(entries: list[str] | None, inputs: Inputs) -> ColumnNames:
+def _column_names(entries: list[str] | None, catalog: Catalog) -> ColumnNames:
     """Returns the columns of `--column`. Raises InputError."""
     from rexit.batch import ColumnNames
 
-    roles = {f"input.{name}": name for name in inputs.names}
-    columns = parse_columns(entries, ("user", "item", "as_of", *roles))
+    roles = {f"input.{name}": name for name in catalog.inputs.names}
+    columns = parse_columns(entries, ("user", "item", "as_of", *(["score"] if catalog.reads_scores else []), *roles))
     named = {name: columns.pop(role) for role, name in roles.items() if role in columns}
     return ColumnNames(**columns, inputs=named)
 
