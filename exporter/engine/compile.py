@@ -74,7 +74,6 @@ def compile_engines(
     variants: Sequence[str] = (),
     *,
     compute_capability: str | None = None,
-    builder: str | None = None,
     python: str | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -85,7 +84,6 @@ def compile_engines(
         bundle: the bundle folder.
         variants: names; empty: all TensorRT variants.
         compute_capability: e.g. "8.6" (TensorRT-RTX only); None: this machine's GPU.
-        builder: `tensorrt` or `tensorrt_rtx`; None: the first that can build.
         python: the Python with the compiler's bindings; None: this Python, then the system's.
         force: rebuild engines that are up to date.
         progress: called with a stage, the steps done and the steps in all.
@@ -98,7 +96,7 @@ def compile_engines(
     with sole_writer(Path(bundle)):
         opened = _tensorrt_variants(Path(bundle), variants)
         progress("looking for a compiler", 0, 1)
-        compiler, target = find_compiler(python, builder, compute_capability)
+        compiler, target = find_compiler(python, compute_capability)
         progress("looking for a compiler", 1, 1)
         for variant in opened:
             lowest = _MIN_CAPABILITY.get(variant.variant.precision, 0.0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,32 +51,28 @@ class BuildTarget:
     gpu: str | None
 
 
-def find_compiler(python: str | None, builder: str | None, capability: str | None) -> tuple[Compiler, BuildTarget]:
+def find_compiler(python: str | None, capability: str | None) -> tuple[Compiler, BuildTarget]:
     """The first compiler that can build for a compute capability, or for this machine's GPU.
 
     1. Without `python`, this Python comes first, then the system's.
-    2. In each Python TensorRT comes before TensorRT-RTX, unless `builder` names one of them.
+    2. In each Python TensorRT comes before TensorRT-RTX.
     3. TensorRT builds only for this machine's GPU; TensorRT-RTX for `capability`, by default this machine's GPU's.
 
     Args:
         python: an interpreter with a compiler's bindings.
-        builder: `tensorrt` or `tensorrt_rtx`.
         capability: e.g. "8.6".
 
     Raises:
         InputError: an argument is invalid.
         BackendError: no compiler can build, with the reason of each.
     """
-    if builder is not None and builder not in BUILDERS:
-        raise InputError(f"builder {builder!r}, expected {' or '.join(BUILDERS)}")
-    if capability is not None and not _is_capability(capability):
+    if capability is not None and not re.fullmatch(r"\d+\.\d+", capability):
         raise InputError(f"compute capability {capability!r}, expected a number like 8.6")
-    names = [builder] if builder else list(BUILDERS)
     pythons = [python] if python else [p for p in dict.fromkeys((sys.executable, SYSTEM_PYTHON)) if Path(p).exists()]
     refused: list[str] = []
     missing: list[str] = []
     for interpreter in pythons:
-        compilers, errors = _probe(interpreter, names)
+        compilers, errors = _probe(interpreter)
         missing += errors
         for compiler in compilers:
             target = _target(compiler, capability)
@@ -89,11 +85,6 @@ def find_compiler(python: str | None, builder: str | None, capability: str | Non
         f"no TensorRT compiler ({'; '.join(missing)}): on a Jetson, name JetPack's Python with --python; "
         "elsewhere, `pip install 'rexit[tensorrt-rtx]'`"
     )
-
-
-def _is_capability(text: str) -> bool:
-    major, dot, minor = text.partition(".")
-    return bool(dot) and major.isdecimal() and minor.isdecimal()
 
 
 def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
@@ -119,9 +110,9 @@ def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
     return target
 
 
-def _probe(python: str, names: Sequence[str]) -> tuple[list[Compiler], list[str]]:
+def _probe(python: str) -> tuple[list[Compiler], list[str]]:
     """A Python's compilers, and a line for each that it lacks. Raises InputError if the Python cannot be run."""
-    with BuilderProcess(python, {"do": "probe", "builders": list(names)}) as child:
+    with BuilderProcess(python, {"do": "probe", "builders": list(BUILDERS)}) as child:
         probe = next((event for event in child.events() if event["event"] == "probe"), None)
         ended = child.wait()
     if probe is None:

@@ -20,8 +20,7 @@ from rexit.exporter.prompt.pieces import single_token
 from rexit.exporter.prompt.template import read_template
 
 VOCABULARY = 1536
-MIN_VOCABULARY = 512
-"""Smallest vocabulary: 256 bytes, rates, counts and the words of a template."""
+"""Number of tokens: 256 bytes, rates, counts and the words of a template take 512."""
 # A word, a number with its sign, or another mark, each with the space before it: " Story", " 35%", " 2^5", ";".
 _PIECES = r" ?[\p{L}']+| ?[0-9^%]+| ?[^ ]"
 # Rates and the template's words are repeated, so that BPE merges each into one token: 50 times, or once for every 200 of the
@@ -30,27 +29,22 @@ _REPEATS = 50
 _TEXTS_PER_REPEAT = 200
 
 
-def train_tokenizer(
-    tables: Sequence[Path], template: Path, out: Path, vocabulary: int = VOCABULARY, columns: Columns | None = None
-) -> Tokenizer:
+def train_tokenizer(tables: Sequence[Path], template: Path, out: Path, columns: Columns | None = None) -> Tokenizer:
     """Trains a tokenizer on every text column of the tables and writes OUT/tokenizer.json.
 
     Args:
         tables: the items' file, the users' file, or both: CSV, TSV or Parquet.
         template: the prompt template, TOML.
         out: the folder to write. A file there of the same name is replaced.
-        vocabulary: number of tokens.
         columns: names of the id columns, which are left out.
 
     Returns:
         The tokenizer.
 
     Raises:
-        InputError: a table or template cannot be read, the vocabulary is too small, a label is not one token, a table has no
+        InputError: a table or template cannot be read, a label is not one token, a table has no
             column of ids, or no table has a column that `columns` names.
     """
-    if vocabulary < MIN_VOCABULARY:
-        raise InputError(f"vocabulary is {vocabulary}, expected at least {MIN_VOCABULARY}")
     labels = read_template(template).labels
     names, defaults, texts = columns or Columns(), Columns(), []
     missing = {"user": names.user, "item": names.item}
@@ -68,7 +62,7 @@ def train_tokenizer(
     for role, name in missing.items():
         if name != getattr(defaults, role):
             raise InputError(f"--column {role}={name}: no table has this column")
-    tokenizer = train_bpe(texts, template.read_text("utf-8"), vocabulary=vocabulary)
+    tokenizer = train_bpe(texts, template.read_text("utf-8"))
     for name, text in labels.items():
         single_token(tokenizer, text, f"{template}: labels.{name}")
     out.mkdir(parents=True, exist_ok=True)
@@ -76,13 +70,12 @@ def train_tokenizer(
     return tokenizer
 
 
-def train_bpe(texts: Sequence[str], template: str, vocabulary: int = VOCABULARY) -> Tokenizer:
+def train_bpe(texts: Sequence[str], template: str) -> Tokenizer:
     """Trains a byte-level BPE.
 
     Args:
         texts: the data's texts, each with a leading space.
         template: the text of the template's file.
-        vocabulary: number of tokens.
     """
     rates = [f" {percent}%" for percent in range(101)] + [f" 2^{power}" for power in range(16)]
     tokenizer = Tokenizer(models.BPE())
@@ -91,7 +84,7 @@ def train_bpe(texts: Sequence[str], template: str, vocabulary: int = VOCABULARY)
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=VOCABULARY,
         min_frequency=1,
         special_tokens=["<pad>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from builders.data import ratings
 from rexit.cli import app
 from rexit.errors import InputError
+from rexit.exporter.prompt import train_tokenizer
 
 
 def train(data: Path, *options: str, tables: tuple[str, ...] = ("items.csv", "users.csv")) -> Result:
@@ -25,11 +26,11 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_texts_rates_and_labels_are_few_tokens_and_an_index_takes_it(data: Path) -> None:
-    done = train(data, "--out", str(data / "own"), "--vocabulary", "600")
+    done = train(data, "--out", str(data / "own"))
     assert done.exit_code == 0, done.output
     tokenizer = Tokenizer.from_file(str(data / "own" / "tokenizer.json"))
     assert f"own: {tokenizer.get_vocab_size()} tokens" in done.stdout
-    assert tokenizer.get_vocab_size() <= 600
+    assert tokenizer.get_vocab_size() <= 1536
     for text in (" yes", " no", " 35%", " 2^5", " Film", " nurse"):
         assert len(tokenizer.encode(text).ids) == 1, text
     assert tokenizer.decode(tokenizer.encode(" é, 〜").ids) == " é, 〜"
@@ -49,12 +50,13 @@ def test_texts_rates_and_labels_are_few_tokens_and_an_index_takes_it(data: Path)
     assert done.exit_code == 0, done.output
 
 
-def test_a_rare_label_is_one_token_beside_many_texts(data: Path) -> None:
+def test_a_rare_label_is_one_token_beside_many_texts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_tokenizer, "VOCABULARY", 800)
     (data / "prompt.toml").write_text(ratings.TEMPLATE.replace('yes = " yes"', 'yes = " adored"'))
     titles = [f"{first}{middle}{last}" for first in "bcdfghjklm" for middle in "aeiou" for last in "npqrstvwxz"]
     frame = pl.DataFrame({"item_id": range(20_000), "title": [f"{titles[i % 500]} {titles[i // 40]}" for i in range(20_000)]})
     frame.write_csv(data / "items.csv")
-    done = train(data, "--out", str(data / "own"), "--vocabulary", "800")
+    done = train(data, "--out", str(data / "own"))
     assert done.exit_code == 0, done.output
     assert len(Tokenizer.from_file(str(data / "own" / "tokenizer.json")).encode(" adored").ids) == 1
 
@@ -79,7 +81,6 @@ def test_ids_and_vectors_are_no_texts(data: Path) -> None:
         ),
         (("items.csv",), ("--column", "item=nope"), "items.csv: no column 'nope' (--column item=NAME) or 'user_id'"),
         (("users.csv",), ("--column", "item=nope"), "--column item=nope: no table has this column"),
-        (("items.csv",), ("--vocabulary", "100"), "vocabulary is 100, expected at least 512"),
     ],
 )
 def test_bad_input_is_one_line(data: Path, tables: tuple[str, ...], options: tuple[str, ...], message: str) -> None:

@@ -33,6 +33,8 @@ from rexit.slates import SIZE, AnySlate, Slate, TokenSlate
 SEED = 1
 ROUNDS = 3
 """Repetitions for each number of sessions."""
+SHARES = (0.5, 0.8)
+"""Of the best throughput: rates at which requests arrive. At or beyond capacity the queue only grows."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,6 @@ class BenchOptions:
         threads: The backend's threads; 0: one per core.
         device: Where the segments run; None: the variant's own device.
         sessions: Numbers of sessions at once, measured in turn; empty: neither throughput nor load.
-        rates: Shares of the best throughput at which requests arrive.
     """
 
     slate: int = SIZE
@@ -53,18 +54,13 @@ class BenchOptions:
     threads: int = 0
     device: Device | None = None
     sessions: tuple[int, ...] = (1, 2, 4)
-    rates: tuple[float, ...] = (0.5, 0.8)
 
     def check(self, items: int | None) -> None:
         """Raises InputError for options that cannot work. items: the number of the catalog's items; None: there is no catalog."""
         if items is not None and self.slate > items:
             raise InputError(f"--slate {self.slate}, the catalog has {items} items")
         if any(not 1 <= n <= 64 for n in self.sessions):
-            raise InputError(f"--sessions {_listed(self.sessions)}, expected numbers from 1 to 64")
-        if any(not 0 < share < 1 for share in self.rates):
-            raise InputError(
-                f"--rates {_listed(self.rates)}, expected shares above 0 and below 1: at or beyond capacity the queue only grows"
-            )
+            raise InputError(f"--sessions {','.join(map(str, self.sessions))}, expected numbers from 1 to 64")
 
 
 def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = silent) -> dict[str, Any]:
@@ -197,8 +193,8 @@ def _together(
         throughput = [{"sessions": n, "requests_per_s": float(x)} for n, x in zip(options.sessions, median, strict=True)]
         best = max(throughput, key=lambda row: row["requests_per_s"])
         random, arrivals = np.random.default_rng(SEED), []
-        for k, share in enumerate(options.rates):
-            progress("load", k, len(options.rates))
+        for k, share in enumerate(SHARES):
+            progress("load", k, len(SHARES))
             rate = share * best["requests_per_s"]
             served = load.open_loop(workers[: int(best["sessions"])], load.poisson(rate, count, random))
             arrivals.append(
@@ -210,7 +206,7 @@ def _together(
                     "waiting_ms": float(served.waiting.mean() * 1000),
                 }
             )
-        progress("load", len(options.rates), len(options.rates))
+        progress("load", len(SHARES), len(SHARES))
     return throughput, arrivals
 
 
@@ -225,10 +221,6 @@ def _worker(session: Any, slates: Sequence[AnySlate]) -> load.Worker:
 def _percentiles(milliseconds: NDArray[np.float64]) -> dict[str, float]:
     p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99]).tolist()
     return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
-
-
-def _listed(values: Sequence[object]) -> str:
-    return ",".join(map(str, values))
 
 
 def _peak_rss() -> int:

@@ -66,7 +66,9 @@ class Pool:
         stopping: Whether new requests are refused for good.
     """
 
-    def __init__(self, open_session: Callable[[], Session], sessions: int, queue: int, auditor: Auditor | None = None) -> None:
+    def __init__(
+        self, open_session: Callable[[], Session], sessions: int, queue: int = 64, auditor: Auditor | None = None
+    ) -> None:
         self._open_session, self._sessions, self._queue, self.auditor = open_session, sessions, queue, auditor
         self._turn = threading.Condition()
         self._jobs: deque[Job] = deque()

@@ -31,88 +31,79 @@ def elsewhere(tmp_path: Path) -> str:
 
 
 def test_rtx_without_a_gpu_builds_for_the_capability_asked_for() -> None:
-    compiler, target = find_compiler(None, None, "8.6")
+    compiler, target = find_compiler(None, "8.6")
     assert (compiler.name, compiler.python, compiler.standalone) == ("tensorrt_rtx", sys.executable, True)
     assert target == BuildTarget("8.6", None)
     assert {"8.6", "8.9", "12.0"} <= set(compiler.targets) and compiler.title.startswith("TensorRT-RTX ")
 
 
 @pytest.mark.parametrize(
-    ("builder", "capability", "error", "message"),
+    ("capability", "error", "message"),
     [
-        (None, None, BackendError, r"^no GPU in this machine: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"),
-        (None, "8.7", BackendError, r"does not compile for 8\.7, only for 7\.5, 8\.0, 8\.6"),  # a Jetson
-        (None, "11.0", BackendError, r"does not compile for 11\.0, only for"),
-        *((None, text, InputError, r"expected a number like 8\.6") for text in ("86", "sm86", "8.", "8.6.1", "")),
-        ("tvm", "8.6", InputError, "builder 'tvm', expected tensorrt or tensorrt_rtx"),
+        (None, BackendError, r"^no GPU in this machine: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"),
+        ("8.7", BackendError, r"does not compile for 8\.7, only for 7\.5, 8\.0, 8\.6"),  # a Jetson
+        ("11.0", BackendError, r"does not compile for 11\.0, only for"),
+        *((text, InputError, r"expected a number like 8\.6") for text in ("86", "sm86", "8.", "8.6.1", "")),
     ],
 )
-def test_refused_without_a_gpu(builder: str | None, capability: str | None, error: type[Exception], message: str) -> None:
+def test_refused_without_a_gpu(capability: str | None, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        find_compiler(None, builder, capability)
+        find_compiler(None, capability)
 
 
 def test_tensorrt_builds_for_the_local_gpu(doubles: Doubles) -> None:
     doubles.add_gpu()
-    compiler, target = find_compiler(None, None, None)
+    compiler, target = find_compiler(None, None)
     assert (compiler.title, compiler.standalone, target) == ("TensorRT 10.3.0", False, BuildTarget("8.7", "Orin"))
-    assert find_compiler(None, None, "8.7")[1] == target
+    assert find_compiler(None, "8.7")[1] == target
 
 
 def test_of_two_compilers_the_one_that_can(doubles: Doubles) -> None:
     doubles.add_gpu()
-    assert find_compiler(None, None, "8.6")[0].name == "tensorrt_rtx"
+    assert find_compiler(None, "8.6")[0].name == "tensorrt_rtx"
 
 
-@pytest.mark.parametrize(
-    ("builder", "capability", "message"),
-    [
-        (None, "11.0", r"Orin \(8\.7\), not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"),
-        ("tensorrt", "8.6", r"^TensorRT 10\.3\.0 builds only for this machine's GPU, Orin \(8\.7\), not for 8\.6$"),
-        ("tensorrt_rtx", None, r"does not compile for 8\.7 \(of Orin\), only for"),
-    ],
-)
-def test_refused_for_the_local_gpu(doubles: Doubles, builder: str | None, capability: str | None, message: str) -> None:
+def test_refused_for_the_local_gpu(doubles: Doubles) -> None:
     doubles.add_gpu()
-    with pytest.raises(BackendError, match=message):
-        find_compiler(None, builder, capability)
+    with pytest.raises(BackendError, match=r"Orin \(8\.7\), not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"):
+        find_compiler(None, "11.0")
 
 
 def test_the_systems_python_is_asked_second(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     here = sys.executable
     monkeypatch.setattr(sys, "executable", elsewhere)
     monkeypatch.setattr(compilers, "SYSTEM_PYTHON", here)
-    assert find_compiler(None, None, "8.6")[0].python == here
+    assert find_compiler(None, "8.6")[0].python == here
 
 
 def test_no_compiler_anywhere(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", elsewhere)
     monkeypatch.setattr(compilers, "SYSTEM_PYTHON", "/none/python3")
     with pytest.raises(BackendError) as caught:
-        find_compiler(None, None, None)
+        find_compiler(None, None)
     text = str(caught.value)
     assert "No module named 'tensorrt'" in text and "No module named 'tensorrt_rtx'" in text and "\n" not in text
     assert text.endswith("on a Jetson, name JetPack's Python with --python; elsewhere, `pip install 'rexit[tensorrt-rtx]'`")
 
 
-@pytest.mark.parametrize("builder", ["tensorrt", "tensorrt_rtx"])
-def test_binding_that_breaks_when_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: str) -> None:
+def test_bindings_that_break_when_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As NVIDIA's stub wheels do, and a library that is not there."""
-    (tmp_path / f"{builder}.py").write_text("raise OSError('libnvinfer.so.10: cannot open shared object file')")
+    for name in ("tensorrt", "tensorrt_rtx"):
+        (tmp_path / f"{name}.py").write_text("raise OSError('libnvinfer.so.10: cannot open shared object file')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(BackendError, match=r"OSError: libnvinfer\.so\.10: cannot open shared object file"):
-        find_compiler(sys.executable, builder, "8.6")
+        find_compiler(sys.executable, "8.6")
 
 
 def test_binding_that_takes_the_process_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorrt.py").write_text("import os; os.abort()")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(BackendError, match=r"cannot be run as a Python, it ended by SIGABRT"):
-        find_compiler(sys.executable, None, "8.6")
+        find_compiler(sys.executable, "8.6")
 
 
 def test_python_that_is_none() -> None:
     with pytest.raises(BackendError, match="/bin/cat: cannot be run as a Python"):
-        find_compiler("/bin/cat", None, "8.6")
+        find_compiler("/bin/cat", "8.6")
     with pytest.raises(InputError, match="/none/python: cannot be run: No such file or directory"):
-        find_compiler("/none/python", None, "8.6")
+        find_compiler("/none/python", "8.6")

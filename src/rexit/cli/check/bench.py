@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,15 +24,14 @@ def bench(
     sessions: Annotated[
         str, typer.Option(help="Numbers of sessions that work at once, one measurement per number. '': none.")
     ] = "1,2,4",
-    rates: Annotated[str, typer.Option(help="Arrival rates, as shares of the best throughput. '': none.")] = "0.5,0.8",
     json: JsonOption = False,
 ) -> None:
     """Measure how long slates of the catalog's items for its users take on this machine.
 
     Full depth, the calibrated policy and every fixed exit alternate inside one loop. Each request runs with a cold prefix, as for
     a new user, and again with a warm one, as for the same user's next slate. `retrieval` is the time for neighbours, histories
-    and the prompt. Then several sessions work at once. At last requests arrive at random times (Poisson): their latency counts
-    from arrival and includes waiting.
+    and the prompt. Then several sessions work at once. At last requests arrive at random times (Poisson), half
+    and four fifths as many as that: their latency counts from arrival and includes waiting.
 
     ```
     rexit bench bundle --slate 50 --requests 200 --threads 2
@@ -46,8 +44,7 @@ def bench(
         requests=requests,
         threads=threads,
         device=device,
-        sessions=_numbers("sessions", sessions, int),
-        rates=_numbers("rates", rates, float),
+        sessions=_numbers(sessions),
     )
     opened = open_bundle(bundle, variant)
     with progress() as bar:
@@ -58,11 +55,11 @@ def bench(
         _print_report(report)
 
 
-def _numbers(name: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+def _numbers(sessions: str) -> tuple[int, ...]:
     try:
-        return tuple(kind(part) for part in text.split(",") if part.strip())
+        return tuple(int(part) for part in sessions.split(",") if part.strip())
     except ValueError as exc:
-        raise InputError(f"--{name} {text!r}, expected numbers separated by commas") from exc
+        raise InputError(f"--sessions {sessions!r}, expected numbers separated by commas") from exc
 
 
 def _print_report(report: dict[str, Any]) -> None:

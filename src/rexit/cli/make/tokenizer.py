@@ -11,14 +11,11 @@ from rexit.cli.common.named import parse_columns
 from rexit.cli.common.output import stdout
 from rexit.exporter.options import Columns
 
-_VOCABULARY = 1536
-
 
 def tokenizer(
     tables: Annotated[list[Path], typer.Argument(help="The items' file, the users' file, or both: CSV, TSV or Parquet.")],
     template: Annotated[Path, typer.Option(help="The prompt template, TOML: its words become tokens.")],
     out: Annotated[Path, typer.Option(help="The folder to write tokenizer.json to.")],
-    vocabulary: Annotated[int, typer.Option(help="Number of tokens.")] = _VOCABULARY,
     column: Annotated[
         list[str] | None,
         typer.Option(help="The column of ids, which is left out, as ROLE=NAME: user (user_id) or item (item_id)."),
@@ -26,8 +23,8 @@ def tokenizer(
 ) -> None:
     """Train a small tokenizer on the texts of items and users, for a model trained from scratch.
 
-    A byte-level BPE over every text column. A small vocabulary keeps the embedding table small beside a few layers. A pretrained
-    model needs its own tokenizer instead.
+    A byte-level BPE of 1,536 tokens over every text column. A small vocabulary keeps the embedding table small beside a few
+    layers. A pretrained model needs its own tokenizer instead.
 
     ```
     rexit tokenizer films.csv users.csv --template prompt.toml \\
@@ -39,5 +36,5 @@ def tokenizer(
     from rexit.exporter.prompt.train_tokenizer import train_tokenizer
 
     columns = Columns(**parse_columns(column, ("user", "item")))
-    tokens = train_tokenizer(tables, template, out, vocabulary, columns).get_vocab_size()
+    tokens = train_tokenizer(tables, template, out, columns).get_vocab_size()
     stdout.print(f"{out}: {tokens} tokens")

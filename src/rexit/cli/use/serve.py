@@ -24,7 +24,6 @@ def serve(
     sessions: Annotated[int, typer.Option(min=1, max=64, help="Requests scored at once.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads per request. 0: one per core in all.")] = 0,
     cache_mib: Annotated[int, typer.Option(min=1, help="MiB of cached prefixes per session.")] = 32,
-    queue: Annotated[int, typer.Option(min=0, help="Most waiting requests.")] = 64,
     deadline_ms: Annotated[float | None, typer.Option(help="Deadline of requests that name none.")] = None,
     max_items: Annotated[int, typer.Option(min=1, help="Most candidates in a request.")] = 2000,
     audit: Annotated[float, typer.Option(help="Share of answers to audit.")] = 0.0,
@@ -55,7 +54,7 @@ def serve(
         runtime.open, bundle, variant, threads=threads or threads_for(sessions), cache_bytes=cache_mib << 20, audit=audit
     )
     auditor = Auditor(bundle, variant, audit_log, on_alarm) if audit else None
-    pool = Pool(opened, sessions, queue, auditor)
+    pool = Pool(opened, sessions, auditor=auditor)
     app = create_app(pool, Limits(max_items, deadline_ms=deadline_ms))
     served = f"{bundle} ({pool.info.variant}), {counted(sessions, 'session')}, on http://{host}:{listening.getsockname()[1]}"
 
