@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt, TokenRequests
+from rexit.bundle import FileEntry, Manifest, Model, RerankerPrompt, TokenRequests
 from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
@@ -96,13 +96,6 @@ def encoder_of(checkpoint: Checkpoint, max_tokens: int) -> TextEncoder:
 def token_requests(source: Source, checkpoint: Checkpoint) -> TokenRequests | None:
     """What the bundle says of its requests if it has no catalog; None: it has one."""
     return TokenRequests(checkpoint.labels, *source.lengths) if isinstance(source, SlatesFile) else None
-
-
-def copy_catalog(catalog: Catalog, folder: Path) -> None:
-    """Copies the catalog's files into the bundle."""
-    (folder / "catalog").mkdir()
-    for name in ("catalog.json", *catalog.files):
-        shutil.copyfile(catalog.path / name, folder / "catalog" / name)
 
 
 def write_manifest(

@@ -28,7 +28,7 @@ from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import ParityError, QualityError
 from rexit.exporter import preflight
-from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, model_of, token_requests, write_manifest
+from rexit.exporter.assembly import carry_over, copy_tokenizer, model_of, token_requests, write_manifest
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.clock import Clock
 from rexit.exporter.draft import Draft, VariantReport
@@ -189,7 +189,7 @@ class _Export:
         self._vectors = _vectors(loaded, catalog, self._turn) if catalog else None
         tables = sum(entry.bytes for entry in catalog.files.values()) if catalog else 0
         shared = tables + (self._vectors.bytes if self._vectors else 0)
-        preflight.check_space(self._out, weights + shared)
+        preflight.check_space(self._out, weights + shared, "the bundle needs about")
         self._progress("load", 1, 1)
         self._clock.lap("load")
 
@@ -305,7 +305,9 @@ class _Export:
         if self._base not in self._targets:
             shutil.rmtree(self._place(self._base))
         if isinstance(self._source, Catalog):
-            copy_catalog(self._source, folder)
+            (folder / "catalog").mkdir()
+            for name in ("catalog.json", *self._source.files):
+                shutil.copyfile(self._source.path / name, folder / "catalog" / name)
         if self._options.with_tokenizer:
             copy_tokenizer(self._loaded, folder)
         if self._vectors:

@@ -21,8 +21,6 @@ IMPLICIT_NEGATIVES = 4
 MAX_NEIGHBOURS = 1 << 16
 """Most similar users of a user; the runtime refuses a catalog with more."""
 
-"""What a head on a frozen model learns: labels, the last answer's probability, or the mean of both."""
-
 COMPUTE_PRECISIONS = ("auto", "bfloat16", "float32")
 """How a model's forward pass computes. auto: bfloat16 where it is faster."""
 

@@ -223,9 +223,9 @@ def check_same_origin(
         raise InputError(f"{out}: holds a bundle made from another {' and '.join(differs)}; remove it or choose another place")
 
 
-def check_space(out: Path, needed: int) -> None:
-    """The file system of `out` has `needed` free bytes."""
+def check_space(out: Path, needed: int, what: str) -> None:
+    """The file system of `out` has `needed` free bytes for what needs them."""
     place = next(parent for parent in Path(os.path.abspath(out)).parents if parent.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise InputError(f"{place}: the bundle needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
+        raise InputError(f"{place}: {what} {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")

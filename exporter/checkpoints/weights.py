@@ -85,7 +85,7 @@ def decoder_model(place: Path) -> Any:
         raise
     except Exception as exc:
         if exc.args == (ATTENTION,):  # a KeyError from the family's own table of attentions
-            raise CheckpointError(f"{_family(place)}: does not use transformers' attention interface") from exc
+            raise CheckpointError(f"{_config(place).model_type}: does not use transformers' attention interface") from exc
         raise CheckpointError(f"{place}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
     model, report = loaded
     for problem in ("missing_keys", "mismatched_keys"):
@@ -125,10 +125,6 @@ def classifier_outputs(place: Path) -> int:
 
 def _config(place: Path) -> Any:
     return granite_config(place) if is_layerwise(place) else AutoConfig.from_pretrained(**_named(place))
-
-
-def _family(place: Path) -> str:
-    return str(_config(place).model_type)
 
 
 def _is_gguf(place: Path) -> bool:

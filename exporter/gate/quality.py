@@ -290,15 +290,11 @@ def _row_json(row: ExitQuality) -> dict[str, Any]:
 def _exit(part: LabelledPairs, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
     liked = part.liked
     difference = np.abs(expected.astype(np.float64) - actual)
-    correlation, mean, worst = _correlation(expected, actual), float(difference.mean()), float(difference.max())
+    mean, worst = float(difference.mean()), float(difference.max())
+    with np.errstate(all="ignore"):  # NaN if one of the two is constant or not finite
+        correlation = float(np.corrcoef(expected.astype(np.float64), actual.astype(np.float64))[0, 1])
     if not math.isfinite(worst):
         return ExitQuality(depth, correlation, mean, worst, math.nan, math.nan, None, part.name)
     exact, other = expected[part.pairs], actual[part.pairs]
     change = None if part.shortage() else auc_difference(other, exact, part.users, liked)[1:]
     return ExitQuality(depth, correlation, mean, worst, auc(exact, liked), auc(other, liked), change, part.name)
-
-
-def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Pearson's correlation; NaN if one of the two is constant or not finite."""
-    with np.errstate(all="ignore"):
-        return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1])

@@ -9,7 +9,6 @@ answer.bin   float32 [candidates], of K > 1 objectives [candidates, K]: the log-
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,18 +84,6 @@ class RowsFile:
 def size(layers: int, candidates: int, width: int, objectives: int = 1) -> int:
     """Bytes of the rows."""
     return candidates * (2 * layers * width + 4 * objectives)
-
-
-def check_space(out: Path, rows: Path, checkpoint: int, layers: int, candidates: int, width: int, objectives: int = 1) -> None:
-    """The checkpoint, of so many bytes, and the rows, unless they exist, fit the disk. Raises InputError."""
-    needed = checkpoint + (0 if rows.exists() else size(layers, candidates, width, objectives))
-    place = next(parent for parent in out.absolute().parents if parent.exists())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise InputError(
-            f"{place}: hidden rows of {candidates} candidates at {layers} layers and the checkpoint need {needed / 1e6:.0f} MB, "
-            f"{free / 1e6:.0f} MB are free; --max-slates bounds the rows"
-        )
 
 
 def _create(folder: Path, origin: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -30,9 +30,9 @@ from rexit.exporter.heads.choose import check_choice, choose_exits
 from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
 from rexit.exporter.heads.layers import LayerHead, Layers, ranking_figures
 from rexit.exporter.heads.objectives import fit_objectives, mean_losses
-from rexit.exporter.heads.rows import RowsFile, check_space, size
+from rexit.exporter.heads.rows import RowsFile, size
 from rexit.exporter.options import ExportOptions, HeadsOptions
-from rexit.exporter.preflight import check_one_source, labels_of, open_catalog, read_slates
+from rexit.exporter.preflight import check_one_source, check_space, labels_of, open_catalog, read_slates
 from rexit.exporter.source import zero_of
 from rexit.progress import Progress, silent
 from rexit.ranking import ByUser, doubt, drawn_labels
@@ -106,7 +106,8 @@ def fit_heads(
     options.check()
     check_one_source(catalog, slates)
     opened = None if catalog is None else open_catalog(catalog)
-    _check_place(Path(out))
+    if (place := Path(out)).exists() and not (place / EXITS).is_file() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError(f"{out}: exists and is not a multi-exit checkpoint; it would be replaced, so choose another place")
     work = _Fit(options, opened, Path(out), say, progress)
     work.load(model, slates)
     work.fit(work.collect())
@@ -170,7 +171,9 @@ class _Fit:
         self._folder = folder = self._out.with_name(self._out.name + ".rows")
         sizes = (self._layers, sum(len(part.liked) for part in parts), base.decoder.hidden_size, len(self._names) or 1)
         self._rows_bytes = size(*sizes)
-        check_space(self._out, folder, checkpoint_bytes(base), *sizes)
+        needed = checkpoint_bytes(base) + (0 if folder.exists() else self._rows_bytes)
+        rows = f"the checkpoint and hidden rows of {sizes[1]} candidates (--max-slates bounds them) need"
+        check_space(self._out, needed, rows)
         tokens = sum(int(part.data.lengths.sum()) for part in parts)
         self._say(
             f"{sizes[1]} candidates in {tokens} tokens; their rows at {self._layers} layers take "
@@ -269,12 +272,6 @@ def _compared(head: LayerHead, part: Slates, scores: Scores) -> dict[str, Any]:
 
 def _first_doubt(tables: Mapping[str, dict[str, Any]]) -> str | None:
     return next((f"Objective {name!r}: {table['doubt']}" for name, table in tables.items() if table["doubt"]), None)
-
-
-def _check_place(out: Path) -> None:
-    """Only a checkpoint or an empty folder is replaced. Raises InputError."""
-    if out.exists() and not (out / EXITS).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not a multi-exit checkpoint; it would be replaced, so choose another place")
 
 
 def _check_classes(train: Slates, objective: str | None) -> None:

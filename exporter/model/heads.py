@@ -121,21 +121,27 @@ class ExitHeads(nn.Module):
         own = self._named()
         if unknown := sorted(set(tensors) - set(own)):
             raise CheckpointError(f"{where}: tensor {unknown[0]!r} does not belong to any head, expected e.g. {sorted(own)[0]!r}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                if name not in tensors:
-                    if name.count(".") == 2 and name.endswith(".bias"):
-                        continue
-                    raise CheckpointError(f"{where}: tensor {name!r} is missing")
-                if tensors[name].shape != parameter.shape:
-                    raise CheckpointError(
-                        f"{where}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(parameter.shape)}"
-                    )
-                parameter.copy_(tensors[name])
+        needed = {name: p for name, p in own.items() if name in tensors or name.count(".") != 2 or not name.endswith(".bias")}
+        copy_tensors(tensors, needed, where)
 
     def _named(self) -> dict[str, nn.Parameter]:
         norms = {f"exit.{k}.norm.{name}": p for k, norm in enumerate(self.norms) for name, p in norm.named_parameters()}
         return norms | {f"exit.{k}.{name}": p for k, row in enumerate(self.projections) for name, p in row.named_parameters()}
+
+
+@torch.no_grad()
+def copy_tensors(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], where: str) -> None:
+    """Fills all parameters. Raises CheckpointError for a tensor that is missing, of another shape or not finite."""
+    for name, parameter in parameters.items():
+        if name not in tensors:
+            raise CheckpointError(f"{where}: tensor {name!r} is missing")
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{where}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(parameter.shape)}"
+            )
+        if not tensors[name].isfinite().all():
+            raise CheckpointError(f"{where}: {name!r} holds a number that is not finite")
+        parameter.copy_(tensors[name])
 
 
 def _both_labels(rows: Tensor) -> Tensor:

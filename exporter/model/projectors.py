@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rexit.bundle.vectors import GCN, MAX_VECTORS, MAX_WIDTH, USER, VectorIds
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import copy_tensors
 
 
 class OfEmbedding(nn.Module):
@@ -115,17 +116,7 @@ class Projectors(nn.Module):
         own = dict(self._named())
         if unknown := sorted(set(tensors) - set(own)):
             raise CheckpointError(f"{where}: tensor {unknown[0]!r} belongs to no projector of {', '.join(self.kinds)}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                if name not in tensors:
-                    raise CheckpointError(f"{where}: tensor {name!r} is missing")
-                if tensors[name].shape != parameter.shape:
-                    raise CheckpointError(
-                        f"{where}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(parameter.shape)}"
-                    )
-                if not tensors[name].isfinite().all():
-                    raise CheckpointError(f"{where}: {name!r} holds a number that is not finite")
-                parameter.copy_(tensors[name])
+        copy_tensors(tensors, own, where)
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
         named = zip(self.kinds, self.parts, strict=True)

@@ -70,7 +70,8 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
     if len(double := ids.filter(ids.is_duplicated())):
         raise InputError(f"{path}: id {double[0]!r} appears {(ids == double[0]).sum()} times, expected once")
     for block in blocks(rows):
-        part = _float32(rows[block])
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
+            part = rows[block].astype(np.float32, copy=False)
         if not (finite := np.isfinite(part).all(1)).all():
             raise InputError(f"{path}: the embedding of {ids[block][int(finite.argmin())]!r} has a number that is not finite")
         if not (nonzero := part.any(1)).all():
@@ -85,11 +86,6 @@ def blocks(rows: NDArray[Any]) -> Iterator[slice]:
     step = max(1, BLOCK // rows.shape[1])
     for begin in range(0, len(rows), step):
         yield slice(begin, begin + step)
-
-
-def _float32(rows: NDArray[Any]) -> Matrix:
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
-        return rows.astype(np.float32, copy=False)
 
 
 def _parquet(path: Path, id_column: str) -> tuple[pl.Series, NDArray[Any]]:

@@ -371,7 +371,7 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
          " segments[0] inputs: ", has_vectors ? "`vectors` is missing" : "has `vectors`", ", but the prompt program has ",
          has_vectors ? "vectors" : "none");
   if (!has_vectors) return;
-  vectors_sha256_ = file_entry(files, catalog->vectors, source.where(manifest_name)).sha256;
+  file_entry(files, catalog->vectors, source.where(manifest_name));  // it is listed
   vectors_ = std::make_unique<const Vectors>(source.open(catalog->vectors), catalog_->program, catalog_->items.ids.size(),
                                              model_.hidden_size);
 }

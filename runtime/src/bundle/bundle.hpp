@@ -97,9 +97,8 @@ class Bundle {
   std::size_t vocabulary() const noexcept {
     return program().has_vectors() ? static_cast<std::size_t>(program().first_vector) : model_.vocab_size;
   }
-  const std::string& vectors_sha256() const noexcept { return vectors_sha256_; }  // as recorded; empty: no vectors
-  const std::string& policy_sha256() const noexcept { return policy_sha256_; }    // empty: no policy
-  const Vectors* vectors() const noexcept { return vectors_.get(); }              // null: the prompt program has none
+  const std::string& policy_sha256() const noexcept { return policy_sha256_; }  // empty: no policy
+  const Vectors* vectors() const noexcept { return vectors_.get(); }            // null: the prompt program has none
   std::size_t table_bytes() const noexcept {
     return (catalog_ != nullptr ? catalog_->bytes() : 0) + (vectors_ != nullptr ? vectors_->bytes() : 0);
   }
@@ -136,7 +135,7 @@ class Bundle {
   std::unique_ptr<const Catalog> catalog_;  // null: the bundle has none
   Program tokens_only_;
   std::unique_ptr<const Vectors> vectors_;
-  std::string vectors_sha256_, manifest_sha256_, policy_sha256_;  // empty: no such file
+  std::string manifest_sha256_, policy_sha256_;  // empty: no such file
 };
 
 // Checks all that opening checks, every row of the catalog, and every digest in manifest.json, variant.json and engine.json.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.heads.rows import ANSWER, HIDDEN, INFO, RowsFile, check_space, size
+from rexit.exporter.heads.rows import ANSWER, HIDDEN, INFO, RowsFile, size
 
 ORIGIN = {"model": "a", "catalog": "b"}
 
@@ -53,14 +53,6 @@ def test_folder_that_holds_no_rows(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="delete the folder") as refused:
         opened(tmp_path / "rows")
     assert "\n" not in str(refused.value)
-
-
-def test_disk_too_small(tmp_path: Path) -> None:
-    out, rows = tmp_path / "out", tmp_path / "out.rows"
-    with pytest.raises(InputError, match=r"need \d+ MB, \d+ MB are free; --max-slates bounds the rows"):
-        check_space(out, rows, 0, 100, 10**12, 100)
-    rows.mkdir()
-    check_space(out, rows, 0, 100, 10**12, 100)  # they are there
 
 
 def test_rows_are_written_in_place(tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_more_exits_than_layers(model: Path, catalog: Path, tmp_path: Path) -> N
 
 def test_disk_too_small(model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
-    refused("--max-slates bounds the rows", model, catalog, tmp_path / "out", HeadsOptions("1,4"))
+    refused("--max-slates bounds them", model, catalog, tmp_path / "out", HeadsOptions("1,4"))
 
 
 def test_rows_of_another_model(catalog: Path, model: Path, tmp_path: Path) -> None:

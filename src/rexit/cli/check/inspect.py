@@ -121,8 +121,9 @@ def _print_prompt(prompt: dict[str, Any]) -> None:
 def _print_description(description: dict[str, Any]) -> None:
     """Prints what `describe` returns."""
     stdout.print(f"{description['kind']} {description['path']}")
-    if "model" in description:
-        _print_model(description["model"])
+    if (model := description.get("model")) is not None:
+        short = {"checkpoint_sha256": f"{model['checkpoint_sha256'][:12]}…", "exits": ", ".join(map(str, model["exits"]))}
+        print_values("Model", {**model, **short})
     for section in description.get("variants", []):
         _print_variant(section)
     if "policy" in description:
@@ -131,11 +132,6 @@ def _print_description(description: dict[str, Any]) -> None:
         _print_tokens(description["tokens"], description.get("reranker"))
     if "catalog" in description:
         _print_catalog(description["catalog"])
-
-
-def _print_model(model: dict[str, Any]) -> None:
-    short = {"checkpoint_sha256": f"{model['checkpoint_sha256'][:12]}…", "exits": ", ".join(map(str, model["exits"]))}
-    print_values("Model", {**model, **short})
 
 
 def _print_variant(variant: dict[str, Any]) -> None:

@@ -125,7 +125,10 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
     print_values(str(path), sizes, "count")
     print_repeats(info["repeats"]["dropped"])
-    _print_times(typed(info["order"], Timeline, "catalog.json", at="order"))
+    timeline = typed(info["order"], Timeline, "catalog.json", at="order")
+    if timeline.by == "time":
+        first, last = (timeline.date(time) or time for time in (timeline.first, timeline.last))
+        stdout.print(f"Times {'as' if timeline.unit is None else 'in'} {timeline.kind}: {first} to {last}.")
     _print_objectives(info)
     _print_lengths(info["prompt"])
     if (zero := info.get("zero")) is not None:
@@ -160,12 +163,6 @@ def _print_objectives(info: Mapping[str, Any]) -> None:
             for name in info["objectives"]
         ]
         print_table("Labels", rows)
-
-
-def _print_times(timeline: Timeline) -> None:
-    if timeline.by == "time":
-        first, last = (timeline.date(time) or time for time in (timeline.first, timeline.last))
-        stdout.print(f"Times {'as' if timeline.unit is None else 'in'} {timeline.kind}: {first} to {last}.")
 
 
 def _print_lengths(prompt: Mapping[str, Any]) -> None:
