@@ -5,7 +5,6 @@
 # make test-aarch64-short   the same with the tests of kernels, answers and the ABI alone
 # make test-wheel   the Python wheel, built, repaired, installed on its own and held against this machine's answers
 # make test-aarch64-wheel   the Python wheel, cross-built for 64-bit ARM, installed and held against this machine's answers, under QEMU
-# make test-triton   examples/serving in a real Triton server (x86-64)
 # make test-musl   the C++ library with musl in place of glibc, and the tests that need no ONNX Runtime
 # make windows   the C++ library for Windows, cross-compiled
 # make test-windows   the same under Wine: its answers against this machine's
@@ -48,7 +47,7 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-triton test-musl windows test-windows sizes deb test-deb sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl windows test-windows sizes deb test-deb sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
 
 setup: $(BUILD)/.installed
 
@@ -176,7 +175,7 @@ test-python: $(BUILD)/.installed $(BUILD)/example/.built $(BUILD)/prefix/bin/rex
 test-all: $(BUILD)/cpp/.built $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run
 	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure -j $(JOBS)
 	$(PYTEST) -m ''
-	set -e; for target in budgets test-deb test-wheel test-triton test-aarch64 test-aarch64-wheel test-windows test-musl sanitize; do $(MAKE) $$target; done
+	set -e; for target in budgets test-deb test-wheel test-aarch64 test-aarch64-wheel test-windows test-musl sanitize; do $(MAKE) $$target; done
 	$(MAKE) fuzz MINUTES=10
 
 test-aarch64: $(BUILD)/aarch64/.built
@@ -259,20 +258,6 @@ test-aarch64-wheel: $(BUILD)/aarch64-wheel/.installed $(BUILD)/golden/.written
 	sh tests/cpp/install/newest_symbols.sh aarch64-linux-gnu-readelf $(BUILD)/aarch64-wheel/site/rexit/runtime/_native.abi3.so
 	$(BUILD)/aarch64-wheel/python -m rexit verify $(BUILD)/golden/bundle --variant cpu-fp32
 	$(BUILD)/aarch64-wheel/python tests/wheel/answers.py $(BUILD)/golden
-
-# The Triton that PyTriton brings is 2.51, the last whose Python backend misreads the arrays of NumPy 2; all but NumPy is setup's.
-$(BUILD)/triton/.installed: $(BUILD)/.installed
-	$(BIN)/python -m venv --clear $(@D)/venv
-	$(@D)/venv/bin/pip install --quiet 'numpy<2'
-	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-	  >$$(echo $(@D)/venv/lib/python*/site-packages)/setup.pth
-	$(BIN)/pip install --quiet --no-deps --upgrade --target $(@D)/server nvidia-pytriton==0.7.0
-	cd $(@D)/server/pytriton/tritonserver && chmod +x bin/tritonserver && install -m 755 -t backends/python \
-	  python_backend_stubs/$$($(abspath $(BIN))/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/triton_python_backend_stub
-	@touch $@
-
-test-triton: $(BUILD)/triton/.installed
-	PYTHONPATH=tests $(BIN)/python tests/serve/triton.py $(BUILD)/triton
 
 # The sanitizers' builds know nothing of golden bundles: those are about answers, not about memory.
 SANITIZE_OPTIONS := -DREXIT_TESTS=ON -DREXIT_TEST_PYTHON=$(abspath $(BIN))/python -DREXIT_WERROR=$(WERROR)

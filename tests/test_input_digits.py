@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,12 @@ import pytest
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog
 from builders.data.indexed_catalog import byte_tokenizer, write_indexed_catalog
-from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
-from rexit.batch import BatchOptions, ColumnNames, score_files
-from rexit.batch.engine import Opening
-from rexit.bundle import Bundle, Catalog
+from rexit.bundle import Catalog
 from rexit.bundle.inputs import MAX_DIGITS, Input
-from rexit.checks.golden import check_golden
-from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
 from rexit.exporter.model.training import packed_rows
-from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
-from rexit.progress import silent
-from rexit.slates import cut
-from running.program import run_program
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 
 
 def numbers() -> list[float]:
@@ -116,52 +106,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def bundle(place: Path) -> Path:
-    checkpoint = tiny_checkpoint(place / "checkpoint", catalog=Catalog.open(place / "digits"))
-    shutil.copy(place / "tokenizer.json", checkpoint)
-    export_bundle(checkpoint, place / "digits", place / "bundle", ExportOptions(golden_slates=6))
-    return place / "bundle"
-
-
 def decode(tokens: Any) -> str:
     return str(byte_tokenizer().decode([int(token) for token in tokens]))
 
 
 def test_training_prompts_have_the_digits_of_their_interactions(place: Path) -> None:
     catalog = Catalog.open(place / "digits")
-    assert catalog.inputs.entries == (
-        Input(name="price", digits=3, spaced=True),
-        Input(name="weight", digits=2, optional=True),
-    )
+    assert catalog.inputs.entries == (Input(name="price", digits=3, spaced=True), Input(name="weight", digits=2, optional=True))
     rows = [row.prompt for row in packed_rows(catalog, "train", 20).rows if row.user == 100]
     assert [decode(row.prefix).partition(" costs")[2] for row in rows] == [f" {time**3 / 8:.3g}|" for time in range(16)]
     weights = [decode(row.candidates[0]).partition("(")[2].partition(")")[0] for row in rows]
     assert weights == [*(str(10 * time) for time in range(10)), *["?"] * 6]
-
-
-def test_every_door_answers_with_the_same_digits(place: Path, bundle: Path, tmp_path: Path) -> None:
-    slate = cut(Catalog.open(place / "digits"), "test", 20)[1]
-    assert slate.inputs == {"price": 857}, "857.375, as its codes say"
-    assert run_program("verify", bundle).code == 0
-    user, items = slate.user, [int(item) for item in slate.items]
-    with runtime.open(bundle) as session:
-        assert not any(check.failures for check in check_golden(Bundle.open(bundle), session, silent))
-        prefix, candidates = session.prompt(user, items, inputs={"price": 857.375, "weight": "4.56"})
-        assert decode(prefix).endswith(" costs 857|") and "(4.6)" in decode(candidates[0])
-
-        def log_odds(**inputs: Any) -> list[float]:
-            session.clear_cache()
-            return session.score(user, items, inputs=inputs).log_odds.tolist()
-
-        expected = log_odds(price=857.375)
-        assert log_odds(price=857, weight=100) == expected != log_odds(price=858)
-        lines = [json.dumps({"user": user, "items": items, "inputs": {"price": value}}) for value in (857.375, "857", "8570e-1")]
-        session.clear_cache()
-        answers = [session.score_json(line).text for line in lines]
-    answers += run_program("pipe", bundle, stdin="\n".join(lines)).out.splitlines()
-    assert [[np.float32(score["log_odds"]) for score in json.loads(answer)["scores"]] for answer in answers] == 6 * [expected]
-    pairs, out = tmp_path / "pairs.parquet", tmp_path / "scores.parquet"
-    pl.DataFrame({"user_id": user, "item_id": items, "price": 857.375}).write_parquet(pairs)
-    score_files(Opening(Bundle.open(bundle), 0), BatchOptions(pairs, out, ColumnNames(), None))
-    assert pl.read_parquet(out)["log_odds"].to_list() == expected

@@ -15,6 +15,9 @@ from rexit.errors import BundleError
 
 LEFT_TO_THE_RUNTIME = 55
 """Number of cases that Python accepts: graphs, ops of prompts, tables' contents."""
+IN_OTHER_WORDS = ["op_of_an_unknown_input", "input_that_no_op_places", "inputs_in_another_order_than_their_places"]
+IN_OTHER_WORDS += ["two_inputs_of_one_name", "op_without_pieces", "optional_input_without_its_word", "text_with_pieces"]
+IN_OTHER_WORDS += ["input_inside_an_entry"]
 FOUND = [(kind, name) for kind, (cases, _) in KINDS.items() for name, case in cases.items() if case.found == "opening"]
 
 
@@ -43,7 +46,7 @@ def test_damage(tmp_path: Path) -> None:
             accepted.append(name)
             continue
         assert "\n" not in message, (name, message)
-        if isinstance(case, Row) and case.file == POLICY:
+        if isinstance(case, Row) and (case.file == POLICY or "/prompt/inputs" in case.at) and name not in IN_OTHER_WORDS:
             assert case.names in message, (name, message)
     assert not [name for name in accepted if name.startswith("policy_")]
     assert len(accepted) == LEFT_TO_THE_RUNTIME, accepted

@@ -70,14 +70,8 @@ PROMPT = make_catalog(vectors=True).info["prompt"]
             {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1}]}},
             "'look' is a column of vectors, expected a `count` of 1 and a `dim`",
         ),
-        (
-            {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 2, "dim": 8}]}},
-            "'look' is a column of vectors",
-        ),
-        (
-            {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1, "dim": 1 << 17}]}},
-            "dim: is 131072, expected",
-        ),
+        ({"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 2, "dim": 8}]}}, "'look' is a column of vectors"),
+        ({"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1, "dim": 1 << 17}]}}, "dim: is 131072, expected"),
         ({"counts": {"users": 12, "items": 1 << 30}}, "need ids beyond 2^31 - 1"),
     ],
 )

@@ -17,8 +17,8 @@ def counts(numbers: Iterable[int]) -> tuple[int, int, int]:
 
 
 def test_promises_are_kept() -> None:
-    runs, certified, false = counts(range(20))
-    assert certified >= 5, "nothing is certified: the test shows nothing"
+    runs, certified, false = counts(range(8))
+    assert certified >= 2, "nothing is certified: the test shows nothing"
     assert false <= 0.05 * runs + 3, "more than one in twenty, and three standard deviations"
 
 

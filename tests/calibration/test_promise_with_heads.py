@@ -55,20 +55,17 @@ class Population:
         return everybody.of_users(np.isin(np.arange(EVERYBODY), users))
 
 
-POPULATION = Population(np.random.default_rng(10**6))
-
-
 def false_certificates(calibrations: int, chooses_heads: Callable[[int], bool]) -> tuple[int, int]:
     """How many calibrations tried to stop everybody at the first exit, and how many certified that.
 
     chooses_heads: whether a user takes part in choosing a head.
     """
-    tried, certified = 0, 0
+    population, tried, certified = Population(np.random.default_rng(10**6)), 0, 0
     for first in range(calibrations):
         users = (np.arange(USERS) * 31 + first * 127) % EVERYBODY
-        choosing = [user for user in users.tolist() if chooses_heads(user) and POPULATION.counts[user]]
-        head = int(POPULATION.losses[:, choosing].mean(1).argmin())
-        decision = decide_on(POPULATION.traces(head, users), GOAL, depths=(1, 2))
+        choosing = [user for user in users.tolist() if chooses_heads(user) and population.counts[user]]
+        head = int(population.losses[:, choosing].mean(1).argmin())
+        decision = decide_on(population.traces(head, users), GOAL, depths=(1, 2))
         everybody = [candidate for candidate in decision.candidates if candidate.fixed == 0]
         tried += len(everybody) > 0
         certified += any(candidate.certified for candidate in everybody)

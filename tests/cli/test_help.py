@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from rexit.cli import app
 
@@ -18,11 +16,7 @@ COMMANDS = typer.main.get_group(app).commands
 
 @functools.cache
 def help_of(command: str, width: int) -> str:
-    program = "from rexit.cli import main; main()"
-    words = [sys.executable, "-c", program, command, "--help"]
-    return subprocess.run(
-        words, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": str(width), "TERM": "dumb"}
-    ).stdout
+    return CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": str(width), "TERM": "dumb"}).stdout
 
 
 def unwrapped(text: str) -> str:

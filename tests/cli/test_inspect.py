@@ -102,12 +102,6 @@ def test_a_policy_of_several_objectives(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("inspect", path), 4, "utility")
 
 
-def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "other.json"
-    path.write_text('{"schema": 2}')
-    assert_one_line(run("inspect", path), 4, "not a policy")
-
-
 def test_user_without_items_and_catalog_without_runtime(run: Run, original: Path) -> None:
     assert_one_line(run("inspect", original / "bundle", "--user", 103), 2, "needs both --user and --items")
     assert_one_line(run("inspect", original / "catalog", "--user", 103, "--items", "3"), 2, "catalog: is not a bundle")

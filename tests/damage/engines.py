@@ -135,16 +135,9 @@ CASES = table(
         "profile 1 50 1 60",
         file="segment-0.plan",
     ),
-    plan(
-        "plan_with_one_profile",
-        "segment-1.plan: the engine has 1 profiles, engine.json has 2",
-        "profile 1 60 1 60 1 60\n",
-        "",
-    ),
+    plan("plan_with_one_profile", "segment-1.plan: the engine has 1 profiles, engine.json has 2", "profile 1 60 1 60 1 60\n", ""),
     refusing(
-        "plan_that_is_not_enqueued",
-        "TensorRT could not run the engine: a tactic is missing",
-        "enqueue a tactic is missing",
+        "plan_that_is_not_enqueued", "TensorRT could not run the engine: a tactic is missing", "enqueue a tactic is missing"
     ),
     refusing("plan_without_context", "TensorRT could not create an execution context: too many", "context too many"),
     refusing("plan_that_fails_on_the_gpu", "CUDA: unspecified launch failure", "run"),

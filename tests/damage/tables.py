@@ -100,12 +100,7 @@ CASES = table(
     corrupt("history_out_of_order", "`history_times`", USERS, "history_times", put(0, 1 << 40), "verifying"),
     corrupt("history_position_out_of_range", "`history_by_item`", USERS, "history_by_item", put(0, 1 << 30), "verifying"),
     corrupt(
-        "history_position_named_twice",
-        "`history_by_item`",
-        USERS,
-        "history_by_item",
-        lambda a: put(1, a[0])(a),
-        "verifying",
+        "history_position_named_twice", "`history_by_item`", USERS, "history_by_item", lambda a: put(1, a[0])(a), "verifying"
     ),
     corrupt("verdict_that_is_neither", "`history_liked`", USERS, "history_liked", put(0, 2), "verifying"),
     corrupt("more_likes_than_ratings", "`rating_likes`", ITEMS, "rating_likes", put(0, 2), "verifying"),
@@ -335,9 +330,7 @@ WITH_VECTORS = table(
         {"/segments/0/inputs/vectors": None},
     ),
     program(
-        "segment_that_takes_vectors_for_nothing",
-        "segments[0] inputs: has `vectors`, but the prompt program has none",
-        NO_VECTORS,
+        "segment_that_takes_vectors_for_nothing", "segments[0] inputs: has `vectors`, but the prompt program has none", NO_VECTORS
     ),
     program(
         "table_that_nothing_places",
@@ -361,11 +354,7 @@ WITH_VECTORS = table(
     program(
         "as_many_vectors_as_a_prompt_can_have",
         "",
-        {
-            **of_tables(gcn=1),
-            "/prompt/prefix": [OF_USER] * 93,
-            "/prompt/candidate": [{"op": "item_vector", "table": "gcn"}] * 3,
-        },
+        {**of_tables(gcn=1), "/prompt/prefix": [OF_USER] * 93, "/prompt/candidate": [{"op": "item_vector", "table": "gcn"}] * 3},
         "running",
         "OK",
     ),

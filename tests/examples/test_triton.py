@@ -1,4 +1,4 @@
-"""examples/serving/model.py on a real bundle, with a double of the module that Triton provides (a real one: make test-triton)."""
+"""examples/serving/model.py on a real bundle, with a double of the module that Triton provides."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -71,20 +70,6 @@ def test_a_reranker_of_sentence_transformers(run: Run, slates: Path, tmp_path: P
         "rerank", bundle.path, "--query", "wing lift", "--documents", documents, "--instruction", "Something else.", "--json"
     )
     assert other.code == 0 and other.json["results"] != rows
-
-
-@pytest.mark.slow
-def test_the_layerwise_reranker(run: Run, slates: Path, tmp_path: Path) -> None:  # noqa: F811
-    checkpoint = write_layerwise(tmp_path / "checkpoint")
-    export_bundle(checkpoint, None, tmp_path / "bundle", ExportOptions(golden_slates=2, with_tokenizer=True), slates=slates)
-    bundle = Bundle.open(tmp_path / "bundle")
-    assert len(bundle.manifest.exits) > 2 and bundle.manifest.reranker is not None
-    documents = tmp_path / "documents.txt"
-    documents.write_text("\n".join(DOCUMENTS))
-    ended = run("rerank", bundle.path, "--query", "wing lift", "--documents", documents, "--top-n", 3, "--json")
-    assert ended.code == 0, ended.err
-    scores = [row["relevance_score"] for row in ended.json["results"]]
-    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
 
 
 @pytest.fixture(scope="module")
@@ -287,16 +272,6 @@ def test_heads_are_not_fitted_on_rows_of_other_prompts_or_labels(
             fit(changes)
         assert "\n" not in str(refused.value)
     fit({})
-
-
-def test_heads_are_not_fitted_on_rows_of_other_label_ids(causal_lm: tuple[Path, str], tmp_path: Path) -> None:
-    model, _ = causal_lm
-    rows = [{"group": n, "prefix": [5, n], "candidates": [[6, 7], [8], [9]], "label": [1, 0, 0]} for n in range(20)]
-    slates = write_slates(tmp_path / "slates.jsonl", rows)
-    for label_ids, refused in (((10, 11), False), ((10, 12), True), ((10, 11), False)):
-        options = HeadsOptions(exits="2,4", label_ids=label_ids)
-        with pytest.raises(InputError, match="holds rows of another label ids") if refused else nullcontext():
-            fit_heads(model, None, tmp_path / "checkpoint", options, slates=slates)
 
 
 def test_a_training_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from builders.models.checkpoints import VOCAB, tiny_checkpoint
 from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.checks import check_bundle
-from rexit.errors import BundleError, CheckpointError, InputError
+from rexit.errors import CheckpointError, InputError
 from rexit.exporter.engine.profiles import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
@@ -66,16 +66,10 @@ def test_what_a_bundle_without_a_catalog_holds(by_tokens: Path, exported: Path) 
         assert (session.info.users, session.info.items) == (0, 0)
 
 
-def test_it_is_verified(by_tokens: Path, tmp_path: Path) -> None:
+def test_it_is_verified(by_tokens: Path) -> None:
     checks = check_bundle(by_tokens)
     assert [check.name for check in checks if check.outcome != "ok"] == []
     assert {"log-odds", "exit decisions"} <= {check.name for check in checks}
-    broken = shutil.copytree(by_tokens, tmp_path / "broken")
-    golden = broken / "variants" / "cpu-fp32" / "golden.safetensors"
-    content = bytearray(golden.read_bytes())
-    content[-1] ^= 0x40
-    golden.write_bytes(content)
-    assert any("golden.safetensors" in line for check in check_bundle(broken) for line in check.failures)
 
 
 def test_engines_take_any_prefix_that_the_model_takes(by_tokens: Path) -> None:
@@ -104,22 +98,10 @@ def test_prefixes_are_reused(by_tokens: Path) -> None:
     assert not first.known_user
 
 
-def test_without_a_prefix_a_candidate_is_the_whole_prompt(by_tokens: Path) -> None:
-    with runtime.open(by_tokens) as session:
-        whole = session.trace(TokenRequest([], [[20, 21, 22, 7], [20, 21, 22, 8, 9]]))
-        behind = session.trace(TokenRequest([20, 21, 22], [[7], [8, 9]]))
-    np.testing.assert_allclose(whole, behind, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("prefix", "candidates", "problem"),
     [
         ([1, VOCAB], [[1]], rf"prefix\[1\] is {VOCAB}, expected a token id from 0 to {VOCAB - 1}"),
-        ([1], [[2], [3, -1]], r"candidates\[1\]\[1\] is -1, expected a token id"),
-        ([1], [[2], [3, VOCAB]], rf"candidates\[1\]\[1\] is {VOCAB}, expected a token id from 0"),
-        ([1], [[2], []], r"candidates\[1\] has no tokens, expected at least one"),
-        ([1], [], "candidates is empty, expected at least one list of token ids"),
-        ([1] * 256, [[1]], "prefix has 256 tokens, which leaves no room for a candidate in 256"),
         ([1] * 200, [[2], [1] * 57], r"candidates\[1\] has 57 tokens behind a prefix of 200, the variant takes at most 256"),
         ([1], [2], r"candidates\[0\] is 2, expected an array of token ids"),
         ("text", [[2]], "prefix is 'text', expected an array of token ids"),
@@ -179,21 +161,3 @@ def test_what_does_not_fit(checkpoint_folder: Path, slates: Path, tmp_path: Path
         with pytest.raises(InputError, match=f"{problem} a catalog"):
             export_bundle(checkpoint_folder, catalog, tmp_path / "out", slates=other)
     assert not (tmp_path / "out").exists()
-
-
-def test_damaged_manifests(by_tokens: Path, exported: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(by_tokens, tmp_path / "bundle")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for change, problem in (
-        ({"tokens": {"labels": {}, "max_prefix_tokens": 3}}, "max_candidate_tokens"),
-        ({"tokens": 3}, "manifest.json"),
-        ({"catalog": {"folder": "catalog", "exported_sha256": "0"}}, "`tokens`, for a bundle without a catalog"),
-    ):
-        (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
-        for opening in (Bundle.open, runtime.open):
-            with pytest.raises(BundleError, match=problem):
-                opening(folder)  # type: ignore[operator]
-    (folder / "manifest.json").write_text(json.dumps({key: value for key, value in manifest.items() if key != "tokens"}))
-    for opening in (Bundle.open, runtime.open):
-        with pytest.raises(BundleError, match=r"does not list .?catalog/catalog.json"):
-            opening(folder)  # type: ignore[operator]

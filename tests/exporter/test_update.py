@@ -301,15 +301,6 @@ def test_a_text_longer_than_all_is_cut(data: Path, run: Run) -> None:
     assert lengths[0] == lengths[1]
 
 
-def test_an_updated_catalog_can_be_updated(data: Path, run: Run) -> None:
-    assert run()[0] == 0
-    (data / "newer.csv").write_text("user_id,item_id,rating,timestamp\n1,200,5,30000\n")
-    (data / "newer-items.csv").write_text("item_id,title,year\n200,Film 200,1999\n")
-    words = ("--interactions", "newer.csv", "--items", "newer-items.csv", "--out", "newer")
-    assert run(*words, users=False, catalog="new")[0] == 0
-    assert Catalog.open(data / "newer").space == Catalog.open(data / "catalog").sha256
-
-
 def test_without_news_nothing_but_the_records_changes(data: Path, run: Run) -> None:
     """One interaction of known user and item, disliked: no embedding, no text and no prompt of an earlier moment moves."""
     (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,1,30000\n")

@@ -142,12 +142,9 @@ def test_version_is_the_libraries_own(tmp_path: Path) -> None:
     ("damage", "line"),
     [
         (lambda v: v.pop("base_us"), "`base_us` is missing"),
-        (lambda v: v.pop("device"), "`device` is missing"),
         (lambda v: v.update(segments=3), "segments: is 3, expected an array"),
-        (lambda v: v["segments"][0].pop("pass_us"), r"segments\[0\]: `pass_us` is missing"),
         (lambda v: v["segments"].pop(), "segments: has 1, expected 2"),
         (lambda v: v["segments"][1].update(pass_us=-1), "expected a number >= 0"),
-        (lambda v: v.update(base_us="nan"), "base_us: is 'nan', expected a number"),
     ],
 )
 def test_damaged_profile(damage, line: str) -> None:

@@ -32,10 +32,7 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "stats": {name: value for name, value in report["stats"].items() if not name.endswith("_us")}}
 
 
-@pytest.mark.parametrize(
-    "more",
-    [(), ("--top-k", 3), ("--recent", "18,23:0"), ("--as-of", 20)],
-)
+@pytest.mark.parametrize("more", [(), ("--top-k", 3), ("--recent", "18,23:0"), ("--as-of", 20)])
 def test_same_as_python(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
 ) -> None:

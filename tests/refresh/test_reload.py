@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
-from builders.bundles.grown_catalog import NEW, write_grown
+from builders.bundles.grown_catalog import NEW
 from rexit import runtime
-from rexit.errors import BundleError, InputError
+from rexit.errors import InputError
 from rexit.refresh import RefreshOptions, refresh
 from rexit.runtime import Session
 
@@ -46,29 +46,6 @@ def test_a_new_policy_is_reloaded(place: Path, caplog: pytest.LogCaptureFixture)
         new = old.reloaded()
         assert new is not None and new.info.calibrated and new.exits[0].a == 2 and not old.info.calibrated
         assert caplog.messages == [f"{place / 'bundle'}: {verb} variant cpu-fp32" for verb in ("opened", "reloaded")]
-
-
-def test_other_segments_are_not_reloaded(place: Path) -> None:
-    import json
-
-    from builders.bundles.bundle_files import refresh as record
-
-    with runtime.open(place / "bundle") as session:
-        path = place / "bundle/variants/cpu-fp32/variant.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "producer": "another"}))
-        record(place / "bundle")
-        with pytest.raises(BundleError, match="the segments have changed") as refused:
-            session.reloaded()
-        assert refused.value.status == "REXIT_MISMATCH"
-        assert len(session.score(USERS[0], SLATE)) == len(SLATE)
-
-
-def test_damaged_files_leave_the_session_as_it_is(place: Path) -> None:
-    with runtime.open(place / "bundle") as session:
-        (place / "bundle/manifest.json").write_text("{")
-        with pytest.raises(BundleError):
-            session.reloaded()
-        assert len(session.score(USERS[0], SLATE)) == len(SLATE)
 
 
 def answers(session: Session) -> list[NDArray[np.float32]]:
@@ -118,12 +95,3 @@ def test_under_fire(place: Path) -> None:
         thread.join()
     assert not errors, errors[0]
     assert min(served) > 0 and reloads[0] >= 3, (served, reloads)
-
-
-def test_a_third_catalog_too(place: Path) -> None:
-    write_grown(place / "catalog", place / "third", seed=9)
-    with runtime.open(place / "bundle") as session:
-        refresh(place / "bundle", place / "newer", OPTIONS)
-        refresh(place / "bundle", place / "third", OPTIONS)
-        new = session.reloaded()
-        assert new is not None and len(session.score(USERS[0], SLATE)) == len(new.score(USERS[0], SLATE))

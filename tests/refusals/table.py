@@ -104,10 +104,8 @@ SCORES: list[tuple[Any, str]] = [
 ]
 """What is refused in the place of its scores."""
 
-EXPECTED = DEVICE, HOUR, PRICE = (
-    "expected one of tv, phone, 7",
-    *(f"expected a number from 0 to below {limit}" for limit in (24, 1000)),
-)
+DEVICE = "expected one of tv, phone, 7"
+HOUR, PRICE = (f"expected a number from 0 to below {limit}" for limit in (24, 1000))
 TOKEN = "expected a token id from 0 to 63"
 DEADLINE = "expected a number above 0 and at most 1e12"
 REFUSALS = [

@@ -61,13 +61,6 @@ def test_cached_prefix(session: runtime.Session, expected: NDArray[np.float64]) 
     assert session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF).stats.prefix_layers == EXITS[-1]
 
 
-def test_prefixes_of_several_users_are_kept(session: runtime.Session) -> None:
-    for user in USER_IDS[:3]:
-        session.score(user, ITEM_IDS, as_of=AS_OF)
-    again = session.trace_with_stats(USER_IDS[0], ITEM_IDS, as_of=AS_OF).stats
-    assert again.prefix_tokens_reused == again.prefix_tokens
-
-
 @pytest.mark.parametrize("cache_bytes", [0, 1])
 def test_shared_starts_do_not_change_scores(folder: Path, cache_bytes: int) -> None:
     """Prefixes that grow by one interaction after another: most of each is copied, or with a budget for one taken over in place;
@@ -90,20 +83,6 @@ def test_memory_is_taken_for_what_comes(tmp_path: Path, session: runtime.Session
     other = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
     np.testing.assert_array_equal(other.trace(USER, ITEM_IDS), session.trace(USER, ITEM_IDS))
     assert other.memory == session.memory
-
-
-def test_cache_bytes(tmp_path: Path, session: runtime.Session) -> None:
-    small = runtime.open(write_bundle(tmp_path / "bundle"), cache_bytes=1)
-    for user in (*USER_IDS[:6], USER_IDS[0]):
-        small.trace(user, ITEM_IDS)
-        session.trace(user, ITEM_IDS)
-    assert (
-        small.trace_with_stats(USER_IDS[0], ITEM_IDS).stats.prefix_layers == 0
-    )  # the last one is held, however small the budget
-    assert small.trace_with_stats(USER_IDS[3], ITEM_IDS).stats.prefix_layers == EXITS[-1]
-    assert small.memory.prefixes < session.memory.prefixes
-    with pytest.raises(InputError, match="cache_bytes is -1, expected an integer from 0"):
-        runtime.open(tmp_path / "bundle", cache_bytes=-1)
 
 
 def test_segments_tell_where_the_time_goes(session: runtime.Session) -> None:
@@ -359,7 +338,3 @@ def test_deadline_amid_the_first_segment(session: runtime.Session, top_k: int) -
     if top_k:
         assert (np.diff(scores.log_odds[:count]) <= 0).all()
     assert scores.stats.slate_us > 0
-
-
-def test_deadline_far_away_changes_nothing(session: runtime.Session) -> None:
-    assert not session.score(USER, ITEM_IDS, deadline_ms=1e9).cut_short.any()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import subprocess
@@ -189,27 +188,10 @@ def test_memory_and_trim(folder: Path) -> None:
         np.testing.assert_array_equal(session.trace(USER_IDS[0], ITEM_IDS), expected)
 
 
-def test_open_is_the_runtimes(folder: Path) -> None:
-    """Nothing restates its parameters: the two cannot drift apart."""
-    assert inspect.signature(rexit.open) == inspect.signature(runtime.open)
-    assert {"cache_bytes", "library", "device_id"} <= set(inspect.signature(rexit.open).parameters)
-    with rexit.open(folder, cache_bytes=1 << 20, library=runtime.onnxruntime_library() or None) as session:
-        assert session.info.variant == "cpu-fp32"
-    with pytest.raises(AttributeError, match="module 'rexit' has no attribute 'close'"):
-        _ = rexit.close
-
-
 def test_import_rexit_loads_no_runtime() -> None:
     program = "import sys, rexit; print([m for m in sys.modules if m.startswith(('rexit.', 'numpy'))])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "['rexit.errors', 'rexit.devices', 'rexit.request']"
-
-
-def test_names_at_the_top(folder: Path) -> None:
-    assert dir(rexit) == ["Provider", "Request", "Scores", "Session", "TokenRequest", "__version__", "errors", "open"]
-    assert rexit.Session is runtime.Session and rexit.Scores is runtime.Scores
-    with rexit.open(folder) as session:
-        assert isinstance(session, rexit.Session) and isinstance(session.score(USER_IDS[0], ITEM_IDS), rexit.Scores)
 
 
 def test_info_keeps_its_bundle(folder: Path) -> None:

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import write_json
-from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.reranker import ids, write_reranker
 from rexit import TokenRequest, runtime
 from rexit.prompts.texts import TextEncoder
@@ -205,14 +203,6 @@ def test_a_query_again_finds_its_prefix(bundle: Path) -> None:
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     assert float(values["rexit_prefix_tokens_total"]) == 10 and float(values["rexit_prefix_tokens_reused_total"]) == 5
     assert float(values["rexit_unknown_users_total"]) == 0 and float(values['rexit_requests_total{status="200"}']) == 2
-
-
-def test_a_bundle_with_a_catalog_takes_no_text(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle")
-    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
-        assert service.score(user=int(USER_IDS[0]), items=[int(ITEM_IDS[0])]).status == 200
-        reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
-        assert reply.status == 422 and "has no tokenizer.json, so it takes token ids" in reply.json["error"]
 
 
 def test_texts_in_a_full_queue_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from running.fast import fast
-
 ROOT = Path(__file__).parents[2]
 LOADED = """
 import sys, pathlib
@@ -31,16 +29,10 @@ def told(*files: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("file", "folder", "module"),
-    fast(
-        [
-            ("exporter/index.py", ".", "rexit.exporter.index"),
-            ("exporter/export.py", ".", "rexit.exporter.export"),
-            ("calibration/run.py", ".", "rexit.calibration.run"),
-            ("examples/movielens/train.py", "examples/movielens", "train"),
-            ("tests/builders/bundles/recorded.py", "tests", "builders.bundles.recorded"),
-        ],
+    [
         ("calibration/run.py", ".", "rexit.calibration.run"),
-    ),
+        pytest.param("examples/movielens/train.py", "examples/movielens", "train", marks=pytest.mark.slow),
+    ],
 )
 def test_tells_all_that_is_loaded(file: str, folder: str, module: str) -> None:
     script = LOADED.format(folder=str(ROOT / folder), module=module, root=str(ROOT))

@@ -29,11 +29,7 @@ def plan(segment: dict[str, Any]) -> str:
     """A plan as the test double reads it."""
     cache = (HEADS, -1, HEAD_DIM)
     ins, outs = segment["inputs"], segment["outputs"]
-    lines = [
-        "a plan for the double",
-        f"layers {segment['layers'][0]} {segment['layers'][1]}",
-        "working 4096",
-    ]
+    lines = ["a plan for the double", f"layers {segment['layers'][0]} {segment['layers'][1]}", "working 4096"]
 
     def tensor(side: str, name: str, kind: str, *shape: int) -> None:
         lines.append(f"{side} {name} {kind} {' '.join(str(n) for n in shape)}")

@@ -105,11 +105,7 @@ def tiny_heads(decoder: Decoder, exits: int, objectives: int = 1) -> ExitHeads:
 
 
 def tiny_checkpoint(
-    folder: Path,
-    exits: tuple[int, ...] = (1, 2, 4),
-    family: str = "llama",
-    catalog: Catalog | None = None,
-    **changes: Any,
+    folder: Path, exits: tuple[int, ...] = (1, 2, 4), family: str = "llama", catalog: Catalog | None = None, **changes: Any
 ) -> Path:
     """catalog: what it says it was trained on; if prompts have vectors, it gets projectors for them."""
     model = tiny_model(family, **changes)

@@ -72,11 +72,7 @@ def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -
         (("--user", 100, "--items", "3", "--pairs", "x.csv"), 2, "--pairs names the users and items"),
         (("--pairs", "x.csv"), 2, "--pairs needs --out"),
         (("--user", 100, "--items", "3", "--out", "o.csv"), 2, "--out: only for --pairs; one slate is scored here, and printed"),
-        (
-            ("--user", 100, "--items", "3", "--column", "user=u", "--out", "o.csv"),
-            2,
-            "--out and --column: only for --pairs",
-        ),
+        (("--user", 100, "--items", "3", "--column", "user=u", "--out", "o.csv"), 2, "--out and --column: only for --pairs"),
     ],
 )
 def test_bad_arguments(run: Run, original: Path, words: tuple[object, ...], code: int, expected: str) -> None:

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "bundles.hpp"
-#include "opening.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -149,13 +148,6 @@ TEST(Audit, TheSameSeedDrawsTheSameSlates) {
   EXPECT_NE(draws(0.5, 3), draws(0.5, 4));
   EXPECT_NE(draws(0.5, 0), draws(0.5, 0)) << "by chance once in 10^12";
   EXPECT_EQ(draws(0, 3), std::vector<bool>(40, false));
-}
-
-TEST(Audit, AShareOutside0To1IsRefused) {
-  const rexit::Bundle bundle = open("sound");
-  for (const auto& [share, text] : {std::pair{1.5, "1.5"}, {-0.1, "-0.1"}, {std::nan(""), "nan"}})
-    refused([&, share = share] { audited(bundle, share); }, REXIT_INVALID_ARGUMENT,
-            std::string("options.audit is ") + text + ", expected a share from 0 to 1");
 }
 
 }  // namespace

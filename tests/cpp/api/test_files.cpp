@@ -108,11 +108,6 @@ TEST_F(FilesTest, EnginesAreVerifiedToo) {
   refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, plan + ": SHA-256 ");
 }
 
-TEST_F(FilesTest, VerifyingFindsAllThatOpeningFinds) {
-  fs::resize_file(file(variant + "segment-0.onnx"), 10);
-  refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, "10 bytes, expected");
-}
-
 // Whichever component of a path is the link, and whether it leads out of the bundle or not.
 TEST_F(FilesTest, NoFileIsReadThroughALink) {
   const fs::path outside = path() + "-outside";

@@ -32,19 +32,6 @@ TEST(ScoreJson, OptionsAreChecked) {
   refused([&] { session.score_json(request, options); }, REXIT_INVALID_ARGUMENT, "options.waited_us is -1, expected 0 or more");
 }
 
-TEST(ScoreJson, ADeadlineCountsFromTheArrival) {
-  Session session{Bundle(sound_bundle())};
-  JsonOptions options;
-  options.waited_us = 2000;
-  const std::string request = R"({"user": 106, "items": [8], "deadline_ms": 2})";
-  refused([&] { session.score_json(request, options); }, REXIT_DEADLINE, "the deadline passed while the request waited");
-  options.deadline_us = 1000;
-  refused([&] { session.score_json(R"({"user": 106, "items": [8]})", options); }, REXIT_DEADLINE, "while the request waited");
-  options.deadline_us = 60'000'000;
-  EXPECT_EQ(session.score_json(R"({"user": 106, "items": [8]})", options).stats.cut_short, 0u);
-  refused([&] { session.score_json(request, options); }, REXIT_DEADLINE, "while the request waited");  // its own counts
-}
-
 TEST(ScoreJson, ItsMemoryIsCountedAndThatOfALongRequestReleased) {
   Session session{Bundle(sound_bundle())};
   const std::string request = R"({"user": 106, "items": [8]})";

@@ -1,7 +1,6 @@
 // What a call that is cut short returns and counts, over a slow backend.
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -232,18 +231,6 @@ TEST_F(DeadlineTest, ExitZerosNumbersCheckIt) {
   retrieval.begin(request.query, over);
   EXPECT_THROW(retrieval.numbers(nullptr, numbers), Error);
   EXPECT_TRUE(numbers.empty());
-}
-
-TEST_F(DeadlineTest, AssemblyIsCancelled) {
-  std::atomic<bool> cancelled{true};
-  Retrieval retrieval(loaded->bundle.catalog());
-  Prompt prompt;
-  try {
-    assemble(loaded->bundle, request.query, Deadline({}, 0, &cancelled), retrieval, prompt);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.status(), REXIT_CANCELLED);
-  }
 }
 
 // Like TensorRT, it cannot stop a run.

@@ -162,15 +162,6 @@ TEST_F(PrefixCacheTest, APrefixLargerThanTheBudgetStaysAlone) {
   EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
 }
 
-TEST_F(PrefixCacheTest, TakesPrefixesOfAnyLength) {
-  PrefixCache cache(bundle, backend, vectors, 100 * bytes());
-  use(cache, from(1, 8), 3);
-  EXPECT_EQ(cache.prefix_bytes(), bytes(8));
-  use(cache, from(100, 50), 3);
-  use(cache, from(20, 8), 3);
-  EXPECT_EQ(cache.prefix_bytes(), bytes(8) + bytes(50) + bytes(8));
-}
-
 TEST_F(PrefixCacheTest, ReleasesTheBlocksOfALongPrefix) {
   for (const std::size_t depth : {std::size_t{1}, std::size_t{3}}) {
     PrefixCache cache(bundle, backend, vectors, 1);
@@ -287,14 +278,6 @@ TEST_F(PrefixCacheTest, AGrowingPrefixReusesAllUnchangedTokens) {
     EXPECT_EQ(backend.passes, (Passes{{0, 10, 3}, {0, 11, 3}, {1, 10, 4}, {0, 12, 3}, {0, 13, 3}, {1, 12, 4}, {2, 10, 6}}))
         << budget;
   }
-}
-
-// Five users in turn, and a budget for five prefixes: a user's next prefix replaces the previous one.
-TEST_F(PrefixCacheTest, AGrowingPrefixReplacesItsPredecessor) {
-  PrefixCache cache(bundle, backend, vectors, 5 * bytes(14) + bytes(14) / 2);
-  for (std::size_t round = 0; round < 4; ++round)
-    for (std::int32_t user = 0; user < 5; ++user)
-      EXPECT_EQ(use(cache, from(1 + 100 * user, 10 + round), 3), round == 0 ? 0 : 9 + round) << "user " << user;
 }
 
 TEST_F(PrefixCacheTest, ASupersededPrefixIsEvictedFirst) {

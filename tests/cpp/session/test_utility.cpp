@@ -1,4 +1,4 @@
-// Several objectives: the utility's log-odds by hand, and as Python has them (tests/builders/bundles/utilities.py).
+// Several objectives: the utility's log-odds as Python has them (tests/builders/bundles/utilities.py).
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -22,37 +22,12 @@ using namespace rexit::core;
 
 namespace {
 
-float of(const std::vector<float>& weights, const std::vector<float>& log_odds, std::vector<float>* probabilities = nullptr) {
+float of(const std::vector<float>& weights, const std::vector<float>& log_odds) {
   Utility utility;
   utility.set_weights(weights);
   const std::vector<rexit_platt> maps(weights.size(), {1, 0});
   std::vector<float> p(weights.size());
-  const float result = utility.log_odds(maps.data(), log_odds.data(), p.data());
-  if (probabilities != nullptr) *probabilities = p;
-  return result;
-}
-
-TEST(Utility, AWeightOnOneObjectiveIsThatObjective) {
-  for (const float z : {-30.0f, -1.5f, 0.0f, 2.0f, 25.0f}) {
-    EXPECT_FLOAT_EQ(of({3, 0}, {z, 7}), z);
-    EXPECT_FLOAT_EQ(of({0, -2}, {7, z}), -z);
-  }
-}
-
-TEST(Utility, IsTheWeightedSumOfProbabilities) {
-  std::vector<float> p;
-  const float x = of({1, 2, -1}, {0.5f, -1, 2}, &p);
-  const auto sigmoid = [](double z) { return 1 / (1 + std::exp(-z)); };
-  const double u = (sigmoid(0.5) + 2 * sigmoid(-1) - sigmoid(2) + 1) / 4;
-  EXPECT_NEAR(x, std::log(u / (1 - u)), 1e-6);
-  EXPECT_FLOAT_EQ(p[0], static_cast<float>(sigmoid(0.5)));
-  EXPECT_FLOAT_EQ(p[1], static_cast<float>(sigmoid(-1)));
-  EXPECT_FLOAT_EQ(p[2], static_cast<float>(sigmoid(2)));
-}
-
-TEST(Utility, AFactorChangesNothing) {
-  EXPECT_EQ(of({1, 2}, {0.3f, -4}), of({0.25f, 0.5f}, {0.3f, -4}));
-  EXPECT_EQ(of({1, -2}, {0.3f, -4}), of({4e8f, -8e8f}, {0.3f, -4}));
+  return utility.log_odds(maps.data(), log_odds.data(), p.data());
 }
 
 TEST(Utility, StaysFiniteAndNeverFallsWhereItSaturates) {

@@ -20,9 +20,7 @@ def read(path: Path) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [pl.List(pl.Float32), pl.List(pl.Float64), pl.Array(pl.Float32, 2), pl.Array(pl.Float16, 2)],
-    ids=str,
+    "kind", [pl.List(pl.Float32), pl.List(pl.Float64), pl.Array(pl.Float32, 2), pl.Array(pl.Float16, 2)], ids=str
 )
 def test_lists_of_floats_in_parquet(tmp_path: Path, kind: pl.DataType) -> None:
     path = tmp_path / "i.parquet"

@@ -24,52 +24,11 @@ from rexit.prompts.texts import TextEncoder
 PAIRS, MOST = 1000, 40
 REAL = "REXIT_ENCODER"
 """A folder of a published encoder, tested as well if it is set."""
-ODD = [
-    *(
-        "",
-        " ",
-        "\n\t",
-        "[SEP]",
-        "[CLS] [MASK]",
-        "<s>",
-        "</s></s>",
-        "<pad>",
-        "[PAD]",
-        "<mask>",
-        "a",
-        "don't",
-        "naïve café",
-        "\uff21\uff42\uff43",
-    ),
-    *(
-        "İstanbul",
-        "\u017ftra\u00dfe",
-        "ﬁne",
-        "e\u0301",
-        "\u200b",
-        "\ufeff",
-        "\x00",
-        "\x07bell",
-        "日本語のテキスト",
-        "한국어",
-        "العربية",
-        "हिन्दी",
-        "👩\u200d🔬",
-        "🇩🇪",
-    ),
-    *(
-        "x" * 300,
-        "9.81 N/kg",
-        "C++17's",
-        "--flag=1",
-        "http://a.b/c?d=e&f",
-        "A\u00a0B",
-        "tab\tbed",
-        "  two  spaces  ",
-        "UPPER lower",
-        "\uff11\uff12",
-    ),
-]
+ODD = (
+    "| |\n\t|[SEP]|[CLS] [MASK]|<s>|</s></s>|<pad>|[PAD]|<mask>|a|don't|naïve café|\uff21\uff42\uff43|İstanbul|\u017ftra\u00dfe|"
+    "ﬁne|e\u0301|\u200b|\ufeff|\x00|\x07bell|日本語のテキスト|한국어|العربية|हिन्दी|👩\u200d🔬|🇩🇪|9.81 N/kg|C++17's|--flag=1|"
+    f"http://a.b/c?d=e&f|A\u00a0B|tab\tbed|  two  spaces  |UPPER lower|\uff11\uff12|{'x' * 300}"
+).split("|")
 
 
 def text(source: random.Random) -> str:

@@ -202,16 +202,6 @@ def test_qwen3_rerankers_prompt_is_its_model_cards(query: str, document: str) ->
     assert prefix + candidate == card
 
 
-def test_mxbai_rerank_v2s_prompt_is_its_packages() -> None:
-    """mxbai-rerank 0.1.6 tokenizes each of these on its own."""
-    value = KNOWN["mxbai-rerank-v2"]
-    texts = [*value["prefix"], *value["document"]]
-    assert texts[0].startswith("<|im_start|>system\nYou are Qwen, created by Alibaba Cloud.") and texts[0].endswith("user\n")
-    assert texts[1:5] == ["query: {query}", "\n", "document: {document}", "\n"]
-    assert texts[5].startswith("You are a search relevance expert") and texts[5].endswith("1 for relevant).\nRelevance:")
-    assert texts[6] == "<|im_end|>\n<|im_start|>assistant\n" and value["answers"] == {"no": "0", "yes": "1"}
-
-
 def test_the_last_answer_for_heads(layerwise: Path, logit_score: Path) -> None:
     """What `rexit heads` keeps is what the reranker says at its end."""
     for folder in (layerwise, logit_score):

@@ -20,10 +20,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(
-    data: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """Runs the command on `data`; `extra` options come last and win, `settings` are keys of --retriever-config. Gives exit code,
     stdout and stderr."""

@@ -43,8 +43,10 @@ def heeds_signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heeds_signals")
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("step", MODULES)
+@pytest.mark.parametrize(
+    ("step", "number", "expected"),
+    [("assign", signal.SIGINT, 130), ("similar_users", signal.SIGTERM, 143), ("write_json", signal.SIGTERM, 143)],
+)
 def test_signals_whose_exception_is_dropped(
     run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: signal.Signals, expected: int
 ) -> None:

@@ -44,11 +44,7 @@ def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path
     )
     assert info["counts"] | {"pieces": 0} == {"users": 24, "items": 40, "interactions": 480, "pieces": 0}
     assert 0 < info["retrieval"]["recall@20"] <= 1 and 0 < info["retrieval"]["popularity_recall@20"] <= 1
-    assert {name: split["rows"] for name, split in info["splits"].items()} == {
-        "train": 384,
-        "validation": 48,
-        "test": 48,
-    }
+    assert {name: split["rows"] for name, split in info["splits"].items()} == {"train": 384, "validation": 48, "test": 48}
     assert info["label"] == {"positive_at": 4.0} and info["ids"] == {"user": "int64", "item": "int64"}
     assert info["columns"] == {"user": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"}
 

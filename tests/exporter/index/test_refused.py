@@ -22,12 +22,7 @@ from running.indexing import Run, assert_refused, edit
             "{item.yaer}",
             "items.csv: no column 'yaer' (prompt.toml: {item.yaer}), the file has: item_id, title, year",
         ),
-        (
-            "prompt.toml",
-            "{item.title}{verdict}",
-            "{user.job}",
-            "prompt.toml: entry: unknown placeholder {user.job}, known are: ",
-        ),
+        ("prompt.toml", "{item.title}{verdict}", "{user.job}", "prompt.toml: entry: unknown placeholder {user.job}, known are: "),
         (
             "prompt.toml",
             "[bins]",
@@ -48,27 +43,6 @@ from running.indexing import Run, assert_refused, edit
 )
 def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: str, message: str) -> None:
     edit(data / file, old, new)
-    assert_refused(run(), data, message)
-
-
-@pytest.mark.parametrize(
-    ("placed", "look", "message"),
-    [
-        (
-            "{item.look:2}",
-            "1 2",
-            "prompt.toml: prompt: {item.look:2}: the column holds a vector of each item, which is placed as one",
-        ),
-        ("{item.look}", "1 2 3", "the items file: column 'look': item 2 has 2 numbers, item 1 has 3"),
-        ("{item.look}", "1 two", "the items file: column 'look': item 1 has a number that is not finite"),
-        ("{item.lock}", "1 2", "items.csv: no column 'lock' (prompt.toml: {item.lock}), the file has: item_id, title, year"),
-    ],
-)
-def test_bad_vectors_are_one_line(run: Run, data: Path, placed: str, look: str, message: str) -> None:
-    header, first, *rest = (data / "items.csv").read_text().splitlines()
-    rows = [f"{header},look:float_seq", f"{first},{look}", *(f"{row},3 4" for row in rest)]
-    (data / "items.csv").write_text("\n".join(rows))
-    edit(data / "prompt.toml", "{item.title} of", f"{{item.title}} {placed} of")
     assert_refused(run(), data, message)
 
 

@@ -48,11 +48,7 @@ def test_a_space_before_a_single_value_moves_into_it() -> None:
         return parse(Path("t"), "prompt", text)
 
     assert parts("Is {user.age}") == ("Is", Placeholder("user.age", spaced=True))
-    assert parts(" {user.age}  {user.age}") == (
-        Placeholder("user.age", spaced=True),
-        " ",
-        Placeholder("user.age", spaced=True),
-    )
+    assert parts(" {user.age}  {user.age}") == (Placeholder("user.age", spaced=True), " ", Placeholder("user.age", spaced=True))
     assert parts("Seen: {history.recent:10}") == ("Seen: ", Placeholder("history.recent", 10))
     assert parse(Path("t"), "entry", "{verdict} {verdict}") == (Placeholder("verdict"), " ", Placeholder("verdict"))
 

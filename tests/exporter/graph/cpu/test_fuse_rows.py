@@ -9,16 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from builders.onnx_graphs.graphs import count, graph, run, weight, with_outlier
-from rexit.exporter.graph.cpu.fuse_rows import (
-    ADD_LAYER_NORM,
-    GEGLU,
-    GELU,
-    LAYER_NORM,
-    NORM,
-    SCALE_ADD,
-    SWIGLU,
-    fuse_rows,
-)
+from rexit.exporter.graph.cpu.fuse_rows import ADD_LAYER_NORM, GEGLU, GELU, LAYER_NORM, NORM, SCALE_ADD, SWIGLU, fuse_rows
 from rexit.exporter.graph.cpu.quantize_linear_int8 import NAME as QUANTIZE
 from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.passes.tidy import tidy
