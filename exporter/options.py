@@ -109,8 +109,8 @@ class TrainOptions:
 
     exits: depths in layers; empty: every five layers and the last.
     lora: rank of low-rank additions to all linear layers; 0: train all weights.
-    slate: interactions packed behind a prefix.
-    batch_tokens: of a forward pass, with padding.
+    slate: interactions packed behind a prefix; an encoder's documents of a query. None: 12, of an encoder 8.
+    batch_tokens: of a forward pass, with padding; None: 1024, of an encoder 4096.
     epochs: length of the training, unless `steps` is set.
     rate: peak learning rate of the deepest layers; None: 1e-4, with `lora` 1e-3; 0: the base is frozen.
     head_rate: the last head's learning rate.
@@ -124,8 +124,8 @@ class TrainOptions:
     exits: str = ""
     lora: int = 0
     freeze_embeddings: bool = False
-    slate: int = 12
-    batch_tokens: int = 1024
+    slate: int | None = None
+    batch_tokens: int | None = None
     epochs: float = 1.0
     steps: int = 0
     rate: float | None = None
@@ -150,6 +150,14 @@ class TrainOptions:
         """Whether the base is frozen, token embeddings included."""
         return self.peak_rate == 0
 
+    def slate_size(self, causal: bool) -> int:
+        """`slate` with its default. causal: whether the model is a decoder."""
+        return self.slate or (12 if causal else 8)
+
+    def step_tokens(self, causal: bool) -> int:
+        """`batch_tokens` with its default."""
+        return self.batch_tokens or (1024 if causal else 4096)
+
     def check(self) -> None:
         """Raises InputError for the first option that is out of range, or for two that exclude each other."""
         if self.lora < 0:
@@ -157,8 +165,8 @@ class TrainOptions:
         if self.is_frozen and self.lora:
             raise InputError(f"--lora {self.lora} with --rate 0, which trains no additions: leave one of them out")
         for name in ("slate", "batch_tokens", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value}, expected at least 1")
         for name, value in (("rate", self.peak_rate), ("head-rate", self.head_rate), ("seed", self.seed), ("steps", self.steps)):
             if not 0 <= value < math.inf:
                 raise InputError(f"--{name} {value:g}, expected at least 0")

@@ -62,10 +62,7 @@ def existing(out: Path) -> Manifest | None:
 def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None:
     """The catalog's tokens and prompts fit the model, and a candidate fits a pass."""
     decoder, info = checkpoint.decoder, catalog.info
-    if not decoder.causal:
-        raise InputError(
-            f"{checkpoint.path}: {decoder.family} is an encoder, which reads pairs of texts without a common prefix: use --slates"
-        )
+    check_causal(checkpoint)
     vocabulary = int(info["tokenizer"]["vocab_size"])
     if vocabulary > decoder.vocab_size:
         raise InputError(f"the catalog's tokenizer has {vocabulary} tokens, the model's embeddings only {decoder.vocab_size}")
@@ -78,6 +75,15 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
     check_vectors(checkpoint, catalog)
     if candidate > max_tokens:
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
+
+
+def check_causal(checkpoint: Checkpoint) -> None:
+    """The model can read a catalog's prompts: it is a decoder."""
+    if not checkpoint.decoder.causal:
+        raise InputError(
+            f"{checkpoint.path}: {checkpoint.decoder.family} is an encoder, which reads pairs of texts without a common prefix: "
+            "use --slates"
+        )
 
 
 def check_one_source(catalog: Path | None, slates: Path | None) -> None:

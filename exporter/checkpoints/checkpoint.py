@@ -139,7 +139,7 @@ def load_checkpoint(
             raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
     if kind == "shared" and encodes(folder):
         raise InputError(
-            f"{folder}: is an encoder, which has no LM head to share: `rexit heads` fits heads; `rexit train` trains decoders"
+            f"{folder}: is an encoder, which has no LM head to share: `rexit heads` fits heads, `rexit train` trains them"
         )
     if kind == "shared" and "yes" not in pairs_of(ids)[0]:
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")

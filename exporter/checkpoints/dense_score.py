@@ -10,6 +10,8 @@ The last Dense's number is the log-odds.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,13 +19,13 @@ from typing import Literal
 import msgspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rexit.bundle.typed import Positive, typed
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config
-from rexit.exporter.checkpoints.logit_score import POOLING, Module, score_modules
+from rexit.exporter.checkpoints.logit_score import MODULES, POOLING, PROMPTS, SETTINGS, Module, score_modules
 from rexit.exporter.libraries.silence import first_line
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -76,6 +78,23 @@ def sentence_scores(folder: Path) -> SentenceScores:
             f"{type(activation).__name__}, expected 1 behind Identity"
         )
     return SentenceScores(_pooling_mode(folder / pooling.path / CONFIG), nn.Sequential(*parts).eval(), projection)
+
+
+def write_scores(scores: SentenceScores, source: Path, folder: Path) -> None:
+    """Writes the modules behind the encoder in `source`, with the weights of `scores`, to another folder."""
+    names = [*module_files(source), *(Path(name) for name in (MODULES, SETTINGS, PROMPTS) if (source / name).is_file())]
+    layers = iter([part for part in (*scores.features, scores.projection) if isinstance(part, nn.Linear | nn.LayerNorm)])
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        if name.name != WEIGHTS:
+            shutil.copyfile(source / name, folder / name)
+            continue
+        layer = next(layers)
+        prefix = "linear" if isinstance(layer, nn.Linear) else "norm"
+        save_file({f"{prefix}.{key}": value.contiguous() for key, value in layer.state_dict().items()}, folder / name)
+        if isinstance(layer, nn.Linear):
+            config = folder / name.parent / CONFIG
+            config.write_text(json.dumps({**read_config(config), "bias": True}))
 
 
 def _pooling_mode(path: Path) -> str:

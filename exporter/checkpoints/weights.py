@@ -71,15 +71,21 @@ def layers(place: Path) -> int:
         raise CheckpointError(f"{place}: {what} is not a decoder's: {first_line(exc)}") from exc
 
 
-def decoder_model(place: Path) -> Any:
-    """Loads the model, float32, in eval mode. Raises CheckpointError, also for missing weights."""
+def decoder_model(place: Path, new_classifier: bool = False) -> Any:
+    """Loads the model, float32, in eval mode. Raises CheckpointError, also for missing weights.
+
+    new_classifier: load an encoder without a classifier as one of one label, whose own weights are random.
+    """
     if _is_adapter(place):
         return _merged(place)
     if _is_gguf(place):
         import gguf  # noqa: F401
+    loader, named = _loader(place), _named(place)
+    if new_classifier:
+        loader, named = AutoModelForSequenceClassification, named | {"num_labels": 1}
     try:
-        loaded: Any = _loader(place).from_pretrained(
-            **_named(place), dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
+        loaded: Any = loader.from_pretrained(
+            **named, dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
         )
     except CheckpointError:
         raise
@@ -88,13 +94,19 @@ def decoder_model(place: Path) -> Any:
             raise CheckpointError(f"{_config(place).model_type}: does not use transformers' attention interface") from exc
         raise CheckpointError(f"{place}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
     model, report = loaded
+    body = f"{model.base_model_prefix}." if new_classifier else ""
     for problem in ("missing_keys", "mismatched_keys"):
         # The pooler belongs to a classifier's head; an encoder without one may lack it.
-        if keys := sorted(key for key in map(str, report.get(problem) or ()) if not key.startswith("pooler.")):
+        if keys := sorted(key for key in map(str, report.get(problem) or ()) if _is_needed(key, body)):
             raise CheckpointError(f"{place}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
     if module_files(place):
         setattr(model, SCORES, sentence_scores(place))
     return (_plain(model) if _is_gguf(place) else model).eval()
+
+
+def _is_needed(key: str, body: str) -> bool:
+    """Whether a weight's absence is an error. body: how the names of the encoder's own begin."""
+    return key.startswith(body) and not key.startswith(f"{body}pooler.")
 
 
 def _loader(place: Path) -> Any:

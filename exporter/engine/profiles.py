@@ -10,7 +10,7 @@ from rexit.bundle import Bundle, OptimizationProfile, Segment
 
 def optimization_profiles(bundle: Bundle) -> tuple[OptimizationProfile, ...]:
     """The passes that an engine of this variant accepts, up to the limits of variant and catalog; without a catalog a prefix may
-    leave room for one token of a candidate.
+    leave room for one token of a candidate. An encoder has none.
 
     They are tuned for a slate of `slates.SIZE` candidates as long as the golden samples'.
 
@@ -23,9 +23,10 @@ def optimization_profiles(bundle: Bundle) -> tuple[OptimizationProfile, ...]:
         bundle: opened with the variant.
     """
     limit = bundle.variant.max_tokens
-    max_prefix = (
-        int(bundle.catalog.info["prompt"]["max_prefix_tokens"]) if bundle.has_catalog else bundle.variant.max_positions - 1
-    )
+    if bundle.has_catalog:
+        max_prefix = int(bundle.catalog.info["prompt"]["max_prefix_tokens"])
+    else:
+        max_prefix = bundle.variant.max_positions - 1 if bundle.manifest.model.causal else 0
     max_tokens = max(limit, max_prefix)  # the same graph fills the prefix
     golden = bundle.golden().slates
     candidate = max(1, statistics.median_high([len(tokens) for slate in golden for tokens in slate.candidates]))

@@ -84,6 +84,12 @@ class Decoder:
         return list(layers)
 
     @property
+    def embeddings(self) -> nn.Module:
+        """What learns before the first layer."""
+        embeddings: nn.Module = self.model.get_input_embeddings()
+        return embeddings
+
+    @property
     def norm(self) -> nn.Module:
         """The final norm, after the last layer."""
         norm: nn.Module = getattr(self.body, self.norm_name)

@@ -8,7 +8,6 @@ own head   what the model's classifier computes from a pair's row after the last
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Iterator
@@ -71,6 +70,10 @@ class Encoder(Decoder):
         return False
 
     @property
+    def embeddings(self) -> nn.Module:
+        return self.body.get_submodule("embeddings")
+
+    @property
     def norm(self) -> nn.Module:
         """The norm before the heads of earlier exits; the own head brings what it needs."""
         return nn.LayerNorm(self.hidden_size)
@@ -97,7 +100,7 @@ class Encoder(Decoder):
         if self.padding is not None:
             # As the family does: padding in a text has the padding's position, and other tokens do not count it.
             counts = (ids != self.padding).long()
-            before = torch.cumsum(counts, 1) - counts
+            before = torch.cumsum(counts.float(), 1).long() - counts  # TensorRT sums no integers
             starts = torch.arange(ids.shape[1], device=ids.device) - positions
             inputs["position_ids"] = (before - before.gather(1, starts) + 1) * counts + self.padding
         if self.types:
@@ -125,12 +128,12 @@ class Encoder(Decoder):
         return super().replaced(None) | parts | ({"pooler": None} if hasattr(self.body, "pooler") else {})
 
     def own_head(self) -> tuple[nn.Module, nn.Linear]:
-        """The model's classifier of a row: its features and its last projection, copies. Raises CheckpointError."""
+        """The model's classifier of a row: its features and its last projection. Raises CheckpointError."""
         before = [self.body.get_submodule(self.norm_name)] if self.norm_name and self.pooling == "cls" else []
         for own, projection in _classifiers(self.model):
             features = nn.Sequential(*before, *own)
             if hasattr(self.model, SCORES) or self._is_own(features, projection):
-                return copy.deepcopy(features).eval(), copy.deepcopy(projection)
+                return features, projection
         raise CheckpointError(
             f"{self.family}: its classifier does not answer from the first token's row, or the mean of all, through one or two "
             "dense layers, as those of BERT, RoBERTa, ModernBERT, DistilBERT and Electra do"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,7 +37,7 @@ class ExitHeads(nn.Module):
             nn.init.zeros_(projection.bias)
         norms = [_plain_norm(decoder) for _ in range(exits)]
         if own_last and isinstance(decoder, Encoder):
-            norms[-1] = decoder.own_head()[0]
+            norms[-1] = copy.deepcopy(decoder.own_head()[0]).eval()
         return cls(norms, projections)
 
     @classmethod
@@ -48,7 +49,16 @@ class ExitHeads(nn.Module):
         with torch.no_grad():
             projection.weight.copy_(_both_labels(classifier.weight[order]))
             projection.bias.copy_(_both_labels(classifier.bias[order]))
-        return cls([features], [projection])
+        return cls([copy.deepcopy(features).eval()], [projection])
+
+    def write_own(self, encoder: Encoder, yes: int = 1) -> None:
+        """Writes the last head to the encoder's classifier: the reverse of `own`."""
+        features, classifier = encoder.own_head()
+        features.load_state_dict(self.norms[-1].state_dict())
+        for name, parameter in classifier.named_parameters():
+            rows = self.projections[-1].get_parameter(name)
+            with torch.no_grad():
+                parameter.copy_(rows[[1 - yes, yes]] if classifier.out_features == 2 else rows[1:] - rows[:1])
 
     @classmethod
     def of_rows(cls, decoder: Decoder, rows: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> ExitHeads:

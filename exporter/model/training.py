@@ -191,7 +191,7 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
     """Parameter groups for an optimizer, with learning rates by depth.
 
     The layers between two exits learn at rate / ratio^k, with k exits left to the last, and an exit's head at head_rate /
-    ratio^k. Token embeddings learn as the first layers, projectors as the first head.
+    ratio^k. Token embeddings learn as the first layers, projectors as the first head, an encoder's classifier as the last layers.
 
     Args:
         model: the model; parameters without `requires_grad` are left out.
@@ -203,9 +203,11 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
     assigned: set[int] = set()
     for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
         own: list[nn.Module] = [*layers[begin:end]]
-        new: list[nn.Module] = [model.heads.norms[k], model.heads.projections[k]]
+        new: list[nn.Module] = []
+        is_classifier = isinstance(model.heads.norms[k], nn.Sequential)
+        (own if is_classifier and rate else new).extend([model.heads.norms[k], model.heads.projections[k]])
         if k == 0:
-            own.append(model.model.get_input_embeddings())
+            own.append(model.decoder.embeddings)
             new += [] if model.projectors is None else [model.projectors]
         scale = ratio ** (len(model.exits) - 1 - k)
         for modules, peak in ((own, rate), (new, rate if head_rate is None else head_rate)):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rexit.bundle.labels import log_odds_of
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, with_vectors
 from rexit.exporter.prompt.builder import Prompt
@@ -31,6 +32,15 @@ def joint_loss(logits: Tensor, liked: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), torch.stack([1 - liked, liked], -1).repeat(len(logits), 1))
 
 
+def first_loss(logits: Tensor, queries: int) -> Tensor:
+    """Returns the mean of all exits' cross-entropies of a query's first candidate among all of that query's.
+
+    logits: float32 [E, M, 2], with as many candidates of each query.
+    """
+    among = log_odds_of(logits).view(len(logits) * queries, -1)
+    return F.cross_entropy(among, torch.zeros(len(among), dtype=torch.int64, device=among.device))
+
+
 class Learner(nn.Module):
     """The module that is trained: its forward turns a batch of `Collator` into the loss, with all trained weights inside."""
 
@@ -42,7 +52,11 @@ class Learner(nn.Module):
         self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, liked: Tensor, prompts: Sequence[Prompt]
     ) -> dict[str, Tensor]:
         passed, vectors = with_vectors(self.model, self._rows.sources, tokens, prompts)
-        return {"loss": joint_loss(self.model(passed, positions, groups, rows, vectors), liked)}
+        logits = self.model(passed, positions, groups, rows, vectors)
+        loss = joint_loss(logits, liked)
+        if not self.model.decoder.causal:
+            loss = loss + first_loss(logits, len(prompts))
+        return {"loss": loss}
 
 
 class Collator:

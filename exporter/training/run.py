@@ -35,19 +35,25 @@ from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
 from rexit.bundle.labels import log_odds_of
 from rexit.bundle.writer import new_folder
+from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from rexit.exporter.checkpoints.dense_score import write_scores
+from rexit.exporter.checkpoints.pairs import positive_label
 from rexit.exporter.libraries.silence import log, quiet
+from rexit.exporter.model.encoder import SCORES, Encoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows, with_vectors
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.preflight import check_one_source, read_slates
 from rexit.exporter.source import Source, zero_of
 from rexit.exporter.training.learner import Collator, Learner
+from rexit.exporter.training.pairs import Pairs
 from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings
 from rexit.exporter.training.starting_model import make_model
 from rexit.exporter.training.trainer import MultiExitTrainer, Progress, arguments, last_state
 from rexit.progress import Progress as ShowProgress
 from rexit.progress import silent
+from rexit.prompts.slates_file import SlatesFile
 from rexit.ranking import auc, doubt, user_auc
 from rexit.slates import SIZE, cut, spread
 
@@ -100,7 +106,7 @@ def train_model(
     """Trains and writes the checkpoint `out`, whole or not at all.
 
     Args:
-        model: folder, Hub id or GGUF file of a decoder.
+        model: folder, Hub id or GGUF file of a decoder; an encoder's folder or id.
         catalog: made with the model's tokenizer; None: there are `slates`.
         slates: a file of slates instead of a catalog.
         say: called with lines about the training.
@@ -110,7 +116,7 @@ def train_model(
 
     Raises:
         InputError: options that cannot work, or a training in OUT.training that was begun with other settings.
-        CheckpointError: a decoder that cannot be loaded or split.
+        CheckpointError: a model that cannot be loaded or split.
     """
     options = options or TrainOptions()
     options.check()
@@ -122,8 +128,9 @@ def train_model(
     start, source, trained, adapted, trainer = _train(str(model), opened, options, work, say, progress)
     if not trainer.is_world_process_zero():
         return None
+    tokens = options.step_tokens(start.decoder.causal)
     rows = packed_rows(source, "validation", SIZE, options.validation_slates, _track("prompts of validation", progress))
-    log_odds = validation_log_odds(trained, rows, trainer.args.device, options.batch_tokens, trainer.args.bf16)
+    log_odds = validation_log_odds(trained, rows, trainer.args.device, tokens, trainer.args.bf16)
     held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
     zero = zero_of(source, held_out)
     scores = [baselines(source, held_out, k if start.objectives else None, zero) for k in range(len(start.objectives) or 1)]
@@ -135,7 +142,13 @@ def train_model(
     saved = trained.model
     if adapted is not None:
         saved = adapted.merge_and_unload()
+    modules = getattr(saved, SCORES, None)
+    if isinstance(start.decoder, Encoder):
+        trained.heads.write_own(start.decoder, positive_label(saved.config) if modules is None else 1)
     with new_folder(out) as folder, quiet():
+        if modules is not None:
+            delattr(saved, SCORES)  # it would be saved as a part of the model
+            write_scores(modules, start.path, folder)
         save_checkpoint(
             folder,
             saved,
@@ -180,14 +193,20 @@ def _train(
     start, model, adapted = make_model(name, catalog, options)
     source = read_slates(place, start, ExportOptions.max_tokens, labels=True) if isinstance(place, Path) else place
     source.roles.check(source.path, start.roles, start.path)
-    world, most = arguments(work, options, 1).world_size, 0
-    if options.steps:  # assembling all slates may take longer than training on the few that these steps read
-        sample = packed_rows(source, "train", options.slate, LENGTH_SAMPLE).lengths
-        tokens = np.minimum(sample, options.batch_tokens).mean()  # a longer slate is a batch of its own
-        most = math.ceil(options.steps * world * options.batch_tokens / tokens)
-    data = packed_rows(source, "train", options.slate, most, _track("prompts of train", progress), options.seed)
-    steps_data = batches(data.lengths, options.batch_tokens, np.random.default_rng(options.seed))
-    steps, collate = options.steps or max(1, math.ceil(options.epochs * len(steps_data) / world)), Collator(data)
+    rng, world, most, passes = np.random.default_rng(options.seed), arguments(work, options, 1).world_size, 0, 1
+    if start.decoder.causal:
+        slate, budget = options.slate_size(True), options.step_tokens(True)
+        if options.steps:  # assembling all slates may take longer than training on the few that these steps read
+            sample = packed_rows(source, "train", slate, LENGTH_SAMPLE).lengths
+            tokens = np.minimum(sample, budget).mean()  # a longer slate is a batch of its own
+            most = math.ceil(options.steps * world * budget / tokens)
+        data = packed_rows(source, "train", slate, most, _track("prompts of train", progress), options.seed)
+        steps_data = batches(data.lengths, budget, rng)
+    else:
+        assert isinstance(source, SlatesFile)
+        pairs = Pairs(source, encoder_of(start, ExportOptions.max_tokens), options, rng)
+        data, steps_data, passes = pairs.drawn(options.steps * world, _track("pairs of train", progress))
+    steps, collate = options.steps or max(1, math.ceil(options.epochs * len(steps_data) / passes / world)), Collator(data)
     trainer = MultiExitTrainer(
         Learner(model, data),
         options,
@@ -303,6 +322,9 @@ def _track(what: str, progress: ShowProgress) -> Callable[[Sequence[Any]], Itera
 def _tokenizer_of(start: Checkpoint) -> Any:
     """The model's own tokenizer, to save with it; None if it has none."""
     try:
-        return AutoTokenizer.from_pretrained(start.path)
+        tokenizer = AutoTokenizer.from_pretrained(start.path)
     except (OSError, ValueError):
         return None
+    if start.reranker is not None and start.reranker.pair is not None:
+        tokenizer.model_max_length = start.reranker.pair.tokens  # also where a file that is not copied says it
+    return tokenizer

@@ -1,24 +1,31 @@
-"""The decoder that training starts from, with heads at its exits, projectors, and LoRA's additions."""
+"""The model that training starts from, with heads at its exits, projectors, and LoRA's additions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from rexit.exporter.checkpoints.weights import layers, located
+from rexit.exporter.checkpoints.checkpoint import Checkpoint, check_exits, load_checkpoint, read_exits
+from rexit.exporter.checkpoints.pairs import pair_prompt
+from rexit.exporter.checkpoints.rerankers import read_reranker
+from rexit.exporter.checkpoints.weights import decoder_model, encodes, layers, located
 from rexit.exporter.libraries.silence import quiet
 from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.encoder import Encoder, split
+from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import fresh_projectors
 from rexit.exporter.options import TrainOptions
-from rexit.exporter.preflight import labels_of
+from rexit.exporter.preflight import check_causal, labels_of
 
 
 def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> tuple[Checkpoint, MultiExitModel, Any]:
-    """Loads the decoder that training starts from, with heads and projectors.
+    """Loads the model that training starts from, with heads and projectors.
 
     Args:
         source: a folder, Hub id or GGUF file.
@@ -27,20 +34,41 @@ def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> t
     Returns:
         The checkpoint, the model to train, and peft's model around its decoder; None without low-rank additions.
     """
-    labels = labels_of(catalog, options.label_ids)
-    start = load_checkpoint(source, exit_depths(source, options.exits), "shared", labels, options.reranker)
+    labels, depths = labels_of(catalog, options.label_ids), exit_depths(source, options.exits)
+    if encodes(folder := located(source)):
+        start = _encoder(folder, depths, options.reranker)
+    else:
+        start = load_checkpoint(source, depths, "shared", labels, options.reranker)
     decoder = start.decoder
     if catalog is not None:
         check_fit(catalog, start)
     projectors, adapted = None if catalog is None else fresh_projectors(catalog, decoder), None
-    for module in (decoder.norm, decoder.model.get_output_embeddings()):
-        module.requires_grad_(False)  # never computed
-    decoder.model.get_input_embeddings().requires_grad_(not options.freeze_embeddings)
-    if options.is_frozen:
-        decoder.model.requires_grad_(False)
+    decoder.model.requires_grad_(False)  # final norm, LM head and pooler are never computed
+    if not options.is_frozen:
+        for module in (*decoder.layers, decoder.embeddings):
+            module.requires_grad_(True)
+        decoder.model.get_input_embeddings().requires_grad_(not options.freeze_embeddings)
     if options.lora:
         adapted = with_additions(decoder, source, options.lora)
     return start, MultiExitModel(decoder, start.heads, start.exits, projectors).train(), adapted
+
+
+def _encoder(folder: Path, depths: Sequence[int], reranker: str | None) -> Checkpoint:
+    """An encoder whose last head is its classifier, a new one if it has none. It has no dropout: drawing it takes longer than the
+    layers."""
+    form, saved = read_reranker(folder, reranker), read_exits(folder)
+    check_exits(depths, layers(folder))
+    with quiet():
+        decoder = split(decoder_model(folder, new_classifier=form is None)).cut(depths[-1])
+        assert isinstance(decoder, Encoder)
+        own = ExitHeads.own(decoder) if form is None else form.heads_at(decoder, form.exits)
+        early = ExitHeads.like(decoder, len(depths) - 1)
+    for module in decoder.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    heads = ExitHeads([*early.norms, *own.norms], [*early.projections, *own.projections])
+    prompt, roles = pair_prompt(folder) if form is None else form.prompt, None if saved is None else saved[0].roles
+    return Checkpoint(folder, decoder, tuple(depths), heads, "own", {}, None, None, prompt, roles)
 
 
 def with_additions(decoder: Decoder, source: str, rank: int) -> Any:
@@ -53,13 +81,13 @@ def with_additions(decoder: Decoder, source: str, rank: int) -> Any:
         for name, module in layer.named_modules()
         if "norm" in name.rpartition(".")[2].lower() and next(module.parameters(), None) is not None
     }
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules="all-linear",
-        modules_to_save=sorted(norms),
-        task_type="CAUSAL_LM",
-    )
+    parts = {part for layer in decoder.layers for part in layer.modules()}
+    matrices = [
+        name
+        for name, part in decoder.model.named_modules()
+        if part in parts and isinstance(weight := getattr(part, "weight", None), Tensor) and weight.ndim == 2
+    ]
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=matrices, modules_to_save=sorted(norms))
     with quiet():
         adapted = get_peft_model(decoder.model, config)
     # A folder or file by its whole path: the adapter may be exported from anywhere.
@@ -80,7 +108,8 @@ def exit_depths(source: str, exits: str) -> list[int]:
 
 
 def check_fit(catalog: Catalog, start: Checkpoint) -> None:
-    """Raises InputError for a catalog whose tokens are not for this model."""
+    """Raises InputError for a catalog whose prompts or tokens are not for this model."""
+    check_causal(start)
     vocabulary, rows = catalog.info["tokenizer"]["vocab_size"], start.decoder.vocab_size
     if vocabulary > rows:
         raise InputError(f"{catalog.path}: its tokenizer has {vocabulary} tokens, {start.path} has embeddings of {rows}")

@@ -1,4 +1,4 @@
-"""examples/reranker: files of slates from collections of three documents, a step of training, NDCG computed by hand."""
+"""examples/reranker: files of slates from collections of three documents, NDCG computed by hand."""
 
 import json
 import subprocess
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.models.encoders import write_encoder
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples/reranker")
@@ -116,36 +115,6 @@ def test_rows_of_scifact(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[2]["label"] == [0, 1] and rows[2]["grades"] == [1, 1], "a cited abstract that is no candidate counts in the ideal"
     assert rows[0]["split"] == rows[1]["split"] and rows[2]["split"] == "test", "claims about one abstract are in one split"
     assert {scifact.split_of("train", [n]) for n in range(20)} == {"train", "validation"}
-
-
-def write_slates(path: Path) -> Path:
-    rows = [
-        {"split": "train", "query": "word1", "candidates": ["word2", "word3 word4", "word5"], "label": [n == k for n in range(3)]}
-        for k in (0, 1, 2, 3)
-    ]
-    path.write_text("".join(json.dumps(row | {"score": [2.0, 1.0, 0.5]}) + "\n" for row in rows))
-    return path
-
-
-def test_training_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import train
-    from transformers import AutoModelForSequenceClassification
-
-    model, slates = write_encoder(tmp_path / "model"), write_slates(tmp_path / "slates.jsonl")
-    assert len(train.training_rows(slates)) == 3, "a slate without a relevant candidate is left out"
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
-    monkeypatch.setattr(train.os, "replace", lambda source, target: (Path(source).rename(target), sys.exit("killed")))
-    words = {"negatives": 1, "queries": 2, "max_tokens": 32, "learning_rate": 1e-2}
-    with pytest.raises(SystemExit, match="killed"):
-        train.main(model, tmp_path / "out", slates, steps=2, **words)
-    assert not (tmp_path / "out").exists() and (tmp_path / "out.state").exists()
-    steps, rate = [], train.rate
-    monkeypatch.setattr(train, "rate", lambda share: steps.append(share) or rate(share))
-    monkeypatch.setattr(train, "SAVE_SECONDS", 99)
-    train.main(model, tmp_path / "out", slates, steps=2, **words)
-    assert steps == [2 / 3], "the first of two steps was done"
-    assert not (tmp_path / "out.state").exists()
-    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.num_labels == 1
 
 
 def test_ndcg_by_hand() -> None:

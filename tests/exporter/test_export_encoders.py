@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from builders.data.indexed_catalog import write_indexed_catalog
 from builders.data.token_slates import write_slates
-from builders.models.encoders import FAMILIES, POSITIONS, WORDS, logits, write_dense_score, write_encoder
+from builders.models.encoders import FAMILIES, POSITIONS, WORDS, logits, pairs, write_dense_score, write_encoder
 from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle
 from rexit.errors import InputError, RexitError
@@ -37,13 +37,7 @@ MEAN = ("modernbert", "mean")
 
 @pytest.fixture(scope="module")
 def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Documents with a word of the query are relevant."""
-    random, rows = np.random.default_rng(0), []
-    for n in range(40):
-        word, documents = WORDS[n % 8], [" ".join(random.choice(WORDS[:8], 5)) for _ in range(6)]
-        labels = [int(word in document.split()) for document in documents]
-        rows.append({"group": n, "query": word, "candidates": documents, "label": labels})
-    return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
+    return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", pairs(40))
 
 
 @pytest.mark.parametrize(("family", "pooling"), fast([*((name, None) for name in FAMILIES), MEAN], ("bert", None), MEAN))
@@ -107,7 +101,7 @@ def test_mistakes_are_one_line(run: Run, slates: Path, tmp_path: Path) -> None: 
             "bert is an encoder, which reads pairs of texts without a common prefix",
         ),
         (("heads", model, "--slates", slates, *out, "--exits", "2,9"), 2, "exit 9 is beyond the model's 4 layers"),
-        (("train", model, "--slates", slates, *out), 2, "`rexit train` trains decoders"),
+        (("export", model, "--slates", slates, "--exits", "2,4", "--head", "shared", *out), 2, "has no LM head to share"),
     ):
         assert_one_line(run(*words), code, line)
     assert not (tmp_path / "out").exists()

@@ -23,6 +23,7 @@ OPERATORS: dict[str, tuple[frozenset[ir.DataType], str]] = {
     "Add": (_FLOATS | _WHOLE, "residuals, biases, masks"),
     "Clip": (_FLOATS, "activations"),
     "Cos": (_FLOATS, "rotary angles"),
+    "CumSum": (_FLOATS | _WHOLE, "positions, as floats; its axis is constant"),
     "Div": (_FLOATS | _WHOLE, "scales, soft-capping"),
     "Erf": (_FLOATS, "gelu"),
     "Exp": (_FLOATS, "activations"),
@@ -63,6 +64,7 @@ OPERATORS: dict[str, tuple[frozenset[ir.DataType], str]] = {
     "ConstantOfShape": (_ANY, "the prefix is visible"),
     "Expand": (_ANY, "keys and values shared by heads"),
     "Gather": (_ANY, "token embeddings"),
+    "GatherElements": (_FLOATS | _WHOLE, "positions"),
     "GatherND": (_ANY, "rows the head reads"),
     "Identity": (_ANY, "left by exporters"),
     "Reshape": (_ANY, "heads"),
@@ -79,7 +81,7 @@ OPERATORS: dict[str, tuple[frozenset[ir.DataType], str]] = {
 }
 """By operator: allowed types of inputs, and the part of a decoder that needs it, with the parser's restriction."""
 
-CONSTANT_AXES = {"ReduceMean": 1, "ReduceSum": 1, "Slice": 3, "Squeeze": 1, "Unsqueeze": 1}
+CONSTANT_AXES = {"CumSum": 1, "ReduceMean": 1, "ReduceSum": 1, "Slice": 3, "Squeeze": 1, "Unsqueeze": 1}
 """Operators with constant axes: the index of the input that holds them."""
 
 

@@ -7,7 +7,8 @@ Nodes that stay float32 are found by operator, not by name, so that every family
    squares can exceed half's 65504.
 2. Attention's softmax, and the scale, soft-cap and mask before it, back to the product of queries and keys. A single Attention
    operator takes halves and computes its softmax in float32.
-3. The angles of rotary embeddings, up to their sines and cosines: half cannot represent odd numbers beyond 2048.
+3. Positions: the angles of rotary embeddings, up to their sines and cosines, and counts of tokens. Half cannot represent odd
+   numbers beyond 2048.
 4. The head: from the rows it reads to `logits`.
 
 Everything else is half: weights, hidden states, keys, values. The input `vectors` is float32, as the runtime fills it for all
@@ -32,7 +33,7 @@ VECTORS = "vectors"
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 _PARTS_OF_NORMS = frozenset({"Pow", "ReduceL2", "ReduceMean", "ReduceSum", "Reciprocal", "Sqrt"})
-_ANGLES = frozenset({"Cos", "Sin"})
+_POSITIONS = frozenset({"Cos", "CumSum", "Sin"})
 _ELEMENTWISE = frozenset({"Abs", "Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Sub", "Tanh", "Where"}) | _PARTS_OF_NORMS
 
 
@@ -52,7 +53,7 @@ def half(model: ir.Model) -> ir.Model:
             if value.dtype is None:
                 raise CheckpointError(f"fp16: the type of {value.name}, from {node.op_type} {node.name}, is unknown")
             if value.dtype == FLOAT and node not in exact:
-                value.dtype = HALF
+                value.type = ir.TensorType(HALF)  # a new one: passes let values share a type
         if node.op_type == "Attention":
             node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", FLOAT)
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == FLOAT and node not in exact:
@@ -76,12 +77,12 @@ def stays_float32(model: ir.Model) -> set[ir.Node]:
             if not (node.op_type == "Mul" and any(_is_vector(value) for value in node.inputs)):
                 open_norms.add(node)
     softmax = (node for node in model.graph if node.op_type == "Softmax")
-    angles = (node for node in model.graph if node.op_type in _ANGLES)
+    positions = (node for node in model.graph if node.op_type in _POSITIONS)
     outputs = (value.producer() for value in model.graph.outputs if value.name in HEADS)
     return (
         exact
         | _back(softmax, lambda node: node.op_type in _ELEMENTWISE)
-        | _back(angles, lambda _node: True)
+        | _back(positions, lambda _node: True)
         | _back((node for node in outputs if node is not None), lambda node: node.op_type not in ("Gather", "GatherND"))
     )
 

@@ -19,6 +19,7 @@ from rexit.exporter.graph.passes.nodes import constant, is_filled, producer
 
 POSITIONS = "positions"
 PAST = "past_key_"
+_MASKS = ("And", "Equal")
 
 
 def mask_past_padding(model: ir.Model) -> ir.Model:
@@ -52,11 +53,13 @@ def mask_past_padding(model: ir.Model) -> ir.Model:
 
 
 def _is_visible_prefix(node: ir.Node) -> bool:
-    """Whether the node expands true and is concatenated with an And's result, which masks the tokens of the own group."""
+    """Whether the node expands true and is concatenated with the own group's mask: an And's, an encoder's Equal's."""
     shown = node.inputs[0] if node.op_type == "Expand" else None
     if shown is None or shown.dtype != ir.DataType.BOOL or not is_filled(shown, True):
         return False
-    return any(
-        reader.op_type == "Concat" and reader.inputs[0] is node.outputs[0] and producer(reader.inputs[1], "And") is not None
+    joined = (
+        reader.inputs[1]
         for reader, _ in node.outputs[0].uses()
+        if reader.op_type == "Concat" and reader.inputs[0] is node.outputs[0]
     )
+    return any(producer(own, op) is not None for own in joined for op in _MASKS)

@@ -73,7 +73,7 @@ def describe(value: ir.Value, name: str, like: ir.Value, dtype: ir.DataType | No
     """Gives the value a name, and the shape and type of `like`; dtype: another type. Returns it."""
     assert like.dtype is not None
     value.name, value.shape = name, like.shape
-    value.type = ir.TensorType(dtype or like.dtype)  # not `like.type`: `half` changes types in place
+    value.type = ir.TensorType(dtype or like.dtype)
     return value
 
 

@@ -90,6 +90,16 @@ class _File(Generic[SlateT]):
         return max(len(slate.items) for slate in self.all_slates)
 
 
+@dataclass(frozen=True)
+class Query:
+    """A slate's query and documents as texts, and whether each document is relevant."""
+
+    group: Id
+    text: str
+    documents: list[str]
+    liked: list[bool]
+
+
 class SlatesFile(_File[TokenSlate]):
     """The slates of a file, as token ids."""
 
@@ -122,6 +132,14 @@ class SlatesFile(_File[TokenSlate]):
         splits = named or {slate.user: split_of(slate.user) for slate in slates}
         by_split = {name: [slate for slate in slates if splits[slate.user] == name] for name in SPLITS}
         return cls(path, by_split, Roles.of_column(named) if named else Roles())
+
+    def queries(self, split: str) -> list[Query]:
+        """Reads the texts of a split's slates. Raises InputError for a file without queries, or an empty split."""
+        groups = {slate.user for slate in self.cut(split)}
+        is_query, rows = _grouped(self.path)
+        if not is_query:
+            raise InputError(f"{self.path}: no column `query`, expected queries and documents as texts to train an encoder on")
+        return [Query(row.group, row.prefix, row.candidates, list(map(bool, row.labels))) for row in rows if row.group in groups]
 
     @property
     def has_scores(self) -> bool:

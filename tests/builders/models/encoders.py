@@ -89,6 +89,22 @@ def write_dense_score(folder: Path, family: str = "bert", pooling: str = "cls") 
     return folder
 
 
+def pairs(count: int) -> list[dict[str, Any]]:
+    """Rows of a file of slates, in which documents with the word of the query are relevant."""
+    random, rows = np.random.default_rng(0), []
+    for n in range(count):
+        word, texts = WORDS[n % 8], [" ".join(random.choice(WORDS[:8], 5)) for _ in range(6)]
+        rows.append({"group": n, "query": word, "candidates": texts, "label": [int(word in text.split()) for text in texts]})
+    return rows
+
+
+def write_plain(folder: Path, family: str = "bert") -> Path:
+    """Writes an encoder without a classifier and returns its folder."""
+    tiny_encoder(family).base_model.save_pretrained(folder)
+    write_tokenizer(folder, "token_type_ids" if family in ("bert", "electra") else "attention_mask")
+    return folder
+
+
 def tiny_encoder(family: str = "bert", labels: int = 1, **changes: Any) -> Any:
     """A cross-encoder. changes: of its config."""
     torch.manual_seed(1)

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_checkpoint
+from builders.models.encoders import FAMILIES, pairs, write_encoder
 from rexit.bundle import Bundle, Catalog, Engine
 from rexit.exporter.engine.compile import compile_engines
 from rexit.exporter.engine.profiles import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
+from running.fast import fast
 
 PRECISIONS = ("fp16", "int8", "int4", "fp8")
 PRODUCTS = 4
@@ -64,6 +67,21 @@ def check(bundle: Path, precision: str, exits: tuple[int, ...]) -> None:
             assert set(products) <= {"int4 gemm", "fp16 gemm"} and unpacked == PRODUCTS * layers, summary
         else:
             assert set(products) == {f"{precision} gemm"}, summary
+
+
+@pytest.mark.parametrize(
+    ("family", "precision"), fast([(family, name) for family in FAMILIES for name in PRECISIONS], ("bert", "int8"))
+)
+def test_an_encoder(family: str, precision: str, tmp_path: Path) -> None:
+    """There are no prefixes, so there is one profile; what the classifier computes before its projection is no head's product."""
+    slates = write_slates(tmp_path / "slates.jsonl", pairs(200))
+    checkpoint = write_encoder(tmp_path / "model", family, hidden_size=64, num_hidden_layers=2, embedding_size=64)
+    options = ExportOptions(target="tensorrt", precisions=[precision], golden_slates=2, quality_slates=10, accept_loss=True)
+    export_bundle(checkpoint, None, tmp_path / "bundle", options, slates=slates)
+    (summary,) = compiled(tmp_path / "bundle", precision)
+    assert len(optimization_profiles(Bundle.open(tmp_path / "bundle", f"tensorrt-{precision}"))) == 1
+    assert sum(count for kind, count in summary.items() if "mha" in kind) == 2, summary
+    assert summary["fp32 gemm"] in (1, 2), summary
 
 
 @pytest.mark.slow

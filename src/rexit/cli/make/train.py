@@ -17,7 +17,7 @@ _DEFAULT = TrainOptions()
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def train(
-    model: Annotated[str, typer.Argument(help="Folder, GGUF file or Hub name of a pretrained decoder.")],
+    model: Annotated[str, typer.Argument(help="Folder, GGUF file or Hub name of a pretrained decoder or encoder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder. OUT.training keeps states.")],
     catalog: CatalogOption = None,
     slates: SlatesOption = None,
@@ -28,19 +28,20 @@ def train(
     freeze_embeddings: Annotated[
         bool, typer.Option("--freeze-embeddings", help="Leave the token embeddings as they are.")
     ] = False,
-    slate: Annotated[int, typer.Option(help="Interactions packed behind one prefix.")] = _DEFAULT.slate,
-    batch_tokens: Annotated[int, typer.Option(help="Most tokens of a step, with padding.")] = _DEFAULT.batch_tokens,
+    slate: Annotated[int | None, typer.Option(help="Of a prefix, default 12; an encoder's documents of a query, 8.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Most tokens of a step. Default: 1024, encoder 4096.")] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the training split, without --steps.")] = (_DEFAULT.epochs),
     steps: Annotated[int, typer.Option(help="Optimizer steps; 0: by --epochs.")] = _DEFAULT.steps,
     rate: Annotated[float | None, typer.Option(help="Peak rate; 0: heads alone. Default: 1e-4, LoRA 1e-3.")] = None,
     head_rate: Annotated[float, typer.Option(help="Peak rate of heads and projectors.")] = _DEFAULT.head_rate,
     seed: Annotated[int, typer.Option(help="Of projectors, batches and their order.")] = _DEFAULT.seed,
 ) -> None:
-    """Fine-tune a decoder with heads at several depths, and write a multi-exit checkpoint. The same command again resumes a
-    training that was stopped.
+    """Fine-tune a model with heads at several depths, and write a multi-exit checkpoint: a decoder, or an encoder of queries and
+    documents, which need not be a cross-encoder yet. The same command again resumes a training that was stopped.
 
     ```
     rexit train SmolLM2-135M --catalog catalog --out checkpoint
+    rexit train all-MiniLM-L6-v2 --slates slates.jsonl --out checkpoint
     ```
     """
     from rexit.exporter.training.run import train_model
