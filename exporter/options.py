@@ -176,13 +176,13 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns. The users' and items' files have their ids in columns of the same names."""
+    """Names of columns. The users' and items' files have their ids in columns of the same names. score: None: `score`."""
 
     user: str = "user_id"
     item: str = "item_id"
     rating: str = "rating"
     time: str = "timestamp"
-    score: str = "score"
+    score: str | None = None
     split: str | None = None
 
 

@@ -26,6 +26,7 @@ from rexit.exporter.catalog.source_tables import Needs, check_columns, column_na
 from rexit.exporter.options import IndexOptions, ObjectiveRule
 
 _MOMENT = pl.Datetime("us")
+SCORE = "score"
 
 
 def interaction_columns(
@@ -41,7 +42,7 @@ def interaction_columns(
     if columns.split is not None:
         needs[columns.split] = column_option("split")
     if scores:
-        needs[columns.score] = column_option("score")
+        needs[columns.score or SCORE] = column_option(SCORE)
     for rule in inputs:
         if (column := rule.column_in(())) is not None:
             needs.setdefault(column, f"{{{INPUT}{rule.name}}} of the template")
@@ -89,8 +90,9 @@ def read_interactions(
     if columns.split is not None:
         values["split"] = _splits(frame[columns.split], path)
     if scores:
-        values["score"] = frame[columns.score].cast(pl.Float32, strict=False)
-        check_rows(~values["score"].is_finite().fill_null(False), frame[columns.score], path, "a finite number")
+        raw = frame[columns.score or SCORE]
+        values[SCORE] = raw.cast(pl.Float32, strict=False)
+        check_rows(~values[SCORE].is_finite().fill_null(False), raw, path, "a finite number")
     missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))
     values |= {INPUT + name: missing if column is None else frame[column] for name, column in cells.items()}
     values |= {COLUMN + rule.name: label_column(frame[rule.column], rule, path) for rule in objectives}

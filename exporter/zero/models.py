@@ -106,14 +106,14 @@ def logistic_graph(model: Logistic) -> bytes:
             ("Gemm", "inputs weights bias", "log_odds", {}),
         )
     ]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "low": model.low,
         "high": model.high,
-        "one": np.float32([1]),
+        "one": np.ones(1, np.float32),
         "counts": model.counts,
         "fill": model.fill.astype(np.float32),
         "weights": model.weights.astype(np.float32)[:, None],
-        "bias": np.float32([model.bias]),
+        "bias": np.array([model.bias], np.float32),
     }
     return _graph(nodes, len(model.low), [numpy_helper.from_array(array, name) for name, array in constants.items()])
 

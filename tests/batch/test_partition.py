@@ -35,8 +35,8 @@ def calls(inputs: Inputs, rows: list[Any]) -> list[Any]:
     """What a session is asked for these records."""
     users, items = SimpleNamespace(id=lambda row: f"user {row}"), SimpleNamespace(take=lambda rows: rows.tolist())
     session: Any = Recording()
-    catalog: Any = SimpleNamespace(users=users, items=items, inputs=inputs)
-    pairs = np.array(rows, pair_type(inputs))
+    catalog: Any = SimpleNamespace(users=users, items=items, inputs=inputs, reads_scores=False)
+    pairs = np.array([(*row[:4], 0, *row[4:]) for row in rows], pair_type(inputs))
     records, summary = score_partition(session, catalog, ["stranger"], pairs, Scoring(timed=True, top_k=0))
     assert len(records) == 0 and summary["pairs"] == len(rows)
     assert summary["slates"] == len([call for call in session.calls if call != "clear"])

@@ -118,7 +118,7 @@ def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
         return [_filled(slate, options.slate) for slate in islice(cycle(bundle.golden().slates), options.requests)]
     catalog, random = bundle.catalog, np.random.default_rng(SEED)
     count = options.requests
-    scores = np.resize(bundle.golden().slates[0].scores, options.slate) if catalog.reads_scores else None
+    scores = bundle.golden().slates[0].scores if catalog.reads_scores else None
     users = random.choice(len(catalog.users), count, replace=count > len(catalog.users))
     return [
         Slate(
@@ -127,7 +127,7 @@ def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
             as_of=None,
             liked=np.zeros(options.slate, np.bool_),
             inputs=catalog.inputs.example(),
-            scores=scores,
+            scores=None if scores is None else np.resize(scores, options.slate),
         )
         for user in users
     ]

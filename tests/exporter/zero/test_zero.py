@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from sklearn.ensemble import HistGradientBoostingClassifier
 from tokenizers import Tokenizer
 
+from builders.bundles.watched import write_watched
 from builders.data import ratings
 from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
@@ -26,7 +27,7 @@ from rexit.baselines import _lightgcn, baselines
 from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
 from rexit.bundle.catalog import ZERO
 from rexit.cli import main
-from rexit.errors import BundleError, InputError
+from rexit.errors import BundleError, InputError, PolicyError
 from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
@@ -38,8 +39,8 @@ from rexit.exporter.zero.graph import Graph
 from rexit.exporter.zero.models import Logistic, logistic_graph, tree_graph
 from rexit.prompts.slates_file import RequestLog
 from rexit.ranking import auc
+from rexit.refresh import RefreshOptions, refresh
 from rexit.refresh.fit import check_fit
-from rexit.refresh.swap import staged
 from rexit.slates import cut
 
 INPUTS = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "similar_like_rate:5", "nearest_like_rate:3")
@@ -303,15 +304,21 @@ def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Cata
     assert bundle.catalog.files == catalog.files and not bundle.edited() and not bundle.catalog.edited()
     assert manifest.files[f"catalog/{ZERO}"] == catalog.files[ZERO]
     place = Path(shutil.copytree(catalog.path, tmp_path / "newer" / "catalog"))
-    column_mean(place / ZERO, width=len(INPUTS))
+    ones = np.ones(len(INPUTS), np.float32)
+    other = Logistic(-ones, ones, ones > 1, np.zeros(len(INPUTS)), -np.ones(2 * len(INPUTS)), 0.0)
+    (place / ZERO).write_bytes(logistic_graph(other))
     newer = damaged(replace(catalog, path=place), tmp_path)
     check_fit(folder, manifest, [], newer)
-    with staged(folder, manifest, newer, None) as swap:
-        swap.commit()
+    write_watched(folder, 0.01)  # a policy that stops everybody at exit zero
+    with pytest.raises(PolicyError, match=r"policy of cpu-fp32 .* of rank correlation on average, .* at most 0\.01"):
+        refresh(folder, newer.path, RefreshOptions(golden_slates=2))
+    write_watched(folder, 2.0)
+    report = refresh(folder, newer.path, RefreshOptions(golden_slates=2))
+    assert report.variants[0].policy is not None
     assert Bundle.open(folder).catalog.files[ZERO] == newer.files[ZERO] != catalog.files[ZERO]
-    other = damaged(replace(catalog, path=place), tmp_path / "other", catalog.numbers[:1])
+    fewer = damaged(replace(catalog, path=place), tmp_path / "other", catalog.numbers[:1])
     with pytest.raises(InputError, match=r"another prompt program .*: numbers op 1 is missing, expected user_count: nothing was"):
-        check_fit(folder, Manifest.read(folder), [], other)
+        check_fit(folder, Manifest.read(folder), [], fewer)
 
 
 def test_the_first_stage_s_scores_are_fitted_and_served(
