@@ -206,6 +206,8 @@ def every(**columns: Any) -> list[Row]:
         (every(score=[1, True, 2]), "line 1: a score is true, expected a finite number"),
         (change(2, label=[0, None, 1]), "line 3: 1 of 3 candidates have no label, expected all or none"),
         (change(2, label=[0, float("nan"), 1]), "line 3: a label is nan"),
+        (change(2, score=[1, 2, 3]), "line 1: `score` is None, expected a list of 3"),
+        (change(2, candidate=[1]), "both `candidate` and `candidates`"),
         (change(3, split="dev"), "line 1: `split` is None"),
         (every(split="dev"), "line 1: `split` is 'dev', expected one of train"),
         ([*every(split="test"), {**token_rows(1)[0], "split": "train"}], "line 5: group 'g0' is in train and in test"),
@@ -215,6 +217,11 @@ def test_bad_file(write: Write, rows: list[Row], problem: str) -> None:
     with pytest.raises(InputError, match=rf"slates.jsonl: .*{problem}") as caught:
         SlatesFile.read(write(rows))
     assert "\n" not in str(caught.value)
+
+
+def test_a_label_beyond_float64_is_relevant(write: Write) -> None:
+    liked = [slate.liked.tolist() for slate in SlatesFile.read(write(change(2, label=[0, 10**400, 1]))).all_slates]
+    assert [False, True, True] in liked
 
 
 def test_queries_as_token_ids(write: Write) -> None:

@@ -284,7 +284,7 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
     rows = list(_rows(path))
     if not rows:
         raise InputError(f"{path}: is empty, expected at least one row")
-    names = set(rows[0][1])
+    names = set().union(*(row for _, row in rows))
     is_query = _one_of(path, names, "prefix", "query") == "query"
     single = _one_of(path, names, "candidate", "candidates") == "candidate"
     if "group" not in names:
@@ -359,7 +359,7 @@ def _part(value: Any, name: str) -> Any:
 def _liked(label: Any) -> bool | None:
     if label is None:
         return None
-    if not isinstance(label, int | float) or not math.isfinite(label):  # a bool is an int
+    if not isinstance(label, int | float) or (isinstance(label, float) and not math.isfinite(label)):  # a bool is an int
         raise InputError(f"a label is {short(label)}, expected a number or a boolean; 1 or more is relevant")
     return label >= 1
 
