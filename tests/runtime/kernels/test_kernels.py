@@ -76,6 +76,7 @@ REFUSED = {
     "SwiGLUQuantizeRows: the shapes of gate, up and scale": "q, number = rexit.SwiGLUQuantizeRows (state, state, state)",
     "ScaleAddRows: the shapes of product, scale": "w = Reshape (state, flat) \n number = rexit.ScaleAddRows (state, w, w)",
     "QuantizeRows: x is a scalar": "w = ReduceMax <keepdims = 0> (state) \n q, number = rexit.QuantizeRows (w)",
+    "QuantizeRows: x has no columns": "n = Slice (state, zero, zero, one) \n q, number = rexit.QuantizeRows (n)",
     "QuantizeRows: an input has more than four axes": "w = Unsqueeze (state, axes012) \n q, number = rexit.QuantizeRows (w)",
     "RMSNormRoundRows: expected a weight per column": "w = Reshape (state, flat) \n"
     "r = rexit.RMSNormRoundRows <epsilon = 0.00001> (state, w) \n number = Cast <to = 1> (r)",
@@ -144,6 +145,8 @@ REFUSED_PRODUCTS = {
     "MultiplyRows: expected a weight [N / 16, K / 4, 16, 4]": f"{WEIGHT} v = Concat <axis = 1> (w, w) \n"
     "number = rexit.MultiplyRows (q, s, v, c, o)",
     "MultiplyRows: expected a weight": f"{WEIGHT} v = Concat <axis = 0> (w, w) \n number = rexit.MultiplyRows (q, s, v, c, o)",
+    "MultiplyRows: x has no columns": f"{WEIGHT} n = Slice (state, zero, zero, one) \n b = Cast <to = 2> (n) \n"
+    "v = Slice (w, zero, zero, one) \n number = rexit.MultiplyRows (b, n, v, c, o)",
     "MultiplyRows: expected a scale per row": f"{WEIGHT} number = rexit.MultiplyRows (q, state, w, c, o)",
     "MultiplyRows: expected a scale and an offset per column": f"{WEIGHT} n = Concat <axis = 0> (o, o) \n"
     "number = rexit.MultiplyRows (q, s, w, c, n)",

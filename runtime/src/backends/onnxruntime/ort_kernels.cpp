@@ -48,7 +48,11 @@ struct Tensor {
   bool same_shape(const Tensor& other) const { return rank == other.rank && sizes == other.sizes; }
 };
 
-void require_rows(const Tensor& x) { require(x.rank >= 1, "x is a scalar, expected at least one axis"); }
+// Rows without columns are as none, so that no scale or sum of theirs would be written.
+void require_rows(const Tensor& x) {
+  require(x.rank >= 1, "x is a scalar, expected at least one axis");
+  require(x.width() > 0, "x has no columns");
+}
 
 class Call final : public Threads {
  public:
@@ -383,7 +387,8 @@ struct ProductKernel : QuantizingKernel {
 
   static Operands read(const Call& call) {
     const Tensor x = call.input(0), scale = call.input(1);
-    require(x.rank >= 1 && scale.count == x.rows(), "expected a scale per row");
+    require_rows(x);
+    require(scale.count == x.rows(), "expected a scale per row");
     Operands operands{x, {x.as<std::uint8_t>(), scale.as<float>(), x.rows(), x.width()}, {}, call.input(3).count};
     for (std::size_t n = 0; n < weights; ++n) {
       const Tensor values = call.input(2 + 3 * n), scales = call.input(3 + 3 * n), offsets = call.input(4 + 3 * n);
