@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundles.catalog import ITEM_IDS
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import write_policy
+from builders.bundles.catalog import ITEM_IDS, make_catalog
 from builders.bundles.held_out import write_ranked
+from builders.bundles.zero import with_numbers
 from rexit import TokenRequest, runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError
@@ -110,6 +113,18 @@ def test_candidates_are_counted_whether_they_are_in_the_answer_or_not(tmp_path: 
     for k in set(exits):
         assert f'rexit_candidates_total{{exit="{k}"}} {2.0 * exits.count(k)}' in metrics
     assert metrics.count("rexit_candidates_total{") == len(set(exits))
+
+
+def test_candidates_that_exit_zero_stops_are_counted_as_its_own(tmp_path: Path) -> None:
+    path, items = write_bundle(tmp_path, BundleOptions(with_numbers(make_catalog()))), [int(item) for item in ITEM_IDS]
+    rule = {"a": 1.0, "b": 0.0, "upper": None, "lower": None}
+    write_policy(path, [{**rule, "keep": 3}, rule, rule, rule])
+    with serving(Pool(partial(runtime.open, path), 1, 0)) as service:
+        exits = [row["exit"] for row in service.score(user=100, items=items).json["scores"]]
+        metrics = service.get("/metrics").text
+    assert sorted(exits) == [0] * (len(items) - 3) + [3] * 3
+    assert f'rexit_candidates_total{{exit="0"}} {len(items) - 3.0}' in metrics
+    assert 'rexit_candidates_total{exit="3"} 3.0' in metrics and metrics.count("rexit_candidates_total{") == 2
 
 
 @pytest.mark.parametrize("size", [5000, 20_000_000])

@@ -107,7 +107,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             return _problem(422, str(exc))
         except RexitError as exc:
             return _problem(500, str(exc))
-        metrics.count(scored, job.waited_s)
+        metrics.count(scored, job.waited_s, pool.info.exits > pool.info.segments)
         return Response(scored.body, media_type="application/json")
 
     problems: dict[int | str, dict[str, Any]] = {

@@ -44,15 +44,15 @@ class Metrics:
         if auditor is not None:
             registry.register(_AuditCollector(auditor))
 
-    def count(self, answer: Answer, seconds: float) -> None:
-        """Counts an answer. seconds: since the request arrived."""
+    def count(self, answer: Answer, seconds: float, has_zero: bool) -> None:
+        """Counts an answer. seconds: since the request arrived. has_zero: exit zero answers for those that enter no segment."""
         stats = answer.stats
         self.queued.observe(answer.waited_s)
         self.latency.observe(seconds)
         reached = [stats.candidates, *(segment.candidates for segment in stats.segments), 0]
-        for n, (here, deeper) in enumerate(pairwise(reached)):
+        for exit_, (here, deeper) in enumerate(pairwise(reached), 0 if has_zero else -1):
             if here > deeper:
-                self.candidates.labels(str(n - 1) if n else "none").inc(here - deeper)
+                self.candidates.labels("none" if exit_ < 0 else str(exit_)).inc(here - deeper)
         self.unknown_users.inc(answer.unknown_user)
         self.cut_short.inc(stats.cut_short)
         self.truncated.inc(answer.truncated)
