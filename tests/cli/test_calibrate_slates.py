@@ -180,6 +180,9 @@ def test_a_log_of_requests_calibrates_a_bundle_with_a_catalog(run: Run, place: P
         ({"user": 10**7}, "log.jsonl: line 1: user 10000000 is not in the catalog"),
         ({"items": []}, "log.jsonl: line 1: items: "),
         ({"items": ["x"]}, "log.jsonl: line 1: item 'x' is not in the catalog"),
+        ({"recent": ["x"]}, "log.jsonl: line 1: item 'x' is not in the catalog"),
+        ({"as_of": 1 << 63}, "log.jsonl: line 1: as_of: is 9223372036854775808, expected an integer"),
+        ({"inputs": {"hour": 3}}, "log.jsonl: line 1: inputs.hour: the prompt has no such input"),
     ):
         write_slates(log, [{**shown[0], **change}, *shown[1:]])
         assert_one_line(run(*words), 2, problem)

@@ -182,7 +182,7 @@ class _Logged(msgspec.Struct, frozen=True):
     user: Id
     items: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1)]
     recent: tuple[Id | tuple[Id, bool], ...] | None = None
-    as_of: int | None = None
+    as_of: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
     inputs: dict[str, Any] | None = None
     scores: tuple[float, ...] | None = None
 
@@ -197,13 +197,15 @@ class RequestLog(_File[Slate]):
         for where, row in _rows(Path(path)):
             logged = typed(row, _Logged, f"{path}: {where}", error=InputError)
             try:
-                catalog.items.rows(logged.items)
+                recent = (entry[0] if isinstance(entry, tuple) else entry for entry in logged.recent or ())
+                catalog.items.rows([*logged.items, *recent])
                 if catalog.reads_scores and len(logged.scores or ()) != len(logged.items):
                     raise InputError(
                         f"scores has {len(logged.scores or ())} numbers, expected one for each of items, {len(logged.items)}"
                     )
                 if not logged.recent:
                     catalog.users.rows([logged.user], "user")
+                catalog.inputs.encode(logged.inputs, lambda text, _: [0] if text.strip() else [])  # a session has the tokenizer
             except InputError as exc:
                 raise InputError(f"{path}: {where}: {exc}") from exc
             liked = np.zeros(len(logged.items), np.bool_)
