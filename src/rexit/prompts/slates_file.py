@@ -203,6 +203,7 @@ class RequestLog(_File[Slate]):
                     raise InputError(
                         f"scores has {len(logged.scores or ())} numbers, expected one for each of items, {len(logged.items)}"
                     )
+                numbers = list(map(_score, logged.scores or ()))
                 if not logged.recent:
                     catalog.users.rows([logged.user], "user")
                 catalog.inputs.encode(logged.inputs, lambda text, _: [0] if text.strip() else [])  # a session has the tokenizer
@@ -210,7 +211,7 @@ class RequestLog(_File[Slate]):
                 raise InputError(f"{path}: {where}: {exc}") from exc
             liked = np.zeros(len(logged.items), np.bool_)
             given = (logged.user, logged.items, logged.as_of, liked, logged.inputs or {})
-            scores = None if logged.scores is None or not catalog.reads_scores else np.array(logged.scores, np.float32)
+            scores = np.array(numbers, np.float32) if catalog.reads_scores else None
             slate = Slate(*given, labelled=False, recent=logged.recent, scores=scores)
             by_split[split_of(slate.user, fits=False)].append(slate)
         return cls(Path(path), by_split, Roles())
