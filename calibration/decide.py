@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from rexit.audit.limits import AuditLimits
 from rexit.bundle import Policy
 from rexit.calibration import metrics, plan, watch
@@ -39,6 +41,7 @@ from rexit.calibration.metrics import LABEL_FREE, Metric
 from rexit.calibration.record.traces import Traces, split_users
 from rexit.errors import InputError
 from rexit.measure.costs import Costs, depth_name
+from rexit.ranking import differ
 
 FULL_DEPTH, LAST_HEAD = "full depth", "last head alone"
 """Rows of the test split: what the last exit answers, and its own head's answer where its map reads all heads."""
@@ -138,6 +141,7 @@ def decide(
         InputError: for goals or labels that cannot work.
     """
     goal.check()
+    goal.check_sizes(int(np.diff(validation.offsets).max()))
     _check_labels(validation, test, goal)
     choosers, certifiers = split_users(validation)
     choosers, choice, objective_maps = _choose_maps(choosers, goal, maps, utility)
@@ -222,7 +226,7 @@ def back_to_full_depth(decision: Decision) -> Decision:
 
 
 def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:
-    """Raises InputError if there are labels in one split alone, or a metric needs labels and there are none."""
+    """Raises InputError for labels in one split alone; without any, for a metric that needs them, and for scores all equal."""
     if validation.labelled != test.labelled:
         raise InputError(
             f"{'test' if validation.labelled else 'validation'}: has no labels, expected them in both splits or in none"
@@ -232,6 +236,9 @@ def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:
         raise InputError(
             f"metric {needs}: needs labels and there are none, expected expected-ndcg@K, top-k-overlap@K or agreement"
         )
+    slates = np.repeat(np.arange(len(validation.offsets) - 1), np.diff(validation.offsets))
+    if not validation.labelled and not differ(validation.log_odds[:, -1], slates):
+        raise InputError("the full model gives all candidates of a slate the same score, in every slate: it ranks nothing")
 
 
 def _table_metrics(goal: Goal, several: bool, labelled: bool) -> tuple[Metric, ...]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rexit.audit.betting import Tail
 from rexit.bundle import TopK
+from rexit.calibration import certify
 from rexit.calibration.metrics import Metric
 from rexit.calibration.record.traces import Traces
 from rexit.errors import InputError
@@ -63,6 +64,26 @@ class Goal:
             if all(metric.bounds is None for metric in self.metrics):
                 raise InputError("tail: no metric has a value per user, expected one such as ndcg@10")
 
+    def check_sizes(self, largest: int) -> None:
+        """Raises InputError if no slate has a place to contest. largest: candidates of the largest slate."""
+        asked = {f"metric {metric.name}": metric.k for metric in self.metrics if metric.kind == "top-k-overlap"}
+        for name, k in (asked | {f"top k {self.top_k}": self.top_k or 0}).items():
+            if largest <= k:
+                raise InputError(f"{name}: the largest slate has {largest} candidates, expected more than {k}")
+
+    def check_users(self, users: int) -> None:
+        """Raises InputError if a metric of losses from 0 cannot be certified, not even if nobody loses anything.
+
+        users: how many certify.
+        """
+        bounds = [metric.bounds for metric in self.metrics if metric.bounds is not None and metric.bounds[0] == 0]
+        needed = max((certify.users_needed(np.zeros(1), pair, self.max_drop, self.error) for pair in bounds), default=0)
+        if users < needed:
+            raise InputError(
+                f"{users} users certify, expected at least {needed:,.0f}: with fewer a drop of {self.max_drop:g} cannot be "
+                f"certified with {100 * self.confidence:g} % confidence, even if nobody loses; give more users or allow more"
+            )
+
 
 def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK | None]:
     """Returns the top-k rules to search among: None, and for each error rate the bounds that c leaves that often.
@@ -71,15 +92,9 @@ def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK
         c: calibrated log-odds, float32 [n, E].
         traces: the same pairs.
         goal: its `top_k` is the rules' k; None: no rules.
-
-    Raises:
-        InputError: if no slate has more than k candidates.
     """
     if goal.top_k is None:
         return [None]
-    largest = int(np.diff(traces.offsets).max())
-    if goal.top_k >= largest:
-        raise InputError(f"top k {goal.top_k}, expected less than the largest slate's {largest} candidates")
     moves = c[:, -1:] - c[:, :-1]
     rules: list[TopK | None] = [None]
     for rate in TOP_K_ERRORS:  # half of it on each side

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from rexit import ranking, roles
 from rexit.audit.betting import Tail
 from rexit.audit.limits import REPORT_FILE
-from rexit.baselines import ZERO, baselines
+from rexit.baselines import ZERO, baselines, doubt_without_labels
 from rexit.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
+from rexit.bundle.inputs import Input
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics
@@ -134,7 +135,12 @@ class _Work:
         if not options.labels:
             slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
         fields = self._groups(slates["validation"])
-        roles.choosing(list({slate.user: None for slate in slates["validation"]}))  # before minutes of scoring
+        users = list({slate.user: None for slate in slates["validation"]})
+        certifying = len(users) - len(roles.choosing(users))
+        for part in slates.values():  # before minutes of scoring
+            goal.check_sizes(max(len(slate.items) for slate in part))
+        if not options.labels:
+            goal.check_users(certifying)
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
         recorded = self._read_recording(slates) if options.from_traces else self._record(slates)
@@ -175,7 +181,7 @@ class _Work:
             decision = decide.back_to_full_depth(decision)
         labelled = traces["test"].labelled
         zero = [traces["test"].log_odds[:, 0]] if bundle.manifest.has_zero else []
-        others = baselines(source, slates["test"], zero=zero) if labelled else {}
+        others = baselines(source, slates["test"], zero=zero)
         last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
         full = np.ascontiguousarray(decision.policy.calibrated(traces["test"].log_odds)[:, -1])
         findings = Findings(
@@ -185,16 +191,22 @@ class _Work:
             decision=decision,
             timings=timings,
             slower=slower,
-            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked) if labelled else None,
+            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked)
+            if labelled
+            else doubt_without_labels(last, others, traces["test"].users),
             baselines=baseline_rows(
-                {name: scores for name, scores in others.items() if name != ZERO},  # it is an exit
+                {name: scores for name, scores in others.items() if labelled and name != ZERO},  # it is an exit
                 traces["test"],
                 full,
                 [metrics.parse(name) for name in decision.rows[0].values],
             ),
             negative_rate=rate,
             item_counts=_item_counts(source, slates["test"]),
-            fields=_fields(_inputs_with_words(source), slates["test"]),
+            fields={
+                entry.name: [value for slate in slates["test"] for value in [_value(entry, slate)] * len(slate.items)]
+                for entry in (_inputs_with_words(source) if isinstance(source, Catalog) else ())
+            },
+            fitting=_fitting(source),
             probabilities=probabilities,
         )
         report = build(bundle, options, findings)
@@ -239,17 +251,18 @@ class _Work:
     def _groups(self, slates: Sequence[AnySlate]) -> dict[str, NDArray[np.str_]]:
         """Each slate's group, by what divides them. Raises InputError for a name that divides nothing here."""
         catalog = self._bundle.catalog if self._bundle.has_catalog else None
-        names = [] if catalog is None else [USER_COUNT, *(entry.name for entry in catalog.inputs.entries if entry.words)]
+        inputs = {} if catalog is None else {entry.name: entry for entry in _inputs_with_words(catalog)}
+        names = [] if catalog is None else [USER_COUNT, *inputs]
         own = [slate for slate in slates if isinstance(slate, Slate)]
         fields = {}
         for name in self._options.by:
             if catalog is None or name not in names:
                 raise InputError(f"by {name!r}: expected {' or '.join(names) or 'a bundle with a catalog'}")
-            values = [str(slate.inputs.get(name, MISSING)) for slate in own]
             if name == USER_COUNT:
-                for group, inside in by_frequency(_user_counts(catalog, own)):
-                    values = [group if here else value for here, value in zip(inside, values, strict=True)]
-            fields[name] = np.array(values, str)
+                groups = list(by_frequency(_user_counts(catalog, own)))
+                fields[name] = np.select([inside for _, inside in groups], [group for group, _ in groups], MISSING)
+            else:
+                fields[name] = np.array([_value(inputs[name], slate) for slate in own], str)
         return fields
 
     def _runtime_session(self, folder: Path) -> Any:
@@ -353,15 +366,24 @@ def _user_counts(catalog: Catalog, slates: Sequence[Slate]) -> NDArray[np.int64]
     return np.array(counts, np.int64)
 
 
-def _inputs_with_words(source: Catalog | SlatesFile | RequestLog) -> list[str]:
-    """Names of the inputs that have values or bins."""
-    return [entry.name for entry in source.inputs.entries if entry.words] if isinstance(source, Catalog) else []
+def _inputs_with_words(catalog: Catalog) -> list[Input]:
+    """The inputs that have values or bins."""
+    return [entry for entry in catalog.inputs.entries if entry.words]
 
 
-def _fields(names: Sequence[str], slates: Sequence[AnySlate]) -> dict[str, list[str]]:
-    """Each pair's value of some inputs, by name."""
-    own = [slate for slate in slates if isinstance(slate, Slate)]
-    return {name: [str(slate.inputs.get(name, MISSING)) for slate in own for _ in slate.items] for name in names}
+def _value(entry: Input, slate: AnySlate) -> str:
+    """The name of the value or of the bin that a slate has of an input."""
+    codes = entry.encode(slate.inputs.get(entry.name)).tolist() if isinstance(slate, Slate) else []
+    for code in codes:
+        return entry.values[code] if entry.values else f"{entry.bins[code]:g} to below {entry.bins[code + 1]:g}"
+    return MISSING
+
+
+def _fitting(source: Catalog | SlatesFile | RequestLog) -> int:
+    """How many users fit: those of the training split."""
+    if isinstance(source, Catalog):
+        return len(np.unique(source.split("train").users))
+    return len({slate.user for slate in source.slates["train"]})
 
 
 def _is_slower(decision: decide.Decision, timings: Timings) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from builders.data.indexed_catalog import write_indexed_catalog
-from rexit.baselines import FILE_ORDER, LIGHTGCN, LIKES, baselines
+from rexit.baselines import FILE_ORDER, LIGHTGCN, LIKES, ZERO, baselines, doubt_without_labels
 from rexit.bundle import Catalog
 from rexit.prompts.slates_file import SlatesFile
 from rexit.roles import Roles
@@ -43,3 +43,16 @@ def test_places_in_a_file_continue_where_slates_are_cut(size: int | None) -> Non
 def test_a_file_that_is_sorted_by_label_has_no_order() -> None:
     file = file_of([1, 1, 0], [1, 0], [0])
     assert baselines(file, file.cut("test")) == {}
+
+
+def test_a_model_that_agrees_with_nothing_that_ranks_is_doubted_without_labels() -> None:
+    random, users = np.random.default_rng(0), np.repeat(np.arange(60), 9)
+    score = random.normal(size=len(users)).astype(np.float32)
+    related, chance = score + 2 * random.normal(size=len(users)), random.normal(size=len(users))
+    sentence = doubt_without_labels(score, {ZERO: chance, LIGHTGCN: -related}, users)
+    assert sentence is not None and sentence.startswith("This model is not shown to rank: exit zero finds the upper half of its ")
+    assert "and LightGCN finds" in sentence and "95 % interval over 60 users" in sentence
+    assert doubt_without_labels(score, {ZERO: chance, LIGHTGCN: related}, users) is None, "one of them agrees"
+    assert doubt_without_labels(score, {LIKES: chance, FILE_ORDER: chance}, users) is None, "they may be no rankings"
+    few = users < 19
+    assert doubt_without_labels(score[few], {ZERO: chance[few]}, users[few]) is None

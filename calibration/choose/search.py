@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -200,6 +201,7 @@ class Search:
         self._reached = _ReachedThresholds(evaluation.c, space)
         self._orders = best_first(evaluation.c, evaluation.traces.offsets) if space.keeps else None
         self._trials: dict[Point, Trial] = {}
+        self._outcomes: dict[bytes, Outcome] = {}  # by where candidates stop: many rules stop them alike
         self.full = self._try(space.never)
 
     def stops(self, point: Point) -> NDArray[np.int64]:
@@ -216,8 +218,11 @@ class Search:
     def _try(self, point: Point) -> Trial:
         trial = self._trials.get(point)
         if trial is None:
-            trial = Trial(point, self._space.rule(point), self._evaluation.outcome(self.stops(point)))
-            self._trials[point] = trial
+            stops = self.stops(point)
+            key = hashlib.blake2b(stops.astype(np.int8), digest_size=16).digest()
+            if key not in self._outcomes:
+                self._outcomes[key] = self._evaluation.outcome(stops)
+            trial = self._trials[point] = Trial(point, self._space.rule(point), self._outcomes[key])
         return trial
 
     def explore(self) -> None:

@@ -64,6 +64,7 @@ class Findings:
         negative_rate: the share of the population's negatives in the labels.
         item_counts: training interactions of each test pair's item, int64 [n]; None: unknown.
         fields: each test pair's values, by a field's name.
+        fitting: how many users fit.
         probabilities: with several objectives, those of each test pair at each exit, float32 [n, E, K].
     """
 
@@ -78,6 +79,7 @@ class Findings:
     negative_rate: float = 1.0
     item_counts: NDArray[np.int64] | None = None
     fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fitting: int = 0
     probabilities: NDArray[np.float32] | None = None
 
 
@@ -123,7 +125,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "settings": _settings(options),
         **({"utility": dict(policy.utility)} if policy.utility else {}),
         "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": t.user_count} for n, t in findings.traces.items()},
-        "users": dict(decision.users),
+        "users": {"fitting": findings.fitting, **decision.users},
         "tested": dict(decision.tested),
         "profile": profile.to_json(),
         "costs": {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in asdict(findings.costs).items()},

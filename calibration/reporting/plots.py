@@ -108,19 +108,32 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
 
 def exit_shares(report: Mapping[str, Any]) -> str:
     """Returns where the candidates of the test split stop."""
-    exits = report["exits"]
+    shares = {exit_name(row["layers"]): 100 * row["stopped"] for row in report["exits"]}
+    return _bars(
+        shares, "{:.1f} %", "% of candidates", "Share of candidates stopped at each exit", "The table of exits has the figures."
+    )
+
+
+def roles(report: Mapping[str, Any]) -> str:
+    """Returns how many users have each role."""
+    names = {"fitting": "fit heads", "choosing": "choose the policy", "certifying": "certify it", "test": "test it"}
+    counts = {name: report["users"][key] for key, name in names.items()}
+    return _bars(counts, "{:,}", "users", "Users by what they do", "The table of conditions has the figures.")
+
+
+def _bars(lengths: Mapping[str, float], label: str, unit: str, title: str, description: str) -> str:
+    """A bar for each name. label: the form of the figure at its end."""
 
     def draw(axes: Axes) -> None:
-        shares = [100 * row["stopped"] for row in exits]
-        bars = axes.barh(range(len(exits)), shares, height=0.65, color=COLOURS["policy"])
-        axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=4)
-        axes.set_yticks(range(len(exits)), [exit_name(row["layers"]) for row in exits])
+        bars = axes.barh(range(len(lengths)), list(lengths.values()), height=0.65, color=COLOURS["policy"])
+        axes.bar_label(bars, list(map(label.format, lengths.values())), padding=4)
+        axes.set_yticks(range(len(lengths)), list(lengths))
         axes.invert_yaxis()
-        axes.set(xlabel="% of candidates", xlim=(0, 115), xticks=range(0, 101, 25))
+        axes.set(xlabel=unit)
+        axes.margins(x=0.2)
+        axes.locator_params(axis="x", nbins=4)
 
-    return _svg(
-        draw, (380, 80 + 26 * len(exits)), "Share of candidates stopped at each exit", "The table of exits has the figures."
-    )
+    return _svg(draw, (380, 80 + 26 * len(lengths)), title, description)
 
 
 def reliability(report_exit: Mapping[str, Any]) -> str:

@@ -27,7 +27,9 @@ CHECK_MODEL = "check the model"
 BETTER, NOT_SHOWN, WORSE_IN_PART = "better", "not shown", "worse in part"
 """How a dynamic policy compares with the best fixed depth that costs no more."""
 
-NO_LABELS = "This is against the full model, not against the truth: the slates have no labels."
+NO_LABELS = (
+    "This is against the full model, not against the truth: the slates have no labels, so nobody has checked that it ranks."
+)
 """The first line of a verdict without labels."""
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -110,7 +112,7 @@ def judge(
         return verdict
     written = "full depth" if decision.chosen is None else _speed(table)
     kept = "A policy can only keep that ranking." if depths[0] else "Exits that read exit zero too may rank better than it."
-    summary = (doubt, kept, f"The policy written is {written}.")
+    summary = (doubt, kept, f"The policy written is {written}.", *(() if labelled else (NO_LABELS,)))
     headline = verdict.headline if verdict.action == CHECK_MODEL else "Check the model first"
     return replace(verdict, action=CHECK_MODEL, headline=headline, summary=summary)
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from rexit.baselines import Scores, baselines
+from rexit.baselines import Scores, baselines, doubt_without_labels
 from rexit.bundle import Catalog, new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
@@ -35,7 +35,7 @@ from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, check_space, labels_of, open_catalog, read_slates
 from rexit.exporter.source import zero_of
 from rexit.progress import Progress, silent
-from rexit.ranking import ByUser, doubt, drawn_labels
+from rexit.ranking import ByUser, differ, doubt, drawn_labels
 from rexit.slates import SIZE, cut, spread
 
 TABLE, PICTURE = "heads.json", "heads.svg"
@@ -191,8 +191,12 @@ class _Fit:
         )
         if not self._labelled:
             self._say("The slates have no labels: heads are fitted to, and judged by, labels drawn from the model's own answer.")
-            drawn = [replace(part, liked=drawn_labels(np.array(file.answer[part.rows]))) for part in parts]
-            self._train, self._validation = drawn
+            answers = [np.array(file.answer[part.rows]) for part in parts]
+            if not any(differ(answer, part.users) for answer, part in zip(answers, parts, strict=True)):
+                raise InputError(
+                    f"{base.path}: gives all candidates of a user the same score, so there is nothing to fit heads to"
+                )
+            self._train, self._validation = (replace(p, liked=drawn_labels(a)) for p, a in zip(parts, answers, strict=True))
             _check_classes(self._train, None)
         self._clock.lap("forward")
         return file
@@ -211,7 +215,7 @@ class _Fit:
         base, exits = self._base, self._exits
         parts = [self._validation.of_objective(k) for k in range(len(self._names))] or [self._validation]
         tables = {
-            name: _table(fit, exits) | _compared(fit.at(exits[-1]), part, scores)
+            name: _table(fit, exits) | _compared(fit.at(exits[-1]), part, scores, self._labelled)
             for (name, fit), part, scores in zip(self._fits.items(), parts, self._baselines, strict=True)
         }
         heads = exit_heads(base, self._own, self._fits, exits)
@@ -258,7 +262,7 @@ def _table(fit: Layers, exits: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _compared(head: LayerHead, part: Slates, scores: Scores) -> dict[str, Any]:
+def _compared(head: LayerHead, part: Slates, scores: Scores, labelled: bool) -> dict[str, Any]:
     """The baselines of the users who do not choose, and what they say of the last exit's head."""
     others = ~part.chooses
     users, liked, candidates = part.users[others], part.liked[others], part.candidates
@@ -266,7 +270,9 @@ def _compared(head: LayerHead, part: Slates, scores: Scores) -> dict[str, Any]:
     by_user = ByUser(users, liked)
     return {
         "baselines": [{"name": name, **ranking_figures(score, by_user, liked)} for name, score in known.items()],
-        "doubt": doubt(head.log_odds[others], known, users, liked),
+        "doubt": doubt(head.log_odds[others], known, users, liked)
+        if labelled
+        else doubt_without_labels(head.log_odds[others], known, users),
     }
 
 

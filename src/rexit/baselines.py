@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
 from rexit.bundle.labels import UNKNOWN
-from rexit.ranking import item_biases
+from rexit.ranking import MIN_USERS, ByUser, bootstrap, item_biases
 from rexit.slates import AnySlate, OwnSlates, Slate, TokenSlate
 
 LIKES, LIGHTGCN, ZERO, FILE_ORDER = "items' shares of likes", "LightGCN", "exit zero", "order of the file"
@@ -48,6 +48,38 @@ def baselines(
     if "lightgcn" in source.info:
         scores[LIGHTGCN] = _lightgcn(source, own, items)
     return scores | of_zero
+
+
+def doubt_without_labels(score: NDArray[np.float32], scores: Scores, users: NDArray[np.int64]) -> str | None:
+    """Returns why a ranking without labels may be worth nothing, in a sentence; None if there is no reason.
+
+    There is none if exit zero or LightGCN, which learned from labels before or are the first stage, agrees with it, or if there
+    is neither.
+
+    One agrees if it tells the upper half of a user's candidates, by the score, from the lower one: 0.5 is below the 95 % interval
+    of the mean AUC over users. A model that ranks by chance agrees with nothing that ranks.
+
+    Args:
+        score: the last exit's, float32 [n].
+        scores: those of `baselines`. Items' shares of likes are not asked: a ranking may be right and differ by user alone.
+        users: int64 [n], any numbers.
+    """
+    numbers, sizes = np.unique(users, return_inverse=True, return_counts=True)[1:]
+    place = np.arange(len(score)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    upper = np.zeros(len(score), np.bool_)
+    upper[np.lexsort((-score, numbers))] = 2 * place < np.repeat(sizes, sizes)
+    by_user, figures = ByUser(users, upper), []
+    if (count := int(by_user.both.sum())) < MIN_USERS:
+        return None
+    for name in (name for name in (ZERO, LIGHTGCN) if name in scores):
+        values = by_user.auc(scores[name])[by_user.both]
+        low, high = np.percentile(bootstrap(values, np.ones(count)), [2.5, 97.5])
+        if low > 0.5:
+            return None
+        figures.append(f"{name} finds the upper half of its order with an AUC of {values.mean():.3f} ({low:.3f} to {high:.3f})")
+    if not figures:
+        return None
+    return f"This model is not shown to rank: {' and '.join(figures)}, 95 % interval over {count:,} users, where chance is 0.5."
 
 
 def _file_order(slates: Sequence[TokenSlate]) -> Scores:

@@ -256,6 +256,12 @@ def doubt(
     return None
 
 
+def differ(score: NDArray[np.floating], groups: NDArray[np.int64]) -> bool:
+    """Returns whether any group has two different scores. score: float [n]; groups: int64 [n], any numbers."""
+    _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+    return bool((score != score[first[numbers]]).any())
+
+
 def mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> tuple[float, float, float]:
     """Returns the mean over pairs, with the ends of its 95 % interval over users.
 

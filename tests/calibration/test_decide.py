@@ -214,7 +214,7 @@ def test_a_promise_over_pairs_is_the_bootstraps() -> None:
         (replace(GOAL, tail=Tail(0.1, 1.0)), "tail: a loss of 1, expected 0 to below 1"),
         (Goal((parse("auc"),), tail=Tail(0.1, 0.1)), "tail: no metric has a value per user"),
         (Goal(GOAL.metrics, 0.01, 0.95, 0), "top k 0, expected at least 1"),
-        (Goal(GOAL.metrics, 0.01, 0.95, 10), "top k 10, expected less than the largest slate's 10 candidates"),
+        (Goal(GOAL.metrics, 0.01, 0.95, 10), "top k 10: the largest slate has 10 candidates, expected more than 10"),
     ],
 )
 def test_impossible_goal(goal: Goal, message: str) -> None:
@@ -259,8 +259,9 @@ def test_without_labels_maps_follow_the_full_model() -> None:
     with pytest.raises(InputError, match="validation: has no labels, expected them in both splits or in none"):
         decide_on(no_labels[0], goal, test)
     constant = replace(no_labels[0], log_odds=np.ones_like(validation.log_odds))
-    with pytest.raises(InputError, match="the full model gives all candidates of a slate the same score"):
-        decide_on(constant, goal, no_labels[1])
+    for name in ("expected-ndcg@5", "top-k-overlap@5", "agreement"):
+        with pytest.raises(InputError, match="the full model gives all candidates of a slate the same score, in every slate"):
+            decide_on(constant, Goal((parse(name),), 0.1), no_labels[1])
 
 
 def with_shuffled_zero(users: int, noise: Sequence[float], seed: int) -> Traces:

@@ -13,16 +13,18 @@ import pytest
 
 from builders.bundles.bundle_files import drop_catalog, refresh
 from builders.bundles.held_out import write_two_tastes
+from builders.bundles.zero import add_score_exit
 from builders.data.token_slates import write_slates
 from builders.traces import even_costs
 from doubles.session import FakeSession
 from rexit.audit import read_limits
 from rexit.baselines import FILE_ORDER
 from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
+from rexit.bundle.inputs import Input
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.reporting import page
-from rexit.calibration.run import _count_as_traced, _fields
+from rexit.calibration.run import _count_as_traced, _value
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs, depth_name
 from rexit.prompts.slates_file import SlatesFile
@@ -102,7 +104,7 @@ def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     assert report["variant_sha256"] == bundle.variant_sha256 and report["catalog_sha256"] == bundle.variant.catalog_sha256
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}
     assert report["verdict"]["doubt"] is None, "the heads know what users like"
-    assert report["users"] == {"choosing": 12, "certifying": 18, "test": 30}
+    assert report["users"] == {"fitting": 30, "choosing": 12, "certifying": 18, "test": 30}
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
     names = [entry["policy"] for entry in report["table"]]
     assert names[:3] == ["full depth", "1 layer", "2 layers"] and names[-1] == "policy" and "patience" not in names
@@ -181,6 +183,31 @@ def test_a_reranker_below_the_order_of_its_file_is_told_so(place: Path, weight: 
     assert done.verdict.text.startswith(f"Check the model first. This model ranks below a baseline ({FILE_ORDER}): its ") == below
 
 
+@pytest.mark.parametrize("noise", [1.0, 1000.0], ids=["ranks", "by chance"])
+def test_without_labels_a_first_stage_that_nothing_agrees_with_is_told_first(place: Path, noise: float) -> None:
+    """The labels would come from the model itself, so no other check sees it."""
+    drop_catalog(place / "bundle")
+    add_score_exit(place / "bundle")
+    random, rows = np.random.default_rng(0), []
+    for group in range(120):
+        items, split = random.permutation(40)[:12].tolist(), ("train", "validation", "test")[group % 3]
+        prompt = {"prefix": [group // 60, group % 60], "candidates": [[item] for item in items]}
+        rows.append({"group": group, "split": split, **prompt, "score": random.normal(size=12).tolist()})
+    file = SlatesFile.read(write_slates(place / "slates.jsonl", rows), labels=False)
+    options, noises = dataclasses.replace(OPTIONS, metrics=("expected-ndcg@5",)), (noise, 0.5, 0.2, 0.1)
+    done = calibrate(
+        Bundle.open(place / "bundle"),
+        file,
+        options,
+        open_session=lambda folder: TokenSession(4, even_costs(4, 100, 10), truth, noises, policy_in(folder)),
+    )
+    shown = (
+        "Check the model first. This model is not shown to rank: exit zero finds the upper half of its order with an AUC of 0."
+    )
+    assert done.verdict.text.startswith(shown) == (noise > 1) and done.report["baselines"] == []
+    assert "so nobody has checked that it ranks" in done.verdict.text
+
+
 def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -> None:
     bundle, done = run(place, options=dataclasses.replace(OPTIONS, max_drop=0.05))
     assert done.verdict.text.startswith(
@@ -225,6 +252,14 @@ def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
     assert done.verdict.text.endswith("The policy written is full depth.") and done.verdict.action == "check the model"
 
 
+def test_without_labels_too_few_users_are_refused_before_anything_is_scored(place: Path) -> None:
+    options = dataclasses.replace(OPTIONS, metrics=("agreement",), max_drop=0.01, labels=False)
+    with pytest.raises(
+        InputError, match=r"18 users certify, expected at least 332: with fewer a drop of 0.01 cannot be certified"
+    ):
+        run(place, options=options, open_session=never)
+
+
 def never(folder: Path) -> FakeSession:
     pytest.fail("the model ran")
 
@@ -256,10 +291,14 @@ def test_the_prior_shift_moves_probabilities_and_no_decision(place: Path) -> Non
     assert odds[0] == pytest.approx(0.1 * odds[1])
 
 
-def test_pairs_have_the_values_of_their_slates() -> None:
+def test_slates_are_named_by_their_values_and_bins() -> None:
     liked = np.array([True, False])
-    slates = [Slate(1, (1, 2), None, liked, {"device": "tv"}), Slate(2, (3,), None, liked[:1], {"device": 3})]
-    assert _fields(["device", "hour"], slates) == {"device": ["tv", "tv", "3"], "hour": ["missing"] * 3}
+    slate, age = (
+        Slate(1, (1, 2), None, liked, {"device": "tv", "age": 24.5}),
+        Input(name="age", bins=(18, 25.5, 40), optional=True),
+    )
+    assert _value(Input(name="device", values=("tv", "pc")), slate) == "tv"
+    assert _value(age, slate) == "18 to below 25.5" and _value(age, Slate(2, (3,), None, liked[:1], {"age": 40})) == "missing"
 
 
 def test_same_traces_same_policy_to_the_byte(place: Path) -> None:

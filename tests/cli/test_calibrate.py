@@ -130,6 +130,8 @@ def test_edited_split(run: Run, place: Path) -> None:
         (("--metric", "top-k-overlap@50"), "metric top-k-overlap@50: the largest slate has 10 candidates, expected more than 50"),
         (("--tail", "5"), "tail '5', expected SHARE:LOSS, as in 0.05:0.1"),
         (("--tail", "1:0.1"), "tail: a share of 1 of the users, expected more than 0 and less than 1"),
+        (("--tail", "0:0.1"), "tail: a share of 0 of the users, expected more than 0 and less than 1"),
+        (("--top-k", 10), "top k 10: the largest slate has 10 candidates, expected more than 10"),
         (("--slate", 0), "slate size 0, expected at least 1"),
         (("--negative-rate", 0), "negative rate 0, expected more than 0 and at most 1"),
     ],

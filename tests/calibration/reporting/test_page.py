@@ -89,7 +89,7 @@ def golden_reports() -> dict[str, dict[str, Any]]:
 
 def outline(report: dict[str, Any]) -> str:
     """The page without its style and pictures."""
-    names = ("trade_off", "exit_shares", "ratios", "reliability")
+    names = ("trade_off", "exit_shares", "roles", "ratios", "reliability")
     with mock.patch.multiple(plots, **{name: lambda *_, name=name: f"<svg>{name}</svg>" for name in names}):
         html = page.page(report)
     return html.replace((Path(page.__file__).parent / "page.css").read_text(encoding="utf-8"), "")
@@ -189,7 +189,7 @@ def test_pictures_have_names_text_and_the_page_s_colours() -> None:
     html = page.page(new_report())
     read = Parsed(html)
     pictures = [attributes for tag, attributes in read.elements if tag == "svg"]
-    assert len(pictures) == 2 + 1 + 1 + 3
+    assert len(pictures) == 2 + 1 + 1 + 1 + 3
     assert all(p["role"] == "img" and p["aria-label"] for p in pictures)
     assert "ms per slate, by the cost model" in read.inside("text") and "allowed drop" in read.inside("text")
     assert not any(stand_in in html for stand_in in plots.COLOURS.values())
