@@ -219,7 +219,7 @@ class Search:
         trial = self._trials.get(point)
         if trial is None:
             stops = self.stops(point)
-            key = hashlib.blake2b(stops.astype(np.int8), digest_size=16).digest()
+            key = hashlib.blake2b(stops.astype(np.int8).tobytes(), digest_size=16).digest()
             if key not in self._outcomes:
                 self._outcomes[key] = self._evaluation.outcome(stops)
             trial = self._trials[point] = Trial(point, self._space.rule(point), self._outcomes[key])
