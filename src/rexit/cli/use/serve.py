@@ -25,7 +25,6 @@ def serve(
     threads: Annotated[int, typer.Option(min=0, help="Threads per request. 0: one per core in all.")] = 0,
     cache_mib: Annotated[int, typer.Option(min=1, help="MiB of cached prefixes per session.")] = 32,
     deadline_ms: Annotated[float | None, typer.Option(help="Deadline of requests that name none.")] = None,
-    max_items: Annotated[int, typer.Option(min=1, help="Most candidates in a request.")] = 2000,
     audit: Annotated[float, typer.Option(help="Share of answers to audit.")] = 0.0,
     audit_log: Annotated[Path | None, typer.Option(help="File of audited slates.")] = None,
     on_alarm: Annotated[str, typer.Option(help="log or full-depth.")] = "log",
@@ -55,7 +54,7 @@ def serve(
     )
     auditor = Auditor(bundle, variant, audit_log, on_alarm) if audit else None
     pool = Pool(opened, sessions, auditor=auditor)
-    app = create_app(pool, Limits(max_items, deadline_ms=deadline_ms))
+    app = create_app(pool, Limits(deadline_ms=deadline_ms))
     served = f"{bundle} ({pool.info.variant}), {counted(sessions, 'session')}, on http://{host}:{listening.getsockname()[1]}"
 
     def ready() -> None:
