@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.sparse import csr_array
 
+from rexit.bundle import write_json
 from rexit.measure.machine import machine
 from rexit.process.scripts import script
 
@@ -184,13 +184,8 @@ def measured(folder: Path, users: int, items: int, per_user: int, epochs: int, t
     if not record_path.is_file():
         if not (place / "prompt.toml").is_file():
             write_data(place, users, items, per_user, external)
-        code = (
-            "import sys; from pathlib import Path; import index_scale as scale; from rexit.bundle.files import write_json; "
-            "place, record, epochs, threads, external = sys.argv[1:]; "
-            "write_json(Path(record), scale.index(Path(place), int(epochs), int(threads), external == 'True'))"
-        )
-        words = map(str, (place, record_path, epochs, threads, external))
-        subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=Path(__file__).parent)
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            write_json(record_path, process.apply(index, (place, epochs, threads, external)))
     stage: dict[str, Any] = json.loads(record_path.read_text())
     return stage
 

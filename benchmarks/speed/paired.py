@@ -1,6 +1,6 @@
 """Is one bundle, or one set of kernels, faster than another? Two processes answer the same requests in turn.
 
-    python benchmarks/speed/paired.py BUNDLE OTHER [--rounds 15] [--threads 1] [--json]
+    python benchmarks/speed/paired.py BUNDLE OTHER [--rounds 15] [--threads 1]
     python benchmarks/speed/paired.py BUNDLE BUNDLE --kernels avx512,avx2
 
 A request is random token ids at full depth: a cold prefix and candidates behind it. Each process has its bundle open and waits
@@ -12,13 +12,12 @@ each.
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -33,59 +32,46 @@ from rexit.request import TokenRequest
 
 CASES = ((200, 20, 12), (200, 1, 12), (200, 100, 12), (400, 20, 12), (30, 5, 12))
 """Tokens of the prefix, candidates, and tokens of each."""
-SIDES = ("bundle", "other")
 
 
-class Side:
-    """A process of this script that scores."""
-
-    def __init__(self, bundle: Path, variant: str, threads: int, kernels: str) -> None:
-        environment = os.environ | ({"REXIT_KERNELS": kernels} if kernels else {})
-        command = [sys.executable, __file__, "--serve", str(bundle), variant, "--threads", str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Milliseconds of processor and of passing time, and the log-odds."""
-        assert self.process.stdin and self.process.stdout
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit("paired.py: a process ended; its message is above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+def started(*words: Any) -> Connection:
+    """A process that scores."""
+    processes = multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe()
+    processes.Process(target=serve, args=(theirs, *words), daemon=True).start()
+    theirs.close()
+    return ours
 
 
-def serve(bundle: Path, variant: str, threads: int) -> None:
-    """Answers requests from stdin until it ends."""
+@script
+def serve(requests: Connection, bundle: Path, variant: str, threads: int, kernels: str) -> None:
+    """Answers each request with milliseconds of processor and of passing time, and the log-odds."""
+    os.environ |= {"REXIT_KERNELS": kernels} if kernels else {}
     with rexit.open(bundle, variant, threads=threads) as session:
-        for line in sys.stdin:
-            tokens = TokenRequest(**json.loads(line))
+        while True:
+            tokens = TokenRequest(*requests.recv())
             session.clear_cache()
-            used, begin = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+            processor, begin = time.process_time(), time.perf_counter()
             scores = session.score(tokens, force_exit=session.info.exits - 1)
-            passed, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
-            processor = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
-            answer = {"processor": 1e3 * processor, "passing": 1e3 * passed, "log_odds": scores.log_odds.tolist()}
-            print(json.dumps(answer), flush=True)
+            passed, processor = time.perf_counter() - begin, time.process_time() - processor
+            requests.send({"processor": 1e3 * processor, "passing": 1e3 * passed, "log_odds": scores.log_odds})
 
 
-def measure(sides: Sequence[Side], vocabulary: int, case: tuple[int, int, int], rounds: int) -> dict[str, Any]:
+def measure(sides: Sequence[Connection], vocabulary: int, case: tuple[int, int, int], rounds: int) -> dict[str, Any]:
     """One case: medians of both sides, ratios with quartiles, and the largest difference in log-odds."""
     random = np.random.default_rng(0)
     prefix, candidates, length = case
     times: dict[str, list[list[float]]] = {"processor": [], "passing": []}
     difference = 0.0
     for n in range(-1, rounds):  # round -1 warms up
-        request = {
-            "prefix": random.integers(vocabulary, size=prefix).tolist(),
-            "candidates": random.integers(vocabulary, size=(candidates, length)).tolist(),
-        }
-        answers = {k: sides[k].ask(request) for k in ((0, 1) if n % 2 else (1, 0))}
+        request = random.integers(vocabulary, size=prefix), random.integers(vocabulary, size=(candidates, length))
+        answers = {}
+        for k in (0, 1) if n % 2 else (1, 0):
+            sides[k].send(request)
+            try:
+                answers[k] = sides[k].recv()
+            except EOFError:
+                sys.exit("paired.py: a process ended; its message is above")
         if n < 0:
             continue
         for clock, values in times.items():
@@ -117,31 +103,18 @@ def show(results: Sequence[Mapping[str, Any]]) -> None:
 @script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundles", type=Path, nargs="*")
+    parser.add_argument("bundles", type=Path, nargs=2)
     parser.add_argument("--variant", default="cpu-int8")
     parser.add_argument("--kernels", default=",", help="$REXIT_KERNELS of both, separated by a comma; nothing leaves it as it is")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--serve", nargs=2, metavar=("BUNDLE", "VARIANT"), help="for its own processes")
     args = parser.parse_args()
-    if args.serve:
-        serve(Path(args.serve[0]), args.serve[1], args.threads)
-        return
     kernels = args.kernels.split(",")
-    if len(args.bundles) != len(SIDES) or len(kernels) != len(SIDES):
-        sys.exit(f"paired.py: {len(args.bundles)} bundles and --kernels {args.kernels}, expected two of each")
+    if len(kernels) != 2:
+        sys.exit(f"paired.py: --kernels {args.kernels}, expected two")
     vocabulary = Bundle.open(args.bundles[0], args.variant).manifest.model.vocab_size
-    sides = [Side(bundle, args.variant, args.threads, name) for bundle, name in zip(args.bundles, kernels, strict=True)]
-    try:
-        results = [measure(sides, vocabulary, case, args.rounds) for case in CASES]
-    finally:
-        for side in sides:
-            side.close()
-    if args.json:
-        print(json.dumps(results, indent=1))
-    else:
-        show(results)
+    sides = [started(bundle, args.variant, args.threads, name) for bundle, name in zip(args.bundles, kernels, strict=True)]
+    show([measure(sides, vocabulary, case, args.rounds) for case in CASES])
 
 
 if __name__ == "__main__":
