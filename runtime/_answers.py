@@ -43,7 +43,7 @@ class Info:
         variant: Name of the variant.
         top_k: k of the policy's top-k rule; 0: no such rule.
         ordered: Whether that rule settles the order of the first k as well.
-        quorum: Share of a slate that the policy stops together; 0: no such rule.
+        quorum: So many candidates of a slate, or fewer, the policy stops together; 0: no such rule.
         vocabulary: Token ids of a request are below this.
         has_catalog: Whether requests may name users and items; else they are token ids.
         prior_shift: probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population.
@@ -65,7 +65,7 @@ class Info:
     variant: str
     top_k: int
     ordered: bool
-    quorum: float
+    quorum: int
     vocabulary: int
     has_catalog: bool
     prior_shift: float

@@ -35,7 +35,7 @@ class StopRule:
         upper: Thresholds on c, one per exit; inf: never.
         lower: Thresholds on -c, one per exit; inf: never.
         patience: How many heads in a row must agree on the sign of c before a candidate stops.
-        quorum: The share of a slate that stops together; 0: no such rule. As in `rexit.bundle.Policy`.
+        quorum: The last so many candidates of a slate stop together; 0: no such rule. As in `rexit.bundle.Policy`.
         top_k: The top-k rule; None: no such rule.
         keep: How many candidates of a slate go on at most, one per exit; 0: no limit. Empty: no limits.
     """
@@ -43,7 +43,7 @@ class StopRule:
     upper: Sequence[float]
     lower: Sequence[float]
     patience: int = 1
-    quorum: float = 0.0
+    quorum: int = 0
     top_k: TopK | None = None
     keep: Sequence[int] = ()
 
@@ -206,7 +206,8 @@ def to_policy(policy: StopRule | None) -> _native.Policy | None:
         rise, fall = [float(v) for v in rule.rise], [float(v) for v in rule.fall]
         top_k = _native.TopK(to_natural("policy.top_k.k", rule.k), bool(rule.ordered), rise, fall)
     keep = [to_natural(f"policy.keep[{k}]", count) for k, count in enumerate(policy.keep)]
-    return _native.Policy(upper, lower, to_natural("policy.patience", policy.patience), float(policy.quorum), top_k, keep)
+    patience, quorum = to_natural("policy.patience", policy.patience), to_natural("policy.quorum", policy.quorum)
+    return _native.Policy(upper, lower, patience, quorum, top_k, keep)
 
 
 def to_exit(force_exit: int | None) -> int | None:

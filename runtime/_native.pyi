@@ -21,7 +21,7 @@ class Policy:
         upper: Sequence[float],
         lower: Sequence[float],
         patience: int,
-        quorum: float,
+        quorum: int,
         top_k: TopK | None,
         keep: Sequence[int],
     ) -> None: ...

@@ -20,7 +20,7 @@ PROGRAM = BUILD / "example" / "rexit_score"
 """examples/cpp, built against the installed library by `make test`, which says where."""
 
 
-RULES = {"quorum": 0.1, "top_k": {"k": 3, "ordered": True, "rise": [2.0, 1.0], "fall": [2.0, 1.0]}}
+RULES = {"quorum": 1, "top_k": {"k": 3, "ordered": True, "rise": [2.0, 1.0], "fall": [2.0, 1.0]}}
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,13 @@ from rexit.calibration.choose.evaluate import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 PATIENCE = (1, 2, 3)
-QUORUMS = (0.0, 0.051, 0.101, 0.151, 0.201, 0.301, 0.501)
-"""Shares of a slate: slightly above 1, 2, 3, 4, 6 and 10 candidates of 20, so that rounding does not decide."""
+PLACES = 10
+"""Of a slate, if no metric counts some."""
+QUORUMS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
+"""Candidates that stop together, in multiples of the places that a metric counts: fewer than these, or every slate of no more
+candidates would stop at the first exit, whatever that is worth."""
 KEEPS = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0)
-"""Candidates that go on, in multiples of the places that a metric counts."""
+"""Candidates that go on, in the same multiples."""
 PRICES = (3.0, 10.0, 30.0, 100.0, 300.0)
 FIRST_EXITS = 8
 SHARED = 12
@@ -45,7 +48,7 @@ class StoppingRule:
     upper: tuple[float, ...]
     lower: tuple[float, ...]
     keep: tuple[int, ...]
-    quorum: float = 0.0
+    quorum: int = 0
     top_k: TopK | None = None
 
 
@@ -90,9 +93,10 @@ class Space:
         c: calibrated log-odds, float32 [n, E].
         useful: whether an exit may stop candidates, bool [E].
         top_k: the top-k rules to choose from, None among them.
-        quorums: the quorums to choose from.
+        quorums: the quorums to choose from, in multiples of the places, rounded up.
         grids: thresholds by side and exit; None: `grid` of c.
-        places: of a slate, those that the metrics count, which `KEEPS` multiplies; None: every exit keeps all.
+        places: of a slate, those that the metrics count, which `KEEPS` multiplies; None: every exit keeps all, and quorums
+            are multiples of `PLACES`.
     """
 
     def __init__(
@@ -112,7 +116,8 @@ class Space:
         """Side 0 is upper, 1 is lower."""
         self.keeps = () if places is None else (*sorted({math.ceil(share * places) for share in KEEPS}), 0)
         """How many candidates an exit may keep, ascending; last 0: all."""
-        self.common = (tuple(p for p in PATIENCE if p <= exits), tuple(quorums), tuple(top_k))
+        counts = sorted({math.ceil(share * (places or PLACES)) for share in quorums})
+        self.common = (tuple(p for p in PATIENCE if p <= exits), tuple(counts), tuple(top_k))
         self.keeping = self.open if self.keeps else []
         """The exits that may keep a number."""
         self.lengths = (

@@ -110,7 +110,7 @@ def _rules(policy: Mapping[str, Any], exits: Sequence[Mapping[str, Any]]) -> str
     heads, top_k = policy["patience"], policy["top_k"]
     rules = [f"The last {heads} heads must agree on the sign of c." if heads > 1 else "One head decides."]
     if policy["quorum"]:
-        rules.append(f"Where at most {100 * policy['quorum']:.3g} % of a slate are left after an exit, they stop too.")
+        rules.append(f"Where at most {policy['quorum']} of a slate are left after an exit, they stop too.")
     if kept := ", ".join(f"{exit['keep']} {exit_name(exit['layers'])}" for exit in exits if "keep" in exit):
         rules.append(f"At most so many candidates of a slate go on, those with the largest c: {kept}.")
     if top_k:

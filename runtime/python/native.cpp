@@ -273,7 +273,7 @@ void bind_requests(nb::module_& module) {
   nb::class_<rexit::TopK>(module, "TopK")
       .def(nb::init<std::size_t, bool, std::vector<float>, std::vector<float>>(), "k"_a, "ordered"_a, "rise"_a, "fall"_a);
   nb::class_<rexit::Policy>(module, "Policy")
-      .def(nb::init<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<rexit::TopK>,
+      .def(nb::init<std::vector<float>, std::vector<float>, std::size_t, std::size_t, std::optional<rexit::TopK>,
                     std::vector<std::size_t>>(),
            "upper"_a, "lower"_a, "patience"_a, "quorum"_a, "top_k"_a.none(), "keep"_a);
   nb::class_<rexit::Tokens>(module, "Tokens")

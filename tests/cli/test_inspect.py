@@ -60,7 +60,7 @@ def test_a_report_is_no_policy(run: Run, place: Path) -> None:
 def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
     path = place / "bundle/variants/cpu-fp32/policy.json"
     exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3
-    rules = {"quorum": 0.125, "top_k": {"k": 5, "ordered": True, "rise": [0.5, 0.25], "fall": [1.0, 0.75]}}
+    rules = {"quorum": 3, "top_k": {"k": 5, "ordered": True, "rise": [0.5, 0.25], "fall": [1.0, 0.75]}}
     made_on = {"device": "cpu", "threads": 3, "machine": {}, "slate": 20}
     write_policy(place / "bundle", exits, **rules, made_on=made_on)
     for what in (path, place / "bundle"):
@@ -70,12 +70,12 @@ def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
             "rise",
             "0.750",
             "slate's top 5, in it once their rank is known",
-            "The last 0.125 of a slate",
+            "Where at most 3 of a slate are left",
             "with 3 threads",
         ):
             assert text in ended.out
     shown = run("inspect", path, "--json").json["policy"]
-    assert (shown["quorum"], shown["top_k"], shown["made_on"]) == (0.125, rules["top_k"], made_on)
+    assert (shown["quorum"], shown["top_k"], shown["made_on"]) == (3, rules["top_k"], made_on)
 
 
 def test_a_policy_that_reads_earlier_heads(run: Run, place: Path) -> None:

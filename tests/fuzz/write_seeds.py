@@ -121,7 +121,7 @@ def write_bundles(place: Path) -> None:
             put(f"graph/{name}", pack(folder))
         without_graphs(folder)
         if name == "policy":
-            write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
+            write_policy(folder, EXITS, 1, quorum=2, top_k=TOP_K)
         if name == "zero":
             write_policy(folder, KEPT)
         if name == "objectives":
@@ -148,7 +148,7 @@ def write_reloads(place: Path) -> None:
     for name in ("plain", "vectors", "zero"):
         folder = Path(shutil.copytree(place / name, place / f"reload-{name}"))
         rules = {"top_k": {**TOP_K, "rise": [1.0, 0.5, 0.5], "fall": [2.0, 0.5, 0.5]}} if name == "zero" else {"top_k": TOP_K}
-        write_policy(folder, KEPT if name == "zero" else EXITS, 1, quorum=0.25, **rules)
+        write_policy(folder, KEPT if name == "zero" else EXITS, 1, quorum=2, **rules)
         put(f"reload/{name}", pack(folder))
     folder = Path(shutil.copytree(place / "plain", place / "reload-refreshed"))
     (folder / "catalog").rename(folder / "catalog-newer")
@@ -191,7 +191,7 @@ def main() -> None:
     digest = manifest["files"]["variants/cpu-fp32/variant.json"]["sha256"]
     made_on = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}
     put("policy/plain", policy(digest))
-    put("policy/rules", policy(digest, quorum=0.25, top_k=TOP_K, made_on=made_on))
+    put("policy/rules", policy(digest, quorum=2, top_k=TOP_K, made_on=made_on))
     maps = [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]
     put("policy/earlier", policy(digest, exits=maps))
     put("policy/prior", policy(digest, prior_shift=-2.5))

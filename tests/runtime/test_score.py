@@ -157,7 +157,7 @@ def random_policy(random: np.random.Generator, variant_sha256: str, slate_rules:
         return Policy(exits, patience, variant_sha256)
     rise, fall = ((draw(0, 4), draw(0, 2)) for _ in range(2))
     rule = None if random.random() < 0.4 else TopK(int(random.integers(1, 8)), bool(random.integers(2)), rise, fall)
-    return Policy(exits, patience, variant_sha256, draw(0, 0.5), rule)
+    return Policy(exits, patience, variant_sha256, int(random.integers(0, 5)), rule)
 
 
 def assert_follows(scores: runtime.Scores, policy: Policy, trace: NDArray[np.float32]) -> None:

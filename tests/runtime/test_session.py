@@ -93,7 +93,7 @@ def test_an_answer_says_whether_the_user_is_known(session: runtime.Session) -> N
         ({"policy": runtime.StopRule([0.0], [0.0])}, "policy has 1 exits, the bundle has 3"),
         ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, 0)}, "patience is 0"),
         ({"policy": runtime.StopRule([float("nan")] * 3, [0.0] * 3)}, "a threshold of exit 0 is NaN"),
-        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, quorum=1.0)}, "quorum is 1, expected 0 to below 1"),
+        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, quorum=0.1)}, "policy.quorum is 0.1, expected an integer"),
         (
             {"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, top_k=TopK(1, False, (0.0,), (0.0, 0.0)))},
             "policy.top_k has 1 rises and 2 falls, expected as many as exits except the last",

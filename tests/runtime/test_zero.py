@@ -77,7 +77,9 @@ def test_stops_are_those_of_numpy(rule: TopK | None, slate_bytes: int, tmp_path:
     )
     stopped = set()
     for patience in (1, 2):
-        policy = Policy(exits, patience, Bundle.open(folder).variant_sha256, 0.0, None if slate_bytes else rule)
+        policy = Policy(
+            exits, patience, Bundle.open(folder).variant_sha256, 0 if slate_bytes else 2, None if slate_bytes else rule
+        )
         policy.write(folder / "variants/cpu-fp32/policy.json")
         session = runtime.open(folder, slate_bytes=slate_bytes)
         assert [exit_.keep for exit_ in session.exits] == list(policy.keep)

@@ -263,11 +263,10 @@ typedef struct rexit_bundle_info {
   size_t max_positions; /* longest prompt, in tokens: the prefix and one candidate */
   int32_t string_user_ids, string_item_ids; /* 1: ids are strings; 0: integers */
   int32_t calibrated;                       /* 1: the variant has a policy; 0: every candidate runs to the last exit */
-  int32_t reserved;
+  int32_t ordered;
   const char* variant; /* its name; valid until the bundle is closed */
-  size_t top_k;        /* of the bundle's policy, as in rexit_top_k; 0: it has no such rule */
-  int32_t ordered;     /* likewise */
-  float quorum;        /* of the bundle's policy, as in rexit_policy */
+  size_t top_k;        /* of the bundle's policy, as in rexit_top_k, with `ordered`; 0: it has no such rule */
+  size_t quorum;       /* likewise, as in rexit_policy */
   size_t vocabulary;   /* token ids of a request are below this */
   int32_t has_catalog; /* 1: requests name users and items, or are token ids; 0: token ids only, and the fields above that are
                           about the catalog are 0 */
@@ -379,15 +378,14 @@ typedef struct rexit_top_k {
  * 1. a candidate stops when c >= upper[k] or c <= -lower[k], and its last `patience` heads agree on the sign of c;
  * 2. of the rest, candidates stop by the rule of rexit_top_k;
  * 3. of the rest, all but the keep[k] with the largest c stop, if keep[k] is not 0; of equals the first of the request go on;
- * 4. the rest stop if at most `quorum` times item_count candidates remain. */
+ * 4. the rest stop if at most `quorum` candidates of the request remain. */
 typedef struct rexit_policy {
   size_t struct_size;
-  const float* upper; /* [exits], not NaN; +infinity: never */
-  const float* lower; /* [exits], likewise */
-  size_t exits;       /* must equal the bundle's */
-  size_t patience;    /* at least 1 */
-  float quorum;       /* from 0, which is never, to below 1 */
-  int32_t reserved;
+  const float* upper;       /* [exits], not NaN; +infinity: never */
+  const float* lower;       /* [exits], likewise */
+  size_t exits;             /* must equal the bundle's */
+  size_t patience;          /* at least 1 */
+  size_t quorum;            /* at most 2^31 - 1; 0: never */
   const rexit_top_k* top_k; /* NULL: no such rule */
   const size_t* keep;       /* [exits], at most 2^31 - 1, the last one 0; NULL: no limits */
 } rexit_policy;

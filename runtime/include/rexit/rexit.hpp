@@ -231,7 +231,7 @@ struct TopK {
 struct Policy {
   std::vector<float> upper, lower;  // [exits]
   std::size_t patience = 1;
-  float quorum = 0;
+  std::size_t quorum = 0;
   std::optional<TopK> top_k = std::nullopt;
   std::vector<std::size_t> keep = {};  // [exits], or empty: no limits
 };
@@ -261,7 +261,6 @@ class PolicyView {
                source->upper.size(),
                source->patience,
                source->quorum,
-               0,
                source->top_k ? &top_k_ : nullptr,
                source->keep.empty() ? nullptr : source->keep.data()};
   }

@@ -70,9 +70,8 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
     if (std::isnan(policy.exits[k].upper) || std::isnan(policy.exits[k].lower))
       fail(REXIT_INVALID_ARGUMENT, "policy: a threshold of exit ", k, " is NaN");
   }
-  if (!(source.quorum >= 0 && source.quorum < 1))
-    fail(REXIT_INVALID_ARGUMENT, "policy.quorum is ", source.quorum, ", expected 0 to below 1");
-  if (source.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "policy.reserved is ", source.reserved, ", expected 0");
+  if (source.quorum > max_candidates)
+    fail(REXIT_INVALID_ARGUMENT, "policy.quorum is ", source.quorum, ", expected 0 to ", max_candidates);
   policy.quorum = source.quorum;
   policy.top_k.k = 0;
   if (source.top_k != nullptr) read_top_k(source.top_k, exits, policy.top_k);

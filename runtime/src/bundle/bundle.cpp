@@ -162,12 +162,6 @@ std::vector<float> read_moves(const Json& json, std::size_t exits) {
   return moves;
 }
 
-float read_quorum(const Json& json) {
-  const float quorum = json.finite_float();
-  if (!(quorum >= 0 && quorum < 1)) fail(REXIT_CORRUPT, json.where(), ": is ", quorum, ", expected 0 to below 1");
-  return quorum;
-}
-
 float read_prior_shift(const Json& json) {
   const float shift = json.finite_float();
   if (!(std::fabs(shift) <= max_prior_shift))
@@ -233,7 +227,7 @@ Policy read_policy(const Json& root, std::size_t exits, const Variant& variant) 
   if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();
   read_utility(root, variant.objectives, policy);
   if (root.has("prior_shift")) policy.prior_shift = read_prior_shift(root.at("prior_shift"));
-  if (root.has("quorum")) policy.quorum = read_quorum(root.at("quorum"));
+  if (root.has("quorum")) policy.quorum = root.at("quorum").size(0, max_candidates);
   if (root.has("top_k")) {
     const Json top_k = root.at("top_k");
     policy.top_k = {top_k.at("k").size(1, max_candidates), top_k.at("ordered").boolean(), read_moves(top_k.at("rise"), exits),

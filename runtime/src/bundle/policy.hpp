@@ -17,7 +17,7 @@ namespace rexit::core {
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
 constexpr float max_prior_shift = 100;
 constexpr float max_weight = 1e9f;                                                // of a utility
-constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest top-k
+constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest count
 
 // c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.
 struct ExitRule {
@@ -42,8 +42,8 @@ struct Policy {
   std::vector<ExitRule> exits;
   std::size_t patience = 1;
   TopK top_k;
-  float quorum = 0;       // a slate stops when at most this share of it is undecided; 0: never
-  float prior_shift = 0;  // added to c for a probability of the world, where negatives were sampled; no rule reads it
+  std::size_t quorum = 0;  // a slate stops when at most so many of it are undecided; 0: never
+  float prior_shift = 0;   // added to c for a probability of the world, where negatives were sampled; no rule reads it
   // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
   std::vector<float> earlier;
   std::vector<std::size_t> keep = {};  // [exits]: how many candidates of a slate go on at most; 0: no limit. Empty: no limits

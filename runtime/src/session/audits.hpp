@@ -43,6 +43,8 @@ class Audits {
   bool enabled() const noexcept { return share_ > 0; }
   // Whether the next draw() needs the whole prompt.
   bool copies_next() const noexcept { return !waits_ && is_drawn(seed_, number_, share_); }
+  // Where the next slate's prompt may be assembled, if none waits.
+  Prompt& next_prompt() noexcept { return slate_.prompt; }
   // Draws a slate by chance. Copies it if it is drawn and no other waits. Allocates nothing if an earlier slate was as
   // large. `zero`: exit zero's log-odds. `problem`: why the slate is skipped if it is drawn; REXIT_DRAWN: it is not.
   rexit_draw draw(const Prompt& prompt, const std::vector<Answer>& answers, const std::vector<float>& zero = {},

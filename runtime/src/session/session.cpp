@@ -147,20 +147,23 @@ bool Session::assemble_entering(const Request& request, const Deadline& deadline
   return true;
 }
 
-rexit_draw Session::draw(const Request& request, const std::vector<Answer>& answers, const Deadline& deadline) noexcept {
+rexit_draw Session::draw(const Request& request, const std::vector<Answer>& answers, const Deadline& deadline,
+                         bool entered) noexcept {
   if (!audits_.enabled() || request.force_exit || !(request.has_policy || loaded_->bundle.calibrated())) return REXIT_NOT_DRAWN;
   rexit_draw problem = REXIT_DRAWN;
+  const Prompt* prompt = &state_->prompt;
   if (loaded_->bundle.has_zero() && !request.tokens && audits_.copies_next()) {  // also what exit zero stopped
     problem = REXIT_SKIPPED_MEMORY;
     try {
-      core::assemble(loaded_->bundle, deadline, *state_->retrieval, state_->prompt);
+      core::assemble(loaded_->bundle, deadline, *state_->retrieval, audits_.next_prompt(), nullptr, entered ? prompt : nullptr);
+      prompt = &audits_.next_prompt();
       problem = REXIT_DRAWN;
     } catch (const Error& error) {
       problem = error.status() == REXIT_DEADLINE ? REXIT_SKIPPED_DEADLINE : REXIT_SKIPPED_PROMPT;
     } catch (...) {
     }
   }
-  return audits_.draw(state_->prompt, answers, state_->zero, problem);
+  return audits_.draw(*prompt, answers, state_->zero, problem);
 }
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
@@ -178,7 +181,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   stats.cut_short = static_cast<std::uint64_t>(
       std::count_if(answers.begin(), answers.end(), [](const Answer& answer) { return answer.cut_short; }));
   rank(request, answers, state_->scores);
-  stats.draw = draw(request, answers, deadline);
+  stats.draw = draw(request, answers, deadline, runs);
   stats.total_us = microseconds_since(start);
   return state_->scores;
 }

@@ -148,7 +148,8 @@ class Session {
   void begin(const Request& request, const Deadline& deadline, rexit_stats& stats);
   void begin_slate(std::size_t candidates, const std::vector<float>& zero, const StopRule& rule);
   bool assemble_entering(const Request& request, const Deadline& deadline);
-  rexit_draw draw(const Request& request, const std::vector<Answer>& answers, const Deadline& deadline) noexcept;
+  // `entered`: whether the prompts of those who entered are assembled.
+  rexit_draw draw(const Request& request, const std::vector<Answer>& answers, const Deadline& deadline, bool entered) noexcept;
   const std::vector<Answer>& run(const Prompt& prompt, const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 
   std::shared_ptr<const LoadedBundle> loaded_;

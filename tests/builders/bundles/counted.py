@@ -40,7 +40,7 @@ def write_counted(place: Path) -> None:
             continue
         folder = write_bundle(place / name, BundleOptions(catalog, max_tokens=MAX_TOKENS))
         exits = [{"a": 1.25, "b": -0.5, "upper": limit, "lower": limit} for limit in (4.0, 2.0, 0.0)]
-        write_policy(folder, exits, quorum=0.05, top_k={"k": 5, "ordered": True, "rise": [6.0, 3.0], "fall": [6.0, 3.0]})
+        write_policy(folder, exits, quorum=1, top_k={"k": 5, "ordered": True, "rise": [6.0, 3.0], "fall": [6.0, 3.0]})
 
 
 if __name__ == "__main__":

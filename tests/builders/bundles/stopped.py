@@ -54,7 +54,7 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
             ),
             int(random.integers(1, 3)),
             "",
-            float(np.float32(random.choice([0.0, 0.1, 0.2, 0.4]))),
+            int(random.choice([0, 1, 3, 8])),
             top_k if random.random() < 0.8 else None,
         )
         yield policy, int(random.choice([0, 0, 3])), z
@@ -66,7 +66,7 @@ def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
     requested = replace(policy, top_k=replace(rule, k=own_k)) if rule is not None and own_k else policy
     none = (0.0,) * (EXITS - 1)
     yield np.int32(policy.patience)
-    yield np.float32(policy.quorum)
+    yield np.int32(policy.quorum)
     yield np.array([rule.k if rule else 0, bool(rule and rule.ordered), own_k, len(z)], np.int32)
     yield np.array([rule.rise if rule else none, rule.fall if rule else none], np.float32)
     yield np.array(policy.keep, np.int32)

@@ -105,7 +105,7 @@ def test_infinite_threshold_never_stops_however_large_c_is() -> None:
             {"exits": (ExitPolicy(), ExitPolicy(earlier=(math.nan,)))},
             r"exits\[1\] earlier\[0\]: is nan",
         ),
-        ({"quorum": math.nan}, "quorum: is nan"),
+        ({"quorum": -1}, "quorum: is -1"),
         ({"top_k": TopK(1, False, (math.inf,), (0.0,))}, r"top_k rise\[0\]: is inf"),
     ],
 )
@@ -118,7 +118,7 @@ def test_what_no_reader_takes_is_not_written(tmp_path: Path, changes: dict, expe
 
 def test_written_and_read_again(tmp_path: Path) -> None:
     path, plain = tmp_path / "policy.json", policy((float(np.float32(0.7)), 0.25, 1.5, math.inf), FREE, patience=2)
-    quorum, top_k = {"quorum": 0.25}, {"top_k": TopK(5, True, (0.5,), (0.0,))}
+    quorum, top_k = {"quorum": 3}, {"top_k": TopK(5, True, (0.5,), (0.0,))}
     earlier = {"exits": (plain.exits[0], ExitPolicy(a=-0.5, earlier=(0.25,)))}
     for changes in ({}, quorum, top_k, quorum | top_k, earlier, {"prior_shift": -2.5}, {"made_on": MADE_ON}, CERTIFIED):
         made = replace(plain, **changes)

@@ -12,7 +12,7 @@ from rexit.bundle import ExitPolicy, Policy, TopK, slate_stops
 
 
 def by_the_book(
-    c: NDArray[np.float32], candidate_stop: NDArray[np.bool_], quorum: float, top_k: TopK | None, keep: Sequence[int]
+    c: NDArray[np.float32], candidate_stop: NDArray[np.bool_], quorum: int, top_k: TopK | None, keep: Sequence[int]
 ) -> list[int]:
     """One slate's exits."""
     n, exits = c.shape
@@ -31,14 +31,14 @@ def by_the_book(
                     stopped[i] = k
         left = sorted((i for i in range(n) if i not in stopped), key=lambda i: (-c[i, k], i))
         stopped |= {i: k for i in left[keep[k] :] if keep[k]}
-        if n - len(stopped) <= float(np.float32(quorum)) * n:
+        if n - len(stopped) <= quorum:
             stopped |= {i: k for i in range(n) if i not in stopped}
     return [stopped.get(i, exits - 1) for i in range(n)]
 
 
 def cases(
     count: int, seed: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64], float, TopK | None, list[int]]]:
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64], int, TopK | None, list[int]]]:
     """Random slates of different sizes; c on a coarse grid, with bounds on the same grid, so that ends of intervals tie."""
     random = np.random.default_rng(seed)
     for _ in range(count):
@@ -54,7 +54,7 @@ def cases(
         stop[:, -1] = True
         rise, fall = (tuple(float(x) for x in side) for side in move)
         top_k = TopK(int(random.integers(1, 10)), bool(random.integers(2)), rise, fall) if random.random() < 0.8 else None
-        quorum = float(random.choice([0.0, 0.1, 0.25, 0.5, 0.999]))
+        quorum = int(random.choice([0, 1, 2, 4, 9]))
         keep = (random.integers(1, 8, exits - 1) * (random.random(exits - 1) < random.choice([0.0, 0.0, 0.7]))).tolist()
         yield c.astype(np.float32), stop, np.concatenate([[0], sizes.cumsum()]), quorum, top_k, keep
 
@@ -72,7 +72,7 @@ def test_as_the_book_says(seed: int) -> None:
     assert min(early.values()) > 20, "rules that stop nobody are not tested"
 
 
-def one(c: list[list[float]], quorum: float = 0.0, top_k: TopK | None = None) -> list[int]:
+def one(c: list[list[float]], quorum: int = 0, top_k: TopK | None = None) -> list[int]:
     """Exits of one slate that no threshold stops."""
     values = np.array(c, np.float32)
     stop = np.zeros(values.shape, np.bool_)
@@ -99,11 +99,11 @@ def test_more_places_than_candidates_stop_all_unless_ordered() -> None:
     assert one(c, top_k=TopK(2, True, (9.0,), (9.0,))) == [1, 1]
 
 
-def test_quorum_counts_the_whole_slate_in_float32() -> None:
-    stop = np.zeros((10, 2), np.bool_)
+def test_a_quorum_is_a_count_whatever_the_slates_size() -> None:
+    stop = np.zeros((13, 2), np.bool_)
     stop[:, 1] = stop[:7, 0] = True
-    c, offsets = np.zeros((10, 2), np.float32), np.array([0, 10])
-    for quorum, expected in ((0.3, [0] * 10), (0.299, [0] * 7 + [1] * 3)):  # float32(0.3) is above 0.3
+    c, offsets = np.zeros((13, 2), np.float32), np.array([0, 10, 13])
+    for quorum, expected in ((3, [0] * 13), (2, [0] * 7 + [1] * 6)):
         assert slate_stops(c, stop, offsets, quorum, None).tolist() == expected
 
 
@@ -128,7 +128,7 @@ def random_policy(random: np.random.Generator, exits: int) -> Policy:
     ]
     rise, fall = (tuple(random.uniform(0, 0.6, exits - 1).tolist()) for _ in range(2))
     top_k = TopK(int(random.integers(1, 8)), bool(random.integers(2)), rise, fall) if random.random() < 0.8 else None
-    return Policy((*rules, ExitPolicy()), int(random.integers(1, 4)), "d", float(random.choice([0.0, 0.1, 0.3])), top_k)
+    return Policy((*rules, ExitPolicy()), int(random.integers(1, 4)), "d", int(random.choice([0, 1, 4])), top_k)
 
 
 OFFSETS = np.array([0, 3, 4, 24, 40])
@@ -150,7 +150,7 @@ def test_exit_range_holds_every_answer_within_the_margin() -> None:
 
 def test_exit_range_of_a_slate_with_a_candidate_at_a_border() -> None:
     """Who stops before the border's exit has one valid exit; who gets there has all that follow."""
-    made = Policy((ExitPolicy(1, 0, 5, 5), ExitPolicy(1, 0, 1, 1), ExitPolicy(1, 0, 9, 9), ExitPolicy()), 1, "d", 0.3)
+    made = Policy((ExitPolicy(1, 0, 5, 5), ExitPolicy(1, 0, 1, 1), ExitPolicy(1, 0, 9, 9), ExitPolicy()), 1, "d", 1)
     z = np.float32([[6, 0, 0, 0], [1, 1.001, 0, 0], [2, 3, 0, 0], [0, 0, 0, 0]])
     earliest, latest = made.exit_range(z, 0.01, np.array([0, 4]))
     assert (earliest.tolist(), latest.tolist()) == ([0, 1, 1, 1], [0, 3, 3, 3])
@@ -175,10 +175,10 @@ def test_a_hundred_thousand_pairs_in_time() -> None:
     stop[:, -1] = True
     bounds = tuple(np.linspace(2, 0.1, exits - 1).tolist())
     for quorum, top_k, keep, most in (
-        (0.1, None, 0, 0.1),
-        (0.1, None, 12, 3.0),
-        (0.1, TopK(5, False, bounds, bounds), 0, 3.0),
-        (0.1, TopK(5, True, bounds, bounds), 0, 3.0),
+        (2, None, 0, 0.1),
+        (2, None, 12, 3.0),
+        (2, TopK(5, False, bounds, bounds), 0, 3.0),
+        (2, TopK(5, True, bounds, bounds), 0, 3.0),
     ):
         begin = time.process_time()
         slate_stops(c, stop, np.arange(0, n + 1, 20), quorum, top_k, keep=[keep] * (exits - 1))

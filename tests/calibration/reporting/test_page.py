@@ -79,7 +79,7 @@ def golden_reports() -> dict[str, dict[str, Any]]:
     dynamic["verdict"]["comparison"] = "worse in part"
     dynamic["maps"] |= {"choice": "all", "gain": [0.02, 0.01, 0.03]}
     dynamic["exits"][2]["earlier"] = [0.125, -0.5]
-    dynamic["policy"] |= {"patience": 2, "quorum": 0.1, "top_k": {"k": 3, "ordered": True, "rise": [0.5, 0.25], "fall": [1, 0]}}
+    dynamic["policy"] |= {"patience": 2, "quorum": 3, "top_k": {"k": 3, "ordered": True, "rise": [0.5, 0.25], "fall": [1, 0]}}
     dynamic["probabilities"] |= {"negative_rate": 0.04, "prior_shift": -3.2189}
     dynamic["probabilities"]["table"][0]["ratio"] = None
     drops = {"user-auc": [-0.02, -0.03, -0.01]}

@@ -303,17 +303,10 @@ static void slate_rules_are_checked(rexit_session* session) {
   moves[1] = -1;
   REFUSED("policy.top_k.fall[1] is -1, expected a finite number of 0 or more");
   policy.top_k = NULL;
-  policy.quorum = 0.5f;
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 2);
-  policy.quorum = 1;
-  REFUSED("policy.quorum is 1, expected 0 to below 1");
-  policy.quorum = -0.5f;
-  REFUSED("policy.quorum is -0.5");
-  policy.quorum = NAN;
-  REFUSED("policy.quorum is");
-  policy.quorum = 0;
-  policy.reserved = 9;
-  REFUSED("policy.reserved is 9, expected 0");
+  policy.quorum = 0x7fffffff;
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 0);
+  policy.quorum += 1;
+  REFUSED("policy.quorum is 2147483648, expected 0 to 2147483647");
 #undef REFUSED
 }
 

@@ -187,7 +187,7 @@ TEST_F(SlateTest, ALargeSlateRunsInParts) {
 
 TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
   Policy policy = thresholds({never, never, never});
-  policy.quorum = 0.1f;
+  policy.quorum = 1;
   const std::size_t row = bundle.model().hidden_size * sizeof(float);
   Slate bounded(bundle, backend, vectors, 30 * row);
   const Prompt slate_prompt = prompt(std::vector<std::int32_t>(16, 1));
@@ -208,7 +208,7 @@ TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
 
 TEST_F(SlateTest, TheSlateLimitIs256MiBByDefault) {
   Policy policy = thresholds({never, never, never});
-  policy.quorum = 0.1f;
+  policy.quorum = 1;
   const std::size_t count = (std::size_t{256} << 20) / (bundle.model().hidden_size * sizeof(float)) + 1;
   Prompt slate_prompt = prompt({});
   slate_prompt.tokens.resize(3 + count);

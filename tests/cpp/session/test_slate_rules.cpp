@@ -112,9 +112,9 @@ TEST_F(SlateRulesTest, AStoppedCandidateKeepsItsInterval) {
 
 TEST_F(SlateRulesTest, AQuorumStopsTheRest) {
   policy.exits[0].upper = policy.exits[1].upper = 5;
-  policy.quorum = 0.25f;
+  policy.quorum = 1;
   EXPECT_EQ(run({9, 0, 0, 9, 0, 0, 9, 0, 0, 1, 0, 0}), (Exits{0, 0, 0, 0}));
-  EXPECT_EQ(run({9, 0, 0, 9, 0, 0, 1, 9, 0, 1, 0, 0}), (Exits{0, 0, 1, 1}));  // of all four, not of those still running
+  EXPECT_EQ(run({9, 0, 0, 9, 0, 0, 1, 9, 0, 1, 0, 0}), (Exits{0, 0, 1, 1}));
   EXPECT_EQ(stats.candidate_layers, 4u + (4u + 2u));
 }
 
@@ -143,7 +143,7 @@ TEST_F(SlateRulesTest, WhatNoMapCanCalibrateIsAnError) {
 }
 
 TEST_F(SlateRulesTest, TracesAndForcedExitsIgnoreThem) {
-  policy.quorum = 0.9f;
+  policy.quorum = 9;
   policy.top_k = {9, false, {0, 0}, {0, 0}};
   const std::vector<float> log_odds = {1, 2, 3, 4, 5, 6};
   EXPECT_EQ(run(log_odds), (Exits{0, 0}));
@@ -203,7 +203,7 @@ TEST_F(SlateRulesTest, StopsAsPythonDoes) {
   ASSERT_GT(cases, 100u);
   for (std::uint32_t n = 0; n < cases; ++n) {
     policy.patience = cases_file.integer();
-    policy.quorum = cases_file.real();
+    policy.quorum = cases_file.integer();
     policy.top_k.k = cases_file.integer();
     policy.top_k.ordered = cases_file.integer() != 0;
     const std::size_t own_k = cases_file.integer(), candidates = cases_file.integer();

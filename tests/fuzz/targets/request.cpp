@@ -82,7 +82,7 @@ struct Policy {
     policy.lower = lower.data();
     policy.exits = exits;
     policy.patience = bytes.below(5);
-    policy.quorum = any_float(bytes);
+    policy.quorum = bytes.number<std::uint16_t>();
     if (bytes.flag()) {
       rexit_top_k rule{};
       rule.k = bytes.below(6);

@@ -16,7 +16,7 @@ bool has_slate_rules(const StopRule& rule, std::size_t first_exit) {
   const std::vector<std::size_t>& keep = rule.policy->keep;
   const auto limits = [](std::size_t count) { return count != 0; };
   return rule.trace == nullptr && !rule.force_exit &&
-         (rule.policy->top_k.k != 0 || rule.policy->quorum > 0 ||
+         (rule.policy->top_k.k != 0 || rule.policy->quorum != 0 ||
           (!keep.empty() && std::any_of(keep.begin() + static_cast<std::ptrdiff_t>(first_exit), keep.end(), limits)));
 }
 
@@ -290,7 +290,7 @@ void Slate::apply_slate_rules(std::size_t exit, const StopRule& rule) {
   if (const std::size_t keep = rule.policy->keep_after(exit); keep != 0) keep_best(keep);
   const auto undecided =
       std::count_if(active_.begin(), active_.end(), [](const Candidate& candidate) { return !candidate.stopped; });
-  if (within_quorum(static_cast<std::size_t>(undecided), answers_.size(), rule.policy->quorum))
+  if (static_cast<std::size_t>(undecided) <= rule.policy->quorum)
     for (Candidate& candidate : active_) candidate.stopped = true;
 }
 

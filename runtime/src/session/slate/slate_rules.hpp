@@ -32,9 +32,4 @@ class RankIntervals {
   std::vector<float> lows_, highs_;  // ascending
 };
 
-// Whether the undecided candidates are few enough to stop.
-inline bool within_quorum(std::size_t undecided, std::size_t slate, float quorum) noexcept {
-  return static_cast<double>(undecided) <= static_cast<double>(quorum) * static_cast<double>(slate);
-}
-
 }  // namespace rexit::core

@@ -67,7 +67,7 @@ class _File(msgspec.Struct, frozen=True):
     exits: tuple[_Exit, ...]
     patience: int
     variant_sha256: str
-    quorum: float | None = None
+    quorum: int | None = None
     top_k: TopK | None = None
     made_on: dict[str, Any] | None = None
     prior_shift: float | None = None
@@ -101,7 +101,7 @@ class Policy:
     """The stopping rules of one variant, bound to it by `variant_sha256`.
 
     After each exit but the last: 1. each candidate by its exit's thresholds and `patience`; 2. `top_k`; 3. all but the best
-    `keep` of those that are left; 4. all that are left, if they are at most the share `quorum` of their slate (0: never).
+    `keep` of those that are left; 4. all that are left, if they are at most `quorum` (0: never).
     docs/format/policy.md has the rules.
 
     prior_shift: what is added to c for a probability, see `probability`; no rule reads it.
@@ -118,7 +118,7 @@ class Policy:
     exits: tuple[ExitPolicy, ...]
     patience: int
     variant_sha256: str
-    quorum: float = 0.0
+    quorum: int = 0
     top_k: TopK | None = None
     made_on: Mapping[str, Any] | None = None
     prior_shift: float = 0.0
@@ -275,7 +275,7 @@ class Policy:
             ),
             file.patience,
             file.variant_sha256,
-            file.quorum or 0.0,
+            file.quorum or 0,
             file.top_k,
             file.made_on,
             file.prior_shift or 0.0,
@@ -321,8 +321,8 @@ class Policy:
                 return f"exits[{k}] keep: is {e.keep}, expected 1 to {MAX_CANDIDATES}, and none at the last exit"
         if not 1 <= self.patience <= MAX_PATIENCE:
             return f"patience: is {self.patience}, expected 1 to {MAX_PATIENCE}"
-        if not 0 <= self.quorum < 1 or np.float32(self.quorum) == 1:
-            return f"quorum: is {self.quorum:g}, expected 0 to below 1"
+        if not 0 <= self.quorum <= MAX_CANDIDATES:
+            return f"quorum: is {self.quorum}, expected 0 to {MAX_CANDIDATES}"
         if self.top_k is not None and (problem := self._top_k_problem(self.top_k)) is not None:
             return problem
         if not abs(self.prior_shift) <= MAX_PRIOR_SHIFT:
@@ -358,7 +358,7 @@ class Policy:
         ]
         rules: dict[str, Any] = {}
         if self.quorum:
-            rules["quorum"] = number(self.quorum)
+            rules["quorum"] = self.quorum
         if (rule := self.top_k) is not None:
             rise, fall = ([number(x) for x in side] for side in (rule.rise, rule.fall))
             rules["top_k"] = {"k": rule.k, "ordered": rule.ordered, "rise": rise, "fall": fall}

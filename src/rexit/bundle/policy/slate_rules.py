@@ -31,7 +31,7 @@ def slate_stops(
     c: Floats,
     candidate_stop: Bools,
     offsets: Integers,
-    quorum: float,
+    quorum: int,
     top_k: TopK | None,
     slack: Floats | None = None,
     keep: Sequence[int] = (),
@@ -43,7 +43,7 @@ def slate_stops(
         c: calibrated log-odds, float32 [n, exits].
         candidate_stop: where thresholds and patience stop a candidate, bool [n, exits]; True at the last exit.
         offsets: where each slate begins, and n: int64 [slates + 1].
-        quorum: share of a slate that stops too; 0: off.
+        quorum: the last so many of a slate stop too; 0: off.
         top_k: the rule of that name; None: off.
         slack: how much nearer each c is to settled than `top_k` says, float32 [exits]; None: 0. Below 0: further.
         keep: most candidates of a slate that go on after each exit, 0: all; empty: all everywhere.
@@ -77,12 +77,12 @@ def _keep(stops: Integers, exit_: int, most: int, order: Integers, offsets: Inte
     stops[order[going & (place > most)]] = exit_
 
 
-def _quorum_exits(stops: Integers, exits: int, offsets: Integers, quorum: float) -> Integers:
+def _quorum_exits(stops: Integers, exits: int, offsets: Integers, quorum: int) -> Integers:
     """The first exit after which few enough of its slate are undecided, for each candidate: int64 [n]."""
     sizes = np.diff(offsets)
     slates = np.repeat(np.arange(len(sizes)) * exits, sizes)
     stopped = np.bincount(slates + stops, minlength=len(sizes) * exits).reshape(-1, exits).cumsum(1)
-    few = sizes[:, None] - stopped <= float(np.float32(quorum)) * sizes[:, None]
+    few = sizes[:, None] - stopped <= quorum
     return np.repeat(few.argmax(1), sizes)
 
 

@@ -186,7 +186,7 @@ def _print_policy(policy: dict[str, Any]) -> None:
             f"Probabilities are those in the population: sigmoid(c {policy['prior_shift']:+.3f}), since negatives were sampled."
         )
     if policy["quorum"]:
-        stdout.print(f"The last {policy['quorum']:.3g} of a slate stop together.")
+        stdout.print(f"Where at most {policy['quorum']} of a slate are left after an exit, they stop too.")
     if (made_on := policy["made_on"]) is not None:
         slates = f", on slates of up to {made_on['slate']} candidates" if "slate" in made_on else ""
         stdout.print(f"Calibrated on {made_on['device']} with {made_on['threads']} threads{slates}.\n")
