@@ -49,7 +49,7 @@ class Pairs:
             for part in np.array_split(order, math.ceil(len(order) / POOL)):
                 if steps and len(chosen) >= steps:
                     break
-                new = [self._row(self._queries[n]) for n in track(part)]
+                new = [self._row(self._queries[n]) for n in track(part.tolist())]
                 lengths = np.array([len(row.liked) * max(map(len, row.prompt.candidates)) for row in new], np.int64)
                 parts = batches(lengths, self._options.step_tokens(False), self._rng)
                 chosen += [[len(rows) + n for n in batch] for batch in parts]

@@ -148,6 +148,6 @@ def logits(folder: Path, query: str, documents: Sequence[str]) -> NDArray[np.flo
     mean = json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode"] == "mean"
     states = [model(**pair).last_hidden_state for pair in pairs]
     rows = torch.cat([state.mean(1) if mean else state[:, 0] for state in states])
-    rows = functional.gelu(rows @ first["linear.weight"].T)
+    rows = functional.gelu(rows @ first["linear.weight"].T + first.get("linear.bias", torch.tensor(0.0)))
     rows = functional.layer_norm(rows, rows.shape[1:], norm["norm.weight"], norm["norm.bias"])
     return np.asarray(rows @ last["linear.weight"].T + last["linear.bias"])
