@@ -268,6 +268,7 @@ class _Export:
         except QualityError:
             if not draft.target.passes_before_int8:
                 raise
+            self._clock.lap("quality")
             sampled = self._sample_activations()
             kept = largest(
                 [int8_errors(s, base.folder, draft.target, rows) for s, rows in zip(base.segments, sampled, strict=True)]

@@ -1,6 +1,7 @@
 """Calibrates by count, not by clock: each token costs 1 us in each layer, and nothing else costs anything.
 
     python benchmarks/ranking/calibrate_by_count.py BUNDLE CATALOG [--variant cpu-int8] [--threads 1] [--max-drop 0.01]
+        [--expected 0.0025]
 
 For a machine that is too busy for timings: shares of cost are then shares of layers x tokens, prefix included. The metric is
 NDCG@10 with ten shown of slates of 100, on at most 1,000 slates of each split.
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rexit.bundle import Bundle, Catalog
-from rexit.calibration import CalibrationOptions, calibrate
+from rexit.calibration import CalibrationOptions, calibrate, candidates
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, SegmentCost
 from rexit.process.scripts import script
@@ -28,7 +29,10 @@ def main() -> None:
     parser.add_argument("--variant")
     parser.add_argument("--threads", type=int, default=1, help="of the session (1)")
     parser.add_argument("--max-drop", type=float, default=0.01, help="of NDCG@10 (0.01)")
+    parser.add_argument("--expected", type=float, help="no policy that is expected to lose more")
     args = parser.parse_args()
+    if args.expected:
+        candidates.BUDGETS = tuple(share for share in candidates.BUDGETS if share * args.max_drop <= args.expected)
     bundle = Bundle.open(args.bundle, args.variant)
     layers = np.diff(bundle.manifest.exits, prepend=0)
     segments = tuple(SegmentCost(0.0, float(count), 0.0, float(count)) for count in layers)

@@ -5,7 +5,7 @@
 1. A slate is a test user's first one of up to a hundred, filled up with items that the user has in no split, drawn by how often
    they are in the splits, and taken as not liked. A larger slate holds the smaller.
 2. The policy is the bundle's, certified on its own slates. What it does to --slates of each size follows from traces; differences
-   are from full depth, the last head alone, with 95 % intervals over users.
+   are from full depth as deployed, with 95 % intervals over users.
 3. --rounds slates are timed cold, each in all sizes and ways in turn: medians, and how many times the smallest size's.
 """
 
@@ -60,7 +60,7 @@ def ranked(session: Session, policy: Policy, slates: Sequence[Slate], log_odds: 
     """
     traces = join(slates, log_odds.reshape(-1, log_odds.shape[-1]))
     c, judgement, last = policy.calibrated(traces.log_odds), Judgement(traces.users, traces.liked), len(policy.exits) - 1
-    full = judgement.of(traces.log_odds[:, -1])
+    full, own = judgement.of(c[:, -1]), judgement.of(traces.log_odds[:, -1])
     rows = {}
     for name, stops in [
         ("policy", policy.stops(traces.log_odds, traces.offsets)),
@@ -72,7 +72,7 @@ def ranked(session: Session, policy: Policy, slates: Sequence[Slate], log_odds: 
         rows[name] = [f"{layers:.3f}", f"{(stops > 0).mean():.3f}", f"{measured.interval()['ndcg@10'][0]:.4f}", change]
     return {
         **rows,
-        "last head alone": [*rows[f"{session.exits[last].layers} layers"][:2], f"{full.interval()['ndcg@10'][0]:.4f}", ""],
+        "last head alone": [*rows[f"{session.exits[last].layers} layers"][:2], f"{own.interval()['ndcg@10'][0]:.4f}", ""],
     }
 
 

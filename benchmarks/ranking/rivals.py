@@ -8,7 +8,7 @@ CATALOG may be a file of slates. Reads the traces that `rexit calibrate` left.
 Rules
 1. Validation users are divided at random into those who choose and those who certify, a few times. Who chose heads may certify
    here, so certificates compare rules and promise nothing. The test split judges.
-2. Of a rule's settings, for a tenth, a quarter, half, three quarters and all of the drop of 0.01 of NDCG@10, the cheapest that is
+2. Of a rule's settings, for each share in BUDGETS of the drop of 0.01 of NDCG@10, the cheapest that is
    expected to stay within it on the choosing users. The certifying users test them in this order by the same betting test, up to
    the first that fails. The cheapest certified one counts, full depth if there is none.
 3. A cost is layers times tokens, a prefix once a slate; exit zero's is its measured time in times of a token's layer. Shares of
