@@ -253,6 +253,8 @@ def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
 
 
 def test_without_labels_too_few_users_are_refused_before_anything_is_scored(place: Path) -> None:
+    with pytest.raises(InputError, match="has no policy to audit: `rexit calibrate --slates LOG` makes one of such a log"):
+        read_limits(Bundle.open(place / "bundle"))
     options = dataclasses.replace(OPTIONS, metrics=("agreement",), max_drop=0.01, labels=False)
     with pytest.raises(
         InputError, match=r"18 users certify, expected at least 332: with fewer a drop of 0.01 cannot be certified"
