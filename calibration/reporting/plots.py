@@ -132,6 +132,7 @@ def _bars(lengths: Mapping[str, float], label: str, unit: str, title: str, descr
         axes.set(xlabel=unit)
         axes.margins(x=0.2)
         axes.locator_params(axis="x", nbins=4)
+        axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= max(lengths.values())])
 
     return _svg(draw, (380, 80 + 26 * len(lengths)), title, description)
 
