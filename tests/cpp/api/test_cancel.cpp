@@ -136,15 +136,14 @@ TEST_F(CancelTest, AnAuditAfterACancelledCallRuns) {
   rexit::Session audited(bundle, 0, 0, 1);
   const rexit::Policy policy{{0, 0, 0}, {0, 0, 0}};
   ASSERT_EQ(audited.score(request().policy(policy)).stats.draw, REXIT_DRAWN);
-  std::atomic<bool> begun{false};
+  std::atomic<bool> done{false};
   std::thread cancelling([&] {
-    while (!begun) std::this_thread::yield();
-    std::this_thread::sleep_for(milliseconds(20));
+    // Until the call below runs: a cancellation before it counts for nothing.
+    while (!done && audited.segments()[0].candidates <= slate.size()) std::this_thread::yield();
     audited.cancel();
   });
-  const rexit::Request many = long_request();
-  begun = true;
-  EXPECT_THROW(audited.score(many), rexit::Error);
+  EXPECT_THROW(audited.score(long_request()), rexit::Error);
+  done = true;
   cancelling.join();
   EXPECT_EQ(audited.audit().exits.size(), slate.size());
 }
