@@ -16,7 +16,7 @@ from rexit.calibration.choose.platt import PlattMap
 from rexit.calibration.choose.search import Search, StoppingRule
 from rexit.calibration.goal import Goal
 
-BUDGETS = (0.03, 0.1, 0.25, 0.5, 0.75, 1.0)
+BUDGETS: tuple[float, ...] = (0.03, 0.1, 0.25, 0.5, 0.75, 1.0)
 """Shares of the allowed drop. Each gets a policy: the sequence that is tested for a certificate, and the curve."""
 
 TAIL_OF = "tail of "
