@@ -1,7 +1,7 @@
 """What `rexit index` costs as users grow: seconds and peak memory of each of its stages, on synthetic interactions.
 
     python benchmarks/scale/index_scale.py FOLDER [--users 10000 30000 100000] [--epochs 20] [--each 50] [--items N] [--threads 1]
-        [--external] [--json]
+        [--external]
 
 Interactions are drawn, seeded: a fifth as many items as users unless --items says how many, popular by a power law, in clusters;
 each user likes three clusters and draws `--each` items on average, four in five of them from these; what is drawn twice counts
@@ -29,7 +29,6 @@ from rich.table import Table
 from scipy.sparse import csr_array
 
 from rexit.bundle import write_json
-from rexit.measure.machine import machine
 from rexit.process.scripts import script
 
 CLUSTER, TASTES = 100, 3  # items in a cluster, clusters that a user likes
@@ -200,16 +199,12 @@ def main() -> None:
     parser.add_argument("--items", type=int, help="by default a fifth of the users")
     parser.add_argument("--external", action="store_true", help="embeddings and similar users from elsewhere")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     folder = args.folder.resolve()
     results = {
         users: measured(folder, users, args.items or users // 5, args.each, args.epochs, args.threads, args.external)
         for users in args.users
     }
-    if args.json:
-        print(json.dumps({"machine": machine(), "results": results}, indent=1))
-        return
     table = Table("stage: seconds (of the processor), peak memory", *(f"{users:,} users" for users in results), box=MARKDOWN)
     names = dict.fromkeys(name for stage in results.values() for name in stage["stages"])
     for name in names:
