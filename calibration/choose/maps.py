@@ -5,8 +5,10 @@ heads".
 
 1. Maps of own heads are Platt's, see `platt`.
 2. Maps of all heads so far: c = a z_k + b + w_0 z_0 + ... + w_(k-1) z_(k-1), by logistic regression with a ridge on the
-   differences of a and w from Platt's map. Signs are free: a deep head may count against a shallow one. With an infinite ridge it
-   is Platt's map.
+   differences of a and w from Platt's map. Signs are free: a deep head may count against a shallow one. In that regression each
+   user has an intercept of its own, as what ranks is compared within a user: a first stage's scores, such as BM25's, are higher
+   for some queries than for others, which says nothing of their candidates. Platt's map of the sum then makes it a log-odds.
+   With an infinite ridge it is Platt's map of the own head.
 3. All exits share one ridge, chosen by cross-validation over users: the least held-out log loss, mean over the exits that have
    earlier ones. Each part is judged with the ridge that is best for the other parts.
 4. `auto` reads all heads if that lowers the held-out log loss by MIN_GAIN or more, with a 95 % interval over users above 0, and
@@ -21,6 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
 from rexit.calibration.choose import platt
@@ -33,6 +36,12 @@ OWN, ALL, AUTO = "own", "all", "auto"
 
 RIDGES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 """Weights against the summed log loss, with log-odds scaled to deviation 1: a ridge r weighs about as much as r pairs."""
+
+USER_VARIANCE = 100.0
+"""Prior variance of a user's intercept, in squared log-odds: large, so that it is all but free."""
+
+_STEPS, _ACCURACY = 50, 1e-9
+"""Most Newton steps, and the relative decrease of the loss at which they end."""
 
 MIN_GAIN = 0.001
 """In nats of log loss. For less, `auto` keeps the simpler maps (our choice)."""
@@ -75,15 +84,15 @@ def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
     of_own = Choice(OWN, own, own, own_c, own_c)
     if kind == OWN or traces.exits == 1:
         return of_own
-    c, ridge = _cross_validated(z, liked, users % FOLDS)
+    c, ridge = _cross_validated(z, liked, users)
     gain = mean_by_user(_losses(own_c, liked) - _losses(c, liked), users)
-    of_all = Choice(ALL, fit_all(z, liked)[ridge], own, c, own_c, RIDGES[ridge], gain)
+    of_all = Choice(ALL, fit_all(z, liked, users)[ridge], own, c, own_c, RIDGES[ridge], gain)
     if kind == ALL or (gain[0] >= MIN_GAIN and gain[1] > 0 and not _is_worse(traces, metrics, of_all)):
         return of_all
     return replace(of_own, ridge=of_all.ridge, gain=gain)
 
 
-def fit_all(log_odds: NDArray[np.float32], liked: platt.Labels) -> list[Maps]:
+def fit_all(log_odds: NDArray[np.float32], liked: platt.Labels, users: NDArray[np.int64]) -> list[Maps]:
     """Returns the maps of all heads so far for each of RIDGES, one per exit.
 
     An exit keeps its own head's map if it is the first, if no head so far ranks, or if a weight would leave the format's limits.
@@ -91,6 +100,7 @@ def fit_all(log_odds: NDArray[np.float32], liked: platt.Labels) -> list[Maps]:
     Args:
         log_odds: raw, float32 [n, E].
         liked: bool [n], with both labels present.
+        users: int64 [n], numbered from 0.
     """
     own, target = platt.fit_all(log_odds, liked), platt.targets(liked)
     z = log_odds.astype(np.float64)
@@ -106,38 +116,90 @@ def fit_all(log_odds: NDArray[np.float32], liked: platt.Labels) -> list[Maps]:
         ranks = any(platt_map.useful for platt_map in own[: k + 1])
         for fitted, ridge in zip(maps, RIDGES, strict=True):
             if ranks:
-                weights = platt.logistic_regression(rows, target, ridge / len(z), centre, weights)
-            fitted.append(_map(weights, mean[: k + 1], scale[: k + 1]) or own[k] if ranks else own[k])
+                weights = _within_users(rows, target, users, ridge, centre, weights)
+            fitted.append(_map(weights, rows, liked, mean[: k + 1], scale[: k + 1]) or own[k] if ranks else own[k])
     return [tuple(fitted) for fitted in maps]
 
 
-def _map(weights: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> PlattMap | None:
-    """The map of weights of scaled log-odds, the intercept last; None if they are beyond the format's limits."""
-    *earlier, a = (weights[:-1] * scale).astype(np.float32).tolist()
-    b = float(np.float32(weights[-1] - (weights[:-1] * scale) @ mean))
-    if not all(abs(weight) <= MAX_SLOPE for weight in (a, *earlier)) or not abs(b) <= MAX_INTERCEPT:
+def _within_users(
+    features: NDArray[np.float64],
+    target: NDArray[np.float64],
+    users: NDArray[np.int64],
+    ridge: float,
+    centre: NDArray[np.float64],
+    start: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The weights of a logistic regression with an intercept per user, by Newton's method, which eliminates the users'.
+
+    Arguments as of `platt.logistic_regression`, but that the ridge weighs against the summed cross-entropy.
+    """
+    count = int(users.max()) + 1
+    ridges = np.full(len(features), ridge)
+    ridges[-1] = 0.0
+
+    def loss(weights: NDArray[np.float64], own: NDArray[np.float64]) -> float:
+        c = weights @ features + own[users]
+        return float(
+            np.logaddexp(0.0, c).sum() - target @ c + ridges / 2 @ (weights - centre) ** 2 + own @ own / (2 * USER_VARIANCE)
+        )
+
+    weights, own = start, np.zeros(count)
+    value = loss(weights, own)
+    for _ in range(_STEPS):
+        p = expit(weights @ features + own[users])
+        curvature = p * (1 - p)
+        slope = features @ (p - target) + ridges * (weights - centre)
+        own_slope = np.bincount(users, p - target, count) + own / USER_VARIANCE
+        diagonal = np.bincount(users, curvature, count) + 1 / USER_VARIANCE
+        mixed = np.stack([np.bincount(users, curvature * feature, count) for feature in features])
+        block = (features * curvature) @ features.T + np.diag(ridges) - (mixed / diagonal) @ mixed.T
+        step = np.linalg.lstsq(block, slope - mixed @ (own_slope / diagonal), rcond=None)[0]
+        own_step, length = (own_slope - step @ mixed) / diagonal, 1.0
+        while (next_value := loss(weights - length * step, own - length * own_step)) > value and length > _ACCURACY:
+            length /= 2
+        if next_value > value * (1 - _ACCURACY):
+            break
+        weights, own, value = weights - length * step, own - length * own_step, next_value
+    return weights
+
+
+def _map(
+    weights: NDArray[np.float64],
+    features: NDArray[np.float64],
+    liked: platt.Labels,
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+) -> PlattMap | None:
+    """The map of weights of scaled log-odds, the intercept last, by Platt's map of their sum; None if the sum does not rank, or
+    if they are beyond the format's limits."""
+    of_sum = platt.fit((weights @ features).astype(np.float32), liked)
+    slopes = of_sum.a * weights[:-1] * scale
+    *earlier, a = slopes.astype(np.float32).tolist()
+    b = float(np.float32(of_sum.a * weights[-1] + of_sum.b - slopes @ mean))
+    if not of_sum.useful or not all(abs(weight) <= MAX_SLOPE for weight in (a, *earlier)) or not abs(b) <= MAX_INTERCEPT:
         return None
     return PlattMap(a, b, True, tuple(earlier))
 
 
 def _cross_validated(
-    log_odds: NDArray[np.float32], liked: platt.Labels, parts: NDArray[np.int64]
+    log_odds: NDArray[np.float32], liked: platt.Labels, users: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], int]:
     """c of each pair by the ridge that is best for the other parts, float32 [n, E]; and the number of the ridge that is best."""
-    c = _cross_fit(log_odds, liked, parts)
+    parts = users % FOLDS
+    c = _cross_fit(log_odds, liked, users)
     losses = np.stack([np.bincount(parts, _losses(c_of_ridge, liked), FOLDS) for c_of_ridge in c])  # [ridges, parts]
     best = (losses.sum(1, keepdims=True) - losses).argmin(0)
     return np.take_along_axis(c, best[parts][None, :, None], axis=0)[0], int(losses.sum(1).argmin())
 
 
-def _cross_fit(log_odds: NDArray[np.float32], liked: platt.Labels, parts: NDArray[np.int64]) -> NDArray[np.float32]:
+def _cross_fit(log_odds: NDArray[np.float32], liked: platt.Labels, users: NDArray[np.int64]) -> NDArray[np.float32]:
     """c by each ridge, float32 [ridges, n, E], by maps fitted on the other parts, or on all if the others lack one of the
     labels."""
     c = np.empty((len(RIDGES), *log_odds.shape), np.float32)
     for part in range(FOLDS):
-        inside = parts == part
+        inside = users % FOLDS == part
         others = ~inside if (~inside).any() and 0 < liked[~inside].mean() < 1 else np.ones_like(inside)
-        for n, maps in enumerate(fit_all(log_odds[others], liked[others])):
+        for n, maps in enumerate(fit_all(log_odds[others], liked[others], users[others])):
             c[n, inside] = platt.apply(maps, log_odds[inside])
     return c
 

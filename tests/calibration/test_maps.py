@@ -30,24 +30,32 @@ def differing(users: int = 600, seed: int = 1, noise: tuple[float, ...] = (1.0, 
 def test_weights_are_those_of_the_best_combination() -> None:
     """The best estimate of t from t + e0 and t + e1, with noise of variance 1 and 4, weighs them 4 to 1."""
     t = differing(4000, noise=(1.0, 2.0))
-    fitted = maps.fit_all(t.log_odds, t.liked)[-1]
+    fitted = maps.fit_all(t.log_odds, t.liked, t.users)[-1]
     assert fitted[0] == platt.fit_all(t.log_odds, t.liked)[0]
     assert fitted[1].earlier[0] / fitted[1].a == pytest.approx(4, rel=0.15)
     for value in (fitted[1].a, fitted[1].b, *fitted[1].earlier):
         assert value == float(np.float32(value))
 
 
+def test_what_differs_between_users_does_not_count() -> None:
+    """A first stage whose scores are higher for some users than for others keeps the weight it has within each."""
+    t = differing(4000, noise=(1.0, 2.0))
+    t.log_odds[:, 0] += 4 * np.random.default_rng(0).normal(size=4000).astype(np.float32)[t.users]
+    fitted = maps.fit_all(t.log_odds, t.liked, t.users)[-1][1]
+    assert fitted.earlier[0] / fitted.a == pytest.approx(4, rel=0.2)
+
+
 def test_a_strong_ridge_is_nearly_the_own_heads_map() -> None:
     t = differing()
     own = platt.fit_all(t.log_odds, t.liked)
-    away = [max(map(abs, (fitted[2].a - own[2].a, *fitted[2].earlier))) for fitted in maps.fit_all(t.log_odds, t.liked)]
+    away = [max(map(abs, (fitted[2].a - own[2].a, *fitted[2].earlier))) for fitted in maps.fit_all(t.log_odds, t.liked, t.users)]
     assert away == sorted(away) and away[0] < away[-1] / 2
 
 
 def test_a_head_that_ranks_backwards_counts_against() -> None:
     t = differing(2000)
     t.log_odds[:, 1] *= -1
-    fitted = maps.fit_all(t.log_odds, t.liked)[-1]
+    fitted = maps.fit_all(t.log_odds, t.liked, t.users)[-1]
     assert not platt.fit_all(t.log_odds, t.liked)[1].useful
     assert fitted[1].useful and fitted[1].a < 0 < fitted[1].earlier[0] and fitted[2].earlier[1] < 0
 
@@ -56,7 +64,7 @@ def test_heads_that_say_nothing_keep_their_own_maps() -> None:
     t = differing()
     t.log_odds[:, 0], t.log_odds[:, 1] = 3.0, -1.0
     own = platt.fit_all(t.log_odds, t.liked)
-    for fitted in maps.fit_all(t.log_odds, t.liked):
+    for fitted in maps.fit_all(t.log_odds, t.liked, t.users):
         assert fitted[:2] == own[:2] and not fitted[1].useful
         assert fitted[2].earlier == (0.0, 0.0) and fitted[2].a == pytest.approx(own[2].a, rel=1e-3)
 
