@@ -227,12 +227,12 @@ class _Export:
 
     def derive(self, base: Draft) -> list[Draft]:
         """All requested variants, including the base if it is one of them."""
-        sampled = self._sample_activations()
+        self._sampled = self._sample_activations()
         drafts = []
         for target in self._targets:
             draft = base if target is self._base else self._draft(target)
             if draft is not base:
-                draft.derive(base, sampled)
+                draft.derive(base, self._sampled)
             drafts.append(draft)
         self._clock.lap("variants")
         return drafts
@@ -268,18 +268,15 @@ class _Export:
         except QualityError:
             if not draft.target.passes_before_int8:
                 raise
-            self._clock.lap("quality")
-            sampled = self._sample_activations()
-            kept = largest(
-                [int8_errors(s, base.folder, draft.target, rows) for s, rows in zip(base.segments, sampled, strict=True)]
-            )
+            segments = zip(base.segments, self._sampled, strict=True)
+            kept = largest([int8_errors(segment, base.folder, draft.target, rows) for segment, rows in segments])
             names = [f"segment {k}: {name}" for k, groups in enumerate(kept) for group in groups.values() for name in group]
             if not names:
                 raise
         self._segments += len(self._modules)
         shutil.rmtree(draft.folder)
         draft = self._draft(draft.target)
-        draft.derive(base, sampled, kept)
+        draft.derive(base, self._sampled, kept)
         try:
             judged = judge.judge(draft.target, draft.chain(self._options.max_tokens, self._vectors), slates)
         except QualityError as exc:

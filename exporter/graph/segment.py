@@ -36,7 +36,8 @@ class SegmentModule(nn.Module):
         self.vocab_size = decoder.vocab_size
         self.norm, self.projection = heads.norms[k], heads.projections[k]
         self._entry, self._decoder = _Entry(), decoder
-        self.pooling_norm = decoder.pooling_norm  # its weights are the segment's
+        self._own_head = heads.is_own(k)
+        self.pooling_norm = decoder.pooling_norm(self._own_head)  # its weights are the segment's
         layers: list[nn.Module] = [
             layer if begin <= n < end else _Skipped(layer, self._entry if n == begin - 1 else None)
             for n, layer in enumerate(decoder.layers)
@@ -94,7 +95,7 @@ class SegmentModule(nn.Module):
                 hidden = self.body(**inputs)[0][0]
         finally:
             self._entry.hidden = None
-        logits = self.projection(self.norm(self._decoder.pooled(hidden, rows, positions).float()))
+        logits = self.projection(self.norm(self._decoder.pooled(hidden, rows, positions, self._own_head).float()))
         new = [call.new[n][part][0] for part in (0, 1) for n in layers]
         return (logits, *new) if self.last else (hidden, logits, *new)
 

@@ -119,11 +119,12 @@ def collect_rows(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     depth = len(base.decoder.layers)
-    model = MultiExitModel(base.decoder, ExitHeads.like(base.decoder, depth), range(1, depth + 1), base.projectors)
+    heads, depths = ExitHeads.like(base.decoder, depth), [*range(1, depth + 1)]
+    if own is not None:  # reads rows of its own
+        heads, depths = ExitHeads([*heads.norms, *own.norms], [*heads.projections, *own.projections]), [*depths, depth]
+    model = MultiExitModel(base.decoder, heads, depths, base.projectors)
     scale = scaling(base).to(device)
     model = model.to(device).eval()
-    if own is not None:
-        own = own.to(device).eval()
     if bfloat16:
         for module in base.decoder.model.modules():
             if isinstance(module, nn.Linear):
@@ -141,16 +142,15 @@ def collect_rows(
     for number, (part, chosen) in enumerate(work[file.done :], file.done):
         places = np.concatenate([np.arange(starts[id(part)][n], starts[id(part)][n + 1]) for n in chosen])
         hidden = _run(model, part.data, chosen, device, bfloat16)
+        last = hidden[depth:]
+        del hidden[depth:]
         rows = torch.stack([scale(states.float()) for states in hidden])
         if not rows.isfinite().all():
             layer = next(k for k, states in enumerate(rows, 1) if not states.isfinite().all())
             user = part.data.rows[chosen[0]].user
             raise CheckpointError(f"{base.path}: hidden rows after layer {layer} are not finite, e.g. of user {user!r}")
         file.hidden[:, places] = rows.cpu().numpy().astype(np.float16)
-        if own is None:
-            file.answer[places] = np.nan
-        else:
-            file.answer[places] = log_odds_of(own(hidden[-1], 0)).float().cpu().numpy()
+        file.answer[places] = log_odds_of(model.heads(last[0], depth)).float().cpu().numpy() if last else np.nan
         tokens_done += sizes[number]
         if time.monotonic() - saved > SAVE_EVERY:
             file.save(number + 1)
@@ -171,7 +171,7 @@ def scaling(base: Checkpoint) -> nn.Module:
 
 
 def _run(model: MultiExitModel, data: Rows, chosen: Sequence[int], device: torch.device, bfloat16: bool) -> list[Tensor]:
-    """Hidden states [M, H] of the candidates' last tokens, by layer."""
+    """What heads read of the candidates, [M, H], by exit."""
     packed, positions, groups, rows = (tensor.to(device) for tensor in data.packed(chosen))
     tokens, vectors = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in chosen])
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):

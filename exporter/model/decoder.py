@@ -132,14 +132,13 @@ class Decoder:
         """`visible` and `distance` of a `Call`, both [B, 1, T, T], for sequences packed by `pack`."""
         return causal_groups(groups, positions)
 
-    @property
-    def pooling_norm(self) -> nn.Module | None:
+    def pooling_norm(self, own: bool) -> nn.Module | None:
         """The norm that `pooled` applies before it takes a mean; None: it takes none, or there is no norm."""
         return None
 
-    def pooled(self, states: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    def pooled(self, states: Tensor, rows: Tensor, positions: Tensor, own: bool = False) -> Tensor:
         """What heads read, [N, H]. states: after a layer, [T, H]. rows: the candidates' last tokens, int64 [N]. positions: int64
-        [T]."""
+        [T]. own: for the model's own head."""
         return states[rows]
 
     def replaced(self, first: nn.Module | None) -> dict[str, nn.Module | None]:

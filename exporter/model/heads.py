@@ -111,6 +111,10 @@ class ExitHeads(nn.Module):
         """How many objectives each head answers."""
         return int(self.projections[0].out_features) // 2  # type: ignore[arg-type]
 
+    def is_own(self, k: int) -> bool:
+        """Whether head k is an encoder's classifier."""
+        return isinstance(self.norms[k], nn.Sequential)
+
     def pick(self, exits: Sequence[int]) -> ExitHeads:
         """The heads of these exits, counted from 0."""
         return ExitHeads([self.norms[k] for k in exits], [self.projections[k] for k in exits])  # type: ignore[misc]

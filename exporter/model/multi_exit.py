@@ -67,8 +67,11 @@ class MultiExitModel(nn.Module):
         """The inputs of the heads: hidden states [M, H] of `rows` after each exit's layer. Arguments as in `forward`."""
         with Call(*self.decoder.visible(groups, positions), keep=False):
             return self._run(
-                tokens, positions, vectors, lambda states: self.decoder.pooled(states.flatten(0, 1), rows, positions.flatten())
+                tokens, positions, vectors, lambda states, k: self._pooled(states.flatten(0, 1), rows, positions.flatten(), k)
             )
+
+    def _pooled(self, states: Tensor, rows: Tensor, positions: Tensor, k: int) -> Tensor:
+        return self.decoder.pooled(states, rows, positions, self.heads.is_own(k))
 
     @torch.no_grad()
     def reference(
@@ -101,7 +104,7 @@ class MultiExitModel(nn.Module):
                 last = torch.tensor([n * tokens.shape[1] + len(sequence) - 1 for n, sequence in enumerate(part)])
                 positions = torch.arange(tokens.shape[1]).expand_as(tokens)
                 for k, states in enumerate(self._run(tokens, positions, vectors)):
-                    logits = self.heads(self.decoder.pooled(states.flatten(0, 1), last, positions.flatten()), k)
+                    logits = self.heads(self._pooled(states.flatten(0, 1), last, positions.flatten(), k), k)
                     out[start : start + len(part), k] = log_odds_of(logits).numpy()
         return out
 
@@ -110,25 +113,25 @@ class MultiExitModel(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         vectors: PassVectors | None,
-        select: Callable[[Tensor], Tensor] | None = None,
+        select: Callable[[Tensor, int], Tensor] | None = None,
     ) -> list[Tensor]:
-        """Hidden states [B, T, H] after each exit's layer, or the part that `select` returns."""
+        """Hidden states [B, T, H] after each exit's layer, or the part that `select` returns of them and the exit's number."""
         x = tokens if vectors is None else vectors.embed(self.model.get_input_embeddings(), tokens)
         inputs = self.decoder.arguments(x, positions, embedded=vectors is not None)
         hidden: dict[int, Tensor] = {}
 
-        def store(depth: int) -> Any:
+        def store(k: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 states = output if isinstance(output, Tensor) else output[0]
-                hidden[depth] = states if select is None else select(states)
+                hidden[k] = states if select is None else select(states, k)
 
             return hook
 
         layers = self.decoder.layers
-        hooks = [layers[depth - 1].register_forward_hook(store(depth)) for depth in self.exits]
+        hooks = [layers[depth - 1].register_forward_hook(store(k)) for k, depth in enumerate(self.exits)]
         try:
             self.decoder.body(**inputs)
         finally:
             for hook in hooks:
                 hook.remove()
-        return [hidden[depth] for depth in self.exits]
+        return [hidden[k] for k in range(len(self.exits))]

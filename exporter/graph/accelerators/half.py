@@ -9,7 +9,7 @@ Nodes that stay float32 are found by operator, not by name, so that every family
    operator takes halves and computes its softmax in float32.
 3. Positions: the angles of rotary embeddings, up to their sines and cosines, and counts of tokens. Half cannot represent odd
    numbers beyond 2048.
-4. The head: from the rows it reads to `logits`.
+4. The head: from the rows it reads, or their mean, to `logits`.
 
 Everything else is half: weights, hidden states, keys, values. The input `vectors` is float32, as the runtime fills it for all
 variants alike, and is cast where it is read. Inputs and outputs keep their names. A weight beyond half's range is refused; the
@@ -27,7 +27,7 @@ from onnx_ir.passes import common
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.linear.linear import HEADS
-from rexit.exporter.graph.passes.nodes import FLOAT, HALF, array, cast, constant, is_constant
+from rexit.exporter.graph.passes.nodes import FLOAT, HALF, array, cast, constant, is_constant, producer
 
 VECTORS = "vectors"
 
@@ -83,8 +83,14 @@ def stays_float32(model: ir.Model) -> set[ir.Node]:
         exact
         | _back(softmax, lambda node: node.op_type in _ELEMENTWISE)
         | _back(positions, lambda _node: True)
-        | _back((node for node in outputs if node is not None), lambda node: node.op_type not in ("Gather", "GatherND"))
+        | _back((node for node in outputs if node is not None), lambda node: not _reads_rows(node))
     )
+
+
+def _reads_rows(node: ir.Node) -> bool:
+    """Whether the node takes a head's rows from all tokens, or their mean."""
+    is_mean = node.op_type == "MatMul" and producer(node.inputs[0], "Div") is not None
+    return is_mean or node.op_type in ("Gather", "GatherND")
 
 
 def _back(start: Iterable[ir.Node], follow: Callable[[ir.Node], bool]) -> set[ir.Node]:

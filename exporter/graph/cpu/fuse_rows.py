@@ -4,7 +4,7 @@
 2. AddLayerNormQuantizeRows: a LayerNormalization of a sum, with any readers and a QuantizeRows, perhaps behind a Mul by [K].
 3. SwiGLUQuantizeRows: gate * sigmoid(gate) * up whose only reader is a QuantizeRows, where gate and up are int8 products of the
    same input; the node reads them before they are multiplied by the tokens' scale. GeGLUQuantizeRows: Gelu(gate) * up.
-4. GELUQuantizeRows: a Gelu whose only reader is a QuantizeRows.
+4. GELUQuantizeRows: a Gelu whose only reader is a QuantizeRows, perhaps behind a Mul by [K].
 5. ScaleAddRows: an int8 product, multiplied by the tokens' scale and added to a value of the same shape, or to a bias [N].
 
 Runs after `quantize_linear_int8`, which adds QuantizeRows. Other nodes stay; unread nodes are left to `tidy`.
@@ -52,7 +52,7 @@ SWIGLU = "SwiGLUQuantizeRows"
 GEGLU = "GeGLUQuantizeRows"
 """As SwiGLUQuantizeRows; attribute approximate, as Gelu's."""
 GELU = "GELUQuantizeRows"
-"""Input x [..., T, K]; attribute approximate, as Gelu's; outputs like those of QuantizeRows."""
+"""Inputs x [..., T, K] and factor [K]; attribute approximate, as Gelu's. Outputs: QuantizeRows of GELU(x) times the factor."""
 SCALE_ADD = "ScaleAddRows"
 """Inputs product [..., T, N], scale [..., T, 1], residual [..., T, N] or [N]; output [..., T, N]."""
 
@@ -65,7 +65,7 @@ def fuse_rows(model: ir.Model) -> ir.Model:
         if is_node(node, QUANTIZE, DOMAIN):
             if _add_layer_norm(graph, node):
                 continue
-            fused = _norm(node) or _layer_norm(graph, node) or _gated(node) or _gelu(node)
+            fused = _norm(node) or _layer_norm(graph, node) or _gated(node) or _gelu(graph, node)
         elif is_node(node, "Add"):
             fused = _scale_add(node)
         if fused is not None:
@@ -111,10 +111,7 @@ def _layer_norm(graph: ir.Graph, quantize: ir.Node) -> ir.Node | None:
 
 def _add_layer_norm(graph: ir.Graph, quantize: ir.Node) -> bool:
     """Replaces the norm of a sum, and what quantizes it; returns whether there is one."""
-    scaled, factor = quantize.inputs[0], None
-    for value, other in both_ways(producer(scaled, "Mul", reads=1)):
-        if is_constant(other) and producer(value, "LayerNormalization") is not None:
-            scaled, factor = value, other
+    scaled, factor = _factor(quantize.inputs[0], "LayerNormalization")
     norm = producer(scaled, "LayerNormalization")
     weights = _layer_norm_weights(graph, norm)
     added = producer(norm.inputs[0], "Add", reads=1) if norm is not None else None
@@ -131,6 +128,14 @@ def _add_layer_norm(graph: ir.Graph, quantize: ir.Node) -> bool:
         ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
     graph.insert_before(norm, node)
     return True
+
+
+def _factor(value: ir.Value | None, op: str) -> tuple[ir.Value | None, ir.Value | None]:
+    """The value before it is multiplied by a constant, and the constant, if such a node makes it; else the value and None."""
+    for scaled, factor in both_ways(producer(value, "Mul", reads=1)):
+        if is_constant(factor) and producer(scaled, op) is not None:
+            return scaled, factor
+    return value, None
 
 
 def _layer_norm_weights(graph: ir.Graph, norm: ir.Node | None) -> list[ir.Value] | None:
@@ -170,9 +175,18 @@ def _scaled_products(gate: ir.Value | None, up: ir.Value, reads: int) -> list[ir
     return None
 
 
-def _gelu(quantize: ir.Node) -> ir.Node | None:
-    gelu = producer(quantize.inputs[0], "Gelu", reads=1)
-    return call(GELU, [gelu.inputs[0]], outputs=2, **_approximate(gelu)) if gelu is not None and gelu.inputs[0] else None
+def _gelu(graph: ir.Graph, quantize: ir.Node) -> ir.Node | None:
+    scaled, factor = _factor(quantize.inputs[0], "Gelu")
+    gelu = producer(scaled, "Gelu", reads=1)
+    x = gelu.inputs[0] if gelu is not None else None
+    if gelu is None or x is None or x.shape is None or not isinstance(width := x.shape[-1], int):
+        return None
+    if factor is None:
+        name = f"gelu.filled_1.{width}"
+        factor = graph.initializers.get(name) or constant(graph, name, np.ones(width, np.float32))
+    elif list(factor.shape or ()) != [width]:
+        return None
+    return call(GELU, [x, factor], outputs=2, **_approximate(gelu))
 
 
 def _approximate(gelu: ir.Node) -> dict[str, str]:
@@ -245,9 +259,9 @@ def define_geglu(model: ir.Model) -> None:
 
 def define_gelu(model: ir.Model) -> None:
     """GELUQuantizeRows."""
-    body, (x,) = Body(), parameters("x")
-    quantized = body.node(QUANTIZE, _activated(body, x), domain=DOMAIN, outputs=2).outputs
-    define(model, GELU, [x], body, quantized, [APPROXIMATE])
+    body, (x, factor) = Body(), parameters("x", "factor")
+    scaled = body.add("Mul", _activated(body, x), factor)
+    define(model, GELU, [x, factor], body, body.node(QUANTIZE, scaled, domain=DOMAIN, outputs=2).outputs, [APPROXIMATE])
 
 
 def _activated(body: Body, x: ir.Value) -> ir.Value:

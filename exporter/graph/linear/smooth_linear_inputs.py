@@ -7,9 +7,9 @@ SmoothQuant (Xiao et al., arXiv 2211.10438). The graph's results do not change; 
 
 1. Layers that read the same channels form a group (queries, keys and values; gate and up), including layers that read a few rows.
 2. 1 / s goes into the producer of x: the weight of a norm, also of a norm of standard operators, or the columns of a linear layer
-   whose output is multiplied by another value (up, for down). In an encoder a LayerNorm's output is the residual stream, too:
-   there the layers read x through a product with 1 / s. If x has another producer or another reader, the layers do not change.
-   Nor do caches and outputs.
+   whose output is multiplied by another value (up, for down). Where that is impossible, as an encoder's LayerNorm is its residual
+   stream, too, and a GELU's output cannot be scaled before it, the layers read x through a product with 1 / s, if x is a norm's
+   output, a GELU's or the graph's input. Other layers do not change, nor do caches and outputs.
 3. Each group has its own a: the a with the least error on sampled tokens (`rexit.exporter.graph.activations`) after both sides
    are rounded, inputs with a scale per token (`quantize_linear_int8`) or a single scale (`quantize_dequantize`). No smoothing is
    one of the choices. SmoothQuant has a single a for the model. A token's squared error counts relative to its output, as the
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from rexit.exporter.graph.linear.fixed_scale import clipping_bound, rounded_by
 from rexit.exporter.graph.linear.linear import SAMPLE, Linear, linears
 from rexit.exporter.graph.linear.round_weights import LARGEST, TINY, round_weights
-from rexit.exporter.graph.passes.nodes import array, constant, is_constant, producer
+from rexit.exporter.graph.passes.nodes import array, constant, is_constant
 
 EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8)
 _FLOOR = 1e-4
@@ -87,7 +87,8 @@ def _smooth(model: ir.Model, rounding: Rounding) -> ir.Model:
     for group in _groups(model):
         shared = not _only_readers(group.source, {linear.node for linear in group.layers})
         constants, sample = [] if shared else _producing_constants(group.source, products), group.sample()
-        if sample is None or not (constants or (shared and producer(group.source, "LayerNormalization") is not None)):
+        maker = group.source.producer()
+        if sample is None or not (constants or maker is None or maker.op_type in ("LayerNormalization", "Gelu", "Unsqueeze")):
             continue
         weights = [_constant(linear.node, 1) for linear in group.layers]
         scale = best_scale(sample, np.concatenate(weights, 1), rounding)
@@ -95,7 +96,7 @@ def _smooth(model: ir.Model, rounding: Rounding) -> ir.Model:
             continue
         for node, n in constants:
             _replace_constant(graph, node, n, _constant(node, n) / scale)
-        if shared:
+        if not constants:
             _divide_inputs(graph, group, scale)
         for linear, weight in zip(group.layers, weights, strict=True):
             _replace_constant(graph, linear.node, 1, weight * scale[:, None])

@@ -436,8 +436,10 @@ TEST_P(Rows, AreQuantizedAlsoAfterANormOrAGate) {
         expected[i] = activated(activation, double{x[i]} * scale[i / width]) * other[i] * scale[i / width];
       gated_quantize_rows(activation, x.data(), other.data(), scale.data(), out, TwoThreads{}, *with);
       expect_quantized(expected, width, values, scales);
-      for (std::size_t i = 0; i < x.size(); ++i) expected[i] = activated(activation, x[i]);
-      activate_quantize_rows(activation, x.data(), out, TwoThreads{}, *with);
+      const float* factor = width > 3 ? weight.data() : nullptr;  // a small one may leave a narrow row what cancels
+      for (std::size_t i = 0; i < x.size(); ++i)
+        expected[i] = activated(activation, x[i]) * (factor == nullptr ? 1 : factor[i % width]);
+      activate_quantize_rows(activation, x.data(), factor, out, TwoThreads{}, *with);
       expect_quantized(expected, width, values, scales);
     }
   }
@@ -490,7 +492,7 @@ TEST_P(Rows, KeepNaN) {
         for (const Activation activation : activations) {
           gated_quantize_rows(activation, x.data(), other.data(), scale.data(), out, Serial{}, *with);
           expect_lost("gate and quantize", scale_of_row);
-          activate_quantize_rows(activation, x.data(), out, Serial{}, *with);
+          activate_quantize_rows(activation, x.data(), nullptr, out, Serial{}, *with);
           if (lost != -INFINITY) expect_lost("activate and quantize", scale_of_row);
         }
         layer_norm_quantize_rows({x.data(), nullptr, ones.data(), ones.data(), nullptr, 1e-5F, nullptr}, out, Serial{}, *with);

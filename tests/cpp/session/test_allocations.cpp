@@ -225,8 +225,8 @@ TEST(KernelAllocations, NoneInAThreadThatRanThemBefore) {
     kernels::rms_norm_quantize_rows(x.data(), weight.data(), 1, {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
     kernels::layer_norm_quantize_rows({x.data(), x.data(), weight.data(), weight.data(), weight.data(), 1, out.data()},
                                       {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
-    kernels::activate_quantize_rows(kernels::Activation::gelu, x.data(), {values.data(), scales.data(), 4 * tokens, 16},
-                                    Serial{});
+    kernels::activate_quantize_rows(kernels::Activation::gelu, x.data(), weight.data(),
+                                    {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
     kernels::gated_quantize_rows(kernels::Activation::silu, x.data(), x.data(), scales.data(),
                                  {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
     kernels::scale_add_rows(x.data(), scales.data(), {x.data(), 16}, out.data(), 4 * tokens, 16, Serial{});

@@ -34,7 +34,7 @@ SOUND = [
     "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n q, number = rexit.LayerNormQuantizeRows <epsilon = 0.1> (state, w, w)",
     "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n"
     "number, q, s = rexit.AddLayerNormQuantizeRows <epsilon = 0.1> (state, state, w, w, w)",
-    'q, number = rexit.GELUQuantizeRows <approximate = "none"> (state)',
+    'w = ReduceMax <keepdims = 0, axes = [0]> (state) \n q, number = rexit.GELUQuantizeRows <approximate = "none"> (state, w)',
     'q, s = rexit.QuantizeRows (state) \n r, number = rexit.GeGLUQuantizeRows <approximate = "tanh"> (state, state, s)',
     "r = rexit.RoundRows (state) \n number = Cast <to = 1> (r)",
     "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n r = rexit.RMSNormRoundRows <epsilon = 0.00001> (state, w) \n"
@@ -136,7 +136,7 @@ def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None
 
 
 def test_an_unknown_approximation_is_refused_when_the_graph_is_opened(tmp_path: Path) -> None:
-    bundle = write_added(tmp_path, 'q, number = rexit.GELUQuantizeRows <approximate = "a"> (state)')
+    bundle = write_added(tmp_path, 'q, number = rexit.GELUQuantizeRows <approximate = "a"> (state, state)')
     with pytest.raises(BackendError, match="GELUQuantizeRows: expected approximate to be none or tanh"):
         rexit.open(bundle)
 

@@ -210,6 +210,12 @@ struct RmsNormQuantizeRowsKernel : QuantizingKernel {
   float epsilon;
 };
 
+const float* per_column(const Call& call, std::size_t index, const Tensor& x) {
+  const Tensor numbers = call.input(index);
+  require(numbers.rank == 1 && numbers.count == x.width(), "expected a number per column");
+  return numbers.as<float>();
+}
+
 // LayerNormQuantizeRows; AddLayerNormQuantizeRows has a residual and a factor, and its first output is the norm's.
 template <bool adds>
 struct LayerNormQuantizeRowsKernel : QuantizingKernel {
@@ -234,12 +240,6 @@ struct LayerNormQuantizeRowsKernel : QuantizingKernel {
     kernels::layer_norm_quantize_rows(norm, call.quantized(x, outputs - 2), call);
   }
 
-  static const float* per_column(const Call& call, std::size_t index, const Tensor& x) {
-    const Tensor numbers = call.input(index);
-    require(numbers.rank == 1 && numbers.count == x.width(), "expected a number per column");
-    return numbers.as<float>();
-  }
-
   float epsilon;
 };
 
@@ -258,13 +258,13 @@ struct Activated {
 
 struct GeluQuantizeRowsKernel : QuantizingKernel, Activated<true> {
   static constexpr const char* name = "GELUQuantizeRows";
-  static constexpr std::size_t inputs = 1;
+  static constexpr std::size_t inputs = 2;
 
   using Activated::Activated;
 
   void compute(const Call& call) const {
     const Tensor x = call.input(0);
-    kernels::activate_quantize_rows(activation, x.as<float>(), call.quantized(x), call);
+    kernels::activate_quantize_rows(activation, x.as<float>(), per_column(call, 1, x), call.quantized(x), call);
   }
 };
 

@@ -172,7 +172,8 @@ struct ActivateQuantizeRows {
     const float* x = work.x + row * work.width;
     with_activation(work.activation, [&](auto activation) __attribute__((always_inline)) {
       quantize_computed<W>(work, row, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-        return activate<activation.value, W>(L::load(x + i, count));
+        const typename L::Floats numbers = activate<activation.value, W>(L::load(x + i, count));
+        return work.factor == nullptr ? numbers : numbers * L::load(work.factor + i, count);
       });
     });
   }

@@ -27,10 +27,11 @@ void layer_norm_quantize_rows(const LayerNorm& norm, const QuantizedRows& out, c
   run_rows(with.layer_norm_quantize, work, threads);
 }
 
-void activate_quantize_rows(Activation activation, const float* x, const QuantizedRows& out, const Threads& threads,
-                            const Table& with) {
+void activate_quantize_rows(Activation activation, const float* x, const float* factor, const QuantizedRows& out,
+                            const Threads& threads, const Table& with) {
   RowWork work{x, nullptr, nullptr, 0, out, nullptr, nullptr, nullptr, out.rows, out.width};
   work.activation = activation;
+  work.factor = factor;
   run_rows(with.activate_quantize, work, threads);
 }
 

@@ -47,9 +47,9 @@ struct LayerNorm {
 };
 void layer_norm_quantize_rows(const LayerNorm& norm, const QuantizedRows& out, const Threads& threads,
                               const Table& with = table());
-// Quantizes activation(x[t]).
-void activate_quantize_rows(Activation activation, const float* x, const QuantizedRows& out, const Threads& threads,
-                            const Table& with = table());
+// Quantizes activation(x[t]) * factor; factor [width] may be null.
+void activate_quantize_rows(Activation activation, const float* x, const float* factor, const QuantizedRows& out,
+                            const Threads& threads, const Table& with = table());
 // Quantizes activation(gate[t] * scale[t]) * up[t] * scale[t].
 void gated_quantize_rows(Activation activation, const float* gate, const float* up, const float* scale, const QuantizedRows& out,
                          const Threads& threads, const Table& with = table());

@@ -43,6 +43,7 @@ segment (float[1, T, 64] x, float[1, T, 64] other) => (float[1, T, 64] y) {
   down = Add(column, projected)
   y = Add(down, normed)
 }"""
+DIVIDED = ("projected = MatMul(active, w_down)", "scaled = Mul(active, bias)\n  projected = MatMul(scaled, w_down)")
 ENCODER_FUSED = {ADD_LAYER_NORM: 1, GELU: 1, SCALE_ADD: 2}
 
 
@@ -121,6 +122,8 @@ def test_what_fits_and_what_stays(
         ({ADD_LAYER_NORM: 0}, (("=> (float[1, T, 64] y)", "=> (float[1, T, 64] y, float[1, T, 64] mixed)"),)),
         ({GELU: 0}, (("=> (float[1, T, 64] y)", "=> (float[1, T, 64] y, float[1, T, 48] active)"),)),
         ({GELU: 0}, (("Gelu(inner)", "Tanh(inner)"),)),
+        ({}, (DIVIDED,)),
+        ({GELU: 0}, (DIVIDED, ("Mul(active, bias)", "Mul(active, inner)"))),
     ],
 )
 def test_a_block_of_an_encoder(change: dict[str, int], changes: tuple[tuple[str, str], ...], tmp_path: Path) -> None:

@@ -184,18 +184,21 @@ def test_activations_are_rows_of_every_linear_input(exported: Path, catalog_fold
             np.testing.assert_array_equal(rows, other[name])
 
 
-def test_a_norm_that_is_the_residual_stream_keeps_its_numbers(tmp_path: Path) -> None:
-    """As an encoder's: the product reads it divided, the sum as it is."""
-    text = """
-segment (float[1, T, 64] x) => (float[1, T, 64] y) {
-  normed = LayerNormalization <axis = -1> (x, g, b)
+@pytest.mark.parametrize("made", ["LayerNormalization <axis = -1> (x, g, b)", "Gelu(scaled)", "Unsqueeze(hidden, b0)"])
+def test_a_value_that_cannot_be_scaled_where_it_is_made_is_read_divided(tmp_path: Path, made: str) -> None:
+    """As an encoder's residual stream, its activations, and the hidden states that come into a segment."""
+    text = f"""
+segment (float[1, T, 64] x) => (float[1, T, 64] y) {{
+  scaled = Mul(x, g)
+  hidden = Squeeze(scaled, b0)
+  normed = {made}
   product = MatMul(normed, w)
   y = Add(product, normed)
-}"""
-    constants = {"g": _constants()["g"], "b": np.zeros(K, np.float32), "w": weight(K, K, 1)}
+}}"""
+    constants = {"g": _constants()["g"], "b": np.zeros(K, np.float32), "w": weight(K, K, 1), "b0": np.zeros(1, np.int64)}
     x, exact = _x(), run(graph(text, constants), {"x": _x()}, tmp_path)["y"]
     smooth = smooth_linear_inputs(_sampled(tmp_path, text, ("normed",), constants))
-    assert count(smooth)["Mul"] == 1
+    assert count(smooth)["Mul"] == 2
     np.testing.assert_allclose(run(smooth, {"x": x}, tmp_path)["y"], exact, rtol=1e-4, atol=1e-3)
     plain = run(quantize_linear_int8(graph(text, constants)), {"x": x}, tmp_path)["y"]
     assert error(run(quantize_linear_int8(smooth), {"x": x}, tmp_path)["y"], exact) < 0.7 * error(plain, exact)
