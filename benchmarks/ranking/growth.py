@@ -70,10 +70,8 @@ def ranked(session: Session, policy: Policy, slates: Sequence[Slate], log_odds: 
         change = "{:+.4f} ({:+.4f} to {:+.4f})".format(*measured.minus(full).interval()["ndcg@10"])
         layers = np.array([info.layers for info in session.exits])[stops].mean()
         rows[name] = [f"{layers:.3f}", f"{(stops > 0).mean():.3f}", f"{measured.interval()['ndcg@10'][0]:.4f}", change]
-    return {
-        **rows,
-        "last head alone": [*rows[f"{session.exits[last].layers} layers"][:2], f"{own.interval()['ndcg@10'][0]:.4f}", ""],
-    }
+    rows["last head alone"] = [*rows[f"{session.exits[last].layers} layers"][:2], f"{own.interval()['ndcg@10'][0]:.4f}", ""]
+    return rows
 
 
 def timed(session: Session, slates: Sequence[Slate]) -> dict[str, list[str]]:

@@ -23,8 +23,7 @@ from rexit.ranking import BOOTSTRAP_SEED, RESAMPLES, ByUser
 
 METRICS = ("auc", "user_auc", "ndcg@10", "log_loss")
 TOP = 10
-MIN_PROBABILITY = 1e-7
-"""Smaller probabilities, which float32 may have rounded to 0, count as this one."""
+MIN_PROBABILITY = 1e-7  # smaller ones, which float32 may have rounded to 0, count as this one
 
 Values = NDArray[np.float64]
 

@@ -63,8 +63,7 @@ from rexit.ranking import bootstrap, probabilities
 CUTS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90)
 SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CLUSTERS = (2, 3, 5, 8)
-STEPS = 10
-"""Of k-means."""
+STEPS = 10  # of k-means
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
