@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.audit.losses import Loss, SlateLosses
 from rexit.errors import InputError
-from rexit.ranking import RESAMPLES, ByGain, ByUser, auc_contributions, bootstrap, descending, probabilities
+from rexit.ranking import RESAMPLES, ByGain, ByUser, auc_contributions, bootstrap
 
 CHOICES = "ndcg@K, user-auc, auc, logloss, agreement, top-k-overlap@K or expected-ndcg@K, with K from 1"
 LABEL_FREE = ("agreement", "top-k-overlap", "expected-ndcg")
@@ -125,7 +125,7 @@ class Judge:
         self._by_user = ByUser(users, liked)
         self._by_gain = None if gains is None else ByGain(users, gains)
         self._all = ByUser(np.zeros(len(liked), np.int64), liked)
-        self._tops: dict[int, _Tops] = {}
+        self._slates = SlateLosses(reference, offsets)
         self._full: dict[Metric, float] = {}
 
     def full(self, metric: Metric) -> float:
@@ -215,27 +215,11 @@ class Judge:
         if metric.kind == "agreement":
             same = (score >= 0) == (self._reference >= 0)
             return np.bincount(self._by_user.numbers, same) / self._by_user.pairs
-        if metric.kind == "expected-ndcg":
-            return self._expected(score, metric.k)
-        return self._overlap(score, metric.k)
-
-    def _expected(self, score: NDArray[np.float32], k: int) -> NDArray[np.float64]:
-        values = self._by_probability.ndcg(score, k)
-        known = np.isfinite(values)
+        losses = self._slates.of(Loss(metric.kind, metric.k), score)
+        known = np.isfinite(losses)
         owners, users = self._by_user.numbers[self._offsets[:-1]][known], len(self._by_user.pairs)
         with np.errstate(invalid="ignore"):
-            return np.bincount(owners, values[known], users) / np.bincount(owners, minlength=users)
-
-    @cached_property
-    def _by_probability(self) -> ByGain:
-        """Pairs by slate, with the full model's probability as gain."""
-        slates = np.repeat(np.arange(len(self._offsets) - 1), np.diff(self._offsets))
-        return ByGain(slates, probabilities(self._reference))
-
-    def _overlap(self, score: NDArray[np.float32], k: int) -> NDArray[np.float64]:
-        if k not in self._tops:
-            self._tops[k] = _Tops(self._offsets, self._by_user.numbers, k, self._reference)
-        return self._tops[k].per_user(score, len(self._by_user.pairs))
+            return 1 - np.bincount(owners, losses[known], users) / np.bincount(owners, minlength=users)
 
     def _check(self, metric: Metric, score: NDArray[np.float32]) -> None:
         if not np.isfinite(score).all():
@@ -247,42 +231,9 @@ class Judge:
         if metric.kind in ("ndcg", "user-auc") and not self._by_user.both.any():
             users = len(self._by_user.pairs)
             raise InputError(f"metric {metric.name}: none of {users} users has both a like and a dislike, expected some")
-        if metric.kind == "expected-ndcg" and not self._by_probability.differ.any():
+        if metric.kind == "expected-ndcg" and not self._slates.by_probability.differ.any():
             raise InputError(
                 f"metric {metric.name}: the full model gives all candidates of a slate the same score, in every slate"
             )
         if metric.kind == "top-k-overlap" and (largest := int(np.diff(self._offsets).max())) <= metric.k:
             raise InputError(f"metric {metric.name}: the largest slate has {largest} candidates, expected more than {metric.k}")
-
-
-class _Tops:
-    """Full depth's first k of every slate with more than k candidates, for comparison with other rankings."""
-
-    def __init__(self, offsets: NDArray[np.int64], users: NDArray[np.int64], k: int, reference: NDArray[np.float32]) -> None:
-        sizes = np.diff(offsets)
-        large = sizes > k
-        self._k = k
-        self._pairs = np.flatnonzero(np.repeat(large, sizes))
-        self._sizes = sizes[large]
-        self._starts = np.cumsum(self._sizes) - self._sizes
-        self._slate = np.repeat(np.arange(len(self._sizes)) << 32, self._sizes)
-        self._users = users[offsets[:-1][large]]
-        self._reference = self._first(reference)
-
-    def per_user(self, score: NDArray[np.float32], users: int) -> NDArray[np.float64]:
-        """Returns each user's mean share of the first k kept, float64 [users], nan without a large slate."""
-        shared = np.add.reduceat((self._first(score) & self._reference).astype(np.int64), self._starts) / self._k
-        with np.errstate(invalid="ignore"):
-            return np.bincount(self._users, shared, users) / np.bincount(self._users, minlength=users)
-
-    def _first(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Whether each pair of a large slate is among its first k."""
-        key = self._slate + descending(score[self._pairs])
-        last = np.sort(key)[self._starts + self._k - 1]
-        last = np.repeat(last, self._sizes)
-        above, tied = key < last, key == last
-        # Pairs that tie with the k-th fill the room that is left in the slate's order.
-        room = self._k - np.add.reduceat(above.astype(np.int64), self._starts)
-        ties = np.cumsum(tied)
-        before = np.repeat((ties - tied)[self._starts], self._sizes)
-        return np.asarray(above | (tied & (ties - before <= np.repeat(room, self._sizes))))

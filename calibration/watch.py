@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rexit.audit.betting import exceeds
 from rexit.audit.limits import AuditLimits
-from rexit.audit.losses import Loss
+from rexit.audit.losses import Loss, SlateLosses
 from rexit.bundle import Policy
 from rexit.calibration import certify
 from rexit.calibration.choose.evaluate import Evaluation
@@ -56,8 +56,7 @@ def slate_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> tuple[ND
     """Returns the user, int64, and the loss, float64, of each slate that has one."""
     traces = evaluation.traces
     score = evaluation.score(policy.stops(traces.log_odds, traces.offsets))
-    bounds = list(zip(traces.offsets[:-1].tolist(), traces.offsets[1:].tolist(), strict=True))
-    values = np.array([loss.of_slate(score[begin:end], evaluation.full[begin:end]) for begin, end in bounds])
+    values = SlateLosses(evaluation.full, traces.offsets).of(loss, score)
     valued = np.isfinite(values)
     return traces.users[traces.offsets[:-1]][valued], values[valued]
 
