@@ -158,7 +158,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_writes_heads_of_all_objectives(base: Path, catalog: Catalog, tmp_path: Path) -> None:
     lines: list[str] = []
-    options = TrainOptions(exits="1,2", steps=2, batch_tokens=400, rate=1e-3, warmup=0.0)
+    options = TrainOptions(exits="1,2", batch_tokens=400, rate=1e-3, warmup=0.0)
     report = train_model(base, catalog.path, tmp_path / "out", options, say=lines.append)
     assert report is not None and list(report.objectives) == list(OBJECTIVES)
     assert report.auc == pytest.approx(np.mean([part["auc"] for part in report.objectives.values()], 0))

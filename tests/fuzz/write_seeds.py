@@ -52,7 +52,7 @@ KERNELS = """
     rows, scales = rexit.QuantizeRows (state)
     normed, normed_scales = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, weight)
     gated, gated_scales = rexit.SwiGLUQuantizeRows (state, state, scales)
-    gelu, gelu_scales = rexit.GELUQuantizeRows <approximate = "none"> (state)
+    gelu, gelu_scales = rexit.GELUQuantizeRows <approximate = "none"> (state, weight)
     geglu, geglu_scales = rexit.GeGLUQuantizeRows <approximate = "tanh"> (state, state, scales)
     plain, plain_scales = rexit.LayerNormQuantizeRows <epsilon = 0.00001> (state, weight, weight)
     summed_norm, added_norm, added_scales = rexit.AddLayerNormQuantizeRows <epsilon = 0.1> (state, state, weight, weight, weight)

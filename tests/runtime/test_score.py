@@ -203,7 +203,7 @@ def test_policies_stop_where_numpy_says(slate_rules: bool, slate_bytes: int, tmp
 def test_the_prior_shift_moves_probabilities_and_nothing_else(tmp_path: Path) -> None:
     """Also where the request has its own thresholds, or forces an exit."""
     folder = write_bundle(tmp_path / "bundle")
-    plain = Policy((ExitPolicy(0.05, 0.1, 0.3, 0.3),) * 3, 2, Bundle.open(folder).variant_sha256, 0.2)
+    plain = Policy((ExitPolicy(0.05, 0.1, 0.3, 0.3),) * 3, 2, Bundle.open(folder).variant_sha256, quorum=1)
     shifted = replace(plain, prior_shift=float(np.float32(np.log(0.1))))
     sessions = []
     for policy in (plain, shifted):

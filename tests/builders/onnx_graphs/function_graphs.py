@@ -123,8 +123,8 @@ def _rows(tokens: int, width: int) -> list[Case]:
     add_layer_norm = """segment (float[1, T, K] x, float[1, T, K] residual, float[K] weight, float[K] bias, float[K] factor)
         => (float[1, T, K] normed, QUANTIZED) {
         normed, quantized, scale_out = rexit.AddLayerNormQuantizeRows <epsilon = 0.001> (x, residual, weight, bias, factor) }"""
-    gelu = """segment (float[1, T, K] x) => (QUANTIZED) {
-        quantized, scale_out = rexit.GELUQuantizeRows <approximate = "KIND"> (x) }"""
+    gelu = """segment (float[1, T, K] x, float[K] factor) => (QUANTIZED) {
+        quantized, scale_out = rexit.GELUQuantizeRows <approximate = "KIND"> (x, factor) }"""
     geglu = """segment (float[1, T, K] gate, float[1, T, K] up, float[1, T, 1] scale) => (QUANTIZED) {
         quantized, scale_out = rexit.GeGLUQuantizeRows <approximate = "KIND"> (gate, up, scale) }"""
     add = """segment (float[1, T, N] product, float[1, T, 1] scale, float[1, T, N] residual) => (float[1, T, N] out) {
@@ -159,8 +159,8 @@ def _rows(tokens: int, width: int) -> list[Case]:
             Case(
                 f"GELUQuantizeRows {kind} {size}",
                 one_node(_text(gelu).replace("KIND", kind), define_quantize_rows, fuse_rows.define_gelu),
-                {"x": x},
-                quantize_rows(_gelu(x, kind)),
+                {"x": x, "factor": factor},
+                quantize_rows(_gelu(x, kind) * factor),
             )
             for kind in ("none", "tanh")
         ),

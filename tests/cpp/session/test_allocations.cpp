@@ -93,7 +93,7 @@ class AllocationsTest : public testing::TestWithParam<const char*> {
     for (std::int64_t n = 0; more && n < 12; ++n) recent.push_back({-7 + 5 * n, nullptr});
     const std::vector<float>& moves = thresholds;  // one more than are read
     const rexit_top_k top_k{sizeof top_k, 3, moves.data(), moves.data(), 1, 0};
-    const rexit_policy policy{sizeof policy, thresholds.data(), thresholds.data(), thresholds.size(), 1, 0.05f, 0, &top_k};
+    const rexit_policy policy{sizeof policy, thresholds.data(), thresholds.data(), thresholds.size(), 1, 2, &top_k};
     rexit_request c_request{};
     c_request.struct_size = sizeof c_request;
     const rexit_id id{100 + 3 * user, nullptr};
@@ -147,6 +147,7 @@ TEST_P(AllocationsTest, NoneWhenAuditsRepeat) {
     return allocations - before;
   };
   EXPECT_GT(count(20), 0u);
+  for (const std::size_t items : {7u, 1u}) count(items);  // of other slates other candidates enter
   for (const std::size_t items : {20u, 7u, 1u}) EXPECT_EQ(count(items), 0u);
 }
 

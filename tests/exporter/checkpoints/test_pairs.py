@@ -166,7 +166,9 @@ def test_a_classifier_of_no_pairs_is_refused(changes: dict[str, object], message
 
 def test_an_encoder_has_no_head_to_share(tmp_path: Path) -> None:
     folder = write_encoder(tmp_path)
-    with pytest.raises(InputError, match=r"is an encoder, which has no LM head to share: `rexit heads` fits heads; "):
+    with pytest.raises(
+        InputError, match=r"is an encoder, which has no LM head to share: `rexit heads` fits heads, `rexit train` trains them"
+    ):
         load_checkpoint(folder, [2], "shared")
 
 
