@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("verify", "--json"),
         ("inspect", "--json"),
         ("inspect", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--json"),
-        ("bench", "--slate", 5, "--requests", 2, "--sessions", "1", "--json"),
+        ("bench", "--slate", 5, "--requests", 2, "--json"),
     ],
     ids=["score", "score-pairs", "verify", "inspect", "inspect-prompt", "bench"],
 )

@@ -86,7 +86,7 @@ bench_watched() { # VARIANT: with the device's memory and load, once a second
 
 profile() { # VARIANT: kernels and copies of a few requests
   nsys profile --force-overwrite true --output "$out/nsys-$1" "${rexit[@]}" bench "$bundle" --variant "$1" "${device[@]}" --requests 3 \
-    --sessions '' && nsys stats --force-export true --format csv --output "$out/nsys-$1" "$out/nsys-$1.nsys-rep"
+    && nsys stats --force-export true --format csv --output "$out/nsys-$1" "$out/nsys-$1.nsys-rep"
 }
 
 verify() { "${rexit[@]}" verify "$bundle" --variant "$1" "${device[@]}" --json | tee "$out/verify-$1.json"; }

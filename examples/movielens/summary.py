@@ -113,9 +113,7 @@ def score_test(session: Session, catalog: Catalog, out: Path) -> Path:
 def milliseconds(demo: Path, variant: str) -> tuple[dict[str, float], dict[str, float]]:
     """Median per slate in each mode of `rexit bench`, with a cold and with a warm prefix."""
     rexit_command = Path(sys.executable).with_name("rexit")
-    bench = json.loads(
-        output_of(rexit_command, "bench", demo / "bundle", "--variant", variant, "--slate", SLATE, "--sessions", "", "--json")
-    )
+    bench = json.loads(output_of(rexit_command, "bench", demo / "bundle", "--variant", variant, "--slate", SLATE, "--json"))
     cold, warm = (
         {mode["mode"]: mode["p50_ms"] for mode in bench["modes"] if mode["prefix"] == prefix} for prefix in ("cold", "warm")
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from running.command import Run, assert_one_line, calibrate
 
 
@@ -19,40 +17,18 @@ def test_counts_and_orders_what_it_measures(run: Run, place: Path) -> None:
     assert (depth["full depth"], depth["1 layer"], depth["2 layers"]) == (4, 1, 2)
     for m in report["modes"]:
         assert 0 < m["p50_ms"] <= m["p90_ms"] <= m["p99_ms"] and 0 < m["retrieval_share"] < 1
+        assert set(m["stages_ms"]) == {"retrieval", "prefix", "slate"} and min(m["stages_ms"].values()) >= 0
     assert report["peak_rss_bytes"] > 10e6 and report["session_bytes"] > 0
 
 
 def test_cold_is_cold_and_warm_is_warm(run: Run, original: Path, reused: list[bool]) -> None:
-    assert run("bench", original / "bundle", "--slate", 5, "--requests", 2, "--sessions", "").code == 0
+    assert run("bench", original / "bundle", "--slate", 5, "--requests", 2).code == 0
     assert reused == [False, *([False, True] * 3 * 2)]
 
 
 def test_table_without_a_policy(run: Run, original: Path) -> None:
     ended = run("bench", original / "bundle", "--slate", 5, "--requests", 2)
     assert ended.code == 0 and "Not calibrated" in ended.out and "Open to first score" in ended.out
-
-
-def test_sessions_at_once_and_arrivals(run: Run, original: Path) -> None:
-    report = run("bench", original / "bundle", "--slate", 5, "--requests", 8, "--sessions", "1,3", "--json").json
-    assert [row["sessions"] for row in report["throughput"]] == [1, 3]
-    assert all(row["requests_per_s"] > 0 for row in report["throughput"])
-    best = max(report["throughput"], key=lambda row: row["requests_per_s"])
-    for load, share in zip(report["load"], (0.5, 0.8), strict=True):
-        assert load["requests_per_s"] == pytest.approx(share * best["requests_per_s"]) and load["sessions"] == best["sessions"]
-        assert load["waiting_ms"] >= 0 and 0 < load["p50_ms"] <= load["p99_ms"]
-    stages = [m["stages_ms"] for m in report["modes"]]
-    assert all(set(s) == {"retrieval", "prefix", "slate"} and min(s.values()) >= 0 for s in stages)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "line"),
-    [
-        ("--sessions", "0", "--sessions 0, expected numbers from 1 to 64"),
-        ("--sessions", "two", "--sessions 'two', expected numbers separated by commas"),
-    ],
-)
-def test_bad_option(run: Run, original: Path, option: str, value: str, line: str) -> None:
-    assert_one_line(run("bench", original / "bundle", "--slate", 5, "--requests", 2, option, value), 2, line)
 
 
 def test_slate_larger_than_the_catalog(run: Run, original: Path) -> None:

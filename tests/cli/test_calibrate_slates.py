@@ -137,7 +137,7 @@ def test_other_commands(run: Run, by_tokens: Path) -> None:
     assert "No catalog: requests are token ids." in run("inspect", tokens).out
     add_score_exit(shutil.copytree(tokens, scored := by_tokens / "scored"))
     assert "requests are token ids and the first stage's scores." in run("inspect", scored).out
-    bench = run("bench", tokens, "--slate", 5, "--requests", 2, "--sessions", "", "--json")
+    bench = run("bench", tokens, "--slate", 5, "--requests", 2, "--json")
     assert bench.code == 0, bench.err
     assert {row["mode"] for row in bench.json["modes"]} >= {"full depth"}
     for words in (("score", "--user", 100, "--items", "3"), ("inspect", "--user", 100, "--items", "3")):

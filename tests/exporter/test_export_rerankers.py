@@ -230,7 +230,7 @@ def test_the_first_stage_is_exit_zero(
         ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.2"),
         ("verify", bundle),
         ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.2", "--from-traces"),
-        ("bench", bundle, "--slate", 7, "--requests", 2, "--sessions", ""),
+        ("bench", bundle, "--slate", 7, "--requests", 2),
     ):
         ended = run(*words)
         assert ended.code == 0, ended.err

@@ -1,4 +1,4 @@
-"""What a variant costs on this machine: latency, throughput, memory. `rexit bench` and `rexit calibrate` use it.
+"""What a variant costs on this machine: latency, memory. `rexit bench` and `rexit calibrate` use it.
 
 In: a bundle's variant and slates. Out: measurements, and the costs to calibrate with. Needs NumPy alone, so it runs on a
 device.
@@ -6,7 +6,6 @@ device.
     machine    what a time is valid for: device, threads, versions
     profile    slates -> what each segment costs on this machine, by tokens
     costs      a profile -> what a slate costs, by where its candidates stop; what deployed policies take
-    load       many requests at once
     bench      all of it
 """
 

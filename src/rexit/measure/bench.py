@@ -1,13 +1,5 @@
-"""What `rexit bench` measures: single slates, several sessions at once, and requests that arrive at random.
-
-1. One session. Full depth, the calibrated policy and every fixed exit alternate inside one loop, each request with a cold prefix
-   and again with the same prefix warm.
-2. Several sessions over one opened bundle, each in its own thread: requests a second with all sessions busy, for each number of
-   sessions in turn; the median over rounds.
-3. The number of sessions that did best, under Poisson arrivals at shares of its throughput (see `load`).
-
-2 and 3 use the calibrated policy, or full depth if there is none; every prefix is cold.
-"""
+"""What `rexit bench` measures: full depth, the calibrated policy and every fixed exit alternate inside one loop, each request
+with a cold prefix, and again with a warm one."""
 
 from __future__ import annotations
 
@@ -24,17 +16,12 @@ from numpy.typing import NDArray
 from rexit.bundle import Bundle, GoldenSlate
 from rexit.devices import Device
 from rexit.errors import InputError
-from rexit.measure import load
 from rexit.measure.costs import depth_name
 from rexit.measure.machine import hardware_of, machine
 from rexit.progress import Progress, silent
 from rexit.slates import SIZE, AnySlate, Slate, TokenSlate
 
 SEED = 1
-ROUNDS = 3
-"""Repetitions for each number of sessions."""
-SHARES = (0.5, 0.8)
-"""Of the best throughput: rates at which requests arrive. At or beyond capacity the queue only grows."""
 
 
 @dataclass(frozen=True)
@@ -46,28 +33,24 @@ class BenchOptions:
         requests: Requests of each mode.
         threads: The backend's threads; 0: one per core.
         device: Where the segments run; None: the variant's own device.
-        sessions: Numbers of sessions at once, measured in turn; empty: neither throughput nor load.
     """
 
     slate: int = SIZE
     requests: int = 50
     threads: int = 0
     device: Device | None = None
-    sessions: tuple[int, ...] = (1, 2, 4)
 
     def check(self, items: int | None) -> None:
         """Raises InputError for options that cannot work. items: the number of the catalog's items; None: there is no catalog."""
         if items is not None and self.slate > items:
             raise InputError(f"--slate {self.slate}, the catalog has {items} items")
-        if any(not 1 <= n <= 64 for n in self.sessions):
-            raise InputError(f"--sessions {','.join(map(str, self.sessions))}, expected numbers from 1 to 64")
 
 
 def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = silent) -> dict[str, Any]:
     """Measures the bundle's selected variant.
 
     Returns:
-        What `rexit bench --json` prints: milliseconds, bytes, requests a second.
+        What `rexit bench --json` prints: milliseconds, bytes.
 
     Raises:
         InputError: for options that cannot work.
@@ -92,7 +75,6 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
         session.warm_up()
         rows = _modes(session, modes, slates, progress)
         memory = session.memory.prefixes + session.memory.buffers
-        throughput, arrivals = _together(session, options, slates, progress)
     return {
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
@@ -102,8 +84,6 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
         "device": str(options.device or bundle.variant.target),
         "calibrated": calibrated,
         "modes": rows,
-        "throughput": throughput,
-        "load": arrivals,
         "open_to_first_score_ms": first_ms,
         "session_bytes": memory,
         "peak_rss_bytes": _peak_rss(),
@@ -169,53 +149,6 @@ def _modes(session: Any, modes: dict[str, int | None], slates: Sequence[AnySlate
                 }
             )
     return rows
-
-
-def _together(
-    session: Any, options: BenchOptions, slates: Sequence[AnySlate], progress: Progress
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Throughput for each number of sessions, and latency at each arrival rate."""
-    if not options.sessions:
-        return [], []
-    count, most = len(slates), max(options.sessions)
-    with contextlib.ExitStack() as stack:
-        sessions = [session, *(stack.enter_context(session.another()) for _ in range(most - 1))]
-        workers = [_worker(opened, slates) for opened in sessions]
-        for worker in workers:
-            worker(0)
-        rates = np.zeros((ROUNDS, len(options.sessions)))
-        for r in range(ROUNDS):
-            for k, at_once in enumerate(options.sessions):
-                progress("throughput", r * len(options.sessions) + k, ROUNDS * len(options.sessions))
-                rates[r, k] = load.closed_loop(workers[:at_once], count)
-        progress("throughput", ROUNDS * len(options.sessions), ROUNDS * len(options.sessions))
-        median = np.median(rates, axis=0)
-        throughput = [{"sessions": n, "requests_per_s": float(x)} for n, x in zip(options.sessions, median, strict=True)]
-        best = max(throughput, key=lambda row: row["requests_per_s"])
-        random, arrivals = np.random.default_rng(SEED), []
-        for k, share in enumerate(SHARES):
-            progress("load", k, len(SHARES))
-            rate = share * best["requests_per_s"]
-            served = load.open_loop(workers[: int(best["sessions"])], load.poisson(rate, count, random))
-            arrivals.append(
-                {
-                    "share": share,
-                    "requests_per_s": rate,
-                    "sessions": best["sessions"],
-                    **_percentiles(served.latency * 1000),
-                    "waiting_ms": float(served.waiting.mean() * 1000),
-                }
-            )
-        progress("load", len(SHARES), len(SHARES))
-    return throughput, arrivals
-
-
-def _worker(session: Any, slates: Sequence[AnySlate]) -> load.Worker:
-    def work(i: int) -> None:
-        session.clear_cache()
-        session.score(slates[i].request)
-
-    return work
 
 
 def _percentiles(milliseconds: NDArray[np.float64]) -> dict[str, float]:
