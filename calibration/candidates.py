@@ -1,4 +1,4 @@
-"""The search's policies: one for each of a few budgets, certified on users who had no part in choosing."""
+"""The search's policies: the likeliest to pass and ever cheaper ones, certified on users who had no part in choosing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr, ndtri
 
 from rexit.audit.betting import exceeds
 from rexit.bundle import ExitPolicy, Policy
@@ -16,8 +17,30 @@ from rexit.calibration.choose.platt import PlattMap
 from rexit.calibration.choose.search import Search, StoppingRule
 from rexit.calibration.goal import Goal
 
-BUDGETS: tuple[float, ...] = (0.03, 0.1, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the allowed drop. Each gets a policy: the sequence that is tested for a certificate, and the curve."""
+SEARCHED = (0.03, 0.1, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the allowed drop that the search descends at."""
+
+BUDGETS: tuple[float, ...] = (
+    *(0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1),
+    *(0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0),
+)
+"""Shares of the allowed drop. The cheapest policy expected to stay within each may be tested."""
+
+STEP = 0.97
+"""Each policy that is tested costs at most this share of the one before it."""
+
+AS_LIKELY = 0.99
+"""Policies are as likely to pass as another if their chance is at least this share of its; the cheapest of them is tested."""
+
+MIN_CHANCE = 0.05
+"""A policy less likely than this to pass is tested only if none is likelier."""
+
+BIAS = 0.4
+"""What an expected loss is off by, as a standard deviation, in shares of the allowed drop: it does not see where an early exit
+ranks better than full depth."""
+
+RESAMPLES = 200
+"""Bootstrap draws for the spread of a metric over pairs."""
 
 TAIL_OF = "tail of "
 """Before a metric's name: the p-value of its tail."""
@@ -54,15 +77,18 @@ class Candidate:
 
 
 def find_candidates(
-    search: Search, choosing: Evaluation, maps: Sequence[PlattMap], variant_sha256: str, goal: Goal
+    search: Search, choosing: Evaluation, maps: Sequence[PlattMap], variant_sha256: str, goal: Goal, users: Mapping[str, int]
 ) -> list[Candidate]:
-    """Returns the cheapest policy for each budget, careful ones first, without repetitions.
+    """Returns the policies to test, in this order: see `in_order`. users: as there.
 
-    A fixed depth takes the place of a dynamic policy that does not save MIN_SAVING more.
+    They are the cheapest for each budget; a fixed depth takes the place of a dynamic policy that does not save MIN_SAVING more.
     """
     fixed = {k: choosing.outcome(np.full(len(choosing.c), k)) for k, platt_map in enumerate(maps[:-1]) if platt_map.useful}
     candidates: list[Candidate] = []
-    for budget, trial in search.trade_off(share * goal.max_drop for share in BUDGETS).items():
+    margins: list[float] = []
+    search.trade_off(share * goal.max_drop for share in SEARCHED)
+    for budget in (share * goal.max_drop for share in BUDGETS):
+        trial = search.cheapest(budget)
         max_us = trial.outcome.cost_us / (1 - MIN_SAVING)
         depth = next((k for k, outcome in fixed.items() if outcome.drop <= budget and outcome.cost_us <= max_us), None)
         if depth is not None:
@@ -73,7 +99,65 @@ def find_candidates(
             continue
         if not candidates or policy != candidates[-1].policy:  # a larger budget may buy nothing
             candidates.append(Candidate(policy, depth, budget, outcome))
-    return candidates
+            stops = search.stops(trial.point) if depth is None else np.full(len(choosing.c), depth)
+            margins.append(margin(choosing, choosing.score(stops), outcome.drops, goal, users))
+    return [candidates[n] for n in in_order([candidate.outcome.cost_us for candidate in candidates], margins)]
+
+
+def in_order(costs: Sequence[float], margins: Sequence[float]) -> list[int]:
+    """Returns which policies to test, and in which order, as positions: the likeliest to pass, then of those that cost at most
+    STEP of it the likeliest, and so on.
+
+    After Pareto Testing (Laufer-Goldshtein et al., arXiv 2210.07913), which orders policies by their p-values on the users who
+    choose. The four numbers above are our choice: each test more may fail and end the sequence.
+
+    Args:
+        costs: of each policy.
+        margins: by how many standard deviations each is expected to pass.
+    """
+    order: list[int] = []
+    chances = log_ndtr(margins)
+    left = list(range(len(costs)))
+    while left:
+        likeliest = max(chances[n] for n in left)
+        if order and likeliest < np.log(MIN_CHANCE):
+            break
+        order.append(min((n for n in left if chances[n] >= likeliest + np.log(AS_LIKELY)), key=lambda n: costs[n]))
+        left = [n for n in left if costs[n] <= STEP * costs[order[-1]] and costs[n] < costs[order[-1]]]
+    return order
+
+
+def margin(
+    choosing: Evaluation, score: NDArray[np.float32], drops: Sequence[float], goal: Goal, users: Mapping[str, int]
+) -> float:
+    """Returns by how many standard deviations a policy is expected to pass its hardest test (see `certify.margin`).
+
+    Its losses are taken to spread as the choosing users' do, around a mean between the expected one and theirs, each weighed by
+    how sure it is.
+
+    Args:
+        choosing: the choosing users.
+        score: what the policy ranks by, float32 [n].
+        drops: what each of the goal's metrics is expected to lose.
+        goal: what the policy must keep.
+        users: by metric's name, how many users will test it.
+    """
+    judge, margins = choosing.judge, []
+    for metric, expected in zip(goal.metrics, drops, strict=True):
+        count = users[metric.name]
+        if metric.bounds is None:
+            low, high = judge.intervals([metric], score, RESAMPLES)[metric]
+            spread = (high - low) / (2 * 1.96) * np.sqrt(judge.user_count(metric) / count)
+            margins.append((goal.max_drop - expected) / max(spread, 1e-12) + ndtri(goal.error))
+            continue
+        losses = judge.losses(metric, score)
+        error, bias = losses.var() / len(losses), (BIAS * goal.max_drop) ** 2
+        shifted = (losses + (expected - losses.mean()) * error / (error + bias)).clip(*metric.bounds)
+        margins.append(certify.margin(shifted, metric.bounds, goal.max_drop, count, goal.error))
+        if (tail := goal.tail) is not None:
+            observed = float(np.mean(exceeds(losses, tail.loss)))
+            margins.append(certify.tail_margin(observed, tail.share, count, goal.error))
+    return float(min(margins))
 
 
 def policy_of(maps: Sequence[PlattMap], variant_sha256: str, rule: StoppingRule | None = None) -> Policy:

@@ -3,8 +3,8 @@
 Users are the unit, taken to be exchangeable with those to come. After Angelopoulos et al. (2021), "Learn then Test" (arXiv
 2110.01052):
 
-1. One part of the users chooses policies and orders them, the most careful first. The other part, unseen until then, certifies.
-   The user's id alone says which (`rexit.roles`), so who chose heads, maps or exits in any command does not certify.
+1. One part of the users chooses policies and orders them, the likeliest to pass first. The other part, unseen until then,
+   certifies. The user's id alone says which (`rexit.roles`), so who chose heads, maps or exits in any command does not certify.
 2. `p_value` tests for each policy the hypothesis that its expected loss is above the limit; where a policy has to keep several
    limits, the largest p-value counts.
 3. `tail_p_value` tests in the same way that too large a share of the users loses much.
@@ -28,8 +28,12 @@ from rexit.errors import InputError
 ORDER_SEED = 20250103
 """Users bet in a fixed order, independent of the data. Trying several seeds would void the guarantee."""
 
-BOLDEST = 0.9
-"""The largest bet, as a share of the bet that loses everything on the worst possible loss."""
+BOLDEST = 0.95
+"""The largest bet, as a share of the bet that loses everything on the worst possible loss. With a few hundred users this, and not
+their spread, limits the bets: see docs/notes/depth/method.md."""
+
+POWER = 0.8
+"""The chance to certify that `users_needed` asks for."""
 
 FIRST_VARIANCE = 0.05
 """The initial guess of the variance, for losses from 0 to 1; counts as one user."""
@@ -45,7 +49,7 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
     any n. A betting martingale (Waudby-Smith & Ramdas 2023, "Estimating means of bounded random variables by betting"): with
     losses scaled to x in [0, 1] and the limit to m,
 
-        capital = prod (1 - bet_i (x_i - m)),  bet_i = min(0.9 / (1 - m), sqrt(2 log(1 / level) / (n variance_i)))
+        capital = prod (1 - bet_i (x_i - m)),  bet_i = min(BOLDEST / (1 - m), sqrt(2 log(1 / level) / (n variance_i)))
 
     where variance_i is that of the users before the i-th. Under the hypothesis capital does not grow on average, so the chance
     that it ever reaches 1 / u is at most u.
@@ -88,9 +92,15 @@ def tail_users_needed(observed: float, share: float, level: float = 0.05) -> flo
     share of `observed` did. Infinite if that is not below, or if more than MAX_USERS would be needed."""
     if not observed < share:
         return math.inf
-    spread = -ndtri(level) * math.sqrt(share * (1 - share)) + 0.84 * math.sqrt(observed * (1 - observed))
+    spread = -ndtri(level) * math.sqrt(share * (1 - share)) + ndtri(POWER) * math.sqrt(observed * (1 - observed))
     users = max((spread / (share - observed)) ** 2, math.log(level) / math.log1p(-share))  # not fewer than if nobody does
     return math.ceil(users) if users <= MAX_USERS else math.inf
+
+
+def tail_margin(observed: float, share: float, users: int, level: float = 0.05) -> float:
+    """Returns the `margin` of so many users who test that at most `share` of them lose too much, if `observed` is the share."""
+    above = (share - observed) * math.sqrt(users) + ndtri(level) * math.sqrt(share * (1 - share))
+    return _ratio(above, math.sqrt(observed * (1 - observed)))
 
 
 def share_interval(count: int, n: int, chance: float = 0.2) -> tuple[float, float]:
@@ -110,21 +120,29 @@ def fixed_sequence(p_values: Sequence[float], level: float, sequences: int = 1) 
     return next((n for n, p in enumerate(p_values) if not p <= level / sequences), len(p_values))
 
 
+def margin(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, users: int, level: float = 0.05) -> float:
+    """Returns by how many standard deviations so many users are expected to pass, if their losses are distributed as these are:
+    they do with about the chance that a standard normal number is below it. Arguments as for `p_value`.
+
+    An estimate: log capital after n users is assumed to be normal, with n times the mean and variance of one bet on these losses.
+    """
+    x, m = _scaled(losses, bounds, limit, level)
+    variance = (FIRST_VARIANCE + users * x.var()) / (users + 1)
+    gain = np.log1p(-_bet(np.full(1, variance), users, m, level) * (x - m))
+    return _ratio(users * gain.mean() + math.log(level), math.sqrt(users) * gain.std())
+
+
 def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, level: float = 0.05) -> float:
     """Returns about how many users would certify in 4 of 5 calibrations if their losses were distributed as these are.
 
     Infinite if these are not below the limit on average, or if more than MAX_USERS would be needed. Arguments as for `p_value`.
-
-    An estimate: log capital after n users is assumed to be normal, with n times the mean and variance of one bet on these losses.
     """
     x, m = _scaled(losses, bounds, limit, level)
     if not x.mean() < m:
         return math.inf
 
     def certifies(n: int) -> bool:
-        variance = (FIRST_VARIANCE + n * x.var()) / (n + 1)
-        gain = np.log1p(-_bet(np.full(1, variance), n, m, level) * (x - m))
-        return bool(n * gain.mean() - 0.84 * math.sqrt(n) * gain.std() >= -math.log(level))  # 0.84: P(Z > -0.84) is 4 in 5
+        return margin(losses, bounds, limit, n, level) >= ndtri(POWER)
 
     low, high = 0, 1
     while not certifies(high):
@@ -162,6 +180,10 @@ def count_users(users: Mapping[str, int]) -> str:
     if len(set(users.values())) == 1:
         return f"{next(iter(users.values())):,} users"
     return " and ".join(f"{count:,} users ({parse(name).title})" for name, count in users.items())
+
+
+def _ratio(above: float, spread: float) -> float:
+    return float(above / spread) if spread else math.copysign(math.inf, above)
 
 
 def _bet(variance: NDArray[np.float64], n: int, m: float, level: float) -> NDArray[np.float64]:

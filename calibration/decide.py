@@ -122,9 +122,9 @@ def decide(
     2. A map per exit (see `maps`), to the labels; without any, to the full model's probability. The search gets maps cross-fitted
        by user, the policy those of all choosing users. Losses are counted against full depth: what the runtime answers at the
        last exit, by the same maps.
-    3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it (see `candidates`).
-    4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
-       that fails.
+    3. For each of many budgets up to `max_drop`, the cheapest policy that is expected to stay within it; of these the likeliest
+       to pass, and ever cheaper ones (see `candidates`).
+    4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, up to the first that fails.
     5. The cheapest certified policy; full depth, by the same maps, if none saves 1 %.
     6. The test split: values and differences with intervals over users, against full depth and fixed depths.
 
@@ -156,7 +156,9 @@ def decide(
     certifying = evaluate(certifiers, goal.metrics)
     search = Search(choosing, Space(choice.c, useful, top_k_rules(choice.c, choosers, goal), places=goal.places))
     search.explore()
-    candidates = certify_in_order(find_candidates(search, choosing, choice.maps, variant_sha256, goal), certifying, goal)
+    tested = {metric.name: certifying.judge.user_count(metric) for metric in goal.metrics}
+    found = find_candidates(search, choosing, choice.maps, variant_sha256, goal, tested)
+    candidates = certify_in_order(found, certifying, goal)
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else policy_of(choice.maps, variant_sha256)
@@ -172,7 +174,7 @@ def decide(
         policy=policy if objective_maps is None else objective_maps.on(policy),
         choice=choice,
         users={"choosing": choosers.user_count, "certifying": certifiers.user_count, "test": test.user_count},
-        tested={metric.name: certifying.judge.user_count(metric) for metric in goal.metrics},
+        tested=tested,
         chosen=chosen,
         candidates=tuple(candidates),
         rows=tuple(rows),

@@ -4,8 +4,8 @@
     python benchmarks/ranking/frontier.py CATALOG BUNDLE … [--variant cpu-fp32] [--slate 100] [--top-k 10]
 
 Rules
-1. Policies are those that `rexit calibrate` would test with a `--max-drop` of each of DROPS, from the traces it left: chosen on a
-   third of the validation split's users by what they are expected to lose. They need not be certified.
+1. A policy is the cheapest that is expected to lose no more than one of DROPS, chosen on a third of the validation split's users
+   from the traces that `rexit calibrate` left. It need not be certified.
 2. The test split judges all of them; no policy is chosen by it.
 3. A policy's rival is the fixed depth that is hardest to beat: of those that cost no more, the best on test.
 4. Several bundles are seeds of one training: a row is the mean over them, for one expected drop.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +27,22 @@ from rich.console import Console
 from rich.table import Table
 
 from rexit.bundle import Bundle, Catalog
-from rexit.calibration import decide, metrics
-from rexit.calibration.choose import platt
+from rexit.calibration import metrics
+from rexit.calibration.candidates import policy_of
+from rexit.calibration.choose import maps, platt
 from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.goal import Goal
+from rexit.calibration.choose.search import Search, Space
+from rexit.calibration.goal import Goal, top_k_rules
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
-from rexit.calibration.record.traces import Traces, join
+from rexit.calibration.record.traces import Traces, join, split_users
 from rexit.measure.costs import depth_name
 from rexit.process.scripts import script
 from rexit.prompts.slates_file import SlatesFile
 from rexit.slates import AnySlate, cut, spread
 
-DROPS = (0.005, 0.01, 0.02)
+DROPS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02)
 METRIC = "ndcg@10"
 SPLITS = ("validation", "test")
 
@@ -84,27 +85,23 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_sl
     depths = bundle.manifest.exits
     costs = record.profile.costs(record.prefix_tokens, record.candidate_tokens, bundle.variant.max_tokens)
     test = traces["test"]
-    goals = [Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
-    decide_on = partial(
-        decide.decide,
-        validation=traces["validation"],
-        test=test,
-        costs=costs,
-        depths=depths,
-        variant_sha256=bundle.variant_sha256,
-        maps="own",
-    )
-    decisions = [decide_on(goal=goal) for goal in goals]
-    maps = decisions[0].choice.maps  # fitted on the choosing users, the same for all goals
-    evaluation = Evaluation(test, platt.apply(maps, test.log_odds), depths, costs, goals[0].metrics)
+    goal = Goal((metrics.parse(METRIC),), max(DROPS), top_k=top_k)
+    choosers = split_users(traces["validation"])[0]
+    choice = maps.choose(maps.OWN, choosers, goal.metrics)
+    useful = [platt_map.useful for platt_map in choice.maps]
+    space = Space(choice.c, useful, top_k_rules(choice.c, choosers, goal), places=goal.places)
+    search = Search(Evaluation(choosers, choice.c, depths, costs, goal.metrics), space)
+    search.explore()
+    rules = {drop: trial.rule for drop, trial in search.trade_off(DROPS).items()}
+    chosen = {drop: policy_of(choice.maps, bundle.variant_sha256, rule) for drop, rule in rules.items()}
+    evaluation = Evaluation(test, platt.apply(choice.maps, test.log_odds), depths, costs, goal.metrics)
     judgement = Judgement(test.users, test.liked)
     full_us = evaluation.cost_us(np.full(len(test), len(depths) - 1))
 
     def point(stops: NDArray[np.int64]) -> Point:
         return Point(evaluation.mean_layers(stops), evaluation.cost_us(stops) / full_us, judgement.of(evaluation.score(stops)))
 
-    candidates = {candidate.budget: candidate.policy for decision in reversed(decisions) for candidate in decision.candidates}
-    policies = {budget: point(policy.stops(test.log_odds, test.offsets)) for budget, policy in sorted(candidates.items())}
+    policies = {drop: point(policy.stops(test.log_odds, test.offsets)) for drop, policy in chosen.items()}
     fixed = {layers: point(np.full(len(test), k)) for k, layers in enumerate(depths)}
     return Seed(fixed.pop(depths[-1]), fixed, policies)
 

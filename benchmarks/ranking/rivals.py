@@ -8,9 +8,9 @@ CATALOG may be a file of slates. Reads the traces that `rexit calibrate` left.
 Rules
 1. Validation users are divided at random into those who choose and those who certify, a few times. Who chose heads may certify
    here, so certificates compare rules and promise nothing. The test split judges.
-2. Of a rule's settings, for each share in BUDGETS of the drop of 0.01 of NDCG@10, the cheapest that is
-   expected to stay within it on the choosing users. The certifying users test them in this order by the same betting test, up to
-   the first that fails. The cheapest certified one counts, full depth if there is none.
+2. Of a rule's settings those that are expected to lose at most 0.01 of NDCG@10 on the choosing users. The certifying users test
+   them as they test rexit's policies: the likeliest to pass first, then ever cheaper ones, by the same betting test, up to the
+   first that fails. The cheapest certified one counts, full depth if there is none.
 3. A cost is layers times tokens, a prefix once a slate; exit zero's is its measured time in times of a token's layer. Shares of
    full depth's, on test. Retrieval, which every rule pays, is left out.
 4. All rank by the same maps' log-odds, and are held against the same full depth. A rival's dropped candidates rank below all
@@ -47,7 +47,7 @@ from safetensors import safe_open
 
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import certify, decide, metrics
-from rexit.calibration.candidates import BUDGETS, score_of
+from rexit.calibration.candidates import in_order, margin, score_of
 from rexit.calibration.choose import platt
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.expected import Expectation
@@ -222,29 +222,31 @@ def scores(stops: Stops, of: Evaluation) -> Iterable[NDArray[np.floating]]:
 def rival(rules: Sequence[Rule], choosing: Evaluation, certifying: Evaluation, test: Evaluation, goal: Goal) -> Result:
     """Chooses, certifies and measures."""
     expectation, metric = Expectation(choosing.traces, choosing.full, choosing.judge), goal.metrics[0]
-    trials = []
+    users = {metric.name: certifying.judge.user_count(metric)}
+    trials: list[tuple[Rule, int]] = []
+    costs, margins = [], []
     for rule in rules:
         stops = rule(choosing)
         cost = cost_of(stops[0], choosing)
         for order, score in enumerate(scores(stops, choosing)):
-            trials.append((cost, expectation.drops([metric], score)[0], rule, order))
-    chosen: list[tuple[float, float, Rule, int]] = []
-    for budget in (part * goal.max_drop for part in BUDGETS):
-        within = [trial for trial in trials if trial[1] <= budget and trial[0] < 1]
-        cheapest = min(within, key=lambda trial: trial[:2], default=None)
-        if cheapest is not None and cheapest not in chosen:
-            chosen.append(cheapest)
+            drops = expectation.drops([metric], score)
+            if drops[0] <= goal.max_drop and cost < 1:
+                trials.append((rule, order))
+                costs.append(cost)
+                margins.append(margin(choosing, score, drops, goal, users))
 
-    def losses(trial: tuple[float, float, Rule, int], of: Evaluation) -> Floats:
-        return of.judge.losses(metric, tuple(scores(trial[2](of), of))[trial[3]])
+    def losses(n: int, of: Evaluation) -> Floats:
+        rule, order = trials[n]
+        return of.judge.losses(metric, tuple(scores(rule(of), of))[order])
 
     assert metric.bounds is not None
-    p_values = [certify.p_value(losses(trial, certifying), metric.bounds, goal.max_drop, goal.error) for trial in chosen]
-    certified = chosen[: certify.fixed_sequence(p_values, goal.error)]
-    if not certified:
+    tested = in_order(costs, margins)
+    p_values = [certify.p_value(losses(n, certifying), metric.bounds, goal.max_drop, goal.error) for n in tested]
+    passed = certify.fixed_sequence(p_values, goal.error)
+    if not passed:
         return Result(False, 1.0, 0 * test.judge.losses(metric, test.full))
-    trial = min(certified, key=lambda trial: trial[0])
-    return Result(True, cost_of(trial[2](test)[0], test), losses(trial, test))
+    cheapest = tested[passed - 1]
+    return Result(True, cost_of(trials[cheapest][0](test)[0], test), losses(cheapest, test))
 
 
 def division(number: int, validation: Traces, test: Traces, costs: Costs, bundle: Bundle, goal: Goal) -> dict[str, Result]:
@@ -269,7 +271,7 @@ def division(number: int, validation: Traces, test: Traces, costs: Costs, bundle
 
 def table(divisions: Sequence[dict[str, Result]]) -> Table:
     """Returns a row for each rule."""
-    rows = Table("", "certified", "cost: median (least to most)", "loss on test", box=MARKDOWN)
+    rows = Table("", "certified", "cost: mean", "median (least to most)", "loss on test", box=MARKDOWN)
     for name in divisions[0]:
         results = [results[name] for results in divisions]
         costs = [result.cost for result in results]
@@ -278,6 +280,7 @@ def table(divisions: Sequence[dict[str, Result]]) -> Table:
         rows.add_row(
             name,
             f"{sum(result.certified for result in results)} of {len(results)}",
+            f"{np.mean(costs):.3f}",
             f"{np.median(costs):.3f} ({min(costs):.3f} to {max(costs):.3f})",
             f"{losses.mean():+.4f} ({low:+.4f} to {high:+.4f})",
         )

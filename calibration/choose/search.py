@@ -255,7 +255,11 @@ class Search:
         for objective in objectives.values() if self._space.open else ():
             for start in self._starts(objective):
                 self._improve(start, objective)
-        return {budget: min(self._trials.values(), key=objective) for budget, objective in objectives.items()}
+        return {budget: self.cheapest(budget) for budget in objectives}
+
+    def cheapest(self, budget: float) -> Trial:
+        """Returns the cheapest rule of those tried so far which no metric is expected to drop by more than the budget."""
+        return min(self._trials.values(), key=partial(_within, budget))
 
     def _starts(self, objective: Objective) -> list[Trial]:
         """The best trial so far; where there are few axes, also the best with each patience and with each quorum."""

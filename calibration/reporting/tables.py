@@ -135,7 +135,7 @@ def _costs(report: Report) -> Table:
 def _tested(report: Report) -> Table:
     names = report["settings"]["metrics"]
     return Table(
-        "Policies tested, careful first",
+        "Policies tested, in this order",
         [
             {
                 "expected drop at most": f"{tested['budget']:.4g}",

@@ -281,7 +281,7 @@ def _shortfall(decision: Decision) -> str | None:
     failed = next((candidate for candidate in decision.candidates if not candidate.certified), None)
     if failed is None:
         return None
-    policy = "the most careful policy" if failed is decision.candidates[0] else "the first policy that failed"
+    policy = "the policy likeliest to pass" if failed is decision.candidates[0] else "the first policy that failed"
     if decision.users_needed is None:
         pairs = [f"p = {p:.3g} for {name}" for name, p in failed.p_values.items() if p > decision.goal.error]
         return f"a bootstrap over {decision.users['certifying']:,} users does not confirm {policy}, {_and(pairs)}"

@@ -78,4 +78,4 @@ def test_every_rule_is_certified_on_users_who_did_not_choose_it(rivals) -> None:
         assert result.losses.mean() < 0.1
     assert results["rexit"].cost <= 1.02 * min(result.cost for result in results.values())
     text = rivals.table([results, results]).columns
-    assert [len(list(column.cells)) for column in text] == [6] * 4
+    assert [len(list(column.cells)) for column in text] == [6] * 5

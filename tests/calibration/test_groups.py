@@ -30,7 +30,7 @@ def grouped(users: int = 600) -> Traces:
 
 
 def test_each_group_has_a_line() -> None:
-    data = grouped()
+    data = grouped(1200)
     decision = decide_on(data, Goal((parse("top-k-overlap@5"),), 0.1))
     assert decision.chosen is not None
     by_name = {group.group: group for group in decision.groups}

@@ -168,10 +168,10 @@ def test_full_model_where_nothing_is_worth_having() -> None:
         "what is certified that loses at most 0.08 of NDCG@5 and top-5 overlap saves less than 1 %": judge(
             full, DEPTHS, table(), None
         ),
-        "are too few for the most careful policy; about 1,200 would do if their losses": judge(
+        "are too few for the policy likeliest to pass; about 1,200 would do if their losses": judge(
             replace(full, candidates=failed, users_needed=1234.0), DEPTHS, table(), None
         ),
-        "are too few for the most careful policy; no number would do if their losses": judge(
+        "are too few for the policy likeliest to pass; no number would do if their losses": judge(
             replace(full, candidates=failed, users_needed=math.inf), DEPTHS, table(), None
         ),
     }
