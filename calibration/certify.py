@@ -142,7 +142,7 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
         return math.inf
 
     def certifies(n: int) -> bool:
-        return margin(losses, bounds, limit, n, level) >= ndtri(POWER)
+        return margin(losses, bounds, limit, n, level) >= float(ndtri(POWER))
 
     low, high = 0, 1
     while not certifies(high):
