@@ -24,8 +24,8 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.grown_catalog import swap_for_grown
 from builders.bundles.held_out import HeldOut
 from rexit.batch import BatchOptions, ColumnNames, Report, pairs, run, score_files, work
-from rexit.batch.engine import Opening, score_partitions
 from rexit.batch.pairs import PairFiles
+from rexit.batch.partition import score_partitions
 from rexit.batch.records import PairReader
 from rexit.batch.work import Work
 from rexit.bundle import Bundle, Catalog
@@ -45,7 +45,7 @@ def frame(rows: int = 600) -> pl.DataFrame:
 
 
 def score(bundle: Bundle, source: Path, out: Path, top_k: int = 0) -> Report:
-    return score_files(Opening(bundle, 0), BatchOptions(source, out, COLUMNS, None, top_k))
+    return score_files(bundle, BatchOptions(source, out, COLUMNS, None, top_k))
 
 
 def changed_engine(before: Callable[[], object] = bool, after: Callable[[], object] = bool, most: int = 256) -> Any:

@@ -19,7 +19,6 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inpu
 from builders.bundles.reranker import ids, words_tokenizer
 from rexit import runtime
 from rexit.batch import BatchOptions, ColumnNames, score_files
-from rexit.batch.engine import Opening
 from rexit.bundle import Bundle, Catalog
 from rexit.errors import DeadlineError, InputError
 from rexit.exporter.prompt.builder import PromptBuilder
@@ -140,7 +139,7 @@ def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Pat
         columns = {name: pl.Series([value] * len(ITEMS)) for name, value in values.items() if value is not None}
         pairs, out = tmp_path / f"pairs-{n}.parquet", tmp_path / f"scores-{n}.parquet"
         pl.DataFrame({"user_id": [USER] * len(ITEMS), "item_id": ITEMS, **columns}).write_parquet(pairs)
-        score_files(Opening(Bundle.open(bundle), 0), BatchOptions(pairs, out, ColumnNames(), None))
+        score_files(Bundle.open(bundle), BatchOptions(pairs, out, ColumnNames(), None))
         assert pl.read_parquet(out)["log_odds"].to_list() == expected
 
 

@@ -3,8 +3,7 @@
     pairs.py       files → batches of rows
     records.py     rows → checked records
     work.py        OUT.partial: the plan, the records partitioned by user, the scores so far
-    partition.py   one partition → its scores
-    engine.py      partitions → their scores, by one session
+    partition.py   partitions → their scores, by one session
     output.py      scores and their rows → OUT
     run.py         the steps in their order
 

@@ -1,4 +1,4 @@
-"""One partition of the pairs: its slates are scored one after the other.
+"""Partitions of the pairs → their scores, by one session: slates are scored one after the other.
 
 1. A slate is the rows with the same user, time and inputs, in the order of the file.
 2. A user's slates follow one another by time, then by inputs. The first begins with an empty prefix cache, so scores depend on
@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.batch.records import input_values
-from rexit.batch.work import SCORE
-from rexit.errors import RexitError
+from rexit.batch.work import SCORE, Plan, Work
+from rexit.bundle import Bundle, Catalog, Id
+from rexit.errors import BundleError, RexitError
 from rexit.request import Request
 
 if TYPE_CHECKING:
-    from rexit.bundle import Catalog, Id
     from rexit.runtime import Scores, Session
 
 
@@ -32,15 +33,55 @@ class Scoring:
     Attributes:
         timed: Whether pairs have times.
         top_k: Of `Session.score`.
+        threads: Of `rexit.open`.
     """
 
     timed: bool
     top_k: int
+    threads: int = 0
 
 
 Scored = tuple[NDArray[Any], dict[str, Any]]
 """Records of `SCORE`, and the partition's summary: numbers of pairs, slates, candidates with an answer and their layers; the
 slates that are too long."""
+
+
+def score_partitions(
+    bundle: Bundle,
+    expected: Mapping[str, str | None],
+    work: Work,
+    plan: Plan,
+    pending: Sequence[int],
+    scoring: Scoring,
+    advance: Callable[[int], None],
+) -> Iterator[tuple[int, Scored]]:
+    """Yields each pending partition with its scores. Raises BundleError if the folder holds another bundle than when the run
+    began, BackendError, InputError.
+
+    Args:
+        bundle: The bundle, as it was when the run began.
+        expected: Its `digests` then. Pairs hold rows of this catalog.
+        work: Where the pairs are.
+        plan: The run's plan.
+        pending: Numbers of partitions.
+        scoring: How they are scored.
+        advance: Called with the number of pairs finished since the last call.
+    """
+    from rexit import runtime
+
+    path, variant = bundle.path, bundle.variant.name
+    with contextlib.closing(runtime.open(path, variant, threads=scoring.threads)) as session:
+        now = Bundle.open(path, variant)  # after the session, so that a refresh in between is noticed
+        if changed := [name for name, sha256 in digests(now).items() if sha256 != expected[name]]:
+            raise BundleError(f"{path}: this bundle has another {' and another '.join(changed)} than when the run began")
+        for partition in pending:
+            pairs = work.pairs(partition, now.catalog)
+            yield partition, score_partition(session, now.catalog, plan.unknown, pairs, scoring, advance)
+
+
+def digests(bundle: Bundle) -> dict[str, str | None]:
+    """Returns digests of what determines a bundle's scores."""
+    return {"variant": bundle.variant_sha256, "policy": bundle.policy_sha256, "catalog": bundle.manifest.catalog_sha256}
 
 
 def score_partition(

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from rexit import __version__
-from rexit.batch.engine import Opening, score_partitions
 from rexit.batch.output import COLUMNS, Output
 from rexit.batch.pairs import OUT_FORMATS, ColumnNames, PairFiles, check_format
-from rexit.batch.partition import Scoring
+from rexit.batch.partition import Scoring, digests, score_partitions
 from rexit.batch.records import PairReader
 from rexit.batch.work import Plan, Work
-from rexit.bundle import Id, check_writable
+from rexit.bundle import Bundle, Id, check_writable
 from rexit.bundle.input_kinds import Value
 from rexit.errors import InputError
 from rexit.progress import Progress, silent
@@ -39,6 +38,7 @@ class BatchOptions:
         as_of: The time of every row, if the files have no column of times; None: no time.
         top_k: Rows of a slate that are kept, best first; 0: all, in their order.
         inputs: Values for every row, by input name, for inputs without a column.
+        threads: As in `rexit.open`.
     """
 
     pairs: Path
@@ -47,6 +47,7 @@ class BatchOptions:
     as_of: int | None
     top_k: int = 0
     inputs: Mapping[str, Value] = field(default_factory=dict)
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Report:
 
 
 def score_files(
-    opening: Opening,
+    bundle: Bundle,
     options: BatchOptions,
     progress: Progress = silent,
     on_plan: Callable[[Plan, int], None] = lambda plan, resumed: None,
@@ -93,7 +94,7 @@ def score_files(
     """Scores files of pairs. All pairs are checked before the first slate is scored.
 
     Args:
-        opening: The bundle, and how the session is opened.
+        bundle: The bundle. Its selected variant scores.
         options: What is scored, and how.
         progress: Reports pairs.
         on_plan: Called with the plan, and the number of pairs that an earlier run had scored.
@@ -107,7 +108,7 @@ def score_files(
         BundleError: And whatever else `rexit.open` and `Session.score` raise.
     """
     begin = time.perf_counter()
-    bundle, out = opening.bundle, options.out
+    out, begun_with = options.out, digests(bundle)
     files = PairFiles.find(
         options.pairs, options.columns, tuple(COLUMNS), bundle.catalog.inputs.names, bundle.catalog.reads_scores
     )
@@ -116,7 +117,7 @@ def score_files(
     if both := [name for name in options.inputs if name in files.inputs]:
         raise InputError(f"--input {both[0]} and the column {files.inputs[both[0]]!r} of {files.place}, expected one")
     _check_out(out, files)
-    identity = _identity(opening, options, files)
+    identity = _identity(begun_with, options, files)
     with Work.opened(out) as work:
         try:
             plan = work.plan(identity) or work.split(PairReader(files, bundle, options.as_of, options.inputs), identity, progress)
@@ -128,7 +129,7 @@ def score_files(
             stored = work.scored()
             resumed = sum(summary["pairs"] for summary in work.summaries())
             on_plan(plan, resumed)
-            scoring = Scoring(files.time is not None or options.as_of is not None, options.top_k)
+            scoring = Scoring(files.time is not None or options.as_of is not None, options.top_k, options.threads)
             pending = [partition for partition in plan.partitions if partition not in stored]
             done = resumed
 
@@ -137,8 +138,8 @@ def score_files(
                 done += pairs
                 progress("pairs", done, plan.rows)
 
-            for partition, (scores, summary) in score_partitions(opening, work, plan, pending, scoring, advance):
-                work.store(partition, scores, summary)
+            for partition, scored in score_partitions(bundle, begun_with, work, plan, pending, scoring, advance):
+                work.store(partition, *scored)
             output = Output(out, files, bundle.catalog.info["ids"], plan.text_times, in_order=not options.top_k)
             if files.identity() != identity["pairs"]:
                 raise InputError(f"{files.place}: changed during the run; remove {work.folder} to begin anew")
@@ -154,11 +155,11 @@ def score_files(
     return report
 
 
-def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict[str, Any]:
+def _identity(begun_with: Mapping[str, str | None], options: BatchOptions, files: PairFiles) -> dict[str, Any]:
     """What an unfinished run must have in common with this one, by the names that a message uses."""
     return {
         "version of rexit": __version__,
-        **opening.digests,
+        **begun_with,
         "pairs": files.identity(),
         "columns": [files.columns.user, files.columns.item, files.time],
         "columns of inputs": dict(files.inputs),

@@ -19,7 +19,6 @@ from rexit.ids import first_few
 
 if TYPE_CHECKING:
     from rexit.batch import BatchOptions, ColumnNames, Report
-    from rexit.batch.engine import Opening
     from rexit.batch.work import Plan
     from rexit.bundle import Bundle, Catalog
     from rexit.data.times import Timeline
@@ -58,7 +57,6 @@ def score(
     OUT has all rows in their order; after a kill the same command continues.
     """
     from rexit.batch import BatchOptions
-    from rexit.batch.engine import Opening
 
     if pairs is not None:
         if user is not None or items is not None or recent or scores:
@@ -70,8 +68,8 @@ def score(
         opened = open_bundle(bundle, variant)
         catalog = opened.catalog
         columns, time = _column_names(column, catalog), parse_as_of(as_of, catalog)
-        options = BatchOptions(pairs, out, columns, time, top_k, parse_inputs(inputs, catalog.inputs))
-        _score_pairs(Opening(opened, threads), options, json)
+        options = BatchOptions(pairs, out, columns, time, top_k, parse_inputs(inputs, catalog.inputs), threads)
+        _score_pairs(opened, options, json)
     elif user is not None and items is not None:
         if ignored := [option for option, value in {"--out": out, "--column": column}.items() if value]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
@@ -97,13 +95,12 @@ def _score_slate(bundle: Bundle, request: Request, top_k: int, threads: int, jso
         _print_scores(f"User {request.user}, {variant}", scores)
 
 
-def _score_pairs(opening: Opening, options: BatchOptions, json: bool) -> None:
+def _score_pairs(bundle: Bundle, options: BatchOptions, json: bool) -> None:
     from rexit.batch import score_files
 
-    bundle = opening.bundle
     with progress() as bar:
         on_plan = partial(_print_plan, timeline=bundle.catalog.timeline)
-        report = score_files(opening, options, shown(bar), on_plan, _print_stored)
+        report = score_files(bundle, options, shown(bar), on_plan, _print_stored)
     if json:
         too_long = [{"user": slate.user, "as_of": slate.as_of, "reason": slate.reason} for slate in report.too_long]
         out = str(options.out) if report.rows else None
