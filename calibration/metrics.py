@@ -36,34 +36,14 @@ LABEL_FREE = ("agreement", "top-k-overlap", "expected-ndcg")
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric.
-
-    Attributes:
-        kind: the name without K.
-        k: 0 for those without a K.
-    """
-
-    kind: str
-    k: int = 0
-
-    @property
-    def name(self) -> str:
-        """As `parse` reads it."""
-        return f"{self.kind}@{self.k}" if self.k else self.kind
+class Metric(Loss):
+    """A metric by labels, or 1 minus a loss without labels."""
 
     @property
     def title(self) -> str:
         """As sentences call it."""
-        return {
-            "ndcg": f"NDCG@{self.k}",
-            "user-auc": "user AUC",
-            "auc": "AUC over all pairs",
-            "logloss": "log loss",
-            "agreement": "agreement",
-            "top-k-overlap": f"top-{self.k} overlap",
-            "expected-ndcg": f"expected NDCG@{self.k}",
-        }[self.kind]
+        named = {"ndcg": f"NDCG@{self.k}", "user-auc": "user AUC", "auc": "AUC over all pairs", "logloss": "log loss"}
+        return named.get(self.kind) or super().title
 
     @property
     def higher_is_better(self) -> bool:
@@ -215,7 +195,7 @@ class Judge:
         if metric.kind == "agreement":
             same = (score >= 0) == (self._reference >= 0)
             return np.bincount(self._by_user.numbers, same) / self._by_user.pairs
-        losses = self._slates.of(Loss(metric.kind, metric.k), score)
+        losses = self._slates.of(metric, score)
         known = np.isfinite(losses)
         owners, users = self._by_user.numbers[self._offsets[:-1]][known], len(self._by_user.pairs)
         with np.errstate(invalid="ignore"):

@@ -77,7 +77,7 @@ def _loss(certifying: Evaluation, metrics: Sequence[Metric]) -> tuple[Metric, Lo
     """The certified metric, and the loss that is watched for it."""
     label_free = next((metric for metric in metrics if metric.kind in LABEL_FREE), None)
     if label_free is not None:
-        return label_free, Loss.parse(label_free.name)
+        return label_free, label_free
     metric, traces = metrics[0], certifying.traces
     large = np.diff(traces.offsets) > metric.k
     users = np.unique(traces.users[traces.offsets[:-1]][large])

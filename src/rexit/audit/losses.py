@@ -29,7 +29,7 @@ CHOICES = "top-k-overlap@K or expected-ndcg@K with K from 1, agreement or rank-c
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss without labels. k: 0 for those without a K."""
+    """A loss without labels. kind: the name without K. k: 0 for those without a K."""
 
     kind: str
     k: int = 0
