@@ -23,7 +23,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
 
 from rexit import __version__
 from rexit.bundle.typed import short
@@ -85,17 +85,27 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
         title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None, redirect_slashes=False
     )
     app.state.metrics = metrics
-    app.add_middleware(_Boundary, max_body=limits.max_body, metrics=metrics)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, exc: HTTPException) -> JSONResponse:
+        if request.url.path in SCORING or exc.status_code == 404:
+            metrics.requests.labels(str(exc.status_code)).inc()
         return _refusal(request, exc)
 
     async def answer(request: Request, job_of: Callable[[bytes, Limits], Job]) -> Response:
         try:
+            body = await _body(request, limits.max_body)
+        except ClientDisconnect:
+            return Response()  # to nobody
+        response = await scored(request, body, job_of)
+        metrics.requests.labels(str(response.status_code)).inc()
+        return response
+
+    async def scored(request: Request, body: bytes, job_of: Callable[[bytes, Limits], Job]) -> Response:
+        try:
             _check_content_type(request.headers.get("content-type"))
-            job = job_of(await request.body(), limits)
-            scored = await _answer(pool, job)
+            job = job_of(body, limits)
+            reply = await _answer(pool, job)
         except RefusedError as exc:
             metrics.refusals.labels(exc.reason).inc()
             return _problem(503, str(exc), {"Retry-After": str(exc.retry_s)})
@@ -107,8 +117,11 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             return _problem(422, str(exc))
         except RexitError as exc:
             return _problem(500, str(exc))
-        metrics.count(scored, job.waited_s, pool.info.exits > pool.info.segments)
-        return Response(scored.body, media_type="application/json")
+        except Exception as exc:  # a defect
+            _LOGGER.exception("%s failed", request.url.path)
+            return _problem(500, f"internal error: {type(exc).__name__}; the service's log has more")
+        metrics.count(reply, job.waited_s, pool.info.exits > pool.info.segments)
+        return Response(reply.body, media_type="application/json")
 
     problems: dict[int | str, dict[str, Any]] = {
         status: {"description": why, "content": reference("Problem")} for status, why in _PROBLEMS.items()
@@ -171,6 +184,30 @@ def _deadline_s(deadline_ms: float | None, limits: Limits) -> float | None:
     return None if deadline is None else deadline / 1000
 
 
+async def _body(request: Request, most: int) -> bytes:
+    """Returns the body. What is beyond `most` bytes is discarded as it arrives: many clients read the answer only after they have
+    sent everything. Raises HTTPException for a body that is larger or arrives too slowly, ClientDisconnect."""
+    too_large = HTTPException(413, f"body: got more than {most} bytes, expected at most that", {"Connection": "close"})
+    waits = "expect" in request.headers  # the client sends the body only when it is asked to
+    if waits and int(request.headers.get("content-length", 0)) > most:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_BODY_S):
+            async for part in request.stream():
+                size += len(part)
+                if size <= most:
+                    parts.append(part)
+    except TimeoutError:
+        if size <= most:
+            line = f"body: {size} bytes arrived in {_BODY_S} s, expected all of it"
+            raise HTTPException(408, line, {"Connection": "close"}) from None
+    if size > most:
+        raise too_large
+    return b"".join(parts)
+
+
 def _check_content_type(value: str | None) -> None:
     """Raises InputError unless the body is declared to be JSON: a page of another site cannot declare that."""
     kind = (value or "").partition(";")[0].strip().lower()
@@ -205,79 +242,3 @@ def _refusal(request: Request, exc: HTTPException) -> JSONResponse:
         allowed = (exc.headers or {}).get("Allow", "another")
         return _problem(405, f"{path}: method not allowed, got {request.method}, expected {allowed}", exc.headers)
     return _problem(exc.status_code, exc.detail, exc.headers)
-
-
-class _Boundary:
-    """Surrounds all routes.
-
-    1. Refuses a body above the limit, and one that arrives too slowly. What is beyond the limit is discarded as it arrives: many
-       clients read the answer only after they have sent everything.
-    2. Answers exceptions that no route caught.
-    3. Counts each request to a route of SCORING, or to none at all, by the status of its answer.
-    """
-
-    def __init__(self, app: ASGIApp, max_body: int, metrics: Metrics) -> None:
-        self._app, self._max_body, self._metrics = app, max_body, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def counted(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                if scope["path"] in SCORING or message["status"] == 404:
-                    self._metrics.requests.labels(str(message["status"])).inc()
-            await send(message)
-
-        try:
-            body = await self._body(scope, receive)
-            if body is None:
-                return
-            await self._app(scope, body, counted)
-        except HTTPException as exc:
-            await _problem(exc.status_code, exc.detail, exc.headers)(scope, receive, counted)
-        except Exception as exc:
-            _LOGGER.exception("%s %s failed", scope["method"], scope["path"])
-            if not started:
-                await _problem(500, f"internal error: {type(exc).__name__}; the service's log has more")(scope, receive, counted)
-
-    async def _body(self, scope: Scope, receive: Receive) -> Receive | None:
-        """Reads the whole body and returns what replays it; None: the client is gone. Raises HTTPException."""
-        parts: list[bytes] = []
-        size, more = 0, True
-        waits = any(name == b"expect" for name, _ in scope["headers"])  # the client sends the body only when it is asked to
-        announced = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
-        if waits and announced > self._max_body:
-            raise self._too_large()
-        try:
-            async with asyncio.timeout(_BODY_S):
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    part, more = message.get("body", b""), message.get("more_body", False)
-                    size += len(part)
-                    if size <= self._max_body:
-                        parts.append(part)
-                    else:
-                        parts.clear()
-        except TimeoutError:
-            if size <= self._max_body:
-                line = f"body: {size} bytes arrived in {_BODY_S} s, expected all of it"
-                raise HTTPException(408, line, {"Connection": "close"}) from None
-        if size > self._max_body:
-            raise self._too_large()
-        replayed: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
-
-        async def replay() -> Message:
-            return replayed.pop() if replayed else await receive()
-
-        return replay
-
-    def _too_large(self) -> HTTPException:
-        line = f"body: got more than {self._max_body} bytes, expected at most that"
-        return HTTPException(413, line, {"Connection": "close"})
