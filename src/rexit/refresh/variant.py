@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _REPEATED_SLATES = 4
 """Golden slates of the old catalog that are run again."""
+POLICY_USERS = 400
+"""Most users, the latest of the validation split who did not choose the policy, that it is tried on, by a slate of each."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,13 @@ class RefreshOptions:
         checkpoint: The checkpoint that the bundle was exported from. Needed where prompts have vectors.
         keep_policy: Keep policies without trying them.
         golden_slates: Golden slates to make for each variant.
-        policy_users: Most users, the latest of the validation split who did not choose the policy, that it is tried on, by a
-            slate of each.
         device: Where variants run meanwhile. The CPU runs every variant's graphs.
     """
 
     checkpoint: str | None = None
     keep_policy: bool = False
     golden_slates: int = 16
-    policy_users: int = 400
     device: str = "cpu"
-
-    def check(self) -> None:
-        """Raises InputError for the first option that is out of range."""
-        for name in ("golden_slates", "policy_users"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -154,7 +147,7 @@ class Trial:
         slates = cut(self._new, "validation", (policy.made_on or {}).get("slate", SIZE))
         others = [slate for slate in slates if not roles.chooses(slate.user)]  # on those who chose it, it loses too little
         by_user = {slate.user: slate for slate in sorted(others, key=lambda slate: slate.as_of or 0)}  # each user's latest
-        latest = sorted(by_user.values(), key=lambda slate: slate.as_of or 0)[-self._options.policy_users :]
+        latest = sorted(by_user.values(), key=lambda slate: slate.as_of or 0)[-POLICY_USERS:]
         for done, slate in enumerate(latest):
             self._progress(f"{name}: policy", done, len(latest))
             session.score(slate.request)
