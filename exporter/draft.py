@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,13 @@ class Draft:
             segment = export_segment(module, k, self.target, self.folder)
             self._add(segment, sum(p.numel() for p in module.parameters()), began)
 
-    def derive(self, base: Draft, activations: Sequence[Activations], kept: Sequence[Collection[str]] | None = None) -> None:
+    def derive(self, base: Draft, activations: Sequence[Activations]) -> None:
         """Derives the segments from the base's by the target's passes. Raises CheckpointError.
 
-        activations, kept: by segment, as in `derive_segment`; None: no layers are kept."""
-        for k, (segment, report) in enumerate(zip(base.segments, base.reports, strict=True)):
+        activations: by segment, as in `derive_segment`."""
+        for segment, report, rows in zip(base.segments, base.reports, activations, strict=True):
             began = time.perf_counter()
-            derived = derive_segment(segment, base.folder, self.target, self.folder, activations[k], kept[k] if kept else ())
+            derived = derive_segment(segment, base.folder, self.target, self.folder, rows)
             self._add(derived, report.parameters, began)
 
     def chain(self, max_tokens: int, vectors: Vectors | None) -> Chain:

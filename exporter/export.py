@@ -7,8 +7,7 @@
    log-odds are more than `tolerance` away from PyTorch's, nothing is written.
 5. Derive every variant from these graphs by its target's passes, some of which need activations on real prompts.
 6. Judge the variants. A variant of lower precision must pass its gate on validation prompts (`rexit.exporter.gate.quality`), and
-   all ways of running it must agree on the golden slates. An int8 variant that fails its gate is derived and judged once more,
-   with the linear layers that lose the most in bfloat16. Variants that fail are left out; if none passes, nothing is written.
+   all ways of running it must agree on the golden slates. Variants that fail are left out; if none passes, nothing is written.
 7. Write the manifests. Only then does the folder become the bundle.
 """
 
@@ -17,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from torch import Tensor
 from rexit.bundle import Catalog, Vectors, new_folder, sole_writer
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.errors import ParityError, QualityError
+from rexit.errors import ParityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import carry_over, copy_tokenizer, model_of, token_requests, write_manifest
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -37,10 +36,8 @@ from rexit.exporter.gate.golden import golden_slates
 from rexit.exporter.gate.judge import Judge, Judged
 from rexit.exporter.gate.quality import Prompts
 from rexit.exporter.graph.activations import Activations, sample
-from rexit.exporter.graph.linear.largest_errors import largest
 from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
-from rexit.exporter.graph.trace import int8_errors
 from rexit.exporter.model import rotation
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
@@ -227,12 +224,12 @@ class _Export:
 
     def derive(self, base: Draft) -> list[Draft]:
         """All requested variants, including the base if it is one of them."""
-        self._sampled = self._sample_activations()
+        sampled = self._sample_activations()
         drafts = []
         for target in self._targets:
             draft = base if target is self._base else self._draft(target)
             if draft is not base:
-                draft.derive(base, self._sampled)
+                draft.derive(base, sampled)
             drafts.append(draft)
         self._clock.lap("variants")
         return drafts
@@ -249,7 +246,8 @@ class _Export:
                 passed.append((draft, parity_of_base))
                 continue
             try:
-                passed.append(self._judge(judge, base, draft, parity_of_base.slates))
+                chain = draft.chain(self._options.max_tokens, self._vectors)
+                passed.append((draft, judge.judge(draft.target, chain, parity_of_base.slates)))
             except ParityError as exc:
                 refused[draft.target.variant] = exc
                 shutil.rmtree(draft.folder)
@@ -257,31 +255,6 @@ class _Export:
         if not passed:
             raise next(iter(refused.values()))
         return passed, refused
-
-    def _judge(self, judge: Judge, base: Draft, draft: Draft, slates: list[GoldenSlate]) -> tuple[Draft, Judged]:
-        """Judges a variant. One that loses too much in int8 is derived once more, with its worst layers in bfloat16.
-
-        Raises ParityError, of the second variant if there is one.
-        """
-        try:
-            return draft, judge.judge(draft.target, draft.chain(self._options.max_tokens, self._vectors), slates)
-        except QualityError:
-            if not draft.target.passes_before_int8:
-                raise
-            segments = zip(base.segments, self._sampled, strict=True)
-            kept = largest([int8_errors(segment, base.folder, draft.target, rows) for segment, rows in segments])
-            names = [f"segment {k}: {name}" for k, groups in enumerate(kept) for group in groups.values() for name in group]
-            if not names:
-                raise
-        self._segments += len(self._modules)
-        shutil.rmtree(draft.folder)
-        draft = self._draft(draft.target)
-        draft.derive(base, self._sampled, kept)
-        try:
-            judged = judge.judge(draft.target, draft.chain(self._options.max_tokens, self._vectors), slates)
-        except QualityError as exc:
-            raise QualityError(f"{exc}; {len(names)} linear layers were in bfloat16 already") from exc
-        return draft, replace(judged, quality={**(judged.quality or {}), "kept": names})
 
     def write(self, passed: Sequence[tuple[Draft, Judged]], refused: Mapping[str, ParityError]) -> ExportReport:
         self._progress("write", 0, 1)

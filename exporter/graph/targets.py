@@ -21,7 +21,7 @@ from rexit.exporter.graph.accelerators.opset import to_opset_19, to_opset_21
 from rexit.exporter.graph.accelerators.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.graph.activations import draw, draw_for_scales
 from rexit.exporter.graph.cpu.bfloat16_attention import bfloat16_attention
-from rexit.exporter.graph.cpu.bfloat16_products import bfloat16_kept, bfloat16_products
+from rexit.exporter.graph.cpu.bfloat16_products import bfloat16_products
 from rexit.exporter.graph.cpu.embedding_rows import embedding_rows_bfloat16, embedding_rows_int8
 from rexit.exporter.graph.cpu.fuse_rows import fuse_rows
 from rexit.exporter.graph.cpu.gather_rows_early import gather_rows_early
@@ -75,11 +75,6 @@ class Target:
     @property
     def variant(self) -> str:
         return f"{self.name}-{self.precision}"
-
-    @property
-    def passes_before_int8(self) -> tuple[Pass, ...]:
-        """Its passes before linear layers are rounded to int8, of which it can keep some in bfloat16; empty if it cannot."""
-        return self.passes[: self.passes.index(quantize_linear_int8)] if bfloat16_kept in self.passes else ()
 
     @property
     def past_padding(self) -> bool:
@@ -151,7 +146,7 @@ TARGETS = (
     _cpu(
         "int8",
         (
-            *(tidy, fold_linear_weights, smooth_linear_inputs, quantize_linear_int8, bfloat16_kept, fuse_rows),
+            *(tidy, fold_linear_weights, smooth_linear_inputs, quantize_linear_int8, fuse_rows),
             *(embedding_rows_int8, half_cache, bfloat16_attention, tidy, pack_weights, tidy),
         ),
         _CLOSE,

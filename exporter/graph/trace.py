@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from rexit import bundle
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.accelerators.half import VECTORS
 from rexit.exporter.graph.activations import Activations
-from rexit.exporter.graph.linear.largest_errors import errors
-from rexit.exporter.graph.linear.linear import KEPT, SAMPLE
+from rexit.exporter.graph.linear.linear import SAMPLE
 from rexit.exporter.graph.segment import SegmentModule
-from rexit.exporter.graph.targets import Pass, Target
+from rexit.exporter.graph.targets import Target
 from rexit.exporter.libraries.silence import first_line, quiet
 
 # Sizes of the example that is traced: distinct primes, so that no two dimensions are unified.
@@ -47,12 +45,7 @@ def export_segment(segment: SegmentModule, k: int, target: Target, folder: Path)
 
 
 def derive_segment(
-    described: bundle.Segment,
-    source: Path,
-    target: Target,
-    folder: Path,
-    activations: Activations | None = None,
-    kept: Collection[str] = (),
+    described: bundle.Segment, source: Path, target: Target, folder: Path, activations: Activations | None = None
 ) -> bundle.Segment:
     """Derives a variant's segment from its base by the target's passes.
 
@@ -62,7 +55,6 @@ def derive_segment(
         target: the target.
         folder: the folder to write.
         activations: rows of this segment's linear inputs; read only if the target samples prompts.
-        kept: names of linear inputs whose layers int8 keeps in bfloat16.
 
     Returns:
         The segment's description for variant.json.
@@ -72,40 +64,21 @@ def derive_segment(
         OSError: the folder cannot be written.
     """
     described = msgspec.structs.replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
-    model = _load(source / described.graph, (activations or {}) if target.sampled_prompts else {}, kept)
+    model = ir.load(source / described.graph)
+    if activations and target.sampled_prompts:
+        for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+            if value.name in activations:
+                value.meta[SAMPLE] = activations[value.name]
     _write(model, described, target, folder)
     return described
 
 
-def int8_errors(
-    described: bundle.Segment, source: Path, target: Target, activations: Activations
-) -> dict[str, tuple[float, list[str]]]:
-    """What int8 would cost the linear layers of a base's segment (`largest_errors.errors`). Arguments as in `derive_segment`."""
-    model = _load(source / described.graph, activations)
-    return errors(_run(model, target.passes_before_int8, described, target))
-
-
-def _load(path: Path, activations: Activations, kept: Collection[str] = ()) -> ir.Model:
-    model = ir.load(path)
-    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
-        if value.name in activations:
-            value.meta[SAMPLE] = activations[value.name]
-        if value.name in kept:
-            value.meta[KEPT] = True
-    return model
-
-
-def _run(model: ir.Model, passes: Sequence[Pass], described: bundle.Segment, target: Target) -> ir.Model:
+def _write(model: ir.Model, described: bundle.Segment, target: Target, folder: Path) -> None:
     try:
-        for run in passes:
+        for run in target.passes:
             model = run(model)
     except CheckpointError as exc:
         raise CheckpointError(f"{target.variant}, {described.graph}: {exc}") from exc
-    return model
-
-
-def _write(model: ir.Model, described: bundle.Segment, target: Target, folder: Path) -> None:
-    model = _run(model, target.passes, described, target)
     ir.save(model, folder / described.graph, external_data=described.weights)
 
 

@@ -222,36 +222,6 @@ def test_a_replaced_variant_keeps_its_policy_if_it_is_what_it_was_and_else_says_
     assert "cpu-fp32: replaced, and with it went engines, policy.json; `rexit calibrate --variant cpu-fp32`" in changed.stdout
 
 
-def test_int8_keeps_what_loses_the_most_in_bfloat16_before_it_is_refused(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    exported_variants: tuple[Path, ExportReport],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    quantized = Bundle.open(exported_variants[0], "cpu-int8").variant.quality
-    assert quantized is not None and "kept" not in quantized
-    lowest = min(row["correlation"] for row in quantized["exits"])
-    _gated(monkeypatch, gate=Gate(correlation=lowest + 1e-6, auc_drop=1.0))
-    monkeypatch.setattr(quality, "MIN_USERS", 1)
-    arguments: Any = (checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(precisions=["int8"], golden_slates=2))
-    export_bundle(*arguments)
-    bundle = Bundle.open(tmp_path / "bundle")
-    judged = bundle.variant.quality
-    assert judged is not None and judged["verdict"] == "passed" and judged["kept"]
-    assert min(row["correlation"] for row in judged["exits"]) > lowest
-    graphs = [onnx.load(bundle.folder / segment.graph, load_external_data=False).graph for segment in bundle.variant.segments]
-    operators = [node.op_type for graph in graphs for node in graph.node]
-    assert sum("MatMul" in name and "BFloat16" in name for name in operators) == len(judged["kept"])
-    assert any(name in (MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU) for name in operators)
-    assert CliRunner().invoke(app, ["verify", str(tmp_path / "bundle")]).exit_code == 0, "the runtime computes the same"
-    _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
-    with pytest.raises(
-        QualityError, match=rf"exit after layer 1: .*layer 4: .*; {len(judged['kept'])} linear layers were in bfloat16"
-    ):
-        export_bundle(*arguments)
-
-
 def test_the_gate_refuses(checkpoint_folder: Path, catalog_folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(bundle)
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.cpu.fuse_rows import match_norm, match_swiglu
-from rexit.exporter.graph.linear.linear import by_input, layers_to_quantize, linears
+from rexit.exporter.graph.linear.linear import by_input, layers_to_quantize
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, define_called, parameters
 from rexit.exporter.graph.passes.nodes import array, both_ways, constant, is_node, producer, replace, same_shape
 
@@ -57,11 +57,6 @@ def bfloat16_products(model: ir.Model) -> ir.Model:
     _fuse(graph)
     define_called(model, DEFINITIONS)
     return model
-
-
-def bfloat16_kept(model: ir.Model) -> ir.Model:
-    """The layers that `quantize_linear_int8` left in float32, if any can be packed. Changes the model in place and returns it."""
-    return bfloat16_products(model) if any(panel_of(*array(linear.weight).shape) for linear in linears(model)) else model
 
 
 def panel_of(rows: int, columns: int) -> int | None:

@@ -11,7 +11,6 @@
    QuantizeLinear with one scale per row. ONNX Runtime's MatMulIntegerToFloat multiplies, accumulates in int32 and applies the
    columns' scales.
 4. A token of zeros gets a tiny scale and stays zero.
-5. Layers whose input has KEPT in its meta stay float32, for `bfloat16_products`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.linear.linear import KEPT, SAMPLE, Linear, by_input, layers_to_quantize
+from rexit.exporter.graph.linear.linear import SAMPLE, Linear, by_input, layers_to_quantize
 from rexit.exporter.graph.linear.round_weights import LARGEST, TINY, round_weights
 from rexit.exporter.graph.passes.functions import Body, call, define, parameters
 from rexit.exporter.graph.passes.nodes import MICROSOFT, array, constant, replace
@@ -37,7 +36,7 @@ NAME = "QuantizeRows"
 def quantize_linear_int8(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
     graph = model.graph
-    layers = [linear for linear in layers_to_quantize(model, "int8") if KEPT not in linear.input.meta]
+    layers = layers_to_quantize(model, "int8")
     define_quantize_rows(model)
     names = {
         "zero": constant(graph, "int8.zero_point", np.array(ZERO_POINT, np.uint8)),

@@ -18,9 +18,6 @@ HEADS = ("logits",)
 SAMPLE = "sample"
 """Key in the `meta` of a linear layer's input: rows sampled on real prompts, float32 [R, K]."""
 
-KEPT = "kept"
-"""Key in the `meta` of a linear layer's input: int8 leaves the layers that read it to bfloat16."""
-
 
 @dataclass(frozen=True)
 class Linear:

@@ -124,9 +124,11 @@ def _divide_inputs(graph: ir.Graph, group: _Group, scale: Floats) -> None:
 def best_scale(x: Floats, weight: Floats, rounding: Rounding = by_token) -> Floats | None:
     """s [K] for inputs x [R, K] and a weight [K, N]; None if no s improves on no smoothing."""
     exact = x @ weight
+    size = np.maximum((exact**2).sum(1), np.float32(TINY))
 
     def error(scale: Floats) -> float:
-        return _error(exact, x / scale, weight * scale[:, None], rounding)
+        product = rounding(x / scale) @ _rounded_columns(weight * scale[:, None])
+        return float((((product - exact) ** 2).sum(1) / size).mean())
 
     top, most = np.abs(x).max(0), np.abs(weight).max(1)
     if not (np.isfinite(top).all() and top.any() and most.any()):
@@ -135,17 +137,6 @@ def best_scale(x: Floats, weight: Floats, rounding: Rounding = by_token) -> Floa
     errors = [error(scale) for scale in scales]
     best = int(np.argmin(errors))
     return scales[best] if errors[best] < error(np.ones_like(top)) else None
-
-
-def relative_error(x: Floats, weight: Floats) -> float:
-    """Squared error of x @ weight relative to it if both are rounded, x by token; mean over about _ROWS rows."""
-    x = x[:: max(1, len(x) // _ROWS)]
-    return _error(x @ weight, x, weight, by_token)
-
-
-def _error(exact: Floats, x: Floats, weight: Floats, rounding: Rounding) -> float:
-    size = np.maximum((exact**2).sum(1), np.float32(TINY))
-    return float((((rounding(x) @ _rounded_columns(weight) - exact) ** 2).sum(1) / size).mean())
 
 
 def _scale(top: Floats, most: Floats, exponent: float) -> Floats:

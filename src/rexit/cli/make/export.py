@@ -183,8 +183,6 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int, users: str) 
         ],
     )
     minimum = "" if gate["correlation"] is None else f"correlation at least {gate['correlation']:g}, "
-    if kept := quality.get("kept"):
-        stdout.print(f"kept in bfloat16, as all in int8 lost too much: {', '.join(kept)}")
     verdict = {"passed": "passed", "failed": "FAILED, accepted on request", "undecided": "UNDECIDED, accepted on request"}
     stdout.print(
         f"{quality['pairs']} validation pairs in {quality['slates']} slates of {quality['users']} {users}; "
