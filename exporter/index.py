@@ -110,7 +110,7 @@ def build_catalog(
         retriever = lightgcn.train(likes, options.lightgcn, progress, epochs)
         info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn)}
     else:
-        retriever = external.retriever(embeddings.items, embeddings.users, likes, embeddings.options)
+        retriever = external.retriever(embeddings.items, embeddings.users, likes, embeddings.options.similarity)
         snapshots = external.training_table(retriever, embeddings.begin)
         info["embedding"] = _external_info(data, retriever, embeddings)
         del embeddings
@@ -202,7 +202,6 @@ def _external_info(data: Data, retriever: Retriever, embeddings: _Embeddings) ->
     return {
         "dim": retriever.items.shape[1],
         "similarity": embeddings.options.similarity,
-        "fold_in": embeddings.options.fold_in,
         "users": "folded in" if embeddings.users is None else "given",
         "without_embedding": {
             "users": int((~retriever.users.any(1)).sum()),

@@ -30,9 +30,6 @@ ORDERS = ("time", "file", "random")
 SIMILARITIES = ("cosine", "dot")
 """How users with embeddings from elsewhere are compared."""
 
-FOLD_INS = ("mean", "least-squares")
-"""Rules for the embedding of a user by what they like, with embeddings from elsewhere."""
-
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -254,20 +251,18 @@ class ExternalOptions:
     """Embeddings from elsewhere, in the place of LightGCN's: see `rexit.exporter.retriever.external`.
 
     items, users: files. as_of: the moment up to which they know what happened, as people write times; None: not known.
-    similarity: of users, one of SIMILARITIES. fold_in: the rule for users known by what they like, one of FOLD_INS.
+    similarity: of users, one of SIMILARITIES.
     """
 
     items: Path
     users: Path | None = None
     as_of: str | None = None
     similarity: str = "cosine"
-    fold_in: str = "mean"
 
     def check(self) -> None:
-        """Raises InputError for the first option that is out of range."""
-        for name, value, choices in (("similarity", self.similarity, SIMILARITIES), ("fold in", self.fold_in, FOLD_INS)):
-            if value not in choices:
-                raise InputError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+        """Raises InputError for an option that is out of range."""
+        if self.similarity not in SIMILARITIES:
+            raise InputError(f"similarity is {self.similarity!r}, expected one of {', '.join(SIMILARITIES)}")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,12 @@ from rexit.errors import InputError
 from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
 
 _LIGHTGCN = {field.name: field.default for field in fields(LightGCNOptions) if field.name != "seed"}
-_EXTERNAL = {field.name: field.default for field in fields(ExternalOptions) if field.name in ("similarity", "fold_in")}
-_KNOWN: Mapping[str, Any] = {**_LIGHTGCN, "neighbours": IndexOptions().neighbours, "similar_users": "", **_EXTERNAL}
+_KNOWN: Mapping[str, Any] = {
+    **_LIGHTGCN,
+    "neighbours": IndexOptions.neighbours,
+    "similar_users": "",
+    "similarity": ExternalOptions.similarity,
+}
 """The keys, each with a value of the type that is expected."""
 
 
@@ -23,7 +27,7 @@ def with_config(options: IndexOptions, path: Path) -> IndexOptions:
 
     Args:
         options: values that the file does not name are kept.
-        path: `.json` is JSON, anything else TOML. `similarity` and `fold_in` apply to embeddings from elsewhere.
+        path: `.json` is JSON, anything else TOML. `similarity` applies to embeddings from elsewhere.
 
     Raises:
         InputError: the file cannot be read, or a key is unknown or has a value of another type.
@@ -37,8 +41,8 @@ def with_config(options: IndexOptions, path: Path) -> IndexOptions:
             expected = {int: "a whole number", float: "a number", str: "a text"}[kind]
             raise InputError(f"{path}: {name} is {value!r}, expected {expected}")
     external = options.external
-    if external is not None:
-        external = replace(external, **{name: values[name] for name in _EXTERNAL if name in values})
+    if external is not None and "similarity" in values:
+        external = replace(external, similarity=values["similarity"])
     return replace(
         options,
         lightgcn=replace(options.lightgcn, **{name: values[name] for name in _LIGHTGCN if name in values}),

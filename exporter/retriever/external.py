@@ -3,10 +3,7 @@
 1. Users are compared by cosine: each row is scaled to unit length. Or by dot product: all rows of users are divided by one power
    of two, likewise those of items.
 2. A user's row names their similar users as long as a request says nothing newer than the catalog knows. Every other request
-   folds its user in: it sums the `fold_in` rows of the items they liked. By the rule `mean` these are the items' rows. By the
-   rule `least-squares` they are the items' rows times the matrix W that brings the means of what users liked closest to the
-   users' own rows: min_W |M W - U|^2 + ridge |W|^2, with a ridge of RIDGE times the mean square of M's columns. W is fitted on
-   the likes of the train split. Both rules are our choice.
+   folds its user in: it sums the rows of the items they liked. That is our choice.
 3. Without a users' file, users are folded in from their likes of the train split.
 
 `embedding_files` reads the files.
@@ -21,64 +18,33 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from rexit.errors import InputError
-from rexit.exporter.options import ExternalOptions
 from rexit.exporter.retriever.embedding_files import Matrix, blocks
 
 if TYPE_CHECKING:
     from rexit.exporter.retriever.lightgcn import Likes, Retriever
 
-RIDGE = 1e-3
 
-
-def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: ExternalOptions) -> Retriever:
+def retriever(items: Matrix, users: Matrix | None, likes: Likes, similarity: str) -> Retriever:
     """Builds a retriever from embeddings.
 
     Args:
         items: [I, D], zeros for unknown items.
         users: [U, D], zeros for unknown users; overwritten. None: users are folded in.
-        likes: the likes that fit the fold-in rule and measure recall.
-        options: the fold-in rule, and how users are compared.
-
-    Raises:
-        InputError: `least-squares` without users' embeddings, or without a user who has one and likes an item that has one.
+        likes: the likes that users are folded in from, and that measure recall.
+        similarity: how users are compared, one of SIMILARITIES.
     """
     from rexit.exporter.retriever.lightgcn import Retriever, recalls
 
-    fold_in = items
-    if options.fold_in == "least-squares":
-        if users is None:
-            raise InputError("fold_in least-squares needs --user-embeddings: it is fitted on them")
-        fold_in = items @ _least_squares(_liked(likes), items, users)
     if users is None:
-        users = _liked(likes) @ fold_in
-    scaled = _unit if options.similarity == "cosine" else _below_one
+        user, item = likes.graph
+        users = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(likes.users, likes.items)) @ items
+    scaled = _unit if similarity == "cosine" else _below_one
     users = scaled(users)
-    fold_in = _below_one(fold_in.copy())
+    fold_in = _below_one(items.copy())
     recall, popularity = recalls(likes, items, fold_in)
     of_items = scaled(items.copy())
     half = np.float16
     return Retriever(users.astype(half), of_items.astype(half), fold_in.astype(half), recall, popularity, epochs=0)
-
-
-def _liked(likes: Likes) -> csr_array:
-    user, item = likes.graph
-    return csr_array((np.ones(len(user), np.float32), (user, item)), shape=(likes.users, likes.items))
-
-
-def _least_squares(liked: csr_array, items: Matrix, users: Matrix) -> Matrix:
-    known, width = items.any(1).astype(np.float32), items.shape[1]
-    square, cross = np.zeros((width, width)), np.zeros((width, width))
-    for block in blocks(users):
-        counts = (liked[block] @ known)[:, None]
-        fitted = (counts[:, 0] > 0) & users[block].any(1)
-        means = (liked[block] @ items).astype(np.float64)[fitted] / counts[fitted]
-        square += means.T @ means
-        cross += means.T @ users[block][fitted].astype(np.float64)
-    if not square.any():
-        raise InputError("fold_in least-squares: no user has an embedding and likes an item that has one")
-    square[np.diag_indices_from(square)] += RIDGE * np.trace(square) / len(square)
-    return np.linalg.solve(square, cross).astype(np.float32)
 
 
 def _unit(rows: Matrix) -> Matrix:

@@ -12,7 +12,6 @@ import pytest
 from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.exporter.retriever.neighbours import folded_in
 from running.indexing import Run, assert_refused
 
 DIM = 8
@@ -65,7 +64,7 @@ def test_tables_are_the_files_rows(run: Run, data: Path, files: tuple[str, ...])
     np.testing.assert_allclose(catalog.user_embeddings, unit(USER_ROWS), atol=1e-3)
     np.testing.assert_allclose(catalog.item_table["embeddings"], unit(ITEM_ROWS), atol=1e-3)
     ratio = catalog.item_table["fold_in"].astype(float) / ITEM_ROWS
-    assert np.ptp(ratio) < 0.01 * ratio.mean(), "the rule `mean`: the items' rows over one number"
+    assert np.ptp(ratio) < 0.01 * ratio.mean(), "the items' rows over one number"
     assert "lightgcn" not in catalog.info and catalog.info["embedding"]["users"] == "given"
     assert catalog.info["retrieval"]["recall@20"] > 0.5
 
@@ -95,21 +94,6 @@ def test_both_forms_are_one_catalog(run: Run, data: Path, place: Path, files: tu
     catalog = Catalog.open(data / "catalog")
     for name in ("embeddings", "fold_in"):
         assert (catalog.item_table[name] == expected.item_table[name]).all()
-
-
-def test_least_squares_brings_folded_users_to_their_own_rows(run: Run, data: Path, place: Path, files: tuple[str, ...]) -> None:
-    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(DIM, DIM)))[0].astype(np.float32)
-    parquet(place / "users.parquet", "user_id", range(1, ratings.USERS + 1), USER_ROWS @ turn)  # of another space than items'
-    cosines = {}
-    for rule in ("mean", "least-squares"):
-        indexed(run, *files, fold_in=rule)
-        catalog = Catalog.open(data / "catalog")
-        likes = [
-            catalog.split("train").items[(catalog.split("train").users == u) & catalog.split("train").liked] for u in range(24)
-        ]
-        folded = np.stack([folded_in(catalog.item_table["fold_in"][row]) for row in likes]).astype(float)
-        cosines[rule] = (unit(folded) * unit(USER_ROWS @ turn)).sum(1).mean()
-    assert cosines["least-squares"] > 0.95 > cosines["mean"]
 
 
 def test_users_are_folded_in_without_a_file_of_theirs(run: Run, data: Path, files: tuple[str, ...]) -> None:
@@ -240,17 +224,8 @@ def test_bad_neighbours_are_one_line(run: Run, data: Path, place: Path, rows: li
     assert_refused(run(similar_users=str(place / "near.csv")), data, message)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"fold_in": "median"}, "fold in is 'median', expected one of mean, least-squares"),
-        ({"similarity": "l2"}, "similarity is 'l2', expected one of cosine, dot"),
-    ],
-)
-def test_unknown_rules_are_one_line(
-    run: Run, data: Path, files: tuple[str, ...], settings: dict[str, object], message: str
-) -> None:
-    assert_refused(run(*files, **settings), data, message)
+def test_an_unknown_similarity_is_one_line(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    assert_refused(run(*files, similarity="l2"), data, "similarity is 'l2', expected one of cosine, dot")
 
 
 def test_users_alone_are_not_enough(run: Run, data: Path, files: tuple[str, ...]) -> None:

@@ -91,12 +91,12 @@ def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], mess
         (
             {"layer": 2},
             "retriever.json: unknown key 'layer', expected some of dim, layers, epochs, patience, learning_rate, weight_decay, "
-            "negatives, snapshots, neighbours, similar_users, similarity, fold_in",
+            "negatives, snapshots, neighbours, similar_users, similarity",
         ),
         ({"dim": "8"}, "retriever.json: dim is '8', expected a whole number"),
         ({"dim": True}, "retriever.json: dim is True, expected a whole number"),
         ({"learning_rate": "fast"}, "retriever.json: learning_rate is 'fast', expected a number"),
-        ({"fold_in": 1}, "retriever.json: fold_in is 1, expected a text"),
+        ({"similarity": 1}, "retriever.json: similarity is 1, expected a text"),
         ({"dim": 0}, "dim is 0, expected at least 1"),
         ({"layers": 0}, "layers is 0, expected at least 1"),
         ({"epochs": -1}, "epochs is -1, expected at least 0"),
