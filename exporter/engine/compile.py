@@ -23,9 +23,6 @@ from rexit.exporter.engine.compilers import BuildTarget, Compiler, find_compiler
 from rexit.exporter.engine.profiles import input_ranges, optimization_profiles
 from rexit.progress import Progress, silent
 
-_MIN_CAPABILITY = {"fp8": 8.9}
-"""The lowest compute capability for a precision."""
-
 
 @dataclass(frozen=True)
 class SegmentBuild:
@@ -98,13 +95,6 @@ def compile_engines(
         progress("looking for a compiler", 0, 1)
         compiler, target = find_compiler(python, compute_capability)
         progress("looking for a compiler", 1, 1)
-        for variant in opened:
-            lowest = _MIN_CAPABILITY.get(variant.variant.precision, 0.0)
-            if float(target.compute_capability) < lowest:
-                raise InputError(
-                    f"{variant.variant.name} needs compute capability {lowest} or higher, engines would be for "
-                    f"{target.compute_capability}; name the other variants with --variant"
-                )
         compilation = _Compilation(compiler, target, force, progress)
         builds = tuple(compilation.variant(variant) for variant in opened)
     return CompileReport(

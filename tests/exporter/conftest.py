@@ -69,12 +69,12 @@ def tensorrt_checkpoint(catalog_folder: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def tensorrt_exported(tensorrt_checkpoint: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with the variants tensorrt-fp16, -int8, -int4 and -fp8. Copy it before changing it."""
+    """A bundle with the variants tensorrt-fp16, -int8 and -int4. Copy it before changing it."""
     from rexit.exporter.export import export_bundle
     from rexit.exporter.options import ExportOptions
 
     # The tiny model is random: 4 bits may cost it more than they would cost a trained one.
-    precisions = ["fp16", "int8", "int4", "fp8"]
+    precisions = ["fp16", "int8", "int4"]
     options = ExportOptions(target="tensorrt", precisions=precisions, golden_slates=4, accept_loss=True)
 
     def build(place: Path) -> None:

@@ -21,7 +21,7 @@ from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.options import ExportOptions
 
-PRECISIONS = {"fp16": (18, 0.999), "int8": (19, 0.995), "int4": (21, None), "fp8": (19, 0.995)}
+PRECISIONS = {"fp16": (18, 0.999), "int8": (19, 0.995), "int4": (21, None)}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -56,7 +56,7 @@ def test_golden_samples_are_what_the_graphs_answer(tensorrt_exported: Path, prec
 
 
 def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -> None:
-    for precision, quantizations in (("int8", 4), ("fp8", 4), ("int4", 0)):
+    for precision, quantizations in (("int8", 4), ("int4", 0)):
         for k, layers in enumerate((1, 1, 2)):
             model = onnx.load(tensorrt_exported / "variants" / f"tensorrt-{precision}" / f"segment-{k}.onnx")
             made_by = {name: node for node in model.graph.node for name in node.output}
@@ -123,7 +123,7 @@ def test_bad_input_leaves_what_is_there(
         assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
     assert_refused(
-        InputError, "no target 'tensorrt' with precision 'fp32'; known are: .*--target tensorrt --precision fp16.int8.int4.fp8"
+        InputError, "no target 'tensorrt' with precision 'fp32'; known are: .*--target tensorrt --precision fp16.int8.int4"
     )
     message = r"tensorrt-int4, segment-0.onnx: int4: body\.layers\.0\.mlp\.down_proj\.weight\S* has 96 rows \(K\), not divisible"
     assert_refused(CheckpointError, message, precisions=["int4"])

@@ -433,7 +433,7 @@ def test_it_does_not_train(data: Path, run: Run) -> None:
 
 
 def test_an_export_can_calibrate_on_it(data: Path, run: Run) -> None:
-    """Without its prompts neither int8 nor fp8 can be exported: they observe what goes into linear layers."""
+    """Without its prompts int8 cannot be exported: it observes what goes into linear layers."""
     assert run()[0] == 0
     catalog = Catalog.open(data / "new")
     (prompt, *_) = sampled = activations.draw(catalog)

@@ -39,7 +39,7 @@ from rexit.exporter.preflight import check_fit
 from rexit.exporter.prompt.builder import PromptBuilder
 
 CPU = ("cpu-fp32", "cpu-int8", "cpu-int4")
-TENSORRT = tuple(f"tensorrt-{p}" for p in ("fp16", "int8", "int4", "fp8"))
+TENSORRT = tuple(f"tensorrt-{p}" for p in ("fp16", "int8", "int4"))
 GPU = (*TENSORRT, "cuda-fp16")
 EXITS = (1, 4)
 TEMPLATE = WITH_VECTORS.replace("{item.gcn} ", "{item.gcn}{item.look} ")

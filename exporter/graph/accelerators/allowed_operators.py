@@ -14,7 +14,7 @@ from rexit.exporter.graph.passes.nodes import is_constant
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 _WHOLE = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 _BOOL = frozenset({ir.DataType.BOOL})
-_SMALL = frozenset({ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4})
+_SMALL = frozenset({ir.DataType.INT8, ir.DataType.INT4})
 _ANY = _FLOATS | _WHOLE | _BOOL
 
 OPERATORS: dict[str, tuple[frozenset[ir.DataType], str]] = {

@@ -1,4 +1,4 @@
-"""Changes the opset: QuantizeLinear and DequantizeLinear support float16 and float8 from 19 on, 4-bit blocks from 21 on.
+"""Changes the opset: QuantizeLinear and DequantizeLinear support float16 from 19 on, 4-bit blocks from 21 on.
 
 Runs before they are inserted: shapes and types are inferred by the graph's opset.
 """

@@ -1,63 +1,61 @@
-"""Linear layers in 8 bits with fixed scales, by QuantizeLinear and DequantizeLinear, which TensorRT fuses into one product.
+"""Linear layers in int8 with fixed scales, by QuantizeLinear and DequantizeLinear, which TensorRT fuses into one product.
 
     y = DequantizeLinear(QuantizeLinear(x, s)) @ DequantizeLinear(w, columns)
 
-1. An input has one scale for all tokens, chosen on sampled rows (`rexit.exporter.graph.activations`). Numbers beyond the type's
-   largest (127 for int8, 448 for float8 E4M3) saturate. int8: `fixed_scale`. float8, whose relative error is constant: twice the
-   largest magnitude of the sample.
-2. Weights are stored in 8 bits with a scale per column; int8 weights are rounded by the same rows (`round_weights`).
-3. Layers with the same input share its QuantizeLinear. In int8 they stay float32, to become half, if rounding loses more than
-   MAX_LOSS: a single `down` that reads an outlier token can lose as much as all other layers together.
+1. An input has one scale for all tokens, chosen on sampled rows (`fixed_scale`, `rexit.exporter.graph.activations`). Numbers
+   beyond 127 scales saturate.
+2. Weights have a scale per column and are rounded by the same rows (`round_weights`).
+3. Layers with the same input share its QuantizeLinear. They stay float32, to become half, if rounding loses more than MAX_LOSS: a
+   single `down` that reads an outlier token can lose as much as all other layers together.
 4. Symmetric, zero points 0; biases, heads and attention's own products do not change.
 5. Scales are exact in float16, so they do not change when the graph becomes half.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.exporter.graph.linear.fixed_scale import clipping_bound, rounded_by
 from rexit.exporter.graph.linear.linear import SAMPLE, Linear, by_input, layers_to_quantize
-from rexit.exporter.graph.linear.round_weights import rounded_weights
+from rexit.exporter.graph.linear.round_weights import LARGEST, rounded_weights
 from rexit.exporter.graph.passes.nodes import array, constant, describe
 
 MAX_LOSS = 0.003
 """Maximum share of a token's squared output that rounding may lose on average. Our choice, measured in
 docs/notes/precision/tensorrt.md."""
-_FP8_MARGIN = 2
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """An 8-bit type: its name, its largest number, its NumPy type."""
-
-    name: str
-    largest: float
-    dtype: type
-
-
-INT8 = Kind("int8", 127.0, np.int8)
-FP8 = Kind("fp8", 448.0, ml_dtypes.float8_e4m3fn)
 
 
 def quantize_dequantize_int8(model: ir.Model, max_loss: float = MAX_LOSS) -> ir.Model:
     """Changes the model, whose linear inputs have samples in their `meta`, in place and returns it. Raises CheckpointError if
     there is nothing to quantize."""
-    return _insert(model, INT8, clipping_bound, max_loss)
-
-
-def quantize_dequantize_fp8(model: ir.Model) -> ir.Model:
-    """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
-    return _insert(model, FP8, lambda x: float(np.abs(x).max()) * _FP8_MARGIN, np.inf)
+    graph = model.graph
+    layers = layers_to_quantize(model, "int8")
+    zero = constant(graph, "int8.zero", np.zeros((), np.int8))
+    for group in by_input(layers):
+        entry = group[0].input
+        assert SAMPLE in entry.meta, f"{entry.name} was not observed"
+        sample, weights = entry.meta[SAMPLE], [array(linear.weight) for linear in group]
+        weight = np.concatenate(weights, 1)  # rounded together, as they share inputs
+        step = half_scale(np.array(clipping_bound(sample)), LARGEST)
+        columns = half_scale(np.abs(weight).max(0), LARGEST)
+        values = rounded_weights(weight, columns, sample, float(step))
+        if _loss(sample, weight, step, values * columns) > max_loss:
+            continue
+        scale = constant(graph, f"{entry.name}.scale", step)
+        quantize = ir.node("QuantizeLinear", [entry, scale, zero])
+        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero])
+        describe(quantize.outputs[0], f"{entry.name}.int8", entry, zero.dtype)
+        describe(dequantize.outputs[0], f"{entry.name}.dequantized", entry)
+        graph.insert_before(group[0].node, [quantize, dequantize])
+        ends = np.cumsum([part.shape[1] for part in weights])[:-1]
+        for linear, part, part_columns in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
+            linear.node.replace_input_with(0, dequantize.outputs[0])
+            linear.node.replace_input_with(1, _weight(graph, linear, part, part_columns))
+    return model
 
 
 def half_scale(largest: NDArray[np.float32], over: float) -> NDArray[np.float32]:
@@ -69,33 +67,6 @@ def half_scale(largest: NDArray[np.float32], over: float) -> NDArray[np.float32]
     return scale.astype(np.float32)
 
 
-def _insert(model: ir.Model, kind: Kind, bound: Callable[[Floats], float], max_loss: float) -> ir.Model:
-    graph = model.graph
-    layers = layers_to_quantize(model, kind.name)
-    zero = constant(graph, f"{kind.name}.zero", np.zeros((), kind.dtype))
-    for group in by_input(layers):
-        entry = group[0].input
-        assert SAMPLE in entry.meta, f"{entry.name} was not observed"
-        sample, weights = entry.meta[SAMPLE], [array(linear.weight) for linear in group]
-        weight = np.concatenate(weights, 1)  # rounded together, as they share inputs
-        step = half_scale(np.array(bound(sample)), kind.largest)
-        columns = half_scale(np.abs(weight).max(0), kind.largest)
-        values = rounded_weights(weight, columns, sample, float(step)) if kind is INT8 else (weight / columns).astype(kind.dtype)
-        if kind is INT8 and _loss(sample, weight, step, values * columns) > max_loss:
-            continue
-        scale = constant(graph, f"{entry.name}.scale", step)
-        quantize = ir.node("QuantizeLinear", [entry, scale, zero])
-        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero])
-        describe(quantize.outputs[0], f"{entry.name}.{kind.name}", entry, zero.dtype)
-        describe(dequantize.outputs[0], f"{entry.name}.dequantized", entry)
-        graph.insert_before(group[0].node, [quantize, dequantize])
-        ends = np.cumsum([part.shape[1] for part in weights])[:-1]
-        for linear, part, part_columns in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
-            linear.node.replace_input_with(0, dequantize.outputs[0])
-            linear.node.replace_input_with(1, _weight(graph, linear, kind, part, part_columns))
-    return model
-
-
 def _loss(x: Floats, weight: Floats, step: Floats, rounded: Floats) -> float:
     exact = x @ weight
     approximate = rounded_by(x, np.float32(step)) @ rounded
@@ -103,11 +74,11 @@ def _loss(x: Floats, weight: Floats, step: Floats, rounded: Floats) -> float:
     return float((np.square(approximate - exact).sum(1)[size > 0] / size[size > 0]).mean()) if size.any() else 0.0
 
 
-def _weight(graph: ir.Graph, linear: Linear, kind: Kind, values: NDArray[Any], columns: Floats) -> ir.Value:
+def _weight(graph: ir.Graph, linear: Linear, values: NDArray[np.int8], columns: Floats) -> ir.Value:
     reader, weight = linear.node, linear.weight
-    small = constant(graph, f"{weight.name}.{kind.name}", np.ascontiguousarray(values))
+    small = constant(graph, f"{weight.name}.int8", np.ascontiguousarray(values))
     scale = constant(graph, f"{weight.name}.scale", np.ascontiguousarray(columns))
-    zeros = constant(graph, f"{weight.name}.zeros", np.zeros(len(columns), kind.dtype))
+    zeros = constant(graph, f"{weight.name}.zeros", np.zeros(len(columns), np.int8))
     dequantize = ir.node("DequantizeLinear", [small, scale, zeros], {"axis": 1})
     out = describe(dequantize.outputs[0], f"{weight.name}.dequantized", weight)
     graph.insert_before(reader, [dequantize])

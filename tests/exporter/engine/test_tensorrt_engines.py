@@ -17,7 +17,7 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from running.fast import fast
 
-PRECISIONS = ("fp16", "int8", "int4", "fp8")
+PRECISIONS = ("fp16", "int8", "int4")
 PRODUCTS = 4
 """Products of a decoder layer: queries, keys and values together; the attention's output; gate and up together; down."""
 
@@ -45,7 +45,7 @@ SMOLLM2: dict[str, Any] = {  # one of six segments, which have thirty layers
 
 def compiled(bundle: Path, precision: str) -> list[dict[str, int]]:
     """What the compiler made of each segment, for the oldest GPU in wide use that has the precision."""
-    report = compile_engines(bundle, [f"tensorrt-{precision}"], compute_capability="8.9" if precision == "fp8" else "8.6")
+    report = compile_engines(bundle, [f"tensorrt-{precision}"], compute_capability="8.6")
     engine = Engine.read(Path(report.variants[0].folder))
     engine.check(Path(report.variants[0].folder), Bundle.open(bundle, f"tensorrt-{precision}").variant)
     return [segment.summary for segment in engine.segments]

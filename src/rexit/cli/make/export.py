@@ -53,7 +53,7 @@ def export(
     exits: Annotated[str | None, typer.Option(help="Depths in layers, e.g. 2,4,6. Default: the checkpoint's.")] = None,
     head: Annotated[str | None, typer.Option(help="own (trained heads) or shared (the LM head's label rows).")] = None,
     target: Annotated[str, typer.Option(help="cpu, tensorrt or cuda.")] = _DEFAULT.target,
-    precision: Annotated[str, typer.Option(help="One or several of fp32, bf16, int8, int4, fp16, fp8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="One or several of fp32, bf16, int8, int4, fp16.")] = "fp32",
     cache: Annotated[str, typer.Option(help="Stored keys and values: float16, int8.")] = _DEFAULT.cache,
     max_tokens: Annotated[int, typer.Option(help="Most candidate tokens in one pass.")] = _DEFAULT.max_tokens,
     golden: Annotated[int, typer.Option(help="Validation slates kept as golden samples.")] = _DEFAULT.golden_slates,

@@ -11,7 +11,7 @@ import pytest
 from builders.bundles.bundle_files import refresh
 from builders.bundles.engines import engines_of
 from builders.bundles.held_out import write_ranked
-from builders.bundles.variants import TENSORRT, add_variant
+from builders.bundles.variants import TENSORRT
 from rexit.errors import BundleError, InputError
 from rexit.exporter.engine.compile import compile_engines
 
@@ -31,11 +31,6 @@ def edited_graph(bundle: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\7")
 
 
-def with_fp8(bundle: Path) -> None:
-    add_variant(bundle, TENSORRT, "tensorrt-fp8")
-    edit(bundle, "tensorrt-fp8", '"precision": "fp32"', '"precision": "fp8"')
-
-
 def unchanged(bundle: Path) -> None:
     """The options are what is refused."""
 
@@ -49,10 +44,14 @@ def unchanged(bundle: Path) -> None:
             InputError,
             "'cpu-fp32' is for 'cpu', engines are for `tensorrt` variants",
         ),
-        (unchanged, {"variants": ["tensorrt-fp8"]}, InputError, "no variant 'tensorrt-fp8', there are: cpu-fp32, tensorrt-fp32"),
+        (
+            unchanged,
+            {"variants": ["tensorrt-int8"]},
+            InputError,
+            "no variant 'tensorrt-int8', there are: cpu-fp32, tensorrt-fp32",
+        ),
         (edited_graph, {}, BundleError, r"segment-2\.onnx\.data: SHA-256 .* \(edited\)"),
         (unmasked, {}, BundleError, r"variant\.json: the graphs do not mask past_padding, which engines need"),
-        (with_fp8, {}, InputError, r"tensorrt-fp8 needs compute capability 8\.9 or higher, engines would be for 8\.6"),
     ],
 )
 def test_refused(

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from builders.onnx_graphs.graphs import graph, run
-from rexit.exporter.graph.accelerators.half import half
 from rexit.exporter.graph.accelerators.opset import to_opset_19
-from rexit.exporter.graph.accelerators.quantize_dequantize import half_scale, quantize_dequantize_fp8, quantize_dequantize_int8
+from rexit.exporter.graph.accelerators.quantize_dequantize import half_scale, quantize_dequantize_int8
 from rexit.exporter.graph.linear.fixed_scale import clipping_bound
 from rexit.exporter.graph.linear.linear import SAMPLE
 from rexit.exporter.graph.linear.round_weights import rounded_weights
@@ -49,14 +47,6 @@ def test_int8_computes_what_it_says(run_exactly: Run) -> None:
     np.testing.assert_allclose(run_exactly(quantize_dequantize_int8(_model(a=A))), x @ weight, atol=1e-4)
 
 
-def test_fp8_computes_what_it_says(run_exactly: Run) -> None:
-    step, columns = half_scale(2 * np.abs(SEEN).max(), 448), half_scale(np.abs(A).max(0), 448)
-    e4m3 = ml_dtypes.float8_e4m3fn
-    x = (X / step).clip(-448, 448).astype(e4m3).astype(np.float32) * step
-    weight = (A / columns).astype(e4m3).astype(np.float32) * columns
-    np.testing.assert_allclose(run_exactly(quantize_dequantize_fp8(_model(a=A))), x @ weight, atol=1e-4)
-
-
 def test_a_layer_that_would_lose_too_much_stays() -> None:
     """One token is a thousand times as large as the rest: no scale serves all."""
     model, sample = _model(a=A), SEEN.copy()
@@ -64,15 +54,6 @@ def test_a_layer_that_would_lose_too_much_stays() -> None:
     model.graph.inputs[0].meta[SAMPLE] = sample
     before = [node.op_type for node in model.graph]
     assert [node.op_type for node in quantize_dequantize_int8(model).graph] == before
-    assert "QuantizeLinear" in [node.op_type for node in quantize_dequantize_fp8(model).graph]
-
-
-def test_half_knows_the_types_of_float8(caplog: pytest.LogCaptureFixture) -> None:
-    """onnx-ir logs a traceback where it cannot infer them."""
-    half(quantize_dequantize_fp8(to_opset_19(_model(a=A))))
-    assert not caplog.records
-    half(quantize_dequantize_fp8(_model(a=A)))
-    assert caplog.records  # at an opset that has no such type: so the line above can fail
 
 
 def test_readers_of_one_input_share_its_quantization() -> None:
