@@ -43,7 +43,7 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.source import Source, zero_of
-from rexit.progress import Progress, silent
+from rexit.progress import Progress, silent, tracked
 from rexit.prompts.slates_file import SlatesFile
 from rexit.slates import cut, draw
 
@@ -193,11 +193,8 @@ class _Export:
     def reference(self) -> list[GoldenSlate]:
         """Golden slates by the unsplit model. Sets `self._zero`: exit zero's log-odds of their candidates, empty without it."""
         loaded, slates = self._loaded, draw(cut(self._source, "validation"), self._options.golden_slates)
-        self._progress("reference", 0, len(slates))
         model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
-        golden = golden_slates(
-            model, self._source, slates, self._vectors, self._turn, lambda done: self._progress("reference", done, len(slates))
-        )
+        golden = golden_slates(model, self._source, tracked(slates, "reference", self._progress), self._vectors, self._turn)
         self._zero = zero_of(self._source, slates)
         self._clock.lap("reference")
         return golden
@@ -215,9 +212,8 @@ class _Export:
         self._progress("segments", 0, self._segments)
         base.trace(self._modules)
         self._clock.lap("segments")
-        self._progress("parity", 0, len(golden))
         self._chain = base.chain(self._options.max_tokens, self._vectors)
-        differences, self._pairs = parity.compare(self._chain, golden, lambda done: self._progress("parity", done, len(golden)))
+        differences, self._pairs = parity.compare(self._chain, tracked(golden, "parity", self._progress))
         parity.check(differences, self._loaded.exits, self._options.tolerance)
         self._clock.lap("parity")
         return base, Judged(golden, differences, self._options.tolerance, None)
@@ -299,8 +295,7 @@ class _Export:
         """By segment; empty if no target needs any."""
         if not (prompts := self._sampled_prompts):
             return [{}] * len(self._modules)
-        self._progress("activations", 0, len(prompts))
-        rows = sample(self._chain, prompts, lambda done: self._progress("activations", done, len(prompts)))
+        rows = sample(self._chain, prompts, self._progress)
         self._clock.lap("activations")
         return rows
 

@@ -16,7 +16,7 @@ from rexit.bundle.labels import COLUMN
 from rexit.errors import InputError
 from rexit.exporter.catalog.tables import Tensors, write_frame
 from rexit.exporter.catalog.tables import write as write_table
-from rexit.progress import Progress, silent
+from rexit.progress import Progress, silent, tracked
 
 
 def check_place(out: Path) -> None:
@@ -55,10 +55,9 @@ def write(
     """
     for name, tensors in content:
         write_table(folder / name, tensors)
-    progress("splits", 0, len(SPLITS))
     (folder / "splits").mkdir()
     splits = {}
-    for n, split in enumerate(SPLITS):
+    for split in tracked(SPLITS, "splits", progress):
         part = samples.filter(pl.col("split") == split).select(
             "user", "item", "time", "liked", pl.col(f"^(score$|{INPUT}|{COLUMN}).*$")
         )
@@ -66,7 +65,6 @@ def write(
         path = f"splits/{split}.parquet"
         write_frame(folder / path, part)
         splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json(), **_objectives(part)}
-        progress("splits", n + 1, len(SPLITS))
     info["splits"] = splits
     catalog = Catalog(folder, info, {})
     info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1

@@ -3,7 +3,7 @@ that on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -23,10 +23,9 @@ from rexit.slates import AnySlate, TokenSlate
 def golden_slates(
     model: MultiExitModel,
     source: Source,
-    slates: Sequence[AnySlate],
+    slates: Iterable[AnySlate],
     vectors: Vectors | None = None,
     turn: Tensor | None = None,
-    on_slate: Callable[[int], None] | None = None,
 ) -> list[GoldenSlate]:
     """Assembles slates' prompts as the runtime does and computes the model's log-odds.
 
@@ -36,18 +35,15 @@ def golden_slates(
         slates: validation slates; a catalog's each with a time `as_of`.
         vectors: the vectors as they will be stored; None if prompts have none.
         turn: float64 [H, H], the rotation of `vectors`; None if they are not rotated.
-        on_slate: called with the number of slates done.
     """
     prompt_of = prompt_maker(source)
     golden = []
-    for done, slate in enumerate(slates, 1):
+    for slate in slates:
         prompt = prompt_of(slate)
         log_odds = model.reference(*_pass(prompt, vectors, turn))
         user, items, as_of, inputs = _rows(source, slate)
         tokens = prompt.prefix, prompt.candidates
         golden.append(GoldenSlate(user, items, as_of, *tokens, log_odds, inputs, prompt.liked, slate.scores))
-        if on_slate:
-            on_slate(done)
     return golden
 
 

@@ -41,7 +41,7 @@ class Judge:
     ) -> None:
         """exact: the float32 graphs. exits: depths in layers. accept_loss: as in `ExportOptions`."""
         self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress
-        self._expected = self._log_odds(exact)
+        self._expected = prompts.log_odds(exact, progress)
         if not prompts.labelled:
             self._prompts = replace(prompts, liked=ranking.drawn_labels(np.ascontiguousarray(self._expected[:, -1])))
 
@@ -70,13 +70,12 @@ class Judge:
             QualityError: it fails its gate and loss is not accepted.
         """
         assert target.gate is not None and target.cap is not None
-        assessed = quality.assess(self._prompts, self._exits, target.gate, self._expected, self._log_odds(chain))
+        assessed = quality.assess(
+            self._prompts, self._exits, target.gate, self._expected, self._prompts.log_odds(chain, self._progress)
+        )
         assessed.check(self._accept_loss)
         own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates, liked=slate.liked)) for slate in slates]
         differences, _ = parity.compare(chain, own)
         parity.check(differences, self._exits, target.cap, f"{target.variant}'s own for the whole slate")
         worst = max(value for row in differences for value in row.values())
         return Judged(own, differences, min(target.cap, max(target.tolerance, _MARGIN * worst)), assessed.to_json())
-
-    def _log_odds(self, chain: Chain) -> quality.LogOdds:
-        return self._prompts.log_odds(chain, lambda done: self._progress("quality", done, len(self._prompts)))

@@ -13,7 +13,7 @@ other candidates in its slate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,12 @@ PAIRS_PER_SLATE = 4
 """Candidates of each slate that are also run one by one, for `single` and `cached`."""
 
 
-def compare(
-    chain: Chain, slates: Sequence[GoldenSlate], on_slate: Callable[[int], None] | None = None
-) -> tuple[list[dict[str, float]], int]:
+def compare(chain: Chain, slates: Iterable[GoldenSlate]) -> tuple[list[dict[str, float]], int]:
     """Compares a chain's log-odds with those of the slates.
 
     Args:
         chain: the graphs.
         slates: golden slates with the log-odds to compare with.
-        on_slate: called with the number of slates done.
 
     Returns:
         For each exit the largest |difference of log-odds| by mode, and the number of pairs run one by one.
@@ -48,7 +45,7 @@ def compare(
         by_exit = np.abs(actual.astype(np.float64) - expected).max(0)
         worst[mode] = np.maximum(worst[mode], by_exit.max(1) if by_exit.ndim == 2 else by_exit)  # over the objectives
 
-    for done, slate in enumerate(slates, 1):
+    for slate in slates:
         liked, past = slate.liked, chain.prefix(slate.prefix, slate.liked)
         update("slate", chain.slate(slate.prefix, slate.candidates, past, liked), slate.log_odds)
         count = len(slate.candidates)
@@ -57,8 +54,6 @@ def compare(
             update("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None, liked), expected)
             update("cached", chain.score([candidate], len(slate.prefix), past, liked), expected)
             pairs += 1
-        if on_slate:
-            on_slate(done)
     return [{mode: float(worst[mode][k]) for mode in MODES} for k in range(len(chain.segments))], pairs
 
 

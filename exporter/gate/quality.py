@@ -23,7 +23,7 @@ The mean AUC within users would decide nothing: two candidates that swap places 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, prompt_maker, zero_of
+from rexit.progress import Progress, silent, tracked
 from rexit.ranking import MIN_USERS, auc, auc_difference
 from rexit.slates import AnySlate, Slate, cut, draw
 from rexit.words import in_words
@@ -116,14 +117,10 @@ class Prompts:
             labelled=sample[0].labelled,
         )
 
-    def log_odds(self, chain: Chain, on_slate: Callable[[int], None] | None = None) -> LogOdds:
-        """Runs the slates through a chain. `on_slate` is called with the number of slates done."""
-        parts = []
-        for done, prompt in enumerate(self.prompts, 1):
-            parts.append(chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked))
-            if on_slate:
-                on_slate(done)
-        return np.concatenate(parts)
+    def log_odds(self, chain: Chain, progress: Progress = silent) -> LogOdds:
+        """Runs the slates through a chain. progress: called with "quality", the slates done and their number."""
+        prompts = tracked(self.prompts, "quality", progress)
+        return np.concatenate([chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked) for prompt in prompts])
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -7,7 +7,7 @@ graph, as the runtime does; an updated catalog has no other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.linear.linear import by_input, linears
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, has_training_slates, prompt_maker
+from rexit.progress import Progress, silent, tracked
 
 SLATES = 16
 SLATES_FOR_SCALES = 64
@@ -50,8 +51,8 @@ def draw_for_scales(source: Source) -> list[Prompt]:
     return sampled
 
 
-def sample(chain: Chain, prompts: Sequence[Prompt], on_prompt: Callable[[int], None] | None = None) -> list[Activations]:
-    """Runs prompts through a chain's float32 graphs. `on_prompt` is called with the number of prompts done.
+def sample(chain: Chain, prompts: Sequence[Prompt], progress: Progress = silent) -> list[Activations]:
+    """Runs prompts through a chain's float32 graphs. progress: called with "activations", the prompts done and their number.
 
     Returns:
         Sampled rows of each linear layer's input, by segment.
@@ -67,8 +68,6 @@ def sample(chain: Chain, prompts: Sequence[Prompt], on_prompt: Callable[[int], N
     graphs = [fold_linear_weights(ir.load(chain.folder / segment.graph)) for segment in chain.segments]
     watched = [[str(group[0].input.name) for group in by_input(linears(graph))] for graph in graphs]
     watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watched, on_value)
-    for done, prompt in enumerate(prompts, 1):
+    for prompt in tracked(prompts, "activations", progress):
         watching.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
-        if on_prompt:
-            on_prompt(done)
     return [{name: np.concatenate(rows) for name, rows in segment.items()} for segment in parts]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from rexit import roles
 from rexit.bundle import Id
@@ -21,9 +22,9 @@ from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.heads.rows import RowsFile
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.training import Rows, batches, fast_bfloat16, packed_rows, with_vectors
+from rexit.exporter.model.training import Rows, batches, fast_bfloat16, packed_rows
 from rexit.exporter.source import Source
-from rexit.progress import Progress, silent
+from rexit.progress import Progress, silent, tracked
 from rexit.slates import SIZE
 
 SAVE_EVERY = 60.0
@@ -48,14 +49,7 @@ class Slates:
     @classmethod
     def of(cls, source: Source, split: str, count: int, first: int, progress: Progress) -> Slates:
         """At most `count` slates of a split, evenly spaced; 0: all. Raises InputError for an empty split."""
-
-        def track(slates: Sequence[Any]) -> Iterator[Any]:
-            for n, slate in enumerate(slates):
-                progress(f"prompts of {split}", n, len(slates))
-                yield slate
-            progress(f"prompts of {split}", len(slates), len(slates))
-
-        data = packed_rows(source, split, SIZE, count, track)
+        data = packed_rows(source, split, SIZE, count, partial(tracked, what=f"prompts of {split}", progress=progress))
         numbers: dict[Id, int] = {}
         owners = [numbers.setdefault(row.user, len(numbers)) for row in data.rows]
         liked = np.concatenate([row.liked for row in data.rows])
@@ -141,7 +135,9 @@ def collect_rows(
     progress("forward pass, tokens", tokens_done, total)
     for number, (part, chosen) in enumerate(work[file.done :], file.done):
         places = np.concatenate([np.arange(starts[id(part)][n], starts[id(part)][n + 1]) for n in chosen])
-        hidden = _run(model, part.data, chosen, device, bfloat16)
+        inputs = part.data.inputs(model, chosen, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            hidden = model.hidden_rows(*inputs)
         last = hidden[depth:]
         del hidden[depth:]
         rows = torch.stack([scale(states.float()) for states in hidden])
@@ -168,14 +164,6 @@ def scaling(base: Checkpoint) -> nn.Module:
     norm = ExitHeads.like(base.decoder, 1).norms[0]
     plain: nn.Module = type(norm)(base.decoder.hidden_size, norm.eps)
     return plain.eval()
-
-
-def _run(model: MultiExitModel, data: Rows, chosen: Sequence[int], device: torch.device, bfloat16: bool) -> list[Tensor]:
-    """What heads read of the candidates, [M, H], by exit."""
-    packed, positions, groups, rows = (tensor.to(device) for tensor in data.packed(chosen))
-    tokens, vectors = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in chosen])
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        return model.hidden_rows(tokens, positions, groups, rows, vectors)
 
 
 def uses_bfloat16(precision: str) -> bool:

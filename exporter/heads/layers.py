@@ -23,7 +23,7 @@ from rexit.errors import InputError
 from rexit.exporter.heads.fit import RIDGES, FittedHead, Regression, log_loss, platt
 from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.rows import RowsFile
-from rexit.progress import Progress, silent
+from rexit.progress import Progress, silent, tracked
 from rexit.ranking import MIN_USERS, NDCG_AT, ByUser, auc, auc_contributions, bootstrap
 
 SHARES = {"labels": 0.0, "mix": 0.5, "last": 1.0}
@@ -164,11 +164,7 @@ def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: boo
     names = [name for name, share in SHARES.items() if share == 0 or usable or (keep_last and own)]
     targets = {name: _target(name, train, validation, answer, parts) for name in names}
     layers = len(file.hidden)
-    fits: list[_Fit] = []
-    for k in range(layers):
-        progress("heads", k, layers)
-        fits.append(_fit_layer(file.hidden[k], train, validation, targets, parts))
-    progress("heads", layers, layers)
+    fits = [_fit_layer(file.hidden[k], train, validation, targets, parts) for k in tracked(range(layers), "heads", progress)]
 
     own_losses = parts.losses(answer[validation.rows]) if own else None
     kept = bool(keep_last)

@@ -85,9 +85,9 @@ class Rows:
             return batch([pack((), [candidate]) for prompt in prompts for candidate in prompt.candidates])
         return batch([pack(prompt.prefix, prompt.candidates) for prompt in prompts])
 
-    def inputs(self, model: MultiExitModel, chosen: Sequence[int]) -> tuple[Any, ...]:
-        """The arguments of `MultiExitModel.forward` for the chosen rows."""
-        tokens, *rest = self.packed(chosen)
+    def inputs(self, model: MultiExitModel, chosen: Sequence[int], device: torch.device | str = "cpu") -> tuple[Any, ...]:
+        """The arguments of `MultiExitModel.forward` for the chosen rows. device: the model's."""
+        tokens, *rest = (tensor.to(device) for tensor in self.packed(chosen))
         tokens, vectors = with_vectors(model, self.sources, tokens, [self.rows[n].prompt for n in chosen])
         return tokens, *rest, vectors
 

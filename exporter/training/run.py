@@ -20,8 +20,9 @@ data, written every `save_every` steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from rexit.exporter.checkpoints.pairs import positive_label
 from rexit.exporter.libraries.silence import log, quiet
 from rexit.exporter.model.encoder import SCORES, Encoder
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.training import Rows, batches, packed_rows, with_vectors
+from rexit.exporter.model.training import Rows, batches, packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.preflight import check_one_source, read_slates
 from rexit.exporter.source import Source, zero_of
@@ -52,7 +53,7 @@ from rexit.exporter.training.settings import SETTINGS, check_same, fixed_setting
 from rexit.exporter.training.starting_model import make_model
 from rexit.exporter.training.trainer import MultiExitTrainer, Progress, arguments, last_state
 from rexit.progress import Progress as ShowProgress
-from rexit.progress import silent
+from rexit.progress import silent, tracked
 from rexit.prompts.slates_file import SlatesFile
 from rexit.ranking import auc, doubt, user_auc
 from rexit.slates import SIZE, cut, spread
@@ -129,7 +130,9 @@ def train_model(
     if not trainer.is_world_process_zero():
         return None
     tokens = options.step_tokens(start.decoder.causal)
-    rows = packed_rows(source, "validation", SIZE, options.validation_slates, _track("prompts of validation", progress))
+    rows = packed_rows(
+        source, "validation", SIZE, options.validation_slates, partial(tracked, what="prompts of validation", progress=progress)
+    )
     log_odds = validation_log_odds(trained, rows, trainer.args.device, tokens, trainer.args.bf16)
     held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
     zero = zero_of(source, held_out)
@@ -200,12 +203,14 @@ def _train(
             sample = packed_rows(source, "train", slate, LENGTH_SAMPLE).lengths
             tokens = np.minimum(sample, budget).mean()  # a longer slate is a batch of its own
             most = math.ceil(options.steps * world * budget / tokens)
-        data = packed_rows(source, "train", slate, most, _track("prompts of train", progress), options.seed)
+        data = packed_rows(
+            source, "train", slate, most, partial(tracked, what="prompts of train", progress=progress), options.seed
+        )
         steps_data = batches(data.lengths, budget, rng)
     else:
         assert isinstance(source, SlatesFile)
         pairs = Pairs(source, encoder_of(start, ExportOptions.max_tokens), options, rng)
-        data, steps_data, passes = pairs.drawn(options.steps * world, _track("pairs of train", progress))
+        data, steps_data, passes = pairs.drawn(options.steps * world, partial(tracked, what="pairs of train", progress=progress))
     steps, collate = options.steps or max(1, math.ceil(options.epochs * len(steps_data) / passes / world)), Collator(data)
     trainer = MultiExitTrainer(
         Learner(model, data),
@@ -258,10 +263,9 @@ def validation_log_odds(model: MultiExitModel, data: Rows, device: torch.device,
     model.eval()
     log_odds: dict[int, Any] = {}
     for numbers in batches(data.lengths, tokens, np.random.default_rng(0)):
-        packed, *rest = (tensor.to(device) for tensor in data.packed(numbers))
-        passed, vectors = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in numbers])
+        inputs = data.inputs(model, numbers, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            logits = model(passed, *rest, vectors)
+            logits = model(*inputs)
         ends = np.cumsum([len(data.rows[n].liked) for n in numbers])[:-1]
         by_candidate = log_odds_of(logits).float().cpu().numpy().swapaxes(0, 1)
         log_odds |= zip(numbers, np.split(by_candidate, ends), strict=True)
@@ -307,16 +311,6 @@ def validation_parts(log_odds: NDArray[np.float32], data: Rows) -> list[Validati
         known = ~np.isnan(labels)
         parts.append(ValidationPart(known, users[known], labels[known] > 0, np.ascontiguousarray(scores[:, known])))
     return parts
-
-
-def _track(what: str, progress: ShowProgress) -> Callable[[Sequence[Any]], Iterable[Any]]:
-    def steps(values: Sequence[Any]) -> Iterable[Any]:
-        for n, value in enumerate(values):
-            progress(what, n, len(values))
-            yield value
-        progress(what, len(values), len(values))
-
-    return steps
 
 
 def _tokenizer_of(start: Checkpoint) -> Any:

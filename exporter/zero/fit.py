@@ -25,7 +25,7 @@ from rexit import roles
 from rexit.bundle.catalog import ZERO, Catalog
 from rexit.exporter.prompt.builder import Numbers, PromptBuilder
 from rexit.exporter.zero.graph import Graph
-from rexit.progress import Progress, silent
+from rexit.progress import Progress, silent, tracked
 from rexit.slates import runs, spread
 
 MAX_PAIRS = 200_000
@@ -102,11 +102,9 @@ def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
     before = part == begins.shape[1] - 1 if begins.shape[1] > 1 else last
     chosen = spread(np.flatnonzero(last | before | first).tolist(), MAX_PAIRS // SIZE)
     builder, numbers = PromptBuilder.of(catalog, "train"), []
-    for done, n in enumerate(chosen):
-        progress("exit zero", done, len(chosen))
+    for n in tracked(chosen, "exit zero", progress):
         scores = None if split.scores is None else split.scores[parts[n]]
         numbers.append(builder.number_rows(int(user[n]), split.items[parts[n]], int(time[n]), scores=scores))
-    progress("exit zero", len(chosen), len(chosen))
     rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
     slates = np.repeat(chosen, [len(table) for table in numbers])
     users, liked = split.users[rows], split.liked[rows]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, the amount done, and the total."""
@@ -10,3 +13,11 @@ Progress = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """A Progress that reports nothing."""
+
+
+def tracked(values: Sequence[Value], what: str, progress: Progress) -> Iterator[Value]:
+    """Yields the values, and reports before the first and after each how many are done."""
+    progress(what, 0, len(values))
+    for done, value in enumerate(values, 1):
+        yield value
+        progress(what, done, len(values))

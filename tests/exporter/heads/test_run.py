@@ -173,8 +173,8 @@ def test_interrupted_run_goes_on(
         calls.append(words)
         return real(*words)
 
-    real = forward._run
-    monkeypatch.setattr(forward, "_run", counted)
+    real = MultiExitModel.hidden_rows
+    monkeypatch.setattr(MultiExitModel, "hidden_rows", counted)
     monkeypatch.setattr(forward, "SAVE_EVERY", 0.0)
 
     def stop(what: str, done: int, total: int) -> None:
