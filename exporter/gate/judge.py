@@ -13,6 +13,7 @@ from rexit.bundle.golden import GoldenSlate
 from rexit.exporter.gate import parity, quality
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Target
+from rexit.exporter.labelled import first_doubt
 from rexit.progress import Progress
 
 _MARGIN = 4
@@ -43,16 +44,11 @@ class Judge:
         self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress
         self._expected = prompts.log_odds(exact, progress)
         if not prompts.labelled:
-            self._prompts = replace(prompts, liked=ranking.drawn_labels(np.ascontiguousarray(self._expected[:, -1])))
+            self._prompts = prompts.with_labels(ranking.drawn_labels(np.ascontiguousarray(self._expected[:, -1])))
 
     def doubt(self) -> str | None:
         """Why the float32 model's ranking may be useless; None without such a reason."""
-        last = np.atleast_3d(self._expected)[:, -1]
-        for n, part in enumerate(self._prompts.parts):
-            score = np.ascontiguousarray(last[part.pairs, n])
-            if reason := ranking.doubt(score, part.baselines, part.users, part.liked):
-                return f"Objective {part.name!r}: {reason}" if part.name else reason
-        return None
+        return first_doubt(self._prompts.parts, self._expected[:, -1])
 
     def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
         """Judges a variant.

@@ -24,24 +24,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.baselines import Scores, baselines
-from rexit.bundle import Catalog, Id
+from rexit.bundle import Catalog
 from rexit.bundle.files import json_values
-from rexit.bundle.labels import UNKNOWN
 from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
+from rexit.exporter.labelled import LabelledPairs, labelled_pairs
 from rexit.exporter.prompt.builder import Prompt
-from rexit.exporter.source import Source, prompt_maker, zero_of
+from rexit.exporter.source import Source, prompt_maker
 from rexit.progress import Progress, silent, tracked
 from rexit.ranking import MIN_USERS, auc, auc_difference
-from rexit.slates import AnySlate, Slate, cut, draw
+from rexit.slates import cut, draw
 from rexit.words import in_words
 
 LogOdds = NDArray[np.float32]
@@ -51,50 +50,19 @@ Verdict = Literal["passed", "failed", "undecided"]
 
 
 @dataclass(frozen=True)
-class LabelledPairs:
-    """The pairs whose label of an objective is known.
-
-    name: the objective's name; None if it has none. pairs: which of all pairs they are, bool [pairs].
-    users: int64 [n], numbered from 0. liked: bool [n]. baselines: see `rexit.baselines`.
-    """
-
-    name: str | None
-    pairs: NDArray[np.bool_]
-    users: NDArray[np.int64]
-    liked: NDArray[np.bool_]
-    baselines: Scores
-
-    @property
-    def user_count(self) -> int:
-        """Number of users."""
-        return int(self.users.max(initial=-1)) + 1
-
-    def shortage(self) -> str | None:
-        """Why the pairs cannot show a loss of AUC; None if they can."""
-        of = f"objective {self.name!r}: " if self.name else ""
-        if self.user_count < MIN_USERS:
-            return f"{of}{self.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
-        if self.liked.all() or not self.liked.any():
-            return f"{of}all {len(self.liked)} pairs are {'liked' if self.liked[0] else 'not liked'}, so there is no AUC"
-        return None
-
-
-@dataclass(frozen=True)
 class Prompts:
     """Validation slates with their prompts.
 
-    prompts: one prompt per slate. users: int64 [pairs], numbered from 0. liked: bool [pairs].
-    baselines: see `rexit.baselines`. whole: whether they are the whole split.
-    objectives: labels of the named objectives; empty if the only label is `liked`. has_catalog: False: users are queries.
+    prompts: one prompt per slate. parts: their labelled pairs, by objective. user_count, pair_count: of all slates.
+    whole: whether they are the whole split. has_catalog: False: users are queries.
     labelled: False: `liked` is drawn from the float32 model's last answer, once that is known (`Judge`).
     """
 
     prompts: list[Prompt]
-    users: NDArray[np.int64]
-    liked: NDArray[np.bool_]
-    baselines: Scores
+    parts: tuple[LabelledPairs, ...]
+    user_count: int
+    pair_count: int
     whole: bool
-    objectives: tuple[LabelledPairs, ...] = ()
     has_catalog: bool = True
     labelled: bool = True
 
@@ -103,16 +71,12 @@ class Prompts:
         """At most `slates` slates of the validation split (0: all), the same at each call. Raises InputError: an empty split."""
         split = cut(source, "validation")
         sample = draw(split, slates) if slates else split
-        numbers: dict[Id, int] = {}
-        owners = [numbers.setdefault(slate.user, len(numbers)) for slate in sample]
-        users = np.repeat(np.array(owners, np.int64), [len(slate.items) for slate in sample])
         return cls(
             list(map(prompt_maker(source), sample)),
-            users,
-            np.concatenate([slate.liked for slate in sample]),
-            baselines(source, sample, zero=zero_of(source, sample)),
+            labelled_pairs(source, sample),
+            len({slate.user for slate in sample}),
+            sum(len(slate.items) for slate in sample),
             whole=len(sample) == len(split),
-            objectives=_objectives(source, sample, users),
             has_catalog=isinstance(source, Catalog),
             labelled=sample[0].labelled,
         )
@@ -122,25 +86,18 @@ class Prompts:
         prompts = tracked(self.prompts, "quality", progress)
         return np.concatenate([chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked) for prompt in prompts])
 
+    def with_labels(self, liked: NDArray[np.bool_]) -> Prompts:
+        """The same with other labels of the only objective, bool [pairs]."""
+        return replace(self, parts=(replace(self.parts[0], liked=liked),))
+
     def __len__(self) -> int:
         return len(self.prompts)
-
-    @property
-    def user_count(self) -> int:
-        """Number of users."""
-        return int(self.users.max()) + 1
-
-    @property
-    def parts(self) -> tuple[LabelledPairs, ...]:
-        """The labels of each objective."""
-        everything = np.ones(len(self.users), np.bool_)
-        return self.objectives or (LabelledPairs(None, everything, self.users, self.liked, self.baselines),)
 
     def shortage(self) -> str | None:
         """Why the slates cannot show a loss of AUC; None if they can."""
         if not self.labelled and self.user_count >= MIN_USERS:
             return None
-        return next((reason for part in self.parts if (reason := part.shortage())), None)
+        return next((reason for part in self.parts if (reason := shortage(part))), None)
 
     def check(self) -> None:
         """Raises InputError if the slates cannot show a loss of AUC."""
@@ -157,17 +114,14 @@ class Prompts:
         return f"{len(self)} validation slates of {self.user_count} users"
 
 
-def _objectives(source: Source, slates: Sequence[AnySlate], users: NDArray[np.int64]) -> tuple[LabelledPairs, ...]:
-    if not isinstance(source, Catalog) or not source.objectives:
-        return ()
-    labels = np.concatenate([slate.objectives for slate in slates if isinstance(slate, Slate) and slate.objectives is not None])
-    parts = []
-    for k, name in enumerate(source.objectives):
-        pairs = labels[:, k] != UNKNOWN
-        known = {baseline: scores[pairs] for baseline, scores in baselines(source, slates, k).items()}
-        owners = np.unique(users[pairs], return_inverse=True)[1].astype(np.int64)
-        parts.append(LabelledPairs(name, pairs, owners, labels[pairs, k] == 1, known))
-    return tuple(parts)
+def shortage(part: LabelledPairs) -> str | None:
+    """Why the pairs cannot show a loss of AUC; None if they can."""
+    of = f"objective {part.name!r}: " if part.name else ""
+    if part.user_count < MIN_USERS:
+        return f"{of}{part.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
+    if part.liked.all() or not part.liked.any():
+        return f"{of}all {len(part.liked)} pairs are {'liked' if part.liked[0] else 'not liked'}, so there is no AUC"
+    return None
 
 
 @dataclass(frozen=True)
@@ -229,10 +183,10 @@ class Quality:
         if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
             return (
                 f"log-odds correlate {row.correlation:.5f} with float32's, at least {self.gate.correlation:g} is required "
-                f"({len(self.prompts.liked)} pairs)"
+                f"({self.prompts.pair_count} pairs)"
             )
         if row.auc_change is None:
-            return f"{self.prompts} cannot tell whether AUC is lost: {part.shortage()}"
+            return f"{self.prompts} cannot tell whether AUC is lost: {shortage(part)}"
         low, high = row.auc_change
         figures = (
             f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change is {low:+.4f} to {high:+.4f} "
@@ -250,7 +204,7 @@ class Quality:
             "split": "validation",
             "slates": len(self.prompts),
             "users": self.prompts.user_count,
-            "pairs": len(self.prompts.liked),
+            "pairs": self.prompts.pair_count,
             "labels": "slates" if self.prompts.labelled else "drawn from fp32",
             "gate": asdict(self.gate),
             "verdict": self.verdict,
@@ -293,5 +247,5 @@ def _exit(part: LabelledPairs, depth: int, expected: NDArray[np.float32], actual
     if not math.isfinite(worst):
         return ExitQuality(depth, correlation, mean, worst, math.nan, math.nan, None, part.name)
     exact, other = expected[part.pairs], actual[part.pairs]
-    change = None if part.shortage() else auc_difference(other, exact, part.users, liked)[1:]
+    change = None if shortage(part) else auc_difference(other, exact, part.users, liked)[1:]
     return ExitQuality(depth, correlation, mean, worst, auc(exact, liked), auc(other, liked), change, part.name)

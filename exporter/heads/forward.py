@@ -62,11 +62,6 @@ class Slates:
         return slice(self.first, self.first + len(self.liked)) if self.places is None else self.places
 
     @property
-    def candidates(self) -> NDArray[np.int64]:
-        """Which of the split's candidates these are, int64 [n]."""
-        return np.arange(len(self.liked)) if self.places is None else self.places - self.first
-
-    @property
     def prompts(self) -> str:
         """SHA-256 of all token ids, which depend on more than a file of slates: on the tokenizer and a reranker's prompt."""
         digest = hashlib.sha256()

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from rexit.baselines import Scores, baselines, doubt_without_labels
+from rexit.baselines import Scores, doubt_without_labels
 from rexit.bundle import Catalog, new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
@@ -31,9 +31,9 @@ from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
 from rexit.exporter.heads.layers import LayerHead, Layers, ranking_figures
 from rexit.exporter.heads.objectives import fit_objectives, mean_losses
 from rexit.exporter.heads.rows import RowsFile, size
+from rexit.exporter.labelled import labelled_pairs
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, check_space, labels_of, open_catalog, read_slates
-from rexit.exporter.source import zero_of
 from rexit.progress import Progress, silent
 from rexit.ranking import ByUser, differ, doubt, drawn_labels
 from rexit.slates import SIZE, cut, spread
@@ -144,8 +144,7 @@ class _Fit:
         self._train = train = Slates.of(self._source, "train", options.max_slates, 0, progress)
         self._validation = Slates.of(self._source, "validation", options.validation_slates, len(train.liked), progress)
         held_out = spread(cut(self._source, "validation", SIZE), options.validation_slates)
-        zero, objectives = zero_of(self._source, held_out), range(len(self._names) or 1)
-        self._baselines = [baselines(self._source, held_out, k if self._names else None, zero) for k in objectives]
+        self._baselines = [part.baselines for part in labelled_pairs(self._source, held_out)]
         self._labelled = isinstance(self._source, Catalog) or self._source.labelled
         if not self._labelled and own is None:
             raise InputError(f"{self._source.path}: has no labels, and {base.path} no answer of its own to fit heads to")
@@ -265,8 +264,8 @@ def _table(fit: Layers, exits: Sequence[int]) -> dict[str, Any]:
 def _compared(head: LayerHead, part: Slates, scores: Scores, labelled: bool) -> dict[str, Any]:
     """The baselines of the users who do not choose, and what they say of the last exit's head."""
     others = ~part.chooses
-    users, liked, candidates = part.users[others], part.liked[others], part.candidates
-    known = {name: score[candidates][others] for name, score in scores.items()}
+    users, liked = part.users[others], part.liked[others]
+    known = {name: score[others] for name, score in scores.items()}
     by_user = ByUser(users, liked)
     return {
         "baselines": [{"name": name, **ranking_figures(score, by_user, liked)} for name, score in known.items()],

@@ -31,7 +31,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PrinterCallback, Trainer
 
-from rexit.baselines import Scores, baselines
 from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
 from rexit.bundle.labels import log_odds_of
@@ -40,13 +39,14 @@ from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from rexit.exporter.checkpoints.dense_score import write_scores
 from rexit.exporter.checkpoints.pairs import positive_label
+from rexit.exporter.labelled import LabelledPairs, first_doubt, labelled_pairs
 from rexit.exporter.libraries.silence import log, quiet
 from rexit.exporter.model.encoder import SCORES, Encoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.preflight import check_one_source, read_slates
-from rexit.exporter.source import Source, zero_of
+from rexit.exporter.source import Source
 from rexit.exporter.training.learner import Collator, Learner
 from rexit.exporter.training.pairs import Pairs
 from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings
@@ -55,7 +55,7 @@ from rexit.exporter.training.trainer import MultiExitTrainer, Progress, argument
 from rexit.progress import Progress as ShowProgress
 from rexit.progress import silent, tracked
 from rexit.prompts.slates_file import SlatesFile
-from rexit.ranking import auc, doubt, user_auc
+from rexit.ranking import auc, user_auc
 from rexit.slates import SIZE, cut, spread
 
 MIN_LOSSES = 9
@@ -135,12 +135,8 @@ def train_model(
     )
     log_odds = validation_log_odds(trained, rows, trainer.args.device, tokens, trainer.args.bf16)
     held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
-    zero = zero_of(source, held_out)
-    scores = [baselines(source, held_out, k if start.objectives else None, zero) for k in range(len(start.objectives) or 1)]
-    names = start.objectives or ("",)
-    parts = validation_parts(log_odds, rows)
-    figures = np.array([part.figures for part in parts])
-    doubts = {name: part.doubt(others) for name, part, others in zip(names, parts, scores, strict=True)}
+    parts = labelled_pairs(source, held_out)
+    figures = validation_figures(log_odds, parts)
     trained.cpu()
     saved = trained.model
     if adapted is not None:
@@ -164,7 +160,7 @@ def train_model(
             start.reranker,
             source.roles.rule,
         )
-    areas, user_areas = (figures[..., n] for n in range(2))  # [objectives, exits]
+    areas, user_areas = (figures[..., n] for n in range(2))
     by_name = {name: {"auc": areas[k].tolist(), "user_auc": user_areas[k].tolist()} for k, name in enumerate(start.objectives)}
     mean_areas, mean_user_areas = (part.mean(0).tolist() for part in (areas, user_areas))
     return TrainReport(
@@ -175,8 +171,11 @@ def train_model(
         len(rows.rows),
         str(work),
         by_name,
-        {name: part.of_baselines(others) for name, part, others in zip(names, parts, scores, strict=True)},
-        next((f"Objective {name!r}: {reason}" if name else reason for name, reason in doubts.items() if reason), None),
+        {
+            part.name or "": {name: _figures(score.astype(np.float32), part) for name, score in part.baselines.items()}
+            for part in parts
+        },
+        first_doubt(parts, log_odds[:, -1]),
         still_falling([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]),
     )
 
@@ -272,45 +271,16 @@ def validation_log_odds(model: MultiExitModel, data: Rows, device: torch.device,
     return np.concatenate([log_odds[n] for n in range(len(data.rows))])
 
 
-@dataclass(frozen=True)
-class ValidationPart:
-    """The validation candidates whose label of an objective is known.
-
-    known: which of all candidates they are, bool [n]. users: int64 [m]. liked: bool [m]. log_odds: float32 [E, m].
-    """
-
-    known: NDArray[np.bool_]
-    users: NDArray[np.int64]
-    liked: NDArray[np.bool_]
-    log_odds: NDArray[np.float32]
-
-    @property
-    def figures(self) -> list[tuple[float, float]]:
-        """AUC and user AUC of each exit."""
-        return [self._figures(score) for score in self.log_odds]
-
-    def of_baselines(self, scores: Scores) -> dict[str, tuple[float, float]]:
-        """AUC and user AUC of each baseline. scores: of all candidates."""
-        return {name: self._figures(score[self.known].astype(np.float32)) for name, score in scores.items()}
-
-    def doubt(self, scores: Scores) -> str | None:
-        """Why the last exit's ranking may be worth nothing."""
-        return doubt(self.log_odds[-1], {name: score[self.known] for name, score in scores.items()}, self.users, self.liked)
-
-    def _figures(self, score: NDArray[np.float32]) -> tuple[float, float]:
-        return auc(score, self.liked), user_auc(score, self.users, self.liked)
+def validation_figures(log_odds: NDArray[np.float32], parts: Sequence[LabelledPairs]) -> NDArray[np.float64]:
+    """AUC and user AUC of each exit, of each objective, [objectives, exits, 2]. log_odds: of `validation_log_odds`."""
+    by_objective = zip(parts, np.atleast_3d(log_odds).transpose(2, 1, 0), strict=True)  # [exits, n] each
+    return np.array(
+        [[_figures(np.ascontiguousarray(score[part.pairs]), part) for score in scores] for part, scores in by_objective]
+    )
 
 
-def validation_parts(log_odds: NDArray[np.float32], data: Rows) -> list[ValidationPart]:
-    """Returns the candidates of each objective. log_odds: of `validation_log_odds`."""
-    targets = data.targets()
-    owner = {user: n for n, user in enumerate(dict.fromkeys(row.user for row in data.rows))}
-    users = np.concatenate([np.full(len(row.liked), owner[row.user]) for row in data.rows])
-    parts = []
-    for scores, labels in zip(np.atleast_3d(log_odds).transpose(2, 1, 0), np.atleast_2d(targets.T), strict=True):
-        known = ~np.isnan(labels)
-        parts.append(ValidationPart(known, users[known], labels[known] > 0, np.ascontiguousarray(scores[:, known])))
-    return parts
+def _figures(score: NDArray[np.float32], part: LabelledPairs) -> tuple[float, float]:
+    return auc(score, part.liked), user_auc(score, part.users, part.liked)
 
 
 def _tokenizer_of(start: Checkpoint) -> Any:

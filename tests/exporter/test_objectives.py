@@ -31,13 +31,14 @@ from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.layers import LayerHead, Layers
 from rexit.exporter.heads.objectives import fit_objectives, mean_losses
 from rexit.exporter.heads.run import fit_heads
+from rexit.exporter.labelled import labelled_pairs
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
 from rexit.exporter.preflight import check_pairs_differ
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.exporter.training.run import train_model, validation_log_odds, validation_parts
+from rexit.exporter.training.run import train_model, validation_figures, validation_log_odds
 from rexit.exporter.update import update_catalog
 from rexit.ranking import auc
 from rexit.slates import cut
@@ -176,8 +177,8 @@ def test_training_writes_heads_of_all_objectives(base: Path, catalog: Catalog, t
 def test_validation_figures_are_of_known_labels(base: Path, catalog: Catalog) -> None:
     loaded = load_checkpoint(base, [1, 2], "shared", catalog.labels)
     model, rows = MultiExitModel(loaded.decoder, loaded.heads, EXITS).eval(), packed_rows(catalog, "validation", 20)
-    parts = validation_parts(validation_log_odds(model, rows, torch.device("cpu"), 400, half=False), rows)
-    figures = np.array([part.figures for part in parts])
+    actual = validation_log_odds(model, rows, torch.device("cpu"), 400, half=False)
+    figures = validation_figures(actual, labelled_pairs(catalog, cut(catalog, "validation")))
     log_odds = np.concatenate([model.reference(row.prompt.prefix, row.prompt.candidates) for row in rows.rows])
     labels = catalog.split("validation").objectives
     for k in range(2):
