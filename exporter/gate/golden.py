@@ -61,17 +61,13 @@ def _pass(prompt: Prompt, vectors: Vectors | None, turn: Tensor | None) -> tuple
     """Prefix, candidates and vectors as the model takes them: ids beyond the vocabulary are renumbered by row."""
     if vectors is None:
         return prompt.prefix, prompt.candidates, None
-    vocabulary = vectors.ids.vocabulary
-    used = np.unique(np.concatenate([prompt.prefix, *prompt.candidates]))
-    ids = used[used >= vocabulary]
-    if not len(ids):
-        ids = np.array([vocabulary])  # a pass without vectors has one row that is not read
-
-    def numbered(tokens: Tokens) -> Tokens:
-        row = (vocabulary + np.searchsorted(ids, tokens)).astype(np.int32)
-        return np.where(tokens >= vocabulary, row, tokens)
-
-    rows = torch.from_numpy(vectors.of(ids, prompt.liked))
+    vocabulary, tokens = vectors.ids.vocabulary, np.concatenate([prompt.prefix, *prompt.candidates])
+    is_vector = tokens >= vocabulary
+    ids, places = np.unique(tokens[is_vector], return_inverse=True)
+    tokens[is_vector] = vocabulary + places
+    # A pass without vectors has one row that is not read.
+    rows = torch.from_numpy(vectors.of(ids if len(ids) else np.array([vocabulary]), prompt.liked))
     if turn is not None:
         rows = (rows.double() @ turn.T).float()
-    return numbered(prompt.prefix), [numbered(candidate) for candidate in prompt.candidates], PassVectors(vocabulary, rows)
+    prefix, *candidates = np.split(tokens, np.cumsum([len(prompt.prefix), *map(len, prompt.candidates)])[:-1])
+    return prefix, candidates, PassVectors(vocabulary, rows)

@@ -116,16 +116,15 @@ class Chain:
         return np.stack(log_odds, 1), new
 
     def _pass_inputs(self, tokens: NDArray[np.int64], liked: Likes) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-        """A pass's tokens and vectors float32 [R, H]: vector ids become V + r, in order of first use."""
+        """A pass's tokens and vectors float32 [R, H]: the r-th of the vector ids in it becomes V + r."""
         if self.vectors is None:
             return tokens, None
         is_vector = tokens >= (vocabulary := self.vectors.ids.vocabulary)
-        ids = np.array(list(dict.fromkeys(tokens[is_vector].tolist())), np.int64)
+        ids, rows = np.unique(tokens[is_vector], return_inverse=True)
         if not len(ids):
             return tokens, np.zeros((1, self.vectors.width), np.float32)
-        order = np.argsort(ids)
         passed = tokens.copy()
-        passed[is_vector] = vocabulary + order[np.searchsorted(ids[order], tokens[is_vector])]
+        passed[is_vector] = vocabulary + rows
         return passed, self.vectors.of(ids, liked)
 
     def prefix(self, tokens: Tokens, liked: Likes = None) -> Cache | None:

@@ -12,7 +12,7 @@ choose ridges, targets and exits; the other users, on whom no choice depends, gi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,16 +79,6 @@ class Layers:
             assert self.own is not None
             return self.own
         return self.heads[depth - 1]
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """The best head of a layer. log_odds: float32 [n], of the validation candidates."""
-
-    head: FittedHead
-    ridge: float
-    target: str
-    log_odds: NDArray[np.float32]
 
 
 class _Validation:
@@ -159,31 +149,23 @@ def fit_layers(file: RowsFile, train: Slates, validation: Slates, keep_last: boo
     """
     parts = _Validation(validation)
     answer = np.asarray(file.answer)
-    own = bool(np.isfinite(answer).all())
-    usable = own and parts.ranks(answer[validation.rows])
+    own, own_log_odds = bool(np.isfinite(answer).all()), answer[validation.rows]
+    usable = own and parts.ranks(own_log_odds)
     names = [name for name, share in SHARES.items() if share == 0 or usable or (keep_last and own)]
     targets = {name: _target(name, train, validation, answer, parts) for name in names}
     layers = len(file.hidden)
-    fits = [_fit_layer(file.hidden[k], train, validation, targets, parts) for k in tracked(range(layers), "heads", progress)]
+    fits = [
+        _fit_layer(k + 1, file.hidden[k], train, validation, targets, parts) for k in tracked(range(layers), "heads", progress)
+    ]
 
-    own_losses = parts.losses(answer[validation.rows]) if own else None
+    last = LayerHead(layers, None, None, None, parts.losses(own_log_odds), {}, own_log_odds) if own else None
     kept = bool(keep_last)
     if keep_last is None and usable:
-        assert own_losses is not None
-        kept = _interval(own_losses - parts.losses(fits[-1].log_odds))[1] <= 0
-    deepest = answer[validation.rows] if kept else fits[-1].log_odds
-    heads = [
-        LayerHead(
-            k, fit.head, fit.ridge, fit.target, parts.losses(fit.log_odds), parts.figures(fit.log_odds, deepest), fit.log_odds
-        )
-        for k, fit in enumerate(fits, 1)
-    ]
-    last = None
-    if own_losses is not None:
-        last = LayerHead(
-            layers, None, None, None, own_losses, parts.figures(answer[validation.rows], deepest), answer[validation.rows]
-        )
-    return Layers(heads, last, kept, parts.prior_losses(), parts.choosing_users)
+        assert last is not None
+        kept = _interval(last.losses - fits[-1].losses)[1] <= 0
+    deepest = own_log_odds if kept else fits[-1].log_odds
+    heads = [replace(head, figures=parts.figures(head.log_odds, deepest)) for head in (*fits, *([last] if last else []))]
+    return Layers(heads[:layers], heads[-1] if last else None, kept, parts.prior_losses(), parts.choosing_users)
 
 
 def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation) -> NDArray[np.float32]:
@@ -197,9 +179,14 @@ def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.flo
 
 
 def _fit_layer(
-    hidden: NDArray[np.float16], train: Slates, validation: Slates, targets: dict[str, NDArray[np.float32]], parts: _Validation
-) -> _Fit:
-    """Rule 1."""
+    depth: int,
+    hidden: NDArray[np.float16],
+    train: Slates,
+    validation: Slates,
+    targets: dict[str, NDArray[np.float32]],
+    parts: _Validation,
+) -> LayerHead:
+    """Rule 1. The figures, which need the deepest head, are not measured yet."""
     regression, held_out = Regression(hidden[train.rows]), hidden[validation.rows]
     chooses, liked = parts.chooses, parts.choosing_labels
     choosing_rows = held_out[chooses]
@@ -217,7 +204,8 @@ def _fit_layer(
                 break
     assert best is not None
     _, head, ridge, name = best
-    return _Fit(head, ridge, name, head.log_odds(held_out))
+    log_odds = head.log_odds(held_out)
+    return LayerHead(depth, head, ridge, name, parts.losses(log_odds), {}, log_odds)
 
 
 def ranking_figures(score: NDArray[np.floating], by_user: ByUser, liked: NDArray[np.bool_]) -> dict[str, list[float]]:
