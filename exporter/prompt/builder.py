@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,8 @@ Tokens = NDArray[np.int32]
 Numbers = NDArray[np.float32]
 Entries = tuple[Rows, NDArray[np.bool_]]
 """Rows of items, and whether the user liked them."""
+
+_NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -113,16 +114,8 @@ class PromptBuilder:
         Raises:
             InputError: an item is not in the catalog, or an input is not what the template says.
         """
-        ids = self._catalog.items
-        fresh = ids.rows([item for item, _ in recent])
-        row = None if user is None else self._catalog.users.row(user)
-        return self.prompt_rows(
-            row,
-            ids.rows(items),
-            as_of,
-            [(int(i), liked) for i, (_, liked) in zip(fresh, recent, strict=True)],
-            [self._inputs.encode(inputs)],
-        )
+        row, targets, pairs = self._rows(user, items, recent)
+        return self.prompt_rows(row, targets, as_of, pairs, [self._inputs.encode(inputs)])
 
     def prompt_rows(
         self,
@@ -159,11 +152,8 @@ class PromptBuilder:
     ) -> Numbers:
         """What exit zero reads of a slate, float32 [N, F], by ids. scores: the first stage's, if they are read. The other
         arguments and errors are those of `prompt`."""
-        ids = self._catalog.items
-        fresh = ids.rows([item for item, _ in recent]).tolist()
-        row = None if user is None else self._catalog.users.row(user)
-        pairs = [(item, liked) for item, (_, liked) in zip(fresh, recent, strict=True)]
-        return self.number_rows(row, ids.rows(items), as_of, pairs, scores)
+        row, targets, pairs = self._rows(user, items, recent)
+        return self.number_rows(row, targets, as_of, pairs, scores)
 
     def number_rows(
         self,
@@ -183,24 +173,38 @@ class PromptBuilder:
             table[:, column] = scores if op["op"] == "score" else self._number(op, request, targets, nearest)
         return table
 
+    def _rows(
+        self, user: Id | None, items: Sequence[Id], recent: Sequence[tuple[Id, bool]]
+    ) -> tuple[int | None, Rows, list[tuple[int, bool]]]:
+        """User, items and fresh interactions by rows. Raises InputError: an item is not in the catalog."""
+        ids = self._catalog.items
+        fresh = ids.rows([item for item, _ in recent]).tolist()
+        row = None if user is None else self._catalog.users.row(user)
+        return row, ids.rows(items), [(item, liked) for item, (_, liked) in zip(fresh, recent, strict=True)]
+
     def _number(self, op: Op, request: _Request, targets: Rows, nearest: Sequence[Entries]) -> NDArray[np.float64]:
         """An op's values, float64 [targets] or one for all."""
+        if op["op"] == "gcn":
+            return self._products(request, targets)
+        n, likes = self._counts(op, request, targets, nearest).astype(np.float64).T
+        return n if op["op"].endswith("_count") else np.where(n > 0, (likes + 1) / (n + 2), np.nan)
+
+    def _counts(self, op: Op, request: _Request, targets: Rows, nearest: Sequence[Entries]) -> NDArray[np.int64]:
+        """How many interactions a rate or a count is of, and likes among them: int64 [targets, 2], or [1, 2] for all targets."""
         match op["op"]:
-            case "gcn":
-                return self._products(request, targets)
             case "user_count" | "user_like_rate":
-                counts = np.array([[len(request.items), request.liked.sum()]])
+                counts = [(len(request.items), int(request.liked.sum()))]
             case "item_count" | "item_like_rate":
-                counts = np.array([self._histories.ratings(target, request.as_of) for target in targets.tolist()])
+                counts = [self._histories.ratings(target, request.as_of) for target in targets.tolist()]
             case "similar_like_rate":
                 rated, liked = self._histories.verdicts(request.similar[: op["limit"]], targets, request.as_of)
-                counts = np.stack([rated.sum(1), (liked & rated).sum(1)], 1)
+                return np.stack([rated.sum(1), (liked & rated).sum(1)], 1)
             case "nearest_like_rate":
-                counts = np.array([[len(liked[: op["limit"]]), liked[: op["limit"]].sum()] for _, liked in nearest])
+                verdicts = [liked[: op["limit"]] for _, liked in nearest]
+                counts = [(len(liked), int(liked.sum())) for liked in verdicts]
             case _:
-                raise ValueError(f"number {op['op']!r} is not one of docs/format.md")
-        n, likes = counts.reshape(-1, 2).astype(np.float64).T
-        return n if op["op"].endswith("_count") else np.where(n > 0, (likes + 1) / (n + 2), np.nan)
+                raise ValueError(f"op {op['op']!r} is not one of docs/format.md")
+        return np.array(counts, np.int64).reshape(-1, 2)
 
     def _products(self, request: _Request, targets: Rows) -> NDArray[np.float64]:
         """Each target's product with the user's folded-in embedding of length 1; NaN if either is zero."""
@@ -240,7 +244,7 @@ class PromptBuilder:
         items = np.concatenate([self._users["history_items"][visible], np.array([i for i, _ in recent], np.int64)])
         liked = np.concatenate([self._users["history_liked"][visible] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
         part, graph = self._graph_of(user, as_of)
-        similar = np.empty(0, np.int64)
+        similar = _NO_ROWS
         if graph is not None and any(op["op"].startswith("similar_") for op in ops):
             similar = self._similar(graph, user, items[liked], whole=as_of is None and not recent)
         return _Request(part, graph, as_of, items, liked, similar, inputs)
@@ -269,10 +273,8 @@ class PromptBuilder:
                 return [op["piece"]]
             case "user_field":
                 return [op["missing"] if user is None else int(self._users[f"field.{op['field']}"][user])]
-            case "user_like_rate":
-                return [_rate(op, len(request.items), int(request.liked.sum()))]
-            case "user_count":
-                return [_count(op, len(request.items))]
+            case "user_like_rate" | "user_count":
+                return _binned(op, self._counts(op, request, _NO_ROWS, ()))
             case "history":
                 first = dropped(len(request.items), op["limit"])
                 return self._entries(op, request.items[first:], request.liked[first:])
@@ -299,20 +301,12 @@ class PromptBuilder:
                 return [[piece] for piece in self._items[f"field.{op['field']}"][targets].tolist()]
             case "item_vector":
                 return [self._vectors(op["table"], target) for target in targets.tolist()]
-            case "item_like_rate":
-                return [[_rate(op, *self._histories.ratings(target, request.as_of))] for target in targets]
-            case "item_count":
-                return [[_count(op, self._histories.ratings(target, request.as_of)[0])] for target in targets]
+            case "item_like_rate" | "item_count" | "nearest_like_rate" | "similar_like_rate":
+                return [[piece] for piece in _binned(op, self._counts(op, request, targets, nearest))]
             case "history":
                 return [self._entries(op, items[: op["limit"]], liked[: op["limit"]]) for items, liked in nearest]
             case "similar_verdict":
                 return self._similar_verdict(op, request, targets)
-            case "nearest_like_rate":
-                verdicts = [liked[: op["limit"]] for _, liked in nearest]
-                return [[_rate(op, len(liked), int(liked.sum()))] for liked in verdicts]
-            case "similar_like_rate":
-                rated, liked = self._histories.verdicts(request.similar[: op["limit"]], targets, request.as_of)
-                return [[_rate(op, int(n.sum()), int(likes.sum()))] for n, likes in zip(rated, liked & rated, strict=True)]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
 
     def _input_pieces(self, op: Op, request: _Request) -> list[list[int]]:
@@ -370,11 +364,9 @@ def dropped(n: int, limit: int) -> int:
     return -(-max(0, n - limit) // step) * step
 
 
-def _count(op: dict[str, Any], n: int) -> int:
-    bins = op["bins"]
-    return int(bins[min(len(bins) - 1, n.bit_length())])
-
-
-def _rate(op: dict[str, Any], n: int, likes: int) -> int:
-    bins = op["bins"]
-    return int(bins[(likes + 1) * len(bins) // (n + 2)] if n else op["missing"])
+def _binned(op: Op, counts: NDArray[np.int64]) -> list[int]:
+    """The pieces of a rate or a count. counts: see `PromptBuilder._counts`."""
+    bins, pairs = op["bins"], counts.tolist()
+    if op["op"].endswith("_count"):
+        return [bins[min(len(bins) - 1, n.bit_length())] for n, _ in pairs]
+    return [bins[(likes + 1) * len(bins) // (n + 2)] if n else op["missing"] for n, likes in pairs]
