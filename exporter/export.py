@@ -20,15 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from rexit.bundle import Catalog, Vectors, new_folder, sole_writer
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import ParityError
 from rexit.exporter import preflight
 from rexit.exporter.assembly import carry_over, copy_tokenizer, model_of, token_requests, write_manifest
-from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.clock import Clock
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
@@ -183,7 +181,10 @@ class _Export:
         weights = parameters * (4 + 2 * sum(target is not self._base for target in self._targets))
         self._unrotated = rotation.obstacle(loaded.decoder)
         self._turn = None if self._unrotated else rotation.orthogonal(loaded.decoder.hidden_size)
-        self._vectors = _vectors(loaded, catalog, self._turn) if catalog else None
+        self._vectors: Vectors | None = None
+        if catalog and loaded.projectors is not None:
+            embed = loaded.model.get_input_embeddings()
+            self._vectors = Sources(catalog).vectors(loaded.projectors, embed, self._turn)
         tables = sum(entry.bytes for entry in catalog.files.values()) if catalog else 0
         shared = tables + (self._vectors.bytes if self._vectors else 0)
         preflight.check_space(self._out, weights + shared, "the bundle needs about")
@@ -310,10 +311,3 @@ class _Export:
     def _segment_done(self) -> None:
         self._segments_done += 1
         self._progress("segments", self._segments_done, self._segments)
-
-
-def _vectors(checkpoint: Checkpoint, catalog: Catalog, turn: Tensor | None) -> Vectors | None:
-    """All vectors of prompts, rotated by `turn`; None if prompts have none."""
-    if checkpoint.projectors is None:
-        return None
-    return Sources(catalog).vectors(checkpoint.projectors, checkpoint.model.get_input_embeddings(), turn)

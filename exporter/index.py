@@ -103,10 +103,13 @@ def build_catalog(
         raise InputError(f"{template}: {ids.too_many}")
     # From here on torch is needed, which takes seconds to import.
     from rexit.exporter.retriever import lightgcn
+    from rexit.exporter.retriever.snapshots import train_snapshots
 
     likes = _likes(data)
     if embeddings is None:
-        snapshots, epochs = _snapshots(data, likes, options, progress)
+        train = data.interactions.filter(pl.col("split") == SPLITS[0])
+        snapshots, epochs = train_snapshots(train, likes, options.lightgcn, progress)
+        del train
         retriever = lightgcn.train(likes, options.lightgcn, progress, epochs)
         info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn)}
     else:
@@ -154,13 +157,6 @@ def _likes(data: Data) -> Likes:
         users=len(data.users),
         items=len(data.items),
     )
-
-
-def _snapshots(data: Data, likes: Likes, options: IndexOptions, progress: Progress) -> tuple[tables.Tensors, int]:
-    from rexit.exporter.retriever.snapshots import train_snapshots
-
-    train = data.interactions.filter(pl.col("split") == SPLITS[0])
-    return train_snapshots(train, likes, options.lightgcn, progress)
 
 
 @dataclass(frozen=True)

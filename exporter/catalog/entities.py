@@ -30,11 +30,7 @@ def read_entities(path: Path, id_column: str) -> pl.DataFrame:
     ids = id_values(frame[id_column], path)
     if len(double := ids.filter(ids.is_duplicated())):
         raise InputError(f"{path}: id {double[0]!r} appears {(ids == double[0]).sum()} times, expected once")
-    cells = {
-        name: frame[name].cast(pl.List(pl.Float32)) if holds_vectors(frame[name]) else _text(frame[name], path)
-        for name in frame.columns
-        if name != id_column
-    }
+    cells = {column.name: _cells(column, path) for column in frame.iter_columns() if column.name != id_column}
     if "id" in cells:  # it would hide the id column
         raise InputError(f"{path}: column 'id' is not the id column {id_column!r}: rename it")
     return pl.DataFrame({"id": ids, **cells})
@@ -83,14 +79,19 @@ def column_of(entities: pl.DataFrame, name: str, what: str, vectors: bool = Fals
     return entities[name]
 
 
-def _text(values: pl.Series, path: Path) -> pl.Series:
-    if values.dtype == pl.List:
-        values = values.cast(pl.List(pl.String)).list.join(", ")
+def _cells(column: pl.Series, path: Path) -> pl.Series:
+    if holds_vectors(column):
+        return column.cast(pl.List(pl.Float32))
+    return texts_of(column.cast(pl.List(pl.String)).list.join(", ") if column.dtype == pl.List else column, path)
+
+
+def texts_of(values: pl.Series, path: Path) -> pl.Series:
+    """Cells as text without outer spaces; null where there is none. Raises InputError for a type without a text form."""
     try:
-        values = values.cast(pl.String).str.strip_chars()
+        texts = values.cast(pl.String).str.strip_chars()
     except pl.exceptions.PolarsError as exc:
         raise InputError(f"{path}: column {values.name!r} holds {values.dtype}, which has no text form") from exc
-    return pl.select(pl.when(values != "").then(values).alias(values.name)).to_series()
+    return pl.select(pl.when(texts != "").then(texts).alias(values.name)).to_series()
 
 
 def unify_ids(columns: Sequence[pl.Series]) -> list[pl.Series]:

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from rexit.bundle.inputs import COLUMN, KINDS, MAX_VALUES, Input
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import check_rows
+from rexit.exporter.catalog.entities import check_rows, texts_of
 from rexit.prompts.texts import input_tokens
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
@@ -130,11 +130,6 @@ def _distinct(raw: pl.Series, rule: InputRule, path: Path) -> tuple[str, ...]:
 
 def _texts(raw: pl.Series, path: Path) -> pl.Series:
     """Cells as text; null where there is none."""
-    no_text = f"{path}: column {raw.name!r} holds {raw.dtype}, which has no text form"
     if raw.dtype.is_nested():
-        raise InputError(no_text)
-    try:
-        texts = (raw.cast(pl.Float64) if raw.dtype.is_float() else raw).cast(pl.String).str.strip_chars()
-    except pl.exceptions.PolarsError as exc:
-        raise InputError(no_text) from exc
-    return pl.select(pl.when(texts != "").then(texts).alias(raw.name)).to_series()
+        raise InputError(f"{path}: column {raw.name!r} holds {raw.dtype}, which has no text form")
+    return texts_of(raw.cast(pl.Float64) if raw.dtype.is_float() else raw, path)

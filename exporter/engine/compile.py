@@ -19,7 +19,7 @@ from rexit.bundle.engine import FOLDER, Builder, Gpu, engine_key
 from rexit.bundle.files import check_hashes
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.exporter.engine.builder_process import BuilderProcess
-from rexit.exporter.engine.compilers import BuildTarget, Compiler, find_compiler
+from rexit.exporter.engine.compilers import Compiler, find_compiler
 from rexit.exporter.engine.profiles import input_ranges, optimization_profiles
 from rexit.progress import Progress, silent
 
@@ -98,7 +98,7 @@ def compile_engines(
         compilation = _Compilation(compiler, target, force, progress)
         builds = tuple(compilation.variant(variant) for variant in opened)
     return CompileReport(
-        str(bundle), compiler.python, compiler.name, compiler.version, target.gpu, target.compute_capability, builds
+        str(bundle), compiler.python, compiler.name, compiler.version, target.name, target.compute_capability, builds
     )
 
 
@@ -135,7 +135,7 @@ class _Compilation:
     """The arguments that all builds of a compile share."""
 
     compiler: Compiler
-    target: BuildTarget
+    target: Gpu
     force: bool
     progress: Progress
 
@@ -157,13 +157,7 @@ class _Compilation:
                 warnings += segment_warnings
             self.progress(f"{variant.name}: digests", len(engines), len(engines))
             files = {path.name: FileEntry.of(path) for path in sorted(place.iterdir())}
-            engine = Engine(
-                variant.name,
-                Builder(compiler.name, compiler.version),
-                Gpu(self.target.gpu, self.target.compute_capability),
-                tuple(engines),
-                files,
-            )
+            engine = Engine(variant.name, Builder(compiler.name, compiler.version), self.target, tuple(engines), files)
             engine.write(place)
         return VariantBuild(variant.name, key, str(folder), False, engine.bytes, tuple(reports), tuple(dict.fromkeys(warnings)))
 
@@ -175,7 +169,7 @@ class _Compilation:
             engine = Engine.read(folder)
         except BundleError:
             return None
-        same_source = engine.gpu.name == self.target.gpu and engine.stale(bundle.variant) is None
+        same_source = engine.gpu == self.target and engine.stale(bundle.variant) is None
         same_sizes = all(segment.profiles == profiles for segment in engine.segments)
         return engine if same_source and same_sizes and not engine.edited(folder) else None
 

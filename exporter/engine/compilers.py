@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rexit.bundle.engine import BUILDERS
+from rexit.bundle.engine import BUILDERS, Gpu
 from rexit.errors import BackendError, InputError
 from rexit.exporter.engine.builder_process import BuilderProcess
 
@@ -15,16 +15,9 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """The GPU in this machine; compute_capability: e.g. "8.7"."""
-
-    name: str
-    compute_capability: str
-
-
-@dataclass(frozen=True)
 class Compiler:
-    """A compiler in a Python. targets: compute capabilities it compiles for without a GPU; empty: this machine's GPU only."""
+    """A compiler in a Python. targets: compute capabilities it compiles for without a GPU; empty: this machine's GPU only.
+    gpu: the one in this machine."""
 
     python: str
     name: str
@@ -43,16 +36,8 @@ class Compiler:
         return f"{'TensorRT-RTX' if self.standalone else 'TensorRT'} {self.version}"
 
 
-@dataclass(frozen=True)
-class BuildTarget:
-    """What engines are built for. gpu: the name of this machine's GPU; None for an explicit compute capability."""
-
-    compute_capability: str
-    gpu: str | None
-
-
-def find_compiler(python: str | None, capability: str | None) -> tuple[Compiler, BuildTarget]:
-    """The first compiler that can build for a compute capability, or for this machine's GPU.
+def find_compiler(python: str | None, capability: str | None) -> tuple[Compiler, Gpu]:
+    """The first compiler that can build for a compute capability, or for this machine's GPU; and what it builds for.
 
     1. Without `python`, this Python comes first, then the system's.
     2. In each Python TensorRT comes before TensorRT-RTX.
@@ -76,7 +61,7 @@ def find_compiler(python: str | None, capability: str | None) -> tuple[Compiler,
         missing += errors
         for compiler in compilers:
             target = _target(compiler, capability)
-            if isinstance(target, BuildTarget):
+            if isinstance(target, Gpu):
                 return compiler, target
             refused.append(target)
     if refused:
@@ -87,8 +72,8 @@ def find_compiler(python: str | None, capability: str | None) -> tuple[Compiler,
     )
 
 
-def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
-    """The build target, or the reason why this compiler cannot build."""
+def _target(compiler: Compiler, capability: str | None) -> Gpu | str:
+    """What this compiler builds for, or the reason why it cannot."""
     gpu = compiler.gpu
     if not compiler.standalone:
         if gpu is None:
@@ -96,16 +81,13 @@ def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
         if capability not in (None, gpu.compute_capability):
             own = f"{gpu.name} ({gpu.compute_capability})"
             return f"{compiler.title} builds only for this machine's GPU, {own}, not for {capability}"
-        return BuildTarget(gpu.compute_capability, gpu.name)
+        return gpu
     listed = ", ".join(compiler.targets)
-    if capability is not None:
-        target = BuildTarget(capability, None)
-    elif gpu is not None:
-        target = BuildTarget(gpu.compute_capability, gpu.name)
-    else:
+    target = gpu if capability is None else Gpu(None, capability)
+    if target is None:
         return f"no GPU in this machine: {compiler.title} needs --compute-capability, one of {listed}"
     if target.compute_capability not in compiler.targets:
-        whose = "" if target.gpu is None else f" (of {target.gpu})"
+        whose = "" if target.name is None else f" (of {target.name})"
         return f"{compiler.title} does not compile for {target.compute_capability}{whose}, only for {listed}"
     return target
 

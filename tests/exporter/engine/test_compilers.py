@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from doubles.compiler import Doubles
+from rexit.bundle.engine import Gpu
 from rexit.errors import BackendError, InputError
 from rexit.exporter.engine import compilers
-from rexit.exporter.engine.compilers import BuildTarget, find_compiler
+from rexit.exporter.engine.compilers import find_compiler
 
 
 def script(path: Path, text: str) -> str:
@@ -33,7 +34,7 @@ def elsewhere(tmp_path: Path) -> str:
 def test_rtx_without_a_gpu_builds_for_the_capability_asked_for() -> None:
     compiler, target = find_compiler(None, "8.6")
     assert (compiler.name, compiler.python, compiler.standalone) == ("tensorrt_rtx", sys.executable, True)
-    assert target == BuildTarget("8.6", None)
+    assert target == Gpu(None, "8.6")
     assert {"8.6", "8.9", "12.0"} <= set(compiler.targets) and compiler.title.startswith("TensorRT-RTX ")
 
 
@@ -54,7 +55,7 @@ def test_refused_without_a_gpu(capability: str | None, error: type[Exception], m
 def test_tensorrt_builds_for_the_local_gpu(doubles: Doubles) -> None:
     doubles.add_gpu()
     compiler, target = find_compiler(None, None)
-    assert (compiler.title, compiler.standalone, target) == ("TensorRT 10.3.0", False, BuildTarget("8.7", "Orin"))
+    assert (compiler.title, compiler.standalone, target) == ("TensorRT 10.3.0", False, Gpu("Orin", "8.7"))
     assert find_compiler(None, "8.7")[1] == target
 
 
