@@ -16,3 +16,9 @@ def read_config(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise CheckpointError(f"{path}: not valid JSON: {first_line(exc)}") from exc
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; empty if there is no file, or it holds something else. Raises CheckpointError."""
+    value = read_config(path) if path.is_file() else None
+    return value if isinstance(value, dict) else {}

@@ -24,7 +24,7 @@ from torch import nn
 
 from rexit.bundle.typed import Positive, typed
 from rexit.errors import CheckpointError
-from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.configs import read_config, read_object
 from rexit.exporter.checkpoints.logit_score import MODULES, POOLING, PROMPTS, SETTINGS, Module, score_modules
 from rexit.exporter.libraries.silence import first_line
 
@@ -98,8 +98,7 @@ def write_scores(scores: SentenceScores, source: Path, folder: Path) -> None:
 
 
 def _pooling_mode(path: Path) -> str:
-    config = read_config(path)
-    values = config if isinstance(config, dict) else {}
+    values = read_object(path)
     older = [
         name[len(_OLD_MODE) :].partition("_token")[0] for name, value in values.items() if _OLD_MODE in name and value is True
     ]

@@ -24,7 +24,7 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.typed import Positive, typed
 from rexit.errors import CheckpointError
-from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.configs import read_config, read_object
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 
@@ -97,12 +97,10 @@ class LayerwiseGranite(GraniteForCausalLM):
 
 def is_layerwise(folder: Path) -> bool:
     """Whether a folder's `config.json` is a layerwise reranker's."""
-    path = folder / "config.json"
     try:
-        value = read_config(path) if path.is_file() else None
+        architectures = read_object(folder / "config.json").get("architectures")
     except CheckpointError:
         return False  # transformers says what is wrong with it
-    architectures = value.get("architectures") if isinstance(value, dict) else None
     return isinstance(architectures, list) and ARCHITECTURE in architectures
 
 

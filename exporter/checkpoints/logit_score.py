@@ -20,7 +20,7 @@ import msgspec
 
 from rexit.bundle.typed import Natural, typed
 from rexit.errors import CheckpointError
-from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.configs import read_config, read_object
 
 MODULES, SETTINGS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 _FIRST, SCORE, POOLING = "Transformer", "LogitScore", "Pooling"
@@ -88,21 +88,20 @@ def answer_tokens(score: Path) -> dict[str, int]:
 
 def system_prompt(folder: Path) -> str | None:
     """The system message before a query; None without one."""
-    value = read_config(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
-    prompts, name = (value.get("prompts"), value.get("default_prompt_name")) if isinstance(value, dict) else (None, None)
-    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    value = read_object(folder / PROMPTS)
+    prompts = value.get("prompts")
+    prompt = prompts.get(value.get("default_prompt_name")) if isinstance(prompts, dict) else None
     return prompt if isinstance(prompt, str) and prompt else None
 
 
 def chat_settings(folder: Path) -> dict[str, Any]:
     """Arguments of the chat template, for instance {"add_generation_prompt": True}."""
-    value = read_config(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    settings = value.get("processing_kwargs") if isinstance(value, dict) else None
+    settings = read_object(folder / SETTINGS).get("processing_kwargs")
     chat = settings.get("chat_template") if isinstance(settings, dict) else None
     return {name: setting for name, setting in chat.items() if name != "restore_suffix"} if isinstance(chat, dict) else {}
 
 
 def _is_reranker(folder: Path, modules: Sequence[Module]) -> bool:
-    value = read_config(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
-    named = value.get("model_type") if isinstance(value, dict) else None
-    return named == _RERANKERS or any(".cross_encoder." in module.type for module in modules)
+    return read_object(folder / PROMPTS).get("model_type") == _RERANKERS or any(
+        ".cross_encoder." in module.type for module in modules
+    )

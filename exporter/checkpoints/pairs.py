@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from rexit.bundle.reranker import Pair, RerankerPrompt
 from rexit.errors import CheckpointError
-from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.configs import read_object
 from rexit.exporter.checkpoints.logit_score import SETTINGS
 from rexit.exporter.libraries.silence import first_line, quiet
 
@@ -22,8 +22,7 @@ def pair_prompt(folder: Path) -> RerankerPrompt:
     tokenizer = pair_tokenizer(folder)
     config = AutoConfig.from_pretrained(folder)
     types = "token_type_ids" in tokenizer.model_input_names and (getattr(config, "type_vocab_size", 0) or 0) > 1
-    settings = read_config(folder / SETTINGS) if (folder / SETTINGS).is_file() else None
-    longest = settings.get("max_seq_length") if isinstance(settings, dict) else None
+    longest = read_object(folder / SETTINGS).get("max_seq_length")
     limits = (tokenizer.model_max_length, config.max_position_embeddings, *([longest] if isinstance(longest, int) else []))
     return RerankerPrompt(pair=Pair(min(limits), config.vocab_size if types else 0))
 

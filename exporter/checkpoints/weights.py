@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rexit.errors import CheckpointError
-from rexit.exporter.checkpoints.configs import read_config
+from rexit.exporter.checkpoints.configs import read_object
 from rexit.exporter.checkpoints.dense_score import module_files, sentence_scores
 from rexit.exporter.checkpoints.layerwise import LayerwiseGranite, granite_config, is_layerwise
 from rexit.exporter.libraries.hub import hub_folder
@@ -36,8 +36,8 @@ def located(path: str | Path) -> Path:
         if place.suffix == ".gguf":
             raise CheckpointError(f"{path}: no such file")
         place = hub_folder(str(path), (*PATTERNS, "*.json", "*.jinja"), CheckpointError, str(path), "folder")
-    config = read_config(place / "config.json") if (place / "config.json").is_file() else None
-    if isinstance(config, dict) and config.get("is_decoder") is not True:
+    config = read_object(place / "config.json")
+    if config.get("is_decoder") is not True:
         family = config.get("model_type")
         if "deberta" in str(family):
             raise CheckpointError(f"{place}: {family} has attention by relative positions, which is not supported")
@@ -166,8 +166,7 @@ def _plain(loaded: Any) -> Any:
 
 
 def _base(folder: Path) -> Path:
-    config = read_config(folder / ADAPTER)
-    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    name = read_object(folder / ADAPTER).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(
             f"{folder / ADAPTER}: `base_model_name_or_path` is {name!r}, expected a folder, Hub id or GGUF file"

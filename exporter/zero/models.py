@@ -19,30 +19,27 @@ _IR_VERSION = 9
 
 def tree_graph(model: HistGradientBoostingClassifier) -> bytes:
     """Returns a graph from numbers, float32 [N, F], to log-odds, float32 [N, 1]. NaN goes the way that the model gave it."""
-    nodes: dict[str, list[Any]] = {name: [] for name in ("modes", "values")}
-    nodes |= {name: [] for name in ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids")}
-    nodes["missing_value_tracks_true"] = []
-    leaves: dict[str, list[Any]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
+    nodes: list[dict[str, Any]] = []
+    leaves: list[dict[str, Any]] = []
     for tree, (predictor,) in enumerate(model._predictors):
         for at, node in enumerate(predictor.nodes):
             leaf = bool(node["is_leaf"])
-            row = {
-                "treeids": tree,
-                "nodeids": at,
-                "modes": "LEAF" if leaf else "BRANCH_LEQ",
-                "values": 0.0 if leaf else _at_most(node["num_threshold"]),
-                "featureids": 0 if leaf else int(node["feature_idx"]),
-                "truenodeids": 0 if leaf else int(node["left"]),
-                "falsenodeids": 0 if leaf else int(node["right"]),
-                "missing_value_tracks_true": 0 if leaf else int(node["missing_go_to_left"]),
-            }
-            for name, value in row.items():
-                nodes[name].append(value)
+            nodes.append(
+                {
+                    "treeids": tree,
+                    "nodeids": at,
+                    "modes": "LEAF" if leaf else "BRANCH_LEQ",
+                    "values": 0.0 if leaf else _at_most(node["num_threshold"]),
+                    "featureids": 0 if leaf else int(node["feature_idx"]),
+                    "truenodeids": 0 if leaf else int(node["left"]),
+                    "falsenodeids": 0 if leaf else int(node["right"]),
+                    "missing_value_tracks_true": 0 if leaf else int(node["missing_go_to_left"]),
+                }
+            )
             if leaf:
-                for name, value in {"treeids": tree, "nodeids": at, "ids": 0, "weights": float(node["value"])}.items():
-                    leaves[name].append(value)
-    attributes: dict[str, Any] = {f"nodes_{name}": values for name, values in nodes.items()}
-    attributes |= {f"target_{name}": values for name, values in leaves.items()}
+                leaves.append({"treeids": tree, "nodeids": at, "ids": 0, "weights": float(node["value"])})
+    attributes: dict[str, Any] = {f"nodes_{name}": [row[name] for row in nodes] for name in nodes[0]}
+    attributes |= {f"target_{name}": [row[name] for row in leaves] for name in leaves[0]}
     attributes |= {"n_targets": 1, "base_values": [float(np.ravel(model._baseline_prediction)[0])]}
     regressor = helper.make_node("TreeEnsembleRegressor", ["numbers"], ["log_odds"], domain="ai.onnx.ml", **attributes)
     return _graph([regressor], model.n_features_in_)

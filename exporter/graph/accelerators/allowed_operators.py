@@ -17,69 +17,29 @@ _BOOL = frozenset({ir.DataType.BOOL})
 _SMALL = frozenset({ir.DataType.INT8, ir.DataType.INT4})
 _ANY = _FLOATS | _WHOLE | _BOOL
 
-OPERATORS: dict[str, tuple[frozenset[ir.DataType], str]] = {
-    # arithmetic of norms, activations, masks and rotary embeddings
-    "Abs": (_FLOATS | _WHOLE, "activations"),
-    "Add": (_FLOATS | _WHOLE, "residuals, biases, masks"),
-    "Clip": (_FLOATS, "activations"),
-    "Cos": (_FLOATS, "rotary angles"),
-    "CumSum": (_FLOATS | _WHOLE, "positions, as floats; its axis is constant"),
-    "Div": (_FLOATS | _WHOLE, "scales, soft-capping"),
-    "Erf": (_FLOATS, "gelu"),
-    "Exp": (_FLOATS, "activations"),
-    "LayerNormalization": (_FLOATS, "norms; its first output alone"),
-    "Max": (_FLOATS | _WHOLE, "bounds"),
-    "Min": (_FLOATS | _WHOLE, "bounds"),
-    "Mul": (_FLOATS | _WHOLE, "norms, gates, rotation"),
-    "Neg": (_FLOATS | _WHOLE, "rotation"),
-    "Pow": (_FLOATS, "norms, gelu"),
-    "Reciprocal": (_FLOATS, "norms"),
-    "ReduceMean": (_FLOATS | _WHOLE, "norms; axes are constant"),
-    "ReduceSum": (_FLOATS | _WHOLE, "norms; axes are constant"),
-    "Relu": (_FLOATS | _WHOLE, "activations"),
-    "Sigmoid": (_FLOATS, "silu"),
-    "Sin": (_FLOATS, "rotary angles"),
-    "Softmax": (_FLOATS, "attention"),
-    "Softplus": (_FLOATS, "activations"),
-    "Sqrt": (_FLOATS, "norms"),
-    "Sub": (_FLOATS | _WHOLE, "norms, distances of positions"),
-    "Tanh": (_FLOATS, "gelu, soft-capping"),
-    # products
-    "Gemm": (_FLOATS, "heads"),
-    "MatMul": (_FLOATS, "linear layers, attention"),
+_NUMBERS = _FLOATS | _WHOLE
+
+OPERATORS: dict[str, frozenset[ir.DataType]] = {
+    # norms; of LayerNormalization its first output alone
+    **dict.fromkeys(("LayerNormalization", "Pow", "Reciprocal", "Sqrt"), _FLOATS),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "Sub"), _NUMBERS),
+    # activations, soft-capping, attention, rotary angles
+    **dict.fromkeys(("Clip", "Cos", "Erf", "Exp", "Sigmoid", "Sin", "Softmax", "Softplus", "Tanh"), _FLOATS),
+    **dict.fromkeys(("Abs", "Add", "CumSum", "Div", "Max", "Min", "Mul", "Neg", "Relu"), _NUMBERS),
+    # heads, linear layers, attention
+    **dict.fromkeys(("Gemm", "MatMul"), _FLOATS),
     # the mask
-    "And": (_BOOL, "the mask"),
-    "Equal": (_FLOATS | _WHOLE, "own group"),
-    "Greater": (_FLOATS | _WHOLE, "sliding windows"),
-    "GreaterOrEqual": (_FLOATS | _WHOLE, "sliding windows"),
-    "Less": (_FLOATS | _WHOLE, "sliding windows"),
-    "LessOrEqual": (_FLOATS | _WHOLE, "not later"),
-    "Not": (_BOOL, "the mask"),
-    "Or": (_BOOL, "the mask"),
-    "Range": (_FLOATS | _WHOLE, "order of tokens"),
-    "Where": (_ANY, "the mask"),
+    **dict.fromkeys(("And", "Not", "Or"), _BOOL),
+    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Range"), _NUMBERS),
+    "Where": _ANY,
     # moving and shaping
-    "Cast": (_ANY, "changes of type"),
-    "Concat": (_ANY, "the prefix's keys and values before the new ones"),
-    "ConstantOfShape": (_ANY, "the prefix is visible"),
-    "Expand": (_ANY, "keys and values shared by heads"),
-    "Gather": (_ANY, "token embeddings"),
-    "GatherElements": (_FLOATS | _WHOLE, "positions"),
-    "GatherND": (_ANY, "rows the head reads"),
-    "Identity": (_ANY, "left by exporters"),
-    "Reshape": (_ANY, "heads"),
-    "Shape": (_ANY, "dynamic sizes"),
-    "Slice": (_ANY, "rotation, dynamic sizes; axes are constant"),
-    "Split": (_ANY, "joint projections"),
-    "Squeeze": (_ANY, "axes are constant"),
-    "Tile": (_ANY, "keys and values shared by heads"),
-    "Transpose": (_ANY, "heads"),
-    "Unsqueeze": (_ANY, "axes are constant"),
-    # 8 and 4 bits
-    "DequantizeLinear": (_FLOATS | _SMALL, "zero points are zero"),
-    "QuantizeLinear": (_FLOATS | _SMALL, "zero points are zero"),
+    **dict.fromkeys(("Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "GatherND", "Identity", "Reshape"), _ANY),
+    **dict.fromkeys(("Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"), _ANY),
+    "GatherElements": _NUMBERS,
+    # 8 and 4 bits; zero points are zero
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), _FLOATS | _SMALL),
 }
-"""By operator: allowed types of inputs, and the part of a decoder that needs it, with the parser's restriction."""
+"""Allowed types of inputs, by operator, and what a decoder needs them for."""
 
 CONSTANT_AXES = {"CumSum": 1, "ReduceMean": 1, "ReduceSum": 1, "Slice": 3, "Squeeze": 1, "Unsqueeze": 1}
 """Operators with constant axes: the index of the input that holds them."""
@@ -93,7 +53,7 @@ def allowed_operators(model: ir.Model) -> ir.Model:
         if known is None:
             raise CheckpointError(f"node {node.name}: JetPack 6's TensorRT has no operator {name}")
         for value in node.inputs:
-            if value is not None and value.dtype not in known[0]:
+            if value is not None and value.dtype not in known:
                 kind = "an unknown type" if value.dtype is None else value.dtype.name
                 raise CheckpointError(f"node {node.name}: JetPack 6's TensorRT has no {name} of {kind} ({value.name})")
         axes = CONSTANT_AXES.get(node.op_type)
