@@ -72,7 +72,7 @@ def index(
     retriever_config: Annotated[
         Path | None, _retriever(help="TOML or JSON: epochs, dim, neighbours, … (docs/tables.md).")
     ] = None,
-    item_embeddings: Annotated[Path | None, _retriever(help="Instead of LightGCN's: .parquet, .npy or .safetensors.")] = None,
+    item_embeddings: Annotated[Path | None, _retriever(help="Instead of LightGCN's: .parquet or .npy.")] = None,
     user_embeddings: Annotated[Path | None, _retriever(help="Of users. Default: made of the items they like.")] = None,
     embeddings_as_of: Annotated[str | None, _retriever(help="Embeddings know what happened before this time.")] = None,
     seed: Annotated[int, typer.Option(help="Of training, --order random and sampled items.")] = 0,
