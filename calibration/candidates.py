@@ -17,9 +17,6 @@ from rexit.calibration.choose.platt import PlattMap
 from rexit.calibration.choose.search import Search, StoppingRule
 from rexit.calibration.goal import Goal
 
-SEARCHED = (0.03, 0.1, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the allowed drop that the search descends at."""
-
 BUDGETS: tuple[float, ...] = (
     *(0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1),
     *(0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0),
@@ -32,7 +29,7 @@ STEP = 0.97
 AS_LIKELY = 0.99
 """Policies are as likely to pass as another if their chance is at least this share of its; the cheapest of them is tested."""
 
-MIN_CHANCE = 0.05
+MIN_CHANCE = 0.01
 """A policy less likely than this to pass is tested only if none is likelier."""
 
 BIAS = 0.4
@@ -86,9 +83,7 @@ def find_candidates(
     fixed = {k: choosing.outcome(np.full(len(choosing.c), k)) for k, platt_map in enumerate(maps[:-1]) if platt_map.useful}
     candidates: list[Candidate] = []
     margins: list[float] = []
-    search.trade_off(share * goal.max_drop for share in SEARCHED)
-    for budget in (share * goal.max_drop for share in BUDGETS):
-        trial = search.cheapest(budget)
+    for budget, trial in search.trade_off(share * goal.max_drop for share in BUDGETS).items():
         max_us = trial.outcome.cost_us / (1 - MIN_SAVING)
         depth = next((k for k, outcome in fixed.items() if outcome.drop <= budget and outcome.cost_us <= max_us), None)
         if depth is not None:

@@ -30,7 +30,7 @@ FIRST_EXITS = 8
 SHARED = 12
 MAX_PASSES = 4
 MAX_FULL_AXES = 12
-"""With more thresholds than this a pass tries near steps instead of all values, no pairs of steps, and starts once."""
+"""With more thresholds than this a pass tries near steps instead of all values, and no pairs of steps."""
 
 Point = tuple[int, ...]
 """A rule as positions on the axes of a Space."""
@@ -248,27 +248,13 @@ class Search:
     def trade_off(self, budgets: Iterable[float]) -> dict[float, Trial]:
         """Returns the cheapest rule for each budget, which no metric is expected to drop by more than. Call `explore` first.
 
-        Each budget gets descents of its own, with trades in between, and may use the trials of the others, so a larger budget
-        never gets a dearer rule.
+        Each budget gets descents of its own from the best trial so far, with trades in between, and may use the trials of the
+        others, so a larger budget never gets a dearer rule.
         """
         objectives = {budget: partial(_within, budget) for budget in sorted(budgets)}
         for objective in objectives.values() if self._space.open else ():
-            for start in self._starts(objective):
-                self._improve(start, objective)
-        return {budget: self.cheapest(budget) for budget in objectives}
-
-    def cheapest(self, budget: float) -> Trial:
-        """Returns the cheapest rule of those tried so far which no metric is expected to drop by more than the budget."""
-        return min(self._trials.values(), key=partial(_within, budget))
-
-    def _starts(self, objective: Objective) -> list[Trial]:
-        """The best trial so far; where there are few axes, also the best with each patience and with each quorum."""
-        trials = list(self._trials.values())
-        if self._space.many:
-            return [min(trials, key=objective)]
-        kinds = [(axis, at) for axis in (0, 1) for at in range(self._space.lengths[axis])]
-        parts = [[trial for trial in trials if trial.point[axis] == at] for axis, at in kinds]
-        return list({best.point: best for best in (min(part, key=objective) for part in parts if part)}.values())
+            self._improve(min(self._trials.values(), key=objective), objective)
+        return {budget: min(self._trials.values(), key=objective) for budget, objective in objectives.items()}
 
     def _improve(self, best: Trial, objective: Objective) -> None:
         for _ in range(MAX_PASSES):

@@ -23,7 +23,7 @@ from rexit.calibration.record.traces import split_users
         ([9, 5, 1], [0.5, 1.0, -1.0], [1, 2]),  # what is dearer and less likely is never tested
         ([9, 8.9, 1], [4.0, 0.5, -1.0], [0, 2]),  # a test that saves too little
         ([9, 5, 1], [-50.0, -40.0, -60.0], [1]),  # float64 does not tell their chances from 0
-        ([9, 5, 1], [4.0, 0.5, -1.7], [0, 1]),  # the third has a chance of 0.045
+        ([9, 5, 1], [4.0, 0.5, -2.4], [0, 1]),  # the third has a chance of 0.008
         ([9, 0, 0], [0.0, -1.0, np.inf], [2]),
         ([9, 5], [-np.inf, -np.inf], [1]),
         ([], [], []),
