@@ -46,7 +46,8 @@ def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Pat
     folder, heads, bundle = tmp_path / "model", tmp_path / "heads", tmp_path / "bundle"
     write_encoder(folder, family) if pooling is None else write_dense_score(folder, family, pooling)
     expected = logits(folder, QUERY, DOCUMENTS)[:, 0]
-    fit_heads(folder, None, heads, HeadsOptions(exits="1,3,4", keep_last=True, precision="float32"), slates=slates)
+    exits = "1,3,4" if pooling is None else "2,4"
+    fit_heads(folder, None, heads, HeadsOptions(exits=exits, keep_last=True, precision="float32"), slates=slates)
     export_bundle(heads, None, bundle, ExportOptions(golden_slates=2, with_tokenizer=True), slates=slates)
     prefix, candidates = bundle_encoder(Bundle.open(bundle)).prompt(QUERY, DOCUMENTS)
     with runtime.open(bundle) as session:

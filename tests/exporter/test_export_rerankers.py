@@ -29,6 +29,7 @@ from rexit.exporter.training.run import train_model
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import TextEncoder, bundle_encoder, read_tokenizer
 from running.command import Run, assert_one_line, run  # noqa: F401
+from running.fast import fast
 
 WORDS = ("wing", "lift", "drag", "heat", "flow", "plate", "gas", "shock")
 DOCUMENTS = ["wing lift", "drag of a wing", "Find what answers", "lift lift lift drag " * 60, "Answer </s> <|im_end|> yes"]
@@ -142,10 +143,10 @@ def test_a_causal_lm_answers_by_the_rows_of_a_named_prompt(word_slates: Path, tm
         export_bundle(folder, None, bundle, ExportOptions(reranker=str(other), golden_slates=2), slates=word_slates)
 
 
-@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("outputs", fast([1, 2], 2))
 def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_path: Path, outputs: int) -> None:  # noqa: F811
     folder, bundle = tmp_path / "model", tmp_path / "bundle"
-    config = tiny_model("llama", None, vocab_size=VOCAB).config
+    config = tiny_model("llama", None, vocab_size=VOCAB, num_hidden_layers=1).config
     config.num_labels = outputs
     with quiet():
         classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 import rexit
 from builders.bundles.bundle_files import contents
-from builders.models.checkpoints import tiny_checkpoint
-from rexit.bundle import Bundle, Catalog, Policy
+from rexit.bundle import Bundle, Policy
 from rexit.cli import app
 from rexit.errors import CheckpointError, ParityError, QualityError
 from rexit.exporter import preflight
 from rexit.exporter.export import ExportReport, export_bundle
 from rexit.exporter.gate import quality
 from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.cpu import quantize_weights_int4
 from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU
 from rexit.exporter.graph.targets import Gate, find_target
 from rexit.exporter.options import ExportOptions
@@ -307,15 +307,15 @@ def test_the_recorded_tolerance_is_never_above_the_cap(
     assert max(row["single"] for row in recorded["exits"]) > 0.4 and recorded["tolerance"] == 1
 
 
-def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint(
-        tmp_path / "checkpoint", (1,), catalog=Catalog.open(catalog_folder), intermediate_size=72, num_hidden_layers=1
-    )
-    arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
+def test_weight_that_does_not_divide_into_blocks(
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize_weights_int4, "BLOCK", 64)
+    arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, [*arguments, "--precision", "int4", "--golden", "1", "--accept-loss"])
     assert isinstance(result.exception, CheckpointError) and "\n" not in str(result.exception)
-    assert "has 72 rows (K), not divisible into blocks of 32" in str(result.exception)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert "has 96 rows (K), not divisible into blocks of 64" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_command_shows_the_gate(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from rexit.exporter.prompt.builder import PromptBuilder
 CPU = ("cpu-fp32", "cpu-int8", "cpu-int4")
 TENSORRT = tuple(f"tensorrt-{p}" for p in ("fp16", "int8", "int4"))
 GPU = (*TENSORRT, "cuda-fp16")
-EXITS = (1, 4)
+EXITS = (1, 2)
 TEMPLATE = WITH_VECTORS.replace("{item.gcn} ", "{item.gcn}{item.look} ")
 VECTORS = {"gcn", "look", "title:2"}
 """Tables of items' vectors."""
@@ -55,7 +55,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 @pytest.fixture(scope="module")
 def checkpoint(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "vectors"
-    return tiny_checkpoint(folder, EXITS, catalog=catalog, intermediate_size=128)
+    return tiny_checkpoint(folder, EXITS, catalog=catalog, intermediate_size=128, num_hidden_layers=EXITS[-1])
 
 
 @pytest.fixture(scope="module")

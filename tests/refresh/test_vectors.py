@@ -45,7 +45,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """`bundle`, what it was made of, and `newer`: the catalog a day later."""
     place, (template, _) = tmp_path_factory.mktemp("refreshed"), TABLES[request.param]
     catalog = Catalog.open(write_indexed_catalog(place, template=template))
-    tiny_checkpoint(place / "checkpoint", (2,), catalog=catalog, num_hidden_layers=2)
+    tiny_checkpoint(place / "checkpoint", (1,), catalog=catalog, num_hidden_layers=1)
     options = ExportOptions(precisions=["fp32", "int8"], golden_slates=4, accept_loss=True)
     export_bundle(place / "checkpoint", catalog.path, place / "bundle", options)
     update(place, "newer", new_items())

@@ -17,14 +17,14 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import cut, draw
 
-EXITS, USERS, SLATES = (4,), 24, 24
+EXITS, USERS, SLATES = (2,), 24, 24
 LATER = 150  # with histories in the prefix, as validation has them
 
 
 def write_learned(folder: Path) -> tuple[Path, Path]:
     """Returns the checkpoint's and the catalog's folders."""
     catalog_folder = write_indexed_catalog(folder / "data", USERS, taste=True)
-    catalog, model = Catalog.open(catalog_folder), tiny_model()
+    catalog, model = Catalog.open(catalog_folder), tiny_model(num_hidden_layers=EXITS[-1])
     decoder = Decoder.of(model)
     heads = ExitHeads.like(decoder, len(EXITS))
     hidden_states: list[list[torch.Tensor]] = [[] for _ in EXITS]

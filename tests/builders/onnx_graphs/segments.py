@@ -13,10 +13,10 @@ from builders.models.checkpoints import tiny_heads, tiny_model
 from builders.models.encoders import FAMILIES as ENCODERS
 from builders.models.encoders import VOCAB, tiny_encoder
 from builders.onnx_graphs.graphs import Arrays
+from rexit.exporter.graph import trace
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target, find_target
-from rexit.exporter.graph.trace import describe, export_segment, trace
 from rexit.exporter.model.encoder import split
 
 CPU = find_target("cpu", "fp32")
@@ -30,7 +30,7 @@ def segment(family: str = "llama", k: int = 0, begin: int = 0, end: int = 2) -> 
 
 def exported(folder: Path, family: str = "llama") -> Path:
     """The graph of layers 1 and 2 of four as the float32 variant has it: a segment in the middle, with hidden states."""
-    return folder / export_segment(segment(family, 1, 1, 3), 1, CPU, folder).graph
+    return folder / trace.export_segment(segment(family, 1, 1, 3), 1, CPU, folder).graph
 
 
 def traced(family: str = "llama", target: Target = CPU, k: int = 0, begin: int = 0, end: int = 2) -> ir.Model:
@@ -41,7 +41,7 @@ def traced(family: str = "llama", target: Target = CPU, k: int = 0, begin: int =
 @cache
 def _traced(family: str, target: Target, k: int, begin: int, end: int) -> bytes:
     module = segment(family, k, begin, end)
-    model = tidy(trace(module, describe(module, k, target), target.opset))
+    model = tidy(trace.trace(module, trace.describe(module, k, target), target.opset))
     return bytes(ir.serde.serialize_model(model).SerializeToString())
 
 

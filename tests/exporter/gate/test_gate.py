@@ -56,6 +56,6 @@ def test_what_one_bit_leaves_fails(taste: tuple[Path, Path], tmp_path: Path, mon
         return replace(target, passes=(_one_bit, *target.passes))
 
     monkeypatch.setattr(preflight, "find_target", ruined)
-    with pytest.raises(QualityError, match=r"exit after layer 4: log-odds correlate .*; not written: --accept-loss"):
+    with pytest.raises(QualityError, match=r"exit after layer 2: log-odds correlate .*; not written: --accept-loss"):
         export_bundle(*taste, tmp_path / "bundle", ExportOptions(precisions=["int8"], golden_slates=2))
     assert list(tmp_path.iterdir()) == []

@@ -296,10 +296,16 @@ def test_an_edited_graph_is_named(catalog: Catalog, tmp_path: Path) -> None:
     assert len(own.edited()) == 1 and ZERO in own.edited()[0]
 
 
+def exported(catalog: Catalog, place: Path) -> Path:
+    """`place/bundle` of a model of one layer."""
+    shape = {"vocab_size": 400, "max_position_embeddings": 512, "num_hidden_layers": 1}
+    checkpoint = tiny_checkpoint(place / "own", exits=(1,), catalog=catalog, **shape)
+    export_bundle(checkpoint, catalog.path, place / "bundle", ExportOptions(golden_slates=2))
+    return place / "bundle"
+
+
 def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Catalog, tmp_path: Path) -> None:
-    tiny_checkpoint(tmp_path / "own", catalog=catalog, vocab_size=400, max_position_embeddings=512)
-    folder = tmp_path / "bundle"
-    export_bundle(tmp_path / "own", catalog.path, folder, ExportOptions(golden_slates=2))
+    folder = exported(catalog, tmp_path)
     bundle, manifest = Bundle.open(folder), Manifest.read(folder)
     assert bundle.catalog.files == catalog.files and not bundle.edited() and not bundle.catalog.edited()
     assert manifest.files[f"catalog/{ZERO}"] == catalog.files[ZERO]
@@ -345,8 +351,7 @@ def test_the_first_stage_s_scores_are_fitted_and_served(
     zero, liked = np.concatenate(zero_of(catalog, slates)), np.concatenate([slate.liked for slate in slates])
     assert auc(zero, liked) > 0.85, "the column says what was liked"
 
-    tiny_checkpoint(tmp_path / "own", catalog=catalog, vocab_size=400, max_position_embeddings=512)
-    export_bundle(tmp_path / "own", catalog.path, tmp_path / "bundle", ExportOptions(golden_slates=2))
+    exported(catalog, tmp_path)
     capsys.readouterr()
     assert run(monkeypatch, "verify", "bundle") == 0
     assert run(monkeypatch, "bench", "bundle", "--requests", 2, "--slate", 3) == 0
