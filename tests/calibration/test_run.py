@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_s
 """Eighteen users certify: that is enough for a large drop alone."""
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def without_pictures() -> Iterator[None]:
     """They take longer than all else; test_page.py sees them."""
-    monkeypatch.setattr(page, "page", lambda report: "<!doctype html>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "page", lambda report: "<!doctype html>")
+        yield
 
 
 @pytest.fixture
@@ -83,6 +86,14 @@ def run(place: Path, **keywords):
     return bundle, calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session)
 
 
+@pytest.fixture(scope="module")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A crowd's folder, and a calibration there that chose a dynamic policy."""
+    place = tmp_path_factory.mktemp("dynamic")
+    write_two_tastes(place, users=200)
+    return place, run(place, **DYNAMIC)[1]
+
+
 def row(done, name: str) -> dict:
     return next(entry for entry in done.report["table"] if entry["policy"] == name)
 
@@ -112,8 +123,8 @@ def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     assert sum(b["pairs"] for b in report["exits"][0]["reliability"]) == 300
 
 
-def test_verdict_is_the_measurement(crowd: Path) -> None:
-    _, done = run(crowd, **DYNAMIC)
+def test_verdict_is_the_measurement(dynamic: tuple[Path, Any]) -> None:
+    _, done = dynamic
     full, chosen = row(done, "full depth"), row(done, "policy")
     speed = full["ms_per_slate"] / chosen["ms_per_slate"]
     assert speed > 1.2 and done.report["policy"]["kind"] == "dynamic"
@@ -132,14 +143,14 @@ def test_verdict_is_the_measurement(crowd: Path) -> None:
     )
 
 
-def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> None:
+def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(dynamic: tuple[Path, Any]) -> None:
     """As timed where it was, else by the cost model."""
-    _, done = run(crowd, **DYNAMIC)
+    place, done = dynamic
     policy, depths = row(done, "policy"), {1: row(done, "1 layer"), 2: row(done, "2 layers")}
     cheap = [layers for layers, entry in depths.items() if entry["ms_per_slate"] <= policy["ms_per_slate"]]
     assert cheap and done.report["gain"]["layers"] == max(cheap), "the second head is the better one"
     slow = dataclasses.replace(DYNAMIC["options"], from_traces=True)
-    _, again = run(crowd, options=slow, open_session=never)
+    _, again = run(place, options=slow, open_session=never)
     cheap = [layers for layers in depths if row(again, depth_name(layers))["cost_us"] <= row(again, "policy")["cost_us"]]
     assert again.report["gain"]["layers"] == max(cheap)
 
@@ -306,7 +317,7 @@ def test_slates_are_named_by_their_values_and_bins() -> None:
 def test_same_traces_same_policy_to_the_byte(place: Path) -> None:
     bundle, _ = run(place)
     written = set()
-    for _ in range(3):
+    for _ in range(2):
         run(place, options=dataclasses.replace(OPTIONS, from_traces=True), open_session=never)
         written.add(((bundle.folder / "policy.json").read_bytes(), (bundle.folder / "report.json").read_bytes()))
     assert len(written) == 1

@@ -87,10 +87,20 @@ def golden_reports() -> dict[str, dict[str, Any]]:
     return {"dynamic": dynamic, "fixed": new_report("fixed"), "full-depth": new_report("not certified")}
 
 
+@functools.cache
+def dynamic_page() -> str:
+    return page.page(new_report())
+
+
+def without_pictures() -> Any:
+    """A context in which a page names its pictures instead of drawing them, which takes most of its time."""
+    names = ("trade_off", "exit_shares", "roles", "ratios", "reliability")
+    return mock.patch.multiple(plots, **{name: lambda *_, name=name: f"<svg>{name}</svg>" for name in names})
+
+
 def outline(report: dict[str, Any]) -> str:
     """The page without its style and pictures."""
-    names = ("trade_off", "exit_shares", "roles", "ratios", "reliability")
-    with mock.patch.multiple(plots, **{name: lambda *_, name=name: f"<svg>{name}</svg>" for name in names}):
+    with without_pictures():
         html = page.page(report)
     return html.replace((Path(page.__file__).parent / "page.css").read_text(encoding="utf-8"), "")
 
@@ -179,14 +189,13 @@ def test_users_who_tested_are_those_with_a_value() -> None:
 
 
 def test_same_report_same_bytes_whatever_matplotlib_is_set_to() -> None:
-    report, first = new_report(), page.page(new_report())
+    first = dynamic_page()
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "lines.linewidth": 9}):
-        assert page.page(new_report()) == first
-    assert page.page(json.loads(json.dumps(report))) == first
+        assert page.page(json.loads(json.dumps(new_report()))) == first
 
 
 def test_pictures_have_names_text_and_the_page_s_colours() -> None:
-    html = page.page(new_report())
+    html = dynamic_page()
     read = Parsed(html)
     pictures = [attributes for tag, attributes in read.elements if tag == "svg"]
     assert len(pictures) == 2 + 1 + 1 + 1 + 3
@@ -236,9 +245,10 @@ def test_written_beside_the_report_it_tells(tmp_path: Path) -> None:
         return FakeSession(3, costs, lambda user, item: 2.0 if (user + item) % 2 else -2.0, noise, Bundle.open(folder).policy())
 
     options = CalibrationOptions(slate=5, timed_slates=4, repeats=1)
-    calibrate(bundle, Catalog.open(tmp_path / "catalog"), options, open_session=open_session)
-    report = json.loads((bundle.folder / "report.json").read_text())
-    assert (bundle.folder / "report.html").read_text(encoding="utf-8") == page.page(report)
+    with without_pictures():
+        calibrate(bundle, Catalog.open(tmp_path / "catalog"), options, open_session=open_session)
+        report = json.loads((bundle.folder / "report.json").read_text())
+        assert (bundle.folder / "report.html").read_text(encoding="utf-8") == page.page(report)
 
 
 if __name__ == "__main__":
