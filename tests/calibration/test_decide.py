@@ -272,7 +272,7 @@ def with_shuffled_zero(users: int, noise: Sequence[float], seed: int) -> Traces:
     return replace(t, log_odds=np.hstack([np.random.default_rng(seed).permutation(t.log_odds[:, :1]), t.log_odds[:, 1:]]))
 
 
-@pytest.mark.parametrize("calibrations", fast([200, 10], 10))
+@pytest.mark.parametrize("calibrations", fast([200, 5], 5))
 def test_a_policy_behind_an_exit_zero_that_knows_nothing_keeps_its_promise(calibrations: int) -> None:
     """By the losses of many more users. The limit is what the first head loses, so that many a policy is near it."""
     world = with_shuffled_zero(4000, (0.6, 0.0), 1_000_000)

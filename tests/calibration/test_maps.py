@@ -1,5 +1,6 @@
 """Maps of all heads so far: what they learn, and when calibration prefers them to the own head's."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from builders.decisions import decide_on, row
 from builders.traces import traces
 from rexit.calibration import certify
 from rexit.calibration.choose import maps, platt
-from rexit.calibration.decide import LAST_HEAD, back_to_full_depth
+from rexit.calibration.decide import LAST_HEAD, Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, log_losses, parse
 from rexit.calibration.record.traces import Traces, split_users
@@ -25,6 +26,11 @@ def differing(users: int = 600, seed: int = 1, noise: tuple[float, ...] = (1.0, 
     liked = random.random(n) < 1 / (1 + np.exp(-truth))
     z = np.stack([truth + random.normal(0, size, n) for size in noise], 1).astype(np.float32)
     return Traces(z, liked, np.repeat(np.arange(users), 10), np.arange(0, n + 1, 10), tuple(range(users)))
+
+
+@functools.cache
+def decided() -> Decision:
+    return decide_on(differing(), GOAL, differing(seed=2))
 
 
 def test_weights_are_those_of_the_best_combination() -> None:
@@ -116,8 +122,7 @@ def test_auto_keeps_the_own_head_for_a_goal_that_all_heads_lose() -> None:
 
 
 def test_a_policy_of_all_heads_is_certified_against_what_the_runtime_answers_at_full_depth() -> None:
-    t, test = differing(), differing(seed=2)
-    decision = decide_on(t, GOAL, test)
+    t, test, decision = differing(), differing(seed=2), decided()
     assert decision.choice.reads == "all" and decision.chosen is not None
     assert decision.policy.exits[0].earlier == () and [len(e.earlier) for e in decision.policy.exits] == [0, 1, 2]
     certifiers = split_users(t)[1]
@@ -139,9 +144,8 @@ def test_a_policy_of_all_heads_is_certified_against_what_the_runtime_answers_at_
 
 def test_full_depth_reads_all_heads_too() -> None:
     """A first stage that ranks better than the model is not lost where nothing is certified, or nothing saves time."""
-    t, test = differing(), differing(seed=2)
-    uncertified = decide_on(differing(60), Goal(GOAL.metrics, 0.001), test, maps="all")
-    for full in (back_to_full_depth(decide_on(t, GOAL, test)), uncertified):
+    uncertified = decide_on(differing(60), Goal(GOAL.metrics, 0.001), maps="all")
+    for full in (back_to_full_depth(decided()), uncertified):
         assert full.choice.reads == "all" and full.chosen is None
         assert [len(e.earlier) for e in full.policy.exits] == [0, 1, 2] and not full.policy.stops_early
         assert row(full, "policy").values == row(full, "full depth").values

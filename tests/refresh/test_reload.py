@@ -88,7 +88,7 @@ def test_under_fire(place: Path) -> None:
     threads = [threading.Thread(target=serve, args=(session,)) for session in (first, first.another(), first.another())]
     for thread in threads:
         thread.start()
-    for n in range(12):
+    for n in range(6):
         refresh(bundle, place / ("newer", "catalog")[n % 2], OPTIONS)
     stop.set()
     for thread in threads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import entry
-from builders.bundles.catalog import ITEMS, USERS, item_ids, make_catalog, user_ids
+from builders.bundles.catalog import ITEMS, USERS, CatalogContents, item_ids, make_catalog, user_ids
 from builders.bundles.model import EXITS, make_weights, reference
 from rexit import runtime
 
@@ -37,15 +38,28 @@ def write_ranked(
     reference's. objectives: names of several, each with labels of its own, of which the
     last's are unknown for a fifth of the pairs; `liked` is the first's.
     """
+    catalog = _catalog(strings, objectives)
+    rows, slates = _answers(strings, objectives)
+    options = BundleOptions(catalog, objectives=objectives, golden=_golden(slates), variants=variants)
+    return _write(place, options, rows, validation=AS_OF, test=AS_OF + ITEMS // 2)
+
+
+def _catalog(strings: bool, objectives: tuple[str, ...]) -> CatalogContents:
     catalog = make_catalog(strings=strings)
     if objectives:
         pairs = [{"no": 2 * n, "yes": 2 * n + 1} for n in range(len(objectives))]
         catalog.info.update(objectives=list(objectives), labels=pairs)
-    plain = BundleOptions(catalog, objectives=objectives)
+    return catalog
+
+
+@functools.cache
+def _answers(strings: bool, objectives: tuple[str, ...]) -> tuple[list[tuple[Any, ...]], list[_Slate]]:
+    """The interactions of all users, and the answers for the first four: NumPy takes most of a test's time for them."""
     users, items = user_ids(USERS, strings), item_ids(ITEMS, strings)
     weights, random = make_weights(objectives=max(1, len(objectives))), np.random.default_rng(5)
     rows: list[tuple[Any, ...]] = []
     slates: list[_Slate] = []
+    plain = BundleOptions(_catalog(strings, objectives), objectives=objectives)
     with tempfile.TemporaryDirectory() as draft, runtime.open(write_bundle(Path(draft) / "bundle", plain)) as session:
         for user in users:
             prefix, candidates = session.prompt(user, items, as_of=AS_OF)
@@ -62,8 +76,7 @@ def write_ranked(
                 (user, items[i], AS_OF + n, bool(labels[0][i]), *(label[i] for label in named))
                 for n, i in enumerate(random.permutation(ITEMS))
             ]
-    options = dataclasses.replace(plain, golden=_golden(slates[:4]), variants=variants)
-    return _write(place, options, rows, validation=AS_OF, test=AS_OF + ITEMS // 2)
+    return rows, slates[:4]
 
 
 def write_two_tastes(place: Path, *, exits: tuple[int, ...] = EXITS, seed: int = 0, users: int = 30) -> HeldOut:
