@@ -11,7 +11,8 @@ from rexit import runtime
 from running.command import Run, assert_one_line, calibrate
 
 
-def test_bundle(run: Run, place: Path) -> None:
+def test_bundle_and_its_policy(run: Run, place: Path) -> None:
+    assert "Not calibrated" in run("inspect", place / "bundle").out
     calibrate(run, place)
     shown = run("inspect", place / "bundle", "--json").json
     assert shown["model"]["exits"] == [1, 2, 4]
@@ -22,6 +23,14 @@ def test_bundle(run: Run, place: Path) -> None:
     text, largest = run("inspect", place / "bundle"), max(segment["bytes"] for segment in variant["segments"])
     assert text.code == 0 and "segment-2.onnx" in text.out and "history(recent, 4)" in text.out
     assert f"largest segment {largest / 1e3:.1f} kB" in text.out
+    policy = run("inspect", place / "bundle/variants/cpu-fp32/policy.json", "--json").json
+    assert policy["kind"] == "policy" and len(policy["policy"]["exits"]) == 3
+    report = place / "bundle/variants/cpu-fp32/report.json"
+    assert_one_line(run("inspect", report), 4, "report.json: `patience` is missing")
+
+
+def test_catalog(run: Run, original: Path) -> None:
+    assert run("inspect", original / "catalog", "--json").json["catalog"]["splits"]["test"] == 120
 
 
 def test_an_archive_is_to_be_unpacked(run: Run, tmp_path: Path) -> None:
@@ -29,14 +38,6 @@ def test_an_archive_is_to_be_unpacked(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("bench", archive), 4, "expected a bundle's folder; `rexit.open`")
     assert_one_line(run("inspect", archive), 4, "bundle.tar: not a bundle")
     assert f"FAILED {archive}: is a file, expected a bundle's folder" in run("verify", archive).out
-
-
-def test_catalog_and_policy(run: Run, place: Path) -> None:
-    assert run("inspect", place / "catalog", "--json").json["catalog"]["splits"]["test"] == 120
-    assert "Not calibrated" in run("inspect", place / "bundle").out
-    calibrate(run, place)
-    shown = run("inspect", place / "bundle" / "variants" / "cpu-fp32" / "policy.json", "--json").json
-    assert shown["kind"] == "policy" and len(shown["policy"]["exits"]) == 3
 
 
 def test_prompt_is_the_runtimes(run: Run, original: Path) -> None:
@@ -49,12 +50,6 @@ def test_prompt_is_the_runtimes(run: Run, original: Path) -> None:
 
 def test_neither(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
-
-
-def test_a_report_is_no_policy(run: Run, place: Path) -> None:
-    calibrate(run, place)
-    report = place / "bundle/variants/cpu-fp32/report.json"
-    assert_one_line(run("inspect", report), 4, "report.json: `patience` is missing")
 
 
 def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
