@@ -24,7 +24,7 @@ from rexit.exporter.preflight import check_slates_fit
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from rexit.serve import Pool
-from running.command import Run, assert_one_line, run  # noqa: F401
+from running.command import Run, assert_one_line
 from running.fast import fast
 from running.service import serving
 
@@ -41,7 +41,7 @@ def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("family", "pooling"), fast([*((name, None) for name in FAMILIES), MEAN], ("bert", None), MEAN))
-def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Path, tmp_path: Path) -> None:
     """pooling: of modules of sentence-transformers; None: the family's own classifier."""
     folder, heads, bundle = tmp_path / "model", tmp_path / "heads", tmp_path / "bundle"
     write_encoder(folder, family) if pooling is None else write_dense_score(folder, family, pooling)
@@ -92,7 +92,7 @@ def test_slates_with_a_prefix_are_refused(tmp_path: Path) -> None:
         check_slates_fit(checkpoint, slates, 64)
 
 
-def test_mistakes_are_one_line(run: Run, slates: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_mistakes_are_one_line(run: Run, slates: Path, tmp_path: Path) -> None:
     model, catalog = write_encoder(tmp_path / "model"), write_indexed_catalog(tmp_path / "catalog")
     out = ("--out", tmp_path / "out")
     for words, code, line in (

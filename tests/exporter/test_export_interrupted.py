@@ -6,7 +6,6 @@ tests/crash stops it at every file operation.
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import torch
 
 from builders.bundles.bundle_files import names
 from rexit.bundle import digest, sole_writer
-from rexit.cli import main
 from rexit.errors import InputError
 from rexit.exporter.export import export_bundle
+from running.command import Run
 
 
 def test_nothing_is_exported_into_a_bundle_that_is_being_calibrated(
@@ -30,11 +29,7 @@ def test_nothing_is_exported_into_a_bundle_that_is_being_calibrated(
 
 @pytest.mark.usefixtures("untraced")
 def test_a_signal_of_which_a_library_makes_another_error(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    bundle: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, checkpoint_folder: Path, catalog_folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As PyTorch does when it comes while a symbolic size is read."""
     before = digest(bundle / "manifest.json")
@@ -46,10 +41,6 @@ def test_a_signal_of_which_a_library_makes_another_error(
             raise TypeError("as_strided(): argument 'stride' failed to unpack the object at pos 3") from exc
 
     monkeypatch.setattr(torch.onnx, "export", as_strided)
-    words = [str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(bundle), "--golden", "1"]
-    monkeypatch.setattr(sys, "argv", ["rexit", "export", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
-    printed = capsys.readouterr()
-    assert (end.value.code, printed.out, printed.err) == (143, "", "rexit: interrupted; nothing was left half-written\n")
+    ended = run("export", checkpoint_folder, "--catalog", catalog_folder, "--out", bundle, "--golden", 1)
+    assert ended == (143, "", "rexit: interrupted; nothing was left half-written\n")
     assert digest(bundle / "manifest.json") == before and names(bundle.parent) == ["bundle"]

@@ -28,7 +28,7 @@ from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
 from rexit.exporter.training.run import train_model
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import TextEncoder, bundle_encoder, read_tokenizer
-from running.command import Run, assert_one_line, run  # noqa: F401
+from running.command import Run, assert_one_line
 from running.fast import fast
 
 WORDS = ("wing", "lift", "drag", "heat", "flow", "plate", "gas", "shock")
@@ -42,7 +42,7 @@ def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_reranker_of_sentence_transformers(run: Run, slates: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_reranker_of_sentence_transformers(run: Run, slates: Path, tmp_path: Path) -> None:
     checkpoint = write_logit_score(tmp_path / "checkpoint")
     options = ExportOptions([2, 4], golden_slates=2, with_tokenizer=True)
     export_bundle(checkpoint, None, tmp_path / "bundle", options, slates=slates)
@@ -144,7 +144,7 @@ def test_a_causal_lm_answers_by_the_rows_of_a_named_prompt(word_slates: Path, tm
 
 
 @pytest.mark.parametrize("outputs", fast([1, 2], 2))
-def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_path: Path, outputs: int) -> None:  # noqa: F811
+def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_path: Path, outputs: int) -> None:
     folder, bundle = tmp_path / "model", tmp_path / "bundle"
     config = tiny_model("llama", None, vocab_size=VOCAB, num_hidden_layers=1).config
     config.num_labels = outputs
@@ -212,7 +212,7 @@ def test_heads_are_fitted_on_slates(causal_lm: tuple[Path, str], word_slates: Pa
 
 @pytest.mark.slow
 def test_the_first_stage_is_exit_zero(
-    run: Run,  # noqa: F811
+    run: Run,
     causal_lm: tuple[Path, str],
     word_slates: Path,
     tmp_path: Path,
@@ -295,7 +295,7 @@ def test_slates_or_a_catalog(causal_lm: tuple[Path, str], word_slates: Path, tmp
         train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(exits="2,4"), slates=word_slates)
 
 
-def test_commands_say_it_in_one_line(run: Run, causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_commands_say_it_in_one_line(run: Run, causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
     model, out = causal_lm[0], tmp_path / "out"
     slates = ("--slates", word_slates, "--out", out)
     assert_one_line(run("heads", model, "--out", out), 2, "neither a catalog nor slates, expected one of them")

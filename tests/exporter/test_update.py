@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 from builders.data import ratings
 from rexit import slates
 from rexit.bundle import Catalog
-from rexit.cli import main
 from rexit.exporter.graph import activations
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
@@ -25,7 +23,7 @@ from rexit.exporter.retriever import lists
 from rexit.exporter.retriever.lists import Lists
 from rexit.exporter.retriever.neighbours import similar_users
 from rexit.exporter.update import update_catalog
-from running.indexing import Outcome, Run
+from running.command import Ended, Run
 
 OPTIONS = IndexOptions(neighbours=5, lightgcn=LightGCNOptions(dim=8, epochs=5))
 NEW_ITEM, BETWEEN, NEW_USER = 100, 0, 90
@@ -63,16 +61,12 @@ def data(indexed: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*extra: str, users: bool = True, catalog: str = "catalog") -> Outcome:
+def run(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    def call(*extra: str, users: bool = True, catalog: str = "catalog") -> Ended:
         options = [catalog, "--interactions", "new.csv", "--items", "new-items.csv", "--tokenizer", "tok"]
         options += ["--template", "prompt.toml", "--out", "new", *(["--users", "new-users.csv"] if users else []), *extra]
         monkeypatch.chdir(data)
-        monkeypatch.setattr(sys, "argv", ["rexit", "update", *options])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return int(left.value.code or 0), out, err
+        return run("update", *options)
 
     return call
 

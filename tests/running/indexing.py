@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-Outcome = tuple[int, str, str]
-Run = Callable[..., Outcome]
+from running.command import Ended
 
 
-def assert_refused(outcome: Outcome, data: Path, message: str) -> None:
+def assert_refused(ended: Ended, data: Path, message: str) -> None:
     """Exit code 2, one line that holds `message`, nothing on stdout and nothing written."""
-    code, out, err = outcome
+    code, out, err = ended
     assert (code, out) == (2, "") and err.startswith("rexit: error: ") and err.count("\n") == 1, err
     assert message in err
     assert_nothing_written(data)

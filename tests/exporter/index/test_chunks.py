@@ -8,7 +8,7 @@ import pytest
 
 from rexit.exporter.catalog import chunks
 from rexit.exporter.retriever import embedding_files
-from running.indexing import Run
+from running.command import Run
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -12,7 +12,8 @@ import pytest
 from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import PromptBuilder
-from running.indexing import Run, assert_refused
+from running.command import Run
+from running.indexing import assert_refused
 
 DIM = 8
 TASTE = np.eye(DIM)[0]  # even items and users lie along it, odd ones against it

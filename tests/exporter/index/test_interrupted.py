@@ -14,7 +14,8 @@ from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
 from rexit.exporter.catalog import data as data_module
 from rexit.exporter.catalog import folder as folder_module
-from running.indexing import Run, assert_nothing_written, edit
+from running.command import Run
+from running.indexing import assert_nothing_written, edit
 
 MODULES = {"assign": data_module, "similar_users": index_module, "write_json": folder_module}
 """A step of an index, and where it is called: while reading, when training has just ended, with all tables written."""

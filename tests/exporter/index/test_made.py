@@ -14,7 +14,8 @@ from rexit.bundle import Catalog
 from rexit.exporter.retriever import lists
 from rexit.exporter.retriever.lists import Lists
 from rexit.exporter.retriever.neighbours import similar_users
-from running.indexing import Run, edit
+from running.command import Run
+from running.indexing import edit
 
 
 def test_it_prints_what_it_made(run: Run) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rexit.bundle import Catalog
-from running.indexing import Run, assert_refused, edit
+from running.command import Run
+from running.indexing import assert_refused, edit
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.exporter.options import LightGCNOptions
 from rexit.slates import cut
-from running.indexing import Run
+from running.command import Run
 
 
 def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: Run, data: Path) -> None:

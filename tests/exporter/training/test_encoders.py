@@ -37,7 +37,7 @@ from rexit.exporter.training.run import train_model
 from rexit.exporter.training.starting_model import make_model
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
-from running.command import Run, assert_one_line, run  # noqa: F401
+from running.command import Run, assert_one_line
 
 QUERY, DOCUMENTS = "word1", ["word1 word2", "word3", "", " ".join(WORDS)]
 PLAIN, TWO_LABELS, MODULES = "plain", "two labels", "modules"
@@ -150,7 +150,7 @@ def test_what_no_head_reads_is_not_trained(tmp_path: Path) -> None:
     assert next(value for name, value in by_name.items() if "position_embeddings" in name) == 0.4
 
 
-def test_mistakes_are_one_line(run: Run, slates: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_mistakes_are_one_line(run: Run, slates: Path, tmp_path: Path) -> None:
     plain = write_plain(tmp_path / "plain")
     labels = {"neither": {"id2label": {0: "a", 1: "b"}}, "regression": {"problem_type": "regression"}}
     neither, regression = (write_encoder(tmp_path / name, labels=2, **changes) for name, changes in labels.items())
