@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, string_id
-from rexit.cli import main
-from running.command import Ended
+from running.command import Run
 from running.program import assert_one_error, run_program
 
 ALL = ",".join(map(str, ITEM_IDS))
-
-
-def in_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> Ended:
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["rexit", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    seen = capsys.readouterr()
-    return Ended(int(end.value.code or 0), seen.out, seen.err)
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
@@ -33,13 +22,11 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("more", [(), ("--top-k", 3), ("--recent", "18,23:0"), ("--as-of", 20)])
-def test_same_as_python(
-    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
-) -> None:
+def test_same_as_python(run: Run, bundle: Path, more: tuple[object, ...]) -> None:
     exits = set()
     for user in (*USER_IDS[:3], 5):
         words = ("score", bundle, "--user", user, f"--items={ALL}", *more)
-        seen, expected = run_program(*words, "--json"), in_python(capsys, monkeypatch, *words, "--json")
+        seen, expected = run_program(*words, "--json"), run(*words, "--json")
         assert (seen.code, expected.code) == (0, 0), seen.err
         assert seen.err.replace("rexit-run:", "rexit:") == expected.err
         report = json.loads(seen.out)
@@ -50,18 +37,18 @@ def test_same_as_python(
         assert exits == {0, 1, 2}, "the policy stops some early and some not"
 
 
-def test_string_ids(string_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_string_ids(run: Run, string_bundle: Path) -> None:
     for user in (string_id("user", 1), "nobody"):
         items = f'{string_id("item", 4)}, "{string_id("item", 2)}" ,"{string_id("item", 3)}"\t'
         words = ("score", string_bundle, "--user", user, "--items", items, "--json")
-        seen, expected = run_program(*words), in_python(capsys, monkeypatch, *words)
+        seen, expected = run_program(*words), run(*words)
         assert without_times(json.loads(seen.out)) == without_times(expected.json)
         assert seen.err.replace("rexit-run:", "rexit:") == expected.err
 
 
-def test_table(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table(run: Run, bundle: Path) -> None:
     words = ("score", bundle, "--user", 100, "--items", "3,8,-7")
-    seen, expected = run_program(*words), in_python(capsys, monkeypatch, *words)
+    seen, expected = run_program(*words), run(*words)
     rows, theirs = (re.findall(r"^ *(-?\d+ +.*)$", text, re.MULTILINE)[:3] for text in (seen.out, expected.out))
     assert [row.split() for row in rows] == [row.split() for row in theirs]
     assert "tokens), slate" in seen.out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from rexit.baselines import ZERO as EXIT_ZERO
 from rexit.baselines import _lightgcn, baselines
 from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
 from rexit.bundle.catalog import ZERO
-from rexit.cli import main
 from rexit.errors import BundleError, InputError, PolicyError
 from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
@@ -42,6 +40,7 @@ from rexit.ranking import auc
 from rexit.refresh import RefreshOptions, refresh
 from rexit.refresh.fit import check_fit
 from rexit.slates import cut
+from running.command import Run, assert_one_line
 
 INPUTS = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "similar_like_rate:5", "nearest_like_rate:3")
 OPTIONS = IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=10))
@@ -106,9 +105,7 @@ def test_a_catalog_without_zero_has_neither_file_nor_numbers(tmp_path: Path) -> 
     assert zero_of(plain, cut(plain, "test")) == []
 
 
-def test_training_pairs_of_one_label_make_no_exit_zero(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_pairs_of_one_label_make_no_exit_zero(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor can an update's template bring one, though it is the same."""
     data = ratings.write(tmp_path, template("gcn", "item.count"))
     early = pl.col("timestamp") < ratings.LATE
@@ -116,8 +113,8 @@ def test_training_pairs_of_one_label_make_no_exit_zero(
         data / "ratings.csv"
     )
     monkeypatch.chdir(data)
-    assert run(monkeypatch, *INDEX) == 0
-    assert "training pairs of one label only" in " ".join(capsys.readouterr().out.split())
+    ended = run(*INDEX)
+    assert ended.code == 0 and "training pairs of one label only" in " ".join(ended.out.split())
     all_liked = Catalog.open(data / "catalog")
     assert all_liked.numbers == [] and ZERO not in all_liked.files and not (data / "catalog" / ZERO).exists()
     (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,5,20000\n")
@@ -225,25 +222,15 @@ def test_graphs_that_cannot_be_exit_zero_are_refused(tmp_path: Path, name: str) 
     assert not (folder / "catalog").exists()
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["rexit", *map(str, words)])
-    with pytest.raises(SystemExit) as left:
-        main()
-    return int(left.value.code or 0)
-
-
-def test_a_graph_of_one_s_own_is_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_graph_of_one_s_own_is_copied(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, own = ratings.write(tmp_path, template("item.count", "user.count")), column_mean(tmp_path / "own.onnx", width="F")
     monkeypatch.chdir(data)
     words = [*INDEX, "--zero", own]
-    assert run(monkeypatch, *words) == 0
-    assert "Exit zero: own.onnx." in capsys.readouterr().out
+    ended = run(*words)
+    assert ended.code == 0 and "Exit zero: own.onnx." in ended.out
     assert (data / "catalog" / ZERO).read_bytes() == own.read_bytes()
     (data / "prompt.toml").write_text(ratings.TEMPLATE)
-    assert run(monkeypatch, *words) != 0
-    assert "prompt.toml has no exit zero to read it" in capsys.readouterr().err
+    assert_one_line(run(*words), 2, "prompt.toml has no exit zero to read it")
 
 
 def test_an_update_keeps_the_graph_and_the_numbers(catalog: Catalog, tmp_path: Path) -> None:
@@ -327,20 +314,16 @@ def test_a_bundle_has_the_graph_and_a_refresh_brings_the_newer_one(catalog: Cata
         check_fit(folder, Manifest.read(folder), [], fewer)
 
 
-def test_the_first_stage_s_scores_are_fitted_and_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Column, splits, graph, golden samples, requests, pairs, an update and a log of requests; and what is refused."""
     rated = ratings.interactions()
     noise = np.random.default_rng(1).normal(size=len(rated))
     rated = rated.with_columns(bm25=pl.Series(np.where(rated["rating"] >= 4, 3, 0) + noise))
     data = ratings.write(tmp_path, template("item.count", "score"), rated)
     monkeypatch.chdir(data)
-    assert run(monkeypatch, *INDEX) != 0
-    assert "ratings.csv: no column 'score' (--column score=NAME)" in capsys.readouterr().err
-    assert run(monkeypatch, *INDEX, "--implicit", "--column", "score=bm25") != 0
-    assert "sampled items have no score of the first stage" in capsys.readouterr().err
-    assert run(monkeypatch, *INDEX, "--column", "score=bm25") == 0
+    assert_one_line(run(*INDEX), 2, "ratings.csv: no column 'score' (--column score=NAME)")
+    assert_one_line(run(*INDEX, "--implicit", "--column", "score=bm25"), 2, "sampled items have no score of the first stage")
+    assert run(*INDEX, "--column", "score=bm25").code == 0
     catalog = Catalog.open(data / "catalog")
     slates = cut(catalog, "test")
     builder, slate = PromptBuilder(catalog), slates[0]
@@ -352,26 +335,22 @@ def test_the_first_stage_s_scores_are_fitted_and_served(
     assert auc(zero, liked) > 0.85, "the column says what was liked"
 
     exported(catalog, tmp_path)
-    capsys.readouterr()
-    assert run(monkeypatch, "verify", "bundle") == 0
-    assert run(monkeypatch, "bench", "bundle", "--requests", 2, "--slate", 3) == 0
+    assert run("verify", "bundle").code == 0
+    assert run("bench", "bundle", "--requests", 2, "--slate", 3).code == 0
     first = runtime.open(tmp_path / "bundle").score(slate.request, force_exit=0)
     np.testing.assert_allclose(first.log_odds, zero_of(catalog, slates[:1])[0], atol=1e-6)
     one = ("--user", slate.user, "--items", ",".join(map(str, slate.items)))
-    capsys.readouterr()
-    assert run(monkeypatch, "score", "bundle", *one, "--scores", ",".join(map(str, slate.scores)), "--json") == 0
-    assert len(json.loads(capsys.readouterr().out)["scores"]) == len(slate.items)
-    assert run(monkeypatch, "inspect", "bundle", *one) == 0
+    scored = run("score", "bundle", *one, "--scores", ",".join(map(str, slate.scores)), "--json")
+    assert scored.code == 0 and len(scored.json["scores"]) == len(slate.items)
+    assert run("inspect", "bundle", *one).code == 0
     for given, message in (("", "scores is missing"), ("1", "scores has 1 numbers"), ("1,x", "--scores 1,x, expected numbers")):
-        assert run(monkeypatch, "score", "bundle", *one, "--scores", given) != 0
-        assert message in capsys.readouterr().err
+        assert_one_line(run("score", "bundle", *one, "--scores", given), 2, message)
 
     rated.head(30).write_csv("pairs.csv")
     words = ("score", "bundle", "--pairs", "pairs.csv", "--out", "out.csv", "--column", "score=bm25")
-    assert run(monkeypatch, *words) == 0 and len(pl.read_csv("out.csv")) == 30
+    assert run(*words).code == 0 and len(pl.read_csv("out.csv")) == 30
     (data / "pairs.csv").write_text("user_id,item_id,bm25\n1,2,nan\n")
-    assert run(monkeypatch, *words) != 0
-    assert "row 1: score 'nan', expected a finite number" in capsys.readouterr().err
+    assert_one_line(run(*words), 2, "row 1: score 'nan', expected a finite number")
 
     request = {"user": 1, "items": [1, 2], "as_of": 20000}
     (data / "log.jsonl").write_text(json.dumps({**request, "scores": [1.5, -2]}) + "\n")
