@@ -33,12 +33,12 @@ def decided(noise: tuple[float, ...], goal: Goal = GOAL, users: int = 600, free:
 
 
 def test_good_early_heads_pay_and_are_certified() -> None:
-    decision = decided((0.6, 0.3, 0.0))
+    decision = decided((0.6, 0.0))
     assert decision.chosen is not None and decision.chosen.certified and decision.chosen.p_value <= 0.05
     assert (decision.saving > 0.2 and decision.users_needed is None) or decision.users_needed > 0
     assert decision.users == {"choosing": 205, "certifying": 395, "test": 600}
     policy, full = row(decision, "policy"), row(decision, "full depth")
-    assert policy.mean_layers < 6 and policy.cost_us < full.cost_us
+    assert policy.mean_layers < 4 and policy.cost_us < full.cost_us
     for name in ("ndcg@5", "user-auc", "ndcg@10", "auc", "logloss"):
         drop, low, high = policy.drops[name]
         sign = -1 if name == "logloss" else 1
@@ -49,12 +49,12 @@ def test_good_early_heads_pay_and_are_certified() -> None:
 
 def test_what_chooses_is_not_what_certifies() -> None:
     """Labels of the certifying users decide whether a policy is certified; those of the choosing users do not."""
-    t = traces(600, 10, [0.6, 0.3, 0.0], seed=1)
+    t = traces(600, 10, [0.6, 0.0], seed=1)
     chooses, certifies = split_users(t)
     assert all(map(roles.chooses, chooses.ids)) and {*chooses.ids, *certifies.ids} == {*t.ids}
-    decision = decided((0.6, 0.3, 0.0))
-    last = certifies.log_odds @ np.float32([0, 0, 1])
-    full = decision.choice.maps[2]
+    decision = decided((0.6, 0.0))
+    last = certifies.log_odds @ np.float32([0, 1])
+    full = decision.choice.maps[1]
     judge = Judge(certifies.users, certifies.liked, certifies.offsets, full.a * last + np.float32(full.b))
     candidate = decision.candidates[0]
     c = decision.policy.calibrated(certifies.log_odds)
@@ -145,9 +145,9 @@ def test_gains_are_over_each_fixed_depth() -> None:
 
 
 def test_no_exit_pays_where_early_heads_know_nothing() -> None:
-    decision = decided((50.0, 50.0, 0.0), Goal(GOAL.metrics, 0.001))
+    decision = decided((50.0, 0.0), Goal(GOAL.metrics, 0.001))
     assert decision.chosen is None and decision.saving == 0
-    assert row(decision, "policy").mean_layers == 6
+    assert row(decision, "policy").mean_layers == 4
 
 
 def test_no_exit_pays_where_depth_costs_nothing() -> None:
@@ -185,17 +185,17 @@ def test_top_k_rules_let_candidates_go_once_their_place_is_known() -> None:
 
 
 def test_test_split_has_no_say() -> None:
-    first = decided((0.6, 0.3, 0.0))
-    second = decide_on(traces(600, 10, [0.6, 0.3, 0.0], seed=1), GOAL, traces(600, 10, [0.6, 0.3, 0.0], seed=3))
+    first = decided((0.6, 0.0))
+    second = decide_on(traces(600, 10, [0.6, 0.0], seed=1), GOAL, traces(600, 10, [0.6, 0.0], seed=3))
     assert first.policy == second.policy and first.candidates == second.candidates
     assert first.rows[-1] != second.rows[-1]
 
 
 def test_back_to_full_depth() -> None:
-    decision = decided((0.6, 0.3, 0.0))
+    decision = decided((0.6, 0.0))
     back = back_to_full_depth(decision)
     assert back.chosen is None and back.rows[-1].drops == decision.rows[0].drops and back.gains == ()
-    assert (back.policy.stops(np.full((3, 3), 99, np.float32), np.array([0, 3])) == 2).all()
+    assert (back.policy.stops(np.full((3, 2), 99, np.float32), np.array([0, 3])) == 1).all()
 
 
 def test_a_promise_over_pairs_is_the_bootstraps() -> None:

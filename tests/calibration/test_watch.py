@@ -17,10 +17,12 @@ from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.record.traces import split_users
 
+NOISE = (0.6, 0.0)
+
 
 @cache
 def decided(metrics: tuple[str, ...], max_drop: float, slate: int = 10, users: int = 600) -> Decision:
-    return decide_on(traces(users, 20, [0.6, 0.3, 0.0], seed=1, slate=slate), Goal(tuple(map(parse, metrics)), max_drop))
+    return decide_on(traces(users, 20, NOISE, seed=1, slate=slate), Goal(tuple(map(parse, metrics)), max_drop))
 
 
 def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
@@ -29,7 +31,7 @@ def test_a_limit_without_a_promise_is_an_upper_bound() -> None:
     limits = decision.watch
     assert limits is not None and (limits.loss, limits.of) == (Loss("top-k-overlap", 5), "ndcg@5")
     assert not limits.certified
-    data = split_users(traces(600, 20, [0.6, 0.3, 0.0], seed=1, slate=10))[1]
+    data = split_users(traces(600, 20, NOISE, seed=1, slate=10))[1]
     stops, c = decision.policy.stops(data.log_odds, data.offsets), decision.policy.calibrated(data.log_odds)
     full, score = np.ascontiguousarray(c[:, -1]), np.take_along_axis(c, stops[:, None], 1)[:, 0]
     losses = Judge(data.users, data.liked, data.offsets, full).losses(parse("top-k-overlap@5"), score)
@@ -52,7 +54,7 @@ def test_a_certified_metric_without_labels_keeps_its_promise() -> None:
 def test_a_certified_tail_is_watched_by_slates() -> None:
     """Two slates of each user: the certificate counts users by their mean, an audit by a slate."""
     goal = Goal((parse("top-k-overlap@5"),), 0.2, tail=Tail(0.5, 0.3))
-    decision = decide_on(traces(600, 20, [0.6, 0.3, 0.0], seed=1, slate=10), goal)
+    decision = decide_on(traces(600, 20, NOISE, seed=1, slate=10), goal)
     limits = decision.watch
     assert limits is not None and limits.tail is not None and limits.tail.loss == 0.3
     assert limits.to_json()["tail"] == {"share": limits.tail.share, "loss": 0.3}
@@ -73,8 +75,7 @@ def test_the_loss_that_replaces_a_metric(metrics: tuple[str, ...], slate: int, l
 
 
 def test_full_depth_has_nothing_to_watch() -> None:
-    decision = decided(("ndcg@5",), 0.08)
-    assert back_to_full_depth(decision).watch is None
+    assert back_to_full_depth(decided(("ndcg@5", "user-auc"), 0.05)).watch is None
     assert decided(("ndcg@5",), 0.005, users=60).watch is None
 
 
