@@ -28,6 +28,7 @@ from rexit.calibration.reporting import page
 from rexit.calibration.run import _count_as_traced, _value
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs, depth_name
+from rexit.progress import silent
 from rexit.prompts.slates_file import SlatesFile
 from rexit.request import Request
 from rexit.slates import Slate
@@ -82,8 +83,9 @@ def sessions(noise=(0.5, 0.2, 0.1), costs: Costs | None = None, opened: list[Fak
 
 def run(place: Path, **keywords):
     bundle, options = Bundle.open(place / "bundle"), keywords.pop("options", OPTIONS)
+    progress = keywords.pop("progress", silent)
     open_session = keywords.pop("open_session", None) or sessions(**keywords)
-    return bundle, calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session)
+    return bundle, calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,10 @@ def without_traces(bundle: Bundle) -> dict[str, bytes]:
 
 def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     opened: list[FakeSession] = []
-    bundle, done = run(place, opened=opened)
+    steps: dict[str, tuple[int, int]] = {}
+    bundle, done = run(place, opened=opened, progress=lambda what, *numbers: steps.__setitem__(what, numbers))
+    assert list(steps) == ["validation", "test", "costs", "search", "latency"]
+    assert all(step == total for step, total in steps.values())
     assert bundle.policy() == Policy.read(bundle.folder / "policy.json", 3, bundle.variant_sha256)
     assert bundle.policy() == done.policy
     report = json.loads((bundle.folder / "report.json").read_text())
@@ -323,23 +328,6 @@ def test_same_traces_same_policy_to_the_byte(place: Path) -> None:
     assert len(written) == 1
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"slate": 4},
-            "recorded with slates of at most 5, now it is 4: give --slate 5, or run `rexit calibrate` without --from-traces",
-        ),
-        ({"max_slates": 7}, "recorded with max_slates 5000, expected 7"),
-    ],
-)
-def test_traces_of_other_slates_are_refused(place: Path, change: dict, message: str) -> None:
-    bundle, first = run(place)
-    with pytest.raises(BundleError, match=message):
-        run(place, options=dataclasses.replace(OPTIONS, from_traces=True, **change), open_session=never)
-    assert bundle.policy() == first.policy
-
-
 def test_heads_chosen_by_another_division_of_users_are_refused(place: Path) -> None:
     """Users who chose them would be among those who certify."""
     file = place / "bundle" / "manifest.json"
@@ -351,8 +339,13 @@ def test_heads_chosen_by_another_division_of_users_are_refused(place: Path) -> N
         run(place, open_session=never)
 
 
-def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
-    bundle, _ = run(place)
+def test_traces_of_other_slates_and_foreign_missing_or_damaged_ones_are_refused(place: Path) -> None:
+    bundle, first = run(place)
+    other_size = "slates of at most 5, now it is 4: give --slate 5, or run `rexit calibrate` without --from-traces"
+    for change, message in (({"slate": 4}, other_size), ({"max_slates": 7}, "recorded with max_slates 5000, expected 7")):
+        with pytest.raises(BundleError, match=message):
+            run(place, options=dataclasses.replace(OPTIONS, from_traces=True, **change), open_session=never)
+    assert bundle.policy() == first.policy
     path = bundle.folder / "traces.safetensors"
     whole, options = path.read_bytes(), dataclasses.replace(OPTIONS, from_traces=True)
 
@@ -570,16 +563,3 @@ def test_labels_all_alike_are_refused(place: Path) -> None:
     shutil.copy(place / "bundle" / "catalog" / "catalog.json", place / "catalog")
     with pytest.raises(InputError, match="validation: all 300 interactions are liked, expected both kinds"):
         run(place)
-
-
-def test_progress_reaches_its_end(place: Path) -> None:
-    bundle, steps = Bundle.open(place / "bundle"), {}
-    calibrate(
-        bundle,
-        Catalog.open(place / "catalog"),
-        OPTIONS,
-        open_session=sessions(),
-        progress=lambda what, done, total: steps.__setitem__(what, (done, total)),
-    )
-    assert list(steps) == ["validation", "test", "costs", "search", "latency"]
-    assert all(done == total for done, total in steps.values())

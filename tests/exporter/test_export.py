@@ -188,11 +188,8 @@ def test_too_little_space_is_seen_before_the_work(
 
 
 def test_command(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--golden", "2"]
-    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "a")])
-    assert result.exit_code == 0, result.output
-    assert "0-1" in result.output and "2-4" in result.output and "Variant cpu-fp32" in result.output
-    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "b"), "--exits", "1,2,4", "--json"])
+    words = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--golden", "2", "--out", str(tmp_path / "a")]
+    result = CliRunner().invoke(app, [*words, "--exits", "1,2,4", "--json"])
     report = json.loads(result.stdout)
     assert report["exits"] == [1, 2, 4] and [v["name"] for v in report["variants"]] == ["cpu-fp32"]
     variant = report["variants"][0]
