@@ -18,7 +18,7 @@ from rexit.calibration.choose.search import Search, StoppingRule
 from rexit.calibration.goal import Goal
 
 BUDGETS: tuple[float, ...] = (
-    *(0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1),
+    *(0.0003, 0.001, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1),
     *(0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0),
 )
 """Shares of the allowed drop. The cheapest policy expected to stay within each may be tested."""
@@ -26,7 +26,7 @@ BUDGETS: tuple[float, ...] = (
 STEP = 0.97
 """Each policy that is tested costs at most this share of the one before it."""
 
-AS_LIKELY = 0.99
+AS_LIKELY = 0.9999
 """Policies are as likely to pass as another if their chance is at least this share of its; the cheapest of them is tested."""
 
 MIN_CHANCE = 0.01

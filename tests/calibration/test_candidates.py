@@ -18,7 +18,7 @@ from rexit.calibration.record.traces import split_users
 @pytest.mark.parametrize(
     ("costs", "margins", "order"),
     [
-        ([9, 5, 1], [4.0, 3.0, -1.0], [1, 2]),  # the first two pass nearly surely, so the dearer one need not be tested
+        ([9, 5, 1], [5.0, 4.5, -1.0], [1, 2]),  # the first two pass nearly surely, so the dearer one need not be tested
         ([9, 5, 1], [4.0, 0.5, -1.0], [0, 1, 2]),
         ([9, 5, 1], [0.5, 1.0, -1.0], [1, 2]),  # what is dearer and less likely is never tested
         ([9, 8.9, 1], [4.0, 0.5, -1.0], [0, 2]),  # a test that saves too little
