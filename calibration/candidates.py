@@ -14,8 +14,8 @@ from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import certify
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
 from rexit.calibration.choose.platt import PlattMap
-from rexit.calibration.choose.search import Search, StoppingRule
-from rexit.calibration.goal import Goal
+from rexit.calibration.choose.search import Search, Space, StoppingRule
+from rexit.calibration.goal import Goal, top_k_rules
 
 BUDGETS: tuple[float, ...] = (
     *(0.0003, 0.001, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1),
@@ -73,12 +73,21 @@ class Candidate:
         return max(self.p_values.values())
 
 
+def explored(choosing: Evaluation, maps: Sequence[PlattMap], goal: Goal) -> Search:
+    """Returns the search among the goal's rules, on the choosing users, after its exploration."""
+    useful = [platt_map.useful for platt_map in maps]
+    space = Space(choosing.c, useful, top_k_rules(choosing.c, choosing.traces, goal), places=goal.places)
+    search = Search(choosing, space)
+    search.explore()
+    return search
+
+
 def find_candidates(
     search: Search, choosing: Evaluation, maps: Sequence[PlattMap], variant_sha256: str, goal: Goal, users: Mapping[str, int]
 ) -> list[Candidate]:
-    """Returns the policies to test, in this order: see `in_order`. users: as there.
+    """Returns the policies to test, in this order (see `in_order`), of the cheapest for each budget.
 
-    They are the cheapest for each budget; a fixed depth takes the place of a dynamic policy that does not save MIN_SAVING more.
+    A fixed depth takes the place of a dynamic policy that does not save MIN_SAVING more. users: see `margin`.
     """
     fixed = {k: choosing.outcome(np.full(len(choosing.c), k)) for k, platt_map in enumerate(maps[:-1]) if platt_map.useful}
     candidates: list[Candidate] = []
@@ -104,7 +113,7 @@ def in_order(costs: Sequence[float], margins: Sequence[float]) -> list[int]:
     STEP of it the likeliest, and so on.
 
     After Pareto Testing (Laufer-Goldshtein et al., arXiv 2210.07913), which orders policies by their p-values on the users who
-    choose. The four numbers above are our choice: each test more may fail and end the sequence.
+    choose. STEP, AS_LIKELY, MIN_CHANCE and BIAS are our choice: each test more may fail and end the sequence.
 
     Args:
         costs: of each policy.

@@ -24,6 +24,7 @@ from rexit.calibration.candidates import (
     Candidate,
     certify_in_order,
     cheapest_certified,
+    explored,
     find_candidates,
     policy_of,
     users_needed,
@@ -33,9 +34,8 @@ from rexit.calibration.choose import objectives, platt
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.maps import Choice
 from rexit.calibration.choose.objectives import ObjectiveMaps
-from rexit.calibration.choose.search import Search, Space
 from rexit.calibration.comparison import Comparison, Gain, Row
-from rexit.calibration.goal import Goal, top_k_rules
+from rexit.calibration.goal import Goal
 from rexit.calibration.groups import Group, test_groups
 from rexit.calibration.metrics import LABEL_FREE, Metric
 from rexit.calibration.record.traces import Traces, split_users
@@ -147,15 +147,13 @@ def decide(
     choosers, choice, objective_maps = _choose_maps(choosers, goal, maps, utility)
     if objective_maps is not None:
         certifiers, test = objective_maps.apply(certifiers), objective_maps.apply(test)
-    useful = [platt_map.useful for platt_map in choice.maps]
 
     def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
         return Evaluation(traces, platt.apply(choice.maps, traces.log_odds), depths, costs, of_metrics)
 
     choosing = Evaluation(choosers, choice.c, depths, costs, goal.metrics)
     certifying = evaluate(certifiers, goal.metrics)
-    search = Search(choosing, Space(choice.c, useful, top_k_rules(choice.c, choosers, goal), places=goal.places))
-    search.explore()
+    search = explored(choosing, choice.maps, goal)
     tested = {metric.name: certifying.judge.user_count(metric) for metric in goal.metrics}
     found = find_candidates(search, choosing, choice.maps, variant_sha256, goal, tested)
     candidates = certify_in_order(found, certifying, goal)

@@ -28,11 +28,10 @@ from rich.table import Table
 
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import metrics
-from rexit.calibration.candidates import policy_of
+from rexit.calibration.candidates import explored, policy_of
 from rexit.calibration.choose import maps, platt
 from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.choose.search import Search, Space
-from rexit.calibration.goal import Goal, top_k_rules
+from rexit.calibration.goal import Goal
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
@@ -88,10 +87,7 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_sl
     goal = Goal((metrics.parse(METRIC),), max(DROPS), top_k=top_k)
     choosers = split_users(traces["validation"])[0]
     choice = maps.choose(maps.OWN, choosers, goal.metrics)
-    useful = [platt_map.useful for platt_map in choice.maps]
-    space = Space(choice.c, useful, top_k_rules(choice.c, choosers, goal), places=goal.places)
-    search = Search(Evaluation(choosers, choice.c, depths, costs, goal.metrics), space)
-    search.explore()
+    search = explored(Evaluation(choosers, choice.c, depths, costs, goal.metrics), choice.maps, goal)
     rules = {drop: trial.rule for drop, trial in search.trade_off(DROPS).items()}
     chosen = {drop: policy_of(choice.maps, bundle.variant_sha256, rule) for drop, rule in rules.items()}
     evaluation = Evaluation(test, platt.apply(choice.maps, test.log_odds), depths, costs, goal.metrics)

@@ -263,7 +263,7 @@ typedef struct rexit_bundle_info {
   size_t max_positions; /* longest prompt, in tokens: the prefix and one candidate */
   int32_t string_user_ids, string_item_ids; /* 1: ids are strings; 0: integers */
   int32_t calibrated;                       /* 1: the variant has a policy; 0: every candidate runs to the last exit */
-  int32_t ordered;                          /* of the rule of `top_k` below */
+  int32_t ordered;                          /* of the policy's top-k rule, as in rexit_top_k */
   const char* variant;                      /* its name; valid until the bundle is closed */
   size_t top_k;        /* of the bundle's policy, as in rexit_top_k, with `ordered`; 0: it has no such rule */
   size_t quorum;       /* likewise, as in rexit_policy */
