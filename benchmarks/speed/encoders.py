@@ -79,15 +79,15 @@ def write_model(source: Path, shape: str | None, folder: Path) -> Path:
     return folder
 
 
-def write_bundle(model: Path, slates: Path, out: Path) -> Path:
-    """A bundle of the model with three precisions and no gate. Returns the folder."""
+def write_bundle(model: Path, slates: Path, out: Path, claims: int) -> Path:
+    """A bundle of the model with three precisions and no gate, prepared on so many claims of two splits. Returns the folder."""
     if not out.exists():
         from rexit.exporter.export import export_bundle
         from rexit.exporter.options import ExportOptions
 
         few = out.with_name("slates.jsonl")
         rows = [json.loads(line) for line in slates.read_text().splitlines()]
-        chosen = [row for split in ("train", "validation") for row in [row for row in rows if row["split"] == split][:16]]
+        chosen = [row for split in ("train", "validation") for row in [row for row in rows if row["split"] == split][:claims]]
         names = ("group", "split", "query", "candidates", "label")
         few.write_text("".join(json.dumps({name: row[name] for name in names}) + "\n" for row in chosen))
         options = ExportOptions(
@@ -145,7 +145,8 @@ def main() -> None:
     work = args.work / (args.shape or args.cross_encoder.name)
     work.mkdir(parents=True, exist_ok=True)
     model = write_model(args.cross_encoder, args.shape, work / "model")
-    started, ours, others = plans(args.peers, model.absolute(), write_bundle(model, args.slates, work / "bundle"), args.bundle)
+    bundle = write_bundle(model, args.slates, work / "bundle", claims=16 if args.shape is None else 4)
+    started, ours, others = plans(args.peers, model.absolute(), bundle, args.bundle)
     with loaded(started, args.threads, work, {contender.peer for contender in ours}) as (running, left_out):
         if args.prepare:
             return
