@@ -71,7 +71,9 @@ def export(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut a checkpoint into one ONNX graph per exit and write a bundle. Without trained heads: `--head shared` and `--exits`.
+    """Cut a checkpoint into one ONNX graph per exit and write a bundle.
+
+    Without trained heads: `--head shared` and `--exits`.
 
     ```
     rexit export checkpoint --catalog catalog --out bundle --precision fp32,int8

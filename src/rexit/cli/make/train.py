@@ -36,8 +36,10 @@ def train(
     head_rate: Annotated[float, typer.Option(help="Peak rate of heads and projectors.")] = _DEFAULT.head_rate,
     seed: Annotated[int, typer.Option(help="Of projectors, batches and their order.")] = _DEFAULT.seed,
 ) -> None:
-    """Fine-tune a model with heads at several depths, and write a multi-exit checkpoint: a decoder, or an encoder of queries and
-    documents, which need not be a cross-encoder yet. The same command again resumes a training that was stopped.
+    """Fine-tune a model with heads at several depths, and write a multi-exit checkpoint.
+
+    A decoder, or an encoder of queries and documents, which need not be a cross-encoder yet. The same command again resumes a
+    training that was stopped.
 
     ```
     rexit train SmolLM2-135M --catalog catalog --out checkpoint
