@@ -28,8 +28,7 @@ report.html and traces.safetensors. The data moves in this order:
                 page         all of them -> report.html
     run                      all of it
 
-`metrics` judges rankings for all of them, `options` has what can be chosen, and `outcomes` joins labels that arrive
-later to audited slates.
+`metrics` judges rankings for all of them, `options` has what can be chosen.
 
 Needs polars, SciPy, Jinja2 and Matplotlib, which a device that only scores does not have, so the names below are loaded on first
 use. No torch. Traces come from the library that runs on the device: what is calibrated is what runs.

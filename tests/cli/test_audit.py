@@ -1,13 +1,11 @@
-"""`rexit audit`: audited slates, without labels and with outcomes."""
+"""`rexit audit`: audited slates."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
@@ -33,16 +31,9 @@ def write_log(path: Path, bundle: Bundle, *, reverse: bool = True) -> None:
 
 @pytest.fixture
 def audited(place: Path) -> Path:
-    settings = {"metrics": ["ndcg@5"], "max_drop": 0.01, "slate": 20, "tail": "0.5:0.1"}
-    bundle = write_watched(place / "bundle", 0.1, settings=settings)
+    bundle = write_watched(place / "bundle", 0.1)
     write_log(place / "audit.jsonl", bundle)
     return place
-
-
-def write_outcomes(place: Path, rows: list[tuple[Any, ...]], columns: tuple[str, ...] = ("user_id", "item_id", "liked")) -> Path:
-    path = place / "outcomes.csv"
-    path.write_text("\n".join(",".join(map(str, row)) for row in (columns, *rows)) + "\n")
-    return path
 
 
 def test_an_alarm_is_printed(run: Run, audited: Path) -> None:
@@ -65,48 +56,6 @@ def test_no_alarm_is_printed(run: Run, audited: Path) -> None:
         and "no sign of more." in ended.out
         and "Calibrate again" not in ended.out
     )
-
-
-def test_outcomes_are_joined(run: Run, audited: Path) -> None:
-    """Users like what full depth ranks first."""
-    rows = [(int(user), item, int(n >= len(ITEMS) // 2)) for user in USER_IDS for n, item in enumerate(ITEMS)]
-    path = write_outcomes(audited, rows)
-    words = ("audit", audited / "bundle", audited / "audit.jsonl", "--outcomes", path)
-    ended = run(*words, "--column", "liked=liked", "--json")
-    assert ended.code == 0, ended.err
-    outcomes = ended.json["outcomes"]
-    metrics = {metric["name"]: metric for metric in outcomes["metrics"]}
-    assert outcomes["outcomes"] == [len(rows), len(rows)] and set(metrics) == {"ndcg@5", "ndcg@10", "user-auc", "auc"}
-    assert (metrics["auc"]["policy"], metrics["auc"]["full"]) == (0, 1) and metrics["auc"]["capital"] is None
-    assert metrics["ndcg@5"]["drop"] == pytest.approx(1) and metrics["ndcg@5"]["limit"] == 0.01
-    assert metrics["ndcg@5"]["tail"][0] == 1 and metrics["auc"]["tail"] is None
-    table = run(*words, "--column", "liked=liked")
-    assert "100.0 %" in table.out
-    assert table.code == 0 and f"By {len(rows):,} of {len(rows):,} outcomes" in table.out and "calibration error" in table.out
-    clicks = pl.DataFrame([row[:2] for row in rows if row[2]], schema=["user_id", "item_id"], orient="row")
-    clicks.write_parquet(audited / "clicks.parquet")
-    again = run("audit", audited / "bundle", audited / "audit.jsonl", "--outcomes", audited / "clicks.parquet", "--json").json
-    assert again["outcomes"]["metrics"] == outcomes["metrics"]
-
-
-def test_bad_outcomes_are_one_line(run: Run, audited: Path) -> None:
-    user, item = int(USER_IDS[0]), ITEMS[0]
-    words = ("audit", audited / "bundle", audited / "audit.jsonl", "--outcomes", audited / "outcomes.csv")
-    for rows, line in (
-        ([(999999, item, 1)], "row 1: user 999999 is unknown, expected one of the catalog or of the log"),
-        ([(user, item, 1), (user, item, 0)], f"row 2: user {user} and item {item} appear twice, expected one outcome each"),
-        ([(user, item, 2)], "row 1: liked is '2', expected 1 or 0"),
-        ([(user, 4, 1)], "none of 1 outcomes belongs to an audited slate"),
-        ([(user, item, 1)], "all 1 labelled candidates are liked, expected both kinds"),
-        ([("x", item, 1)], "row 1: user 'x'"),
-    ):
-        write_outcomes(audited, rows)
-        assert_one_line(run(*words, "--column", "liked=liked"), 2, line)
-    write_outcomes(audited, [(user, item)], ("user_id", "item_id"))
-    assert_one_line(run(*words, "--column", "liked=liked"), 2, "no column 'liked' (--column liked=NAME)")
-    assert_one_line(run(*words, "--column", "user=who"), 2, "no column 'who' (--column user=NAME)")
-    (audited / "outcomes.csv").unlink()
-    assert_one_line(run(*words), 2, "outcomes.csv: no such file")
 
 
 def test_bad_logs_are_one_line(run: Run, audited: Path) -> None:

@@ -137,19 +137,17 @@ class LossTest:
     Args:
         limit: the most that the mean loss may be.
         tail: what users who lose most may lose; None: it is not tested.
-        bounds: the least and the largest loss possible.
     """
 
-    def __init__(self, limit: float, tail: Tail | None, bounds: tuple[float, float] = (0.0, 1.0)) -> None:
-        self._low, self._high = bounds
+    def __init__(self, limit: float, tail: Tail | None) -> None:
         level = LEVEL if tail is None else LEVEL / 2
-        self.capital = Capital((limit - self._low) / (self._high - self._low), level)
+        self.capital = Capital(limit, level)
         self.of_tail = None if tail is None else Capital(tail.share, level)
         self._tail, self._total, self._over = tail, 0.0, 0
 
     def add(self, loss: float) -> None:
         """Bets on a user's loss."""
-        self.capital.add(min(1.0, max(0.0, (loss - self._low) / (self._high - self._low))))  # rounding may take it out
+        self.capital.add(min(1.0, max(0.0, loss)))  # rounding may take it out
         self._total += loss
         if self._tail is not None and self.of_tail is not None:
             over = bool(exceeds(np.array(loss), self._tail.loss))

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rexit.audit.limits import AuditLimits
 from rexit.audit.losses import Loss
 from rexit.bundle import Bundle, ExitPolicy, Policy
 
 
-def write_watched(
-    bundle: Path, limit: float = 0.3, loss: str = "rank-correlation", slate: int | None = None, **report: Any
-) -> Bundle:
+def write_watched(bundle: Path, limit: float = 0.3, loss: str = "rank-correlation", slate: int | None = None) -> Bundle:
     """Writes policy.json and report.json into the bundle's variant. limit: of the policy, which stops at the first exit.
     slate: the size of the slates that calibrated it."""
     opened = Bundle.open(bundle)
@@ -22,5 +19,5 @@ def write_watched(
     Policy(exits, 1, opened.variant_sha256, made_on=made_on).write(opened.folder / "policy.json")
     digests = {"variant_sha256": opened.variant_sha256, "policy_sha256": opened.policy_sha256}
     watch = AuditLimits(Loss.parse(loss), "ndcg@10", limit, limit / 2, False, "")
-    (opened.folder / "report.json").write_text(json.dumps({"schema": 2, **digests, "watch": watch.to_json(), **report}))
+    (opened.folder / "report.json").write_text(json.dumps({"schema": 2, **digests, "watch": watch.to_json()}))
     return Bundle.open(bundle)
