@@ -35,7 +35,7 @@ PAIRS, MAX_LENGTH = 100, 250
 SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     "bge-reranker-base": (
         "xlm-roberta",
-        {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+        {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "type_vocab_size": 1},
     ),
     "ettin-17m": ("modernbert", {"num_hidden_layers": 7, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384}),
     "ettin-68m": (
@@ -73,8 +73,7 @@ def write_model(source: Path, shape: str | None, folder: Path) -> Path:
         )
         torch.manual_seed(0)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-        if family == "modernbert":
-            tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]  # these families have no token types
     tokenizer.save_pretrained(folder)
     return folder
 
