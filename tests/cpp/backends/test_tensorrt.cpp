@@ -391,8 +391,13 @@ TEST_F(TensorRt, TheGpuIsChecked) {
   machine().devices = 0;
   EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_BACKEND_MISSING);
   EXPECT_NE(message.find("no CUDA-capable device"), std::string::npos) << message;
+}
+
+TEST_F(TensorRt, TheCpuStillRunsTheGraphs) {
+  std::string message;
+  rexit::BundleOptions bundle_options = options();
+  machine().devices = 0;
   bundle_options.device = "cpu";
-  bundle_options.device_id = 0;
   EXPECT_EQ(failure(bundle_options, folder("no_engines"), message), REXIT_OK) << message;
   EXPECT_EQ(machine().enqueued, 0u);
 }
