@@ -60,11 +60,6 @@ def test_an_older_schema_is_made_again(tmp_path: Path, name: str, writer: str) -
         read_json(tmp_path / name)
 
 
-def test_json_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="cannot be read: No such file"):
-        read_json(tmp_path / "a.json")
-
-
 @pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/../../b", "", ".", "a//b", "./a", "a/"])
 def test_paths_that_leave_their_folder(name: str) -> None:
     with pytest.raises(ValueError, match="not a plain relative path"):

@@ -62,19 +62,15 @@ SPACED_PRICE = Input(name="price", digits=3, spaced=True)
     [
         (0, "0"),
         (-0.0, "0"),
-        (1e-7, "0"),
         (0.0004, "0"),
         (0.0006, "0.001"),
-        (0.125, "0.125"),
         (0.9996, "1"),
-        (1.99, "1.99"),
         ("1.990", "1.99"),
         ("+199e-2", "1.99"),
         (np.float32(2.5), "2.5"),
         (12.25, "12.2"),  # ties to even
         (12.35, "12.3"),  # the nearest double is below
         (99.96, "100"),
-        (120, "120"),
         (999.6, "1000"),
         *((value, "") for value in (1000, -1e-9, 10**400, float("nan"), "", None)),
     ],
@@ -127,17 +123,11 @@ def test_codes_give_values_with_the_same_codes() -> None:
     assert {name: np.size(value) for name, value in INPUTS.example().items()} == {"device": 1, "hour": 1, "query": 3, "note": 2}
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"note": 7}, "inputs.note is 7, expected a text or token ids"),
-        ({"query": "red"}, "inputs.query is a text, and the bundle has no tokenizer.json: pass token ids, or `rexit export --"),
-    ],
-)
-def test_a_request_that_is_refused(values: dict[str, Any], message: str) -> None:
-    """More in tests/refusals/."""
+def test_a_text_needs_a_tokenizer() -> None:
+    """More of what is refused: tests/refusals/."""
+    message = "inputs.query is a text, and the bundle has no tokenizer.json: pass token ids, or `rexit export --"
     with pytest.raises(InputError, match=re.escape(message)):
-        INPUTS.encode({"device": "tv", "query": [1], **values})
+        INPUTS.encode({"device": "tv", "query": "red"})
 
 
 def test_a_prompt_without_inputs_names_none() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,80 +73,42 @@ def test_as_the_book_says(seed: int) -> None:
     assert min(early.values()) > 20, "rules that stop nobody are not tested"
 
 
-def one(c: list[list[float]], quorum: int = 0, top_k: TopK | None = None) -> list[int]:
-    """Exits of one slate that no threshold stops."""
-    values = np.array(c, np.float32)
-    stop = np.zeros(values.shape, np.bool_)
-    stop[:, -1] = True
-    return slate_stops(values, stop, np.array([0, len(c)]), quorum, top_k).tolist()
-
-
-def test_top_k_by_hand() -> None:
-    rule = TopK(1, False, (1.0,), (1.0,))
-    assert one([[5, 0], [2, 0], [1, 0]], top_k=rule) == [0, 0, 0]  # nobody reaches the first
-    assert one([[3, 0], [1, 0], [-4, 0]], top_k=rule) == [1, 1, 0]  # 3 - 1 = 1 + 1: the second may be above the first
-    assert one([[3, 0], [1, 0], [0.999, 0]], top_k=rule) == [1, 1, 0]
-
-
-def test_ordered_waits_for_ranks_inside_only() -> None:
-    c = [[9, 0], [8, 0], [0, 0], [0, 0]]
-    for ordered, expected in ((False, [0, 0, 0, 0]), (True, [1, 1, 0, 0])):
-        assert one(c, top_k=TopK(2, ordered, (1.0,), (1.0,))) == expected
-
-
-def test_more_places_than_candidates_stop_all_unless_ordered() -> None:
-    c = [[0, 0], [0, 0]]
-    assert one(c, top_k=TopK(2, False, (9.0,), (9.0,))) == [0, 0]
-    assert one(c, top_k=TopK(2, True, (9.0,), (9.0,))) == [1, 1]
-
-
-def test_a_quorum_is_a_count_whatever_the_slates_size() -> None:
-    stop = np.zeros((13, 2), np.bool_)
-    stop[:, 1] = stop[:7, 0] = True
-    c, offsets = np.zeros((13, 2), np.float32), np.array([0, 10, 13])
-    for quorum, expected in ((3, [0] * 13), (2, [0] * 7 + [1] * 6)):
-        assert slate_stops(c, stop, offsets, quorum, None).tolist() == expected
-
-
-def test_keep_by_hand() -> None:
-    """Ties go to the earlier candidate; who has stopped takes no place."""
-    c, offsets = np.zeros((5, 2), np.float32), np.array([0, 5])
-    c[:, 0] = 1, 3, 2, 2, 9
-    stop = np.zeros((5, 2), np.bool_)
-    stop[:, 1] = stop[4, 0] = True
-    assert slate_stops(c, stop, offsets, 0.0, None, keep=[2]).tolist() == [0, 1, 1, 0, 0]
-    assert slate_stops(c, stop, offsets, 0.0, None, keep=[4]).tolist() == [1, 1, 1, 1, 0]
-
-
-def random_policy(random: np.random.Generator, exits: int) -> Policy:
-    rules = [
+def random_policy(random: np.random.Generator, slate_rules: bool) -> Policy:
+    """Four exits, of which the last has no rule. slate_rules: with a quorum, a top-k rule or limits of what goes on."""
+    exits = [
         ExitPolicy(
             *random.uniform((0.2, -1, 0.5, 0.5), (2, 1, 3, 3)).tolist(),
             tuple(random.uniform(-0.5, 0.5, k).tolist()),
-            keep=int(random.choice([0, 0, 2, 5, 12])),
+            keep=int(random.choice([0, 0, 2, 5, 12])) if slate_rules else 0,
         )
-        for k in range(exits - 1)
+        for k in range(3)
     ]
-    rise, fall = (tuple(random.uniform(0, 0.6, exits - 1).tolist()) for _ in range(2))
+    policy = Policy((*exits, ExitPolicy()), int(random.integers(1, 4)), "d")
+    if not slate_rules:
+        return policy
+    rise, fall = (tuple(random.uniform(0, 0.6, 3).tolist()) for _ in range(2))
     top_k = TopK(int(random.integers(1, 8)), bool(random.integers(2)), rise, fall) if random.random() < 0.8 else None
-    return Policy((*rules, ExitPolicy()), int(random.integers(1, 4)), "d", int(random.choice([0, 1, 4])), top_k)
+    return replace(policy, quorum=int(random.choice([0, 1, 4])), top_k=top_k)
 
 
 OFFSETS = np.array([0, 3, 4, 24, 40])
 
 
-def test_exit_range_holds_every_answer_within_the_margin() -> None:
-    random = np.random.default_rng(0)
-    sizes = np.zeros(4)
-    for _ in range(300):
-        made = random_policy(random, 4)
+@pytest.mark.parametrize(("slate_rules", "margin", "certain"), [(False, 0.05, 0.9), (True, 0.01, 0.7)])
+def test_exit_range_holds_every_answer_within_the_margin_and_little_else(
+    slate_rules: bool, margin: float, certain: float
+) -> None:
+    """certain: the least share of candidates that have one valid exit."""
+    random, single = np.random.default_rng(0), []
+    for _ in range(150):
+        policy = random_policy(random, slate_rules)
         z = random.normal(0, 1, (40, 4)).astype(np.float32)
-        earliest, latest = made.exit_range(z, 0.01, OFFSETS)
-        sizes += [(latest - earliest == n).mean() / 300 for n in range(4)]
+        earliest, latest = policy.exit_range(z, margin, OFFSETS)
+        single.append((earliest == latest).mean())
         for _ in range(20):
-            stops = made.stops(z + random.uniform(-0.01, 0.01, z.shape).astype(np.float32), OFFSETS)
+            stops = policy.stops(z + random.uniform(-margin, margin, z.shape).astype(np.float32), OFFSETS)
             assert ((earliest <= stops) & (stops <= latest)).all()
-    assert sizes[0] > 0.3, "many candidates have one valid exit"
+    assert np.mean(single) > certain
 
 
 def test_exit_range_of_a_slate_with_a_candidate_at_a_border() -> None:
@@ -158,13 +121,14 @@ def test_exit_range_of_a_slate_with_a_candidate_at_a_border() -> None:
     assert earliest.tolist() == latest.tolist() == made.stops(z, np.array([0, 4])).tolist() == [0, 1, 1, 1]
 
 
-def test_exit_range_without_margin_is_the_answer() -> None:
+@pytest.mark.parametrize("slate_rules", [False, True])
+def test_exit_range_without_margin_is_the_answer(slate_rules: bool) -> None:
     random = np.random.default_rng(1)
     for _ in range(100):
-        made = random_policy(random, 4)
+        policy = random_policy(random, slate_rules)
         z = np.round(random.normal(0, 1, (40, 4)) * 4).astype(np.float32) / 4
-        for side in made.exit_range(z, 0.0, OFFSETS):
-            np.testing.assert_array_equal(side, made.stops(z, OFFSETS))
+        for side in policy.exit_range(z, 0.0, OFFSETS):
+            np.testing.assert_array_equal(side, policy.stops(z, OFFSETS))
 
 
 def test_a_hundred_thousand_pairs_in_time() -> None:

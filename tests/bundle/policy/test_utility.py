@@ -6,11 +6,9 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from rexit.bundle import ExitPolicy, Policy
 from rexit.bundle.policy import utility_log_odds
-from rexit.errors import BundleError
 
 IDENTITY = [[(1.0, 0.0), (1.0, 0.0)]]
 
@@ -53,16 +51,6 @@ def test_a_policy_is_read_as_written(tmp_path: Path) -> None:
     POLICY.write(path)
     assert Policy.read(path, 2, "d", ("click", "like")) == POLICY
     assert list(Policy.read(path, 2, "d", ("like", "click")).utility.values()) == [-2.5, 1.0], "the variant's order"
-    for objectives, message in ((("click", "buy"), "is for other objectives than the variant's, click, buy"), ((), "one")):
-        with pytest.raises(BundleError, match=message):
-            Policy.read(path, 2, "d", objectives)
-
-
-def test_a_policy_without_a_utility_is_not_for_several(tmp_path: Path) -> None:
-    path = tmp_path / "policy.json"
-    Policy.full_depth(2, "d").write(path)
-    with pytest.raises(BundleError, match="has no `utility`, the variant has the objectives click, like"):
-        Policy.read(path, 2, "d", ("click", "like"))
 
 
 def test_it_decides_on_the_utility() -> None:
