@@ -55,16 +55,6 @@ def test_the_hardest_test_counts() -> None:
     assert of(Goal((parse("ndcg@5"),), 0.04, tail=Tail(0.01, 0.0)), many) < alone[0]
 
 
-@pytest.mark.parametrize("users", [300, 600, 1200])
-def test_a_margin_says_how_likely_users_certify(users: int) -> None:
-    random = np.random.default_rng(users)
-    losses = np.where(random.random(20_000) < 0.7, 0.0, random.normal(0.002 / 0.3, 0.11, 20_000)).clip(-1, 1)
-    draws = random.choice(losses, (300, users))
-    share = np.mean([certify.p_value(draw, (-1, 1), 0.02) <= 0.05 for draw in draws])
-    low, high = (ndtri(np.clip(share + step, 0.001, 0.999)) for step in (-0.1, 0.1))
-    assert low < certify.margin(losses, (-1, 1), 0.02, users) < max(high, 9 * (share > 0.95))
-
-
 def test_a_margin_of_a_tail_says_how_likely_users_certify() -> None:
     random = np.random.default_rng(1)
     draws = random.random((500, 400)) < 0.03

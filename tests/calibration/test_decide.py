@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +16,8 @@ from rexit.calibration.decide import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.plan import words
-from rexit.calibration.record.traces import Traces, split_users
+from rexit.calibration.record.traces import split_users
 from rexit.errors import InputError
-from running.fast import fast
 
 GOAL = Goal((parse("ndcg@5"), parse("user-auc")), 0.04)
 
@@ -264,26 +262,3 @@ def test_without_labels_maps_follow_the_full_model() -> None:
     for name in ("expected-ndcg@5", "top-k-overlap@5", "agreement"):
         with pytest.raises(InputError, match="the full model gives all candidates of a slate the same score, in every slate"):
             decide_on(constant, Goal((parse(name),), 0.1), no_labels[1])
-
-
-def with_shuffled_zero(users: int, noise: Sequence[float], seed: int) -> Traces:
-    """Exit zero's numbers are those of other pairs: they know nothing of the labels. The heads behind it know what they knew."""
-    t = traces(users, 10, (0.3, *noise), seed=seed)
-    return replace(t, log_odds=np.hstack([np.random.default_rng(seed).permutation(t.log_odds[:, :1]), t.log_odds[:, 1:]]))
-
-
-@pytest.mark.parametrize("calibrations", fast([200, 5], 5))
-def test_a_policy_behind_an_exit_zero_that_knows_nothing_keeps_its_promise(calibrations: int) -> None:
-    """By the losses of many more users. The limit is what the first head loses, so that many a policy is near it."""
-    world = with_shuffled_zero(4000, (0.6, 0.0), 1_000_000)
-    full, head = (np.ascontiguousarray(world.log_odds[:, k]) for k in (2, 1))
-    limit = Judge(world.users, world.liked, world.offsets, full).drop(parse("ndcg@3"), head)
-    broken = 0
-    for seed in range(calibrations):
-        decision = decide_on(with_shuffled_zero(200, (0.6, 0.0), seed), Goal((parse("ndcg@3"),), limit), depths=(0, 4, 6))
-        assert abs(row(decision, "exit zero").values["auc"] - 0.5) < 0.05
-        if (chosen := decision.chosen) is not None:
-            c, stops = chosen.policy.calibrated(world.log_odds), chosen.policy.stops(world.log_odds, world.offsets)
-            judge = Judge(world.users, world.liked, world.offsets, np.ascontiguousarray(c[:, -1]))
-            broken += judge.drop(parse("ndcg@3"), np.take_along_axis(c, stops[:, None], 1)[:, 0]) > limit
-    assert broken <= 0.05 * calibrations + 3 * (0.05 * 0.95 * calibrations) ** 0.5

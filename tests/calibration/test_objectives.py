@@ -176,7 +176,6 @@ def test_it_is_written_and_followed(place: Path, monkeypatch: pytest.MonkeyPatch
     [
         ({"negative_rate": 0.5}, "negative rate 0.5: is for a single objective"),
         ({"metrics": ("logloss",)}, "metric logloss: is for a single objective"),
-        ({"utility": {"click": 1.0}}, "utility has click, expected click, like"),
     ],
 )
 def test_options_for_one_objective_are_refused(place: Path, changes: dict[str, Any], message: str) -> None:

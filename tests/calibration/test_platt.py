@@ -16,15 +16,6 @@ def test_recovers_a_known_map() -> None:
     assert fitted.b == pytest.approx(-2.5, abs=0.1)
 
 
-def test_map_is_calibrated_in_the_large() -> None:
-    random = np.random.default_rng(1)
-    z = random.normal(0, 1, 5_000).astype(np.float32)
-    liked = random.random(len(z)) < 0.1 + 0.3 * (z > 0)
-    fitted = fit(z, liked)
-    predicted = 1 / (1 + np.exp(-(fitted.a * z + fitted.b)))
-    assert predicted.mean() == pytest.approx(liked.mean(), abs=1e-3)
-
-
 def test_separable_labels_stay_finite() -> None:
     z = np.array([-2, -1, 1, 2], np.float32)
     fitted = fit(z, z > 0)
@@ -32,7 +23,9 @@ def test_separable_labels_stay_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    "z", [np.zeros(1000, np.float32), np.linspace(1, -1, 1000, dtype=np.float32)], ids=["constant", "backwards"]
+    "z",
+    [np.zeros(1000, np.float32), np.linspace(0, 1e-12, 1000, dtype=np.float32), np.linspace(1, -1, 1000, dtype=np.float32)],
+    ids=["constant", "constant but for rounding", "backwards"],
 )
 def test_useless_head_never_stops_and_says_the_base_rate(z: np.ndarray) -> None:
     liked = np.arange(1000) >= 800
@@ -40,12 +33,6 @@ def test_useless_head_never_stops_and_says_the_base_rate(z: np.ndarray) -> None:
     assert not fitted.useful
     assert fitted.a == pytest.approx(USELESS_SLOPE)
     assert 1 / (1 + np.exp(-fitted.b)) == pytest.approx(0.2, abs=1e-3)
-
-
-def test_head_whose_log_odds_differ_by_rounding_alone_is_useless() -> None:
-    z = np.linspace(0, 1e-12, 1000).astype(np.float32)
-    fitted = fit(z, np.arange(1000) >= 800)
-    assert not fitted.useful and fitted.a == pytest.approx(USELESS_SLOPE)
 
 
 def test_no_map_has_seen_the_user_it_is_applied_to() -> None:

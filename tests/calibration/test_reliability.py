@@ -119,15 +119,6 @@ def test_rate_in_sampled_negatives_is_over_items_not_met() -> None:
     assert prior.negative_rate(source) == pytest.approx(4 / 17)
 
 
-def test_rate_of_unrated_items_is_over_dislikes_and_all_unrated_items() -> None:
-    """One unrated item for each like. User 0 rated 3 of 8 items, and 2 of the other 5 were sampled, one of them in validation,
-    beside a dislike: 2 negatives of 1 + 5 / 2. User 1's 2 likes brought 2 of 6."""
-    train = [(0, 0, True), (0, 1, False), (1, 2, True), (1, 3, False)]
-    validation = [(0, 4, True), (0, 5, False), (0, 6, False), (1, 7, True), (1, 0, False)]
-    source = catalog({"positive_at": 4.0, "unrated": {"each": 1, "seed": 0}}, 8, train=train, validation=validation)
-    assert prior.negative_rate(source) == pytest.approx(3 / (1 + 5 / 2 + 6 / 2))
-
-
 def test_rate_of_several_unrated_items_for_each_like() -> None:
     """Two unrated items for each like, 12 items. User 0 rated 4, and 4 of the other 8 were sampled, two of them in validation,
     beside a dislike: 3 negatives of 1 + 2 * 8 / 4. User 1's 2 likes brought 4 of 10, two of them in validation."""

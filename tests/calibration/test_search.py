@@ -123,23 +123,10 @@ def test_more_budget_never_costs_more() -> None:
         assert costs[-1] < costs[0]
 
 
-def test_useless_exit_never_stops() -> None:
-    t = traces(60, 10, [0.0, 0.0, 0.0])
-    search = explored(t, useful=[False, True, True])
-    trial = search.trade_off([0.02])[0.02]
-    assert trial.rule.upper[0] == trial.rule.lower[0] == math.inf
-    assert search.stops(trial.point).min() == 1
-
-
 def test_without_an_open_exit_there_is_full_depth() -> None:
     search = explored(traces(20, 10, [1.0, 0.0]), useful=[False, True])
     assert search.trade_off([0.1])[0.1] is search.full
     assert (search.stops(search.full.point) == 1).all()
-
-
-def test_is_deterministic() -> None:
-    t = traces(60, 10, [2, 1, 0])
-    assert explored(t).trade_off(BUDGETS) == explored(t).trade_off(BUDGETS)
 
 
 @pytest.mark.slow
