@@ -119,15 +119,7 @@ class TestVerify:
         command = f"rexit compile BUNDLE --variant {TENSORRT} --compute-capability 8.6"
         assert line.endswith(f"stale, it differs from the variant in segment 1's weights; rebuild it: {command}")
 
-    def test_edited_and_truncated(self, bundle: Path) -> None:
+    def test_edited(self, bundle: Path) -> None:
         plan = engine(bundle) / "segment-2.plan"
-        raw = plan.read_bytes()
-        plan.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+        plan.write_bytes(plan.read_bytes()[:-1] + b"\7")
         assert "(edited)" in str(self.check(bundle, 8)["failures"])
-        plan.write_bytes(raw[:-1])
-        assert "(truncated or edited)" in str(self.check(bundle, 8)["failures"])
-
-    def test_no_engines_yet(self, bundle: Path) -> None:
-        shutil.rmtree(engine(bundle).parent)
-        check = self.check(bundle, 0)
-        assert (check["outcome"], check["detail"]) == ("skipped", "none built yet, run `rexit compile`")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 
 import pytest
 import typer
@@ -50,14 +49,3 @@ def test_every_option_is_explained(command: str) -> None:
 
 def test_defaults_are_in_the_help() -> None:
     assert "or random. Default: time." in unwrapped(help_of("index", 80))
-
-
-@pytest.mark.parametrize(
-    ("command", "panels"),
-    [
-        ("score", ["Arguments", "One slate", "Files of pairs", "Other options"]),
-        ("index", ["Input and output", "Likes, order and splits", "Retriever", "Other options"]),
-    ],
-)
-def test_options_are_in_groups(command: str, panels: list[str]) -> None:
-    assert re.findall("╭─ (.*?) ─", help_of(command, 80)) == panels

@@ -81,11 +81,6 @@ def test_a_cut_is_said(run: Run, bundle: Path, tmp_path: Path) -> None:
     assert "1 documents cut at their end: the model takes 96 tokens" in run(*words).out
 
 
-def test_table(run: Run, bundle: Path, documents: Path) -> None:
-    ended = run("rerank", bundle, "--query", "wing", "--documents", documents)
-    assert ended.code == 0 and "relevance" in ended.out and "drag heat wing" in ended.out
-
-
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

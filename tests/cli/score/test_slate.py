@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
@@ -77,27 +76,6 @@ def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -
 )
 def test_bad_arguments(run: Run, original: Path, words: tuple[object, ...], code: int, expected: str) -> None:
     assert_one_line(run("score", original / "bundle", *words), code, expected)
-
-
-def test_candidates_without_an_answer() -> None:
-    from rexit.runtime import Scores, Stats
-
-    scores = Scores(
-        items=np.array([30, 10]),
-        index=np.array([2, 0]),
-        probability=np.array([0.75, np.nan], np.float32),
-        log_odds=np.array([1.5, np.nan], np.float32),
-        exit=np.array([1, -1]),
-        layers=np.array([4, 0]),
-        cut_short=np.array([True, True]),
-        stats=Stats(*[0] * 7, *[0.0] * 4),
-        objectives=(),
-        probabilities=np.array([[0.75], [np.nan]], np.float32),
-    )
-    assert scores.to_dict()["scores"] == [
-        {"item": 30, "probability": 0.75, "log_odds": 1.5, "exit": 1, "layers": 4, "cut_short": True},
-        {"item": 10, "probability": None, "log_odds": None, "exit": None, "layers": 0, "cut_short": True},
-    ]
 
 
 def test_no_such_bundle(run: Run, tmp_path: Path) -> None:
