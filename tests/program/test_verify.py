@@ -6,15 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from builders.bundles.bundle_files import drop_catalog, edit_golden, golden_arrays
-from builders.bundles.grown_catalog import write_grown
-from builders.bundles.held_out import write_ranked
 from builders.bundles.variants import TENSORRT_HALF, add_variant
 from rexit.checks import check_bundle
-from rexit.refresh import RefreshOptions
-from rexit.refresh import refresh as refresh_catalog
 from running.command import Ended
 from running.program import assert_one_error, run_program
 
@@ -43,24 +38,12 @@ def test_with_a_provider(bundle: Path) -> None:
         assert_one_error(ended, 2, f"`{setting}`, expected KEY=VALUE")
 
 
-def test_refreshed_bundle_passes(tmp_path: Path) -> None:
-    """A box without Python would reject it: the exporter's golden samples are of another catalog."""
-    bundle = write_ranked(tmp_path).bundle
-    refresh_catalog(bundle, write_grown(tmp_path / "catalog", tmp_path / "newer"), RefreshOptions(golden_slates=2))
-    ended = run_program("verify", bundle, "--json")
-    assert ended.code == 0, ended.out
-    assert [check["detail"][:8] for check in json.loads(ended.out)["checks"] if check["name"] == "prompts"] == ["2 slates"]
-
-
-@pytest.mark.parametrize("name", ["catalog/items.safetensors", "variants/cpu-fp32/golden.safetensors"])
-def test_edited_file(spoilt: Path, name: str) -> None:
-    path = spoilt / name
-    raw = bytearray(path.read_bytes())
-    raw[-5] ^= 1
-    path.write_bytes(raw)
+def test_edited_file(spoilt: Path) -> None:
+    path = spoilt / "catalog" / "items.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     ended = run_program("verify", spoilt)
     failed = [line for line in ended.out.splitlines() if line.startswith("FAILED ")]
-    assert ended.code == 8 and len(failed) == 1 and name in failed[0]
+    assert ended.code == 8 and len(failed) == 1 and "catalog/items.safetensors" in failed[0]
 
 
 def test_no_bundle(tmp_path: Path) -> None:
@@ -79,12 +62,6 @@ def test_other_prompts_and_other_log_odds(spoilt: Path) -> None:
     assert len(lines) == 2 and lines[0].startswith("cpu-fp32: golden slate 3") and "exit 1: log-odds" in lines[1]
 
 
-def test_golden_samples_that_are_damaged(spoilt: Path) -> None:
-    edit_golden(spoilt, prefix_offsets=np.array([0, 1]))
-    ended = run_program("verify", spoilt, "--json")
-    assert ended.code == 8 and outcomes(ended) == {"digests": "ok", "golden samples": "FAILED"}
-
-
 def test_bundle_without_a_catalog(spoilt: Path) -> None:
     """Its golden samples are prompts alone."""
     drop_catalog(spoilt)
@@ -92,9 +69,6 @@ def test_bundle_without_a_catalog(spoilt: Path) -> None:
     ended = run_program("verify", spoilt, "--json")
     assert ended.code == 0 and outcomes(ended) == dict.fromkeys(("digests", "log-odds"), "ok"), ended.out
     assert [check.outcome for check in check_bundle(spoilt)] == ["ok"] * len(check_bundle(spoilt))
-    assert_one_error(
-        run_program("score", spoilt, "--user", 100, "--items", "3"), 2, "the bundle has no catalog: it takes token ids"
-    )
 
 
 def test_a_backend_that_is_missing_is_skipped_unless_asked_for(spoilt: Path) -> None:

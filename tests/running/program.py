@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 from rexit import runtime
@@ -20,11 +19,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "REXIT_ONNXRUNTIME_LIBRARY": runtime.onnxruntime_library()}
 
 
-def run_program(*words: object, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Ended:
+def run_program(*words: object, stdin: str | bytes = "") -> Ended:
     data = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run(
-        [PROGRAM, *map(str, words)], input=data, env={**environment(), **(env or {})}, capture_output=True, timeout=120
-    )
+    done = subprocess.run([PROGRAM, *map(str, words)], input=data, env=environment(), capture_output=True, timeout=120)
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
