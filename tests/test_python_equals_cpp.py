@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
 from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import write_policy
@@ -20,21 +18,15 @@ PROGRAM = BUILD / "example" / "rexit_score"
 """examples/cpp, built against the installed library by `make test`, which says where."""
 
 
-RULES = {"quorum": 1, "top_k": {"k": 3, "ordered": True, "rise": [2.0, 1.0], "fall": [2.0, 1.0]}}
-
-
-@pytest.mark.parametrize(
-    ("calibrated", "rules", "stopped_at"), [(False, {}, {"2"}), (True, {}, {"0", "1", "2"}), (True, RULES, {"0", "1"})]
-)
-def test_same_scores_and_exits(tmp_path: Path, calibrated: bool, rules: dict[str, Any], stopped_at: set[str]) -> None:
+def test_same_scores_and_exits(tmp_path: Path) -> None:
+    """tests/program has more, by `rexit-run`."""
     assert PROGRAM.exists(), f"{PROGRAM} is not built: run `make build/example/.built`"
     bundle = write_bundle(tmp_path / "bundle")
-    if calibrated:
-        write_policy(bundle, [{"a": 1.1, "b": 0.1, "upper": 0.5, "lower": 0.5}] * 3, **rules)
+    write_policy(bundle, [{"a": 1.1, "b": 0.1, "upper": 0.5, "lower": 0.5}] * 3)
     environment = {**os.environ, "REXIT_ONNXRUNTIME_LIBRARY": runtime.onnxruntime_library()}
     exits = set()
     with runtime.open(bundle) as session:
-        for user in USER_IDS:
+        for user in USER_IDS[:4]:
             command = [str(PROGRAM), "--raw", str(bundle), str(user), *map(str, ITEM_IDS)]
             lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
             item, probability, log_odds, exit = zip(*(line.split() for line in lines), strict=True)
@@ -45,4 +37,4 @@ def test_same_scores_and_exits(tmp_path: Path, calibrated: bool, rules: dict[str
             np.testing.assert_array_equal(np.array(log_odds, np.float32), scores.log_odds)
             np.testing.assert_array_equal(np.array(exit, np.int64), scores.exit)
             exits |= set(exit)
-    assert exits == stopped_at
+    assert exits == {"0", "1", "2"}

@@ -16,6 +16,7 @@ from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inpu
 from builders.bundles.held_out import AS_OF, write_ranked
 from builders.bundles.zero import add_score_exit
 from rexit import runtime
+from rexit.bundle import Golden, GoldenSlate
 from rexit.errors import BundleError, InputError
 from rexit.request import Request
 
@@ -138,26 +139,14 @@ def test_with_inputs(tmp_path: Path) -> None:
     """The samples' values reach the prompt: those of the runtime's own pass, others do not."""
     bundle = write_bundle(tmp_path / "bundle", BundleOptions(with_inputs(make_catalog())))
     inputs = {"device": "phone", "query": [5, 6, 7], "note": [8]}
-    codes: list[list[int]] = [[1], [5, 6, 7], [8], []]  # no hour
+    codes = [np.array(part, np.int32) for part in ([1], [5, 6, 7], [8], [])]  # no hour
     with runtime.open(bundle) as session:
         request = Request(USERS[0], ITEMS, as_of=AS_OF, inputs=inputs)
-        log_odds = session.trace(request)
-        prefix, candidates = session.prompt(request)
-    golden = {
-        "user": np.array([0], np.int32),
-        "item": np.arange(len(ITEMS), dtype=np.int32),
-        "as_of": np.array([AS_OF], np.int64),
-        "slate_offsets": np.array([0, len(ITEMS)], np.int64),
-        "prefix_offsets": np.array([0, len(prefix)], np.int64),
-        "prefix_tokens": prefix,
-        "candidate_offsets": np.cumsum([0, *map(len, candidates)]).astype(np.int64),
-        "candidate_tokens": np.concatenate(candidates),
-        "log_odds": log_odds,
-        "input_offsets": np.cumsum([0, *map(len, codes)]).astype(np.int64),
-        "input_codes": np.concatenate(codes).astype(np.int32),
-    }
+        trace, (prefix, candidates) = session.trace(request), session.prompt(request)
+    rows = np.arange(len(ITEMS), dtype=np.int32)
     path = bundle / "variants" / "cpu-fp32" / "golden.safetensors"
-    save_file(golden, path)
+    Golden([GoldenSlate(0, rows, AS_OF, prefix, candidates, trace, codes)]).write(path)
+    golden = golden_arrays(bundle)
     assert (check(bundle).prompt, check(bundle).log_odds) == ("", "")
     save_file(golden | {"input_codes": golden["input_codes"] + 1}, path)
     assert "differs from the exporter's" in check(bundle).prompt and "log-odds" in check(bundle).log_odds

@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
-from builders.bundles.held_out import write_ranked
 from builders.bundles.model import EXITS, make_weights, reference
 from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
-from rexit.checks.golden import check_golden
-from rexit.progress import silent
 from rexit.request import TokenRequest
 
 USER, AS_OF = USER_IDS[2], 40
@@ -94,16 +91,3 @@ def test_one_objective_has_no_name(tmp_path: Path) -> None:
         scores = session.score(USER, ITEM_IDS[:2])
     np.testing.assert_array_equal(scores.probabilities[:, 0], scores.probability)
     assert scores.objectives == () and "objectives" not in scores.to_dict()["scores"][0]
-
-
-def test_golden_samples(tmp_path: Path) -> None:
-    ranked = write_ranked(tmp_path, objectives=NAMES)
-    for policy in (False, True):
-        if policy:
-            policy_of(ranked.bundle).write(ranked.bundle / "variants" / "cpu-fp32" / "policy.json")
-        bundle = Bundle.open(ranked.bundle)
-        assert bundle.golden().slates[0].log_odds.shape == (len(ITEM_IDS), len(EXITS), 2)
-        with runtime.open(ranked.bundle) as session:
-            checks = check_golden(bundle, session, silent)
-        runtime.verify(ranked.bundle)
-        assert [check.failures for check in checks] == [()] * 3 and checks[1].name == "log-odds"

@@ -43,24 +43,6 @@ def test_chunks_do_not_change_scores(max_tokens: int, tmp_path: Path, expected: 
     np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)
 
 
-def test_single_candidates_score_as_in_a_slate(session: runtime.Session, expected: NDArray[np.float64]) -> None:
-    alone = np.concatenate([session.trace(USER, [item], as_of=AS_OF) for item in ITEM_IDS])
-    np.testing.assert_allclose(alone, expected, **CLOSE)
-
-
-def test_cached_prefix(session: runtime.Session, expected: NDArray[np.float64]) -> None:
-    first = session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF)
-    again = session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF)
-    np.testing.assert_array_equal(first.log_odds, again.log_odds)
-    assert (first.stats.prefix_tokens_reused, first.stats.prefix_layers) == (0, EXITS[-1])
-    assert (again.stats.prefix_tokens_reused, again.stats.prefix_layers) == (again.stats.prefix_tokens, 0)
-    other = session.trace_with_stats(USER_IDS[4], ITEM_IDS, as_of=AS_OF)
-    assert other.stats.prefix_tokens_reused < other.stats.prefix_tokens / 4, "no more than both happen to begin with"
-    np.testing.assert_array_equal(session.trace(USER, ITEM_IDS, as_of=AS_OF), first.log_odds)
-    session.clear_cache()
-    assert session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF).stats.prefix_layers == EXITS[-1]
-
-
 @pytest.mark.parametrize("cache_bytes", [0, 1])
 def test_shared_starts_do_not_change_scores(folder: Path, cache_bytes: int) -> None:
     """Prefixes that grow by one interaction after another: most of each is copied, or with a budget for one taken over in place;
@@ -98,12 +80,6 @@ def test_segments_tell_where_the_time_goes(session: runtime.Session) -> None:
     assert [segment.prefix_tokens for segment in again] == [0, 0, scores.stats.prefix_tokens]
 
 
-def test_prefix_is_deepened_only_as_needed(session: runtime.Session, expected: NDArray[np.float64]) -> None:
-    layers = [session.score(USER, ITEM_IDS, as_of=AS_OF, force_exit=exit).stats.prefix_layers for exit in (0, 0, 2, 1, 2)]
-    assert layers == [EXITS[0], 0, EXITS[2] - EXITS[0], 0, 0]
-    np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)
-
-
 @pytest.mark.parametrize("exit", range(len(EXITS)))
 def test_force_exit(exit: int, session: runtime.Session, expected: NDArray[np.float64]) -> None:
     scores = session.score(USER, ITEM_IDS, as_of=AS_OF, force_exit=exit)
@@ -125,16 +101,6 @@ def test_the_best_come_first_where_all_probabilities_round_to_one(tmp_path: Path
     scores = runtime.open(folder).score(USER, ITEM_IDS, as_of=AS_OF, top_k=len(ITEM_IDS))
     assert (scores.probability == 1).all() and len(np.unique(scores.log_odds)) > 5
     assert (np.diff(scores.log_odds) <= 0).all()
-
-
-def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle")
-    write_policy(folder, [{"a": 2.0, "b": 1.0, "upper": None, "lower": None}] * 3)
-    session = runtime.open(folder)
-    assert session.exits[0] == runtime.ExitInfo(1, 2.0, 1.0, np.inf, np.inf, 1, 0.0, 0.0)
-    scores = session.score(USER, ITEM_IDS, policy=runtime.StopRule([0.0] * 3, [0.0] * 3))
-    assert set(scores.exit) == {0}
-    np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-(2 * scores.log_odds + 1))), atol=1e-6)
 
 
 def random_policy(random: np.random.Generator, variant_sha256: str, slate_rules: bool) -> Policy:
@@ -246,25 +212,13 @@ def test_the_best_have_the_largest_calibrated_log_odds(tmp_path: Path) -> None:
     assert (np.diff(a * top.log_odds + b) <= 0).all() and (np.diff(top.log_odds) > 0).any()
 
 
-def test_empty_prefix(tmp_path: Path) -> None:
-    info, tables = make_catalog()
-    info["prompt"] = {**info["prompt"], "prefix": []}
-    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
-    prefix, candidates = session.prompt(USER, ITEM_IDS)
-    weights = make_weights()
-    expected = np.array([reference(weights, prefix, c) for c in candidates])
-    trace = session.trace_with_stats(USER, ITEM_IDS)
-    assert len(prefix) == trace.stats.prefix_layers == trace.stats.prefix_tokens == 0
-    np.testing.assert_allclose(trace.log_odds, expected, **CLOSE)
-
-
 def test_string_ids(tmp_path: Path, session: runtime.Session) -> None:
     named = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(make_catalog(strings=True))))
     slate = [string_id("item", n) for n in (3, 0, 19)]
     scores = named.score(string_id("user", 2), slate, recent=[(slate[0], False)])
     same = session.score(USER, [ITEM_IDS[n] for n in (3, 0, 19)], recent=[(ITEM_IDS[3], False)])
     np.testing.assert_array_equal(scores.log_odds, same.log_odds)
-    assert scores.items.tolist() == slate
+    assert scores.items.tolist() == [score.item for score in scores] == slate
     with pytest.raises(InputError, match=r"items\[1\]: item 'nobody' is not in the catalog"):
         named.score("someone", [slate[0], "nobody"])
     with pytest.raises(InputError, match="user is 7, the catalog's ids are strings"):
@@ -310,31 +264,3 @@ def test_nothing_is_left_of_a_failed_request(session: runtime.Session, expected:
         with pytest.raises(InputError):
             session.score(USER, [*ITEM_IDS, 10**9])
     np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)
-
-
-@pytest.mark.parametrize("top_k", [0, 15_000])
-def test_deadline_amid_the_first_segment(session: runtime.Session, top_k: int) -> None:
-    items = ITEM_IDS * 1000
-    for _ in range(20):  # how fast the machine is now, it may not be in a moment
-        known = session.score(USER, items, as_of=AS_OF, force_exit=0)
-        deadline_ms = (known.stats.retrieval_us + known.stats.slate_us / 3) / 1000
-        try:
-            scores = session.score(USER, items, as_of=AS_OF, force_exit=0, deadline_ms=deadline_ms, top_k=top_k)
-        except DeadlineError:
-            continue
-        answered = scores.exit >= 0
-        if answered.any() and not answered.all():
-            break
-    else:
-        pytest.fail("never cut short amid the first segment")
-    assert len(scores) == (top_k or len(items))
-    count = int(answered.sum())
-    assert answered[:count].all(), "those without an answer come last"
-    np.testing.assert_array_equal(scores.exit, np.where(answered, 0, -1))
-    np.testing.assert_array_equal(scores.cut_short, ~answered)
-    for numbers in (scores.log_odds, scores.probability):
-        np.testing.assert_array_equal(np.isnan(numbers), ~answered)
-    np.testing.assert_allclose(scores.log_odds[:count], known.log_odds[scores.index[:count]], **CLOSE)
-    if top_k:
-        assert (np.diff(scores.log_odds[:count]) <= 0).all()
-    assert scores.stats.slate_us > 0

@@ -106,15 +106,6 @@ def test_chunks_do_not_change_scores(max_tokens: int, tmp_path: Path, folder: Pa
         np.testing.assert_allclose(session.trace(USER, ITEM_IDS), expected(folder, USER, ITEM_IDS), **CLOSE)
 
 
-def test_single_candidates_score_as_in_a_slate(folder: Path) -> None:
-    with runtime.open(folder) as session:
-        alone = np.concatenate([session.trace(USER, [item]) for item in ITEM_IDS])
-        np.testing.assert_allclose(alone, expected(folder, USER, ITEM_IDS), **CLOSE)
-        stopped = session.score(USER, ITEM_IDS, policy=runtime.StopRule(upper=[3.0, 3.0, 3.0], lower=[3.0, 3.0, 3.0]))
-        for n, (exit, log_odds) in enumerate(zip(stopped.exit, stopped.log_odds, strict=True)):
-            np.testing.assert_allclose(log_odds, alone[n, exit], **CLOSE)
-
-
 def test_cold_cached_and_partly_reused_prefixes_score_the_same(folder: Path) -> None:
     recent = [(ITEM_IDS[row], verdict) for row, verdict in ((3, True), (9, False), (4, True), (12, False), (1, False))]
     with runtime.open(folder) as session:

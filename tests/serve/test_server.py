@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,18 +97,6 @@ def test_what_cannot_be_served_is_one_line(run: Run, bundle: Path) -> None:  # n
             ((bundle / "none",), 4, f"{bundle / 'none' / 'manifest.json'}: cannot be opened: No such file or directory"),
         ):
             assert run("serve", *words) == Ended(code, "", f"rexit: error: {line}\n")
-
-
-@pytest.mark.slow
-def test_an_archive(bundle: Path, tmp_path: Path) -> None:
-    with tarfile.open(archive := tmp_path / "bundle.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        tar.add(bundle, ".")
-    words = [sys.executable, "-m", "rexit", "serve", str(archive), "--port", "0"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        service = Service(int(line(process).rsplit(":", 1)[1]))
-        assert service.score(user=100, items=[3]).status == 200
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
 
 
 def test_an_answer_does_not_wait_to_be_acknowledged() -> None:

@@ -127,14 +127,6 @@ def test_kernels_run(text: str, tmp_path: Path) -> None:
     check_log_odds_stay(text, tmp_path)
 
 
-@pytest.mark.parametrize("text", SOUND[:3])
-def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None:
-    text = text.replace("(state", "(lost").replace(" state,", " lost,")
-    bundle = write_added(tmp_path, f"z = Sub (state, state) \n lost = Div (z, z) \n {text}")
-    with rexit.open(bundle) as session, pytest.raises(BackendError, match="are not finite"):
-        session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
-
-
 def test_an_unknown_approximation_is_refused_when_the_graph_is_opened(tmp_path: Path) -> None:
     bundle = write_added(tmp_path, 'q, number = rexit.GELUQuantizeRows <approximate = "a"> (state, state)')
     with pytest.raises(BackendError, match="GELUQuantizeRows: expected approximate to be none or tanh"):
