@@ -1,8 +1,5 @@
 """The arithmetic of benchmarks/speed/slate.py on made-up timings; no model is involved."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -67,41 +64,3 @@ def test_a_peer_behind_the_same_cut_reads_what_exit_zero_lets_in() -> None:
     results = asked_in_turn({"p": Peer()}, contenders, (["ours"], ["peer_cut"]), lambda: next(slates), "case", False, 3, "ours")
     assert results["ratios"]["ours_vs_peer_cut"] == {"median": 1.0, "quartiles": [0.5, 1.0]}  # of 1, 0 and 1
     assert list(results["agreement"]) == ["ours"]
-
-
-def test_the_fastest_peer_of_each_precision() -> None:
-    from contenders import fastest_peers
-
-    milliseconds = {"int8_full": 1.0, "openvino": 30.0, "llama_cpp": 50.0, "llama_cpp_bf16": 40.0, "ort_shared_prefix": 20.0}
-    assert fastest_peers(milliseconds) == {
-        "best_int8_peer": "openvino",
-        "best_bf16_peer": "llama_cpp_bf16",
-        "best_fp32_peer": "ort_shared_prefix",
-        "best_peer": "ort_shared_prefix",
-    }
-    assert fastest_peers({"int8_full": 1.0}) == {}
-
-
-def test_scripts_load() -> None:
-    import slate
-
-    assert {contender.peer for contender in slate.PEERS} == set(slate.peer_plans(Path(), Path(), 20, 400))
-
-
-def test_pairs_of_an_encoder_are_a_claims_own_documents_and_others(tmp_path: Path) -> None:
-    slates = tmp_path / "slates.jsonl"
-    rows = [
-        {"split": split, "query": f"q{n}", "candidates": [f"d{n}.{i}" for i in range(60)], "score": [60.0 - i for i in range(60)]}
-        for n, split in enumerate(("train", "test", "test", "test"))
-    ]
-    slates.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    from encoders import PAIRS, requests
-
-    drawn = requests(slates)
-    for request in (next(drawn) for _ in range(3)):
-        name = request["query"][1:]
-        assert [document.split(".")[0] for document in request["candidates"][:60]] == [f"d{name}"] * 60
-        assert len(set(request["candidates"])) == len(request["scores"]) == PAIRS
-        assert request["scores"][60:] == [1.0] * 40
-    with pytest.raises(SystemExit, match="all 3 claims have been asked"):
-        next(drawn)

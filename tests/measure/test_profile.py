@@ -21,8 +21,6 @@ from rexit.measure.profile import CostProfile, SegmentCost, measure_costs
 from rexit.request import Request
 from rexit.slates import Slate
 
-TRUE = Costs(7.0, np.array([90.0, 40.0, 55.0]), np.array([10.0, 10.0, 5.0]), np.array([3.0, 4.0, 5.0]), 6)
-MAX_TOKENS = 6 * CANDIDATE_TOKENS
 HERE = Conditions("a" * 64, "cpu", 2, {"cpu": "one", "cores": 2, "onnxruntime": "1.24.0", "rexit": "0.1.0"})
 PROFILE = CostProfile(HERE, 7.5, (SegmentCost(1.0, 0.5, 20.0, 3.25), SegmentCost(0.0, 0.75, 0.0, 4.5)), 0.01)
 WITH_ZERO = replace(
