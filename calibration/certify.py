@@ -9,7 +9,7 @@ Users are the unit, taken to be exchangeable with those to come. After Angelopou
    limits, the largest p-value counts.
 3. `tail_p_value` tests in the same way that too large a share of the users loses much.
 4. `fixed_sequence` certifies in that order and stops at the first policy that fails, so any number of them may be tried at one
-   level. Several such sequences share the level: each gets it divided by their number (Bonferroni).
+   level.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
         losses: float64 [n], one per user, within `bounds`.
         bounds: the least and the largest loss possible.
         limit: in the unit of the losses.
-        level: the level that bets aim at: the test's, divided by the number of sequences that share it. The p-value is valid at
-            any other level.
+        level: the level that bets aim at. The p-value is valid at any other level.
 
     Raises:
         InputError: for a limit outside the bounds or a level outside (0, 1).
@@ -109,15 +108,14 @@ def share_interval(count: int, n: int, chance: float = 0.2) -> tuple[float, floa
     return low, float(betaincinv(count + 1, n - count, 1 - chance / 2)) if count < n else 1.0
 
 
-def fixed_sequence(p_values: Sequence[float], level: float, sequences: int = 1) -> int:
+def fixed_sequence(p_values: Sequence[float], level: float) -> int:
     """Returns how many policies are certified: those before the first whose p-value is above its level.
 
     Args:
         p_values: in an order that was fixed without the users that certify.
         level: the chance that a certificate is wrong.
-        sequences: how many sequences share the level, this one included.
     """
-    return next((n for n, p in enumerate(p_values) if not p <= level / sequences), len(p_values))
+    return next((n for n, p in enumerate(p_values) if not p <= level), len(p_values))
 
 
 def margin(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, users: int, level: float = 0.05) -> float:

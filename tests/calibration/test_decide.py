@@ -12,7 +12,7 @@ from builders.traces import even_costs, traces
 from rexit import roles
 from rexit.audit.betting import Tail
 from rexit.calibration import certify
-from rexit.calibration.decide import Decision, back_to_full_depth
+from rexit.calibration.decide import Decision
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.plan import words
@@ -187,13 +187,6 @@ def test_test_split_has_no_say() -> None:
     second = decide_on(traces(600, 10, [0.6, 0.0], seed=1), GOAL, traces(600, 10, [0.6, 0.0], seed=3))
     assert first.policy == second.policy and first.candidates == second.candidates
     assert first.rows[-1] != second.rows[-1]
-
-
-def test_back_to_full_depth() -> None:
-    decision = decided((0.6, 0.0))
-    back = back_to_full_depth(decision)
-    assert back.chosen is None and back.rows[-1].drops == decision.rows[0].drops and back.gains == ()
-    assert (back.policy.stops(np.full((3, 2), 99, np.float32), np.array([0, 3])) == 1).all()
 
 
 def test_a_promise_over_pairs_is_the_bootstraps() -> None:

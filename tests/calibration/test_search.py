@@ -114,15 +114,6 @@ def test_a_quorum_pays_where_the_prefix_is_dear() -> None:
     assert with_quorum.outcome.cost_us < 0.97 * without.outcome.cost_us
 
 
-@pytest.mark.slow
-def test_more_budget_never_costs_more() -> None:
-    for seed in range(4):
-        trials = explored(traces(60, 10, [3, 2, 1, 0], seed=seed)).trade_off(BUDGETS)
-        costs = [trials[b].outcome.cost_us for b in BUDGETS]
-        assert costs == sorted(costs, reverse=True)
-        assert costs[-1] < costs[0]
-
-
 def test_without_an_open_exit_there_is_full_depth() -> None:
     search = explored(traces(20, 10, [1.0, 0.0]), useful=[False, True])
     assert search.trade_off([0.1])[0.1] is search.full

@@ -82,30 +82,21 @@ def test_a_cut_is_said(run: Run, bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("suffix", "content", "problem"),
     [
-        (b"", "has no documents, expected one on each line"),
-        (b"\n \n", "has no documents"),
-        (b"\x89PNG\xff\xfe", "not UTF-8 text at byte 0, expected documents as text"),
+        ("txt", b"", "has no documents, expected one on each line"),
+        ("txt", b"\n \n", "has no documents"),
+        ("txt", b"\x89PNG\xff\xfe", "not UTF-8 text at byte 0, expected documents as text"),
+        ("jsonl", b'"wing"\n3\n', "line 2: is 3, expected a string or an object"),
+        ("jsonl", b'"wing"\n{"title": "x"}\n', "line 2: `text` is missing"),
+        ("jsonl", b'"wing"\n{\n', "line 2: not JSON"),
+        ("jsonl", b'"wing"\n{"text": ["x"]}\n', "line 2: text: is ['x'], expected a string"),
     ],
 )
-def test_documents_that_are_no_text(run: Run, bundle: Path, tmp_path: Path, content: bytes, problem: str) -> None:
-    (tmp_path / "documents.txt").write_bytes(content)
-    assert_one_line(run("rerank", bundle, "--query", "wing", "--documents", tmp_path / "documents.txt"), 2, problem)
-
-
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("3", "line 2: is 3, expected a string or an object"),
-        ('{"title": "x"}', "line 2: `text` is missing"),
-        ("{", "line 2: not JSON"),
-        ('{"text": ["x"]}', "line 2: text: is ['x'], expected a string"),
-    ],
-)
-def test_lines_that_are_no_documents(run: Run, bundle: Path, tmp_path: Path, line: str, problem: str) -> None:
-    (tmp_path / "documents.jsonl").write_text(f'"wing"\n{line}\n')
-    assert_one_line(run("rerank", bundle, "--query", "wing", "--documents", tmp_path / "documents.jsonl"), 2, problem)
+def test_files_without_documents(run: Run, bundle: Path, tmp_path: Path, suffix: str, content: bytes, problem: str) -> None:
+    path = tmp_path / f"documents.{suffix}"
+    path.write_bytes(content)
+    assert_one_line(run("rerank", bundle, "--query", "wing", "--documents", path), 2, problem)
 
 
 def test_requests_that_cannot_be_answered(run: Run, bundle: Path, documents: Path, tmp_path: Path) -> None:

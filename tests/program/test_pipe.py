@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
-from builders.bundles.reranker import write_reranker
 from rexit import TokenRequest, runtime
 from running.program import PROGRAM, environment, run_program
 
@@ -71,14 +69,6 @@ def test_a_prompt_as_token_ids(bundle: Path) -> None:
     assert [one["scores"] for one in answers] == [scores.to_dict()["scores"]] * 2
     assert "user" not in answers[0] and "known" not in answers[0]
     assert sorted(one["stats"]["prefix_tokens_reused"] for one in answers) == [0, 3], "a prefix stays in one session"
-
-
-def test_a_prompt_with_the_first_stages_scores(tmp_path: Path) -> None:
-    bundle = write_reranker(tmp_path / "bundle", zero=True)
-    write_policy(bundle, [{"a": 1.0, "b": 0.0, "upper": None, "lower": None, "keep": keep} for keep in (1, None, None, None)])
-    (one,) = served(bundle, [{"prefix": [3, 4], "candidates": [[6], [7, 8], [9]], "scores": [-1.5, 2, 0]}])
-    assert [(score["exit"], score["log_odds"]) for score in one["scores"]][::2] == [(0, -1.5), (0, 0.0)]
-    assert one["scores"][1]["exit"] == 3 and one["stats"]["candidate_tokens"] == 2
 
 
 @pytest.mark.parametrize(

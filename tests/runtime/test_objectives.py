@@ -84,10 +84,3 @@ def test_the_policy_decides_as_in_python(calibrated: Path) -> None:
     assert best.index.tolist() == np.argsort(-scores.log_odds, kind="stable")[:3].tolist()
     np.testing.assert_array_equal(best.probabilities, scores.probabilities[best.index])
     np.testing.assert_array_equal(scores[2:5].probabilities, scores.probabilities[2:5])
-
-
-def test_one_objective_has_no_name(tmp_path: Path) -> None:
-    with runtime.open(write_bundle(tmp_path / "bundle")) as session:
-        scores = session.score(USER, ITEM_IDS[:2])
-    np.testing.assert_array_equal(scores.probabilities[:, 0], scores.probability)
-    assert scores.objectives == () and "objectives" not in scores.to_dict()["scores"][0]

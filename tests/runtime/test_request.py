@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from builders.bundles.bundle import write_bundle
-from builders.bundles.bundle_files import drop_catalog, write_policy
+from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from rexit import Request, TokenRequest, runtime
 from rexit.errors import DeadlineError, InputError
@@ -96,12 +95,6 @@ def test_the_fields_are_those_that_the_library_reads(session: runtime.Session) -
     assert listed is not None and listed[1].split(", ") == [field.name for field in FIELDS]
 
 
-def test_a_body_may_be_bytes_or_text(session: runtime.Session) -> None:
-    text = json.dumps(BODY)
-    answers = [json.loads(session.score_json(body).text)["scores"] for body in (text, text.encode())]
-    assert answers[0] == answers[1]
-
-
 def test_a_request_beside_its_fields(session: runtime.Session) -> None:
     with pytest.raises(InputError, match="as_of is an argument, expected it in the Request"):
         session.score(REQUEST, as_of=60)
@@ -116,15 +109,3 @@ def test_a_token_is_no_truth(session: runtime.Session, true: Any) -> None:
     for request, where in ((TokenRequest([1, true], [[2]]), "prefix"), (TokenRequest([1], [[2, true]]), "candidates[0]")):
         with pytest.raises(InputError, match=re.escape(f"{where}[1] is ")):
             session.score(request)
-
-
-def test_a_bundle_without_a_catalog(session: runtime.Session, tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle")
-    drop_catalog(folder)
-    tokens = tokens_of(session)
-    with runtime.open(folder) as without:
-        np.testing.assert_array_equal(without.trace(tokens), session.trace(tokens))
-        body = json.dumps({"prefix": [3, 4], "candidates": [[5]], "top_k": 1})
-        assert len(json.loads(without.score_json(body).text)["scores"]) == 1
-        with pytest.raises(InputError, match="catalog"):
-            without.score(USER, ITEMS, inputs={"query": "wing"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -218,14 +217,6 @@ class TestScores:
         with pytest.raises(IndexError):
             _ = scores[len(scores)]
 
-    def test_to_dict_is_json(self, folder: Path) -> None:
-        with rexit.open(folder) as session:
-            scores = session.score(USER_IDS[0], np.array(ITEM_IDS), top_k=2)
-        value = scores.to_dict()
-        assert json.loads(json.dumps(value)) == value
-        assert value["known"] is True and [row["item"] for row in value["scores"]] == scores.items.tolist()
-        assert value["stats"]["prefix_tokens"] == scores.stats.prefix_tokens and "segments" not in value["stats"]
-
     def test_equal_answers_are_equal(self, folder: Path) -> None:
         with rexit.open(folder) as session:
             cold, warm = (session.score(USER_IDS[0], ITEM_IDS, force_exit=2) for _ in range(2))
@@ -239,25 +230,14 @@ class TestScores:
         assert [name for name, value in without_answer.items() if value is None] == ["probability", "log_odds", "exit"]
 
 
-class TestAnother:
-    def test_answers_alike_with_a_cache_of_its_own(self, folder: Path) -> None:
-        with runtime.open(folder) as first:
-            second = first.another()
-            assert second.info == first.info and second.exits == first.exits
-            expected = first.score(USER_IDS[1], ITEM_IDS)
-            got = second.score(USER_IDS[1], ITEM_IDS)
-            assert got.stats.prefix_tokens > 0 and got.stats.prefix_tokens_reused == 0
-            np.testing.assert_array_equal(got.log_odds, expected.log_odds)
-            second.clear_cache()
-            assert first.score(USER_IDS[1], ITEM_IDS).stats.prefix_tokens_reused > 0
-
-    def test_outlives_the_first(self, folder: Path) -> None:
-        first = runtime.open(folder)
-        second = first.another()
-        first.close()
-        assert len(second.score(USER_IDS[0], ITEM_IDS)) == len(ITEM_IDS)
-        with pytest.raises(InputError, match="the session is closed"):
-            first.another()
+def test_another_session_outlives_the_first(folder: Path) -> None:
+    first = runtime.open(folder)
+    second = first.another()
+    assert second.info == first.info and second.exits == first.exits
+    first.close()
+    assert len(second.score(USER_IDS[0], ITEM_IDS)) == len(ITEM_IDS)
+    with pytest.raises(InputError, match="the session is closed"):
+        first.another()
 
 
 def test_only_what_requests_read_is_resident(tmp_path: Path) -> None:

@@ -192,16 +192,6 @@ def test_identical_documents_keep_their_order(service: Service) -> None:
     assert [row["index"] for row in rows] == list(range(8)) and len({row["relevance_score"] for row in rows}) == 1
 
 
-def test_a_query_again_finds_its_prefix(bundle: Path) -> None:
-    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
-        for _ in range(2):
-            post(service, "/v1/rerank", query="wing drag", documents=["heat"])
-        metrics = service.get("/metrics").text
-    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
-    assert float(values["rexit_prefix_tokens_total"]) == 10 and float(values["rexit_prefix_tokens_reused_total"]) == 5
-    assert float(values["rexit_unknown_users_total"]) == 0 and float(values['rexit_requests_total{status="200"}']) == 2
-
-
 def test_texts_in_a_full_queue_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, opened = TextEncoder.prompt_with_cuts, threading.Event()
 
