@@ -131,7 +131,12 @@ def _within_users(
 ) -> NDArray[np.float64]:
     """The weights of a logistic regression with an intercept per user, by Newton's method, which eliminates the users'.
 
-    Arguments as of `platt.logistic_regression`, but that the ridge weighs against the summed cross-entropy.
+    Args:
+        features, target: as for `platt.logistic_regression`.
+        users: int64 [n], numbered from 0.
+        ridge: weight of half the squared distance from `centre`, without the intercept, added to the summed cross-entropy.
+        centre: float64 [d].
+        start: where to begin, float64 [d].
     """
     count = int(users.max()) + 1
     ridges = np.full(len(features), ridge)

@@ -73,40 +73,27 @@ def targets(liked: Labels) -> NDArray[np.float64]:
     return np.asarray(np.where(liked, (positives + 1) / (positives + 2), 1 / (negatives + 2)), np.float64)
 
 
-def logistic_regression(
-    features: NDArray[np.float64],
-    target: NDArray[np.float64],
-    ridge: float = 0.0,
-    centre: NDArray[np.float64] | None = None,
-    start: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
+def logistic_regression(features: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the weights, float64 [d], with the least cross-entropy. scikit-learn's regression takes no targets between 0 and 1.
 
     Args:
         features: float64 [d, n], of mean 0 and variance 1; the last is 1 for all: the intercept.
         target: from 0 to 1, float64 [n].
-        ridge: weight of half the squared distance from `centre`, without the intercept, added to the mean cross-entropy.
-        centre: float64 [d]; None: 0.
-        start: where to begin, float64 [d]; None: at `centre`.
     """
     count, pairs = features.shape
-    centre = np.zeros(count) if centre is None else centre
-    ridges = np.full(count, ridge)
-    ridges[-1] = 0.0
 
     def loss(weights: NDArray[np.float64]) -> float:
         c = weights @ features
-        return float(np.mean(np.logaddexp(0.0, c) - target * c) + (ridges / 2) @ (weights - centre) ** 2)
+        return float(np.mean(np.logaddexp(0.0, c) - target * c))
 
     def gradient(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(features @ (expit(weights @ features) - target) / pairs + ridges * (weights - centre))
+        return np.asarray(features @ (expit(weights @ features) - target) / pairs)
 
     def hessian(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         p = expit(weights @ features)
-        return np.asarray((features * (p * (1 - p))) @ features.T / pairs + np.diag(ridges))
+        return np.asarray((features * (p * (1 - p))) @ features.T / pairs)
 
-    begin = centre if start is None else start
-    best = minimize(loss, begin, method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-10})
+    best = minimize(loss, np.zeros(count), method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-10})
     return np.asarray(best.x, np.float64)
 
 
