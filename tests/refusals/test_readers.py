@@ -29,25 +29,9 @@ WHOLE: list[dict[str, Any]] = [
 NAMES = [part.name for part in FIELDS if part.name != "deadline_ms"]  # when it has passed differs from call to call
 VALUES = [
     *(0, 1, -1, 3, 8, 100, 2**31 - 1, 2**31, 2**63 - 1, 2**63, -(2**63), 2**70, 0.5, 21.0, -0.0, 1e-320, 1e308, 1e999),
-    *(
-        "",
-        "tv",
-        "100",
-        "wing",
-        "ü\0",
-        "\ud800",
-        True,
-        False,
-        None,
-        [],
-        {},
-        [3],
-        [[3]],
-        [3, True],
-        [[3, True]],
-        [[3, 1]],
-        {"a": 1},
-    ),
+    *("", "tv", "100", "wing", "ü\0", "\ud800"),
+    *(True, False, None),
+    *([], {}, [3], [[3]], [3, True], [[3, True]], [[3, 1]], {"a": 1}),
 ]
 BYTES = [b"", b" ", b",", b"]", b"}", b'"', b"\\", b"\\u00e9", b"\\ud800", b"\xff", b"\xc3\xa9", b"\x00", b"\xef\xbb\xbf"]
 BYTES += [b"-", b"+", b"0", b"01", b".5", b"5.", b"1e2", b"e", b"NaN", b"Infinity", b"nul", b"/**/", b"'", b"\x7f", b"\x85"]
