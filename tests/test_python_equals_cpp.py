@@ -26,7 +26,7 @@ def test_same_scores_and_exits(tmp_path: Path) -> None:
     environment = {**os.environ, "REXIT_ONNXRUNTIME_LIBRARY": runtime.onnxruntime_library()}
     exits = set()
     with runtime.open(bundle) as session:
-        for user in USER_IDS[:4]:
+        for user in USER_IDS:
             command = [str(PROGRAM), "--raw", str(bundle), str(user), *map(str, ITEM_IDS)]
             lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
             item, probability, log_odds, exit = zip(*(line.split() for line in lines), strict=True)

@@ -124,12 +124,6 @@ def test_nothing_behind_the_first_that_fails_is_certified() -> None:
     assert budgets == sorted(budgets)
 
 
-def test_fixed_depth_where_dynamic_exit_saves_nothing_more() -> None:
-    decision = decided((0.0, 0.0, 0.0))
-    assert decision.chosen is not None and decision.chosen.fixed == 0 and decision.gains == ()
-    assert (decision.policy.stops(np.float32([[-9, 0, 0], [0, 0, 0], [9, 0, 0]]), np.array([0, 3])) == 0).all()
-
-
 def test_gains_are_over_each_fixed_depth() -> None:
     decision = decided((2.0, 0.7, 0.0), Goal(GOAL.metrics, 0.08))
     assert decision.chosen is not None and decision.chosen.fixed is None and [gain.exit for gain in decision.gains] == [0, 1]
@@ -187,11 +181,6 @@ def test_test_split_has_no_say() -> None:
     second = decide_on(traces(600, 10, [0.6, 0.0], seed=1), GOAL, traces(600, 10, [0.6, 0.0], seed=3))
     assert first.policy == second.policy and first.candidates == second.candidates
     assert first.rows[-1] != second.rows[-1]
-
-
-def test_a_promise_over_pairs_is_the_bootstraps() -> None:
-    decision = decided((0.3, 0.0), Goal((parse("auc"), parse("logloss")), 0.03))
-    assert decision.chosen is not None and 0 < decision.chosen.p_value <= 0.05
 
 
 @pytest.mark.parametrize(

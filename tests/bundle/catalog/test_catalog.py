@@ -97,27 +97,6 @@ def test_a_split_comes_as_rows(folder: Path) -> None:
     assert len(split) == 2
 
 
-def test_a_split_looks_each_id_up_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_up = 0
-    real = Ids._key
-
-    def key(self: Ids, id: Any) -> Any:
-        nonlocal looked_up
-        looked_up += 1
-        return real(self, id)
-
-    monkeypatch.setattr(Ids, "_key", key)
-    path, count = folder / "splits/test.parquet", 5000
-    frame = pl.DataFrame(
-        {"user": [200, -3] * count, "item": ["az", "é"] * count, "time": range(2 * count), "liked": [True] * 2 * count}
-    )
-    frame.write_parquet(path)
-    change(folder, splits={"test": {"path": "splits/test.parquet", **FileEntry.of(path).to_json()}})
-    split = Catalog.open(folder).split("test")
-    assert looked_up == 4
-    assert split.users.tolist() == [2, 0] * count and split.items.tolist() == [1, 2] * count
-
-
 def test_one_id_is_found_without_reading_the_table(folder: Path) -> None:
     """A million users: their ids alone are 8 MB, and a search reads a few hundred bytes of them."""
     names = [f"{3 * n:08d}" for n in range(1_000_000)]
