@@ -165,11 +165,6 @@ def test_one_enormous_user_takes_no_more_memory_than_many_small_ones() -> None:
     assert peaks[1] < 2 * peaks[0] < 40e6
 
 
-@pytest.mark.parametrize("name", [*NAMES, "ndcg@10", "top-k-overlap@1"])
-def test_a_name_is_read_and_written_the_same(name: str) -> None:
-    assert parse(name).name == name
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
