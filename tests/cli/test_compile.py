@@ -119,7 +119,10 @@ class TestVerify:
         command = f"rexit compile BUNDLE --variant {TENSORRT} --compute-capability 8.6"
         assert line.endswith(f"stale, it differs from the variant in segment 1's weights; rebuild it: {command}")
 
-    def test_edited(self, bundle: Path) -> None:
+    def test_edited_and_truncated(self, bundle: Path) -> None:
         plan = engine(bundle) / "segment-2.plan"
-        plan.write_bytes(plan.read_bytes()[:-1] + b"\7")
+        raw = plan.read_bytes()
+        plan.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
         assert "(edited)" in str(self.check(bundle, 8)["failures"])
+        plan.write_bytes(raw[:-1])
+        assert "(truncated or edited)" in str(self.check(bundle, 8)["failures"])

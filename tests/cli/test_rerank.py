@@ -79,6 +79,9 @@ def test_a_cut_is_said(run: Run, bundle: Path, tmp_path: Path) -> None:
     words = ("rerank", bundle, "--query", "wing", "--documents", documents)
     assert {row["index"]: row["truncated"] for row in run(*words, "--json").json["results"]} == {0: False, 1: True}
     assert "1 documents cut at their end: the model takes 96 tokens" in run(*words).out
+    documents.write_text("drag heat wing\n")
+    table = run(*words).out
+    assert "relevance" in table and "drag heat wing" in table and "cut" not in table
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,14 @@ def test_a_split_badly_described(folder: Path, entry: object, message: str) -> N
         Catalog.open(folder).split("test")
 
 
+def test_a_split_with_an_unknown_id(folder: Path) -> None:
+    path = folder / "splits/test.parquet"
+    pl.DataFrame({"user": [200, 7], "item": ["az", "é"], "time": [1, 2], "liked": [True, True]}).write_parquet(path)
+    change(folder, splits={"test": {"path": "splits/test.parquet", **FileEntry.of(path).to_json()}})
+    with pytest.raises(InputError, match="user 7 is not in the catalog"):
+        Catalog.open(folder).split("test")
+
+
 def test_no_folder_and_no_catalog(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such catalog folder"):
         Catalog.open(tmp_path / "none")
