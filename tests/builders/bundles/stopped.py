@@ -1,10 +1,9 @@
 """Random slates and where Python stops them, for the C++ tests: `python -m builders.bundles.stopped FILE`, in tests/.
 
-All numbers have 32 bits, integers or floats. First the number of cases. Each case: patience, quorum, k, ordered, the request's
-own k, candidates; rise and fall; how many go on after each exit, 0 being all; a, b, upper and lower of each exit; 1 if maps read
-earlier heads, else 0; the earlier heads' weights; each candidate's log-odds at every exit; its exit and its c there. k 0: no such
-rule, or none of the request's own. The model has three exits. Maps are 1 and 0 in half of the cases, and read earlier heads in
-the others.
+A row for each case: `patience`, `quorum`, `k`, `ordered`, the request's own `own_k`, the number of `candidates`; `rise` and `fall`
+[EXITS - 1]; `keep` [EXITS], how many go on after each exit, 0 being all; `rules` [EXITS, 4] of a, b, upper and lower; the
+weights of `earlier` heads, 0 being none. Then a row for each candidate of each case: `log_odds` [EXITS], its `exit`, its `c` there.
+k 0: no such rule, or none of the request's own. Maps are 1 and 0 in half of the cases, and read earlier heads in the others.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from rexit.bundle import ExitPolicy, Policy, TopK
 
@@ -60,26 +59,30 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
         yield policy, int(random.choice([0, 0, 3])), z
 
 
-def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
+def columns(policy: Policy, own_k: int, z: Any) -> dict[str, Any]:
     """One case, as the module says."""
     rule = policy.top_k
     requested = replace(policy, top_k=replace(rule, k=own_k)) if rule is not None and own_k else policy
-    none = (0.0,) * (EXITS - 1)
-    yield np.int32(policy.patience)
-    yield np.int32(policy.quorum)
-    yield np.array([rule.k if rule else 0, bool(rule and rule.ordered), own_k, len(z)], np.int32)
-    yield np.array([rule.rise if rule else none, rule.fall if rule else none], np.float32)
-    yield np.array(policy.keep, np.int32)
-    yield np.array([[e.a, e.b, e.upper, e.lower] for e in policy.exits], np.float32)
-    weights = np.array([weight for e in policy.exits for weight in e.earlier], np.float32)
-    yield np.int32(weights.any())
-    yield weights
-    yield z
     stops = requested.stops(z, np.array([0, len(z)]))
-    yield np.int32(stops)
-    yield policy.calibrated(z)[np.arange(len(z)), stops]
+    no_moves = (0.0,) * (EXITS - 1)
+    return {
+        "patience": np.int32([policy.patience]),
+        "quorum": np.int32([policy.quorum]),
+        "k": np.int32([rule.k if rule else 0]),
+        "ordered": np.int32([bool(rule and rule.ordered)]),
+        "own_k": np.int32([own_k]),
+        "candidates": np.int32([len(z)]),
+        "rise": np.float32([rule.rise if rule else no_moves]),
+        "fall": np.float32([rule.fall if rule else no_moves]),
+        "keep": np.int32([policy.keep]),
+        "rules": np.float32([[(e.a, e.b, e.upper, e.lower) for e in policy.exits]]),
+        "earlier": np.float32([[weight for e in policy.exits for weight in e.earlier]]),
+        "log_odds": z,
+        "exit": np.int32(stops),
+        "c": policy.calibrated(z)[np.arange(len(z)), stops],
+    }
 
 
 if __name__ == "__main__":
-    words = [np.int32(CASES), *(part for case in cases() for part in numbers(*case))]
-    Path(sys.argv[1]).write_bytes(b"".join(word.tobytes() for word in words))
+    tables = [columns(*case) for case in cases()]
+    save_file({name: np.concatenate([table[name] for table in tables]) for name in tables[0]}, sys.argv[1])

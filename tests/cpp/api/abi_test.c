@@ -103,6 +103,29 @@ static void options_are_checked(const char* path) {
   EXPECT(rexit_bundle_open(path, &options, &bundle) == REXIT_INVALID_ARGUMENT && bundle == NULL);
 }
 
+static const rexit_id user = {106, NULL};
+static const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
+
+/* Of that user and the first `count` of these items. */
+static rexit_request request_of(size_t count) {
+  rexit_request request;
+  memset(&request, 0, sizeof request);
+  request.struct_size = sizeof request;
+  request.id_size = sizeof user;
+  request.score_size = sizeof(rexit_score);
+  request.user = &user;
+  request.items = items;
+  request.item_count = count;
+  return request;
+}
+
+#define SCORED(request, scores) EXPECT(rexit_session_score(session, request, scores, NULL) == REXIT_OK)
+#define REFUSED(request, scores, text)                                                     \
+  do {                                                                                     \
+    EXPECT(rexit_session_score(session, request, scores, NULL) == REXIT_INVALID_ARGUMENT); \
+    EXPECT(strstr(rexit_last_error(), text) != NULL);                                      \
+  } while (0)
+
 /* A newer caller's structs are longer. What it asks for there cannot be done; what it expects there is 0. */
 static void long_structs_are_respected(const char* path, const rexit_bundle* bundle, rexit_session* session) {
   struct {
@@ -117,10 +140,9 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
     rexit_bundle_info known;
     size_t added;
   } info;
-  const rexit_id user = {106, NULL}, item = {8, NULL};
   const float upper[3] = {0, 0, 0};
   rexit_bundle* opened = NULL;
-  rexit_request request;
+  rexit_request request = request_of(1);
   rexit_score score;
 
   memset(&options, 0, sizeof options);
@@ -135,38 +157,29 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
   EXPECT(rexit_bundle_open(path, &options.known, &opened) == REXIT_INVALID_ARGUMENT && opened == NULL);
   EXPECT(strstr(rexit_last_error(), "struct_size is 1099511627776") != NULL);
 
-  memset(&request, 0, sizeof request);
   memset(&policy, 0, sizeof policy);
-  request.struct_size = sizeof request;
-  request.id_size = sizeof user;
-  request.score_size = sizeof(rexit_score);
-  request.user = &user;
-  request.items = &item;
-  request.item_count = 1;
   request.policy = &policy.known;
   policy.known.upper = policy.known.lower = upper;
   policy.known.exits = 3;
   policy.known.patience = 1;
-  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "policy: struct_size is 0") != NULL);
-  policy.known.struct_size = sizeof policy.known;
-  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_OK && score.exit == 0);
+  REFUSED(&request, &score, "policy: struct_size is 0");
   policy.known.struct_size = sizeof policy;
   policy.added = 1;
-  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
+  REFUSED(&request, &score, "policy: byte");
   policy.added = 0;
+  SCORED(&request, &score);
+  EXPECT(score.exit == 0);
   /* A caller built before `quorum`. */
   policy.known.struct_size = offsetof(rexit_policy, quorum);
   policy.known.quorum = 7;
-  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_OK && score.exit == 0);
+  SCORED(&request, &score);
+  EXPECT(score.exit == 0);
   /* No caller at all: half of a pointer. */
   policy.known.struct_size = offsetof(rexit_policy, top_k) + sizeof(void*) / 2;
-  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "policy: struct_size is 52") != NULL);
+  REFUSED(&request, &score, "policy: struct_size is 52");
   policy.known.struct_size = offsetof(rexit_policy, quorum);
   request.reserved = 1;
-  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.reserved is 1") != NULL);
+  REFUSED(&request, &score, "request.reserved is 1");
 
   memset(&info, 0x5a, sizeof info);
   info.known.struct_size = sizeof info;
@@ -187,78 +200,62 @@ static void long_entries_are_respected(rexit_session* session) {
     rexit_input known;
     int64_t added;
   } input;
-  rexit_request request;
+  rexit_request request = request_of(2);
 
   memset(ids, 0, sizeof ids);
   memset(scores, 0x5a, sizeof scores);
-  memset(&request, 0, sizeof request);
   ids[0].known.number = 106;
   ids[1].known.number = 8;
   ids[2].known.number = -7;
-  request.struct_size = sizeof request;
   request.id_size = sizeof ids[0];
   request.score_size = sizeof scores[0];
   request.user = &ids[0].known;
   request.items = &ids[1].known;
-  request.item_count = 2;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_OK);
+  SCORED(&request, &scores[0].known);
   EXPECT(scores[0].known.item == 0 && scores[0].added == 0 && scores[1].known.item == 1 && scores[1].added == 0);
   EXPECT(scores[0].known.log_odds != scores[1].known.log_odds);
   ids[2].added = 1;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "items[1]: byte 16 of 24 is set, but this library knows only 16") != NULL);
+  REFUSED(&request, &scores[0].known, "items[1]: byte 16 of 24 is set, but this library knows only 16");
   ids[2].added = 0;
   ids[0].added = 1;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "user: byte 16 of 24 is set") != NULL);
+  REFUSED(&request, &scores[0].known, "user: byte 16 of 24 is set");
   ids[0].added = 0;
   request.id_size = 0;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.id_size is 0, expected the sizeof, 16") != NULL);
+  REFUSED(&request, &scores[0].known, "request.id_size is 0, expected the sizeof, 16");
   request.id_size = sizeof ids[0];
   request.score_size = sizeof(rexit_score) - 1;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.score_size is 23, expected the sizeof, 24") != NULL);
+  REFUSED(&request, &scores[0].known, "request.score_size is 23, expected the sizeof, 24");
   request.score_size = sizeof scores[0];
   request.input_count = 1;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.inputs is NULL") != NULL);
+  REFUSED(&request, &scores[0].known, "request.inputs is NULL");
   memset(&input, 0, sizeof input);
   request.inputs = &input.known;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "request.input_size is 0, expected the sizeof, 40") != NULL);
+  REFUSED(&request, &scores[0].known, "request.input_size is 0, expected the sizeof, 40");
   request.input_size = sizeof input;
   input.added = 1;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "inputs[0]: byte 40 of 48 is set, but this library knows only 40") != NULL);
+  REFUSED(&request, &scores[0].known, "inputs[0]: byte 40 of 48 is set, but this library knows only 40");
   input.added = 0;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "inputs[0].name is NULL") != NULL);
+  REFUSED(&request, &scores[0].known, "inputs[0].name is NULL");
   input.known.name = "device";
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "inputs.device: the prompt has no such input, it has none") != NULL);
+  REFUSED(&request, &scores[0].known, "inputs.device: the prompt has no such input, it has none");
   request.input_count = 0;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_OK);
+  SCORED(&request, &scores[0].known);
   request.user = NULL;
-  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(strstr(rexit_last_error(), "user is missing, expected an integer") != NULL);
+  REFUSED(&request, &scores[0].known, "user is missing, expected an integer");
 }
 
 /* Each field of the rules of the whole slate, out of range. */
 static void slate_rules_are_checked(rexit_session* session) {
-  const rexit_id user = {106, NULL};
-  const rexit_id items[2] = {{8, NULL}, {-7, NULL}};
   const float never[3] = {INFINITY, INFINITY, INFINITY};
   const float no_moves[2] = {0, 0};
   float moves[2] = {100, 100};
   rexit_policy policy;
   rexit_top_k top_k;
-  rexit_request request;
+  rexit_request request = request_of(2);
   rexit_score scores[2];
 
   memset(&policy, 0, sizeof policy);
   memset(&top_k, 0, sizeof top_k);
-  memset(&request, 0, sizeof request);
   policy.struct_size = sizeof policy;
   policy.upper = policy.lower = never;
   policy.exits = 3;
@@ -266,48 +263,39 @@ static void slate_rules_are_checked(rexit_session* session) {
   policy.top_k = &top_k;
   top_k.k = 1;
   top_k.rise = top_k.fall = moves;
-  request.struct_size = sizeof request;
-  request.id_size = sizeof user;
-  request.score_size = sizeof(rexit_score);
-  request.user = &user;
-  request.items = items;
-  request.item_count = 2;
   request.policy = &policy;
-#define REFUSED(text)                                                                     \
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_INVALID_ARGUMENT); \
-  EXPECT(strstr(rexit_last_error(), text) != NULL)
-  REFUSED("policy.top_k: struct_size is 0");
+  REFUSED(&request, scores, "policy.top_k: struct_size is 0");
   top_k.struct_size = sizeof top_k;
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK);
+  SCORED(&request, scores);
   top_k.ordered = 2;
-  REFUSED("policy.top_k.ordered is 2, expected 0 or 1");
+  REFUSED(&request, scores, "policy.top_k.ordered is 2, expected 0 or 1");
   top_k.ordered = 0;
   top_k.k = 0;
-  REFUSED("policy.top_k.k is 0, expected 1 to 2147483647");
+  REFUSED(&request, scores, "policy.top_k.k is 0, expected 1 to 2147483647");
   top_k.k = (size_t)1 << 31;
-  REFUSED("policy.top_k.k is 2147483648, expected 1 to 2147483647");
+  REFUSED(&request, scores, "policy.top_k.k is 2147483648, expected 1 to 2147483647");
   top_k.k = 1;
   top_k.reserved = 3;
-  REFUSED("policy.top_k.reserved is 3, expected 0");
+  REFUSED(&request, scores, "policy.top_k.reserved is 3, expected 0");
   top_k.reserved = 0;
   top_k.fall = NULL;
-  REFUSED("policy.top_k.fall is NULL");
+  REFUSED(&request, scores, "policy.top_k.fall is NULL");
   top_k.fall = moves;
   moves[1] = -1;
-  REFUSED("policy.top_k.rise[1] is -1, expected a finite number of 0 or more");
+  REFUSED(&request, scores, "policy.top_k.rise[1] is -1, expected a finite number of 0 or more");
   moves[1] = NAN;
-  REFUSED("policy.top_k.rise[1] is");
+  REFUSED(&request, scores, "policy.top_k.rise[1] is");
   moves[1] = INFINITY;
-  REFUSED("policy.top_k.rise[1] is inf");
+  REFUSED(&request, scores, "policy.top_k.rise[1] is inf");
   top_k.rise = no_moves;
   moves[1] = -1;
-  REFUSED("policy.top_k.fall[1] is -1, expected a finite number of 0 or more");
+  REFUSED(&request, scores, "policy.top_k.fall[1] is -1, expected a finite number of 0 or more");
   policy.top_k = NULL;
   policy.quorum = 0x7fffffff;
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 0);
+  SCORED(&request, scores);
+  EXPECT(scores[0].exit == 0);
   policy.quorum += 1;
-  REFUSED("policy.quorum is 2147483648, expected 0 to 2147483647");
-#undef REFUSED
+  REFUSED(&request, scores, "policy.quorum is 2147483648, expected 0 to 2147483647");
 }
 
 /* An older caller's info struct ends after `items`; what lies behind it is not ours to touch. */
@@ -331,36 +319,19 @@ static void short_structs_are_respected(const rexit_bundle* bundle) {
 }
 
 static void one_request(rexit_session* session) {
-  const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
   const rexit_id nobody[1] = {{4, NULL}};
-  const rexit_id user = {106, NULL};
-  rexit_request request;
+  rexit_request request = request_of(3);
   rexit_score scores[3];
   rexit_stats stats;
   float log_odds[9];
   rexit_segment_stats segment;
   rexit_memory memory;
 
-  memset(&request, 0, sizeof request);
-  memset(scores, 0, sizeof scores);
-  request.struct_size = sizeof request;
-  request.id_size = sizeof user;
-  request.score_size = sizeof(rexit_score);
-  request.user = &user;
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_INVALID_ARGUMENT);
-  request.items = items;
-  request.item_count = 3;
   stats.struct_size = sizeof stats;
   EXPECT(rexit_session_trace(session, &request, log_odds, NULL) == REXIT_OK);
   EXPECT(rexit_session_score(session, &request, scores, &stats) == REXIT_OK);
   EXPECT(scores[0].item == 0 && scores[2].item == 2 && scores[1].exit == 2 && scores[1].cut_short == 0);
-  EXPECT(scores[1].log_odds == log_odds[5]);
-  EXPECT(stats.known_user == 1);
-  EXPECT(stats.prefix_tokens > 0 && stats.prefix_tokens_reused == stats.prefix_tokens && stats.candidate_layers == 12);
-  segment.struct_size = sizeof segment;
-  EXPECT(rexit_session_get_segment(session, 2, &segment) == REXIT_OK && segment.candidates == 3 && segment.slate_us > 0);
-  EXPECT(segment.candidate_tokens == stats.candidate_tokens && segment.prefix_tokens == 0);
-  EXPECT(rexit_session_get_segment(session, 3, &segment) == REXIT_INVALID_ARGUMENT);
+  EXPECT(scores[1].log_odds == log_odds[5] && stats.known_user == 1 && stats.candidate_layers == 12);
   segment.struct_size = offsetof(rexit_segment_stats, slate_us); /* a caller that wants no more */
   segment.slate_us = 99;
   EXPECT(rexit_session_get_segment(session, 2, &segment) == REXIT_OK && segment.candidates == 3 && segment.slate_us == 99);
@@ -369,16 +340,14 @@ static void one_request(rexit_session* session) {
   request.struct_size = offsetof(rexit_request, has_force_exit);
   request.has_force_exit = 1;
   request.force_exit = 99;
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 2);
+  SCORED(&request, scores);
+  EXPECT(scores[0].exit == 2);
   request.struct_size = sizeof request;
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_INVALID_ARGUMENT);
-  request.force_exit = 0;
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 0);
+  REFUSED(&request, scores, "force_exit is 99");
 
+  request = request_of(1);
   request.items = nobody;
-  request.item_count = 1;
-  memset(scores, 0x5a, sizeof scores);
-  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_UNKNOWN_ITEM && scores[0].item == 0x5a5a5a5a);
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_UNKNOWN_ITEM);
   EXPECT(strstr(rexit_last_error(), "item 4") != NULL);
 
   EXPECT(rexit_session_warm_up(session) == REXIT_OK);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bundles.hpp"
+#include "opening.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -49,12 +50,7 @@ TEST(Audit, ACancellationBeforeItsBeginningEndsIt) {
   rexit::Session session = audited(bundle);
   ASSERT_EQ(session.score(request()).stats.draw, REXIT_DRAWN);
   session.cancel();
-  try {
-    session.audit();
-    ADD_FAILURE() << "not cancelled";
-  } catch (const rexit::Error& error) {
-    EXPECT_EQ(error.status(), REXIT_CANCELLED) << error.what();
-  }
+  refused([&] { session.audit(); }, REXIT_CANCELLED, "cancelled");
   EXPECT_EQ(session.audit().exits.size(), items.size());
 }
 
@@ -76,64 +72,6 @@ TEST_P(AuditOf, FullDepthIsThatOfTheSameRequest) {
 INSTANTIATE_TEST_SUITE_P(Bundles, AuditOf,
                          testing::Values("sound", "sound_with_vectors", "sound_with_start", "policy_that_reads_earlier_heads",
                                          "policy_with_a_utility"));
-
-TEST(Audit, HasAllCandidatesAlsoIfTheBestAloneWereAnswered) {
-  const rexit::Bundle bundle = open("sound");
-  rexit::Session session = audited(bundle);
-  const rexit::Scores policy = session.score(request().top_k(2));
-  ASSERT_EQ(policy.scores.size(), 2u);
-  expect_full_depth(bundle, session.audit(), policy, session.score(request().force_exit(2)));
-}
-
-// Overwritten before the audit: no pointer is kept.
-TEST(Audit, OfTokensIsThatOfTheTokensAtTheTime) {
-  rexit::Session session = audited(open("no_catalog"));
-  std::vector<std::int32_t> prefix = {3, 4, 5, 6}, candidates = {7, 8, 9, 10, 11, 12};
-  std::vector<std::size_t> counts = {1, 2, 3};
-  rexit::Request same(rexit::Tokens{prefix, candidates, counts});
-  same.policy(early());
-  rexit_score scores[3];
-  rexit_stats stats{};
-  stats.struct_size = sizeof stats;
-  const std::vector<float> thresholds = {0.5f, 0.5f, never};
-  rexit_policy policy{};
-  policy.struct_size = sizeof policy;
-  policy.upper = policy.lower = thresholds.data();
-  policy.exits = 3;
-  policy.patience = 1;
-  const rexit_tokens tokens{sizeof tokens, prefix.data(), prefix.size(), candidates.data(), counts.data(), counts.size()};
-  rexit_request c_request{};
-  c_request.struct_size = sizeof c_request;
-  c_request.score_size = sizeof(rexit_score);
-  c_request.tokens = &tokens;
-  c_request.policy = &policy;
-  ASSERT_EQ(rexit_session_score(session.get(), &c_request, scores, &stats), REXIT_OK) << rexit_last_error();
-  ASSERT_EQ(stats.draw, REXIT_DRAWN);
-  for (auto* part : {&prefix, &candidates}) part->assign(part->size(), 1);
-  counts.assign(3, 1);
-  const rexit::Audit audit = session.audit();
-  const rexit::Scores full = session.score(same.force_exit(2));
-  ASSERT_EQ(audit.exits.size(), 3u);
-  for (std::size_t i = 0; i < 3; ++i) {
-    EXPECT_FLOAT_EQ(sigmoid(audit.full_c[i], 0), full.scores[i].probability);
-    EXPECT_EQ(audit.exits[i], scores[i].exit);
-  }
-}
-
-TEST(Audit, OneSlateWaitsAtMost) {
-  rexit::Session session = audited(open("sound"));
-  EXPECT_TRUE(session.audit().exits.empty());
-  const rexit::Scores first = session.score(request());
-  const rexit::Request other = rexit::Request(std::int64_t{100}).items({items[0], items[1]}).policy(early());
-  EXPECT_EQ(session.score(other).stats.draw, REXIT_SKIPPED_WAITING);
-  const rexit::Audit audit = session.audit();
-  EXPECT_EQ(audit.exits.size(), items.size()) << "the first";
-  EXPECT_EQ(audit.drawn, 2u);
-  EXPECT_EQ(audit.audited, 1u);
-  EXPECT_EQ(audit.skipped, 1u);
-  EXPECT_TRUE(session.audit().exits.empty()) << "each slate once";
-  EXPECT_EQ(session.score(other).stats.draw, REXIT_DRAWN);
-}
 
 TEST(Audit, TheSameSeedDrawsTheSameSlates) {
   const rexit::Bundle bundle = open("sound");

@@ -90,15 +90,6 @@ TEST_F(CancelTest, AWarmUpEndsToo) {
   answers_as_ever();
 }
 
-TEST_F(CancelTest, WithoutARunningCallNothingHappens) {
-  session.cancel();
-  answers_as_ever();
-  session.cancel();
-  EXPECT_GT(session.prompt(request()).tokens.size(), 0u);
-  session.cancel();
-  session.warm_up();
-}
-
 // A cancellation counts from the beginning of the call, also while the request is read.
 TEST_F(CancelTest, WhileARequestIsRead) {
   std::string text = R"({"user": 106, "items": [8)";

@@ -1,4 +1,4 @@
-// Several objectives through the C ABI and rexit.hpp. tests/damage/policies.py has the bundles.
+// Several objectives through the C ABI and rexit.hpp; what they answer: tests/runtime/test_objectives.py.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -19,24 +19,6 @@ rexit::Request request() {
 }
 
 rexit::Bundle open(const std::string& name) { return rexit::Bundle(bundles() + "/" + name + "/bundle"); }
-
-TEST(Objectives, HaveNamesAndWeights) {
-  const rexit::Bundle plain = open("sound"), several = open("sound_with_objectives"), weighed = open("policy_with_a_utility");
-  EXPECT_EQ(plain.info().objectives, 1u);
-  EXPECT_STREQ(plain.objective(0).name, "");
-  EXPECT_EQ(plain.objective(0).weight, 1);
-  EXPECT_EQ(plain.exit(1).objectives, nullptr);
-  EXPECT_EQ(several.info().objectives, 2u);
-  EXPECT_STREQ(several.objective(1).name, "like");
-  EXPECT_EQ(several.objective(0).weight, 1);
-  EXPECT_EQ(several.exit(0).objectives[1].a, 1);
-  EXPECT_STREQ(weighed.objective(0).name, "click");
-  EXPECT_EQ(weighed.objective(0).weight, -1);
-  EXPECT_EQ(weighed.objective(1).weight, 2);
-  EXPECT_EQ(weighed.exit(1).objectives[1].a, 0.5f);
-  EXPECT_EQ(weighed.exit(1).objectives[1].b, -1);
-  EXPECT_THROW(several.objective(2), rexit::Error);
-}
 
 // Calls the C ABI with room for `count` probabilities.
 rexit_status score_into(const rexit::Bundle& bundle, std::vector<float>& probabilities, std::size_t count) {
@@ -60,6 +42,7 @@ TEST(Objectives, AnArrayThatIsTooShortIsRefused) {
   EXPECT_EQ(probabilities, std::vector<float>(8, -1));
   EXPECT_EQ(score_into(open("sound_with_objectives"), probabilities, 8), REXIT_OK);
   for (const float p : probabilities) EXPECT_TRUE(p > 0 && p < 1);
+  EXPECT_THROW(open("sound_with_objectives").objective(2), rexit::Error);
 }
 
 TEST(Objectives, ASingleOneHasTheScoresProbability) {

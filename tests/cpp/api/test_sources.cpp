@@ -2,13 +2,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,54 +14,13 @@
 #include "bundles.hpp"
 #include "opening.hpp"
 #include "rexit/rexit.hpp"
+#include "tar.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 
-using Members = std::map<std::string, std::string>;
-
-Members files_of(const std::string& folder) {
-  Members files;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (!entry.is_regular_file()) continue;
-    std::ifstream file(entry.path(), std::ios::binary);
-    files[fs::relative(entry.path(), folder)].assign(std::istreambuf_iterator<char>(file), {});
-  }
-  return files;
-}
-
-// Sets the checksum of a ustar header.
-void seal(char* header) {
-  std::memset(header + 148, ' ', 8);
-  unsigned sum = 0;
-  for (int i = 0; i < 512; ++i) sum += static_cast<unsigned char>(header[i]);
-  std::snprintf(header + 148, 8, "%06o", sum);
-}
-
-std::string member(const std::string& name, const std::string& contents, char type = '0') {
-  std::string text(512, '\0');
-  const std::size_t slash = name.size() > 100 ? name.find('/', name.size() - 101) : std::string::npos;
-  if (slash == std::string::npos) {
-    text.replace(0, name.size(), name);
-  } else {  // the name's beginning is its prefix
-    text.replace(345, slash, name.substr(0, slash));
-    text.replace(0, name.size() - slash - 1, name.substr(slash + 1));
-  }
-  std::snprintf(text.data() + 124, 12, "%011zo", contents.size());
-  text[156] = type;
-  std::memcpy(text.data() + 257, "ustar\00000", 8);
-  seal(text.data());
-  return text + contents + std::string((512 - contents.size() % 512) % 512, '\0');
-}
-
-const std::string end_mark(1024, '\0');
-
-std::string tar(const Members& files) {
-  std::string archive = member("./", "", '5');
-  for (const auto& [name, contents] : files) archive += member("./" + name, contents);
-  return archive + end_mark;
-}
+using tar::end_mark, tar::files_of, tar::member, tar::seal;
 
 rexit::Archive in_memory(const std::string& archive) { return {archive.data(), archive.size()}; }
 
@@ -97,8 +53,8 @@ TEST(Sources, AllGiveTheSameLogOdds) {
   for (const char* name : {"sound", "sound_with_vectors", "policy_with_rules_of_the_slate"}) {
     SCOPED_TRACE(name);
     const std::string folder = bundles() + "/" + name + "/bundle";
-    const Members files = files_of(folder);
-    const std::string archive = tar(files), path = place.put("bundle.tar", archive);
+    const tar::Files files = files_of(folder);
+    const std::string archive = tar::pack(files), path = place.put("bundle.tar", archive);
     const std::vector<float> expected = trace(rexit::Bundle(folder));
     EXPECT_EQ(trace(rexit::Bundle(path)), expected);
     // On a page, and where every table has to be copied.
@@ -116,7 +72,7 @@ TEST(Sources, AllGiveTheSameLogOdds) {
 
 TEST(Sources, MemoryIsKeptForTheLastSession) {
   bool kept = true;
-  auto* archive = new std::string(tar(files_of(sound_bundle())));
+  auto* archive = new std::string(tar::pack(files_of(sound_bundle())));
   std::shared_ptr<const void> owner(archive, [&kept](const void* text) {
     kept = false;
     delete static_cast<const std::string*>(text);
@@ -134,7 +90,7 @@ TEST(Sources, MemoryIsKeptForTheLastSession) {
 template <class Handle>
 void expect_closed_before_its_memory() {
   const rexit::Bundle other(sound_bundle());
-  auto* archive = new std::string(tar(files_of(sound_bundle())));
+  auto* archive = new std::string(tar::pack(files_of(sound_bundle())));
   std::optional<Handle> handle;
   const void* before = nullptr;
   bool is_open = true;
@@ -155,13 +111,13 @@ TEST(Sources, MemoryIsKeptUntilAnAssignmentHasClosedItsReader) {
 
 TEST(Sources, AReplacedArchiveIsReloaded) {
   const Place place;
-  Members files = files_of(sound_bundle());
-  const rexit::Bundle bundle(place.put("bundle.tar", tar(files)));
+  tar::Files files = files_of(sound_bundle());
+  const rexit::Bundle bundle(place.put("bundle.tar", tar::pack(files)));
   EXPECT_FALSE(bundle.reloaded());
-  place.put("bundle.tar", tar(files));  // another file of the same contents
+  place.put("bundle.tar", tar::pack(files));  // another file of the same contents
   EXPECT_FALSE(bundle.reloaded());
   files["manifest.json"] += '\n';
-  place.put("bundle.tar", tar(files));
+  place.put("bundle.tar", tar::pack(files));
   const std::optional<rexit::Bundle> reloaded = bundle.reloaded();
   ASSERT_TRUE(reloaded);
   EXPECT_EQ(trace(*reloaded), trace(bundle));
@@ -169,8 +125,8 @@ TEST(Sources, AReplacedArchiveIsReloaded) {
 }
 
 TEST(Sources, FilesOfABundleAreRead) {
-  const Members files = files_of(sound_bundle());
-  const std::string archive = tar(files);
+  const tar::Files files = files_of(sound_bundle());
+  const std::string archive = tar::pack(files);
   for (const rexit::Bundle& bundle : {rexit::Bundle(sound_bundle()), rexit::Bundle(in_memory(archive))}) {
     EXPECT_EQ(bundle.read_file("manifest.json"), files.at("manifest.json"));
     refused([&] { bundle.read_file("tokens"); }, REXIT_NOT_FOUND, "/tokens: ");
@@ -188,14 +144,14 @@ void check(const std::string& archive) { rexit::verify(in_memory(archive)); }
 
 TEST(Archives, NamesMayHaveAPrefix) {
   const std::string folder(60, 'f'), name = folder + "/" + folder + "/file";
-  Members files = files_of(sound_bundle());
+  tar::Files files = files_of(sound_bundle());
   files[name] = "long";
-  const std::string archive = tar(files);
+  const std::string archive = tar::pack(files);
   EXPECT_EQ(rexit::Bundle(in_memory(archive)).read_file(name), "long");
 }
 
 TEST(Archives, EveryTruncationIsNoticed) {
-  const std::string archive = tar(files_of(sound_bundle()));
+  const std::string archive = tar::pack(files_of(sound_bundle()));
   for (std::size_t size = 0; size + end_mark.size() <= archive.size(); size += 256) {
     SCOPED_TRACE(size);
     refused([&] { check(archive.substr(0, size)); }, REXIT_CORRUPT, "");
@@ -203,8 +159,8 @@ TEST(Archives, EveryTruncationIsNoticed) {
 }
 
 TEST(Archives, DamageIsRefusedInOneLine) {
-  const Members files = files_of(sound_bundle());
-  const std::string sound = tar(files).substr(0, tar(files).size() - end_mark.size());
+  const tar::Files files = files_of(sound_bundle());
+  const std::string sound = tar::pack(files).substr(0, tar::pack(files).size() - end_mark.size());
   const auto with = [&](const std::string& more) { return sound + more + end_mark; };
   const auto changed = [&](const std::function<void(char*)>& change) {
     std::string more = member("more", "1234");
@@ -242,15 +198,15 @@ TEST(Archives, DamageIsRefusedInOneLine) {
       {changed([](char* header) { header[124] = '\x80', seal(header); }), REXIT_UNSUPPORTED, "a file of 8 GiB or more"},
       {changed([](char* header) { std::memset(header + 124, '\0', 12), seal(header); }), REXIT_UNSUPPORTED, "no octal number"},
       {sound + member("more", "1234").substr(0, 700), REXIT_CORRUPT, "ends within the padding of `more` (truncated)"},
-      {tar({{"manifest.json", "{}"}}), REXIT_CORRUPT, "bundle/manifest.json: `schema` is missing"},
+      {tar::pack({{"manifest.json", "{}"}}), REXIT_CORRUPT, "bundle/manifest.json: `schema` is missing"},
   };
   for (const Case& damage : cases) refused([&] { check(damage.archive); }, damage.status, damage.text);
-  Members without = files;
+  tar::Files without = files;
   without.erase("catalog/users.safetensors");
-  refused([&] { check(tar(without)); }, REXIT_NOT_FOUND, "bundle/catalog/users.safetensors: is not in the archive");
-  Members longer = files;
+  refused([&] { check(tar::pack(without)); }, REXIT_NOT_FOUND, "bundle/catalog/users.safetensors: is not in the archive");
+  tar::Files longer = files;
   longer["catalog/users.safetensors"] += 'x';
-  refused([&] { check(tar(longer)); }, REXIT_CORRUPT, "catalog/users.safetensors: ");
+  refused([&] { check(tar::pack(longer)); }, REXIT_CORRUPT, "catalog/users.safetensors: ");
 }
 
 }  // namespace

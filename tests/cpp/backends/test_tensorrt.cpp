@@ -11,12 +11,9 @@
 #include <limits>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "backends/tensorrt/backend_tensorrt.hpp"
 #include "bundles.hpp"
-#include "files/sources/source.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -290,34 +287,6 @@ TEST_F(TensorRt, SurvivorsMove) {
   EXPECT_GT(copies, 0u);
 }
 
-// Row 0 stays, then every other row goes on: a copy each.
-TEST_F(TensorRt, RowsMove) {
-  namespace core = rexit::core;
-  constexpr std::size_t bytes = 32;
-  const core::Bundle bundle(core::open_source(folder()), "tensorrt-fp16");
-  for (const std::size_t count : {20, 2000}) {  // in a pass, and far beyond one
-    SCOPED_TRACE(count);
-    const auto backend = core::make_tensorrt_factory(bundle, 0)();
-    std::vector<std::uint32_t> values(2 * count * bytes / sizeof(std::uint32_t)), moved(values.size() / 2);
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint32_t>(i);
-    std::vector<core::RowMove> moves;
-    for (std::size_t i = 1; i < count; ++i) moves.push_back({2 * i, i, 1});
-    void* const memory = backend->allocate(2 * count * bytes);
-    backend->copy(memory, values.data(), 2 * count * bytes);
-    backend->finish_copies();
-    forget();
-    backend->move_rows(memory, bytes, moves.data(), moves.size());
-    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], count - 1);
-    backend->copy(moved.data(), memory, count * bytes);
-    backend->finish_copies();
-    backend->release(memory);
-    for (std::size_t i = 0; i < moved.size(); ++i) {
-      const std::size_t words = bytes / sizeof(std::uint32_t);
-      ASSERT_EQ(moved[i], 2 * (i / words) * words + i % words) << i;
-    }
-  }
-}
-
 // Passes, chunks, prefixes that are new, cached and partly reused: rows of vectors go with their tokens.
 TEST_F(TensorRt, VectorsGoWithTheirTokens) {
   rexit::Session session{rexit::Bundle(folder("sound_with_vectors"), options())};
@@ -337,27 +306,6 @@ TEST_F(TensorRt, VectorsGoWithTheirTokens) {
             EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
         }
   EXPECT_GT(shared, 0u);
-}
-
-TEST_F(TensorRt, SessionsRunSideBySide) {
-  const rexit::Bundle bundle(folder(), options());
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 2; ++t)
-    threads.emplace_back([&bundle, t] {
-      rexit::Session session(bundle);
-      for (int i = 0; i < 20; ++i) {
-        const std::int64_t user = 100 + 3 * ((i + 5 * t) % 11);
-        const rexit::Request request = rexit::Request(user).items(items(6));
-        const std::vector<float> expected = reference(session, request);
-        EXPECT_EQ(session.trace(request).log_odds, expected);
-        const rexit::Scores scores =
-            session.score(rexit::Request(user).items(items(6)).policy({{9, 9, never}, {9, 9, never}, 1}));
-        for (std::size_t k = 0; k < 6; ++k) EXPECT_EQ(scores.scores[k].log_odds, expected[exits * k + scores.scores[k].exit]);
-      }
-    });
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(machine().loaded, exits);
-  EXPECT_EQ(machine().contexts, 2 * exits);
 }
 
 TEST_F(TensorRt, DamagedEnginesAreRefused) {

@@ -59,16 +59,4 @@ TEST(Json, FloatsAreFinite) {
   EXPECT_THROW(parse(R"({"x": 1e999})"), Error);
 }
 
-TEST(Json, MessagesNameTheWholePath) {
-  EXPECT_EQ(
-      refused(R"({"other": {"n": 1}, "a": [[], [7, {"b": {"n": "x"}}]]})",
-              [](const rexit::core::Json& root) { root.at("a").elements()[1].elements()[1].at("b").at("n").integer(0, 1); }),
-      "file a[1][1] b n: is \"x\", expected an integer");
-}
-
-TEST(Json, ElementsAreNumbered) {
-  EXPECT_EQ(refused(R"({"a": ["x", 2]})", [](const rexit::core::Json& root) { root.at("a").strings(); }),
-            "file a[1]: is 2, expected a string");
-}
-
 }  // namespace

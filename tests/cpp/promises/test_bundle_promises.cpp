@@ -21,15 +21,6 @@ rexit_status opens(const rexit_bundle_options& options) {
   return status;
 }
 
-TEST_F(Promises, AnotherThreadPoolSizeIsRefusedAndTheLibraryIsLoadedOnce) {
-  rexit_bundle_options options = sized<rexit_bundle_options>();
-  options.threads = 61;
-  EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
-  options.threads = 0;
-  options.onnxruntime_library = "/nowhere/libonnxruntime.so";
-  EXPECT_EQ(opens(options), REXIT_OK) << rexit_last_error();
-}
-
 TEST_F(Promises, ThePoolHasAThreadForEachCore) {
   cpu_set_t cores;
   ASSERT_EQ(::sched_getaffinity(0, sizeof cores, &cores), 0);
@@ -44,14 +35,6 @@ TEST_F(Promises, TheCpuHasNoDeviceNumber) {
   rexit_bundle_options options = sized<rexit_bundle_options>();
   options.device_id = 7;
   EXPECT_EQ(opens(options), REXIT_OK) << rexit_last_error();
-}
-
-TEST_F(Promises, EarlierHeadsAreNullWithoutAny) {
-  for (std::size_t k = 0; k < 3; ++k) {
-    rexit_exit_info exit = sized<rexit_exit_info>();
-    ASSERT_EQ(rexit_bundle_get_exit(bundle, k, &exit), REXIT_OK);
-    EXPECT_EQ(exit.earlier, nullptr);
-  }
 }
 
 // tests/damage/policies.py: its third exit reads the heads of the first two.
@@ -101,18 +84,6 @@ TEST(Options, AreChecked) {
   options.spinning = 3;
   EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
   EXPECT_STREQ(rexit_last_error(), "options.spinning is 3, expected a rexit_spinning, 0 to 2");
-}
-
-TEST(Variants, AreDescribedByTheirNumber) {
-  const std::string folder = tensorrt_bundles() + "/sound/bundle";
-  rexit_variant_info info = sized<rexit_variant_info>();
-  std::size_t index = 0;
-  for (const char* name : {"cpu-fp32", "tensorrt-fp16"}) {
-    ASSERT_EQ(rexit_bundle_get_variant(folder.c_str(), index++, &info), REXIT_OK) << rexit_last_error();
-    EXPECT_STREQ(info.name, name);
-    EXPECT_EQ(std::string(info.target) + "-" + info.precision, name);
-    EXPECT_EQ(info.variant_count, 2u);
-  }
 }
 
 int with_library_of(const char* environment) {

@@ -47,38 +47,6 @@ class TokenPromises : public Promises {
   rexit_request of_tokens = sized<rexit_request>();
 };
 
-TEST_F(TokenPromises, RulesAreThoseOfARequest) {
-  rexit_score scores[3];
-  of_tokens.has_force_exit = 1;
-  of_tokens.force_exit = 1;
-  of_tokens.top_k = 2;
-  std::memset(scores, 0x5a, sizeof scores);
-  ASSERT_EQ(rexit_session_score(session, &of_tokens, scores, nullptr), REXIT_OK);
-  EXPECT_EQ(scores[0].exit, 1u);
-  EXPECT_GE(scores[0].log_odds, scores[1].log_odds);
-  EXPECT_EQ(scores[2].item, 0x5a5a5a5au);
-  // A trace ignores them.
-  float log_odds[9];
-  of_tokens.force_exit = 3;
-  EXPECT_EQ(rexit_session_score(session, &of_tokens, scores, nullptr), REXIT_INVALID_ARGUMENT);
-  EXPECT_STREQ(rexit_last_error(), "force_exit is 3, the bundle has exits 0 to 2");
-  EXPECT_EQ(rexit_session_trace(session, &of_tokens, log_odds, nullptr), REXIT_OK) << rexit_last_error();
-  of_tokens.force_exit = 1;
-  of_tokens.deadline_us = -1;
-  EXPECT_EQ(rexit_session_score(session, &of_tokens, scores, nullptr), REXIT_INVALID_ARGUMENT);
-  EXPECT_STREQ(rexit_last_error(), "deadline_us is -1, expected 0 or more");
-  EXPECT_EQ(rexit_session_trace(session, &of_tokens, log_odds, nullptr), REXIT_OK) << rexit_last_error();
-}
-
-// Fields beyond the size passed take their defaults.
-TEST_F(TokenPromises, AShortStructEndsWhereItSays) {
-  rexit_score scores[3];
-  of_tokens.struct_size = offsetof(rexit_request, policy);
-  of_tokens.has_force_exit = 1;
-  of_tokens.force_exit = 99;
-  EXPECT_EQ(rexit_session_score(session, &of_tokens, scores, nullptr), REXIT_OK) << rexit_last_error();
-}
-
 TEST_F(TokenPromises, WhatIsNoTokenIsRefused) {
   const rexit_bundle_info info = rexit::Bundle(sound_bundle()).info();
   for (const std::int32_t token : {-1, static_cast<std::int32_t>(info.vocabulary), INT32_MAX}) {
@@ -160,22 +128,14 @@ TEST_F(TokenPromises, APrefixMayBeEmpty) {
   for (std::size_t k = 0; k < 3; ++k) EXPECT_NEAR(alone[k], behind[k], 1e-4);
 }
 
-TEST(TokenBundle, HasNoIdsAndScoresTokens) {
+// What it answers: tests/runtime/test_request.py.
+TEST(TokenBundle, HasNoIds) {
   const rexit::Bundle bundle(bundles() + "/no_catalog/bundle"), sound(sound_bundle());
   const rexit_bundle_info info = bundle.info();
   EXPECT_EQ(info.has_catalog, 0);
   EXPECT_EQ(info.users + info.items, 0u);
   EXPECT_EQ(info.vocabulary, sound.info().vocabulary);
   EXPECT_EQ(sound.info().has_catalog, 1);
-  rexit::Session session(bundle), other(sound);
-  const rexit::Request request(rexit::Tokens{{1, 2, 3}, {4, 5, 6}, {1, 2}});
-  EXPECT_EQ(session.trace(request).log_odds, other.trace(request).log_odds);
-  EXPECT_EQ(session.score(request).scores.size(), 2u);
-  session.warm_up();
-  session.trim();
-  EXPECT_EQ(session.score(request).scores.size(), 2u);
-  EXPECT_EQ(bundle.reloaded().has_value(), false);
-  rexit::verify(bundles() + "/no_catalog/bundle");
   const std::vector<rexit_variant_info> variants = rexit::variants(bundles() + "/no_catalog/bundle");
   EXPECT_EQ(variants.front().catalog_bytes, 0u);
   EXPECT_GT(variants.front().session_bytes, 0u);

@@ -7,6 +7,7 @@
 #include "bundle/bundle.hpp"
 #include "bundles.hpp"
 #include "prompt/retrieval.hpp"
+#include "refused.hpp"
 
 using namespace rexit::core;
 
@@ -19,19 +20,14 @@ TEST(Retrieval, EveryLongSearchEndsOnceTheCallIsCancelled) {
   const Deadline deadline({}, 0, &cancelled);
   Query query;
   Retrieval retrieval(bundle.catalog());
-  const auto ends = [&](Row user, const auto& look) {
+  const auto expect_end = [&](Row user, const auto& look) {
     query.user = user;
     retrieval.begin(query, deadline);
-    try {
-      look();
-      return false;
-    } catch (const Error& error) {
-      return error.status() == REXIT_CANCELLED;
-    }
+    refused<Error>(look, REXIT_CANCELLED, "cancelled");
   };
-  EXPECT_TRUE(ends(2, [&] { retrieval.similar_liked(4); }));
-  EXPECT_TRUE(ends(3, [&] { retrieval.nearest(1, 2); }));
-  EXPECT_TRUE(ends(3, [&] { retrieval.history_likes(); }));
+  expect_end(2, [&] { retrieval.similar_liked(4); });
+  expect_end(3, [&] { retrieval.nearest(1, 2); });
+  expect_end(3, [&] { retrieval.history_likes(); });
 }
 
 }  // namespace

@@ -1,49 +1,16 @@
 // Which slates a session draws, what it keeps of them, and how an audit ends, over a backend that fails as told.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
-#include <functional>
 #include <memory>
 #include <vector>
 
 #include "base/status.hpp"
 #include "bundles.hpp"
-#include "session/session.hpp"
+#include "session/host_backend.hpp"
 
 using namespace rexit::core;
 
 namespace {
-
-std::size_t count_drawn(std::uint64_t seed, std::uint64_t draws, double share) {
-  std::size_t count = 0;
-  for (std::uint64_t n = 0; n < draws; ++n) count += is_drawn(seed, n, share) ? 1 : 0;
-  return count;
-}
-
-// Five standard deviations of a binomial count.
-TEST(IsDrawn, AShareOfAllIs) {
-  constexpr std::uint64_t draws = 100'000;
-  for (const std::uint64_t seed : {1u, 2u, 77u})
-    for (const double share : {0.001, 0.01, 0.3, 0.5, 0.99}) {
-      const double mean = draws * share, deviation = std::sqrt(mean * (1 - share));
-      EXPECT_NEAR(static_cast<double>(count_drawn(seed, draws, share)), mean, 5 * deviation) << seed << ' ' << share;
-    }
-  EXPECT_EQ(count_drawn(1, draws, 0), 0u);
-  EXPECT_EQ(count_drawn(1, draws, 1), draws);
-}
-
-// A pair is drawn as often as two independent ones, and seeds that differ by 1 draw others.
-TEST(IsDrawn, DrawsAreIndependent) {
-  std::size_t pairs = 0, both = 0;
-  constexpr std::uint64_t draws = 100'000;
-  for (std::uint64_t n = 0; n < draws; ++n) {
-    pairs += is_drawn(5, n, 0.5) && is_drawn(5, n + 1, 0.5) ? 1 : 0;
-    both += is_drawn(5, n, 0.5) && is_drawn(6, n, 0.5) ? 1 : 0;
-  }
-  EXPECT_NEAR(static_cast<double>(pairs), draws * 0.25, 900);
-  EXPECT_NEAR(static_cast<double>(both), draws * 0.25, 900);
-}
 
 // SplitMix64's first outputs for seed 1234567, from its authors' program: 6457827717110365317, 3203168211198807973.
 TEST(IsDrawn, BitsAreThoseOfSplitMix64) {
@@ -53,6 +20,8 @@ TEST(IsDrawn, BitsAreThoseOfSplitMix64) {
   EXPECT_TRUE(is_drawn(1234567, 0, first + 1e-12));
   EXPECT_FALSE(is_drawn(1234567, 1, second - 1e-12));
   EXPECT_TRUE(is_drawn(1234567, 1, second + 1e-12));
+  EXPECT_FALSE(is_drawn(1234567, 0, 0));
+  EXPECT_TRUE(is_drawn(1234567, 0, 1));
 }
 
 Prompt prompt_of(std::int32_t token) {
@@ -90,31 +59,6 @@ TEST(Audits, KeepsOneSlateAsItWas) {
   EXPECT_EQ(audits.counts().skipped, 3u);
 }
 
-// Log-odds are the tokens before a candidate's end, at every exit.
-class Counted final : public Backend {
- public:
-  explicit Counted(const Bundle& bundle) : bundle_(bundle) {}
-  void run(std::size_t, const Pass& pass) const override {
-    if (pass.hidden_out != nullptr) std::memset(pass.hidden_out, 0, pass.tokens * bundle_.model().hidden_size * sizeof(float));
-    if (during) during();
-    for (std::size_t n = 0; pass.logits != nullptr && n < pass.rows; ++n) {
-      pass.logits[2 * n] = 0;
-      pass.logits[2 * n + 1] = fails ? NAN : static_cast<float>(pass.prefix + n);
-    }
-  }
-  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
-  void release(void* memory) const noexcept override { ::operator delete(memory); }
-  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
-
-  static bool fails;
-  static std::function<void()> during;
-
- private:
-  const Bundle& bundle_;
-};
-bool Counted::fails = false;
-std::function<void()> Counted::during;
-
 class AuditTest : public testing::Test {
  protected:
   AuditTest() {
@@ -125,8 +69,8 @@ class AuditTest : public testing::Test {
     request.policy.exits[0].upper = -1e9f;  // all stop at the first exit
   }
   ~AuditTest() override {
-    Counted::fails = false;
-    Counted::during = nullptr;
+    ScriptedBackend::fails_after = 0;
+    ScriptedBackend::during = nullptr;
   }
 
   std::int32_t score() {
@@ -143,19 +87,16 @@ class AuditTest : public testing::Test {
     }
   }
 
-  std::shared_ptr<const LoadedBundle> loaded =
-      std::make_shared<const LoadedBundle>(open_source(sound_bundle()), nullptr, [](const Bundle& bundle) {
-        return BackendFactory([backend = std::make_shared<const Counted>(bundle)] { return backend; });
-      });
+  std::shared_ptr<const LoadedBundle> loaded = load_over<ScriptedBackend>(sound_bundle());
   Session session{loaded, 0, 0, {1, 1}};
   Request request;
 };
 
 TEST_F(AuditTest, ACancelledSlateStillWaits) {
   ASSERT_EQ(score(), REXIT_DRAWN);
-  Counted::during = [this] { session.cancel(); };
+  ScriptedBackend::during = [this] { session.cancel(); };
   EXPECT_EQ(audit_status(), REXIT_CANCELLED);
-  Counted::during = nullptr;
+  ScriptedBackend::during = nullptr;
   EXPECT_EQ(score(), REXIT_SKIPPED_WAITING);
   EXPECT_EQ(audit_status(), REXIT_OK);
   EXPECT_EQ(audit_status(), REXIT_NOT_FOUND);
@@ -164,18 +105,18 @@ TEST_F(AuditTest, ACancelledSlateStillWaits) {
 
 TEST_F(AuditTest, ASlateThatFailsIsSkipped) {
   ASSERT_EQ(score(), REXIT_DRAWN);
-  Counted::fails = true;
+  ScriptedBackend::fails_after = 1;
   EXPECT_EQ(audit_status(), REXIT_BACKEND_FAILED);
-  Counted::fails = false;
+  ScriptedBackend::fails_after = 0;
   EXPECT_EQ(audit_status(), REXIT_NOT_FOUND);
   EXPECT_EQ(session.audit_counts().skipped, 1u);
   EXPECT_EQ(score(), REXIT_DRAWN);
 }
 
 TEST_F(AuditTest, ASlateWhoseScoreFailsIsNotDrawn) {
-  Counted::fails = true;
+  ScriptedBackend::fails_after = 1;
   EXPECT_THROW(score(), Error);
-  Counted::fails = false;
+  ScriptedBackend::fails_after = 0;
   EXPECT_EQ(session.audit_counts().drawn, 0u);
   EXPECT_EQ(audit_status(), REXIT_NOT_FOUND);
 }

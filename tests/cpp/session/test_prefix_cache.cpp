@@ -1,8 +1,6 @@
 // Which prefixes are cached, recomputed and copied, over a backend whose keys identify their tokens.
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -10,9 +8,11 @@
 
 #include "base/status.hpp"
 #include "bundles.hpp"
-#include "files/sha256.hpp"
 #include "files/sources/source.hpp"
+#include "manifests.hpp"
+#include "session/host_backend.hpp"
 #include "session/prefix/prefix_cache.hpp"
+#include "tar.hpp"
 
 using namespace rexit::core;
 
@@ -20,7 +20,7 @@ namespace {
 
 // Token t at position p has, in each layer and head, keys 1000 * token + p and values -that; its hidden state behind segment k is
 // token + k. So a key in the wrong place, or copied from the wrong prefix, is noticed.
-class Labelled final : public Backend {
+class Labelled final : public HostBackend {
  public:
   explicit Labelled(const Bundle& bundle) : bundle_(bundle) {}
 
@@ -50,9 +50,6 @@ class Labelled final : public Backend {
         EXPECT_EQ(static_cast<std::size_t>(keys[p * model.head_dim]) % 1000, p);
       }
   }
-  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
-  void release(void* memory) const noexcept override { ::operator delete(memory); }
-  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
   std::size_t tensor_alignment() const noexcept override { return alignment; }
   void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
                  std::size_t count) const override {
@@ -321,50 +318,24 @@ TEST_F(PinnedStartTest, EndsBeforeTheFirstOpAboutTheUser) {
   EXPECT_EQ(PinnedStart::tokens_of(bundle), Tokens{});  // its two tokens are too few
 }
 
-// The bundle with a start, but its first piece is repeated, and its prompts may have 16 million tokens.
-class Repeated final : public Source {
- public:
-  Repeated(const std::string& path, std::size_t times) : Source(path), bundle_(open_source(path)) {
-    std::string pieces;
-    for (std::size_t i = 0; i < times; ++i) pieces += R"({"op": "piece", "piece": 0},)";
-    std::string catalog = text_of("catalog/catalog.json"), manifest = text_of("manifest.json"),
-                variant = text_of("variants/cpu-fp32/variant.json");
-    const std::string digest = digest_of(variant);
-    replace(catalog, R"("prefix": [)", R"("prefix": [)" + pieces);
-    for (std::string* file : {&manifest, &variant}) replace(*file, R"("max_positions": 96)", R"("max_positions": 16777216)");
-    replace(manifest, digest, digest_of(variant));
-    files_ = {{"catalog/catalog.json", catalog}, {"manifest.json", manifest}, {"variants/cpu-fp32/variant.json", variant}};
-  }
-
-  bool has(const std::string& path) const override { return bundle_->has(path); }
-  void check_file(const std::string&, std::size_t) const override {}
-  std::vector<std::string> folders(const std::string& path) const override { return bundle_->folders(path); }
-  File open(const std::string& path) const override {
-    const auto file = files_.find(path);
-    if (file == files_.end()) return bundle_->open(path);
-    return File(where(path), reinterpret_cast<const unsigned char*>(file->second.data()), file->second.size());
-  }
-
- private:
-  std::string text_of(const std::string& path) const {
-    const File file = bundle_->open(path);
-    return {reinterpret_cast<const char*>(file.data()), file.size()};
-  }
-  static std::string digest_of(const std::string& text) {
-    return sha256(reinterpret_cast<const unsigned char*>(text.data()), text.size());
-  }
-  static void replace(std::string& text, const std::string& from, const std::string& to) {
-    text.replace(text.find(from), from.size(), to);
-  }
-
-  std::shared_ptr<const Source> bundle_;
-  std::map<std::string, std::string> files_;
-};
-
+// The bundle with a start, whose first piece is repeated, and whose prompts may have 16 million tokens.
 TEST_F(PinnedStartTest, IsOfLimitedLength) {
-  const auto length = [](std::size_t times) {
-    const Bundle repeated(std::make_shared<const Repeated>(bundles() + "/sound_with_start/bundle", times), nullptr);
-    return PinnedStart::tokens_of(repeated).size();
+  using nlohmann::json;
+  const json op = {{"op", "piece"}, {"piece", 0}};
+  const std::size_t positions = std::size_t{1} << 24;
+  const auto length = [&](std::size_t times) {
+    tar::Files files = tar::files_of(bundles() + "/sound_with_start/bundle");
+    manifests::change(files, "catalog/catalog.json", [&](json& catalog) {
+      json& prefix = catalog["prompt"]["prefix"];
+      prefix.insert(prefix.begin(), times, op);
+    });
+    manifests::change(files, "manifest.json", [&](json& manifest) { manifest["model"]["max_positions"] = positions; });
+    manifests::change(files, "variants/cpu-fp32/variant.json",
+                      [&](json& variant) { variant["limits"]["max_positions"] = positions; });
+    manifests::record(files);
+    const std::string archive = tar::pack(files);
+    const auto source = open_archive("bundle", reinterpret_cast<const unsigned char*>(archive.data()), archive.size());
+    return PinnedStart::tokens_of(Bundle(source, nullptr)).size();
   };
   const std::size_t piece = length(1) - tokens.size();
   ASSERT_GT(piece, 0u);

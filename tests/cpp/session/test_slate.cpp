@@ -1,87 +1,20 @@
 // Packing, compaction and deadlines, over a backend that records its passes instead of computing.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cstring>
-#include <functional>
-#include <map>
+#include <limits>
 #include <thread>
 #include <vector>
 
 #include "base/status.hpp"
-#include "bundles.hpp"
-#include "session/run_slate.hpp"
-#include "session/slate/slate.hpp"
+#include "refused.hpp"
+#include "session/slate_fixture.hpp"
 
 using namespace rexit::core;
 
 namespace {
 
-// Hidden states carry the token they came from; the head says 1 for tokens below `yes_below` once segment `sure_at` is reached.
-class BookKeeper final : public Backend {
- public:
-  explicit BookKeeper(const Bundle& bundle) : bundle_(bundle) {}
-
-  void run(std::size_t segment, const Pass& pass) const override {
-    const std::size_t width = bundle_.model().hidden_size;
-    std::vector<float> inputs;
-    for (std::size_t t = 0; t < pass.tokens; ++t)
-      inputs.push_back(segment == 0 ? static_cast<float>(pass.token_ids[t])
-                                    : static_cast<const float*>(pass.hidden_in)[t * width]);
-    if (pass.hidden_out != nullptr)
-      for (std::size_t t = 0; t < pass.tokens; ++t)
-        for (std::size_t h = 0; h < width; ++h) static_cast<float*>(pass.hidden_out)[t * width + h] = inputs[t];
-    if (pass.logits == nullptr) return;  // a prefix
-    for (std::size_t n = 0; n < pass.rows; ++n) {
-      const float last = inputs[static_cast<std::size_t>(pass.row_index[n])];
-      pass.logits[2 * n] = 0;
-      pass.logits[2 * n + 1] = last + noise * static_cast<float>(n);
-    }
-    passes.push_back({segment, inputs, {pass.groups, pass.groups + pass.tokens}, {pass.positions, pass.positions + pass.tokens}});
-    if (after) after(segment);
-  }
-  void* allocate(std::size_t bytes) const override {
-    void* memory = ::operator new(bytes);
-    blocks[memory] = bytes;
-    allocated += bytes;
-    peak = std::max(peak, allocated);
-    return memory;
-  }
-  void release(void* memory) const noexcept override {
-    if (memory == nullptr) return;
-    allocated -= blocks[memory];
-    ::operator delete(memory);
-  }
-  void copy(void* to, const void* from, std::size_t bytes) const override {
-    copied.push_back(bytes);
-    std::memmove(to, from, bytes);
-  }
-
-  float noise = 0;  // added to the log-odds, times the candidate's place in the pass
-  mutable std::vector<std::size_t> copied;
-  mutable std::map<void*, std::size_t> blocks;
-  mutable std::size_t allocated = 0, peak = 0;  // bytes
-  struct Seen {
-    std::size_t segment;
-    std::vector<float> tokens;
-    std::vector<std::int64_t> groups, positions;
-  };
-  mutable std::vector<Seen> passes;
-  std::function<void(std::size_t)> after;
-
- private:
-  const Bundle& bundle_;
-};
-
-class SlateTest : public testing::Test {
+class SlateTest : public SlateFixture {
  protected:
-  Bundle bundle{open_source(sound_bundle()), nullptr};
-  BookKeeper backend{bundle};
-  VectorRows vectors{bundle};
-  PrefixCache prefix{bundle, backend, vectors, 1u << 20};
-  Slate slate{bundle, backend, vectors};
-  SlateStats stats;
-
   // Candidates of two tokens: 50, and the log-odds to have at every exit.
   Prompt prompt(const std::vector<std::int32_t>& log_odds) {
     Prompt slate_prompt;
@@ -191,13 +124,8 @@ TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
   const std::size_t row = bundle.model().hidden_size * sizeof(float);
   Slate bounded(bundle, backend, vectors, 30 * row);
   const Prompt slate_prompt = prompt(std::vector<std::int32_t>(16, 1));
-  try {
-    run_slate(bounded, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.status(), REXIT_TOO_LONG);
-    EXPECT_NE(std::string(error.what()).find("only 15 of its 16 candidates"), std::string::npos) << error.what();
-  }
+  refused<Error>([&] { run_slate(bounded, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats); },
+                 REXIT_TOO_LONG, "only 15 of its 16 candidates");
   EXPECT_TRUE(backend.passes.empty());
   EXPECT_EQ(run_slate(bounded, slate_prompt, prefix, {&policy, 1}, Deadline({}, 0), stats)[15].exit, 1u);
   EXPECT_EQ(
@@ -213,12 +141,8 @@ TEST_F(SlateTest, TheSlateLimitIs256MiBByDefault) {
   Prompt slate_prompt = prompt({});
   slate_prompt.tokens.resize(3 + count);
   while (slate_prompt.offsets.size() < count + 2) slate_prompt.offsets.push_back(slate_prompt.offsets.back() + 1);
-  try {
-    run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("into 268435456 bytes"), std::string::npos) << error.what();
-  }
+  refused<Error>([&] { run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats); }, REXIT_TOO_LONG,
+                 "into 268435456 bytes");
 }
 
 TEST_F(SlateTest, PartsBehindTheDeadlineAreCutShort) {
@@ -256,27 +180,6 @@ TEST_F(SlateTest, AtTheDeadlineTheDeepestHeadAnswers) {
   EXPECT_EQ(answers[1].exit, 1u);
   EXPECT_TRUE(answers[1].cut_short);
   EXPECT_EQ(answers[1].log_odds, 4.0f);
-}
-
-TEST_F(SlateTest, ADeadlineDuringTheFirstSegmentKeepsItsAnswers) {
-  const Policy policy = thresholds({9, never, never});
-  backend.after = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(600)); };
-  std::vector<std::int32_t> log_odds(20, 1);
-  log_odds[3] = 10;
-  const Prompt slate_prompt = prompt(log_odds);
-  const std::vector<Answer>& answers =
-      run_slate(slate, slate_prompt, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
-  for (std::size_t i = 0; i < answers.size(); ++i) {
-    EXPECT_EQ(answers[i].has_exit(), i < 12);  // one chunk
-    EXPECT_EQ(answers[i].cut_short, i != 3);
-  }
-  EXPECT_EQ(stats.candidate_layers, 12u);
-}
-
-TEST_F(SlateTest, PatienceWaitsForHeadsToAgree) {
-  Policy policy = thresholds({0, 0, never});
-  policy.patience = 2;
-  EXPECT_EQ(run_slate(slate, prompt({3}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 1u);
 }
 
 }  // namespace

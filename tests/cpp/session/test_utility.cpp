@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <limits>
 #include <numeric>
@@ -14,7 +13,7 @@
 #include <vector>
 
 #include "bundles.hpp"
-#include "session/run_slate.hpp"
+#include "session/host_backend.hpp"
 #include "session/slate/slate.hpp"
 #include "session/slate/utility.hpp"
 
@@ -79,7 +78,7 @@ TEST(Utility, IsPythonsToTheBit) {
 }
 
 // Log-odds of two objectives are a candidate's number and its negative; a pass takes 0.6 s.
-class Slow final : public Backend {
+class Slow final : public HostBackend {
  public:
   void run(std::size_t, const Pass& pass) const override {
     for (std::size_t n = 0; pass.logits != nullptr && n < pass.rows; ++n) {
@@ -89,9 +88,6 @@ class Slow final : public Backend {
     }
     if (pass.logits != nullptr) std::this_thread::sleep_for(std::chrono::milliseconds(600));
   }
-  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
-  void release(void* memory) const noexcept override { ::operator delete(memory); }
-  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
 };
 
 TEST(Utility, ProbabilitiesWithoutAnAnswerAreNaN) {

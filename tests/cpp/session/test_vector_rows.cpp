@@ -43,21 +43,6 @@ class VectorRowsTest : public testing::Test {
   }
 };
 
-TEST_F(VectorRowsTest, EachIdIsARowInTheOrderOfFirstAppearance) {
-  const std::int64_t title = first + 20;
-  place({title + 9, 63, first + 3, title + 9, 0, first + 3, first, title + 8});
-  EXPECT_EQ(tokens(), (Ids{first, 63, first + 1, first, 0, first + 1, first + 2, first + 3}));
-  ASSERT_EQ(pass.vector_rows, 4u);
-  EXPECT_EQ(row(0), table("title:2", 4, 2, 1));
-  EXPECT_EQ(row(1), table("gcn", 3, 1, 0));
-  EXPECT_EQ(row(2), table("gcn", 0, 1, 0));
-  EXPECT_EQ(row(3), table("title:2", 4, 2, 0));
-  place({title - 1, title, user - 1});
-  EXPECT_EQ(row(0), table("gcn", 19, 1, 0));
-  EXPECT_EQ(row(1), table("title:2", 0, 2, 0));
-  EXPECT_EQ(row(2), table("title:2", 19, 2, 1));
-}
-
 TEST_F(VectorRowsTest, WithoutVectorsThereIsARowOfZeros) {
   place({first + 5});
   const Ids ids{1, 63, 0};
@@ -134,21 +119,6 @@ TEST_F(VectorRowsTest, AgreesWithASearchThroughTheRows) {
       ASSERT_EQ(row(r), id < 20 ? table("gcn", id, 1, 0) : table("title:2", (id - 20) / 2, 2, id % 2));
     }
   }
-}
-
-TEST_F(VectorRowsTest, BundlesWithoutVectorsHaveNone) {
-  const Bundle plain(open_source(sound_bundle()), nullptr);
-  VectorRows none(plain);
-  none.begin(Prompt{});
-  none.reserve(1000);
-  const Ids ids{1, 2, 3};
-  pass.tokens = 3;
-  none.set_inputs(ids.data(), pass);
-  EXPECT_EQ(pass.token_ids, ids.data());
-  EXPECT_EQ(pass.vectors, nullptr);
-  EXPECT_EQ(pass.vector_rows, 0u);
-  EXPECT_EQ(none.key(63), 63);
-  EXPECT_EQ(none.memory(), 0u);
 }
 
 }  // namespace
