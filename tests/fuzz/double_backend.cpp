@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "backends/backend.hpp"
+#include "session/host_backend.hpp"
 #include "target.hpp"
 
 namespace rexit::core {
@@ -12,7 +12,7 @@ namespace {
 // A real graph's shapes would refuse a manifest that contradicts them; here there is no graph.
 constexpr std::size_t most_width = 64, most_layers = 8;
 
-class Double final : public Backend {
+class Double final : public HostBackend {
  public:
   explicit Double(const Bundle& bundle)
       : model_(bundle.model()),
@@ -62,12 +62,6 @@ class Double final : public Backend {
         logits[1] = static_cast<float>(static_cast<int>(sum >> 24) - 128) / 8;
       }
     }
-  }
-
-  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
-  void release(void* memory) const noexcept override { ::operator delete(memory); }
-  void copy(void* to, const void* from, std::size_t bytes) const override {
-    if (bytes != 0) std::memmove(to, from, bytes);
   }
 
  private:

@@ -1,6 +1,5 @@
 #include "target.hpp"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -12,62 +11,34 @@ namespace rexit::fuzz {
 
 namespace fs = std::filesystem;
 
-Folder::Folder() {
-  std::string name =
-      (fs::is_directory("/dev/shm") ? std::string("/dev/shm") : fs::temp_directory_path().string()) + "/rexit-XXXXXX";
-  if (::mkdtemp(name.data()) == nullptr) std::abort();
+ArchiveFile::ArchiveFile() {
+  std::string name = fs::temp_directory_path() / "rexit-XXXXXX";
+  const int file = ::mkstemp(name.data());
+  if (file < 0) std::abort();
+  ::close(file);
   path_ = name;
 }
 
-Folder::~Folder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
+ArchiveFile::~ArchiveFile() { ::unlink(path_.c_str()); }
 
-void Folder::write(const std::string& name, const std::string& contents) {
-  const fs::path path = fs::path(path_) / name;
-  if (now_.count(name) == 0) fs::create_directories(path.parent_path());
-  fs::remove(path);  // an opened bundle may have it mapped
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(contents.data(), static_cast<std::streamsize>(contents.size()));
+void ArchiveFile::replace(const std::uint8_t* data, std::size_t size) const {
+  std::ofstream file(path_ + ".new", std::ios::binary);
+  file.write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
   file.close();
   if (!file) std::abort();
-  now_[name] = contents;
+  fs::rename(path_ + ".new", path_);
 }
 
-void Folder::put(const Archive& archive) {
-  for (auto at = now_.begin(); at != now_.end();) {
-    if (archive.count(at->first) != 0) {
-      ++at;
-      continue;
-    }
-    fs::path path = fs::path(path_) / at->first;
-    fs::remove(path);
-    // Otherwise a file could not replace a folder.
-    for (path = path.parent_path(); path != fs::path(path_) && fs::is_empty(path); path = path.parent_path()) fs::remove(path);
-    at = now_.erase(at);
-  }
-  for (const auto& [name, contents] : archive) {
-    const auto before = now_.find(name);
-    if (before == now_.end() || before->second != contents) write(name, contents);
-  }
-}
-
-std::string Folder::put(const std::string& name, const std::uint8_t* data, std::size_t size) {
-  write(name, std::string(reinterpret_cast<const char*>(data), size));
-  return path_ + "/" + name;
-}
-
-Archive seed_bundle(const char* name) {
+std::string seed_bundle(const char* name) {
   std::ifstream file(std::string(REXIT_FUZZ_SEEDS) + "/bundle/" + name, std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-  const auto archive = unpack(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-  if (!archive || archive->empty()) {
-    std::fprintf(stderr, "%s/bundle/%s: is not an archive\n", REXIT_FUZZ_SEEDS, name);
-    std::abort();
-  }
-  return *archive;
+  return {std::istreambuf_iterator<char>(file), {}};
 }
+
+OpenedSeed::OpenedSeed(const char* seed) : name(seed), archive(seed_bundle(seed)) {
+  REXIT_PROMISE(ok(rexit_archive_open(archive.data(), archive.size(), nullptr, &bundle)));
+}
+
+OpenedSeed::~OpenedSeed() { rexit_bundle_close(bundle); }
 
 namespace {
 
@@ -163,7 +134,6 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
 }  // namespace
 
 void use_opened(const std::string& path, const rexit_bundle* bundle) {
-  static const Folder place;
   rexit_variant_info described{};
   described.struct_size = sizeof described;
   const bool known = ok(rexit_bundle_get_variant(path.c_str(), 0, &described));
@@ -183,21 +153,19 @@ void use_opened(const std::string& path, const rexit_bundle* bundle) {
   use_session(bundle, info, known ? described.session_bytes : SIZE_MAX);
 }
 
-void use_bundle(const std::string& path, const char* variant) {
+void use_bundle(const std::string& path) {
   rexit_set_log([](void*, rexit_log_level, const char* line) { REXIT_PROMISE(one_line(line)); }, nullptr, REXIT_LOG_DEBUG);
   rexit_bundle_options options{};
   options.struct_size = sizeof options;
-  options.variant = variant;
   options.threads = 1;
   rexit_bundle* bundle = nullptr;
-  if (!ok(rexit_bundle_open(path.c_str(), &options, &bundle))) {
+  if (ok(rexit_bundle_open(path.c_str(), &options, &bundle))) {
+    use_opened(path, bundle);
+    rexit_bundle_close(bundle);
+  } else {
     REXIT_PROMISE(bundle == nullptr);
-    ok(rexit_bundle_verify(path.c_str(), variant));  // sound, where only the backend refused
-    return;
   }
-  use_opened(path, bundle);
-  rexit_bundle_close(bundle);
-  ok(rexit_bundle_verify(path.c_str(), variant));
+  ok(rexit_bundle_verify(path.c_str(), nullptr));  // sound, where only the backend refused
 }
 
 }  // namespace rexit::fuzz

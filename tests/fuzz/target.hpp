@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "archive.hpp"
 #include "base/status.hpp"
 #include "rexit/rexit.h"
+#include "tar.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
@@ -26,29 +26,33 @@ namespace rexit::fuzz {
     }                                                                                                                     \
   } while (false)
 
-// A folder in memory (/dev/shm where there is one) that lives as long as the process.
-class Folder {
+// A file for a bundle's archive, in the folder for temporary files, that lives as long as the process.
+class ArchiveFile {
  public:
-  Folder();
-  ~Folder();
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
+  ArchiveFile();
+  ~ArchiveFile();
+  ArchiveFile(const ArchiveFile&) = delete;
+  ArchiveFile& operator=(const ArchiveFile&) = delete;
 
   const std::string& path() const noexcept { return path_; }
-  // Replaces the folder's contents by these files. Does not touch files that are the same.
-  void put(const Archive& archive);
-  // Writes one file and returns its path.
-  std::string put(const std::string& name, const std::uint8_t* data, std::size_t size);
+  // Takes the place of the file: a bundle that is open may have it mapped.
+  void replace(const std::uint8_t* data, std::size_t size) const;
 
  private:
-  void write(const std::string& name, const std::string& contents);
-
   std::string path_;
-  Archive now_;
 };
 
-// tests/fuzz/seeds/bundle/NAME.
-Archive seed_bundle(const char* name);
+// The archive tests/fuzz/seeds/bundle/NAME.
+std::string seed_bundle(const char* name);
+
+// A seed bundle that is open, from memory.
+struct OpenedSeed {
+  explicit OpenedSeed(const char* name);
+  ~OpenedSeed();
+
+  const std::string name, archive;
+  rexit_bundle* bundle = nullptr;
+};
 
 // Prints the reason of a refusal if the environment has REXIT_FUZZ_SAY, for looking into an input.
 void say(const char* text);
@@ -92,10 +96,9 @@ class Bytes {
   std::size_t left_;
 };
 
-// Opens the bundle in a folder through the C ABI and uses it as a program does: describes it, scores, traces, saves and loads the
-// cache. `variant` null: the first.
-void use_bundle(const std::string& path, const char* variant);
-// The same for an open bundle of that folder and its first variant.
+// Opens a bundle through the C ABI and uses it as a program does: describes it, scores, traces, warms up and verifies.
+void use_bundle(const std::string& path);
+// The same for a bundle that is open, and the first variant of what is at `path`.
 void use_opened(const std::string& path, const rexit_bundle* bundle);
 
 }  // namespace rexit::fuzz

@@ -5,8 +5,10 @@ They are kept in the repository, so that a fuzzer and the replay need no Python.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,11 @@ from safetensors.numpy import save
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, refresh, write_json, write_policy
-from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors, with_inputs
+from builders.bundles.catalog import in_lists, make_catalog, with_inputs
 from builders.bundles.engines import ENGINES, KEY, add_engines
 from builders.bundles.variants import TENSORRT_HALF
 from builders.bundles.zero import add_score_exit, with_numbers
 from builders.onnx_graphs.added_nodes import write_added
-from fuzz.archive import pack, tar
 
 SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
@@ -28,6 +29,15 @@ OBJECTIVES = ("click", "like")
 MAPS = [{"a": 1.5, "b": 0.25}, {"a": 0.5, "b": -1.0}]
 KEPT = [{**EXITS[0], "keep": 2}, EXITS[1], {**EXITS[1], "keep": 1}, EXITS[2]]
 TOP_K = {"k": 2, "ordered": True, "rise": [1.0, 0.5], "fall": [2.0, 0.5]}
+MADE_ON = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}
+POLICIES: dict[str, dict[str, Any]] = {
+    "policy": {"exits": EXITS, "quorum": 2, "top_k": TOP_K, "made_on": MADE_ON},
+    "strings": {"exits": [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]},
+    "lists": {"exits": EXITS, "prior_shift": -2.5},
+    "objectives": {"exits": [{**rule, "objectives": MAPS} for rule in EXITS], "utility": {"click": 1.0, "like": -2.0}},
+    "zero": {"exits": KEPT},
+}
+"""Of some of the bundles, by their names."""
 TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema": 1}], "schema": 1e3}', "deep": "[" * 40}
 REQUESTS = {
     "ids": '{"id": "a\\u00fc", "user": 100, "items": [-7, 8], "recent": [3, [8, false]], "as_of": 40, "top_k": 1}',
@@ -96,6 +106,18 @@ def put(name: str, contents: bytes | str) -> None:
     path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
 
 
+def pack(folder: Path) -> bytes:
+    """A tar archive of the folder, the same for the same files."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+                member.size = path.stat().st_size
+                archive.addfile(member, io.BytesIO(path.read_bytes()))
+    return file.getvalue()
+
+
 def without_graphs(folder: Path, variant: str = "cpu-fp32") -> None:
     """A double of the backend runs them, so that their contents do not matter."""
     for path in (folder / "variants" / variant).glob("segment-*"):
@@ -120,14 +142,9 @@ def write_bundles(place: Path) -> None:
         if name in ("plain", "vectors", "zero"):
             put(f"graph/{name}", pack(folder))
         without_graphs(folder)
-        if name == "policy":
-            write_policy(folder, EXITS, 1, quorum=2, top_k=TOP_K)
-        if name == "zero":
-            write_policy(folder, KEPT)
-        if name == "objectives":
-            write_policy(folder, [{**rule, "objectives": MAPS} for rule in EXITS], utility={"click": 1.0, "like": -2.0})
+        if name in POLICIES:
+            write_policy(folder, **POLICIES[name])
         put(f"bundle/{name}", pack(folder))
-    put("tar/policy", tar(place / "policy"))
     folder = write_bundle(place / "tokens", BundleOptions(make_catalog(**small)))
     drop_catalog(folder)
     without_graphs(folder)
@@ -169,17 +186,10 @@ def write_tables() -> None:
             told = {"table": kind, "kind": "string" if strings else "int64", "count": counts[kind], "dim": 8}
             metadata = {key: str(value) for key, value in {**told, "interactions": counts["interactions"]}.items()}
             put(f"tables/{kind}-{told['kind']}", save(table, metadata))
-            if kind == "pieces":
-                continue
             if kind == "users" and not strings:
                 listed = in_lists(catalog, lists=2)
                 probes = {"probes": str(listed.info["embedding"]["probes"])}
                 put(f"tables/{kind}-lists", save(listed.tables[name], {**metadata, **probes}))
-            put(f"safetensors/{kind}-{told['kind']}", save(table))
-
-
-def policy(digest: str, **others: Any) -> str:
-    return json.dumps({"schema": 2, "variant_sha256": digest, "patience": 1, "exits": EXITS, **others})
 
 
 def main() -> None:
@@ -187,24 +197,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         write_bundles(Path(place))
         write_reloads(Path(place))
-        manifest = json.loads((Path(place) / "plain" / "manifest.json").read_text())
-    digest = manifest["files"]["variants/cpu-fp32/variant.json"]["sha256"]
-    made_on = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}
-    put("policy/plain", policy(digest))
-    put("policy/rules", policy(digest, quorum=2, top_k=TOP_K, made_on=made_on))
-    maps = [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]
-    put("policy/earlier", policy(digest, exits=maps))
-    put("policy/prior", policy(digest, prior_shift=-2.5))
-    put("policy/keep", policy(digest, exits=[{**rule, "keep": 2 - k} for k, rule in enumerate(EXITS[:2])] + EXITS[2:]))
-    put("program/plain", json.dumps(PROGRAM))
-    put("program/vectors", json.dumps(program_with_vectors()))
-    put("program/zero", json.dumps(with_numbers(make_catalog()).info["prompt"]))
-    put("program/inputs", json.dumps(with_inputs(make_catalog()).info["prompt"]))
     for name, text in TEXTS.items():
-        put(f"json/{name}", text)
+        put(f"engines/{name}", text)
     for name, text in REQUESTS.items():
         put(f"json_request/{name}", text)
-    put("json/manifest", json.dumps(manifest))
     names = ("plain", "vectors", "strings", "policy", "lists", "tokens", "inputs", "objectives", "zero", "scores")
     for start, name in enumerate(names):
         put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)

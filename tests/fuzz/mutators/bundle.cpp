@@ -1,49 +1,60 @@
 #include <vector>
 
-#include "archive.hpp"
+#include "manifests.hpp"
 #include "mutate.hpp"
+#include "tar.hpp"
 
 namespace {
 
 using namespace rexit::fuzz;
-
-bool ends_with(const std::string& text, const char* end) {
-  const std::string tail(end);
-  return text.size() >= tail.size() && text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
-}
+using tar::Files;
 
 // Files are equally likely, except that graphs, if there are any, take half of all cases.
-Archive::iterator choose(Archive& archive, Random& random) {
-  std::vector<Archive::iterator> all, graphs;
-  for (auto at = archive.begin(); at != archive.end(); ++at) {
+Files::iterator choose(Files& files, Random& random) {
+  std::vector<Files::iterator> all, graphs;
+  for (auto at = files.begin(); at != files.end(); ++at) {
     all.push_back(at);
-    if (ends_with(at->first, ".onnx") && at->second.size() > 64) graphs.push_back(at);
+    if (manifests::ends_with(at->first, ".onnx") && at->second.size() > 64) graphs.push_back(at);
   }
   const auto& some = graphs.empty() || below(random, 2) == 0 ? all : graphs;
   return some[below(random, some.size())];
 }
 
-// Changes one to three files, and then usually updates sizes and digests.
-void mutate_bundle(std::string& bytes, Random& random) {
-  auto archive = unpack(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-  if (!archive || archive->empty()) return mutate_bytes(bytes, random);
+void mutate_file(const std::string& name, std::string& contents, Random& random) {
+  if (manifests::ends_with(name, ".json")) {
+    mutate_json(contents, random);
+  } else if (manifests::ends_with(name, ".safetensors")) {
+    mutate_safetensors(contents, random);
+  } else if (manifests::ends_with(name, ".onnx")) {
+    mutate_protobuf(contents, random);
+  } else {
+    mutate_bytes(contents, random);
+  }
+}
+
+// Changes the archive itself. Usually corrects the checksums of its headers, which would hide everything else.
+void mutate_archive(std::string& archive, Random& random) {
+  mutate_bytes(archive, random);
+  if (below(random, 4) == 0) return;
+  for (std::size_t at = 0; at + tar::block <= archive.size(); at += tar::block)
+    if (tar::is_header(archive, at)) tar::seal(archive.data() + at);
+}
+
+// Changes one to three files, and then usually updates sizes and digests; now and then the archive.
+void mutate_bundle(std::string& archive, Random& random) {
+  Files files = tar::unpack(archive);
+  if (files.empty() || below(random, 16) == 0) return mutate_archive(archive, random);
   const std::size_t changes = 1 + below(random, 3);
   for (std::size_t change = 0; change < changes; ++change) {
-    const auto at = choose(*archive, random);
-    if (below(random, 200) == 0 && archive->size() > 1) {
-      archive->erase(at);
-    } else if (ends_with(at->first, ".json")) {
-      mutate_json(at->second, random);
-    } else if (ends_with(at->first, ".safetensors")) {
-      mutate_safetensors(at->second, random);
-    } else if (ends_with(at->first, ".onnx")) {
-      mutate_protobuf(at->second, random);
+    const auto file = choose(files, random);
+    if (below(random, 200) == 0 && files.size() > 1) {
+      files.erase(file);
     } else {
-      mutate_bytes(at->second, random);
+      mutate_file(file->first, file->second, random);
     }
   }
-  if (below(random, 16) != 0) seal(*archive);
-  bytes = pack(*archive);
+  if (below(random, 16) != 0) manifests::record(files);
+  archive = tar::pack(files);
 }
 
 }  // namespace

@@ -9,24 +9,19 @@ namespace {
 
 using namespace rexit::fuzz;
 
-rexit_session* open_session(const char* name) {
-  static Folder folders[6];
-  static std::size_t opened = 0;
-  Folder& folder = folders[opened++];
-  folder.put(seed_bundle(name));
-  rexit_bundle* bundle = nullptr;
+rexit_session* open_session(const OpenedSeed& seed) {
   rexit_session* session = nullptr;
-  REXIT_PROMISE(ok(rexit_bundle_open(folder.path().c_str(), nullptr, &bundle)));
-  REXIT_PROMISE(ok(rexit_session_create(bundle, nullptr, &session)));
-  rexit_bundle_close(bundle);
+  REXIT_PROMISE(ok(rexit_session_create(seed.bundle, nullptr, &session)));
   return session;
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static rexit_session* const sessions[] = {open_session("plain"),      open_session("strings"), open_session("inputs"),
-                                            open_session("objectives"), open_session("zero"),    open_session("scores")};
+  static const OpenedSeed plain("plain"), strings("strings"), inputs("inputs"), objectives("objectives"), zero("zero"),
+      scores("scores");
+  static rexit_session* const sessions[] = {open_session(plain),      open_session(strings), open_session(inputs),
+                                            open_session(objectives), open_session(zero),    open_session(scores)};
   static constexpr std::int32_t tokens[] = {4, 5};
   const std::string text(reinterpret_cast<const char*>(data), size);
   const rexit_input query{"query", nullptr, tokens, 2, 0};

@@ -11,21 +11,16 @@ namespace {
 
 using namespace rexit::fuzz;
 
-// An opened seed bundle.
-struct Opened {
-  explicit Opened(const char* name) : strings(std::string(name) == "strings") {
-    folder.put(seed_bundle(name));
-    REXIT_PROMISE(ok(rexit_bundle_open(folder.path().c_str(), nullptr, &bundle)));
+// An opened seed bundle and what it is like.
+struct Opened : OpenedSeed {
+  explicit Opened(const char* seed) : OpenedSeed(seed), strings(name == "strings") {
     rexit_bundle_info info{};
     info.struct_size = sizeof info;
     REXIT_PROMISE(ok(rexit_bundle_get_info(bundle, &info)));
     objectives = info.objectives;
     exits = info.exits;
   }
-  ~Opened() { rexit_bundle_close(bundle); }
 
-  Folder folder;
-  rexit_bundle* bundle = nullptr;
   bool strings;
   std::size_t objectives = 1, exits = 0;
 };

@@ -27,14 +27,13 @@ void look_up(const Ids& ids) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace rexit::core;
-  static rexit::fuzz::Folder folder;
-  const std::string path = folder.put("input", data, size);
+  const auto table_file = [&] { return File("table", data, size).aligned(); };
   rexit::fuzz::refused([&] {
     std::string kind, table;
     std::size_t count = 0, interactions = 0, dim = 1;
     std::optional<std::size_t> probes;
     {
-      const Safetensors file{File(path)};
+      const Safetensors file{table_file()};
       for (const auto& [key, value] : file.metadata()) {
         const std::size_t number = std::strtoull(value.c_str(), nullptr, 10) & 0x7fffffff;
         if (key == "table") table = value;
@@ -50,7 +49,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto within = [](Span span, std::size_t total) { REXIT_PROMISE(span.begin <= span.end && span.end <= total); };
     if (table == "users") {
       const std::size_t item_count = 16;
-      const Users users(File(path), kind, count, interactions, dim, item_count, probes);
+      const Users users(table_file(), kind, count, interactions, dim, item_count, probes);
       rexit::fuzz::refused([&] { look_up(users.ids); });
       for (std::size_t list = 0; users.lists && list < users.lists->size(); ++list)
         rexit::fuzz::refused([&] {
@@ -77,7 +76,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         });
       }
     } else if (table == "items") {
-      const Items items(File(path), kind, count, interactions, dim);
+      const Items items(table_file(), kind, count, interactions, dim);
       rexit::fuzz::refused([&] { look_up(items.ids); });
       for (std::size_t row = 0; row < items.ids.size(); ++row) {
         const Row item = static_cast<Row>(row);
@@ -89,7 +88,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         rexit::fuzz::refused([&] { items.folded(item); });
       }
     } else {
-      const Pieces pieces(File(path), count, 64);
+      const Pieces pieces(table_file(), count, 64);
       for (std::size_t row = 0; row + 1 < pieces.offsets.size; ++row)
         rexit::fuzz::refused([&] {
           const Span span = pieces.tokens_of(static_cast<Piece>(row));
