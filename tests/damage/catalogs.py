@@ -15,7 +15,7 @@ from damage.table import CATALOG, ITEMS, PIECES, RUNNING_ITEMS, Row, case, chang
 TEXT = {"op": "piece", "piece": 0}
 
 
-def row(name: str, status: str, names: str, at: dict[str, Any], found: str = "opening") -> Row:
+def row(name: str, names: str, at: dict[str, Any], status: str = "CORRUPT", found: str = "opening") -> Row:
     return Row(name, status, names, CATALOG, at, found)
 
 
@@ -29,7 +29,7 @@ def inputs(
     name: str, names: str, entry: dict[str, Any], op: dict[str, Any], status: str = "CORRUPT", found: str = "opening"
 ) -> Row:
     """A bundle with an input and an op that places it."""
-    return row(name, status, names, {"/prompt/inputs": [entry], "/prompt/prefix/-": op}, found)
+    return row(name, names, {"/prompt/inputs": [entry], "/prompt/prefix/-": op}, status, found=found)
 
 
 def device(name: str, names: str, **changes: Any) -> Row:
@@ -69,51 +69,46 @@ PREFIX_WITH_START: list[dict[str, Any]] = [*({"op": "piece", "piece": n} for n i
 """Everybody's prefix begins with the same eleven tokens, one of its pieces being empty."""
 
 CASES = table(
-    row("more_users_than_rows_can_count", "CORRUPT", "users", {"/counts/users": 1 << 40}),
-    row("unknown_kind_of_id", "CORRUPT", "ids", {"/ids/user": "uuid"}),
-    row("sound_with_start", "OK", "", {"/prompt/prefix": PREFIX_WITH_START}, "running"),
-    row("unknown_op", "UNSUPPORTED", "horoscope", {"/prompt/prefix/0": {"op": "horoscope"}}),
-    row("piece_out_of_range", "CORRUPT", "prefix[0] piece", {"/prompt/prefix/0/piece": 40}),
-    row("op_without_its_field", "CORRUPT", "missing", {"/prompt/prefix/1": {"op": "user_field", "field": "age"}}),
-    row("field_that_is_not_there", "CORRUPT", "shoe_size", {"/prompt/prefix/1/field": "shoe_size"}),
-    row("rate_without_bins", "CORRUPT", "bins", {"/prompt/prefix/2/bins": []}),
-    row("target_item_in_the_prefix", "CORRUPT", "target item", {"/prompt/prefix/0": {"op": "item_field", "field": "title"}}),
-    row("verdict_outside_an_entry", "CORRUPT", "verdict", {"/prompt/candidate/0": {"op": "verdict", "yes": 1, "no": 2}}),
-    row("list_inside_a_list", "CORRUPT", "inside an `entry`", {"/prompt/prefix/4/entry": [entry_of(TEXT) | {"entry": []}]}),
-    row("endless_history", "CORRUPT", "limit", {"/prompt/prefix/4/limit": 1 << 40}),
+    row("more_users_than_rows_can_count", "users", {"/counts/users": 1 << 40}),
+    row("unknown_kind_of_id", "ids", {"/ids/user": "uuid"}),
+    row("sound_with_start", "", {"/prompt/prefix": PREFIX_WITH_START}, "OK", found="running"),
+    row("unknown_op", "horoscope", {"/prompt/prefix/0": {"op": "horoscope"}}, "UNSUPPORTED"),
+    row("piece_out_of_range", "prefix[0] piece", {"/prompt/prefix/0/piece": 40}),
+    row("op_without_its_field", "missing", {"/prompt/prefix/1": {"op": "user_field", "field": "age"}}),
+    row("field_that_is_not_there", "shoe_size", {"/prompt/prefix/1/field": "shoe_size"}),
+    row("rate_without_bins", "bins", {"/prompt/prefix/2/bins": []}),
+    row("target_item_in_the_prefix", "target item", {"/prompt/prefix/0": {"op": "item_field", "field": "title"}}),
+    row("verdict_outside_an_entry", "verdict", {"/prompt/candidate/0": {"op": "verdict", "yes": 1, "no": 2}}),
+    row("list_inside_a_list", "inside an `entry`", {"/prompt/prefix/4/entry": [entry_of(TEXT) | {"entry": []}]}),
+    row("endless_history", "limit", {"/prompt/prefix/4/limit": 1 << 40}),
     row(
-        "candidates_without_a_token",
-        "CORRUPT",
-        "no tokens for item",
-        {"/prompt/candidate": [{"op": "piece", "piece": 4}]},
-        "running",
+        "candidates_without_a_token", "no tokens for item", {"/prompt/candidate": [{"op": "piece", "piece": 4}]}, found="running"
     ),
-    row("list_without_an_entry", "CORRUPT", "entry: is empty", {"/prompt/prefix/4/entry": []}),
+    row("list_without_an_entry", "entry: is empty", {"/prompt/prefix/4/entry": []}),
     # Four entries of 20,000 pieces: no token ever comes that the limit could stop.
     row(
         "entries_without_a_token_that_never_end",
-        "CORRUPT",
         "more than 65536 pieces without a token into the prefix",
         {"/prompt/prefix/4/entry": [{"op": "piece", "piece": 4}] * 20_000},
-        "running",
+        found="running",
     ),
     row(
         "prompts_said_to_be_endless",
-        "OK",
         "",
         {"/prompt/max_prefix_tokens": (1 << 31) - 1, "/prompt/max_candidate_tokens": (1 << 31) - 1},
-        "running",
+        "OK",
+        found="running",
     ),
-    row("prompts_said_to_take_gigabytes", "OK", "", {"/prompt/max_prefix_tokens": 1 << 26}, "running"),
+    row("prompts_said_to_take_gigabytes", "", {"/prompt/max_prefix_tokens": 1 << 26}, "OK", found="running"),
     # A request without these inputs gets what is in place of a missing one.
     inputs("sound_input", "", DEVICE, PLACED_DEVICE, "OK", "running"),
     inputs("sound_text", "", QUERY, PLACED_QUERY, "OK", "running"),
     row(
         "sound_text_in_two_places",
-        "OK",
         "",
         {"/prompt/inputs": [QUERY], "/prompt/prefix/-": PLACED_QUERY, "/prompt/candidate/-": PLACED_QUERY},
-        "running",
+        "OK",
+        found="running",
     ),
     inputs(
         "input_that_the_request_lacks",
@@ -132,20 +127,17 @@ CASES = table(
         "running",
     ),
     device_op("op_of_an_unknown_input", "`shoe` is not one of the prompt's `inputs`", {**PLACED_DEVICE, "name": "shoe"}),
-    row("input_that_no_op_places", "CORRUPT", "inputs: no op places `device`", {"/prompt/inputs": [DEVICE]}),
+    row("input_that_no_op_places", "inputs: no op places `device`", {"/prompt/inputs": [DEVICE]}),
     row(
         "inputs_in_another_order_than_their_places",
-        "CORRUPT",
         "places `query` before `device`",
         {"/prompt/inputs": [DEVICE, QUERY], "/prompt/prefix/-": PLACED_QUERY, "/prompt/candidate/-": PLACED_DEVICE},
     ),
     row(
         "two_inputs_of_one_name",
-        "CORRUPT",
         "name: `device` is taken",
         {"/prompt/inputs": [DEVICE, DEVICE], "/prompt/prefix/-": PLACED_DEVICE},
     ),
-    row("inputs_that_are_no_list", "CORRUPT", "inputs: is ", {"/prompt/inputs": DEVICE, "/prompt/prefix/-": PLACED_DEVICE}),
     inputs("input_without_a_name", "name: is ", {**DEVICE, "name": ""}, {**PLACED_DEVICE, "name": ""}),
     device("values_and_bins", "expected one of `values`, `bins`, `digits` and `max_tokens`", bins=[0, 1, 2]),
     inputs(
@@ -155,27 +147,21 @@ CASES = table(
         PLACED_DEVICE,
     ),
     device("spaced_values", "`spaced`", spaced=True),
-    device("optional_as_a_number", "optional: is ", optional=1),
     device("value_listed_twice", "`tv` appears twice", values=["tv", "tv"]),
-    device("value_that_is_a_number", "values[0]: is ", values=[1, "phone"]),
     bins("bins_out_of_order", [0, 2, 1]),
     bins("a_single_edge", [0]),
     digits("sound_digits", "", 3, "OK", "running"),
     digits("number_of_no_digits", "digits: is 0", 0),
     digits("number_of_too_many_digits", "digits: is 10", 10),
-    digits("half_a_digit", "digits: is ", 1.5),
     digits("digits_in_bins", "expected one of `values`, `bins`, `digits` and `max_tokens`", 3, bins=[0, 1]),
     digits("spaced_digits_without_their_pieces", "pieces: has 11, expected 21", 3, spaced=True),
-    digits("digits_spaced_by_a_number", "spaced: is ", 3, spaced=1),
     query("text_of_no_tokens", "max_tokens: is 0", max_tokens=0),
     query("text_of_too_many_tokens", "max_tokens: is 4097", max_tokens=4097),
-    query("half_a_token", "max_tokens: is ", max_tokens=1.5),
     device_op("op_without_pieces", "`pieces` is missing", without(PLACED_DEVICE, "pieces")),
     device_op("op_with_too_few_pieces", "pieces: has 1, expected 2", {**PLACED_DEVICE, "pieces": [2]}),
     device_op("input_beyond_the_pieces", "pieces[1]", {**PLACED_DEVICE, "pieces": [2, 1 << 20]}),
     device_op("optional_input_without_its_word", "`missing` is missing", without(PLACED_DEVICE, "missing")),
     inputs("required_input_with_a_word", "`missing`", without(DEVICE, "optional"), PLACED_DEVICE),
-    inputs("word_beyond_the_pieces", "missing", QUERY, {**PLACED_QUERY, "missing": 1 << 20}),
     inputs("text_with_pieces", "`pieces`", QUERY, {**PLACED_QUERY, "pieces": [2]}),
     device_op("input_inside_an_entry", "inside an `entry`", entry_of(PLACED_DEVICE)),
 )

@@ -6,140 +6,144 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import refresh
 from builders.bundles.catalog import CatalogContents, make_catalog
-from builders.bundles.engines import PROFILES, add_engines, profile_line
+from builders.bundles.engines import add_engines, tensor
 from builders.bundles.model import HIDDEN
 from builders.bundles.variants import TENSORRT_HALF
 from damage.catalogs import PREFIX_WITH_START
-from damage.table import DELETE, ENGINE, ENGINES, Case, Row, case, change_json, change_plan, table, write_cases
+from damage.table import (
+    DELETE,
+    ENGINE,
+    ENGINES,
+    Case,
+    Row,
+    case,
+    change_json,
+    change_plan,
+    grown,
+    linked,
+    removed,
+    table,
+    write_cases,
+)
 
 OTHERS = Path(ENGINES).parent
 """Where engines for other machines are."""
 PLAN = "segment-1.plan"
 
 
-def row(name: str, status: str, names: str, at: dict[str, Any]) -> Row:
+def row(name: str, names: str, at: dict[str, Any], status: str = "CORRUPT") -> Row:
     return Row(name, status, names, ENGINE, at)
 
 
-def plan(name: str, names: str, old: str, new: str, status: str = "CORRUPT", file: str = PLAN) -> Row:
-    return Row(name, status, names, file, {old: new})
+def plan(name: str, names: str, at: dict[str, Any], status: str = "CORRUPT", segment: int = 1) -> Row:
+    """A plan of the double that says something else."""
+    return Row(name, status, names, f"{ENGINES}/segment-{segment}.plan", at)
 
 
-def refusing(name: str, names: str, refusal: str) -> Row:
+def refusing(name: str, names: str, call: str, reason: str = "") -> Row:
     """The double refuses what its plan says."""
-    return plan(name, f"{PLAN}: {names}", "working", f"refuse {refusal}\nworking", "BACKEND_FAILED")
+    return plan(name, f"{PLAN}: {names}", {"/refuse": {call: reason}}, "BACKEND_FAILED")
 
 
 CASES = table(
     Row("sound", "OK", "", ENGINE, {}, "reading"),
-    row("stale_graph", "MISMATCH", "segments[1] graph_sha256: is ", {"/segments/1/graph_sha256": "0" * 64}),
+    row("stale_graph", "segments[1] graph_sha256: is ", {"/segments/1/graph_sha256": "0" * 64}, "MISMATCH"),
     row(
         "stale_weights",
-        "MISMATCH",
         "weights_sha256: is 000000000000…, the engine is stale: variant.json has",
         {"/segments/2/weights_sha256": "0" * 64},
+        "MISMATCH",
     ),
-    row("engine_of_another_variant", "MISMATCH", "variant: is another", {"/variant": "another"}),
+    row("engine_of_another_variant", "variant: is another", {"/variant": "another"}, "MISMATCH"),
     row(
         "engine_of_another_gpu_under_this_name",
-        "MISMATCH",
         "compute_capability: is 8.9, this GPU's is 8.7",
         {"/gpu/compute_capability": "8.9"},
+        "MISMATCH",
     ),
     row(
         "engine_of_another_tensorrt_under_this_name",
-        "MISMATCH",
         "version: is 10.4.0, this TensorRT is 10.3.0",
         {"/builder/version": "10.4.0"},
+        "MISMATCH",
     ),
-    row("engine_of_another_compiler_under_this_name", "MISMATCH", "name: is tensorrt_rtx", {"/builder/name": "tensorrt_rtx"}),
-    row("plan_that_is_not_listed", "CORRUPT", "does not list `other.plan`", {"/segments/1/plan": "other.plan"}),
-    row("plan_that_leaves_the_folder", "CORRUPT", "../../segment-1.onnx", {"/segments/1/plan": "../../segment-1.onnx"}),
-    row("absolute_plan", "CORRUPT", "/etc/passwd", {"/segments/1/plan": "/etc/passwd"}),
-    row("older_engine_schema", "UNSUPPORTED", "make it again with `rexit compile`", {"/schema": 1}),
-    row("newer_engine_schema", "UNSUPPORTED", "schema 3", {"/schema": 3}),
-    row("unknown_requirement_of_the_engine", "UNSUPPORTED", "time-travel", {"/requires": ["time-travel"]}),
-    row("too_few_segments", "CORRUPT", "has 1 segments, the variant has 3", {"/segments/2": DELETE, "/segments/1": DELETE}),
-    row("profile_that_descends", "CORRUPT", "tokens[2]: is 20, expected 24", {"/segments/0/profiles/1/tokens": [1, 24, 20]}),
-    row("profile_with_two_numbers", "CORRUPT", "rows: has 2 numbers", {"/segments/0/profiles/0/rows": [1, 24]}),
-    row("profile_from_zero", "CORRUPT", "prefix[0]: is 0, expected 1", {"/segments/0/profiles/0/prefix": [0, 24, 60]}),
-    row("no_profiles", "CORRUPT", "profiles: has 0 profiles, expected 1 to 8", {"/segments/0/profiles": []}),
+    row("engine_of_another_compiler_under_this_name", "name: is tensorrt_rtx", {"/builder/name": "tensorrt_rtx"}, "MISMATCH"),
+    row("plan_that_is_not_listed", "does not list `other.plan`", {"/segments/1/plan": "other.plan"}),
+    row("plan_that_leaves_the_folder", "../../segment-1.onnx", {"/segments/1/plan": "../../segment-1.onnx"}),
+    row("absolute_plan", "/etc/passwd", {"/segments/1/plan": "/etc/passwd"}),
+    row("older_engine_schema", "make it again with `rexit compile`", {"/schema": 1}, "UNSUPPORTED"),
+    row("too_few_segments", "has 1 segments, the variant has 3", {"/segments/2": DELETE, "/segments/1": DELETE}),
+    row("profile_that_descends", "tokens[2]: is 20, expected 24", {"/segments/0/profiles/1/tokens": [1, 24, 20]}),
+    row("profile_with_two_numbers", "rows: has 2 numbers", {"/segments/0/profiles/0/rows": [1, 24]}),
+    row("profile_from_zero", "prefix[0]: is 0, expected 1", {"/segments/0/profiles/0/prefix": [0, 24, 60]}),
+    row("no_profiles", "profiles: has 0 profiles, expected 1 to 8", {"/segments/0/profiles": []}),
     refusing(
         "plan_that_does_not_load",
         "TensorRT 10.3.0 could not load the engine: made on another device",
-        "deserialize made on another device",
+        "deserialize",
+        "made on another device",
     ),
     plan(
         "plan_that_is_none",
         "segment-1.plan: TensorRT 10.3.0 could not load the engine: magic tag does not match",
-        "a plan for",
-        "no plan for",
-        status="BACKEND_FAILED",
+        {"/layers": DELETE},
+        "BACKEND_FAILED",
     ),
     plan(
         "plan_of_another_precision",
         "segment-1.plan: output `state_out` is float32, expected float16",
-        "output state_out float16",
-        "output state_out float32",
+        {"/outputs/state_out/type": "float32"},
     ),
-    plan("plan_with_other_names", "segment-1.plan: the engine has no input `owner`", "input owner", "input groups"),
+    plan("plan_without_an_input", "segment-1.plan: the engine has no input `owner`", {"/inputs/owner": DELETE}),
     plan(
         "plan_of_another_shape",
         "output `label_logits` has shape [dynamic, 3], expected [dynamic, 2]",
-        "float32 -1 2",
-        "float32 -1 3",
+        {"/outputs/label_logits/shape/1": 3},
     ),
     plan(
         "plan_with_one_input_too_many",
         "the engine has 11 inputs and outputs, the manifest names 10",
-        "output label",
-        "input more int64 -1\noutput label",
+        {"/inputs/more": tensor("int64", -1)},
     ),
     plan(
         "plan_that_computes_shapes_from_an_input",
         "segment-1.plan: input `owner` is in host memory, expected GPU memory",
-        "profile 1 60 1 1",
-        "host owner\nprofile 1 60 1 1",
+        {"/inputs/owner/host": True},
     ),
     # A compiler that has lost the static dimensions behind reshapes.
     plan(
         "plan_that_does_not_know_the_shapes_it_gives",
         "",
-        "profile 1 60 1 1",
-        "unknown label_logits\nunknown state_out\nunknown nk1\nprofile 1 60 1 1",
+        {f"/outputs/{name}/unknown": True for name in ("label_logits", "state_out", "nk1")},
         "OK",
     ),
     plan(
         "plan_that_takes_any_shape",
         "input `state` has shape [dynamic, dynamic], expected [dynamic, 16]",
-        "profile 1 60 1 1",
-        "unknown state\nprofile 1 60 1 1",
+        {"/inputs/state/unknown": True},
     ),
     plan(
         "plan_whose_shortest_past_is_longer",
         "the minimum shape of input `pk1` in profile 1 is [2, 2, 8], engine.json says [2, 1, 8]",
-        "profile 1 60 1 60",
-        "profile 1 60 2 60",
+        {"/profiles/1/prefix/0": 2},
     ),
     plan(
         "plan_of_another_size",
         "the maximum shape of input `ids` in profile 1 is [50], engine.json says [60]",
-        "profile 1 60 1 60",
-        "profile 1 50 1 60",
-        file="segment-0.plan",
+        {"/profiles/1/tokens/1": 50},
+        segment=0,
     ),
-    plan("plan_with_one_profile", "segment-1.plan: the engine has 1 profiles, engine.json has 2", "profile 1 60 1 60 1 60\n", ""),
+    plan("plan_with_one_profile", "segment-1.plan: the engine has 1 profiles, engine.json has 2", {"/profiles/1": DELETE}),
     refusing(
-        "plan_that_is_not_enqueued", "TensorRT could not run the engine: a tactic is missing", "enqueue a tactic is missing"
+        "plan_that_is_not_enqueued", "TensorRT could not run the engine: a tactic is missing", "enqueue", "a tactic is missing"
     ),
-    refusing("plan_without_context", "TensorRT could not create an execution context: too many", "context too many"),
+    refusing("plan_without_context", "TensorRT could not create an execution context: too many", "context", "too many"),
     refusing("plan_that_fails_on_the_gpu", "CUDA: unspecified launch failure", "run"),
 )
 
@@ -160,57 +164,10 @@ def engines_of_other_machines(folder: Path) -> None:
     (folder / OTHERS / "sm87-trt10.3.0.timing").write_text("")
 
 
-@case("NOT_FOUND", "segment-1.plan")
-def missing_plan(folder: Path) -> None:
-    (folder / ENGINES / PLAN).unlink()
-
-
-@case("CORRUPT", "truncated or edited")
-def grown_plan(folder: Path) -> None:
-    with open(folder / ENGINES / PLAN, "ab") as file:
-        file.write(b"\n")
-
-
-@case("CORRUPT", "is a symbolic link")
-def plan_that_is_a_link(folder: Path) -> None:
-    link(folder / ENGINES / PLAN, folder)
-
-
-@case("CORRUPT", "is a symbolic link")
-def engine_folder_that_is_a_link(folder: Path) -> None:
-    link(folder / ENGINES, folder)
-
-
-@case("CORRUPT", "is a symbolic link")
-def engines_folder_that_is_a_link(folder: Path) -> None:
-    link(folder / OTHERS, folder)
-
-
-def link(path: Path, folder: Path) -> None:
-    """Moves what is there, and links to it."""
-    path.rename(folder / "elsewhere")
-    path.symlink_to(folder / "elsewhere")
-
-
 @case("CORRUPT", "is not a folder")
 def file_in_place_of_the_engine_folder(folder: Path) -> None:
     shutil.rmtree(folder / ENGINES)
     (folder / ENGINES).write_text("")
-
-
-@case("NOT_FOUND", "engine.json")
-def engine_folder_without_engine_json(folder: Path) -> None:
-    (folder / ENGINE).unlink()
-
-
-@case("CORRUPT", "not valid JSON")
-def half_an_engine_json(folder: Path) -> None:
-    (folder / ENGINE).write_text((folder / ENGINE).read_text()[:200])
-
-
-@case("CORRUPT", "deep")
-def deeply_nested_engine_json(folder: Path) -> None:
-    (folder / ENGINE).write_text('{"schema": 2, "x": ' + "[" * 100_000)
 
 
 @case("UNSUPPORTED", "variant.json: the graphs do not mask past_padding, which engines need; export again")
@@ -220,17 +177,15 @@ def graphs_that_do_not_mask_padding(folder: Path) -> None:
 
 
 CASES |= table(
+    Case("missing_plan", "NOT_FOUND", PLAN, removed(f"{ENGINES}/{PLAN}")),
+    Case("grown_plan", "CORRUPT", "truncated or edited", grown(f"{ENGINES}/{PLAN}")),
+    Case("plan_that_is_a_link", "CORRUPT", "is a symbolic link", linked(f"{ENGINES}/{PLAN}")),
+    Case("engine_folder_that_is_a_link", "CORRUPT", "is a symbolic link", linked(ENGINES)),
+    Case("engines_folder_that_is_a_link", "CORRUPT", "is a symbolic link", linked(str(OTHERS))),
+    Case("engine_folder_without_engine_json", "NOT_FOUND", "engine.json", removed(ENGINE)),
     no_engines,
     engines_of_other_machines,
-    missing_plan,
-    grown_plan,
-    plan_that_is_a_link,
-    engine_folder_that_is_a_link,
-    engines_folder_that_is_a_link,
     file_in_place_of_the_engine_folder,
-    engine_folder_without_engine_json,
-    half_an_engine_json,
-    deeply_nested_engine_json,
     graphs_that_do_not_mask_padding,
 )
 
@@ -239,9 +194,7 @@ def smaller(name: str, names: str, segment: int, profile: int, what: str, to: tu
     """Another profile, in the plan too."""
 
     def damage(folder: Path) -> None:
-        old = PROFILES[profile]
-        new = msgspec.structs.replace(old, **{what: to})
-        change_plan(folder, f"segment-{segment}.plan", {profile_line(old): profile_line(new)})
+        change_plan(folder, f"{ENGINES}/segment-{segment}.plan", {f"/profiles/{profile}/{what}": to[::2]})
         change_json(folder, ENGINE, {f"/segments/{segment}/profiles/{profile}/{what}": to})
 
     return Case(name, "TOO_LONG", names, damage, "running")
@@ -254,29 +207,25 @@ CASES |= table(
 )
 
 WITH_START = table(Row("sound_with_start", "OK", "", ENGINE))
-INPUT = f"input given float32 -1 {HIDDEN}"
 WITH_VECTORS = table(
     Row("sound_with_vectors", "OK", "", ENGINE),
     plan(
         "plan_that_takes_no_vectors",
         "segment-0.plan: the engine has no input `given`",
-        f"vocabulary 64\n{INPUT}\n",
-        "",
-        file="segment-0.plan",
+        {"/vocabulary": 0, "/inputs/given": DELETE},
+        segment=0,
     ),
     plan(
         "plan_that_takes_halves_for_vectors",
         "segment-0.plan: input `given` is float16, expected float32",
-        "input given float32",
-        "input given float16",
-        file="segment-0.plan",
+        {"/inputs/given/type": "float16"},
+        segment=0,
     ),
     plan(
         "plan_that_takes_wider_vectors",
         "segment-0.plan: input `given` has shape [dynamic, 17], expected [dynamic, 16]",
-        INPUT,
-        f"input given float32 -1 {HIDDEN + 1}",
-        file="segment-0.plan",
+        {"/inputs/given/shape/1": HIDDEN + 1},
+        segment=0,
     ),
 )
 
@@ -297,18 +246,14 @@ def write_numbers(folder: Path) -> None:
 
 def write_engines(place: Path) -> None:
     """A bundle with damaged engines for each case."""
-    plain = write_bundle(place / ".plain", BundleOptions(variants=(TENSORRT_HALF,)))
-    add_engines(plain)
-    write_cases(CASES, plain, place)
-    shutil.rmtree(plain)
     catalog = make_catalog()
-    info = {**catalog.info, "prompt": {**catalog.info["prompt"], "prefix": PREFIX_WITH_START}}
-    write_bundle(plain, BundleOptions(CatalogContents(info, catalog.tables), variants=(TENSORRT_HALF,)))
-    add_engines(plain)
-    write_cases(WITH_START, plain, place)
-    shutil.rmtree(plain)
-    write_bundle(plain, BundleOptions(make_catalog(vectors=True), variants=(TENSORRT_HALF,)))
-    write_numbers(plain)
-    add_engines(plain)
-    write_cases(WITH_VECTORS, plain, place)
-    shutil.rmtree(plain)
+    with_start = CatalogContents(
+        {**catalog.info, "prompt": {**catalog.info["prompt"], "prefix": PREFIX_WITH_START}}, catalog.tables
+    )
+    for cases, contents in ((CASES, catalog), (WITH_START, with_start), (WITH_VECTORS, make_catalog(vectors=True))):
+        sound = write_bundle(place / ".sound", BundleOptions(contents, variants=(TENSORRT_HALF,)))
+        if cases is WITH_VECTORS:
+            write_numbers(sound)
+        add_engines(sound)
+        write_cases(cases, sound, place)
+        shutil.rmtree(sound)

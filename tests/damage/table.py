@@ -1,7 +1,7 @@
 """A row of damage: what is changed in which file of a bundle, and how opening it or scoring a slate must end.
 
 1. In JSON a place is a pointer: `/model/hidden_size`, `/exits/1/a`; `/prompt/prefix/-` appends, and `~1` is a slash. In a table
-   it is a tensor's name, in an engine's plan a text of it.
+   it is a tensor's name. Plans of engines are JSON, for the double that reads them.
 2. The value replaces what is there. DELETE removes it. In a table it is a function of the array, such as `put(index, value)`.
 3. policy.json is written anew, with three plain exits, before its places are changed.
 4. Sizes and digests are made to fit afterwards, so that checks reach the damage itself; not for `files` of the manifest.
@@ -27,6 +27,7 @@ ENGINE = f"{ENGINES}/engine.json"
 USERS, ITEMS, PIECES = (f"catalog/{name}.safetensors" for name in ("users", "items", "pieces"))
 VECTORS = "vectors.safetensors"
 SEGMENT = "variants/cpu-fp32/segment-1.onnx"
+NOISE = bytes(range(256)) * 8
 
 RUNNING_USER, RUNNING_ITEMS = 2, (0, 5)
 """Rows of the slate that is run when damage is found `running`; tests/cpp/api/test_damage.cpp has their ids."""
@@ -60,7 +61,7 @@ class Case:
     status: str
     names: str
     damage: Damage
-    found: str
+    found: str = "opening"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,41 @@ def case(status: str, names: str = "", found: str = "opening") -> Callable[[Dama
     return lambda damage: Case(damage.__name__, status, names, damage, found)
 
 
+def removed(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def replaced(name: str, contents: bytes) -> Damage:
+    """Damage by another file in the place of one, with its size and digest."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(contents)
+        if name != MANIFEST:
+            refresh(folder)
+
+    return damage
+
+
+def grown(name: str) -> Damage:
+    """Damage by a byte at the end of a file."""
+
+    def damage(folder: Path) -> None:
+        with open(folder / name, "ab") as file:
+            file.write(b"\0")
+
+    return damage
+
+
+def linked(name: str) -> Damage:
+    """Damage by a symbolic link in the place of a file or folder, to where it is now."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).rename(folder / "elsewhere")
+        (folder / name).symlink_to(folder / "elsewhere")
+
+    return damage
+
+
 def change(value: Any, at: Mapping[str, Any]) -> Any:
     """Changes places of a JSON value, and returns it."""
     for pointer, new in at.items():
@@ -140,16 +176,11 @@ def change_policy(folder: Path, at: Mapping[str, Any]) -> None:
     write_policy(folder, **change({"exits": exits, **utility}, at))
 
 
-def change_plan(folder: Path, name: str, at: Mapping[str, str]) -> None:
-    """Replaces texts of a plan, and records its size anew."""
-    path = folder / ENGINES / name
-    text = path.read_text()
-    for old, new in at.items():
-        assert old in text, old
-        text = text.replace(old, new)
-    path.write_text(text)
-    value = json.loads((folder / ENGINE).read_text())
-    write_json(folder / ENGINE, value | {"files": value["files"] | {name: entry(path)}})
+def change_plan(folder: Path, name: str, at: Mapping[str, Any]) -> None:
+    """Changes places of an engine's plan, and records its size anew."""
+    change_json(folder, name, at)
+    path = folder / name
+    change_json(folder, ENGINE, {f"/files/{path.name}": entry(path)})
 
 
 def change_table(folder: Path, name: str, at: Mapping[str, Any]) -> None:

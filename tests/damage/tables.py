@@ -27,7 +27,10 @@ from damage.table import (
     case,
     change_json,
     change_table,
+    grown,
     put,
+    removed,
+    replaced,
     table,
 )
 
@@ -40,12 +43,8 @@ def full(value: float) -> Any:
 def header(name: str, names: str, text: bytes, length: int | None = None) -> Case:
     """pieces.safetensors of a header and 64 bytes. length: that the file claims for the header."""
 
-    def damage(folder: Path) -> None:
-        size = len(text) if length is None else length
-        (folder / PIECES).write_bytes(size.to_bytes(8, "little") + text + bytes(64))
-        refresh(folder)
-
-    return Case(name, "CORRUPT", names, damage, "opening")
+    size = len(text) if length is None else length
+    return Case(name, "CORRUPT", names, replaced(PIECES, size.to_bytes(8, "little") + text + bytes(64)))
 
 
 def offsets(dtype: str, shape: list[int], begin: int, end: int) -> bytes:
@@ -137,19 +136,12 @@ CASES = table(
 )
 
 
-@case("CORRUPT", "pieces.safetensors")
-def empty_table(folder: Path) -> None:
-    (folder / PIECES).write_bytes(b"")
-    refresh(folder)
-
-
 @case("CORRUPT", "aligned")
 def misaligned_tensor(folder: Path) -> None:
     count = json.loads((folder / CATALOG).read_text())["counts"]["pieces"] + 1
     text = offsets("I64", [count], 1, 1 + 8 * count)
     text += b" " * (-len(text) % 8)
-    (folder / PIECES).write_bytes(len(text).to_bytes(8, "little") + text + bytes(8 * count + 8))
-    refresh(folder)
+    replaced(PIECES, len(text).to_bytes(8, "little") + text + bytes(8 * count + 8))(folder)
 
 
 @case("INVALID_ARGUMENT", "the catalog's ids are strings", "running")
@@ -198,7 +190,7 @@ def likes_without_end(folder: Path) -> None:
 
 
 CASES |= table(
-    empty_table,
+    Case("empty_table", "CORRUPT", "pieces.safetensors", replaced(PIECES, b"")),
     misaligned_tensor,
     sound_with_string_ids,
     history_item_of_the_slate_out_of_range,
@@ -263,7 +255,8 @@ def of_tables(**tables: int) -> dict[str, Any]:
 
 WITH_VECTORS = table(
     program("sound_with_vectors", "", {}, "running", "OK"),
-    Case("missing_vectors", "NOT_FOUND", VECTORS, lambda folder: (folder / VECTORS).unlink(), "opening"),
+    Case("missing_vectors", "NOT_FOUND", VECTORS, removed(VECTORS)),
+    Case("grown_vectors", "CORRUPT", "truncated or edited", grown(VECTORS)),
     Row(
         "vectors_that_are_not_listed",
         "CORRUPT",
@@ -298,7 +291,6 @@ WITH_VECTORS = table(
         {"/prompt/candidate/0/table": "horoscope"},
     ),
     program("ops_without_tables", "table: `gcn` is not one of the prompt's `vectors`", {"/prompt/vectors": []}),
-    program("tables_that_are_no_list", "prompt vectors: is ", {"/prompt/vectors": {"gcn": 1}}),
     program("two_tables_of_one_name", "name: `gcn` is empty, taken or reserved", {"/prompt/vectors/1/name": "gcn"}),
     program("table_named_like_the_users", "name: `user` is empty, taken or reserved", {"/prompt/vectors/0/name": "user"}),
     program("too_many_vectors_for_an_item", "prompt vectors[1] count: is 17, expected ", {"/prompt/vectors/1/count": 17}),
@@ -368,12 +360,6 @@ WITH_VECTORS = table(
 )
 
 
-@case("CORRUPT", "truncated or edited")
-def grown_vectors(folder: Path) -> None:
-    with open(folder / VECTORS, "ab") as file:
-        file.write(b"\0")
-
-
 @case("CORRUPT", "expected 0 to 64 exclusive", "running")
 def tokens_that_are_ids_of_vectors(folder: Path) -> None:
     change_json(folder, MANIFEST, {"/model/vocab_size": 128})
@@ -381,4 +367,4 @@ def tokens_that_are_ids_of_vectors(folder: Path) -> None:
     refresh(folder)
 
 
-WITH_VECTORS |= table(grown_vectors, tokens_that_are_ids_of_vectors)
+WITH_VECTORS |= table(tokens_that_are_ids_of_vectors)

@@ -1,10 +1,11 @@
-"""Engines for the tests' double of TensorRT, whose plans are text: what goes in and out of a segment, and what shall go wrong."""
+"""Engines for the tests' double of TensorRT, whose plans are JSON: what goes in and out of a segment."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from builders.bundles.bundle_files import write_json
 from builders.bundles.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
 from builders.bundles.variants import TENSORRT, TENSORRT_HALF
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
@@ -25,37 +26,27 @@ def engines_of(bundle: Path, variant: str = TENSORRT) -> Path:
     return bundle / "variants" / variant / "engines"
 
 
-def plan(segment: dict[str, Any]) -> str:
-    """A plan as the test double reads it."""
-    cache = (HEADS, -1, HEAD_DIM)
+def plan(segment: dict[str, Any]) -> dict[str, Any]:
+    """A plan as the test double reads it: inputs and outputs are in the order of docs/format.md."""
     ins, outs = segment["inputs"], segment["outputs"]
-    lines = ["a plan for the double", f"layers {segment['layers'][0]} {segment['layers'][1]}", "working 4096"]
-
-    def tensor(side: str, name: str, kind: str, *shape: int) -> None:
-        lines.append(f"{side} {name} {kind} {' '.join(str(n) for n in shape)}")
-
-    if "tokens" in ins:
-        tensor("input", ins["tokens"], "int64", -1)
-    else:
-        tensor("input", ins["hidden"], segment["hidden_dtype"], -1, HIDDEN)
-    for role in ("positions", "groups", "rows"):
-        tensor("input", ins[role], "int64", -1)
+    index, cache = tensor("int64", -1), tensor(segment["cache_dtype"], HEADS, -1, HEAD_DIM)
+    hidden = tensor(segment["hidden_dtype"], -1, HIDDEN)
+    inputs = {ins["tokens"]: index} if "tokens" in ins else {ins["hidden"]: hidden}
+    inputs |= {ins[role]: index for role in ("positions", "groups", "rows")}
     if "vectors" in ins:
-        lines.append(f"vocabulary {VOCABULARY}")
-        tensor("input", ins["vectors"], "float32", -1, HIDDEN)
-    for name in (*ins["past_keys"], *ins["past_values"]):
-        tensor("input", name, segment["cache_dtype"], *cache)
-    if "hidden" in outs:
-        tensor("output", outs["hidden"], segment["hidden_dtype"], -1, HIDDEN)
-    tensor("output", outs["logits"], "float32", -1, 2)
-    for name in (*outs["new_keys"], *outs["new_values"]):
-        tensor("output", name, segment["cache_dtype"], *cache)
-    return "\n".join([*lines, *(profile_line(profile) for profile in PROFILES)]) + "\n"
+        inputs[ins["vectors"]] = tensor("float32", -1, HIDDEN)
+    inputs |= dict.fromkeys((*ins["past_keys"], *ins["past_values"]), cache)
+    outputs = {outs["hidden"]: hidden} if "hidden" in outs else {}
+    outputs[outs["logits"]] = tensor("float32", -1, 2)
+    outputs |= dict.fromkeys((*outs["new_keys"], *outs["new_values"]), cache)
+    profiles = [{"tokens": p.tokens[::2], "prefix": p.prefix[::2], "rows": p.rows[::2]} for p in PROFILES]
+    vocabulary = VOCABULARY if "vectors" in ins else 0
+    values = {"layers": segment["layers"], "working": 4096, "vocabulary": vocabulary}
+    return {**values, "inputs": inputs, "outputs": outputs, "profiles": profiles}
 
 
-def profile_line(profile: OptimizationProfile) -> str:
-    """Least and most of T, P and N."""
-    return f"profile {' '.join(str(n) for t in (profile.tokens, profile.prefix, profile.rows) for n in t[::2])}"
+def tensor(dtype: str, *shape: int) -> dict[str, Any]:
+    return {"type": dtype, "shape": shape}
 
 
 def add_engines(folder: Path, key: str = KEY) -> Path:
@@ -66,7 +57,7 @@ def add_engines(folder: Path, key: str = KEY) -> Path:
     capability, version = key.removeprefix("sm").split("-trt")
     segments = []
     for k, segment in enumerate(variant.segments):
-        (engines / f"segment-{k}.plan").write_text(plan(to_json(segment)))
+        write_json(engines / f"segment-{k}.plan", plan(to_json(segment)))
         segments.append(
             EngineSegment(
                 plan=f"segment-{k}.plan",

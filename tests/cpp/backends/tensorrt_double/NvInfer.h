@@ -1,7 +1,7 @@
 // A stand-in for tests, not NVIDIA's header: the part of TensorRT 10's runtime API that rexit uses. It takes the strictest
 // reading of NVIDIA's: no dimension is 0, a minimum of 0 becomes 1, and a context has memory before its profile is selected.
 //
-// A plan is text, written by tests/builders/engines.py: the layers of the segment, its inputs and outputs in the order of
+// A plan is JSON, written by tests/builders/bundles/engines.py: the layers of the segment, its inputs and outputs in the order of
 // docs/format.md, its profiles (minimum and maximum of T, P and N), and possibly what to refuse or misreport. What an
 // engine computes is a small recurrence over integers below 251, exact in half precision: it depends on everything a segment is
 // given, and lets a token see the prefix and its own group's earlier tokens.
@@ -15,7 +15,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
-#include <sstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,7 +57,7 @@ struct Tensor {
   bool input;
   DataType type;
   std::vector<std::int64_t> shape;
-  bool on_host = false, unknown = false;  // unknown: its shape is reported as dynamic throughout
+  bool on_host, unknown;  // unknown: its shape is reported as dynamic throughout
 };
 
 using Profile = std::array<std::int64_t, 6>;  // minimum and maximum of T, P and N
@@ -70,41 +70,30 @@ struct PlanText {
   std::map<std::string, std::string> refused;  // deserialize, context, enqueue, run -> the reason
 
   bool read(const std::string& text) {
-    std::istringstream lines(text);
-    std::string line, word;
-    std::getline(lines, line);
-    if (line != "a plan for the double") return false;
-    while (std::getline(lines, line)) {
-      std::istringstream words(line);
-      words >> word;
-      if (word == "layers") {
-        words >> begin >> end;
-      } else if (word == "working") {
-        words >> working;
-      } else if (word == "vocabulary") {
-        words >> vocabulary;
-      } else if (word == "profile") {
-        Profile& profile = profiles.emplace_back();
-        for (std::int64_t& size : profile) words >> size;
-      } else if (word == "host" || word == "unknown") {
-        std::string name;
-        words >> name;
-        for (Tensor& tensor : tensors)
-          if (tensor.name == name) (word == "host" ? tensor.on_host : tensor.unknown) = true;
-      } else if (word == "refuse") {
-        words >> word;
-        std::getline(words >> std::ws, refused[word]);
-      } else {
-        Tensor tensor{"", word == "input", DataType::kINT64, {}};
-        std::string type;
-        words >> tensor.name >> type;
-        tensor.type = type == "float32" ? DataType::kFLOAT : type == "float16" ? DataType::kHALF : DataType::kINT64;
-        for (std::int64_t n; words >> n;) tensor.shape.push_back(n);
-        tensors.push_back(tensor);
+    const auto plan = nlohmann::ordered_json::parse(text, nullptr, false);
+    if (!plan.is_object() || !plan.contains("layers")) return false;
+    begin = plan["layers"][0];
+    end = plan["layers"][1];
+    working = plan["working"];
+    vocabulary = plan["vocabulary"];
+    for (const char* side : {"inputs", "outputs"})
+      for (const auto& [name, tensor] : plan[side].items()) {
+        const std::string type = tensor["type"];
+        tensors.push_back({name, *side == 'i',
+                           type == "float32"   ? DataType::kFLOAT
+                           : type == "float16" ? DataType::kHALF
+                                               : DataType::kINT64,
+                           tensor["shape"].get<std::vector<std::int64_t>>(), tensor.value("host", false),
+                           tensor.value("unknown", false)});
+      }
+    for (const auto& sizes : plan["profiles"]) {
+      Profile& profile = profiles.emplace_back();
+      for (std::size_t i = 0; i < profile.size(); ++i) {
+        const std::int64_t size = sizes[i < 2 ? "tokens" : i < 4 ? "prefix" : "rows"][i % 2];
+        profile[i] = std::max<std::int64_t>(size, 1);  // as compilers have done
       }
     }
-    for (Profile& profile : profiles)
-      for (std::int64_t& size : profile) size = std::max<std::int64_t>(size, 1);  // as compilers have done
+    if (plan.contains("refuse")) refused = plan["refuse"].get<std::map<std::string, std::string>>();
     return true;
   }
 
