@@ -1,8 +1,8 @@
 """Random slates and where Python stops them, for the C++ tests: `python -m builders.bundles.stopped FILE`, in tests/.
 
-A row for each case: `patience`, `quorum`, `k`, `ordered`, the request's own `own_k`, the number of `candidates`; `rise` and `fall`
-[EXITS - 1]; `keep` [EXITS], how many go on after each exit, 0 being all; `rules` [EXITS, 4] of a, b, upper and lower; the
-weights of `earlier` heads, 0 being none. Then a row for each candidate of each case: `log_odds` [EXITS], its `exit`, its `c` there.
+A row for each case: `patience`, `quorum`, `k`, `ordered`, the request's own `own_k`, the number of `candidates`; `rise` and
+`fall` [EXITS - 1]; `keep` [EXITS], how many go on after each exit, 0 being all; `rules` [EXITS, 4] of a, b, upper and lower;
+the weights of `earlier` heads, 0 being none. Then a row for each candidate of each case: `log_odds` [EXITS], `exit` and its `c`.
 k 0: no such rule, or none of the request's own. Maps are 1 and 0 in half of the cases, and read earlier heads in the others.
 """
 
@@ -66,19 +66,19 @@ def columns(policy: Policy, own_k: int, z: Any) -> dict[str, Any]:
     stops = requested.stops(z, np.array([0, len(z)]))
     no_moves = (0.0,) * (EXITS - 1)
     return {
-        "patience": np.int32([policy.patience]),
-        "quorum": np.int32([policy.quorum]),
-        "k": np.int32([rule.k if rule else 0]),
-        "ordered": np.int32([bool(rule and rule.ordered)]),
-        "own_k": np.int32([own_k]),
-        "candidates": np.int32([len(z)]),
-        "rise": np.float32([rule.rise if rule else no_moves]),
-        "fall": np.float32([rule.fall if rule else no_moves]),
-        "keep": np.int32([policy.keep]),
-        "rules": np.float32([[(e.a, e.b, e.upper, e.lower) for e in policy.exits]]),
-        "earlier": np.float32([[weight for e in policy.exits for weight in e.earlier]]),
+        "patience": np.array([policy.patience], np.int32),
+        "quorum": np.array([policy.quorum], np.int32),
+        "k": np.array([rule.k if rule else 0], np.int32),
+        "ordered": np.array([bool(rule and rule.ordered)], np.int32),
+        "own_k": np.array([own_k], np.int32),
+        "candidates": np.array([len(z)], np.int32),
+        "rise": np.array([rule.rise if rule else no_moves], np.float32),
+        "fall": np.array([rule.fall if rule else no_moves], np.float32),
+        "keep": np.array([policy.keep], np.int32),
+        "rules": np.array([[(e.a, e.b, e.upper, e.lower) for e in policy.exits]], np.float32),
+        "earlier": np.array([[weight for e in policy.exits for weight in e.earlier]], np.float32),
         "log_odds": z,
-        "exit": np.int32(stops),
+        "exit": np.array(stops, np.int32),
         "c": policy.calibrated(z)[np.arange(len(z)), stops],
     }
 
