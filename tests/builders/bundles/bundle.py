@@ -88,7 +88,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         *(f"catalog/{name}" for name in (*options.catalog.tables, *(["zero.onnx"] if numbers else []))),
     ]
     if tables:
-        save_file(make_vectors(tables, options.catalog.info["counts"]["items"], user=True), folder / "vectors.safetensors")
+        save_file(make_vectors(tables, options.catalog.info["counts"]["items"]), folder / "vectors.safetensors")
         shared.append("vectors.safetensors")
     write_json(
         folder / "manifest.json",

@@ -29,6 +29,12 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+def edit_json(path: Path, **changes: Any) -> None:
+    """Changes keys of an object in a file; None drops one."""
+    value = json.loads(path.read_text()) | changes
+    write_json(path, {key: entry for key, entry in value.items() if entry is not None})
+
+
 def write_policy(folder: Path, exits: list[dict[str, Any]], patience: int = 1, variant: str = "cpu-fp32", **others: Any) -> None:
     """A policy bound to the bundle's variant, as calibration writes it. others: its optional keys."""
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -69,22 +75,21 @@ def edit_golden(folder: Path, **arrays: Any) -> None:
 def add_tokenizer(folder: Path, tokenizer: str) -> None:
     """Puts a tokenizer.json into the bundle."""
     (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["tokenizer.json"] = {}
-    write_json(folder / "manifest.json", manifest)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    edit_json(folder / "manifest.json", files=files | {"tokenizer.json": {}})
     refresh(folder)
 
 
 def drop_catalog(folder: Path) -> None:
     """Makes the bundle one whose requests are token ids."""
     shutil.rmtree(folder / "catalog")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] = {n: e for n, e in manifest["files"].items() if n.startswith("variants/")}
-    manifest.pop("roles", None)
-    manifest["tokens"] = {"labels": {"no": 5, "yes": 9}, "max_prefix_tokens": 20, "max_candidate_tokens": 6}
-    write_json(folder / "manifest.json", manifest)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    edit_json(
+        folder / "manifest.json",
+        files={name: entry for name, entry in files.items() if name.startswith("variants/")},
+        roles=None,
+        tokens={"labels": {"no": 5, "yes": 9}, "max_prefix_tokens": 20, "max_candidate_tokens": 6},
+    )
     for path in (folder / "variants").glob("*/variant.json"):
-        value = json.loads(path.read_text())
-        del value["catalog_sha256"]
-        write_json(path, value)
+        edit_json(path, catalog_sha256=None)
     refresh(folder)

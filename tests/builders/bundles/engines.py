@@ -21,9 +21,9 @@ PROFILES = (
 )
 
 
-def engines_of(bundle: Path, variant: str = TENSORRT) -> Path:
-    """The folder of a variant's engines."""
-    return bundle / "variants" / variant / "engines"
+def engines_of(bundle: Path) -> Path:
+    """The folder of the float32 variant's engines."""
+    return bundle / "variants" / TENSORRT / "engines"
 
 
 def plan(segment: dict[str, Any]) -> dict[str, Any]:

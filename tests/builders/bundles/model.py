@@ -19,9 +19,9 @@ VOCABULARY, POSITIONS = 64, 96
 Weights = dict[str, NDArray[np.float32]]
 
 
-def make_weights(seed: int = 0, objectives: int = 1) -> Weights:
+def make_weights(objectives: int = 1) -> Weights:
     """Heads have a pair of columns for each objective: the first's are the same however many there are, the others' like it."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
 
     def matrix(rows: int, columns: int, scale: float) -> NDArray[np.float32]:
         return (random.standard_normal((rows, columns)) * scale).astype(np.float32)
@@ -36,21 +36,19 @@ def make_weights(seed: int = 0, objectives: int = 1) -> Weights:
     return weights | heads
 
 
-def make_vectors(tables: list[dict[str, Any]], items: int, user: bool, seed: int = 2) -> dict[str, NDArray[np.float16]]:
-    """Tensors of vectors.safetensors for the `vectors` of a program. user: whether it has the user's, too."""
-    random = np.random.default_rng(seed)
+def make_vectors(tables: list[dict[str, Any]], items: int) -> dict[str, NDArray[np.float16]]:
+    """Tensors of vectors.safetensors for the `vectors` of a program, and the user's."""
+    random = np.random.default_rng(2)
     shapes: dict[str, tuple[int, ...]] = {table["name"]: (items, table["count"], HIDDEN) for table in tables}
-    if user:
-        shapes |= {"user": (items, HIDDEN), "user.none": (HIDDEN,)}
+    shapes |= {"user": (items, HIDDEN), "user.none": (HIDDEN,)}
     return {name: random.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
 
 
 def vectors_by_id(vectors: dict[str, NDArray[np.float16]], liked: NDArray[Any]) -> NDArray[np.float64]:
     """Row n is the vector of the id VOCABULARY + n. liked: rows of the items that the user's vector is made of."""
     rows = [value.astype(np.float64).reshape(-1, HIDDEN) for name, value in vectors.items() if not name.startswith("user")]
-    if "user" in vectors:
-        mean = vectors["user"][liked].astype(np.float64).mean(0) if len(liked) else vectors["user.none"]
-        rows.append(mean.astype(np.float32)[None].astype(np.float64))
+    mean = vectors["user"][liked].astype(np.float64).mean(0) if len(liked) else vectors["user.none"]
+    rows.append(mean.astype(np.float32)[None].astype(np.float64))
     return np.concatenate(rows)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from builders.bundles.bundle import write_bundle
-from builders.bundles.bundle_files import add_tokenizer, drop_catalog, write_json
+from builders.bundles.bundle_files import add_tokenizer, drop_catalog, edit_json
+from builders.bundles.zero import add_score_exit
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.typed import to_json
 
@@ -35,8 +35,7 @@ def write_reranker(folder: Path, zero: bool = False) -> Path:
     """Writes the bundle and returns its folder. zero: whether it has exit zero, which reads the first stage's scores."""
     drop_catalog(write_bundle(folder))
     add_tokenizer(folder, words_tokenizer().to_str())
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["reranker"] = to_json(PROMPT)
-    manifest["exits"] = [*([0] if zero else []), *manifest["exits"]]
-    write_json(folder / "manifest.json", manifest)
+    edit_json(folder / "manifest.json", reranker=to_json(PROMPT))
+    if zero:
+        add_score_exit(folder)
     return folder

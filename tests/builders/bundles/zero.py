@@ -12,7 +12,7 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper
 
-from builders.bundles.bundle_files import refresh, write_json
+from builders.bundles.bundle_files import edit_json, refresh
 from builders.bundles.catalog import CatalogContents
 
 NUMBERS: list[dict[str, Any]] = [
@@ -109,5 +109,4 @@ def write_zero(folder: Path, model: onnx.ModelProto) -> None:
 def add_score_exit(folder: Path) -> None:
     """Puts exit zero before the segments of a bundle without a catalog."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["exits"] = [0, *manifest["exits"]]
-    write_json(folder / "manifest.json", manifest)
+    edit_json(folder / "manifest.json", exits=[0, *manifest["exits"]])

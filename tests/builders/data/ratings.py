@@ -86,14 +86,17 @@ def write(folder: Path, template: str = TEMPLATE, rated: pl.DataFrame | None = N
 
 def index(folder: Path, template: str = TEMPLATE, rated: pl.DataFrame | None = None, epochs: int = 2) -> Catalog:
     """The catalog of what `write` writes."""
-    return index_files(write(folder, template, rated), epochs)
+    return index_files(write(folder, template, rated), options(epochs))
 
 
-def index_files(folder: Path, epochs: int = 2) -> Catalog:
-    """The catalog of the files in `folder`, in FOLDER/catalog."""
+def options(epochs: int = 2) -> IndexOptions:
+    return IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=epochs))
+
+
+def index_files(folder: Path, chosen: IndexOptions | None = None) -> Catalog:
+    """The catalog of the files in `folder`, in FOLDER/catalog. chosen: by default two epochs."""
     from rexit.exporter.index import build_catalog
 
     files = (folder / "ratings.csv", folder / "items.csv", str(folder / "tok"), folder / "prompt.toml", folder / "catalog")
-    options = IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=epochs))
-    build_catalog(*files, options, users=folder / "users.csv")
+    build_catalog(*files, chosen or options(), users=folder / "users.csv")
     return Catalog.open(folder / "catalog")

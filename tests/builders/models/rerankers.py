@@ -36,7 +36,7 @@ TEXTS = (
 )
 
 
-def write_layerwise(folder: Path, depth: int = DEPTH, **changes: Any) -> Path:
+def write_layerwise(folder: Path, **changes: Any) -> Path:
     """As BAAI/bge-reranker-v2-minicpm-layerwise. changes: keys of its config.json."""
     folder.mkdir(parents=True)
     config = {
@@ -46,7 +46,7 @@ def write_layerwise(folder: Path, depth: int = DEPTH, **changes: Any) -> Path:
         "vocab_size": VOCAB,
         "hidden_size": HIDDEN,
         "intermediate_size": 96,
-        "num_hidden_layers": depth,
+        "num_hidden_layers": DEPTH,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "hidden_act": "silu",
@@ -70,8 +70,8 @@ def write_layerwise(folder: Path, depth: int = DEPTH, **changes: Any) -> Path:
     return folder
 
 
-def write_logit_score(folder: Path, false_token: bool = True, family: str = "qwen3", **changes: Any) -> Path:
-    """As sentence-transformers saves a decoder with LogitScore. changes: keys of 1_LogitScore/config.json."""
+def write_logit_score(folder: Path, false_token: bool = True, family: str = "qwen3") -> Path:
+    """As sentence-transformers saves a decoder with LogitScore."""
     model = tiny_model(family, None, vocab_size=VOCAB)
     with quiet():
         model.save_pretrained(folder)
@@ -82,7 +82,7 @@ def write_logit_score(folder: Path, false_token: bool = True, family: str = "qwe
         {"idx": 0, "name": "0", "path": "", "type": kind.format("base.modules.transformer.Transformer")},
         {"idx": 1, "name": "1", "path": "1_LogitScore", "type": kind.format("cross_encoder.modules.logit_score.LogitScore")},
     ]
-    score = {"true_token_id": yes, "false_token_id": no if false_token else None, "module_input_name": "causal_logits"} | changes
+    score = {"true_token_id": yes, "false_token_id": no if false_token else None, "module_input_name": "causal_logits"}
     settings = {"transformer_task": "text-generation", "processing_kwargs": {"chat_template": {"add_generation_prompt": True}}}
     prompts = {"model_type": "CrossEncoder", "prompts": {"web": "Find what answers."}, "default_prompt_name": "web"}
     (folder / "1_LogitScore").mkdir()

@@ -20,9 +20,10 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GraniteConfig, GraniteForCausalLM
 
+from builders.bundles.bundle_files import edit_json
 from builders.models.checkpoints import tiny_model
 from builders.models.encoders import write_dense_score
-from builders.models.rerankers import DEPTH, START, VOCAB, write_layerwise, write_logit_score
+from builders.models.rerankers import DEPTH, START, VOCAB, write_layerwise, write_logit_score, write_tokenizer
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.typed import typed
 from rexit.errors import CheckpointError, InputError
@@ -140,6 +141,18 @@ def test_logit_score_of_one_token(tmp_path: Path) -> None:
     np.testing.assert_allclose(answers(checkpoint)[:, 1:], logit_score_answers(folder, lambda logits: logits[yes]), atol=PARITY)
 
 
+def test_a_causal_lm_answers_by_the_tokens_of_a_named_prompt(tmp_path: Path) -> None:
+    """As Qwen3-Reranker is published: nothing in its folder says that it is a reranker."""
+    with quiet():
+        tiny_model("qwen3", None, vocab_size=VOCAB).save_pretrained(tmp_path)
+    tokenizer = write_tokenizer(tmp_path)
+    yes, no = tokenizer.token_to_id("yes"), tokenizer.token_to_id("no")
+    checkpoint = load_checkpoint(tmp_path, reranker="qwen3-reranker")
+    assert checkpoint.exits == (4,) and checkpoint.labels == {"no": no, "yes": yes}
+    expected = logit_score_answers(tmp_path, lambda logits: logits[yes] - logits[no])
+    np.testing.assert_allclose(answers(checkpoint), expected, atol=PARITY)
+
+
 def test_chat_template_is_divided_without_other_tokens(logit_score: Path) -> None:
     prompt = load_checkpoint(logit_score).reranker
     assert prompt is not None and prompt.instruction == "Find what answers."
@@ -157,14 +170,14 @@ def test_chat_template_is_divided_without_other_tokens(logit_score: Path) -> Non
 
 def test_a_folder_without_a_chat_template_has_no_prompt(logit_score: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(logit_score, tmp_path / "model"))
-    edit(folder / "tokenizer_config.json", chat_template=None)
+    edit_json(folder / "tokenizer_config.json", chat_template=None)
     assert load_checkpoint(folder).reranker is None
 
 
 def test_a_template_that_cannot_be_divided(logit_score: Path, tmp_path: Path) -> None:
     """A space belongs to the word behind it, so a document behind a space has other tokens when it is tokenized alone."""
     folder = Path(shutil.copytree(logit_score, tmp_path / "model"))
-    edit(folder / "tokenizer_config.json", chat_template="{{ messages[-2].content }} {{ messages[-1].content }}")
+    edit_json(folder / "tokenizer_config.json", chat_template="{{ messages[-2].content }} {{ messages[-1].content }}")
     with pytest.raises(CheckpointError, match="cannot be divided between query and document without other tokens"):
         load_checkpoint(folder)
 
@@ -172,7 +185,7 @@ def test_a_template_that_cannot_be_divided(logit_score: Path, tmp_path: Path) ->
 def test_a_named_prompt_in_its_place(logit_score: Path, layerwise: Path, tmp_path: Path) -> None:
     """The folder's own template is not even read."""
     folder = Path(shutil.copytree(logit_score, tmp_path / "model"))
-    edit(folder / "tokenizer_config.json", chat_template="{{ messages[-2].content }} {{ messages[-1].content }}")
+    edit_json(folder / "tokenizer_config.json", chat_template="{{ messages[-2].content }} {{ messages[-1].content }}")
     for place in (folder, layerwise):
         prompt = load_checkpoint(place, reranker="qwen3-reranker").reranker
         assert prompt is not None and str(prompt.instruction).startswith("Given a web search query")
@@ -217,7 +230,7 @@ def test_a_checkpoint_keeps_the_prompt_and_needs_no_labels(layerwise: Path, tmp_
     save_checkpoint(tmp_path, model, (4,), loaded.heads.pick([0]), {}, None, reranker=loaded.reranker)
     again = load_checkpoint(tmp_path)
     assert again.labels == {} and again.reranker == loaded.reranker
-    edit(tmp_path / "exits.json", reranker={"prefix": []})
+    edit_json(tmp_path / "exits.json", reranker={"prefix": []})
     with pytest.raises(CheckpointError, match=r"exits\.json: reranker: prefix: is \[\], expected {query} once"):
         load_checkpoint(tmp_path)
 
@@ -225,7 +238,7 @@ def test_a_checkpoint_keeps_the_prompt_and_needs_no_labels(layerwise: Path, tmp_
 def test_identity_includes_the_answers_tokens(logit_score: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(logit_score, tmp_path / "model"))
     before = load_checkpoint(folder).sha256()
-    edit(folder / "1_LogitScore" / "config.json", false_token_id=7)
+    edit_json(folder / "1_LogitScore" / "config.json", false_token_id=7)
     assert load_checkpoint(folder).sha256() != before
 
 
@@ -235,23 +248,16 @@ def test_an_encoder_of_texts_is_a_decoder_as_any_other(logit_score: Path, tmp_pa
     (folder / "modules.json").write_text(
         json.dumps([{"path": "", "type": kind.format("Transformer")}, {"path": "1_Pooling", "type": kind.format("Pooling")}])
     )
-    edit(folder / "config_sentence_transformers.json", model_type="SentenceTransformer")
+    edit_json(folder / "config_sentence_transformers.json", model_type="SentenceTransformer")
     with pytest.raises(InputError, match="the exits must be given"):
         load_checkpoint(folder, head="shared", labels={"no": 3, "yes": 5})
-
-
-def edit(path: Path, **changes: Any) -> None:
-    value = json.loads(path.read_text())
-    path.write_text(json.dumps({key: v for key, v in (value | changes).items() if v is not None}))
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"head_type": "raw"}, "config.json: head_type: is 'raw', expected simple"),
-        ({"head_type": "complex"}, "head_type: is 'complex', expected simple"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: is .*, expected null"),
-        ({"scale_depth": "deep"}, "scale_depth: is 'deep', expected a number"),
         ({"start_layer": 7}, "start_layer: is 7, expected at most the model's 6 layers"),
         ({"start_layer": 2}, "1 weights are missing, e.g. lm_head.4.linear_head.weight"),
         ({"hidden_size": 0}, "hidden_size: is 0, expected an integer >= 1"),
@@ -259,15 +265,10 @@ def edit(path: Path, **changes: Any) -> None:
 )
 def test_damaged_layerwise_config(layerwise: Path, tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     folder = Path(shutil.copytree(layerwise, tmp_path / "model"))
-    edit(folder / "config.json", **changes)
+    edit_json(folder / "config.json", **changes)
     with pytest.raises(CheckpointError, match=problem) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
-
-
-def test_an_exit_before_the_first_head(layerwise: Path) -> None:
-    with pytest.raises(InputError, match=r"exit 2: .* has no head for it, only for 3, 4, 5, 6"):
-        load_checkpoint(layerwise, exits=[2, 4])
 
 
 def test_a_layerwise_reranker_has_no_lm_head_to_share(layerwise: Path) -> None:
@@ -285,16 +286,14 @@ def _modules(*kinds: str) -> list[dict[str, str]]:
         (
             "modules.json",
             _modules("Transformer", "Dense"),
-            "modules.json: has the modules Transformer, Dense, expected Transformer and LogitScore, or Transformer, Pooling and",
+            "has the modules Transformer, Dense, expected Transformer and LogitScore, or",
         ),
         ("modules.json", _modules("LogitScore"), "modules.json: has the modules LogitScore, expected Transformer and LogitScore"),
         ("modules.json", _modules("Transformer", "CNN", "LogitScore"), "modules.json: has a module CNN, expected"),
-        ("modules.json", {"0": "Transformer"}, "modules.json: is .*, expected an array"),
-        ("modules.json", [_modules("T")[0], {"path": "../x", "type": "LogitScore"}], "has a module T, expected"),
         (
             "modules.json",
-            [_modules("Transformer")[0], {"path": "../x", "type": "LogitScore"}],
-            r"LogitScore is in '\.\./x', expected a folder's plain name",
+            [*_modules("Transformer"), {"path": "../x", "type": "LogitScore"}],
+            r"is in '\.\./x', expected a folder's",
         ),
         (
             "modules.json",
@@ -302,15 +301,8 @@ def _modules(*kinds: str) -> list[dict[str, str]]:
             "Transformer is in 'x', expected",
         ),
         ("1_LogitScore/config.json", None, "1_LogitScore/config.json: no such file, modules.json names it"),
-        ("1_LogitScore/config.json", {"false_token_id": 3}, "`true_token_id` is missing"),
-        ("1_LogitScore/config.json", {"true_token_id": "yes"}, "true_token_id: is 'yes', expected an integer"),
         ("1_LogitScore/config.json", {"true_token_id": 3, "false_token_id": 3}, "both token ids are 3, expected two answers"),
-        (
-            "1_LogitScore/config.json",
-            {"true_token_id": 3, "false_token_id": 1000},
-            "1_LogitScore/config.json: label 'no' is token 1000, the model has 0 to 999",
-        ),
-        ("1_LogitScore/config.json", {"true_token_id": -1}, "true_token_id: is -1, expected an integer >= 0"),
+        ("1_LogitScore/config.json", {"true_token_id": 3, "false_token_id": 1000}, "label 'no' is token 1000"),
     ],
 )
 def test_damaged_sentence_transformers_folder(logit_score: Path, tmp_path: Path, name: str, value: Any, problem: str) -> None:
@@ -335,15 +327,10 @@ def test_damaged_sentence_transformers_folder(logit_score: Path, tmp_path: Path,
             "is cls and max, ",
         ),
         ("2_Dense", {"activation_function": "my.Swish"}, "activation_function is my.Swish, expected torch's Identity, Tanh"),
-        ("2_Dense", {"use_residual": True}, "2_Dense/config.json: use_residual: Invalid enum value True"),
         ("2_Dense", {"module_input_name": "token_embeddings"}, "module_input_name: Invalid enum value 'token_embeddings'"),
         ("2_Dense", {"out_features": 8}, r"linear.weight is of shape \[32, 32\], expected \[8, 32\]$"),
         ("4_Dense", {"out_features": 2}, r"linear.weight is of shape \[1, 32\], expected \[2, 32\]$"),
-        (
-            "4_Dense",
-            {"activation_function": "torch.nn.Tanh"},
-            "4_Dense/config.json: gives 1 numbers behind Tanh, expected 1 behind",
-        ),
+        ("4_Dense", {"activation_function": "torch.nn.Tanh"}, "gives 1 numbers behind Tanh, expected 1 behind"),
         ("3_LayerNorm", None, "3_LayerNorm/model.safetensors: cannot be read"),
     ],
 )
@@ -352,7 +339,7 @@ def test_modules_that_are_not_read(tmp_path: Path, name: str, changes: dict[str,
     if changes is None:
         (folder / name / "model.safetensors").write_bytes(b"")
     else:
-        edit(folder / name / "config.json", **changes)
+        edit_json(folder / name / "config.json", **changes)
     with pytest.raises(CheckpointError, match=problem) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
@@ -360,7 +347,8 @@ def test_modules_that_are_not_read(tmp_path: Path, name: str, changes: dict[str,
 
 def test_older_names_of_pooling_and_a_limit_of_tokens(tmp_path: Path) -> None:
     folder = write_dense_score(tmp_path, pooling="mean")
-    edit(folder / "1_Pooling" / "config.json", pooling_mode=None, pooling_mode_cls_token=False, pooling_mode_mean_tokens=True)
+    older = {"pooling_mode": None, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    edit_json(folder / "1_Pooling" / "config.json", **older)
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24}))
     checkpoint = load_checkpoint(folder)
     assert isinstance(checkpoint.decoder, Encoder) and checkpoint.decoder.pooling == "mean"

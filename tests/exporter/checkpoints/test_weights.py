@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from builders.bundles.bundle_files import edit_json
 from builders.data.indexed_catalog import LABELS as CATALOG_LABELS
 from builders.models.checkpoints import LABELS, tiny_heads, tiny_model
 from builders.models.gguf_file import write_gguf
@@ -104,11 +104,6 @@ def test_identity_is_the_adapter_s_and_its_base_s(base: Path, tmp_path: Path) ->
     assert len(set(digests)) == 3
 
 
-def _edit(folder: Path, **changes: Any) -> None:
-    path = folder / ADAPTER
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def _truncated(folder: Path) -> None:
     path = folder / ADAPTER_WEIGHTS
     path.write_bytes(path.read_bytes()[:500])
@@ -120,16 +115,20 @@ def _tensor_missing(folder: Path) -> None:
     save_file(tensors, folder / ADAPTER_WEIGHTS)
 
 
-BASE, MISSING = "base_model_name_or_path", "the model that this adapter adds to is missing: /nowhere/model"
+def _based_on(base: str | None) -> Any:
+    return lambda folder: edit_json(folder / ADAPTER, base_model_name_or_path=base)
+
+
+MISSING = "the model that this adapter adds to is missing: /nowhere/model"
 DAMAGE: list[tuple[Any, str]] = [
-    (lambda f: _edit(f, **{BASE: None}), "`base_model_name_or_path` is None, expected a folder, Hub id or GGUF file"),
-    (lambda f: _edit(f, **{BASE: "/nowhere/model"}), f"{MISSING}: no such folder, and not the id of a model"),
-    (lambda f: _edit(f, **{BASE: "/nowhere/model.gguf"}), f"{MISSING}.gguf: no such file"),
-    (lambda f: _edit(f, **{BASE: str(f)}), "is an adapter itself, expected a whole model"),
+    (_based_on(None), "`base_model_name_or_path` is None, expected a folder, Hub id or GGUF file"),
+    (_based_on("/nowhere/model"), f"{MISSING}: no such folder, and not the id of a model"),
+    (_based_on("/nowhere/model.gguf"), f"{MISSING}.gguf: no such file"),
+    (lambda f: edit_json(f / ADAPTER, base_model_name_or_path=str(f)), "is an adapter itself, expected a whole model"),
     (_truncated, "does not fit .* or is truncated"),
     (lambda f: (f / ADAPTER_WEIGHTS).unlink(), "does not fit .* or is truncated"),
     (_tensor_missing, "missing adapter keys"),
-    (lambda f: _edit(f, r=5), "does not fit .* or is truncated"),
+    (lambda f: edit_json(f / ADAPTER, r=5), "does not fit .* or is truncated"),
     (lambda f: (f / ADAPTER).write_text("{"), "not valid JSON"),
 ]
 
@@ -155,9 +154,8 @@ def test_truncated_gguf_is_one_line(gguf_file: Path, tmp_path: Path, size: int) 
 @pytest.mark.slow
 def test_missing_package_is_one_line(package: str, adapter: Path, gguf_file: Path, catalog_folder: Path, tmp_path: Path) -> None:
     choices = {"peft": [adapter], "gguf": [gguf_file, "--exits", "2,4", "--head", "shared"]}[package]
-    _edit(adapter, r=3)
-    path = adapter / "exits.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": CATALOG_LABELS}))
+    edit_json(adapter / ADAPTER, r=3)
+    edit_json(adapter / "exits.json", labels=CATALOG_LABELS)
     done = run_without([package], "export", *choices, "--catalog", catalog_folder, "--out", tmp_path / "bundle")
     assert done.returncode != 0 and not (tmp_path / "bundle").exists()
     assert f"this needs the Python package `{package}`" in done.stderr and "rexit[train]" in done.stderr
@@ -168,9 +166,3 @@ def test_an_adapter_is_exported(base: Path, catalog_folder: Path, tmp_path: Path
     adapted(tmp_path / "adapter", str(base), Catalog.open(catalog_folder))
     options = ExportOptions(exits=(1,), golden_slates=2)
     assert export_bundle(tmp_path / "adapter", catalog_folder, tmp_path / "bundle", options).exits == (1,)
-
-
-@pytest.mark.slow  # read as transformers reads it, which tests above hold; the rest is as for an adapter
-def test_a_gguf_file_is_exported(gguf_file: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    options = ExportOptions(exits=(2, 4), head="shared", golden_slates=2)
-    assert export_bundle(gguf_file, catalog_folder, tmp_path / "bundle", options).exits == (2, 4)
