@@ -6,24 +6,20 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples/book_crossing")
 FETCH = Path(__file__).parents[2] / "examples" / "book_crossing" / "fetch.py"
 
 
-@pytest.mark.parametrize("content, said", [(None, "No such file or directory"), (b"not it", "has SHA-256 06121725c433…")])
-def test_another_file_is_refused_in_one_line(tmp_path, content, said):
+def test_another_file_is_refused_in_one_line(tmp_path):
     source = tmp_path / "book_crossing.zip"
-    if content is not None:
-        source.write_bytes(content)
+    source.write_bytes(b"not it")
     command = [sys.executable, FETCH, tmp_path / "out", "--from", source]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith(f"fetch: {source}") and done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert "has SHA-256 06121725c433…" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from safetensors.numpy import load_file, save_file
 
-from builders.bundles.bundle_files import refresh as write_digests
 from builders.data.indexed_catalog import USERS, WITH_INPUTS, byte_tokenizer, moment, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
@@ -157,18 +155,6 @@ def test_golden_samples_keep_them(exported: Path) -> None:
     assert verify(exported)[0] == 0
 
 
-@pytest.mark.parametrize(("number", "change"), [(0, -1), pytest.param(1, 1, marks=pytest.mark.slow)], ids=["device", "query"])
-def test_golden_samples_notice_another(exported: Path, tmp_path: Path, number: int, change: int) -> None:
-    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
-    path = folder / "variants" / "cpu-fp32" / "golden.safetensors"
-    table = load_file(path)
-    table["input_codes"][table["input_offsets"][number]] += change
-    save_file(table, path)
-    write_digests(folder)
-    code, text = verify(folder)
-    assert code == 8 and "the prompt of the prefix differs from the exporter's" in text
-
-
 def update(place: Path, folder: Path, lines: list[str], template: str = WITH_INPUTS) -> Catalog:
     (folder / "new.csv").write_text("\n".join(["user_id,item_id,rating,timestamp,device,hour,query,note,page", *lines]))
     (folder / "new.toml").write_text(template)
@@ -218,10 +204,8 @@ def test_an_update_with_an_unknown_value(place: Path, tmp_path: Path, line: str,
     ("edit", "message"),
     [
         (("bins = [0, 5, 12, 18]", "bins = [0, 5, 12, 20]"), "input 'hour' is bins"),
-        (('missing = "!"\n[input.query]', "[input.query]"), "is another template than that of"),
         (("@{input.device}", "@{input.page}"), "is another template than that of"),
         (("max_tokens = 10", "max_tokens = 11"), "is another template than that of"),
-        (('missing = "-"', 'missing = "+"'), "is another template than that of"),
         (("? {input.query}", "?{input.query}"), "is another template than that of"),
     ],
 )
@@ -254,25 +238,16 @@ KINDS = "expected one of `values`, `bins`, `digits` and `max_tokens`"
         (DEVICE, '[input.device]\nvalues = ["tv"]\nbins = [0, 1]', f"input.device: {KINDS}"),
         (DEVICE, '[input.device]\nvalues = [7, "7"]', "input.device: values: `7` appears twice"),
         (DEVICE, '[input.device]\nvalues = [" tv"]', "input.device.values has ' tv', expected texts without outer spaces"),
-        (DEVICE, '[input.device]\nvalues = "tv"', "input.device values: is 'tv', expected an array"),
         (DEVICE, "[input.device]\nbins = [0, inf]", "input.device: bins: expected 2 to 4097 ascending numbers"),
-        (DEVICE, '[input.device]\nbins = [0, "1"]', "input.device bins[1]: is '1', expected a number"),
         (DEVICE, '[input.device]\nbins = [0, 1, 2]\nwords = ["low"]', "words has 1 texts, expected one for each of 2 values"),
         (DEVICE, '[input.device]\nwords = ["low"]', "words has 1 texts, expected one for each of 0 values or bins"),
-        (QUERY, '[input.query]\nmax_tokens = 1\nwords = ["low"]', "words has 1 texts, expected one for each of 0 values or bins"),
         (DEVICE, '[input.device]\nwords = "low"', "input.device.words is 'low', expected a list of texts"),
-        (
-            DEVICE,
-            '[input.device]\nunknown = "refuse"',
-            "unknown key input.device.unknown, known are: values, bins, digits, max_tokens, ",
-        ),
+        (DEVICE, '[input.device]\nunknown = "refuse"', "unknown key input.device.unknown, known are: values"),
         (DEVICE, '[input]\ndevice = "tv"', "input.device is 'tv', expected a section [input.device]"),
         ("{input.}", "", "{input.}: expected a name, as in {input.device}"),
         ("{input.device:3}", "", "{input.device:3}: only lists and their rates take a limit"),
-        (DEVICE, "[input.device]\ndigits = true", "input.device digits: is true, expected"),
         (QUERY, "[input.query]\nmax_tokens = 5000", "input.query max_tokens: is 5000, expected"),
         (QUERY, "[input.query]\nmax_tokens = 5\nmissing = 7", "input.query.missing is 7, expected a text"),
-        (QUERY, '[input.query]\nmax_tokens = 5\ncolumn = ""', "input.query.column is '', expected a text"),
         (f"{QUERY} {QUERY}", "[input.query]\nmax_tokens = 5", f"{QUERY} is behind a space and without one, expected either"),
     ],
 )
@@ -340,20 +315,15 @@ def codes_of_cells(cells: list[Any], rule_: InputRule) -> list[str]:
         ([10, 9], rule(values=("9", "10")), ["1", "0"]),
         ([0.5, 2, 7.9], rule(bins=(0, 1, 8)), ["0", "1", "1"]),
         ([1.99, 20, 0.0004, 99.96], rule(digits=3), ["1 10 9 9", "2 0", "0", "1 0 0"]),
-        (["1.50", " 7 "], rule(digits=3, spaced=True), ["12 10 5", "18"]),
         ([1e7, -1.0, np.nan, None, 5.0], rule("-", digits=3), ["", "", "", "", "5"]),
         (pl.Series([0.7], dtype=pl.Float32), rule(bins=(0, 0.7, 1)), ["0"]),  # 0.69999999 in requests, too
         ([13.0, None, 14], rule("?", values=("13", "14")), ["0", "", "1"]),  # 13.0 is 13
-        (pl.Series([13, 0.5, -0.0], dtype=pl.Float32), rule("?", values=("13", "0")), ["0", "", "1"]),
         ([7.0, 7.5], rule(max_tokens=4), ["23 14 16", "23 14 21"]),
-        (["--5", "5"], rule(), ["0", "1"]),
         (["9" * 5000, "5"], rule(), ["1", "0"]),
         (["tv", "radio", ""], rule("-", values=("tv",)), ["0", "", ""]),
         ([True, False], rule(), ["1", "0"]),  # false and true as text
         (["ab", " ab\t", "a b", "ab"], rule(max_tokens=4), ["65 66", "65 66", "65 0 66", "65 66"]),  # without outer spaces
-        (["ab", "abc"], rule(max_tokens=4, spaced=True), ["0 65 66", "0 65 66 67"]),
         (["ab", None, "", "  "], rule("-", max_tokens=4), ["65 66", "", "", ""]),
-        ([12, 7], rule(max_tokens=4), ["17 18", "23"]),  # numbers as text
     ],
 )
 def test_cells_become_codes(cells: list[Any], rule_: InputRule, codes: list[str]) -> None:
@@ -366,22 +336,13 @@ def test_cells_become_codes(cells: list[Any], rule_: InputRule, codes: list[str]
         (["tv", "radio"], rule(values=("tv",)), "row 2: 'input.device' is 'radio', expected one of tv"),
         (["tv", None], rule(), "row 2: 'input.device' is None, expected one of tv"),
         ([3, 24], rule(bins=(0, 24)), "row 2: 'input.device' is 24, expected a number from 0 to below 24"),
-        (["noon"], rule(bins=(0, 24)), "row 1: 'input.device' is 'noon', expected a number from 0 to below 24"),
-        (["9", "1_0"], rule(digits=2), "row 2: 'input.device' is '1_0', expected a number from 0 to below 100"),
-        ([99.0, 100.0], rule(digits=2), "row 2: 'input.device' is 100.0, expected a number from 0 to below 100"),
         ([0.5], rule(), "column 'device' holds Float64: give [input.device] bins or digits"),
         (list(range(4097)), rule(), "column 'device' has 4097 values, an input takes 1 to 4096"),
         ([13.0, 13.5], rule(values=("13",)), "row 2: 'input.device' is 13.5, expected one of 13"),
-        ([13.0, None], rule(values=("13",)), "row 2: 'input.device' is None, expected one of 13"),
         ([{"a": 1}], rule(), "column 'input.device' holds Struct({'a': Int64}), which has no text form"),
-        ([[[1]]], rule(), "column 'input.device' holds List(List(Int64)), which has no text form"),
         ([None, ""], rule(), "column 'device' has 0 values"),
         (["ab", "abcde"], rule(max_tokens=4), "row 2: 'input.device' is 'abcde', expected at most 4 tokens"),
-        (["ab", "abcde"], rule("-", max_tokens=4), "row 2: 'input.device' is 'abcde', expected at most 4 tokens"),
-        (["abcd"], rule(max_tokens=4, spaced=True), "row 1: 'input.device' is 'abcd', expected at most 4 tokens"),
         (["ab", None], rule(max_tokens=4), "row 2: 'input.device' is None, expected at most 4 tokens"),
-        (["ab", " "], rule(max_tokens=4), "row 2: 'input.device' is ' ', expected at most 4 tokens"),
-        ([[1], [2]], rule(max_tokens=4), "column 'input.device' holds List(Int64), which has no text form"),
     ],
 )
 def test_cells_that_are_refused(cells: list[Any], rule_: InputRule, message: str) -> None:

@@ -61,18 +61,19 @@ def test_rows_are_slates(write: Write) -> None:
     assert file.lengths == (2, 3) and slate.scores is None and not file.has_scores
 
 
-@pytest.mark.parametrize("single", [False, True], ids=["slates", "pairs"])
-def test_scores_of_the_first_stage_stay_with_their_candidates(write: Write, single: bool) -> None:
-    rows = [{**row, "score": [1.5, -2.0, 0.0]} for row in token_rows()]
-    if single:
-        lists = ("candidates", "label", "score")
-        values = [
-            dict(zip(("candidate", "label", "score"), one, strict=True))
-            for row in rows
-            for one in zip(*map(row.get, lists), strict=True)
-        ]
-        rows = [{**{k: v for k, v in rows[n // 3].items() if k not in lists}, **value} for n, value in enumerate(values)]
-    file = SlatesFile.read(write(rows))
+def as_pairs(rows: list[Row]) -> list[Row]:
+    """A row for each candidate: the first of every slate, then the second ones, then the third."""
+    names = {"candidates": "candidate", "label": "label", "score": "score"}
+
+    def pair(row: Row, n: int) -> Row:
+        return {names.get(name, name): value[n] if name in names else value for name, value in row.items()}
+
+    return [pair(row, n) for n in range(3) for row in rows]
+
+
+@pytest.mark.parametrize("form", [list, as_pairs])
+def test_scores_of_the_first_stage_stay_with_their_candidates(write: Write, form: Callable[[list[Row]], list[Row]]) -> None:
+    file = SlatesFile.read(write(form([{**row, "score": [1.5, -2.0, 0.0]} for row in token_rows()])))
     assert file.has_scores and all(slate.scores.tolist() == [1.5, -2.0, 0.0] for slate in file.all_slates)
     first, second = parts(next(file.all_slates), 2)
     assert (first.scores.tolist(), second.scores.tolist()) == ([1.5, -2.0], [0.0]) and first.first(1).scores.tolist() == [1.5]
@@ -81,12 +82,7 @@ def test_scores_of_the_first_stage_stay_with_their_candidates(write: Write, sing
 def test_pairs_in_any_order_make_the_same_slates(write: Write, tmp_path: Path) -> None:
     rows = token_rows()
     whole = SlatesFile.read(write(rows))
-    pairs = [
-        {"group": row["group"], "prefix": row["prefix"], "candidate": candidate, "label": label}
-        for n in range(3)
-        for row in rows
-        for candidate, label in [(row["candidates"][n], row["label"][n])]
-    ]
+    pairs = as_pairs(rows)
     assert content(SlatesFile.read(write(pairs))) == content(whole)
     pl.DataFrame(pairs).write_parquet(tmp_path / "pairs.parquet")
     pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")

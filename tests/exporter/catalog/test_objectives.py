@@ -49,10 +49,6 @@ def test_other_cells_are_refused(rule: ObjectiveRule, cells: list[Any], message:
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_rule_is_read_as_it_is_written() -> None:
-    assert ObjectiveRule.parse("a=b") == ObjectiveRule("a", "b") and str(ObjectiveRule.parse("a=b>=5")) == "a=b>=5"
-
-
 def test_sampled_items_have_no_label_of_1() -> None:
     rows = pl.DataFrame({"user": [0, 0], "item": [0, 1], "time": [1, 2], "liked": [True, True], "split": ["train", "train"]})
     labels = pl.Series("objective.buy", [True, None])

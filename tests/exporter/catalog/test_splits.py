@@ -51,13 +51,14 @@ def test_borders_of_many_digits() -> None:
 
 
 def test_ties_are_broken_by_item_and_users_do_not_mix() -> None:
-    assigned, _ = assign(
+    assigned, info = assign(
         frame([1, 0, 1, 0] * 2, [5, 7, 4, 6, 1, 2, 3, 0], [1] * 4 + [0, 2, 2, 0], ["train"] * 6 + ["test", "validation"]),
         IndexOptions(columns=Columns(split="fold")),
         PATH,
     )
     assert assigned.select("user", "item").rows() == [(0, 0), (0, 6), (0, 7), (0, 2), (1, 1), (1, 4), (1, 5), (1, 3)]
     assert assigned["split"].to_list() == ["validation", "train", "train", "train", "train", "train", "train", "test"]
+    assert info == {"by": "column"}
 
 
 def test_global_borders_part_all_users_at_the_same_times() -> None:

@@ -41,12 +41,6 @@ def test_ids() -> None:
     assert written["id_bytes"].tobytes() == "abé".encode() and written["id_offsets"].tolist() == [0, 1, 4, 4]
 
 
-def test_fields_go_to_their_table() -> None:
-    fields = {"user.age": np.array([1], np.int32), "item. title": np.array([2], np.int32)}
-    assert list(tables.field_tensors(fields, "user")) == ["field.age"]
-    assert list(tables.field_tensors(fields, "item")) == ["field. title"]
-
-
 @pytest.mark.parametrize(
     "write",
     [

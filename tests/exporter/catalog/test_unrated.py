@@ -8,12 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders.data.indexed_catalog import write_indexed_catalog
-from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.catalog.unrated import with_unrated
-from rexit.exporter.index import build_catalog
-from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
+from rexit.exporter.options import Columns, IndexOptions
 
 PATH = Path("ratings.csv")
 USERS = pl.Series(["few", "most", *(f"u{n}" for n in range(40))]).sort()
@@ -78,17 +75,3 @@ def test_users_who_rated_everything_get_nothing(ratings: pl.DataFrame) -> None:
 def test_options_that_exclude_it(options: IndexOptions, message: str) -> None:
     with pytest.raises(InputError, match=message):
         options.check()
-
-
-def test_catalog_says_so_and_splits_hold_them(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    plain = Catalog.open(write_indexed_catalog(data))
-    files = (data / "interactions.csv", data / "items.csv", str(data / "tokenizer.json"), data / "prompt.toml")
-    options = IndexOptions(unrated=2, neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=1))
-    build_catalog(*files, tmp_path / "long", options)
-    long = Catalog.open(tmp_path / "long")
-    assert long.info["label"]["unrated"] == {"each": 2, "seed": 0} and "unrated" not in plain.info["label"]
-    sizes = [[len(catalog.split(name)) for name in ("train", "validation", "test")] for catalog in (plain, long)]
-    assert all(many > few for few, many in zip(*sizes, strict=True))
-    likes = [sum(int(catalog.split(name).liked.sum()) for name in ("train", "validation", "test")) for catalog in (plain, long)]
-    assert likes[0] == likes[1]

@@ -81,15 +81,6 @@ def test_every_tensor_is_as_the_format_says(run: Run, data: Path) -> None:
     assert len(pieces["offsets"]) == catalog.info["counts"]["pieces"] + 1 and pieces["offsets"][-1] == len(pieces["tokens"])
 
 
-def test_the_same_input_and_seed_give_the_same_bytes(run: Run, data: Path) -> None:
-    run()
-    run("--out", "again")
-    names = [str(p.relative_to(data / "catalog")) for p in sorted((data / "catalog").rglob("*")) if p.is_file()]
-    assert len(names) == 8
-    for name in names:
-        assert (data / "catalog" / name).read_bytes() == (data / "again" / name).read_bytes(), name
-
-
 def test_string_ids_and_other_formats_give_the_same_catalog(run: Run, data: Path) -> None:
     """RecBole's headers, Parquet, string ids and other column names: all at once, rows in order of the ids' bytes."""
     rated = pl.read_csv(data / "ratings.csv").with_columns(user_id=pl.format("ü{}", pl.col("user_id") + 100))
@@ -104,13 +95,6 @@ def test_string_ids_and_other_formats_give_the_same_catalog(run: Run, data: Path
     assert catalog.info["ids"] == {"user": "string", "item": "int64"}
     assert [catalog.users.id(row) for row in (0, 23)] == ["ü101", "ü124"]
     assert catalog.split("test").items.tolist()
-
-
-def test_users_are_optional(run: Run, data: Path) -> None:
-    edit(data / "prompt.toml", "{user.job}|", "")
-    code, _, err = run(users=False)
-    assert (code, err) == (0, "")
-    assert len(Catalog.open(data / "catalog").users) == ratings.USERS
 
 
 def test_users_and_items_without_interactions_have_rows(run: Run, data: Path) -> None:

@@ -34,19 +34,6 @@ def parts(data: Path) -> dict[str, pl.DataFrame]:
     return {name: pl.read_parquet(data / f"catalog/splits/{name}.parquet") for name in SPLITS}
 
 
-def test_a_split_column(run: Run, data: Path) -> None:
-    names, borders = ("train", "valid", "test"), [250, ratings.LATE]
-    which = pl.sum_horizontal([(pl.col("timestamp") >= border).cast(pl.Int64) for border in borders])
-    rated = ratings.interactions().with_columns(fold=which.replace_strict(dict(enumerate(names)), return_dtype=pl.String))
-    rated.write_csv(data / "ratings.csv")
-    assert run("--column", "split=fold")[0] == 0
-    frames, recorded = parts(data), Catalog.open(data / "catalog").info["split"]
-    assert sum(map(len, frames.values())) == len(rated)
-    for name, fold in zip(SPLITS, names, strict=True):
-        assert len(frames[name]) == len(rated.filter(fold=fold))
-    assert recorded == {"by": "column"} and Catalog.open(data / "catalog").info["columns"]["split"] == "fold"
-
-
 @pytest.mark.parametrize("order", ["file", "random"])
 def test_data_without_times(run: Run, data: Path, order: str) -> None:
     rated = pl.read_csv(data / "ratings.csv").drop("timestamp")
@@ -91,15 +78,6 @@ def test_rows_that_stand_twice_change_nothing(run: Run, data: Path) -> None:
     catalog, frames = Catalog.open(data / "catalog"), parts(data)
     assert all(frames[name].equals(once[name]) for name in SPLITS) and catalog.files == digest
     assert catalog.info["repeats"] == {"dropped": 100}
-
-
-def test_a_pair_at_several_times(run: Run, data: Path) -> None:
-    rated = ratings.interactions()
-    again = rated.filter(pl.col("user_id") <= 10, pl.col("timestamp") < 200).with_columns(pl.col("timestamp") + 1)
-    pl.concat([rated, again]).write_csv(data / "ratings.csv")
-    assert run()[0] == 0
-    assert len(again) > 0 and sum(map(len, parts(data).values())) == len(rated) + len(again)
-    assert Catalog.open(data / "catalog").info["repeats"] == {"dropped": 0}
 
 
 def test_implicit_feedback(run: Run, data: Path) -> None:

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from builders.models.checkpoints import LABELS, tiny_model
 from builders.models.gguf_file import write_gguf
-from rexit.bundle import Bundle
 from rexit.cli import app
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
@@ -55,16 +54,6 @@ def test_folder_gguf_and_id_are_one_model(cache: Path, tmp_path: Path) -> None:
         assert weights.keys() == expected.keys() and all(weights[name].equal(expected[name]) for name in expected)
 
 
-@pytest.mark.slow
-def test_export_of_an_id(cache: Path, checkpoint_folder: Path, catalog_folder: Path, exported: Path, tmp_path: Path) -> None:
-    """With the heads in the same repository: the bundle of the folder."""
-    download(checkpoint_folder, cache)
-    arguments = ["export", ID, "--catalog", str(catalog_folder), "--golden", "6", "--out", str(tmp_path / "bundle")]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    assert Bundle.open(tmp_path / "bundle").manifest.model == Bundle.open(exported).manifest.model
-
-
 REFUSALS = [
     (RepositoryNotFoundError("404 Client Error. (Request ID: x)\n\nNot Found", response=MagicMock()), "no model of this id"),
     (GatedRepoError("403 Client Error.\n\nCannot access gated repo", response=MagicMock()), "asks you to accept its conditions"),
@@ -91,8 +80,3 @@ def test_unreachable_hub(cache: Path, catalog_folder: Path, tmp_path: Path) -> N
     assert done.exit_code != 0 and isinstance(done.exception, CheckpointError)
     assert str(done.exception).startswith(f"{ID}: no such folder; the Hub cannot be reached, and no earlier download")
     assert not (tmp_path / "bundle").exists()
-
-
-def test_neither_a_folder_nor_an_id() -> None:
-    with pytest.raises(CheckpointError, match="no such folder, and not the id of a model on the Hub, OWNER/NAME"):
-        load_checkpoint("small-model", [2, 4], "shared", LABELS)

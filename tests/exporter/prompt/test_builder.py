@@ -156,13 +156,6 @@ def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, trai
     assert changed == set(NAMES) - {"job", "user.count", "fields"}, "what was planted must show without as_of"
 
 
-def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(case: Case) -> None:
-    items = list(range(1, ratings.ITEMS + 1))
-    for user in case.by_user:
-        now, later = (case.builder.prompt(user, items, as_of) for as_of in (None, 1 << 40))
-        assert case.parts(now) == case.parts(later)
-
-
 @pytest.mark.parametrize(("limit", "step"), [(1, 1), (2, 1), (3, 1), (10, 5), (11, 5)])
 def test_a_list_of_recent_interactions_grows_at_its_end_and_drops_half_at_a_time(limit: int, step: int) -> None:
     lists = [list(range(dropped(n, limit), n)) for n in range(60)]

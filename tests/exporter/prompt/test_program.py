@@ -81,12 +81,7 @@ def test_a_column_of_vectors_is_placed_as_one_vector() -> None:
 @pytest.mark.parametrize(
     ("prompt", "entry", "limits", "message"),
     [
-        (
-            "{item.look:1}",
-            "x",
-            {},
-            "prompt: {item.look:1}: the column holds a vector of each item, which is placed as one: {item.look}",
-        ),
+        ("{item.look:1}", "x", {}, "prompt: {item.look:1}: the column holds a vector of each item, which is placed as one"),
         ("{item.title}{history.recent:1}", "{item.look:2}", {}, "entry: {item.look:2}: the column holds a vector of each item"),
         ("{user.taste}{item.title}", "x", {}, "prompt: {user.taste}: the column holds vectors, which only items can have"),
         ("{item.title}{history.recent:1}", "{user.taste}", {}, "entry: unknown placeholder {user.taste}, known are: item.COLUMN"),

@@ -81,11 +81,6 @@ def test_a_number_of_epochs_is_run_whatever_recall_says() -> None:
     assert measured.recall is not None and plain.recall is None
 
 
-def test_without_targets_all_epochs_are_run() -> None:
-    retriever = lightgcn.train(replace(split_likes(), targets=NOTHING), LightGCNOptions(dim=4, layers=1, epochs=7))
-    assert (retriever.recall, retriever.popularity_recall, retriever.epochs) == (None, None, 7)
-
-
 def test_a_large_graph_starts_from_singular_vectors_which_are_kept_where_training_finds_nothing_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -27,8 +27,7 @@ from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
 from rexit.bundle.catalog import ZERO
 from rexit.errors import BundleError, InputError, PolicyError
 from rexit.exporter.export import export_bundle
-from rexit.exporter.index import build_catalog
-from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
+from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.source import zero_of
 from rexit.exporter.update import update_catalog
@@ -43,7 +42,7 @@ from rexit.slates import cut
 from running.command import Run, assert_one_line
 
 INPUTS = ("gcn", "user.count", "user.like_rate", "item.count", "item.like_rate", "similar_like_rate:5", "nearest_like_rate:3")
-OPTIONS = IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=10))
+OPTIONS = ratings.options(epochs=10)
 INDEX = ["index", "--interactions", "ratings.csv", "--items", "items.csv", "--users", "users.csv", "--tokenizer", "tok"]
 INDEX += ["--template", "prompt.toml", "--out", "catalog"]
 PARTS = ["user.like_rate", "user.count", "recent", "similar_liked", "fields", "item.like_rate", "item.count"]
@@ -54,15 +53,9 @@ def template(*inputs: str) -> str:
     return ratings.TEMPLATE.replace("inputs = []", f"inputs = {json.dumps(inputs)}")
 
 
-def index(folder: Path, options: IndexOptions = OPTIONS) -> Catalog:
-    files = (folder / "ratings.csv", folder / "items.csv", str(folder / "tok"), folder / "prompt.toml", folder / "catalog")
-    build_catalog(*files, users=folder / "users.csv", options=options)
-    return Catalog.open(folder / "catalog")
-
-
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    return index(ratings.write(tmp_path_factory.mktemp("zero"), template(*INPUTS)))
+    return ratings.index_files(ratings.write(tmp_path_factory.mktemp("zero"), template(*INPUTS)), OPTIONS)
 
 
 @pytest.mark.parametrize("as_of", [None, ratings.LATE, 200, 110, 0])
@@ -100,7 +93,7 @@ def test_training_reads_snapshots(catalog: Catalog) -> None:
 
 
 def test_a_catalog_without_zero_has_neither_file_nor_numbers(tmp_path: Path) -> None:
-    plain = index(ratings.write(tmp_path))
+    plain = ratings.index(tmp_path)
     assert plain.numbers == [] and ZERO not in plain.files and not (tmp_path / "catalog" / ZERO).exists()
     assert zero_of(plain, cut(plain, "test")) == []
 
@@ -218,7 +211,7 @@ def test_graphs_that_cannot_be_exit_zero_are_refused(tmp_path: Path, name: str) 
     folder = ratings.write(tmp_path / "data", template("gcn", "item.count"))
     own = write(tmp_path / "own.onnx")
     with pytest.raises(InputError, match=f"^{own}: .*{message}"):
-        index(folder, replace(OPTIONS, zero=own))
+        ratings.index_files(folder, replace(OPTIONS, zero=own))
     assert not (folder / "catalog").exists()
 
 
@@ -343,8 +336,7 @@ def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path
     scored = run("score", "bundle", *one, "--scores", ",".join(map(str, slate.scores)), "--json")
     assert scored.code == 0 and len(scored.json["scores"]) == len(slate.items)
     assert run("inspect", "bundle", *one).code == 0
-    for given, message in (("", "scores is missing"), ("1", "scores has 1 numbers"), ("1,x", "--scores 1,x, expected numbers")):
-        assert_one_line(run("score", "bundle", *one, "--scores", given), 2, message)
+    assert_one_line(run("score", "bundle", *one, "--scores", "1,x"), 2, "--scores 1,x, expected numbers")
 
     rated.head(30).write_csv("pairs.csv")
     words = ("score", "bundle", "--pairs", "pairs.csv", "--out", "out.csv", "--column", "score=bm25")
