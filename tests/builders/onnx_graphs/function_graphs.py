@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import erf
+from typing import Any
 
 import numpy as np
 import onnx.parser
@@ -22,8 +23,9 @@ from rexit.exporter.graph.cpu.quantize_linear_int8 import define_quantize_rows
 from rexit.exporter.graph.cpu.slate_attention import NAME, define_slate_attention
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
-QUANTIZED = "uint8[1, T, K] quantized, float[1, T, 1] scale_out"
+EPSILON = "<epsilon = 0.001>"
 Floats = NDArray[np.float32]
+Definition = Callable[[ir.Model], None]
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,36 @@ def cases() -> list[Case]:
             for case in _bfloat16(tokens, width, columns)
         ),
         *(case for sizes in ((1, 4, 16), (7, 32, 48)) for case in _products(*sizes)),
-        *(_slate(sizes, prefix, stored) for stored in ("float", "float16") for sizes, prefix in slates),
-        *(_slate(sizes, prefix, "float16", rounded=True) for sizes, prefix in slates[2:6]),
+        *(_slate(sizes, prefix, stored) for stored in (np.float32, np.float16) for sizes, prefix in slates),
+        *(_slate(sizes, prefix, np.float16, rounded=True) for sizes, prefix in slates[2:6]),
     ]
 
 
-def one_node(text: str, *define: Callable[[ir.Model], None]) -> ir.Model:
+def one_node(text: str, *define: Definition) -> ir.Model:
     """A model from ONNX's text form that may call functions of rexit's domain, and these functions."""
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1, "rexit" : 1]>\n{text}')
     model = ir.serde.deserialize_model(proto)
     for add in define:
         add(model)
     return model
+
+
+def _call(op: str, feed: Arrays, expected: Arrays, *define: Definition, tolerance: float = 1e-5) -> Case:
+    """One node over all of `feed`, in its order. op: its type, with attributes if it has some."""
+    body = f"{', '.join(expected)} = rexit.{op} ({', '.join(feed)})"
+    return _case(op, body, feed, expected, *define, tolerance=tolerance)
+
+
+def _case(op: str, body: str, feed: Arrays, expected: Arrays, *define: Definition, tolerance: float = 1e-5) -> Case:
+    """body: nodes in ONNX's text form, from the names of `feed` to those of `expected`."""
+    first, *_ = feed.values()
+    text = f"segment ({_signature(feed)}) => ({_signature(expected)}) {{ {body} }}"
+    return Case(f"{op} of {list(first.shape)}", one_node(text, *define), feed, expected, tolerance)
+
+
+def _signature(arrays: Arrays) -> str:
+    types = {"float32": "float"}
+    return ", ".join(f"{types.get(str(a.dtype), a.dtype)}{list(a.shape)} {name}" for name, a in arrays.items())
 
 
 def quantize_rows(x: Floats) -> Arrays:
@@ -112,72 +132,54 @@ def _rows(tokens: int, width: int) -> list[Case]:
     bias, factor, summed = normal(width), normal(width), x.astype(np.float64) + residual
     apart = summed - summed.mean(-1, keepdims=True)
     layer_normed = (apart / np.sqrt((apart**2).mean(-1, keepdims=True) + 1e-3) * weight + bias).astype(np.float32)
-    size = f"{tokens}x{width}"
-    quantize = "segment (float[1, T, K] x) => (QUANTIZED) { quantized, scale_out = rexit.QuantizeRows (x) }"
-    norm = """segment (float[1, T, K] x, float[K] weight) => (QUANTIZED) {
-        quantized, scale_out = rexit.RMSNormQuantizeRows <epsilon = 0.001> (x, weight) }"""
-    swiglu = """segment (float[1, T, K] gate, float[1, T, K] up, float[1, T, 1] scale) => (QUANTIZED) {
-        quantized, scale_out = rexit.SwiGLUQuantizeRows (gate, up, scale) }"""
-    layer_norm = """segment (float[1, T, K] x, float[K] weight, float[K] bias) => (QUANTIZED) {
-        quantized, scale_out = rexit.LayerNormQuantizeRows <epsilon = 0.001> (x, weight, bias) }"""
-    add_layer_norm = """segment (float[1, T, K] x, float[1, T, K] residual, float[K] weight, float[K] bias, float[K] factor)
-        => (float[1, T, K] normed, QUANTIZED) {
-        normed, quantized, scale_out = rexit.AddLayerNormQuantizeRows <epsilon = 0.001> (x, residual, weight, bias, factor) }"""
-    gelu = """segment (float[1, T, K] x, float[K] factor) => (QUANTIZED) {
-        quantized, scale_out = rexit.GELUQuantizeRows <approximate = "KIND"> (x, factor) }"""
-    geglu = """segment (float[1, T, K] gate, float[1, T, K] up, float[1, T, 1] scale) => (QUANTIZED) {
-        quantized, scale_out = rexit.GeGLUQuantizeRows <approximate = "KIND"> (gate, up, scale) }"""
-    add = """segment (float[1, T, N] product, float[1, T, 1] scale, float[1, T, N] residual) => (float[1, T, N] out) {
-        out = rexit.ScaleAddRows (product, scale, residual) }"""
+    product = {"gate": gate, "up": up, "scale": scale}
+    added = {"x": x, "residual": residual, "weight": weight, "bias": bias, "factor": factor}
+
+    def quantizing(op: str, define: Definition, feed: Arrays, rows: NDArray[Any], others: Arrays | None = None) -> Case:
+        """An op whose last outputs are the quantized `rows`."""
+        expected = {**(others or {}), **quantize_rows(rows.astype(np.float32))}
+        return _call(op, feed, expected, define_quantize_rows, define)
+
     return [
-        Case(f"QuantizeRows {size}", one_node(_text(quantize), define_quantize_rows), {"x": x}, quantize_rows(x)),
-        Case(
-            f"RMSNormQuantizeRows {size}",
-            one_node(_text(norm), define_quantize_rows, fuse_rows.define_norm),
-            {"x": x, "weight": weight},
-            quantize_rows(normed.astype(np.float32)),
+        _call("QuantizeRows", {"x": x}, quantize_rows(x), define_quantize_rows),
+        quantizing(f"RMSNormQuantizeRows {EPSILON}", fuse_rows.define_norm, {"x": x, "weight": weight}, normed),
+        quantizing("SwiGLUQuantizeRows", fuse_rows.define_swiglu, product, inside),
+        quantizing(
+            f"LayerNormQuantizeRows {EPSILON}",
+            fuse_rows.define_layer_norm,
+            {"x": x + residual, "weight": weight, "bias": bias},
+            layer_normed,
         ),
-        Case(
-            f"SwiGLUQuantizeRows {size}",
-            one_node(_text(swiglu), define_quantize_rows, fuse_rows.define_swiglu),
-            {"gate": gate, "up": up, "scale": scale},
-            quantize_rows(inside),
-        ),
-        Case(
-            f"LayerNormQuantizeRows {size}",
-            one_node(_text(layer_norm), define_quantize_rows, fuse_rows.define_layer_norm),
-            {"x": (x + residual), "weight": weight, "bias": bias},
-            quantize_rows(layer_normed),
-        ),
-        Case(
-            f"AddLayerNormQuantizeRows {size}",
-            one_node(_text(add_layer_norm), define_quantize_rows, fuse_rows.define_add_layer_norm),
-            {"x": x, "residual": residual, "weight": weight, "bias": bias, "factor": factor},
-            {"normed": layer_normed, **quantize_rows(layer_normed * factor)},
+        quantizing(
+            f"AddLayerNormQuantizeRows {EPSILON}",
+            fuse_rows.define_add_layer_norm,
+            added,
+            layer_normed * factor,
+            {"normed": layer_normed},
         ),
         *(
-            Case(
-                f"GELUQuantizeRows {kind} {size}",
-                one_node(_text(gelu).replace("KIND", kind), define_quantize_rows, fuse_rows.define_gelu),
-                {"x": x, "factor": factor},
-                quantize_rows(_gelu(x, kind) * factor),
-            )
+            case
             for kind in ("none", "tanh")
-        ),
-        *(
-            Case(
-                f"GeGLUQuantizeRows {kind} {size}",
-                one_node(_text(geglu).replace("KIND", kind), define_quantize_rows, fuse_rows.define_geglu),
-                {"gate": gate, "up": up, "scale": scale},
-                quantize_rows((_gelu(scaled, kind) * up * scale).astype(np.float32)),
+            for case in (
+                quantizing(
+                    f'GELUQuantizeRows <approximate = "{kind}">',
+                    fuse_rows.define_gelu,
+                    {"x": x, "factor": factor},
+                    _gelu(x, kind) * factor,
+                ),
+                quantizing(
+                    f'GeGLUQuantizeRows <approximate = "{kind}">',
+                    fuse_rows.define_geglu,
+                    product,
+                    _gelu(scaled, kind) * up * scale,
+                ),
             )
-            for kind in ("none", "tanh")
         ),
-        Case(
-            f"ScaleAddRows {size}",
-            one_node(add, fuse_rows.define_scale_add),
+        _call(
+            "ScaleAddRows",
             {"product": gate, "scale": scale, "residual": residual},
             {"out": gate * scale + residual},
+            fuse_rows.define_scale_add,
         ),
     ]
 
@@ -201,46 +203,23 @@ def _bfloat16(tokens: int, width: int, columns: int) -> list[Case]:
     product = bfloat16(x).astype(np.float64) @ bfloat16(matrix).astype(np.float64)
     normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-3) * weight
     inside = gate / (1 + np.exp(-gate.astype(np.float64))) * up
-    size, define = f"{tokens}x{width}", bfloat16_products.DEFINITIONS
-    read = "wide = Cast <to = 1> (rounded)"
-    round_rows = f"segment (float[1, T, K] x) => (float[1, T, K] wide) {{ rounded = rexit.RoundRows (x) \n {read} }}"
-    norm = f"""segment (float[1, T, K] x, float[K] weight) => (float[1, T, K] wide) {{
-        rounded = rexit.RMSNormRoundRows <epsilon = 0.001> (x, weight) \n {read} }}"""
-    swiglu = f"""segment (float[1, T, K] gate, float[1, T, K] up) => (float[1, T, K] wide) {{
-        rounded = rexit.SwiGLURoundRows (gate, up) \n {read} }}"""
-    operands = "rounded = rexit.RoundRows (x) \n weight = Cast <to = 16> (matrix)"
-    multiply = f"""segment (float[1, T, K] x, float[P, H, C, 2] matrix) => (float[1, T, N] out) {{
-        {operands} \n out = rexit.MatMulBFloat16 (rounded, weight) }}"""
-    multiply_add = f"""segment (float[1, T, K] x, float[P, H, C, 2] matrix, float[1, T, N] residual) => (float[1, T, N] out) {{
-        {operands} \n out = rexit.MatMulAddBFloat16 (rounded, weight, residual) }}"""
+    define = bfloat16_products.DEFINITIONS
+
+    def rounding(op: str, name: str, feed: Arrays, numbers: NDArray[Any], tolerance: float = 1e-5) -> Case:
+        body = f"rounded = rexit.{op} ({', '.join(feed)}) \n wide = Cast <to = 1> (rounded)"
+        return _case(op, body, feed, {"wide": bfloat16(numbers)}, define[name], tolerance=tolerance)
+
+    def multiplying(name: str, feed: Arrays, numbers: NDArray[Any]) -> Case:
+        others = ", ".join(["rounded", "weight", *list(feed)[2:]])
+        body = f"rounded = rexit.RoundRows (x) \n weight = Cast <to = 16> (matrix) \n out = rexit.{name} ({others})"
+        return _case(name, body, feed, {"out": numbers.astype(np.float32)}, define["RoundRows"], define[name])
+
     return [
-        Case(f"RoundRows {size}", one_node(round_rows, define["RoundRows"]), {"x": x}, {"wide": bfloat16(x)}),
-        Case(
-            f"RMSNormRoundRows {size}",
-            one_node(norm, define["RMSNormRoundRows"]),
-            {"x": x, "weight": weight},
-            {"wide": bfloat16(normed)},
-            4e-3,
-        ),
-        Case(
-            f"SwiGLURoundRows {size}",
-            one_node(swiglu, define["SwiGLURoundRows"]),
-            {"gate": gate, "up": up},
-            {"wide": bfloat16(inside)},
-            4e-3,
-        ),
-        Case(
-            f"MatMulBFloat16 {size}",
-            one_node(multiply, define["RoundRows"], define["MatMulBFloat16"]),
-            feed,
-            {"out": product.astype(np.float32)},
-        ),
-        Case(
-            f"MatMulAddBFloat16 {size}",
-            one_node(multiply_add, define["RoundRows"], define["MatMulAddBFloat16"]),
-            feed | {"residual": residual},
-            {"out": (product + residual).astype(np.float32)},
-        ),
+        rounding("RoundRows", "RoundRows", {"x": x}, x),
+        rounding(f"RMSNormRoundRows {EPSILON}", "RMSNormRoundRows", {"x": x, "weight": weight}, normed, 4e-3),
+        rounding("SwiGLURoundRows", "SwiGLURoundRows", {"gate": gate, "up": up}, inside, 4e-3),
+        multiplying("MatMulBFloat16", feed, product),
+        multiplying("MatMulAddBFloat16", feed | {"residual": residual}, product + residual),
     ]
 
 
@@ -259,48 +238,25 @@ def _products(tokens: int, depth: int, columns: int) -> list[Case]:
     gate, up = products
     residual = random.standard_normal(gate.shape).astype(np.float32)
     inside = (gate / (1 + np.exp(-gate.astype(np.float64))) * up).astype(np.float32)
-    first, second = (f"int8[N16, K4, 16, 4] {name}, float[N] {name}_columns, int32[N] {name}_offsets" for name in ("gate", "up"))
-    operands, weight_names = f"uint8[1, T, K] q, float[1, T, 1] scale, {first}", "gate, gate_columns, gate_offsets"
-    plain = f"segment ({operands}) => (float[1, T, N] out) {{ out = rexit.MultiplyRows (q, scale, {weight_names}) }}"
-    add = f"""segment ({operands}, float[1, T, N] residual) => (float[1, T, N] out) {{
-        out = rexit.MultiplyAddRows (q, scale, {weight_names}, residual) }}"""
-    swiglu = f"""segment ({operands}, {second}) => (QUANTIZED) {{ quantized, scale_out =
-        rexit.MultiplySwiGLUQuantizeRows (q, scale, {weight_names}, up, up_columns, up_offsets) }}"""
-    geglu = swiglu.replace("MultiplySwiGLUQuantizeRows", 'MultiplyGeGLUQuantizeRows <approximate = "none">')
-    biased = add.replace("float[1, T, N] residual", "float[N] residual")
-    size = f"{tokens}x{depth}x{columns}"
     one = {name: feed[name] for name in ("q", "scale", "gate", "gate_columns", "gate_offsets")}
+    adding = (fuse_rows.define_scale_add, pack_weights.define_multiply_add)
     return [
-        Case(f"MultiplyRows {size}", one_node(plain, pack_weights.define_multiply), one, {"out": gate}),
-        Case(
-            f"MultiplyAddRows {size}",
-            one_node(add, fuse_rows.define_scale_add, pack_weights.define_multiply_add),
-            one | {"residual": residual},
-            {"out": gate + residual},
-        ),
-        Case(
-            f"MultiplyAddRows bias {size}",
-            one_node(biased, fuse_rows.define_scale_add, pack_weights.define_multiply_add),
-            one | {"residual": residual[0, 0]},
-            {"out": gate + residual[0, 0]},
-        ),
-        Case(
-            f"MultiplyGeGLUQuantizeRows {size}",
-            one_node(_text(geglu), define_quantize_rows, fuse_rows.define_geglu, pack_weights.define_geglu),
+        _call("MultiplyRows", one, {"out": gate}, pack_weights.define_multiply),
+        _call("MultiplyAddRows", one | {"residual": residual}, {"out": gate + residual}, *adding),
+        _call("MultiplyAddRows", one | {"bias": residual[0, 0]}, {"out": gate + residual[0, 0]}, *adding),
+        _call(
+            'MultiplyGeGLUQuantizeRows <approximate = "none">',
             feed,
             quantize_rows(_gelu(gate, "none") * up),
+            *(define_quantize_rows, fuse_rows.define_geglu, pack_weights.define_geglu),
         ),
-        Case(
-            f"MultiplySwiGLUQuantizeRows {size}",
-            one_node(_text(swiglu), define_quantize_rows, fuse_rows.define_swiglu, pack_weights.define_swiglu),
+        _call(
+            "MultiplySwiGLUQuantizeRows",
             feed,
             quantize_rows(inside),
+            *(define_quantize_rows, fuse_rows.define_swiglu, pack_weights.define_swiglu),
         ),
     ]
-
-
-def _text(text: str) -> str:
-    return text.replace("QUANTIZED", QUANTIZED)
 
 
 def bfloat16(numbers: Floats) -> Floats:
@@ -309,7 +265,7 @@ def bfloat16(numbers: Floats) -> Floats:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
-def _slate(sizes: list[int], prefix: int, stored: str, rounded: bool = False) -> Case:
+def _slate(sizes: list[int], prefix: int, stored: type[np.floating[Any]], rounded: bool = False) -> Case:
     """Groups of these sizes behind a prefix, numbered as after compaction: rising, with gaps. stored: the type of keys and
     values. rounded: all operands, to bfloat16. Another last bit of a score may round a numerator to its other neighbour."""
     random = np.random.default_rng(prefix)
@@ -319,17 +275,15 @@ def _slate(sizes: list[int], prefix: int, stored: str, rounded: bool = False) ->
 
     tokens, scale = sum(sizes), 0.3
     feed: Arrays = {"query": normal(HEADS, tokens)}
-    numbers = np.float16 if stored == "float16" else np.float32
     for name, count in (("key", tokens), ("value", tokens), ("past_key", prefix), ("past_value", prefix)):
-        feed[name] = normal(KV_HEADS, count).astype(numbers)
+        feed[name] = normal(KV_HEADS, count).astype(stored)
     feed |= {"groups": np.repeat(3 * np.arange(len(sizes)) + 1, sizes)}
     op = ROUNDED if rounded else NAME
-    heads, kv_heads = f"[1, {HEADS}, T, {HEAD_DIM}]", f"[1, {KV_HEADS}, T, {HEAD_DIM}]"
-    past = kv_heads.replace("T", "P")
     operands = {n: bfloat16(x) if rounded and n != "groups" else x for n, x in feed.items()}
-    text = f"""segment (float{heads} query, {stored}{kv_heads} key, {stored}{kv_heads} value,
-        {stored}{past} past_key, {stored}{past} past_value, int64[T] groups) => (float{heads} out) {{
-        out = rexit.{op} <scale = {scale}> (query, key, value, past_key, past_value, groups) }}"""
-    model = one_node(text, partial(define_slate_attention, name=op, rounded=rounded))
-    name = f"{op} {stored} {prefix}+{'+'.join(map(str, sizes))}"
-    return Case(name, model, feed, {"out": slate_attention(operands, scale, rounded)}, 4e-3 if rounded else 1e-5)
+    return _call(
+        f"{op} <scale = {scale}>",
+        feed,
+        {"out": slate_attention(operands, scale, rounded)},
+        partial(define_slate_attention, name=op, rounded=rounded),
+        tolerance=4e-3 if rounded else 1e-5,
+    )

@@ -35,6 +35,14 @@ def run(model: ir.Model, feed: Arrays, folder: Path, **config: str) -> Arrays:
     return dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
 
 
+def assert_same(before: ir.Model, after: ir.Model, feed: Arrays, folder: Path, rtol: float = 0, atol: float = 0) -> None:
+    """All outputs are equal: to the bit, or up to a tolerance."""
+    expected, actual = run(before, feed, folder), run(after, feed, folder)
+    assert actual.keys() == expected.keys()
+    for name, output in expected.items():
+        np.testing.assert_allclose(actual[name], output, rtol, atol, err_msg=name)
+
+
 def count(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 

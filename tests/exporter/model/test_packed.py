@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from builders.models.checkpoints import FAMILIES, LABELS, MORE_FAMILIES, tiny_heads, tiny_model
-from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -74,10 +73,3 @@ def test_trains_in_bfloat16() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
-
-
-def test_family_without_the_attention_interface_is_named() -> None:
-    from transformers import BloomConfig, BloomForCausalLM
-
-    with pytest.raises(CheckpointError, match="bloom"):
-        Decoder.of(BloomForCausalLM(BloomConfig(vocab_size=200, hidden_size=32, n_layer=2, n_head=2)))

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from builders.bundles.bundle import MAX_TOKENS
-from builders.bundles.bundle_files import contents, refresh, write_json
+from builders.bundles.bundle_files import refresh, write_json
 from builders.bundles.catalog import PROGRAM
 from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT
@@ -67,22 +67,6 @@ def test_profiles(exported_variants: Path) -> None:
         bundle, variant=msgspec.structs.replace(bundle.variant, limits=Limits(4096, bundle.variant.max_positions))
     )
     assert optimization_profiles(roomy)[1].rows == (1, 20, 4096)
-
-
-def test_without_prefixes_there_are_slates_alone(exported_variants: Path) -> None:
-    bundle = Bundle.open(exported_variants, TENSORRT)
-    slate = optimization_profiles(bundle)[1]
-    bundle.catalog.info["prompt"]["max_prefix_tokens"] = 0
-    (only,) = optimization_profiles(bundle)
-    assert only.prefix == (1, 1, 1) and only.rows == slate.rows
-
-
-def test_up_to_date_until_something_changes(compiled: Path) -> None:
-    before = contents(engines_of(compiled))
-    assert build(compiled).up_to_date and contents(engines_of(compiled)) == before
-    again = build(compiled, force=True)
-    assert not again.up_to_date and len(again.segments) == 3
-    assert build(compiled).up_to_date
 
 
 class BuiltError(Exception):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from builders.onnx_graphs.graphs import graph, run
+from rexit.errors import CheckpointError
 from rexit.exporter.graph.accelerators.dequantize_blocks_int4 import BLOCK, dequantize_blocks_int4, quantize_blocks
 from rexit.exporter.graph.accelerators.opset import to_opset_21
 
@@ -37,3 +39,8 @@ def test_it_computes_what_it_says(tmp_path: Path) -> None:
     x = np.random.default_rng(1).standard_normal((3, len(WEIGHT))).astype(np.float32)
     actual = run(to_opset_21(dequantize_blocks_int4(_model(WEIGHT))), {"x": x}, tmp_path, disable_quant_qdq="1")["y"]
     np.testing.assert_allclose(actual, x @ (values * np.repeat(scales, BLOCK, 0)), rtol=1e-4, atol=1e-3)
+
+
+def test_weight_not_divisible_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"int4: w has 96 rows \(K\), not divisible into blocks of 64"):
+        dequantize_blocks_int4(_model(np.ones((96, 4), np.float32)))

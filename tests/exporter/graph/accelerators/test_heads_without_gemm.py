@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from builders.onnx_graphs.graphs import count, graph, run, weight
+from builders.onnx_graphs.graphs import assert_same, count, graph, weight
 from rexit.exporter.graph.accelerators.heads_without_gemm import heads_without_gemm
 
 X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
@@ -31,10 +31,9 @@ BIAS = np.array([0.3, -1.7], np.float32)
 def test_forms(node: str, shape: tuple[int, int], expected: dict[str, int], tmp_path: Path) -> None:
     text = f"segment (float[T, 8] x) => (float[T, 2] logits) {{\n  {node}\n}}"
     constants = {"w": weight(*shape), "b": BIAS, **({"v": weight(2, 2)} if "v)" in node else {})}
-    before = run(graph(text, constants), {"x": X}, tmp_path)["logits"]
     model = heads_without_gemm(graph(text, constants))
     assert dict(count(model)) == expected
-    np.testing.assert_allclose(run(model, {"x": X}, tmp_path)["logits"], before, rtol=1e-6, atol=1e-6)
+    assert_same(graph(text, constants), model, {"x": X}, tmp_path, rtol=1e-6, atol=1e-6)
 
 
 def test_onnxruntime_makes_no_gemm(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from builders.models.checkpoints import FAMILIES
-from builders.onnx_graphs.graphs import Arrays, count, graph, run, weight
+from builders.onnx_graphs.graphs import Arrays, assert_same, count, graph, weight
 from builders.onnx_graphs.segments import feed, traced
 from rexit.exporter.graph.cpu.gather_rows_early import gather_rows_early
 from rexit.exporter.graph.passes.tidy import tidy
@@ -45,14 +45,9 @@ def _sizes(model: ir.Model, op: str, axis: int) -> list[str]:
 
 @pytest.mark.parametrize("family", fast(FAMILIES, "llama"))
 def test_last_layer_of_every_family(family: str, tmp_path: Path) -> None:
-    model = traced(family, k=1, begin=2, end=4)
-    arrays = feed(model, 5, [4, 1, 7])
-    expected = run(model, arrays, tmp_path)
+    before, model = (traced(family, k=1, begin=2, end=4) for _ in range(2))
     model = tidy(gather_rows_early(model))
-    actual = run(model, arrays, tmp_path)
-    assert actual.keys() == expected.keys()
-    for name, output in expected.items():
-        np.testing.assert_allclose(actual[name], output, atol=2e-5, err_msg=name)
+    assert_same(before, model, feed(before, 5, [4, 1, 7]), tmp_path, atol=2e-5)
     # Keys and values of the last layer for all tokens, everything else of it for the rows: at most two products are whole.
     weights = [node for node in model.graph if node.op_type in ("MatMul", "Gemm") and node.inputs[1].const_value is not None]  # type: ignore[union-attr]
     sizes = ["N" in str(node.outputs[0].shape) for node in weights]
@@ -62,11 +57,8 @@ def test_last_layer_of_every_family(family: str, tmp_path: Path) -> None:
 
 
 def test_rows_of_a_small_graph(tmp_path: Path) -> None:
-    model, arrays = _layer()
-    expected = run(model, arrays, tmp_path)
-    actual = run(gather_rows_early(model), arrays, tmp_path)
-    for name, output in expected.items():
-        np.testing.assert_allclose(actual[name], output, rtol=1e-5, atol=1e-5)
+    (before, arrays), (model, _) = _layer(), _layer()
+    assert_same(before, gather_rows_early(model), arrays, tmp_path, rtol=1e-5, atol=1e-5)
     assert _sizes(model, "MatMul", -2) == ["T", "N", "N", "N", "N"]  # kept, query, products, mixed, logits
     assert count(model)["Gather"] == 3  # the batch axis; normed and x at the rows
 
@@ -82,9 +74,7 @@ segment (float[T, 64] x, int64[N] rows) => (float[N, 2] logits) {
   read = Gather <axis = 0> (bent, rows)
   logits = MatMul(read, head)
 }"""
-    model = graph(text, {"head": weight(64, 2)})
+    before, model = (graph(text, {"head": weight(64, 2)}) for _ in range(2))
     ir.passes.common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    arrays = {"x": weight(7, 64, 2), "rows": np.array([6, 0])}
-    expected = run(model, arrays, tmp_path)["logits"]
-    np.testing.assert_allclose(run(gather_rows_early(model), arrays, tmp_path)["logits"], expected, rtol=1e-6)
+    assert_same(before, gather_rows_early(model), {"x": weight(7, 64, 2), "rows": np.array([6, 0])}, tmp_path, rtol=1e-6)
     assert _sizes(model, "Softmax", 0) == ["T"] and _sizes(model, "Tanh", 0) == ["N"]

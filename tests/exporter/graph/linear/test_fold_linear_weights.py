@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.onnx_graphs.graphs import count, graph, run, weight
+from builders.onnx_graphs.graphs import assert_same, count, graph, weight
 from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
 
 X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
@@ -28,10 +28,9 @@ X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
 def test_forms(nodes: str, shape: tuple[int, int], expected: dict[str, int], tmp_path: Path) -> None:
     text = f"segment (float[T, 8] x) => (float[T, 4] y) {{\n  {nodes}\n}}"
     constants = {"w": weight(*shape), "b": np.arange(4, dtype=np.float32)}
-    before = run(graph(text, constants), {"x": X}, tmp_path)["y"]
     model = fold_linear_weights(graph(text, constants))
     assert dict(count(model)) == expected
-    np.testing.assert_allclose(run(model, {"x": X}, tmp_path)["y"], before, rtol=1e-5, atol=1e-5)
+    assert_same(graph(text, constants), model, {"x": X}, tmp_path, rtol=1e-5, atol=1e-5)
 
 
 def test_heads_stay() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from builders.onnx_graphs.graphs import count, error, graph, run, weight
 from rexit.bundle import Bundle, Catalog
+from rexit.errors import InputError
 from rexit.exporter.graph import activations
 from rexit.exporter.graph.accelerators.quantize_dequantize import quantize_dequantize_int8
 from rexit.exporter.graph.chain import Chain
@@ -182,6 +183,12 @@ def test_activations_are_rows_of_every_linear_input(exported: Path, catalog_fold
             assert rows.ndim == 2 and rows.dtype == np.float32
             assert 0 < len(rows) <= activations.ROWS
             np.testing.assert_array_equal(rows, other[name])
+
+
+def test_prompts_too_few_to_calibrate_on(catalog_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "MIN_PROMPTS", 193)
+    with pytest.raises(InputError, match="192 prompts of the training split are too few to calibrate on, at least 193"):
+        activations.draw_for_scales(Catalog.open(catalog_folder))
 
 
 @pytest.mark.parametrize("made", ["LayerNormalization <axis = -1> (x, g, b)", "Gelu(scaled)", "Unsqueeze(hidden, b0)"])
