@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from running.command import run  # noqa: F401
+from running.exporting import export, run_export  # noqa: F401
 from running.session import built_once
 from running.traced import traced  # noqa: F401
 

@@ -10,20 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-import rexit
-from builders.bundles.bundle_files import names, write_json
+from builders.bundles.bundle_files import edit_json, names
 from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog, Policy, digest
-from rexit.cli import app
-from rexit.errors import CheckpointError, InputError, ParityError, RexitError
+from rexit.errors import InputError, ParityError, RexitError
 from rexit.exporter import export as module
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import check_trained_on
 from rexit.exporter.prompt.builder import PromptBuilder
+from running.command import Run, assert_one_line
+from running.exporting import Export
 
 
 def test_bundle_is_what_the_format_says(exported: Path, catalog_folder: Path) -> None:
@@ -56,7 +55,7 @@ def test_golden_samples_are_real_prompts(exported: Path, catalog_folder: Path) -
         assert [c.tolist() for c in prompt.candidates] == [c.tolist() for c in slate.candidates]
 
 
-def test_existing_bundle_keeps_its_other_variants(bundle: Path, checkpoint_folder: Path, catalog_folder: Path) -> None:
+def test_existing_bundle_keeps_its_other_variants(export: Export, bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     other = bundle / "variants" / "cpu-other"
     shutil.copytree(bundle / "variants" / "cpu-fp32", other)
@@ -69,7 +68,7 @@ def test_existing_bundle_keeps_its_other_variants(bundle: Path, checkpoint_folde
         Policy.full_depth(3, manifest["files"][f"variants/{name}/variant.json"]["sha256"]).write(
             bundle / "variants" / name / "policy.json"
         )
-    export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(golden_slates=2))
+    export(bundle, golden_slates=2)
     old, new = Bundle.open(bundle, "cpu-other"), Bundle.open(bundle, "cpu-fp32")
     assert old.manifest.variants == ("cpu-fp32", "cpu-other")
     assert old.edited() == [] == new.edited()
@@ -95,16 +94,16 @@ def test_bundle_of_another_origin_is_refused(
     assert digest(bundle / "manifest.json") == before and names(bundle.parent) == ["bundle"]
 
 
-def test_folder_that_is_no_bundle_is_never_replaced(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
+def test_folder_that_is_no_bundle_is_never_replaced(export: Export, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="exists and is not a bundle"):
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path)
+        export(tmp_path)
     assert names(tmp_path) == ["thesis.txt"]
 
 
-def test_parity_above_the_tolerance_writes_nothing(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
+def test_parity_above_the_tolerance_writes_nothing(export: Export, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match=r"exit after layer \d, \w+: .* is allowed; not written$") as caught:
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(tolerance=1e-12, golden_slates=2))
+        export(tolerance=1e-12, golden_slates=2)
     assert caught.value.exit_code == 5
     assert names(tmp_path) == []
 
@@ -142,11 +141,9 @@ def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Pat
         ({"tolerance": 0.0}, "expected a number above 0"),
         ({"golden_slates": 0}, "expected at least 1"),
         ({"precisions": ["int3"]}, "no target 'cpu' with precision 'int3'"),
+        ({"target": "tensorrt"}, "no target 'tensorrt' with precision 'fp32'; .*--target tensorrt --precision fp16.int8"),
         ({"target": "tpu", "precisions": ["int8"]}, "no target 'tpu' with precision 'int8'"),
-        (
-            {"precisions": ["fp32", ""]},
-            "no target 'cpu' with precision ''; known are: --target cpu --precision fp32.bf16.int8.int4",
-        ),
+        ({"precisions": ["fp32", ""]}, "no target 'cpu' with precision ''; known are: --target cpu --precision fp32.bf16"),
         ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, and none twice"),
         ({"precisions": []}, "precisions none: expected at least one"),
         ({"precisions": ["int8"], "quality_slates": 1}, "1 validation slates of 1 users: 1 users are too few to judge"),
@@ -156,75 +153,44 @@ def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Pat
         ({"target": "cuda", "precisions": ["fp16"], "cache": "int8"}, "bf16, int8 and int4, not for cuda-fp16"),
     ],
 )
-def test_options_out_of_range(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, arguments: dict[str, Any], message: str
-) -> None:
+def test_options_out_of_range(export: Export, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
+        export(**arguments)
     assert names(tmp_path) == []
 
 
-def test_labels_of_another_tokenizer(catalog_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"checkpoint: labels \{.*\}, expected \{.*\}: trained on another tokenizer or template"
-    ):
-        export_bundle(tiny_checkpoint(tmp_path / "checkpoint"), catalog_folder, tmp_path / "bundle")
-
-
-def test_unwritable_output(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
+def test_unwritable_output(export: Export, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/bundle: cannot be written: "):
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "file" / "bundle")
+        export(tmp_path / "file" / "bundle")
 
 
-def test_too_little_space_is_seen_before_the_work(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_space_is_seen_before_the_work(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     with pytest.raises(InputError, match=r"the bundle needs about \d+ MB, 0 MB are free"):
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle")
+        export()
     assert names(tmp_path) == []
 
 
-def test_command(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    words = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--golden", "2", "--out", str(tmp_path / "a")]
-    result = CliRunner().invoke(app, [*words, "--exits", "1,2,4", "--json"])
-    report = json.loads(result.stdout)
+def test_command(run_export: Run) -> None:
+    report = run_export("--golden", 2, "--exits", "1,2,4", "--json").json
     assert report["exits"] == [1, 2, 4] and [v["name"] for v in report["variants"]] == ["cpu-fp32"]
     variant = report["variants"][0]
     assert len(variant["segments"]) == len(variant["parity"]) == 3
     assert all(segment["bytes"] > 4 * segment["parameters"] * 0.9 for segment in variant["segments"])
 
 
-@pytest.mark.slow
-def test_a_model_cut_at_an_exit(exported: Path, checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    """What `rexit calibrate` advises where a fixed depth does as well as a policy."""
-    out, words = tmp_path / "cut", ("--catalog", str(catalog_folder), "--golden", "3", "--exits", "1,2")
-    done = CliRunner().invoke(app, ["export", str(checkpoint_folder), *words, "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    whole, cut = Bundle.open(exported), Bundle.open(out)
-    assert (cut.manifest.exits, cut.manifest.model.layers) == ((1, 2), 2)
-    assert CliRunner().invoke(app, ["verify", str(out)]).exit_code == 0
-    slate = cut.golden().slates[0]
-    user, items = cut.catalog.users.id(slate.user), [cut.catalog.items.id(int(row)) for row in slate.items]
-    with rexit.open(whole.path) as full, rexit.open(out) as short:
-        expected = full.trace(user, items, as_of=slate.as_of)[:, :2]
-        np.testing.assert_allclose(short.trace(user, items, as_of=slate.as_of), expected, atol=1e-4)
-
-
-def test_a_catalog_that_the_model_was_not_trained_on_is_refused(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path
-) -> None:
+def test_a_catalog_that_the_model_was_not_trained_on_is_refused(run_export: Run, catalog_folder: Path, tmp_path: Path) -> None:
     """A model of films scores books, or the neighbours of another training, without a word."""
     other = Path(shutil.copytree(catalog_folder, tmp_path / "other"))
-    info = json.loads((other / "catalog.json").read_text())
-    write_json(other / "catalog.json", info | {"embedding": info["embedding"] | {"space": "0" * 64}})
-    words = ["export", str(checkpoint_folder), "--catalog", str(other), "--golden", "1", "--out", str(tmp_path / "bundle")]
-    refused = CliRunner().invoke(app, words).exception
-    assert isinstance(refused, InputError) and names(tmp_path) == ["other"]
-    assert f"trained on a catalog with another space of embeddings than {other}: use that catalog, or an update" in str(refused)
-    assert CliRunner().invoke(app, [*words, "--accept-catalog"]).exit_code == 0
+    embedding = Catalog.open(other).info["embedding"]
+    edit_json(other / "catalog.json", embedding=embedding | {"space": "0" * 64})
+    words = ("--catalog", other, "--golden", 1)
+    message = f"trained on a catalog with another space of embeddings than {other}: use that catalog, or an update"
+    assert_one_line(run_export(*words), 2, message)
+    assert names(tmp_path) == ["other"]
+    assert run_export(*words, "--accept-catalog").code == 0
 
 
 def test_traits_are_compared_by_name(checkpoint_folder: Path, catalog_folder: Path) -> None:
@@ -239,23 +205,16 @@ def test_traits_are_compared_by_name(checkpoint_folder: Path, catalog_folder: Pa
 
 
 @pytest.mark.parametrize("exits", ["2;4", "two", ""])
-def test_exits_that_are_no_numbers(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, exits: str) -> None:
-    result = CliRunner().invoke(
-        app, ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(tmp_path / "a"), "--exits", exits]
-    )
-    assert isinstance(result.exception, InputError) and "expected depths in layers, e.g. 2,4,6" in str(result.exception)
+def test_exits_that_are_no_numbers(run_export: Run, exits: str) -> None:
+    assert_one_line(run_export("--exits", exits), 2, "expected depths in layers, e.g. 2,4,6")
 
 
-@pytest.mark.parametrize(("family", "reason"), [("llama", None), ("olmo2", "olmo2: its layers lack `input_layernorm`")])
 @pytest.mark.slow
-def test_a_model_that_cannot_be_rotated_is_exported_as_it_is(
-    catalog_folder: Path, tmp_path: Path, family: str, reason: str | None
-) -> None:
+def test_a_model_that_cannot_be_rotated_is_exported_as_it_is(run: Run, catalog_folder: Path, tmp_path: Path) -> None:
     """And both the command and variant.json say why."""
-    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", family=family, catalog=Catalog.open(catalog_folder), exits=(4,))
-    arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--golden", "2", "--out", str(tmp_path / "bundle")]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert (f"not rotated, so that lower precisions may lose more: {reason}" in result.output) == (reason is not None)
-    assert ("rotated" in result.output) == (reason is not None)
+    reason = "olmo2: its layers lack `input_layernorm`"
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", family="olmo2", catalog=Catalog.open(catalog_folder), exits=(4,))
+    ended = run("export", checkpoint, "--catalog", catalog_folder, "--golden", 2, "--out", tmp_path / "bundle")
+    assert ended.code == 0, ended.err
+    assert f"not rotated, so that lower precisions may lose more: {reason}" in ended.out + ended.err
     assert Bundle.open(tmp_path / "bundle").variant.unrotated == reason

@@ -15,22 +15,18 @@ import torch
 from builders.bundles.bundle_files import names
 from rexit.bundle import digest, sole_writer
 from rexit.errors import InputError
-from rexit.exporter.export import export_bundle
 from running.command import Run
+from running.exporting import Export
 
 
-def test_nothing_is_exported_into_a_bundle_that_is_being_calibrated(
-    checkpoint_folder: Path, catalog_folder: Path, bundle: Path
-) -> None:
+def test_nothing_is_exported_into_a_bundle_that_is_being_calibrated(export: Export, bundle: Path) -> None:
     with sole_writer(bundle), pytest.raises(InputError, match="bundle: another process is writing to it"):
-        export_bundle(checkpoint_folder, catalog_folder, bundle)
+        export(bundle)
     assert names(bundle.parent) == ["bundle"]
 
 
 @pytest.mark.usefixtures("untraced")
-def test_a_signal_of_which_a_library_makes_another_error(
-    run: Run, checkpoint_folder: Path, catalog_folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_of_which_a_library_makes_another_error(run_export: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As PyTorch does when it comes while a symbolic size is read."""
     before = digest(bundle / "manifest.json")
 
@@ -41,6 +37,6 @@ def test_a_signal_of_which_a_library_makes_another_error(
             raise TypeError("as_strided(): argument 'stride' failed to unpack the object at pos 3") from exc
 
     monkeypatch.setattr(torch.onnx, "export", as_strided)
-    ended = run("export", checkpoint_folder, "--catalog", catalog_folder, "--out", bundle, "--golden", 1)
+    ended = run_export("--out", bundle, "--golden", 1)
     assert ended == (143, "", "rexit: interrupted; nothing was left half-written\n")
     assert digest(bundle / "manifest.json") == before and names(bundle.parent) == ["bundle"]

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_model
-from builders.models.rerankers import VOCAB, write_layerwise, write_logit_score, write_tokenizer
-from rexit import TokenRequest, runtime
+from builders.models.rerankers import VOCAB, write_tokenizer
+from rexit import runtime
 from rexit.bundle import Bundle
-from rexit.calibration.options import CalibrationOptions
-from rexit.calibration.run import calibrate
 from rexit.errors import InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
 from rexit.exporter.heads.run import fit_heads
 from rexit.exporter.libraries.silence import quiet
-from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
 from rexit.exporter.training.run import train_model
 from rexit.prompts.slates_file import SlatesFile
-from rexit.prompts.texts import TextEncoder, bundle_encoder, read_tokenizer
+from rexit.prompts.texts import bundle_encoder
 from running.command import Run, assert_one_line
-from running.fast import fast
 
 WORDS = ("wing", "lift", "drag", "heat", "flow", "plate", "gas", "shock")
 DOCUMENTS = ["wing lift", "drag of a wing", "Find what answers", "lift lift lift drag " * 60, "Answer </s> <|im_end|> yes"]
@@ -39,38 +35,6 @@ DOCUMENTS = ["wing lift", "drag of a wing", "Find what answers", "lift lift lift
 def slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"group": n, "query": f"wing {n}", "candidates": DOCUMENTS, "label": [1, 1, 0, 0, 0]} for n in range(16)]
     return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
-
-
-@pytest.mark.slow
-def test_a_reranker_of_sentence_transformers(run: Run, slates: Path, tmp_path: Path) -> None:
-    checkpoint = write_logit_score(tmp_path / "checkpoint")
-    options = ExportOptions([2, 4], golden_slates=2, with_tokenizer=True)
-    export_bundle(checkpoint, None, tmp_path / "bundle", options, slates=slates)
-    bundle = Bundle.open(tmp_path / "bundle")
-    prefix, candidates = bundle_encoder(bundle).prompt("wing lift", DOCUMENTS)
-    assert max(map(len, candidates)) + len(prefix) == bundle.variant.max_positions, "the long document is cut to fit"
-
-    model, labels = AutoModelForCausalLM.from_pretrained(checkpoint), bundle.labels
-    with torch.no_grad():
-        logits = [model(torch.tensor([[*prefix, *candidate]])).logits[0, -1] for candidate in candidates]
-    expected = np.array([float(row[labels["yes"]] - row[labels["no"]]) for row in logits])
-    again = ExportOptions([2, 4], precisions=["int8"], golden_slates=2, accept_loss=True)
-    export_bundle(checkpoint, None, tmp_path / "bundle", again, slates=slates)
-    assert bundle_encoder(Bundle.open(tmp_path / "bundle")).prompt("wing", ["lift"]), "another variant keeps the tokenizer"
-    with runtime.open(bundle.path) as session:
-        np.testing.assert_allclose(session.trace(TokenRequest(prefix, candidates))[:, -1], expected, atol=1e-3)
-
-    documents = tmp_path / "documents.txt"
-    documents.write_text("\n".join(DOCUMENTS))
-    ended = run("rerank", bundle.path, "--query", "wing lift", "--documents", documents, "--json")
-    assert ended.code == 0, ended.err
-    rows = ended.json["results"]
-    assert [row["index"] for row in rows] == np.argsort(-expected).tolist()
-    assert [row["log_odds"] for row in rows] == pytest.approx(np.sort(expected)[::-1].tolist(), abs=1e-3)
-    other = run(
-        "rerank", bundle.path, "--query", "wing lift", "--documents", documents, "--instruction", "Something else.", "--json"
-    )
-    assert other.code == 0 and other.json["results"] != rows
 
 
 @pytest.fixture(scope="module")
@@ -86,68 +50,10 @@ def word_slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
 
 
-def traced(bundle: Path, slates: SlatesFile) -> NDArray[np.float32]:
-    with runtime.open(bundle) as session:
-        return np.concatenate([session.trace(slate.request) for slate in slates.cut("test")])
-
-
-@pytest.mark.slow
-def test_a_layerwise_reranker_is_exported_and_calibrated(word_slates: Path, tmp_path: Path) -> None:
-    folder, bundle = write_layerwise(tmp_path / "model"), tmp_path / "bundle"
-    export_bundle(folder, None, bundle, ExportOptions(exits=[3, 6], golden_slates=4), slates=word_slates)
-    manifest = Bundle.open(bundle).manifest
-    assert manifest.exits == (3, 6) and manifest.model.family == "granite" and manifest.tokens is not None
-    assert manifest.tokens.labels == {} and manifest.reranker == load_checkpoint(folder).reranker
-
-    checkpoint = load_checkpoint(folder, exits=[3, 6])
-    encoder = TextEncoder(read_tokenizer(folder / "tokenizer.json"), checkpoint.reranker, 256, 512)
-    file = SlatesFile.read(word_slates, lambda: encoder)
-    model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).eval()
-    expected = np.concatenate([model.reference(slate.prefix, slate.candidates) for slate in file.cut("test")])
-    np.testing.assert_allclose(traced(bundle, file), expected, atol=1e-4)
-
-    calibrate(Bundle.open(bundle), file, CalibrationOptions(timed_slates=2))
-    policy = Bundle.open(bundle).policy()
-    assert policy is not None and len(policy.exits) == 2
-
-
-@pytest.mark.slow
-def test_a_causal_lm_answers_by_the_rows_of_a_named_prompt(word_slates: Path, tmp_path: Path) -> None:
-    """As Qwen3-Reranker is published: nothing in its folder says that it is a reranker."""
-    folder, bundle = tmp_path / "model", tmp_path / "bundle"
-    with quiet():
-        tiny_model("qwen3", None, vocab_size=VOCAB, max_position_embeddings=1024).save_pretrained(folder)
-    tokenizer = write_tokenizer(folder)
-    no, yes = tokenizer.token_to_id("no"), tokenizer.token_to_id("yes")
-    options = ExportOptions(reranker="qwen3-reranker", golden_slates=2)
-    export_bundle(folder, None, bundle, options, slates=word_slates)
-    manifest = Bundle.open(bundle).manifest
-    assert manifest.exits == (4,) and manifest.tokens is not None and manifest.tokens.labels == {"no": no, "yes": yes}
-    assert manifest.reranker is not None
-
-    encoder = TextEncoder(tokenizer, manifest.reranker, 1024, 512)
-    slate = SlatesFile.read(word_slates, lambda: encoder).cut("test")[0]
-    with quiet(), torch.no_grad():
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-        sequences = [[*slate.prefix.tolist(), *tokens.tolist()] for tokens in slate.candidates]
-        logits = [model(torch.tensor([sequence])).logits[0, -1] for sequence in sequences]
-    with runtime.open(bundle) as session:
-        log_odds = session.trace(slate.request)[:, 0]
-    np.testing.assert_allclose(log_odds, [float(row[yes] - row[no]) for row in logits], atol=1e-4)
-    text = tokenizer.decode(slate.prefix.tolist(), skip_special_tokens=False)
-    assert "<Instruct>: Given a web search query" in text
-
-    with pytest.raises(InputError, match="made from another prompt of a reranker"):
-        other = tmp_path / "prompt.json"
-        other.write_text(json.dumps({"prefix": ["{query}"], "document": ["{document}"], "answers": {"no": "no", "yes": "yes"}}))
-        export_bundle(folder, None, bundle, ExportOptions(reranker=str(other), golden_slates=2), slates=word_slates)
-
-
-@pytest.mark.parametrize("outputs", fast([1, 2], 2))
-def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_path: Path, outputs: int) -> None:
+def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_path: Path) -> None:
     folder, bundle = tmp_path / "model", tmp_path / "bundle"
     config = tiny_model("llama", None, vocab_size=VOCAB, num_hidden_layers=1).config
-    config.num_labels = outputs
+    config.num_labels = 2
     with quiet():
         classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
         classifier.save_pretrained(folder)
@@ -156,6 +62,11 @@ def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_pa
     prompt.write_text(json.dumps({name: PROMPT[name] for name in ("prefix", "document")}))
     options = ExportOptions(golden_slates=2, with_tokenizer=True, reranker=str(prompt))
     export_bundle(folder, None, bundle, options, slates=slates)
+    again = replace(options, precisions=["int8"], accept_loss=True, with_tokenizer=False)
+    export_bundle(folder, None, bundle, again, slates=slates)
+    prompt.write_text(json.dumps({"prefix": ["{query}"], "document": PROMPT["document"]}))
+    with pytest.raises(InputError, match="made from another prompt of a reranker"):
+        export_bundle(folder, None, bundle, options, slates=slates)
     documents = tmp_path / "documents.txt"
     documents.write_text("\n".join(DOCUMENTS[:3]))
     ended = run("rerank", bundle, "--query", "wing lift", "--documents", documents, "--json")
@@ -167,7 +78,7 @@ def test_a_classifier_becomes_a_reranker_of_texts(run: Run, slates: Path, tmp_pa
             classifier.model(torch.tensor([[*prefix, *row]]), use_cache=False).last_hidden_state[0, -1] for row in candidates
         ]
         logits = [classifier.score(state) for state in states]
-    expected = [float(row[-1] - (row[0] if outputs == 2 else 0)) for row in logits]
+    expected = [float(row[1] - row[0]) for row in logits]
     results = {row["index"]: row["log_odds"] for row in ended.json["results"]}
     assert [results[n] for n in range(3)] == pytest.approx(expected, abs=1e-4)
 
@@ -185,29 +96,6 @@ def causal_lm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     prompt = folder.parent / "prompt.json"
     prompt.write_text(json.dumps(PROMPT))
     return folder, str(prompt)
-
-
-@pytest.mark.slow
-def test_heads_are_fitted_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
-    """From a plain decoder to a bundle by slates alone; the second command needs no name of the prompt."""
-    model, prompt = causal_lm
-    out, bundle = tmp_path / "checkpoint", tmp_path / "bundle"
-    options = HeadsOptions(exits="2,4", keep_last=True, reranker=prompt)
-    report = fit_heads(model, None, out, options, slates=word_slates)
-    checkpoint = load_checkpoint(out)
-    assert report.kept and report.exits == [2, 4] == list(checkpoint.exits) and checkpoint.catalog is None
-    own = load_checkpoint(model, reranker=prompt)
-    prefix, candidates = [1, 300, 301], [[302], [303, 304]]
-    last, whole = (
-        MultiExitModel(c.decoder, c.heads, c.exits).eval().reference(prefix, candidates)[:, -1] for c in (checkpoint, own)
-    )
-    np.testing.assert_array_equal(last, whole, err_msg="the model's own answer is kept")
-    export_bundle(out, None, bundle, ExportOptions(golden_slates=2), slates=word_slates)
-    assert Bundle.open(bundle).manifest.reranker == own.reranker
-
-    edited = write_slates(tmp_path / "other.jsonl", json.loads(f"[{','.join(word_slates.read_text().splitlines()[:30])}]"))
-    with pytest.raises(InputError, match="holds rows of another slates"):
-        fit_heads(model, None, out, options, slates=edited)
 
 
 @pytest.mark.slow
@@ -284,15 +172,8 @@ def test_a_training_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tm
     assert checkpoint.catalog is None and checkpoint.reranker == load_checkpoint(model, reranker=prompt).reranker
     after, before = (c.model.model.layers[0].mlp.up_proj.weight for c in (checkpoint, load_checkpoint(model, reranker=prompt)))
     assert not torch.equal(after, before)
-
-
-def test_slates_or_a_catalog(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
-    for command in (fit_heads, train_model):
-        for arguments in ((None, None), (tmp_path, word_slates)):
-            with pytest.raises(InputError, match=r"a catalog .* slates, expected one of them"):
-                command(causal_lm[0], arguments[0], tmp_path / "out", slates=arguments[1])
     with pytest.raises(InputError, match="head 'shared' needs the token ids"):
-        train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(exits="2,4"), slates=word_slates)
+        train_model(model, None, tmp_path / "other", TrainOptions(exits="2,4"), slates=word_slates)
 
 
 def test_commands_say_it_in_one_line(run: Run, causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A bundle without a catalog: exported from a file of slates, it scores the same tokens as the catalog's bundle, to the bit."""
+"""A bundle without a catalog: exported from a file of slates, its graphs are those of the catalog's bundle."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders.bundles.bundle_files import contents
 from builders.data.token_slates import slates_of, write_slates
 from builders.models.checkpoints import VOCAB, tiny_checkpoint
 from rexit import TokenRequest, runtime
@@ -16,7 +17,6 @@ from rexit.errors import CheckpointError, InputError
 from rexit.exporter.engine.profiles import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
-from rexit.slates import cut
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +31,13 @@ def by_tokens(checkpoint_folder: Path, slates: Path, tmp_path_factory: pytest.Te
     return out
 
 
-def test_the_same_tokens_have_the_same_scores(exported: Path, by_tokens: Path, catalog_folder: Path) -> None:
-    catalog = Catalog.open(catalog_folder)
-    count = 0
-    with runtime.open(exported) as by_ids, runtime.open(by_tokens) as session:
-        for slate in cut(catalog, "test"):
-            request = TokenRequest(*by_ids.prompt(slate.request))
-            for each in (by_ids, session):
-                each.clear_cache()
-            expected = by_ids.trace(slate.request)
-            np.testing.assert_array_equal(session.trace(request), expected)
-            by_ids.clear_cache()
-            np.testing.assert_array_equal(by_ids.trace(request), expected)
-            for options in ({}, {"force_exit": 1}, {"top_k": 2}):
-                for each in (by_ids, session):
-                    each.clear_cache()
-                ids, tokens = by_ids.score(slate.request, **options), session.score(request, **options)
-                np.testing.assert_array_equal(tokens.log_odds, ids.log_odds)
-                np.testing.assert_array_equal(tokens.exit, ids.exit)
-                assert [slate.items[n] for n in tokens.items] == list(ids.items)
-            count += len(slate.items)
-    assert count > 20
+def test_its_graphs_are_those_of_the_catalogs_bundle(exported: Path, by_tokens: Path) -> None:
+    """To the bit, so the same tokens have the same scores: tests/runtime/test_request.py."""
+    graphs, expected = (
+        {name: data for name, data in contents(folder / "variants/cpu-fp32").items() if name.startswith("segment-")}
+        for folder in (by_tokens, exported)
+    )
+    assert graphs == expected and len(graphs) == 6
 
 
 def test_what_a_bundle_without_a_catalog_holds(by_tokens: Path, exported: Path) -> None:
@@ -77,25 +63,6 @@ def test_engines_take_any_prefix_that_the_model_takes(by_tokens: Path) -> None:
     empty, behind = optimization_profiles(bundle)
     assert empty.prefix == (1, 1, 1) and behind.prefix[2] == bundle.variant.max_positions - 1
     assert empty.tokens[2] >= bundle.variant.max_positions - 1, "the same graph fills the prefix"
-
-
-def test_ids_are_refused_by_name(by_tokens: Path) -> None:
-    with runtime.open(by_tokens) as session:
-        for call in (session.score, session.trace, session.prompt):
-            with pytest.raises(InputError, match="the bundle has no catalog: it takes token ids, not ids of users and items"):
-                call(1, [2, 3])
-    with pytest.raises(InputError, match="has no catalog: its requests are token ids"):
-        Bundle.open(by_tokens).catalog  # noqa: B018
-
-
-def test_prefixes_are_reused(by_tokens: Path) -> None:
-    with runtime.open(by_tokens) as session:
-        prefix = list(range(20, 60))
-        first = session.score(TokenRequest(prefix, [[3, 4], [5]])).stats
-        again = session.score(TokenRequest(prefix, [[6]])).stats
-        longer = session.score(TokenRequest([*prefix, 61], [[6]])).stats
-    assert first.prefix_tokens_reused == 0 and again.prefix_tokens_reused == 40 and longer.prefix_tokens_reused == 40
-    assert not first.known_user
 
 
 @pytest.mark.parametrize(

@@ -129,23 +129,6 @@ def test_the_gate_reads_each_objective_s_known_labels(catalog: Catalog, monkeypa
         } == {len(part.users)}
 
 
-@pytest.mark.slow
-def test_the_gate_judges_each_objective_by_its_known_labels(
-    exported: Path, checkpoint: Path, catalog: Catalog, tmp_path: Path
-) -> None:
-    export_bundle(
-        checkpoint, catalog.path, tmp_path / "int8", ExportOptions(precisions=["int8"], golden_slates=2, accept_loss=True)
-    )
-    report = Bundle.open(tmp_path / "int8").variant.quality
-    assert report is not None
-    assert [(row["layers"], row["objective"]) for row in report["exits"]] == [(e, o) for e in EXITS for o in OBJECTIVES]
-    prompts = Prompts.draw(catalog, 0)
-    log_odds = prompts.log_odds(Chain(exported / "variants/cpu-fp32", Bundle.open(exported).variant.segments, 512))
-    rows = {(row["layers"], row["objective"]): row for row in report["exits"]}
-    click = prompts.parts[0]
-    assert rows[2, "click"]["auc_fp32"] == pytest.approx(auc(log_odds[click.pairs, 1, 0], click.liked))
-
-
 def _rows_of(tensor: Tensor, name: str, objective: int) -> Tensor:
     return tensor if ".norm." in name else tensor[2 * objective : 2 * objective + 2]
 

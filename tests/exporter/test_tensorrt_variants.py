@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 
-from builders.bundles.bundle_files import contents
 from rexit.bundle import Bundle
-from rexit.errors import CheckpointError, InputError
-from rexit.exporter import preflight
-from rexit.exporter.export import export_bundle
-from rexit.exporter.graph import activations
-from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.targets import find_target
-from rexit.exporter.options import ExportOptions
+from running.exporting import Export
 
 PRECISIONS = {"fp16": (18, 0.999), "int8": (19, 0.995), "int4": (21, None)}
 
@@ -45,16 +34,6 @@ def test_what_the_manifest_says_is_what_the_graphs_have(tensorrt_exported: Path,
         assert set(types.values()) == {onnx.TensorProto.FLOAT16}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_golden_samples_are_what_the_graphs_answer(tensorrt_exported: Path, precision: str) -> None:
-    opened = Bundle.open(tensorrt_exported, f"tensorrt-{precision}")
-    golden = opened.golden().slates
-    chain = Chain(opened.folder, opened.variant.segments, opened.variant.max_tokens)
-    for slate in golden:
-        np.testing.assert_array_equal(slate.log_odds, chain.slate(slate.prefix, slate.candidates))
-        assert np.isfinite(slate.log_odds).all()
-
-
 def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -> None:
     for precision, quantizations in (("int8", 4), ("int4", 0)):
         for k, layers in enumerate((1, 1, 2)):
@@ -73,13 +52,8 @@ def test_int8_is_smoothed_behind_norms_and_products(tensorrt_exported: Path) -> 
     assert any("norm" in name for name in smoothed) and any("up_proj" in name for name in smoothed)
 
 
-def test_cuda(checkpoint_folder: Path, catalog_folder: Path, bundle: Path) -> None:
-    export_bundle(
-        checkpoint_folder,
-        catalog_folder,
-        bundle,
-        ExportOptions(target="cuda", precisions=["fp16"], golden_slates=2, accept_loss=True),
-    )
+def test_cuda(export: Export, bundle: Path) -> None:
+    export(bundle, target="cuda", precisions=["fp16"], golden_slates=2, accept_loss=True)
     opened = Bundle.open(bundle, "cuda-fp16")
     assert opened.manifest.variants == ("cpu-fp32", "cuda-fp16")
     assert (opened.variant.backend, opened.variant.opset) == ("onnxruntime", 23)
@@ -93,48 +67,3 @@ def test_cuda(checkpoint_folder: Path, catalog_folder: Path, bundle: Path) -> No
         assert attention and all(
             {a.name: a for a in node.attribute}["softmax_precision"].i == onnx.TensorProto.FLOAT for node in attention
         )
-
-
-def _einsum(model: ir.Model) -> ir.Model:
-    """Puts an operator into the graph that no table has."""
-    value = model.graph.outputs[0]
-    node = ir.node("Einsum", [value], {"equation": "ij->ij"}, name="stranger")
-    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "strange", value.type, value.shape
-    model.graph.append(node)
-    model.graph.outputs.append(node.outputs[0])
-    return model
-
-
-@pytest.mark.slow
-def test_bad_input_leaves_what_is_there(
-    checkpoint_folder: Path, catalog_folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(bundle)
-
-    def assert_refused(error: type[Exception], message: str, **options: Any) -> None:
-        with pytest.raises(error, match=message) as caught:
-            export_bundle(
-                checkpoint_folder,
-                catalog_folder,
-                bundle,
-                ExportOptions(target="tensorrt", golden_slates=1, accept_loss=True, **options),
-            )
-        assert "\n" not in str(caught.value)
-        assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
-
-    assert_refused(
-        InputError, "no target 'tensorrt' with precision 'fp32'; known are: .*--target tensorrt --precision fp16.int8.int4"
-    )
-    message = r"tensorrt-int4, segment-0.onnx: int4: body\.layers\.0\.mlp\.down_proj\.weight\S* has 96 rows \(K\), not divisible"
-    assert_refused(CheckpointError, message, precisions=["int4"])
-    with monkeypatch.context() as patched:
-        patched.setattr(activations, "MIN_PROMPTS", 193)
-        assert_refused(
-            InputError, "192 prompts of the training split are too few to calibrate on, at least 193", precisions=["int8"]
-        )
-    fp16 = find_target("tensorrt", "fp16")
-    strange = replace(fp16, passes=(*fp16.passes[:-1], _einsum, fp16.passes[-1]))
-    with monkeypatch.context() as patched:
-        patched.setattr(preflight, "find_target", lambda *_: strange)
-        message = "tensorrt-fp16, segment-0.onnx: node .*: JetPack 6's TensorRT has no operator"
-        assert_refused(CheckpointError, message, precisions=["fp16"])

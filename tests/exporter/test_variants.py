@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,16 @@ import rexit
 from builders.bundles.bundle_files import contents
 from rexit.bundle import Bundle, Policy
 from rexit.cli import app
-from rexit.errors import CheckpointError, ParityError, QualityError
+from rexit.errors import ParityError
 from rexit.exporter import preflight
 from rexit.exporter.export import ExportReport, export_bundle
 from rexit.exporter.gate import quality
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.cpu import quantize_weights_int4
 from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_SWIGLU
 from rexit.exporter.graph.targets import Gate, find_target
 from rexit.exporter.options import ExportOptions
+from running.command import Run
+from running.exporting import Export
 
 VARIANTS = ("cpu-fp32", "cpu-bf16", "cpu-int8", "cpu-int4")
 
@@ -173,90 +173,41 @@ def test_the_runtime_computes_what_python_computes(exported_variants: tuple[Path
             np.testing.assert_allclose(actual, slate.log_odds, atol=bundle.variant.parity["tolerance"])
 
 
-def test_verify_and_calibrate_work_on_them(
-    exported_variants: tuple[Path, ExportReport], catalog_folder: Path, tmp_path: Path
-) -> None:
-    out = Path(shutil.copytree(exported_variants[0], tmp_path / "bundle"))
-    result = CliRunner().invoke(app, ["verify", str(out), "--json"])
-    checks = json.loads(result.stdout)["checks"]
-    assert result.exit_code == 0 and {check["variant"] for check in checks} == set(VARIANTS)
-    arguments = ["calibrate", str(out), "--catalog", str(catalog_folder), "--variant", "cpu-int8"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert Bundle.open(out, "cpu-int8").policy() is not None and Bundle.open(out, "cpu-fp32").policy() is None
-
-
-def test_a_lower_precision_alone(
-    checkpoint_folder: Path, catalog_folder: Path, exported_variants: tuple[Path, ExportReport], tmp_path: Path
-) -> None:
+def test_a_lower_precision_alone(export: Export, exported_variants: tuple[Path, ExportReport], tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    export_bundle(checkpoint_folder, catalog_folder, out, ExportOptions(precisions=["int8"], golden_slates=6, accept_loss=True))
+    export(precisions=["int8"], golden_slates=6, accept_loss=True)
     assert Bundle.open(out).manifest.variants == ("cpu-int8",)
     assert sorted(path.name for path in out.iterdir()) == ["catalog", "manifest.json", "variants"]
     assert contents(out / "variants" / "cpu-int8") == contents(exported_variants[0] / "variants" / "cpu-int8")
 
 
 def test_a_replaced_variant_keeps_its_policy_if_it_is_what_it_was_and_else_says_what_is_gone(
-    checkpoint_folder: Path, catalog_folder: Path, bundle: Path
+    run_export: Run, bundle: Path
 ) -> None:
     folder = bundle / "variants" / "cpu-fp32"
     Policy.full_depth(3, Bundle.open(bundle).variant_sha256).write(folder / "policy.json")
     (folder / "engines").mkdir()
     (folder / "engines" / "plan").write_bytes(b"engine")
     before = contents(folder)
-    arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(bundle), "--golden"]
-    same = CliRunner().invoke(app, [*arguments, "6"])
-    assert same.exit_code == 0 and "with it went" not in same.stdout and contents(folder) == before
-    changed = CliRunner().invoke(app, [*arguments, "1"])
-    assert changed.exit_code == 0 and Bundle.open(bundle).policy() is None
-    assert "cpu-fp32: replaced, and with it went engines, policy.json; `rexit calibrate --variant cpu-fp32`" in changed.stdout
+    same = run_export("--out", bundle, "--golden", 6)
+    assert same.code == 0 and "with it went" not in same.out and contents(folder) == before
+    changed = run_export("--out", bundle, "--golden", 1)
+    assert changed.code == 0 and Bundle.open(bundle).policy() is None
+    assert "cpu-fp32: replaced, and with it went engines, policy.json; `rexit calibrate --variant cpu-fp32`" in changed.out
 
 
-def test_the_gate_refuses(checkpoint_folder: Path, catalog_folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = contents(bundle)
-    _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
-    monkeypatch.setattr(quality, "MIN_USERS", 1)
-    arguments: dict[str, Any] = {"precisions": ["int4"], "golden_slates": 1}
-    with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; not written: --accept-loss"):
-        export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
-    assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
-    export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments, accept_loss=True))
-    judged = Bundle.open(bundle, "cpu-int4").variant.quality
-    assert judged is not None and judged["accepted"] and judged["verdict"] == "failed"
-
-
-def test_what_passes_is_written_beside_what_is_refused(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_passes_is_written_beside_what_is_refused(run_export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute's work on float32 is not lost because the slates are too few to judge another precision by."""
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
     monkeypatch.setattr(quality, "MIN_USERS", 1)
     out = tmp_path / "bundle"
-    words = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(out), "--golden", "1"]
-    result = CliRunner().invoke(app, [*words, "--precision", "fp32,int4", "--json"])
-    refused = result.exception
-    assert isinstance(refused, QualityError) and refused.exit_code == 5
-    assert str(refused).startswith(f"{out}: cpu-fp32 written; cpu-int4 refused: exit after layer 1: log-odds correlate ")
-    report = json.loads(result.stdout)
+    refused = run_export("--golden", 1, "--precision", "fp32,int4", "--json")
+    message = f"rexit: error: {out}: cpu-fp32 written; cpu-int4 refused: exit after layer 1: log-odds correlate "
+    assert refused.code == 5 and refused.err.startswith(message)
+    report = refused.json
     assert [variant["name"] for variant in report["variants"]] == ["cpu-fp32"] and list(report["refused"]) == ["cpu-int4"]
     assert Bundle.open(out).manifest.variants == ("cpu-fp32",) and Bundle.open(out).edited() == []
     assert sorted(path.name for path in (out / "variants").iterdir()) == ["cpu-fp32"]
-
-
-def test_scores_that_depend_on_the_slate_are_refused(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a scale shared by all tokens would do, planted: a candidate scored alone gets another score."""
-    score = Chain.score
-
-    def dependent(self: Chain, candidates: list[Any], *others: Any) -> Any:
-        return score(self, candidates, *others) + np.float32(1.5 * (len(candidates) == 1))
-
-    monkeypatch.setattr(Chain, "score", dependent)
-    arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 6, "accept_loss": True, "tolerance": 2.0}
-    with pytest.raises(ParityError, match="differ from cpu-int8's own for the whole slate by"):
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
-    assert list(tmp_path.iterdir()) == []
 
 
 def _off_behind_a_prefix(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
@@ -275,46 +226,27 @@ def _off_behind_a_prefix(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
     monkeypatch.setattr(Chain, "run", off)
 
 
-def test_a_cached_prefix_that_is_wrong_is_refused(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_prefix_that_is_wrong_is_refused(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _off_behind_a_prefix(monkeypatch, 2)
-    arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
     message = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, at most 1 is allowed"
     with pytest.raises(ParityError, match=message):
-        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
+        export(precisions=["int8"], golden_slates=2, accept_loss=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_recorded_tolerance_is_never_above_the_cap(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recorded_tolerance_is_never_above_the_cap(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four times what was seen would be."""
     _off_behind_a_prefix(monkeypatch, 0.5)
-    options = ExportOptions(precisions=["int8"], golden_slates=2, accept_loss=True)
-    export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", options)
+    export(precisions=["int8"], golden_slates=2, accept_loss=True)
     recorded = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.parity
     assert max(row["single"] for row in recorded["exits"]) > 0.4 and recorded["tolerance"] == 1
 
 
-def test_weight_that_does_not_divide_into_blocks(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quantize_weights_int4, "BLOCK", 64)
-    arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
-    result = CliRunner().invoke(app, [*arguments, "--precision", "int4", "--golden", "1", "--accept-loss"])
-    assert isinstance(result.exception, CheckpointError) and "\n" not in str(result.exception)
-    assert "has 96 rows (K), not divisible into blocks of 64" in str(result.exception)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_command_shows_the_gate(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
-    result = CliRunner().invoke(app, [*arguments, "--precision", "fp32,int8", "--golden", "1", "--accept-loss"])
-    assert result.exit_code == 0, result.output
-    assert all(text in result.output for text in ("0-1", "2-4", "Variant cpu-fp32", "Variant cpu-int8 against float32"))
-    assert "24 validation pairs in 12 slates of 12 users" in result.output
-    assert "undecided" in result.output.lower()
-    assert result.stdout.startswith("This model is not shown to rank: "), "it is a random one"
-    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "bundle")])
-    assert result.exit_code == 0, result.output
+def test_command_shows_the_gate(run_export: Run, run: Run, tmp_path: Path) -> None:
+    ended = run_export("--precision", "fp32,int8", "--golden", 1, "--accept-loss")
+    assert ended.code == 0, ended.err
+    printed = ended.out + ended.err
+    assert all(text in printed for text in ("0-1", "2-4", "Variant cpu-fp32", "Variant cpu-int8 against float32"))
+    assert "24 validation pairs in 12 slates of 12 users" in printed and "undecided" in printed.lower()
+    assert ended.out.startswith("This model is not shown to rank: "), "it is a random one"
+    assert run("inspect", tmp_path / "bundle").code == 0

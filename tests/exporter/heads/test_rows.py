@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rexit.errors import InputError
@@ -53,8 +52,3 @@ def test_folder_that_holds_no_rows(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="delete the folder") as refused:
         opened(tmp_path / "rows")
     assert "\n" not in str(refused.value)
-
-
-def test_rows_are_written_in_place(tmp_path: Path) -> None:
-    file = opened(tmp_path / "rows")
-    assert isinstance(file.hidden, np.memmap) and file.hidden.dtype == np.float16

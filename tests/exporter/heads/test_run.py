@@ -30,7 +30,7 @@ from rexit.exporter.heads.run import HeadsReport, fit_heads
 from rexit.exporter.index import build_catalog
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.options import ExportOptions, HeadsOptions, IndexOptions, LightGCNOptions
+from rexit.exporter.options import HeadsOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.ranking import auc
 from rexit.slates import cut
@@ -215,15 +215,6 @@ def test_adapter_and_gguf(model: Path, catalog: Path, tmp_path: Path) -> None:
         assert load_checkpoint(out).exits == (2, 4)
 
 
-@pytest.mark.slow
-def test_checkpoint_that_ends_before_the_last_layer_is_exported(model: Path, catalog: Path, tmp_path: Path) -> None:
-    fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,2"))
-    loaded = load_checkpoint(tmp_path / "out")
-    assert loaded.exits == (1, 2) and len(loaded.decoder.layers) == 2
-    report = export_bundle(tmp_path / "out", catalog, tmp_path / "bundle", ExportOptions(golden_slates=2))
-    assert report.exits == (1, 2)
-
-
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_answer_of_a_classifier(catalog: Path, tmp_path: Path, outputs: int) -> None:
     torch.manual_seed(0)
@@ -265,11 +256,6 @@ def refused(message: str, *words: Any) -> None:
     assert message in str(error.value) and "\n" not in str(error.value)
     out = words[2]
     assert not out.exists() and not out.with_name(out.name + ".rows").exists()
-
-
-def test_vectors_without_projectors(model: Path, tmp_path: Path) -> None:
-    catalog = write_indexed_catalog(tmp_path / "data", template=WITH_VECTORS)
-    refused("which a frozen model never learned to read: train it with `rexit train`", model, catalog, tmp_path / "out")
 
 
 def test_no_last_answer_to_keep(catalog: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,10 +303,6 @@ def test_one_class(model: Path, tmp_path: Path) -> None:
     build_catalog(*files, data / "catalog", IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=1)))
     line = "candidates are liked, expected likes and others to fit heads on"
     refused(line, model, data / "catalog", tmp_path / "out", HeadsOptions("1,4"))
-
-
-def test_more_exits_than_layers(model: Path, catalog: Path, tmp_path: Path) -> None:
-    refused("--exits auto:5: the model has 4 layers, expected at most auto:4", model, catalog, tmp_path / "out")
 
 
 def test_disk_too_small(model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
