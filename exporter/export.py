@@ -103,7 +103,7 @@ def export_bundle(
         QualityError: no variant passes: each loses, or may lose, more than its gate allows.
     """
     options = options or ExportOptions()
-    targets = preflight.chosen_targets(options.target, options.precisions, options.cache)
+    targets = preflight.chosen_targets(options.target, options.precisions)
     preflight.check_options(options)
     preflight.check_one_source(catalog, slates)
     opened = slates if catalog is None else preflight.open_catalog(catalog)

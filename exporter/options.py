@@ -37,7 +37,6 @@ class ExportOptions:
 
     exits, head: depths in layers and kind of heads, see `load_checkpoint`.
     target, precisions: rows of `rexit.exporter.graph.targets`.
-    cache: dtype of keys and values between passes, `float16` or `int8`, for variants that support both.
     max_tokens: most candidate tokens in one pass.
     tolerance: largest difference allowed between the float32 graphs' log-odds and PyTorch's.
     golden_slates: validation slates to compare on and to store.
@@ -54,7 +53,6 @@ class ExportOptions:
     head: str | None = None
     target: str = "cpu"
     precisions: Sequence[str] = ("fp32",)
-    cache: str = "float16"
     max_tokens: int = 512
     tolerance: float = EXACT
     golden_slates: int = 16

@@ -15,25 +15,18 @@ from rexit.bundle.vectors import USER
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
-from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
+from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.prompts.slates_file import SlatesFile
 
 
-def chosen_targets(target: str, precisions: Sequence[str], cache: str) -> list[Target]:
-    """The targets of the precisions, with keys and values in `cache` where a target has a choice."""
-    if cache not in CACHES:
-        raise InputError(f"cache is {cache!r}, expected one of {', '.join(CACHES)}")
+def chosen_targets(target: str, precisions: Sequence[str]) -> list[Target]:
+    """The targets of the precisions."""
     chosen = [find_target(target, precision) for precision in precisions]
     if not chosen or len(set(precisions)) != len(chosen):
         raise InputError(f"precisions {', '.join(precisions) or 'none'}: expected at least one, and none twice")
-    targets = [with_cache(target, cache) for target in chosen]
-    if cache != CACHES[0] and targets == chosen:
-        raise InputError(
-            f"cache {cache!r} is for target cpu, precisions bf16, int8 and int4, not for {', '.join(t.variant for t in chosen)}"
-        )
-    return targets
+    return chosen
 
 
 def check_options(options: ExportOptions) -> None:

@@ -25,11 +25,11 @@ from rexit.exporter.graph.cpu.bfloat16_products import bfloat16_products
 from rexit.exporter.graph.cpu.embedding_rows import embedding_rows_bfloat16, embedding_rows_int8
 from rexit.exporter.graph.cpu.fuse_rows import fuse_rows
 from rexit.exporter.graph.cpu.gather_rows_early import gather_rows_early
+from rexit.exporter.graph.cpu.half_cache import half_cache
 from rexit.exporter.graph.cpu.pack_weights import pack_weights
 from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.cpu.quantize_weights_int4 import quantize_weights_int4
 from rexit.exporter.graph.cpu.slate_attention import slate_attention
-from rexit.exporter.graph.cpu.stored_cache import half_cache, int8_cache
 from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.linear.smooth_linear_inputs import smooth_for_fixed_scales, smooth_linear_inputs
 from rexit.exporter.graph.passes.tidy import tidy
@@ -177,17 +177,6 @@ TARGETS = (
         cap=_HALF,
     ),
 )
-
-
-CACHES = ("float16", "int8")
-"""Dtypes of keys and values between passes, for targets with a choice."""
-
-
-def with_cache(target: Target, dtype: str) -> Target:
-    """The target with keys and values in `dtype`, if it has a choice."""
-    if dtype == "float16" or half_cache not in target.passes:
-        return target
-    return replace(target, cache_dtype=dtype, passes=tuple(int8_cache if run is half_cache else run for run in target.passes))
 
 
 def find_target(name: str, precision: str) -> Target:

@@ -148,9 +148,6 @@ def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Pat
         ({"precisions": []}, "precisions none: expected at least one"),
         ({"precisions": ["int8"], "quality_slates": 1}, "1 validation slates of 1 users: 1 users are too few to judge"),
         ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
-        ({"cache": "int4"}, "cache is 'int4', expected one of float16, int8"),
-        ({"cache": "int8"}, "cache 'int8' is for target cpu, precisions bf16, int8 and int4, not for cpu-fp32"),
-        ({"target": "cuda", "precisions": ["fp16"], "cache": "int8"}, "bf16, int8 and int4, not for cuda-fp16"),
     ],
 )
 def test_options_out_of_range(export: Export, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

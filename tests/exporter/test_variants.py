@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
 import rexit
 from builders.bundles.bundle_files import contents
 from rexit.bundle import Bundle, Policy
-from rexit.cli import app
 from rexit.errors import ParityError
 from rexit.exporter import preflight
 from rexit.exporter.export import ExportReport, export_bundle
@@ -91,30 +89,6 @@ def test_cached_keys_and_values_take_half_the_memory(exported_variants: tuple[Pa
     assert sizes["cpu-bf16"] == sizes["cpu-int8"] == sizes["cpu-int4"]
     # Hidden states and the ends of blocks are the same.
     assert sizes["cpu-fp32"] - sizes["cpu-int8"] == pytest.approx(2 * numbers, rel=0.05)
-
-
-def test_in_int8_they_take_half_of_that(
-    exported_variants: tuple[Path, ExportReport], checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path
-) -> None:
-    """And the runtime's kernels compute what the graphs' functions say."""
-    options = ExportOptions(precisions=["fp32", "bf16", "int8"], cache="int8", golden_slates=6, accept_loss=True)
-    out = tmp_path / "bundle"
-    export_bundle(checkpoint_folder, catalog_folder, out, options)
-    for name in VARIANTS[:3]:
-        bundle = Bundle.open(out, name)
-        dtypes = {segment.cache_dtype for segment in bundle.variant.segments}
-        assert dtypes == {"float32" if name == "cpu-fp32" else "int8"}
-        verified = CliRunner().invoke(app, ["verify", str(out), "--variant", name])
-        assert verified.exit_code == 0, verified.output
-        slate, model, sizes = bundle.golden().slates[0], bundle.manifest.model, []
-        user, items = bundle.catalog.users.id(slate.user), [bundle.catalog.items.id(int(row)) for row in slate.items]
-        for folder in (exported_variants[0], out):
-            with rexit.open(folder, name) as session:
-                session.trace(user, items, as_of=slate.as_of)
-                sizes.append(session.memory.prefixes)
-        rows = 2 * model.layers * model.kv_heads * len(slate.prefix)
-        saved = 0 if name == "cpu-fp32" else rows * (2 * model.head_dim - (model.head_dim + 1))
-        assert sizes[0] - sizes[1] == pytest.approx(saved, rel=0.05)
 
 
 @pytest.mark.parametrize("name", VARIANTS[1:])

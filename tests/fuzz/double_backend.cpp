@@ -24,7 +24,7 @@ class Double final : public HostBackend {
     const Segment& segment = segments_.at(index);
     const Model& model = model_;
     const std::size_t hidden = pass.tokens * model.hidden_size * bytes_of(segment.hidden_dtype);
-    const std::size_t row = model.kv_heads * segment.cache_width(model) * bytes_of(segment.cache_dtype);
+    const std::size_t row = model.kv_heads * model.head_dim * bytes_of(segment.cache_dtype);
     REXIT_PROMISE(pass.tokens > 0 && pass.rows > 0);
     std::uint32_t sum = static_cast<std::uint32_t>(index);
     for (std::size_t t = 0; t < pass.tokens; ++t) {

@@ -46,16 +46,13 @@ REQUESTS = {
     "tokens": '{"prefix": [3, 4], "candidates": [[5], [6, 7]], "force_exit": 0, "user": null}',
     "scores": '{"prefix": [3], "candidates": [[5], [6, 7]], "scores": [0.5, -1e3]}',
 }
-# Every kernel of rexit's domain, on what segment 1 computes anyway; keys and values in float32, float16 and int8.
+# Every kernel of rexit's domain, on what segment 1 computes anyway; keys and values in float32 and float16.
 KERNELS = """
     q1 = Unsqueeze (query1, zero) \n k1 = Unsqueeze (nk1, zero) \n v1 = Unsqueeze (nv1, zero)
     past_k = Unsqueeze (pk1, zero) \n past_v = Unsqueeze (pv1, zero)
     half_k = Cast <to = 10> (past_k) \n half_v = Cast <to = 10> (past_v)
     seen = rexit.SlateAttention <scale = 0.35> (q1, k1, v1, past_k, past_v, owner)
     seen_half = rexit.SlateAttention <scale = 0.35> (q1, k1, v1, half_k, half_v, owner)
-    key = rexit.QuantizeCache (k1) \n value = rexit.QuantizeCache (v1)
-    past_key = rexit.QuantizeCache (past_k) \n past_value = rexit.QuantizeCache (past_v)
-    seen_bytes = rexit.SlateAttention <scale = 0.35> (q1, key, value, past_key, past_value, owner)
     both_sides = rexit.SlateAttention <scale = 0.35, window = 2.0> (q1, k1, v1, past_k, past_v, owner)
     rounded_sides = rexit.SlateAttentionBFloat16 <scale = 0.35, window = 2.0> (q1, k1, v1, past_k, past_v, owner)
     weight = ReduceMax <keepdims = 0, axes = [0]> (state)
@@ -93,7 +90,7 @@ KERNELS = """
     of_rows = Concat <axis = 1> (normed_scales, gated_scales, gelu_scales, geglu_scales, plain_scales, added_scales)
     both = Concat <axis = 1> (of_rows, summed, third, added, inside_scales, half_scales)
     most_rows = ReduceMax <keepdims = 0> (both)
-    seen_sides = Sum (both_sides, rounded_sides, seen_bytes)
+    seen_sides = Sum (both_sides, rounded_sides)
     most_seen = ReduceMax <keepdims = 0> (seen)
     most_sides = ReduceMax <keepdims = 0> (seen_sides)
     most_half = ReduceMax <keepdims = 0> (seen_half)

@@ -5,7 +5,7 @@
 2. The runtime's kernel multiplies pairs of bfloat16 where the processor can (AVX512-BF16, Armv8.6): twice as many products per
    instruction. Other processors round the same numbers and multiply floats, so that all agree.
 
-For graphs after `half_cache` or `int8_cache`.
+For graphs after `half_cache`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from rexit.exporter.graph.cpu.slate_attention import NAME, define_slate_attention
-from rexit.exporter.graph.cpu.stored_cache import DEQUANTIZE
 from rexit.exporter.graph.passes.functions import DOMAIN, call
 from rexit.exporter.graph.passes.nodes import replace
 
@@ -26,12 +25,11 @@ def bfloat16_attention(model: ir.Model) -> ir.Model:
     nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, NAME)]
     if not nodes:
         return model
-    read = DEQUANTIZE if any(node.op_type == DEQUANTIZE for function in model.functions.values() for node in function) else None
     for node in nodes:
         inputs = [value for value in node.inputs if value is not None]
         attributes = {name: node.attributes.get_float(name) for name in node.attributes}
         replace(model.graph, node, [call(ROUNDED, inputs, 1, **attributes)])
     for function in [function for function in model.functions.values() if function.name == NAME]:
         del model.functions[function.identifier()]
-    define_slate_attention(model, read, ROUNDED, rounded=True)
+    define_slate_attention(model, ROUNDED, rounded=True)
     return model

@@ -21,7 +21,7 @@ GROUPS = "groups"
 NAME = "SlateAttention"
 """Inputs query [1, heads, T, d], key and value [1, kv_heads, T, d], past_key and past_value [1, kv_heads, P, d], groups int64
 [T]; attributes scale and, in an encoder, window; output [1, heads, T, d]. Each group's tokens are contiguous. All float32; keys
-and values may be float16, or int8 with d + 1 numbers a row (`rexit.exporter.graph.cpu.stored_cache`)."""
+and values may be float16 (`rexit.exporter.graph.cpu.half_cache`)."""
 
 NO_WINDOW = 1e7
 """The window of an encoder's layers without one."""
@@ -43,12 +43,11 @@ def slate_attention(model: ir.Model) -> ir.Model:
     return model
 
 
-def define_slate_attention(model: ir.Model, read: str | None = None, name: str = NAME, rounded: bool = False) -> None:
+def define_slate_attention(model: ir.Model, name: str = NAME, rounded: bool = False) -> None:
     """Adds the function that the model's nodes of this name call: all with a window, or none.
 
     Args:
         model: changed in place.
-        read: the model's function that converts keys and values to float32; None: a Cast does.
         name: the name of the function to add.
         rounded: whether the operands of both products are rounded to bfloat16: queries, keys, values, and the softmax before it
             is divided by its sum.
@@ -72,8 +71,7 @@ def define_slate_attention(model: ir.Model, read: str | None = None, name: str =
     visible = add("Concat", whole_prefix, own, axis=1)
     mask = add("Where", visible, body.constant(np.float32(0)), body.constant(np.finfo(np.float32).min))
     key, value, past_key, past_value = (
-        add(read, stored, domain=DOMAIN) if read else add("Cast", stored, to=ir.DataType.FLOAT)
-        for stored in (key, value, past_key, past_value)
+        add("Cast", stored, to=ir.DataType.FLOAT) for stored in (key, value, past_key, past_value)
     )
     keys, values = add("Concat", past_key, key, axis=2), add("Concat", past_value, value, axis=2)
     if rounded:

@@ -9,11 +9,10 @@ void add_caches(std::vector<TensorSpec>& specs, const Model& model, const Segmen
                 const std::vector<std::string>& values, Dynamic dynamic) {
   for (const auto* names : {&keys, &values})
     for (const std::string& name : *names)
-      specs.push_back(
-          {name,
-           type_of(segment.cache_dtype),
-           {static_cast<std::int64_t>(model.kv_heads), any_size, static_cast<std::int64_t>(segment.cache_width(model))},
-           dynamic});
+      specs.push_back({name,
+                       type_of(segment.cache_dtype),
+                       {static_cast<std::int64_t>(model.kv_heads), any_size, static_cast<std::int64_t>(model.head_dim)},
+                       dynamic});
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 
 namespace rexit::core {
 
-enum class TensorType { int64, float32, float16, int8 };
+enum class TensorType { int64, float32, float16 };
 
 constexpr std::int64_t any_size = -1;  // a dynamic dimension
 
@@ -27,16 +27,13 @@ struct TensorSpec {
 };
 
 constexpr const char* name_of(TensorType type) noexcept {
-  return type == TensorType::int64     ? "int64"
-         : type == TensorType::float32 ? "float32"
-         : type == TensorType::float16 ? "float16"
-                                       : "int8";
+  return type == TensorType::int64 ? "int64" : type == TensorType::float32 ? "float32" : "float16";
 }
 constexpr std::size_t bytes_of(TensorType type) noexcept {
-  return type == TensorType::int64 ? 8 : type == TensorType::float32 ? 4 : type == TensorType::float16 ? 2 : 1;
+  return type == TensorType::int64 ? 8 : type == TensorType::float32 ? 4 : 2;
 }
 constexpr TensorType type_of(Element element) noexcept {
-  return element == Element::float32 ? TensorType::float32 : element == Element::float16 ? TensorType::float16 : TensorType::int8;
+  return element == Element::float32 ? TensorType::float32 : TensorType::float16;
 }
 
 // T, P', N and R of a pass. P' counts rows of past keys and values: the prefix, or `min_past` rows of padding without one.

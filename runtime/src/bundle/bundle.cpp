@@ -56,12 +56,10 @@ void check_digest_is(const Json& digest, const std::string& expected, const char
          expected.substr(0, 12), "…");
 }
 
-Element read_element(const Json& json, bool is_cache) {
+Element read_element(const Json& json) {
   if (json.string() == "float32") return Element::float32;
   if (json.string() == "float16") return Element::float16;
-  if (is_cache && json.string() == "int8") return Element::int8;
-  fail(REXIT_UNSUPPORTED, json.where(), ": dtype `", json.string(), "`, expected float32",
-       is_cache ? ", float16 or int8" : " or float16");
+  fail(REXIT_UNSUPPORTED, json.where(), ": dtype `", json.string(), "`, expected float32 or float16");
 }
 
 std::vector<std::string> layer_names(const Json& json, std::size_t layers) {
@@ -91,8 +89,8 @@ Segment read_segment(const Json& json, const std::string& folder, const std::str
   segment.end = layers[1].size(end, end);
   segment.first = begin == 0;
   segment.last = last;
-  segment.hidden_dtype = read_element(json.at("hidden_dtype"), false);
-  segment.cache_dtype = read_element(json.at("cache_dtype"), true);
+  segment.hidden_dtype = read_element(json.at("hidden_dtype"));
+  segment.cache_dtype = read_element(json.at("cache_dtype"));
 
   const Json inputs = json.at("inputs"), outputs = json.at("outputs");
   segment.source = inputs.at(segment.first ? "tokens" : "hidden").string();
@@ -141,9 +139,6 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
     if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
       fail(REXIT_CORRUPT, segments[k].where(), " hidden_dtype: differs from the previous segment's");
-    if (variant.backend != "onnxruntime" && variant.segments[k].cache_dtype == Element::int8)
-      fail(REXIT_UNSUPPORTED, segments[k].where(), " cache_dtype: int8 needs the backend onnxruntime, not `", variant.backend,
-           "`");
   }
   variant.graph_bytes = 0;
   for (const std::string& name : file_names) variant.graph_bytes += files.at(name).bytes;

@@ -19,10 +19,8 @@ struct Model {
   std::size_t causal;  // 0: an encoder, whose candidates have no prefix
 };
 
-enum class Element { float32, float16, int8 };
-constexpr std::size_t bytes_of(Element element) noexcept {
-  return element == Element::float32 ? 4 : element == Element::float16 ? 2 : 1;
-}
+enum class Element { float32, float16 };
+constexpr std::size_t bytes_of(Element element) noexcept { return element == Element::float32 ? 4 : 2; }
 
 // A graph: layers [begin, end) and a head. The strings after the digests are tensor names in the graph.
 struct Segment {
@@ -42,8 +40,6 @@ struct Segment {
   std::vector<std::string> new_keys, new_values;
 
   std::size_t layers() const noexcept { return end - begin; }
-  // Numbers in a token's key, and in its value, per head. In int8 the last number is the exponent of their scale.
-  std::size_t cache_width(const Model& model) const noexcept { return model.head_dim + (cache_dtype == Element::int8 ? 1 : 0); }
 };
 
 struct Variant {

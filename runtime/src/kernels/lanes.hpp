@@ -44,50 +44,22 @@ REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[W]) {
   for (std::size_t i = 0; i < W; ++i) to[i] = from_half(from[i]);
 }
 
-template <int W>
-REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[W]) {
-  for (std::size_t i = 0; i < W; ++i) to[i] = from[i];
-}
-
-// For processors with an instruction for it. Compilers may call a function for halves that the target's libraries lack, and
-// convert int8 element by element.
+// For processors with an instruction for it. Compilers may call a function that the target's libraries lack.
 #if defined(__AVX512F__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[16]) {
   _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
-}
-REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[16]) {
-  _mm512_storeu_ps(to, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
 }
 #elif defined(__F16C__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[8]) {
   _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
-REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[8]) {
-  _mm256_storeu_ps(to, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
-}
 #elif defined(__aarch64__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[4]) {
   vst1q_f32(to, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))));
 }
-REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[4]) {
-  std::uint32_t four;  // fewer than a vector has
-  std::memcpy(&four, from, sizeof four);
-  const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)));
-  vst1q_f32(to, vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))));
-}
 #endif
 
 constexpr float log2_e = 1.44269504F;
-// 2^(i / 8)
-constexpr float eighths[] = {1.0F, 1.09050773F, 1.18920712F, 1.29683955F, 1.41421356F, 1.54221082F, 1.68179283F, 1.83400809F};
-
-// The scale of an int8 row whose last number is `exponent`: 2^(exponent / 8), or NaN for the lowest exponent.
-REXIT_INLINE float scale_of(std::int8_t exponent) {
-  const std::uint32_t bits = exponent == INT8_MIN ? 0x7fc00000U : static_cast<std::uint32_t>((exponent >> 3) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return power * eighths[exponent & 7];
-}
 
 template <int W>
 struct Lanes {
@@ -106,11 +78,6 @@ struct Lanes {
   static REXIT_INLINE Floats load(const std::uint16_t* from) {
     float elements[W];
     from_halves(from, elements);
-    return load(elements);
-  }
-  static REXIT_INLINE Floats load(const std::int8_t* from) {
-    float elements[W];
-    from_bytes(from, elements);
     return load(elements);
   }
   // The first `count` of W; the others are 0.

@@ -61,7 +61,6 @@ constexpr Table make_table() {
           row_task<LayerNormQuantizeRows, W>,
           row_task<ActivateQuantizeRows, W>,
           row_task<GatedQuantizeRows, W>,
-          row_task<QuantizeCache, W>,
           row_task<ScaleAddRows, W>,
           row_task<RoundRows, W>,
           row_task<RmsNormRoundRows, W>,

@@ -307,7 +307,7 @@ std::size_t session_bytes(const Bundle& bundle) {
   const Model& model = bundle.model();
   std::size_t cache = 0;  // bytes per token
   for (const Segment& segment : bundle.variant().segments)
-    cache += 2 * segment.layers() * model.kv_heads * segment.cache_width(model) * bytes_of(segment.cache_dtype);
+    cache += 2 * segment.layers() * model.kv_heads * model.head_dim * bytes_of(segment.cache_dtype);
   // Hidden states count twice, before and after a segment. A token also has an id, a position and a group; in a slate, also a
   // row.
   const std::size_t hidden = 2 * model.hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype);

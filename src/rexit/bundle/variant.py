@@ -12,6 +12,8 @@ from rexit.bundle.files import FileEntry, check_paths
 from rexit.bundle.labels import OBJECTIVES, check_names
 from rexit.bundle.typed import Positive, read_typed, write_typed
 
+_Dtype = Annotated[str, msgspec.Meta(pattern="^(float32|float16)$")]
+
 
 class Segment(msgspec.Struct, frozen=True):
     """One graph: layers [begin, end) and a head. inputs, outputs: tensor names by meaning."""
@@ -19,8 +21,8 @@ class Segment(msgspec.Struct, frozen=True):
     graph: str
     weights: str
     layers: tuple[int, int]
-    hidden_dtype: Annotated[str, msgspec.Meta(pattern="^(float32|float16)$")]
-    cache_dtype: str
+    hidden_dtype: _Dtype
+    cache_dtype: _Dtype
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.held_out import write_ranked
-from builders.bundles.variants import INT8_CACHE, QUANTIZED
+from builders.bundles.variants import QUANTIZED
 from rexit import runtime
 from rexit.bundle import Bundle
 from rexit.checks.golden import slate_of
@@ -37,7 +37,7 @@ def cold(session: runtime.Session) -> runtime.Session:
 
 
 def write_recorded(place: Path) -> None:
-    folder = write_ranked(place, variants=(QUANTIZED, INT8_CACHE)).bundle
+    folder = write_ranked(place, variants=(QUANTIZED,)).bundle
     for name in Bundle.open(folder).manifest.variants:
         bundle = Bundle.open(folder, name)
         requests = [slate_of(bundle.catalog, slate).request for slate in bundle.golden().slates]

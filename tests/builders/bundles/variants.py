@@ -11,16 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from builders.bundles.bundle_files import refresh, write_json
 from builders.bundles.model import VECTORS
-from rexit.exporter.graph.cpu.stored_cache import QUANTIZE, int8_cache
-from rexit.exporter.graph.passes.functions import DOMAIN
 
-QUANTIZED, INT8_CACHE = "cpu-int8", "cpu-int8-cache"
+QUANTIZED = "cpu-int8"
 TENSORRT, TENSORRT_HALF = "tensorrt-fp32", "tensorrt-fp16"
 
 
@@ -126,19 +123,10 @@ def padding_masked(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with keys and values in int8, as an export with `--cache int8` has them. Only the kernel quantizes them: the
-    function wants a newer opset."""
-    stored = int8_cache(ir.from_proto(model))
-    del stored.functions[DOMAIN, QUANTIZE, ""]
-    return ir.to_proto(stored)
-
-
 KINDS = {
     QUANTIZED: Kind(
         {"precision": "int8"}, lambda model: halved(quantized(model), hidden=False), cache_dtype="float16", tolerance=1.5
     ),
-    INT8_CACHE: Kind({"precision": "int8"}, lambda model: in_int8(quantized(model)), cache_dtype="int8", tolerance=4.0),
     # In standard ops, which TensorRT's compilers take.
     TENSORRT: Kind({"target": "tensorrt", "backend": "tensorrt", "past_padding": True}, padding_masked),
     TENSORRT_HALF: Kind(

@@ -58,11 +58,11 @@ std::vector<float> normal(std::size_t count, float scale = 1) {
   return values;
 }
 
-enum class As { floats, halves, int8 };
-constexpr As all_kinds[] = {As::floats, As::halves, As::int8};
-const char* name_of(As as) { return as == As::floats ? ", floats" : as == As::halves ? ", halves" : ", int8"; }
+enum class As { floats, halves };
+constexpr As all_kinds[] = {As::floats, As::halves};
+const char* name_of(As as) { return as == As::floats ? ", floats" : ", halves"; }
 
-// Keys or values as floats; for the other types the same numbers in `halves`, or in `bytes` with a row's exponent at its end.
+// Keys or values as floats; as halves the same numbers in `halves`.
 struct Numbers {
   Numbers(std::size_t rows, std::size_t dim, As as) : floats(normal(rows * dim)) {
     static std::mt19937 random(2);
@@ -73,22 +73,11 @@ struct Numbers {
       halves.push_back(static_cast<std::uint16_t>((bits & 0x8000) | magnitude));
       floats[i] = to_float(static_cast<Half>(halves.back()));
     }
-    for (std::size_t row = 0; as == As::int8 && row < rows; ++row) {
-      const auto exponent = static_cast<std::int8_t>(-80 + static_cast<int>(random() % 40));  // scales from 1/1024 to 1/32
-      for (std::size_t d = 0; d < dim; ++d) {
-        bytes.push_back(static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127));
-        floats[row * dim + d] = static_cast<float>(bytes.back()) * static_cast<float>(std::exp2(exponent / 8.0));
-      }
-      bytes.push_back(exponent);
-    }
   }
-  Stored stored() const {
-    return !halves.empty() ? Stored(halves.data()) : !bytes.empty() ? Stored(bytes.data()) : Stored(floats.data());
-  }
+  Stored stored() const { return halves.empty() ? Stored(floats.data()) : Stored(halves.data()); }
 
   std::vector<float> floats;
   std::vector<std::uint16_t> halves;
-  std::vector<std::int8_t> bytes;
 };
 
 // To bfloat16 and back.
@@ -302,7 +291,6 @@ TEST(SlateAttention, KeepsNaN) {
             Numbers past(22, dim, as);
             if (as == As::floats) past.floats[at * dim] = NAN;
             if (as == As::halves) past.halves[at * dim] = 0x7e00;
-            if (as == As::int8) past.bytes[at * (dim + 1) + dim] = INT8_MIN;
             std::vector<float> out(4 * dim);
             attend({query.data(), own.stored(), own.stored(), past.stored(), past.stored(), groups.data(), out.data(), 1, 1, 4,
                     22, dim, 1, bfloat16},
@@ -332,9 +320,8 @@ TEST(SlateAttention, DoesNotDependOnThePastsLength) {
             // Rows [begin, end) of each head.
             const auto part = [&](const auto& all, std::size_t begin, std::size_t end) {
               std::decay_t<decltype(all)> rows;
-              const std::size_t width = std::is_same_v<decltype(rows), std::vector<std::int8_t>> ? dim + 1 : dim;
-              for (std::size_t at = 0; at < all.size(); at += tokens * width)
-                rows.insert(rows.end(), all.begin() + at + begin * width, all.begin() + at + end * width);
+              for (std::size_t at = 0; at < all.size(); at += tokens * dim)
+                rows.insert(rows.end(), all.begin() + at + begin * dim, all.begin() + at + end * dim);
               return rows;
             };
             const auto later = part(query, past, tokens);
@@ -348,7 +335,6 @@ TEST(SlateAttention, DoesNotDependOnThePastsLength) {
             };
             if (as == As::floats) run(key.floats, value.floats);
             if (as == As::halves) run(key.halves, value.halves);
-            if (as == As::int8) run(key.bytes, value.bytes);
             EXPECT_EQ(grown, part(whole, past, tokens))
                 << name_of(*with) << ", head_dim " << dim << ", " << past << " past, bfloat16 " << bfloat16 << name_of(as);
           }
@@ -470,7 +456,6 @@ TEST_P(Rows, KeepNaN) {
   float least_nan;
   std::memcpy(&least_nan, &least_nan_bits, sizeof least_nan);
   const std::vector<float> ones(width, 1);
-  std::vector<std::int8_t> stored(rows * (width + 1));
   for (const Table* with : tables())
     for (const float lost : {std::nanf(""), -std::nanf(""), least_nan, INFINITY, -INFINITY})
       for (const std::size_t at : {width, width + width / 2, 2 * width - 1, rows * width - 1}) {
@@ -483,7 +468,6 @@ TEST_P(Rows, KeepNaN) {
                 << what << ", " << name_of(*with) << ", " << row << ", " << at;
         };
         const auto scale_of_row = [&](std::size_t row) { return scales[row]; };
-        const auto cache_scale = [&](std::size_t row) { return scale_of(stored[row * (width + 1) + width]); };
         const auto rounded_number = [&](std::size_t row) { return from_bfloat16(bits[row * width + at % width]); };
         quantize_rows(x.data(), out, Serial{}, *with);
         expect_lost("quantize", scale_of_row);
@@ -497,8 +481,6 @@ TEST_P(Rows, KeepNaN) {
         }
         layer_norm_quantize_rows({x.data(), nullptr, ones.data(), ones.data(), nullptr, 1e-5F, nullptr}, out, Serial{}, *with);
         expect_lost("LayerNorm and quantize", scale_of_row);
-        quantize_cache(x.data(), stored.data(), rows, width, Serial{}, *with);
-        expect_lost("cache", cache_scale);
         round_rows(x.data(), rounded, Serial{}, *with);
         expect_lost("round", rounded_number);
         EXPECT_EQ(std::isnan(from_bfloat16(bits[at])), std::isnan(lost));
@@ -508,46 +490,6 @@ TEST_P(Rows, KeepNaN) {
         expect_lost("gate and round", rounded_number);
         x[at] = before;
       }
-}
-
-TEST_P(Rows, AreStoredForTheCache) {
-  for (std::size_t i = 0; i < width; ++i) x[3 * width + i] = 0;
-  for (std::size_t i = 0; i < width; ++i) x[4 * width + i] *= 1e9F;  // beyond the largest scale
-  for (const Table* with : tables()) {
-    std::vector<std::int8_t> stored(rows * (width + 1), 77);
-    quantize_cache(x.data(), stored.data(), rows, width, TwoThreads{}, *with);
-    for (std::size_t row = 0; row < rows; ++row) {
-      const std::int8_t *row_bytes = stored.data() + row * (width + 1), exponent = row_bytes[width];
-      float most = 0;
-      for (std::size_t i = 0; i < width; ++i) most = std::max(most, std::fabs(x[row * width + i]));
-      const double scale = std::exp2(exponent / 8.0), finer = std::exp2((exponent - 1) / 8.0);
-      if (row != 4) EXPECT_LE(most, 127 * scale * (1 + 1e-6)) << row;
-      EXPECT_TRUE(exponent == INT8_MIN + 1 || most > 127 * finer * (1 - 1e-6)) << row << ": not the least exponent";
-      for (std::size_t i = 0; i < width; ++i) {
-        const double exact = std::clamp(x[row * width + i] / scale, -127.0, 127.0);
-        ASSERT_NEAR(row_bytes[i], exact, 0.5 + 1e-4) << "row " << row << ", column " << i;
-      }
-    }
-    EXPECT_EQ(stored[3 * (width + 1) + width], INT8_MIN + 1);
-    EXPECT_EQ(stored[4 * (width + 1) + width], INT8_MAX);
-  }
-}
-
-TEST(Rows, OfTheCacheHaveEveryScale) {
-  for (int exponent = INT8_MIN + 1; exponent <= INT8_MAX; ++exponent)
-    EXPECT_EQ(scale_of(static_cast<std::int8_t>(exponent)), static_cast<float>(std::exp2(exponent / 8.0))) << exponent;
-}
-
-TEST(Rows, OfTheCacheHaveTheSmallestScale) {
-  for (const Table* with : tables())
-    for (int exponent = INT8_MIN + 1; exponent <= INT8_MAX; ++exponent) {
-      const float most = 127 * scale_of(static_cast<std::int8_t>(exponent));
-      const std::vector<float> x{most, std::nextafter(most, INFINITY)};
-      std::int8_t stored[4];  // two rows of a number and its exponent
-      quantize_cache(x.data(), stored, 2, 1, Serial{}, *with);
-      EXPECT_EQ(stored[1], exponent) << with->lanes << " lanes";
-      EXPECT_EQ(stored[3], std::min(exponent + 1, INT8_MAX)) << with->lanes << " lanes";
-    }
 }
 
 // As QuantizeLinear rounds.

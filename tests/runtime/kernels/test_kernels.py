@@ -47,8 +47,6 @@ SOUND = [
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttentionBFloat16 <scale = 0.5> (u, h, h, h, h, owner)",
-    f"{ONE_HEAD} \n h = rexit.QuantizeCache (u) \n number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
-    f"{ONE_HEAD} \n h = rexit.QuantizeCache (u) \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
 ]
 """Each leaves something in `number`."""
 
@@ -101,14 +99,10 @@ REFUSED = {
     "number = rexit.SlateAttention <scale = 0.5> (u, u, v, u, u, owner)",
     "SlateAttention: the number of heads": f"{ONE_HEAD} \n k = Concat <axis = 1> (u, u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, k, k, k, k, owner)",
-    "SlateAttention: expected keys and values in float32, float16 or int8": f"{ONE_HEAD} \n h = Cast <to = 11> (u) \n"
+    "SlateAttention: expected keys and values in float32 or float16": f"{ONE_HEAD} \n h = Cast <to = 11> (u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
     "SlateAttention: expected keys and values in": f"{ONE_HEAD} \n h = Cast <to = 7> (u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, h, u, u, owner)",
-    "SlateAttention: expected [1, heads, tokens, head_dim], in int8": f"{ONE_HEAD} \n h = Cast <to = 3> (u) \n"
-    "number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
-    "QuantizeCache: expected rows of numbers": "w = ReduceMax <keepdims = 0> (state) \n q = rexit.QuantizeCache (w) \n"
-    "number = Cast <to = 1> (q)",
     "SlateAttention: expected a key and a group": f"{ONE_HEAD} \n g = Concat <axis = 0> (owner, owner) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, g)",
 }

@@ -86,7 +86,7 @@ class OrtBackend final : public Backend {
       }
     }
     for (const Segment& segment : segments_) {
-      const std::size_t row = bundle.model().kv_heads * segment.cache_width(bundle.model()) * bytes_of(segment.cache_dtype);
+      const std::size_t row = bundle.model().kv_heads * bundle.model().head_dim * bytes_of(segment.cache_dtype);
       if (min_past_ != 0) padding_row_.resize(std::max(padding_row_.size(), row));
     }
     trim();  // releases memory of the load: weights before their rearrangement

@@ -154,14 +154,12 @@ struct SlateAttentionKernel : FloatKernel {
     const Tensor query = call.input(0), key = call.input(1), value = call.input(2), past_key = call.input(3),
                  past_value = call.input(4), groups = call.input(5);
     for (const Tensor* tensor : {&query, &key, &value, &past_key, &past_value})
-      require(tensor->rank == 4 && tensor->size(0) == 1 && query.size(3) > 0 &&
-                  tensor->size(3) == query.size(3) + (is_int8(*tensor) ? 1 : 0),
-              "expected [1, heads, tokens, head_dim], in int8 [1, heads, tokens, head_dim + 1]");
+      require(tensor->rank == 4 && tensor->size(0) == 1 && query.size(3) > 0 && tensor->size(3) == query.size(3),
+              "expected [1, heads, tokens, head_dim]");
     require(key.same_shape(value) && past_key.same_shape(past_value), "keys and values have different shapes");
     for (const Tensor* tensor : {&key, &value, &past_key, &past_value})
-      require(tensor->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || tensor->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ||
-                  is_int8(*tensor),
-              "expected keys and values in float32, float16 or int8");
+      require(tensor->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || tensor->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+              "expected keys and values in float32 or float16");
     const std::size_t heads = query.size(1), kv_heads = key.size(1), tokens = query.size(2);
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
             "the number of heads is not a multiple of the number of key heads");
@@ -173,9 +171,7 @@ struct SlateAttentionKernel : FloatKernel {
   }
 
   static constexpr bool is_stored(std::size_t index) { return index >= 1 && index <= 4; }
-  static bool is_int8(const Tensor& tensor) { return tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8; }
   static kernels::Stored stored(const Tensor& tensor) {
-    if (is_int8(tensor)) return tensor.as<std::int8_t>();
     if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return tensor.as<std::uint16_t>();
     return tensor.as<float>();
   }
@@ -280,20 +276,6 @@ struct GatedQuantizeRowsKernel : QuantizingKernel, Activated<gelu> {
     require(gate.same_shape(up) && scale.count == gate.rows(), "the shapes of gate, up and scale do not match");
     kernels::gated_quantize_rows(this->activation, gate.as<float>(), up.as<float>(), scale.as<float>(), call.quantized(gate),
                                  call);
-  }
-};
-
-struct QuantizeCacheKernel : FloatKernel {
-  static constexpr const char* name = "QuantizeCache";
-  static constexpr std::size_t inputs = 1, outputs = 1;
-  static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8; }
-
-  void compute(const Call& call) const {
-    const Tensor x = call.input(0);
-    require(x.rank >= 1 && x.width() > 0, "expected rows of numbers");
-    Tensor stored = x;
-    ++stored.sizes[x.rank - 1];
-    kernels::quantize_cache(x.as<float>(), call.output<std::int8_t>(0, stored), x.rows(), x.width(), call);
   }
 };
 
@@ -484,9 +466,8 @@ const Ort::CustomOpDomain& make_domain() {
   auto& domain = *new Ort::CustomOpDomain("rexit");
   add_operators<SlateAttentionKernel<false>, SlateAttentionKernel<true>, QuantizeRowsKernel, RmsNormQuantizeRowsKernel,
                 LayerNormQuantizeRowsKernel<false>, LayerNormQuantizeRowsKernel<true>, GeluQuantizeRowsKernel,
-                GatedQuantizeRowsKernel<false>, GatedQuantizeRowsKernel<true>, QuantizeCacheKernel, ScaleAddRowsKernel,
-                RoundRowsKernel, RmsNormRoundRowsKernel, SwigluRoundRowsKernel, MatMulBFloat16Kernel<false>,
-                MatMulBFloat16Kernel<true>>(domain);
+                GatedQuantizeRowsKernel<false>, GatedQuantizeRowsKernel<true>, ScaleAddRowsKernel, RoundRowsKernel,
+                RmsNormRoundRowsKernel, SwigluRoundRowsKernel, MatMulBFloat16Kernel<false>, MatMulBFloat16Kernel<true>>(domain);
   // Without them ONNX Runtime expands their functions.
   if (kernels::table().int8 != nullptr)
     add_operators<MultiplyRowsKernel<false>, MultiplyRowsKernel<true>, MultiplyGatedQuantizeRowsKernel<false>,

@@ -16,8 +16,8 @@
 namespace rexit::core::kernels {
 
 // Shared by all tasks. Keys are packed as columns without a gap between prefix and slate, so that scores of a prefix fall into
-// the same lanes wherever the boundary lies. Values stay rows; halves, int8 and what is rounded to bfloat16 are converted once
-// for all blocks.
+// the same lanes wherever the boundary lies. Values stay rows; halves and what is rounded to bfloat16 are converted once for all
+// blocks.
 struct AttentionWork {
   const SlateAttention& attention;
   std::size_t shared;                        // query heads per key head
@@ -120,24 +120,11 @@ struct StoredRows {
   }
 };
 
-template <int W>
-struct StoredRows<W, std::int8_t> {
-  const std::int8_t* numbers;
-  std::size_t dim;
-
-  REXIT_INLINE typename Lanes<W>::Floats operator()(std::size_t row, std::size_t at) const {
-    const std::int8_t* from = numbers + row * (dim + 1);
-    return Lanes<W>::load(from + at) * Lanes<W>::all(scale_of(from[dim]));
-  }
-};
-
 // Calls `body` with the StoredRows of the numbers' type.
 template <int W, class Body>
 REXIT_INLINE void visit(const Stored& stored, std::size_t dim, const Body& body) {
   if (stored.halves != nullptr) {
     body(StoredRows<W, std::uint16_t>{stored.halves, dim});
-  } else if (stored.bytes != nullptr) {
-    body(StoredRows<W, std::int8_t>{stored.bytes, dim});
   } else {
     body(StoredRows<W, float>{stored.floats, dim});
   }

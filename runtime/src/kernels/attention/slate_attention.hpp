@@ -13,17 +13,14 @@
 
 namespace rexit::core::kernels {
 
-// Keys or values, in float32, in float16 as bits, or in int8. An int8 row (a token in a head) has an additional number, the
-// exponent of its scale (see scale_of). At most one pointer is set.
+// Keys or values, in float32, or in float16 as bits. At most one pointer is set.
 struct Stored {
   Stored(std::nullptr_t) {}
   Stored(const float* from) : floats(from) {}
   Stored(const std::uint16_t* from) : halves(from) {}
-  Stored(const std::int8_t* from) : bytes(from) {}
 
   const float* floats = nullptr;
   const std::uint16_t* halves = nullptr;
-  const std::int8_t* bytes = nullptr;
 };
 
 // All dense: query and out [heads, tokens, dim], key and value [kv_heads, tokens, dim], past_key and past_value [kv_heads,

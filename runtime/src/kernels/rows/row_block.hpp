@@ -16,7 +16,6 @@ struct RowWork {
   const float *x, *other, *scale;
   float epsilon;
   QuantizedRows quantized;
-  std::int8_t* cache;
   float* out;
   std::uint16_t* rounded;
   std::size_t rows, width;
@@ -47,41 +46,6 @@ struct QuantizeRows {
       maxima = L::larger(maxima, L::magnitude(L::load(x + i, count)));
     });
     quantize<W>(x, L::largest(maxima), work, row);
-  }
-};
-
-struct QuantizeCache {
-  // The exponent of the smallest scale that holds `largest`, which is not negative: 127 * scale_of(e) >= largest.
-  static REXIT_INLINE std::int8_t exponent(float largest) {
-    if (!(largest - largest == 0)) return INT8_MIN;
-    std::int32_t bits;
-    std::memcpy(&bits, &largest, sizeof bits);
-    const int power = (bits >> 23) - 127;
-    bits = (bits & 0x7fffff) | 127 << 23;
-    float significand;  // largest / 2^power, at least 1
-    std::memcpy(&significand, &bits, sizeof significand);
-    int e = 8 * (power - 7) + (127 * 0x1p-6F < significand);
-    for (const float eighth : eighths) e += 127 * eighth * 0x1p-7F < significand;
-    return static_cast<std::int8_t>(e > INT8_MAX ? INT8_MAX : e > INT8_MIN ? e : INT8_MIN + 1);
-  }
-
-  template <int W>
-  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
-    using L = Lanes<W>;
-    const float* x = work.x + row * work.width;
-    std::int8_t* to = work.cache + row * (work.width + 1);
-    typename L::Ints maxima{};
-    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      maxima = L::larger(maxima, L::magnitude(L::load(x + i, count)));
-    });
-    const std::int8_t e = exponent(L::largest(maxima));
-    const typename L::Floats scale = L::all(scale_of(e)), bound = L::all(127);
-    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats scaled = L::load(x + i, count) / scale;
-      const typename L::Floats clamped = L::select(scaled > bound, bound, L::select(scaled < -bound, -bound, scaled));
-      store_bytes<W>(to + i, L::rounded(clamped), count);
-    });
-    to[work.width] = e;
   }
 };
 

@@ -53,11 +53,6 @@ void activate_quantize_rows(Activation activation, const float* x, const float* 
 // Quantizes activation(gate[t] * scale[t]) * up[t] * scale[t].
 void gated_quantize_rows(Activation activation, const float* gate, const float* up, const float* scale, const QuantizedRows& out,
                          const Threads& threads, const Table& with = table());
-// Writes x[t] as int8 rows of keys or values (Stored), [rows, width + 1]: round(x[t] / scale_of(e)) with the smallest e such that
-// no number exceeds 127. Beyond the largest scale numbers are clamped. A row with a number that is not finite gets the lowest e,
-// which reads as NaN.
-void quantize_cache(const float* x, std::int8_t* out, std::size_t rows, std::size_t width, const Threads& threads,
-                    const Table& with = table());
 // out[t] = product[t] * scale[t] + addend[t]. `out` may be `product` or the addend.
 void scale_add_rows(const float* product, const float* scale, const Addend& addend, float* out, std::size_t rows,
                     std::size_t width, const Threads& threads, const Table& with = table());

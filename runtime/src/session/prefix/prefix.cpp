@@ -22,8 +22,7 @@ std::size_t Prefix::bytes() const noexcept {
 }
 
 std::size_t PrefixLayout::row(std::size_t segment) const noexcept {
-  const Segment& graph = bundle_.variant().segments[segment];
-  return graph.cache_width(bundle_.model()) * bytes_of(graph.cache_dtype);
+  return bundle_.model().head_dim * bytes_of(bundle_.variant().segments[segment].cache_dtype);
 }
 
 std::size_t PrefixLayout::hidden_row() const noexcept {

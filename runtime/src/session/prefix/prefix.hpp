@@ -37,7 +37,7 @@ struct Prefix {
 // The pinned start in host memory, without gaps. Every segment has been computed for all tokens.
 struct PackedPrefix {
   std::size_t tokens = 0;
-  std::vector<const std::byte*> segments;  // [layers, 2, kv_heads, tokens, cache_width] in the segment's cache_dtype
+  std::vector<const std::byte*> segments;  // [layers, 2, kv_heads, tokens, head_dim] in the segment's cache_dtype
 };
 
 // A segment's keys and values. Tensor j begins at data + j * stride: the keys (j even) or values (j odd) of layer j / 2. Its

@@ -11,8 +11,8 @@ import pytest
 from builders.onnx_graphs.graphs import count, run
 from builders.onnx_graphs.segments import exported, feed
 from rexit.exporter.graph.cpu.bfloat16_attention import ROUNDED, bfloat16_attention
+from rexit.exporter.graph.cpu.half_cache import half_cache
 from rexit.exporter.graph.cpu.slate_attention import NAME
-from rexit.exporter.graph.cpu.stored_cache import half_cache, int8_cache
 from rexit.exporter.graph.passes.tidy import tidy
 
 
@@ -21,9 +21,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory.mktemp("llama"))
 
 
-@pytest.mark.parametrize("store", [half_cache, int8_cache])
-def test_every_attention_is_rounded(path: Path, tmp_path: Path, store: object) -> None:
-    before, model = tidy(store(ir.load(path))), tidy(bfloat16_attention(store(ir.load(path))))  # type: ignore[operator]
+def test_every_attention_is_rounded(path: Path, tmp_path: Path) -> None:
+    before, model = tidy(half_cache(ir.load(path))), tidy(bfloat16_attention(half_cache(ir.load(path))))
     assert (count(model)[ROUNDED], count(model)[NAME]) == (count(before)[NAME], 0) == (2, 0)
     assert ROUNDED in {function.name for function in model.functions.values()}
     assert NAME not in {function.name for function in model.functions.values()}
