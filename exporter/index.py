@@ -25,7 +25,6 @@ from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.objectives import rules_of
 from rexit.exporter.options import ExternalOptions, IndexOptions, ObjectiveRule
 from rexit.exporter.prompt.language import Compiled, Language, compile_template
-from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.exporter.prompt.template import read_template
 from rexit.exporter.retriever import external
@@ -135,7 +134,6 @@ def build_catalog(
         del retriever, similar, lists
         catalog = write(folder, info, content, data.samples, data.users["id"], data.items["id"], progress)
         del content, data, compiled
-        info["prompt"]["lengths"] = prompt_lengths(catalog)
         if catalog.numbers:
             info["zero"] = write_zero(folder, catalog, options.zero, progress)
             if "none" in info["zero"]:

@@ -17,6 +17,7 @@ from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
 from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.options import ExportOptions
+from rexit.exporter.prompt.longest_part import longest_part
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.prompts.slates_file import SlatesFile
 
@@ -61,9 +62,11 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
         raise InputError(f"the catalog's tokenizer has {vocabulary} tokens, the model's embeddings only {decoder.vocab_size}")
     prefix, candidate = (int(info["prompt"][name]) for name in ("max_prefix_tokens", "max_candidate_tokens"))
     if prefix + candidate > decoder.max_positions:
+        mostly = ", ".join(filter(None, longest_part(catalog, "prefix" if prefix > candidate else "candidate")))
         raise InputError(
             f"prompts have up to {prefix} + {candidate} = {prefix + candidate} tokens (prefix + candidate), "
-            f"the model takes {decoder.max_positions}; shorten the template's histories or limit its columns"
+            f"the model takes {decoder.max_positions}; shorten the template's histories or limit its columns. Most of them may "
+            f"come from {mostly}"
         )
     check_vectors(checkpoint, catalog)
     if candidate > max_tokens:

@@ -35,7 +35,6 @@ from rexit.exporter.catalog.objectives import rules_of
 from rexit.exporter.options import Columns, IndexOptions, ObjectiveRule
 from rexit.exporter.prompt.extend_pieces import ExtendedPieces
 from rexit.exporter.prompt.language import Language
-from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.template import read_template
 from rexit.exporter.retriever import fold_in
 from rexit.exporter.retriever.lists import Lists
@@ -109,8 +108,7 @@ def update_catalog(
         info |= encoded.write(folder, vectors)
         if old.numbers:
             shutil.copyfile(old.path / ZERO, folder / ZERO)
-        updated = write(folder, info, content.items(), data.samples, entities["user"].ids, entities["item"].ids)
-        info["prompt"]["lengths"] = prompt_lengths(updated)
+        write(folder, info, content.items(), data.samples, entities["user"].ids, entities["item"].ids)
         seal(folder, info)
         progress("write", 1, 1)
     return info

@@ -96,7 +96,7 @@ def test_the_index_stores_values_and_tokens(catalog: Catalog) -> None:
     offsets, tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
     texts = [decode(tokens[offsets[p] : offsets[p + 1]]) for p in [*op["pieces"], op["missing"]]]
     assert texts == ["a", "b", "c", "!"]
-    assert prompt["max_prefix_tokens"] >= 10 and prompt["lengths"]["prefix"]["max"] > 5
+    assert prompt["max_prefix_tokens"] >= 10
 
 
 @pytest.mark.parametrize(("split", "times"), [("train", range(16)), ("validation", (16, 17)), ("test", (18, 19))])

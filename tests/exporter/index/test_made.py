@@ -28,7 +28,7 @@ def test_it_prints_what_it_made(run: Run) -> None:
 
 
 def test_an_id_that_looks_like_markup_is_printed_as_it_is(run: Run, data: Path) -> None:
-    """The item with the longest title stands in the table of lengths."""
+    """The item with the longest title stands in the table of the longest prompt."""
     edit(data / "items.csv", "\n7,Film 7,", "\n[/b],Film 7 and a longer title than all the others,")
     (data / "ratings.csv").write_text((data / "ratings.csv").read_text().replace(",7,", ",[/b],"))
     code, out, err = run()
@@ -39,7 +39,7 @@ def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path
     code, out, _ = run("--json")
     printed, info = json.loads(out), Catalog.open(data / "catalog").info
     assert code == 0
-    assert printed["prompt"] == {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
+    assert printed["prompt"] == {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens")}
     assert (
         printed["counts"] == info["counts"] and printed["retrieval"] == info["retrieval"] and printed["splits"] == info["splits"]
     )

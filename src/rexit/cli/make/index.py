@@ -111,7 +111,7 @@ def index(
     if line := risk(info):
         say(f"rexit: warning: {line}")
     if json:
-        lengths = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
+        lengths = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens")}
         print_json({"catalog": str(out), **{key: info[key] for key in _SUMMARY if key in info}, "prompt": lengths})
     else:
         _print_catalog(out, info)
@@ -130,7 +130,7 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
         first, last = (timeline.date(time) or time for time in (timeline.first, timeline.last))
         stdout.print(f"Times {'as' if timeline.unit is None else 'in'} {timeline.kind}: {first} to {last}.")
     _print_objectives(info)
-    _print_lengths(info["prompt"])
+    _print_longest(path, info["prompt"])
     if (zero := info.get("zero")) is not None:
         loss = "" if zero.get("log_loss") is None else f", log loss of training users left out {zero['log_loss']:.4f}"
         made = zero.get("file") or (f"none, {zero['none']}" if "none" in zero else None)
@@ -165,29 +165,19 @@ def _print_objectives(info: Mapping[str, Any]) -> None:
         print_table("Labels", rows)
 
 
-def _print_lengths(prompt: Mapping[str, Any]) -> None:
-    lengths = prompt["lengths"]
+def _print_longest(path: Path, prompt: Mapping[str, Any]) -> None:
+    from rexit.bundle import Catalog
+    from rexit.exporter.prompt.longest_part import longest_part
+
+    catalog = Catalog.open(path)
     print_table(
-        f"Tokens of prompts, of {lengths['users']} users (limit: what template and tables allow)",
+        "Tokens of the longest prompt that template and tables allow",
         [
             {
                 "": part,
-                "50 %": lengths[part]["p50"],
-                "99 %": lengths[part]["p99"],
-                "longest": lengths[part]["max"],
-                "limit": prompt[f"max_{part}_tokens"],
-                **dict(zip(("mostly from", "its longest cell"), _longest(lengths[part]["longest"]), strict=True)),
+                "at most": prompt[f"max_{part}_tokens"],
+                **dict(zip(("mostly from", "its longest cell"), longest_part(catalog, part), strict=True)),
             }
             for part in ("prefix", "candidate")
         ],
     )
-
-
-def _longest(longest: Mapping[str, Any] | None) -> tuple[str, str]:
-    if longest is None:
-        return "", ""
-    source = f"{longest['placeholder'] or 'text of the template'}: {longest['tokens']}"
-    if (column := longest["column"]) is None:
-        return source, ""
-    what = column["name"].partition(".")[0]
-    return source, f"{column['name']} of {what} {column['id']}: {column['max']} (99 %: {column['p99']})"

@@ -1,8 +1,11 @@
-"""What `rexit index` says of its prompts' lengths, against the prompts themselves."""
+"""What makes the longest prompt long, and what limits of columns do about it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,8 +13,10 @@ import pytest
 
 from builders.data import ratings
 from rexit.bundle import Catalog
+from rexit.errors import InputError
+from rexit.exporter.preflight import check_fit
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.exporter.prompt.lengths import prompt_lengths
+from rexit.exporter.prompt.longest_part import longest_part
 from rexit.exporter.prompt.pieces import load_tokenizer
 
 LONG = "A very long title " * 12
@@ -33,31 +38,18 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     return index(tmp_path_factory.mktemp("lengths"))
 
 
-def test_the_figures_are_those_of_the_prompts(catalog: Catalog) -> None:
-    measured, builder = prompt_lengths(catalog), PromptBuilder(catalog)
-    assert measured == catalog.info["prompt"]["lengths"]
-    prefixes = sorted(len(builder.prompt(user, []).prefix) for user in range(1, 25))  # all of those with a history
-    assert measured["users"] == 24
-    assert {name: measured["prefix"][name] for name in ("p50", "p99", "max")} == {
-        "p50": prefixes[11],
-        "p99": prefixes[-1],
-        "max": prefixes[-1],
-    }
-    candidates = [len(c) for user in range(1, 25) for c in builder.prompt(user, list(range(1, 41))).candidates]
-    figures = measured["candidate"]
-    assert min(candidates) <= figures["p50"] <= figures["p99"] <= figures["max"] <= max(candidates)
-    assert abs(figures["p50"] - np.median(candidates)) <= 3, "ten items of each user were drawn"
-
-
 def test_the_longest_prompt_is_blamed_on_the_list_that_could_hold_the_long_title_several_times(catalog: Catalog) -> None:
-    lengths, prompt = catalog.info["prompt"]["lengths"], catalog.info["prompt"]
-    blamed = lengths["prefix"]["longest"]
-    assert blamed["placeholder"] == "{similar_liked:6}" and blamed["tokens"] * 2 > prompt["max_prefix_tokens"]
-    column = blamed["column"]
-    assert (column["name"], column["id"]) == ("item.title", 17) and column["max"] > 10 * column["p50"]
-    assert lengths["prefix"]["max"] * 3 < prompt["max_prefix_tokens"], "no prompt has it: what is possible is not what comes"
-    blamed = lengths["candidate"]["longest"]
-    assert blamed["placeholder"] == "{history.nearest:3}" and blamed["column"]["id"] == 17
+    prompt = catalog.info["prompt"]
+    for part, placeholder in (("prefix", "{similar_liked:6}"), ("candidate", "{history.nearest:3}")):
+        source, text = longest_part(catalog, part)
+        assert source.startswith(f"{placeholder}: ") and 2 * int(source.split()[1]) > prompt[f"max_{part}_tokens"]
+        assert re.fullmatch(r"item\.title of item 17: (\d{3}) \(99 %: \1\)", text)
+
+
+def test_an_export_that_refuses_the_longest_prompt_names_it(catalog: Catalog) -> None:
+    checkpoint: Any = SimpleNamespace(decoder=SimpleNamespace(causal=True, vocab_size=1 << 20, max_positions=100))
+    with pytest.raises(InputError, match=r"model takes 100; .* come from \{similar_liked:6\}: \d+, item\.title of item 17: "):
+        check_fit(checkpoint, catalog, 512)
 
 
 def test_a_limit_cuts_the_one_long_title_and_nothing_else(catalog: Catalog, tmp_path: Path) -> None:
@@ -74,4 +66,4 @@ def test_a_limit_cuts_the_one_long_title_and_nothing_else(catalog: Catalog, tmp_
     before, after = (builder.prompt(1, [17]).candidates[0] for builder in (was, now))
     assert title > 100 and (after[:8] == before[:8]).all() and (after[8:10] == before[title : title + 2]).all()
     assert cut.info["prompt"]["max_prefix_tokens"] * 4 < catalog.info["prompt"]["max_prefix_tokens"]
-    assert cut.info["prompt"]["lengths"]["prefix"]["longest"]["column"]["max"] == 8
+    assert longest_part(cut, "prefix")[1].endswith(": 8 (99 %: 8)")
