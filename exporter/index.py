@@ -112,7 +112,7 @@ def build_catalog(
         retriever = lightgcn.train(likes, options.lightgcn, progress, epochs)
         info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn)}
     else:
-        retriever = external.retriever(embeddings.items, embeddings.users, likes, embeddings.options.similarity)
+        retriever = external.retriever(embeddings.items, embeddings.users, likes)
         snapshots = external.training_table(retriever, embeddings.begin)
         info["embedding"] = _external_info(data, retriever, embeddings)
         del embeddings
@@ -195,7 +195,6 @@ def _external_info(data: Data, retriever: Retriever, embeddings: _Embeddings) ->
     as_of = {} if embeddings.options.as_of is None else {"as_of": embeddings.begin, "known_answers": len(known)}
     return {
         "dim": retriever.items.shape[1],
-        "similarity": embeddings.options.similarity,
         "users": "folded in" if embeddings.users is None else "given",
         "without_embedding": {
             "users": int((~retriever.users.any(1)).sum()),

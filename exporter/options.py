@@ -27,9 +27,6 @@ COMPUTE_PRECISIONS = ("auto", "bfloat16", "float32")
 ORDERS = ("time", "file", "random")
 """What orders interactions."""
 
-SIMILARITIES = ("cosine", "dot")
-"""How users with embeddings from elsewhere are compared."""
-
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -249,18 +246,11 @@ class ExternalOptions:
     """Embeddings from elsewhere, in the place of LightGCN's: see `rexit.exporter.retriever.external`.
 
     items, users: files. as_of: the moment up to which they know what happened, as people write times; None: not known.
-    similarity: of users, one of SIMILARITIES.
     """
 
     items: Path
     users: Path | None = None
     as_of: str | None = None
-    similarity: str = "cosine"
-
-    def check(self) -> None:
-        """Raises InputError for an option that is out of range."""
-        if self.similarity not in SIMILARITIES:
-            raise InputError(f"similarity is {self.similarity!r}, expected one of {', '.join(SIMILARITIES)}")
 
 
 @dataclass(frozen=True)
@@ -318,10 +308,8 @@ class IndexOptions:
     def check(self) -> None:
         """Raises InputError for the first option that is out of range, or for two that exclude each other."""
         self.lightgcn.check()
-        if self.external is not None:
-            self.external.check()
-            if self.external.as_of is not None and self.order != "time":
-                raise InputError(f"embeddings as of {self.external.as_of}: there are no times with order {self.order}")
+        if self.external is not None and self.external.as_of is not None and self.order != "time":
+            raise InputError(f"embeddings as of {self.external.as_of}: there are no times with order {self.order}")
         if self.implicit and self.positive_at is not None:
             raise InputError(
                 f"positive at {self.positive_at:g} and implicit exclude each other: implicit reads no ratings, choose one"

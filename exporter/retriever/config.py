@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from rexit.errors import InputError
-from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 
 _LIGHTGCN = {field.name: field.default for field in fields(LightGCNOptions) if field.name != "seed"}
 _KNOWN: Mapping[str, Any] = {
     **_LIGHTGCN,
     "neighbours": IndexOptions.neighbours,
     "similar_users": "",
-    "similarity": ExternalOptions.similarity,
 }
 """The keys, each with a value of the type that is expected."""
 
@@ -27,7 +26,7 @@ def with_config(options: IndexOptions, path: Path) -> IndexOptions:
 
     Args:
         options: values that the file does not name are kept.
-        path: `.json` is JSON, anything else TOML. `similarity` applies to embeddings from elsewhere.
+        path: `.json` is JSON, anything else TOML.
 
     Raises:
         InputError: the file cannot be read, or a key is unknown or has a value of another type.
@@ -40,13 +39,9 @@ def with_config(options: IndexOptions, path: Path) -> IndexOptions:
         if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
             expected = {int: "a whole number", float: "a number", str: "a text"}[kind]
             raise InputError(f"{path}: {name} is {value!r}, expected {expected}")
-    external = options.external
-    if external is not None and "similarity" in values:
-        external = replace(external, similarity=values["similarity"])
     return replace(
         options,
         lightgcn=replace(options.lightgcn, **{name: values[name] for name in _LIGHTGCN if name in values}),
-        external=external,
         neighbours=values.get("neighbours", options.neighbours),
         similar_users=Path(values["similar_users"]) if "similar_users" in values else options.similar_users,
     )

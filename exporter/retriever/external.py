@@ -1,7 +1,6 @@
 """Embeddings from elsewhere instead of LightGCN's: a team's own graph network, trained where its graph lives.
 
-1. Users are compared by cosine: each row is scaled to unit length. Or by dot product: all rows of users are divided by one power
-   of two, likewise those of items.
+1. Users are compared by cosine: each row is scaled to unit length.
 2. A user's row names their similar users as long as a request says nothing newer than the catalog knows. Every other request
    folds its user in: it sums the rows of the items they liked. That is our choice.
 3. Without a users' file, users are folded in from their likes of the train split.
@@ -24,25 +23,23 @@ if TYPE_CHECKING:
     from rexit.exporter.retriever.lightgcn import Likes, Retriever
 
 
-def retriever(items: Matrix, users: Matrix | None, likes: Likes, similarity: str) -> Retriever:
+def retriever(items: Matrix, users: Matrix | None, likes: Likes) -> Retriever:
     """Builds a retriever from embeddings.
 
     Args:
         items: [I, D], zeros for unknown items.
         users: [U, D], zeros for unknown users; overwritten. None: users are folded in.
         likes: the likes that users are folded in from, and that measure recall.
-        similarity: how users are compared, one of SIMILARITIES.
     """
     from rexit.exporter.retriever.lightgcn import Retriever, recalls
 
     if users is None:
         user, item = likes.graph
         users = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(likes.users, likes.items)) @ items
-    scaled = _unit if similarity == "cosine" else _below_one
-    users = scaled(users)
+    users = _unit(users)
     fold_in = _below_one(items.copy())
     recall, popularity = recalls(likes, items, fold_in)
-    of_items = scaled(items.copy())
+    of_items = _unit(items.copy())
     half = np.float16
     return Retriever(users.astype(half), of_items.astype(half), fold_in.astype(half), recall, popularity, epochs=0)
 
@@ -70,7 +67,7 @@ def risk(info: Mapping[str, Any]) -> str | None:
     info: the values of catalog.json.
     """
     embedding = info["embedding"]
-    if "similarity" not in embedding:
+    if "users" not in embedding:
         return None
     if "as_of" not in embedding:
         return (

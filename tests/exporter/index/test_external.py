@@ -70,12 +70,6 @@ def test_tables_are_the_files_rows(run: Run, data: Path, files: tuple[str, ...])
     assert catalog.info["retrieval"]["recall@20"] > 0.5
 
 
-def test_dot_products_keep_lengths(run: Run, data: Path, files: tuple[str, ...]) -> None:
-    indexed(run, *files, similarity="dot")
-    ratio = Catalog.open(data / "catalog").user_embeddings.astype(float) / USER_ROWS
-    assert np.ptp(ratio) < 0.01 * ratio.mean()
-
-
 def test_known_users_are_near_by_their_own_rows(run: Run, data: Path, files: tuple[str, ...]) -> None:
     indexed(run, *files)
     near = unit(USER_ROWS).astype(np.float16).astype(float)
@@ -218,10 +212,6 @@ def test_bad_input_is_one_line(run: Run, data: Path, place: Path, files: tuple[s
 def test_bad_neighbours_are_one_line(run: Run, data: Path, place: Path, rows: list[tuple[object, ...]], message: str) -> None:
     pl.DataFrame(rows, ["user_id", "neighbour", "rank"], orient="row").write_csv(place / "near.csv")
     assert_refused(run(similar_users=str(place / "near.csv")), data, message)
-
-
-def test_an_unknown_similarity_is_one_line(run: Run, data: Path, files: tuple[str, ...]) -> None:
-    assert_refused(run(*files, similarity="l2"), data, "similarity is 'l2', expected one of cosine, dot")
 
 
 def test_users_alone_are_not_enough(run: Run, data: Path, files: tuple[str, ...]) -> None:
