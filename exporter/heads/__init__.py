@@ -10,6 +10,5 @@ In: a model with one answer at its end, or with none, and a catalog. Out: a mult
     objectives  the same for several objectives
     choose      figures -> exits
     assemble    exits -> the checkpoint's heads
-    picture     figures -> a picture
     run         all of it: `rexit heads`
 """

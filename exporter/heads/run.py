@@ -4,8 +4,8 @@
 2. Run training and validation slates once and keep every layer's hidden rows next to the checkpoint (`OUT.rows`). An interrupted
    run resumes from them, and so does a run with another choice of exits or targets.
 3. Fit a head at every layer (`layers`), choose exits (`choose`).
-4. Write the checkpoint, whole or not at all: the model's files unchanged, the heads of the exits, and `heads.json` and
-   `heads.svg` with all layers; a picture for each of several objectives.
+4. Write the checkpoint, whole or not at all: the model's files unchanged, the heads of the exits, and `heads.json` with all
+   layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS
 from rexit.exporter.clock import Clock
-from rexit.exporter.heads import picture
 from rexit.exporter.heads.assemble import exit_heads
 from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
@@ -38,7 +37,7 @@ from rexit.progress import Progress, silent
 from rexit.ranking import ByUser, differ, doubt, drawn_labels
 from rexit.slates import SIZE, cut, spread
 
-TABLE, PICTURE = "heads.json", "heads.svg"
+TABLE = "heads.json"
 
 
 @dataclass(frozen=True)
@@ -210,7 +209,7 @@ class _Fit:
         self._clock.lap("heads")
 
     def write(self) -> HeadsReport:
-        """Writes the checkpoint, the table and the pictures."""
+        """Writes the checkpoint and the table."""
         base, exits = self._base, self._exits
         parts = [self._validation.of_objective(k) for k in range(len(self._names))] or [self._validation]
         tables = {
@@ -246,8 +245,6 @@ class _Fit:
             self._clock.lap("write")
             table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
             write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})
-            for name, drawn in tables.items():
-                picture.draw(drawn["layers"], drawn["own"], exits, new / (f"heads-{name}.svg" if name else PICTURE))
         return report
 
 

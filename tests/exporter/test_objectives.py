@@ -206,7 +206,6 @@ def test_heads_of_each_objective(base: Path, tastes: Catalog, tmp_path: Path, mo
     assert np.corrcoef(log_odds[:, 1, 0], log_odds[:, 1, 1])[0, 1] < 0, "they click on what they do not like"
     table = json.loads((out / "heads.json").read_text())
     assert table["objectives"] == report.objectives and [row["layers"] for row in table["layers"]] == [1, 2]
-    assert sorted(path.name for path in out.glob("*.svg")) == ["heads-click.svg", "heads-like.svg"]
     # The same rows, and the model's own last answer, which stays at the last exit for each objective.
     kept = tmp_path / "kept"
     shutil.copytree(tmp_path / "out.rows", tmp_path / "kept.rows")

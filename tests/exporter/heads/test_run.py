@@ -135,12 +135,11 @@ def test_baselines_are_of_the_users_who_do_not_choose(fitted: HeadsReport, catal
         assert row["auc"][0] == pytest.approx(auc(scores[row["name"]][pairs], liked[pairs]))
 
 
-def test_table_and_picture(fitted: HeadsReport) -> None:
+def test_the_table_of_all_layers(fitted: HeadsReport) -> None:
     folder = Path(fitted.checkpoint)
     table = json.loads((folder / "heads.json").read_text())
     assert [row["layers"] for row in table["layers"]] == [1, 2, 3, 4] and table["exits"] == [1, 2, 4]
     assert table["layers"] == fitted.layers and table["own"]["own"]
-    assert (folder / "heads.svg").read_text().lstrip().startswith("<?xml")
 
 
 def test_users_who_choose_give_no_figures(fitted: HeadsReport, catalog: Path, model: Path, tmp_path: Path) -> None:
