@@ -132,8 +132,8 @@ def _rows(tokens: int, width: int) -> list[Case]:
     bias, factor, summed = normal(width), normal(width), x.astype(np.float64) + residual
     apart = summed - summed.mean(-1, keepdims=True)
     layer_normed = (apart / np.sqrt((apart**2).mean(-1, keepdims=True) + 1e-3) * weight + bias).astype(np.float32)
-    product = {"gate": gate, "up": up, "scale": scale}
-    added = {"x": x, "residual": residual, "weight": weight, "bias": bias, "factor": factor}
+    product: Arrays = {"gate": gate, "up": up, "scale": scale}
+    added: Arrays = {"x": x, "residual": residual, "weight": weight, "bias": bias, "factor": factor}
 
     def quantizing(op: str, define: Definition, feed: Arrays, rows: NDArray[Any], others: Arrays | None = None) -> Case:
         """An op whose last outputs are the quantized `rows`."""
