@@ -70,10 +70,11 @@ $(BUILD)/.requirements: $(BIN)/python pyproject.toml tools/requirements.py
 	rm -rf $(BUILD)/ahead
 	@touch $@
 
-# rexit without build isolation: its build tools are in the environment, so that a rebuild needs no network.
+# Our own two distributions without build isolation: their build tools are in the environment, so that a rebuild needs no network.
 # The compiler is the one that CMake chooses below, and not the one that Python was built with: the cache tells them apart.
-$(BUILD)/.installed: $(BUILD)/.requirements $(CPP_SOURCES)
+$(BUILD)/.installed: $(BUILD)/.requirements $(CPP_SOURCES) src/optimum-rexit/pyproject.toml
 	PATH="$(abspath $(BIN)):$$PATH" CC="$${CC:-cc}" CXX="$${CXX:-c++}" $(BIN)/pip install --quiet --no-build-isolation --no-deps --config-settings build-dir=$(BUILD)/wheel --config-settings cmake.define.REXIT_WERROR=$(WERROR) --editable .
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable src/optimum-rexit
 	@touch $@
 
 # A bundle with golden samples, and this machine's answers to them.

@@ -2,7 +2,7 @@
 
     python tools/requirements.py export dev
 
-The Makefile installs these, and then rexit without build isolation.
+The Makefile installs these, and then rexit and optimum-rexit without build isolation.
 """
 
 from __future__ import annotations

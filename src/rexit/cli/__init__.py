@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -18,6 +19,8 @@ from rexit.cli.make import calibrate, compile, export, heads, index, refresh, to
 from rexit.cli.use import rerank, score, serve
 from rexit.errors import RexitError
 from rexit.process.interrupts import INTERRUPTED, TERMINATED, interruptible
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Make a bundle": {
@@ -42,7 +45,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_CONTEXT,
 )
 for _panel, _commands in _COMMANDS.items():
     for _name, _function in _commands.items():
@@ -66,12 +69,22 @@ def _options(
 
 def main() -> NoReturn:
     """Runs a command. A RexitError, a missing extra, a full disk, Ctrl-C or SIGTERM ends in one line and a non-zero exit code."""
+    _run(app)
+
+
+def export_as(name: str, words: Sequence[str]) -> NoReturn:
+    """Runs `rexit export WORDS...` for another program's command line, where it is called `name`. Ends as `main` does."""
+    command = typer.main.get_group(app).commands["export"]
+    _run(partial(command, words, name, **_CONTEXT))
+
+
+def _run(command: Callable[[], object]) -> NoReturn:
     # How long OpenMP's threads spin before they sleep. With the default, training a small model takes half as long again on busy
     # cores; without spinning it does so on idle ones.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         with interruptible():
-            app()
+            command()
     except SystemExit as exc:
         if exc.code in (INTERRUPTED, TERMINATED):  # typer swallows Ctrl-C without a word
             say("rexit: interrupted; nothing was left half-written")
