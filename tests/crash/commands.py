@@ -38,6 +38,8 @@ def check_bundle(place: Path) -> None:
 
 def _make_catalog(place: Path) -> None:
     write_indexed_catalog(place)
+    # Another catalog than the one that is there.
+    (place / "retriever.json").write_text('{"neighbours": 3, "dim": 8, "epochs": 1}')
 
 
 def _index(place: Path) -> list[object]:
@@ -49,9 +51,8 @@ def _index(place: Path) -> list[object]:
         "--tokenizer",
         place / "tokenizer.json",
     )
-    config = place / "retriever.json"
-    config.write_text('{"neighbours": 3, "dim": 8, "epochs": 1}')  # another catalog than the one that is there
-    return ["index", *files, "--template", place / "prompt.toml", "--out", place / "catalog", "--retriever-config", config]
+    other = ("--template", place / "prompt.toml", "--retriever-config", place / "retriever.json")
+    return ["index", *files, *other, "--out", place / "catalog"]
 
 
 def _make_checkpoint(place: Path) -> None:
