@@ -105,7 +105,8 @@ def test_the_first_stage_is_exit_zero(
     word_slates: Path,
     tmp_path: Path,
 ) -> None:
-    """Scores that rank well, before heads on a random model: the policy stops candidates at exit zero, as its replay says."""
+    """Scores that rank well, before heads on a random model: the policy stops candidates at exit zero, as its replay says. Seven
+    queries with a value certify, too few for a limit of 0.2."""
     rng, scored = np.random.default_rng(1), tmp_path / "slates.jsonl"
     rows = [json.loads(line) for line in word_slates.read_text().splitlines()]
     for row in rows:
@@ -116,9 +117,9 @@ def test_the_first_stage_is_exit_zero(
         ("heads", causal_lm[0], *source, "--exits", "2,4", "--keep-last", "--reranker", causal_lm[1], "--out", out),
         ("export", out, *source, "--with-tokenizer", "--out", bundle),
         ("verify", bundle),
-        ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.2"),
+        ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.45"),
         ("verify", bundle),
-        ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.2", "--from-traces"),
+        ("calibrate", bundle, *source, "--metric", "ndcg@5", "--max-drop", "0.45", "--from-traces"),
         ("bench", bundle, "--slate", 7, "--requests", 2),
     ):
         ended = run(*words)
