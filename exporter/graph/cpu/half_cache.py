@@ -75,21 +75,23 @@ def _takes_half(node: ir.Node, n: int) -> bool:
 def _round(graph: ir.Graph, n: int) -> None:
     """Stores the graph's output n; other readers of the same numbers read the rounded ones."""
     output = graph.outputs[n]
-    squeeze = output.producer()
-    exact = squeeze.inputs[0] if squeeze is not None and squeeze.op_type == "Squeeze" else output
-    assert squeeze is not None and exact is not None
+    producer = output.producer()
+    assert producer is not None
+    squeezed = producer.op_type == "Squeeze"
+    exact = producer.inputs[0] if squeezed else output
+    assert exact is not None
     readers = [(node, k) for node, k in exact.uses() if node.op_type != "Shape"]
     name = output.name
-    if exact is output:
+    if not squeezed:
         exact.name = f"{name}.float32"
     rounded = _cast_behind(graph, exact, HALF)
-    if exact is output:
-        graph.outputs[n], rounded.name = rounded, name
-    else:
+    if squeezed:
         _become_half(output)
+    else:
+        graph.outputs[n], rounded.name = rounded, name
     back = _cast_behind(graph, rounded, FLOAT)
     for node, k in readers:
-        node.replace_input_with(k, rounded if node is squeeze or _takes_half(node, k) else back)
+        node.replace_input_with(k, rounded if node is producer or _takes_half(node, k) else back)
 
 
 def _cast_behind(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:

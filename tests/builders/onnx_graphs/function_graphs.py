@@ -238,12 +238,12 @@ def _products(tokens: int, depth: int, columns: int) -> list[Case]:
     gate, up = products
     residual = random.standard_normal(gate.shape).astype(np.float32)
     inside = (gate / (1 + np.exp(-gate.astype(np.float64))) * up).astype(np.float32)
-    one = {name: feed[name] for name in ("q", "scale", "gate", "gate_columns", "gate_offsets")}
+    operands = {name: feed[name] for name in ("q", "scale", "gate", "gate_columns", "gate_offsets")}
     adding = (fuse_rows.define_scale_add, pack_weights.define_multiply_add)
     return [
-        _call("MultiplyRows", one, {"out": gate}, pack_weights.define_multiply),
-        _call("MultiplyAddRows", one | {"residual": residual}, {"out": gate + residual}, *adding),
-        _call("MultiplyAddRows", one | {"bias": residual[0, 0]}, {"out": gate + residual[0, 0]}, *adding),
+        _call("MultiplyRows", operands, {"out": gate}, pack_weights.define_multiply),
+        _call("MultiplyAddRows", operands | {"residual": residual}, {"out": gate + residual}, *adding),
+        _call("MultiplyAddRows", operands | {"bias": residual[0, 0]}, {"out": gate + residual[0, 0]}, *adding),
         _call(
             'MultiplyGeGLUQuantizeRows <approximate = "none">',
             feed,
