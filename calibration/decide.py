@@ -19,7 +19,7 @@ import numpy as np
 
 from rexit.audit.limits import AuditLimits
 from rexit.bundle import Policy
-from rexit.calibration import metrics, plan, watch
+from rexit.calibration import metrics, watch
 from rexit.calibration.candidates import (
     Candidate,
     certify_in_order,
@@ -69,7 +69,6 @@ class Decision:
         saving: share of full depth's cost that the policy saves on the choosing users.
         users_needed: about how many users with a value would have certified the first candidate that failed (infinite: no
             number would); None if none failed, or it failed by metrics over pairs alone.
-        plan: how many users would certify what, by the choosing users' losses.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
         objectives: what makes the utility's log-odds, which the maps read; None: there is one objective.
         groups: the test of each group that was asked for.
@@ -87,7 +86,6 @@ class Decision:
     gains: tuple[Gain, ...]
     saving: float
     users_needed: float | None
-    plan: tuple[plan.Needed, ...] = ()
     watch: AuditLimits | None = None
     objectives: ObjectiveMaps | None = None
     groups: tuple[Group, ...] = ()
@@ -180,7 +178,6 @@ def decide(
         gains=comparison.gains(policy, choosing) if chosen and chosen.fixed is None else (),
         saving=1 - chosen.outcome.cost_us / full_us if chosen else 0.0,
         users_needed=users_needed(candidates, certifying, goal),
-        plan=plan.plan(candidates, choosing, goal, full_us),
         watch=None
         if chosen is None
         else watch.limits(

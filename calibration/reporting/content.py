@@ -154,14 +154,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "dearer": dearer,
         "saving": decision.saving,
         "users_needed": _finite(decision.users_needed),
-        "plan": [
-            {
-                "budget": needed.budget,
-                "saving": needed.saving,
-                "users": [{"limit": limit, "range": list(map(_finite, ends))} for limit, ends in needed.users.items()],
-            }
-            for needed in decision.plan
-        ],
         "groups": groups,
         "watch": decision.watch and decision.watch.to_json(),
         "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rexit.calibration.choose.maps import ALL
-from rexit.calibration.plan import words
 from rexit.calibration.probabilities.reliability_table import title
 from rexit.words import in_words
 
@@ -44,7 +43,6 @@ def tables(report: Report) -> dict[str, Table]:
         "probabilities": probabilities(report),
         "costs": _costs(report),
         "tested": _tested(report),
-        "plan": plan(report),
         "groups": groups(report),
         "ways": _ways(report),
         "thresholds": _thresholds(report),
@@ -77,21 +75,6 @@ def probabilities(report: Report) -> Table:
                 "by chance": f"{row['chance']:.4f}",
             }
             for row in report["probabilities"]["table"]
-        ],
-    )
-
-
-def plan(report: Report) -> Table:
-    """Returns how many users would certify what, which the terminal shows too."""
-    return Table(
-        "Users with a value that would certify in 4 of 5 calibrations, by the losses of those who choose",
-        [
-            {
-                "expected drop at most": f"{row['budget']:.4g}",
-                "saves": f"{100 * row['saving']:.0f} %",
-                **{f"drop of {cell['limit']:g}": words(cell["range"]) for cell in row["users"]},
-            }
-            for row in report["plan"]
         ],
     )
 

@@ -115,7 +115,7 @@ def _weights(text: str) -> dict[str, float]:
 def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) -> None:
     """Prints the verdict, and tables of the ways to stop and of their probabilities."""
     from rexit.calibration.reporting.page import maps_sentence
-    from rexit.calibration.reporting.tables import groups, plan, probabilities
+    from rexit.calibration.reporting.tables import groups, probabilities
 
     report, verdict = result.report, result.verdict
     words = partial(in_words, has_catalog=bundle.has_catalog)
@@ -127,9 +127,6 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
     if "utility" in report:
         weights = ", ".join(f"{weight:g} x {name}" for name, weight in report["utility"].items())
         stdout.print(f"Ranked by the utility {weights}; NDCG's gain is that of the labels.")
-    if verdict.shortfall is not None and report["plan"]:
-        forecast = plan(report)
-        print_table(words(forecast.caption), forecast.rows)
     if report["groups"]:
         tested = groups(report)
         print_table(words(tested.caption), tested.rows)
