@@ -49,9 +49,11 @@ SENTENCE_TRANSFORMERS = {
     "st_onnx": ("optimum", {"backend": "onnx"}, "fp32"),
     "st_onnx_int8": ("optimum", {"backend": "onnx", "file": "model_qint8_avx512_vnni.onnx"}, "int8"),
     "st_openvino": ("openvino", {"backend": "openvino"}, "bf16"),
-    "st_openvino_int8": ("openvino", {"backend": "openvino", "file": "openvino_model_int8.xml"}, "int8"),
+    "st_openvino_static_int8": ("openvino", {"backend": "openvino", "file": "openvino_model_qint8_quantized.xml", "pairs": ""}, "int8"),
+    "st_openvino_int8_weights": ("openvino", {"backend": "openvino", "file": "openvino_model_int8_weights.xml"}, "int8"),
 }
-"""Environment of peers.sh, setup, and precision of each peer."""
+"""Environment of peers.sh, setup, and precision of each peer. `pairs` is filled in: pairs of the training split."""
+CALIBRATION_PAIRS = 300  # as many as sentence-transformers takes
 
 
 def write_model(source: Path, shape: str | None, folder: Path) -> Path:
@@ -96,6 +98,16 @@ def write_bundle(model: Path, slates: Path, out: Path, claims: int) -> Path:
     return out
 
 
+def write_pairs(slates: Path, folder: Path) -> Path:
+    """Pairs of a query and a document of the training split, in random order, as a data set of `datasets`. Returns the folder."""
+    rows = [row for line in slates.read_text().splitlines() if (row := json.loads(line))["split"] == "train"]
+    pairs = [[row["query"], document] for row in rows for document in row["candidates"]]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:CALIBRATION_PAIRS]
+    folder.mkdir(exist_ok=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps({"pair": pairs[n]}) + "\n" for n in chosen))
+    return folder
+
+
 def requests(slates: Path) -> Iterator[dict[str, Any]]:
     """Claims of the test split in random order, each with its own documents and then others', with the lowest score."""
     rows = [row for line in slates.read_text().splitlines() if (row := json.loads(line))["split"] == "test"]
@@ -110,7 +122,7 @@ def requests(slates: Path) -> Iterator[dict[str, Any]]:
 
 
 def plans(
-    peers: Path, model: Path, bundle: Path, policy: Path | None, correlation: float
+    peers: Path, model: Path, bundle: Path, policy: Path | None, pairs: Path, correlation: float
 ) -> tuple[dict[str, Plan], list[Contender], list[Contender]]:
     """How all are started, and who is compared with whom."""
     started: dict[str, Plan] = {}
@@ -124,7 +136,8 @@ def plans(
         started["policy"] = (Path(sys.executable), "our_encoder.py", {"bundle": str(policy), "variant": "cpu-int8"})
         ours.append(Contender("int8_policy", "policy", "policy", weights="int8", tolerance=None))
     for name, (environment, setup, precision) in SENTENCE_TRANSFORMERS.items():
-        started[name] = (peers / environment / "bin/python", "cross_encoder.py", {"model": str(model), **setup})
+        setup = {"model": str(model), **setup, **({"pairs": str(pairs)} if "pairs" in setup else {})}
+        started[name] = (peers / environment / "bin/python", "cross_encoder.py", setup)
         others.append(Contender(name, name, "", weights=precision, tolerance=np.inf, correlation=correlation))
     return started, ours, others
 
@@ -147,8 +160,9 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     model = write_model(args.cross_encoder, args.shape, work / "model")
     bundle = write_bundle(model, args.slates, work / "bundle", claims=16 if args.shape is None else 4)
+    pairs = write_pairs(args.slates, work / "pairs")
     correlation = 0.9 if args.shape is None else 0.5  # random weights give all documents nearly the same log-odds
-    started, ours, others = plans(args.peers, model.absolute(), bundle, args.bundle, correlation)
+    started, ours, others = plans(args.peers, model.absolute(), bundle, args.bundle, pairs.absolute(), correlation)
     with loaded(started, args.threads, work, {contender.peer for contender in ours}) as (running, left_out):
         if args.prepare:
             return

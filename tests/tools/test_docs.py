@@ -71,7 +71,7 @@ def test_guide_pages_take_two_screens_at_most() -> None:
 
 
 def test_pages_named_in_sources_exist() -> None:
-    files = [path for folder in SOURCES for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".cpp", ".hpp", ".h")]
+    files = [path for folder in (*SOURCES, "src") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".cpp", ".hpp", ".h")]
     named = {page for path in files for page in re.findall(r"\bdocs/[a-z0-9/_-]+\.md", path.read_text())}
     assert "docs/format.md" in named
     others = {"docs/operators.md"}  # onnx-tensorrt's
@@ -86,3 +86,14 @@ def test_paths_named_in_the_pages_exist() -> None:
             rf"(?:`|^|\s)((?:{folders})/[\w./-]+?\.\w+|(?:{folders})/[\w./-]+(?=`))(?=[`\s]|$)", page.read_text(), re.M
         ):
             assert "NAME" in path or (ROOT / path).exists(), f"{page.relative_to(ROOT)}: {path}"
+
+
+def test_sources_named_by_the_end_of_their_path_exist() -> None:
+    """Outside the index of notes, which names scripts of the commits that it cites."""
+    sources = [f"/{path.relative_to(ROOT)}" for folder in (*SOURCES, "src") for path in (ROOT / folder).rglob("*.[chp]*")]
+    for page in (ROOT / "docs").rglob("*.md"):
+        for text in page.read_text().split("\n\n"):
+            if re.search(r"`[0-9a-f]{8}`", text) or page == ROOT / "docs/notes/index.md":
+                continue
+            for name in re.findall(r"`([\w/-]+\.(?:py|cpp|hpp|h))`", text):
+                assert "NAME" in name or any(path.endswith(f"/{name}") for path in sources), f"{page.relative_to(ROOT)}: {name}"

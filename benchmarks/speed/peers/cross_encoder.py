@@ -1,7 +1,8 @@
 """sentence-transformers' CrossEncoder on texts: PyTorch, ONNX Runtime or OpenVINO, pairs sorted by length and padded by batch.
 
-A quantized model is made in `setup["file"]`'s place if it is not there: in ONNX Runtime's dynamic int8, which fastembed and
-FlashRank ship, or in OpenVINO's int8 weights with activations quantized at run time.
+A quantized model is made in `setup["file"]`'s place if it is not there, by sentence-transformers' own functions: ONNX Runtime's
+dynamic int8, which fastembed and FlashRank ship, and OpenVINO's static int8, whose activations have scales from `setup["pairs"]`,
+a folder with pairs of the training split. OpenVINO's 8-bit weights, with activations in floating point, are optimum-intel's.
 """
 
 from __future__ import annotations
@@ -42,24 +43,33 @@ def loaded(setup: Mapping[str, Any]) -> CrossEncoder:
     if backend == "openvino":
         options["ov_config"] = {"INFERENCE_NUM_THREADS": str(threads), "PERFORMANCE_HINT": "LATENCY"}
     if "file" in setup and not list(folder.rglob(setup["file"])):
-        quantize(folder, backend)
+        {"onnx": dynamic_int8, "openvino": static_int8 if "pairs" in setup else int8_weights}[backend](folder, setup)
     if "file" in setup:
         options["file_name"] = setup["file"]
     return CrossEncoder(str(folder), device="cpu", backend=backend, model_kwargs=options)
 
 
-def quantize(folder: Path, backend: str) -> None:
-    if backend == "onnx":
-        model = CrossEncoder(str(folder), device="cpu", backend="onnx")
-        sentence_transformers.export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(folder))
-    else:
-        from optimum.intel import OVModelForSequenceClassification, OVWeightQuantizationConfig
+def dynamic_int8(folder: Path, setup: Mapping[str, Any]) -> None:
+    model = CrossEncoder(str(folder), device="cpu", backend="onnx")
+    sentence_transformers.export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(folder))
 
-        config = OVWeightQuantizationConfig(bits=8)
-        model = OVModelForSequenceClassification.from_pretrained(folder, export=True, quantization_config=config)
-        model.save_pretrained(folder / "int8")
-        for path in (folder / "int8").glob("openvino_model.*"):
-            path.rename(folder / f"openvino_model_int8{path.suffix}")
+
+def static_int8(folder: Path, setup: Mapping[str, Any]) -> None:
+    """The data set is a folder with `train.jsonl`, whose rows have `pair`: a query and a document."""
+    model = CrossEncoder(str(folder), device="cpu", backend="openvino")
+    sentence_transformers.export_static_quantized_openvino_model(
+        model, None, str(folder), dataset_name=setup["pairs"], dataset_config_name="default", dataset_split="train", column_name="pair"
+    )
+
+
+def int8_weights(folder: Path, setup: Mapping[str, Any]) -> None:
+    from optimum.intel import OVModelForSequenceClassification, OVWeightQuantizationConfig
+
+    config = OVWeightQuantizationConfig(bits=8)
+    model = OVModelForSequenceClassification.from_pretrained(folder, export=True, quantization_config=config)
+    model.save_pretrained(folder / "weights")
+    for path in (folder / "weights").glob("openvino_model.*"):
+        path.rename(folder / f"openvino_model_int8_weights{path.suffix}")
 
 
 def load(setup: Mapping[str, Any]) -> tuple[dict[str, Batches], dict[str, Any]]:
