@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS
@@ -30,7 +29,6 @@ from rexit.exporter.prompt.template import read_template
 from rexit.exporter.retriever import external
 from rexit.exporter.retriever.embedding_files import Matrix, aligned, read_embeddings
 from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbour_table import read_neighbours
 from rexit.exporter.retriever.neighbours import similar_users
 from rexit.exporter.source_columns import check_columns
 from rexit.exporter.zero.fit import write_zero
@@ -91,9 +89,6 @@ def build_catalog(
     progress("tables", 0, 1)
     objectives = rules_of(parsed.objectives, options.objectives, template)
     data = read_data(interactions, items, users, options, parsed.inputs, language.tokenizer, objectives, parsed.reads_scores)
-    similar = None
-    if options.similar_users is not None:
-        similar = read_neighbours(options.similar_users, data.users["id"], options.neighbours, options.columns.user)
     embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
     compiled = compile_template(language, data.users, data.items, data.inputs, progress)
@@ -130,8 +125,8 @@ def build_catalog(
         del snapshots, likes
         info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
         info |= encoded.write(folder, compiled.encoded)
-        content = _content(data, compiled, retriever, lists, similar, options, progress)
-        del retriever, similar, lists
+        content = _content(data, compiled, retriever, lists, options, progress)
+        del retriever, lists
         catalog = write(folder, info, content, data.samples, data.users["id"], data.items["id"], progress)
         del content, data, compiled
         if catalog.numbers:
@@ -209,7 +204,6 @@ def _content(
     compiled: Compiled,
     retriever: Retriever,
     lists: Lists | None,
-    similar: NDArray[np.int32] | None,
     options: IndexOptions,
     progress: Progress,
 ) -> Iterator[tuple[str, tables.Tensors]]:
@@ -218,9 +212,8 @@ def _content(
     items = retriever.items.astype(np.float16, copy=False)
     del retriever
     histories = tables.histories(data.interactions, len(data.users))
-    if similar is None:
-        queries = users if options.external is not None and options.external.users is not None else None
-        similar = similar_users(users, fold_in, histories, options.neighbours, lists, progress, queries)
+    queries = users if options.external is not None and options.external.users is not None else None
+    similar = similar_users(users, fold_in, histories, options.neighbours, lists, progress, queries)
     in_order = {"embeddings": users} if lists is None else lists.tensors(users)
     del users
     yield (

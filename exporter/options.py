@@ -265,7 +265,7 @@ class IndexOptions:
     order: what orders interactions: `time` (the column), `file` or `random`.
     split: `user:A,B`, `time:A,B` or `leave-last:V,T`, see `rexit.exporter.catalog.splits`; None: `user:0.8,0.9`, or the column
         `columns.split`.
-    neighbours: similar users of a user. similar_users: a table of them, found elsewhere.
+    neighbours: similar users of a user.
     seed: of a random order and of sampled negatives; LightGCN has its own.
     objectives: where labels of the template's objectives come from; one that is left out has a column of its name.
     zero: exit zero's graph, in the place of a fitted one.
@@ -278,7 +278,6 @@ class IndexOptions:
     order: str = "time"
     split: str | None = None
     neighbours: int = 20
-    similar_users: Path | None = None
     lightgcn: LightGCNOptions = LightGCNOptions()
     external: ExternalOptions | None = None
     seed: int = 0

@@ -5,8 +5,8 @@
 
 Interactions are drawn, seeded: a fifth as many items as users unless --items says how many, popular by a power law, in clusters;
 each user likes three clusters and draws `--each` items on average, four in five of them from these; what is drawn twice counts
-once. They lie in the file by time. With --external nothing is trained and no neighbour is searched for: items have the embedding
-of their cluster and some noise, users the mean of their items', both float16 of 64 numbers, and NEIGHBOURS random similar users.
+once. They lie in the file by time. With --external nothing is trained: items have the embedding of their cluster and some noise,
+users the mean of their items', both float16 of 64 numbers.
 
 FOLDER keeps data and results, so that a run that was stopped goes on with the next size. Each size is indexed by a process of its
 own; memory is the kernel's high-water mark of resident memory, reset at the start of each stage.
@@ -32,7 +32,7 @@ from rexit.bundle import write_json
 from rexit.process.scripts import script
 
 CLUSTER, TASTES = 100, 3  # items in a cluster, clusters that a user likes
-DIM, NEIGHBOURS = 64, 10  # for --external
+DIM = 64  # for --external
 NOTHING = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_gib": 0.0}  # a stage that did not run
 BATCH = 100_000  # users whose interactions are drawn at once
 TEMPLATE = """
@@ -100,7 +100,7 @@ def write_data(folder: Path, users: int, items: int, per_user: int, external: bo
 
 
 def _write_external(folder: Path, rated: pl.DataFrame, users: int, items: int) -> None:
-    """item-embeddings.npy, user-embeddings.npy with their ids, and similar-users.parquet."""
+    """item-embeddings.npy, user-embeddings.npy with their ids."""
     random = np.random.default_rng(1)
     clusters = max(TASTES, items // CLUSTER)
     centres = random.standard_normal((clusters, DIM), np.float32)
@@ -108,20 +108,14 @@ def _write_external(folder: Path, rated: pl.DataFrame, users: int, items: int) -
     user, item = rated["user_id"].to_numpy(), rated["item_id"].to_numpy()
     liked = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(users, items))
     of_users = np.lib.format.open_memmap(folder / "user-embeddings.npy", "w+", np.float16, (users, DIM))
-    parts = []
     for begin in range(0, users, BATCH):
         end = min(users, begin + BATCH)
         counts = np.maximum(np.diff(liked.indptr[begin : end + 1]), 1)[:, None]
         of_users[begin:end] = (liked[begin:end] @ rows) / counts
-        owner = np.repeat(np.arange(begin, end), NEIGHBOURS)
-        step = random.integers(1, users // NEIGHBOURS, (end - begin, NEIGHBOURS)).cumsum(1).ravel()  # ascending: no user twice
-        columns = {"user_id": owner, "neighbour": (owner + step) % users, "rank": np.tile(np.arange(NEIGHBOURS), end - begin)}
-        parts.append(pl.DataFrame(columns, {"user_id": pl.Int32, "neighbour": pl.Int32, "rank": pl.Int8}))
     of_users.flush()
     np.save(folder / "user-embeddings.ids.npy", np.arange(users))
     np.save(folder / "item-embeddings.npy", rows.astype(np.float16))
     np.save(folder / "item-embeddings.ids.npy", np.arange(items))
-    pl.concat(parts).lazy().cast({pl.Int32: pl.Int64}).sink_parquet(folder / "similar-users.parquet")
 
 
 class Stages:
@@ -161,7 +155,7 @@ def index(folder: Path, epochs: int, threads: int, external: bool) -> dict[str, 
     options = IndexOptions(lightgcn=LightGCNOptions(epochs=epochs))
     if external:
         embeddings = ExternalOptions(folder / "item-embeddings.npy", folder / "user-embeddings.npy")
-        options = IndexOptions(external=embeddings, similar_users=folder / "similar-users.parquet", neighbours=NEIGHBOURS)
+        options = IndexOptions(external=embeddings)
     info = build_catalog(
         folder / "ratings.parquet",
         folder / "items.parquet",
@@ -197,7 +191,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="LightGCN's at most; at scale few are needed")
     parser.add_argument("--each", type=int, default=50, help="items drawn for a user, on average")
     parser.add_argument("--items", type=int, help="by default a fifth of the users")
-    parser.add_argument("--external", action="store_true", help="embeddings and similar users from elsewhere")
+    parser.add_argument("--external", action="store_true", help="external embeddings")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     folder = args.folder.resolve()

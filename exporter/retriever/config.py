@@ -16,7 +16,6 @@ _LIGHTGCN = {field.name: field.default for field in fields(LightGCNOptions) if f
 _KNOWN: Mapping[str, Any] = {
     **_LIGHTGCN,
     "neighbours": IndexOptions.neighbours,
-    "similar_users": "",
 }
 """The keys, each with a value of the type that is expected."""
 
@@ -37,13 +36,12 @@ def with_config(options: IndexOptions, path: Path) -> IndexOptions:
             raise InputError(f"{path}: unknown key {name!r}, expected some of {', '.join(_KNOWN)}")
         kind = type(_KNOWN[name])
         if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
-            expected = {int: "a whole number", float: "a number", str: "a text"}[kind]
+            expected = "a number" if kind is float else "a whole number"
             raise InputError(f"{path}: {name} is {value!r}, expected {expected}")
     return replace(
         options,
         lightgcn=replace(options.lightgcn, **{name: values[name] for name in _LIGHTGCN if name in values}),
         neighbours=values.get("neighbours", options.neighbours),
-        similar_users=Path(values["similar_users"]) if "similar_users" in values else options.similar_users,
     )
 
 

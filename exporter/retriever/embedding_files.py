@@ -131,7 +131,9 @@ def aligned(embeddings: Embeddings, ids: pl.Series, what: str, source: Path) -> 
     Raises:
         InputError: an embedding's id is none of `ids`, which `source` has.
     """
-    places, unknown = match_ids(embeddings.ids, ids)
+    values, ids = unify_ids([embeddings.ids, ids])
+    places = match(values, ids)
+    unknown = values.filter(places.is_null())
     if len(unknown):
         raise InputError(
             f"{embeddings.path}: {what} {unknown[0]!r} is not in {source} ({len(unknown)} of {len(places)} {what}s are not)"
@@ -140,10 +142,3 @@ def aligned(embeddings: Embeddings, ids: pl.Series, what: str, source: Path) -> 
     for block in blocks(embeddings.rows):
         rows[at[block]] = embeddings.rows[block]
     return rows
-
-
-def match_ids(values: pl.Series, ids: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Returns the row of each value among a catalog's ids, null where there is none, and the values without a row."""
-    values, ids = unify_ids([values, ids])
-    rows = match(values, ids)
-    return rows, values.filter(rows.is_null())

@@ -126,13 +126,6 @@ def test_what_is_not_known_of_the_embeddings_is_said(run: Run, data: Path, files
     assert "96 interactions of validation and test happened before --embeddings-as-of" in late
 
 
-def test_similar_users_may_be_told(run: Run, data: Path, place: Path, files: tuple[str, ...]) -> None:
-    pl.DataFrame({"user_id": [1, 1, 2], "neighbour": [5, 9, 1], "rank": [2, 1, 1]}).write_csv(place / "near.csv")
-    indexed(run, similar_users=str(place / "near.csv"), neighbours=3)
-    similar = Catalog.open(data / "catalog").user_table["similar"]
-    assert similar[:3].tolist() == [[8, 4, 0], [0, 1, 1], [2, 2, 2]], "by rank; own rows where there are fewer"
-
-
 Damage = Callable[[Path], tuple[str, ...]]
 
 
@@ -196,22 +189,6 @@ def _beside(name: str, content: object, table: np.ndarray = ITEM_ROWS) -> Damage
 )
 def test_bad_input_is_one_line(run: Run, data: Path, place: Path, files: tuple[str, ...], damage: Damage, message: str) -> None:
     assert_refused(run(*files, *damage(place)), data, message)
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([(1, 77, 1)], "near.csv: user 77 in column 'neighbour' is not in the catalog (1 rows)"),
-        ([(1, 1, 1)], "near.csv: user 1 is named as a neighbour of their own (1 rows)"),
-        ([(1, 2, None)], "near.csv: row 1: 'rank' is None, expected a number"),
-        ([(1, 2, "nan")], "near.csv: row 1: 'rank' is 'nan', expected a number"),
-        ([(1, 2, 1), (2, None, 1)], "near.csv: row 2: 'neighbour' is None, expected an id"),
-        ([(1, 2, 1), (1, 2, 2)], "near.csv: 2 appears twice among the neighbours of 1"),
-    ],
-)
-def test_bad_neighbours_are_one_line(run: Run, data: Path, place: Path, rows: list[tuple[object, ...]], message: str) -> None:
-    pl.DataFrame(rows, ["user_id", "neighbour", "rank"], orient="row").write_csv(place / "near.csv")
-    assert_refused(run(similar_users=str(place / "near.csv")), data, message)
 
 
 def test_users_alone_are_not_enough(run: Run, data: Path, files: tuple[str, ...]) -> None:

@@ -63,7 +63,6 @@ def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], mess
         ({"dim": "8"}, "retriever.json: dim is '8', expected a whole number"),
         ({"dim": True}, "retriever.json: dim is True, expected a whole number"),
         ({"learning_rate": "fast"}, "retriever.json: learning_rate is 'fast', expected a number"),
-        ({"similar_users": 1}, "retriever.json: similar_users is 1, expected a text"),
         ({"dim": 0}, "dim is 0, expected at least 1"),
         ({"layers": 0}, "layers is 0, expected at least 1"),
         ({"epochs": -1}, "epochs is -1, expected at least 0"),
