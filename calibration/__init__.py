@@ -7,7 +7,6 @@ report.html and traces.safetensors. The data moves in this order:
                 recording    traces and costs -> a file, and back
     choose/     platt        traces -> a map per exit, so that depths are comparable
                 maps         maps that read all heads so far, where they do better on held-out users
-                objectives   several objectives -> one utility
                 expected     what a ranking is expected to lose, without labels
                 evaluate     where candidates stop -> cost, and expected losses
                 search       thresholds, patience and rules for slates -> the cheapest within a budget

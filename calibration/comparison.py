@@ -53,7 +53,7 @@ class Baseline:
 
 def baseline_rows(scores: Scores, test: Traces, full: NDArray[np.float32], metrics: Sequence[Metric]) -> tuple[Baseline, ...]:
     """Returns the baselines of the test split. scores: each one's, of its pairs. full: c at full depth, float32 [n]."""
-    judge = Judge(test.users, test.liked, test.offsets, full, test.gains)
+    judge = Judge(test.users, test.liked, test.offsets, full)
     ranking = [metric for metric in metrics if metric.kind not in (*LABEL_FREE, "logloss")]
     rows = []
     for name, exact in scores.items():

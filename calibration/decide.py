@@ -30,10 +30,8 @@ from rexit.calibration.candidates import (
     users_needed,
 )
 from rexit.calibration.choose import maps as choice_of_maps
-from rexit.calibration.choose import objectives, platt
+from rexit.calibration.choose import platt
 from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.choose.maps import Choice
-from rexit.calibration.choose.objectives import ObjectiveMaps
 from rexit.calibration.comparison import Comparison, Gain, Row
 from rexit.calibration.goal import Goal
 from rexit.calibration.groups import Group, test_groups
@@ -70,7 +68,6 @@ class Decision:
         users_needed: about how many users with a value would have certified the first candidate that failed (infinite: no
             number would); None if none failed, or it failed by metrics over pairs alone.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
-        objectives: what makes the utility's log-odds, which the maps read; None: there is one objective.
         groups: the test of each group that was asked for.
     """
 
@@ -87,7 +84,6 @@ class Decision:
     saving: float
     users_needed: float | None
     watch: AuditLimits | None = None
-    objectives: ObjectiveMaps | None = None
     groups: tuple[Group, ...] = ()
 
     def certificate(self) -> dict[str, Any] | None:
@@ -112,7 +108,6 @@ def decide(
     variant_sha256: str,
     goal: Goal,
     maps: str = choice_of_maps.AUTO,
-    utility: Mapping[str, float] | None = None,
 ) -> Decision:
     """Chooses on one part of the validation split's users, certifies on the others, measures on test.
 
@@ -127,13 +122,12 @@ def decide(
     6. The test split: values and differences with intervals over users, against full depth and fixed depths.
 
     Args:
-        validation, test: traces of the two splits; with several objectives, raw log-odds of each.
+        validation, test: traces of the two splits.
         costs: what a slate costs.
         depths: layers of each exit.
         variant_sha256: the variant that the policy is for.
         goal: what the policy must keep.
         maps: the heads that an exit's c reads, OWN, ALL or AUTO of `maps`.
-        utility: with several objectives, their weights, in the variant's order; then there is no choice of maps.
 
     Raises:
         InputError: for goals or labels that cannot work.
@@ -142,9 +136,7 @@ def decide(
     goal.check_sizes(int(np.diff(validation.offsets).max()))
     _check_labels(validation, test, goal)
     choosers, certifiers = split_users(validation)
-    choosers, choice, objective_maps = _choose_maps(choosers, goal, maps, utility)
-    if objective_maps is not None:
-        certifiers, test = objective_maps.apply(certifiers), objective_maps.apply(test)
+    choice = choice_of_maps.choose(maps, choosers, goal.metrics)
 
     def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
         return Evaluation(traces, platt.apply(choice.maps, traces.log_odds), depths, costs, of_metrics)
@@ -158,7 +150,7 @@ def decide(
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else policy_of(choice.maps, variant_sha256)
-    comparison = Comparison(evaluate(test, _table_metrics(goal, bool(utility), test.labelled)))
+    comparison = Comparison(evaluate(test, _table_metrics(goal, test.labelled)))
     last = len(depths) - 1
     rows = [comparison.fixed_row(FULL_DEPTH, last), *(comparison.fixed_row(depth_name(depths[k]), k) for k in range(last))]
     if choice.reads == choice_of_maps.ALL:
@@ -167,7 +159,7 @@ def decide(
     rows.append(comparison.policy_row("policy", policy))
     return Decision(
         goal=goal,
-        policy=policy if objective_maps is None else objective_maps.on(policy),
+        policy=policy,
         choice=choice,
         users={"choosing": choosers.user_count, "certifying": certifiers.user_count, "test": test.user_count},
         tested=tested,
@@ -186,7 +178,6 @@ def decide(
             goal,
             goal.error / len(candidates),  # the policy was chosen among them
         ),
-        objectives=objective_maps,
         groups=()
         if chosen is None
         else test_groups(
@@ -200,23 +191,10 @@ def decide(
     )
 
 
-def _choose_maps(
-    choosers: Traces, goal: Goal, maps: str, utility: Mapping[str, float] | None
-) -> tuple[Traces, Choice, ObjectiveMaps | None]:
-    """The choosing users' traces with one log-odds per exit, the maps, and what makes that log-odds of several objectives."""
-    if not utility:
-        return choosers, choice_of_maps.choose(maps, choosers, goal.metrics), None
-    objective_maps = objectives.fit(choosers, utility)
-    choosers = objectives.cross_fit(choosers, utility)
-    return choosers, objectives.choice(objective_maps, choosers.log_odds), objective_maps
-
-
 def back_to_full_depth(decision: Decision) -> Decision:
     """Returns the same decision with full depth as its policy; `saving` remains what the other one promised."""
     full = policy_of(decision.choice.maps, decision.policy.variant_sha256)
     policy = replace(full, made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift)
-    if decision.objectives is not None:
-        policy = decision.objectives.on(policy)
     row = replace(decision.rows[0], name="policy")
     rows = (*decision.rows[:-1], row)
     return replace(decision, policy=policy, chosen=None, rows=rows, gains=(), watch=None, groups=())
@@ -238,9 +216,9 @@ def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:
         raise InputError("the full model gives all candidates of a slate the same score, in every slate: it ranks nothing")
 
 
-def _table_metrics(goal: Goal, several: bool, labelled: bool) -> tuple[Metric, ...]:
-    """The goal's metrics, then the usual ones. A utility is not the probability of a label, so it has no log loss."""
+def _table_metrics(goal: Goal, labelled: bool) -> tuple[Metric, ...]:
+    """The goal's metrics, then the usual ones."""
     names = [metric.name for metric in goal.metrics]
     table = TABLE_METRICS if labelled else ("expected-ndcg@10", "agreement")
-    others = [name for name in table if name not in names and not (several and name == "logloss")]
+    others = [name for name in table if name not in names]
     return (*goal.metrics, *map(metrics.parse, others))

@@ -12,8 +12,6 @@
 |                   | probability as gain, mean over the user's slates                | probabilities differ        |
 
 The value of a split is the mean over users. `auc` and `logloss` are over all pairs of the split and have no value per user.
-With several objectives (`choose.objectives`) NDCG's gain is the utility of a pair's labels, and a pair counts as liked if its
-labels are worth more than none at all; there is no log loss.
 
 Ties count as their average in NDCG and AUC. In `top-k-overlap` the earlier candidate wins, as in the runtime's top-k.
 """
@@ -28,7 +26,7 @@ from numpy.typing import NDArray
 
 from rexit.audit.losses import Loss, SlateLosses
 from rexit.errors import InputError
-from rexit.ranking import RESAMPLES, ByGain, ByUser, auc_contributions, bootstrap
+from rexit.ranking import RESAMPLES, ByUser, auc_contributions, bootstrap
 
 CHOICES = "ndcg@K, user-auc, auc, logloss, agreement, top-k-overlap@K or expected-ndcg@K, with K from 1"
 LABEL_FREE = ("agreement", "top-k-overlap", "expected-ndcg")
@@ -90,7 +88,6 @@ class Judge:
         liked: the labels, bool [n].
         offsets: where each slate begins, and n: int64 [S + 1].
         reference: c at the last exit, float32 [n].
-        gains: what each pair is worth to NDCG, from 0 to 1, float64 [n]; None: 1 for a like.
     """
 
     def __init__(
@@ -99,11 +96,9 @@ class Judge:
         liked: NDArray[np.bool_],
         offsets: NDArray[np.int64],
         reference: NDArray[np.float32],
-        gains: NDArray[np.float64] | None = None,
     ) -> None:
         self._liked, self._offsets, self._reference = liked, offsets, reference
         self._by_user = ByUser(users, liked)
-        self._by_gain = None if gains is None else ByGain(users, gains)
         self._all = ByUser(np.zeros(len(liked), np.int64), liked)
         self._slates = SlateLosses(reference, offsets)
         self._full: dict[Metric, float] = {}
@@ -191,7 +186,7 @@ class Judge:
         if metric.kind == "user-auc":
             return self._by_user.auc(score)
         if metric.kind == "ndcg":
-            return (self._by_user if self._by_gain is None else self._by_gain).ndcg(score, metric.k)
+            return self._by_user.ndcg(score, metric.k)
         if metric.kind == "agreement":
             same = (score >= 0) == (self._reference >= 0)
             return np.bincount(self._by_user.numbers, same) / self._by_user.pairs

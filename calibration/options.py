@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rexit.devices import Device
@@ -32,7 +32,6 @@ class CalibrationOptions:
         profile: what segments cost; None: it is measured.
         from_traces: decide on what the last calibration recorded, without running the model.
         negative_rate: the share of the population's negatives in the labels, more than 0 to 1; None: as `rexit index` sampled.
-        utility: with several objectives, the weights of their probabilities, by name; None: all 1.
     """
 
     metrics: Sequence[str] = METRICS
@@ -51,4 +50,3 @@ class CalibrationOptions:
     profile: CostProfile | None = None
     from_traces: bool = False
     negative_rate: float | None = None
-    utility: Mapping[str, float] | None = None

@@ -22,7 +22,6 @@ from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics
 from rexit.calibration.candidates import MIN_SAVING
-from rexit.calibration.choose import objectives
 from rexit.calibration.comparison import baseline_rows
 from rexit.calibration.goal import Goal
 from rexit.calibration.options import METRICS, CalibrationOptions
@@ -130,7 +129,7 @@ class _Work:
 
     def calibrate(self) -> Calibration:
         bundle, source, options = self._bundle, self._source, self._options
-        goal, utility = self._check()
+        goal = self._check()
         slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
         if not options.labels:
             slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
@@ -145,8 +144,7 @@ class _Work:
         _drop_foreign_policy(bundle)
         recorded = self._read_recording(slates) if options.from_traces else self._record(slates)
         profile = recorded.profile
-        weights = list(utility.values())
-        traces = {name: join(part, recorded.log_odds[name], name, weights) for name, part in slates.items()}
+        traces = {name: join(part, recorded.log_odds[name], name) for name, part in slates.items()}
         traces["validation"] = replace(traces["validation"], fields=fields)
         tokens = recorded.prefix_tokens, recorded.candidate_tokens
         costs = profile.costs(*tokens, bundle.variant.max_tokens)
@@ -158,16 +156,10 @@ class _Work:
             depths=self._depths,
             variant_sha256=bundle.variant_sha256,
             goal=goal,
-            utility=utility,
         )
         rate = options.negative_rate
-        if rate is None:
-            # It differs by objective, and nobody has said how; without labels there are no negatives.
-            rate = 1.0 if utility or not options.labels else prior.negative_rate(source)
-        probabilities = None
-        if (of_objectives := decision.objectives) is not None:
-            probabilities = of_objectives.probabilities(traces["test"].log_odds)
-            traces = {name: of_objectives.apply(part) for name, part in traces.items()}
+        if rate is None:  # without labels there are no negatives
+            rate = prior.negative_rate(source) if options.labels else 1.0
         decision = _with_conditions(decision, profile.conditions, options.slate)
         decision = replace(decision, policy=replace(decision.policy, prior_shift=prior.shift(rate)))
         self._progress("search", 1, 1)
@@ -207,7 +199,6 @@ class _Work:
                 for entry in (_inputs_with_words(source) if isinstance(source, Catalog) else ())
             },
             fitting=_fitting(source),
-            probabilities=probabilities,
         )
         report = build(bundle, options, findings)
         html = page.page(report)
@@ -218,12 +209,8 @@ class _Work:
             write_file(bundle.folder / page.FILE, html, flushed=True)
         return Calibration(decision.policy, report)
 
-    def _check(self) -> tuple[Goal, dict[str, float]]:
-        """The goal, and the utility's weights."""
+    def _check(self) -> Goal:
         bundle, source, options = self._bundle, self._source, self._options
-        utility = objectives.weights_of(options.utility, bundle.variant.objectives)
-        if utility:
-            _check_several(options)
         tail = None if options.tail is None else Tail.parse(options.tail)
         goal = Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k, tail)
         goal.check()
@@ -246,7 +233,7 @@ class _Work:
         source.roles.check(source.path, bundle.manifest.roles, bundle.path)
         if len(self._depths) < 2:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
-        return goal, utility
+        return goal
 
     def _groups(self, slates: Sequence[AnySlate]) -> dict[str, NDArray[np.str_]]:
         """Each slate's group, by what divides them. Raises InputError for a name that divides nothing here."""
@@ -283,8 +270,7 @@ class _Work:
 
     def _read_recording(self, slates: Mapping[str, Sequence[AnySlate]]) -> Recording:
         pairs = {name: sum(len(s.items) for s in part) for name, part in slates.items()}
-        path, count = self._bundle.folder / recording.FILE, max(1, len(self._bundle.variant.objectives))
-        return Recording.read(path, len(self._depths), self._made_of(), pairs, count)
+        return Recording.read(self._bundle.folder / recording.FILE, len(self._depths), self._made_of(), pairs)
 
     def _record(self, slates: Mapping[str, Sequence[AnySlate]]) -> Recording:
         """Traces and costs from a session, written for later calibrations."""
@@ -325,16 +311,6 @@ class _Work:
         return Timings(
             tuple(times.mean(0).tolist()), tuple(map(tuple, speeds.tolist())), sum(len(slate.items) for slate in timed), as_traced
         )
-
-
-def _check_several(options: CalibrationOptions) -> None:
-    """Raises InputError for what is of one objective alone."""
-    if not options.labels:
-        raise InputError("no labels: is for a single objective; several have maps of their labels")
-    if options.negative_rate not in (None, 1):
-        raise InputError(f"negative rate {options.negative_rate}: is for a single objective; several have a Platt map each")
-    if "logloss" in options.metrics:
-        raise InputError("metric logloss: is for a single objective; a utility of several is no probability of one label")
 
 
 def _size(catalog: Catalog) -> str:

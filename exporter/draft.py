@@ -90,7 +90,6 @@ class Draft:
         max_tokens: int,
         pairs: int,
         unrotated: str | None,
-        objectives: tuple[str, ...],
     ) -> VariantReport:
         """Writes variant.json and the golden samples next to the graphs.
 
@@ -103,7 +102,6 @@ class Draft:
             max_tokens: maximum number of candidate tokens in one pass.
             pairs: number of candidates that were also run one by one.
             unrotated: why the model could not be rotated; None if it was.
-            objectives: names of the objectives; empty if there is one without a name.
         """
         golden = judged.slates
         if zero:
@@ -131,7 +129,6 @@ class Draft:
             quality=judged.quality,
             unrotated=unrotated,
             past_padding=target.past_padding,
-            objectives=objectives,
         ).write(self.folder)
         size = sum(path.stat().st_size for path in self.folder.iterdir())
         return VariantReport(

@@ -155,7 +155,6 @@ class _Export:
         catalog = place if isinstance(place, Catalog) else None
         labels = preflight.labels_of(catalog, options.label_ids)
         self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, labels, options.reranker)
-        preflight.check_pairs_differ(loaded)
         if catalog:
             preflight.check_fit(loaded, catalog, options.max_tokens)
             if not options.accept_catalog:
@@ -266,7 +265,6 @@ class _Export:
                 self._options.max_tokens,
                 self._pairs,
                 self._unrotated,
-                self._loaded.objectives,
             )
             for draft, judged in passed
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ import polars as pl
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS
 from rexit.bundle.files import SCHEMA, FileEntry
-from rexit.bundle.labels import json_of
 from rexit.bundle.typed import to_json
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
@@ -21,8 +20,7 @@ from rexit.errors import InputError
 from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.data import Data, read_data
 from rexit.exporter.catalog.folder import check_place, seal, write
-from rexit.exporter.catalog.objectives import rules_of
-from rexit.exporter.options import ExternalOptions, IndexOptions, ObjectiveRule
+from rexit.exporter.options import ExternalOptions, IndexOptions
 from rexit.exporter.prompt.language import Compiled, Language, compile_template
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.exporter.prompt.template import read_template
@@ -87,12 +85,11 @@ def build_catalog(
     check_columns(options, parsed, interactions, items, users)
     language = Language.load(tokenizer, parsed)
     progress("tables", 0, 1)
-    objectives = rules_of(parsed.objectives, options.objectives, template)
-    data = read_data(interactions, items, users, options, parsed.inputs, language.tokenizer, objectives, parsed.reads_scores)
+    data = read_data(interactions, items, users, options, parsed.inputs, language.tokenizer, parsed.reads_scores)
     embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
     compiled = compile_template(language, data.users, data.items, data.inputs, progress)
-    info = _info(data, language, compiled, options, objectives)
+    info = _info(data, language, compiled, options)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
     # From here on torch is needed, which takes seconds to import.
@@ -240,19 +237,12 @@ def _content(
     yield "pieces.safetensors", compiled.pieces
 
 
-def _info(
-    data: Data, language: Language, compiled: Compiled, options: IndexOptions, objectives: Sequence[ObjectiveRule]
-) -> dict[str, Any]:
+def _info(data: Data, language: Language, compiled: Compiled, options: IndexOptions) -> dict[str, Any]:
     label: dict[str, Any] = {"positive_at": options.least_like}
     if options.implicit:
         label = {"sampled": options.sampled, "seed": options.seed}
     elif options.sampled:
         label["unrated"] = {"each": options.sampled, "seed": options.seed}
-    if objectives:
-        rules = {rule.name: {"column": rule.column, "at_least": rule.at_least} for rule in objectives}
-        label["objectives"] = {
-            name: {key: value for key, value in rule.items() if value is not None} for name, rule in rules.items()
-        }
     order = to_json(data.timeline) | ({"seed": options.seed} if options.order == "random" else {})
     return {
         "schema": SCHEMA,
@@ -269,7 +259,7 @@ def _info(
         "split": data.split,
         "roles": RULE,
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},
-        **json_of(language.labels),
+        "labels": dict(language.labels),
         "embedding": {"dim": options.lightgcn.dim, "layers": options.lightgcn.layers},
         "prompt": compiled.prompt,
     }

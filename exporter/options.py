@@ -179,31 +179,6 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class ObjectiveRule:
-    """Where an objective's labels come from: a column of 1, 0 or nothing, or a column's numbers, 1 from `at_least` on."""
-
-    name: str
-    column: str
-    at_least: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> ObjectiveRule:
-        """Reads NAME=COLUMN or NAME=COLUMN>=NUMBER. Raises InputError."""
-        name, equals, source = text.partition("=")
-        column, at_least, number = source.partition(">=")
-        try:
-            threshold = float(number) if at_least else None
-        except ValueError:
-            threshold = math.nan
-        if not (name and equals and column) or (threshold is not None and not math.isfinite(threshold)):
-            raise InputError(f"--objective {text}: expected NAME=COLUMN or NAME=COLUMN>=NUMBER, e.g. like=rating>=5")
-        return cls(name, column, threshold)
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.column}" + ("" if self.at_least is None else f">={self.at_least:g}")
-
-
-@dataclass(frozen=True)
 class LightGCNOptions:
     """How LightGCN is trained. All but the seed are keys of a `--retriever-config`.
 
@@ -267,7 +242,6 @@ class IndexOptions:
         `columns.split`.
     neighbours: similar users of a user.
     seed: of a random order and of sampled negatives; LightGCN has its own.
-    objectives: where labels of the template's objectives come from; one that is left out has a column of its name.
     zero: exit zero's graph, in the place of a fitted one.
     """
 
@@ -281,7 +255,6 @@ class IndexOptions:
     lightgcn: LightGCNOptions = LightGCNOptions()
     external: ExternalOptions | None = None
     seed: int = 0
-    objectives: tuple[ObjectiveRule, ...] = ()
     zero: Path | None = None
 
     @property

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from rexit.bundle import Catalog, Manifest, Model, RerankerPrompt
-from rexit.bundle.labels import pairs_of
 from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.vectors import USER
 from rexit.errors import BundleError, CheckpointError, InputError
@@ -108,30 +107,14 @@ def read_slates(path: Path, checkpoint: Checkpoint, max_tokens: int, labels: boo
 
 
 def labels_of(catalog: Catalog | None, label_ids: tuple[int, int] | None) -> dict[str, int] | None:
-    """Token ids of `no` and `yes` of each objective, from the catalog or an option; None if the checkpoint has to name them."""
+    """Token ids of `no` and `yes`, from the catalog or an option; None if the checkpoint has to name them."""
     if catalog is not None:
         return catalog.labels
     return dict(zip(("no", "yes"), label_ids, strict=True)) if label_ids else None
 
 
-def check_pairs_differ(checkpoint: Checkpoint) -> None:
-    """Objectives with head `shared` have different label tokens."""
-    names: dict[tuple[int, ...], str] = {}
-    for name, pair in zip(checkpoint.objectives, pairs_of(checkpoint.labels), strict=False):
-        if checkpoint.head == "shared" and (other := names.setdefault(tuple(pair.values()), name)) != name:
-            raise InputError(
-                f"{checkpoint.path}: objectives {other!r} and {name!r} have the same label tokens, so with head 'shared' the "
-                "same log-odds: train heads, or give them labels of their own"
-            )
-
-
 def check_slates_fit(checkpoint: Checkpoint, slates: SlatesFile, max_tokens: int) -> None:
     """The slates' tokens fit the model, and a candidate fits a pass."""
-    if checkpoint.objectives:
-        raise InputError(
-            f"{checkpoint.path}: answers the objectives {', '.join(checkpoint.objectives)}, a file of slates has one label: use "
-            "--catalog"
-        )
     if checkpoint.projectors is not None:
         raise InputError(
             f"{checkpoint.path}: was trained on prompts with vectors ({', '.join(checkpoint.projectors.kinds)}), which only a "

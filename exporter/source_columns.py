@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rexit.exporter.catalog import source_tables
 from rexit.exporter.catalog.interactions import interaction_columns
-from rexit.exporter.catalog.objectives import rules_of
 from rexit.exporter.catalog.source_tables import Needs, column_option
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.template import Template
@@ -22,8 +21,7 @@ def check_columns(options: IndexOptions, template: Template, interactions: Path,
         items, users: their files; None: there is none.
     """
     columns = options.columns
-    objectives = rules_of(template.objectives, options.objectives, template.path)
-    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.inputs, objectives, template.reads_scores)}
+    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.inputs, template.reads_scores)}
     if items is not None:
         files[items] = {columns.item: column_option("item")} | template.columns("item")
     if users is not None:

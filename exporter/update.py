@@ -31,8 +31,7 @@ from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_un
 from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.inputs import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
-from rexit.exporter.catalog.objectives import rules_of
-from rexit.exporter.options import Columns, IndexOptions, ObjectiveRule
+from rexit.exporter.options import Columns, IndexOptions
 from rexit.exporter.prompt.extend_pieces import ExtendedPieces
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.template import read_template
@@ -80,10 +79,7 @@ def update_catalog(
     language = Language.load(tokenizer, parsed)
     pieces = ExtendedPieces.of(old, language)
     progress("read", 0, 1)
-    objectives = rules_of(parsed.objectives, options.objectives, template)
-    rows = read_interactions(
-        interactions, options, complete=False, inputs=parsed.inputs, objectives=objectives, scores=old.reads_scores
-    )
+    rows = read_interactions(interactions, options, complete=False, inputs=parsed.inputs, scores=old.reads_scores)
     rows = with_codes(rows, old.inputs.entries, language.tokenizer, interactions)
     rows = in_catalog_unit(rows, old, interactions)
     frame = without_repeats(rows, interactions)
@@ -127,7 +123,6 @@ def _options(old: Catalog) -> IndexOptions:
         implicit=implicit,
         **({"unrated": sampled["each"], "seed": sampled["seed"]} if sampled else {}),
         order=old.info["order"]["by"],
-        objectives=tuple(ObjectiveRule(name, **rule) for name, rule in label.get("objectives", {}).items()),
     )
 
 

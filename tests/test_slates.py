@@ -20,7 +20,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 def with_split(catalog: Catalog, split: Split) -> Catalog:
     """The catalog's users and items with another split."""
     names = {name: getattr(catalog, name) for name in ("path", "info", "users", "items", "inputs")}
-    return cast(Catalog, SimpleNamespace(**names, objectives=(), split=lambda _name: split))
+    return cast(Catalog, SimpleNamespace(**names, split=lambda _name: split))
 
 
 def test_every_pair_once_in_order_and_nothing_later_visible(catalog: Catalog) -> None:

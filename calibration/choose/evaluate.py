@@ -61,7 +61,7 @@ class Evaluation:
         self.traces, self.c, self.costs, self.metrics = traces, c, costs, tuple(metrics)
         self.full = np.ascontiguousarray(c[:, -1])
         """Full depth, which losses are counted against: c at the last exit, as the runtime answers there."""
-        self.judge = Judge(traces.users, traces.liked, traces.offsets, self.full, traces.gains)
+        self.judge = Judge(traces.users, traces.liked, traces.offsets, self.full)
         """Judges by labels."""
         self._expectation = Expectation(traces, self.full, self.judge)
         self._depths = np.array(depths)

@@ -51,14 +51,13 @@ def table(
 
 
 def title(row: Mapping[str, Any]) -> str:
-    """Returns what tables call a row. row: the fields of a Reliability, and with several objectives the `objective`."""
+    """Returns what tables call a row. row: the fields of a Reliability."""
     titles = {
         "answers": "the policy's answers",
         "exit": f"all candidates {'at exit zero' if row['group'] == '0' else 'after layer ' + row['group']}",
         "item frequency": f"items with {row['group']} interactions",
     }
-    name = titles.get(row["by"], f"{row['by']}: {row['group']}")
-    return f"{row['objective']}: {name}" if "objective" in row else name
+    return titles.get(row["by"], f"{row['by']}: {row['group']}")
 
 
 def by_frequency(counts: NDArray[np.int64]) -> Iterator[Group]:

@@ -29,7 +29,7 @@ class Recording:
     """What calibration observed of a variant.
 
     Attributes:
-        log_odds: raw, by split, float32 [n, E] in the order of its slates; with several objectives [n, E, K].
+        log_odds: raw, by split, float32 [n, E] in the order of its slates.
         profile: what segments cost.
         prefix_tokens, candidate_tokens: mean tokens of a slate's prefix, and of a single candidate.
         made_of: the variant, the catalog and how slates were cut; other values need another recording.
@@ -53,7 +53,7 @@ class Recording:
         write_file(path, save(tensors, {"rexit": text, "sha256": _sha256(text, tensors)}))
 
     @classmethod
-    def read(cls, path: Path, exits: int, made_of: Mapping[str, Any], pairs: Mapping[str, int], objectives: int = 1) -> Recording:
+    def read(cls, path: Path, exits: int, made_of: Mapping[str, Any], pairs: Mapping[str, int]) -> Recording:
         """Returns what the file holds.
 
         Args:
@@ -61,7 +61,6 @@ class Recording:
             exits: the variant's E.
             made_of: what the recording must have been made of.
             pairs: n of each split.
-            objectives: the variant's K.
 
         Raises:
             BundleError: if the file is missing or damaged, or was made of something else.
@@ -81,9 +80,8 @@ class Recording:
                 raise BundleError(f"{path}: {_difference(name, value, expected)} run `rexit calibrate` without --from-traces")
         for name, count in pairs.items():
             z = log_odds[name]
-            shape = (count, exits) if objectives == 1 else (count, exits, objectives)
-            if z.dtype != np.float32 or z.shape != shape or not np.isfinite(z).all():
-                raise BundleError(f"{path}: {name}: is {z.dtype} {list(z.shape)}, expected finite float32 {list(shape)}")
+            if z.dtype != np.float32 or z.shape != (count, exits) or not np.isfinite(z).all():
+                raise BundleError(f"{path}: {name}: is {z.dtype} {list(z.shape)}, expected finite float32 {[count, exits]}")
         prefix, candidate = numbers
         if not (np.isfinite(numbers).all() and prefix >= 0 and candidate > 0):  # an encoder has no prefix
             raise BundleError(f"{path}: has {numbers[0]:g} and {numbers[1]:g} tokens per prefix and candidate, expected some")

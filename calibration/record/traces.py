@@ -14,7 +14,7 @@ from rexit.errors import InputError
 from rexit.ids import Id
 from rexit.progress import Progress, silent
 from rexit.ranking import probabilities
-from rexit.slates import AnySlate, Slate
+from rexit.slates import AnySlate
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -28,13 +28,11 @@ class Traces:
     """A split as the variant scores it: n pairs in S slates, E exits.
 
     Attributes:
-        log_odds: raw, float32 [n, E]; with several objectives [n, E, K], or the utility's, [n, E].
-        liked: the labels, bool [n]; with several objectives, whether they are worth more than none (`choose.objectives`).
+        log_odds: raw, float32 [n, E].
+        liked: the labels, bool [n].
         users: int64 [n], numbered from 0 in order of appearance.
         offsets: where each slate begins, and n: int64 [S + 1].
         ids: the users' ids, by number.
-        objectives: the labels of several objectives, 1, 0 or -1 (unknown), int8 [n, K]; None: there is one.
-        gains: the utility of those labels, from 0 to 1, float64 [n].
         known: whether each pair has a label, bool [n]; None: all have. An unknown label is False in `liked`.
         fields: what divides the slates into groups, by name: str [S].
     """
@@ -44,8 +42,6 @@ class Traces:
     users: NDArray[np.int64]
     offsets: NDArray[np.int64]
     ids: tuple[Id, ...]
-    objectives: NDArray[np.int8] | None = None
-    gains: NDArray[np.float64] | None = None
     known: NDArray[np.bool_] | None = None
     fields: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
 
@@ -81,8 +77,7 @@ class Traces:
         pairs = np.repeat(mask, sizes)
         numbers, users = np.unique(self.users[pairs], return_inverse=True)
         parts: dict[str, Any] = {
-            name: None if (value := getattr(self, name)) is None else value[pairs]
-            for name in ("log_odds", "liked", "objectives", "gains", "known")
+            name: None if (value := getattr(self, name)) is None else value[pairs] for name in ("log_odds", "liked", "known")
         }
         return replace(
             self,
@@ -122,7 +117,7 @@ def split_users(traces: Traces) -> tuple[Traces, Traces]:
 def collect(
     session: Session, slates: Sequence[AnySlate], step: str = "traces", progress: Progress = silent
 ) -> NDArray[np.float32]:
-    """Returns the raw log-odds of all slates at every exit, float32 [n, E]; with several objectives [n, E, K].
+    """Returns the raw log-odds of all slates at every exit, float32 [n, E].
 
     Args:
         session: a session of the deployed variant.
@@ -143,46 +138,24 @@ def collect(
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def join(
-    slates: Sequence[AnySlate], log_odds: NDArray[np.float32], name: str = "traces", weights: Sequence[float] = ()
-) -> Traces:
+def join(slates: Sequence[AnySlate], log_odds: NDArray[np.float32], name: str = "traces") -> Traces:
     """Returns slates and their log-odds as traces.
 
     Args:
         slates: S of them, with their labels.
-        log_odds: raw, float32 [n, E] or [n, E, K], in the order of the slates.
+        log_odds: raw, float32 [n, E], in the order of the slates.
         name: the split's, for messages.
-        weights: the utility's, [K]; empty: there is one objective.
 
     Raises:
         InputError: if all labels are the same, so that nothing can be ranked.
     """
-    liked, objectives, gains, known = np.concatenate([slate.liked for slate in slates]), None, None, None
+    liked, known = np.concatenate([slate.liked for slate in slates]), None
     if not all(slate.labelled for slate in slates):
         known = np.concatenate([np.full(len(slate.liked), slate.labelled) for slate in slates])
-    if weights:
-        labels = [slate.objectives for slate in slates if isinstance(slate, Slate)]
-        objectives = np.concatenate([part for part in labels if part is not None])
-        gains = gains_of(objectives, weights)
-        liked = gains > gains_of(np.zeros((1, len(weights)), np.int8), weights)
     if known is None and (liked.all() or not liked.any()):
         raise InputError(f"{name}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")
     numbers: dict[Id, int] = {}
     users = [numbers.setdefault(slate.user, len(numbers)) for slate in slates]
     sizes = [len(slate.items) for slate in slates]
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, tuple(numbers), objectives, gains, known)
-
-
-def gains_of(labels: NDArray[np.int8], weights: Sequence[float]) -> NDArray[np.float64]:
-    """Returns the utility of labels, from 0 to 1, float64 [n]: their weighted sum, scaled from its least to its largest value.
-
-    An unknown label counts as no.
-
-    Args:
-        labels: 1, 0 or -1, int8 [n, K].
-        weights: [K], not all 0.
-    """
-    w = np.array(weights, np.float64)
-    low, high = w[w < 0].sum(), w[w > 0].sum()
-    return np.asarray(((labels == 1) @ w - low) / (high - low), np.float64)
+    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets, tuple(numbers), known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -65,7 +64,6 @@ class Findings:
         item_counts: training interactions of each test pair's item, int64 [n]; None: unknown.
         fields: each test pair's values, by a field's name.
         fitting: how many users fit.
-        probabilities: with several objectives, those of each test pair at each exit, float32 [n, E, K].
     """
 
     traces: Mapping[str, Traces]
@@ -80,7 +78,6 @@ class Findings:
     item_counts: NDArray[np.int64] | None = None
     fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fitting: int = 0
-    probabilities: NDArray[np.float32] | None = None
 
 
 def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
@@ -123,7 +120,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "threads": profile.conditions.threads,
         "machine": profile.conditions.machine,
         "settings": _settings(options),
-        **({"utility": dict(policy.utility)} if policy.utility else {}),
         "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": t.user_count} for n, t in findings.traces.items()},
         "users": {"fitting": findings.fitting, **decision.users},
         "tested": dict(decision.tested),
@@ -163,21 +159,19 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
 
 
 def _settings(options: CalibrationOptions) -> dict[str, Any]:
-    left_out = {"profile", "from_traces", *(() if options.utility else ("utility",))}
-    return {name: value for name, value in asdict(options).items() if name not in left_out}
+    return {name: value for name, value in asdict(options).items() if name not in ("profile", "from_traces")}
 
 
 def _exits(findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Each exit's map and thresholds, the share of the test pairs that stops there, and its reliability diagram."""
     decision, test = findings.decision, findings.traces["test"]
-    outcomes: NDArray[np.generic] = test.targets if test.gains is None else test.gains
     return [
         {
             "layers": layers,
-            **{n: v for n, v in asdict(rule).items() if n not in ("objectives", "keep") or v},
+            **{n: v for n, v in asdict(rule).items() if n != "keep" or v},
             "useful": platt_map.useful,
             "stopped": float(np.mean(stops == k)),
-            "reliability": diagram(np.ascontiguousarray(p[:, k]), outcomes, findings.negative_rate),
+            "reliability": diagram(np.ascontiguousarray(p[:, k]), test.targets, findings.negative_rate),
         }
         for k, (layers, rule, platt_map) in enumerate(zip(depths, decision.policy.exits, decision.choice.maps, strict=True))
     ]
@@ -201,25 +195,12 @@ def _candidates(decision: Decision, depths: Sequence[int]) -> list[dict[str, Any
 def _probabilities(
     findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
-    """How right the probabilities are; with several objectives each one's, on the pairs whose label is known."""
-    test, counts = findings.traces["test"], findings.item_counts
-    rows: list[dict[str, Any]] = []
+    """How right the probabilities are; empty without labels."""
+    test = findings.traces["test"]
     if not test.labelled:
-        return rows
-    if findings.probabilities is None:
-        split = Split(test.liked, test.users, findings.negative_rate)
-        return list(map(asdict, reliability_table.table(split, depths, p, stops, counts, findings.fields)))
-    assert test.objectives is not None
-    for n, name in enumerate(findings.decision.policy.utility):
-        known = test.objectives[:, n] >= 0
-        if not known.any():
-            continue
-        split = Split(test.objectives[known, n] == 1, test.users[known])
-        fields = {field: list(itertools.compress(values, known)) for field, values in findings.fields.items()}
-        known_counts = None if counts is None else counts[known]
-        table = reliability_table.table(split, depths, findings.probabilities[known, :, n], stops[known], known_counts, fields)
-        rows += [{"objective": name, **asdict(row)} for row in table]
-    return rows
+        return []
+    split = Split(test.liked, test.users, findings.negative_rate)
+    return list(map(asdict, reliability_table.table(split, depths, p, stops, findings.item_counts, findings.fields)))
 
 
 def _finite(number: float | None) -> float | None:

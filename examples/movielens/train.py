@@ -38,7 +38,6 @@ from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
-from rexit.exporter.training.learner import joint_loss
 from rexit.process.scripts import script
 from rexit.slates import runs
 
@@ -83,28 +82,23 @@ def packed_slates(catalog: Catalog, split: str, size: int, count: int = 0) -> Ro
 
 
 def forward(model: MultiExitModel, data: Rows, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns logits [exits, candidates, 2] and labels [candidates] of the chosen rows, in bfloat16 where that is fast. With K
-    objectives [exits, candidates, 2K] and [candidates, K], NaN for an unknown label."""
+    """Returns logits [exits, candidates, 2] and labels [candidates] of the chosen rows, in bfloat16 where that is fast."""
     inputs = data.inputs(model, chosen)
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
         logits = model(*inputs)
-    return logits, torch.from_numpy(data.liked(chosen) if model.heads.objectives == 1 else data.targets(chosen))
+    return logits, torch.from_numpy(data.liked(chosen))
 
 
 @torch.no_grad()
 def auc(model: MultiExitModel, data: Rows) -> list[float]:
-    """Returns the AUC of each exit's log-odds, the mean over objectives."""
+    """Returns the AUC of each exit's log-odds."""
     model.eval()
     order = np.argsort(data.lengths)
     parts = [forward(model, data, list(chosen)) for chosen in np.array_split(order, math.ceil(len(order) / 16))]
     model.train()
-    log_odds = np.atleast_3d(log_odds_of(torch.cat([z for z, _ in parts], 1).float().numpy()))
-    labels = torch.cat([y for _, y in parts]).float().numpy().reshape(log_odds.shape[1:])
-    known = ~np.isnan(labels)
-    return [
-        float(np.mean([roc_auc_score(y[k], z[k]) for y, z, k in zip(labels.T, of_exit.T, known.T, strict=True)]))
-        for of_exit in log_odds
-    ]
+    log_odds = log_odds_of(torch.cat([z for z, _ in parts], 1).float().numpy())
+    labels = torch.cat([y for _, y in parts]).numpy()
+    return [float(roc_auc_score(labels, of_exit)) for of_exit in log_odds]
 
 
 def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
@@ -128,7 +122,7 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         attn_implementation=ATTENTION,  # type: ignore[call-arg] # of the base class, which takes any
     )
     decoder = Decoder.of(LlamaForCausalLM(config))
-    heads = ExitHeads.like(decoder, len(exits), len(catalog.objectives) or 1)
+    heads = ExitHeads.like(decoder, len(exits))
     return MultiExitModel(decoder, heads, exits, fresh_projectors(catalog, decoder))
 
 
@@ -151,10 +145,7 @@ def train(model: MultiExitModel, catalog: Catalog, chosen: Settings) -> None:
     start, losses = time.monotonic(), []
     for step, rows in zip(range(1, steps + 1), stream(), strict=False):
         logits, liked = forward(model, data, rows)
-        if catalog.objectives:
-            loss = joint_loss(logits, liked)
-        else:
-            loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
+        loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

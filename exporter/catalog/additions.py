@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from rexit.bundle.catalog import SPLITS, Catalog
 from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.labels import COLUMN, UNKNOWN
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
@@ -141,7 +140,6 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     """
     users, items = entities["user"], entities["item"]
     inputs = [INPUT + name for name in old.inputs.names]
-    objectives = [COLUMN + name for name in old.objectives]
     scores = ["score"] if old.reads_scores else []
     histories = old.user_table
     owner = np.repeat(np.arange(len(old.users)), np.diff(histories["history_offsets"]))
@@ -158,7 +156,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     after = 0 if options.order == "time" else int(histories["history_times"].max()) + 1
     fresh = frame.with_columns(
         user=pl.Series(users.rows), item=pl.Series(items.rows), time=pl.col("time") + after, new=pl.lit(True)
-    ).select(*known.columns, *inputs, *objectives, *scores)
+    ).select(*known.columns, *inputs, *scores)
     fresh = fresh.join(known, on=list(_ORDER), how="anti", maintain_order="left")
     merged = pl.concat([known, fresh], how="diagonal")
     if options.sampled and not options.implicit:
@@ -172,7 +170,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
     if options.implicit:
         assigned = with_negatives(assigned, len(items.ids), options.sampled, options.seed, path)
-    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *inputs, *objectives, *scores)]
+    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *inputs, *scores)]
     for name in SPLITS:
         part = old.split(name)
         written = np.array([" ".join(map(str, codes)) for codes in part.codes], object)
@@ -183,10 +181,6 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
             "liked": part.liked,
             **({"score": part.scores} if scores else {}),
             **{name: pl.Series(written[places], dtype=pl.String) for name, places in zip(inputs, part.inputs.T, strict=True)},
-            **{
-                name: pl.Series(labels == 1).set(pl.Series(labels == UNKNOWN), None)
-                for name, labels in zip(objectives, part.objectives.T, strict=True)
-            },
         }
         frame = pl.DataFrame(columns).with_columns(split=pl.lit(name))
         parts.append(frame.select(parts[0].columns))

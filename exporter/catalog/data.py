@@ -20,18 +20,17 @@ from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.negatives import with_negatives
-from rexit.exporter.catalog.objectives import check_classes
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
-from rexit.exporter.options import IndexOptions, ObjectiveRule
+from rexit.exporter.options import IndexOptions
 
 
 @dataclass(frozen=True)
 class Data:
     """Interactions, users and items.
 
-    interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `input.NAME` (codes as text) for each of `inputs`
-        and `objective.NAME` (bool with nulls) for each objective, `score` if exit zero reads it, sorted by (user, time, item).
+    interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `input.NAME` (codes as text) for each
+        of `inputs`, `score` if exit zero reads it, sorted by (user, time, item).
     samples: the interactions and the sampled negatives; what the splits hold.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -63,7 +62,6 @@ def read_data(
     options: IndexOptions,
     rules: Sequence[InputRule],
     tokenizer: Tokenizer,
-    objectives: Sequence[ObjectiveRule] = (),
     scores: bool = False,
 ) -> Data:
     """Reads the files of interactions, items and, if there is one, users. rules: the template's inputs.
@@ -71,7 +69,7 @@ def read_data(
     columns = options.columns
     if scores and options.sampled:
         raise InputError(f"{source}: sampled items have no score of the first stage, which the template's exit zero reads")
-    rows = read_interactions(source, options, inputs=rules, objectives=objectives, scores=scores)
+    rows = read_interactions(source, options, inputs=rules, scores=scores)
     inputs = known_inputs(rules, rows, source)
     rows = with_codes(rows, inputs, tokenizer, source)
     unit = unit_of_times(rows["time"]) if options.order == "time" else None
@@ -98,7 +96,6 @@ def read_data(
     samples = interactions
     if options.implicit:
         samples = with_negatives(interactions, len(items), options.sampled, options.seed, source)
-    check_classes(samples, objectives, source)
     times = interactions["time"].to_numpy()
     timeline = Timeline(options.order, int(times.min()), int(times.max()), unit)
     return Data(interactions, samples, entities["user"], entities["item"], split, timeline, dropped, inputs)

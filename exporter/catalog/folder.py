@@ -12,7 +12,6 @@ import polars as pl
 from rexit.bundle.catalog import SPLITS, TABLES, ZERO, Catalog
 from rexit.bundle.files import FileEntry, check_writable, write_json
 from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.labels import COLUMN
 from rexit.errors import InputError
 from rexit.exporter.catalog.tables import Tensors, write_frame
 from rexit.exporter.catalog.tables import write as write_table
@@ -46,7 +45,7 @@ def write(
         folder: an empty folder.
         info: the contents of catalog.json, changed in place.
         content: each file of TABLES with its tensors, consumed one by one.
-        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs, objectives and scores, in the splits' order.
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs and scores, in the splits' order.
         users, items: ids by row.
         progress: called with "splits", the splits written and their number.
 
@@ -58,24 +57,15 @@ def write(
     (folder / "splits").mkdir()
     splits = {}
     for split in tracked(SPLITS, "splits", progress):
-        part = samples.filter(pl.col("split") == split).select(
-            "user", "item", "time", "liked", pl.col(f"^(score$|{INPUT}|{COLUMN}).*$")
-        )
+        part = samples.filter(pl.col("split") == split).select("user", "item", "time", "liked", pl.col(f"^(score$|{INPUT}).*$"))
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"
         write_frame(folder / path, part)
-        splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json(), **_objectives(part)}
+        splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json()}
     info["splits"] = splits
     catalog = Catalog(folder, info, {})
     info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1
     return catalog
-
-
-def _objectives(part: pl.DataFrame) -> dict[str, Any]:
-    """How many labels of each objective are known, and how many are yes; nothing without named objectives."""
-    columns = [name for name in part.columns if name.startswith(COLUMN)]
-    counts = {name.removeprefix(COLUMN): {"known": part[name].count(), "yes": int(part[name].sum())} for name in columns}
-    return {"objectives": counts} if counts else {}
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:

@@ -16,22 +16,18 @@ import polars as pl
 
 from rexit.bundle.catalog import SPLITS
 from rexit.bundle.inputs import COLUMN as INPUT
-from rexit.bundle.labels import COLUMN
 from rexit.data.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import check_rows, id_values
 from rexit.exporter.catalog.inputs import InputRule
-from rexit.exporter.catalog.objectives import label_column
 from rexit.exporter.catalog.source_tables import Needs, check_columns, column_names, column_option, read_table
-from rexit.exporter.options import IndexOptions, ObjectiveRule
+from rexit.exporter.options import IndexOptions
 
 _MOMENT = pl.Datetime("us")
 SCORE = "score"
 
 
-def interaction_columns(
-    options: IndexOptions, inputs: Sequence[InputRule] = (), objectives: Sequence[ObjectiveRule] = (), scores: bool = False
-) -> Needs:
+def interaction_columns(options: IndexOptions, inputs: Sequence[InputRule] = (), scores: bool = False) -> Needs:
     """The columns that the interactions file must have, each with the option that names it, or with its placeholder."""
     columns = options.columns
     needs = {columns.user: column_option("user"), columns.item: column_option("item")}
@@ -46,8 +42,6 @@ def interaction_columns(
     for rule in inputs:
         if (column := rule.column_in(())) is not None:
             needs.setdefault(column, f"{{{INPUT}{rule.name}}} of the template")
-    for objective in objectives:
-        needs.setdefault(objective.column, f"--objective {objective}")
     return needs
 
 
@@ -56,7 +50,6 @@ def read_interactions(
     options: IndexOptions,
     complete: bool = True,
     inputs: Sequence[InputRule] = (),
-    objectives: Sequence[ObjectiveRule] = (),
     scores: bool = False,
 ) -> pl.DataFrame:
     """Reads the interactions file.
@@ -66,7 +59,6 @@ def read_interactions(
         options: names of columns, what is a like, what orders interactions.
         complete: the file holds every interaction, so it must hold likes and others.
         inputs: the template's; the result has a column `input.NAME` of raw cells for each.
-        objectives: the result has a column `objective.NAME` for each, bool with nulls.
         scores: the result has a column `score`, the first stage's, Float32.
 
     Returns:
@@ -76,7 +68,7 @@ def read_interactions(
     Raises:
         InputError: a column is missing, or the first row with a value that is not as expected.
     """
-    columns, needs = options.columns, interaction_columns(options, inputs, objectives, scores)
+    columns, needs = options.columns, interaction_columns(options, inputs, scores)
     check_columns({path: needs})
     names = column_names(path) if inputs else ()
     cells = {rule.name: rule.column_in(names) for rule in inputs}
@@ -95,7 +87,6 @@ def read_interactions(
         check_rows(~values[SCORE].is_finite().fill_null(False), raw, path, "a finite number")
     missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))
     values |= {INPUT + name: missing if column is None else frame[column] for name, column in cells.items()}
-    values |= {COLUMN + rule.name: label_column(frame[rule.column], rule, path) for rule in objectives}
     return pl.DataFrame(values)
 
 

@@ -9,7 +9,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.objectives import without_labels
 
 
 def with_negatives(interactions: pl.DataFrame, items: int, count: int, seed: int, path: Path) -> pl.DataFrame:
@@ -35,7 +34,7 @@ def with_negatives(interactions: pl.DataFrame, items: int, count: int, seed: int
     sampled = interactions.select(pl.all().repeat_by(count).list.explode()).with_columns(
         item=pl.Series(unmet.ravel(), dtype=interactions["item"].dtype), liked=pl.lit(False)
     )
-    return pl.concat([interactions, without_labels(sampled)]).sort("user", "time", "item", maintain_order=True)
+    return pl.concat([interactions, sampled]).sort("user", "time", "item", maintain_order=True)
 
 
 def _unmet(interactions: pl.DataFrame, items: int, count: int, seed: int, path: Path) -> NDArray[np.int64]:

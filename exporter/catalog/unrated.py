@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.objectives import without_labels
 
 
 def with_unrated(
@@ -79,5 +78,5 @@ def unrated_items(
         added = own_likes[np.resize(np.arange(len(own_likes)), count)].with_columns(
             item=pl.Series(chosen, dtype=users["item"].dtype), liked=pl.lit(False)
         )
-        parts.append(without_labels(added.select(users.columns)))
+        parts.append(added.select(users.columns))
     return pl.concat(parts)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import SCHEMA, digest, read_json, write_json
-from rexit.bundle.labels import json_of, labels_of, objectives_of, pairs_of
+from rexit.bundle.labels import labels_of
 from rexit.bundle.typed import to_json, typed
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.checkpoints.known_prompts import named_prompt
@@ -53,8 +53,7 @@ class Checkpoint:
 
     path: folder or GGUF file. decoder: float32, in eval mode. exits: depths, ascending; the decoder is cut at the last.
     heads: a head per exit. head: the heads' kind, `own` or `shared`.
-    labels: token ids of `no` and `yes` of each objective (`rexit.bundle.labels`); a reranker that answers by one row has no `no`,
-        or neither.
+    labels: token ids of `no` and `yes`; a reranker that answers by one row has no `no`, or neither.
     catalog: traits of the training catalog; None if not recorded. projectors: None if prompts have no vectors.
     reranker: the texts around a query and a document; None if unknown.
     roles: the rule that said which users fit and choose (`rexit.roles`); None: nobody did.
@@ -75,11 +74,6 @@ class Checkpoint:
     def model(self) -> Any:
         """The Hugging Face model."""
         return self.decoder.model
-
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """Names of the objectives; empty if there is one without a name."""
-        return objectives_of(self.labels)
 
     def sha256(self) -> str:
         """The checkpoint's identity: SHA-256 over the sorted `name:sha256` lines of its weight, config and head files."""
@@ -133,15 +127,13 @@ def load_checkpoint(
     if kind == "own" and (missing := [depth for depth in depths if depth not in saved.exits]):
         raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved.exits))}")
     ids = dict(saved.labels or labels or {})
-    if labels is not None:
-        _check_objectives(folder, labels, ids, saved.form)
-        if any(labels.get(name) != token for name, token in ids.items()):
-            raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
+    if labels is not None and any(labels.get(name) != token for name, token in ids.items()):
+        raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
     if kind == "shared" and encodes(folder):
         raise InputError(
             f"{folder}: is an encoder, which has no LM head to share: `rexit heads` fits heads, `rexit train` trains them"
         )
-    if kind == "shared" and "yes" not in pairs_of(ids)[0]:
+    if kind == "shared" and "yes" not in ids:
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
     with quiet():
         decoder = split(decoder_model(folder))
@@ -189,7 +181,7 @@ def _heads(
         return ExitHeads.shared(decoder, len(depths), labels)
     tensors, last = _tensors(folder / HEADS), len(saved.exits) - 1
     own_last = f"exit.{last}.norm.weight" not in tensors
-    heads = ExitHeads.like(decoder, len(saved.exits), len(pairs_of(labels)), own_last)
+    heads = ExitHeads.like(decoder, len(saved.exits), own_last)
     heads.fill(tensors, str(folder / HEADS))
     return heads.pick([saved.exits.index(depth) for depth in depths])
 
@@ -252,7 +244,7 @@ def write_exits(
     """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`. roles: as for `save_checkpoint`."""
     info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "head": "own"}
     more = {
-        **json_of({name: int(token) for name, token in labels.items()}),
+        "labels": {name: int(token) for name, token in labels.items()} or None,
         "catalog": None if catalog is None else dict(catalog),
         "projectors": projectors,
         "reranker": None if reranker is None else to_json(reranker),
@@ -267,16 +259,6 @@ def check_exits(exits: Sequence[int], layers: int) -> None:
         raise InputError(f"exits {list(exits)}: depths must ascend, starting at 1 or more")
     if exits[-1] > layers:
         raise InputError(f"exit {exits[-1]} is beyond the model's {layers} layers")
-
-
-def _check_objectives(folder: Path, expected: Mapping[str, int], own: Mapping[str, int], form: Reranker | None) -> None:
-    """The checkpoint answers the catalog's objectives."""
-    if (names := objectives_of(expected)) == objectives_of(own):
-        return
-    if form is not None:
-        raise InputError(f"{folder}: is a reranker, which has one answer; the catalog has the objectives {', '.join(names)}")
-    own_names = ", ".join(objectives_of(own)) or "one that is not named"
-    raise CheckpointError(f"{folder}: objectives {own_names}, expected {', '.join(names) or 'one that is not named'}")
 
 
 def _check_labels(labels: Mapping[str, int], decoder: Decoder, form: Reranker | None) -> None:
@@ -296,7 +278,7 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 class ExitsFile(msgspec.Struct, frozen=True):
-    """`exits.json`. Its labels and objectives are read by `rexit.bundle.labels`."""
+    """`exits.json`. Its labels are read by `rexit.bundle.labels`."""
 
     exits: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)]
     head: str = "own"

@@ -13,7 +13,6 @@ from rexit.bundle.golden import GoldenSlate
 from rexit.exporter.gate import parity, quality
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Target
-from rexit.exporter.labelled import first_doubt
 from rexit.progress import Progress
 
 _MARGIN = 4
@@ -48,7 +47,7 @@ class Judge:
 
     def doubt(self) -> str | None:
         """Why the float32 model's ranking may be useless; None without such a reason."""
-        return first_doubt(self._prompts.parts, self._expected[:, -1])
+        return self._prompts.pairs.doubt(self._expected[:, -1])
 
     def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
         """Judges a variant.

@@ -42,8 +42,7 @@ def compare(chain: Chain, slates: Iterable[GoldenSlate]) -> tuple[list[dict[str,
 
     def update(mode: str, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
         # NaN must not pass: `maximum` propagates it, and comparisons with it are false.
-        by_exit = np.abs(actual.astype(np.float64) - expected).max(0)
-        worst[mode] = np.maximum(worst[mode], by_exit.max(1) if by_exit.ndim == 2 else by_exit)  # over the objectives
+        worst[mode] = np.maximum(worst[mode], np.abs(actual.astype(np.float64) - expected).max(0))
 
     for slate in slates:
         liked, past = slate.liked, chain.prefix(slate.prefix, slate.liked)

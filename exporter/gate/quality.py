@@ -6,7 +6,6 @@ prefixes. The test split is reserved for final figures.
 1. At every exit the two log-odds are correlated (Pearson) and subtracted.
 2. At every exit both are compared with the users' likes: the AUC over all pairs and its change, with the interval of a paired
    bootstrap over users.
-   Of several objectives each is judged by its own log-odds and its known labels, and each must pass.
 3. The gate has the lowest correlation and the largest loss of AUC that the target allows, at every exit. A variant passes if the
    bad end of the interval is allowed, and fails if the good end is not. In between it is undecided; more slates may decide.
 
@@ -35,7 +34,7 @@ from rexit.bundle.files import json_values
 from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
-from rexit.exporter.labelled import LabelledPairs, labelled_pairs
+from rexit.exporter.labelled import LabelledPairs
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, prompt_maker
 from rexit.progress import Progress, silent, tracked
@@ -44,7 +43,7 @@ from rexit.slates import cut, draw
 from rexit.words import in_words
 
 LogOdds = NDArray[np.float32]
-"""A chain's log-odds on `Prompts`: [pairs, E]; of K > 1 objectives [pairs, E, K]."""
+"""A chain's log-odds on `Prompts`: [pairs, E]."""
 
 Verdict = Literal["passed", "failed", "undecided"]
 
@@ -53,15 +52,13 @@ Verdict = Literal["passed", "failed", "undecided"]
 class Prompts:
     """Validation slates with their prompts.
 
-    prompts: one prompt per slate. parts: their labelled pairs, by objective. user_count, pair_count: of all slates.
-    whole: whether they are the whole split. has_catalog: False: users are queries.
+    prompts: one prompt per slate. pairs: their candidates. whole: whether they are the whole split. has_catalog: False: users
+        are queries.
     labelled: False: `liked` is drawn from the float32 model's last answer, once that is known (`Judge`).
     """
 
     prompts: list[Prompt]
-    parts: tuple[LabelledPairs, ...]
-    user_count: int
-    pair_count: int
+    pairs: LabelledPairs
     whole: bool
     has_catalog: bool = True
     labelled: bool = True
@@ -73,9 +70,7 @@ class Prompts:
         sample = draw(split, slates) if slates else split
         return cls(
             list(map(prompt_maker(source), sample)),
-            labelled_pairs(source, sample),
-            len({slate.user for slate in sample}),
-            sum(len(slate.items) for slate in sample),
+            LabelledPairs.of(source, sample),
             whole=len(sample) == len(split),
             has_catalog=isinstance(source, Catalog),
             labelled=sample[0].labelled,
@@ -87,17 +82,15 @@ class Prompts:
         return np.concatenate([chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked) for prompt in prompts])
 
     def with_labels(self, liked: NDArray[np.bool_]) -> Prompts:
-        """The same with other labels of the only objective, bool [pairs]."""
-        return replace(self, parts=(replace(self.parts[0], liked=liked),))
+        """The same with other labels, bool [pairs]."""
+        return replace(self, pairs=replace(self.pairs, liked=liked))
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def shortage(self) -> str | None:
         """Why the slates cannot show a loss of AUC; None if they can."""
-        if not self.labelled and self.user_count >= MIN_USERS:
-            return None
-        return next((reason for part in self.parts if (reason := shortage(part))), None)
+        return None if not self.labelled and self.pairs.user_count >= MIN_USERS else shortage(self.pairs)
 
     def check(self) -> None:
         """Raises InputError if the slates cannot show a loss of AUC."""
@@ -111,25 +104,24 @@ class Prompts:
         return f"the split has no more; {accept}" if self.whole else f"ask for more with --quality-slates (0: all); {accept}"
 
     def __str__(self) -> str:
-        return f"{len(self)} validation slates of {self.user_count} users"
+        return f"{len(self)} validation slates of {self.pairs.user_count} users"
 
 
-def shortage(part: LabelledPairs) -> str | None:
+def shortage(pairs: LabelledPairs) -> str | None:
     """Why the pairs cannot show a loss of AUC; None if they can."""
-    of = f"objective {part.name!r}: " if part.name else ""
-    if part.user_count < MIN_USERS:
-        return f"{of}{part.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
-    if part.liked.all() or not part.liked.any():
-        return f"{of}all {len(part.liked)} pairs are {'liked' if part.liked[0] else 'not liked'}, so there is no AUC"
+    if pairs.user_count < MIN_USERS:
+        return f"{pairs.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
+    if pairs.liked.all() or not pairs.liked.any():
+        return f"all {len(pairs.liked)} pairs are {'liked' if pairs.liked[0] else 'not liked'}, so there is no AUC"
     return None
 
 
 @dataclass(frozen=True)
 class ExitQuality:
-    """An exit of a variant against float32, of one objective. Figures without a value are NaN.
+    """An exit of a variant against float32. Figures without a value are NaN.
 
     layers: depth. correlation: correlation of the log-odds. mean, worst: |difference| of the log-odds.
-    auc_change: 95 % interval of AUC minus float32's; None if the slates cannot show it. objective: None if it has no name.
+    auc_change: 95 % interval of AUC minus float32's; None if the slates cannot show it.
     """
 
     layers: int
@@ -139,7 +131,6 @@ class ExitQuality:
     auc_fp32: float
     auc: float
     auc_change: tuple[float, float] | None
-    objective: str | None = None
 
     def verdict(self, gate: Gate) -> Verdict:
         if (gate.correlation is not None and not self.correlation >= gate.correlation) or not math.isfinite(self.worst):
@@ -168,29 +159,25 @@ class Quality:
         if (verdict := self.verdict) == "passed" or accept_loss:
             return
         remedy = "--accept-loss writes it anyway" if verdict == "failed" else self.prompts.remedy
-        reasons = [
-            f"exit after layer {row.layers}{f', {row.objective}' if row.objective else ''}: {self._reason(row)}"
-            for row in self.exits
-        ]
+        reasons = [f"exit after layer {row.layers}: {self._reason(row)}" for row in self.exits]
         raise QualityError(in_words(f"{'; '.join(reasons)}; not written: {remedy}", self.prompts.has_catalog))
 
     def _reason(self, row: ExitQuality) -> str:
         if row.verdict(self.gate) == "passed":
             return "passes"
-        part = next(part for part in self.prompts.parts if part.name == row.objective)
         if not math.isfinite(row.worst):
             return "log-odds are not all finite (NaN or infinite)"
         if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
             return (
                 f"log-odds correlate {row.correlation:.5f} with float32's, at least {self.gate.correlation:g} is required "
-                f"({self.prompts.pair_count} pairs)"
+                f"({len(self.prompts.pairs.liked)} pairs)"
             )
         if row.auc_change is None:
-            return f"{self.prompts} cannot tell whether AUC is lost: {shortage(part)}"
+            return f"{self.prompts} cannot tell whether AUC is lost: {shortage(self.prompts.pairs)}"
         low, high = row.auc_change
         figures = (
             f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change is {low:+.4f} to {high:+.4f} "
-            f"(95 % interval over {part.user_count} users)"
+            f"(95 % interval over {self.prompts.pairs.user_count} users)"
         )
         allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
         if row.verdict(self.gate) == "failed":
@@ -203,13 +190,13 @@ class Quality:
             "reference": "fp32",
             "split": "validation",
             "slates": len(self.prompts),
-            "users": self.prompts.user_count,
-            "pairs": self.prompts.pair_count,
+            "users": self.prompts.pairs.user_count,
+            "pairs": len(self.prompts.pairs.liked),
             "labels": "slates" if self.prompts.labelled else "drawn from fp32",
             "gate": asdict(self.gate),
             "verdict": self.verdict,
             "accepted": self.verdict != "passed",
-            "exits": [_row_json(row) for row in self.exits],
+            "exits": [json_values(asdict(row)) for row in self.exits],
         }
 
 
@@ -220,32 +207,19 @@ def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: LogOdds
         prompts: the slates that both ran.
         exits: depths in layers.
         gate: the variant's gate.
-        expected, actual: float32's and the variant's log-odds, float32 [pairs, E]; of K > 1 objectives [pairs, E, K].
+        expected, actual: float32's and the variant's log-odds, float32 [pairs, E].
     """
-    exact, other = np.atleast_3d(expected), np.atleast_3d(actual)
-    rows = [
-        _exit(part, depth, exact[:, k, n], other[:, k, n])
-        for k, depth in enumerate(exits)
-        for n, part in enumerate(prompts.parts)
-    ]
+    rows = [_exit(prompts.pairs, depth, expected[:, k], actual[:, k]) for k, depth in enumerate(exits)]
     return Quality(tuple(rows), gate, prompts)
 
 
-def _row_json(row: ExitQuality) -> dict[str, Any]:
-    values: dict[str, Any] = json_values(asdict(row))
-    if row.objective is None:
-        del values["objective"]
-    return values
-
-
-def _exit(part: LabelledPairs, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
-    liked = part.liked
+def _exit(pairs: LabelledPairs, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
     difference = np.abs(expected.astype(np.float64) - actual)
     mean, worst = float(difference.mean()), float(difference.max())
     with np.errstate(all="ignore"):  # NaN if one of the two is constant or not finite
         correlation = float(np.corrcoef(expected.astype(np.float64), actual.astype(np.float64))[0, 1])
     if not math.isfinite(worst):
-        return ExitQuality(depth, correlation, mean, worst, math.nan, math.nan, None, part.name)
-    exact, other = expected[part.pairs], actual[part.pairs]
-    change = None if shortage(part) else auc_difference(other, exact, part.users, liked)[1:]
-    return ExitQuality(depth, correlation, mean, worst, auc(exact, liked), auc(other, liked), change, part.name)
+        return ExitQuality(depth, correlation, mean, worst, math.nan, math.nan, None)
+    liked, exact, other = pairs.liked, np.ascontiguousarray(expected), np.ascontiguousarray(actual)
+    change = None if shortage(pairs) else auc_difference(other, exact, pairs.users, liked)[1:]
+    return ExitQuality(depth, correlation, mean, worst, auc(exact, liked), auc(other, liked), change)

@@ -84,7 +84,7 @@ class Chain:
             liked: rows of the items that the user liked; read for the user's vector.
 
         Returns:
-            Log-odds float32 [N, E], of K > 1 objectives [N, E, K], and the new keys and values by segment.
+            Log-odds float32 [N, E], and the new keys and values by segment.
 
         Raises:
             BackendError: ONNX Runtime fails.

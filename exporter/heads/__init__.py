@@ -7,7 +7,6 @@ In: a model with one answer at its end, or with none, and a catalog. Out: a mult
     forward     slates -> hidden rows
     fit         hidden rows -> a head
     layers      a head at every layer: figures by layer
-    objectives  the same for several objectives
     choose      figures -> exits
     assemble    exits -> the checkpoint's heads
     run         all of it: `rexit heads`

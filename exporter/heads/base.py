@@ -4,7 +4,7 @@ The last answer comes from, in this order:
 
 1. the last exit of its `exits.json`, with the decoder cut there, as an export does;
 2. a reranker's own, in the forms of `rexit.exporter.checkpoints.rerankers`, after the last layer;
-3. the two label rows of its LM head, of each objective its own, behind its final norm.
+3. the two label rows of its LM head, behind its final norm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from rexit.bundle import Catalog
-from rexit.bundle.labels import objectives_of
 from rexit.bundle.manifest import TOKENIZER
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
@@ -56,7 +55,7 @@ def load_base(
         checkpoint = load_checkpoint(folder, labels=labels, reranker=reranker)
         return checkpoint, checkpoint.heads.pick([len(checkpoint.exits) - 1])
     form = read_reranker(folder, reranker)
-    if form and not (form.answers_by_score and objectives_of(labels or {})):
+    if form:
         checkpoint = load_checkpoint(folder, form.exits[-1:], labels=labels, reranker=reranker)
         return checkpoint, checkpoint.heads
     with quiet():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ class Slates:
     """Slates of one split, and the rows of their n candidates in the file of hidden rows.
 
     liked: bool [n]. users: int64 [n], numbered from 0 in order of appearance. chooses: bool [n], whether the user does, see
-    `rexit.roles`. first: the first row; the candidates have n consecutive ones, unless `places` lists their rows, int64 [n].
+    `rexit.roles`. first: the first of the candidates' consecutive rows.
     """
 
     data: Rows
@@ -44,7 +44,6 @@ class Slates:
     users: NDArray[np.int64]
     chooses: NDArray[np.bool_]
     first: int
-    places: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, source: Source, split: str, count: int, first: int, progress: Progress) -> Slates:
@@ -57,9 +56,9 @@ class Slates:
         return cls(data, liked, users, np.array(list(map(roles.chooses, numbers)))[users], first)
 
     @property
-    def rows(self) -> slice | NDArray[np.int64]:
+    def rows(self) -> slice:
         """The candidates' rows in the file."""
-        return slice(self.first, self.first + len(self.liked)) if self.places is None else self.places
+        return slice(self.first, self.first + len(self.liked))
 
     @property
     def prompts(self) -> str:
@@ -70,14 +69,6 @@ class Slates:
                 digest.update(len(tokens).to_bytes(8, "little"))
                 digest.update(np.asarray(tokens, np.int32).tobytes())
         return digest.hexdigest()
-
-    def of_objective(self, number: int) -> Slates:
-        """The candidates whose label of an objective is known, with these labels as `liked`."""
-        labels = self.data.targets()[:, number]
-        known = np.flatnonzero(~np.isnan(labels))
-        return replace(
-            self, liked=labels[known] == 1, users=self.users[known], chooses=self.chooses[known], places=self.first + known
-        )
 
 
 @torch.no_grad()

@@ -3,8 +3,7 @@
 rows.json    what the rows are made from, and how many batches of slates are done
 hidden.bin   float16 [layers, candidates, H]: each candidate's last token after each layer, divided by its size as the final norm
              does, but without that norm's weight, so that no number is beyond float16
-answer.bin   float32 [candidates], of K > 1 objectives [candidates, K]: the log-odds of the model's own last answer; NaN without
-             one
+answer.bin   float32 [candidates]: the log-odds of the model's own last answer; NaN without one
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ class _Info(msgspec.Struct, frozen=True):
 
 @dataclass
 class RowsFile:
-    """An open folder of rows. hidden: float16 [layers, candidates, H] and answer: float32 [candidates] or [candidates, K], both
-    mapped."""
+    """An open folder of rows. hidden: float16 [layers, candidates, H] and answer: float32 [candidates], both mapped."""
 
     folder: Path
     origin: Mapping[str, Any]
@@ -45,21 +43,18 @@ class RowsFile:
     done: int
 
     @classmethod
-    def open(
-        cls, folder: Path, origin: Mapping[str, Any], layers: int, candidates: int, width: int, objectives: int = 1
-    ) -> RowsFile:
+    def open(cls, folder: Path, origin: Mapping[str, Any], layers: int, candidates: int, width: int) -> RowsFile:
         """Opens the folder, or creates it.
 
         Args:
             folder: the folder.
             origin: everything that the rows depend on, as JSON values.
-            layers, candidates, width, objectives: the shapes of the rows and the answers.
+            layers, candidates, width: the shapes of the rows and the answers.
 
         Raises:
             InputError: the folder holds rows of another origin or damaged ones, or the disk is too small.
         """
-        answers = (candidates,) if objectives == 1 else (candidates, objectives)
-        shapes: dict[str, tuple[int, ...]] = {HIDDEN: (layers, candidates, width), ANSWER: answers}
+        shapes: dict[str, tuple[int, ...]] = {HIDDEN: (layers, candidates, width), ANSWER: (candidates,)}
         if folder.exists():
             done = _check(folder, origin, shapes)
         else:
@@ -81,9 +76,9 @@ class RowsFile:
         write_json(self.folder / INFO, {"schema": SCHEMA, "origin": dict(self.origin), "done": done}, flushed=True)
 
 
-def size(layers: int, candidates: int, width: int, objectives: int = 1) -> int:
+def size(layers: int, candidates: int, width: int) -> int:
     """Bytes of the rows."""
-    return candidates * (2 * layers * width + 4 * objectives)
+    return candidates * (2 * layers * width + 4)
 
 
 def _create(folder: Path, origin: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -10,14 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from rexit.baselines import Scores, doubt_without_labels
+from rexit.baselines import Scores, baselines, doubt_without_labels
 from rexit.bundle import Catalog, new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
@@ -27,12 +27,11 @@ from rexit.exporter.heads.assemble import exit_heads
 from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
 from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
-from rexit.exporter.heads.layers import LayerHead, Layers, ranking_figures
-from rexit.exporter.heads.objectives import fit_objectives, mean_losses
+from rexit.exporter.heads.layers import LayerHead, fit_layers, ranking_figures
 from rexit.exporter.heads.rows import RowsFile, size
-from rexit.exporter.labelled import labelled_pairs
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, check_space, labels_of, open_catalog, read_slates
+from rexit.exporter.source import zero_of
 from rexit.progress import Progress, silent
 from rexit.ranking import ByUser, differ, doubt, drawn_labels
 from rexit.slates import SIZE, cut, spread
@@ -45,14 +44,12 @@ class HeadsReport:
     """The result of a fit.
 
     kept: whether the model's own last answer is the last exit's head.
-    layers: a row of figures for each layer, as in `heads.json`; of several objectives only the mean losses.
-    own: the same for the model's own last answer; None if it has none, or of several objectives.
+    layers: a row of figures for each layer, as in `heads.json`.
+    own: the same for the model's own last answer; None if it has none.
     prior_loss: loss of one probability for all candidates. candidates: their number in each split.
     rows, rows_bytes: path and size of the hidden rows, which may be deleted. seconds: duration of each stage.
-    baselines: a row of figures for each baseline of the same users (`rexit.baselines`); empty of several objectives.
+    baselines: a row of figures for each baseline of the same users (`rexit.baselines`).
     doubt: why the last exit's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
-    objectives: `layers`, `own`, `kept`, `prior_loss`, `baselines` and `doubt` of each, by name; empty if there is one without a
-        name.
     """
 
     checkpoint: str
@@ -67,14 +64,10 @@ class HeadsReport:
     seconds: dict[str, float]
     baselines: list[dict[str, Any]]
     doubt: str | None
-    objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The output of `rexit heads --json`."""
-        values = asdict(self)
-        if not self.objectives:
-            del values["objectives"]
-        return values
+        return asdict(self)
 
 
 def fit_heads(
@@ -120,7 +113,6 @@ class _Fit:
         self, options: HeadsOptions, catalog: Catalog | None, out: Path, say: Callable[[str], None], progress: Progress
     ) -> None:
         self._options, self._catalog, self._out, self._say, self._progress = options, catalog, out, say, progress
-        self._names = () if catalog is None else catalog.objectives
         self._clock = Clock()
 
     def load(self, model: str | Path, slates: Path | None) -> None:
@@ -143,12 +135,12 @@ class _Fit:
         self._train = train = Slates.of(self._source, "train", options.max_slates, 0, progress)
         self._validation = Slates.of(self._source, "validation", options.validation_slates, len(train.liked), progress)
         held_out = spread(cut(self._source, "validation", SIZE), options.validation_slates)
-        self._baselines = [part.baselines for part in labelled_pairs(self._source, held_out)]
+        self._baselines = baselines(self._source, held_out, zero=zero_of(self._source, held_out))
         self._labelled = isinstance(self._source, Catalog) or self._source.labelled
         if not self._labelled and own is None:
             raise InputError(f"{self._source.path}: has no labels, and {base.path} no answer of its own to fit heads to")
-        for k, name in enumerate(self._names or [None] if self._labelled else []):
-            _check_classes(train.of_objective(k) if self._names else train, name)
+        if self._labelled:
+            _check_classes(train)
         self._clock.lap("load")
 
     def collect(self) -> RowsFile:
@@ -167,7 +159,7 @@ class _Fit:
             "precision": "bfloat16" if bfloat16 else "float32",
         }
         self._folder = folder = self._out.with_name(self._out.name + ".rows")
-        sizes = (self._layers, sum(len(part.liked) for part in parts), base.decoder.hidden_size, len(self._names) or 1)
+        sizes = (self._layers, sum(len(part.liked) for part in parts), base.decoder.hidden_size)
         self._rows_bytes = size(*sizes)
         needed = checkpoint_bytes(base) + (0 if folder.exists() else self._rows_bytes)
         rows = f"the checkpoint and hidden rows of {sizes[1]} candidates (--max-slates bounds them) need"
@@ -195,50 +187,34 @@ class _Fit:
                     f"{base.path}: gives all candidates of a user the same score, so there is nothing to fit heads to"
                 )
             self._train, self._validation = (replace(p, liked=drawn_labels(a)) for p, a in zip(parts, answers, strict=True))
-            _check_classes(self._train, None)
+            _check_classes(self._train)
         self._clock.lap("forward")
         return file
 
     def fit(self, file: RowsFile) -> None:
         """Fits a head at every layer and chooses exits."""
         options = self._options
-        self._fits = fit_objectives(file, self._train, self._validation, self._names, options.keep_last, self._progress)
-        losses, self._prior = mean_losses(self._fits)
-        self._losses = losses.mean(1)
-        self._exits = choose_exits(options.exits, losses, self._prior, whole=bool(options.keep_last))
+        self._fit = fit = fit_layers(file, self._train, self._validation, options.keep_last, self._progress)
+        losses = np.stack([fit.at(depth).losses for depth in range(1, self._layers + 1)])
+        self._exits = choose_exits(options.exits, losses, float(fit.prior_losses.mean()), whole=bool(options.keep_last))
         self._clock.lap("heads")
 
     def write(self) -> HeadsReport:
         """Writes the checkpoint and the table."""
-        base, exits = self._base, self._exits
-        parts = [self._validation.of_objective(k) for k in range(len(self._names))] or [self._validation]
-        tables = {
-            name: _table(fit, exits) | _compared(fit.at(exits[-1]), part, scores, self._labelled)
-            for (name, fit), part, scores in zip(self._fits.items(), parts, self._baselines, strict=True)
-        }
-        heads = exit_heads(base, self._own, self._fits, exits)
-        means = [{"layers": depth, "loss": float(loss)} for depth, loss in enumerate(self._losses, 1)]
-        kept = all(table["kept"] for table in tables.values())
+        base, exits, fit = self._base, self._exits, self._fit
+        heads = exit_heads(base, self._own, fit, exits)
         report = HeadsReport(
             checkpoint=str(self._out),
             exits=exits,
-            **(
-                {
-                    "layers": means,
-                    "own": None,
-                    "kept": kept,
-                    "prior_loss": self._prior,
-                    "baselines": [],
-                    "doubt": _first_doubt(tables),
-                }
-                if self._names
-                else tables[""]
-            ),
+            kept=fit.kept and exits[-1] == len(fit.heads),
+            layers=[head.to_json() for head in fit.heads],
+            own=None if fit.own is None else fit.own.to_json(),
+            prior_loss=float(fit.prior_losses.mean()),
+            **_compared(fit.at(exits[-1]), self._validation, self._baselines, self._labelled),
             candidates={"train": len(self._train.liked), "validation": len(self._validation.liked)},
             rows=str(self._folder),
             rows_bytes=self._rows_bytes,
             seconds=self._clock.seconds,
-            objectives=tables if self._names else {},
         )
         with new_folder(self._out) as new:
             write_checkpoint(base, new, exits, heads, self._source)
@@ -246,16 +222,6 @@ class _Fit:
             table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
             write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})
         return report
-
-
-def _table(fit: Layers, exits: Sequence[int]) -> dict[str, Any]:
-    """An objective's values in `heads.json`."""
-    return {
-        "kept": fit.kept and exits[-1] == len(fit.heads),
-        "layers": [head.to_json() for head in fit.heads],
-        "own": None if fit.own is None else fit.own.to_json(),
-        "prior_loss": float(fit.prior_losses.mean()),
-    }
 
 
 def _compared(head: LayerHead, part: Slates, scores: Scores, labelled: bool) -> dict[str, Any]:
@@ -272,12 +238,7 @@ def _compared(head: LayerHead, part: Slates, scores: Scores, labelled: bool) -> 
     }
 
 
-def _first_doubt(tables: Mapping[str, dict[str, Any]]) -> str | None:
-    return next((f"Objective {name!r}: {table['doubt']}" for name, table in tables.items() if table["doubt"]), None)
-
-
-def _check_classes(train: Slates, objective: str | None) -> None:
+def _check_classes(train: Slates) -> None:
     if train.liked.all() or not train.liked.any():
-        kind = "unknown" if not len(train.liked) else "liked" if train.liked[0] else "not liked"
-        of = f"objective {objective!r}: " if objective else ""
-        raise InputError(f"{of}train: all {len(train.liked)} candidates are {kind}, expected likes and others to fit heads on")
+        kind = "liked" if train.liked[0] else "not liked"
+        raise InputError(f"train: all {len(train.liked)} candidates are {kind}, expected likes and others to fit heads on")

@@ -1,4 +1,4 @@
-"""Exit heads: a norm and a projection to the two label logits (no, yes), or to a pair for each of several objectives."""
+"""Exit heads: a norm and a projection to the two label logits (no, yes)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rexit.bundle.labels import pairs_of
+from rexit.bundle.labels import ANSWERS
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import Encoder
@@ -26,12 +26,12 @@ class ExitHeads(nn.Module):
         self.norms, self.projections = nn.ModuleList(norms), nn.ModuleList(projections)
 
     @classmethod
-    def like(cls, decoder: Decoder, exits: int, objectives: int = 1, own_last: bool = False) -> ExitHeads:
+    def like(cls, decoder: Decoder, exits: int, own_last: bool = False) -> ExitHeads:
         """`exits` heads with the final norm's weights and zero projections: all log-odds are 0.
 
         own_last: the last one has an encoder's own features instead of a norm.
         """
-        projections = [nn.Linear(decoder.hidden_size, 2 * objectives) for _ in range(exits)]
+        projections = [nn.Linear(decoder.hidden_size, 2) for _ in range(exits)]
         for projection in projections:
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -66,11 +66,11 @@ class ExitHeads(nn.Module):
 
         Args:
             decoder: the model.
-            rows: a matrix for each exit: [2K, H], no and yes of each objective; or [1, H], whose output is the log-odds, half of
-                which each label gets.
-            biases: [2K] or [1] per exit; None: zeros.
+            rows: a matrix for each exit: [2, H], no and yes; or [1, H], whose output is the log-odds, half of which each label
+                gets.
+            biases: [2] or [1] per exit; None: zeros.
         """
-        heads = cls.like(decoder, len(rows), max(1, len(rows[0]) // 2))
+        heads = cls.like(decoder, len(rows))
         with torch.no_grad():
             for k, projection in enumerate(heads.projections):
                 assert isinstance(projection, nn.Linear)
@@ -89,13 +89,13 @@ class ExitHeads(nn.Module):
         Args:
             decoder: the model.
             exits: number of heads.
-            labels: token ids of `no` and `yes` of each objective; without `no`, the logit of `yes` is the log-odds.
+            labels: token ids of `no` and `yes`; without `no`, the logit of `yes` is the log-odds.
 
         Raises:
             CheckpointError: the LM head does not fit.
         """
         model = decoder.model
-        rows = [pair[name] for pair in pairs_of(labels) for name in ("no", "yes") if name in pair]
+        rows = [labels[name] for name in ANSWERS if name in labels]
         head = model.get_output_embeddings()
         if head is None or head.weight.shape[1] != decoder.hidden_size:
             actual = "none" if head is None else f"width {head.weight.shape[1]}"
@@ -106,11 +106,6 @@ class ExitHeads(nn.Module):
         bias = getattr(head, "bias", None)
         return cls.of_rows(decoder, [head.weight[rows] * scale] * exits, None if bias is None else [bias[rows] * scale] * exits)
 
-    @property
-    def objectives(self) -> int:
-        """How many objectives each head answers."""
-        return int(self.projections[0].out_features) // 2  # type: ignore[arg-type]
-
     def is_own(self, k: int) -> bool:
         """Whether head k is an encoder's classifier."""
         return isinstance(self.norms[k], nn.Sequential)
@@ -120,14 +115,14 @@ class ExitHeads(nn.Module):
         return ExitHeads([self.norms[k] for k in exits], [self.projections[k] for k in exits])  # type: ignore[misc]
 
     def forward(self, hidden: Tensor, k: int) -> Tensor:
-        """Logits float32 [N, 2K] (no, yes of each objective) of exit k for hidden states [N, H] before the model's final norm."""
+        """Logits float32 [N, 2] (no, yes) of exit k for hidden states [N, H] before the model's final norm."""
         with torch.autocast(hidden.device.type, enabled=False):
             logits: Tensor = self.projections[k](self.norms[k](hidden.float()))
         return logits
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of `exit_heads.safetensors`, float32: `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] for LayerNorm,
-        `exit.{k}.weight` [2K, H], `exit.{k}.bias` [2K] of K objectives, with k from 0."""
+        `exit.{k}.weight` [2, H], `exit.{k}.bias` [2], with k from 0."""
         return {name: value.detach().float().cpu().contiguous() for name, value in self._named().items()}
 
     def fill(self, tensors: Mapping[str, Tensor], where: str) -> None:

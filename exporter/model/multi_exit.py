@@ -56,7 +56,7 @@ class MultiExitModel(nn.Module):
             vectors: the batch's vectors; None if prompts have none.
 
         Returns:
-            Logits float32 [E, M, 2K] (no, yes of each objective).
+            Logits float32 [E, M, 2] (no, yes).
         """
         hidden = self.hidden_rows(tokens, positions, groups, rows, vectors)
         return torch.stack([self.heads(states, k) for k, states in enumerate(hidden)])
@@ -88,12 +88,11 @@ class MultiExitModel(nn.Module):
             vectors: the slate's vectors; None if prompts have none.
 
         Returns:
-            Log-odds float32 [N, E]; of K > 1 objectives [N, E, K].
+            Log-odds float32 [N, E].
         """
         head = np.asarray(prefix, np.int64)
         sequences = [np.concatenate([head, np.asarray(candidate, np.int64)]) for candidate in candidates]
-        count = self.heads.objectives
-        out = np.empty((len(sequences), len(self.exits), *([count] if count > 1 else [])), np.float32)
+        out = np.empty((len(sequences), len(self.exits)), np.float32)
         with self.decoder.stock_attention():
             size = _REFERENCE_BATCH if self.decoder.causal else 1
             for start in range(0, len(sequences), size):

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
-from rexit.bundle.labels import UNKNOWN
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
@@ -35,12 +34,11 @@ POOL = 512
 
 @dataclass(frozen=True)
 class Row:
-    """A slate: user, prompt, whether each candidate was liked, bool [N], and its labels of named objectives, int8 [N, K]."""
+    """A slate: user, prompt, and whether each candidate was liked, bool [N]."""
 
     user: Id
     prompt: Prompt
     liked: NDArray[np.bool_]
-    objectives: NDArray[np.int8] | None = None
 
     @property
     def length(self) -> int:
@@ -68,14 +66,9 @@ class Rows:
         return np.concatenate([self.rows[n].liked for n in chosen]).astype(np.int64)
 
     def targets(self, chosen: Iterable[int] | None = None) -> NDArray[np.float32]:
-        """How likely each candidate's label is yes, in order, float32 [n]; of named objectives [n, K], NaN where unknown.
-
-        chosen: indices of rows; None: all.
-        """
+        """How likely each candidate's label is yes, in order, float32 [n]. chosen: indices of rows; None: all."""
         rows = self.rows if chosen is None else [self.rows[n] for n in chosen]
-        parts = [row.liked if row.objectives is None else row.objectives for row in rows]
-        values = np.concatenate(parts).astype(np.float32)
-        return np.where(values == UNKNOWN, np.float32(np.nan), values) if values.ndim == 2 else values
+        return np.concatenate([row.liked for row in rows]).astype(np.float32)
 
     def packed(self, chosen: Iterable[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`packed.batch` of the chosen rows. Candidates that share nothing are a sequence each: attention in the mask of a whole
@@ -151,8 +144,7 @@ def _catalog_rows(catalog: Catalog, split: str, size: int, chosen: Callable[[Seq
         user, time = int(rows.users[part.start]), int(rows.times[part.start])
         inputs = [rows.codes_of(at) for at in range(part.start, part.stop)]
         prompt = builder.prompt_rows(user, rows.items[part], time, inputs=inputs)
-        objectives = rows.objectives[part] if catalog.objectives else None
-        return Row(catalog.users.id(user), prompt, rows.liked[part], objectives)
+        return Row(catalog.users.id(user), prompt, rows.liked[part])
 
     return [row(part) for part in chosen(parts)]
 

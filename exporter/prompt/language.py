@@ -25,7 +25,7 @@ from rexit.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Language:
-    """A template, its tokenizer, and the labels' token ids, as `rexit.bundle.labels` names them."""
+    """A template, its tokenizer, and the token ids of the labels `no` and `yes`."""
 
     template: Template
     tokenizer: Tokenizer
@@ -37,20 +37,9 @@ class Language:
         encoder, path = load_tokenizer(tokenizer), template.path
         if template.bos is not None:
             single_token(encoder, template.bos, f"{path}: bos")
-        labels: dict[str, int] = {}
-        for prefix in [f"{name}." for name in template.objectives] or [""]:
-            pair = {
-                f"{prefix}{answer}": single_token(
-                    encoder, template.labels[f"{prefix}{answer}"], f"{path}: labels.{prefix}{answer}"
-                )
-                for answer in ANSWERS
-            }
-            no, yes = pair.values()
-            if no == yes:
-                raise InputError(
-                    f"{path}: labels.{prefix}yes and labels.{prefix}no are the same token {yes}, expected two answers"
-                )
-            labels |= pair
+        labels = {answer: single_token(encoder, template.labels[answer], f"{path}: labels.{answer}") for answer in ANSWERS}
+        if labels["no"] == labels["yes"]:
+            raise InputError(f"{path}: labels.yes and labels.no are the same token {labels['yes']}, expected two answers")
         return cls(template, encoder, labels)
 
 

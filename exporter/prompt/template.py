@@ -11,7 +11,6 @@ from typing import Any
 
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import KINDS, SPACED, Input
-from rexit.bundle.labels import OBJECTIVES, check_names, objectives_of
 from rexit.bundle.typed import typed
 from rexit.bundle.vectors import MAX_VECTORS
 from rexit.errors import InputError
@@ -68,7 +67,7 @@ class Template:
     """A parsed template. `program` checks the columns of its placeholders.
 
     entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
-    labels: texts, as `rexit.bundle.labels` names them. inputs: those that the prompt places, in its order.
+    labels: the texts of `no` and `yes`. inputs: those that the prompt places, in its order.
     zero: what exit zero reads, of NUMBERS; empty: there is no exit zero.
     """
 
@@ -88,11 +87,6 @@ class Template:
     def reads_scores(self) -> bool:
         """Whether exit zero reads the first stage's score of each interaction."""
         return Placeholder(SCORE) in self.zero
-
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """The named objectives; empty if there is one."""
-        return objectives_of(self.labels)
 
     def columns(self, what: str) -> dict[str, str]:
         """The columns of the users' or items' file that prompts place, each with its placeholder for messages."""
@@ -196,23 +190,9 @@ def _is_known(name: str, where: str) -> bool:
 
 
 def _labels(path: Path, section: Mapping[str, Any]) -> dict[str, str]:
-    """The answers' texts, of each objective its own."""
-    if OBJECTIVES not in section:
-        _known_keys(path, "labels.", section, ("yes", "no", OBJECTIVES))
-        return {name: _text(path, f"labels.{name}", section.get(name)) for name in ("yes", "no")}
-    try:
-        names = check_names(section[OBJECTIVES], f"labels.{OBJECTIVES}")
-    except ValueError as exc:
-        raise InputError(f"{path}: {exc}") from exc
-    if OBJECTIVES in names:
-        raise InputError(f"{path}: labels.{OBJECTIVES} has {OBJECTIVES!r}, which is this key's own name: choose another")
-    _known_keys(path, "labels.", section, (OBJECTIVES, *names))
-    texts: dict[str, str] = {}
-    for name in names:
-        pair = _section(path, section, name, "labels.")
-        _known_keys(path, f"labels.{name}.", pair, ("yes", "no"))
-        texts |= {f"{name}.{answer}": _text(path, f"labels.{name}.{answer}", pair.get(answer)) for answer in ("yes", "no")}
-    return texts
+    """The answers' texts."""
+    _known_keys(path, "labels.", section, ("yes", "no"))
+    return {name: _text(path, f"labels.{name}", section.get(name)) for name in ("yes", "no")}
 
 
 def _known_keys(path: Path, prefix: str, section: Mapping[str, Any], known: tuple[str, ...]) -> None:
@@ -255,8 +235,7 @@ def _zero(path: Path, value: Mapping[str, Any]) -> tuple[Placeholder, ...]:
     """What exit zero reads."""
     section = _section(path, value, "zero")
     _known_keys(path, "zero.", section, ("inputs",))
-    several = OBJECTIVES in value.get("labels", {})
-    inputs = section.get("inputs", [] if several else ZERO)
+    inputs = section.get("inputs", ZERO)
     if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
         raise InputError(f"{path}: zero.inputs is {inputs!r}, expected a list of texts")
     numbers = []
@@ -271,8 +250,6 @@ def _zero(path: Path, value: Mapping[str, Any]) -> tuple[Placeholder, ...]:
         numbers.append(Placeholder(name, int(limit or 0)))
         if numbers.count(numbers[-1]) > 1:
             raise InputError(f"{path}: zero.inputs: {text!r} is there twice")
-    if numbers and several:
-        raise InputError(f"{path}: zero.inputs: exit zero answers one objective, labels.{OBJECTIVES} names several")
     return tuple(numbers)
 
 

@@ -17,18 +17,7 @@ from rexit.exporter.prompt.builder import Prompt
 
 
 def joint_loss(logits: Tensor, liked: Tensor) -> Tensor:
-    """Returns the mean of all exits' cross-entropies, over the known labels; 0 without any.
-
-    Args:
-        logits: float32 [E, M, 2]; with K objectives [E, M, 2K].
-        liked: 1 or 0, float32 [M]; with K objectives [M, K], NaN for an unknown label.
-    """
-    if liked.ndim == 2:
-        logits, liked = logits.unflatten(-1, (-1, 2)).flatten(1, 2), liked.flatten()
-        known = ~liked.isnan()
-        if not known.any():
-            return 0.0 * logits.sum()
-        logits, liked = logits[:, known], liked[known]
+    """Returns the mean of all exits' cross-entropies. logits: float32 [E, M, 2]. liked: 1 or 0, float32 [M]."""
     return F.cross_entropy(logits.flatten(0, 1), torch.stack([1 - liked, liked], -1).repeat(len(logits), 1))
 
 

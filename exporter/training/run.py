@@ -7,7 +7,7 @@ data, written every `save_every` steps.
    rows of similar length, as many as `batch_tokens` allows, padding included. The rows of a batch stay together in all epochs;
    the order of batches is new in each.
 2. Every exit has its own norm and head, which start as the model's final norm and the label rows of its LM head. The loss is the
-   mean of the exits' cross-entropies. With several objectives all known labels count the same; unknown ones are left out.
+   mean of the exits' cross-entropies.
 3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `rate` / RATE_RATIO^n with n exits
    after it, their heads (and projectors, with the first) likewise from `head_rate`. The paper gives neither exits, nor rates,
    nor weights of losses: all numbers here are our choice.
@@ -39,7 +39,7 @@ from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from rexit.exporter.checkpoints.dense_score import write_scores
 from rexit.exporter.checkpoints.pairs import positive_label
-from rexit.exporter.labelled import LabelledPairs, first_doubt, labelled_pairs
+from rexit.exporter.labelled import LabelledPairs
 from rexit.exporter.libraries.silence import log, quiet
 from rexit.exporter.model.encoder import SCORES, Encoder
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -73,11 +73,10 @@ class TrainReport:
     Attributes:
         checkpoint: the folder written.
         exits: depths in layers.
-        auc, user_auc: each exit's, on slates of the validation split; with several objectives the mean.
+        auc, user_auc: each exit's, on slates of the validation split.
         validation_slates: number of these slates.
         state: the folder to resume from, which may be deleted.
-        objectives: with several objectives each one's `auc` and `user_auc`, by name.
-        baselines: AUC and user AUC of each baseline (`rexit.baselines`), by objective ("" if none has a name) and its name.
+        baselines: AUC and user AUC of each baseline (`rexit.baselines`), by its name.
         doubt: why the last exit's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
         falling: that the loss still falls at the end, in a sentence; None if it does not.
     """
@@ -88,8 +87,7 @@ class TrainReport:
     user_auc: list[float]
     validation_slates: int
     state: str
-    objectives: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    baselines: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    baselines: dict[str, tuple[float, float]] = field(default_factory=dict)
     doubt: str | None = None
     falling: str | None = None
 
@@ -135,8 +133,8 @@ def train_model(
     )
     log_odds = validation_log_odds(trained, rows, trainer.args.device, tokens, trainer.args.bf16)
     held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
-    parts = labelled_pairs(source, held_out)
-    figures = validation_figures(log_odds, parts)
+    pairs = LabelledPairs.of(source, held_out)
+    areas, user_areas = zip(*(_figures(np.ascontiguousarray(score), pairs) for score in log_odds.T), strict=True)
     trained.cpu()
     saved = trained.model
     if adapted is not None:
@@ -160,22 +158,15 @@ def train_model(
             start.reranker,
             source.roles.rule,
         )
-    areas, user_areas = (figures[..., n] for n in range(2))
-    by_name = {name: {"auc": areas[k].tolist(), "user_auc": user_areas[k].tolist()} for k, name in enumerate(start.objectives)}
-    mean_areas, mean_user_areas = (part.mean(0).tolist() for part in (areas, user_areas))
     return TrainReport(
         str(out),
         trained.exits,
-        mean_areas,
-        mean_user_areas,
+        list(areas),
+        list(user_areas),
         len(rows.rows),
         str(work),
-        by_name,
-        {
-            part.name or "": {name: _figures(score.astype(np.float32), part) for name, score in part.baselines.items()}
-            for part in parts
-        },
-        first_doubt(parts, log_odds[:, -1]),
+        {name: _figures(score.astype(np.float32), pairs) for name, score in pairs.baselines.items()},
+        pairs.doubt(log_odds[:, -1]),
         still_falling([entry["loss"] for entry in trainer.state.log_history if "loss" in entry]),
     )
 
@@ -222,10 +213,9 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        labels = int((~np.isnan(data.targets())).sum())
         say(
-            f"{len(data.rows)} rows, {labels} labels, {int(data.lengths.sum())} tokens in {len(steps_data)} batches; exits "
-            f"{','.join(map(str, model.exits))}; {weights:,} weights are trained; {steps} steps"
+            f"{len(data.rows)} rows, {len(data.targets())} labels, {int(data.lengths.sum())} tokens in "
+            f"{len(steps_data)} batches; exits {','.join(map(str, model.exits))}; {weights:,} weights are trained; {steps} steps"
         )
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / SETTINGS, settings)
@@ -258,7 +248,7 @@ def still_falling(losses: Sequence[float]) -> str | None:
 
 @torch.no_grad()
 def validation_log_odds(model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool) -> NDArray[np.float32]:
-    """Returns the candidates' log-odds, float32 [n, E]; of several objectives [n, E, K]. half: compute in bfloat16."""
+    """Returns the candidates' log-odds, float32 [n, E]. half: compute in bfloat16."""
     model.eval()
     log_odds: dict[int, Any] = {}
     for numbers in batches(data.lengths, tokens, np.random.default_rng(0)):
@@ -271,16 +261,9 @@ def validation_log_odds(model: MultiExitModel, data: Rows, device: torch.device,
     return np.concatenate([log_odds[n] for n in range(len(data.rows))])
 
 
-def validation_figures(log_odds: NDArray[np.float32], parts: Sequence[LabelledPairs]) -> NDArray[np.float64]:
-    """AUC and user AUC of each exit, of each objective, [objectives, exits, 2]. log_odds: of `validation_log_odds`."""
-    by_objective = zip(parts, np.atleast_3d(log_odds).transpose(2, 1, 0), strict=True)  # [exits, n] each
-    return np.array(
-        [[_figures(np.ascontiguousarray(score[part.pairs]), part) for score in scores] for part, scores in by_objective]
-    )
-
-
-def _figures(score: NDArray[np.float32], part: LabelledPairs) -> tuple[float, float]:
-    return auc(score, part.liked), user_auc(score, part.users, part.liked)
+def _figures(score: NDArray[np.float32], pairs: LabelledPairs) -> tuple[float, float]:
+    """AUC and user AUC."""
+    return auc(score, pairs.liked), user_auc(score, pairs.users, pairs.liked)
 
 
 def _tokenizer_of(start: Checkpoint) -> Any:

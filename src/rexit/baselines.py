@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
-from rexit.bundle.labels import UNKNOWN
 from rexit.ranking import MIN_USERS, ByUser, bootstrap, item_biases
 from rexit.slates import AnySlate, OwnSlates, Slate, TokenSlate
 
@@ -28,7 +27,6 @@ Scores = Mapping[str, NDArray[np.float64]]
 def baselines(
     source: Catalog | OwnSlates,
     slates: Sequence[AnySlate],
-    objective: int | None = None,
     zero: Sequence[NDArray[np.float32]] = (),
 ) -> Scores:
     """Returns the scores of the baselines that the source has.
@@ -36,7 +34,6 @@ def baselines(
     Args:
         source: The catalog or the file that the slates are of.
         slates: Slates of one split, in its order.
-        objective: Its number, for the shares of its known labels; None: of likes.
         zero: Exit zero's log-odds of the pairs, in order; empty: there is no exit zero.
     """
     of_zero = {ZERO: np.concatenate(zero).astype(np.float64)} if zero else {}
@@ -44,7 +41,8 @@ def baselines(
         return of_zero or _file_order([slate for slate in slates if isinstance(slate, TokenSlate)])
     own = [slate for slate in slates if isinstance(slate, Slate)]
     items = np.concatenate([source.items.rows(slate.items) for slate in own]).astype(np.int64)
-    scores = {LIKES: _likes(source, items, objective)}
+    train = source.split("train")
+    scores = {LIKES: item_biases(items, train.items, train.liked)}
     if "lightgcn" in source.info:
         scores[LIGHTGCN] = _lightgcn(source, own, items)
     return scores | of_zero
@@ -92,15 +90,6 @@ def _file_order(slates: Sequence[TokenSlate]) -> Scores:
         by_label &= not (slate.liked[1:] & ~slate.liked[:-1]).any()
         last = slate
     return {} if by_label else {FILE_ORDER: -np.concatenate(places).astype(np.float64)}
-
-
-def _likes(catalog: Catalog, items: NDArray[np.int64], objective: int | None) -> NDArray[np.float64]:
-    train = catalog.split("train")
-    if objective is None:
-        return item_biases(items, train.items, train.liked)
-    labels = train.objectives[:, objective]
-    known = labels != UNKNOWN
-    return item_biases(items, train.items[known], labels[known] == 1)
 
 
 def _lightgcn(catalog: Catalog, slates: Sequence[Slate], items: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -34,7 +34,6 @@ class Slate:
         as_of: Only interactions before this time reach the prompt, in the catalog's unit; None: all.
         liked: The ground truth, bool [n].
         inputs: Values of the prompt's inputs, by name; texts as token ids.
-        objectives: Labels of the objectives (`rexit.bundle.labels`), int8 [n, objectives]; None if none are named.
         labelled: Whether there is a ground truth. If not, `liked` is False.
         recent: As a request's.
         scores: The first stage's, float32 [n]; None: exit zero does not read them.
@@ -45,7 +44,6 @@ class Slate:
     as_of: int | None
     liked: NDArray[np.bool_]
     inputs: Mapping[str, Value] = field(default_factory=dict)
-    objectives: NDArray[np.int8] | None = None
     labelled: bool = True
     recent: Recent | None = None
     scores: NDArray[np.float32] | None = None
@@ -61,9 +59,8 @@ class Slate:
 
     def part(self, part: slice) -> Slate:
         """Returns the slate of some candidates."""
-        objectives = None if self.objectives is None else self.objectives[part]
         scores = None if self.scores is None else self.scores[part]
-        return replace(self, items=self.items[part], liked=self.liked[part], objectives=objectives, scores=scores)
+        return replace(self, items=self.items[part], liked=self.liked[part], scores=scores)
 
 
 @dataclass(frozen=True)
@@ -157,9 +154,8 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     for user, part in zip(users, parts, strict=True):
         at = part.start
         inputs = catalog.inputs.decode(rows.codes_of(at))
-        objectives = rows.objectives[part] if catalog.objectives else None
         scores = None if rows.scores is None else rows.scores[part]
-        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], inputs, objectives, scores=scores))
+        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], inputs, scores=scores))
     return slates
 
 

@@ -37,7 +37,6 @@ from rexit.calibration.record.traces import Traces
 from rexit.exporter.heads.choose import choose_exits
 from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.layers import fit_layers
-from rexit.exporter.heads.objectives import mean_losses
 
 GOALS = {
     "labels": Goal((parse("user-auc"),), 0.09),
@@ -122,8 +121,8 @@ def run(number: int) -> Run:
     )
     train, validation = training.slates(0, np.zeros(TRAINING, np.bool_)), drawn.slates(len(training.liked), chooses)
     layers = fit_layers(file, train, validation, keep_last=True)
-    losses, prior = mean_losses({"": layers})
-    exits = choose_exits("auto:2", losses, prior, whole=True)
+    losses = np.stack([layers.at(depth).losses for depth in range(1, len(NOISE) + 1)])
+    exits = choose_exits("auto:2", losses, float(layers.prior_losses.mean()), whole=True)
     heads = [layers.at(depth).head if depth in exits else None for depth in range(1, len(NOISE) + 1)]
     traces = drawn.traces(heads, ids)
     if kind.startswith("no"):

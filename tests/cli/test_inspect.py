@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEMS
 from rexit import runtime
@@ -81,18 +80,6 @@ def test_a_policy_that_reads_earlier_heads(run: Run, place: Path) -> None:
     ended = run("inspect", path)
     assert "c = a z + b + earlier heads' log-odds, weighted" in " ".join(ended.out.split()) and "0.25, 1.5" in ended.out
     assert [e["earlier"] for e in run("inspect", path, "--json").json["policy"]["exits"]] == [[], [], [0.25, 1.5]]
-
-
-def test_a_policy_of_several_objectives(run: Run, tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", BundleOptions(objectives=("click", "like")))
-    maps = [{"a": 1.0, "b": 0.0}] * 2
-    exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None, "objectives": maps}] * 3
-    write_policy(bundle, exits, utility={"click": 1.0, "like": 2.5})
-    path = bundle / "variants/cpu-fp32/policy.json"
-    for what in (path, bundle):
-        ended = run("inspect", what)
-        assert ended.code == 0 and "weights: click 1, like 2.5." in " ".join(ended.out.split()), ended.err
-    assert run("inspect", path, "--json").json["policy"]["utility"] == {"click": 1.0, "like": 2.5}
 
 
 def test_user_without_items_and_catalog_without_runtime(run: Run, original: Path) -> None:

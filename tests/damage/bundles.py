@@ -20,7 +20,6 @@ KINDS: dict[str, tuple[Cases, BundleOptions]] = {
     "vectors": (tables.WITH_VECTORS | graphs.WITH_VECTORS, BundleOptions(make_catalog(vectors=True))),
     "lists": (tables.IN_LISTS, BundleOptions(in_lists(make_catalog()))),
     "zero": (zero.CASES, BundleOptions(with_numbers(make_catalog()))),
-    "objectives": (policies.WITH_OBJECTIVES, BundleOptions(objectives=("click", "like"))),
 }
 """By kind of bundle: the cases, and what it is made with."""
 

@@ -1,4 +1,4 @@
-"""Policies: of a bundle with one objective, and of one with several."""
+"""Policies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.bundles.bundle_files import refresh
-from damage.table import DELETE, POLICY, VARIANT, Case, Row, change_json, change_policy, table
+from damage.table import POLICY, VARIANT, Case, Row, change_json, change_policy, table
 
 NEVER = {"a": 1.0, "b": 0.0, "upper": None, "lower": None}
 TOP_K = {"k": 2, "ordered": False, "rise": [0.5, 0.1], "fall": [0.5, 0.1]}
@@ -95,58 +95,4 @@ CASES = table(
     row("policy_with_too_many_rises", "top_k rise: has 3 numbers, expected one per exit but the last, 2", top_k(rise=[0, 0, 0])),
     row("policy_with_too_few_falls", "top_k fall: has 1 numbers", top_k(fall=[0])),
     row("policy_with_a_fall_upwards", "top_k fall[1]: is -1, expected ", top_k(fall=[0, -1])),
-    row(
-        "policy_with_a_utility_for_one_objective",
-        "utility: is for several objectives, the variant has one",
-        {"/utility": {"click": 1.0}},
-        "MISMATCH",
-    ),
-)
-
-OTHER_OBJECTIVES = "utility: is for other objectives than the variant's, click, like"
-WITH_OBJECTIVES = table(
-    Row("sound_with_objectives", "OK", "", VARIANT, {}, "running"),
-    Row("variant_with_more_objectives_than_logits", "CORRUPT", "logits", VARIANT, {"/objectives": ["click", "like", "buy"]}),
-    Row("variant_that_hides_its_objectives", "CORRUPT", "logits", VARIANT, {"/objectives": DELETE}),
-    Row("variant_with_one_name", "CORRUPT", "objectives: has 1 names, expected 2 to 16", VARIANT, {"/objectives": ["click"]}),
-    Row(
-        "variant_with_too_many_objectives",
-        "CORRUPT",
-        "objectives: has 17 names, expected 2 to 16",
-        VARIANT,
-        {"/objectives": [f"o{n}" for n in range(17)]},
-    ),
-    Row("variant_with_an_objective_twice", "CORRUPT", "objectives: has `click` twice", VARIANT, {"/objectives": ["click"] * 2}),
-    Row(
-        "variant_with_a_space_in_a_name",
-        "CORRUPT",
-        "objectives[1]: is `li\u00a0ke`, expected 1 to 64 letters, digits, _ or -",
-        VARIANT,
-        {"/objectives/1": "li\u00a0ke"},
-    ),
-    row("policy_with_a_utility", "", {}, "OK"),
-    row(
-        "policy_without_a_utility",
-        "has no `utility`, the variant has the objectives click, like",
-        {"/utility": DELETE, "/exits": [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3},
-        "MISMATCH",
-    ),
-    row("policy_for_other_objectives", OTHER_OBJECTIVES, {"/utility": {"click": 1.0, "buy": 1.0}}, "MISMATCH"),
-    row("policy_for_more_objectives", OTHER_OBJECTIVES, {"/utility/buy": 1.0}, "MISMATCH"),
-    row("policy_with_an_objective_without_a_weight", "utility", {"/utility": {"click": 1.0, "like": None}}, "MISMATCH"),
-    row("policy_with_no_weight", "utility: all weights are 0", {"/utility": {"click": 0.0, "like": 1e-60}}),
-    row("policy_with_a_weight_beyond_the_limit", "utility like: is 2e+09, expected -1e+09 to 1e+09", {"/utility/like": 2e9}),
-    row(
-        "policy_with_too_few_maps",
-        "exits[1] objectives: has 1 maps, expected one per objective, 2",
-        {"/exits/1/objectives/1": DELETE},
-    ),
-    row("policy_with_a_flat_map", "exits[1] objectives[1] a: is 0, expected more than 0", {"/exits/1/objectives/1/a": 0.0}),
-    row(
-        "policy_with_a_map_beyond_the_limit",
-        "exits[1] objectives[0] b: is 2e+09, expected -1e+09 to 1e+09",
-        {"/exits/1/objectives/0/b": 2e9},
-    ),
-    row("policy_with_a_prior_shift_beside_a_utility", "prior_shift: the maps", {"/prior_shift": -1.0}),
-    row("policy_with_a_utility_and_no_maps", "exits[1]", {"/exits/1/objectives": DELETE}),
 )

@@ -169,11 +169,8 @@ def change_json(folder: Path, name: str, at: Mapping[str, Any]) -> None:
 
 def change_policy(folder: Path, at: Mapping[str, Any]) -> None:
     """Writes a policy of three plain exits, but for some places."""
-    objectives = json.loads((folder / VARIANT).read_text()).get("objectives")
-    maps = {"objectives": [{"a": 1.5, "b": 0.25}, {"a": 0.5, "b": -1.0}]} if objectives else {}
-    exits = [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0, **json.loads(json.dumps(maps))} for _ in range(3)]
-    utility = {"utility": {"like": 2.0, "click": -1.0}} if objectives else {}
-    write_policy(folder, **change({"exits": exits, **utility}, at))
+    exits = [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0} for _ in range(3)]
+    write_policy(folder, **change({"exits": exits}, at))
 
 
 def change_plan(folder: Path, name: str, at: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, string_id
-from builders.bundles.held_out import write_ranked
 from running.command import Run
 from running.program import assert_one_error, run_program
 
@@ -45,16 +44,6 @@ def test_string_ids(run: Run, string_bundle: Path) -> None:
         seen, expected = run_program(*words), run(*words)
         assert without_times(json.loads(seen.out)) == without_times(expected.json)
         assert seen.err.replace("rexit-run:", "rexit:") == expected.err
-
-
-def test_several_objectives(run: Run, tmp_path: Path) -> None:
-    bundle = write_ranked(tmp_path, objectives=("click", "like")).bundle
-    words = ("score", bundle, "--user", 100, "--items", "3,8,18")
-    seen, expected = run_program(*words, "--json"), run(*words, "--json")
-    assert without_times(json.loads(seen.out)) == without_times(expected.json)
-    like = expected.json["scores"][0]["objectives"]["like"]
-    for table in (run_program(*words).out, run(*words).out):
-        assert "click" in table and f"{like:.4f}" in table
 
 
 def test_table(run: Run, bundle: Path) -> None:

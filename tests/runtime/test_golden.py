@@ -126,15 +126,6 @@ def test_without_a_catalog(bundle: Path) -> None:
     assert check(bundle).log_odds.startswith("golden slate 0, item 1, exit 0: log-odds ")
 
 
-def test_with_several_objectives(tmp_path: Path) -> None:
-    bundle = write_ranked(tmp_path, objectives=("click", "like")).bundle
-    golden = golden_arrays(bundle)
-    golden["log_odds"][1, 2, 1] = 100
-    edit_golden(bundle, **golden)
-    found = check(bundle)
-    assert f"item {ITEMS[1]}, exit 2, objective like: log-odds {found.trace[1, 2, 1]:.5f}" in found.log_odds
-
-
 def test_with_inputs(tmp_path: Path) -> None:
     """The samples' values reach the prompt: those of the runtime's own pass, others do not."""
     bundle = write_bundle(tmp_path / "bundle", BundleOptions(with_inputs(make_catalog())))

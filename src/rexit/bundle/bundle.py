@@ -123,11 +123,11 @@ class Bundle:
         path = self.folder / POLICY_FILE
         if not path.exists():
             return None
-        return Policy.read(path, len(self.manifest.exits), self.variant_sha256, self.variant.objectives)
+        return Policy.read(path, len(self.manifest.exits), self.variant_sha256)
 
     def policy_or_full_depth(self) -> Policy:
         """Returns what the runtime follows: the policy, or before `rexit calibrate` full depth. Raises BundleError."""
-        return self.policy() or Policy.full_depth(len(self.manifest.exits), self.variant_sha256, self.variant.objectives)
+        return self.policy() or Policy.full_depth(len(self.manifest.exits), self.variant_sha256)
 
     @property
     def policy_sha256(self) -> str | None:
@@ -139,7 +139,7 @@ class Bundle:
         """Returns the variant's golden samples with the active catalog. Raises BundleError."""
         path = self.path / self.manifest.golden_file(self.variant.name)
         scores = self.manifest.has_zero and not self.has_catalog
-        return Golden.read(path, len(self.manifest.exits), max(1, len(self.variant.objectives)), scores)
+        return Golden.read(path, len(self.manifest.exits), scores)
 
     def edited(self) -> list[str]:
         """Returns one line per file with another hash than recorded."""

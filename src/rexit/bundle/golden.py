@@ -30,7 +30,7 @@ class GoldenSlate:
         as_of: In the catalog's unit of time; None: there is no catalog.
         prefix: Tokens of the prefix, int32 [P].
         candidates: Tokens of each candidate, int32 [T].
-        log_odds: Expected log-odds at every exit, float32 [n, E]; with several objectives [n, E, K].
+        log_odds: Expected log-odds at every exit, float32 [n, E].
         inputs: Codes of the inputs (`rexit.bundle.inputs`), in the program's order.
         liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
             not have them.
@@ -55,8 +55,8 @@ class Golden:
     slates: list[GoldenSlate]
 
     @classmethod
-    def read(cls, path: Path, exits: int, objectives: int = 1, scores: bool = False) -> Golden:
-        """Reads golden samples of so many exits and objectives. scores: whether those of the first exit are the requests' own.
+    def read(cls, path: Path, exits: int, scores: bool = False) -> Golden:
+        """Reads golden samples of so many exits. scores: whether those of the first exit are the requests' own.
         Raises BundleError if the arrays do not fit together."""
         try:
             with safe_open(path, "np") as file:
@@ -71,9 +71,8 @@ class Golden:
             _check_offsets(slates, len(users), len(items), "slate_offsets")
             _check_offsets(prefixes, len(users), len(table["prefix_tokens"]), "prefix_offsets")
             _check_offsets(candidates, len(items), len(table["candidate_tokens"]), "candidate_offsets")
-            expected = (len(items), exits, objectives) if objectives > 1 else (len(items), exits)
-            if log_odds.shape != expected:
-                raise ValueError(f"log_odds is {list(log_odds.shape)}, expected {list(expected)}")
+            if log_odds.shape != (len(items), exits):
+                raise ValueError(f"log_odds is {list(log_odds.shape)}, expected {[len(items), exits]}")
             as_of = table["as_of"].tolist() if has_catalog else [None] * len(users)
             if len(as_of) != len(users):
                 raise ValueError(f"as_of has {len(as_of)} entries, expected {len(users)}")

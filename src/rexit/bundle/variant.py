@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import msgspec
 
 from rexit.bundle.files import FileEntry, check_paths
-from rexit.bundle.labels import OBJECTIVES, check_names
 from rexit.bundle.typed import Positive, read_typed, write_typed
 
 _Dtype = Annotated[str, msgspec.Meta(pattern="^(float32|float16)$")]
@@ -46,7 +45,6 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The segments for one target and precision.
 
     Attributes:
-        objectives: Names of several objectives, in the order of their logits; empty: there is one.
         name: Target and precision, for instance `cpu-int8`.
         target: `cpu`, `cuda` or `tensorrt`.
         precision: Number format of the linear layers.
@@ -63,7 +61,6 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         files: Sizes and digests.
     """
 
-    objectives: tuple[str, ...] = ()
     name: str
     target: str
     precision: str
@@ -81,8 +78,6 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         check_paths(self.files)
-        if self.objectives:
-            check_names(self.objectives, OBJECTIVES)
 
     @property
     def max_tokens(self) -> int:

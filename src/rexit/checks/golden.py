@@ -68,10 +68,9 @@ def _decision_failures(
     slate = np.array([0, len(trace)])
     earliest, latest = policy.exit_range(trace, rounding * max(1.0, float(abs(trace).max())), slate)
     expected = policy.stops(trace, slate)
-    steepness, trace = policy.steepness(trace), policy.head_log_odds(trace)
     for i, item in enumerate(items):
         k, log_odds = int(scores.exit[i]), float(scores.log_odds[i])
         if not earliest[i] <= k <= latest[i]:
             yield f"{where}, item {item!r}: stopped at exit {k}, expected {expected[i]}"
-        elif not abs(log_odds - float(trace[i, k])) <= rounding * steepness[k] * max(1.0, abs(log_odds)):
+        elif not abs(log_odds - float(trace[i, k])) <= rounding * max(1.0, abs(log_odds)):
             yield f"{where}, item {item!r}: log-odds {log_odds:.5f} at exit {k}, the trace has {trace[i, k]:.5f}"

@@ -35,7 +35,6 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
         "tokenizer is",
         *(f"{info['tokenizer']['sha256'][:12]}… ({info['tokenizer']['vocab_size']} tokens)" for info in (new, expected)),
     )
-    same("objectives are", new.get("objectives", "none"), expected.get("objectives", "none"))
     catalog.roles.check(catalog.path, manifest.roles, bundle)
     same("labels are", new["labels"], expected["labels"])
     same("times are", catalog.timeline.kind, active.timeline.kind)

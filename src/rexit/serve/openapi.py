@@ -28,14 +28,11 @@ class Score(msgspec.Struct):
     """A candidate's score. Where the deadline came before its first exit, the numbers are null."""
 
     item: Id
-    probability: Annotated[float | None, _about("Calibrated probability of a like; of several objectives, their utility.")]
+    probability: Annotated[float | None, _about("Calibrated probability of a like.")]
     log_odds: Annotated[float | None, _about("Raw log-odds at the exit that answered.")]
     exit: Annotated[int | None, _about("The exit that answered, from 0.")]
     layers: Annotated[int, _about("That exit's depth.")]
     cut_short: Annotated[bool, _about("The deadline stopped this candidate.")]
-    objectives: Annotated[dict[str, float] | None, _about("Only with several objectives: each one's calibrated probability.")] = (
-        None
-    )
 
 
 class ScoreAnswer(msgspec.Struct):

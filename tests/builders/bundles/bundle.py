@@ -43,7 +43,7 @@ class BundleOptions:
     a catalog's own folder and not in a bundle. exits: depths, the last of them the model's; exit zero comes before them if
     the catalog's program has numbers. max_tokens: the limit of cpu-
     fp32. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
-    `builders.bundles.variants.KINDS`. objectives: names of several; empty: there is one.
+    `builders.bundles.variants.KINDS`.
     """
 
     catalog: CatalogContents = field(default_factory=make_catalog)
@@ -52,7 +52,6 @@ class BundleOptions:
     max_tokens: int = MAX_TOKENS
     golden: dict[str, NDArray[Any]] | None = None
     variants: tuple[str, ...] = ()
-    objectives: tuple[str, ...] = ()
 
 
 def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
@@ -62,8 +61,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     variant = folder / "variants" / "cpu-fp32"
     variant.mkdir(parents=True)
     tables = options.catalog.info["prompt"].get("vectors", [])
-    objectives = options.objectives
-    segments, files = _write_segments(variant, options.exits, bool(tables), max(1, len(objectives)))
+    segments, files = _write_segments(variant, options.exits, bool(tables))
     if options.golden is not None:
         save_file(options.golden, variant / "golden.safetensors")
         files.append("golden.safetensors")
@@ -71,7 +69,6 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         variant / "variant.json",
         {
             **{"schema": 2, "producer": "tiny", "name": "cpu-fp32"},
-            **({"objectives": list(objectives)} if objectives else {}),
             **{"target": "cpu", "precision": "fp32"},
             **{"backend": "onnxruntime", "opset": 17, "catalog_sha256": "", "checkpoint_sha256": "f" * 64},
             "limits": {"max_tokens": options.max_tokens, "max_positions": POSITIONS},
@@ -117,11 +114,9 @@ def write_catalog(folder: Path, catalog: CatalogContents, splits: dict[str, Any]
     write_json(folder / "catalog.json", {**catalog.info, "splits": splits, "files": {name: {} for name in files}})
 
 
-def _write_segments(
-    folder: Path, exits: tuple[int, ...], vectors: bool, objectives: int
-) -> tuple[list[dict[str, Any]], list[str]]:
+def _write_segments(folder: Path, exits: tuple[int, ...], vectors: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """What variant.json says of each segment, and the files' names."""
-    weights, files = make_weights(objectives=objectives), []
+    weights, files = make_weights(), []
     for k in range(len(exits)):
         name = f"segment-{k}.onnx"
         graph = segment_graph(k, weights, exits, vectors)

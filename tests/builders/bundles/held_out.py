@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import entry
-from builders.bundles.catalog import ITEMS, USERS, CatalogContents, item_ids, make_catalog, user_ids
+from builders.bundles.catalog import ITEMS, USERS, item_ids, make_catalog, user_ids
 from builders.bundles.model import EXITS, make_weights, reference
 from rexit import runtime
 
@@ -28,54 +28,34 @@ class HeldOut(NamedTuple):
     catalog: Path
 
 
-def write_ranked(
-    place: Path, *, strings: bool = False, variants: tuple[str, ...] = (), objectives: tuple[str, ...] = ()
-) -> HeldOut:
+def write_ranked(place: Path, *, strings: bool = False, variants: tuple[str, ...] = ()) -> HeldOut:
     """`place/bundle` with golden samples, `place/catalog` with likes that its model can rank; returns both.
 
     Likes are drawn from the log-odds of all exits, by the NumPy reference, so that every head knows something. The prompts of
     the golden samples are the runtime's own (its tests hold them against a second implementation); their log-odds are the
-    reference's. objectives: names of several, each with labels of its own, of which the
-    last's are unknown for a fifth of the pairs; `liked` is the first's.
+    reference's.
     """
-    catalog = _catalog(strings, objectives)
-    rows, slates = _answers(strings, objectives)
-    options = BundleOptions(catalog, objectives=objectives, golden=_golden(slates), variants=variants)
+    rows, slates = _answers(strings)
+    options = BundleOptions(make_catalog(strings=strings), golden=_golden(slates), variants=variants)
     return _write(place, options, rows, validation=AS_OF, test=AS_OF + ITEMS // 2)
 
 
-def _catalog(strings: bool, objectives: tuple[str, ...]) -> CatalogContents:
-    catalog = make_catalog(strings=strings)
-    if objectives:
-        pairs = [{"no": 2 * n, "yes": 2 * n + 1} for n in range(len(objectives))]
-        catalog.info.update(objectives=list(objectives), labels=pairs)
-    return catalog
-
-
 @functools.cache
-def _answers(strings: bool, objectives: tuple[str, ...]) -> tuple[list[tuple[Any, ...]], list[_Slate]]:
+def _answers(strings: bool) -> tuple[list[tuple[Any, ...]], list[_Slate]]:
     """The interactions of all users, and the answers for the first four: NumPy takes most of a test's time for them."""
     users, items = user_ids(USERS, strings), item_ids(ITEMS, strings)
-    weights, random = make_weights(objectives=max(1, len(objectives))), np.random.default_rng(5)
+    weights, random = make_weights(), np.random.default_rng(5)
     rows: list[tuple[Any, ...]] = []
     slates: list[_Slate] = []
-    plain = BundleOptions(_catalog(strings, objectives), objectives=objectives)
+    plain = BundleOptions(make_catalog(strings=strings))
     with tempfile.TemporaryDirectory() as draft, runtime.open(write_bundle(Path(draft) / "bundle", plain)) as session:
         for user in users:
             prefix, candidates = session.prompt(user, items, as_of=AS_OF)
             log_odds = np.array([reference(weights, prefix, c) for c in candidates])
             slates.append(_Slate(prefix, candidates, log_odds))
-            labels = []
-            for z in np.moveaxis(log_odds.reshape(ITEMS, len(EXITS), -1), 2, 0):
-                evidence = (z / z.std(0)).sum(1)
-                labels.append(random.random(ITEMS) < 1 / (1 + np.exp(-3 * (evidence - np.median(evidence)))))
-            named = [label.astype(object) for label in labels] if objectives else []
-            if named:
-                named[-1][random.random(ITEMS) < 0.2] = None
-            rows += [
-                (user, items[i], AS_OF + n, bool(labels[0][i]), *(label[i] for label in named))
-                for n, i in enumerate(random.permutation(ITEMS))
-            ]
+            evidence = (log_odds / log_odds.std(0)).sum(1)
+            liked = random.random(ITEMS) < 1 / (1 + np.exp(-3 * (evidence - np.median(evidence))))
+            rows += [(user, items[i], AS_OF + n, bool(liked[i])) for n, i in enumerate(random.permutation(ITEMS))]
     return rows, slates[:4]
 
 
@@ -95,9 +75,7 @@ def _write(place: Path, options: BundleOptions, rows: list[tuple[Any, ...]], val
     """validation, test: the times they begin at."""
     held_out = HeldOut(place / "bundle", place / "catalog")
     (held_out.catalog / "splits").mkdir(parents=True)
-    frame = pl.DataFrame(
-        rows, schema=["user", "item", "time", "liked", *(f"objective.{name}" for name in options.objectives)], orient="row"
-    )
+    frame = pl.DataFrame(rows, schema=["user", "item", "time", "liked"], orient="row")
     time, splits = pl.col("time"), {}
     parts = {"train": time < validation, "validation": (time >= validation) & (time < test), "test": time >= test}
     for name, which in parts.items():

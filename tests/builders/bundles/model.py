@@ -19,8 +19,7 @@ VOCABULARY, POSITIONS = 64, 96
 Weights = dict[str, NDArray[np.float32]]
 
 
-def make_weights(objectives: int = 1) -> Weights:
-    """Heads have a pair of columns for each objective: the first's are the same however many there are, the others' like it."""
+def make_weights() -> Weights:
     random = np.random.default_rng(0)
 
     def matrix(rows: int, columns: int, scale: float) -> NDArray[np.float32]:
@@ -29,11 +28,7 @@ def make_weights(objectives: int = 1) -> Weights:
     weights = {"embed": matrix(VOCABULARY, HIDDEN, 1.0), "position": matrix(POSITIONS, HIDDEN, 0.5)}
     for n in range(LAYERS):
         weights |= {f"{n}.{name}": matrix(HIDDEN, HIDDEN, 0.3) for name in ("q", "k", "v", "o", "up", "down")}
-    heads = {f"head.{k}": matrix(HIDDEN, 2, 0.4) for k in range(len(EXITS))}
-    for name, first in list(heads.items()):
-        others = [np.float32(0.6) * first + np.float32(0.8) * matrix(HIDDEN, 2, 0.4) for _ in range(1, objectives)]
-        heads[name] = np.concatenate([first, *others], 1)
-    return weights | heads
+    return weights | {f"head.{k}": matrix(HIDDEN, 2, 0.4) for k in range(len(EXITS))}
 
 
 def make_vectors(tables: list[dict[str, Any]], items: int) -> dict[str, NDArray[np.float16]]:
@@ -55,8 +50,7 @@ def vectors_by_id(vectors: dict[str, NDArray[np.float16]], liked: NDArray[Any]) 
 def reference(
     weights: Weights, prefix: NDArray[Any], candidate: NDArray[Any], vectors: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Log-odds at each exit, [exits] or [exits, objectives], in float64, of one candidate behind its prefix. vectors: of
-    `vectors_by_id`."""
+    """Log-odds at each exit, [exits], in float64, of one candidate behind its prefix. vectors: of `vectors_by_id`."""
     w = {name: value.astype(np.float64) for name, value in weights.items()}
     tokens = np.concatenate([prefix, candidate]).astype(np.int64)
     table = w["embed"] if vectors is None else np.concatenate([w["embed"], vectors])
@@ -74,8 +68,8 @@ def reference(
         hidden = hidden + np.tanh(hidden @ w[f"{n}.up"]) @ w[f"{n}.down"]
         if n + 1 in EXITS:
             logits = hidden[-1] @ w[f"head.{EXITS.index(n + 1)}"]
-            result.append(logits[1::2] - logits[::2])
-    return np.array(result) if len(result[0]) > 1 else np.concatenate(result)
+            result.append(logits[1] - logits[0])
+    return np.array(result)
 
 
 VECTORS = "given"

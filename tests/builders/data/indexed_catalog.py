@@ -8,7 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rexit.exporter.index import build_catalog
-from rexit.exporter.options import IndexOptions, LightGCNOptions, ObjectiveRule
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 
 USERS, ITEMS, PER_USER = 12, 30, 20
 LABELS = {"no": ord("n") - 32, "yes": ord("y") - 32}
@@ -66,23 +66,6 @@ def moment(time: int) -> tuple[str, int, str, str]:
     return DEVICES[time // 3 % 3], time, QUERIES[time // 4 % 3], "" if time // 2 % 2 else f"n{time // 4}"
 
 
-WITH_OBJECTIVES = _TEMPLATE.replace(
-    """[labels]
-yes = "y"
-no = "n"
-""",
-    """[labels]
-objectives = ["click", "like"]
-[labels.click]
-yes = "c"
-no = "s"
-[labels.like]
-yes = "l"
-no = "d"
-""",
-)
-"""With two objectives, each with a pair of answers of its own."""
-OBJECTIVES = ("click", "like")
 LOOK = 5
 """Numbers in the column `look` of the items' file."""
 
@@ -109,13 +92,11 @@ def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False,
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    lines = ["user_id,item_id,rating,timestamp,device,hour,query,note,click"]
+    lines = ["user_id,item_id,rating,timestamp,device,hour,query,note"]
     for user in range(users):
         for time, item in enumerate(random.permutation(ITEMS)[:PER_USER]):
             rating = 5 - 4 * (item % 2) if taste else random.integers(1, 6)
-            click = (rating >= 3) != taste  # with taste they click on what they do not like
-            known = "" if time % 5 == 4 else int(click)  # of one in five unknown
-            lines.append(",".join(map(str, (100 + user, 1000 + item, rating, 10 * time, *moment(time), known))))
+            lines.append(",".join(map(str, (100 + user, 1000 + item, rating, 10 * time, *moment(time)))))
     (folder / "interactions.csv").write_text("\n".join(lines))
     names = [("xxxxxx", "......")[item % 2] if taste else f"Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
     rows = [f"{1000 + item},{name},{look(1000 + item)}" for item, name in enumerate(names)]
@@ -128,10 +109,6 @@ def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False,
         str(folder / "tokenizer.json"),
         folder / "prompt.toml",
         folder / "catalog",
-        options=IndexOptions(
-            neighbours=2,
-            lightgcn=LightGCNOptions(dim=8, epochs=2),
-            objectives=(ObjectiveRule("like", "rating", 5.0),) if "objectives" in template else (),
-        ),
+        options=IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=2)),
     )
     return folder / "catalog"

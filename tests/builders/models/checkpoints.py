@@ -96,9 +96,9 @@ def tiny_model(family: str = "llama", attention: str | None = ATTENTION, **chang
     return model
 
 
-def tiny_heads(decoder: Decoder, exits: int, objectives: int = 1) -> ExitHeads:
+def tiny_heads(decoder: Decoder, exits: int) -> ExitHeads:
     """Heads of their own, log-odds of a few units."""
-    heads = ExitHeads.like(decoder, exits, objectives)
+    heads = ExitHeads.like(decoder, exits)
     for parameter in heads.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return heads
@@ -110,7 +110,7 @@ def tiny_checkpoint(
     """catalog: what it says it was trained on; if prompts have vectors, it gets projectors for them."""
     model = tiny_model(family, **changes)
     decoder, projectors = Decoder.of(model), None
-    heads = tiny_heads(decoder, len(exits), 1 if catalog is None else len(catalog.objectives) or 1)
+    heads = tiny_heads(decoder, len(exits))
     if catalog is not None and (ids := catalog.vector_ids):
         projectors = Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
     labels, traits = (LABELS, None) if catalog is None else (catalog.labels, catalog.traits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from builders.bundles.bundle_files import edit_json
-from builders.models.checkpoints import LABELS, tiny_checkpoint, tiny_model
+from builders.models.checkpoints import LABELS, tiny_checkpoint
 from rexit.errors import CheckpointError, InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint, save_checkpoint
 from rexit.exporter.heads.base import load_base
-from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 
 
@@ -178,58 +175,6 @@ def test_other_attention_is_refused_by_name(tmp_path: Path, family: str, advice:
 def test_labels_of_another_catalog(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="trained on another"):
         load_checkpoint(saved, labels={"no": 1, "yes": 2})
-
-
-OBJECTIVES = {"a.no": 5, "a.yes": 9, "b.no": 11, "b.yes": 12}
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    """With two objectives, and the LM head's rows at its exits."""
-    model = tiny_model()
-    save_checkpoint(tmp_path, model, (2, 4), ExitHeads.shared(Decoder.of(model), 2, OBJECTIVES), OBJECTIVES, None)
-    return tmp_path
-
-
-def test_objectives_are_written_and_shared(two: Path) -> None:
-    info = json.loads((two / EXITS).read_text())
-    assert info["objectives"] == ["a", "b"]
-    assert info["labels"] == [{"no": 5, "yes": 9}, {"no": 11, "yes": 12}]
-    loaded = load_checkpoint(two, labels=OBJECTIVES)
-    assert loaded.labels == OBJECTIVES and loaded.objectives == ("a", "b") and loaded.heads.objectives == 2
-    hidden = torch.randn(3, loaded.decoder.hidden_size)
-    for k, pair in enumerate(({"no": 5, "yes": 9}, {"no": 11, "yes": 12})):
-        expected = ExitHeads.shared(loaded.decoder, 1, pair)(hidden, 0)
-        torch.testing.assert_close(loaded.heads(hidden, 1)[:, 2 * k : 2 * k + 2], expected)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ({"no": 5, "yes": 9}, "objectives a, b, expected one that is not named"),
-        ({"b.no": 11, "b.yes": 12, "a.no": 5, "a.yes": 9}, "objectives a, b, expected b, a"),
-        (OBJECTIVES | {"c.no": 5, "c.yes": 6}, "objectives a, b, expected a, b, c"),
-        (OBJECTIVES | {"b.yes": 13}, "trained on another tokenizer or template"),
-    ],
-)
-def test_objectives_of_another_catalog(two: Path, labels: dict[str, int], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(two, labels=labels)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"objectives": ["a", "a"]}, "objectives: has 'a' twice"),
-        ({"labels": {"no": 5, "yes": 9}}, "`labels` is .*, expected a list with the token ids of a, b"),
-        ({"labels": [{"no": 5, "yes": 9}, {"no": 5}]}, r"`labels\[1\]` is .*, expected the token ids"),
-        ({"objectives": ["a", "b", "c"], "labels": [{"no": 5, "yes": 9}] * 3}, r"has shape \[4, 64\], the model needs \[6, 64\]"),
-    ],
-)
-def test_objectives_that_do_not_fit(two: Path, changes: dict[str, Any], message: str) -> None:
-    edit_json(two / EXITS, **changes)
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(two)
 
 
 def test_unknown_head(saved: Path) -> None:

@@ -45,8 +45,8 @@ def synthetic(users: int, per_user: int = 8, seed: int = 0) -> tuple[Prompts, Lo
     liked = random.random(users * per_user) < 1 / (1 + np.exp(-1.5 * log_odds))
     nothing = np.empty(0, np.int32)
     prompts = [Prompt(nothing, [nothing] * per_user, np.empty(0, np.int64), None)] * users
-    pairs = LabelledPairs(None, np.ones(len(liked), np.bool_), np.repeat(np.arange(users), per_user), liked, {})
-    return Prompts(prompts, (pairs,), users, len(liked), whole=False), np.stack([log_odds] * 3, 1)
+    pairs = LabelledPairs(np.repeat(np.arange(users), per_user), liked, {})
+    return Prompts(prompts, pairs, whole=False), np.stack([log_odds] * 3, 1)
 
 
 def noisy(answers: LogOdds, noise: float, exit: int = 1) -> LogOdds:
@@ -58,12 +58,12 @@ def noisy(answers: LogOdds, noise: float, exit: int = 1) -> LogOdds:
 
 def test_prompts_are_the_whole_split_or_a_fixed_draw(catalog: Catalog, validation_prompts: Prompts) -> None:
     split = catalog.split("validation")
-    (pairs,) = validation_prompts.parts
+    pairs = validation_prompts.pairs
     assert pairs.liked.tolist() == split.liked.tolist()
-    assert validation_prompts.whole and validation_prompts.user_count == pairs.user_count == 12
+    assert validation_prompts.whole and pairs.user_count == 12
     np.testing.assert_array_equal(np.diff(pairs.users) != 0, np.diff(split.users) != 0)
     few = [Prompts.draw(catalog, 10) for _ in range(2)]
-    assert len(few[0]) == few[0].user_count == 10 and not few[0].whole
+    assert len(few[0]) == few[0].pairs.user_count == 10 and not few[0].whole
     assert [s.prefix.tolist() for s in few[0].prompts] == [s.prefix.tolist() for s in few[1].prompts]
 
 
@@ -87,7 +87,7 @@ def test_the_same_answers_pass() -> None:
     assert [row.layers for row in result.exits] == [1, 2, 4]
     assert all(row.correlation == pytest.approx(1) and row.worst == row.mean == 0 for row in result.exits)
     assert all(
-        row.auc_change == (0, 0) and row.auc == row.auc_fp32 == auc(answers[:, 0], prompts.parts[0].liked) for row in result.exits
+        row.auc_change == (0, 0) and row.auc == row.auc_fp32 == auc(answers[:, 0], prompts.pairs.liked) for row in result.exits
     )
     assert result.to_json()["verdict"] == "passed" and not result.to_json()["accepted"]
 

@@ -108,7 +108,7 @@ def test_log_odds_of_the_checkpoint_are_those_of_the_fit(
         kept.append(real(file, train, validation, *more))
         return kept[-1]
 
-    monkeypatch.setattr("rexit.exporter.heads.objectives.fit_layers", spied)
+    monkeypatch.setattr("rexit.exporter.heads.run.fit_layers", spied)
     fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,2,3,4", keep_last=False, precision="float32"))
     file, validation, fits = kept
     seen = reference(tmp_path / "out", catalog)

@@ -7,8 +7,6 @@ from rexit.exporter.prompt.template import BINS, WORDS, Placeholder, Template, p
 
 LABELS = '[labels]\nyes = " yes"\nno = " no"\n'
 PLAIN = "prompt = 'x'\n" + LABELS
-PAIR = 'yes = "y"\nno = "n"\n'
-OBJECTIVES = f'[labels]\nobjectives = ["a", "b"]\n[labels.a]\n{PAIR}'
 
 
 def read(folder: Path, text: str) -> Template:
@@ -28,9 +26,8 @@ def test_defaults(tmp_path: Path) -> None:
     assert list(map(str, parsed.zero)) == ["{gcn}", *counts, "{nearest_like_rate:10}"]
 
 
-def test_exit_zero_can_be_left_out_and_is_not_for_several_objectives(tmp_path: Path) -> None:
+def test_exit_zero_can_be_left_out(tmp_path: Path) -> None:
     assert read(tmp_path, PLAIN + "[zero]\ninputs = []\n").zero == ()
-    assert read(tmp_path, "prompt = 'x'\n" + OBJECTIVES + f"[labels.b]\n{PAIR}").zero == ()
 
 
 def test_each_list_may_have_its_own_entry(tmp_path: Path) -> None:
@@ -76,13 +73,7 @@ def test_braces_are_escaped_by_doubling() -> None:
         ("prompt = 'x'\n[labels]\nyes = 'a'\n", "labels.no is missing, expected a text"),
         ("prompt = 'x'\nlabels = 'yes'\n", "labels is 'yes', expected a section [labels]"),
         ("prompt = 'x'\nentri = ''\n" + LABELS, "unknown key entri, known are: prompt, entry"),
-        (PLAIN + "maybe = 'm'\n", "unknown key labels.maybe, known are: yes, no, objectives"),
-        ("prompt = 'x'\n" + OBJECTIVES, "labels.b.yes is missing, expected a text"),
-        ("prompt = 'x'\n[labels]\nobjectives = ['a']\n", "labels.objectives: has 1 names, expected 2 to 16"),
-        ("prompt = 'x'\n[labels]\nobjectives = 'a'\n", "labels.objectives: is 'a', expected an array of names"),
-        ("prompt = 'x'\n[labels]\nobjectives = ['a', 'b', 'a']\n", "labels.objectives: has 'a' twice"),
-        ("prompt = 'x'\n[labels]\nobjectives = ['a', 'b.c']\n", "labels.objectives[1]: is 'b.c', expected 1 to 64 letters"),
-        ("prompt = 'x'\n[labels]\nobjectives = ['a', 'objectives']\n", "which is this key's own name: choose another"),
+        (PLAIN + "maybe = 'm'\n", "unknown key labels.maybe, known are: yes, no"),
         (PLAIN + "[bins]\ncount = 0\n", "bins.count is 0, expected a whole number from 1 to 1000"),
         (PLAIN + "[limits]\nitem = 8\n", "limits.item is 8, expected a section [limits.item]"),
         (PLAIN + "[limits]\ntitle = 8\n", "unknown key limits.title, known are: user, item"),
@@ -93,10 +84,6 @@ def test_braces_are_escaped_by_doubling() -> None:
         (PLAIN + "[zero]\ninputs = ['gcn', 'gcn']\n", "zero.inputs: 'gcn' is there twice"),
         (PLAIN + "[zero]\ninputs = ['gcn:3']\n", "'gcn:3': only similar_like_rate and nearest_like_rate take"),
         (PLAIN + "[zero]\ninputs = ['nearest_like_rate']\n", "'nearest_like_rate' needs a limit from 1 to 1000"),
-        (
-            "prompt = 'x'\n" + OBJECTIVES + f"[labels.b]\n{PAIR}[zero]\ninputs = ['gcn']\n",
-            "zero.inputs: exit zero answers one objective",
-        ),
         ("prompt = 'x\n" + LABELS, "not a TOML file"),
         ("prompt = '{item.title'\n" + LABELS, "prompt: expected '}' before end of string (write {{ and }} for braces)"),
         ("prompt = 'a } b'\n" + LABELS, "prompt: Single '}' encountered"),

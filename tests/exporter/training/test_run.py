@@ -208,24 +208,3 @@ def test_loss_is_the_mean_of_the_exits() -> None:
     logits, liked = torch.randn(3, 7, 2), torch.tensor([0, 1, 1, 0, 1, 0, 0])
     expected = np.mean([torch.nn.functional.cross_entropy(one, liked).item() for one in logits])
     assert joint_loss(logits, liked.float()).item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_loss_of_objectives_is_the_mean_over_known_labels() -> None:
-    logits, unknown = torch.randn(3, 4, 4, requires_grad=True), float("nan")
-    liked = torch.tensor([[1.0, 0.0], [unknown, 1.0], [0.0, unknown], [unknown, 1.0]])
-    expected = np.mean(
-        [
-            -logits[e, m, 2 * k : 2 * k + 2].log_softmax(-1)[int(liked[m, k])].item()
-            for e in range(3)
-            for m in range(4)
-            for k in range(2)
-            if not liked[m, k].isnan()
-        ]
-    )
-    loss = joint_loss(logits, liked)
-    assert loss.item() == pytest.approx(expected, abs=1e-6)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    untaught = liked.isnan().repeat_interleave(2, 1)
-    assert (gradient[:, untaught] == 0).all() and (gradient[:, ~untaught] != 0).all()
-    nothing = joint_loss(logits, torch.full((4, 2), unknown))
-    assert nothing.item() == 0 and (torch.autograd.grad(nothing, logits)[0] == 0).all()

@@ -18,7 +18,7 @@ from rexit.bundle.catalog.program import program_digest
 from rexit.bundle.catalog.splits import SPLITS, Split, read_split
 from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, read_json
 from rexit.bundle.inputs import Inputs
-from rexit.bundle.labels import labels_of, objectives_of
+from rexit.bundle.labels import labels_of
 from rexit.bundle.typed import typed
 from rexit.bundle.vectors import VectorIds
 from rexit.data.times import Timeline
@@ -137,11 +137,6 @@ class Catalog:
             return labels_of(self.info)
         except ValueError as exc:
             raise BundleError(f"{self.path}/catalog.json: {exc}") from exc
-
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """The named objectives; empty if there is one. Raises BundleError."""
-        return objectives_of(self.labels)
 
     @cached_property
     def vector_ids(self) -> VectorIds | None:
@@ -316,4 +311,4 @@ class Catalog:
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
         path = self._beside(f"splits {name}", self.info["splits"].get(name))
-        return read_split(path, self.users, self.items, self.inputs, self.objectives)
+        return read_split(path, self.users, self.items, self.inputs)

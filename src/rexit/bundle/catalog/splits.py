@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from rexit.bundle.catalog.ids import Ids
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import Codes, Inputs
-from rexit.bundle.labels import COLUMN, UNKNOWN
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,7 +31,6 @@ class Split:
         liked: bool [n].
         inputs: For each input of the prompt the place of its codes in `codes`, int32 [n, inputs].
         codes: The distinct codes (`rexit.bundle.inputs`), int32 each.
-        objectives: Labels of the objectives, 1, 0 or UNKNOWN, int8 [n, objectives]; [n, 0] where none are named.
         scores: The first stage's, float32 [n]; None: exit zero does not read them.
     """
 
@@ -42,7 +40,6 @@ class Split:
     liked: NDArray[np.bool_]
     inputs: NDArray[np.int32]
     codes: tuple[Codes, ...] = ()
-    objectives: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))
     scores: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -53,19 +50,17 @@ class Split:
         return tuple(self.codes[place] for place in self.inputs[row])
 
 
-def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs, objectives: tuple[str, ...]) -> Split:
+def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs) -> Split:
     """Reads a split's file. Raises InputError for an id that the catalog does not have."""
     import polars as pl
 
     frame = pl.read_parquet(path, glob=False)
-    labels = [frame[COLUMN + name].cast(int).fill_null(UNKNOWN).to_numpy() for name in objectives]
     return Split(
         _rows(users, frame["user"], "user"),
         _rows(items, frame["item"], "item"),
         frame["time"].to_numpy().astype(np.int64),
         frame["liked"].to_numpy().astype(np.bool_),
         *_codes(frame, inputs),
-        objectives=np.array(labels, np.int8).reshape(len(labels), len(frame)).T,
         scores=frame["score"].to_numpy() if "score" in frame.columns else None,
     )
 

@@ -2,7 +2,6 @@
 
 from rexit.bundle.policy.policy import FILE, MAX_INTERCEPT, MAX_SLOPE, ExitPolicy, Policy
 from rexit.bundle.policy.slate_rules import TopK, best_first, slate_stops
-from rexit.bundle.policy.utility import utility_log_odds, weights_problem
 
 __all__ = [
     "FILE",
@@ -13,6 +12,4 @@ __all__ = [
     "TopK",
     "best_first",
     "slate_stops",
-    "utility_log_odds",
-    "weights_problem",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle.files import SCHEMA, write_json
 from rexit.bundle.policy.slate_rules import TopK, slate_stops
-from rexit.bundle.policy.utility import utility_log_odds, weights_problem
 from rexit.bundle.typed import read_typed, typed
 from rexit.errors import BundleError
 
@@ -31,18 +30,12 @@ MAX_PRIOR_SHIFT = 100.0
 Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
-class _Map(msgspec.Struct, frozen=True):
-    a: float
-    b: float
-
-
 class _Exit(msgspec.Struct, frozen=True):
     a: float
     b: float
     upper: float | None
     lower: float | None
     earlier: tuple[float, ...] | None = None
-    objectives: tuple[_Map, ...] | None = None
     keep: Count | None = None
 
 
@@ -71,7 +64,6 @@ class _File(msgspec.Struct, frozen=True):
     top_k: TopK | None = None
     made_on: dict[str, Any] | None = None
     prior_shift: float | None = None
-    utility: dict[str, float] | None = None
     certificate: dict[str, Any] | None = None
 
 
@@ -82,8 +74,6 @@ class ExitPolicy:
     earlier: of exit k, k weights w of the heads before it, which add w_0 z_0 + ... + w_(k-1) z_(k-1) to c; a may then have any
     sign. Empty: c reads the exit's own head alone.
 
-    objectives: with several objectives, a and b of each one's own map, and z is the utility's log-odds. Empty: there is one.
-
     keep: at most so many candidates of a slate go on after this exit, those with the largest c. 0: all.
     """
 
@@ -92,7 +82,6 @@ class ExitPolicy:
     upper: float = math.inf
     lower: float = math.inf
     earlier: tuple[float, ...] = ()
-    objectives: tuple[tuple[float, float], ...] = ()
     keep: int = 0
 
 
@@ -105,9 +94,6 @@ class Policy:
     docs/format/policy.md has the rules.
 
     prior_shift: what is added to c for a probability, see `probability`; no rule reads it.
-
-    utility: with several objectives, the weights of their probabilities, in the variant's order: candidates stop and rank by its
-    log-odds. Methods take raw log-odds [n, exits, objectives], or the utility's, [n, exits]. Empty: there is a single objective.
 
     made_on: what its costs were measured on, the JSON of `rexit.measure.machine.Conditions` without the variant: device, threads
     and machine; and the number of candidates that slates were cut to, `slate`. None: unknown.
@@ -122,14 +108,12 @@ class Policy:
     top_k: TopK | None = None
     made_on: Mapping[str, Any] | None = None
     prior_shift: float = 0.0
-    utility: Mapping[str, float] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
 
     @classmethod
-    def full_depth(cls, exits: int, variant_sha256: str, objectives: Sequence[str] = ()) -> Policy:
-        """Only the last exit stops; log-odds stay as the heads give them, and several objectives weigh the same."""
-        maps = ((1.0, 0.0),) * len(objectives)
-        return cls((ExitPolicy(objectives=maps),) * exits, 1, variant_sha256, utility=dict.fromkeys(objectives, 1.0))
+    def full_depth(cls, exits: int, variant_sha256: str) -> Policy:
+        """Only the last exit stops; log-odds stay as the heads give them."""
+        return cls((ExitPolicy(),) * exits, 1, variant_sha256)
 
     @property
     def stops_early(self) -> bool:
@@ -147,24 +131,11 @@ class Policy:
         """Whether a candidate may stop because of the others in its slate."""
         return self.quorum > 0 or self.top_k is not None or any(self.keep)
 
-    def head_log_odds(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the maps read, float32 [n, exits]: with several objectives, and log-odds of each, the utility's."""
-        if log_odds.ndim < 3:
-            return np.asarray(log_odds, np.float32)
-        return utility_log_odds(list(self.utility.values()), [e.objectives for e in self.exits], log_odds)[0]
-
-    def steepness(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far `head_log_odds` moves at each exit, at most, if all log-odds move by up to 1: float32 [exits]."""
-        if log_odds.ndim < 3:
-            return np.ones(len(self.exits), np.float32)
-        weights = list(self.utility.values())
-        return np.array([max(a for (a, _), w in zip(e.objectives, weights, strict=True) if w) for e in self.exits], np.float32)
-
     def calibrated(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
         """c at each exit: float32 [n, exits] from raw log-odds, computed as in the runtime."""
         a = np.array([e.a for e in self.exits], np.float32)
         b = np.array([e.b for e in self.exits], np.float32)
-        z = self.head_log_odds(log_odds)
+        z = np.asarray(log_odds, np.float32)
         c = z * a + b
         for k, e in enumerate(self.exits):
             for j, weight in enumerate(e.earlier):
@@ -181,7 +152,7 @@ class Policy:
         """Returns the exit where each candidate stops, int64 [n].
 
         Args:
-            log_odds: raw log-odds of every exit, float32 [n, exits]; with several objectives [n, exits, objectives].
+            log_odds: raw log-odds of every exit, float32 [n, exits].
             offsets: where each slate begins, and n: int64 [slates + 1].
         """
         return self._stops(log_odds, offsets, 0.0)
@@ -215,11 +186,10 @@ class Policy:
 
     def _stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64], margin: float) -> NDArray[np.int64]:
         """`stops` with every comparison within `margin` decided for stopping; within -margin, if it is negative, against it."""
-        steepness, log_odds = self.steepness(log_odds), self.head_log_odds(log_odds)
         c = self.calibrated(log_odds)
         upper = np.array([e.upper for e in self.exits], np.float32)
         lower = np.array([e.lower for e in self.exits], np.float32)
-        slack = self._slack(np.float32(margin) * steepness)
+        slack = self._slack(np.float32(margin))
         stop = ((c >= upper - slack) & (upper != np.inf)) | ((c <= slack - lower) & (lower != np.inf))
         near = np.abs(c) <= np.abs(slack)
         agree = np.ones(c.shape, np.int64)
@@ -232,34 +202,16 @@ class Policy:
         stop[:, -1] = True
         return slate_stops(c, stop, offsets, self.quorum, self.top_k, slack, self.keep)
 
-    def _slack(self, margins: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far each exit's c moves, at most, if its log-odds move by up to +-margin: float32 [exits].
-
-        margins: per exit, float32 [exits]; below 0, the moves are too.
-        """
-        return np.array(
-            [
-                abs(e.a) * margins[k] + sum(abs(weight) * margins[j] for j, weight in enumerate(e.earlier))
-                for k, e in enumerate(self.exits)
-            ],
-            np.float32,
-        )
+    def _slack(self, margin: np.float32) -> NDArray[np.float32]:
+        """How far each exit's c moves, at most, if log-odds move by up to +-margin: float32 [exits]. Negative with the margin."""
+        return np.array([abs(e.a) * margin + sum(abs(weight) * margin for weight in e.earlier) for e in self.exits], np.float32)
 
     @classmethod
-    def read(cls, path: Path, exits: int, variant_sha256: str, objectives: Sequence[str] = ()) -> Policy:
-        """Raises BundleError, also if the policy was made for another variant, or for other objectives than the variant's."""
+    def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:
+        """Raises BundleError, also if the policy was made for another variant."""
         file = read_typed(path, _File)
         if file.made_on is not None:
             typed(file.made_on, _MadeOn, str(path), at="made_on")
-        if file.utility is None and objectives:
-            names = ", ".join(objectives)
-            raise BundleError(f"{path}: has no `utility`, the variant has the objectives {names}: calibrate it again")
-        if file.utility is not None and not objectives:
-            raise BundleError(f"{path}: utility: is for several objectives, the variant has one: calibrate it again")
-        utility = file.utility or {}
-        if set(utility) != set(objectives):
-            names = ", ".join(objectives)
-            raise BundleError(f"{path}: utility: is for other objectives than the variant's, {names}: calibrate it again")
         policy = cls(
             tuple(
                 ExitPolicy(
@@ -268,7 +220,6 @@ class Policy:
                     math.inf if e.upper is None else e.upper,
                     math.inf if e.lower is None else e.lower,
                     e.earlier or (),
-                    tuple((pair.a, pair.b) for pair in e.objectives or ()),
                     e.keep or 0,
                 )
                 for e in file.exits
@@ -279,7 +230,6 @@ class Policy:
             file.top_k,
             file.made_on,
             file.prior_shift or 0.0,
-            {name: utility[name] for name in objectives},
             file.certificate,
         )
         if policy.variant_sha256 != variant_sha256:
@@ -293,18 +243,7 @@ class Policy:
     def problem(self) -> str | None:
         """Why no reader would accept it, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None if it is valid."""
         largest = float(np.finfo(np.float32).max)
-        if self.utility and (problem := weights_problem(self.utility)) is not None:
-            return problem
-        if self.utility and self.prior_shift:
-            return "prior_shift: the maps of several objectives hold it, expected no such key"
         for k, e in enumerate(self.exits):
-            if len(e.objectives) != len(self.utility):
-                return f"exits[{k}] objectives: has {len(e.objectives)} maps, expected one per objective, {len(self.utility)}"
-            for n, (a, b) in enumerate(e.objectives):
-                if not 0 < a <= MAX_SLOPE or np.float32(a) == 0:
-                    return f"exits[{k}] objectives[{n}] a: is {a:g}, expected more than 0 and at most {MAX_SLOPE:g}"
-                if not abs(b) <= MAX_INTERCEPT:
-                    return f"exits[{k}] objectives[{n}] b: is {b:g}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
             if e.earlier and len(e.earlier) != k:
                 return f"exits[{k}] earlier: has {len(e.earlier)} numbers, expected one per earlier exit, {k}"
             for name, weight in (("a", e.a), *((f"earlier[{j}]", weight) for j, weight in enumerate(e.earlier))):
@@ -353,7 +292,6 @@ class Policy:
             {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)}
             | ({"earlier": [number(weight) for weight in e.earlier]} if e.earlier else {})
             | ({"keep": e.keep} if e.keep else {})
-            | ({"objectives": [{"a": number(a), "b": number(b)} for a, b in e.objectives]} if e.objectives else {})
             for e in self.exits
         ]
         rules: dict[str, Any] = {}
@@ -369,7 +307,6 @@ class Policy:
                 "producer": f"rexit {__version__}",
                 "variant_sha256": self.variant_sha256,
                 "patience": self.patience,
-                **({"utility": {name: number(weight) for name, weight in self.utility.items()}} if self.utility else {}),
                 "exits": exits,
                 **rules,
                 **({"prior_shift": number(self.prior_shift)} if self.prior_shift else {}),

@@ -73,7 +73,6 @@ def _variant(bundle: Bundle) -> dict[str, Any]:
     keys = ("name", "target", "precision", "backend", "opset", "max_tokens", "max_positions")
     return {
         **{key: getattr(variant, key) for key in keys},
-        **({"objectives": list(variant.objectives)} if variant.objectives else {}),
         "sha256": bundle.variant_sha256,
         "bytes": sum(entry.bytes for entry in variant.files.values()),
         "segments": segments,
@@ -110,7 +109,6 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
         "patience": policy.patience,
         "quorum": policy.quorum,
         "prior_shift": policy.prior_shift,
-        **({"utility": dict(policy.utility)} if policy.utility else {}),
         "top_k": None if policy.top_k is None else asdict(policy.top_k),
         "made_on": policy.made_on,
         "certificate": policy.certificate,
@@ -124,9 +122,7 @@ def _policy_file(path: Path) -> dict[str, Any]:
     exits, digest = value.get("exits"), value.get("variant_sha256")
     if not isinstance(exits, list) or not isinstance(digest, str):
         raise BundleError(f"{path}: not a policy: expected `exits` and `variant_sha256`")
-    utility = value.get("utility")
-    objectives = list(utility) if isinstance(utility, dict) else []
-    return {"kind": "policy", "path": str(path), "policy": _policy(Policy.read(path, len(exits), digest, objectives))}
+    return {"kind": "policy", "path": str(path), "policy": _policy(Policy.read(path, len(exits), digest))}
 
 
 def _catalog(catalog: Catalog) -> dict[str, Any]:
@@ -135,7 +131,6 @@ def _catalog(catalog: Catalog) -> dict[str, Any]:
         "sha256": catalog.sha256,
         **{key: info.get(key) for key in ("counts", *ORIGIN, "tokenizer")},
         "labels": catalog.labels,
-        **({"objectives": list(catalog.objectives)} if catalog.objectives else {}),
         "splits": {name: split.get("rows") for name, split in info["splits"].items()},
         "files": {name: entry.bytes for name, entry in catalog.files.items()},
         "prompt": info["prompt"],

@@ -136,8 +136,6 @@ def _print_description(description: dict[str, Any]) -> None:
 
 def _print_variant(variant: dict[str, Any]) -> None:
     what = f"{variant['target']} {variant['precision']}, {variant['backend']}, opset {variant['opset']}"
-    if "objectives" in variant:
-        what += f", objectives {', '.join(variant['objectives'])}"
     rows = [{"segment": s["graph"], "layers": s["depth"], "size": _size(s["bytes"])} for s in variant["segments"]]
     largest = _size(max(segment["bytes"] for segment in variant["segments"]))
     title = f"Variant {variant['name']}: {what}, {_size(variant['bytes'])}, largest segment {largest}"
@@ -178,9 +176,6 @@ def _print_policy(policy: dict[str, Any]) -> None:
     if top_k is not None:
         rank = ", in it once their rank is known" if top_k["ordered"] else ""
         stdout.print(f"Candidates stop once they are known to be in or out of their slate's top {top_k['k']}{rank}.")
-    if utility := policy.get("utility"):
-        weights = ", ".join(f"{name} {weight:g}" for name, weight in utility.items())
-        stdout.print(f"z is the log-odds of the utility, by the objectives' weights: {weights}.")
     if policy["prior_shift"]:
         stdout.print(
             f"Probabilities are those in the population: sigmoid(c {policy['prior_shift']:+.3f}), since negatives were sampled."
@@ -212,9 +207,7 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
     values |= {f"{name} split": count for name, count in catalog["splits"].items()}
     values |= {name: _size(count) for name, count in catalog["files"].items()}
     for name in ORIGIN:
-        values |= {f"{name}: {key}": value for key, value in (catalog[name] or {}).items() if key != "objectives"}
-    for name, rule in (catalog["label"] or {}).get("objectives", {}).items():
-        values[f"objective: {name}"] = rule["column"] + (f" >= {rule['at_least']:g}" if "at_least" in rule else "")
+        values |= {f"{name}: {key}": value for key, value in (catalog[name] or {}).items()}
     for entry in Inputs.of(catalog, "catalog.json").entries:
         values[f"input: {entry.name}"] = f"{entry.encoder.expected}{', or missing' if entry.optional else ''}"
     print_values("Catalog", values)

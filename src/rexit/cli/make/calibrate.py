@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.named import parse_named
 from rexit.cli.common.options import (
     CatalogOption,
     DeviceOption,
@@ -22,7 +21,6 @@ from rexit.cli.common.options import (
 )
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
-from rexit.errors import InputError
 from rexit.slates import SIZE
 from rexit.words import in_words
 
@@ -53,7 +51,6 @@ def calibrate(
     threads: ThreadsOption = 0,
     from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again, on the last traces.")] = False,
     negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: catalog's.")] = None,
-    utility: Annotated[str | None, typer.Option(help="Weights of several objectives, click=1,like=2.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose when candidates may stop, on this machine and for this variant, with a guarantee.
@@ -84,7 +81,6 @@ def calibrate(
         threads=threads,
         from_traces=from_traces,
         negative_rate=negative_rate,
-        utility=None if utility is None else _weights(utility),
     )
     check_one_source(catalog, slates)
     opened = open_bundle(bundle, variant)
@@ -104,14 +100,6 @@ def calibrate(
         _print_calibration(opened, result, list(result.report["settings"]["metrics"]))
 
 
-def _weights(text: str) -> dict[str, float]:
-    example = "click=1,like=2"
-    try:
-        return {name: float(number) for name, number in parse_named(text.split(","), "--utility", example).items()}
-    except ValueError as exc:
-        raise InputError(f"--utility {text!r}, expected NAME=NUMBER, as in {example}") from exc
-
-
 def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) -> None:
     """Prints the verdict, and tables of the ways to stop and of their probabilities."""
     from rexit.calibration.reporting.page import maps_sentence
@@ -124,9 +112,6 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
             stdout.print(words(prose), soft_wrap=False)
     if report["maps"]["gain"] is not None:
         stdout.print(words(maps_sentence(report["maps"])))
-    if "utility" in report:
-        weights = ", ".join(f"{weight:g} x {name}" for name, weight in report["utility"].items())
-        stdout.print(f"Ranked by the utility {weights}; NDCG's gain is that of the labels.")
     if report["groups"]:
         tested = groups(report)
         print_table(words(tested.caption), tested.rows)

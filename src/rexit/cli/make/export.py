@@ -171,7 +171,7 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int, users: str) 
         f"Variant {variant.name} against float32",
         [
             {
-                "layers": f"{row['layers']} {row['objective']}" if "objective" in row else row["layers"],
+                "layers": row["layers"],
                 **{key: _number(row[key], form) for key, form in _FIGURES.items()},
                 "AUC float32": _number(row["auc_fp32"]),
                 "AUC": _number(row["auc"]),

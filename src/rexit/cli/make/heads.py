@@ -68,18 +68,16 @@ def heads(
 
 
 def _print_report(report: HeadsReport, words: Callable[[str], str]) -> None:
-    """Prints a table of all layers for each objective, and where the checkpoint is."""
+    """Prints a table of all layers, and where the checkpoint is."""
     if report.doubt is not None:
         stdout.print(words(report.doubt))
-    whole = {"layers": report.layers, "own": report.own, "kept": report.kept, "baselines": report.baselines}
-    for name, part in (report.objectives or {"": whole}).items():
-        # With the model's own answer kept, that is the last exit, in the place of the last layer's head.
-        fitted = report.exits[:-1] if part["kept"] else report.exits
-        rows = [_row(row["layers"], row, row["layers"] in fitted) for row in part["layers"]]
-        if part["own"] is not None:
-            rows.append(_row("own answer", part["own"], part["kept"]))
-        rows += [_row(row["name"], row) for row in part["baselines"]]
-        print_table(f"Heads by layer{f', {name}' if name else ''}, on validation {words('users')} who chose nothing", rows)
+    # With the model's own answer kept, that is the last exit, in the place of the last layer's head.
+    fitted = report.exits[:-1] if report.kept else report.exits
+    rows = [_row(row["layers"], row, row["layers"] in fitted) for row in report.layers]
+    if report.own is not None:
+        rows.append(_row("own answer", report.own, report.kept))
+    rows += [_row(row["name"], row) for row in report.baselines]
+    print_table(f"Heads by layer, on validation {words('users')} who chose nothing", rows)
     candidates = report.candidates
     stdout.print(
         f"loss: of the {words('users')} who choose, {report.prior_loss:.4f} for one probability for all; agreement: with the "

@@ -23,7 +23,6 @@ from rexit.exporter.options import (
     ExternalOptions,
     IndexOptions,
     LightGCNOptions,
-    ObjectiveRule,
 )
 
 _DEFAULT = IndexOptions()
@@ -37,7 +36,6 @@ _SUMMARY = (
     "order",
     "split",
     "splits",
-    "objectives",
     "labels",
     "embedding",
     "lightgcn",
@@ -66,7 +64,6 @@ def index(
     unrated: Annotated[
         int | None, _likes(help=f"Unrated items per like, as dislikes. Default: 0, implicit {IMPLICIT_NEGATIVES}.")
     ] = None,
-    objective: Annotated[list[str] | None, _likes(help="Labels of an objective: NAME=COLUMN or NAME=COLUMN>=NUMBER.")] = None,
     order: Annotated[str, _likes(help="What came first: time (a column), file or random.")] = _DEFAULT.order,
     split: Annotated[str | None, _likes(help="user:A,B or time:A,B, or leave-last:V,T. Default: user:0.8,0.9.")] = None,
     retriever_config: Annotated[
@@ -101,7 +98,6 @@ def index(
         lightgcn=LightGCNOptions(seed=seed),
         external=None if item_embeddings is None else ExternalOptions(item_embeddings, user_embeddings, embeddings_as_of),
         seed=seed,
-        objectives=tuple(map(ObjectiveRule.parse, objective or ())),
         zero=zero,
     )
     if retriever_config is not None:
@@ -129,7 +125,6 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     if timeline.by == "time":
         first, last = (timeline.date(time) or time for time in (timeline.first, timeline.last))
         stdout.print(f"Times {'as' if timeline.unit is None else 'in'} {timeline.kind}: {first} to {last}.")
-    _print_objectives(info)
     _print_longest(path, info["prompt"])
     if (zero := info.get("zero")) is not None:
         loss = "" if zero.get("log_loss") is None else f", log loss of training users left out {zero['log_loss']:.4f}"
@@ -153,16 +148,6 @@ def print_repeats(rows: int) -> None:
     """Prints how many rows repeat others, if any."""
     if rows:
         stdout.print(f"{rows} rows repeat an interaction and were left out.")
-
-
-def _print_objectives(info: Mapping[str, Any]) -> None:
-    if "objectives" in info:
-        parts, counts = {name: split["objectives"] for name, split in info["splits"].items()}, ("known", "yes")
-        rows = [
-            {"objective": name, **{f"{part}, {count}": parts[part][name][count] for part in parts for count in counts}}
-            for name in info["objectives"]
-        ]
-        print_table("Labels", rows)
 
 
 def _print_longest(path: Path, prompt: Mapping[str, Any]) -> None:

@@ -70,11 +70,8 @@ def train(
     for line in (report.doubt, report.falling):
         if line is not None:
             stdout.print(line)
-    parts = report.objectives or {"": {"auc": report.auc, "user_auc": report.user_auc}}
-    for name, figures in parts.items():
-        areas = zip(report.exits, figures["auc"], figures["user_auc"], strict=True)
-        ways = {f"{depth} layers": by_area for depth, *by_area in areas} | report.baselines[name]
-        rows = [{"exit": way, "AUC": f"{area:.4f}", "user AUC": f"{by_user:.4f}"} for way, (area, by_user) in ways.items()]
-        title = f"{report.checkpoint}, on {report.validation_slates} validation slates"
-        print_table(f"{title}, {name}" if name else title, rows)
+    areas = zip(report.exits, report.auc, report.user_auc, strict=True)
+    ways = {f"{depth} layers": by_area for depth, *by_area in areas} | report.baselines
+    rows = [{"exit": way, "AUC": f"{area:.4f}", "user AUC": f"{by_user:.4f}"} for way, (area, by_user) in ways.items()]
+    print_table(f"{report.checkpoint}, on {report.validation_slates} validation slates", rows)
     stdout.print(f"{report.state}: the training's last states; delete the folder when done")

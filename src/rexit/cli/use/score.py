@@ -136,7 +136,6 @@ def _print_scores(title: str, scores: Scores) -> None:
                 "log-odds": f"{score.log_odds:+.4f}",
                 "exit": score.exit,
                 "layers": score.layers,
-                **{name: f"{value:.4f}" for name, value in (score.objectives or {}).items()},
             }
             for score in scores
         ],
