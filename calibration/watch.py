@@ -49,7 +49,7 @@ def limits(policy: Policy, certifying: Evaluation, goal: Goal, level: float) -> 
         over = exceeds(values[np.unique(users, return_index=True)[1]], goal.tail.loss)  # a slate of each user, as in an audit
         share = certify.share_interval(int(np.count_nonzero(over)), len(over), 2 * level)[1]
         tail = replace(goal.tail, share=share) if share < 1 else None
-    return AuditLimits(loss, metric.name, limit, float(losses.mean()), promised, "", tail)
+    return AuditLimits(loss.name, metric.name, limit, float(losses.mean()), promised, tail)
 
 
 def slate_losses(loss: Loss, evaluation: Evaluation, policy: Policy) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -2,8 +2,6 @@
 
 from rexit.devices import Provider
 from rexit.runtime._answers import (
-    Audit,
-    Draw,
     ExitInfo,
     GoldenCheck,
     Info,
@@ -20,8 +18,6 @@ from rexit.runtime._library import onnxruntime_library, onnxruntime_version
 from rexit.runtime.session import Session, open, verify
 
 __all__ = [
-    "Audit",
-    "Draw",
     "ExitInfo",
     "GoldenCheck",
     "Info",

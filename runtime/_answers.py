@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -126,18 +125,6 @@ class SegmentStats:
     slate_us: float
 
 
-class Draw(IntEnum):
-    """Whether a slate was drawn for an audit (`rexit_draw` in rexit.h). SKIPPED: drawn, but another slate waits, the deadline
-    stopped a candidate, there is no memory for its copy, or a candidate that exit zero stopped has no valid prompt."""
-
-    NOT_DRAWN = 0
-    DRAWN = 1
-    SKIPPED_WAITING = 2
-    SKIPPED_DEADLINE = 3
-    SKIPPED_MEMORY = 4
-    SKIPPED_PROMPT = 5
-
-
 @dataclass(frozen=True)
 class Stats:
     """What a request cost.
@@ -155,7 +142,6 @@ class Stats:
         slate_us: Microseconds of the candidates.
         total_us: Microseconds of the whole request.
         known_user: Whether the catalog has the user. False for a new user, or a mistyped id.
-        draw: Whether the slate was drawn for `Session.audit`.
         segments: One entry per segment.
     """
 
@@ -171,7 +157,6 @@ class Stats:
     slate_us: float
     total_us: float
     known_user: bool = True
-    draw: Draw = Draw.NOT_DRAWN
     segments: tuple[SegmentStats, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,7 +165,7 @@ class Stats:
         return {name: getattr(self, name) for name in names}
 
 
-_NOT_IN_JSON = ("candidates", "cut_short", "known_user", "draw", "segments")
+_NOT_IN_JSON = ("candidates", "cut_short", "known_user", "segments")
 """Fields of Stats that are elsewhere in an answer, or for services alone."""
 
 
@@ -335,27 +320,6 @@ class GoldenCheck:
     prompt: str
     log_odds: str
     trace: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """A slate that the policy stopped, scored again at full depth. Candidates are in the order of the request.
-
-    Attributes:
-        exit: Where the policy stopped them, int64 [n].
-        policy_c: c at these exits, float32 [n].
-        full_c: c at the last exit, float32 [n].
-        drawn: Slates that the session has drawn.
-        audited: Slates that it has audited.
-        skipped: Slates that it has drawn without an audit.
-    """
-
-    exit: NDArray[np.int64]
-    policy_c: NDArray[np.float32]
-    full_c: NDArray[np.float32]
-    drawn: int
-    audited: int
-    skipped: int
 
 
 @dataclass(frozen=True)

@@ -91,13 +91,6 @@ def to_size(name: str, value: Any) -> int:
     return to_integer(name, value, 0)
 
 
-def to_share(name: str, value: Any) -> float:
-    """A number from 0 to 1, which NaN is not."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
-        raise InputError(f"{name} is {value!r}, expected a share from 0 to 1")
-    return float(value)
-
-
 def to_plain_id(name: str, value: Any) -> Id:
     return to_text(name, value) if isinstance(value, str) else to_integer(name, value, expected="a 64-bit integer or a string")
 

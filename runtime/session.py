@@ -17,8 +17,6 @@ from rexit.errors import InputError
 from rexit.request import AnyRequest, Request, RequestFields, TokenRequest
 from rexit.runtime import _native
 from rexit.runtime._answers import (
-    Audit,
-    Draw,
     ExitInfo,
     GoldenCheck,
     Info,
@@ -40,7 +38,6 @@ from rexit.runtime._arguments import (
     to_policy,
     to_provider_options,
     to_request,
-    to_share,
     to_size,
 )
 from rexit.runtime._inputs import InputEncoder
@@ -75,8 +72,6 @@ def open(
     device_id: int = 0,
     own_threads: bool = False,
     spinning: bool | None = None,
-    audit: float = 0.0,
-    audit_seed: int = 0,
 ) -> Session:
     """Opens a bundle's variant: checks its structure, maps the catalog, loads the segments.
 
@@ -98,8 +93,6 @@ def open(
         device_id: Number of the GPU.
         own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
         spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, those of `own_threads` sleep.
-        audit: Share of the slates that are drawn for `Session.audit`, from 0 to 1.
-        audit_seed: Seed of the draws: the same seed draws the same slates of a sequence; 0: one of the system's.
 
     Returns:
         A session. Close it, or use it in a `with` statement.
@@ -123,12 +116,7 @@ def open(
     options.provider_options = to_provider_options(provider.options if provider else {})
     options.own_threads = bool(own_threads)
     options.spinning = _SPINNING[spinning]
-    session_options = _native.SessionOptions(
-        to_size("cache_bytes", cache_bytes),
-        to_size("slate_bytes", slate_bytes),
-        to_share("audit", audit),
-        to_size("audit_seed", audit_seed),
-    )
+    session_options = _native.SessionOptions(to_size("cache_bytes", cache_bytes), to_size("slate_bytes", slate_bytes))
     native = _native.Session(to_place(bundle), options, session_options)
     return Session(native, "bundle" if isinstance(bundle, bytes) else os.fspath(bundle))
 
@@ -199,7 +187,7 @@ class Session:
             request_or_user: A `Request` or `TokenRequest`; or the user's id, and a `Request`'s other fields as arguments.
             items: As in `Request`.
             top_k: Return only this many, best first; 0: all, in the order of the request. Replaces the k of the policy's top-k
-                rule, if it has one.
+                rule, if it has one and there are more candidates.
             deadline_ms: No segment starts after this many milliseconds, in which texts are tokenized, too. Candidates then answer
                 from the deepest exit they have reached, and are marked `cut_short`.
             force_exit: The exit at which every candidate stops, from 0.
@@ -334,23 +322,6 @@ class Session:
         check = self._open.check_golden(to_size("slate", slate))
         return read(GoldenCheck, check, trace=self._by_exit(check.trace))
 
-    def audit(self) -> Audit | None:
-        """Scores a slate that the policy has answered again at full depth: call it when there is time.
-
-        A session opened with `audit` draws a share of its slates, and keeps one until it is audited. The draw of a slate is in
-        its `Scores.stats.draw`. `docs/how-to/embed.md` says what to do with the difference.
-
-        Returns:
-            The policy's answer and full depth's; None if no slate waits.
-
-        Raises:
-            CancelledError: `cancel` was called meanwhile. The slate still waits; after any other error it is skipped.
-            BackendError: The backend failed.
-            BundleError: A file of the catalog was modified.
-        """
-        audit = self._open.audit()
-        return read(Audit, audit, exit=audit.exit.astype(np.int64)) if len(audit.exit) else None
-
     def warm_up(self) -> None:
         """Runs every segment once on an artificial slate, so that the first request does not pay for allocations. Drops the
         cached prefixes. Parses the tokenizer of the prompt's texts, which is otherwise read with the first text."""
@@ -367,8 +338,7 @@ class Session:
 
     def cancel(self) -> None:
         """Cancels the running call, from another thread. It soon raises CancelledError, or returns if it is nearly done. Does
-        nothing if no call is running, except that it ends the next call if that is `audit`. Later calls run, also those that wait
-        for their turn."""
+        nothing if no call is running. Later calls run, also those that wait for their turn."""
         self._open.cancel()
 
     @property
@@ -420,4 +390,4 @@ class Session:
 
 def _stats(answer: _native.Scores | _native.JsonAnswer | _native.Trace) -> Stats:
     segments = tuple(read(SegmentStats, segment) for segment in answer.segments)
-    return read(Stats, answer.stats, draw=Draw(answer.stats.draw), segments=segments)
+    return read(Stats, answer.stats, segments=segments)

@@ -76,8 +76,6 @@ struct ExitInfo : rexit_exit_info {
 
 struct SessionOptions {
   std::size_t cache_bytes, slate_bytes;
-  double audit;
-  std::uint64_t audit_seed;
 };
 
 rexit::Tokens make_tokens(const InArray<std::int32_t>& prefix, const InArray<std::int32_t>& candidates,
@@ -140,7 +138,7 @@ class Session {
 
  public:
   Session(const rexit::Bundle& bundle, const SessionOptions& options)
-      : session_(bundle, options.cache_bytes, options.slate_bytes, options.audit, options.audit_seed), options_(options) {}
+      : session_(bundle, options.cache_bytes, options.slate_bytes), options_(options) {}
 
   // Other Python threads run while this frees memory: the whole bundle's, if this is its last session.
   ~Session() {
@@ -211,10 +209,6 @@ class Session {
 
   rexit::GoldenCheck check_golden(std::size_t slate) {
     return locked([&](rexit::Session& session) { return session.check_golden(slate); });
-  }
-
-  rexit::Audit audit() {
-    return locked([](rexit::Session& session) { return session.audit(); });
   }
 
   void warm_up() {
@@ -315,8 +309,7 @@ void bind_requests(nb::module_& module) {
       .def_rw("own_threads", &rexit::BundleOptions::own_threads)
       .def_rw("spinning", &rexit::BundleOptions::spinning);
   nb::class_<SessionOptions>(module, "SessionOptions")
-      .def(nb::init<std::size_t, std::size_t, double, std::uint64_t>(), "cache_bytes"_a, "slate_bytes"_a, "audit"_a,
-           "audit_seed"_a);
+      .def(nb::init<std::size_t, std::size_t>(), "cache_bytes"_a, "slate_bytes"_a);
 }
 
 // What a session says. Names of fields are those of the classes in _answers.py.
@@ -372,8 +365,7 @@ void bind_answers(nb::module_& module) {
       .def_ro("prefix_us", &rexit_stats::prefix_us)
       .def_ro("slate_us", &rexit_stats::slate_us)
       .def_ro("total_us", &rexit_stats::total_us)
-      .def_prop_ro("known_user", flag(&rexit_stats::known_user))
-      .def_ro("draw", &rexit_stats::draw);
+      .def_prop_ro("known_user", flag(&rexit_stats::known_user));
   nb::class_<Scores>(module, "Scores")
       .def_prop_ro("index", column([](const rexit_score& score) { return std::int64_t{score.item}; }), owner)
       .def_prop_ro("exit", column(exit_number), owner)
@@ -401,13 +393,6 @@ void bind_answers(nb::module_& module) {
       .def_ro("prompt", &rexit::GoldenCheck::prompt)
       .def_ro("log_odds", &rexit::GoldenCheck::log_odds)
       .def_prop_ro("trace", array<rexit::GoldenCheck>(&rexit::GoldenCheck::trace), owner);
-  nb::class_<rexit::Audit>(module, "Audit")
-      .def_prop_ro("exit", array<rexit::Audit>(&rexit::Audit::exits), owner)
-      .def_prop_ro("policy_c", array<rexit::Audit>(&rexit::Audit::policy_c), owner)
-      .def_prop_ro("full_c", array<rexit::Audit>(&rexit::Audit::full_c), owner)
-      .def_ro("drawn", &rexit::Audit::drawn)
-      .def_ro("audited", &rexit::Audit::audited)
-      .def_ro("skipped", &rexit::Audit::skipped);
   nb::class_<rexit_memory>(module, "Memory")
       .def_ro("prefixes", &rexit_memory::prefixes)
       .def_ro("buffers", &rexit_memory::buffers)
@@ -451,7 +436,6 @@ NB_MODULE(_native, module) {
       .def("trace", &Session::trace, "request"_a)
       .def("prompt", &Session::prompt, "request"_a)
       .def("check_golden", &Session::check_golden, "slate"_a)
-      .def("audit", &Session::audit)
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)
       .def("trim", &Session::trim)

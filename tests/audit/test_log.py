@@ -1,85 +1,118 @@
-"""The file of audited slates: what is read back, and what is refused."""
+"""The file of audits: what is read back, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import resource
 import signal
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from rexit.audit.log import AuditedSlate, AuditLog, read_log
+from rexit.audit import Audit, AuditLog, read_log
 from rexit.errors import InputError
 
-SLATE = AuditedSlate(1.5, "ü", [3, "x"], [0.5, -1.0], [0.25, 2.0], [0, 1], "e" * 64)
+SHA256 = "e" * 64
+ODDS = np.array([[0.1, 1 / 3], [-1e-7, 3e5]], np.float32)
+AUDIT = Audit(1.5, {"user": "ü", "items": [3, "x"], "as_of": 7, "recent": [5, [6, False]]}, ODDS, SHA256)
+LINE = {**AUDIT.request, "audit": {"time": 1.5, "policy_sha256": SHA256, "log_odds": ODDS.tolist()}}
 
 
-def test_slates_are_read_back(tmp_path: Path) -> None:
+def users(path: Path) -> list[Any]:
+    return [audit.unit for audit in read_log(path, SHA256, 2)]
+
+
+def write(path: Path, *audits: Audit) -> None:
+    log = AuditLog(path)
+    for audit in audits:
+        log.write(audit)
+    log.close()
+
+
+def test_audits_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    for user in ("ü", 7):
-        log = AuditLog(path)
-        log.write(replace(SLATE, user=user))
-        log.close()
-    assert list(read_log(path)) == [SLATE, replace(SLATE, user=7)]
+    write(path, AUDIT, replace(AUDIT, policy_sha256="other", log_odds=ODDS[:, :1]))
+    write(path, replace(AUDIT, request={"user": 7}))
+    first, second = read_log(path, SHA256, 2)
+    assert (first.time, first.request, first.policy_sha256) == (1.5, AUDIT.request, SHA256)
+    np.testing.assert_array_equal(first.log_odds, ODDS)
+    assert second.request == {"user": 7}
     assert path.stat().st_mode & 0o77 == 0
+
+
+def test_what_counts_once() -> None:
+    same = {"prefix": [1, 2], "candidates": [[3], [4]]}
+    requests = [
+        {"user": 3, "items": [4]},
+        {"user": "3", "items": [4]},
+        same,
+        {**same, "prefix": [1, 3]},
+        {"prefix": [], "candidates": [[1, 3], [1, 4]]},  # an encoder's
+        {"candidates": [[1, 3], [1, 5]]},
+        {"query": "wing drag", "documents": ["a"]},
+        {"query": "drag", "documents": ["a"]},
+    ]
+    units = [replace(AUDIT, request=request).unit for request in requests]
+    assert units[:2] == [3, "3"] and len(set(units)) == len(units)
+    others = [{**same, "candidates": [[5]], "top_k": 1}, {"query": "drag", "documents": ["b", "c"]}]
+    assert [replace(AUDIT, request=request).unit for request in others] == [units[2], units[-1]]
 
 
 def test_a_killed_services_last_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    line = json.dumps(asdict(SLATE)) + "\n"
+    line = json.dumps(LINE) + "\n"
     path.write_text(line + line[:40])
-    assert list(read_log(path)) == [SLATE]
-    log = AuditLog(path)
-    log.write(SLATE)
-    log.close()
-    assert list(read_log(path)) == [SLATE, SLATE]
+    assert users(path) == ["ü"]
+    write(path, AUDIT)
+    assert users(path) == ["ü", "ü"]
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     """A limit of the file's size does what a full disk does: it takes a part of the line, then refuses."""
     path = tmp_path / "audit.jsonl"
     log = AuditLog(path)
-    log.write(SLATE)
+    log.write(AUDIT)
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, before[1]))
         with pytest.raises(InputError, match=r"audit\.jsonl: cannot be written: File too large"):
-            log.write(SLATE)
+            log.write(AUDIT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    log.write(replace(SLATE, user=7))
+    log.write(replace(AUDIT, request={"user": 7}))
     log.close()
-    assert list(read_log(path)) == [SLATE, replace(SLATE, user=7)]
+    assert users(path) == ["ü", 7]
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"full": [None, 1]}, r"full\[0\]: is None, expected a number"),
-        ({"full": [1]}, "items, policy, full and exits differ in length"),
-        ({"policy": [1e400, 0]}, "holds a number that is not finite"),
-        ({"user": None}, "user: is None, expected an integer or a string"),
-        ({"exits": [0]}, "items, policy, full and exits differ in length"),
-        ({"items": [], "policy": [], "full": [], "exits": []}, "expected one of each per candidate"),
+        ({"log_odds": [[None, 1]]}, r"audit.log_odds\[0\]\[0\]: is None, expected a number"),
+        ({"log_odds": [[1, 2], [1]]}, "audit.log_odds: expected 2 numbers for each candidate, one for each exit"),
+        ({"log_odds": [[1, 2, 3]]}, "audit.log_odds: expected 2 numbers"),
+        ({"log_odds": []}, "audit.log_odds: expected 2 numbers"),
+        ({"log_odds": [[1e39, 1]]}, "audit: holds a number that is not finite"),
+        ({"time": float("nan")}, "audit: holds a number that is not finite"),
+        ({"policy_sha256": None}, "audit.policy_sha256: is None, expected a string"),
     ],
 )
 def test_other_lines_are_refused(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
     path = tmp_path / "audit.jsonl"
-    path.write_text(json.dumps(asdict(SLATE)) + "\n" + json.dumps({**asdict(SLATE), **changes}) + "\n")
+    path.write_text(json.dumps(LINE) + "\n" + json.dumps({**LINE, "audit": {**LINE["audit"], **changes}}) + "\n")
     with pytest.raises(InputError, match=line) as error:
-        list(read_log(path))
+        users(path)
     assert str(error.value).startswith(f"{path}: line 2: ")
 
 
-@pytest.mark.parametrize("text", ["{\n", "[]\n", "\xff\n", "{}\n", "[" * 100000 + "\n"])
+@pytest.mark.parametrize("text", ["{\n", "[]\n", "\xff\n", "{}\n", '{"audit": {}}\n', "[" * 100000 + "\n"])
 def test_files_of_another_kind_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=f"^{path}"):
-        list(read_log(path))
+        users(path)
     with pytest.raises(InputError, match="cannot be read"):
-        list(read_log(tmp_path / "none"))
+        users(tmp_path / "none")

@@ -249,7 +249,7 @@ def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
 
 
 def test_without_labels_too_few_users_are_refused_before_anything_is_scored(place: Path) -> None:
-    with pytest.raises(InputError, match="has no policy to audit: `rexit calibrate --slates LOG` makes one of such a log"):
+    with pytest.raises(InputError, match="has no policy to audit, expected one from `rexit calibrate`"):
         read_limits(Bundle.open(place / "bundle"))
     options = dataclasses.replace(OPTIONS, metrics=("agreement",), max_drop=0.01, labels=False)
     with pytest.raises(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.watched import write_watched
-from rexit.audit.log import AuditedSlate, AuditLog
+from rexit.audit import Audit, AuditLog
 from rexit.bundle import Bundle
 from running.command import Run, assert_one_line
 
@@ -18,14 +18,14 @@ ITEMS = [int(item) for item in ITEM_IDS]
 
 
 def write_log(path: Path, bundle: Bundle, *, reverse: bool = True) -> None:
-    """A slate of each user. Full depth has the last candidate first; so does the policy, or the first one."""
+    """A request of each user. Full depth has the last candidate first; so does the policy, or the first one."""
     assert bundle.policy_sha256 is not None
-    c = [float(n) for n in range(len(ITEMS))]
-    first = AuditedSlate(0.0, 0, ITEMS, c[::-1] if reverse else c, c, [0] * len(ITEMS), bundle.policy_sha256)
+    z = np.arange(len(ITEMS), dtype=np.float32)
+    log_odds = np.stack([z[::-1] if reverse else z, z, z], 1)
     log = AuditLog(path)
-    log.write(replace(first, policy_sha256="e" * 64, policy=c[::-1]))  # another policy's
+    log.write(Audit(0.0, {"user": 0, "items": ITEMS}, log_odds, "e" * 64))  # another policy's
     for n, user in enumerate(USER_IDS):
-        log.write(replace(first, time=float(n), user=int(user)))
+        log.write(Audit(float(n), {"user": int(user), "items": ITEMS}, log_odds, bundle.policy_sha256))
     log.close()
 
 
@@ -58,6 +58,26 @@ def test_no_alarm_is_printed(run: Run, audited: Path) -> None:
     )
 
 
+def test_a_log_without_an_audit_of_the_policy(run: Run, audited: Path) -> None:
+    log = audited / "audit.jsonl"
+    for text in ("", log.read_text().splitlines()[0] + "\n"):
+        log.write_text(text)
+        ended = run("audit", audited / "bundle", log)
+        assert ended.code == 0 and "Keep the policy: nothing is known of what it loses: no audit of it has" in ended.out
+
+
+def test_an_alarm_of_the_tail_alone_does_not_blame_the_mean(run: Run, audited: Path) -> None:
+    report = audited / "bundle" / "variants" / "cpu-fp32" / "report.json"
+    values = json.loads(report.read_text())
+    values["watch"] |= {"limit": 0.999, "tail": {"share": 0.01, "loss": 0.5}}
+    report.write_text(json.dumps(values))
+    ended = run("audit", audited / "bundle", audited / "audit.jsonl")
+    assert ended.code == 0 and "Calibrate again" in ended.out and "; the share cannot be within the limit" in ended.out
+    assert (
+        f"after {run('audit', audited / 'bundle', audited / 'audit.jsonl', '--json').json['tail']['alarm_at']} users" in ended.out
+    )
+
+
 def test_bad_logs_are_one_line(run: Run, audited: Path) -> None:
     log, report = audited / "audit.jsonl", audited / "bundle" / "variants" / "cpu-fp32" / "report.json"
     words = ("audit", audited / "bundle", log)
@@ -75,8 +95,6 @@ def test_bad_logs_are_one_line(run: Run, audited: Path) -> None:
     report.write_text(json.dumps({name: value for name, value in good.items() if name != "watch"}))
     assert_one_line(run(*words), 2, "has no `watch`, the limit of what is audited: calibrate again")
     report.write_text(json.dumps(good))
-    log.write_text(log.read_text().splitlines()[0] + "\n")
-    assert_one_line(run(*words), 2, "has no slate that the bundle's policy answered")
     log.write_text("{\n")
     assert_one_line(run(*words), 2, "audit.jsonl: line 1: not JSON")
     log.unlink()

@@ -97,19 +97,6 @@ def test_stops_are_those_of_numpy(rule: TopK | None, slate_bytes: int, tmp_path:
     assert stopped == {0, 1, 2, 3}
 
 
-def test_audits_see_the_whole_slate(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "bundle", OPTIONS)
-    maps = [dict(entry, earlier=[0.5] * k) for k, entry in enumerate(first([4, 2, None, None], 0.5))]
-    write_policy(folder, maps)
-    session = runtime.open(folder, audit=1.0)
-    scores = session.score(USER, ITEM_IDS, as_of=AS_OF)
-    audit = session.audit()
-    assert scores.stats.draw == runtime.Draw.DRAWN and audit is not None and audit.exit.tolist() == scores.exit.tolist()
-    full = session.score(USER, ITEM_IDS, as_of=AS_OF, force_exit=3)
-    c = 0.5 * (full.log_odds + session.trace(USER, ITEM_IDS, as_of=AS_OF)[:, :3].sum(1))
-    np.testing.assert_allclose(audit.full_c, c, atol=1e-4)
-
-
 def test_a_request_brings_scores_exactly_if_they_are_read(folder: Path, tmp_path: Path) -> None:
     reading = write_bundle(tmp_path / "bundle", BundleOptions(with_numbers(make_catalog(), [*NUMBERS[:1], {"op": "score"}])))
     write_zero(reading, column_graph(2, 1))

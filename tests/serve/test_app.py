@@ -80,6 +80,11 @@ def test_a_service_limits_the_length_of_lists(service: Service, field: str) -> N
     assert (reply.status, reply.json) == (422, {"error": f"{field} has 51 entries, expected at most 50"})
 
 
+def test_the_guide_names_the_limits() -> None:
+    page = Path(__file__).parents[2] / "docs/how-to/serve.md"
+    assert f"**Limits**: {Limits().max_items:,} candidates, documents" in page.read_text() and Limits().max_body == 1 << 20
+
+
 def test_a_prompt_as_token_ids(service: Service, bundle: Path) -> None:
     reply = service.score(prefix=[3, 4, 5], candidates=[[6], [7, 8]])
     with runtime.open(bundle) as session:
@@ -304,6 +309,7 @@ def test_a_service_whose_session_has_ended_is_not_ready(bundle: Path, monkeypatc
         reply = service.score(user=100, items=[3])
         assert reply.status == 500 and reply.json["error"].startswith("all sessions have ended, which is a defect")
         assert service.score(user=100, items=[3]).status == 503
+        assert service.get("/health").status == 503
         reply = service.get("/readyz")
     assert reply.status == 503 and reply.json["error"].startswith("2 sessions have ended, which is a defect")
 

@@ -22,14 +22,13 @@ from builders.bundles.held_out import write_ranked
 from builders.bundles.reranker import write_reranker
 from builders.bundles.watched import write_watched
 from rexit import runtime
-from rexit.audit import read_limits, read_log
-from rexit.audit.losses import Loss
+from rexit.audit import Audit, read_log
+from rexit.bundle import Bundle, TopK
 from rexit.cli import app
 from rexit.errors import CancelledError, InputError
 from rexit.serve import Auditor, Pool, auditor
-from rexit.serve.auditor import Allowance
-from rexit.serve.jobs import ScoreJob
-from rexit.serve.rerank import RerankJob, RerankRequest
+from rexit.serve.auditor import SessionAudits
+from rexit.serve.jobs import RerankJob, RerankRequest, ScoreJob
 from running.service import serving
 
 ITEMS = [int(item) for item in ITEM_IDS]
@@ -52,7 +51,7 @@ def without_a_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pool_of(bundle: Path, share: float = 1.0, **options: Any) -> Pool:
-    return Pool(partial(runtime.open, bundle, audit=share), 1, 16, Auditor(bundle, None, **options))
+    return Pool(partial(runtime.open, bundle), 1, 16, Auditor(bundle, None, share, **options))
 
 
 def exits(scores: list[dict[str, Any]]) -> set[int]:
@@ -85,23 +84,82 @@ def slates(pool: Pool) -> int:
     return pool.auditor.watch.slates
 
 
-@pytest.mark.parametrize("top_k", [0, 4])
-def test_an_answer_is_compared_with_full_depth(bundle: Path, tmp_path: Path, top_k: int) -> None:
-    watched = read_limits(write_watched(bundle, loss="top-k-overlap@4"))
+def logged(bundle: Path, log: Path) -> list[Audit]:
+    return list(read_log(log, str(Bundle.open(bundle).policy_sha256), 3))
+
+
+@pytest.mark.parametrize("fields", [{}, {"top_k": 4, "recent": [ITEMS[0], [ITEMS[1], False]], "as_of": 40}])
+def test_an_answered_request_is_traced(bundle: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    write_watched(bundle, loss="top-k-overlap@4")
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
-    scores = ask_and_wait(pool, USERS[0], top_k=top_k)
+    scores = ask_and_wait(pool, USERS[0], **fields)
+    assert pool.auditor is not None
+    test = pool.auditor.watch
     pool.close()
-    (slate,) = read_log(tmp_path / "audit.jsonl")
+    (audit,) = logged(bundle, tmp_path / "audit.jsonl")
+    assert audit.request == {"user": USERS[0], "items": ITEMS, **fields}
     with runtime.open(bundle) as session:
-        full = session.score(USERS[0], ITEMS, force_exit=2)
-        policy = session.score(USERS[0], ITEMS)
-    assert slate.user == USERS[0] and slate.items == ITEMS and slate.exits == [0] * len(ITEMS)
-    assert slate.policy == pytest.approx(policy.log_odds.tolist(), abs=1e-5)
-    assert slate.full == pytest.approx(full.log_odds.tolist(), abs=1e-5)
-    best = set(np.argsort(-full.log_odds)[:4].tolist())
-    order = sorted(range(len(scores)), key=lambda n: -scores[n]["log_odds"])
-    answered = {ITEMS.index(scores[n]["item"]) for n in order[:4]}
-    assert watched.loss_of(slate) == pytest.approx(1 - len(best & answered) / 4)
+        recent = [ITEMS[0], (ITEMS[1], False)] if fields else None
+        full = session.score(USERS[0], ITEMS, force_exit=2, recent=recent, as_of=fields.get("as_of")).log_odds
+    np.testing.assert_allclose(audit.log_odds[:, 2], full, atol=1e-5)
+    for score in scores:
+        assert score["exit"] == 0 and score["log_odds"] == pytest.approx(audit.log_odds[ITEMS.index(score["item"]), 0], abs=1e-5)
+    best, answered = (set(np.argsort(-z)[:4].tolist()) for z in (full, audit.log_odds[:, 0]))
+    assert test.test.mean == pytest.approx(1 - len(best & answered) / 4) and test.test.mean > 0
+
+
+def test_a_requests_own_top_k_is_not_the_policys(bundle: Path) -> None:
+    """The answer to top_k = 1 stops sooner; what the policy itself would lose is the same."""
+    write_watched(bundle, top_k=TopK(6, True, (0.1, 0.1), (0.1, 0.1)))
+    means, depths = [], []
+    for top_k in (0, 1):
+        pool = pool_of(bundle)
+        depths.append(max(score["exit"] for score in ask_and_wait(pool, USERS[0], top_k=top_k)))
+        assert pool.auditor is not None
+        means.append(pool.auditor.watch.test.mean)
+        pool.close()
+    assert means[0] == means[1] and depths[1] < depths[0]
+
+
+def test_an_audit_begins_after_the_answer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_watched(bundle)
+    job = ScoreJob(body=json.dumps({"user": USERS[0], "items": ITEMS}).encode())
+    real, done = runtime.Session.trace, []
+
+    def trace(session: runtime.Session, request: Any) -> Any:
+        done.append(job.future.done())
+        return real(session, request)
+
+    monkeypatch.setattr(runtime.Session, "trace", trace)
+    pool = pool_of(bundle)
+    pool.submit(job)
+    job.future.result(30)
+    wait(lambda: slates(pool) == 1)
+    assert done == [True]
+    pool.close()
+
+
+def test_what_no_policy_stops_is_not_drawn(bundle: Path) -> None:
+    write_watched(bundle)
+    pool = pool_of(bundle)
+    ask(pool, USERS[0], force_exit=1)
+    ask_and_wait(pool, USERS[1])
+    assert slates(pool) == 1 and pool.auditor is not None and not pool.auditor.skipped
+    pool.close()
+
+
+def test_a_share_of_the_answers_is_drawn(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_watched(bundle)
+    monkeypatch.setattr(SessionAudits, "wait_s", lambda audits: 60.0)
+    drawn = []
+    for share in (0.0, 0.25):
+        pool = pool_of(bundle, share)
+        for _ in range(200):
+            ask(pool, USERS[0], ITEMS[:2])
+        assert pool.auditor is not None
+        pool.close()
+        drawn.append(pool.auditor.skipped["waiting"])
+    assert drawn[0] == 0 and 20 <= drawn[1] <= 85
 
 
 @pytest.mark.parametrize("scores", [None, [3.0, 2.0, 1.0]])
@@ -117,10 +175,9 @@ def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path, scores: l
         wait(lambda before=before: slates(pool) > before)  # type: ignore[misc]
     assert pool.auditor is not None and pool.auditor.watch.test.capital.count == 2
     pool.close()
-    logged = list(read_log(tmp_path / "audit.jsonl"))
-    units = [slate.user for slate in logged]
-    assert scores is None or [slate.policy for slate in logged] == [scores] * 3
-    assert len(units) == 3 and units[0] == units[1] != units[2]
+    audits = list(read_log(tmp_path / "audit.jsonl", pool.auditor.watch.sha256, pool.info.exits))
+    assert [audit.request["query"] for audit in audits] == ["wing drag", "wing drag", "drag wing"]
+    assert scores is None or [audit.log_odds[:, 0].tolist() for audit in audits] == [scores] * 3
 
 
 def test_metrics_and_alarm(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,7 +202,7 @@ def test_metrics_and_alarm(bundle: Path, caplog: pytest.LogCaptureFixture) -> No
     assert slates(pool) == counted, "full depth has nothing to audit"
 
 
-def test_log_alone_changes_nothing(bundle: Path, tmp_path: Path) -> None:
+def test_log_alone_changes_nothing(bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_watched(bundle, 0.01)
     pool = pool_of(bundle, log=tmp_path / "audit.jsonl")
     for user in USERS:
@@ -153,9 +210,12 @@ def test_log_alone_changes_nothing(bundle: Path, tmp_path: Path) -> None:
     assert pool.auditor is not None and pool.auditor.watch.alarm
     value = pool.auditor.watch.test.capital.value
     with pytest.raises(InputError, match="another service writes it"):
-        Auditor(bundle, None, tmp_path / "audit.jsonl")
+        Auditor(bundle, None, 1.0, tmp_path / "audit.jsonl")
     pool.close()
-    again = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="full-depth")
+    with caplog.at_level(logging.WARNING, "rexit"):
+        again = pool_of(bundle, log=tmp_path / "audit.jsonl", on_alarm="full-depth")
+    said = [record.getMessage() for record in caplog.records if "alarm after" in record.getMessage()]
+    assert said[-1].startswith(f"{tmp_path / 'audit.jsonl'}: audit: alarm after ") and "runs to full depth" in said[-1]
     assert again.auditor is not None and again.auditor.watch.test.capital.value == value, "a restart goes on with the log"
     assert exits(ask(again, USERS[0])) == {2}
     again.close()
@@ -167,7 +227,7 @@ def test_what_is_drawn_without_an_audit_is_counted(bundle: Path, monkeypatch: py
     assert pool.auditor is not None
     ask(pool, USERS[0], ITEMS[:5])
     wait(lambda: pool.auditor.skipped["short slate"] == 1)  # type: ignore[union-attr]
-    monkeypatch.setattr(Allowance, "wait_s", lambda allowance: 60.0)
+    monkeypatch.setattr(SessionAudits, "wait_s", lambda audits: 60.0)
     ask(pool, USERS[0])
     ask(pool, USERS[1])
     wait(lambda: pool.auditor.skipped["waiting"] == 1)  # type: ignore[union-attr]
@@ -179,16 +239,16 @@ def test_what_is_drawn_without_an_audit_is_counted(bundle: Path, monkeypatch: py
 
 def test_a_request_interrupts_an_audit_which_comes_later(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_watched(bundle)
-    begun, cancelled, real = threading.Event(), threading.Event(), runtime.Session.audit
+    begun, cancelled, real = threading.Event(), threading.Event(), runtime.Session.trace
 
-    def audit(session: runtime.Session) -> Any:
+    def trace(session: runtime.Session, request: Any) -> Any:
         begun.set()
         if not cancelled.is_set():
             assert cancelled.wait(30)
             raise CancelledError("cancelled")
-        return real(session)
+        return real(session, request)
 
-    monkeypatch.setattr(runtime.Session, "audit", audit)
+    monkeypatch.setattr(runtime.Session, "trace", trace)
     monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.set())
     pool = pool_of(bundle)
     ask(pool, USERS[0])
@@ -203,16 +263,15 @@ def test_each_request_interrupts_an_audit(bundle: Path, monkeypatch: pytest.Monk
     write_watched(bundle)
     begun, cancelled, notice = threading.Semaphore(0), set[int](), threading.Event()
 
-    def audit(session: runtime.Session) -> Any:
+    def trace(session: runtime.Session, request: Any) -> Any:
         begun.release()
         assert notice.wait(30)
         wait(lambda: id(session) in cancelled)
         raise CancelledError("cancelled")
 
-    monkeypatch.setattr(Allowance, "spend", lambda allowance, seconds: None)
-    monkeypatch.setattr(runtime.Session, "audit", audit)
+    monkeypatch.setattr(runtime.Session, "trace", trace)
     monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.add(id(session)))
-    pool = Pool(partial(runtime.open, bundle, audit=1.0), 2, 16, Auditor(bundle, None))
+    pool = Pool(partial(runtime.open, bundle), 2, 16, Auditor(bundle, None, 1.0))
     first = [ScoreJob(body=json.dumps({"user": user, "items": ITEMS}).encode()) for user in USERS[:2]]
     for job in first:
         pool.submit(job)
@@ -225,7 +284,27 @@ def test_each_request_interrupts_an_audit(bundle: Path, monkeypatch: pytest.Monk
     notice.set()
     for job in second:
         job.future.result(30)
-    monkeypatch.setattr(runtime.Session, "audit", lambda session: None)
+    pool.close()
+
+
+def test_a_cancellation_before_the_trace_begins_is_repeated(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_watched(bundle)
+    begun, tracing, cancelled = threading.Event(), threading.Event(), list[bool]()
+
+    def trace(session: runtime.Session, request: Any) -> Any:
+        begun.set()
+        wait(lambda: bool(cancelled))
+        tracing.set()
+        wait(lambda: len(cancelled) > 1)
+        raise CancelledError("cancelled")
+
+    monkeypatch.setattr(runtime.Session, "trace", trace)
+    monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.append(tracing.is_set()))
+    pool = pool_of(bundle)
+    ask(pool, USERS[0])
+    assert begun.wait(30)
+    ask(pool, USERS[1])
+    assert cancelled[0] is False and cancelled[-1] is True
     pool.close()
 
 
@@ -249,27 +328,42 @@ def test_a_policy_replaced_while_the_bundle_opens(bundle: Path) -> None:
 
     def open_session() -> runtime.Session:
         nonlocal opened
-        session, opened = runtime.open(bundle, audit=1.0), opened + 1
+        session, opened = runtime.open(bundle), opened + 1
         if opened == 1:
             write_watched(bundle, slate=5)
         return session
 
-    pool = Pool(open_session, 1, 16, Auditor(bundle, None))
-    assert pool.auditor is not None and pool.auditor.watch.limits.sha256 == pool.info.policy_sha256 and opened == 2
+    pool = Pool(open_session, 1, 16, Auditor(bundle, None, 1.0))
+    assert pool.auditor is not None and pool.auditor.watch.sha256 == pool.info.policy_sha256 and opened == 2
     pool.close()
 
 
 def test_the_bound_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditor, "MAX_TIME_SHARE", 0.1)
     now = [100.0]
+
+    class TwoSeconds(Auditor):
+        def __init__(self) -> None: ...
+
+        def draws(self, *words: Any) -> bool:
+            return True
+
+        def audit(self, *words: Any) -> bool:
+            now[0] += 2
+            return True
+
+    job: Any = None
+    monkeypatch.setattr(auditor, "MAX_TIME_SHARE", 0.1)
     monkeypatch.setattr(auditor.time, "monotonic", lambda: now[0])
-    allowance = Allowance()
-    assert allowance.wait_s() == 0
-    now[0] += 2
-    allowance.spend(2)
-    assert allowance.wait_s() == pytest.approx(18)
+    audits = SessionAudits(TwoSeconds())
+    assert audits.wait_s() is None
+    audits.draw(job, job or object())
+    assert audits.wait_s() == 0
+    audits.run(job, job)
+    assert audits.wait_s() is None
+    audits.draw(job, job or object())
+    assert audits.wait_s() == pytest.approx(18)
     now[0] += 18
-    assert allowance.wait_s() == 0
+    assert audits.wait_s() == 0
 
 
 def test_a_reload_takes_a_new_policys_limits(bundle: Path) -> None:
@@ -281,7 +375,7 @@ def test_a_reload_takes_a_new_policys_limits(bundle: Path) -> None:
     assert slates(pool) == 1, "the same policy's tests go on"
     write_watched(bundle, 0.2, loss="agreement")
     pool.reload()
-    assert pool.auditor.watch.limits.loss == Loss("agreement") and slates(pool) == 0
+    assert pool.auditor.watch.limits.loss == "agreement" and slates(pool) == 0
     ask_and_wait(pool, USERS[0])
     pool.close()
 
@@ -302,3 +396,9 @@ def test_bad_options_are_one_line(bundle: Path, words: tuple[str, ...], line: st
     write_watched(bundle)
     ended = CliRunner().invoke(app, ["serve", str(bundle), "--port", "0", *words])
     assert str(ended.exception) == line
+
+
+def test_a_bundle_without_a_policy_leaves_no_log(bundle: Path, tmp_path: Path) -> None:
+    words = ["serve", str(bundle), "--port", "0", "--audit", "1", "--audit-log", str(tmp_path / "audit.jsonl")]
+    assert str(CliRunner().invoke(app, words).exception).endswith("has no policy to audit, expected one from `rexit calibrate`")
+    assert not (tmp_path / "audit.jsonl").exists()

@@ -19,7 +19,7 @@ from rexit import TokenRequest, runtime
 from rexit.prompts.texts import TextEncoder
 from rexit.runtime import Scores
 from rexit.serve import Limits, Pool
-from rexit.serve.rerank import RerankJob, RerankRequest
+from rexit.serve.jobs import RerankJob, RerankRequest
 from running.service import Reply, Service, serving
 
 REQUESTS = Path(__file__).parent / "requests"
@@ -139,6 +139,7 @@ def test_clients_of_text_embeddings_inference(
         ("/v1/rerank", {"query": "x", "documents": ["x"], "raw_scores": True}, "raw_scores is true, expected false"),
         ("/rerank", {"query": "x", "texts": ["x"], "truncation_direction": "Left"}, "truncation_direction: is 'Left', expected"),
         ("/rerank", {"query": "x", "texts": ["x", "x " * 99], "truncate": False}, "documents[1] is too long"),
+        ("/rerank", {"query": "x", "texts": ["x", "x " * 99]}, "documents[1] is too long"),  # TEI's own default
         ("/v1/rerank", {"query": "x", "documents": ["x", "x " * 99], "truncation": False}, "documents[1] is too long"),
         ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "documents has 9 entries, expected at most 8"),
         ("/v1/rerank", {"query": "\ud800", "documents": ["x"]}, "body: not valid JSON: "),
@@ -245,6 +246,15 @@ def test_a_request_that_waits_across_a_reload_gets_the_newer_prompt(
     actual = [json.loads(job.future.result(30).body)["results"][0]["relevance_score"] for job in jobs]
     pool.close()
     assert actual == pytest.approx([relevance(session, "<s> A : wing"), relevance(session, "<s> B : wing")], abs=1e-5)
+
+
+def test_routes_of_text_embeddings_inference(service: Service) -> None:
+    assert service.get("/health").status == 200
+    info = service.get("/info").json
+    assert (info["model_id"], info["model_dtype"], info["max_client_batch_size"]) == ("cpu-fp32", "fp32", 8)
+    assert "reranker" in info["model_type"] and info["auto_truncate"] is False
+    texts = ["x", "x " * 99]
+    assert post(service, "/rerank", query="x", texts=texts, truncate=True).status == 200
 
 
 def test_an_archive_takes_texts(bundle: Path, session: runtime.Session, tmp_path: Path) -> None:

@@ -88,6 +88,38 @@ def test_sighup_opens_the_bundle_again(slow: subprocess.Popen[str], bundle: Path
     assert slow.wait(30) == 0
 
 
+HUNG_UP = """
+import os, signal, sys
+from rexit import runtime
+real, opened = runtime.open, []
+def open(*words, **options):
+    opened.append(words)
+    if len(opened) == 1:
+        os.kill(os.getpid(), signal.SIGHUP)
+    if len(opened) == 2:
+        raise ZeroDivisionError("a defect")
+    return real(*words, **options)
+runtime.open = open
+sys.argv = ["rexit", "serve", *sys.argv[1:]]
+from rexit.cli import main
+main()
+"""
+
+
+def test_a_sighup_before_the_service_is_ready_and_a_defect_in_a_reload(bundle: Path) -> None:
+    words = [sys.executable, "-c", HUNG_UP, str(bundle), "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        service = Service(int(line(process).rsplit(":", 1)[1]))
+        while not (reply := line(process)).startswith("rexit: "):
+            assert reply, "the service has ended"
+        assert reply == "rexit: error: a defect; serving goes on with the bundle opened before\n"
+        assert 'rexit_reloads_total{result="failed"} 1.0' in service.get("/metrics").text
+        process.send_signal(signal.SIGHUP)
+        assert line(process) == "rexit: opened the bundle again: cpu-fp32\n"
+        process.send_signal(signal.SIGTERM)
+        assert line(process).startswith("rexit: stopping") and process.wait(30) == 0
+
+
 def test_what_cannot_be_served_is_one_line(run: Run, bundle: Path) -> None:  # noqa: F811
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

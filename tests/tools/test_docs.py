@@ -71,7 +71,12 @@ def test_guide_pages_take_two_screens_at_most() -> None:
 
 
 def test_pages_named_in_sources_exist() -> None:
-    files = [path for folder in (*SOURCES, "src") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".cpp", ".hpp", ".h")]
+    files = [
+        path
+        for folder in (*SOURCES, "src")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".cpp", ".hpp", ".h")
+    ]
     named = {page for path in files for page in re.findall(r"\bdocs/[a-z0-9/_-]+\.md", path.read_text())}
     assert "docs/format.md" in named
     others = {"docs/operators.md"}  # onnx-tensorrt's

@@ -338,8 +338,6 @@ typedef struct rexit_session_options {
   size_t slate_bytes; /* limit for the hidden states of a slate between two segments; 0: 256 MiB. A larger slate runs in
                          consecutive parts. With a top-k rule or a quorum, which need the whole slate at an exit, it fails with
                          REXIT_TOO_LONG. A single pass runs even if it alone is larger */
-  double audit;       /* share of the slates that are drawn for rexit_session_audit, from 0, which is none, to 1 */
-  uint64_t audit_seed; /* of the draws: the same seed draws the same slates of a sequence; 0: one of the system's */
 } rexit_session_options;
 
 /* Release the session with rexit_session_destroy. */
@@ -438,7 +436,7 @@ typedef struct rexit_request {
                           exit it has reached, see rexit_score; 0: none */
   size_t top_k;        /* 0: all, in the order of the request; otherwise the `top_k` with the largest c, best first. Ties keep the
                           order of the request; candidates without an answer come last. Also replaces the k of the policy's
-                          rexit_top_k, if it has one */
+                          rexit_top_k, if it has one and there are more candidates */
   const rexit_input* inputs; /* [input_count], each name at most once; may be NULL if there are none. A name that the prompt does
                                 not place is refused with REXIT_INVALID_ARGUMENT. So is a value that the template does not take,
                                 or an input that is left out, unless the template says what stands for it (`missing`). A text
@@ -468,17 +466,6 @@ typedef struct rexit_score {
   uint32_t reserved;
 } rexit_score;
 
-/* Whether a request's slate was drawn for an audit. Only slates that a policy has stopped are: not those with force_exit, and not
- * those of a bundle without a policy. Some of those drawn are skipped. */
-typedef enum rexit_draw {
-  REXIT_NOT_DRAWN = 0,
-  REXIT_DRAWN = 1,            /* it waits for rexit_session_audit */
-  REXIT_SKIPPED_WAITING = 2,  /* skipped: another slate waits */
-  REXIT_SKIPPED_DEADLINE = 3, /* skipped: the deadline stopped a candidate */
-  REXIT_SKIPPED_MEMORY = 4,   /* skipped: there is no memory for its copy */
-  REXIT_SKIPPED_PROMPT = 5    /* skipped: a candidate that stopped at exit zero has no valid prompt */
-} rexit_draw;
-
 /* The cost of a request. candidate_layers is a sum over candidates: divide by `candidates` for the mean. */
 typedef struct rexit_stats {
   size_t struct_size;            /* set by the caller */
@@ -495,7 +482,7 @@ typedef struct rexit_stats {
   double prefix_us, slate_us;    /* for the prefix, and for the candidates; also counted if the deadline passes */
   double total_us;
   int32_t known_user; /* 1: the user is in the catalog; 0: not: a new user, or a mistyped id; or the request is token ids */
-  int32_t draw;       /* a rexit_draw */
+  int32_t reserved;
 } rexit_stats;
 
 /* Scores a slate. `scores_out` has room for an entry per candidate, or for min(top_k, candidates) if top_k is set. `stats_out`
@@ -567,32 +554,9 @@ typedef struct rexit_golden_check {
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_check_golden(rexit_session* session, size_t slate,
                                                                   rexit_golden_check* check_out);
 
-/* A slate that the policy stopped, scored again at full depth. Candidates are in the order of the request. Pointers are valid
- * until the session's next call. */
-typedef struct rexit_audit {
-  size_t struct_size;        /* set by the caller */
-  size_t item_count;         /* 0: no slate waits, and the pointers below are NULL */
-  const uint32_t* exits;     /* [item_count]: where the policy stopped them */
-  const float* policy_c;     /* [item_count]: c at these exits */
-  const float* full_c;       /* [item_count]: c at the last exit */
-  uint64_t drawn;            /* slates drawn since the session was created */
-  uint64_t audited, skipped; /* of those drawn; the rest waits */
-} rexit_audit;
-
-/* Scores the slate that waits at full depth: call it when the program is idle. Nothing of the audit happens before, except that
- * the tokens of a drawn slate are copied. A session keeps one slate at most, and skips what is drawn meanwhile; the audit needs
- * no pointer of the request. What it writes is what full depth answers to the same request, as rexit_session_score with
- * force_exit at the last exit does: to the bit, if the session's cached prefixes are the same. It uses the session's cached
- * prefixes. docs/how-to/embed.md says what to do with the difference.
- *
- * REXIT_OK also if no slate waits. After REXIT_CANCELLED the slate still waits; after any other failure it is skipped. Waiting
- * slates are also skipped by rexit_session_trim. REXIT_MISMATCH if a file of the catalog was modified; REXIT_BACKEND_FAILED. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_audit(rexit_session* session, rexit_audit* audit_out);
-
 /* May be called from any thread, but not from a signal handler. The call running in this session returns REXIT_CANCELLED soon
  * (ONNX Runtime stops between two operators, TensorRT between two segments), or REXIT_OK if it was about to finish. Does nothing
- * if no call is running, except that it ends the next call if that is rexit_session_audit. The session can be used again
- * afterwards; it must not be destroyed before this function has returned. */
+ * if no call is running. The session can be used again afterwards; it must not be destroyed before this function has returned. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_cancel(rexit_session* session);
 
 /* --- Statistics and memory of a session --------------------------------------------------------------------------------- */
@@ -606,7 +570,7 @@ typedef struct rexit_segment_stats {
   double prefix_us, slate_us; /* spent on the prefix, and on candidates */
 } rexit_segment_stats;
 
-/* Segment number `segment`, from 0, in this session's last score, trace, audit or warm-up, whether or not that succeeded; during
+/* Segment number `segment`, from 0, in this session's last score, trace or warm-up, whether or not that succeeded; during
  * a call, its work so far. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment,
                                                                  rexit_segment_stats* stats_out);

@@ -476,13 +476,6 @@ struct GoldenCheck {
   std::vector<float> trace;      // [candidates, exits, objectives]
 };
 
-// A slate that the policy stopped, scored again at full depth; see rexit_audit.
-struct Audit {
-  std::vector<std::uint32_t> exits;                   // [items]; empty: no slate waited
-  std::vector<float> policy_c, full_c;                // [items]
-  std::uint64_t drawn = 0, audited = 0, skipped = 0;  // slates of the session
-};
-
 // A request's token ids; see rexit_session_prompt.
 struct Prompt {
   std::vector<std::int32_t> tokens;
@@ -493,16 +486,11 @@ struct Prompt {
 // and segments() at any time. Keeps the bundle alive.
 class Session {
  public:
-  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: limit for a slate's hidden states; 0: 256 MiB. `audit`:
-  // share of the slates that are drawn for audit(). `audit_seed`: decides the draws; 0: the system chooses.
-  explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0, double audit = 0,
-                   std::uint64_t audit_seed = 0)
-      : bundle_(bundle) {
+  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: limit for a slate's hidden states; 0: 256 MiB.
+  explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0) : bundle_(bundle) {
     auto options = detail::sized<rexit_session_options>();
     options.cache_bytes = cache_bytes;
     options.slate_bytes = slate_bytes;
-    options.audit = audit;
-    options.audit_seed = audit_seed;
     rexit_session* handle = nullptr;
     check(rexit_session_create(bundle.get(), &options, &handle));
     handle_.reset(handle);
@@ -586,19 +574,6 @@ class Session {
     return result;
   }
 
-  // Scores the slate that waits at full depth: call it when the program is idle.
-  Audit audit() {
-    const auto audit = detail::read<rexit_audit>([&](rexit_audit* out) { return rexit_session_audit(handle_.get(), out); });
-    Audit result;
-    result.exits.assign(audit.exits, audit.exits + audit.item_count);
-    result.policy_c.assign(audit.policy_c, audit.policy_c + audit.item_count);
-    result.full_c.assign(audit.full_c, audit.full_c + audit.item_count);
-    result.drawn = audit.drawn;
-    result.audited = audit.audited;
-    result.skipped = audit.skipped;
-    return result;
-  }
-
   Prompt prompt(const Request& request) {
     Prompt result;
     request.view([&](const rexit_request& view) {
@@ -619,7 +594,7 @@ class Session {
   }
   // From any thread: the running call throws Error with REXIT_CANCELLED soon.
   void cancel() { check(rexit_session_cancel(handle_.get())); }
-  // [segments], of the last score, trace, audit or warm_up. See rexit_segment_stats.
+  // [segments], of the last score, trace or warm_up. See rexit_segment_stats.
   std::vector<rexit_segment_stats> segments() const {
     std::vector<rexit_segment_stats> segments;
     for (std::size_t k = 0; k < bundle_.info().segments; ++k)

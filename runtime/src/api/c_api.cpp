@@ -33,7 +33,7 @@ struct rexit_session {
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
   rexit_session(std::shared_ptr<const LoadedBundle> loaded, const rexit_session_options& options)
-      : session(std::move(loaded), options.cache_bytes, options.slate_bytes, {options.audit, options.audit_seed}) {}
+      : session(std::move(loaded), options.cache_bytes, options.slate_bytes) {}
 };
 
 namespace {
@@ -45,17 +45,14 @@ constexpr char version[] =
 
 constexpr std::size_t max_json_bytes_kept = std::size_t{1} << 20;  // of a session, from call to call
 
-enum class Cancellation { discard_earlier, keep_earlier };
-
 // Exclusive use of a session, from the beginning of a call to its end. Two threads would corrupt its buffers, so the second
 // thread gets an error.
 class SessionLock {
  public:
-  explicit SessionLock(rexit_session* handle, Cancellation cancellation = Cancellation::discard_earlier)
-      : handle_(required(handle, "session")) {
+  explicit SessionLock(rexit_session* handle) : handle_(required(handle, "session")) {
     if (handle_->busy.test_and_set(std::memory_order_acquire))
       fail(REXIT_INVALID_ARGUMENT, "the session is in use by another thread: give each thread its own session");
-    if (cancellation == Cancellation::discard_earlier) handle_->session.discard_cancellation();
+    handle_->session.discard_cancellation();
   }
   ~SessionLock() {
     handle_->json.trim(max_json_bytes_kept);
@@ -385,8 +382,6 @@ rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_sessio
   return guarded([&] {
     required(session_out, "session_out");
     const rexit_session_options settings = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
-    if (!(settings.audit >= 0 && settings.audit <= 1))
-      fail(REXIT_INVALID_ARGUMENT, "options.audit is ", settings.audit, ", expected a share from 0 to 1");
     *session_out = new rexit_session(required(bundle, "bundle")->loaded, settings);
   });
 }
@@ -466,21 +461,6 @@ rexit_status rexit_session_check_golden(rexit_session* session, size_t slate, re
     write_struct({0, check.slates, check.candidates, check.tolerance, check.worst, check.prompt.c_str(), check.log_odds.c_str(),
                   check.trace.data()},
                  check_out);
-  });
-}
-
-rexit_status rexit_session_audit(rexit_session* session, rexit_audit* audit_out) {
-  return guarded([&] {
-    const SessionLock lock(session, Cancellation::keep_earlier);
-    check_size(required(audit_out, "audit_out"), "audit_out");
-    rexit_audit audit{};
-    if (const AuditedSlate* slate = lock->audit(); slate != nullptr)
-      audit = {0, slate->exits.size(), slate->exits.data(), slate->policy_c.data(), slate->full_c.data(), 0, 0, 0};
-    const AuditCounts& counts = lock->audit_counts();
-    audit.drawn = counts.drawn;
-    audit.audited = counts.audited;
-    audit.skipped = counts.skipped;
-    write_struct(audit, audit_out);
   });
 }
 

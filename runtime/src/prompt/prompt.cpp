@@ -174,7 +174,7 @@ void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline
 }
 
 void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
-              const std::vector<std::uint32_t>* candidates, const Prompt* part) {
+              const std::vector<std::uint32_t>* candidates) {
   const Catalog& catalog = bundle.catalog();
   const std::vector<Row>& items = retrieval.query().items;
   if (catalog.program.has_user_vector) retrieval.user_vector(*bundle.vectors(), prompt.user_vector);
@@ -188,10 +188,7 @@ void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retriev
     const std::size_t i = candidates != nullptr ? (*candidates)[n] : n;
     prompt.offsets.resize(2 + i, prompt.tokens.size());  // those left out before it are empty
     deadline.check("the prompt's assembly");
-    if (part != nullptr && part->candidate_tokens(i) > 0)
-      prompt.tokens.insert(prompt.tokens.end(), part->candidate(i), part->candidate(i + 1));
-    else
-      assembler.append_candidate(i, items[i]);
+    assembler.append_candidate(i, items[i]);
     if (prompt.tokens.size() == prompt.offsets.back())
       fail(REXIT_CORRUPT, "the prompt program gives no tokens for item ", catalog.items.ids.text(items[i]));
     prompt.offsets.push_back(prompt.tokens.size());

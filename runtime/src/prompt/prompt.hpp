@@ -31,8 +31,8 @@ struct Prompt {
 // not finite; and what Retrieval throws.
 void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt);
 // The same for the query that `retrieval` has begun. `candidates`: which of them, ascending, the others getting no tokens; null:
-// all. `part`: a prompt of the same query and some of its candidates, whose tokens are copied; null: none.
+// all.
 void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
-              const std::vector<std::uint32_t>* candidates = nullptr, const Prompt* part = nullptr);
+              const std::vector<std::uint32_t>* candidates = nullptr);
 
 }  // namespace rexit::core

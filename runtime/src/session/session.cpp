@@ -98,13 +98,11 @@ Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::s
       prefix(loaded.bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes, loaded.start.get()),
       slate(loaded.bundle, backend, vectors, slate_bytes) {}
 
-Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes,
-                 const AuditOptions& audit)
+Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes)
     : loaded_(std::move(loaded)),
       backend_(loaded_->make_backend(), loaded_->bundle.segments()),
       cache_bytes_(cache_bytes),
       slate_bytes_(slate_bytes),
-      audits_(audit),
       state_(std::make_unique<State>(*loaded_, backend_, cache_bytes_, slate_bytes_)) {
   update_memory();
 }
@@ -147,30 +145,13 @@ bool Session::assemble_entering(const Request& request, const Deadline& deadline
   return true;
 }
 
-rexit_draw Session::draw(const Request& request, const std::vector<Answer>& answers, const Deadline& deadline,
-                         bool entered) noexcept {
-  if (!audits_.enabled() || request.force_exit || !(request.has_policy || loaded_->bundle.calibrated())) return REXIT_NOT_DRAWN;
-  rexit_draw problem = REXIT_DRAWN;
-  const Prompt* prompt = &state_->prompt;
-  if (loaded_->bundle.has_zero() && !request.tokens && audits_.copies_next()) {  // also what exit zero stopped
-    problem = REXIT_SKIPPED_MEMORY;
-    try {
-      core::assemble(loaded_->bundle, deadline, *state_->retrieval, audits_.next_prompt(), nullptr, entered ? prompt : nullptr);
-      prompt = &audits_.next_prompt();
-      problem = REXIT_DRAWN;
-    } catch (const Error& error) {
-      problem = error.status() == REXIT_DEADLINE ? REXIT_SKIPPED_DEADLINE : REXIT_SKIPPED_PROMPT;
-    } catch (...) {
-    }
-  }
-  return audits_.draw(*prompt, answers, state_->zero, problem);
-}
-
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
   const MemoryUpdate memory_update(*this);
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   backend_.reset_segments();
-  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k};
+  // With a k that all candidates are within, a top-k rule would stop everything at the first exit.
+  const std::size_t rule_k = request.top_k < request.candidates() ? request.top_k : 0;
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, rule_k};
   begin(request, deadline, stats);
   begin_slate(request.candidates(), state_->zero, rule);
   const bool runs = assemble_entering(request, deadline);
@@ -181,7 +162,6 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   stats.cut_short = static_cast<std::uint64_t>(
       std::count_if(answers.begin(), answers.end(), [](const Answer& answer) { return answer.cut_short; }));
   rank(request, answers, state_->scores);
-  stats.draw = draw(request, answers, deadline, runs);
   stats.total_us = microseconds_since(start);
   return state_->scores;
 }
@@ -200,27 +180,6 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   run(state_->prompt, rule, no_deadline, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;
-}
-
-const AuditedSlate* Session::audit() {
-  const AuditedSlate* slate = audits_.waiting();
-  if (slate == nullptr) return nullptr;
-  const MemoryUpdate memory_update(*this);
-  backend_.reset_segments();
-  const Bundle& bundle = loaded_->bundle;
-  rexit_stats ignored{};
-  try {
-    bundle.check_unchanged();
-    const StopRule full_depth{&bundle.policy(), bundle.exits() - 1};
-    begin_slate(slate->prompt.candidates(), slate->zero, full_depth);
-    return &audits_.finish(run(slate->prompt, full_depth, Deadline({}, 0, &backend_.cancelled()), ignored));
-  } catch (const Error& error) {
-    if (error.status() != REXIT_CANCELLED) audits_.skip();
-    throw;
-  } catch (...) {
-    audits_.skip();
-    throw;
-  }
 }
 
 const Prompt& Session::prompt(const Request& request) {
@@ -287,7 +246,6 @@ void Session::clear_cache() noexcept {
 void Session::trim() {
   const MemoryUpdate memory_update(*this);
   state_ = std::make_unique<State>(*loaded_, backend_, cache_bytes_, slate_bytes_);
-  audits_.trim();
   backend_.trim();
 }
 
@@ -297,7 +255,7 @@ void Session::update_memory() noexcept {
   prefixes_ = prefixes;
   buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + (s.retrieval != nullptr ? s.retrieval->memory() : 0) +
              s.vectors.memory() + s.prompt.memory() + s.scores.capacity() * sizeof(Score) +
-             (s.log_odds.capacity() + s.numbers.capacity() + s.zero.capacity()) * sizeof(float) + audits_.memory();
+             (s.log_odds.capacity() + s.numbers.capacity() + s.zero.capacity()) * sizeof(float);
 }
 
 Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start->bytes(), backend_.memory()}; }

@@ -15,7 +15,6 @@
 #include "prompt/retrieval.hpp"
 #include "prompt/token_prompt.hpp"
 #include "rexit/rexit.h"
-#include "session/audits.hpp"
 #include "session/passes/supervised_backend.hpp"
 #include "session/passes/vector_rows.hpp"
 #include "session/prefix/pinned_start.hpp"
@@ -86,8 +85,7 @@ struct Memory {
 class Session {
  public:
   // `cache_bytes` and `slate_bytes`: as in rexit_session_options; 0: the default.
-  Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes = 0,
-          const AuditOptions& audit = {});
+  Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes = 0);
 
   const LoadedBundle& loaded() const noexcept { return *loaded_; }
 
@@ -100,20 +98,16 @@ class Session {
   // [items, exits, objectives], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
-  // Scores the slate that waits for its audit. Null: none waits. The slate is valid until the next call. A cancellation since the
-  // last call ends it, too.
-  const AuditedSlate* audit();
-  const AuditCounts& audit_counts() const noexcept { return audits_.counts(); }
   void warm_up();
   void clear_cache() noexcept;
   void trim();
   // `prefixes` and `buffers` as at the end of the last call.
   Memory memory() const;
 
-  // Call at the beginning of a call, except before audit(), and at the end of every call.
+  // Call at the beginning and at the end of every call.
   void discard_cancellation() noexcept { backend_.discard_cancellation(); }
   void cancel() noexcept { backend_.cancel(); }
-  // [segments], of the last score, trace, audit or warm-up, or since reset_segments().
+  // [segments], of the last score, trace or warm-up, or since reset_segments().
   std::vector<SegmentStats> segments() const { return backend_.segments(); }
   void reset_segments() noexcept { backend_.reset_segments(); }
 
@@ -148,14 +142,11 @@ class Session {
   void begin(const Request& request, const Deadline& deadline, rexit_stats& stats);
   void begin_slate(std::size_t candidates, const std::vector<float>& zero, const StopRule& rule);
   bool assemble_entering(const Request& request, const Deadline& deadline);
-  // `entered`: whether the prompts of those who entered are assembled.
-  rexit_draw draw(const Request& request, const std::vector<Answer>& answers, const Deadline& deadline, bool entered) noexcept;
   const std::vector<Answer>& run(const Prompt& prompt, const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 
   std::shared_ptr<const LoadedBundle> loaded_;
   SupervisedBackend backend_;
   std::size_t cache_bytes_, slate_bytes_;
-  Audits audits_;
   std::unique_ptr<State> state_;
   std::atomic<std::size_t> prefixes_{0}, buffers_{0};  // bytes
 };

@@ -165,9 +165,14 @@ class LossTest:
         return self._over / max(1, self.capital.count)
 
     @property
-    def alarm(self) -> bool:
-        """Whether there has been an alarm, of either."""
-        return self.capital.alarm_at is not None or (self.of_tail is not None and self.of_tail.alarm_at is not None)
+    def alarm_at(self) -> int | None:
+        """After how many users the first alarm came, of either; None: neither has come."""
+        return min(filter(None, (capital.alarm_at for capital in (self.capital, self.of_tail) if capital)), default=None)
+
+    @property
+    def alarm_capital(self) -> float:
+        """The capital that is an alarm, of either."""
+        return 1 / self.capital.level
 
 
 def _start_capital(n: int) -> float:

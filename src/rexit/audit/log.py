@@ -1,46 +1,55 @@
-"""The file of audited slates, a line of JSON for each. `rexit serve` and programs of your own write it, `rexit audit` reads it.
-docs/format/policy.md describes it.
+"""The file of audits, a line of JSON for each: the request as it came, and `audit` with its trace. `rexit serve` and programs of
+your own write it, `rexit audit` reads it, and so does `rexit calibrate --slates`. docs/format/policy.md describes it.
 
-Only its owner may read the file: it holds ids of users and items.
+Only its owner may read the file: it holds what users asked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
-import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from rexit.bundle import Id
 from rexit.bundle.typed import typed
 from rexit.errors import InputError
 
 
-@dataclass(frozen=True)
-class AuditedSlate:
-    """A slate that the policy answered and that was then scored at full depth.
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """A request that the policy answered, and its trace.
 
     Attributes:
-        time: when it was audited, in seconds since 1970.
-        user: the user's id; for a request by token ids, a digest of its prefix. It is the test's unit.
-        items: the candidates' ids; for a request by token ids, their places.
-        policy: the policy's c of each candidate.
-        full: c at full depth.
-        exits: the exit at which each candidate stopped.
+        time: when it was traced, in seconds since 1970.
+        request: the request's fields.
+        log_odds: every exit's raw log-odds, float32 [candidates, exits].
         policy_sha256: digest of policy.json.
     """
 
     time: float
-    user: Id
-    items: list[Id]
-    policy: list[float]
-    full: list[float]
-    exits: list[int]
+    request: Mapping[str, Any]
+    log_odds: NDArray[np.float32]
     policy_sha256: str
+
+    @property
+    def unit(self) -> Id:
+        """What counts once in a period: the user; without one, a digest of the query or the prefix; without these, as for an
+        encoder's token ids, of all candidates."""
+        user = self.request.get("user")
+        if isinstance(user, int | str):
+            return user
+        text = next((self.request[name] for name in ("query", "prefix", "candidates") if self.request.get(name)), None)
+        return "#" + hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
 
 
 class AuditLog:
@@ -59,10 +68,11 @@ class AuditLog:
             raise InputError(f"{path}: another service writes it, expected a file of its own for each") from exc
         _cut_partial_line(self._file)
 
-    def write(self, slate: AuditedSlate) -> None:
+    def write(self, audit: Audit) -> None:
         """Appends a line, or nothing. Raises InputError if that fails."""
-        text = json.dumps(asdict(slate), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-        line = text.encode("utf-8", "surrogatepass")
+        log_odds = [[float(str(z)) for z in row] for row in audit.log_odds]  # as few digits as tell float32 apart
+        fields = {"time": audit.time, "policy_sha256": audit.policy_sha256, "log_odds": log_odds}
+        line = msgspec.json.encode({**audit.request, "audit": fields}) + b"\n"
         try:
             end = os.fstat(self._file).st_size
             try:
@@ -81,34 +91,55 @@ class AuditLog:
             os.close(self._file)
 
 
-def read_log(path: Path) -> Iterator[AuditedSlate]:
-    """Yields the slates of a file in order. An unfinished last line, which a killed service leaves, is skipped.
+class _Audit(msgspec.Struct):
+    time: float
+    policy_sha256: str
+    log_odds: list[list[float]]
+
+
+class _Line(msgspec.Struct):
+    audit: _Audit
+
+
+def read_log(path: Path, policy_sha256: str, exits: int) -> Iterator[Audit]:
+    """Yields a policy's audits in order. An unfinished last line, which a killed service leaves, is skipped.
+
+    Args:
+        path: The file.
+        policy_sha256: Digest of the policy that answered. Other lines are skipped.
+        exits: Number of its exits.
 
     Raises:
-        InputError: There is no such file, or a line is not an audited slate.
+        InputError: There is no such file, or a line is no audit.
     """
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith("\n"):
-                    yield _slate(line, f"{path}: line {number}")
+                    audit = _read_line(line, f"{path}: line {number}", policy_sha256, exits)
+                    if audit is not None:
+                        yield audit
     except UnicodeDecodeError as exc:
-        raise InputError(f"{path}: not UTF-8, expected a file of audited slates") from exc
+        raise InputError(f"{path}: not UTF-8, expected a file of audits") from exc
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
-def _slate(line: str, where: str) -> AuditedSlate:
+def _read_line(line: str, where: str, policy_sha256: str, exits: int) -> Audit | None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{where}: not JSON: {exc}") from exc
-    slate = typed(value, AuditedSlate, where, error=InputError)
-    if not all(map(math.isfinite, [slate.time, *slate.policy, *slate.full])):
-        raise InputError(f"{where}: holds a number that is not finite")
-    if not len(slate.items) == len(slate.policy) == len(slate.full) == len(slate.exits) > 0:
-        raise InputError(f"{where}: items, policy, full and exits differ in length, expected one of each per candidate")
-    return slate
+    audit = typed(value, _Line, where, error=InputError).audit
+    if audit.policy_sha256 != policy_sha256:
+        return None
+    if not audit.log_odds or {len(row) for row in audit.log_odds} != {exits}:
+        raise InputError(f"{where}: audit.log_odds: expected {exits} numbers for each candidate, one for each exit")
+    with np.errstate(over="ignore"):
+        log_odds = np.array(audit.log_odds, np.float32)
+    if not np.isfinite([audit.time, *log_odds.ravel()]).all():
+        raise InputError(f"{where}: audit: holds a number that is not finite")
+    return Audit(audit.time, {name: field for name, field in value.items() if name != "audit"}, log_odds, policy_sha256)
 
 
 def _cut_partial_line(file: int) -> None:

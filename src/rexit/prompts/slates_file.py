@@ -188,12 +188,16 @@ class _Logged(msgspec.Struct, frozen=True):
 
 
 class RequestLog(_File[Slate]):
-    """What users of a bundle with a catalog were shown: requests, without labels. Nobody fits: there is no training split."""
+    """What users of a bundle with a catalog were shown: requests, without labels. Nobody fits: there is no training split.
+
+    A user whom the catalog does not have is a new one, as in a request; if it has none of them, the file is another catalog's.
+    """
 
     @classmethod
     def read(cls, path: Path, catalog: Catalog) -> RequestLog:
         """Reads a `.parquet` or `.jsonl` file with a request in every row. Raises InputError, naming the row."""
         by_split: dict[str, list[Slate]] = {name: [] for name in SPLITS}
+        known = 0
         for where, row in _rows(Path(path)):
             logged = typed(row, _Logged, f"{path}: {where}", error=InputError)
             try:
@@ -204,8 +208,7 @@ class RequestLog(_File[Slate]):
                         f"scores has {len(logged.scores or ())} numbers, expected one for each of items, {len(logged.items)}"
                     )
                 numbers = list(map(_score, logged.scores or ()))
-                if not logged.recent:
-                    catalog.users.rows([logged.user], "user")
+                known += int(catalog.users.find([logged.user])[0]) >= 0
                 catalog.inputs.encode(logged.inputs, lambda text, _: [0] if text.strip() else [])  # a session has the tokenizer
             except InputError as exc:
                 raise InputError(f"{path}: {where}: {exc}") from exc
@@ -214,6 +217,8 @@ class RequestLog(_File[Slate]):
             scores = np.array(numbers, np.float32) if catalog.reads_scores else None
             slate = Slate(*given, labelled=False, recent=logged.recent, scores=scores)
             by_split[split_of(slate.user, fits=False)].append(slate)
+        if not known:
+            raise InputError(f"{path}: none of its users is in the catalog, expected ids of the catalog's users")
         return cls(Path(path), by_split, Roles())
 
 

@@ -4,8 +4,8 @@
 2. The runtime must assemble the new catalog's prompts as the exporter does.
 3. New golden samples are what the variant answers to them.
 4. The latest validation slates of some users who did not choose its policy, cut to the size that it was calibrated with, are
-   answered by the policy and then scored at full depth, as a service's audits are. If the mean loss cannot be within the limit
-   that audits watch, the refresh ends, unless policies are to be kept all the same.
+   traced, as a service's audits are. If the mean loss cannot be within the limit that audits watch, the refresh ends, unless
+   policies are to be kept all the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rexit import roles
-from rexit.audit import Watch, read_limits
+from rexit.audit import Audit, Watch
 from rexit.bundle import Bundle, Catalog, Golden, GoldenSlate
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.errors import BundleError, InputError, PolicyError
@@ -99,7 +99,7 @@ class Trial:
         if GOLDEN_FILE in bundle.variant.files:
             with contextlib.closing(open_(bundle.path)) as session:
                 self._repeat_golden(bundle, session)
-        with contextlib.closing(open_(staged, audit=1.0)) as session:
+        with contextlib.closing(open_(staged)) as session:
             golden = self._record_golden(name, session)
             policy = self._try_policy(bundle, session)
         new_candidates = sum(int((self._old.items.find(slate.items) < 0).sum()) for slate in self._golden)
@@ -139,7 +139,7 @@ class Trial:
             return None
         name = bundle.variant.name
         try:
-            watch = Watch(read_limits(bundle))
+            watch = Watch.of(bundle)
         except (BundleError, InputError) as exc:
             raise PolicyError(
                 f"{exc}; so it is unknown what {name}'s policy may lose: nothing was swapped, --keep-policy swaps"
@@ -150,9 +150,7 @@ class Trial:
         latest = sorted(by_user.values(), key=lambda slate: slate.as_of or 0)[-POLICY_USERS:]
         for done, slate in enumerate(latest):
             self._progress(f"{name}: policy", done, len(latest))
-            session.score(slate.request)
-            if (audit := session.audit()) is not None:
-                watch.add(watch.limits.slate(slate.user, slate.items, audit))
+            watch.add(Audit(0.0, {"user": slate.user}, session.trace(slate.request), watch.sha256))
         self._progress(f"{name}: policy", len(latest), len(latest))
         if watch.alarm:
             raise PolicyError(

@@ -1,12 +1,10 @@
 """`rexit serve`: scores over HTTP.
 
-    jobs.py       a request as a session takes it, texts as token ids; what the service itself reads of a request
-    rerank.py     requests and answers of rerankers' clients
+    jobs.py       requests and answers, those of rerankers' clients, too
     pool.py       sessions, a thread each, and the queue before them
-    auditor.py    some answers scored again at full depth, and the tests of what the policy loses
+    auditor.py    some requests traced, and the test of what the policy loses
     metrics.py    what Prometheus reads
-    openapi.py    the description of requests and answers
-    app.py        routes, status codes, limits
+    app.py        routes, status codes, limits, description
     server.py     the socket and the signals
 
 Needs the extra `serve`.

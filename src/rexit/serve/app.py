@@ -1,4 +1,4 @@
-"""The routes. Every problem is one line of JSON, `{"error": "…"}`:
+"""The routes, and their OpenAPI description. Every problem is one line of JSON, `{"error": "…"}`:
 
 404   no such route; 405: no such method of it
 408   the body did not arrive in time
@@ -17,8 +17,9 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -26,13 +27,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from rexit import __version__
+from rexit.bundle import Id
 from rexit.bundle.typed import short
 from rexit.errors import DeadlineError, InputError, RexitError
-from rexit.serve.jobs import Answer, Job, LateError, Peek, ScoreJob
+from rexit.request import json_schema
+from rexit.serve.jobs import Answer, Job, LateError, Peek, RerankJob, RerankRequest, ScoreJob, TextsRequest
 from rexit.serve.metrics import Metrics
-from rexit.serve.openapi import describe, reference, request_body
 from rexit.serve.pool import Pool, RefusedError
-from rexit.serve.rerank import RerankJob, RerankRequest
 
 _LOGGER = logging.getLogger("rexit")
 
@@ -51,9 +52,10 @@ _PROBLEMS = {
 }
 _ABOUT = """Scores candidates with an early-exit model.
 
-Send `POST /v1/score` with a user and items, or `POST /v1/rerank` with a query and documents. Each candidate stops at its first
-confident exit. With `deadline_ms`, all answer from the deepest exit reached by then. A user's or query's next request finds its
-prefix in the cache and costs less, so route a user's requests to the same replica if you have several.
+Send `POST /v1/score` with a user and items, or `POST /v1/rerank` with a query and documents: at most 2,000 of them. Each
+candidate stops at its first confident exit. With `deadline_ms`, all answer from the deepest exit reached by then. A user's or
+query's next request finds its prefix in the cache and costs less, so route a user's requests to the same replica if you have
+several.
 """
 
 
@@ -144,6 +146,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: problems[503]}, summary="Whether it takes requests")
+    @app.get("/health", responses={503: problems[503]}, summary="The same, under text-embeddings-inference's name")
     async def readyz() -> Any:
         if pool.ended:
             return _problem(
@@ -152,6 +155,22 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
         if pool.stopping:
             return _problem(503, "the service is stopping")
         return {"status": "ready", "variant": pool.info.variant}
+
+    @app.get("/info", summary="What is served, in text-embeddings-inference's words")
+    async def info() -> dict[str, Any]:
+        opened = pool.info
+        return {
+            "model_id": opened.variant,
+            "model_dtype": opened.variant.partition("-")[2],
+            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+            "max_concurrent_requests": pool.capacity,
+            "max_input_length": opened.max_positions,
+            "max_batch_tokens": opened.max_tokens,
+            "max_client_batch_size": limits.max_items,
+            "auto_truncate": False,
+            "tokenization_workers": 1,
+            "version": __version__,
+        }
 
     @app.get("/metrics", summary="For Prometheus")
     async def read_metrics() -> Response:
@@ -242,3 +261,76 @@ def _refusal(request: Request, exc: HTTPException) -> JSONResponse:
         allowed = (exc.headers or {}).get("Allow", "another")
         return _problem(405, f"{path}: method not allowed, got {request.method}, expected {allowed}", exc.headers)
     return _problem(exc.status_code, exc.detail, exc.headers)
+
+
+_EXAMPLES = {
+    "ScoreRequest": [
+        {"user": 196, "items": [242, 302, 377], "top_k": 2, "deadline_ms": 50},
+        {"user": 99999, "items": [181, 210], "recent": [50, [288, False]]},
+    ],
+    "RerankRequest": [{"query": "wing drag", "documents": ["A wing …", "Heat …"], "top_n": 1}],
+}
+
+
+def _about(description: str) -> msgspec.Meta:
+    return msgspec.Meta(description=description)
+
+
+class Score(msgspec.Struct):
+    """A candidate's score. Where the deadline came before its first exit, the numbers are null."""
+
+    item: Id
+    probability: Annotated[float | None, _about("Calibrated probability of a like.")]
+    log_odds: Annotated[float | None, _about("Raw log-odds at the exit that answered.")]
+    exit: Annotated[int | None, _about("The exit that answered, from 0.")]
+    layers: Annotated[int, _about("That exit's depth.")]
+    cut_short: Annotated[bool, _about("The deadline stopped this candidate.")]
+
+
+class ScoreAnswer(msgspec.Struct):
+    """Scores in the order of the items or, with `top_k`, best first."""
+
+    variant: str
+    scores: list[Score]
+    stats: Annotated[
+        dict[str, Any],
+        _about("What it cost: tokens, tokens in the prefix cache, layers, microseconds by stage and in the queue."),
+    ]
+    id: Annotated[str | float | None, _about("The request's.")] = None
+    user: Annotated[Id | None, _about("The request's, unless it is a prompt as token ids.")] = None
+    known: Annotated[
+        bool | None, _about("With `user`: whether the catalog has the user. False: a new user, or a mistyped id.")
+    ] = None
+
+
+class Problem(msgspec.Struct):
+    """Why there is no answer, in one line that names the field, what was seen and what was expected."""
+
+    error: str
+
+
+def reference(*names: str) -> dict[str, Any]:
+    """Returns the content of a body by the names of the schemas that it may have."""
+    return {"application/json": {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in names]}}}
+
+
+def request_body(*names: str) -> dict[str, Any]:
+    """Returns what a route adds to its description: that it takes a body, by the names of its schemas."""
+    return {"requestBody": {"required": True, "content": reference(*names)}}
+
+
+def describe(app: FastAPI) -> None:
+    """Adds the schemas that routes refer to."""
+    types = RerankRequest, TextsRequest, ScoreAnswer, Problem
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schemas["ScoreRequest"] = json_schema()
+    for name, examples in _EXAMPLES.items():
+        schemas[name] = {**schemas[name], "examples": examples}
+    routes_only = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        description = routes_only()
+        description.setdefault("components", {})["schemas"] = schemas
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,9 +1,9 @@
-"""Audits: some slates are scored again at full depth after their answer was sent, while their session has nothing else to do.
+"""Audits: some requests are traced after their answer was sent, while their session has nothing else to do.
 
 The extra work has four bounds:
 
-1. Sessions draw a share of their answers: that of `runtime.open(…, audit=share)`.
-2. A session keeps one drawn slate. What is drawn while it waits is skipped, and counted as such.
+1. A share of the answers is drawn. Nothing of that is in a request's own time.
+2. A session keeps one drawn request. What is drawn while it waits is skipped, and counted as such.
 3. A session spends at most `MAX_TIME_SHARE` of its time on audits.
 4. A request that finds every session at work or auditing interrupts an audit, which begins again later.
 """
@@ -12,60 +12,48 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-from rexit.audit import AuditedSlate, AuditLog, Watch, read_limits, read_log
-from rexit.audit.state import LOG
+from rexit.audit import Audit, AuditLog, Watch
+from rexit.audit.watch import LOG
 from rexit.bundle import Bundle
 from rexit.errors import CancelledError, InputError, RexitError
-from rexit.runtime import Draw, Session
-from rexit.serve.jobs import Job
+from rexit.runtime import Session
+from rexit.serve.jobs import Job, Texts
 
 _LOGGER = logging.getLogger("rexit")
 
 MAX_TIME_SHARE = 0.1
 
-REASONS = {
-    Draw.SKIPPED_WAITING: "waiting",
-    Draw.SKIPPED_DEADLINE: "deadline",
-    Draw.SKIPPED_MEMORY: "memory",
-    Draw.SKIPPED_PROMPT: "prompt",
-}
-"""Why a session did not keep what it drew, as metrics have it."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A slate that waits in a session for its audit: the request, and the test of the policy that answered."""
-
-    job: Job
-    watch: Watch
-
 
 class Auditor:
-    """Audits what sessions drew, and keeps the test of the policy.
+    """Draws requests, audits them, and keeps the test of the policy: for all sessions.
 
     Args:
         bundle: The bundle's folder.
         variant: The variant; None: as `Bundle.open` chooses.
-        log: The file of audited slates, which the test goes on from after a restart; None: none.
-        on_alarm: Of `rexit.audit.state.ON_ALARM`.
+        share: The share of the answers that is drawn, 0 to 1.
+        log: The file of audits, which the test goes on from after a restart; None: none.
+        on_alarm: Of `rexit.audit.watch.ON_ALARM`.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: The bundle has no policy to audit, or the file cannot be written.
+        BundleError: What `rexit.audit.read_limits` raises.
     """
 
-    def __init__(self, bundle: Path, variant: str | None, log: Path | None = None, on_alarm: str = LOG) -> None:
-        self._bundle, self._variant, self._path, self._on_alarm = bundle, variant, log, on_alarm
+    def __init__(self, bundle: Path, variant: str | None, share: float, log: Path | None = None, on_alarm: str = LOG) -> None:
+        self._bundle, self._variant, self._share, self._path, self._on_alarm = bundle, variant, share, log, on_alarm
+        self._new_watch()  # a bundle that cannot be audited leaves no log
         self._log = None if log is None else AuditLog(log)
+        self._random = random.Random()
         self._lock = threading.Lock()
         self._watch: Watch | None = None
         self.skipped: Counter[str] = Counter()
-        """Drawn slates without an audit, by reason."""
+        """Drawn requests without an audit, by reason."""
         self.seconds = 0.0
         """Time spent on audits."""
 
@@ -77,46 +65,43 @@ class Auditor:
 
     def open(self) -> Watch:
         """Returns the test of the policy on disk, as far as the log has it. Raises InputError or BundleError."""
-        limits = read_limits(Bundle.open(self._bundle, self._variant))
-        if self._watch is not None and self._watch.limits == limits:  # opened again with the same policy
-            return self._watch
-        watch = Watch(limits, self._on_alarm)
+        watch, current = self._new_watch(), self._watch
+        if current is not None and (current.sha256, current.limits) == (watch.sha256, watch.limits):
+            return current  # opened again with the same policy
         if self._path is not None:
-            watch.add_all(read_log(self._path))
+            for line in watch.add_log(self._path):
+                _LOGGER.warning("%s: %s", self._path, line)
         return watch
+
+    def _new_watch(self) -> Watch:
+        return Watch.of(Bundle.open(self._bundle, self._variant), self._on_alarm)
 
     def use(self, watch: Watch) -> None:
         """Takes the test of a bundle whose sessions answer from now on."""
         self._watch = watch
 
-    def drawn(self, job: Job, draw: Draw, watch: Watch, waiting: Drawn | None) -> Drawn | None:
-        """Returns what waits after an answer: this one if its session keeps it. Counts what is skipped."""
-        if draw == Draw.DRAWN:
-            return Drawn(job, watch)
-        if draw in REASONS:
-            self.skip(REASONS[draw])
-        return waiting
+    def draws(self, job: Job, watch: Watch) -> bool:
+        """Returns, by chance, whether a request that the policy of `watch` has answered is to be audited."""
+        return not watch.full_depth and self._random.random() < self._share and job.follows_policy
 
     def skip(self, reason: str) -> None:
-        """Counts a drawn slate without an audit."""
+        """Counts a drawn request without an audit."""
         with self._lock:
             self.skipped[reason] += 1
 
-    def audit(self, drawn: Drawn, session: Session) -> bool:
-        """Has the session score its slate at full depth, and takes the loss. Returns False if it was interrupted."""
+    def audit(self, job: Job, watch: Watch, session: Session, texts: Texts) -> bool:
+        """Has the session trace the request, and takes the loss. Returns False if it was interrupted."""
         begin = time.monotonic()
         try:
-            audit = session.audit()
-            assert audit is not None, "the session lost what it drew"
-            slate = drawn.watch.limits.slate(*drawn.job.slate(), audit)
-            if math.isnan(drawn.watch.limits.loss_of(slate)):
+            log_odds = job.trace(session, texts)
+            if math.isnan(watch.loss_of(log_odds)):
                 self.skip("short slate")
             else:
-                self._take(slate, drawn.watch)
+                self._take(Audit(round(time.time(), 3), job.document(), log_odds, watch.sha256), watch)
         except CancelledError:
             return False
         except Exception as exc:  # an audit must not end the thread that answers requests
-            _LOGGER.warning("audit: skipped a slate: %s", exc, exc_info=None if isinstance(exc, RexitError) else exc)
+            _LOGGER.warning("audit: skipped a request: %s", exc, exc_info=None if isinstance(exc, RexitError) else exc)
             self.skip("failed")
         finally:
             with self._lock:
@@ -128,28 +113,55 @@ class Auditor:
         if self._log is not None:
             self._log.close()
 
-    def _take(self, slate: AuditedSlate, watch: Watch) -> None:
+    def _take(self, audit: Audit, watch: Watch) -> None:
         with self._lock:
-            line = watch.add(slate)
+            line = watch.add(audit)
             try:
                 if self._log is not None:
-                    self._log.write(slate)
+                    self._log.write(audit)
             except InputError as exc:
-                _LOGGER.warning("audit: a slate is not in the log: %s", exc)
+                _LOGGER.warning("audit: a request is not in the log: %s", exc)
         if line is not None:
             _LOGGER.warning("%s", line)
 
 
-class Allowance:
-    """Bounds a session's time on audits to `MAX_TIME_SHARE` of all its time."""
+class SessionAudits:
+    """A session's audits: at most one request waits for its own, and all take at most `MAX_TIME_SHARE` of the session's time.
 
-    def __init__(self) -> None:
+    Args:
+        auditor: None: no request is drawn.
+    """
+
+    def __init__(self, auditor: Auditor | None) -> None:
+        self._auditor = auditor
+        self._waiting: tuple[Job, Watch] | None = None
         self._begin, self._spent = time.monotonic(), 0.0
 
-    def wait_s(self) -> float:
-        """Returns the seconds until an audit may begin."""
+    def wait_s(self) -> float | None:
+        """Returns the seconds until an audit may begin; None: no request waits for one."""
+        if self._waiting is None:
+            return None
         return max(0.0, self._spent / MAX_TIME_SHARE - (time.monotonic() - self._begin))
 
-    def spend(self, seconds: float) -> None:
-        """Counts the time of an audit."""
-        self._spent += seconds
+    def draw(self, job: Job, watch: Watch | None) -> None:
+        """Keeps an answered request, or skips it, if it is drawn. watch: the test of the policy that answered."""
+        if self._auditor is None or watch is None or not self._auditor.draws(job, watch):
+            return
+        if self._waiting is None:
+            self._waiting = job, watch
+        else:
+            self._auditor.skip("waiting")
+
+    def drop(self, reason: str) -> None:
+        """Skips what waits."""
+        if self._auditor is not None and self._waiting is not None:
+            self._auditor.skip(reason)
+        self._waiting = None
+
+    def run(self, session: Session, texts: Texts) -> None:
+        """Audits what waits, which still waits if it was interrupted."""
+        assert self._auditor is not None and self._waiting is not None
+        begin = time.monotonic()
+        if self._auditor.audit(*self._waiting, session, texts):
+            self._waiting = None
+        self._spent += time.monotonic() - begin

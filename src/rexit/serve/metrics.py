@@ -68,14 +68,22 @@ class _AuditCollector:
 
     def collect(self) -> Iterator[Metric]:
         watch = self._auditor.watch
+        test, limits = watch.test, watch.limits
         gauges = {
-            "users": ("Users whose loss counted.", watch.test.capital.count),
-            "loss_mean": ("Mean loss against full depth.", watch.test.mean or 0.0),
-            "loss_limit": ("The tested limit of the mean loss.", watch.limits.limit),
-            "capital": ("Capital bet against the limit; an alarm from 20 on.", watch.test.capital.value),
+            "users": ("Users whose loss counted.", test.capital.count),
+            "loss_mean": ("Mean loss against full depth.", test.mean or 0.0),
+            "loss_limit": ("The tested limit of the mean loss.", limits.limit),
+            "capital": ("Capital bet against the limit of the mean loss.", test.capital.value),
+            "alarm_capital": ("The capital that is an alarm.", test.alarm_capital),
             "alarm": ("1 after an alarm.", watch.alarm),
             "full_depth": ("1 if an alarm has ended early exits.", watch.full_depth),
         }
+        if limits.tail is not None and test.of_tail is not None:
+            gauges |= {
+                "tail_share": ("Share of users who lose more than the tail's loss.", test.share),
+                "tail_limit": ("The tested limit of that share.", limits.tail.share),
+                "tail_capital": ("Capital bet against that limit.", test.of_tail.value),
+            }
         for name, (help_, value) in gauges.items():
             yield GaugeMetricFamily(f"rexit_audit_{name}", help_, value=float(value))
         yield CounterMetricFamily("rexit_audit_slates", "Slates scored again at full depth.", value=watch.slates)

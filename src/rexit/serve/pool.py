@@ -6,7 +6,7 @@
 4. `reload` opens the bundle anew and swaps: running requests finish on the old one.
 5. A request's texts are tokenized when its turn comes, by the tokenizer of the bundle that scores it.
 6. `close` lets accepted requests finish.
-7. With an auditor, a session without a request audits what it drew; see `auditor`.
+7. With an auditor, a session without a request audits one that it has answered; see `auditor`.
 
 No caller waits for a session to open, score or close: that happens outside the lock.
 """
@@ -24,13 +24,15 @@ from functools import partial
 
 from rexit.audit import Watch
 from rexit.errors import BundleError, RexitError
-from rexit.runtime import Draw, Info, Session
-from rexit.serve.auditor import Allowance, Auditor, Drawn
+from rexit.runtime import Info, Session
+from rexit.serve.auditor import Auditor, SessionAudits
 from rexit.serve.jobs import Job, Texts
 
 _LOGGER = logging.getLogger("rexit")
 _ATTEMPTS = 3
 """Times that a bundle is opened whose policy is replaced meanwhile."""
+_CANCEL_AGAIN_S = 0.01
+"""A cancellation before the trace has begun does nothing, so it is repeated while a request waits."""
 
 
 class RefusedError(Exception):
@@ -58,7 +60,7 @@ class Pool:
         open_session: Opens a session of the bundle as it is on disk now.
         sessions: Requests scored at once.
         queue: Requests that may wait.
-        auditor: Has sessions audit what they draw, if `open_session` opens them with `audit`; None: they draw nothing.
+        auditor: Draws and audits requests; None: no audits.
 
     Attributes:
         busy: Sessions at work.
@@ -87,6 +89,11 @@ class Pool:
         return self._current.info
 
     @property
+    def capacity(self) -> int:
+        """Requests that it accepts at once."""
+        return self._sessions + self._queue
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._jobs)
@@ -105,9 +112,19 @@ class Pool:
                 )
             self._jobs.append(job)
             self._turn.notify()
-            idle = free - len(self._auditing)
-            for session in self._auditing[: max(0, len(self._jobs) - idle)]:
+        self._interrupt_audits()
+
+    def _interrupt_audits(self) -> None:
+        """Cancels an audit for every request that finds no idle session."""
+        with self._turn:
+            idle = self._sessions - self.ended - self.busy - len(self._auditing)
+            needed = self._auditing[: max(0, len(self._jobs) - idle)]
+            for session in needed:
                 session.cancel()
+        if needed:
+            again = threading.Timer(_CANCEL_AGAIN_S, self._interrupt_audits)
+            again.daemon = True
+            again.start()
 
     def withdraw(self, job: Job) -> bool:
         """Removes a waiting job from the queue; its future stays unset. Returns False if it does not wait: a session has it."""
@@ -165,7 +182,7 @@ class Pool:
         for _ in range(_ATTEMPTS):
             session = self._open_session()
             watch = None if self.auditor is None else self.auditor.open()
-            if watch is None or watch.limits.sha256 == session.info.policy_sha256:
+            if watch is None or watch.sha256 == session.info.policy_sha256:
                 return session, watch
             session.close()
         raise BundleError(f"policy.json was replaced while the bundle was opened, {_ATTEMPTS} times: open it again")
@@ -188,11 +205,11 @@ class Pool:
                     job.future.set_exception(RexitError(line))
 
     def _work(self) -> None:
-        source, drawn, allowance = self._current, None, Allowance()
+        source, audits = self._current, SessionAudits(self.auditor)
         session = source.sessions.pop()
         while True:
             with self._turn:
-                self._wait(source, drawn, allowance)
+                self._wait(source, audits)
                 newest, job = self._current, None
                 if newest is source:
                     if self._jobs:
@@ -203,45 +220,35 @@ class Pool:
                     else:
                         self._auditing.append(session)
             if newest is not source:
-                if drawn is not None and self.auditor is not None:
-                    self.auditor.skip("reload")
-                    drawn = None
+                audits.drop("reload")
                 session.close()
                 source = newest
                 session = source.sessions.pop()
             elif job is not None:
-                set_future, draw = self._score(job, session, source)
+                set_future, answered = self._score(job, session, source)
                 with self._turn:
                     self.busy -= 1
                 set_future()  # the client may ask again at once, and finds the session free
-                if draw is not None and self.auditor is not None and source.watch is not None:
-                    drawn = self.auditor.drawn(job, draw, source.watch, drawn)
-            elif drawn is not None and self._audit(drawn, session, allowance):
-                drawn = None
+                if answered:
+                    audits.draw(job, source.watch)
+            else:
+                try:
+                    audits.run(session, source.texts)
+                finally:
+                    with self._turn:
+                        self._auditing.remove(session)
 
-    def _wait(self, source: _Opened, drawn: Drawn | None, allowance: Allowance) -> None:
+    def _wait(self, source: _Opened, audits: SessionAudits) -> None:
         """Waits, with the lock, for something to do: a request, the end, a newer bundle, or an audit whose time has come."""
         while not self._jobs and not self.stopping and source is self._current:
-            seconds = None if drawn is None else allowance.wait_s()
-            if seconds == 0:
+            if (seconds := audits.wait_s()) == 0:
                 return
             self._turn.wait(seconds)
 
-    def _audit(self, drawn: Drawn, session: Session, allowance: Allowance) -> bool:
-        """Audits a slate. Returns False if it was interrupted."""
-        assert self.auditor is not None
-        begin = time.monotonic()
-        try:
-            return self.auditor.audit(drawn, session)
-        finally:
-            allowance.spend(time.monotonic() - begin)
-            with self._turn:
-                self._auditing.remove(session)
-
-    def _score(self, job: Job, session: Session, source: _Opened) -> tuple[Callable[[], None], Draw | None]:
-        """Scores a job. Returns a function that sets its future; and if it has an answer, whether it was drawn for an audit."""
+    def _score(self, job: Job, session: Session, source: _Opened) -> tuple[Callable[[], None], bool]:
+        """Scores a job. Returns a function that sets its future, and whether there is an answer."""
         if not job.future.set_running_or_notify_cancel():
-            return lambda: None, None
+            return lambda: None, False
         begin = time.monotonic()
         try:
             full_depth = source.watch is not None and source.watch.full_depth
@@ -249,7 +256,7 @@ class Pool:
                 raise job.late()
             answer = job.score(session, source.texts, **({"force_exit": session.info.exits - 1} if full_depth else {}))
         except Exception as exc:  # goes to the caller that waits for the answer
-            return partial(job.future.set_exception, exc), None
+            return partial(job.future.set_exception, exc), False
         seconds = time.monotonic() - begin
         self._service_s = seconds if self._service_s == 0 else 0.9 * self._service_s + 0.1 * seconds
-        return partial(job.future.set_result, answer), answer.stats.draw
+        return partial(job.future.set_result, answer), True

@@ -1,10 +1,11 @@
 """The socket and the signals. SIGTERM and Ctrl-C: new requests are refused, accepted requests finish, exit code 0. SIGHUP: the
-bundle is opened again."""
+bundle is opened again; one that came before the service was ready counts once it is."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from fastapi import FastAPI
 
 from rexit.errors import InputError, RexitError
 from rexit.serve.pool import Pool
+
+_LOGGER = logging.getLogger("rexit")
 
 GRACE_S = 30
 """Seconds that accepted requests may take after the signal."""
@@ -44,13 +47,21 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}:{port}: cannot listen: {why}") from exc
 
 
-def run(app: FastAPI, pool: Pool, listening: socket.socket, ready: Callable[[], None], say: Callable[[str], None]) -> None:
+def run(
+    app: FastAPI,
+    pool: Pool,
+    listening: socket.socket,
+    hung_up: threading.Event,
+    ready: Callable[[], None],
+    say: Callable[[str], None],
+) -> None:
     """Serves until SIGTERM or Ctrl-C.
 
     Args:
         app: The application.
         pool: What it scores with.
         listening: A listening socket.
+        hung_up: Whether SIGHUP came before the service was ready.
         ready: Called once signals are handled.
         say: Called with a line about each signal.
     """
@@ -65,19 +76,26 @@ def run(app: FastAPI, pool: Pool, listening: socket.socket, ready: Callable[[], 
     def reload() -> None:
         try:
             pool.reload()
-        except RexitError as exc:
+        except Exception as exc:
+            if not isinstance(exc, RexitError):
+                _LOGGER.exception("the bundle cannot be opened again")
             app.state.metrics.reloads.labels("failed").inc()
             say(f"error: {exc}; serving goes on with the bundle opened before")
         else:
             app.state.metrics.reloads.labels("ok").inc()
             say(f"opened the bundle again: {pool.info.variant}")
 
+    def start_reload() -> None:
+        threading.Thread(target=reload, daemon=True).start()
+
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=reload, daemon=True).start())
+        loop.add_signal_handler(signal.SIGHUP, start_reload)
         ready()
+        if hung_up.is_set():
+            start_reload()
         await server.serve(sockets=[listening])
 
     asyncio.run(serve())

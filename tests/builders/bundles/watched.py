@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from rexit.audit.limits import AuditLimits
-from rexit.audit.losses import Loss
-from rexit.bundle import Bundle, ExitPolicy, Policy
+from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 
 
-def write_watched(bundle: Path, limit: float = 0.3, loss: str = "rank-correlation", slate: int | None = None) -> Bundle:
+def write_watched(
+    bundle: Path,
+    limit: float = 0.3,
+    loss: str = "rank-correlation",
+    slate: int | None = None,
+    top_k: TopK | None = None,
+) -> Bundle:
     """Writes policy.json and report.json into the bundle's variant. limit: of the policy, which stops at the first exit.
-    slate: the size of the slates that calibrated it."""
+    slate: the size of the slates that calibrated it. top_k: it stops by this rule instead."""
     opened = Bundle.open(bundle)
-    exits = (ExitPolicy(upper=-1e9), *(ExitPolicy(),) * (len(opened.manifest.exits) - 1))
+    exits = (ExitPolicy(upper=-1e9 if top_k is None else math.inf), *(ExitPolicy(),) * (len(opened.manifest.exits) - 1))
     made_on = None if slate is None else {"device": "cpu", "threads": 1, "machine": {}, "slate": slate}
-    Policy(exits, 1, opened.variant_sha256, made_on=made_on).write(opened.folder / "policy.json")
+    Policy(exits, 1, opened.variant_sha256, top_k=top_k, made_on=made_on).write(opened.folder / "policy.json")
     digests = {"variant_sha256": opened.variant_sha256, "policy_sha256": opened.policy_sha256}
-    watch = AuditLimits(Loss.parse(loss), "ndcg@10", limit, limit / 2, False, "")
+    watch = AuditLimits(loss, "ndcg@10", limit, limit / 2, False)
     (opened.folder / "report.json").write_text(json.dumps({"schema": 2, **digests, "watch": watch.to_json()}))
     return Bundle.open(bundle)

@@ -31,7 +31,7 @@ static void structs_end_with_their_last_field(void) {
   if (sizeof(void*) != 8) return; /* numbers below are of 64-bit targets */
   END(rexit_id, text, 16);
   END(rexit_bundle_options, spinning, 96);
-  END(rexit_session_options, audit_seed, 40);
+  END(rexit_session_options, slate_bytes, 24);
   END(rexit_bundle_info, reserved_2, 144);
   END(rexit_variant_info, session_bytes, 368);
   END(rexit_exit_info, keep, 72);
@@ -44,8 +44,7 @@ static void structs_end_with_their_last_field(void) {
   END(rexit_request, scores, 176);
   END(rexit_json_options, input_size, 64);
   END(rexit_score, reserved, 24);
-  END(rexit_stats, draw, 104);
-  END(rexit_audit, skipped, 64);
+  END(rexit_stats, reserved, 104);
   END(rexit_segment_stats, slate_us, 48);
   END(rexit_memory, gpu, 56);
 }
@@ -84,7 +83,6 @@ static void null_is_refused(void) {
   EXPECT(rexit_bundle_verify(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trace(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_audit(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_prompt(NULL, NULL, NULL, 0, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score_json(NULL, NULL, 0, NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
 }

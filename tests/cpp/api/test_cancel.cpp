@@ -122,23 +122,6 @@ TEST_F(CancelTest, WhileARequestIsRead) {
   EXPECT_EQ(status, REXIT_CANCELLED);
 }
 
-// It has ended that call, and does not end the next audit, too.
-TEST_F(CancelTest, AnAuditAfterACancelledCallRuns) {
-  rexit::Session audited(bundle, 0, 0, 1);
-  const rexit::Policy policy{{0, 0, 0}, {0, 0, 0}};
-  ASSERT_EQ(audited.score(request().policy(policy)).stats.draw, REXIT_DRAWN);
-  std::atomic<bool> done{false};
-  std::thread cancelling([&] {
-    // Until the call below runs: a cancellation before it counts for nothing.
-    while (!done && audited.segments()[0].candidates <= slate.size()) std::this_thread::yield();
-    audited.cancel();
-  });
-  EXPECT_THROW(audited.score(long_request()), rexit::Error);
-  done = true;
-  cancelling.join();
-  EXPECT_EQ(audited.audit().exits.size(), slate.size());
-}
-
 TEST_F(CancelTest, OnlyThisSession) {
   rexit::Session other(bundle);
   std::atomic<bool> done{false};

@@ -130,23 +130,6 @@ TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
   for (int n = 0; n < 4; ++n) EXPECT_EQ(round(), 0u);
 }
 
-// A drawn slate is copied into the memory of an earlier one, and its audit needs none.
-TEST_P(AllocationsTest, NoneWhenAuditsRepeat) {
-  Session audited(loaded, std::size_t{1} << 16, 0, {1, 1});
-  const auto count = [&](std::size_t items) {
-    score(3, items, true);  // fills `request`, with a policy of its own
-    stats = rexit_stats{};
-    const std::size_t before = allocations;
-    audited.score(request, Clock::now(), stats);
-    EXPECT_EQ(stats.draw, REXIT_DRAWN);
-    EXPECT_NE(audited.audit(), nullptr);
-    return allocations - before;
-  };
-  EXPECT_GT(count(20), 0u);
-  for (const std::size_t items : {7u, 1u}) count(items);  // of other slates other candidates enter
-  for (const std::size_t items : {20u, 7u, 1u}) EXPECT_EQ(count(items), 0u);
-}
-
 // By token ids, also without a catalog.
 class TokenAllocationsTest : public AllocationsTest {
  protected:
@@ -278,21 +261,6 @@ TEST(KernelAllocations, ATaskWithoutMemoryIsReportedToTheCaller) {
   too_large = static_cast<std::size_t>(-1);
   attend();
   normalize();
-}
-
-// An answer is not lost for its audit.
-TEST(AuditAllocations, WithoutMemoryForItsCopyASlateIsSkipped) {
-  Audits audits({1, 1});
-  Prompt prompt;
-  prompt.tokens.assign(100, 1);
-  prompt.offsets = {0, 50, 100};
-  const std::vector<Answer> answers(1, Answer{0, 0, 0, false});
-  too_large = 300;
-  EXPECT_EQ(audits.draw(prompt, answers), REXIT_SKIPPED_MEMORY);
-  too_large = static_cast<std::size_t>(-1);
-  EXPECT_EQ(audits.waiting(), nullptr);
-  EXPECT_EQ(audits.draw(prompt, answers), REXIT_DRAWN);
-  EXPECT_EQ(audits.counts().skipped, 1u);
 }
 
 // ONNX Runtime's C code calls the log: an exception that crossed it would end the process.

@@ -279,8 +279,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const Opened& chosen = opened[bytes.below(std::size(opened))];
   rexit_session_options options{};
   options.cache_bytes = std::size_t{bytes.number<std::uint16_t>()};
-  options.audit = options.cache_bytes % 64 == 3 ? std::nan("") : options.cache_bytes % 2 == 1 ? 1 : 0;
-  options.audit_seed = 1;
   const auto memory = sized(options, bytes);
   rexit_session* session = nullptr;
   if (!ok(rexit_session_create(chosen.bundle, reinterpret_cast<const rexit_session_options*>(memory.get()), &session))) return 0;
@@ -305,16 +303,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         rexit_segment_stats stats{};
         const auto out = sized(stats, bytes);
         ok(rexit_session_get_segment(session, bytes.below(5), reinterpret_cast<rexit_segment_stats*>(out.get())));
-        break;
-      }
-      case 5: {
-        rexit_audit audit{};
-        const auto out = sized(audit, bytes);
-        auto* audit_out = reinterpret_cast<rexit_audit*>(out.get());
-        if (!ok(rexit_session_audit(session, audit_out)) || audit_out->struct_size < sizeof audit) break;
-        std::memcpy(&audit, out.get(), sizeof audit);
-        for (std::size_t i = 0; i < audit.item_count; ++i)
-          REXIT_PROMISE(audit.exits[i] < chosen.exits && std::isfinite(audit.policy_c[i]) && std::isfinite(audit.full_c[i]));
         break;
       }
       default:

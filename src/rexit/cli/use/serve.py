@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +28,7 @@ def serve(
     cache_mib: Annotated[int, typer.Option(min=1, help="MiB of cached prefixes per session.")] = 32,
     deadline_ms: Annotated[float | None, typer.Option(help="Deadline of requests that name none.")] = None,
     audit: Annotated[float, typer.Option(help="Share of answers to audit.")] = 0.0,
-    audit_log: Annotated[Path | None, typer.Option(help="File of audited slates.")] = None,
+    audit_log: Annotated[Path | None, typer.Option(help="File of audits.")] = None,
     on_alarm: Annotated[str, typer.Option(help="log or full-depth.")] = "log",
 ) -> None:
     """Score over HTTP: POST /v1/score and /v1/rerank, with GET /healthz, /readyz, /metrics and, for the fields, /docs.
@@ -36,8 +38,12 @@ def serve(
     curl localhost:8000/v1/score --json '{"user": 196, "items": [242, 302]}'
     ```
 
-    SIGTERM and Ctrl-C stop it once accepted requests are answered. SIGHUP opens the bundle again.
+    A request has at most 2,000 candidates, documents or recent interactions, and 1 MiB. SIGTERM and Ctrl-C stop the service once
+    accepted requests are answered. SIGHUP opens the bundle again.
     """
+    hung_up = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
+
     from rexit import runtime
     from rexit.serve import Auditor, Limits, Pool, create_app, run
     from rexit.serve.server import listen
@@ -49,10 +55,8 @@ def serve(
     if not audit and (audit_log is not None or on_alarm != "log"):
         raise InputError(f"{'--audit-log' if audit_log is not None else '--on-alarm'} is for --audit, expected a share above 0")
     listening = listen(host, port)
-    opened = partial(
-        runtime.open, bundle, variant, threads=threads or threads_for(sessions), cache_bytes=cache_mib << 20, audit=audit
-    )
-    auditor = Auditor(bundle, variant, audit_log, on_alarm) if audit else None
+    opened = partial(runtime.open, bundle, variant, threads=threads or threads_for(sessions), cache_bytes=cache_mib << 20)
+    auditor = Auditor(bundle, variant, audit, audit_log, on_alarm) if audit else None
     pool = Pool(opened, sessions, auditor=auditor)
     app = create_app(pool, Limits(deadline_ms=deadline_ms))
     served = f"{bundle} ({pool.info.variant}), {counted(sessions, 'session')}, on http://{host}:{listening.getsockname()[1]}"
@@ -62,7 +66,7 @@ def serve(
         if auditor is not None:
             _say(f"audits {audit:.3g} of the answers, {auditor.watch.limits.sentence()}")
 
-    run(app, pool, listening, ready, _say)
+    run(app, pool, listening, hung_up, ready, _say)
 
 
 def threads_for(sessions: int) -> int:
