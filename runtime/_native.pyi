@@ -75,7 +75,6 @@ class Info:
 
 class ExitInfo:
     earlier: list[float]
-    objectives: list[tuple[float, float]]
 
 class SegmentStats: ...
 class Stats: ...
@@ -85,7 +84,6 @@ class Scores:
     exit: NDArray[np.int64]
     probability: NDArray[np.float32]
     cut_short: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]  # [scores * objectives], or empty if there is one objective
     stats: Stats
     segments: list[SegmentStats]
 
@@ -95,7 +93,7 @@ class JsonAnswer:
     segments: list[SegmentStats]
 
 class Trace:
-    log_odds: NDArray[np.float32]  # [candidates * exits * objectives]
+    log_odds: NDArray[np.float32]  # [candidates * exits]
     stats: Stats
     segments: list[SegmentStats]
 
@@ -114,7 +112,6 @@ class Session:
     def reloaded(self) -> Session | None: ...
     def read_file(self, path: str) -> bytes: ...
     def info(self) -> Info: ...
-    def utility(self) -> dict[str, float]: ...
     def exits(self) -> list[ExitInfo]: ...
     def score(self, request: Request) -> Scores: ...
     def score_json(self, request: bytes, options: JsonOptions) -> JsonAnswer: ...

@@ -7,7 +7,6 @@
 
 #include "base/checked.hpp"
 #include "base/status.hpp"
-#include "bundle/objectives.hpp"
 #include "files/file_list.hpp"
 #include "files/json.hpp"
 #include "files/sha256.hpp"
@@ -120,7 +119,6 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
   variant.max_positions = limits.at("max_positions").size(1, model.max_positions);
   if (json.has("parity") && json.at("parity").has("tolerance"))
     variant.tolerance = json.at("parity").at("tolerance").finite_float();
-  variant.objectives = read_objectives(json);
   variant.past_padding = json.has("past_padding") && json.at("past_padding").boolean();
 
   const FileList files = read_file_sizes(json.at("files"));
@@ -134,7 +132,6 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
     const std::size_t begin = k == 0 ? 0 : exits[k - 1];
     variant.segments.push_back(
         read_segment(segments[k], folder, source.where(folder + "/variant.json"), files, begin, exits[k], k + 1 == exits.size()));
-    if (!variant.objectives.empty()) variant.segments.back().objectives = variant.objectives.size();
     file_names.insert(segments[k].at("graph").string());
     if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
@@ -220,7 +217,6 @@ Policy read_policy(const Json& root, std::size_t exits, const Variant& variant) 
   if (std::all_of(policy.keep.begin(), policy.keep.end(), [](std::size_t keep) { return keep == 0; })) policy.keep.clear();
   std::vector<float>& earlier = policy.earlier;
   if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();
-  read_utility(root, variant.objectives, policy);
   if (root.has("prior_shift")) policy.prior_shift = read_prior_shift(root.at("prior_shift"));
   if (root.has("quorum")) policy.quorum = root.at("quorum").size(0, max_candidates);
   if (root.has("top_k")) {
@@ -334,10 +330,7 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
   variant_.sha256 = files.at(description).sha256;
   variant_.golden = catalog ? catalog->golden(name) : folder + "/golden.safetensors";
 
-  if (has_zero_ && !variant_.objectives.empty())
-    fail(REXIT_UNSUPPORTED, manifest.at("exits").where(), ": begin with 0, but the variant has several objectives");
   policy_.exits.resize(exits());
-  if (!variant_.objectives.empty()) set_default_utility(variant_.objectives.size(), exits(), policy_);
   if (source.has(policy)) {
     const File file = source.open(policy);
     policy_sha256_ = sha256(file.data(), file.size());

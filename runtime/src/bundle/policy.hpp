@@ -16,7 +16,6 @@ namespace rexit::core {
 // Limits for policy.json. With larger values, c could overflow float32 for ordinary log-odds.
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
 constexpr float max_prior_shift = 100;
-constexpr float max_weight = 1e9f;                                                // of a utility
 constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest count
 
 // c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.
@@ -47,11 +46,7 @@ struct Policy {
   // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
   std::vector<float> earlier;
   std::vector<std::size_t> keep = {};  // [exits]: how many candidates of a slate go on at most; 0: no limit. Empty: no limits
-  // With several objectives, the utility's log-odds take the place of a head's (session/slate/utility.hpp).
-  std::vector<float> weights = {};               // [objectives], of the utility; empty: a single objective
-  std::vector<rexit_platt> objective_maps = {};  // [exits, objectives]
 
-  const rexit_platt* maps_of_objectives(std::size_t exit) const noexcept { return objective_maps.data() + exit * weights.size(); }
   const float* earlier_weights(std::size_t exit) const noexcept { return earlier.data() + exit * (exit - 1) / 2; }
   std::size_t keep_after(std::size_t exit) const noexcept { return keep.empty() ? 0 : keep[exit]; }
   // c at an exit, if `earlier` is not empty. log_odds: those of the heads so far, [exit + 1].

@@ -36,7 +36,6 @@ static void structs_end_with_their_last_field(void) {
   END(rexit_variant_info, session_bytes, 368);
   END(rexit_exit_info, keep, 72);
   END(rexit_platt, b, 8);
-  END(rexit_objective_info, reserved, 24);
   END(rexit_top_k, reserved, 40);
   END(rexit_policy, keep, 64);
   END(rexit_input, number, 40);

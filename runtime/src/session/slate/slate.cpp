@@ -27,7 +27,6 @@ Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, 
       backend_(backend),
       vectors_(vectors),
       hidden_bytes_(hidden_bytes != 0 ? hidden_bytes : default_hidden_bytes),
-      objectives_(bundle.objectives()),
       hidden_(backend, bundle.model().hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype)) {}
 
 void Slate::begin(std::size_t count, const float* zero, const StopRule& rule) {
@@ -59,11 +58,6 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
     fail(REXIT_TOO_LONG, "the policy has rules for the whole slate, but hidden states of only ", end, " of its ", count,
          " candidates fit into ", hidden_bytes_, " bytes; see slate_bytes");
   equal_.find(prompt, entering_);
-  if (objectives_ != 1) {
-    utility_.set_weights(rule.policy->weights);
-    probabilities_.assign(answers_.size() * objectives_, std::numeric_limits<float>::quiet_NaN());
-    candidate_log_odds_.resize(objectives_);
-  }
   for (const std::uint32_t i : entering_) stats.candidate_tokens += prompt.candidate_tokens(i);
   for (std::size_t begin = 0; begin < count;) {
     const std::size_t end = part_end(prompt, begin);
@@ -127,14 +121,11 @@ bool Slate::run_segment(std::size_t segment, const PrefixCache& prefix, const St
 void Slate::read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule) {
   const std::size_t exit = bundle_.exit_of(segment);
   const float* logits = logits_.data();
-  for (std::size_t i = begin; i < end; ++i, logits += 2 * objectives_) {
+  for (std::size_t i = begin; i < end; ++i, logits += 2) {
     Candidate& candidate = active_[i];
     const std::size_t equal = equal_.first(candidate.index);
     const bool is_repeated = equal != candidate.index && answers_[equal].exit == exit;
-    const float z = is_repeated        ? repeat(candidate, equal, segment, rule)
-                    : objectives_ == 1 ? log_odds(candidate, segment, logits)
-                                       : utility_log_odds(candidate, segment, logits, rule);
-    apply_exit_rule(candidate, exit, z, rule);
+    apply_exit_rule(candidate, exit, is_repeated ? answers_[equal].log_odds : log_odds(candidate, segment, logits), rule);
   }
 }
 
@@ -191,7 +182,7 @@ std::size_t Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t
   rows_.clear();
   for (std::size_t i = begin; i < end; ++i)
     rows_.push_back(static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first));
-  logits_.resize(2 * objectives_ * rows_.size());
+  logits_.resize(2 * rows_.size());
 
   Pass pass;
   pass.tokens = active_[end - 1].begin + active_[end - 1].tokens - first;
@@ -222,29 +213,6 @@ inline float Slate::log_odds(const Candidate& candidate, std::size_t segment, co
   return z;
 }
 
-// `logits`: (no, yes) for each objective.
-float Slate::utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
-  for (std::size_t k = 0; k < objectives_; ++k) candidate_log_odds_[k] = log_odds(candidate, segment, logits + 2 * k);
-  if (rule.trace != nullptr)
-    std::copy(candidate_log_odds_.begin(), candidate_log_odds_.end(),
-              rule.trace + (candidate.index * bundle_.exits() + segment) * objectives_);
-  return utility_.log_odds(rule.policy->maps_of_objectives(segment), candidate_log_odds_.data(),
-                           probabilities_.data() + candidate.index * objectives_);
-}
-
-// The log-odds of `equal`, which has the same tokens and has been read at this exit.
-float Slate::repeat(const Candidate& candidate, std::size_t equal, std::size_t segment, const StopRule& rule) {
-  if (objectives_ != 1) {
-    std::copy_n(probabilities_.data() + equal * objectives_, objectives_, probabilities_.data() + candidate.index * objectives_);
-    if (rule.trace != nullptr) {
-      float* trace = rule.trace + segment * objectives_;
-      const std::size_t row = bundle_.exits() * objectives_;
-      std::copy_n(trace + equal * row, objectives_, trace + candidate.index * row);
-    }
-  }
-  return answers_[equal].log_odds;
-}
-
 // `z`: the log-odds that the policy reads.
 void Slate::apply_exit_rule(Candidate& candidate, std::size_t exit, float z, const StopRule& rule) {
   const ExitRule& exit_rule = rule.policy->exits[exit];
@@ -264,7 +232,7 @@ void Slate::apply_exit_rule(Candidate& candidate, std::size_t exit, float z, con
 
   const bool last = exit + 1 == bundle_.exits();
   if (rule.trace != nullptr) {
-    if (objectives_ == 1) rule.trace[candidate.index * bundle_.exits() + exit] = z;
+    rule.trace[candidate.index * bundle_.exits() + exit] = z;
     candidate.stopped = last;
   } else if (rule.force_exit) {
     candidate.stopped = exit == *rule.force_exit;
@@ -353,7 +321,7 @@ std::size_t Slate::memory() const noexcept {
          answers_.capacity() * sizeof(Answer) + entering_.capacity() * sizeof(std::uint32_t) +
          undecided_.capacity() * sizeof(Candidate*) + moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
-         (logits_.capacity() + log_odds_.capacity() + probabilities_.capacity() + candidate_log_odds_.capacity()) * sizeof(float);
+         (logits_.capacity() + log_odds_.capacity()) * sizeof(float);
 }
 
 }  // namespace rexit::core
