@@ -9,24 +9,22 @@
 #include <limits>
 #include <vector>
 
-#include "rexit/rexit.h"
-
 namespace rexit::core {
 
-// Limits for policy.json. With larger values, c could overflow float32 for ordinary log-odds.
-constexpr float max_slope = 1e9f, max_intercept = 1e9f;
-constexpr float max_prior_shift = 100;
+class Json;
+
 constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest count
+
+constexpr float no_threshold = std::numeric_limits<float>::infinity();  // a threshold at which no candidate stops
 
 // c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.
 struct ExitRule {
   float a = 1, b = 0;
-  float upper = std::numeric_limits<float>::infinity(), lower = std::numeric_limits<float>::infinity();
+  float upper = no_threshold, lower = no_threshold;
 
   float calibrated(float log_odds) const noexcept { return a * log_odds + b; }
   bool confident(float c) const noexcept {
-    constexpr float never = std::numeric_limits<float>::infinity();
-    return (c >= upper && upper != never) || (c <= -lower && lower != never);
+    return (c >= upper && upper != no_threshold) || (c <= -lower && lower != no_threshold);
   }
 };
 
@@ -57,6 +55,11 @@ struct Policy {
     return c;
   }
 };
+
+// Reads a policy for `exits` exits from policy.json. Throws REXIT_CORRUPT.
+Policy read_policy(const Json& root, std::size_t exits);
+// Reads its rules alone (`patience`, `quorum`, `top_k`, and thresholds and `keep` of the exits), and leaves the maps of `policy`.
+void read_rules(const Json& root, Policy& policy);
 
 // The number of a candidate's last heads that agree on the sign of c.
 struct Agreement {
