@@ -32,15 +32,14 @@ static void structs_end_with_their_last_field(void) {
   END(rexit_id, text, 16);
   END(rexit_bundle_options, spinning, 96);
   END(rexit_session_options, slate_bytes, 24);
-  END(rexit_bundle_info, reserved_2, 144);
+  END(rexit_bundle_info, reserved_2, 136);
   END(rexit_variant_info, session_bytes, 368);
-  END(rexit_exit_info, keep, 72);
-  END(rexit_platt, b, 8);
+  END(rexit_exit_info, keep, 64);
   END(rexit_top_k, reserved, 40);
   END(rexit_policy, keep, 64);
   END(rexit_input, number, 40);
   END(rexit_tokens, candidate_count, 48);
-  END(rexit_request, scores, 176);
+  END(rexit_request, scores, 160);
   END(rexit_json_options, input_size, 64);
   END(rexit_score, reserved, 24);
   END(rexit_stats, reserved, 104);
