@@ -13,13 +13,12 @@ report.html and traces.safetensors. The data moves in this order:
     goal                     what a policy must keep
     candidates               the search's policies, certified on users who had no part in choosing
     certify                  losses of users -> a guarantee
-    groups                   the same, of users known to be apart
     plan                     losses of the choosing users -> how many would certify
     watch                    the same users' losses without labels -> the limits that a service watches
     comparison               ways to stop, on the test split
     decide                   choose, certify, compare -> the policy
     probabilities/  prior    sampled negatives -> a shift that makes probabilities those in the population
-                reliability, reliability_table    probabilities and labels -> how right they are, in all and by group
+                reliability  probabilities and labels -> how right they are
     reporting/  verdict      what to do, in words
                 content      all of it -> report.json
                 plots        report.json -> pictures

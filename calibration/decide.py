@@ -34,7 +34,6 @@ from rexit.calibration.choose import platt
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.comparison import Comparison, Gain, Row
 from rexit.calibration.goal import Goal
-from rexit.calibration.groups import Group, test_groups
 from rexit.calibration.metrics import LABEL_FREE, Metric
 from rexit.calibration.record.traces import Traces, split_users
 from rexit.errors import InputError
@@ -68,7 +67,6 @@ class Decision:
         users_needed: about how many users with a value would have certified the first candidate that failed (infinite: no
             number would); None if none failed, or it failed by metrics over pairs alone.
         watch: the losses and limits that a service watches; None if the policy runs every candidate to full depth.
-        groups: the test of each group that was asked for.
     """
 
     goal: Goal
@@ -84,7 +82,6 @@ class Decision:
     saving: float
     users_needed: float | None
     watch: AuditLimits | None = None
-    groups: tuple[Group, ...] = ()
 
     def certificate(self) -> dict[str, Any] | None:
         """Returns `certificate` of policy.json; None for full depth."""
@@ -178,16 +175,6 @@ def decide(
             goal,
             goal.error / len(candidates),  # the policy was chosen among them
         ),
-        groups=()
-        if chosen is None
-        else test_groups(
-            validation.fields,
-            certifiers,
-            lambda part: evaluate(part, goal.metrics),
-            chosen.policy,
-            goal,
-            len(candidates),
-        ),
     )
 
 
@@ -197,7 +184,7 @@ def back_to_full_depth(decision: Decision) -> Decision:
     policy = replace(full, made_on=decision.policy.made_on, prior_shift=decision.policy.prior_shift)
     row = replace(decision.rows[0], name="policy")
     rows = (*decision.rows[:-1], row)
-    return replace(decision, policy=policy, chosen=None, rows=rows, gains=(), watch=None, groups=())
+    return replace(decision, policy=policy, chosen=None, rows=rows, gains=(), watch=None)
 
 
 def _check_labels(validation: Traces, test: Traces, goal: Goal) -> None:

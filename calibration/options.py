@@ -22,7 +22,6 @@ class CalibrationOptions:
         confidence: that no metric drops by more; 0.5 to below 1.
         top_k: how many candidates of a slate users are shown; None: all.
         tail: at most that share of users may lose more, SHARE:LOSS; None: users who lose most are not tested.
-        by: groups to test alone: `user.count`, or inputs of the template.
         labels: whether a catalog's labels count; False: as if there were none, as in a file of slates without them.
         slate: candidates per slate; None: SIZE, or for a file of slates the size of its largest slate.
         max_slates: the most slates of each split, evenly spaced; 0: all.
@@ -39,7 +38,6 @@ class CalibrationOptions:
     confidence: float = 0.95
     top_k: int | None = None
     tail: str | None = None
-    by: Sequence[str] = ()
     labels: bool = True
     slate: int | None = None
     max_slates: int = 5000

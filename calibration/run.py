@@ -17,7 +17,6 @@ from rexit.audit.betting import Tail
 from rexit.audit.limits import REPORT_FILE
 from rexit.baselines import ZERO, baselines, doubt_without_labels
 from rexit.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
-from rexit.bundle.inputs import Input
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics
@@ -26,7 +25,6 @@ from rexit.calibration.comparison import baseline_rows
 from rexit.calibration.goal import Goal
 from rexit.calibration.options import METRICS, CalibrationOptions
 from rexit.calibration.probabilities import prior
-from rexit.calibration.probabilities.reliability_table import by_frequency
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.record.traces import collect, join
@@ -41,16 +39,10 @@ from rexit.process import interrupts
 from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.ranking import bootstrap
-from rexit.slates import SIZE, AnySlate, Slate, cut, spread, without_labels
+from rexit.slates import SIZE, AnySlate, cut, spread, without_labels
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
-
-USER_COUNT = "user.count"
-"""Divides users by their interactions before a slate."""
-
-MISSING = "missing"
-"""Value of a pair that has none."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,6 @@ class _Work:
         slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
         if not options.labels:
             slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
-        fields = self._groups(slates["validation"])
         users = list({slate.user: None for slate in slates["validation"]})
         certifying = len(users) - len(roles.choosing(users))
         for part in slates.values():  # before minutes of scoring
@@ -145,7 +136,6 @@ class _Work:
         recorded = self._read_recording(slates) if options.from_traces else self._record(slates)
         profile = recorded.profile
         traces = {name: join(part, recorded.log_odds[name], name) for name, part in slates.items()}
-        traces["validation"] = replace(traces["validation"], fields=fields)
         tokens = recorded.prefix_tokens, recorded.candidate_tokens
         costs = profile.costs(*tokens, bundle.variant.max_tokens)
         self._progress("search", 0, 1)
@@ -193,11 +183,6 @@ class _Work:
                 [metrics.parse(name) for name in decision.rows[0].values],
             ),
             negative_rate=rate,
-            item_counts=_item_counts(source, slates["test"]),
-            fields={
-                entry.name: [value for slate in slates["test"] for value in [_value(entry, slate)] * len(slate.items)]
-                for entry in (_inputs_with_words(source) if isinstance(source, Catalog) else ())
-            },
             fitting=_fitting(source),
         )
         report = build(bundle, options, findings)
@@ -234,23 +219,6 @@ class _Work:
         if len(self._depths) < 2:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
         return goal
-
-    def _groups(self, slates: Sequence[AnySlate]) -> dict[str, NDArray[np.str_]]:
-        """Each slate's group, by what divides them. Raises InputError for a name that divides nothing here."""
-        catalog = self._bundle.catalog if self._bundle.has_catalog else None
-        inputs = {} if catalog is None else {entry.name: entry for entry in _inputs_with_words(catalog)}
-        names = [] if catalog is None else [USER_COUNT, *inputs]
-        own = [slate for slate in slates if isinstance(slate, Slate)]
-        fields = {}
-        for name in self._options.by:
-            if catalog is None or name not in names:
-                raise InputError(f"by {name!r}: expected {' or '.join(names) or 'a bundle with a catalog'}")
-            if name == USER_COUNT:
-                groups = list(by_frequency(_user_counts(catalog, own)))
-                fields[name] = np.select([inside for _, inside in groups], [group for group, _ in groups], MISSING)
-            else:
-                fields[name] = np.array([_value(inputs[name], slate) for slate in own], str)
-        return fields
 
     def _runtime_session(self, folder: Path) -> Any:
         from rexit import runtime
@@ -321,38 +289,6 @@ def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: i
     """The decision with a policy that says where its costs were measured, and how many candidates a slate had."""
     made_on = {name: value for name, value in vars(conditions).items() if name != "variant_sha256"} | {"slate": slate}
     return replace(decision, policy=replace(decision.policy, made_on=made_on, certificate=decision.certificate()))
-
-
-def _item_counts(source: Catalog | SlatesFile | RequestLog, slates: Sequence[AnySlate]) -> NDArray[np.int64] | None:
-    """Training interactions of each pair's item, int64 [n]; None: the candidates of a file have no past."""
-    if not isinstance(source, Catalog):
-        return None
-    counts = np.bincount(source.split("train").items, minlength=len(source.items))
-    return np.asarray(counts[np.concatenate([source.items.rows(slate.items) for slate in slates])], np.int64)
-
-
-def _user_counts(catalog: Catalog, slates: Sequence[Slate]) -> NDArray[np.int64]:
-    """What a template's `user.count` says of each slate's user: interactions before the slate, int64 [S]."""
-    offsets, times = catalog.user_table["history_offsets"], catalog.user_table["history_times"]
-    counts = []
-    for slate, row in zip(slates, catalog.users.find([slate.user for slate in slates]).tolist(), strict=True):
-        known = times[offsets[row] : offsets[row + 1]] if row >= 0 else times[:0]
-        before = len(known) if slate.as_of is None else int(np.searchsorted(known, slate.as_of))
-        counts.append(before + len(list(slate.recent or ())))
-    return np.array(counts, np.int64)
-
-
-def _inputs_with_words(catalog: Catalog) -> list[Input]:
-    """The inputs that have values or bins."""
-    return [entry for entry in catalog.inputs.entries if entry.words]
-
-
-def _value(entry: Input, slate: AnySlate) -> str:
-    """The name of the value or of the bin that a slate has of an input."""
-    codes = entry.encode(slate.inputs.get(entry.name)).tolist() if isinstance(slate, Slate) else []
-    for code in codes:
-        return entry.values[code] if entry.values else f"{entry.bins[code]:g} to below {entry.bins[code + 1]:g}"
-    return MISSING
 
 
 def _fitting(source: Catalog | SlatesFile | RequestLog) -> int:

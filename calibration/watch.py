@@ -1,7 +1,8 @@
 """The limit that a service watches: what the certifying users lose without labels under the policy.
 
 1. The loss: a certified metric that needs no labels, with the limit that was promised. Without one, a replacement for the first
-   metric: top-k overlap for NDCG@K if at least half of the certifying users have a slate of more than K, else rank correlation.
+   metric: top-k overlap for NDCG@K if at least half of the certifying users have a slate of more than K, else rank correlation
+   if half of them have one of two or more, else agreement, which every slate has.
 2. A tail that was certified is watched, too: an upper bound of the share of users whose first slate loses more.
 3. A limit that was not promised is an upper bound of the expected loss, by the same bets as the certificate's. The policy was
    chosen among those tested, so they share the level.
@@ -79,8 +80,12 @@ def _loss(certifying: Evaluation, metrics: Sequence[Metric]) -> tuple[Metric, Lo
     if label_free is not None:
         return label_free, label_free
     metric, traces = metrics[0], certifying.traces
-    large = np.diff(traces.offsets) > metric.k
-    users = np.unique(traces.users[traces.offsets[:-1]][large])
-    if metric.kind == "ndcg" and 2 * len(users) >= traces.user_count:
+
+    def usual(size: int) -> bool:
+        """Whether half of the users have a slate of more than so many candidates."""
+        users = traces.users[traces.offsets[:-1]][np.diff(traces.offsets) > size]
+        return 2 * len(np.unique(users)) >= traces.user_count
+
+    if metric.kind == "ndcg" and usual(metric.k):
         return metric, Loss("top-k-overlap", metric.k)
-    return metric, Loss("rank-correlation")
+    return metric, Loss("rank-correlation" if usual(1) else "agreement")

@@ -5,8 +5,8 @@ The compiled module has a struct for most of these classes, with the same names 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -49,7 +49,6 @@ class Info:
         policy_sha256: Digest of the variant's policy.json; empty without a policy.
         segments: Segments of the model: as many as exits, or one less with exit zero.
         scores: Whether requests must have `scores`, which exit zero reads: by ids or, without a catalog, by token ids.
-        utility: With several objectives, their weights in the policy's utility, by name; empty: there is one.
     """
 
     users: int
@@ -71,7 +70,6 @@ class Info:
     policy_sha256: str
     segments: int
     scores: bool
-    utility: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,6 @@ class ExitInfo:
         fall: How far c may still fall, for the top-k rule; 0: no such rule.
         keep: How many candidates of a slate go on after this exit at most; 0: no limit.
         earlier: Weights in c of the log-odds at the exits before this one; empty: they add nothing.
-        objectives: With several objectives, a and b of each one's own map, and z is the utility's log-odds; empty: there is one.
     """
 
     layers: int
@@ -103,7 +100,6 @@ class ExitInfo:
     fall: float
     keep: int = 0
     earlier: tuple[float, ...] = ()
-    objectives: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,12 +195,11 @@ class Score(NamedTuple):
 
     Attributes:
         item: The item's id.
-        probability: Calibrated probability of a like; with several objectives, of the utility. None without an answer.
-        log_odds: Raw logit(yes) - logit(no) at the exit that answered, or the utility's; None without an answer.
+        probability: Calibrated probability of a like; None without an answer.
+        log_odds: Raw logit(yes) - logit(no) at the exit that answered; None without an answer.
         exit: The exit that answered, from 0; None without an answer.
         layers: Depth of that exit; 0 without an answer.
         cut_short: Whether the deadline stopped the candidate. If it did so before the first exit, there is no answer.
-        objectives: With several objectives, each one's calibrated probability by name; None without an answer, or with one.
     """
 
     item: Id
@@ -213,7 +208,6 @@ class Score(NamedTuple):
     exit: int | None
     layers: int
     cut_short: bool
-    objectives: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,14 +223,12 @@ class Scores:
     Attributes:
         items: The ids, [n].
         index: Their places in the request, int64 [n].
-        probability: Calibrated probabilities of a like, float32 [n]; with several objectives, of the utility.
-        log_odds: Raw logit(yes) - logit(no) at the exit that answered, float32 [n]; with several objectives, the utility's.
+        probability: Calibrated probabilities of a like, float32 [n].
+        log_odds: Raw logit(yes) - logit(no) at the exit that answered, float32 [n].
         exit: The exits that answered, from 0, int64 [n].
         layers: Depths of those exits, int64 [n]; 0 without an answer.
         cut_short: Which candidates the deadline stopped, bool [n].
         stats: What the request cost.
-        objectives: Names of several objectives; empty: there is one.
-        probabilities: Each objective's calibrated probabilities, float32 [n, objectives].
     """
 
     items: NDArray[Any]
@@ -247,8 +239,6 @@ class Scores:
     layers: NDArray[np.int64]
     cut_short: NDArray[np.bool_]
     stats: Stats
-    objectives: tuple[str, ...]
-    probabilities: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -274,7 +264,6 @@ class Scores:
             int(self.exit[place]) if answered else None,
             int(self.layers[place]),
             bool(self.cut_short[place]),
-            dict(zip(self.objectives, self.probabilities[place].tolist(), strict=True)) if answered and self.objectives else None,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -288,17 +277,12 @@ class Scores:
         """Returns plain JSON values: whether the user is `known`, the `scores` as objects, and the `stats`."""
         return {
             "known": self.stats.known_user,
-            "scores": [self._json(score) for score in self],
+            "scores": [score._asdict() for score in self],
             "stats": self.stats.to_dict(),
         }
 
-    def _json(self, score: Score) -> dict[str, Any]:
-        """One objective has no name to put a probability under."""
-        values = score._asdict()
-        return values if self.objectives else {name: value for name, value in values.items() if name != "objectives"}
 
-
-_ARRAYS = tuple(part.name for part in fields(Scores) if part.name not in ("stats", "objectives"))
+_ARRAYS = tuple(part.name for part in fields(Scores) if part.name != "stats")
 
 
 @dataclass(frozen=True)
@@ -340,7 +324,7 @@ class Trace:
     """Every exit's raw log-odds.
 
     Attributes:
-        log_odds: float32 [items, exits]; with several objectives [items, exits, objectives].
+        log_odds: float32 [items, exits].
         stats: What it cost to compute them.
     """
 

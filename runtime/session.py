@@ -11,11 +11,11 @@ from typing import Any, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import _native
 from rexit.bundle import Id
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
 from rexit.request import AnyRequest, Request, RequestFields, TokenRequest
+from rexit.runtime import _native
 from rexit.runtime._answers import (
     ExitInfo,
     GoldenCheck,
@@ -136,10 +136,8 @@ class Session:
         self._native: _native.Session | None = native
         self._path = path
         self._inputs: InputEncoder | None = None
-        self.info = read(Info, native.info(), utility=native.utility())
-        self.exits = tuple(
-            read(ExitInfo, exit_, earlier=tuple(exit_.earlier), objectives=tuple(exit_.objectives)) for exit_ in native.exits()
-        )
+        self.info = read(Info, native.info())
+        self.exits = tuple(read(ExitInfo, exit_, earlier=tuple(exit_.earlier)) for exit_ in native.exits())
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one is for exit -1, no answer
 
     def __repr__(self) -> str:
@@ -214,7 +212,7 @@ class Session:
         if (rule := to_policy(policy)) is not None:
             native.policy(rule)
         answer = self._open.score(native)
-        exits, objectives = answer.exit, tuple(self.info.utility)
+        exits = answer.exit
         return read(
             Scores,
             answer,
@@ -223,8 +221,6 @@ class Session:
             layers=self._depths[exits],
             cut_short=answer.cut_short.astype(np.bool_),
             stats=_stats(answer),
-            objectives=objectives,
-            probabilities=(answer.probabilities if objectives else answer.probability).reshape(len(exits), -1),
         )
 
     def score_json(
@@ -273,8 +269,8 @@ class Session:
         items: Sequence[Id] | NDArray[Any] | None = None,
         **fields: Unpack[RequestFields],
     ) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits], or with several objectives
-        [items, exits, objectives]. Arguments: see `score`."""
+        """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits]. Arguments: see
+        `score`."""
         return self.trace_with_stats(request_or_user, items, **fields).log_odds
 
     def trace_with_stats(
@@ -378,8 +374,7 @@ class Session:
 
     def _by_exit(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `trace` returns them."""
-        objectives = (len(self.info.utility),) if self.info.utility else ()
-        return log_odds.reshape(-1, self.info.exits, *objectives)
+        return log_odds.reshape(-1, self.info.exits)
 
     @property
     def _open(self) -> _native.Session:

@@ -49,7 +49,11 @@ SENTENCE_TRANSFORMERS = {
     "st_onnx": ("optimum", {"backend": "onnx"}, "fp32"),
     "st_onnx_int8": ("optimum", {"backend": "onnx", "file": "model_qint8_avx512_vnni.onnx"}, "int8"),
     "st_openvino": ("openvino", {"backend": "openvino"}, "bf16"),
-    "st_openvino_static_int8": ("openvino", {"backend": "openvino", "file": "openvino_model_qint8_quantized.xml", "pairs": ""}, "int8"),
+    "st_openvino_static_int8": (
+        "openvino",
+        {"backend": "openvino", "file": "openvino_model_qint8_quantized.xml", "pairs": ""},
+        "int8",
+    ),
     "st_openvino_int8_weights": ("openvino", {"backend": "openvino", "file": "openvino_model_int8_weights.xml"}, "int8"),
 }
 """Environment of peers.sh, setup, and precision of each peer. `pairs` is filled in: pairs of the training split."""

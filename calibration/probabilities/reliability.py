@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +26,11 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Reliability:
-    """How right the probabilities of a group of pairs are.
+    """How right the probabilities of all pairs are, as the policy answers them or at an exit.
 
     Attributes:
-        by: what divides the pairs into groups: "answers", "exit", "item frequency", or a field.
-        group: name of the group.
+        by: "answers" or "exit".
+        group: "all", or the exit's layers.
         pairs: number of pairs.
         predicted, observed: mean probability and share of likes, in the population.
         ratio: predicted over observed; None without a like.
@@ -60,17 +62,14 @@ class Split:
     users: NDArray[np.int64]
     rate: float = 1.0
 
-    def reliability(self, by: str, group: str, p: NDArray[np.float32], pairs: NDArray[np.bool_] | None = None) -> Reliability:
+    def reliability(self, by: str, group: str, p: NDArray[np.float32]) -> Reliability:
         """Returns how right probabilities are.
 
         Args:
             by, group: names, see `Reliability`.
             p: probabilities in the population, float32 [n].
-            pairs: the group's, bool [n], at least one; None: all.
         """
-        inside: slice | NDArray[np.bool_] = slice(None) if pairs is None else pairs
-        liked, p64 = self.liked[inside], p[inside].astype(np.float64)
-        users = np.unique(self.users[inside], return_inverse=True)[1]
+        liked, p64, users = self.liked, p.astype(np.float64), self.users
         weights, bins, count = _weights(liked, self.rate), _bin_numbers(p64), int(users.max()) + 1
 
         # Sums by user; the excess, predicted minus observed, also by bin.
@@ -93,6 +92,27 @@ class Split:
             ece=(float(np.abs(excess.sum(0)).sum() / all_pairs), *_ends(ece_draws)),
             chance=float(np.sqrt(2 / np.pi * variance).sum() / all_pairs),  # the mean of a normal's absolute value
         )
+
+
+def table_of(split: Split, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]) -> list[Reliability]:
+    """Returns the report's rows: the policy's answers, then all candidates at every exit, as a deadline may stop any there.
+
+    Args:
+        split: the pairs.
+        depths: layers of each exit.
+        p: probabilities at each exit, float32 [n, E].
+        stops: where the policy stops each pair, int64 [n].
+    """
+    answers = np.take_along_axis(p, stops[:, None], 1)[:, 0]
+    exits = (split.reliability("exit", str(layers), np.ascontiguousarray(p[:, k])) for k, layers in enumerate(depths))
+    return [split.reliability("answers", "all", answers), *exits]
+
+
+def title(row: Mapping[str, Any]) -> str:
+    """Returns what tables call a row. row: the fields of a Reliability."""
+    if row["by"] == "answers":
+        return "the policy's answers"
+    return f"all candidates {'at exit zero' if row['group'] == '0' else 'after layer ' + row['group']}"
 
 
 def diagram(p: NDArray[np.float32], outcomes: NDArray[np.generic], rate: float = 1.0) -> list[dict[str, float]]:

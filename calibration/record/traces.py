@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +34,6 @@ class Traces:
         offsets: where each slate begins, and n: int64 [S + 1].
         ids: the users' ids, by number.
         known: whether each pair has a label, bool [n]; None: all have. An unknown label is False in `liked`.
-        fields: what divides the slates into groups, by name: str [S].
     """
 
     log_odds: NDArray[np.float32]
@@ -43,7 +42,6 @@ class Traces:
     offsets: NDArray[np.int64]
     ids: tuple[Id, ...]
     known: NDArray[np.bool_] | None = None
-    fields: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.liked)
@@ -69,10 +67,7 @@ class Traces:
 
     def of_users(self, mask: NDArray[np.bool_]) -> Traces:
         """Returns the traces of some users, numbered anew. mask: which users, bool [user_count]."""
-        return self.of_slates(mask[self.users[self.offsets[:-1]]])
-
-    def of_slates(self, mask: NDArray[np.bool_]) -> Traces:
-        """Returns the traces of some slates, their users numbered anew. mask: which slates, bool [S]."""
+        mask = mask[self.users[self.offsets[:-1]]]
         sizes = np.diff(self.offsets)
         pairs = np.repeat(mask, sizes)
         numbers, users = np.unique(self.users[pairs], return_inverse=True)
@@ -85,7 +80,6 @@ class Traces:
             users=users.astype(np.int64),
             offsets=np.concatenate(([0], np.cumsum(sizes[mask]))).astype(np.int64),
             ids=tuple(self.ids[n] for n in numbers.tolist()),
-            fields={name: values[mask] for name, values in self.fields.items()},
         )
 
 

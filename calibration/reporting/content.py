@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,10 +15,8 @@ from rexit.bundle import Bundle
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.calibration.comparison import Baseline, Interval, Row
 from rexit.calibration.decide import FULL_DEPTH, LAST_HEAD, Decision
-from rexit.calibration.groups import sentence
 from rexit.calibration.options import CalibrationOptions
-from rexit.calibration.probabilities import reliability_table
-from rexit.calibration.probabilities.reliability import Split, diagram
+from rexit.calibration.probabilities.reliability import Split, diagram, table_of
 from rexit.calibration.record.traces import Traces
 from rexit.calibration.reporting import verdict
 from rexit.measure.costs import Costs, depth_name
@@ -61,8 +59,6 @@ class Findings:
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`.
         baselines: rankings of the test split to compare with.
         negative_rate: the share of the population's negatives in the labels.
-        item_counts: training interactions of each test pair's item, int64 [n]; None: unknown.
-        fields: each test pair's values, by a field's name.
         fitting: how many users fit.
     """
 
@@ -75,8 +71,6 @@ class Findings:
     doubt: str | None
     baselines: Sequence[Baseline] = ()
     negative_rate: float = 1.0
-    item_counts: NDArray[np.int64] | None = None
-    fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fitting: int = 0
 
 
@@ -90,7 +84,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     milliseconds = _by_row(decision, timings.milliseconds, depths) if timings else {}
     speeds = _by_row(decision, timings.speeds, depths) if timings else {}
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name), "speed": speeds.get(row.name)} for row in decision.rows]
-    groups = list(map(asdict, decision.groups))
     gain, dearer = _gain(decision, milliseconds, depths), _dearer(decision, milliseconds, depths)
     rows = {row["policy"]: row for row in table}
     asked = None if bundle.manifest.catalog_sha256 is None else options.slate  # a file's slates are as long as they are
@@ -109,7 +102,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 slower=findings.slower,
                 doubt=findings.doubt,
                 labelled=test.labelled,
-                groups=sentence(groups),
             )
         ),
         "variant": bundle.variant.name,
@@ -150,7 +142,6 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "dearer": dearer,
         "saving": decision.saving,
         "users_needed": _finite(decision.users_needed),
-        "groups": groups,
         "watch": decision.watch and decision.watch.to_json(),
         "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},
     }
@@ -200,7 +191,7 @@ def _probabilities(
     if not test.labelled:
         return []
     split = Split(test.liked, test.users, findings.negative_rate)
-    return list(map(asdict, reliability_table.table(split, depths, p, stops, findings.item_counts, findings.fields)))
+    return list(map(asdict, table_of(split, depths, p, stops)))
 
 
 def _finite(number: float | None) -> float | None:

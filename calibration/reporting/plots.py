@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
-from rexit.calibration.probabilities.reliability_table import title
+from rexit.calibration.probabilities.reliability import title
 from rexit.measure.costs import depth_name, exit_name
 
 UNIT = 72
@@ -155,10 +155,9 @@ def reliability(report_exit: Mapping[str, Any]) -> str:
 
 
 def ratios(report: Mapping[str, Any]) -> str:
-    """Returns the calibration ratio of each group of pairs, with its interval."""
+    """Returns the calibration ratio of the policy's answers and of each exit, with its interval."""
     rows = [row for row in report["probabilities"]["table"] if row["ratio"] is not None]
-    kinds = list(dict.fromkeys(row["by"] for row in rows))
-    colours = dict(zip(kinds, ("ink", "fixed", "policy", *("extra",) * len(kinds)), strict=False))
+    colours = {"answers": "ink", "exit": "fixed"}
 
     def draw(axes: Axes) -> None:
         axes.axvline(1, linestyle=(0, (4, 3)), color=COLOURS["muted"], linewidth=1)
@@ -174,7 +173,7 @@ def ratios(report: Mapping[str, Any]) -> str:
         axes.grid(True, axis="x", linewidth=0.6)
 
     description = "Each with its 95 % interval over users; at 1 as many are liked as promised. The table has the figures."
-    return _svg(draw, (560, 70 + 24 * len(rows)), "Calibration ratio by group", description)
+    return _svg(draw, (560, 70 + 24 * len(rows)), "Calibration ratio", description)
 
 
 def _ms(rows: Sequence[Mapping[str, Any]]) -> list[float]:

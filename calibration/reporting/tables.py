@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rexit.calibration.choose.maps import ALL
-from rexit.calibration.probabilities.reliability_table import title
+from rexit.calibration.probabilities.reliability import title
 from rexit.words import in_words
 
 Report = Mapping[str, Any]
@@ -43,7 +43,6 @@ def tables(report: Report) -> dict[str, Table]:
         "probabilities": probabilities(report),
         "costs": _costs(report),
         "tested": _tested(report),
-        "groups": groups(report),
         "ways": _ways(report),
         "thresholds": _thresholds(report),
         "top_k": _top_k(report),
@@ -75,24 +74,6 @@ def probabilities(report: Report) -> Table:
                 "by chance": f"{row['chance']:.4f}",
             }
             for row in report["probabilities"]["table"]
-        ],
-    )
-
-
-def groups(report: Report) -> Table:
-    """Returns the test of each group, which the terminal shows too."""
-    return Table(
-        "Groups of the certifying users, each tested alone; p-values corrected for their number (Holm)",
-        [
-            {
-                "users with": f"{row['by']} {row['group']}",
-                **{f"loss of {name}": f"{row['losses'][name]:.4f}" if row["losses"] else ABSENT for name in row["users"]},
-                "users": f"{min(row['users'].values()):,}",
-                "p": f"{row['p_value']:.3g}",
-                "corrected": f"{row['corrected']:.3g}",
-                "kept": "yes" if row["kept"] else "not shown",
-            }
-            for row in report["groups"]
         ],
     )
 

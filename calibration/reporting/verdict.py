@@ -79,7 +79,6 @@ def judge(
     slower: bool = False,
     doubt: str | None = None,
     labelled: bool = True,
-    groups: str | None = None,
 ) -> Verdict:
     """Returns the verdict of a calibration.
 
@@ -94,7 +93,6 @@ def judge(
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         doubt: why the model's ranking may be worth nothing.
         labelled: whether the slates have labels.
-        groups: for which groups the goal is shown, in a sentence.
     """
     if decision.chosen is None:
         verdict = _keep_full_model(decision, profile, slower)
@@ -104,7 +102,7 @@ def judge(
         verdict = _use_policy(decision, depths, table, gain)
         if dearer is not None:
             verdict = replace(verdict, summary=(*verdict.summary, _better(decision.goal, table, dearer)))
-    verdict = replace(verdict, summary=(*verdict.summary, *(part for part in (groups, slates) if part is not None)))
+    verdict = replace(verdict, summary=(*verdict.summary, *([] if slates is None else [slates])))
     if not labelled:
         verdict = replace(verdict, summary=(NO_LABELS, *map(_sentence, verdict.summary)))
     verdict = replace(verdict, guarantee=_guarantee(decision), shortfall=_shortfall(decision), doubt=doubt)

@@ -20,13 +20,13 @@ from torch_geometric.nn import LightGCN
 from rexit.errors import InputError
 from rexit.exporter.libraries.threads import threads_for
 from rexit.exporter.options import LightGCNOptions
-from rexit.exporter.retriever.propagation import Graph, product, propagated, row_offsets
+from rexit.exporter.retriever.propagation import Graph, propagated
 from rexit.exporter.retriever.recall import Recall
 from rexit.exporter.retriever.spectral import leading
 from rexit.progress import Progress, silent
 
 EVALUATE_EVERY = 5  # epochs
-BLOCK = 1 << 14  # likes whose embeddings are in memory at once: small enough for a cache
+BLOCK = 1 << 11  # likes whose embeddings are in memory at once: small enough for a cache
 K = 20  # recall@K
 LARGE = 1 << 22  # numbers in the embeddings: with more, training from random weights takes too many steps
 
@@ -124,8 +124,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress, epochs: i
         if epoch:
             for chosen in torch.split(torch.randperm(len(user), generator=generator), batch):
                 negative = torch.randint(items, (options.negatives, len(chosen)), generator=generator).int()
-                chosen, order_in_batch = chosen.sort()  # by user, so that the users' rows are read in sequence
-                rows = torch.cat([item[chosen][None], negative[:, order_in_batch]])
+                rows = torch.cat([item[chosen][None], negative])
                 _backward(model, graph, user[chosen], rows, options.weight_decay)
                 optimizer.step()
             progress("LightGCN", epoch, last)
@@ -149,55 +148,36 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress, epochs: i
     )
 
 
-@torch.no_grad()
 def _backward(model: LightGCN, graph: Graph, user: Tensor, rows: Tensor, weight_decay: float) -> None:
     """Sets the weights' gradient for one batch.
 
-    Propagation is linear and the graph symmetric. So the gradient by weights is the gradient by embeddings, propagated once.
-    autograd would transpose the graph in each layer of each step, which costs several products with it, and would fill tables of
-    all users and items for each part of a batch.
+    The loss is differentiated by the embeddings alone. Propagation is linear and the graph symmetric, so the gradient by weights
+    is that gradient, propagated once; autograd would transpose the graph in each layer of each step.
 
     Args:
         model: the model whose weights' `grad` is set.
         graph: the likes.
-        user: int32 [n], ascending.
+        user: int32 [n].
         rows: int32 [1 + negatives, n], the liked items, then the sampled ones.
         weight_decay: BPR's lambda.
     """
-    weight, users = model.embedding.weight, len(graph.user_degree)
-    embeddings = propagated(model, weight, graph)
-    of_users, of_items = embeddings[:users], embeddings[users:]
-    scores = _products(of_users, of_items, user, rows)
-    # A score is a product of two embeddings, so its gradient by one embedding is the other embedding, times the loss's gradient.
-    by_score = csr_array(
-        (_gradient_by_scores(model, scores).T.flatten().numpy(), rows.T.flatten().numpy(), row_offsets(user, users) * len(rows)),
-        shape=(users, len(of_items)),
-    )
-    transposed = by_score.T.tocsr()
-    gradient = torch.cat([product(by_score, of_items), product(transposed, of_users)])
-    weight.grad = propagated(model, gradient, graph)
+    weight, borders = model.embedding.weight, (len(graph.user_degree), len(graph.item_degree))
+    alpha = model.alpha.tolist()
+    with torch.no_grad():
+        users, items = propagated(alpha, weight.split(borders), graph)
+    users.requires_grad_()
+    items.requires_grad_()
+    block = max(BLOCK, len(weight) // 4)  # each block fills a table of all users and one of all items
+    for part, in_part in zip(user.split(block), rows.split(block, 1), strict=True):
+        scores = (F.embedding(part, users) * F.embedding(in_part, items)).sum(-1)
+        loss = model.recommendation_loss(scores[0], scores[1:], lambda_reg=0)
+        (loss * (len(part) / len(user))).backward()
+    assert users.grad is not None and items.grad is not None
+    weight.grad = torch.cat(propagated(alpha, (users.grad, items.grad), graph))
     # BPR's lambda, on the weights of the batch's nodes: the gradient of lambda |w|^2 over the likes.
-    used = torch.from_numpy(np.concatenate([np.diff(matrix.indptr) > 0 for matrix in (by_score, transposed)]))
-    weight.grad.addcmul_(weight, used[:, None], value=2 * weight_decay / len(user))
-
-
-def _products(of_users: Tensor, of_items: Tensor, user: Tensor, rows: Tensor) -> Tensor:
-    """The scores of items `rows` [m, n] for `user` [n]: [m, n]."""
-    scores = torch.empty(rows.shape)
-    for begin in range(0, len(user), BLOCK):
-        block = slice(begin, begin + BLOCK)
-        user_rows = F.embedding(user[block], of_users)
-        for score, item in zip(scores, rows, strict=True):
-            torch.sum(user_rows * F.embedding(item[block], of_items), 1, out=score[block])
-    return scores
-
-
-@torch.enable_grad()
-def _gradient_by_scores(model: LightGCN, scores: Tensor) -> Tensor:
-    """The gradient of the loss by `scores` [1 + negatives, n]."""
-    scores.requires_grad_()
-    (gradient,) = torch.autograd.grad(model.recommendation_loss(scores[0], scores[1:], lambda_reg=0), scores)
-    return gradient
+    used = torch.zeros(len(weight))
+    used[user], used[rows.flatten() + borders[0]] = 1, 1
+    weight.grad.addcmul_(weight.detach(), used[:, None], value=2 * weight_decay / len(user))
 
 
 def recalls(likes: Likes, items: Matrix, fold_in: Matrix) -> tuple[float | None, float | None]:
@@ -227,21 +207,21 @@ def _like_counts(user: Rows, item: Rows, users: int, items: int, selected: Tenso
 @torch.no_grad()
 def _scores(items: Tensor, fold_in: Tensor, history: csr_array, selected: Tensor) -> Callable[[Tensor], Tensor]:
     """Maps rows of `selected` users, ascending, to scores [n, I]. history: the result of `_like_counts`."""
-    users = product(history, fold_in)
+    users = torch.from_numpy(history @ fold_in.numpy())
     return lambda rows: users[torch.searchsorted(selected, rows)] @ items.T
 
 
 @torch.no_grad()
 def _embeddings(model: LightGCN, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
     """`users` and `items` of a Retriever before normalisation, and `fold_in`."""
-    users, known = len(graph.user_degree), (graph.item_degree > 0)[:, None]
-    layer = model.embedding.weight
-    total, carried = layer * model.alpha[0], torch.zeros_like(layer[users:])
+    known = (graph.item_degree > 0)[:, None]
+    layer = model.embedding.weight.detach().split((len(graph.user_degree), len(known)))
+    users, items = propagated(model.alpha.tolist(), layer, graph)
+    carried = torch.zeros_like(items)
     for alpha in model.alpha[1:]:
-        carried = carried + layer[users:] * alpha  # a new user's layer l + 1 is made of the items' layer l
-        layer = product(graph.adjacency, layer)
-        total = total + layer * alpha
+        carried += layer[1] * alpha  # a new user's layer l + 1 is made of the items' layer l
+        layer = graph.next(layer)
     fold_in = carried / graph.item_degree.clamp(min=1).sqrt()[:, None] * known
     # Divided by a power of two, so that float16 holds it. The length of a folded-in user does not matter.
     fold_in = torch.ldexp(fold_in, -torch.frexp(fold_in.abs().max()).exponent)
-    return total[:users] * (graph.user_degree > 0)[:, None], total[users:] * known, fold_in
+    return users * (graph.user_degree > 0)[:, None], items * known, fold_in

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rexit.exporter.retriever.propagation import Graph, product
+from rexit.exporter.retriever.propagation import Graph
 
 ROUNDS = 3  # passes there and back; more are more exact and recommended no better
 EXTRA = 16  # columns more than needed, which speed up convergence
@@ -34,12 +34,11 @@ def leading(graph: Graph, reference: Tensor, generator: torch.Generator) -> Tens
     Returns:
         float32 [U + I, D], users before items. Entries in rows with a like have a root mean square of SIZE; other rows are zero.
     """
-    to_users, to_items = graph.halves()
     dim = reference.shape[1]
-    basis = torch.randn(len(graph.item_degree), min(dim + EXTRA, *to_users.shape), generator=generator)
+    basis = torch.randn(len(graph.item_degree), min(dim + EXTRA, *graph.to_users.shape), generator=generator)
     for _ in range(ROUNDS):
-        basis = torch.linalg.qr(product(to_items, product(to_users, basis))).Q
-    image = product(to_users, basis)
+        basis = torch.linalg.qr(graph.to_items @ (graph.to_users @ basis)).Q
+    image = graph.to_users @ basis
     squares, turn = torch.linalg.eigh(image.T @ image)
     values = squares.flip(0)[:dim].clamp(min=0).sqrt()
     values = values[values > MIN_SINGULAR_VALUE]

@@ -94,35 +94,21 @@ ordered_json request_of(const ScoreOptions& options, const rexit_bundle_info& in
   return request;
 }
 
-std::vector<std::string> objective_names(const ordered_json& scores) {
-  std::vector<std::string> names;
-  for (const ordered_json& row : scores) {
-    if (!row.contains("objectives") || row["objectives"].is_null()) continue;
-    for (const auto& [name, value] : row["objectives"].items()) names.push_back(name);
-    break;
-  }
-  return names;
-}
-
 std::string text_of(const ordered_json& id) { return id.is_string() ? id.get<std::string>() : id.dump(); }
 
 void print_report(const ordered_json& report) {
-  const std::vector<std::string> objectives = objective_names(report["scores"]);
   std::vector<std::vector<std::string>> rows;
   for (const auto& row : report["scores"]) {
     if (row["exit"].is_null()) {
       rows.push_back({text_of(row["item"]), "", "", "none (deadline)", "0"});
-      rows.back().resize(rows.back().size() + objectives.size());
       continue;
     }
     rows.push_back({text_of(row["item"]), fixed(row["probability"], 4),
                     (row["log_odds"] < 0 ? "" : "+") + fixed(row["log_odds"], 4),
                     row["exit"].dump() + (row["cut_short"] ? " (deadline)" : ""), row["layers"].dump()});
-    for (const std::string& name : objectives) rows.back().push_back(fixed(row["objectives"][name], 4));
   }
-  std::vector<std::string> columns = {"item", "probability", "log-odds", "exit", "layers"};
-  columns.insert(columns.end(), objectives.begin(), objectives.end());
-  print_table("User " + text_of(report["user"]) + ", " + report["variant"].get<std::string>(), columns, rows);
+  print_table("User " + text_of(report["user"]) + ", " + report["variant"].get<std::string>(),
+              {"item", "probability", "log-odds", "exit", "layers"}, rows);
   const auto& stats = report["stats"];
   const auto ms = [&](const char* name, int digits) { return fixed(stats[name].get<double>() / 1000, digits); };
   std::printf("%s ms: retrieval %s, prefix %s (%s tokens), slate %s (%s tokens)\n", ms("total_us", 1).c_str(),

@@ -1,4 +1,4 @@
-// rexit._native: rexit.hpp for Python, with its structs. runtime/session.py adds checks and NumPy conveniences.
+// rexit.runtime._native: rexit.hpp for Python, with its structs. runtime/session.py adds checks and NumPy conveniences.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -14,7 +14,6 @@
 #include <string_view>
 #include <variant>
 
-#include "library.hpp"
 #include "rexit/rexit.hpp"
 
 namespace nb = nanobind;
@@ -72,7 +71,6 @@ std::int64_t exit_number(const rexit_score& score) { return score.exit == REXIT_
 // rexit_exit_info with lists in place of pointers.
 struct ExitInfo : rexit_exit_info {
   std::vector<float> earlier;
-  std::vector<std::pair<float, float>> objectives;  // a and b of each, if there are several
 };
 
 struct SessionOptions {
@@ -167,26 +165,13 @@ class Session {
 
   rexit_bundle_info info() const { return session_.bundle().info(); }
 
-  // Weights by name; empty if there is one objective.
-  nb::dict utility() const {
-    nb::dict weights;
-    const std::size_t count = info().objectives;
-    for (std::size_t k = 0; count != 1 && k < count; ++k) {
-      const rexit_objective_info objective = session_.bundle().objective(k);
-      weights[objective.name] = objective.weight;
-    }
-    return weights;
-  }
-
   std::vector<ExitInfo> exits() const {
     std::vector<ExitInfo> exits;
     const rexit_bundle_info bundle = info();
     for (std::size_t k = 0; k < bundle.exits; ++k) {
       const rexit_exit_info exit = session_.bundle().exit(k);
-      ExitInfo& info = exits.emplace_back(ExitInfo{exit, {}, {}});
+      ExitInfo& info = exits.emplace_back(ExitInfo{exit, {}});
       if (exit.earlier != nullptr) info.earlier.assign(exit.earlier, exit.earlier + k);
-      for (std::size_t n = 0; exit.objectives != nullptr && n < bundle.objectives; ++n)
-        info.objectives.emplace_back(exit.objectives[n].a, exit.objectives[n].b);
     }
     return exits;
   }
@@ -346,8 +331,7 @@ void bind_answers(nb::module_& module) {
       .def_ro("rise", &ExitInfo::rise)
       .def_ro("fall", &ExitInfo::fall)
       .def_ro("keep", &ExitInfo::keep)
-      .def_ro("earlier", &ExitInfo::earlier)
-      .def_ro("objectives", &ExitInfo::objectives);
+      .def_ro("earlier", &ExitInfo::earlier);
   nb::class_<rexit_segment_stats>(module, "SegmentStats")
       .def_ro("prefix_tokens", &rexit_segment_stats::prefix_tokens)
       .def_ro("candidates", &rexit_segment_stats::candidates)
@@ -373,7 +357,6 @@ void bind_answers(nb::module_& module) {
       .def_prop_ro("probability", column([](const rexit_score& score) { return score.probability; }), owner)
       .def_prop_ro("log_odds", column([](const rexit_score& score) { return score.log_odds; }), owner)
       .def_prop_ro("cut_short", column([](const rexit_score& score) { return std::uint8_t(score.cut_short != 0); }), owner)
-      .def_prop_ro("probabilities", array<Scores>(&Scores::probabilities), owner)
       .def_ro("stats", &Scores::stats)
       .def_ro("segments", &Scores::segments);
   nb::class_<JsonAnswer>(module, "JsonAnswer")
@@ -419,7 +402,6 @@ NB_MODULE(_native, module) {
       "place"_a, "variant"_a);
   bind_requests(module);
   bind_answers(module);
-  rexit::python::bind_library(module);
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",
@@ -431,7 +413,6 @@ NB_MODULE(_native, module) {
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("read_file", &Session::read_file, "path"_a)
       .def("info", &Session::info, nb::keep_alive<0, 1>())  // it points into the bundle
-      .def("utility", &Session::utility)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "request"_a)
       .def("score_json", &Session::score_json, "request"_a, "options"_a)

@@ -44,8 +44,8 @@ def test_audits_are_read_back(tmp_path: Path) -> None:
 
 
 def test_what_counts_once() -> None:
-    same = {"prefix": [1, 2], "candidates": [[3], [4]]}
-    requests = [
+    same: dict[str, Any] = {"prefix": [1, 2], "candidates": [[3], [4]]}
+    requests: list[dict[str, Any]] = [
         {"user": 3, "items": [4]},
         {"user": "3", "items": [4]},
         same,
@@ -57,7 +57,7 @@ def test_what_counts_once() -> None:
     ]
     units = [replace(AUDIT, request=request).unit for request in requests]
     assert units[:2] == [3, "3"] and len(set(units)) == len(units)
-    others = [{**same, "candidates": [[5]], "top_k": 1}, {"query": "drag", "documents": ["b", "c"]}]
+    others: list[dict[str, Any]] = [{**same, "candidates": [[5]], "top_k": 1}, {"query": "drag", "documents": ["b", "c"]}]
     assert [replace(AUDIT, request=request).unit for request in others] == [units[2], units[-1]]
 
 

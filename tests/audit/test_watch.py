@@ -67,7 +67,7 @@ def test_an_alarm_comes_once(on_alarm: str) -> None:
 
 def test_a_tail_has_an_alarm_of_its_own() -> None:
     """The mean loss, 0.1 of every user's, is within its limit; 3 in 10 users lose 0.5, at most 1 in 10 may lose more than 0.2."""
-    limits = {"limit": 0.5, "tail": Tail(0.1, 0.2)}
+    limits: dict[str, Any] = {"limit": 0.5, "tail": Tail(0.1, 0.2)}
     test = watching(**limits)
     whole, half = trace((1, 1), (2, 2)), trace((1, -1), (2, 2))
     lines = test.add_all(audit(n, half if n % 10 < 3 else whole) for n in range(200))

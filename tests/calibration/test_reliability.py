@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration.choose import platt
 from rexit.calibration.probabilities import prior
-from rexit.calibration.probabilities.reliability import Split, diagram
-from rexit.calibration.probabilities.reliability_table import by_frequency, by_value, table, title
+from rexit.calibration.probabilities.reliability import Split, diagram, table_of, title
 from rexit.errors import InputError
 
 
@@ -139,28 +138,11 @@ def test_rates_that_are_no_share_are_refused(rate: float) -> None:
         prior.check(rate)
 
 
-def test_groups_by_frequency_divide_all_pairs() -> None:
-    counts = np.array([0, 0, 0, 1, 2, 3, 5, 8, 900, 2000])
-    groups = dict(by_frequency(counts))
-    assert list(groups) == ["0", "1 to 2", "3 to 7", "8 or more"]
-    np.testing.assert_array_equal(sum(inside.astype(int) for inside in groups.values()), 1)
-    assert list(dict(by_frequency(np.zeros(5, np.int64)))) == ["0 or more"]
-
-
-def test_groups_by_value_come_most_frequent_first() -> None:
-    assert [(name, inside.sum()) for name, inside in by_value(["b", "a", "b", "c", "b", "c"])] == [("b", 3), ("c", 2), ("a", 1)]
-
-
-def test_a_table_shows_answers_every_exit_and_groups() -> None:
+def test_a_table_shows_answers_and_every_exit() -> None:
     z, split = population()
     p, stops = np.stack([sigmoid(z + 1), sigmoid(z)], 1), np.where(z > 0, 0, 1)
-    surface = ["feed" if n % 2 else "search" for n in range(len(z))]
-    rows = table(split, (2, 4), p, stops, np.arange(len(z)), {"surface": surface, "rare": ["x"] * 50 + ["y"] * (len(z) - 50)})
+    rows = table_of(split, (0, 4), p, stops)
     names = [title(vars(row)) for row in rows]
-    assert names[:3] == ["the policy's answers", "all candidates after layer 2", "all candidates after layer 4"]
-    assert names[3:] == [
-        *(f"items with {n} interactions" for n in ("0 to 1,249", "1,250 to 2,499", "2,500 to 3,749", "3,750 or more")),
-        *("surface: feed", "surface: search", "rare: y"),  # x has fifty pairs, too few for a row
-    ]
-    ratios = [row.ratio[0] for row in rows[:3] if row.ratio]
-    assert ratios[1] > ratios[0] > ratios[2] and [row.pairs for row in rows[-3:]] == [2500, 2500, 4950]
+    assert names == ["the policy's answers", "all candidates at exit zero", "all candidates after layer 4"]
+    ratios = [row.ratio[0] for row in rows if row.ratio]
+    assert ratios[1] > ratios[0] > ratios[2] and {row.pairs for row in rows} == {5000}

@@ -66,11 +66,12 @@ def test_a_certified_tail_is_watched_by_slates() -> None:
         (("ndcg@5",), 5, "rank-correlation"),
         pytest.param(("user-auc",), 10, "rank-correlation", marks=pytest.mark.slow),
         (("ndcg@5",), 6, "top-k-overlap@5"),
+        (("user-auc",), 1, "agreement"),
     ],
 )
 def test_the_loss_that_replaces_a_metric(metrics: tuple[str, ...], slate: int, loss: str) -> None:
     limits = decided(metrics, 0.08, slate).watch
-    assert limits is not None and limits.loss == loss
+    assert limits is not None and limits.loss == loss and 0 <= limits.mean < limits.limit
 
 
 def test_full_depth_has_nothing_to_watch() -> None:

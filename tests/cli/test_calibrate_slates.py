@@ -156,14 +156,6 @@ def test_a_log_of_requests_calibrates_a_bundle_with_a_catalog(run: Run, place: P
     validation = [user for user in (*users, 10**6, 10**7) if roles.split_of(user, fits=False) == "validation"]
     assert sum(parts.values()) == len(users) + 2
     assert parts["choosing"] == sum(map(roles.chooses, validation)) and parts["certifying"] == len(validation) - parts["choosing"]
-    by_count = run(*words, "--from-traces", "--by", "user.count").json["groups"]
-    if report["policy"]["kind"] != "full depth":
-        assert (
-            by_count
-            and {row["by"] for row in by_count} == {"user.count"}
-            and all(row["p_value"] <= row["corrected"] for row in by_count)
-        )
-    assert_one_line(run(*words, "--by", "age"), 2, "by 'age': expected user.count")
     assert run("verify", place / "bundle").code == 0
     for change, problem in (
         ({"user": 5.5}, "log.jsonl: line 1: user: "),

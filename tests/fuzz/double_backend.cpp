@@ -55,12 +55,9 @@ class Double final : public HostBackend {
       fill(pass.new_values[i], pass.tokens * row);
     }
     for (std::size_t n = 0; pass.logits != nullptr && n < pass.rows; ++n) {
-      for (std::size_t k = 0; k < segment.objectives; ++k) {
-        sum = sum * 1664525u + 1013904223u;
-        float* logits = pass.logits + 2 * (n * segment.objectives + k);
-        logits[0] = 0;
-        logits[1] = static_cast<float>(static_cast<int>(sum >> 24) - 128) / 8;
-      }
+      sum = sum * 1664525u + 1013904223u;
+      pass.logits[2 * n] = 0;
+      pass.logits[2 * n + 1] = static_cast<float>(static_cast<int>(sum >> 24) - 128) / 8;
     }
   }
 

@@ -116,7 +116,7 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
       for (std::size_t i = 0; i < candidates; ++i)
         REXIT_PROMISE(scores[i].item == i && scores[i].exit < info.exits && scores[i].probability >= 0 &&
                       scores[i].probability <= 1);
-    std::vector<float> traced(candidates * info.exits * info.objectives);
+    std::vector<float> traced(candidates * info.exits);
     ok(rexit_session_trace(session, &request, traced.data(), nullptr));
     std::size_t offsets[5], count = 0;
     if (ok(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count))) {
@@ -144,11 +144,6 @@ void use_opened(const std::string& path, const rexit_bundle* bundle) {
     rexit_exit_info exit{};
     exit.struct_size = sizeof exit;
     REXIT_PROMISE(ok(rexit_bundle_get_exit(bundle, k, &exit)));
-  }
-  for (std::size_t k = 0; k < info.objectives; ++k) {
-    rexit_objective_info objective{};
-    objective.struct_size = sizeof objective;
-    REXIT_PROMISE(ok(rexit_bundle_get_objective(bundle, k, &objective)) && std::isfinite(objective.weight));
   }
   use_session(bundle, info, known ? described.session_bytes : SIZE_MAX);
 }

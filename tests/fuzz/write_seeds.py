@@ -25,8 +25,6 @@ from builders.onnx_graphs.added_nodes import write_added
 
 SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
-OBJECTIVES = ("click", "like")
-MAPS = [{"a": 1.5, "b": 0.25}, {"a": 0.5, "b": -1.0}]
 KEPT = [{**EXITS[0], "keep": 2}, EXITS[1], {**EXITS[1], "keep": 1}, EXITS[2]]
 TOP_K = {"k": 2, "ordered": True, "rise": [1.0, 0.5], "fall": [2.0, 0.5]}
 MADE_ON = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}
@@ -34,7 +32,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     "policy": {"exits": EXITS, "quorum": 2, "top_k": TOP_K, "made_on": MADE_ON},
     "strings": {"exits": [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]},
     "lists": {"exits": EXITS, "prior_shift": -2.5},
-    "objectives": {"exits": [{**rule, "objectives": MAPS} for rule in EXITS], "utility": {"click": 1.0, "like": -2.0}},
     "zero": {"exits": KEPT},
 }
 """Of some of the bundles, by their names."""
@@ -131,11 +128,10 @@ def write_bundles(place: Path) -> None:
         "lists": in_lists(make_catalog()),
         "policy": make_catalog(**small),
         "inputs": with_inputs(make_catalog()),
-        "objectives": make_catalog(**small),
         "zero": with_numbers(make_catalog()),
     }
     for name, catalog in catalogs.items():
-        folder = write_bundle(place / name, BundleOptions(catalog, objectives=OBJECTIVES if name == "objectives" else ()))
+        folder = write_bundle(place / name, BundleOptions(catalog))
         if name in ("plain", "vectors", "zero"):
             put(f"graph/{name}", pack(folder))
         without_graphs(folder)
@@ -198,7 +194,7 @@ def main() -> None:
         put(f"engines/{name}", text)
     for name, text in REQUESTS.items():
         put(f"json_request/{name}", text)
-    names = ("plain", "vectors", "strings", "policy", "lists", "tokens", "inputs", "objectives", "zero", "scores")
+    names = ("plain", "vectors", "strings", "policy", "lists", "tokens", "inputs", "zero", "scores")
     for start, name in enumerate(names):
         put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
     write_tables()

@@ -58,7 +58,13 @@ def static_int8(folder: Path, setup: Mapping[str, Any]) -> None:
     """The data set is a folder with `train.jsonl`, whose rows have `pair`: a query and a document."""
     model = CrossEncoder(str(folder), device="cpu", backend="openvino")
     sentence_transformers.export_static_quantized_openvino_model(
-        model, None, str(folder), dataset_name=setup["pairs"], dataset_config_name="default", dataset_split="train", column_name="pair"
+        model,
+        None,
+        str(folder),
+        dataset_name=setup["pairs"],
+        dataset_config_name="default",
+        dataset_split="train",
+        column_name="pair",
     )
 
 

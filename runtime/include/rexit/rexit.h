@@ -21,8 +21,6 @@
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
  *   Some policies add weighted log-odds of earlier heads to c: `earlier` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
- * - objective: what the model predicts of a candidate, such as a click or a like; most models have one. With several, a head has
- *   log-odds for each. utility: the weighted sum of the objectives' probabilities; its log-odds x take the place of z above.
  * - bundle: a folder, or an archive of one, with everything needed to score. variant: the segments for a target and precision.
  *
  * Status and errors
@@ -271,7 +269,6 @@ typedef struct rexit_bundle_info {
   int32_t has_catalog; /* 1: requests name users and items, or are token ids; 0: token ids only, and the fields above that are
                           about the catalog are 0 */
   float prior_shift;   /* probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population */
-  size_t objectives;   /* at least 1 */
   const char* policy_sha256; /* digest of the variant's policy.json, in hexadecimal; "" without a policy; valid until the bundle
                                 is closed */
   size_t segments;           /* as many as exits, or one less with exit zero */
@@ -281,10 +278,6 @@ typedef struct rexit_bundle_info {
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
-
-typedef struct rexit_platt {
-  float a, b;
-} rexit_platt;
 
 /* An exit and its part of the bundle's policy (see rexit_policy). An `upper` or `lower` of +infinity never stops a candidate. */
 typedef struct rexit_exit_info {
@@ -297,27 +290,11 @@ typedef struct rexit_exit_info {
   /* [exit] weights w: the heads of the exits before this one add w[0] z[0] + ... + w[exit - 1] z[exit - 1] to c. NULL: they add
    * nothing. Valid until the bundle is closed. */
   const float* earlier;
-  /* [objectives] maps: an objective's probability is sigmoid(a z + b). With the utility's weights w, lo the sum of those below 0
-   * and hi of those above: u = (sum of w times the probabilities - lo) / (hi - lo), and x = log(u / (1 - u)) takes the place of z
-   * in c. NULL: the bundle has a single objective. Valid until the bundle is closed. */
-  const rexit_platt* objectives;
   size_t keep; /* as in rexit_policy; 0: no limit */
 } rexit_exit_info;
 
 /* `exit` counts from 0. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out);
-
-/* An objective of the bundle. */
-typedef struct rexit_objective_info {
-  size_t struct_size; /* set by the caller */
-  const char* name;   /* "" if the bundle has a single objective; valid until the bundle is closed */
-  float weight;       /* in the utility of the bundle's policy; 1 without a policy */
-  int32_t reserved;
-} rexit_objective_info;
-
-/* `objective` counts from 0. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_objective(const rexit_bundle* bundle, size_t objective,
-                                                                  rexit_objective_info* info_out);
 
 /* Copies the bundle's file `path`, relative to the bundle like "tokenizer.json", to `buffer`, and writes its size to *bytes_out.
  * If it does not fit into `capacity` bytes, only *bytes_out is written, and `buffer` may be NULL: call with capacity 0 to learn
@@ -442,11 +419,7 @@ typedef struct rexit_request {
                                 or an input that is left out, unless the template says what stands for it (`missing`). A text
                                 with too many tokens, or with a number that is not a token id, is always refused */
   size_t input_count;
-  size_t input_size;    /* sizeof(rexit_input), for `inputs` */
-  float* probabilities; /* rexit_session_score writes the objectives' calibrated probabilities here, [scores, objectives], in the
-                           order of scores_out: at the exits that answered, NaN without an answer. With a single objective they
-                           are those of rexit_score. NULL: not written */
-  size_t probability_count; /* entries that `probabilities` has room for, at least scores times objectives */
+  size_t input_size; /* sizeof(rexit_input), for `inputs` */
   /* [candidates], finite: the first stage's numbers, such as BM25's, which exit zero reads. Of `items` they are an input of its
    * graph, required exactly if rexit_bundle_info.scores is 1. Of `tokens` they are its log-odds, required exactly if the bundle
    * has exit zero. */
@@ -459,9 +432,8 @@ typedef struct rexit_request {
 typedef struct rexit_score {
   uint32_t item;      /* index into request.items, or number of the candidate of request.tokens */
   uint32_t exit;      /* the exit that answered; REXIT_NO_EXIT if the deadline passed before the first one */
-  float probability;  /* of `yes`, calibrated: sigmoid(c + prior_shift); NaN without an answer. With several objectives, u of the
-                         utility, see rexit_exit_info */
-  float log_odds;     /* raw, at that exit; NaN without an answer. With several objectives, the utility's x */
+  float probability;  /* of `yes`, calibrated: sigmoid(c + prior_shift); NaN without an answer */
+  float log_odds;     /* raw, at that exit; NaN without an answer */
   uint32_t cut_short; /* 1: the deadline stopped this candidate, not the policy */
   uint32_t reserved;
 } rexit_score;
@@ -519,8 +491,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_json(rexit_session* s
                                                                 const rexit_json_options* options, const char** answer_out,
                                                                 size_t* answer_bytes_out, rexit_stats* stats_out);
 
-/* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us, top_k and probabilities.
- * `log_odds_out` is [candidates, exits, objectives]. `stats_out` may be NULL. Statuses as for rexit_session_score, except
+/* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us and top_k.
+ * `log_odds_out` is [candidates, exits]. `stats_out` may be NULL. Statuses as for rexit_session_score, except
  * REXIT_DEADLINE. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request,
                                                            float* log_odds_out, rexit_stats* stats_out);
@@ -546,7 +518,7 @@ typedef struct rexit_golden_check {
                            without a catalog */
   const char* log_odds; /* one line: user, item, exit, log-odds, expected log-odds and tolerance where `worst` is; "" if it is
                            within the tolerance */
-  const float* trace;   /* [item_count, exits, objectives]: the log-odds here, as of rexit_session_trace */
+  const float* trace;   /* [item_count, exits]: the log-odds here, as of rexit_session_trace */
 } rexit_golden_check;
 
 /* Checks golden sample number `slate`, from 0: for a device or a provider that is new here. Drops the cached prefixes. REXIT_OK

@@ -130,10 +130,6 @@ class Bundle {
   rexit_exit_info exit(std::size_t index) const {
     return detail::read<rexit_exit_info>([&](rexit_exit_info* out) { return rexit_bundle_get_exit(handle_.get(), index, out); });
   }
-  rexit_objective_info objective(std::size_t index) const {
-    return detail::read<rexit_objective_info>(
-        [&](rexit_objective_info* out) { return rexit_bundle_get_objective(handle_.get(), index, out); });
-  }
   // Opens the folder again, with the loaded segments of this bundle; nullopt if the folder has not changed. See
   // rexit_bundle_reload.
   std::optional<Bundle> reloaded() const {
@@ -458,13 +454,12 @@ struct JsonAnswer {
 // The answers, in the order of the request or, with top_k, best first.
 struct Scores {
   std::vector<rexit_score> scores;
-  std::vector<float> probabilities;  // [scores, objectives], if there are several objectives
   rexit_stats stats{};
 };
 
 // The raw log-odds at every exit.
 struct Trace {
-  std::vector<float> log_odds;  // [items, exits, objectives]
+  std::vector<float> log_odds;  // [items, exits]
   rexit_stats stats{};
 };
 
@@ -473,7 +468,7 @@ struct GoldenCheck {
   std::size_t slates = 0, candidates = 0;  // golden samples of the variant; candidates of this one
   float tolerance = 0, worst = 0;
   std::string prompt, log_odds;  // empty: as recorded
-  std::vector<float> trace;      // [candidates, exits, objectives]
+  std::vector<float> trace;      // [candidates, exits]
 };
 
 // A request's token ids; see rexit_session_prompt.
@@ -499,7 +494,6 @@ class Session {
   Session& operator=(Session&& other) noexcept {  // the session before ends before its bundle
     Session before(std::move(other));
     std::swap(bundle_, before.bundle_);
-    std::swap(objectives_, before.objectives_);
     handle_.swap(before.handle_);
     return *this;
   }
@@ -510,12 +504,9 @@ class Session {
     Scores result;
     const std::size_t candidates = request.candidates(), k = request.top_k();
     result.scores.resize(k == 0 || k > candidates ? candidates : k);
-    if (objectives_ != 1) result.probabilities.resize(result.scores.size() * objectives_);
     result.stats = detail::sized<rexit_stats>();
     rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
-    request.view([&](rexit_request view) {
-      view.probabilities = result.probabilities.empty() ? nullptr : result.probabilities.data();
-      view.probability_count = result.probabilities.size();
+    request.view([&](const rexit_request& view) {
       check(
           rexit_session_score(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
     });
@@ -548,7 +539,7 @@ class Session {
 
   Trace trace(const Request& request) {
     Trace result;
-    result.log_odds.resize(request.candidates() * bundle_.info().exits * objectives_);
+    result.log_odds.resize(request.candidates() * bundle_.info().exits);
     result.stats = detail::sized<rexit_stats>();
     float placeholder = 0;
     request.view([&](const rexit_request& view) {
@@ -562,7 +553,6 @@ class Session {
   GoldenCheck check_golden(std::size_t slate) {
     const auto check_out = detail::read<rexit_golden_check>(
         [&](rexit_golden_check* out) { return rexit_session_check_golden(handle_.get(), slate, out); });
-    const rexit_bundle_info info = bundle_.info();
     GoldenCheck result{check_out.slate_count,
                        check_out.item_count,
                        check_out.tolerance,
@@ -570,7 +560,7 @@ class Session {
                        check_out.prompt,
                        check_out.log_odds,
                        {}};
-    result.trace.assign(check_out.trace, check_out.trace + check_out.item_count * info.exits * info.objectives);
+    result.trace.assign(check_out.trace, check_out.trace + check_out.item_count * bundle_.info().exits);
     return result;
   }
 
@@ -611,7 +601,6 @@ class Session {
   };
 
   Bundle bundle_;
-  std::size_t objectives_ = bundle_.info().objectives;
   std::unique_ptr<rexit_session, Destroy> handle_;
 };
 

@@ -100,22 +100,14 @@ void run_score(rexit_session* session, const rexit_request* request, rexit_score
   rexit_stats stats{};
   const rexit_request source = read_struct(request, "request");
   const Request& resolved = lock.read(source);
-  const std::size_t objectives = lock->loaded().bundle.objectives();
-  const Room room = read_room(source, resolved.score_count(), objectives);
+  const std::size_t score_size = read_score_size(source);
   const float prior_shift = lock->loaded().bundle.policy().prior_shift;
   std::size_t index = 0;
   const std::vector<Score>& scores = lock->score(resolved, start, stats);
   for (const auto& [item, answer] : scores)
     write_entry<rexit_score>({static_cast<std::uint32_t>(item), answer.exit, probability(answer.calibrated, prior_shift),
                               answer.log_odds, answer.cut_short ? 1u : 0u, 0},
-                             scores_out, index++, room.score_size);
-  if (float* out = room.probabilities; out != nullptr) {
-    for (const auto& [item, answer] : scores)
-      if (objectives == 1)
-        *out++ = probability(answer.calibrated, prior_shift);
-      else
-        out = std::copy_n(lock->probabilities(item), objectives, out);
-  }
+                             scores_out, index++, score_size);
   write_stats(stats, stats_out);
 }
 
@@ -327,7 +319,6 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
     info.ordered = opened.policy().top_k.ordered ? 1 : 0;
     info.quorum = opened.policy().quorum;
     info.prior_shift = opened.policy().prior_shift;
-    info.objectives = opened.objectives();
     info.policy_sha256 = opened.policy_sha256().c_str();
     info.segments = opened.segments();
     info.scores = opened.reads_scores(!opened.has_catalog()) ? 1 : 0;
@@ -345,24 +336,10 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
     const TopK& top_k = opened.policy().top_k;
     const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
     const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
-    write_struct(
-        {0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
-         move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
-         opened.objectives() == 1 ? nullptr : opened.policy().maps_of_objectives(exit), opened.policy().keep_after(exit)},
-        info_out);
-  });
-}
-
-rexit_status rexit_bundle_get_objective(const rexit_bundle* bundle, size_t objective, rexit_objective_info* info_out) {
-  return guarded([&] {
-    const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
-    check_size(required(info_out, "info_out"), "info_out");
-    if (objective >= opened.objectives())
-      fail(REXIT_INVALID_ARGUMENT, "objective is ", objective, ", the bundle has objectives 0 to ", opened.objectives() - 1);
-    const bool has_name = opened.objectives() != 1;
-    write_struct(
-        {0, has_name ? opened.variant().objectives[objective].c_str() : "", has_name ? opened.policy().weights[objective] : 1, 0},
-        info_out);
+    write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
+                  move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
+                  opened.policy().keep_after(exit)},
+                 info_out);
   });
 }
 

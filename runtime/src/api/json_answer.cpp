@@ -58,7 +58,7 @@ class Writer {
 class ScoreWriter {
  public:
   ScoreWriter(const JsonRequest& request, const Session& session, Writer& out)
-      : request_(request.request()), session_(session), bundle_(session.loaded().bundle), out_(out) {}
+      : request_(request.request()), bundle_(session.loaded().bundle), out_(out) {}
 
   void write(const Score& score) {
     const Answer& answer = score.answer;
@@ -78,7 +78,6 @@ class ScoreWriter {
     out_.value(answer.has_exit() ? bundle_.depth(answer.exit) : 0);
     out_.raw(",\"cut_short\":");
     out_.value(answer.cut_short);
-    if (bundle_.objectives() != 1) write_objectives(score);
     out_.raw("}");
   }
 
@@ -91,21 +90,7 @@ class ScoreWriter {
       out_.raw("null");
   }
 
-  void write_objectives(const Score& score) {
-    out_.raw(",\"objectives\":");
-    if (!score.answer.has_exit()) return out_.raw("null");
-    const float* probabilities = session_.probabilities(score.item);
-    for (std::size_t k = 0; k < bundle_.objectives(); ++k) {
-      out_.raw(k == 0 ? "{" : ",");
-      out_.string(bundle_.variant().objectives[k]);
-      out_.raw(":");
-      out_.value(probabilities[k]);
-    }
-    out_.raw("}");
-  }
-
   const rexit_request& request_;
-  const Session& session_;
   const Bundle& bundle_;
   Writer& out_;
 };

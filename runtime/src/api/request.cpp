@@ -61,8 +61,6 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
   if (source.patience == 0) fail(REXIT_INVALID_ARGUMENT, "policy.patience is 0, expected at least 1");
   policy.exits.assign(bundle.exits.begin(), bundle.exits.end());
   policy.earlier.assign(bundle.earlier.begin(), bundle.earlier.end());
-  policy.weights.assign(bundle.weights.begin(), bundle.weights.end());
-  policy.objective_maps.assign(bundle.objective_maps.begin(), bundle.objective_maps.end());
   policy.patience = source.patience;
   for (std::size_t k = 0; k < exits; ++k) {
     policy.exits[k].upper = required(source.upper, "policy.upper")[k];
@@ -232,12 +230,9 @@ void read_request(const rexit_request& source, const Bundle& bundle, Request& re
   read_rules(source, bundle, request);
 }
 
-Room read_room(const rexit_request& source, std::size_t scores, std::size_t objectives) {
+std::size_t read_score_size(const rexit_request& source) {
   check_entry_size<rexit_score>(source.score_size, first_score_size, "request.score_size");
-  if (source.probabilities != nullptr && source.probability_count < scores * objectives)
-    fail(REXIT_INVALID_ARGUMENT, "request.probability_count is ", source.probability_count, ", expected ", scores, " scores x ",
-         objectives, " objectives");
-  return {source.score_size, source.probabilities};
+  return source.score_size;
 }
 
 }  // namespace rexit::core

@@ -14,13 +14,7 @@ constexpr std::size_t first_input_size = 40;
 // REXIT_UNKNOWN_ITEM.
 void read_request(const rexit_request& source, const Bundle& bundle, Request& out);
 
-// What the caller has for the answers.
-struct Room {
-  std::size_t score_size;  // of an entry of scores_out
-  float* probabilities;    // [scores, objectives]; null: not requested
-};
-
-// `scores`: how many the answer will have. Throws REXIT_INVALID_ARGUMENT for a wrong size, and for an array that is too short.
-Room read_room(const rexit_request& source, std::size_t scores, std::size_t objectives);
+// Bytes of an entry of the caller's scores_out. Throws REXIT_INVALID_ARGUMENT for a wrong size.
+std::size_t read_score_size(const rexit_request& source);
 
 }  // namespace rexit::core

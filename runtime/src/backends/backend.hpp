@@ -36,7 +36,7 @@ struct Pass {
 
   // Outputs; null: discarded.
   void* hidden_out = nullptr;                                     // [T, H]
-  float* logits = nullptr;                                        // [N, 2], (no, yes) for each objective
+  float* logits = nullptr;                                        // [N, 2], (no, yes)
   void *const *new_keys = nullptr, *const *new_values = nullptr;  // by layer: [kv_heads, T, head_dim]
 
   const Stop* stop = nullptr;  // from this backend's make_stop(); null: the run cannot be stopped

@@ -35,7 +35,7 @@ std::vector<TensorSpec> segment_inputs(const Model& model, const Segment& segmen
 std::vector<TensorSpec> segment_outputs(const Model& model, const Segment& segment) {
   std::vector<TensorSpec> specs;
   if (!segment.last) specs.push_back({segment.hidden, type_of(segment.hidden_dtype), hidden_shape(model), Dynamic::tokens});
-  const auto logits = static_cast<std::int64_t>(2 * segment.objectives);
+  constexpr std::int64_t logits = 2;
   specs.push_back({segment.logits, TensorType::float32, {any_size, logits}, Dynamic::rows});
   add_caches(specs, model, segment, segment.new_keys, segment.new_values, Dynamic::tokens);
   return specs;

@@ -7,7 +7,6 @@
 
 #include "base/checked.hpp"
 #include "base/status.hpp"
-#include "bundle/objectives.hpp"
 #include "files/file_list.hpp"
 #include "files/json.hpp"
 #include "files/sha256.hpp"
@@ -120,7 +119,6 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
   variant.max_positions = limits.at("max_positions").size(1, model.max_positions);
   if (json.has("parity") && json.at("parity").has("tolerance"))
     variant.tolerance = json.at("parity").at("tolerance").finite_float();
-  variant.objectives = read_objectives(json);
   variant.past_padding = json.has("past_padding") && json.at("past_padding").boolean();
 
   const FileList files = read_file_sizes(json.at("files"));
@@ -134,7 +132,6 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
     const std::size_t begin = k == 0 ? 0 : exits[k - 1];
     variant.segments.push_back(
         read_segment(segments[k], folder, source.where(folder + "/variant.json"), files, begin, exits[k], k + 1 == exits.size()));
-    if (!variant.objectives.empty()) variant.segments.back().objectives = variant.objectives.size();
     file_names.insert(segments[k].at("graph").string());
     if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
@@ -143,25 +140,6 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
   variant.graph_bytes = 0;
   for (const std::string& name : file_names) variant.graph_bytes += files.at(name).bytes;
   return variant;
-}
-
-// The rise or fall of a top-k rule: [exits - 1].
-std::vector<float> read_moves(const Json& json, std::size_t exits) {
-  std::vector<float> moves;
-  for (const Json& element : json.elements()) {
-    moves.push_back(element.finite_float());
-    if (!(moves.back() >= 0)) fail(REXIT_CORRUPT, element.where(), ": is ", moves.back(), ", expected 0 or more");
-  }
-  if (moves.size() + 1 != exits)
-    fail(REXIT_CORRUPT, json.where(), ": has ", moves.size(), " numbers, expected one per exit but the last, ", exits - 1);
-  return moves;
-}
-
-float read_prior_shift(const Json& json) {
-  const float shift = json.finite_float();
-  if (!(std::fabs(shift) <= max_prior_shift))
-    fail(REXIT_CORRUPT, json.where(), ": is ", shift, ", expected ", -max_prior_shift, " to ", max_prior_shift);
-  return shift;
 }
 
 Conditions read_calibration_conditions(const Json& root) {
@@ -176,59 +154,6 @@ Conditions read_calibration_conditions(const Json& root) {
   conditions.rexit = text_or_empty("rexit");
   if (json.has("slate")) conditions.slate = json.at("slate").size(1, max_candidates);
   return conditions;
-}
-
-// Exit k's map. Appends k weights to `earlier`, zeros where the exit reads its own head alone.
-void read_map(const Json& json, std::size_t k, ExitRule& rule, std::vector<float>& earlier) {
-  rule.a = json.at("a").finite_float();
-  rule.b = json.at("b").finite_float();
-  if (!(std::fabs(rule.b) <= max_intercept))
-    fail(REXIT_CORRUPT, json.where(), " b: is ", rule.b, ", expected ", -max_intercept, " to ", max_intercept);
-  const std::vector<Json> weights = json.has("earlier") ? json.at("earlier").elements() : std::vector<Json>();
-  if (weights.empty()) {
-    if (!(rule.a > 0 && rule.a <= max_slope))
-      fail(REXIT_CORRUPT, json.where(), " a: is ", rule.a, ", expected more than 0 and at most ", max_slope);
-    earlier.resize(earlier.size() + k);
-    return;
-  }
-  if (weights.size() != k)
-    fail(REXIT_CORRUPT, json.where(), " earlier: has ", weights.size(), " numbers, expected one per earlier exit, ", k);
-  if (!(std::fabs(rule.a) <= max_slope))
-    fail(REXIT_CORRUPT, json.where(), " a: is ", rule.a, ", expected ", -max_slope, " to ", max_slope);
-  for (const Json& weight : weights) {
-    earlier.push_back(weight.finite_float());
-    if (!(std::fabs(earlier.back()) <= max_slope))
-      fail(REXIT_CORRUPT, weight.where(), ": is ", earlier.back(), ", expected ", -max_slope, " to ", max_slope);
-  }
-}
-
-Policy read_policy(const Json& root, std::size_t exits, const Variant& variant) {
-  check_digest_is(root.at("variant_sha256"), variant.sha256, "this variant's (calibrate it again)");
-  Policy policy;
-  policy.patience = root.at("patience").size(1, max_layers);
-  const std::vector<Json> rules = root.at("exits").elements();
-  if (rules.size() != exits) fail(REXIT_CORRUPT, root.at("exits").where(), ": has ", rules.size(), ", the variant has ", exits);
-  for (const Json& exit : rules) {
-    ExitRule rule;
-    read_map(exit, policy.exits.size(), rule, policy.earlier);
-    if (exit.has("upper")) rule.upper = exit.at("upper").finite_float();
-    if (exit.has("lower")) rule.lower = exit.at("lower").finite_float();
-    policy.exits.push_back(rule);
-    policy.keep.push_back(exit.has("keep") ? exit.at("keep").size(1, max_candidates) : 0);
-  }
-  if (policy.keep.back() != 0) fail(REXIT_CORRUPT, rules.back().where(), ": has `keep`, but it is the last exit");
-  if (std::all_of(policy.keep.begin(), policy.keep.end(), [](std::size_t keep) { return keep == 0; })) policy.keep.clear();
-  std::vector<float>& earlier = policy.earlier;
-  if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();
-  read_utility(root, variant.objectives, policy);
-  if (root.has("prior_shift")) policy.prior_shift = read_prior_shift(root.at("prior_shift"));
-  if (root.has("quorum")) policy.quorum = root.at("quorum").size(0, max_candidates);
-  if (root.has("top_k")) {
-    const Json top_k = root.at("top_k");
-    policy.top_k = {top_k.at("k").size(1, max_candidates), top_k.at("ordered").boolean(), read_moves(top_k.at("rise"), exits),
-                    read_moves(top_k.at("fall"), exits)};
-  }
-  return policy;
 }
 
 std::vector<std::string> names_of(const Json& variants) {
@@ -334,15 +259,13 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
   variant_.sha256 = files.at(description).sha256;
   variant_.golden = catalog ? catalog->golden(name) : folder + "/golden.safetensors";
 
-  if (has_zero_ && !variant_.objectives.empty())
-    fail(REXIT_UNSUPPORTED, manifest.at("exits").where(), ": begin with 0, but the variant has several objectives");
   policy_.exits.resize(exits());
-  if (!variant_.objectives.empty()) set_default_utility(variant_.objectives.size(), exits(), policy_);
   if (source.has(policy)) {
     const File file = source.open(policy);
     policy_sha256_ = sha256(file.data(), file.size());
     const JsonDocument document = read_json(file, "rexit calibrate");
-    policy_ = read_policy(document.root(), exits(), variant_);
+    check_digest_is(document.root().at("variant_sha256"), variant_.sha256, "this variant's (calibrate it again)");
+    policy_ = read_policy(document.root(), exits());
     calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;
   }

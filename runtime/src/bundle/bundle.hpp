@@ -36,7 +36,6 @@ struct Segment {
   std::vector<std::string> past_keys, past_values;
   std::string hidden;  // empty in the last segment
   std::string logits;
-  std::size_t objectives = 1;  // `logits` has a pair for each
   std::vector<std::string> new_keys, new_values;
 
   std::size_t layers() const noexcept { return end - begin; }
@@ -48,11 +47,10 @@ struct Variant {
   std::string sha256;  // of variant.json: identifies the variant
   std::size_t opset;   // of its graphs
   std::size_t max_tokens, max_positions;
-  std::optional<float> tolerance;       // of golden samples' log-odds; nullopt: not recorded
-  std::string golden;                   // path in the bundle of the golden samples for the active catalog
-  bool past_padding;                    // the graphs mask rows of the past at and behind positions[0]
-  std::size_t graph_bytes;              // graphs and their weights
-  std::vector<std::string> objectives;  // names; empty: a single one
+  std::optional<float> tolerance;  // of golden samples' log-odds; nullopt: not recorded
+  std::string golden;              // path in the bundle of the golden samples for the active catalog
+  bool past_padding;               // the graphs mask rows of the past at and behind positions[0]
+  std::size_t graph_bytes;         // graphs and their weights
   std::vector<Segment> segments;
 };
 
@@ -107,8 +105,6 @@ class Bundle {
   std::shared_ptr<const Source> current_source() const;
   // Whether the manifest or policy there has changed since this was opened.
   bool changed() const;
-  // At least one, also if it has no name: every candidate has as many log-odds at an exit.
-  std::size_t objectives() const noexcept { return variant_.objectives.empty() ? 1 : variant_.objectives.size(); }
   // Exit zero is an exit before the first segment. With a catalog its graph reads the program's numbers; without one, and for
   // requests by token ids, it is the request's scores.
   bool has_zero() const noexcept { return has_zero_; }

@@ -1,4 +1,5 @@
-// What policy.json says. docs/format/policy.md states the rules; session/slate/stops.hpp applies them.
+// When a candidate stops, and what it is ranked by. docs/format/policy.md states the rules; src/rexit/bundle/policy/policy.py is
+// the same in NumPy, to the bit.
 #pragma once
 
 #include <algorithm>
@@ -8,26 +9,22 @@
 #include <limits>
 #include <vector>
 
-#include "rexit/rexit.h"
-
 namespace rexit::core {
 
-// Limits for policy.json. With larger values, c could overflow float32 for ordinary log-odds.
-constexpr float max_slope = 1e9f, max_intercept = 1e9f;
-constexpr float max_prior_shift = 100;
-constexpr float max_weight = 1e9f;                                                // of a utility
+class Json;
+
 constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest count
+
+constexpr float no_threshold = std::numeric_limits<float>::infinity();  // a threshold at which no candidate stops
 
 // c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.
 struct ExitRule {
   float a = 1, b = 0;
-  float upper = std::numeric_limits<float>::infinity(), lower = std::numeric_limits<float>::infinity();
+  float upper = no_threshold, lower = no_threshold;
 
   float calibrated(float log_odds) const noexcept { return a * log_odds + b; }
-  // `slack`: how far c is moved towards the thresholds.
-  bool confident(float c, float slack = 0) const noexcept {
-    constexpr float never = std::numeric_limits<float>::infinity();
-    return ((c >= upper - slack) & (upper != never)) | ((c <= slack - lower) & (lower != never));
+  bool confident(float c) const noexcept {
+    return (c >= upper && upper != no_threshold) || (c <= -lower && lower != no_threshold);
   }
 };
 
@@ -47,40 +44,32 @@ struct Policy {
   // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
   std::vector<float> earlier;
   std::vector<std::size_t> keep = {};  // [exits]: how many candidates of a slate go on at most; 0: no limit. Empty: no limits
-  // With several objectives, the utility's log-odds take the place of a head's (session/slate/utility.hpp).
-  std::vector<float> weights = {};               // [objectives], of the utility; empty: a single objective
-  std::vector<rexit_platt> objective_maps = {};  // [exits, objectives]
 
-  const rexit_platt* maps_of_objectives(std::size_t exit) const noexcept { return objective_maps.data() + exit * weights.size(); }
   const float* earlier_weights(std::size_t exit) const noexcept { return earlier.data() + exit * (exit - 1) / 2; }
   std::size_t keep_after(std::size_t exit) const noexcept { return keep.empty() ? 0 : keep[exit]; }
-  // Whether a candidate may stop because of the others in its slate, after `first_exit` or a later exit.
-  bool has_slate_rules(std::size_t first_exit = 0) const noexcept {
-    const auto limits = [](std::size_t count) { return count != 0; };
-    return top_k.k != 0 || quorum != 0 ||
-           (!keep.empty() && std::any_of(keep.begin() + static_cast<std::ptrdiff_t>(first_exit), keep.end(), limits));
-  }
-  // c at an exit. log_odds: those of the heads so far, [exit + 1].
+  // c at an exit, if `earlier` is not empty. log_odds: those of the heads so far, [exit + 1].
   float calibrated(std::size_t exit, const float* log_odds) const noexcept {
-    float c = exits[exit].calibrated(log_odds[exit]);
-    if (earlier.empty()) return c;
     const float* of_earlier = earlier_weights(exit);
+    float c = exits[exit].calibrated(log_odds[exit]);
     for (std::size_t j = 0; j < exit; ++j) c += of_earlier[j] * log_odds[j];
     return c;
   }
 };
 
-// The number of a candidate's last heads that agree on the sign of c. Within a slack, the sign is not known: it agrees if the
-// slack is positive.
+// Reads a policy for `exits` exits from policy.json. Throws REXIT_CORRUPT.
+Policy read_policy(const Json& root, std::size_t exits);
+// Reads its rules alone (`patience`, `quorum`, `top_k`, and thresholds and `keep` of the exits), and leaves the maps of `policy`.
+void read_rules(const Json& root, Policy& policy);
+
+// The number of a candidate's last heads that agree on the sign of c.
 struct Agreement {
   std::uint32_t heads = 0;
-  bool positive = false, unknown = false;
+  bool positive = false;
 
-  void add(float c, float slack = 0) noexcept {
-    const bool was_unknown = unknown, agrees = (c >= 0) == positive;
-    positive = c >= 0;
-    unknown = slack != 0 && std::fabs(c) <= std::fabs(slack);
-    heads = (heads != 0) & (was_unknown | unknown ? slack > 0 : agrees) ? heads + 1 : 1;
+  void add(float c) noexcept {
+    const bool is_positive = c >= 0;
+    heads = heads != 0 && is_positive == positive ? heads + 1 : 1;
+    positive = is_positive;
   }
 };
 

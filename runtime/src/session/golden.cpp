@@ -25,10 +25,8 @@ class GoldenSamples {
       : bundle_(bundle),
         file_(bundle.source()->open(bundle.variant().golden)),
         slates_(file_.array<std::int64_t>("slate_offsets", {std::nullopt})),
-        log_odds_(bundle.objectives() == 1
-                      ? file_.array<float>("log_odds", {std::nullopt, bundle.exits()})
-                      : file_.array<float>("log_odds", {std::nullopt, bundle.exits(), bundle.objectives()})) {
-    const std::size_t candidates = log_odds_.size / width();
+        log_odds_(file_.array<float>("log_odds", {std::nullopt, bundle.exits()})) {
+    const std::size_t candidates = log_odds_.size / bundle.exits();
     if (slates_.size < 2)
       fail(REXIT_CORRUPT, file_.path(), ": `slate_offsets` has ", slates_.size, " numbers, expected 2 or more");
     check_offsets(file_, "slate_offsets", slates_, candidates);
@@ -52,9 +50,8 @@ class GoldenSamples {
 
   std::size_t size() const noexcept { return slates_.size - 1; }  // slates
   std::size_t candidates(std::size_t slate) const { return at(slates_, slate + 1) - at(slates_, slate); }
-  std::size_t width() const noexcept { return bundle_.exits() * bundle_.objectives(); }  // log-odds of a candidate
-  // [candidates, exits, objectives]
-  const float* log_odds(std::size_t slate) const { return log_odds_.data + at(slates_, slate) * width(); }
+  // [candidates, exits]
+  const float* log_odds(std::size_t slate) const { return log_odds_.data + at(slates_, slate) * bundle_.exits(); }
 
   // Valid until the next call.
   const Request& request(std::size_t slate) {
@@ -127,7 +124,7 @@ class GoldenSamples {
     request_.scores.clear();
     if (!bundle_.reads_scores(!has_catalog)) return;
     for (std::size_t i = at(slates_, slate); i < at(slates_, slate + 1); ++i) {
-      request_.scores.push_back(has_catalog ? scores_[i] : log_odds_[i * width()]);
+      request_.scores.push_back(has_catalog ? scores_[i] : log_odds_[i * bundle_.exits()]);
       if (!std::isfinite(request_.scores.back()))
         fail(REXIT_CORRUPT, file_.path(), ": `", has_catalog ? "score" : "log_odds", "` of candidate ", i, " is not finite");
     }
@@ -198,11 +195,9 @@ GoldenCheck check_golden(Session& session, std::size_t slate) {
     if (std::isinf(check.worst)) break;
   }
   if (check.worst > check.tolerance) {
-    const std::size_t objective = place % bundle.objectives();
-    check.log_odds = samples.name(slate) + ", " + samples.item(slate, place / samples.width()) + ", exit " +
-                     std::to_string(place % samples.width() / bundle.objectives()) +
-                     (bundle.objectives() == 1 ? "" : ", objective " + variant.objectives[objective]) + ": log-odds " +
-                     fixed(check.trace[place]) + ", expected " + fixed(expected[place]) + " +- " + general(check.tolerance);
+    check.log_odds = samples.name(slate) + ", " + samples.item(slate, place / bundle.exits()) + ", exit " +
+                     std::to_string(place % bundle.exits()) + ": log-odds " + fixed(check.trace[place]) + ", expected " +
+                     fixed(expected[place]) + " +- " + general(check.tolerance);
   }
   return check;
 }

@@ -17,7 +17,7 @@ struct GoldenCheck {
   float worst = 0;             // largest difference from the recorded log-odds; infinity if one is not finite
   std::string prompt;          // the first difference from the recorded prompt, as a line; empty: none
   std::string log_odds;        // where `worst` is, as a line; empty: within the tolerance
-  std::vector<float> trace;    // [candidates, exits, objectives]
+  std::vector<float> trace;    // [candidates, exits]
 };
 
 // Assembles golden slate number `slate`, and traces it without cached prefixes. Throws REXIT_INVALID_ARGUMENT if there is no such

@@ -170,7 +170,7 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   const MemoryUpdate memory_update(*this);
   const Deadline no_deadline(start, 0, &backend_.cancelled());
   backend_.reset_segments();
-  state_->log_odds.resize(request.candidates() * loaded_->bundle.exits() * loaded_->bundle.objectives());
+  state_->log_odds.resize(request.candidates() * loaded_->bundle.exits());
   const StopRule rule{&loaded_->bundle.policy(), std::nullopt, 0, state_->log_odds.data()};
   begin(request, no_deadline, stats);
   begin_slate(request.candidates(), state_->zero, rule);

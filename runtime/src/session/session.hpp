@@ -91,11 +91,7 @@ class Session {
 
   // `start`: the beginning of the call, from which the deadline and all times count. The scores are valid until the next call.
   const std::vector<Score>& score(const Request& request, Clock::time_point start, rexit_stats& stats);
-  // Calibrated probabilities of a candidate of the last score(), [objectives], if there are several.
-  const float* probabilities(std::size_t item) const noexcept {
-    return state_->slate.probabilities().data() + item * loaded_->bundle.objectives();
-  }
-  // [items, exits, objectives], valid until the next call.
+  // [items, exits], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
   void warm_up();

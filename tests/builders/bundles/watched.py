@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from rexit.audit.betting import Tail
 from rexit.audit.limits import AuditLimits
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 
@@ -16,6 +17,7 @@ def write_watched(
     loss: str = "rank-correlation",
     slate: int | None = None,
     top_k: TopK | None = None,
+    tail: Tail | None = None,
 ) -> Bundle:
     """Writes policy.json and report.json into the bundle's variant. limit: of the policy, which stops at the first exit.
     slate: the size of the slates that calibrated it. top_k: it stops by this rule instead."""
@@ -24,6 +26,6 @@ def write_watched(
     made_on = None if slate is None else {"device": "cpu", "threads": 1, "machine": {}, "slate": slate}
     Policy(exits, 1, opened.variant_sha256, top_k=top_k, made_on=made_on).write(opened.folder / "policy.json")
     digests = {"variant_sha256": opened.variant_sha256, "policy_sha256": opened.policy_sha256}
-    watch = AuditLimits(loss, "ndcg@10", limit, limit / 2, False)
+    watch = AuditLimits(loss, "ndcg@10", limit, limit / 2, False, tail)
     (opened.folder / "report.json").write_text(json.dumps({"schema": 2, **digests, "watch": watch.to_json()}))
     return Bundle.open(bundle)

@@ -28,17 +28,9 @@ def tastes(count: int) -> tuple[np.ndarray, np.ndarray]:
     return user, np.where(rng.random(len(user)) < 0.9, items_of_taste, rng.integers(0, ITEMS, len(user)))
 
 
-def test_the_halves_are_those_of_the_adjacency() -> None:
-    rng = np.random.default_rng(0)
-    sparse = graph(rng.integers(0, USERS, 200), rng.integers(0, ITEMS, 200))
-    whole, (to_users, to_items) = sparse.adjacency.todense(), sparse.halves()
-    assert (to_users.todense() == whole[:USERS, USERS:]).all()
-    assert (to_items.todense() == whole[USERS:, :USERS]).all()
-
-
 def test_rows_are_the_singular_vectors_times_the_root_of_their_values_turned() -> None:
     sparse = graph(*tastes(8))
-    left, values, right = np.linalg.svd(sparse.halves()[0].todense())
+    left, values, right = np.linalg.svd(sparse.to_users.to_dense())
     rows = begin(sparse, 3)
     expected = np.concatenate([left[:, :3], right[:3].T]) * np.sqrt(values[:3])
     expected *= SIZE / np.sqrt(np.square(expected).mean())

@@ -18,10 +18,9 @@ rexit_session* open_session(const OpenedSeed& seed) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const OpenedSeed plain("plain"), strings("strings"), inputs("inputs"), objectives("objectives"), zero("zero"),
-      scores("scores");
-  static rexit_session* const sessions[] = {open_session(plain),      open_session(strings), open_session(inputs),
-                                            open_session(objectives), open_session(zero),    open_session(scores)};
+  static const OpenedSeed plain("plain"), strings("strings"), inputs("inputs"), zero("zero"), scores("scores");
+  static rexit_session* const sessions[] = {open_session(plain), open_session(strings), open_session(inputs), open_session(zero),
+                                            open_session(scores)};
   static constexpr std::int32_t tokens[] = {4, 5};
   const std::string text(reinterpret_cast<const char*>(data), size);
   const rexit_input query{"query", nullptr, tokens, 2, 0};

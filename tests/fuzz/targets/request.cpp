@@ -17,12 +17,11 @@ struct Opened : OpenedSeed {
     rexit_bundle_info info{};
     info.struct_size = sizeof info;
     REXIT_PROMISE(ok(rexit_bundle_get_info(bundle, &info)));
-    objectives = info.objectives;
     exits = info.exits;
   }
 
   bool strings;
-  std::size_t objectives = 1, exits = 0;
+  std::size_t exits = 0;
 };
 
 rexit_id id(Bytes& bytes, bool strings, bool user) {
@@ -90,25 +89,6 @@ struct Policy {
     for (std::size_t k = 0; k < exits; ++k) keep.push_back(bytes.below(16) == 0 ? SIZE_MAX : k + 1 == exits ? 0 : bytes.below(5));
     if (bytes.flag()) policy.keep = keep.data();
     memory = sized(policy, bytes);
-  }
-};
-
-// Room for probabilities by objective, in memory of exactly the counted size.
-struct Objectives {
-  std::vector<float> probabilities;
-
-  // `scores`: as many as the answer can have.
-  Objectives(Bytes& bytes, std::size_t scores) {
-    if (bytes.flag()) probabilities.assign(bytes.below(8) == 0 ? bytes.below(8) : scores * 2, -1234.5f);
-    probabilities.shrink_to_fit();
-  }
-  void fill(rexit_request& request) {
-    request.probabilities = probabilities.data();
-    request.probability_count = probabilities.size();
-  }
-  // After a call. Without an answer, or beyond the answers of a single objective, some may be NaN or unwritten.
-  void check(bool done) const {
-    for (const float p : probabilities) REXIT_PROMISE(p == -1234.5f || (done && (std::isnan(p) || (p >= 0 && p <= 1))));
   }
 };
 
@@ -214,8 +194,6 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   request.force_exit = static_cast<std::uint32_t>(bytes.below(5));
   if (bytes.below(8) == 0) request.deadline_us = bytes.number<std::int64_t>();
   request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
-  Objectives objectives(bytes, candidates);
-  objectives.fill(request);
   const auto memory = sized(request, bytes);
   const auto* c_request = reinterpret_cast<const rexit_request*>(memory.get());
   const bool limited = request.top_k != 0 && c_request->struct_size > offsetof(rexit_request, top_k);
@@ -226,7 +204,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   rexit_stats* stats_out = bytes.flag() ? &stats : nullptr;
   switch (bytes.below(4)) {
     case 0: {
-      std::vector<float> traced(candidates * opened.exits * opened.objectives, -1234.5f);
+      std::vector<float> traced(candidates * opened.exits, -1234.5f);
       if (ok(rexit_session_trace(session, c_request, traced.data(), stats_out))) {
         for (const float z : traced) REXIT_PROMISE(std::isfinite(z) && z != -1234.5f);
       } else {
@@ -250,7 +228,6 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
       std::vector<rexit_score> scores(top);
       for (rexit_score& score : scores) score.item = 4321;
       const bool done = ok(rexit_session_score(session, c_request, scores.data(), stats_out));
-      objectives.check(done);
       if (done) {
         std::vector<bool> is_scored(candidates);
         for (const rexit_score& score : scores) {
@@ -273,8 +250,8 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Opened opened[] = {Opened("plain"),  Opened("vectors"), Opened("strings"),    Opened("policy"), Opened("lists"),
-                                  Opened("tokens"), Opened("inputs"),  Opened("objectives"), Opened("zero"),   Opened("scores")};
+  static const Opened opened[] = {Opened("plain"),  Opened("vectors"), Opened("strings"), Opened("policy"), Opened("lists"),
+                                  Opened("tokens"), Opened("inputs"),  Opened("zero"),    Opened("scores")};
   Bytes bytes(data, size);
   const Opened& chosen = opened[bytes.below(std::size(opened))];
   rexit_session_options options{};

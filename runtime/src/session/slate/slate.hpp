@@ -15,8 +15,7 @@
 #include "session/prefix/prefix_cache.hpp"
 #include "session/slate/equal_candidates.hpp"
 #include "session/slate/hidden_states.hpp"
-#include "session/slate/stops.hpp"
-#include "session/slate/utility.hpp"
+#include "session/slate/slate_rules.hpp"
 
 namespace rexit::core {
 
@@ -25,12 +24,12 @@ struct StopRule {
   const Policy* policy;                   // its maps always apply
   std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
   std::size_t top_k = 0;                  // the request's; 0: the policy's k
-  float* trace = nullptr;                 // raw log-odds [candidates, exits, objectives]; if set, all run to the last exit
+  float* trace = nullptr;                 // raw log-odds [candidates, exits]; if set, all run to the last exit
 };
 
 struct Answer {
   std::uint32_t exit = REXIT_NO_EXIT;
-  float log_odds = std::numeric_limits<float>::quiet_NaN();  // with several objectives the utility's
+  float log_odds = std::numeric_limits<float>::quiet_NaN();
   float calibrated = std::numeric_limits<float>::quiet_NaN();
   bool cut_short = false;
 
@@ -69,16 +68,14 @@ class Slate {
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                  SlateStats& stats);
 
-  // [candidates, objectives], calibrated, at the exits that answered the last run; NaN without an answer. Empty with a single
-  // objective.
-  const std::vector<float>& probabilities() const noexcept { return probabilities_; }
-
   std::size_t memory() const noexcept;
 
  private:
   struct Candidate {
     std::uint32_t index;
     std::size_t begin, tokens;  // in the packed arrays
+    Agreement agreement;
+    bool stopped = false;
   };
 
   void begin_zero(const float* zero, const StopRule& rule);
@@ -92,25 +89,23 @@ class Slate {
   std::size_t run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix);
   void read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule);
   float log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const;
-  float utility_log_odds(const Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
-  float repeat(const Candidate& candidate, std::size_t equal, std::size_t segment, const StopRule& rule);
-  void apply_exit_rule(const Candidate& candidate, std::size_t exit, float z, const StopRule& rule);
+  void apply_exit_rule(Candidate& candidate, std::size_t exit, float z, const StopRule& rule);
   void apply_slate_rules(std::size_t exit, const StopRule& rule);
+  void keep_best(std::size_t count);
   void cut_short(std::size_t first_waiting);
   void compact();
 
   const Bundle& bundle_;
   const Backend& backend_;
   VectorRows& vectors_;
-  const std::size_t hidden_bytes_, objectives_;
+  const std::size_t hidden_bytes_;
   EqualCandidates equal_;
   std::vector<std::uint32_t> entering_;  // indices, ascending
   std::vector<Candidate> active_;        // in the running part
-  SlateStops stops_;
+  std::vector<Candidate*> undecided_;
   std::vector<Answer> answers_;
   std::vector<float> log_odds_;  // [candidates, exits] so far, if the policy reads earlier heads
-  Utility utility_;              // this and the next two: with several objectives
-  std::vector<float> probabilities_, candidate_log_odds_;
+  RankIntervals ranks_;
   std::vector<std::int64_t> token_ids_, positions_, groups_, rows_;
   std::vector<float> logits_;
   HiddenStates hidden_;

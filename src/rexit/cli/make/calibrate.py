@@ -43,7 +43,6 @@ def calibrate(
     max_drop: Annotated[float, typer.Option(help="Most that a metric may lose against full depth.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="Of the guarantee that none loses more.")] = 0.95,
     tail: Annotated[str | None, typer.Option(help="SHARE:LOSS: at most so many users lose more.")] = None,
-    by: Annotated[list[str] | None, typer.Option(help="Test groups alone: user.count, or an input's name.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Places that you show; others may stop early.")] = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Compare with the full model alone.")] = False,
     slate: Annotated[int | None, typer.Option(help=f"Candidates of a slate. Default: {SIZE}; as in --slates.")] = None,
@@ -74,7 +73,6 @@ def calibrate(
         confidence=confidence,
         top_k=top_k,
         tail=tail,
-        by=tuple(by or ()),
         labels=not no_labels,
         slate=slate,
         device=device,
@@ -103,7 +101,7 @@ def calibrate(
 def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) -> None:
     """Prints the verdict, and tables of the ways to stop and of their probabilities."""
     from rexit.calibration.reporting.page import maps_sentence
-    from rexit.calibration.reporting.tables import groups, probabilities
+    from rexit.calibration.reporting.tables import probabilities
 
     report, verdict = result.report, result.verdict
     words = partial(in_words, has_catalog=bundle.has_catalog)
@@ -112,9 +110,6 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
             stdout.print(words(prose), soft_wrap=False)
     if report["maps"]["gain"] is not None:
         stdout.print(words(maps_sentence(report["maps"])))
-    if report["groups"]:
-        tested = groups(report)
-        print_table(words(tested.caption), tested.rows)
     full, *others = report["table"]
     baselines = [
         {"": row["name"], **{name: _value(row, name) for name in metrics}, "layers": "-", "ms": "-", "speed": "-"}

@@ -1,4 +1,4 @@
-"""The compiled module. Structs of answers have the fields of the classes in `_answers.py`."""
+"""The compiled module; `rexit.runtime` is its only user. Structs of answers have the fields of the classes in `_answers.py`."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -75,7 +75,6 @@ class Info:
 
 class ExitInfo:
     earlier: list[float]
-    objectives: list[tuple[float, float]]
 
 class SegmentStats: ...
 class Stats: ...
@@ -85,7 +84,6 @@ class Scores:
     exit: NDArray[np.int64]
     probability: NDArray[np.float32]
     cut_short: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]  # [scores * objectives], or empty if there is one objective
     stats: Stats
     segments: list[SegmentStats]
 
@@ -95,7 +93,7 @@ class JsonAnswer:
     segments: list[SegmentStats]
 
 class Trace:
-    log_odds: NDArray[np.float32]  # [candidates * exits * objectives]
+    log_odds: NDArray[np.float32]  # [candidates * exits]
     stats: Stats
     segments: list[SegmentStats]
 
@@ -114,7 +112,6 @@ class Session:
     def reloaded(self) -> Session | None: ...
     def read_file(self, path: str) -> bytes: ...
     def info(self) -> Info: ...
-    def utility(self) -> dict[str, float]: ...
     def exits(self) -> list[ExitInfo]: ...
     def score(self, request: Request) -> Scores: ...
     def score_json(self, request: bytes, options: JsonOptions) -> JsonAnswer: ...
@@ -126,20 +123,3 @@ class Session:
     def trim(self) -> None: ...
     def cancel(self) -> None: ...
     def memory(self) -> Memory: ...
-
-class Rules:
-    def __init__(
-        self,
-        maps: Sequence[tuple[float, float]],
-        earlier: Sequence[float],
-        thresholds: Sequence[tuple[float, float]],
-        patience: int,
-        keep: Sequence[int],
-        quorum: int,
-        top_k: tuple[int, bool, Sequence[float], Sequence[float]] | None,
-    ) -> None: ...
-    def calibrated(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]: ...
-    def stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]: ...
-    def exit_range(
-        self, log_odds: NDArray[np.float32], margin: float, offsets: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
