@@ -10,8 +10,8 @@ trains its retriever every night has no such leak: its retriever is older than t
 
 So no interaction trains both the retriever and the model that reads it, and no training row is given up. The last snapshot also
 chooses the epochs of all of them, and of the catalog's own graph: those with which it finds most likes of the last part. So
-validation, whose users choose and certify a policy, tells the retriever nothing. The scheme is ours; docs/notes/quality/leaks.md
-compares it with giving up a share and with cross-fitting.
+validation, whose users choose and certify a policy, tells the retriever nothing. The scheme is ours. It is compared with giving
+up a share and with cross-fitting in docs/notes/quality/baselines.md.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from c_reference import read_header  # noqa: E402
 from request_table import PAGE, with_table  # noqa: E402
 
 # The notes hold every experiment, the formats every rule, and the glossary every word.
-GUIDE = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "how-to").glob("*.md"), *(ROOT / "docs" / "develop").glob("*.md")]
+GUIDE = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "how-to").glob("*.md")]
 TWO_SCREENS = 700  # words outside of code and tables, which at 1280 x 900 take two screens
 HEADER = (ROOT / "runtime" / "include" / "rexit" / "rexit.h").read_text()
 EXPORTED = re.findall(r"^REXIT_API .*?\b(rexit_\w+)\(", HEADER, re.MULTILINE)
