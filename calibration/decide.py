@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rexit.audit.limits import AuditLimits
+from rexit.audit import AuditLimits
 from rexit.bundle import Policy
 from rexit.calibration import metrics, watch
 from rexit.calibration.candidates import (

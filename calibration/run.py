@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import ranking, roles
+from rexit.audit import REPORT_FILE
 from rexit.audit.betting import Tail
-from rexit.audit.limits import REPORT_FILE
 from rexit.baselines import ZERO, baselines, doubt_without_labels
 from rexit.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE

@@ -17,8 +17,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.audit import AuditLimits
 from rexit.audit.betting import exceeds
-from rexit.audit.limits import AuditLimits
 from rexit.audit.losses import Loss, SlateLosses
 from rexit.bundle import Policy
 from rexit.calibration import certify

@@ -1,4 +1,4 @@
-"""`rexit audit`: audited slates."""
+"""`rexit audit`: the log of a service's audits."""
 
 from __future__ import annotations
 

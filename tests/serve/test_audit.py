@@ -1,4 +1,4 @@
-"""`rexit serve --audit` on a real bundle: what is scored again, what is counted, and what an alarm changes."""
+"""`rexit serve --audit` on a real bundle: what is traced, what is counted, and what an alarm changes."""
 
 from __future__ import annotations
 

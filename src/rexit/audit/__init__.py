@@ -2,17 +2,15 @@
 
     log       requests and their traces -> a file, and back
     losses    a slate's two rankings -> what the policy loses against full depth, without labels
-    limits    report.json -> the loss to watch and its limit
     betting   losses, one by one -> whether "the mean loss is within the limit" still holds
-    watch     traces in order -> the test of the policy
+    watch     the loss to watch and its limit, from report.json; traces in order -> the test of the policy
 
 `rexit serve --audit` does all of this; `docs/how-to/embed.md` shows it for a program of your own.
 """
 
 from rexit.audit.betting import Capital
-from rexit.audit.limits import AuditLimits, read_limits
 from rexit.audit.log import Audit, AuditLog, read_log
 from rexit.audit.losses import Loss
-from rexit.audit.watch import Watch
+from rexit.audit.watch import REPORT_FILE, AuditLimits, Watch, read_limits
 
-__all__ = ["Audit", "AuditLimits", "AuditLog", "Capital", "Loss", "Watch", "read_limits", "read_log"]
+__all__ = ["REPORT_FILE", "Audit", "AuditLimits", "AuditLog", "Capital", "Loss", "Watch", "read_limits", "read_log"]

@@ -86,7 +86,7 @@ class _AuditCollector:
             }
         for name, (help_, value) in gauges.items():
             yield GaugeMetricFamily(f"rexit_audit_{name}", help_, value=float(value))
-        yield CounterMetricFamily("rexit_audit_slates", "Slates scored again at full depth.", value=watch.slates)
+        yield CounterMetricFamily("rexit_audit_slates", "Traced requests with a loss.", value=watch.slates)
         skipped = CounterMetricFamily("rexit_audit_skipped", "Drawn slates without an audit, by reason.", labels=["reason"])
         for reason, count in sorted(self._auditor.skipped.items()):
             skipped.add_metric([reason], count)

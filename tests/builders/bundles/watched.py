@@ -6,8 +6,8 @@ import json
 import math
 from pathlib import Path
 
+from rexit.audit import AuditLimits
 from rexit.audit.betting import Tail
-from rexit.audit.limits import AuditLimits
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 
 
