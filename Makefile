@@ -203,7 +203,7 @@ $(BUILD)/musl/.configured: $(BUILD)/musl-files/.fetched runtime/cmake/x86_64-lin
 
 # ONNX Runtime's wheel is for glibc. What loads it is left out.
 MUSL_TESTS := test_checked test_status test_half test_json test_sha256 test_kernels test_retrieval \
-  test_deadline test_policy test_prefix_cache test_slate test_slate_rules test_vector_rows test_engines \
+  test_deadline test_policy test_prefix_cache test_slate test_stops test_vector_rows test_engines \
   test_tensorrt
 
 # They load ONNX Runtime, whose wheel needs glibc.
@@ -249,13 +249,13 @@ sizes: $(BUILD)/.installed
 	  echo "$$build: $$(stat -c %s $(BUILD)/sizes/$$build.so)" || exit 1; done
 
 test-wheel: $(BUILD)/wheel-alone/.installed $(BUILD)/golden/.written
-	sh tests/cpp/install/newest_symbols.sh readelf $(BUILD)/wheel-alone/venv/lib/python*/site-packages/rexit/runtime/_native.*.so
+	sh tests/cpp/install/newest_symbols.sh readelf $(BUILD)/wheel-alone/venv/lib/python*/site-packages/rexit/_native.*.so
 	$(BUILD)/wheel-alone/venv/bin/rexit verify $(BUILD)/golden/bundle --variant cpu-fp32
 	$(BUILD)/wheel-alone/venv/bin/python tests/wheel/answers.py $(BUILD)/golden
 
 # Of the golden samples only float32's variant gives its own log-odds; answers.py compares all.
 test-aarch64-wheel: $(BUILD)/aarch64-wheel/.installed $(BUILD)/golden/.written
-	sh tests/cpp/install/newest_symbols.sh aarch64-linux-gnu-readelf $(BUILD)/aarch64-wheel/site/rexit/runtime/_native.abi3.so
+	sh tests/cpp/install/newest_symbols.sh aarch64-linux-gnu-readelf $(BUILD)/aarch64-wheel/site/rexit/_native.abi3.so
 	$(BUILD)/aarch64-wheel/python -m rexit verify $(BUILD)/golden/bundle --variant cpu-fp32
 	$(BUILD)/aarch64-wheel/python tests/wheel/answers.py $(BUILD)/golden
 
@@ -318,7 +318,7 @@ budgets: $(BUILD)/.system-budgets $(BUILD)/prefix/.installed $(BUILD)/budgets/.w
 	$(BIN)/cmake -S . -B $(BUILD)/cpp $(CMAKE_OPTIONS) $(TEST_OPTIONS) >/dev/null
 	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target parts
 	PYTHONPATH=tests $(BIN)/python -m budgets $(BUILD)/cpp/tests/budgets/parts $(BUILD)/budgets
-	sh tests/cpp/install/newest_symbols.sh readelf $(BIN)/../lib/python*/site-packages/rexit/runtime/_native.*.so
+	sh tests/cpp/install/newest_symbols.sh readelf $(BIN)/../lib/python*/site-packages/rexit/_native.*.so
 
 $(BUILD)/cosmic-ray/.installed: $(BUILD)/.installed
 	$(BIN)/pip install --quiet --upgrade --target $(@D) cosmic-ray==8.7.0

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit import _native
 from rexit.bundle import Id, TopK
 from rexit.bundle.typed import short
 from rexit.errors import InputError
 from rexit.request import AnyRequest, TokenRequest, check_deadline
-from rexit.runtime import _native
 
 if TYPE_CHECKING:
     from rexit.request import Recent

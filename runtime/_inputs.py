@@ -11,13 +11,13 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
+from rexit import _native
 from rexit.bundle import Manifest
 from rexit.bundle.files import parse_json
 from rexit.bundle.inputs import Inputs
 from rexit.bundle.manifest import MANIFEST, TOKENIZER
 from rexit.errors import InputError
 from rexit.prompts.texts import InputTokenizer
-from rexit.runtime import _native
 from rexit.runtime._arguments import NativeInput, to_text
 
 

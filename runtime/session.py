@@ -11,11 +11,11 @@ from typing import Any, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit import _native
 from rexit.bundle import Id
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
 from rexit.request import AnyRequest, Request, RequestFields, TokenRequest
-from rexit.runtime import _native
 from rexit.runtime._answers import (
     ExitInfo,
     GoldenCheck,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.policy import TopK, best_first, slate_stops
+from rexit import _native
+from rexit.bundle.policy import TopK
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -51,6 +52,13 @@ class StoppingRule:
     quorum: int = 0
     top_k: TopK | None = None
 
+    def native(self) -> _native.Rules:
+        """The rule, applied to c."""
+        exits = len(self.upper) + 1
+        thresholds = [*zip(self.upper, self.lower, strict=True), (math.inf, math.inf)]
+        top_k = None if self.top_k is None else self.top_k.native()
+        return _native.Rules([(1.0, 0.0)] * exits, [], thresholds, self.patience, [*self.keep, 0], self.quorum, top_k)
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -63,14 +71,6 @@ class Trial:
 
 Objective = Callable[[Trial], tuple[float, float]]
 """What a descent minimizes; the second number breaks ties."""
-
-
-def agreeing_heads(c: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Returns how many heads in a row, up to each exit, agree on the sign of c: int64 [n, E]. c: float32 [n, E]."""
-    agreeing = np.ones(c.shape, np.int64)
-    for k in range(1, c.shape[1]):
-        agreeing[:, k] = np.where((c[:, k] >= 0) == (c[:, k - 1] >= 0), agreeing[:, k - 1] + 1, 1)
-    return agreeing
 
 
 def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
@@ -203,22 +203,14 @@ class Search:
 
     def __init__(self, evaluation: Evaluation, space: Space) -> None:
         self._evaluation, self._space = evaluation, space
-        self._reached = _ReachedThresholds(evaluation.c, space)
-        self._orders = best_first(evaluation.c, evaluation.traces.offsets) if space.keeps else None
+        self._c = np.ascontiguousarray(evaluation.c)
         self._trials: dict[Point, Trial] = {}
         self._outcomes: dict[bytes, Outcome] = {}  # by where candidates stop: many rules stop them alike
         self.full = self._try(space.never)
 
     def stops(self, point: Point) -> NDArray[np.int64]:
-        """Returns the exit of each pair, int64 [n], as `Policy.stops` does, with shared work done once."""
-        rule = self._space.rule(point)
-        may_stop = self._reached.by(point)
-        if rule.quorum or rule.top_k or any(rule.keep):
-            offsets = self._evaluation.traces.offsets
-            return slate_stops(
-                self._evaluation.c, may_stop.T, offsets, rule.quorum, rule.top_k, keep=rule.keep, orders=self._orders
-            )
-        return np.asarray(may_stop.argmax(0), np.int64)
+        """Returns the exit of each pair, int64 [n], as `Policy.stops` does with these c."""
+        return self._space.rule(point).native().stops(self._c, self._evaluation.traces.offsets)
 
     def _try(self, point: Point) -> Trial:
         trial = self._trials.get(point)
@@ -280,28 +272,3 @@ class Search:
 def _within(budget: float, trial: Trial) -> tuple[float, float]:
     outcome = trial.outcome
     return (outcome.cost_us if outcome.drop <= budget else math.inf, outcome.drop)
-
-
-class _ReachedThresholds:
-    """Which pairs reach the thresholds and the patience of a point, combined from what each value of an axis lets stop."""
-
-    def __init__(self, c: NDArray[np.float32], space: Space) -> None:
-        self._space = space
-        self._sides = {
-            (side, k): np.stack([(c[:, k] >= v) if side == 0 else (c[:, k] <= -v) for v in np.array(values, np.float32)])
-            for side, k, values in space.thresholds
-        }
-        """By side and exit: whether a pair reaches each threshold, bool [values, n]."""
-        agreeing = agreeing_heads(c)
-        self._agreed = [np.ascontiguousarray((agreeing >= p).T) for p in space.common[0]]
-        self._shape = (c.shape[1], len(c))
-
-    def by(self, point: Point) -> NDArray[np.bool_]:
-        """Returns where each pair may stop, bool [E, n]; the last exit stops all."""
-        may_stop = np.zeros(self._shape, np.bool_)
-        may_stop[-1] = True
-        for (side, k, _), at in zip(self._space.thresholds, point[self._space.at_thresholds], strict=True):
-            may_stop[k] |= self._sides[side, k][at]
-        if point[0]:
-            may_stop[:-1] &= self._agreed[point[0]][:-1]
-        return may_stop

@@ -1,4 +1,4 @@
-// rexit.runtime._native: rexit.hpp for Python, with its structs. runtime/session.py adds checks and NumPy conveniences.
+// rexit._native: rexit.hpp for Python, with its structs. runtime/session.py adds checks and NumPy conveniences.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -14,6 +14,7 @@
 #include <string_view>
 #include <variant>
 
+#include "library.hpp"
 #include "rexit/rexit.hpp"
 
 namespace nb = nanobind;
@@ -402,6 +403,7 @@ NB_MODULE(_native, module) {
       "place"_a, "variant"_a);
   bind_requests(module);
   bind_answers(module);
+  rexit::python::bind_library(module);
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",

@@ -127,7 +127,7 @@ def random_policy(random: np.random.Generator, variant_sha256: str, slate_rules:
 
 
 def assert_follows(scores: runtime.Scores, policy: Policy, trace: NDArray[np.float32]) -> None:
-    """Exits, log-odds and probabilities are the policy's in NumPy."""
+    """Exits, log-odds and probabilities are those of the trace, replayed."""
     stops = policy.stops(trace, np.array([0, len(trace)]))
     assert scores.exit.tolist() == stops[scores.index].tolist()
     assert scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
@@ -137,7 +137,7 @@ def assert_follows(scores: runtime.Scores, policy: Policy, trace: NDArray[np.flo
 
 
 @pytest.mark.parametrize(("slate_rules", "slate_bytes"), [(False, 0), (False, 1), (True, 0)])
-def test_policies_stop_where_numpy_says(slate_rules: bool, slate_bytes: int, tmp_path: Path) -> None:
+def test_policies_stop_where_replays_do(slate_rules: bool, slate_bytes: int, tmp_path: Path) -> None:
     """In passes and parts of a slate, as the bundle's policy, under a request's own rules, and with its own k."""
     folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
     random, variant_sha256 = np.random.default_rng(slate_bytes), Bundle.open(folder).variant_sha256

@@ -1,5 +1,4 @@
-// When a candidate stops, and what it is ranked by. docs/format/policy.md states the rules; src/rexit/bundle/policy/policy.py is
-// the same in NumPy, to the bit.
+// What policy.json says. docs/format/policy.md states the rules; session/slate/stops.hpp applies them.
 #pragma once
 
 #include <algorithm>
@@ -23,8 +22,9 @@ struct ExitRule {
   float upper = no_threshold, lower = no_threshold;
 
   float calibrated(float log_odds) const noexcept { return a * log_odds + b; }
-  bool confident(float c) const noexcept {
-    return (c >= upper && upper != no_threshold) || (c <= -lower && lower != no_threshold);
+  // `slack`: how far c is moved towards the thresholds.
+  bool confident(float c, float slack = 0) const noexcept {
+    return ((c >= upper - slack) & (upper != no_threshold)) | ((c <= slack - lower) & (lower != no_threshold));
   }
 };
 
@@ -47,10 +47,17 @@ struct Policy {
 
   const float* earlier_weights(std::size_t exit) const noexcept { return earlier.data() + exit * (exit - 1) / 2; }
   std::size_t keep_after(std::size_t exit) const noexcept { return keep.empty() ? 0 : keep[exit]; }
-  // c at an exit, if `earlier` is not empty. log_odds: those of the heads so far, [exit + 1].
+  // Whether a candidate may stop because of the others in its slate, after `first_exit` or a later exit.
+  bool has_slate_rules(std::size_t first_exit = 0) const noexcept {
+    const auto limits = [](std::size_t count) { return count != 0; };
+    return top_k.k != 0 || quorum != 0 ||
+           (!keep.empty() && std::any_of(keep.begin() + static_cast<std::ptrdiff_t>(first_exit), keep.end(), limits));
+  }
+  // c at an exit. log_odds: those of the heads so far, [exit + 1].
   float calibrated(std::size_t exit, const float* log_odds) const noexcept {
-    const float* of_earlier = earlier_weights(exit);
     float c = exits[exit].calibrated(log_odds[exit]);
+    if (earlier.empty()) return c;
+    const float* of_earlier = earlier_weights(exit);
     for (std::size_t j = 0; j < exit; ++j) c += of_earlier[j] * log_odds[j];
     return c;
   }
@@ -61,15 +68,17 @@ Policy read_policy(const Json& root, std::size_t exits);
 // Reads its rules alone (`patience`, `quorum`, `top_k`, and thresholds and `keep` of the exits), and leaves the maps of `policy`.
 void read_rules(const Json& root, Policy& policy);
 
-// The number of a candidate's last heads that agree on the sign of c.
+// The number of a candidate's last heads that agree on the sign of c. Within a slack, the sign is not known: it agrees if the
+// slack is positive.
 struct Agreement {
   std::uint32_t heads = 0;
-  bool positive = false;
+  bool positive = false, unknown = false;
 
-  void add(float c) noexcept {
-    const bool is_positive = c >= 0;
-    heads = heads != 0 && is_positive == positive ? heads + 1 : 1;
-    positive = is_positive;
+  void add(float c, float slack = 0) noexcept {
+    const bool was_unknown = unknown, agrees = (c >= 0) == positive;
+    positive = c >= 0;
+    unknown = slack != 0 && std::fabs(c) <= std::fabs(slack);
+    heads = (heads != 0) & (was_unknown | unknown ? slack > 0 : agrees) ? heads + 1 : 1;
   }
 };
 

@@ -6,7 +6,7 @@ from rexit.bundle.engine import Engine, EngineSegment, OptimizationProfile, engi
 from rexit.bundle.files import FileEntry, check_writable, digest, write_file, write_json
 from rexit.bundle.golden import Golden, GoldenSlate
 from rexit.bundle.manifest import Manifest, Model, TokenRequests
-from rexit.bundle.policy import ExitPolicy, Policy, TopK, slate_stops
+from rexit.bundle.policy import ExitPolicy, Policy, TopK
 from rexit.bundle.reranker import RerankerPrompt
 from rexit.bundle.variant import Segment, Variant
 from rexit.bundle.vectors import VectorIds, Vectors
@@ -41,7 +41,6 @@ __all__ = [
     "engine_folders",
     "locked_file",
     "new_folder",
-    "slate_stops",
     "sole_writer",
     "write_file",
     "write_json",

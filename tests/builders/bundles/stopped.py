@@ -1,4 +1,4 @@
-"""Random slates and where Python stops them, for the C++ tests: `python -m builders.bundles.stopped FILE`, in tests/.
+"""Random slates and where the book stops them, for the C++ tests: `python -m builders.bundles.stopped FILE`, in tests/.
 
 A row for each case: `patience`, `quorum`, `k`, `ordered`, the request's own `own_k`, the number of `candidates`; `rise` and
 `fall` [EXITS - 1]; `keep` [EXITS], how many go on after each exit, 0 being all; `rules` [EXITS, 4] of a, b, upper and lower;
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from oracles.by_the_book import by_the_book
 from rexit.bundle import ExitPolicy, Policy, TopK
 
 EXITS, CASES = 3, 600
@@ -62,8 +62,7 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
 def columns(policy: Policy, own_k: int, z: Any) -> dict[str, Any]:
     """One case, as the module says."""
     rule = policy.top_k
-    requested = replace(policy, top_k=replace(rule, k=own_k)) if rule is not None and own_k else policy
-    stops = requested.stops(z, np.array([0, len(z)]))
+    stops, c = by_the_book(policy, z, own_k)
     no_moves = (0.0,) * (EXITS - 1)
     return {
         "patience": np.array([policy.patience], np.int32),
@@ -79,7 +78,7 @@ def columns(policy: Policy, own_k: int, z: Any) -> dict[str, Any]:
         "earlier": np.array([[weight for e in policy.exits for weight in e.earlier]], np.float32),
         "log_odds": z,
         "exit": np.array(stops, np.int32),
-        "c": policy.calibrated(z)[np.arange(len(z)), stops],
+        "c": c[np.arange(len(z)), stops],
     }
 
 

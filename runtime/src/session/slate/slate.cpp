@@ -11,13 +11,9 @@ namespace {
 
 constexpr std::size_t default_hidden_bytes = std::size_t{256} << 20;
 
-// Behind exit zero, which sees all candidates at once. `first_exit`: that of the first segment.
+// Whether rules for whole slates apply from `first_exit` on.
 bool has_slate_rules(const StopRule& rule, std::size_t first_exit) {
-  const std::vector<std::size_t>& keep = rule.policy->keep;
-  const auto limits = [](std::size_t count) { return count != 0; };
-  return rule.trace == nullptr && !rule.force_exit &&
-         (rule.policy->top_k.k != 0 || rule.policy->quorum != 0 ||
-          (!keep.empty() && std::any_of(keep.begin() + static_cast<std::ptrdiff_t>(first_exit), keep.end(), limits)));
+  return rule.trace == nullptr && !rule.force_exit && rule.policy->has_slate_rules(first_exit);
 }
 
 }  // namespace
@@ -31,6 +27,7 @@ Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, 
 
 void Slate::begin(std::size_t count, const float* zero, const StopRule& rule) {
   answers_.assign(count, Answer{});
+  stops_.begin(count);
   if (!rule.policy->earlier.empty()) log_odds_.resize(count * bundle_.exits());
   entering_.clear();
   active_.clear();
@@ -40,14 +37,14 @@ void Slate::begin(std::size_t count, const float* zero, const StopRule& rule) {
 
 void Slate::begin_zero(const float* zero, const StopRule& rule) {
   for (std::uint32_t i = 0; i < answers_.size(); ++i) {
-    active_.push_back({i, 0, 0, {}});
+    active_.push_back({i, 0, 0});
     if (!std::isfinite(zero[i]))
       fail(REXIT_BACKEND_FAILED, bundle_.where_exit(0), ": candidate ", i, "'s log-odds, ", zero[i], ", are not finite");
     apply_exit_rule(active_.back(), 0, zero[i], rule);
   }
   apply_slate_rules(0, rule);
   for (const Candidate& candidate : active_)
-    if (!candidate.stopped) entering_.push_back(candidate.index);
+    if (!stops_.stopped(candidate.index)) entering_.push_back(candidate.index);
   active_.clear();
 }
 
@@ -122,7 +119,7 @@ void Slate::read_chunk(std::size_t segment, std::size_t begin, std::size_t end, 
   const std::size_t exit = bundle_.exit_of(segment);
   const float* logits = logits_.data();
   for (std::size_t i = begin; i < end; ++i, logits += 2) {
-    Candidate& candidate = active_[i];
+    const Candidate& candidate = active_[i];
     const std::size_t equal = equal_.first(candidate.index);
     const bool is_repeated = equal != candidate.index && answers_[equal].exit == exit;
     apply_exit_rule(candidate, exit, is_repeated ? answers_[equal].log_odds : log_odds(candidate, segment, logits), rule);
@@ -142,8 +139,7 @@ void Slate::pack(const Prompt& prompt, std::size_t begin, std::size_t end) {
   for (std::size_t n = begin; n < end; ++n) {
     const std::uint32_t i = entering_[n];
     const std::int32_t* tokens = prompt.candidate(i);
-    Candidate candidate{i, first, prompt.candidate_tokens(i), {}};
-    if (bundle_.has_zero()) candidate.agreement.add(answers_[i].calibrated);
+    const Candidate candidate{i, first, prompt.candidate_tokens(i)};
     for (std::size_t t = 0; t < candidate.tokens; ++t) {
       token_ids_[first + t] = tokens[t];
       positions_[first + t] = static_cast<std::int64_t>(prefix_tokens + t);
@@ -214,7 +210,7 @@ inline float Slate::log_odds(const Candidate& candidate, std::size_t segment, co
 }
 
 // `z`: the log-odds that the policy reads.
-void Slate::apply_exit_rule(Candidate& candidate, std::size_t exit, float z, const StopRule& rule) {
+void Slate::apply_exit_rule(const Candidate& candidate, std::size_t exit, float z, const StopRule& rule) {
   const ExitRule& exit_rule = rule.policy->exits[exit];
   float c;
   if (rule.policy->earlier.empty()) {
@@ -227,53 +223,19 @@ void Slate::apply_exit_rule(Candidate& candidate, std::size_t exit, float z, con
   if (!std::isfinite(c) && rule.trace == nullptr)
     fail(REXIT_BACKEND_FAILED, bundle_.where_exit(exit), ": candidate ", candidate.index, "'s log-odds ", z,
          " are beyond what the policy's maps can calibrate: c is ", c);
-  candidate.agreement.add(c);
+  const bool last = exit + 1 == bundle_.exits(),
+             is_confident = stops_.reach(candidate.index, exit, exit_rule, rule.policy->patience, c);
   answers_[candidate.index] = {static_cast<std::uint32_t>(exit), z, c, false};
-
-  const bool last = exit + 1 == bundle_.exits();
-  if (rule.trace != nullptr) {
-    rule.trace[candidate.index * bundle_.exits() + exit] = z;
-    candidate.stopped = last;
-  } else if (rule.force_exit) {
-    candidate.stopped = exit == *rule.force_exit;
-  } else {
-    candidate.stopped = last || (exit_rule.confident(c) && candidate.agreement.heads >= rule.policy->patience);
-  }
+  if (rule.trace != nullptr) rule.trace[candidate.index * bundle_.exits() + exit] = z;
+  const bool runs_to_its_end = rule.trace != nullptr || rule.force_exit;
+  stops_.set_stopped(candidate.index,
+                     runs_to_its_end ? exit == rule.force_exit.value_or(bundle_.exits() - 1) : last || is_confident);
 }
 
 // Call after apply_exit_rule() for all candidates that reached this exit.
 void Slate::apply_slate_rules(std::size_t exit, const StopRule& rule) {
-  if (rule.trace != nullptr || rule.force_exit || exit + 1 == bundle_.exits()) return;
-  const TopK& top_k = rule.policy->top_k;
-  if (top_k.k != 0) {
-    ranks_.clear();
-    for (const Answer& answer : answers_) ranks_.add(RankIntervals::interval(top_k, answer.exit, answer.calibrated));
-    ranks_.sort();
-    const std::size_t k = rule.top_k != 0 ? rule.top_k : top_k.k;
-    for (Candidate& candidate : active_)
-      if (!candidate.stopped)
-        candidate.stopped =
-            ranks_.is_settled(RankIntervals::interval(top_k, exit, answers_[candidate.index].calibrated), k, top_k.ordered);
-  }
-  if (const std::size_t keep = rule.policy->keep_after(exit); keep != 0) keep_best(keep);
-  const auto undecided =
-      std::count_if(active_.begin(), active_.end(), [](const Candidate& candidate) { return !candidate.stopped; });
-  if (static_cast<std::size_t>(undecided) <= rule.policy->quorum)
-    for (Candidate& candidate : active_) candidate.stopped = true;
-}
-
-// Stops all candidates but the `count` with the highest c; of equals, the first of the request go on.
-void Slate::keep_best(std::size_t count) {
-  undecided_.clear();
-  for (Candidate& candidate : active_)
-    if (!candidate.stopped) undecided_.push_back(&candidate);
-  if (undecided_.size() <= count) return;
-  const auto border = undecided_.begin() + static_cast<std::ptrdiff_t>(count);
-  std::nth_element(undecided_.begin(), border, undecided_.end(), [this](const Candidate* a, const Candidate* b) {
-    const float c = answers_[a->index].calibrated, other = answers_[b->index].calibrated;
-    return c != other ? c > other : a->index < b->index;
-  });
-  std::for_each(border, undecided_.end(), [](Candidate* candidate) { candidate->stopped = true; });
+  if (rule.trace == nullptr && !rule.force_exit && exit + 1 != bundle_.exits())
+    stops_.apply_slate_rules(*rule.policy, exit, rule.top_k);
 }
 
 const std::vector<Answer>& Slate::cut_short() {
@@ -286,7 +248,7 @@ void Slate::cut_short(std::size_t first_waiting) {
   if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.has_exit(); }))
     fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit");
   for (const Candidate& candidate : active_)
-    if (!candidate.stopped) answers_[candidate.index].cut_short = true;
+    if (!stops_.stopped(candidate.index)) answers_[candidate.index].cut_short = true;
   for (std::size_t n = first_waiting; n < entering_.size(); ++n) answers_[entering_[n]].cut_short = true;
 }
 
@@ -295,7 +257,7 @@ void Slate::compact() {
   std::size_t count = 0, to = 0;
   moves_.clear();
   for (const Candidate& candidate : active_) {
-    if (candidate.stopped) continue;
+    if (stops_.stopped(candidate.index)) continue;
     if (to != candidate.begin) {
       if (moves_.empty() || moves_.back().from + moves_.back().count != candidate.begin)
         moves_.push_back({candidate.begin, to, 0});  // adjacent candidates move together
@@ -317,9 +279,9 @@ void Slate::compact() {
 }
 
 std::size_t Slate::memory() const noexcept {
-  return ranks_.memory() + equal_.memory() + hidden_.bytes() + active_.capacity() * sizeof(Candidate) +
+  return stops_.memory() + equal_.memory() + hidden_.bytes() + active_.capacity() * sizeof(Candidate) +
          answers_.capacity() * sizeof(Answer) + entering_.capacity() * sizeof(std::uint32_t) +
-         undecided_.capacity() * sizeof(Candidate*) + moves_.capacity() * sizeof(RowMove) +
+         moves_.capacity() * sizeof(RowMove) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
          (logits_.capacity() + log_odds_.capacity()) * sizeof(float);
 }

@@ -15,7 +15,7 @@
 #include "session/prefix/prefix_cache.hpp"
 #include "session/slate/equal_candidates.hpp"
 #include "session/slate/hidden_states.hpp"
-#include "session/slate/slate_rules.hpp"
+#include "session/slate/stops.hpp"
 
 namespace rexit::core {
 
@@ -74,8 +74,6 @@ class Slate {
   struct Candidate {
     std::uint32_t index;
     std::size_t begin, tokens;  // in the packed arrays
-    Agreement agreement;
-    bool stopped = false;
   };
 
   void begin_zero(const float* zero, const StopRule& rule);
@@ -89,9 +87,8 @@ class Slate {
   std::size_t run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix);
   void read_chunk(std::size_t segment, std::size_t begin, std::size_t end, const StopRule& rule);
   float log_odds(const Candidate& candidate, std::size_t segment, const float* logits) const;
-  void apply_exit_rule(Candidate& candidate, std::size_t exit, float z, const StopRule& rule);
+  void apply_exit_rule(const Candidate& candidate, std::size_t exit, float z, const StopRule& rule);
   void apply_slate_rules(std::size_t exit, const StopRule& rule);
-  void keep_best(std::size_t count);
   void cut_short(std::size_t first_waiting);
   void compact();
 
@@ -102,10 +99,9 @@ class Slate {
   EqualCandidates equal_;
   std::vector<std::uint32_t> entering_;  // indices, ascending
   std::vector<Candidate> active_;        // in the running part
-  std::vector<Candidate*> undecided_;
+  SlateStops stops_;
   std::vector<Answer> answers_;
   std::vector<float> log_odds_;  // [candidates, exits] so far, if the policy reads earlier heads
-  RankIntervals ranks_;
   std::vector<std::int64_t> token_ids_, positions_, groups_, rows_;
   std::vector<float> logits_;
   HiddenStates hidden_;

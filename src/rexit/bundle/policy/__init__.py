@@ -1,15 +1,5 @@
-"""When candidates stop: `policy.json` and its rules in NumPy."""
+"""When candidates stop: `policy.json`."""
 
-from rexit.bundle.policy.policy import FILE, MAX_INTERCEPT, MAX_SLOPE, ExitPolicy, Policy
-from rexit.bundle.policy.slate_rules import TopK, best_first, slate_stops
+from rexit.bundle.policy.policy import FILE, MAX_INTERCEPT, MAX_SLOPE, ExitPolicy, Policy, TopK
 
-__all__ = [
-    "FILE",
-    "MAX_INTERCEPT",
-    "MAX_SLOPE",
-    "ExitPolicy",
-    "Policy",
-    "TopK",
-    "best_first",
-    "slate_stops",
-]
+__all__ = ["FILE", "MAX_INTERCEPT", "MAX_SLOPE", "ExitPolicy", "Policy", "TopK"]

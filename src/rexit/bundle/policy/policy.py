@@ -1,4 +1,4 @@
-"""When to stop: `policy.json`, and its rules in NumPy, as the runtime follows them (docs/format.md)."""
+"""When to stop: `policy.json`. The library applies its rules (docs/format/policy.md)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import __version__
+from rexit import __version__, _native
 from rexit.bundle.files import SCHEMA, write_json
-from rexit.bundle.policy.slate_rules import TopK, slate_stops
 from rexit.bundle.typed import read_typed, typed
 from rexit.errors import BundleError
 
@@ -28,6 +27,24 @@ MAX_PRIOR_SHIFT = 100.0
 
 
 Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Stops candidates whose place in or out of the best `k` of their slate is known; if `ordered`, those in it not before their
+    rank is known.
+
+    rise, fall: [exits - 1], how far c may still move up and down from each exit to the last.
+    """
+
+    k: int
+    ordered: bool
+    rise: tuple[float, ...]
+    fall: tuple[float, ...]
+
+    def native(self) -> tuple[int, bool, tuple[float, ...], tuple[float, ...]]:
+        """As `_native.Rules` takes it."""
+        return self.k, self.ordered, self.rise, self.fall
 
 
 class _Exit(msgspec.Struct, frozen=True):
@@ -132,15 +149,8 @@ class Policy:
         return self.quorum > 0 or self.top_k is not None or any(self.keep)
 
     def calibrated(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """c at each exit: float32 [n, exits] from raw log-odds, computed as in the runtime."""
-        a = np.array([e.a for e in self.exits], np.float32)
-        b = np.array([e.b for e in self.exits], np.float32)
-        z = np.asarray(log_odds, np.float32)
-        c = z * a + b
-        for k, e in enumerate(self.exits):
-            for j, weight in enumerate(e.earlier):
-                c[:, k] += np.float32(weight) * z[:, j]
-        return c
+        """c at each exit: float32 [n, exits] from raw log-odds."""
+        return self._rules.calibrated(np.ascontiguousarray(log_odds, np.float32))
 
     def probability(self, c: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns 1 / (1 + exp(-(c + prior_shift))), float32: that of the world, where negatives were sampled. c: float32."""
@@ -155,7 +165,7 @@ class Policy:
             log_odds: raw log-odds of every exit, float32 [n, exits].
             offsets: where each slate begins, and n: int64 [slates + 1].
         """
-        return self._stops(log_odds, offsets, 0.0)
+        return self._rules.stops(np.ascontiguousarray(log_odds, np.float32), offsets)
 
     def exit_range(
         self, log_odds: NDArray[np.float32], margin: float, offsets: NDArray[np.int64]
@@ -174,37 +184,21 @@ class Policy:
             margin: 0 or more, in units of log-odds.
             offsets: int64 [slates + 1].
         """
-        early, late = self._stops(log_odds, offsets, margin), self._stops(log_odds, offsets, -margin)
-        if self.has_slate_rules:
-            slates = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-            first = np.full(len(offsets) - 1, len(self.exits))
-            np.minimum.at(first, slates, np.where(early < late, early, len(self.exits)))
-            reached = late >= first[slates]
-            early = np.where(reached, first[slates], early)
-            late = np.where(reached, len(self.exits) - 1, late)
-        return early, late
+        return self._rules.exit_range(np.ascontiguousarray(log_odds, np.float32), margin, offsets)
 
-    def _stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64], margin: float) -> NDArray[np.int64]:
-        """`stops` with every comparison within `margin` decided for stopping; within -margin, if it is negative, against it."""
-        c = self.calibrated(log_odds)
-        upper = np.array([e.upper for e in self.exits], np.float32)
-        lower = np.array([e.lower for e in self.exits], np.float32)
-        slack = self._slack(np.float32(margin))
-        stop = ((c >= upper - slack) & (upper != np.inf)) | ((c <= slack - lower) & (lower != np.inf))
-        near = np.abs(c) <= np.abs(slack)
-        agree = np.ones(c.shape, np.int64)
-        for k in range(1, c.shape[1]):
-            same = (c[:, k] >= 0) == (c[:, k - 1] >= 0)
-            if margin:
-                same = np.where(near[:, k] | near[:, k - 1], margin > 0, same)
-            agree[:, k] = np.where(same, agree[:, k - 1] + 1, 1)
-        stop &= agree >= self.patience
-        stop[:, -1] = True
-        return slate_stops(c, stop, offsets, self.quorum, self.top_k, slack, self.keep)
-
-    def _slack(self, margin: np.float32) -> NDArray[np.float32]:
-        """How far each exit's c moves, at most, if log-odds move by up to +-margin: float32 [exits]. Negative with the margin."""
-        return np.array([abs(e.a) * margin + sum(abs(weight) * margin for weight in e.earlier) for e in self.exits], np.float32)
+    @property
+    def _rules(self) -> _native.Rules:
+        reads_earlier = any(e.earlier for e in self.exits)
+        earlier = [weight for k, e in enumerate(self.exits) for weight in e.earlier or (0.0,) * k] if reads_earlier else []
+        return _native.Rules(
+            [(e.a, e.b) for e in self.exits],
+            earlier,
+            [(e.upper, e.lower) for e in self.exits],
+            self.patience,
+            [e.keep for e in self.exits],
+            self.quorum,
+            None if self.top_k is None else self.top_k.native(),
+        )
 
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:

@@ -1,4 +1,4 @@
-"""The compiled module; `rexit.runtime` is its only user. Structs of answers have the fields of the classes in `_answers.py`."""
+"""The compiled module. Structs of answers have the fields of the classes in `_answers.py`."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -123,3 +123,20 @@ class Session:
     def trim(self) -> None: ...
     def cancel(self) -> None: ...
     def memory(self) -> Memory: ...
+
+class Rules:
+    def __init__(
+        self,
+        maps: Sequence[tuple[float, float]],
+        earlier: Sequence[float],
+        thresholds: Sequence[tuple[float, float]],
+        patience: int,
+        keep: Sequence[int],
+        quorum: int,
+        top_k: tuple[int, bool, Sequence[float], Sequence[float]] | None,
+    ) -> None: ...
+    def calibrated(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]: ...
+    def exit_range(
+        self, log_odds: NDArray[np.float32], margin: float, offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...

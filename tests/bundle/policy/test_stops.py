@@ -1,75 +1,63 @@
-"""The rules of whole slates, against docs/format.md followed word by word, one candidate at a time."""
+"""Where the library stops candidates, against docs/format/policy.md followed word by word."""
 
 import itertools
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rexit.bundle import ExitPolicy, Policy, TopK, slate_stops
+from oracles.by_the_book import by_the_book
+from rexit.bundle import ExitPolicy, Policy, TopK
 
 
-def by_the_book(
-    c: NDArray[np.float32], candidate_stop: NDArray[np.bool_], quorum: int, top_k: TopK | None, keep: Sequence[int]
-) -> list[int]:
-    """One slate's exits."""
-    n, exits = c.shape
-    stopped: dict[int, int] = {}
-    for k in range(exits - 1):
-        stopped |= {i: k for i in range(n) if i not in stopped and candidate_stop[i, k]}
-        if top_k is not None:
-            at = [stopped.get(i, k) for i in range(n)]
-            low = [c[i, at[i]] - np.float32(top_k.fall[at[i]]) for i in range(n)]
-            high = [c[i, at[i]] + np.float32(top_k.rise[at[i]]) for i in range(n)]
-            for i in range(n):
-                above = sum(high[j] >= low[i] for j in range(n) if j != i)
-                surely = sum(low[j] > high[i] for j in range(n) if j != i)
-                inside = above < top_k.k and (not top_k.ordered or above == surely)
-                if i not in stopped and (surely >= top_k.k or inside):
-                    stopped[i] = k
-        left = sorted((i for i in range(n) if i not in stopped), key=lambda i: (-c[i, k], i))
-        stopped |= {i: k for i in left[keep[k] :] if keep[k]}
-        if n - len(stopped) <= quorum:
-            stopped |= {i: k for i in range(n) if i not in stopped}
-    return [stopped.get(i, exits - 1) for i in range(n)]
-
-
-def cases(
-    count: int, seed: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64], int, TopK | None, list[int]]]:
-    """Random slates of different sizes; c on a coarse grid, with bounds on the same grid, so that ends of intervals tie."""
+def cases(count: int, seed: int) -> Iterator[tuple[Policy, NDArray[np.float32], NDArray[np.int64]]]:
+    """Random slates of different sizes; log-odds on a coarse grid, with bounds on the same grid, so that ends tie."""
     random = np.random.default_rng(seed)
     for _ in range(count):
         exits = int(random.integers(1, 6))
         sizes = random.integers(1, 9, 5)
         n = int(sizes.sum())
         step = random.choice([0.0, 0.25])
-        c = random.normal(0, 1, (n, exits))
+        z = random.normal(0, 1, (n, exits))
         move = random.uniform(0, 1, (2, exits - 1)) * random.integers(0, 2, (2, exits - 1))
+        limits = random.choice([math.inf, math.inf, 0.5, 1.0, 2.0], (2, exits))
         if step:
-            c, move = np.round(c / step) * step, np.round(move / step) * step
-        stop = random.random((n, exits)) < random.choice([0.0, 0.2, 0.6])
-        stop[:, -1] = True
+            z, move = np.round(z / step) * step, np.round(move / step) * step
         rise, fall = (tuple(float(x) for x in side) for side in move)
         top_k = TopK(int(random.integers(1, 10)), bool(random.integers(2)), rise, fall) if random.random() < 0.8 else None
         quorum = int(random.choice([0, 1, 2, 4, 9]))
-        keep = (random.integers(1, 8, exits - 1) * (random.random(exits - 1) < random.choice([0.0, 0.0, 0.7]))).tolist()
-        yield c.astype(np.float32), stop, np.concatenate([[0], sizes.cumsum()]), quorum, top_k, keep
+        keep = [*random.integers(1, 8, exits - 1) * (random.random(exits - 1) < random.choice([0.0, 0.0, 0.7])), 0]
+        reads_earlier = random.random() < 0.3
+        rules = tuple(
+            ExitPolicy(
+                *(random.uniform((0.2, -1), (2, 1)).tolist() if reads_earlier else (1.0, 0.0)),
+                float(limits[0, k]),
+                float(limits[1, k]),
+                tuple(random.uniform(-0.5, 0.5, k).tolist()) if reads_earlier else (),
+                keep=int(keep[k]),
+            )
+            for k in range(exits)
+        )
+        policy = Policy(rules, int(random.integers(1, 4)), "d", quorum, top_k)
+        yield policy, z.astype(np.float32), np.concatenate([[0], sizes.cumsum()])
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_as_the_book_says(seed: int) -> None:
     early = {"quorum": 0, "top_k": 0, "ordered": 0, "keep": 0}
-    for c, stop, offsets, quorum, top_k, keep in cases(400, seed):
-        stops = slate_stops(c, stop, offsets, quorum, top_k, keep=keep)
-        slates = [slice(a, b) for a, b in itertools.pairwise(offsets)]
-        expected = [k for part in slates for k in by_the_book(c[part], stop[part], quorum, top_k, keep)]
-        assert stops.tolist() == expected
-        kind = "keep" if any(keep) else "quorum" if top_k is None else "ordered" if top_k.ordered else "top_k"
-        early[kind] += int((stops < stop.argmax(1)).sum())
+    for policy, z, offsets in cases(400, seed):
+        stops = policy.stops(z, offsets)
+        books = [by_the_book(policy, z[a:b]) for a, b in itertools.pairwise(offsets)]
+        assert stops.tolist() == [exit for exits, _ in books for exit in exits]
+        np.testing.assert_array_equal(policy.calibrated(z), np.concatenate([c for _, c in books]))
+        rule = policy.top_k
+        kind = "keep" if any(policy.keep) else "quorum" if rule is None else "ordered" if rule.ordered else "top_k"
+        alone = replace(policy, quorum=0, top_k=None, exits=tuple(replace(e, keep=0) for e in policy.exits))
+        early[kind] += int((stops < alone.stops(z, offsets)).sum())
     assert min(early.values()) > 20, "rules that stop nobody are not tested"
 
 
@@ -134,16 +122,10 @@ def test_exit_range_without_margin_is_the_answer(slate_rules: bool) -> None:
 def test_a_hundred_thousand_pairs_in_time() -> None:
     random = np.random.default_rng(0)
     n, exits = 100_000, 30
-    c = random.normal(0, 1.5, (n, exits)).astype(np.float32)
-    stop = np.abs(c) > 2.5
-    stop[:, -1] = True
+    z = random.normal(0, 1.5, (n, exits)).astype(np.float32)
     bounds = tuple(np.linspace(2, 0.1, exits - 1).tolist())
-    for quorum, top_k, keep, most in (
-        (2, None, 0, 0.1),
-        (2, None, 12, 3.0),
-        (2, TopK(5, False, bounds, bounds), 0, 3.0),
-        (2, TopK(5, True, bounds, bounds), 0, 3.0),
-    ):
+    for top_k, keep in ((None, 0), (None, 12), (TopK(5, False, bounds, bounds), 0), (TopK(5, True, bounds, bounds), 0)):
+        rules = (*[ExitPolicy(1, 0, 2.5, 2.5, keep=keep)] * (exits - 1), ExitPolicy())
         begin = time.process_time()
-        slate_stops(c, stop, np.arange(0, n + 1, 20), quorum, top_k, keep=[keep] * (exits - 1))
-        assert time.process_time() - begin < most
+        Policy(rules, 1, "d", 2, top_k).stops(z, np.arange(0, n + 1, 20))
+        assert time.process_time() - begin < 2

@@ -1,4 +1,4 @@
-// Rules of the whole slate: exits of random slates are Python's (tests/builders/bundles/stopped.py), and what deadlines and
+// Rules of the whole slate: exits of random slates are the book's (tests/builders/bundles/stopped.py), and what deadlines and
 // requests do to them.
 #include <gtest/gtest.h>
 
@@ -83,7 +83,7 @@ std::vector<T> row_of(const Array<T>& table, std::size_t row, std::size_t width)
   return {table.data + row * width, table.data + (row + 1) * width};
 }
 
-TEST_F(SlateRulesTest, StopsAsPythonDoes) {
+TEST_F(SlateRulesTest, StopsWhereTheBookDoes) {
   const Safetensors file(File(std::getenv("REXIT_TEST_STOPPED")));
   const auto column = [&](const char* name) { return file.array<std::int32_t>(name, {std::nullopt}); };
   const auto table = [&](const char* name, std::size_t width) { return file.array<float>(name, {std::nullopt, width}); };
