@@ -1,7 +1,20 @@
-"""`rexit index`: from tables, a tokenizer and a template to a catalog. docs/format.md says what it holds."""
+"""`rexit index`: from tables, a tokenizer and a template to a catalog. docs/format.md says what it holds.
+
+A catalog made from another one (`rexit index --from`) is for the model that was trained on the other.
+
+1. Tokenizer and template must be the catalog's: the tokenizer's fingerprint and the compiled template are compared with it.
+2. Known users and items keep their ids and embeddings. They keep texts and vectors unless the users' or items' file has a row for
+   them. New ids take their places in the order of ids.
+3. New texts become pieces behind the old ones, cut to the longest text of their column, so that the limits stay.
+4. Splits: see `rexit.exporter.catalog.additions`.
+5. New users and items are placed among the known ones by `rexit.exporter.retriever.fold_in`; nothing is trained. Exit zero's
+   graph stays, and lists of users keep their centres; a new user joins the nearest list.
+"""
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,23 +24,27 @@ import numpy as np
 import polars as pl
 
 from rexit import __version__
-from rexit.bundle.catalog import SPLITS
+from rexit.bundle.catalog import SPLITS, ZERO, Catalog
 from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.typed import to_json
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
-from rexit.errors import InputError
+from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import encoded, tables
+from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
 from rexit.exporter.catalog.data import Data, read_data
 from rexit.exporter.catalog.folder import check_place, seal, write
-from rexit.exporter.options import ExternalOptions, IndexOptions
+from rexit.exporter.catalog.inputs import with_codes
+from rexit.exporter.catalog.interactions import read_interactions, without_repeats
+from rexit.exporter.options import Columns, ExternalOptions, IndexOptions
+from rexit.exporter.prompt.extend_pieces import ExtendedPieces
 from rexit.exporter.prompt.language import Compiled, Language, compile_template
 from rexit.exporter.prompt.pieces import fingerprint
-from rexit.exporter.prompt.template import read_template
-from rexit.exporter.retriever import external
+from rexit.exporter.prompt.template import Template, read_template
+from rexit.exporter.retriever import external, fold_in
 from rexit.exporter.retriever.embedding_files import Matrix, aligned, read_embeddings
 from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbours import similar_users
+from rexit.exporter.retriever.neighbours import nonzero_rows, similar_users
 from rexit.exporter.source_columns import check_columns
 from rexit.exporter.zero.fit import write_zero
 from rexit.exporter.zero.graph import Graph
@@ -42,96 +59,201 @@ SNAPSHOTS = "snapshots.safetensors"
 
 def build_catalog(
     interactions: Path,
-    items: Path,
+    items: Path | None,
     tokenizer: str,
     template: Path,
     out: Path,
     options: IndexOptions | None = None,
     *,
     users: Path | None = None,
+    old: Path | None = None,
     progress: Progress = silent,
 ) -> Mapping[str, Any]:
-    """Writes a catalog folder, whole or not at all.
+    """Writes a catalog folder atomically.
 
     1. Check options, place, template, every column and the tokenizer, before torch is imported.
     2. Assign interactions to splits, users and items to rows.
     3. Compile the template to a program, and its texts and the data's to pieces.
     4. Train the retriever on each earlier part of the training likes, for training prompts, which chooses the epochs, then on all
-       of them; or take embeddings from elsewhere. Find similar users as prompts find them.
+       of them; or take external embeddings. Find similar users as prompts find them.
     5. Write tables, splits and catalog.json; before it exit zero's graph, unless the template wants none.
 
     Args:
-        interactions, items, users: CSV, TSV or Parquet. users: needed if prompts place their columns.
+        interactions, items, users: CSV, TSV or Parquet. users: needed if prompts place their columns. items: None: there is `old`
+            and no item is new. With `old`, the interactions since, and a row for every new user or item, or for changed ones.
         tokenizer: a tokenizer.json, a folder with one, or a name on the Hugging Face Hub.
         template: the prompt template, TOML.
         out: the catalog folder. A catalog there is replaced; any other non-empty folder is refused.
-        options: None: the defaults.
+        options: None: the defaults, or those of `old`, which excludes others.
+        old: the catalog to start from, with its splits; it is not changed.
         progress: called with a stage, the steps done and the steps in all.
 
     Returns:
         The contents of catalog.json.
 
     Raises:
-        InputError: options, columns, ids, splits, template, tokenizer, or a place that cannot be written.
+        InputError: options, columns, ids, splits, template, tokenizer, or a place that cannot be written or that another process
+            is writing.
+        BundleError: `old` cannot be read or was edited.
     """
-    options = options or IndexOptions()
-    options.check()
     check_place(out)
     parsed = read_template(template)
+    files = _Files(interactions, items, users)
+    with new_folder(out) as folder:
+        if old is not None:
+            if options is not None:
+                raise InputError(f"{old}: has options of its own, which a catalog made from it keeps: leave out all others")
+            return _extended(folder, _opened(Path(old)), files, tokenizer, parsed, progress)
+        if items is None:
+            raise InputError("no items file, which only a catalog made from another one may lack")
+        return _built(folder, files, tokenizer, parsed, options or IndexOptions(), progress)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The user's files. items, users: None: there is none."""
+
+    interactions: Path
+    items: Path | None
+    users: Path | None
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What the catalog's tables are made of.
+
+    ids: of `user` and `item`, by row. interactions: sorted by (user, time, item). fields: the `field.NAME` tensors of each
+    table. pieces: of pieces.safetensors. space: embeddings. lists: of users, if searches scan lists. neighbours: similar users of
+    a user. own: whether users are searched for by their own rows.
+    """
+
+    ids: Mapping[str, pl.Series]
+    interactions: pl.DataFrame
+    fields: Mapping[str, tables.Tensors]
+    pieces: tables.Tensors
+    space: fold_in.Space
+    lists: Lists | None
+    neighbours: int
+    own: bool = False
+
+    def content(self, progress: Progress) -> Iterator[tuple[str, tables.Tensors]]:
+        """Yields each file of the catalog with its tensors, in turn: together they can take gigabytes."""
+        yield "users.safetensors", self._users(progress)
+        yield (
+            "items.safetensors",
+            {
+                **tables.id_tensors(self.ids["item"]),
+                "embeddings": self.space.items,
+                "fold_in": self.space.fold_in,
+                **tables.ratings(self.interactions, len(self.ids["item"])),
+                **self.fields["item"],
+            },
+        )
+        yield "pieces.safetensors", self.pieces
+
+    def _users(self, progress: Progress) -> tables.Tensors:
+        users, histories = self.space.users, tables.histories(self.interactions, len(self.ids["user"]))
+        queries = users if self.own else None
+        similar = similar_users(users, self.space.fold_in, histories, self.neighbours, self.lists, progress, queries)
+        return {
+            **tables.id_tensors(self.ids["user"]),
+            **({"embeddings": users} if self.lists is None else self.lists.tensors(users)),
+            "similar": similar,
+            **histories,
+            **self.fields["user"],
+        }
+
+
+def _built(
+    folder: Path, files: _Files, tokenizer: str, template: Template, options: IndexOptions, progress: Progress
+) -> dict[str, Any]:
+    """Writes a new catalog. Returns catalog.json."""
+    options.check()
     if options.zero is not None:
-        if not parsed.zero:
-            raise InputError(f"{options.zero}: {template} has no exit zero to read it")
-        Graph(options.zero, len(parsed.zero))
-    check_columns(options, parsed, interactions, items, users)
-    language = Language.load(tokenizer, parsed)
+        if not template.zero:
+            raise InputError(f"{options.zero}: {template.path} has no exit zero to read it")
+        Graph(options.zero, len(template.zero))
+    check_columns(options, template, files.interactions, files.items, files.users)
+    catalog, info = _with_tables(folder, files, Language.load(tokenizer, template), options, progress)
+    if catalog.numbers:
+        info["zero"] = write_zero(folder, catalog, options.zero, progress)
+        if "none" in info["zero"]:
+            del info["prompt"]["numbers"]
+    seal(folder, info)
+    return info
+
+
+def _with_tables(
+    folder: Path, files: _Files, language: Language, options: IndexOptions, progress: Progress
+) -> tuple[Catalog, dict[str, Any]]:
+    """Writes a new catalog's tables and splits. Returns it before `seal`, and catalog.json so far."""
+    assert files.items is not None
     progress("tables", 0, 1)
-    data = read_data(interactions, items, users, options, parsed.inputs, language.tokenizer, parsed.reads_scores)
-    embeddings = _read_embeddings(data, options, interactions, items)
+    template = language.template
+    data = read_data(
+        files.interactions,
+        files.items,
+        files.users,
+        options,
+        template.inputs,
+        language.tokenizer,
+        template.reads_scores,
+    )
+    embeddings = _read_embeddings(data, options, files.interactions, files.items)
     progress("tables", 1, 1)
     compiled = compile_template(language, data.users, data.items, data.inputs, progress)
     info = _info(data, language, compiled, options)
-    if (ids := VectorIds.of(info, str(template))) and ids.too_many:
-        raise InputError(f"{template}: {ids.too_many}")
-    # From here on torch is needed, which takes seconds to import.
+    if (ids := VectorIds.of(info, str(template.path))) and ids.too_many:
+        raise InputError(f"{template.path}: {ids.too_many}")
+    retriever, about = _trained(folder, data, embeddings, options, progress)
+    info |= about
+    half = (table.astype(np.float16, copy=False) for table in (retriever.users, retriever.items, retriever.fold_in))
+    space = fold_in.Space(*half)
+    del retriever, embeddings  # float32 copies
+    lists = Lists.needed(space.users, progress)
+    if lists is not None:
+        info["embedding"]["probes"] = lists.probes
+    info |= encoded.write(folder, compiled.encoded)
+    parts = _Tables(
+        {"user": data.users["id"], "item": data.items["id"]},
+        data.interactions,
+        {what: tables.field_tensors(compiled.fields, what) for what in ("user", "item")},
+        compiled.pieces,
+        space,
+        lists,
+        options.neighbours,
+        own=options.external is not None and options.external.users is not None,
+    )
+    return write(folder, info, parts.content(progress), data.samples, *parts.ids.values(), progress), info
+
+
+def _trained(
+    folder: Path, data: Data, embeddings: _Embeddings | None, options: IndexOptions, progress: Progress
+) -> tuple[Retriever, dict[str, Any]]:
+    """Makes the retriever and writes its snapshots. Returns it, and what catalog.json says of it."""
+    # Here torch is needed, which takes seconds to import.
     from rexit.exporter.retriever import lightgcn
     from rexit.exporter.retriever.snapshots import train_snapshots
 
     likes = _likes(data)
+    info: dict[str, Any] = {}
     if embeddings is None:
         train = data.interactions.filter(pl.col("split") == SPLITS[0])
         snapshots, epochs = train_snapshots(train, likes, options.lightgcn, progress)
-        del train
+        tables.write(folder / SNAPSHOTS, snapshots)
         retriever = lightgcn.train(likes, options.lightgcn, progress, epochs)
         info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn)}
     else:
         retriever = external.retriever(embeddings.items, embeddings.users, likes)
-        snapshots = external.training_table(retriever, embeddings.begin)
+        tables.write(folder / SNAPSHOTS, external.training_table(retriever, embeddings.begin))
         info["embedding"] = _external_info(data, retriever, embeddings)
-        del embeddings
     info["retrieval"] = {
         "recall@20": retriever.recall,
         "popularity_recall@20": retriever.popularity_recall,
         "split": SPLITS[1],
-        **({"epochs": retriever.epochs} if options.external is None else {}),
+        **({"epochs": retriever.epochs} if embeddings is None else {}),
     }
-    lists = Lists.needed(retriever.users.astype(np.float16, copy=False), progress)
-    if lists is not None:
-        info["embedding"]["probes"] = lists.probes
-    with new_folder(out) as folder:
-        tables.write(folder / SNAPSHOTS, snapshots)
-        del snapshots, likes
-        info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
-        info |= encoded.write(folder, compiled.encoded)
-        content = _content(data, compiled, retriever, lists, options, progress)
-        del retriever, lists
-        catalog = write(folder, info, content, data.samples, data.users["id"], data.items["id"], progress)
-        del content, data, compiled
-        if catalog.numbers:
-            info["zero"] = write_zero(folder, catalog, options.zero, progress)
-            if "none" in info["zero"]:
-                del info["prompt"]["numbers"]
-        seal(folder, info)
-    return info
+    return retriever, info | {"snapshots": {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}}
 
 
 def _likes(data: Data) -> Likes:
@@ -196,47 +318,6 @@ def _external_info(data: Data, retriever: Retriever, embeddings: _Embeddings) ->
     }
 
 
-def _content(
-    data: Data,
-    compiled: Compiled,
-    retriever: Retriever,
-    lists: Lists | None,
-    options: IndexOptions,
-    progress: Progress,
-) -> Iterator[tuple[str, tables.Tensors]]:
-    """Yields each file of the catalog with its tensors, in turn: together they can take gigabytes."""
-    users, fold_in = (table.astype(np.float16, copy=False) for table in (retriever.users, retriever.fold_in))
-    items = retriever.items.astype(np.float16, copy=False)
-    del retriever
-    histories = tables.histories(data.interactions, len(data.users))
-    queries = users if options.external is not None and options.external.users is not None else None
-    similar = similar_users(users, fold_in, histories, options.neighbours, lists, progress, queries)
-    in_order = {"embeddings": users} if lists is None else lists.tensors(users)
-    del users
-    yield (
-        "users.safetensors",
-        {
-            **tables.id_tensors(data.users["id"]),
-            **in_order,
-            "similar": similar,
-            **histories,
-            **tables.field_tensors(compiled.fields, "user"),
-        },
-    )
-    del in_order, similar, histories
-    yield (
-        "items.safetensors",
-        {
-            **tables.id_tensors(data.items["id"]),
-            "embeddings": items,
-            "fold_in": fold_in,
-            **tables.ratings(data.interactions, len(data.items)),
-            **tables.field_tensors(compiled.fields, "item"),
-        },
-    )
-    yield "pieces.safetensors", compiled.pieces
-
-
 def _info(data: Data, language: Language, compiled: Compiled, options: IndexOptions) -> dict[str, Any]:
     label: dict[str, Any] = {"positive_at": options.least_like}
     if options.implicit:
@@ -263,3 +344,103 @@ def _info(data: Data, language: Language, compiled: Compiled, options: IndexOpti
         "embedding": {"dim": options.lightgcn.dim, "layers": options.lightgcn.layers},
         "prompt": compiled.prompt,
     }
+
+
+def _opened(path: Path) -> Catalog:
+    old = Catalog.open(path)
+    if edited := old.edited():
+        raise BundleError(edited[0])
+    return old
+
+
+def _extended(
+    folder: Path, old: Catalog, files: _Files, tokenizer: str, template: Template, progress: Progress
+) -> dict[str, Any]:
+    """Writes a catalog made from another one. Returns catalog.json."""
+    options = _options(old)
+    check_columns(options, template, files.interactions, files.items, files.users)
+    language = Language.load(tokenizer, template)
+    pieces = ExtendedPieces.of(old, language)
+    progress("tables", 0, 1)
+    rows = read_interactions(files.interactions, options, complete=False, inputs=template.inputs, scores=old.reads_scores)
+    rows = with_codes(rows, old.inputs.entries, language.tokenizer, files.interactions)
+    frame = without_repeats(in_catalog_unit(rows, old, files.interactions), files.interactions)
+    entities = {
+        what: read_additions(old, what, frame[what], files.interactions, getattr(files, f"{what}s"), options.columns)
+        for what in ("user", "item")
+    }
+    fields = {
+        what: pieces.fields(what, part.texts, part.text_rows, part.old_rows, len(part.ids)) for what, part in entities.items()
+    }
+    items = entities["item"]
+    vectors = encoded.updated(old, items.texts, items.text_rows, items.old_rows, len(items.ids))
+    data = merge(old, frame, entities, options, files.interactions)
+    progress("tables", 1, 1)
+    progress("fold in", 0, 1)
+    space = fold_in.placed(_moved_space(old, entities), *data.likes())
+    lists = Lists.of(old)
+    if lists is not None:
+        lists = Lists.around(lists.centres, lists.probes, space.users)
+    progress("fold in", 1, 1)
+    rated = np.bincount(data.interactions["item"].to_numpy(), minlength=len(items.ids)) > 0
+    unplaced = int((rated & ~nonzero_rows(space.items)).sum())
+    ids = {what: part.ids for what, part in entities.items()}
+    parts = _Tables(ids, data.interactions, fields, pieces.tensors(), space, lists, int(old.user_table["similar"].shape[1]))
+    info = _extended_info(old, data, entities, pieces, unplaced, repeats=len(rows) - data.new)
+    if (vector_ids := VectorIds.of(info, str(template.path))) and vector_ids.too_many:
+        raise InputError(f"{old.path}: {vector_ids.too_many}")
+    info |= encoded.write(folder, vectors)
+    if old.numbers:
+        shutil.copyfile(old.path / ZERO, folder / ZERO)
+    write(folder, info, parts.content(progress), data.samples, *ids.values(), progress)
+    seal(folder, info)
+    return info
+
+
+def _moved_space(old: Catalog, entities: Mapping[str, Entities]) -> fold_in.Space:
+    """The embeddings of a catalog in the new rows."""
+    users, items = entities["user"], entities["item"]
+    return fold_in.Space(
+        users.moved(old.user_embeddings),
+        items.moved(old.item_table["embeddings"]),
+        items.moved(old.item_table["fold_in"]),
+    )
+
+
+def _options(old: Catalog) -> IndexOptions:
+    """The options that the catalog's interactions were read with."""
+    columns, label = old.info.get("columns"), old.info["label"]
+    if not isinstance(columns, dict) or not {"user", "item"} <= set(columns):
+        raise BundleError(f"{old.path}/catalog.json: `columns` is {columns!r}, expected the names of the columns that were read")
+    implicit = "sampled" in label
+    sampled = {"each": label["sampled"], "seed": label["seed"]} if implicit else label.get("unrated")
+    return IndexOptions(
+        columns=Columns(**{name: column for name, column in columns.items() if name != "split"}),
+        positive_at=None if implicit else label["positive_at"],
+        implicit=implicit,
+        **({"unrated": sampled["each"], "seed": sampled["seed"]} if sampled else {}),
+        order=old.info["order"]["by"],
+    )
+
+
+def _extended_info(
+    old: Catalog, data: MergedData, entities: Mapping[str, Entities], pieces: ExtendedPieces, unplaced: int, repeats: int
+) -> dict[str, Any]:
+    info = copy.deepcopy(dict(old.info))
+    info.pop("snapshots", None)  # they serve training only
+    info["producer"] = f"rexit {__version__}"
+    counts = {"users": len(entities["user"].ids), "items": len(entities["item"].ids), "interactions": len(data.interactions)}
+    info["counts"] = {**info["counts"], **counts}
+    info["embedding"]["space"] = old.space
+    times = data.interactions["time"].to_numpy()
+    info["order"] |= {"first": int(times.min()), "last": int(times.max())}
+    info["updated"] = {
+        "catalog_sha256": old.sha256,
+        "users": entities["user"].new,
+        "items": entities["item"].new,
+        "interactions": data.new,
+        "repeats": repeats,
+        "without_embedding": unplaced,
+        "cut_texts": pieces.cut,
+    }
+    return info

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rexit.bundle.vectors import MAX_WIDTH
 from rexit.errors import InputError
 
 EXACT = 1e-4
@@ -204,6 +205,8 @@ class LightGCNOptions:
         """Raises InputError for the first option that is out of range."""
         for name in ("dim", "layers", "patience", "negatives"):
             _check_positive(name, getattr(self, name))
+        if self.dim > MAX_WIDTH:
+            raise InputError(f"dim is {self.dim}, expected at most {MAX_WIDTH}")
         if self.epochs < 0:
             raise InputError(f"epochs is {self.epochs}, expected at least 0")
         if not 0 < self.learning_rate < math.inf:

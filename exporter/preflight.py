@@ -141,7 +141,7 @@ def check_trained_on(checkpoint: Checkpoint, catalog: Catalog) -> None:
     if differs := [name for trait, name in names.items() if checkpoint.catalog[trait] != traits[trait]]:
         raise InputError(
             f"{checkpoint.path}: was trained on a catalog with another {' and another '.join(differs)} than {catalog.path}: use "
-            "that catalog, or an update of it by `rexit update`; --accept-catalog goes on anyway"
+            "that catalog, or an update of it by `rexit index --from`; --accept-catalog goes on anyway"
         )
 
 

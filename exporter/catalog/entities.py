@@ -82,12 +82,16 @@ def column_of(entities: pl.DataFrame, name: str, what: str, vectors: bool = Fals
 def _cells(column: pl.Series, path: Path) -> pl.Series:
     if holds_vectors(column):
         return column.cast(pl.List(pl.Float32))
-    return texts_of(column.cast(pl.List(pl.String)).list.join(", ") if column.dtype == pl.List else column, path)
+    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():
+        column = column.cast(pl.List(pl.String)).list.join(", ")
+    return texts_of(column, path)
 
 
 def texts_of(values: pl.Series, path: Path) -> pl.Series:
     """Cells as text without outer spaces; null where there is none. Raises InputError for a type without a text form."""
     try:
+        if values.dtype.is_nested() or values.dtype == pl.Object:  # a struct's text would be braces and quotes
+            raise pl.exceptions.InvalidOperationError
         texts = values.cast(pl.String).str.strip_chars()
     except pl.exceptions.PolarsError as exc:
         raise InputError(f"{path}: column {values.name!r} holds {values.dtype}, which has no text form") from exc

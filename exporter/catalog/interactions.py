@@ -83,8 +83,7 @@ def read_interactions(
         values["split"] = _splits(frame[columns.split], path)
     if scores:
         raw = frame[columns.score or SCORE]
-        values[SCORE] = raw.cast(pl.Float32, strict=False)
-        check_rows(~values[SCORE].is_finite().fill_null(False), raw, path, "a finite number")
+        values[SCORE] = _numbers(raw, path).cast(pl.Float32)
     missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))
     values |= {INPUT + name: missing if column is None else frame[column] for name, column in cells.items()}
     return pl.DataFrame(values)
@@ -118,17 +117,27 @@ def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions, complete: boo
     if options.implicit:
         return pl.repeat(True, len(frame), eager=True)
     raw = frame[options.columns.rating]
-    rating = raw.cast(pl.Float64, strict=False)
-    check_rows(~rating.is_finite().fill_null(False), raw, path, "a finite number")
+    rating = _numbers(raw, path)
     liked = rating >= options.least_like
-    if complete and (liked.all() or not liked.any()):
+    if complete and ((liked.all() and not options.sampled) or not liked.any()):
         problem = "every rating is a like" if liked.all() else "no rating is a like"
         low, high = np.min(rating.to_numpy()), np.max(rating.to_numpy())
+        remedy = "or draw what was not liked: --unrated 9 by popularity, --implicit uniformly" if liked.all() else "for likes"
         raise InputError(
             f"{path}: {problem}: {raw.name!r} is {low:g} to {high:g}, a like is at least {options.least_like:g}: "
-            "choose another --positive-at, or --implicit if every interaction in the file is a like"
+            f"choose another --positive-at, {remedy}"
         )
     return liked
+
+
+def _numbers(raw: pl.Series, path: Path) -> pl.Series:
+    """A column of finite numbers, or of texts that are numbers, Float64. Raises InputError."""
+    if not (raw.dtype.is_numeric() or raw.dtype in (pl.Boolean, pl.String, pl.Categorical, pl.Enum)):
+        raise InputError(f"{path}: column {raw.name!r} holds {raw.dtype}, expected numbers")
+    text = raw.dtype in (pl.Categorical, pl.Enum)
+    numbers = (raw.cast(pl.String) if text else raw).cast(pl.Float64, strict=False)
+    check_rows(~numbers.is_finite().fill_null(False), raw, path, "a finite number")
+    return numbers
 
 
 def _times(frame: pl.DataFrame, path: Path, options: IndexOptions) -> pl.Series:

@@ -159,52 +159,6 @@ def similar_users(
     return _search(np.arange(len(embeddings)), around, fold_in, histories, queries, progress)
 
 
-def updated_similar_users(
-    similar: NDArray[np.int32],
-    embeddings: NDArray[np.float16],
-    fold_in: NDArray[np.float16],
-    histories: Mapping[str, NDArray[Any]],
-    changed: NDArray[np.bool_],
-    new: NDArray[np.bool_],
-    lists: Lists | None = None,
-) -> NDArray[np.int32]:
-    """Updates the result of `similar_users` where it can have changed.
-
-    Args:
-        similar: int32 [U, k], the former result; own rows for new users.
-        embeddings, fold_in, histories, lists: as in `similar_users`, now. Only the embeddings of `new` users and the histories
-            of `changed` users may differ from before; centres of `lists` may not.
-        changed: bool [U], users with a new like, or with a like of an item that has a `fold_in` row only now.
-        new: bool [U], users who have an embedding only now. All are `changed`.
-
-    Returns:
-        What `similar_users` would return.
-    """
-    result = similar.copy()
-    around = Neighbourhood(embeddings, result.shape[1], lists)
-    result[changed] = _search(np.flatnonzero(changed), around, fold_in, histories)
-    added = np.flatnonzero(new)
-    users = np.flatnonzero(~changed) if len(added) else added
-    for begin in range(0, len(users), CHUNK):
-        own = users[begin : begin + CHUNK]
-        folded = _folded_in_users(own, fold_in, histories)
-        queries = folded.astype(np.float64)
-        candidates = np.concatenate([similar[own], np.broadcast_to(added, (len(own), len(added)))], 1)
-        scores = np.empty(candidates.shape)
-        scores[:, : similar.shape[1]] = np.einsum("nd,nkd->nk", queries, embeddings[similar[own]].astype(np.float64))
-        scores[:, similar.shape[1] :] = queries @ embeddings[added].astype(np.float64).T
-        if lists is not None:
-            scanned = np.zeros((len(own), len(lists.centres)), np.bool_)
-            np.put_along_axis(scanned, lists.probed(folded), True, 1)
-            scores[:, similar.shape[1] :][~scanned[:, lists.owner[added]]] = -np.inf
-        scores[candidates == own[:, None]] = -np.inf
-        scores[~nonzero_rows(queries)] = -np.inf
-        order = np.lexsort((candidates, -scores))[:, : similar.shape[1]]
-        nearest = np.take_along_axis(candidates, order, 1)
-        result[own] = np.where(np.isfinite(np.take_along_axis(scores, order, 1)), nearest, own[:, None])
-    return result
-
-
 def _search(
     users: NDArray[np.int64],
     around: Neighbourhood,

@@ -47,7 +47,7 @@ def _tensor(matrix: csr_array) -> Tensor:
     parts = (torch.from_numpy(part) for part in (matrix.indptr.astype(matrix.indices.dtype), matrix.indices, matrix.data))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        return torch.sparse_csr_tensor(*parts, size=matrix.shape)
+        return torch.sparse_csr_tensor(*parts, size=matrix.shape, check_invariants=False)
 
 
 def propagated(alpha: Sequence[float], nodes: Nodes, graph: Graph) -> Nodes:

@@ -31,6 +31,8 @@ def check_same(work: Path, settings: Mapping[str, Any]) -> None:
         before = json.loads(path.read_text())
     except ValueError as exc:
         raise InputError(f"{path}: not valid JSON: {exc}; delete the folder to begin anew") from exc
+    if not isinstance(before, dict):
+        raise InputError(f"{path}: holds {json.dumps(before)[:40]}, expected an object; delete the folder to begin anew")
     for name, value in settings.items():
         if before.get(name) != value:
             option = name if name in ("model", "catalog") else "--" + name.replace("_", "-")

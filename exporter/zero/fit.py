@@ -8,7 +8,7 @@
    up to 16. With fewer than MIN_USERS, or judges of one label, it is the logistic one.
 3. The chosen model is fitted on all users' pairs.
 
-Validation and test users neither fit nor choose.
+Validation's and test's interactions neither fit nor choose; the same users' earlier ones, in the train split, may.
 """
 
 from __future__ import annotations

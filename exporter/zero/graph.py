@@ -37,10 +37,16 @@ class Graph:
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 2:
             shown = ", ".join(f"`{entry.name}` {entry.type} {entry.shape}" for entry in inputs)
             raise InputError(f"{path}: its inputs are {shown or 'none'}, expected one tensor(float) of [N, {width}]")
-        columns = inputs[0].shape[1]
+        count, columns = inputs[0].shape
         if isinstance(columns, int) and columns != width:
             raise InputError(f"{path}: reads {columns} numbers of a candidate, the template's [zero] has {width}")
-        self._input, self._output = inputs[0].name, self._session.get_outputs()[0].name
+        output = self._session.get_outputs()[0]
+        rows, *rest = output.shape or [0]
+        one_each = len(rest) <= 1 and all(n == 1 or not isinstance(n, int) for n in rest)
+        if isinstance(count, int) or isinstance(rows, int) or not one_each:
+            shapes = f"`{inputs[0].name}` is {inputs[0].shape} and `{output.name}` is {output.shape}"
+            raise InputError(f"{path}: {shapes}, expected [N, {width}] and [N] or [N, 1] for any number N of candidates")
+        self._input, self._output = inputs[0].name, output.name
 
     def log_odds(self, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns log-odds, float32 [N]. numbers: float32 [N, F], N > 0. Raises InputError."""

@@ -27,7 +27,6 @@ from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.template import read_template
-from rexit.exporter.update import update_catalog
 from rexit.progress import silent
 from rexit.refresh import RefreshOptions, refresh
 from rexit.slates import Slate, cut
@@ -158,7 +157,8 @@ def test_golden_samples_keep_them(exported: Path) -> None:
 def update(place: Path, folder: Path, lines: list[str], template: str = WITH_INPUTS) -> Catalog:
     (folder / "new.csv").write_text("\n".join(["user_id,item_id,rating,timestamp,device,hour,query,note,page", *lines]))
     (folder / "new.toml").write_text(template)
-    update_catalog(place / "catalog", folder / "new.csv", str(place / "tokenizer.json"), folder / "new.toml", folder / "newer")
+    files = (folder / "new.csv", None, str(place / "tokenizer.json"), folder / "new.toml", folder / "newer")
+    build_catalog(*files, old=place / "catalog")
     return Catalog.open(folder / "newer")
 
 

@@ -1,4 +1,4 @@
-"""`rexit update`: what stays, what is added, and what is refused."""
+"""`rexit index --from`: what stays, what is added, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import pytest
 from builders.data import ratings
 from rexit import slates
 from rexit.bundle import Catalog
+from rexit.errors import InputError
 from rexit.exporter.graph import activations
+from rexit.exporter.index import build_catalog
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.pieces import load_tokenizer
@@ -49,10 +51,10 @@ def data(indexed: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def run(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def call(*extra: str, users: bool = True, catalog: str = "catalog") -> Ended:
-        options = [catalog, "--interactions", "new.csv", "--items", "new-items.csv", "--tokenizer", "tok"]
+        options = ["--from", catalog, "--interactions", "new.csv", "--items", "new-items.csv", "--tokenizer", "tok"]
         options += ["--template", "prompt.toml", "--out", "new", *(["--users", "new-users.csv"] if users else []), *extra]
         monkeypatch.chdir(data)
-        return run("update", *options)
+        return run("index", *options)
 
     return call
 
@@ -338,6 +340,17 @@ def test_columns_have_the_catalogs_names(data: Path, run: Run) -> None:
     assert code == 0, err
     old, new = (Catalog.open(data / name).info["columns"] for name in ("catalog", "new"))
     assert new == old == {"user": "who", "item": "film", "rating": "stars", "time": "when"}
+
+
+@pytest.mark.parametrize("option", [["--implicit"], ["--seed", "1"], ["--positive-at", "3"]])
+def test_options_of_another_catalog_are_its_own(data: Path, run: Run, option: list[str]) -> None:
+    code, out, err = run(*option)
+    assert (code, out) == (2, "") and "catalog: has options of its own" in err and err.count("\n") == 1
+
+
+def test_a_first_catalog_needs_its_items(data: Path) -> None:
+    with pytest.raises(InputError, match="no items file, which only a catalog made from another one may lack"):
+        build_catalog(data / "ratings.csv", None, str(data / "tok"), data / "prompt.toml", data / "new")
 
 
 def test_a_bundles_copy_cannot_be_updated(run: Run, data: Path) -> None:

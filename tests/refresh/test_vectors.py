@@ -17,7 +17,6 @@ from rexit.bundle import Bundle, Catalog
 from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
-from rexit.exporter.update import update_catalog
 from running.command import Run, assert_one_line
 from running.fast import fast
 
@@ -36,8 +35,8 @@ def update(place: Path, out: str, items: str) -> None:
     lines = [f"{100 + user},{item},{5 - 4 * (user % 2)},{LATE + user}" for user in range(USERS) for item in (NEW, 1001)]
     (place / "today.csv").write_text("\n".join(["user_id,item_id,rating,timestamp", *lines]))
     (place / "new-items.csv").write_text(items)
-    data = (place / "catalog", place / "today.csv", str(place / "tokenizer.json"), place / "prompt.toml", place / out)
-    update_catalog(*data, items=place / "new-items.csv")
+    files = (place / "today.csv", place / "new-items.csv", str(place / "tokenizer.json"), place / "prompt.toml", place / out)
+    build_catalog(*files, old=place / "catalog")
 
 
 @pytest.fixture(scope="module", params=fast(TABLES, "gcn"))

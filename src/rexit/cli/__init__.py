@@ -15,7 +15,7 @@ from rexit.cli.check import audit, bench, inspect, verify
 from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
 from rexit.cli.common.output import say, stdout
-from rexit.cli.make import calibrate, compile, export, heads, index, refresh, tokenizer, train, update
+from rexit.cli.make import calibrate, compile, export, heads, index, refresh, tokenizer, train
 from rexit.cli.use import rerank, score, serve
 from rexit.errors import RexitError
 from rexit.process.interrupts import INTERRUPTED, TERMINATED, interruptible
@@ -26,7 +26,6 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Make a bundle": {
         "tokenizer": tokenizer.tokenizer,
         "index": index.index,
-        "update": update.update,
         "heads": heads.heads,
         "train": train.train,
         "export": export.export,

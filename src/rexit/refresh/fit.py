@@ -46,7 +46,7 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
         if (ids.user or GCN in ids.tables) and catalog.space != active.space:
             raise InputError(
                 f"{catalog.path}: its embeddings are of another training than those that the projectors "
-                "learned: make it by `rexit update`; nothing was swapped"
+                "learned: make it by `rexit index --from`; nothing was swapped"
             )
     _check_limits(bundle, manifest, variants, catalog)
 

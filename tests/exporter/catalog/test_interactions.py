@@ -193,7 +193,7 @@ def test_an_id_without_a_row_is_named_and_counted() -> None:
 
 
 @pytest.mark.parametrize(("rating", "positive_at", "message"), [
-    ("1", 1.0, "every rating is a like: 'rating' is 1 to 1, a like is at least 1: choose another --positive-at, or --implicit"),
+    ("1", 1.0, "every rating is a like: 'rating' is 1 to 1, a like is at least 1: choose another --positive-at, or draw"),
     ("5", 4.0, "every rating is a like: 'rating' is 5 to 5"),
     ("3", 4.0, "no rating is a like: 'rating' is 3 to 3, a like is at least 4"),
 ])  # fmt: skip
@@ -202,6 +202,36 @@ def test_ratings_that_tell_nothing_apart(tmp_path: Path, rating: str, positive_a
     with pytest.raises(InputError) as caught:
         read_interactions(path, IndexOptions(positive_at=positive_at))
     assert message in str(caught.value)
+
+
+def test_a_file_of_likes_alone_is_read_where_dislikes_are_drawn(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "user_id,item_id,rating,timestamp\n1,2,5,3\n1,3,5,4\n")
+    assert read_interactions(path, IndexOptions(unrated=9))["liked"].to_list() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "kind"),
+    [
+        ([[1.0], [2.0]], "List(Float64)"),
+        ([{"stars": 1}, {"stars": 5}], "Struct({'stars': Int64})"),
+        ([b"1", b"5"], "Binary"),
+        ([datetime(2020, 1, 1).date(), datetime(2020, 1, 2).date()], "Date"),
+    ],
+)
+@pytest.mark.parametrize("column", ["rating", "score"])
+def test_a_rating_of_another_type_is_named(tmp_path: Path, ratings: list[object], kind: str, column: str) -> None:
+    rows = {"user_id": [1, 1], "item_id": [2, 3], "rating": [1, 5], "timestamp": [3, 4], column: ratings}
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError) as caught:
+        read_interactions(tmp_path / "a.parquet", IndexOptions(), scores=column == "score")
+    assert str(caught.value).endswith(f"a.parquet: column '{column}' holds {kind}, expected numbers")
+
+
+@pytest.mark.parametrize("cell", [{"name": "Artist 0"}, [{"name": "Artist 0"}], [["Artist 0"]]])
+def test_a_nested_cell_is_no_text(tmp_path: Path, cell: object) -> None:
+    pl.DataFrame({"item_id": [1], "artist": [cell]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(InputError, match=r"items\.parquet: column 'artist' holds .*, which has no text form"):
+        read_entities(tmp_path / "items.parquet", "item_id")
 
 
 def test_a_split_column(tmp_path: Path) -> None:

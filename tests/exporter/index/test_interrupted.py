@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rexit.bundle import Catalog
+from rexit.bundle import Catalog, new_folder
 from rexit.exporter import index as index_module
 from rexit.exporter.catalog import data as data_module
 from rexit.exporter.catalog import folder as folder_module
@@ -54,3 +54,11 @@ def test_a_signal_whose_exception_is_dropped(run: Run, data: Path, monkeypatch: 
     assert len(dropped) == 1 and not after_training
     assert (code, out, err) == (143, "", "rexit: interrupted; nothing was left half-written\n")
     assert_nothing_written(data)
+
+
+def test_two_commands_into_one_folder(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one ends before its work."""
+    monkeypatch.setattr(data_module, "assign", lambda *_: pytest.fail("it read the files"))
+    with new_folder(data / "catalog"):
+        code, out, err = run()
+    assert (code, out) == (2, "") and "catalog: another process" in err and err.count("\n") == 1

@@ -64,6 +64,7 @@ def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], mess
         ({"dim": True}, "retriever.json: dim is True, expected a whole number"),
         ({"learning_rate": "fast"}, "retriever.json: learning_rate is 'fast', expected a number"),
         ({"dim": 0}, "dim is 0, expected at least 1"),
+        ({"dim": 100_000}, "dim is 100000, expected at most 65536"),
         ({"layers": 0}, "layers is 0, expected at least 1"),
         ({"epochs": -1}, "epochs is -1, expected at least 0"),
         ({"negatives": 0}, "negatives is 0, expected at least 1"),

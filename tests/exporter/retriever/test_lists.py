@@ -15,8 +15,7 @@ from rexit.bundle import Catalog
 from rexit.errors import BundleError
 from rexit.exporter.retriever import lists
 from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbours import Neighbourhood, updated_similar_users
-from rexit.exporter.retriever.neighbours import similar_users as similar
+from rexit.exporter.retriever.neighbours import Neighbourhood
 
 Half = NDArray[np.float16]
 
@@ -118,31 +117,3 @@ def test_damaged_ones_are_refused(tmp_path: Path, name: str, place: int, value: 
     contents.tables["users.safetensors"][name][place] = value
     with pytest.raises(BundleError, match="`list_offsets` and `list_users` are no lists of 12 users"):
         opened(tmp_path, contents).user_embeddings  # noqa: B018
-
-
-def test_after_an_update_similar_users_are_those_that_a_search_finds(few: None) -> None:
-    """Users come to be known, and others like more than they did; centres stay."""
-    users, items = 3000, 200
-    before, rng = clustered(users), np.random.default_rng(2)
-    fold_in = rng.normal(size=(items, before.shape[1])).astype(np.float16) / np.float16(8)
-    index = Lists.needed(before)
-    assert index is not None
-
-    def histories(likes: int) -> dict[str, NDArray[np.generic]]:
-        liked_items = np.random.default_rng(3).integers(0, items, (users, 9)).astype(np.int32)
-        liked = (np.arange(9) < likes) | (np.arange(users)[:, None] % 3 > 0)
-        return {
-            "history_offsets": np.arange(users + 1) * 9,
-            "history_items": liked_items.ravel(),
-            "history_liked": liked.ravel().astype(np.uint8),
-        }
-
-    old = similar(before, fold_in, histories(4), 5, index)
-    after = before.copy()
-    new = ~before.any(1) & (np.arange(users) % 2 == 0)
-    after[new] = clustered(users, seed=4)[new]
-    new &= after.any(1)
-    extended = Lists.around(index.centres, index.probes, after)
-    changed = new | (np.arange(users) % 3 == 0)
-    updated = updated_similar_users(old, after, fold_in, histories(6), changed, new, extended)
-    assert (updated == similar(after, fold_in, histories(6), 5, extended)).all() and (updated != old).any(1).sum() > new.sum()

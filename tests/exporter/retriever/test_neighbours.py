@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rexit.exporter.retriever.neighbours import Neighbourhood, folded_in, similar_users, top, updated_similar_users
+from rexit.exporter.retriever.neighbours import Neighbourhood, folded_in, similar_users, top
 
 
 def test_ties_go_to_the_lower_index_and_minus_infinity_is_never_taken() -> None:
@@ -61,18 +61,6 @@ def test_there_are_never_more_neighbours_than_others() -> None:
     eye, nothing = np.eye(3, dtype=np.float16), histories([0], [1], [2])
     assert similar_users(eye, eye, nothing, 20).shape == (3, 2)
     assert similar_users(eye[:1], eye, histories([0]), 20).shape == (1, 0)
-
-
-def test_after_an_update_nobody_is_their_own_neighbour() -> None:
-    """User 2 is new to the graph. Before, users 0 and 1 had only each other, and their own rows filled up the rest."""
-    before, fold_in = np.array([[1, 0], [0.8, 0.6], [0, 0], [0, 0]], np.float16), np.eye(2, dtype=np.float16)
-    likes, new = histories([0], [1], [0], [1]), np.arange(4) == 2
-    after = before.copy()
-    after[2] = 0.6, 0.8
-    old = similar_users(before, fold_in, likes, 3)
-    updated = updated_similar_users(old, after, fold_in, likes, changed=new, new=new)
-    assert old[0].tolist() == [1, 0, 0] and updated[0].tolist() == [1, 2, 0]
-    assert (updated == similar_users(after, fold_in, likes, 3)).all()
 
 
 @pytest.mark.parametrize(("users", "dim", "different"), [(2000, 3, 2000), (2000, 16, 2000), (4000, 16, 40), (9000, 16, 3000)])

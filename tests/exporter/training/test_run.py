@@ -166,6 +166,9 @@ def test_other_settings_are_refused(base: Path, catalog: Path, tmp_path: Path) -
     assert kept["steps"] == 1 and not {"save_every", "validation_slates"} & kept.keys()
     with pytest.raises(InputError, match=r"begun there with --lora 0, now it is 4: delete the folder"):
         trained(base, catalog, tmp_path / "out", steps=1, lora=4)
+    (tmp_path / "out.training" / "settings.json").write_text("[]")
+    with pytest.raises(InputError, match=r"settings\.json: holds \[\], expected an object; delete the folder"):
+        trained(base, catalog, tmp_path / "out", steps=1)
 
 
 def test_vocabulary_that_is_not_the_model_s(catalog: Path, tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
 from rexit.bundle.catalog import ZERO
 from rexit.errors import BundleError, InputError, PolicyError
 from rexit.exporter.export import export_bundle
+from rexit.exporter.index import build_catalog
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.source import zero_of
-from rexit.exporter.update import update_catalog
 from rexit.exporter.zero import fit
 from rexit.exporter.zero.graph import Graph
 from rexit.exporter.zero.models import Logistic, logistic_graph, tree_graph
@@ -111,7 +111,7 @@ def test_training_pairs_of_one_label_make_no_exit_zero(run: Run, tmp_path: Path,
     all_liked = Catalog.open(data / "catalog")
     assert all_liked.numbers == [] and ZERO not in all_liked.files and not (data / "catalog" / ZERO).exists()
     (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,5,20000\n")
-    update_catalog(data / "catalog", data / "new.csv", str(data / "tok"), data / "prompt.toml", data / "newer")
+    build_catalog(data / "new.csv", None, str(data / "tok"), data / "prompt.toml", data / "newer", old=data / "catalog")
     assert Catalog.open(data / "newer").numbers == []
 
 
@@ -198,8 +198,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown operator": (lambda path: graph_file(path, "Rank9"), "ONNX Runtime's CPU cannot run it: .*Rank9"),
     "another width": (lambda path: column_mean(path, width=3), "reads 3 numbers of a candidate, the template's \\[zero\\] has 2"),
     "doubles": (lambda path: column_mean(path, kind=TensorProto.DOUBLE), "`numbers` tensor\\(double\\) .*expected one tensor"),
-    "a row each": (lambda path: graph_file(path, "Identity"), "is float32 \\[\\d+, 2\\] of \\d+ rows, expected float32"),
-    "one answer": (lambda path: graph_file(path, "ReduceSum", keepdims=0), "is float32 \\[\\] of \\d+ rows, expected float32"),
+    "a row each": (lambda path: graph_file(path, "Identity"), "`answers` is \\['N', 2\\], expected"),
+    "one answer": (lambda path: graph_file(path, "ReduceSum", keepdims=0), "`answers` is \\[\\], expected"),
+    "one row": (lambda path: graph_file(path, "ReduceMean"), "`answers` is \\[1, 1\\], expected"),
     "not finite": (lambda path: column_mean(path), "`answers` is nan for .*, expected finite"),
 }
 """By name: what writes the file, and what the message says. Products are missing in a user's first part: NaN."""
@@ -229,13 +230,13 @@ def test_a_graph_of_one_s_own_is_copied(run: Run, tmp_path: Path, monkeypatch: p
 def test_an_update_keeps_the_graph_and_the_numbers(catalog: Catalog, tmp_path: Path) -> None:
     data = Path(shutil.copytree(catalog.path.parent, tmp_path / "data"))
     (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,5,20000\n")
-    rest = (data / "new.csv", str(data / "tok"), data / "prompt.toml", data / "newer")
-    update_catalog(data / "catalog", *rest)
+    rest = (data / "new.csv", None, str(data / "tok"), data / "prompt.toml", data / "newer")
+    build_catalog(*rest, old=data / "catalog")
     newer = Catalog.open(data / "newer")
     assert newer.numbers == catalog.numbers and newer.files[ZERO] == catalog.files[ZERO] and not newer.edited()
     (data / "prompt.toml").write_text(template("gcn"))
     with pytest.raises(InputError, match=r"is another template .*: numbers op 1 is missing, expected user_count"):
-        update_catalog(data / "catalog", *rest)
+        build_catalog(*rest, old=data / "catalog")
 
 
 def damaged(catalog: Catalog, place: Path, numbers: list[dict[str, object]] | None = None, without: str = "") -> Catalog:
@@ -353,7 +354,7 @@ def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path
         RequestLog.read(data / "log.jsonl", catalog)
 
     (data / "new.csv").write_text("user_id,item_id,rating,timestamp,bm25\n1,2,5,20000,7.5\n")
-    update_catalog(data / "catalog", data / "new.csv", str(data / "tok"), data / "prompt.toml", data / "newer")
+    build_catalog(data / "new.csv", None, str(data / "tok"), data / "prompt.toml", data / "newer", old=data / "catalog")
     newer, split = Catalog.open(data / "newer"), Catalog.open(data / "newer").split("train")
     assert split.scores is not None and split.scores[split.times == 20000].tolist() == [7.5]
     assert len(newer.split("train")) == len(catalog.split("train")) + 1

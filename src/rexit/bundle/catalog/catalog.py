@@ -273,7 +273,7 @@ class Catalog:
         """Returns a file that catalog.json describes and a bundle does not copy. Raises BundleError."""
         if entry is None and "updated" in self.info:
             raise BundleError(
-                f"{self.path}/catalog.json: `{key}` is missing: a catalog made by `rexit update` has no snapshots to "
+                f"{self.path}/catalog.json: `{key}` is missing: a catalog made by `rexit index --from` has no snapshots to "
                 "train with, index all interactions for that"
             )
         expected = typed(entry, _Entry, f"{self.path}/catalog.json", at=key)

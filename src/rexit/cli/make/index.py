@@ -41,6 +41,7 @@ _SUMMARY = (
     "lightgcn",
     "retrieval",
     "zero",
+    "updated",
 )
 """Keys of catalog.json that `rexit index --json` prints."""
 
@@ -52,17 +53,20 @@ _retriever = partial(typer.Option, rich_help_panel="Retriever")
 # Long because typer takes the options, their defaults and their help from the signature.
 def index(
     interactions: Annotated[Path, _files(help="Who rated what and when: CSV, TSV or Parquet.")],
-    items: Annotated[Path, _files(help="A row per item: its id and the template's columns.")],
     tokenizer: Annotated[str, _files(help="A tokenizer.json, its folder, or a Hub name.")],
     template: Annotated[Path, _files(help="The prompt template, TOML.")],
     out: Annotated[Path, _files(help="The catalog folder. An older catalog is replaced.")],
+    items: Annotated[Path | None, _files(help="A row per item: its id and the template's columns.")] = None,
     users: Annotated[Path | None, _files(help="A row per user, if the template names their columns.")] = None,
+    old: Annotated[Path | None, _files("--from", help="Extend this catalog, for its model, by what happened since.")] = None,
     zero: Annotated[Path | None, _files(help="Exit zero's graph, ONNX, instead of a fitted one.")] = None,
     column: Annotated[list[str] | None, _files(help="ROLE=NAME names a column: user, item, rating, time, score, split.")] = None,
     positive_at: Annotated[float | None, _likes(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")] = None,
-    implicit: Annotated[bool, _likes("--implicit", help="No ratings: every interaction is a like.")] = False,
+    implicit: Annotated[
+        bool, _likes("--implicit", help="No ratings: every interaction is a like; dislikes are drawn uniformly.")
+    ] = False,
     unrated: Annotated[
-        int | None, _likes(help=f"Unrated items per like, as dislikes. Default: 0, implicit {IMPLICIT_NEGATIVES}.")
+        int | None, _likes(help=f"Unrated items per like, as dislikes, by popularity. Default: 0, implicit {IMPLICIT_NEGATIVES}.")
     ] = None,
     order: Annotated[str, _likes(help="What came first: time (a column), file or random.")] = _DEFAULT.order,
     split: Annotated[str | None, _likes(help="user:A,B or time:A,B, or leave-last:V,T. Default: user:0.8,0.9.")] = None,
@@ -80,7 +84,12 @@ def index(
     ```
     rexit index --interactions ratings.csv --items films.csv \\
       --tokenizer model/ --template prompt.toml --out catalog
+    rexit index --from catalog --interactions today.csv --items films.csv \\
+      --tokenizer model/ --template prompt.toml --out newer
     ```
+
+    With --from ids, embeddings, prompt program, limits and options stay, and nothing is trained: new users and items are placed
+    among the known ones. The files hold what is new or changed. `rexit refresh` puts the result into the bundle.
     """
     from rexit.exporter.index import build_catalog
     from rexit.exporter.retriever.config import with_config
@@ -103,8 +112,18 @@ def index(
     if retriever_config is not None:
         options = with_config(options, retriever_config)
     with progress() as bar:
-        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=shown(bar))
-    if line := risk(info):
+        info = build_catalog(
+            interactions,
+            items,
+            tokenizer,
+            template,
+            out,
+            None if old is not None and options == _DEFAULT else options,
+            users=users,
+            old=old,
+            progress=shown(bar),
+        )
+    if (line := risk(info)) and old is None:
         say(f"rexit: warning: {line}")
     if json:
         lengths = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens")}
@@ -118,9 +137,15 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     from rexit.bundle.typed import typed
 
     counts, retrieval = info["counts"], info["retrieval"]
+    if "updated" in info:
+        return _print_extended(path, info)
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
     print_values(str(path), sizes, "count")
-    print_repeats(info["repeats"]["dropped"])
+    _print_repeats(info["repeats"]["dropped"])
+    label = info["label"]
+    if each := label.get("sampled", label.get("unrated", {}).get("each")):
+        draw = "uniformly from the items that the user had not met" if "sampled" in label else "by popularity"
+        stdout.print(f"Sampled as not liked: {counted(each, 'item')} for each like, {draw}.")
     timeline = typed(info["order"], Timeline, "catalog.json", at="order")
     if timeline.by == "time":
         first, last = (timeline.date(time) or time for time in (timeline.first, timeline.last))
@@ -144,7 +169,17 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
         print_values(f"Retriever on the validation split{note}", recalls, "recall@20")
 
 
-def print_repeats(rows: int) -> None:
+def _print_extended(path: Path, info: Mapping[str, Any]) -> None:
+    new, counts = info["updated"], info["counts"]
+    print_table(str(path), [{"": name, "new": new[name], "all": counts[name]} for name in ("users", "items", "interactions")])
+    _print_repeats(new["repeats"])
+    if unplaced := new["without_embedding"]:
+        stdout.print(f"{unplaced:,} of {counts['items']:,} items have no like in the train split, so they get no neighbours.")
+    if new["cut_texts"]:
+        stdout.print(f"{new['cut_texts']} new texts were longer than any old text of their column, and were cut to its length.")
+
+
+def _print_repeats(rows: int) -> None:
     """Prints how many rows repeat others, if any."""
     if rows:
         stdout.print(f"{rows} rows repeat an interaction and were left out.")

@@ -15,7 +15,7 @@ from rexit.cli.common.tables import print_table
 
 def refresh(
     bundle: Annotated[Path, typer.Argument(help="The bundle. It may be in use.")],
-    catalog: Annotated[Path, typer.Option(help="The new catalog, from `rexit update`, with its splits.")],
+    catalog: Annotated[Path, typer.Option(help="The new catalog, from `rexit index --from`, with its splits.")],
     checkpoint: Annotated[str | None, typer.Option(help="The bundle's checkpoint, needed if prompts have vectors.")] = None,
     keep_policy: Annotated[
         bool, typer.Option("--keep-policy", help="Keep policies without trying them on the new catalog.")
