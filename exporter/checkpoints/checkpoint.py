@@ -116,7 +116,8 @@ def load_checkpoint(
         raise InputError(f"head {kind!r}, expected one of: {', '.join(HEAD_KINDS)}")
     if kind == "own" and not saved.has_own:
         raise CheckpointError(
-            f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head"
+            f"{folder}: no exit heads ({EXITS} and {HEADS}): `rexit heads` fits some, `rexit train` trains them"
+            + ("" if encodes(folder) else ", or --exits … --head shared uses the LM head")
         )
     depths = tuple(exits) if exits is not None else saved.exits
     if not depths:

@@ -41,7 +41,7 @@ class Judge:
     ) -> None:
         """exact: the float32 graphs. exits: depths in layers. accept_loss: as in `ExportOptions`."""
         self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress
-        self._expected = prompts.log_odds(exact, progress)
+        self._expected = prompts.log_odds(exact, "fp32", progress)
         if not prompts.labelled:
             self._prompts = prompts.with_labels(ranking.drawn_labels(np.ascontiguousarray(self._expected[:, -1])))
 
@@ -66,7 +66,11 @@ class Judge:
         """
         assert target.gate is not None and target.cap is not None
         assessed = quality.assess(
-            self._prompts, self._exits, target.gate, self._expected, self._prompts.log_odds(chain, self._progress)
+            self._prompts,
+            self._exits,
+            target.gate,
+            self._expected,
+            self._prompts.log_odds(chain, target.precision, self._progress),
         )
         assessed.check(self._accept_loss)
         own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates, liked=slate.liked)) for slate in slates]

@@ -13,8 +13,8 @@ The mean AUC within users would decide nothing: two candidates that swap places 
 1/16, so with hundreds of users its interval is wider than any allowed loss.
 
     prompts = Prompts.draw(catalog, 400)
-    expected = prompts.log_odds(Chain(fp32_folder, segments, max_tokens))          # once for all variants
-    actual = prompts.log_odds(Chain(variant_folder, segments, max_tokens))
+    expected = prompts.log_odds(Chain(fp32_folder, segments, max_tokens), "fp32")          # once for all variants
+    actual = prompts.log_odds(Chain(variant_folder, segments, max_tokens), "int8")
     quality = assess(prompts, exits, Gate(correlation=0.995, auc_drop=0.001), expected, actual)
     quality.check()                                                                # raises QualityError
 """
@@ -76,9 +76,9 @@ class Prompts:
             labelled=sample[0].labelled,
         )
 
-    def log_odds(self, chain: Chain, progress: Progress = silent) -> LogOdds:
-        """Runs the slates through a chain. progress: called with "quality", the slates done and their number."""
-        prompts = tracked(self.prompts, "quality", progress)
+    def log_odds(self, chain: Chain, precision: str, progress: Progress = silent) -> LogOdds:
+        """Runs the slates through a chain. precision: names the stage that `progress` is called with."""
+        prompts = tracked(self.prompts, f"validation slates, {precision}", progress)
         return np.concatenate([chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked) for prompt in prompts])
 
     def with_labels(self, liked: NDArray[np.bool_]) -> Prompts:
@@ -159,6 +159,9 @@ class Quality:
         if (verdict := self.verdict) == "passed" or accept_loss:
             return
         remedy = "--accept-loss writes it anyway" if verdict == "failed" else self.prompts.remedy
+        passed = [row.layers for row in self.exits if row.verdict(self.gate) == "passed"]
+        if verdict == "undecided" and passed and passed[-1] == self.exits[-1].layers:
+            remedy += f"; --exits {','.join(map(str, passed))} leaves out what is undecided"
         reasons = [f"exit after layer {row.layers}: {self._reason(row)}" for row in self.exits]
         raise QualityError(in_words(f"{'; '.join(reasons)}; not written: {remedy}", self.prompts.has_catalog))
 
@@ -182,7 +185,11 @@ class Quality:
         allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
         if row.verdict(self.gate) == "failed":
             return f"{figures}, {allowed}"
-        return f"{figures}, too wide to tell: {allowed}"
+        slack = (low + high) / 2 + self.gate.auc_drop
+        half = (high - low) / 2
+        users = self.prompts.pairs.user_count
+        more = f"about {float(f'{users * (half / slack) ** 2:.2g}'):,.0f} users" if slack > 0 else "no number of users"
+        return f"{figures}, too wide to tell: {allowed}; {more} would do if the change stayed"
 
     def to_json(self) -> dict[str, Any]:
         """`quality` of variant.json. `accepted`: the variant did not pass and was written on request."""

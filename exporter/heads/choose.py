@@ -1,6 +1,6 @@
 """Which depths become exits, from the loss of a head at every layer.
 
-`auto:K`:
+`auto:K`, at most K exits:
 
 1. The last exit is the shallowest depth whose loss is within one standard error of the lowest, over users (the one-standard-error
    rule of Breiman et al. 1984). It may be well before the last layer. Where the model's last answer must stay, it is that layer.
@@ -24,11 +24,9 @@ AUTO = re.compile(r"auto:([1-9]\d*)")
 
 
 def check_choice(text: str, layers: int, keep_last: bool) -> None:
-    """Raises InputError unless `text` is `auto:K` or a list of depths, and the model has so many layers. With `keep_last` a list
+    """Raises InputError unless `text` is `auto:K`, or a list of depths that the model has. With `keep_last` a list
     has the last one."""
-    if match := AUTO.fullmatch(text):
-        if int(match[1]) > layers:
-            raise InputError(f"--exits {text}: the model has {layers} layers, expected at most auto:{layers}")
+    if AUTO.fullmatch(text):
         return
     depths = _depths(text)
     check_exits(depths, layers)

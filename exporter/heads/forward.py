@@ -138,7 +138,11 @@ def collect_rows(
             file.save(number + 1)
             saved = time.monotonic()
             speed = (tokens_done - tokens_before) / (saved - began)
-            say(f"{tokens_done} of {total} tokens, {speed:.0f} per second, {(total - tokens_done) / speed / 60:.0f} min left")
+            left = (total - tokens_done) / speed
+            say(
+                f"{tokens_done} of {total} tokens, {speed:.0f} per second, then heads are fitted; the forward pass ends in "
+                f"{f'{left:.0f} s' if left < 120 else f'{left / 60:.0f} min'}"
+            )
         progress("forward pass, tokens", tokens_done, total)
     if file.done < len(work):
         file.save(len(work))

@@ -134,8 +134,10 @@ class _Fit:
         self._source.roles.check(self._source.path, base.roles, base.path)
         self._train = train = Slates.of(self._source, "train", options.max_slates, 0, progress)
         self._validation = Slates.of(self._source, "validation", options.validation_slates, len(train.liked), progress)
+        progress("baselines", 0, 1)
         held_out = spread(cut(self._source, "validation", SIZE), options.validation_slates)
         self._baselines = baselines(self._source, held_out, zero=zero_of(self._source, held_out))
+        progress("baselines", 1, 1)
         self._labelled = isinstance(self._source, Catalog) or self._source.labelled
         if not self._labelled and own is None:
             raise InputError(f"{self._source.path}: has no labels, and {base.path} no answer of its own to fit heads to")

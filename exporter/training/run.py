@@ -1,7 +1,7 @@
 """`rexit train`: fine-tunes a decoder with heads at its exits on a catalog's prompts and writes a multi-exit checkpoint.
 
 The same command resumes a stopped training: OUT.training has weights, optimizer, schedule, random numbers and the order of the
-data, written every `save_every` steps.
+data, written every `save_every` steps and at a signal, once the step that it meets has ended.
 
 1. One row is one user's prefix at some time with up to `slate` later interactions packed behind it, as in serving. A batch has
    rows of similar length, as many as `batch_tokens` allows, padding included. The rows of a batch stay together in all epochs;
@@ -52,6 +52,7 @@ from rexit.exporter.training.pairs import Pairs
 from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings
 from rexit.exporter.training.starting_model import make_model
 from rexit.exporter.training.trainer import MultiExitTrainer, Progress, arguments, last_state
+from rexit.process import interrupts
 from rexit.progress import Progress as ShowProgress
 from rexit.progress import silent, tracked
 from rexit.prompts.slates_file import SlatesFile
@@ -222,7 +223,9 @@ def _train(
     state = last_state(work)
     if state and trainer.is_world_process_zero():
         say(f"goes on from {state}")
-    trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    with interrupts.deferred():
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    interrupts.check()
     return start, source, model, adapted, trainer
 
 

@@ -16,6 +16,7 @@ from transformers.trainer_utils import SaveStrategy
 from rexit.exporter.model.training import fast_bfloat16, parameter_groups
 from rexit.exporter.options import TrainOptions
 from rexit.exporter.training.learner import Collator, Learner
+from rexit.process import interrupts
 
 TRAINED = "trained.safetensors"
 RATE_RATIO = 0.8  # learning rate of an exit's layers, over that of the exit before
@@ -55,7 +56,7 @@ class MultiExitTrainer(Trainer):
 
 
 class Progress(TrainerCallback):
-    """Reports loss, speed and the expected end."""
+    """Reports loss, speed and the expected end; ends the training after a signal, which `deferred` holds back during a step."""
 
     def __init__(self, collator: Collator, say: Callable[[str], None]) -> None:
         self._collator, self._say = collator, say
@@ -65,6 +66,12 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._begun, self._mark = state.global_step, (time.monotonic(), self._collator.tokens)
         self._first = self._mark[0]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After a signal the training saves its state and ends."""
+        if interrupts.pending():
+            control.should_save = control.should_training_stop = True
+            self._say(f"interrupted: saves step {state.global_step}, from which the same command goes on")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if "loss" not in (logs or {}) or not state.is_world_process_zero:

@@ -7,7 +7,8 @@ So the handler also records the signal:
 1. `check` raises KeyboardInterrupt again. Progress calls it at every step, and a writer before it moves a new folder into place.
 2. However the block of `interruptible` ends, it ends with the signal's exit code.
 
-Inside `deferred` the handler only records: code that moves files into place or cleans up must not be cut short.
+Inside `deferred` the handler only records: code that moves files into place or cleans up must not be cut short, nor a training's
+step.
 """
 
 from __future__ import annotations
@@ -64,9 +65,14 @@ def deferred() -> Iterator[None]:
         _deferred.depth -= 1
 
 
+def pending() -> bool:
+    """Whether a signal has arrived."""
+    return _code is not None
+
+
 def check() -> None:
     """Raises KeyboardInterrupt after a signal."""
-    if _code is not None:
+    if pending():
         raise KeyboardInterrupt
 
 

@@ -52,6 +52,11 @@ def test_list_is_taken_as_it_is() -> None:
     assert choose_exits("2,5", np.ones((6, 3)), PRIOR, whole=False) == [2, 5]
 
 
+def test_more_exits_than_layers_are_the_layers_that_help() -> None:
+    check_choice("auto:5", 2, keep_last=False)
+    assert choose_exits("auto:5", np.array([[0.5] * 3, [0.4] * 3]), PRIOR, whole=True) == [1, 2]
+
+
 def test_list_without_the_last_answer_that_is_to_stay() -> None:
     check_choice("2,4", 4, keep_last=True)
     with pytest.raises(InputError, match="--exits 2,3 with --keep-last: the model's last answer is after layer 4"):
@@ -61,7 +66,6 @@ def test_list_without_the_last_answer_that_is_to_stay() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("auto:5", "--exits auto:5: the model has 4 layers, expected at most auto:4"),
         ("auto:0", "expected auto:K or depths in layers"),
         ("auto", "expected auto:K or depths in layers"),
         ("2,x", "expected auto:K or depths in layers"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.training.learner import Collator, Learner, joint_loss
 from rexit.exporter.training.run import still_falling, train_model
 from rexit.exporter.training.starting_model import exit_depths, make_model
+from rexit.process.interrupts import interruptible
 from running.fast import fast
 
 
@@ -79,6 +82,24 @@ def test_stopped_and_continued_is_as_never_stopped(
     name = "model.safetensors"
     assert all(same(parts / name, whole / name) for name in (name, HEADS, PROJECTORS))
     assert not same(base / name, whole / name)
+
+
+def test_a_signal_saves_the_step_that_it_meets(base: Path, catalog: Path, tmp_path: Path) -> None:
+    """Without it, what was trained since the last state would be lost: with 200 steps between two, all of a short training."""
+    steps, lines = {"steps": 14, "rate": 1e-3, "precision": "float32"}, list[str]()
+
+    def stop(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 10/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = trained(base, catalog, tmp_path / "whole", **steps)
+    with pytest.raises(SystemExit) as end, interruptible():
+        trained(base, catalog, tmp_path / "parts", stop, **steps)
+    assert end.value.code == 143 and lines[-1] == "interrupted: saves step 11, from which the same command goes on"
+    assert [path.name for path in (tmp_path / "parts.training").glob("checkpoint-*")] == ["checkpoint-11"]
+    trained(base, catalog, tmp_path / "parts", **steps)
+    assert all(same(tmp_path / "parts" / name, whole / name) for name in ("model.safetensors", HEADS))
 
 
 def test_slates_that_no_step_reads_are_not_assembled(base: Path, catalog: Path, tmp_path: Path) -> None:

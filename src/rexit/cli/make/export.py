@@ -32,7 +32,6 @@ _STAGES = {
     "segments": "exporting segments",
     "parity": "scoring golden slates with the segments",
     "activations": "running training slates for scales and smoothing",
-    "quality": "scoring validation slates, float32 and lower precision",
     "write": "writing the bundle",
 }
 
