@@ -2,7 +2,7 @@
 `projectors.safetensors`.
 
     config.json  model.safetensors (or shards)  …   the decoder, as `save_pretrained` writes it
-    exits.json                {"schema": 2, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own", "roles": …,
+    exits.json                {"schema": 3, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own", "roles": …,
                                "catalog": {"tokenizer": …, "prompt": …, "space": …}}
     exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)

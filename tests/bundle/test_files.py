@@ -27,8 +27,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_json_comes_back(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"schema": 2, "title": "Amélie"})
-    assert read_json(tmp_path / "a.json") == {"schema": 2, "title": "Amélie"}
+    write_json(tmp_path / "a.json", {"schema": 3, "title": "Amélie"})
+    assert read_json(tmp_path / "a.json") == {"schema": 3, "title": "Amélie"}
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_json_comes_back(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("[1]", "holds list, expected a JSON object"),
-        ("{}", "schema None, this version reads schema 2$"),
-        ('{"schema": 3}', "schema 3, this version reads schema 2$"),
-        ('{"schema": 2, "requires": ["teleport"]}', r"requires \['teleport'\]"),
-        ('{"schema": 2, "deep": ' + "[" * 40 + "]" * 40 + "}", "nested 41 deep, at most 32"),
-        ('{"schema": 2, "many": [' + "1," * (1 << 16) + "1]}", "holds 65540 values, at most 65536"),
-        ('{"schema": 2, "x": NaN}', "not valid JSON: NaN is not a finite number"),
-        ('{"schema": 2, "x": 1e400}', "not valid JSON: 1e400 is not"),
+        ("{}", "schema None, this version reads schema 3$"),
+        ('{"schema": 4}', "schema 4, this version reads schema 3$"),
+        ('{"schema": 3, "requires": ["teleport"]}', r"requires \['teleport'\]"),
+        ('{"schema": 3, "deep": ' + "[" * 40 + "]" * 40 + "}", "nested 41 deep, at most 32"),
+        ('{"schema": 3, "many": [' + "1," * (1 << 16) + "1]}", "holds 65540 values, at most 65536"),
+        ('{"schema": 3, "x": NaN}', "not valid JSON: NaN is not a finite number"),
+        ('{"schema": 3, "x": 1e400}', "not valid JSON: 1e400 is not"),
     ],
     ids=lambda text: text[:40],
 )
@@ -55,8 +55,8 @@ def test_json_out_of_bounds(tmp_path: Path, text: str, message: str) -> None:
 
 @pytest.mark.parametrize(("name", "writer"), WRITERS.items())
 def test_an_older_schema_is_made_again(tmp_path: Path, name: str, writer: str) -> None:
-    (tmp_path / name).write_text('{"schema": 1}')
-    with pytest.raises(BundleError, match=f"{name}: schema 1, this version reads schema 2: make it again with {writer}$"):
+    (tmp_path / name).write_text('{"schema": 2}')
+    with pytest.raises(BundleError, match=f"{name}: schema 2, this version reads schema 3: make it again with {writer}$"):
         read_json(tmp_path / name)
 
 

@@ -77,7 +77,7 @@ CASES = table(
     row("plan_that_is_not_listed", "does not list `other.plan`", {"/segments/1/plan": "other.plan"}),
     row("plan_that_leaves_the_folder", "../../segment-1.onnx", {"/segments/1/plan": "../../segment-1.onnx"}),
     row("absolute_plan", "/etc/passwd", {"/segments/1/plan": "/etc/passwd"}),
-    row("older_engine_schema", "make it again with `rexit compile`", {"/schema": 1}, "UNSUPPORTED"),
+    row("older_engine_schema", "make it again with `rexit compile`", {"/schema": 2}, "UNSUPPORTED"),
     row("too_few_segments", "has 1 segments, the variant has 3", {"/segments/2": DELETE, "/segments/1": DELETE}),
     row("profile_that_descends", "tokens[2]: is 20, expected 24", {"/segments/0/profiles/1/tokens": [1, 24, 20]}),
     row("profile_with_two_numbers", "rows: has 2 numbers", {"/segments/0/profiles/0/rows": [1, 24]}),

@@ -70,7 +70,7 @@ CASES = table(
     ),
     row("policy_with_a_prior_shift", "", {"/prior_shift": -4.5}, "OK"),
     row("policy_with_a_prior_shift_beyond_all_odds", "prior_shift: is -101, expected -100 to 100", {"/prior_shift": -101}),
-    row("policy_of_an_older_schema", "make it again with `rexit calibrate`", {"/schema": 1}, "UNSUPPORTED"),
+    row("policy_of_an_older_schema", "make it again with `rexit calibrate`", {"/schema": 2}, "UNSUPPORTED"),
     row("policy_with_maps_to_come", "earlier-heads-2", {"/requires": ["earlier-heads-2"]}, "UNSUPPORTED"),
     row("policy_with_nan", "not valid JSON", {"/exits/1/b": float("nan")}),
     row("policy_with_true_for_a_number", "exits[1] a: is ", {"/exits/1/a": True}),

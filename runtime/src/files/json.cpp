@@ -12,7 +12,7 @@
 namespace rexit::core {
 
 namespace {
-constexpr std::int64_t schema = 2;
+constexpr std::int64_t schema = 3;
 
 // Parses a text without storing it, and refuses it if its values would take too much memory. nlohmann's parser could do so in a
 // callback while it builds the values, but then it searches a whole array at the end of every element.

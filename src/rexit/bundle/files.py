@@ -17,7 +17,7 @@ import msgspec
 from rexit.errors import BundleError, InputError
 from rexit.process import interrupts
 
-SCHEMA = 2
+SCHEMA = 3
 WRITERS = {
     "catalog.json": "`rexit index`",
     "exits.json": "`rexit heads` or `rexit train`",

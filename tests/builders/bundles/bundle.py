@@ -30,6 +30,7 @@ from builders.bundles.model import (
 )
 from builders.bundles.variants import add_variant
 from builders.bundles.zero import tree_graph
+from rexit.bundle.files import SCHEMA
 from rexit.roles import RULE
 
 MAX_TOKENS = 24
@@ -68,7 +69,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     write_json(
         variant / "variant.json",
         {
-            **{"schema": 2, "producer": "tiny", "name": "cpu-fp32"},
+            **{"schema": SCHEMA, "producer": "tiny", "name": "cpu-fp32"},
             **{"target": "cpu", "precision": "fp32"},
             **{"backend": "onnxruntime", "opset": 17, "catalog_sha256": "", "checkpoint_sha256": "f" * 64},
             "limits": {"max_tokens": options.max_tokens, "max_positions": POSITIONS},
@@ -90,7 +91,7 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     write_json(
         folder / "manifest.json",
         {
-            **{"schema": 2, "producer": "tiny"},
+            **{"schema": SCHEMA, "producer": "tiny"},
             **{"exits": [*([0] if numbers else []), *options.exits], "variants": ["cpu-fp32"], "roles": RULE},
             "model": {**model, "vocab_size": VOCABULARY, "max_positions": POSITIONS, "checkpoint_sha256": "f" * 64},
             "files": {name: {} for name in [*shared, "variants/cpu-fp32/variant.json"]},

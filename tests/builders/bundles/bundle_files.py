@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from rexit.bundle.files import SCHEMA
+
 
 def entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -39,7 +41,7 @@ def write_policy(folder: Path, exits: list[dict[str, Any]], patience: int = 1, v
     """A policy bound to the bundle's variant, as calibration writes it. others: its optional keys."""
     manifest = json.loads((folder / "manifest.json").read_text())
     digest = manifest["files"][f"variants/{variant}/variant.json"]["sha256"]
-    value = {"schema": 2, "variant_sha256": digest, "patience": patience, "exits": exits, **others}
+    value = {"schema": SCHEMA, "variant_sha256": digest, "patience": patience, "exits": exits, **others}
     write_json(folder / "variants" / variant / "policy.json", value)
 
 

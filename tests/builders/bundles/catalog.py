@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.bundles.model import VOCABULARY
+from rexit.bundle.files import SCHEMA
 from rexit.roles import RULE
 
 DIM = 8
@@ -181,7 +182,7 @@ def make_catalog(
             tables[name]["ids"] = np.array(ids, np.int64)
     kind = "string" if strings else "int64"
     info = {
-        "schema": 2,
+        "schema": SCHEMA,
         "producer": "tiny",
         "ids": {"user": kind, "item": kind},
         "counts": {"users": users, "items": items, "interactions": len(events), "pieces": len(lengths)},

@@ -9,6 +9,7 @@ from pathlib import Path
 from rexit.audit import AuditLimits
 from rexit.audit.betting import Tail
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
+from rexit.bundle.files import SCHEMA
 
 
 def write_watched(
@@ -27,5 +28,5 @@ def write_watched(
     Policy(exits, 1, opened.variant_sha256, top_k=top_k, made_on=made_on).write(opened.folder / "policy.json")
     digests = {"variant_sha256": opened.variant_sha256, "policy_sha256": opened.policy_sha256}
     watch = AuditLimits(loss, "ndcg@10", limit, limit / 2, False, tail)
-    (opened.folder / "report.json").write_text(json.dumps({"schema": 2, **digests, "watch": watch.to_json()}))
+    (opened.folder / "report.json").write_text(json.dumps({"schema": SCHEMA, **digests, "watch": watch.to_json()}))
     return Bundle.open(bundle)

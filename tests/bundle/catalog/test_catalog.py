@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
         frame.write_parquet(tmp_path / path)
         splits[name] = {"path": path, "rows": 2, **FileEntry.of(tmp_path / path).to_json()}
     info = {
-        "schema": 2,
+        "schema": 3,
         "ids": {"user": "int64", "item": "string"},
         **{key: {} for key in ("counts", "labels", "embedding", "prompt")},
         "splits": splits,
