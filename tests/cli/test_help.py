@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+import shlex
 
 import pytest
 import typer
@@ -31,6 +33,16 @@ def test_help_is_readable(command: str, width: int) -> None:
     assert "`" not in text and "<bool>" not in text and "range>" not in text
     examples = [line for line in text.split("╭")[0].splitlines() if line.strip().startswith(f"rexit {command} ")]
     assert examples and all(line.startswith("  rexit") and not line.startswith("   ") for line in examples)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_in_a_help_are_ones_that_run(command: str) -> None:
+    text = (COMMANDS[command].help or "").replace("\\\n", " ")
+    for line in re.findall(r"rexit [^`\n&|]+", text):
+        _, name, *words = shlex.split(line)
+        context = typer.Context(COMMANDS[name], resilient_parsing=True)
+        _, extra, _ = COMMANDS[name].make_parser(context).parse_args(words)
+        assert not extra, line
 
 
 @pytest.mark.parametrize("command", COMMANDS)

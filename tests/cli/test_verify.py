@@ -41,6 +41,17 @@ def test_whole_bundle_passes(run: Run, place: Path) -> None:
         flip(traces, at)
 
 
+def test_the_policy_is_calibration_s(run: Run, place: Path) -> None:
+    calibrate(run, place)
+    policy = place / "bundle" / "variants" / "cpu-fp32" / "policy.json"
+    policy.write_text(policy.read_text().replace('"patience": 1', '"patience": 2'))
+    for state in ("SHA-256", "missing"):
+        ended = run("verify", place / "bundle", "--json")
+        assert ended.code == 8 and checks(ended) == {"digests": "ok", "traces": "ok", "policy": "FAILED"}
+        assert f"policy.json: {state}" in failures_of(ended, "policy")[0]
+        policy.unlink(missing_ok=True)
+
+
 def test_decisions_are_checked_with_a_cold_and_a_cached_prefix(run: Run, original: Path, reused: list[bool]) -> None:
     assert run("verify", original / "bundle").code == 0
     assert reused == [False, True] * 4
@@ -60,7 +71,7 @@ def test_edited_file(run: Run, place: Path, name: str) -> None:
     ended = run("verify", place / "bundle")
     assert ended.code == 8
     failed = [line for line in ended.out.splitlines() if line.startswith("FAILED ")]
-    assert failed and all(name in line and "(edited)" in line for line in failed)
+    assert len(failed) == 1 and name in failed[0] and "(edited)" in failed[0]
 
 
 def test_weights_that_are_not_the_exported_ones(run: Run, place: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from builders.bundles.bundle_files import refresh
-from damage.table import POLICY, VARIANT, Case, Row, change_json, change_policy, table
+from damage.table import POLICY, VARIANT, Case, Damage, Row, change_json, change_policy, table
+from rexit.bundle.files import SCHEMA
 
 NEVER = {"a": 1.0, "b": 0.0, "upper": None, "lower": None}
 TOP_K = {"k": 2, "ordered": False, "rise": [0.5, 0.1], "fall": [0.5, 0.1]}
@@ -39,6 +41,18 @@ def of_another_variant(folder: Path) -> None:
     change_policy(folder, {})
     change_json(folder, VARIANT, {"/producer": "exported again"})
     refresh(folder)
+
+
+def unlike_the_report(policy: bool) -> Damage:
+    """Calibration wrote another policy. policy: whether there is still one."""
+
+    def damage(folder: Path) -> None:
+        if policy:
+            change_policy(folder, {})
+        report = {"schema": SCHEMA, "policy_sha256": "0" * 64}
+        (folder / POLICY).with_name("report.json").write_text(json.dumps(report))
+
+    return damage
 
 
 CASES = table(
@@ -77,6 +91,8 @@ CASES = table(
     row("policy_without_patience", "patience: is 0, expected 1 to 1024", {"/patience": 0}),
     row("policy_with_endless_patience", "patience: is 1025, expected 1 to 1024", {"/patience": 1025}),
     Case("policy_of_another_variant", "MISMATCH", "policy.json", of_another_variant),
+    Case("policy_edited_after_calibration", "CORRUPT", "policy.json: SHA-256", unlike_the_report(True), "verifying"),
+    Case("policy_deleted_after_calibration", "CORRUPT", "policy.json: missing", unlike_the_report(False), "verifying"),
     row(
         "policy_with_rules_of_the_slate",
         "",

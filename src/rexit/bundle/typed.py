@@ -9,10 +9,11 @@ checks: the ValueError that it raises is reported with the place of its value.
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -26,20 +27,16 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
-_MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
-_MISSING = re.compile("Object missing required field (`.*`)")
-_EXPECTED = re.compile("Expected (.*?)(?:, got .*)?")
-_ONE_OF = re.compile(r"`str` matching regex '\^\((.*)\)\$'")
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
-_WORDS = {
-    "int": "an integer",
-    "float": "a number",
-    "str": "a string",
-    "bool": "true or false",
-    "array": "an array",
-    "object": "an object",
+_WORDS: dict[type, str] = {
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+    list: "an array",
+    dict: "an object",
+    NoneType: "null",
 }
-"""msgspec's types as the runtime's messages name them."""
+"""Types as the runtime's messages name them."""
 
 
 def typed(value: Any, kind: type[T], where: str, *, at: str = "", error: type[RexitError] = BundleError) -> T:
@@ -58,7 +55,7 @@ def typed(value: Any, kind: type[T], where: str, *, at: str = "", error: type[Re
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:
-        raise error(f"{where}: {_problem(str(exc), value, kind, at)}") from exc
+        raise error(f"{where}: {_problem(value, kind, at) or exc}") from exc
 
 
 def read_typed(path: Path, kind: type[T]) -> T:
@@ -86,47 +83,80 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def _problem(text: str, value: Any, kind: Any, at: str) -> str:
-    """One of msgspec's messages in words that name the place and the value that is there."""
-    match = _MESSAGE.fullmatch(text)
-    assert match is not None
-    what, seen = match["what"], value
-    steps: list[str | int] = []
-    for name, index in _STEP.findall(match["path"] or ""):
-        step: str | int = name or (index if index == "..." else int(index))
-        if index == "...":
-            step = _key_at_fault(text, value, steps, seen, kind)
-        steps.append(step)
-        seen = seen[step]
-    place = (at + "".join(f"[{step}]" if isinstance(step, int) else f" {step}" for step in steps)).strip()
+def _problem(value: Any, kind: Any, place: str) -> str | None:
+    """The first thing in a value that is not of its type, in words; None if there is none."""
     prefix = f"{place}: " if place else ""
-    if missing := _MISSING.fullmatch(what):
-        return f"{prefix}{missing[1]} is missing"
-    if expected := _EXPECTED.fullmatch(what):
-        names = _ONE_OF.fullmatch(expected[1])
-        words = names[1].replace("|", " or ") if names else re.sub(r"`([^`]*)`", lambda found: _in_words(found[1]), expected[1])
-        return f"{prefix}is {short(seen)}, expected {words}"
-    return f"{prefix}{what}"
+    if get_origin(kind) is Annotated and get_origin(get_args(kind)[0]) in (Union, UnionType):
+        kind = get_args(kind)[0]
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    fitting = next((option for option in kinds if _is(value, _json_type(option))), None)
+    if fitting is None:
+        return f"{prefix}is {short(value)}, expected {' or '.join(dict.fromkeys(map(_in_words, kinds)))}"
+    plain = get_args(fitting)[0] if get_origin(fitting) is Annotated else fitting
+    if (fields := _fields(plain)) is not None:
+        for name, part_kind, required in fields:
+            if name not in value:
+                if required:
+                    return f"{prefix}`{name}` is missing"
+            elif problem := _problem(value[name], part_kind, f"{place} {name}".strip()):
+                return problem
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if problem := _problem(part, (get_args(plain) or (str, Any))[1], f"{place} {key}".strip()):
+                return problem
+    elif isinstance(value, list | tuple):
+        parts = get_args(plain) or (Any, ...)
+        if get_origin(plain) is tuple and parts[-1] is not ... and len(parts) != len(value):
+            return f"{prefix}is {short(value)}, expected an array of length {len(parts)}"
+        for n, part in enumerate(value):
+            if problem := _problem(part, parts[0] if parts[-1] is ... or len(parts) == 1 else parts[n], f"{place}[{n}]"):
+                return problem
+    try:
+        msgspec.convert(value, fitting)
+    except msgspec.ValidationError as exc:  # a bound, or what a `__post_init__` says
+        cause = exc.__cause__
+        return f"{prefix}{cause or f'is {short(value)}, expected {_in_words(fitting)}'}"
+    return None
 
 
-def _in_words(union: str) -> str:
-    return " or ".join(_WORDS.get(name, name) for name in union.split(" | "))
+def _fields(kind: Any) -> list[tuple[str, Any, bool]] | None:
+    """Name, type and whether it is required, of each field of a struct or dataclass; None for other types."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [(field.encode_name, field.type, field.required) for field in msgspec.structs.fields(kind)]
+    if not dataclasses.is_dataclass(kind):
+        return None
+    hints, missing = get_type_hints(kind, include_extras=True), dataclasses.MISSING
+    return [(f.name, hints[f.name], f.default is missing and f.default_factory is missing) for f in dataclasses.fields(kind)]
 
 
-def _key_at_fault(text: str, value: Any, steps: list[str | int], node: dict[str, Any], kind: Any) -> str:
-    """The key that msgspec's path leaves out: alone in its object, it causes the same message."""
+def _json_type(kind: Any) -> type | None:
+    """The type of JSON that a Python type is written as; None: any."""
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    origin = get_origin(plain) or plain
+    if not isinstance(origin, type):
+        return None
+    if issubclass(origin, msgspec.Struct | Mapping) or dataclasses.is_dataclass(origin):
+        return dict
+    return list if issubclass(origin, tuple | list) else origin
 
-    def only(part: Any, rest: list[str | int], key: str) -> Any:
-        if not rest:
-            return {key: node[key]}
-        copy = part.copy()
-        copy[rest[0]] = only(part[rest[0]], rest[1:], key)
-        return copy
 
-    for key in node:
-        try:
-            msgspec.convert(only(value, steps, key), kind)
-        except msgspec.ValidationError as exc:
-            if str(exc) == text:
-                return key
-    raise AssertionError(text)
+def _is(value: Any, json_type: type | None) -> bool:
+    if json_type in (None, object):
+        return True
+    if json_type is list:
+        return isinstance(value, list | tuple)
+    return type(value) in ((int, float) if json_type is float else (json_type,))
+
+
+def _in_words(kind: Any) -> str:
+    """A type as the runtime's messages name it, with its bounds: `an integer >= 1`."""
+    json_type: Any = _json_type(kind)
+    words, limits = "anything" if json_type is None else _WORDS.get(json_type, str(json_type)), []
+    for meta in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
+        if meta.pattern is not None:
+            return str(meta.pattern.removeprefix("^(").removesuffix(")$").replace("|", " or "))
+        sizes = {">=": meta.ge, ">": meta.gt, "<=": meta.le, "<": meta.lt}
+        limits += [f"{sign} {json_type(limit)}" for sign, limit in sizes.items() if limit is not None]
+        lengths = {">=": meta.min_length, "<=": meta.max_length}
+        limits += [f"of length {sign} {length}" for sign, length in lengths.items() if length is not None]
+    return f"{words} {' and '.join(limits)}".strip()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from rexit.audit.limits import REPORT_FILE
 from rexit.bundle import Bundle, Engine, Policy, engine_folders
+from rexit.bundle.files import read_json
+from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.checks.check import Check, checked
 from rexit.errors import BundleError
 
@@ -13,7 +16,7 @@ T = TypeVar("T")
 
 
 def check_files(bundle: Bundle) -> list[Check]:
-    """Checks all digests, the vectors, calibration's traces, and that the policy belongs to the variant."""
+    """Checks all digests, the vectors, calibration's traces, and that the policy is the variant's and calibration's."""
     from rexit.calibration.record import recording
 
     checks = [_digests(bundle)]
@@ -25,7 +28,7 @@ def check_files(bundle: Bundle) -> list[Check]:
         checks.append(_attempt(bundle, "vectors", bundle.vectors))
     if (traces := bundle.folder / recording.FILE).exists():
         checks.append(_attempt(bundle, "traces", lambda: recording.check(traces)))
-    checks.append(_attempt(bundle, "policy", bundle.policy, _policy_detail))
+    checks.append(_attempt(bundle, "policy", lambda: _policy(bundle), _policy_detail))
     return checks
 
 
@@ -63,6 +66,18 @@ def _digests(bundle: Bundle) -> Check:
         failures = [str(exc)]
     count = len(bundle.manifest.files) + len(bundle.variant.files)
     return checked(bundle.variant.name, "digests", f"{count} files", failures)
+
+
+def _policy(bundle: Bundle) -> Policy | None:
+    """The policy. Raises BundleError, also if calibration wrote another one, as its report says."""
+    report = bundle.folder / REPORT_FILE
+    recorded = str(read_json(report).get("policy_sha256")) if report.exists() else None
+    if recorded is not None and (actual := bundle.policy_sha256) != recorded:
+        state = "missing" if actual is None else f"SHA-256 {actual[:12]}…"
+        raise BundleError(
+            f"{bundle.folder / POLICY_FILE}: {state}, {REPORT_FILE} has {recorded[:12]}…: run `rexit calibrate` again"
+        )
+    return bundle.policy()
 
 
 def _policy_detail(policy: Policy | None) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 
 from rexit.bundle import Bundle, Catalog, Ids, Manifest, Vectors, sole_writer
 from rexit.bundle.bundle import check_is_bundle
-from rexit.errors import BundleError, InputError
+from rexit.bundle.catalog import ZERO
+from rexit.errors import BundleError, InputError, PolicyError
 from rexit.progress import Progress, silent
 from rexit.refresh.fit import check_fit
 from rexit.refresh.swap import staged
@@ -48,7 +49,7 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
 
     Raises:
         InputError: The catalog does not fit, or another process is writing to the bundle.
-        PolicyError: A policy loses more with the new catalog than it may.
+        PolicyError: A policy loses more with the new catalog than it may, or was fitted to another exit zero.
         BundleError: The bundle or the catalog is damaged, or a variant does not compute here what it computed at export.
         BackendError: A variant cannot run on this machine.
     """
@@ -69,6 +70,14 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
         if new.sha256 == manifest.catalog_sha256:
             return RefreshReport(str(bundle), new.sha256, False, users, items, ())
         check_fit(bundle, manifest, [opened.variant for opened in variants], new)
+        if new.files.get(ZERO) != old.files.get(ZERO) and not options.keep_policy:
+            for opened in variants:
+                if opened.policy_sha256 is not None:
+                    raise PolicyError(
+                        f"{new.path}: {ZERO} is another than that of {bundle}, which {opened.variant.name}'s policy was fitted "
+                        "to: make the catalog by `rexit update`; nothing was swapped, --keep-policy swaps, then run `rexit "
+                        "calibrate`"
+                    )
         vectors = _vectors(bundle, manifest, new, options.checkpoint)
         refreshed = []
         with staged(bundle, manifest, new, vectors) as swap:

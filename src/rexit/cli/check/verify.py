@@ -27,10 +27,10 @@ def verify(
     rexit verify bundle && systemctl restart recommender
     ```
 
-    Checks the digests of all files, also of calibration's traces; every row of the catalog; golden samples: the runtime assembles
-    the same prompts and gives the same log-odds, within the tolerance recorded at export; exit decisions: each candidate stops
-    where the policy says, and answers with the log-odds of the trace, with a cold and with a warm prefix; TensorRT engines:
-    digests, and that they were built from these graphs.
+    Checks the digests of all files, also of the policy and of calibration's traces; every row of the catalog; golden samples: the
+    runtime assembles the same prompts and gives the same log-odds, within the tolerance recorded at export; exit decisions: each
+    candidate stops where the policy says, and answers with the log-odds of the trace, with a cold and with a warm prefix;
+    TensorRT engines: digests, and that they were built from these graphs.
 
     If a variant's backend is missing on this machine, only its files are checked, unless the variant or a device is named. Exits
     with 8 if anything fails.
@@ -39,7 +39,7 @@ def verify(
 
     with progress() as bar:
         checks = check_bundle(bundle, variant, device=device, progress=shown(bar))
-    failures = [line for check in checks for line in check.failures]
+    failures = list(dict.fromkeys(line for check in checks for line in check.failures))  # variants share files
     if json:
         print_json({"ok": not failures, "checks": [asdict(check) for check in checks]})
     else:
