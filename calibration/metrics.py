@@ -206,7 +206,7 @@ class Judge:
         if metric.kind in ("ndcg", "user-auc") and not self._by_user.both.any():
             users = len(self._by_user.pairs)
             raise InputError(f"metric {metric.name}: none of {users} users has both a like and a dislike, expected some")
-        if metric.kind == "expected-ndcg" and not self._slates.by_probability.differ.any():
+        if metric.kind == "expected-ndcg" and not self._slates.by_probability.both.any():
             raise InputError(
                 f"metric {metric.name}: the full model gives all candidates of a slate the same score, in every slate"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,90 +62,75 @@ class ByUser:
     """Pairs by user, prepared so that judging another ranking is fast.
 
     Methods take a score, float [n] without nan, float32 for speed. They return a value per user, float64 [U] in the order of the
-    users' numbers, nan for a user without both labels. A tie counts as the average over its possible orders. All users are sorted
-    at once: by user, score and label in one integer.
+    users' numbers, nan for a user whose gains are all equal. A tie counts as the average over its possible orders. With labels
+    all users are sorted at once: by user, score and label in one integer.
 
     Args:
         users: int64 [n], any numbers.
-        liked: the labels, bool [n].
+        gains: the labels, bool [n]; or what each pair is worth, 0 or more, float64 [n].
     """
 
-    def __init__(self, users: NDArray[np.int64], liked: NDArray[np.bool_]) -> None:
-        self.numbers: NDArray[np.int64] = np.unique(users, return_inverse=True)[1]
+    def __init__(self, users: NDArray[np.int64], gains: NDArray[np.bool_] | NDArray[np.float64]) -> None:
+        self.numbers: NDArray[np.int64] = np.unique(users, return_inverse=True)[1].astype(np.int64)
         """Each pair's user, from 0 on: int64 [n]."""
         self.pairs = np.bincount(self.numbers)
-        self._likes = np.bincount(self.numbers, liked)
-        self.both = (self._likes > 0) & (self._likes < self.pairs)
-        """Users with both labels: bool [U]."""
         self._starts = np.cumsum(self.pairs) - self.pairs
         self._place = np.arange(len(users)) - np.repeat(self._starts, self.pairs)
-        self._key = (self.numbers << 33) + liked
+        self._gains, self._labelled = gains.astype(np.float64), gains.dtype == np.bool_
+        self._key = (self.numbers << 33) + gains if self._labelled else self.numbers << 32
         self._discounts: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
+    @cached_property
+    def _likes(self) -> NDArray[np.float64]:
+        return np.bincount(self.numbers, self._gains)
+
+    @cached_property
+    def _ideal(self) -> NDArray[np.float64]:
+        """Gains by user, the largest first."""
+        return np.asarray(self._gains[np.lexsort((-self._gains, self.numbers))], np.float64)
+
+    @cached_property
+    def both(self) -> NDArray[np.bool_]:
+        """Users with both labels, or gains that differ: bool [U]."""
+        if self._labelled:
+            return np.asarray((self._likes > 0) & (self._likes < self.pairs))
+        ideal = self._ideal
+        return np.asarray(np.minimum.reduceat(ideal, self._starts) < np.maximum.reduceat(ideal, self._starts))
+
     def auc(self, score: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Returns each user's area under the ROC curve."""
+        """Returns each user's area under the ROC curve, by labels."""
         likes, others = self._likes, self.pairs - self._likes
-        above = self._over_likes(score, self._place.astype(np.float64)) - likes * (likes - 1) / 2
+        above = self._gained(score, self._place.astype(np.float64)) - likes * (likes - 1) / 2
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.both, 1 - above / (likes * others), np.nan)
 
     def ndcg(self, score: NDArray[np.floating], k: int) -> NDArray[np.float64]:
-        """Returns each user's normalized discounted cumulative gain of the first k, with a gain of 1 for a like."""
+        """Returns each user's normalized discounted cumulative gain of the first k; a like is a gain of 1."""
         if k not in self._discounts:
-            first = self._place < k
-            discount = np.where(first, 1 / np.log2(self._place + 2.0), 0.0)
-            best = np.add.reduceat(discount * (self._place < np.repeat(self._likes, self.pairs)), self._starts)
+            discount = np.where(self._place < k, 1 / np.log2(self._place + 2.0), 0.0)
+            best = np.add.reduceat(discount * self._ideal, self._starts)
             self._discounts[k] = discount, np.where(self.both, best, np.nan)
         discount, best = self._discounts[k]
-        return self._over_likes(score, discount) / best
+        return self._gained(score, discount) / best
 
-    def _over_likes(self, score: NDArray[np.floating], worth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Each user's sum of `worth` over the places of liked pairs, float64 [U].
+    def _gained(self, score: NDArray[np.floating], worth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Each user's sum, over places, of `worth` times the gain there, float64 [U].
 
         worth: each place's, float64 [n], in the order of users and places.
         """
-        key = np.sort(self._key + (descending(score) << 1))
-        liked = (key & 1).astype(np.float64)
-        fresh = np.r_[True, (key[1:] ^ key[:-1]) > 1]
+        if self._labelled:
+            key = np.sort(self._key + (descending(score) << 1))
+            gains, fresh = (key & 1).astype(np.float64), np.r_[True, (key[1:] ^ key[:-1]) > 1]
+        else:
+            key = self._key + descending(score)
+            order = np.argsort(key, kind="stable")
+            gains, fresh = self._gains[order], np.r_[True, np.diff(key[order]) > 0]
         if fresh.all():
-            return np.add.reduceat(worth * liked, self._starts)
+            return np.add.reduceat(worth * gains, self._starts)
         ties = np.flatnonzero(fresh)
         sizes = np.diff(np.r_[ties, len(key)])
-        sums = np.add.reduceat(worth, ties) * np.add.reduceat(liked, ties) / sizes
+        sums = np.add.reduceat(worth, ties) * np.add.reduceat(gains, ties) / sizes
         return np.add.reduceat(sums, np.searchsorted(ties, self._starts))
-
-
-class ByGain:
-    """Pairs by user as in `ByUser`, with gains instead of likes.
-
-    Args:
-        users: int64 [n], any numbers.
-        gains: what each pair is worth, 0 or more, float64 [n].
-    """
-
-    def __init__(self, users: NDArray[np.int64], gains: NDArray[np.float64]) -> None:
-        self._numbers = np.unique(users, return_inverse=True)[1].astype(np.int64)
-        pairs = np.bincount(self._numbers)
-        self._starts = np.cumsum(pairs) - pairs
-        self._place = np.arange(len(users)) - np.repeat(self._starts, pairs)
-        self._gains = gains
-        self._ideal = gains[np.lexsort((-gains, self._numbers))]
-        self.differ = np.minimum.reduceat(self._ideal, self._starts) < np.maximum.reduceat(self._ideal, self._starts)
-        """Users whose gains are not all equal: bool [U]."""
-
-    def ndcg(self, score: NDArray[np.floating], k: int) -> NDArray[np.float64]:
-        """Returns each user's normalized discounted cumulative gain of the first k, float64 [U]; nan if all gains are equal. A
-        tie counts as the average over its possible orders."""
-        discount = np.where(self._place < k, 1 / np.log2(self._place + 2.0), 0.0)
-        key = (self._numbers << 32) + descending(score)
-        order = np.argsort(key, kind="stable")
-        ties = np.flatnonzero(np.r_[True, np.diff(key[order]) > 0])
-        sizes = np.diff(np.r_[ties, len(key)])
-        sums = np.add.reduceat(discount, ties) * np.add.reduceat(self._gains[order], ties) / sizes
-        gain = np.add.reduceat(sums, np.searchsorted(ties, self._starts))
-        best = np.add.reduceat(discount * self._ideal, self._starts)
-        with np.errstate(invalid="ignore"):
-            return np.where(self.differ, gain / best, np.nan)
 
 
 def probabilities(c: NDArray[np.float32]) -> NDArray[np.float64]:

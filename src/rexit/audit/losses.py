@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.errors import InputError
-from rexit.ranking import ByGain, descending, probabilities
+from rexit.ranking import ByUser, descending, probabilities
 
 CHOICES = "top-k-overlap@K or expected-ndcg@K with K from 1, agreement or rank-correlation"
 
@@ -92,9 +92,9 @@ class SlateLosses:
         return self._tops[loss.k].lost(policy)
 
     @cached_property
-    def by_probability(self) -> ByGain:
+    def by_probability(self) -> ByUser:
         """Candidates by slate, with full depth's probability as gain."""
-        return ByGain(np.repeat(np.arange(len(self._offsets) - 1), np.diff(self._offsets)), probabilities(self._full))
+        return ByUser(np.repeat(np.arange(len(self._offsets) - 1), np.diff(self._offsets)), probabilities(self._full))
 
 
 def _discordance(policy: NDArray[np.float32], full: NDArray[np.float32]) -> float:
