@@ -37,7 +37,7 @@ from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import LABEL_FREE, Metric
 from rexit.calibration.record.traces import Traces, split_users
 from rexit.errors import InputError
-from rexit.measure.costs import Costs, depth_name
+from rexit.measure import Costs, depth_name
 from rexit.ranking import differ
 
 FULL_DEPTH, LAST_HEAD = "full depth", "last head alone"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rexit.devices import Device
-from rexit.measure.profile import CostProfile
+from rexit.measure import CostProfile
 
 METRICS = ("ndcg@10", "user-auc")
 """What a policy must keep by default, since a recommender ranks one user's slate."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit import ranking, roles
+from rexit import interrupts, ranking, roles
 from rexit.audit import REPORT_FILE
 from rexit.audit.betting import Tail
 from rexit.baselines import ZERO, baselines, doubt_without_labels
@@ -32,10 +32,7 @@ from rexit.calibration.reporting import page
 from rexit.calibration.reporting.content import Findings, Timings, build
 from rexit.calibration.reporting.verdict import Verdict
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.measure.costs import latencies
-from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
-from rexit.process import interrupts
+from rexit.measure import Conditions, CostProfile, latencies, mean_tokens, measure_costs
 from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.ranking import bootstrap

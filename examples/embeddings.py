@@ -22,11 +22,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 from torch_geometric.nn import LightGCN
 
-from rexit.data.times import Timeline
-from rexit.errors import InputError
+from rexit.errors import InputError, script
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times
 from rexit.exporter.options import Columns, IndexOptions
-from rexit.process.scripts import script
+from rexit.times import Timeline
 
 Rows = NDArray[np.int64]
 Tables = tuple[NDArray[np.float32], NDArray[np.float32]]

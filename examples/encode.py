@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 from transformers import AutoModel, AutoTokenizer
 
-from rexit.errors import InputError
+from rexit.errors import InputError, script
 from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.catalog.tables import write_frame
 from rexit.exporter.libraries.silence import first_line, quiet
-from rexit.process.scripts import script
 
 BATCH = 8
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import rexit
 from rexit.bundle import Bundle
-from rexit.checks.golden import slate_of
+from rexit.checks import slate_of
 
 
 def memory_of(session: Any) -> dict[str, int]:

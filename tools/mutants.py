@@ -23,8 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rexit.errors import InputError
-from rexit.process.scripts import script
+from rexit.errors import InputError, script
 
 ROOT = Path(__file__).resolve().parents[1]
 PATCHES = ROOT / "tools" / "mutants"

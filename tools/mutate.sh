@@ -1,6 +1,6 @@
 #!/bin/sh
 # mutate.sh PYTHON FOLDER [MODULE]: changes the operators, comparisons and numbers of a Python module, one at a time, with cosmic-ray,
-# runs the tests of its name after each change, and prints the changes that no test noticed. MODULE: such as src/rexit/data/times.py;
+# runs the tests of its name after each change, and prints the changes that no test noticed. MODULE: such as src/rexit/times.py;
 # without it, another module every day. FOLDER has cosmic-ray. The module has to be committed: it is changed in place.
 set -e
 python=$1 folder=$2 module=$3

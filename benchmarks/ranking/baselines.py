@@ -54,8 +54,8 @@ from rexit import slates
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration.choose.platt import fit
+from rexit.errors import script
 from rexit.exporter.zero.graph import zero_log_odds
-from rexit.process.scripts import script
 from rexit.slates import SIZE
 
 BASELINES = ("popularity", "user and item bias", "matrix factorization", "LightGCN", "exit zero", "boosting")

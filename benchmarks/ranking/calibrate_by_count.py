@@ -16,9 +16,8 @@ import numpy as np
 
 from rexit.bundle import Bundle, Catalog
 from rexit.calibration import CalibrationOptions, calibrate, candidates
-from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, SegmentCost
-from rexit.process.scripts import script
+from rexit.errors import script
+from rexit.measure import Conditions, CostProfile, SegmentCost
 
 
 @script

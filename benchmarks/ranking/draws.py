@@ -23,7 +23,7 @@ import rexit
 from rexit.bundle import Catalog
 from rexit.calibration.choose import maps, platt
 from rexit.calibration.record.traces import collect, join, split_users
-from rexit.process.scripts import script
+from rexit.errors import script
 from rexit.slates import cut
 
 SLATE = 100

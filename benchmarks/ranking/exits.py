@@ -32,9 +32,9 @@ import rexit
 from rexit.bundle import Catalog
 from rexit.calibration.choose.platt import fit
 from rexit.calibration.record.traces import collect
+from rexit.errors import script
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.process.scripts import script
 from rexit.slates import SIZE, cut
 
 LogOdds = NDArray[np.float32]

@@ -36,8 +36,8 @@ from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
 from rexit.calibration.record.recording import Recording
 from rexit.calibration.record.traces import Traces, join, split_users
-from rexit.measure.costs import depth_name
-from rexit.process.scripts import script
+from rexit.errors import script
+from rexit.measure import depth_name
 from rexit.prompts.slates_file import SlatesFile
 from rexit.slates import AnySlate, cut, spread
 

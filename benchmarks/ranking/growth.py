@@ -28,7 +28,7 @@ import rexit
 from rexit.bundle import Bundle, Catalog, Policy
 from rexit.calibration.choose.evaluate import at_exit
 from rexit.calibration.record.traces import collect, join
-from rexit.process.scripts import script
+from rexit.errors import script
 from rexit.runtime import Session
 from rexit.slates import Slate, cut, spread
 

@@ -54,8 +54,8 @@ from rexit.calibration.choose.expected import Expectation
 from rexit.calibration.goal import Goal
 from rexit.calibration.record.recording import FILE, Recording
 from rexit.calibration.record.traces import Traces, split_users
-from rexit.measure.costs import Costs
-from rexit.process.scripts import script
+from rexit.errors import script
+from rexit.measure import Costs
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from rexit.ranking import bootstrap, probabilities

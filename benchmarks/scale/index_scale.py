@@ -29,7 +29,7 @@ from rich.table import Table
 from scipy.sparse import csr_array
 
 from rexit.bundle import write_json
-from rexit.process.scripts import script
+from rexit.errors import script
 
 CLUSTER, TASTES = 100, 3  # items in a cluster, clusters that a user likes
 DIM = 64  # for --external

@@ -27,8 +27,8 @@ from rich.console import Console
 from rounds import asked_in_turn
 from slate import WIDTH, show
 
-from rexit.measure.machine import machine
-from rexit.process.scripts import script
+from rexit.errors import script
+from rexit.measure import machine
 
 PAIRS, MAX_LENGTH = 100, 250
 

@@ -27,7 +27,7 @@ from rich.table import Table
 
 import rexit
 from rexit.bundle import Bundle
-from rexit.process.scripts import script
+from rexit.errors import script
 from rexit.request import TokenRequest
 
 CASES = ((200, 20, 12), (200, 1, 12), (200, 100, 12), (400, 20, 12), (30, 5, 12))

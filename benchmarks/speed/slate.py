@@ -33,8 +33,8 @@ from rounds import asked_in_turn
 from workload import CANDIDATE, SIX_EXITS, Lengths, catalog_of_fixed_lengths
 
 from rexit.bundle import Catalog
-from rexit.measure.machine import machine
-from rexit.process.scripts import script
+from rexit.errors import script
+from rexit.measure import machine
 
 LENGTHS = Lengths(users=800, items=600, prefixes=(200, 400))
 WIDTH = 190

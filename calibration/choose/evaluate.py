@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rexit.calibration.choose.expected import Expectation
 from rexit.calibration.metrics import Judge, Metric
 from rexit.calibration.record.traces import Traces
-from rexit.measure.costs import Costs
+from rexit.measure import Costs
 
 
 @dataclass(frozen=True)

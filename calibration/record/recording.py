@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from rexit.bundle import write_file
 from rexit.errors import BundleError
-from rexit.measure.profile import CostProfile
+from rexit.measure import CostProfile
 
 FILE = "traces.safetensors"
 

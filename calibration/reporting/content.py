@@ -19,8 +19,7 @@ from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.probabilities.reliability import Split, diagram, table_of
 from rexit.calibration.record.traces import Traces
 from rexit.calibration.reporting import verdict
-from rexit.measure.costs import Costs, depth_name
-from rexit.measure.profile import CostProfile
+from rexit.measure import CostProfile, Costs, depth_name
 
 T = TypeVar("T")
 

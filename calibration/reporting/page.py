@@ -18,7 +18,7 @@ from rexit.calibration import certify, metrics
 from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots, tables
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
-from rexit.measure.costs import exit_name
+from rexit.measure import exit_name
 from rexit.words import page_in_words
 
 FILE = "report.html"

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
 from rexit.calibration.probabilities.reliability import title
-from rexit.measure.costs import depth_name, exit_name
+from rexit.measure import depth_name, exit_name
 
 UNIT = 72
 """Pixels to the inch, as in SVG: sizes below are in pixels."""

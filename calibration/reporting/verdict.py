@@ -15,8 +15,7 @@ from rexit.calibration.comparison import Interval
 from rexit.calibration.decide import Decision
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Metric
-from rexit.measure.costs import depth_name
-from rexit.measure.profile import CostProfile
+from rexit.measure import CostProfile, depth_name
 
 USE_POLICY = "use the policy"
 EXPORT_SHALLOWER_MODEL = "export a shallower model"

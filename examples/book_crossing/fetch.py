@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from rexit.bundle.writer import new_folder
-from rexit.process.scripts import script
+from rexit.errors import script
 
 SOURCE = (
     "https://raw.githubusercontent.com/caserec/Datasets-for-Recommender-Systems/82b08c787a6b50d78129b9df842285b89bc05b85/"

@@ -24,9 +24,9 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from rexit.bundle.writer import new_folder
+from rexit.errors import script
 from rexit.exporter.checkpoints.weights import decoder_model
 from rexit.exporter.libraries.silence import quiet
-from rexit.process.scripts import script
 
 SMOLLM2, MINILM = "smollm2", "minilm"
 FILES = {

@@ -13,11 +13,10 @@ import shutil
 from pathlib import Path
 
 from rexit.bundle.writer import new_folder
-from rexit.errors import InputError
+from rexit.errors import InputError, script
 from rexit.exporter.checkpoints.weights import decoder_model, located
 from rexit.exporter.libraries.silence import log, quiet
 from rexit.exporter.model.decoder import Decoder
-from rexit.process.scripts import script
 
 
 def shorten(source: str, out: Path, layers: int) -> None:

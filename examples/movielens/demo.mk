@@ -49,5 +49,5 @@ $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/make/c
 	  --negative-rate 1
 
 $(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/ranking/baselines.py) \
-    src/rexit/cli/check/bench.py $$(call imports,src/rexit/measure/bench.py)
+    src/rexit/cli/check/bench.py $$(call imports,src/rexit/measure.py)
 	$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --program $(BUILD)/example/rexit_score

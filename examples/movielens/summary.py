@@ -22,8 +22,8 @@ from rich.table import Table
 import rexit
 from rexit.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.calibration import Verdict
-from rexit.measure.costs import depth_name
-from rexit.process.scripts import script
+from rexit.errors import script
+from rexit.measure import depth_name
 from rexit.runtime import Session, onnxruntime_library
 from rexit.slates import cut
 

@@ -31,6 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rexit.bundle import Catalog
 from rexit.bundle.labels import log_odds_of
+from rexit.errors import script
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.libraries.threads import threads_for
 from rexit.exporter.model.decoder import Decoder
@@ -38,7 +39,6 @@ from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
-from rexit.process.scripts import script
 from rexit.slates import runs
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import bm25
 
 from rexit.bundle.writer import new_folder
-from rexit.process.scripts import script
+from rexit.errors import script
 
 DOCUMENTS, QUERIES, JUDGEMENTS = "cran.all.1400", "cran.qry", "cranqrel"
 SPLITS = {"train": 0.4, "validation": 0.7, "test": 1.0}

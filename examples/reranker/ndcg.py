@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from rexit.bundle import Bundle
 from rexit.calibration.record.recording import FILE, Recording
-from rexit.errors import InputError
-from rexit.process.scripts import script
+from rexit.errors import InputError, script
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 

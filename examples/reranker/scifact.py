@@ -30,7 +30,7 @@ from typing import Any
 import bm25
 
 from rexit.bundle.writer import new_folder
-from rexit.process.scripts import script
+from rexit.errors import script
 
 CORPUS = "corpus_train.csv"
 CLAIMS = {"train": "claims_train.csv", "test": "claims_validation.csv"}

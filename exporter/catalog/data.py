@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.bundle.inputs import Input
-from rexit.data.times import Timeline
 from rexit.errors import InputError
 from rexit.exporter.catalog.chunks import by_range
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
@@ -23,6 +22,7 @@ from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions
+from rexit.times import Timeline
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from rexit.data.delimited import is_tabbed, read_lines
+from rexit.delimited import is_tabbed, read_lines
 from rexit.errors import InputError
 
 Needs = Mapping[str, str]

@@ -15,6 +15,14 @@ Foreign exceptions (torch, ONNX Runtime, polars) are turned into these at the se
 The command line prints the line and exits with `exit_code`; it never shows a traceback for a RexitError.
 """
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
 __all__ = [
     "BackendError",
     "BundleError",
@@ -26,6 +34,7 @@ __all__ = [
     "PolicyError",
     "QualityError",
     "RexitError",
+    "script",
 ]
 
 
@@ -84,3 +93,25 @@ class PolicyError(RexitError):
     """A policy that loses more with a refreshed catalog than its limit, or has no limit."""
 
     exit_code = 9
+
+
+P = ParamSpec("P")
+
+
+def script(main: Callable[P, None]) -> Callable[P, None]:
+    """Decorates the `main` of a program outside the command line, as in examples/ and benchmarks/: it ends with one line and exit
+    code 1 for a user's mistake or an unreadable file."""
+
+    @wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            main(*args, **kwargs)
+        except RexitError as exc:
+            line = str(exc)
+        except OSError as exc:
+            line = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
+        else:
+            return
+        sys.exit(f"{Path(sys.argv[0]).stem}: {line}")
+
+    return run

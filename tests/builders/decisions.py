@@ -10,7 +10,7 @@ from rexit.calibration.comparison import Row
 from rexit.calibration.decide import Decision, decide
 from rexit.calibration.goal import Goal
 from rexit.calibration.record.traces import Traces
-from rexit.measure.costs import Costs
+from rexit.measure import Costs
 
 
 def decide_on(

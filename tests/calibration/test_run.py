@@ -27,7 +27,7 @@ from rexit.calibration.record.recording import Recording
 from rexit.calibration.reporting import page
 from rexit.calibration.run import _count_as_traced
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.measure.costs import Costs, depth_name
+from rexit.measure import Costs, depth_name
 from rexit.progress import silent
 from rexit.prompts.slates_file import SlatesFile
 from rexit.request import Request

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Policy
-from rexit.measure.costs import Costs
+from rexit.measure import Costs
 from rexit.request import Request
 
 PREFIX_TOKENS, CANDIDATE_TOKENS = 30, 4

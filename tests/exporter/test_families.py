@@ -15,7 +15,7 @@ import pytest
 import rexit
 from builders.models.checkpoints import FAMILIES, MORE_FAMILIES, REFUSED_FAMILIES, tiny_checkpoint, tiny_model
 from rexit.bundle import Bundle, Catalog
-from rexit.checks.golden import slate_of
+from rexit.checks import slate_of
 from rexit.errors import CheckpointError
 from rexit.exporter.engine.compile import compile_engines
 from rexit.exporter.export import export_bundle

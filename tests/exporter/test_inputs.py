@@ -16,7 +16,7 @@ from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.inputs import Input
-from rexit.checks.golden import check_golden
+from rexit.checks import check_golden
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.negatives import with_negatives

@@ -21,7 +21,7 @@ from builders.bundles.variants import QUANTIZED, add_variant
 from rexit import runtime
 from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import CancelledError, InputError
-from rexit.measure.machine import Conditions
+from rexit.measure import Conditions
 
 
 @pytest.fixture(scope="module")

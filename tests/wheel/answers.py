@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import rexit
 from rexit import runtime
 from rexit.bundle import Bundle
-from rexit.checks.golden import slate_of
+from rexit.checks import slate_of
 
 TOLERANCE = 1e-3
 """Of log-odds that reach 28, as in test_golden.cpp."""

@@ -8,7 +8,7 @@ import sys
 
 from rexit import errors
 from rexit.cli.check.verify import EXIT_CODE as NOT_VERIFIED
-from rexit.process.interrupts import INTERRUPTED, TERMINATED
+from rexit.interrupts import INTERRUPTED, TERMINATED
 
 
 def cli_reference() -> str:

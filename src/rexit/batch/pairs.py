@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rexit.data.delimited import read_lines
+from rexit.delimited import read_lines
 from rexit.errors import InputError
 from rexit.ids import parse_id
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from rexit import interrupts
 from rexit.errors import BundleError, InputError
-from rexit.process import interrupts
 
 SCHEMA = 3
 WRITERS = {

@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rexit import interrupts
 from rexit.bundle.files import flush
 from rexit.errors import InputError
-from rexit.process import interrupts
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from rexit.cli.common.output import say, stdout
 from rexit.cli.make import calibrate, compile, export, heads, index, refresh, tokenizer, train
 from rexit.cli.use import rerank, score, serve
 from rexit.errors import RexitError
-from rexit.process.interrupts import INTERRUPTED, TERMINATED, interruptible
+from rexit.interrupts import INTERRUPTED, TERMINATED, interruptible
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 

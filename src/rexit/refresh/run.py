@@ -75,8 +75,8 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
                 if opened.policy_sha256 is not None:
                     raise PolicyError(
                         f"{new.path}: {ZERO} is another than that of {bundle}, which {opened.variant.name}'s policy was fitted "
-                        "to: make the catalog by `rexit update`; nothing was swapped, --keep-policy swaps, then run `rexit "
-                        "calibrate`"
+                        "to: make the catalog by `rexit index --from`; nothing was swapped, --keep-policy swaps, then run "
+                        "`rexit calibrate`"
                     )
         vectors = _vectors(bundle, manifest, new, options.checkpoint)
         refreshed = []

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from rexit import interrupts
 from rexit.bundle.catalog import Catalog
 from rexit.bundle.files import FileEntry, flush
 from rexit.bundle.golden import Golden
@@ -29,7 +30,6 @@ from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.vectors import Vectors
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import InputError
-from rexit.process import interrupts
 
 _STAGE = ".refresh.tmp"  # a name that `sole_writer` cleans up after a killed process
 _NAMED = 16  # digits of the digest in the folder's name

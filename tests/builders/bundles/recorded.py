@@ -19,7 +19,7 @@ from builders.bundles.held_out import write_ranked
 from builders.bundles.variants import QUANTIZED
 from rexit import runtime
 from rexit.bundle import Bundle
-from rexit.checks.golden import slate_of
+from rexit.checks import slate_of
 
 
 def threshold(log_odds: NDArray[np.float32]) -> float:

@@ -31,8 +31,7 @@ from rexit.calibration import CalibrationOptions
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content, page, plots
-from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, SegmentCost
+from rexit.measure import Conditions, CostProfile, SegmentCost
 
 CASES = {
     "dynamic": ((2.0, 1.0, 0.0), {"max_drop": 0.03, "metrics": ("user-auc", "logloss")}),

@@ -21,9 +21,9 @@ from rexit.bundle.inputs import Inputs
 from rexit.bundle.labels import labels_of
 from rexit.bundle.typed import typed
 from rexit.bundle.vectors import VectorIds
-from rexit.data.times import Timeline
 from rexit.errors import BundleError, InputError
 from rexit.roles import RULE, Roles
+from rexit.times import Timeline
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 ZERO = "zero.onnx"

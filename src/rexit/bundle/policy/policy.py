@@ -112,7 +112,7 @@ class Policy:
 
     prior_shift: what is added to c for a probability, see `probability`; no rule reads it.
 
-    made_on: what its costs were measured on, the JSON of `rexit.measure.machine.Conditions` without the variant: device, threads
+    made_on: what its costs were measured on, the JSON of `rexit.measure.Conditions` without the variant: device, threads
     and machine; and the number of candidates that slates were cut to, `slate`. None: unknown.
 
     certificate: what calibration certified, see docs/format/policy.md; no rule reads it. None: nothing.

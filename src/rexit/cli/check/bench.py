@@ -32,7 +32,7 @@ def bench(
     rexit bench bundle --slate 50 --requests 200 --threads 2
     ```
     """
-    from rexit.measure.bench import BenchOptions, bench_variant
+    from rexit.measure import BenchOptions, bench_variant
 
     options = BenchOptions(slate, requests, threads, device)
     opened = open_bundle(bundle, variant)

@@ -12,7 +12,7 @@ from typing import Any
 from rich import progress as rich_progress
 from rich.console import Console
 
-from rexit.process import interrupts
+from rexit import interrupts
 from rexit.progress import Progress
 
 _WIDE = 160

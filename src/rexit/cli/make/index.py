@@ -14,7 +14,6 @@ from rexit.cli.common.named import parse_columns
 from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, progress, say, shown, stdout
 from rexit.cli.common.tables import counted, print_table, print_values
-from rexit.data.times import Timeline
 from rexit.errors import InputError
 from rexit.exporter.options import (
     IMPLICIT_NEGATIVES,
@@ -24,6 +23,7 @@ from rexit.exporter.options import (
     IndexOptions,
     LightGCNOptions,
 )
+from rexit.times import Timeline
 
 _DEFAULT = IndexOptions()
 _ROLES = tuple(asdict(_DEFAULT.columns))

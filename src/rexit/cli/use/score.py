@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from rexit.batch import BatchOptions, ColumnNames, Report
     from rexit.batch.work import Plan
     from rexit.bundle import Bundle, Catalog
-    from rexit.data.times import Timeline
     from rexit.request import Request
     from rexit.runtime import Scores
+    from rexit.times import Timeline
 
 _WITHOUT_HISTORY = "scored without any history"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rexit.process import interrupts
+from rexit import interrupts
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

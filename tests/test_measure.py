@@ -15,9 +15,7 @@ from builders.bundles.bundle import write_bundle
 from doubles.session import CANDIDATE_TOKENS, PREFIX_TOKENS, FakeSession
 from rexit.bundle import Bundle
 from rexit.errors import BundleError
-from rexit.measure.costs import Costs
-from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, SegmentCost, measure_costs
+from rexit.measure import Conditions, CostProfile, Costs, SegmentCost, measure_costs
 from rexit.request import Request
 from rexit.slates import Slate
 
@@ -113,8 +111,8 @@ def test_conditions_are_those_of_a_session(tmp_path: Path) -> None:
 
 
 def test_conditions_name_the_gpu(tmp_path: Path) -> None:
-    build(tmp_path / "libcuda.so.1", Path(__file__).parents[1] / "doubles" / "cuda.c")
-    program = "from rexit.measure.machine import machine; print(machine('tensorrt')['gpu'])"
+    build(tmp_path / "libcuda.so.1", Path(__file__).parent / "doubles" / "cuda.c")
+    program = "from rexit.measure import machine; print(machine('tensorrt')['gpu'])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
     )

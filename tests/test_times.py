@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rexit.bundle.typed import to_json, typed
-from rexit.data.times import Timeline, unit_of
 from rexit.errors import BundleError, InputError
+from rexit.times import Timeline, unit_of
 
 SECONDS = Timeline("time", 10, 60, "seconds")
 

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from rexit.errors import InputError
-from rexit.process.scripts import script
+from rexit.errors import InputError, script
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from doubles.session import FakeSession
-from rexit.measure.costs import Costs, latencies, passes
+from rexit.measure import Costs, latencies, passes
 from rexit.slates import Slate
 
 TRUE = Costs(7.0, np.array([90.0, 45.0, 50.0]), np.array([10.0, 5.0, 10.0]), np.array([3.0, 4.0, 5.0]), 10)

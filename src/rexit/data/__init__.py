@@ -1,1 +1,0 @@
-"""Data as people write it: text tables, and times."""
