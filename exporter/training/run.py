@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PrinterCallback, Trainer
 
+from rexit import interrupts
 from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
 from rexit.bundle.labels import log_odds_of
@@ -52,7 +53,6 @@ from rexit.exporter.training.pairs import Pairs
 from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings
 from rexit.exporter.training.starting_model import make_model
 from rexit.exporter.training.trainer import MultiExitTrainer, Progress, arguments, last_state
-from rexit.process import interrupts
 from rexit.progress import Progress as ShowProgress
 from rexit.progress import silent, tracked
 from rexit.prompts.slates_file import SlatesFile

@@ -13,10 +13,10 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
+from rexit import interrupts
 from rexit.exporter.model.training import fast_bfloat16, parameter_groups
 from rexit.exporter.options import TrainOptions
 from rexit.exporter.training.learner import Collator, Learner
-from rexit.process import interrupts
 
 TRAINED = "trained.safetensors"
 RATE_RATIO = 0.8  # learning rate of an exit's layers, over that of the exit before

@@ -27,7 +27,7 @@ from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.training.learner import Collator, Learner, joint_loss
 from rexit.exporter.training.run import still_falling, train_model
 from rexit.exporter.training.starting_model import exit_depths, make_model
-from rexit.process.interrupts import interruptible
+from rexit.interrupts import interruptible
 from running.fast import fast
 
 
