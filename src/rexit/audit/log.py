@@ -127,18 +127,18 @@ def read_log(path: Path, policy_sha256: str, exits: int) -> Iterator[Audit]:
 
 def _read_line(line: str, where: str, policy_sha256: str, exits: int) -> Audit | None:
     try:
-        value = json.loads(line)
+        value = msgspec.json.decode(line)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{where}: not JSON: {exc}") from exc
     audit = typed(value, _Line, where, error=InputError).audit
     if audit.policy_sha256 != policy_sha256:
         return None
-    if not audit.log_odds or {len(row) for row in audit.log_odds} != {exits}:
+    if not audit.log_odds or any(len(row) != exits for row in audit.log_odds):
         raise InputError(f"{where}: audit.log_odds: expected {exits} numbers for each candidate, one for each exit")
     with np.errstate(over="ignore"):
         log_odds = np.array(audit.log_odds, np.float32)
-    if not np.isfinite([audit.time, *log_odds.ravel()]).all():
-        raise InputError(f"{where}: audit: holds a number that is not finite")
+    if not np.isfinite(log_odds).all():
+        raise InputError(f"{where}: audit.log_odds: holds a number that float32 cannot")
     return Audit(audit.time, {name: field for name, field in value.items() if name != "audit"}, log_odds, policy_sha256)
 
 
