@@ -209,6 +209,36 @@ def test_a_failure_is_one_line_for_the_client_and_a_defect_a_traceback_in_the_lo
     assert logged == ([] if isinstance(error, BackendError) else [ZeroDivisionError] * 2)
 
 
+@pytest.mark.parametrize(
+    ("changes", "unlike"),
+    [
+        ({}, []),
+        ({"candidates": [1, 2, 3, 19]}, ["candidates"]),
+        ({"prefix_tokens": [0, 0, 0, 1]}, ["prefix_tokens"]),
+        ({"candidate_tokens": [0, 0, 0, 99]}, ["candidate_tokens"]),
+        ({"candidate_tokens": [98, 99, 99, 99]}, ["candidate_tokens"]),
+    ],
+)
+def test_requests_unlike_the_calibration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, list[int]], unlike: list[str]
+) -> None:
+    path, items = write_ranked(tmp_path).bundle, [int(item) for item in ITEM_IDS]
+    bundle = Bundle.open(path)
+    requests = {name: [0, 50, 99, 99] for name in ("candidates", "prefix_tokens", "candidate_tokens")} | changes
+    made_on = {"device": "cpu", "threads": 1, "machine": {}, "slate": 99, "requests": requests}
+    Policy((ExitPolicy(),) * 3, 1, bundle.variant_sha256, made_on=made_on).write(bundle.folder / "policy.json")
+    with serving(Pool(partial(runtime.open, path), 1, 0)) as service:
+        for _ in range(12):
+            assert service.score(user=100, items=items).status == 200
+        counted = re.findall(r'rexit_requests_unlike_total{of="(\w+)"} 12.0', service.get("/metrics").text)
+    said = [line for record in caplog.records if "requests are unlike" in (line := record.getMessage())]
+    assert counted == unlike and len(said) == len(unlike)
+    assert all(
+        line.startswith(f"10 of 10 requests are unlike those that calibrated the policy, for instance {unlike[0]} ")
+        for line in said
+    )
+
+
 def test_a_user_whom_the_catalog_does_not_have(bundle: Path) -> None:
     with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:
         assert [service.score(user=user, items=[3]).json["known"] for user in (100, 5, 5)] == [True, False, False]

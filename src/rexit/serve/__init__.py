@@ -3,6 +3,7 @@
     jobs.py       requests and answers, those of rerankers' clients, too
     pool.py       sessions, a thread each, and the queue before them
     auditor.py    some requests traced, and the test of what the policy loses
+    likeness.py   whether requests are like those that calibrated the policy
     metrics.py    what Prometheus reads
     app.py        routes, status codes, limits, description
     server.py     the socket and the signals

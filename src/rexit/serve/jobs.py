@@ -79,6 +79,7 @@ class Answer:
         waited_s: Seconds from its arrival to a session.
         unknown_user: Whether it named a user whom the catalog does not have.
         truncated: Number of documents cut at their end.
+        unlike: In what the request is unlike those that calibrated the policy; see `likeness`.
     """
 
     body: bytes
@@ -86,6 +87,7 @@ class Answer:
     waited_s: float
     unknown_user: bool = False
     truncated: int = 0
+    unlike: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, kw_only=True)

@@ -36,6 +36,7 @@ class Metrics:
         self.candidates = count("rexit_candidates", "Candidates by the exit that answered; none: cut short before it.", ["exit"])
         self.cut_short = count("rexit_candidates_cut_short", "Candidates in answers that a deadline stopped.")
         self.truncated = count("rexit_documents_truncated", "Documents cut at their end, to fit the model.")
+        self.unlike = count("rexit_requests_unlike", "Answered requests unlike those that calibrated the policy.", ["of"])
         self.prefix_tokens = count("rexit_prefix_tokens", "Tokens of prefixes.")
         self.prefix_tokens_reused = count("rexit_prefix_tokens_reused", "Tokens of prefixes that were in the cache.")
         self.reloads = count("rexit_reloads", "Times the bundle was opened again, by result: ok, failed.", ["result"])
@@ -56,6 +57,8 @@ class Metrics:
         self.unknown_users.inc(answer.unknown_user)
         self.cut_short.inc(stats.cut_short)
         self.truncated.inc(answer.truncated)
+        for name in answer.unlike:
+            self.unlike.labels(name).inc()
         self.prefix_tokens.inc(stats.prefix_tokens)
         self.prefix_tokens_reused.inc(stats.prefix_tokens_reused)
 

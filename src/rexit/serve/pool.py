@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rexit.audit import Watch
@@ -27,6 +27,7 @@ from rexit.errors import BundleError, RexitError
 from rexit.runtime import Info, Session
 from rexit.serve.auditor import Auditor, SessionAudits
 from rexit.serve.jobs import Job, Texts
+from rexit.serve.likeness import Likeness
 
 _LOGGER = logging.getLogger("rexit")
 _ATTEMPTS = 3
@@ -50,6 +51,7 @@ class _Opened:
     info: Info
     sessions: list[Session]
     texts: Texts
+    likeness: Likeness
     watch: Watch | None
 
 
@@ -175,7 +177,7 @@ class Pool:
         sessions = [first, *(first.another() for _ in range(self._sessions - 1))]
         for session in sessions[1:]:
             session.warm_up()
-        return _Opened(first.info, sessions, Texts(first), watch)
+        return _Opened(first.info, sessions, Texts(first), Likeness(first), watch)
 
     def _open_with_watch(self) -> tuple[Session, Watch | None]:
         """Opens a session, and the audits' tests of the same policy."""
@@ -255,6 +257,7 @@ class Pool:
             if job.left_s() <= 0:
                 raise job.late()
             answer = job.score(session, source.texts, **({"force_exit": session.info.exits - 1} if full_depth else {}))
+            answer = replace(answer, unlike=source.likeness.count(answer.stats))
         except Exception as exc:  # goes to the caller that waits for the answer
             return partial(job.future.set_exception, exc), False
         seconds = time.monotonic() - begin
