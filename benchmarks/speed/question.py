@@ -5,7 +5,7 @@
     FOLDER/text/catalog    whose test split has the slates
     FOLDER/vectors/bundle  the same base model, fine-tuned as long on prompts that place vectors instead, calibrated
 
-One of the two is enough; with vectors alone (and FOLDER/vectors/catalog) no peer is asked. docs/notes/speed/question.md has the
+One of the two is enough; with vectors alone (and FOLDER/vectors/catalog) no peer is asked. docs/notes/speed/peers.md has the
 commands that make them. Whole slates of the test split, for real users, as large as those that the policies were made for: a
 certified policy on a hundred candidates for ten places is asked about a hundred. Peers have no vectors to read and are given the
 words: the same users, candidates and moment, another prompt. Ratios across prompts are therefore not ratios of one computation,

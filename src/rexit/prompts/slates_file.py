@@ -1,4 +1,4 @@
-"""Files of slates: prompts of your own with labels, as any reranking data set has them. docs/format/slates.md describes them.
+"""Files of slates: prompts of your own with labels, as any reranking data set has them. docs/tables.md describes them.
 
 1. `prefix` and the candidates are whole texts or lists of token ids. A reranker may have `query` in the place of `prefix`: then
    candidates are documents.
