@@ -30,7 +30,7 @@ def modules_of(extra: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("extra", ["calibrate", "export", "serve"])
+@pytest.mark.parametrize("extra", ["batch", "calibrate", "export", "serve"])
 def test_every_module_of_an_extra_is_known(extra: str) -> None:
     public = {
         module for module in modules_of(extra) if not module.startswith(("_", "mpl_toolkits", "pylab", "functorch", "torchgen"))

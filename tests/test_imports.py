@@ -42,7 +42,6 @@ def test_core_loads_no_torch(module: str) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
     write_ranked(place)
-    (place / "pairs.csv").write_text("user_id,item_id\n" + "".join(f"{user},{ITEM_IDS[1]}\n" for user in USER_IDS[:3]))
     return place
 
 
@@ -50,13 +49,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "words",
     [
         ("score", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--json"),
-        ("score", "--pairs", "pairs.csv", "--out", "scores.csv", "--top-k", 1, "--json"),
         ("verify", "--json"),
         ("inspect", "--json"),
         ("inspect", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--json"),
         ("bench", "--slate", 5, "--requests", 2, "--json"),
     ],
-    ids=["score", "score-pairs", "verify", "inspect", "inspect-prompt", "bench"],
+    ids=["score", "verify", "inspect", "inspect-prompt", "bench"],
 )
 def test_the_base_install_is_enough(place: Path, words: tuple[object, ...]) -> None:
     command, *options = (place / word if str(word).endswith((".csv", ".json")) else word for word in words)

@@ -10,10 +10,15 @@ import pytest
 
 from builders.bundles.bundle_files import contents
 from builders.bundles.catalog import USER_IDS
-from rexit import Request, runtime
+from rexit import Request, batch, runtime
 from rexit.errors import BackendError, InputError
 from running.command import Run, assert_one_line, write_pairs
 from running.full_disk import largest_file
+
+
+@pytest.fixture(autouse=True)
+def part_per_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "PART_PAIRS", 1)
 
 
 def test_full_disk_leaves_the_old_file_and_what_is_scored(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +31,7 @@ def test_full_disk_leaves_the_old_file_and_what_is_scored(run: Run, place: Path,
         ended = run(*words)
     note, error = ended.err.splitlines()
     assert (ended.code, ended.out) == (2, "")
-    assert error.startswith("rexit: error: ") and error.endswith("scores.csv.partial: cannot be written: File too large")
+    assert error.startswith("rexit: error: ") and error.endswith("scores.csv: cannot be written: File too large")
     assert f"scores.csv.partial has the {2 * len(users)} pairs scored so far; the same command continues" in note
     assert out.read_text() == "old"
     monkeypatch.setattr(runtime.Session, "score", lambda *words, **keywords: pytest.fail("scored twice"))
@@ -99,11 +104,10 @@ def test_a_prompt_that_is_too_long_costs_its_own_slate(run: Run, place: Path, mo
     (line,) = ended.err.splitlines()
     assert line.startswith("rexit: error: 1 of 3 slates have no answer, ")
     assert line.endswith("o.csv has the others: user 103 at 30: the prompt has 99 tokens, the variant takes 96")
-    assert pl.read_csv(out)["item_id"].to_list() == [3, -7, 8]
+    scored = pl.read_csv(out)
+    assert scored["item_id"].to_list() == [3, 8, -7, 8]
+    assert scored["probability"].is_null().to_list() == scored["exit"].is_null().to_list() == [False, True, False, False]
     report = run(*words, "--json").json
-    assert (report["rows"], report["pairs"], [slate["user"] for slate in report["too_long"]]) == (3, 4, [103])
-    out.unlink()
-    failing(monkeypatch, 100, error)
-    ended = run(*words)
-    assert_one_line(ended, 2, "3 of 3 slates have no answer, nothing was written: user 100 at 30: ")
-    assert not out.exists() and not (place / "o.csv.partial").exists()
+    assert (report["rows"], report["pairs"], [slate["user"] for slate in report["too_long"]]) == (4, 4, [103])
+    assert run(*words, "--top-k", 1).code == 2
+    assert pl.read_csv(out)["user_id"].to_list() == [100, 100], "of a slate without scores no row is the best"

@@ -6,6 +6,7 @@ _EXTRAS = {
     "jinja2": "calibrate",
     "matplotlib": "calibrate",
     "polars": "calibrate",
+    "pyarrow": "batch",
     "scipy": "calibrate",
     "faiss": "export",
     "sklearn": "export",

@@ -18,14 +18,10 @@ from rexit.errors import InputError
 from rexit.ids import first_few
 
 if TYPE_CHECKING:
-    from rexit.batch import BatchOptions, ColumnNames, Report
-    from rexit.batch.work import Plan
+    from rexit.batch import ColumnNames, TableScorer
     from rexit.bundle import Bundle, Catalog
     from rexit.request import Request
     from rexit.runtime import Scores
-    from rexit.times import Timeline
-
-_WITHOUT_HISTORY = "scored without any history"
 
 _slate = partial(typer.Option, rich_help_panel="One slate")
 _files = partial(typer.Option, rich_help_panel="Files of pairs")
@@ -56,8 +52,6 @@ def score(
 
     OUT has all rows in their order; after a kill the same command continues.
     """
-    from rexit.batch import BatchOptions
-
     if pairs is not None:
         if user is not None or items is not None or recent or scores:
             raise InputError(
@@ -65,11 +59,13 @@ def score(
             )
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
+        from rexit.batch import score_table
+
         opened = open_bundle(bundle, variant)
-        catalog = opened.catalog
-        columns, time = _column_names(column, catalog), parse_as_of(as_of, catalog)
-        options = BatchOptions(pairs, out, columns, time, top_k, parse_inputs(inputs, catalog.inputs), threads)
-        _score_pairs(opened, options, json)
+        catalog, name = opened.catalog, opened.variant.name
+        columns, time, values = _column_names(column, catalog), parse_as_of(as_of, catalog), parse_inputs(inputs, catalog.inputs)
+        scorer = score_table(bundle, name, columns=columns, as_of=time, top_k=top_k, inputs=values, threads=threads)
+        _score_pairs(scorer, pairs, out, json)
     elif user is not None and items is not None:
         if ignored := [option for option, value in {"--out": out, "--column": column}.items() if value]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
@@ -87,7 +83,7 @@ def _score_slate(bundle: Bundle, request: Request, top_k: int, threads: int, jso
     with contextlib.closing(runtime.open(bundle.path, variant, threads=threads)) as session:
         scores = session.score(request, top_k=top_k)
     if not scores.stats.known_user:
-        means = "placed by --recent alone" if request.recent else _WITHOUT_HISTORY
+        means = "placed by --recent alone" if request.recent else "scored without any history"
         say(f"rexit: user {request.user!r} is not in the catalog: {means}")
     if json:
         print_json({"user": request.user, "variant": variant, **scores.to_dict()})
@@ -95,23 +91,23 @@ def _score_slate(bundle: Bundle, request: Request, top_k: int, threads: int, jso
         _print_scores(f"User {request.user}, {variant}", scores)
 
 
-def _score_pairs(bundle: Bundle, options: BatchOptions, json: bool) -> None:
+def _score_pairs(scorer: TableScorer, pairs: Path, out: Path, json: bool) -> None:
     from rexit.batch import score_files
 
     with progress() as bar:
-        on_plan = partial(_print_plan, timeline=bundle.catalog.timeline)
-        report = score_files(bundle, options, shown(bar), on_plan, _print_stored)
+        report = score_files(scorer, pairs, out, shown(bar), lambda line: say(f"rexit: {line}"))
     if json:
-        too_long = [{"user": slate.user, "as_of": slate.as_of, "reason": slate.reason} for slate in report.too_long]
-        out = str(options.out) if report.rows else None
-        print_json({**report.__dict__, "too_long": too_long, "variant": bundle.variant.name, "out": out})
-    elif report.rows:
+        print_json({**report.__dict__, "variant": scorer.variant, "out": str(out)})
+    else:
+        layers = "" if report.mean_layers is None else f": {report.mean_layers:.2f} layers on average"
         stdout.print(
             f"Scored {report.slates - len(report.too_long)} of {report.slates} slates ({report.pairs} pairs) "
-            f"in {report.seconds:.1f} s: {report.mean_layers:.2f} layers on average. "
-            f"Wrote {report.rows} rows to {options.out}"
+            f"in {report.seconds:.1f} s{layers}. Wrote {report.rows} rows to {out}"
         )
-    _check_answers(report, options.out)
+    if report.too_long:
+        at = [{**slate, "at": "" if slate["as_of"] is None else f" at {slate['as_of']}"} for slate in report.too_long]
+        names = first_few(at, lambda slate: f"user {slate['user']!r}{slate['at']}: {slate['reason']}", 3)
+        raise InputError(f"{len(at)} of {report.slates} slates have no answer, {out} has the others: {names}")
 
 
 def _column_names(entries: list[str] | None, catalog: Catalog) -> ColumnNames:
@@ -145,36 +141,3 @@ def _print_scores(title: str, scores: Scores) -> None:
         f"prefix {stats.prefix_us / 1000:.1f} ({stats.prefix_tokens} tokens), "
         f"slate {stats.slate_us / 1000:.1f} ({stats.candidate_tokens} tokens)"
     )
-
-
-def _print_plan(plan: Plan, resumed: int, timeline: Timeline) -> None:
-    """Says what a reader of the scores should know of the pairs. resumed: pairs that an earlier run has scored."""
-    if resumed:
-        say(f"rexit: an earlier run scored {resumed} of {plan.rows} pairs; this run continues")
-    if plan.unknown:
-        names = first_few(plan.unknown)
-        say(f"rexit: {len(plan.unknown)} of {plan.users} users are not in the catalog and are {_WITHOUT_HISTORY}: {names}")
-    for count, where, means in (
-        (plan.early, f"not after the catalog's first interaction, {timeline.text(timeline.first)}", "none is visible to them"),
-        (plan.late, f"after the catalog's last interaction, {timeline.text(timeline.last)}", "all are visible to them"),
-    ):
-        if count:
-            say(f"rexit: {count} of {plan.rows} pairs are as of a time {where}: {means}")
-
-
-def _print_stored(folder: Path, pairs: int) -> None:
-    """Says what an interrupted run keeps."""
-    say(f"rexit: {folder} has the {pairs} pairs scored so far; the same command continues from there")
-
-
-def _check_answers(report: Report, out: Path) -> None:
-    """Raises InputError for slates without an answer: one line for all."""
-    if not report.too_long:
-        return
-    names = first_few(
-        report.too_long,
-        lambda slate: f"user {slate.user!r}{'' if slate.as_of is None else f' at {slate.as_of}'}: {slate.reason}",
-        3,
-    )
-    rest = f"{out} has the others" if report.rows else "nothing was written"
-    raise InputError(f"{len(report.too_long)} of {report.slates} slates have no answer, {rest}: {names}")

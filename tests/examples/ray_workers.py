@@ -1,0 +1,66 @@
+"""examples/distributed on a local cluster of two workers, one of which is killed on the way: the scores are those of one process.
+
+`make test-distributed` runs it, where Ray is installed; its name keeps it from being collected elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.held_out import write_ranked
+from rexit.batch import score_table
+from running.scripts import scripts_of
+
+scripts = scripts_of("examples/distributed")
+
+
+def test_a_killed_worker_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import score
+
+    write_ranked(tmp_path / "place")
+    bundle, calls = tmp_path / "place" / "bundle", tmp_path / "calls"
+    calls.mkdir()
+    random = np.random.default_rng(3)
+    users, items = random.choice(USER_IDS, 2000), random.choice(ITEM_IDS, 2000)
+    pairs = pl.DataFrame({"user_id": users, "item_id": items, "as_of": random.choice([30, 60, 200], 2000), "row": range(2000)})
+    (tmp_path / "pairs").mkdir()
+    for n in range(4):
+        pairs[n::4].write_parquet(tmp_path / "pairs" / f"{n}.parquet")
+
+    def make_scorer(*words: Any, **options: Any) -> Callable[[Any], Any]:
+        scorer = score_table(*words, **options)
+
+        def killed(table: Any) -> Any:
+            """Once, the worker is killed that comes with the fourth table or a later one."""
+            (calls / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+            if len(list(calls.iterdir())) > 3:
+                with contextlib.suppress(FileExistsError):
+                    (tmp_path / "killed").touch(exist_ok=False)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return scorer(table)
+
+        return killed
+
+    monkeypatch.setattr(score, "score_table", make_scorer)
+    monkeypatch.setattr(
+        sys, "argv", ["score.py", str(bundle), str(tmp_path / "pairs"), str(tmp_path / "scores"), "--workers", "2"]
+    )
+    score.main()
+    scores = pl.read_parquet(tmp_path / "scores").sort("row")
+    expected = pl.from_arrow(score_table(bundle, threads=1)(pairs.to_arrow()))
+    assert isinstance(expected, pl.DataFrame) and scores.select(expected.columns).equals(expected)
+    workers = {path.name.partition("-")[0] for path in calls.iterdir()}
+    assert (tmp_path / "killed").exists() and len(workers) >= 3, "two, and what took the place of the killed one"
+    assert len(list(calls.iterdir())) > len(set(users)), "a table was scored again"
