@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from rexit.bundle.reranker import Pair, RerankerPrompt
 from rexit.errors import CheckpointError
@@ -23,8 +24,17 @@ def pair_prompt(folder: Path) -> RerankerPrompt:
     config = AutoConfig.from_pretrained(folder)
     types = "token_type_ids" in tokenizer.model_input_names and (getattr(config, "type_vocab_size", 0) or 0) > 1
     longest = read_object(folder / SETTINGS).get("max_seq_length")
-    limits = (tokenizer.model_max_length, config.max_position_embeddings, *([longest] if isinstance(longest, int) else []))
+    positions = config.max_position_embeddings - first_position(config)
+    limits = (tokenizer.model_max_length, positions, *([longest] if isinstance(longest, int) else []))
     return RerankerPrompt(pair=Pair(min(limits), config.vocab_size if types else 0))
+
+
+def first_position(config: Any) -> int:
+    """The position of a text's first token: RoBERTa's and its like's follow the padding's, so 514 positions take 512 tokens."""
+    with torch.device("meta"):
+        body = AutoModel.from_config(config)
+    padding = getattr(getattr(getattr(body, "embeddings", None), "position_embeddings", None), "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
 
 
 def pair_tokenizer(folder: Path) -> Any:

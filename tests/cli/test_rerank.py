@@ -23,7 +23,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def documents(tmp_path: Path) -> Path:
     path = tmp_path / "documents.txt"
-    path.write_text("\n\n".join(DOCUMENTS) + "\n")
+    path.write_text("\n".join(DOCUMENTS) + "\n")
     return path
 
 
@@ -74,11 +74,26 @@ def test_only_line_feeds_end_a_document(run: Run, bundle: Path, tmp_path: Path, 
     assert {row["index"]: row["text"] for row in ended.json["results"]} == dict(enumerate(texts))
 
 
+@pytest.mark.parametrize("text", ["wing\n\ndrag\n \n", "wing\n\ndrag\n "])
+def test_an_index_is_a_lines(run: Run, bundle: Path, tmp_path: Path, text: str) -> None:
+    """An empty line is an empty document: without it, the next one's index would be another line's."""
+    (path := tmp_path / "documents.txt").write_text(text)
+    ended = run("rerank", bundle, "--query", "wing", "--documents", path, "--json")
+    assert {row["index"]: row["text"] for row in ended.json["results"]} == {0: "wing", 1: "", 2: "drag", 3: " "}
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_no_documents_are_no_results(run: Run, bundle: Path, tmp_path: Path, suffix: str) -> None:
+    (path := tmp_path / f"documents.{suffix}").write_text("")
+    ended = run("rerank", bundle, "--query", "wing", "--documents", path, "--json")
+    assert ended.code == 0 and ended.json["results"] == []
+
+
 def test_a_cut_is_said(run: Run, bundle: Path, tmp_path: Path) -> None:
     (documents := tmp_path / "documents.txt").write_text("heat " * 60 + "\n" + "flow " * 200 + "\n")
     words = ("rerank", bundle, "--query", "wing", "--documents", documents)
     assert {row["index"]: row["truncated"] for row in run(*words, "--json").json["results"]} == {0: False, 1: True}
-    assert "1 documents cut at their end: the model takes 96 tokens" in run(*words).out
+    assert "1 documents cut, or the query with them: the model takes 96 tokens" in run(*words).out
     documents.write_text("drag heat wing\n")
     table = run(*words).out
     assert "relevance" in table and "drag heat wing" in table and "cut" not in table
@@ -87,8 +102,6 @@ def test_a_cut_is_said(run: Run, bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("suffix", "content", "problem"),
     [
-        ("txt", b"", "has no documents, expected one on each line"),
-        ("txt", b"\n \n", "has no documents"),
         ("txt", b"\x89PNG\xff\xfe", "not UTF-8 text at byte 0, expected documents as text"),
         ("jsonl", b'"wing"\n3\n', "line 2: is 3, expected a string or an object"),
         ("jsonl", b'"wing"\n{"title": "x"}\n', "line 2: `text` is missing"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from builders.bundles.reranker import PROMPT, ids, words_tokenizer
+from rexit.bundle.reranker import Pair, RerankerPrompt
 from rexit.prompts.texts import TextEncoder, input_tokens
 
 
@@ -66,3 +69,37 @@ def test_a_limit_of_a_documents_tokens() -> None:
     _, candidates, cuts = encoder.prompt_with_cuts("drag", texts, max_document_tokens=2)
     assert candidates == [ids(f"B : {text} ? </s>") for text in ("wing drag", "wing drag", "wing wing")]
     assert cuts == [True, False, True]
+
+
+def pair_encoder(most: int) -> TextEncoder:
+    """Of an encoder, which reads `<s> QUERY </s> DOCUMENT </s>`."""
+    tokenizer = words_tokenizer()
+    special = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B:1 </s>:1", special)
+    return TextEncoder(tokenizer, RerankerPrompt(pair=Pair(most)), most)
+
+
+@pytest.mark.parametrize("pairs", [True, False], ids=["pairs", "prompts"])
+def test_threads_share_an_encoder(pairs: bool) -> None:
+    """Truncation and special tokens are settings of the tokenizer, which a call changes for a while."""
+    encoder = pair_encoder(30) if pairs else TextEncoder(words_tokenizer(), PROMPT, 40)
+    texts = ["wing drag", "heat </s> flow " * 50, "layer " * 3000]
+    expected = encoder.prompt_with_cuts("drag </s>", texts)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda _: encoder.prompt_with_cuts("drag </s>", texts), range(200)))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(answer == expected for answer in answers) and all(len(tokens) <= 40 for tokens in expected[1])
+
+
+def test_a_cut_query_is_a_cut() -> None:
+    """The longer text of a pair is cut, which may be the query."""
+    _, (short, long), cuts = pair_encoder(10).prompt_with_cuts("wing " * 6, ["drag", "drag drag drag"])
+    assert (len(short), len(long), cuts) == (10, 10, [False, True])
+    _, (tokens,), cuts = pair_encoder(10).prompt_with_cuts("wing " * 20, ["drag"])
+    assert len(tokens) == 10 and cuts == [True]
+    assert pair_encoder(10).prompt_with_cuts("wing", []) == ([], [], [])
+    assert TextEncoder(words_tokenizer(), PROMPT, 40).prompt("wing", [])[1] == []

@@ -81,7 +81,7 @@ def input_tokenizer(bundle: Bundle) -> InputTokenizer | None:
 
 
 class TextEncoder:
-    """Tokenizes texts.
+    """Tokenizes texts. Threads may share an encoder; one tokenizes at a time.
 
     1. No special token is added; those that a template or a whole prompt spells out (`<s>`) are recognized.
     2. A special token that a query or document spells out is ordinary text: it cannot end the prompt. Such a text is tokenized
@@ -92,7 +92,7 @@ class TextEncoder:
        transformers and sentence-transformers do. Rules 1 to 3 do not apply.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The model's. Its settings change during a call, so no other encoder may have it.
         prompt: What surrounds a query and a document; None: only whole prompts can be tokenized.
         max_positions: Most tokens of a prefix and one candidate.
         max_tokens: Most tokens of a candidate; None: as many as fit.
@@ -103,7 +103,7 @@ class TextEncoder:
     ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self._tokenizer, self._prompt = tokenizer, prompt
+        self._tokenizer, self._prompt, self._lock = tokenizer, prompt, threading.RLock()
         self._max_positions = max_positions
         self._max_tokens = max_positions if max_tokens is None else max_tokens
         specials = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
@@ -112,7 +112,8 @@ class TextEncoder:
 
     def whole(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of texts that are whole prefixes or candidates."""
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        with self._lock:
+            encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def prompt(self, query: str, documents: Sequence[str], instruction: str | None = None) -> tuple[list[int], list[list[int]]]:
@@ -122,7 +123,7 @@ class TextEncoder:
     def prompt_with_cuts(
         self, query: str, documents: Sequence[str], instruction: str | None = None, max_document_tokens: int | None = None
     ) -> tuple[list[int], list[list[int]], list[bool]]:
-        """Returns the token ids of the prefix and of each candidate, and whether its document was cut.
+        """Returns the token ids of the prefix and of each candidate, and whether its document was cut, or the query before it.
 
         Args:
             query: The query.
@@ -134,6 +135,12 @@ class TextEncoder:
             InputError: The model's prompt is not known, has no place for an instruction, or the query leaves no room for a
                 document.
         """
+        with self._lock:
+            return self._prompt_with_cuts(query, documents, instruction, max_document_tokens)
+
+    def _prompt_with_cuts(
+        self, query: str, documents: Sequence[str], instruction: str | None, max_document_tokens: int | None
+    ) -> tuple[list[int], list[list[int]], list[bool]]:
         prompt = self._prompt
         if prompt is None:
             raise InputError(_NO_TEMPLATE)
@@ -176,7 +183,7 @@ class TextEncoder:
     def _pairs(
         self, pair: Pair, query: str, documents: Sequence[str], max_document_tokens: int | None
     ) -> tuple[list[list[int]], list[bool]]:
-        """The tokens of each pair, and whether its document was cut."""
+        """The tokens of each pair, and whether its document or its query was cut."""
         tokenizer = self._tokenizer
         first = tokenizer.encode(query, add_special_tokens=False)
         seconds = tokenizer.encode_batch(list(documents), add_special_tokens=False)
@@ -195,7 +202,7 @@ class TextEncoder:
                 whole = tokenizer.post_process(first, second)
                 types = [pair.vocabulary * number for number in whole.type_ids]
                 candidates.append([token + of_type for token, of_type in zip(whole.ids, types, strict=True)])
-                cuts.append(whole.sequence_ids.count(1) < size)
+                cuts.append(len(whole) < len(first) + size + around)
         finally:
             tokenizer.no_truncation()
         return candidates, cuts

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -41,14 +40,13 @@ _logged: set[str] = set()
 
 
 class Texts:
-    """Tokenizes requests, one at a time.
+    """Tokenizes requests. Threads may share it.
 
     Args:
         session: A session of the bundle, whose tokenizer is read now.
     """
 
     def __init__(self, session: Session) -> None:
-        self._lock = threading.Lock()
         self._encoder: TextEncoder | None = None
         try:
             self._encoder = session_encoder(session, "the bundle")
@@ -61,8 +59,7 @@ class Texts:
         """Returns a reranker's prompt, as `TextEncoder.prompt_with_cuts` does. Raises InputError."""
         if self._encoder is None:
             raise InputError(self._problem)
-        with self._lock:
-            return self._encoder.prompt_with_cuts(query, documents, instruction, max_document_tokens)
+        return self._encoder.prompt_with_cuts(query, documents, instruction, max_document_tokens)
 
 
 class LateError(DeadlineError):
@@ -260,7 +257,7 @@ class RerankRequest(msgspec.Struct):
         return [document if isinstance(document, str) else document.text for document in self.documents]
 
     def answer(self, scores: Scores, variant: str, truncated: Sequence[bool]) -> Any:
-        """The answer, with what the clients read. truncated: whether each document was cut."""
+        """The answer, with what the clients read. truncated: whether each document, or the query with it, was cut."""
         rows, texts = [], self.texts
         for score, index in zip(scores, scores.index.tolist(), strict=True):
             row: dict[str, Any] = {"index": index, "relevance_score": score.probability}
@@ -306,7 +303,7 @@ class RerankJob(Job):
             request.query, request.texts, request.instruction, request.max_tokens_per_doc
         )
         if not request.truncation and any(truncated):
-            raise InputError(f"documents[{truncated.index(True)}] is too long, and truncation is false")
+            raise InputError(f"documents[{truncated.index(True)}] is too long with the query, and truncation is false")
         left = self.left_s()
         if left <= 0:
             raise self.late()

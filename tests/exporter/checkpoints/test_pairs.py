@@ -11,13 +11,13 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from builders.models.encoders import write_encoder, write_tokenizer
 from rexit.bundle.reranker import Pair, RerankerPrompt
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
-from rexit.exporter.checkpoints.pairs import pair_tokenizer
+from rexit.exporter.checkpoints.pairs import first_position, pair_tokenizer
 from rexit.prompts.texts import TextEncoder
 
 PAIRS, MOST = 1000, 40
@@ -165,3 +165,10 @@ def test_a_tokenizer_without_a_template_is_refused(tmp_path: Path) -> None:
         CheckpointError, match=r"its tokenizer has no template for pairs, so query and document could not be told apart$"
     ):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(("family", "tokens"), [("roberta", 30), ("xlm-roberta", 30), ("bert", 32), ("distilbert", 32)])
+def test_positions_after_the_paddings(family: str, tokens: int) -> None:
+    """RoBERTa's 514 positions take 512 tokens."""
+    config = AutoConfig.for_model(family, vocab_size=40, max_position_embeddings=32, pad_token_id=1 if "roberta" in family else 0)
+    assert config.max_position_embeddings - first_position(config) == tokens

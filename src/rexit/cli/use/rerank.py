@@ -30,8 +30,8 @@ def rerank(
     documents: Annotated[
         Path,
         typer.Option(
-            help="A text file with a document on each line; or .jsonl: on each line a string, or an object with `text` and, "
-            "if the bundle reads it, `score`, the first stage's."
+            help="A text file with a document on each line, be it empty; or .jsonl: on each line a string, or an object with "
+            "`text` and, if the bundle reads it, `score`, the first stage's."
         ),
     ],
     top_n: Annotated[int | None, typer.Option(min=1, help="Only the n best. Default: all, best first.")] = None,
@@ -58,7 +58,12 @@ def rerank(
     texts = [document.text for document in contents]
     first_stage = [document.score for document in contents if document.score is not None]
     opened = open_bundle(bundle, variant)
-    prefix, candidates, truncated = bundle_encoder(opened).prompt_with_cuts(query, texts, instruction)
+    encoder = bundle_encoder(opened)
+    if not texts:
+        if as_json:
+            print_json({"query": query, "variant": opened.variant.name, "results": []})
+        return
+    prefix, candidates, truncated = encoder.prompt_with_cuts(query, texts, instruction)
     session = runtime.open(opened.path, opened.variant.name, threads=threads)
     with contextlib.closing(session):
         request = TokenRequest(prefix, candidates, first_stage or None)
@@ -96,7 +101,9 @@ def rerank(
         "average)"
     )
     if any(truncated):
-        stdout.print(f"{sum(truncated)} documents cut at their end: the model takes {opened.variant.max_positions} tokens")
+        stdout.print(
+            f"{sum(truncated)} documents cut, or the query with them: the model takes {opened.variant.max_positions} tokens"
+        )
 
 
 def _read(path: Path) -> list[_Document]:
@@ -111,9 +118,7 @@ def _read(path: Path) -> list[_Document]:
     if path.suffix == ".jsonl":
         documents = [_document(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
     else:
-        documents = [_Document(line) for line in lines if line.strip()]
-    if not documents:
-        raise InputError(f"{path}: has no documents, expected one on each line")
+        documents = [_Document(line) for line in lines[: None if lines[-1] else -1]]
     unscored = [n for n, document in enumerate(documents, 1) if document.score is None]
     if 0 < len(unscored) < len(documents):
         raise InputError(f"{path}: document {unscored[0]} has no `score`, others have one: expected one of each or of none")
