@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rexit.bundle.vectors import MAX_WIDTH
 from rexit.errors import InputError
 
 EXACT = 1e-4
@@ -203,6 +202,8 @@ class LightGCNOptions:
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
+        from rexit.bundle.vectors import MAX_WIDTH  # with NumPy, which the command line does without
+
         for name in ("dim", "layers", "patience", "negatives"):
             _check_positive(name, getattr(self, name))
         if self.dim > MAX_WIDTH:
