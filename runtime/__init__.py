@@ -1,21 +1,10 @@
 """Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
+from rexit._native import ExitInfo, GoldenCheck, Info, JsonAnswer, Memory, SegmentStats, Stats, Trace
 from rexit.devices import Provider
-from rexit.runtime._answers import (
-    ExitInfo,
-    GoldenCheck,
-    Info,
-    JsonAnswer,
-    Memory,
-    Score,
-    Scores,
-    SegmentStats,
-    Stats,
-    Trace,
-)
-from rexit.runtime._arguments import StopRule
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
-from rexit.runtime.session import Session, open, verify
+from rexit.runtime._scores import Score, Scores
+from rexit.runtime.session import Session, StopRule, open, verify
 
 __all__ = [
     "ExitInfo",

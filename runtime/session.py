@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import operator
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit import _native
-from rexit.bundle import Id
+from rexit.bundle import Id, Manifest, TopK
+from rexit.bundle.files import parse_json
+from rexit.bundle.inputs import Inputs
+from rexit.bundle.manifest import MANIFEST, TOKENIZER
+from rexit.bundle.typed import short
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
-from rexit.request import AnyRequest, Request, RequestFields, TokenRequest
-from rexit.runtime._answers import (
-    ExitInfo,
-    GoldenCheck,
-    Info,
-    JsonAnswer,
-    Memory,
-    Scores,
-    SegmentStats,
-    Stats,
-    Trace,
-    read,
-)
-from rexit.runtime._arguments import (
-    NativeRequest,
-    StopRule,
-    to_deadline_us,
-    to_exit,
-    to_natural,
-    to_place,
-    to_policy,
-    to_provider_options,
-    to_request,
-    to_size,
-)
-from rexit.runtime._inputs import InputEncoder
+from rexit.prompts.texts import InputTokenizer
+from rexit.request import Request
 from rexit.runtime._library import onnxruntime_library
+from rexit.runtime._scores import Scores
+
+if TYPE_CHECKING:
+    from rexit.request import Ids
 
 _SPINNING = {None: _native.Spinning.DEFAULT, True: _native.Spinning.ON, False: _native.Spinning.OFF}
+_MAX_INT = (1 << 31) - 1
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Replaces the bundle's stopping rules for one request. The bundle's Platt maps stay.
+
+    Attributes:
+        upper: Thresholds on c, one per exit; inf: never.
+        lower: Thresholds on -c, one per exit; inf: never.
+        patience: How many heads in a row must agree on the sign of c before a candidate stops.
+        quorum: The last so many candidates of a slate stop together; 0: no such rule. As in `rexit.bundle.Policy`.
+        top_k: The top-k rule; None: no such rule.
+        keep: How many candidates of a slate go on at most, one per exit; 0: no limit. Empty: no limits.
+    """
+
+    upper: Sequence[float]
+    lower: Sequence[float]
+    patience: int = 1
+    quorum: int = 0
+    top_k: TopK | None = None
+    keep: Sequence[int] = ()
+
+    def to_json(self) -> str:
+        """Returns the rules as in policy.json. Raises InputError for thresholds that are NaN, and for lists of different
+        lengths."""
+        keep = self.keep or [0] * len(self.upper)
+        if not len(self.upper) == len(self.lower) == len(keep):
+            raise InputError(
+                f"policy has {len(self.upper)} upper thresholds, {len(self.lower)} lower ones and {len(keep)} numbers to keep, "
+                "expected one of each per exit"
+            )
+        exits = [
+            {"upper": _threshold(upper, k), "lower": _threshold(lower, k), "keep": count or None}
+            for k, (upper, lower, count) in enumerate(zip(self.upper, self.lower, keep, strict=True))
+        ]
+        rules = {"patience": self.patience, "quorum": self.quorum, "top_k": self.top_k, "exits": exits}
+        try:
+            return msgspec.json.encode(rules, enc_hook=operator.methodcaller("tolist")).decode()
+        except (AttributeError, TypeError, OverflowError, UnicodeEncodeError) as exc:
+            raise InputError(f"policy is not JSON: {exc}") from None
+
+
+def _threshold(value: float, exit_: int) -> float:
+    """Infinity is null in JSON; what every c exceeds, as it does -infinity, is a number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"policy: a threshold of exit {exit_} is {short(value)}, expected a number") from None
+    if math.isnan(number):
+        raise InputError(f"policy: a threshold of exit {exit_} is NaN")
+    return max(number, _LOWEST)
 
 
 def verify(bundle: str | os.PathLike[str] | bytes, variant: str | None = None) -> None:
@@ -57,7 +99,7 @@ def verify(bundle: str | os.PathLike[str] | bytes, variant: str | None = None) -
     Raises:
         BundleError: The first thing that is wrong.
     """
-    _native.verify(to_place(bundle), variant or "")
+    _native.verify(_place(bundle), variant or "")
 
 
 def open(
@@ -109,15 +151,18 @@ def open(
     options = _native.BundleOptions()
     options.variant = variant or ""
     options.onnxruntime_library = onnxruntime_library() if library is None else os.fspath(library)
-    options.threads = to_natural("threads", threads)
+    options.threads = _natural("threads", threads, _MAX_INT)
     options.device = name_of_device or ""
-    options.device_id = to_natural("device_id", device_id)
+    options.device_id = _natural("device_id", device_id, _MAX_INT)
     options.provider = provider.name if provider else ""
-    options.provider_options = to_provider_options(provider.options if provider else {})
+    options.provider_options = [
+        (_text("a key of provider.options", key), _text(f"provider.options[{key!r}]", value))
+        for key, value in (provider.options if provider else {}).items()
+    ]
     options.own_threads = bool(own_threads)
     options.spinning = _SPINNING[spinning]
-    session_options = _native.SessionOptions(to_size("cache_bytes", cache_bytes), to_size("slate_bytes", slate_bytes))
-    native = _native.Session(to_place(bundle), options, session_options)
+    session_options = _native.SessionOptions(_natural("cache_bytes", cache_bytes), _natural("slate_bytes", slate_bytes))
+    native = _native.Session(_place(bundle), options, session_options)
     return Session(native, "bundle" if isinstance(bundle, bytes) else os.fspath(bundle))
 
 
@@ -135,9 +180,9 @@ class Session:
         """Private: call `rexit.open`."""
         self._native: _native.Session | None = native
         self._path = path
-        self._inputs: InputEncoder | None = None
-        self.info = read(Info, native.info())
-        self.exits = tuple(read(ExitInfo, exit_, earlier=tuple(exit_.earlier)) for exit_ in native.exits())
+        self._texts: _Texts | None = None
+        self.info = native.info()
+        self.exits = tuple(native.exits())
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one is for exit -1, no answer
 
     def __repr__(self) -> str:
@@ -149,7 +194,7 @@ class Session:
         """Returns a second session over the same opened bundle. It shares the weights and the catalog, but neither buffers nor
         cached prefixes. Sessions of one bundle can score at the same time, each in its own thread."""
         session = Session(self._open.another(), self._path)
-        session._inputs = self._inputs
+        session._texts = self._texts
         return session
 
     def reloaded(self) -> Session | None:
@@ -170,57 +215,44 @@ class Session:
 
     def score(
         self,
-        request_or_user: AnyRequest | Id,
-        items: Sequence[Id] | NDArray[Any] | None = None,
+        request_or_user: Request | Id,
+        items: Ids | None = None,
         *,
-        top_k: int = 0,
-        deadline_ms: float | None = None,
-        force_exit: int | None = None,
         policy: StopRule | None = None,
-        **fields: Unpack[RequestFields],
+        **fields: Any,
     ) -> Scores:
         """Scores a slate. Each candidate stops at its first confident exit.
 
         Args:
-            request_or_user: A `Request` or `TokenRequest`; or the user's id, and a `Request`'s other fields as arguments.
-            items: As in `Request`.
-            top_k: Return only this many, best first; 0: all, in the order of the request. Replaces the k of the policy's top-k
-                rule, if it has one and there are more candidates.
-            deadline_ms: No segment starts after this many milliseconds, in which texts are tokenized, too. Candidates then answer
-                from the deepest exit they have reached, and are marked `cut_short`.
-            force_exit: The exit at which every candidate stops, from 0.
+            request_or_user: A `Request`, or the user's id.
+            items: Ids of the candidates, as in `Request`.
             policy: Replaces the bundle's stopping rules.
-            **fields: `recent`, `as_of`, `inputs` and `scores`, as in `Request`.
+            **fields: A `Request`'s other fields, such as `top_k`, `deadline_ms` and `force_exit`. They take the place of those of
+                a request. A deadline counts from here, in which texts are tokenized, too.
 
         Returns:
-            The scores, and what they cost. With a `TokenRequest`, `item` is a candidate's number.
+            The scores, and what they cost. For a prompt as token ids, `item` is a candidate's number.
 
         Raises:
             InputError: An item is not in the catalog, an input or a token id is not what the prompt takes, a prompt is too long,
-                or an argument is out of range.
+                or a field is out of range.
             DeadlineError: No candidate reached an exit in time.
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
         begin = time.monotonic_ns()
-        ids, native = self._request(request_or_user, items, fields)
-        if deadline_us := to_deadline_us(deadline_ms):
-            native.deadline_us(max(1, deadline_us - (time.monotonic_ns() - begin) // 1000))
-        native.top_k(to_natural("top_k", top_k))
-        if (stop := to_exit(force_exit)) is not None:
-            native.force_exit(stop)
-        if (rule := to_policy(policy)) is not None:
-            native.policy(rule)
-        answer = self._open.score(native)
-        exits = answer.exit
-        return read(
-            Scores,
-            answer,
+        request, document = self._document(request_or_user, items, fields)
+        answer = self._open.score(document, _call_options((time.monotonic_ns() - begin) // 1000, policy=policy))
+        ids = np.arange(len(request.candidates or ())) if request.items is None else _array(request.items)
+        return Scores(
             items=ids[answer.index],
-            exit=exits,
-            layers=self._depths[exits],
-            cut_short=answer.cut_short.astype(np.bool_),
-            stats=_stats(answer),
+            index=answer.index,
+            probability=answer.probability,
+            log_odds=answer.log_odds,
+            exit=answer.exit,
+            layers=self._depths[answer.exit],
+            cut_short=answer.cut_short,
+            stats=answer.stats,
         )
 
     def score_json(
@@ -231,9 +263,9 @@ class Session:
         deadline_us: int = 0,
         force_exit: int | None = None,
         policy: StopRule | None = None,
-    ) -> JsonAnswer:
-        """Scores a request in JSON, whose fields `rexit.request.FIELDS` describes. The library reads it and writes the answer;
-        other Python threads run meanwhile.
+    ) -> _native.JsonAnswer:
+        """Scores a request in JSON, whose fields `rexit.request.Request` describes. The library writes the answer; other Python
+        threads run meanwhile.
 
         Args:
             body: The request, UTF-8.
@@ -249,53 +281,33 @@ class Session:
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
-        data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
         begin = time.monotonic_ns()
-        texts = self._encoder().encode_json(data)
-        tokenized_us = (time.monotonic_ns() - begin) // 1000 if texts else 0
-        options = _native.JsonOptions(
-            to_size("waited_us", waited_us) + tokenized_us,
-            to_size("deadline_us", deadline_us),
-            to_policy(policy),
-            to_exit(force_exit),
-            texts,
-        )
-        answer = self._open.score_json(data, options)
-        return JsonAnswer(answer.text, _stats(answer))
+        data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+        document = self._tokenized(data)
+        waited_us = _natural("waited_us", waited_us)
+        if document is not data:
+            waited_us += (time.monotonic_ns() - begin) // 1000
+        options = _call_options(waited_us, _natural("deadline_us", deadline_us), force_exit, policy)
+        return self._open.score_json(document, options)
 
-    def trace(
-        self,
-        request_or_user: AnyRequest | Id,
-        items: Sequence[Id] | NDArray[Any] | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> NDArray[np.float32]:
-        """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits]. Arguments: see
-        `score`."""
+    def trace(self, request_or_user: Request | Id, items: Ids | None = None, **fields: Any) -> NDArray[np.float32]:
+        """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits]. Arguments: see `score`."""
         return self.trace_with_stats(request_or_user, items, **fields).log_odds
 
-    def trace_with_stats(
-        self,
-        request_or_user: AnyRequest | Id,
-        items: Sequence[Id] | NDArray[Any] | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> Trace:
+    def trace_with_stats(self, request_or_user: Request | Id, items: Ids | None = None, **fields: Any) -> _native.Trace:
         """Returns every exit's raw log-odds, and what they cost. Arguments: see `score`."""
-        trace = self._open.trace(self._request(request_or_user, items, fields)[1])
-        return Trace(self._by_exit(trace.log_odds), _stats(trace))
+        return self._open.trace(self._document(request_or_user, items, fields)[1])
 
     def prompt(
-        self,
-        request_or_user: AnyRequest | Id,
-        items: Sequence[Id] | NDArray[Any] | None = None,
-        **fields: Unpack[RequestFields],
+        self, request_or_user: Request | Id, items: Ids | None = None, **fields: Any
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids that a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T].
 
         Ids from the tokenizer's vocabulary size on are vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
         """
-        prompt = self._open.prompt(self._request(request_or_user, items, fields)[1])
-        parts = np.split(prompt.tokens, prompt.offsets[1:-1])
-        return parts[0], parts[1:]
+        prompt = self._open.prompt(self._document(request_or_user, items, fields)[1])
+        prefix, *candidates = np.split(prompt.tokens, prompt.ends[:-1])
+        return prefix, candidates
 
     def read_file(self, path: str) -> bytes:
         """Returns the contents of a file of the bundle. path: within it, as in `manifest.json`.
@@ -306,7 +318,7 @@ class Session:
         """
         return self._open.read_file(path)
 
-    def check_golden(self, slate: int) -> GoldenCheck:
+    def check_golden(self, slate: int) -> _native.GoldenCheck:
         """Compares golden sample number `slate`, from 0, with what is computed here. Drops the cached prefixes. `rexit verify`
         checks all of them.
 
@@ -315,14 +327,13 @@ class Session:
             BundleError: The variant has no golden samples, or they are damaged.
             BackendError: The backend failed.
         """
-        check = self._open.check_golden(to_size("slate", slate))
-        return read(GoldenCheck, check, trace=self._by_exit(check.trace))
+        return self._open.check_golden(_natural("slate", slate))
 
     def warm_up(self) -> None:
         """Runs every segment once on an artificial slate, so that the first request does not pay for allocations. Drops the
         cached prefixes. Parses the tokenizer of the prompt's texts, which is otherwise read with the first text."""
         self._open.warm_up()
-        self._encoder().warm_up()
+        self._read_texts().warm_up()
 
     def clear_cache(self) -> None:
         """Drops the cached prefixes."""
@@ -338,9 +349,9 @@ class Session:
         self._open.cancel()
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> _native.Memory:
         """Bytes in use by this session and its backend."""
-        return read(Memory, self._open.memory())
+        return self._open.memory()
 
     def close(self) -> None:
         """Releases everything. A second call does nothing."""
@@ -352,29 +363,22 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _request(
-        self, request_or_user: AnyRequest | Id, items: Sequence[Id] | NDArray[Any] | None, fields: RequestFields
-    ) -> NativeRequest:
-        request: AnyRequest
-        if isinstance(request_or_user, Request | TokenRequest):
-            request = request_or_user
-            arguments = {"items": items, **fields}
-            if set_too := [name for name, value in arguments.items() if value is not None]:
-                raise InputError(f"{set_too[0]} is an argument, expected it in the {type(request).__name__}")
-        elif items is None:
-            raise InputError("items is missing, expected ids of candidates")
+    def _document(self, request_or_user: Request | Id, items: Ids | None, fields: Mapping[str, Any]) -> tuple[Request, bytes]:
+        """The request of arguments, and as the library reads it."""
+        if isinstance(request_or_user, Request):
+            changes = fields if items is None else {"items": items, **fields}
+            request = msgspec.structs.replace(request_or_user, **changes) if changes else request_or_user
         else:
             request = Request(request_or_user, items, **fields)
-        return to_request(request, lambda values: self._encoder().encode(values))
+        return request, self._tokenized(request.to_json())
 
-    def _encoder(self) -> InputEncoder:
-        if self._inputs is None:
-            self._inputs = InputEncoder.of(self._open, self._path)
-        return self._inputs
+    def _tokenized(self, document: bytes) -> bytes:
+        return self._read_texts().tokenized(document) if b'"inputs"' in document else document
 
-    def _by_exit(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `trace` returns them."""
-        return log_odds.reshape(-1, self.info.exits)
+    def _read_texts(self) -> _Texts:
+        if self._texts is None:
+            self._texts = _Texts.of(self._open, self._path)
+        return self._texts
 
     @property
     def _open(self) -> _native.Session:
@@ -383,6 +387,99 @@ class Session:
         return self._native
 
 
-def _stats(answer: _native.Scores | _native.JsonAnswer | _native.Trace) -> Stats:
-    segments = tuple(read(SegmentStats, segment) for segment in answer.segments)
-    return read(Stats, answer.stats, segments=segments)
+def _call_options(
+    waited_us: int, deadline_us: int = 0, force_exit: int | None = None, policy: StopRule | None = None
+) -> _native.CallOptions:
+    exit_ = None if force_exit is None else _natural("force_exit", force_exit)
+    rules = "" if policy is None else policy.to_json()
+    return _native.CallOptions(waited_us, deadline_us, rules, exit_)
+
+
+def _natural(name: str, value: Any, limit: int = (1 << 63) - 1) -> int:
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= limit:
+        raise InputError(f"{name} is {short(value)}, expected an integer from 0 to {limit}")
+    return number
+
+
+def _place(bundle: str | os.PathLike[str] | bytes) -> str | bytes:
+    """A bundle's path, or its archive."""
+    return bundle if isinstance(bundle, bytes) else _text("path", os.fspath(bundle))
+
+
+def _text(name: str, value: Any) -> str:
+    """A string that C and UTF-8 can hold."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {short(value)}, expected a string")
+    if "\0" in value:
+        raise InputError(f"{name} has a NUL, expected text without one")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is {short(value)}: UTF-8 cannot hold it") from None
+    return value
+
+
+def _array(ids: Ids) -> NDArray[Any]:
+    """The ids of a request that was scored."""
+    if isinstance(ids, np.ndarray):
+        return ids
+    values = list(ids)
+    if all(isinstance(value, int | np.integer) for value in values):
+        return np.array(values, np.int64)
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+class _Texts:
+    """Tokenizes the texts of requests: the library takes their token ids.
+
+    Args:
+        spaced: The inputs that are texts, by name, and whether a text begins with a space.
+        tokenizer: None: the bundle has none.
+    """
+
+    def __init__(self, spaced: Mapping[str, bool], tokenizer: InputTokenizer | None) -> None:
+        self._spaced, self._tokenizer = spaced, tokenizer
+
+    @classmethod
+    def of(cls, session: _native.Session, path: str) -> Self:
+        """Reads an opened bundle. path: its path, for messages."""
+        if not session.info().has_catalog:
+            return cls({}, None)
+        manifest = Manifest.parse(session.read_file(MANIFEST), f"{path}/{MANIFEST}")
+        file = f"{manifest.catalog_folder}/catalog.json"
+        inputs = Inputs.of(parse_json(session.read_file(file), file), file)
+        spaced = {entry.name: entry.spaced for entry in inputs.entries if entry.kind == "max_tokens"}
+        has_tokenizer = spaced and TOKENIZER in manifest.files
+        return cls(spaced, InputTokenizer(session.read_file(TOKENIZER)) if has_tokenizer else None)
+
+    def warm_up(self) -> None:
+        """Parses the tokenizer. A problem with it is left to the first text: token ids need none."""
+        if self._tokenizer is not None:
+            with contextlib.suppress(InputError):
+                self._tokenizer.parse()
+
+    def tokenized(self, document: bytes) -> bytes:
+        """Returns a request in JSON with the token ids of its texts. Raises InputError for a text without a tokenizer. Other
+        mistakes are left to the library."""
+        try:
+            fields = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+            inputs = msgspec.json.decode(fields["inputs"], type=dict[str, msgspec.Raw])
+            texts = {name: msgspec.json.decode(inputs[name]) for name in self._spaced.keys() & inputs.keys()}
+        except (ValueError, RecursionError, KeyError):
+            return document
+        texts = {name: text for name, text in texts.items() if isinstance(text, str)}
+        if not texts:
+            return document
+        if self._tokenizer is None:
+            raise InputError(
+                f"inputs.{min(texts)} is a text, and the bundle has no tokenizer.json: pass token ids, or "
+                "`rexit export --with-tokenizer`"
+            )
+        tokens = {name: self._tokenizer(text, self._spaced[name]) for name, text in texts.items()}
+        return msgspec.json.encode({**fields, "inputs": {**inputs, **tokens}})

@@ -28,7 +28,7 @@ from rich.table import Table
 import rexit
 from rexit.bundle import Bundle
 from rexit.errors import script
-from rexit.request import TokenRequest
+from rexit.request import Request
 
 CASES = ((200, 20, 12), (200, 1, 12), (200, 100, 12), (400, 20, 12), (30, 5, 12))
 """Tokens of the prefix, candidates, and tokens of each."""
@@ -49,7 +49,7 @@ def serve(requests: Connection, bundle: Path, variant: str, threads: int, kernel
     os.environ |= {"REXIT_KERNELS": kernels} if kernels else {}
     with rexit.open(bundle, variant, threads=threads) as session:
         while True:
-            tokens = TokenRequest(*requests.recv())
+            tokens = Request.tokens(*requests.recv())
             session.clear_cache()
             processor, begin = time.process_time(), time.perf_counter()
             scores = session.score(tokens, force_exit=session.info.exits - 1)

@@ -155,7 +155,7 @@ class Worker {
   }
 
   std::string answer(const Job& job) try {
-    JsonOptions options;
+    CallOptions options;
     options.waited_us = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - job.arrival).count();
     return session_.score_json(job.request, options).text;
   } catch (const Error& error) {

@@ -7,6 +7,7 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,23 +23,28 @@ using namespace nb::literals;
 
 namespace {
 
-template <class T>
-using Array = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
-template <class T>
-using InArray = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T, class... Shape>
+using Array = nb::ndarray<nb::numpy, T, Shape...>;
+using Floats = Array<float, nb::ndim<1>>;
+using Matrix = Array<float, nb::ndim<2>>;
 
 // The array owns the vector.
-template <class T>
-Array<T> to_numpy(std::vector<T> values) {
-  auto* vector = new std::vector<T>(std::move(values));
-  const nb::capsule owner(vector, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
-  return Array<T>(vector->data(), {vector->size()}, owner);
+template <class T, class Element, class... Shape>
+T to_numpy(std::vector<Element> values, Shape... shape) {
+  auto* vector = new std::vector<Element>(std::move(values));
+  const nb::capsule owner(vector, [](void* pointer) noexcept { delete static_cast<std::vector<Element>*>(pointer); });
+  return T(vector->data(), {shape...}, owner);
 }
 
-// A property: a vector of `Struct` as an array.
-template <class Struct, class Base, class T>
-auto array(std::vector<T> Base::* member) {
-  return [member](const Struct& object) { return to_numpy(object.*member); };
+template <class T, class Element>
+Array<T, nb::ndim<1>> to_array(std::vector<Element> values) {
+  const std::size_t count = values.size();
+  return to_numpy<Array<T, nb::ndim<1>>>(std::move(values), count);
+}
+
+// [candidates, exits]
+Matrix by_exit(const std::vector<float>& log_odds, std::size_t exits) {
+  return to_numpy<Matrix>(log_odds, log_odds.size() / exits, exits);
 }
 
 // A property: a number that is 0 or 1, as a bool.
@@ -47,22 +53,37 @@ auto flag(std::int32_t Struct::* member) {
   return [member](const Struct& object) { return object.*member != 0; };
 }
 
-// An answer, and what each segment did for it.
-template <class Answer>
-struct WithSegments : Answer {
+// What a request cost, and what each segment did for it.
+struct Stats : rexit_stats {
   std::vector<rexit_segment_stats> segments;
 };
-using Scores = WithSegments<rexit::Scores>;
-using Trace = WithSegments<rexit::Trace>;
-using JsonAnswer = WithSegments<rexit::JsonAnswer>;
 
-// A property: get(score) of every score, as an array.
-template <class Get>
+template <class Answer>
+struct WithStats : Answer {
+  Stats all_stats;
+  std::size_t exits;
+};
+using Scores = WithStats<rexit::Scores>;
+using Trace = WithStats<rexit::Trace>;
+using JsonAnswer = WithStats<rexit::JsonAnswer>;
+
+struct GoldenCheck : rexit::GoldenCheck {
+  std::size_t exits;
+};
+
+// A property: get(score) of every score, as an array of `T`.
+template <class T, class Get>
 auto column(Get get) {
   return [get](const Scores& answer) {
-    std::vector<decltype(get(rexit_score{}))> values;
+    std::vector<std::conditional_t<std::is_same_v<T, bool>, std::uint8_t, T>> values;
     for (const rexit_score& score : answer.scores) values.push_back(get(score));
-    return to_numpy(std::move(values));
+    if constexpr (std::is_same_v<T, bool>) {
+      auto* vector = new std::vector<std::uint8_t>(std::move(values));
+      const nb::capsule owner(vector, [](void* pointer) noexcept { delete static_cast<std::vector<std::uint8_t>*>(pointer); });
+      return Array<bool, nb::ndim<1>>(reinterpret_cast<bool*>(vector->data()), {vector->size()}, owner);
+    } else {
+      return to_array<T>(std::move(values));
+    }
   };
 }
 
@@ -77,13 +98,6 @@ struct ExitInfo : rexit_exit_info {
 struct SessionOptions {
   std::size_t cache_bytes, slate_bytes;
 };
-
-rexit::Tokens make_tokens(const InArray<std::int32_t>& prefix, const InArray<std::int32_t>& candidates,
-                          const InArray<std::uint64_t>& counts) {
-  return {{prefix.data(), prefix.data() + prefix.size()},
-          {candidates.data(), candidates.data() + candidates.size()},
-          {counts.data(), counts.data() + counts.size()}};
-}
 
 // A bundle's path, or its archive in memory.
 using Place = std::variant<std::string, nb::bytes>;
@@ -120,19 +134,25 @@ void forward_log(void*, rexit_log_level level, const char* line) {
 // rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error. Functions that
 // any thread may call at any time do not lock.
 class Session {
-  // Returns use(session), without the GIL and while no other thread uses the session.
+  // Returns use(session, microseconds that it waited), without the GIL and while no other thread uses the session.
   template <class Use>
   auto locked(const Use& use) {
+    using Clock = std::chrono::steady_clock;
     const nb::gil_scoped_release no_gil;
+    const Clock::time_point begin = Clock::now();
     const std::lock_guard<std::mutex> lock(mutex_);
-    return use(session_);
+    return use(session_, std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count());
   }
 
+  // The answer of use(session, text, options), whose deadline counts while another thread uses the session.
   template <class Use>
-  auto with_segments(const Use& use) {
-    return locked([&](rexit::Session& session) {
-      auto answer = use(session);
-      return WithSegments<decltype(answer)>{std::move(answer), session.segments()};
+  auto answer(const nb::bytes& request, rexit::CallOptions options, const Use& use) {
+    const std::string_view text(request.c_str(), request.size());
+    return locked([&](rexit::Session& session, std::int64_t waited_us) {
+      options.waited_us += waited_us;
+      auto answer = use(session, text, options);
+      const Stats stats{answer.stats, session.segments()};
+      return WithStats<decltype(answer)>{std::move(answer), stats, session.bundle().info().exits};
     });
   }
 
@@ -177,37 +197,39 @@ class Session {
     return exits;
   }
 
-  Scores score(const rexit::Request& request) {
-    return with_segments([&](rexit::Session& session) { return session.score(request); });
+  Scores score(const nb::bytes& request, const rexit::CallOptions& options) {
+    return answer(request, options, [](auto& session, auto text, const auto& own) { return session.score(text, own); });
   }
 
-  JsonAnswer score_json(const nb::bytes& request, const rexit::JsonOptions& options) {
+  JsonAnswer score_json(const nb::bytes& request, const rexit::CallOptions& options) {
+    return answer(request, options, [](auto& session, auto text, const auto& own) { return session.score_json(text, own); });
+  }
+
+  Trace trace(const nb::bytes& request) {
+    return answer(request, {}, [](auto& session, auto text, const auto&) { return session.trace(text); });
+  }
+
+  rexit::Prompt prompt(const nb::bytes& request) {
     const std::string_view text(request.c_str(), request.size());
-    return with_segments([&](rexit::Session& session) { return session.score_json(text, options); });
+    return locked([&](rexit::Session& session, std::int64_t) { return session.prompt(text); });
   }
 
-  Trace trace(const rexit::Request& request) {
-    return with_segments([&](rexit::Session& session) { return session.trace(request); });
-  }
-
-  rexit::Prompt prompt(const rexit::Request& request) {
-    return locked([&](rexit::Session& session) { return session.prompt(request); });
-  }
-
-  rexit::GoldenCheck check_golden(std::size_t slate) {
-    return locked([&](rexit::Session& session) { return session.check_golden(slate); });
+  GoldenCheck check_golden(std::size_t slate) {
+    return locked([&](rexit::Session& session, std::int64_t) {
+      return GoldenCheck{session.check_golden(slate), session.bundle().info().exits};
+    });
   }
 
   void warm_up() {
-    locked([](rexit::Session& session) { session.warm_up(); });
+    locked([](rexit::Session& session, std::int64_t) { session.warm_up(); });
   }
 
   void clear_cache() {
-    locked([](rexit::Session& session) { session.clear_cache(); });
+    locked([](rexit::Session& session, std::int64_t) { session.clear_cache(); });
   }
 
   void trim() {
-    locked([](rexit::Session& session) { session.trim(); });
+    locked([](rexit::Session& session, std::int64_t) { session.trim(); });
   }
 
   rexit_memory memory() {
@@ -244,42 +266,14 @@ void raise(const std::exception_ptr& pointer, void*) {
     const nb::object exception = type(error.what());
     exception.attr("status") = rexit_status_name(error.status());
     PyErr_SetObject(type.ptr(), exception.ptr());
-  } catch (const std::invalid_argument& error) {  // rexit.hpp refuses it before the library is called
-    PyErr_SetString(nb::module_::import_("rexit.errors").attr("InputError").ptr(), error.what());
   }
 }
 
 // What a caller passes.
-void bind_requests(nb::module_& module) {
-  nb::class_<rexit::TopK>(module, "TopK")
-      .def(nb::init<std::size_t, bool, std::vector<float>, std::vector<float>>(), "k"_a, "ordered"_a, "rise"_a, "fall"_a);
-  nb::class_<rexit::Policy>(module, "Policy")
-      .def(nb::init<std::vector<float>, std::vector<float>, std::size_t, std::size_t, std::optional<rexit::TopK>,
-                    std::vector<std::size_t>>(),
-           "upper"_a, "lower"_a, "patience"_a, "quorum"_a, "top_k"_a.none(), "keep"_a);
-  nb::class_<rexit::Tokens>(module, "Tokens")
-      .def(
-          "__init__",
-          [](rexit::Tokens* self, const InArray<std::int32_t>& prefix, const InArray<std::int32_t>& candidates,
-             const InArray<std::uint64_t>& counts) { new (self) rexit::Tokens(make_tokens(prefix, candidates, counts)); },
-          "prefix"_a, "candidates"_a, "counts"_a);
-  constexpr auto self = nb::rv_policy::none;  // setters return the object that Python has already
-  nb::class_<rexit::Request>(module, "Request")
-      .def(nb::init<rexit::Id>(), "user"_a)
-      .def(nb::init<rexit::Tokens>(), "tokens"_a)
-      .def("items", &rexit::Request::items, "ids"_a, self)
-      .def("recent", &rexit::Request::recent, "ids"_a, "liked"_a, self)
-      .def("as_of", &rexit::Request::as_of, "time"_a, self)
-      .def("input", &rexit::Request::input, "name"_a, "value"_a, self)
-      .def("scores", &rexit::Request::scores, "numbers"_a, self)
-      .def("policy", &rexit::Request::policy, "policy"_a, self)
-      .def("force_exit", &rexit::Request::force_exit, "exit"_a, self)
-      .def("deadline_us", &rexit::Request::deadline_us, "microseconds"_a, self)
-      .def("top_k", nb::overload_cast<std::size_t>(&rexit::Request::top_k), "k"_a, self);
-  nb::class_<rexit::JsonOptions>(module, "JsonOptions")
-      .def(nb::init<std::int64_t, std::int64_t, std::optional<rexit::Policy>, std::optional<std::uint32_t>,
-                    std::vector<std::pair<std::string, std::vector<std::int32_t>>>>(),
-           "waited_us"_a, "deadline_us"_a, "policy"_a.none(), "force_exit"_a.none(), "texts"_a);
+void bind_options(nb::module_& module) {
+  nb::class_<rexit::CallOptions>(module, "CallOptions", "What the caller of a request decides; see `rexit_call_options`.")
+      .def(nb::init<std::int64_t, std::int64_t, std::string, std::optional<std::uint32_t>>(), "waited_us"_a, "deadline_us"_a,
+           "policy"_a, "force_exit"_a.none());
   nb::enum_<rexit_spinning>(module, "Spinning")
       .value("DEFAULT", REXIT_SPINNING_DEFAULT)
       .value("ON", REXIT_SPINNING_ON)
@@ -299,92 +293,137 @@ void bind_requests(nb::module_& module) {
       .def(nb::init<std::size_t, std::size_t>(), "cache_bytes"_a, "slate_bytes"_a);
 }
 
-// What a session says. Names of fields are those of the classes in _answers.py.
+nb::dict stats_to_dict(const Stats& stats) {
+  nb::dict values;
+  values["prefix_tokens"] = stats.prefix_tokens;
+  values["prefix_tokens_reused"] = stats.prefix_tokens_reused;
+  values["candidate_tokens"] = stats.candidate_tokens;
+  values["candidate_layers"] = stats.candidate_layers;
+  values["prefix_layers"] = stats.prefix_layers;
+  values["retrieval_us"] = stats.retrieval_us;
+  values["prefix_us"] = stats.prefix_us;
+  values["slate_us"] = stats.slate_us;
+  values["total_us"] = stats.total_us;
+  return values;
+}
+
+// What a session says.
 void bind_answers(nb::module_& module) {
   constexpr auto owner = nb::rv_policy::automatic;  // an array has its own
-  nb::class_<rexit_bundle_info>(module, "Info")
-      .def_ro("users", &rexit_bundle_info::users)
-      .def_ro("items", &rexit_bundle_info::items)
-      .def_ro("exits", &rexit_bundle_info::exits)
-      .def_ro("layers", &rexit_bundle_info::layers)
-      .def_ro("max_tokens", &rexit_bundle_info::max_tokens)
-      .def_ro("max_positions", &rexit_bundle_info::max_positions)
-      .def_prop_ro("string_user_ids", flag(&rexit_bundle_info::string_user_ids))
-      .def_prop_ro("string_item_ids", flag(&rexit_bundle_info::string_item_ids))
-      .def_prop_ro("calibrated", flag(&rexit_bundle_info::calibrated))
-      .def_prop_ro("variant", [](const rexit_bundle_info& info) { return std::string(info.variant); })
-      .def_ro("top_k", &rexit_bundle_info::top_k)
-      .def_prop_ro("ordered", flag(&rexit_bundle_info::ordered))
-      .def_ro("quorum", &rexit_bundle_info::quorum)
-      .def_ro("vocabulary", &rexit_bundle_info::vocabulary)
-      .def_prop_ro("has_catalog", flag(&rexit_bundle_info::has_catalog))
-      .def_ro("prior_shift", &rexit_bundle_info::prior_shift)
-      .def_ro("segments", &rexit_bundle_info::segments)
-      .def_prop_ro("scores", flag(&rexit_bundle_info::scores))
-      .def_prop_ro("policy_sha256", [](const rexit_bundle_info& info) { return std::string(info.policy_sha256); });
-  nb::class_<ExitInfo>(module, "ExitInfo")
-      .def_ro("layers", &ExitInfo::layers)
-      .def_ro("a", &ExitInfo::a)
-      .def_ro("b", &ExitInfo::b)
-      .def_ro("upper", &ExitInfo::upper)
-      .def_ro("lower", &ExitInfo::lower)
-      .def_ro("patience", &ExitInfo::patience)
-      .def_ro("rise", &ExitInfo::rise)
-      .def_ro("fall", &ExitInfo::fall)
-      .def_ro("keep", &ExitInfo::keep)
-      .def_ro("earlier", &ExitInfo::earlier);
-  nb::class_<rexit_segment_stats>(module, "SegmentStats")
-      .def_ro("prefix_tokens", &rexit_segment_stats::prefix_tokens)
-      .def_ro("candidates", &rexit_segment_stats::candidates)
-      .def_ro("candidate_tokens", &rexit_segment_stats::candidate_tokens)
-      .def_ro("prefix_us", &rexit_segment_stats::prefix_us)
-      .def_ro("slate_us", &rexit_segment_stats::slate_us);
-  nb::class_<rexit_stats>(module, "Stats")
-      .def_ro("prefix_tokens", &rexit_stats::prefix_tokens)
-      .def_ro("prefix_tokens_reused", &rexit_stats::prefix_tokens_reused)
-      .def_ro("candidates", &rexit_stats::candidates)
-      .def_ro("cut_short", &rexit_stats::cut_short)
-      .def_ro("candidate_tokens", &rexit_stats::candidate_tokens)
-      .def_ro("candidate_layers", &rexit_stats::candidate_layers)
-      .def_ro("prefix_layers", &rexit_stats::prefix_layers)
-      .def_ro("retrieval_us", &rexit_stats::retrieval_us)
-      .def_ro("prefix_us", &rexit_stats::prefix_us)
-      .def_ro("slate_us", &rexit_stats::slate_us)
-      .def_ro("total_us", &rexit_stats::total_us)
-      .def_prop_ro("known_user", flag(&rexit_stats::known_user));
-  nb::class_<Scores>(module, "Scores")
-      .def_prop_ro("index", column([](const rexit_score& score) { return std::int64_t{score.item}; }), owner)
-      .def_prop_ro("exit", column(exit_number), owner)
-      .def_prop_ro("probability", column([](const rexit_score& score) { return score.probability; }), owner)
-      .def_prop_ro("log_odds", column([](const rexit_score& score) { return score.log_odds; }), owner)
-      .def_prop_ro("cut_short", column([](const rexit_score& score) { return std::uint8_t(score.cut_short != 0); }), owner)
-      .def_ro("stats", &Scores::stats)
-      .def_ro("segments", &Scores::segments);
-  nb::class_<JsonAnswer>(module, "JsonAnswer")
-      .def_prop_ro("text", [](const JsonAnswer& answer) { return nb::bytes(answer.text.data(), answer.text.size()); })
-      .def_ro("stats", &JsonAnswer::stats)
-      .def_ro("segments", &JsonAnswer::segments);
-  nb::class_<Trace>(module, "Trace")
-      .def_prop_ro("log_odds", array<Trace>(&Trace::log_odds), owner)
-      .def_ro("stats", &Trace::stats)
-      .def_ro("segments", &Trace::segments);
-  nb::class_<rexit::Prompt>(module, "Prompt")
-      .def_prop_ro("tokens", array<rexit::Prompt>(&rexit::Prompt::tokens), owner)
-      .def_ro("offsets", &rexit::Prompt::offsets);
-  nb::class_<rexit::GoldenCheck>(module, "GoldenCheck")
-      .def_ro("slates", &rexit::GoldenCheck::slates)
-      .def_ro("tolerance", &rexit::GoldenCheck::tolerance)
-      .def_ro("worst", &rexit::GoldenCheck::worst)
-      .def_ro("prompt", &rexit::GoldenCheck::prompt)
-      .def_ro("log_odds", &rexit::GoldenCheck::log_odds)
-      .def_prop_ro("trace", array<rexit::GoldenCheck>(&rexit::GoldenCheck::trace), owner);
-  nb::class_<rexit_memory>(module, "Memory")
-      .def_ro("prefixes", &rexit_memory::prefixes)
-      .def_ro("buffers", &rexit_memory::buffers)
-      .def_ro("working", &rexit_memory::working)
-      .def_ro("weights", &rexit_memory::weights)
-      .def_ro("pinned", &rexit_memory::pinned)
-      .def_ro("gpu", &rexit_memory::gpu);
+  nb::class_<rexit_bundle_info>(module, "Info", "What an opened bundle holds.")
+      .def_ro("users", &rexit_bundle_info::users, "Users in the catalog.")
+      .def_ro("items", &rexit_bundle_info::items, "Items in the catalog.")
+      .def_ro("exits", &rexit_bundle_info::exits, "Exits of the model, with exit zero if the bundle has it.")
+      .def_ro("layers", &rexit_bundle_info::layers, "Layers of the model.")
+      .def_ro("max_tokens", &rexit_bundle_info::max_tokens, "Most candidate tokens in one pass.")
+      .def_ro("max_positions", &rexit_bundle_info::max_positions, "Most tokens of a prefix and one candidate.")
+      .def_prop_ro("string_user_ids", flag(&rexit_bundle_info::string_user_ids),
+                   "Whether user ids are strings; else they are integers.")
+      .def_prop_ro("string_item_ids", flag(&rexit_bundle_info::string_item_ids), "The same for items.")
+      .def_prop_ro("calibrated", flag(&rexit_bundle_info::calibrated), "Whether the variant has a policy.")
+      .def_prop_ro(
+          "variant", [](const rexit_bundle_info& info) { return std::string(info.variant); }, "Name of the variant.")
+      .def_ro("top_k", &rexit_bundle_info::top_k, "k of the policy's top-k rule; 0: no such rule.")
+      .def_prop_ro("ordered", flag(&rexit_bundle_info::ordered), "Whether that rule settles the order of the first k as well.")
+      .def_ro("quorum", &rexit_bundle_info::quorum,
+              "So many candidates of a slate, or fewer, the policy stops together; 0: no such rule.")
+      .def_ro("vocabulary", &rexit_bundle_info::vocabulary, "Token ids of a request are below this.")
+      .def_prop_ro("has_catalog", flag(&rexit_bundle_info::has_catalog),
+                   "Whether requests may name users and items; else they are token ids.")
+      .def_ro("prior_shift", &rexit_bundle_info::prior_shift,
+              "probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population.")
+      .def_ro("segments", &rexit_bundle_info::segments, "Segments of the model: as many as exits, or one less with exit zero.")
+      .def_prop_ro("scores", flag(&rexit_bundle_info::scores),
+                   "Whether requests must have `scores`, which exit zero reads: by ids or, without a catalog, by token ids.")
+      .def_prop_ro(
+          "policy_sha256", [](const rexit_bundle_info& info) { return std::string(info.policy_sha256); },
+          "Digest of the variant's policy.json; empty without a policy.");
+  nb::class_<ExitInfo>(module, "ExitInfo",
+                       "One exit and its policy. c = a z + b, with z the raw log-odds, plus what earlier heads add; a candidate "
+                       "stops at c >= upper or c <= -lower.")
+      .def_ro("layers", &ExitInfo::layers, "Depth of the exit; 0: exit zero.")
+      .def_ro("a", &ExitInfo::a, "Slope of the Platt map.")
+      .def_ro("b", &ExitInfo::b, "Intercept of the Platt map.")
+      .def_ro("upper", &ExitInfo::upper, "Threshold on c; inf: never.")
+      .def_ro("lower", &ExitInfo::lower, "Threshold on -c; inf: never.")
+      .def_ro("patience", &ExitInfo::patience, "How many heads in a row must agree on the sign of c before a candidate stops.")
+      .def_ro("rise", &ExitInfo::rise, "How far c may still rise, for the top-k rule; 0: no such rule.")
+      .def_ro("fall", &ExitInfo::fall, "How far c may still fall, for the top-k rule; 0: no such rule.")
+      .def_ro("keep", &ExitInfo::keep, "How many candidates of a slate go on after this exit at most; 0: no limit.")
+      .def_prop_ro(
+          "earlier", [](const ExitInfo& exit) { return nb::tuple(nb::cast(exit.earlier)); },
+          nb::sig("def earlier(self) -> tuple[float, ...]"),
+          "Weights in c of the log-odds at the exits before this one; empty: they add nothing.");
+  nb::class_<rexit_segment_stats>(module, "SegmentStats", "What one segment did in a request.")
+      .def_ro("prefix_tokens", &rexit_segment_stats::prefix_tokens, "Prefix tokens computed, without those in the cache.")
+      .def_ro("candidates", &rexit_segment_stats::candidates, "Candidates that went through it.")
+      .def_ro("candidate_tokens", &rexit_segment_stats::candidate_tokens, "Tokens of those candidates.")
+      .def_ro("prefix_us", &rexit_segment_stats::prefix_us, "Microseconds of its passes over the prefix.")
+      .def_ro("slate_us", &rexit_segment_stats::slate_us, "Microseconds of its passes over candidates.");
+  nb::class_<Stats>(module, "Stats", "What a request cost.")
+      .def_ro("prefix_tokens", &Stats::prefix_tokens, "Tokens of the prefix.")
+      .def_ro("prefix_tokens_reused", &Stats::prefix_tokens_reused, "Prefix tokens that were in the cache.")
+      .def_ro("candidates", &Stats::candidates, "Candidates of the request.")
+      .def_ro("cut_short", &Stats::cut_short, "Candidates that the deadline stopped.")
+      .def_ro("candidate_tokens", &Stats::candidate_tokens, "Tokens of all candidates that enter the first segment.")
+      .def_ro("candidate_layers", &Stats::candidate_layers, "Layers run, summed over candidates.")
+      .def_ro("prefix_layers", &Stats::prefix_layers, "Layers that the prefix went through.")
+      .def_ro("retrieval_us", &Stats::retrieval_us, "Microseconds of retrieval, of exit zero and of assembling the prompt.")
+      .def_ro("prefix_us", &Stats::prefix_us, "Microseconds of the prefix.")
+      .def_ro("slate_us", &Stats::slate_us, "Microseconds of the candidates.")
+      .def_ro("total_us", &Stats::total_us, "Microseconds of the whole request.")
+      .def_prop_ro(
+          "known_user", [](const Stats& stats) { return stats.known_user != 0; },
+          "Whether the catalog has the user. False for a new user, or a mistyped id.")
+      .def_ro("segments", &Stats::segments, "One entry per segment.")
+      .def("to_dict", stats_to_dict, nb::sig("def to_dict(self) -> dict[str, typing.Any]"),
+           "Returns tokens, layers and microseconds of the whole request, as plain JSON values.");
+  nb::class_<Scores>(module, "Scores", "Scores as arrays of n entries; `rexit.runtime.Scores` adds the items.")
+      .def_prop_ro("index", column<std::int64_t>([](const rexit_score& score) { return std::int64_t{score.item}; }), owner)
+      .def_prop_ro("exit", column<std::int64_t>(exit_number), owner)
+      .def_prop_ro("probability", column<float>([](const rexit_score& score) { return score.probability; }), owner)
+      .def_prop_ro("log_odds", column<float>([](const rexit_score& score) { return score.log_odds; }), owner)
+      .def_prop_ro("cut_short", column<bool>([](const rexit_score& score) { return std::uint8_t(score.cut_short != 0); }), owner)
+      .def_ro("stats", &Scores::all_stats);
+  nb::class_<JsonAnswer>(module, "JsonAnswer", "An answer in JSON.")
+      .def_prop_ro(
+          "text", [](const JsonAnswer& answer) { return nb::bytes(answer.text.data(), answer.text.size()); },
+          "One line without a newline, UTF-8; `docs/format/request.md` lists its fields.")
+      .def_ro("stats", &JsonAnswer::all_stats, "What the request cost.");
+  nb::class_<Trace>(module, "Trace", "Every exit's raw log-odds.")
+      .def_prop_ro(
+          "log_odds", [](const Trace& trace) { return by_exit(trace.log_odds, trace.exits); }, owner, "float32 [items, exits].")
+      .def_ro("stats", &Trace::all_stats, "What it cost to compute them.");
+  nb::class_<rexit::Prompt>(module, "Prompt", "A request's token ids.")
+      .def_prop_ro(
+          "tokens", [](const rexit::Prompt& prompt) { return to_array<std::int32_t>(prompt.tokens); }, owner,
+          "int32: of the prefix, then of each candidate.")
+      .def_ro("ends", &rexit::Prompt::ends, "Where the prefix and each candidate end.");
+  nb::class_<GoldenCheck>(module, "GoldenCheck", "A golden sample against what is computed here.")
+      .def_ro("slates", &GoldenCheck::slates, "Golden samples of the variant.")
+      .def_ro("tolerance", &GoldenCheck::tolerance, "The largest difference of log-odds that the variant allows.")
+      .def_ro("worst", &GoldenCheck::worst, "The largest one of this sample; inf if log-odds are not finite.")
+      .def_ro("prompt", &GoldenCheck::prompt, "Where its prompt first differs from the recorded one, as a line; empty: nowhere.")
+      .def_ro("log_odds", &GoldenCheck::log_odds,
+              "Where the largest difference of log-odds is, as a line; empty: within the tolerance.")
+      .def_prop_ro(
+          "trace", [](const GoldenCheck& check) { return by_exit(check.trace, check.exits); }, owner,
+          "The log-odds here, as `Session.trace` returns them.");
+  nb::class_<rexit_memory>(module, "Memory", "Bytes in use.")
+      .def_ro("prefixes", &rexit_memory::prefixes, "The session's cached prefixes, which `cache_bytes` bounds.")
+      .def_ro("buffers", &rexit_memory::buffers, "The session's other buffers.")
+      .def_ro("working", &rexit_memory::working,
+              "What segments need while they run, on the host, for all sessions of the process. 0 with TensorRT, which does not "
+              "report it.")
+      .def_ro("weights", &rexit_memory::weights,
+              "ONNX Runtime's weights, without those it maps from files. Older versions count them as `working`. 0 with "
+              "TensorRT.")
+      .def_ro("pinned", &rexit_memory::pinned,
+              "The start that all prefixes of the bundle share. Held once for all its sessions, in addition to their "
+              "`cache_bytes`.")
+      .def_ro("gpu", &rexit_memory::gpu,
+              "With TensorRT, GPU memory for this session's passes; compiled, not run. Its prefixes and hidden states are in GPU "
+              "memory, too. 0 with ONNX Runtime.");
 }
 
 }  // namespace
@@ -401,7 +440,7 @@ NB_MODULE(_native, module) {
         with_place(place, [&](const auto& bundle) { rexit::verify(bundle, variant); });
       },
       "place"_a, "variant"_a);
-  bind_requests(module);
+  bind_options(module);
   bind_answers(module);
   rexit::python::bind_library(module);
   nb::class_<Session>(module, "Session")
@@ -416,7 +455,7 @@ NB_MODULE(_native, module) {
       .def("read_file", &Session::read_file, "path"_a)
       .def("info", &Session::info, nb::keep_alive<0, 1>())  // it points into the bundle
       .def("exits", &Session::exits)
-      .def("score", &Session::score, "request"_a)
+      .def("score", &Session::score, "request"_a, "options"_a)
       .def("score_json", &Session::score_json, "request"_a, "options"_a)
       .def("trace", &Session::trace, "request"_a)
       .def("prompt", &Session::prompt, "request"_a)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from rexit import errors
 from rexit.devices import Provider
-from rexit.request import Request, TokenRequest
+from rexit.request import Request
 
 if TYPE_CHECKING:
     from rexit.runtime import Scores, Session, open
 
-__all__ = ["Provider", "Request", "Scores", "Session", "TokenRequest", "__version__", "errors", "open"]
+__all__ = ["Provider", "Request", "Scores", "Session", "__version__", "errors", "open"]
 __version__ = "0.1.0"
 
 

@@ -1,15 +1,12 @@
-"""What a session is asked: a `Request` names a user and items, a `TokenRequest` is a prompt as token ids.
-
-`FIELDS` describes the same request in JSON, as HTTP, `rexit-run pipe` and `Session.score_json` take it. The format page, the
-OpenAPI schema and the commands' help are made from it.
-"""
+"""What a session is asked: a `Request`. The format page, the OpenAPI schema and the commands' help are made from its fields."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from rexit.errors import InputError
 
@@ -19,62 +16,154 @@ if TYPE_CHECKING:
     from rexit.bundle.input_kinds import Value
     from rexit.ids import Id
 
+    Ids = Sequence[Id] | NDArray[Any]
     Recent = Iterable[Id | tuple[Id, bool]]
     """Interactions newer than the catalog's, oldest first: ids of liked items, or pairs (id, liked)."""
+    Values = Mapping[str, Value]
+    Tokens = Sequence[int] | NDArray[Any]
+    TokenLists = Sequence[Tokens]
+    Numbers = Sequence[float] | NDArray[Any]
+else:  # the same in JSON
+    Id = int | str
+    Ids = Annotated[list[Id], msgspec.Meta(min_length=1)]
+    Recent = list[Id | tuple[Id, bool]]
+    Tokens = list[Annotated[int, msgspec.Meta(ge=0)]]
+    Values = dict[str, str | float | Tokens]
+    TokenLists = Annotated[list[Annotated[Tokens, msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)]
+    Numbers = list[float]
 
 LONGEST_MS = 1e12  # 31 years: as microseconds it fits every clock
 
 
-@dataclass(frozen=True)
-class Request:
-    """A slate for one user.
+def _field(kind: str, description: str) -> msgspec.Meta:
+    return msgspec.Meta(title=kind, description=description)
 
-    Attributes:
-        user: The user's id. A user whom the catalog does not have is represented by `recent`.
-        items: Ids of the candidates, at least one.
-        recent: Interactions newer than the catalog's, oldest first: ids of liked items, or pairs (id, liked).
-        as_of: A time in the catalog's unit. Only its interactions before that time reach the prompt; None: all.
-        inputs: Values of the template's `{input.NAME}`, by name: `{"device": "tv", "hour": 21, "query": "red shoes"}`. A text is
-            a string, if the bundle has a tokenizer (`rexit export --with-tokenizer`), or its token ids.
-        scores: The first stage's number of each candidate, if the bundle's exit zero reads it.
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A slate for one user, or a prompt as token ids, which reads no catalog.
+
+    Arrays of NumPy do where sequences do. None is the same as no field. The library reads the request as JSON and checks it: a
+    mistake raises InputError when the request is scored.
     """
 
-    user: Id
-    items: Sequence[Id] | NDArray[Any]
-    recent: Recent | None = None
-    as_of: int | None = None
-    inputs: Mapping[str, Value] | None = None
-    scores: Sequence[float] | NDArray[Any] | None = None
+    user: Annotated[
+        Id | None,
+        _field(
+            "integer or string",
+            "The user's id, of the catalog's type. A user whom the catalog does not have is represented by `recent`.",
+        ),
+    ] = None
+    items: Annotated[
+        Ids | None,
+        _field("array of integers or strings", "Ids of the candidates, at least one. All must be in the catalog."),
+    ] = None
+    recent: Annotated[
+        Recent | None,
+        _field(
+            "array of ITEM or [ITEM, true or false]",
+            "Interactions newer than the catalog's, oldest first: an item's id if it was liked, or the id and whether it was "
+            "liked.",
+        ),
+    ] = None
+    as_of: Annotated[
+        Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None,
+        _field("integer", "Only earlier interactions reach the prompt. A time in the catalog's unit. Absent: all."),
+    ] = None
+    inputs: Annotated[
+        Values | None,
+        _field(
+            "object: NAME to string, number or array of token ids",
+            "Values of the template's `{input.NAME}`, by name. A text is a string, if the bundle has a tokenizer, or its token "
+            "ids.",
+        ),
+    ] = None
+    scores: Annotated[
+        Numbers | None,
+        _field(
+            "array of numbers",
+            "The first stage's number of each candidate, such as BM25's. Required if the bundle's exit zero reads it, else "
+            "refused.",
+        ),
+    ] = None
+    prefix: Annotated[
+        Tokens | None, _field("array of token ids", "A prompt as token ids: what all candidates share. Absent: nothing.")
+    ] = None
+    candidates: Annotated[
+        TokenLists | None,
+        _field(
+            "array of arrays of token ids",
+            "A prompt as token ids: those of each candidate, at least one of each. In place of `user`, `items`, `recent`, "
+            "`as_of` and `inputs`.",
+        ),
+    ] = None
+    top_k: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)] | None,
+        _field(
+            "integer, 0 to 2147483647",
+            "Only the k most probable, best first. 0 or absent: all, in the order of the request. It changes how many answers "
+            "there are, not where candidates stop.",
+        ),
+    ] = None
+    deadline_ms: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=LONGEST_MS)] | None,
+        _field(
+            "number above 0, at most 1e12",
+            "Milliseconds from the request's arrival, waiting in a queue included. Candidates that are not finished by then "
+            "answer from the deepest exit they have reached, and are marked `cut_short`.",
+        ),
+    ] = None
+    force_exit: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | None,
+        _field("integer from 0", "The exit, from 0, at which every candidate stops, whatever the policy says."),
+    ] = None
+    id: Annotated[str | float | None, _field("string or number", "Repeated in the answer.")] = None
+
+    @classmethod
+    def tokens(cls, prefix: Tokens, candidates: TokenLists, scores: Numbers | None = None) -> Request:
+        """Returns a request of a prompt as token ids: the prefix's, which may be none, and each candidate's.
+
+        The session caches the prefix as it caches a user's: the same tokens again cost nothing, and a common start is reused.
+        """
+        return cls(prefix=prefix, candidates=candidates, scores=scores)
+
+    def to_json(self) -> bytes:
+        """Returns the request as JSON, UTF-8. Raises InputError for what JSON cannot hold."""
+        if isinstance(self.user, bytes | bytearray):  # JSON would hold its base64, a user whom nobody knows
+            raise InputError(f"user is {self.user!r}, expected a 64-bit integer or a string")
+        try:
+            return _ENCODER.encode(self)
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise InputError(f"the request is not JSON: {exc}") from None
 
 
-class RequestFields(TypedDict, total=False):
-    """The fields of a `Request` that may be left out, as arguments."""
-
-    recent: Recent | None
-    as_of: int | None
-    inputs: Mapping[str, Value] | None
-    scores: Sequence[float] | NDArray[Any] | None
-
-
-@dataclass(frozen=True)
-class TokenRequest:
-    """A prompt as token ids. It reads no catalog, so it works with every bundle.
-
-    The session caches the prefix as it caches a user's: the same tokens again cost nothing, and a common start is reused.
-
-    Attributes:
-        prefix: Token ids that all candidates share; may be empty.
-        candidates: Token ids of each candidate, at least one of each.
-        scores: Exit zero's log-odds of each candidate, if the bundle has that exit: without a catalog, the first stage's number,
-            such as BM25's.
-    """
-
-    prefix: Sequence[int] | NDArray[Any]
-    candidates: Sequence[Sequence[int] | NDArray[Any]]
-    scores: Sequence[float] | NDArray[Any] | None = None
+def _plain(value: Any) -> Any:
+    """Returns arrays, NumPy's numbers and other collections as what JSON has."""
+    for convert in ("tolist", "to_list"):
+        if hasattr(value, convert):
+            return getattr(value, convert)()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Iterable):
+        return list(value)
+    raise TypeError(f"{value!r} is a {type(value).__name__}, expected a string, a number, an array or an object")
 
 
-AnyRequest = Request | TokenRequest
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns the JSON Schema of a request."""
+    _, components = msgspec.json.schema_components([Request])
+    kinds = [{"required": list(kind)} for kind in (("user", "items"), ("candidates",))]
+    return {**components["Request"], "additionalProperties": False, "oneOf": kinds}
+
+
+def summaries() -> dict[str, str]:
+    """Returns the first sentence of each field's description, for the help of commands."""
+    fields: dict[str, dict[str, str]] = json_schema()["properties"]
+    return {name: field["description"].partition(". ")[0].removesuffix(".") + "." for name, field in fields.items()}
 
 
 def check_deadline(deadline_ms: float) -> None:
@@ -82,136 +171,3 @@ def check_deadline(deadline_ms: float) -> None:
     is_number = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)
     if not is_number or not 0 < deadline_ms <= LONGEST_MS:
         raise InputError(f"deadline_ms is {deadline_ms!r}, expected a number above 0 and at most 1e12")
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a request in JSON. Absent and null are the same.
-
-    Attributes:
-        name: Its key.
-        kind: The requests that may have it: `items` for those that name a user and items, `tokens` for prompts as token ids, or
-            `any`.
-        type: What it holds, in a few words.
-        schema: The same as a JSON Schema, with its limits.
-        description: One or two sentences.
-        required: Whether every request of this kind has it.
-    """
-
-    name: str
-    kind: Literal["items", "tokens", "any"]
-    type: str
-    schema: Mapping[str, Any]
-    description: str
-    required: bool = False
-
-    @property
-    def summary(self) -> str:
-        """The description's first sentence, for the help of a command."""
-        return self.description.partition(". ")[0].removesuffix(".") + "."
-
-
-_ID = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
-_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-
-FIELDS = (
-    Field("id", "any", "string or number", {"anyOf": [{"type": "string"}, {"type": "number"}]}, "Repeated in the answer."),
-    Field(
-        "user",
-        "items",
-        "integer or string",
-        _ID,
-        "The user's id, of the catalog's type. A user whom the catalog does not have is represented by `recent`.",
-        required=True,
-    ),
-    Field(
-        "items",
-        "items",
-        "array of integers or strings",
-        {"type": "array", "items": _ID, "minItems": 1},
-        "Ids of the candidates, at least one. All must be in the catalog.",
-        required=True,
-    ),
-    Field(
-        "recent",
-        "items",
-        "array of ITEM or [ITEM, true or false]",
-        {
-            "type": "array",
-            "items": {
-                "anyOf": [
-                    *_ID["anyOf"],
-                    {"type": "array", "prefixItems": [_ID, {"type": "boolean"}], "minItems": 2, "maxItems": 2},
-                ]
-            },
-        },
-        "Interactions newer than the catalog's, oldest first: an item's id if it was liked, or the id and whether it was liked.",
-    ),
-    Field(
-        "as_of",
-        "items",
-        "integer",
-        {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1},
-        "Only earlier interactions reach the prompt. A time in the catalog's unit. Absent: all.",
-    ),
-    Field(
-        "inputs",
-        "items",
-        "object: NAME to string, number or array of token ids",
-        {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "number"}, _TOKENS]}},
-        "Values of the template's `{input.NAME}`, by name. A text is a string, if the bundle has a tokenizer, or its token ids.",
-    ),
-    Field(
-        "prefix", "tokens", "array of token ids", _TOKENS, "A prompt as token ids: what all candidates share. Absent: nothing."
-    ),
-    Field(
-        "candidates",
-        "tokens",
-        "array of arrays of token ids",
-        {"type": "array", "items": {**_TOKENS, "minItems": 1}, "minItems": 1},
-        "A prompt as token ids: those of each candidate, at least one of each. In place of `user`, `items`, `recent`, `as_of` "
-        "and `inputs`.",
-        required=True,
-    ),
-    Field(
-        "scores",
-        "any",
-        "array of numbers",
-        {"type": "array", "items": {"type": "number"}},
-        "The first stage's number of each candidate, such as BM25's. Required if the bundle's exit zero reads it, else refused.",
-    ),
-    Field(
-        "top_k",
-        "any",
-        "integer, 0 to 2147483647",
-        {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1},
-        "Only the k most probable, best first. 0 or absent: all, in the order of the request.",
-    ),
-    Field(
-        "deadline_ms",
-        "any",
-        "number above 0, at most 1e12",
-        {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_MS},
-        "Milliseconds from the request's arrival, waiting in a queue included. Candidates that are not finished by then answer "
-        "from the deepest exit they have reached, and are marked `cut_short`.",
-    ),
-    Field(
-        "force_exit",
-        "any",
-        "integer from 0",
-        {"type": "integer", "minimum": 0},
-        "The exit, from 0, at which every candidate stops, whatever the policy says.",
-    ),
-)
-"""The fields of a request in JSON, in the order of the format page."""
-
-
-def json_schema() -> dict[str, Any]:
-    """Returns the JSON Schema of a request."""
-    kinds = [{"required": [part.name for part in FIELDS if part.required and part.kind == kind]} for kind in ("items", "tokens")]
-    return {
-        "type": "object",
-        "properties": {part.name: {**part.schema, "description": part.description} for part in FIELDS},
-        "additionalProperties": False,
-        "oneOf": kinds,
-    }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from rexit.errors import InputError
-from rexit.request import Request, TokenRequest
+from rexit.request import Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ class Slate:
     @property
     def request(self) -> Request:
         """What a session is asked."""
-        return Request(self.user, self.items, self.recent, self.as_of, self.inputs, self.scores)
+        return Request(self.user, self.items, self.recent, self.as_of, self.inputs or None, self.scores)
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""
@@ -89,9 +89,9 @@ class TokenSlate:
         return tuple(range(len(self.candidates)))
 
     @property
-    def request(self) -> TokenRequest:
+    def request(self) -> Request:
         """What a session is asked."""
-        return TokenRequest(self.prefix, self.candidates, self.scores)
+        return Request.tokens(self.prefix, self.candidates, self.scores)
 
     def first(self, count: int) -> TokenSlate:
         """Returns the slate of the first candidates."""

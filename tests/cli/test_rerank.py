@@ -9,7 +9,7 @@ import pytest
 from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.reranker import ids, words_tokenizer, write_reranker
-from rexit import TokenRequest, runtime
+from rexit import Request, runtime
 from running.command import Run, assert_one_line
 
 DOCUMENTS = ["heat flow", "wing", "layer layer", "drag heat wing", "flow"]
@@ -32,7 +32,7 @@ def test_documents_are_ranked_by_the_prompts_scores(run: Run, bundle: Path, docu
     assert ended.code == 0
     with runtime.open(bundle) as session:
         candidates = [ids(f"B : {text} ? </s>") for text in DOCUMENTS]
-        expected = session.score(TokenRequest(ids("<s> A : wing drag"), candidates))
+        expected = session.score(Request.tokens(ids("<s> A : wing drag"), candidates))
     order = np.argsort(-expected.log_odds, kind="stable").tolist()
     rows = ended.json["results"]
     assert [row["index"] for row in rows] == order and [row["text"] for row in rows] == [DOCUMENTS[n] for n in order]
@@ -52,7 +52,7 @@ def test_the_first_stages_scores(run: Run, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     with runtime.open(bundle) as session:
         candidates = [ids(f"B : {text} ? </s>") for text in DOCUMENTS]
-        request = TokenRequest(ids("<s> A : wing drag"), candidates, [row["score"] for row in rows])
+        request = Request.tokens(ids("<s> A : wing drag"), candidates, [row["score"] for row in rows])
         expected = session.score(request, top_k=len(rows))
     assert [(row["index"], row["exit"]) for row in ended.json["results"]] == [
         (index, score.exit) for index, score in zip(expected.index.tolist(), expected, strict=True)

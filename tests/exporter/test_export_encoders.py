@@ -13,7 +13,7 @@ from scipy.special import expit
 from builders.data.indexed_catalog import write_indexed_catalog
 from builders.data.token_slates import write_slates
 from builders.models.encoders import FAMILIES, POSITIONS, WORDS, logits, pairs, write_dense_score, write_encoder
-from rexit import TokenRequest, runtime
+from rexit import Request, runtime
 from rexit.bundle import Bundle
 from rexit.errors import InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
@@ -51,14 +51,14 @@ def test_a_cross_encoder(run: Run, family: str, pooling: str | None, slates: Pat
     export_bundle(heads, None, bundle, ExportOptions(golden_slates=2, with_tokenizer=True), slates=slates)
     prefix, candidates = bundle_encoder(Bundle.open(bundle)).prompt(QUERY, DOCUMENTS)
     with runtime.open(bundle) as session:
-        traced = session.trace(TokenRequest(prefix, candidates))
+        traced = session.trace(Request.tokens(prefix, candidates))
         np.testing.assert_allclose(traced[:, -1], expected, atol=PARITY)
-        alone = [session.trace(TokenRequest([], [candidate]))[0] for candidate in candidates]
+        alone = [session.trace(Request.tokens([], [candidate]))[0] for candidate in candidates]
         np.testing.assert_allclose(traced, alone, atol=PARITY)
         with pytest.raises(RexitError, match=r"prefix has 2 tokens, expected none: the model is an encoder"):
-            session.score(TokenRequest([2, 5], candidates))
+            session.score(Request.tokens([2, 5], candidates))
         with pytest.raises(RexitError, match=rf"candidates\[1\] has {POSITIONS + 1} tokens .* at most {POSITIONS} together"):
-            session.score(TokenRequest([], [candidates[0], [5] * (POSITIONS + 1)]))
+            session.score(Request.tokens([], [candidates[0], [5] * (POSITIONS + 1)]))
     documents = tmp_path / "documents.jsonl"
     documents.write_text("\n".join(map(json.dumps, DOCUMENTS)))
     ended = run("rerank", bundle, "--query", QUERY, "--documents", documents, "--json")

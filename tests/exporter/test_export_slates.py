@@ -10,7 +10,7 @@ import pytest
 from builders.bundles.bundle_files import contents
 from builders.data.token_slates import slates_of, write_slates
 from builders.models.checkpoints import VOCAB, tiny_checkpoint
-from rexit import TokenRequest, runtime
+from rexit import Request, runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.checks import check_bundle
 from rexit.errors import CheckpointError, InputError
@@ -77,11 +77,11 @@ def test_engines_take_any_prefix_that_the_model_takes(by_tokens: Path) -> None:
 )
 def test_bad_requests(by_tokens: Path, prefix: object, candidates: object, problem: str) -> None:
     with runtime.open(by_tokens) as session:
-        before = session.trace(TokenRequest([1, 2], [[3]]))
+        before = session.trace(Request.tokens([1, 2], [[3]]))
         for call in (session.score, session.trace):
             with pytest.raises(InputError, match=problem):
-                call(TokenRequest(prefix, candidates))  # type: ignore[arg-type, operator]
-        np.testing.assert_array_equal(session.trace(TokenRequest([1, 2], [[3]])), before)
+                call(Request.tokens(prefix, candidates))  # type: ignore[arg-type, operator]
+        np.testing.assert_array_equal(session.trace(Request.tokens([1, 2], [[3]])), before)
 
 
 def test_a_second_variant_joins_if_nothing_else_differs(

@@ -9,7 +9,7 @@ build=$1
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 targets=("$@")
-[ ${#targets[@]} -ne 0 ] || targets=(tables engines request json_request bundle reload graph)
+[ ${#targets[@]} -ne 0 ] || targets=(tables engines request bundle reload graph)
 limit=(-max_total_time="${SECONDS_EACH:-10}")
 [ -z "${RUNS_EACH:-}" ] || limit=(-runs="$RUNS_EACH")
 [ -z "${SEED:-}" ] || limit+=(-seed="$SEED")
@@ -24,7 +24,7 @@ for name in "${targets[@]}"; do
   # mutations on mutations end at the first check.
   guide=(-use_value_profile=1)
   case $name in
-    bundle | reload | graph | request | json_request) guide=(-entropic=0 -mutate_depth=2) ;;
+    bundle | reload | graph | request) guide=(-entropic=0 -mutate_depth=2) ;;
   esac
   case $name in
     bundle | reload) length=65536 ;;

@@ -70,61 +70,42 @@ constexpr std::size_t max_session_bytes = std::size_t{16} << 20;  // a warm-up t
 
 void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std::size_t session_bytes) {
   rexit_session_options options{};
-  options.struct_size = sizeof options;
   options.cache_bytes = 1 << 12;
   rexit_session* session = nullptr;
   if (!ok(rexit_session_create(bundle, &options, &session))) return;
 
   // Users and items of the seeds, as builders/bundles/catalog.py numbers them.
-  const auto id = [](bool strings, std::int64_t number, const char* text) {
-    return strings ? rexit_id{0, text} : rexit_id{number, nullptr};
-  };
-  const rexit_id users[] = {id(info.string_user_ids != 0, 106, "user-ü0002"), id(info.string_user_ids != 0, 103, "user-ü0001"),
-                            id(info.string_user_ids != 0, -1, "nobody")};
-  const rexit_id items[] = {id(info.string_item_ids != 0, -7, "item-ü0000"), id(info.string_item_ids != 0, 3, "item-ü0002"),
-                            id(info.string_item_ids != 0, 8, "item-ü0003")};
-  const std::uint8_t liked[] = {1, 0};
-  const std::int32_t tokens[] = {3, 4, 5, 6, 5};
-  const std::size_t counts[] = {1, 2, 1};
-  const float scores_in[] = {-0.5f, 2, 0.25f};
+  const bool has_strings = info.string_item_ids != 0;
+  const char* const users[] = {"106", "103", "-1"};
+  const char* const named[] = {"\"user-ü0002\"", "\"user-ü0001\"", "\"nobody\""};
+  const std::string items = has_strings ? R"("item-ü0000","item-ü0002")" : "-7,3", last = has_strings ? R"("item-ü0003")" : "8";
   for (std::size_t round = 0; round < 4; ++round) {
-    rexit_request request{};
-    request.struct_size = sizeof request;
-    request.id_size = sizeof(rexit_id);
-    request.score_size = sizeof(rexit_score);
-    request.user = &users[round % 3];
-    request.items = items;
-    request.item_count = 3 - round % 2;
-    request.recent_items = items + 1;
-    request.recent_liked = liked;
-    request.recent_count = round == 0 ? 0 : 2;
-    request.has_as_of = round == 3;
-    request.as_of = 35;
-    const std::size_t candidates = request.item_count;
-    const rexit_tokens prompt{sizeof prompt, tokens, round % 2, tokens + 1, counts, candidates};
+    const std::size_t candidates = 3 - round % 2;
+    std::string json = "{";
     if (info.has_catalog == 0) {
-      request.user = nullptr;
-      request.item_count = request.recent_count = 0;
-      request.has_as_of = 0;
-      request.tokens = &prompt;
+      json += round % 2 != 0 ? R"("prefix":[3],"candidates":[[4],[5,6]])" : R"("candidates":[[4],[5,6],[5]])";
+    } else {
+      json += R"("user":)" + std::string((info.string_user_ids != 0 ? named : users)[round % 3]) + R"(,"items":[)" + items;
+      json += (candidates == 3 ? "," + last : "") + "]";
+      if (round != 0) json += R"(,"recent":[)" + last + ",[" + last + ",false]]";
+      if (round == 3) json += R"(,"as_of":35)";
     }
-    if (info.scores != 0) request.scores = scores_in;
+    if (info.scores != 0) json += candidates == 3 ? R"(,"scores":[-0.5,2,0.25])" : R"(,"scores":[-0.5,2])";
+    json += "}";
     rexit_stats stats{};
-    stats.struct_size = sizeof stats;
-    rexit_score scores[3];
-    if (ok(rexit_session_score(session, &request, scores, &stats)))
-      for (std::size_t i = 0; i < candidates; ++i)
+    const rexit_score* scores = nullptr;
+    std::size_t count = 0;
+    if (ok(rexit_session_score(session, json.data(), json.size(), nullptr, &scores, &count, &stats))) {
+      REXIT_PROMISE(count == candidates);
+      for (std::size_t i = 0; i < count; ++i)
         REXIT_PROMISE(scores[i].item == i && scores[i].exit < info.exits && scores[i].probability >= 0 &&
                       scores[i].probability <= 1);
-    std::vector<float> traced(candidates * info.exits);
-    ok(rexit_session_trace(session, &request, traced.data(), nullptr));
-    std::size_t offsets[5], count = 0;
-    if (ok(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count))) {
-      REXIT_PROMISE(count <= info.max_positions * candidates);
-      std::vector<std::int32_t> tokens(count);
-      REXIT_PROMISE(ok(rexit_session_prompt(session, &request, tokens.data(), tokens.size(), offsets, &count)));
-      REXIT_PROMISE(offsets[0] == 0 && offsets[1 + candidates] == count);
     }
+    const float* traced = nullptr;
+    if (ok(rexit_session_trace(session, json.data(), json.size(), &traced, &count, nullptr))) REXIT_PROMISE(count == candidates);
+    rexit_prompt prompt{};
+    if (ok(rexit_session_prompt(session, json.data(), json.size(), &prompt)))
+      REXIT_PROMISE(prompt.candidate_count == candidates && prompt.ends[candidates] <= info.max_positions * candidates);
   }
   if (session_bytes <= max_session_bytes) ok(rexit_session_warm_up(session));
   ok(rexit_session_trim(session));
@@ -135,14 +116,11 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
 
 void use_opened(const std::string& path, const rexit_bundle* bundle) {
   rexit_variant_info described{};
-  described.struct_size = sizeof described;
   const bool known = ok(rexit_bundle_get_variant(path.c_str(), 0, &described));
   rexit_bundle_info info{};
-  info.struct_size = sizeof info;
   REXIT_PROMISE(ok(rexit_bundle_get_info(bundle, &info)));
   for (std::size_t k = 0; k < info.exits; ++k) {
     rexit_exit_info exit{};
-    exit.struct_size = sizeof exit;
     REXIT_PROMISE(ok(rexit_bundle_get_exit(bundle, k, &exit)));
   }
   use_session(bundle, info, known ? described.session_bytes : SIZE_MAX);
@@ -151,7 +129,6 @@ void use_opened(const std::string& path, const rexit_bundle* bundle) {
 void use_bundle(const std::string& path) {
   rexit_set_log([](void*, rexit_log_level, const char* line) { REXIT_PROMISE(one_line(line)); }, nullptr, REXIT_LOG_DEBUG);
   rexit_bundle_options options{};
-  options.struct_size = sizeof options;
   options.threads = 1;
   rexit_bundle* bundle = nullptr;
   if (ok(rexit_bundle_open(path.c_str(), &options, &bundle))) {

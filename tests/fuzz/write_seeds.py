@@ -37,6 +37,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 """Of some of the bundles, by their names."""
 TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema": 1}], "schema": 1e3}', "deep": "[" * 40}
 REQUESTS = {
+    "policy": json.dumps({"patience": 2, "exits": [KEPT[0], KEPT[1], KEPT[3]], "quorum": 1, "top_k": TOP_K}),
     "ids": '{"id": "a\\u00fc", "user": 100, "items": [-7, 8], "recent": [3, [8, false]], "as_of": 40, "top_k": 1}',
     "strings": '{"id": 1.5, "user": "user-\u00fc0001", "items": ["item-\u00fc0000", "item-\\u00fc0001"], "deadline_ms": 1e3}',
     "inputs": '{"user": 100, "items": [3], "inputs": {"device": "tv", "query": "red shoes", "hour": 21.5, "note": [3, 4]}}',
@@ -193,10 +194,7 @@ def main() -> None:
     for name, text in TEXTS.items():
         put(f"engines/{name}", text)
     for name, text in REQUESTS.items():
-        put(f"json_request/{name}", text)
-    names = ("plain", "vectors", "strings", "policy", "lists", "tokens", "inputs", "zero", "scores")
-    for start, name in enumerate(names):
-        put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
+        put(f"request/{name}", text)
     write_tables()
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rexit.bundle import Policy
 
 
-def by_the_book(policy: Policy, z: NDArray[np.float32], k: int = 0) -> tuple[list[int], NDArray[np.float32]]:
-    """One slate's exits, and c at all exits, float32 [n, exits]. z: raw log-odds, likewise. k: the request's own top_k."""
+def by_the_book(policy: Policy, z: NDArray[np.float32]) -> tuple[list[int], NDArray[np.float32]]:
+    """One slate's exits, and c at all exits, float32 [n, exits]. z: raw log-odds, likewise."""
     n, exits = z.shape
     c = np.empty_like(z)
     for i, e in np.ndindex(z.shape):
@@ -30,15 +30,14 @@ def by_the_book(policy: Policy, z: NDArray[np.float32], k: int = 0) -> tuple[lis
     for e in range(exits - 1):
         stopped |= {i: e for i in range(n) if i not in stopped and confident(i, e)}
         if (top_k := policy.top_k) is not None:
-            places = k or top_k.k
             at = [stopped.get(i, e) for i in range(n)]
             low = [c[i, at[i]] - np.float32(top_k.fall[at[i]]) for i in range(n)]
             high = [c[i, at[i]] + np.float32(top_k.rise[at[i]]) for i in range(n)]
             for i in range(n):
                 above = sum(high[j] >= low[i] for j in range(n) if j != i)
                 surely = sum(low[j] > high[i] for j in range(n) if j != i)
-                inside = above < places and (not top_k.ordered or above == surely)
-                if i not in stopped and (surely >= places or inside):
+                inside = above < top_k.k and (not top_k.ordered or above == surely)
+                if i not in stopped and (surely >= top_k.k or inside):
                     stopped[i] = e
         left = sorted((i for i in range(n) if i not in stopped), key=lambda i: (-c[i, e], i))
         stopped |= {i: e for i in left[policy.exits[e].keep :] if policy.exits[e].keep}

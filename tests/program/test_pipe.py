@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
-from rexit import TokenRequest, runtime
+from rexit import Request, runtime
 from running.program import PROGRAM, environment, run_program
 
 
@@ -65,7 +65,7 @@ def test_a_prompt_as_token_ids(bundle: Path) -> None:
     answers = served(bundle, [request, request], "--sessions", 3)
     with runtime.open(bundle) as session:
         session.warm_up()
-        scores = session.score(TokenRequest(prefix, candidates))
+        scores = session.score(Request.tokens(prefix, candidates))
     assert [one["scores"] for one in answers] == [scores.to_dict()["scores"]] * 2
     assert "user" not in answers[0] and "known" not in answers[0]
     assert sorted(one["stats"]["prefix_tokens_reused"] for one in answers) == [0, 3], "a prefix stays in one session"

@@ -24,7 +24,6 @@ from rexit.errors import DeadlineError, InputError
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.prompts import texts
 from rexit.request import Request
-from rexit.runtime import _inputs
 from rexit.serve import Pool
 from running.program import run_program
 from running.service import serving
@@ -151,8 +150,8 @@ def test_serve_reads_the_tokenizer_when_it_opens_the_bundle(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
-    reads, read = [], runtime.Session._encoder
-    monkeypatch.setattr(runtime.Session, "_encoder", lambda session: reads.append(read(session)) or reads[-1])
+    reads, read = [], runtime.Session._read_texts
+    monkeypatch.setattr(runtime.Session, "_read_texts", lambda session: reads.append(read(session)) or reads[-1])
     with serving(Pool(partial(runtime.open, folder), 2, 4)) as service:
         assert len(reads) == 2 and reads[0] is reads[1], "sessions share it"
         (folder / "tokenizer.json").unlink()
@@ -173,7 +172,7 @@ def test_a_tokenizer_is_read_only_for_texts(tmp_path: Path, monkeypatch: pytest.
     bundle = write_bundle(tmp_path / "bundle")
     add_tokenizer(bundle, words_tokenizer().to_str())
     reads: list[bytes] = []
-    monkeypatch.setattr(_inputs, "InputTokenizer", reads.append)
+    monkeypatch.setattr(runtime.session, "InputTokenizer", reads.append)
     with runtime.open(bundle) as session:
         session.warm_up()
         session.score(USER, ITEMS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,8 @@ import pytest
 from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
-from rexit import Request, TokenRequest, runtime
+from rexit import Request, runtime
 from rexit.errors import DeadlineError, InputError
-from rexit.request import FIELDS
 
 USER, ITEMS = USER_IDS[2], [int(item) for item in ITEM_IDS[:8]]
 RECENT = [(ITEMS[3], True), (ITEMS[5], False)]
@@ -39,8 +40,8 @@ def in_json(session: runtime.Session, body: dict[str, Any], **options: Any) -> d
     return value
 
 
-def tokens_of(session: runtime.Session) -> TokenRequest:
-    return TokenRequest(*session.prompt(REQUEST))
+def tokens_of(session: runtime.Session) -> Request:
+    return Request.tokens(*session.prompt(REQUEST))
 
 
 def test_a_request_and_its_fields(session: runtime.Session) -> None:
@@ -92,20 +93,29 @@ def test_the_fields_are_those_that_the_library_reads(session: runtime.Session) -
     with pytest.raises(InputError) as raised:
         session.score_json('{"unknown": 1}')
     listed = re.fullmatch("unknown: a request has no such field, it has: (.*)", str(raised.value))
-    assert listed is not None and listed[1].split(", ") == [field.name for field in FIELDS]
+    assert listed is not None and listed[1].split(", ") == list(Request.__struct_fields__)
 
 
-def test_a_request_beside_its_fields(session: runtime.Session) -> None:
-    with pytest.raises(InputError, match="as_of is an argument, expected it in the Request"):
-        session.score(REQUEST, as_of=60)
-    with pytest.raises(InputError, match="items is an argument, expected it in the TokenRequest"):
+def test_fields_beside_a_request_replace_its_own(session: runtime.Session) -> None:
+    assert session.score(REQUEST, ITEMS[:2], as_of=50) == session.score(USER, ITEMS[:2], recent=RECENT, as_of=50)
+    with pytest.raises(InputError, match="items is set, but the request is token ids"):
         session.trace(tokens_of(session), ITEMS)
-    with pytest.raises(InputError, match="items is missing, expected ids of candidates"):
+    with pytest.raises(InputError, match="items is empty, expected at least one id"):
         session.score(USER)
+
+
+def test_a_deadline_counts_while_another_thread_has_the_session(session: runtime.Session) -> None:
+    long = Request.tokens([3], [[1 + n % 40] for n in range(30_000)])
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(session.score, long)
+        time.sleep(0.02)
+        with pytest.raises(DeadlineError, match="the deadline passed while the request waited"):
+            session.score(USER, ITEMS, deadline_ms=1)
+        other.result()
 
 
 @pytest.mark.parametrize("true", [True, np.True_])
 def test_a_token_is_no_truth(session: runtime.Session, true: Any) -> None:
-    for request, where in ((TokenRequest([1, true], [[2]]), "prefix"), (TokenRequest([1], [[2, true]]), "candidates[0]")):
+    for request, where in ((Request.tokens([1, true], [[2]]), "prefix"), (Request.tokens([1], [[2, true]]), "candidates[0]")):
         with pytest.raises(InputError, match=re.escape(f"{where}[1] is ")):
             session.score(request)

@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from rexit import runtime
 from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import CancelledError, InputError
 from rexit.measure import Conditions
+
+_BYTES = attrgetter("prefixes", "buffers", "working", "weights", "pinned", "gpu")
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +79,23 @@ def test_an_answer_says_whether_the_user_is_known(session: runtime.Session) -> N
     ("options", "text"),
     [
         ({"top_k": 1.5}, "top_k is 1.5, expected an integer"),
-        ({"recent": 7}, "recent is 7, expected an array of interactions"),
-        ({"recent": [(3, True, 1)]}, r"recent\[0\] is \(3, True, 1\), expected an item id or a pair"),
+        ({"recent": 7}, r"recent is 7, expected an array of ITEM, \[ITEM, true\] or \[ITEM, false\]"),
+        ({"recent": [(3, True, 1)]}, r"recent\[0\] has more than 2 values, expected ITEM"),
         ({"as_of": 1 << 70}, "as_of is 1180591620717411303424, expected a 64-bit integer"),
-        ({"as_of": 1 << 20000}, "as_of is an integer of 20001 bits, expected"),
-        ({"policy": runtime.StopRule([0.0], [0.0])}, "policy has 1 exits, the bundle has 3"),
-        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, 0)}, "patience is 0"),
+        ({"policy": runtime.StopRule([0.0], [0.0])}, "policy exits: has 1, the variant has 3"),
+        ({"policy": runtime.StopRule([0.0] * 3, [0.0])}, "policy has 3 upper thresholds, 1 lower ones"),
+        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, 0)}, "policy patience: is 0, expected 1 to 1024"),
+        ({"policy": runtime.StopRule(["x"] * 3, [0.0] * 3)}, "policy: a threshold of exit 0 is 'x', expected a number"),
         ({"policy": runtime.StopRule([float("nan")] * 3, [0.0] * 3)}, "a threshold of exit 0 is NaN"),
-        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, quorum=0.1)}, "policy.quorum is 0.1, expected an integer"),
+        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, quorum=0.1)}, "policy quorum: is 0.1, expected an integer"),
         (
             {"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, top_k=TopK(1, False, (0.0,), (0.0, 0.0)))},
-            "policy.top_k has 1 rises and 2 falls, expected as many as exits except the last",
+            "policy top_k rise: has 1 numbers, expected one per exit but the last, 2",
         ),
-        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, top_k=TopK(0, False, (0.0,) * 2, (0.0,) * 2))}, "top_k.k is 0"),
+        (
+            {"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, top_k=TopK(0, False, (0.0,) * 2, (0.0,) * 2))},
+            "policy top_k k: is 0, expected 1",
+        ),
     ],
 )
 def test_options_that_only_python_can_say(options: dict[str, Any], text: str, session: runtime.Session) -> None:
@@ -99,10 +106,10 @@ def test_options_that_only_python_can_say(options: dict[str, Any], text: str, se
 @pytest.mark.parametrize(
     ("user", "items", "text"),
     [
-        (None, ITEM_IDS, "user is None"),
+        (None, ITEM_IDS, "user is missing, expected an integer"),
         (1, [True], r"items\[0\] is true, expected a 64-bit integer"),
-        (1, b"ab", "items is b'ab', expected an array of ids"),
-        (1, np.array(3), r"items is array\(3\), expected an array of ids"),
+        (1, "ab", "items is 'ab', expected an array of ids"),
+        (1, np.array(3), "items is 3, expected an array of ids"),
     ],
 )
 def test_ids_that_only_python_can_say(user: Any, items: Any, text: str, session: runtime.Session) -> None:
@@ -166,9 +173,9 @@ def test_memory_and_trim(folder: Path) -> None:
         used = session.memory
         assert used.prefixes > 0 and used.working > fresh.working and used.buffers > fresh.buffers
         session.clear_cache()
-        assert session.memory == used  # the memory waits for others
+        assert _BYTES(session.memory) == _BYTES(used)  # the memory waits for others
         session.trim()
-        assert session.memory == fresh
+        assert _BYTES(session.memory) == _BYTES(fresh)
         np.testing.assert_array_equal(session.trace(USER_IDS[0], ITEM_IDS), expected)
 
 
@@ -233,7 +240,7 @@ class TestScores:
 def test_another_session_outlives_the_first(folder: Path) -> None:
     first = runtime.open(folder)
     second = first.another()
-    assert second.info == first.info and second.exits == first.exits
+    assert repr(second) == repr(first)
     first.close()
     assert len(second.score(USER_IDS[0], ITEM_IDS)) == len(ITEM_IDS)
     with pytest.raises(InputError, match="the session is closed"):

@@ -16,7 +16,7 @@ from builders.bundles.catalog import ITEM_IDS, ITEMS, USER_IDS, CatalogContents,
 from builders.bundles.model import VOCABULARY, make_weights, reference, vectors_by_id
 from rexit import runtime
 from rexit.errors import InputError
-from rexit.request import TokenRequest
+from rexit.request import Request
 
 USER, AS_OF = USER_IDS[2], 40
 USERS_ID = VOCABULARY + 3 * ITEMS
@@ -85,9 +85,9 @@ def test_tokens_are_no_vectors(folder: Path) -> None:
         prefix, candidates = session.prompt(USER, [ITEM_IDS[5]])
         at = int((prefix >= VOCABULARY).argmax())
         with pytest.raises(InputError, match=rf"prefix\[{at}\] is {prefix[at]}, expected a token id from 0 to {VOCABULARY - 1}"):
-            session.trace(TokenRequest(prefix, candidates))
+            session.trace(Request.tokens(prefix, candidates))
         words = [tokens[tokens < VOCABULARY] for tokens in (prefix, *candidates)]
-        assert np.isfinite(session.trace(TokenRequest(words[0], words[1:]))).all()
+        assert np.isfinite(session.trace(Request.tokens(words[0], words[1:]))).all()
 
 
 @pytest.mark.parametrize("recent", [(), ((ITEM_IDS[3], True), (ITEM_IDS[4], False), (ITEM_IDS[3], True))])

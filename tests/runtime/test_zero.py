@@ -17,7 +17,7 @@ from builders.bundles.bundle_files import drop_catalog, write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
 from builders.bundles.model import EXITS
 from builders.bundles.zero import NUMBERS, add_score_exit, column_graph, tree_graph, with_numbers, write_zero
-from rexit import TokenRequest, runtime
+from rexit import Request, runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 from rexit.errors import InputError
 
@@ -88,9 +88,6 @@ def test_stops_are_those_of_numpy(rule: TopK | None, slate_bytes: int, tmp_path:
             stops = policy.stops(trace, np.array([0, len(trace)]))
             assert scores.exit.tolist() == stops.tolist() and scores.layers.tolist() == DEPTHS[stops].tolist()
             np.testing.assert_allclose(scores.log_odds, trace[np.arange(len(stops)), stops], atol=1e-4)
-            prefix, candidates = session.prompt(user, ITEM_IDS, as_of=AS_OF)
-            by_tokens = session.score(TokenRequest(prefix, candidates, trace[:, 0]))
-            np.testing.assert_array_equal(by_tokens.log_odds, scores.log_odds)
             own = runtime.StopRule([9.0] * 4, [9.0] * 4, keep=[2, 1, 1, 0])
             assert sorted(session.score(user, ITEM_IDS, as_of=AS_OF, policy=own).exit)[-2:] == [1, 3]
             stopped |= set(stops.tolist())
@@ -110,23 +107,28 @@ def test_a_request_brings_scores_exactly_if_they_are_read(folder: Path, tmp_path
     for opened, given, message in (
         (session, None, "scores is missing, expected a number for each candidate: exit zero reads it"),
         (session, scores[:-1], "scores has 19 numbers, expected one for each of items, 20"),
-        (session, [np.nan] * 20, r"scores\[0\] is nan, expected a finite number"),
+        (session, [np.inf] * 20, r"scores\[0\] is null, expected a number"),
+        (session, [1e39] * 20, r"scores\[0\] is inf, expected a finite number"),
         (session, ["1"] * 20, r"scores\[0\] is '1', expected a number"),
         (plain, scores, "scores is set, but nothing reads it"),
     ):
         with pytest.raises(InputError, match=message):
             opened.score(USER, ITEM_IDS, scores=given)
-    with pytest.raises(InputError, match="scores is missing"):
-        plain.score(TokenRequest([1], [[2], [3]]))
+
+
+def test_exit_zero_of_a_catalog_answers_no_token_ids(folder: Path) -> None:
+    """The scores that such a request could bring are not the numbers that its graph reads."""
+    with pytest.raises(InputError, match="candidates is set, but the bundle's exit zero reads its catalog"):
+        runtime.open(folder).score(Request.tokens([1], [[2], [3]], [1.0, 2.0]))
 
 
 def test_without_a_catalog_the_scores_are_exit_zero(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     drop_catalog(folder)
-    without = runtime.open(folder).trace(TokenRequest([1, 2], [[3, 4], [5], [6, 7]]))
+    without = runtime.open(folder).trace(Request.tokens([1, 2], [[3, 4], [5], [6, 7]]))
     add_score_exit(folder)
     session = runtime.open(folder)
-    request = TokenRequest([1, 2], [[3, 4], [5], [6, 7]], [0.5, -2.0, 7.0])
+    request = Request.tokens([1, 2], [[3, 4], [5], [6, 7]], [0.5, -2.0, 7.0])
     trace = session.trace(request)
     assert session.info.scores and trace[:, 0].tolist() == [0.5, -2.0, 7.0]
     np.testing.assert_array_equal(trace[:, 1:], without)
@@ -134,7 +136,7 @@ def test_without_a_catalog_the_scores_are_exit_zero(tmp_path: Path) -> None:
     scores = runtime.open(folder).score(request)
     assert scores.exit.tolist() == [0, 0, 3] and scores.stats.candidate_tokens == 2
     with pytest.raises(InputError, match="scores is missing"):
-        session.score(TokenRequest([1, 2], [[3, 4]]))
+        session.score(Request.tokens([1, 2], [[3, 4]]))
 
 
 def test_an_archive_has_the_graph_as_well(folder: Path, tmp_path: Path) -> None:

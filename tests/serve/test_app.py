@@ -22,10 +22,9 @@ from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, make_catalog
 from builders.bundles.held_out import write_ranked
 from builders.bundles.zero import with_numbers
-from rexit import TokenRequest, runtime
+from rexit import Request, runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError
-from rexit.request import FIELDS
 from rexit.serve import Limits, Pool, app
 from rexit.serve.jobs import ScoreJob
 from running.service import Service, serving
@@ -88,7 +87,7 @@ def test_the_guide_names_the_limits() -> None:
 def test_a_prompt_as_token_ids(service: Service, bundle: Path) -> None:
     reply = service.score(prefix=[3, 4, 5], candidates=[[6], [7, 8]])
     with runtime.open(bundle) as session:
-        expected = session.score(TokenRequest([3, 4, 5], [[6], [7, 8]])).log_odds.tolist()
+        expected = session.score(Request.tokens([3, 4, 5], [[6], [7, 8]])).log_odds.tolist()
     assert [row["log_odds"] for row in reply.json["scores"]] == pytest.approx(expected, abs=1e-5)
     assert "user" not in reply.json and "known" not in reply.json
     assert "rexit_unknown_users_total 0.0" in service.get("/metrics").text
@@ -254,7 +253,7 @@ def test_health_and_description(service: Service) -> None:
     assert (service.get("/healthz").status, service.get("/readyz").status) == (200, 200)
     description = service.get("/openapi.json").json
     schemas, route = description["components"]["schemas"], description["paths"]["/v1/score"]["post"]
-    assert list(schemas["ScoreRequest"]["properties"]) == [field.name for field in FIELDS]
+    assert list(schemas["ScoreRequest"]["properties"]) == list(Request.__struct_fields__)
     assert all(field["description"] for field in schemas["ScoreRequest"]["properties"].values())
     assert {"200", "413", "422", "503", "504"} <= route["responses"].keys()
     for name in re.findall(r"#/components/schemas/(\w+)", json.dumps(description)):

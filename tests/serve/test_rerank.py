@@ -15,7 +15,7 @@ import pytest
 
 from builders.bundles.bundle_files import write_json
 from builders.bundles.reranker import ids, write_reranker
-from rexit import TokenRequest, runtime
+from rexit import Request, runtime
 from rexit.prompts.texts import TextEncoder
 from rexit.runtime import Scores
 from rexit.serve import Limits, Pool
@@ -55,7 +55,7 @@ def send(service: Service, name: str) -> Reply:
 
 
 def reranked(session: runtime.Session, query: str, documents: list[str]) -> Scores:
-    return session.score(TokenRequest(ids(f"<s> A : {query}"), [ids(f"B : {text} ? </s>") for text in documents]))
+    return session.score(Request.tokens(ids(f"<s> A : {query}"), [ids(f"B : {text} ? </s>") for text in documents]))
 
 
 def test_best_first(service: Service, session: runtime.Session) -> None:
@@ -220,7 +220,7 @@ def replace_prompt(folder: Path) -> None:
 
 
 def relevance(session: runtime.Session, prefix: str) -> float:
-    return float(session.score(TokenRequest(ids(prefix), [ids("B : heat ? </s>")])).probability[0])
+    return float(session.score(Request.tokens(ids(prefix), [ids("B : heat ? </s>")])).probability[0])
 
 
 def test_a_request_that_waits_across_a_reload_gets_the_newer_prompt(

@@ -28,9 +28,9 @@ def test_every_function_of_the_header_has_its_comment_and_its_code() -> None:
     declarations = {declaration.name: declaration for declaration in read_header(HEADER)[1]}
     assert EXPORTED and set(EXPORTED) <= set(declarations)
     score = declarations["rexit_session_score"]
-    assert score.comment.startswith("Scores a slate.") and score.code.endswith("rexit_stats* stats_out);")
+    assert score.comment.startswith("Scores a slate: ") and score.code.endswith("rexit_stats* stats_out);")
     assert declarations["rexit_bundle_get_info"].comment == "", "the comment beside rexit_bundle_close is not its own"
-    assert "struct_size" in declarations["rexit_request"].code
+    assert "const char* policy" in declarations["rexit_call_options"].code
 
 
 def test_the_page_of_requests_has_every_field() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rexit.request import FIELDS
+from rexit.request import json_schema
 
 PAGE = Path(__file__).parents[2] / "docs" / "format" / "request.md"
 HEADER = "| field | type | meaning |\n|---|---|---|\n"
@@ -13,7 +13,8 @@ HEADER = "| field | type | meaning |\n|---|---|---|\n"
 def with_table(page: str) -> str:
     """Returns the page with the table of today's fields."""
     before, _, rest = page.partition(HEADER)
-    rows = [f"| `{part.name}` | {part.type}{', required' * part.required} | {part.description} |\n" for part in FIELDS]
+    fields = json_schema()["properties"]
+    rows = [f"| `{name}` | {field['title']} | {field['description']} |\n" for name, field in fields.items()]
     return before + HEADER + "".join(rows) + "\n" + rest.partition("\n\n")[2]
 
 

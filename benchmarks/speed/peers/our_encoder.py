@@ -22,7 +22,7 @@ class Pairs(NoCache):
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
         tokens = self.encoder.prompt(request["query"], request["candidates"])
         first = request["scores"] if self.session.info.scores else None
-        log_odds: list[float] = self.session.score(rexit.TokenRequest(*tokens, scores=first), **self.how).log_odds.tolist()
+        log_odds: list[float] = self.session.score(rexit.Request.tokens(*tokens, scores=first), **self.how).log_odds.tolist()
         return log_odds
 
 

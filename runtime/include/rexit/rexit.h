@@ -1,16 +1,19 @@
 /* rexit: scores a slate of candidate items for a user with an early-exit language model, and stops computing a candidate at the
  * first exit that is confident about it.
  *
+ *   const char *request = "{\"user\": 42, \"items\": [7, 8, 9]}";
  *   rexit_bundle *bundle = NULL;
  *   rexit_session *session = NULL;
+ *   const rexit_score *scores = NULL;
+ *   size_t count = 0;
  *   if (rexit_bundle_open("path/to/bundle", NULL, &bundle) != REXIT_OK ||
  *       rexit_session_create(bundle, NULL, &session) != REXIT_OK ||
- *       rexit_session_score(session, &request, scores, NULL) != REXIT_OK)
+ *       rexit_session_score(session, request, strlen(request), NULL, &scores, &count, NULL) != REXIT_OK)
  *     fprintf(stderr, "%s\n", rexit_last_error());
  *   rexit_session_destroy(session);
  *   rexit_bundle_close(bundle);
  *
- * rexit_session_score_json does the same with a request and an answer in JSON.
+ * A request is JSON (docs/format/request.md). rexit_session_score_json answers in JSON, too.
  *
  * Vocabulary
  * - slate: the candidate items scored together for one user. prefix: the part of the prompt that all candidates share.
@@ -30,27 +33,21 @@
  *   functions that return them.
  *
  * Memory
- * - The caller owns every buffer it passes; rexit keeps no pointer to it after the call. The only things to release are handles:
- *   rexit_bundle_close() and rexit_session_destroy().
+ * - The caller owns every buffer it passes; rexit keeps no pointer to it after the call. A session owns what its calls return:
+ *   answers are valid until its next call. The only things to release are handles: rexit_bundle_close() and
+ *   rexit_session_destroy().
  * - A bundle may be closed while sessions created from it are still in use: they keep alive what they need.
  * - Strings are UTF-8 and NUL-terminated. Sizes are in bytes, times in microseconds, unless a comment says otherwise.
  *
  * Threads
  * - A bundle is immutable: any number of threads may use it at once.
- * - Any thread may use a session, but only one at a time: a call during another call in the same session fails with
- *   REXIT_INVALID_ARGUMENT. Give each thread its own session. rexit_session_cancel(), rexit_session_get_segment()
- *   and rexit_session_get_memory() are the exceptions: any thread may call them at any time, and they do not wait for a running
- *   call.
+ * - Any thread may use a session, but only one at a time, until it has read what its call returned, which the next call
+ *   overwrites. A call during another call in the same session fails with REXIT_INVALID_ARGUMENT. Give each thread its own
+ *   session. rexit_session_cancel(), rexit_session_get_segment() and rexit_session_get_memory() are the exceptions: any thread
+ *   may call them at any time, and they do not wait for a running call.
  *
  * Structs
- * - Most begin with `struct_size`, so that later versions can add fields. Zero-initialise the struct, set
- *   `struct_size = sizeof(the struct)`, then set what you need: `rexit_request request = {.struct_size = sizeof request};`.
- *   `reserved` stays 0.
- * - rexit_id, rexit_score and rexit_input are array entries without their own size: `id_size`, `score_size` and `input_size` of
- *   the request give it.
- * - Fields beyond the size passed take their defaults. If the struct is longer than this library knows, unknown fields must be 0,
- *   or the call fails with REXIT_INVALID_ARGUMENT; unknown output fields are set to 0.
- * - NULL options mean all defaults.
+ * - Zero-initialise what you pass, then set what you need. NULL options mean all defaults.
  *
  * Trust
  * - A bundle need not come from a trusted source. Opening checks the structure of all files; a row of the catalog is checked
@@ -107,7 +104,7 @@ REXIT_API const char* rexit_version(void);
  * itself. */
 typedef enum rexit_status {
   REXIT_OK = 0,
-  REXIT_INVALID_ARGUMENT = 100, /* a null pointer, a wrong struct_size, an option out of range */
+  REXIT_INVALID_ARGUMENT = 100, /* a null pointer, a request that cannot be read, an option out of range */
   REXIT_UNKNOWN_ITEM = 101,     /* an item id that is not in the catalog */
   REXIT_UNKNOWN_VARIANT = 102,  /* the bundle has no such variant */
   REXIT_NOT_FOUND = 200,        /* a file of the bundle, or an engine for this GPU, does not exist or cannot be read */
@@ -153,11 +150,9 @@ REXIT_API void rexit_set_log(void (*log)(void* context, rexit_log_level level, c
 
 /* A variant as its files describe it. */
 typedef struct rexit_variant_info {
-  size_t struct_size;   /* set by the caller */
   size_t variant_count; /* variants in this bundle */
   char name[256], target[32], precision[32];
   int32_t calibrated; /* 1: it has a policy */
-  int32_t reserved;
   /* Memory that opening it takes, in bytes, without ONNX Runtime or TensorRT and their working memory, which
    * rexit_session_get_memory reports once a session has run. */
   size_t graph_bytes;   /* graphs and weights, loaded once per opened bundle; TensorRT engines may be larger or smaller */
@@ -192,7 +187,6 @@ typedef enum rexit_spinning {
 } rexit_spinning;
 
 typedef struct rexit_bundle_options {
-  size_t struct_size;
   const char* variant;             /* by name; NULL: the first with a policy, or else the first */
   const char* onnxruntime_library; /* path of libonnxruntime.so; NULL: $REXIT_ONNXRUNTIME_LIBRARY, else the system's. Loaded once
                                       per process: later opens ignore it */
@@ -253,7 +247,6 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_archive_verify(const void* archive,
 REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
 
 typedef struct rexit_bundle_info {
-  size_t struct_size;   /* set by the caller */
   size_t users, items;  /* in the catalog */
   size_t exits;         /* with exit zero, if the bundle has it */
   size_t layers;        /* of the whole model */
@@ -261,36 +254,34 @@ typedef struct rexit_bundle_info {
   size_t max_positions; /* longest prompt, in tokens: the prefix and one candidate */
   int32_t string_user_ids, string_item_ids; /* 1: ids are strings; 0: integers */
   int32_t calibrated;                       /* 1: the variant has a policy; 0: every candidate runs to the last exit */
-  int32_t ordered;                          /* of the policy's top-k rule, as in rexit_top_k */
+  int32_t ordered;                          /* of the policy's top-k rule */
   const char* variant;                      /* its name; valid until the bundle is closed */
-  size_t top_k;        /* of the bundle's policy, as in rexit_top_k, with `ordered`; 0: it has no such rule */
-  size_t quorum;       /* likewise, as in rexit_policy */
-  size_t vocabulary;   /* token ids of a request are below this */
+  size_t top_k;                             /* of the bundle's policy, `top_k.k`, with `ordered`; 0: it has no such rule */
+  size_t quorum;                            /* likewise */
+  size_t vocabulary;                        /* token ids of a request are below this */
   int32_t has_catalog; /* 1: requests name users and items, or are token ids; 0: token ids only, and the fields above that are
                           about the catalog are 0 */
   float prior_shift;   /* probability = sigmoid(c + prior_shift): where negatives were sampled, it is that in the population */
   const char* policy_sha256; /* digest of the variant's policy.json, in hexadecimal; "" without a policy; valid until the bundle
                                 is closed */
   size_t segments;           /* as many as exits, or one less with exit zero */
-  int32_t scores; /* 1: exit zero reads rexit_request.scores: requests must have them, by ids or, without a catalog, by token
-                     ids */
-  int32_t reserved_2;
+  int32_t scores;            /* 1: exit zero reads a request's `scores`: requests must have them */
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
 
-/* An exit and its part of the bundle's policy (see rexit_policy). An `upper` or `lower` of +infinity never stops a candidate. */
+/* An exit and its part of the bundle's policy, as docs/format/policy.md has it. An `upper` or `lower` of +infinity never stops a
+ * candidate. */
 typedef struct rexit_exit_info {
-  size_t struct_size; /* set by the caller */
-  size_t layers;      /* layers up to this exit */
-  float a, b;         /* Platt map: c = a z + b, plus what `earlier` adds */
+  size_t layers; /* layers up to this exit */
+  float a, b;    /* Platt map: c = a z + b, plus what `earlier` adds */
   float upper, lower;
   size_t patience;
-  float rise, fall; /* as in rexit_top_k; 0 without that rule, and at the last exit */
+  float rise, fall; /* of the top-k rule; 0 without it, and at the last exit */
   /* [exit] weights w: the heads of the exits before this one add w[0] z[0] + ... + w[exit - 1] z[exit - 1] to c. NULL: they add
    * nothing. Valid until the bundle is closed. */
   const float* earlier;
-  size_t keep; /* as in rexit_policy; 0: no limit */
+  size_t keep; /* candidates that go on at most; 0: no limit */
 } rexit_exit_info;
 
 /* `exit` counts from 0. */
@@ -308,7 +299,6 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_read_file(const rexit_bundle
 typedef struct rexit_session rexit_session;
 
 typedef struct rexit_session_options {
-  size_t struct_size;
   size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; 0: 32 MiB. When full,
                          it evicts first a prefix that a newer one mostly contains, then the least recently used. The current
                          request's prefix stays even if it alone is larger */
@@ -327,120 +317,36 @@ REXIT_API void rexit_session_destroy(rexit_session* session);
  * memory. Drops the cached prefixes. REXIT_BACKEND_FAILED; REXIT_CANCELLED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
 
-/* --- Requests ------------------------------------------------------------------------------------------------------------ */
+/* --- Requests ------------------------------------------------------------------------------------------------------------ *
+ *
+ * A request is a JSON document, [request_bytes], UTF-8; docs/format/request.md lists its fields. It need not end with a NUL. A
+ * message about it begins with the path of the field, like `items[3]`. */
 
-/* An id as in the interactions. `text` NULL: the integer `number`; otherwise the string `text`. Zero-initialise it. */
-typedef struct rexit_id {
-  int64_t number;
-  const char* text;
-} rexit_id;
-
-/* A rule for the whole slate. After exit e, a candidate's final c is expected in the interval [c - fall[e], c + rise[e]]. Of the
- * other candidates' intervals, including those of stopped candidates, some lie entirely above its own, and some reach its lower
- * end. A candidate stops when at least `k` lie above (it is not among the best k), or fewer than `k` reach it (it is). If
- * `ordered` is 1, a candidate among the best k stops only when its rank is certain: all that reach it lie above. */
-typedef struct rexit_top_k {
-  size_t struct_size;
-  size_t k;          /* at least 1; the request's own top_k, if set, replaces it */
-  const float* rise; /* [exits - 1], finite, 0 or more */
-  const float* fall; /* [exits - 1], likewise */
-  int32_t ordered;
-  int32_t reserved;
-} rexit_top_k;
-
-/* Replaces the bundle's stopping rules for one request; the Platt maps remain the bundle's. After exit k, in this order; at the
- * last exit every candidate stops:
- * 1. a candidate stops when c >= upper[k] or c <= -lower[k], and its last `patience` heads agree on the sign of c;
- * 2. of the rest, candidates stop by the rule of rexit_top_k;
- * 3. of the rest, all but the keep[k] with the largest c stop, if keep[k] is not 0; of equals the first of the request go on;
- * 4. the rest stop if at most `quorum` candidates of the request remain. */
-typedef struct rexit_policy {
-  size_t struct_size;
-  const float* upper;       /* [exits], not NaN; +infinity: never */
-  const float* lower;       /* [exits], likewise */
-  size_t exits;             /* must equal the bundle's */
-  size_t patience;          /* at least 1 */
-  size_t quorum;            /* at most 2^31 - 1; 0: never */
-  const rexit_top_k* top_k; /* NULL: no such rule */
-  const size_t* keep;       /* [exits], at most 2^31 - 1, the last one 0; NULL: no limits */
-} rexit_policy;
-
-/* The value of an {input.NAME} of the prompt's template, such as a device or a search query. Zero-initialise it. */
-typedef struct rexit_input {
-  const char* name;
-  const char* text;      /* the value as text; NULL: `tokens`, or else `number`. A whole number is the same as the text that is
-                            written like it, and a text that is a number is that number for an input of numbers */
-  const int32_t* tokens; /* token ids of an input with max_tokens, [token_count], below rexit_bundle_info.vocabulary; not NULL
-                            also if there are none. They enter the prompt as they are. If a space precedes the placeholder, it
-                            belongs to the text: tokenize " query" (docs/how-to/request-inputs.md) */
-  size_t token_count;    /* at most the template's max_tokens: a text is never cut; 0: the text is missing */
-  double number;
-} rexit_input;
-
-/* A prompt as the caller's own token ids: no catalog is read, so the bundle need not have one. The session caches the prefix as
- * it caches a user's: the same tokens again need no computation, and a common start is reused. */
-typedef struct rexit_tokens {
-  size_t struct_size;
-  const int32_t* prefix;          /* what all candidates share, [prefix_count]; may be NULL if it is empty */
-  size_t prefix_count;            /* may be 0: then a candidate is the whole prompt */
-  const int32_t* candidates;      /* the tokens of all candidates, one candidate after the other */
-  const size_t* candidate_counts; /* tokens of each candidate, at least 1, [candidate_count] */
-  size_t candidate_count;         /* at least 1 */
-} rexit_tokens;
-
-typedef struct rexit_request {
-  size_t struct_size;
-  size_t id_size;               /* sizeof(rexit_id), for `user`, `items` and `recent_items` */
-  size_t score_size;            /* sizeof(rexit_score), for scores_out; only rexit_session_score reads it */
-  const rexit_tokens* tokens;   /* the prompt as token ids; scores are those of the same prompt from a catalog, to the bit. Ids
-                                   of vectors, from rexit_bundle_info.vocabulary on, are refused, as negative ones are.
-                                   `user`, `items`, `recent_items`, `as_of` and `inputs` must then be unset. NULL: users and
-                                   items of the catalog */
-  const rexit_id* user;         /* a user who is not in the catalog is represented by recent_items alone */
-  const rexit_id* items;        /* the slate, [item_count] */
-  size_t item_count;            /* at least 1 */
-  const rexit_id* recent_items; /* interactions newer than the catalog's, oldest first, [recent_count]; may be NULL if there are
-                                   none */
-  const uint8_t* recent_liked;  /* [recent_count], 1: liked, 0: not; NULL: all liked */
-  size_t recent_count;
-  int32_t has_as_of; /* 1: only interactions of the catalog with time < as_of enter the prompt; 0: all do */
-  int32_t reserved;
-  int64_t as_of;              /* in the unit of the interactions' times */
-  const rexit_policy* policy; /* NULL: the bundle's */
-  int32_t has_force_exit;     /* 1: every candidate stops at exit `force_exit`, whatever the policy says */
+/* What the caller of a request decides, not the request. */
+typedef struct rexit_call_options {
+  int64_t waited_us;   /* since the request arrived, 0 or more: its deadline counts from then */
+  int64_t deadline_us; /* of a request without `deadline_ms`, from its arrival; 0: none */
+  const char* policy;  /* JSON, [policy_bytes]: replaces the bundle's rules by those of a policy.json, `patience`, `exits` with
+                          `upper`, `lower` and `keep`, `quorum` and `top_k`, as docs/format/policy.md has them. The maps `a`, `b`
+                          and `earlier` remain the bundle's. NULL: the bundle's policy */
+  size_t policy_bytes;
+  int32_t has_force_exit; /* 1: every candidate stops at exit `force_exit`, whatever policy and request say */
   uint32_t force_exit;
-  int64_t deadline_us; /* from the start of the call; no segment starts after it, and a candidate's answer is that of the deepest
-                          exit it has reached, see rexit_score; 0: none */
-  size_t top_k;        /* 0: all, in the order of the request; otherwise the `top_k` with the largest c, best first. Ties keep the
-                          order of the request; candidates without an answer come last. Also replaces the k of the policy's
-                          rexit_top_k, if it has one and there are more candidates */
-  const rexit_input* inputs; /* [input_count], each name at most once; may be NULL if there are none. A name that the prompt does
-                                not place is refused with REXIT_INVALID_ARGUMENT. So is a value that the template does not take,
-                                or an input that is left out, unless the template says what stands for it (`missing`). A text
-                                with too many tokens, or with a number that is not a token id, is always refused */
-  size_t input_count;
-  size_t input_size; /* sizeof(rexit_input), for `inputs` */
-  /* [candidates], finite: the first stage's numbers, such as BM25's, which exit zero reads. Of `items` they are an input of its
-   * graph, required exactly if rexit_bundle_info.scores is 1. Of `tokens` they are its log-odds, required exactly if the bundle
-   * has exit zero. */
-  const float* scores;
-} rexit_request;
+} rexit_call_options;
 
 /* The `exit` of a candidate without an answer. */
 #define REXIT_NO_EXIT UINT32_MAX
 
 typedef struct rexit_score {
-  uint32_t item;      /* index into request.items, or number of the candidate of request.tokens */
+  uint32_t item;      /* number of the candidate, from 0, in the request */
   uint32_t exit;      /* the exit that answered; REXIT_NO_EXIT if the deadline passed before the first one */
   float probability;  /* of `yes`, calibrated: sigmoid(c + prior_shift); NaN without an answer */
   float log_odds;     /* raw, at that exit; NaN without an answer */
   uint32_t cut_short; /* 1: the deadline stopped this candidate, not the policy */
-  uint32_t reserved;
 } rexit_score;
 
 /* The cost of a request. candidate_layers is a sum over candidates: divide by `candidates` for the mean. */
 typedef struct rexit_stats {
-  size_t struct_size;            /* set by the caller */
   uint64_t prefix_tokens;        /* in this request's prefix */
   uint64_t prefix_tokens_reused; /* leading tokens that needed no computation: all if the same prefix is cached; otherwise those
                                     in common with a cached one or with the pinned start (see rexit_memory), if at least a
@@ -454,62 +360,45 @@ typedef struct rexit_stats {
   double prefix_us, slate_us;    /* for the prefix, and for the candidates; also counted if the deadline passes */
   double total_us;
   int32_t known_user; /* 1: the user is in the catalog; 0: not: a new user, or a mistyped id; or the request is token ids */
-  int32_t reserved;
 } rexit_stats;
 
-/* Scores a slate. `scores_out` has room for an entry per candidate, or for min(top_k, candidates) if top_k is set. `stats_out`
- * may be NULL. Returns REXIT_OK even if the deadline passed, as long as a candidate has an answer. Logs one warning per opened
- * bundle if its policy decides on a longer slate than in its calibration.
+/* Scores a slate: *scores_out is [*count_out], in the order of the request or, with `top_k`, best first. `options` and
+ * `stats_out` may be NULL. Returns REXIT_OK even if the deadline passed, as long as a candidate has an answer. Logs one warning
+ * per opened bundle if its policy decides on a longer slate than in its calibration.
  *
- * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer; REXIT_CANCELLED; REXIT_MISMATCH if a file of
- * the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a candidate; REXIT_BACKEND_FAILED, also if a head's
- * logits are not finite. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request,
-                                                           rexit_score* scores_out, rexit_stats* stats_out);
+ * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer, or the deadline passed while the request
+ * waited; REXIT_CANCELLED; REXIT_MISMATCH if a file of the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a
+ * candidate; REXIT_BACKEND_FAILED, also if a head's logits are not finite. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* session, const char* request, size_t request_bytes,
+                                                           const rexit_call_options* options, const rexit_score** scores_out,
+                                                           size_t* count_out, rexit_stats* stats_out);
 
-/* Settings of a request in JSON that its caller decides. */
-typedef struct rexit_json_options {
-  size_t struct_size;
-  int64_t waited_us;          /* since the request arrived, 0 or more: its deadline counts from then */
-  int64_t deadline_us;        /* of a request without `deadline_ms`, from its arrival; 0: none */
-  const rexit_policy* policy; /* NULL: the bundle's */
-  int32_t has_force_exit;     /* 1: `force_exit` takes the place of the request's */
-  uint32_t force_exit;
-  const rexit_input* texts; /* [text_count], with token ids: they take the place of the strings that the request has for the
-                               inputs of these names. May be NULL if there are none */
-  size_t text_count;
-  size_t input_size; /* sizeof(rexit_input), for `texts` */
-} rexit_json_options;
-
-/* Scores a request in JSON, [request_bytes], UTF-8; docs/format/request.md lists its fields and those of the answer. It is read
- * and refused by the same rules as a rexit_request; a message begins with the path of the field, like `items[3]`. `*answer_out`
- * is one line of JSON without a newline, [*answer_bytes_out] and a NUL behind it, valid until the session's next call.
- * `stats_out` may be NULL, and so may `options`.
- *
- * REXIT_DEADLINE also if the deadline passed while the request waited; otherwise statuses as for rexit_session_score. */
+/* The same with an answer in JSON: *answer_out is one line without a newline, [*answer_bytes_out] and a NUL behind it. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_json(rexit_session* session, const char* request, size_t request_bytes,
-                                                                const rexit_json_options* options, const char** answer_out,
+                                                                const rexit_call_options* options, const char** answer_out,
                                                                 size_t* answer_bytes_out, rexit_stats* stats_out);
 
-/* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us and top_k.
- * `log_odds_out` is [candidates, exits]. `stats_out` may be NULL. Statuses as for rexit_session_score, except
- * REXIT_DEADLINE. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request,
-                                                           float* log_odds_out, rexit_stats* stats_out);
+/* Computes the raw log-odds at every exit, whatever the policy and the request's `top_k`, `deadline_ms` and `force_exit` say.
+ * *log_odds_out is [candidates, exits], *count_out the number of candidates. `stats_out` may be NULL. Statuses as for
+ * rexit_session_score, except REXIT_DEADLINE. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const char* request, size_t request_bytes,
+                                                           const float** log_odds_out, size_t* count_out, rexit_stats* stats_out);
 
-/* Assembles the request's prompt without running the model: the token ids of the prefix, then those of each candidate. Ids from
- * the tokenizer's vocabulary size on are vectors, of items and of the user; docs/format.md defines them. offsets_out[0] is 0,
- * offsets_out[1] the end of the prefix, offsets_out[2 + i] the end of candidate i: candidates + 2 entries. *count_out is the
- * number of tokens. If it exceeds `capacity`, nothing else is written, and tokens_out and offsets_out may be NULL: call once with
- * capacity 0 to learn the size, then again. Statuses as for rexit_session_trace, except REXIT_BACKEND_FAILED. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request,
-                                                            int32_t* tokens_out, size_t capacity, size_t* offsets_out,
-                                                            size_t* count_out);
+/* A request's token ids, without running the model. Those from rexit_bundle_info.vocabulary on are vectors, of items and of the
+ * user; docs/format.md defines them. */
+typedef struct rexit_prompt {
+  const int32_t* tokens;
+  const size_t* ends; /* [1 + candidate_count]: where the prefix and each candidate behind it end in `tokens` */
+  size_t candidate_count;
+} rexit_prompt;
+
+/* Assembles the request's prompt. Statuses as for rexit_session_trace, except REXIT_BACKEND_FAILED. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const char* request, size_t request_bytes,
+                                                            rexit_prompt* prompt_out);
 
 /* A golden sample, a slate whose prompt and log-odds were recorded at export, against what is computed here. Lines and numbers
  * are valid until the session's next call. */
 typedef struct rexit_golden_check {
-  size_t struct_size;   /* set by the caller */
   size_t slate_count;   /* golden samples of the variant, for the bundle's catalog */
   size_t item_count;    /* candidates of this one */
   float tolerance;      /* the largest difference of log-odds that the variant allows */
@@ -535,7 +424,6 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_cancel(rexit_session* sessi
 
 /* A segment's work in a call. Times are of running the segment alone, without packing the slate and applying the policy. */
 typedef struct rexit_segment_stats {
-  size_t struct_size;         /* set by the caller */
   uint64_t prefix_tokens;     /* computed, not taken from the cache */
   uint64_t candidates;        /* that reached this segment */
   uint64_t candidate_tokens;  /* of those candidates */
@@ -549,9 +437,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_segment(const rexit_ses
 
 /* In bytes. */
 typedef struct rexit_memory {
-  size_t struct_size; /* set by the caller */
-  size_t prefixes;    /* this session's cached prefixes, limited by cache_bytes */
-  size_t buffers;     /* this session's other buffers: hidden states, prompts, answers */
+  size_t prefixes; /* this session's cached prefixes, limited by cache_bytes */
+  size_t buffers;  /* this session's other buffers: hidden states, prompts, answers */
   /* Host memory of ONNX Runtime, for all sessions of the process together; memory that its providers hold on a GPU is not
    * counted. Both are 0 with TensorRT. */
   size_t working; /* for running a segment, kept for the next run; without a block of attention scores per thread of the pool, at

@@ -1,5 +1,5 @@
-// rexit for C++17: the C API with RAII, exceptions and vectors. Header only. It adds no behaviour: rexit.h documents every call,
-// with units, defaults and thread rules.
+// rexit for C++17: the C API with RAII, exceptions and vectors, and builders that write requests. Header only. It adds no
+// behaviour: rexit.h documents every call, with units, defaults and thread rules.
 //
 //   rexit::Bundle bundle("bundle");
 //   rexit::Session session(bundle);
@@ -7,6 +7,9 @@
 #ifndef REXIT_REXIT_HPP
 #define REXIT_REXIT_HPP
 
+#include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -41,17 +44,10 @@ inline void check(rexit_status status) {
 
 namespace detail {
 
-template <class Struct>
-Struct sized() {
-  Struct value{};
-  value.struct_size = sizeof value;
-  return value;
-}
-
 // What `write(&value)` writes; it returns its status.
 template <class Struct, class Write>
 Struct read(const Write& write) {
-  Struct value = sized<Struct>();
+  Struct value{};
   check(write(&value));
   return value;
 }
@@ -79,7 +75,7 @@ struct BundleOptions {
 // Describes the variants of the bundle at `path`, without loading them. See rexit_bundle_get_variant.
 inline std::vector<rexit_variant_info> variants(const std::string& path) {
   std::vector<rexit_variant_info> variants;
-  auto info = detail::sized<rexit_variant_info>();
+  rexit_variant_info info{};
   do {
     check(rexit_bundle_get_variant(path.c_str(), variants.size(), &info));
     variants.push_back(info);
@@ -161,7 +157,7 @@ class Bundle {
       keys.push_back(key.c_str());
       values.push_back(value.c_str());
     }
-    auto c_options = detail::sized<rexit_bundle_options>();
+    rexit_bundle_options c_options{};
     c_options.variant = or_null(options.variant);
     c_options.onnxruntime_library = or_null(options.onnxruntime_library);
     c_options.device = or_null(options.device);
@@ -216,233 +212,191 @@ class LiveBundle {
   Bundle current_;
 };
 
-// See rexit_top_k.
+namespace detail {
+
+inline void write(std::string& json, std::int64_t number) { json += std::to_string(number); }
+
+// JSON has no infinity and no NaN: null.
+inline void write(std::string& json, double number) {
+  if (!std::isfinite(number)) {
+    json += "null";
+    return;
+  }
+  char text[32];
+  json.append(text, std::to_chars(text, text + sizeof text, number).ptr);
+}
+
+inline void write(std::string& json, std::string_view text) {
+  json += '"';
+  for (const char character : text) {
+    if (static_cast<unsigned char>(character) < 0x20) {
+      constexpr char digits[] = "0123456789abcdef";
+      ((json += "\\u00") += digits[character >> 4]) += digits[character & 15];
+      continue;
+    }
+    if (character == '"' || character == '\\') json += '\\';
+    json += character;
+  }
+  json += '"';
+}
+
+inline void write(std::string& json, const Id& id) {
+  if (const auto* text = std::get_if<std::string>(&id))
+    write(json, std::string_view(*text));
+  else
+    write(json, std::get<std::int64_t>(id));
+}
+
+// An array: element(i) writes element i.
+template <class Element>
+void write_array(std::string& json, std::size_t count, const Element& element) {
+  json += '[';
+  for (std::size_t i = 0; i < count; ++i) {
+    if (i != 0) json += ',';
+    element(i);
+  }
+  json += ']';
+}
+
+template <class Value>
+void write(std::string& json, const std::vector<Value>& values) {
+  write_array(json, values.size(), [&](std::size_t i) {
+    if constexpr (std::is_integral_v<Value>)
+      write(json, std::int64_t{values[i]});
+    else if constexpr (std::is_floating_point_v<Value>)
+      write(json, double{values[i]});
+    else
+      write(json, values[i]);
+  });
+}
+
+// Adds a member to the inside of an object, and returns where its value goes.
+inline std::string& write_key(std::string& members, std::string_view name) {
+  if (!members.empty()) members += ',';
+  write(members, name);
+  return members += ':';
+}
+
+}  // namespace detail
+
+// The top-k rule of a policy; see docs/format/policy.md.
 struct TopK {
   std::size_t k = 1;
   bool ordered = false;
   std::vector<float> rise, fall;  // [exits - 1]
 };
 
-// Replaces the bundle's stopping rules; see rexit_policy.
+// Stopping rules that replace the bundle's; see docs/format/policy.md.
 struct Policy {
-  std::vector<float> upper, lower;  // [exits]
+  std::vector<float> upper, lower;  // [exits]; infinity: never
   std::size_t patience = 1;
   std::size_t quorum = 0;
   std::optional<TopK> top_k = std::nullopt;
-  std::vector<std::size_t> keep = {};  // [exits], or empty: no limits
-};
+  std::vector<std::size_t> keep = {};  // [exits], 0: no limit; or empty: no limits
 
-// The value of an {input.NAME}: a number, a text or token ids; see rexit_input.
-using Input = std::variant<double, std::string, std::vector<std::int32_t>>;
-
-// A prompt as token ids; see rexit_tokens.
-struct Tokens {
-  std::vector<std::int32_t> prefix;
-  std::vector<std::int32_t> candidates;  // one candidate after the other
-  std::vector<std::size_t> counts;       // tokens of each candidate
-};
-
-namespace detail {
-
-// The C struct of a Policy. It points into `source` and itself.
-class PolicyView {
- public:
-  explicit PolicyView(const std::optional<Policy>& source) {
-    if (!source) return;
-    if (const std::optional<TopK>& rule = source->top_k)
-      top_k_ = {sizeof top_k_, rule->k, rule->rise.data(), rule->fall.data(), rule->ordered ? 1 : 0, 0};
-    policy_ = {sizeof policy_,
-               source->upper.data(),
-               source->lower.data(),
-               source->upper.size(),
-               source->patience,
-               source->quorum,
-               source->top_k ? &top_k_ : nullptr,
-               source->keep.empty() ? nullptr : source->keep.data()};
+  // The document for CallOptions. Throws std::invalid_argument for thresholds that are NaN, and for lists of different lengths.
+  std::string json() const {
+    if (lower.size() != upper.size() || (!keep.empty() && keep.size() != upper.size()))
+      throw std::invalid_argument("policy has " + std::to_string(upper.size()) + " upper thresholds, " +
+                                  std::to_string(lower.size()) + " lower ones and " + std::to_string(keep.size()) +
+                                  " numbers to keep, expected one of each per exit");
+    std::string text = "{\"patience\":" + std::to_string(patience) + ",\"quorum\":" + std::to_string(quorum) + ",\"exits\":";
+    detail::write_array(text, upper.size(), [&](std::size_t k) {
+      text += "{\"upper\":";
+      detail::write(text, threshold(upper[k], k));
+      text += ",\"lower\":";
+      detail::write(text, threshold(lower[k], k));
+      if (!keep.empty() && keep[k] != 0) text += ",\"keep\":" + std::to_string(keep[k]);
+      text += '}';
+    });
+    if (top_k) {
+      text += ",\"top_k\":{\"k\":" + std::to_string(top_k->k) + ",\"ordered\":" + (top_k->ordered ? "true" : "false");
+      detail::write(text += ",\"rise\":", top_k->rise);
+      detail::write(text += ",\"fall\":", top_k->fall);
+      text += '}';
+    }
+    return text += '}';
   }
-  PolicyView(const PolicyView&) = delete;
-  PolicyView& operator=(const PolicyView&) = delete;
-
-  // Null without a policy.
-  const rexit_policy* get() const noexcept { return policy_.struct_size == 0 ? nullptr : &policy_; }
 
  private:
-  rexit_top_k top_k_{};
-  rexit_policy policy_{};
+  static double threshold(float value, std::size_t exit) {
+    if (std::isnan(value)) throw std::invalid_argument("policy: a threshold of exit " + std::to_string(exit) + " is NaN");
+    return std::max(value, std::numeric_limits<float>::lowest());  // which every c exceeds, as it does -infinity
+  }
 };
 
-// C strings end at a NUL. Throws std::invalid_argument with `name` if the text has one.
-inline void check_no_nul(const std::string& text, const std::string& name) {
-  if (text.find('\0') != std::string::npos) throw std::invalid_argument(name + " has a NUL, expected text without one");
-}
+// The value of an {input.NAME}: a number, a text or token ids.
+using Input = std::variant<double, std::string, std::vector<std::int32_t>>;
 
-inline void check_policy(const Policy& policy) {
-  if (policy.upper.size() != policy.lower.size())
-    throw std::invalid_argument("policy has " + std::to_string(policy.upper.size()) + " upper and " +
-                                std::to_string(policy.lower.size()) + " lower thresholds, expected as many as exits");
-  if (const auto& rule = policy.top_k;
-      rule && (rule->rise.size() + 1 != policy.upper.size() || rule->fall.size() + 1 != policy.upper.size()))
-    throw std::invalid_argument("policy.top_k has " + std::to_string(rule->rise.size()) + " rises and " +
-                                std::to_string(rule->fall.size()) + " falls, expected as many as exits except the last");
-  if (!policy.keep.empty() && policy.keep.size() != policy.upper.size())
-    throw std::invalid_argument("policy.keep has " + std::to_string(policy.keep.size()) + " numbers, expected as many as exits");
-}
+// A prompt as token ids.
+struct Tokens {
+  std::vector<std::int32_t> prefix;
+  std::vector<std::vector<std::int32_t>> candidates;
+};
 
-inline rexit_id view(const Id& id) {
-  if (const auto* text = std::get_if<std::string>(&id)) return {0, text->c_str()};
-  return {std::get<std::int64_t>(id), nullptr};
-}
-
-inline std::vector<rexit_id> views(const std::vector<Id>& ids) {
-  std::vector<rexit_id> result;
-  result.reserve(ids.size());
-  for (const Id& id : ids) result.push_back(view(id));
-  return result;
-}
-
-inline rexit_input view(const std::string& name, const std::vector<std::int32_t>& tokens) {
-  static constexpr std::int32_t no_tokens = 0;
-  return {name.c_str(), nullptr, tokens.empty() ? &no_tokens : tokens.data(), tokens.size(), 0};
-}
-
-inline rexit_input view(const std::string& name, const Input& value) {
-  if (const auto* tokens = std::get_if<std::vector<std::int32_t>>(&value)) return view(name, *tokens);
-  if (const auto* text = std::get_if<std::string>(&value)) return {name.c_str(), text->c_str(), nullptr, 0, 0};
-  return {name.c_str(), nullptr, nullptr, 0, std::get<double>(value)};
-}
-
-// `values`: pairs of a name and a value.
-template <class Values>
-std::vector<rexit_input> input_views(const Values& values) {
-  std::vector<rexit_input> result;
-  result.reserve(values.size());
-  for (const auto& [name, value] : values) result.push_back(view(name, value));
-  return result;
-}
-
-}  // namespace detail
-
-// A request that owns its ids and tokens; see rexit_request. Setters return *this, for chaining. They throw std::invalid_argument
-// for a text with a NUL and for lists whose lengths differ; all else is checked when it is scored.
+// Writes a request; docs/format/request.md lists its fields. Setters return *this, for chaining; each is called once at most,
+// except input(). The library checks everything when the request is scored.
 class Request {
  public:
   // For a user; items() says what is scored.
-  explicit Request(Id user) : user_(std::move(user)) { check(*user_, "user"); }
-  // A prompt as token ids: no user, items, recent, as_of or input.
-  explicit Request(Tokens tokens) : tokens_(std::move(tokens)) {
-    std::size_t rest = tokens_->candidates.size();
-    for (const std::size_t count : tokens_->counts) {
-      if (count > rest) throw std::invalid_argument("counts add up to more than the candidates' tokens");
-      rest -= count;
-    }
-    if (rest != 0) throw std::invalid_argument("counts add up to less than the candidates' tokens");
+  explicit Request(const Id& user) { detail::write(field("user"), user); }
+  // A prompt as token ids: no items, recent, as_of or input.
+  explicit Request(const Tokens& tokens) {
+    if (!tokens.prefix.empty()) detail::write(field("prefix"), tokens.prefix);
+    detail::write(field("candidates"), tokens.candidates);
   }
 
-  Request& items(std::vector<Id> ids) {
-    check(ids, "items");
-    return items_ = std::move(ids), *this;
-  }
-  // Interactions newer than the catalog's, oldest first; `liked` empty: all liked.
-  Request& recent(std::vector<Id> ids, std::vector<std::uint8_t> liked = {}) {
-    check(ids, "recent");
+  Request& items(const std::vector<Id>& ids) { return detail::write(field("items"), ids), *this; }
+  // Interactions newer than the catalog's, oldest first; `liked` empty: all liked. Throws std::invalid_argument for lists of
+  // different lengths.
+  Request& recent(const std::vector<Id>& ids, const std::vector<std::uint8_t>& liked = {}) {
     if (!liked.empty() && liked.size() != ids.size())
       throw std::invalid_argument("recent has " + std::to_string(ids.size()) + " items and " + std::to_string(liked.size()) +
                                   " verdicts, expected one verdict per item");
-    return recent_ = std::move(ids), liked_ = std::move(liked), *this;
+    std::string& json = field("recent");
+    detail::write_array(json, ids.size(), [&](std::size_t i) {
+      const bool is_disliked = !liked.empty() && liked[i] == 0;
+      if (is_disliked) json += '[';
+      detail::write(json, ids[i]);
+      if (is_disliked) json += ",false]";
+    });
+    return *this;
   }
-  Request& as_of(std::int64_t time) { return as_of_ = time, *this; }
+  Request& as_of(std::int64_t time) { return detail::write(field("as_of"), time), *this; }
   // The value of {input.NAME}, one call for each name.
-  Request& input(std::string name, Input value) {
-    detail::check_no_nul(name, "the name of an input");
-    if (const auto* text = std::get_if<std::string>(&value)) detail::check_no_nul(*text, "inputs." + name);
-    return inputs_.emplace_back(std::move(name), std::move(value)), *this;
+  Request& input(std::string_view name, const Input& value) {
+    std::string& json = detail::write_key(inputs_, name);
+    std::visit([&](const auto& of_kind) { write_input(json, of_kind); }, value);
+    return *this;
   }
+  // The first stage's numbers, one for each candidate.
+  Request& scores(const std::vector<float>& scores) { return detail::write(field("scores"), scores), *this; }
+  Request& top_k(std::size_t k) { return detail::write(field("top_k"), static_cast<std::int64_t>(k)), *this; }
+  Request& deadline_ms(double milliseconds) { return detail::write(field("deadline_ms"), milliseconds), *this; }
+  Request& force_exit(std::size_t exit) { return detail::write(field("force_exit"), static_cast<std::int64_t>(exit)), *this; }
 
-  // The first stage's numbers, one for each candidate; see rexit_request.
-  Request& scores(std::vector<float> scores) { return scores_ = std::move(scores), *this; }
-
-  Request& policy(Policy policy) {
-    detail::check_policy(policy);
-    return policy_ = std::move(policy), *this;
-  }
-  Request& force_exit(std::uint32_t exit) { return force_exit_ = exit, *this; }
-  Request& deadline_us(std::int64_t microseconds) { return deadline_us_ = microseconds, *this; }
-  Request& top_k(std::size_t k) { return top_k_ = k, *this; }
-
-  std::size_t top_k() const noexcept { return top_k_; }
-  std::size_t candidates() const noexcept { return tokens_ ? tokens_->counts.size() : items_.size(); }
-
-  // Calls use(request) with a `const rexit_request&` that points into this object, and returns its result.
-  template <class Use>
-  auto view(Use&& use) const {
-    static constexpr float no_scores = 0;
-    if (scores_ && scores_->size() != candidates())
-      throw std::invalid_argument("scores has " + std::to_string(scores_->size()) + " numbers, expected one for each of " +
-                                  (tokens_ ? "candidates" : "items") + ", " + std::to_string(candidates()));
-    const rexit_id user = user_ ? detail::view(*user_) : rexit_id{};
-    const std::vector<rexit_id> items = detail::views(items_), recent = detail::views(recent_);
-    const std::vector<rexit_input> inputs = detail::input_views(inputs_);
-    const detail::PolicyView policy(policy_);
-    rexit_tokens tokens{};
-    auto request = detail::sized<rexit_request>();
-    request.id_size = sizeof(rexit_id);
-    request.score_size = sizeof(rexit_score);
-    request.input_size = sizeof(rexit_input);
-    if (tokens_) {
-      static constexpr std::int32_t no_tokens = 0;
-      tokens = {sizeof tokens,          tokens_->prefix.data(),
-                tokens_->prefix.size(), tokens_->candidates.empty() ? &no_tokens : tokens_->candidates.data(),
-                tokens_->counts.data(), tokens_->counts.size()};
-      request.tokens = &tokens;
-    }
-    request.user = user_ ? &user : nullptr;
-    request.items = items.data();
-    request.item_count = items.size();
-    request.recent_items = recent.data();
-    request.recent_liked = liked_.empty() ? nullptr : liked_.data();
-    request.recent_count = recent.size();
-    request.has_as_of = as_of_ ? 1 : 0;
-    request.as_of = as_of_.value_or(0);
-    request.inputs = inputs.data();
-    request.input_count = inputs.size();
-    request.policy = policy.get();
-    request.has_force_exit = force_exit_ ? 1 : 0;
-    request.force_exit = force_exit_.value_or(0);
-    request.deadline_us = deadline_us_;
-    request.top_k = top_k_;
-    if (scores_) request.scores = scores_->empty() ? &no_scores : scores_->data();
-    return use(static_cast<const rexit_request&>(request));
+  std::string json() const {
+    std::string fields = fields_;
+    if (!inputs_.empty()) ((detail::write_key(fields, "inputs") += '{') += inputs_) += '}';
+    return '{' + fields + '}';
   }
 
  private:
-  static void check(const Id& id, const std::string& name) {
-    if (const auto* text = std::get_if<std::string>(&id)) detail::check_no_nul(*text, name);
-  }
-  static void check(const std::vector<Id>& ids, const char* list) {
-    for (std::size_t i = 0; i < ids.size(); ++i)
-      if (std::holds_alternative<std::string>(ids[i])) check(ids[i], std::string(list) + "[" + std::to_string(i) + "]");
-  }
+  static void write_input(std::string& json, double number) { detail::write(json, number); }
+  static void write_input(std::string& json, const std::string& text) { detail::write(json, std::string_view(text)); }
+  static void write_input(std::string& json, const std::vector<std::int32_t>& tokens) { detail::write(json, tokens); }
 
-  std::optional<Id> user_;
-  std::optional<Tokens> tokens_;
-  std::vector<Id> items_, recent_;
-  std::vector<std::uint8_t> liked_;
-  std::optional<std::int64_t> as_of_;
-  std::vector<std::pair<std::string, Input>> inputs_;
-  std::optional<std::vector<float>> scores_;
-  std::optional<Policy> policy_;
-  std::optional<std::uint32_t> force_exit_;
-  std::int64_t deadline_us_ = 0;
-  std::size_t top_k_ = 0;
+  std::string& field(std::string_view name) { return detail::write_key(fields_, name); }
+
+  std::string fields_, inputs_;  // insides of objects
 };
 
-// Settings of a request in JSON; see rexit_json_options.
-struct JsonOptions {
+// What the caller of a request decides; see rexit_call_options.
+struct CallOptions {
   std::int64_t waited_us = 0;
   std::int64_t deadline_us = 0;  // 0: none
-  std::optional<Policy> policy = std::nullopt;
+  std::string policy = {};       // as Policy::json() writes it; empty: the bundle's
   std::optional<std::uint32_t> force_exit = std::nullopt;
-  std::vector<std::pair<std::string, std::vector<std::int32_t>>> texts = {};  // token ids by the name of the input
 };
 
 // An answer in JSON, a line without a newline.
@@ -471,10 +425,10 @@ struct GoldenCheck {
   std::vector<float> trace;      // [candidates, exits]
 };
 
-// A request's token ids; see rexit_session_prompt.
+// A request's token ids; see rexit_prompt.
 struct Prompt {
   std::vector<std::int32_t> tokens;
-  std::vector<std::size_t> offsets;  // 0, end of the prefix, end of candidate 0, …
+  std::vector<std::size_t> ends;  // of the prefix and of each candidate
 };
 
 // Buffers and cached prefixes. Only one thread at a time may use it, except that any thread may call cancel(), memory()
@@ -483,7 +437,7 @@ class Session {
  public:
   // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: limit for a slate's hidden states; 0: 256 MiB.
   explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0) : bundle_(bundle) {
-    auto options = detail::sized<rexit_session_options>();
+    rexit_session_options options{};
     options.cache_bytes = cache_bytes;
     options.slate_bytes = slate_bytes;
     rexit_session* handle = nullptr;
@@ -500,54 +454,38 @@ class Session {
 
   const Bundle& bundle() const noexcept { return bundle_; }
 
-  Scores score(const Request& request) {
+  // `request`: what Request::json() writes, or a document of the caller's.
+  Scores score(std::string_view request, const CallOptions& options = {}) {
+    const rexit_call_options c_options = view(options);
     Scores result;
-    const std::size_t candidates = request.candidates(), k = request.top_k();
-    result.scores.resize(k == 0 || k > candidates ? candidates : k);
-    result.stats = detail::sized<rexit_stats>();
-    rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
-    request.view([&](const rexit_request& view) {
-      check(
-          rexit_session_score(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
-    });
+    const rexit_score* scores = nullptr;
+    std::size_t count = 0;
+    check(rexit_session_score(handle_.get(), request.data(), request.size(), &c_options, &scores, &count, &result.stats));
+    result.scores.assign(scores, scores + count);
     return result;
   }
+  Scores score(const Request& request, const CallOptions& options = {}) { return score(request.json(), options); }
 
-  // Scores a request in JSON. See rexit_session_score_json.
-  JsonAnswer score_json(std::string_view request, const JsonOptions& options = {}) {
-    if (options.policy) detail::check_policy(*options.policy);
-    for (const auto& text : options.texts) detail::check_no_nul(text.first, "the name of an input");
-    const detail::PolicyView policy(options.policy);
-    const std::vector<rexit_input> texts = detail::input_views(options.texts);
-    auto c_options = detail::sized<rexit_json_options>();
-    c_options.waited_us = options.waited_us;
-    c_options.deadline_us = options.deadline_us;
-    c_options.policy = policy.get();
-    c_options.has_force_exit = options.force_exit ? 1 : 0;
-    c_options.force_exit = options.force_exit.value_or(0);
-    c_options.texts = texts.data();
-    c_options.text_count = texts.size();
-    c_options.input_size = sizeof(rexit_input);
+  // The same with an answer in JSON.
+  JsonAnswer score_json(std::string_view request, const CallOptions& options = {}) {
+    const rexit_call_options c_options = view(options);
     const char* answer = nullptr;
     std::size_t bytes = 0;
     JsonAnswer result;
-    result.stats = detail::sized<rexit_stats>();
     check(rexit_session_score_json(handle_.get(), request.data(), request.size(), &c_options, &answer, &bytes, &result.stats));
     result.text.assign(answer, bytes);
     return result;
   }
 
-  Trace trace(const Request& request) {
+  Trace trace(std::string_view request) {
     Trace result;
-    result.log_odds.resize(request.candidates() * bundle_.info().exits);
-    result.stats = detail::sized<rexit_stats>();
-    float placeholder = 0;
-    request.view([&](const rexit_request& view) {
-      check(rexit_session_trace(handle_.get(), &view, result.log_odds.empty() ? &placeholder : result.log_odds.data(),
-                                &result.stats));
-    });
+    const float* log_odds = nullptr;
+    std::size_t count = 0;
+    check(rexit_session_trace(handle_.get(), request.data(), request.size(), &log_odds, &count, &result.stats));
+    result.log_odds.assign(log_odds, log_odds + count * bundle_.info().exits);
     return result;
   }
+  Trace trace(const Request& request) { return trace(request.json()); }
 
   // Checks golden sample number `slate`. See rexit_session_check_golden.
   GoldenCheck check_golden(std::size_t slate) {
@@ -564,17 +502,15 @@ class Session {
     return result;
   }
 
-  Prompt prompt(const Request& request) {
+  Prompt prompt(std::string_view request) {
+    const auto prompt = detail::read<rexit_prompt>(
+        [&](rexit_prompt* out) { return rexit_session_prompt(handle_.get(), request.data(), request.size(), out); });
     Prompt result;
-    request.view([&](const rexit_request& view) {
-      std::size_t count = 0;
-      check(rexit_session_prompt(handle_.get(), &view, nullptr, 0, nullptr, &count));
-      result.tokens.resize(count);
-      result.offsets.resize(request.candidates() + 2);
-      check(rexit_session_prompt(handle_.get(), &view, result.tokens.data(), count, result.offsets.data(), &count));
-    });
+    result.ends.assign(prompt.ends, prompt.ends + 1 + prompt.candidate_count);
+    result.tokens.assign(prompt.tokens, prompt.tokens + result.ends.back());
     return result;
   }
+  Prompt prompt(const Request& request) { return prompt(request.json()); }
 
   void warm_up() { check(rexit_session_warm_up(handle_.get())); }
   void clear_cache() { check(rexit_session_clear_cache(handle_.get())); }
@@ -596,6 +532,11 @@ class Session {
   rexit_session* get() const noexcept { return handle_.get(); }
 
  private:
+  static rexit_call_options view(const CallOptions& options) {
+    return {options.waited_us,     options.deadline_us,        options.policy.empty() ? nullptr : options.policy.data(),
+            options.policy.size(), options.force_exit ? 1 : 0, options.force_exit.value_or(0)};
+  }
+
   struct Destroy {
     void operator()(rexit_session* session) const noexcept { rexit_session_destroy(session); }
   };

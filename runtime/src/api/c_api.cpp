@@ -7,9 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "api/c_struct.hpp"
-#include "api/json_answer.hpp"
-#include "api/json_request.hpp"
 #include "api/request.hpp"
 #include "base/status.hpp"
 #include "files/file_list.hpp"
@@ -25,11 +22,11 @@ struct rexit_bundle {
 
 struct rexit_session {
   Session session;
-  Request request;                         // of the current call; a member so that calls reuse its memory, like the next two
-  JsonRequest json;                        // likewise
-  std::string answer;                      // of the last rexit_session_score_json
-  GoldenCheck golden;                      // of the last rexit_session_check_golden
-  std::atomic<std::size_t> json_bytes{0};  // of `json` and `answer`, as at the end of the last call
+  Request request;                            // of the current call; a member so that calls reuse its memory
+  std::vector<rexit_score> scores;            // of the last rexit_session_score
+  std::string answer;                         // of the last rexit_session_score_json
+  GoldenCheck golden;                         // of the last rexit_session_check_golden
+  std::atomic<std::size_t> request_bytes{0};  // of request, scores and answer, as at the end of the last call
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
   rexit_session(std::shared_ptr<const LoadedBundle> loaded, const rexit_session_options& options)
@@ -43,7 +40,13 @@ namespace {
 constexpr char version[] =
     REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
 
-constexpr std::size_t max_json_bytes_kept = std::size_t{1} << 20;  // of a session, from call to call
+constexpr std::size_t max_request_bytes_kept = std::size_t{1} << 20;  // of a session, from call to call
+
+template <class T>
+T* required(T* pointer, const char* name) {
+  if (pointer == nullptr) fail(REXIT_INVALID_ARGUMENT, name, " is NULL");
+  return pointer;
+}
 
 // Exclusive use of a session, from the beginning of a call to its end. Two threads would corrupt its buffers, so the second
 // thread gets an error.
@@ -55,16 +58,20 @@ class SessionLock {
     handle_->session.discard_cancellation();
   }
   ~SessionLock() {
-    handle_->json.trim(max_json_bytes_kept);
-    handle_->json_bytes = handle_->json.memory() + handle_->answer.capacity();
+    if (handle_->request.memory() > max_request_bytes_kept) handle_->request = Request{};
+    handle_->request_bytes =
+        handle_->request.memory() + handle_->scores.capacity() * sizeof(rexit_score) + handle_->answer.capacity();
     handle_->session.discard_cancellation();
     handle_->busy.clear(std::memory_order_release);
   }
   SessionLock(const SessionLock&) = delete;
   SessionLock& operator=(const SessionLock&) = delete;
   Session* operator->() const noexcept { return &handle_->session; }
-  const Request& read(const rexit_request& request) const {
-    read_request(request, handle_->session.loaded().bundle, handle_->request);
+  const Bundle& bundle() const noexcept { return handle_->session.loaded().bundle; }
+  // `options`: may be null.
+  const Request& read(const char* request, std::size_t bytes, const rexit_call_options* options = nullptr) const {
+    read_request({bytes != 0 ? required(request, "request") : "", bytes}, bundle(), handle_->request);
+    if (options != nullptr) apply_options(*options, bundle(), handle_->request);
     return handle_->request;
   }
 
@@ -84,84 +91,19 @@ rexit_status guarded(const Work& work) {
 }
 
 void write_stats(const rexit_stats& stats, rexit_stats* out) {
-  if (out != nullptr) write_struct(stats, out);
+  if (out != nullptr) *out = stats;
 }
 
-void check_stats(const rexit_stats* out) {
-  if (out != nullptr) check_size(out, "stats_out");
-}
-
-void run_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out, rexit_stats* stats_out) {
+// Scores a request: use(lock, request, scores).
+template <class Use>
+void run_score(rexit_session* session, const char* text, std::size_t bytes, const rexit_call_options* options,
+               rexit_stats* stats_out, const Use& use) {
   const Clock::time_point start = Clock::now();
   const SessionLock lock(session);
   lock->reset_segments();
-  required(scores_out, "scores_out");
-  check_stats(stats_out);
   rexit_stats stats{};
-  const rexit_request source = read_struct(request, "request");
-  const Request& resolved = lock.read(source);
-  const std::size_t score_size = read_score_size(source);
-  const float prior_shift = lock->loaded().bundle.policy().prior_shift;
-  std::size_t index = 0;
-  const std::vector<Score>& scores = lock->score(resolved, start, stats);
-  for (const auto& [item, answer] : scores)
-    write_entry<rexit_score>({static_cast<std::uint32_t>(item), answer.exit, probability(answer.calibrated, prior_shift),
-                              answer.log_odds, answer.cut_short ? 1u : 0u, 0},
-                             scores_out, index++, score_size);
-  write_stats(stats, stats_out);
-}
-
-// The request with what its caller decides.
-rexit_request with_options(const rexit_request& source, const rexit_json_options& options) {
-  if (options.waited_us < 0) fail(REXIT_INVALID_ARGUMENT, "options.waited_us is ", options.waited_us, ", expected 0 or more");
-  if (options.deadline_us < 0)
-    fail(REXIT_INVALID_ARGUMENT, "options.deadline_us is ", options.deadline_us, ", expected 0 or more");
-  rexit_request request = source;
-  request.policy = options.policy;
-  if (options.has_force_exit != 0) {
-    request.has_force_exit = options.has_force_exit;
-    request.force_exit = options.force_exit;
-  }
-  if (request.deadline_us == 0) request.deadline_us = options.deadline_us;
-  if (request.deadline_us == 0) return request;
-  if (request.deadline_us <= options.waited_us) fail(REXIT_DEADLINE, "the deadline passed while the request waited");
-  request.deadline_us -= options.waited_us;
-  return request;
-}
-
-void run_score_json(rexit_session* session, std::string_view text, const rexit_json_options* options, const char** answer_out,
-                    std::size_t* answer_bytes_out, rexit_stats* stats_out) {
-  const Clock::time_point start = Clock::now();
-  const SessionLock lock(session);
-  lock->reset_segments();
-  required(answer_out, "answer_out");
-  required(answer_bytes_out, "answer_bytes_out");
-  check_stats(stats_out);
-  const rexit_json_options settings = options != nullptr ? read_struct(options, "options") : rexit_json_options{};
-  JsonRequest& json = session->json;
-  json.read(text);
-  json.set_texts(settings.texts, settings.text_count, settings.input_size);
-  rexit_stats stats{};
-  const std::vector<Score>& scores = lock->score(lock.read(with_options(json.request(), settings)), start, stats);
-  write_answer(json, session->session, scores, stats, settings.waited_us, session->answer);
-  *answer_out = session->answer.c_str();
-  *answer_bytes_out = session->answer.size();
-  write_stats(stats, stats_out);
-}
-
-void run_trace(rexit_session* session, const rexit_request* request, float* log_odds_out, rexit_stats* stats_out) {
-  const Clock::time_point start = Clock::now();
-  const SessionLock lock(session);
-  lock->reset_segments();
-  required(log_odds_out, "log_odds_out");
-  check_stats(stats_out);
-  rexit_stats stats{};
-  rexit_request without_rules = read_struct(request, "request");
-  without_rules.policy = nullptr;
-  without_rules.has_force_exit = 0;
-  without_rules.deadline_us = 0;
-  const std::vector<float>& log_odds = lock->trace(lock.read(without_rules), start, stats);
-  std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
+  const Request& request = lock.read(text, bytes, options);
+  use(lock, request, lock->score(request, start, stats), stats);
   write_stats(stats, stats_out);
 }
 
@@ -207,7 +149,7 @@ void copy_text(const std::string& text, const char* what, char (&out)[size]) {
 }
 
 void describe_variant(const std::shared_ptr<const Source>& source, std::size_t index, rexit_variant_info* info_out) {
-  check_size(required(info_out, "info_out"), "info_out");
+  required(info_out, "info_out");
   const std::vector<std::string> names = variant_names(*source);
   if (index >= names.size())
     fail(REXIT_UNKNOWN_VARIANT, source->name(), ": variant index is ", index, ", expected less than ", names.size());
@@ -222,7 +164,7 @@ void describe_variant(const std::shared_ptr<const Source>& source, std::size_t i
   info.graph_bytes = variant.graph_bytes;
   info.catalog_bytes = bundle.table_bytes();
   info.session_bytes = session_bytes(bundle);
-  write_struct(info, info_out);
+  *info_out = info;
 }
 
 std::shared_ptr<const Source> read_archive(const void* archive, std::size_t bytes) {
@@ -234,7 +176,7 @@ template <class MakeSource>
 void open_bundle(const MakeSource& make_source, const rexit_bundle_options* options, rexit_bundle** bundle_out) {
   std::shared_ptr<const Source> source = make_source();
   required(bundle_out, "bundle_out");
-  const Execution execution = options != nullptr ? read_struct(options, "options") : Execution{};
+  const Execution execution = options != nullptr ? *options : Execution{};
   check_execution(execution);
   const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
   const auto load_zero = [&](const Bundle& bundle) { return load_zero_graph(bundle, execution); };
@@ -298,7 +240,7 @@ void rexit_bundle_close(rexit_bundle* bundle) { delete bundle; }
 rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out) {
   return guarded([&] {
     const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
-    check_size(required(info_out, "info_out"), "info_out");
+    required(info_out, "info_out");
     rexit_bundle_info info{};
     if (opened.has_catalog()) {
       const Catalog& catalog = opened.catalog();
@@ -321,25 +263,31 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
     info.prior_shift = opened.policy().prior_shift;
     info.policy_sha256 = opened.policy_sha256().c_str();
     info.segments = opened.segments();
-    info.scores = opened.reads_scores(!opened.has_catalog()) ? 1 : 0;
-    write_struct(info, info_out);
+    info.scores = opened.reads_scores() ? 1 : 0;
+    *info_out = info;
   });
 }
 
 rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out) {
   return guarded([&] {
     const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
-    check_size(required(info_out, "info_out"), "info_out");
+    required(info_out, "info_out");
     if (exit >= opened.exits())
       fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", opened.exits() - 1);
     const ExitRule& rule = opened.policy().exits[exit];
     const TopK& top_k = opened.policy().top_k;
     const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
     const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
-    write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
-                  move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
-                  opened.policy().keep_after(exit)},
-                 info_out);
+    *info_out = {opened.depth(exit),
+                 rule.a,
+                 rule.b,
+                 rule.upper,
+                 rule.lower,
+                 opened.policy().patience,
+                 move(top_k.rise),
+                 move(top_k.fall),
+                 reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr,
+                 opened.policy().keep_after(exit)};
   });
 }
 
@@ -358,7 +306,7 @@ rexit_status rexit_bundle_read_file(const rexit_bundle* bundle, const char* path
 rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_session_options* options, rexit_session** session_out) {
   return guarded([&] {
     required(session_out, "session_out");
-    const rexit_session_options settings = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
+    const rexit_session_options settings = options != nullptr ? *options : rexit_session_options{};
     *session_out = new rexit_session(required(bundle, "bundle")->loaded, settings);
   });
 }
@@ -371,11 +319,11 @@ rexit_status rexit_session_warm_up(rexit_session* session) {
 
 rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out) {
   return guarded([&] {
-    check_size(required(memory_out, "memory_out"), "memory_out");
+    required(memory_out, "memory_out");
     const Memory memory = required(session, "session")->session.memory();
-    write_struct({0, memory.prefixes, memory.buffers + session->json_bytes, memory.backend.working, memory.backend.weights,
-                  memory.pinned, memory.backend.gpu},
-                 memory_out);
+    *memory_out = {memory.prefixes,        memory.buffers + session->request_bytes,
+                   memory.backend.working, memory.backend.weights,
+                   memory.pinned,          memory.backend.gpu};
   });
 }
 
@@ -387,7 +335,7 @@ rexit_status rexit_session_trim(rexit_session* session) {
   return guarded([&] {
     const SessionLock lock(session);
     session->request = Request{};
-    session->json.trim(0);
+    std::vector<rexit_score>().swap(session->scores);
     std::string().swap(session->answer);
     session->golden = {};
     lock->trim();
@@ -400,60 +348,83 @@ rexit_status rexit_session_cancel(rexit_session* session) {
 
 rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment, rexit_segment_stats* stats_out) {
   return guarded([&] {
-    check_size(required(stats_out, "stats_out"), "stats_out");
+    required(stats_out, "stats_out");
     const std::vector<SegmentStats> segments = required(session, "session")->session.segments();
     if (segment >= segments.size())
       fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", segments.size() - 1);
     const SegmentStats& stats = segments[segment];
-    write_struct({0, stats.prefix_tokens, stats.candidates, stats.candidate_tokens, stats.prefix_us, stats.slate_us}, stats_out);
+    *stats_out = {stats.prefix_tokens, stats.candidates, stats.candidate_tokens, stats.prefix_us, stats.slate_us};
   });
 }
 
-rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
+rexit_status rexit_session_score(rexit_session* session, const char* request, size_t request_bytes,
+                                 const rexit_call_options* options, const rexit_score** scores_out, size_t* count_out,
                                  rexit_stats* stats_out) {
-  return guarded([&] { run_score(session, request, scores_out, stats_out); });
+  return guarded([&] {
+    required(scores_out, "scores_out");
+    required(count_out, "count_out");
+    run_score(
+        session, request, request_bytes, options, stats_out,
+        [&](const SessionLock& lock, const Request&, const std::vector<Score>& scores, const rexit_stats&) {
+          const float prior_shift = lock.bundle().policy().prior_shift;
+          session->scores.clear();
+          for (const auto& [item, answer] : scores)
+            session->scores.push_back({static_cast<std::uint32_t>(item), answer.exit, probability(answer.calibrated, prior_shift),
+                                       answer.log_odds, answer.cut_short ? 1u : 0u});
+          *scores_out = session->scores.data();
+          *count_out = session->scores.size();
+        });
+  });
 }
 
 rexit_status rexit_session_score_json(rexit_session* session, const char* request, size_t request_bytes,
-                                      const rexit_json_options* options, const char** answer_out, size_t* answer_bytes_out,
+                                      const rexit_call_options* options, const char** answer_out, size_t* answer_bytes_out,
                                       rexit_stats* stats_out) {
   return guarded([&] {
-    required(session, "session");
-    run_score_json(session, {request_bytes != 0 ? required(request, "request") : "", request_bytes}, options, answer_out,
-                   answer_bytes_out, stats_out);
+    required(answer_out, "answer_out");
+    required(answer_bytes_out, "answer_bytes_out");
+    run_score(session, request, request_bytes, options, stats_out,
+              [&](const SessionLock& lock, const Request& read, const std::vector<Score>& scores, const rexit_stats& stats) {
+                write_answer(read, lock.bundle(), scores, stats, options != nullptr ? options->waited_us : 0, session->answer);
+                *answer_out = session->answer.c_str();
+                *answer_bytes_out = session->answer.size();
+              });
   });
 }
 
-rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
-                                 rexit_stats* stats_out) {
-  return guarded([&] { run_trace(session, request, log_odds_out, stats_out); });
+rexit_status rexit_session_trace(rexit_session* session, const char* request, size_t request_bytes, const float** log_odds_out,
+                                 size_t* count_out, rexit_stats* stats_out) {
+  return guarded([&] {
+    const Clock::time_point start = Clock::now();
+    const SessionLock lock(session);
+    lock->reset_segments();
+    required(log_odds_out, "log_odds_out");
+    required(count_out, "count_out");
+    rexit_stats stats{};
+    const Request& read = lock.read(request, request_bytes);
+    *log_odds_out = lock->trace(read, start, stats).data();
+    *count_out = read.candidates();
+    write_stats(stats, stats_out);
+  });
 }
 
 rexit_status rexit_session_check_golden(rexit_session* session, size_t slate, rexit_golden_check* check_out) {
   return guarded([&] {
     const SessionLock lock(session);
-    check_size(required(check_out, "check_out"), "check_out");
+    required(check_out, "check_out");
     session->golden = check_golden(session->session, slate);
     const GoldenCheck& check = session->golden;
-    write_struct({0, check.slates, check.candidates, check.tolerance, check.worst, check.prompt.c_str(), check.log_odds.c_str(),
-                  check.trace.data()},
-                 check_out);
+    *check_out = {check.slates,         check.candidates,       check.tolerance,   check.worst,
+                  check.prompt.c_str(), check.log_odds.c_str(), check.trace.data()};
   });
 }
 
-rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request, int32_t* tokens_out, size_t capacity,
-                                  size_t* offsets_out, size_t* count_out) {
+rexit_status rexit_session_prompt(rexit_session* session, const char* request, size_t request_bytes, rexit_prompt* prompt_out) {
   return guarded([&] {
     const SessionLock lock(session);
-    required(count_out, "count_out");
-    const Prompt& prompt = lock->prompt(lock.read(read_struct(request, "request")));
-    if (prompt.tokens.size() <= capacity) {
-      required(tokens_out, "tokens_out");
-      required(offsets_out, "offsets_out");
-      std::copy(prompt.tokens.begin(), prompt.tokens.end(), tokens_out);
-      std::copy(prompt.offsets.begin(), prompt.offsets.end(), offsets_out);
-    }
-    *count_out = prompt.tokens.size();
+    required(prompt_out, "prompt_out");
+    const Prompt& prompt = lock->prompt(lock.read(request, request_bytes));
+    *prompt_out = {prompt.tokens.data(), prompt.offsets.data() + 1, prompt.candidates()};
   });
 }
 

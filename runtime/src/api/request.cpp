@@ -1,238 +1,551 @@
+// clang-format off
+#include "files/older_strtoll.hpp"
+// clang-format on
+
 #include "api/request.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <string>
-#include <string_view>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
-#include <vector>
 
-#include "api/c_struct.hpp"
+#include "api/json_text.hpp"
+#include "base/platform.hpp"
+#include "base/status.hpp"
+#include "bundle/catalog/inputs.hpp"
+#include "files/json.hpp"
 
 namespace rexit::core {
 namespace {
 
-// Sizes in the first version of rexit.h.
-constexpr std::size_t first_id_size = 16, first_score_size = 24;
+constexpr double max_deadline_ms = 1e12;
+constexpr char id_expected[] = "a 64-bit integer or a string", token_expected[] = "a token id",
+               recent_expected[] = "ITEM, [ITEM, true] or [ITEM, false]";
 
-std::string text_of(const rexit_id& id) { return id.text != nullptr ? quoted(id.text) : std::to_string(id.number); }
+enum class Field { user, items, recent, as_of, inputs, scores, prefix, candidates, top_k, deadline_ms, force_exit, id };
 
-std::optional<Row> find(const Ids& ids, const rexit_id& id, const Position& position) {
-  if (ids.are_strings() != (id.text != nullptr))
-    fail(REXIT_INVALID_ARGUMENT, position.text(), " is ", text_of(id), ", the catalog's ids are ",
-         ids.are_strings() ? "strings" : "integers");
-  return id.text != nullptr ? ids.find(std::string_view(id.text)) : ids.find(id.number);
+struct FieldInfo {
+  const char* name;
+  const char* expected;
+};
+
+// By Field.
+constexpr FieldInfo fields[] = {{"user", id_expected},
+                                {"items", "an array of ids"},
+                                {"recent", "an array of ITEM, [ITEM, true] or [ITEM, false]"},
+                                {"as_of", "a 64-bit integer"},
+                                {"inputs", "an object of values by name"},
+                                {"scores", "an array of numbers"},
+                                {"prefix", "an array of token ids"},
+                                {"candidates", "an array of arrays of token ids"},
+                                {"top_k", "an integer from 0 to 2147483647"},
+                                {"deadline_ms", "a number above 0 and at most 1e12"},
+                                {"force_exit", "an integer from 0 to 2147483647"},
+                                {"id", "a string or a number"}};
+constexpr Field catalog_fields[] = {Field::user, Field::items, Field::recent, Field::as_of, Field::inputs};
+
+constexpr unsigned bit(Field field) noexcept { return 1u << static_cast<unsigned>(field); }
+const char* name_of(Field field) noexcept { return fields[static_cast<std::size_t>(field)].name; }
+
+Field field_of(const std::string& key) {
+  for (std::size_t i = 0; i < std::size(fields); ++i)
+    if (key == fields[i].name) return static_cast<Field>(i);
+  std::string known;
+  for (const FieldInfo& field : fields) known += (&field == fields ? "" : ", ") + std::string(field.name);
+  fail(REXIT_INVALID_ARGUMENT, shortened(key), ": a request has no such field, it has: ", known);
 }
 
-Row item_row(const Ids& ids, const rexit_id& id, const Position& position) {
-  const std::optional<Row> row = find(ids, id, position);
-  if (!row)
-    fail(REXIT_UNKNOWN_ITEM, position.text(), ": item ", text_of(id),
-         " is not in the catalog; `rexit refresh` brings new items, a request cannot");
-  return *row;
+std::string indexed(std::string_view list, std::size_t index) { return std::string(list) + "[" + std::to_string(index) + "]"; }
+
+// A string, a number, true, false or null.
+struct Scalar {
+  enum class Kind { null, boolean, integer, number, string } kind;
+  std::string_view text;     // of a string: its characters; otherwise as in the JSON
+  std::int64_t integer = 0;  // of a boolean: 0 or 1
+  double number = 0;
+
+  bool is(Kind other) const noexcept { return kind == other; }
+  bool is_number() const noexcept { return is(Kind::integer) || is(Kind::number); }
+  std::string shown() const { return is(Kind::string) ? quoted(text) : shortened(text); }  // for messages
+};
+
+void check_exit(std::size_t exit, const Bundle& bundle) {
+  if (exit >= bundle.exits())
+    fail(REXIT_INVALID_ARGUMENT, "force_exit is ", exit, ", the bundle has exits 0 to ", bundle.exits() - 1);
 }
 
-void read_moves(const float* numbers, const char* name, std::size_t count, std::vector<float>& moves) {
-  moves.clear();
-  for (std::size_t k = 0; k < count; ++k) {
-    moves.push_back(required(numbers, name)[k]);
-    if (!std::isfinite(moves.back()) || moves.back() < 0)
-      fail(REXIT_INVALID_ARGUMENT, name, '[', k, "] is ", moves.back(), ", expected a finite number of 0 or more");
-  }
-}
-
-void read_top_k(const rexit_top_k* pointer, std::size_t exits, TopK& top_k) {
-  const rexit_top_k source = read_struct(pointer, "policy.top_k");
-  if (source.k == 0 || source.k > max_candidates)
-    fail(REXIT_INVALID_ARGUMENT, "policy.top_k.k is ", source.k, ", expected 1 to ", max_candidates);
-  if (source.ordered != 0 && source.ordered != 1)
-    fail(REXIT_INVALID_ARGUMENT, "policy.top_k.ordered is ", source.ordered, ", expected 0 or 1");
-  if (source.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "policy.top_k.reserved is ", source.reserved, ", expected 0");
-  top_k.k = source.k;
-  top_k.ordered = source.ordered == 1;
-  read_moves(source.rise, "policy.top_k.rise", exits - 1, top_k.rise);
-  read_moves(source.fall, "policy.top_k.fall", exits - 1, top_k.fall);
-}
-
-void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& policy) {
-  const rexit_policy source = read_struct(pointer, "policy");
-  const std::size_t exits = bundle.exits.size();
-  if (source.exits != exits) fail(REXIT_INVALID_ARGUMENT, "policy has ", source.exits, " exits, the bundle has ", exits);
-  if (source.patience == 0) fail(REXIT_INVALID_ARGUMENT, "policy.patience is 0, expected at least 1");
-  policy.exits.assign(bundle.exits.begin(), bundle.exits.end());
-  policy.earlier.assign(bundle.earlier.begin(), bundle.earlier.end());
-  policy.patience = source.patience;
-  for (std::size_t k = 0; k < exits; ++k) {
-    policy.exits[k].upper = required(source.upper, "policy.upper")[k];
-    policy.exits[k].lower = required(source.lower, "policy.lower")[k];
-    if (std::isnan(policy.exits[k].upper) || std::isnan(policy.exits[k].lower))
-      fail(REXIT_INVALID_ARGUMENT, "policy: a threshold of exit ", k, " is NaN");
-  }
-  if (source.quorum > max_candidates)
-    fail(REXIT_INVALID_ARGUMENT, "policy.quorum is ", source.quorum, ", expected 0 to ", max_candidates);
-  policy.quorum = source.quorum;
-  policy.top_k.k = 0;
-  if (source.top_k != nullptr) read_top_k(source.top_k, exits, policy.top_k);
-  policy.keep.clear();
-  for (std::size_t k = 0; source.keep != nullptr && k < exits; ++k) {
-    policy.keep.push_back(source.keep[k]);
-    if (const std::size_t most = k + 1 == exits ? 0 : max_candidates; policy.keep.back() > most)
-      fail(REXIT_INVALID_ARGUMENT, "policy.keep[", k, "] is ", policy.keep.back(), ", expected 0 to ", most);
-  }
-}
-
-bool has_name(const rexit_input& entry, const Input& input) { return input.name() == entry.name; }
-
-// The entries of request.inputs.
-class InputEntries {
+// Receives the values from nlohmann's parser, in the order of the text.
+class Reader final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit InputEntries(const rexit_request& source) : source_(source) {
-    if (source.input_count == 0) return;
-    required(source.inputs, "request.inputs");
-    check_entry_size<rexit_input>(source.input_size, first_input_size, "request.input_size");
-  }
+  Reader(const Bundle& bundle, Request& request)
+      : bundle_(bundle), to_(request), inputs_(bundle.program().inputs), has_input_(inputs_.size()) {}
 
-  // Throws if one of them is not in `inputs`.
-  void check_names(const std::vector<Input>& inputs) const {
-    for (std::size_t i = 0; i < source_.input_count; ++i) {
-      const rexit_input entry = at(i);
-      if (entry.name == nullptr) fail(REXIT_INVALID_ARGUMENT, Position{"inputs", i}.text(), ".name is NULL");
-      if (std::any_of(inputs.begin(), inputs.end(), [&](const Input& input) { return has_name(entry, input); })) continue;
-      std::string known = inputs.empty() ? "it has none" : "it has: ";
-      for (const Input& input : inputs) known += (&input == &inputs.front() ? "" : ", ") + input.name();
-      fail(REXIT_INVALID_ARGUMENT, "inputs.", shortened(entry.name), ": the prompt has no such input, ", known);
+  bool null() override { return take({Scalar::Kind::null, "null"}); }
+  bool boolean(bool value) override { return take({Scalar::Kind::boolean, value ? "true" : "false", value ? 1 : 0}); }
+  bool number_integer(number_integer_t value) override { return take_integer(value); }
+  bool number_unsigned(number_unsigned_t value) override {
+    if (value <= number_unsigned_t{INT64_MAX}) return take_integer(static_cast<std::int64_t>(value));
+    return take({Scalar::Kind::number, std::to_string(value), 0, static_cast<double>(value)});
+  }
+  bool number_float(number_float_t value, const string_t& text) override { return take({Scalar::Kind::number, text, 0, value}); }
+  bool string(string_t& value) override { return take({Scalar::Kind::string, value}); }
+  bool binary(binary_t&) override { return false; }  // not in JSON
+
+  bool start_object(std::size_t) override {
+    if (place_ == Place::document) return enter(Place::request);
+    if (place_ == Place::request && field_ == Field::inputs) return enter(Place::inputs);
+    refuse("an object");
+  }
+  bool end_object() override { return enter(place_ == Place::request ? Place::document : Place::request); }
+  bool key(string_t& key) override {
+    if (place_ == Place::inputs) {
+      begin_input(key);
+      return true;
+    }
+    field_ = field_of(key);
+    if ((keys_ & bit(field_)) != 0) fail(REXIT_INVALID_ARGUMENT, key, " appears twice in the request");
+    keys_ |= bit(field_);
+    return true;
+  }
+  bool start_array(std::size_t) override {
+    if (place_ == Place::recent) {
+      pair_size_ = 0;
+      return enter(Place::verdict);
+    }
+    if (place_ == Place::candidates) {
+      to_.tokens.counts.push_back(0);
+      return enter(Place::candidate);
+    }
+    if (place_ == Place::inputs) {
+      if (!input().is_text()) input().refuse("token ids");
+      return enter(Place::input_tokens);
+    }
+    if (place_ != Place::request) refuse("an array");
+    switch (field_) {
+      case Field::items:
+        return enter(Place::items);
+      case Field::recent:
+        return enter(Place::recent);
+      case Field::prefix:
+        return enter(Place::prefix);
+      case Field::candidates:
+        return enter(Place::candidates);
+      case Field::scores:
+        return enter(Place::scores);
+      default:
+        refuse("an array");
     }
   }
-
-  std::optional<rexit_input> find(const Input& input) const {
-    std::optional<rexit_input> match;
-    for (std::size_t i = 0; i < source_.input_count; ++i) {
-      const rexit_input entry = at(i);
-      if (!has_name(entry, input)) continue;
-      if (match) fail(REXIT_INVALID_ARGUMENT, "inputs.", input.name(), " appears twice in the request");
-      match = entry;
+  bool end_array() override {
+    switch (place_) {
+      case Place::verdict:
+        if (pair_size_ != 2) refuse_pair("fewer");
+        return enter(Place::recent);
+      case Place::input_tokens:
+        input().check_tokens(codes(), bundle_.vocabulary());
+        return enter(Place::inputs);
+      case Place::candidate:
+        return enter(Place::candidates);
+      default:
+        return enter(Place::request);
     }
-    return match;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) override {
+    const std::string_view text = error.what();  // "[json.exception.parse_error.101] parse error at line 1, …"
+    fail(REXIT_INVALID_ARGUMENT, "not valid JSON: ", text.substr(std::min(text.size(), text.find("] ") + 2)));
+  }
+
+  // Call at the end: what is missing, and what does not go together.
+  void check() {
+    to_.by_tokens = has(Field::prefix) || has(Field::candidates);
+    if (to_.by_tokens)
+      check_tokens();
+    else
+      check_query();
+    check_scores();
   }
 
  private:
-  rexit_input at(std::size_t i) const { return read_entry(source_.inputs, i, source_.input_size, Position{"inputs", i}); }
+  // What encloses the next value.
+  enum class Place { document, request, items, recent, verdict, inputs, input_tokens, prefix, candidates, candidate, scores };
 
-  const rexit_request& source_;
+  bool has(Field field) const noexcept { return (present_ & bit(field)) != 0; }
+
+  bool enter(Place place) {
+    if (place_ == Place::request && place != Place::document) begin_field();
+    place_ = place;
+    return true;
+  }
+
+  // Call before the field's value, which is not null, is taken.
+  void begin_field() {
+    present_ |= bit(field_);
+    if (!bundle_.has_catalog() && std::count(std::begin(catalog_fields), std::end(catalog_fields), field_) != 0)
+      fail(REXIT_INVALID_ARGUMENT, name_of(field_),
+           " is set, but the bundle has no catalog: it takes token ids, not ids of users and items");
+  }
+
+  void begin_input(std::string_view name) {
+    const auto match = std::find_if(inputs_.begin(), inputs_.end(), [&](const Input& input) { return input.name() == name; });
+    if (match == inputs_.end()) {
+      std::string known = inputs_.empty() ? "it has none" : "it has: ";
+      for (const Input& input : inputs_) known += (&input == &inputs_.front() ? "" : ", ") + input.name();
+      fail(REXIT_INVALID_ARGUMENT, "inputs.", shortened(name), ": the prompt has no such input, ", known);
+    }
+    input_ = static_cast<std::size_t>(match - inputs_.begin());
+    if (has_input_[input_]) fail(REXIT_INVALID_ARGUMENT, "inputs.", shortened(name), " appears twice in the request");
+    has_input_[input_] = true;
+  }
+
+  const Input& input() const noexcept { return inputs_[input_]; }
+  Codes& codes() const noexcept { return to_.query.inputs[input_]; }
+
+  bool take_integer(std::int64_t value) {
+    const std::string text = std::to_string(value);
+    return take({Scalar::Kind::integer, text, value, static_cast<double>(value)});
+  }
+
+  bool take(const Scalar& value) {
+    Query& query = to_.query;
+    switch (place_) {
+      case Place::document:
+      case Place::candidates:
+        refuse(value.shown());
+      case Place::request:
+        if (!value.is(Scalar::Kind::null)) take_field(value);
+        return true;
+      case Place::items:
+        query.items.push_back(item(value));
+        return true;
+      case Place::recent:
+        query.recent.push_back({item(value), true});
+        return true;
+      case Place::verdict:
+        take_in_pair(value);
+        return true;
+      case Place::inputs:
+        take_input(value);
+        return true;
+      case Place::input_tokens:
+        codes().push_back(token(value));
+        return true;
+      case Place::prefix:
+        to_.tokens.prefix.push_back(token(value));
+        return true;
+      case Place::candidate:
+        to_.tokens.candidates.push_back(token(value));
+        ++to_.tokens.counts.back();
+        return true;
+      case Place::scores:
+        if (!value.is_number()) refuse(value.shown());
+        to_.scores.push_back(static_cast<float>(value.number));
+        if (const float score = to_.scores.back(); !std::isfinite(score))
+          fail(REXIT_INVALID_ARGUMENT, indexed("scores", to_.scores.size() - 1), " is ", score, ", expected a finite number");
+        return true;
+    }
+    return false;
+  }
+
+  void take_field(const Scalar& value) {
+    begin_field();
+    switch (field_) {
+      case Field::id:
+        if (value.is(Scalar::Kind::boolean)) refuse(value.shown());
+        append_scalar(value, to_.id);
+        return;
+      case Field::user:
+        to_.query.user = row(bundle_.catalog().users.ids, value);
+        append_scalar(value, to_.user);
+        return;
+      case Field::as_of:
+        to_.query.as_of = integer(value, INT64_MIN, INT64_MAX);
+        return;
+      case Field::top_k:
+        to_.top_k = static_cast<std::size_t>(integer(value, 0, INT32_MAX));
+        return;
+      case Field::deadline_ms:
+        if (!value.is_number() || !(value.number > 0 && value.number <= max_deadline_ms)) refuse(value.shown());
+        to_.deadline_us = std::max<std::int64_t>(1, std::llround(value.number * 1000));
+        return;
+      case Field::force_exit:
+        to_.force_exit = static_cast<std::size_t>(integer(value, 0, INT32_MAX));
+        check_exit(*to_.force_exit, bundle_);
+        return;
+      default:
+        refuse(value.shown());
+    }
+  }
+
+  static void append_scalar(const Scalar& value, std::string& to) {
+    if (value.is(Scalar::Kind::string))
+      append_string(value.text, to);
+    else
+      to += value.text;
+  }
+
+  void take_in_pair(const Scalar& value) {
+    std::vector<Interaction>& recent = to_.query.recent;
+    if (pair_size_ == 0)
+      recent.push_back({item(value), true});
+    else if (pair_size_ == 1 && value.is(Scalar::Kind::boolean))
+      recent.back().liked = value.integer != 0;
+    else
+      refuse(value.shown());
+    ++pair_size_;
+  }
+
+  void take_input(const Scalar& value) {
+    switch (value.kind) {
+      case Scalar::Kind::null:
+        return;
+      case Scalar::Kind::boolean:
+        refuse(value.shown());
+      case Scalar::Kind::string:
+        return input().encode(value.text, codes());
+      case Scalar::Kind::integer:
+      case Scalar::Kind::number:
+        return input().encode(value.number, codes());
+    }
+  }
+
+  // Nullopt: the catalog has no such id.
+  std::optional<Row> row(const Ids& ids, const Scalar& value) const {
+    if (!value.is(Scalar::Kind::integer) && !value.is(Scalar::Kind::string)) refuse(value.shown());
+    if (ids.are_strings() != value.is(Scalar::Kind::string))
+      fail(REXIT_INVALID_ARGUMENT, path(), " is ", value.shown(), ", the catalog's ids are ",
+           ids.are_strings() ? "strings" : "integers");
+    return ids.are_strings() ? ids.find(value.text) : ids.find(value.integer);
+  }
+
+  Row item(const Scalar& value) const {
+    const std::optional<Row> match = row(bundle_.catalog().items.ids, value);
+    if (!match)
+      fail(REXIT_UNKNOWN_ITEM, path(), ": item ", value.shown(),
+           " is not in the catalog; `rexit refresh` brings new items, a request cannot");
+    return *match;
+  }
+
+  std::int32_t token(const Scalar& value) const { return static_cast<std::int32_t>(integer(value, INT32_MIN, INT32_MAX)); }
+
+  std::int64_t integer(const Scalar& value, std::int64_t low, std::int64_t high) const {
+    if (!value.is(Scalar::Kind::integer) || value.integer < low || value.integer > high) refuse(value.shown());
+    return value.integer;
+  }
+
+  void check_tokens() const {
+    for (const Field field : catalog_fields)
+      if (has(field))
+        fail(REXIT_INVALID_ARGUMENT, name_of(field), " is set, but the request is token ids: expected either ids or token ids");
+    if (bundle_.has_zero() && bundle_.has_catalog())
+      fail(REXIT_INVALID_ARGUMENT, name_of(has(Field::candidates) ? Field::candidates : Field::prefix),
+           " is set, but the bundle's exit zero reads its catalog: expected user and items");
+    if (to_.tokens.counts.empty()) fail(REXIT_INVALID_ARGUMENT, "candidates is empty, expected at least one list of token ids");
+  }
+
+  void check_query() {
+    if (!bundle_.has_catalog())
+      fail(REXIT_INVALID_ARGUMENT, "candidates is empty, expected at least one list of token ids: the bundle has no catalog");
+    if (!has(Field::user))
+      fail(REXIT_INVALID_ARGUMENT, "user is missing, expected ",
+           bundle_.catalog().users.ids.are_strings() ? "a string" : "an integer");
+    if (to_.query.items.empty()) fail(REXIT_INVALID_ARGUMENT, "items is empty, expected at least one id");
+    for (input_ = 0; input_ < inputs_.size(); ++input_)
+      if (codes().empty()) input().check_missing();
+  }
+
+  // The request must have scores exactly if exit zero reads them.
+  void check_scores() const {
+    const std::size_t count = to_.scores.size(), candidates = to_.candidates();
+    if (has(Field::scores) && count != candidates)
+      fail(REXIT_INVALID_ARGUMENT, "scores has ", count, " numbers, expected one for each of ",
+           to_.by_tokens ? "candidates" : "items", ", ", candidates);
+    if (bundle_.reads_scores() == has(Field::scores)) return;
+    fail(REXIT_INVALID_ARGUMENT, has(Field::scores)
+                                     ? "scores is set, but nothing reads it for such a request"
+                                     : "scores is missing, expected a number for each candidate: exit zero reads it");
+  }
+
+  // The path of the value that is being read.
+  std::string path() const {
+    switch (place_) {
+      case Place::document:
+        return "the request";
+      case Place::request:
+        return name_of(field_);
+      case Place::items:
+        return indexed("items", to_.query.items.size());
+      case Place::recent:
+        return indexed("recent", to_.query.recent.size());
+      case Place::verdict:
+        return indexed(indexed("recent", to_.query.recent.size() - std::min<std::size_t>(pair_size_, 1)), pair_size_);
+      case Place::inputs:
+        return "inputs." + input().name();
+      case Place::input_tokens:
+        return "inputs." + indexed(input().name(), codes().size());
+      case Place::prefix:
+        return indexed("prefix", to_.tokens.prefix.size());
+      case Place::candidates:
+        return indexed("candidates", to_.tokens.counts.size());
+      case Place::candidate:
+        return indexed(indexed("candidates", to_.tokens.counts.size() - 1), to_.tokens.counts.back());
+      case Place::scores:
+        return indexed("scores", to_.scores.size());
+    }
+    return {};
+  }
+
+  const char* expected() const {
+    switch (place_) {
+      case Place::document:
+        return "an object";
+      case Place::request:
+        return fields[static_cast<std::size_t>(field_)].expected;
+      case Place::items:
+        return id_expected;
+      case Place::recent:
+        return recent_expected;
+      case Place::verdict:
+        return pair_size_ == 0 ? id_expected : "true or false";
+      case Place::inputs:
+        return "a string, a number or an array of token ids";
+      case Place::candidates:
+        return "an array of token ids";
+      case Place::input_tokens:
+      case Place::prefix:
+      case Place::candidate:
+        return token_expected;
+      case Place::scores:
+        return "a number";
+    }
+    return "";
+  }
+
+  [[noreturn]] void refuse(std::string_view shown) const {
+    if (place_ == Place::verdict && pair_size_ == 2) refuse_pair("more");
+    fail(REXIT_INVALID_ARGUMENT, path(), " is ", shown, ", expected ", expected());
+  }
+
+  [[noreturn]] void refuse_pair(const char* length) const {
+    const std::size_t index = to_.query.recent.size() - std::min<std::size_t>(pair_size_, 1);
+    fail(REXIT_INVALID_ARGUMENT, indexed("recent", index), " has ", length, " than 2 values, expected ", recent_expected);
+  }
+
+  const Bundle& bundle_;
+  Request& to_;
+  const std::vector<Input>& inputs_;
+  std::vector<bool> has_input_;  // [inputs_]: whether the request names it
+  std::size_t input_ = 0;        // the input that is being read
+  Place place_ = Place::document;
+  Field field_{};
+  unsigned keys_ = 0;     // bits, by Field
+  unsigned present_ = 0;  // likewise, those that are not null
+  std::size_t pair_size_ = 0;
 };
 
-// The codes of the inputs' values, in the program's order.
-void read_inputs(const rexit_request& source, const Bundle& bundle, std::vector<Codes>& codes) {
-  const std::vector<Input>& inputs = bundle.program().inputs;
-  const InputEntries entries(source);
-  entries.check_names(inputs);
-  codes.resize(inputs.size());
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const std::optional<rexit_input> entry = entries.find(inputs[i]);
-    if (!entry)
-      inputs[i].encode_missing(codes[i]);
-    else if (entry->text != nullptr)
-      inputs[i].encode(std::string_view(entry->text), codes[i]);
-    else if (entry->tokens != nullptr)
-      inputs[i].encode(entry->tokens, entry->token_count, bundle.vocabulary(), codes[i]);
+// Replaces the rules of the bundle's policy, and keeps its maps.
+void read_own_policy(std::string_view json, const Policy& bundle, Request& request) {
+  try {
+    const JsonDocument document(reinterpret_cast<const unsigned char*>(json.data()), json.size(), "policy");
+    request.policy = bundle;
+    read_rules(document.root(), request.policy);
+    request.has_policy = true;
+  } catch (const Error& error) {
+    fail(error.status() == REXIT_CORRUPT ? REXIT_INVALID_ARGUMENT : error.status(), error.what());
+  }
+}
+
+void append_id(const Ids& ids, Row row, std::string& out) {
+  if (ids.are_strings())
+    append_string(ids.string_at(static_cast<std::size_t>(row)), out);
+  else
+    append_value(ids.number_at(static_cast<std::size_t>(row)), out);
+}
+
+void append_score(const Request& request, const Bundle& bundle, const Score& score, std::string& out) {
+  const Answer& answer = score.answer;
+  const auto number_or_null = [&](const char* key, auto number) {
+    out += key;
+    if (answer.has_exit())
+      append_value(number, out);
     else
-      inputs[i].encode(entry->number, codes[i]);
-  }
-}
-
-void read_rules(const rexit_request& source, const Bundle& bundle, Request& request) {
-  if (source.deadline_us < 0) fail(REXIT_INVALID_ARGUMENT, "deadline_us is ", source.deadline_us, ", expected 0 or more");
-  request.has_policy = source.policy != nullptr;
-  if (request.has_policy) read_policy(source.policy, bundle.policy(), request.policy);
-  request.force_exit.reset();
-  if (source.has_force_exit != 0) {
-    if (source.force_exit >= bundle.exits())
-      fail(REXIT_INVALID_ARGUMENT, "force_exit is ", source.force_exit, ", the bundle has exits 0 to ", bundle.exits() - 1);
-    request.force_exit = source.force_exit;
-  }
-  request.deadline_us = source.deadline_us;
-  request.top_k = source.top_k;
-}
-
-// Throws unless the request has scores exactly if exit zero reads them.
-void read_scores(const rexit_request& source, const Bundle& bundle, Request& request) {
-  request.scores.clear();
-  if (!bundle.reads_scores(request.tokens.has_value())) {
-    if (source.scores != nullptr) fail(REXIT_INVALID_ARGUMENT, "scores is set, but nothing reads it for such a request");
-    return;
-  }
-  if (source.scores == nullptr)
-    fail(REXIT_INVALID_ARGUMENT, "scores is missing, expected a number for each candidate: exit zero reads it");
-  request.scores.assign(source.scores, source.scores + request.candidates());
-  for (std::size_t i = 0; i < request.scores.size(); ++i)
-    if (!std::isfinite(request.scores[i]))
-      fail(REXIT_INVALID_ARGUMENT, "scores[", i, "] is ", request.scores[i], ", expected a finite number");
-}
-
-void read_query(const rexit_request& source, const Bundle& bundle, Query& query) {
-  if (!bundle.has_catalog())
-    fail(REXIT_INVALID_ARGUMENT, "the bundle has no catalog: it takes token ids, not ids of users and items");
-  const Catalog& catalog = bundle.catalog();
-  if (source.item_count == 0) fail(REXIT_INVALID_ARGUMENT, "items is empty, expected at least one id");
-  if (source.item_count > max_candidates)
-    fail(REXIT_INVALID_ARGUMENT, "items has ", source.item_count, " ids, expected at most ", max_candidates);
-  required(source.items, "request.items");
-  if (source.recent_count != 0) required(source.recent_items, "request.recent_items");
-  if (source.user == nullptr)
-    fail(REXIT_INVALID_ARGUMENT, "user is missing, expected ", catalog.users.ids.are_strings() ? "a string" : "an integer");
-  check_entry_size<rexit_id>(source.id_size, first_id_size, "request.id_size");
-
-  const auto row = [&](const rexit_id* ids, std::size_t index, const char* list) {
-    const Position position{list, index};
-    return item_row(catalog.items.ids, read_entry(ids, index, source.id_size, position), position);
+      out += "null";
   };
-  const Position user{"user", std::nullopt};
-  query.user = find(catalog.users.ids, read_entry(source.user, 0, source.id_size, user), user);
-  query.items.clear();
-  query.items.reserve(source.item_count);
-  for (std::size_t i = 0; i < source.item_count; ++i) query.items.push_back(row(source.items, i, "items"));
-  query.recent.clear();
-  for (std::size_t i = 0; i < source.recent_count; ++i)
-    query.recent.push_back(
-        {row(source.recent_items, i, "recent"), source.recent_liked == nullptr || source.recent_liked[i] != 0});
-  read_inputs(source, bundle, query.inputs);
-  query.as_of = source.has_as_of != 0 ? std::optional(source.as_of) : std::nullopt;
-}
-
-TokenPrompt read_tokens(const rexit_request& source) {
-  const std::pair<const char*, bool> fields[] = {{"user", source.user != nullptr},
-                                                 {"items", source.item_count != 0},
-                                                 {"recent", source.recent_count != 0},
-                                                 {"as_of", source.has_as_of != 0},
-                                                 {"inputs", source.input_count != 0}};
-  for (const auto& [name, is_set] : fields)
-    if (is_set) fail(REXIT_INVALID_ARGUMENT, name, " is set, but the request is token ids: expected either ids or token ids");
-  const rexit_tokens tokens = read_struct(source.tokens, "request.tokens");
-  if (tokens.candidate_count == 0) fail(REXIT_INVALID_ARGUMENT, "candidates is empty, expected at least one list of token ids");
-  if (tokens.candidate_count > max_candidates)
-    fail(REXIT_INVALID_ARGUMENT, "candidates has ", tokens.candidate_count, " lists, expected at most ", max_candidates);
-  if (tokens.prefix_count != 0) required(tokens.prefix, "request.tokens.prefix");
-  required(tokens.candidates, "request.tokens.candidates");
-  required(tokens.candidate_counts, "request.tokens.candidate_counts");
-  return {tokens.prefix, tokens.prefix_count, tokens.candidates, tokens.candidate_counts, tokens.candidate_count};
+  out += "{\"item\":";
+  if (request.by_tokens)
+    append_value(score.item, out);
+  else
+    append_id(bundle.catalog().items.ids, request.query.items[score.item], out);
+  number_or_null(",\"probability\":", probability(answer.calibrated, bundle.policy().prior_shift));
+  number_or_null(",\"log_odds\":", answer.log_odds);
+  number_or_null(",\"exit\":", answer.exit);
+  out += ",\"layers\":";
+  append_value(answer.has_exit() ? bundle.depth(answer.exit) : 0, out);
+  out += ",\"cut_short\":";
+  append_value(answer.cut_short, out);
+  out += '}';
 }
 
 }  // namespace
 
-void read_request(const rexit_request& source, const Bundle& bundle, Request& request) {
-  if (source.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "request.reserved is ", source.reserved, ", expected 0");
-  request.tokens.reset();
-  if (source.tokens != nullptr)
-    request.tokens = read_tokens(source);
-  else
-    read_query(source, bundle, request.query);
-  read_scores(source, bundle, request);
-  read_rules(source, bundle, request);
+void read_request(std::string_view json, const Bundle& bundle, Request& out) {
+  if (json.size() > max_request_bytes)
+    fail(REXIT_INVALID_ARGUMENT, "the request has ", json.size(), " bytes, expected at most ", max_request_bytes);
+  // nlohmann's parser skips a byte order mark, and whatever is behind a NUL.
+  if (json.substr(0, 3) == "\xef\xbb\xbf") fail(REXIT_INVALID_ARGUMENT, "not valid JSON: it begins with a byte order mark");
+  if (const std::size_t nul = json.find('\0'); nul != json.npos)
+    fail(REXIT_INVALID_ARGUMENT, "not valid JSON: byte ", nul + 1, " is a NUL");
+  out.clear(bundle.program().inputs.size());
+  const platform::CLocale c_locale;  // nlohmann's lexer reads numbers with strtod
+  Reader reader(bundle, out);
+  nlohmann::json::sax_parse(json.begin(), json.end(), &reader);
+  reader.check();
 }
 
-std::size_t read_score_size(const rexit_request& source) {
-  check_entry_size<rexit_score>(source.score_size, first_score_size, "request.score_size");
-  return source.score_size;
+void apply_options(const rexit_call_options& options, const Bundle& bundle, Request& request) {
+  if (options.waited_us < 0) fail(REXIT_INVALID_ARGUMENT, "options.waited_us is ", options.waited_us, ", expected 0 or more");
+  if (options.deadline_us < 0)
+    fail(REXIT_INVALID_ARGUMENT, "options.deadline_us is ", options.deadline_us, ", expected 0 or more");
+  if (options.has_force_exit != 0) {
+    check_exit(options.force_exit, bundle);
+    request.force_exit = options.force_exit;
+  }
+  if (options.policy != nullptr) read_own_policy({options.policy, options.policy_bytes}, bundle.policy(), request);
+  if (request.deadline_us == 0) request.deadline_us = options.deadline_us;
+  if (request.deadline_us == 0) return;
+  if (request.deadline_us <= options.waited_us) fail(REXIT_DEADLINE, "the deadline passed while the request waited");
+  request.deadline_us -= options.waited_us;
+}
+
+void write_answer(const Request& request, const Bundle& bundle, const std::vector<Score>& scores, const rexit_stats& stats,
+                  std::int64_t waited_us, std::string& out) {
+  out = '{';
+  if (!request.id.empty()) ((out += "\"id\":") += request.id) += ',';
+  if (!request.by_tokens) ((out += "\"user\":") += request.user) += ',';
+  out += "\"variant\":";
+  append_string(bundle.variant().name, out);
+  const auto number = [&out](const char* key, auto value) {
+    out += key;
+    append_value(value, out);
+  };
+  if (!request.by_tokens) number(",\"known\":", stats.known_user != 0);
+  out += ",\"scores\":[";
+  for (const Score& score : scores) {
+    if (&score != &scores.front()) out += ',';
+    append_score(request, bundle, score, out);
+  }
+  number("],\"stats\":{\"prefix_tokens\":", stats.prefix_tokens);
+  number(",\"prefix_tokens_reused\":", stats.prefix_tokens_reused);
+  number(",\"candidate_tokens\":", stats.candidate_tokens);
+  number(",\"candidate_layers\":", stats.candidate_layers);
+  number(",\"prefix_layers\":", stats.prefix_layers);
+  number(",\"retrieval_us\":", stats.retrieval_us);
+  number(",\"prefix_us\":", stats.prefix_us);
+  number(",\"slate_us\":", stats.slate_us);
+  number(",\"total_us\":", stats.total_us);
+  number(",\"queue_us\":", waited_us);
+  out += "}}";
 }
 
 }  // namespace rexit::core

@@ -1,20 +1,27 @@
-// Checks a rexit_request and resolves its ids to rows of the catalog.
+// A request in JSON, and its answer.
 #pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "rexit/rexit.h"
 #include "session/session.hpp"
 
 namespace rexit::core {
 
-// sizeof(rexit_input) in the first version of rexit.h.
-constexpr std::size_t first_input_size = 40;
+constexpr std::size_t max_request_bytes = std::size_t{64} << 20;
 
-// Fills `out` and reuses its memory. `source`: as read_struct() returns it. Token ids stay in the caller's memory, and the
-// session checks them. A message begins with the field's path in a JSON request. Throws REXIT_INVALID_ARGUMENT or
-// REXIT_UNKNOWN_ITEM.
-void read_request(const rexit_request& source, const Bundle& bundle, Request& out);
+// Reads a request for `bundle` into `out`, and reuses its memory. docs/format/request.md lists the fields. A message begins with
+// the field's path. Throws REXIT_INVALID_ARGUMENT or REXIT_UNKNOWN_ITEM.
+void read_request(std::string_view json, const Bundle& bundle, Request& out);
 
-// Bytes of an entry of the caller's scores_out. Throws REXIT_INVALID_ARGUMENT for a wrong size.
-std::size_t read_score_size(const rexit_request& source);
+// Applies what the caller decides. Throws REXIT_INVALID_ARGUMENT; REXIT_DEADLINE if the deadline passed before the call.
+void apply_options(const rexit_call_options& options, const Bundle& bundle, Request& request);
+
+// Writes a line of JSON without a newline to `out`, and reuses its memory. `scores`: what the session's last score() returned.
+void write_answer(const Request& request, const Bundle& bundle, const std::vector<Score>& scores, const rexit_stats& stats,
+                  std::int64_t waited_us, std::string& out);
 
 }  // namespace rexit::core

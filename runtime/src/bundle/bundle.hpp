@@ -105,8 +105,8 @@ class Bundle {
   std::shared_ptr<const Source> current_source() const;
   // Whether the manifest or policy there has changed since this was opened.
   bool changed() const;
-  // Exit zero is an exit before the first segment. With a catalog its graph reads the program's numbers; without one, and for
-  // requests by token ids, it is the request's scores.
+  // Exit zero is an exit before the first segment. With a catalog its graph reads the program's numbers; without one it is the
+  // request's scores.
   bool has_zero() const noexcept { return has_zero_; }
   std::size_t segments() const noexcept { return variant_.segments.size(); }
   std::size_t exits() const noexcept { return exit_of(segments()); }
@@ -114,8 +114,8 @@ class Bundle {
   std::size_t depth(std::size_t exit) const noexcept { return exit < exit_of(0) ? 0 : variant_.segments[exit - exit_of(0)].end; }
   // The graph behind an exit, or what else answers there, for messages.
   std::string where_exit(std::size_t exit) const;
-  // Whether a request of the bundle's own kind, or one by token ids, must bring scores.
-  bool reads_scores(bool by_tokens) const noexcept { return has_zero_ && (by_tokens || catalog_->program.reads_scores()); }
+  // Whether a request must bring scores.
+  bool reads_scores() const noexcept { return has_zero_ && (!has_catalog() || catalog_->program.reads_scores()); }
 
  private:
   std::shared_ptr<const Source> source_;

@@ -20,27 +20,27 @@ void append(const std::int32_t* tokens, std::size_t count, std::size_t vocabular
 }  // namespace
 
 void assemble(const Bundle& bundle, const TokenPrompt& source, const Deadline& deadline, Prompt& prompt) {
-  const std::size_t limit = bundle.variant().max_positions, vocabulary = bundle.vocabulary();
+  const std::size_t limit = bundle.variant().max_positions, vocabulary = bundle.vocabulary(), prefix = source.prefix.size();
   prompt.tokens.clear();
   prompt.user_vector.clear();
   prompt.offsets.assign(1, 0);
-  if (bundle.model().causal == 0 && source.prefix_tokens != 0)
-    fail(REXIT_INVALID_ARGUMENT, "prefix has ", source.prefix_tokens,
+  if (bundle.model().causal == 0 && prefix != 0)
+    fail(REXIT_INVALID_ARGUMENT, "prefix has ", prefix,
          " tokens, expected none: the model is an encoder, whose candidates are whole pairs");
-  if (source.prefix_tokens >= limit)
-    fail(REXIT_TOO_LONG, "prefix has ", source.prefix_tokens, " tokens, which leaves no room for a candidate in ", limit,
+  if (prefix >= limit)
+    fail(REXIT_TOO_LONG, "prefix has ", prefix, " tokens, which leaves no room for a candidate in ", limit,
          ", the most that the variant takes");
-  append(source.prefix, source.prefix_tokens, vocabulary, [] { return std::string("prefix"); }, prompt.tokens);
+  append(source.prefix.data(), prefix, vocabulary, [] { return std::string("prefix"); }, prompt.tokens);
   prompt.offsets.push_back(prompt.tokens.size());
-  const std::int32_t* next = source.candidates;
-  for (std::size_t i = 0; i < source.candidate_count; ++i) {
+  const std::int32_t* next = source.candidates.data();
+  for (std::size_t i = 0; i < source.counts.size(); ++i) {
     deadline.check("the prompt's assembly");
     const std::size_t count = source.counts[i];
     const auto part = [i] { return "candidates[" + std::to_string(i) + "]"; };
     if (count == 0) fail(REXIT_INVALID_ARGUMENT, part(), " has no tokens, expected at least one");
-    if (count > limit - source.prefix_tokens)
-      fail(REXIT_TOO_LONG, part(), " has ", count, " tokens behind a prefix of ", source.prefix_tokens,
-           ", the variant takes at most ", limit, " together");
+    if (count > limit - prefix)
+      fail(REXIT_TOO_LONG, part(), " has ", count, " tokens behind a prefix of ", prefix, ", the variant takes at most ", limit,
+           " together");
     append(next, count, vocabulary, part, prompt.tokens);
     next += count;
     prompt.offsets.push_back(prompt.tokens.size());

@@ -1,17 +1,15 @@
 // A prompt as the caller's own token ids.
 #pragma once
 
+#include <vector>
+
 #include "prompt/prompt.hpp"
 
 namespace rexit::core {
 
-// Points into the caller's memory, which is read once.
 struct TokenPrompt {
-  const std::int32_t* prefix;
-  std::size_t prefix_tokens;
-  const std::int32_t* candidates;  // all candidates' tokens, one candidate after the other
-  const std::size_t* counts;       // [candidate_count], tokens of each candidate
-  std::size_t candidate_count;
+  std::vector<std::int32_t> prefix, candidates;  // all candidates' tokens, one candidate after the other
+  std::vector<std::size_t> counts;               // tokens of each candidate
 };
 
 // Copies the tokens into `prompt`, which is reused across calls. Reads no catalog. Throws REXIT_INVALID_ARGUMENT for a candidate

@@ -41,7 +41,7 @@ class GoldenSamples {
     users_ = file_.array<std::int32_t>("user", {size()});
     items_ = file_.array<std::int32_t>("item", {candidates});
     times_ = file_.array<std::int64_t>("as_of", {size()});
-    if (bundle.reads_scores(false)) scores_ = file_.array<float>("score", {candidates});
+    if (bundle.reads_scores()) scores_ = file_.array<float>("score", {candidates});
     if (program.inputs.empty()) return;
     inputs_ = file_.array<std::int64_t>("input_offsets", {size() * program.inputs.size() + 1});
     codes_ = file_.array<std::int32_t>("input_codes", {std::nullopt});
@@ -59,11 +59,7 @@ class GoldenSamples {
     if (bundle_.has_catalog()) {
       read_query(slate);
     } else {
-      counts_.clear();
-      for (std::size_t i = at(slates_, slate); i < at(slates_, slate + 1); ++i)
-        counts_.push_back(at(candidates_, i + 1) - at(candidates_, i));
-      request_.tokens = TokenPrompt{prefix_tokens_.data + at(prefixes_, slate), at(prefixes_, slate + 1) - at(prefixes_, slate),
-                                    candidate_tokens_.data + at(candidates_, at(slates_, slate)), counts_.data(), counts_.size()};
+      read_tokens(slate);
     }
     return request_;
   }
@@ -118,11 +114,21 @@ class GoldenSamples {
     for (std::size_t i = 0; i < inputs.size(); ++i) read_codes(slate, i, inputs[i], query.inputs[i]);
   }
 
+  void read_tokens(std::size_t slate) {
+    const std::size_t begin = at(slates_, slate), end = at(slates_, slate + 1);
+    TokenPrompt& tokens = request_.tokens;
+    request_.by_tokens = true;
+    tokens.prefix.assign(prefix_tokens_.data + at(prefixes_, slate), prefix_tokens_.data + at(prefixes_, slate + 1));
+    tokens.candidates.assign(candidate_tokens_.data + at(candidates_, begin), candidate_tokens_.data + at(candidates_, end));
+    tokens.counts.clear();
+    for (std::size_t i = begin; i < end; ++i) tokens.counts.push_back(at(candidates_, i + 1) - at(candidates_, i));
+  }
+
   // Without a catalog, the scores are exit zero's log-odds.
   void read_scores(std::size_t slate) {
     const bool has_catalog = bundle_.has_catalog();
     request_.scores.clear();
-    if (!bundle_.reads_scores(!has_catalog)) return;
+    if (!bundle_.reads_scores()) return;
     for (std::size_t i = at(slates_, slate); i < at(slates_, slate + 1); ++i) {
       request_.scores.push_back(has_catalog ? scores_[i] : log_odds_[i * bundle_.exits()]);
       if (!std::isfinite(request_.scores.back()))
@@ -149,7 +155,6 @@ class GoldenSamples {
   Array<std::int32_t> users_, items_, codes_, prefix_tokens_, candidate_tokens_;
   Array<std::int64_t> times_;
   Request request_;
-  std::vector<std::size_t> counts_;
 };
 
 std::string fixed(float value) {

@@ -73,6 +73,32 @@ const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle
 
 }  // namespace
 
+void Request::clear(std::size_t inputs) {
+  id.clear();
+  user.clear();
+  by_tokens = has_policy = false;
+  query.user.reset();
+  query.items.clear();
+  query.recent.clear();
+  query.as_of.reset();
+  query.inputs.resize(inputs);
+  for (Codes& codes : query.inputs) codes.clear();
+  tokens.prefix.clear();
+  tokens.candidates.clear();
+  tokens.counts.clear();
+  scores.clear();
+  force_exit.reset();
+  deadline_us = 0;
+  top_k = 0;
+}
+
+std::size_t Request::memory() const noexcept {
+  const auto bytes = [](const auto&... lists) { return (... + (lists.capacity() * sizeof(*lists.data()))); };
+  std::size_t codes = 0;
+  for (const Codes& input : query.inputs) codes += bytes(input);
+  return codes + bytes(id, user, query.items, query.recent, tokens.prefix, tokens.candidates, tokens.counts, scores);
+}
+
 LoadedBundle::LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero)
     : bundle(opened.bundle.current_source(), opened.bundle.variant().name.c_str()),
       make_backend(reusable_segments(opened, bundle)),
@@ -111,8 +137,8 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
 void Session::begin(const Request& request, const Deadline& deadline, rexit_stats& stats) {
   const Bundle& bundle = loaded_->bundle;
   stats.known_user = request.is_of_known_user() ? 1 : 0;
-  if (request.tokens) {
-    core::assemble(bundle, *request.tokens, deadline, state_->prompt);
+  if (request.by_tokens) {
+    core::assemble(bundle, request.tokens, deadline, state_->prompt);
   } else {
     bundle.check_unchanged();
     state_->retrieval->begin(request.query, deadline);
@@ -120,7 +146,7 @@ void Session::begin(const Request& request, const Deadline& deadline, rexit_stat
   std::vector<float>& zero = state_->zero;
   zero.clear();
   if (!bundle.has_zero()) return;
-  if (request.tokens) return zero.assign(request.scores.begin(), request.scores.end());
+  if (request.by_tokens) return zero.assign(request.scores.begin(), request.scores.end());
   state_->retrieval->numbers(request.scores.data(), state_->numbers);
   zero.resize(request.candidates());
   loaded_->zero->run(state_->numbers.data(), zero.size(), zero.data());
@@ -135,7 +161,7 @@ void Session::begin_slate(std::size_t candidates, const std::vector<float>& zero
 bool Session::assemble_entering(const Request& request, const Deadline& deadline) {
   const std::vector<std::uint32_t>& entering = state_->slate.entering();
   if (entering.empty()) return false;
-  if (request.tokens) return true;
+  if (request.by_tokens) return true;
   try {
     core::assemble(loaded_->bundle, deadline, *state_->retrieval, state_->prompt, &entering);
   } catch (const Error& error) {
@@ -149,9 +175,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   const MemoryUpdate memory_update(*this);
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   backend_.reset_segments();
-  // With a k that all candidates are within, a top-k rule would stop everything at the first exit.
-  const std::size_t rule_k = request.top_k < request.candidates() ? request.top_k : 0;
-  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, rule_k};
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit};
   begin(request, deadline, stats);
   begin_slate(request.candidates(), state_->zero, rule);
   const bool runs = assemble_entering(request, deadline);
@@ -171,7 +195,7 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   const Deadline no_deadline(start, 0, &backend_.cancelled());
   backend_.reset_segments();
   state_->log_odds.resize(request.candidates() * loaded_->bundle.exits());
-  const StopRule rule{&loaded_->bundle.policy(), std::nullopt, 0, state_->log_odds.data()};
+  const StopRule rule{&loaded_->bundle.policy(), std::nullopt, state_->log_odds.data()};
   begin(request, no_deadline, stats);
   begin_slate(request.candidates(), state_->zero, rule);
   assemble_entering(request, no_deadline);
@@ -185,8 +209,8 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
 const Prompt& Session::prompt(const Request& request) {
   const MemoryUpdate memory_update(*this);
   const Deadline no_deadline({}, 0, &backend_.cancelled());
-  if (request.tokens) {
-    core::assemble(loaded_->bundle, *request.tokens, no_deadline, state_->prompt);
+  if (request.by_tokens) {
+    core::assemble(loaded_->bundle, request.tokens, no_deadline, state_->prompt);
   } else {
     loaded_->bundle.check_unchanged();
     core::assemble(loaded_->bundle, request.query, no_deadline, *state_->retrieval, state_->prompt);

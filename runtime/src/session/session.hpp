@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -54,18 +55,24 @@ struct LoadedBundle {
 };
 
 struct Request {
-  Query query;
-  std::vector<float> scores;          // [candidates], finite, or empty: as Bundle::reads_scores()
-  std::optional<TokenPrompt> tokens;  // replaces the query; valid during the call
-  bool has_policy = false;            // false: the bundle's policy applies
+  std::string id, user;  // as JSON; empty: the request has none
+  bool by_tokens = false;
+  Query query;                // unless it is by tokens
+  TokenPrompt tokens;         // if it is
+  std::vector<float> scores;  // [candidates], finite, or empty: as Bundle::reads_scores()
+  bool has_policy = false;    // false: the bundle's policy applies
   Policy policy;
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;
   std::size_t top_k = 0;
 
-  bool is_of_known_user() const noexcept { return !tokens && query.user; }
-  std::size_t candidates() const noexcept { return tokens ? tokens->candidate_count : query.items.size(); }
+  bool is_of_known_user() const noexcept { return !by_tokens && query.user; }
+  std::size_t candidates() const noexcept { return by_tokens ? tokens.counts.size() : query.items.size(); }
   std::size_t score_count() const noexcept { return top_k == 0 ? candidates() : std::min(top_k, candidates()); }
+
+  // As a new request for a prompt with `inputs` inputs, but keeps its memory.
+  void clear(std::size_t inputs);
+  std::size_t memory() const noexcept;  // in bytes
 };
 
 struct Score {

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +29,7 @@ from rexit.bundle.files import digest
 from rexit.bundle.typed import short, typed
 from rexit.errors import InputError
 from rexit.ids import Id
+from rexit.request import Request
 from rexit.roles import Roles, split_of
 from rexit.slates import Slate, SlateT, TokenSlate, parts
 
@@ -176,17 +176,6 @@ class SlatesFile(_File[TokenSlate]):
                     raise InputError(f"{where}: has {len(tokens)} tokens, more than the {max_tokens} of --max-tokens")
 
 
-class _Logged(msgspec.Struct, frozen=True):
-    """A request's fields (`rexit.request`). Others are ignored."""
-
-    user: Id
-    items: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1)]
-    recent: tuple[Id | tuple[Id, bool], ...] | None = None
-    as_of: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
-    inputs: dict[str, Any] | None = None
-    scores: tuple[float, ...] | None = None
-
-
 class RequestLog(_File[Slate]):
     """What users of a bundle with a catalog were shown: requests, without labels. Nobody fits: there is no training split.
 
@@ -199,8 +188,10 @@ class RequestLog(_File[Slate]):
         by_split: dict[str, list[Slate]] = {name: [] for name in SPLITS}
         known = 0
         for where, row in _rows(Path(path)):
-            logged = typed(row, _Logged, f"{path}: {where}", error=InputError)
+            logged = typed(row, Request, f"{path}: {where}", error=InputError)
             try:
+                if logged.user is None or logged.items is None:
+                    raise InputError(f"`{'items' if logged.items is None else 'user'}` is missing")
                 recent = (entry[0] if isinstance(entry, tuple) else entry for entry in logged.recent or ())
                 catalog.items.rows([*logged.items, *recent])
                 if catalog.reads_scores and len(logged.scores or ()) != len(logged.items):
@@ -213,7 +204,7 @@ class RequestLog(_File[Slate]):
             except InputError as exc:
                 raise InputError(f"{path}: {where}: {exc}") from exc
             liked = np.zeros(len(logged.items), np.bool_)
-            given = (logged.user, logged.items, logged.as_of, liked, logged.inputs or {})
+            given = (logged.user, tuple(logged.items), logged.as_of, liked, logged.inputs or {})
             scores = np.array(numbers, np.float32) if catalog.reads_scores else None
             slate = Slate(*given, labelled=False, recent=logged.recent, scores=scores)
             by_split[split_of(slate.user, fits=False)].append(slate)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rexit.bundle.typed import short, typed
 from rexit.errors import DeadlineError, InputError
 from rexit.prompts.texts import TextEncoder, session_encoder
-from rexit.request import LONGEST_MS, Request, TokenRequest
+from rexit.request import LONGEST_MS, Request
 from rexit.runtime import Scores, Session, Stats
 
 _LOGGER = logging.getLogger("rexit")
@@ -133,7 +133,7 @@ class Job(ABC):
 
 
 class Peek(msgspec.Struct):
-    """What the service itself must know of a request in JSON; `rexit.request.FIELDS` describes all of it."""
+    """What the service itself must know of a request in JSON; `rexit.request.Request` describes all of it."""
 
     items: list[msgspec.Raw] | None = None
     recent: list[msgspec.Raw] | None = None
@@ -171,12 +171,7 @@ class ScoreJob(Job):
         return Answer(answer.text, answer.stats, waited_s, self.names_user and not answer.stats.known_user)
 
     def trace(self, session: Session, texts: Texts) -> NDArray[np.float32]:
-        fields = self.document()
-        if "candidates" in fields:
-            return session.trace(TokenRequest(fields.get("prefix", []), fields["candidates"], fields.get("scores")))
-        recent = [tuple(entry) if isinstance(entry, list) else entry for entry in fields.get("recent", ())]
-        optional = {name: fields.get(name) for name in ("as_of", "inputs", "scores")}
-        return session.trace(Request(fields["user"], fields["items"], recent, **optional))
+        return session.trace(msgspec.json.decode(self.body, type=Request))
 
     def document(self) -> dict[str, Any]:
         return {name: value for name, value in msgspec.json.decode(self.body).items() if value is not None}
@@ -308,7 +303,7 @@ class RerankJob(Job):
         if left <= 0:
             raise self.late()
         deadline_ms = None if self.deadline_s is None else left * 1000
-        prompt = TokenRequest(prefix, candidates, request.scores)
+        prompt = Request.tokens(prefix, candidates, request.scores)
         scores = session.score(prompt, top_k=request.count, deadline_ms=deadline_ms, **rule)
         body = msgspec.json.encode(request.answer(scores, session.info.variant, truncated))
         return Answer(body, scores.stats, waited_s, truncated=sum(truncated))
@@ -316,7 +311,7 @@ class RerankJob(Job):
     def trace(self, session: Session, texts: Texts) -> NDArray[np.float32]:
         request = self.request
         prompt = texts.prompt(request.query, request.texts, request.instruction, request.max_tokens_per_doc)
-        return session.trace(TokenRequest(*prompt[:2], request.scores))
+        return session.trace(Request.tokens(*prompt[:2], request.scores))
 
     def document(self) -> dict[str, Any]:
         request = self.request

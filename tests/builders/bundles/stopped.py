@@ -1,9 +1,9 @@
 """Random slates and where the book stops them, for the C++ tests: `python -m builders.bundles.stopped FILE`, in tests/.
 
-A row for each case: `patience`, `quorum`, `k`, `ordered`, the request's own `own_k`, the number of `candidates`; `rise` and
+A row for each case: `patience`, `quorum`, `k`, `ordered`, the number of `candidates`; `rise` and
 `fall` [EXITS - 1]; `keep` [EXITS], how many go on after each exit, 0 being all; `rules` [EXITS, 4] of a, b, upper and lower;
 the weights of `earlier` heads, 0 being none. Then a row for each candidate of each case: `log_odds` [EXITS], `exit` and its `c`.
-k 0: no such rule, or none of the request's own. Maps are 1 and 0 in half of the cases, and read earlier heads in the others.
+k 0: no such rule. Maps are 1 and 0 in half of the cases, and read earlier heads in the others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rexit.bundle import ExitPolicy, Policy, TopK
 EXITS, CASES = 3, 600
 
 
-def cases() -> Iterator[tuple[Policy, int, Any]]:
-    """Policies, a request's own k, and log-odds float32 [n, EXITS]: ties and equal bounds in two cases of three."""
+def cases() -> Iterator[tuple[Policy, Any]]:
+    """Policies and log-odds float32 [n, EXITS]: ties and equal bounds in two cases of three."""
     random = np.random.default_rng(0)
     for case in range(CASES):
         step = (0.0, 0.25, 1.0)[case % 3]
@@ -56,20 +56,19 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
             int(random.choice([0, 1, 3, 8])),
             top_k if random.random() < 0.8 else None,
         )
-        yield policy, int(random.choice([0, 0, 3])), z
+        yield policy, z
 
 
-def columns(policy: Policy, own_k: int, z: Any) -> dict[str, Any]:
+def columns(policy: Policy, z: Any) -> dict[str, Any]:
     """One case, as the module says."""
     rule = policy.top_k
-    stops, c = by_the_book(policy, z, own_k)
+    stops, c = by_the_book(policy, z)
     no_moves = (0.0,) * (EXITS - 1)
     return {
         "patience": np.array([policy.patience], np.int32),
         "quorum": np.array([policy.quorum], np.int32),
         "k": np.array([rule.k if rule else 0], np.int32),
         "ordered": np.array([bool(rule and rule.ordered)], np.int32),
-        "own_k": np.array([own_k], np.int32),
         "candidates": np.array([len(z)], np.int32),
         "rise": np.array([rule.rise if rule else no_moves], np.float32),
         "fall": np.array([rule.fall if rule else no_moves], np.float32),

@@ -146,7 +146,6 @@ TEST_F(FilesTest, VariantsAreListedWithTheirMemory) {
   EXPECT_EQ(all[0].graph_bytes, graphs);
 
   rexit_variant_info info{};
-  info.struct_size = sizeof info;
   EXPECT_EQ(rexit_bundle_get_variant(path().c_str(), 1, &info), REXIT_UNKNOWN_VARIANT);
 }
 

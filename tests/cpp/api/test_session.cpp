@@ -35,7 +35,7 @@ TEST(Scoring, WarnsOnceOfASlateLongerThanCalibrations) {
   const rexit::Request longer = rexit::Request(106).items(five);
   session.score(request());
   session.score(rexit::Request(longer).force_exit(1));
-  session.score(rexit::Request(longer).policy({std::vector<float>(3, 2.0f), std::vector<float>(3, 2.0f), 1}));
+  session.score(longer, {0, 0, rexit::Policy{std::vector<float>(3, 2.0f), std::vector<float>(3, 2.0f), 1}.json()});
   session.trace(longer);
   EXPECT_EQ(lines.size(), 0u) << "the policy decided on none of these";
   session.score(longer);
@@ -69,7 +69,7 @@ TEST_F(SessionTest, ASessionServesOneThreadAtATime) {
     threads.emplace_back([&] {
       for (int i = 0; i < 50; ++i) {
         try {
-          session.trace(request());
+          session.warm_up();  // returns nothing that another call could overwrite
           const std::lock_guard<std::mutex> lock(mutex);
           ++served;
         } catch (const rexit::Error& error) {

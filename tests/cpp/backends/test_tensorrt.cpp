@@ -67,11 +67,11 @@ std::vector<float> reference(const std::vector<std::int32_t>& tokens) {
 
 std::vector<float> reference(rexit::Session& session, const rexit::Request& request) {
   const rexit::Prompt prompt = session.prompt(request);
-  const auto at = [&](std::size_t i) { return prompt.tokens.begin() + static_cast<std::ptrdiff_t>(prompt.offsets[i]); };
+  const auto end = [&](std::size_t i) { return prompt.tokens.begin() + static_cast<std::ptrdiff_t>(prompt.ends[i]); };
   std::vector<float> all;
-  for (std::size_t i = 1; i + 1 < prompt.offsets.size(); ++i) {
-    std::vector<std::int32_t> tokens(at(0), at(1));
-    tokens.insert(tokens.end(), at(i), at(i + 1));
+  for (std::size_t i = 1; i < prompt.ends.size(); ++i) {
+    std::vector<std::int32_t> tokens(prompt.tokens.begin(), end(0));
+    tokens.insert(tokens.end(), end(i - 1), end(i));
     const std::vector<float> answers = reference(tokens);
     all.insert(all.end(), answers.begin(), answers.end());
   }
@@ -268,7 +268,9 @@ TEST_F(TensorRt, SurvivorsMove) {
     for (const std::int64_t user : {100, 103, 106, 109, 112, 115}) {
       const auto request = [&] { return rexit::Request(user).items(items(20)); };
       const std::vector<float> expected = reference(session, request());
-      const auto score = [&] { return session.score(request().policy({{limit, limit, never}, {limit, limit, never}, 1})); };
+      const auto score = [&] {
+        return session.score(request(), {0, 0, rexit::Policy{{limit, limit, never}, {limit, limit, never}, 1}.json()});
+      };
       score();
       forget();
       const rexit::Scores scores = score();
@@ -301,7 +303,7 @@ TEST_F(TensorRt, VectorsGoWithTheirTokens) {
           const rexit::Trace trace = session.trace(request());
           EXPECT_EQ(trace.log_odds, expected);
           if (trace.stats.prefix_tokens_reused != 0 && trace.stats.prefix_tokens_reused != trace.stats.prefix_tokens) ++shared;
-          const rexit::Scores scores = session.score(request().policy({{9, 9, never}, {9, 9, never}, 1}));
+          const rexit::Scores scores = session.score(request(), {0, 0, rexit::Policy{{9, 9, never}, {9, 9, never}, 1}.json()});
           for (std::size_t i = 0; i < count; ++i)
             EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
         }

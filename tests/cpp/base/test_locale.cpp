@@ -7,7 +7,8 @@
 #include <random>
 #include <string>
 
-#include "api/json_request.hpp"
+#include "api/request.hpp"
+#include "bundles.hpp"
 #include "files/json.hpp"
 
 namespace {
@@ -35,11 +36,11 @@ class Locale : public testing::TestWithParam<const char*> {
 TEST_P(Locale, OfTheProgramDoesNotChangeNumbersInJson) {
   const std::string point = std::localeconv()->decimal_point;
   ASSERT_NE(point, ".");
-  rexit::core::JsonRequest json;
-  json.read(R"({"id": 1.5, "user": 1, "items": [1], "deadline_ms": 2.25, "inputs": {"price": -0.75e1}})");
-  EXPECT_EQ(json.id(), "1.5");
-  EXPECT_EQ(json.request().deadline_us, 2250);
-  EXPECT_EQ(json.request().inputs[0].number, -7.5);
+  const rexit::core::Bundle bundle(rexit::core::open_source(sound_bundle()), nullptr);
+  rexit::core::Request request;
+  read_request(R"({"id": 1.5, "candidates": [[1]], "deadline_ms": 2.25})", bundle, request);
+  EXPECT_EQ(request.id, "1.5");
+  EXPECT_EQ(request.deadline_us, 2250);
 
   const std::string text = R"({"a": 1.625})";
   const rexit::core::JsonDocument document(reinterpret_cast<const unsigned char*>(text.data()), text.size(), "file");

@@ -24,7 +24,7 @@ rexit_status opens(const rexit_bundle_options& options) {
 TEST_F(Promises, ThePoolHasAThreadForEachCore) {
   cpu_set_t cores;
   ASSERT_EQ(::sched_getaffinity(0, sizeof cores, &cores), 0);
-  rexit_bundle_options options = sized<rexit_bundle_options>();
+  rexit_bundle_options options{};
   options.threads = CPU_COUNT(&cores);
   EXPECT_EQ(opens(options), REXIT_OK) << rexit_last_error();
   ++options.threads;
@@ -32,7 +32,7 @@ TEST_F(Promises, ThePoolHasAThreadForEachCore) {
 }
 
 TEST_F(Promises, TheCpuHasNoDeviceNumber) {
-  rexit_bundle_options options = sized<rexit_bundle_options>();
+  rexit_bundle_options options{};
   options.device_id = 7;
   EXPECT_EQ(opens(options), REXIT_OK) << rexit_last_error();
 }
@@ -65,7 +65,7 @@ TEST(Options, OfProvidersThatContradictAreRefused) {
 }
 
 TEST(Options, AreChecked) {
-  rexit_bundle_options options = sized<rexit_bundle_options>();
+  rexit_bundle_options options{};
   options.provider = "AZURE";
   options.provider_option_count = 2;
   const char* const keys[] = {"key", nullptr};
@@ -92,7 +92,7 @@ int with_library_of(const char* environment) {
   } else {
     ::unsetenv("REXIT_ONNXRUNTIME_LIBRARY");
   }
-  const rexit_status status = opens(sized<rexit_bundle_options>());
+  const rexit_status status = opens({});
   const std::string said = status == REXIT_OK ? "" : rexit_last_error();
   if (environment != nullptr) return status == REXIT_BACKEND_MISSING && said.find(environment) != std::string::npos ? 0 : 1;
   // Where the system has one, it may be too old for rexit.
@@ -121,10 +121,9 @@ TEST_F(Promises, SessionsShareTheMappedCatalogAndTheWeights) {
   const char* const table = "/sound/bundle/catalog/users.safetensors";
   EXPECT_EQ(mappings(table), 1u);
   rexit_session* others[3];
-  rexit_score scores[3];
   for (rexit_session*& other : others) {
     ASSERT_EQ(rexit_session_create(bundle, nullptr, &other), REXIT_OK);
-    EXPECT_EQ(rexit_session_score(other, &request, scores, nullptr), REXIT_OK);
+    EXPECT_EQ(score(request, other), REXIT_OK);
   }
   EXPECT_EQ(mappings(table), 1u);
   EXPECT_EQ(memory().weights, weights);

@@ -18,21 +18,21 @@ namespace {
 // A call that fails leaves its struct as it was.
 template <class Struct, class Member, class Call>
 void expect_unchanged(Member Struct::* member, Call call) {
-  Struct output = sized<Struct>();
+  Struct output{};
   output.*member = 77;
   EXPECT_NE(call(&output), REXIT_OK);
   EXPECT_EQ(output.*member, 77u);
 }
 
 TEST_F(Promises, OutputsAreWrittenOnlyOnSuccess) {
-  auto* const untouched = reinterpret_cast<rexit_bundle*>(&request);
+  auto* const untouched = reinterpret_cast<rexit_bundle*>(this);
   rexit_bundle* opened = untouched;
   EXPECT_EQ(rexit_bundle_open("/nowhere", nullptr, &opened), REXIT_NOT_FOUND);
   EXPECT_EQ(rexit_bundle_reload(nullptr, &opened), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(opened, untouched);
-  auto* created = reinterpret_cast<rexit_session*>(&request);
+  auto* created = reinterpret_cast<rexit_session*>(this);
   EXPECT_EQ(rexit_session_create(nullptr, nullptr, &created), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(static_cast<void*>(created), &request);
+  EXPECT_EQ(static_cast<void*>(created), this);
   expect_unchanged(&rexit_variant_info::variant_count,
                    [](auto* out) { return rexit_bundle_get_variant(sound_bundle().c_str(), 1, out); });
   expect_unchanged(&rexit_bundle_info::users, [](auto* out) { return rexit_bundle_get_info(nullptr, out); });
@@ -40,21 +40,22 @@ TEST_F(Promises, OutputsAreWrittenOnlyOnSuccess) {
   expect_unchanged(&rexit_segment_stats::candidates, [this](auto* out) { return rexit_session_get_segment(session, 3, out); });
   expect_unchanged(&rexit_memory::prefixes, [](auto* out) { return rexit_session_get_memory(nullptr, out); });
 
-  request.items = unknown;
-  request.item_count = 1;
-  rexit_score score{};
-  score.item = 77;
-  rexit_stats stats = sized<rexit_stats>();
-  stats.prefix_tokens = 77;
-  EXPECT_EQ(rexit_session_score(session, &request, &score, &stats), REXIT_UNKNOWN_ITEM);
-  float log_odds[3] = {77, 77, 77};
-  EXPECT_EQ(rexit_session_trace(session, &request, log_odds, &stats), REXIT_UNKNOWN_ITEM);
+  const rexit_score* scores = nullptr;
+  const float* log_odds = nullptr;
   std::size_t count = 77;
-  EXPECT_EQ(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count), REXIT_UNKNOWN_ITEM);
-  EXPECT_EQ(score.item, 77u);
-  EXPECT_EQ(stats.prefix_tokens, 77u);
-  EXPECT_EQ(log_odds[0], 77);
+  rexit_stats stats{};
+  stats.prefix_tokens = 77;
+  rexit_prompt prompt{};
+  prompt.candidate_count = 77;
+  const char* const text = unknown.data();
+  EXPECT_EQ(rexit_session_score(session, text, unknown.size(), nullptr, &scores, &count, &stats), REXIT_UNKNOWN_ITEM);
+  EXPECT_EQ(rexit_session_trace(session, text, unknown.size(), &log_odds, &count, &stats), REXIT_UNKNOWN_ITEM);
+  EXPECT_EQ(rexit_session_prompt(session, text, unknown.size(), &prompt), REXIT_UNKNOWN_ITEM);
+  EXPECT_EQ(scores, nullptr);
+  EXPECT_EQ(log_odds, nullptr);
   EXPECT_EQ(count, 77u);
+  EXPECT_EQ(stats.prefix_tokens, 77u);
+  EXPECT_EQ(prompt.candidate_count, 77u);
 }
 
 TEST_F(Promises, EachThreadHasItsOwnLastErrorUntilTheNextFailure) {
@@ -76,12 +77,9 @@ TEST_F(Promises, EachThreadHasItsOwnLastErrorUntilTheNextFailure) {
 TEST_F(Promises, NoPointerOfTheCallersIsKept) {
   const std::vector<float> expected = trace(request);
   {
-    auto ids = std::make_unique<rexit_id[]>(3);
-    std::memcpy(ids.get(), items, sizeof items);
-    auto copy = std::make_unique<rexit_request>(request);
-    copy->items = ids.get();
+    auto copy = std::make_unique<std::string>(request);
     expect_near(trace(*copy), expected);
-    std::memset(ids.get(), 0xff, sizeof items);
+    std::fill(copy->begin(), copy->end(), '\xff');
   }
   expect_near(trace(request), expected);
 }
@@ -91,10 +89,9 @@ TEST_F(Promises, HandlesAreAllThereIsToRelease) {
   const auto round = [this] {
     rexit_bundle* own = nullptr;
     rexit_session* scoring = nullptr;
-    rexit_score scores[3];
     EXPECT_EQ(rexit_bundle_open(sound_bundle().c_str(), nullptr, &own), REXIT_OK);
     EXPECT_EQ(rexit_session_create(own, nullptr, &scoring), REXIT_OK);
-    EXPECT_EQ(rexit_session_score(scoring, &request, scores, nullptr), REXIT_OK);
+    EXPECT_EQ(score(request, scoring), REXIT_OK);
     rexit_session_destroy(scoring);
     rexit_bundle_close(own);
     return ::mallinfo2().uordblks;
@@ -126,20 +123,16 @@ void call_rexit(void* context, rexit_log_level, const char*) {
   auto* calls = static_cast<Calls*>(context);
   ++calls->lines;
   if (calls->nested++ == 0) {
-    const rexit_id user = {106, nullptr}, item = {8, nullptr};
-    rexit_request request = sized<rexit_request>();
-    request.id_size = sizeof user;
-    request.score_size = sizeof(rexit_score);
-    request.user = &user;
-    request.items = &item;
-    request.item_count = 1;
-    rexit_score score{};
+    const std::string request = R"({"user": 106, "items": [8]})";
+    const rexit_score* scores = nullptr;
+    std::size_t count = 0;
     rexit_bundle* bundle = nullptr;
     rexit_session* session = nullptr;
     if (rexit_bundle_verify(sound_bundle().c_str(), nullptr) != REXIT_OK ||
         rexit_bundle_open(sound_bundle().c_str(), nullptr, &bundle) != REXIT_OK ||
         rexit_session_create(bundle, nullptr, &session) != REXIT_OK || rexit_session_warm_up(session) != REXIT_OK ||
-        rexit_session_score(session, &request, &score, nullptr) != REXIT_OK || rexit_session_trim(session) != REXIT_OK)
+        rexit_session_score(session, request.data(), request.size(), nullptr, &scores, &count, nullptr) != REXIT_OK ||
+        rexit_session_trim(session) != REXIT_OK)
       calls->lines = -1000;
     rexit_session_destroy(session);
     rexit_bundle_close(bundle);

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -77,36 +78,33 @@ class AllocationsTest : public testing::TestWithParam<const char*> {
       bundles() + "/" + GetParam() + "/bundle", [](const Bundle&) { return std::make_shared<const AlternatingZero>(); });
   Session session{loaded, std::size_t{1} << 16};
   Request request;
-  std::vector<rexit_id> items, recent;
-  std::vector<float> thresholds = std::vector<float>(loaded->bundle.exits(), 4.0f);
   rexit_stats stats{};
 
   // User ids are 100, 103, ...; item ids -7, -2, ... (tests/builders/bundles/catalog.py).
   void score(std::int64_t user, std::size_t count, bool more) {
-    items.clear();
-    recent.clear();
-    for (std::size_t n = 0; n < count; ++n) items.push_back({-7 + 5 * static_cast<std::int64_t>(n), nullptr});
-    for (std::int64_t n = 0; more && n < 12; ++n) recent.push_back({-7 + 5 * n, nullptr});
-    const std::vector<float>& moves = thresholds;  // one more than are read
-    const rexit_top_k top_k{sizeof top_k, 3, moves.data(), moves.data(), 1, 0};
-    const rexit_policy policy{sizeof policy, thresholds.data(), thresholds.data(), thresholds.size(), 1, 2, &top_k};
-    rexit_request c_request{};
-    c_request.struct_size = sizeof c_request;
-    const rexit_id id{100 + 3 * user, nullptr};
-    c_request.id_size = sizeof id;
-    c_request.user = &id;
-    c_request.items = items.data();
-    c_request.item_count = items.size();
-    c_request.recent_items = recent.data();
-    c_request.recent_count = recent.size();
-    c_request.policy = more ? &policy : nullptr;
-    c_request.top_k = more ? 5 : 0;
-    const std::size_t before = allocations;
-    read_request(c_request, loaded->bundle, request);
+    std::string json = "{\"user\": " + std::to_string(100 + 3 * user) + ", \"items\": [-7";
+    for (std::size_t n = 1; n < count; ++n) json += ", " + std::to_string(-7 + 5 * static_cast<std::int64_t>(n));
+    json += ']';
+    if (more) json += R"(, "recent": [-7, -2, 3, 8, 13, 18, 23, 28, 33, 38, 43, 48], "top_k": 5)";
+    run(json + '}', more);
+  }
+  void run(const std::string& json, bool more) {
+    const std::size_t exits = loaded->bundle.exits(), before = allocations;
+    read_request(json, loaded->bundle, request);
+    reading = std::max(reading, allocations - before);
+    if (more) {  // a policy of the caller's
+      request.has_policy = true;
+      request.policy = loaded->bundle.policy();
+      for (ExitRule& rule : request.policy.exits) rule.upper = rule.lower = 4;
+      request.policy.quorum = 2;
+      request.policy.top_k = {3, true, std::vector<float>(exits - 1, 4), std::vector<float>(exits - 1, 4)};
+    }
+    const std::size_t read = allocations;
     session.score(request, Clock::now(), stats);
     session.trace(request, Clock::now(), stats);
-    allocation_count += allocations - before;
+    allocation_count += allocations - read;
   }
+  std::size_t reading = 0;  // most allocations of the parser for a request
   std::size_t allocation_count = 0;
 };
 
@@ -118,6 +116,17 @@ TEST_P(AllocationsTest, NoneWhenRequestsRepeat) {
   for (const bool more : {false, true})
     for (const std::size_t count : {20u, 7u, 1u}) score(3, count, more);
   EXPECT_EQ(allocation_count, 0u);
+}
+
+// The parser's own, however many candidates there are.
+TEST_P(AllocationsTest, AFewToReadARequest) {
+  score(3, 20, true);
+  reading = 0;
+  score(3, 1, true);
+  const std::size_t few = reading;
+  score(3, 20, true);
+  EXPECT_EQ(reading, few);
+  EXPECT_LE(few, 12u);
 }
 
 TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
@@ -134,16 +143,14 @@ TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
 class TokenAllocationsTest : public AllocationsTest {
  protected:
   void score_tokens(std::int32_t first, std::size_t count) {
-    const std::vector<std::int32_t> tokens(64, first);
-    const std::vector<std::size_t> counts(count, 3);
-    const rexit_tokens prompt{sizeof prompt, tokens.data(), 20, tokens.data(), counts.data(), count};
-    rexit_request c_request{};
-    c_request.tokens = &prompt;
-    const std::size_t before = allocations;
-    read_request(c_request, loaded->bundle, request);
-    session.score(request, Clock::now(), stats);
-    session.trace(request, Clock::now(), stats);
-    allocation_count += allocations - before;
+    const auto list = [first](std::size_t tokens) {
+      std::string json = "[" + std::to_string(first);
+      for (std::size_t t = 1; t < tokens; ++t) json += "," + std::to_string(first);
+      return json + "]";
+    };
+    std::string json = "{\"prefix\": " + list(20) + ", \"candidates\": [" + list(3);
+    for (std::size_t i = 1; i < count; ++i) json += "," + list(3);
+    run(json + "]}", false);
   }
 };
 

@@ -62,7 +62,7 @@ TEST_F(SlateTest, EqualCandidatesGetEqualAnswers) {
   for (int i = 0; i < 15; ++i) log_odds.insert(log_odds.end(), {6, 4});
   std::vector<float> trace(log_odds.size() * bundle.exits());
   for (float* rows : {static_cast<float*>(nullptr), trace.data()}) {
-    const auto& answers = run_slate(slate, prompt(log_odds), prefix, {&policy, std::nullopt, 0, rows}, Deadline({}, 0), stats);
+    const auto& answers = run_slate(slate, prompt(log_odds), prefix, {&policy, std::nullopt, rows}, Deadline({}, 0), stats);
     for (std::size_t i = 2; i < answers.size(); ++i) {
       EXPECT_EQ(answers[i].exit, 2u) << i;
       EXPECT_EQ(answers[i].log_odds, answers[i % 2].log_odds) << i;

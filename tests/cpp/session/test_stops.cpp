@@ -51,7 +51,7 @@ TEST_F(SlateRulesTest, WhatNoMapCanCalibrateIsAnError) {
     refused<Error>([&] { answers(log_odds, {&policy, force_exit}); }, REXIT_BACKEND_FAILED,
                    "beyond what the policy's maps can calibrate");
   std::vector<float> trace(log_odds.size());
-  answers(log_odds, {&policy, std::nullopt, 0, trace.data()});
+  answers(log_odds, {&policy, std::nullopt, trace.data()});
   EXPECT_EQ(trace, log_odds) << "a trace asks for no c";
 }
 
@@ -88,8 +88,8 @@ TEST_F(SlateRulesTest, StopsWhereTheBookDoes) {
   const auto column = [&](const char* name) { return file.array<std::int32_t>(name, {std::nullopt}); };
   const auto table = [&](const char* name, std::size_t width) { return file.array<float>(name, {std::nullopt, width}); };
   const Array<std::int32_t> patience = column("patience"), quorum = column("quorum"), k = column("k"),
-                            ordered = column("ordered"), own_k = column("own_k"), candidates = column("candidates"),
-                            exit = column("exit"), keep = file.array<std::int32_t>("keep", {std::nullopt, exits});
+                            ordered = column("ordered"), candidates = column("candidates"), exit = column("exit"),
+                            keep = file.array<std::int32_t>("keep", {std::nullopt, exits});
   const Array<float> rise = table("rise", exits - 1), fall = table("fall", exits - 1), earlier = table("earlier", 3),
                      log_odds = table("log_odds", exits), rules = file.array<float>("rules", {std::nullopt, exits, 4}),
                      c = file.array<float>("c", {std::nullopt});
@@ -108,8 +108,7 @@ TEST_F(SlateRulesTest, StopsWhereTheBookDoes) {
     if (policy.earlier == std::vector<float>(3)) policy.earlier.clear();
     const auto count = static_cast<std::size_t>(candidates[n]);
     const std::vector<float> slate_log_odds(log_odds.data + candidate * exits, log_odds.data + (candidate + count) * exits);
-    const StopRule rule{&policy, std::nullopt, static_cast<std::size_t>(own_k[n])};
-    for (const Answer& answer : answers(slate_log_odds, rule)) {
+    for (const Answer& answer : answers(slate_log_odds, {&policy, std::nullopt})) {
       ASSERT_EQ(answer.exit, static_cast<std::uint32_t>(exit[candidate])) << "case " << n;
       ASSERT_EQ(answer.calibrated, c[candidate]) << "case " << n;
       ++candidate;

@@ -20,7 +20,7 @@ from builders.models.encoders import (
     write_encoder,
     write_plain,
 )
-from rexit import TokenRequest, runtime
+from rexit import Request, runtime
 from rexit.bundle import Bundle
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
@@ -77,7 +77,7 @@ def test_a_plain_encoder_learns_and_is_exported(slates: Path, tmp_path: Path) ->
     export_bundle(out, None, bundle, ExportOptions(golden_slates=2, with_tokenizer=True), slates=slates)
     prefix, candidates = bundle_encoder(Bundle.open(bundle)).prompt(QUERY, DOCUMENTS)
     with runtime.open(bundle) as session:
-        traced = session.trace(TokenRequest(prefix, candidates))
+        traced = session.trace(Request.tokens(prefix, candidates))
     np.testing.assert_allclose(traced[:, -1], logits(out, QUERY, DOCUMENTS)[:, 0], atol=1e-4)
 
 

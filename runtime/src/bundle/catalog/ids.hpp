@@ -25,8 +25,9 @@ class Ids {
   bool are_strings() const noexcept { return strings_; }
   std::optional<Row> find(std::int64_t number) const noexcept;
   std::optional<Row> find(std::string_view text) const;
-  std::string text(Row row) const;                    // for messages
-  std::string_view string_at(std::size_t row) const;  // string ids only
+  std::string text(Row row) const;                                                  // for messages
+  std::string_view string_at(std::size_t row) const;                                // string ids only
+  std::int64_t number_at(std::size_t row) const noexcept { return numbers_[row]; }  // integer ids only
 
  private:
   const Safetensors& table_;

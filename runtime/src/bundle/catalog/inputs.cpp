@@ -136,21 +136,17 @@ void Input::encode(double number, Codes& codes) const {
   if (codes.empty() && !optional_) refuse(number_text(number));
 }
 
-void Input::encode(const std::int32_t* tokens, std::size_t count, std::size_t vocabulary, Codes& codes) const {
-  if (!is_text()) refuse("token ids");
-  if (count == 0) return encode_missing(codes);
-  if (count > text_tokens_)
-    fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " has ", count, " tokens, expected at most ", text_tokens_);
-  for (std::size_t t = 0; t < count; ++t)
-    if (tokens[t] < 0 || static_cast<std::size_t>(tokens[t]) >= vocabulary)
-      fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, '[', t, "] is ", tokens[t], ", expected a token id from 0 to ",
+void Input::check_tokens(const Codes& codes, std::size_t vocabulary) const {
+  if (codes.size() > text_tokens_)
+    fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " has ", codes.size(), " tokens, expected at most ", text_tokens_);
+  for (std::size_t t = 0; t < codes.size(); ++t)
+    if (codes[t] < 0 || static_cast<std::size_t>(codes[t]) >= vocabulary)
+      fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, '[', t, "] is ", codes[t], ", expected a token id from 0 to ",
            vocabulary - 1);
-  codes.assign(tokens, tokens + count);
 }
 
-void Input::encode_missing(Codes& codes) const {
+void Input::check_missing() const {
   if (!optional_) fail(REXIT_INVALID_ARGUMENT, "inputs.", name_, " is missing, expected ", expected());
-  codes.clear();
 }
 
 void Input::refuse(std::string_view value) const {

@@ -34,10 +34,11 @@ class Input {
   // that number. An optional input that does not know the value has no codes.
   void encode(std::string_view text, Codes& codes) const;
   void encode(double number, Codes& codes) const;
-  // Tokens of a text, below `vocabulary`.
-  void encode(const std::int32_t* tokens, std::size_t count, std::size_t vocabulary, Codes& codes) const;
-  // Throws unless the input is optional.
-  void encode_missing(Codes& codes) const;
+  // Checks the codes of a text, which are its token ids, below `vocabulary`.
+  void check_tokens(const Codes& codes, std::size_t vocabulary) const;
+  // Call for an input without codes: throws unless it is optional.
+  void check_missing() const;
+  [[noreturn]] void refuse(std::string_view value) const;
 
  private:
   bool is_list() const noexcept { return !values_.empty(); }
@@ -46,7 +47,6 @@ class Input {
   void append_number(double number, Codes& codes) const;
   void append_digits(double number, Codes& codes) const;
   std::string expected() const;
-  [[noreturn]] void refuse(std::string_view value) const;
 
   std::string name_;
   bool optional_;

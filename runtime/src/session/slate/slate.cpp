@@ -234,8 +234,7 @@ void Slate::apply_exit_rule(const Candidate& candidate, std::size_t exit, float 
 
 // Call after apply_exit_rule() for all candidates that reached this exit.
 void Slate::apply_slate_rules(std::size_t exit, const StopRule& rule) {
-  if (rule.trace == nullptr && !rule.force_exit && exit + 1 != bundle_.exits())
-    stops_.apply_slate_rules(*rule.policy, exit, rule.top_k);
+  if (rule.trace == nullptr && !rule.force_exit && exit + 1 != bundle_.exits()) stops_.apply_slate_rules(*rule.policy, exit);
 }
 
 const std::vector<Answer>& Slate::cut_short() {

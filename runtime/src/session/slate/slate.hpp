@@ -23,7 +23,6 @@ namespace rexit::core {
 struct StopRule {
   const Policy* policy;                   // its maps always apply
   std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
-  std::size_t top_k = 0;                  // the request's; 0: the policy's k
   float* trace = nullptr;                 // raw log-odds [candidates, exits]; if set, all run to the last exit
 };
 

@@ -43,10 +43,10 @@ void SlateStops::begin(std::size_t candidates) {
   std::iota(undecided_.begin(), undecided_.end(), 0u);
 }
 
-void SlateStops::apply_slate_rules(const Policy& policy, std::size_t exit, std::size_t k, const float* slacks) {
+void SlateStops::apply_slate_rules(const Policy& policy, std::size_t exit, const float* slacks) {
   drop_stopped();
   if (policy.top_k.k != 0 && !undecided_.empty()) {
-    stop_settled(policy.top_k, k != 0 ? k : policy.top_k.k, slacks);
+    stop_settled(policy.top_k, slacks);
     drop_stopped();
   }
   if (const std::size_t keep = policy.keep_after(exit); keep != 0 && undecided_.size() > keep)
@@ -72,7 +72,8 @@ SlateStops::Interval SlateStops::interval(const TopK& rule, const Standing& stan
 }
 
 // Stops those of which it is certain whether they are among the best k; if `ordered`, among the best k only with a certain rank.
-void SlateStops::stop_settled(const TopK& rule, std::size_t k, const float* slacks) {
+void SlateStops::stop_settled(const TopK& rule, const float* slacks) {
+  const std::size_t k = rule.k;
   lows_.clear();
   highs_.clear();
   for (const Standing& standing : standings_) {
@@ -140,7 +141,7 @@ void replay(const Policy& policy, const RecordedSlates& recorded, std::int64_t* 
         const float c = reads_earlier ? policy.calibrated(k, log_odds + i * width) : rule.calibrated(log_odds[i * width + k]);
         stops.set_stopped(i, stops.reach(i, k, rule, patience, c, slack));
       }
-      stops.apply_slate_rules(policy, k, 0, margin != 0 ? slacks.data() : nullptr);
+      stops.apply_slate_rules(policy, k, margin != 0 ? slacks.data() : nullptr);
     }
     for (std::size_t i = 0; i < count; ++i)
       exits[begin + i] = static_cast<std::int64_t>(stops.stopped(i) ? stops.exit(i) : width - 1);

@@ -25,9 +25,8 @@ class SlateStops {
     return rule.confident(c, slack) & (standing.agreement.heads >= patience);
   }
   void set_stopped(std::size_t candidate, bool stopped) noexcept { standings_[candidate].stopped = stopped; }
-  // Rules 2 to 4, once all undecided candidates have reached the exit. `k` replaces that of the policy's top-k rule; 0: it does
-  // not.
-  void apply_slate_rules(const Policy& policy, std::size_t exit, std::size_t k = 0, const float* slacks = nullptr);
+  // Rules 2 to 4, once all undecided candidates have reached the exit.
+  void apply_slate_rules(const Policy& policy, std::size_t exit, const float* slacks = nullptr);
 
   bool stopped(std::size_t candidate) const noexcept { return standings_[candidate].stopped; }
   std::size_t exit(std::size_t candidate) const noexcept { return standings_[candidate].exit; }  // the deepest that it reached
@@ -51,7 +50,7 @@ class SlateStops {
   };
 
   Interval interval(const TopK& rule, const Standing& standing, const float* slacks) const noexcept;
-  void stop_settled(const TopK& rule, std::size_t k, const float* slacks);
+  void stop_settled(const TopK& rule, const float* slacks);
   void keep_best(std::size_t count, float slack);
   void drop_stopped();
 

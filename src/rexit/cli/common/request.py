@@ -1,4 +1,4 @@
-"""The request of one slate, as `rexit score` and `rexit inspect` take it. What help says of a field is from `FIELDS`."""
+"""The request of one slate, as `rexit score` and `rexit inspect` take it. What help says of a field is from `Request`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rexit.cli.common.named import parse_named
 from rexit.cli.common.output import say
 from rexit.errors import InputError
 from rexit.ids import parse_id, parse_ids, parse_recent
-from rexit.request import FIELDS
+from rexit.request import summaries
 
 if TYPE_CHECKING:
     from rexit.bundle import Catalog
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rexit.bundle.inputs import Inputs
     from rexit.request import Request
 
-SUMMARIES = {field.name: field.summary for field in FIELDS}
+SUMMARIES = summaries()
 ITEMS = f"{SUMMARIES['items']} Separated by commas, quoted as in CSV."
 
 AsOfOption = Annotated[str | None, typer.Option(help=f"{SUMMARIES['as_of']} A number, date or time.")]

@@ -52,7 +52,7 @@ def rerank(
     """
     from rexit import runtime
     from rexit.prompts.texts import bundle_encoder
-    from rexit.request import TokenRequest
+    from rexit.request import Request
 
     contents = _read(documents)
     texts = [document.text for document in contents]
@@ -66,7 +66,7 @@ def rerank(
     prefix, candidates, truncated = encoder.prompt_with_cuts(query, texts, instruction)
     session = runtime.open(opened.path, opened.variant.name, threads=threads)
     with contextlib.closing(session):
-        request = TokenRequest(prefix, candidates, first_stage or None)
+        request = Request.tokens(prefix, candidates, first_stage or None)
         scores = session.score(request, top_k=min(len(texts), top_n or len(texts)))
     rows = [
         {
