@@ -25,8 +25,7 @@ import polars as pl
 
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS, ZERO, Catalog
-from rexit.bundle.files import SCHEMA, FileEntry
-from rexit.bundle.typed import to_json
+from rexit.bundle.files import SCHEMA, FileEntry, to_json
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from rexit import _native
 from rexit.bundle import Id, Manifest, TopK
-from rexit.bundle.files import parse_json
+from rexit.bundle.files import parse_json, short
 from rexit.bundle.inputs import Inputs
 from rexit.bundle.manifest import MANIFEST, TOKENIZER
-from rexit.bundle.typed import short
 from rexit.devices import Device, Provider
 from rexit.errors import InputError
 from rexit.prompts.texts import InputTokenizer

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rexit.bundle.typed import to_json, typed
+from rexit.bundle.files import to_json, typed
 from rexit.errors import BundleError, InputError
 from rexit.times import Timeline, unit_of
 

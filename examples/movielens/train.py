@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rexit.bundle import Catalog
-from rexit.bundle.labels import log_odds_of
+from rexit.bundle.manifest import log_odds_of
 from rexit.errors import script
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.libraries.threads import threads_for

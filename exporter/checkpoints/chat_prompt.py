@@ -19,8 +19,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from rexit.bundle import RerankerPrompt
-from rexit.bundle.manifest import TOKENIZER
-from rexit.bundle.reranker import PLACEHOLDER
+from rexit.bundle.manifest import PLACEHOLDER, TOKENIZER
 from rexit.errors import CheckpointError
 from rexit.exporter.libraries.silence import first_line, quiet
 from rexit.prompts.texts import TextEncoder, read_tokenizer

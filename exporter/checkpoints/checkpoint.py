@@ -30,9 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rexit.bundle import RerankerPrompt
-from rexit.bundle.files import SCHEMA, digest, read_json, write_json
-from rexit.bundle.labels import labels_of
-from rexit.bundle.typed import to_json, typed
+from rexit.bundle.files import SCHEMA, digest, read_json, to_json, typed, write_json
+from rexit.bundle.manifest import labels_of
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.checkpoints.known_prompts import named_prompt
 from rexit.exporter.checkpoints.rerankers import Reranker, answer_files, read_reranker
@@ -279,7 +278,7 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 class ExitsFile(msgspec.Struct, frozen=True):
-    """`exits.json`. Its labels are read by `rexit.bundle.labels`."""
+    """`exits.json`. Its labels are read by `rexit.bundle.manifest`."""
 
     exits: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)]
     head: str = "own"

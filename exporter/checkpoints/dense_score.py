@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rexit.bundle.typed import Positive, typed
+from rexit.bundle.files import Positive, typed
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config, read_object
 from rexit.exporter.checkpoints.logit_score import MODULES, POOLING, PROMPTS, SETTINGS, Module, score_modules

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle import RerankerPrompt
+from rexit.bundle.files import short, typed
 from rexit.bundle.manifest import TOKENIZER
-from rexit.bundle.typed import short, typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.configs import read_config
 from rexit.prompts.texts import read_tokenizer

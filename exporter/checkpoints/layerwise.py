@@ -22,7 +22,7 @@ from torch import nn
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from rexit.bundle import RerankerPrompt
-from rexit.bundle.typed import Positive, typed
+from rexit.bundle.files import Positive, typed
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config, read_object
 from rexit.exporter.model.decoder import Decoder

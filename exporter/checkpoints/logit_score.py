@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from rexit.bundle.typed import Natural, typed
+from rexit.bundle.files import Natural, typed
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config, read_object
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from rexit.bundle.reranker import Pair, RerankerPrompt
+from rexit.bundle.manifest import Pair, RerankerPrompt
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_object
 from rexit.exporter.checkpoints.logit_score import SETTINGS

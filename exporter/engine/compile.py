@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, new_folder, sole_writer
-from rexit.bundle.engine import FOLDER, Builder, Gpu, engine_key
 from rexit.bundle.files import check_hashes
+from rexit.bundle.variant import ENGINES, Builder, Gpu, engine_key
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.exporter.engine.builder_process import BuilderProcess
 from rexit.exporter.engine.compilers import Compiler, find_compiler
@@ -144,7 +144,7 @@ class _Compilation:
         variant, compiler = bundle.variant, self.compiler
         profiles = optimization_profiles(bundle)
         key = engine_key(compiler.name, compiler.version, self.target.compute_capability)
-        folder = bundle.folder / FOLDER / key
+        folder = bundle.folder / ENGINES / key
         if not self.force and (existing := self._up_to_date(folder, bundle, profiles)) is not None:
             return VariantBuild(variant.name, key, str(folder), True, existing.bytes, (), ())
         cache = None if compiler.standalone else folder.with_name(f"timing-{key}.cache")

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rexit.bundle.engine import BUILDERS, Gpu
+from rexit.bundle.variant import BUILDERS, Gpu
 from rexit.errors import BackendError, InputError
 from rexit.exporter.engine.builder_process import BuilderProcess
 

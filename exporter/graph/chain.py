@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rexit.bundle import Segment, Vectors
-from rexit.bundle.labels import log_odds_of
+from rexit.bundle.manifest import log_odds_of
 from rexit.errors import BackendError
 from rexit.exporter.graph.accelerators.rounded import rounded
 from rexit.exporter.libraries.silence import first_line

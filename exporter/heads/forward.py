@@ -16,7 +16,7 @@ from torch import nn
 
 from rexit import roles
 from rexit.bundle import Id
-from rexit.bundle.labels import log_odds_of
+from rexit.bundle.manifest import log_odds_of
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.heads.rows import RowsFile

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import write_json
-from rexit.bundle.files import SCHEMA
-from rexit.bundle.typed import read_typed
+from rexit.bundle.files import SCHEMA, read_typed
 from rexit.errors import BundleError, InputError
 
 INFO, HIDDEN, ANSWER = "rows.json", "hidden.bin", "answer.bin"

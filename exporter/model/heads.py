@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rexit.bundle.labels import ANSWERS
+from rexit.bundle.manifest import ANSWERS
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import Encoder

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.bundle.inputs import Input
-from rexit.bundle.labels import ANSWERS
+from rexit.bundle.manifest import ANSWERS
 from rexit.errors import InputError
 from rexit.exporter.catalog.encoded import Encoded
 from rexit.exporter.catalog.encoded import rows as encoded_rows

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rexit.bundle.files import typed
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import KINDS, SPACED, Input
-from rexit.bundle.typed import typed
 from rexit.bundle.vectors import MAX_VECTORS
 from rexit.errors import InputError
 from rexit.exporter.catalog.inputs import InputRule

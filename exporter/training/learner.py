@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rexit.bundle.labels import log_odds_of
+from rexit.bundle.manifest import log_odds_of
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, with_vectors
 from rexit.exporter.prompt.builder import Prompt

@@ -34,7 +34,7 @@ from transformers import AutoTokenizer, PrinterCallback, Trainer
 from rexit import interrupts
 from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
-from rexit.bundle.labels import log_odds_of
+from rexit.bundle.manifest import log_odds_of
 from rexit.bundle.writer import new_folder
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, save_checkpoint

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle import Bundle, GoldenSlate
-from rexit.bundle.typed import typed
+from rexit.bundle.files import typed
 from rexit.devices import Device, Provider
 from rexit.errors import BundleError, InputError
 from rexit.progress import Progress, silent

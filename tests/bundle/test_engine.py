@@ -10,7 +10,7 @@ import pytest
 
 from builders.bundles.bundle import write_bundle
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, Variant, engine_folders
-from rexit.bundle.engine import Builder, Gpu, engine_key
+from rexit.bundle.variant import Builder, Gpu, engine_key
 from rexit.errors import BundleError
 
 PROFILES = (

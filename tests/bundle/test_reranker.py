@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rexit.bundle import RerankerPrompt
-from rexit.bundle.typed import to_json, typed
+from rexit.bundle.files import to_json, typed
 from rexit.errors import BundleError
 
 BAAI: dict[str, Any] = {

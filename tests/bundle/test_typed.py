@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from rexit.bundle.typed import Positive, read_typed, to_json, typed, write_typed
+from rexit.bundle.files import Positive, read_typed, to_json, typed, write_typed
 from rexit.errors import BundleError, InputError
 
 

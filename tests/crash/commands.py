@@ -18,7 +18,7 @@ from builders.data.indexed_catalog import write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint
 from crash.points import Command
 from rexit.bundle import Bundle, Catalog, Manifest
-from rexit.bundle.engine import Engine, engine_folders
+from rexit.bundle.variant import Engine, engine_folders
 from rexit.cli import main
 
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from builders.bundles.reranker import PROMPT, ids, words_tokenizer
-from rexit.bundle.reranker import Pair, RerankerPrompt
+from rexit.bundle.manifest import Pair, RerankerPrompt
 from rexit.prompts.texts import TextEncoder, input_tokens
 
 

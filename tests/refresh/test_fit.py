@@ -11,7 +11,7 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import CatalogContents, make_catalog
 from rexit.bundle import Catalog, Manifest
 from rexit.errors import InputError
-from rexit.refresh.fit import check_fit
+from rexit.refresh import check_fit
 
 ALL = {"user_vector", "gcn", "title:2"}
 

@@ -19,7 +19,7 @@ from builders.bundles.watched import write_watched
 from rexit import Request, roles, runtime
 from rexit.bundle import Bundle, Catalog, Engine, Manifest, Policy
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.refresh import RefreshOptions, variant
+from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_bundle
 from running.command import Run, assert_one_line
 
@@ -230,7 +230,7 @@ def test_a_policy_is_tried_on_each_users_latest_slate_of_the_calibrated_size(
         return real(self, request)
 
     monkeypatch.setattr(runtime.Session, "trace", trace)
-    monkeypatch.setattr(variant, "POLICY_USERS", 3)
+    monkeypatch.setattr("rexit.refresh.POLICY_USERS", 3)
     refresh_bundle(place / "bundle", place / "newer", RefreshOptions(golden_slates=1))
     tried = traced[1:]  # the first is the golden sample
     assert [moment for _, _, moment in tried] == [LATEST] * 3

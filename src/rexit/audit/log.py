@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Id
-from rexit.bundle.typed import typed
+from rexit.bundle.files import typed
 from rexit.errors import InputError
 
 

@@ -38,8 +38,7 @@ from rexit.audit.betting import LEVEL, LossTest, Tail
 from rexit.audit.log import Audit, read_log
 from rexit.audit.losses import Loss
 from rexit.bundle import Bundle, Id, Policy
-from rexit.bundle.files import read_json
-from rexit.bundle.typed import typed
+from rexit.bundle.files import read_json, typed
 from rexit.errors import BundleError, InputError
 from rexit.ranking import MIN_USERS
 

@@ -2,13 +2,11 @@
 
 from rexit.bundle.bundle import Bundle
 from rexit.bundle.catalog import Catalog, Ids, Split
-from rexit.bundle.engine import Engine, EngineSegment, OptimizationProfile, engine_folders
 from rexit.bundle.files import FileEntry, check_writable, digest, write_file, write_json
 from rexit.bundle.golden import Golden, GoldenSlate
-from rexit.bundle.manifest import Manifest, Model, TokenRequests
+from rexit.bundle.manifest import Manifest, Model, RerankerPrompt, TokenRequests
 from rexit.bundle.policy import ExitPolicy, Policy, TopK
-from rexit.bundle.reranker import RerankerPrompt
-from rexit.bundle.variant import Segment, Variant
+from rexit.bundle.variant import Engine, EngineSegment, OptimizationProfile, Segment, Variant, engine_folders
 from rexit.bundle.vectors import VectorIds, Vectors
 from rexit.bundle.writer import locked_file, new_folder, sole_writer
 from rexit.ids import Id

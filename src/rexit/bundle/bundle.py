@@ -106,7 +106,7 @@ class Bundle:
 
     @property
     def labels(self) -> Mapping[str, int]:
-        """Token ids of the answers (`rexit.bundle.labels`); a reranker that answers by one row may lack them.
+        """Token ids of the answers (`rexit.bundle.manifest`); a reranker that answers by one row may lack them.
 
         Raises BundleError."""
         tokens = self.manifest.tokens

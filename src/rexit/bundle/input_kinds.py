@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.typed import short
+from rexit.bundle.files import short
 from rexit.errors import InputError
 
 Value = str | int | float | Sequence[int] | NDArray[Any]

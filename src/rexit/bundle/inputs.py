@@ -30,8 +30,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.files import Name, Positive, short, to_json, typed
 from rexit.bundle.input_kinds import Bins, Digits, Kind, Text, Tokenize, Value, Values
-from rexit.bundle.typed import Name, Positive, short, to_json, typed
 from rexit.errors import BundleError, InputError
 
 MAX_VALUES = 4096

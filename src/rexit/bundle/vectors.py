@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rexit.bundle.files import write_file
-from rexit.bundle.typed import Name, Natural, Positive, typed
+from rexit.bundle.files import Name, Natural, Positive, typed, write_file
 from rexit.errors import BundleError
 
 FILE = "vectors.safetensors"

@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import SPLITS, Catalog
-from rexit.bundle.files import digest
-from rexit.bundle.typed import short, typed
+from rexit.bundle.files import digest, short, typed
 from rexit.errors import InputError
 from rexit.ids import Id
 from rexit.request import Request

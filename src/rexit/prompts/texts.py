@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rexit.bundle.manifest import MANIFEST, TOKENIZER, Manifest
-from rexit.bundle.reranker import PLACEHOLDER, Pair, RerankerPrompt
+from rexit.bundle.manifest import MANIFEST, PLACEHOLDER, TOKENIZER, Manifest, Pair, RerankerPrompt
 from rexit.errors import InputError
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 
 from rexit import __version__
 from rexit.bundle import Id
-from rexit.bundle.typed import short
+from rexit.bundle.files import short
 from rexit.errors import DeadlineError, InputError, RexitError
 from rexit.request import json_schema
 from rexit.serve.jobs import Answer, Job, LateError, Peek, RerankJob, RerankRequest, ScoreJob, TextsRequest

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.typed import short, typed
+from rexit.bundle.files import short, typed
 from rexit.errors import DeadlineError, InputError
 from rexit.prompts.texts import TextEncoder, session_encoder
 from rexit.request import LONGEST_MS, Request

@@ -12,7 +12,7 @@ import threading
 
 import msgspec
 
-from rexit.bundle.typed import typed
+from rexit.bundle.files import typed
 from rexit.runtime import Session, Stats
 
 _LOGGER = logging.getLogger("rexit")

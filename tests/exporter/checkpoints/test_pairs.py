@@ -14,7 +14,7 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
 from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from builders.models.encoders import write_encoder, write_tokenizer
-from rexit.bundle.reranker import Pair, RerankerPrompt
+from rexit.bundle.manifest import Pair, RerankerPrompt
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.checkpoints.pairs import first_position, pair_tokenizer

@@ -25,7 +25,7 @@ from builders.models.checkpoints import tiny_model
 from builders.models.encoders import write_dense_score
 from builders.models.rerankers import DEPTH, START, VOCAB, write_layerwise, write_logit_score, write_tokenizer
 from rexit.bundle import RerankerPrompt
-from rexit.bundle.typed import typed
+from rexit.bundle.files import typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.checkpoints.known_prompts import KNOWN

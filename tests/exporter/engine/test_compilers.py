@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from doubles.compiler import Doubles
-from rexit.bundle.engine import Gpu
+from rexit.bundle.variant import Gpu
 from rexit.errors import BackendError, InputError
 from rexit.exporter.engine import compilers
 from rexit.exporter.engine.compilers import find_compiler

@@ -36,8 +36,7 @@ from rexit.exporter.zero.graph import Graph
 from rexit.exporter.zero.models import Logistic, logistic_graph, tree_graph
 from rexit.prompts.slates_file import RequestLog
 from rexit.ranking import auc
-from rexit.refresh import RefreshOptions, refresh
-from rexit.refresh.fit import check_fit
+from rexit.refresh import RefreshOptions, check_fit, refresh
 from rexit.slates import cut
 from running.command import Run, assert_one_line
 

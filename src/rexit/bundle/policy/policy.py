@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import __version__, _native
-from rexit.bundle.files import SCHEMA, write_json
-from rexit.bundle.typed import read_typed, typed
+from rexit.bundle.files import SCHEMA, read_typed, typed, write_json
 from rexit.errors import BundleError
 
 FILE = "policy.json"

@@ -9,12 +9,10 @@ from typing import Any
 
 from rexit.bundle.bundle import Bundle
 from rexit.bundle.catalog import Catalog
-from rexit.bundle.engine import Engine, engine_folders
-from rexit.bundle.files import read_json
+from rexit.bundle.files import read_json, to_json
 from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.policy import Policy
-from rexit.bundle.typed import to_json
-from rexit.bundle.variant import Variant
+from rexit.bundle.variant import Engine, Variant, engine_folders
 from rexit.errors import BundleError
 
 ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval", "zero")

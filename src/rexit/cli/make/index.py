@@ -134,7 +134,7 @@ def index(
 
 def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     """Prints tables of counts, labels, prompts and recall. info: catalog.json."""
-    from rexit.bundle.typed import typed
+    from rexit.bundle.files import typed
 
     counts, retrieval = info["counts"], info["retrieval"]
     if "updated" in info:

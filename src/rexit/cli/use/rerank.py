@@ -126,7 +126,7 @@ def _read(path: Path) -> list[_Document]:
 
 
 def _document(line: str, where: str) -> _Document:
-    from rexit.bundle.typed import typed
+    from rexit.bundle.files import typed
 
     try:
         value: Any = json.loads(line)

@@ -1,29 +1,272 @@
-"""`catalog/`: users, items and the prompt program, as `rexit index` wrote them."""
+"""`catalog/`: ids of users and items and their rows, tables, the prompt program, and splits, as `rexit index` wrote them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from rexit.bundle.catalog.ids import Ids
-from rexit.bundle.catalog.program import program_digest
-from rexit.bundle.catalog.splits import SPLITS, Split, read_split
-from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, read_json
-from rexit.bundle.inputs import Inputs
-from rexit.bundle.labels import labels_of
-from rexit.bundle.typed import typed
+from rexit.bundle.files import FileEntry, check_hashes, check_paths, check_sizes, digest, read_json, typed
+from rexit.bundle.inputs import COLUMN as INPUT
+from rexit.bundle.inputs import Codes, Inputs
+from rexit.bundle.manifest import labels_of
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
+from rexit.ids import Id, to_id
 from rexit.roles import RULE, Roles
 from rexit.times import Timeline
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FEW = 1000
+"""A copy of all ids pays off if more than one id in this many is looked up."""
+
+
+class Column(Protocol):
+    """One dimension of a tensor, in memory or in a file. Only the requested rows are read."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The ids of a catalog's users or items by row, ascending.
+
+    A few ids are looked up in the file itself, with some twenty reads per id. Many are looked up in a copy of all ids.
+
+    Attributes:
+        kind: `int64` or `string`.
+        count: Number of ids.
+        numbers: int64 [n], of integer ids.
+        text: UTF-8 of string ids, ordered bytewise, uint8 [bytes].
+        starts: Where each string id begins in `text`, int64 [n + 1].
+        where: The file, for messages.
+    """
+
+    kind: str
+    count: int
+    numbers: Column | None = None
+    text: Column | None = None
+    starts: Column | None = None
+    where: str = "ids"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def row(self, identifier: Id) -> int | None:
+        """Returns the row of an id; None if the catalog does not have it."""
+        if (key := self._key(identifier)) is None:
+            return None
+        at = bisect.bisect_left(range(self.count), key, key=self._at)
+        return at if at < self.count and self._at(at) == key else None
+
+    def find(self, ids: Sequence[Id]) -> NDArray[np.int64]:
+        """Returns the rows of many ids, int64 [n]; -1 for an id that the catalog does not have."""
+        if self.count == 0 or len(ids) * FEW <= self.count:
+            return np.array([-1 if (row := self.row(identifier)) is None else row for identifier in ids], np.int64)
+        keys = [self._key(identifier) for identifier in ids]
+        known = np.array([key is not None for key in keys], np.bool_)
+        targets = np.empty(len(keys), self._all.dtype)
+        targets[:] = [self._all[0] if key is None else key for key in keys]
+        at = np.minimum(np.searchsorted(self._all, targets), self.count - 1)
+        return np.where(known & (self._all[at] == targets), at, -1)
+
+    def rows(self, ids: Sequence[Id], what: str = "item") -> NDArray[np.int64]:
+        """Returns the rows of many ids, int64 [n]. Raises InputError for the first unknown id. what: `user` or `item`, for the
+        message."""
+        rows = self.find(ids)
+        if (rows < 0).any():
+            raise InputError(f"{what} {ids[int((rows < 0).argmax())]!r} is not in the catalog")
+        return rows
+
+    def id(self, row: int) -> Id:
+        """Returns the id of a row."""
+        return self._plain([self._at(row)])[0]
+
+    def take(self, rows: NDArray[np.int64]) -> list[Id]:
+        """Returns the ids of many rows. rows: int64 [n]."""
+        return self._plain(self._all[rows].tolist())
+
+    def _plain(self, values: list[Any]) -> list[Id]:
+        try:
+            return [value.decode() for value in values] if self.kind == "string" else values
+        except UnicodeDecodeError as exc:
+            raise BundleError(f"{self.where}: holds an id that is not UTF-8") from exc
+
+    def _at(self, row: int) -> int | bytes:
+        if "_all" in vars(self):  # several times cheaper than reading the file
+            value = self._all[row]
+            return value if isinstance(value, bytes) else int(value)
+        if self.numbers is not None:
+            return int(self.numbers[row : row + 1][0])
+        (value,) = self._texts(row, row + 1)
+        return value
+
+    @cached_property
+    def _all(self) -> NDArray[Any]:
+        if self.numbers is not None:
+            return self.numbers[0 : self.count]
+        values = np.empty(self.count, object)
+        values[:] = self._texts(0, self.count)
+        return values
+
+    def _texts(self, begin: int, end: int) -> list[bytes]:
+        """Returns the UTF-8 of rows [begin, end). Raises BundleError if the offsets are damaged."""
+        assert self.text is not None and self.starts is not None
+        starts = self.starts[begin : end + 1].tolist()
+        if starts[0] < 0 or any(a > b for a, b in itertools.pairwise(starts)):
+            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} are not ascending")
+        try:
+            raw = self.text[starts[0] : starts[-1]].tobytes()
+        except SafetensorError as exc:
+            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} point beyond their text") from exc
+        return [raw[a - starts[0] : b - starts[0]] for a, b in itertools.pairwise(starts)]
+
+    def _key(self, identifier: Id) -> int | bytes | None:
+        """Returns the key to compare by; None for an id that this kind of catalog cannot have."""
+        value = to_id(identifier, self.kind)
+        return value.encode() if isinstance(value, str) else value
+
+
+SPLITS = ("train", "validation", "test")
+"""For training, for choosing, for the final judgement. Every interaction is in one split."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the interactions, ordered by user row, time and item row.
+
+    Attributes:
+        users: Rows of the users, int64 [n].
+        items: Rows of the items, int64 [n].
+        times: In the catalog's unit, int64 [n].
+        liked: bool [n].
+        inputs: For each input of the prompt the place of its codes in `codes`, int32 [n, inputs].
+        codes: The distinct codes (`rexit.bundle.inputs`), int32 each.
+        scores: The first stage's, float32 [n]; None: exit zero does not read them.
+    """
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    times: NDArray[np.int64]
+    liked: NDArray[np.bool_]
+    inputs: NDArray[np.int32]
+    codes: tuple[Codes, ...] = ()
+    scores: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def codes_of(self, row: int) -> tuple[Codes, ...]:
+        """Returns the codes of an interaction's inputs."""
+        return tuple(self.codes[place] for place in self.inputs[row])
+
+
+def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs) -> Split:
+    """Reads a split's file. Raises InputError for an id that the catalog does not have."""
+    import polars as pl
+
+    frame = pl.read_parquet(path, glob=False)
+    return Split(
+        _rows(users, frame["user"], "user"),
+        _rows(items, frame["item"], "item"),
+        frame["time"].to_numpy().astype(np.int64),
+        frame["liked"].to_numpy().astype(np.bool_),
+        *_codes(frame, inputs),
+        scores=frame["score"].to_numpy() if "score" in frame.columns else None,
+    )
+
+
+def _rows(ids: Ids, column: pl.Series, what: str) -> NDArray[np.int64]:
+    """Returns the rows of a column of ids. Looks each distinct id up once."""
+    import polars as pl
+
+    unique = column.unique(maintain_order=True)
+    return column.replace_strict(unique, ids.rows(unique.to_list(), what), return_dtype=pl.Int64).to_numpy()
+
+
+def _codes(frame: pl.DataFrame, inputs: Inputs) -> tuple[NDArray[np.int32], tuple[Codes, ...]]:
+    """Returns `inputs` and `codes` of a split."""
+    import polars as pl
+
+    columns = [frame[INPUT + name].fill_null("").rename("") for name in inputs.names]
+    if not columns:
+        return np.zeros((len(frame), 0), np.int32), ()
+    distinct = pl.concat(columns).unique(maintain_order=True)
+    places = pl.Series(range(len(distinct)), dtype=pl.Int32)
+    rows = [column.replace_strict(distinct, places, return_dtype=pl.Int32).to_numpy() for column in columns]
+    return np.column_stack(rows), tuple(np.array(text.split(), np.int32) for text in distinct)
+
+
+_PIECES = ("piece", "missing", "yes", "no", "unseen", "empty", "bins", "pieces")
+"""Keys of an op whose values are pieces."""
+
+Pieces = Mapping[str, NDArray[Any]]
+"""`offsets` and `tokens` of pieces.safetensors."""
+
+
+def first_difference(
+    program: Mapping[str, Any], pieces: Pieces, expected: Mapping[str, Any], expected_pieces: Pieces
+) -> str | None:
+    """Returns the first difference between two programs (`prompt` of catalog.json) with their pieces; None if there is none."""
+    for part in ("prefix", "candidate", "numbers"):
+        sides = _spelled(program.get(part, []), pieces), _spelled(expected.get(part, []), expected_pieces)
+        for at, (a, b) in enumerate(itertools.zip_longest(*sides)):
+            if a != b:
+                return f"{part} op {at} is {_short_op(a)}, expected {_short_op(b)}"
+    inputs = [{entry["name"]: entry for entry in side.get("inputs") or []} for side in (program, expected)]
+    for name, entry in inputs[0].items():
+        if entry != inputs[1].get(name):
+            return f"input {name!r} is {_short_entry(entry, 'name')}, expected {_short_entry(inputs[1].get(name), 'name')}"
+    return None
+
+
+def program_digest(program: Mapping[str, Any], pieces: Pieces) -> str:
+    """Returns the SHA-256 of a program (`prompt` of catalog.json), lower-case hex. It is equal for two programs that have no
+    `first_difference` in what a model reads and place the same vectors."""
+    spelled = {part: _spelled(program[part], pieces) for part in ("prefix", "candidate")}
+    inputs = {"inputs": program["inputs"]} if program.get("inputs") else {}
+    text = json.dumps({**spelled, "vectors": program.get("vectors", []), **inputs}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _spelled(ops: list[dict[str, Any]], pieces: Pieces) -> list[dict[str, Any]]:
+    offsets, tokens = pieces["offsets"], pieces["tokens"]
+
+    def spell(value: Any) -> Any:
+        return (
+            [spell(piece) for piece in value] if isinstance(value, list) else tokens[offsets[value] : offsets[value + 1]].tolist()
+        )
+
+    def spell_entry(key: str, value: Any) -> Any:
+        if key == "entry":
+            return _spelled(value, pieces)
+        return spell(value) if key in _PIECES else value
+
+    return [{key: spell_entry(key, value) for key, value in op.items()} for op in ops]
+
+
+def _short_op(op: dict[str, Any] | None) -> str:
+    return "missing" if op is None else f"{op['op']} ({_short_entry(op, 'op')})".removesuffix(" ()")
+
+
+def _short_entry(entry: dict[str, Any] | None, without: str) -> str:
+    """The entry's keys and values but one, at most 100 characters."""
+    text = "missing" if entry is None else ", ".join(f"{key} {value}" for key, value in entry.items() if key != without)
+    return text if len(text) <= 100 else text[:99] + "…"
+
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 ZERO = "zero.onnx"
@@ -132,7 +375,7 @@ class Catalog:
 
     @cached_property
     def labels(self) -> dict[str, int]:
-        """The token ids of the answers, see `rexit.bundle.labels`. Raises BundleError."""
+        """The token ids of the answers, see `rexit.bundle.manifest`. Raises BundleError."""
         try:
             return labels_of(self.info)
         except ValueError as exc:
