@@ -82,7 +82,7 @@ class ByUser:
 
     @cached_property
     def _likes(self) -> NDArray[np.float64]:
-        return np.bincount(self.numbers, self._gains)
+        return np.asarray(np.bincount(self.numbers, self._gains), np.float64)
 
     @cached_property
     def _ideal(self) -> NDArray[np.float64]:
