@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from builders.bundles.grown_catalog import swap_for_grown
 from builders.bundles.held_out import HeldOut, write_ranked
 from rexit import batch, runtime
 from rexit.batch import ColumnNames, Report, score_files, score_table
+from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import BundleError, InputError
 from rexit.request import Request
 
@@ -79,6 +81,17 @@ def test_an_engine_gets_the_scores_of_a_file(held_out: HeldOut, tmp_path: Path, 
         ranked = pl.from_arrow(best).sort("probability", "raw_log_odds", descending=True, maintain_order=True)  # type: ignore[union-attr]
         expected = ranked.group_by("user_id", "as_of", maintain_order=True).head(top_k)
         assert sorted(once["note"].to_list()) == sorted(expected["note"].to_list())
+
+
+def test_the_number_of_rows_is_not_the_policys_k(held_out: HeldOut, tmp_path: Path) -> None:
+    """With a K of all candidates everybody would be among the best K, and stop at the first exit."""
+    opened = Bundle.open(Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")))
+    exits, bounds = len(opened.manifest.exits), (500.0,) * (len(opened.manifest.exits) - 1)
+    policy = replace(Policy.full_depth(exits, opened.variant_sha256), top_k=TopK(1, False, bounds, bounds))
+    policy.write(opened.folder / "policy.json")
+    pairs = pa.table({"user_id": [100] * 10, "item_id": ITEM_IDS[:10]})
+    for top_k in (0, 10, 99):
+        assert score_table(opened.path, top_k=top_k)(pairs)["exit"].to_pylist() == [exits - 1] * 10
 
 
 def scored_elsewhere(scorer: Callable[[pa.Table], pa.Table], table: pa.Table) -> pa.Table:

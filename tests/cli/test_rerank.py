@@ -1,6 +1,7 @@
 """`rexit rerank`: documents in the order of the scores of the prompts that the reranker reads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from builders.bundles.bundle import write_bundle
 from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.reranker import ids, words_tokenizer, write_reranker
 from rexit import Request, runtime
+from rexit.bundle import Bundle, Policy, TopK
 from running.command import Run, assert_one_line
 
 DOCUMENTS = ["heat flow", "wing", "layer layer", "drag heat wing", "flow"]
@@ -72,6 +74,17 @@ def test_only_line_feeds_end_a_document(run: Run, bundle: Path, tmp_path: Path, 
     ended = run("rerank", bundle, "--query", "wing", "--documents", path, "--json")
     assert ended.code == 0, ended.err
     assert {row["index"]: row["text"] for row in ended.json["results"]} == dict(enumerate(texts))
+
+
+def test_the_number_of_answers_is_not_the_policys_k(run: Run, documents: Path, tmp_path: Path) -> None:
+    """With a K of all documents everybody would be among the best K, and stop at the first exit."""
+    bundle = write_reranker(tmp_path / "bundle")
+    opened = Bundle.open(bundle)
+    policy, bounds = Policy.full_depth(len(opened.manifest.exits), opened.variant_sha256), (50.0,) * 2
+    replace(policy, top_k=TopK(1, False, bounds, bounds)).write(opened.folder / "policy.json")
+    words = ("rerank", bundle, "--query", "wing drag", "--documents", documents, "--json")
+    for more in ((), ("--top-n", len(DOCUMENTS)), ("--top-n", 99)):
+        assert {row["exit"] for row in run(*words, *more).json["results"]} == {2}, more
 
 
 @pytest.mark.parametrize("text", ["wing\n\ndrag\n \n", "wing\n\ndrag\n "])

@@ -54,12 +54,13 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         return killed
 
     monkeypatch.setattr(score, "score_table", make_scorer)
+    monkeypatch.setattr(score.ray.data.DataContext.get_current(), "default_hash_shuffle_parallelism", 8)
     monkeypatch.setattr(
         sys, "argv", ["score.py", str(bundle), str(tmp_path / "pairs"), str(tmp_path / "scores"), "--workers", "2"]
     )
     score.main()
     scores = pl.read_parquet(tmp_path / "scores").sort("row")
-    expected = pl.from_arrow(score_table(bundle, threads=1)(pairs.to_arrow()))
+    expected = pl.from_arrow(score_table(bundle)(pairs.to_arrow()))
     assert isinstance(expected, pl.DataFrame) and scores.select(expected.columns).equals(expected)
     workers = {path.name.partition("-")[0] for path in calls.iterdir()}
     assert (tmp_path / "killed").exists() and len(workers) >= 3, "two, and what took the place of the killed one"

@@ -176,7 +176,8 @@ def every(**columns: Any) -> list[Row]:
     ("rows", "problem"),
     [
         ([], "is empty, expected at least one row"),
-        (every(group=...), "no column `group` .*the file has: candidates, label, prefix"),
+        (every(group=...), "no column `group` .*the file has: candidates, label, prefix$"),
+        (every(group=..., id="q1"), "no column `group` .*, label, prefix; `id` may be meant: rename it$"),
         (every(label=...), r"4 of 4 slates have no `label` .*, expected labels of all"),
         (change(1, label=None), r"1 of 4 slates have no `label` .*, expected labels of all"),
         (every(prefix=...), "no column `prefix` or `query`"),

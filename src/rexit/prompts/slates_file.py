@@ -286,8 +286,11 @@ def _grouped(path: Path) -> tuple[bool, list[_Row]]:
     is_query = _one_of(path, names, "prefix", "query") == "query"
     single = _one_of(path, names, "candidate", "candidates") == "candidate"
     if "group" not in names:
+        meant = next(
+            (f"; `{name}` may be meant: rename it" for name in ("id", "query_id", "qid", "user_id") if name in names), ""
+        )
         raise InputError(
-            f"{path}: no column `group` (a user or a query: groups are split), the file has: {', '.join(sorted(names))}"
+            f"{path}: no column `group` (a user or a query: groups are split), the file has: {', '.join(sorted(names))}{meant}"
         )
     slates: dict[Any, _Row] = {}
     for n, (where, row) in enumerate(rows):
