@@ -304,7 +304,7 @@ $(BUILD)/fuzz/.built: $(BUILD)/.system-fuzz $(BUILD)/.installed
 	@touch $@
 
 FUZZ := REXIT_ONNXRUNTIME_LIBRARY="$$($(BIN)/python -c 'import rexit.runtime._library as l; print(l.onnxruntime_library())')" tests/fuzz/run.sh $(BUILD)/fuzz
-FUZZ_TARGETS := 7
+FUZZ_TARGETS := 6
 MINUTES ?= 60
 
 fuzz: $(BUILD)/fuzz/.built

@@ -175,19 +175,20 @@ void count_files(const std::string& folder, const Bundle& bundle) {
   count_calls("open_bundle", 2, [&](std::size_t) { keep(Bundle(open_source(folder), nullptr)); });
 }
 
+// For a user and the first `count` of items that are apart.
+rexit::Request request_of(std::size_t count) {
+  std::vector<rexit::Id> items;
+  for (std::size_t i = 0; i < count; ++i) items.emplace_back(item_id(i * 97));
+  return rexit::Request(user_id(7)).items(items);
+}
+
 // Through the C ABI.
 void count_request(const std::string& folder) {
   rexit::Bundle bundle(folder);
   rexit::Session session(bundle);
-  rexit::Request request(rexit::Id(user_id(7)));
-  std::vector<rexit::Id> items;
-  for (std::size_t i = 0; i < slate; ++i) items.emplace_back(item_id(i * 97));
-  request.items(std::move(items));
+  const std::string request = request_of(slate).json();
   count_calls("request_cached_prefix", times, [&](std::size_t) { keep(session.score(request)); });
-  std::string json = "{\"user\": " + std::to_string(user_id(7)) + ", \"items\": [";
-  for (std::size_t i = 0; i < slate; ++i) json += (i == 0 ? "" : ", ") + std::to_string(item_id(i * 97));
-  json += "]}";
-  count_calls("request_json", times, [&](std::size_t) { keep(session.score_json(json)); });
+  count_calls("request_json", times, [&](std::size_t) { keep(session.score_json(request)); });
   count_calls("request_new_prefix", times, [&](std::size_t) {
     session.clear_cache();
     keep(session.score(request));
@@ -198,13 +199,8 @@ void count_request(const std::string& folder) {
 void count_exit_zero(const std::string& folder) {
   rexit::Bundle bundle(folder);
   rexit::Session session(bundle);
-  const auto of_items = [](std::size_t n) {
-    std::vector<rexit::Id> items;
-    for (std::size_t i = 0; i < n; ++i) items.emplace_back(item_id(i * 97));
-    return rexit::Request(rexit::Id(user_id(7))).items(std::move(items)).force_exit(0);
-  };
-  const auto run = [&](const rexit::Request& request) { return [&] { keep(session.score(request)); }; };
-  const rexit::Request one = of_items(slate), two = of_items(2 * slate);
+  const auto run = [&](const std::string& request) { return [&] { keep(session.score(request)); }; };
+  const std::string one = request_of(slate).force_exit(0).json(), two = request_of(2 * slate).force_exit(0).json();
   count("candidate_exit_zero", slate, run(one), run(two));
 }
 
