@@ -206,7 +206,6 @@ class LightGCNOptions:
 
         for name in ("dim", "layers", "patience", "negatives"):
             _check_positive(name, getattr(self, name))
-        from rexit.bundle.vectors import MAX_WIDTH  # brings NumPy, which `rexit --help` does without
 
         if self.dim > MAX_WIDTH:
             raise InputError(f"dim is {self.dim}, expected at most {MAX_WIDTH}")
