@@ -9,8 +9,9 @@ from rexit.bundle import Bundle, OptimizationProfile, Segment
 
 
 def optimization_profiles(bundle: Bundle) -> tuple[OptimizationProfile, ...]:
-    """The passes that an engine of this variant accepts, up to the limits of variant and catalog; without a catalog a prefix may
-    leave room for one token of a candidate. An encoder has none.
+    """The passes that an engine of this variant accepts, up to the limits of variant and catalog. Without a catalog a candidate
+    may be as long as the model's positions, and a prefix may leave room for one of its tokens. An encoder has no prefix. A
+    candidate longer than `max_tokens` is a pass of its own.
 
     They are tuned for a slate of `slates.SIZE` candidates as long as the golden samples'.
 
@@ -24,10 +25,13 @@ def optimization_profiles(bundle: Bundle) -> tuple[OptimizationProfile, ...]:
     """
     limit = bundle.variant.max_tokens
     if bundle.has_catalog:
-        max_prefix = int(bundle.catalog.info["prompt"]["max_prefix_tokens"])
+        max_prefix, max_candidate = (
+            int(bundle.catalog.info["prompt"][name]) for name in ("max_prefix_tokens", "max_candidate_tokens")
+        )
     else:
-        max_prefix = bundle.variant.max_positions - 1 if bundle.manifest.model.causal else 0
-    max_tokens = max(limit, max_prefix)  # the same graph fills the prefix
+        max_candidate = bundle.variant.max_positions
+        max_prefix = max_candidate - 1 if bundle.manifest.model.causal else 0
+    max_tokens = max(limit, max_prefix, max_candidate)  # the same graph fills the prefix
     golden = bundle.golden().slates
     candidate = max(1, statistics.median_high([len(tokens) for slate in golden for tokens in slate.candidates]))
     prefix = min(statistics.median_high([len(slate.prefix) for slate in golden]), max_prefix)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from builders.data.token_slates import write_slates
 from builders.models.checkpoints import tiny_checkpoint
 from builders.models.encoders import FAMILIES, pairs, write_encoder
 from rexit.bundle import Bundle, Catalog, Engine
+from rexit.bundle.variant import Limits
 from rexit.exporter.engine.compile import compile_engines
 from rexit.exporter.engine.profiles import optimization_profiles
 from rexit.exporter.export import export_bundle
@@ -79,7 +82,11 @@ def test_an_encoder(family: str, precision: str, tmp_path: Path) -> None:
     options = ExportOptions(target="tensorrt", precisions=[precision], golden_slates=2, quality_slates=10, accept_loss=True)
     export_bundle(checkpoint, None, tmp_path / "bundle", options, slates=slates)
     (summary,) = compiled(tmp_path / "bundle", precision)
-    assert len(optimization_profiles(Bundle.open(tmp_path / "bundle", f"tensorrt-{precision}"))) == 1
+    bundle = Bundle.open(tmp_path / "bundle", f"tensorrt-{precision}")
+    most = bundle.variant.max_positions
+    narrow = dataclasses.replace(bundle, variant=msgspec.structs.replace(bundle.variant, limits=Limits(most // 2, most)))
+    (profile,) = optimization_profiles(narrow)
+    assert profile.tokens[2] == most, "a text longer than `max_tokens` is a pass of its own"
     assert sum(count for kind, count in summary.items() if "mha" in kind) == 2, summary
     assert summary["fp32 gemm"] in (1, 2), summary
 
