@@ -35,13 +35,12 @@ if(REXIT_PROGRAM)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_SECTION utils)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_DEPENDS "${same}")
   set(CPACK_COMPONENT_PROGRAM_DESCRIPTION "early-exit LLM recommender: scores without Python
-Verifies bundles, scores slates, measures latency, and answers requests as
-lines of JSON on stdin and stdout.")
+Verifies bundles, and answers requests as lines of JSON on stdin and stdout.")
 endif()
 
 # ldconfig by dpkg's trigger, and what programs linked with the library depend on.
 file(WRITE ${PROJECT_BINARY_DIR}/debian/triggers "activate-noawait ldconfig\n")
-file(WRITE ${PROJECT_BINARY_DIR}/debian/shlibs "librexit ${PROJECT_VERSION_MAJOR} ${same}\n")
+file(WRITE ${PROJECT_BINARY_DIR}/debian/shlibs "librexit ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} ${same}\n")
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_CONTROL_EXTRA ${PROJECT_BINARY_DIR}/debian/triggers ${PROJECT_BINARY_DIR}/debian/shlibs)
 
 # Required by Debian in every package.

@@ -7,15 +7,14 @@ cmake() { "$CMAKE" "$@"; }
 source=$1 work=$2 bundles=$3
 shift 3
 rm -rf "$work"
-cmake -S "$source" -B "$work/library" -DBUILD_SHARED_LIBS=OFF -DREXIT_TESTS=OFF -DCMAKE_INSTALL_LIBDIR=lib \
-  -DCMAKE_INSTALL_PREFIX="$work/prefix" "$@" >/dev/null
+cmake -S "$source" -B "$work/library" -DBUILD_SHARED_LIBS=OFF -DREXIT_TESTS=OFF -DCMAKE_INSTALL_LIBDIR=lib "$@" >/dev/null
 cmake --build "$work/library" --parallel 2 >/dev/null
-cmake --install "$work/library" >/dev/null
+cmake --install "$work/library" --prefix "$work/prefix" >/dev/null
 test -e "$work/prefix/lib/librexit.a"
 stands_alone() { ! readelf --dynamic "$1" | grep 'NEEDED.*librexit'; }
 if [ -e "$work/prefix/bin/rexit-run" ]; then
   stands_alone "$work/prefix/bin/rexit-run"
-  "$work/prefix/bin/rexit-run" score "$bundles/sound/bundle" --user 106 --items=-7,8,88
+  echo '{"user": 106, "items": [-7, 8, 88]}' | "$work/prefix/bin/rexit-run" pipe "$bundles/sound/bundle" | grep '"scores"'
 fi
 
 cmake -S "$source/examples/cpp" -B "$work/example" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
