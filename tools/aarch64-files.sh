@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Collects the third-party files of the aarch64 build and tests in one folder: ONNX Runtime's, nlohmann's and CLI11's headers from
-# the host, and ONNX Runtime's library from its aarch64 wheel, in the version that the given Python has.
+# Collects the third-party files of the aarch64 build and tests in one folder: ONNX Runtime's and nlohmann's headers from the
+# host, and ONNX Runtime's library from its aarch64 wheel, in the version that the given Python has.
 # aarch64-files.sh FOLDER PYTHON
 set -euo pipefail
 folder=$1 python=$2

@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "failure.hpp"
+#include "commands.hpp"
 
 namespace rexit::program {
 
@@ -26,7 +26,7 @@ void Lines::stop() noexcept {
 }
 
 Lines::Lines(int descriptor, std::size_t max_bytes) : descriptor_(descriptor), max_bytes_(max_bytes) {
-  if (pipe(stop_pipe) != 0) throw Failure(std::string("pipe: ") + std::strerror(errno), other_failure);
+  if (::pipe(stop_pipe) != 0) throw Failure(std::string("pipe: ") + std::strerror(errno), other_failure);
   for (const int end : stop_pipe) {  // macOS has no pipe2
     fcntl(end, F_SETFD, FD_CLOEXEC);
     fcntl(end, F_SETFL, O_NONBLOCK);
@@ -48,8 +48,6 @@ Lines::~Lines() {
 Lines::Next Lines::next(std::string& line) {
   bool too_long = false;
   for (std::size_t search_from = begin_;;) {
-    pollfd stopped{stop_pipe[0], POLLIN, 0};
-    if (poll(&stopped, 1, 0) > 0) return Next::end;  // drops buffered lines
     const std::size_t end = buffer_.find('\n', search_from);
     if (end != buffer_.npos) {
       line.assign(buffer_, begin_, end - begin_);
@@ -64,22 +62,25 @@ Lines::Next Lines::next(std::string& line) {
       buffer_.clear();
     }
     search_from = buffer_.size();
-    if (fill()) continue;
-    if (buffer_.empty() && !too_long) return Next::end;
+    const Fill outcome = fill();
+    if (outcome == Fill::more) continue;
+    // Of a line whose end was not read when the signal came, nothing was asked yet.
+    if (outcome == Fill::stopped || (buffer_.empty() && !too_long)) return Next::end;
     buffer_ += '\n';  // the last line has no newline
   }
 }
 
-bool Lines::fill() {
+Lines::Fill Lines::fill() {
   pollfd both[2] = {{descriptor_, POLLIN, 0}, {stop_pipe[0], POLLIN, 0}};
   char bytes[1 << 16];
   for (;;) {
     if (poll(both, 2, -1) < 0 && errno != EINTR) break;
-    if (both[1].revents != 0) return true;  // next() polls it again
+    if (both[1].revents != 0) return Fill::stopped;
     if (both[0].revents == 0) continue;
     const ssize_t count = read(descriptor_, bytes, sizeof bytes);
+    arrival_ = Clock::now();
     if (count > 0) buffer_.append(bytes, static_cast<std::size_t>(count));
-    if (count >= 0) return count > 0;
+    if (count >= 0) return count > 0 ? Fill::more : Fill::end;
     if (errno != EINTR && errno != EAGAIN) break;
   }
   throw Failure(std::string("stdin: cannot be read: ") + std::strerror(errno), other_failure);

@@ -1,3 +1,4 @@
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -14,9 +15,7 @@
 #include <thread>
 
 #include "commands.hpp"
-#include "failure.hpp"
 #include "lines.hpp"
-#include "output.hpp"
 
 namespace rexit::program {
 
@@ -24,7 +23,6 @@ namespace {
 
 using nlohmann::json;
 using nlohmann::ordered_json;
-using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t max_line_bytes = std::size_t{1} << 20;
 constexpr std::size_t queue_per_session = 4;
@@ -82,7 +80,7 @@ struct Job {
   std::string request;  // as it was read
   ordered_json id;
   std::size_t line;
-  Clock::time_point arrival;
+  Lines::Clock::time_point arrival;
 };
 
 // A request without an id is known by its line.
@@ -91,7 +89,7 @@ std::string error_line(const ordered_json& id, std::size_t line, rexit_status st
   ordered_json answer;
   if (!id.is_null()) answer["id"] = id;
   answer["error"] = {{"status", rexit_status_name(status)}, {"message", where + message}};
-  return on_one_line(answer);
+  return answer.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
 // Writes whole lines to stdout, from any thread. Stops at the first line that cannot be written.
@@ -104,6 +102,9 @@ class AnswerWriter {
       const ssize_t count = ::write(STDOUT_FILENO, line.data() + offset, line.size() - offset);
       if (count >= 0) {
         offset += static_cast<std::size_t>(count);
+      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {  // whoever shares it has made it non-blocking
+        pollfd writable{STDOUT_FILENO, POLLOUT, 0};
+        ::poll(&writable, 1, -1);
       } else if (errno != EINTR) {
         error_ = errno;
         Lines::stop();
@@ -120,7 +121,7 @@ class AnswerWriter {
 // A session with its thread and its queue.
 class Worker {
  public:
-  Worker(const Bundle& bundle, const PipeOptions& options, AnswerWriter& answers)
+  Worker(const Bundle& bundle, const Options& options, AnswerWriter& answers)
       : session_(bundle, options.cache_mib << 20), answers_(answers) {
     session_.warm_up();
     thread_ = std::thread([this] { work(); });
@@ -156,7 +157,7 @@ class Worker {
 
   std::string answer(const Job& job) try {
     CallOptions options;
-    options.waited_us = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - job.arrival).count();
+    options.waited_us = std::chrono::duration_cast<std::chrono::microseconds>(Lines::Clock::now() - job.arrival).count();
     return session_.score_json(job.request, options).text;
   } catch (const Error& error) {
     return error_line(job.id, job.line, error.status(), error.what());
@@ -174,10 +175,10 @@ class Worker {
 
 }  // namespace
 
-int pipe(const PipeOptions& options) {
+int pipe(const Options& options) {
   signal(SIGPIPE, SIG_IGN);
   Lines lines(STDIN_FILENO, max_line_bytes);
-  const Bundle bundle(options.bundle, options.options);
+  const Bundle bundle(options.bundle, options.execution);
   AnswerWriter answers;
   std::vector<std::unique_ptr<Worker>> workers;
   while (workers.size() < options.sessions) workers.push_back(std::make_unique<Worker>(bundle, options, answers));
@@ -185,15 +186,14 @@ int pipe(const PipeOptions& options) {
                workers.size());
 
   std::string line;
-  for (Lines::Next next; (next = lines.next(line)) != Lines::Next::end;) {
-    const auto arrival = Clock::now();
+  for (Lines::Next next; answers.error() == 0 && (next = lines.next(line)) != Lines::Next::end;) {
     if (next == Lines::Next::too_long) {
       answers.write(
           error_line({}, lines.count(), REXIT_INVALID_ARGUMENT, "longer than " + std::to_string(max_line_bytes) + " bytes"));
     } else if (line.find_first_not_of(" \t\r") != line.npos) {
       Peek request = peek(line);
       const std::size_t index = request.prefix_owner % workers.size();  // the session that has this user's prefix
-      workers[index]->push(std::make_unique<Job>(Job{line, std::move(request.id), lines.count(), arrival}));
+      workers[index]->push(std::make_unique<Job>(Job{line, std::move(request.id), lines.count(), lines.arrival()}));
     }
   }
   workers.clear();  // waits for their answers

@@ -1,15 +1,47 @@
 #include <algorithm>
 #include <cstdio>
+#include <string>
+#include <vector>
 
 #include "commands.hpp"
-#include "failure.hpp"
-#include "output.hpp"
 
 namespace rexit::program {
 
 namespace {
 
 using Lines = std::vector<std::string>;
+
+// Columns on a terminal, approximately: code points.
+std::size_t width(const std::string& text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+// Aligns the first column left and the others right.
+void print_table(const std::string& title, const Lines& columns, const std::vector<Lines>& rows) {
+  std::vector<std::size_t> widths;
+  for (std::size_t n = 0; n < columns.size(); ++n) {
+    widths.push_back(width(columns[n]));
+    for (const Lines& row : rows) widths[n] = std::max(widths[n], width(row[n]));
+  }
+  const auto print = [&](const Lines& row) {
+    std::string line;
+    for (std::size_t n = 0; n < row.size(); ++n) {
+      const std::string space(widths[n] - width(row[n]), ' ');
+      line += n == 0 ? row[n] + space : "  " + space + row[n];
+    }
+    std::puts(line.c_str());
+  };
+  std::puts(title.c_str());
+  print(columns);
+  for (const Lines& row : rows) print(row);
+}
+
+// In up to two digits.
+std::string general(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2g", value);
+  return text;
+}
 
 // A check of a variant, as in `rexit verify --json`.
 struct Check {
@@ -37,33 +69,33 @@ std::vector<Check> check_golden_samples(const Bundle& bundle, const std::string&
   const std::string size = std::to_string(check.slates) + " slates, " + std::to_string(candidates) + " candidates";
   std::vector<Check> checks;
   if (bundle.info().has_catalog != 0) checks.push_back(make_check(name, "prompts", size, std::move(prompts)));
-  checks.push_back(make_check(name, "log-odds", "worst " + general(worst, 2) + ", allowed " + general(check.tolerance, 2),
-                              std::move(log_odds)));
+  checks.push_back(
+      make_check(name, "log-odds", "worst " + general(worst) + ", allowed " + general(check.tolerance), std::move(log_odds)));
   return checks;
 }
 
-std::vector<Check> check_behaviour(const Common& options, const std::string& name) {
-  BundleOptions bundle_options = options.options;
+std::vector<Check> check_behaviour(const Options& options, const std::string& name) {
+  BundleOptions bundle_options = options.execution;
   bundle_options.variant = name;
   try {
     const Bundle bundle(options.bundle, bundle_options);
     return check_golden_samples(bundle, name);
   } catch (const Error& error) {
-    if (error.status() == REXIT_BACKEND_MISSING && options.options.variant.empty() && options.options.device.empty() &&
-        options.options.provider.empty())
+    if (error.status() == REXIT_BACKEND_MISSING && options.execution.variant.empty() && options.execution.device.empty() &&
+        options.execution.provider.empty())
       return {{name, "golden samples", "skipped", error.what(), {}}};
     return {make_check(name, "golden samples", "", {error.what()})};
   }
 }
 
-std::vector<Check> checks_of(const Common& options) {
+std::vector<Check> checks_of(const Options& options) {
   Lines names;
   try {
     for (const rexit_variant_info& variant : variants(options.bundle)) names.emplace_back(variant.name);
   } catch (const Error& error) {
-    return {make_check(options.options.variant, "structure", "", {error.what()})};
+    return {make_check(options.execution.variant, "structure", "", {error.what()})};
   }
-  if (const std::string& only = options.options.variant; !only.empty()) names = {only};
+  if (const std::string& only = options.execution.variant; !only.empty()) names = {only};
   std::vector<Check> checks;
   for (const std::string& name : names) {
     try {
@@ -80,7 +112,7 @@ std::vector<Check> checks_of(const Common& options) {
 }
 
 void print_checks(const std::string& bundle, const std::vector<Check>& checks, const Lines& failures) {
-  std::vector<std::vector<std::string>> rows;
+  std::vector<Lines> rows;
   std::size_t skipped = 0;
   for (const Check& check : checks) {
     rows.push_back({check.variant, check.name, check.detail, check.outcome});
@@ -94,7 +126,7 @@ void print_checks(const std::string& bundle, const std::vector<Check>& checks, c
 
 }  // namespace
 
-int verify(const Common& options) {
+int verify(const Options& options) {
   const std::vector<Check> checks = checks_of(options);
   Lines failures;
   for (const Check& check : checks) failures.insert(failures.end(), check.failures.begin(), check.failures.end());
@@ -106,7 +138,8 @@ int verify(const Common& options) {
                       {"outcome", check.outcome},
                       {"detail", check.detail},
                       {"failures", check.failures}});
-    print_json({{"ok", failures.empty()}, {"checks", rows}});
+    const nlohmann::ordered_json report = {{"ok", failures.empty()}, {"checks", rows}};
+    std::puts(report.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
   } else {
     print_checks(options.bundle, checks, failures);
   }

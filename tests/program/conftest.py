@@ -9,7 +9,6 @@ import pytest
 
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.held_out import write_ranked
-from running.command import run  # noqa: F401
 
 LIMITS = [{"a": 1.1, "b": 0.1, "upper": limit, "lower": limit} for limit in (2.0, 8.0, 8.0)]
 """Under which the tiny bundle's candidates stop at every exit."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,44 @@ def test_a_signal_ends_it(bundle: Path, number: signal.Signals) -> None:
         process.send_signal(number)
         assert process.wait(30) == 0
         assert process.stdout.read() == b""
+
+
+def test_a_signal_lets_it_answer_the_lines_that_it_has_read(bundle: Path) -> None:
+    requests = [{"id": n, "user": USER_IDS[n % len(USER_IDS)], "items": ITEM_IDS} for n in range(150)]
+    with subprocess.Popen([PROGRAM, "pipe", bundle], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(lines(requests).encode() + b'{"id": "half a line"')  # less than a pipe holds, before it reads
+        process.stdin.flush()
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        answers = [first, *map(json.loads, process.stdout)]
+        assert process.wait(30) == 0
+    assert [answer["id"] for answer in answers] == list(range(150))
+
+
+def test_the_time_in_its_buffer_counts(bundle: Path) -> None:
+    """All lines are read at once; the last waits for all others."""
+    requests = [{"id": n, "user": USER_IDS[n % len(USER_IDS)], "items": ITEM_IDS} for n in range(150)]
+    stats = [answer["stats"] for answer in served(bundle, requests)]
+    assert stats[-1]["queue_us"] > 0.7 * sum(row["total_us"] for row in stats[:-1])
+    late = served(bundle, [{**request, "deadline_ms": stats[-1]["queue_us"] / 3000} for request in requests])
+    assert late[-1]["error"]["status"] == "REXIT_DEADLINE" and "scores" in late[0]
+
+
+def test_a_stdout_that_does_not_block(bundle: Path) -> None:
+    requests = [{"id": n, "user": 100, "items": ITEM_IDS} for n in range(50)]
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(write, False)
+    with subprocess.Popen([PROGRAM, "pipe", bundle], stdin=subprocess.PIPE, stdout=write, env=environment()) as process:
+        os.close(write)
+        assert process.stdin is not None
+        process.stdin.write(lines(requests).encode())
+        process.stdin.close()
+        time.sleep(1)  # the pipe is full
+        with os.fdopen(read) as answers:
+            assert [json.loads(line)["id"] for line in answers] == list(range(50))
+        assert process.wait(30) == 0
 
 
 def test_stdout_that_is_closed(bundle: Path) -> None:

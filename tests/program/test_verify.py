@@ -28,7 +28,7 @@ def test_whole_bundle_passes(bundle: Path, string_bundle: Path) -> None:
 
 def test_with_a_provider(bundle: Path) -> None:
     """The tests' ONNX Runtime has AZURE beside the CPU's: it takes no operator of these graphs."""
-    ended = run_program("verify", bundle, "--json", "--provider", "AZURE", "--own-threads", "--threads", "1")
+    ended = run_program("verify", bundle, "--json", "--provider", "AZURE", "--threads", 1)
     assert ended.code == 0 and set(outcomes(ended).values()) == {"ok"}, ended.out
     ended = run_program("verify", bundle, "--provider", "QNN", "--json")
     assert ended.code == 8

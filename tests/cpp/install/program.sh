@@ -13,11 +13,9 @@ ends_with() { # CODE ARGUMENTS…
 }
 mkdir -p "$work"
 rexit_run --version
-ends_with 0 score "$bundle" --user 106 --items=-7,8,88 --json
-test "$(grep -o '"item"' "$work/out.txt" | wc -l)" -eq 3
-ends_with 2 score "$bundle" --user 106 --items 4
-grep -q 'rexit-run: error: items.0.: item 4 is not in the catalog' "$work/error.txt"
-ends_with 4 score "$work/none" --user 106 --items 4
+ends_with 2 pipe "$bundle" --sessions 0
+grep -q 'rexit-run: error: --sessions is `0`, expected' "$work/error.txt"
+ends_with 4 pipe "$work/none"
 ends_with 8 verify "$work/none"
 printf '%s\n' '{"id": 1, "user": 106, "items": [-7, 8]}' 'no request' '{"id": 2, "user": 5, "items": [88]}' |
   rexit_run pipe "$bundle" --sessions 2 | sort >"$work/answers.txt"
