@@ -7,8 +7,6 @@
 # make test-wheel   the Python wheel, built, repaired, installed on its own and held against this machine's answers
 # make test-aarch64-wheel   the Python wheel, cross-built for 64-bit ARM, installed and held against this machine's answers, under QEMU
 # make test-musl   the C++ library with musl in place of glibc, and the tests that need no ONNX Runtime
-# make windows   the C++ library for Windows, cross-compiled
-# make test-windows   the same under Wine: its answers against this machine's
 # make sizes   the library's size, as it is shipped and built for size
 # make deb    Debian packages of the C++ library and rexit-run, in build/deb
 # make test-deb   the packages, unpacked into an empty folder: rexit-run and examples/cpp score with them
@@ -48,7 +46,7 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl windows test-windows sizes deb test-deb test-distributed sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
 
 setup: $(BUILD)/.installed
 
@@ -146,7 +144,6 @@ $(BUILD)/aarch64/.configured: $(BUILD)/aarch64-files/.fetched
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtime/cmake/aarch64-linux-gnu.cmake \
 	  -DREXIT_ONNXRUNTIME_INCLUDE=$(abspath $(BUILD))/aarch64-files/include/onnxruntime \
 	  -DREXIT_JSON_INCLUDE=$(abspath $(BUILD))/aarch64-files/include \
-	  -DREXIT_CLI11_INCLUDE=$(abspath $(BUILD))/aarch64-files/include \
 	  -DREXIT_TEST_ONNXRUNTIME=$(abspath $(BUILD))/aarch64-files/onnxruntime/libonnxruntime.so
 	@touch $@
 
@@ -184,7 +181,7 @@ test-python: $(BUILD)/.installed $(BUILD)/example/.built $(BUILD)/prefix/bin/rex
 test-all: $(BUILD)/cpp/.built $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run
 	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure -j $(JOBS)
 	$(PYTEST) -m ''
-	set -e; for target in budgets test-deb test-distributed test-wheel test-aarch64 test-aarch64-wheel test-windows test-musl sanitize; do $(MAKE) $$target; done
+	set -e; for target in budgets test-deb test-distributed test-wheel test-aarch64 test-aarch64-wheel test-musl sanitize; do $(MAKE) $$target; done
 	$(MAKE) fuzz MINUTES=10
 
 test-aarch64: $(BUILD)/aarch64/.built
@@ -201,7 +198,7 @@ $(BUILD)/musl-files/.fetched: $(BUILD)/.installed tools/header-links.sh
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(@D) ziglang==0.17.1
 	@touch $@
 
-HEADERS = -DREXIT_ONNXRUNTIME_INCLUDE=$(1)/onnxruntime -DREXIT_JSON_INCLUDE=$(1) -DREXIT_CLI11_INCLUDE=$(1)
+HEADERS = -DREXIT_ONNXRUNTIME_INCLUDE=$(1)/onnxruntime -DREXIT_JSON_INCLUDE=$(1)
 UNCACHED := CMAKE_C_COMPILER_LAUNCHER= CMAKE_CXX_COMPILER_LAUNCHER=
 
 $(BUILD)/musl/.configured: $(BUILD)/musl-files/.fetched runtime/cmake/x86_64-linux-musl.cmake
@@ -222,29 +219,6 @@ test-musl: $(BUILD)/musl/.configured
 	$(BIN)/cmake --build $(BUILD)/musl -j $(JOBS) --target rexit $(MUSL_TESTS)
 	GTEST_FILTER=-$(NOT_WITH_MUSL) $(BIN)/ctest --test-dir $(BUILD)/musl --output-on-failure -j $(JOBS) \
 	  -R '^($(subst $(eval ) ,|,$(strip $(MUSL_TESTS))))$$'
-
-$(BUILD)/windows/.configured: $(BUILD)/.installed tools/header-links.sh runtime/cmake/x86_64-w64-mingw32.cmake
-	PYTHON=$(PYTHON) tools/system-packages.sh windows
-	tools/header-links.sh $(@D)/include
-	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) -DREXIT_TESTS=OFF -DREXIT_PROGRAM=OFF -DREXIT_WERROR=$(WERROR) \
-	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtime/cmake/x86_64-w64-mingw32.cmake $(call HEADERS,$(abspath $(@D))/include)
-	@touch $@
-
-windows: $(BUILD)/windows/.configured
-	$(BIN)/cmake --build $(BUILD)/windows -j $(JOBS)
-	sh tests/cpp/install/exported_by_dll.sh x86_64-w64-mingw32-objdump $(BUILD)/windows/librexit.dll runtime/include/rexit/rexit.h
-
-# The library from the wheel for Windows, of the version that is installed here.
-$(BUILD)/windows-files/.fetched: $(BUILD)/.installed
-	PYTHON=$(PYTHON) tools/system-packages.sh wine
-	$(BIN)/pip install --quiet --no-deps --upgrade --target $(@D) --platform win_amd64 --only-binary=:all: \
-	  onnxruntime==$$($(BIN)/python -c 'import onnxruntime; print(onnxruntime.__version__)')
-	@touch $@
-
-test-windows: windows $(BUILD)/windows-files/.fetched $(BUILD)/prefix/.installed $(BUILD)/golden/.written
-	sh tests/cpp/install/windows.sh $(abspath $(BUILD)/windows $(BUILD)/prefix/lib) \
-	  $$($(BIN)/python -c 'from rexit.runtime import onnxruntime_library as f; print(f())') \
-	  $(abspath $(BUILD)/windows-files/onnxruntime/capi/onnxruntime.dll $(BUILD)/golden/bundle $(BUILD)/windows/test)
 
 # Stripped, in bytes.
 SIZE_OPTIONS := -DREXIT_TESTS=OFF -DREXIT_PROGRAM=OFF

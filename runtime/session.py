@@ -31,7 +31,6 @@ from rexit.runtime._scores import Scores
 if TYPE_CHECKING:
     from rexit.request import Ids
 
-_SPINNING = {None: _native.Spinning.DEFAULT, True: _native.Spinning.ON, False: _native.Spinning.OFF}
 _MAX_INT = (1 << 31) - 1
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -87,22 +86,22 @@ def _threshold(value: float, exit_: int) -> float:
     return max(number, _LOWEST)
 
 
-def verify(bundle: str | os.PathLike[str] | bytes, variant: str | None = None) -> None:
+def verify(bundle: str | os.PathLike[str], variant: str | None = None) -> None:
     """Checks what opening leaves for later, as `rexit_bundle_verify` does: every row of the catalog, and all digests. Opens no
     backend.
 
     Args:
-        bundle: The bundle's folder, or a tar archive of it: its path or its bytes.
+        bundle: The bundle's folder.
         variant: The variant to check; None: all.
 
     Raises:
         BundleError: The first thing that is wrong.
     """
-    _native.verify(_place(bundle), variant or "")
+    _native.verify(_text("path", os.fspath(bundle)), variant or "")
 
 
 def open(
-    bundle: str | os.PathLike[str] | bytes,
+    bundle: str | os.PathLike[str],
     variant: str | None = None,
     *,
     threads: int = 0,
@@ -111,8 +110,6 @@ def open(
     library: str | os.PathLike[str] | None = None,
     device: Device | None = None,
     device_id: int = 0,
-    own_threads: bool = False,
-    spinning: bool | None = None,
 ) -> Session:
     """Opens a bundle's variant: checks its structure, maps the catalog, loads the segments.
 
@@ -120,8 +117,7 @@ def open(
     under other conditions.
 
     Args:
-        bundle: The bundle's folder, or a tar archive of it (`tar --format=ustar -cf bundle.tar -C bundle .`): its path or its
-            bytes.
+        bundle: The bundle's folder.
         variant: Name of the variant; None: the first with a policy, or else the first.
         threads: Size of the process's one thread pool, which the first opened bundle creates; 0: one thread per core.
         cache_bytes: Upper bound of the session's cached prefixes; 0: 32 MiB. Evicts first a prefix that a newer one of the same
@@ -132,8 +128,6 @@ def open(
         device: `cpu` (any variant), `cuda` (any variant), `tensorrt` (engines of a tensorrt variant), or a `Provider`; None: the
             variant's own target.
         device_id: Number of the GPU.
-        own_threads: Every segment has a thread pool of its own, of `threads` threads, instead of the process's.
-        spinning: Whether a pool's threads wait for work by spinning; None: the process's pool does, those of `own_threads` sleep.
 
     Returns:
         A session. Close it, or use it in a `with` statement.
@@ -158,11 +152,9 @@ def open(
         (_text("a key of provider.options", key), _text(f"provider.options[{key!r}]", value))
         for key, value in (provider.options if provider else {}).items()
     ]
-    options.own_threads = bool(own_threads)
-    options.spinning = _SPINNING[spinning]
     session_options = _native.SessionOptions(_natural("cache_bytes", cache_bytes), _natural("slate_bytes", slate_bytes))
-    native = _native.Session(_place(bundle), options, session_options)
-    return Session(native, "bundle" if isinstance(bundle, bytes) else os.fspath(bundle))
+    path = _text("path", os.fspath(bundle))
+    return Session(_native.Session(path, options, session_options), path)
 
 
 class Session:
@@ -339,7 +331,7 @@ class Session:
         self._open.clear_cache()
 
     def trim(self) -> None:
-        """Gives memory back: the cached prefixes, the session's buffers, and unused working memory of the backend."""
+        """Gives memory back: the cached prefixes, the session's buffers and, with TensorRT, its passes' GPU memory."""
         self._open.trim()
 
     def cancel(self) -> None:
@@ -402,11 +394,6 @@ def _natural(name: str, value: Any, limit: int = (1 << 63) - 1) -> int:
     if not 0 <= number <= limit:
         raise InputError(f"{name} is {short(value)}, expected an integer from 0 to {limit}")
     return number
-
-
-def _place(bundle: str | os.PathLike[str] | bytes) -> str | bytes:
-    """A bundle's path, or its archive."""
-    return bundle if isinstance(bundle, bytes) else _text("path", os.fspath(bundle))
 
 
 def _text(name: str, value: Any) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the build needs and lacks; if that is not possible, names them in one line and fails.
 # [PYTHON=python3] system-packages.sh [KIND]   KIND adds what a job needs: aarch64: the cross build and its emulated tests;
-#   fuzz: clang with libFuzzer; budgets: Valgrind; musl: musl and GoogleTest's source; windows: the cross compiler; wine: Wine
+#   fuzz: clang with libFuzzer; budgets: Valgrind; musl: musl and GoogleTest's source
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -17,7 +17,6 @@ command -v "${CXX:-c++}" >/dev/null || missing+=(g++)
 command -v ccache >/dev/null || missing+=(ccache)
 has_header onnxruntime/onnxruntime_c_api.h || missing+=(libonnxruntime-dev)
 has_header nlohmann/json.hpp || missing+=(nlohmann-json3-dev)
-has_header CLI/CLI.hpp || missing+=(libcli11-dev)
 has_header gtest/gtest.h || missing+=(libgtest-dev)
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null || missing+=(python3-dev)
@@ -29,12 +28,6 @@ fi
 if [ "${1:-}" = musl ]; then
   [ -e /lib/ld-musl-x86_64.so.1 ] || missing+=(musl)
   [ -e /usr/src/googletest/CMakeLists.txt ] || missing+=(googletest)
-fi
-if [ "${1:-}" = windows ]; then
-  command -v x86_64-w64-mingw32-g++-posix >/dev/null || missing+=(g++-mingw-w64-x86-64-posix)
-fi
-if [ "${1:-}" = wine ]; then
-  command -v wine >/dev/null || missing+=(wine wine64)
 fi
 if [ "${1:-}" = budgets ]; then
   { command -v valgrind && has_header valgrind/callgrind.h; } >/dev/null || missing+=(valgrind)

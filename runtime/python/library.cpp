@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "bundle/policy.hpp"
-#include "session/slate/stops.hpp"
+#include "session/stops.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

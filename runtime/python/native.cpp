@@ -99,26 +99,6 @@ struct SessionOptions {
   std::size_t cache_bytes, slate_bytes;
 };
 
-// A bundle's path, or its archive in memory.
-using Place = std::variant<std::string, nb::bytes>;
-
-// Calls use(path or archive), without the GIL. An archive keeps the bytes.
-template <class Use>
-void with_place(const Place& place, const Use& use) {
-  if (const auto* path = std::get_if<std::string>(&place)) {
-    const nb::gil_scoped_release no_gil;
-    return use(*path);
-  }
-  const nb::bytes& bytes = std::get<nb::bytes>(place);
-  std::shared_ptr<const void> owner(bytes.inc_ref().ptr(), [](const void* object) {
-    const nb::gil_scoped_acquire gil;  // the last session may close in any thread
-    nb::handle(static_cast<PyObject*>(const_cast<void*>(object))).dec_ref();
-  });
-  const rexit::Archive archive{bytes.c_str(), bytes.size(), std::move(owner)};
-  const nb::gil_scoped_release no_gil;
-  use(archive);
-}
-
 // Passes a line to the Python logger `rexit`. It may come from any thread, with or without the GIL.
 void forward_log(void*, rexit_log_level level, const char* line) {
   const nb::gil_scoped_acquire gil;
@@ -166,7 +146,10 @@ class Session {
     const rexit::Session session = std::move(session_);
   }
 
-  Session* another() const { return new Session(session_.bundle(), options_); }
+  Session* another() const {
+    const nb::gil_scoped_release no_gil;
+    return new Session(session_.bundle(), options_);
+  }
 
   // Null: the folder has not changed.
   Session* reloaded() const {
@@ -274,10 +257,6 @@ void bind_options(nb::module_& module) {
   nb::class_<rexit::CallOptions>(module, "CallOptions", "What the caller of a request decides; see `rexit_call_options`.")
       .def(nb::init<std::int64_t, std::int64_t, std::string, std::optional<std::uint32_t>>(), "waited_us"_a, "deadline_us"_a,
            "policy"_a, "force_exit"_a.none());
-  nb::enum_<rexit_spinning>(module, "Spinning")
-      .value("DEFAULT", REXIT_SPINNING_DEFAULT)
-      .value("ON", REXIT_SPINNING_ON)
-      .value("OFF", REXIT_SPINNING_OFF);
   nb::class_<rexit::BundleOptions>(module, "BundleOptions")
       .def(nb::init<>())
       .def_rw("variant", &rexit::BundleOptions::variant)
@@ -286,9 +265,7 @@ void bind_options(nb::module_& module) {
       .def_rw("device", &rexit::BundleOptions::device)
       .def_rw("device_id", &rexit::BundleOptions::device_id)
       .def_rw("provider", &rexit::BundleOptions::provider)
-      .def_rw("provider_options", &rexit::BundleOptions::provider_options)
-      .def_rw("own_threads", &rexit::BundleOptions::own_threads)
-      .def_rw("spinning", &rexit::BundleOptions::spinning);
+      .def_rw("provider_options", &rexit::BundleOptions::provider_options);
   nb::class_<SessionOptions>(module, "SessionOptions")
       .def(nb::init<std::size_t, std::size_t>(), "cache_bytes"_a, "slate_bytes"_a);
 }
@@ -409,15 +386,9 @@ void bind_answers(nb::module_& module) {
       .def_prop_ro(
           "trace", [](const GoldenCheck& check) { return by_exit(check.trace, check.exits); }, owner,
           "The log-odds here, as `Session.trace` returns them.");
-  nb::class_<rexit_memory>(module, "Memory", "Bytes in use.")
+  nb::class_<rexit_memory>(module, "Memory", "Bytes in use, without ONNX Runtime's.")
       .def_ro("prefixes", &rexit_memory::prefixes, "The session's cached prefixes, which `cache_bytes` bounds.")
       .def_ro("buffers", &rexit_memory::buffers, "The session's other buffers.")
-      .def_ro("working", &rexit_memory::working,
-              "What segments need while they run, on the host, for all sessions of the process. 0 with TensorRT, which does not "
-              "report it.")
-      .def_ro("weights", &rexit_memory::weights,
-              "ONNX Runtime's weights, without those it maps from files. Older versions count them as `working`. 0 with "
-              "TensorRT.")
       .def_ro("pinned", &rexit_memory::pinned,
               "The start that all prefixes of the bundle share. Held once for all its sessions, in addition to their "
               "`cache_bytes`.")
@@ -436,20 +407,22 @@ NB_MODULE(_native, module) {
   nb::module_::import_("atexit").attr("register")(nb::cpp_function([] { rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR); }));
   module.def(
       "verify",
-      [](const Place& place, const std::string& variant) {
-        with_place(place, [&](const auto& bundle) { rexit::verify(bundle, variant); });
+      [](const std::string& path, const std::string& variant) {
+        const nb::gil_scoped_release no_gil;
+        rexit::verify(path, variant);
       },
-      "place"_a, "variant"_a);
+      "path"_a, "variant"_a);
   bind_options(module);
   bind_answers(module);
   rexit::python::bind_library(module);
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",
-          [](Session* self, const Place& place, const rexit::BundleOptions& options, const SessionOptions& session_options) {
-            with_place(place, [&](const auto& bundle) { new (self) Session(rexit::Bundle(bundle, options), session_options); });
+          [](Session* self, const std::string& path, const rexit::BundleOptions& options, const SessionOptions& session_options) {
+            const nb::gil_scoped_release no_gil;
+            new (self) Session(rexit::Bundle(path, options), session_options);
           },
-          "place"_a, "options"_a, "session_options"_a)
+          "path"_a, "options"_a, "session_options"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("read_file", &Session::read_file, "path"_a)

@@ -20,7 +20,7 @@
 #include "prompt/prompt.hpp"
 #include "rexit/rexit.hpp"
 #include "session/session.hpp"
-#include "session/slate/slate.hpp"
+#include "session/slate.hpp"
 
 namespace rexit::core {
 namespace {
@@ -172,7 +172,7 @@ void count_slate(const Bundle& bundle) {
 void count_files(const std::string& folder, const Bundle& bundle) {
   const std::string policy = bundle.where(bundle.variant().folder) + "/policy.json";
   count_calls("read_policy_json", 10, [&](std::size_t) { keep(read_json(File(policy), "rexit calibrate")); });
-  count_calls("open_bundle", 2, [&](std::size_t) { keep(Bundle(open_source(folder), nullptr)); });
+  count_calls("open_bundle", 2, [&](std::size_t) { keep(Bundle(folder, nullptr)); });
 }
 
 // For a user and the first `count` of items that are apart.
@@ -223,7 +223,7 @@ int main(int argc, char** argv) try {
     return 2;
   }
   const std::string numbers_folder = std::string(argv[1]) + "/numbers";
-  const Bundle numbers(open_source(numbers_folder), nullptr), strings(open_source(std::string(argv[1]) + "/strings"), nullptr);
+  const Bundle numbers(numbers_folder, nullptr), strings(std::string(argv[1]) + "/strings", nullptr);
   std::puts(REXIT_COMPILER);
   count_ids(numbers, strings);
   count_retrieval(numbers);

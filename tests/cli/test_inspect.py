@@ -32,11 +32,11 @@ def test_catalog(run: Run, original: Path) -> None:
     assert run("inspect", original / "catalog", "--json").json["catalog"]["splits"]["test"] == 120
 
 
-def test_an_archive_is_to_be_unpacked(run: Run, tmp_path: Path) -> None:
-    (archive := tmp_path / "bundle.tar").write_bytes(b"")
-    assert_one_line(run("bench", archive), 4, "expected a bundle's folder; `rexit.open`")
-    assert_one_line(run("inspect", archive), 4, "bundle.tar: not a bundle")
-    assert f"FAILED {archive}: is a file, expected a bundle's folder" in run("verify", archive).out
+def test_a_file_is_no_bundle(run: Run, tmp_path: Path) -> None:
+    (file := tmp_path / "bundle.tar").write_bytes(b"")
+    assert_one_line(run("bench", file), 4, "bundle.tar: is a file, expected a bundle's folder")
+    assert_one_line(run("inspect", file), 4, "bundle.tar: not a bundle")
+    assert f"FAILED {file}: is a file, expected a bundle's folder" in run("verify", file).out
 
 
 def test_prompt_is_the_runtimes(run: Run, original: Path) -> None:

@@ -1,4 +1,4 @@
-// Bundles as tar archives in the format ustar.
+// A bundle's files: in memory, in a folder, or in a tar archive, which is how the fuzzers' inputs hold a whole bundle.
 #pragma once
 
 #include <cstdio>
@@ -18,36 +18,23 @@ constexpr std::size_t block = 512;
 
 inline bool is_header(const std::string& archive, std::size_t at) { return archive.compare(at + 257, 5, "ustar") == 0; }
 
-// Sets the checksum of a header.
-inline void seal(char* header) {
-  std::memset(header + 148, ' ', 8);
-  unsigned sum = 0;
-  for (std::size_t i = 0; i < block; ++i) sum += static_cast<unsigned char>(header[i]);
-  std::snprintf(header + 148, 8, "%06o", sum);
-}
-
-inline std::string member(const std::string& name, const std::string& contents, char type = '0') {
+inline std::string member(const std::string& name, const std::string& contents) {
   std::string text(block, '\0');
-  const std::size_t slash = name.size() > 100 ? name.find('/', name.size() - 101) : std::string::npos;
-  if (slash == std::string::npos) {
-    text.replace(0, name.size(), name);
-  } else {  // the name's beginning is its prefix
-    text.replace(345, slash, name.substr(0, slash));
-    text.replace(0, name.size() - slash - 1, name.substr(slash + 1));
-  }
+  text.replace(0, name.size(), name);
   std::snprintf(text.data() + 124, 12, "%011zo", contents.size());
-  text[156] = type;
+  text[156] = '0';
   std::memcpy(text.data() + 257, "ustar\00000", 8);
-  seal(text.data());
+  std::memset(text.data() + 148, ' ', 8);
+  unsigned sum = 0;
+  for (const char byte : text) sum += static_cast<unsigned char>(byte);
+  std::snprintf(text.data() + 148, 8, "%06o", sum);
   return text + contents + std::string((block - contents.size() % block) % block, '\0');
 }
-
-inline const std::string end_mark(2 * block, '\0');
 
 inline std::string pack(const Files& files) {
   std::string archive;
   for (const auto& [name, contents] : files) archive += member(name, contents);
-  return archive + end_mark;
+  return archive + std::string(2 * block, '\0');
 }
 
 // The files of an archive, up to the first header that cannot be followed. Names have no prefix.
@@ -75,5 +62,40 @@ inline Files files_of(const std::string& folder) {
   }
   return files;
 }
+
+// A folder for a bundle, in the one for temporary files, that lives as long as this object.
+class Folder {
+ public:
+  Folder() : path_(std::filesystem::temp_directory_path() / "rexit-XXXXXX") {
+    if (::mkdtemp(path_.data()) == nullptr) std::abort();
+  }
+  explicit Folder(const Files& files) : Folder() { replace(files); }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+
+  const std::string& path() const noexcept { return path_; }
+  // Holds these files from now on. A file that changes is a new one: an open bundle may have the old one mapped. What cannot be
+  // written, such as a file in the place of a folder, is left out.
+  void replace(const Files& files) {
+    namespace fs = std::filesystem;
+    std::error_code ignored;
+    for (const auto& [name, contents] : files_)
+      if (files.count(name) == 0) fs::remove(fs::path(path_) / name, ignored);
+    for (const auto& [name, contents] : files) {
+      const auto before = files_.find(name);
+      if (before != files_.end() && before->second == contents) continue;
+      const fs::path file = fs::path(path_) / name;
+      fs::create_directories(file.parent_path(), ignored);
+      fs::remove(file, ignored);
+      std::ofstream(file, std::ios::binary) << contents;
+    }
+    files_ = files;
+  }
+
+ private:
+  std::string path_;
+  Files files_;  // what it holds
+};
 
 }  // namespace tar

@@ -1,41 +1,27 @@
 #include "target.hpp"
 
-#include <unistd.h>
-
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 
+#include "files/file_list.hpp"
+
 namespace rexit::fuzz {
 
-namespace fs = std::filesystem;
-
-ArchiveFile::ArchiveFile() {
-  std::string name = fs::temp_directory_path() / "rexit-XXXXXX";
-  const int file = ::mkstemp(name.data());
-  if (file < 0) std::abort();
-  ::close(file);
-  path_ = name;
+tar::Files bundle_files(const std::uint8_t* data, std::size_t size) {
+  tar::Files files = tar::unpack({reinterpret_cast<const char*>(data), size});
+  for (auto file = files.begin(); file != files.end();)
+    file = core::path_error(file->first) != nullptr ? files.erase(file) : std::next(file);
+  return files;
 }
 
-ArchiveFile::~ArchiveFile() { ::unlink(path_.c_str()); }
-
-void ArchiveFile::replace(const std::uint8_t* data, std::size_t size) const {
-  std::ofstream file(path_ + ".new", std::ios::binary);
-  file.write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
-  file.close();
-  if (!file) std::abort();
-  fs::rename(path_ + ".new", path_);
-}
-
-std::string seed_bundle(const char* name) {
+tar::Files seed_bundle(const char* name) {
   std::ifstream file(std::string(REXIT_FUZZ_SEEDS) + "/bundle/" + name, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+  return tar::unpack({std::istreambuf_iterator<char>(file), {}});
 }
 
-OpenedSeed::OpenedSeed(const char* seed) : name(seed), archive(seed_bundle(seed)) {
-  REXIT_PROMISE(ok(rexit_archive_open(archive.data(), archive.size(), nullptr, &bundle)));
+OpenedSeed::OpenedSeed(const char* seed) : name(seed), folder(seed_bundle(seed)) {
+  REXIT_PROMISE(ok(rexit_bundle_open(folder.path().c_str(), nullptr, &bundle)));
 }
 
 OpenedSeed::~OpenedSeed() { rexit_bundle_close(bundle); }

@@ -26,31 +26,19 @@ namespace rexit::fuzz {
     }                                                                                                                     \
   } while (false)
 
-// A file for a bundle's archive, in the folder for temporary files, that lives as long as the process.
-class ArchiveFile {
- public:
-  ArchiveFile();
-  ~ArchiveFile();
-  ArchiveFile(const ArchiveFile&) = delete;
-  ArchiveFile& operator=(const ArchiveFile&) = delete;
+// The files of an input that holds a bundle, a tar archive, without names that lead out of its folder.
+tar::Files bundle_files(const std::uint8_t* data, std::size_t size);
 
-  const std::string& path() const noexcept { return path_; }
-  // Takes the place of the file: a bundle that is open may have it mapped.
-  void replace(const std::uint8_t* data, std::size_t size) const;
+// The bundle in tests/fuzz/seeds/bundle/NAME.
+tar::Files seed_bundle(const char* name);
 
- private:
-  std::string path_;
-};
-
-// The archive tests/fuzz/seeds/bundle/NAME.
-std::string seed_bundle(const char* name);
-
-// A seed bundle that is open, from memory.
+// A seed bundle that is open.
 struct OpenedSeed {
   explicit OpenedSeed(const char* name);
   ~OpenedSeed();
 
-  const std::string name, archive;
+  const std::string name;
+  tar::Folder folder;
   rexit_bundle* bundle = nullptr;
 };
 

@@ -25,11 +25,10 @@ OPTIONS = RefreshOptions(golden_slates=1)
 
 def test_old_and_new_side_by_side(place: Path) -> None:
     with runtime.open(place / "bundle") as old:
-        before, weights = old.score(USERS[0], SLATE).log_odds, old.memory.weights  # of the process
+        before = old.score(USERS[0], SLATE).log_odds
         refresh(place / "bundle", place / "newer", OPTIONS)
         new = old.reloaded()
         assert new is not None and new.info.items == old.info.items + 2 and new.reloaded() is None
-        assert new.memory.weights == weights, "loaded once"
         assert len(new.score(USERS[0], [NEW[0]])) == 1
         with pytest.raises(InputError, match=str(NEW[0])):
             old.score(USERS[0], [NEW[0]])

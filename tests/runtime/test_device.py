@@ -70,7 +70,7 @@ def test_a_provider_by_name(bundle: Path) -> None:
     """The tests' ONNX Runtime has AZURE beside the CPU's: it takes no operator of these graphs."""
     with rexit.open(bundle, "cpu-fp32") as plain:
         expected = plain.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
-    with rexit.open(bundle, "cpu-fp32", device=rexit.Provider("AZURE"), own_threads=True, threads=1, spinning=False) as session:
+    with rexit.open(bundle, "cpu-fp32", device=rexit.Provider("AZURE")) as session:
         assert np.abs(session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF) - expected).max() < 1e-4
     with pytest.raises(BackendError, match=r"provider `QNN`: .*; this ONNX Runtime has .*CPUExecutionProvider"):
         rexit.open(bundle, "cpu-fp32", device=rexit.Provider("QNN"))

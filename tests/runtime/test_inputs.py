@@ -122,11 +122,6 @@ def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Pat
             session.clear_cache()
             assert log_odds(json.loads(session.score_json(body).text)) == expected
 
-    words = [f"--input={name}={value}" for name, value in inputs.items() if name not in TEXTS and value is not None]
-    words = [word.replace("=7.0", "=7") for word in words]  # there it is a text
-    words += [f"--input={name}={tokens[name]}" for name in TEXTS if tokens.get(name)]
-    program = run_program("score", bundle, "--json", f"--user={USER}", f"--items={','.join(map(str, ITEMS))}", *words)
-    assert log_odds(json.loads(program.out)) == expected
     assert log_odds(json.loads(run_program("pipe", bundle, stdin=bodies[1]).out)) == expected
 
     with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:

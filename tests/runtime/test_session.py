@@ -24,7 +24,7 @@ from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import CancelledError, InputError
 from rexit.measure import Conditions
 
-_BYTES = attrgetter("prefixes", "buffers", "working", "weights", "pinned", "gpu")
+_BYTES = attrgetter("prefixes", "buffers", "pinned", "gpu")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_memory_and_trim(folder: Path) -> None:
         assert fresh.prefixes == 0
         expected = session.trace(USER_IDS[0], ITEM_IDS)
         used = session.memory
-        assert used.prefixes > 0 and used.working > fresh.working and used.buffers > fresh.buffers
+        assert used.prefixes > 0 and used.buffers > fresh.buffers
         session.clear_cache()
         assert _BYTES(session.memory) == _BYTES(used)  # the memory waits for others
         session.trim()

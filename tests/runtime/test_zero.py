@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -137,12 +136,6 @@ def test_without_a_catalog_the_scores_are_exit_zero(tmp_path: Path) -> None:
     assert scores.exit.tolist() == [0, 0, 3] and scores.stats.candidate_tokens == 2
     with pytest.raises(InputError, match="scores is missing"):
         session.score(Request.tokens([1, 2], [[3, 4]]))
-
-
-def test_an_archive_has_the_graph_as_well(folder: Path, tmp_path: Path) -> None:
-    archive = tmp_path / "bundle.tar"
-    subprocess.run(["tar", "--format=ustar", "-cf", archive, "-C", folder, "."], check=True)
-    np.testing.assert_array_equal(runtime.open(archive).trace(USER, ITEM_IDS), runtime.open(folder).trace(USER, ITEM_IDS))
 
 
 def test_a_reload_takes_the_graph_of_the_new_catalog(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -255,14 +254,6 @@ def test_routes_of_text_embeddings_inference(service: Service) -> None:
     assert "reranker" in info["model_type"] and info["auto_truncate"] is False
     texts = ["x", "x " * 99]
     assert post(service, "/rerank", query="x", texts=texts, truncate=True).status == 200
-
-
-def test_an_archive_takes_texts(bundle: Path, session: runtime.Session, tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "bundle.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        tar.add(bundle, ".")
-    with serving(Pool(partial(runtime.open, tmp_path / "bundle.tar"), 1, 4)) as service:
-        reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
-    assert reply.json["results"][0]["relevance_score"] == pytest.approx(relevance(session, "<s> A : wing"), abs=1e-5)
 
 
 def test_a_document_longer_than_a_pass_is_read_whole_and_a_cut_is_said(bundle: Path, session: runtime.Session) -> None:

@@ -24,7 +24,7 @@
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
  *   Some policies add weighted log-odds of earlier heads to c: `earlier` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
- * - bundle: a folder, or an archive of one, with everything needed to score. variant: the segments for a target and precision.
+ * - bundle: a folder with everything needed to score. variant: the segments for a target and precision.
  *
  * Status and errors
  * - Every function that can fail returns a rexit_status; REXIT_OK is 0. rexit_last_error() then describes, in one line, this
@@ -66,15 +66,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
-#if defined(REXIT_BUILD_DLL)
-#define REXIT_API __declspec(dllexport)
-#else
-#define REXIT_API
-#endif
-#else
 #define REXIT_API __attribute__((visibility("default")))
-#endif
 
 /* The compiler warns where a status is ignored. */
 #if defined(__cplusplus) || (defined(__STDC_VERSION__) && __STDC_VERSION__ >= 202311L)
@@ -140,21 +132,14 @@ typedef enum rexit_log_level {
 REXIT_API void rexit_set_log(void (*log)(void* context, rexit_log_level level, const char* line), void* context,
                              rexit_log_level level);
 
-/* --- Looking at a bundle before opening it ------------------------------------------------------------------------------- *
- *
- * A bundle is a folder or an archive of one: a tar file in the format ustar, uncompressed, of what is in the folder:
- * `tar --format=ustar -cf bundle.tar -C bundle .`. It is read where it lies, and need not come from a trusted source: a link, a
- * name with `..`, a name that is there twice or a damaged header is refused with REXIT_CORRUPT, an extension of the format with
- * REXIT_UNSUPPORTED. Tables that do not begin at a multiple of 64 bytes in memory are copied. ONNX Runtime, of version 1.18 or
- * newer, loads weights into memory instead of mapping them. Scores are those of the folder, to the bit. */
+/* --- Looking at a bundle before opening it ------------------------------------------------------------------------------- */
 
 /* A variant as its files describe it. */
 typedef struct rexit_variant_info {
   size_t variant_count; /* variants in this bundle */
   char name[256], target[32], precision[32];
   int32_t calibrated; /* 1: it has a policy */
-  /* Memory that opening it takes, in bytes, without ONNX Runtime or TensorRT and their working memory, which
-   * rexit_session_get_memory reports once a session has run. */
+  /* Memory that opening it takes, in bytes, without ONNX Runtime or TensorRT and their working memory. */
   size_t graph_bytes;   /* graphs and weights, loaded once per opened bundle; TensorRT engines may be larger or smaller */
   size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with
                            other processes */
@@ -163,9 +148,8 @@ typedef struct rexit_variant_info {
                            slate_bytes; once for all sessions, the pinned start (see rexit_memory) */
 } rexit_variant_info;
 
-/* Describes variant number `index`, from 0, of the bundle at `path`: a folder, or an archive. Checks structure and sizes as
- * rexit_bundle_open does, but does not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of
- * variants; any 2xx for its files. */
+/* Describes variant number `index`, from 0, of the bundle at `path`. Checks structure and sizes as rexit_bundle_open does, but
+ * does not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of variants; any 2xx for its files. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out);
 
 /* Checks everything that rexit_bundle_get_variant checks, every row of the catalog, and the SHA-256 of every file listed, engines
@@ -178,14 +162,6 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_verify(const char* path, con
 /* An opened bundle with its segments loaded. */
 typedef struct rexit_bundle rexit_bundle;
 
-/* Spinning threads answer faster, and take processor time from the program's other threads between two operators and for a moment
- * after a run. */
-typedef enum rexit_spinning {
-  REXIT_SPINNING_DEFAULT = 0, /* the process's pool spins or does what the first open said; pools of own_threads sleep */
-  REXIT_SPINNING_ON = 1,
-  REXIT_SPINNING_OFF = 2
-} rexit_spinning;
-
 typedef struct rexit_bundle_options {
   const char* variant;             /* by name; NULL: the first with a policy, or else the first */
   const char* onnxruntime_library; /* path of libonnxruntime.so; NULL: $REXIT_ONNXRUNTIME_LIBRARY, else the system's. Loaded once
@@ -196,40 +172,29 @@ typedef struct rexit_bundle_options {
                                       "tensorrt": the engines that `rexit compile` built for this GPU, variants for tensorrt only;
                                       NULL: the variant's own target */
   int32_t threads; /* size of the process's thread pool, created by the first open; 0: one per core, or the existing pool's size;
-                      a later open with another size or other spinning is refused. If the program has created ONNX Runtime's
-                      environment before, without a pool, or the first open had own_threads, every segment has its own pool of
-                      this size. ONNX Runtime logs to the program if it is the program's environment */
-  int32_t device_id; /* GPU number, as in CUDA; ignored on the CPU */
-  /* The rest is for programs that have an ONNX Runtime of their own, or plans for its threads and providers. */
-  const void* onnxruntime; /* the program's own ONNX Runtime, the const OrtApiBase* of its OrtGetApiBase(), of version 1.17 or
-                              newer; onnxruntime_library is ignored. NULL: a library is loaded. Refused if another library is
-                              loaded already */
-  void* environment;    /* the program's OrtEnv*, created by `onnxruntime`: the segments use its pool, its log and the allocator
-                           that the program has registered in it. rexit keeps it alive, also after its ReleaseEnv. NULL: the
-                           process's, created if there is none; rexit registers its own allocator in it, which
-                           rexit_session_get_memory counts. Refused if it is not the environment of the bundles opened before */
-  const char* provider; /* an execution provider by its name in ONNX Runtime, in place of the device's: "OpenVINO",
-                           "XNNPACK", "QNN", "CoreML", whatever the library has; `device` is then NULL or "cpu". For
-                           variants of targets cuda and tensorrt, whose graphs have only ONNX's operators: those that the
-                           provider does not have run on the CPU. It may refuse rexit's own, of target cpu, and round
-                           differently: rexit_session_check_golden compares its answers with the recorded ones */
+                      a later open with another size is refused. If the program has created ONNX Runtime's environment before,
+                      without a pool, every segment has its own pool of this size, whose threads sleep between runs. ONNX Runtime
+                      logs to the program if it is the program's environment */
+  int32_t device_id;                  /* GPU number, as in CUDA; ignored on the CPU */
+  const char* provider;               /* an execution provider by its name in ONNX Runtime, in place of the device's: "OpenVINO",
+                                         "XNNPACK", "QNN", "CoreML", whatever the library has; `device` is then NULL or "cpu". For
+                                         variants of targets cuda and tensorrt, whose graphs have only ONNX's operators: those that the
+                                         provider does not have run on the CPU. It may refuse rexit's own, of target cpu, and round
+                                         differently: rexit_session_check_golden compares its answers with the recorded ones */
   const char* const* provider_keys;   /* the provider's own options, [provider_option_count]; may be NULL if there are none */
   const char* const* provider_values; /* their values, likewise */
   size_t provider_option_count;
-  int32_t own_threads; /* 1: every segment of this bundle has a thread pool of its own, of `threads` threads, the caller's thread
-                          among them: with 1, all runs in the caller's thread. 0: the process's pool */
-  int32_t spinning;    /* a rexit_spinning: whether a pool's threads wait for work by spinning */
 } rexit_bundle_options;
 
-/* Opens the bundle at `path`, a folder or an archive: checks structure and sizes, maps the catalog, loads the segments, and
- * computes the pinned start (see rexit_memory). It checks the hash of variant.json. Only rexit_bundle_verify checks the other
- * hashes and all rows of the catalog. Release the bundle with rexit_bundle_close. Logs a warning if the bundle's policy was
- * calibrated on another device or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
+/* Opens the bundle at `path`: checks structure and sizes, maps the catalog, loads the segments, and computes the pinned start
+ * (see rexit_memory). It checks the hash of variant.json. Only rexit_bundle_verify checks the other hashes and all rows of the
+ * catalog. Release the bundle with rexit_bundle_close. Logs a warning if the bundle's policy was calibrated on another device or
+ * architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
  *
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
                                                          rexit_bundle** bundle_out);
-/* Opens the folder or archive of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors and
+/* Opens the folder of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors and
  * policy are checked and mapped, the loaded segments are shared, and the pinned start if its tokens are the same. That takes
  * milliseconds, and no second copy of the weights. *reloaded_out is a separate bundle, to be closed like any other; or NULL if
  * manifest and policy have not changed, so it may be called every second. `bundle` and its sessions keep the old catalog: no
@@ -238,11 +203,6 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const
  * REXIT_MISMATCH if the variant's segments or the model have changed: call rexit_bundle_open. Otherwise as rexit_bundle_open for
  * the bundle's files; on failure `bundle` stays usable. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out);
-/* rexit_bundle_open and rexit_bundle_verify for an archive in memory, [archive_bytes], which must stay as it is until the bundle,
- * what was reloaded from it, and their sessions are closed. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_archive_open(const void* archive, size_t archive_bytes,
-                                                          const rexit_bundle_options* options, rexit_bundle** bundle_out);
-REXIT_NODISCARD REXIT_API rexit_status rexit_archive_verify(const void* archive, size_t archive_bytes, const char* variant);
 /* Does nothing for NULL. The bundle's sessions remain usable. */
 REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
 
@@ -435,19 +395,13 @@ typedef struct rexit_segment_stats {
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment,
                                                                  rexit_segment_stats* stats_out);
 
-/* In bytes. */
+/* In bytes, without ONNX Runtime's: its weights, and one arena for the runs of all bundles. */
 typedef struct rexit_memory {
   size_t prefixes; /* this session's cached prefixes, limited by cache_bytes */
   size_t buffers;  /* this session's other buffers: hidden states, prompts, answers */
-  /* Host memory of ONNX Runtime, for all sessions of the process together; memory that its providers hold on a GPU is not
-   * counted. Both are 0 with TensorRT. */
-  size_t working; /* for running a segment, kept for the next run; without a block of attention scores per thread of the pool, at
-                     most 48 times a prompt's tokens */
-  size_t weights; /* kept while bundles are open, except weights that are mapped from their files. Older versions of ONNX Runtime
-                     do not distinguish them from working memory: then they count as `working` */
-  size_t pinned;  /* the pinned start: keys and values of the common start of all prefixes of this bundle, at most of its first
-                     4,096 tokens, in host memory, once for all its sessions: kept while the bundle is open, in addition to every
-                     session's cache_bytes. 0 if prefixes have no common start */
+  size_t pinned;   /* the pinned start: keys and values of the common start of all prefixes of this bundle, at most of its first
+                      4,096 tokens, in host memory, once for all its sessions: kept while the bundle is open, in addition to every
+                      session's cache_bytes. 0 if prefixes have no common start */
   size_t gpu; /* with TensorRT: GPU memory for this session's passes, the engines' working memory included; compiled, not run. Its
                  prefixes and hidden states, counted above, are in GPU memory, too. 0 with ONNX Runtime */
 } rexit_memory;
@@ -458,8 +412,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_memory(const rexit_sess
 /* Drops the cached prefixes, but not the pinned start; their memory is kept for later ones. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
 
-/* Releases memory: the cached prefixes, the session's buffers, and the backend's working memory that no run is using. The next
- * request allocates it again. */
+/* Releases memory: the cached prefixes, the session's buffers and, with TensorRT, its passes' GPU memory. The next request
+ * allocates it again. ONNX Runtime keeps its arena. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trim(rexit_session* session);
 
 #ifdef __cplusplus

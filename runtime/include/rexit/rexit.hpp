@@ -64,12 +64,8 @@ struct BundleOptions {
   std::int32_t threads = 0;         // 0: one per core
   std::string device;               // "cpu", "cuda" or "tensorrt"; empty: the variant's target
   std::int32_t device_id = 0;
-  const void* onnxruntime = nullptr;  // OrtGetApiBase() of the program's own ONNX Runtime
-  void* environment = nullptr;        // its OrtEnv*
-  std::string provider;               // of ONNX Runtime, in place of the device's
+  std::string provider;  // of ONNX Runtime, in place of the device's
   std::vector<std::pair<std::string, std::string>> provider_options;
-  bool own_threads = false;
-  rexit_spinning spinning = REXIT_SPINNING_DEFAULT;
 };
 
 // Describes the variants of the bundle at `path`, without loading them. See rexit_bundle_get_variant.
@@ -88,37 +84,10 @@ inline void verify(const std::string& path, const std::string& variant = {}) {
   check(rexit_bundle_verify(path.c_str(), variant.empty() ? nullptr : variant.c_str()));
 }
 
-// An archive in memory. Bundles opened from it and their sessions keep `owner`; without one the caller keeps the memory.
-struct Archive {
-  const void* data;
-  std::size_t bytes;
-  std::shared_ptr<const void> owner = nullptr;
-};
-
-inline void verify(const Archive& archive, const std::string& variant = {}) {
-  check(rexit_archive_verify(archive.data, archive.bytes, variant.empty() ? nullptr : variant.c_str()));
-}
-
 // An opened bundle. Copies share the same bundle. Any number of threads may use it at once.
 class Bundle {
  public:
-  explicit Bundle(const std::string& path, const BundleOptions& options = {})
-      : Bundle(open(options, [&](const rexit_bundle_options& c_options, rexit_bundle** handle) {
-          return rexit_bundle_open(path.c_str(), &c_options, handle);
-        })) {}
-  explicit Bundle(const Archive& archive, const BundleOptions& options = {})
-      : Bundle(open(options,
-                    [&](const rexit_bundle_options& c_options, rexit_bundle** handle) {
-                      return rexit_archive_open(archive.data, archive.bytes, &c_options, handle);
-                    }),
-               archive.owner) {}
-  Bundle(const Bundle&) = default;
-  Bundle(Bundle&&) = default;
-  Bundle& operator=(Bundle other) noexcept {  // the bundle before is closed before its owner
-    owner_.swap(other.owner_);
-    handle_.swap(other.handle_);
-    return *this;
-  }
+  explicit Bundle(const std::string& path, const BundleOptions& options = {}) : Bundle(open(path, options)) {}
 
   rexit_bundle_info info() const {
     return detail::read<rexit_bundle_info>([&](rexit_bundle_info* out) { return rexit_bundle_get_info(handle_.get(), out); });
@@ -131,7 +100,7 @@ class Bundle {
   std::optional<Bundle> reloaded() const {
     rexit_bundle* handle = nullptr;
     check(rexit_bundle_reload(handle_.get(), &handle));
-    return handle == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(handle, owner_));
+    return handle == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(handle));
   }
   // A file of the bundle; see rexit_bundle_read_file.
   std::string read_file(const std::string& path) const {
@@ -148,9 +117,7 @@ class Bundle {
   rexit_bundle* get() const noexcept { return handle_.get(); }
 
  private:
-  // `open_bundle(c_options, &handle)` returns its status.
-  template <class Open>
-  static rexit_bundle* open(const BundleOptions& options, const Open& open_bundle) {
+  static rexit_bundle* open(const std::string& path, const BundleOptions& options) {
     const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
     std::vector<const char*> keys, values;
     for (const auto& [key, value] : options.provider_options) {
@@ -163,27 +130,21 @@ class Bundle {
     c_options.device = or_null(options.device);
     c_options.threads = options.threads;
     c_options.device_id = options.device_id;
-    c_options.onnxruntime = options.onnxruntime;
-    c_options.environment = options.environment;
     c_options.provider = or_null(options.provider);
     c_options.provider_keys = keys.data();
     c_options.provider_values = values.data();
     c_options.provider_option_count = keys.size();
-    c_options.own_threads = options.own_threads ? 1 : 0;
-    c_options.spinning = options.spinning;
     rexit_bundle* handle = nullptr;
-    check(open_bundle(c_options, &handle));
+    check(rexit_bundle_open(path.c_str(), &c_options, &handle));
     return handle;
   }
 
-  explicit Bundle(rexit_bundle* handle, std::shared_ptr<const void> owner = nullptr)
-      : owner_(std::move(owner)), handle_(handle, rexit_bundle_close) {}
+  explicit Bundle(rexit_bundle* handle) : handle_(handle, rexit_bundle_close) {}
 
-  std::shared_ptr<const void> owner_;  // of an archive in memory; declared first: goes last
   std::shared_ptr<rexit_bundle> handle_;
 };
 
-// A bundle for a service whose folder or archive is refreshed while it runs. Any number of threads may use it at once.
+// A bundle for a service whose folder is refreshed while it runs. Any number of threads may use it at once.
 //
 //   rexit::LiveBundle live("bundle");
 //   live.reload();                                       // every second
@@ -198,8 +159,10 @@ class LiveBundle {
     return current_;
   }
 
-  // Returns whether the folder has changed; current() then is the new bundle. If it throws, current() does not change.
+  // Returns whether the folder has changed; current() then is the new bundle. If it throws, current() does not change. Calls in
+  // several threads take turns.
   bool reload() {
+    const std::lock_guard<std::mutex> turn(reload_mutex_);  // a bundle that was read earlier would replace a newer one
     const std::optional<Bundle> next = current().reloaded();
     if (!next) return false;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -208,6 +171,7 @@ class LiveBundle {
   }
 
  private:
+  std::mutex reload_mutex_;
   mutable std::mutex mutex_;
   Bundle current_;
 };

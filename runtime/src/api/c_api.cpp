@@ -110,10 +110,6 @@ void run_score(rexit_session* session, const char* text, std::size_t bytes, cons
 void check_execution(const Execution& options) {
   if (options.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", options.threads, ", expected 0 or more");
   if (options.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", options.device_id, ", expected 0 or more");
-  if (options.own_threads != 0 && options.own_threads != 1)
-    fail(REXIT_INVALID_ARGUMENT, "options.own_threads is ", options.own_threads, ", expected 0 or 1");
-  if (options.spinning < REXIT_SPINNING_DEFAULT || options.spinning > REXIT_SPINNING_OFF)
-    fail(REXIT_INVALID_ARGUMENT, "options.spinning is ", options.spinning, ", expected a rexit_spinning, 0 to 2");
 }
 
 // "device cuda, here cpu; threads 4, here 2"; empty if no known condition differs.
@@ -148,12 +144,12 @@ void copy_text(const std::string& text, const char* what, char (&out)[size]) {
   std::memcpy(out, text.data(), text.size());
 }
 
-void describe_variant(const std::shared_ptr<const Source>& source, std::size_t index, rexit_variant_info* info_out) {
+void describe_variant(const std::string& path, std::size_t index, rexit_variant_info* info_out) {
   required(info_out, "info_out");
-  const std::vector<std::string> names = variant_names(*source);
+  const std::vector<std::string> names = variant_names(Folder(path));
   if (index >= names.size())
-    fail(REXIT_UNKNOWN_VARIANT, source->name(), ": variant index is ", index, ", expected less than ", names.size());
-  const Bundle bundle(source, names[index].c_str());
+    fail(REXIT_UNKNOWN_VARIANT, path, ": variant index is ", index, ", expected less than ", names.size());
+  const Bundle bundle(path, names[index].c_str());
   const Variant& variant = bundle.variant();
   rexit_variant_info info{};
   info.variant_count = names.size();
@@ -167,21 +163,15 @@ void describe_variant(const std::shared_ptr<const Source>& source, std::size_t i
   *info_out = info;
 }
 
-std::shared_ptr<const Source> read_archive(const void* archive, std::size_t bytes) {
-  return open_archive("bundle", static_cast<const unsigned char*>(required(archive, "archive")), bytes);
-}
-
-// `make_source` returns the source.
-template <class MakeSource>
-void open_bundle(const MakeSource& make_source, const rexit_bundle_options* options, rexit_bundle** bundle_out) {
-  std::shared_ptr<const Source> source = make_source();
+void open_bundle(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) {
+  required(path, "path");
   required(bundle_out, "bundle_out");
   const Execution execution = options != nullptr ? *options : Execution{};
   check_execution(execution);
   const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
   const auto load_zero = [&](const Bundle& bundle) { return load_zero_graph(bundle, execution); };
-  auto loaded = std::make_shared<const LoadedBundle>(std::move(source), execution.variant, make_factory, load_zero);
-  log(REXIT_LOG_INFO, loaded->bundle.name() + ": opened variant " + loaded->bundle.variant().name);
+  auto loaded = std::make_shared<const LoadedBundle>(path, execution.variant, make_factory, load_zero);
+  log(REXIT_LOG_INFO, loaded->bundle.path() + ": opened variant " + loaded->bundle.variant().name);
   warn_if_calibrated_elsewhere(loaded->bundle, execution);
   *bundle_out = new rexit_bundle{std::move(loaded)};
 }
@@ -201,24 +191,15 @@ void rexit_set_log(void (*log)(void*, rexit_log_level, const char*), void* conte
 }
 
 rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out) {
-  return guarded([&] { describe_variant(open_source(required(path, "path")), index, info_out); });
+  return guarded([&] { describe_variant(required(path, "path"), index, info_out); });
 }
 
 rexit_status rexit_bundle_verify(const char* path, const char* variant) {
-  return guarded([&] { verify_bundle(open_source(required(path, "path")), variant); });
+  return guarded([&] { verify_bundle(required(path, "path"), variant); });
 }
 
 rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) {
-  return guarded([&] { open_bundle([&] { return open_source(required(path, "path")); }, options, bundle_out); });
-}
-
-rexit_status rexit_archive_open(const void* archive, size_t archive_bytes, const rexit_bundle_options* options,
-                                rexit_bundle** bundle_out) {
-  return guarded([&] { open_bundle([&] { return read_archive(archive, archive_bytes); }, options, bundle_out); });
-}
-
-rexit_status rexit_archive_verify(const void* archive, size_t archive_bytes, const char* variant) {
-  return guarded([&] { verify_bundle(read_archive(archive, archive_bytes), variant); });
+  return guarded([&] { open_bundle(path, options, bundle_out); });
 }
 
 rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out) {
@@ -229,7 +210,7 @@ rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** relo
     if (opened.bundle.changed()) {
       reloaded = new rexit_bundle{
           std::make_shared<const LoadedBundle>(opened, [](const Bundle& next) { return load_zero_graph(next, Execution{}); })};
-      log(REXIT_LOG_INFO, opened.bundle.name() + ": reloaded variant " + opened.bundle.variant().name);
+      log(REXIT_LOG_INFO, opened.bundle.path() + ": reloaded variant " + opened.bundle.variant().name);
     }
     *reloaded_out = reloaded;
   });
@@ -297,7 +278,7 @@ rexit_status rexit_bundle_read_file(const rexit_bundle* bundle, const char* path
     const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
     required(bytes_out, "bytes_out");
     if (const char* problem = path_error(required(path, "path"))) fail(REXIT_INVALID_ARGUMENT, "path `", path, "` ", problem);
-    const File file = opened.source()->open(path);
+    const File file = opened.folder().open(path);
     if (file.size() <= capacity && file.size() != 0) std::memcpy(required(buffer, "buffer"), file.data(), file.size());
     *bytes_out = file.size();
   });
@@ -321,9 +302,7 @@ rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory
   return guarded([&] {
     required(memory_out, "memory_out");
     const Memory memory = required(session, "session")->session.memory();
-    *memory_out = {memory.prefixes,        memory.buffers + session->request_bytes,
-                   memory.backend.working, memory.backend.weights,
-                   memory.pinned,          memory.backend.gpu};
+    *memory_out = {memory.prefixes, memory.buffers + session->request_bytes, memory.pinned, memory.gpu};
   });
 }
 

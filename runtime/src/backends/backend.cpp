@@ -4,7 +4,6 @@
 #include <string>
 
 #include "backends/onnxruntime/backend_ort.hpp"
-#include "backends/onnxruntime/ort_zero.hpp"
 #include "base/platform.hpp"
 #include "base/status.hpp"
 #ifdef REXIT_TENSORRT
@@ -25,8 +24,6 @@ void check_onnxruntime_options(const Execution& execution) {
   if (execution.provider != nullptr && execution.device != nullptr && execution.device != std::string("cpu"))
     fail(REXIT_INVALID_ARGUMENT, "options.provider is `", execution.provider, "` and options.device `", execution.device,
          "`: a provider takes the device's place, expected no device or cpu");
-  if (execution.environment != nullptr && execution.onnxruntime == nullptr)
-    fail(REXIT_INVALID_ARGUMENT, "options.environment is set without options.onnxruntime, the library that created it");
   if (execution.provider == nullptr && execution.provider_option_count != 0)
     fail(REXIT_INVALID_ARGUMENT, "options.provider_option_count is ", execution.provider_option_count,
          " without options.provider");
@@ -82,7 +79,7 @@ Conditions conditions_of(const Bundle& bundle, const Execution& execution) {
 #ifdef REXIT_TENSORRT
   if (here.device == "tensorrt") return here;  // runs on TensorRT itself
 #endif
-  add_ort_conditions(here, execution);
+  add_ort_conditions(here);
   return here;
 }
 

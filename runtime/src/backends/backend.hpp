@@ -47,13 +47,6 @@ struct RowMove {
   std::size_t from, to, count;
 };
 
-// Bytes.
-struct BackendMemory {
-  std::size_t working = 0;  // for running segments, all sessions together
-  std::size_t weights = 0;  // for open bundles, all sessions together
-  std::size_t gpu = 0;      // for this session's passes
-};
-
 // A session's backend. Calls take effect in order. Calls that touch only GPU memory may return before they take effect.
 class Backend {
  public:
@@ -88,8 +81,8 @@ class Backend {
 
   // Null: the backend cannot stop a run.
   virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }
-  virtual BackendMemory memory() const { return {}; }  // zeros: unknown
-  virtual void trim() const {}                         // releases working memory that no run is using
+  virtual std::size_t gpu_bytes() const { return 0; }  // of this session's passes
+  virtual void trim() const {}                         // releases them
 };
 
 // Returns the backend of another session over a variant's segments, which are loaded once. Sessions may share a backend.

@@ -106,7 +106,7 @@ Segment read_segment(const Json& json, const std::string& folder, const std::str
   return segment;
 }
 
-Variant read_variant(const Json& json, const Source& source, const std::string& folder, const std::vector<std::size_t>& exits,
+Variant read_variant(const Json& json, const Folder& bundle, const std::string& folder, const std::vector<std::size_t>& exits,
                      const Model& model) {
   Variant variant;
   variant.folder = folder;
@@ -122,7 +122,7 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
   variant.past_padding = json.has("past_padding") && json.at("past_padding").boolean();
 
   const FileList files = read_file_sizes(json.at("files"));
-  check_files(source, folder + "/", files, {});
+  check_files(bundle, folder + "/", files, {});
   const Json list = json.at("segments");
   const std::vector<Json> segments = list.elements();
   if (segments.size() != exits.size())
@@ -131,7 +131,7 @@ Variant read_variant(const Json& json, const Source& source, const std::string& 
   for (std::size_t k = 0; k < exits.size(); ++k) {
     const std::size_t begin = k == 0 ? 0 : exits[k - 1];
     variant.segments.push_back(
-        read_segment(segments[k], folder, source.where(folder + "/variant.json"), files, begin, exits[k], k + 1 == exits.size()));
+        read_segment(segments[k], folder, bundle.where(folder + "/variant.json"), files, begin, exits[k], k + 1 == exits.size()));
     file_names.insert(segments[k].at("graph").string());
     if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
@@ -201,51 +201,50 @@ Program read_lengths(const Json& tokens, std::size_t max_positions) {
 }
 
 // Empty if there is no such file.
-std::string digest_of(const Source& source, const std::string& path) {
-  if (!source.has(path)) return {};
-  const File file = source.open(path);
+std::string digest_of(const Folder& bundle, const std::string& path) {
+  if (!bundle.has(path)) return {};
+  const File file = bundle.open(path);
   return sha256(file.data(), file.size());
 }
 
-std::string select_variant(const std::vector<std::string>& names, const char* name, const Source& source) {
+std::string select_variant(const std::vector<std::string>& names, const char* name, const Folder& bundle) {
   if (name == nullptr) {
-    const auto calibrated = std::find_if(names.begin(), names.end(), [&source](const std::string& variant) {
-      return source.has("variants/" + variant + "/policy.json");
+    const auto calibrated = std::find_if(names.begin(), names.end(), [&bundle](const std::string& variant) {
+      return bundle.has("variants/" + variant + "/policy.json");
     });
     return calibrated != names.end() ? *calibrated : names.front();
   }
   if (std::find(names.begin(), names.end(), name) != names.end()) return name;
   std::string list = names.front();
   for (std::size_t i = 1; i < names.size(); ++i) list += ", " + names[i];
-  fail(REXIT_UNKNOWN_VARIANT, source.name(), ": no variant `", name, "`, expected one of: ", list);
+  fail(REXIT_UNKNOWN_VARIANT, bundle.path(), ": no variant `", name, "`, expected one of: ", list);
 }
 
 }  // namespace
 
-std::vector<std::string> variant_names(const Source& source) {
-  return names_of(read_json(source.open(manifest_name), "rexit export").root().at("variants"));
+std::vector<std::string> variant_names(const Folder& bundle) {
+  return names_of(read_json(bundle.open(manifest_name), "rexit export").root().at("variants"));
 }
 
-Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : source_(std::move(from)) {
-  const Source& source = *source_;
-  manifest_sha256_ = digest_of(source, manifest_name);  // before reading it, so that changed() notices a replacement in between
-  const JsonDocument manifest_document = read_json(source.open(manifest_name), "rexit export");
+Bundle::Bundle(const std::string& path, const char* variant_name) : folder_(path) {
+  manifest_sha256_ = digest_of(folder_, manifest_name);  // before reading it, so that changed() notices a replacement in between
+  const JsonDocument manifest_document = read_json(folder_.open(manifest_name), "rexit export");
   const Json manifest = manifest_document.root();
   model_ = read_model(manifest.at("model"));
   std::vector<std::size_t> depths = read_exits(manifest.at("exits"), model_);
   has_zero_ = depths.front() == 0;
   if (has_zero_) depths.erase(depths.begin());
   const FileList files = read_file_sizes(manifest.at("files"));
-  const std::string name = select_variant(names_of(manifest.at("variants")), variant_name, source);
+  const std::string name = select_variant(names_of(manifest.at("variants")), variant_name, folder_);
   const std::string folder = "variants/" + name, description = folder + "/variant.json", policy = folder + "/policy.json";
   const bool has_catalog = !manifest.has("tokens");
   if (!has_catalog && manifest.has("catalog"))
     fail(REXIT_CORRUPT, manifest.where(), ": has `tokens`, for a bundle without a catalog, and `catalog`");
   const std::optional<ActiveCatalog> catalog =
       has_catalog ? std::optional<ActiveCatalog>(std::in_place, manifest, files) : std::nullopt;
-  check_files(source, "", files, {description, catalog ? catalog->description() : description});
+  check_files(folder_, "", files, {description, catalog ? catalog->description() : description});
 
-  const File variant_file = source.open(description);
+  const File variant_file = folder_.open(description);
   check_digest(variant_file, files.at(description));  // a reload compares it to tell whether the segments are the same
   const JsonDocument variant_document = read_json(variant_file, "rexit export");
   const Json variant = variant_document.root();
@@ -254,14 +253,14 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
   else if (variant.has("catalog_sha256"))
     fail(REXIT_MISMATCH, variant.where(), ": was made for a catalog, the bundle has none");
   check_digest_is(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
-  variant_ = read_variant(variant, source, folder, depths, model_);
+  variant_ = read_variant(variant, folder_, folder, depths, model_);
   variant_.name = name;
   variant_.sha256 = files.at(description).sha256;
   variant_.golden = catalog ? catalog->golden(name) : folder + "/golden.safetensors";
 
   policy_.exits.resize(exits());
-  if (source.has(policy)) {
-    const File file = source.open(policy);
+  if (folder_.has(policy)) {
+    const File file = folder_.open(policy);
     policy_sha256_ = sha256(file.data(), file.size());
     const JsonDocument document = read_json(file, "rexit calibrate");
     check_digest_is(document.root().at("variant_sha256"), variant_.sha256, "this variant's (calibrate it again)");
@@ -270,7 +269,7 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
     calibrated_ = true;
   }
   if (catalog)
-    catalog_ = std::make_unique<const Catalog>(source, catalog->folder, model_.vocab_size, variant_.max_positions);
+    catalog_ = std::make_unique<const Catalog>(folder_, catalog->folder, model_.vocab_size, variant_.max_positions);
   else
     tokens_only_ = read_lengths(manifest.at("tokens"), variant_.max_positions);
 
@@ -279,12 +278,12 @@ Bundle::Bundle(std::shared_ptr<const Source> from, const char* variant_name) : s
 
   const bool has_vectors = program().has_vectors();
   if (has_vectors == variant_.segments.front().vectors.empty())
-    fail(REXIT_CORRUPT, source.where(description),
+    fail(REXIT_CORRUPT, folder_.where(description),
          " segments[0] inputs: ", has_vectors ? "`vectors` is missing" : "has `vectors`", ", but the prompt program has ",
          has_vectors ? "vectors" : "none");
   if (!has_vectors) return;
-  file_entry(files, catalog->vectors, source.where(manifest_name));  // it is listed
-  vectors_ = std::make_unique<const Vectors>(source.open(catalog->vectors), catalog_->program, catalog_->items.ids.size(),
+  file_entry(files, catalog->vectors, folder_.where(manifest_name));  // it is listed
+  vectors_ = std::make_unique<const Vectors>(folder_.open(catalog->vectors), catalog_->program, catalog_->items.ids.size(),
                                              model_.hidden_size);
 }
 
@@ -293,15 +292,9 @@ std::string Bundle::where_exit(std::size_t exit) const {
   return has_catalog() ? catalog_->zero : "request.scores";
 }
 
-std::shared_ptr<const Source> Bundle::current_source() const {
-  std::shared_ptr<const Source> replacement = source_->replacement();
-  return replacement != nullptr ? replacement : source_;
-}
-
 bool Bundle::changed() const {
-  const std::shared_ptr<const Source> source = current_source();
-  return digest_of(*source, manifest_name) != manifest_sha256_ ||
-         digest_of(*source, variant_.folder + "/policy.json") != policy_sha256_;
+  return digest_of(folder_, manifest_name) != manifest_sha256_ ||
+         digest_of(folder_, variant_.folder + "/policy.json") != policy_sha256_;
 }
 
 }  // namespace rexit::core

@@ -10,7 +10,7 @@
 #include "bundle/catalog/catalog.hpp"
 #include "bundle/catalog/vectors.hpp"
 #include "bundle/policy.hpp"
-#include "files/sources/source.hpp"
+#include "files/folder.hpp"
 
 namespace rexit::core {
 
@@ -65,18 +65,18 @@ struct Conditions {
 };
 
 // The variants' names in manifest.json, at least one. Reads no other file.
-std::vector<std::string> variant_names(const Source& source);
+std::vector<std::string> variant_names(const Folder& bundle);
 
 class Bundle {
  public:
   // Checks structure, sizes, variant.json's digest, the recorded digests by which files refer to each other, and the types and
   // shapes of all tables. Rows are checked when they are read. `variant` null: the first with a policy,
   // or else the first.
-  Bundle(std::shared_ptr<const Source> source, const char* variant);
+  Bundle(const std::string& path, const char* variant);
 
-  const std::shared_ptr<const Source>& source() const noexcept { return source_; }
-  const std::string& name() const noexcept { return source_->name(); }                               // for messages
-  std::string where(const std::string& path) const { return source_->where(path); }                  // likewise
+  const Folder& folder() const noexcept { return folder_; }
+  const std::string& path() const noexcept { return folder_.path(); }
+  std::string where(const std::string& path) const { return folder_.where(path); }                   // for messages
   std::string where_variant(const char* file) const { return where(variant_.folder + "/" + file); }  // likewise
   const Model& model() const noexcept { return model_; }
   const Variant& variant() const noexcept { return variant_; }
@@ -101,8 +101,6 @@ class Bundle {
     if (catalog_ != nullptr) catalog_->check_unchanged();
     if (vectors_ != nullptr) vectors_->check_unchanged();
   }
-  // Where the bundle is now: its source, or what has taken its place.
-  std::shared_ptr<const Source> current_source() const;
   // Whether the manifest or policy there has changed since this was opened.
   bool changed() const;
   // Exit zero is an exit before the first segment. With a catalog its graph reads the program's numbers; without one it is the
@@ -118,7 +116,7 @@ class Bundle {
   bool reads_scores() const noexcept { return has_zero_ && (!has_catalog() || catalog_->program.reads_scores()); }
 
  private:
-  std::shared_ptr<const Source> source_;
+  Folder folder_;
   Model model_{};
   Variant variant_;
   Policy policy_;
@@ -132,6 +130,6 @@ class Bundle {
 
 // Checks all that opening checks, every row of the catalog, and every digest in manifest.json, variant.json and engine.json.
 // `variant` null: all variants. Throws REXIT_CORRUPT for the first modified file, and what Bundle throws.
-void verify_bundle(const std::shared_ptr<const Source>& source, const char* variant);
+void verify_bundle(const std::string& path, const char* variant);
 
 }  // namespace rexit::core

@@ -54,8 +54,8 @@ Plan read_plan(const Json& json, const std::string& folder, const FileList& file
 }
 
 // Sorted names of the subfolders that look like a key.
-std::vector<std::string> keys_in(const Source& source, const std::string& folder) {
-  std::vector<std::string> names = source.folders(folder);
+std::vector<std::string> keys_in(const Folder& bundle, const std::string& folder) {
+  std::vector<std::string> names = bundle.folders(folder);
   const auto is_no_key = [](const std::string& name) {
     const bool plain = name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789.-+") == std::string::npos;
     return !plain || name.size() > 64 || name.compare(0, 2, "sm") != 0;
@@ -85,13 +85,13 @@ std::string Accelerator::key() const {
 }
 
 std::string compile_command(const Bundle& bundle) {
-  return "rexit compile " + bundle.name() + " --variant " + bundle.variant().name;
+  return "rexit compile " + bundle.path() + " --variant " + bundle.variant().name;
 }
 
 std::vector<std::string> engine_folders(const Bundle& bundle) {
   const std::string engines = bundle.variant().folder + "/engines";
   std::vector<std::string> folders;
-  for (const std::string& key : keys_in(*bundle.source(), engines)) folders.push_back(engines + "/" + key);
+  for (const std::string& key : keys_in(bundle.folder(), engines)) folders.push_back(engines + "/" + key);
   return folders;
 }
 
@@ -101,7 +101,7 @@ std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
     fail(REXIT_UNSUPPORTED, bundle.where_variant("variant.json"),
          ": the graphs do not mask past_padding, which engines need; export again");
   const std::string engines = variant.folder + "/engines";
-  const Source& source = *bundle.source();
+  const Folder& source = bundle.folder();
   const std::vector<std::string> keys = keys_in(source, engines);
   std::string folder = engines + "/" + here.key();
   const auto is_there = [&] { return source.has(folder) || source.has(folder + "/engine.json"); };

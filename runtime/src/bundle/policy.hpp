@@ -1,4 +1,4 @@
-// What policy.json says. docs/format/policy.md states the rules; session/slate/stops.hpp applies them.
+// What policy.json says. docs/format/policy.md states the rules; session/stops.hpp applies them.
 #pragma once
 
 #include <algorithm>

@@ -36,13 +36,13 @@ FileList read_file_sizes(const Json& files) {
   return list;
 }
 
-void check_files(const Source& source, const std::string& folder, const FileList& files,
+void check_files(const Folder& bundle, const std::string& folder, const FileList& files,
                  std::initializer_list<std::string> needed) {
   for (const std::string& name : needed)
     if (files.count(name) == 0)
-      fail(REXIT_CORRUPT, folder.empty() ? source.name() : source.where(folder.substr(0, folder.size() - 1)),
+      fail(REXIT_CORRUPT, folder.empty() ? bundle.path() : bundle.where(folder.substr(0, folder.size() - 1)),
            ": its manifest does not list `", name, "`");
-  for (const auto& [name, entry] : files) source.check_file(folder + name, entry.bytes);
+  for (const auto& [name, entry] : files) bundle.check_file(folder + name, entry.bytes);
 }
 
 void check_digest(const File& file, const FileEntry& entry) {

@@ -5,9 +5,8 @@
 #include <map>
 #include <string>
 
+#include "files/folder.hpp"
 #include "files/json.hpp"
-#include "files/sources/file.hpp"
-#include "files/sources/source.hpp"
 
 namespace rexit::core {
 
@@ -28,9 +27,9 @@ void check_relative_path(const std::string& path, const Json& where);
 
 FileList read_file_sizes(const Json& files);
 
-// Throws unless every listed file is in the source's folder, with the recorded size, and `files` lists every name in `needed`.
-// `folder`: "" or a path that ends with `/`.
-void check_files(const Source& source, const std::string& folder, const FileList& files,
+// Throws unless every listed file is in the bundle's folder `folder`, with the recorded size, and `files` lists every name in
+// `needed`. `folder`: "" or a path that ends with `/`.
+void check_files(const Folder& bundle, const std::string& folder, const FileList& files,
                  std::initializer_list<std::string> needed);
 
 // Throws unless the file has the recorded digest.

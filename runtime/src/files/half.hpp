@@ -1,11 +1,11 @@
-// IEEE halves without F16C. Conversion to float is exact for every finite half, and simple enough for the compiler to vectorise.
+// Halves of a table.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
+#include "base/half.hpp"
 #include "files/safetensors.hpp"
 
 namespace rexit::core {
@@ -21,16 +21,7 @@ inline bool all_finite(const Half* halves, std::size_t count) noexcept {
 
 inline bool is_zero(Half half) noexcept { return (static_cast<std::uint16_t>(half) & 0x7fffu) == 0; }
 
-inline float to_float(Half half) noexcept {
-  const std::uint32_t bits = static_cast<std::uint16_t>(half);
-  // A half's exponent and mantissa, read as a float's, are too small by a factor of 2^112, subnormals included.
-  const std::uint32_t magnitude = (bits & 0x7fffu) << 13, factor_bits = 0x77800000u;
-  float value, factor;
-  std::memcpy(&value, &magnitude, 4);
-  std::memcpy(&factor, &factor_bits, 4);
-  value *= factor;
-  return (bits & 0x8000u) != 0 ? -value : value;
-}
+inline float to_float(Half half) noexcept { return from_half(static_cast<std::uint16_t>(half)); }
 
 // The half nearest to `x`, ties to even, for |x| <= 1.
 inline float rounded_to_half(double x) noexcept {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "files/sources/file.hpp"
+#include "files/folder.hpp"
 
 namespace rexit::core {
 

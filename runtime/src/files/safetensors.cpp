@@ -39,7 +39,7 @@ std::string shape_text(const Shape& shape) {
 
 }  // namespace
 
-Safetensors::Safetensors(File file) : file_(std::move(file).aligned()) {
+Safetensors::Safetensors(File file) : file_(std::move(file)) {
   const std::string& path = file_.path();
   if (file_.size() < 8) fail(REXIT_CORRUPT, path, ": ", file_.size(), " bytes, too short for a safetensors file");
   std::uint64_t header = 0;  // its length

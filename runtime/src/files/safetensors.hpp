@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "files/sources/file.hpp"
+#include "files/folder.hpp"
 
 namespace rexit::core {
 

@@ -14,23 +14,11 @@
 #include <arm_neon.h>
 #endif
 
+#include "base/half.hpp"
+
 #define REXIT_INLINE inline __attribute__((always_inline))
 
 namespace rexit::core::kernels {
-
-// A half's exponent, read as a float's, is too small by 112, also if it is 0; infinity and NaN need the highest exponent. No
-// branch, so that compilers vectorise it.
-REXIT_INLINE float from_half(std::uint16_t half) {
-  const std::uint32_t magnitude = (half & 0x7fffU) << 13, sign = (half & 0x8000U) << 16;
-  float value;
-  std::memcpy(&value, &magnitude, sizeof value);
-  value *= 0x1p112F;
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  bits |= sign | (magnitude < 0x7c00U << 13 ? 0 : 0x7f800000U);
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 REXIT_INLINE float from_bfloat16(std::uint16_t number) {
   const std::uint32_t bits = std::uint32_t{number} << 16;

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstring>
 
-#include "kernels/attention/attention_block.hpp"
+#include "kernels/attention/attention.hpp"
 #include "kernels/products/bfloat16_product_block.hpp"
 #include "kernels/rows/row_block.hpp"
 #include "kernels/table.hpp"

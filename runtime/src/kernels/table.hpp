@@ -26,7 +26,7 @@ struct Table {
   const struct Int8ProductTable* int8 = nullptr;  // the same
 };
 
-// With instructions for pairs of bfloat16 (attention_pairs.hpp, bfloat16_product_block.hpp).
+// With instructions for pairs of bfloat16 (attention.hpp, bfloat16_product_block.hpp).
 struct PairTable {
   Threads::Function pack, attend;  // data: AttentionWork
   Threads::Function multiply;      // data: PanelWork

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/platform.hpp"
 #include "base/status.hpp"
 #include "bundle/catalog/tables.hpp"
 #include "files/safetensors.hpp"
@@ -23,7 +24,7 @@ class GoldenSamples {
  public:
   explicit GoldenSamples(const Bundle& bundle)
       : bundle_(bundle),
-        file_(bundle.source()->open(bundle.variant().golden)),
+        file_(bundle.folder().open(bundle.variant().golden)),
         slates_(file_.array<std::int64_t>("slate_offsets", {std::nullopt})),
         log_odds_(file_.array<float>("log_odds", {std::nullopt, bundle.exits()})) {
     const std::size_t candidates = log_odds_.size / bundle.exits();
@@ -200,6 +201,7 @@ GoldenCheck check_golden(Session& session, std::size_t slate) {
     if (std::isinf(check.worst)) break;
   }
   if (check.worst > check.tolerance) {
+    const platform::CLocale c_locale;
     check.log_odds = samples.name(slate) + ", " + samples.item(slate, place / bundle.exits()) + ", exit " +
                      std::to_string(place % bundle.exits()) + ": log-odds " + fixed(check.trace[place]) + ", expected " +
                      fixed(expected[place]) + " +- " + general(check.tolerance);

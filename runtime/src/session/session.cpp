@@ -61,12 +61,12 @@ const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle
          "…, the loaded one was ", loaded_digest.substr(0, 12), "…: the segments have changed, open the bundle again");
   for (const auto& [name, field] : model_fields)
     if (now.model().*field != opened.bundle.model().*field)
-      fail(REXIT_MISMATCH, now.name(), "/manifest.json model ", name, ": is ", now.model().*field, ", loaded was ",
+      fail(REXIT_MISMATCH, now.path(), "/manifest.json model ", name, ": is ", now.model().*field, ", loaded was ",
            opened.bundle.model().*field, ": the segments have changed, open the bundle again");
   // The id of the first vector is a constant in the first graph.
   const Program &program = now.program(), &loaded = opened.bundle.program();
   if (program.has_vectors() && program.first_vector != loaded.first_vector)
-    fail(REXIT_MISMATCH, now.name(), ": the tokenizer has ", program.first_vector, " tokens, the loaded one had ",
+    fail(REXIT_MISMATCH, now.path(), ": the tokenizer has ", program.first_vector, " tokens, the loaded one had ",
          loaded.first_vector, ": the segments have changed, open the bundle again");
   return opened.make_backend;
 }
@@ -100,7 +100,7 @@ std::size_t Request::memory() const noexcept {
 }
 
 LoadedBundle::LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero)
-    : bundle(opened.bundle.current_source(), opened.bundle.variant().name.c_str()),
+    : bundle(opened.bundle.path(), opened.bundle.variant().name.c_str()),
       make_backend(reusable_segments(opened, bundle)),
       start(opened.start->tokens() == PinnedStart::tokens_of(bundle) ? opened.start : make_start()),
       zero(bundle.has_zero() && bundle.has_catalog() ? load_zero(bundle) : nullptr) {}
@@ -282,7 +282,7 @@ void Session::update_memory() noexcept {
              (s.log_odds.capacity() + s.numbers.capacity() + s.zero.capacity()) * sizeof(float);
 }
 
-Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start->bytes(), backend_.memory()}; }
+Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start->bytes(), backend_.gpu_bytes()}; }
 
 std::size_t session_bytes(const Bundle& bundle) {
   const LargestPass largest(bundle);

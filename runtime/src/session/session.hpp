@@ -14,13 +14,12 @@
 #include "bundle/bundle.hpp"
 #include "prompt/prompt.hpp"
 #include "prompt/retrieval.hpp"
-#include "prompt/token_prompt.hpp"
 #include "rexit/rexit.h"
-#include "session/passes/supervised_backend.hpp"
-#include "session/passes/vector_rows.hpp"
-#include "session/prefix/pinned_start.hpp"
-#include "session/prefix/prefix_cache.hpp"
-#include "session/slate/slate.hpp"
+#include "session/prefix.hpp"
+#include "session/prefix_cache.hpp"
+#include "session/slate.hpp"
+#include "session/supervised_backend.hpp"
+#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
@@ -33,14 +32,13 @@ struct LoadedBundle {
 
   // make_factory(bundle) returns the BackendFactory. `load_zero`: may be null if the bundle's exit zero has no graph.
   template <class MakeFactory>
-  LoadedBundle(std::shared_ptr<const Source> source, const char* variant, MakeFactory&& make_factory,
-               const ZeroFactory& load_zero = nullptr)
-      : bundle(std::move(source), variant),
+  LoadedBundle(const std::string& path, const char* variant, MakeFactory&& make_factory, const ZeroFactory& load_zero = nullptr)
+      : bundle(path, variant),
         make_backend(make_factory(bundle)),
         start(make_start()),
         zero(bundle.has_zero() && bundle.has_catalog() ? load_zero(bundle) : nullptr) {}
 
-  // Opens the source of `opened` again, with its loaded segments; exit zero's graph belongs to the catalog and is loaded. Throws
+  // Opens the folder of `opened` again, with its loaded segments; exit zero's graph belongs to the catalog and is loaded. Throws
   // REXIT_MISMATCH if the segments have changed.
   explicit LoadedBundle(const LoadedBundle& opened, const ZeroFactory& load_zero = nullptr);
   LoadedBundle& operator=(const LoadedBundle&) = delete;
@@ -84,7 +82,7 @@ struct Score {
 struct Memory {
   std::size_t prefixes, buffers;
   std::size_t pinned;  // once for all sessions of the bundle
-  BackendMemory backend;
+  std::size_t gpu;     // of this session's passes
 };
 
 // Only one thread at a time may use it. The exceptions are cancel(), segments() and memory(): any thread may call them, and they

@@ -22,10 +22,7 @@ from rexit.errors import BundleError, InputError
 def check_is_bundle(folder: Path) -> None:
     """Raises BundleError for a folder without a manifest, and for a file."""
     if folder.is_file():
-        raise BundleError(
-            f"{folder}: is a file, expected a bundle's folder; `rexit.open`, `rexit serve` and `rexit-run` read an archive, here "
-            f"unpack it: `mkdir bundle && tar -xf {folder} -C bundle`"
-        )
+        raise BundleError(f"{folder}: is a file, expected a bundle's folder")
     if not (folder / "manifest.json").is_file():
         if (folder / "catalog.json").is_file():
             raise BundleError(f"{folder}: is a catalog, expected a bundle: `rexit export` makes one of it and a checkpoint")

@@ -149,6 +149,20 @@ TEST_F(FilesTest, VariantsAreListedWithTheirMemory) {
   EXPECT_EQ(rexit_bundle_get_variant(path().c_str(), 1, &info), REXIT_UNKNOWN_VARIANT);
 }
 
+TEST(Files, OfABundleAreRead) {
+  const rexit::Bundle bundle(sound_bundle());
+  std::ifstream file(sound_bundle() + "/manifest.json", std::ios::binary);
+  const std::string manifest(std::istreambuf_iterator<char>(file), {});
+  EXPECT_EQ(bundle.read_file("manifest.json"), manifest);
+  refused([&] { bundle.read_file("tokens"); }, REXIT_NOT_FOUND, "/tokens: ");
+  refused([&] { bundle.read_file("../bundle/manifest.json"); }, REXIT_INVALID_ARGUMENT, "has a `.` or `..` component");
+  std::size_t bytes = 0;
+  char byte = 'x';
+  EXPECT_EQ(rexit_bundle_read_file(bundle.get(), "manifest.json", &byte, 1, &bytes), REXIT_OK);
+  EXPECT_EQ(bytes, manifest.size());
+  EXPECT_EQ(byte, 'x');
+}
+
 TEST(Files, TheEstimatesAreTheMemoryOfAWarmSessionAndTheTables) {
   for (const char* name : {"sound", "sound_with_vectors"}) {
     const std::string folder = bundles() + "/" + name + "/bundle";

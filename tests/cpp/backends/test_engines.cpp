@@ -26,7 +26,7 @@ TEST(Engines, NoneIsOverlookedInAFullFolder) {
   namespace fs = std::filesystem;
   const fs::path copy = fs::temp_directory_path() / ("rexit-engines-" + std::to_string(::getpid()));
   fs::copy(folder("sound"), copy, fs::copy_options::recursive);
-  const Bundle bundle(open_source(copy.string()), variant);
+  const Bundle bundle(copy.string(), variant);
   for (int n = 0; n < 1000; ++n) std::ofstream(copy / bundle.variant().folder / "engines" / std::to_string(n));
   refused<Error>([&] { engine_folders(bundle); }, REXIT_CORRUPT, "engines: has more than 1000 entries");
   fs::remove_all(copy);
@@ -37,7 +37,7 @@ TEST(Engines, ABuildNumberIsNotAnotherVersion) {
   const std::string copy = testing::TempDir() + "rexit-build-number";
   std::filesystem::remove_all(copy);
   std::filesystem::copy(folder("sound"), copy, std::filesystem::copy_options::recursive);
-  const Bundle bundle(open_source(copy), variant);
+  const Bundle bundle(copy, variant);
   const std::string engines = bundle.where(bundle.variant().folder) + "/engines/";
   std::filesystem::rename(engines + "sm87-trt10.3.0", engines + "sm87-trt10.3.0.30");
   std::ifstream file(engines + "sm87-trt10.3.0.30/engine.json");

@@ -1,4 +1,5 @@
 // Accepted versions of ONNX Runtime and their opsets; tests/runtime/test_library.py uses a real old library.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -47,12 +48,25 @@ TEST(Opset, OldLibrariesAreRefusedInOneClearLine) {
 }
 
 // Distributions ship libraries older than the headers that rexit is built with.
-TEST(Library, TheOldestApiIsEnough) {
+TEST(Library, TheOldestApiIsEnoughAndAProviderGetsItsNameAndOptions) {
+  const char* const library = std::getenv("REXIT_TEST_OLD_ONNXRUNTIME");
+  const char* const keys[] = {"device", "precision"};
+  const char* const values[] = {"1", "int8"};
   Execution execution{};
-  execution.onnxruntime_library = std::getenv("REXIT_TEST_OLD_ONNXRUNTIME");
+  execution.onnxruntime_library = library;
+  execution.provider = "NPU";
+  execution.provider_keys = keys;
+  execution.provider_values = values;
+  execution.provider_option_count = 2;
   const auto make = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
-  Session session(std::make_shared<const LoadedBundle>(open_source(sound_bundle()), nullptr, make), 0);
+  Session session(std::make_shared<const LoadedBundle>(sound_bundle(), nullptr, make), 0);
   session.warm_up();
+  // The environment has an arena already: that of all segments.
+  const Ort::MemoryInfo cpu = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  const Ort::ArenaCfg arena(0, -1, -1, -1);
+  EXPECT_FALSE(Ort::Status(Ort::GetApi().CreateAndRegisterAllocator(ort_environment({}), cpu, arena)).IsOK());
+  const auto appended = reinterpret_cast<const char* (*)()>(::dlsym(::dlopen(library, RTLD_NOW), "appended_provider"));
+  EXPECT_STREQ(appended(), "NPU device=1 precision=int8");
 }
 
 }  // namespace

@@ -196,7 +196,6 @@ TEST_F(TensorRt, TrimReleasesThePassesMemory) {
     for (int round = 0; round < 3; ++round) expected = session.trace(request).log_odds;
     EXPECT_GT(session.memory().gpu, 0u);
     EXPECT_GT(session.memory().prefixes, 0u);
-    EXPECT_EQ(session.memory().working + session.memory().weights, 0u);  // ONNX Runtime's
     EXPECT_LE(session.memory().gpu, machine().allocated);
     forget();
     session.trim();

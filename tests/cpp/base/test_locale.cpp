@@ -36,7 +36,7 @@ class Locale : public testing::TestWithParam<const char*> {
 TEST_P(Locale, OfTheProgramDoesNotChangeNumbersInJson) {
   const std::string point = std::localeconv()->decimal_point;
   ASSERT_NE(point, ".");
-  const rexit::core::Bundle bundle(rexit::core::open_source(sound_bundle()), nullptr);
+  const rexit::core::Bundle bundle(sound_bundle(), nullptr);
   rexit::core::Request request;
   read_request(R"({"id": 1.5, "candidates": [[1]], "deadline_ms": 2.25})", bundle, request);
   EXPECT_EQ(request.id, "1.5");

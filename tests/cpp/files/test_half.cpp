@@ -2,6 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include "files/half.hpp"
 
@@ -18,6 +22,22 @@ TEST(Half, EveryFiniteValueIsExact) {
     ASSERT_EQ(rexit::core::to_float(half), (bits & 0x8000) != 0 ? -value : value) << bits;
   }
 }
+
+#if defined(__SSE2__)
+// As compilers set it with -ffast-math, for the whole program.
+TEST(Half, SubnormalOnesAreExactWhereSubnormalFloatsAreZero) {
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);  // FTZ, DAZ
+  const volatile float tiny = std::numeric_limits<float>::denorm_min();
+  const bool is_zero = tiny == 0;
+  unsigned wrong = 0;
+  for (unsigned bits = 1; bits < 0x400; ++bits)
+    wrong += rexit::core::to_float(static_cast<Half>(bits)) != static_cast<float>(bits) * 0x1p-24F;
+  _mm_setcsr(before);
+  EXPECT_TRUE(is_zero);
+  EXPECT_EQ(wrong, 0u);
+}
+#endif
 
 // Rounds to the nearer neighbour, and in the middle to the even one. A step beside the middle decides.
 TEST(Half, RoundingGoesToTheNearestAndInTheMiddleToTheEven) {

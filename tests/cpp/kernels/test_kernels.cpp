@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "files/half.hpp"
-#include "kernels/attention/attention_pairs.hpp"
+#include "kernels/attention/attention.hpp"
 #include "kernels/attention/slate_attention.hpp"
 #include "kernels/products/bfloat16_product_block.hpp"
 #include "kernels/products/bfloat16_products.hpp"

@@ -3,7 +3,6 @@
 #include <sched.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -76,14 +75,6 @@ TEST(Options, AreChecked) {
   options.provider_values = values;
   EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
   EXPECT_STREQ(rexit_last_error(), "options.provider_keys or options.provider_values: number 1 of 2 is NULL");
-  options.provider_option_count = 0;
-  options.own_threads = 2;
-  EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
-  EXPECT_STREQ(rexit_last_error(), "options.own_threads is 2, expected 0 or 1");
-  options.own_threads = 0;
-  options.spinning = 3;
-  EXPECT_EQ(opens(options), REXIT_INVALID_ARGUMENT);
-  EXPECT_STREQ(rexit_last_error(), "options.spinning is 3, expected a rexit_spinning, 0 to 2");
 }
 
 int with_library_of(const char* environment) {
@@ -117,32 +108,19 @@ std::size_t mappings(const std::string& name) {
 
 TEST_F(Promises, SessionsShareTheMappedCatalogAndTheWeights) {
   trace(request);
-  const std::size_t weights = memory().weights;
   const char* const table = "/sound/bundle/catalog/users.safetensors";
+  const char* const weights = "/sound/bundle/variants/cpu-fp32/segment-0.onnx.data";
   EXPECT_EQ(mappings(table), 1u);
+  const std::size_t mapped = mappings(weights);
+  EXPECT_GT(mapped, 0u);
   rexit_session* others[3];
   for (rexit_session*& other : others) {
     ASSERT_EQ(rexit_session_create(bundle, nullptr, &other), REXIT_OK);
     EXPECT_EQ(score(request, other), REXIT_OK);
   }
   EXPECT_EQ(mappings(table), 1u);
-  EXPECT_EQ(memory().weights, weights);
+  EXPECT_EQ(mappings(weights), mapped);
   for (rexit_session* other : others) rexit_session_destroy(other);
-}
-
-TEST_F(Promises, WeightsAreKeptAsLongAsTheirBundleIsOpenUnlessTheyAreMapped) {
-  const std::size_t weights = memory().weights;
-  EXPECT_GT(weights, 0u);
-  std::size_t files = 0;
-  for (const auto& file : std::filesystem::directory_iterator(sound_bundle() + "/variants/cpu-fp32"))
-    if (file.path().extension() == ".data") files += file.file_size();
-  EXPECT_LT(weights, files);
-  EXPECT_GT(mappings("/sound/bundle/variants/cpu-fp32/segment-0.onnx.data"), 0u);
-  rexit_bundle* second = nullptr;
-  ASSERT_EQ(rexit_bundle_open(sound_bundle().c_str(), nullptr, &second), REXIT_OK);
-  EXPECT_EQ(memory().weights, 2 * weights);
-  rexit_bundle_close(second);
-  EXPECT_EQ(memory().weights, weights);
 }
 
 }  // namespace

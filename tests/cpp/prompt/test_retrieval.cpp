@@ -15,7 +15,7 @@ namespace {
 
 // tests/damage/tables.py describes it.
 TEST(Retrieval, EveryLongSearchEndsOnceTheCallIsCancelled) {
-  const Bundle bundle(open_source(bundles() + "/likes_without_end/bundle"), nullptr);
+  const Bundle bundle(bundles() + "/likes_without_end/bundle", nullptr);
   const std::atomic<bool> cancelled{true};
   const Deadline deadline({}, 0, &cancelled);
   Query query;

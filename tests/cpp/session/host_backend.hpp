@@ -12,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "files/sources/source.hpp"
 #include "session/session.hpp"
 
 class HostBackend : public rexit::core::Backend {
@@ -57,8 +56,7 @@ std::shared_ptr<const rexit::core::LoadedBundle> load_over(const std::string& pa
   const auto make_factory = [](const rexit::core::Bundle& bundle) {
     return rexit::core::BackendFactory([backend = std::make_shared<const Backend>(bundle)] { return backend; });
   };
-  return std::make_shared<const rexit::core::LoadedBundle>(rexit::core::open_source(path), nullptr, make_factory,
-                                                           std::move(zero)...);
+  return std::make_shared<const rexit::core::LoadedBundle>(path, nullptr, make_factory, std::move(zero)...);
 }
 
 // A slate without exit zero, in one call.

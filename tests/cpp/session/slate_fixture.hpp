@@ -71,7 +71,7 @@ class TokenBackend final : public rexit::core::Backend {
 
 class SlateFixture : public testing::Test {
  protected:
-  rexit::core::Bundle bundle{rexit::core::open_source(sound_bundle()), nullptr};  // passes take 24 tokens
+  rexit::core::Bundle bundle{sound_bundle(), nullptr};  // passes take 24 tokens
   TokenBackend backend{bundle};
   rexit::core::VectorRows vectors{bundle};
   rexit::core::PrefixCache prefix{bundle, backend, vectors, 1u << 20};

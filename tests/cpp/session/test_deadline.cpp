@@ -176,7 +176,7 @@ TEST_F(DeadlineTest, AssemblyChecksIt) {
 
 // Each candidate reads fewer rows than are counted between two checks.
 TEST_F(DeadlineTest, ExitZerosNumbersCheckIt) {
-  const Bundle bundle(open_source(bundles() + "/sound_with_zero/bundle"), nullptr);
+  const Bundle bundle(bundles() + "/sound_with_zero/bundle", nullptr);
   Retrieval retrieval(bundle.catalog());
   std::vector<float> numbers;
   const Deadline over(Clock::now() - milliseconds(10), 1'000);
@@ -202,7 +202,7 @@ TEST_F(DeadlineTest, ABackendThatCannotStopIsCancelledBetweenSegments) {
 
 // ONNX Runtime itself ends a run after a stop request, and later runs are not affected.
 TEST(Stop, EndsARunOfOnnxRuntime) {
-  const Bundle bundle(open_source(sound_bundle()), nullptr);
+  const Bundle bundle(sound_bundle(), nullptr);
   const std::shared_ptr<const Backend> backend = make_backend_factory(bundle, {})();
   const std::unique_ptr<Stop> stop = backend->make_stop();
   ASSERT_NE(stop, nullptr);

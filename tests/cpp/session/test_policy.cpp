@@ -1,52 +1,50 @@
 // The stopping rule's parts.
 #include <gtest/gtest.h>
 
-#include <memory>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
 #include <string>
-#include <vector>
+#include <thread>
 
 #include "bundle/bundle.hpp"
 #include "bundle/policy.hpp"
 #include "bundles.hpp"
 #include "files/sha256.hpp"
-#include "files/sources/source.hpp"
+#include "tar.hpp"
 
 using namespace rexit::core;
 
-namespace {
-
-// A bundle whose policy.json is replaced after every read: the patience grows.
-class Recalibrated final : public Source {
- public:
-  explicit Recalibrated(const std::string& path) : Source(path), bundle_(open_source(path)) {}
-
-  bool has(const std::string& path) const override { return bundle_->has(path); }
-  void check_file(const std::string& path, std::size_t bytes) const override { bundle_->check_file(path, bytes); }
-  std::vector<std::string> folders(const std::string& path) const override { return bundle_->folders(path); }
-  File open(const std::string& path) const override {
-    File file = bundle_->open(path);
-    if (path.find("policy.json") == std::string::npos) return file;
-    std::string text(reinterpret_cast<const char*>(file.data()), file.size());
-    const std::string patience = "\"patience\": ";
-    text.replace(text.find(patience) + patience.size(), 1, std::to_string(policies.size() + 1));
-    policies.push_back(std::make_unique<const std::string>(text));
-    return File(where(path), reinterpret_cast<const unsigned char*>(policies.back()->data()), text.size());
-  }
-
-  mutable std::vector<std::unique_ptr<const std::string>> policies;
-
- private:
-  std::shared_ptr<const Source> bundle_;
-};
-
-}  // namespace
-
+// While `rexit calibrate` replaces policy.json, time after time.
 TEST(Policy, ItsDigestIsOfTheBytesThatWereParsed) {
-  const auto source = std::make_shared<const Recalibrated>(bundles() + "/policy_that_reads_earlier_heads/bundle");
-  const Bundle bundle(source, nullptr);
-  const std::string& parsed = *source->policies.at(bundle.policy().patience - 1);
-  EXPECT_EQ(bundle.policy_sha256(), sha256(reinterpret_cast<const unsigned char*>(parsed.data()), parsed.size()));
-  EXPECT_TRUE(bundle.changed());
+  tar::Folder folder(tar::files_of(bundles() + "/policy_that_reads_earlier_heads/bundle"));
+  const std::string path = folder.path() + "/variants/cpu-fp32/policy.json", before = path + ".new";
+  std::string policies[2], digests[2];
+  std::ifstream file(path, std::ios::binary);
+  const std::string text(std::istreambuf_iterator<char>(file), {}), patience = "\"patience\": ";
+  for (int n = 0; n < 2; ++n) {
+    policies[n] = text;
+    policies[n].replace(text.find(patience) + patience.size(), 1, std::to_string(n + 1));
+    digests[n] = sha256(reinterpret_cast<const unsigned char*>(policies[n].data()), policies[n].size());
+  }
+  std::atomic<bool> done{false};
+  std::thread calibrate([&] {
+    for (int n = 0; !done; n = 1 - n) {
+      std::ofstream(before, std::ios::binary) << policies[n];
+      std::filesystem::rename(before, path);
+    }
+  });
+  std::set<std::size_t> patiences;
+  for (int n = 0; n < 200; ++n) {
+    const Bundle bundle(folder.path(), nullptr);
+    patiences.insert(bundle.policy().patience);
+    EXPECT_EQ(bundle.policy_sha256(), digests[bundle.policy().patience - 1]);
+  }
+  done = true;
+  calibrate.join();
+  EXPECT_EQ(patiences.size(), 2u);  // it was replaced meanwhile
 }
 
 TEST(Policy, ThresholdsAreInclusive) {

@@ -8,10 +8,9 @@
 
 #include "base/status.hpp"
 #include "bundles.hpp"
-#include "files/sources/source.hpp"
 #include "manifests.hpp"
 #include "session/host_backend.hpp"
-#include "session/prefix/prefix_cache.hpp"
+#include "session/prefix_cache.hpp"
 #include "tar.hpp"
 
 using namespace rexit::core;
@@ -78,7 +77,7 @@ using Tokens = std::vector<std::int32_t>;
 
 class PrefixCacheTest : public testing::Test {
  protected:
-  Bundle bundle{open_source(sound_bundle()), nullptr};  // 3 segments of 1, 1 and 2 layers
+  Bundle bundle{sound_bundle(), nullptr};  // 3 segments of 1, 1 and 2 layers
   Labelled backend{bundle};
   VectorRows vectors{bundle};
 
@@ -308,7 +307,7 @@ class PinnedStartTest : public PrefixCacheTest {
     return [this] { return std::shared_ptr<const Backend>(std::shared_ptr<const Backend>(), &backend); };
   }
 
-  Bundle with{open_source(bundles() + "/sound_with_start/bundle"), nullptr};
+  Bundle with{bundles() + "/sound_with_start/bundle", nullptr};
   PinnedStart start{with, here()};
   const Tokens tokens;
 };
@@ -333,9 +332,7 @@ TEST_F(PinnedStartTest, IsOfLimitedLength) {
     manifests::change(files, "variants/cpu-fp32/variant.json",
                       [&](json& variant) { variant["limits"]["max_positions"] = positions; });
     manifests::record(files);
-    const std::string archive = tar::pack(files);
-    const auto source = open_archive("bundle", reinterpret_cast<const unsigned char*>(archive.data()), archive.size());
-    return PinnedStart::tokens_of(Bundle(source, nullptr)).size();
+    return PinnedStart::tokens_of(Bundle(tar::Folder(files).path(), nullptr)).size();
   };
   const std::size_t piece = length(1) - tokens.size();
   ASSERT_GT(piece, 0u);

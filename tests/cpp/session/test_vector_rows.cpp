@@ -9,7 +9,7 @@
 #include "base/status.hpp"
 #include "bundles.hpp"
 #include "files/half.hpp"
-#include "session/passes/vector_rows.hpp"
+#include "session/vector_rows.hpp"
 
 using namespace rexit::core;
 
@@ -19,8 +19,7 @@ using Ids = std::vector<std::int64_t>;
 
 class VectorRowsTest : public testing::Test {
  protected:
-  Bundle bundle{open_source(bundles() + "/sound_with_vectors/bundle"),
-                nullptr};  // `gcn` has one vector, `title:2` two of each of 20 items
+  Bundle bundle{bundles() + "/sound_with_vectors/bundle", nullptr};  // `gcn` has one vector, `title:2` two of each of 20 items
   const Program& program = bundle.catalog().program;
   std::size_t width = bundle.model().hidden_size;
   std::int64_t first = program.first_vector, user = program.user_vector;
@@ -35,7 +34,7 @@ class VectorRowsTest : public testing::Test {
   Ids tokens() const { return {pass.token_ids, pass.token_ids + pass.tokens}; }
   std::vector<float> row(std::size_t n) const { return {pass.vectors + n * width, pass.vectors + (n + 1) * width}; }
   std::vector<float> table(const char* name, std::size_t item, std::size_t count, std::size_t j) const {
-    const Safetensors file(bundle.source()->open("vectors.safetensors"));
+    const Safetensors file(bundle.folder().open("vectors.safetensors"));
     const Half* from = file.array<Half>(name, {20, count, width}).data + (item * count + j) * width;
     std::vector<float> values(width);
     std::transform(from, from + width, values.begin(), to_float);

@@ -1,5 +1,7 @@
 // A single table of a catalog. Its metadata has `table`, the kind, and the number of rows.
 #include <algorithm>
+#include <memory>
+#include <new>
 #include <optional>
 
 #include "bundle/catalog/catalog.hpp"
@@ -27,7 +29,13 @@ void look_up(const Ids& ids) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace rexit::core;
-  const auto table_file = [&] { return File("table", data, size).aligned(); };
+  // At the alignment of a mapped file, and exactly as large, so that the sanitizer detects reads beyond it.
+  constexpr auto alignment = std::align_val_t(64);
+  const auto release = [](unsigned char* memory) { ::operator delete(memory, alignment); };
+  const std::unique_ptr<unsigned char, decltype(release)> table_data(
+      static_cast<unsigned char*>(::operator new(std::max<std::size_t>(size, 1), alignment)), release);
+  std::copy_n(data, size, table_data.get());
+  const auto table_file = [&] { return File("table", table_data.get(), size); };
   rexit::fuzz::refused([&] {
     std::string kind, table;
     std::size_t count = 0, interactions = 0, dim = 1;

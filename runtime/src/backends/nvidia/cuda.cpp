@@ -72,11 +72,11 @@ void MirroredBuffer::reserve(std::size_t bytes, const std::string& what) {
   release();
   const std::string action = what + " of " + bytes_text(bytes);
   check(api().cudaHostAlloc(&host_, bytes, mapped_ ? cudaHostAllocMapped : cudaHostAllocDefault), "pinned " + action);
-  bytes_ = bytes;
   if (mapped_)
     check(api().cudaHostGetDevicePointer(&alias_, host_, 0), "mapping " + action);
   else
     mirror_.reserve(bytes, "device " + what);
+  bytes_ = bytes;
 }
 
 void MirroredBuffer::release() noexcept {

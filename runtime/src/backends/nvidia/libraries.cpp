@@ -15,9 +15,9 @@ class SharedLibrary {
     const char* path = std::getenv(variable);
     const bool has_path = path != nullptr && *path != '\0';
     if (has_path) name_ = path;
-    handle_ = platform::load_library(name_.c_str());
+    std::string reason;
+    handle_ = platform::load_library(name_.c_str(), reason);
     if (handle_ != nullptr) return;
-    const std::string reason = platform::error_text();
     fail(REXIT_BACKEND_MISSING, "device `tensorrt`: ", title_, " cannot be loaded: ", reason,
          has_path ? "" : std::string("; set ") + variable + " to the path of " + name_);
   }

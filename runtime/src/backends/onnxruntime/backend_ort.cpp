@@ -1,4 +1,4 @@
-// The backend over ONNX Runtime: an Ort::Session per segment, shared by all sessions of a bundle.
+// The backend over ONNX Runtime: an Ort::Session per segment, shared by all sessions of a bundle; and exit zero's graph.
 #include "backends/onnxruntime/backend_ort.hpp"
 
 #include <algorithm>
@@ -6,13 +6,13 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "backends/onnxruntime/ort_graph.hpp"
 #include "backends/onnxruntime/ort_kernels.hpp"
 #include "backends/onnxruntime/ort_library.hpp"
-#include "backends/onnxruntime/ort_signature.hpp"
 #include "backends/segment_tensors.hpp"
 #include "base/status.hpp"
 
@@ -21,8 +21,74 @@ namespace {
 
 constexpr std::size_t alignment = 64;
 
-// The names and tensors of a run's inputs or outputs. Reused, so that runs do not allocate. The tensors are views, unused after
-// the run.
+ONNXTensorElementDataType ort_type(TensorType type) {
+  return type == TensorType::int64     ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+         : type == TensorType::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+         : type == TensorType::float16 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+}
+
+const char* type_name(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+      return "float32";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      return "float16";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
+      return "int64";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
+      return "int32";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8:
+      return "int8";
+    default:
+      return "another type";
+  }
+}
+
+// Checks names, dtypes and shapes of a session's inputs or outputs.
+void check_side(const Ort::Session& graph, bool inputs, const std::vector<TensorSpec>& specs, const std::string& path) {
+  const char* const side = inputs ? "input" : "output";
+  Ort::AllocatorWithDefaultOptions allocator;
+  std::vector<std::string> names;
+  const std::size_t count = inputs ? graph.GetInputCount() : graph.GetOutputCount();
+  for (std::size_t i = 0; i < count; ++i)
+    names.emplace_back(inputs ? graph.GetInputNameAllocated(i, allocator).get()
+                              : graph.GetOutputNameAllocated(i, allocator).get());
+  std::set<std::string> checked_names;
+  for (const TensorSpec& expected : specs) {
+    const auto name = std::find(names.begin(), names.end(), expected.name);
+    if (name == names.end()) fail(REXIT_CORRUPT, path, ": the graph has no ", side, " `", expected.name, "`");
+    const std::string where = path + ": " + side + " `" + expected.name + "`";
+    if (!checked_names.insert(expected.name).second) fail(REXIT_CORRUPT, where, " appears twice in the manifest");
+    const auto index = static_cast<std::size_t>(name - names.begin());
+    const Ort::TypeInfo info = inputs ? graph.GetInputTypeInfo(index) : graph.GetOutputTypeInfo(index);  // owns `tensor`
+    if (info.GetONNXType() != ONNX_TYPE_TENSOR) fail(REXIT_CORRUPT, where, " is not a tensor");
+    const auto tensor = info.GetTensorTypeAndShapeInfo();
+    if (tensor.GetElementType() != ort_type(expected.type))
+      fail(REXIT_CORRUPT, where, " is ", type_name(tensor.GetElementType()), ", expected ", name_of(expected.type));
+    const std::vector<std::int64_t> shape = tensor.GetShape();
+    if (shape.size() != expected.shape.size())
+      fail(REXIT_CORRUPT, where, " has rank ", shape.size(), ", expected ", expected.shape.size());
+    for (std::size_t i = 0; i < shape.size(); ++i)
+      if (shape[i] >= 0 && shape[i] != expected.shape[i])
+        fail(REXIT_CORRUPT, where, " has size ", shape[i], " in dimension ", i, ", expected ",
+             expected.shape[i] == any_size ? std::string("a dynamic size") : std::to_string(expected.shape[i]));
+  }
+  // ONNX Runtime refuses runs without all inputs.
+  for (const std::string& name : names)
+    if (inputs && checked_names.count(name) == 0)
+      fail(REXIT_CORRUPT, path, ": the graph's input `", name, "` is not in the manifest");
+}
+
+// Throws REXIT_CORRUPT unless the graph has these inputs and outputs, with their types and shapes, and no other inputs. `path`:
+// the graph's, for messages.
+void check_signature(const Ort::Session& graph, const std::string& path, const std::vector<TensorSpec>& inputs,
+                     const std::vector<TensorSpec>& outputs) {
+  check_side(graph, true, inputs, path);
+  check_side(graph, false, outputs, path);
+}
+
+// The names and tensors of a run's inputs or outputs. The tensors are views, unused after the run.
 struct Arguments {
   std::vector<const char*> names;
   std::vector<Ort::Value> tensors;
@@ -70,14 +136,14 @@ class OrtBackend final : public Backend {
  public:
   // `min_past`: the minimum number of rows of past keys and values, 0 or 1. A pass with fewer gets padding, which its graphs must
   // mask.
-  OrtBackend(const Bundle& bundle, const Execution& execution, const Ort::SessionOptions& options, std::size_t min_past)
+  OrtBackend(const Bundle& bundle, const Ort::SessionOptions& options, std::size_t min_past)
       : segments_(bundle.variant().segments),
         min_past_(min_past),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     for (const Segment& segment : segments_) {
       paths_.push_back(bundle.where(segment.graph));
       try {
-        sessions_.push_back(load_graph(bundle, segment, options, execution));
+        sessions_.push_back(load_graph(paths_.back(), options, Pool::shared));
         inputs_.push_back(segment_inputs(bundle.model(), segment));
         outputs_.push_back(segment_outputs(bundle.model(), segment));
         check_signature(sessions_.back(), paths_.back(), inputs_.back(), outputs_.back());
@@ -89,15 +155,15 @@ class OrtBackend final : public Backend {
       const std::size_t row = bundle.model().kv_heads * bundle.model().head_dim * bytes_of(segment.cache_dtype);
       if (min_past_ != 0) padding_row_.resize(std::max(padding_row_.size(), row));
     }
-    trim();  // releases memory of the load: weights before their rearrangement
   }
 
   void run(std::size_t index, const Pass& pass) const override {
-    thread_local Arguments inputs, outputs;
+    thread_local Arguments idle_inputs, idle_outputs;  // so that runs do not allocate
+    // Taken out: ONNX Runtime may log during the run, and the log's function may score.
+    Arguments inputs = std::move(idle_inputs), outputs = std::move(idle_outputs);
     inputs.clear();
     outputs.clear();
     try {
-      const OrtArena::Run memory(ort_arena());
       add_inputs(index, pass, inputs);
       add_outputs(index, pass, outputs);
       const Ort::RunOptions no_options{nullptr};
@@ -107,14 +173,14 @@ class OrtBackend final : public Backend {
     } catch (const Ort::Exception& error) {
       fail(status_of(error), paths_[index], ": ", error.what());
     }
+    idle_inputs = std::move(inputs);
+    idle_outputs = std::move(outputs);
   }
 
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(alignment)); }
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
   std::unique_ptr<Stop> make_stop() const override { return std::make_unique<OrtStop>(); }
-  BackendMemory memory() const override { return {ort_arena().usage().runs, ort_arena().usage().weights}; }
-  void trim() const override { ort_arena().trim(); }
 
  private:
   void add_inputs(std::size_t index, const Pass& pass, Arguments& inputs) const {
@@ -154,6 +220,70 @@ class OrtBackend final : public Backend {
   std::vector<std::byte> padding_row_;                     // zeros: a row of any segment's keys
   Ort::MemoryInfo cpu_;
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const
+};
+
+class OrtZeroGraph final : public ZeroGraph {
+ public:
+  explicit OrtZeroGraph(const Bundle& bundle)
+      : path_(bundle.where(bundle.catalog().zero)),
+        width_(bundle.program().numbers.size()),
+        cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+    try {
+      session_ = load_graph(path_, graph_options(), Pool::none);
+      check_signature();
+    } catch (const Ort::Exception& error) {
+      fail(REXIT_BACKEND_FAILED, path_, ": ", error.what());
+    }
+  }
+
+  void run(const float* numbers, std::size_t rows, float* log_odds) const override {
+    const std::array<std::int64_t, 2> in{static_cast<std::int64_t>(rows), static_cast<std::int64_t>(width_)};
+    const std::array<std::int64_t, 2> out{in[0], 1};
+    const char *input_name = input_.c_str(), *output_name = output_.c_str();
+    try {
+      const Ort::Value input = Ort::Value::CreateTensor<float>(cpu_, const_cast<float*>(numbers), rows * width_, in.data(), 2);
+      Ort::Value output = Ort::Value::CreateTensor<float>(cpu_, log_odds, rows, out.data(), output_rank_);
+      session_.Run(Ort::RunOptions{nullptr}, &input_name, &input, 1, &output_name, &output, 1);
+    } catch (const Ort::Exception& error) {
+      fail(REXIT_BACKEND_FAILED, path_, ": ", error.what());
+    }
+  }
+
+ private:
+  void check_signature() {
+    if (session_.GetInputCount() != 1 || session_.GetOutputCount() == 0)
+      fail(REXIT_CORRUPT, path_, ": has ", session_.GetInputCount(), " inputs and ", session_.GetOutputCount(),
+           " outputs, expected one of each");
+    Ort::AllocatorWithDefaultOptions allocator;
+    input_ = session_.GetInputNameAllocated(0, allocator).get();
+    output_ = session_.GetOutputNameAllocated(0, allocator).get();
+    const std::vector<std::int64_t> in = float_shape(session_.GetInputTypeInfo(0), "input");
+    const std::vector<std::int64_t> out = float_shape(session_.GetOutputTypeInfo(0), "output");
+    if (in.size() != 2 || in[0] >= 0 || (in[1] >= 0 && in[1] != static_cast<std::int64_t>(width_)))
+      fail(REXIT_CORRUPT, path_, ": input is ", text(in), ", expected [N, ", width_, "], for the prompt's `numbers`");
+    if (out.empty() || out.size() > 2 || out[0] >= 0 || (out.size() == 2 && out[1] >= 0 && out[1] != 1))
+      fail(REXIT_CORRUPT, path_, ": output is ", text(out), ", expected [N] or [N, 1]");
+    output_rank_ = out.size();
+  }
+
+  // Throws REXIT_CORRUPT for anything but a tensor of float32.
+  std::vector<std::int64_t> float_shape(const Ort::TypeInfo& info, const char* side) const {
+    if (info.GetONNXType() != ONNX_TYPE_TENSOR ||
+        info.GetTensorTypeAndShapeInfo().GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
+      fail(REXIT_CORRUPT, path_, ": ", side, " is no tensor of float32");
+    return info.GetTensorTypeAndShapeInfo().GetShape();
+  }
+
+  static std::string text(const std::vector<std::int64_t>& shape) {
+    std::string text = "[";
+    for (const std::int64_t size : shape) text += (text.size() > 1 ? ", " : "") + (size < 0 ? "N" : std::to_string(size));
+    return text + "]";
+  }
+
+  std::string path_, input_, output_;
+  std::size_t width_, output_rank_ = 0;
+  Ort::MemoryInfo cpu_;
+  mutable Ort::Session session_{nullptr};  // Session::Run is thread-safe, but not const
 };
 
 // The C API, since the C++ wrapper's vector of strings needs a newer libstdc++ than JetPack 6's.
@@ -206,18 +336,15 @@ void append_named_provider(Ort::SessionOptions& options, const Execution& execut
 
 }  // namespace
 
-void add_ort_conditions(Conditions& here, const Execution& execution) {
-  here.threads = ort_threads(execution);
+void add_ort_conditions(Conditions& here) {
+  here.threads = ort_threads();
   here.onnxruntime = ort_version();
 }
 
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider) {
   ort_environment(execution);
   check_opset(bundle.variant().opset, "variant `" + bundle.variant().name + "`", ort_version());
-  Ort::SessionOptions options;
-  // ONNX Runtime would keep a memory pattern per input shape, and prompts have too many lengths for that.
-  options.DisableMemPattern();
-  options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
+  Ort::SessionOptions options = graph_options();
   if (provider == Provider::cuda)
     append_cuda(options, execution.device_id);
   else
@@ -227,7 +354,12 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   // bits.
   const bool on_cpu = provider == Provider::cpu && execution.provider == nullptr;
   const std::size_t min_past = !on_cpu && bundle.variant().past_padding ? 1 : 0;
-  return std::make_unique<OrtBackend>(bundle, execution, options, min_past);
+  return std::make_unique<OrtBackend>(bundle, options, min_past);
+}
+
+std::shared_ptr<const ZeroGraph> make_ort_zero_graph(const Bundle& bundle, const Execution& execution) {
+  ort_environment(execution);
+  return std::make_shared<const OrtZeroGraph>(bundle);
 }
 
 }  // namespace rexit::core

@@ -2,14 +2,6 @@
 // `Ort::Global` with us, and loading the library would replace the program's function table.
 #pragma once
 
-#ifdef __MINGW32__
-// The header counts on Microsoft's compiler for Windows.
-#define _Return_type_success_(condition)
-#ifndef _stdcall
-#define _stdcall __stdcall
-#endif
-#endif
-
 #include <cstdint>
 
 #define ORT_API_MANUAL_INIT

@@ -58,6 +58,11 @@ class Call final : public Threads {
  public:
   // Called by the thread that runs the segment.
   explicit Call(OrtKernelContext* context) : context_(context) {}
+  ~Call() {
+    if (arena_ != nullptr) Ort::GetApi().ReleaseAllocator(arena_);
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
   Tensor input(std::size_t index) const {
     const Ort::ConstValue value = context_.GetInput(index);
@@ -90,14 +95,22 @@ class Call final : public Threads {
   }
 
  private:
-  // From the run's arena, which is counted and trimmed, as ONNX Runtime's own operators do.
-  void* allocate(std::size_t bytes) const override { return ort_arena().current().allocate(bytes); }
-  void release(void* memory) const noexcept override { Arena::free(memory); }
+  // From ONNX Runtime's arena, as its own operators do.
+  void* allocate(std::size_t bytes) const override {
+    static const Ort::MemoryInfo& cpu = *new Ort::MemoryInfo(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault));
+    if (arena_ == nullptr)
+      Ort::ThrowOnError(Ort::GetApi().KernelContext_GetAllocator(context_.GetOrtKernelContext(), cpu, &arena_));
+    void* memory = arena_->Alloc(arena_, bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+  }
+  void release(void* memory) const noexcept override { arena_->Free(arena_, memory); }
   void run_nothrow(Function function, std::size_t count, void* data) const override {
     context_.ParallelFor(function, count, 0, data);
   }
 
   Ort::KernelContext context_;
+  mutable OrtAllocator* arena_ = nullptr;  // null: nothing was allocated
 };
 
 // Base of a kernel with floats as inputs and outputs. A kernel with attributes is constructed from its Ort::ConstKernelInfo.

@@ -1,7 +1,7 @@
 // rexit's kernels as ONNX Runtime operators of domain `rexit`.
 #pragma once
 
-#include "backends/onnxruntime/ort_library.hpp"
+#include "backends/onnxruntime/ort_api.hpp"
 
 namespace rexit::core {
 

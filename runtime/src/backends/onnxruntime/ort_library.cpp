@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,11 +19,7 @@ namespace {
 // Never destroyed: pool threads and static destructors of other libraries may still run when the process exits.
 struct Runtime {
   Ort::Env* env = nullptr;
-  const OrtApi* api = nullptr;
-  bool has_pool = true;  // false: the first open had own_threads
   std::int32_t threads = 0;
-  bool spins = true;
-  bool loads_from_memory = false;
   std::string version;
 };
 
@@ -30,9 +27,6 @@ Runtime& global_runtime() {
   static Runtime* runtime = new Runtime;
   return *runtime;
 }
-
-// The first version of the C API with AddExternalInitializersFromFilesInMemory.
-constexpr std::uint32_t memory_api_version = 18;
 
 // The first 1.x that accepts an opset, measured by loading graphs into 1.16 to 1.23. Older libraries lack functions that rexit
 // calls.
@@ -47,8 +41,7 @@ void* open_library(const char* path) {
   const bool has_path = path != nullptr && *path != '\0';
   std::string reason;
   for (const char* name : {has_path ? path : platform::onnxruntime_names[0], platform::onnxruntime_names[1]}) {
-    if (void* library = platform::load_library(name)) return library;
-    reason = platform::error_text();
+    if (void* library = platform::load_library(name, reason)) return library;
     if (has_path) break;
   }
   fail(REXIT_BACKEND_MISSING, "ONNX Runtime cannot be loaded: ", reason,
@@ -82,23 +75,19 @@ int minor_of(const std::string& version) {
 using Lines = std::vector<std::pair<rexit_log_level, std::string>>;
 thread_local Lines* deferred_lines = nullptr;
 
-// The process's environment, if there is one: then the options have no effect. With `own_threads` a new one has no pool, whose
-// threads would be idle.
-Ort::Env* make_environment(const Runtime& runtime, const Execution& execution) {
+// The process's environment, if there is one: then the options have no effect.
+Ort::Env* make_environment(std::int32_t threads) {
   Ort::ThreadingOptions options;
-  options.SetGlobalIntraOpNumThreads(runtime.threads);
+  options.SetGlobalIntraOpNumThreads(threads);
   options.SetGlobalInterOpNumThreads(1);
-  options.SetGlobalSpinControl(runtime.spins ? 1 : 0);
-  auto env = execution.own_threads
-                 ? std::make_unique<Ort::Env>(ORT_LOGGING_LEVEL_WARNING, "rexit", forward_log, nullptr)
-                 : std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
-  if (execution.environment != nullptr) {
-    if (static_cast<OrtEnv*>(*env) != execution.environment)
-      fail(REXIT_INVALID_ARGUMENT, "options.environment is not the environment of options.onnxruntime");
-    return env.release();
-  }
-  // All segments share an allocator: they run one after another, and would otherwise keep an arena per segment.
-  const Ort::Status registered(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
+  options.SetGlobalSpinControl(1);
+  auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
+  // Grows by what a run asks for: doubling would take as much again for nothing.
+  constexpr int same_as_requested = 1;
+  const Ort::ArenaCfg arena(0, same_as_requested, -1, -1);
+  const Ort::MemoryInfo cpu = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  // The status is an error if the program has registered an allocator in its environment: then it is used.
+  const Ort::Status registered(Ort::GetApi().CreateAndRegisterAllocator(*env, cpu, arena));
   return env.release();
 }
 
@@ -119,44 +108,19 @@ Runtime& start_runtime(const Execution& execution) {
   const DeferredLog deferred_log;  // destroyed after the lock
   const std::lock_guard<std::mutex> lock(mutex);
   if (runtime.env == nullptr) {
-    const auto* host = static_cast<const OrtApiBase*>(execution.onnxruntime);
-    const OrtApiBase& base = host != nullptr ? *host : load_base(execution.onnxruntime_library);
+    const OrtApiBase& base = load_base(execution.onnxruntime_library);
     Runtime started;
-    started.api = api_of(base);
     started.version = base.GetVersionString();
-    started.loads_from_memory = ORT_API_VERSION >= memory_api_version && base.GetApi(memory_api_version) != nullptr;
-    started.has_pool = !execution.own_threads;
-    started.threads = execution.threads == 0 || execution.own_threads ? platform::cores() : execution.threads;
-    started.spins = execution.own_threads || execution.spinning != REXIT_SPINNING_OFF;
-    Ort::InitApi(started.api);
+    started.threads = execution.threads == 0 ? platform::cores() : execution.threads;
+    Ort::InitApi(api_of(base));
     try {
-      started.env = make_environment(started, execution);
+      started.env = make_environment(started.threads);
     } catch (const Ort::Exception& error) {
       fail(REXIT_BACKEND_FAILED, "ONNX Runtime cannot create its thread pool: ", error.what());
     }
     runtime = started;
   }
   return runtime;
-}
-
-void check_is_the_same_library(const Execution& execution, const Runtime& runtime) {
-  const auto* host = static_cast<const OrtApiBase*>(execution.onnxruntime);
-  if (host != nullptr && host->GetApi(ort_api_version) != runtime.api)
-    fail(REXIT_INVALID_ARGUMENT, "options.onnxruntime is another library than the ONNX Runtime ", runtime.version,
-         " that the first bundle opened in this process loaded: open every bundle with the program's own");
-  if (execution.environment != nullptr && execution.environment != static_cast<OrtEnv*>(*runtime.env))
-    fail(REXIT_INVALID_ARGUMENT, "options.environment is not that of the first bundle opened in this process");
-}
-
-void check_is_the_same_pool(const Execution& execution, const Runtime& runtime) {
-  if (execution.own_threads || !runtime.has_pool) return;
-  if (execution.threads != 0 && execution.threads != runtime.threads)
-    fail(REXIT_INVALID_ARGUMENT, "threads is ", execution.threads,
-         ", but the first bundle opened in this process created the pool with ", runtime.threads, ": use that number or 0");
-  if (execution.spinning != REXIT_SPINNING_DEFAULT && (execution.spinning == REXIT_SPINNING_ON) != runtime.spins)
-    fail(REXIT_INVALID_ARGUMENT, "spinning is ", runtime.spins ? "off" : "on",
-         ", but the first bundle opened in this process created the pool with spinning ", runtime.spins ? "on" : "off",
-         ": use that or REXIT_SPINNING_DEFAULT");
 }
 
 }  // namespace
@@ -175,30 +139,15 @@ void ORT_API_CALL forward_log(void*, OrtLoggingLevel level, const char*, const c
 } catch (...) {
 }
 
-// Never destroyed, like the environment that uses it.
-OrtArena& ort_arena() {
-  static OrtArena* arena = new OrtArena;
-  return *arena;
-}
-
 Ort::Env& ort_environment(const Execution& execution) {
   const Runtime& runtime = start_runtime(execution);
-  check_is_the_same_library(execution, runtime);
-  check_is_the_same_pool(execution, runtime);
+  if (execution.threads != 0 && execution.threads != runtime.threads)
+    fail(REXIT_INVALID_ARGUMENT, "threads is ", execution.threads,
+         ", but the first bundle opened in this process created the pool with ", runtime.threads, ": use that number or 0");
   return *runtime.env;
 }
 
-std::int32_t ort_threads(const Execution& execution) {
-  const Runtime& runtime = global_runtime();
-  const bool has_own_pools = execution.own_threads || !runtime.has_pool;
-  return has_own_pools && execution.threads != 0 ? execution.threads : runtime.threads;
-}
-
-void require_loading_from_memory() {
-  if (!global_runtime().loads_from_memory)
-    fail(REXIT_BACKEND_MISSING, "opening a bundle that is not in a folder needs ONNX Runtime 1.", memory_api_version,
-         " or newer, and a rexit built with its headers; the loaded library is ", ort_version());
-}
+std::int32_t ort_threads() { return global_runtime().threads; }
 
 const std::string& ort_version() { return global_runtime().version; }
 
@@ -209,6 +158,34 @@ void check_opset(std::size_t opset, const std::string& owner, const std::string&
     if (opset == entry.opset && minor < entry.minor)
       fail(REXIT_BACKEND_MISSING, owner, " needs ONNX Runtime 1.", entry.minor, " or newer for its opset ", opset,
            ", the loaded library is ", version);
+}
+
+Ort::SessionOptions graph_options() {
+  Ort::SessionOptions options;
+  // ONNX Runtime would keep a memory pattern per input shape, and prompts have too many lengths for that.
+  options.DisableMemPattern();
+  options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of make_environment
+  // The arena would keep the weights' memory after their rearrangement.
+  options.AddConfigEntry("session.use_device_allocator_for_initializers", "1");
+  return options;
+}
+
+// If the program has created the environment, it may have no pool for sessions to share, and every segment gets its own pool.
+// That pool does not spin, which would take cores from the running segment.
+Ort::Session load_graph(const std::string& path, const Ort::SessionOptions& common, Pool pool) {
+  const Runtime& runtime = global_runtime();
+  if (pool == Pool::shared) {
+    Ort::SessionOptions options = common.Clone();
+    options.DisablePerSessionThreads();
+    try {
+      return Ort::Session(*runtime.env, path.c_str(), options);
+    } catch (const Ort::Exception& error) {
+      if (std::strstr(error.what(), "CreateEnvWithGlobalThreadPools") == nullptr) throw;
+    }
+  }
+  Ort::SessionOptions options = common.Clone();
+  options.SetIntraOpNumThreads(pool == Pool::shared ? runtime.threads : 1).AddConfigEntry("session.intra_op.allow_spinning", "0");
+  return Ort::Session(*runtime.env, path.c_str(), options);
 }
 
 }  // namespace rexit::core

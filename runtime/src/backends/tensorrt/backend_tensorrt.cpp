@@ -125,7 +125,7 @@ class TensorRtBackend final : public Backend {
     gpu_bytes_ = worker_->device_bytes();
     pool_->trim();
   }
-  BackendMemory memory() const override { return {0, 0, gpu_bytes_}; }
+  std::size_t gpu_bytes() const override { return gpu_bytes_; }
 
  private:
   std::shared_ptr<WorkerPool> pool_;

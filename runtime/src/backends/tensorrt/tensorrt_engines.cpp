@@ -197,7 +197,7 @@ TensorRtEngines::TensorRtEngines(const Bundle& bundle, const Accelerator& here) 
   for (std::size_t k = 0; k < plans.size(); ++k) {
     const Segment& segment = bundle.variant().segments[k];
     LoadedEngine loaded{plans[k], segment_inputs(bundle.model(), segment), segment_outputs(bundle.model(), segment), nullptr};
-    const File file = bundle.source()->open(loaded.plan.file);
+    const File file = bundle.folder().open(loaded.plan.file);
     loaded.engine.reset(runtime_->deserializeCudaEngine(file.data(), file.size()));
     if (loaded.engine == nullptr)
       fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT ", here.tensorrt_version,

@@ -148,7 +148,7 @@ Span Pieces::tokens_of(Piece piece) const {
 }
 
 struct Catalog::Description {
-  Description(const Source& bundle, const std::string& catalog_folder, std::size_t vocabulary_size, std::size_t positions)
+  Description(const Folder& bundle, const std::string& catalog_folder, std::size_t vocabulary_size, std::size_t positions)
       : source(bundle),
         folder(catalog_folder),
         vocabulary(vocabulary_size),
@@ -169,7 +169,7 @@ struct Catalog::Description {
 
   File table(const char* name) const { return source.open(folder + "/" + name + ".safetensors"); }
 
-  const Source& source;
+  const Folder& source;
   std::string folder;
   std::size_t vocabulary, max_positions;
   JsonDocument document;
@@ -177,8 +177,8 @@ struct Catalog::Description {
   FileList files;
 };
 
-Catalog::Catalog(const Source& source, const std::string& folder, std::size_t vocabulary, std::size_t max_positions)
-    : Catalog(Description(source, folder, vocabulary, max_positions)) {}
+Catalog::Catalog(const Folder& bundle, const std::string& folder, std::size_t vocabulary, std::size_t max_positions)
+    : Catalog(Description(bundle, folder, vocabulary, max_positions)) {}
 
 Catalog::Catalog(const Description& d)
     : dim(d.root.at("embedding").at("dim").size(1, 1 << 16)),

@@ -9,11 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "bundle/catalog/ids.hpp"
 #include "bundle/catalog/program.hpp"
 #include "bundle/catalog/tables.hpp"
+#include "files/folder.hpp"
 #include "files/safetensors.hpp"
-#include "files/sources/source.hpp"
 
 namespace rexit::core {
 
@@ -108,9 +107,9 @@ struct Pieces {
 
 class Catalog {
  public:
-  // Opens the catalog in a folder of `source`. `vocabulary` is the model's; tokens of pieces must be below it. The program's
+  // Opens the catalog in a folder of `bundle`. `vocabulary` is the model's; tokens of pieces must be below it. The program's
   // maximum lengths are capped at `max_positions`.
-  Catalog(const Source& source, const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
+  Catalog(const Folder& bundle, const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
 
   std::size_t bytes() const noexcept { return users.table.bytes() + items.table.bytes() + pieces.table.bytes(); }
   // Reads every row of every table. Throws REXIT_CORRUPT for the first that violates docs/format.md.

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "bundle/catalog/ids.hpp"
 #include "bundle/catalog/program.hpp"
+#include "bundle/catalog/tables.hpp"
 #include "files/safetensors.hpp"
 
 namespace rexit::core {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/checked.hpp"
-#include "kernels/attention/attention_pairs.hpp"
+#include "kernels/attention/attention.hpp"
 
 namespace rexit::core::kernels {
 namespace {

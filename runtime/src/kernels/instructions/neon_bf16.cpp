@@ -1,5 +1,5 @@
 // Compiled for NEON with bfloat16; called only where the processor has it.
-#include "kernels/attention/attention_pairs.hpp"
+#include "kernels/attention/attention.hpp"
 
 namespace rexit::core::kernels {
 

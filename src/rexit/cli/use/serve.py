@@ -19,7 +19,7 @@ from rexit.request import check_deadline
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, or a tar archive of it.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     variant: VariantOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0: any free one.")] = 8000,
