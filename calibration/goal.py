@@ -1,7 +1,8 @@
-"""What a policy must keep, and the rules for the top of a slate that follow from it."""
+"""The options of a calibration: what a policy must keep, and the rules for the top of a slate that follow from it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,10 @@ from rexit.audit.betting import Tail
 from rexit.bundle import TopK
 from rexit.calibration import certify
 from rexit.calibration.metrics import Metric
-from rexit.calibration.record.traces import Traces
+from rexit.calibration.traces import Traces
+from rexit.devices import Device
 from rexit.errors import InputError
+from rexit.measure import CostProfile
 
 TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
 """How often a candidate's c may move further than a top-k rule expects."""
@@ -71,17 +74,17 @@ class Goal:
             if largest <= k:
                 raise InputError(f"{name}: the largest slate has {largest} candidates, expected more than {k}")
 
-    def check_users(self, users: int) -> None:
+    def check_users(self, users: int, noun: str) -> None:
         """Raises InputError if a metric of losses from 0 cannot be certified, not even if nobody loses anything.
 
-        users: how many certify.
+        users: how many certify. noun: what they are called.
         """
         bounds = [metric.bounds for metric in self.metrics if metric.bounds is not None and metric.bounds[0] == 0]
         needed = max((certify.users_needed(np.zeros(1), pair, self.max_drop, self.error) for pair in bounds), default=0)
         if users < needed:
             raise InputError(
-                f"{users} users certify, expected at least {needed:,.0f}: with fewer a drop of {self.max_drop:g} cannot be "
-                f"certified with {100 * self.confidence:g} % confidence, even if nobody loses; give more users or allow more"
+                f"{users} {noun} certify, expected at least {needed:,.0f}: with fewer a drop of {self.max_drop:g} cannot be "
+                f"certified with {100 * self.confidence:g} % confidence, even if nobody loses; give more {noun} or allow more"
             )
 
 
@@ -102,3 +105,48 @@ def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK
         rise, fall = np.maximum(high, 0).tolist(), np.maximum(-low, 0).tolist()
         rules += [TopK(goal.top_k, ordered, tuple(rise), tuple(fall)) for ordered in (True, False)]
     return rules
+
+
+METRICS = ("ndcg@10", "user-auc")
+"""What a policy must keep by default, since a recommender ranks one user's slate."""
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """The options of a calibration; `rexit calibrate --help` has most of them.
+
+    Attributes:
+        metrics: names of the metrics that may not drop by more than `max_drop` against full depth; None: METRICS, without labels
+            `expected-ndcg@10`.
+        max_drop: the allowed drop of each metric, in its own unit.
+        confidence: that no metric drops by more; 0.5 to below 1.
+        top_k: how many candidates of a slate users are shown; None: all.
+        tail: at most that share of users may lose more, SHARE:LOSS; None: users who lose most are not tested.
+        labels: whether a catalog's labels count; False: as if there were none, as in a file of slates without them.
+        slate: candidates per slate; None: SIZE, or for a file of slates the size of its largest slate.
+        max_slates: the most slates of each split, evenly spaced; 0: all.
+        timed_slates: number of slates to time.
+        repeats: timings of each, whose median counts.
+        device, threads: as for `rexit.open`.
+        profile: what segments cost; None: it is measured.
+        from_traces: decide on what the last calibration recorded, without running the model.
+        measure_costs: with `from_traces`, measure costs again, and time the policy.
+        negative_rate: the share of the population's negatives in the labels, more than 0 to 1; None: as `rexit index` sampled.
+    """
+
+    metrics: Sequence[str] | None = None
+    max_drop: float = 0.01
+    confidence: float = 0.95
+    top_k: int | None = None
+    tail: str | None = None
+    labels: bool = True
+    slate: int | None = None
+    max_slates: int = 5000
+    timed_slates: int = 16
+    repeats: int = 5
+    device: Device | None = None
+    threads: int = 0
+    profile: CostProfile | None = None
+    from_traces: bool = False
+    measure_costs: bool = False
+    negative_rate: float | None = None

@@ -22,7 +22,7 @@ from rexit.audit.betting import exceeds
 from rexit.audit.losses import Loss, SlateLosses
 from rexit.bundle import Policy
 from rexit.calibration import certify
-from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import LABEL_FREE, Metric
 

@@ -33,7 +33,7 @@ def test_command_line_loads_nothing_heavy() -> None:
     assert not loaded("import rexit.cli") & {*LATE, "numpy"}
 
 
-@pytest.mark.parametrize("module", ["rexit.calibration.run", "rexit.bundle", "rexit.exporter.engine.compile"])
+@pytest.mark.parametrize("module", ["rexit.calibration.calibration", "rexit.bundle", "rexit.exporter.engine.compile"])
 def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)
 

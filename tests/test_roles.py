@@ -12,7 +12,7 @@ from builders.data.token_slates import write_slates
 from rexit import roles
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
-from rexit.calibration.record import traces
+from rexit.calibration import traces
 from rexit.errors import InputError
 from rexit.exporter.heads.forward import Slates
 from rexit.ids import Id

@@ -53,7 +53,7 @@ from rich.table import Table
 from rexit import slates
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
-from rexit.calibration.choose.platt import fit
+from rexit.calibration.maps import fit
 from rexit.errors import script
 from rexit.exporter.zero.graph import zero_log_odds
 from rexit.slates import SIZE

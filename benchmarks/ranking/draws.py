@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 import rexit
 from rexit.bundle import Catalog
-from rexit.calibration.choose import maps, platt
-from rexit.calibration.record.traces import collect, join, split_users
+from rexit.calibration import maps
+from rexit.calibration.traces import collect, join, split_users
 from rexit.errors import script
 from rexit.slates import cut
 
@@ -64,7 +64,7 @@ def main() -> None:
     for seed in range(args.seeds):
         z = traces(args.demo, args.out, seed)
         fitted = maps.choose(maps.ALL, split_users(join(slates["validation"], z["validation"]))[0], ()).maps
-        test, c = join(slates["test"], z["test"]), platt.apply(fitted, z["test"])
+        test, c = join(slates["test"], z["test"]), maps.apply(fitted, z["test"])
         judgement = Judgement(test.users, test.liked)
         rankings = {"last head alone": z["test"][:, -1], "exit zero": c[:, 0], "1 layer": c[:, 1], "full depth": c[:, -1]}
         for name, score in rankings.items():

@@ -30,8 +30,8 @@ from train import packed_slates
 
 import rexit
 from rexit.bundle import Catalog
-from rexit.calibration.choose.platt import fit
-from rexit.calibration.record.traces import collect
+from rexit.calibration.maps import fit
+from rexit.calibration.traces import collect
 from rexit.errors import script
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel

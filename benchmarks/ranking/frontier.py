@@ -27,15 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from rexit.bundle import Bundle, Catalog
-from rexit.calibration import metrics
+from rexit.calibration import maps, metrics
 from rexit.calibration.candidates import explored, policy_of
-from rexit.calibration.choose import maps, platt
-from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.goal import Goal
-from rexit.calibration.options import CalibrationOptions
-from rexit.calibration.record import recording
-from rexit.calibration.record.recording import Recording
-from rexit.calibration.record.traces import Traces, join, split_users
+from rexit.calibration.evaluation import Evaluation
+from rexit.calibration.goal import CalibrationOptions, Goal
+from rexit.calibration.traces import TRACES_FILE, Recording, Traces, join, split_users
 from rexit.errors import script
 from rexit.measure import depth_name
 from rexit.prompts.slates_file import SlatesFile
@@ -74,7 +70,7 @@ def recorded(source: Catalog | SlatesFile, bundle: Bundle, slate: int, max_slate
         "max_slates": max_slates,
     }
     pairs = {name: sum(len(entry.items) for entry in part) for name, part in slates.items()}
-    record = Recording.read(bundle.folder / recording.FILE, len(bundle.manifest.exits), made_of, pairs)
+    record = Recording.read(bundle.folder / TRACES_FILE, len(bundle.manifest.exits), made_of, pairs)
     return record, {name: join(part, record.log_odds[name], name) for name, part in slates.items()}
 
 
@@ -90,7 +86,7 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None, max_sl
     search = explored(Evaluation(choosers, choice.c, depths, costs, goal.metrics), choice.maps, goal)
     rules = {drop: trial.rule for drop, trial in search.trade_off(DROPS).items()}
     chosen = {drop: policy_of(choice.maps, bundle.variant_sha256, rule) for drop, rule in rules.items()}
-    evaluation = Evaluation(test, platt.apply(choice.maps, test.log_odds), depths, costs, goal.metrics)
+    evaluation = Evaluation(test, maps.apply(choice.maps, test.log_odds), depths, costs, goal.metrics)
     judgement = Judgement(test.users, test.liked)
     full_us = evaluation.cost_us(np.full(len(test), len(depths) - 1))
 

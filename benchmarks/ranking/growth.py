@@ -26,8 +26,8 @@ from rich.table import Table
 
 import rexit
 from rexit.bundle import Bundle, Catalog, Policy
-from rexit.calibration.choose.evaluate import at_exit
-from rexit.calibration.record.traces import collect, join
+from rexit.calibration.evaluation import at_exit
+from rexit.calibration.traces import collect, join
 from rexit.errors import script
 from rexit.runtime import Session
 from rexit.slates import Slate, cut, spread

@@ -46,14 +46,13 @@ from rich.table import Table
 from safetensors import safe_open
 
 from rexit.bundle import Bundle, Catalog
-from rexit.calibration import certify, decide, metrics
+from rexit.calibration import certify, metrics
 from rexit.calibration.candidates import in_order, margin, score_of
-from rexit.calibration.choose import platt
-from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.choose.expected import Expectation
+from rexit.calibration.decision import decide
+from rexit.calibration.evaluation import Evaluation, Expectation
 from rexit.calibration.goal import Goal
-from rexit.calibration.record.recording import FILE, Recording
-from rexit.calibration.record.traces import Traces, split_users
+from rexit.calibration.maps import apply
+from rexit.calibration.traces import TRACES_FILE, Recording, Traces, split_users
 from rexit.errors import script
 from rexit.measure import Costs
 from rexit.prompts.slates_file import SlatesFile
@@ -253,14 +252,12 @@ def division(number: int, validation: Traces, test: Traces, costs: Costs, bundle
     """Returns every rule's result for one division of the users."""
     renamed = replace(validation, ids=tuple(f"{number} {user}" for user in validation.ids))  # a role follows from the id
     depths = bundle.manifest.exits
-    decision = decide.decide(
-        validation=renamed, test=test, costs=costs, depths=depths, variant_sha256=bundle.variant_sha256, goal=goal
-    )
+    decision = decide(validation=renamed, test=test, costs=costs, depths=depths, variant_sha256=bundle.variant_sha256, goal=goal)
     choosers, certifiers = split_users(renamed)
     maps = decision.choice.maps
     choosing = Evaluation(choosers, decision.choice.c, depths, costs, goal.metrics)
     certifying, judged = (
-        Evaluation(part, platt.apply(maps, part.log_odds), depths, costs, goal.metrics) for part in (certifiers, test)
+        Evaluation(part, apply(maps, part.log_odds), depths, costs, goal.metrics) for part in (certifiers, test)
     )
     rules = settings(depths, goal.metrics[0].k, choosing)
     results = {name: rival(entries, choosing, certifying, judged, goal) for name, entries in rules.items()}
@@ -297,7 +294,7 @@ def main() -> None:
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle, args.variant)
     source = Catalog.open(args.source) if args.source.is_dir() else SlatesFile.read(args.source, partial(bundle_encoder, bundle))
-    with safe_open(bundle.folder / FILE, "np") as file:
+    with safe_open(bundle.folder / TRACES_FILE, "np") as file:
         made_of = json.loads(file.metadata()["rexit"])["made_of"]
     record, traces = recorded(source, bundle, made_of["slate"], made_of["max_slates"])
     goal, costs = Goal((metrics.parse(METRIC),), top_k=TOP), unit_costs(record, bundle.manifest.exits)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.bundle.files import SCHEMA, json_values
-from rexit.calibration.comparison import Baseline, Interval, Row
-from rexit.calibration.decide import FULL_DEPTH, LAST_HEAD, Decision
-from rexit.calibration.options import CalibrationOptions
-from rexit.calibration.probabilities.reliability import Split, diagram, table_of
-from rexit.calibration.record.traces import Traces
+from rexit.calibration.candidates import MIN_SAVING
+from rexit.calibration.decision import FULL_DEPTH, LAST_HEAD, Baseline, Decision, Interval, Row
+from rexit.calibration.goal import CalibrationOptions
+from rexit.calibration.probabilities import Split, diagram, table_of
 from rexit.calibration.reporting import verdict
+from rexit.calibration.traces import Traces
 from rexit.measure import CostProfile, Costs, depth_name
 
 T = TypeVar("T")
@@ -42,6 +42,13 @@ class Timings:
     speeds: tuple[Interval, ...]
     candidates: int
     as_traced: int
+
+    def is_slower(self, disturbed: bool) -> bool:
+        """Returns whether the policy does not save what makes a policy worth having. disturbed: whether times on this machine fit
+        no cost model; then it must be shown to be slower."""
+        if disturbed:
+            return self.speeds[0][2] < 1
+        return self.milliseconds[0] > (1 - MIN_SAVING) * self.milliseconds[-1]
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
         "gain": gain,
         "dearer": dearer,
+        "layers_add": _layers_add(rows, depths, test.labelled),
         "saving": decision.saving,
         "users_needed": _finite(decision.users_needed),
         "watch": decision.watch and decision.watch.to_json(),
@@ -148,8 +156,21 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     return plain
 
 
+def _layers_add(rows: Mapping[str, Any], depths: Sequence[int], labelled: bool) -> dict[str, Any] | None:
+    """What full depth ranks above exit zero, by metric with intervals; None without exit zero or without labels."""
+    if depths[0] or not labelled:
+        return None
+    full, zero = rows[FULL_DEPTH], rows[depth_name(0)]
+    cost = "cost_us" if zero["ms_per_slate"] is None else "ms_per_slate"
+    return {
+        "differences": zero["drops"],
+        "ms": [way[cost] / (1000 if cost == "cost_us" else 1) for way in (full, zero)],
+        "timed": cost == "ms_per_slate",
+    }
+
+
 def _settings(options: CalibrationOptions) -> dict[str, Any]:
-    return {name: value for name, value in asdict(options).items() if name not in ("profile", "from_traces")}
+    return {name: value for name, value in asdict(options).items() if name not in ("profile", "from_traces", "measure_costs")}
 
 
 def _exits(findings: Findings, depths: Sequence[int], p: NDArray[np.float32], stops: NDArray[np.int64]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from rexit.calibration import certify, metrics
-from rexit.calibration.choose.maps import ALL, OWN
+from rexit.calibration.maps import ALL, OWN
 from rexit.calibration.reporting import plots, tables
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
 from rexit.measure import exit_name

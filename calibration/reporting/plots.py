@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rexit.calibration import metrics
-from rexit.calibration.probabilities.reliability import title
 from rexit.measure import depth_name, exit_name
 
 UNIT = 72
@@ -27,8 +26,7 @@ UNIT = 72
 COLOURS = {"page": "#000001", "ink": "#000002", "muted": "#000003", "rule": "#000004"} | {
     "policy": "#000005",
     "fixed": "#000006",
-    "extra": "#000007",
-    "limit": "#000008",
+    "limit": "#000007",
 }
 """Stand-ins for the page's variables while Matplotlib draws."""
 
@@ -109,32 +107,19 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
 def exit_shares(report: Mapping[str, Any]) -> str:
     """Returns where the candidates of the test split stop."""
     shares = {exit_name(row["layers"]): 100 * row["stopped"] for row in report["exits"]}
-    return _bars(
-        shares, "{:.1f} %", "% of candidates", "Share of candidates stopped at each exit", "The table of exits has the figures."
-    )
-
-
-def roles(report: Mapping[str, Any]) -> str:
-    """Returns how many users have each role."""
-    names = {"fitting": "fit heads", "choosing": "choose the policy", "certifying": "certify it", "test": "test it"}
-    counts = {name: report["users"][key] for key, name in names.items()}
-    return _bars(counts, "{:,}", "users", "Users by what they do", "The table of conditions has the figures.")
-
-
-def _bars(lengths: Mapping[str, float], label: str, unit: str, title: str, description: str) -> str:
-    """A bar for each name. label: the form of the figure at its end."""
 
     def draw(axes: Axes) -> None:
-        bars = axes.barh(range(len(lengths)), list(lengths.values()), height=0.65, color=COLOURS["policy"])
-        axes.bar_label(bars, list(map(label.format, lengths.values())), padding=4)
-        axes.set_yticks(range(len(lengths)), list(lengths))
+        bars = axes.barh(range(len(shares)), list(shares.values()), height=0.65, color=COLOURS["policy"])
+        axes.bar_label(bars, [f"{share:.1f} %" for share in shares.values()], padding=4)
+        axes.set_yticks(range(len(shares)), list(shares))
         axes.invert_yaxis()
-        axes.set(xlabel=unit)
+        axes.set(xlabel="% of candidates")
         axes.margins(x=0.2)
         axes.locator_params(axis="x", nbins=4)
-        axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= max(lengths.values())])
+        axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= max(shares.values())])
 
-    return _svg(draw, (380, 80 + 26 * len(lengths)), title, description)
+    title = "Share of candidates stopped at each exit"
+    return _svg(draw, (380, 80 + 26 * len(shares)), title, "The table of exits has the figures.")
 
 
 def reliability(report_exit: Mapping[str, Any]) -> str:
@@ -152,28 +137,6 @@ def reliability(report_exit: Mapping[str, Any]) -> str:
 
     title = f"Reliability of the exit {exit_name(report_exit['layers'])}" if report_exit["layers"] else "Reliability of exit zero"
     return _svg(draw, (180, 180), title, f"Probability and share liked in {len(bins)} bins; on the diagonal both are the same.")
-
-
-def ratios(report: Mapping[str, Any]) -> str:
-    """Returns the calibration ratio of the policy's answers and of each exit, with its interval."""
-    rows = [row for row in report["probabilities"]["table"] if row["ratio"] is not None]
-    colours = {"answers": "ink", "exit": "fixed"}
-
-    def draw(axes: Axes) -> None:
-        axes.axvline(1, linestyle=(0, (4, 3)), color=COLOURS["muted"], linewidth=1)
-        for y, row in enumerate(rows):
-            ratio, low, high = row["ratio"]
-            axes.hlines(y, low, high, color=COLOURS[colours[row["by"]]], linewidth=1.5)
-            axes.plot([ratio], [y], "o", color=COLOURS[colours[row["by"]]], markersize=6)
-        ends = [end for row in rows for end in row["ratio"]]
-        room = 1.05 * max(0.1, max(ends) - 1, 1 - min(ends))
-        axes.set(xlabel="predicted over observed likes", xlim=(1 - room, 1 + room), ylim=(-0.6, len(rows) - 0.4))
-        axes.set_yticks(range(len(rows)), [title(row) for row in rows])
-        axes.invert_yaxis()
-        axes.grid(True, axis="x", linewidth=0.6)
-
-    description = "Each with its 95 % interval over users; at 1 as many are liked as promised. The table has the figures."
-    return _svg(draw, (560, 70 + 24 * len(rows)), "Calibration ratio", description)
 
 
 def _ms(rows: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rexit.calibration.choose.maps import ALL
-from rexit.calibration.probabilities.reliability import title
+from rexit.calibration.maps import ALL
+from rexit.calibration.probabilities import title
+from rexit.measure import depth_name
 from rexit.words import in_words
 
 Report = Mapping[str, Any]
@@ -43,7 +44,7 @@ def tables(report: Report) -> dict[str, Table]:
         "probabilities": probabilities(report),
         "costs": _costs(report),
         "tested": _tested(report),
-        "ways": _ways(report),
+        "ways": ways(report),
         "thresholds": _thresholds(report),
         "top_k": _top_k(report),
         "conditions": Table(
@@ -68,10 +69,10 @@ def probabilities(report: Report) -> Table:
                 "mean probability": f"{row['predicted']:.4g}",
                 "share liked": f"{row['observed']:.4g}",
                 **{
-                    name: ABSENT if row[key] is None else "{:.3f}\n{:.3f} to {:.3f}".format(*row[key])
+                    name: ABSENT if row[key] is None else "{:.3g}\n{:.3g} to {:.3g}".format(*row[key])
                     for name, key in estimates.items()
                 },
-                "by chance": f"{row['chance']:.4f}",
+                "by chance": f"{row['chance']:.3g}",
             }
             for row in report["probabilities"]["table"]
         ],
@@ -103,7 +104,7 @@ def _tested(report: Report) -> Table:
         [
             {
                 "expected drop at most": f"{tested['budget']:.4g}",
-                "stops": "dynamic" if tested["fixed"] is None else f"layer {tested['fixed']}",
+                "stops": "dynamic" if tested["fixed"] is None else depth_name(tested["fixed"]),
                 **{f"expected drop of {name}": f"{tested['expected'][name]:.4f}" for name in names},
                 "p-value": f"{tested['p_value']:.3g}",
                 "certified": "yes" if tested["certified"] else "no",
@@ -116,40 +117,43 @@ def _tested(report: Report) -> Table:
     )
 
 
-def _ways(report: Report) -> Table:
-    names = report["table"][0]["values"]
-    costs = ("mean layers", "ms per slate, by the cost model", "ms per slate, measured")
-    ways = [
+def ways(report: Report, names: Sequence[str] | None = None) -> Table:
+    """Returns the ways to stop, which the terminal shows too. names: of the metrics; None: all."""
+    full = report["table"][0]
+    names = list(full["values"]) if names is None else names
+    rows = [
         {
             "way to stop": way["policy"],
-            "mean layers": f"{way['mean_layers']:.2f}",
-            "ms per slate, by the cost model": f"{way['cost_us'] / 1000:.2f}",
-            "ms per slate, measured": ABSENT if way["ms_per_slate"] is None else _measured(way["ms_per_slate"], way["speed"]),
+            "layers": f"{way['mean_layers']:.1f}",
+            **_times(way, full),
             **{name: _value(way, name) for name in names},
         }
         for way in report["table"]
     ]
-    baselines = [
-        {"way to stop": row["name"], **dict.fromkeys(costs, ABSENT), **{name: _value(row, name) for name in names}}
-        for row in report["baselines"]
-    ]
+    absent = dict.fromkeys(("layers", "ms", "speed"), ABSENT)
+    rows += [{"way to stop": row["name"], **absent, **{n: _value(row, n) for n in names}} for row in report["baselines"]]
     return Table(
-        "On the test split, the baselines last: value, and drop and speed against full depth with 95 % intervals over users",
-        ways + baselines,
+        "On the test split, baselines last: value, and change against full depth with its 95 % interval over users; "
+        "~ by the cost model",
+        rows,
         chosen="policy",
     )
 
 
-def _measured(milliseconds: float, speed: Sequence[float]) -> str:
-    times, low, high = speed
-    return f"{milliseconds:.2f}" if low == high else f"{milliseconds:.2f}\n{times:.2f}x, {low:.2f} to {high:.2f}"
+def _times(way: Mapping[str, Any], full: Mapping[str, Any]) -> dict[str, str]:
+    """Milliseconds per slate and the speed against full depth: as timed, or by the cost model."""
+    if way["ms_per_slate"] is None:
+        return {"ms": f"~{way['cost_us'] / 1000:.2f}", "speed": f"~{full['cost_us'] / way['cost_us']:.2f}x"}
+    speed, low, high = way["speed"]
+    interval = "" if low == high else f"\n{low:.2f} to {high:.2f}"
+    return {"ms": f"{way['ms_per_slate']:.2f}", "speed": f"{speed:.2f}x{interval}"}
 
 
 def _value(row: Mapping[str, Any], name: str) -> str:
     if name not in row["values"]:
         return ABSENT
-    drop = row["drops"][name]
-    return f"{row['values'][name]:.4f}\n{f'drop {_interval(drop)}' if any(drop) else 'no drop'}"
+    value, (drop, low, high) = f"{row['values'][name]:.4f}", row["drops"][name]
+    return value if drop == low == high == 0 else f"{value}\n{0 - drop:+.4f}, {0 - high:+.4f} to {0 - low:+.4f}"
 
 
 def _thresholds(report: Report) -> Table:

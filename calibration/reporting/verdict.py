@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.calibration import certify
-from rexit.calibration.comparison import Interval
-from rexit.calibration.decide import Decision
+from rexit.calibration.decision import Decision, Interval
 from rexit.calibration.goal import Goal
-from rexit.calibration.metrics import Metric
+from rexit.calibration.metrics import Metric, parse
 from rexit.measure import CostProfile, depth_name
 
 USE_POLICY = "use the policy"
@@ -49,6 +48,7 @@ class Verdict:
         guarantee: in a sentence; None for full depth.
         shortfall: why the first policy that failed was not certified, as a part of a sentence; None if none failed.
         doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
+        layers: what the layers add to the look-up, in a sentence, see `layers_add`; None without exit zero or without labels.
     """
 
     action: str
@@ -58,6 +58,7 @@ class Verdict:
     guarantee: str | None = None
     shortfall: str | None = None
     doubt: str | None = None
+    layers: str | None = None
 
     @property
     def text(self) -> str:
@@ -88,13 +89,13 @@ def judge(
         gain: how the policy compares with the best fixed depth that costs no more, `layers` and `differences`.
         dearer: the same for a fixed depth that costs little more and ranks better.
         slates: why the slates may say little, in a sentence.
-        profile: what segments cost; if it is unreliable, `decision` is back at full depth.
+        profile: what segments cost; if it is unreliable, costs were counted.
         slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
         doubt: why the model's ranking may be worth nothing.
         labelled: whether the slates have labels.
     """
     if decision.chosen is None:
-        verdict = _keep_full_model(decision, profile, slower)
+        verdict = _keep_full_model(decision, depths, table, slower)
     elif decision.chosen.fixed is not None:
         verdict = _export_shallower_model(decision, depths, decision.chosen.fixed, table)
     else:
@@ -104,7 +105,11 @@ def judge(
     verdict = replace(verdict, summary=(*verdict.summary, *([] if slates is None else [slates])))
     if not labelled:
         verdict = replace(verdict, summary=(NO_LABELS, *map(_sentence, verdict.summary)))
+    if profile is not None and profile.is_unreliable:
+        verdict = replace(verdict, summary=(*verdict.summary, _counted(profile)))
     verdict = replace(verdict, guarantee=_guarantee(decision), shortfall=_shortfall(decision), doubt=doubt)
+    if labelled and depths[0] == 0:
+        verdict = replace(verdict, layers=layers_add(decision.goal, table))
     if doubt is None:
         return verdict
     written = "full depth" if decision.chosen is None else _speed(table)
@@ -117,7 +122,7 @@ def judge(
 def _use_policy(decision: Decision, depths: Sequence[int], table: Mapping[str, Row], gain: Mapping[str, Any] | None) -> Verdict:
     policy, metrics = table["policy"], decision.goal.metrics
     saving = f"{_speed(table)}, {policy['mean_layers']:.1f} of {depths[-1]} layers on average."
-    changes = [_change(metric, policy["drops"][metric.name], decision.goal.max_drop) for metric in metrics]
+    changes = [_change(metric, policy["drops"][metric.name]) for metric in metrics]
     if gain is None:
         return Verdict(USE_POLICY, "Use this policy", (saving, *changes, "No fixed depth is as cheap."))
     differences = [(metric, gain["differences"][metric.name]) for metric in metrics]
@@ -167,7 +172,7 @@ def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: in
     goal, exits = decision.goal, ",".join(str(depth) for depth in depths[: fixed + 1] if depth)
     summary = (
         f"{_speed(table)}, and no policy {_allowed(goal)} is cheaper by 1 %.",
-        *(_change(metric, table["policy"]["drops"][metric.name], goal.max_drop) for metric in goal.metrics),
+        *(_change(metric, table["policy"]["drops"][metric.name]) for metric in goal.metrics),
         f"Export it with `rexit export --exits {exits}`; until then this bundle's policy stops every candidate there."
         if depths[fixed]
         else "This bundle's policy stops every candidate there: the model is not needed for such a ranking.",
@@ -177,16 +182,58 @@ def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: in
     return Verdict(EXPORT_SHALLOWER_MODEL, f"Export {model_name(depths[fixed])}", summary)
 
 
-def _keep_full_model(decision: Decision, profile: CostProfile | None, slower: bool) -> Verdict:
+def _counted(profile: CostProfile) -> str:
+    """That times fit no cost model, in sentences."""
+    return (
+        f"Times on this machine fit no cost model (its median error is {100 * profile.fit_error:.0f} %), so costs are counted in "
+        "layers and tokens, and shown on that scale. Measure them again when nothing else runs: `--from-traces --measure-costs`."
+    )
+
+
+def layers_add(goal: Goal, table: Mapping[str, Row]) -> str:
+    """Returns what full depth adds to exit zero, with its interval and in time, in a sentence: by NDCG@10, or by the goal's first
+    metric where the table lacks it."""
+    zero, full = table[depth_name(0)], table["full depth"]
+    metric = parse("ndcg@10") if "ndcg@10" in zero["drops"] else goal.metrics[0]
+    value, low, high = zero["drops"][metric.name]
+    span = f"({minus(f'{low:.4f}')} to {minus(f'{high:.4f}')}) of {metric.title}"
+    times = f"for {_few_digits(_ms(full))} ms instead of {_few_digits(_ms(zero))}"
+    if low > 0:
+        return f"The layers add {value:.4f} {span} to the look-up, {times}."
+    if high < 0:
+        return f"The layers rank below the look-up: {signed(value)} {span}, {times}."
+    return f"The layers are not shown to add to the look-up: {signed(value)} {span}, {times}."
+
+
+def _few_digits(milliseconds: float) -> str:
+    return f"{milliseconds:.0f}" if milliseconds >= 10 else f"{milliseconds:.2g}"
+
+
+def _ranked_above(goal: Goal, depths: Sequence[int], table: Mapping[str, Row]) -> str | None:
+    """The fixed depth that ranked most above full depth on test, by the goal's first metric, and is shown below by none."""
+    first, full = goal.metrics[0], table["full depth"]
+    fixed = [(layers, table[depth_name(layers)]) for layers in depths[:-1]]
+    worse = [any(row["drops"][metric.name][1] > 0 for metric in goal.metrics) for _, row in fixed]
+    above = [way for way, is_worse in zip(fixed, worse, strict=True) if not is_worse and way[1]["drops"][first.name][0] < 0]
+    if not above:
+        return None
+    layers, row = min(above, key=lambda way: float(way[1]["drops"][first.name][0]))
+    drop, low, high = row["drops"][first.name]
+    change = signed(-drop if first.higher_is_better else drop)
+    sure = "" if high < 0 else ", which is not shown to be more than chance"
+    return (
+        f"On the test users {model_name(layers)} ranked above it, {_ms(full) / _ms(row):.1f}x as fast: "
+        f"{change} ± {(high - low) / 2:.4f} of {first.title}{sure}."
+    )
+
+
+def _keep_full_model(decision: Decision, depths: Sequence[int], table: Mapping[str, Row], slower: bool) -> Verdict:
     goal, candidates = decision.goal, decision.candidates
     if not decision.choice.maps[-1].useful:
         return Verdict(CHECK_MODEL, "Train the model first", ("not even its last exit ranks what users like.",))
-    if profile is not None and profile.is_unreliable:
-        why = f"the cost model is wrong by {100 * profile.fit_error:.0f} % (median), so no policy is chosen by it."
-        advice = "Calibrate again, without `--from-traces`, when nothing else runs on this machine."
-    elif slower:
+    if slower:
         why = f"the certified policy should save {100 * decision.saving:.1f} % of the time, but is not faster when timed."
-        advice = "If something else was running on this machine, calibrate again."
+        advice = "If something else was running on this machine, measure again: `--from-traces --measure-costs`."
     elif not candidates:
         why = f"nothing {_allowed(goal)} saves 1 % of the time."
         advice = "Allow a larger drop with `--max-drop` to see what exits would save."
@@ -197,7 +244,8 @@ def _keep_full_model(decision: Decision, profile: CostProfile | None, slower: bo
         uncertified = f"no policy {_allowed(goal)} is certified with {100 * goal.confidence:g} % confidence."
         why = f"{uncertified} {_sentence(_shortfall(decision) or '')}."
         advice = "Allow a larger drop (`--max-drop`), ask for less confidence (`--confidence`), or hold out more users."
-    return Verdict(KEEP_FULL_MODEL, "Keep the full model", (why, advice))
+    above = _ranked_above(goal, depths, table)
+    return Verdict(KEEP_FULL_MODEL, "Keep the full model", (why, *([] if above is None else [above]), advice))
 
 
 def _allowed(goal: Goal) -> str:
@@ -217,7 +265,7 @@ def _ms(row: Row) -> float:
     return float(row["cost_us"] / 1000 if row["ms_per_slate"] is None else row["ms_per_slate"])
 
 
-def _change(metric: Metric, drop: Interval, max_drop: float) -> str:
+def _change(metric: Metric, drop: Interval) -> str:
     """How a metric changes, in a sentence."""
     value, low, high = drop
     half = (high - low) / 2
@@ -229,9 +277,9 @@ def _change(metric: Metric, drop: Interval, max_drop: float) -> str:
     figures = f"({signed(change)} ± {half:.4f})"
     if not low <= 0 <= high:
         return _sentence(f"{metric.title} {'falls' if change < 0 else 'rises'} by {abs(value):.4f} ± {half:.4f}.")
-    if max(-low, high) <= max_drop:
-        return _sentence(f"{metric.title} is unchanged {figures}.")
-    return f"Whether {metric.title} changes is not shown {figures}."
+    if low == high:
+        return _sentence(f"{metric.title} is unchanged.")
+    return f"No change of {metric.title} is shown {figures}."
 
 
 def _compared(shallower: str, differences: Sequence[tuple[Metric, Interval]], more_ms: float) -> str:
@@ -282,8 +330,10 @@ def _shortfall(decision: Decision) -> str | None:
     if decision.users_needed is None:
         pairs = [f"p = {p:.3g} for {name}" for name, p in failed.p_values.items() if p > decision.goal.error]
         return f"a bootstrap over {decision.users['certifying']:,} users does not confirm {policy}, {_and(pairs)}"
-    more = "no number" if math.isinf(decision.users_needed) else f"about {float(f'{decision.users_needed:.2g}'):,.0f}"
     tested = {metric.name: decision.tested[metric.name] for metric in decision.goal.metrics if metric.bounds is not None}
+    if math.isinf(decision.users_needed):
+        return f"{certify.count_users(tested)} lose more than is allowed under {policy}, so more users like them would not help"
+    more = f"about {float(f'{decision.users_needed:.2g}'):,.0f}"
     return f"{certify.count_users(tested)} are too few for {policy}; {more} would do if their losses were like these"
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Bundle
-from rexit.calibration.record.recording import FILE, Recording
+from rexit.calibration.traces import TRACES_FILE, Recording
 from rexit.errors import InputError, script
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
@@ -62,7 +62,7 @@ def recorded_log_odds(bundle: Bundle, file: SlatesFile) -> NDArray[np.float32]:
     slates."""
     pairs = {name: sum(len(slate.items) for slate in file.cut(name)) for name in ("validation", "test")}
     made_of = {"variant_sha256": bundle.variant_sha256, "slates_sha256": file.sha256, "slate": file.largest}
-    return Recording.read(bundle.folder / FILE, len(bundle.manifest.exits), made_of, pairs).log_odds["test"]
+    return Recording.read(bundle.folder / TRACES_FILE, len(bundle.manifest.exits), made_of, pairs).log_odds["test"]
 
 
 @script

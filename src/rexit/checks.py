@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 def check_files(bundle: Bundle) -> list[Check]:
     """Checks all digests, the vectors, calibration's traces, and that the policy is the variant's and calibration's."""
-    from rexit.calibration.record import recording
+    from rexit.calibration.traces import TRACES_FILE, check_recording
 
     checks = [_digests(bundle)]
     try:
@@ -69,8 +69,8 @@ def check_files(bundle: Bundle) -> list[Check]:
         has_vectors = False
     if has_vectors:
         checks.append(_attempt(bundle, "vectors", bundle.vectors))
-    if (traces := bundle.folder / recording.FILE).exists():
-        checks.append(_attempt(bundle, "traces", lambda: recording.check(traces)))
+    if (traces := bundle.folder / TRACES_FILE).exists():
+        checks.append(_attempt(bundle, "traces", lambda: check_recording(traces)))
     checks.append(_attempt(bundle, "policy", lambda: _policy(bundle), _policy_detail))
     return checks
 

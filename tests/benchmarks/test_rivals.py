@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from builders.traces import even_costs, traces
-from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
-from rexit.calibration.record.traces import Traces
+from rexit.calibration.traces import Traces
 from running.scripts import scripts_of
 
 scripts = scripts_of("benchmarks/ranking")

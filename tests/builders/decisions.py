@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from builders.traces import even_costs
-from rexit.calibration.comparison import Row
-from rexit.calibration.decide import Decision, decide
+from rexit.calibration.decision import Decision, Row, decide
 from rexit.calibration.goal import Goal
-from rexit.calibration.record.traces import Traces
+from rexit.calibration.traces import Traces
 from rexit.measure import Costs
 
 

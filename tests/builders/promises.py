@@ -30,10 +30,10 @@ from rexit import roles
 from rexit.audit.betting import Tail, exceeds
 from rexit.bundle import Policy
 from rexit.calibration import certify
-from rexit.calibration.choose.evaluate import at_exit
+from rexit.calibration.evaluation import at_exit
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
-from rexit.calibration.record.traces import Traces
+from rexit.calibration.traces import Traces
 from rexit.exporter.heads.choose import choose_exits
 from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.layers import fit_layers

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rexit.calibration.record.traces import Traces
+from rexit.calibration.traces import Traces
 from rexit.measure import Costs
 
 

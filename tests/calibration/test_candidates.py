@@ -9,11 +9,11 @@ from builders.traces import traces
 from rexit.audit.betting import Tail
 from rexit.calibration import certify
 from rexit.calibration.candidates import in_order, margin
-from rexit.calibration.choose import platt
-from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.evaluation import Evaluation
 from rexit.calibration.goal import Goal
+from rexit.calibration.maps import apply
 from rexit.calibration.metrics import parse
-from rexit.calibration.record.traces import split_users
+from rexit.calibration.traces import split_users
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_hardest_test_counts() -> None:
     """Each metric, over users and over pairs, and the tail; fewer users make each harder."""
     validation = traces(900, 10, [0.6, 0.0], seed=3)
     choosing, maps = split_users(validation)[0], decide_on(validation, Goal((parse("ndcg@5"),), 0.04)).choice.maps
-    c = platt.apply(maps, choosing.log_odds)
+    c = apply(maps, choosing.log_odds)
     names = ("ndcg@5", "user-auc", "auc")
     evaluation = Evaluation(choosing, c, (2, 4), None, [parse(name) for name in names])
     score, many, few = c[:, 0], dict.fromkeys(names, 500), dict.fromkeys(names, 100)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rexit.calibration.choose.platt import USELESS_SLOPE, cross_fit, fit
+from rexit.calibration.maps import USELESS_SLOPE, cross_fit, fit
 
 
 def test_recovers_a_known_map() -> None:

@@ -11,10 +11,10 @@ from builders.decisions import decide_on
 from builders.traces import traces
 from rexit.audit.betting import Tail
 from rexit.calibration import certify, watch
-from rexit.calibration.decide import Decision, back_to_full_depth
+from rexit.calibration.decision import Decision, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
-from rexit.calibration.record.traces import split_users
+from rexit.calibration.traces import split_users
 
 NOISE = (0.6, 0.0)
 

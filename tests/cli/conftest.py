@@ -12,7 +12,7 @@ import pytest
 
 from builders.bundles.held_out import write_ranked
 from rexit import runtime
-from rexit.calibration import run as calibration
+from rexit.calibration import calibration
 from rexit.measure import CostProfile, SegmentCost
 from running.command import run  # noqa: F401
 from running.traced import traced  # noqa: F401

@@ -30,7 +30,7 @@ def told(*files: str) -> set[str]:
 @pytest.mark.parametrize(
     ("file", "folder", "module"),
     [
-        ("calibration/run.py", ".", "rexit.calibration.run"),
+        ("calibration/calibration.py", ".", "rexit.calibration.calibration"),
         pytest.param("examples/movielens/train.py", "examples/movielens", "train", marks=pytest.mark.slow),
     ],
 )

@@ -12,12 +12,12 @@ import pytest
 
 from builders.decisions import decide_on
 from builders.traces import traces
-from rexit.calibration.comparison import Gain
-from rexit.calibration.decide import Decision, back_to_full_depth
+from rexit.calibration.decision import Decision, Gain, back_to_full_depth
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import parse
 from rexit.calibration.reporting import content
 from rexit.calibration.reporting.verdict import judge, model_name, short_slates
+from rexit.measure import Conditions, CostProfile
 
 DEPTHS = (1, 2, 6)
 GOAL = Goal((parse("ndcg@5"), parse("top-k-overlap@5")), 0.08)
@@ -54,8 +54,8 @@ def test_policy_that_beats_the_fixed_depth() -> None:
     verdict = judge(decision(), DEPTHS, table(), gain(UNSURE, BETTER))
     assert (verdict.action, verdict.comparison) == ("use the policy", "better")
     assert verdict.text == (
-        "Use this policy: 2.9x faster than the full model (1.0 ms instead of 2.9 a slate), 1.1 of 6 layers on average. NDCG@5 is "
-        "unchanged (\N{MINUS SIGN}0.0016 ± 0.0045). It keeps 96.9 ± 0.4 % of the full model's top five. Compared with a "
+        "Use this policy: 2.9x faster than the full model (1.0 ms instead of 2.9 a slate), 1.1 of 6 layers on average. No change "
+        "of NDCG@5 is shown (\N{MINUS SIGN}0.0016 ± 0.0045). It keeps 96.9 ± 0.4 % of the full model's top five. Compared with a "
         "one-layer model it costs 0.1 ms more and keeps 2.0 points more of the full model's top five; no difference in NDCG@5 "
         "(\N{MINUS SIGN}0.0018 ± 0.0040) is shown."
     )
@@ -132,12 +132,13 @@ def test_policy_that_no_fixed_depth_is_as_cheap_as() -> None:
     [
         ((0.0103, 0.0036, 0.0178), "NDCG@5 falls by 0.0103 ± 0.0071."),
         ((-0.0103, -0.0178, -0.0036), "NDCG@5 rises by 0.0103 ± 0.0071."),
-        ((0.0, 0.0, 0.0), "NDCG@5 is unchanged (+0.0000 ± 0.0000)."),
-        ((0.0500, -0.0200, 0.1200), "Whether NDCG@5 changes is not shown (\N{MINUS SIGN}0.0500 ± 0.0700)."),
+        ((0.0, 0.0, 0.0), "NDCG@5 is unchanged."),
+        ((0.0178, -0.0051, 0.0407), "No change of NDCG@5 is shown (\N{MINUS SIGN}0.0178 ± 0.0229)."),
+        ((0.0500, -0.0200, 0.1200), "No change of NDCG@5 is shown (\N{MINUS SIGN}0.0500 ± 0.0700)."),
     ],
 )
 def test_what_becomes_of_a_metric(drop: tuple[float, float, float], sentence: str) -> None:
-    """An interval that holds 0 but goes beyond the allowed drop shows nothing: that is not `unchanged`."""
+    """An interval that holds 0 shows nothing: that is not `unchanged`."""
     assert judge(decision(), DEPTHS, table(ndcg=drop), None).summary[1] == sentence
 
 
@@ -171,13 +172,69 @@ def test_full_model_where_nothing_is_worth_having() -> None:
         "are too few for the policy likeliest to pass; about 1,200 would do if their losses": judge(
             replace(full, candidates=failed, users_needed=1234.0), DEPTHS, table(), None
         ),
-        "are too few for the policy likeliest to pass; no number would do if their losses": judge(
+        "lose more than is allowed under the policy likeliest to pass, so more users like them would not help": judge(
             replace(full, candidates=failed, users_needed=math.inf), DEPTHS, table(), None
         ),
     }
     for words, verdict in cases.items():
         assert verdict.action == "keep the full model" and verdict.text.startswith("Keep the full model: "), words
         assert words in verdict.text and verdict.guarantee is None
+
+
+@pytest.mark.parametrize(
+    ("ndcg", "overlap", "shown"),
+    [
+        ((-0.0190, -0.0310, -0.0070), (0.02, -0.01, 0.05), "+0.0190 ± 0.0120 of NDCG@5."),
+        ((-0.0190, -0.0510, 0.0130), (0.02, -0.01, 0.05), "+0.0190 ± 0.0320 of NDCG@5, which is not shown to be more than"),
+        ((-0.0190, -0.0310, -0.0070), (0.02, 0.01, 0.03), None),
+        ((0.0010, -0.0310, 0.0330), (0.0, 0.0, 0.0), None),
+    ],
+)
+def test_full_model_below_a_fixed_depth_names_it(ndcg: Any, overlap: Any, shown: str | None) -> None:
+    rows = table()
+    rows["2 layers"]["drops"] = {"ndcg@5": ndcg, "top-k-overlap@5": overlap}
+    verdict = judge(back_to_full_depth(decision()), DEPTHS, rows, None)
+    words = "On the test users a two-layer model ranked above it, 2.4x as fast: "
+    assert verdict.headline == "Keep the full model" and (words in verdict.text) == (shown is not None)
+    assert shown is None or words + shown in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("drop", "sentence"),
+    [
+        (
+            (0.0028, 0.0009, 0.0046),
+            "The layers add 0.0028 (0.0009 to 0.0046) of NDCG@5 to the look-up, for 90 ms instead of 0.1.",
+        ),
+        (
+            (0.0010, -0.0020, 0.0040),
+            "The layers are not shown to add to the look-up: +0.0010 (\N{MINUS SIGN}0.0020 to 0.0040) of NDCG@5, for 90 ms "
+            "instead of 0.1.",
+        ),
+        (
+            (-0.0030, -0.0050, -0.0010),
+            "The layers rank below the look-up: \N{MINUS SIGN}0.0030 (\N{MINUS SIGN}0.0050 to \N{MINUS SIGN}0.0010) of NDCG@5, "
+            "for 90 ms instead of 0.1.",
+        ),
+    ],
+)
+def test_what_the_layers_add_to_the_look_up(drop: tuple[float, float, float], sentence: str) -> None:
+    zero = row(0.1, 0.0, {"ndcg@5": drop, "top-k-overlap@5": drop})
+    rows = table() | {"exit zero": zero, "full depth": row(90.0, 6.0)}
+    for doubt in (None, "This model ranks below a baseline."):
+        assert judge(decision(), (0, 2, 6), rows, None, doubt=doubt).layers == sentence
+    assert judge(decision(), (0, 2, 6), rows, None, labelled=False).layers is None, "nobody knows"
+    assert judge(decision(), DEPTHS, table(), None).layers is None
+
+
+def test_costs_that_were_counted_are_said() -> None:
+    """The verdict stays one about the model."""
+    profile = CostProfile(Conditions("", "cpu", 2, {}), 5.0, (), 0.71)
+    verdict = judge(decision(), DEPTHS, table(), gain(UNSURE, BETTER), profile=profile)
+    assert verdict.headline == "Use this policy" and verdict.text.endswith(
+        "Times on this machine fit no cost model (its median error is 71 %), so costs are counted in layers and tokens, and "
+        "shown on that scale. Measure them again when nothing else runs: `--from-traces --measure-costs`."
+    )
 
 
 def test_model_that_may_rank_nothing() -> None:

@@ -23,7 +23,10 @@ ThreadsOption = Annotated[int, typer.Option(help="Threads of the backend; 0: one
 
 CatalogOption = Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")]
 
-SlatesOption = Annotated[Path | None, typer.Option(help="In place of a catalog: prompts, .parquet or .jsonl.")]
+SlatesOption = Annotated[
+    Path | None,
+    typer.Option(help="In place of a catalog: prompts, .parquet or .jsonl. Queries that trained the model: split `train`."),
+]
 
 LabelIdsOption = Annotated[str | None, typer.Option(help="With --slates: ids of `no` and `yes`, e.g. 2152,9693.")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from rexit.bundle import Bundle, Catalog
     from rexit.calibration import Calibration
 
-METRICS = ["ndcg@10", "user-auc"]
-
 
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
@@ -37,9 +35,12 @@ def calibrate(
     slates: SlatesOption = None,
     variant: VariantOption = None,
     metric: Annotated[
-        list[str],
-        typer.Option(help="ndcg@K, user-auc, auc, logloss; without labels agreement, top-k-overlap@K, expected-ndcg@K."),
-    ] = METRICS,
+        list[str] | None,
+        typer.Option(
+            help="ndcg@K, user-auc, auc, logloss; without labels agreement, top-k-overlap@K, expected-ndcg@K. "
+            "Default: ndcg@10 and user-auc; without labels expected-ndcg@10."
+        ),
+    ] = None,
     max_drop: Annotated[float, typer.Option(help="Most that a metric may lose against full depth.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="Of the guarantee that none loses more.")] = 0.95,
     tail: Annotated[str | None, typer.Option(help="SHARE:LOSS: at most so many users lose more.")] = None,
@@ -49,6 +50,7 @@ def calibrate(
     device: DeviceOption = None,
     threads: ThreadsOption = 0,
     from_traces: Annotated[bool, typer.Option("--from-traces", help="Decide again, on the last traces.")] = False,
+    measure_costs: Annotated[bool, typer.Option("--measure-costs", help="With --from-traces: time this machine again.")] = False,
     negative_rate: Annotated[float | None, typer.Option(help="Share of negatives in the labels. Default: catalog's.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -68,7 +70,7 @@ def calibrate(
     from rexit.prompts.texts import bundle_encoder
 
     options = CalibrationOptions(
-        metrics=tuple(metric),
+        metrics=tuple(metric) if metric else None,
         max_drop=max_drop,
         confidence=confidence,
         top_k=top_k,
@@ -78,6 +80,7 @@ def calibrate(
         device=device,
         threads=threads,
         from_traces=from_traces,
+        measure_costs=measure_costs,
         negative_rate=negative_rate,
     )
     check_one_source(catalog, slates)
@@ -95,36 +98,27 @@ def calibrate(
     if json:
         print_json(result.report)
     else:
-        _print_calibration(opened, result, list(result.report["settings"]["metrics"]))
+        _print_calibration(opened, result)
 
 
-def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) -> None:
+def _print_calibration(bundle: Bundle, result: Calibration) -> None:
     """Prints the verdict, and tables of the ways to stop and of their probabilities."""
     from rexit.calibration.reporting.page import maps_sentence
-    from rexit.calibration.reporting.tables import probabilities
+    from rexit.calibration.reporting.tables import probabilities, ways
 
     report, verdict = result.report, result.verdict
     words = partial(in_words, has_catalog=bundle.has_catalog)
-    for prose in (verdict.text, verdict.guarantee):
+    for prose in (verdict.layers, verdict.text, verdict.guarantee):
         if prose is not None:
             stdout.print(words(prose), soft_wrap=False)
     if report["maps"]["gain"] is not None:
         stdout.print(words(maps_sentence(report["maps"])))
-    full, *others = report["table"]
-    baselines = [
-        {"": row["name"], **{name: _value(row, name) for name in metrics}, "layers": "-", "ms": "-", "speed": "-"}
-        for row in report["baselines"]
-    ]
-    print_table(
-        words(f"{bundle.variant.name} on the test split: value, and change against full depth with its 95 % interval over users"),
-        [_way(row, metrics, full) for row in (full, *others)] + baselines,
-    )
-    table, rate = probabilities(report), report["probabilities"]["negative_rate"]
+    rate = report["probabilities"]["negative_rate"]
     population = "" if rate == 1 else f"; in the population, {1 / rate:,.4g} negatives for each in the labels"
-    # The page has intervals below their values.
-    rows = [{words(head): re.sub(r"\n(.*)", r" (\1)", cell) for head, cell in row.items()} for row in table.rows]
-    if rows:
-        print_table(words(table.caption) + population, rows)
+    for table, note in ((ways(report, report["settings"]["metrics"]), ""), (probabilities(report), population)):
+        if table.rows:  # the page has what follows a value below it
+            rows = [{words(head): re.sub(r"\n(.*)", r" (\1)", cell) for head, cell in row.items()} for row in table.rows]
+            print_table(words(table.caption) + note, rows)
     decisions = report["decisions"]
     if decisions is not None:
         exact = decisions["as_traced"] == decisions["candidates"]
@@ -133,24 +127,3 @@ def _print_calibration(bundle: Bundle, result: Calibration, metrics: list[str]) 
             f"As deployed, {decisions['as_traced']} of {decisions['candidates']} candidates stop where their traces say{rest}."
         )
     stdout.print(f"Wrote policy.json, report.html and report.json to {bundle.folder}")
-
-
-def _way(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> dict[str, object]:
-    timed = row["ms_per_slate"] is not None
-    speed = full["ms_per_slate"] / row["ms_per_slate"] if timed else full["cost_us"] / row["cost_us"]
-    about = "" if timed else "~"  # by the cost model
-    milliseconds = row["ms_per_slate"] if timed else row["cost_us"] / 1000
-    return {
-        "": row["policy"],
-        **{name: f"{row['values'][name]:.4f}" if row is full else _value(row, name) for name in metrics},
-        "layers": f"{row['mean_layers']:.1f}",
-        "ms": f"{about}{milliseconds:.2f}",
-        "speed": f"{about}{speed:.2f}x",
-    }
-
-
-def _value(row: dict[str, Any], name: str) -> str:
-    if name not in row["values"]:
-        return "-"
-    drop, low, high = row["drops"][name]
-    return f"{row['values'][name]:.4f} {0 - drop:+.4f} ({0 - high:+.4f} to {0 - low:+.4f})"

@@ -4,13 +4,26 @@
 2. The expected calibration error (ECE) is the mean difference between probability and share of likes, over BINS bins of equal
    count by probability (Naeini et al., AAAI 2015; bins of equal width would leave some empty). Chance alone makes it larger than
    0: `chance` is the ECE to expect of probabilities that are right.
-3. Where negatives were sampled, each counts as 1 / rate of them (`prior`), and p is the probability in the population. A pair's
+3. Where negatives were sampled, each counts as 1 / rate of them, and p is the probability in the population. A pair's
    weighted excess then has variance p (1 - p) / rate: a share of p / (p + (1 - p) rate) of the pairs in the split are likes.
 4. Intervals are 95 %, by a bootstrap over users. The ECE's is that of its own draws, chance included, so it need not contain 0.
+
+The prior shift makes probabilities those in the population, where the data has a share r of its negatives. A model learns the
+odds of its data, 1 / r times the population's, and adding log r to the log-odds corrects them (King and Zeng, Political Analysis
+2001; He et al., ADKDD 2014, for clicks). c remains the data's: the shift is the same for all candidates and exits, so no ranking
+moves, and no stopping rule reads it.
+
+1. `--negative-rate R`: r is R.
+2. A catalog of `rexit index --implicit`: in the population, each interaction of a user has a negative for each item that the user
+   had not met by the end of the validation split.
+3. A catalog of `rexit index --unrated N`: the population has the dislikes, all of which are in the data, and each unrated item
+   once, of which a sample is. It was drawn by popularity, so r is right on average, not for each item.
+4. Otherwise r is 1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +31,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.calibration.comparison import Interval
+from rexit.bundle import Catalog
+from rexit.bundle.catalog import SPLITS
+from rexit.calibration.decision import Interval
+from rexit.errors import InputError
+from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.ranking import bootstrap
 
 BINS = 10
@@ -70,7 +87,7 @@ class Split:
             p: probabilities in the population, float32 [n].
         """
         liked, p64, users = self.liked, p.astype(np.float64), self.users
-        weights, bins, count = _weights(liked, self.rate), _bin_numbers(p64), int(users.max()) + 1
+        weights, bins, count = _weights(liked.astype(np.float64), self.rate), _bin_numbers(p64), int(users.max()) + 1
 
         # Sums by user; the excess, predicted minus observed, also by bin.
         excess = np.bincount(users * BINS + bins, weights * (p64 - liked), count * BINS).reshape(-1, BINS)
@@ -120,21 +137,22 @@ def diagram(p: NDArray[np.float32], outcomes: NDArray[np.generic], rate: float =
 
     Args:
         p: probabilities in the population, float32 [n].
-        outcomes: the labels, bool [n]; or what each pair is worth, from 0 to 1, float64 [n].
+        outcomes: the labels, bool [n]; or their probabilities among the pairs, float64 [n].
         rate: the share of the population's negatives among the pairs.
     """
-    weights, points = _weights(outcomes, rate), []
+    worth, points = outcomes.astype(np.float64), []
+    weights = _weights(worth, rate)
     for part in _bins(p):
         if len(part):
-            values = np.stack([p[part], outcomes[part]]).astype(np.float64)
-            probability, liked = np.average(values, axis=1, weights=weights[part]).tolist()
+            probability = float(np.average(p[part].astype(np.float64), weights=weights[part]))
+            liked = float(worth[part].sum() / weights[part].sum())
             points.append({"probability": probability, "liked": liked, "pairs": len(part)})
     return points
 
 
-def _weights(outcomes: NDArray[np.generic], rate: float) -> NDArray[np.float64]:
-    """How many pairs of the population each pair stands for."""
-    return np.where(outcomes, 1.0, 1 / rate)
+def _weights(outcomes: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
+    """How many pairs of the population each pair stands for. outcomes: whether it is liked, or the probability of that."""
+    return np.asarray(outcomes + (1 - outcomes) / rate, np.float64)
 
 
 def _bins(p: NDArray[np.floating]) -> list[NDArray[np.int64]]:
@@ -153,3 +171,58 @@ def _bin_numbers(p: NDArray[np.floating]) -> NDArray[np.int64]:
 def _ends(draws: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
+
+
+def check(rate: float | None) -> None:
+    """Raises InputError for a rate that is no share."""
+    if rate is not None and not 0 < rate <= 1:
+        raise InputError(f"negative rate {rate:g}, expected more than 0 and at most 1")
+
+
+def shift(rate: float) -> float:
+    """Returns log r, a float32."""
+    return float(np.float32(math.log(rate)))
+
+
+def negative_rate(source: Catalog | SlatesFile | RequestLog) -> float:
+    """Returns r of a source that says how its negatives were sampled, 1 of any other."""
+    if isinstance(source, SlatesFile | RequestLog):
+        return 1.0
+    label = source.info.get("label", {})
+    if not ("sampled" in label or "unrated" in label):
+        return 1.0
+    return _rate_of_implicit(source) if "sampled" in label else _rate_of_unrated(source, int(label["unrated"]["each"]))
+
+
+def _rate_of_implicit(catalog: Catalog) -> float:
+    train, validation = catalog.split("train"), catalog.split("validation")
+    met = [(part.users[part.liked], part.items[part.liked]) for part in (train, validation)]
+    unmet = len(catalog.items) - _distinct(met, len(catalog.items), len(catalog.users))
+    return _share(int(np.count_nonzero(~validation.liked)), float(unmet[validation.users[validation.liked]].sum()))
+
+
+def _rate_of_unrated(catalog: Catalog, per_like: int) -> float:
+    """Each user's unrated items were sampled without repetition, `per_like` for a like, as far as there were so many."""
+    users, splits = len(catalog.users), {name: catalog.split(name) for name in SPLITS}
+    likes = np.sum([np.bincount(part.users[part.liked], minlength=users) for part in splits.values()], axis=0)
+    rows = np.sum([np.bincount(part.users, minlength=users) for part in splits.values()], axis=0)
+    items = len(np.unique(np.concatenate([part.items for part in splits.values()])))
+    sampled = np.minimum(per_like * likes, np.maximum(rows - likes, 0))
+    unrated = np.maximum(items - (rows - sampled), sampled)
+    rate = np.divide(sampled, unrated, out=np.ones(users), where=unrated > 0)
+
+    validation = splits["validation"]
+    negatives = np.bincount(validation.users[~validation.liked], minlength=users)
+    sampled_here = np.minimum(per_like * np.bincount(validation.users[validation.liked], minlength=users), negatives)
+    population_of_sampled = np.divide(sampled_here, rate, out=np.zeros(users), where=rate > 0)
+    return _share(int(negatives.sum()), float((negatives - sampled_here).sum() + population_of_sampled.sum()))
+
+
+def _share(negatives: int, population: float) -> float:
+    return min(1.0, negatives / population) if population else 1.0
+
+
+def _distinct(parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], items: int, users: int) -> NDArray[np.int64]:
+    """How many different items each user has, int64 [users]. parts: rows of users and items."""
+    pairs = np.unique(np.concatenate([rows * items + columns for rows, columns in parts]))
+    return np.asarray(np.bincount(pairs // items, minlength=users), np.int64)

@@ -12,10 +12,10 @@ from builders.traces import even_costs, traces
 from rexit import roles
 from rexit.audit.betting import Tail
 from rexit.calibration import certify
-from rexit.calibration.decide import Decision
+from rexit.calibration.decision import Decision
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
-from rexit.calibration.record.traces import split_users
+from rexit.calibration.traces import split_users
 from rexit.errors import InputError
 
 GOAL = Goal((parse("ndcg@5"), parse("user-auc")), 0.04)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rexit import _native
 from rexit.bundle.policy import TopK
-from rexit.calibration.choose.evaluate import Evaluation, Outcome
+from rexit.calibration.evaluation import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 PATIENCE = (1, 2, 3)

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from builders.traces import even_costs, traces
 from rexit.bundle import ExitPolicy, Policy
-from rexit.calibration.choose.evaluate import Evaluation
-from rexit.calibration.choose.expected import Expectation
+from rexit.calibration.evaluation import Evaluation, Expectation
 from rexit.calibration.metrics import Judge, parse
-from rexit.calibration.record.traces import Traces
+from rexit.calibration.traces import Traces
 
 NAMES = ("ndcg@3", "user-auc", "auc", "logloss")
 

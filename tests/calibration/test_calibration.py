@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from rexit.baselines import FILE_ORDER
 from rexit.bundle import Bundle, Catalog, ExitPolicy, FileEntry, Policy, sole_writer
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration import CalibrationOptions, calibrate
-from rexit.calibration.record.recording import Recording
+from rexit.calibration.calibration import _count_as_traced
 from rexit.calibration.reporting import page
-from rexit.calibration.run import _count_as_traced
+from rexit.calibration.traces import Recording
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure import Costs, depth_name
 from rexit.progress import silent
@@ -216,7 +217,9 @@ def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -
 
 
 def test_what_is_over_pairs_is_promised_by_the_bootstrap(crowd: Path) -> None:
+    """And in no certificate: that is about users."""
     _, done = run(crowd, noise=(2.5, 0.3, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.2))
+    assert done.report["policy"]["kind"] != "full depth" and done.policy.certificate is None
     assert done.verdict.guarantee == (
         "With 95 % confidence, AUC over all pairs drops by at most 0.2: by a bootstrap over 124 users, which is right for many "
         "users, not for few."
@@ -377,9 +380,9 @@ def test_no_policy_is_in_force_before_it_was_tried(place: Path, before: bool) ->
     assert [path.name for path in bundle.path.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize(("disturbed", "written"), [(1, True), (2, False)])
-def test_costs_that_fit_badly_are_measured_again_and_choose_no_policy(crowd: Path, disturbed: int, written: bool) -> None:
-    """Times that other programs disturb, in the first measurement alone or in both."""
+@pytest.mark.parametrize(("disturbed", "counted"), [(1, False), (2, True)])
+def test_costs_that_fit_badly_are_measured_again_and_then_counted(crowd: Path, disturbed: int, counted: bool) -> None:
+    """Times that other programs disturb, in the first measurement alone or in both: the traces are good, and so is the policy."""
     random, measured = np.random.default_rng(0), [0]
 
     class Disturbed(FakeSession):
@@ -396,10 +399,80 @@ def test_costs_that_fit_badly_are_measured_again_and_choose_no_policy(crowd: Pat
         return Disturbed(3, even_costs(3, 100, 10), truth, DYNAMIC["noise"], policy_in(at))
 
     bundle, done = run(crowd, options=DYNAMIC["options"], open_session=open_session)
-    assert (done.report["policy"]["kind"] != "full depth") == written
-    assert bool(re.match(r"Keep the full model: the cost model is wrong by \d+ % \(median\)", done.verdict.text)) != written
+    policy, said = bundle.policy(), "fit no cost model (its median error is"
+    assert done.report["policy"]["kind"] != "full depth" and policy is not None and policy.certificate is not None
+    assert (said in done.verdict.text) == counted
+    _, again = run(crowd, options=dataclasses.replace(DYNAMIC["options"], from_traces=True), open_session=never)
+    assert (said in again.verdict.text) == counted and again.report["policy"]["kind"] != "full depth"
+    _, quiet = run(
+        crowd,
+        options=dataclasses.replace(DYNAMIC["options"], from_traces=True, measure_costs=True),
+        open_session=lambda at: NoTraces(3, even_costs(3, 100, 10), truth, DYNAMIC["noise"], policy_in(at)),
+    )
+    assert said not in quiet.verdict.text and quiet.report["decisions"] is not None, "timed as deployed"
+    assert quiet.report["profile"]["fit_error"] < 0.01
+    _, kept = run(crowd, options=dataclasses.replace(DYNAMIC["options"], from_traces=True), open_session=never)
+    assert kept.report["profile"] == quiet.report["profile"], "what was measured again is kept"
+
+
+class NoTraces(FakeSession):
+    """Traces the slates that are timed alone."""
+
+    def trace(self, request):
+        if sys._getframe(1).f_code.co_name == "collect":
+            pytest.fail("traced again")
+        return super().trace(request)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "cuda"}, "was recorded on cpu, not on cuda: calibrate without --from-traces"),
+        ({"threads": 63}, "costs were measured with [0-9]+ threads, not 63: measure them again by --measure-costs"),
+    ],
+)
+def test_options_that_would_change_nothing_on_kept_traces_are_refused(place: Path, change: dict[str, Any], message: str) -> None:
+    run(place)
+    with pytest.raises(InputError, match=message):
+        run(place, options=dataclasses.replace(OPTIONS, from_traces=True, **change), open_session=never)
+    with pytest.raises(InputError, match="measure costs: is for `--from-traces`"):
+        run(place, options=dataclasses.replace(OPTIONS, measure_costs=True), open_session=never)
+
+
+def test_metrics_that_were_asked_for_are_never_replaced(place: Path) -> None:
+    """Not even if they are those that labels have by default."""
+    options = dataclasses.replace(OPTIONS, labels=False, metrics=("ndcg@10", "user-auc"), max_drop=0.3)
+    with pytest.raises(InputError, match="metric ndcg@10: needs labels and there are none"):
+        run(place, options=options)
+    _, done = run(place, options=dataclasses.replace(options, metrics=None))
+    assert done.report["settings"]["metrics"] == ["expected-ndcg@10"]
+
+
+def test_the_policy_says_what_requests_were_like(place: Path) -> None:
+    bundle, _ = run(place)
     policy = bundle.policy()
-    assert policy is not None and np.isfinite(policy.exits[0].upper) == written
+    assert policy is not None and policy.made_on is not None
+    assert policy.made_on["requests"] == {"candidates": [5] * 4, "prefix_tokens": [30] * 4, "candidate_tokens": [4] * 4}
+    _, again = run(place, options=dataclasses.replace(OPTIONS, from_traces=True), open_session=never)
+    assert again.policy.made_on == policy.made_on
+
+
+def test_traces_of_a_log_are_not_those_of_the_catalog(place: Path) -> None:
+    bundle, _ = run(place)
+    path = bundle.folder / "traces.safetensors"
+    pairs = {"validation": 300, "test": 300}
+    of_catalog = Recording.read(path, 3, {}, pairs)
+    dataclasses.replace(of_catalog, made_of={**of_catalog.made_of, "slates_sha256": "f" * 64}).write(path)
+    with pytest.raises(BundleError, match="recorded with another file of slates: run"):
+        run(place, options=dataclasses.replace(OPTIONS, from_traces=True), open_session=never)
+
+
+def test_sampled_negatives_shift_probabilities_without_labels_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full model learned from the sample."""
+    monkeypatch.setattr("rexit.calibration.probabilities.negative_rate", lambda source: 0.1)
+    options = dataclasses.replace(OPTIONS, labels=False, metrics=("agreement",), max_drop=0.3)
+    _, done = run(place, options=options)
+    assert done.policy.prior_shift == np.float32(np.log(0.1))
 
 
 class StopsElsewhere(FakeSession):
@@ -456,7 +529,7 @@ def test_what_fails_leaves_the_former_policy_and_report(
         raise InputError(f"{path}: cannot be written: No space left on device")
 
     if full is not None:
-        monkeypatch.setattr(f"rexit.calibration.run.{full}", no_room)
+        monkeypatch.setattr(f"rexit.calibration.calibration.{full}", no_room)
     with pytest.raises(error, match=message):
         run(place, open_session=open_session)
     assert len(opened) == 2 and without_traces(bundle) == files

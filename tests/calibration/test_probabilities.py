@@ -8,9 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from rexit.bundle import ExitPolicy, Policy
-from rexit.calibration.choose import platt
-from rexit.calibration.probabilities import prior
-from rexit.calibration.probabilities.reliability import Split, diagram, table_of, title
+from rexit.calibration import maps, probabilities
+from rexit.calibration.probabilities import Split, diagram, table_of, title
 from rexit.errors import InputError
 
 
@@ -72,8 +71,8 @@ def test_the_prior_shift_restores_the_populations_base_rate(rate: float) -> None
     """Fitted where a share of the negatives is left, right in the population they were sampled from."""
     (z, fitted), (other, everything) = (population(8000, base=-3.0, seed=seed) for seed in (1, 2))
     kept = fitted.liked | (np.random.default_rng(4).random(len(z)) < rate)
-    fitted_map = platt.fit(z[kept], fitted.liked[kept])
-    policy = Policy((ExitPolicy(fitted_map.a, fitted_map.b),), 1, "", prior_shift=prior.shift(rate))
+    fitted_map = maps.fit(z[kept], fitted.liked[kept])
+    policy = Policy((ExitPolicy(fitted_map.a, fitted_map.b),), 1, "", prior_shift=probabilities.shift(rate))
     in_population = everything.reliability("answers", "all", policy.probability(policy.calibrated(other[:, None])[:, 0]))
     assert in_population.ratio is not None and in_population.ratio[0] == pytest.approx(1, abs=0.08)
     assert in_population.ece[0] < 0.01
@@ -115,7 +114,7 @@ def test_rate_in_sampled_negatives_is_over_items_not_met() -> None:
     train = [(0, 0, True), (0, 5, False), (0, 6, False)]
     validation = [(0, 1, True), (0, 7, False), (0, 8, False), (1, 2, True), (1, 3, False), (1, 4, False)]
     source = catalog({"sampled": 2, "seed": 0}, 10, train=train, validation=validation, test=[(0, 9, True)])
-    assert prior.negative_rate(source) == pytest.approx(4 / 17)
+    assert probabilities.negative_rate(source) == pytest.approx(4 / 17)
 
 
 def test_rate_of_several_unrated_items_for_each_like() -> None:
@@ -124,18 +123,27 @@ def test_rate_of_several_unrated_items_for_each_like() -> None:
     train = [(0, 0, True), (0, 1, False), (0, 2, False), (0, 3, False), (1, 8, True), (1, 9, False), (1, 10, False)]
     validation = [(0, 4, True), (0, 5, False), (0, 6, False), (0, 7, False), (1, 11, True), (1, 0, False), (1, 1, False)]
     source = catalog({"positive_at": 4.0, "unrated": {"each": 2, "seed": 0}}, 12, train=train, validation=validation)
-    assert prior.negative_rate(source) == pytest.approx(5 / (1 + 2 * 8 / 4 + 2 * 10 / 4))
+    assert probabilities.negative_rate(source) == pytest.approx(5 / (1 + 2 * 8 / 4 + 2 * 10 / 4))
 
 
 def test_rate_without_sampling_is_one() -> None:
-    assert prior.negative_rate(catalog({"positive_at": 4.0}, 3)) == 1
-    assert prior.shift(1.0) == 0
+    assert probabilities.negative_rate(catalog({"positive_at": 4.0}, 3)) == 1
+    assert probabilities.shift(1.0) == 0
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.5, float("nan")])
 def test_rates_that_are_no_share_are_refused(rate: float) -> None:
     with pytest.raises(InputError, match=f"negative rate {rate:g}, expected more than 0 and at most 1"):
-        prior.check(rate)
+        probabilities.check(rate)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+def test_a_diagram_of_probabilities_in_place_of_labels_counts_the_population(rate: float) -> None:
+    """Without labels, what is liked is the full model's probability, which is of the sample; right ones are on the diagonal."""
+    sample = sigmoid(population()[0])
+    odds = rate * sample / (1 - sample)
+    bins = diagram(np.float32(odds / (1 + odds)), sample.astype(np.float64), rate)
+    np.testing.assert_allclose([b["liked"] for b in bins], [b["probability"] for b in bins], rtol=1e-4)
 
 
 def test_a_table_shows_answers_and_every_exit() -> None:

@@ -1,0 +1,414 @@
+"""`rexit calibrate` without the command line: a bundle's variant and labelled slates in, a policy and its report out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit import interrupts, ranking, roles
+from rexit.audit import REPORT_FILE
+from rexit.audit.betting import Tail
+from rexit.baselines import ZERO, baselines, doubt_without_labels
+from rexit.bundle import Bundle, Catalog, Id, Policy, check_writable, sole_writer, write_file, write_json
+from rexit.bundle.policy import FILE as POLICY_FILE
+from rexit.bundle.writer import bundle_copy, link_or_copy
+from rexit.calibration import metrics, probabilities
+from rexit.calibration.decision import Decision, back_to_full_depth, baseline_rows, decide
+from rexit.calibration.goal import METRICS, CalibrationOptions, Goal
+from rexit.calibration.reporting import page
+from rexit.calibration.reporting.content import Findings, Timings, build
+from rexit.calibration.reporting.verdict import Verdict
+from rexit.calibration.traces import TRACES_FILE, Recording, collect, join, request_quantiles
+from rexit.errors import BackendError, BundleError, InputError
+from rexit.measure import Conditions, CostProfile, Costs, latencies, mean_tokens, measure_costs
+from rexit.progress import Progress, silent
+from rexit.prompts.slates_file import RequestLog, SlatesFile
+from rexit.ranking import bootstrap
+from rexit.slates import SIZE, AnySlate, cut, spread, without_labels
+
+if TYPE_CHECKING:
+    from rexit.runtime import Session
+
+Source = Catalog | SlatesFile | RequestLog
+OpenSession = Callable[[Path], Any]
+SlatesBySplit = Mapping[str, Sequence[AnySlate]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The policy as written, and `report.json`'s content (plain JSON values)."""
+
+    policy: Policy
+    report: dict[str, Any]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to do, and why."""
+        return Verdict(**self.report["verdict"])
+
+
+def calibrate(
+    bundle: Bundle,
+    source: Source,
+    options: CalibrationOptions | None = None,
+    *,
+    progress: Progress = silent,
+    open_session: OpenSession | None = None,
+) -> Calibration:
+    """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
+
+    1. Traces of the validation and test slates, by the variant itself; what its segments cost, from the file `options.profile`
+       or measured here, again if the cost model fits badly. Both are written; with `options.from_traces` they are read instead,
+       and with `options.measure_costs` too the costs are measured again.
+    2. The decision (see `decide`): a policy with its certificate, from validation; quality on test. If the cost model still fits
+       badly (`MAX_FIT_ERROR`), costs are counted in layers and tokens: what is certified does not depend on them.
+    3. The policy is timed as deployed, in a copy of the bundle that no other process has open, against full depth and each fixed
+       depth, alternating on the same test slates. A policy whose candidates do not stop where their traces say is refused: it is
+       not what was chosen. A policy that is not faster is replaced by full depth. Not where no model runs.
+    4. The policy goes into place with its report and page: only now can a service meet it. If writing fails or is interrupted,
+       the former ones are restored.
+
+    Args:
+        bundle: its selected variant is calibrated.
+        source: a catalog with the held-out splits, or a log of requests; for a bundle without a catalog a file of slates.
+        options: None: the defaults.
+        progress: called as the work goes on.
+        open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
+
+    Raises:
+        BundleError: if the source is not of the bundle's kind, or not its catalog, or the profile was measured under other
+            conditions.
+        BackendError: if the policy decides otherwise than the traces say.
+        InputError: for options or labels that cannot work, a folder that cannot be written, or while another process is writing
+            to the bundle.
+    """
+    with sole_writer(bundle.path):
+        bundle = Bundle.open(bundle.path, bundle.variant.name)  # as it is now that nobody else changes it
+        options = _resolved(options or CalibrationOptions(), source)
+        open_session = open_session or partial(_runtime_session, bundle, options)
+        goal = _checked_goal(bundle, source, options)
+        slates = _slates(bundle, source, options, goal)
+        check_writable(bundle.folder)
+        _drop_foreign_policy(bundle)
+        recording = _recording(bundle, source, options, slates, open_session, progress)
+        profile = recording.profile
+        traces = {name: join(part, recording.log_odds[name], name) for name, part in slates.items()}
+        costs = profile.costs(recording.prefix_tokens, recording.candidate_tokens, bundle.variant.max_tokens)
+        if profile.is_unreliable:
+            costs = counted_costs(costs, bundle.manifest.exits, recording, traces["validation"].offsets)
+        progress("search", 0, 1)
+        decision = decide(
+            validation=traces["validation"],
+            test=traces["test"],
+            costs=costs,
+            depths=bundle.manifest.exits,
+            variant_sha256=bundle.variant_sha256,
+            goal=goal,
+        )
+        rate = probabilities.negative_rate(source) if options.negative_rate is None else options.negative_rate
+        decision = _described(decision, recording, options.slate, rate)
+        progress("search", 1, 1)
+        timings, slower = None, False
+        if not options.from_traces or options.measure_costs:
+            timed = spread(slates["test"], options.timed_slates)
+            timings = _timings(bundle, decision.policy, timed, open_session, options.repeats, progress)
+            slower = decision.chosen is not None and timings.is_slower(profile.is_unreliable)
+        if slower:
+            decision = back_to_full_depth(decision)
+        labelled = traces["test"].labelled
+        zero = [traces["test"].log_odds[:, 0]] if bundle.manifest.has_zero else []
+        others = baselines(source, slates["test"], zero=zero)
+        last = np.ascontiguousarray(traces["test"].log_odds[:, -1])
+        full = np.ascontiguousarray(decision.policy.calibrated(traces["test"].log_odds)[:, -1])
+        findings = Findings(
+            traces=traces,
+            profile=profile,
+            costs=costs,
+            decision=decision,
+            timings=timings,
+            slower=slower,
+            doubt=ranking.doubt(last, others, traces["test"].users, traces["test"].liked)
+            if labelled
+            else doubt_without_labels(last, others, traces["test"].users),
+            baselines=baseline_rows(
+                {name: scores for name, scores in others.items() if labelled and name != ZERO},  # it is an exit
+                traces["test"],
+                full,
+                [metrics.parse(name) for name in decision.rows[0].values],
+            ),
+            negative_rate=rate,
+            fitting=_fitting(source),
+        )
+        report = build(bundle, options, findings)
+        html = page.page(report)
+        with _restored_on_failure([bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]):
+            decision.policy.write(bundle.folder / POLICY_FILE)
+            report["policy_sha256"] = bundle.policy_sha256
+            write_json(bundle.folder / REPORT_FILE, report, flushed=True)
+            write_file(bundle.folder / page.FILE, html, flushed=True)
+        return Calibration(decision.policy, report)
+
+
+def _resolved(options: CalibrationOptions, source: Source) -> CalibrationOptions:
+    """The options with the defaults that follow from the source."""
+    slate = (SIZE if isinstance(source, Catalog) else source.largest) if options.slate is None else options.slate
+    labels = options.labels and (isinstance(source, Catalog) or source.labelled)
+    default = METRICS if labels else ("expected-ndcg@10",)
+    return replace(options, slate=slate, labels=labels, metrics=default if options.metrics is None else tuple(options.metrics))
+
+
+def _checked_goal(bundle: Bundle, source: Source, options: CalibrationOptions) -> Goal:
+    """The goal of the options. Raises InputError or BundleError for options, or a source, that cannot work."""
+    tail = None if options.tail is None else Tail.parse(options.tail)
+    names = METRICS if options.metrics is None else options.metrics
+    goal = Goal(tuple(map(metrics.parse, names)), options.max_drop, options.confidence, options.top_k, tail)
+    goal.check()
+    probabilities.check(options.negative_rate)
+    if options.measure_costs and not options.from_traces:
+        raise InputError("measure costs: is for `--from-traces`; without it they are measured anyway")
+    if isinstance(source, SlatesFile):
+        if bundle.has_catalog:
+            raise BundleError(f"{bundle.path}: has a catalog, which calibrates it, or a log of requests, not {source.path}")
+        source.check_fits(bundle.manifest.model.vocab_size, bundle.variant.max_positions)
+        if source.has_scores != bundle.manifest.has_zero:
+            column, zero = ("a", "no exit zero to read it") if source.has_scores else ("no", "an exit zero that reads it")
+            raise BundleError(f"{source.path}: has {column} column `score`, but {bundle.path} has {zero}")
+    elif (expected := bundle.manifest.catalog_sha256) is None:
+        raise BundleError(f"{bundle.path}: has no catalog, so a file of slates calibrates it, not {source.path}")
+    elif isinstance(source, Catalog) and source.sha256 != expected:
+        raise BundleError(
+            f"{source.path}: is not the catalog that {bundle.path} holds (it has {_size(source)}, the bundle's "
+            f"{_size(bundle.catalog)}): give that one, or put this one in place by `rexit refresh {bundle.path} --catalog "
+            f"{source.path}`"
+        )
+    source.roles.check(source.path, bundle.manifest.roles, bundle.path)
+    if len(bundle.manifest.exits) < 2:
+        raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
+    return goal
+
+
+def _slates(bundle: Bundle, source: Source, options: CalibrationOptions, goal: Goal) -> SlatesBySplit:
+    """The slates of validation and test. Raises InputError for a goal that they cannot serve, before minutes of scoring."""
+    slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
+    if not options.labels:
+        slates = {name: [without_labels(slate) for slate in part] for name, part in slates.items()}
+    users = list({slate.user: None for slate in slates["validation"]})
+    certifying = len(users) - len(roles.choosing(users))
+    for part in slates.values():
+        goal.check_sizes(max(len(slate.items) for slate in part))
+    if not options.labels:
+        goal.check_users(certifying, "users" if bundle.has_catalog else "queries")
+    return slates
+
+
+def _runtime_session(bundle: Bundle, options: CalibrationOptions, folder: Path) -> Any:
+    from rexit import runtime
+
+    return runtime.open(folder, bundle.variant.name, device=options.device, threads=options.threads)
+
+
+def _recording(
+    bundle: Bundle,
+    source: Source,
+    options: CalibrationOptions,
+    slates: SlatesBySplit,
+    open_session: OpenSession,
+    progress: Progress,
+) -> Recording:
+    """Traces and costs: from a session, and written for later calibrations; or as the last one wrote them."""
+    path = bundle.folder / TRACES_FILE
+    made_of = {
+        "variant_sha256": bundle.variant_sha256,
+        "catalog_sha256": bundle.manifest.catalog_sha256,
+        "slates_sha256": None if isinstance(source, Catalog) else source.sha256,
+        "slate": options.slate,
+        "max_slates": options.max_slates,
+    }
+    former = None
+    if options.from_traces:
+        pairs = {name: sum(len(slate.items) for slate in part) for name, part in slates.items()}
+        former = Recording.read(path, len(bundle.manifest.exits), made_of, pairs)
+        _check_machine(path, former.profile.conditions, options)
+        if not options.measure_costs:
+            return former
+    timed = spread([slate for slate in slates["validation"] if roles.chooses(slate.user)], options.timed_slates)
+    with contextlib.closing(open_session(bundle.path)) as session:
+        log_odds = former.log_odds if former else {name: collect(session, s, name, progress) for name, s in slates.items()}
+        recording = Recording(
+            log_odds,
+            options.profile or _profile(session, bundle, timed, options, progress),
+            *mean_tokens(session, timed, bundle.manifest.exits),
+            made_of,
+            request_quantiles(session, slates["validation"]),
+        )
+    recording.write(path)
+    return recording
+
+
+def _check_machine(path: Path, recorded: Conditions, options: CalibrationOptions) -> None:
+    """Raises InputError for a device or threads that the traces were not recorded with: they would change nothing."""
+    if options.device is not None and str(options.device) != recorded.device:
+        raise InputError(f"{path}: was recorded on {recorded.device}, not on {options.device}: calibrate without --from-traces")
+    if options.threads not in (0, recorded.threads) and not options.measure_costs:
+        raise InputError(
+            f"{path}: costs were measured with {recorded.threads} threads, not {options.threads}: measure them again by "
+            "--measure-costs"
+        )
+
+
+def _profile(
+    session: Session, bundle: Bundle, timed: Sequence[AnySlate], options: CalibrationOptions, progress: Progress
+) -> CostProfile:
+    """What segments cost; measured a second time if something disturbed the first."""
+    here = Conditions.here(bundle, options.device, options.threads)
+
+    def measure() -> CostProfile:
+        limit, depths = bundle.variant.max_tokens, bundle.manifest.exits
+        return measure_costs(session, timed, depths, limit, here, repeats=options.repeats, progress=progress)
+
+    profile = measure()
+    return min(profile, measure(), key=lambda one: one.fit_error) if profile.is_unreliable else profile
+
+
+def counted_costs(measured: Costs, depths: Sequence[int], recording: Recording, offsets: NDArray[np.int64]) -> Costs:
+    """Returns costs in proportion to layers and tokens, of times that fit no cost model.
+
+    Args:
+        measured: what was measured: its base stays, and the mean slate takes as long at full depth.
+        depths: layers of each exit.
+        recording: says how many tokens a prefix and a candidate have.
+        offsets: where each slate begins, and the number of pairs: int64 [S + 1].
+    """
+    layers = np.diff(depths, prepend=0).astype(np.float64)
+    counted = replace(
+        measured,
+        base_us=0.0,
+        prefix_us=layers * recording.prefix_tokens,
+        pass_us=np.zeros_like(layers),
+        candidate_us=layers * recording.candidate_tokens,
+    )
+    last = np.full(int(offsets[-1]), len(depths) - 1)
+    scale = max(measured.mean(last, offsets) - measured.base_us, 1.0) / counted.mean(last, offsets)
+    return replace(
+        counted,
+        base_us=max(measured.base_us, 1.0),
+        prefix_us=scale * counted.prefix_us,
+        candidate_us=scale * counted.candidate_us,
+    )
+
+
+def _timings(
+    bundle: Bundle,
+    policy: Policy,
+    timed: Sequence[AnySlate],
+    open_session: OpenSession,
+    repeats: int,
+    progress: Progress,
+) -> Timings:
+    """The policy and each forced exit, as deployed."""
+    modes, variant = (None, *range(len(bundle.manifest.exits))), bundle.variant
+    with bundle_copy(bundle.path, variant.name) as folder:
+        policy.write(folder / "variants" / variant.name / POLICY_FILE)
+        with contextlib.closing(open_session(folder)) as session:
+            times, exits = latencies(session, timed, modes, repeats, progress)
+            as_traced = _count_as_traced(session, policy, timed, exits, variant.rounding)
+    numbers: dict[Id, int] = {}
+    users = [numbers.setdefault(slate.user, len(numbers)) for slate in timed]
+    sums = np.stack([np.bincount(users, column).astype(np.float64) for column in times.T], 1)
+    full = np.broadcast_to(sums[:, -1:], sums.shape)
+    ends = np.percentile(bootstrap(full, sums), [2.5, 97.5], axis=0)
+    speeds = np.stack([full.sum(0) / sums.sum(0), *ends], 1)
+    return Timings(
+        tuple(times.mean(0).tolist()), tuple(map(tuple, speeds.tolist())), sum(len(slate.items) for slate in timed), as_traced
+    )
+
+
+def _size(catalog: Catalog) -> str:
+    return f"{len(catalog.users):,} users, {len(catalog.items):,} items and times up to {catalog.timeline.last}"
+
+
+def _described(decision: Decision, recording: Recording, slate: int | None, rate: float) -> Decision:
+    """The decision with a policy that says where its costs were measured, on which requests, what is certified, and how far
+    probabilities are shifted. rate: the share of the population's negatives in the labels."""
+    conditions = {name: value for name, value in vars(recording.profile.conditions).items() if name != "variant_sha256"}
+    made_on = conditions | {"slate": slate, "requests": dict(recording.requests)}
+    shift = probabilities.shift(rate)
+    policy = replace(decision.policy, made_on=made_on, certificate=decision.certificate(), prior_shift=shift)
+    return replace(decision, policy=policy)
+
+
+def _fitting(source: Source) -> int:
+    """How many users fit: those of the training split."""
+    if isinstance(source, Catalog):
+        return len(np.unique(source.split("train").users))
+    return len({slate.user for slate in source.slates["train"]})
+
+
+def _count_as_traced(
+    session: Session, policy: Policy, slates: Sequence[AnySlate], stops: Sequence[NDArray[np.int64]], rounding: float
+) -> int:
+    """How many candidates stopped exactly where their traces say. stops: of each slate, the exits. Raises BackendError for an
+    exit that not even rounding explains."""
+    count = 0
+    for slate, exits in zip(slates, stops, strict=True):
+        session.clear_cache()  # as it was scored: with keys copied from another prefix int8 may round differently
+        trace = session.trace(slate.request)
+        margin = rounding * max(1.0, float(np.abs(trace).max()))
+        whole = np.array([0, len(trace)])
+        expected, (earliest, latest) = policy.stops(trace, whole), policy.exit_range(trace, margin, whole)
+        wrong = np.flatnonzero((exits < earliest) | (exits > latest))
+        if len(wrong):
+            i = int(wrong[0])
+            raise BackendError(
+                f"user {slate.user!r}, item {slate.items[i]!r}: stopped at exit {exits[i]}, the trace says {expected[i]}: what "
+                "would be deployed is not what was calibrated, no policy was written; run `rexit verify`"
+            )
+        count += int(np.count_nonzero(exits == expected))
+    return count
+
+
+def _drop_foreign_policy(bundle: Bundle) -> None:
+    """Another variant's policy makes the runtime refuse the bundle; calibration is about to replace it."""
+    try:
+        bundle.policy()
+    except BundleError:
+        (bundle.folder / POLICY_FILE).unlink()
+
+
+@contextlib.contextmanager
+def _restored_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+    """If the block fails, these files are restored. They are kept under another name, since a full disk has no room to write them
+    again."""
+    backups = {path: path.with_name(f".{path.name}.tmp-{os.getpid()}-before") for path in paths}
+    try:
+        try:
+            for path, before in backups.items():
+                if path.exists():
+                    link_or_copy(os.fspath(path), os.fspath(before))
+        except OSError as exc:
+            raise InputError(f"{paths[0].parent}: cannot be written: {exc.strerror or exc}") from exc
+        try:
+            yield
+        except BaseException:  # Ctrl-C too: a policy without its report would be half a calibration
+            with interrupts.deferred():
+                for path, before in backups.items():
+                    try:
+                        if before.exists():
+                            os.replace(before, path)
+                        else:
+                            path.unlink(missing_ok=True)
+                    except OSError as exc:
+                        raise InputError(f"{path}: cannot be restored: {exc.strerror or exc}") from exc
+            raise
+    finally:
+        with interrupts.deferred(), contextlib.suppress(OSError):  # the next writer removes them
+            for before in backups.values():
+                before.unlink(missing_ok=True)

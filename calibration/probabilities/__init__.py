@@ -1,1 +1,0 @@
-"""How right probabilities are, in all and by group, and what of the population the data have."""
