@@ -99,7 +99,8 @@ class Traces:
 def request_quantiles(session: Session, slates: Sequence[AnySlate]) -> dict[str, list[int]]:
     """Returns QUANTILES of `candidates` of a slate, `prefix_tokens` of its prompt and `candidate_tokens` of a candidate: what a
     service's requests should be like. Lengths are those of at most MAX_LENGTHS slates."""
-    prefixes, candidates = [], []
+    prefixes: list[int] = []
+    candidates: list[int] = []
     for slate in spread(slates, MAX_LENGTHS):
         prefix, behind = session.prompt(slate.request)
         prefixes.append(len(prefix))
