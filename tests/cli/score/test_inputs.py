@@ -120,7 +120,7 @@ def test_one_for_all_pairs(run: Run, bundle: Path, tmp_path: Path) -> None:
         ({}, ("--column", "input.device=kind"), "no column 'kind' (--column input.device=NAME), it has: user_id, item_id"),
         ({}, ("--column", "input.page=kind"), "no role 'input.page', expected one of user, item, as_of, input.device, "),
         ({"query": ["wing", "wing " * 7]}, DEVICE, "row 2: inputs.query has 7 tokens, expected at most 6"),
-        ({"query": [[4.0], [4.0, 1.9]]}, DEVICE, "row 1: inputs.query[0] is 4.0, expected a token id from 0 to 63"),
+        ({"query": [[4.0], [4.0, 1.9]]}, DEVICE, "row 1: inputs.query[0] is 4.0, expected a token id"),
         (
             {"query": [[[4]], [[4]]]},
             DEVICE,
