@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -29,6 +29,8 @@ class Whole(msgspec.Struct, frozen=True, omit_defaults=True):
     share: float | None = None
     kind: Annotated[str, msgspec.Meta(pattern="^(a|b)$")] = "a"
     word: Annotated[str, msgspec.Meta(max_length=3)] = ""
+    rest: Any = None
+    cut: Literal["first", "last"] = "first"
 
 
 SOUND = {"size": 1, "layers": [0, 2]}
@@ -43,6 +45,7 @@ SOUND = {"size": 1, "layers": [0, 2]}
         ({"name": "x", "share": "0.5"}, "share: is '0.5', expected a number or null"),
         ({"name": "x", "share": True}, "share: is true, expected a number or null"),
         ({"name": "x", "kind": "c"}, "kind: is 'c', expected a or b"),
+        ({"name": "x", "rest": {"a": 1}, "cut": "all"}, "cut: is 'all', expected first or last"),
         ({"name": "x", "word": "long"}, "word: is 'long', expected a string of length <= 3"),
         ({"name": "x", "parts": {"a": 1}}, "parts: is {'a': 1}, expected an array"),
         ({"name": "x", "parts": [SOUND, {"size": 1}]}, "parts[1]: `layers` is missing"),

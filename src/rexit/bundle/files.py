@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -338,7 +338,7 @@ def _json_type(kind: Any) -> type | None:
     """The type of JSON that a Python type is written as; None: any."""
     plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     origin = get_origin(plain) or plain
-    if not isinstance(origin, type):
+    if origin is Any or not isinstance(origin, type):
         return None
     if issubclass(origin, msgspec.Struct | Mapping) or dataclasses.is_dataclass(origin):
         return dict
@@ -355,6 +355,8 @@ def _is(value: Any, json_type: type | None) -> bool:
 
 def _in_words(kind: Any) -> str:
     """A type as the runtime's messages name it, with its bounds: `an integer >= 1`."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
     json_type: Any = _json_type(kind)
     words, limits = "anything" if json_type is None else _WORDS.get(json_type, str(json_type)), []
     for meta in get_args(kind)[1:] if get_origin(kind) is Annotated else ():

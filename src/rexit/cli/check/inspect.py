@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,10 +75,12 @@ def _open(path: Path) -> Bundle:
 
 def _prompt(bundle: Bundle, request: Request, tokenizer: Path | None) -> dict[str, Any]:
     """Returns the prompt as the runtime assembles it, with the code that scores."""
+    from msgspec import structs
+
     from rexit import runtime
 
     if bundle.catalog.reads_scores:  # prompts do not
-        request = replace(request, scores=[0.0] * len(request.items))
+        request = structs.replace(request, scores=[0.0] * len(request.items or ()))
     decode = None if tokenizer is None else _decoder(tokenizer, bundle.catalog.vector_ids)
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
         prefix, candidates = session.prompt(request)
