@@ -29,10 +29,11 @@ from rexit.bundle.files import SCHEMA, FileEntry, to_json
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
-from rexit.exporter.catalog import encoded, tables
+from rexit.exporter.catalog import tables
+from rexit.exporter.catalog.encoded import extended_vectors, write_vectors
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
 from rexit.exporter.catalog.data import Data, read_data
-from rexit.exporter.catalog.folder import check_place, seal, write
+from rexit.exporter.catalog.folder import check_place, seal, write_catalog
 from rexit.exporter.catalog.inputs import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
 from rexit.exporter.options import Columns, ExternalOptions, IndexOptions
@@ -212,7 +213,7 @@ def _with_tables(
     lists = Lists.needed(space.users, progress)
     if lists is not None:
         info["embedding"]["probes"] = lists.probes
-    info |= encoded.write(folder, compiled.encoded)
+    info |= write_vectors(folder, compiled.encoded)
     parts = _Tables(
         {"user": data.users["id"], "item": data.items["id"]},
         data.interactions,
@@ -223,7 +224,7 @@ def _with_tables(
         options.neighbours,
         own=options.external is not None and options.external.users is not None,
     )
-    return write(folder, info, parts.content(progress), data.samples, *parts.ids.values(), progress), info
+    return write_catalog(folder, info, parts.content(progress), data.samples, *parts.ids.values(), progress), info
 
 
 def _trained(
@@ -239,12 +240,12 @@ def _trained(
     if embeddings is None:
         train = data.interactions.filter(pl.col("split") == SPLITS[0])
         snapshots, epochs = train_snapshots(train, likes, options.lightgcn, progress)
-        tables.write(folder / SNAPSHOTS, snapshots)
+        tables.write_tensors(folder / SNAPSHOTS, snapshots)
         retriever = lightgcn.train(likes, options.lightgcn, progress, epochs)
         info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn)}
     else:
         retriever = external.retriever(embeddings.items, embeddings.users, likes)
-        tables.write(folder / SNAPSHOTS, external.training_table(retriever, embeddings.begin))
+        tables.write_tensors(folder / SNAPSHOTS, external.training_table(retriever, embeddings.begin))
         info["embedding"] = _external_info(data, retriever, embeddings)
     info["retrieval"] = {
         "recall@20": retriever.recall,
@@ -372,7 +373,7 @@ def _extended(
         what: pieces.fields(what, part.texts, part.text_rows, part.old_rows, len(part.ids)) for what, part in entities.items()
     }
     items = entities["item"]
-    vectors = encoded.updated(old, items.texts, items.text_rows, items.old_rows, len(items.ids))
+    vectors = extended_vectors(old, items.texts, items.text_rows, items.old_rows, len(items.ids))
     data = merge(old, frame, entities, options, files.interactions)
     progress("tables", 1, 1)
     progress("fold in", 0, 1)
@@ -388,10 +389,10 @@ def _extended(
     info = _extended_info(old, data, entities, pieces, unplaced, repeats=len(rows) - data.new)
     if (vector_ids := VectorIds.of(info, str(template.path))) and vector_ids.too_many:
         raise InputError(f"{old.path}: {vector_ids.too_many}")
-    info |= encoded.write(folder, vectors)
+    info |= write_vectors(folder, vectors)
     if old.numbers:
         shutil.copyfile(old.path / ZERO, folder / ZERO)
-    write(folder, info, parts.content(progress), data.samples, *ids.values(), progress)
+    write_catalog(folder, info, parts.content(progress), data.samples, *ids.values(), progress)
     seal(folder, info)
     return info
 

@@ -20,16 +20,16 @@ from rexit.bundle.catalog import Catalog
 from rexit.bundle.files import FileEntry
 from rexit.bundle.vectors import MAX_WIDTH
 from rexit.errors import InputError
-from rexit.exporter.catalog import tables
+from rexit.exporter.catalog.tables import write_tensors
 from rexit.exporter.catalog.entities import column_of
 
-FILE = "encoded.safetensors"
+ENCODED = "encoded.safetensors"
 
 Encoded = Mapping[str, NDArray[np.float16]]
 """Vectors [I, D] by column."""
 
 
-def rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[np.float16]:
+def vector_rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[np.float16]:
     """A column of vectors, at unit length.
 
     Args:
@@ -66,7 +66,7 @@ def rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[n
     return vectors
 
 
-def updated(
+def extended_vectors(
     old: Catalog, items: pl.DataFrame | None, item_rows: NDArray[np.int64], old_rows: NDArray[np.int64], count: int
 ) -> Encoded:
     """The columns of vectors of an updated catalog.
@@ -79,20 +79,20 @@ def updated(
         count: items of the new catalog.
 
     Raises:
-        InputError, BundleError: as `rows`; a column is missing; `old` cannot be read.
+        InputError, BundleError: as `vector_rows`; a column is missing; `old` cannot be read.
     """
     encoded = {}
     for name, before in old.encoded.items():
         encoded[name] = np.zeros((count, before.shape[1]), np.float16)
         encoded[name][old_rows] = before
         if items is not None:
-            encoded[name][item_rows] = rows(column_of(items, name, "item", vectors=True), items["id"], before.shape[1])
+            encoded[name][item_rows] = vector_rows(column_of(items, name, "item", vectors=True), items["id"], before.shape[1])
     return encoded
 
 
-def write(folder: Path, vectors: Encoded) -> dict[str, Any]:
+def write_vectors(folder: Path, vectors: Encoded) -> dict[str, Any]:
     """Writes the file if there are columns of vectors. Returns its entry for catalog.json. Raises InputError."""
     if not vectors:
         return {}
-    tables.write(folder / FILE, dict(vectors))
-    return {"encoded": {"path": FILE, **FileEntry.of(folder / FILE).to_json()}}
+    write_tensors(folder / ENCODED, dict(vectors))
+    return {"encoded": {"path": ENCODED, **FileEntry.of(folder / ENCODED).to_json()}}

@@ -13,8 +13,7 @@ from rexit.bundle.catalog import SPLITS, TABLES, ZERO, Catalog
 from rexit.bundle.files import FileEntry, check_writable, write_json
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
-from rexit.exporter.catalog.tables import Tensors, write_frame
-from rexit.exporter.catalog.tables import write as write_table
+from rexit.exporter.catalog.tables import Tensors, write_frame, write_tensors
 from rexit.progress import Progress, silent, tracked
 
 
@@ -30,7 +29,7 @@ def check_place(out: Path) -> None:
     check_writable(out.parent)
 
 
-def write(
+def write_catalog(
     folder: Path,
     info: dict[str, Any],
     content: Iterable[tuple[str, Tensors]],
@@ -53,7 +52,7 @@ def write(
         The catalog as it is before `seal`.
     """
     for name, tensors in content:
-        write_table(folder / name, tensors)
+        write_tensors(folder / name, tensors)
     (folder / "splits").mkdir()
     splits = {}
     for split in tracked(SPLITS, "splits", progress):

@@ -20,7 +20,7 @@ from rexit.exporter.catalog.chunks import by_range, offsets, ranges
 Tensors = dict[str, NDArray[Any]]
 
 
-def write(path: Path, tensors: Tensors) -> None:
+def write_tensors(path: Path, tensors: Tensors) -> None:
     """Writes a safetensors file without copying the tensors. Raises InputError."""
     _write(path, lambda temporary: save_file(tensors, temporary))
 

@@ -14,8 +14,7 @@ from tokenizers import Tokenizer
 from rexit.bundle.inputs import Input
 from rexit.bundle.manifest import ANSWERS
 from rexit.errors import InputError
-from rexit.exporter.catalog.encoded import Encoded
-from rexit.exporter.catalog.encoded import rows as encoded_rows
+from rexit.exporter.catalog.encoded import Encoded, vector_rows
 from rexit.exporter.catalog.entities import holds_vectors
 from rexit.exporter.prompt.pieces import Pieces, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
@@ -80,7 +79,7 @@ def compile_template(
     vectors = [name for name, column in columns if holds_vectors(column) and name not in RESERVED]
     texts = {what: [name for name in frame.columns[1:] if f"{what}.{name}" not in vectors] for what, frame in entities.items()}
     program = compile_program(template, texts["user"], texts["item"], pieces, vectors, inputs)
-    encoded = {name: encoded_rows(items[name], items["id"]) for name in program.vectors if f"item.{name}" in vectors}
+    encoded = {name: vector_rows(items[name], items["id"]) for name in program.vectors if f"item.{name}" in vectors}
     fields = _fields(program, entities, template, pieces)
     offsets, tokens = pieces.encode(language.tokenizer, progress)
     limits = _limits(program, np.diff(offsets), fields, inputs, template)

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from rexit.exporter.catalog.encoded import rows
+from rexit.exporter.catalog.encoded import vector_rows
 from rexit.exporter.catalog.entities import read_entities
 from running.scripts import scripts_of
 
@@ -66,7 +66,7 @@ def test_each_text_has_its_vector(run: Run, encoder: Path, items: Path, tmp_path
     assert [one is None for one in frame["t"]] == [False, True, True, False, False], "also a text beyond the encoder's positions"
     assert frame["t"][0].to_list() == frame["t"][3].to_list() != frame["t"][4].to_list()
     assert frame["both"][1] is not None and frame["both"][2] is None
-    table = rows(frame["both"], frame["id"])
+    table = vector_rows(frame["both"], frame["id"])
     assert table.shape == (5, 16) and np.linalg.norm(table.astype(float), axis=1) == pytest.approx([1, 1, 0, 1, 1], abs=1e-3)
 
 

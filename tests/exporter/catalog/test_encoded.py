@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.catalog import encoded
+from rexit.exporter.catalog.encoded import vector_rows
 from rexit.exporter.catalog.entities import column_of, holds_vectors, read_entities
 
 UNIT = [[0.6, 0.8], [0.0, 0.0], [0.0, 1.0]]
@@ -27,7 +27,7 @@ def test_lists_of_floats_in_parquet(tmp_path: Path, kind: pl.DataType) -> None:
     pl.DataFrame({"item_id": [3, 1, 2], "v": pl.Series([[3, 4], None, [0, 0.5]], dtype=kind)}).write_parquet(path)
     frame = read(path)
     assert holds_vectors(frame["v"]) and frame["v"].to_list()[1] is None
-    unit_rows = encoded.rows(frame["v"], frame["id"])
+    unit_rows = vector_rows(frame["v"], frame["id"])
     assert unit_rows.dtype == np.float16 and unit_rows.shape == (3, 2)
     np.testing.assert_allclose(unit_rows, UNIT, atol=1e-3)
 
@@ -39,7 +39,7 @@ def test_float_seq_in_text(tmp_path: Path, name: str, tab: str) -> None:
     (tmp_path / name).write_text("\n".join(lines).replace(",", tab))
     frame = read(tmp_path / name)
     assert frame["title"].to_list() == ["a b", "c", "d"]
-    np.testing.assert_allclose(encoded.rows(frame["v"], frame["id"]), UNIT, atol=1e-3)
+    np.testing.assert_allclose(vector_rows(frame["v"], frame["id"]), UNIT, atol=1e-3)
 
 
 def test_lists_of_other_things_are_texts(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_lists_of_other_things_are_texts(tmp_path: Path) -> None:
 def test_large_and_small_numbers_have_a_direction() -> None:
     """float16 holds neither; a vector of zeros stays one."""
     column = pl.Series("v", [[3e30, 4e30], [3e-30, 4e-30], [0.0, 0.0], []], dtype=pl.List(pl.Float32))
-    unit_rows = encoded.rows(column, pl.Series([1, 2, 3, 4]))
+    unit_rows = vector_rows(column, pl.Series([1, 2, 3, 4]))
     np.testing.assert_allclose(unit_rows, [[0.6, 0.8], [0.6, 0.8], [0, 0], [0, 0]], atol=1e-3)
 
 
@@ -68,7 +68,7 @@ def test_large_and_small_numbers_have_a_direction() -> None:
 )
 def test_bad_vectors_are_named(vectors: list[list[float] | None], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        encoded.rows(pl.Series("v", vectors, dtype=pl.List(pl.Float32)), pl.Series(["a", "b", "c"]))
+        vector_rows(pl.Series("v", vectors, dtype=pl.List(pl.Float32)), pl.Series(["a", "b", "c"]))
     assert str(caught.value) == message
 
 
@@ -76,7 +76,7 @@ def test_a_number_that_float32_has_not_is_not_finite(tmp_path: Path) -> None:
     pl.DataFrame({"item_id": [1], "v": [[1e300]]}).write_parquet(tmp_path / "i.parquet")
     frame = read(tmp_path / "i.parquet")
     with pytest.raises(InputError, match="item 1 has a number that is not finite"):
-        encoded.rows(frame["v"], frame["id"])
+        vector_rows(frame["v"], frame["id"])
 
 
 def test_a_column_of_the_wrong_kind() -> None:

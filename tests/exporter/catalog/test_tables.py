@@ -44,7 +44,7 @@ def test_ids() -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda path: tables.write(path, {"a": np.zeros(9000)}),
+        lambda path: tables.write_tensors(path, {"a": np.zeros(9000)}),
         lambda path: tables.write_frame(path, pl.DataFrame({"a": np.random.default_rng(0).random(9000)})),
     ],
 )
@@ -58,6 +58,6 @@ def test_a_full_disk_leaves_what_was_there(write: Callable[[Path], None], tmp_pa
 
 def test_tensors_are_written_as_they_are(tmp_path: Path) -> None:
     tensors = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.empty((3, 0), np.int32), "c": np.arange(8)[:5]}
-    tables.write(tmp_path / "table", tensors)
+    tables.write_tensors(tmp_path / "table", tensors)
     read = load_file(tmp_path / "table")
     assert read.keys() == tensors.keys() and all((read[name] == tensors[name]).all() for name in tensors)
