@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from rexit.exporter.engine.compile import CompileReport, compile_engines
     from rexit.exporter.export import ExportReport, export_bundle
-    from rexit.exporter.heads.run import HeadsReport, fit_heads
+    from rexit.exporter.heads.frozen_heads import HeadsReport, fit_heads
     from rexit.exporter.index import build_catalog
     from rexit.exporter.model.decoder import Decoder
     from rexit.exporter.model.heads import ExitHeads
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from rexit.exporter.model.packed import Packed, batch, pack
     from rexit.exporter.options import Columns, ExportOptions, HeadsOptions, IndexOptions, LightGCNOptions, TrainOptions
     from rexit.exporter.prompt.builder import Prompt, PromptBuilder
-    from rexit.exporter.training.run import TrainReport, train_model
+    from rexit.exporter.training.fine_tuning import TrainReport, train_model
 
 _NAMES = {
     "checkpoints.checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
     "engine.compile": ("CompileReport", "compile_engines"),
     "export": ("ExportReport", "export_bundle"),
-    "heads.run": ("HeadsReport", "fit_heads"),
+    "heads.frozen_heads": ("HeadsReport", "fit_heads"),
     "index": ("build_catalog",),
     "model.decoder": ("Decoder",),
     "model.heads": ("ExitHeads",),
@@ -49,7 +49,7 @@ _NAMES = {
     "model.packed": ("Packed", "batch", "pack"),
     "options": ("Columns", "ExportOptions", "HeadsOptions", "IndexOptions", "LightGCNOptions", "TrainOptions"),
     "prompt.builder": ("Prompt", "PromptBuilder"),
-    "training.run": ("TrainReport", "train_model"),
+    "training.fine_tuning": ("TrainReport", "train_model"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

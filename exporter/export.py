@@ -25,14 +25,12 @@ from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import ParityError
 from rexit.exporter import preflight
-from rexit.exporter.assembly import carry_over, copy_tokenizer, model_of, token_requests, write_manifest
+from rexit.exporter.assembly import Draft, VariantReport, carry_over, copy_tokenizer, model_of, token_requests, write_manifest
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.clock import Clock
-from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
-from rexit.exporter.gate.golden import golden_slates
-from rexit.exporter.gate.judge import Judge, Judged
-from rexit.exporter.gate.quality import Prompts
+from rexit.exporter.gate.parity import golden_slates
+from rexit.exporter.gate.quality import Judge, Judged, Prompts
 from rexit.exporter.graph.activations import Activations, sample
 from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target

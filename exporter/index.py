@@ -30,24 +30,20 @@ from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import tables
-from rexit.exporter.catalog.encoded import extended_vectors, write_vectors
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
-from rexit.exporter.catalog.data import Data, read_data
-from rexit.exporter.catalog.folder import check_place, seal, write_catalog
+from rexit.exporter.catalog.data import Data, check_columns, read_data
 from rexit.exporter.catalog.inputs import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
+from rexit.exporter.catalog.source_tables import extended_vectors, write_vectors
+from rexit.exporter.catalog.tables import check_place, seal, write_catalog
 from rexit.exporter.options import Columns, ExternalOptions, IndexOptions
-from rexit.exporter.prompt.extend_pieces import ExtendedPieces
-from rexit.exporter.prompt.language import Compiled, Language, compile_template
+from rexit.exporter.prompt.language import Compiled, ExtendedPieces, Language, compile_template
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.exporter.prompt.template import Template, read_template
 from rexit.exporter.retriever import external, fold_in
-from rexit.exporter.retriever.embedding_files import Matrix, aligned, read_embeddings
-from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbours import nonzero_rows, similar_users
-from rexit.exporter.source_columns import check_columns
-from rexit.exporter.zero.fit import write_zero
-from rexit.exporter.zero.graph import Graph
+from rexit.exporter.retriever.external import Matrix, aligned, read_embeddings
+from rexit.exporter.retriever.neighbours import Lists, nonzero_rows, similar_users
+from rexit.exporter.zero import Graph, write_zero
 from rexit.progress import Progress, silent
 from rexit.roles import RULE
 

@@ -1,12 +1,19 @@
-"""Checks of `rexit export` before any work. Each raises InputError."""
+"""What makes a catalog's longest possible prompt long: a placeholder, and the longest text of its column.
+
+Checks of `rexit export` before any work. Each raises InputError.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rexit.bundle import Catalog, Manifest, Model, RerankerPrompt
 from rexit.bundle.manifest import TOKENIZER
@@ -16,9 +23,35 @@ from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
 from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.options import ExportOptions
-from rexit.exporter.prompt.longest_part import longest_part
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
+from rexit.exporter.prompt.program import Fields, Lengths, Op, longest, placeholder
 from rexit.prompts.slates_file import SlatesFile
+
+
+def longest_part(catalog: Catalog, part: str) -> tuple[str, str]:
+    """Returns what can append the most tokens to the part `prefix` or `candidate`, and the longest text of its column beside the
+    99th percentile, with their tokens. The second is empty without a column, both for a part without ops."""
+    lengths: Lengths = np.diff(catalog.piece_table["offsets"])
+    fields = {**_fields("user", catalog.user_table), **_fields("item", catalog.item_table)}
+    if not (ops := catalog.info["prompt"][part]):
+        return "", ""
+    op, tokens = longest(ops, lengths, fields, catalog.inputs.entries)
+    inner = longest(op["entry"], lengths, fields)[0] if op.get("entry") else op
+    return f"{placeholder(op) or 'text of the template'}: {tokens}", _longest_text(catalog, inner, lengths, fields)
+
+
+def _longest_text(catalog: Catalog, op: Op, lengths: Lengths, fields: Fields) -> str:
+    what = op["op"].removesuffix("_field")
+    if what not in ("user", "item"):
+        return ""
+    cells = lengths[fields[f"{what}.{op['field']}"]]
+    row, ids = int(cells.argmax()), catalog.users if what == "user" else catalog.items
+    name, p99 = op["field"].removeprefix(" "), np.percentile(cells, 99, method="inverted_cdf")
+    return f"{what}.{name} of {what} {ids.id(row)}: {cells[row]} (99 %: {p99})"
+
+
+def _fields(what: str, table: Mapping[str, NDArray[Any]]) -> Fields:
+    return {f"{what}.{name.removeprefix('field.')}": table[name] for name in table if name.startswith("field.")}
 
 
 def chosen_targets(target: str, precisions: Sequence[str]) -> list[Target]:

@@ -14,7 +14,7 @@ from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration import traces
 from rexit.errors import InputError
-from rexit.exporter.heads.forward import Slates
+from rexit.exporter.heads.hidden_rows import Slates
 from rexit.ids import Id
 from rexit.progress import silent
 from rexit.prompts.slates_file import SlatesFile

@@ -14,8 +14,7 @@ from builders.bundles.zero import MISSING, NUMBERS, column_graph, with_numbers, 
 from rexit import runtime
 from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbours import similar_users
+from rexit.exporter.retriever.neighbours import Lists, similar_users
 
 
 def nothing_known_of_some() -> CatalogContents:

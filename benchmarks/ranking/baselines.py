@@ -55,7 +55,7 @@ from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration.maps import fit
 from rexit.errors import script
-from rexit.exporter.zero.graph import zero_log_odds
+from rexit.exporter.zero import zero_log_odds
 from rexit.slates import SIZE
 
 BASELINES = ("popularity", "user and item bias", "matrix factorization", "LightGCN", "exit zero", "boosting")

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from rexit.bundle.writer import new_folder
 from rexit.errors import script
 from rexit.exporter.checkpoints.weights import decoder_model
-from rexit.exporter.libraries.silence import quiet
+from rexit.exporter.libraries import quiet
 
 SMOLLM2, MINILM = "smollm2", "minilm"
 FILES = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError, script
 from rexit.exporter.checkpoints.weights import decoder_model, located
-from rexit.exporter.libraries.silence import log, quiet
+from rexit.exporter.libraries import log, quiet
 from rexit.exporter.model.decoder import Decoder
 
 

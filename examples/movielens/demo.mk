@@ -28,7 +28,7 @@ $(DEMO)/model/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELE
 	$(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/model --exits 6 \
 	  --epochs $(EPOCHS) --slate 32 --batch-tokens 1600
 
-$(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/make/heads.py $$(call imports,exporter/heads/run.py)
+$(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/make/heads.py $$(call imports,exporter/heads/frozen_heads.py)
 	$(BIN)/rexit heads $(DEMO)/model --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --exits auto:4 --keep-last \
 	  --max-slates 1000 --validation-slates 400
 

@@ -33,7 +33,7 @@ from rexit.bundle import Catalog
 from rexit.bundle.manifest import log_odds_of
 from rexit.errors import script
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from rexit.exporter.libraries.threads import threads_for
+from rexit.exporter.libraries import threads_for
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel

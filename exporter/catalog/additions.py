@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from rexit.bundle.catalog import SPLITS, Catalog
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
-from rexit.exporter.catalog.negatives import with_negatives
-from rexit.exporter.catalog.unrated import unrated_items
+from rexit.exporter.catalog.negatives import unrated_items, with_negatives
+from rexit.exporter.catalog.source_tables import read_entities, rows_of, unify_ids
 from rexit.exporter.options import Columns, IndexOptions
 
 HELD_OUT = 10

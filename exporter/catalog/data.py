@@ -1,4 +1,7 @@
-"""The user's tables in rows: what `rexit index` makes of its files before anything is trained."""
+"""Checks that the user's files have every column that is needed, before any work.
+
+The user's tables in rows: what `rexit index` makes of its files before anything is trained.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,34 @@ from tokenizers import Tokenizer
 
 from rexit.bundle.inputs import Input
 from rexit.errors import InputError
-from rexit.exporter.catalog.chunks import by_range
-from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
+from rexit.exporter.catalog import source_tables
 from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
-from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
-from rexit.exporter.catalog.negatives import with_negatives
+from rexit.exporter.catalog.interactions import in_unit, interaction_columns, read_interactions, unit_of_times, without_repeats
+from rexit.exporter.catalog.negatives import with_negatives, with_unrated
+from rexit.exporter.catalog.source_tables import Needs, column_option, read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.splits import assign
-from rexit.exporter.catalog.unrated import with_unrated
+from rexit.exporter.catalog.tables import by_range
 from rexit.exporter.options import IndexOptions
+from rexit.exporter.prompt.template import Template
 from rexit.times import Timeline
+
+
+def check_columns(options: IndexOptions, template: Template, interactions: Path, items: Path | None, users: Path | None) -> None:
+    """Raises InputError, naming every column that is missing in any file.
+
+    Args:
+        options: names of the columns.
+        template: prompts may place columns of items, users and interactions.
+        interactions: the file of interactions.
+        items, users: their files; None: there is none.
+    """
+    columns = options.columns
+    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.inputs, template.reads_scores)}
+    if items is not None:
+        files[items] = {columns.item: column_option("item")} | template.columns("item")
+    if users is not None:
+        files[users] = {columns.user: column_option("user")} | template.columns("user")
+    source_tables.check_columns(files)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from rexit.bundle.inputs import COLUMN, KINDS, MAX_VALUES, Input
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import check_rows, texts_of
+from rexit.exporter.catalog.source_tables import check_rows, texts_of
 from rexit.prompts.texts import input_tokens
 
 _WHOLE = re.compile(r"-?[0-9]{1,19}")

@@ -17,9 +17,16 @@ import polars as pl
 from rexit.bundle.catalog import SPLITS
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import check_rows, id_values
 from rexit.exporter.catalog.inputs import InputRule
-from rexit.exporter.catalog.source_tables import Needs, check_columns, column_names, column_option, read_table
+from rexit.exporter.catalog.source_tables import (
+    Needs,
+    check_columns,
+    check_rows,
+    column_names,
+    column_option,
+    id_values,
+    read_table,
+)
 from rexit.exporter.options import IndexOptions
 from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 

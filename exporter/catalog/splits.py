@@ -24,7 +24,7 @@ import polars as pl
 
 from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
-from rexit.exporter.catalog.chunks import by_range
+from rexit.exporter.catalog.tables import by_range
 from rexit.exporter.options import IndexOptions
 
 TRAIN, VALIDATION, TEST = SPLITS

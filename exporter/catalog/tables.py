@@ -1,10 +1,16 @@
-"""The catalog's tables as arrays: `users.safetensors`, `items.safetensors`, `pieces.safetensors` of docs/format.md."""
+"""Large tables in parts, so that what is sorted or joined at once is small: the rows of some users, or of some items.
+
+The catalog's tables as arrays: `users.safetensors`, `items.safetensors`, `pieces.safetensors` of docs/format.md.
+
+The catalog's folder: where it may be, and how its files are written.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +20,50 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from rexit.bundle.files import replaced
-from rexit.exporter.catalog.chunks import by_range, offsets, ranges
+from rexit.bundle.catalog import SPLITS, TABLES, ZERO, Catalog
+from rexit.bundle.files import FileEntry, check_writable, replaced, write_json
+from rexit.bundle.inputs import COLUMN as INPUT
+from rexit.errors import InputError
+from rexit.progress import Progress, silent, tracked
+
+ROWS = 1 << 22
+"""Rows of a part. A single user or item may have more."""
+
+
+def ranges(starts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Ranges [begin, end) of slices, given their CSR offsets [n+1], that have about ROWS entries each."""
+    if starts[-1] <= ROWS:
+        return [(0, len(starts) - 1)]
+    borders = np.flatnonzero(np.diff(starts[:-1] // ROWS)) + 1
+    return list(itertools.pairwise([0, *borders.tolist(), len(starts) - 1]))
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of at most ROWS rows that cover `count` rows."""
+    for begin in range(0, count, ROWS):
+        yield slice(begin, min(count, begin + ROWS))
+
+
+def by_range(frame: pl.DataFrame, column: str) -> Iterator[pl.DataFrame]:
+    """Yields the rows of a frame by ranges of a column of row numbers, ascending; within a range in the frame's order."""
+    if len(frame) <= ROWS:
+        yield frame
+        return
+    for begin, end in ranges(offsets(np.bincount(frame[column].to_numpy()))):
+        yield frame.filter(pl.col(column).is_between(begin, end, closed="left"))
+
+
+def slices(begins: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The entries of slices [begin, end), one slice after the other: for each the number of its slice, and its place."""
+    sizes = ends - begins
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return owner, begins[owner] + np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner]
+
+
+def offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """CSR offsets [n+1] of n slices."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -85,3 +133,60 @@ def ratings(interactions: pl.DataFrame, items: int) -> Tensors:
 def field_tensors(fields: Mapping[str, NDArray[np.int32]], table: str) -> Tensors:
     """`field.NAME` of one table, from pieces keyed `user.NAME` and `item.NAME`."""
     return {f"field.{name.partition('.')[2]}": pieces for name, pieces in fields.items() if name.startswith(f"{table}.")}
+
+
+def check_place(out: Path) -> None:
+    """Raises InputError if a catalog cannot be written to `out`. Only a catalog or an empty folder is replaced."""
+    out = Path(os.path.abspath(out))
+    if out.exists() and not (out / "catalog.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out}: exists and is no catalog: choose another --out or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"{out}: cannot be written: {exc.strerror}") from exc
+    check_writable(out.parent)
+
+
+def write_catalog(
+    folder: Path,
+    info: dict[str, Any],
+    content: Iterable[tuple[str, Tensors]],
+    samples: pl.DataFrame,
+    users: pl.Series,
+    items: pl.Series,
+    progress: Progress = silent,
+) -> Catalog:
+    """Writes tables and splits, and adds their sizes to `info`.
+
+    Args:
+        folder: an empty folder.
+        info: the contents of catalog.json, changed in place.
+        content: each file of TABLES with its tensors, consumed one by one.
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs and scores, in the splits' order.
+        users, items: ids by row.
+        progress: called with "splits", the splits written and their number.
+
+    Returns:
+        The catalog as it is before `seal`.
+    """
+    for name, tensors in content:
+        write_tensors(folder / name, tensors)
+    (folder / "splits").mkdir()
+    splits = {}
+    for split in tracked(SPLITS, "splits", progress):
+        part = samples.filter(pl.col("split") == split).select("user", "item", "time", "liked", pl.col(f"^(score$|{INPUT}).*$"))
+        part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
+        path = f"splits/{split}.parquet"
+        write_frame(folder / path, part)
+        splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json()}
+    info["splits"] = splits
+    catalog = Catalog(folder, info, {})
+    info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1
+    return catalog
+
+
+def seal(folder: Path, info: dict[str, Any]) -> None:
+    """Writes catalog.json, the last file: `info` with the digests of tables and exit zero's graph."""
+    names = (*TABLES, *([ZERO] if info["prompt"].get("numbers") else []))
+    info["files"] = {name: FileEntry.of(folder / name).to_json() for name in names}
+    write_json(folder / "catalog.json", info)

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.manifest import PLACEHOLDER, TOKENIZER
 from rexit.errors import CheckpointError
-from rexit.exporter.libraries.silence import first_line, quiet
+from rexit.exporter.libraries import first_line, quiet
 from rexit.prompts.texts import TextEncoder, read_tokenizer
 
 NO_LIMIT = 1 << 62

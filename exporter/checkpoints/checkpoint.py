@@ -36,7 +36,7 @@ from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.checkpoints.known_prompts import named_prompt
 from rexit.exporter.checkpoints.rerankers import Reranker, answer_files, read_reranker
 from rexit.exporter.checkpoints.weights import decoder_model, encodes, files, layers, located
-from rexit.exporter.libraries.silence import first_line, quiet
+from rexit.exporter.libraries import first_line, quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import split
 from rexit.exporter.model.heads import ExitHeads

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit.errors import CheckpointError
-from rexit.exporter.libraries.silence import first_line
+from rexit.exporter.libraries import first_line
 
 
 def read_config(path: Path) -> Any:

@@ -26,7 +26,7 @@ from rexit.bundle.files import Positive, typed
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_config, read_object
 from rexit.exporter.checkpoints.logit_score import MODULES, POOLING, PROMPTS, SETTINGS, Module, score_modules
-from rexit.exporter.libraries.silence import first_line
+from rexit.exporter.libraries import first_line
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.GELU, nn.ReLU, nn.SiLU)}

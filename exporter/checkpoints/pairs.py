@@ -12,7 +12,7 @@ from rexit.bundle.manifest import Pair, RerankerPrompt
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.configs import read_object
 from rexit.exporter.checkpoints.logit_score import SETTINGS
-from rexit.exporter.libraries.silence import first_line, quiet
+from rexit.exporter.libraries import first_line, quiet
 
 POSITIVE = ("label_1", "1", "yes", "true", "positive", "relevant")
 """Names of a positive label, in lower case. `LABEL_1` is transformers' own."""

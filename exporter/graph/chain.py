@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rexit.bundle import Segment, Vectors
 from rexit.bundle.manifest import log_odds_of
 from rexit.errors import BackendError
-from rexit.exporter.graph.accelerators.rounded import rounded
-from rexit.exporter.libraries.silence import first_line
+from rexit.exporter.graph.accelerators.quantize_dequantize import round_halves
+from rexit.exporter.libraries import first_line
 
 Tokens = NDArray[np.int32]
 Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
@@ -28,7 +28,8 @@ class Chain:
     Each session has its own threads, which sleep when idle, as spinning would slow down the other segments. One global pool would
     be faster still, but ONNX Runtime then refuses other sessions of the process that have their own.
 
-    float16 graphs, which are for accelerators, run with every half rounded (`rexit.exporter.graph.accelerators.rounded`).
+    float16 graphs, which are for accelerators, run with every half rounded
+    (`rexit.exporter.graph.accelerators.quantize_dequantize`).
     """
 
     def __init__(
@@ -162,7 +163,7 @@ def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.Inference
     model = ir.load(folder / segment.graph)
     model.graph.outputs.extend(value for node in model.graph for value in node.outputs if value.name in watch)
     if half:
-        model = rounded(model)
+        model = round_halves(model)
         # No fusions: every rounding is intended, and the kernels of fused int8 products saturate on some CPUs.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -12,27 +12,30 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from rexit.errors import InputError
-from rexit.exporter.graph.accelerators.allowed_operators import allowed_operators
-from rexit.exporter.graph.accelerators.dequantize_blocks_int4 import dequantize_blocks_int4
 from rexit.exporter.graph.accelerators.half import half
-from rexit.exporter.graph.accelerators.heads_without_gemm import heads_without_gemm
-from rexit.exporter.graph.accelerators.mask_past_padding import mask_past_padding
-from rexit.exporter.graph.accelerators.opset import to_opset_19, to_opset_21
-from rexit.exporter.graph.accelerators.quantize_dequantize import quantize_dequantize_int8
+from rexit.exporter.graph.accelerators.quantize_dequantize import dequantize_blocks_int4, quantize_dequantize_int8
+from rexit.exporter.graph.accelerators.restrictions import (
+    allowed_operators,
+    heads_without_gemm,
+    mask_past_padding,
+    to_opset_19,
+    to_opset_21,
+)
 from rexit.exporter.graph.activations import draw, draw_for_scales
-from rexit.exporter.graph.cpu.bfloat16_attention import bfloat16_attention
-from rexit.exporter.graph.cpu.bfloat16_products import bfloat16_products
-from rexit.exporter.graph.cpu.embedding_rows import embedding_rows_bfloat16, embedding_rows_int8
+from rexit.exporter.graph.cpu.bfloat16 import bfloat16_attention, bfloat16_products
 from rexit.exporter.graph.cpu.fuse_rows import fuse_rows
 from rexit.exporter.graph.cpu.gather_rows_early import gather_rows_early
-from rexit.exporter.graph.cpu.half_cache import half_cache
 from rexit.exporter.graph.cpu.pack_weights import pack_weights
-from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
-from rexit.exporter.graph.cpu.quantize_weights_int4 import quantize_weights_int4
-from rexit.exporter.graph.cpu.slate_attention import slate_attention
+from rexit.exporter.graph.cpu.quantized_weights import (
+    embedding_rows_bfloat16,
+    embedding_rows_int8,
+    quantize_linear_int8,
+    quantize_weights_int4,
+)
+from rexit.exporter.graph.cpu.slate_attention import half_cache, slate_attention
 from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.linear.smooth_linear_inputs import smooth_for_fixed_scales, smooth_linear_inputs
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.passes import tidy
 from rexit.exporter.options import EXACT
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source

@@ -17,7 +17,7 @@ from rexit.exporter.graph.activations import Activations
 from rexit.exporter.graph.linear.linear import SAMPLE
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
-from rexit.exporter.libraries.silence import first_line, quiet
+from rexit.exporter.libraries import first_line, quiet
 
 # Sizes of the example that is traced: distinct primes, so that no two dimensions are unified.
 _TOKENS, _PREFIX, _ROWS, _VECTORS = 17, 11, 3, 5

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rexit.errors import CheckpointError
-from rexit.exporter.libraries.silence import first_line
+from rexit.exporter.libraries import first_line
 from rexit.exporter.model.packed import ATTENTION, Call, causal_groups
 
 FINAL_NORMS = ("norm", "ln_f", "final_norm", "final_layer_norm", "final_layernorm")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rexit.errors import CheckpointError
-from rexit.exporter.libraries.silence import first_line
+from rexit.exporter.libraries import first_line
 from rexit.exporter.model.decoder import FINAL_NORMS, Decoder, check_layer_types
 from rexit.exporter.model.packed import Call, own_groups
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.exporter.catalog.chunks import slices
+from rexit.exporter.catalog.tables import slices
 
 Rows = NDArray[np.int64]
 

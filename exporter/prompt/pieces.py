@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.chunks import offsets
-from rexit.exporter.libraries.hub import hub_folder
+from rexit.exporter.catalog.tables import offsets
+from rexit.exporter.libraries import hub_folder
 from rexit.progress import Progress, silent
 
 BATCH = 1 << 14  # texts tokenized at once

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbours import Neighbourhood
+from rexit.exporter.retriever.neighbours import Lists, Neighbourhood
 
 
 @dataclass(frozen=True)

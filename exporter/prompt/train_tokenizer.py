@@ -13,8 +13,7 @@ import polars as pl
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import holds_vectors
-from rexit.exporter.catalog.source_tables import read_table
+from rexit.exporter.catalog.source_tables import holds_vectors, read_table
 from rexit.exporter.options import Columns
 from rexit.exporter.prompt.pieces import single_token
 from rexit.exporter.prompt.template import read_template

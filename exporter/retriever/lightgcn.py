@@ -1,4 +1,15 @@
-"""The retriever: LightGCN (He et al. 2020, arXiv 2002.02126) on likes, trained with BPR.
+"""LightGCN's graph and propagation: products with the normalised adjacency, summed over layers.
+
+torch-geometric's `LightGCN.get_embedding` computes the same and is what tests compare with.
+
+LightGCN's initial weights on a large graph: the leading singular vectors of the normalised likes.
+
+LightGCN's layers multiply the weights by one matrix repeatedly. That keeps the components along the matrix's leading singular
+vectors and shrinks the rest (Peng et al. 2022, SVD-GCN, arXiv 2208.12689). From random weights, training finds these directions
+step by step, with several passes over the graph in each step; a randomized subspace iteration (Halko et al. 2011, arXiv
+0909.4061) finds them in seven products. This start and the scale of its rows are our choice (docs/notes/scale/indexing.md).
+
+The retriever: LightGCN (He et al. 2020, arXiv 2002.02126) on likes, trained with BPR.
 
 OptiRAG-Rec (arXiv 2501.02173) retrieves prompt context with a graph network. A node's embedding is the mean of its layers
 (alpha = 1 / (L + 1)). The model, its weights and its loss are torch-geometric's; products with the graph are `propagation`'s.
@@ -6,7 +17,8 @@ OptiRAG-Rec (arXiv 2501.02173) retrieves prompt context with a graph network. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +30,94 @@ from torch import Tensor
 from torch_geometric.nn import LightGCN
 
 from rexit.errors import InputError
-from rexit.exporter.libraries.threads import threads_for
+from rexit.exporter.libraries import threads_for
 from rexit.exporter.options import LightGCNOptions
-from rexit.exporter.retriever.propagation import Graph, propagated
 from rexit.exporter.retriever.recall import Recall
-from rexit.exporter.retriever.spectral import leading
 from rexit.progress import Progress, silent
+
+Nodes = tuple[Tensor, Tensor]
+"""Rows of users [U, D] and of items [I, D]."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The likes: the two blocks of the normalised adjacency, sparse CSR, from items to users [U, I] and from users to items
+    [I, U]; degrees [U] and [I]. Repeated likes add up."""
+
+    to_users: Tensor
+    to_items: Tensor
+    user_degree: Tensor
+    item_degree: Tensor
+
+    @classmethod
+    def of(cls, user: Tensor, item: Tensor, users: int, items: int) -> Graph:
+        """user, item: int32 [n], rows of the likes, users ascending. users, items: number of rows."""
+        degrees = torch.bincount(user, minlength=users), torch.bincount(item, minlength=items)
+        of_user, of_item = (degree.float().rsqrt() for degree in degrees)
+        offsets = np.concatenate([[0], np.cumsum(degrees[0].numpy())])
+        liked = csr_array(((of_user[user] * of_item[item]).numpy(), item.numpy(), offsets), shape=(users, items))
+        return cls(_tensor(liked), _tensor(liked.T.tocsr()), *degrees)
+
+    def next(self, nodes: Nodes) -> Nodes:
+        """The next layer."""
+        users, items = nodes
+        return self.to_users @ items, self.to_items @ users
+
+
+def _tensor(matrix: csr_array) -> Tensor:
+    parts = (torch.from_numpy(part) for part in (matrix.indptr.astype(matrix.indices.dtype), matrix.indices, matrix.data))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(*parts, size=matrix.shape, check_invariants=False)
+
+
+def propagated(alpha: Sequence[float], nodes: Nodes, graph: Graph) -> Nodes:
+    """The sum of LightGCN's layers, the first being `nodes`, weighted by `alpha`."""
+    users, items = (layer * alpha[0] for layer in nodes)
+    for weight in alpha[1:]:
+        nodes = graph.next(nodes)
+        users.add_(nodes[0], alpha=weight)
+        items.add_(nodes[1], alpha=weight)
+    return users, items
+
+
+PASSES = 3  # passes there and back; more are more exact and recommended no better
+EXTRA = 16  # columns more than needed, which speed up convergence
+ENTRY_SIZE = 0.2  # root mean square of an entry
+MIN_SINGULAR_VALUE = 1e-3  # smaller ones are rounding errors
+
+
+def leading(graph: Graph, reference: Tensor, generator: torch.Generator) -> Tensor:
+    """Initial weights from pairs of singular vectors, each times the root of its singular value.
+
+    Singular vectors have no fixed signs, and those of close values no fixed directions. So they are rotated to lie as near to
+    `reference` as possible (Procrustes). Then the vectors of a graph and of a part of it are alike, as a retriever's snapshots
+    must be: a model trained with them is served with the catalog's own.
+
+    Args:
+        graph: the likes.
+        reference: float32 [U + I, D].
+        generator: draws the random subspace.
+
+    Returns:
+        float32 [U + I, D], users before items. Entries in rows with a like have a root mean square of ENTRY_SIZE; other rows
+        are zero.
+    """
+    dim = reference.shape[1]
+    basis = torch.randn(len(graph.item_degree), min(dim + EXTRA, *graph.to_users.shape), generator=generator)
+    for _ in range(PASSES):
+        basis = torch.linalg.qr(graph.to_items @ (graph.to_users @ basis)).Q
+    image = graph.to_users @ basis
+    squares, turn = torch.linalg.eigh(image.T @ image)
+    values = squares.flip(0)[:dim].clamp(min=0).sqrt()
+    values = values[values > MIN_SINGULAR_VALUE]
+    turn = turn.flip(1)[:, : len(values)]
+    rows = torch.cat([image @ turn / values.sqrt(), basis @ turn * values.sqrt()])
+    left, _, right = torch.linalg.svd(rows.T @ reference, full_matrices=False)
+    liked = torch.cat([graph.user_degree, graph.item_degree]) > 0
+    start: Tensor = rows @ (left @ right) * liked[:, None]
+    return start * (ENTRY_SIZE / start[liked].square().mean().sqrt())
+
 
 EVALUATE_EVERY = 5  # epochs
 BLOCK = 1 << 11  # likes whose embeddings are in memory at once: small enough for a cache

@@ -35,7 +35,7 @@ from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.traces import Traces
 from rexit.exporter.heads.choose import choose_exits
-from rexit.exporter.heads.forward import Slates
+from rexit.exporter.heads.hidden_rows import Slates
 from rexit.exporter.heads.layers import fit_layers
 
 GOALS = {

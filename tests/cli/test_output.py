@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rexit.cli.common import output, tables
 from rexit.cli.make.export import print_export
-from rexit.exporter.draft import SegmentReport, VariantReport
+from rexit.exporter.assembly import SegmentReport, VariantReport
 from rexit.exporter.export import ExportReport
 
 COLUMNS = ["mode", "prefix", "requests/s", "mean wait", "median milliseconds", "verdict"]

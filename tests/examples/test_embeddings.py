@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
-from rexit.exporter.retriever.embedding_files import read_embeddings
+from rexit.exporter.retriever.external import read_embeddings
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples")

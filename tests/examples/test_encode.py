@@ -10,8 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from rexit.exporter.catalog.encoded import vector_rows
-from rexit.exporter.catalog.entities import read_entities
+from rexit.exporter.catalog.source_tables import read_entities, vector_rows
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples")

@@ -18,7 +18,7 @@ from rexit.bundle import Bundle
 from rexit.errors import InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
-from rexit.exporter.heads.run import fit_heads
+from rexit.exporter.heads.frozen_heads import fit_heads
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_slates_fit
 from rexit.prompts.slates_file import SlatesFile

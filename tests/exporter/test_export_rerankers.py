@@ -19,10 +19,10 @@ from rexit.bundle import Bundle
 from rexit.errors import InputError, RexitError
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
-from rexit.exporter.heads.run import fit_heads
-from rexit.exporter.libraries.silence import quiet
+from rexit.exporter.heads.frozen_heads import fit_heads
+from rexit.exporter.libraries import quiet
 from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
-from rexit.exporter.training.run import train_model
+from rexit.exporter.training.fine_tuning import train_model
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from running.command import Run, assert_one_line

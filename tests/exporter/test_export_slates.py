@@ -14,7 +14,7 @@ from rexit import Request, runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.checks import check_bundle
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.engine.profiles import optimization_profiles
+from rexit.exporter.engine.compile import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 

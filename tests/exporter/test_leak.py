@@ -22,12 +22,12 @@ from tokenizers import Tokenizer
 from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
+from rexit.exporter import zero as zero_fit
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.retriever import lightgcn
 from rexit.exporter.retriever.neighbours import folded_in
-from rexit.exporter.zero import fit as zero_fit
-from rexit.exporter.zero.graph import zero_log_odds
+from rexit.exporter.zero import zero_log_odds
 from rexit.progress import silent
 from rexit.slates import cut
 

@@ -20,9 +20,8 @@ from rexit.exporter.index import build_catalog
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.pieces import load_tokenizer
-from rexit.exporter.retriever import lists
-from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbours import similar_users
+from rexit.exporter.retriever import neighbours as lists
+from rexit.exporter.retriever.neighbours import Lists, similar_users
 from running.command import Ended, Run
 
 OPTIONS = IndexOptions(neighbours=5, lightgcn=LightGCNOptions(dim=8, epochs=5))

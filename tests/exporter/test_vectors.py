@@ -25,7 +25,7 @@ from rexit.bundle import Bundle, Catalog, FileEntry, write_json
 from rexit.bundle.vectors import FILE
 from rexit.cli import app
 from rexit.errors import BundleError, InputError
-from rexit.exporter.catalog.encoded import ENCODED
+from rexit.exporter.catalog.source_tables import ENCODED
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.engine.compile import compile_engines
 from rexit.exporter.export import export_bundle

@@ -27,7 +27,7 @@ from onnx_ir.passes import common
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.linear.linear import HEADS
-from rexit.exporter.graph.passes.nodes import FLOAT, HALF, array, cast, constant, is_constant, producer
+from rexit.exporter.graph.passes import FLOAT, HALF, array, cast, constant, is_constant, producer
 
 VECTORS = "vectors"
 

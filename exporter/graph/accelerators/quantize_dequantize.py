@@ -1,4 +1,24 @@
-"""Linear layers in int8 with fixed scales, by QuantizeLinear and DequantizeLinear, which TensorRT fuses into one product.
+"""Rewrites a float16 (half) graph so that ONNX Runtime's CPU rounds every half: float32 operators with rounded results.
+
+ONNX Runtime has few half kernels for the CPU. By default it computes in float32 and rounds only where it must, so that a sum that
+overflows in half, and is infinite on a GPU, goes unnoticed. Here
+
+1. an operator with half results computes in float32, and two Casts, to half and back, round each result;
+2. half constants and half inputs are read through a Cast;
+3. half outputs are Casts of rounded values.
+
+So products are accumulated in float32 and rounded once, as on tensor cores. No accelerator guarantees the order of a sum.
+
+Linear layers with 4-bit weights in blocks along K, for TensorRT: a blocked DequantizeLinear before each product.
+
+    w[k, n] = scale[k / BLOCK, n] * q[k, n]        q in -8 … 7, scale > 0 and exact in float16
+
+1. The scale is the best of several (`four_bits`).
+2. Symmetric, without a zero point; inputs and products stay float16. Heads do not change.
+
+K must be a multiple of BLOCK.
+
+Linear layers in int8 with fixed scales, by QuantizeLinear and DequantizeLinear, which TensorRT fuses into one product.
 
     y = DequantizeLinear(QuantizeLinear(x, s)) @ DequantizeLinear(w, columns)
 
@@ -13,14 +33,76 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.exporter.graph.linear.fixed_scale import clipping_bound, rounded_by
+from rexit.exporter.graph.linear.four_bits import best_scale, rounded
 from rexit.exporter.graph.linear.linear import SAMPLE, Linear, by_input, layers_to_quantize
 from rexit.exporter.graph.linear.round_weights import LARGEST, rounded_weights
-from rexit.exporter.graph.passes.nodes import array, constant, describe
+from rexit.exporter.graph.passes import FLOAT, HALF, array, cast, constant, describe
+
+
+def round_halves(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Names and types of inputs and outputs stay."""
+    graph = model.graph
+    nodes = list(graph)
+    outputs = {value: n for n, value in enumerate(graph.outputs)}
+    for value in (*graph.inputs, *graph.initializers.values()):
+        if value.dtype == HALF and (readers := list(value.uses())):
+            wide = cast(value, FLOAT, "wide")
+            graph.insert_before(nodes[0], wide)
+            for reader, n in readers:
+                reader.replace_input_with(n, wide.outputs[0])
+    for node in nodes:
+        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == HALF:
+            node.attributes["to"] = ir.AttrInt64("to", FLOAT)
+        for value in node.outputs:
+            if value.dtype != HALF:
+                continue
+            readers, name = list(value.uses()), value.name
+            value.dtype = FLOAT
+            narrow = cast(value, HALF, "rounded")
+            wide = cast(narrow.outputs[0], FLOAT, "wide")
+            graph.insert_after(node, [narrow, wide])
+            for reader, n in readers:
+                reader.replace_input_with(n, wide.outputs[0])
+            if value in outputs:
+                value.name, narrow.outputs[0].name = f"{name}.exact", name
+                graph.outputs[outputs[value]] = narrow.outputs[0]
+    return model
+
+
+BLOCK = 64
+_CLIPS = np.linspace(0.7, 1.0, 7, dtype=np.float32)
+
+
+def dequantize_blocks_int4(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Raises CheckpointError for a weight that is not divisible into blocks."""
+    for linear in layers_to_quantize(model, "int4", BLOCK):
+        _dequantize(model.graph, linear)
+    return model
+
+
+def quantize_blocks(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rounds a weight [K, N]. Returns integers in -8 … 7 as float32 [K, N], and scales float32 [K / BLOCK, N]."""
+    blocks = weight.reshape(-1, BLOCK, weight.shape[1])
+    largest = np.abs(blocks).max(1, keepdims=True)
+    scale = best_scale(blocks, (half_scale(largest * clip, 7.5) for clip in _CLIPS), 1)
+    return rounded(blocks, scale).reshape(weight.shape), scale[:, 0]
+
+
+def _dequantize(graph: ir.Graph, linear: Linear) -> None:
+    values, scales = quantize_blocks(array(linear.weight))
+    name = linear.weight.name
+    small = constant(graph, f"{name}.int4", values.astype(ml_dtypes.int4))
+    scale = constant(graph, f"{name}.scale", scales)
+    dequantize = ir.node("DequantizeLinear", [small, scale], {"axis": 0, "block_size": BLOCK})
+    linear.node.replace_input_with(1, describe(dequantize.outputs[0], f"{name}.dequantized", linear.weight))
+    graph.insert_before(linear.node, [dequantize])
+
 
 MAX_LOSS = 0.003
 """Maximum share of a token's squared output that rounding may lose on average. Our choice, measured in

@@ -17,24 +17,22 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from rexit.exporter.graph.cpu.quantize_linear_int8 import NAME as QUANTIZE
-from rexit.exporter.graph.passes.functions import (
+from rexit.exporter.graph.cpu.quantized_weights import NAME as QUANTIZE
+from rexit.exporter.graph.passes import (
     APPROXIMATE,
     DOMAIN,
+    MICROSOFT,
     Body,
     argument,
-    call,
-    define,
-    define_called,
-    parameters,
-)
-from rexit.exporter.graph.passes.nodes import (
-    MICROSOFT,
     array,
     both_ways,
+    call,
     constant,
+    define,
+    define_called,
     is_constant,
     is_node,
+    parameters,
     producer,
     replace,
     same_shape,

@@ -18,7 +18,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from rexit.exporter.graph.passes.nodes import constant, is_constant
+from rexit.exporter.graph.passes import constant, is_constant
 
 ROWS = "rows"
 """The input that lists the tokens a head reads, int64 [N]."""

@@ -20,9 +20,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.exporter.graph.cpu.fuse_rows import GEGLU, SCALE_ADD, SWIGLU, scaled_product
-from rexit.exporter.graph.cpu.quantize_linear_int8 import ZERO_POINT
-from rexit.exporter.graph.passes.functions import APPROXIMATE, DOMAIN, Body, argument, call, define, define_called, parameters
-from rexit.exporter.graph.passes.nodes import MICROSOFT, constant, replace
+from rexit.exporter.graph.cpu.quantized_weights import ZERO_POINT
+from rexit.exporter.graph.passes import (
+    APPROXIMATE,
+    DOMAIN,
+    MICROSOFT,
+    Body,
+    argument,
+    call,
+    constant,
+    define,
+    define_called,
+    parameters,
+    replace,
+)
 
 MULTIPLY = "MultiplyRows"
 """Inputs quantized [..., T, K], its scale [..., T, 1], weight, column scales [N], offsets [N]; output [..., T, N]."""

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rexit.exporter.graph.linear.linear import heads
-from rexit.exporter.graph.passes.nodes import array, constant, is_constant, is_weight, producer, replace
+from rexit.exporter.graph.passes import array, constant, is_constant, is_weight, producer, replace
 
 
 def fold_linear_weights(model: ir.Model) -> ir.Model:

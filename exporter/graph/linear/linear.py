@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.passes.nodes import array, is_constant, is_weight
+from rexit.exporter.graph.passes import array, is_constant, is_weight
 
 HEADS = ("logits",)
 """Outputs of a segment whose projection stays float32."""

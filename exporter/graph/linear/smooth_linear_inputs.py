@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from rexit.exporter.graph.linear.fixed_scale import clipping_bound, rounded_by
 from rexit.exporter.graph.linear.linear import SAMPLE, Linear, linears
 from rexit.exporter.graph.linear.round_weights import LARGEST, TINY, round_weights
-from rexit.exporter.graph.passes.nodes import array, constant, is_constant
+from rexit.exporter.graph.passes import array, constant, is_constant
 
 EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8)
 _FLOOR = 1e-4

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rexit.bundle import Catalog
 from rexit.exporter.checkpoints.checkpoint import save_checkpoint
-from rexit.exporter.libraries.silence import quiet
+from rexit.exporter.libraries import quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import ATTENTION

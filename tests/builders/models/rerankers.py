@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from builders.models.checkpoints import tiny_model
-from rexit.exporter.libraries.silence import quiet
+from rexit.exporter.libraries import quiet
 
 VOCAB, HIDDEN, DEPTH, START = 1000, 64, 6, 3
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")

@@ -17,9 +17,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from builders.onnx_graphs.graphs import Arrays, with_outlier
-from rexit.exporter.graph.cpu import bfloat16_products, fuse_rows, pack_weights
-from rexit.exporter.graph.cpu.bfloat16_attention import ROUNDED
-from rexit.exporter.graph.cpu.quantize_linear_int8 import define_quantize_rows
+from rexit.exporter.graph.cpu import bfloat16 as bfloat16_products
+from rexit.exporter.graph.cpu import fuse_rows, pack_weights
+from rexit.exporter.graph.cpu.bfloat16 import ROUNDED
+from rexit.exporter.graph.cpu.quantized_weights import define_quantize_rows
 from rexit.exporter.graph.cpu.slate_attention import NAME, define_slate_attention
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16

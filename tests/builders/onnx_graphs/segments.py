@@ -14,7 +14,7 @@ from builders.models.encoders import FAMILIES as ENCODERS
 from builders.models.encoders import VOCAB, tiny_encoder
 from builders.onnx_graphs.graphs import Arrays
 from rexit.exporter.graph import trace
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.passes import tidy
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.model.encoder import split

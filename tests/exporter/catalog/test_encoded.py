@@ -9,8 +9,7 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.encoded import vector_rows
-from rexit.exporter.catalog.entities import column_of, holds_vectors, read_entities
+from rexit.exporter.catalog.source_tables import column_of, holds_vectors, read_entities, vector_rows
 
 UNIT = [[0.6, 0.8], [0.0, 0.0], [0.0, 1.0]]
 

@@ -6,9 +6,8 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
-from rexit.exporter.catalog.source_tables import read_table
+from rexit.exporter.catalog.source_tables import read_entities, read_table, rows_of, unify_ids
 from rexit.exporter.options import Columns, IndexOptions
 
 GOOD = "user_id,item_id,rating,timestamp\n1,10,5,100\n2,11,3.5,101\n"

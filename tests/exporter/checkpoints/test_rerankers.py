@@ -29,8 +29,8 @@ from rexit.bundle.files import typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.checkpoints.known_prompts import KNOWN
-from rexit.exporter.heads.base import load_base
-from rexit.exporter.libraries.silence import quiet
+from rexit.exporter.heads.frozen_base import load_base
+from rexit.exporter.libraries import quiet
 from rexit.exporter.model.encoder import Encoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.prompts.texts import TextEncoder, read_tokenizer

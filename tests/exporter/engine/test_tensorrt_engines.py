@@ -14,8 +14,7 @@ from builders.models.checkpoints import tiny_checkpoint
 from builders.models.encoders import FAMILIES, pairs, write_encoder
 from rexit.bundle import Bundle, Catalog, Engine
 from rexit.bundle.variant import Limits
-from rexit.exporter.engine.compile import compile_engines
-from rexit.exporter.engine.profiles import optimization_profiles
+from rexit.exporter.engine.compile import compile_engines, optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from running.fast import fast

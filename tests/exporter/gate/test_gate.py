@@ -15,7 +15,7 @@ from rexit.errors import QualityError
 from rexit.exporter import preflight
 from rexit.exporter.export import export_bundle
 from rexit.exporter.graph.linear.linear import linears
-from rexit.exporter.graph.passes.nodes import array, constant
+from rexit.exporter.graph.passes import array, constant
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.options import ExportOptions
 

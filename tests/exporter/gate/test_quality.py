@@ -14,8 +14,8 @@ from rexit.exporter.gate import quality
 from rexit.exporter.gate.quality import LogOdds, Prompts
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
-from rexit.exporter.labelled import LabelledPairs
 from rexit.exporter.prompt.builder import Prompt
+from rexit.exporter.source import LabelledPairs
 from rexit.ranking import auc
 
 EXITS = (1, 2, 4)
@@ -106,7 +106,8 @@ FIGURES = r"AUC 0\.\d+, float32 has 0\.\d+; the change is -0\.\d+ to "
             {1: 0.03},
             ("passed", "undecided", "passed"),
             rf"after layer 2: {FIGURES}\+0\.\d+ \(95 % interval over 100 users\), too wide to tell: a loss of at most "
-            r"0\.001 .*about [\d,]+ users would do if .*not written: ask for more with --quality-slates \(0: all\); --accept-loss writes .*; --exits 1,4 leaves",
+            r"0\.001 .*about [\d,]+ users would do if .*not written: ask for more with --quality-slates \(0: all\); "
+            r"--accept-loss writes .*; --exits 1,4 leaves",
         ),
         (
             500,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from rexit.exporter.heads import fit
-from rexit.exporter.heads.fit import Regression, log_loss, platt
+from rexit.exporter.heads import layers as fit
+from rexit.exporter.heads.layers import Regression, log_loss, platt
 
 RANDOM = np.random.default_rng(0)
 N, H = 400, 6

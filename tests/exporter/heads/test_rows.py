@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.heads.rows import ANSWER, HIDDEN, INFO, RowsFile, size
+from rexit.exporter.heads.hidden_rows import ANSWER, HIDDEN, INFO, RowsFile, size
 
 ORIGIN = {"model": "a", "catalog": "b"}
 

@@ -25,9 +25,10 @@ from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, load_checkpoint
 from rexit.exporter.checkpoints.weights import decoder_model
 from rexit.exporter.export import export_bundle
-from rexit.exporter.heads import forward, layers
-from rexit.exporter.heads.rows import INFO
-from rexit.exporter.heads.run import HeadsReport, fit_heads
+from rexit.exporter.heads import hidden_rows as forward
+from rexit.exporter.heads import layers
+from rexit.exporter.heads.frozen_heads import HeadsReport, fit_heads
+from rexit.exporter.heads.hidden_rows import INFO
 from rexit.exporter.index import build_catalog
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -109,7 +110,7 @@ def test_log_odds_of_the_checkpoint_are_those_of_the_fit(
         kept.append(real(file, train, validation, *more))
         return kept[-1]
 
-    monkeypatch.setattr("rexit.exporter.heads.run.fit_layers", spied)
+    monkeypatch.setattr("rexit.exporter.heads.frozen_heads.fit_layers", spied)
     fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,2,3,4", keep_last=False, precision="float32"))
     file, validation, fits = kept
     seen = reference(tmp_path / "out", catalog)

@@ -11,9 +11,8 @@ import pytest
 
 from builders.data import ratings
 from rexit.bundle import Catalog
-from rexit.exporter.retriever import lists
-from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbours import similar_users
+from rexit.exporter.retriever import neighbours as lists
+from rexit.exporter.retriever.neighbours import Lists, similar_users
 from running.command import Run
 from running.indexing import edit
 

@@ -14,9 +14,8 @@ import pytest
 from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.preflight import check_fit
+from rexit.exporter.preflight import check_fit, longest_part
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.exporter.prompt.longest_part import longest_part
 from rexit.exporter.prompt.pieces import load_tokenizer
 
 LONG = "A very long title " * 12

@@ -12,8 +12,7 @@ from rexit.errors import InputError
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.retriever import lightgcn
-from rexit.exporter.retriever.lightgcn import Edges, Likes
-from rexit.exporter.retriever.propagation import Graph
+from rexit.exporter.retriever.lightgcn import Edges, Graph, Likes
 
 SMALL = LightGCNOptions(dim=16, layers=2, epochs=40)
 NOTHING: Edges = (np.empty(0, np.int64), np.empty(0, np.int64))

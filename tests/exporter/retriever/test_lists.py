@@ -13,9 +13,8 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import CatalogContents, in_lists, make_catalog
 from rexit.bundle import Catalog
 from rexit.errors import BundleError
-from rexit.exporter.retriever import lists
-from rexit.exporter.retriever.lists import Lists
-from rexit.exporter.retriever.neighbours import Neighbourhood
+from rexit.exporter.retriever import neighbours as lists
+from rexit.exporter.retriever.neighbours import Lists, Neighbourhood
 
 Half = NDArray[np.float16]
 

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from rexit.exporter.retriever.propagation import Graph
-from rexit.exporter.retriever.spectral import SIZE, leading
+from rexit.exporter.retriever.lightgcn import ENTRY_SIZE as SIZE
+from rexit.exporter.retriever.lightgcn import Graph, leading
 
 USERS, ITEMS = 50, 30
 

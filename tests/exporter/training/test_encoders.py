@@ -28,10 +28,8 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import parameter_groups
 from rexit.exporter.options import ExportOptions, TrainOptions
-from rexit.exporter.training.learner import first_loss
-from rexit.exporter.training.pairs import Pairs
-from rexit.exporter.training.run import train_model
-from rexit.exporter.training.starting_model import make_model
+from rexit.exporter.training.fine_tuning import make_model, train_model
+from rexit.exporter.training.trainer import Pairs, first_loss
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
 from running.command import Run, assert_one_line

@@ -24,9 +24,8 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.model.packed import PADDING, PREFIX
 from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions
-from rexit.exporter.training.learner import Collator, Learner, joint_loss
-from rexit.exporter.training.run import still_falling, train_model
-from rexit.exporter.training.starting_model import exit_depths, make_model
+from rexit.exporter.training.fine_tuning import exit_depths, make_model, still_falling, train_model
+from rexit.exporter.training.trainer import Collator, Learner, joint_loss
 from rexit.interrupts import interruptible
 from running.fast import fast
 

@@ -23,7 +23,7 @@ from rexit.exporter.options import ExportOptions
 from rexit.words import in_words
 
 if TYPE_CHECKING:
-    from rexit.exporter.draft import VariantReport
+    from rexit.exporter.assembly import VariantReport
     from rexit.exporter.export import ExportReport
 
 _STAGES = {

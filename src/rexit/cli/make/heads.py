@@ -16,7 +16,7 @@ from rexit.exporter.options import HeadsOptions
 from rexit.words import in_words
 
 if TYPE_CHECKING:
-    from rexit.exporter.heads.run import HeadsReport
+    from rexit.exporter.heads.frozen_heads import HeadsReport
 
 _DEFAULT = HeadsOptions()
 
@@ -47,7 +47,7 @@ def heads(
     rexit heads SmolLM2-135M --catalog catalog --out checkpoint
     ```
     """
-    from rexit.exporter.heads.run import fit_heads
+    from rexit.exporter.heads.frozen_heads import fit_heads
 
     options = HeadsOptions(
         exits=exits,

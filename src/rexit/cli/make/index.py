@@ -15,14 +15,7 @@ from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, progress, say, shown, stdout
 from rexit.cli.common.tables import counted, print_table, print_values
 from rexit.errors import InputError
-from rexit.exporter.options import (
-    IMPLICIT_NEGATIVES,
-    POSITIVE_AT,
-    Columns,
-    ExternalOptions,
-    IndexOptions,
-    LightGCNOptions,
-)
+from rexit.exporter.options import IMPLICIT_NEGATIVES, POSITIVE_AT, Columns, ExternalOptions, IndexOptions, LightGCNOptions
 from rexit.times import Timeline
 
 _DEFAULT = IndexOptions()
@@ -92,7 +85,7 @@ def index(
     among the known ones. The files hold what is new or changed. `rexit refresh` puts the result into the bundle.
     """
     from rexit.exporter.index import build_catalog
-    from rexit.exporter.retriever.config import with_config
+    from rexit.exporter.options import with_config
     from rexit.exporter.retriever.external import risk
 
     if item_embeddings is None and user_embeddings is not None:
@@ -187,7 +180,7 @@ def _print_repeats(rows: int) -> None:
 
 def _print_longest(path: Path, prompt: Mapping[str, Any]) -> None:
     from rexit.bundle import Catalog
-    from rexit.exporter.prompt.longest_part import longest_part
+    from rexit.exporter.preflight import longest_part
 
     catalog = Catalog.open(path)
     print_table(

@@ -46,7 +46,7 @@ def train(
     rexit train all-MiniLM-L6-v2 --slates slates.jsonl --out checkpoint
     ```
     """
-    from rexit.exporter.training.run import train_model
+    from rexit.exporter.training.fine_tuning import train_model
 
     options = TrainOptions(
         exits=exits,

@@ -16,8 +16,7 @@ from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile
 from rexit.bundle.variant import Limits
-from rexit.exporter.engine.compile import CompileReport, VariantBuild, compile_engines
-from rexit.exporter.engine.profiles import optimization_profiles
+from rexit.exporter.engine.compile import CompileReport, VariantBuild, compile_engines, optimization_profiles
 
 MAX_PREFIX = PROGRAM["max_prefix_tokens"]
 

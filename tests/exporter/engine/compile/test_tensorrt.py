@@ -11,8 +11,7 @@ from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT
 from doubles.compiler import Doubles
 from rexit.bundle import Bundle, Engine
-from rexit.exporter.engine.compile import compile_engines
-from rexit.exporter.engine.profiles import optimization_profiles
+from rexit.exporter.engine.compile import compile_engines, optimization_profiles
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from builders.onnx_graphs.graphs import graph
-from rexit.exporter.graph.accelerators.rounded import rounded
+from rexit.exporter.graph.accelerators.quantize_dequantize import round_halves
 
 A = np.array([[60000.0, 1.0, 2049.0]], np.float16)
 
@@ -17,7 +17,7 @@ A = np.array([[60000.0, 1.0, 2049.0]], np.float16)
 def _run(path: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = ort.InferenceSession(ir.to_proto(rounded(ir.load(path))).SerializeToString(), options)
+    session = ort.InferenceSession(ir.to_proto(round_halves(ir.load(path))).SerializeToString(), options)
     return dict(zip((output.name for output in session.get_outputs()), session.run(None, feed), strict=True))
 
 

@@ -10,10 +10,9 @@ import pytest
 
 from builders.onnx_graphs.graphs import count, run
 from builders.onnx_graphs.segments import exported, feed
-from rexit.exporter.graph.cpu.bfloat16_attention import ROUNDED, bfloat16_attention
-from rexit.exporter.graph.cpu.half_cache import half_cache
-from rexit.exporter.graph.cpu.slate_attention import NAME
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.cpu.bfloat16 import ROUNDED, bfloat16_attention
+from rexit.exporter.graph.cpu.slate_attention import NAME, half_cache
+from rexit.exporter.graph.passes import tidy
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,8 @@ import pytest
 from builders.onnx_graphs.function_graphs import bfloat16
 from builders.onnx_graphs.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.cpu.bfloat16_products import (
-    NORM,
-    PRODUCT,
-    PRODUCT_ADD,
-    ROUND,
-    SWIGLU,
-    bfloat16_products,
-    pack,
-    panel_of,
-)
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.cpu.bfloat16 import NORM, PRODUCT, PRODUCT_ADD, ROUND, SWIGLU, bfloat16_products, pack, panel_of
+from rexit.exporter.graph.passes import tidy
 
 K, N = 64, 48
 BLOCK = """

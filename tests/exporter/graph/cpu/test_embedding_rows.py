@@ -8,7 +8,7 @@ import numpy as np
 
 from builders.onnx_graphs.function_graphs import bfloat16
 from builders.onnx_graphs.graphs import count, error, graph, run, weight
-from rexit.exporter.graph.cpu.embedding_rows import embedding_rows_bfloat16, embedding_rows_int8
+from rexit.exporter.graph.cpu.quantized_weights import embedding_rows_bfloat16, embedding_rows_int8
 
 TEXT = "segment (int64[1, T] tokens) => (float[1, T, 16] y) { y = Gather(table, tokens) }"
 TOKENS = np.array([[3, 0, 3, 49]])

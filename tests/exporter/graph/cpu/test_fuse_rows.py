@@ -9,9 +9,9 @@ import pytest
 
 from builders.onnx_graphs.graphs import assert_same, count, graph, weight, with_outlier
 from rexit.exporter.graph.cpu.fuse_rows import ADD_LAYER_NORM, GEGLU, GELU, LAYER_NORM, NORM, SCALE_ADD, SWIGLU, fuse_rows
-from rexit.exporter.graph.cpu.quantize_linear_int8 import NAME as QUANTIZE
-from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.cpu.quantized_weights import NAME as QUANTIZE
+from rexit.exporter.graph.cpu.quantized_weights import quantize_linear_int8
+from rexit.exporter.graph.passes import tidy
 
 K, N = 64, 48
 NORMED = "normed = RMSNormalization <axis = -1, epsilon = 0.001> (x, weight)"

@@ -12,7 +12,7 @@ from builders.models.checkpoints import FAMILIES
 from builders.onnx_graphs.graphs import Arrays, assert_same, count, graph, weight
 from builders.onnx_graphs.segments import feed, traced
 from rexit.exporter.graph.cpu.gather_rows_early import gather_rows_early
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.passes import tidy
 from running.fast import fast
 
 LAYER = """

@@ -12,9 +12,8 @@ import pytest
 from builders.models.checkpoints import FAMILIES
 from builders.onnx_graphs.graphs import Arrays, count, run
 from builders.onnx_graphs.segments import exported, feed
-from rexit.exporter.graph.cpu.half_cache import half_cache
-from rexit.exporter.graph.cpu.slate_attention import NAME
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.cpu.slate_attention import NAME, half_cache
+from rexit.exporter.graph.passes import tidy
 from running.fast import fast
 
 PREFIX = 5

@@ -11,8 +11,8 @@ import pytest
 from builders.onnx_graphs.graphs import assert_same, count, graph, weight, with_outlier
 from rexit.exporter.graph.cpu.fuse_rows import fuse_rows
 from rexit.exporter.graph.cpu.pack_weights import MULTIPLY, MULTIPLY_ADD, MULTIPLY_GEGLU, MULTIPLY_SWIGLU, pack, pack_weights
-from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.cpu.quantized_weights import quantize_linear_int8
+from rexit.exporter.graph.passes import tidy
 
 K = 64
 BLOCK = """

@@ -9,7 +9,7 @@ import pytest
 
 from builders.onnx_graphs.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
+from rexit.exporter.graph.cpu.quantized_weights import quantize_linear_int8
 
 K = 64
 SHARED = """

@@ -9,7 +9,7 @@ import pytest
 
 from builders.onnx_graphs.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.cpu.quantize_weights_int4 import BLOCK, quantize_blocks, quantize_weights_int4
+from rexit.exporter.graph.cpu.quantized_weights import BLOCK, quantize_blocks, quantize_weights_int4
 
 K, N = 96, 40
 TEXT = """

@@ -11,7 +11,7 @@ from builders.models.encoders import FAMILIES as ENCODERS
 from builders.onnx_graphs.graphs import assert_same, count
 from builders.onnx_graphs.segments import feed, traced
 from rexit.exporter.graph.cpu.slate_attention import NO_WINDOW, slate_attention
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.passes import tidy
 from running.fast import fast
 
 

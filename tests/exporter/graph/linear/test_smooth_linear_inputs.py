@@ -14,10 +14,10 @@ from rexit.errors import InputError
 from rexit.exporter.graph import activations
 from rexit.exporter.graph.accelerators.quantize_dequantize import quantize_dequantize_int8
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.cpu.quantize_linear_int8 import quantize_linear_int8
+from rexit.exporter.graph.cpu.quantized_weights import quantize_linear_int8
 from rexit.exporter.graph.linear.linear import SAMPLE
 from rexit.exporter.graph.linear.smooth_linear_inputs import EXPONENTS, best_scale, smooth_for_fixed_scales, smooth_linear_inputs
-from rexit.exporter.graph.passes.nodes import array
+from rexit.exporter.graph.passes import array
 
 K, N = 64, 96
 LAYER = """

@@ -8,7 +8,7 @@ import pytest
 
 from builders.onnx_graphs.function_graphs import Case, cases
 from builders.onnx_graphs.graphs import run
-from rexit.exporter.graph.passes.tidy import tidy
+from rexit.exporter.graph.passes import tidy
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)

@@ -26,14 +26,13 @@ from rexit.baselines import _lightgcn, baselines
 from rexit.bundle import Bundle, Catalog, FileEntry, Manifest
 from rexit.bundle.catalog import ZERO
 from rexit.errors import BundleError, InputError, PolicyError
+from rexit.exporter import zero as fit
 from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.source import zero_of
-from rexit.exporter.zero import fit
-from rexit.exporter.zero.graph import Graph
-from rexit.exporter.zero.models import Logistic, logistic_graph, tree_graph
+from rexit.exporter.zero import Graph, Logistic, logistic_graph, tree_graph
 from rexit.prompts.slates_file import RequestLog
 from rexit.ranking import auc
 from rexit.refresh import RefreshOptions, check_fit, refresh

@@ -5,6 +5,10 @@ The last answer comes from, in this order:
 1. the last exit of its `exits.json`, with the decoder cut there, as an export does;
 2. a reranker's own, in the forms of `rexit.exporter.checkpoints.rerankers`, after the last layer;
 3. the two label rows of its LM head, behind its final norm.
+
+The heads of the chosen exits, as a checkpoint stores them.
+
+A fitted head's scale becomes the norm's weight, its weights the projection. The model's own last answer is copied.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from rexit.bundle import Catalog
@@ -22,7 +28,8 @@ from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Chec
 from rexit.exporter.checkpoints.dense_score import module_files
 from rexit.exporter.checkpoints.rerankers import read_reranker
 from rexit.exporter.checkpoints.weights import PATTERNS, decoder_model, located
-from rexit.exporter.libraries.silence import quiet
+from rexit.exporter.heads.layers import Layers
+from rexit.exporter.libraries import quiet
 from rexit.exporter.model.encoder import split
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.preflight import check_fit, check_trained_on
@@ -118,3 +125,28 @@ def checkpoint_bytes(base: Checkpoint) -> int:
 def _model_files(folder: Path) -> Iterable[Path]:
     replaced = (EXITS, HEADS) if (folder / EXITS).is_file() else (EXITS, HEADS, PROJECTORS)
     return {path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file() and path.name not in replaced}
+
+
+@torch.no_grad()
+def exit_heads(base: Checkpoint, own: ExitHeads | None, fit: Layers, exits: Sequence[int]) -> ExitHeads:
+    """Assembles the heads.
+
+    Args:
+        base: the model.
+        own: the model's own last answer; None if it has none.
+        fit: every layer's heads.
+        exits: depths in layers.
+    """
+    heads = ExitHeads.like(base.decoder, len(exits))
+    for k, depth in enumerate(exits):
+        if (head := fit.at(depth).head) is None:
+            assert own is not None
+            heads.norms[k], heads.projections[k] = own.norms[0], own.projections[0]
+            continue
+        for name, parameter in heads.norms[k].named_parameters():
+            parameter.copy_(torch.from_numpy(head.scale) if name == "weight" else torch.zeros_like(parameter))
+        projection: Any = heads.projections[k]
+        weight = torch.from_numpy(head.weight)
+        projection.weight.copy_(torch.stack([-weight, weight]) / 2)
+        projection.bias.copy_(torch.tensor([-head.bias, head.bias]) / 2)
+    return heads.cpu()

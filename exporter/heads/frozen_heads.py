@@ -23,12 +23,10 @@ from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS
 from rexit.exporter.clock import Clock
-from rexit.exporter.heads.assemble import exit_heads
-from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
-from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
+from rexit.exporter.heads.frozen_base import check_base, checkpoint_bytes, exit_heads, load_base, write_checkpoint
+from rexit.exporter.heads.hidden_rows import RowsFile, Slates, collect_rows, size, uses_bfloat16
 from rexit.exporter.heads.layers import LayerHead, fit_layers, ranking_figures
-from rexit.exporter.heads.rows import RowsFile, size
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, check_space, labels_of, open_catalog, read_slates
 from rexit.exporter.source import zero_of

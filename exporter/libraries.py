@@ -1,0 +1,111 @@
+"""Downloads from the Hugging Face Hub.
+
+Silences libraries: transformers, torch and onnxscript print progress and warnings.
+
+How many threads torch uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from rexit.errors import RexitError
+
+
+def hub_folder(name: str, patterns: Sequence[str], error: type[RexitError], subject: str, kind: str) -> Path:
+    """Downloads a repository's files into the Hub's local cache, or finds them there.
+
+    Args:
+        name: OWNER/NAME.
+        patterns: the files, as globs.
+        error: the class to raise.
+        subject, kind: begin a message: "SUBJECT: no such KIND, and …".
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        error: `name` is no id, or the Hub does not provide it. Fails at once without a network.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise error(f"{subject}: no such {kind}, and not the id of a model on the Hub, OWNER/NAME")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        with quiet():
+            return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except GatedRepoError as exc:
+        reason = (
+            ", and the model of this id on the Hub asks you to accept its conditions there, then to log in with `hf auth login`"
+        )
+        raise error(f"{subject}: no such {kind}{reason}") from exc
+    except RepositoryNotFoundError as exc:
+        reason = ", and no model of this id on the Hub, or a private one: log in with `hf auth login`"
+        raise error(f"{subject}: no such {kind}{reason}") from exc
+    except LocalEntryNotFoundError as exc:
+        reason = "the Hub cannot be reached, and no earlier download of the model is in the local cache"
+        raise error(f"{subject}: no such {kind}; {reason}") from exc
+    except Exception as exc:
+        raise error(f"{subject}: no such {kind}, and the Hub did not provide it: {first_line(exc)}") from exc
+
+
+log: Any = transformers.logging
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppresses warnings, log lines, progress bars and prints of libraries while the block runs; errors are raised."""
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable
+    with (
+        warnings.catch_warnings(),
+        open(os.devnull, "w") as sink,
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
+    ):
+        warnings.simplefilter("ignore")
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+            log.set_verbosity(level)
+            if bars:
+                log.enable_progress_bar()
+
+
+def first_line(exc: BaseException) -> str:
+    """The first line of another library's exception."""
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
+
+
+SMALL = 1 << 20
+"""Numbers in a table or a layer's weights: with fewer, one thread."""
+
+
+@contextlib.contextmanager
+def threads_for(size: int) -> Iterator[None]:
+    """Uses one thread for work on tables of fewer than SMALL numbers while the block runs.
+
+    Two threads on two cores that other programs want too were 5 to 18 times slower on such tables: each thread waits, spinning,
+    for the other after every operation. The choice depends on the size alone, so that results stay reproducible.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if size < SMALL else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

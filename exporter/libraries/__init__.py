@@ -1,1 +1,0 @@
-"""How other libraries behave: what they print, how many threads they use, what they download."""

@@ -1,0 +1,340 @@
+"""Models that can be exit zero, as ONNX graphs: scikit-learn's histogram gradient boosting, as one TreeEnsembleRegressor, and a
+logistic model.
+
+Exit zero's graph: run on ONNX Runtime's CPU with one thread, as the runtime does.
+
+Makes zero.onnx of a catalog.
+
+1. The pairs are those of short training slates as of each slate's moment, in the last part of the user's training
+   (`rexit.exporter.retriever.snapshots`): the slates most like a request's. Fitted on all parts, trees ranked below the product
+   that they read. Each user's first slate is among them, for users without a history.
+2. A fifth of the training users judge their last part by log loss, after a fit on the part before it of the others. The simplest
+   model is chosen whose loss is within TOLERANCE of the least: a logistic one, or else the fewest leaves in all, over trees of
+   up to 16. With fewer than MIN_USERS, or judges of one label, it is the logistic one.
+3. The chosen model is fitted on all users' pairs.
+
+Validation's and test's interactions neither fit nor choose; the same users' earlier ones, in the train split, may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from rexit import roles
+from rexit.bundle.catalog import ZERO, Catalog
+from rexit.errors import InputError
+from rexit.exporter.prompt.builder import Numbers, PromptBuilder
+from rexit.progress import Progress, silent, tracked
+from rexit.slates import Slate, runs, spread
+
+_OPSETS = (("", 18), ("ai.onnx.ml", 3))
+_IR_VERSION = 9
+
+
+def tree_graph(model: HistGradientBoostingClassifier) -> bytes:
+    """Returns a graph from numbers, float32 [N, F], to log-odds, float32 [N, 1]. NaN goes the way that the model gave it."""
+    nodes: list[dict[str, Any]] = []
+    leaves: list[dict[str, Any]] = []
+    for tree, (predictor,) in enumerate(model._predictors):
+        for at, node in enumerate(predictor.nodes):
+            leaf = bool(node["is_leaf"])
+            nodes.append(
+                {
+                    "treeids": tree,
+                    "nodeids": at,
+                    "modes": "LEAF" if leaf else "BRANCH_LEQ",
+                    "values": 0.0 if leaf else _at_most(node["num_threshold"]),
+                    "featureids": 0 if leaf else int(node["feature_idx"]),
+                    "truenodeids": 0 if leaf else int(node["left"]),
+                    "falsenodeids": 0 if leaf else int(node["right"]),
+                    "missing_value_tracks_true": 0 if leaf else int(node["missing_go_to_left"]),
+                }
+            )
+            if leaf:
+                leaves.append({"treeids": tree, "nodeids": at, "ids": 0, "weights": float(node["value"])})
+    attributes: dict[str, Any] = {f"nodes_{name}": [row[name] for row in nodes] for name in nodes[0]}
+    attributes |= {f"target_{name}": [row[name] for row in leaves] for name in leaves[0]}
+    attributes |= {"n_targets": 1, "base_values": [float(np.ravel(model._baseline_prediction)[0])]}
+    regressor = helper.make_node("TreeEnsembleRegressor", ["numbers"], ["log_odds"], domain="ai.onnx.ml", **attributes)
+    return _graph([regressor], model.n_features_in_)
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A logistic model, which is linear without end: a number beyond those of the training pairs is clipped to their range.
+
+    low, high: that range, float32 [F]. counts: bool [F], where the model reads log(1 + number).
+    fill: what it reads for a missing number, their mean, float64 [F].
+    weights: of the numbers and of whether each is missing, float64 [2F].
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    counts: NDArray[np.bool_]
+    fill: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    bias: float
+
+    @classmethod
+    def fit(cls, numbers: NDArray[np.float32], liked: NDArray[np.bool_], counts: NDArray[np.bool_]) -> Logistic:
+        """Fits standardised numbers. numbers: float32 [N, F], NaN: missing. liked: bool [N], of both kinds."""
+        from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
+
+        missing = np.isnan(numbers)
+        some = np.where(missing.all(0), np.float32(0), numbers)
+        low, high = np.nanmin(some, 0), np.nanmax(some, 0)
+        read = np.where(counts, np.log1p(np.where(counts, some, 0)), some).astype(np.float64)
+        fill, scale = np.nanmean(read, 0), np.nanstd(read, 0)
+        scale[scale == 0] = 1
+        with threadpool_limits(1):
+            model = LogisticRegression(max_iter=1000).fit(np.hstack([np.where(missing, 0, read - fill) / scale, missing]), liked)
+        weights = model.coef_[0] / np.concatenate([scale, np.ones(len(scale))])
+        return cls(low, high, counts, fill, weights, float(model.intercept_[0] - weights[: len(fill)] @ fill))
+
+    def log_odds(self, numbers: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Returns log-odds, float64 [N]. numbers: float32 [N, F]."""
+        missing = np.isnan(numbers)
+        clipped = np.clip(numbers, self.low, self.high).astype(np.float64)
+        read = np.where(missing, self.fill, np.where(self.counts, np.log1p(np.where(self.counts, clipped, 0)), clipped))
+        return np.asarray(np.hstack([read, missing]) @ self.weights + self.bias)
+
+
+def logistic_graph(model: Logistic) -> bytes:
+    """Returns a graph from numbers, float32 [N, F], to log-odds, float32 [N, 1]."""
+    nodes = [
+        helper.make_node(op, inputs.split(), [output], **attributes)
+        for op, inputs, output, attributes in (
+            ("IsNaN", "numbers", "missing", {}),
+            ("Max", "numbers low", "above", {}),
+            ("Min", "above high", "clipped", {}),
+            ("Add", "clipped one", "more", {}),
+            ("Log", "more", "log", {}),
+            ("Where", "counts log clipped", "read", {}),
+            ("Where", "missing fill read", "filled", {}),
+            ("Cast", "missing", "flags", {"to": TensorProto.FLOAT}),
+            ("Concat", "filled flags", "inputs", {"axis": 1}),
+            ("Gemm", "inputs weights bias", "log_odds", {}),
+        )
+    ]
+    constants: dict[str, NDArray[Any]] = {
+        "low": model.low,
+        "high": model.high,
+        "one": np.ones(1, np.float32),
+        "counts": model.counts,
+        "fill": model.fill.astype(np.float32),
+        "weights": model.weights.astype(np.float32)[:, None],
+        "bias": np.array([model.bias], np.float32),
+    }
+    return _graph(nodes, len(model.low), [numpy_helper.from_array(array, name) for name, array in constants.items()])
+
+
+def _graph(nodes: Sequence[NodeProto], width: int, constants: Sequence[TensorProto] = ()) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "zero",
+        [helper.make_tensor_value_info("numbers", TensorProto.FLOAT, ["N", width])],
+        [helper.make_tensor_value_info("log_odds", TensorProto.FLOAT, ["N", 1])],
+        constants,
+    )
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid(*opset) for opset in _OPSETS], producer_name="rexit")
+    whole.ir_version = _IR_VERSION
+    onnx.checker.check_model(whole)
+    return bytes(whole.SerializeToString())
+
+
+def _at_most(threshold: float) -> float:
+    """The largest float32 that is not above a threshold, so that float32 values are on the same side of both."""
+    rounded = np.float32(threshold)
+    return float(np.nextafter(rounded, np.float32(-np.inf)) if rounded > threshold else rounded)
+
+
+class Graph:
+    """A loaded graph. path: for messages; it is read once, so weights in other files are refused.
+
+    Raises:
+        InputError: It cannot be read or run, or is not from float numbers [N, F] to float log-odds [N] or [N, 1].
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        self._path = path
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        except OSError as exc:
+            raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+        except Exception as exc:  # ONNX Runtime's own classes have no common base
+            raise InputError(f"{path}: ONNX Runtime's CPU cannot run it: {str(exc).splitlines()[0]}") from exc
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 2:
+            shown = ", ".join(f"`{entry.name}` {entry.type} {entry.shape}" for entry in inputs)
+            raise InputError(f"{path}: its inputs are {shown or 'none'}, expected one tensor(float) of [N, {width}]")
+        count, columns = inputs[0].shape
+        if isinstance(columns, int) and columns != width:
+            raise InputError(f"{path}: reads {columns} numbers of a candidate, the template's [zero] has {width}")
+        output = self._session.get_outputs()[0]
+        rows, *rest = output.shape or [0]
+        one_each = len(rest) <= 1 and all(n == 1 or not isinstance(n, int) for n in rest)
+        if isinstance(count, int) or isinstance(rows, int) or not one_each:
+            shapes = f"`{inputs[0].name}` is {inputs[0].shape} and `{output.name}` is {output.shape}"
+            raise InputError(f"{path}: {shapes}, expected [N, {width}] and [N] or [N, 1] for any number N of candidates")
+        self._input, self._output = inputs[0].name, output.name
+
+    def log_odds(self, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns log-odds, float32 [N]. numbers: float32 [N, F], N > 0. Raises InputError."""
+        try:
+            (values,) = self._session.run([self._output], {self._input: numbers})
+        except Exception as exc:
+            raise InputError(f"{self._path}: ONNX Runtime's CPU cannot run it: {str(exc).splitlines()[0]}") from exc
+        rows = len(numbers)
+        if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.shape not in ((rows,), (rows, 1)):
+            shown = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else "no tensor"
+            raise InputError(
+                f"{self._path}: `{self._output}` is {shown} of {rows} rows, expected float32 [{rows}] or [{rows}, 1]"
+            )
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values.ravel()))[0])
+            raise InputError(
+                f"{self._path}: `{self._output}` is {values.ravel()[row]} for {numbers[row].tolist()}, expected finite"
+            )
+        return values.reshape(rows)
+
+
+def zero_log_odds(catalog: Catalog, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
+    """Returns exit zero's log-odds of the candidates of every slate, as the runtime computes them, float32 [n] each."""
+    graph, builder = Graph(catalog.path / ZERO, len(catalog.numbers)), PromptBuilder(catalog)
+    numbers = (builder.numbers(slate.user, slate.items, slate.as_of, scores=slate.scores) for slate in slates)
+    return [graph.log_odds(table) for table in numbers]
+
+
+MAX_PAIRS = 200_000
+SIZE = 5
+"""Pairs of a slate. Of long slates, a short history would have only the first, which knows nothing."""
+LEAVES = (4, 8, 16)
+"""Of a tree."""
+MAX_TREES = 100
+TOLERANCE = 0.002
+"""Of the least log loss, that a simpler model may lose."""
+MIN_USERS = 50
+"""With fewer training users the judges are too few. On MovieLens, trees then ranked below a logistic model."""
+_RATE = 0.2
+
+
+def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress: Progress = silent) -> dict[str, Any]:
+    """Writes zero.onnx into a catalog's folder.
+
+    Args:
+        folder: The folder.
+        catalog: The catalog there, with splits and snapshots.
+        own: A graph to copy instead of fitting one.
+        progress: Called with "exit zero", the slates read and in all.
+
+    Returns:
+        How it was made, for catalog.json; `none`: why there is no graph: training pairs are of one label.
+
+    Raises:
+        InputError: `own` is no such graph.
+    """
+    pairs = _pairs(catalog, progress)
+    if own is not None:
+        graph = Graph(own, pairs.numbers.shape[1])
+        for rows in (pairs.numbers[:1], pairs.numbers):
+            graph.log_odds(rows)
+        (folder / ZERO).write_bytes(own.read_bytes())
+        return {"file": own.name}
+
+    liked = pairs.liked[pairs.fits]
+    if liked.all() or not liked.any():
+        return {"none": f"{len(liked)} training pairs of one label only"}
+    numbers, counts = pairs.numbers[pairs.fits], np.array([op["op"].endswith("_count") for op in catalog.numbers])
+    trees, leaves, loss = _choose(pairs, counts)
+    made = {"pairs": len(liked), "log_loss": loss}
+    if not trees:
+        (folder / ZERO).write_bytes(logistic_graph(Logistic.fit(numbers, liked, counts)))
+        return {**made, "logistic": True}
+    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, numbers, liked)))
+    return {**made, "trees": trees, "leaves": leaves}
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Training pairs. users: rows. fits: those to fit on. before: those to fit on before the judges' part. judged: that part."""
+
+    numbers: Numbers
+    users: NDArray[np.int64]
+    liked: NDArray[np.bool_]
+    fits: NDArray[np.bool_]
+    before: NDArray[np.bool_]
+    judged: NDArray[np.bool_]
+
+
+def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
+    split, parts = runs(catalog, "train", SIZE)
+    starts = np.array([part.start for part in parts])
+    user, time, begins = split.users[starts], split.times[starts], catalog.snapshots["begins"]
+    part = (begins[user] <= time[:, None]).sum(1)
+    first = time == split.times[np.searchsorted(split.users, user)]
+    last = part == begins.shape[1]
+    if not last.any():  # embeddings made after training
+        last[:] = True
+    before = part == begins.shape[1] - 1 if begins.shape[1] > 1 else last
+    chosen = spread(np.flatnonzero(last | before | first).tolist(), MAX_PAIRS // SIZE)
+    builder, numbers = PromptBuilder.of(catalog, "train"), []
+    for n in tracked(chosen, "exit zero", progress):
+        scores = None if split.scores is None else split.scores[parts[n]]
+        numbers.append(builder.number_rows(int(user[n]), split.items[parts[n]], int(time[n]), scores=scores))
+    rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
+    slates = np.repeat(chosen, [len(table) for table in numbers])
+    users, liked = split.users[rows], split.liked[rows]
+    return _Pairs(np.concatenate(numbers), users, liked, *(kind[slates] for kind in (last | first, before | first, last)))
+
+
+def _choose(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, int, float | None]:
+    """Trees, leaves of each, both 0 for a logistic model, and the log loss of the users who judge; None if they are too few.
+    counts: bool [F], the numbers that are counts."""
+
+    distinct = np.unique(pairs.users)
+    judges = np.isin(pairs.users, distinct[[roles.place(f"zero {user}") < 0.2 for user in distinct.tolist()]])
+    fits, judged = pairs.before & ~judges, pairs.judged & judges
+    labels = pairs.liked[judged]
+    one_label = any(rows.all() or not rows.any() for rows in (pairs.liked[fits], labels))
+    if one_label or len(distinct) < MIN_USERS:
+        return 0, 0, None
+
+    def loss(log_odds: NDArray[np.float64]) -> float:
+        return float(np.logaddexp(0, np.where(labels, -log_odds, log_odds)).mean())
+
+    logistic = Logistic.fit(pairs.numbers[fits], pairs.liked[fits], counts)
+    losses = {(0, 0): loss(logistic.log_odds(pairs.numbers[judged]))}
+    for leaves in LEAVES:
+        model = _boosted(MAX_TREES, leaves, pairs.numbers[fits], pairs.liked[fits])
+        for trees, log_odds in enumerate(model.staged_decision_function(pairs.numbers[judged]), 1):
+            losses[trees, leaves] = loss(log_odds)
+    most = min(losses.values()) * (1 + TOLERANCE)
+    trees, leaves = min((size for size, value in losses.items() if value <= most), key=math.prod)
+    return trees, leaves, losses[trees, leaves]
+
+
+def _boosted(trees: int, leaves: int, numbers: Numbers, liked: NDArray[np.bool_]) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
+
+    boosting = HistGradientBoostingClassifier(
+        max_iter=trees, max_leaf_nodes=leaves, learning_rate=_RATE, early_stopping=False, random_state=0
+    )
+    missing = np.isnan(numbers).all(0)  # a number that no pair has breaks the binning
+    with threadpool_limits(1):  # sums do not depend on the machine, and threads do not wait for each other on a busy one
+        return boosting.fit(np.where(missing, np.float32(0), numbers), liked)
