@@ -18,8 +18,8 @@ from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.reranker import ids, words_tokenizer
 from rexit import runtime
-from rexit.batch import BatchOptions, ColumnNames, score_files
-from rexit.bundle import Bundle, Catalog
+from rexit.batch import score_table
+from rexit.bundle import Catalog
 from rexit.errors import DeadlineError, InputError
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.prompts import texts
@@ -129,12 +129,10 @@ def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Pat
             reply = service.ask("POST", "/v1/score", body.encode())
             assert reply.status == 200 and log_odds(reply.json) == expected
 
-    for n, values in enumerate((inputs, tokens)):
+    for values in (inputs, tokens):
         columns = {name: pl.Series([value] * len(ITEMS)) for name, value in values.items() if value is not None}
-        pairs, out = tmp_path / f"pairs-{n}.parquet", tmp_path / f"scores-{n}.parquet"
-        pl.DataFrame({"user_id": [USER] * len(ITEMS), "item_id": ITEMS, **columns}).write_parquet(pairs)
-        score_files(Bundle.open(bundle), BatchOptions(pairs, out, ColumnNames(), None))
-        assert pl.read_parquet(out)["log_odds"].to_list() == expected
+        pairs = pl.DataFrame({"user_id": [USER] * len(ITEMS), "item_id": ITEMS, **columns}).to_arrow()
+        assert score_table(bundle)(pairs)["raw_log_odds"].to_pylist() == expected
 
 
 def log_odds(answer: dict[str, Any]) -> list[float]:
