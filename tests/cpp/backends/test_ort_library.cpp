@@ -61,10 +61,6 @@ TEST(Library, TheOldestApiIsEnoughAndAProviderGetsItsNameAndOptions) {
   const auto make = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
   Session session(std::make_shared<const LoadedBundle>(sound_bundle(), nullptr, make), 0);
   session.warm_up();
-  // The environment has an arena already: that of all segments.
-  const Ort::MemoryInfo cpu = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  const Ort::ArenaCfg arena(0, -1, -1, -1);
-  EXPECT_FALSE(Ort::Status(Ort::GetApi().CreateAndRegisterAllocator(ort_environment({}), cpu, arena)).IsOK());
   const auto appended = reinterpret_cast<const char* (*)()>(::dlsym(::dlopen(library, RTLD_NOW), "appended_provider"));
   EXPECT_STREQ(appended(), "NPU device=1 precision=int8");
 }
