@@ -34,7 +34,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from rexit import roles
 from rexit.bundle.catalog import ZERO, Catalog
 from rexit.errors import InputError
-from rexit.exporter.prompt.builder import Numbers, PromptBuilder
+from rexit.exporter.prompt.builder import Numbers, PromptBuilder, RowSlate
 from rexit.progress import Progress, silent, tracked
 from rexit.slates import Slate, runs, spread
 
@@ -292,14 +292,12 @@ def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
         last[:] = True
     before = part == begins.shape[1] - 1 if begins.shape[1] > 1 else last
     chosen = spread(np.flatnonzero(last | before | first).tolist(), MAX_PAIRS // SIZE)
-    builder, numbers = PromptBuilder.of(catalog, "train"), []
-    for n in tracked(chosen, "exit zero", progress):
-        scores = None if split.scores is None else split.scores[parts[n]]
-        numbers.append(builder.number_rows(int(user[n]), split.items[parts[n]], int(time[n]), scores=scores))
     rows = np.concatenate([np.arange(parts[n].start, parts[n].stop) for n in chosen])
-    slates = np.repeat(chosen, [len(table) for table in numbers])
+    drawn = (RowSlate(int(user[n]), split.items[parts[n]], int(time[n])) for n in tracked(chosen, "exit zero", progress))
+    numbers = PromptBuilder.of(catalog, "train").slate_numbers(drawn, None if split.scores is None else split.scores[rows])
+    slates = np.repeat(chosen, [parts[n].stop - parts[n].start for n in chosen])
     users, liked = split.users[rows], split.liked[rows]
-    return _Pairs(np.concatenate(numbers), users, liked, *(kind[slates] for kind in (last | first, before | first, last)))
+    return _Pairs(numbers, users, liked, *(kind[slates] for kind in (last | first, before | first, last)))
 
 
 def _choose(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, int, float | None]:

@@ -1,4 +1,4 @@
-"""Training reads prompts assembled in Python, the device assembles them in C++: the token ids must be the same."""
+"""Sessions and training assemble the prompts of docs/format/prompt.md, to the token, and exit zero's numbers, to the bit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, in_lists, make_catalog
 from builders.bundles.zero import MISSING, NUMBERS, column_graph, with_numbers, write_zero
+from oracles.assembler import Assembler, Space
 from rexit import runtime
 from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import PromptBuilder
@@ -80,7 +81,7 @@ def more_asked(contents: CatalogContents) -> CatalogContents:
 def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
     tmp_path: Path, catalog_of: Callable[[], CatalogContents]
 ) -> None:
-    """In C++ as in Python: a request without `as_of` reads the list, one in the far future searches."""
+    """A request without `as_of` reads the list, one in the far future searches."""
     items = [int(item) for item in ITEM_IDS]
     with runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(catalog_of()))) as session:
         for user in USER_IDS:
@@ -93,11 +94,11 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
     "catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, with_vectors, lists_of_some, lists_nearly_alike]
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, catalog_of: Callable[[], CatalogContents]) -> None:
+def test_prompts_are_those_of_the_page(tmp_path: Path, seed: int, catalog_of: Callable[[], CatalogContents]) -> None:
     contents, random = catalog_of(), np.random.default_rng(seed)
     bundle = write_bundle(tmp_path / "bundle", BundleOptions(more_asked(contents)))
     catalog = Catalog.open(bundle / "catalog")
-    prompts = PromptBuilder(catalog)
+    prompts, space = PromptBuilder(catalog), Space.of(catalog)
     ops = {op["op"] for part in ("prefix", "candidate") for op in catalog.info["prompt"][part]}
     assert {"user_field", "history", "similar_verdict", "item_like_rate"} <= ops, "the tiny catalog exercises the program"
     seen = set()
@@ -107,14 +108,20 @@ def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, cat
             items = [int(item) for item in random.choice(ITEM_IDS, 6, replace=False)]
             fresh = [(int(item), bool(random.integers(2))) for item in random.choice(ITEM_IDS, random.integers(0, 5))]
             as_of = int(random.integers(0, 120)) if random.random() < 0.7 else None
-            expected = prompts.prompt(user, items, as_of, fresh)
+            book = Assembler(catalog, catalog.users.row(user), as_of, by_row(catalog, fresh), space=space)
+            expected = [book.tokens("prefix"), *(book.tokens("candidate", row) for row in catalog.items.rows(items).tolist())]
             prefix, candidates = session.prompt(user, items, as_of=as_of, recent=fresh or None)
-            np.testing.assert_array_equal(prefix, expected.prefix)
-            assert len(candidates) == len(items)
-            for got, wanted in zip(candidates, expected.candidates, strict=True):
-                np.testing.assert_array_equal(got, wanted)
+            assert [part.tolist() for part in (prefix, *candidates)] == expected
+            prompt = prompts.prompt(user, items, as_of, fresh)
+            assert [part.tolist() for part in (prompt.prefix, *prompt.candidates)] == expected
+            assert prompt.liked.tolist() == [item for item, liked in book.history if liked] and prompt.part is None
             seen.add(prefix.tobytes())
     assert len(seen) > 20, "the requests differ"
+
+
+def by_row(catalog: Catalog, recent: list[tuple[int, bool]]) -> list[tuple[int, bool]]:
+    rows = catalog.items.rows([item for item, _ in recent]).tolist()
+    return [(row, liked) for row, (_, liked) in zip(rows, recent, strict=True)]
 
 
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
@@ -127,12 +134,17 @@ def test_same_numbers_to_the_bit(catalog_of: Callable[[], CatalogContents], tmp_
         bundle = write_bundle(tmp_path / str(column), BundleOptions(contents))
         write_zero(bundle, column_graph(len(numbers), column))
         sessions.append(runtime.open(bundle))
-    builder = PromptBuilder(Catalog.open(tmp_path / "0" / "catalog"))
+    catalog = Catalog.open(tmp_path / "0" / "catalog")
+    builder, space = PromptBuilder(catalog), Space.of(catalog)
     recent = [(ITEM_IDS[4], True), (ITEM_IDS[17], False), (ITEM_IDS[3], True)]
     for user in (*USER_IDS, -1):
         for fields in ({}, {"as_of": 40}, {"recent": recent}, {"as_of": 30, "recent": recent}):
-            expected = builder.numbers(user, ITEM_IDS, fields.get("as_of"), fields.get("recent", ()), scores)
+            as_of, fresh = fields.get("as_of"), fields.get("recent", [])
+            table = builder.numbers(user, ITEM_IDS, as_of, fresh, scores)
+            book = Assembler(catalog, catalog.users.row(user), as_of, by_row(catalog, fresh), space=space)
+            rows = zip(catalog.items.rows(ITEM_IDS).tolist(), scores.tolist(), strict=True)
+            np.testing.assert_array_equal(table, np.float32([book.numbers(row, score) for row, score in rows]))
             for column, session in enumerate(sessions):
                 values = session.score(user, ITEM_IDS, force_exit=0, scores=scores, **fields).log_odds
                 values = np.where(values == MISSING, np.float32(np.nan), values)
-                np.testing.assert_array_equal(values, expected[:, column], f"{numbers[column]} of {user}, {fields}")
+                np.testing.assert_array_equal(values, table[:, column], f"{numbers[column]} of {user}, {fields}")

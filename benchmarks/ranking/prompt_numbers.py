@@ -8,25 +8,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 from as_of import Features
-from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.program import Op
 from rexit.slates import cut
-
-
-class _Numbers(Catalog):
-    """A catalog whose prompts are numbers of pieces."""
-
-    @property
-    def piece_table(self) -> dict[str, NDArray[Any]]:
-        count = self.info["counts"]["pieces"]
-        return {"offsets": np.arange(count + 1), "tokens": np.arange(count, dtype=np.int32)}
 
 
 def number_ops(catalog: Catalog) -> list[Op]:
@@ -38,10 +31,15 @@ def number_ops(catalog: Catalog) -> list[Op]:
 def prompt_numbers(catalog: Catalog, split: str, size: int) -> Features:
     """What the prompts of a split's pairs, in slates of `size`, say in numbers: steps from 0, in the split's order."""
     ops = number_ops(catalog)
-    info = {**catalog.info, "prompt": {"prefix": [], "candidate": ops}}
-    builder = PromptBuilder.of(_Numbers(catalog.path, info, catalog.files), split)
-    slates = cut(catalog, split, size)
-    prompts = [builder.prompt(slate.user, slate.items, slate.as_of) for slate in slates]
+    info = {**catalog.info, "prompt": {**catalog.info["prompt"], "prefix": [], "candidate": ops, "inputs": [], "vectors": []}}
+    with tempfile.TemporaryDirectory() as place:
+        folder, count = Path(place) / "catalog", info["counts"]["pieces"]
+        shutil.copytree(catalog.path, folder)
+        save_file({"offsets": np.arange(count + 1), "tokens": np.arange(count, dtype=np.int32)}, folder / "pieces.safetensors")
+        info["tokenizer"] = {**info["tokenizer"], "vocab_size": count}  # a piece is its number
+        builder = PromptBuilder.of(Catalog(folder, info, catalog.files), split)
+        slates = cut(catalog, split, size)
+        prompts = [builder.prompt(slate.user, slate.items, slate.as_of) for slate in slates]
     pieces = np.concatenate([prompt.candidates for prompt in prompts])
     steps = np.full(pieces.shape, np.nan, np.float32)
     for column, op in enumerate(ops):

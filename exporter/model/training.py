@@ -6,6 +6,7 @@ forward uses many labels.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
 from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.model.vectors import PassVectors, Sources
-from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder, RowSlate
 from rexit.exporter.source import Source, prompt_maker
 from rexit.ids import Id
 from rexit.slates import cut, draw, runs, spread
@@ -140,13 +141,16 @@ def _catalog_rows(catalog: Catalog, split: str, size: int, chosen: Callable[[Seq
     builder = PromptBuilder.of(catalog, split)
     rows, parts = runs(catalog, split, size, one_request=split != SPLITS[0])
 
-    def row(part: slice) -> Row:
-        user, time = int(rows.users[part.start]), int(rows.times[part.start])
+    def slate_of(part: slice) -> RowSlate:
         inputs = [rows.codes_of(at) for at in range(part.start, part.stop)]
-        prompt = builder.prompt_rows(user, rows.items[part], time, inputs=inputs)
-        return Row(catalog.users.id(user), prompt, rows.liked[part])
+        return RowSlate(int(rows.users[part.start]), rows.items[part], int(rows.times[part.start]), inputs=inputs)
 
-    return [row(part) for part in chosen(parts)]
+    drawn, tracked = itertools.tee(chosen(parts))
+    prompts = builder.prompts(map(slate_of, tracked))
+    return [
+        Row(catalog.users.id(int(rows.users[part.start])), prompt, rows.liked[part])
+        for prompt, part in zip(prompts, drawn, strict=True)
+    ]
 
 
 def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -> list[list[int]]:

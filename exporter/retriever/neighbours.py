@@ -294,38 +294,18 @@ class Inverted:
 CHUNK = 128  # users per search
 
 
-def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """The indices of the k largest of `scores` [n], largest first, ties to the lower index. Minus infinity is never taken."""
-    k = min(k, int(np.isfinite(scores).sum()))
-    if k == 0:
-        return np.empty(0, np.int64)
-    at_least = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
-    return at_least[np.argsort(-scores[at_least], kind="stable")][:k]
-
-
 def nonzero_rows(vectors: NDArray[Any]) -> NDArray[np.bool_]:
     """Which of the rows [n, D] are not zero: bool [n]. A zero vector is an unknown user or item, near to nothing."""
     rows: NDArray[np.bool_] = np.count_nonzero(vectors, axis=1) > 0
     return rows
 
 
-def folded_in(fold_in: NDArray[np.float16]) -> NDArray[np.float16]:
-    """A user's embedding from the `fold_in` rows of the items they liked.
-
-    The sum is divided by the power of two that brings its largest component into [0.5, 1). Its length does not matter, and its
-    rounding does not depend on the order of summing.
-
-    Args:
-        fold_in: float16 [n, D].
-
-    Returns:
-        float16 [D]; zeros for n = 0.
-    """
-    direction: NDArray[np.float16] = _directions(fold_in.astype(np.float64).sum(0, keepdims=True))[0]
-    return direction
-
-
 def _directions(sums: NDArray[np.float64]) -> NDArray[np.float16]:
+    """Users' embeddings from sums of the `fold_in` rows of the items they liked, [n, D]; zeros stay zeros.
+
+    A sum is divided by the power of two that brings its largest component into [0.5, 1). Its length does not matter, and its
+    rounding does not depend on the order of summing.
+    """
     _, exponents = np.frexp(np.abs(sums).max(1, keepdims=True))
     embeddings: NDArray[np.float16] = np.ldexp(sums, -exponents).astype(np.float16)
     return embeddings
@@ -450,7 +430,7 @@ def _search(
 def _folded_in_users(
     users: NDArray[np.int64], fold_in: NDArray[np.float16], histories: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.float16]:
-    """`folded_in` of users' whole histories: float16 [n, D]."""
+    """Users folded in from their whole histories: float16 [n, D]."""
     begins, ends = histories["history_offsets"][users], histories["history_offsets"][users + 1]
     starts, entries = offsets(ends - begins), slices(begins, ends)[1]
     liked = histories["history_liked"][entries] > 0

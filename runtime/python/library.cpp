@@ -3,17 +3,27 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
+#include "bundle/catalog/catalog.hpp"
 #include "bundle/policy.hpp"
+#include "prompt/prompt.hpp"
+#include "prompt/retrieval.hpp"
 #include "session/stops.hpp"
 
 namespace nb = nanobind;
@@ -26,6 +36,14 @@ template <class T, std::size_t Axes>
 using Array = nb::ndarray<nb::numpy, T, nb::ndim<Axes>>;
 template <class T, std::size_t Axes>
 using InArray = nb::ndarray<const T, nb::ndim<Axes>, nb::c_contig, nb::device::cpu>;
+
+// The array owns the vector.
+template <class T>
+Array<T, 1> to_numpy(std::vector<T> values) {
+  auto* vector = new std::vector<T>(std::move(values));
+  const nb::capsule owner(vector, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+  return Array<T, 1>(vector->data(), {vector->size()}, owner);
+}
 
 // An array whose values are not set, and the memory that it owns.
 template <class T, std::size_t Axes>
@@ -110,9 +128,212 @@ class Rules {
   core::Policy policy_;
 };
 
+using Halves = InArray<std::uint16_t, 2>;  // their bits
+
+const core::Half* halves(const Halves& table) { return reinterpret_cast<const core::Half*>(table.data()); }
+
+// Embeddings of an earlier moment, in arrays of the caller.
+class Embeddings {
+ public:
+  using Lists = std::tuple<std::size_t, Halves, InArray<std::int64_t, 1>, InArray<std::int32_t, 1>>;
+
+  // `lists`: probes, centres, offsets and users of the lists, in whose order `users` is then.
+  Embeddings(Halves users, Halves items, Halves fold_in, std::optional<Lists> lists)
+      : users_(std::move(users)), items_(std::move(items)), fold_in_(std::move(fold_in)), arrays_(std::move(lists)) {
+    if (arrays_) {
+      const auto& [probes, centres, offsets, rows] = *arrays_;
+      lists_ = core::UserLists(probes, {halves(centres), centres.size()}, {offsets.data(), offsets.size()},
+                               {rows.data(), rows.size()});
+    }
+    embeddings_ = {halves(users_), lists_ ? &*lists_ : nullptr, halves(items_), halves(fold_in_)};
+  }
+  Embeddings(const Embeddings&) = delete;
+
+  const core::Embeddings* of(const core::Catalog& catalog) const {
+    const std::size_t users = catalog.users.ids.size(), items = catalog.items.ids.size(), dim = catalog.dim;
+    for (const auto& [table, rows] : {std::pair(&users_, users), std::pair(&items_, items), std::pair(&fold_in_, items)})
+      if (table->shape(0) != rows || table->shape(1) != dim)
+        throw std::invalid_argument("embeddings: expected a row for each user and item of the catalog");
+    return &embeddings_;
+  }
+
+ private:
+  Halves users_, items_, fold_in_;
+  std::optional<Lists> arrays_;
+  std::optional<core::UserLists> lists_;
+  core::Embeddings embeddings_{};
+};
+
+// A slate by rows: user, items, as_of, fresh interactions, the inputs' codes, once or for each item, and embeddings: those of an
+// earlier moment, True: the catalog's own, None: none.
+using Slate = std::tuple<std::optional<core::Row>, InArray<std::int64_t, 1>, std::optional<std::int64_t>,
+                         std::vector<std::pair<core::Row, bool>>, std::vector<std::vector<core::Codes>>, nb::handle>;
+
+// A catalog's folder without graphs: the prompts and exit zero's numbers of slates.
+class Catalog {
+ public:
+  Catalog(const std::string& parent, const std::string& folder, const nb::bytes& description)
+      : source_(parent),
+        catalog_(source_, folder,
+                 core::JsonDocument(reinterpret_cast<const unsigned char*>(description.c_str()), description.size(),
+                                    source_.where(folder + "/catalog.json"))) {}
+
+  // Of each slate tokens and offsets as core::Prompt has them, and the items that the user had liked.
+  std::vector<std::tuple<Array<std::int32_t, 1>, Array<std::int64_t, 1>, Array<std::int64_t, 1>>> prompts(
+      const std::vector<Slate>& slates) const {
+    struct Assembled {
+      std::vector<std::int32_t> tokens;
+      std::vector<std::int64_t> offsets, liked;
+    };
+    std::vector<Assembled> assembled;
+    assembled.reserve(slates.size());
+    core::Prompt prompt;
+    answer(slates, [&](core::Retrieval& retrieval, const core::Deadline& deadline, std::size_t) {
+      core::assemble(catalog_, std::numeric_limits<std::int32_t>::max(), deadline, retrieval, prompt);
+      Assembled& slate = assembled.emplace_back(Assembled{prompt.tokens, {prompt.offsets.begin(), prompt.offsets.end()}, {}});
+      for (const core::Interaction& interaction : retrieval.history())
+        if (interaction.liked) slate.liked.push_back(interaction.item);
+    });
+    std::vector<std::tuple<Array<std::int32_t, 1>, Array<std::int64_t, 1>, Array<std::int64_t, 1>>> arrays;
+    for (Assembled& slate : assembled)
+      arrays.emplace_back(to_numpy(std::move(slate.tokens)), to_numpy(std::move(slate.offsets)),
+                          to_numpy(std::move(slate.liked)));
+    return arrays;
+  }
+
+  // [items of all slates, numbers]. `scores`: the first stage's, of all slates, if they are read.
+  Array<float, 2> numbers(const std::vector<Slate>& slates, const std::optional<InArray<float, 1>>& scores) const {
+    const std::size_t width = catalog_.program.numbers.size();
+    std::size_t rows = 0;
+    for (const Slate& slate : slates) rows += std::get<1>(slate).size();
+    if (catalog_.program.reads_scores() && (!scores || scores->size() != rows))
+      throw std::invalid_argument("scores: expected one for each item");
+    const auto table = empty<float, 2>({rows, width});
+    std::vector<float> numbers;
+    std::size_t row = 0;
+    answer(slates, [&](core::Retrieval& retrieval, const core::Deadline&, std::size_t items) {
+      retrieval.numbers(scores ? scores->data() + row : nullptr, numbers);
+      std::copy(numbers.begin(), numbers.end(), table.data() + row * width);
+      row += items;
+    });
+    return table;
+  }
+
+ private:
+  // Calls use(retrieval, deadline, items) for each slate, without the GIL.
+  template <class Use>
+  void answer(const std::vector<Slate>& slates, const Use& use) const {
+    const core::Embeddings own = catalog_.embeddings();
+    std::vector<const core::Embeddings*> embeddings;
+    for (const Slate& slate : slates) {
+      const nb::handle choice = std::get<5>(slate);
+      embeddings.push_back(choice.is_none()     ? nullptr
+                           : choice.is(Py_True) ? &own
+                                                : nb::cast<const Embeddings&>(choice).of(catalog_));
+    }
+    const nb::gil_scoped_release no_gil;
+    core::Retrieval retrieval(catalog_);
+    const core::Deadline deadline({}, 0);
+    core::Query query;
+    for (std::size_t s = 0; s < slates.size(); ++s) {
+      const auto& [user, items, as_of, recent, inputs, choice] = slates[s];
+      query.user = user;
+      if (user) check_row("user", *user, catalog_.users.ids.size());
+      query.items.clear();
+      for (std::size_t i = 0; i < items.size(); ++i) query.items.push_back(item_row(items.data()[i]));
+      query.as_of = as_of;
+      query.recent.clear();
+      for (const auto& [item, liked] : recent) query.recent.push_back({item_row(item), liked});
+      query.inputs_by_item = inputs.size() != 1;
+      if (query.inputs_by_item && inputs.size() != items.size())
+        throw std::invalid_argument("inputs: expected one set of codes, or one for each item");
+      query.inputs.clear();
+      for (const std::vector<core::Codes>& codes : inputs) {
+        if (codes.size() != catalog_.program.inputs.size())
+          throw std::invalid_argument("inputs: expected the codes of each input of the prompt");
+        query.inputs.insert(query.inputs.end(), codes.begin(), codes.end());
+      }
+      check_codes(query);
+      retrieval.begin(query, deadline, embeddings[s]);
+      use(retrieval, deadline, items.size());
+    }
+  }
+
+  static void check_row(const char* what, std::int64_t row, std::size_t count) {
+    if (row < 0 || static_cast<std::uint64_t>(row) >= count)
+      throw std::invalid_argument(std::string(what) + " row " + std::to_string(row) + " is not one of " + std::to_string(count));
+  }
+
+  core::Row item_row(std::int64_t row) const {
+    check_row("item", row, catalog_.items.ids.size());
+    return static_cast<core::Row>(row);
+  }
+
+  void check_codes(const core::Query& query) const {
+    const std::vector<core::Input>& inputs = catalog_.program.inputs;
+    for (std::size_t i = 0; i < query.inputs.size(); ++i)
+      for (const std::int32_t code : query.inputs[i])
+        if (const core::Input& input = inputs[i % inputs.size()]; !input.is_text()) check_row("inputs: code", code, input.size());
+  }
+
+  core::Folder source_;
+  core::Catalog catalog_;
+};
+
+// One of catalog.json's `prompt.inputs`.
+class Input {
+ public:
+  explicit Input(const nb::bytes& json)
+      : input_(core::JsonDocument(reinterpret_cast<const unsigned char*>(json.c_str()), json.size(), "inputs").root()) {}
+
+  // `value`: a number, a text, token ids, or None: it is missing.
+  Array<std::int32_t, 1> encode(const std::optional<std::variant<double, std::string, InArray<std::int64_t, 1>>>& value,
+                                std::size_t vocabulary) const {
+    core::Codes codes;
+    if (!value) {
+      input_.check_missing();
+    } else if (const auto* number = std::get_if<double>(&*value)) {
+      input_.encode(*number, codes);
+    } else if (const auto* text = std::get_if<std::string>(&*value)) {
+      input_.encode(*text, codes);
+    } else {
+      const auto& tokens = std::get<InArray<std::int64_t, 1>>(*value);
+      for (std::size_t t = 0; t < tokens.size(); ++t) {
+        codes.push_back(static_cast<std::int32_t>(tokens.data()[t]));
+        if (codes.back() != tokens.data()[t])
+          core::fail(REXIT_INVALID_ARGUMENT, "inputs.", input_.name(), '[', t, "] is ", tokens.data()[t],
+                     ", expected a token id from 0 to ", vocabulary - 1);
+      }
+      input_.check_tokens(codes, vocabulary);
+      if (codes.empty()) input_.check_missing();
+    }
+    return to_numpy(std::move(codes));
+  }
+
+ private:
+  core::Input input_;
+};
+
 }  // namespace
 
 void bind_library(nb::module_& module) {
+  nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
+    try {
+      std::rethrow_exception(pointer);
+    } catch (const core::Error& error) {
+      set_error(error.status(), error.what());
+    }
+  });
+  nb::class_<Input>(module, "Input")
+      .def(nb::init<const nb::bytes&>(), "json"_a)
+      .def("encode", &Input::encode, "value"_a.none(), "vocabulary"_a);
+  nb::class_<Embeddings>(module, "Embeddings")
+      .def(nb::init<Halves, Halves, Halves, std::optional<Embeddings::Lists>>(), "users"_a, "items"_a, "fold_in"_a,
+           "lists"_a.none());
+  nb::class_<Catalog>(module, "Catalog")
+      .def(nb::init<const std::string&, const std::string&, const nb::bytes&>(), "parent"_a, "folder"_a, "description"_a)
+      .def("prompts", &Catalog::prompts, "slates"_a)
+      .def("numbers", &Catalog::numbers, "slates"_a, "scores"_a.none());
   nb::class_<Rules>(module, "Rules")
       .def(nb::init<const std::vector<std::pair<float, float>>&, std::vector<float>, const std::vector<std::pair<float, float>>&,
                     std::size_t, std::vector<std::size_t>, std::size_t, std::optional<TopK>>(),

@@ -3,7 +3,12 @@
 
 #include <nanobind/nanobind.h>
 
+#include "rexit/rexit.h"
+
 namespace rexit::python {
+
+// Sets the exception of rexit.errors for a status.
+void set_error(rexit_status status, const char* message);
 
 void bind_library(nanobind::module_& module);
 

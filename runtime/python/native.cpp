@@ -245,10 +245,7 @@ void raise(const std::exception_ptr& pointer, void*) {
   try {
     std::rethrow_exception(pointer);
   } catch (const rexit::Error& error) {
-    const nb::object type = nb::module_::import_("rexit.errors").attr(class_of(error.status()));
-    const nb::object exception = type(error.what());
-    exception.attr("status") = rexit_status_name(error.status());
-    PyErr_SetObject(type.ptr(), exception.ptr());
+    rexit::python::set_error(error.status(), error.what());
   }
 }
 
@@ -398,6 +395,13 @@ void bind_answers(nb::module_& module) {
 }
 
 }  // namespace
+
+void rexit::python::set_error(rexit_status status, const char* message) {
+  const nb::object type = nb::module_::import_("rexit.errors").attr(class_of(status));
+  const nb::object exception = type(message);
+  exception.attr("status") = rexit_status_name(status);
+  PyErr_SetObject(type.ptr(), exception.ptr());
+}
 
 NB_MODULE(_native, module) {
   nb::register_exception_translator(raise);

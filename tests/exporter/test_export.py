@@ -20,7 +20,7 @@ from rexit.exporter.checkpoints.checkpoint import load_checkpoint
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import check_trained_on
-from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from running.command import Run, assert_one_line
 from running.exporting import Export
 
@@ -50,7 +50,7 @@ def test_golden_samples_are_real_prompts(exported: Path, catalog_folder: Path) -
         own_rows = split.users == slate.user
         assert slate.items.tolist() == split.items[own_rows].tolist()
         assert slate.as_of == split.times[own_rows][0]
-        prompt = builder.prompt_rows(slate.user, slate.items, as_of=slate.as_of)
+        (prompt,) = builder.prompts([RowSlate(slate.user, slate.items, slate.as_of)])
         np.testing.assert_array_equal(prompt.prefix, slate.prefix)
         assert [c.tolist() for c in prompt.candidates] == [c.tolist() for c in slate.candidates]
 

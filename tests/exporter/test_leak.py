@@ -20,13 +20,13 @@ from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
 
 from builders.data import ratings
+from oracles.assembler import folded_in
 from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
 from rexit.exporter import zero as zero_fit
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.retriever import lightgcn
-from rexit.exporter.retriever.neighbours import folded_in
 from rexit.exporter.zero import zero_log_odds
 from rexit.progress import silent
 from rexit.slates import cut
@@ -97,10 +97,11 @@ def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: 
     liked, users = [], []
     for slate in cut(catalog, split):
         prompt, user = builder.prompt(slate.user, slate.items, slate.as_of), int(slate.user)
-        request = builder._request(user, slate.as_of, (), builder._candidate)
+        table, place = (catalog.item_table, ...) if prompt.part is None else (catalog.snapshots, prompt.part - 1)
         dots = np.zeros(len(catalog.items))
-        if (graph := request.graph) is not None:
-            dots = graph.items.astype(float) @ folded_in(graph.fold_in[request.items[request.liked]]).astype(float)
+        if prompt.part != 0:
+            items, fold_in = (table[name][place] for name in ("embeddings" if prompt.part is None else "items", "fold_in"))
+            dots = items.astype(float) @ folded_in(fold_in[prompt.liked])
         for item, candidate, label in zip(slate.items, prompt.candidates, slate.liked, strict=True):
             whole = tokenizer.decode(np.concatenate([prompt.prefix, candidate]))
             parts = dict(zip(PARTS, whole.split("|"), strict=True))

@@ -109,13 +109,18 @@ class Assembler {
         check_fits(1);
         return tokens_.push_back(catalog_.program.user_vector);
       case OpKind::input:
-        return append_input(op, retrieval_.query().inputs[op.field]);
+        return append_input(op, input(op.field));
     }
   }
 
   void append_entries(const Op& op, const Interaction* first, std::size_t count) {
     if (count == 0) append(op.piece);
     for (std::size_t i = 0; i < count; ++i) run(op.entry, first[i]);
+  }
+
+  const Codes& input(std::size_t index) const {
+    const Query& query = retrieval_.query();
+    return query.inputs[query.inputs_by_item ? candidate_.value_or(0) * catalog_.program.inputs.size() + index : index];
   }
 
   void append_input(const Op& op, const Codes& codes) {
@@ -176,12 +181,16 @@ void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline
 
 void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
               const std::vector<std::uint32_t>* candidates) {
-  const Catalog& catalog = bundle.catalog();
+  if (bundle.program().has_user_vector) retrieval.user_vector(*bundle.vectors(), prompt.user_vector);
+  assemble(bundle.catalog(), bundle.variant().max_positions, deadline, retrieval, prompt, candidates);
+}
+
+void assemble(const Catalog& catalog, std::size_t max_tokens, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
+              const std::vector<std::uint32_t>* candidates) {
   const std::vector<Row>& items = retrieval.query().items;
-  if (catalog.program.has_user_vector) retrieval.user_vector(*bundle.vectors(), prompt.user_vector);
   prompt.tokens.clear();
   prompt.offsets.assign(1, 0);
-  Assembler assembler(catalog, retrieval, bundle.variant().max_positions, prompt.tokens);
+  Assembler assembler(catalog, retrieval, max_tokens, prompt.tokens);
   assembler.append_prefix();
   prompt.offsets.push_back(prompt.tokens.size());
   const std::size_t count = candidates != nullptr ? candidates->size() : items.size();

@@ -34,6 +34,9 @@ void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline
 // all.
 void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
               const std::vector<std::uint32_t>* candidates = nullptr);
+// The same without a bundle, and without the user's vector. `max_tokens`: of the prefix and a candidate.
+void assemble(const Catalog& catalog, std::size_t max_tokens, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
+              const std::vector<std::uint32_t>* candidates = nullptr);
 
 // A prompt as the caller's own token ids.
 struct TokenPrompt {

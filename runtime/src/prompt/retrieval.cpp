@@ -49,8 +49,9 @@ float like_rate(LikeCount count) noexcept {
 
 }  // namespace
 
-void Retrieval::begin(const Query& query, const Deadline& deadline) {
+void Retrieval::begin(const Query& query, const Deadline& deadline, const Embeddings* embeddings) {
   query_ = &query;
+  embeddings_ = embeddings;
   deadline_ = &deadline;
   rows_read_ = 0;
   similar_ready_ = seen_items_ready_ = seen_embeddings_ready_ = false;
@@ -79,6 +80,13 @@ void Retrieval::check_limits() const {
   if (rows_read_ > limit)
     fail(REXIT_CORRUPT, catalog_.users.table.path(), ": a part of the prompt reads more than ", limit,
          " rows of the catalog, the limit");
+}
+
+const Half* Retrieval::finite_item_row(const Half* table, Row item, const char* name) const {
+  const Half* row = item_row(table, item);
+  if (!all_finite(row, catalog_.dim))
+    fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `", name, "` of item row ", item, " is not finite");
+  return row;
 }
 
 LikeCount Retrieval::history_likes() {
@@ -118,6 +126,7 @@ const std::vector<Row>& Retrieval::similar_users() {
   similar_ready_ = true;
   similar_.clear();
   const Users& users = catalog_.users;
+  if (embeddings_ == nullptr) return similar_;
   if (query_->user && query_->recent.empty() && !query_->as_of) {
     count_rows(users.neighbours);
     for (std::size_t i = 0; i < users.neighbours; ++i) {
@@ -167,7 +176,8 @@ bool Retrieval::fold_in() {
 
 bool Retrieval::compute_fold_in() {
   const std::size_t dim = catalog_.dim;
-  sum_liked([&](Row item) { return catalog_.items.folded(item); }, dim);
+  if (embeddings_ == nullptr) return false;
+  sum_liked([&](Row item) { return finite_item_row(embeddings_->fold_in, item, "fold_in"); }, dim);
   double largest = 0;
   for (const double x : liked_sum_) largest = std::max(largest, std::abs(x));
   if (largest == 0) return false;
@@ -183,10 +193,8 @@ bool Retrieval::compute_fold_in() {
 // The product of the item's embedding and the user's, whose length is made 1.
 float Retrieval::user_product(Row item) {
   const std::size_t dim = catalog_.dim;
-  const Half* embedding = catalog_.items.embedding(item);
-  if (!fold_in() || is_zero_vector(embedding, dim)) return std::numeric_limits<float>::quiet_NaN();
-  if (!all_finite(embedding, dim))
-    fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `embeddings` of item row ", item, " is not finite");
+  if (!fold_in() || is_zero_vector(item_row(embeddings_->items, item), dim)) return std::numeric_limits<float>::quiet_NaN();
+  const Half* embedding = finite_item_row(embeddings_->items, item, "embeddings");
   target_.resize(dim);
   std::transform(embedding, embedding + dim, target_.begin(), to_float);
   return static_cast<float>(dot(query_vector_.data(), target_.data(), dim) / query_length_);
@@ -251,19 +259,19 @@ void Retrieval::search_similar() {
   ranking_.clear();
   const auto compare = [&](std::size_t position, std::size_t user) {
     count_rows(1);
-    const Half* embedding = users.embeddings.data + position * dim;
+    const Half* embedding = embeddings_->users + position * dim;
     if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || is_zero_vector(embedding, dim)) return;
     if (!all_finite(embedding, dim))
       fail(REXIT_CORRUPT, users.table.path(), ": `embeddings` of user row ", user, " is not finite");
     std::transform(embedding, embedding + dim, row_vector_.begin(), to_float);
     push_nearest(ranking_, users.neighbours, {dot(query_vector_.data(), row_vector_.data(), dim), user});
   };
-  if (users.lists) {
-    select_lists(*users.lists);
+  if (const UserLists* lists = embeddings_->lists; lists != nullptr) {
+    select_lists(*lists);
     for (const Ranked& list : lists_) {
-      const Span span = users.lists->list(users.table, list.second);
+      const Span span = lists->list(users.table, list.second);
       for (std::size_t position = span.begin; position < span.end; ++position)
-        compare(position, static_cast<std::size_t>(users.lists->user(users.table, position)));
+        compare(position, static_cast<std::size_t>(lists->user(users.table, position)));
     }
   } else {
     for (std::size_t user = 0; user < users.ids.size(); ++user) compare(user, user);
@@ -317,7 +325,7 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
 
 const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit) {
   nearest_.clear();
-  if (is_zero_vector(catalog_.items.embedding(target), catalog_.dim)) return nearest_;
+  if (embeddings_ == nullptr || is_zero_vector(item_row(embeddings_->items, target), catalog_.dim)) return nearest_;
   collect_seen_items();
   count_rows(seen_items_.size());
   if (ranked_for_ != target) rank_seen_items(target);
@@ -338,16 +346,14 @@ const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit
 void Retrieval::rank_seen_items(Row target) {
   const std::size_t dim = catalog_.dim;
   const auto unpack = [&](Row item, float* out) {
-    const Half* embedding = catalog_.items.embedding(item);
-    if (!all_finite(embedding, dim))
-      fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `embeddings` of item row ", item, " is not finite");
+    const Half* embedding = finite_item_row(embeddings_->items, item, "embeddings");
     std::transform(embedding, embedding + dim, out, to_float);
   };
   if (!seen_embeddings_ready_) {
     seen_with_embedding_.clear();
     seen_embeddings_.clear();
     for (std::size_t i = 0; i < seen_items_.size(); ++i) {
-      if (is_zero_vector(catalog_.items.embedding(seen_items_[i].item), dim)) continue;
+      if (is_zero_vector(item_row(embeddings_->items, seen_items_[i].item), dim)) continue;
       seen_with_embedding_.push_back(i);
       seen_embeddings_.resize(seen_with_embedding_.size() * dim);
       unpack(seen_items_[i].item, seen_embeddings_.data() + seen_embeddings_.size() - dim);

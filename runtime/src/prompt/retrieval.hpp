@@ -24,7 +24,8 @@ struct Query {
   std::vector<Row> items;
   std::vector<Interaction> recent;  // newer than the catalog's interactions, oldest first
   std::optional<std::int64_t> as_of;
-  std::vector<Codes> inputs;  // [Program::inputs]
+  std::vector<Codes> inputs;  // [Program::inputs] or, if they differ behind the prefix, [items, Program::inputs]
+  bool inputs_by_item = false;
 };
 
 struct LikeCount {
@@ -36,11 +37,13 @@ struct LikeCount {
 class Retrieval {
  public:
   // `catalog` must outlive the Retrieval.
-  explicit Retrieval(const Catalog& catalog) : catalog_(catalog) {}
+  explicit Retrieval(const Catalog& catalog) : catalog_(catalog), own_(catalog.embeddings()) {}
 
   // `query` and `deadline` must outlive all calls until the next begin(). All functions below except item_likes() count the rows
   // they read, and check the deadline every few thousand rows: REXIT_DEADLINE, REXIT_CANCELLED.
-  void begin(const Query& query, const Deadline& deadline);
+  void begin(const Query& query, const Deadline& deadline) { begin(query, deadline, &own_); }
+  // The same with other embeddings, which must outlive these calls; null: there are none yet, and nothing is near to anything.
+  void begin(const Query& query, const Deadline& deadline, const Embeddings* embeddings);
   // Call before each part of the prompt. A part may read all users and `max_extra_rows` more rows, and throws REXIT_CORRUPT
   // beyond that. No sensible catalog needs as many, and a malicious one cannot keep a request busy.
   void begin_part() noexcept { rows_read_ = 0; }
@@ -102,7 +105,14 @@ class Retrieval {
 
   static constexpr std::size_t rows_per_check = 4096;  // a few hundred microseconds between checks of the deadline
 
+  const Half* item_row(const Half* table, Row item) const noexcept {
+    return table + static_cast<std::size_t>(item) * catalog_.dim;
+  }
+  const Half* finite_item_row(const Half* table, Row item, const char* name) const;
+
   const Catalog& catalog_;
+  const Embeddings own_;
+  const Embeddings* embeddings_ = nullptr;  // of the query
   const Query* query_ = nullptr;
   const Deadline* deadline_ = nullptr;
   std::size_t rows_read_ = 0;  // in the current part

@@ -14,7 +14,7 @@ Rules
 7. A number in digits is from 0 to below 10^digits. It is rounded to `digits` significant digits and at most `digits` decimals,
    exact ties to the even digit, and written without exponent and trailing zeros.
 
-`rexit.bundle.input_kinds` has an encoder for each kind. What surrounds it knows codes only.
+The library encodes; `rexit.bundle.input_kinds` says what each kind's values are. What surrounds them knows codes only.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit import _native
 from rexit.bundle.files import Name, Positive, short, to_json, typed
 from rexit.bundle.input_kinds import Bins, Digits, Kind, Text, Tokenize, Value, Values
 from rexit.errors import BundleError, InputError
@@ -44,15 +45,6 @@ COLUMN = "input."
 """Begins an input's placeholder, and the name of its column in a catalog's splits."""
 
 Codes = NDArray[np.int32]
-
-
-def _plain_number(value: Real) -> float:
-    """Returns a number as an integer or a float; infinity if it is beyond float64."""
-    try:
-        number = float(value)
-    except OverflowError:
-        return math.inf
-    return int(value) if isinstance(value, Integral) else number
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
@@ -118,15 +110,46 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         Raises:
             InputError: The value is refused.
         """
-        where = f"inputs.{self.name}"
         plain = value.tolist() if isinstance(value, np.ndarray) else value
+        if isinstance(plain, str):
+            plain = self._text(plain, tokenize)
+        if isinstance(plain, Sequence) and not isinstance(plain, str | bytes):
+            return self._library.encode(self._token_ids(plain, vocabulary), vocabulary)
         if isinstance(plain, Real) and not isinstance(plain, bool):
-            plain = _plain_number(plain)
-        codes = [] if plain is None else self.encoder.encode(plain, where, tokenize, vocabulary)
-        if not len(codes) and not self.optional:
-            unknown = plain is not None and self.encoder.texts is not None
-            raise InputError(f"{where} is {short(plain) if unknown else 'missing'}, expected {self.encoder.expected}")
-        return np.array(codes, np.int32)
+            try:
+                return self._library.encode(float(plain), vocabulary)
+            except OverflowError:
+                return self._library.encode(math.inf, vocabulary)
+        if plain is None or isinstance(plain, str):
+            return self._library.encode(plain, vocabulary)
+        expected = self.encoder.expected if self.max_tokens is None else "a text or token ids"
+        raise InputError(f"inputs.{self.name} is {short(plain)}, expected {expected}")
+
+    @cached_property
+    def _library(self) -> _native.Input:
+        return _native.Input(msgspec.json.encode(self))
+
+    def _text(self, text: str, tokenize: Tokenize | None) -> str | Sequence[int]:
+        """Returns a text's tokens, or the text that is a value or a number."""
+        where = f"inputs.{self.name}"
+        if self.max_tokens is not None and tokenize is None:
+            raise InputError(
+                f"{where} is a text, and the bundle has no tokenizer.json: pass token ids, or `rexit export --with-tokenizer`"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{where} is {short(text)}: UTF-8 cannot hold it") from None
+        return text if self.max_tokens is None or tokenize is None else tokenize(text, self.spaced)
+
+    def _token_ids(self, tokens: Sequence[Any], vocabulary: int) -> NDArray[np.int64]:
+        """Returns token ids as an array, int64 [n]. The library checks them."""
+        if self.max_tokens is None:
+            raise InputError(f"inputs.{self.name} is {short(tokens)}, expected {self.encoder.expected}")
+        for n, token in enumerate(tokens):
+            if isinstance(token, bool) or not isinstance(token, Integral) or not abs(int(token)) < 1 << 63:
+                raise InputError(f"inputs.{self.name}[{n}] is {short(token)}, expected a token id from 0 to {vocabulary - 1}")
+        return np.array(tokens, np.int64)
 
     def decode(self, codes: Codes) -> Value | None:
         """Returns a value with these codes, as `Session.score` takes it; None if it is missing. Raises BundleError if there is
@@ -136,8 +159,11 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
         try:
             if not len(codes) or min(codes) < 0:
                 raise LookupError
-            return self.encoder.decode(codes.tolist())
-        except (LookupError, ValueError):
+            value = self.encoder.decode(codes.tolist())
+            if self.encode(value).tolist() != codes.tolist():
+                raise LookupError
+            return value
+        except (LookupError, ValueError, InputError):
             raise BundleError(
                 f"inputs.{self.name} has the codes {short(codes.tolist())}, expected {self.encoder.expected}"
             ) from None
@@ -151,7 +177,7 @@ KINDS: Mapping[str, Callable[[Input], Kind]] = {
     "values": lambda entry: Values(entry.values),
     "bins": lambda entry: Bins(entry.bins),
     "digits": lambda entry: Digits(entry.digits or 0, entry.spaced),
-    "max_tokens": lambda entry: Text(entry.max_tokens or 0, entry.spaced),
+    "max_tokens": lambda entry: Text(entry.max_tokens or 0),
 }
 """The encoder of each kind, by the key that says the kind."""
 SPACED = ("digits", "max_tokens")

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from builders.data import ratings
+from oracles.assembler import Assembler, Space
 from rexit.bundle import Catalog
-from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from running.command import Run
 from running.indexing import assert_refused
 
@@ -113,9 +114,12 @@ def test_training_prompts_before_the_moment_retrieve_nothing(run: Run, data: Pat
     indexed(run, *files, "--embeddings-as-of", moment)
     catalog = Catalog.open(data / "catalog")
     builder = PromptBuilder.of(catalog, "train")
-    before, after = (builder._request(0, time, (), builder._candidate) for time in (moment - 1, moment))
-    assert before.graph is None and not len(before.similar)
-    assert after.graph is not None and len(after.similar)
+    before, after = builder.prompts(RowSlate(0, [1, 2], time) for time in (moment - 1, moment))
+    assert (before.part, after.part) == (0, 1)
+    space = Space(*(catalog.snapshots[name][0] for name in ("users", "items", "fold_in")))
+    for prompt, time, known in ((before, moment - 1, None), (after, moment, space)):
+        book = Assembler(catalog, 0, time, space=known)
+        assert [part.tolist() for part in prompt.candidates] == [book.tokens("candidate", item) for item in (1, 2)]
 
 
 def test_what_is_not_known_of_the_embeddings_is_said(run: Run, data: Path, files: tuple[str, ...]) -> None:

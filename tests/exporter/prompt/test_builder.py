@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from builders.data import ratings
+from oracles.assembler import Assembler, Space, shown_from
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.prompt.builder import Prompt, PromptBuilder, dropped
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder, RowSlate
 from rexit.exporter.retriever.lightgcn import EVALUATE_EVERY
 
 # A list of four drops two at a time.
@@ -158,7 +161,7 @@ def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, trai
 
 @pytest.mark.parametrize(("limit", "step"), [(1, 1), (2, 1), (3, 1), (10, 5), (11, 5)])
 def test_a_list_of_recent_interactions_grows_at_its_end_and_drops_half_at_a_time(limit: int, step: int) -> None:
-    lists = [list(range(dropped(n, limit), n)) for n in range(60)]
+    lists = [list(range(shown_from(n, limit), n)) for n in range(60)]
     assert lists[limit] == list(range(limit)), "all of a short history"
     for before, after in itertools.pairwise(lists):
         grown = after[:-1] == before
@@ -184,17 +187,20 @@ def test_without_a_training_like_there_is_no_similar_user(tmp_path: Path) -> Non
         parts = case.parts(case.builder.prompt(user, [1, 2, 3], None, recent))
         assert {(part["similar_liked"], part["similar_verdict"]) for part in parts} == {(" none", " unseen")}
         assert all(part["nearest"] != " none" for part in parts[:2])
-    folded = case.builder.prompt_rows(None, [0], None, [(row, True) for row in range(ratings.ITEMS) if row != 2])
+    everything = RowSlate(None, [0], None, [(row, True) for row in range(ratings.ITEMS) if row != 2])
+    (folded,) = case.builder.prompts([everything])
     assert case.parts(folded)[0]["similar_liked"] == " none"  # everything was met
     assert case.parts(folded)[0]["similar_verdict"] != " unseen"
 
 
-def test_an_item_without_an_embedding_is_near_to_nothing(case: Case) -> None:
-    items = {**case.catalog.item_table, "embeddings": case.catalog.item_table["embeddings"].copy()}
+def test_an_item_without_an_embedding_is_near_to_nothing(case: Case, tmp_path: Path) -> None:
+    catalog = replace(case.catalog, path=tmp_path / "catalog")
+    for name in ("catalog", "tok"):
+        shutil.copytree(case.catalog.path.parent / name, tmp_path / name)
+    items = {**catalog.item_table, "embeddings": catalog.item_table["embeddings"].copy()}
     for without in (8, 40):
         items["embeddings"][without - 1] = 0
-    catalog = replace(case.catalog)
-    catalog.__dict__["item_table"] = items
+    save_file(items, catalog.path / "items.safetensors")
     other = Case(catalog, case.rated)
     recent: Recent = [(8, True), (3, True)]
     assert [part["nearest"] for part in other.parts(other.builder.prompt(999, [40, 1, 8], None, recent))] == [
@@ -205,7 +211,8 @@ def test_an_item_without_an_embedding_is_near_to_nothing(case: Case) -> None:
 def test_ids_and_rows_give_the_same_slate(case: Case) -> None:
     slate = case.builder.prompt(5, [7, 9], 200, FRESH)
     assert slate.prefix.dtype == np.int32 and all(c.dtype == np.int32 for c in slate.candidates)
-    assert (case.builder.prompt_rows(4, [6, 8], 200, [(i - 1, v) for i, v in FRESH]).candidates[0] == slate.candidates[0]).all()
+    (by_row,) = case.builder.prompts([RowSlate(4, [6, 8], 200, [(i - 1, v) for i, v in FRESH])])
+    assert (by_row.candidates[0] == slate.candidates[0]).all()
     assert case.builder.prompt(5, []).candidates == []
 
 
@@ -235,3 +242,19 @@ def test_the_first_part_of_a_history_retrieves_nothing_and_later_ones_what_was_k
         builder.prompt(1, [7])
     with pytest.raises(ValueError, match="needs a known user and `as_of`"):
         builder.prompt(999, [7], last)
+
+
+def test_training_prompts_are_those_of_the_page_with_the_snapshot_of_their_part(case: Case) -> None:
+    builder, split, tables = PromptBuilder.of(case.catalog, "train"), case.catalog.split("train"), case.catalog.snapshots
+    places = range(0, len(split), 29)
+    slates = [RowSlate(int(split.users[n]), split.items[n : n + 3], int(split.times[n])) for n in places]
+    parts = set()
+    for slate, prompt in zip(slates, builder.prompts(slates), strict=True):
+        part = int((tables["begins"][slate.user] <= slate.as_of).sum())
+        space = Space(*(tables[name][part - 1] for name in ("users", "items", "fold_in"))) if part else None
+        book = Assembler(case.catalog, slate.user, slate.as_of, space=space)
+        expected = [book.tokens("prefix"), *(book.tokens("candidate", int(item)) for item in slate.items)]
+        assert [tokens.tolist() for tokens in (prompt.prefix, *prompt.candidates)] == expected
+        assert prompt.part == part
+        parts.add(part)
+    assert len(parts) > 2

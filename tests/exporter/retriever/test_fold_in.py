@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from oracles.assembler import folded_in
 from rexit.exporter.retriever.fold_in import Space, placed
-from rexit.exporter.retriever.neighbours import folded_in
 
 USERS, ITEMS, DIM = 6, 8, 4
 NEW_ITEM, UNLIKED_ITEM = 6, 7
@@ -56,7 +56,7 @@ def test_a_new_item_is_one_hop_of_propagation(space: Space, placed_space: Space)
 
 
 def test_a_new_user_is_where_a_request_would_be_folded_in(space: Space, placed_space: Space) -> None:
-    assert placed_space.users[NEW_USER] == pytest.approx(unit(folded_in(space.fold_in[[1, 4]]).astype(np.float64)), abs=2e-3)
+    assert placed_space.users[NEW_USER] == pytest.approx(unit(folded_in(space.fold_in[[1, 4]])), abs=2e-3)
 
 
 def test_who_likes_only_new_items_is_placed_after_them(placed_space: Space) -> None:

@@ -1,15 +1,7 @@
 import numpy as np
 import pytest
 
-from rexit.exporter.retriever.neighbours import Neighbourhood, folded_in, similar_users, top
-
-
-def test_ties_go_to_the_lower_index_and_minus_infinity_is_never_taken() -> None:
-    scores = np.array([1.0, 3.0, -np.inf, 3.0, 2.0, 3.0])
-    assert top(scores, 2).tolist() == [1, 3]
-    assert top(scores, 4).tolist() == [1, 3, 5, 4]
-    assert top(scores, 9).tolist() == [1, 3, 5, 4, 0]
-    assert top(np.array([]), 3).tolist() == []
+from rexit.exporter.retriever.neighbours import Neighbourhood, similar_users
 
 
 def test_no_row_is_excluded_by_minus_one() -> None:
@@ -21,22 +13,6 @@ def test_a_zero_embedding_neither_has_nor_is_a_neighbour() -> None:
     vectors = np.array([[0, 0], [1, 0], [-1, 0], [0, 0], [-0.5, 0]], np.float16)
     result = Neighbourhood(vectors, 3).nearest(vectors, np.arange(5))
     assert [row.tolist() for row in result] == [[], [4, 2], [4, 1], [], [2, 1]]
-
-
-@pytest.mark.parametrize("scale", [1.0, 2.0**-14, 300.0])
-def test_a_folded_in_user_is_the_sum_of_the_likes_up_to_length_and_the_rounding_of_halves(scale: float) -> None:
-    rows = (np.random.default_rng(0).normal(size=(40, 16)) * scale).astype(np.float16)
-    result, total = folded_in(rows).astype(np.float64), rows.astype(np.float64).sum(0)
-    assert 0.5 <= abs(result).max() < 1
-    factor = total[0] / result[0]
-    power = 2.0 ** round(np.log2(factor))
-    assert np.allclose(result * power, total, rtol=2**-11, atol=2**-24 * power)
-    assert (folded_in(rows[::-1]) == folded_in(rows)).all(), "in any order"
-
-
-def test_who_liked_nothing_is_folded_in_to_nothing() -> None:
-    assert not folded_in(np.zeros((0, 4), np.float16)).any() and not folded_in(np.zeros((2, 4), np.float16)).any()
-    assert not folded_in(np.array([[0.5, -0.25], [-0.5, 0.25]], np.float16)).any()
 
 
 def histories(*likes: list[int]) -> dict[str, np.ndarray]:

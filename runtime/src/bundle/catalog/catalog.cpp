@@ -124,17 +124,10 @@ Items::Items(File file, const std::string& id_kind, std::size_t count, std::size
       fold_in(table.array<Half>("fold_in", {count, width})),
       rating_offsets(table.array<std::int64_t>("rating_offsets", {count + 1})),
       rating_times(table.array<std::int64_t>("rating_times", {interactions})),
-      rating_likes(table.array<std::int32_t>("rating_likes", {interactions})),
-      dim(width) {}
+      rating_likes(table.array<std::int32_t>("rating_likes", {interactions})) {}
 
 Span Items::ratings(Row item) const {
   return slice_of(table, "rating_offsets", rating_offsets, static_cast<std::size_t>(item), rating_times.size);
-}
-
-const Half* Items::folded(Row item) const {
-  const Half* row = fold_in.data + static_cast<std::size_t>(item) * dim;
-  if (!all_finite(row, dim)) fail(REXIT_CORRUPT, table.path(), ": `fold_in` of item row ", item, " is not finite");
-  return row;
 }
 
 Pieces::Pieces(File file, std::size_t count, std::size_t vocabulary_size)
@@ -148,15 +141,19 @@ Span Pieces::tokens_of(Piece piece) const {
 }
 
 struct Catalog::Description {
+  Description(const Folder& from, const std::string& catalog_folder, JsonDocument json)
+      : source(from), folder(catalog_folder), document(std::move(json)), root(document.root()), vocabulary(tokenizer()) {}
+
   Description(const Folder& bundle, const std::string& catalog_folder, std::size_t vocabulary_size, std::size_t positions)
-      : source(bundle),
-        folder(catalog_folder),
-        vocabulary(vocabulary_size),
-        max_positions(positions),
-        document(read_json(source.open(folder + "/catalog.json"), "rexit index")),
-        root(document.root()),
-        files(read_file_sizes(root.at("files"))) {
+      : Description(bundle, catalog_folder, read_json(bundle.open(catalog_folder + "/catalog.json"), "rexit index")) {
+    vocabulary = vocabulary_size;
+    max_positions = positions;
+    const FileList files = read_file_sizes(root.at("files"));
     check_files(source, folder + "/", files, {"users.safetensors", "items.safetensors", "pieces.safetensors"});
+    const bool has_numbers = root.at("prompt").has("numbers") && !root.at("prompt").at("numbers").elements().empty();
+    if (has_numbers != (files.count(zero_name) != 0))
+      fail(REXIT_CORRUPT, root.at("files").where(), has_numbers ? ": does not list `" : ": lists `", zero_name,
+           "`, the prompt has ", has_numbers ? "`numbers`" : "no `numbers`");
   }
 
   std::size_t count(const char* what) const { return root.at("counts").at(what).size(0, max_rows); }
@@ -171,14 +168,17 @@ struct Catalog::Description {
 
   const Folder& source;
   std::string folder;
-  std::size_t vocabulary, max_positions;
   JsonDocument document;
   Json root;
-  FileList files;
+  std::size_t vocabulary;  // of the model
+  std::size_t max_positions = max_rows;
 };
 
 Catalog::Catalog(const Folder& bundle, const std::string& folder, std::size_t vocabulary, std::size_t max_positions)
     : Catalog(Description(bundle, folder, vocabulary, max_positions)) {}
+
+Catalog::Catalog(const Folder& source, const std::string& folder, JsonDocument description)
+    : Catalog(Description(source, folder, std::move(description))) {}
 
 Catalog::Catalog(const Description& d)
     : dim(d.root.at("embedding").at("dim").size(1, 1 << 16)),
@@ -190,9 +190,6 @@ Catalog::Catalog(const Description& d)
   items.fields = field_columns(items.table, items.ids.size());
   program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
                                                field_lookup(users.table), field_lookup(items.table)});
-  if (program.numbers.empty() != (d.files.count(zero_name) == 0))
-    fail(REXIT_CORRUPT, d.root.at("files").where(), program.numbers.empty() ? ": lists `" : ": does not list `", zero_name,
-         "`, the prompt has ", program.numbers.empty() ? "no `numbers`" : "`numbers`");
   if (!program.numbers.empty()) zero = d.folder + "/" + zero_name;
   if (!program.has_vectors()) return;
   // Otherwise ids of vectors would read as tokens, and tokens as vectors.

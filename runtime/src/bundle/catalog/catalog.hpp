@@ -12,6 +12,7 @@
 #include "bundle/catalog/program.hpp"
 #include "bundle/catalog/tables.hpp"
 #include "files/folder.hpp"
+#include "files/json.hpp"
 #include "files/safetensors.hpp"
 
 namespace rexit::core {
@@ -26,6 +27,8 @@ struct UserLists {
   Array<std::int64_t> offsets;  // [lists + 1], positions in `users`
   Array<std::int32_t> users;    // [rows]; users without an embedding come after the last list
 
+  UserLists(std::size_t probe_count, Array<Half> list_centres, Array<std::int64_t> list_offsets, Array<std::int32_t> list_users)
+      : probes(probe_count), centres(list_centres), offsets(list_offsets), users(list_users) {}
   UserLists(const Safetensors& table, std::size_t probe_count, std::size_t count, std::size_t dim);
 
   std::size_t size() const noexcept { return offsets.size - 1; }
@@ -87,10 +90,6 @@ struct Items {
   std::size_t likes(Span span, std::size_t count) const {
     return count == 0 ? 0 : index_at(table, "rating_likes", rating_likes, span.begin + count - 1, count + 1);
   }
-  const Half* embedding(Row item) const { return embeddings.data + static_cast<std::size_t>(item) * dim; }  // [dim]
-  const Half* folded(Row item) const;                                                                       // [dim], finite
-
-  std::size_t dim;
 };
 
 struct Pieces {
@@ -105,17 +104,31 @@ struct Pieces {
   std::int32_t token(std::size_t position) const { return std::int32_t(index_at(table, "tokens", tokens, position, vocabulary)); }
 };
 
+// What retrieval compares: the catalog's embeddings or, for training prompts, those of an earlier moment.
+struct Embeddings {
+  const Half* users;            // [rows, dim], in the order of rows or, if there are lists, of `lists->users`
+  const UserLists* lists;       // null: a search scans all users
+  const Half *items, *fold_in;  // [rows, dim]
+};
+
 class Catalog {
  public:
   // Opens the catalog in a folder of `bundle`. `vocabulary` is the model's; tokens of pieces must be below it. The program's
   // maximum lengths are capped at `max_positions`.
   Catalog(const Folder& bundle, const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
+  // Opens tables alone, while or after a catalog is made. `description`: what catalog.json says, or will say. Prompts may be of
+  // any length.
+  Catalog(const Folder& source, const std::string& folder, JsonDocument description);
 
   std::size_t bytes() const noexcept { return users.table.bytes() + items.table.bytes() + pieces.table.bytes(); }
   // Reads every row of every table. Throws REXIT_CORRUPT for the first that violates docs/format.md.
   void check() const;
   void check_unchanged() const {
     for (const Safetensors* table : {&users.table, &items.table, &pieces.table}) table->check_unchanged();
+  }
+
+  Embeddings embeddings() const noexcept {
+    return {users.embeddings.data, users.lists ? &*users.lists : nullptr, items.embeddings.data, items.fold_in.data};
   }
 
   // The piece of a row in a column of users.fields or items.fields.
