@@ -43,7 +43,7 @@ $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
 	$(BIN)/rexit compile $(DEMO)/bundle --compute-capability 8.6
 
 # What calibrates also runs the compiled runtime.
-$(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/make/calibrate.py $$(call imports,calibration/run.py)
+$(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/make/calibrate.py $$(call imports,calibration/calibration.py)
 # Ten of a hundred films are shown. The tables have the log loss of the labels, among them nine unrated films for each like.
 	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog --metric ndcg@10 --top-k 10 --slate 100 --max-drop 0.01 \
 	  --negative-rate 1

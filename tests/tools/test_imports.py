@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,11 @@ def test_a_file_that_cannot_be_read_stops_make(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import (")
     done = subprocess.run([sys.executable, ROOT / "tools" / "imports.py", tmp_path / "broken.py"], capture_output=True)
     assert done.returncode != 0
+
+
+def test_make_names_files_that_exist() -> None:
+    """make stops at another one, but only once the target that names it is due."""
+    for makefile in (ROOT / "Makefile", ROOT / "examples" / "movielens" / "demo.mk"):
+        text = re.sub(r"\$\(MOVIELENS\)", "examples/movielens", makefile.read_text())
+        files = [file for words in re.findall(r"^[^#\n]*\$\$\(call imports,([^)]+)\)", text, re.M) for file in words.split()]
+        assert files and [file for file in files if not (ROOT / file).is_file()] == []
