@@ -25,7 +25,7 @@ CatalogOption = Annotated[Path | None, typer.Option(help="The catalog folder of 
 
 SlatesOption = Annotated[
     Path | None,
-    typer.Option(help="In place of a catalog: prompts, .parquet or .jsonl. Queries that trained the model: split `train`."),
+    typer.Option(help="Prompts in place of a catalog. What trained the model: split `train`."),
 ]
 
 LabelIdsOption = Annotated[str | None, typer.Option(help="With --slates: ids of `no` and `yes`, e.g. 2152,9693.")]

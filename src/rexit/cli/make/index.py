@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,37 +37,37 @@ _SUMMARY = (
 )
 """Keys of catalog.json that `rexit index --json` prints."""
 
-_files = partial(typer.Option, rich_help_panel="Input and output")
-_likes = partial(typer.Option, rich_help_panel="Likes, order and splits")
-_retriever = partial(typer.Option, rich_help_panel="Retriever")
-
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def index(
-    interactions: Annotated[Path, _files(help="Who rated what and when: CSV, TSV or Parquet.")],
-    tokenizer: Annotated[str, _files(help="A tokenizer.json, its folder, or a Hub name.")],
-    template: Annotated[Path, _files(help="The prompt template, TOML.")],
-    out: Annotated[Path, _files(help="The catalog folder. An older catalog is replaced.")],
-    items: Annotated[Path | None, _files(help="A row per item: its id and the template's columns.")] = None,
-    users: Annotated[Path | None, _files(help="A row per user, if the template names their columns.")] = None,
-    old: Annotated[Path | None, _files("--from", help="Extend this catalog, for its model, by what happened since.")] = None,
-    zero: Annotated[Path | None, _files(help="Exit zero's graph, ONNX, instead of a fitted one.")] = None,
-    column: Annotated[list[str] | None, _files(help="ROLE=NAME names a column: user, item, rating, time, score, split.")] = None,
-    positive_at: Annotated[float | None, _likes(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")] = None,
+    interactions: Annotated[Path, typer.Option(help="Who rated what and when: CSV, TSV or Parquet.")],
+    tokenizer: Annotated[str, typer.Option(help="A tokenizer.json, its folder, or a Hub name.")],
+    template: Annotated[Path, typer.Option(help="The prompt template, TOML.")],
+    out: Annotated[Path, typer.Option(help="The catalog folder. An older catalog is replaced.")],
+    items: Annotated[Path | None, typer.Option(help="A row per item: its id and the template's columns.")] = None,
+    users: Annotated[Path | None, typer.Option(help="A row per user, if the template names their columns.")] = None,
+    old: Annotated[
+        Path | None, typer.Option("--from", help="Extend this catalog, for its model, by what happened since.")
+    ] = None,
+    zero: Annotated[Path | None, typer.Option(help="Exit zero's graph, ONNX, instead of a fitted one.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME, of user, item, rating, time, score, split.")] = None,
+    positive_at: Annotated[
+        float | None, typer.Option(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")
+    ] = None,
     implicit: Annotated[
-        bool, _likes("--implicit", help="No ratings: every interaction is a like; dislikes are drawn uniformly.")
+        bool, typer.Option("--implicit", help="No ratings: all are likes; dislikes are drawn uniformly.")
     ] = False,
     unrated: Annotated[
-        int | None, _likes(help=f"Unrated items per like, as dislikes, by popularity. Default: 0, implicit {IMPLICIT_NEGATIVES}.")
+        int | None, typer.Option(help=f"Unrated items per like. Default: 0, implicit {IMPLICIT_NEGATIVES}.")
     ] = None,
-    order: Annotated[str, _likes(help="What came first: time (a column), file or random.")] = _DEFAULT.order,
-    split: Annotated[str | None, _likes(help="user:A,B or time:A,B, or leave-last:V,T. Default: user:0.8,0.9.")] = None,
+    order: Annotated[str, typer.Option(help="What came first: time, file or random.")] = _DEFAULT.order,
+    split: Annotated[str | None, typer.Option(help="user:A,B, time:A,B or leave-last:V,T. Default: user:0.8,0.9.")] = None,
     retriever_config: Annotated[
-        Path | None, _retriever(help="TOML or JSON: epochs, dim, neighbours, … (docs/tables.md).")
+        Path | None, typer.Option(help="TOML or JSON: epochs, dim, neighbours, … (docs/tables.md).")
     ] = None,
-    item_embeddings: Annotated[Path | None, _retriever(help="Instead of LightGCN's: .parquet or .npy.")] = None,
-    user_embeddings: Annotated[Path | None, _retriever(help="Of users. Default: made of the items they like.")] = None,
-    embeddings_as_of: Annotated[str | None, _retriever(help="Embeddings know what happened before this time.")] = None,
+    item_embeddings: Annotated[Path | None, typer.Option(help="Instead of LightGCN's: .parquet or .npy.")] = None,
+    user_embeddings: Annotated[Path | None, typer.Option(help="Of users. Default: made of the items they like.")] = None,
+    embeddings_as_of: Annotated[str | None, typer.Option(help="Embeddings know what happened before this time.")] = None,
     seed: Annotated[int, typer.Option(help="Of training, --order random and sampled items.")] = 0,
     json: JsonOption = False,
 ) -> None:
@@ -81,8 +80,8 @@ def index(
       --tokenizer model/ --template prompt.toml --out newer
     ```
 
-    With --from ids, embeddings, prompt program, limits and options stay, and nothing is trained: new users and items are placed
-    among the known ones. The files hold what is new or changed. `rexit refresh` puts the result into the bundle.
+    --from trains nothing: what is new in the files is placed among the known users and items, and ids, embeddings, prompts and
+    options stay. `rexit refresh` puts the result into the bundle.
     """
     from rexit.exporter.index import build_catalog
     from rexit.exporter.options import with_config
