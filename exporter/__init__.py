@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from rexit.exporter.heads.frozen_heads import HeadsReport, fit_heads
     from rexit.exporter.index import build_catalog
     from rexit.exporter.model.decoder import Decoder
-    from rexit.exporter.model.heads import ExitHeads
-    from rexit.exporter.model.multi_exit import MultiExitModel
+    from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
     from rexit.exporter.model.packed import Packed, batch, pack
     from rexit.exporter.options import Columns, ExportOptions, HeadsOptions, IndexOptions, LightGCNOptions, TrainOptions
     from rexit.exporter.prompt.builder import Prompt, PromptBuilder

@@ -25,7 +25,7 @@ from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
-from rexit.exporter.checkpoints.pairs import pair_tokenizer
+from rexit.exporter.checkpoints.reranker_prompts import pair_tokenizer
 from rexit.exporter.gate.quality import Judged
 from rexit.exporter.graph.activations import Activations
 from rexit.exporter.graph.chain import Chain
@@ -66,11 +66,15 @@ class VariantReport:
 
 @dataclass
 class Draft:
-    """The graphs for `target` in `folder`, which exists. on_segment: called after each segment."""
+    """The graphs for `target` in `folder`, which exists.
+
+    on_segment: called after each segment. on_pass: called with the name of each pass over a segment before it runs.
+    """
 
     target: Target
     folder: Path
     on_segment: Callable[[], None]
+    on_pass: Callable[[str], None]
     segments: list[bundle.Segment] = field(default_factory=list)
     reports: list[SegmentReport] = field(default_factory=list)
 
@@ -87,7 +91,7 @@ class Draft:
         activations: by segment, as in `derive_segment`."""
         for segment, report, rows in zip(base.segments, base.reports, activations, strict=True):
             began = time.perf_counter()
-            derived = derive_segment(segment, base.folder, self.target, self.folder, rows)
+            derived = derive_segment(segment, base.folder, self.target, self.folder, rows, self.on_pass)
             self._add(derived, report.parameters, began)
 
     def chain(self, max_tokens: int, vectors: Vectors | None) -> Chain:

@@ -31,7 +31,6 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import tables
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
-from rexit.exporter.catalog.data import Data, check_columns, read_data
 from rexit.exporter.catalog.inputs import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
 from rexit.exporter.catalog.source_tables import extended_vectors, write_vectors
@@ -43,6 +42,7 @@ from rexit.exporter.prompt.template import Template, read_template
 from rexit.exporter.retriever import external, fold_in
 from rexit.exporter.retriever.external import Matrix, aligned, read_embeddings
 from rexit.exporter.retriever.neighbours import Lists, nonzero_rows, similar_users
+from rexit.exporter.source_data import Data, check_columns, read_data
 from rexit.exporter.zero import Graph, write_zero
 from rexit.progress import Progress, silent
 from rexit.roles import RULE

@@ -1,13 +1,9 @@
-"""Downloads from the Hugging Face Hub.
-
-Silences libraries: transformers, torch and onnxscript print progress and warnings.
-
-How many threads torch uses.
-"""
+"""What other libraries download, print and write: the Hub's files, progress and warnings, JSON configs; torch's threads."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -19,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from rexit.errors import RexitError
+from rexit.errors import CheckpointError, RexitError
 
 
 def hub_folder(name: str, patterns: Sequence[str], error: type[RexitError], subject: str, kind: str) -> Path:
@@ -109,3 +105,17 @@ def threads_for(size: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def read_config(path: Path) -> Any:
+    """The value of a JSON file. Raises CheckpointError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise CheckpointError(f"{path}: not valid JSON: {first_line(exc)}") from exc
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; empty if there is no file, or it holds something else. Raises CheckpointError."""
+    value = read_config(path) if path.is_file() else None
+    return value if isinstance(value, dict) else {}

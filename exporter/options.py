@@ -47,7 +47,7 @@ class ExportOptions:
     accept_loss: write a variant that fails its gate, or that the slates are too few to judge.
     accept_catalog: export with a catalog that the checkpoint was not trained on, or does not name.
     label_ids: token ids of `no` and `yes`, for slates and a checkpoint that does not name them; None: it does.
-    reranker: what a reranker reads around a query and a document, see `rexit.exporter.checkpoints.known_prompts`; None: the
+    reranker: what a reranker reads around a query and a document, see `rexit.exporter.checkpoints.reranker_prompts`; None: the
         checkpoint says it.
     with_tokenizer: put the checkpoint's tokenizer.json into the bundle, so that Python and HTTP take text.
     """
@@ -246,8 +246,8 @@ class IndexOptions:
     positive_at: the lowest rating that is a like; None: POSITIVE_AT.
     implicit: every interaction is a like and ratings are not read.
     unrated: items sampled beside each like and taken as not liked: those that the user never rated
-        (`rexit.exporter.catalog.negatives`); with `implicit` those that the user had not met by the end of the split
-        (`rexit.exporter.catalog.negatives`). None: 0, with `implicit` 4.
+        (`rexit.exporter.catalog.splits`); with `implicit` those that the user had not met by the end of the split
+        (`rexit.exporter.catalog.splits`). None: 0, with `implicit` 4.
     order: what orders interactions: `time` (the column), `file` or `random`.
     split: `user:A,B`, `time:A,B` or `leave-last:V,T`, see `rexit.exporter.catalog.splits`; None: `user:0.8,0.9`, or the column
         `columns.split`.

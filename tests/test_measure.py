@@ -94,6 +94,14 @@ def test_fit_error_of_costs_that_are_not_linear() -> None:
     assert measure_costs(Curved(PROFILE), [slate(1, 20)], (1,), 10**6, HERE).fit_error > 0.1
 
 
+@pytest.mark.parametrize(("load", "steps"), [(2.4, set()), (3.0, {"costs · the machine is busy: 3 threads want its 2 cores"})])
+def test_progress_says_that_the_machine_is_busy(load: float, steps: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    names = set[str]()
+    measure_costs(Line(PROFILE), [slate(1, 20)], (1,), 10**6, HERE, progress=lambda what, *_: names.add(what))
+    assert names - {"costs"} == steps
+
+
 def test_costs_grow_with_tokens() -> None:
     costs = PROFILE.costs(100, 10, 45)
     assert costs.prefix_us.tolist() == [1 + 50, 75] and costs.pass_us.tolist() == [20, 0]

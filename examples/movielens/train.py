@@ -35,8 +35,7 @@ from rexit.errors import script
 from rexit.exporter.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.libraries import threads_for
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
 from rexit.slates import runs

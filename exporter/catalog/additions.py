@@ -19,8 +19,8 @@ from rexit.bundle.catalog import SPLITS, Catalog
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
-from rexit.exporter.catalog.negatives import unrated_items, with_negatives
 from rexit.exporter.catalog.source_tables import read_entities, rows_of, unify_ids
+from rexit.exporter.catalog.splits import unrated_items, with_negatives
 from rexit.exporter.options import Columns, IndexOptions
 
 HELD_OUT = 10

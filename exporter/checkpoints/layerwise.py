@@ -24,9 +24,9 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import Positive, typed
 from rexit.errors import CheckpointError
-from rexit.exporter.checkpoints.configs import read_config, read_object
+from rexit.exporter.libraries import read_config, read_object
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import ExitHeads
 
 ARCHITECTURE = "LayerWiseMiniCPMForCausalLM"
 PROMPT = RerankerPrompt(

@@ -1,9 +1,9 @@
 """Rerankers as other projects save them: the depths and rows of their answers, and their prompts.
 
-a folder of sentence-transformers   `logit_score`     rows of the LM head, or an encoder's `dense_score`, after the last layer
-BAAI's layerwise reranker           `layerwise`       a row for each of the later layers
-a classifier of one output or two   its config        its own rows, after the last layer; an encoder's prompt is in `pairs`
-any other decoder, by a name        `known_prompts`   rows of the LM head, after the last layer
+a folder of sentence-transformers   `sentence_modules`   rows of the LM head, or an encoder's modules, after the last layer
+BAAI's layerwise reranker           `layerwise`          a row for each of the later layers
+a classifier of one output or two   its config           its own rows, after the last layer
+any other decoder, by a name        `reranker_prompts`   rows of the LM head, after the last layer
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from torch import nn
 from rexit.bundle import RerankerPrompt
 from rexit.bundle.manifest import TOKENIZER
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.checkpoints.chat_prompt import chat_prompt
-from rexit.exporter.checkpoints.known_prompts import NamedPrompt, named_prompt
 from rexit.exporter.checkpoints.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
-from rexit.exporter.checkpoints.logit_score import MODULES, SCORE, answer_tokens, chat_settings, score_modules, system_prompt
-from rexit.exporter.checkpoints.pairs import pair_prompt, positive_label
+from rexit.exporter.checkpoints.reranker_prompts import NamedPrompt, chat_prompt, named_prompt, pair_prompt, positive_label
+from rexit.exporter.checkpoints.sentence_modules import MODULES, SCORE, answer_tokens, chat_settings, score_modules, system_prompt
 from rexit.exporter.checkpoints.weights import classifier_outputs, encodes, layers
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import SCORES, Encoder
-from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import ExitHeads
 
 
 @dataclass(frozen=True)

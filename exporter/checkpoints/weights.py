@@ -14,10 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rexit.errors import CheckpointError
-from rexit.exporter.checkpoints.configs import read_object
-from rexit.exporter.checkpoints.dense_score import module_files, sentence_scores
 from rexit.exporter.checkpoints.layerwise import LayerwiseGranite, granite_config, is_layerwise
-from rexit.exporter.libraries import first_line, hub_folder
+from rexit.exporter.checkpoints.sentence_modules import module_files, sentence_scores
+from rexit.exporter.libraries import first_line, hub_folder, read_object
 from rexit.exporter.model.encoder import SCORES, is_encoder
 from rexit.exporter.model.packed import ATTENTION
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from rexit import slates
 from rexit.errors import InputError
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
-from rexit.exporter.graph.linear.linear import by_input, linears
+from rexit.exporter.graph.linear_layers import by_input, fold_linear_weights, linears
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, has_training_slates, prompt_maker
 from rexit.progress import Progress, silent, tracked

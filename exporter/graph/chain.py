@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Segment, Vectors
 from rexit.bundle.manifest import log_odds_of
 from rexit.errors import BackendError
-from rexit.exporter.graph.accelerators.quantize_dequantize import round_halves
+from rexit.exporter.graph.accelerators import round_halves
 from rexit.exporter.libraries import first_line
 
 Tokens = NDArray[np.int32]
@@ -29,7 +29,7 @@ class Chain:
     be faster still, but ONNX Runtime then refuses other sessions of the process that have their own.
 
     float16 graphs, which are for accelerators, run with every half rounded
-    (`rexit.exporter.graph.accelerators.quantize_dequantize`).
+    (`rexit.exporter.graph.accelerators`).
     """
 
     def __init__(

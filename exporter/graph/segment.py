@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.packed import Call
 from rexit.exporter.model.vectors import Embed, PassVectors
 

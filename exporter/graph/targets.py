@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from rexit.errors import InputError
-from rexit.exporter.graph.accelerators.half import half
-from rexit.exporter.graph.accelerators.quantize_dequantize import dequantize_blocks_int4, quantize_dequantize_int8
-from rexit.exporter.graph.accelerators.restrictions import (
+from rexit.exporter.graph.accelerators import (
     allowed_operators,
+    dequantize_blocks_int4,
+    half,
     heads_without_gemm,
     mask_past_padding,
+    quantize_dequantize_int8,
     to_opset_19,
     to_opset_21,
 )
@@ -33,9 +34,9 @@ from rexit.exporter.graph.cpu.quantized_weights import (
     quantize_weights_int4,
 )
 from rexit.exporter.graph.cpu.slate_attention import half_cache, slate_attention
-from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
-from rexit.exporter.graph.linear.smooth_linear_inputs import smooth_for_fixed_scales, smooth_linear_inputs
+from rexit.exporter.graph.linear_layers import fold_linear_weights
 from rexit.exporter.graph.passes import tidy
+from rexit.exporter.graph.smooth_linear_inputs import smooth_for_fixed_scales, smooth_linear_inputs
 from rexit.exporter.options import EXACT
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 
 from rexit import bundle
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.accelerators.half import VECTORS
+from rexit.exporter.graph.accelerators import VECTORS
 from rexit.exporter.graph.activations import Activations
-from rexit.exporter.graph.linear.linear import SAMPLE
+from rexit.exporter.graph.linear_layers import SAMPLE
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.libraries import first_line, quiet
@@ -45,7 +46,12 @@ def export_segment(segment: SegmentModule, k: int, target: Target, folder: Path)
 
 
 def derive_segment(
-    described: bundle.Segment, source: Path, target: Target, folder: Path, activations: Activations | None = None
+    described: bundle.Segment,
+    source: Path,
+    target: Target,
+    folder: Path,
+    activations: Activations | None = None,
+    on_pass: Callable[[str], None] = lambda _: None,
 ) -> bundle.Segment:
     """Derives a variant's segment from its base by the target's passes.
 
@@ -55,6 +61,7 @@ def derive_segment(
         target: the target.
         folder: the folder to write.
         activations: rows of this segment's linear inputs; read only if the target samples prompts.
+        on_pass: called with each pass's name before it runs.
 
     Returns:
         The segment's description for variant.json.
@@ -69,13 +76,16 @@ def derive_segment(
         for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
             if value.name in activations:
                 value.meta[SAMPLE] = activations[value.name]
-    _write(model, described, target, folder)
+    _write(model, described, target, folder, on_pass)
     return described
 
 
-def _write(model: ir.Model, described: bundle.Segment, target: Target, folder: Path) -> None:
+def _write(
+    model: ir.Model, described: bundle.Segment, target: Target, folder: Path, on_pass: Callable[[str], None] = lambda _: None
+) -> None:
     try:
         for run in target.passes:
+            on_pass(run.__name__)
             model = run(model)
     except CheckpointError as exc:
         raise CheckpointError(f"{target.variant}, {described.graph}: {exc}") from exc

@@ -2,12 +2,8 @@
 
 In: a model with one answer at its end, or with none, and a catalog. Out: a multi-exit checkpoint.
 
-    base        the model, and its own last answer
-    rows        the file of hidden rows
-    forward     slates -> hidden rows
-    fit         hidden rows -> a head
-    layers      a head at every layer: figures by layer
-    choose      figures -> exits
-    assemble    exits -> the checkpoint's heads
-    run         all of it: `rexit heads`
+    frozen_base    the model, its own last answer, the checkpoint's heads
+    hidden_rows    slates -> the file of hidden rows
+    layers         hidden rows -> a head at every layer -> exits
+    frozen_heads   all of it: `rexit heads`
 """

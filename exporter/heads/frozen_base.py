@@ -25,13 +25,13 @@ from rexit.bundle import Catalog
 from rexit.bundle.manifest import TOKENIZER
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
-from rexit.exporter.checkpoints.dense_score import module_files
 from rexit.exporter.checkpoints.rerankers import read_reranker
+from rexit.exporter.checkpoints.sentence_modules import module_files
 from rexit.exporter.checkpoints.weights import PATTERNS, decoder_model, located
 from rexit.exporter.heads.layers import Layers
 from rexit.exporter.libraries import quiet
 from rexit.exporter.model.encoder import split
-from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.preflight import check_fit, check_trained_on
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.exporter.source import Source

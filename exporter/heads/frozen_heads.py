@@ -3,8 +3,8 @@
 1. Check what can be checked before any work: options, model, catalog, disk.
 2. Run training and validation slates once and keep every layer's hidden rows next to the checkpoint (`OUT.rows`). An interrupted
    run resumes from them, and so does a run with another choice of exits or targets.
-3. Fit a head at every layer (`layers`), choose exits (`choose`).
-4. Write the checkpoint, whole or not at all: the model's files unchanged, the heads of the exits, and `heads.json` with all
+3. Fit a head at every layer, choose exits (`layers`).
+4. Write the checkpoint atomically: the model's files unchanged, the heads of the exits, and `heads.json` with all
    layers.
 """
 
@@ -21,16 +21,15 @@ from rexit.baselines import Scores, baselines, doubt_without_labels
 from rexit.bundle import Catalog, new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
 from rexit.errors import InputError
-from rexit.exporter.checkpoints.checkpoint import EXITS
-from rexit.exporter.clock import Clock
-from rexit.exporter.heads.choose import check_choice, choose_exits
+from rexit.exporter.checkpoints.checkpoint import EXITS, Checkpoint
 from rexit.exporter.heads.frozen_base import check_base, checkpoint_bytes, exit_heads, load_base, write_checkpoint
 from rexit.exporter.heads.hidden_rows import RowsFile, Slates, collect_rows, size, uses_bfloat16
-from rexit.exporter.heads.layers import LayerHead, fit_layers, ranking_figures
+from rexit.exporter.heads.layers import LayerHead, check_choice, choose_exits, fit_layers, ranking_figures
+from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_one_source, check_space, labels_of, open_catalog, read_slates
-from rexit.exporter.source import zero_of
-from rexit.progress import Progress, silent
+from rexit.exporter.source import Source, zero_of
+from rexit.progress import Clock, Progress, silent
 from rexit.ranking import ByUser, differ, doubt, drawn_labels
 from rexit.slates import SIZE, cut, spread
 
@@ -78,7 +77,7 @@ def fit_heads(
     say: Callable[[str], None] = lambda _: None,
     progress: Progress = silent,
 ) -> HeadsReport:
-    """Fits heads on a frozen model and writes the checkpoint `out`, whole or not at all.
+    """Fits heads on a frozen model and writes the checkpoint `out` atomically.
 
     Args:
         model: folder, PEFT adapter's folder, GGUF file or Hub id.
@@ -96,132 +95,127 @@ def fit_heads(
     options.check()
     check_one_source(catalog, slates)
     opened = None if catalog is None else open_catalog(catalog)
-    if (place := Path(out)).exists() and not (place / EXITS).is_file() and (not place.is_dir() or any(place.iterdir())):
+    out, clock = Path(out), Clock()
+    if out.exists() and not (out / EXITS).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not a multi-exit checkpoint; it would be replaced, so choose another place")
-    work = _Fit(options, opened, Path(out), say, progress)
-    work.load(model, slates)
-    work.fit(work.collect())
-    return work.write()
+    progress("load", 0, 1)
+    base, own = _load_model(model, opened, options)
+    progress("load", 1, 1)
+    source = opened or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
+    train, validation, scores = _slates(source, base, own, options, progress)
+    clock.lap("load")
+    layers, candidates = len(base.decoder.layers), len(train.liked) + len(validation.liked)
+    sizes = (layers, candidates, base.decoder.hidden_size)
+    folder = out.with_name(out.name + ".rows")
+    needed = checkpoint_bytes(base) + (0 if folder.exists() else size(*sizes))
+    check_space(out, needed, f"the checkpoint and hidden rows of {candidates} candidates (--max-slates bounds them) need")
+    tokens = sum(int(part.data.lengths.sum()) for part in (train, validation))
+    say(f"{candidates} candidates in {tokens} tokens; their rows at {layers} layers take {size(*sizes) / 1e6:.0f} MB in {folder}")
+    file = _collect(folder, sizes, base, own, source, (train, validation), options, say, progress)
+    if not _labelled(source):
+        say("The slates have no labels: heads are fitted to, and judged by, labels drawn from the model's own answer.")
+        train, validation = _with_drawn_labels(file, train, validation, base)
+    clock.lap("forward")
+    fit = fit_layers(file, train, validation, options.keep_last, progress)
+    losses = np.stack([fit.at(depth).losses for depth in range(1, layers + 1)])
+    exits = choose_exits(options.exits, losses, float(fit.prior_losses.mean()), whole=bool(options.keep_last))
+    clock.lap("heads")
+    heads = exit_heads(base, own, fit, exits)
+    report = HeadsReport(
+        checkpoint=str(out),
+        exits=exits,
+        kept=fit.kept and exits[-1] == len(fit.heads),
+        layers=[head.to_json() for head in fit.heads],
+        own=None if fit.own is None else fit.own.to_json(),
+        prior_loss=float(fit.prior_losses.mean()),
+        **_compared(fit.at(exits[-1]), validation, scores, _labelled(source)),
+        candidates={"train": len(train.liked), "validation": len(validation.liked)},
+        rows=str(folder),
+        rows_bytes=size(*sizes),
+        seconds=clock.seconds,
+    )
+    with new_folder(out) as new:
+        write_checkpoint(base, new, exits, heads, source)
+        clock.lap("write")
+        table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
+        write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})
+    return report
 
 
-class _Fit:
-    """The steps of `fit_heads`, in order, and their shared state."""
-
-    def __init__(
-        self, options: HeadsOptions, catalog: Catalog | None, out: Path, say: Callable[[str], None], progress: Progress
-    ) -> None:
-        self._options, self._catalog, self._out, self._say, self._progress = options, catalog, out, say, progress
-        self._clock = Clock()
-
-    def load(self, model: str | Path, slates: Path | None) -> None:
-        """Loads the model and the slates, and checks that they fit."""
-        options, catalog, progress = self._options, self._catalog, self._progress
-        progress("load", 0, 1)
-        self._base, self._own = base, own = load_base(model, labels_of(catalog, options.label_ids), options.reranker)
-        if catalog is not None:
-            check_base(base, catalog, options.accept_catalog)
-        self._layers = len(base.decoder.layers)
-        check_choice(options.exits, self._layers, bool(options.keep_last))
-        if own is None and options.keep_last:
-            raise InputError(
-                f"{base.path}: has no last answer for --keep-last: no {EXITS}, no classifier's score, and no LM head with rows "
-                "for the labels"
-            )
-        progress("load", 1, 1)
-        self._source = catalog or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
-        self._source.roles.check(self._source.path, base.roles, base.path)
-        self._train = train = Slates.of(self._source, "train", options.max_slates, 0, progress)
-        self._validation = Slates.of(self._source, "validation", options.validation_slates, len(train.liked), progress)
-        progress("baselines", 0, 1)
-        held_out = spread(cut(self._source, "validation", SIZE), options.validation_slates)
-        self._baselines = baselines(self._source, held_out, zero=zero_of(self._source, held_out))
-        progress("baselines", 1, 1)
-        self._labelled = isinstance(self._source, Catalog) or self._source.labelled
-        if not self._labelled and own is None:
-            raise InputError(f"{self._source.path}: has no labels, and {base.path} no answer of its own to fit heads to")
-        if self._labelled:
-            _check_classes(train)
-        self._clock.lap("load")
-
-    def collect(self) -> RowsFile:
-        """Runs the slates, or reads the rows of an earlier run."""
-        base, options, parts = self._base, self._options, (self._train, self._validation)
-        bfloat16 = uses_bfloat16(options.precision)
-        origin = {
-            "model": base.sha256(),
-            "catalog" if self._catalog else "slates": self._source.sha256,
-            "training slates": len(self._train.data.rows),
-            "validation slates": len(self._validation.data.rows),
-            "training prompts": self._train.prompts,
-            "validation prompts": self._validation.prompts,
-            "label ids": dict(base.labels),
-            "batch tokens": options.batch_tokens,
-            "precision": "bfloat16" if bfloat16 else "float32",
-        }
-        self._folder = folder = self._out.with_name(self._out.name + ".rows")
-        sizes = (self._layers, sum(len(part.liked) for part in parts), base.decoder.hidden_size)
-        self._rows_bytes = size(*sizes)
-        needed = checkpoint_bytes(base) + (0 if folder.exists() else self._rows_bytes)
-        rows = f"the checkpoint and hidden rows of {sizes[1]} candidates (--max-slates bounds them) need"
-        check_space(self._out, needed, rows)
-        tokens = sum(int(part.data.lengths.sum()) for part in parts)
-        self._say(
-            f"{sizes[1]} candidates in {tokens} tokens; their rows at {self._layers} layers take "
-            f"{self._rows_bytes / 1e6:.0f} MB in {folder}"
+def _load_model(model: str | Path, catalog: Catalog | None, options: HeadsOptions) -> tuple[Checkpoint, ExitHeads | None]:
+    """The model, which fits the catalog and the options, and its last answer; None if it has none."""
+    base, own = load_base(model, labels_of(catalog, options.label_ids), options.reranker)
+    if catalog is not None:
+        check_base(base, catalog, options.accept_catalog)
+    check_choice(options.exits, len(base.decoder.layers), bool(options.keep_last))
+    if own is None and options.keep_last:
+        raise InputError(
+            f"{base.path}: has no last answer for --keep-last: no {EXITS}, no classifier's score, and no LM head with rows "
+            "for the labels"
         )
-        file = collect_rows(
-            base,
-            self._own,
-            parts,
-            lambda: RowsFile.open(folder, origin, *sizes),
-            options.batch_tokens,
-            bfloat16,
-            self._say,
-            self._progress,
-        )
-        if not self._labelled:
-            self._say("The slates have no labels: heads are fitted to, and judged by, labels drawn from the model's own answer.")
-            answers = [np.array(file.answer[part.rows]) for part in parts]
-            if not any(differ(answer, part.users) for answer, part in zip(answers, parts, strict=True)):
-                raise InputError(
-                    f"{base.path}: gives all candidates of a user the same score, so there is nothing to fit heads to"
-                )
-            self._train, self._validation = (replace(p, liked=drawn_labels(a)) for p, a in zip(parts, answers, strict=True))
-            _check_classes(self._train)
-        self._clock.lap("forward")
-        return file
+    return base, own
 
-    def fit(self, file: RowsFile) -> None:
-        """Fits a head at every layer and chooses exits."""
-        options = self._options
-        self._fit = fit = fit_layers(file, self._train, self._validation, options.keep_last, self._progress)
-        losses = np.stack([fit.at(depth).losses for depth in range(1, self._layers + 1)])
-        self._exits = choose_exits(options.exits, losses, float(fit.prior_losses.mean()), whole=bool(options.keep_last))
-        self._clock.lap("heads")
 
-    def write(self) -> HeadsReport:
-        """Writes the checkpoint and the table."""
-        base, exits, fit = self._base, self._exits, self._fit
-        heads = exit_heads(base, self._own, fit, exits)
-        report = HeadsReport(
-            checkpoint=str(self._out),
-            exits=exits,
-            kept=fit.kept and exits[-1] == len(fit.heads),
-            layers=[head.to_json() for head in fit.heads],
-            own=None if fit.own is None else fit.own.to_json(),
-            prior_loss=float(fit.prior_losses.mean()),
-            **_compared(fit.at(exits[-1]), self._validation, self._baselines, self._labelled),
-            candidates={"train": len(self._train.liked), "validation": len(self._validation.liked)},
-            rows=str(self._folder),
-            rows_bytes=self._rows_bytes,
-            seconds=self._clock.seconds,
-        )
-        with new_folder(self._out) as new:
-            write_checkpoint(base, new, exits, heads, self._source)
-            self._clock.lap("write")
-            table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
-            write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})
-        return report
+def _slates(
+    source: Source, base: Checkpoint, own: ExitHeads | None, options: HeadsOptions, progress: Progress
+) -> tuple[Slates, Slates, Scores]:
+    """Training slates, validation slates, and the baselines' scores of the latter."""
+    source.roles.check(source.path, base.roles, base.path)
+    train = Slates.of(source, "train", options.max_slates, 0, progress)
+    validation = Slates.of(source, "validation", options.validation_slates, len(train.liked), progress)
+    progress("baselines", 0, 1)
+    held_out = spread(cut(source, "validation", SIZE), options.validation_slates)
+    scores = baselines(source, held_out, zero=zero_of(source, held_out))
+    progress("baselines", 1, 1)
+    if _labelled(source):
+        _check_classes(train)
+    elif own is None:
+        raise InputError(f"{source.path}: has no labels, and {base.path} no answer of its own to fit heads to")
+    return train, validation, scores
+
+
+def _labelled(source: Source) -> bool:
+    return isinstance(source, Catalog) or source.labelled
+
+
+def _collect(
+    folder: Path,
+    sizes: tuple[int, int, int],
+    base: Checkpoint,
+    own: ExitHeads | None,
+    source: Source,
+    parts: tuple[Slates, Slates],
+    options: HeadsOptions,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> RowsFile:
+    """Runs the slates, or reads the rows of an earlier run. sizes: layers, candidates, width."""
+    (train, validation), bfloat16 = parts, uses_bfloat16(options.precision)
+    origin = {
+        "model": base.sha256(),
+        "catalog" if isinstance(source, Catalog) else "slates": source.sha256,
+        "training slates": len(train.data.rows),
+        "validation slates": len(validation.data.rows),
+        "training prompts": train.prompts,
+        "validation prompts": validation.prompts,
+        "label ids": dict(base.labels),
+        "batch tokens": options.batch_tokens,
+        "precision": "bfloat16" if bfloat16 else "float32",
+    }
+    return collect_rows(
+        base, own, parts, lambda: RowsFile.open(folder, origin, *sizes), options.batch_tokens, bfloat16, say, progress
+    )
+
+
+def _with_drawn_labels(file: RowsFile, train: Slates, validation: Slates, base: Checkpoint) -> tuple[Slates, Slates]:
+    """The slates with labels drawn from the model's own answers."""
+    parts = (train, validation)
+    answers = [np.array(file.answer[part.rows]) for part in parts]
+    if not any(differ(answer, part.users) for answer, part in zip(answers, parts, strict=True)):
+        raise InputError(f"{base.path}: gives all candidates of a user the same score, so there is nothing to fit heads to")
+    train, validation = (replace(part, liked=drawn_labels(answer)) for part, answer in zip(parts, answers, strict=True))
+    _check_classes(train)
+    return train, validation
 
 
 def _compared(head: LayerHead, part: Slates, scores: Scores, labelled: bool) -> dict[str, Any]:

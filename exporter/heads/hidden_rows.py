@@ -30,8 +30,7 @@ from rexit.bundle.files import SCHEMA, read_typed
 from rexit.bundle.manifest import log_odds_of
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
-from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, packed_rows
 from rexit.exporter.source import Source
 from rexit.progress import Progress, silent, tracked

@@ -7,7 +7,7 @@ forward shows the attention calls. So any family that uses the attention interfa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +195,21 @@ def check_layer_types(config: Any) -> None:
         raise CheckpointError(
             f"{config.model_type}: has layers of the kind {others[0]}, expected {' or '.join(LAYER_TYPES)} alone"
         )
+
+
+@torch.no_grad()
+def copy_tensors(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], where: str) -> None:
+    """Fills all parameters. Raises CheckpointError for a tensor that is missing, of another shape or not finite."""
+    for name, parameter in parameters.items():
+        if name not in tensors:
+            raise CheckpointError(f"{where}: tensor {name!r} is missing")
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{where}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(parameter.shape)}"
+            )
+        if not tensors[name].isfinite().all():
+            raise CheckpointError(f"{where}: {name!r} holds a number that is not finite")
+        parameter.copy_(tensors[name])
 
 
 def _numbered(layers: nn.ModuleList) -> bool:

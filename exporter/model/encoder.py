@@ -25,7 +25,7 @@ from rexit.exporter.model.decoder import FINAL_NORMS, Decoder, check_layer_types
 from rexit.exporter.model.packed import Call, own_groups
 
 SCORES = "sentence_scores"
-"""Attribute of a model whose modules of sentence-transformers compute its scores (`rexit.exporter.checkpoints.dense_score`)."""
+"""Attribute of a model whose modules of sentence-transformers compute its scores (`checkpoints.sentence_modules`)."""
 
 _EXAMPLE = 8
 """Tokens of the pair on which the own head is compared with the model."""

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import ExitHeads
 
 _BLOCK = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 _WRITERS = {"self_attn": "o_proj", "mlp": "down_proj"}

@@ -42,15 +42,14 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.assembly import encoder_of
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, check_exits, load_checkpoint, read_exits, save_checkpoint
-from rexit.exporter.checkpoints.dense_score import write_scores
-from rexit.exporter.checkpoints.pairs import pair_prompt, positive_label
+from rexit.exporter.checkpoints.reranker_prompts import pair_prompt, positive_label
 from rexit.exporter.checkpoints.rerankers import read_reranker
+from rexit.exporter.checkpoints.sentence_modules import write_scores
 from rexit.exporter.checkpoints.weights import decoder_model, encodes, layers, located
 from rexit.exporter.libraries import log, quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import SCORES, Encoder, split
-from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.preflight import check_causal, check_one_source, labels_of, read_slates

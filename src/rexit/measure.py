@@ -31,7 +31,7 @@ from rexit.bundle import Bundle, GoldenSlate
 from rexit.bundle.files import typed
 from rexit.devices import Device, Provider
 from rexit.errors import BundleError, InputError
-from rexit.progress import Progress, silent
+from rexit.progress import DETAIL, Progress, silent
 from rexit.slates import SIZE, AnySlate, Slate, TokenSlate
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def measure_costs(
     micros, tokens = np.zeros((repeats, len(cases), exits, 3)), np.zeros((len(cases), 2))
     for r in range(repeats):
         for i, (slate, n) in enumerate(cases):
-            progress("costs", r * len(cases) + i, repeats * len(cases))
+            progress(f"costs{_busy(conditions.machine)}", r * len(cases) + i, repeats * len(cases))
             for k in range(exits):
                 session.clear_cache()
                 stats = session.score(slate.first(n).request, force_exit=k).stats
@@ -368,6 +368,12 @@ def measure_costs(
     whole = median[:, -1].sum(1)
     error = float(np.median(np.abs(predicted - whole) / whole))
     return CostProfile(conditions, base, tuple(segments), error)
+
+
+def _busy(machine: dict[str, Any]) -> str:
+    """A progress step's detail where more threads want to run than there are cores, so that times are too long; else ""."""
+    load, cores = os.getloadavg()[0], machine["cores"]
+    return f"{DETAIL}the machine is busy: {load:.0f} threads want its {cores} cores" if load > cores + 0.5 else ""
 
 
 def _fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArray[np.float64]) -> tuple[float, float]:

@@ -34,9 +34,8 @@ from rexit.calibration.evaluation import at_exit
 from rexit.calibration.goal import Goal
 from rexit.calibration.metrics import Judge, parse
 from rexit.calibration.traces import Traces
-from rexit.exporter.heads.choose import choose_exits
 from rexit.exporter.heads.hidden_rows import Slates
-from rexit.exporter.heads.layers import fit_layers
+from rexit.exporter.heads.layers import choose_exits, fit_layers
 
 GOALS = {
     "labels": Goal((parse("user-auc"),), 0.09),

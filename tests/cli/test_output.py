@@ -64,6 +64,19 @@ def test_progress_without_a_terminal(
     assert capsys.readouterr() == ("", lines)
 
 
+def test_a_step_keeps_its_line_while_its_detail_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "SILENCE", 0.0)
+    with output.progress() as bar:
+        show = output.shown(bar, {"work": "hard work"})
+        show("work · first", 1, 3)
+        show("work · second", 2, 3)
+        show("work", 3, 3)
+    lines = ["hard work · first: 1 of 3", "hard work · second: 2 of 3", "hard work: 3 of 3"]
+    assert capsys.readouterr().err.splitlines() == [f"rexit: {line}" for line in lines] and len(bar.tasks) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "megabytes", "warned"), [("tensorrt-fp16", 401, True), ("tensorrt-fp16", 399, False), ("cpu-fp32", 401, False)]
 )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from builders.data import ratings
 from rexit.cli import app
 from rexit.errors import InputError
-from rexit.exporter.prompt import train_tokenizer
+from rexit.exporter.prompt import pieces
 
 
 def train(data: Path, *options: str, tables: tuple[str, ...] = ("items.csv", "users.csv")) -> Result:
@@ -51,7 +51,7 @@ def test_texts_rates_and_labels_are_few_tokens_and_an_index_takes_it(data: Path)
 
 
 def test_a_rare_label_is_one_token_beside_many_texts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_tokenizer, "VOCABULARY", 800)
+    monkeypatch.setattr(pieces, "VOCABULARY", 800)
     (data / "prompt.toml").write_text(ratings.TEMPLATE.replace('yes = " yes"', 'yes = " adored"'))
     titles = [f"{first}{middle}{last}" for first in "bcdfghjklm" for middle in "aeiou" for last in "npqrstvwxz"]
     frame = pl.DataFrame({"item_id": range(20_000), "title": [f"{titles[i % 500]} {titles[i // 40]}" for i in range(20_000)]})

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.cpu.fuse_rows import match_norm, match_swiglu
 from rexit.exporter.graph.cpu.slate_attention import NAME, define_slate_attention
-from rexit.exporter.graph.linear.linear import by_input, layers_to_quantize
+from rexit.exporter.graph.linear_layers import by_input, layers_to_quantize
 from rexit.exporter.graph.passes import (
     DOMAIN,
     Body,

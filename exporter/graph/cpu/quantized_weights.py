@@ -20,7 +20,7 @@ Linear layers with 4-bit weights in blocks along K, using ONNX Runtime's MatMulN
 
     w[k, n] = scale[n, k / BLOCK] * (q[k, n] - 8)        q in 0 … 15, two to a byte, the lower k in the low half
 
-1. The scale is the best of several (`four_bits`).
+1. The scale is the best of several (`best_scale`).
 2. The largest weight of a block maps to -8, the longer side of the range.
 3. Accuracy level 4: ONNX Runtime rounds inputs to int8 as well, per token and block.
 
@@ -38,9 +38,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.linear.four_bits import best_scale, rounded
-from rexit.exporter.graph.linear.linear import SAMPLE, Linear, by_input, layers_to_quantize
-from rexit.exporter.graph.linear.round_weights import LARGEST, TINY, round_weights
+from rexit.exporter.graph.linear_layers import SAMPLE, Linear, by_input, layers_to_quantize
 from rexit.exporter.graph.passes import (
     MICROSOFT,
     Body,
@@ -53,6 +51,7 @@ from rexit.exporter.graph.passes import (
     parameters,
     replace,
 )
+from rexit.exporter.graph.rounding import LARGEST, TINY, best_scale, round_weights, rounded
 
 
 def embedding_rows_int8(model: ir.Model) -> ir.Model:

@@ -12,9 +12,9 @@ from rexit.bundle import Catalog
 from rexit.exporter.checkpoints.checkpoint import save_checkpoint
 from rexit.exporter.libraries import quiet
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.packed import ATTENTION
-from rexit.exporter.model.projectors import Projectors
+from rexit.exporter.model.vectors import Projectors
 
 FAMILIES = {
     "llama": "Llama, SmolLM2",

@@ -12,8 +12,7 @@ from builders.models.checkpoints import tiny_model
 from rexit.bundle import Catalog
 from rexit.exporter.checkpoints.checkpoint import save_checkpoint
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import cut, draw
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.negatives import with_negatives
+from rexit.exporter.catalog.splits import with_negatives
 
 PATH = Path("clicks.csv")
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.negatives import with_unrated
+from rexit.exporter.catalog.splits import with_unrated
 from rexit.exporter.options import Columns, IndexOptions
 
 PATH = Path("ratings.csv")

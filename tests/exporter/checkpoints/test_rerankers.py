@@ -28,7 +28,7 @@ from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import typed
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rexit.exporter.checkpoints.known_prompts import KNOWN
+from rexit.exporter.checkpoints.reranker_prompts import KNOWN
 from rexit.exporter.heads.frozen_base import load_base
 from rexit.exporter.libraries import quiet
 from rexit.exporter.model.encoder import Encoder
@@ -327,7 +327,11 @@ def test_damaged_sentence_transformers_folder(logit_score: Path, tmp_path: Path,
             "is cls and max, ",
         ),
         ("2_Dense", {"activation_function": "my.Swish"}, "activation_function is my.Swish, expected torch's Identity, Tanh"),
-        ("2_Dense", {"module_input_name": "token_embeddings"}, "module_input_name: Invalid enum value 'token_embeddings'"),
+        (
+            "2_Dense",
+            {"module_input_name": "token_embeddings"},
+            "module_input_name: is 'token_embeddings', expected sentence_embedding",
+        ),
         ("2_Dense", {"out_features": 8}, r"linear.weight is of shape \[32, 32\], expected \[8, 32\]$"),
         ("4_Dense", {"out_features": 2}, r"linear.weight is of shape \[1, 32\], expected \[2, 32\]$"),
         ("4_Dense", {"activation_function": "torch.nn.Tanh"}, "gives 1 numbers behind Tanh, expected 1 behind"),

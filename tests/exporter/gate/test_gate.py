@@ -14,7 +14,7 @@ from rexit.bundle import Bundle, Catalog, Split
 from rexit.errors import QualityError
 from rexit.exporter import preflight
 from rexit.exporter.export import export_bundle
-from rexit.exporter.graph.linear.linear import linears
+from rexit.exporter.graph.linear_layers import linears
 from rexit.exporter.graph.passes import array, constant
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.options import ExportOptions

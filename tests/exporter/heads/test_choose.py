@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.heads.choose import best_curve, check_choice, choose_exits, last_exit
+from rexit.exporter.heads.layers import best_curve, check_choice, choose_exits, last_exit
 
 PRIOR = 0.7
 

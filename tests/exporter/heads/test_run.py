@@ -30,8 +30,7 @@ from rexit.exporter.heads import layers
 from rexit.exporter.heads.frozen_heads import HeadsReport, fit_heads
 from rexit.exporter.heads.hidden_rows import INFO
 from rexit.exporter.index import build_catalog
-from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.options import HeadsOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.ranking import auc

@@ -11,7 +11,7 @@ import pytest
 
 from rexit.bundle import Catalog, new_folder
 from rexit.exporter import index as index_module
-from rexit.exporter.catalog import data as data_module
+from rexit.exporter import source_data as data_module
 from rexit.exporter.catalog import tables as folder_module
 from running.command import Run
 from running.indexing import assert_nothing_written, edit

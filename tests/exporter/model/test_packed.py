@@ -8,8 +8,7 @@ import torch
 
 from builders.models.checkpoints import FAMILIES, LABELS, MORE_FAMILIES, tiny_heads, tiny_model
 from rexit.exporter.model.decoder import Decoder
-from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.multi_exit import ExitHeads, MultiExitModel
 from rexit.exporter.model.packed import PADDING, PREFIX, batch, pack
 
 

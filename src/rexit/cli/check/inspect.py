@@ -89,7 +89,7 @@ def _prompt(bundle: Bundle, request: Request, tokenizer: Path | None) -> dict[st
         ids = [int(token) for token in tokens]
         return {"tokens": ids, **({"text": decode(ids)} if decode else {})}
 
-    entries = [{"item": item, **part(tokens)} for item, tokens in zip(request.items, candidates, strict=True)]
+    entries = [{"item": item, **part(tokens)} for item, tokens in zip(request.items or (), candidates, strict=True)]
     return {"kind": "prompt", "user": request.user, "prefix": part(prefix), "candidates": entries}
 
 

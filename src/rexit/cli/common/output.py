@@ -13,7 +13,7 @@ from rich import progress as rich_progress
 from rich.console import Console
 
 from rexit import interrupts
-from rexit.progress import Progress
+from rexit.progress import DETAIL, Progress
 
 _WIDE = 160
 """Columns for a file or a pipe, which has no width of its own: wide enough for every table."""
@@ -79,8 +79,10 @@ def shown(bar: rich_progress.Progress, texts: Mapping[str, str] | None = None) -
     tasks: dict[str, rich_progress.TaskID] = {}
 
     def show(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task((texts or {}).get(what, what), total=total)
-        bar.update(tasks[what], completed=done, total=total)
+        step, *detail = what.split(DETAIL, 1)
+        text = DETAIL.join([(texts or {}).get(step, step), *detail])
+        if step not in tasks:
+            tasks[step] = bar.add_task(text, total=total)
+        bar.update(tasks[step], description=text, completed=done, total=total)
 
     return show

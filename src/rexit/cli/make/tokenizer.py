@@ -33,7 +33,7 @@ def tokenizer(
 
     Next: `rexit index --tokenizer tokenizer` with the same files.
     """
-    from rexit.exporter.prompt.train_tokenizer import train_tokenizer
+    from rexit.exporter.prompt.pieces import train_tokenizer
 
     columns = Columns(**parse_columns(column, ("user", "item")))
     tokens = train_tokenizer(tables, template, out, columns).get_vocab_size()

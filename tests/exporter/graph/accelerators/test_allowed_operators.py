@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.accelerators.restrictions import allowed_operators
+from rexit.exporter.graph.accelerators import allowed_operators
 
 
 def _model(op: str, inputs: Sequence[str] = ("x",), dtype: int = TensorProto.FLOAT16, domain: str = "") -> ir.Model:

@@ -10,8 +10,7 @@ import pytest
 
 from builders.onnx_graphs.graphs import graph, run
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.accelerators.quantize_dequantize import BLOCK, dequantize_blocks_int4, quantize_blocks
-from rexit.exporter.graph.accelerators.restrictions import to_opset_21
+from rexit.exporter.graph.accelerators import BLOCK, dequantize_blocks_int4, quantize_blocks, to_opset_21
 
 WEIGHT = np.random.default_rng(0).standard_normal((2 * BLOCK, 10)).astype(np.float32)
 WEIGHT[:BLOCK, 3] *= 50

@@ -12,8 +12,8 @@ import pytest
 
 from builders.onnx_graphs.segments import feed, segment
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.accelerators.half import halved
-from rexit.exporter.graph.linear.linear import heads
+from rexit.exporter.graph.accelerators import halved
+from rexit.exporter.graph.linear_layers import heads
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.graph.trace import derive_segment, export_segment
 from running.fast import fast

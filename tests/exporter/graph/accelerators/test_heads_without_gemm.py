@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from builders.onnx_graphs.graphs import assert_same, count, graph, weight
-from rexit.exporter.graph.accelerators.restrictions import heads_without_gemm
+from rexit.exporter.graph.accelerators import heads_without_gemm
 
 X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
 BIAS = np.array([0.3, -1.7], np.float32)

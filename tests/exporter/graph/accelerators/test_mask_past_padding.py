@@ -12,7 +12,7 @@ from builders.models.encoders import FAMILIES as ENCODERS
 from builders.onnx_graphs.graphs import Arrays, run
 from builders.onnx_graphs.segments import feed, traced
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.accelerators.restrictions import mask_past_padding
+from rexit.exporter.graph.accelerators import mask_past_padding
 from rexit.exporter.graph.targets import find_target
 from running.fast import fast
 

@@ -10,11 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from builders.onnx_graphs.graphs import graph, run
-from rexit.exporter.graph.accelerators.quantize_dequantize import half_scale, quantize_dequantize_int8
-from rexit.exporter.graph.accelerators.restrictions import to_opset_19
-from rexit.exporter.graph.linear.fixed_scale import clipping_bound
-from rexit.exporter.graph.linear.linear import SAMPLE
-from rexit.exporter.graph.linear.round_weights import rounded_weights
+from rexit.exporter.graph.accelerators import half_scale, quantize_dequantize_int8, to_opset_19
+from rexit.exporter.graph.linear_layers import SAMPLE
+from rexit.exporter.graph.rounding import clipping_bound, rounded_weights
 
 K, N = 64, 48
 RANDOM = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from builders.onnx_graphs.graphs import graph
-from rexit.exporter.graph.accelerators.quantize_dequantize import round_halves
+from rexit.exporter.graph.accelerators import round_halves
 
 A = np.array([[60000.0, 1.0, 2049.0]], np.float16)
 

@@ -26,13 +26,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from rexit.exporter.graph.linear.fixed_scale import clipping_bound, rounded_by
-from rexit.exporter.graph.linear.linear import SAMPLE, Linear, linears
-from rexit.exporter.graph.linear.round_weights import LARGEST, TINY, round_weights
+from rexit.exporter.graph.linear_layers import SAMPLE, Linear, linears
 from rexit.exporter.graph.passes import array, constant, is_constant
+from rexit.exporter.graph.rounding import LARGEST, TINY, clipping_bound, round_weights, rounded_by
 
 EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8)
-_FLOOR = 1e-4
+_CHANNEL_FLOOR = 1e-4
 """Smallest channel, relative to the largest, so that an inactive channel is not scaled up enormously."""
 _ROWS = 400
 """Rows that a group's a is chosen on; more only take longer."""
@@ -91,7 +90,7 @@ def _smooth(model: ir.Model, rounding: Rounding) -> ir.Model:
         if sample is None or not (constants or maker is None or maker.op_type in ("LayerNormalization", "Gelu", "Unsqueeze")):
             continue
         weights = [_constant(linear.node, 1) for linear in group.layers]
-        scale = best_scale(sample, np.concatenate(weights, 1), rounding)
+        scale = best_smoothing(sample, np.concatenate(weights, 1), rounding)
         if scale is None:
             continue
         for node, n in constants:
@@ -121,7 +120,7 @@ def _divide_inputs(graph: ir.Graph, group: _Group, scale: Floats) -> None:
         linear.node.replace_input_with(0, divided[linear.input])
 
 
-def best_scale(x: Floats, weight: Floats, rounding: Rounding = by_token) -> Floats | None:
+def best_smoothing(x: Floats, weight: Floats, rounding: Rounding = by_token) -> Floats | None:
     """s [K] for inputs x [R, K] and a weight [K, N]; None if no s improves on no smoothing."""
     exact = x @ weight
     size = np.maximum((exact**2).sum(1), np.float32(TINY))
@@ -140,7 +139,7 @@ def best_scale(x: Floats, weight: Floats, rounding: Rounding = by_token) -> Floa
 
 
 def _scale(top: Floats, most: Floats, exponent: float) -> Floats:
-    logarithms = [np.log(np.maximum(values, values.max() * np.float32(_FLOOR))) for values in (top, most)]
+    logarithms = [np.log(np.maximum(values, values.max() * np.float32(_CHANNEL_FLOOR))) for values in (top, most)]
     power = exponent * logarithms[0] - (1 - exponent) * logarithms[1]
     scale: Floats = np.exp(power - power.mean()).astype(np.float32)
     return scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rexit.exporter.graph.linear.fixed_scale import clipping_bound
+from rexit.exporter.graph.rounding import clipping_bound
 
 X = np.random.default_rng(0).standard_normal((60, 32)).astype(np.float32)
 

@@ -1,7 +1,4 @@
-"""Checks that the user's files have every column that is needed, before any work.
-
-The user's tables in rows: what `rexit index` makes of its files before anything is trained.
-"""
+"""The user's tables in rows: what `rexit index` makes of its files before anything is trained."""
 
 from __future__ import annotations
 
@@ -20,9 +17,8 @@ from rexit.errors import InputError
 from rexit.exporter.catalog import source_tables
 from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.interactions import in_unit, interaction_columns, read_interactions, unit_of_times, without_repeats
-from rexit.exporter.catalog.negatives import with_negatives, with_unrated
 from rexit.exporter.catalog.source_tables import Needs, column_option, read_entities, rows_of, unify_ids
-from rexit.exporter.catalog.splits import assign
+from rexit.exporter.catalog.splits import assign, with_negatives, with_unrated
 from rexit.exporter.catalog.tables import by_range
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.template import Template

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from builders.onnx_graphs.graphs import weight
-from rexit.exporter.graph.linear.round_weights import round_weights
+from rexit.exporter.graph.rounding import round_weights
 
 K, N = 96, 40
 

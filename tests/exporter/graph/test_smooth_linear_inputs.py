@@ -12,12 +12,12 @@ from builders.onnx_graphs.graphs import count, error, graph, run, weight
 from rexit.bundle import Bundle, Catalog
 from rexit.errors import InputError
 from rexit.exporter.graph import activations
-from rexit.exporter.graph.accelerators.quantize_dequantize import quantize_dequantize_int8
+from rexit.exporter.graph.accelerators import quantize_dequantize_int8
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.cpu.quantized_weights import quantize_linear_int8
-from rexit.exporter.graph.linear.linear import SAMPLE
-from rexit.exporter.graph.linear.smooth_linear_inputs import EXPONENTS, best_scale, smooth_for_fixed_scales, smooth_linear_inputs
+from rexit.exporter.graph.linear_layers import SAMPLE
 from rexit.exporter.graph.passes import array
+from rexit.exporter.graph.smooth_linear_inputs import EXPONENTS, best_smoothing, smooth_for_fixed_scales, smooth_linear_inputs
 
 K, N = 64, 96
 LAYER = """
@@ -115,21 +115,21 @@ def test_the_scale_is_the_best_of_those_tried() -> None:
         return float(((difference**2).sum(1) / (exact**2).sum(1)).mean())
 
     tried = [np.abs(x).max(0) ** a / np.abs(w).max(1) ** (1 - a) for a in EXPONENTS]
-    result = best_scale(x, w)
+    result = best_smoothing(x, w)
     assert result is not None
     assert lost(result) == pytest.approx(min(map(lost, tried)), rel=0.02)
     assert lost(result) < 0.5 * lost(np.ones(K))
 
 
 def test_none_where_none_is_best_and_a_finite_scale_for_a_silent_channel() -> None:
-    assert best_scale(np.zeros((4, K), np.float32), weight(K, 8)) is None
-    assert best_scale(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)) is None
+    assert best_smoothing(np.zeros((4, K), np.float32), weight(K, 8)) is None
+    assert best_smoothing(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)) is None
     bad = _x()[0]
     bad[0, 0] = np.inf
-    assert best_scale(bad, weight(K, 8)) is None
+    assert best_smoothing(bad, weight(K, 8)) is None
     silent = _x()[0] * _constants()["g"]
     silent[:, 3] = 0
-    result = best_scale(silent, weight(K, 16))
+    result = best_smoothing(silent, weight(K, 16))
     assert result is not None and np.isfinite(result).all() and (result > 0).all()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from builders.onnx_graphs.graphs import assert_same, count, graph, weight
-from rexit.exporter.graph.linear.fold_linear_weights import fold_linear_weights
+from rexit.exporter.graph.linear_layers import fold_linear_weights
 
 X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
 

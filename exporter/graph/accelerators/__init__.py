@@ -1,1 +1,0 @@
-"""Passes for TensorRT and for ONNX Runtime on GPUs, one per file."""
