@@ -40,7 +40,7 @@ from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.model import rotation
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.vectors import Sources
+from rexit.exporter.model.prompt_vectors import Sources
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import Source, zero_of

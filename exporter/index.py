@@ -29,12 +29,12 @@ from rexit.bundle.files import SCHEMA, FileEntry, to_json
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
-from rexit.exporter.catalog import tables
+from rexit.exporter.catalog import catalog_files
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
-from rexit.exporter.catalog.inputs import with_codes
+from rexit.exporter.catalog.catalog_files import check_place, seal, write_catalog
+from rexit.exporter.catalog.input_columns import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
 from rexit.exporter.catalog.source_tables import extended_vectors, write_vectors
-from rexit.exporter.catalog.tables import check_place, seal, write_catalog
 from rexit.exporter.options import Columns, ExternalOptions, IndexOptions
 from rexit.exporter.prompt.language import Compiled, ExtendedPieces, Language, compile_template
 from rexit.exporter.prompt.pieces import fingerprint
@@ -125,34 +125,34 @@ class _Tables:
 
     ids: Mapping[str, pl.Series]
     interactions: pl.DataFrame
-    fields: Mapping[str, tables.Tensors]
-    pieces: tables.Tensors
+    fields: Mapping[str, catalog_files.Tensors]
+    pieces: catalog_files.Tensors
     space: fold_in.Space
     lists: Lists | None
     neighbours: int
     own: bool = False
 
-    def content(self, progress: Progress) -> Iterator[tuple[str, tables.Tensors]]:
+    def content(self, progress: Progress) -> Iterator[tuple[str, catalog_files.Tensors]]:
         """Yields each file of the catalog with its tensors, in turn: together they can take gigabytes."""
         yield "users.safetensors", self._users(progress)
         yield (
             "items.safetensors",
             {
-                **tables.id_tensors(self.ids["item"]),
+                **catalog_files.id_tensors(self.ids["item"]),
                 "embeddings": self.space.items,
                 "fold_in": self.space.fold_in,
-                **tables.ratings(self.interactions, len(self.ids["item"])),
+                **catalog_files.ratings(self.interactions, len(self.ids["item"])),
                 **self.fields["item"],
             },
         )
         yield "pieces.safetensors", self.pieces
 
-    def _users(self, progress: Progress) -> tables.Tensors:
-        users, histories = self.space.users, tables.histories(self.interactions, len(self.ids["user"]))
+    def _users(self, progress: Progress) -> catalog_files.Tensors:
+        users, histories = self.space.users, catalog_files.histories(self.interactions, len(self.ids["user"]))
         queries = users if self.own else None
         similar = similar_users(users, self.space.fold_in, histories, self.neighbours, self.lists, progress, queries)
         return {
-            **tables.id_tensors(self.ids["user"]),
+            **catalog_files.id_tensors(self.ids["user"]),
             **({"embeddings": users} if self.lists is None else self.lists.tensors(users)),
             "similar": similar,
             **histories,
@@ -213,7 +213,7 @@ def _with_tables(
     parts = _Tables(
         {"user": data.users["id"], "item": data.items["id"]},
         data.interactions,
-        {what: tables.field_tensors(compiled.fields, what) for what in ("user", "item")},
+        {what: catalog_files.field_tensors(compiled.fields, what) for what in ("user", "item")},
         compiled.pieces,
         space,
         lists,
@@ -236,12 +236,12 @@ def _trained(
     if embeddings is None:
         train = data.interactions.filter(pl.col("split") == SPLITS[0])
         snapshots, epochs = train_snapshots(train, likes, options.lightgcn, progress)
-        tables.write_tensors(folder / SNAPSHOTS, snapshots)
+        catalog_files.write_tensors(folder / SNAPSHOTS, snapshots)
         retriever = lightgcn.train(likes, options.lightgcn, progress, epochs)
         info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn)}
     else:
         retriever = external.retriever(embeddings.items, embeddings.users, likes)
-        tables.write_tensors(folder / SNAPSHOTS, external.training_table(retriever, embeddings.begin))
+        catalog_files.write_tensors(folder / SNAPSHOTS, external.training_table(retriever, embeddings.begin))
         info["embedding"] = _external_info(data, retriever, embeddings)
     info["retrieval"] = {
         "recall@20": retriever.recall,

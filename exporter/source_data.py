@@ -15,11 +15,11 @@ from tokenizers import Tokenizer
 from rexit.bundle.inputs import Input
 from rexit.errors import InputError
 from rexit.exporter.catalog import source_tables
-from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
+from rexit.exporter.catalog.catalog_files import by_range
+from rexit.exporter.catalog.input_columns import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.interactions import in_unit, interaction_columns, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.source_tables import Needs, column_option, read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.splits import assign, with_negatives, with_unrated
-from rexit.exporter.catalog.tables import by_range
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.template import Template
 from rexit.times import Timeline

@@ -17,7 +17,7 @@ import polars as pl
 from rexit.bundle.catalog import SPLITS
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
-from rexit.exporter.catalog.inputs import InputRule
+from rexit.exporter.catalog.input_columns import InputRule
 from rexit.exporter.catalog.source_tables import (
     Needs,
     check_columns,

@@ -33,7 +33,7 @@ from rexit.bundle.files import FileEntry
 from rexit.bundle.vectors import MAX_WIDTH
 from rexit.delimited import is_tabbed, read_lines
 from rexit.errors import InputError
-from rexit.exporter.catalog.tables import blocks, write_tensors
+from rexit.exporter.catalog.catalog_files import blocks, write_tensors
 
 Needs = Mapping[str, str]
 """Columns that a file must have, each with what asks for it: `{"rating": "--column rating=NAME"}`."""

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
-from rexit.exporter.catalog.tables import by_range
+from rexit.exporter.catalog.catalog_files import by_range
 from rexit.exporter.options import IndexOptions
 
 TRAIN, VALIDATION, TEST = SPLITS

@@ -40,7 +40,7 @@ from rexit.exporter.libraries import first_line, quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.encoder import split
 from rexit.exporter.model.multi_exit import ExitHeads
-from rexit.exporter.model.vectors import Projectors, check_kinds, check_width
+from rexit.exporter.model.prompt_vectors import Projectors, check_kinds, check_width
 
 EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
 HEAD_KINDS = ("own", "shared")

@@ -29,7 +29,7 @@ from rexit.bundle.inputs import Codes
 from rexit.errors import ParityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.vectors import PassVectors
+from rexit.exporter.model.prompt_vectors import PassVectors
 from rexit.exporter.prompt.builder import Prompt, Tokens
 from rexit.exporter.source import Source, prompt_maker
 from rexit.slates import AnySlate, TokenSlate

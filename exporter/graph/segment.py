@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.packed import Call
-from rexit.exporter.model.vectors import Embed, PassVectors
+from rexit.exporter.model.prompt_vectors import Embed, PassVectors
 
 
 class SegmentModule(nn.Module):

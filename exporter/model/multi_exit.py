@@ -32,7 +32,7 @@ from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder, copy_tensors
 from rexit.exporter.model.encoder import Encoder
 from rexit.exporter.model.packed import Call
-from rexit.exporter.model.vectors import PassVectors, Projectors
+from rexit.exporter.model.prompt_vectors import PassVectors, Projectors
 
 
 class ExitHeads(nn.Module):

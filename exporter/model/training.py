@@ -22,7 +22,7 @@ from rexit.bundle.catalog import SPLITS
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
-from rexit.exporter.model.vectors import PassVectors, Projectors, Sources
+from rexit.exporter.model.prompt_vectors import PassVectors, Projectors, Sources
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder, RowSlate
 from rexit.exporter.source import Source, prompt_maker
 from rexit.ids import Id

@@ -20,9 +20,9 @@ from rexit.bundle.catalog import first_difference
 from rexit.bundle.inputs import Input
 from rexit.bundle.manifest import ANSWERS
 from rexit.errors import InputError
-from rexit.exporter.catalog.inputs import with_values
+from rexit.exporter.catalog.catalog_files import Tensors, offsets
+from rexit.exporter.catalog.input_columns import with_values
 from rexit.exporter.catalog.source_tables import Encoded, column_of, holds_vectors, vector_rows
-from rexit.exporter.catalog.tables import Tensors, offsets
 from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
 from rexit.exporter.prompt.template import RESERVED, Template, written

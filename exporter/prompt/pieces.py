@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rexit.errors import InputError
+from rexit.exporter.catalog.catalog_files import offsets
 from rexit.exporter.catalog.source_tables import holds_vectors, read_table
-from rexit.exporter.catalog.tables import offsets
 from rexit.exporter.libraries import hub_folder
 from rexit.exporter.options import Columns
 from rexit.exporter.prompt.template import read_template

@@ -14,7 +14,7 @@ from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import KINDS, SPACED, Input
 from rexit.bundle.vectors import MAX_VECTORS
 from rexit.errors import InputError
-from rexit.exporter.catalog.inputs import InputRule
+from rexit.exporter.catalog.input_columns import InputRule
 
 ENTRIES = {
     "history.recent": "recent",

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.exporter.catalog.tables import Tensors, offsets, slices
+from rexit.exporter.catalog.catalog_files import Tensors, offsets, slices
 from rexit.progress import Progress, silent
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]

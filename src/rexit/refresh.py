@@ -426,7 +426,7 @@ def _vectors(bundle: Path, manifest: Manifest, catalog: Catalog, checkpoint: str
     from rexit.exporter import preflight
     from rexit.exporter.checkpoints.checkpoint import load_checkpoint
     from rexit.exporter.model import rotation
-    from rexit.exporter.model.vectors import Sources
+    from rexit.exporter.model.prompt_vectors import Sources
 
     model = manifest.model
     loaded = load_checkpoint(checkpoint, manifest.depths, model.head, catalog.labels)

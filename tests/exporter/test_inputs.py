@@ -18,7 +18,7 @@ from rexit.bundle import Bundle, Catalog
 from rexit.bundle.inputs import Input
 from rexit.checks import check_golden
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.catalog.inputs import InputRule, known_inputs, with_codes
+from rexit.exporter.catalog.input_columns import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.splits import with_negatives, with_unrated
 from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog

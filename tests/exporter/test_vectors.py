@@ -30,8 +30,8 @@ from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint, s
 from rexit.exporter.engine.compile import compile_engines
 from rexit.exporter.export import export_bundle
 from rexit.exporter.graph.chain import Chain
+from rexit.exporter.model.prompt_vectors import Projectors, Sources
 from rexit.exporter.model.rotation import orthogonal
-from rexit.exporter.model.vectors import Projectors, Sources
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import check_fit
 from rexit.exporter.prompt.builder import PromptBuilder

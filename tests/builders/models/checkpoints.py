@@ -14,7 +14,7 @@ from rexit.exporter.libraries import quiet
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import ExitHeads
 from rexit.exporter.model.packed import ATTENTION
-from rexit.exporter.model.vectors import Projectors
+from rexit.exporter.model.prompt_vectors import Projectors
 
 FAMILIES = {
     "llama": "Llama, SmolLM2",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builders.bundles.bundle_files import contents
-from rexit.exporter.catalog import tables as chunks
+from rexit.exporter.catalog import catalog_files as chunks
 from rexit.exporter.retriever import external as embedding_files
 from running.command import Run
 

@@ -12,7 +12,7 @@ import pytest
 from rexit.bundle import Catalog, new_folder
 from rexit.exporter import index as index_module
 from rexit.exporter import source_data as data_module
-from rexit.exporter.catalog import tables as folder_module
+from rexit.exporter.catalog import catalog_files as folder_module
 from running.command import Run
 from running.indexing import assert_nothing_written, edit
 

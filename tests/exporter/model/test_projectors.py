@@ -22,7 +22,7 @@ from rexit.exporter.checkpoints.checkpoint import EXITS, PROJECTORS, load_checkp
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
-from rexit.exporter.model.vectors import OfText, PassVectors, Projectors, Sources
+from rexit.exporter.model.prompt_vectors import OfText, PassVectors, Projectors, Sources
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import cut
 

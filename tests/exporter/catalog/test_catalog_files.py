@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from rexit.errors import InputError
-from rexit.exporter.catalog import tables
+from rexit.exporter.catalog import catalog_files
 from running.full_disk import largest_file
 
 # (user, item, time, liked), sorted by (user, time, item); user 1 has nothing, user 0 meets item 2 twice.
@@ -16,7 +16,7 @@ FRAME = pl.DataFrame(ROWS, ["user", "item", "time", "liked"], orient="row")
 
 
 def test_histories() -> None:
-    written = tables.histories(FRAME, 3)
+    written = catalog_files.histories(FRAME, 3)
     assert {name: (tensor.dtype.name, tensor.tolist()) for name, tensor in written.items()} == {
         "history_offsets": ("int64", [0, 3, 3, 5]),
         "history_items": ("int32", [2, 0, 2, 1, 2]),
@@ -27,7 +27,7 @@ def test_histories() -> None:
 
 
 def test_ratings() -> None:
-    written = tables.ratings(FRAME, 4)
+    written = catalog_files.ratings(FRAME, 4)
     assert {name: (tensor.dtype.name, tensor.tolist()) for name, tensor in written.items()} == {
         "rating_offsets": ("int64", [0, 1, 2, 5, 5]),
         "rating_times": ("int64", [7, 1, 5, 6, 7]),
@@ -36,16 +36,16 @@ def test_ratings() -> None:
 
 
 def test_ids() -> None:
-    assert tables.id_tensors(pl.Series([-5, 3]))["ids"].tolist() == [-5, 3]
-    written = tables.id_tensors(pl.Series(["a", "bé", ""]))
+    assert catalog_files.id_tensors(pl.Series([-5, 3]))["ids"].tolist() == [-5, 3]
+    written = catalog_files.id_tensors(pl.Series(["a", "bé", ""]))
     assert written["id_bytes"].tobytes() == "abé".encode() and written["id_offsets"].tolist() == [0, 1, 4, 4]
 
 
 @pytest.mark.parametrize(
     "write",
     [
-        lambda path: tables.write_tensors(path, {"a": np.zeros(9000)}),
-        lambda path: tables.write_frame(path, pl.DataFrame({"a": np.random.default_rng(0).random(9000)})),
+        lambda path: catalog_files.write_tensors(path, {"a": np.zeros(9000)}),
+        lambda path: catalog_files.write_frame(path, pl.DataFrame({"a": np.random.default_rng(0).random(9000)})),
     ],
 )
 def test_a_full_disk_leaves_what_was_there(write: Callable[[Path], None], tmp_path: Path) -> None:
@@ -58,6 +58,6 @@ def test_a_full_disk_leaves_what_was_there(write: Callable[[Path], None], tmp_pa
 
 def test_tensors_are_written_as_they_are(tmp_path: Path) -> None:
     tensors = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.empty((3, 0), np.int32), "c": np.arange(8)[:5]}
-    tables.write_tensors(tmp_path / "table", tensors)
+    catalog_files.write_tensors(tmp_path / "table", tensors)
     read = load_file(tmp_path / "table")
     assert read.keys() == tensors.keys() and all((read[name] == tensors[name]).all() for name in tensors)
