@@ -220,7 +220,9 @@ def _with_tables(
         options.neighbours,
         own=options.external is not None and options.external.users is not None,
     )
-    return write_catalog(folder, info, parts.content(progress), data.samples, *parts.ids.values(), progress), info
+    return write_catalog(
+        folder, info, parts.content(progress), data.samples, parts.ids["user"], parts.ids["item"], progress
+    ), info
 
 
 def _trained(
@@ -388,7 +390,7 @@ def _extended(
     info |= write_vectors(folder, vectors)
     if old.numbers:
         shutil.copyfile(old.path / ZERO, folder / ZERO)
-    write_catalog(folder, info, parts.content(progress), data.samples, *ids.values(), progress)
+    write_catalog(folder, info, parts.content(progress), data.samples, ids["user"], ids["item"], progress)
     seal(folder, info)
     return info
 

@@ -65,10 +65,11 @@ class Graph:
 
 
 def _tensor(matrix: csr_array) -> Tensor:
-    parts = (torch.from_numpy(part) for part in (matrix.indptr.astype(matrix.indices.dtype), matrix.indices, matrix.data))
+    begins = torch.from_numpy(matrix.indptr.astype(matrix.indices.dtype))
+    columns, values = torch.from_numpy(matrix.indices), torch.from_numpy(matrix.data)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        return torch.sparse_csr_tensor(*parts, size=matrix.shape, check_invariants=False)
+        return torch.sparse_csr_tensor(begins, columns, values, size=matrix.shape, check_invariants=False)
 
 
 def propagated(alpha: Sequence[float], nodes: Nodes, graph: Graph) -> Nodes:
