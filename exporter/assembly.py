@@ -27,8 +27,7 @@ from rexit.errors import CheckpointError
 from rexit.exporter.checkpoints.checkpoint import Checkpoint
 from rexit.exporter.checkpoints.reranker_prompts import pair_tokenizer
 from rexit.exporter.gate.quality import Judged
-from rexit.exporter.graph.activations import Activations
-from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.chain import Activations, Chain
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.graph.trace import derive_segment, export_segment

@@ -34,8 +34,7 @@ from rexit.exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.gate import parity
 from rexit.exporter.gate.parity import golden_slates
 from rexit.exporter.gate.quality import Judge, Judged, Prompts
-from rexit.exporter.graph.activations import Activations, sample
-from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.chain import Activations, Chain, sample
 from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.model import rotation

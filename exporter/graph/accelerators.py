@@ -41,7 +41,7 @@ Linear layers in int8 with fixed scales, by QuantizeLinear and DequantizeLinear,
 
     y = DequantizeLinear(QuantizeLinear(x, s)) @ DequantizeLinear(w, columns)
 
-1. An input has one scale for all tokens, chosen on sampled rows (`clipping_bound`, `rexit.exporter.graph.activations`). Numbers
+1. An input has one scale for all tokens, chosen on sampled rows (`clipping_bound`, `rexit.exporter.graph.chain`). Numbers
    beyond 127 scales saturate.
 2. Weights have a scale per column and are rounded by the same rows (`round_weights`).
 3. Layers with the same input share its QuantizeLinear. They stay float32, to become half, if rounding loses more than MAX_LOSS: a

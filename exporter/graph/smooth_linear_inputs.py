@@ -10,7 +10,7 @@ SmoothQuant (Xiao et al., arXiv 2211.10438). The graph's results do not change; 
    whose output is multiplied by another value (up, for down). Where that is impossible, as an encoder's LayerNorm is its residual
    stream, too, and a GELU's output cannot be scaled before it, the layers read x through a product with 1 / s, if x is a norm's
    output, a GELU's or the graph's input. Other layers do not change, nor do caches and outputs.
-3. Each group has its own a: the a with the least error on sampled tokens (`rexit.exporter.graph.activations`) after both sides
+3. Each group has its own a: the a with the least error on sampled tokens (`rexit.exporter.graph.chain`) after both sides
    are rounded, inputs with a scale per token (`quantize_linear_int8`) or a single scale (`quantize_dequantize`). No smoothing is
    one of the choices. SmoothQuant has a single a for the model. A token's squared error counts relative to its output, as the
    outlier token alone would decide otherwise. These two choices are ours.

@@ -22,7 +22,7 @@ from rexit.exporter.graph.accelerators import (
     to_opset_19,
     to_opset_21,
 )
-from rexit.exporter.graph.activations import draw, draw_for_scales
+from rexit.exporter.graph.chain import draw, draw_for_scales
 from rexit.exporter.graph.cpu.bfloat16 import bfloat16_attention, bfloat16_products
 from rexit.exporter.graph.cpu.fuse_rows import fuse_rows
 from rexit.exporter.graph.cpu.gather_rows_early import gather_rows_early

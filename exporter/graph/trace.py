@@ -14,7 +14,7 @@ import torch
 from rexit import bundle
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.accelerators import VECTORS
-from rexit.exporter.graph.activations import Activations
+from rexit.exporter.graph.chain import Activations
 from rexit.exporter.graph.linear_layers import SAMPLE
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target

@@ -15,7 +15,7 @@ from builders.data import ratings
 from rexit import slates
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.graph import activations
+from rexit.exporter.graph import chain
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
@@ -368,7 +368,7 @@ def test_an_export_can_calibrate_on_it(data: Path, run: Run) -> None:
     """Without its prompts int8 cannot be exported: it observes what goes into linear layers."""
     assert run()[0] == 0
     catalog = Catalog.open(data / "new")
-    (prompt, *_) = sampled = activations.draw(catalog)
-    assert len(sampled) == activations.SLATES
-    (slate, *_) = slates.draw(slates.cut(catalog, "train"), activations.SLATES, seed=1)
+    (prompt, *_) = sampled = chain.draw(catalog)
+    assert len(sampled) == chain.SLATES
+    (slate, *_) = slates.draw(slates.cut(catalog, "train"), chain.SLATES, seed=1)
     assert (prompt.prefix == PromptBuilder(catalog).prompt(slate.user, [], slate.as_of).prefix).all(), "as the runtime asks it"

@@ -11,7 +11,7 @@ import pytest
 from builders.onnx_graphs.graphs import count, error, graph, run, weight
 from rexit.bundle import Bundle, Catalog
 from rexit.errors import InputError
-from rexit.exporter.graph import activations
+from rexit.exporter.graph import chain
 from rexit.exporter.graph.accelerators import quantize_dequantize_int8
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.cpu.quantized_weights import quantize_linear_int8
@@ -174,21 +174,21 @@ def test_a_norm_shared_by_two_is_changed_for_one(tmp_path: Path) -> None:
 
 
 def test_activations_are_rows_of_every_linear_input(exported: Path, catalog_folder: Path) -> None:
-    opened, prompts = Bundle.open(exported), activations.draw(Catalog.open(catalog_folder))
-    result = activations.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
+    opened, prompts = Bundle.open(exported), chain.draw(Catalog.open(catalog_folder))
+    result = chain.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
     assert [len(segment) for segment in result] == [4, 4, 9]
-    again = activations.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
+    again = chain.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
     for segment, other in zip(result, again, strict=True):
         for name, rows in segment.items():
             assert rows.ndim == 2 and rows.dtype == np.float32
-            assert 0 < len(rows) <= activations.ROWS
+            assert 0 < len(rows) <= chain.ROWS
             np.testing.assert_array_equal(rows, other[name])
 
 
 def test_prompts_too_few_to_calibrate_on(catalog_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "MIN_PROMPTS", 193)
+    monkeypatch.setattr(chain, "MIN_PROMPTS", 193)
     with pytest.raises(InputError, match="192 prompts of the training split are too few to calibrate on, at least 193"):
-        activations.draw_for_scales(Catalog.open(catalog_folder))
+        chain.draw_for_scales(Catalog.open(catalog_folder))
 
 
 @pytest.mark.parametrize("made", ["LayerNormalization <axis = -1> (x, g, b)", "Gelu(scaled)", "Unsqueeze(hidden, b0)"])
