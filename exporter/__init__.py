@@ -4,7 +4,7 @@ In: interactions, a tokenizer, a template, a model. Out: a catalog (`index`), a 
 (`export`), engines (`compile`).
 
     catalog      interactions -> splits, tables
-    retriever    likes, or embeddings from elsewhere -> similar users, fold-in
+    retriever    likes, or external embeddings -> similar users, fold-in
     prompt       a template -> token ids
     model        a decoder -> a multi-exit model
     checkpoints  a folder, GGUF file or Hub id -> a multi-exit model, and back
@@ -43,8 +43,7 @@ _NAMES = {
     "heads.frozen_heads": ("HeadsReport", "fit_heads"),
     "index": ("build_catalog",),
     "model.decoder": ("Decoder",),
-    "model.heads": ("ExitHeads",),
-    "model.multi_exit": ("MultiExitModel",),
+    "model.multi_exit": ("ExitHeads", "MultiExitModel"),
     "model.packed": ("Packed", "batch", "pack"),
     "options": ("Columns", "ExportOptions", "HeadsOptions", "IndexOptions", "LightGCNOptions", "TrainOptions"),
     "prompt.builder": ("Prompt", "PromptBuilder"),

@@ -271,7 +271,7 @@ def _likes(data: Data) -> Likes:
 
 @dataclass(frozen=True)
 class _Embeddings:
-    """Embeddings from elsewhere, by the catalog's rows. begin: the time from which training prompts see them; the smallest int64
+    """External embeddings, by the catalog's rows. begin: the time from which training prompts see them; the smallest int64
     without --embeddings-as-of."""
 
     options: ExternalOptions

@@ -229,7 +229,7 @@ class LightGCNOptions:
 
 @dataclass(frozen=True)
 class ExternalOptions:
-    """Embeddings from elsewhere, in the place of LightGCN's: see `rexit.exporter.retriever.external`.
+    """External embeddings, in the place of LightGCN's: see `rexit.exporter.retriever.external`.
 
     items, users: files. as_of: the moment up to which they know what happened, as people write times; None: not known.
     """

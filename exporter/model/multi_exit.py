@@ -13,7 +13,7 @@ Training, one batch (as served: a user's prefix with several candidates packed b
     …
     save_checkpoint(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels, catalog.traits)
 
-If prompts have vectors, `vectors.Sources` computes a batch's with the model's projectors.
+If prompts have vectors, `prompt_vectors.Sources` computes a batch's with the model's projectors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From likes to the retriever: embeddings of users and items, LightGCN's or from elsewhere, and the search among them.
+"""From likes to the retriever: embeddings of users and items, LightGCN's or external, and the search among them.
 
 In: likes by row, or files of embeddings. Out: embeddings, fold-in rows, snapshots, similar users.
 Public: `lightgcn.train`, `embedding_files.read_embeddings`, `fold_in.placed`, `neighbours.similar_users`.

@@ -1,11 +1,11 @@
-"""Files of embeddings from elsewhere.
+"""Files of external embeddings.
 
 1. Parquet with the ids in the catalog's id column and the embeddings in the only column of lists; or `NAME.npy`, [n, D], with the
    ids in `NAME.ids.npy`.
 2. Numbers are float16, float32 or float64, finite, and no row is zero. All files have one width.
 3. Users and items without a row have zeros. Rows of unknown ids are refused.
 
-Embeddings from elsewhere instead of LightGCN's: a team's own graph network, trained where its graph lives.
+External embeddings instead of LightGCN's: a team's own graph network, trained where its graph lives.
 
 1. Users are compared by cosine: each row is scaled to unit length.
 2. A user's row names their similar users as long as a request says nothing newer than the catalog knows. Every other request
@@ -195,7 +195,7 @@ def _below_one(rows: Matrix) -> Matrix:
 
 
 def risk(info: Mapping[str, Any]) -> str | None:
-    """Returns a sentence on how embeddings from elsewhere may leak the answers of prompts; None if they cannot.
+    """Returns a sentence on how external embeddings may leak the answers of prompts; None if they cannot.
 
     info: the values of catalog.json.
     """
