@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import operator
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from rexit.request import Ids
 
 _MAX_INT = (1 << 31) - 1
+_MAX_MICROSECONDS = 10**15  # 31 years: sums do not overflow
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -58,7 +61,7 @@ class StopRule:
     def to_json(self) -> str:
         """Returns the rules as in policy.json. Raises InputError for thresholds that are NaN, and for lists of different
         lengths."""
-        keep = self.keep or [0] * len(self.upper)
+        keep = self.keep if len(self.keep) else [0] * len(self.upper)
         if not len(self.upper) == len(self.lower) == len(keep):
             raise InputError(
                 f"policy has {len(self.upper)} upper thresholds, {len(self.lower)} lower ones and {len(keep)} numbers to keep, "
@@ -97,7 +100,7 @@ def verify(bundle: str | os.PathLike[str], variant: str | None = None) -> None:
     Raises:
         BundleError: The first thing that is wrong.
     """
-    _native.verify(_text("path", os.fspath(bundle)), variant or "")
+    _native.verify(_text("path", os.fspath(bundle)), _text("variant", variant or ""))
 
 
 def open(
@@ -142,12 +145,12 @@ def open(
         if value == "":
             raise InputError(f"{name} is an empty string, expected a name or None")
     options = _native.BundleOptions()
-    options.variant = variant or ""
-    options.onnxruntime_library = onnxruntime_library() if library is None else os.fspath(library)
+    options.variant = _text("variant", variant or "")
+    options.onnxruntime_library = onnxruntime_library() if library is None else _text("library", os.fspath(library))
     options.threads = _natural("threads", threads, _MAX_INT)
-    options.device = name_of_device or ""
+    options.device = _text("device", name_of_device or "")
     options.device_id = _natural("device_id", device_id, _MAX_INT)
-    options.provider = provider.name if provider else ""
+    options.provider = _text("provider", provider.name if provider else "")
     options.provider_options = [
         (_text("a key of provider.options", key), _text(f"provider.options[{key!r}]", value))
         for key, value in (provider.options if provider else {}).items()
@@ -275,10 +278,10 @@ class Session:
         begin = time.monotonic_ns()
         data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
         document = self._tokenized(data)
-        waited_us = _natural("waited_us", waited_us)
+        waited_us = _natural("waited_us", waited_us, _MAX_MICROSECONDS)
         if document is not data:
             waited_us += (time.monotonic_ns() - begin) // 1000
-        options = _call_options(waited_us, _natural("deadline_us", deadline_us), force_exit, policy)
+        options = _call_options(waited_us, _natural("deadline_us", deadline_us, _MAX_MICROSECONDS), force_exit, policy)
         return self._open.score_json(document, options)
 
     def trace(self, request_or_user: Request | Id, items: Ids | None = None, **fields: Any) -> NDArray[np.float32]:
@@ -307,7 +310,7 @@ class Session:
             BundleError: There is no such file, or it cannot be read.
             InputError: It is no path within the bundle.
         """
-        return self._open.read_file(path)
+        return self._open.read_file(_text("path", path))
 
     def check_golden(self, slate: int) -> _native.GoldenCheck:
         """Compares golden sample number `slate`, from 0, with what is computed here. Drops the cached prefixes. `rexit verify`
@@ -381,7 +384,7 @@ class Session:
 def _call_options(
     waited_us: int, deadline_us: int = 0, force_exit: int | None = None, policy: StopRule | None = None
 ) -> _native.CallOptions:
-    exit_ = None if force_exit is None else _natural("force_exit", force_exit)
+    exit_ = None if force_exit is None else _natural("force_exit", force_exit, _MAX_INT)
     rules = "" if policy is None else policy.to_json()
     return _native.CallOptions(waited_us, deadline_us, rules, exit_)
 
@@ -407,6 +410,17 @@ def _text(name: str, value: Any) -> str:
     except UnicodeEncodeError:
         raise InputError(f"{name} is {short(value)}: UTF-8 cannot hold it") from None
     return value
+
+
+def _repeated_keys(document: bytes) -> list[str]:
+    """Keys that come twice in one object of a document. msgspec keeps the last value, and the library refuses both."""
+    repeated_keys: list[str] = []
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        repeated_keys.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+
+    json.loads(document, object_pairs_hook=check, parse_int=str)
+    return repeated_keys
 
 
 def _array(ids: Ids) -> NDArray[Any]:
@@ -457,9 +471,12 @@ class _Texts:
             fields = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
             inputs = msgspec.json.decode(fields["inputs"], type=dict[str, msgspec.Raw])
             texts = {name: msgspec.json.decode(inputs[name]) for name in self._spaced.keys() & inputs.keys()}
+            texts = {name: text for name, text in texts.items() if isinstance(text, str)}
+            repeated_keys = _repeated_keys(document) if texts else []
         except (ValueError, RecursionError, KeyError):
             return document
-        texts = {name: text for name, text in texts.items() if isinstance(text, str)}
+        if repeated_keys:
+            raise InputError(f"{short(repeated_keys[0])} appears twice in the request")
         if not texts:
             return document
         if self._tokenizer is None:

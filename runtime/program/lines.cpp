@@ -26,14 +26,20 @@ void Lines::stop() noexcept {
 }
 
 Lines::Lines(int descriptor, std::size_t max_bytes) : descriptor_(descriptor), max_bytes_(max_bytes) {
+  if (fcntl(descriptor, F_GETFD) < 0)  // before the pipe takes its number
+    throw Failure(std::string("stdin: cannot be read: ") + std::strerror(errno), other_failure);
   if (::pipe(stop_pipe) != 0) throw Failure(std::string("pipe: ") + std::strerror(errno), other_failure);
   for (const int end : stop_pipe) {  // macOS has no pipe2
     fcntl(end, F_SETFD, FD_CLOEXEC);
     fcntl(end, F_SETFL, O_NONBLOCK);
   }
   struct sigaction action{};
-  action.sa_handler = [](int) { stop(); };
-  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  action.sa_handler = [](int) {
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    stop();
+  };
+  action.sa_flags = SA_RESTART;
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
 }

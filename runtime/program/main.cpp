@@ -71,8 +71,8 @@ are checked, unless the variant or a device is named. Exits with 8 if anything f
   rexit-run verify bundle && systemctl restart recommender)",
      verify},
     {"pipe", "Answer requests: a line of JSON on stdin, a line of JSON on stdout.",
-     R"(A request has `user` and `items`, and may have `id`, `recent`, `as_of`, `inputs`, `top_k`, `force_exit` and
-`deadline_ms`, which counts from the moment its line was read; or it has `prefix` and `candidates`, a prompt as token
+     R"(A request has `user` and `items`, and may have `id`, `recent`, `as_of`, `inputs`, `scores`, `top_k`, `force_exit`
+and `deadline_ms`, which counts from the moment its line was read; or it has `prefix` and `candidates`, a prompt as token
 ids. Its answer has its `id`, and `scores` or `error` with `status` and `message`. An invalid line is answered by an
 error, too. With several sessions answers come in the order they are ready; requests of a user go to one session,
 which keeps that user's prefix. The end of stdin, SIGTERM and SIGINT end the program, with 0, after the requests that
@@ -170,7 +170,9 @@ int main(int argc, char** argv) {
   using namespace rexit::program;
   rexit_set_log(warn, nullptr, REXIT_LOG_WARNING);
   try {
-    return run({argv + 1, argv + argc});
+    const int code = run({argv + 1, argv + argc});
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) throw Failure("stdout: cannot be written", other_failure);
+    return code;
   } catch (const Failure& failure) {
     return report(failure.what(), failure.code(), failure.code() == bad_input ? "; see rexit-run --help" : "");
   } catch (const rexit::Error& error) {

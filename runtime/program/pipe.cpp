@@ -27,10 +27,12 @@ using nlohmann::ordered_json;
 constexpr std::size_t max_line_bytes = std::size_t{1} << 20;
 constexpr std::size_t queue_per_session = 4;
 
+std::string dump(const ordered_json& value) { return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace); }
+
 // What must be known of a line before the library reads it.
 struct Peek {
-  ordered_json id;               // null: none
-  std::size_t prefix_owner = 0;  // equal for requests that share a prefix: a hash of the user, or of the prefix's tokens
+  std::string id;                  // JSON; empty: none
+  std::uint64_t prefix_owner = 0;  // equal for requests that share a prefix: a hash of the user, or of the prefix's tokens
 };
 
 class PeekReader final : public json::json_sax_t {
@@ -39,10 +41,10 @@ class PeekReader final : public json::json_sax_t {
 
   bool null() override { return true; }
   bool boolean(bool) override { return true; }
-  bool number_integer(json::number_integer_t value) override { return read(value); }
-  bool number_unsigned(json::number_unsigned_t value) override { return read(value); }
-  bool number_float(json::number_float_t value, const json::string_t&) override { return read(value); }
-  bool string(json::string_t& value) override { return read(value); }
+  bool number_integer(json::number_integer_t value) override { return read(value, std::to_string(value)); }
+  bool number_unsigned(json::number_unsigned_t value) override { return read(value, std::to_string(value)); }
+  bool number_float(json::number_float_t value, const json::string_t& text) override { return read(value, text); }
+  bool string(json::string_t& value) override { return read(value, is_id() ? dump(value) : ""); }
   bool binary(json::binary_t&) override { return true; }
   bool start_object(std::size_t) override { return ++depth_, true; }
   bool end_object() override { return --depth_, true; }
@@ -55,9 +57,11 @@ class PeekReader final : public json::json_sax_t {
   bool parse_error(std::size_t, const std::string&, const json::exception&) override { return false; }
 
  private:
+  bool is_id() const { return depth_ == 1 && key_ == "id"; }
+
   template <class Value>
-  bool read(const Value& value) {
-    if (depth_ == 1 && key_ == "id") peek_.id = value;
+  bool read(const Value& value, const std::string& text) {
+    if (is_id()) peek_.id = text;
     if ((depth_ == 1 && key_ == "user") || (depth_ == 2 && key_ == "prefix"))
       peek_.prefix_owner = peek_.prefix_owner * 31 + std::hash<Value>()(value);
     return true;
@@ -77,19 +81,16 @@ Peek peek(const std::string& line) {
 }
 
 struct Job {
-  std::string request;  // as it was read
-  ordered_json id;
+  std::string request, id;  // as they were read
   std::size_t line;
   Lines::Clock::time_point arrival;
 };
 
 // A request without an id is known by its line.
-std::string error_line(const ordered_json& id, std::size_t line, rexit_status status, const std::string& message) {
-  const std::string where = id.is_null() ? "line " + std::to_string(line) + ": " : "";
-  ordered_json answer;
-  if (!id.is_null()) answer["id"] = id;
-  answer["error"] = {{"status", rexit_status_name(status)}, {"message", where + message}};
-  return answer.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+std::string error_line(const std::string& id, std::size_t line, rexit_status status, const std::string& message) {
+  const std::string where = id.empty() ? "line " + std::to_string(line) + ": " : "";
+  const ordered_json error = {{"status", rexit_status_name(status)}, {"message", where + message}};
+  return (id.empty() ? "{" : "{\"id\":" + id + ",") + "\"error\":" + dump(error) + "}";
 }
 
 // Writes whole lines to stdout, from any thread. Stops at the first line that cannot be written.
@@ -192,7 +193,8 @@ int pipe(const Options& options) {
           error_line({}, lines.count(), REXIT_INVALID_ARGUMENT, "longer than " + std::to_string(max_line_bytes) + " bytes"));
     } else if (line.find_first_not_of(" \t\r") != line.npos) {
       Peek request = peek(line);
-      const std::size_t index = request.prefix_owner % workers.size();  // the session that has this user's prefix
+      // The session that has this user's prefix. A hash of an integer may be the integer, and ids may have a stride.
+      const std::size_t index = (request.prefix_owner * 0x9e3779b97f4a7c15u >> 32) % workers.size();
       workers[index]->push(std::make_unique<Job>(Job{line, std::move(request.id), lines.count(), lines.arrival()}));
     }
   }

@@ -47,10 +47,14 @@ Matrix by_exit(const std::vector<float>& log_odds, std::size_t exits) {
   return to_numpy<Matrix>(log_odds, log_odds.size() / exits, exits);
 }
 
+// rexit_bundle_info with strings in place of pointers into the bundle.
+struct Info : rexit_bundle_info {
+  std::string variant, policy_sha256;
+};
+
 // A property: a number that is 0 or 1, as a bool.
-template <class Struct>
-auto flag(std::int32_t Struct::* member) {
-  return [member](const Struct& object) { return object.*member != 0; };
+auto flag(std::int32_t rexit_bundle_info::* member) {
+  return [member](const Info& info) { return info.*member != 0; };
 }
 
 // What a request cost, and what each segment did for it.
@@ -167,12 +171,15 @@ class Session {
     return nb::bytes(contents.data(), contents.size());
   }
 
-  rexit_bundle_info info() const { return session_.bundle().info(); }
+  Info info() const {
+    const rexit_bundle_info info = session_.bundle().info();
+    return {info, info.variant, info.policy_sha256};
+  }
 
   std::vector<ExitInfo> exits() const {
     std::vector<ExitInfo> exits;
-    const rexit_bundle_info bundle = info();
-    for (std::size_t k = 0; k < bundle.exits; ++k) {
+    const std::size_t count = session_.bundle().info().exits;
+    for (std::size_t k = 0; k < count; ++k) {
       const rexit_exit_info exit = session_.bundle().exit(k);
       ExitInfo& info = exits.emplace_back(ExitInfo{exit, {}});
       if (exit.earlier != nullptr) info.earlier.assign(exit.earlier, exit.earlier + k);
@@ -284,7 +291,7 @@ nb::dict stats_to_dict(const Stats& stats) {
 // What a session says.
 void bind_answers(nb::module_& module) {
   constexpr auto owner = nb::rv_policy::automatic;  // an array has its own
-  nb::class_<rexit_bundle_info>(module, "Info", "What an opened bundle holds.")
+  nb::class_<Info>(module, "Info", "What an opened bundle holds.")
       .def_ro("users", &rexit_bundle_info::users, "Users in the catalog.")
       .def_ro("items", &rexit_bundle_info::items, "Items in the catalog.")
       .def_ro("exits", &rexit_bundle_info::exits, "Exits of the model, with exit zero if the bundle has it.")
@@ -295,8 +302,7 @@ void bind_answers(nb::module_& module) {
                    "Whether user ids are strings; else they are integers.")
       .def_prop_ro("string_item_ids", flag(&rexit_bundle_info::string_item_ids), "The same for items.")
       .def_prop_ro("calibrated", flag(&rexit_bundle_info::calibrated), "Whether the variant has a policy.")
-      .def_prop_ro(
-          "variant", [](const rexit_bundle_info& info) { return std::string(info.variant); }, "Name of the variant.")
+      .def_ro("variant", &Info::variant, "Name of the variant.")
       .def_ro("top_k", &rexit_bundle_info::top_k, "k of the policy's top-k rule; 0: no such rule.")
       .def_prop_ro("ordered", flag(&rexit_bundle_info::ordered), "Whether that rule settles the order of the first k as well.")
       .def_ro("quorum", &rexit_bundle_info::quorum,
@@ -309,9 +315,7 @@ void bind_answers(nb::module_& module) {
       .def_ro("segments", &rexit_bundle_info::segments, "Segments of the model: as many as exits, or one less with exit zero.")
       .def_prop_ro("scores", flag(&rexit_bundle_info::scores),
                    "Whether requests must have `scores`, which exit zero reads: by ids or, without a catalog, by token ids.")
-      .def_prop_ro(
-          "policy_sha256", [](const rexit_bundle_info& info) { return std::string(info.policy_sha256); },
-          "Digest of the variant's policy.json; empty without a policy.");
+      .def_ro("policy_sha256", &Info::policy_sha256, "Digest of the variant's policy.json; empty without a policy.");
   nb::class_<ExitInfo>(module, "ExitInfo",
                        "One exit and its policy. c = a z + b, with z the raw log-odds, plus what earlier heads add; a candidate "
                        "stops at c >= upper or c <= -lower.")
@@ -342,7 +346,8 @@ void bind_answers(nb::module_& module) {
       .def_ro("candidate_tokens", &Stats::candidate_tokens, "Tokens of all candidates that enter the first segment.")
       .def_ro("candidate_layers", &Stats::candidate_layers, "Layers run, summed over candidates.")
       .def_ro("prefix_layers", &Stats::prefix_layers, "Layers that the prefix went through.")
-      .def_ro("retrieval_us", &Stats::retrieval_us, "Microseconds of retrieval, of exit zero and of assembling the prompt.")
+      .def_ro("retrieval_us", &Stats::retrieval_us,
+              "Microseconds of reading the request, of retrieval, of exit zero and of assembling the prompt.")
       .def_ro("prefix_us", &Stats::prefix_us, "Microseconds of the prefix.")
       .def_ro("slate_us", &Stats::slate_us, "Microseconds of the candidates.")
       .def_ro("total_us", &Stats::total_us, "Microseconds of the whole request.")
@@ -430,7 +435,7 @@ NB_MODULE(_native, module) {
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("read_file", &Session::read_file, "path"_a)
-      .def("info", &Session::info, nb::keep_alive<0, 1>())  // it points into the bundle
+      .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "request"_a, "options"_a)
       .def("score_json", &Session::score_json, "request"_a, "options"_a)

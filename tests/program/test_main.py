@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from running.program import assert_one_error, run_program
+from running.program import PROGRAM, assert_one_error, environment, run_program
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,14 @@ from running.program import assert_one_error, run_program
 )
 def test_bad_arguments(bundle: Path, words: tuple[object, ...], code: int, expected: str) -> None:
     assert_one_error(run_program(*(bundle if word == "BUNDLE" else word for word in words)), code, expected)
+
+
+@pytest.mark.parametrize("words", [("verify", "BUNDLE"), ("verify", "BUNDLE", "--json"), ("--version",), ("pipe", "--help")])
+def test_stdout_that_is_full(bundle: Path, words: tuple[str, ...]) -> None:
+    command = [PROGRAM, *(bundle if word == "BUNDLE" else word for word in words)]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (1, "rexit-run: error: stdout: cannot be written\n")
 
 
 def test_help_and_version() -> None:

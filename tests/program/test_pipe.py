@@ -51,6 +51,13 @@ def test_answers_are_those_of_python(bundle: Path) -> None:
     assert answers[1]["stats"]["prefix_tokens_reused"] == answers[1]["stats"]["prefix_tokens"] > 0, "kept from the first"
 
 
+def test_users_whose_ids_have_a_stride_meet_in_no_session(bundle: Path) -> None:
+    """They have one prefix, which each session computes once."""
+    requests = [{"user": user, "items": ITEM_IDS, "recent": [3, 8, 18, 23]} for user in range(3000, 3090, 3)]
+    stats = [answer["stats"] for answer in served(bundle, requests, "--sessions", 3, "--threads", 1)]
+    assert sum(row["prefix_tokens_reused"] < row["prefix_tokens"] for row in stats) == 3
+
+
 def test_sessions_answer_all(bundle: Path) -> None:
     requests = [{"id": n, "user": USER_IDS[n % len(USER_IDS)], "items": ITEM_IDS} for n in range(60)]
     answers = {one["id"]: one for one in served(bundle, requests, "--sessions", 3, "--threads", 1)}
@@ -80,6 +87,7 @@ def test_a_prompt_as_token_ids(bundle: Path) -> None:
         ('{"user": 100, "items": [4]}', "REXIT_UNKNOWN_ITEM", "line 1: items[0]: item 4 is not in the catalog"),
         ('{"id": "a", "user": 100, "items": [4]}', "REXIT_UNKNOWN_ITEM", "items[0]: item 4 is not in the catalog"),
         ('{"items": [4], "user": 100, "id": 7}', "REXIT_UNKNOWN_ITEM", "items[0]: item 4 is not in the catalog"),
+        ('{"id": 18446744073709551617, "user": 100, "items": [4]}', "REXIT_UNKNOWN_ITEM", "items[0]: item 4 is not in"),
         ('{"user": 100, "items": [3], "deadline_ms": 0.001}', "REXIT_DEADLINE", "line 1: the deadline passed"),
         ('"' + "x" * (1 << 20) + '"', "REXIT_INVALID_ARGUMENT", "line 1: longer than 1048576 bytes"),
     ],
@@ -90,6 +98,7 @@ def test_a_bad_line_gives_an_error_and_the_next_is_answered(bundle: Path, line: 
     assert bad["error"]["status"] == status
     assert bad["error"]["message"].startswith(expected) and "\n" not in bad["error"]["message"]
     assert ("id" in bad) != expected.startswith("line 1: "), "one or the other says which request it is"
+    assert "id" not in bad or bad["id"] == json.loads(line)["id"]
     assert good["id"] == 2 and len(good["scores"]) == 1
 
 
@@ -112,6 +121,22 @@ def test_a_signal_ends_it(bundle: Path, number: signal.Signals) -> None:
         process.send_signal(number)
         assert process.wait(30) == 0
         assert process.stdout.read() == b""
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(bundle: Path, second: signal.Signals) -> None:
+    requests = [{"id": n, "user": 100, "items": ITEM_IDS} for n in range(100)]
+    with subprocess.Popen([PROGRAM, "pipe", bundle], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
+        assert process.stdin is not None and process.stdout is not None
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        process.stdin.write(lines(requests).encode())
+        process.stdin.flush()
+        process.stdout.read(1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None, "nobody reads its answers"
+        process.send_signal(second)
+        assert process.wait(30) == -second
 
 
 def test_a_signal_lets_it_answer_the_lines_that_it_has_read(bundle: Path) -> None:
@@ -150,6 +175,13 @@ def test_a_stdout_that_does_not_block(bundle: Path) -> None:
         with os.fdopen(read) as answers:
             assert [json.loads(line)["id"] for line in answers] == list(range(50))
         assert process.wait(30) == 0
+
+
+def test_stdin_that_is_closed(bundle: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" pipe "$1" <&-', PROGRAM, bundle]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "rexit-run: error: stdin: cannot be read: Bad file descriptor\n"
 
 
 def test_stdout_that_is_closed(bundle: Path) -> None:

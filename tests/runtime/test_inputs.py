@@ -107,6 +107,14 @@ def test_a_text_needs_a_tokenizer(tmp_path: Path) -> None:
     assert str(by_fields.value) == str(by_json.value) == message
 
 
+@pytest.mark.parametrize("repeated", ["user", "inputs", "query"])
+def test_a_key_twice_beside_a_text(bundle: Path, repeated: str) -> None:
+    inputs = f'{{"device": "tv", "query": "wing", "{repeated}": "wing"}}'
+    body = f'{{"user": {USER}, "items": {ITEMS}, "{repeated}": {inputs}, "inputs": {inputs}}}'
+    with runtime.open(bundle) as session, pytest.raises(InputError, match=f"'{repeated}' appears twice in the request"):
+        session.score_json(body)
+
+
 @pytest.mark.parametrize("inputs", INPUTS[1:3])
 def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Path, inputs: dict[str, Any]) -> None:
     tokens = with_tokens(inputs)

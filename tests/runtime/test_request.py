@@ -89,6 +89,13 @@ def test_the_callers_settings_of_a_request_in_json(session: runtime.Session) -> 
     assert len(in_json(session, {**BODY, "deadline_ms": 1e6}, waited_us=3000, deadline_us=2000)["scores"]) == len(ITEMS)
 
 
+@pytest.mark.parametrize(("name", "limit"), [("force_exit", 2**31 - 1), ("waited_us", 10**15), ("deadline_us", 10**15)])
+def test_the_limits_of_the_callers_settings(session: runtime.Session, name: str, limit: int) -> None:
+    for value in (-1, limit + 1, 1 << 63):
+        with pytest.raises(InputError, match=f"{name} is {value}, expected an integer from 0 to {limit}"):
+            session.score_json(json.dumps(BODY), **{name: value})
+
+
 def test_the_fields_are_those_that_the_library_reads(session: runtime.Session) -> None:
     with pytest.raises(InputError) as raised:
         session.score_json('{"unknown": 1}')

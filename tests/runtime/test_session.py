@@ -103,6 +103,27 @@ def test_options_that_only_python_can_say(options: dict[str, Any], text: str, se
         session.score(USER_IDS[0], ITEM_IDS, **options)
 
 
+@pytest.mark.parametrize(("text", "message"), [("cpu\ud800", "UTF-8 cannot hold it"), ("cpu-fp32\0x", "has a NUL")])
+def test_names_that_c_cannot_hold(folder: Path, session: runtime.Session, text: str, message: str) -> None:
+    calls = (
+        lambda: runtime.open(folder, text),
+        lambda: runtime.open(folder, device=text),
+        lambda: runtime.open(folder, device=rexit.Provider(text)),
+        lambda: runtime.open(folder, library=text),
+        lambda: runtime.verify(folder, text),
+        lambda: session.read_file(text),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_a_stop_rule_of_arrays() -> None:
+    lists = [0.5, float("inf"), 1.0], [1.0, 2.0, 3.0]
+    rule = runtime.StopRule(*lists, keep=[1, 2, 0])
+    assert runtime.StopRule(*map(np.array, lists), keep=np.array([1, 2, 0])).to_json() == rule.to_json()
+
+
 @pytest.mark.parametrize(
     ("user", "items", "text"),
     [
@@ -185,16 +206,6 @@ def test_import_rexit_loads_no_runtime() -> None:
     assert done.stdout.strip() == "['rexit.errors', 'rexit.devices', 'rexit.request']"
 
 
-def test_info_keeps_its_bundle(folder: Path) -> None:
-    with runtime.open(folder) as session:
-        native = session._native
-        assert native is not None
-        references = sys.getrefcount(native)
-        info = native.info()
-        assert sys.getrefcount(native) == references + 1
-    assert info.variant == "cpu-fp32"
-
-
 def test_session_says_what_it_is(folder: Path) -> None:
     with rexit.open(folder) as session, session.another() as other:
         expected = f"<rexit.Session {str(folder)!r} cpu-fp32: exits after 1, 2, 4 layers, not calibrated>"
@@ -245,6 +256,15 @@ def test_another_session_outlives_the_first(folder: Path) -> None:
     assert len(second.score(USER_IDS[0], ITEM_IDS)) == len(ITEM_IDS)
     with pytest.raises(InputError, match="the session is closed"):
         first.another()
+
+
+def test_a_closed_session_maps_no_catalog(tmp_path: Path) -> None:
+    users = write_bundle(tmp_path / "bundle") / "catalog" / "users.safetensors"
+    session = runtime.open(tmp_path / "bundle")
+    assert str(users) in Path("/proc/self/maps").read_text()
+    session.close()
+    assert str(users) not in Path("/proc/self/maps").read_text()
+    assert session.info.variant == "cpu-fp32"
 
 
 def test_only_what_requests_read_is_resident(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@
  * - exit: a depth at which the model can answer. head: computes the answer at an exit. segment: the layers between two exits,
  *   with the head at their end; segment k ends at exit k, and both count from 0.
  * - exit zero: an exit before the first layer, which some bundles have. It answers by a small graph over numbers such as counts
- * and like rates, or by the request's own scores. It is then exit 0, and segment k ends at exit k + 1.
+ *   and like rates, or by the request's own scores. It is then exit 0, and segment k ends at exit k + 1.
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
  *   Some policies add weighted log-odds of earlier heads to c: `earlier` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
@@ -316,7 +316,7 @@ typedef struct rexit_stats {
   uint64_t candidate_tokens;     /* of all candidates that enter the first segment */
   uint64_t candidate_layers;     /* layers run for candidates */
   uint64_t prefix_layers;        /* layers run for the prefix in this call */
-  double retrieval_us;           /* retrieval, exit zero and prompt assembly */
+  double retrieval_us;           /* reading the request, retrieval, exit zero and prompt assembly */
   double prefix_us, slate_us;    /* for the prefix, and for the candidates; also counted if the deadline passes */
   double total_us;
   int32_t known_user; /* 1: the user is in the catalog; 0: not: a new user, or a mistyped id; or the request is token ids */
@@ -359,15 +359,15 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* sessi
 /* A golden sample, a slate whose prompt and log-odds were recorded at export, against what is computed here. Lines and numbers
  * are valid until the session's next call. */
 typedef struct rexit_golden_check {
-  size_t slate_count;   /* golden samples of the variant, for the bundle's catalog */
-  size_t item_count;    /* candidates of this one */
-  float tolerance;      /* the largest difference of log-odds that the variant allows */
-  float worst;          /* the largest one here; infinity if log-odds are not finite */
-  const char* prompt;   /* one line: user, item, token and expected token where the prompt first differs; "" if it does not, or
-                           without a catalog */
-  const char* log_odds; /* one line: user, item, exit, log-odds, expected log-odds and tolerance where `worst` is; "" if it is
-                           within the tolerance */
-  const float* trace;   /* [item_count, exits]: the log-odds here, as of rexit_session_trace */
+  size_t slate_count;     /* golden samples of the variant, for the bundle's catalog */
+  size_t candidate_count; /* of this one */
+  float tolerance;        /* the largest difference of log-odds that the variant allows */
+  float worst;            /* the largest one here; infinity if log-odds are not finite */
+  const char* prompt;     /* one line: user, item, token and expected token where the prompt first differs; "" if it does not, or
+                             without a catalog */
+  const char* log_odds;   /* one line: user, item, exit, log-odds, expected log-odds and tolerance where `worst` is; "" if it is
+                             within the tolerance */
+  const float* trace;     /* [candidate_count, exits]: the log-odds here, as of rexit_session_trace */
 } rexit_golden_check;
 
 /* Checks golden sample number `slate`, from 0: for a device or a provider that is new here. Drops the cached prefixes. REXIT_OK

@@ -456,13 +456,13 @@ class Session {
     const auto check_out = detail::read<rexit_golden_check>(
         [&](rexit_golden_check* out) { return rexit_session_check_golden(handle_.get(), slate, out); });
     GoldenCheck result{check_out.slate_count,
-                       check_out.item_count,
+                       check_out.candidate_count,
                        check_out.tolerance,
                        check_out.worst,
                        check_out.prompt,
                        check_out.log_odds,
                        {}};
-    result.trace.assign(check_out.trace, check_out.trace + check_out.item_count * bundle_.info().exits);
+    result.trace.assign(check_out.trace, check_out.trace + check_out.candidate_count * bundle_.info().exits);
     return result;
   }
 

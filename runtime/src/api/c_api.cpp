@@ -1,5 +1,4 @@
 // The C ABI: check arguments, call, turn exceptions into statuses.
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -40,7 +39,7 @@ namespace {
 constexpr char version[] =
     REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
 
-constexpr std::size_t max_request_bytes_kept = std::size_t{1} << 20;  // of a session, from call to call
+constexpr std::size_t max_bytes_kept = std::size_t{1} << 20;  // of a session's request, and of its answer, from call to call
 
 template <class T>
 T* required(T* pointer, const char* name) {
@@ -55,10 +54,11 @@ class SessionLock {
   explicit SessionLock(rexit_session* handle) : handle_(required(handle, "session")) {
     if (handle_->busy.test_and_set(std::memory_order_acquire))
       fail(REXIT_INVALID_ARGUMENT, "the session is in use by another thread: give each thread its own session");
+    if (handle_->answer.capacity() > max_bytes_kept) std::string().swap(handle_->answer);
     handle_->session.discard_cancellation();
   }
   ~SessionLock() {
-    if (handle_->request.memory() > max_request_bytes_kept) handle_->request = Request{};
+    if (handle_->request.memory() > max_bytes_kept) handle_->request = Request{};
     handle_->request_bytes =
         handle_->request.memory() + handle_->scores.capacity() * sizeof(rexit_score) + handle_->answer.capacity();
     handle_->session.discard_cancellation();

@@ -9,7 +9,6 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <utility>
 
 #include "api/json_text.hpp"
 #include "base/platform.hpp"
@@ -492,10 +491,7 @@ void append_score(const Request& request, const Bundle& bundle, const Score& sco
 void read_request(std::string_view json, const Bundle& bundle, Request& out) {
   if (json.size() > max_request_bytes)
     fail(REXIT_INVALID_ARGUMENT, "the request has ", json.size(), " bytes, expected at most ", max_request_bytes);
-  // nlohmann's parser skips a byte order mark, and whatever is behind a NUL.
-  if (json.substr(0, 3) == "\xef\xbb\xbf") fail(REXIT_INVALID_ARGUMENT, "not valid JSON: it begins with a byte order mark");
-  if (const std::size_t nul = json.find('\0'); nul != json.npos)
-    fail(REXIT_INVALID_ARGUMENT, "not valid JSON: byte ", nul + 1, " is a NUL");
+  if (const std::string error = unparsed_bytes_error(json); !error.empty()) fail(REXIT_INVALID_ARGUMENT, error);
   out.clear(bundle.program().inputs.size());
   const platform::CLocale c_locale;  // nlohmann's lexer reads numbers with strtod
   Reader reader(bundle, out);

@@ -1,7 +1,6 @@
 #include "bundle/bundle.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 #include <utility>
 

@@ -5,6 +5,7 @@
 #include "files/json.hpp"
 
 #include <cmath>
+#include <unordered_set>
 
 #include "base/platform.hpp"
 #include "base/status.hpp"
@@ -13,6 +14,13 @@ namespace rexit::core {
 
 namespace {
 constexpr std::int64_t schema = 3;
+
+// For messages.
+std::string shown(const nlohmann::json& scalar) {
+  constexpr std::size_t max_bytes = 60;
+  const std::string text = scalar.dump(-1, ' ', true);  // ASCII, so that a cut leaves whole characters
+  return text.size() <= max_bytes ? text : text.substr(0, max_bytes) + "…";
+}
 
 // Parses a text without storing it, and refuses it if its values would take too much memory. nlohmann's parser could do so in a
 // callback while it builds the values, but then it searches a whole array at the end of every element.
@@ -27,9 +35,12 @@ class BoundsCheck final : public nlohmann::json_sax<nlohmann::json> {
   bool number_float(number_float_t, const string_t&) override { return count(); }
   bool string(string_t&) override { return count(); }
   bool binary(binary_t&) override { return count(); }
-  bool key(string_t&) override { return true; }
-  bool start_object(std::size_t) override { return enter(); }
-  bool end_object() override { return leave(); }
+  bool key(string_t& name) override {
+    if (!keys_.back().insert(name).second) fail(REXIT_CORRUPT, name_, ": the key ", shown(name), " appears twice in an object");
+    return true;
+  }
+  bool start_object(std::size_t) override { return keys_.emplace_back(), enter(); }
+  bool end_object() override { return keys_.pop_back(), leave(); }
   bool start_array(std::size_t) override { return enter(); }
   bool end_array() override { return leave(); }
   // The second parse reports the error.
@@ -51,6 +62,7 @@ class BoundsCheck final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   const std::string& name_;
+  std::vector<std::unordered_set<std::string>> keys_;  // of each open object
   std::size_t values_ = 0;
   int depth_ = 0;
 };
@@ -71,18 +83,19 @@ bool append_path(const nlohmann::json& root, const nlohmann::json* value, std::s
 
 }  // namespace
 
+std::string unparsed_bytes_error(std::string_view text) {
+  if (text.substr(0, 3) == "\xef\xbb\xbf") return "not valid JSON: it begins with a byte order mark";
+  const std::size_t nul = text.find('\0');
+  return nul == text.npos ? "" : "not valid JSON: byte " + std::to_string(nul + 1) + " is a NUL";
+}
+
 std::string Json::where() const {
   std::string path = file_->name;
   append_path(file_->root, value_, path);
   return path;
 }
 
-std::string Json::seen() const {
-  constexpr std::size_t max_bytes = 60;
-  if (value_->is_structured()) return std::string("an ") + value_->type_name();
-  const std::string text = value_->dump(-1, ' ', true);  // ASCII, so that a cut leaves whole characters
-  return text.size() <= max_bytes ? text : text.substr(0, max_bytes) + "…";
-}
+std::string Json::seen() const { return value_->is_structured() ? std::string("an ") + value_->type_name() : shown(*value_); }
 
 bool Json::has(const char* key) const {
   if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", seen(), ", expected an object");
@@ -156,6 +169,8 @@ std::vector<std::string> Json::strings() const {
 
 JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const std::string& name) {
   if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, expected at most ", max_json_bytes);
+  if (const std::string error = unparsed_bytes_error({reinterpret_cast<const char*>(data), size}); !error.empty())
+    fail(REXIT_CORRUPT, name, ": ", error);
   const platform::CLocale c_locale;  // nlohmann's lexer reads numbers with strtod
   BoundsCheck check(name);
   nlohmann::json::sax_parse(data, data + size, &check);

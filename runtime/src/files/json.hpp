@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,9 @@ namespace rexit::core {
 // size of the text.
 constexpr std::size_t max_json_bytes = std::size_t{16} << 20, max_json_values = std::size_t{1} << 16;
 constexpr int max_json_depth = 32;
+
+// nlohmann's parser skips a byte order mark, and whatever is behind a NUL. Returns an error for a text that has one, else "".
+std::string unparsed_bytes_error(std::string_view text);
 
 struct JsonFile {
   std::string name;

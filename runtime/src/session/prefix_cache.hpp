@@ -14,10 +14,9 @@
 
 namespace rexit::core {
 
-// The memory of cached prefixes: a budget, and the order of eviction.
-
-// Evicts first a superseded prefix, then the least recently used one. A prefix is superseded if a later one contains all of its
-// tokens except at most a few at the end, as the prefix of a user with a newer interaction does.
+// The memory of cached prefixes: a budget, and the order of eviction. Evicts first a superseded prefix, then the least recently
+// used one. A prefix is superseded if a later one contains all of its tokens except at most a few at the end, as the prefix of a
+// user with a newer interaction does.
 class PrefixStore {
  public:
   // `bundle`, `backend` and `layout` must outlive the store. `budget`: bytes of all prefixes together.
@@ -57,9 +56,8 @@ class PrefixStore {
   std::uint64_t uses_ = 0;
 };
 
-// Look-up: the cached prefix, or the pinned start, from which a new prefix takes its start.
-
-// A cached prefix (`prefix`), the pinned start (`packed`) or nothing: then both are null and `shared_tokens` is 0.
+// From which a new prefix takes its start: a cached prefix (`prefix`), the pinned start (`packed`) or nothing. Then both are null
+// and `shared_tokens` is 0.
 struct PrefixSource {
   Prefix* prefix = nullptr;
   const PackedPrefix* packed = nullptr;
@@ -90,8 +88,6 @@ class PrefixLookup {
   const VectorRows& vectors_;
   const PinnedStart* start_;
 };
-
-// Computes segments of a prefix, whole or behind the tokens that are already computed.
 
 // Addresses of a prefix's keys and values, by segment and layer, as Pass takes them.
 class CacheAddresses {

@@ -66,7 +66,6 @@ struct Request {
 
   bool is_of_known_user() const noexcept { return !by_tokens && query.user; }
   std::size_t candidates() const noexcept { return by_tokens ? tokens.counts.size() : query.items.size(); }
-  std::size_t score_count() const noexcept { return top_k == 0 ? candidates() : std::min(top_k, candidates()); }
 
   // As a new request for a prompt with `inputs` inputs, but keeps its memory.
   void clear(std::size_t inputs);

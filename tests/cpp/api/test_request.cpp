@@ -99,6 +99,7 @@ TEST_F(RequestTest, APolicyIsRead) {
   const std::pair<const char*, const char*> rows[] = {
       {"[", "policy: not valid JSON: "},
       {"{}", "policy: `exits` is missing"},
+      {R"({"patience": 1, "patience": 2})", "policy: the key \"patience\" appears twice in an object"},
       {R"({"patience": 1, "exits": [{}]})", "policy exits: has 1, the variant has 3"},
       {R"({"patience": 0, "exits": [{}, {}, {}]})", "policy patience: is 0, expected 1 to 1024"},
       {R"({"patience": 1, "exits": [{}, {"upper": "x"}, {}]})", "policy exits[1] upper: is \"x\", expected a number"},
@@ -157,6 +158,8 @@ TEST_F(RequestTest, ItsMemoryIsCountedAndThatOfALongRequestReleased) {
   refused([&] { session.score(many(100'000)); }, REXIT_TOO_LONG, "candidates[0] has 100000 tokens");
   EXPECT_GE(session.memory().buffers, before + 100'000 * sizeof(std::int32_t));
   refused([&] { session.score(many(1'000'000)); }, REXIT_TOO_LONG, "candidates[0] has 1000000 tokens");
+  session.score_json(R"({"id":")" + std::string(2'000'000, 'a') + "\"," + request.json().substr(1));
+  EXPECT_GE(session.memory().buffers, before + 2'000'000) << "its answer has its id";
   session.score(request);
   EXPECT_LE(session.memory().buffers, before + 10'000);
 }

@@ -2,12 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "bundles.hpp"
+#include "refused.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {
@@ -61,27 +61,19 @@ TEST_F(SessionTest, ItIsReadWhileItScores) {
   metrics.join();
 }
 
-TEST_F(SessionTest, ASessionServesOneThreadAtATime) {
-  std::vector<std::thread> threads;
-  std::mutex mutex;
-  int refused = 0, served = 0;
-  for (int t = 0; t < 4; ++t)
-    threads.emplace_back([&] {
-      for (int i = 0; i < 50; ++i) {
-        try {
-          session.warm_up();  // returns nothing that another call could overwrite
-          const std::lock_guard<std::mutex> lock(mutex);
-          ++served;
-        } catch (const rexit::Error& error) {
-          const std::lock_guard<std::mutex> lock(mutex);
-          EXPECT_EQ(error.status(), REXIT_INVALID_ARGUMENT);
-          ++refused;
-        }
-      }
-    });
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_GT(served, 0);
-  EXPECT_EQ(served + refused, 200);
+// A session that warns does so within its call.
+TEST(Scoring, ASessionServesOneCallAtATime) {
+  rexit::Session session{rexit::Bundle(bundles() + "/policy_made_for_short_slates/bundle")};
+  std::vector<rexit::Id> five = slate;
+  five.emplace_back(std::int64_t{13});
+  rexit_set_log(
+      [](void* context, rexit_log_level, const char*) {
+        refused([&] { static_cast<rexit::Session*>(context)->score(request()); }, REXIT_INVALID_ARGUMENT, "is in use");
+      },
+      &session, REXIT_LOG_WARNING);
+  EXPECT_EQ(session.score(rexit::Request(106).items(five)).scores.size(), five.size());
+  rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+  EXPECT_NO_THROW(session.score(request()));
 }
 
 }  // namespace

@@ -40,6 +40,22 @@ TEST(Json, TheLargestNumberOfValuesAndNoMore) {
   EXPECT_THROW(parse(list(65'537)), Error);
 }
 
+TEST(Json, WhatTheParserWouldPassOver) {
+  const auto message = [](const std::string& text) {
+    std::string message = "none";
+    try {
+      parse(text);
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    return message;
+  };
+  EXPECT_EQ(message(std::string("{}\0x", 4)), "file: not valid JSON: byte 3 is a NUL");
+  EXPECT_EQ(message("\xef\xbb\xbf{}"), "file: not valid JSON: it begins with a byte order mark");
+  EXPECT_EQ(message(R"({"a": {"b": 1}, "b": [{"a": 1, "a": 2}]})"), "file: the key \"a\" appears twice in an object");
+  EXPECT_EQ(message(R"({"a": {"b": 1}, "b": [{"a": 1}, {"a": 2}]})"), "none");
+}
+
 TEST(Json, IntegersAreIntegersWithinRange) {
   const auto read = [](const rexit::core::Json& root) { root.at("n").integer(-5, 5); };
   EXPECT_EQ(refused(R"({"n": 5})", read), "nothing");

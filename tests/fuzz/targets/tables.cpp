@@ -93,7 +93,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
           within(span, items.rating_times.size);
           for (std::size_t n = 0; n <= span.size(); ++n) REXIT_PROMISE(items.likes(span, n) <= n);
         });
-        rexit::fuzz::refused([&] { items.folded(item); });
       }
     } else {
       const Pieces pieces(table_file(), count, 64);

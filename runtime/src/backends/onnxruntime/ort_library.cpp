@@ -1,6 +1,5 @@
 #include "backends/onnxruntime/ort_library.hpp"
 
-#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
