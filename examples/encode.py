@@ -23,8 +23,8 @@ from rich.progress import track
 from transformers import AutoModel, AutoTokenizer
 
 from rexit.errors import InputError, script
-from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.catalog.catalog_files import write_frame
+from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.libraries import first_line, quiet
 
 BATCH = 8
