@@ -27,7 +27,10 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=0)
     parser.add_argument("--address", help="of a running cluster; else a local one is started")
     arguments = parser.parse_args()
-    ray.init(arguments.address, num_cpus=None if arguments.address else arguments.workers)
+    if arguments.address:
+        ray.init(arguments.address)
+    else:
+        ray.init(num_cpus=arguments.workers, include_dashboard=False)
     scorer = score_table(arguments.bundle.absolute(), top_k=arguments.top_k, threads=1)
     pairs = ray.data.read_parquet(str(arguments.pairs.absolute()))
     scores = pairs.groupby("user_id").map_groups(scorer, batch_format="pyarrow", num_cpus=1)
