@@ -1,9 +1,9 @@
 """Scores pairs of users and items: a function from an Arrow table to an Arrow table. `rexit score --pairs` runs it over files;
 Ray Data, Spark or another engine that has a user's rows in one table runs it on many machines.
 
-1. A slate is the rows with the same user, time and inputs, in the order of the table.
+1. A slate is the rows with the same user, time and inputs, in the catalog's order of items: engines shuffle rows.
 2. A user's slates follow one another by time, then by inputs. The first begins with an empty prefix cache, so a score depends on
-   the user's own rows alone: not on other users, on workers, or on what an earlier run finished.
+   the user's own rows alone: not on their order, on other users, on workers, or on what an earlier run finished.
 3. All rows are checked before the first slate is scored; their inputs by the library.
 4. A slate whose prompt is too long has no scores. Any other failure ends the call.
 """
@@ -85,6 +85,8 @@ class TableScorer:
     top_k: int
     inputs: Mapping[str, Value]
     threads: int
+
+    __name__ = "score_table"  # by which Ray names a function's tasks
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Returns the table with the columns of `ADDED`; with `top_k` only the best rows of each slate."""
@@ -250,9 +252,12 @@ class _Pairs:
         _check_names(names, columns, score)
         users, user = _distinct(table, columns.user, _ID, lambda cell: parse_id(str(cell), kinds["user"], "user"), where)
         items, item = _distinct(table, columns.item, _ID, lambda cell: parse_id(str(cell), kinds["item"], "item"), where)
-        if unknown := np.flatnonzero(catalog.items.find(items) < 0).tolist():
+        places = catalog.items.find(items)
+        if unknown := np.flatnonzero(places < 0).tolist():
             of_items = first_few(unknown, lambda n: f"{items[n]!r} ({where(int((item == n).argmax()))})")
             raise InputError(f"{len(unknown)} {'items are' if unknown[1:] else 'item is'} not in the catalog: {of_items}")
+        order = np.argsort(places)
+        items, item = [items[n] for n in order], np.argsort(order)[item]
         as_of = columns.as_of or ("as_of" if "as_of" in names else None)
         if as_of is not None:
             if scorer.as_of is not None:
@@ -265,7 +270,7 @@ class _Pairs:
             numbers, number = _distinct(table, score, _NUMBER, _score, where)
             scores = np.array(numbers)[number]
         pairs = cls(users, user, items, item, times, scores, *_inputs(table, scorer, catalog, where))
-        for row in np.unique(pairs.input, return_index=True)[1].tolist() if catalog.inputs.names else ():
+        for row in np.sort(np.unique(pairs.input, return_index=True)[1]).tolist() if catalog.inputs.names else ():
             try:
                 process.session.prompt(pairs.request(np.array([row])))
             except InputError as exc:
@@ -276,7 +281,7 @@ class _Pairs:
     def slates(self) -> list[Rows]:
         """Returns the rows of each slate, user by user."""
         keys = np.stack([self.user, self.user * 0 if self.times is None else self.times, self.input])
-        order = np.lexsort(keys[::-1])
+        order = np.lexsort([*([] if self.scores is None else [self.scores]), self.item, *keys[::-1]])
         changes = (np.diff(keys[:, order]) != 0).any(0)
         return np.split(order, np.flatnonzero(changes) + 1) if len(order) else []
 
@@ -371,7 +376,7 @@ def _check_names(names: Sequence[str], columns: ColumnNames, score: str | None) 
 def _inputs(
     table: pa.Table, scorer: TableScorer, catalog: Catalog, where: Callable[[int], str]
 ) -> tuple[list[dict[str, Value]], Rows]:
-    """The distinct sets of inputs, and each row's number among them."""
+    """The distinct sets of inputs, in an order that does not depend on the rows', and each row's number among them."""
     catalog.inputs.check_names([*scorer.inputs, *scorer.columns.inputs])
     values: dict[str, list[Any]] = {}
     numbers = [np.zeros(table.num_rows, np.int64)]
@@ -385,7 +390,11 @@ def _inputs(
             numbers.append(number)
     sets, number = np.unique(np.stack(numbers), axis=1, return_inverse=True)
     cells = [{name: values[name][n] for name, n in zip(values, row, strict=True)} for row in sets[1:].T.tolist()]
-    return [{**scorer.inputs, **{name: cell for name, cell in row.items() if cell is not None}} for row in cells], number.ravel()
+    texts = [json.dumps(row) for row in cells]
+    distinct = dict(sorted(dict(zip(texts, cells, strict=True)).items()))
+    places = {text: n for n, text in enumerate(distinct)}
+    given = [{**scorer.inputs, **{name: cell for name, cell in row.items() if cell is not None}} for row in distinct.values()]
+    return given, np.array([places[text] for text in texts], np.int64)[number.ravel()]
 
 
 def _value(cell: Any) -> Value | None:

@@ -10,17 +10,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.held_out import write_ranked
-from rexit.batch import score_table
+from rexit.batch import TableScorer, score_table
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples/distributed")
@@ -39,19 +39,19 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     for n in range(4):
         pairs[n::4].write_parquet(tmp_path / "pairs" / f"{n}.parquet")
 
-    def make_scorer(*words: Any, **options: Any) -> Callable[[Any], Any]:
-        scorer = score_table(*words, **options)
+    class Killed(TableScorer):
+        """Once, the worker is killed that comes with the fourth table or a later one."""
 
-        def killed(table: Any) -> Any:
-            """Once, the worker is killed that comes with the fourth table or a later one."""
+        def __call__(self, table: pa.Table) -> pa.Table:
             (calls / f"{os.getpid()}-{time.monotonic_ns()}").touch()
             if len(list(calls.iterdir())) > 3:
                 with contextlib.suppress(FileExistsError):
                     (tmp_path / "killed").touch(exist_ok=False)
                     os.kill(os.getpid(), signal.SIGKILL)
-            return scorer(table)
+            return super().__call__(table)
 
-        return killed
+    def make_scorer(*words: Any, **options: Any) -> TableScorer:
+        return Killed(**vars(score_table(*words, **options)))
 
     monkeypatch.setattr(score, "score_table", make_scorer)
     monkeypatch.setattr(score.ray.data.DataContext.get_current(), "default_hash_shuffle_parallelism", 8)
