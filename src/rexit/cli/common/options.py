@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
-VariantOption = Annotated[str | None, typer.Option(help="The variant. Default: the first with a policy, or else the first.")]
+VariantOption = Annotated[str | None, typer.Option(help="The variant. Default: the first with a policy, or the first.")]
 
 DeviceOption = Annotated[str | None, typer.Option(help="cpu (any variant), cuda or tensorrt. Default: the variant's own.")]
 
