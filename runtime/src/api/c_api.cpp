@@ -47,6 +47,12 @@ T* required(T* pointer, const char* name) {
   return pointer;
 }
 
+// Assigning Request{} alone would keep the memory of its strings.
+void release(Request& request) {
+  const Request released = std::move(request);
+  request = {};
+}
+
 // Exclusive use of a session, from the beginning of a call to its end. Two threads would corrupt its buffers, so the second
 // thread gets an error.
 class SessionLock {
@@ -58,7 +64,7 @@ class SessionLock {
     handle_->session.discard_cancellation();
   }
   ~SessionLock() {
-    if (handle_->request.memory() > max_bytes_kept) handle_->request = Request{};
+    if (handle_->request.memory() > max_bytes_kept) release(handle_->request);
     handle_->request_bytes =
         handle_->request.memory() + handle_->scores.capacity() * sizeof(rexit_score) + handle_->answer.capacity();
     handle_->session.discard_cancellation();
@@ -313,7 +319,7 @@ rexit_status rexit_session_clear_cache(rexit_session* session) {
 rexit_status rexit_session_trim(rexit_session* session) {
   return guarded([&] {
     const SessionLock lock(session);
-    session->request = Request{};
+    release(session->request);
     std::vector<rexit_score>().swap(session->scores);
     std::string().swap(session->answer);
     session->golden = {};
