@@ -175,8 +175,8 @@ class PromptBuilder:
                 table = lists.tensors(users)
                 users = table["embeddings"]
                 native = (lists.probes, table["centres"].view(np.uint16), table["list_offsets"], table["list_users"])
-            views = (np.ascontiguousarray(rows).view(np.uint16) for rows in (users, items, fold_in))
-            self._embeddings[part] = _native.Embeddings(*views, native)
+            users, items, fold_in = (np.ascontiguousarray(rows).view(np.uint16) for rows in (users, items, fold_in))
+            self._embeddings[part] = _native.Embeddings(users, items, fold_in, native)
         return self._embeddings[part]
 
 

@@ -48,7 +48,7 @@ def test_mistakes_are_one_line(run: Run, data: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     for words, code, line in (
         (("heads", data / "model", "--catalog", vectors, *out), 2, "train it with `rexit train`"),
-        (("heads", data / "model", "--catalog", data / "catalog", *out), 2, "--exits auto:5: the model has 4 layers"),
+        (("heads", data / "model", "--catalog", data / "catalog", *out, "--exits", "9"), 2, "beyond the model's 4 layers"),
         (("heads", tmp_path / "none", "--catalog", data / "catalog", *out), 3, "none: no such folder"),
         (("heads", data / "model", "--catalog", tmp_path / "none", *out), 4, "no such catalog folder"),
         (("train", data / "model", "--catalog", data / "catalog", *out, "--exits", "9"), 2, "beyond the model's 4 layers"),
