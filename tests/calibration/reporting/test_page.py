@@ -50,6 +50,7 @@ def _report(case: str) -> dict[str, Any]:
     noise, chosen = CASES[case]
     options = CalibrationOptions(**{"metrics": ("ndcg@10",), **chosen})
     parts = {name: traces(1500, 10, noise, seed=seed) for seed, name in enumerate(("validation", "test"))}
+    parts["validation"].liked[:50] = True  # five users who have no value
     goal = Goal(tuple(map(parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
     costs = even_costs(3, 100, 10)
     with tempfile.TemporaryDirectory() as place:
@@ -120,6 +121,14 @@ def test_a_golden_report_has_what_reports_have() -> None:
     """Else a page that reads a new key is tested on an old report."""
     report, golden = full_report(), json.loads((PAGES / "dynamic.json").read_text())
     assert golden.keys() == report.keys() and golden["table"][0].keys() == report["table"][0].keys()
+
+
+@pytest.mark.parametrize(("case", "metric"), [("dynamic", "user-auc"), ("not certified", "ndcg@10")])
+def test_users_who_tested_are_those_with_a_value(case: str, metric: str) -> None:
+    report = new_report(case)
+    tested, verdict = report["tested"][metric], report["verdict"]
+    assert tested < report["users"]["certifying"], "all users have both labels: the test shows nothing"
+    assert f"{tested:,} users" in (verdict["guarantee"] or verdict["shortfall"])
 
 
 class Parsed(HTMLParser):
