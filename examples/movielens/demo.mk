@@ -15,7 +15,7 @@ $(DEMO)/data/ml-100k.inter: $(MOVIELENS)/fetch.py | $(BUILD)/.installed
 	$(BIN)/python $(MOVIELENS)/fetch.py $(DEMO)/data
 
 $(DEMO)/tokenizer/tokenizer.json: $(DEMO)/data/ml-100k.inter $(MOVIELENS)/prompt.toml \
-    src/rexit/cli/make/tokenizer.py $$(call imports,exporter/prompt/train_tokenizer.py)
+    src/rexit/cli/make/tokenizer.py $$(call imports,exporter/prompt/pieces.py)
 	$(BIN)/rexit tokenizer $(DEMO)/data/ml-100k.item $(DEMO)/data/ml-100k.user --template $(MOVIELENS)/prompt.toml --out $(DEMO)/tokenizer
 
 $(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prompt.toml \
