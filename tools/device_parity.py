@@ -22,7 +22,7 @@ from rexit.checks import slate_of
 def memory_of(session: Any) -> dict[str, int]:
     """A session's memory in bytes, as `Session.memory` reports it."""
     memory = session.memory
-    return {name: int(getattr(memory, name)) for name in memory.__dataclass_fields__}
+    return {name: int(getattr(memory, name)) for name in ("prefixes", "buffers", "pinned", "gpu")}
 
 
 def main() -> None:
