@@ -319,7 +319,7 @@ def _timings(
         policy.write(folder / "variants" / variant.name / POLICY_FILE)
         with contextlib.closing(open_session(folder)) as session:
             times, exits = latencies(session, timed, modes, repeats, progress)
-            as_traced = _count_as_traced(session, policy, timed, exits, variant.rounding)
+            as_traced = _count_as_traced(session, policy, timed, exits, session.info.rounding)
     numbers: dict[Id, int] = {}
     users = [numbers.setdefault(slate.user, len(numbers)) for slate in timed]
     sums = np.stack([np.bincount(users, column).astype(np.float64) for column in times.T], 1)

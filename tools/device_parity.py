@@ -15,14 +15,23 @@ from typing import Any
 import numpy as np
 
 import rexit
-from rexit.bundle import Bundle
-from rexit.checks import slate_of
+from rexit.bundle import Bundle, GoldenSlate
+from rexit.request import Request
 
 
 def memory_of(session: Any) -> dict[str, int]:
     """A session's memory in bytes, as `Session.memory` reports it."""
     memory = session.memory
     return {name: int(getattr(memory, name)) for name in ("prefixes", "buffers", "pinned", "gpu")}
+
+
+def request_of(bundle: Bundle, slate: GoldenSlate) -> Request:
+    """A golden slate, to be scored."""
+    if slate.user is None:
+        return Request.tokens(slate.prefix, slate.candidates, slate.scores)
+    catalog = bundle.catalog
+    user, items = catalog.users.id(slate.user), catalog.items.take(slate.items.astype(np.int64))
+    return Request(user, items, as_of=slate.as_of, inputs=catalog.inputs.decode(slate.inputs) or None, scores=slate.scores)
 
 
 def main() -> None:
@@ -40,7 +49,7 @@ def main() -> None:
     ):
         memory = {"opened": memory_of(device)}
         for g, slate in enumerate(bundle.golden().slates):
-            request = slate_of(bundle.catalog if bundle.has_catalog else None, slate).request
+            request = request_of(bundle, slate)
             expected = cpu.check_golden(g).trace
             device.clear_cache()
             for distances in worst.values():  # the second trace finds its prefix in the cache

@@ -65,8 +65,9 @@ struct Command {
 constexpr Command commands[] = {
     {"verify", "Check that a bundle is whole and computes here what it computed where it was exported.",
      R"(Checks the digests of all files, then, for each variant, that golden samples give the same prompts and the same
-log-odds within the tolerance recorded at export. If a variant's backend is missing on this machine, only its files
-are checked, unless the variant or a device is named. Exits with 8 if anything fails.
+log-odds within the tolerance recorded at export, and that candidates stop where the policy says. If a variant's
+backend is missing on this machine, only its files are checked, unless the variant or a device is named. Exits with 8
+if anything fails.
 
   rexit-run verify bundle && systemctl restart recommender)",
      verify},

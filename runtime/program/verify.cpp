@@ -56,13 +56,14 @@ Check make_check(const std::string& variant, const char* name, const std::string
 std::vector<Check> check_golden_samples(const Bundle& bundle, const std::string& name) {
   Session session(bundle);
   GoldenCheck check;
-  Lines prompts, log_odds;
+  Lines prompts, log_odds, decisions;
   std::size_t slate = 0, candidates = 0;
   float worst = 0;
   do {
     check = session.check_golden(slate);
     if (!check.prompt.empty()) prompts.push_back(name + ": " + check.prompt);
     if (!check.log_odds.empty()) log_odds.push_back(name + ": " + check.log_odds);
+    if (!check.decision.empty()) decisions.push_back(name + ": " + check.decision);
     worst = std::max(worst, check.worst);
     candidates += check.candidates;
   } while (++slate < check.slates);
@@ -71,6 +72,7 @@ std::vector<Check> check_golden_samples(const Bundle& bundle, const std::string&
   if (bundle.info().has_catalog != 0) checks.push_back(make_check(name, "prompts", size, std::move(prompts)));
   checks.push_back(
       make_check(name, "log-odds", "worst " + general(worst) + ", allowed " + general(check.tolerance), std::move(log_odds)));
+  checks.push_back(make_check(name, "exit decisions", "cold and warm prefix", std::move(decisions)));
   return checks;
 }
 

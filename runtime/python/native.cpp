@@ -315,6 +315,8 @@ void bind_answers(nb::module_& module) {
       .def_ro("segments", &rexit_bundle_info::segments, "Segments of the model: as many as exits, or one less with exit zero.")
       .def_prop_ro("scores", flag(&rexit_bundle_info::scores),
                    "Whether requests must have `scores`, which exit zero reads: by ids or, without a catalog, by token ids.")
+      .def_ro("rounding", &rexit_bundle_info::rounding,
+              "How far a score's log-odds may be from those of a trace; relative above 1.")
       .def_ro("policy_sha256", &Info::policy_sha256, "Digest of the variant's policy.json; empty without a policy.");
   nb::class_<ExitInfo>(module, "ExitInfo",
                        "One exit and its policy. c = a z + b, with z the raw log-odds, plus what earlier heads add; a candidate "
@@ -385,6 +387,9 @@ void bind_answers(nb::module_& module) {
       .def_ro("prompt", &GoldenCheck::prompt, "Where its prompt first differs from the recorded one, as a line; empty: nowhere.")
       .def_ro("log_odds", &GoldenCheck::log_odds,
               "Where the largest difference of log-odds is, as a line; empty: within the tolerance.")
+      .def_ro("decision", &GoldenCheck::decision,
+              "Where a score, with a cold or a warm prefix, first stopped elsewhere than the policy says of the trace, or with "
+              "other log-odds, as a line; empty: nowhere.")
       .def_prop_ro(
           "trace", [](const GoldenCheck& check) { return by_exit(check.trace, check.exits); }, owner,
           "The log-odds here, as `Session.trace` returns them.");

@@ -273,9 +273,12 @@ class Trial:
         return golden, RefreshedVariant(name, len(golden.slates), new_candidates, policy)
 
     def _repeat_golden(self, bundle: Bundle, session: Session) -> None:
-        for g in range(min(len(bundle.golden().slates), _REPEATED_SLATES)):
-            if line := session.check_golden(g).log_odds:
+        for g in range(_REPEATED_SLATES):
+            check = session.check_golden(g)
+            if line := check.log_odds:
                 raise BundleError(f"{bundle.folder}: {line}, before the refresh: run `rexit verify`; nothing was swapped")
+            if g + 1 == check.slates:
+                break
 
     def _record_golden(self, name: str, session: Session) -> Golden:
         slates = []

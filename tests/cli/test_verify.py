@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from builders.bundles.bundle_files import refresh, write_policy
+from builders.bundles.bundle_files import refresh
 from builders.bundles.variants import TENSORRT_HALF, add_variant
 from rexit import runtime
 from rexit.bundle import Policy
@@ -52,11 +51,6 @@ def test_the_policy_is_calibration_s(run: Run, place: Path) -> None:
         policy.unlink(missing_ok=True)
 
 
-def test_decisions_are_checked_with_a_cold_and_a_cached_prefix(run: Run, original: Path, reused: list[bool]) -> None:
-    assert run("verify", original / "bundle").code == 0
-    assert reused == [False, True] * 4
-
-
 def flip(path: Path, at: int = -5) -> None:
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1
@@ -88,40 +82,23 @@ def test_weights_that_are_not_the_exported_ones(run: Run, place: Path) -> None:
     assert len(failures) == 4 and all("log-odds" in line and "exit 0" not in line for line in failures)
 
 
-def test_scores_that_are_not_the_traces(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However wide the tolerance for another machine's rounding: one session computes one thing."""
-    variant = place / "bundle" / "variants" / "cpu-fp32" / "variant.json"
-    value = json.loads(variant.read_text())
-    value["parity"]["tolerance"] = 1.0
-    variant.write_text(json.dumps(value))
-    refresh(place / "bundle")
-    real = runtime.Session.score
+def test_runtime_that_decides_otherwise(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library finds it (tests/cpp/session/test_decisions.cpp); here its line fails a check."""
+    real = runtime.Session.check_golden
 
-    def off(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
-        scores = real(self, *words, **keywords)
-        return replace(scores, log_odds=scores.log_odds * np.float32(1.001) + np.float32(0.001))
+    def contradicted(self: runtime.Session, slate: int) -> Any:
+        check = real(self, slate)
+        values = {
+            name: getattr(check, name) for name in ("slates", "tolerance", "worst", "prompt", "log_odds", "trace", "decision")
+        }
+        return SimpleNamespace(**values | ({"decision": f"golden slate {slate}: stopped"} if slate == 2 else {}))
 
     assert run("verify", place / "bundle").code == 0
-    monkeypatch.setattr(runtime.Session, "score", off)
+    monkeypatch.setattr(runtime.Session, "check_golden", contradicted)
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 8
     assert [n for n, outcome in checks(ended).items() if outcome != "ok"] == ["exit decisions"]
-    assert "the trace has" in failures_of(ended, "exit decisions")[0]
-
-
-def test_runtime_that_stops_elsewhere(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_policy(place / "bundle", [{"a": 1.0, "b": 0.0, "upper": 5.0, "lower": 5.0}] * 3)
-    real = runtime.Session.score
-
-    def always_deepest(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
-        return real(self, *words, **keywords, force_exit=2)
-
-    assert run("verify", place / "bundle").code == 0
-    monkeypatch.setattr(runtime.Session, "score", always_deepest)
-    ended = run("verify", place / "bundle", "--json")
-    assert ended.code == 8
-    assert checks(ended)["exit decisions"] == "FAILED"
-    assert "stopped at exit 2, expected" in failures_of(ended, "exit decisions")[0]
+    assert failures_of(ended, "exit decisions") == ["cpu-fp32: golden slate 2: stopped"]
 
 
 def test_policy_of_another_variant(run: Run, place: Path) -> None:

@@ -26,6 +26,7 @@ class FakeSession:
 
     def __init__(self, exits: int, costs: Costs, truth: Any, noise: Sequence[float], policy: Policy | None = None) -> None:
         self.exits, self.costs, self.truth, self.noise, self.policy = exits, costs, truth, noise, policy
+        self.info = SimpleNamespace(rounding=1e-4)
         self.cold = True
         self.closed = False
 

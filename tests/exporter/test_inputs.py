@@ -148,7 +148,7 @@ def test_golden_samples_keep_them(exported: Path) -> None:
         "interactions 16 and 17 of each user"
     )
     with runtime.open(exported) as session:
-        checks = check_golden(bundle, session, silent)
+        checks = check_golden(bundle.variant.name, session, silent)
     assert len(checks) == 3 and not any(check.failures for check in checks)
     assert verify(exported)[0] == 0
 

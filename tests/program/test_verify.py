@@ -22,7 +22,7 @@ def test_whole_bundle_passes(bundle: Path, string_bundle: Path) -> None:
     for folder in (bundle, string_bundle):
         ended = run_program("verify", folder, "--json")
         assert ended.code == 0 and json.loads(ended.out)["ok"], ended.out
-        assert outcomes(ended) == dict.fromkeys(("digests", "prompts", "log-odds"), "ok")
+        assert outcomes(ended) == dict.fromkeys(("digests", "prompts", "log-odds", "exit decisions"), "ok")
     assert "All checks passed." in run_program("verify", bundle).out
 
 
@@ -57,7 +57,12 @@ def test_other_prompts_and_other_log_odds(spoilt: Path) -> None:
     golden["log_odds"][2, 1] = np.nan
     edit_golden(spoilt, **golden)
     ended = run_program("verify", spoilt, "--json")
-    assert ended.code == 8 and outcomes(ended) == {"digests": "ok", "prompts": "FAILED", "log-odds": "FAILED"}
+    assert ended.code == 8 and outcomes(ended) == {
+        "digests": "ok",
+        "prompts": "FAILED",
+        "log-odds": "FAILED",
+        "exit decisions": "ok",
+    }
     lines = [line for check in json.loads(ended.out)["checks"] for line in check["failures"]]
     assert len(lines) == 2 and lines[0].startswith("cpu-fp32: golden slate 3") and "exit 1: log-odds" in lines[1]
 
@@ -67,7 +72,7 @@ def test_bundle_without_a_catalog(spoilt: Path) -> None:
     drop_catalog(spoilt)
     edit_golden(spoilt, user=None, item=None, as_of=None)
     ended = run_program("verify", spoilt, "--json")
-    assert ended.code == 0 and outcomes(ended) == dict.fromkeys(("digests", "log-odds"), "ok"), ended.out
+    assert ended.code == 0 and outcomes(ended) == dict.fromkeys(("digests", "log-odds", "exit decisions"), "ok"), ended.out
     assert [check.outcome for check in check_bundle(spoilt)] == ["ok"] * len(check_bundle(spoilt))
 
 

@@ -14,6 +14,7 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import drop_catalog, edit_golden, golden_arrays
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.held_out import AS_OF, write_ranked
+from builders.bundles.variants import TENSORRT_HALF, add_variant
 from builders.bundles.zero import add_score_exit
 from rexit import runtime
 from rexit.bundle import Golden, GoldenSlate
@@ -45,12 +46,24 @@ def test_samples_as_recorded(whole: Path) -> None:
     with runtime.open(whole) as session:
         for slate in range(4):
             found = session.check_golden(slate)
-            assert (found.slates, found.prompt, found.log_odds) == (4, "", "") and found.tolerance == np.float32(1e-3)
+            assert (found.slates, found.prompt, found.log_odds, found.decision) == (
+                4,
+                "",
+                "",
+                "",
+            ) and found.tolerance == np.float32(1e-3)
             assert found.worst == np.abs(found.trace - recorded[slate]).max() <= found.tolerance
             session.clear_cache()
             np.testing.assert_array_equal(found.trace, session.trace(USERS[slate], ITEMS, as_of=AS_OF))
         with pytest.raises(InputError, match=r"slate is 4, the variant has golden slates 0 to 3"):
             session.check_golden(4)
+
+
+def test_scores_of_halves_may_round_further(bundle: Path) -> None:
+    add_variant(bundle, TENSORRT_HALF)
+    for name, rounding in (("cpu-fp32", 1e-4), (TENSORRT_HALF, 0.01)):
+        with runtime.open(bundle, name, device="cpu") as session:
+            assert session.info.rounding == np.float32(rounding)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(100.0, r"100\.00000"), (np.nan, "nan"), (-np.inf, "-inf")])

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import rexit
 from rexit import runtime
 from rexit.bundle import Bundle
-from rexit.checks import slate_of
+from rexit.request import Request
 
 TOLERANCE = 1e-3
 """Of log-odds that reach 28, as in test_golden.cpp."""
@@ -27,7 +27,8 @@ def compare(folder: Path, variant: str) -> list[str]:
     log_odds, answered, exits = [], [], []
     with runtime.open(folder / "bundle", variant) as session:
         for slate in bundle.golden().slates:
-            request = slate_of(bundle.catalog, slate).request
+            user, items = bundle.catalog.users.id(slate.user or 0), bundle.catalog.items.take(slate.items.astype(np.int64))
+            request = Request(user, items, as_of=slate.as_of)
             session.clear_cache()  # as they were recorded
             log_odds.append(session.trace(request))
             session.clear_cache()

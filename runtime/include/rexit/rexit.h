@@ -226,6 +226,7 @@ typedef struct rexit_bundle_info {
                                 is closed */
   size_t segments;           /* as many as exits, or one less with exit zero */
   int32_t scores;            /* 1: exit zero reads a request's `scores`: requests must have them */
+  float rounding;            /* a score's log-odds may be as far from those of a trace; relative above 1 */
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
@@ -367,11 +368,14 @@ typedef struct rexit_golden_check {
                              without a catalog */
   const char* log_odds;   /* one line: user, item, exit, log-odds, expected log-odds and tolerance where `worst` is; "" if it is
                              within the tolerance */
+  const char* decision;   /* one line: user, cold or warm prefix, item, and where a score first stopped elsewhere than the policy
+                             says of `trace`, or with other log-odds; "" if none did */
   const float* trace;     /* [candidate_count, exits]: the log-odds here, as of rexit_session_trace */
 } rexit_golden_check;
 
 /* Checks golden sample number `slate`, from 0: for a device or a provider that is new here. Drops the cached prefixes. REXIT_OK
- * also if it differs, which `prompt` and `log_odds` say. Any 2xx for the samples' file; otherwise as rexit_session_trace. */
+ * also if it differs, which `prompt`, `log_odds` and `decision` say. Any 2xx for the samples' file; otherwise as
+ * rexit_session_trace. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_check_golden(rexit_session* session, size_t slate,
                                                                   rexit_golden_check* check_out);
 

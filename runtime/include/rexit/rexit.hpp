@@ -386,6 +386,7 @@ struct GoldenCheck {
   std::size_t slates = 0, candidates = 0;  // golden samples of the variant; candidates of this one
   float tolerance = 0, worst = 0;
   std::string prompt, log_odds;  // empty: as recorded
+  std::string decision;          // empty: scores stop where the policy says of the trace
   std::vector<float> trace;      // [candidates, exits]
 };
 
@@ -455,13 +456,8 @@ class Session {
   GoldenCheck check_golden(std::size_t slate) {
     const auto check_out = detail::read<rexit_golden_check>(
         [&](rexit_golden_check* out) { return rexit_session_check_golden(handle_.get(), slate, out); });
-    GoldenCheck result{check_out.slate_count,
-                       check_out.candidate_count,
-                       check_out.tolerance,
-                       check_out.worst,
-                       check_out.prompt,
-                       check_out.log_odds,
-                       {}};
+    GoldenCheck result{check_out.slate_count, check_out.candidate_count, check_out.tolerance, check_out.worst,
+                       check_out.prompt,      check_out.log_odds,        check_out.decision,  {}};
     result.trace.assign(check_out.trace, check_out.trace + check_out.candidate_count * bundle_.info().exits);
     return result;
   }

@@ -251,6 +251,7 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
     info.policy_sha256 = opened.policy_sha256().c_str();
     info.segments = opened.segments();
     info.scores = opened.reads_scores() ? 1 : 0;
+    info.rounding = opened.variant().rounding();
     *info_out = info;
   });
 }
@@ -399,8 +400,8 @@ rexit_status rexit_session_check_golden(rexit_session* session, size_t slate, re
     required(check_out, "check_out");
     session->golden = check_golden(session->session, slate);
     const GoldenCheck& check = session->golden;
-    *check_out = {check.slates,         check.candidates,       check.tolerance,   check.worst,
-                  check.prompt.c_str(), check.log_odds.c_str(), check.trace.data()};
+    *check_out = {check.slates,         check.candidates,       check.tolerance,        check.worst,
+                  check.prompt.c_str(), check.log_odds.c_str(), check.decision.c_str(), check.trace.data()};
   });
 }
 

@@ -221,6 +221,11 @@ std::string select_variant(const std::vector<std::string>& names, const char* na
 
 }  // namespace
 
+float Variant::rounding() const noexcept {
+  const auto in_halves = [](const Segment& segment) { return segment.hidden_dtype == Element::float16; };
+  return std::any_of(segments.begin(), segments.end(), in_halves) ? 0.01f : 1e-4f;
+}
+
 std::vector<std::string> variant_names(const Folder& bundle) {
   return names_of(read_json(bundle.open(manifest_name), "rexit export").root().at("variants"));
 }

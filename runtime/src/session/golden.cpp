@@ -1,5 +1,6 @@
 #include "session/golden.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -12,6 +13,7 @@
 #include "base/status.hpp"
 #include "bundle/catalog/tables.hpp"
 #include "files/safetensors.hpp"
+#include "session/stops.hpp"
 
 namespace rexit::core {
 namespace {
@@ -169,6 +171,36 @@ std::string general(float value) {
   return text;
 }
 
+struct Contradiction {
+  std::size_t item;
+  std::string line;
+};
+
+// The first score with an exit that the policy does not give its trace, or with other log-odds than the trace has there. A
+// candidate within rounding of a threshold has several valid exits.
+std::optional<Contradiction> contradiction(const Bundle& bundle, const std::vector<float>& trace,
+                                           const std::vector<Score>& scores) {
+  const std::size_t exits = bundle.exits();
+  const float rounding = bundle.variant().rounding();
+  float largest = 1;
+  for (const float log_odds : trace) largest = std::max(largest, std::fabs(log_odds));
+  const std::int64_t offsets[] = {0, static_cast<std::int64_t>(scores.size())};
+  const RecordedSlates recorded{trace.data(), offsets, 1};
+  std::vector<std::int64_t> expected(scores.size()), earliest(scores.size()), latest(scores.size());
+  replay(bundle.policy(), recorded, expected.data());
+  replay_range(bundle.policy(), recorded, rounding * largest, earliest.data(), latest.data());
+  for (const auto& [item, answer] : scores) {
+    const std::int64_t exit = answer.exit;
+    if (exit < earliest[item] || exit > latest[item])
+      return Contradiction{item, "stopped at exit " + std::to_string(exit) + ", expected " + std::to_string(expected[item])};
+    const float traced = trace[item * exits + answer.exit];
+    if (!(std::fabs(answer.log_odds - traced) <= rounding * std::max(1.0f, std::fabs(answer.log_odds))))
+      return Contradiction{
+          item, "log-odds " + fixed(answer.log_odds) + " at exit " + std::to_string(exit) + ", the trace has " + fixed(traced)};
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 GoldenCheck check_golden(Session& session, std::size_t slate) {
@@ -199,11 +231,18 @@ GoldenCheck check_golden(Session& session, std::size_t slate) {
     place = i;
     if (std::isinf(check.worst)) break;
   }
+  const platform::CLocale c_locale;
   if (check.worst > check.tolerance) {
-    const platform::CLocale c_locale;
     check.log_odds = samples.name(slate) + ", " + samples.item(slate, place / bundle.exits()) + ", exit " +
                      std::to_string(place % bundle.exits()) + ": log-odds " + fixed(check.trace[place]) + ", expected " +
                      fixed(expected[place]) + " +- " + general(check.tolerance);
+  }
+  session.clear_cache();
+  for (const char* prefix : {"cold", "warm"}) {
+    const auto wrong = contradiction(bundle, check.trace, session.score(request, Clock::now(), ignored));
+    if (!wrong) continue;
+    check.decision = samples.name(slate) + ", " + prefix + " prefix, " + samples.item(slate, wrong->item) + ": " + wrong->line;
+    break;
   }
   return check;
 }

@@ -122,10 +122,6 @@ class Bundle:
             return None
         return Policy.read(path, len(self.manifest.exits), self.variant_sha256)
 
-    def policy_or_full_depth(self) -> Policy:
-        """Returns what the runtime follows: the policy, or before `rexit calibrate` full depth. Raises BundleError."""
-        return self.policy() or Policy.full_depth(len(self.manifest.exits), self.variant_sha256)
-
     @property
     def policy_sha256(self) -> str | None:
         """Digest of policy.json; None before `rexit calibrate`."""

@@ -40,9 +40,6 @@ class Limits(msgspec.Struct, frozen=True):
     max_positions: Positive
 
 
-_ROUNDING = {"float32": 1e-4, "float16": 0.01}
-
-
 class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The segments for one target and precision.
 
@@ -90,16 +87,6 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def max_positions(self) -> int:
         """Most tokens of a prefix and one candidate."""
         return self.limits.max_positions
-
-    @property
-    def rounding(self) -> float:
-        """How far a score's log-odds may be from the same session's trace; relative above 1.
-
-        The same graph runs on the same machine with other candidates in the pass. So only the order of sums may differ, whatever
-        the precision. After 30 layers on the CPU the difference was 8e-6 (fp32, int8, int4), and 0.002 for float16, where another
-        order changes the last bit. Not measured on a GPU.
-        """
-        return max(_ROUNDING[segment.hidden_dtype] for segment in self.segments)
 
     @classmethod
     def read(cls, folder: Path) -> Variant:

@@ -19,7 +19,7 @@ from builders.bundles.held_out import write_ranked
 from builders.bundles.variants import QUANTIZED
 from rexit import runtime
 from rexit.bundle import Bundle
-from rexit.checks import slate_of
+from rexit.request import Request
 
 
 def threshold(log_odds: NDArray[np.float32]) -> float:
@@ -40,7 +40,11 @@ def write_recorded(place: Path) -> None:
     folder = write_ranked(place, variants=(QUANTIZED,)).bundle
     for name in Bundle.open(folder).manifest.variants:
         bundle = Bundle.open(folder, name)
-        requests = [slate_of(bundle.catalog, slate).request for slate in bundle.golden().slates]
+        users, items = bundle.catalog.users, bundle.catalog.items
+        requests = [
+            Request(users.id(slate.user or 0), items.take(slate.items.astype(np.int64)), as_of=slate.as_of)
+            for slate in bundle.golden().slates
+        ]
         with runtime.open(folder, name) as session:
             trace = np.concatenate([cold(session).trace(request) for request in requests])
         limits = [threshold(column) for column in trace.T[:-1]]

@@ -31,6 +31,7 @@ TEST(Golden, IsAsRecorded) {
     do {
       check = session.check_golden(slate);
       EXPECT_EQ(check.prompt, "");
+      EXPECT_EQ(check.decision, "");
       if (name == "cpu-fp32") EXPECT_EQ(check.log_odds, "") << "NumPy's, in float64 and token by token";
       ASSERT_LE(compared + check.trace.size(), log_odds.size);
       for (const float value : check.trace) worst = std::max(worst, std::fabs(value - log_odds[compared++]));

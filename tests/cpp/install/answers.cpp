@@ -17,6 +17,7 @@ void check_golden(rexit::Session& session) {
     check = session.check_golden(slate);
     if (!check.prompt.empty()) throw std::runtime_error(check.prompt);
     if (!check.log_odds.empty()) throw std::runtime_error(check.log_odds);
+    if (!check.decision.empty()) throw std::runtime_error(check.decision);
   } while (++slate < check.slates);
 }
 
