@@ -98,7 +98,9 @@ def test_bundle_and_source_that_do_not_fit(run: Run, by_tokens: Path) -> None:
         (("--catalog", place / "catalog"), 4, "has no catalog, so a file of slates calibrates it"),
     ):
         assert_one_line(run("calibrate", place / "tokens", *words), code, problem)
-    assert_one_line(run("calibrate", place / "bundle", "--slates", place / "slates.jsonl"), 2, "slates.jsonl: line 1: `items` is missing")
+    assert_one_line(
+        run("calibrate", place / "bundle", "--slates", place / "slates.jsonl"), 2, "slates.jsonl: line 1: `items` is missing"
+    )
     rows = [json.loads(line) for line in (place / "slates.jsonl").read_text().splitlines()]
     write_slates(place / "text.jsonl", [{**row, "prefix": "words"} for row in rows])
     assert_one_line(run("calibrate", place / "tokens", "--slates", place / "text.jsonl"), 2, "has no tokenizer.json")
