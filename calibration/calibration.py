@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,9 @@ def calibrate(
 ) -> Calibration:
     """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
 
-    1. Traces of the validation and test slates, by the variant itself; what its segments cost, from the file `options.profile`
-       or measured here, again if the cost model fits badly. Both are written; with `options.from_traces` they are read instead,
-       and with `options.measure_costs` too the costs are measured again.
+    1. Traces of the validation and test slates, by the variant itself; what its segments cost, measured again if the cost
+       model fits badly. Both are written; with `options.from_traces` they are read instead, and with `options.measure_costs` too
+       the costs are measured again.
     2. The decision (see `decide`): a policy with its certificate, from validation; quality on test. If the cost model still fits
        badly (`MAX_FIT_ERROR`), costs are counted in layers and tokens: what is certified does not depend on them.
     3. The policy is timed as deployed, in a copy of the bundle that no other process has open, against full depth and each fixed
@@ -84,8 +85,7 @@ def calibrate(
         open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
 
     Raises:
-        BundleError: if the source is not of the bundle's kind, or not its catalog, or the profile was measured under other
-            conditions.
+        BundleError: if the source is not of the bundle's kind, or not its catalog.
         BackendError: if the policy decides otherwise than the traces say.
         InputError: for options or labels that cannot work, a folder that cannot be written, or while another process is writing
             to the bundle.
@@ -244,7 +244,7 @@ def _recording(
         log_odds = former.log_odds if former else {name: collect(session, s, name, progress) for name, s in slates.items()}
         recording = Recording(
             log_odds,
-            options.profile or _profile(session, bundle, timed, options, progress),
+            _profile(session, bundle, timed, options, progress),
             *mean_tokens(session, timed, bundle.manifest.exits),
             made_of,
             request_quantiles(session, slates["validation"]),
@@ -275,7 +275,7 @@ def _profile(
         return measure_costs(session, timed, depths, limit, here, repeats=options.repeats, progress=progress)
 
     profile = measure()
-    return min(profile, measure(), key=lambda one: one.fit_error) if profile.is_unreliable else profile
+    return min(profile, measure(), key=attrgetter("fit_error")) if profile.is_unreliable else profile
 
 
 def counted_costs(measured: Costs, depths: Sequence[int], recording: Recording, offsets: NDArray[np.int64]) -> Costs:

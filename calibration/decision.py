@@ -139,8 +139,8 @@ def decide(
     certifying = evaluate(certifiers, goal.metrics)
     search = explored(choosing, choice.maps, goal)
     tested = {metric.name: certifying.judge.user_count(metric) for metric in goal.metrics}
-    found = find_candidates(search, choosing, choice.maps, variant_sha256, goal, tested)
-    candidates = certify_in_order(found, certifying, goal)
+    promising = find_candidates(search, choosing, choice.maps, variant_sha256, goal, tested)
+    candidates = certify_in_order(promising, certifying, goal)
     full_us = search.full.outcome.cost_us
     chosen = cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else policy_of(choice.maps, variant_sha256)

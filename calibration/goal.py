@@ -15,7 +15,6 @@ from rexit.calibration.metrics import Metric
 from rexit.calibration.traces import Traces
 from rexit.devices import Device
 from rexit.errors import InputError
-from rexit.measure import CostProfile
 
 TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
 """How often a candidate's c may move further than a top-k rule expects."""
@@ -69,8 +68,8 @@ class Goal:
 
     def check_sizes(self, largest: int) -> None:
         """Raises InputError if no slate has a place to contest. largest: candidates of the largest slate."""
-        asked = {f"metric {metric.name}": metric.k for metric in self.metrics if metric.kind == "top-k-overlap"}
-        for name, k in (asked | {f"top k {self.top_k}": self.top_k or 0}).items():
+        places = {f"metric {metric.name}": metric.k for metric in self.metrics if metric.kind == "top-k-overlap"}
+        for name, k in (places | {f"top k {self.top_k}": self.top_k or 0}).items():
             if largest <= k:
                 raise InputError(f"{name}: the largest slate has {largest} candidates, expected more than {k}")
 
@@ -128,7 +127,6 @@ class CalibrationOptions:
         timed_slates: number of slates to time.
         repeats: timings of each, whose median counts.
         device, threads: as for `rexit.open`.
-        profile: what segments cost; None: it is measured.
         from_traces: decide on what the last calibration recorded, without running the model.
         measure_costs: with `from_traces`, measure costs again, and time the policy.
         negative_rate: the share of the population's negatives in the labels, more than 0 to 1; None: as `rexit index` sampled.
@@ -146,7 +144,6 @@ class CalibrationOptions:
     repeats: int = 5
     device: Device | None = None
     threads: int = 0
-    profile: CostProfile | None = None
     from_traces: bool = False
     measure_costs: bool = False
     negative_rate: float | None = None

@@ -9,7 +9,7 @@ import operator
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -288,6 +288,10 @@ class Session:
         """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits]. Arguments: see `score`."""
         return self.trace_with_stats(request_or_user, items, **fields).log_odds
 
+    def trace_json(self, body: bytes) -> NDArray[np.float32]:
+        """Returns what `trace` does, of a request in JSON, UTF-8. Raises InputError."""
+        return self._open.trace(self._tokenized(body)).log_odds
+
     def trace_with_stats(self, request_or_user: Request | Id, items: Ids | None = None, **fields: Any) -> _native.Trace:
         """Returns every exit's raw log-odds, and what they cost. Arguments: see `score`."""
         return self._open.trace(self._document(request_or_user, items, fields)[1])
@@ -364,6 +368,9 @@ class Session:
             request = msgspec.structs.replace(request_or_user, **changes) if changes else request_or_user
         else:
             request = Request(request_or_user, items, **fields)
+        for name in ("items", "candidates"):  # read again after scoring
+            if isinstance(entries := getattr(request, name), Iterator):
+                request = msgspec.structs.replace(request, **{name: list(entries)})
         return request, self._tokenized(request.to_json())
 
     def _tokenized(self, document: bytes) -> bytes:

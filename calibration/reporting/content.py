@@ -92,7 +92,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name), "speed": speeds.get(row.name)} for row in decision.rows]
     gain, dearer = _gain(decision, milliseconds, depths), _dearer(decision, milliseconds, depths)
     rows = {row["policy"]: row for row in table}
-    asked = None if bundle.manifest.catalog_sha256 is None else options.slate  # a file's slates are as long as they are
+    slate_size = None if bundle.manifest.catalog_sha256 is None else options.slate  # a file's slates are as long as they are
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "producer": f"rexit {__version__}",
@@ -103,7 +103,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
                 rows,
                 gain,
                 dearer,
-                slates=verdict.short_slates(np.diff(test.offsets), asked, decision.goal),
+                slates=verdict.short_slates(np.diff(test.offsets), slate_size, decision.goal),
                 profile=profile,
                 slower=findings.slower,
                 doubt=findings.doubt,

@@ -106,7 +106,7 @@ def judge(
     if not labelled:
         verdict = replace(verdict, summary=(NO_LABELS, *map(_sentence, verdict.summary)))
     if profile is not None and profile.is_unreliable:
-        verdict = replace(verdict, summary=(*verdict.summary, _counted(profile)))
+        verdict = replace(verdict, summary=(*verdict.summary, _counted(profile, table)))
     verdict = replace(verdict, guarantee=_guarantee(decision), shortfall=_shortfall(decision), doubt=doubt)
     if labelled and depths[0] == 0:
         verdict = replace(verdict, layers=layers_add(decision.goal, table))
@@ -150,19 +150,19 @@ def _better(goal: Goal, table: Mapping[str, Row], dearer: Mapping[str, Any]) -> 
     return _sentence(f"{model_name(dearer['layers'])} ranks better for {more_ms:.1f} ms more: {_and(gains)}.")
 
 
-def short_slates(sizes: NDArray[np.int64], asked: int | None, goal: Goal) -> str | None:
+def short_slates(sizes: NDArray[np.int64], slate_size: int | None, goal: Goal) -> str | None:
     """Returns that most slates are shorter than asked for, or have no more than K candidates, in a sentence; None if neither.
 
     Args:
         sizes: candidates of each test slate, int64 [S].
-        asked: the most candidates of a slate; None: not known.
+        slate_size: the most candidates of a slate; None: not known.
         goal: K is its top-k, or that of its top-k overlap; without either there is none.
     """
     k = goal.top_k or max((metric.k for metric in goal.metrics if metric.kind == "top-k-overlap"), default=0)
-    whole, small = int(np.count_nonzero(sizes == asked)), float(np.mean(sizes <= k))
+    whole, small = int(np.count_nonzero(sizes == slate_size)), float(np.mean(sizes <= k))
     parts = []
-    if asked is not None and np.median(sizes) < asked / 2:
-        parts.append(f"only {whole:,} of {len(sizes):,} slates have {asked} candidates (median {np.median(sizes):g})")
+    if slate_size is not None and np.median(sizes) < slate_size / 2:
+        parts.append(f"only {whole:,} of {len(sizes):,} slates have {slate_size} candidates (median {np.median(sizes):g})")
     if small > 0.5:
         parts.append(f"{100 * small:.0f} % of the slates have at most {k}, where no place is contested")
     return _sentence(f"{_and(parts)}: slates as you serve them may cost and lose other amounts.") if parts else None
@@ -182,11 +182,13 @@ def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: in
     return Verdict(EXPORT_SHALLOWER_MODEL, f"Export {model_name(depths[fixed])}", summary)
 
 
-def _counted(profile: CostProfile) -> str:
+def _counted(profile: CostProfile, table: Mapping[str, Row]) -> str:
     """That times fit no cost model, in sentences."""
+    timed = table["policy"]["ms_per_slate"] is not None
+    speed = "speeds were timed while something disturbed the machine" if timed else "speeds are on that scale"
     return (
         f"Times on this machine fit no cost model (its median error is {100 * profile.fit_error:.0f} %), so costs are counted in "
-        "layers and tokens, and shown on that scale. Measure them again when nothing else runs: `--from-traces --measure-costs`."
+        f"layers and tokens; {speed}. Measure them again when nothing else runs: `--from-traces --measure-costs`."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +29,7 @@ else:  # the same in JSON
     Ids = Annotated[list[Id], msgspec.Meta(min_length=1)]
     Recent = list[Id | tuple[Id, bool]]
     Tokens = list[Annotated[int, msgspec.Meta(ge=0)]]
-    Values = dict[str, str | float | Tokens]
+    Values = dict[str, str | float | Tokens | None]
     TokenLists = Annotated[list[Annotated[Tokens, msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)]
     Numbers = list[float]
 
@@ -130,6 +131,11 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         """Returns the request as JSON, UTF-8. Raises InputError for what JSON cannot hold."""
         if isinstance(self.user, bytes | bytearray):  # JSON would hold its base64, a user whom nobody knows
             raise InputError(f"user is {self.user!r}, expected a 64-bit integer or a string")
+        inputs = self.inputs.items() if isinstance(self.inputs, Mapping) else ()
+        numbers = {"deadline_ms": self.deadline_ms, "id": self.id, **{f"inputs.{name}": value for name, value in inputs}}
+        for name, value in numbers.items():  # JSON would hold null, which is the same as nothing
+            if isinstance(value, Real) and not -math.inf < value < math.inf:
+                raise InputError(f"{name} is {value}, expected a finite number")
         try:
             return _ENCODER.encode(self)
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:

@@ -92,6 +92,10 @@ def test_users_without_a_value_are_not_counted_as_tested() -> None:
     both = int(np.count_nonzero((likes > 0) & (likes < 10)))
     assert both < 320 and decision.users["certifying"] == 395
     assert decision.tested == {"ndcg@5": both, "user-auc": both, "agreement": 395, "auc": 395}
+    certificate = decision.certificate()
+    assert certificate is not None and certificate["metrics"].keys() == certificate["users"].keys() == decision.tested.keys() - {
+        "auc"
+    }
 
 
 def test_what_is_not_certified_is_not_chosen() -> None:

@@ -23,6 +23,7 @@ from rexit import runtime
 from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import CancelledError, InputError
 from rexit.measure import Conditions
+from rexit.request import Request
 
 _BYTES = attrgetter("prefixes", "buffers", "pinned", "gpu")
 
@@ -136,6 +137,22 @@ def test_a_stop_rule_of_arrays() -> None:
 def test_ids_that_only_python_can_say(user: Any, items: Any, text: str, session: runtime.Session) -> None:
     with pytest.raises(InputError, match=text):
         session.score(user, items)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, np.float32(np.nan)])
+@pytest.mark.parametrize("field", ["deadline_ms", "id", "inputs.price"])
+def test_numbers_that_json_has_no_digits_for(field: str, value: float, session: runtime.Session) -> None:
+    """They would be null, which is no field."""
+    fields = {"inputs": {"price": value}} if field == "inputs.price" else {field: value}
+    with pytest.raises(InputError, match=f"{field} is (nan|inf)"):
+        session.score(1, ITEM_IDS, **fields)
+
+
+def test_iterators_are_read_once(session: runtime.Session) -> None:
+    ids = ITEM_IDS[:3]
+    assert session.score(USER_IDS[0], iter(ids)) == session.score(USER_IDS[0], ids)
+    tokens = [[2], [3, 4]]
+    assert session.score(Request.tokens([1], iter(tokens))) == session.score(Request.tokens([1], tokens))
 
 
 def test_numpy_ids(session: runtime.Session) -> None:

@@ -139,7 +139,16 @@ def test_clients_of_text_embeddings_inference(
         ("/rerank", {"query": "x", "texts": ["x"], "truncation_direction": "Left"}, "truncation_direction: is 'Left', expected"),
         ("/rerank", {"query": "x", "texts": ["x", "x " * 99], "truncate": False}, "documents[1] is too long"),
         ("/rerank", {"query": "x", "texts": ["x", "x " * 99]}, "documents[1] is too long"),  # TEI's own default
-        ("/v1/rerank", {"query": "x", "documents": ["x", "x " * 99], "truncation": False}, "documents[1] is too long"),
+        (
+            "/v1/rerank",
+            {"query": "x", "documents": ["x", "x " * 99], "truncation": False},
+            "documents[1], or the query with it, would",
+        ),
+        (
+            "/v1/rerank",
+            {"query": "x", "documents": ["x x"], "truncation": False, "max_tokens_per_doc": 1},
+            "documents[0], or the query with it, would be cut, and truncation is false",
+        ),
         ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "documents has 9 entries, expected at most 8"),
         ("/v1/rerank", {"query": "\ud800", "documents": ["x"]}, "body: not valid JSON: "),
         ("/v1/rerank", {"query": "wing " * 200, "documents": ["x"]}, "the query is too long"),

@@ -1,5 +1,6 @@
 """The file of audits, a line of JSON for each: the request as it came, and `audit` with its trace. `rexit serve` and programs of
-your own write it, `rexit audit` reads it, and so does `rexit calibrate --slates`. docs/format/policy.md describes it.
+your own write it, `rexit audit` reads it, and so does `rexit calibrate --slates` if the bundle has a catalog.
+docs/format/policy.md describes it.
 
 Only its owner may read the file: it holds what users asked.
 """

@@ -115,8 +115,8 @@ class SlatesFile(_File[TokenSlate]):
             InputError: The file, naming the row.
         """
         path = Path(path)
-        made = list(_read(path, encoder))
-        slates = [slate for slate, _ in made]
+        rows = list(_read(path, encoder))
+        slates = [slate for slate, _ in rows]
         known = [slate.liked for slate in slates if slate.labelled]
         if len(known) < len(slates) and (labels or known):
             raise InputError(
@@ -127,7 +127,7 @@ class SlatesFile(_File[TokenSlate]):
         if liked.all() or not liked.any():
             kind = "1 or more" if liked[0] else "below 1"
             raise InputError(f"{path}: all {len(liked)} labels are {kind}, expected both kinds: nothing can be ranked")
-        named = _named_splits(path, made)
+        named = _named_splits(path, rows)
         splits = named or {slate.user: split_of(slate.user) for slate in slates}
         by_split = {name: [slate for slate in slates if splits[slate.user] == name] for name in SPLITS}
         return cls(path, by_split, Roles.of_column(named) if named else Roles())
@@ -203,21 +203,21 @@ class RequestLog(_File[Slate]):
             except InputError as exc:
                 raise InputError(f"{path}: {where}: {exc}") from exc
             liked = np.zeros(len(logged.items), np.bool_)
-            given = (logged.user, tuple(logged.items), logged.as_of, liked, logged.inputs or {})
+            fields = (logged.user, tuple(logged.items), logged.as_of, liked, logged.inputs or {})
             scores = np.array(numbers, np.float32) if catalog.reads_scores else None
-            slate = Slate(*given, labelled=False, recent=logged.recent, scores=scores)
+            slate = Slate(*fields, labelled=False, recent=logged.recent, scores=scores)
             by_split[split_of(slate.user, fits=False)].append(slate)
         if not known:
             raise InputError(f"{path}: none of its users is in the catalog, expected ids of the catalog's users")
         return cls(Path(path), by_split, Roles())
 
 
-def _named_splits(path: Path, made: Sequence[tuple[TokenSlate, _Row]]) -> dict[Id, str] | None:
+def _named_splits(path: Path, rows: Sequence[tuple[TokenSlate, _Row]]) -> dict[Id, str] | None:
     """Each group's split, from the column `split`; None if there is none."""
-    if all(row.split is None for _, row in made):
+    if all(row.split is None for _, row in rows):
         return None
     splits: dict[Id, str] = {}
-    for slate, row in made:
+    for slate, row in rows:
         if row.split not in SPLITS:
             raise InputError(f"{path}: {row.where}: `split` is {short(row.split)}, expected one of {', '.join(SPLITS)}")
         if (other := splits.setdefault(slate.user, row.split)) != row.split:

@@ -74,11 +74,6 @@ class InputTokenizer:
         return self._parsed
 
 
-def input_tokenizer(bundle: Bundle) -> InputTokenizer | None:
-    """Returns a bundle's tokenizer for texts of inputs; None if it has none."""
-    return InputTokenizer((bundle.path / TOKENIZER).read_bytes()) if TOKENIZER in bundle.manifest.files else None
-
-
 class TextEncoder:
     """Tokenizes texts. Threads may share an encoder; one tokenizes at a time.
 

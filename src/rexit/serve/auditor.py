@@ -11,7 +11,6 @@ The extra work has four bounds:
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
@@ -94,10 +93,7 @@ class Auditor:
         begin = time.monotonic()
         try:
             log_odds = job.trace(session, texts)
-            if math.isnan(watch.loss_of(log_odds)):
-                self.skip("short slate")
-            else:
-                self._take(Audit(round(time.time(), 3), job.document(), log_odds, watch.sha256), watch)
+            self._take(Audit(round(time.time(), 3), job.document(), log_odds, watch.sha256), watch)
         except CancelledError:
             return False
         except Exception as exc:  # an audit must not end the thread that answers requests
@@ -115,7 +111,10 @@ class Auditor:
 
     def _take(self, audit: Audit, watch: Watch) -> None:
         with self._lock:
-            line = watch.add(audit)
+            slates, line = watch.slates, watch.add(audit)
+            if watch.slates == slates:
+                self.skipped["short slate"] += 1
+                return
             try:
                 if self._log is not None:
                     self._log.write(audit)

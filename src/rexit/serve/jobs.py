@@ -171,7 +171,7 @@ class ScoreJob(Job):
         return Answer(answer.text, answer.stats, waited_s, self.names_user and not answer.stats.known_user)
 
     def trace(self, session: Session, texts: Texts) -> NDArray[np.float32]:
-        return session.trace(msgspec.json.decode(self.body, type=Request))
+        return session.trace_json(self.body)
 
     def document(self) -> dict[str, Any]:
         return {name: value for name, value in msgspec.json.decode(self.body).items() if value is not None}
@@ -298,7 +298,7 @@ class RerankJob(Job):
             request.query, request.texts, request.instruction, request.max_tokens_per_doc
         )
         if not request.truncation and any(truncated):
-            raise InputError(f"documents[{truncated.index(True)}] is too long with the query, and truncation is false")
+            raise InputError(f"documents[{truncated.index(True)}], or the query with it, would be cut, and truncation is false")
         left = self.left_s()
         if left <= 0:
             raise self.late()

@@ -78,6 +78,7 @@ class Pool:
         self._jobs: deque[Job] = deque()
         self.busy, self.ended, self.stopping, self._service_s = 0, 0, False, 0.0
         self._auditing: list[Session] = []
+        self._interrupts_again = False
         self._reloading = threading.Lock()
         self._current = self._opened()
         self._use_watch(self._current)
@@ -123,10 +124,16 @@ class Pool:
             needed = self._auditing[: max(0, len(self._jobs) - idle)]
             for session in needed:
                 session.cancel()
-        if needed:
-            again = threading.Timer(_CANCEL_AGAIN_S, self._interrupt_audits)
-            again.daemon = True
-            again.start()
+            if needed and not self._interrupts_again:
+                self._interrupts_again = True
+                again = threading.Timer(_CANCEL_AGAIN_S, self._interrupt_audits_again)
+                again.daemon = True
+                again.start()
+
+    def _interrupt_audits_again(self) -> None:
+        with self._turn:
+            self._interrupts_again = False
+            self._interrupt_audits()
 
     def withdraw(self, job: Job) -> bool:
         """Removes a waiting job from the queue; its future stays unset. Returns False if it does not wait: a session has it."""

@@ -227,13 +227,17 @@ def test_what_the_layers_add_to_the_look_up(drop: tuple[float, float, float], se
     assert judge(decision(), DEPTHS, table(), None).layers is None
 
 
-def test_costs_that_were_counted_are_said() -> None:
+@pytest.mark.parametrize(
+    ("timed", "speed"),
+    [(True, "speeds were timed while something disturbed the machine"), (False, "speeds are on that scale")],
+)
+def test_costs_that_were_counted_are_said(timed: bool, speed: str) -> None:
     """The verdict stays one about the model."""
     profile = CostProfile(Conditions("", "cpu", 2, {}), 5.0, (), 0.71)
-    verdict = judge(decision(), DEPTHS, table(), gain(UNSURE, BETTER), profile=profile)
+    verdict = judge(decision(), DEPTHS, table(timed=timed), gain(UNSURE, BETTER), profile=profile)
     assert verdict.headline == "Use this policy" and verdict.text.endswith(
-        "Times on this machine fit no cost model (its median error is 71 %), so costs are counted in layers and tokens, and "
-        "shown on that scale. Measure them again when nothing else runs: `--from-traces --measure-costs`."
+        "Times on this machine fit no cost model (its median error is 71 %), so costs are counted in layers and tokens; "
+        f"{speed}. Measure them again when nothing else runs: `--from-traces --measure-costs`."
     )
 
 

@@ -145,14 +145,13 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     _print_longest(path, info["prompt"])
     if (zero := info.get("zero")) is not None:
         loss = "" if zero.get("log_loss") is None else f", log loss of training users left out {zero['log_loss']:.4f}"
-        made = zero.get("file") or (f"none, {zero['none']}" if "none" in zero else None)
+        source = zero.get("file") or (f"none, {zero['none']}" if "none" in zero else None)
         size = (
             "logistic"
             if zero.get("logistic")
             else f"{counted(zero.get('trees', 0), 'tree')} of at most {zero.get('leaves')} leaves"
         )
-        made = made or f"{size}{loss}"
-        stdout.print(f"Exit zero: {made}.", highlight=False)
+        stdout.print(f"Exit zero: {source or f'{size}{loss}'}.", highlight=False)
     if retrieval["recall@20"] is None:
         stdout.print("No user has a like in the validation split: recall was not measured.")
     else:
