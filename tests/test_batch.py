@@ -334,8 +334,41 @@ def test_a_refresh_while_the_session_opens_ends_the_run(
         return session
 
     monkeypatch.setattr(runtime, "open", refreshed)
-    with pytest.raises(BundleError, match="bundle: got another catalog while it was opened"):
+    with pytest.raises(BundleError, match="bundle: got another catalog since `score_table` read it"):
         score_table(path)(frame(5).to_arrow())
+
+
+def test_a_new_scorer_follows_a_refresh(held_out: HeldOut, tmp_path: Path) -> None:
+    """In a process that has scored by the old catalog. A scorer of before is refused where the old catalog is not open."""
+    path = Path(shutil.copytree(held_out.bundle, tmp_path / "bundle"))
+    before = score_table(path)
+    before(frame(5).to_arrow())
+    swap_for_grown(path, held_out.catalog, tmp_path / "newer")
+    after = score_table(path)
+    assert after.digests["catalog"] != before.digests["catalog"]
+    after(frame(5).to_arrow())
+    assert batch._process(after).digests == after.digests
+    with pytest.raises(BundleError, match="bundle: got another catalog since `score_table` read it"):
+        before(frame(5).to_arrow())
+
+
+@pytest.mark.parametrize("cut", [1, 20, 10**6])
+def test_a_part_that_a_power_cut_left_is_scored_again(held_out: HeldOut, tmp_path: Path, cut: int) -> None:
+    source = unfinished(held_out.bundle, tmp_path)
+    part = tmp_path / "o.csv.partial" / "part-00000"
+    part.write_bytes(part.read_bytes()[:-cut])
+    assert score(held_out.bundle, source, tmp_path / "o.csv").resumed == 0
+    score(held_out.bundle, source, tmp_path / "clean.csv")
+    assert (tmp_path / "o.csv").read_bytes() == (tmp_path / "clean.csv").read_bytes()
+
+
+def test_another_folder_of_the_name_is_left_alone(held_out: HeldOut, tmp_path: Path) -> None:
+    frame(5).write_csv(tmp_path / "pairs.csv")
+    (tmp_path / "o.csv.partial").mkdir()
+    (tmp_path / "o.csv.partial" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"o\.csv\.partial: holds no unfinished run"):
+        score(held_out.bundle, tmp_path / "pairs.csv", tmp_path / "o.csv")
+    assert [path.name for path in (tmp_path / "o.csv.partial").iterdir()] == ["notes.txt"]
 
 
 def test_one_run_at_a_time(held_out: HeldOut, tmp_path: Path) -> None:

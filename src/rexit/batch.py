@@ -79,7 +79,8 @@ class TableScorer:
     """What `score_table` returns. Can be pickled. Threads may share it; one scores at a time."""
 
     bundle: str
-    variant: str | None
+    variant: str
+    digests: Mapping[str, str | None]
     columns: ColumnNames
     as_of: Any
     top_k: int
@@ -90,7 +91,7 @@ class TableScorer:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Returns the table with the columns of `ADDED`; with `top_k` only the best rows of each slate."""
-        process = _process(self.bundle, self.variant, self.threads)
+        process = _process(self)
         with process.lock:
             pairs = _Pairs.read(table, self, process, lambda row: f"row {row + 1}")
             scores = process.score(pairs, pairs.slates(), self.top_k)
@@ -124,9 +125,16 @@ def score_table(
 
     Returns:
         A function from `pyarrow.Table` to `pyarrow.Table`. It adds `probability`, `raw_log_odds` and `exit`, null where a
-        prompt is too long, and raises InputError for the first row that is not what is expected.
+        prompt is too long. It raises InputError for the first row that is not what is expected, and BundleError in a process
+        that finds another variant, policy or catalog than this call did.
+
+    Raises:
+        InputError: There is no such variant.
+        BundleError: The bundle cannot be read.
     """
-    return TableScorer(os.fspath(bundle), variant, columns, as_of, top_k, dict(inputs or {}), threads)
+    opened = Bundle.open(Path(bundle), variant)
+    digests = _digests(opened)
+    return TableScorer(os.fspath(bundle), opened.variant.name, digests, columns, as_of, top_k, dict(inputs or {}), threads)
 
 
 @dataclass(frozen=True)
@@ -142,13 +150,21 @@ class _Scores:
     def store(self, path: Path) -> None:
         """Writes a part of a run."""
         summary = {"too_long": self.too_long, "candidates": self.candidates, "layers": self.layers}
-        write_file(path, json.dumps(summary).encode() + b"\n" + self.records.tobytes())
+        line = json.dumps({"records": len(self.records), **summary})
+        write_file(path, line.encode() + b"\n" + self.records.tobytes(), flushed=True)
 
     @classmethod
-    def load(cls, path: Path) -> _Scores:
-        """Reads what `store` wrote."""
-        summary, _, records = path.read_bytes().partition(b"\n")
-        return cls(np.frombuffer(records, _SCORE), **json.loads(summary))
+    def load(cls, path: Path) -> _Scores | None:
+        """Reads what `store` wrote; None: nothing, or another number of records."""
+        if not path.exists():
+            return None
+        line, _, records = path.read_bytes().partition(b"\n")
+        try:
+            summary = json.loads(line)
+            is_whole = summary.pop("records") * _SCORE.itemsize == len(records)
+            return cls(np.frombuffer(records, _SCORE), **summary) if is_whole else None
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return None
 
     @classmethod
     def joined(cls, parts: Sequence[_Scores]) -> _Scores:
@@ -171,15 +187,14 @@ class _Scores:
 
 
 class _Process:
-    """A bundle as this process has it open, with one session. Raises BundleError if it is replaced meanwhile."""
+    """A scorer's bundle as this process has it open, with one session. Raises BundleError if it is not what the scorer names."""
 
-    def __init__(self, path: str, variant: str | None, threads: int) -> None:
-        bundle = Bundle.open(Path(path), variant)
-        self.session = runtime.open(path, bundle.variant.name, threads=threads)
+    def __init__(self, scorer: TableScorer) -> None:
+        self.session = runtime.open(scorer.bundle, scorer.variant, threads=scorer.threads)
+        bundle = Bundle.open(Path(scorer.bundle), scorer.variant)
         self.catalog, self.digests, self.lock = bundle.catalog, _digests(bundle), threading.Lock()
-        now = _digests(Bundle.open(Path(path), bundle.variant.name))
-        if changed := [name for name, sha256 in now.items() if sha256 != self.digests[name]]:
-            raise BundleError(f"{path}: got another {' and another '.join(changed)} while it was opened")
+        if changed := [name for name, sha256 in self.digests.items() if sha256 != scorer.digests[name]]:
+            raise BundleError(f"{scorer.bundle}: got another {' and another '.join(changed)} since `score_table` read it")
 
     def score(
         self, pairs: _Pairs, slates: Sequence[Rows], top_k: int, advance: Callable[[int], None] = lambda pairs: None
@@ -212,22 +227,23 @@ def _digests(bundle: Bundle) -> dict[str, str | None]:
     return {"variant": bundle.variant_sha256, "policy": bundle.policy_sha256, "catalog": bundle.manifest.catalog_sha256}
 
 
-_processes: dict[tuple[str, str | None, int], _Process] = {}
+_processes: dict[tuple[str, str, int], _Process] = {}
 _opening = threading.Lock()
 _pid = os.getpid()
 
 
-def _process(path: str, variant: str | None, threads: int) -> _Process:
+def _process(scorer: TableScorer) -> _Process:
     global _pid
     with _opening:
         if _pid != os.getpid() and _processes:
             raise InputError(
-                f"{path}: this process was forked from one that has scored, whose threads it lacks: expected `spawn`"
+                f"{scorer.bundle}: this process was forked from one that has scored, whose threads it lacks: expected `spawn`"
             )
         _pid = os.getpid()
-        if (path, variant, threads) not in _processes:
-            _processes[path, variant, threads] = _Process(path, variant, threads)
-        return _processes[path, variant, threads]
+        key = scorer.bundle, scorer.variant, scorer.threads
+        if key not in _processes or _processes[key].digests != scorer.digests:
+            _processes[key] = _Process(scorer)
+        return _processes[key]
 
 
 @dataclass(frozen=True)
@@ -244,7 +260,14 @@ class _Pairs:
     input: Rows
 
     @classmethod
-    def read(cls, table: pa.Table, scorer: TableScorer, process: _Process, where: Callable[[int], str]) -> _Pairs:
+    def read(
+        cls,
+        table: pa.Table,
+        scorer: TableScorer,
+        process: _Process,
+        where: Callable[[int], str],
+        progress: Progress = silent,
+    ) -> _Pairs:
         """Checks all rows. where: says which row of which file a row is. Raises InputError."""
         catalog, columns, names, times, scores = process.catalog, scorer.columns, table.column_names, None, None
         kinds, timeline = catalog.info["ids"], catalog.timeline
@@ -270,7 +293,9 @@ class _Pairs:
             numbers, number = _distinct(table, score, _NUMBER, _score, where)
             scores = np.array(numbers)[number]
         pairs = cls(users, user, items, item, times, scores, *_inputs(table, scorer, catalog, where))
-        for row in np.sort(np.unique(pairs.input, return_index=True)[1]).tolist() if catalog.inputs.names else ():
+        rows = np.sort(np.unique(pairs.input, return_index=True)[1]).tolist() if catalog.inputs.names else []
+        for n, row in enumerate(rows):
+            progress("inputs", n, len(rows))
             try:
                 process.session.prompt(pairs.request(np.array([row])))
             except InputError as exc:
@@ -465,7 +490,7 @@ def score_files(
     table, where = _read(files)
     if not table.num_rows:
         raise InputError(f"{place}: has no rows")
-    process = _Process(scorer.bundle, scorer.variant, scorer.threads)
+    process = _Process(scorer)
     with contextlib.closing(process.session):
         identity = {
             "version of rexit": __version__,
@@ -477,7 +502,7 @@ def score_files(
             "--top-k": scorer.top_k,
         }
         try:
-            pairs = _Pairs.read(table, scorer, process, where)
+            pairs = _Pairs.read(table, scorer, process, where, progress)
         except InputError as exc:
             raise InputError(f"{place}: {exc}") from exc
         if unknown := pairs.unknown_users(process.catalog):
@@ -514,7 +539,8 @@ def _score_parts(
     say: Callable[[str], None],
 ) -> tuple[_Scores, int]:
     """Scores and stores the parts that an earlier run has not. Returns all scores, and the number of pairs of that run."""
-    parts, done, resumed = [], 0, sum(sum(map(len, part)) for path, part in paths if path.exists())
+    done, stored = 0, [_Scores.load(path) for path, _ in paths]
+    resumed = sum(sum(map(len, part)) for (_, part), scores in zip(paths, stored, strict=True) if scores is not None)
     if resumed:
         say(f"an earlier run scored {resumed} of {len(pairs.user)} pairs; this run continues")
 
@@ -523,12 +549,14 @@ def _score_parts(
         done += count
         progress("pairs", done, len(pairs.user))
 
-    for path, part in paths:
-        if path.exists():
-            advance(sum(map(len, part)))
+    parts = []
+    for (path, part), scores in zip(paths, stored, strict=True):
+        if scores is None:
+            scores = process.score(pairs, part, top_k, advance)
+            scores.store(path)
         else:
-            process.score(pairs, part, top_k, advance).store(path)
-        parts.append(_Scores.load(path))
+            advance(sum(map(len, part)))
+        parts.append(scores)
     return _Scores.joined(parts), resumed
 
 
@@ -547,14 +575,16 @@ def _parts(pairs: _Pairs, slates: Sequence[Rows]) -> Iterator[list[Rows]]:
 
 @contextlib.contextmanager
 def _work_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
-    """Creates and locks `OUT.partial`. Raises InputError if another run has it, or if a run of something else left it."""
+    """Creates and locks `OUT.partial`. Raises InputError if another run has it, or if something else left it."""
     folder = out.with_name(f"{out.name}.partial")
     run = folder / "run.json"
     try:
         folder.mkdir(exist_ok=True)
+        if not run.exists() and any(path.name != "lock" and not path.name.startswith(".run.json.") for path in folder.iterdir()):
+            raise InputError(f"{folder}: holds no unfinished run, which would be kept there: rename it")
         with locked_file(folder / "lock", os.O_RDWR | os.O_CREAT, out):
             if not run.exists():
-                write_json(run, identity)
+                write_json(run, identity, flushed=True)
             try:
                 before = dict(json.loads(run.read_bytes()))
             except (ValueError, TypeError) as exc:

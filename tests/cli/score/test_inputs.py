@@ -13,6 +13,7 @@ from builders.bundles.bundle_files import add_tokenizer
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog, with_inputs
 from builders.bundles.reranker import ids, words_tokenizer
 from rexit import Request, runtime
+from rexit.batch import score_files, score_table
 from running.command import Run, assert_one_line
 
 ITEMS = [int(item) for item in ITEM_IDS[:4]]
@@ -136,3 +137,11 @@ def test_bad_pairs_write_nothing(
     ended = run("score", bundle, "--pairs", tmp_path / "pairs.parquet", "--out", tmp_path / "out.parquet", *more)
     assert_one_line(ended, 2, expected)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_progress_while_inputs_are_checked(bundle: Path, tmp_path: Path) -> None:
+    pairs, steps = tmp_path / "pairs.parquet", list[tuple[str, int, int]]()
+    pl.DataFrame({"user_id": [USER] * 4, "item_id": ITEMS, **COLUMNS[0][1]}).write_parquet(pairs)
+    scorer = score_table(bundle, inputs={"query": "wing"})
+    score_files(scorer, pairs, tmp_path / "out.csv", lambda *step: steps.append(step))
+    assert steps[:2] == [("inputs", 0, 2), ("inputs", 1, 2)]
