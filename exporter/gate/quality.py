@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import ranking
+from rexit.baselines import doubt_without_labels
 from rexit.bundle import Catalog
 from rexit.bundle.files import json_values
 from rexit.bundle.golden import GoldenSlate
@@ -266,7 +267,8 @@ class Judge:
 
     def doubt(self) -> str | None:
         """Why the float32 model's ranking may be useless; None without such a reason."""
-        return self._prompts.pairs.doubt(self._expected[:, -1])
+        score, pairs = np.ascontiguousarray(self._expected[:, -1]), self._prompts.pairs
+        return pairs.doubt(score) if self._prompts.labelled else doubt_without_labels(score, pairs.baselines, pairs.users)
 
     def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
         """Judges a variant.

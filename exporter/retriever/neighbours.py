@@ -18,8 +18,8 @@ their sums in float64. So neither the order of summing nor the machine changes t
 
 The search
 1. Equal embeddings are searched once, zero embeddings never.
-2. Products in float32 select more candidates than requested, among all users (`nearest.Flat`) or, with lists, among those in the
-   nearest lists (`lists.Inverted`).
+2. Products in float32 select more candidates than requested, among all users (`Flat`) or, with lists, among those in the
+   nearest lists (`Inverted`).
 3. Candidates are scored exactly and ordered, ties to the lower row. Every vector that float32 could have misplaced is a
    candidate, so the result is exact.
 """

@@ -2,9 +2,6 @@
 
 In: a decoder and a catalog. Out: a multi-exit checkpoint.
 
-    settings         what must stay the same when a training resumes
-    starting_model   a decoder with fresh heads, projectors and low-rank additions
-    learner          a batch -> the loss of all exits
-    trainer          transformers' Trainer: rates by depth, states, progress
-    run              all of it: `rexit train`
+    trainer       transformers' Trainer: a batch -> the loss of all exits, rates by depth, states, progress
+    fine_tuning   all of it: `rexit train`
 """

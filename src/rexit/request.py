@@ -132,9 +132,14 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         if isinstance(self.user, bytes | bytearray):  # JSON would hold its base64, a user whom nobody knows
             raise InputError(f"user is {self.user!r}, expected a 64-bit integer or a string")
         inputs = self.inputs.items() if isinstance(self.inputs, Mapping) else ()
-        numbers = {"deadline_ms": self.deadline_ms, "id": self.id, **{f"inputs.{name}": value for name, value in inputs}}
+        numbers: dict[str, Any] = {
+            "deadline_ms": self.deadline_ms,
+            "id": self.id,
+            **{f"inputs.{name}": value for name, value in inputs},
+        }
         for name, value in numbers.items():  # JSON would hold null, which is the same as nothing
-            if isinstance(value, Real) and not -math.inf < value < math.inf:
+            is_number = isinstance(value, Real)
+            if is_number and not -math.inf < value < math.inf:
                 raise InputError(f"{name} is {value}, expected a finite number")
         try:
             return _ENCODER.encode(self)

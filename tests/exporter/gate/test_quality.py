@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rexit.baselines import ZERO
 from rexit.bundle import Bundle, Catalog, Split
 from rexit.errors import InputError, ParityError, QualityError
 from rexit.exporter.gate import quality
@@ -16,6 +19,7 @@ from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.source import LabelledPairs
+from rexit.progress import silent
 from rexit.ranking import auc
 
 EXITS = (1, 2, 4)
@@ -78,6 +82,18 @@ def test_answers_are_those_of_the_golden_samples(exported: Path, validation_prom
             golden.pop(slate.prefix.tobytes())
         at += size
     assert not golden and at == len(answers)
+
+
+@pytest.mark.parametrize("agrees", [False, True])
+def test_without_labels_the_first_stage_doubts_the_ranking(agrees: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels drawn from the model's own answer would agree with it always."""
+    prompts, answers = synthetic(50)
+    zero = answers[:, -1] if agrees else np.random.default_rng(2).standard_normal(len(answers))
+    pairs = replace(prompts.pairs, baselines={ZERO: zero.astype(np.float64)})
+    monkeypatch.setattr(Prompts, "log_odds", lambda *words: answers)
+    chain: Any = None
+    judge = quality.Judge(chain, EXITS, replace(prompts, pairs=pairs, labelled=False), False, silent)
+    assert (judge.doubt() is None) == agrees
 
 
 def test_the_same_answers_pass() -> None:
