@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -72,6 +73,14 @@ def test_python_and_cpp_assemble_the_same_prompt(bundle: Path, inputs: dict[str,
                 np.testing.assert_array_equal(candidate, other)
     query = tokens["query"]
     assert prefix[-len(query) :].tolist() == query, "the text as it is, at its place"
+
+
+def test_a_trace_of_json_is_that_of_the_request(bundle: Path) -> None:
+    """With a null, which is no value."""
+    body = json.dumps({"user": USER, "items": ITEMS, "inputs": INPUTS[4]}).encode()
+    with runtime.open(bundle) as session:
+        np.testing.assert_array_equal(session.trace_json(body), session.trace(USER, ITEMS, inputs=INPUTS[4]))
+    assert msgspec.json.decode(body, type=Request).inputs == INPUTS[4]
 
 
 def test_each_value_has_its_own_tokens(bundle: Path) -> None:

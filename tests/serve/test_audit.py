@@ -100,9 +100,7 @@ def wait(done: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"top_k": 4, "recent": [ITEMS[0], [ITEMS[1], False]], "as_of": 40}, {"inputs": {"x": None}}]
-)
+@pytest.mark.parametrize("fields", [{}, {"top_k": 4, "recent": [ITEMS[0], [ITEMS[1], False]], "as_of": 40}])
 def test_an_answered_request_is_traced(bundle: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
     write_watched(bundle, loss="top-k-overlap@4")
     with Audited(bundle, log=tmp_path / "audit.jsonl") as service:
@@ -132,14 +130,14 @@ def test_a_requests_own_top_k_is_not_the_policys(bundle: Path) -> None:
 
 
 def test_an_audit_begins_after_the_answer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, done, real = job_of(USERS[0]), list[bool](), runtime.Session.trace
+    job, done, real = job_of(USERS[0]), list[bool](), runtime.Session.trace_json
 
-    def trace(session: runtime.Session, request: Any) -> Any:
+    def trace(session: runtime.Session, body: bytes) -> Any:
         done.append(job.future.done())
-        return real(session, request)
+        return real(session, body)
 
     write_watched(bundle)
-    monkeypatch.setattr(runtime.Session, "trace", trace)
+    monkeypatch.setattr(runtime.Session, "trace_json", trace)
     with Audited(bundle) as service:
         service.submit(job)
         wait(lambda: service.watch.slates == 1)
@@ -249,17 +247,17 @@ def test_what_is_drawn_without_an_audit_is_counted(bundle: Path, monkeypatch: py
 
 
 def test_a_request_interrupts_an_audit_which_comes_later(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, cancelled, real = threading.Event(), threading.Event(), runtime.Session.trace
+    begun, cancelled, real = threading.Event(), threading.Event(), runtime.Session.trace_json
 
-    def trace(session: runtime.Session, request: Any) -> Any:
+    def trace(session: runtime.Session, body: bytes) -> Any:
         begun.set()
         if not cancelled.is_set():
             assert cancelled.wait(30)
             raise CancelledError("cancelled")
-        return real(session, request)
+        return real(session, body)
 
     write_watched(bundle)
-    monkeypatch.setattr(runtime.Session, "trace", trace)
+    monkeypatch.setattr(runtime.Session, "trace_json", trace)
     monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.set())
     with Audited(bundle) as service:
         service.ask(USERS[0])
@@ -272,14 +270,14 @@ def test_each_request_interrupts_an_audit(bundle: Path, monkeypatch: pytest.Monk
     """Before a session has noticed that its audit is cancelled. A timer repeats the cancellations of all."""
     begun, cancelled, notice = threading.Semaphore(0), set[int](), threading.Event()
 
-    def trace(session: runtime.Session, request: Any) -> Any:
+    def trace(session: runtime.Session, body: bytes) -> Any:
         begun.release()
         assert notice.wait(30)
         wait(lambda: id(session) in cancelled)
         raise CancelledError("cancelled")
 
     write_watched(bundle)
-    monkeypatch.setattr(runtime.Session, "trace", trace)
+    monkeypatch.setattr(runtime.Session, "trace_json", trace)
     monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.add(id(session)))
     with Audited(bundle, sessions=2) as service:
         for user in USERS[:2]:
@@ -300,13 +298,13 @@ def test_each_request_interrupts_an_audit(bundle: Path, monkeypatch: pytest.Monk
 def test_a_cancellation_before_the_trace_begins_is_repeated(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, cancelled = threading.Event(), list[None]()
 
-    def trace(session: runtime.Session, request: Any) -> Any:
+    def trace(session: runtime.Session, body: bytes) -> Any:
         begun.set()
         wait(lambda: len(cancelled) > 1)
         raise CancelledError("cancelled")
 
     write_watched(bundle)
-    monkeypatch.setattr(runtime.Session, "trace", trace)
+    monkeypatch.setattr(runtime.Session, "trace_json", trace)
     monkeypatch.setattr(runtime.Session, "cancel", lambda session: cancelled.append(None))
     with Audited(bundle) as service:
         service.ask(USERS[0])

@@ -137,8 +137,16 @@ def test_clients_of_text_embeddings_inference(
         ("/v1/rerank", {"query": "x", "documents": ["x"], "max_chunks_per_doc": 1}, "max_chunks_per_doc is 1, expected max_tok"),
         ("/v1/rerank", {"query": "x", "documents": ["x"], "raw_scores": True}, "raw_scores is true, expected false"),
         ("/rerank", {"query": "x", "texts": ["x"], "truncation_direction": "Left"}, "truncation_direction: is 'Left', expected"),
-        ("/rerank", {"query": "x", "texts": ["x", "x " * 99], "truncate": False}, "documents[1] is too long"),
-        ("/rerank", {"query": "x", "texts": ["x", "x " * 99]}, "documents[1] is too long"),  # TEI's own default
+        (
+            "/rerank",
+            {"query": "x", "texts": ["x", "x " * 99], "truncate": False},
+            "documents[1], or the query with it, would be cut",
+        ),
+        (
+            "/rerank",
+            {"query": "x", "texts": ["x", "x " * 99]},
+            "documents[1], or the query with it, would be cut",
+        ),  # TEI's own default
         (
             "/v1/rerank",
             {"query": "x", "documents": ["x", "x " * 99], "truncation": False},
