@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from builders.bundles.bundle_files import refresh
-from builders.bundles.variants import QUANTIZED, TENSORRT_HALF, add_variant
+from builders.bundles.variants import TENSORRT_HALF, add_variant
 from rexit import runtime
 from rexit.bundle import Policy
 from rexit.errors import BackendError
@@ -61,7 +61,6 @@ def flip(path: Path, at: int = -5) -> None:
     "name", ["catalog/items.safetensors", "variants/cpu-fp32/segment-0.onnx.data", "variants/cpu-fp32/golden.safetensors"]
 )
 def test_edited_file(run: Run, place: Path, name: str) -> None:
-    add_variant(place / "bundle", QUANTIZED)
     flip(place / "bundle" / name)
     ended = run("verify", place / "bundle")
     assert ended.code == 8
