@@ -31,7 +31,7 @@ class FakeSession:
         self.closed = False
 
     def trace(self, request: Request) -> NDArray[np.float32]:
-        user, items = request.user, tuple(request.items)
+        user, items = request.user, tuple(request.items or ())
         rows = []
         for item in items:
             random = np.random.default_rng(zlib.crc32(repr((user, item)).encode()))
@@ -62,7 +62,7 @@ class FakeSession:
         return SimpleNamespace(stats=stats, exit=stops)
 
     def prompt(self, request: Request) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
-        return np.zeros(PREFIX_TOKENS, np.int32), [np.zeros(CANDIDATE_TOKENS, np.int32) for _ in request.items]
+        return np.zeros(PREFIX_TOKENS, np.int32), [np.zeros(CANDIDATE_TOKENS, np.int32) for _ in request.items or ()]
 
     def warm_up(self) -> None:
         pass

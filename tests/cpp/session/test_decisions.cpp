@@ -12,7 +12,8 @@ using namespace rexit::core;
 
 namespace {
 
-// Log-odds are 0, but `offset` at one exit of one of a check's three calls: the trace, a score with a cold prefix, one with a warm.
+// Log-odds are 0, but `offset` at one exit of one of a check's three calls: the trace, a score with a cold prefix, one with a
+// warm.
 class FickleBackend final : public HostBackend {
  public:
   explicit FickleBackend(const Bundle& bundle) : bundle_(bundle) {}
@@ -47,12 +48,12 @@ TEST(Decisions, AreHeldAgainstTheTrace) {
   ASSERT_EQ(loaded->bundle.exits(), 3u);
   Fickle::candidates = check_golden(session, 1).candidates;
   ASSERT_GT(Fickle::candidates, 1u);
-  for (const Case& row : {Case{1, 0, 0, "", ""}, Case{1, 2, 5e-5f, "", ""},
-                          Case{1, 2, 0.01f, "cold", "log-odds 0.01000 at exit 2, the trace has 0.00000"},
-                          Case{2, 2, -0.01f, "warm", "log-odds -0.01000 at exit 2, the trace has 0.00000"},
-                          Case{1, 0, 1000, "cold", "stopped at exit 0, expected 2"},
-                          Case{2, 1, 1000, "warm", "stopped at exit 1, expected 2"},
-                          Case{0, 0, 1000, "cold", "stopped at exit 2, expected 0"}}) {
+  for (const Case& row :
+       {Case{1, 0, 0, "", ""}, Case{1, 2, 5e-5f, "", ""},
+        Case{1, 2, 0.01f, "cold", "log-odds 0.01000 at exit 2, the trace has 0.00000"},
+        Case{2, 2, -0.01f, "warm", "log-odds -0.01000 at exit 2, the trace has 0.00000"},
+        Case{1, 0, 1000, "cold", "stopped at exit 0, expected 2"}, Case{2, 1, 1000, "warm", "stopped at exit 1, expected 2"},
+        Case{0, 0, 1000, "cold", "stopped at exit 2, expected 0"}}) {
     Fickle::call = row.call;
     Fickle::exit = row.exit;
     Fickle::offset = row.offset;
