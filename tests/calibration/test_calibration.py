@@ -110,7 +110,8 @@ def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     opened: list[FakeSession] = []
     steps: dict[str, tuple[int, int]] = {}
     bundle, done = run(place, opened=opened, progress=lambda what, *numbers: steps.__setitem__(what, numbers))
-    assert list(steps) == ["validation", "test", "costs", "search", "latency"]
+    # A busy machine is said behind the stage.
+    assert list(dict.fromkeys(step.partition(" · ")[0] for step in steps)) == ["validation", "test", "costs", "search", "latency"]
     assert all(step == total for step, total in steps.values())
     assert bundle.policy() == Policy.read(bundle.folder / "policy.json", 3, bundle.variant_sha256)
     assert bundle.policy() == done.policy
