@@ -23,9 +23,8 @@ def cli_reference() -> str:
 
 def _exit_codes() -> str:
     rows = [(0, "done")]
-    for name in errors.__all__:
-        kind = getattr(errors, name)
-        rows.append((kind.exit_code, f"`{name}`: {kind.__doc__.splitlines()[0]}"))
+    for kind in [value for name in errors.__all__ if isinstance(value := getattr(errors, name), type)]:
+        rows.append((kind.exit_code, f"`{kind.__name__}`: {kind.__doc__.splitlines()[0]}"))
     rows += [
         (2, "a wrong option"),
         (NOT_VERIFIED, "`rexit verify` found a fault"),
