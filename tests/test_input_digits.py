@@ -65,7 +65,8 @@ def test_python_and_cpp_write_the_same_digits(tmp_path: Path) -> None:
         for digits, entry in enumerate(inputs, 1):
             for number in values:
                 codes = entry.encode(number)
-                assert prefix(**{entry.name: number}) == [*start, *codes], (entry.name, number)
+                if math.isfinite(number):  # a request cannot hold another number, but its text
+                    assert prefix(**{entry.name: number}) == [*start, *codes], (entry.name, number)
                 assert prefix(**{entry.name: repr(number)}) == [*start, *codes], (entry.name, number)
                 assert len(codes) <= entry.encoder.max_codes and (len(codes) > 0) == (0 <= number < 10**digits)
                 if len(codes):
