@@ -78,7 +78,7 @@ struct Agreement {
     const bool was_unknown = unknown, agrees = (c >= 0) == positive;
     positive = c >= 0;
     unknown = slack != 0 && std::fabs(c) <= std::fabs(slack);
-    heads = (heads != 0) & (was_unknown | unknown ? slack > 0 : agrees) ? heads + 1 : 1;
+    heads = ((heads != 0) & ((was_unknown | unknown) ? slack > 0 : agrees)) ? heads + 1 : 1;
   }
 };
 

@@ -118,7 +118,7 @@ void SlateStops::keep_best(std::size_t count, float slack) {
       set_stopped(i, slack < 0 ? best.kth > c - 2 * slack : best.next >= c - 2 * slack);
     } else {
       const bool goes_on = is_better(c) | ((c == best.kth) & (equals != 0));
-      equals -= goes_on & (c == best.kth) ? 1 : 0;
+      equals -= (goes_on & (c == best.kth)) ? 1 : 0;
       set_stopped(i, !goes_on);
     }
   }
