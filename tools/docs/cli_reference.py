@@ -22,9 +22,10 @@ def cli_reference() -> str:
 
 
 def _exit_codes() -> str:
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    failures = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, errors.RexitError)]
     rows = [(0, "done")]
-    for kind in [value for name in errors.__all__ if isinstance(value := getattr(errors, name), type)]:
-        rows.append((kind.exit_code, f"`{kind.__name__}`: {kind.__doc__.splitlines()[0]}"))
+    rows += [(kind.exit_code, f"`{kind.__name__}`: {(kind.__doc__ or '').splitlines()[0]}") for kind in failures]
     rows += [
         (2, "a wrong option"),
         (NOT_VERIFIED, "`rexit verify` found a fault"),
