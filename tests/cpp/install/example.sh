@@ -8,7 +8,8 @@ run=${EXAMPLE_RUN:-}
 rm -rf "$3"
 cmake --install "$1" --prefix "$3/prefix" >/dev/null
 if command -v pkg-config >/dev/null; then # the prefix is that of the installation
-  test "$(PKG_CONFIG_PATH=$(echo "$3"/prefix/lib*/pkgconfig:"$3"/prefix/lib/*/pkgconfig) pkg-config --variable=includedir rexit | xargs realpath)" = "$(realpath "$3")/prefix/include"
+  described=$(find "$3/prefix" -name rexit.pc)
+  test "$(realpath "$(PKG_CONFIG_PATH=${described%/*} pkg-config --variable=includedir rexit)")" = "$(realpath "$3")/prefix/include"
 fi
 cmake -S "$2/examples/cpp" -B "$3/build" -DCMAKE_PREFIX_PATH="$3/prefix" -DCMAKE_CXX_FLAGS="${EXAMPLE_CXX_FLAGS:-}" >/dev/null
 cmake --build "$3/build" >/dev/null
