@@ -63,6 +63,13 @@ def test_the_base_install_is_enough(place: Path, words: tuple[object, ...]) -> N
     assert json.loads(done.stdout)
 
 
+def test_the_base_install_ranks_without_a_service(place: Path) -> None:
+    """A reranker's texts need tokenizers besides; `rexit` alone loads neither."""
+    script = f"import rexit\nrexit.Recommender({str(place / 'bundle')!r}).recommend({USER_IDS[0]}, items=[{ITEM_IDS[2]}])"
+    assert not loaded("import rexit") & {*LATE, "numpy"}
+    assert not loaded(script) & {*LATE, "tokenizers"}
+
+
 @pytest.mark.parametrize(
     ("folder", "never"),
     [
@@ -73,7 +80,9 @@ def test_the_base_install_is_enough(place: Path, words: tuple[object, ...]) -> N
         ("checks", "cli|exporter|refresh|batch|serve"),
         ("refresh", "cli|batch|serve"),
         ("batch", "cli|calibration|checks|exporter|refresh|serve"),
-        ("serve", "cli|calibration|checks|exporter|refresh|batch"),
+        ("pool", "cli|calibration|checks|exporter|refresh|batch|rankers|serve"),
+        ("rankers", "cli|calibration|checks|exporter|refresh|batch|serve"),
+        ("serve", "cli|calibration|checks|exporter|refresh|batch|rankers"),
     ],
 )
 def test_imports_go_one_way(folder: str, never: str) -> None:

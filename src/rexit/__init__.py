@@ -9,19 +9,20 @@ from rexit.devices import Provider
 from rexit.request import Request
 
 if TYPE_CHECKING:
+    from rexit.rankers import Recommender, Reranker
     from rexit.runtime import Scores, Session, open
 
-__all__ = ["Provider", "Request", "Scores", "Session", "__version__", "errors", "open"]
+__all__ = ["Provider", "Recommender", "Request", "Reranker", "Scores", "Session", "__version__", "errors", "open"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Names of `rexit.runtime` are loaded on first use: `import rexit` alone loads nothing heavy."""
+    """Most names are loaded on first use: `import rexit` alone loads nothing heavy."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rexit import runtime
+    from rexit import rankers, runtime
 
-    return getattr(runtime, name)
+    return getattr(rankers if name in ("Recommender", "Reranker") else runtime, name)
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from builders.bundles.bundle import write_bundle
-from builders.bundles.bundle_files import add_tokenizer
+from builders.bundles.bundle_files import add_tokenizer, drop_catalog
 from builders.bundles.reranker import ids, words_tokenizer, write_reranker
 from rexit import Request, runtime
 from rexit.bundle import Bundle, Policy, TopK
@@ -136,6 +136,10 @@ def test_requests_that_cannot_be_answered(run: Run, bundle: Path, documents: Pat
         run("rerank", bundle, "--query", "wing", "--instruction", "x", *options), 2, "has no place for an instruction"
     )
     plain = write_bundle(tmp_path / "plain")
+    assert_one_line(
+        run("rerank", plain, "--query", "wing", *options), 2, "has a catalog of users and items, expected a reranker's"
+    )
+    drop_catalog(plain)
     assert_one_line(run("rerank", plain, "--query", "wing", *options), 2, "has no tokenizer.json, so it takes token ids")
     add_tokenizer(plain, words_tokenizer().to_str())
     assert_one_line(run("rerank", plain, "--query", "wing", *options), 2, "no text template")

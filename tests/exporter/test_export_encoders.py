@@ -21,9 +21,9 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.heads.frozen_heads import fit_heads
 from rexit.exporter.options import ExportOptions, HeadsOptions
 from rexit.exporter.preflight import check_slates_fit
+from rexit.pool import Pool
 from rexit.prompts.slates_file import SlatesFile
 from rexit.prompts.texts import bundle_encoder
-from rexit.serve import Pool
 from running.command import Run, assert_one_line
 from running.fast import fast
 from running.service import serving

@@ -19,7 +19,7 @@ from refusals.table import GOOD, INPUTS, PROMPT, REFUSALS, SCORES, Refusal, expl
 from rexit import Request, runtime
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.serve import Pool
+from rexit.pool import Pool
 from running.program import run_program
 from running.service import Service, serving
 

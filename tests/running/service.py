@@ -13,7 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from rexit.serve import Limits, Pool, create_app
+from rexit.pool import Pool
+from rexit.serve import Limits, create_app
 from rexit.serve.server import listen
 
 

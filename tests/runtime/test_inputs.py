@@ -23,9 +23,9 @@ from rexit.batch import score_table
 from rexit.bundle import Catalog
 from rexit.errors import DeadlineError, InputError
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.pool import Pool
 from rexit.prompts import texts
 from rexit.request import Request
-from rexit.serve import Pool
 from running.program import run_program
 from running.service import serving
 

@@ -25,8 +25,8 @@ from builders.bundles.zero import with_numbers
 from rexit import Request, runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError
-from rexit.serve import Limits, Pool, app
-from rexit.serve.jobs import ScoreJob
+from rexit.pool import Pool, ScoreJob
+from rexit.serve import Limits, app
 from running.service import Service, serving
 
 

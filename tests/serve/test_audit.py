@@ -27,9 +27,9 @@ from rexit.audit.betting import Tail
 from rexit.bundle import TopK
 from rexit.cli import app
 from rexit.errors import CancelledError, InputError
-from rexit.serve import Auditor, Pool, auditor
-from rexit.serve.auditor import SessionAudits
-from rexit.serve.jobs import Job, RerankJob, RerankRequest, ScoreJob
+from rexit.pool import Auditor, Job, Pool, ScoreJob, auditor
+from rexit.pool.auditor import SessionAudits
+from rexit.serve.requests import RerankRequest
 from running.service import serving
 
 ITEMS = [int(item) for item in ITEM_IDS]
@@ -70,7 +70,7 @@ class Audited:
 
     def submit(self, job: Job) -> Any:
         self.pool.submit(job)
-        return json.loads(job.future.result(30).body)
+        return json.loads(job.future.result(30).content)
 
     def ask(self, user: int, items: list[int] = ITEMS, **fields: Any) -> list[dict[str, Any]]:
         scores: list[dict[str, Any]] = self.submit(job_of(user, items, **fields))["scores"]
@@ -173,7 +173,7 @@ def test_a_request_with_texts_counts_once_by_its_query(tmp_path: Path, scores: l
     queries = ["wing drag", "wing drag", "drag wing"]
     with Audited(bundle, log=tmp_path / "audit.jsonl") as service:
         for n, query in enumerate(queries, 1):
-            service.submit(RerankJob(request=RerankRequest(query, ["wing", "heat flow", "drag"], scores)))
+            service.submit(RerankRequest(query, ["wing", "heat flow", "drag"], scores).job())
             wait(lambda n=n: service.watch.slates == n)  # type: ignore[misc]
         assert service.watch.test.capital.count == 2
     audits = service.logged(tmp_path / "audit.jsonl")

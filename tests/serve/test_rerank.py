@@ -15,10 +15,10 @@ import pytest
 from builders.bundles.bundle_files import write_json
 from builders.bundles.reranker import ids, write_reranker
 from rexit import Request, runtime
+from rexit.pool import Pool, TextsJob
 from rexit.prompts.texts import TextEncoder
 from rexit.runtime import Scores
-from rexit.serve import Limits, Pool
-from rexit.serve.jobs import RerankJob, RerankRequest
+from rexit.serve import Limits
 from running.service import Reply, Service, serving
 
 REQUESTS = Path(__file__).parent / "requests"
@@ -252,14 +252,14 @@ def test_a_request_that_waits_across_a_reload_gets_the_newer_prompt(
         return real(scoring, *words, **keywords)
 
     monkeypatch.setattr(runtime.Session, "score", score)
-    jobs = [RerankJob(request=RerankRequest("wing", ["heat"])) for _ in range(2)]
+    jobs = [TextsJob(query="wing", documents=["heat"]) for _ in range(2)]
     pool.submit(jobs[0])
     assert reached.wait(30)
     pool.submit(jobs[1])
     replace_prompt(folder)
     pool.reload()
     opened.set()
-    actual = [json.loads(job.future.result(30).body)["results"][0]["relevance_score"] for job in jobs]
+    actual = [job.future.result(30).content.scores[0].probability for job in jobs]
     pool.close()
     assert actual == pytest.approx([relevance(session, "<s> A : wing"), relevance(session, "<s> B : wing")], abs=1e-5)
 

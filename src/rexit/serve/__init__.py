@@ -1,9 +1,6 @@
 """`rexit serve`: scores over HTTP.
 
-    jobs.py       requests and answers, those of rerankers' clients, too
-    pool.py       sessions, a thread each, and the queue before them
-    auditor.py    some requests traced, and the test of what the policy loses
-    likeness.py   whether requests are like those that calibrated the policy
+    requests.py   what a body may say, that of rerankers' clients, too
     metrics.py    what Prometheus reads
     app.py        routes, status codes, limits, description
     server.py     the socket and the signals
@@ -12,8 +9,6 @@ Needs the extra `serve`.
 """
 
 from rexit.serve.app import Limits, create_app
-from rexit.serve.auditor import Auditor
-from rexit.serve.pool import Pool
 from rexit.serve.server import run
 
-__all__ = ["Auditor", "Limits", "Pool", "create_app", "run"]
+__all__ = ["Limits", "create_app", "run"]

@@ -30,10 +30,12 @@ from rexit import __version__
 from rexit.bundle import Id
 from rexit.bundle.files import short
 from rexit.errors import DeadlineError, InputError, RexitError
+from rexit.pool import Answer, Job, Pool, ScoreJob, TextsJob
+from rexit.pool.jobs import LateError
+from rexit.pool.pool import RefusedError
 from rexit.request import json_schema
-from rexit.serve.jobs import Answer, Job, LateError, Peek, RerankJob, RerankRequest, ScoreJob, TextsRequest
 from rexit.serve.metrics import Metrics
-from rexit.serve.pool import Pool, RefusedError
+from rexit.serve.requests import Peek, RerankRequest, TextsRequest
 
 _LOGGER = logging.getLogger("rexit")
 
@@ -123,7 +125,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             _LOGGER.exception("%s failed", request.url.path)
             return _problem(500, f"internal error: {type(exc).__name__}; the service's log has more")
         metrics.count(reply, job.waited_s, pool.info.exits > pool.info.segments)
-        return Response(reply.body, media_type="application/json")
+        return Response(reply.content, media_type="application/json")
 
     problems: dict[int | str, dict[str, Any]] = {
         status: {"description": why, "content": reference("Problem")} for status, why in _PROBLEMS.items()
@@ -190,12 +192,12 @@ def _score_job(body: bytes, limits: Limits) -> ScoreJob:
     return ScoreJob(deadline_s=_deadline_s(peek.deadline_ms, limits), body=body, names_user=peek.candidates is None)
 
 
-def _rerank_job(body: bytes, limits: Limits) -> RerankJob:
+def _rerank_job(body: bytes, limits: Limits) -> TextsJob:
     """Returns the job of a body. Raises InputError."""
     request = RerankRequest.parse(body)
     if (count := len(request.documents)) > limits.max_items:
         raise InputError(f"documents has {count} entries, expected at most {limits.max_items}")
-    return RerankJob(deadline_s=_deadline_s(request.deadline_ms, limits), request=request)
+    return request.job(_deadline_s(request.deadline_ms, limits))
 
 
 def _deadline_s(deadline_ms: float | None, limits: Limits) -> float | None:

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from rexit.errors import InputError, RexitError
-from rexit.serve.pool import Pool
+from rexit.pool import Pool
 
 _LOGGER = logging.getLogger("rexit")
 

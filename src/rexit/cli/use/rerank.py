@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,24 +49,20 @@ def rerank(
     The bundle is exported from a reranker with `rexit export --slates --with-tokenizer`. The query's part of the prompt is run
     once for all documents. A document that does not fit the model is cut at its end.
     """
-    from rexit import runtime
-    from rexit.prompts.texts import bundle_encoder
-    from rexit.request import Request
+    from rexit.rankers import Reranker
 
     contents = _read(documents)
     texts = [document.text for document in contents]
     first_stage = [document.score for document in contents if document.score is not None]
-    opened = open_bundle(bundle, variant)
-    encoder = bundle_encoder(opened)
-    if not texts:
-        if as_json:
-            print_json({"query": query, "variant": opened.variant.name, "results": []})
-        return
-    prefix, candidates, truncated = encoder.prompt_with_cuts(query, texts, instruction)
-    session = runtime.open(opened.path, opened.variant.name, threads=threads)
-    with contextlib.closing(session):
-        request = Request.tokens(prefix, candidates, first_stage or None)
-        scores = session.score(request, top_k=min(len(texts), top_n or len(texts)))
+    name = open_bundle(bundle, variant).variant.name
+    with Reranker(bundle, name, threads=threads) as reranker:
+        max_positions = reranker.info.max_positions
+        if not texts:
+            if as_json:
+                print_json({"query": query, "variant": name, "results": []})
+            return
+        ranking = reranker.ranking(query, texts, top_n, scores=first_stage or None, instruction=instruction)
+    scores, truncated = ranking.scores, ranking.truncated
     rows = [
         {
             "index": index,
@@ -81,10 +76,10 @@ def rerank(
     ]
     stats, count = scores.stats, len(texts)
     if as_json:
-        print_json({"query": query, "variant": opened.variant.name, "results": rows, "stats": scores.to_dict()["stats"]})
+        print_json({"query": query, "variant": name, "results": rows, "stats": scores.to_dict()["stats"]})
         return
     print_table(
-        f"{query}: {opened.variant.name}",
+        f"{query}: {name}",
         [
             {
                 "document": row["index"],
@@ -101,9 +96,7 @@ def rerank(
         "average)"
     )
     if any(truncated):
-        stdout.print(
-            f"{sum(truncated)} documents cut, or the query with them: the model takes {opened.variant.max_positions} tokens"
-        )
+        stdout.print(f"{sum(truncated)} documents cut, or the query with them: the model takes {max_positions} tokens")
 
 
 def _read(path: Path) -> list[_Document]:

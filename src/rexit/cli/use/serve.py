@@ -45,7 +45,8 @@ def serve(
     signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
 
     from rexit import runtime
-    from rexit.serve import Auditor, Limits, Pool, create_app, run
+    from rexit.pool import Auditor, Pool
+    from rexit.serve import Limits, create_app, run
     from rexit.serve.server import listen
 
     if deadline_ms is not None:

@@ -21,8 +21,8 @@ from rexit.audit import Audit, AuditLog, Watch
 from rexit.audit.watch import LOG
 from rexit.bundle import Bundle
 from rexit.errors import CancelledError, InputError, RexitError
+from rexit.pool.jobs import Job, Texts
 from rexit.runtime import Session
-from rexit.serve.jobs import Job, Texts
 
 _LOGGER = logging.getLogger("rexit")
 

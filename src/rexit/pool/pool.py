@@ -24,10 +24,10 @@ from functools import partial
 
 from rexit.audit import Watch
 from rexit.errors import BundleError, RexitError
+from rexit.pool.auditor import Auditor, SessionAudits
+from rexit.pool.jobs import Answer, Job, Texts
+from rexit.pool.likeness import Likeness
 from rexit.runtime import Info, Session
-from rexit.serve.auditor import Auditor, SessionAudits
-from rexit.serve.jobs import Job, Texts
-from rexit.serve.likeness import Likeness
 
 _LOGGER = logging.getLogger("rexit")
 _ATTEMPTS = 3
@@ -91,6 +91,10 @@ class Pool:
         """What the bundle holds that new requests are scored with."""
         return self._current.info
 
+    def check_texts(self) -> None:
+        """Raises InputError if the bundle has no tokenizer, or no text template."""
+        self._current.texts.check()
+
     @property
     def capacity(self) -> int:
         """Requests that it accepts at once."""
@@ -135,6 +139,25 @@ class Pool:
             self._interrupts_again = False
             self._interrupt_audits()
 
+    def answer(self, job: Job) -> Answer:
+        """Submits a job and waits for its answer, at most until its deadline if it waits in the queue. Raises what its future
+        does, LateError and RefusedError."""
+        self.submit(job)
+        return self.result(job)
+
+    def result(self, job: Job) -> Answer:
+        """Waits for the answer of a job that was submitted, as `answer` does."""
+        left = job.left_s()
+        try:
+            return job.future.result(None if left == math.inf else max(0.0, left))
+        except TimeoutError:
+            if job.future.done() or not self.withdraw(job):
+                return job.future.result()  # a session has it, and keeps the deadline
+            raise job.late() from None
+        except BaseException:  # Ctrl-C
+            self.withdraw(job)
+            raise
+
     def withdraw(self, job: Job) -> bool:
         """Removes a waiting job from the queue; its future stays unset. Returns False if it does not wait: a session has it."""
         with self._turn:
@@ -165,9 +188,10 @@ class Pool:
         """Refuses new requests, and returns True when all accepted requests have their answer, or False after `within_s`."""
         self.refuse()
         end = None if within_s is None else time.monotonic() + within_s
-        for thread in self._threads:
+        threads = [thread for thread in self._threads if thread is not threading.current_thread()]  # it may collect garbage
+        for thread in threads:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
-        if any(thread.is_alive() for thread in self._threads):
+        if any(thread.is_alive() for thread in threads):
             return False
         if self.auditor is not None:
             self.auditor.close()
