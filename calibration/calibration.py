@@ -33,7 +33,7 @@ from rexit.measure import Conditions, CostProfile, Costs, latencies, mean_tokens
 from rexit.progress import Progress, silent
 from rexit.prompts.slates_file import RequestLog, SlatesFile
 from rexit.ranking import bootstrap
-from rexit.slates import SIZE, AnySlate, cut, spread, without_labels
+from rexit.slates import AnySlate, cut, slate_size, spread, without_labels
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -159,7 +159,7 @@ def calibrate(
 
 def _resolved(options: CalibrationOptions, source: Source) -> CalibrationOptions:
     """The options with the defaults that follow from the source."""
-    slate = (SIZE if isinstance(source, Catalog) else source.largest) if options.slate is None else options.slate
+    slate = (slate_size(source) if isinstance(source, Catalog) else source.largest) if options.slate is None else options.slate
     labels = options.labels and (isinstance(source, Catalog) or source.labelled)
     default = METRICS if labels else ("expected-ndcg@10",)
     return replace(options, slate=slate, labels=labels, metrics=default if options.metrics is None else tuple(options.metrics))

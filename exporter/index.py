@@ -31,7 +31,7 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import catalog_files
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
-from rexit.exporter.catalog.catalog_files import check_place, seal, write_catalog
+from rexit.exporter.catalog.catalog_files import check_place, seal, write_splits, write_tables
 from rexit.exporter.catalog.input_columns import with_codes
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
 from rexit.exporter.catalog.source_tables import extended_vectors, write_vectors
@@ -39,6 +39,7 @@ from rexit.exporter.options import Columns, ExternalOptions, IndexOptions
 from rexit.exporter.prompt.language import Compiled, ExtendedPieces, Language, compile_template
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.exporter.prompt.template import Template, read_template
+from rexit.exporter.retrieved import retrieved
 from rexit.exporter.retriever import external, fold_in
 from rexit.exporter.retriever.external import Matrix, aligned, read_embeddings
 from rexit.exporter.retriever.neighbours import Lists, nonzero_rows, similar_users
@@ -220,9 +221,14 @@ def _with_tables(
         options.neighbours,
         own=options.external is not None and options.external.users is not None,
     )
-    return write_catalog(
-        folder, info, parts.content(progress), data.samples, parts.ids["user"], parts.ids["item"], progress
-    ), info
+    catalog = write_tables(folder, info, parts.content(progress))
+    samples = data.samples
+    if options.slates.retrieved:
+        training_parts = options.lightgcn.snapshots
+        samples, recalls = retrieved(catalog, samples, options.slates.count, training_parts, files.interactions, progress)
+        info["candidates"]["recall"] = recalls
+    write_splits(folder, info, samples, parts.ids["user"], parts.ids["item"], progress)
+    return catalog, info
 
 
 def _trained(
@@ -317,11 +323,7 @@ def _external_info(data: Data, retriever: Retriever, embeddings: _Embeddings) ->
 
 
 def _info(data: Data, language: Language, compiled: Compiled, options: IndexOptions) -> dict[str, Any]:
-    label: dict[str, Any] = {"positive_at": options.least_like}
-    if options.implicit:
-        label = {"sampled": options.sampled, "seed": options.seed}
-    elif options.sampled:
-        label["unrated"] = {"each": options.sampled, "seed": options.seed}
+    label = {"implicit": True} if options.implicit else {"positive_at": options.least_like}
     order = to_json(data.timeline) | ({"seed": options.seed} if options.order == "random" else {})
     return {
         "schema": SCHEMA,
@@ -333,6 +335,7 @@ def _info(data: Data, language: Language, compiled: Compiled, options: IndexOpti
         "counts": {"users": len(data.users), "items": len(data.items), "interactions": len(data.interactions)},
         "columns": options.read_columns,
         "label": label,
+        "candidates": {**asdict(options.slates), **({"seed": options.seed} if options.slates.drawn else {})},
         "repeats": {"dropped": data.dropped},
         "order": order,
         "split": data.split,
@@ -390,7 +393,11 @@ def _extended(
     info |= write_vectors(folder, vectors)
     if old.numbers:
         shutil.copyfile(old.path / ZERO, folder / ZERO)
-    write_catalog(folder, info, parts.content(progress), data.samples, ids["user"], ids["item"], progress)
+    catalog = write_tables(folder, info, parts.content(progress))
+    fresh = data.fresh
+    if options.slates.retrieved:
+        fresh, _ = retrieved(catalog, fresh, options.slates.count, 0, files.interactions, progress)
+    write_splits(folder, info, data.samples(fresh), ids["user"], ids["item"], progress)
     seal(folder, info)
     return info
 
@@ -410,13 +417,13 @@ def _options(old: Catalog) -> IndexOptions:
     columns, label = old.info.get("columns"), old.info["label"]
     if not isinstance(columns, dict) or not {"user", "item"} <= set(columns):
         raise BundleError(f"{old.path}/catalog.json: `columns` is {columns!r}, expected the names of the columns that were read")
-    implicit = "sampled" in label
-    sampled = {"each": label["sampled"], "seed": label["seed"]} if implicit else label.get("unrated")
+    implicit = "implicit" in label
     return IndexOptions(
         columns=Columns(**{name: column for name, column in columns.items() if name != "split"}),
         positive_at=None if implicit else label["positive_at"],
         implicit=implicit,
-        **({"unrated": sampled["each"], "seed": sampled["seed"]} if sampled else {}),
+        candidates=old.candidates,
+        seed=old.info.get("candidates", {}).get("seed", 0),
         order=old.info["order"]["by"],
     )
 

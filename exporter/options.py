@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rexit.candidates import Candidates
 from rexit.errors import InputError
 
 EXACT = 1e-4
@@ -20,9 +21,6 @@ EXACT = 1e-4
 
 POSITIVE_AT = 4.0
 """Default: the lowest rating that is a like."""
-
-IMPLICIT_NEGATIVES = 4
-"""Default: items sampled beside each interaction where all are likes."""
 
 MAX_NEIGHBOURS = 1 << 16
 """Most similar users of a user; the runtime refuses a catalog with more."""
@@ -245,21 +243,19 @@ class IndexOptions:
 
     positive_at: the lowest rating that is a like; None: POSITIVE_AT.
     implicit: every interaction is a like and ratings are not read.
-    unrated: items sampled beside each like and taken as not liked: those that the user never rated
-        (`rexit.exporter.catalog.splits`); with `implicit` those that the user had not met by the end of the split
-        (`rexit.exporter.catalog.splits`). None: 0, with `implicit` 4.
+    candidates: of slates; None: those that were rated, which `implicit` excludes.
     order: what orders interactions: `time` (the column), `file` or `random`.
     split: `user:A,B`, `time:A,B` or `leave-last:V,T`, see `rexit.exporter.catalog.splits`; None: `user:0.8,0.9`, or the column
         `columns.split`.
     neighbours: similar users of a user.
-    seed: of a random order and of sampled negatives; LightGCN has its own.
+    seed: of a random order and of drawn candidates; LightGCN has its own.
     zero: exit zero's graph, in the place of a fitted one.
     """
 
     columns: Columns = Columns()
     positive_at: float | None = None
     implicit: bool = False
-    unrated: int | None = None
+    candidates: Candidates | None = None
     order: str = "time"
     split: str | None = None
     neighbours: int = 20
@@ -274,11 +270,9 @@ class IndexOptions:
         return POSITIVE_AT if self.positive_at is None else self.positive_at
 
     @property
-    def sampled(self) -> int:
-        """Items sampled beside each like."""
-        if self.unrated is None:
-            return IMPLICIT_NEGATIVES if self.implicit else 0
-        return self.unrated
+    def slates(self) -> Candidates:
+        """The candidates of slates."""
+        return self.candidates or Candidates()
 
     @property
     def read_columns(self) -> dict[str, str]:
@@ -300,10 +294,11 @@ class IndexOptions:
         _check_positive("neighbours", self.neighbours)
         if self.neighbours > MAX_NEIGHBOURS:
             raise InputError(f"neighbours is {self.neighbours}, expected at most {MAX_NEIGHBOURS}")
-        if self.sampled < (1 if self.implicit else 0):
-            raise InputError(f"unrated is {self.sampled}, expected at least {'1 with implicit' if self.implicit else 0}")
-        if self.sampled and not self.implicit and self.columns.split is not None:
-            raise InputError(f"unrated {self.unrated} excludes a split column, which unrated items lack: leave one of them out")
+        if self.implicit and self.slates.kind == "rated":
+            raise InputError(
+                f"candidates {self.slates} with implicit, where all that is rated is liked: choose retrieved:100 if a service "
+                "retrieves its candidates, popularity:9 or uniform:9"
+            )
         if self.order not in ORDERS:
             raise InputError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
         if self.split is not None and self.columns.split is not None:

@@ -16,10 +16,11 @@ from rexit.bundle.inputs import Input
 from rexit.errors import InputError
 from rexit.exporter.catalog import source_tables
 from rexit.exporter.catalog.catalog_files import by_range
+from rexit.exporter.catalog.draws import with_draws
 from rexit.exporter.catalog.input_columns import InputRule, known_inputs, with_codes
 from rexit.exporter.catalog.interactions import in_unit, interaction_columns, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.source_tables import Needs, column_option, read_entities, rows_of, unify_ids
-from rexit.exporter.catalog.splits import assign, with_negatives, with_unrated
+from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.template import Template
 from rexit.times import Timeline
@@ -49,7 +50,7 @@ class Data:
 
     interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `input.NAME` (codes as text) for each
         of `inputs`, `score` if exit zero reads it, sorted by (user, time, item).
-    samples: the interactions and the sampled negatives; what the splits hold.
+    samples: what the splits hold, the interactions and drawn candidates; of retrieved candidates the interactions alone.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
     dropped: number of repeated rows that were left out.
@@ -85,8 +86,10 @@ def read_data(
     """Reads the files of interactions, items and, if there is one, users. rules: the template's inputs.
     tokenizer: tokenizes their texts. scores: whether exit zero reads the first stage's. Raises InputError."""
     columns = options.columns
-    if scores and options.sampled:
-        raise InputError(f"{source}: sampled items have no score of the first stage, which the template's exit zero reads")
+    if scores and options.slates.kind != "rated":
+        raise InputError(
+            f"{source}: candidates {options.slates} have no score of the first stage, which the template's exit zero reads"
+        )
     rows = read_interactions(source, options, inputs=rules, scores=scores)
     inputs = known_inputs(rules, rows, source)
     rows = with_codes(rows, inputs, tokenizer, source)
@@ -107,13 +110,10 @@ def read_data(
     interactions = pl.concat(parts, rechunk=True)
     del parts
     dropped = count - len(interactions)
-    if options.sampled and not options.implicit:
-        user_ids, item_ids = entities["user"]["id"], entities["item"]["id"]
-        interactions = with_unrated(interactions, user_ids, item_ids, options.sampled, options.seed, source)
     interactions, split = assign(interactions, options, source)
     samples = interactions
-    if options.implicit:
-        samples = with_negatives(interactions, len(items), options.sampled, options.seed, source)
+    if options.slates.drawn:
+        samples = with_draws(interactions, len(items), options.slates, options.seed, source)
     times = interactions["time"].to_numpy()
     timeline = Timeline(options.order, int(times.min()), int(times.max()), unit)
     return Data(interactions, samples, entities["user"], entities["item"], split, timeline, dropped, inputs)

@@ -8,6 +8,7 @@ import pytest
 
 from builders.bundles.held_out import write_two_tastes
 from rexit.bundle import Catalog, Split
+from rexit.candidates import Candidates
 from rexit.errors import InputError
 from rexit.slates import cut, draw, spread
 
@@ -20,7 +21,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 def with_split(catalog: Catalog, split: Split) -> Catalog:
     """The catalog's users and items with another split."""
     names = {name: getattr(catalog, name) for name in ("path", "info", "users", "items", "inputs")}
-    return cast(Catalog, SimpleNamespace(**names, split=lambda _name: split))
+    return cast(Catalog, SimpleNamespace(**names, candidates=Candidates(), split=lambda _name: split))
 
 
 def test_every_pair_once_in_order_and_nothing_later_visible(catalog: Catalog) -> None:

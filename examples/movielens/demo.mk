@@ -1,6 +1,6 @@
 # make demo: MovieLens 100k from ratings to early-exit scores, on a machine without a GPU. Included by the Makefile at the root.
 #
-# Up to a hundred films are ranked and ten shown: each like comes with nine films that its user never rated, taken as not liked.
+# Up to a hundred films are ranked and ten shown: each like comes with nine films, drawn by popularity, that its user had not met.
 # EPOCHS=0.05 trains a third as long.
 
 MOVIELENS := examples/movielens
@@ -21,7 +21,7 @@ $(DEMO)/tokenizer/tokenizer.json: $(DEMO)/data/ml-100k.inter $(MOVIELENS)/prompt
 $(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prompt.toml \
     src/rexit/cli/make/index.py $$(call imports,exporter/index.py)
 	$(BIN)/rexit index --interactions $(DEMO)/data/ml-100k.inter --items $(DEMO)/data/ml-100k.item --users $(DEMO)/data/ml-100k.user \
-	  --tokenizer $(DEMO)/tokenizer --template $(MOVIELENS)/prompt.toml --positive-at 4 --unrated 9 --out $(DEMO)/catalog
+	  --tokenizer $(DEMO)/tokenizer --template $(MOVIELENS)/prompt.toml --positive-at 4 --candidates popularity:9 --out $(DEMO)/catalog
 
 $(DEMO)/model/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELENS)/train.py)
 # A head after the last layer alone; thirty-two films behind one prefix.
@@ -44,7 +44,7 @@ $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
 
 # What calibrates also runs the compiled runtime.
 $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/make/calibrate.py $$(call imports,calibration/calibration.py)
-# Ten of a hundred films are shown. The tables have the log loss of the labels, among them nine unrated films for each like.
+# Ten of a hundred films are shown. The tables have the log loss of the labels, among them nine films drawn for each like.
 	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog --metric ndcg@10 --top-k 10 --slate 100 --max-drop 0.01 \
 	  --negative-rate 1
 

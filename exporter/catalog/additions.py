@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import SPLITS, Catalog
+from rexit.bundle.catalog import CANDIDATE, SPLITS, Catalog
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
+from rexit.exporter.catalog.draws import with_draws
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
 from rexit.exporter.catalog.source_tables import read_entities, rows_of, unify_ids
-from rexit.exporter.catalog.splits import unrated_items, with_negatives
 from rexit.exporter.options import Columns, IndexOptions
 
 HELD_OUT = 10
@@ -111,17 +111,25 @@ def in_catalog_unit(frame: pl.DataFrame, old: Catalog, path: Path) -> pl.DataFra
 @dataclass(frozen=True)
 class MergedData:
     """interactions: all, sorted by (user, time, item): `user`, `item` (rows), `time`, `liked`, `new`.
-    samples: interactions and sampled negatives, with their `split`.
-    new: number of new interactions, without the unrated items of new likes."""
+    former: rows of the old catalog's splits. fresh: new interactions, with drawn candidates. Both have a `split`.
+    new: number of new interactions."""
 
     interactions: pl.DataFrame
-    samples: pl.DataFrame
+    former: pl.DataFrame
+    fresh: pl.DataFrame
     new: int
 
     def likes(self) -> tuple[Rows, Rows]:
         """User rows and item rows of the training likes."""
-        train = self.samples.filter((pl.col("split") == SPLITS[0]) & pl.col("liked"))
+        liked = pl.concat([part.filter("liked").select("user", "item", "split") for part in (self.former, self.fresh)])
+        train = liked.filter(pl.col("split") == SPLITS[0])
         return train["user"].to_numpy(), train["item"].to_numpy()
+
+    def samples(self, fresh: pl.DataFrame) -> pl.DataFrame:
+        """All rows of the splits, sorted. fresh: those of `fresh`, or what was retrieved for them."""
+        return pl.concat([self.former, fresh.select(self.former.columns)], how="vertical_relaxed").sort(
+            *_ORDER, maintain_order=True
+        )
 
 
 def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], options: IndexOptions, path: Path) -> MergedData:
@@ -158,32 +166,33 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     ).select(*known.columns, *inputs, *scores)
     fresh = fresh.join(known, on=list(_ORDER), how="anti", maintain_order="left")
     merged = pl.concat([known, fresh], how="diagonal")
-    if options.sampled and not options.implicit:
-        theirs = merged.filter(pl.col("user").is_in(fresh["user"].implode()))
-        seed = (options.seed, len(merged))  # else each update would draw the same items
-        likes = pl.col("liked") & pl.col("new")
-        # Items without a new rating come where the others do not suffice.
-        popularity = merged.group_by("item").agg(weight=pl.col("new").sum() + 1e-9 * pl.len())
-        merged = pl.concat([merged, unrated_items(popularity, theirs, users.ids, items.ids, options.sampled, seed, likes)])
     merged = merged.sort(*_ORDER, maintain_order=True)
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
-    if options.implicit:
-        assigned = with_negatives(assigned, len(items.ids), options.sampled, options.seed, path)
-    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *inputs, *scores)]
-    for name in SPLITS:
-        part = old.split(name)
-        written = np.array([" ".join(map(str, codes)) for codes in part.codes], object)
-        columns = {
-            "user": users.old_rows[part.users],
-            "time": part.times,
-            "item": items.old_rows[part.items],
-            "liked": part.liked,
-            **({"score": part.scores} if scores else {}),
-            **{name: pl.Series(written[places], dtype=pl.String) for name, places in zip(inputs, part.inputs.T, strict=True)},
-        }
-        frame = pl.DataFrame(columns).with_columns(split=pl.lit(name))
-        parts.append(frame.select(parts[0].columns))
-    return MergedData(merged, pl.concat(parts).sort(*_ORDER, maintain_order=True), len(fresh))
+    if options.slates.drawn:
+        seed = (options.seed, len(merged))  # else each update would draw the same items
+        assigned = with_draws(assigned, len(items.ids), options.slates, seed, path, likes=pl.col("liked") & pl.col("new"))
+    added = assigned.filter("new").select(*_ORDER, "liked", "split", *inputs, *scores)
+    former = [_former(old, name, users, items, inputs, scores) for name in SPLITS]
+    return MergedData(merged, pl.concat(former), added, len(fresh))
+
+
+def _former(
+    old: Catalog, split: str, users: Entities, items: Entities, inputs: Sequence[str], scores: Sequence[str]
+) -> pl.DataFrame:
+    """A split of the old catalog in the new rows; of retrieved candidates also the likes that were not."""
+    part = old.split(split, missed=True)
+    written = np.array([" ".join(map(str, codes)) for codes in part.codes], object)
+    columns = {
+        "user": users.old_rows[part.users],
+        "time": part.times,
+        "item": items.old_rows[part.items],
+        "liked": part.liked,
+        "split": pl.Series([split], dtype=pl.String).new_from_index(0, len(part)),
+        **{name: pl.Series(written[places], dtype=pl.String) for name, places in zip(inputs, part.inputs.T, strict=True)},
+        **({"score": part.scores} if scores else {}),
+        **({} if part.missed is None else {CANDIDATE: ~part.missed}),
+    }
+    return pl.DataFrame(columns)
 
 
 def _splits(users: pl.Series) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from rexit.bundle.catalog import SPLITS, TABLES, ZERO, Catalog
+from rexit.bundle.catalog import CANDIDATE, SPLITS, TABLES, ZERO, Catalog
 from rexit.bundle.files import FileEntry, check_writable, replaced, write_json
 from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.errors import InputError
@@ -147,42 +147,37 @@ def check_place(out: Path) -> None:
     check_writable(out.parent)
 
 
-def write_catalog(
-    folder: Path,
-    info: dict[str, Any],
-    content: Iterable[tuple[str, Tensors]],
-    samples: pl.DataFrame,
-    users: pl.Series,
-    items: pl.Series,
-    progress: Progress = silent,
-) -> Catalog:
-    """Writes tables and splits, and adds their sizes to `info`.
-
-    Args:
-        folder: an empty folder.
-        info: the contents of catalog.json, changed in place.
-        content: each file of TABLES with its tensors, consumed one by one.
-        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs and scores, in the splits' order.
-        users, items: ids by row.
-        progress: called with "splits", the splits written and their number.
-
-    Returns:
-        The catalog as it is before `seal`.
-    """
+def write_tables(folder: Path, info: dict[str, Any], content: Iterable[tuple[str, Tensors]]) -> Catalog:
+    """Writes each file of TABLES, consumed one by one, and adds the number of pieces to `info`, catalog.json. Returns the catalog
+    as it is before its splits and `seal`."""
     for name, tensors in content:
         write_tensors(folder / name, tensors)
+    catalog = Catalog(folder, info, {})
+    info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1
+    return catalog
+
+
+def write_splits(
+    folder: Path, info: dict[str, Any], samples: pl.DataFrame, users: pl.Series, items: pl.Series, progress: Progress = silent
+) -> None:
+    """Writes the splits, and adds their sizes to `info`, catalog.json.
+
+    Args:
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs, scores and `candidate`, in the splits' order.
+        users, items: ids by row.
+        progress: called with "splits", the splits written and their number.
+    """
     (folder / "splits").mkdir()
     splits = {}
     for split in tracked(SPLITS, "splits", progress):
-        part = samples.filter(pl.col("split") == split).select("user", "item", "time", "liked", pl.col(f"^(score$|{INPUT}).*$"))
+        part = samples.filter(pl.col("split") == split).select(
+            "user", "item", "time", "liked", pl.col(f"^(score$|{CANDIDATE}$|{INPUT}).*$")
+        )
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"
         write_frame(folder / path, part)
         splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json()}
     info["splits"] = splits
-    catalog = Catalog(folder, info, {})
-    info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1
-    return catalog
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:

@@ -126,10 +126,10 @@ def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions, complete: boo
     raw = frame[options.columns.rating]
     rating = _numbers(raw, path)
     liked = rating >= options.least_like
-    if complete and ((liked.all() and not options.sampled) or not liked.any()):
+    if complete and ((liked.all() and options.slates.kind == "rated") or not liked.any()):
         problem = "every rating is a like" if liked.all() else "no rating is a like"
         low, high = np.min(rating.to_numpy()), np.max(rating.to_numpy())
-        remedy = "or draw what was not liked: --unrated 9 by popularity, --implicit uniformly" if liked.all() else "for likes"
+        remedy = "or what else is in slates: --candidates retrieved:100 or popularity:9" if liked.all() else "for likes"
         raise InputError(
             f"{path}: {problem}: {raw.name!r} is {low:g} to {high:g}, a like is at least {options.least_like:g}: "
             f"choose another --positive-at, {remedy}"

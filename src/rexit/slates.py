@@ -133,13 +133,14 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
 
     1. Users come in row order. A user's interactions come by time, ties by item row: the split's own order.
     2. A slate's `as_of` is the time of its first interaction. So its prompt holds no label of the slate, nor of anything later.
+       Retrieved candidates of another moment are another slate; parts of a training slate without a like are left out.
     3. A slate has one set of inputs, as a request has: it ends where an interaction's differ from the one before.
     4. A user's second slate sees the outcome of the first where that is earlier, as a recommender would.
 
     Args:
         source: A catalog with splits, as `rexit index` writes it, or a file of slates.
         split: `train`, `validation` or `test`.
-        size: Most candidates of a slate; None: SIZE, in a file as many as the slate has.
+        size: Most candidates of a slate; None: SIZE, in a file or of retrieved candidates as many as the slate has.
 
     Raises:
         InputError: The size is below 1, or the split is empty.
@@ -148,7 +149,7 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     if isinstance(source, OwnSlates):
         return source.cut(split, size)
     catalog = source
-    rows, parts = runs(catalog, split, SIZE if size is None else size)
+    rows, parts = runs(catalog, split, slate_size(catalog) if size is None else size)
     users, items = catalog.users.take(rows.users[[part.start for part in parts]]), catalog.items.take(rows.items)
     slates = []
     for user, part in zip(users, parts, strict=True):
@@ -157,6 +158,11 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
         scores = None if rows.scores is None else rows.scores[part]
         slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], inputs, scores=scores))
     return slates
+
+
+def slate_size(catalog: Catalog) -> int:
+    """Returns the default size of a catalog's slates."""
+    return catalog.candidates.count if catalog.candidates.retrieved else SIZE
 
 
 def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> tuple[Split, list[slice]]:
@@ -181,10 +187,16 @@ def runs(catalog: Catalog, split: str, size: int, one_request: bool = True) -> t
         raise InputError(f"{catalog.path}: the {split} split is empty, expected at least one interaction")
     prefix = {op["name"] for op in catalog.info["prompt"]["prefix"] if op["op"] == "input"}
     same = rows.inputs[:, [n for n, name in enumerate(catalog.inputs.names) if one_request or name in prefix]]
-    starts = np.flatnonzero(np.r_[True, (rows.users[1:] != rows.users[:-1]) | (same[1:] != same[:-1]).any(1)])
+    border = (rows.users[1:] != rows.users[:-1]) | (same[1:] != same[:-1]).any(1)
+    if catalog.candidates.retrieved:
+        border |= rows.times[1:] != rows.times[:-1]
+    starts = np.flatnonzero(np.r_[True, border])
     ends = np.r_[starts[1:], len(rows)]
     edges = zip(starts.tolist(), ends.tolist(), strict=True)
-    return rows, [slice(at, min(at + size, end)) for begin, end in edges for at in range(begin, end, size)]
+    slices = [slice(at, min(at + size, end)) for begin, end in edges for at in range(begin, end, size)]
+    if catalog.candidates.retrieved and split == "train":
+        slices = [part for part in slices if rows.liked[part].any()]
+    return rows, slices
 
 
 def parts(slate: SlateT, size: int | None) -> Iterator[SlateT]:

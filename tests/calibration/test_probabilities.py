@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import maps, probabilities
 from rexit.calibration.probabilities import Split, diagram, table_of, title
+from rexit.candidates import Candidates
 from rexit.errors import InputError
 
 
@@ -100,34 +101,29 @@ def test_the_error_by_chance_is_that_of_right_probabilities(rate: float) -> None
     assert np.mean(chances) == pytest.approx(np.mean(errors), rel=0.15)
 
 
-def catalog(label: dict[str, Any], items: int, **splits: list[tuple[int, int, bool]]) -> Any:
-    def split(name: str) -> Any:
-        rows = splits.get(name, [])
-        columns = [np.array([row[n] for row in rows], kind) for n, kind in enumerate((np.int64, np.int64, np.bool_))]
-        return SimpleNamespace(users=columns[0], items=columns[1], liked=columns[2])
-
-    return SimpleNamespace(info={"label": label}, users=range(3), items=range(items), split=split)
-
-
-def test_rate_in_sampled_negatives_is_over_items_not_met() -> None:
-    """User 0 met 2 of 10 items by the end of validation, user 1 one: 8 + 9 negatives in the population, four here."""
-    train = [(0, 0, True), (0, 5, False), (0, 6, False)]
-    validation = [(0, 1, True), (0, 7, False), (0, 8, False), (1, 2, True), (1, 3, False), (1, 4, False)]
-    source = catalog({"sampled": 2, "seed": 0}, 10, train=train, validation=validation, test=[(0, 9, True)])
-    assert probabilities.negative_rate(source) == pytest.approx(4 / 17)
+def catalog(
+    candidates: Candidates, items: int, history: list[tuple[int, int, int]], validation: list[tuple[int, int, int, bool]]
+) -> Any:
+    """history: user, item and time of each interaction, by user. validation: those and whether it is liked."""
+    users, met, times = (np.array(column) for column in zip(*history, strict=True))
+    rows = [np.array(column) for column in zip(*validation, strict=True)]
+    split = SimpleNamespace(users=rows[0], items=rows[1], times=rows[2], liked=rows[3])
+    table = {"history_offsets": np.searchsorted(users, np.arange(4)), "history_items": met, "history_times": times}
+    return SimpleNamespace(candidates=candidates, users=range(3), items=range(items), user_table=table, split=lambda name: split)
 
 
-def test_rate_of_several_unrated_items_for_each_like() -> None:
-    """Two unrated items for each like, 12 items. User 0 rated 4, and 4 of the other 8 were sampled, two of them in validation,
-    beside a dislike: 3 negatives of 1 + 2 * 8 / 4. User 1's 2 likes brought 4 of 10, two of them in validation."""
-    train = [(0, 0, True), (0, 1, False), (0, 2, False), (0, 3, False), (1, 8, True), (1, 9, False), (1, 10, False)]
-    validation = [(0, 4, True), (0, 5, False), (0, 6, False), (0, 7, False), (1, 11, True), (1, 0, False), (1, 1, False)]
-    source = catalog({"positive_at": 4.0, "unrated": {"each": 2, "seed": 0}}, 12, train=train, validation=validation)
-    assert probabilities.negative_rate(source) == pytest.approx(5 / (1 + 2 * 8 / 4 + 2 * 10 / 4))
+def test_rate_of_draws_is_over_items_not_met() -> None:
+    """User 0 met 3 of 10 items by the end of validation, one disliked there, and user 1 met one: 1 + 7 + 9 negatives in the
+    population, five here. What user 0 meets later is one of the seven."""
+    history = [(0, 0, 1), (0, 1, 2), (0, 9, 2), (0, 8, 3), (1, 2, 5)]
+    validation = [(0, 1, 2, True), (0, 9, 2, False), (0, 7, 2, False), (0, 8, 2, False)]
+    validation += [(1, 2, 5, True), (1, 3, 5, False), (1, 4, 5, False)]
+    source = catalog(Candidates("uniform", 2), 10, history, validation)
+    assert probabilities.negative_rate(source) == pytest.approx(5 / 17)
 
 
 def test_rate_without_sampling_is_one() -> None:
-    assert probabilities.negative_rate(catalog({"positive_at": 4.0}, 3)) == 1
+    assert probabilities.negative_rate(catalog(Candidates("retrieved", 2), 3, [(0, 0, 1)], [(0, 0, 1, True)])) == 1
     assert probabilities.shift(1.0) == 0
 
 

@@ -16,10 +16,11 @@ from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.inputs import Input
+from rexit.candidates import Candidates
 from rexit.checks import check_golden
 from rexit.errors import CheckpointError, InputError
+from rexit.exporter.catalog.draws import with_draws
 from rexit.exporter.catalog.input_columns import InputRule, known_inputs, with_codes
-from rexit.exporter.catalog.splits import with_negatives, with_unrated
 from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
 from rexit.exporter.model.training import packed_rows
@@ -360,10 +361,8 @@ def test_sampled_items_have_the_inputs_of_their_interaction() -> None:
             "input.device": ["4", "5", "6", "7"],
         }
     )
-    negatives = with_negatives(frame.with_columns(split=pl.lit("train")), 9, 2, 0, Path("a.csv")).filter(~pl.col("liked"))
+    rows = with_draws(frame.with_columns(split=pl.lit("train")), 9, Candidates("uniform", 2), 0, Path("a.csv"))
+    negatives = rows.filter(~pl.col("liked"))
     expected = dict(zip(zip(frame["user"], frame["time"], strict=True), frame["input.device"], strict=True))
-    assert len(negatives) == 8 + 1
+    assert len(negatives) == 6 + 1
     assert all(row["input.device"] == expected[row["user"], row["time"]] for row in negatives.iter_rows(named=True))
-    unrated = with_unrated(frame, pl.Series([1, 2]), pl.Series([1, 2, 3]), 1, 0, Path("a.csv"))[len(frame) :]
-    assert len(unrated) > 0 and not unrated["liked"].any()
-    assert all(row["input.device"] == expected[row["user"], row["time"]] for row in unrated.iter_rows(named=True))

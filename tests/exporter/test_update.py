@@ -14,6 +14,7 @@ import pytest
 from builders.data import ratings
 from rexit import slates
 from rexit.bundle import Catalog
+from rexit.candidates import Candidates
 from rexit.errors import InputError
 from rexit.exporter.graph import chain
 from rexit.exporter.index import build_catalog
@@ -99,26 +100,34 @@ def test_what_the_catalog_holds_already_is_not_added(run: Run, data: Path) -> No
     assert (updated["interactions"], updated["repeats"]) == (27, 50)
 
 
-def test_new_likes_bring_unrated_items_as_old_ones_did(data: Path, run: Run) -> None:
-    """Else new users' and items' like rates would be several times those that the model was trained with."""
-    ratings.index_files(data, replace(OPTIONS, unrated=1))
-    assert run()[0] == 0
-    old, new = (Catalog.open(data / name) for name in ("catalog", "new"))
-    before, after = (pl.concat([pl.read_parquet(path) for path in source.path.glob("splits/*")]) for source in (old, new))
-    added = after.join(before, on=["user", "item", "time"], how="anti")
-    likes = added.filter("liked")
-    unrated = added.filter(~pl.col("liked") & (pl.col("item") != NEW_ITEM))
-    assert (new.info["updated"]["interactions"], len(added)) == (27, 27 + len(unrated))
-    moments = ("user", "time")
-    assert likes.select(moments).sort(moments).equals(unrated.select(moments).sort(moments)), "one for each"
-    assert unrated.join(before, on=["user", "item"], how="semi").is_empty(), "neither rated nor drawn before"
-    for rows in (new.user_table["history_items"], new.item_table["rating_times"]):
-        assert len(rows) == new.info["counts"]["interactions"] == old.info["counts"]["interactions"] + len(added)
+def rows_of_splits(catalog: Catalog) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(path) for path in sorted(catalog.path.glob("splits/*"))])
 
+
+@pytest.mark.parametrize("candidates", ["uniform:2", "popularity:2", "retrieved:12"])
+def test_new_interactions_have_the_candidates_of_the_old_ones(data: Path, run: Run, candidates: str) -> None:
+    """New rows of the splits: of drawn candidates the interactions and two for each like, of retrieved ones the held-out users'
+    slates, and the likes that are in none, since there is no snapshot to train with."""
+    old = ratings.index_files(data, replace(OPTIONS, split="user:0.6,0.8", candidates=Candidates.parse(candidates)))
+    assert run()[0] == 0
+    new = Catalog.open(data / "new")
+    before, after = rows_of_splits(old), rows_of_splits(new)
+    assert before.join(after, on=before.columns, how="anti").is_empty() and new.candidates == old.candidates
+    added = after.join(before, on=["user", "item", "time"], how="anti")
+    likes, interactions = added.filter("liked"), pl.read_csv(data / "new.csv")
+    assert len(new.user_table["history_items"]) == new.info["counts"]["interactions"] == old.info["counts"]["interactions"] + 27
+    if new.candidates.retrieved:
+        slates = added.filter("candidate").group_by("user").len()
+        assert len(slates) == 2 * ((ratings.USERS + 1) // 10) and set(slates["len"]) == {12}
+        assert set(likes.filter(~pl.col("candidate"))["time"]) <= set(interactions["timestamp"])
+    else:
+        assert len(added) == 27 + 2 * len(likes) and len(likes) == (interactions["rating"] >= 4).sum()
+    # The same interactions again are none: no rows are added.
     shutil.copytree(new.path, data / "again")
     assert run(catalog="again")[0] == 0
     again = Catalog.open(data / "new")
     assert again.info["updated"]["interactions"] == 0 and again.info["counts"] == new.info["counts"]
+    assert rows_of_splits(again).sort(after.columns).equals(after.sort(after.columns))
 
 
 def test_new_times_are_read_in_the_catalogs_unit(data: Path, run: Run) -> None:

@@ -312,7 +312,8 @@ def test_the_first_stage_s_scores_are_fitted_and_served(run: Run, tmp_path: Path
     data = ratings.write(tmp_path, template("item.count", "score"), rated)
     monkeypatch.chdir(data)
     assert_one_line(run(*INDEX), 2, "ratings.csv: no column 'score' (--column score=NAME)")
-    assert_one_line(run(*INDEX, "--implicit", "--column", "score=bm25"), 2, "sampled items have no score of the first stage")
+    drawn = run(*INDEX, "--candidates", "uniform:2", "--column", "score=bm25")
+    assert_one_line(drawn, 2, "candidates uniform:2 have no score of the first stage")
     assert run(*INDEX, "--column", "score=bm25").code == 0
     catalog = Catalog.open(data / "catalog")
     slates = cut(catalog, "test")

@@ -22,6 +22,7 @@ from rexit.bundle.inputs import COLUMN as INPUT
 from rexit.bundle.inputs import Codes, Inputs
 from rexit.bundle.manifest import labels_of
 from rexit.bundle.vectors import VectorIds
+from rexit.candidates import Candidates
 from rexit.errors import BundleError, InputError
 from rexit.ids import Id, to_id
 from rexit.roles import RULE, Roles
@@ -143,6 +144,9 @@ class Ids:
 SPLITS = ("train", "validation", "test")
 """For training, for choosing, for the final judgement. Every interaction is in one split."""
 
+CANDIDATE = "candidate"
+"""The column of a split's file that is false for a like that was not retrieved."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -156,6 +160,7 @@ class Split:
         inputs: For each input of the prompt the place of its codes in `codes`, int32 [n, inputs].
         codes: The distinct codes (`rexit.bundle.inputs`), int32 each.
         scores: The first stage's, float32 [n]; None: exit zero does not read them.
+        missed: Which rows are likes that were not retrieved, bool [n]; None: candidates alone.
     """
 
     users: NDArray[np.int64]
@@ -165,6 +170,7 @@ class Split:
     inputs: NDArray[np.int32]
     codes: tuple[Codes, ...] = ()
     scores: NDArray[np.float32] | None = None
+    missed: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -174,11 +180,15 @@ class Split:
         return tuple(self.codes[place] for place in self.inputs[row])
 
 
-def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs) -> Split:
-    """Reads a split's file. Raises InputError for an id that the catalog does not have."""
+def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs, missed: bool = False) -> Split:
+    """Reads a split's candidates. Raises InputError for an id that the catalog does not have. missed: read the likes that were
+    not retrieved, too."""
     import polars as pl
 
     frame = pl.read_parquet(path, glob=False)
+    of_retrieved = CANDIDATE in frame.columns
+    if of_retrieved and not missed:
+        frame = frame.filter(CANDIDATE)
     return Split(
         _rows(users, frame["user"], "user"),
         _rows(items, frame["item"], "item"),
@@ -186,6 +196,7 @@ def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs) -> Split:
         frame["liked"].to_numpy().astype(np.bool_),
         *_codes(frame, inputs),
         scores=frame["score"].to_numpy() if "score" in frame.columns else None,
+        missed=~frame[CANDIDATE].to_numpy() if of_retrieved and missed else None,
     )
 
 
@@ -425,6 +436,11 @@ class Catalog:
         return {"tokenizer": str(self.info["tokenizer"]["sha256"]), "prompt": program, "space": self.space}
 
     @property
+    def candidates(self) -> Candidates:
+        """Those of its slates."""
+        return Candidates.of(self.info)
+
+    @property
     def roles(self) -> Roles:
         """Its users'. Raises BundleError."""
         if (rule := self.info.get("roles")) != RULE:
@@ -541,11 +557,12 @@ class Catalog:
         """Returns one line per file with another hash than recorded."""
         return list(check_hashes(self.path, self.files))
 
-    def split(self, name: str) -> Split:
-        """Returns the interactions of a split. A bundle's copy of the catalog has none.
+    def split(self, name: str, missed: bool = False) -> Split:
+        """Returns the candidates of a split. A bundle's copy of the catalog has none.
 
         Args:
             name: `train`, `validation` or `test`.
+            missed: With retrieved candidates, whether to read the likes that were not retrieved, too.
 
         Raises:
             InputError: There is no such split.
@@ -554,4 +571,4 @@ class Catalog:
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
         path = self._beside(f"splits {name}", self.info["splits"].get(name))
-        return read_split(path, self.users, self.items, self.inputs)
+        return read_split(path, self.users, self.items, self.inputs, missed)

@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from rexit.candidates import Candidates
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.source_tables import read_entities, read_table, rows_of, unify_ids
@@ -192,7 +193,7 @@ def test_an_id_without_a_row_is_named_and_counted() -> None:
 
 
 @pytest.mark.parametrize(("rating", "positive_at", "message"), [
-    ("1", 1.0, "every rating is a like: 'rating' is 1 to 1, a like is at least 1: choose another --positive-at, or draw"),
+    ("1", 1.0, "every rating is a like: 'rating' is 1 to 1, a like is at least 1: choose another --positive-at, or what else is"),
     ("5", 4.0, "every rating is a like: 'rating' is 5 to 5"),
     ("3", 4.0, "no rating is a like: 'rating' is 3 to 3, a like is at least 4"),
 ])  # fmt: skip
@@ -205,7 +206,7 @@ def test_ratings_that_tell_nothing_apart(tmp_path: Path, rating: str, positive_a
 
 def test_a_file_of_likes_alone_is_read_where_dislikes_are_drawn(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "user_id,item_id,rating,timestamp\n1,2,5,3\n1,3,5,4\n")
-    assert read_interactions(path, IndexOptions(unrated=9))["liked"].to_list() == [True, True]
+    assert read_interactions(path, IndexOptions(candidates=Candidates("popularity", 9)))["liked"].to_list() == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,12 @@ def test_rows_that_stand_twice_change_nothing(run: Run, data: Path) -> None:
 def test_implicit_feedback(run: Run, data: Path) -> None:
     rated = pl.read_csv(data / "ratings.csv").drop("rating")
     rated.write_csv(data / "ratings.csv")
-    assert run("--implicit", "--unrated", "3")[0] == 0
+    assert run("--implicit", "--candidates", "uniform:3")[0] == 0
     catalog, frames = Catalog.open(data / "catalog"), parts(data)
     assert "rating" not in catalog.info["columns"]
-    assert catalog.info["label"] == {"sampled": 3, "seed": 0} and catalog.info["counts"]["interactions"] == len(rated)
+    assert catalog.info["label"] == {"implicit": True}
+    assert catalog.info["candidates"] == {"kind": "uniform", "count": 3, "seed": 0}
+    assert catalog.info["counts"]["interactions"] == len(rated)
     assert all(len(frames[name].filter(~pl.col("liked"))) == 3 * frames[name]["liked"].sum() for name in SPLITS)
     assert catalog.user_table["history_liked"].all(), "sampled negatives are in no history"
     history: set[tuple[object, ...]] = set()

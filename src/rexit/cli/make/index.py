@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from rexit.candidates import EXPECTED, Candidates
 from rexit.cli.common.named import parse_columns
 from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, progress, say, shown, stdout
 from rexit.cli.common.tables import counted, print_table, print_values
 from rexit.errors import InputError
-from rexit.exporter.options import IMPLICIT_NEGATIVES, POSITIVE_AT, Columns, ExternalOptions, IndexOptions, LightGCNOptions
+from rexit.exporter.options import POSITIVE_AT, Columns, ExternalOptions, IndexOptions, LightGCNOptions
 from rexit.times import Timeline
 
 _DEFAULT = IndexOptions()
@@ -29,6 +30,7 @@ _SUMMARY = (
     "split",
     "splits",
     "labels",
+    "candidates",
     "embedding",
     "lightgcn",
     "retrieval",
@@ -55,10 +57,11 @@ def index(
         float | None, typer.Option(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")
     ] = None,
     implicit: Annotated[
-        bool, typer.Option("--implicit", help="No ratings: all are likes; dislikes are drawn uniformly.")
+        bool, typer.Option("--implicit", help="No ratings: all are likes; --candidates says what else is in slates.")
     ] = False,
-    unrated: Annotated[
-        int | None, typer.Option(help=f"Unrated items per like. Default: 0, implicit {IMPLICIT_NEGATIVES}.")
+    candidates: Annotated[
+        str | None,
+        typer.Option(help=f"Of slates: {EXPECTED}. N for each like, or in all. Default: rated."),
     ] = None,
     order: Annotated[str, typer.Option(help="What came first: time, file or random.")] = _DEFAULT.order,
     split: Annotated[str | None, typer.Option(help="user:A,B, time:A,B or leave-last:V,T. Default: user:0.8,0.9.")] = None,
@@ -68,7 +71,7 @@ def index(
     item_embeddings: Annotated[Path | None, typer.Option(help="Instead of LightGCN's: .parquet or .npy.")] = None,
     user_embeddings: Annotated[Path | None, typer.Option(help="Of users. Default: made of the items they like.")] = None,
     embeddings_as_of: Annotated[str | None, typer.Option(help="Embeddings know what happened before this time.")] = None,
-    seed: Annotated[int, typer.Option(help="Of training, --order random and sampled items.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of training, --order random and drawn candidates.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Turn interactions, items, a tokenizer and a prompt template into a catalog.
@@ -93,7 +96,7 @@ def index(
         columns=Columns(**parse_columns(column, _ROLES)),
         positive_at=positive_at,
         implicit=implicit,
-        unrated=unrated,
+        candidates=None if candidates is None else Candidates.parse(candidates),
         order=order,
         split=split,
         lightgcn=LightGCNOptions(seed=seed),
@@ -134,10 +137,7 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
     print_values(str(path), sizes, "count")
     _print_repeats(info["repeats"]["dropped"])
-    label = info["label"]
-    if each := label.get("sampled", label.get("unrated", {}).get("each")):
-        draw = "uniformly from the items that the user had not met" if "sampled" in label else "by popularity"
-        stdout.print(f"Sampled as not liked: {counted(each, 'item')} for each like, {draw}.")
+    _print_candidates(Candidates.of(info), info["candidates"].get("recall", {}))
     timeline = typed(info["order"], Timeline, "catalog.json", at="order")
     if timeline.by == "time":
         first, last = (timeline.date(time) or time for time in (timeline.first, timeline.last))
@@ -158,6 +158,16 @@ def _print_catalog(path: Path, info: Mapping[str, Any]) -> None:
         name, note = ("LightGCN", f" ({counted(retrieval['epochs'], 'epoch')})") if "lightgcn" in info else ("embeddings", "")
         recalls = {name: retrieval["recall@20"], "popularity": retrieval["popularity_recall@20"]}
         print_values(f"Retriever on the validation split{note}", recalls, "recall@20")
+
+
+def _print_candidates(candidates: Candidates, recall: Mapping[str, float | None]) -> None:
+    """recall: of retrieved candidates, by split."""
+    if candidates.drawn:
+        draw = "uniformly" if candidates.kind == "uniform" else "by popularity"
+        stdout.print(f"Candidates: {counted(candidates.count, 'item')} for each like, drawn {draw} from those not met.")
+    elif candidates.retrieved:
+        shares = ", ".join(f"{share:.3f} of {split}" for split, share in recall.items() if share is not None)
+        stdout.print(f"Candidates: the {candidates.count} items that are retrieved first. They have {shares} likes (recall).")
 
 
 def _print_extended(path: Path, info: Mapping[str, Any]) -> None:
