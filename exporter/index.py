@@ -270,6 +270,7 @@ def _likes(data: Data) -> Likes:
         history=liked,
         excluded=data.edges(train, likes_only=False),
         targets=data.edges(validation),
+        weights=data.weights,
         users=len(data.users),
         items=len(data.items),
     )
@@ -332,7 +333,12 @@ def _info(data: Data, language: Language, compiled: Compiled, options: IndexOpti
             what: "int64" if frame["id"].dtype == pl.Int64 else "string"
             for what, frame in (("user", data.users), ("item", data.items))
         },
-        "counts": {"users": len(data.users), "items": len(data.items), "interactions": len(data.interactions)},
+        "counts": {
+            "users": len(data.users),
+            "items": len(data.items),
+            "interactions": len(data.interactions),
+            "likes": int(data.interactions["liked"].sum()),
+        },
         "columns": options.read_columns,
         "label": label,
         "candidates": {**asdict(options.slates), **({"seed": options.seed} if options.slates.drawn else {})},
@@ -419,7 +425,7 @@ def _options(old: Catalog) -> IndexOptions:
         raise BundleError(f"{old.path}/catalog.json: `columns` is {columns!r}, expected the names of the columns that were read")
     implicit = "implicit" in label
     return IndexOptions(
-        columns=Columns(**{name: column for name, column in columns.items() if name != "split"}),
+        columns=Columns(**{name: column for name, column in columns.items() if name not in ("split", "weight")}),
         positive_at=None if implicit else label["positive_at"],
         implicit=implicit,
         candidates=old.candidates,
@@ -435,6 +441,7 @@ def _extended_info(
     info.pop("snapshots", None)  # they serve training only
     info["producer"] = f"rexit {__version__}"
     counts = {"users": len(entities["user"].ids), "items": len(entities["item"].ids), "interactions": len(data.interactions)}
+    counts["likes"] = int(data.interactions["liked"].sum())
     info["counts"] = {**info["counts"], **counts}
     info["embedding"]["space"] = old.space
     times = data.interactions["time"].to_numpy()

@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 
 from rexit.bundle.catalog import CANDIDATE, SPLITS, Catalog
 from rexit.errors import InputError
+from rexit.exporter.catalog.interactions import WEIGHT
 from rexit.exporter.retriever.snapshots import parts
 from rexit.progress import Progress, silent
 
@@ -65,11 +66,12 @@ def retrieved(
     for done, (slate, item) in _searches(catalog, moments, count):
         chosen.append(pl.DataFrame({"slate": slate.astype(np.uint32), "item": item.astype(np.int32)}))
         progress("candidates", done, len(moments))
-    likes = parted.filter("liked").select(*_SLATE, "item", liked=pl.lit(True)).unique()
+    weights = [pl.col(WEIGHT).sum()] if WEIGHT in interactions.columns else []
+    likes = parted.filter("liked").group_by(*_SLATE, "item").agg(pl.lit(True).alias("liked"), *weights)
     rows = pl.concat([moments.select("slate").clear().with_columns(item=pl.lit(None, pl.Int32)), *chosen])
-    rows = rows.join(moments.drop("item", "liked"), on="slate", maintain_order="left")
+    rows = rows.join(moments.drop("item", "liked", WEIGHT, strict=False), on="slate", maintain_order="left")
     rows = rows.join(likes.with_columns(pl.col("item").cast(pl.Int32)), on=[*_SLATE, "item"], how="left")
-    rows = rows.with_columns(pl.col("liked").fill_null(False))
+    rows = rows.with_columns(pl.col("liked").fill_null(False), pl.col(f"^{WEIGHT}$").fill_null(1))
     recalls = _recalls(likes, rows)
     rows = rows.filter((pl.col("split") != SPLITS[0]) | pl.col("liked").any().over("slate"))
     for split in SPLITS if training_parts else ():

@@ -12,13 +12,21 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from rexit.bundle.catalog import SPLITS
 from rexit.bundle.inputs import Input
 from rexit.errors import InputError
 from rexit.exporter.catalog import source_tables
 from rexit.exporter.catalog.catalog_files import by_range
 from rexit.exporter.catalog.draws import with_draws
 from rexit.exporter.catalog.input_columns import InputRule, known_inputs, with_codes
-from rexit.exporter.catalog.interactions import in_unit, interaction_columns, read_interactions, unit_of_times, without_repeats
+from rexit.exporter.catalog.interactions import (
+    WEIGHT,
+    in_unit,
+    interaction_columns,
+    read_interactions,
+    unit_of_times,
+    without_repeats,
+)
 from rexit.exporter.catalog.source_tables import Needs, column_option, read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions
@@ -49,7 +57,7 @@ class Data:
     """Interactions, users and items.
 
     interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `input.NAME` (codes as text) for each
-        of `inputs`, `score` if exit zero reads it, sorted by (user, time, item).
+        of `inputs`, `score` if exit zero reads it, `weight` if a column has it, sorted by (user, time, item).
     samples: what the splits hold, the interactions and drawn candidates; of retrieved candidates the interactions alone.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -72,6 +80,13 @@ class Data:
             rows &= self.interactions["liked"]
         user, item = (self.interactions[name].filter(rows).to_numpy() for name in ("user", "item"))
         return user, item
+
+    @property
+    def weights(self) -> NDArray[np.float32] | None:
+        """Weights of the training likes, in the order of `edges`; None: all count the same."""
+        if WEIGHT not in self.interactions.columns:
+            return None
+        return self.interactions.filter((pl.col("split") == SPLITS[0]) & pl.col("liked"))[WEIGHT].to_numpy()
 
 
 def read_data(

@@ -87,8 +87,15 @@ class Logistic:
     bias: float
 
     @classmethod
-    def fit(cls, numbers: NDArray[np.float32], liked: NDArray[np.bool_], counts: NDArray[np.bool_]) -> Logistic:
-        """Fits standardised numbers. numbers: float32 [N, F], NaN: missing. liked: bool [N], of both kinds."""
+    def fit(
+        cls,
+        numbers: NDArray[np.float32],
+        liked: NDArray[np.bool_],
+        counts: NDArray[np.bool_],
+        weights: NDArray[np.float32] | None = None,
+    ) -> Logistic:
+        """Fits standardised numbers. numbers: float32 [N, F], NaN: missing. liked: bool [N], of both kinds.
+        weights: of the pairs, float32 [N]; None: all the same."""
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
@@ -99,9 +106,10 @@ class Logistic:
         fill, scale = np.nanmean(read, 0), np.nanstd(read, 0)
         scale[scale == 0] = 1
         with threadpool_limits(1):
-            model = LogisticRegression(max_iter=1000).fit(np.hstack([np.where(missing, 0, read - fill) / scale, missing]), liked)
-        weights = model.coef_[0] / np.concatenate([scale, np.ones(len(scale))])
-        return cls(low, high, counts, fill, weights, float(model.intercept_[0] - weights[: len(fill)] @ fill))
+            inputs = np.hstack([np.where(missing, 0, read - fill) / scale, missing])
+            model = LogisticRegression(max_iter=1000).fit(inputs, liked, sample_weight=weights)
+        slopes = model.coef_[0] / np.concatenate([scale, np.ones(len(scale))])
+        return cls(low, high, counts, fill, slopes, float(model.intercept_[0] - slopes[: len(fill)] @ fill))
 
     def log_odds(self, numbers: NDArray[np.float32]) -> NDArray[np.float64]:
         """Returns log-odds, float64 [N]. numbers: float32 [N, F]."""
@@ -259,19 +267,21 @@ def write_zero(folder: Path, catalog: Catalog, own: Path | None = None, progress
     liked = pairs.liked[pairs.fits]
     if liked.all() or not liked.any():
         return {"none": f"{len(liked)} training pairs of one label only"}
-    numbers, counts = pairs.numbers[pairs.fits], np.array([op["op"].endswith("_count") for op in catalog.numbers])
+    numbers, weights = pairs.numbers[pairs.fits], pairs.weights_of(pairs.fits)
+    counts = np.array([op["op"].endswith("_count") for op in catalog.numbers])
     trees, leaves, loss = _choose(pairs, counts)
     made = {"pairs": len(liked), "log_loss": loss}
     if not trees:
-        (folder / ZERO).write_bytes(logistic_graph(Logistic.fit(numbers, liked, counts)))
+        (folder / ZERO).write_bytes(logistic_graph(Logistic.fit(numbers, liked, counts, weights)))
         return {**made, "logistic": True}
-    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, numbers, liked)))
+    (folder / ZERO).write_bytes(tree_graph(_boosted(trees, leaves, numbers, liked, weights)))
     return {**made, "trees": trees, "leaves": leaves}
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Training pairs. users: rows. fits: those to fit on. before: those to fit on before the judges' part. judged: that part."""
+    """Training pairs. users: rows. fits: those to fit on. before: those to fit on before the judges' part. judged: that part.
+    weights: None: all count the same."""
 
     numbers: Numbers
     users: NDArray[np.int64]
@@ -279,6 +289,10 @@ class _Pairs:
     fits: NDArray[np.bool_]
     before: NDArray[np.bool_]
     judged: NDArray[np.bool_]
+    weights: NDArray[np.float32] | None = None
+
+    def weights_of(self, rows: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+        return None if self.weights is None else self.weights[rows]
 
 
 def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
@@ -297,7 +311,8 @@ def _pairs(catalog: Catalog, progress: Progress) -> _Pairs:
     numbers = PromptBuilder.of(catalog, "train").slate_numbers(drawn, None if split.scores is None else split.scores[rows])
     slates = np.repeat(chosen, [parts[n].stop - parts[n].start for n in chosen])
     users, liked = split.users[rows], split.liked[rows]
-    return _Pairs(numbers, users, liked, *(kind[slates] for kind in (last | first, before | first, last)))
+    weights = None if split.weights is None or (split.weights == 1).all() else split.weights[rows]
+    return _Pairs(numbers, users, liked, *(kind[slates] for kind in (last | first, before | first, last)), weights)
 
 
 def _choose(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, int, float | None]:
@@ -313,12 +328,12 @@ def _choose(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, int, float |
         return 0, 0, None
 
     def loss(log_odds: NDArray[np.float64]) -> float:
-        return float(np.logaddexp(0, np.where(labels, -log_odds, log_odds)).mean())
+        return float(np.average(np.logaddexp(0, np.where(labels, -log_odds, log_odds)), weights=pairs.weights_of(judged)))
 
-    logistic = Logistic.fit(pairs.numbers[fits], pairs.liked[fits], counts)
+    logistic = Logistic.fit(pairs.numbers[fits], pairs.liked[fits], counts, pairs.weights_of(fits))
     losses = {(0, 0): loss(logistic.log_odds(pairs.numbers[judged]))}
     for leaves in LEAVES:
-        model = _boosted(MAX_TREES, leaves, pairs.numbers[fits], pairs.liked[fits])
+        model = _boosted(MAX_TREES, leaves, pairs.numbers[fits], pairs.liked[fits], pairs.weights_of(fits))
         for trees, log_odds in enumerate(model.staged_decision_function(pairs.numbers[judged]), 1):
             losses[trees, leaves] = loss(log_odds)
     most = min(losses.values()) * (1 + TOLERANCE)
@@ -326,7 +341,9 @@ def _choose(pairs: _Pairs, counts: NDArray[np.bool_]) -> tuple[int, int, float |
     return trees, leaves, losses[trees, leaves]
 
 
-def _boosted(trees: int, leaves: int, numbers: Numbers, liked: NDArray[np.bool_]) -> Any:
+def _boosted(
+    trees: int, leaves: int, numbers: Numbers, liked: NDArray[np.bool_], weights: NDArray[np.float32] | None = None
+) -> Any:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
@@ -335,4 +352,4 @@ def _boosted(trees: int, leaves: int, numbers: Numbers, liked: NDArray[np.bool_]
     )
     missing = np.isnan(numbers).all(0)  # a number that no pair has breaks the binning
     with threadpool_limits(1):  # sums do not depend on the machine, and threads do not wait for each other on a busy one
-        return boosting.fit(np.where(missing, np.float32(0), numbers), liked)
+        return boosting.fit(np.where(missing, np.float32(0), numbers), liked, sample_weight=weights)

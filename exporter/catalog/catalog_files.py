@@ -163,7 +163,8 @@ def write_splits(
     """Writes the splits, and adds their sizes to `info`, catalog.json.
 
     Args:
-        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs, scores and `candidate`, in the splits' order.
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, inputs, scores, weights and `candidate`, in the splits'
+            order.
         users, items: ids by row.
         progress: called with "splits", the splits written and their number.
     """
@@ -171,7 +172,7 @@ def write_splits(
     splits = {}
     for split in tracked(SPLITS, "splits", progress):
         part = samples.filter(pl.col("split") == split).select(
-            "user", "item", "time", "liked", pl.col(f"^(score$|{CANDIDATE}$|{INPUT}).*$")
+            "user", "item", "time", "liked", pl.col(f"^((score|weight|{CANDIDATE})$|{INPUT}).*$")
         )
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"

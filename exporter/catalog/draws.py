@@ -1,6 +1,6 @@
 """Drawn candidates: the rows of slates with `uniform` or `popularity` (`rexit.candidates`).
 
-1. Each like gets N items at its time, with its inputs and its split, not liked.
+1. Each like gets N items at its time, with its inputs and its split, not liked, with weight 1.
 2. They are distinct and unmet by the end of the user's part of that split. Items met later stay possible: otherwise a negative
    would show that its item is no positive of a later split.
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rexit.bundle.catalog import SPLITS
 from rexit.candidates import Candidates, Met, draw_unmet, unmet_counts
 from rexit.errors import InputError
+from rexit.exporter.catalog.interactions import WEIGHT
 
 
 def popularity(interactions: pl.DataFrame, items: int) -> NDArray[np.float64]:
@@ -67,4 +68,5 @@ def with_draws(
     chosen = draw_unmet(owners, met, weights, candidates.count, seed)
     drawn = interactions.filter(liked).select(pl.all().repeat_by(candidates.count).list.explode())
     drawn = drawn.with_columns(item=pl.Series(chosen.ravel(), dtype=interactions["item"].dtype), liked=pl.lit(False))
+    drawn = drawn.with_columns(pl.col(f"^{WEIGHT}$") * 0 + 1)
     return pl.concat([interactions, drawn]).sort("user", "time", "item", maintain_order=True)

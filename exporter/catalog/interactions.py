@@ -32,6 +32,7 @@ from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
 _MOMENT = pl.Datetime("us")
 SCORE = "score"
+WEIGHT = "weight"
 
 
 def interaction_columns(options: IndexOptions, inputs: Sequence[InputRule] = (), scores: bool = False) -> Needs:
@@ -44,6 +45,8 @@ def interaction_columns(options: IndexOptions, inputs: Sequence[InputRule] = (),
         needs[columns.time] = f"{column_option('time')}; --order if there are no times"
     if columns.split is not None:
         needs[columns.split] = column_option("split")
+    if columns.weight is not None:
+        needs[columns.weight] = column_option("weight")
     if scores:
         needs[columns.score or SCORE] = column_option(SCORE)
     for rule in inputs:
@@ -70,7 +73,7 @@ def read_interactions(
 
     Returns:
         In the file's order: `user` and `item` (ids as written), `liked` bool, `time` (int64, or Datetime in UTC where the file
-        has dates) and, if a column names it, `split`.
+        has dates) and, if a column names it, `split`, or `weight`, Float32.
 
     Raises:
         InputError: a column is missing, or the first row with a value that is not as expected.
@@ -91,6 +94,8 @@ def read_interactions(
     if scores:
         raw = frame[columns.score or SCORE]
         values[SCORE] = _numbers(raw, path).cast(pl.Float32)
+    if columns.weight is not None:
+        values[WEIGHT] = _weights(frame[columns.weight], path)
     missing = pl.Series([None], dtype=pl.String).new_from_index(0, len(frame))
     values |= {INPUT + name: missing if column is None else frame[column] for name, column in cells.items()}
     return pl.DataFrame(values)
@@ -144,6 +149,15 @@ def _numbers(raw: pl.Series, path: Path) -> pl.Series:
     text = raw.dtype in (pl.Categorical, pl.Enum)
     numbers = (raw.cast(pl.String) if text else raw).cast(pl.Float64, strict=False)
     check_rows(~numbers.is_finite().fill_null(False), raw, path, "a finite number")
+    return numbers
+
+
+def _weights(raw: pl.Series, path: Path) -> pl.Series:
+    """A column of weights, Float32. Raises InputError for one that is negative, or if all are 0."""
+    numbers = _numbers(raw, path).cast(pl.Float32)
+    check_rows(~((numbers >= 0) & numbers.is_finite()), raw, path, "a weight of at least 0")
+    if not (numbers > 0).any():
+        raise InputError(f"{path}: every weight in column {raw.name!r} is 0, expected one above 0")
     return numbers
 
 

@@ -24,6 +24,8 @@ ENTRIES = {
 LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict")
 RATES = ("user.like_rate", "user.count", "item.like_rate", "item.count")
 SHARES = ("similar_like_rate", "nearest_like_rate")
+VERDICTS = ("user.like_rate", "item.like_rate", *SHARES, "verdict")
+"""What says the same of all where all are likes."""
 EMBEDDINGS = ("user.gcn", "item.gcn")
 SCORE = "score"
 NUMBERS = ("gcn", *RATES, *SHARES, SCORE)
@@ -82,6 +84,13 @@ class Template:
     inputs: Sequence[InputRule] = ()
     bos: str | None = None
     zero: Sequence[Placeholder] = ()
+
+    @property
+    def verdicts(self) -> list[str]:
+        """The prompt's placeholders that tell likes from dislikes, those of its lists' entries included."""
+        placed = [node for node in self.prompt if isinstance(node, Placeholder)]
+        nodes = [*placed, *(node for list_ in placed for node in self.entries.get(list_.name, ()))]
+        return list(dict.fromkeys(str(node) for node in nodes if isinstance(node, Placeholder) and node.name in VERDICTS))
 
     @property
     def reads_scores(self) -> bool:

@@ -139,6 +139,7 @@ class Likes:
     excluded: all interactions before the targets, which are not recommended again.
     targets: the likes that recall is measured on.
     users, items: number of rows.
+    weights: of the graph's edges in the loss, float32; None: all the same. The graph itself has none, as a user who is folded in.
     """
 
     graph: Edges
@@ -147,6 +148,7 @@ class Likes:
     targets: Edges
     users: int
     items: int
+    weights: Matrix | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,8 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress, epochs: i
     progress("LightGCN", 0, max(1, last))  # a large graph's start takes minutes
     order = np.argsort(likes.graph[0], kind="stable")
     user, item = (torch.from_numpy(side[order].astype(np.int32)) for side in likes.graph)
+    weights = torch.ones(len(user)) if likes.weights is None else torch.from_numpy(likes.weights[order])
+    weights /= weights.mean().where(weights.any(), 1)
     del order
     graph = Graph.of(user, item, users, items)
     judge = Recall(likes.excluded, likes.targets, items)
@@ -220,7 +224,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress, epochs: i
             for chosen in torch.split(torch.randperm(len(user), generator=generator), batch):
                 negative = torch.randint(items, (options.negatives, len(chosen)), generator=generator).int()
                 rows = torch.cat([item[chosen][None], negative])
-                _backward(model, graph, user[chosen], rows, options.weight_decay)
+                _backward(model, graph, user[chosen], rows, weights[chosen], options.weight_decay)
                 optimizer.step()
             progress("LightGCN", epoch, last)
         if (epochs is None and epoch >= first and epoch % EVALUATE_EVERY == 0) or epoch == last:
@@ -243,7 +247,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress, epochs: i
     )
 
 
-def _backward(model: LightGCN, graph: Graph, user: Tensor, rows: Tensor, weight_decay: float) -> None:
+def _backward(model: LightGCN, graph: Graph, user: Tensor, rows: Tensor, weights: Tensor, weight_decay: float) -> None:
     """Sets the weights' gradient for one batch.
 
     The loss is differentiated by the embeddings alone. Propagation is linear and the graph symmetric, so the gradient by weights
@@ -254,6 +258,7 @@ def _backward(model: LightGCN, graph: Graph, user: Tensor, rows: Tensor, weight_
         graph: the likes.
         user: int32 [n].
         rows: int32 [1 + negatives, n], the liked items, then the sampled ones.
+        weights: float32 [n], of the likes, mean 1 over the graph.
         weight_decay: BPR's lambda.
     """
     weight, borders = model.embedding.weight, (len(graph.user_degree), len(graph.item_degree))
@@ -263,9 +268,9 @@ def _backward(model: LightGCN, graph: Graph, user: Tensor, rows: Tensor, weight_
     users.requires_grad_()
     items.requires_grad_()
     block = max(BLOCK, len(weight) // 4)  # each block fills a table of all users and one of all items
-    for part, in_part in zip(user.split(block), rows.split(block, 1), strict=True):
+    for part, in_part, weight_of in zip(user.split(block), rows.split(block, 1), weights.split(block), strict=True):
         scores = (F.embedding(part, users) * F.embedding(in_part, items)).sum(-1)
-        loss = model.recommendation_loss(scores[0], scores[1:], lambda_reg=0)
+        loss = -(F.logsigmoid(scores[0] - scores[1:]) * weight_of).mean()
         (loss * (len(part) / len(user))).backward()
     assert users.grad is not None and items.grad is not None
     weight.grad = torch.cat(propagated(alpha, (users.grad, items.grad), graph))

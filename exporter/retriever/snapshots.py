@@ -65,6 +65,7 @@ def train_snapshots(
     parted = parts(train, count)
     user, item, part = (parted[name].to_numpy() for name in ("user", "item", "part"))
     liked = parted["liked"].to_numpy()
+    weight = parted["weight"].to_numpy() if "weight" in parted.columns else None
     rows = {"users": likes.users, "items": likes.items, "fold_in": likes.items}
     tables = {name: np.zeros((count - 1, n, options.dim), np.float16) for name, n in rows.items()}
 
@@ -73,11 +74,13 @@ def train_snapshots(
 
     def train_snapshot(k: int, epochs: int | None, epoch_done: Progress) -> int:
         """Trains snapshot k, unless there is no like before it. epochs: None: they are chosen. Returns the epochs."""
-        known = edges(liked & (part < k))
+        before = liked & (part < k)
+        known = edges(before)
         if not len(known[0]):
             return options.epochs if epochs is None else epochs
         targets = edges(liked & (part >= k) & (epochs is None))
-        earlier = replace(likes, graph=known, history=known, excluded=edges(part < k), targets=targets)
+        weights = None if weight is None else weight[before]
+        earlier = replace(likes, graph=known, history=known, excluded=edges(part < k), targets=targets, weights=weights)
         retriever = lightgcn.train(earlier, options, epoch_done, epochs)
         for name, table in tables.items():
             table[k - 1] = getattr(retriever, name)

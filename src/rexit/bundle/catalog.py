@@ -161,6 +161,7 @@ class Split:
         codes: The distinct codes (`rexit.bundle.inputs`), int32 each.
         scores: The first stage's, float32 [n]; None: exit zero does not read them.
         missed: Which rows are likes that were not retrieved, bool [n]; None: candidates alone.
+        weights: How much each counts in training, float32 [n]; None: all the same.
     """
 
     users: NDArray[np.int64]
@@ -171,6 +172,7 @@ class Split:
     codes: tuple[Codes, ...] = ()
     scores: NDArray[np.float32] | None = None
     missed: NDArray[np.bool_] | None = None
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -197,6 +199,7 @@ def read_split(path: Path, users: Ids, items: Ids, inputs: Inputs, missed: bool 
         *_codes(frame, inputs),
         scores=frame["score"].to_numpy() if "score" in frame.columns else None,
         missed=~frame[CANDIDATE].to_numpy() if of_retrieved and missed else None,
+        weights=frame["weight"].to_numpy() if "weight" in frame.columns else None,
     )
 
 

@@ -41,7 +41,10 @@ def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) ->
         (["--tokenizer", "tokk"], "tokenizer tokk: no such file or folder, and not the id of a model on the Hub, OWNER/NAME"),
         (["--positive-at", "3", "--implicit"], "positive at 3 and implicit exclude each other: implicit reads no ratings"),
         (["--split", "time:0.8,0.9", "--column", "split=fold"], "and split column 'fold' exclude each other"),
-        (["--column", "film=sku"], "--column film=sku: no role 'film', expected one of user, item, rating, time, score, split"),
+        (
+            ["--column", "film=sku"],
+            "--column film=sku: no role 'film', expected one of user, item, rating, time, score, weight, split",
+        ),
         (["--column", "sku"], "--column 'sku', expected NAME=VALUE, as in user=name_in_the_file"),
         (["--column", "item=a", "--column", "item=b"], "--column item: given twice, expected once"),
         (["--order", "size"], "order is 'size', expected one of time, file, random"),

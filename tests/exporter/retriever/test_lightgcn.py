@@ -158,5 +158,5 @@ def test_the_gradient_is_the_one_that_autograd_finds(monkeypatch: pytest.MonkeyP
     for block in (lightgcn.BLOCK, 16):
         monkeypatch.setattr(lightgcn, "BLOCK", block)
         model.zero_grad()
-        lightgcn._backward(model, graph, user.int(), torch.stack(rows).int(), 0.1)
+        lightgcn._backward(model, graph, user.int(), torch.stack(rows).int(), torch.ones(len(user)), 0.1)
         assert torch.allclose(model.embedding.weight.grad, expected, rtol=1e-4, atol=1e-7)

@@ -52,7 +52,9 @@ def index(
         Path | None, typer.Option("--from", help="Extend this catalog, for its model, by what happened since.")
     ] = None,
     zero: Annotated[Path | None, typer.Option(help="Exit zero's graph, ONNX, instead of a fitted one.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME, of user, item, rating, time, score, split.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="ROLE=NAME, of user, item, rating, time, score, weight, split.")
+    ] = None,
     positive_at: Annotated[
         float | None, typer.Option(help=f"The lowest rating that is a like. Default: {POSITIVE_AT:g}.")
     ] = None,
@@ -88,6 +90,7 @@ def index(
     """
     from rexit.exporter.index import build_catalog
     from rexit.exporter.options import with_config
+    from rexit.exporter.prompt.template import read_template
     from rexit.exporter.retriever.external import risk
 
     if item_embeddings is None and user_embeddings is not None:
@@ -120,6 +123,9 @@ def index(
         )
     if (line := risk(info)) and old is None:
         say(f"rexit: warning: {line}")
+    counts = info["counts"]
+    if counts["likes"] == counts["interactions"] and (verdicts := read_template(template).verdicts):
+        say(f"rexit: warning: all interactions are likes, so {', '.join(verdicts)} of {template} tell nothing apart")
     if json:
         lengths = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens")}
         print_json({"catalog": str(out), **{key: info[key] for key in _SUMMARY if key in info}, "prompt": lengths})
