@@ -4,6 +4,7 @@
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
 # make test-aarch64-short   the same with the tests of kernels, answers and the ABI alone
 # make test-distributed   examples/distributed with Ray, which is installed for it alone: a worker is killed on the way
+# make test-integrations   rexit.integrations in LangChain, LlamaIndex and Haystack, which are installed for it alone
 # make test-wheel   the Python wheel, built, repaired, installed on its own and held against this machine's answers
 # make test-aarch64-wheel   the Python wheel, cross-built for 64-bit ARM, installed and held against this machine's answers, under QEMU
 # make test-musl   the C++ library with musl in place of glibc, and the tests that need no ONNX Runtime
@@ -46,7 +47,7 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
+.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-musl sizes deb test-deb test-distributed test-integrations sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers mutants
 
 setup: $(BUILD)/.installed
 
@@ -131,6 +132,14 @@ $(BUILD)/distributed/.installed: $(BUILD)/.installed pyproject.toml
 test-distributed: $(BUILD)/distributed/.installed
 	PYTHONPATH=$(abspath $(BUILD)/distributed) $(BIN)/python -m pytest tests/examples/ray_workers.py
 
+INTEGRATIONS := langchain llama-index haystack
+$(BUILD)/integrations/.installed: $(BUILD)/.installed pyproject.toml
+	$(BIN)/pip install --quiet --no-compile --upgrade --target $(@D) $$($(BIN)/python tools/requirements.py $(INTEGRATIONS) | grep -E '^(langchain|llama-index|haystack)')
+	@touch $@
+
+test-integrations: $(BUILD)/integrations/.installed
+	PYTHONPATH=$(abspath $(BUILD)/integrations) $(BIN)/python -m pytest tests/integrations/libraries.py
+
 $(BUILD)/.system-aarch64: tools/system-packages.sh
 	PYTHON=$(PYTHON) tools/system-packages.sh aarch64
 	@mkdir -p $(@D) && touch $@
@@ -181,7 +190,7 @@ test-python: $(BUILD)/.installed $(BUILD)/example/.built $(BUILD)/prefix/bin/rex
 test-all: $(BUILD)/cpp/.built $(BUILD)/example/.built $(BUILD)/prefix/bin/rexit-run
 	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure -j $(JOBS)
 	$(PYTEST) -m ''
-	set -e; for target in budgets test-deb test-distributed test-wheel test-aarch64 test-aarch64-wheel test-musl sanitize; do $(MAKE) $$target; done
+	set -e; for target in budgets test-deb test-distributed test-integrations test-wheel test-aarch64 test-aarch64-wheel test-musl sanitize; do $(MAKE) $$target; done
 	$(MAKE) fuzz MINUTES=10
 
 test-aarch64: $(BUILD)/aarch64/.built
