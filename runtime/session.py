@@ -9,7 +9,7 @@ import operator
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -221,7 +221,7 @@ class Session:
             request_or_user: A `Request`, or the user's id.
             items: Ids of the candidates, as in `Request`.
             policy: Replaces the bundle's stopping rules.
-            **fields: A `Request`'s other fields, such as `top_k`, `deadline_ms` and `force_exit`. They take the place of those of
+            **fields: A `Request`'s other fields, such as `retrieve`, `top_k` and `deadline_ms`. They take the place of those of
                 a request. A deadline counts from here, in which texts are tokenized, too.
 
         Returns:
@@ -235,11 +235,10 @@ class Session:
             BackendError: The backend failed.
         """
         begin = time.monotonic_ns()
-        request, document = self._document(request_or_user, items, fields)
+        document = self._document(request_or_user, items, fields)
         answer = self._open.score(document, _call_options((time.monotonic_ns() - begin) // 1000, policy=policy))
-        ids = np.arange(len(request.candidates or ())) if request.items is None else _array(request.items)
         return Scores(
-            items=ids[answer.index],
+            items=answer.items if isinstance(answer.items, np.ndarray) else np.array(answer.items, object),
             index=answer.index,
             probability=answer.probability,
             log_odds=answer.log_odds,
@@ -294,7 +293,7 @@ class Session:
 
     def trace_with_stats(self, request_or_user: Request | Id, items: Ids | None = None, **fields: Any) -> _native.Trace:
         """Returns every exit's raw log-odds, and what they cost. Arguments: see `score`."""
-        return self._open.trace(self._document(request_or_user, items, fields)[1])
+        return self._open.trace(self._document(request_or_user, items, fields))
 
     def prompt(
         self, request_or_user: Request | Id, items: Ids | None = None, **fields: Any
@@ -303,7 +302,7 @@ class Session:
 
         Ids from the tokenizer's vocabulary size on are vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
         """
-        prompt = self._open.prompt(self._document(request_or_user, items, fields)[1])
+        prompt = self._open.prompt(self._document(request_or_user, items, fields))
         prefix, *candidates = np.split(prompt.tokens, prompt.ends[:-1])
         return prefix, candidates
 
@@ -361,17 +360,14 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _document(self, request_or_user: Request | Id, items: Ids | None, fields: Mapping[str, Any]) -> tuple[Request, bytes]:
-        """The request of arguments, and as the library reads it."""
+    def _document(self, request_or_user: Request | Id, items: Ids | None, fields: Mapping[str, Any]) -> bytes:
+        """The request of arguments, as the library reads it."""
         if isinstance(request_or_user, Request):
             changes = fields if items is None else {"items": items, **fields}
             request = msgspec.structs.replace(request_or_user, **changes) if changes else request_or_user
         else:
             request = Request(request_or_user, items, **fields)
-        for name in ("items", "candidates"):  # read again after scoring
-            if isinstance(entries := getattr(request, name), Iterator):
-                request = msgspec.structs.replace(request, **{name: list(entries)})
-        return request, self._tokenized(request.to_json())
+        return self._tokenized(request.to_json())
 
     def _tokenized(self, document: bytes) -> bytes:
         return self._read_texts().tokenized(document) if b'"inputs"' in document else document
@@ -428,18 +424,6 @@ def _repeated_keys(document: bytes) -> list[str]:
 
     json.loads(document, object_pairs_hook=check, parse_int=str)
     return repeated_keys
-
-
-def _array(ids: Ids) -> NDArray[Any]:
-    """The ids of a request that was scored."""
-    if isinstance(ids, np.ndarray):
-        return ids
-    values = list(ids)
-    if all(isinstance(value, int | np.integer) for value in values):
-        return np.array(values, np.int64)
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
 
 
 class _Texts:

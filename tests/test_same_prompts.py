@@ -14,7 +14,8 @@ from builders.bundles.zero import MISSING, NUMBERS, column_graph, with_numbers, 
 from oracles.assembler import Assembler, Space
 from rexit import runtime
 from rexit.bundle import Catalog
-from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.errors import InputError
+from rexit.exporter.prompt.builder import PromptBuilder, RowSlate
 from rexit.exporter.retriever.neighbours import Lists, similar_users
 
 
@@ -41,6 +42,10 @@ def nearly_alike() -> CatalogContents:
 
 def with_vectors() -> CatalogContents:
     return make_catalog(vectors=True)
+
+
+def in_strings() -> CatalogContents:
+    return make_catalog(strings=True)
 
 
 def lists_of_some() -> CatalogContents:
@@ -122,6 +127,44 @@ def test_prompts_are_those_of_the_page(tmp_path: Path, seed: int, catalog_of: Ca
 def by_row(catalog: Catalog, recent: list[tuple[int, bool]]) -> list[tuple[int, bool]]:
     rows = catalog.items.rows([item for item, _ in recent]).tolist()
     return [(row, liked) for row, (_, liked) in zip(rows, recent, strict=True)]
+
+
+@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, lists_nearly_alike, in_strings])
+def test_items_are_retrieved_as_the_page_says(tmp_path: Path, catalog_of: Callable[[], CatalogContents]) -> None:
+    """Known users, in the present and before, a new one, dislikes, ties, up to all items; a score, a trace and a prompt are those
+    of the same items by name."""
+    bundle, random = write_bundle(tmp_path / "bundle", BundleOptions(catalog_of())), np.random.default_rng(0)
+    catalog = Catalog.open(bundle / "catalog")
+    prompts, space, ids = PromptBuilder(catalog), Space.of(catalog), catalog.items
+    users, refused, short = [*catalog.users.take(np.arange(len(catalog.users))), "nobody" if ids.kind == "string" else 5], 0, 0
+    with runtime.open(bundle) as session:
+        for _ in range(80):
+            user, as_of = users[random.integers(len(users))], int(random.integers(0, 70)) if random.random() < 0.7 else None
+            fresh = [(int(row), bool(random.integers(2))) for row in random.integers(0, len(ids), random.integers(0, 5))]
+            recent = [(ids.id(row), liked) for row, liked in fresh]
+            count, row = int(random.integers(1, len(ids) + 1)), catalog.users.row(user)
+            expected = Assembler(catalog, row, as_of, fresh, space=space).retrieved(count)
+            slate = RowSlate(row, (), as_of, fresh)
+            assert [rows.tolist() for rows in prompts.retrieve([slate, slate], count)] == [expected, expected]
+            if not expected:
+                with pytest.raises(InputError, match=rf"^retrieve is {count}, but user .* likes no item that has an embedding"):
+                    session.score(user, retrieve=count, as_of=as_of, recent=recent)
+                refused += 1
+                continue
+            short += len(expected) < count
+            items = [ids.id(row) for row in expected]
+            answer = session.score(user, retrieve=count, as_of=as_of, recent=recent)
+            assert answer.items.tolist() == items and answer == session.score(user, items, as_of=as_of, recent=recent)
+            first = session.score(user, retrieve=count, as_of=as_of, recent=recent, top_k=3)
+            assert first == session.score(user, items, as_of=as_of, recent=recent, top_k=3)
+            trace = session.trace_with_stats(user, retrieve=count, as_of=as_of, recent=recent)
+            assert list(trace.items) == items and trace.stats.candidates == len(items)
+            np.testing.assert_array_equal(trace.log_odds, session.trace(user, items, as_of=as_of, recent=recent))
+            parts = session.prompt(user, retrieve=count, as_of=as_of, recent=recent)[1]
+            assert [part.tolist() for part in parts] == [
+                part.tolist() for part in session.prompt(user, items, as_of=as_of, recent=recent)[1]
+            ]
+    assert refused and short
 
 
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])

@@ -134,6 +134,12 @@ class PromptBuilder:
             row = end
         return np.concatenate(tables)
 
+    def retrieve(self, slates: Iterable[RowSlate], count: int) -> Iterator[Rows]:
+        """Yields the rows of the items that a request with `retrieve` would choose for each slate, whose own items do not matter:
+        int64 [at most `count`], largest product first. Empty if the user likes nothing that has an embedding at that moment."""
+        for some in _batched(slates):
+            yield from self._native.retrieve([self._native_slate(slate, with_inputs=False) for slate in some], count)
+
     def _by_rows(
         self,
         user: Id | None,

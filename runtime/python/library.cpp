@@ -219,10 +219,24 @@ class Catalog {
     return table;
   }
 
+  // Of each slate, without its items, the rows that a request with `retrieve` would choose, best first.
+  std::vector<Array<std::int64_t, 1>> retrieve(const std::vector<Slate>& slates, std::size_t count) const {
+    std::vector<std::vector<std::int64_t>> chosen;
+    answer(
+        slates,
+        [&](core::Retrieval& retrieval, const core::Deadline&, std::size_t) {
+          chosen.emplace_back(retrieval.items().begin(), retrieval.items().end());
+        },
+        count);
+    std::vector<Array<std::int64_t, 1>> arrays;
+    for (std::vector<std::int64_t>& rows : chosen) arrays.push_back(to_numpy(std::move(rows)));
+    return arrays;
+  }
+
  private:
-  // Calls use(retrieval, deadline, items) for each slate, without the GIL.
+  // Calls use(retrieval, deadline, items) for each slate, without the GIL. `retrieve`: as in core::Query.
   template <class Use>
-  void answer(const std::vector<Slate>& slates, const Use& use) const {
+  void answer(const std::vector<Slate>& slates, const Use& use, std::size_t retrieve = 0) const {
     const core::Embeddings own = catalog_.embeddings();
     std::vector<const core::Embeddings*> embeddings;
     for (const Slate& slate : slates) {
@@ -235,6 +249,7 @@ class Catalog {
     core::Retrieval retrieval(catalog_);
     const core::Deadline deadline({}, 0);
     core::Query query;
+    query.retrieve = retrieve;
     for (std::size_t s = 0; s < slates.size(); ++s) {
       const auto& [user, items, as_of, recent, inputs, choice] = slates[s];
       query.user = user;
@@ -333,7 +348,8 @@ void bind_library(nb::module_& module) {
   nb::class_<Catalog>(module, "Catalog")
       .def(nb::init<const std::string&, const std::string&, const nb::bytes&>(), "parent"_a, "folder"_a, "description"_a)
       .def("prompts", &Catalog::prompts, "slates"_a)
-      .def("numbers", &Catalog::numbers, "slates"_a, "scores"_a.none());
+      .def("numbers", &Catalog::numbers, "slates"_a, "scores"_a.none())
+      .def("retrieve", &Catalog::retrieve, "slates"_a, "count"_a);
   nb::class_<Rules>(module, "Rules")
       .def(nb::init<const std::vector<std::pair<float, float>>&, std::vector<float>, const std::vector<std::pair<float, float>>&,
                     std::size_t, std::vector<std::size_t>, std::size_t, std::optional<TopK>>(),

@@ -66,10 +66,33 @@ template <class Answer>
 struct WithStats : Answer {
   Stats all_stats;
   std::size_t exits;
+  std::vector<rexit::Id> items;  // of scores or of a trace's rows
 };
 using Scores = WithStats<rexit::Scores>;
 using Trace = WithStats<rexit::Trace>;
 using JsonAnswer = WithStats<rexit::JsonAnswer>;
+
+// The candidates' ids, in the order of an answer's scores or of a trace.
+std::vector<rexit::Id> items_of(const rexit::Scores& answer, const rexit::Session& session) {
+  std::vector<rexit::Id> items;
+  for (const rexit_score& score : answer.scores) items.push_back(session.item(score.item));
+  return items;
+}
+std::vector<rexit::Id> items_of(const rexit::Trace& answer, const rexit::Session& session) {
+  std::vector<rexit::Id> items;
+  for (std::size_t i = 0; i < answer.stats.candidates; ++i) items.push_back(session.item(i));
+  return items;
+}
+std::vector<rexit::Id> items_of(const rexit::JsonAnswer&, const rexit::Session&) { return {}; }
+
+// int64 [n], or a list of texts.
+template <class Answer>
+nb::object items(const Answer& answer) {
+  if (!answer.items.empty() && std::holds_alternative<std::string>(answer.items.front())) return nb::cast(answer.items);
+  std::vector<std::int64_t> numbers;
+  for (const rexit::Id& id : answer.items) numbers.push_back(std::get<std::int64_t>(id));
+  return nb::cast(to_array<std::int64_t>(std::move(numbers)));
+}
 
 struct GoldenCheck : rexit::GoldenCheck {
   std::size_t exits;
@@ -136,7 +159,8 @@ class Session {
       options.waited_us += waited_us;
       auto answer = use(session, text, options);
       const Stats stats{answer.stats, session.segments()};
-      return WithStats<decltype(answer)>{std::move(answer), stats, session.bundle().info().exits};
+      std::vector<rexit::Id> ids = items_of(answer, session);
+      return WithStats<decltype(answer)>{std::move(answer), stats, session.bundle().info().exits, std::move(ids)};
     });
   }
 
@@ -360,6 +384,7 @@ void bind_answers(nb::module_& module) {
       .def("to_dict", stats_to_dict, nb::sig("def to_dict(self) -> dict[str, typing.Any]"),
            "Returns tokens, layers and microseconds of the whole request, as plain JSON values.");
   nb::class_<Scores>(module, "Scores", "Scores as arrays of n entries; `rexit.runtime.Scores` adds the items.")
+      .def_prop_ro("items", items<Scores>, nb::sig("def items(self) -> numpy.typing.NDArray[numpy.int64] | list[str]"))
       .def_prop_ro("index", column<std::int64_t>([](const rexit_score& score) { return std::int64_t{score.item}; }), owner)
       .def_prop_ro("exit", column<std::int64_t>(exit_number), owner)
       .def_prop_ro("probability", column<float>([](const rexit_score& score) { return score.probability; }), owner)
@@ -374,6 +399,8 @@ void bind_answers(nb::module_& module) {
   nb::class_<Trace>(module, "Trace", "Every exit's raw log-odds.")
       .def_prop_ro(
           "log_odds", [](const Trace& trace) { return by_exit(trace.log_odds, trace.exits); }, owner, "float32 [items, exits].")
+      .def_prop_ro("items", items<Trace>, nb::sig("def items(self) -> numpy.typing.NDArray[numpy.int64] | list[str]"),
+                   "The candidates' ids, int64 [items] or texts.")
       .def_ro("stats", &Trace::all_stats, "What it cost to compute them.");
   nb::class_<rexit::Prompt>(module, "Prompt", "A request's token ids.")
       .def_prop_ro(

@@ -58,6 +58,14 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         Ids | None,
         _field("array of integers or strings", "Ids of the candidates, at least one. All must be in the catalog."),
     ] = None
+    retrieve: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)] | None,
+        _field(
+            "integer, 1 to the catalog's items",
+            "In place of `items`: so many items of the catalog, those whose embeddings have the largest product with the user's. "
+            "Items that the user has met, and those without an embedding, are left out.",
+        ),
+    ] = None
     recent: Annotated[
         Recent | None,
         _field(
@@ -93,8 +101,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         TokenLists | None,
         _field(
             "array of arrays of token ids",
-            "A prompt as token ids: those of each candidate, at least one of each. In place of `user`, `items`, `recent`, "
-            "`as_of` and `inputs`.",
+            "A prompt as token ids: those of each candidate, at least one of each. In place of `user`, `items`, "
+            "`retrieve`, `recent`, `as_of` and `inputs`.",
         ),
     ] = None
     top_k: Annotated[
@@ -167,7 +175,7 @@ _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
 def json_schema() -> dict[str, Any]:
     """Returns the JSON Schema of a request."""
     _, components = msgspec.json.schema_components([Request])
-    kinds = [{"required": list(kind)} for kind in (("user", "items"), ("candidates",))]
+    kinds = [{"required": list(kind)} for kind in (("user", "items"), ("user", "retrieve"), ("candidates",))]
     return {**components["Request"], "additionalProperties": False, "oneOf": kinds}
 
 

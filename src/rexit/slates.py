@@ -51,7 +51,8 @@ class Slate:
     @property
     def request(self) -> Request:
         """What a session is asked."""
-        return Request(self.user, self.items, self.recent, self.as_of, self.inputs or None, self.scores)
+        recent, inputs = self.recent, self.inputs or None
+        return Request(self.user, self.items, recent=recent, as_of=self.as_of, inputs=inputs, scores=self.scores)
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""

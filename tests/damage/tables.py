@@ -172,7 +172,7 @@ def tokens_of_the_data_beyond_the_vocabulary(folder: Path) -> None:
     refresh(folder)
 
 
-@case("CORRUPT", "a part of the prompt reads more than 16777228 rows", "running")
+@case("CORRUPT", "a part of the prompt reads more than 16777236 rows", "running")
 def likes_without_end(folder: Path) -> None:
     """Thousands of similar users, all of them one, who liked one item thousands of times: no list ever fills."""
     count, liker = 4200, RUNNING_USER + 1

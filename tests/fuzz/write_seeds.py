@@ -41,6 +41,7 @@ REQUESTS = {
     "ids": '{"id": "a\\u00fc", "user": 100, "items": [-7, 8], "recent": [3, [8, false]], "as_of": 40, "top_k": 1}',
     "strings": '{"id": 1.5, "user": "user-\u00fc0001", "items": ["item-\u00fc0000", "item-\\u00fc0001"], "deadline_ms": 1e3}',
     "inputs": '{"user": 100, "items": [3], "inputs": {"device": "tv", "query": "red shoes", "hour": 21.5, "note": [3, 4]}}',
+    "retrieve": '{"user": 103, "retrieve": 9, "recent": [3, [8, false]], "as_of": 40, "top_k": 4}',
     "tokens": '{"prefix": [3, 4], "candidates": [[5], [6, 7]], "force_exit": 0, "user": null}',
     "scores": '{"prefix": [3], "candidates": [[5], [6, 7]], "scores": [0.5, -1e3]}',
 }

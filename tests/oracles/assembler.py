@@ -108,6 +108,14 @@ class Assembler:
         known.sort(key=lambda n: (-product(table[self.history[n][0]], table[target]), -n))
         return [self.history[n] for n in known[:limit]]
 
+    def retrieved(self, count: int) -> list[int]:
+        """What a request with `retrieve` scores, in order."""
+        if self.space is None or not (direction := self.folded()).any():
+            return []
+        met, table = {item for item, _ in self.history}, self.space.items
+        others = [row for row in range(len(table)) if row not in met and table[row].any()]
+        return sorted(others, key=lambda row: (-product(table[row], direction), row))[:count]
+
     def similar_liked(self, limit: int) -> list[Verdict]:
         similar, known, items = self.similar(), {item for item, _ in self.history}, []
         for user in similar:

@@ -98,11 +98,37 @@ SCORES: list[tuple[Any, str]] = [
 DEVICE = "expected one of tv, phone, 7"
 HOUR, PRICE = (f"expected a number from 0 to below {limit}" for limit in (24, 1000))
 TOKEN = "expected a token id from 0 to 63"
+FROM_ONE = "expected an integer from 1 to 2147483647"
 DEADLINE = "expected a number above 0 and at most 1e12"
 REFUSALS = [
     fields("an unknown item", {"items": [3, 4]}, "items[1]: item 4 is not in the catalog…", status=UNKNOWN_ITEM),
     fields("an unknown recent item", {"recent": [4]}, "recent[0]: item 4 is not in the catalog…", status=UNKNOWN_ITEM),
-    fields("no items", {"items": []}, "items is empty, expected at least one id"),
+    fields("no items", {"items": []}, "items is empty, expected at least one id, or retrieve"),
+    fields("nothing to retrieve", {"items": None, "retrieve": 0}, f"retrieve is 0, {FROM_ONE}"),
+    fields("fewer than nothing", {"items": None, "retrieve": -1}, f"retrieve is -1, {FROM_ONE}"),
+    fields("half an item", {"items": None, "retrieve": 1.5}, f"retrieve is 1.5, {FROM_ONE}"),
+    fields("a list of numbers to retrieve", {"items": None, "retrieve": [3]}, f"retrieve is an array, {FROM_ONE}"),
+    fields("more than there is", {"items": None, "retrieve": 21}, "retrieve is 21, the catalog has 20 items"),
+    fields("items to retrieve and to score", {"retrieve": 3}, "retrieve is set, and so is items: expected one of them"),
+    fields("no items, and some to retrieve", {"items": [], "retrieve": 3}, "retrieve is set, and so is items: …"),
+    fields(
+        "scores of what is retrieved", {"items": None, "retrieve": 1, "scores": [1]}, "scores is set, but nothing reads it for…"
+    ),
+    fields(
+        "an unknown user to retrieve for",
+        {"user": 5, "items": None, "retrieve": 3, "recent": [[3, False]]},
+        "retrieve is 3, but user 5 likes no item that has an embedding, expected one in the catalog or in recent",
+    ),
+    fields(
+        "a known user before their first like",
+        {"items": None, "retrieve": 3, "as_of": 0},
+        "retrieve is 3, but user 100 likes no item that has an embedding, expected one in the catalog or in recent",
+    ),
+    fields(
+        "a user who has met everything",
+        {"items": None, "retrieve": 3, "recent": [-7 + 5 * n for n in range(20)]},
+        "retrieve is 3, but user 100 has met every item that has an embedding",
+    ),
     fields("an item of a wrong type", {"items": [3, "8"]}, "items[1] is '8', the catalog's ids are integers"),
     fields("an item that is a fraction", {"items": [3, 1.5]}, "items[1] is 1.5, expected a 64-bit integer or a string"),
     fields("items that are no list", {"items": 3}, "items is 3, expected an array of ids"),
@@ -170,7 +196,8 @@ REFUSALS = [
     in_json("an array", "[1]", "the request is an array, expected an object"),
     in_json("a number", "1", "the request is 1, expected an object"),
     in_json("no user", '{"items": [3]}', "user is missing, expected an integer"),
-    in_json("no items at all", '{"user": 100}', "items is empty, expected at least one id"),
+    in_json("no items at all", '{"user": 100}', "items is empty, expected at least one id, or retrieve"),
+    in_json("tokens to retrieve", '{"prefix": [3], "retrieve": 3}', "retrieve is set, but the request is token ids: …"),
     in_json("both kinds of requests", '{BASE, "candidates": [[2]]}', "user is set, but the request is token ids: …"),
     in_json("an unknown field", '{BASE, "topk": 1}', "topk: a request has no such field, it has: user, items, …"),
     in_json("a verdict that is a number", '{BASE, "recent": [3, [3, 1]]}', "recent[1][1] is 1, expected true or false"),

@@ -158,7 +158,7 @@ def test_iterators_are_read_once(session: runtime.Session) -> None:
 def test_numpy_ids(session: runtime.Session) -> None:
     slate = np.array(ITEM_IDS, np.int32)
     scores = session.score(np.int64(USER_IDS[1]), slate, top_k=2)
-    assert scores.items.dtype == np.int32 and scores.items.tolist() == slate[scores.index].tolist()
+    assert scores.items.dtype == np.int64 and scores.items.tolist() == slate[scores.index].tolist()
 
 
 def test_another_thread_count_is_refused(folder: Path, session: runtime.Session) -> None:

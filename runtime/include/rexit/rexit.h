@@ -299,7 +299,7 @@ typedef struct rexit_call_options {
 #define REXIT_NO_EXIT UINT32_MAX
 
 typedef struct rexit_score {
-  uint32_t item;      /* number of the candidate, from 0, in the request */
+  uint32_t item;      /* number of the candidate, from 0, in the request; with `retrieve`, in the order of retrieval */
   uint32_t exit;      /* the exit that answered; REXIT_NO_EXIT if the deadline passed before the first one */
   float probability;  /* of `yes`, calibrated: sigmoid(c + prior_shift); NaN without an answer */
   float log_odds;     /* raw, at that exit; NaN without an answer */
@@ -338,6 +338,17 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* sessio
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_json(rexit_session* session, const char* request, size_t request_bytes,
                                                                 const rexit_call_options* options, const char** answer_out,
                                                                 size_t* answer_bytes_out, rexit_stats* stats_out);
+
+typedef struct rexit_item_id {
+  int64_t number;   /* if ids are integers; of a prompt as token ids, the candidate's number */
+  const char* text; /* if ids are strings, [text_bytes] without a NUL behind it, valid as long as the session; else NULL */
+  size_t text_bytes;
+} rexit_item_id;
+
+/* The item's id of a candidate, number `candidate`, from 0, of the session's last score, trace or prompt: what a request with
+ * `retrieve` has chosen. Leaves the answer of that call valid; no call may be running in the session. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_item(const rexit_session* session, size_t candidate,
+                                                              rexit_item_id* id_out);
 
 /* Computes the raw log-odds at every exit, whatever the policy and the request's `top_k`, `deadline_ms` and `force_exit` say.
  * *log_odds_out is [candidates, exits], *count_out the number of candidates. `stats_out` may be NULL. Statuses as for

@@ -302,15 +302,17 @@ struct Tokens {
 // except input(). The library checks everything when the request is scored.
 class Request {
  public:
-  // For a user; items() says what is scored.
+  // For a user; items() or retrieve() says what is scored.
   explicit Request(const Id& user) { detail::write(field("user"), user); }
-  // A prompt as token ids: no items, recent, as_of or input.
+  // A prompt as token ids: no items, retrieve, recent, as_of or input.
   explicit Request(const Tokens& tokens) {
     if (!tokens.prefix.empty()) detail::write(field("prefix"), tokens.prefix);
     detail::write(field("candidates"), tokens.candidates);
   }
 
   Request& items(const std::vector<Id>& ids) { return detail::write(field("items"), ids), *this; }
+  // In place of items(): so many items, which the catalog's embeddings choose. Session::item() says which.
+  Request& retrieve(std::size_t count) { return detail::write(field("retrieve"), static_cast<std::int64_t>(count)), *this; }
   // Interactions newer than the catalog's, oldest first; `liked` empty: all liked. Throws std::invalid_argument for lists of
   // different lengths.
   Request& recent(const std::vector<Id>& ids, const std::vector<std::uint8_t>& liked = {}) {
@@ -451,6 +453,14 @@ class Session {
     return result;
   }
   Trace trace(const Request& request) { return trace(request.json()); }
+
+  // The item's id of a candidate of the last score, score_json, trace or prompt; of a prompt as token ids, its number. See
+  // rexit_session_get_item.
+  Id item(std::size_t candidate) const {
+    const auto id =
+        detail::read<rexit_item_id>([&](rexit_item_id* out) { return rexit_session_get_item(handle_.get(), candidate, out); });
+    return id.text == nullptr ? Id(id.number) : Id(std::string(id.text, id.text_bytes));
+  }
 
   // Checks golden sample number `slate`. See rexit_session_check_golden.
   GoldenCheck check_golden(std::size_t slate) {

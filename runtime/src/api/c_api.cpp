@@ -371,7 +371,7 @@ rexit_status rexit_session_score_json(rexit_session* session, const char* reques
     required(answer_bytes_out, "answer_bytes_out");
     run_score(session, request, request_bytes, options, stats_out,
               [&](const SessionLock& lock, const Request& read, const std::vector<Score>& scores, const rexit_stats& stats) {
-                write_answer(read, lock.bundle(), scores, stats, options != nullptr ? options->waited_us : 0, session->answer);
+                write_answer(read, session->session, scores, stats, options != nullptr ? options->waited_us : 0, session->answer);
                 *answer_out = session->answer.c_str();
                 *answer_bytes_out = session->answer.size();
               });
@@ -387,10 +387,31 @@ rexit_status rexit_session_trace(rexit_session* session, const char* request, si
     required(log_odds_out, "log_odds_out");
     required(count_out, "count_out");
     rexit_stats stats{};
-    const Request& read = lock.read(request, request_bytes);
-    *log_odds_out = lock->trace(read, start, stats).data();
-    *count_out = read.candidates();
+    *log_odds_out = lock->trace(lock.read(request, request_bytes), start, stats).data();
+    *count_out = stats.candidates;
     write_stats(stats, stats_out);
+  });
+}
+
+rexit_status rexit_session_get_item(const rexit_session* session, size_t candidate, rexit_item_id* id_out) {
+  return guarded([&] {
+    const Session& opened = required(session, "session")->session;
+    required(id_out, "id_out");
+    const std::size_t candidates = opened.candidates();
+    if (candidate >= candidates)
+      fail(REXIT_INVALID_ARGUMENT, "candidate is ", candidate, ", the session's last request had ", candidates);
+    rexit_item_id id{static_cast<std::int64_t>(candidate), nullptr, 0};
+    if (const std::optional<Row> row = opened.item(candidate)) {
+      const Ids& ids = opened.loaded().bundle.catalog().items.ids;
+      const auto at = static_cast<std::size_t>(*row);
+      if (ids.are_strings()) {
+        const std::string_view text = ids.string_at(at);
+        id = {0, text.data(), text.size()};
+      } else {
+        id.number = ids.number_at(at);
+      }
+    }
+    *id_out = id;
   });
 }
 

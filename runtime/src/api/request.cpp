@@ -23,7 +23,7 @@ constexpr double max_deadline_ms = 1e12;
 constexpr char id_expected[] = "a 64-bit integer or a string", token_expected[] = "a token id",
                recent_expected[] = "ITEM, [ITEM, true] or [ITEM, false]";
 
-enum class Field { user, items, recent, as_of, inputs, scores, prefix, candidates, top_k, deadline_ms, force_exit, id };
+enum class Field { user, items, retrieve, recent, as_of, inputs, scores, prefix, candidates, top_k, deadline_ms, force_exit, id };
 
 struct FieldInfo {
   const char* name;
@@ -33,6 +33,7 @@ struct FieldInfo {
 // By Field.
 constexpr FieldInfo fields[] = {{"user", id_expected},
                                 {"items", "an array of ids"},
+                                {"retrieve", "an integer from 1 to 2147483647"},
                                 {"recent", "an array of ITEM, [ITEM, true] or [ITEM, false]"},
                                 {"as_of", "a 64-bit integer"},
                                 {"inputs", "an object of values by name"},
@@ -43,7 +44,7 @@ constexpr FieldInfo fields[] = {{"user", id_expected},
                                 {"deadline_ms", "a number above 0 and at most 1e12"},
                                 {"force_exit", "an integer from 0 to 2147483647"},
                                 {"id", "a string or a number"}};
-constexpr Field catalog_fields[] = {Field::user, Field::items, Field::recent, Field::as_of, Field::inputs};
+constexpr Field catalog_fields[] = {Field::user, Field::items, Field::retrieve, Field::recent, Field::as_of, Field::inputs};
 
 constexpr unsigned bit(Field field) noexcept { return 1u << static_cast<unsigned>(field); }
 const char* name_of(Field field) noexcept { return fields[static_cast<std::size_t>(field)].name; }
@@ -258,6 +259,9 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
         to_.query.user = row(bundle_.catalog().users.ids, value);
         append_scalar(value, to_.user);
         return;
+      case Field::retrieve:
+        to_.query.retrieve = static_cast<std::size_t>(integer(value, 1, INT32_MAX));
+        return;
       case Field::as_of:
         to_.query.as_of = integer(value, INT64_MIN, INT64_MAX);
         return;
@@ -349,15 +353,26 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     if (!has(Field::user))
       fail(REXIT_INVALID_ARGUMENT, "user is missing, expected ",
            bundle_.catalog().users.ids.are_strings() ? "a string" : "an integer");
-    if (to_.query.items.empty()) fail(REXIT_INVALID_ARGUMENT, "items is empty, expected at least one id");
+    if (has(Field::retrieve))
+      check_retrieve();
+    else if (to_.query.items.empty())
+      fail(REXIT_INVALID_ARGUMENT, "items is empty, expected at least one id, or retrieve");
     for (input_ = 0; input_ < inputs_.size(); ++input_)
       if (codes().empty()) input().check_missing();
+  }
+
+  void check_retrieve() const {
+    if (has(Field::items)) fail(REXIT_INVALID_ARGUMENT, "retrieve is set, and so is items: expected one of them");
+    if (bundle_.reads_scores())
+      fail(REXIT_INVALID_ARGUMENT, "retrieve is set, but exit zero reads the scores of a first stage: expected items and scores");
+    if (const std::size_t items = bundle_.catalog().items.ids.size(); to_.query.retrieve > items)
+      fail(REXIT_INVALID_ARGUMENT, "retrieve is ", to_.query.retrieve, ", the catalog has ", items, " items");
   }
 
   // The request must have scores exactly if exit zero reads them.
   void check_scores() const {
     const std::size_t count = to_.scores.size(), candidates = to_.candidates();
-    if (has(Field::scores) && count != candidates)
+    if (has(Field::scores) && !has(Field::retrieve) && count != candidates)
       fail(REXIT_INVALID_ARGUMENT, "scores has ", count, " numbers, expected one for each of ",
            to_.by_tokens ? "candidates" : "items", ", ", candidates);
     if (bundle_.reads_scores() == has(Field::scores)) return;
@@ -462,7 +477,8 @@ void append_id(const Ids& ids, Row row, std::string& out) {
     append_value(ids.number_at(static_cast<std::size_t>(row)), out);
 }
 
-void append_score(const Request& request, const Bundle& bundle, const Score& score, std::string& out) {
+void append_score(const Session& session, const Score& score, std::string& out) {
+  const Bundle& bundle = session.loaded().bundle;
   const Answer& answer = score.answer;
   const auto number_or_null = [&](const char* key, auto number) {
     out += key;
@@ -472,10 +488,10 @@ void append_score(const Request& request, const Bundle& bundle, const Score& sco
       out += "null";
   };
   out += "{\"item\":";
-  if (request.by_tokens)
-    append_value(score.item, out);
+  if (const std::optional<Row> row = session.item(score.item))
+    append_id(bundle.catalog().items.ids, *row, out);
   else
-    append_id(bundle.catalog().items.ids, request.query.items[score.item], out);
+    append_value(score.item, out);
   number_or_null(",\"probability\":", probability(answer.calibrated, bundle.policy().prior_shift));
   number_or_null(",\"log_odds\":", answer.log_odds);
   number_or_null(",\"exit\":", answer.exit);
@@ -514,13 +530,13 @@ void apply_options(const rexit_call_options& options, const Bundle& bundle, Requ
   request.deadline_us -= options.waited_us;
 }
 
-void write_answer(const Request& request, const Bundle& bundle, const std::vector<Score>& scores, const rexit_stats& stats,
+void write_answer(const Request& request, const Session& session, const std::vector<Score>& scores, const rexit_stats& stats,
                   std::int64_t waited_us, std::string& out) {
   out = '{';
   if (!request.id.empty()) ((out += "\"id\":") += request.id) += ',';
   if (!request.by_tokens) ((out += "\"user\":") += request.user) += ',';
   out += "\"variant\":";
-  append_string(bundle.variant().name, out);
+  append_string(session.loaded().bundle.variant().name, out);
   const auto number = [&out](const char* key, auto value) {
     out += key;
     append_value(value, out);
@@ -529,7 +545,7 @@ void write_answer(const Request& request, const Bundle& bundle, const std::vecto
   out += ",\"scores\":[";
   for (const Score& score : scores) {
     if (&score != &scores.front()) out += ',';
-    append_score(request, bundle, score, out);
+    append_score(session, score, out);
   }
   number("],\"stats\":{\"prefix_tokens\":", stats.prefix_tokens);
   number(",\"prefix_tokens_reused\":", stats.prefix_tokens_reused);

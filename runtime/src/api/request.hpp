@@ -21,7 +21,7 @@ void read_request(std::string_view json, const Bundle& bundle, Request& out);
 void apply_options(const rexit_call_options& options, const Bundle& bundle, Request& request);
 
 // Writes a line of JSON without a newline to `out`, and reuses its memory. `scores`: what the session's last score() returned.
-void write_answer(const Request& request, const Bundle& bundle, const std::vector<Score>& scores, const rexit_stats& stats,
+void write_answer(const Request& request, const Session& session, const std::vector<Score>& scores, const rexit_stats& stats,
                   std::int64_t waited_us, std::string& out);
 
 }  // namespace rexit::core

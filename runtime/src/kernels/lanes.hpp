@@ -37,13 +37,19 @@ REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[W]) {
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[16]) {
   _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 }
-#elif defined(__F16C__)
+#endif
+#if defined(__F16C__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[8]) {
   _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
 #elif defined(__aarch64__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[4]) {
   vst1q_f32(to, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))));
+}
+REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[8]) {
+  const uint16x8_t halves = vld1q_u16(from);
+  vst1q_f32(to, vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(halves))));
+  vst1q_f32(to + 4, vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(halves))));
 }
 #endif
 

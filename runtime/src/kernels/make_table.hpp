@@ -12,33 +12,33 @@
 namespace rexit::core::kernels {
 namespace {
 
-// Inner products of one embedding with R rows, whose sums do not wait for each other. The same vectors whatever the instruction
-// set, so that all add in the same order.
-template <std::size_t R>
-REXIT_INLINE void inner_products_of(const float* x, const float* rows, std::size_t width, double* products) {
+REXIT_INLINE double as_double(float number) { return static_cast<double>(number); }
+REXIT_INLINE double as_double(std::uint16_t half) { return static_cast<double>(from_half(half)); }
+
+// Inner products of one embedding with R rows of floats or halves, whose sums do not wait for each other. The same vectors
+// whatever the instruction set, so that all add in the same order.
+template <std::size_t R, class Number>
+REXIT_INLINE void inner_products_of(const float* x, const Number* rows, std::size_t width, double* products) {
   constexpr std::size_t lanes = 8;
-  typedef float Floats __attribute__((vector_size(lanes * sizeof(float))));
+  using L = Lanes<lanes>;
   typedef double Doubles __attribute__((vector_size(lanes * sizeof(double))));
   Doubles sums[R]{};
   std::size_t i = 0;
   for (; i + lanes <= width; i += lanes) {
-    Floats a, b;
-    std::memcpy(&a, x + i, sizeof a);
-    const Doubles exact = __builtin_convertvector(a, Doubles);
-    for (std::size_t row = 0; row < R; ++row) {
-      std::memcpy(&b, rows + row * width + i, sizeof b);
-      sums[row] += exact * __builtin_convertvector(b, Doubles);
-    }
+    const Doubles exact = __builtin_convertvector(L::load(x + i), Doubles);
+    for (std::size_t row = 0; row < R; ++row)
+      sums[row] += exact * __builtin_convertvector(L::load(rows + row * width + i), Doubles);
   }
   for (std::size_t row = 0; row < R; ++row) {
     double parts[lanes];
     std::memcpy(parts, &sums[row], sizeof parts);
-    for (std::size_t j = i; j < width; ++j) parts[0] += static_cast<double>(x[j]) * static_cast<double>(rows[row * width + j]);
+    for (std::size_t j = i; j < width; ++j) parts[0] += as_double(x[j]) * as_double(rows[row * width + j]);
     products[row] = ((parts[0] + parts[4]) + (parts[1] + parts[5])) + ((parts[2] + parts[6]) + (parts[3] + parts[7]));
   }
 }
 
-inline void inner_products(const float* x, const float* rows, std::size_t count, std::size_t width, double* products) {
+template <class Number>
+void inner_products(const float* x, const Number* rows, std::size_t count, std::size_t width, double* products) {
   constexpr std::size_t block = 4;
   std::size_t row = 0;
   for (; row + block <= count; row += block) inner_products_of<block>(x, rows + row * width, width, products + row);
@@ -66,7 +66,8 @@ constexpr Table make_table() {
           row_task<RmsNormRoundRows, W>,
           row_task<SwigluRoundRows, W>,
           [](void* work, std::size_t i) { multiply_panel<W, V>(*static_cast<const PanelWork*>(work), i); },
-          inner_products};
+          inner_products<float>,
+          inner_products<std::uint16_t>};
 }
 
 }  // namespace

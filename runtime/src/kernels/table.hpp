@@ -1,6 +1,8 @@
 // The kernels' tasks, compiled from the same source (make_table.hpp) for each instruction set.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "kernels/threads.hpp"
@@ -10,6 +12,8 @@ namespace rexit::core::kernels {
 // products[i] = the inner product of x and row i of `rows` [count, width]. Products are exact, and added in float64, in the
 // same order by every instruction set.
 using InnerProducts = void (*)(const float* x, const float* rows, std::size_t count, std::size_t width, double* products);
+// The same of rows of halves, as bits. A product is not finite if a half of its row is not.
+using HalfProducts = void (*)(const float* x, const std::uint16_t* rows, std::size_t count, std::size_t width, double* products);
 
 enum class Activation { silu, gelu, gelu_tanh };  // gelu: x / 2 (1 + erf(x / sqrt 2)); gelu_tanh: its approximation by tanh
 
@@ -22,6 +26,7 @@ struct Table {
   Threads::Function scale_add = nullptr, round = nullptr, rms_norm_round = nullptr, swiglu_round = nullptr;
   Threads::Function multiply = nullptr;  // data: PanelWork
   InnerProducts inner_products = nullptr;
+  HalfProducts half_products = nullptr;
   const struct PairTable* pairs = nullptr;        // null: the instruction set has none
   const struct Int8ProductTable* int8 = nullptr;  // the same
 };

@@ -187,7 +187,7 @@ void assemble(const Bundle& bundle, const Deadline& deadline, Retrieval& retriev
 
 void assemble(const Catalog& catalog, std::size_t max_tokens, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt,
               const std::vector<std::uint32_t>* candidates) {
-  const std::vector<Row>& items = retrieval.query().items;
+  const std::vector<Row>& items = retrieval.items();
   prompt.tokens.clear();
   prompt.offsets.assign(1, 0);
   Assembler assembler(catalog, retrieval, max_tokens, prompt.tokens);

@@ -35,6 +35,11 @@ void push_nearest(std::vector<Ranked>& heap, std::size_t count, const Ranked& en
   std::push_heap(heap.begin(), heap.end(), nearer);
 }
 
+// Products of `x` with `count` rows of halves; not finite where a row is not.
+void half_products(const std::vector<float>& x, const Half* rows, std::size_t count, double* products) {
+  kernels::table().half_products(x.data(), reinterpret_cast<const std::uint16_t*>(rows), count, x.size(), products);
+}
+
 bool is_zero_vector(const Half* vector, std::size_t dim) noexcept { return std::all_of(vector, vector + dim, is_zero); }
 
 void add(LikeCount& count, bool liked) noexcept {
@@ -64,6 +69,10 @@ void Retrieval::begin(const Query& query, const Deadline& deadline, const Embedd
       history_.push_back({catalog_.users.history_item(i), catalog_.users.liked(i)});
   }
   history_.insert(history_.end(), query.recent.begin(), query.recent.end());
+  if (query.retrieve == 0)
+    items_ = query.items;
+  else
+    retrieve(query.retrieve);
 }
 
 Retrieval::Slice Retrieval::slice(Row user) const {
@@ -76,7 +85,7 @@ Retrieval::Slice Retrieval::slice(Row user) const {
 
 void Retrieval::check_limits() const {
   deadline_->check("retrieval");
-  const std::size_t limit = catalog_.users.ids.size() + max_extra_rows;
+  const std::size_t limit = std::max(catalog_.users.ids.size(), catalog_.items.ids.size()) + max_extra_rows;
   if (rows_read_ > limit)
     fail(REXIT_CORRUPT, catalog_.users.table.path(), ": a part of the prompt reads more than ", limit,
          " rows of the catalog, the limit");
@@ -192,12 +201,11 @@ bool Retrieval::compute_fold_in() {
 
 // The product of the item's embedding and the user's, whose length is made 1.
 float Retrieval::user_product(Row item) {
-  const std::size_t dim = catalog_.dim;
-  if (!fold_in() || is_zero_vector(item_row(embeddings_->items, item), dim)) return std::numeric_limits<float>::quiet_NaN();
-  const Half* embedding = finite_item_row(embeddings_->items, item, "embeddings");
-  target_.resize(dim);
-  std::transform(embedding, embedding + dim, target_.begin(), to_float);
-  return static_cast<float>(dot(query_vector_.data(), target_.data(), dim) / query_length_);
+  if (!fold_in() || is_zero_vector(item_row(embeddings_->items, item), catalog_.dim))
+    return std::numeric_limits<float>::quiet_NaN();
+  double product = 0;
+  half_products(query_vector_, finite_item_row(embeddings_->items, item, "embeddings"), 1, &product);
+  return static_cast<float>(product / query_length_);
 }
 
 float Retrieval::number(const Number& number, Row item, LikeCount history) {
@@ -226,11 +234,29 @@ void Retrieval::numbers(const float* scores, std::vector<float>& out) {
   const std::vector<Number>& kinds = catalog_.program.numbers;
   out.clear();
   const LikeCount history = history_likes();
-  for (std::size_t i = 0; i < query_->items.size(); ++i) {
+  for (std::size_t i = 0; i < items_.size(); ++i) {
     deadline_->check("exit zero's numbers");  // a candidate may read fewer rows than count_rows() checks it by
     begin_part();
-    for (const Number& kind : kinds)
-      out.push_back(kind.kind == NumberKind::score ? scores[i] : number(kind, query_->items[i], history));
+    for (const Number& kind : kinds) out.push_back(kind.kind == NumberKind::score ? scores[i] : number(kind, items_[i], history));
+  }
+}
+
+// Pushes rows of `table` with the largest products with query_vector_ to `ranking`, which holds `count`. entry(row): the number
+// that the row is ranked by, nullopt if it is left out. It is called for rows that may enter the ranking, and for those that are
+// not finite, which it must refuse.
+template <class Entry>
+void Retrieval::rank(const Half* table, Span rows, std::size_t count, std::vector<Ranked>& ranking, const Entry& entry) {
+  constexpr std::size_t block = 64;
+  double products[block];
+  for (std::size_t begin = rows.begin; begin < rows.end; begin += block) {
+    const std::size_t end = std::min(rows.end, begin + block);
+    count_rows(end - begin);
+    half_products(query_vector_, table + begin * catalog_.dim, end - begin, products);
+    for (std::size_t row = begin; row < end; ++row) {
+      const double product = products[row - begin];
+      if (ranking.size() >= count && std::isfinite(product) && (count == 0 || product < ranking.front().first)) continue;
+      if (const std::optional<std::size_t> number = entry(row)) push_nearest(ranking, count, {product, *number});
+    }
   }
 }
 
@@ -238,16 +264,14 @@ void Retrieval::numbers(const float* scores, std::vector<float>& out) {
 // users.
 void Retrieval::select_lists(const UserLists& lists) {
   const Safetensors& table = catalog_.users.table;
-  const std::size_t dim = catalog_.dim;
+  const Half* centres = lists.centres.data;
   lists_.clear();
-  for (std::size_t list = 0; list < lists.size(); ++list) {
-    count_rows(1);
-    lists.list(table, list);
-    const Half* centre = lists.centres.data + list * dim;
-    if (!all_finite(centre, dim)) fail(REXIT_CORRUPT, table.path(), ": `centres` of list ", list, " is not finite");
-    std::transform(centre, centre + dim, row_vector_.begin(), to_float);
-    push_nearest(lists_, lists.probes, {dot(query_vector_.data(), row_vector_.data(), dim), list});
-  }
+  for (std::size_t list = 0; list < lists.size(); ++list) lists.list(table, list);
+  rank(centres, {0, lists.size()}, lists.probes, lists_, [&](std::size_t list) {
+    if (!all_finite(centres + list * catalog_.dim, catalog_.dim))
+      fail(REXIT_CORRUPT, table.path(), ": `centres` of list ", list, " is not finite");
+    return std::optional(list);
+  });
 }
 
 void Retrieval::search_similar() {
@@ -255,29 +279,42 @@ void Retrieval::search_similar() {
   if (!fold_in()) return;
   const Users& users = catalog_.users;
   const std::size_t dim = catalog_.dim;
-  row_vector_.resize(dim);
   ranking_.clear();
-  const auto compare = [&](std::size_t position, std::size_t user) {
-    count_rows(1);
-    const Half* embedding = embeddings_->users + position * dim;
-    if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || is_zero_vector(embedding, dim)) return;
-    if (!all_finite(embedding, dim))
-      fail(REXIT_CORRUPT, users.table.path(), ": `embeddings` of user row ", user, " is not finite");
-    std::transform(embedding, embedding + dim, row_vector_.begin(), to_float);
-    push_nearest(ranking_, users.neighbours, {dot(query_vector_.data(), row_vector_.data(), dim), user});
+  const UserLists* lists = embeddings_->lists;
+  const auto search = [&](Span span) {
+    rank(embeddings_->users, span, users.neighbours, ranking_, [&](std::size_t position) -> std::optional<std::size_t> {
+      const std::size_t user = lists == nullptr ? position : static_cast<std::size_t>(lists->user(users.table, position));
+      const Half* embedding = embeddings_->users + position * dim;
+      if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || is_zero_vector(embedding, dim)) return {};
+      if (!all_finite(embedding, dim))
+        fail(REXIT_CORRUPT, users.table.path(), ": `embeddings` of user row ", user, " is not finite");
+      return user;
+    });
   };
-  if (const UserLists* lists = embeddings_->lists; lists != nullptr) {
-    select_lists(*lists);
-    for (const Ranked& list : lists_) {
-      const Span span = lists->list(users.table, list.second);
-      for (std::size_t position = span.begin; position < span.end; ++position)
-        compare(position, static_cast<std::size_t>(lists->user(users.table, position)));
-    }
+  if (lists == nullptr) {
+    search({0, users.ids.size()});
   } else {
-    for (std::size_t user = 0; user < users.ids.size(); ++user) compare(user, user);
+    select_lists(*lists);
+    for (const Ranked& list : lists_) search(lists->list(users.table, list.second));
   }
   std::sort_heap(ranking_.begin(), ranking_.end(), nearer);
   for (const auto& [product, user] : ranking_) similar_.push_back(static_cast<Row>(user));
+}
+
+void Retrieval::retrieve(std::size_t count) {
+  items_.clear();
+  check_limits();
+  if (!fold_in()) return;
+  collect_seen_items();
+  ranking_.clear();
+  rank(embeddings_->items, {0, catalog_.items.ids.size()}, count, ranking_, [&](std::size_t row) -> std::optional<std::size_t> {
+    const Row item = static_cast<Row>(row);
+    if (has_met(item) || is_zero_vector(item_row(embeddings_->items, item), catalog_.dim)) return {};
+    finite_item_row(embeddings_->items, item, "embeddings");
+    return row;
+  });
+  std::sort_heap(ranking_.begin(), ranking_.end(), nearer);
+  for (const auto& [product, row] : ranking_) items_.push_back(static_cast<Row>(row));
 }
 
 void Retrieval::collect_seen_items() {
@@ -293,6 +330,12 @@ void Retrieval::collect_seen_items() {
       seen_items_.end());
 }
 
+// Call after collect_seen_items().
+bool Retrieval::has_met(Row item) const noexcept {
+  return std::binary_search(seen_items_.begin(), seen_items_.end(), SeenItem{item, 0, false},
+                            [](const SeenItem& a, const SeenItem& b) { return a.item < b.item; });
+}
+
 const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
   similar_liked_.clear();
   similar_liked_sorted_.clear();
@@ -300,10 +343,6 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
   if (similar.empty() || limit == 0) return similar_liked_;
   collect_seen_items();
   const std::size_t max_per_user = (limit + similar.size() - 1) / similar.size();
-  const auto seen = [this](Row item) {
-    return std::binary_search(seen_items_.begin(), seen_items_.end(), SeenItem{item, 0, false},
-                              [](const SeenItem& a, const SeenItem& b) { return a.item < b.item; });
-  };
   for (const Row user : similar) {
     count_rows(1);
     const Slice history = slice(user);
@@ -311,7 +350,7 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
     for (std::size_t i = history.begin + history.visible; i-- > history.begin && count < max_per_user;) {
       count_rows(1);
       const Row item = catalog_.users.history_item(i);
-      if (!catalog_.users.liked(i) || seen(item)) continue;
+      if (!catalog_.users.liked(i) || has_met(item)) continue;
       const auto place = std::lower_bound(similar_liked_sorted_.begin(), similar_liked_sorted_.end(), item);
       if (place != similar_liked_sorted_.end() && *place == item) continue;
       similar_liked_sorted_.insert(place, item);
@@ -400,10 +439,10 @@ std::size_t Retrieval::memory() const noexcept {
          seen_items_.capacity() * sizeof(SeenItem) + seen_embeddings_.capacity() * sizeof(float) +
          seen_with_embedding_.capacity() * sizeof(std::size_t) +
          (ranking_.capacity() + lists_.capacity() + item_ranking_.capacity()) * sizeof(Ranked) +
-         liked_sum_.capacity() * sizeof(double) + (query_vector_.capacity() + row_vector_.capacity()) * sizeof(float) +
+         liked_sum_.capacity() * sizeof(double) + query_vector_.capacity() * sizeof(float) +
          nearest_.capacity() * sizeof(Interaction) +
-         (similar_liked_.capacity() + similar_liked_sorted_.capacity()) * sizeof(Row) + target_.capacity() * sizeof(float) +
-         similarities_.capacity() * sizeof(double);
+         (items_.capacity() + similar_liked_.capacity() + similar_liked_sorted_.capacity()) * sizeof(Row) +
+         target_.capacity() * sizeof(float) + similarities_.capacity() * sizeof(double);
 }
 
 }  // namespace rexit::core

@@ -22,6 +22,7 @@ struct Interaction {
 struct Query {
   std::optional<Row> user;  // nullopt: not in the catalog
   std::vector<Row> items;
+  std::size_t retrieve = 0;         // this many items, which Retrieval chooses, in place of `items`; 0: none
   std::vector<Interaction> recent;  // newer than the catalog's interactions, oldest first
   std::optional<std::int64_t> as_of;
   std::vector<Codes> inputs;  // [Program::inputs] or, if they differ behind the prefix, [items, Program::inputs]
@@ -39,17 +40,22 @@ class Retrieval {
   // `catalog` must outlive the Retrieval.
   explicit Retrieval(const Catalog& catalog) : catalog_(catalog), own_(catalog.embeddings()) {}
 
-  // `query` and `deadline` must outlive all calls until the next begin(). All functions below except item_likes() count the rows
-  // they read, and check the deadline every few thousand rows: REXIT_DEADLINE, REXIT_CANCELLED.
+  // `query` and `deadline` must outlive all calls until the next begin(). This and all functions below except item_likes() count
+  // the rows they read, and check the deadline every few thousand rows: REXIT_DEADLINE, REXIT_CANCELLED.
   void begin(const Query& query, const Deadline& deadline) { begin(query, deadline, &own_); }
   // The same with other embeddings, which must outlive these calls; null: there are none yet, and nothing is near to anything.
   void begin(const Query& query, const Deadline& deadline, const Embeddings* embeddings);
-  // Call before each part of the prompt. A part may read all users and `max_extra_rows` more rows, and throws REXIT_CORRUPT
-  // beyond that. No sensible catalog needs as many, and a malicious one cannot keep a request busy.
+  // Call before each part of the prompt. A part may read all users or all items, and `max_extra_rows` more rows, and throws
+  // REXIT_CORRUPT beyond that. No sensible catalog needs as many, and a malicious one cannot keep a request busy.
   void begin_part() noexcept { rows_read_ = 0; }
   static constexpr std::size_t max_extra_rows = std::size_t{1} << 24;
 
   const Query& query() const noexcept { return *query_; }
+  // The candidates: the query's items, or those that it retrieves. These are the items with the largest user_product(), largest
+  // first, ties by row; without items of the history and those with a zero vector. None if the user has no such product.
+  const std::vector<Row>& items() const noexcept { return items_; }
+  // Whether the user has an embedding: what is liked in history() has one.
+  bool has_embedding() { return fold_in(); }
   const std::vector<Interaction>& history() const noexcept { return history_; }  // oldest first
   LikeCount history_likes();
   LikeCount item_likes(Row item) const;
@@ -65,8 +71,8 @@ class Retrieval {
   // A user's latest visible verdict on an item.
   std::optional<bool> verdict(Row user, Row item);
 
-  // What exit zero reads: [items of the query, program.numbers]; NaN where there is nothing to read. `scores`: the request's,
-  // [items], if the program reads them.
+  // What exit zero reads: [items(), program.numbers]; NaN where there is nothing to read. `scores`: the request's,
+  // [items()], if the program reads them.
   void numbers(const float* scores, std::vector<float>& out);
 
   // [H]: the mean of vectors.liked_item() over this user's likes, with repetitions; vectors.no_likes() for a user without likes.
@@ -92,7 +98,12 @@ class Retrieval {
     if (before / rows_per_check != rows_read_ / rows_per_check) check_limits();
   }
   void check_limits() const;
+  template <class Entry>
+  void rank(const Half* table, Span rows, std::size_t count, std::vector<std::pair<double, std::size_t>>& ranking,
+            const Entry& entry);
   void search_similar();
+  void retrieve(std::size_t count);
+  bool has_met(Row item) const noexcept;
   float number(const Number& number, Row item, LikeCount history);
   float user_product(Row item);
   void select_lists(const UserLists& lists);
@@ -117,6 +128,7 @@ class Retrieval {
   const Deadline* deadline_ = nullptr;
   std::size_t rows_read_ = 0;  // in the current part
   std::vector<Interaction> history_;
+  std::vector<Row> items_;
 
   bool similar_ready_ = false, seen_items_ready_ = false, seen_embeddings_ready_ = false;
   std::optional<bool> folded_in_;  // the result of fold_in(), once computed
@@ -129,7 +141,7 @@ class Retrieval {
   std::vector<Interaction> nearest_;
   std::vector<float> target_;
   std::vector<double> liked_sum_;
-  std::vector<float> query_vector_, row_vector_;
+  std::vector<float> query_vector_;
   double query_length_ = 0;
   std::vector<double> similarities_;  // of seen_items_ to a target
   std::optional<Row> ranked_for_;     // the target of item_ranking_

@@ -79,6 +79,7 @@ void Request::clear(std::size_t inputs) {
   by_tokens = has_policy = false;
   query.user.reset();
   query.items.clear();
+  query.retrieve = 0;
   query.recent.clear();
   query.as_of.reset();
   query.inputs.resize(inputs);
@@ -133,22 +134,37 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
   update_memory();
 }
 
+// Begins the query, or copies the tokens.
+void Session::begin_query(const Request& request, const Deadline& deadline) {
+  state_->candidates = 0;
+  state_->by_tokens = request.by_tokens;
+  if (request.by_tokens) {
+    core::assemble(loaded_->bundle, request.tokens, deadline, state_->prompt);
+    state_->candidates = request.tokens.counts.size();
+    return;
+  }
+  loaded_->bundle.check_unchanged();
+  Retrieval& retrieval = *state_->retrieval;
+  retrieval.begin(request.query, deadline);
+  if (request.query.retrieve != 0 && retrieval.items().empty())
+    fail(REXIT_INVALID_ARGUMENT, "retrieve is ", request.query.retrieve, ", but user ", request.user,
+         retrieval.has_embedding() ? " has met every item that has an embedding"
+                                   : " likes no item that has an embedding, expected one in the catalog or in recent");
+  state_->candidates = retrieval.items().size();
+}
+
 // Begins the query, or copies the tokens, and computes exit zero's log-odds.
 void Session::begin(const Request& request, const Deadline& deadline, rexit_stats& stats) {
   const Bundle& bundle = loaded_->bundle;
   stats.known_user = request.is_of_known_user() ? 1 : 0;
-  if (request.by_tokens) {
-    core::assemble(bundle, request.tokens, deadline, state_->prompt);
-  } else {
-    bundle.check_unchanged();
-    state_->retrieval->begin(request.query, deadline);
-  }
+  begin_query(request, deadline);
+  stats.candidates = state_->candidates;
   std::vector<float>& zero = state_->zero;
   zero.clear();
   if (!bundle.has_zero()) return;
   if (request.by_tokens) return zero.assign(request.scores.begin(), request.scores.end());
   state_->retrieval->numbers(request.scores.data(), state_->numbers);
-  zero.resize(request.candidates());
+  zero.resize(stats.candidates);
   loaded_->zero->run(state_->numbers.data(), zero.size(), zero.data());
 }
 
@@ -177,11 +193,10 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   backend_.reset_segments();
   const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit};
   begin(request, deadline, stats);
-  begin_slate(request.candidates(), state_->zero, rule);
+  begin_slate(stats.candidates, state_->zero, rule);
   const bool runs = assemble_entering(request, deadline);
   stats.retrieval_us = microseconds_since(start);
-  stats.candidates = request.candidates();
-  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(request.candidates());
+  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(stats.candidates);
   const std::vector<Answer>& answers = runs ? run(state_->prompt, rule, deadline, stats) : state_->slate.cut_short();
   stats.cut_short = static_cast<std::uint64_t>(
       std::count_if(answers.begin(), answers.end(), [](const Answer& answer) { return answer.cut_short; }));
@@ -194,13 +209,12 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   const MemoryUpdate memory_update(*this);
   const Deadline no_deadline(start, 0, &backend_.cancelled());
   backend_.reset_segments();
-  state_->log_odds.resize(request.candidates() * loaded_->bundle.exits());
-  const StopRule rule{&loaded_->bundle.policy(), std::nullopt, state_->log_odds.data()};
   begin(request, no_deadline, stats);
-  begin_slate(request.candidates(), state_->zero, rule);
+  state_->log_odds.resize(stats.candidates * loaded_->bundle.exits());
+  const StopRule rule{&loaded_->bundle.policy(), std::nullopt, state_->log_odds.data()};
+  begin_slate(stats.candidates, state_->zero, rule);
   assemble_entering(request, no_deadline);
   stats.retrieval_us = microseconds_since(start);
-  stats.candidates = request.candidates();
   run(state_->prompt, rule, no_deadline, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;
@@ -209,13 +223,14 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
 const Prompt& Session::prompt(const Request& request) {
   const MemoryUpdate memory_update(*this);
   const Deadline no_deadline({}, 0, &backend_.cancelled());
-  if (request.by_tokens) {
-    core::assemble(loaded_->bundle, request.tokens, no_deadline, state_->prompt);
-  } else {
-    loaded_->bundle.check_unchanged();
-    core::assemble(loaded_->bundle, request.query, no_deadline, *state_->retrieval, state_->prompt);
-  }
+  begin_query(request, no_deadline);
+  if (!request.by_tokens) core::assemble(loaded_->bundle, no_deadline, *state_->retrieval, state_->prompt);
   return state_->prompt;
+}
+
+std::optional<Row> Session::item(std::size_t candidate) const noexcept {
+  if (state_->by_tokens || candidate >= state_->candidates) return std::nullopt;
+  return state_->retrieval->items()[candidate];
 }
 
 void Session::warm_up() {

@@ -73,7 +73,7 @@ struct Request {
 };
 
 struct Score {
-  std::size_t item;  // index into the request's candidates
+  std::size_t item;  // number of the candidate, from 0
   Answer answer;
 };
 
@@ -98,6 +98,9 @@ class Session {
   // [items, exits], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
+  // Candidates of the last score(), trace() or prompt(), and their rows; nullopt: they are token ids.
+  std::size_t candidates() const noexcept { return state_->candidates; }
+  std::optional<Row> item(std::size_t candidate) const noexcept;
   void warm_up();
   void clear_cache() noexcept;
   void trim();
@@ -121,6 +124,8 @@ class Session {
     VectorRows vectors;
     PrefixCache prefix;
     Slate slate;
+    std::size_t candidates = 0;  // of the last request
+    bool by_tokens = false;
     std::vector<Score> scores;
     std::vector<float> log_odds;
     std::vector<float> numbers, zero;  // exit zero's input and log-odds; empty: the bundle has none
@@ -139,6 +144,7 @@ class Session {
   };
 
   void update_memory() noexcept;
+  void begin_query(const Request& request, const Deadline& deadline);
   void begin(const Request& request, const Deadline& deadline, rexit_stats& stats);
   void begin_slate(std::size_t candidates, const std::vector<float>& zero, const StopRule& rule);
   bool assemble_entering(const Request& request, const Deadline& deadline);

@@ -66,7 +66,7 @@ def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -
         (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are 64-bit integers"),
         (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are 64-bit integers"),
         (("--user", 100, "--items", ","), 2, "no items given"),
-        (("--user", 100), 2, "expected --user and --items, or --pairs and --out"),
+        (("--user", 100), 2, "expected --user and --items or --retrieve, or --pairs and --out"),
         (("--user", 100, "--items", "3", "--variant", "gpu"), 2, "no variant 'gpu', there are: cpu-fp32"),
         (("--user", 100, "--items", "3", "--pairs", "x.csv"), 2, "--pairs names the users and items"),
         (("--pairs", "x.csv"), 2, "--pairs needs --out"),

@@ -116,6 +116,7 @@ static void one_request(rexit_session* session) {
   rexit_segment_stats segment;
   rexit_memory memory;
   rexit_prompt prompt;
+  rexit_item_id item;
 
   EXPECT(rexit_session_prompt(session, request, strlen(request), &prompt) == REXIT_OK && prompt.candidate_count == 3);
   EXPECT(prompt.ends[0] > 0 && prompt.ends[3] > prompt.ends[2] && prompt.tokens[0] >= 0);
@@ -125,6 +126,10 @@ static void one_request(rexit_session* session) {
   EXPECT(scores[0].item == 0 && scores[2].item == 2 && scores[1].exit == 2 && scores[1].cut_short == 0);
   EXPECT(scores[1].log_odds == log_odds && stats.known_user == 1 && stats.candidate_layers == 12);
   EXPECT(rexit_session_get_segment(session, 2, &segment) == REXIT_OK && segment.candidates == 3);
+  EXPECT(rexit_session_get_item(session, 1, &item) == REXIT_OK && item.number == 8 && item.text == NULL);
+  EXPECT(rexit_session_get_item(session, 3, &item) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_get_item(session, 0, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_get_item(NULL, 0, &item) == REXIT_INVALID_ARGUMENT);
 
   memset(&options, 0, sizeof options);
   options.policy = policy;

@@ -87,6 +87,7 @@ class AllocationsTest : public testing::TestWithParam<const char*> {
     json += ']';
     if (more) json += R"(, "recent": [-7, -2, 3, 8, 13, 18, 23, 28, 33, 38, 43, 48], "top_k": 5)";
     run(json + '}', more);
+    run("{\"user\": " + std::to_string(100 + 3 * user) + ", \"recent\": [8], \"retrieve\": " + std::to_string(count) + '}', more);
   }
   void run(const std::string& json, bool more) {
     const std::size_t exits = loaded->bundle.exits(), before = allocations;

@@ -47,23 +47,26 @@ def parse_inputs(entries: Sequence[str] | None, inputs: Inputs) -> dict[str, Val
 def parse_request(
     catalog: Catalog,
     user: str,
-    items: str,
+    items: str | None,
     recent: str = "",
     as_of: str | None = None,
     inputs: Sequence[str] | None = None,
     scores: str = "",
+    retrieve: int | None = None,
 ) -> Request:
-    """Returns the request of --user, --items, --recent, --as-of, --input and --scores. Says on stderr if no interaction, or every
-    one, is before --as-of. Raises InputError, also for an item that the catalog does not have."""
+    """Returns the request of --user, --items or --retrieve, --recent, --as-of, --input and --scores. Says on stderr if no
+    interaction, or every one, is before --as-of. Raises InputError, also for an item that the catalog does not have."""
     from rexit.request import Request
 
     kinds = catalog.info["ids"]
-    user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
+    user_id = parse_id(user, kinds["user"], "user")
+    item_ids = None if items is None else parse_ids(items, kinds["item"], "item")
     interactions = parse_recent(recent, kinds["item"])
-    catalog.items.rows([*item_ids, *(item for item, _ in interactions)])
+    catalog.items.rows([*(item_ids or ()), *(item for item, _ in interactions)])
     values = parse_inputs(inputs, catalog.inputs)
     try:
         numbers = [float(score) for score in scores.split(",")] if scores else None
     except ValueError:
         raise InputError(f"--scores {scores}, expected numbers separated by commas") from None
-    return Request(user_id, item_ids, interactions or None, parse_as_of(as_of, catalog, warn=True), values, numbers)
+    time = parse_as_of(as_of, catalog, warn=True)
+    return Request(user_id, item_ids, retrieve, interactions or None, time, values, numbers)

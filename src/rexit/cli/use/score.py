@@ -31,6 +31,7 @@ def score(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     user: Annotated[str | None, _slate(help="User id; an unknown user is placed by --recent.")] = None,
     items: Annotated[str | None, _slate(help=ITEMS)] = None,
+    retrieve: Annotated[int | None, _slate(help=SUMMARIES["retrieve"])] = None,
     recent: Annotated[str, _slate(help="Newer interactions, oldest first: ITEM or ITEM:1 liked, ITEM:0 not.")] = "",
     scores: Annotated[str, _slate(help=f"{SUMMARIES['scores']} Separated by commas.")] = "",
     pairs: Annotated[Path | None, _files(help="A .csv, .tsv or .parquet file, or a folder of one kind.")] = None,
@@ -47,15 +48,16 @@ def score(
 
     ```
     rexit score bundle --user 196 --items 242,302,377
+    rexit score bundle --user 196 --retrieve 200 --top-k 10
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
     OUT has all rows in their order; after a kill the same command continues.
     """
     if pairs is not None:
-        if user is not None or items is not None or recent or scores:
+        if user is not None or items is not None or retrieve is not None or recent or scores:
             raise InputError(
-                "--pairs names the users and items; it cannot be combined with --user, --items, --recent or --scores"
+                "--pairs names the users and items; it cannot be combined with --user, --items, --retrieve, --recent or --scores"
             )
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
@@ -66,14 +68,14 @@ def score(
         columns, time, values = _column_names(column, catalog), parse_as_of(as_of, catalog), parse_inputs(inputs, catalog.inputs)
         scorer = score_table(bundle, name, columns=columns, as_of=time, top_k=top_k, inputs=values, threads=threads)
         _score_pairs(scorer, pairs, out, json)
-    elif user is not None and items is not None:
+    elif user is not None and (items is not None or retrieve is not None):
         if ignored := [option for option, value in {"--out": out, "--column": column}.items() if value]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
         opened = open_bundle(bundle, variant)
-        request = parse_request(opened.catalog, user, items, recent, as_of, inputs, scores)
+        request = parse_request(opened.catalog, user, items, recent, as_of, inputs, scores, retrieve)
         _score_slate(opened, request, top_k, threads, json)
     else:
-        raise InputError("expected --user and --items, or --pairs and --out")
+        raise InputError("expected --user and --items or --retrieve, or --pairs and --out")
 
 
 def _score_slate(bundle: Bundle, request: Request, top_k: int, threads: int, json: bool) -> None:
