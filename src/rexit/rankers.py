@@ -307,7 +307,16 @@ class Recommender(_Ranker):
         if not items:
             return []
         top_k = _count("top_k", top_k, 0) or len(items)
-        request = Request(user, items, recent, as_of, inputs, scores, top_k=min(top_k, len(items)), deadline_ms=deadline_ms)
+        request = Request(
+            user,
+            items,
+            recent=recent,
+            as_of=as_of,
+            inputs=inputs,
+            scores=scores,
+            top_k=min(top_k, len(items)),
+            deadline_ms=deadline_ms,
+        )
         deadline_s = None if deadline_ms is None else _deadline_s(deadline_ms)
         answer = self._answer(ScoreJob(body=request.to_json(), deadline_s=deadline_s))
         marks = {} if answer.stats.known_user else {"known": False}
